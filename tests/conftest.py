@@ -21,7 +21,7 @@ from llmcli.models.locations import ModelFile
 from llmcli.models.sources.starter import ensure_starter
 from llmcli.params.policies import rules
 from llmcli.params.settings import Settings
-from tests.cli_result import CliResult
+from tests.cli_result import CliResult, shell_status
 from tests.in_process import run_in_process
 from tests.models.tiny_models import full_attention
 
@@ -173,7 +173,7 @@ def run() -> Run:
             env=os.environ | (env or {}),
             timeout=timeout,
         )
-        return CliResult(done.stdout, done.stderr.decode("utf-8", "replace"), done.returncode)
+        return CliResult(done.stdout, done.stderr.decode("utf-8", "replace"), shell_status(done.returncode))
 
     return call
 

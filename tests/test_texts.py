@@ -8,7 +8,7 @@ from functools import cache
 
 import pytest
 
-from tools.texts import ROOT, SNAPSHOTS, Message, MessageReader, messages, snapshots
+from tools.texts import ROOT, SNAPSHOTS, MessageReader, messages, snapshots
 
 # Words that begin with a capital letter in the middle of a sentence too.
 NAMES = ("Ctrl-C", "Ctrl-D", "Enter", "Hugging", "Ollama")
@@ -45,11 +45,6 @@ def current() -> dict[str, str]:
     return {path.name: text for path, text in snapshots().items()}
 
 
-@cache
-def all_messages() -> list[Message]:
-    return messages()
-
-
 @pytest.mark.parametrize("name", ["help.txt", "messages.txt"])
 def test_a_snapshot_has_the_texts_of_the_program(name: str) -> None:
     stored = (SNAPSHOTS / name).read_text(encoding="utf-8").splitlines()
@@ -81,9 +76,7 @@ def test_the_snapshots_have_every_kind_of_text() -> None:
     ],
 )
 def test_every_message_keeps_the_rule(rule: str, is_kept: Callable[[str], bool]) -> None:
-    texts = {
-        (one.module, text) for one in all_messages() if one.kind != "output" for text in (one.text, one.hint) if text
-    }
+    texts = {(one.module, text) for one in messages() if one.kind != "output" for text in (one.text, one.hint) if text}
     assert sorted(pair for pair in texts if not is_kept(pair[1])) == [], f"every message {rule}"
 
 

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple, cast
@@ -114,8 +115,9 @@ def messages_snapshot() -> str:
     return "\n".join("\n".join([module, *sorted(lines), ""]) for module, lines in blocks.items())
 
 
+@cache
 def messages() -> list[Message]:
-    """The messages of every module, in the order of the files."""
+    """The messages of every module, in the order of the files; read once."""
     paths = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "llmcli").rglob("*.py")}
     trees = {name: ast.parse(paths[name].read_text(encoding="utf-8")) for name in sorted(paths)}
     errors = _error_classes(trees.values())
@@ -124,7 +126,7 @@ def messages() -> list[Message]:
 
 def _error_classes(trees: Iterable[ast.Module]) -> set[str]:
     """The names of the classes that take a message and a hint."""
-    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
     found = {"LlmcliError"}
     for _ in classes:
         found |= {one.name for one in classes if any(_name_of(base) in found for base in one.bases)}

@@ -95,7 +95,11 @@ def _print_traceback(error: BaseException) -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """The console script.
+
+    After Ctrl-C the process dies by SIGINT, once Python has closed everything: a shell shows status 130, and ends its
+    loop, which it does not for a program that exits with 130.
+    """
     try:
         status = run(sys.argv[1:])
         if sys.stdout:
@@ -104,4 +108,7 @@ def main() -> None:
         status = _INTERRUPTED
     except OSError:
         status = 6  # ExitStatus.IO: what was left in stdout's buffer could not be written
+    if status == _INTERRUPTED and sys.platform != "win32":
+        sys.excepthook = lambda *_: None  # no traceback
+        raise KeyboardInterrupt
     sys.exit(status)

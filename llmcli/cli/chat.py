@@ -27,7 +27,7 @@ from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, SamplingParams, Settings, fields, resolve
 from llmcli.ui.terminal.ask import can_ask
-from llmcli.ui.terminal.console import console, is_terminal
+from llmcli.ui.terminal.console import can_redraw, console, is_terminal, wants_color
 from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt
 
 if TYPE_CHECKING:
@@ -58,13 +58,12 @@ def chat(
     keep: Annotated[bool, typer.Option("--save/--no-save", help="Save the session to disk.")] = True,
 ) -> int:
     """Chat with a model. Without a terminal, each line of stdin is a message, or each block between lines of \"\"\"."""
-    from llmcli.ui.chat.answer_display import is_live
     from llmcli.ui.terminal.interrupt import disable_echo
 
     first = argument_or_flag(text, flags.values.get("prompt"), "prompt")
     if "-" in (first, *flags.values.get("file", ())):
         raise UsageError("`-` is not valid in a chat: stdin contains the messages", "remove the `-`")
-    live = is_live() and is_terminal(sys.stdin)
+    live = can_redraw(sys.stdout) and is_terminal(sys.stdin)
     with disable_echo(live):  # the user may type already
         return _start_chat(flags, open_session(go_on, session, keep), first or "", live)
 
@@ -113,11 +112,10 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
     if not live:
         from llmcli.ui.input.piped import LineReader
 
-        marker = _print_prompt if is_terminal(sys.stdin) else None
         if sys.stdin is None:
             raise LlmcliError("stdin is closed", "pipe messages to stdin, or use a terminal")
-        return LineReader(sys.stdin.buffer, marker)
-    from llmcli.ui.chat.answer_display import style
+        return LineReader(sys.stdin.buffer, _print_prompt) if is_terminal(sys.stdin) else LineReader(sys.stdin.buffer)
+    from llmcli.ui.chat.busy_screen import style
     from llmcli.ui.chat.status_line import input_hint, status_line
     from llmcli.ui.commands.registry import suggest
     from llmcli.ui.input.reader import TerminalReader
@@ -128,11 +126,11 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
         data_dir() / "history",
         settings.editing_mode,
         style(settings),
-        chat.color,
+        wants_color(sys.stdout),
         lambda: input_hint(chat),
     )
     reader.on_drawn = chat.controller.load_model
-    reader.on_interrupt(chat.stop_editing)
+    reader.actions.on_interrupt = chat.stop_editing
     return reader
 
 

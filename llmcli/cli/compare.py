@@ -1,6 +1,7 @@
 """`llmcli compare`: one prompt answered with several settings, side by side, with statistics of each answer."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial, wraps
@@ -23,8 +24,7 @@ from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
-from llmcli.ui.chat.answer_display import is_live
-from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.console import can_redraw, console
 from llmcli.ui.terminal.interrupt import interruptible, time_limit
 from llmcli.ui.terminal.output import print_line
 from llmcli.ui.terminal.progress import ProgressLine
@@ -130,7 +130,8 @@ def compare(
     requests = [replace(one, resolved=_resolved(one.variant, [target.layer, *layers])) for one in requests]
     screen.warn_ineffective([(one.variant.label, one.resolved) for one in requests])
     _print_shared_settings(requests, asked.seed is None)
-    abort, status, live, think = Cancellation(), ProgressLine(), is_live() and not as_json, asked.think == "show"
+    abort, status, think = Cancellation(), ProgressLine(), asked.think == "show"
+    live = can_redraw(sys.stdout) and not as_json
     with interruptible(abort), time_limit(abort, asked.timeout), open_model(target, asked, abort, status) as local:
         comparison = _comparison(local, _for_model(local, requests), abort)
         comparison.progress = status.reading

@@ -16,8 +16,7 @@ from llmcli.params.model import HubParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, Settings
 from llmcli.text import plural
-from llmcli.ui.chat.answer_display import is_live
-from llmcli.ui.terminal.console import console, is_terminal
+from llmcli.ui.terminal.console import can_redraw, console, is_terminal
 from llmcli.ui.terminal.interrupt import interruptible
 from llmcli.ui.terminal.output import AnswerWriter, print_line, stream_answer
 from llmcli.ui.terminal.progress import ProgressLine
@@ -111,7 +110,8 @@ def _replay_batch(
     from llmcli.chat.replay import BatchReplay
     from llmcli.ui import comparison
 
-    again, live, think = BatchReplay(local, recorded, settings, abort), is_live() and not as_json, False
+    again, think = BatchReplay(local, recorded, settings, abort), False
+    live = can_redraw(sys.stdout) and not as_json
     again.comparison.progress = status.reading
     comparison.run(again.comparison, comparison.view_of(again.comparison) if live else None, think, status.clear)
     again.compare()

@@ -266,7 +266,7 @@ def view_of(comparison: "Comparison") -> CompareView:
 
 
 def run(
-    comparison: "Comparison", view: CompareView | None, think: bool, first: Callable[[], None] = lambda: None
+    comparison: "Comparison", view: CompareView | None, think: bool, first: Callable[[], object] = lambda: None
 ) -> None:
     """Generate and draw the answers; `first` is called before anything is drawn, more than once."""
     from llmcli.inference.comparison import END

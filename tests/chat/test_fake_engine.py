@@ -50,7 +50,7 @@ def echo(request: Request) -> list[str]:
 def chat_with(engine: FakeEngine, *lines: str, **flags: Any) -> tuple[int, ChatApp]:
     """The exit status of a chat that reads these lines, and the chat."""
     chat = ChatApp(controller_with(engine, session=Session(), **flags))
-    chat.reader = LineReader(io.BytesIO("\n".join(lines).encode()), None)
+    chat.reader = LineReader(io.BytesIO("\n".join(lines).encode()))
     return run(chat), chat
 
 

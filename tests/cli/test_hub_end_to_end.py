@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from llmcli.models.locations import STARTER_SHA256, STARTER_SIZE
-from tests.cli_result import CliResult
+from tests.cli_result import CliResult, shell_status
 from tests.hub.server import FakeHub, Fault
 from tests.models.gguf_writer import MODEL, write_gguf
 
@@ -66,7 +66,7 @@ class Place:
         done = subprocess.run(
             [sys.executable, *args], input=stdin.encode(), capture_output=True, env=self.env | env, timeout=60
         )
-        return CliResult(done.stdout, done.stderr.decode("utf-8", "replace"), done.returncode)
+        return CliResult(done.stdout, done.stderr.decode("utf-8", "replace"), shell_status(done.returncode))
 
     def twin(self, folder: Path) -> "Place":
         """Another machine with the same files; a file that is changed in place changes on both."""
@@ -94,7 +94,7 @@ def on_terminal(
         child.send(keys)
     text = before + child.read()
     child.close()
-    return text, child.exitstatus
+    return text, child.exitstatus if child.signalstatus is None else shell_status(-child.signalstatus)
 
 
 def sole(text: str) -> str:

@@ -19,6 +19,7 @@ pytestmark = [
 
 with_tiny = pytest.mark.usefixtures("with_tiny")  # where it does not count what is said, nor how fast
 LLMCLI = f'"{sys.executable}" -m llmcli'
+BY_SIGINT = -signal.SIGINT  # a shell shows 130
 
 
 def shell(command: str, **env: str) -> subprocess.CompletedProcess[bytes]:
@@ -166,29 +167,29 @@ app.main()
     assert text.endswith(b"text\n")
 
 
-def python(*args: str, ctrl_c: str = "SIG_DFL") -> list[str]:
-    """A Python that heeds Ctrl-C, or not: the tests themselves may run as a background job, which ignores it."""
+def heeding(*command: str, ctrl_c: str = "SIG_DFL") -> list[str]:
+    """A command that heeds Ctrl-C, or not: the tests themselves may run as a background job, which ignores it."""
     code = (
-        f"import os, signal, sys; signal.signal(signal.SIGINT, signal.{ctrl_c}); os.execv(sys.executable, sys.argv[1:])"
+        f"import os, signal, sys; signal.signal(signal.SIGINT, signal.{ctrl_c}); os.execvp(sys.argv[1], sys.argv[1:])"
     )
-    return [sys.executable, "-c", code, sys.executable, *args]
+    return [sys.executable, "-c", code, *command]
 
 
 def start(*args: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        python("-m", "llmcli", "generate", *args),
+        heeding(sys.executable, "-m", "llmcli", "generate", *args),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
-def test_ctrl_c_keeps_the_partial_text_and_exits_130() -> None:
+def test_ctrl_c_keeps_the_partial_text_and_ends_by_sigint() -> None:
     program = start("Tell me a long story.", "--ignore-eos", "-n", "5000")
     assert program.stdout
     begun = program.stdout.read(20)
     program.send_signal(signal.SIGINT)
     rest, errors = program.communicate(timeout=30)
     text = begun + rest
-    assert program.returncode == 130
+    assert program.returncode == BY_SIGINT
     assert text.endswith(b"\n")
     assert not text.endswith(b"\n\n")
     assert errors == b""
@@ -200,7 +201,7 @@ def test_ctrl_c_with_json_still_prints_the_object(home: Path) -> None:
     time.sleep(1.2)  # and it is loaded and begins
     program.send_signal(signal.SIGINT)
     text, errors = program.communicate(timeout=30)
-    assert program.returncode == 130
+    assert program.returncode == BY_SIGINT
     assert json.loads(text)["finish_reason"] == "interrupt"
     assert errors == b""
 
@@ -220,12 +221,26 @@ def test_ctrl_c_while_the_prompt_is_read_answers_at_once(tmp_path: Path) -> None
     program.send_signal(signal.SIGINT)
     text, errors = program.communicate(timeout=60)
     assert time.perf_counter() - pressed < whole / 4
-    assert (program.returncode, text, errors) == (130, b"\n", b"")
+    assert (program.returncode, text, errors) == (BY_SIGINT, b"\n", b"")
+
+
+def test_ctrl_c_ends_the_loop_of_a_shell() -> None:
+    line = f"for x in 1 2 3; do echo run $x; {LLMCLI} generate hi -q --ignore-eos -n 5000; done"
+    program = subprocess.Popen(
+        heeding("bash", "-c", line), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert program.stdout
+    begun = program.stdout.read(20)
+    os.killpg(program.pid, signal.SIGINT)  # as a terminal does
+    text = begun + program.communicate(timeout=60)[0]
+    assert program.returncode == BY_SIGINT
+    assert text.startswith(b"run 1\n")
+    assert text.count(b"run ") == 1
 
 
 def test_a_background_job_ignores_ctrl_c() -> None:
     program = subprocess.Popen(
-        python("-m", "llmcli", "generate", "hi", "-q", "--ignore-eos", "-n", "60", ctrl_c="SIG_IGN"),
+        heeding(sys.executable, "-m", "llmcli", "generate", "hi", "-q", "--ignore-eos", "-n", "60", ctrl_c="SIG_IGN"),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert program.stdout
@@ -249,8 +264,8 @@ def press(*_):
 sys.argv = ["llmcli", "generate", "hi", "-n", "2", "-q"]
 app.main()
 """
-    done = subprocess.run(python("-c", code), capture_output=True, stdin=subprocess.DEVNULL)
-    assert done.returncode == 130
+    done = subprocess.run(heeding(sys.executable, "-c", code), capture_output=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == BY_SIGINT
     assert done.stderr == b""
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from llmcli.models.download import partial_file
 from llmcli.models.hub import cache
+from tests.cli_result import shell_status
 from tests.hub.server import FakeHub
 from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes, wait_until
 
@@ -84,7 +85,7 @@ def test_ctrl_c_ends_waiting_process_at_once(pulls: Pulls) -> None:
         with pulls.process() as second:
             line_about_waiting(second)
             second.send_signal(signal.SIGINT)
-            assert second.wait(timeout=5) == 130
+            assert shell_status(second.wait(timeout=5)) == 130
         pulls.hub.hold_at = None
         first.communicate(timeout=30)
     assert first.returncode == 0

@@ -13,6 +13,7 @@ import pytest
 
 from llmcli.errors import ModelInvalidError, NetworkError
 from llmcli.models.download import http, partial_file, transfer
+from tests.cli_result import shell_status
 from tests.hub.server import Fault
 from tests.models.pulls import FILE, MIB, REPO, Pulls, pulling, sha256, some_bytes, wait_until
 
@@ -179,7 +180,7 @@ def test_ctrl_c_keeps_partial_file_and_says_how_to_resume(pulls: Pulls) -> None:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
         running.send_signal(signal.SIGINT)
         stdout, stderr = running.communicate(timeout=10)
-    assert running.returncode == 130
+    assert shell_status(running.returncode) == 130
     assert stdout == ""
     assert f"interrupted; run `llmcli pull {REPO}` to resume" in stderr
     assert "Traceback" not in stderr

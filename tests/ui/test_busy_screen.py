@@ -9,7 +9,7 @@ import pytest
 from llmcli.engine.events import Cancellation
 from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.params.settings import Settings
-from llmcli.ui.chat import answer_display
+from llmcli.ui.chat import busy_screen
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys
 from tests.ui.markdown.emulator import Terminal
 
@@ -23,7 +23,7 @@ class StreamedAnswer:
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setenv("LINES", "24")
         self.terminal = Terminal(columns, 24)
-        monkeypatch.setattr(answer_display, "print_drawn", self.terminal.write)
+        monkeypatch.setattr(busy_screen, "print_drawn", self.terminal.write)
         monkeypatch.setattr("llmcli.ui.terminal.progress._REDRAW", 0.0)
         monkeypatch.setattr("llmcli.ui.terminal.progress._SHARE", 0.0)
         resolved = SimpleNamespace(settings=Settings(seed=1, **settings))
@@ -81,7 +81,7 @@ def test_the_row_warns_of_an_answer_that_repeats_itself(monkeypatch: pytest.Monk
     rows = streamed(*[LOOP] * 60)
     assert rows[10] == "Ctrl-C stops · ↑↓ warmer, colder · 11 tokens"
     assert rows[-1] == "the answer repeats itself: Ctrl-C stops · 60 tokens"
-    assert streamed.screen.repeats
+    assert streamed.screen.repetition.found
     assert StreamedAnswer(monkeypatch, columns=40)(*[LOOP] * 60)[-1] == "the answer repeats itself: Ctrl-C stops"
 
 
@@ -92,11 +92,11 @@ def test_without_markdown_there_is_no_row(monkeypatch: pytest.MonkeyPatch, capfd
         streamed.screen.show(iter([("answer", LOOP * 60)]))
     assert capfd.readouterr().out == LOOP * 60
     assert streamed.terminal.written == ""
-    assert streamed.screen.repeats
+    assert streamed.screen.repetition.found
 
 
 def test_the_spinner_ends_when_an_answer_has_no_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     streamed = StreamedAnswer(monkeypatch)
     assert streamed() == []
-    assert streamed.screen.spinner.ended
+    assert not streamed.screen.spinner.end()  # it has ended already
     assert streamed.terminal.lines() == []

@@ -1,7 +1,6 @@
 """The chat as its commands see it: the conversation, the model, and the terminal that shows both."""
 
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,47 +12,16 @@ from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError
 from llmcli.params.settings import Settings, ineffective_settings
-from llmcli.ui.chat.answer_display import display
-from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys
+from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys, display
 from llmcli.ui.chat.context_overflow import resolve_overflow
-from llmcli.ui.terminal.console import console, wants_color, wrapped
-from llmcli.ui.terminal.interrupt import defer_exit, time_limit
+from llmcli.ui.terminal.console import console, wrapped
 from llmcli.ui.terminal.output import print_line, to_stderr, warn_slow, write_trace
-from llmcli.ui.terminal.table import print_definitions, print_facts, print_rows
 
 if TYPE_CHECKING:
+    from llmcli.chat.background_load import BackgroundLoad
     from llmcli.chat.compare import CompareSession
     from llmcli.chat.turn import Turn
     from llmcli.inference.engine import Engine
-
-
-class ChatPrinter:
-    """Prints the output of commands: to the terminal if `live`, else to stderr."""
-
-    def __init__(self, live: bool, color: bool) -> None:
-        self.live = live
-        self.color = color
-
-    def say(self, text: str, style: str = "") -> None:
-        """Print one line or several."""
-        with to_stderr(not self.live):
-            text = "\n".join(map(wrapped, text.split("\n"))) if self.live else text
-            print_line(text, style if self.color else "")
-
-    def rows(self, heads: Sequence[str], rows: Sequence[Sequence[str]], **more: Sequence[str]) -> None:
-        """Print a table; see `print_rows`."""
-        with to_stderr(not self.live):
-            print_rows(heads, rows, **more)
-
-    def facts(self, facts: Sequence[tuple[str, str]]) -> None:
-        """Print pairs; see `print_facts`."""
-        with to_stderr(not self.live):
-            print_facts(facts)
-
-    def definitions(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Print names and their meanings; see `print_definitions`."""
-        with to_stderr(not self.live):
-            print_definitions(pairs)
 
 
 class Reader(Protocol):
@@ -66,7 +34,7 @@ class Reader(Protocol):
     def refresh(self) -> None: ...
 
 
-class ChatApp(ChatPrinter):
+class ChatApp:
     """A chat; `live` if a user is at a terminal whose cursor can be moved, and can be asked."""
 
     def __init__(
@@ -77,7 +45,7 @@ class ChatApp(ChatPrinter):
         bring: Callable[[Settings], object] = lambda _settings: None,
     ) -> None:
         """`names` lists the downloaded models; `bring` downloads another one, if the user agrees."""
-        super().__init__(live, live and wants_color(sys.stdout))
+        self.live = live
         self.controller = controller
         self.ensure_model = bring
         self.model_names = names
@@ -91,9 +59,8 @@ class ChatApp(ChatPrinter):
         self.failure: LlmcliError | None = None  # the first error of a script
         self.compare_session: CompareSession | None = None  # the answers that were compared last
         self.traces: Path | None = None  # the folder for a trace of each answer
-        self.listed_candidates: tuple[int, Sequence[tuple[str, str]]] | None = (
-            None  # a token, and the candidates shown for it
-        )
+        # A token, and the candidates shown for it.
+        self.listed_candidates: tuple[int, Sequence[tuple[str, str]]] | None = None
         self._greeted: Engine | None = None
         self._warned: set[tuple[str, str]] = set()  # settings without effect, and why
 
@@ -105,6 +72,11 @@ class ChatApp(ChatPrinter):
         """The messages of the current branch."""
         return self.controller.session.conversation.path()
 
+    def say(self, text: str, style: str = "") -> None:
+        """Print one line or several: to the terminal, else to stderr."""
+        with to_stderr(not self.live):
+            print_line("\n".join(map(wrapped, text.split("\n"))) if self.live else text, style)
+
     # Messages
 
     def send(self, text: str) -> None:
@@ -114,9 +86,7 @@ class ChatApp(ChatPrinter):
             return
         self.draft = text  # in the input line again if it cannot be sent
         files = [attach(name) for name in find_mentions(text)]
-        if not self.wait_for_model():
-            return
-        if not self._add_message(text, (*self.pending, *files)):
+        if not self.wait_for_model() or not self._add_message(text, (*self.pending, *files)):
             return
         self.draft, self.pending = "", []
         if files:
@@ -131,7 +101,7 @@ class ChatApp(ChatPrinter):
         """
         session = self.controller.session
         draft = session.conversation.draft("user", text, attachments=attachments)
-        if resolve_overflow(self, self.path(), draft=draft) is None:
+        if resolve_overflow(self.controller, self.live, self.path(), draft=draft) is None:
             return False
         session.add("user", text, attachments=attachments)
         return True
@@ -176,7 +146,10 @@ class ChatApp(ChatPrinter):
         Raises:
             ContextOverflowError: see `resolve_overflow`.
         """
-        if self.wait_for_model() and (fitting := resolve_overflow(self, path, begun)) is not None:
+        if not self.wait_for_model():
+            return
+        fitting = resolve_overflow(self.controller, self.live, path, begun)
+        if fitting is not None:
             self._answer(fitting, extra, begun)
 
     def _answer(
@@ -190,11 +163,11 @@ class ChatApp(ChatPrinter):
         if self.live:
             print_line("")  # between question and answer
         temperature_keys = TemperatureKeys(turn)
+        trace = f"{self.session.name or 'chat'}-{self.session.conversation.next_id}.jsonl"  # one for each answer
         with (
-            write_trace(turn.answer, self._trace_file(), kept=True),
-            defer_exit(),
-            busy_screen.open(turn.cancellation, "reading the prompt", temperature_keys),
-            time_limit(turn.cancellation, turn.resolved.settings.timeout),
+            write_trace(turn.answer, str(self.traces / trace) if self.traces else None, kept=True),
+            to_stderr(False),
+            busy_screen.open(turn.cancellation, "reading the prompt", temperature_keys, turn.resolved.settings.timeout),
         ):
             with closing(turn.parts()) as parts:  # the text so far is kept before the session is closed
                 busy_screen.show(parts, begun.content if begun else "")
@@ -205,14 +178,8 @@ class ChatApp(ChatPrinter):
         if begun and not turn.message:  # nothing was added: the answer is still the last one
             self.turn = last_turn
         self._note_finish_reason(turn)
-        if busy_screen.repeats:
+        if busy_screen.repetition.found:
             console.note(_loop_note(turn.resolved.settings))
-
-    def _trace_file(self) -> str | None:
-        """The trace file of the next answer, if traces are on: one for each answer, by session and number."""
-        if not self.traces:
-            return None
-        return str(self.traces / f"{self.session.name or 'chat'}-{self.session.conversation.next_id}.jsonl")
 
     def _note_finish_reason(self, turn: "Turn") -> None:
         warn_slow(turn.answer)
@@ -243,18 +210,7 @@ class ChatApp(ChatPrinter):
             return
         shown = display(self.controller.settings, self.live)
         shown.answer([("answer", text)])
-        shown.end()
-
-    def stream_to_stderr(self, parts: Iterable[tuple[str, str]], doing: str, cancellation: Cancellation) -> None:
-        """Show a text of the model that is not an answer: on the terminal; without one only that it is generated."""
-        busy_screen = BusyScreen(self.controller.settings, self.live)
-        with defer_exit(), busy_screen.open(cancellation, doing):
-            if self.live:
-                busy_screen.show(parts)
-            else:
-                console.note(doing)
-                for _ in parts:
-                    pass
+        shown.finish()
 
     def warn_if_full(self) -> None:
         """Count the tokens in the context, and warn when it is full for the next message."""
@@ -279,9 +235,14 @@ class ChatApp(ChatPrinter):
     def wait_for_model(self) -> "Engine | None":
         """The model, after waiting for it if it is still loading; None when the user stops waiting."""
         loading = self.controller.load_model()
-        if loading.engine:
-            self._greet(loading.engine)
-            return loading.engine
+        local = loading.engine or self._wait(loading)
+        if local and local is not self._greeted:
+            self._greeted = local
+            self._greet(local)
+        return local
+
+    def _wait(self, loading: "BackgroundLoad") -> "Engine | None":
+        """The model, once it is loaded; None when the user stops waiting."""
         busy_screen, flag = BusyScreen(self.controller.settings, self.live), Cancellation()
 
         def tick(doing: str) -> bool:
@@ -296,15 +257,10 @@ class ChatApp(ChatPrinter):
             raise
         if not local:
             console.note("not sent: the model is still loading")
-            return None
-        self._greet(local)
         return local
 
     def _greet(self, local: "Engine") -> None:
-        """Print what the user should know about a model, once."""
-        if local is self._greeted:
-            return
-        self._greeted = local
+        """Print what the user should know about a model."""
         settings = self.controller.settings  # adds a note for each default of the model that cannot be used
         for note in local.notes:
             console.warn(note)

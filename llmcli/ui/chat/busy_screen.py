@@ -1,7 +1,11 @@
 """The screen while the model works: a spinner, then the answer with a row below it; Ctrl-C stops it."""
 
-from collections.abc import Iterable, Iterator
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Cancellation
@@ -10,15 +14,16 @@ from llmcli.params.policies.policy import Policy
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import Settings
 from llmcli.text import ellipsize, plural
-from llmcli.ui.chat.answer_display import display
 from llmcli.ui.terminal.cells import first_that_fits
-from llmcli.ui.terminal.interrupt import disable_echo, interruptible
-from llmcli.ui.terminal.progress import Spinner
+from llmcli.ui.terminal.console import wants_color
+from llmcli.ui.terminal.interrupt import stoppable
+from llmcli.ui.terminal.output import AnswerWriter, print_drawn, stream_answer
+from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
 if TYPE_CHECKING:
     from llmcli.chat.turn import Turn
+    from llmcli.ui.markdown.view import AnswerView
 
-_PRESSES = 3  # of Ctrl-C raise KeyboardInterrupt; the first one stops the answer, so a second one has no effect
 _STOP = "Ctrl-C stops"
 _STOP_LOOP = "the answer repeats itself: Ctrl-C stops"  # fits 40 columns
 _STEP = 0.1  # the change of the temperature by a key press
@@ -38,49 +43,43 @@ class BusyScreen:
         self._live = live
         self._display = display(settings, live)
         self._keys: TemperatureKeys | None = None
-        self._repetition = RepetitionDetector()
+        self.repetition = RepetitionDetector()
         self.spinner = Spinner(self._display.status)
-
-    @property
-    def repeats(self) -> bool:
-        """Whether the answer repeats itself."""
-        return self._repetition.found
 
     @contextmanager
     def open(
-        self, abort: Cancellation, doing: str, temperature_keys: "TemperatureKeys | None" = None
+        self,
+        abort: Cancellation,
+        doing: str,
+        temperature_keys: "TemperatureKeys | None" = None,
+        timeout: float = 0,
     ) -> Iterator[None]:
-        """Within this block Ctrl-C sets `abort`, keys are not echoed, and only `show` may write.
+        """Within this block Ctrl-C and the time limit (seconds, 0 = none) set `abort`, and only `show` may write.
 
         `temperature_keys` reacts to some of the keys, and its texts are part of the row below the answer.
         """
         self.spinner.text = doing
         self._keys = temperature_keys
-        try:
-            with self.spinner, interruptible(abort, _PRESSES), disable_echo(self._live), self._live_keys():
-                yield
-        finally:
-            self._display.end()
+        with stoppable(abort, self._live, timeout):
+            try:
+                with self.spinner, self._live_keys():
+                    yield
+            finally:
+                self._display.finish()
 
     def show(self, parts: Iterable[tuple[str, str]], so_far: str = "") -> None:
         """Show the parts as they stream; they continue the text `so_far`, which is on the screen already."""
         self._display.answer(self._watched(parts), so_far)
-        self._display.end()
+        self._display.finish()
 
     def _watched(self, parts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        """The parts; the spinner ends before the first of them, or at the end if there are none."""
+        """The parts; the row below them replaces the spinner before the first one."""
         for part in parts:
-            self._begin()
-            self._repetition.add(part[1])
+            if self.spinner.end():
+                self._display.foot(self._row, now=False)
+            self.repetition.add(part[1])
             yield part
         self.spinner.end()
-
-    def _begin(self) -> None:
-        """Replace the spinner by the row below the answer; harmless when done twice."""
-        if self.spinner.ended:
-            return
-        self.spinner.end()
-        self._display.foot(self._row, now=False)
 
     def _live_keys(self) -> AbstractContextManager[None]:
         temperature_keys = self._keys
@@ -100,26 +99,66 @@ class BusyScreen:
         temperature_keys = self._keys
         if not temperature_keys:
             return _STOP
-        keys, tokens = temperature_keys.row(), plural(temperature_keys.n_tokens, "token")
+        keys, tokens = temperature_keys.row(), plural(temperature_keys.answer.n_drawn, "token")
         if temperature_keys.pressed:
             return first_that_fits((_STOP, keys, tokens), (_STOP, keys), (keys,))
-        if self.repeats:
+        if self.repetition.found:
             return first_that_fits((_STOP_LOOP, tokens), (_STOP_LOOP,), (_STOP,))
         return first_that_fits((_STOP, keys, tokens), (_STOP, keys), (_STOP,))
+
+
+class PlainDisplay:
+    """Shows one answer, as `AnswerView` does, but as the text that it is; reasoning and progress go to stderr."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._think = settings.think
+        self._status = ProgressLine()
+        self._writer = AnswerWriter()
+
+    def status(self, text: str) -> None:
+        self._status.update(text)
+
+    def answer(self, parts: Iterable[tuple[str, str]], so_far: str = "") -> None:
+        tail = so_far.rpartition("\n")[2]  # again, so that a reader sees a whole line
+        shown = chain([("answer", tail)], parts) if tail else parts
+        stream_answer(shown, self._writer, self._status, live=True, think=self._think)
+        self._writer.end()
+
+    def foot(self, row: Callable[[], str], now: bool = True) -> None:
+        """Do nothing: a row of plain text cannot be erased."""
+
+    def finish(self) -> None:
+        self._status.clear()
+        self._writer.abandon()
+
+
+def display(settings: Settings, live: bool) -> "AnswerView | PlainDisplay":
+    """The display for the present settings."""
+    if not live or not settings.markdown:
+        return PlainDisplay(settings)
+    from llmcli.ui.markdown.view import AnswerView  # slow to import: not while the prompt starts
+
+    color = wants_color(sys.stdout)
+    return AnswerView(
+        print_drawn, shutil.get_terminal_size, style(settings), color, shows_reasoning=settings.think == "show"
+    )
+
+
+def style(settings: Settings) -> str:
+    """ "dark" or "light": the setting, or else the background in COLORFGBG, or else dark."""
+    if settings.theme != "auto":
+        return settings.theme
+    background = os.environ.get("COLORFGBG", "").rpartition(";")[2]
+    return "light" if background in ("7", "15") else "dark"
 
 
 class TemperatureKeys:
     """The keys that move the temperature of one answer: `row` is shown below the answer, `note` is printed after it."""
 
     def __init__(self, turn: "Turn") -> None:
-        self._answer, self._shift = turn.answer, turn.live_shift
+        self.answer, self._shift = turn.answer, turn.live_shift
         self._policy = _temperature_policy(turn.resolved.settings)
         self.pressed = False  # whether one of the keys was pressed
-
-    @property
-    def n_tokens(self) -> int:
-        """The number of tokens of the answer so far."""
-        return self._answer.n_drawn
 
     def step(self, steps: int) -> None:
         """Move the temperature of the next tokens up or down; from any thread."""
@@ -155,7 +194,7 @@ class TemperatureKeys:
 
     def _current_policy(self) -> str:
         """The part of the policy that the last token was sampled with, as text."""
-        last = next((token.policy for token in reversed(self._answer.traces) if token.policy), "")
+        last = next((token.policy for token in reversed(self.answer.traces) if token.policy), "")
         return last or str(self._policy)
 
 

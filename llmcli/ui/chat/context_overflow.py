@@ -2,42 +2,34 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from llmcli.chat.controller import ChatController, PromptFit, overflow_error
 from llmcli.chat.conversation import Message
-from llmcli.chat.sessions.session import Session
-from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
 from llmcli.text import plural
-from llmcli.ui.chat.answer_display import Parts
+from llmcli.ui.chat.busy_screen import BusyScreen
 from llmcli.ui.terminal.ask import choose, edit
 from llmcli.ui.terminal.console import console
 
-
-class OverflowChat(Protocol):
-    """The part of a chat that is necessary to resolve an overflow."""
-
-    controller: ChatController
-    live: bool
-
-    @property
-    def session(self) -> Session: ...
-
-    def path(self) -> list[Message]: ...
-
-    def stream_to_stderr(self, parts: Parts, doing: str, cancellation: Cancellation) -> None: ...
+if TYPE_CHECKING:
+    from llmcli.chat.compaction import Compaction
 
 
 def resolve_overflow(
-    chat: OverflowChat, path: Sequence[Message], begun: Message | None = None, draft: Message | None = None
+    controller: ChatController,
+    live: bool,
+    path: Sequence[Message],
+    begun: Message | None = None,
+    draft: Message | None = None,
 ) -> Sequence[Message] | None:
     """The path to answer, with `draft` (not sent yet) at its end, after the context has room; None: do not send it.
+
+    `live`: a user is at a terminal and can be asked.
 
     Raises:
         ContextOverflowError: where `overflow` is error, or the user cannot be asked, or nothing helps.
     """
-    controller = chat.controller
     if draft:
         controller.check_length(draft)
     whole = [*path, draft] if draft else path
@@ -45,19 +37,17 @@ def resolve_overflow(
     if not fit.is_over:
         return whole
     policy = controller.settings.overflow
-    if policy == "ask" and chat.live:
+    if policy == "ask" and live:
         policy = _ask_policy(fit)
     if policy in ("ask", "error"):
         raise overflow_error(fit)
     if policy == "back":
         return None
-    if policy == "compact" and len(whole) > 2 and _compact(chat, path):
-        path = chat.path()
-        whole = (
-            [*path, chat.session.conversation.draft(draft.role, draft.content, attachments=draft.attachments)]
-            if draft
-            else path
-        )
+    if policy == "compact" and len(whole) > 2 and _compact(controller, live, path):
+        conversation = controller.session.conversation
+        path = whole = conversation.path()
+        if draft:
+            whole = [*path, conversation.draft(draft.role, draft.content, attachments=draft.attachments)]
         if not controller.fit(whole, begun).is_over:
             return whole
     number = controller.drop_oldest(whole, begun)
@@ -67,7 +57,7 @@ def resolve_overflow(
     return whole
 
 
-def compact_now(chat: OverflowChat, path: Sequence[Message], keep: int | None = None) -> bool:
+def compact_now(controller: ChatController, live: bool, path: Sequence[Message], keep: int | None = None) -> bool:
     """Summarize `path`, show the summary, ask the user if possible, and continue from it; whether that was done.
 
     Raises:
@@ -75,15 +65,15 @@ def compact_now(chat: OverflowChat, path: Sequence[Message], keep: int | None = 
     """
     from llmcli.chat.compaction import Compaction  # imports the engine, which the completion of commands does not need
 
-    compaction = Compaction(chat.controller, path, keep)
-    chat.stream_to_stderr(compaction.parts(), "summarizing the oldest turns", compaction.cancellation)
+    compaction = Compaction(controller, path, keep)
+    _show_summary(controller, live, compaction)
     if compaction.interrupted or not compaction.text:
         console.note("nothing changed")
         return False
     if compaction.n_skipped:
         omitted = plural(compaction.n_skipped, "message")
         console.warn(f"the summary omits the oldest {omitted}: they did not fit into the context")
-    if chat.live:
+    if live:
         choices = {"yes": "use it", "edit": "change it first", "no": "change nothing"}
         choice = choose("continue with this summary?", choices, "yes")
         if choice == "no":
@@ -96,10 +86,23 @@ def compact_now(chat: OverflowChat, path: Sequence[Message], keep: int | None = 
     return True
 
 
-def _compact(chat: OverflowChat, path: Sequence[Message]) -> bool:
+def _show_summary(controller: ChatController, live: bool, compaction: "Compaction") -> None:
+    """Show the summary while it streams: on the terminal; without one only that it is generated."""
+    doing = "summarizing the oldest turns"
+    busy_screen = BusyScreen(controller.settings, live)
+    with busy_screen.open(compaction.cancellation, doing):
+        if live:
+            busy_screen.show(compaction.parts())
+            return
+        console.note(doing)
+        for _ in compaction.parts():
+            pass
+
+
+def _compact(controller: ChatController, live: bool, path: Sequence[Message]) -> bool:
     """Replace the oldest turns of `path` by a summary; False where there are too few of them."""
     with suppress(UsageError):
-        return compact_now(chat, path)
+        return compact_now(controller, live, path)
     return False
 
 

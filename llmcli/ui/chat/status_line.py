@@ -25,8 +25,8 @@ def status_line(chat: "ChatApp") -> str:
     controller = chat.controller
     local, settings = controller.engine, controller.settings
     parts = [local.name if local else Path(str(settings.model)).name]  # of a path the end, which distinguishes models
-    if character := _character(chat):
-        parts.append(character)
+    if controller.character:
+        parts.append(controller.character)
     if local is None and controller.loading:
         parts.append("cannot be loaded" if controller.loading.failed else controller.loading.status)
     if local:
@@ -55,12 +55,6 @@ def input_hint(chat: "ChatApp") -> str:
 def _fitting(*parts: str, less: int = 0) -> str:
     """As many of the parts as fit the window without its last column and `less` others; the first one always."""
     return first_that_fits(*(parts[:number] for number in range(len(parts), 0, -1)), less=less)
-
-
-def _character(chat: "ChatApp") -> str:
-    """The name of the character; empty where there is none."""
-    character = getattr(chat.controller, "character", None)
-    return str(getattr(character, "name", character) or "")
 
 
 def _speed(chat: "ChatApp") -> int:

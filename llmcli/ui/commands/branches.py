@@ -9,6 +9,7 @@ from llmcli.text import ellipsize, plural
 from llmcli.ui.commands.messages import continue_
 from llmcli.ui.commands.registry import BRANCHES, MESSAGES, SESSIONS, command
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
     from llmcli.chat.inspect import AnswerInspector
@@ -72,7 +73,7 @@ def branches(chat: "ChatApp", _argument: str) -> None:
         last = path[-1]
         rows.append((f"{number}{mark}", str(len(path)), shared, _settings_of(last), ellipsize(last.content, 36)))
     heads = "N", "MESSAGES", "SHARED", "SETTINGS", "LAST"
-    chat.rows(heads, rows, right=("MESSAGES", "SHARED"), spare=("SHARED", "MESSAGES"))
+    print_rows(heads, rows, right=("MESSAGES", "SHARED"), spare=("SHARED", "MESSAGES"))
 
 
 def _settings_of(message: Message) -> str:

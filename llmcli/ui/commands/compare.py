@@ -14,13 +14,13 @@ from llmcli.ui.chat.context_overflow import resolve_overflow
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.registry import COMPARE, command
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.interrupt import defer_exit, disable_echo, interruptible, time_limit
+from llmcli.ui.terminal.interrupt import stoppable
+from llmcli.ui.terminal.output import to_stderr
 from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
 if TYPE_CHECKING:  # these import the engine, which is slow
     from llmcli.ui.chat.app import ChatApp
 
-_PRESSES = 3  # of Ctrl-C, as for one answer
 _LAST_PAIR = re.compile(r"""(?:^|\s)([A-Za-z][\w-]*)=("[^"]*"|'[^']*'|\S+)\s*$""")  # KEY=VALUE at the end of a text
 _EXAMPLE_HINT = "try /compare Why is the sky blue? temp=0.2,0.8"
 _COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the old name
@@ -51,7 +51,7 @@ def compare(chat: "ChatApp", argument: str) -> None:
     if not chat.wait_for_model():
         return
     draft = _draft(chat, question) if question else None
-    path = resolve_overflow(chat, chat.path() if draft else _path_to_question(chat), draft=draft)
+    path = resolve_overflow(chat.controller, chat.live, chat.path() if draft else _path_to_question(chat), draft=draft)
     if path is not None:
         _compare(chat, path, draft is not None, variants, seed)
 
@@ -117,16 +117,11 @@ def _compare(chat: "ChatApp", path: Sequence[Message], new: bool, variants: Sequ
     spinner = Spinner(view.status if view else ProgressLine().update)
     spinner.text, comparison.progress = "reading the prompt", spinner.reading
     think = settings.think == "show"
-    with (
-        defer_exit(),
-        interruptible(compare_session.cancellation, _PRESSES),
-        disable_echo(chat.live),
-        time_limit(compare_session.cancellation, settings.timeout),
-        spinner,
-    ):
+    with stoppable(compare_session.cancellation, chat.live, settings.timeout), spinner:
         screen.run(comparison, view, think, spinner.end)
     if not chat.live:
-        screen.print_texts(comparison, think)
+        with to_stderr(False):
+            screen.print_texts(comparison, think)
     screen.print_summary(comparison, chat.live)
     screen.print_errors(comparison)
     chat.compare_session = compare_session

@@ -11,6 +11,7 @@ from llmcli.text import ellipsize, plural
 from llmcli.ui.chat.context_overflow import compact_now
 from llmcli.ui.commands.registry import CONTEXT, INSPECT, command
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.table import print_facts, print_rows
 
 if TYPE_CHECKING:
     from llmcli.ui.chat.app import ChatApp
@@ -55,7 +56,7 @@ def context(chat: "ChatApp", _argument: str) -> None:
     chat.say(_bar([n_system + n_template, *counted], fit.n_ctx))
     cached = local.n_evaluated(controller.prompt(path).tokens)
     chat.say(f"{fit.n_prompt} of {fit.n_ctx} tokens, {free} free, {cached} in the KV cache")
-    chat.rows(("N", "WHAT", "TOKENS", "BEGINNING"), rows, right=("N", "TOKENS"), spare=("BEGINNING",))
+    print_rows(("N", "WHAT", "TOKENS", "BEGINNING"), rows, right=("N", "TOKENS"), spare=("BEGINNING",))
     if fit.is_over:
         overflow = controller.settings.overflow
         console.warn(f"the context has no room for the next answer: {_OVERFLOW[overflow]} (overflow = {overflow})")
@@ -88,7 +89,7 @@ def compact(chat: "ChatApp", argument: str) -> None:
     if argument and not argument.isdecimal():
         raise UsageError(f"/compact takes the number of turns to keep, got '{argument}'", "try /compact 2")
     if chat.wait_for_model():
-        compact_now(chat, chat.path(), int(argument) if argument else None)
+        compact_now(chat.controller, chat.live, chat.path(), int(argument) if argument else None)
 
 
 @command(
@@ -117,7 +118,7 @@ def stats(chat: "ChatApp", _argument: str) -> None:
         ("model", last.model),
         ("session", f"{plural(len(answers), 'answer')}, {plural(n_total, 'token')}"),
     ]
-    chat.facts(facts)
+    print_facts(facts)
 
 
 def _tokens(timings: Mapping[str, float], key: str) -> str:

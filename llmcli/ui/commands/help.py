@@ -20,6 +20,7 @@ from llmcli.ui.commands.registry import (
 )
 from llmcli.ui.terminal.ask import can_ask
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.table import print_definitions
 
 if TYPE_CHECKING:
     from llmcli.ui.chat.app import ChatApp
@@ -63,7 +64,7 @@ def _words(_chat: "ChatApp", start: str) -> list[tuple[str, str]]:
 def help_(chat: "ChatApp", argument: str) -> None:
     """Print the short list, the long one, or the help of a command or a setting."""
     if not argument:
-        chat.definitions([(f"  /{entry.name}", entry.summary) for entry in commands().values() if entry.everyday])
+        print_definitions([(f"  /{entry.name}", entry.summary) for entry in commands().values() if entry.everyday])
         for line in _OVERVIEW:
             chat.say(line, "2")
         return
@@ -76,16 +77,16 @@ def help_(chat: "ChatApp", argument: str) -> None:
     elif found:
         _describe_setting(chat, found)
     else:
-        _search(chat, argument.lstrip("/"))
+        _search(argument.lstrip("/"))
 
 
 def _print_all(chat: "ChatApp") -> None:
     """Every command under its heading, with usage and aliases, then the keys."""
     for heading, group in groupby(commands().values(), key=lambda entry: entry.heading):
         chat.say(heading, "1")
-        chat.definitions([(f"  {_usage(entry)}", entry.summary + _also(entry)) for entry in group])
+        print_definitions([(f"  {_usage(entry)}", entry.summary + _also(entry)) for entry in group])
     chat.say("Keys", "1")
-    chat.definitions([(f"  {key}", meaning) for key, meaning in _KEYS])
+    print_definitions([(f"  {key}", meaning) for key, meaning in _KEYS])
     chat.say("Every setting is a command too, for example /top_p 0.9; /set lists them.")
 
 
@@ -127,7 +128,7 @@ def _print_examples(chat: "ChatApp", examples: tuple[str, ...]) -> None:
         chat.say(f"  {example}")
 
 
-def _search(chat: "ChatApp", text: str) -> None:
+def _search(text: str) -> None:
     """List the commands and settings whose help contains the words of `text`.
 
     Raises:
@@ -147,7 +148,7 @@ def _search(chat: "ChatApp", text: str) -> None:
     if not stems or not found:
         require_command(words[0] if len(words) == 1 else text)
         raise UsageError(f"the help does not contain '{text}'", "see /help all")
-    chat.definitions([(f"  /{name}", summary) for name, summary in found.items()])
+    print_definitions([(f"  /{name}", summary) for name, summary in found.items()])
 
 
 def _contains(stems: list[str], text: str) -> bool:

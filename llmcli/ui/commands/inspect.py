@@ -15,8 +15,7 @@ from llmcli.ui.chat.busy_screen import BusyScreen
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.registry import INSPECT, command
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.interrupt import defer_exit
-from llmcli.ui.terminal.output import to_stderr
+from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
     from llmcli.chat.inspect import AnswerInspector
@@ -56,8 +55,7 @@ def why(chat: "ChatApp", argument: str) -> None:
     answered = open_inspector(chat)
     found = _inspect(chat, answered, argument, _N_WHY) if answered else None
     if answered and found:
-        with to_stderr(not chat.live):
-            print_why(found, answered.answer.settings)
+        print_why(found, answered.answer.settings)
         _note_differences(answered, found)
 
 
@@ -84,7 +82,7 @@ def alternatives(chat: "ChatApp", argument: str) -> None:
         sampler, mark = found.stepwise.removed_by(candidate), "*" if candidate.id == found.drawn else ""
         after = f"- {short_name(sampler)}" if sampler else percent(found.stepwise.after(candidate))
         rows.append((f"{candidate.rank}{mark}", token_text(candidate.text, 16), percent(candidate.before), after))
-    chat.rows(("K", "TOKEN", "BEFORE %", "AFTER %"), rows, right=("K", "BEFORE %", "AFTER %"))
+    print_rows(("K", "TOKEN", "BEFORE %", "AFTER %"), rows, right=("K", "BEFORE %", "AFTER %"))
     chat.listed_candidates = (
         found.at,
         [(str(candidate.rank), candidate.text) for candidate in found.stepwise.candidates],
@@ -138,7 +136,7 @@ def busy(chat: "ChatApp", doing: str) -> Iterator[tuple[Cancellation, Callable[[
     def progress(done: int, total: int) -> None:
         busy_screen.spinner.text = f"{doing} {done / max(total, 1):.0%}"
 
-    with defer_exit(), busy_screen.open(cancellation, doing):
+    with busy_screen.open(cancellation, doing):
         yield cancellation, progress
 
 
@@ -203,8 +201,7 @@ def tokens(chat: "ChatApp", argument: str) -> None:
     by = {"": "temperature", "temp": "temperature", "probability": "p"}.get(argument, argument)
     if by not in _MEASURES:
         raise UsageError(f"/tokens must be temperature, p or entropy, got '{argument}'")
-    with to_stderr(not chat.live):
-        print_heat(traces_of_last_answer(chat), by)  # type: ignore[arg-type]
+    print_heat(traces_of_last_answer(chat), by)  # type: ignore[arg-type]
 
 
 def traces_of_last_answer(chat: "ChatApp") -> list["TokenTrace"]:

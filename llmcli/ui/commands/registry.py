@@ -13,6 +13,7 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.settings import fields, find
 from llmcli.text import did_you_mean, sanitize
 from llmcli.ui.input.layout import Suggestion
+from llmcli.ui.terminal.output import to_stderr
 
 if TYPE_CHECKING:
     from llmcli.ui.chat.app import ChatApp
@@ -161,10 +162,11 @@ def dispatch(chat: "ChatApp", name: str, argument: str) -> None:
         LlmcliError: what is wrong with the command.
     """
     found = require_command(name)
-    if isinstance(found, Command):
-        found.run(chat, argument)
-    else:
-        set_setting(chat, f"{found} {argument}")
+    with to_stderr(not chat.live):  # what a command prints is not an answer
+        if isinstance(found, Command):
+            found.run(chat, argument)
+        else:
+            set_setting(chat, f"{found} {argument}")
 
 
 def set_setting(chat: "ChatApp", argument: str) -> None:

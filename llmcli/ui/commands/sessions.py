@@ -14,6 +14,7 @@ from llmcli.ui.commands.branches import show
 from llmcli.ui.commands.registry import FILES, SESSIONS, command
 from llmcli.ui.terminal.ask import confirm
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
     from llmcli.ui.chat.app import ChatApp
@@ -123,7 +124,7 @@ def open_session(chat: "ChatApp") -> None:
 def sessions(chat: "ChatApp", argument: str) -> None:
     """Print a table of sessions, or of the messages that contain a text."""
     if argument:
-        _search(chat, argument)
+        _search(argument)
         return
     listed = store.session_summaries()
     if not listed:
@@ -133,16 +134,16 @@ def sessions(chat: "ChatApp", argument: str) -> None:
     for session in listed:
         mark = "*" if session.name == chat.session.name else ""
         rows.append((session.name + mark, str(session.n_messages), format_age(session.changed), session.title))
-    chat.rows(("SESSION", "MESSAGES", "CHANGED", "BEGINS"), rows, right=("MESSAGES",), spare=("BEGINS", "MESSAGES"))
+    print_rows(("SESSION", "MESSAGES", "CHANGED", "BEGINS"), rows, right=("MESSAGES",), spare=("BEGINS", "MESSAGES"))
 
 
-def _search(chat: "ChatApp", text: str) -> None:
+def _search(text: str) -> None:
     """Print the messages of all sessions that contain a text."""
     hits = list(store.search(text))
     if not hits:
         console.note(f"no message contains {text!r}")
         return
-    chat.rows(("SESSION", "N", "TEXT"), [(hit.session, str(hit.number), hit.excerpt) for hit in hits], right=("N",))
+    print_rows(("SESSION", "N", "TEXT"), [(hit.session, str(hit.number), hit.excerpt) for hit in hits], right=("N",))
 
 
 @command(

@@ -20,6 +20,7 @@ from llmcli.ui.commands import registry
 from llmcli.ui.commands.inspect import spark
 from llmcli.ui.commands.registry import SETTINGS, command, commands
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.table import print_definitions, print_rows
 
 if TYPE_CHECKING:
     from llmcli.inference.engine import Engine
@@ -165,7 +166,7 @@ def _print_settings(chat: "ChatApp", keys: list[str]) -> None:
     idle = ineffective_settings(resolved.settings, resolved.origins)
     rows = [(key, ellipsize(_format_now(chat, key) or "none"), resolved.origins[key]) for key in keys]
     below = [f"no effect: {idle[key]}" if key in idle else "" for key in keys]
-    chat.rows(("KEY", "VALUE", "FROM"), rows, below=below)
+    print_rows(("KEY", "VALUE", "FROM"), rows, below=below)
 
 
 @command(
@@ -184,7 +185,7 @@ def samplers(chat: "ChatApp", argument: str) -> None:
         return
     resolved = chat.controller.resolved()
     rows = [(str(n), name, values) for n, (name, values) in enumerate(_chain(resolved), 1)]
-    chat.rows(("", "STEP", "VALUES"), rows, right=("",))
+    print_rows(("", "STEP", "VALUES"), rows, right=("",))
     for key, reason in ineffective_settings(resolved.settings, resolved.origins).items():
         console.note(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
 
@@ -321,7 +322,7 @@ def preset(chat: "ChatApp", argument: str) -> None:
 def _list_presets(chat: "ChatApp") -> None:
     """Print what each preset is for, and its settings."""
     current = chat.controller.settings.preset
-    chat.definitions(
+    print_definitions(
         [(name + ("*" if name == current else ""), preset_purpose(name, values)) for name, values in presets().items()]
     )
 
@@ -381,7 +382,7 @@ def _list_characters(chat: "ChatApp") -> None:
     """Print the names of the characters and what each is for."""
     from llmcli.config.characters import character_purposes
 
-    chat.rows(("CHARACTER", "PURPOSE"), list(character_purposes().items()))
+    print_rows(("CHARACTER", "PURPOSE"), list(character_purposes().items()))
     current = chat.controller.character
     console.note(f"character: {current}" if current else "no character")
     console.note(f"add your own in {config_dir() / 'characters'}, for example NAME.toml")

@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,7 +50,9 @@ class PrivateHistory(History):
             lines = _lines(self._path)
             if len(lines) >= 2 * KEPT:
                 _trim(self._path)
-        return map(self._fold, _entries(lines)[: -KEPT - 1 : -1])
+        # Without damaged lines and repetitions.
+        entries = [entry for entry, _ in groupby(filter(None, map(_entry, lines)))]
+        return map(self._fold, entries[: -KEPT - 1 : -1])
 
     def store_string(self, string: str) -> None:
         line = json.dumps(string, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
@@ -84,16 +87,6 @@ def _read_lines(file: BinaryIO) -> list[bytes]:
     file.seek(start)
     lines = file.read().split(b"\n")
     return [line for line in lines[bool(start) :] if line]  # the first may be cut
-
-
-def _entries(lines: list[bytes]) -> list[str]:
-    """The oldest first, without damaged lines and repetitions."""
-    entries: list[str] = []
-    for line in lines:
-        entry = _entry(line)
-        if entry and entries[-1:] != [entry]:
-            entries.append(entry)
-    return entries
 
 
 def _entry(line: bytes) -> str:

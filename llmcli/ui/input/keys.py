@@ -1,6 +1,7 @@
 """The keys of the input line and their actions: send, begin a new line, paste, clear, open the editor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from prompt_toolkit.application import get_app, run_in_terminal
 from prompt_toolkit.buffer import Buffer
@@ -24,6 +25,7 @@ from llmcli.errors import LlmcliError
 from llmcli.ui.input.layout import Pasted, clean, should_open_menu
 from llmcli.ui.input.piped import MARK, is_open
 
+Action = Coroutine[Any, Any, None] | None
 LEAVE = "Ctrl-D or /exit ends the chat"
 OPEN_BLOCK = f"{MARK} on a line of its own sends"
 
@@ -91,14 +93,8 @@ class InputActions:
         self.hint = "" if self.buffer.text or canceled else LEAVE
         self.buffer.reset()
 
-    def leave(self) -> None:
-        get_app().exit(exception=EOFError)
-
-    def open_editor(self) -> None:
+    async def open_editor(self) -> None:
         """Open the text, with its long pastes, in the user's editor."""
-        get_app().create_background_task(self._edit())
-
-    async def _edit(self) -> None:
         from llmcli.ui.terminal.ask import edit  # which imports subprocess
 
         text = self.pasted.unfold(self.buffer.text)
@@ -106,7 +102,6 @@ class InputActions:
             text = await run_in_terminal(lambda: edit(text), in_executor=True)
         except LlmcliError as error:
             self.hint = str(error)
-            get_app().invalidate()
             return
         text = self.pasted.fold(clean(text))
         self.buffer.document = Document(text, len(text))
@@ -138,7 +133,7 @@ def make_keys(actions: InputActions) -> KeyBindingsBase:
     typing = has_focus(DEFAULT_BUFFER)
     empty = Condition(lambda: not actions.buffer.text)
 
-    def plain(action: Callable[[], None]) -> Callable[[KeyPressEvent], None]:
+    def plain(action: Callable[[], Action]) -> Callable[[KeyPressEvent], Action]:
         return lambda _event: action()
 
     keys.add("enter", filter=typing)(plain(actions.enter))
@@ -147,7 +142,7 @@ def make_keys(actions: InputActions) -> KeyBindingsBase:
     keys.add("c-j", filter=typing)(plain(actions.new_line))
     keys.add("c-c", filter=typing)(plain(actions.interrupt))
     keys.add("<sigint>")(plain(actions.interrupt))
-    keys.add("c-d", filter=typing & empty)(plain(actions.leave))
+    keys.add("c-d", filter=typing & empty)(plain(lambda: get_app().exit(exception=EOFError)))
     keys.add("c-x", "c-e", filter=typing & emacs_mode & ~has_selection)(plain(actions.open_editor))
     keys.add("v", filter=typing & vi_navigation_mode)(plain(actions.open_editor))
     keys.add("escape", filter=typing & has_completions & emacs_mode)(plain(actions.buffer.cancel_completion))

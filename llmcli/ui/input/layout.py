@@ -4,20 +4,20 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 
 from prompt_toolkit.application import get_app
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition, has_completions, has_focus, is_done
-from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.formatted_text.utils import fragment_list_to_text
 from prompt_toolkit.layout import Dimension, Float, FloatContainer, HSplit, Layout, Window
 from prompt_toolkit.layout.containers import ConditionalContainer
 from prompt_toolkit.layout.controls import BufferControl, FormattedTextControl
 from prompt_toolkit.layout.menus import CompletionsMenu
 from prompt_toolkit.layout.processors import (
+    AfterInput,
     AppendAutoSuggestion,
     ConditionalProcessor,
     HighlightIncrementalSearchProcessor,
@@ -37,37 +37,22 @@ LONGEST = 10_000  # characters that are drawn: a key press takes 50 ms in a line
 _MOST_LINES = 200  # that are drawn
 _MENU_ROWS, _MENU_ENTRIES = 8, 500
 _FEWEST_COLUMNS, _FEWEST_ROWS = 30, 6  # of a window with a status
-_PLAIN = {
-    "marker": "bold",
-    "pasted": "italic",
-    "status": "dim",
-    "auto-suggestion": "dim",
-    "hint": "dim",
-    "completion-menu": "",
-    "completion-menu.completion": "",
-    "completion-menu.completion.current": "reverse",
-    "completion-menu.meta.completion": "dim",
-    "completion-menu.meta.completion.current": "reverse",
-}
-_COLORS = {
-    "dark": {
-        "marker": "bold ansicyan",
-        "auto-suggestion": "#808080",
-        "hint": "#808080",
-        "completion-menu": "bg:#303030 #d0d0d0",
-        "completion-menu.completion.current": "noreverse bg:#005f87 #ffffff",
-        "completion-menu.meta.completion": "bg:#262626 #8a8a8a",
-        "completion-menu.meta.completion.current": "noreverse bg:#004b6b #d0d0d0",
-    },
-    "light": {
-        "marker": "bold ansiblue",
-        "auto-suggestion": "#8a8a8a",
-        "hint": "#8a8a8a",
-        "completion-menu": "bg:#e4e4e4 #303030",
-        "completion-menu.completion.current": "noreverse bg:#005faf #ffffff",
-        "completion-menu.meta.completion": "bg:#eeeeee #767676",
-        "completion-menu.meta.completion.current": "noreverse bg:#3a7fc0 #ffffff",
-    },
+_PLAIN, _DARK, _LIGHT = range(3)
+_STYLES = {  # without colors, on a dark background, on a light one
+    "marker": ("bold", "bold ansicyan", "bold ansiblue"),
+    "pasted": ("italic", "italic", "italic"),
+    "status": ("dim", "dim", "dim"),
+    "auto-suggestion": ("dim", "#808080", "#8a8a8a"),
+    "hint": ("dim", "#808080", "#8a8a8a"),
+    "completion-menu": ("", "bg:#303030 #d0d0d0", "bg:#e4e4e4 #303030"),
+    "completion-menu.completion": ("", "", ""),
+    "completion-menu.completion.current": ("reverse", "noreverse bg:#005f87 #ffffff", "noreverse bg:#005faf #ffffff"),
+    "completion-menu.meta.completion": ("dim", "bg:#262626 #8a8a8a", "bg:#eeeeee #767676"),
+    "completion-menu.meta.completion.current": (
+        "reverse",
+        "noreverse bg:#004b6b #d0d0d0",
+        "noreverse bg:#3a7fc0 #ffffff",
+    ),
 }
 # Characters of private use stand for long pastes.
 _FIRST_SIGN = 0xF0000
@@ -116,6 +101,7 @@ class Pasted:
 def make_layout(buffer: Buffer, pasted: Pasted, status: Callable[[], str], hint: Callable[[], str]) -> Layout:
     """The text with its menu, the search line, and below them the status; `hint` is shown in an empty line."""
     search = SearchToolbar()
+    empty = Condition(lambda: not buffer.text)
     line = Window(
         BufferControl(
             buffer,
@@ -125,14 +111,14 @@ def make_layout(buffer: Buffer, pasted: Pasted, status: Callable[[], str], hint:
                 TabsProcessor(char1=" ", char2=" "),
                 ShowPasted(pasted),
                 ConditionalProcessor(AppendAutoSuggestion(), has_focus(buffer) & ~is_done),
-                ConditionalProcessor(ShowHint(hint), has_focus(buffer) & ~is_done),
+                ConditionalProcessor(AfterInput(hint, "class:hint"), has_focus(buffer) & ~is_done & empty),
             ],
             include_default_input_processors=False,
             search_buffer_control=search.control,
             preview_search=True,
         ),
         height=Dimension(min=1),
-        get_line_prefix=_prefix,
+        get_line_prefix=lambda row, wrapped: [("class:marker", "> ") if row == wrapped == 0 else ("", "  ")],
         wrap_lines=True,
         dont_extend_height=True,
     )
@@ -148,11 +134,8 @@ def make_layout(buffer: Buffer, pasted: Pasted, status: Callable[[], str], hint:
 
 def make_style(name: str, color: bool) -> Style:
     """The style of that name ("dark" when it is unknown)."""
-    return Style.from_dict(_PLAIN | (_COLORS.get(name, _COLORS["dark"]) if color else {}))
-
-
-def _prefix(row: int, wrapped: int) -> StyleAndTextTuples:
-    return [("class:marker", "> ")] if row == wrapped == 0 else [("", "  ")]
+    column = {"light": _LIGHT}.get(name, _DARK) if color else _PLAIN
+    return Style.from_dict({part: looks[column] for part, looks in _STYLES.items()})
 
 
 def _window_is_large() -> bool:
@@ -165,19 +148,6 @@ def _menu_rows(buffer: Buffer) -> int:
     """The rows of the menu below the line."""
     state = buffer.complete_state
     return 0 if state is None or get_app().is_done else min(len(state.completions), _MENU_ROWS)
-
-
-class ShowHint(Processor):
-    """Draws a hint in the line while the line is empty."""
-
-    def __init__(self, hint: Callable[[], str]) -> None:
-        self._hint = hint
-
-    def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
-        fragments = transformation_input.fragments
-        if transformation_input.document.text:
-            return Transformation(fragments)
-        return Transformation([*fragments, ("class:hint", self._hint())])
 
 
 class ShowPasted(Processor):
@@ -226,12 +196,9 @@ class SuggestCompleter(Completer):
         if not complete_event.completion_requested and not should_open_menu(before):
             return
         try:
-            for number, found in enumerate(self._suggest(before)):
-                if number == _MENU_ENTRIES:
-                    return
-                yield Completion(
-                    found.text, -min(max(found.back, 0), len(before)), sanitize(found.text), sanitize(found.note)
-                )
+            for found in islice(self._suggest(before), _MENU_ENTRIES):
+                start = -min(max(found.back, 0), len(before))
+                yield Completion(found.text, start, sanitize(found.text), sanitize(found.note))
         except Exception:  # an error in a suggestion must not end the prompt
             return
 

@@ -11,7 +11,7 @@ from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.keys import Keys
 
-from llmcli.ui.terminal.interrupt import echo_is_off
+from llmcli.ui.terminal.interrupt import echo_is_off, in_background
 
 _ARROWS: dict[str, int] = {Keys.Up: 1, Keys.Down: -1}
 _SIGNS = {"+": 1, "-": -1}
@@ -31,18 +31,14 @@ def split_keys_and_text(keys: Iterable[KeyPress], typing: bool = False) -> tuple
     steps: list[int] = []
     kept: list[KeyPress] = []
     for key in keys:
-        step = _step(key, typing or bool(kept))
+        step = _ARROWS.get(key.key, 0) if key.data else 0  # without data it is a part of Alt-Up
+        if not typing and not kept:
+            step = _SIGNS.get(key.key, step)
         if step:
             steps.append(step)
         else:
             kept.append(key)
     return steps, kept
-
-
-def _step(key: KeyPress, typing: bool) -> int:
-    if typing or key.key not in _SIGNS:
-        return _ARROWS.get(key.key, 0) if key.data else 0  # without data it is a part of Alt-Up
-    return _SIGNS[key.key]
 
 
 @contextmanager
@@ -75,11 +71,12 @@ def _terminal(keys: Input, take: Take) -> Iterator[None]:
     if not echo_is_off():
         yield
         return
-    import os
     from select import select
+    from socket import socketpair
 
     take(keys.read_keys(), True)
-    stopped, stop = os.pipe()
+    reader, writer = socketpair()
+    stopped = reader.fileno()
 
     def run() -> None:
         pending = True  # perhaps a part of a key
@@ -93,14 +90,8 @@ def _terminal(keys: Input, take: Take) -> Iterator[None]:
             if pending and not pressed:  # a part of a paste; or the terminal is gone and always ready
                 select([stopped], [], [], _PAUSE)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
+    with reader, in_background(run, writer.close):
         yield
-    finally:
-        os.close(stop)
-        thread.join(1)
-        os.close(stopped)
 
 
 @contextmanager
@@ -113,13 +104,8 @@ def _console(take: Take) -> Iterator[None]:
         while not stopped.wait(_POLL):
             take(read_keys(), False)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
+    with in_background(run, stopped.set):
         yield
-    finally:
-        stopped.set()
-        thread.join(1)
 
 
 def _console_reader() -> Callable[[], list[KeyPress]]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import BinaryIO
 
 from llmcli.errors import UsageError
@@ -16,9 +17,9 @@ class LineReader:
 
     multiline = False
 
-    def __init__(self, stream: BinaryIO, marker: Callable[[], None] | None = None) -> None:
+    def __init__(self, stream: BinaryIO, marker: Callable[[], None] = lambda: None) -> None:
         self._stream = stream
-        self._marker = marker or (lambda: None)
+        self._marker = marker
         self._started = False
         self._size = 0  # bytes of the current message
 
@@ -55,19 +56,17 @@ class LineReader:
 
     def _block(self, first: str) -> Iterator[str]:
         yield first
-        while (line := self._line()) is not None:
+        for line in iter(self._line, None):
             yield line
             if closes(first, line):
                 return
 
     def _joined(self, first: str) -> Iterator[str]:
         """The line, and the next ones as long as a line ends in a backslash."""
-        line: str | None = first
-        while line is not None and line.endswith("\\"):
-            yield line[:-1]
-            line = self._line()
-        if line is not None:
-            yield line
+        for line in chain([first], iter(self._line, None)):
+            yield line.removesuffix("\\")
+            if not line.endswith("\\"):
+                return
 
     def _line(self) -> str | None:
         """The next line without its end, None after the last one; the start of a line that is too long."""

@@ -42,20 +42,20 @@ class TerminalReader:
             output.enable_cpr = False
         self._status = status
         self._pasted = Pasted()
-        self._history = PrivateHistory(history, self._pasted.fold)
+        self.history = PrivateHistory(history, self._pasted.fold)
         buffer = Buffer(
             name=DEFAULT_BUFFER,
             completer=SuggestCompleter(suggest),
             complete_while_typing=Condition(lambda: should_open_menu(buffer.document.text_before_cursor)),
             auto_suggest=HistorySuggest(),
-            history=self._history,
+            history=self.history,
         )
-        self._actions = InputActions(buffer, self._pasted)
+        self.actions = InputActions(buffer, self._pasted)
         buffer.on_text_changed += lambda _buffer: self._clear_hint()
         vi = editing_mode == "vi"
         self._app: Application[str] = Application(
             layout=make_layout(buffer, self._pasted, self._footer, lambda: _text_of(hint)),
-            key_bindings=make_keys(self._actions),
+            key_bindings=make_keys(self.actions),
             editing_mode=EditingMode.VI if vi else EditingMode.EMACS,
             style=make_style(style, color),
             include_default_pygments_style=False,
@@ -71,15 +71,11 @@ class TerminalReader:
     @property
     def multiline(self) -> bool:
         """Whether Enter begins a new line and Alt-Enter sends."""
-        return self._actions.multiline
+        return self.actions.multiline
 
     @multiline.setter
     def multiline(self, value: bool) -> None:
-        self._actions.multiline = value
-
-    def on_interrupt(self, call: Callable[[], bool]) -> None:
-        """Call this at Ctrl-C too; it returns whether it canceled something."""
-        self._actions.on_interrupt = call
+        self.actions.multiline = value
 
     def read(self, default: str = "") -> str:
         """The message that the user sends; `default` is in the line at first.
@@ -96,16 +92,16 @@ class TerminalReader:
                 continue
             except OSError as error:
                 raise EOFError from error
-            self.remember(text)
+            self.history.append_string(text)
             if (message := body(text)).strip():
                 return message
             start = ""
 
     def _prompt(self, start: str) -> str:
         """The text exactly as typed; it stays on the screen, or is printed completely into the scrollback."""
-        self._actions.hint = ""
+        self.actions.hint = ""
         self._app.erase_when_done = False
-        self._actions.buffer.reset(Document(start))
+        self.actions.buffer.reset(Document(start))
         try:
             shown = self._app.run(pre_run=self._catch_errors, set_exception_handler=False)
         finally:  # prompt_toolkit omits this when a signal ends it during the first drawing
@@ -120,10 +116,6 @@ class TerminalReader:
         with suppress(RuntimeError):  # the prompt has just ended
             self._app.invalidate()
 
-    def remember(self, text: str) -> None:
-        """Put a text into the history, as if it had been typed."""
-        self._history.append_string(text)
-
     def _catch_errors(self) -> None:
         """An error in a key or a drawing does not end the prompt, unless the terminal is gone."""
 
@@ -131,7 +123,7 @@ class TerminalReader:
             error = context.get("exception")
             if isinstance(error, OSError) and not self._app.is_done:
                 self._app.exit(exception=EOFError)
-            self._actions.hint = f"internal error: {error or context.get('message')}"
+            self.actions.hint = f"internal error: {error or context.get('message')}"
 
         asyncio.get_running_loop().set_exception_handler(handle)
 
@@ -141,10 +133,10 @@ class TerminalReader:
             call()
 
     def _clear_hint(self) -> None:
-        self._actions.hint = ""
+        self.actions.hint = ""
 
     def _footer(self) -> str:
-        return sanitize(self._actions.hint) if self._actions.hint else _text_of(self._status)
+        return sanitize(self.actions.hint) if self.actions.hint else _text_of(self._status)
 
 
 def _text_of(call: Callable[[], str]) -> str:

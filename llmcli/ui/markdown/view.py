@@ -1,7 +1,8 @@
 """An answer on a terminal while it streams: finished blocks are written once, the rest is drawn again below them."""
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from llmcli.text import plural, sanitize
 from llmcli.ui.markdown.code import color_code, style_of
@@ -18,7 +19,7 @@ _KEPT = 2000  # characters of the reasoning; of twice as many the older half is 
 
 
 class AnswerView(LiveView):
-    """Shows one answer, from the first call to `finish`."""
+    """Shows one answer, from the first call to `finish`. Each method may be called from any thread."""
 
     def __init__(
         self,
@@ -27,6 +28,7 @@ class AnswerView(LiveView):
         style: str,
         color: bool,
         clock: Callable[[], float] = time.monotonic,
+        shows_reasoning: bool = True,
     ) -> None:
         self._style = style_of(style, color)
         super().__init__(write, size, self._style.faint, clock)
@@ -37,68 +39,85 @@ class AnswerView(LiveView):
         self._thinking: ReasoningFold | None = None
         self._doing = ""
         self._foot: Callable[[], str] | None = None
+        self._shows_reasoning = shows_reasoning
+        self._finished = False
+        self._lock = threading.Lock()
 
     def status(self, text: str) -> None:
         """Show in one line what is happening, until the first text; later, draw again if it is time."""
-        if not self._is_due():
-            return
-        if self._thinking or self._answering:
-            self._draw()
-            return
-        self._doing = text
-        self._wait()
+        with self._lock:
+            if self._is_due():
+                self._doing = text
+                self._redraw()
 
     def foot(self, row: Callable[[], str], now: bool = True) -> None:
         """Show a row below all that is drawn from now on (`now`: at once). `finish` removes it.
 
         `row` is called at each drawing.
         """
-        self._foot = row
-        if not now:
-            return
-        if self._thinking or self._answering:
-            self._draw()
-        else:
-            self._wait()
+        with self._lock:
+            if self._finished:
+                return
+            self._foot = row
+            if now:
+                self._redraw()
+
+    def answer(self, parts: Iterable[tuple[str, str]], so_far: str = "") -> None:
+        """Show the parts as they stream; they continue the text `so_far`, which is on the screen already."""
+        if so_far:
+            self.resume(so_far)
+        for kind, text in parts:
+            if kind == "answer":
+                self.push(text)
+            elif self._shows_reasoning:
+                self.think(text)
 
     def think(self, text: str) -> None:
         """Add to the reasoning."""
-        if self._answering:
-            self._commit()
-        if self._thinking is None:
-            self._thinking = ReasoningFold(self._clock())
-            self._due = 0.0
-        self._thinking.add(sanitize(text))
-        if self._is_due():
-            self._draw()
+        with self._lock:
+            if self._answering:
+                self._commit()
+            if self._thinking is None:
+                self._thinking = ReasoningFold(self._clock())
+                self._due = 0.0
+            self._thinking.add(sanitize(text))
+            if self._is_due():
+                self._draw()
 
     def push(self, text: str) -> None:
         """Add to the answer."""
         if not text:
             return
-        if not self._answering:
-            self._begin()
-        self._inbox.append(text)
-        if self._is_due():
-            self._draw()
+        with self._lock:
+            if not self._answering:
+                self._begin()
+            self._inbox.append(text)
+            if self._is_due():
+                self._draw()
 
     def resume(self, text: str) -> None:
         """Continue an answer whose `text` is on the screen; only its unfinished last block is drawn again."""
-        _, width = self._measure()
-        self._renderer.rows(self._splitter.feed(sanitize(text)), width)
-        self._renderer.join()
-        self._answering = True
-        self._draw()
+        with self._lock:
+            _, width = self._measure()
+            self._renderer.rows(self._splitter.feed(sanitize(text)), width)
+            self._renderer.join()
+            self._answering = True
+            self._draw()
 
     def finish(self) -> None:
-        """Write the rest; the cursor is at the start of a new line afterwards."""
-        self._foot = None
-        if self._thinking:
-            self._begin()
-        self._commit()
+        """Write the rest; the cursor is at the start of a new line afterwards. Harmless when done twice."""
+        with self._lock:
+            self._finished = True
+            self._foot = None
+            if self._thinking:
+                self._begin()
+            self._commit()
 
-    def _wait(self) -> None:
-        """Draw the spinner."""
+    def _redraw(self) -> None:
+        """Draw the text so far, or, before there is any, the spinner."""
+        if self._thinking or self._answering:
+            self._draw()
+            return
         size, width = self._measure()
         self._draw_spinner(self._doing, self._below(size[1], width))
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from llmcli.errors import DiskError, UsageError
 from llmcli.text import sanitize
@@ -83,11 +82,15 @@ def open_in_editor(path: Path) -> None:
         DiskError: when the editor cannot be run.
         UsageError: when VISUAL or EDITOR is not a valid command, or the editor ends with a status other than 0.
     """
+    command = _command()
+    stderr = subprocess.DEVNULL if sys.stderr is None else 2
+    stdin = None if is_terminal(sys.stdin) else subprocess.DEVNULL  # it does not read the messages of a script,
+    stdout = None if is_terminal(sys.stdout) else stderr  # and does not write among the answers
     try:
         with enable_echo():
-            status = subprocess.run([*_command(), str(path)], **_streams()).returncode
+            status = subprocess.run([*command, str(path)], stdin=stdin, stdout=stdout).returncode
     except OSError as error:
-        raise DiskError(f"cannot run the editor {_command()[0]!r}: {error.strerror}", "set EDITOR") from None
+        raise DiskError(f"cannot run the editor {command[0]!r}: {error.strerror}", "set EDITOR") from None
     if status:
         raise UsageError(f"the editor failed with status {status}")
 
@@ -100,13 +103,3 @@ def _command() -> list[str]:
         return shlex.split(editor, posix=not windows)
     except ValueError as error:
         raise UsageError(f"the editor {editor!r} is not a valid command: {error}", "set EDITOR") from None
-
-
-def _streams() -> dict[str, Any]:
-    """The streams of the editor: it does not read the messages of a script, and does not write among the answers."""
-    streams: dict[str, Any] = {}
-    if not is_terminal(sys.stdin):
-        streams["stdin"] = subprocess.DEVNULL
-    if not is_terminal(sys.stdout):
-        streams["stdout"] = subprocess.DEVNULL if sys.stderr is None else 2
-    return streams

@@ -87,22 +87,17 @@ def line_breaks(text: str, width: int) -> list[tuple[int, int]]:
 
 def fold(runs: Runs, width: int) -> list[Runs]:
     """Rows of at most `width` columns with every blank kept, for code; broken after a blank if one is near."""
-    text = unstyled(runs)
+    return slice_cells(runs, folds(unstyled(runs), width, at_blanks=True))
+
+
+def folds(text: str, width: int, at_blanks: bool = False) -> list[tuple[int, int]]:
+    """Start and end of each row of at most `width` columns; `at_blanks`: broken after a blank if one is near."""
     rows: list[tuple[int, int]] = []
     start = 0
     while (end := fit(text, start, width)) < len(text):
-        blank = text.rfind(" ", start + (end - start) * 2 // 3, end)
-        end = blank + 1 if blank >= 0 and text[start:blank].strip() else end
-        rows.append((start, end))
-        start = end
-    return slice_cells(runs, [*rows, (start, end)])
-
-
-def folds(text: str, width: int) -> list[tuple[int, int]]:
-    """Start and end of each row of at most `width` columns."""
-    rows: list[tuple[int, int]] = []
-    start = 0
-    while (end := fit(text, start, width)) < len(text):
+        blank = text.rfind(" ", start + (end - start) * 2 // 3, end) if at_blanks else -1
+        if blank >= 0 and text[start:blank].strip():
+            end = blank + 1
         rows.append((start, end))
         start = end
     return [*rows, (start, end)]

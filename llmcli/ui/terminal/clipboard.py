@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmcli.errors import DiskError, LlmcliError
@@ -50,9 +50,8 @@ def copy(text: str, write: Callable[[str], None] | None) -> str:
     Raises:
         LlmcliError: when neither is possible, with what to install.
     """
-    remote = bool(
-        os.environ.get("SSH_TTY") or os.environ.get("SSH_CONNECTION")
-    )  # then only the terminal is on the user's machine
+    # Then only the terminal is on the user's machine.
+    remote = bool(os.environ.get("SSH_TTY") or os.environ.get("SSH_CONNECTION"))
     sent = remote and _ask_terminal(text, write)
     for program in _available(_COPIERS):
         if _run(program.command, text.encode(program.encoding, "replace")) is not None:
@@ -71,7 +70,7 @@ def paste() -> str:
         LlmcliError: when no program can read it.
         DiskError: when it is empty, not a text or too large.
     """
-    programs = list(_available(_PASTERS))
+    programs = _available(_PASTERS)
     if not programs:
         raise LlmcliError(
             "no program found that reads the clipboard", f"{_INSTALL}, or paste with the keys of the terminal"
@@ -86,10 +85,9 @@ def paste() -> str:
     return data.decode("utf-8", "replace").replace("\r\n", "\n")
 
 
-def _available(programs: tuple[_Program, ...]) -> Iterator[_Program]:
-    for program in programs:
-        if (not program.needs or os.environ.get(program.needs)) and shutil.which(program.command[0]):
-            yield program
+def _available(programs: tuple[_Program, ...]) -> list[_Program]:
+    possible = [program for program in programs if not program.needs or os.environ.get(program.needs)]
+    return [program for program in possible if shutil.which(program.command[0])]
 
 
 def _run(command: tuple[str, ...], data: bytes = b"") -> bytes | None:
@@ -98,6 +96,8 @@ def _run(command: tuple[str, ...], data: bytes = b"") -> bytes | None:
     Some programs keep running to serve the copied text. So the output goes to a file, because a pipe would stay open,
     and the program gets its own session, because Ctrl-C in this terminal would end it.
     """
+    # The programs of macOS read text as ASCII unless the locale is UTF-8.
+    locale = {"LC_CTYPE": "UTF-8"} if command[0].startswith("pb") else {}
     with tempfile.TemporaryFile() as out:
         try:
             subprocess.run(
@@ -107,18 +107,13 @@ def _run(command: tuple[str, ...], data: bytes = b"") -> bytes | None:
                 stderr=subprocess.DEVNULL,
                 timeout=_TIMEOUT,
                 check=True,
-                env=_environment(command[0]),
+                env=os.environ | locale,
                 start_new_session=True,
             )
         except (OSError, subprocess.SubprocessError):
             return None
         out.seek(0)
         return out.read(_MAX_PASTE + 1)
-
-
-def _environment(program: str) -> Mapping[str, str]:
-    """The environment; the programs of macOS read text as ASCII unless the locale is UTF-8."""
-    return {**os.environ, "LC_CTYPE": "UTF-8"} if program.startswith("pb") else os.environ
 
 
 def _ask_terminal(text: str, write: Callable[[str], None] | None) -> bool:

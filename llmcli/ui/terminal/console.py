@@ -15,7 +15,7 @@ def wants_color(stream: TextIO | None) -> bool:
         return False
     if os.environ.get("FORCE_COLOR") or os.environ.get("CLICOLOR_FORCE"):
         return True
-    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+    return can_redraw(stream)
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -24,6 +24,17 @@ def is_terminal(stream: TextIO | None) -> bool:
         return stream is not None and stream.isatty()
     except ValueError:  # closed
         return False
+
+
+def can_redraw(stream: TextIO | None) -> bool:
+    """Whether the stream is a terminal on which the cursor can be moved."""
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+
+
+def encodable(text: str, stream: TextIO) -> str:
+    """`text`, with a question mark in place of each character that the encoding of the stream does not have."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def wrapped(text: str, indent: int = 0) -> str:
@@ -51,14 +62,12 @@ class Console:
         self.debug = bool(os.environ.get("LLMCLI_DEBUG"))
 
     def error(self, message: str, hint: str = "") -> None:
-        self._print("error: ", _RED + _BOLD, message)
-        self._hint(hint)
+        self._print("error: ", _RED + _BOLD, message, hint)
 
     def warn(self, message: str, hint: str = "", always: bool = False) -> None:
         """A warning; `always` prints it in spite of `quiet`: what it warns of would make the output wrong."""
         if always or not self.quiet:
-            self._print("warning: ", _YELLOW, message)
-            self._hint(hint)
+            self._print("warning: ", _YELLOW, message, hint)
 
     def note(self, message: str) -> None:
         if not self.quiet:
@@ -70,29 +79,26 @@ class Console:
 
     def think(self, text: str) -> None:
         """Reasoning of the model, as it streams."""
-        if self.quiet or sys.stderr is None:
+        if self.quiet:
             return
         text = sanitize(text) if is_terminal(sys.stderr) else text
-        self._write(f"{_DIM}{text}{_OFF}" if wants_color(sys.stderr) else text)
+        self.write(f"{_DIM}{text}{_OFF}" if wants_color(sys.stderr) else text)
 
-    def _hint(self, hint: str) -> None:
-        if hint:
-            self._print("  hint: ", _BOLD, hint)
-
-    def _print(self, label: str, style: str, text: str) -> None:
+    def _print(self, label: str, style: str, text: str, hint: str = "") -> None:
         text = wrapped(sanitize(" ".join(text.split("\n"))), len(label))
         if wants_color(sys.stderr):
             label, text = (f"{style}{label}{_OFF}", text) if label else ("", f"{style}{text}{_OFF}")
-        self._write(f"{label}{text}\n")
+        self.write(f"{label}{text}\n")
+        if hint:
+            self._print("  hint: ", _BOLD, hint)
 
-    def _write(self, text: str) -> None:
+    def write(self, text: str) -> None:
+        """Write to stderr at once; a stderr that is closed does not stop the work."""
         try:
-            sys.stderr.write(
-                text.encode(sys.stderr.encoding or "utf-8", "replace").decode(sys.stderr.encoding or "utf-8")
-            )
+            sys.stderr.write(encodable(text, sys.stderr))
             sys.stderr.flush()
         except (OSError, ValueError, AttributeError):
-            pass  # stderr is closed
+            pass
 
 
 console = Console()

@@ -5,12 +5,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any
 
 from llmcli.engine.events import Cancellation
 
+_ENDS = ("SIGTERM", "SIGHUP")  # SIGHUP: the terminal was closed; Windows does not have it
+_PRESSES = 3  # of Ctrl-C end what the chat does; the first one stops the answer, so a second one has no effect
 _pending = False  # Ctrl-C was pressed where there was nothing to stop yet
 _without_echo: "_Terminal | None" = None  # the terminal, inside `disable_echo`
 _PASTE_ON, _PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
@@ -29,7 +31,7 @@ def interruptible(abort: Cancellation, presses: int = 2) -> Iterator[None]:
         return
     import socket  # 3 ms that run while the model is loading
 
-    ends = {getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")}
+    ends = {getattr(signal, name, None) for name in ("SIGINT", *_ENDS)}
     count = 0
     reader, writer = socket.socketpair()  # on Windows only a socket can be the wake-up descriptor
     writer.setblocking(False)
@@ -46,36 +48,51 @@ def interruptible(abort: Cancellation, presses: int = 2) -> Iterator[None]:
         if count >= presses:
             raise KeyboardInterrupt
 
-    thread = threading.Thread(target=watch, daemon=True)
+    with reader, in_background(watch, writer.close):
+        old_descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            with _handling(handle, "SIGINT"):
+                if _pending:
+                    clear_pending()
+                    abort.set("interrupt")
+                yield
+        finally:
+            signal.set_wakeup_fd(old_descriptor)
+
+
+@contextmanager
+def in_background(run: Callable[[], None], stop: Callable[[], object]) -> Iterator[None]:
+    """Within this block `run` runs in a thread; `stop`, called at the end of the block, lets it return."""
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    old_descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    old_handler = signal.signal(signal.SIGINT, handle)
-    if _pending:
-        clear_pending()
-        abort.set("interrupt")
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, old_handler)
-        signal.set_wakeup_fd(old_descriptor)
-        writer.close()
-        thread.join(1)
-        reader.close()
+        stop()
+        thread.join(1)  # second
 
 
 @contextmanager
 def time_limit(abort: Cancellation, seconds: float) -> Iterator[None]:
     """Within this block `abort` is set after `seconds` (0 = never)."""
-    if not seconds:
-        yield
-        return
     timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), abort.set, ["timeout"])
     timer.daemon = True
-    timer.start()
+    if seconds:
+        timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def stoppable(abort: Cancellation, live: bool, timeout: float = 0) -> Iterator[None]:
+    """Within this block of a chat the model works: Ctrl-C and the time limit (seconds, 0 = none) set `abort`.
+
+    A signal that ends the program waits for the end of the block. On a terminal (`live`) keys are not echoed.
+    """
+    with exit_on_signal(defer=True), interruptible(abort, _PRESSES), disable_echo(live), time_limit(abort, timeout):
+        yield
 
 
 @contextmanager
@@ -84,25 +101,16 @@ def defer_interrupt() -> Iterator[None]:
 
     Code between two answers must not be interrupted: an import that is interrupted half-way keeps its lock.
     """
-    old = signal.signal(signal.SIGINT, _postpone)
-    try:
+    with _handling(_postpone, "SIGINT"):
         yield
-    finally:
-        signal.signal(signal.SIGINT, old)
 
 
 @contextmanager
 def allow_interrupt() -> Iterator[None]:
     """Within this block Ctrl-C raises KeyboardInterrupt, also inside `defer_interrupt`: for questions and downloads."""
-    old = signal.getsignal(signal.SIGINT)
-    if old is not _postpone:
+    deferred = signal.getsignal(signal.SIGINT) is _postpone
+    with _handling(signal.default_int_handler, "SIGINT") if deferred else nullcontext():
         yield
-        return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, old)
 
 
 def clear_pending() -> None:
@@ -116,45 +124,32 @@ def _postpone(_number: int, _frame: FrameType | None) -> None:
     _pending = True
 
 
-class TerminatedError(SystemExit):
-    """SIGTERM ended the program, or SIGHUP did (its terminal was closed); the exit status says which."""
-
-
 @contextmanager
-def exit_on_signal() -> Iterator[None]:
-    """Within this block SIGTERM and SIGHUP raise TerminatedError, so that everything is closed in good order."""
+def exit_on_signal(defer: bool = False) -> Iterator[None]:
+    """Within this block SIGTERM and SIGHUP raise SystemExit, so that everything is closed in good order.
 
-    def end(number: int, _frame: FrameType | None) -> None:
-        raise TerminatedError(128 + number)
-
-    with _handle_signals(end):
-        yield
-
-
-@contextmanager
-def defer_exit() -> Iterator[None]:
-    """Within this block the first of these signals waits for the end of the block; the second one does not.
-
-    An exception that is raised in a callback of llama.cpp is lost.
+    With `defer` the first of them waits for the end of the block, and the second one does not: an exception that is
+    raised in a callback of llama.cpp is lost.
     """
     received: list[int] = []
 
     def end(number: int, _frame: FrameType | None) -> None:
         received.append(number)
-        if len(received) > 1:
-            raise TerminatedError(128 + number)
+        if len(received) > defer:
+            raise SystemExit(128 + number)
 
     try:
-        with _handle_signals(end):
+        with _handling(end, *_ENDS):
             yield
     finally:
         if received:
-            raise TerminatedError(128 + received[0])
+            raise SystemExit(128 + received[0])
 
 
 @contextmanager
-def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+def _handling(handler: Callable[[int, FrameType | None], None], *names: str) -> Iterator[None]:
+    """Within this block `handler` gets these signals, apart from those that the program ignores."""
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     kept = {number: signal.signal(number, handler) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
@@ -185,30 +180,27 @@ def disable_echo(live: bool) -> Iterator[None]:
     except termios.error:
         yield
         return
-    can_stop = signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN
-    old = signal.signal(signal.SIGTSTP, terminal.stop if can_stop else signal.SIG_IGN)
-    terminal.apply(terminal.quiet)
-    _without_echo = terminal
-    try:
-        yield
-    finally:
-        _without_echo = None
-        terminal.apply(terminal.before)
-        signal.signal(signal.SIGTSTP, old)
+    with _handling(terminal.stop, "SIGTSTP"):
+        terminal.apply(terminal.quiet)
+        _without_echo = terminal
+        try:
+            yield
+        finally:
+            _without_echo = None
+            terminal.apply(terminal.before)
 
 
 @contextmanager
 def enable_echo() -> Iterator[None]:
     """Within this block, inside `disable_echo`, the terminal is as it was before: for questions and editors."""
     terminal = _without_echo
-    if not terminal:
-        yield
-        return
-    terminal.apply(terminal.before)
+    if terminal:
+        terminal.apply(terminal.before)
     try:
         yield
     finally:
-        terminal.apply(terminal.quiet)
+        if terminal:
+            terminal.apply(terminal.quiet)
 
 
 def echo_is_off() -> bool:

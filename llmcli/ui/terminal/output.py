@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from llmcli.errors import DiskError, OutputClosedError, UsageError
 from llmcli.text import sanitize
-from llmcli.ui.terminal.console import console, is_terminal
+from llmcli.ui.terminal.console import console, encodable, is_terminal, wants_color
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -21,14 +21,16 @@ _to_stderr = False
 
 
 def print_line(text: str, style: str = "") -> None:
-    """Write a line."""
-    print_text(text + "\n" if not style else text, style)
-    if style:
-        print_text("\n")
+    """Write a line; `style` (the numbers of an SGR sequence) counts on a terminal with colors only."""
+    out = stream()
+    if style and is_terminal(out) and wants_color(out):
+        print_drawn(f"\x1b[{style}m{sanitize(text)}\x1b[0m\n")
+    else:
+        print_text(text + "\n")
 
 
-def print_text(text: str, style: str = "") -> None:
-    """Write `text` at once; `style` (the numbers of an SGR sequence) counts on a terminal only.
+def print_text(text: str) -> None:
+    """Write `text` at once.
 
     Raises:
         DiskError: when stdout is closed or full.
@@ -38,19 +40,20 @@ def print_text(text: str, style: str = "") -> None:
     if out is None:
         raise DiskError("stdout is closed", "leave it open, or redirect it to a file")
     if is_terminal(out):
-        text = sanitize(text)
-        print_drawn(f"\x1b[{style}m{text}\x1b[0m" if style else text)
+        print_drawn(sanitize(text))
         return
+    data = text.encode("utf-8", "replace")
     with _write_errors():
-        _write_all(out, text.encode("utf-8", "replace"))
+        out.flush()  # Python's own buffer would be flushed again at exit, after the error message
+        while data:
+            data = data[os.write(out.fileno(), data) :]
 
 
 def print_drawn(text: str) -> None:
     """Write to a terminal a text that is safe already: with the color and cursor sequences of llmcli only."""
     with _write_errors():
         out = stream()
-        encoding = out.encoding or "utf-8"
-        out.write(text.encode(encoding, "replace").decode(encoding))
+        out.write(encodable(text, out))
         out.flush()
 
 
@@ -83,14 +86,6 @@ def _write_errors() -> Iterator[None]:
         raise OutputClosedError("the reader of stdout has closed it") from None
     except OSError as error:
         raise DiskError(f"cannot write to stdout: {error.strerror}") from None
-
-
-def _write_all(out: TextIO, data: bytes) -> None:
-    """Write without Python's buffer, which is flushed again at exit, after the error message."""
-    out.flush()
-    descriptor = out.fileno()
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 class AnswerWriter:

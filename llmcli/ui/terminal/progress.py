@@ -1,17 +1,15 @@
 """What changes in place: a progress line, a spinner, download bars, and views that are drawn again and again."""
 
-import os
 import shutil
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from time import monotonic
 
 from llmcli.text import sanitize
 from llmcli.ui.terminal.cells import Runs, cells, fit, folds, styled, visible
-from llmcli.ui.terminal.console import console, is_terminal, wants_color
+from llmcli.ui.terminal.console import can_redraw, console, encodable, wants_color
 
 _PATIENCE = 0.3  # seconds; shorter work shows nothing
 _TICK = 0.1  # seconds between two texts of a line or two frames of the spinner
@@ -30,7 +28,7 @@ class ProgressLine:
     """A line on stderr; nothing for short work, and nothing at all where stderr is not a terminal."""
 
     def __init__(self) -> None:
-        self._on = _can_redraw() and not console.quiet
+        self._on = can_redraw(sys.stderr) and not console.quiet
         self._next = monotonic() + _PATIENCE
         self._shown = False
 
@@ -40,7 +38,7 @@ class ProgressLine:
             return
         self._next = monotonic() + _TICK
         self._shown = True
-        _write(f"\r\x1b[K{sanitize(text)}")
+        console.write(f"\r\x1b[K{sanitize(text)}")
 
     def loading(self, share: float) -> None:
         self.update(f"loading the model {share:.0%}")
@@ -55,7 +53,7 @@ class ProgressLine:
         """Erase the line; cheap when there is none."""
         if self._shown:
             self._shown = False
-            _write("\r\x1b[K")
+            console.write("\r\x1b[K")
 
 
 class Spinner:
@@ -83,24 +81,21 @@ class Spinner:
     def reading(self, done: int, total: int) -> None:
         self.text = _reading(done, total)
 
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more is shown."""
-        return self._ended.is_set()
-
-    def end(self) -> None:
-        """Stop; harmless when done twice."""
-        if not self._ended.is_set():
-            self._ended.set()
-            self._thread.join()
+    def end(self) -> bool:
+        """Stop; False if it has been stopped before."""
+        if self._ended.is_set():
+            return False
+        self._ended.set()
+        self._thread.join()
+        return True
 
 
 class Downloads:
     """A context manager; `bar(name)` gives a function that takes (bytes so far, bytes in all)."""
 
     def __init__(self) -> None:
-        self._live = _can_redraw()
-        self._region = LiveRegion(_write)
+        self._live = can_redraw(sys.stderr)
+        self._region = LiveRegion(console.write)
         self._bars: list[_Download] = []
         self._next = 0.0
         self._lock = threading.Lock()  # each connection may call from a thread of its own
@@ -190,29 +185,25 @@ class _Download:
 
 def _bar(share: float) -> Runs:
     done = round(_BAR * share)
-    try:
-        "━─".encode(sys.stderr.encoding or "utf-8")
-    except (UnicodeEncodeError, LookupError):
+    if encodable("━─", sys.stderr) != "━─":
         return [("", "  " + "=" * done + "-" * (_BAR - done))]
     if not wants_color(sys.stderr):
         return [("", "  " + "━" * done + "─" * (_BAR - done))]
     return [("", "  "), ("36", "━" * done), ("2", "━" * (_BAR - done))]
 
 
-class _Lines:
+class _Lines(_Download):
     """One line at the start, then every five seconds, and one at the end of a download that takes longer."""
 
-    def __init__(self, name: str) -> None:
-        self._name, self._next, self._printed = name, 0.0, False
-        self._download = _Download(name)
+    _next, _printed = 0.0, False
 
     def __call__(self, done: int, total: int) -> None:
         now = monotonic()
         if now < self._next and not (done >= total and self._printed):
             return
         self._next, self._printed = now + _NOTE, done < total
-        self._download.update(done, total, now)
-        console.note(f"{self._name}: {', '.join(reversed(self._download.facts()))}")
+        self.update(done, total, now)
+        console.note(f"{self.name}: {', '.join(reversed(self.facts()))}")
 
 
 class LiveView:
@@ -313,17 +304,5 @@ def _over(rows: list[str]) -> str:
     return f"{lines}{last}\x1b[J" if last else f"{lines} \x1b[J\r"
 
 
-def _can_redraw() -> bool:
-    """Whether stderr is a terminal whose cursor can be moved."""
-    return is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb"
-
-
 def _reading(done: int, total: int) -> str:
     return f"reading the prompt {done / max(total, 1):.0%}"
-
-
-def _write(text: str) -> None:
-    """Write to stderr at once; a terminal that is gone does not stop the work."""
-    with suppress(OSError, ValueError):
-        sys.stderr.write(text)
-        sys.stderr.flush()

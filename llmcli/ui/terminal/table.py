@@ -11,7 +11,7 @@ from itertools import zip_longest
 
 from llmcli.text import sanitize
 from llmcli.ui.terminal.cells import cells, line_breaks
-from llmcli.ui.terminal.console import is_terminal, wants_color
+from llmcli.ui.terminal.console import is_terminal
 from llmcli.ui.terminal.output import columns, print_line, stream
 
 _GAP = "  "
@@ -37,20 +37,19 @@ def print_rows(
     table = [[safe(" ".join(cell.split())) for cell in row] for row in rows]
     widths = [max(map(cells, column)) for column in zip(heads, *table, strict=True)]
     kept = _columns_that_fit(heads, widths, spare)
-    bold, dim = (_BOLD, _DIM) if wants_color(stream()) else ("", "")
 
     def line(row: Sequence[str]) -> str:
         return _GAP.join(_padded(row[at], widths[at], heads[at] in right) for at in kept).rstrip()
 
     if kept:
-        print_line(line(heads), bold)
+        print_line(line(heads), _BOLD)
     for row, further in zip_longest(table, below, fillvalue=""):
         if kept:
             print_line(line(row))
         else:
-            _print_block(heads, row, bold)
+            _print_block(heads, row)
         if further:
-            print_line(f"{_GAP}{further}", dim)
+            print_line(f"{_GAP}{further}", _DIM)
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
@@ -61,8 +60,7 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
         if column + cells(value) <= columns():
             _print_hanging(name, [value], column)
         else:
-            print_line(name)
-            _print_hanging("", _wrapped(value, len(_GAP)), len(_GAP))
+            _print_hanging(name, _wrapped(value, len(_GAP)), len(_GAP))
 
 
 def print_definitions(pairs: Sequence[tuple[str, str]], column: int = 24) -> None:
@@ -70,9 +68,6 @@ def print_definitions(pairs: Sequence[tuple[str, str]], column: int = 24) -> Non
     if columns() < 2 * column:
         column = _INDENTED
     for name, meaning in pairs:
-        if cells(name) + len(_GAP) > column:
-            print_line(name)
-            name = ""
         _print_hanging(name, _wrapped(meaning, column, 100), column)
 
 
@@ -90,9 +85,9 @@ def _padded(text: str, width: int, right: bool) -> str:
     return space + text if right else text + space
 
 
-def _print_block(heads: Sequence[str], row: Sequence[str], look: str) -> None:
+def _print_block(heads: Sequence[str], row: Sequence[str]) -> None:
     """The first cell alone, and under it the others with their heads."""
-    print_line(row[0], look)
+    print_line(row[0], _BOLD)
     indent = max((len(head) for head in heads[1:]), default=0) + 2 * len(_GAP)
     for head, cell in zip(heads[1:], row[1:], strict=True):
         if cell:
@@ -101,13 +96,16 @@ def _print_block(heads: Sequence[str], row: Sequence[str], look: str) -> None:
 
 
 def _print_hanging(name: str, lines: Sequence[str], indent: int) -> None:
-    """Lines at `indent`, with a name before the first of them."""
+    """Lines at `indent`, with a name before the first of them, or above it where the name is long."""
+    if name and cells(name) + len(_GAP) > indent:
+        print_line(name)
+        name = ""
     for line in lines or [""]:
         print_line(_padded(name, indent, right=False) + line)
         name = ""
 
 
-def _wrapped(text: str, indent: int, elsewhere: int = 0) -> list[str]:
+def _wrapped(text: str, indent: int, elsewhere: int = 10**6) -> list[str]:
     """Lines of whole words: an address or a path that is broken cannot be copied."""
-    width = columns(elsewhere) if elsewhere else columns()
-    return textwrap.wrap(text, max(width - indent, _FEWEST), break_long_words=False, break_on_hyphens=False)
+    width = max(columns(elsewhere) - indent, _FEWEST)
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)

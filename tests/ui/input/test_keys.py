@@ -109,7 +109,7 @@ def test_multiline_swaps_enter_and_alt_enter(typed: Keyboard) -> None:
 def test_up_goes_through_the_text_and_then_the_history(typed: Keyboard) -> None:
     assert typed("one", ENTER) == "one"
     assert typed("two", NEW_LINE, "lines", ENTER) == "two\nlines"
-    typed.reader.remember("from the editor")
+    typed.reader.history.append_string("from the editor")
     assert typed(UP, ENTER) == "from the editor"
     assert typed(UP, UP, UP, UP, ENTER) == "one"
     assert typed(UP, UP, DOWN, "!", ENTER) == "one!"
@@ -260,6 +260,6 @@ def test_an_editor_in_a_script_leaves_stdin_and_stdout_alone(
 
 def test_ctrl_c_ends_an_edit_of_the_chat_without_a_hint(typed: Keyboard) -> None:
     changes = ["a change"]
-    typed.reader.on_interrupt(lambda: bool(changes and changes.pop()))
+    typed.reader.actions.on_interrupt = lambda: bool(changes and changes.pop())
     typed(CTRL_C, "x", ENTER, default="old text")
     assert not changes

@@ -88,6 +88,7 @@ def test_a_foot_can_wait_for_the_next_drawing() -> None:
     assert terminal.lines() == ["one", FOOT]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("color", [True, False])
 @pytest.mark.parametrize("size", [(80, 24), (40, 10), (20, 5), (20, 3), (9, 1)])
 def test_a_foot_does_not_change_the_answer(size: tuple[int, int], color: bool) -> None:
