@@ -254,7 +254,7 @@ class ChatController:
             UsageError: for a grammar that does not parse.
         """
         from llmcli.chat.turn import Turn, start_answer
-        from llmcli.engine.sampling.temperature import TemperatureShift
+        from llmcli.engine.events import TemperatureShift
         from llmcli.inference.engine import Request
         from llmcli.inference.resolved_model import apply_model_defaults
 

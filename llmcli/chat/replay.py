@@ -11,8 +11,7 @@ from typing import Any
 from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.recorded_answer import RecordedAnswer
 from llmcli.chat.turn import start_answer
-from llmcli.engine.events import Cancellation
-from llmcli.engine.sampling.temperature import TemperatureShift
+from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.answer_json import ReplayManifest, build_manifest, prompt_sha256

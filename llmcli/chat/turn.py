@@ -6,8 +6,7 @@ from typing import Any
 
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.events import Cancellation
-from llmcli.engine.sampling.temperature import TemperatureShift
+from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.answer_json import replay_data
 from llmcli.inference.engine import Engine, Request

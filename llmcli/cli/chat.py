@@ -297,11 +297,11 @@ def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Char
 def _show_details(chat: "ChatApp") -> None:
     """Load the model and show what `--verbose` knows; with -vv, llama.cpp's log too."""
     from llmcli.cli.open_model import print_model_facts, print_settings
-    from llmcli.engine.llama import bindings
+    from llmcli.inference.local import subscribe_log
 
     print_settings(chat.controller.resolved())
     if console.engine_log:
-        bindings.subscribe_log(console.detail)
+        subscribe_log(console.detail)
     local = chat.wait_for_model()
     if local:
         print_model_facts(local)

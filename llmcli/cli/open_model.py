@@ -6,11 +6,10 @@ from time import perf_counter
 
 from llmcli.cli import model_preload
 from llmcli.engine.events import Cancellation
-from llmcli.engine.llama import bindings
 from llmcli.errors import LlmcliError, TimeLimitError
 from llmcli.files import config_path, data_dir, make_private
 from llmcli.inference.engine import Engine
-from llmcli.inference.local import LocalEngine
+from llmcli.inference.local import LocalEngine, subscribe_log
 from llmcli.inference.resolved_model import ResolvedModel, resolve_model
 from llmcli.models.locations import ModelNotDownloadedError, model_locations
 from llmcli.params.settings import ResolvedSettings, Settings, fields
@@ -43,7 +42,7 @@ def open_model(
         KeyboardInterrupt: the user interrupted it.
     """
     if console.engine_log:
-        bindings.subscribe_log(console.detail)
+        subscribe_log(console.detail)
     try:
         start = perf_counter()
         preloaded = model_preload.claim(target.file.parts)

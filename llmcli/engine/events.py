@@ -1,4 +1,4 @@
-"""What the engine reports, as plain data: events, records, timings and traces; and what stops a generation."""
+"""What passes between the engine and those above, as plain data: events, records, traces; what stops and moves it."""
 
 import ctypes
 from collections.abc import Sequence
@@ -8,11 +8,16 @@ from types import ModuleType
 from typing import Literal, NamedTuple
 
 from llmcli.errors import LlmcliError
+from llmcli.params.param import LARGEST_FLOAT
 
 Measure = Literal["temperature", "p", "entropy"]  # values that can color tokens
 FinishReason = Literal["stop", "length", "timeout", "interrupt", "error"]
 # (rows of a batch, rows that were kept, number of such batches in succession)
 Batches = Sequence[tuple[int, int, int]]
+# The index of the first draw with a shift, and the shift from then on. Draws of tokens that were removed later, with a
+# banned string, count too: so a replay with the same moves has the same shift at every draw.
+Move = tuple[int, float]
+_RECENT = 16  # number of last temperatures that limit a shift
 
 
 class Cancellation:
@@ -84,6 +89,43 @@ class TokenEvent:
     index: int = 0
     n_traces: int = 0
     n_final: int = 0
+
+
+class TemperatureShift:
+    """A shift that is added to the temperature of the next tokens. `add` can be called from any thread."""
+
+    def __init__(self, moves: Sequence[Move] = ()) -> None:
+        """`moves` are repeated at the same draws, for a replay."""
+        self.shift = 0.0
+        self.moves: list[Move] = []
+        self._replayed = dict(moves)
+        self._applied = 0.0
+        self._temperatures: tuple[float, ...] = ()
+        self._index = self._draws = -1
+
+    def add(self, by: float) -> float:
+        """Change the shift by `by` and return it. If it makes all recent temperatures 0, it is not lowered further."""
+        lowest = -max(self._temperatures, default=LARGEST_FLOAT)
+        shift = round(min(max(self.shift, lowest) + by, LARGEST_FLOAT), 4)
+        self.shift = max(shift, lowest)
+        return self.shift
+
+    def observe(self, temperature: float) -> None:
+        """Record the temperature of a token before the shift, or the maximum of the policy."""
+        self._temperatures = (*self._temperatures[1 - _RECENT :], temperature)
+
+    def start_draw(self, index: int) -> float:
+        """The shift for the draw of token `index`; the same when a grammar rejects the token and it is drawn again."""
+        if index == self._index:
+            return self._applied
+        self._index, self._draws = index, self._draws + 1
+        if self._draws in self._replayed:
+            self.shift = self._replayed[self._draws]
+        shift = self.shift
+        if shift != self._applied:
+            self.moves.append((self._draws, shift))
+            self._applied = shift
+        return shift
 
 
 def now_ms() -> float:

@@ -9,6 +9,7 @@ from llmcli.engine.events import (
     Cancellation,
     FinishReason,
     GenerationRecord,
+    TemperatureShift,
     TokenEvent,
     TokenTrace,
     now_ms,
@@ -19,7 +20,6 @@ from llmcli.engine.sampling.chain import ChainHooks, StepObserver, resolve_biase
 from llmcli.engine.sampling.constrained_sampler import ConstrainedSampler, Sampler
 from llmcli.engine.sampling.grammar import Grammar
 from llmcli.engine.sampling.python_samplers import Alternatives, DrawTracer, token_logprob
-from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.engine.sentences import DrawState
 from llmcli.engine.stop_and_banned_strings import BanScanner, HeldToken, StopScanner
 from llmcli.errors import ConstraintError, UsageError

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
-from llmcli.engine.events import Batches, Cancellation, TokenEvent
+from llmcli.engine.events import Batches, Cancellation, TemperatureShift, TokenEvent
 from llmcli.engine.llama.context import common_prefix
 from llmcli.engine.reasoning import TAGS, ReasoningSplitter
-from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.errors import UsageError
 from llmcli.params.settings import Layer, Settings, fields
 

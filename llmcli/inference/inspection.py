@@ -5,10 +5,9 @@ from contextlib import suppress
 from dataclasses import replace
 
 from llmcli.engine import token_inspection
-from llmcli.engine.events import Cancellation
+from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import AbortedError, Context
-from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.engine.token_inspection import CandidateCapture, InspectTarget, TokenInspection
 from llmcli.inference.engine import Progress, Request
 from llmcli.params.settings import Settings

@@ -36,6 +36,11 @@ Share = Callable[[float], None]  # gets the share of the model that is loaded
 _MIN_REUSED = 64  # tokens; fewer are faster to evaluate again than to copy
 
 
+def subscribe_log(listener: Callable[[str], None]) -> None:
+    """Call `listener` with each further line of llama.cpp's log."""
+    bindings.subscribe_log(listener)
+
+
 class LocalEngine:
     """A loaded model with, from the first answer on, a context that keeps what it has evaluated."""
 

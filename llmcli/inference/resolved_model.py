@@ -1,14 +1,16 @@
 """The model of the settings: found, checked, and its own default settings; not loaded yet."""
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from llmcli.engine.llama import bindings
+from llmcli.engine.llama.model import Model
 from llmcli.engine.llama.probe import probe
 from llmcli.errors import ModelInvalidError, UsageError
+from llmcli.inference.engine import Tokenizer
 from llmcli.models import file_records
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.splits import read_headers
@@ -79,6 +81,20 @@ def resolve_model(settings: Settings, fetch: Fetch | None = None, checking: Chec
     with suppress(OSError):  # a folder that is not writable costs a probe each time
         file_records.record_probed(places.cache_dir, file.parts, build)
     return target
+
+
+@contextmanager
+def open_tokenizer(target: ResolvedModel) -> Iterator[Tokenizer]:
+    """The vocabulary of a model, loaded without its weights for the time of the block.
+
+    Raises:
+        ModelInvalidError: when llama.cpp refuses the file.
+    """
+    model = Model.load(target.file.parts, vocab_only=True)
+    try:
+        yield model.vocab
+    finally:
+        model.close()
 
 
 def apply_model_defaults(defaults: Layer, upper: Sequence[Layer]) -> ResolvedSettings:

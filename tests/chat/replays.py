@@ -7,8 +7,7 @@ from typing import Any
 
 from llmcli.chat.recorded_answer import RecordedAnswer, from_output
 from llmcli.chat.replay import Replay, replay_settings
-from llmcli.engine.events import Cancellation
-from llmcli.engine.sampling.temperature import TemperatureShift
+from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.engine import Request

@@ -15,8 +15,7 @@ from llmcli.chat.recorded_answer import RecordedAnswer, from_session
 from llmcli.chat.replay import Replay, replay_settings
 from llmcli.chat.sessions.session import Session
 from llmcli.chat.turn import Turn
-from llmcli.engine.events import FinishReason
-from llmcli.engine.sampling.temperature import TemperatureShift
+from llmcli.engine.events import FinishReason, TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.engine import Request

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmcli.engine.events import TemperatureShift
 from llmcli.engine.reasoning import ReasoningSplitter
-from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.engine.sentences import DrawState
 from llmcli.params.policies.parser import parse_policy
 from tests.engine.scripted import END, script_generation

@@ -12,12 +12,11 @@ from typing import Any, Protocol
 
 import pytest
 
-from llmcli.engine.events import FinishReason
+from llmcli.engine.events import FinishReason, TemperatureShift
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
-from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.engine.scheduler import generate
 from llmcli.errors import PolicyError
 from llmcli.params.policies import rules

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.events import Cancellation
+from llmcli.engine.events import Cancellation, Move, TemperatureShift
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import AbortedError, Context
-from llmcli.engine.sampling.temperature import Move, TemperatureShift
 from llmcli.engine.scheduler import generate
 from llmcli.engine.token_inspection import CandidateCapture, InspectTarget, TokenInspection, inspect_token
 from llmcli.params.policies.parser import parse_policy

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.events import Cancellation
-from llmcli.engine.sampling.temperature import TemperatureShift
+from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.params.settings import Settings
 from llmcli.ui.chat import busy_screen
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys

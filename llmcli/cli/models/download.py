@@ -1,6 +1,6 @@
 """Download a model for a command: plan it, show what it costs, then fetch it with progress bars."""
 
-from llmcli.engine.llama import hardware
+from llmcli.inference.sizing import memory_and_cores
 from llmcli.models.hub import cache, environment
 from llmcli.models.locations import ModelFile, ModelLocations, ModelNotDownloadedError
 from llmcli.models.lookup import find_model_file
@@ -41,7 +41,7 @@ def plan_reference(reference: HubReference | UrlReference, locations: ModelLocat
 def plan_hub(reference: HubReference, locations: ModelLocations, projector: bool = False) -> PullPlan:
     """Plan a download from the Hub; warn before the token is sent to another host."""
     warn_about_token(locations)
-    return plan_pull(reference, locations, hardware.available_memory(), projector, console.note)
+    return plan_pull(reference, locations, memory_and_cores()[0], projector, console.note)
 
 
 def fetch_planned(plan: Plan, locations: ModelLocations) -> ModelFile:

@@ -89,7 +89,7 @@ def files(
     The table shows size, bits per weight, and whether a model fits into the memory of this machine.
     """
     from llmcli.cli.models.download import warn_about_token
-    from llmcli.engine.llama import hardware
+    from llmcli.inference.sizing import memory_and_cores
     from llmcli.models.hub import api
     from llmcli.models.hub.environment import repo_url
     from llmcli.models.locations import model_locations
@@ -102,7 +102,7 @@ def files(
         raise UsageError(f"'{repo}' is not a repository on the Hub", "write owner/repo")
     warn_about_token(locations)
     listing = api.get_repo(reference, locations.offline, console.note)
-    found, memory = quantizations(listing.files), hardware.available_memory()
+    found, (memory, _) = quantizations(listing.files), memory_and_cores()
     chosen = best_fit(found, memory) if any(variant.complete for variant in found) else None
     if not found:
         select_quantization(found, None, None, listing.name)  # raises the error with its hint
@@ -157,10 +157,10 @@ def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- th
 
     The models come from llmcli's own short catalog, best first for the memory and cores of this machine.
     """
-    from llmcli.engine.llama import hardware
+    from llmcli.inference.sizing import memory_and_cores
     from llmcli.models import catalog
 
-    memory, cores = hardware.available_memory(), hardware.usable_cores()
+    memory, cores = memory_and_cores()
     entries = catalog.recommend(memory, cores)
     if as_json:
         print_json([asdict(entry) for entry in entries])

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from llmcli.engine.events import TemperatureShift
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
 from llmcli.engine.sampling import python_samplers
 from llmcli.engine.sampling.python_samplers import CustomSampler, DrawTracer
-from llmcli.engine.sampling.temperature import TemperatureSampler, TemperatureShift
+from llmcli.engine.sampling.temperature import TemperatureSampler
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import UsageError
 from llmcli.params.generation import Bias
