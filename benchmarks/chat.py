@@ -66,7 +66,8 @@ def enter(path: Path, rounds: int, turns: int = 50) -> list[float]:
         Session(), LayerStack([Layer("flag", {"n_ctx": 8192})]), lambda _settings, _ahead: opening
     )
     talk(dialogue.session, turns)
-    api, took = bindings.load(), []
+    api: Any = bindings.load()
+    took = []
     real, api.llama_decode = api.llama_decode, lambda *_: 0
     try:
         dialogue.load_model()

@@ -3,7 +3,6 @@
 import codecs
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from llmcli.engine.events import (
     Cancellation,
@@ -101,7 +100,7 @@ class Generation(GenerationRecord):
         """Whether no more tokens can be drawn: the limit is reached or the context is full."""
         return len(self.tokens) >= self._limit or len(self.tokens) > n_ctx
 
-    def advance(self, ctx: Any, row: int, n_ctx: int) -> TokenEvent:
+    def advance(self, ctx: int, row: int, n_ctx: int) -> TokenEvent:
         """Draw the next token from logits row `row` of the llama.cpp context `ctx`."""
         if self._bans:
             return self._advance_with_bans(ctx, row, n_ctx)
@@ -111,7 +110,7 @@ class Generation(GenerationRecord):
             return self.finish("stop", token)
         return self._emit(self._append(ctx, row, token), token, n_ctx)
 
-    def _append(self, ctx: Any, row: int, token: int) -> str:
+    def _append(self, ctx: int | None, row: int, token: int) -> str:
         """Append a token to the answer; returns its text, without the start of an incomplete character."""
         self.tokens.append(token)
         self.timings.predicted_n += 1
@@ -123,7 +122,7 @@ class Generation(GenerationRecord):
             self.logprobs.append(token_logprob(ctx, row, n_vocab, token, self.settings.logprobs))
         return text
 
-    def _trace_token(self, ctx: Any, row: int, token: int) -> None:
+    def _trace_token(self, ctx: int, row: int, token: int) -> None:
         """Record how the token was drawn."""
         state, tracer = self.state, self._tracer
         if not state or not tracer:
@@ -180,7 +179,7 @@ class Generation(GenerationRecord):
         n_traces, n_held = len(self.traces), len(self._bans.held) if self._bans else 0
         return TokenEvent(text, token, reason, self, self.index, n_traces, max(n_traces - n_held, 0))
 
-    def _advance_with_bans(self, ctx: Any, row: int, n_ctx: int) -> TokenEvent:
+    def _advance_with_bans(self, ctx: int, row: int, n_ctx: int) -> TokenEvent:
         """`advance` with banned strings: saves the state before each token that is held back."""
         sampler, bans = self._sampler, self._bans
         assert isinstance(sampler, ConstrainedSampler)
@@ -222,7 +221,7 @@ class Generation(GenerationRecord):
         self.timings.predicted_n -= count
         del self.logprobs[-count:]
         del self.traces[-count:]
-        if self.state:
+        if self.state and removed[0].state:
             self.state.restore(removed[0].state)
         position = len(self.tokens)
         self._banned_at = {at: ids for at, ids in self._banned_at.items() if at <= position}

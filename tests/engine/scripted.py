@@ -91,7 +91,7 @@ def run_to_end(generation: Generation, n_ctx: int = 2**20) -> list[TokenEvent]:
     records = []
     try:
         while not generation.finish_reason:
-            records.append(generation.advance(None, 0, n_ctx))
+            records.append(generation.advance(0, 0, n_ctx))
             generation.needs_evaluation = False
     finally:
         generation.close()

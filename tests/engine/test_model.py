@@ -175,6 +175,7 @@ def test_a_lone_surrogate_is_tokenized_as_a_question_mark(vocab: Vocab) -> None:
 
 
 def test_a_control_token_can_be_shown(model: Model) -> None:
+    assert model.handle
     own = Vocab(model._api, model.handle)
     assert own.piece(1) == b""
     own.show_control(1)

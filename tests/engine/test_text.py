@@ -155,7 +155,7 @@ def test_the_reason_is_right_when_several_ends_coincide(
 @pytest.mark.parametrize("reason", ["interrupt", "timeout"])
 def test_held_back_text_is_released_when_an_answer_is_aborted(reason: FinishReason) -> None:
     generation = script_pieces([b"a", b"b", b"\xc3"], stop=("bX",), banned_strings=("abY",))
-    texts = [generation.advance(None, 0, 99).text for _ in range(3)]
+    texts = [generation.advance(0, 0, 99).text for _ in range(3)]
     last = generation.finish(reason)
     generation.close()
     assert "".join(texts) + last.text == "ab\ufffd"

@@ -26,7 +26,7 @@ _callback: Any = None  # llama.cpp keeps only the pointer
 
 
 @cache
-def load() -> Any:
+def load() -> types.ModuleType:
     """The module `llama_cpp.llama_cpp`, initialized: backends registered, log captured.
 
     The `__init__` of the package imports numpy, jinja2 and diskcache (120 ms); the bindings alone take 30 ms. They are
@@ -42,7 +42,7 @@ def load() -> Any:
     return api
 
 
-def submodule(name: str) -> Any:
+def submodule(name: str) -> types.ModuleType:
     """The module `llama_cpp.<name>`, imported without the package's `__init__`."""
     full = "llama_cpp." + name
     if full in sys.modules:
@@ -108,7 +108,7 @@ def _on_log(level: int, text: bytes | None, _user_data: Any) -> None:
         _errors.append(line)
 
 
-def install_log(api: Any) -> None:
+def install_log(api: types.ModuleType) -> None:
     """Capture llama.cpp's log, which by default goes to stderr."""
     global _callback
     _callback = api.llama_log_callback(_on_log)
@@ -116,7 +116,7 @@ def install_log(api: Any) -> None:
 
 
 @contextmanager
-def suppress_log(api: Any) -> Iterator[None]:
+def suppress_log(api: types.ModuleType) -> Iterator[None]:
     """Discard the log without a call into Python, for a load in parallel with a thread that has Python's lock.
 
     The callback is C's `abs`, which takes the log level and has no effect.
