@@ -11,8 +11,6 @@ _SEPARATORS = re.compile(r"[-_/\s]+")
 _FOREIGN = {
     "dynatemp": "use a range as temperature, such as 0.3..1.3",
     "dynamictemperature": "use a range as temperature, such as 0.3..1.3",
-    "tfs": "use min_p: llama.cpp no longer has tail-free sampling",
-    "tfsz": "use min_p: llama.cpp no longer has tail-free sampling",
     "reppenslope": "use repeat_penalty: llama.cpp has no slope for it",
     "sampleorder": "use samplers, a list of names",
     "samplerorder": "use samplers, a list of names",

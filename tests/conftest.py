@@ -19,7 +19,6 @@ from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.file_records import record_probed
 from llmcli.models.locations import ModelFile
 from llmcli.models.sources.starter import ensure_starter
-from llmcli.params.policies import rules
 from llmcli.params.settings import Settings
 from tests.cli_result import CliResult, shell_status
 from tests.in_process import run_in_process
@@ -94,7 +93,6 @@ def home(request: pytest.FixtureRequest, machines: Iterator[Path], monkeypatch: 
     for name in ("HOME", "USERPROFILE"):  # no model of the user's may be found
         monkeypatch.setenv(name, str(machine / "user"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody there: no test reaches the real hub
-    monkeypatch.setattr(rules, "_USER_POLICIES", {})  # what a test calls its policies is no name for the next one
     return folder
 
 

@@ -63,21 +63,25 @@ def test_imports_only_point_down(folder: str) -> None:
         assert targets <= BELOW[layer(module)], f"{module} imports {sorted(targets - BELOW[layer(module)])}"
 
 
-# Above inference/ nobody knows llama.cpp, apart from two that look at the installation itself, and some plain data.
+# Above inference/ nobody knows llama.cpp, apart from these two, which look at the installation itself.
 KNOW_LLAMA = {"cli/doctor.py", "cli/model_preload.py"}
-PLAIN_DATA = ("llmcli.engine.events", "llmcli.engine.token_inspection")
+PLAIN_DATA = "llmcli.engine.events"
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if layer(module) in ("cli", "ui", "chat")])
 def test_above_inference_only_plain_data_of_the_engine_is_known(module: str) -> None:
     found = {name for name in imports(module) if name.startswith("llmcli.engine")}
     engine = {name for name in found if not name.startswith(PLAIN_DATA)}
-    engine -= {"llmcli.engine.sampling.temperature.policy_of_args"}
     assert not engine or module.removeprefix("llmcli/") in KNOW_LLAMA, f"{module} imports {sorted(engine)}"
 
 
 def test_no_imports_go_in_a_circle_not_even_lazy_ones() -> None:
     assert circles(graph()) == []
+
+
+def test_the_downloader_knows_nothing_of_the_hub() -> None:
+    for module in FOLDERS["llmcli/models/download"]:
+        assert not [name for name in imports(module) if "huggingface_hub" in name or "models.hub" in name], module
 
 
 def test_a_circle_of_imports_is_found() -> None:

@@ -13,7 +13,8 @@ from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.generation import GenerationParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import fields_of
-from llmcli.params.settings import ResolvedSettings, SamplingParams, Settings, fields, find, resolve
+from llmcli.params.sampler_chain import SamplingParams
+from llmcli.params.settings import ResolvedSettings, Settings, check_policy, fields, find, resolve
 
 if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
@@ -135,7 +136,10 @@ class ChatController:
             raise UsageError(f"{field.key} must be on or off, got nothing")
         if field.default is None and text.strip().lower() == "none":  # "none" is what the chat shows for no value
             return field.key, None
-        return field.key, field.parse_text(text)
+        value = field.parse_text(text)
+        if field.key == "temperature":
+            check_policy(value, self.settings.temp_policy_file)
+        return field.key, value
 
     def set(self, key: str, value: Any) -> None:
         """Give a setting a typed value for the rest of the session.

@@ -25,7 +25,8 @@ from llmcli.files import cache_dir, data_dir, read_text
 from llmcli.models import locations
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.param import fields_of
-from llmcli.params.settings import Layer, SamplingParams, Settings, fields, resolve
+from llmcli.params.sampler_chain import SamplingParams
+from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.ui.terminal.ask import can_ask
 from llmcli.ui.terminal.console import can_redraw, console, is_terminal, wants_color
 from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from llmcli.config import config_file as store
-from llmcli.config.presets import base_layers
+from llmcli.config.presets import base_layers, preset_layer
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.files import config_path
-from llmcli.params.settings import Layer, ResolvedSettings, fields, find, resolve, to_data
+from llmcli.params.settings import Layer, ResolvedSettings, check_policy, fields, find, resolve, to_data
 from llmcli.ui.terminal.ask import open_in_editor
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_line
@@ -76,6 +76,10 @@ def set_setting(
         raise UsageError(f"{field.key} takes one value, got {len(value)}", "put a value with spaces in quotes")
     else:
         parsed = field.parse_text(value[0])
+    if field.key == "temperature":
+        check_policy(parsed, None)
+    if field.key == "preset" and parsed:
+        preset_layer(parsed)  # raises an error for an unknown one
     store.set_value(field.key, parsed)
     return ExitStatus.OK
 

@@ -156,11 +156,11 @@ def _completer(field: Field) -> Callable[[str], Any]:
 
 def _complete_list(incomplete: str) -> list[str]:
     """Sampler names, also after a comma."""
-    from llmcli.params.sampler_chain import DEFAULT_ORDER, ON_REQUEST
+    from llmcli.params.sampler_chain import SAMPLER_NAMES
 
     head, comma, tail = incomplete.rpartition(",")
     used = set(head.split(","))
-    return [head + comma + name for name in (*DEFAULT_ORDER, *ON_REQUEST) if name.startswith(tail) and name not in used]
+    return [head + comma + name for name in SAMPLER_NAMES if name.startswith(tail) and name not in used]
 
 
 def _complete_preset(incomplete: str) -> list[tuple[str, str]]:
@@ -187,7 +187,7 @@ def complete_reference(incomplete: str) -> list[str]:
 
     try:
         place = model_locations(resolve_settings(Layer("flag", {})))
-        names = ["starter", *place.aliases, *(item.name for item in inventory(place) if item.source != "url")]
+        names = ["starter", *place.aliases, *(item.name for item in inventory(place) if item.source.name != "url")]
     except (LlmcliError, OSError):
         names = ["starter"]
     found = (name for name in dict.fromkeys(names) if name.startswith(incomplete))

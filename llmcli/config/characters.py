@@ -4,12 +4,11 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from llmcli.config.presets import validate_preset
@@ -20,41 +19,10 @@ from llmcli.text import did_you_mean
 
 Examples = tuple[tuple[str, str], ...]  # pairs of a question and its answer
 SUFFIXES = (".toml", ".md", ".txt", ".json")  # in this order if a name has several files
+_BUILT_IN = Path(__file__).parent / "built_in_characters"
 _TEXT_KEYS = ("name", "purpose", "system", "greeting")
 _KEYS = (*_TEXT_KEYS, "settings", "examples")
 _MAX_LENGTH = 1 << 20  # characters of a file
-# A file of the same name in the user's folder replaces one of these.
-_BUILT_IN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "editor": {
-            "name": "Editor",
-            "purpose": "Corrects and tightens a text, then lists the changes.",
-            "system": "You are a careful copy editor. The user sends you a text. Correct spelling, grammar and "
-            "punctuation, cut what says nothing, and keep the meaning and the voice of the author. Answer with the "
-            "corrected text first, then with a short list of the changes. Write in the language of the text.",
-            "greeting": "Send me a text. I correct it and list what I changed.",
-            "settings": {"temperature": 0.3},
-        },
-        "pirate": {
-            "name": "Captain Redbeard",
-            "purpose": "Tells stories and answers questions as an old pirate captain.",
-            "system": "You are Captain Redbeard, an old pirate captain with a good heart and a loud voice. Answer "
-            "every question as the captain, in the language of sailors, with ships, storms and treasure. Stay in "
-            "this role. Keep answers short.",
-            "greeting": "Ahoy! Captain Redbeard here. What brings ye aboard?",
-            "settings": {"temperature": 1.1, "min_p": 0.05},
-        },
-        "tutor": {
-            "name": "Tutor",
-            "purpose": "Explains a subject step by step and asks questions back.",
-            "system": "You are a patient tutor. Explain one idea at a time, in plain words and with a small example. "
-            "After each explanation, ask one short question that shows whether the user understood. If an answer of "
-            "the user is wrong, give a hint before you give the solution.",
-            "greeting": "What would you like to understand? Tell me what you know about it already.",
-            "settings": {"temperature": 0.6},
-        },
-    }
-)
 _TOML = re.compile(r"\s*(\[|[\w.\"'-]+\s*=)")
 # The keys of a character card: those of version 1, which only cards have, and all that are read.
 _V1_KEYS = ("first_mes", "description", "personality", "scenario", "mes_example")
@@ -85,25 +53,30 @@ def load_character(reference: str) -> Character:
         DiskError: if the file cannot be read.
     """
     path = _find(reference)
-    if path is None:
-        return _from_table(_BUILT_IN[reference], Path(reference))
-    text = _read(path)
+    suffix, text = path.suffix.lower(), read_text(str(path))
+    if len(text) > _MAX_LENGTH:
+        raise DiskError(f"{path} has more than {_MAX_LENGTH} characters", "use a smaller file")
     try:
-        if path.suffix.lower() == ".toml":
+        if suffix == ".toml":
             return _from_table(tomllib.loads(text), path)
-        if path.suffix.lower() == ".json":
-            return _from_json(text, path)
+        if suffix == ".json":
+            return _from_json(json.loads(text), path)
+        if suffix in (".md", ".markdown"):
+            table, body = _split_front_matter(text, path)
+            return _from_table(table, path, body)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not valid {path.suffix[1:].upper()}: {_reason(error)}") from None
-    if path.suffix.lower() in (".md", ".markdown"):
-        table, body = split_front_matter(text, str(path))
-        return _from_table(table, path, body)
+        reason = " ".join(str(error).split())[:160] if isinstance(error, ValueError) else "it is nested too deeply"
+        raise UsageError(f"{path} is not valid {'JSON' if suffix == '.json' else 'TOML'}: {reason}") from None
     return Character(path.stem, text.strip())
 
 
 def character_names() -> list[str]:
     """The names that `load_character` takes: the user's characters and the built-in ones."""
-    return sorted(({path.stem for path in _user_files()} | _BUILT_IN.keys()) - {"none"})  # `none` removes a character
+    names: set[str] = set()
+    for folder in (_user_folder(), _BUILT_IN):
+        with suppress(OSError):
+            names |= {path.stem for path in folder.iterdir() if path.suffix in SUFFIXES and path.name[0] != "."}
+    return sorted(names - {"none"})  # `none` removes a character
 
 
 def character_purposes() -> dict[str, str]:
@@ -120,63 +93,39 @@ def character_layer(character: Character) -> Layer:
     system = character.system
     if system.startswith("@"):
         system = f" {system}"  # at the start it would name a file to be read
-    return Layer("character", {**character.settings, **({"system": system} if system else {})})
+    values = {**character.settings, **({"system": system} if system else {})}
+    return Layer("character", values, f"character {character.name}")
 
 
-def _user_files() -> list[Path]:
-    try:
-        found = [path for path in _folder().iterdir() if path.suffix in SUFFIXES]
-    except OSError:
-        return []
-    return [path for path in found if not path.name.startswith(".")]
-
-
-def _folder() -> Path:
+def _user_folder() -> Path:
     return config_dir() / "characters"
 
 
-def _find(reference: str) -> Path | None:
-    """The file of a character; None for a built-in one."""
+def _find(reference: str) -> Path:
+    """The file of a character."""
     path = os.path.expanduser(reference)
     is_name = Path(path).name == reference and reference.strip(".") != ""
     if os.path.isfile(path) and not (is_name and not Path(path).suffix):
         return Path(path)
-    candidates = [_folder() / f"{reference}{suffix}" for suffix in ("", *SUFFIXES)] if is_name else []
-    if found := next((one for one in candidates if os.path.isfile(one)), None):
-        return found
-    if reference in _BUILT_IN:
-        return None
-    if os.path.exists(path):
-        return Path(path)  # reading it tells what is wrong
-    raise _unknown(reference, is_name)
-
-
-def _unknown(reference: str, is_name: bool) -> UsageError:
+    candidates = [_user_folder() / f"{reference}{suffix}" for suffix in ("", *SUFFIXES)]
+    candidates.append(_BUILT_IN / f"{reference}.toml")
+    found = next(filter(os.path.isfile, candidates), None) if is_name else None
+    if found or os.path.exists(path):
+        return found or Path(path)  # reading it tells what is wrong
     names = character_names()
-    near = did_you_mean(reference, names)
     choices = f"use one of {', '.join(names)}"
     if not is_name:
-        return UsageError(f"character file not found: {reference[:200]!r}", choices)
+        raise UsageError(f"character file not found: {reference[:200]!r}", choices)
     stem = reference if Path(reference).suffix in SUFFIXES else f"{reference}.toml"
-    hint = f"{near} {choices}, or create {_folder() / stem[:80]}"
-    return UsageError(f"unknown character {reference[:80]!r}", hint.lstrip())
+    hint = f"{did_you_mean(reference, names)} {choices}, or create {_user_folder() / stem[:80]}"
+    raise UsageError(f"unknown character {reference[:80]!r}", hint.lstrip())
 
 
-def _read(path: Path) -> str:
-    text = read_text(str(path))
-    if len(text) > _MAX_LENGTH:
-        raise DiskError(f"{path} has more than {_MAX_LENGTH} characters", "use a smaller file")
-    return text
-
-
-def _from_json(text: str, path: Path) -> Character:
-    data = json.loads(text)
+def _from_json(data: Any, path: Path) -> Character:
     if not isinstance(data, dict):
         raise UsageError(f"{path} is not a character: it must be a JSON object")
-    if not _is_card(data):
-        return _from_table(data, path)
-    name, system, greeting, examples = _read_card(data, str(path))
-    return Character(name or path.stem, system, greeting, {}, examples)
+    is_card = str(data.get("spec", "")).startswith("chara_card") or any(key in data for key in _V1_KEYS)
+    return _from_table(_table_of_card(data, path) if is_card else data, path)
 
 
 def _from_table(table: Mapping[str, Any], path: Path, body: str = "") -> Character:
@@ -185,10 +134,7 @@ def _from_table(table: Mapping[str, Any], path: Path, body: str = "") -> Charact
         if key not in _KEYS:
             hint = did_you_mean(key, _KEYS) or "put settings into the table [settings]"
             raise UsageError(f"{path}: unknown key {key!r}", hint)
-    texts = {key: table.get(key, "") for key in _TEXT_KEYS}
-    for key, value in texts.items():
-        if not isinstance(value, str):
-            raise UsageError(f"{path}: {key} must be a string")
+    texts = _texts(table, _TEXT_KEYS, path)
     if texts["system"] and body.strip():
         hint = "keep `system` or the text below the front matter"
         raise UsageError(f"{path}: the system prompt is given twice", hint)
@@ -200,6 +146,15 @@ def _from_table(table: Mapping[str, Any], path: Path, body: str = "") -> Charact
         _examples(table.get("examples", []), path),
         " ".join(texts["purpose"].split()),
     )
+
+
+def _texts(table: Mapping[str, Any], keys: Sequence[str], path: Path) -> dict[str, str]:
+    """The values of these keys; "" for one that is not there."""
+    texts = {key: table.get(key, "") for key in keys}
+    for key, value in texts.items():
+        if not isinstance(value, str):
+            raise UsageError(f"{path}: {key} must be a string")
+    return texts
 
 
 def _settings(table: Any, path: Path) -> Mapping[str, Any]:
@@ -216,43 +171,31 @@ def _settings(table: Any, path: Path) -> Mapping[str, Any]:
 
 
 def _examples(items: Any, path: Path) -> Examples:
-    invalid = UsageError(f"{path}: examples must be a list of {{user = ..., assistant = ...}}")
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise invalid
-    pairs = tuple((item.get("user"), item.get("assistant")) for item in items)
-    if not all(isinstance(text, str) for pair in pairs for text in pair):
-        raise invalid
+    is_valid = isinstance(items, list) and all(isinstance(item, dict) for item in items)
+    pairs = tuple((item.get("user"), item.get("assistant")) for item in items) if is_valid else ()
+    if not is_valid or not all(isinstance(text, str) for pair in pairs for text in pair):
+        raise UsageError(f"{path}: examples must be a list of {{user = ..., assistant = ...}}")
     return pairs
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] if isinstance(error, ValueError) else "it is nested too deeply"
-
-
-def split_front_matter(text: str, source: str) -> tuple[dict[str, Any], str]:
-    """The table of a front matter and the text below it; an empty table and all of the text if there is none.
+def _split_front_matter(text: str, path: Path) -> tuple[dict[str, Any], str]:
+    """The table of the front matter and the text below it; an empty table and all of the text if there is none.
 
     Raises:
-        UsageError: that begins with `source` and names the line, if the table cannot be read.
+        UsageError: a line of the front matter is not valid.
+        ValueError: it is not valid TOML.
     """
     lines = text.split("\n")
     if lines[0].rstrip() != "---":
         return {}, text
     end = next((number for number, line in enumerate(lines) if number and line.rstrip() == "---"), None)
     if end is None:
-        raise UsageError(f"{source}: the front matter of line 1 is not closed", "end it with a line of ---")
+        raise UsageError(f"{path}: the front matter of line 1 is not closed", "end it with a line of ---")
     head = lines[1:end]
     first = next((line for line in head if line.strip() and not line.lstrip().startswith("#")), "")
-    table = _toml_table(head, source) if _TOML.match(first) else _simple_table(head, source)
+    # The empty line stands for `---`, so that errors have the line numbers of the file.
+    table = tomllib.loads("\n".join(["", *head, ""])) if _TOML.match(first) else _simple_table(head, str(path))
     return table, "\n".join(lines[end + 1 :])
-
-
-def _toml_table(head: list[str], source: str) -> dict[str, Any]:
-    try:
-        # The empty line stands for `---`, so that errors have the line numbers of the file.
-        return tomllib.loads("\n".join(["", *head, ""]))
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{source} is not valid TOML: {_reason(error)}") from None
 
 
 def _simple_table(head: list[str], source: str) -> dict[str, Any]:
@@ -285,35 +228,23 @@ def _value(text: str) -> Any:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
-def _is_card(data: Mapping[str, Any]) -> bool:
-    """Whether a JSON object is a character card: it names the format, or has a key that only cards have."""
-    return str(data.get("spec", "")).startswith("chara_card") or any(key in data for key in _V1_KEYS)
-
-
-def _read_card(data: Mapping[str, Any], source: str) -> tuple[str, str, str, Examples]:
-    """Name, system prompt, greeting and examples of a card.
-
-    Raises:
-        UsageError: that begins with `source`, if a part is not text.
-    """
+def _table_of_card(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The table that has the same meaning as a character card."""
     inner = data.get("data", data)
     if not isinstance(inner, dict):
-        raise UsageError(f"{source}: `data` of the card must be a JSON object")
-    card = {key: inner.get(key) or "" for key in _CARD_KEYS}
-    for key, value in card.items():
-        if not isinstance(value, str):
-            raise UsageError(f"{source}: {key} must be a string")
+        raise UsageError(f"{path}: `data` of the card must be a JSON object")
+    card = _texts({key: value for key, value in inner.items() if value}, _CARD_KEYS, path)
     name = " ".join(card["name"].split())
     examples = _card_examples(card["mes_example"])
-    pairs = tuple(
-        (_fill_placeholders(question, name), _fill_placeholders(answer, name)) for question, answer in examples
-    )
-    return (
-        name,
-        _fill_placeholders(_system_prompt(card, bool(examples)), name),
-        _fill_placeholders(card["first_mes"], name),
-        pairs,
-    )
+    return {
+        "name": name,
+        "system": _fill_placeholders(_system_prompt(card, bool(examples)), name),
+        "greeting": _fill_placeholders(card["first_mes"], name),
+        "examples": [
+            {"user": _fill_placeholders(question, name), "assistant": _fill_placeholders(answer, name)}
+            for question, answer in examples
+        ],
+    }
 
 
 def _system_prompt(card: Mapping[str, str], has_examples: bool) -> str:

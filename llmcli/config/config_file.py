@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmcli.errors import DiskError, UsageError
+from llmcli.errors import DiskError, UsageError, error_text
 from llmcli.files import config_path, make_private, replace_private
 from llmcli.params.settings import Layer, find, parse_data, to_datum
 
@@ -21,7 +21,7 @@ def config_layer() -> Layer:
     """
     path = config_path()
     values = {name: value for name, value in _read(path).items() if name not in (ALIASES, PRESETS)}
-    return Layer("config", parse_data(values, str(path)))
+    return Layer("config", parse_data(values, str(path)), str(path))
 
 
 def aliases() -> dict[str, str]:
@@ -64,7 +64,7 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise DiskError(f"cannot read {path}: {error.strerror}") from None
+        raise DiskError(f"cannot read {path}: {error_text(error)}") from None
     import tomllib  # takes 10 ms, and many users have no file
 
     try:
@@ -151,4 +151,4 @@ def _replace(path: Path, text: str) -> None:
     try:
         replace_private(path.resolve(), text.encode("utf-8", "replace"))  # a symlink stays a symlink
     except OSError as error:
-        raise DiskError(f"cannot write {path}: {error.strerror}") from None
+        raise DiskError(f"cannot write {path}: {error_text(error)}") from None

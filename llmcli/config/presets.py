@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,50 +17,8 @@ from llmcli.text import did_you_mean, ellipsize
 
 # Settings of one request or of this machine, which a preset cannot set; a preset cannot name another preset.
 NOT_IN_PRESETS = ("prompt", "file", "preset", "character", "pull", "offline", "model_folders")
-# What each built-in preset is for.
-_PURPOSES: Mapping[str, str] = MappingProxyType(
-    {
-        "balanced": "everyday questions, llama.cpp's defaults",
-        "creative": "stories, freer words",
-        "brainstorm": "many different ideas, unusual words",
-        "precise": "facts and summaries, few surprises",
-        "code": "programs, repetition is not penalized",
-        "deterministic": "tests, the same answer each time",
-    }
-)
-_BUILT_IN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        # llama.cpp's own defaults, whatever the configuration says.
-        "balanced": {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05},
-        # A high temperature, and min_p only: it removes few tokens where the model is unsure, many where it is sure.
-        "creative": {"temperature": 1.2, "top_k": 0, "top_p": 1.0, "min_p": 0.02},
-        # As creative, and away from the most likely tokens (xtc) and from earlier text (dry).
-        "brainstorm": {
-            "temperature": "0.8..1.6",
-            "top_k": 0,
-            "top_p": 1.0,
-            "min_p": 0.03,
-            "xtc_probability": 0.5,
-            "xtc_threshold": 0.1,
-            "dry_multiplier": 0.8,
-        },
-        "precise": {"temperature": 0.3, "top_k": 40, "top_p": 0.9, "min_p": 0.1},
-        # Code repeats itself: no sampler may penalize that.
-        "code": {
-            "temperature": 0.2,
-            "top_k": 40,
-            "top_p": 0.95,
-            "min_p": 0.05,
-            "repeat_penalty": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "dry_multiplier": 0.0,
-            "xtc_probability": 0.0,
-        },
-        # Greedy: the same question gets the same answer.
-        "deterministic": {"temperature": 0.0, "mirostat": 0, "xtc_probability": 0.0},
-    }
-)
+_BUILT_IN = Path(__file__).parent / "built_in_presets.toml"
+_PURPOSE = "purpose"  # what a preset is for: a key that is not a setting
 
 
 @dataclass(frozen=True)
@@ -138,7 +97,7 @@ def preset_layer(name: str) -> Layer:
     if name not in tables:
         hint = did_you_mean(name, tables) or "use one of " + ", ".join(sorted(tables))
         raise UsageError(f"unknown preset {name[:80]!r}", hint)
-    return Layer("preset", _typed(name, tables[name]))
+    return Layer("preset", _typed(name, tables[name]), _source(name))
 
 
 def save_preset(name: str, values: Mapping[str, Any]) -> Path:
@@ -147,8 +106,7 @@ def save_preset(name: str, values: Mapping[str, Any]) -> Path:
     Raises:
         UsageError: when the name is not valid, or a setting cannot be part of a preset.
     """
-    data = {key: to_datum(find(key), value) for key, value in values.items()}
-    data = {key: value for key, value in data.items() if value is not None}  # TOML has no null
+    data = {key: to_datum(find(key), value) for key, value in values.items() if value is not None}  # TOML has no null
     validate_preset(data, f"preset {check_name(name, 'preset')}")
     if not data:
         raise UsageError("no setting to save in a preset", "change a setting first, as in /temperature 1.2")
@@ -159,7 +117,7 @@ def save_preset(name: str, values: Mapping[str, Any]) -> Path:
         if name not in section:
             section[name] = data
             return
-        for spelling in [key for key in section[name] if key not in data]:
+        for spelling in [key for key in section[name] if key not in data and key != _PURPOSE]:
             del section[name][spelling]
         section[name].update(data)
 
@@ -173,7 +131,7 @@ def remove_preset(name: str) -> None:
         UsageError: for an unknown name, or a built-in preset.
     """
     if name not in _user_presets():
-        if name in _BUILT_IN:
+        if name in _built_in():
             raise UsageError(f"cannot delete the built-in preset {name!r}")
         raise UsageError(f"unknown preset {name[:80]!r}", did_you_mean(name, _user_presets()))
     config_file.edit(lambda document: document[config_file.PRESETS].pop(name))
@@ -185,10 +143,9 @@ def describe_preset(values: Mapping[str, Any]) -> str:
 
 
 def preset_purpose(name: str, values: Mapping[str, Any]) -> str:
-    """A preset in one line: what it is for, if it is a built-in one, and its values."""
-    if name not in _PURPOSES or values != _typed(name, _BUILT_IN[name]):
-        return describe_preset(values)
-    return f"{_PURPOSES[name]} ({describe_preset(values)})"
+    """A preset in one line: what it is for, if it says that, and its values."""
+    purpose = _tables().get(name, {}).get(_PURPOSE)
+    return f"{ellipsize(str(purpose), 80)} ({describe_preset(values)})" if purpose else describe_preset(values)
 
 
 def validate_preset(table: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -205,7 +162,14 @@ def validate_preset(table: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _tables() -> dict[str, Mapping[str, Any]]:
-    return {**_BUILT_IN, **_user_presets()}
+    return {**_built_in(), **_user_presets()}
+
+
+@cache
+def _built_in() -> Mapping[str, Mapping[str, Any]]:
+    import tomllib  # takes 10 ms, and many users have no preset
+
+    return tomllib.loads(_BUILT_IN.read_text(encoding="utf-8"))
 
 
 def _user_presets() -> dict[str, Mapping[str, Any]]:
@@ -213,7 +177,12 @@ def _user_presets() -> dict[str, Mapping[str, Any]]:
 
 
 def _typed(name: str, table: Mapping[str, Any]) -> Mapping[str, Any]:
-    return MappingProxyType(validate_preset(table, f"{config_path()}: [{config_file.PRESETS}.{name}]"))
+    settings = {key: value for key, value in table.items() if key != _PURPOSE}
+    return MappingProxyType(validate_preset(settings, _source(name)))
+
+
+def _source(name: str) -> str:
+    return f"{config_path()}: [{config_file.PRESETS}.{name}]"
 
 
 def _section(document: Any) -> Any:

@@ -220,3 +220,67 @@ class GenerationRecord:
     failure: LlmcliError | None = None
     is_complete: bool = True
     policy_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChainStep:
+    """One step of the chain.
+
+    `before` and `live` are the numbers of live candidates before and after it. `removed` is the probability of the
+    others in the distribution of the model. `moved` is the total variation distance between the probabilities before
+    and after it, from 0 to 1.
+    """
+
+    name: str
+    before: int
+    live: int
+    removed: float
+    moved: float
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A candidate.
+
+    `rank` is its rank in the distribution of the model, from 1; `before` its probability there, over the whole
+    vocabulary; `p` its probability after each step, up to the step that removed it.
+    """
+
+    id: int
+    text: str
+    rank: int
+    before: float
+    p: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainTrace:
+    """The steps in order, and by rank the selected ones of the `n_vocab` candidates."""
+
+    n_vocab: int
+    steps: tuple[ChainStep, ...]
+    candidates: tuple[Candidate, ...]
+
+    def removed_by(self, candidate: Candidate) -> str:
+        """The name of the step that removed a candidate; empty if none did."""
+        return self.steps[len(candidate.p)].name if len(candidate.p) < len(self.steps) else ""
+
+    def after(self, candidate: Candidate) -> float:
+        """The probability of a candidate after the chain; 0 if it was removed."""
+        return 0.0 if self.removed_by(candidate) else (candidate.before, *candidate.p)[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInspection:
+    """How token `at` was drawn.
+
+    `trace` describes the temperature step. `refused` is the text of the token that was drawn first and that the grammar
+    rejected. `exact` is False where the state of a stateful step had to be reset.
+    """
+
+    at: int
+    drawn: int
+    stepwise: ChainTrace
+    trace: TokenTrace
+    refused: str | None
+    exact: bool = True

@@ -18,7 +18,7 @@ from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.engine.sampling.chain import ChainHooks, StepObserver, resolve_biases
 from llmcli.engine.sampling.constrained_sampler import ConstrainedSampler, Sampler
 from llmcli.engine.sampling.grammar import Grammar
-from llmcli.engine.sampling.python_samplers import Alternatives, DrawTracer, token_logprob
+from llmcli.engine.sampling.python_samplers import DrawTracer, alternatives, token_logprob
 from llmcli.engine.sentences import DrawState
 from llmcli.engine.stop_and_banned_strings import BanScanner, HeldToken, StopScanner
 from llmcli.errors import ConstraintError, UsageError
@@ -69,7 +69,6 @@ class Generation(GenerationRecord):
         self._tracer = DrawTracer() if is_traced else None
         if self.state and settings.prefill:
             self.state.read(settings.prefill)
-        self._alternatives = Alternatives(self.vocab, self.trace) if self.trace else None
         self._sampler = self._make_sampler()
         self._sampler.chain.accept(self.prompt)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -129,7 +128,8 @@ class Generation(GenerationRecord):
             return
         temperature = self._sampler.chain.temperature
         assert temperature
-        reading = temperature.reading()
+        reading = temperature.reading
+        assert reading
         self.traces.append(
             TokenTrace(
                 i=len(self.traces),
@@ -140,7 +140,7 @@ class Generation(GenerationRecord):
                 entropy=reading.entropy,
                 temperature=reading.temperature,
                 candidates=reading.candidates,
-                top=self._alternatives.of(ctx, row, tracer.left()) if self._alternatives else (),
+                top=alternatives(ctx, row, self.vocab, self.trace, tracer.left()) if self.trace else (),
                 policy=reading.policy,
                 sentence=state.text.sentence,
                 time=now_ms() - self._start_ms,

@@ -172,10 +172,6 @@ class TextPosition:
         self._open = (self._open + text)[-_KEPT:]
         self._started = self._started or _LETTER.search(text) is not None
 
-    def copy(self) -> "TextPosition":
-        """A copy, to restore after tokens are removed."""
-        return copy(self)
-
     def _count_lines(self, text: str) -> None:
         *lines, rest = text.split("\n")
         for line in lines:
@@ -238,7 +234,7 @@ class DrawState:
     def copy(self) -> "DrawState":
         """A copy, for `restore` after tokens are removed."""
         other = copy(self)
-        other._splitter, other.text = copy(self._splitter), self.text.copy()
+        other._splitter, other.text = copy(self._splitter), copy(self.text)
         return other
 
     def restore(self, other: "DrawState") -> None:

@@ -8,18 +8,17 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from llmcli.engine.events import TokenTrace
+from llmcli.engine.events import Candidate, ChainStep, ChainTrace, TokenInspection, TokenTrace
 from llmcli.engine.generation import Generation, Progress
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.sampling.chain import BEGIN
 from llmcli.engine.sampling.python_samplers import ROW_BYTES, row_type
 from llmcli.engine.scheduler import generate
 from llmcli.params.sampler_chain import build_chain
+from llmcli.params.samplers import SAMPLERS
 from llmcli.params.settings import Settings
 
-# Samplers with a state that depends on the draws before.
-_STATEFUL = frozenset({"xtc", "mirostat", "mirostat_v2", "adaptive_p"})
-_DRAWS = frozenset({"dist", "mirostat", "mirostat_v2", "adaptive_p"})  # the steps that draw the token
+_DRAWS = {name for name, sampler in SAMPLERS.items() if sampler.draws}
 _ROUNDING = 1e-9  # a step that only sorts the candidates changes the order of the sums
 
 
@@ -72,73 +71,11 @@ class InspectTarget:
     def stateful_steps(self) -> list[str]:
         """The stateful steps: because of them, the answer is generated again up to the token."""
         constraints = ["grammar"] * (self.grammar is not None) + ["banned_strings"] * bool(self.settings.banned_strings)
-        return [step.name for step in build_chain(self.settings) if step.name in _STATEFUL] + constraints
+        return [step.name for step in build_chain(self.settings) if SAMPLERS[step.name].is_stateful] + constraints
 
     def unconstrained(self, capture: CandidateCapture) -> Generation:
         """A generation without grammar and banned strings, whose state after other tokens is unknown."""
         return self.make(replace(self.settings, banned_strings=()), None, capture)
-
-
-@dataclass(frozen=True, slots=True)
-class ChainStep:
-    """One step of the chain.
-
-    `live` candidates are left after it. `removed` is the probability of the others in the distribution of the model.
-    `moved` is the total variation distance between the probabilities before and after it, from 0 to 1.
-    """
-
-    name: str
-    live: int
-    removed: float
-    moved: float
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A candidate.
-
-    `rank` is its rank in the distribution of the model, from 1; `before` its probability there, over the whole
-    vocabulary; `p` its probability after each step, up to the step that removed it.
-    """
-
-    id: int
-    text: str
-    rank: int
-    before: float
-    p: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ChainTrace:
-    """The steps in order, and by rank the selected ones of the `n_vocab` candidates."""
-
-    n_vocab: int
-    steps: tuple[ChainStep, ...]
-    candidates: tuple[Candidate, ...]
-
-    def removed_by(self, candidate: Candidate) -> str:
-        """The name of the step that removed a candidate; empty if none did."""
-        return self.steps[len(candidate.p)].name if len(candidate.p) < len(self.steps) else ""
-
-    def after(self, candidate: Candidate) -> float:
-        """The probability of a candidate after the chain; 0 if it was removed."""
-        return 0.0 if self.removed_by(candidate) else (candidate.before, *candidate.p)[-1]
-
-
-@dataclass(frozen=True, slots=True)
-class TokenInspection:
-    """How token `at` was drawn.
-
-    `trace` describes the temperature step. `refused` is the text of the token that was drawn first and that the grammar
-    rejected. `exact` is False where the state of a stateful step had to be reset.
-    """
-
-    at: int
-    drawn: int
-    stepwise: ChainTrace
-    trace: TokenTrace
-    refused: str | None
-    exact: bool = True
 
 
 def inspect_token(
@@ -301,8 +238,12 @@ def _probabilities(rows: Any, n_vocab: int) -> Any:
 def _step(name: str, model: Any, before: Any, after: Any) -> ChainStep:
     import numpy as np
 
-    removed = ~np.isnan(before) & np.isnan(after)
+    was_live, is_live = ~np.isnan(before), ~np.isnan(after)
     moved = float(np.abs(np.nan_to_num(after) - np.nan_to_num(before)).sum() / 2)
     return ChainStep(
-        name, int((~np.isnan(after)).sum()), float(model[removed].sum()), moved if moved > _ROUNDING else 0.0
+        name,
+        before=int(was_live.sum()),
+        live=int(is_live.sum()),
+        removed=float(model[was_live & ~is_live].sum()),
+        moved=moved if moved > _ROUNDING else 0.0,
     )

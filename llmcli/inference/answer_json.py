@@ -18,7 +18,8 @@ from llmcli.inference.request import system_text
 from llmcli.params.generation import GenerationParams, InterfaceParams
 from llmcli.params.model import HubParams
 from llmcli.params.param import fields_of
-from llmcli.params.settings import SamplingParams, Settings, fields, ineffective_keys, to_data, to_datum
+from llmcli.params.sampler_chain import SamplingParams
+from llmcli.params.settings import Settings, fields, ineffective_keys, to_data, to_datum
 
 if TYPE_CHECKING:  # a session reads manifests without the engine
     from llmcli.engine.events import Batches

@@ -14,8 +14,9 @@ from llmcli.inference.engine import Engine, Progress, Request, check_request
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import fields_of
+from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.samplers import seed_after
-from llmcli.params.settings import SamplingParams, fields, find, to_datum
+from llmcli.params.settings import fields, find, to_datum
 from llmcli.text import ellipsize
 
 END = "end"  # the kind of the last part of each answer, whose text is its finish reason

@@ -3,16 +3,13 @@
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from llmcli.engine.events import Batches, Cancellation, TemperatureShift, TokenEvent
+from llmcli.engine.events import Batches, Cancellation, TemperatureShift, TokenEvent, TokenInspection
 from llmcli.engine.llama.context import common_prefix
 from llmcli.engine.reasoning import TAGS, ReasoningSplitter
 from llmcli.errors import UsageError
 from llmcli.params.settings import Layer, Settings, fields
-
-if TYPE_CHECKING:
-    from llmcli.engine.token_inspection import TokenInspection
 
 Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 Message = Mapping[str, object]  # "role" and "content"
@@ -174,7 +171,7 @@ class TokenInspector(Protocol):
 
     def inspect(
         self, number: int, count: int, cancellation: Cancellation | None = None, progress: Progress | None = None
-    ) -> "TokenInspection | None":
+    ) -> TokenInspection | None:
         """Token `number`: the `count` most likely candidates before and after the chain."""
 
     def entropies(

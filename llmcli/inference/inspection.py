@@ -5,10 +5,10 @@ from contextlib import suppress
 from dataclasses import replace
 
 from llmcli.engine import token_inspection
-from llmcli.engine.events import Cancellation, TemperatureShift
+from llmcli.engine.events import Cancellation, TemperatureShift, TokenInspection
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import AbortedError, Context
-from llmcli.engine.token_inspection import CandidateCapture, InspectTarget, TokenInspection
+from llmcli.engine.token_inspection import CandidateCapture, InspectTarget
 from llmcli.inference.engine import Progress, Request
 from llmcli.params.settings import Settings
 

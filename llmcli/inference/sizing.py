@@ -15,8 +15,8 @@ from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:
-    from llmcli.models.installed import InstalledModel
-    from llmcli.models.sources.hub import PullPlan
+    from llmcli.models.sources.hub_pull import PullPlan
+    from llmcli.models.sources.source import InstalledModel
 
 _ROUND = 256  # llama.cpp rounds a context up to this
 _GIB = 1 << 30
@@ -174,8 +174,9 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
     item = installed_model(file, locations)
     headers = read_headers(file.parts)
     recorded = file_records.recorded_sha256(locations.data_dir, file.path)
-    if item.source == "starter":  # it was verified when it was downloaded
+    if item.source.name == "starter":  # it was verified when it was downloaded
         recorded = item.digests[0], file.path.stat().st_mtime
+    projector = item.cached.projector.path if item.cached and item.cached.projector else item.projector
     license_name = str(headers[0].metadata.get("general.license", "")) or license_of(item, locations)
     return _model_info(headers, item.size, settings) | {
         "name": item.name,
@@ -188,7 +189,7 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
         "verified": recorded[1] if recorded and recorded[0] == item.digests[0] else None,
         "damaged": bool(recorded and item.digests[0] and recorded[0] != item.digests[0]),
         "used": item.last_used,
-        "projector": item.cached.projector.path if item.cached and item.cached.projector else None,
+        "projector": str(projector) if projector else None,
     }
 
 
@@ -207,7 +208,7 @@ def remote_model_info(plan: "PullPlan", settings: Settings) -> dict[str, Any]:
     Raises:
         LlmcliError: the Hub cannot be reached, or the file is not a model.
     """
-    from llmcli.models.sources.hub import remote_header
+    from llmcli.models.sources.hub_pull import remote_header
 
     header = remote_header(plan.files[0])
     first = plan.variant.parts[0]

@@ -7,6 +7,7 @@ checked against the Hub: a repository can move or change, and each size is that 
 from dataclasses import dataclass
 
 from llmcli.models.hub.repo_files import fits_memory
+from llmcli.models.reference import HubReference
 
 AS_OF = "2026-07"
 _BANDWIDTH = 6_000_000_000  # bytes per second that one core reads: 2 cores of an AMD EPYC gave 10 to 12 GB/s
@@ -26,6 +27,10 @@ class CatalogEntry:
     context: int
     license: str
     note: str
+
+    @property
+    def reference(self) -> HubReference:
+        return HubReference(self.repo, self.quantization)
 
 
 def _q4(name: str, repo: str, size: int, parameters: float, context: int, terms: str, note: str) -> CatalogEntry:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from llmcli.config.config_file import aliases
 from llmcli.errors import ModelNotFoundError
@@ -13,11 +13,10 @@ from llmcli.models.hub import environment
 from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:
-    from llmcli.models.reference import HubReference, UrlReference
+    from llmcli.models.reference import RemoteReference
 
 Progress = Callable[[int, int], None]  # (bytes so far, bytes in all)
-Store = Literal["folder", "ollama", "lmstudio"]
-MAX_ENTRIES = 10_000  # names read in one search
+MOVE_HINT = "move the cache with LLMCLI_HOME"  # for `cache_dir`; the cache of the Hub has its own
 STARTER = "starter"  # the model reference
 STARTER_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 STARTER_SIZE = 98_362_432  # bytes
@@ -61,36 +60,15 @@ class ModelFile:
     path: Path
     parts: tuple[Path, ...]
     name: str
-    trusted: bool
+    trusted: bool = False
 
 
 class ModelNotDownloadedError(ModelNotFoundError):
     """The model is not on this machine, but `reference` can be downloaded."""
 
-    def __init__(self, reference: "HubReference | UrlReference") -> None:
+    def __init__(self, reference: "RemoteReference") -> None:
         super().__init__(f"model '{reference}' is not downloaded", f"download it with `llmcli pull {reference}`")
         self.reference = reference
-
-
-@dataclass(frozen=True)
-class FolderModel:
-    """A model in a folder or store.
-
-    `name` is the name that the user types; `parts` are all its files, the first part first, and `size` their bytes.
-    `sha256` is the store's value for the single file, not verified. `projector` is the vision projector (mmproj).
-    """
-
-    name: str
-    parts: tuple[Path, ...]
-    size: int
-    source: Store
-    sha256: str | None = None
-    projector: Path | None = None
-
-    @property
-    def path(self) -> Path:
-        """The file to load: the first part."""
-        return self.parts[0]
 
 
 def starter_path(cache_dir: Path) -> Path:

@@ -1,6 +1,6 @@
 """Find the file on this machine for a model reference. This module never uses the network.
 
-It resolves the starter and paths, because every start needs them; `lookup_by_name` resolves names.
+It resolves the starter and paths, because every start needs them; `sources.registry` resolves names.
 """
 
 import errno
@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 from llmcli.errors import ModelNotFoundError
 from llmcli.files import read_error
 from llmcli.models.gguf.splits import model_files_in, parts_of, stem_of
-from llmcli.models.hub.environment import endpoint
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations, starter_path
 
 if TYPE_CHECKING:
-    from llmcli.models.reference import HubReference, UrlReference
+    from llmcli.models.reference import RemoteReference
 
 _MAX_NAMES = 5  # in one message
 
@@ -36,26 +35,27 @@ def find_model_file(text: str, locations: ModelLocations) -> ModelFile:
         on_disk = _on_disk(text)
         if on_disk:
             return on_disk
-    from llmcli.models.lookup_by_name import find_by_name  # 25 ms that a path does not need
+    from llmcli.models.sources.registry import find_by_name  # 25 ms that a path does not need
 
     return find_by_name(text, locations)
 
 
-def reference_to_download(text: str, locations: ModelLocations) -> "HubReference | UrlReference | None":
+def reference_to_download(text: str, locations: ModelLocations) -> "RemoteReference | None":
     """The reference to download; None for the starter and for models that are not downloaded (files, Ollama's).
 
     Raises:
         ModelNotFoundError: the text is not a valid reference, or an unknown name.
     """
     from llmcli.models.catalog import find_entry
-    from llmcli.models.reference import HubReference, NameReference, UrlReference, parse
+    from llmcli.models.reference import NameReference, RemoteReference
+    from llmcli.models.sources.registry import parse
 
-    reference = parse(text, locations.aliases, endpoint())
-    if isinstance(reference, HubReference | UrlReference):
+    reference = parse(text, locations.aliases)
+    if isinstance(reference, RemoteReference):
         return reference
-    entry = find_entry(reference.name) if isinstance(reference, NameReference) else None
+    entry = find_entry(reference.text) if isinstance(reference, NameReference) else None
     if entry:
-        return HubReference(entry.repo, entry.quantization)
+        return entry.reference
     if str(reference) != STARTER:
         find_model_file(text, locations)
     return None
@@ -73,7 +73,7 @@ def _on_disk(text: str) -> ModelFile | None:
     if is_file:
         # Do not resolve links: in the Hub's cache only the link has the name of the part.
         parts = parts_of(path)
-        return ModelFile(parts[0], parts, stem_of(parts[0]), trusted=False)
+        return ModelFile(parts[0], parts, stem_of(parts[0]))
     names = model_files_in(path) if is_folder else []
     if names:
         more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""

@@ -6,12 +6,12 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from inspect import get_annotations
-from typing import Any, get_args, get_origin
+from typing import Any, Concatenate, ParamSpec, TypeVar, dataclass_transform, get_args, get_origin
 
 from llmcli.errors import UsageError
 
@@ -20,6 +20,9 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 # The largest int32 and float, the C types behind the settings. ctypes truncates a larger number without an error.
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4028234663852886e38
 _LONGEST_QUOTE = 60
+_TITLES: dict[type, str] = {}  # of groups of settings
+T = TypeVar("T")
+P = ParamSpec("P")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
 
 
@@ -30,10 +33,9 @@ class Param:
     `help` is a noun phrase; range, choices and default are added to it by the program. `min` and `max` are inclusive,
     `above` is exclusive, `also` lists values outside the range that are valid. `flag` replaces the flag made from
     the key; `flags` are its aliases (llama.cpp's spellings), `keys` are aliases of the key (those of llama-server,
-    KoboldCpp and Ollama). `sampler` names the step of the chain that uses the setting; the setting has no effect
-    unless one of the settings in `switch` differs from its default. `text` and `data` replace the parsers for typed
-    text and for a JSON or TOML value. These and all parsers of values raise a ValueError whose text completes the
-    sentence "KEY must be ...".
+    KoboldCpp and Ollama). The setting has no effect unless one of those in `needs_any` differs from its default. `text`
+    replaces the parser for typed text and for a text or number in JSON or TOML; `data` for all JSON and TOML. These and
+    all parsers of values raise a ValueError whose text completes the sentence "KEY must be ...".
     """
 
     help: str
@@ -50,13 +52,36 @@ class Param:
     metavar: str = ""
     unit: str = ""
     default_text: str = ""
-    sampler: str = ""
     needs_any: tuple[str, ...] = ()
     text: Callable[[str], Any] | None = None
     data: Callable[[Any], Any] | None = None
     show: Callable[[Any], str] | None = None
     check: Callable[[Any], Any] | None = None
     path: bool = False
+
+
+def _with_default(declare: Callable[P, Param]) -> Callable[Concatenate[T, P], T]:
+    def field(default: T, /, *args: P.args, **details: P.kwargs) -> T:
+        made: T = dataclasses.field(default=default, metadata={"param": declare(*args, **details)})
+        return made
+
+    return field
+
+
+# Declares a setting as a field of a dataclass: `top_k: int = setting(40, "help", min=0)`. It takes what `Param` takes.
+setting = _with_default(Param)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def settings_group(title: str) -> Callable[[type[T]], type[T]]:
+    """Decorator of a dataclass with settings; `title` is its heading in help and manual."""
+
+    def declare(cls: type[T]) -> type[T]:
+        group = dataclass(frozen=True, kw_only=True)(cls)
+        _TITLES[group] = title
+        return group
+
+    return declare
 
 
 @dataclass(frozen=True)
@@ -119,16 +144,24 @@ class Field:
         return self._guard(self.param.data or self._builtin_data, value)
 
     def check(self, value: Any) -> Any:
-        """`value`, if it is in the declared range and among the choices; NaN is in no range."""
+        """`value`, if it is in the declared range and among the choices."""
+        if rule := self._broken_rule(value):
+            raise self.error(value, ValueError(rule))
+        return self.param.check(value) if self.param.check else value
+
+    def _broken_rule(self, value: Any) -> str:
+        """The rule of the range or the choices that `value` breaks, or an empty text; NaN is in no range."""
         param = self.param
-        if is_number(value) and value not in param.extra_values:
-            if rule := overflow_rule(value, param.max):
-                raise self._error(rule, value)
-            if not in_range(value, param.min, param.max, param.above):
-                raise self._error(self.valid_values or "finite", value)
-        if param.choices and value not in param.choices:
-            raise self._error(self.valid_values, value)
-        return param.check(value) if param.check else value
+        if param.choices:
+            return "" if value in param.choices else self.valid_values
+        if not is_number(value) or value in param.extra_values:
+            return ""
+        largest = LARGEST_INT if isinstance(value, int) else LARGEST_FLOAT
+        if param.max is None and abs(value) > largest:
+            return "finite" if abs(value) == math.inf else f"at most {format_value(largest)} in absolute value"
+        is_above = (param.min is None or value >= param.min) and (param.above is None or value > param.above)
+        is_valid = abs(value) < math.inf and is_above and (param.max is None or value <= param.max)
+        return "" if is_valid else self.valid_values or "finite"
 
     def format(self, value: Any) -> str:
         """The text that `parse_text` reads back as `value`."""
@@ -141,53 +174,64 @@ class Field:
         return text if self.param.path else unescape(as_utf8(text))
 
     def _builtin_text(self, text: str) -> Any:
-        if self.repeated:
-            return strings_from_text(text, self._item)
-        return from_text(self.kind, text if self.param.path else as_utf8(text))
+        if not self.repeated:
+            return from_text(self.kind, text if self.param.path else as_utf8(text))
+        if text == "none":
+            return ()
+        if text.startswith("["):
+            with suppress(ValueError):
+                return strings_from_data(json.loads(text))
+        return (self._item(text),)
 
     def _builtin_data(self, value: Any) -> Any:
-        return strings_from_data(value) if self.repeated else from_data(self.kind, value)
+        if not self.param.text:
+            return strings_from_data(value) if self.repeated else from_data(self.kind, value)
+        if isinstance(value, str) or is_number(value):
+            return self.param.text(value if isinstance(value, str) else repr(value))
+        try:
+            return self.param.text("")
+        except InvalidValueError as error:
+            raise ValueError(error.rule) from None
 
     def _guard(self, parse: Callable[[Any], Any], value: Any) -> Any:
         try:
             return self.check(parse(value))
-        except InvalidValueError as error:
-            shown = shorten(value, error.at) if isinstance(value, str) else value
-            raise self._error(error.rule, shown, error.fault, error.hint) from None
         except ValueError as error:
-            raise self._error(str(error), value) from None
+            raise self.error(value, error) from None
 
-    def _error(self, rule: str, value: Any, fault: str = "", hint: str = "") -> UsageError:
-        fault = fault and f": {fault}"
-        return UsageError(f"{self.key} must be {rule}, got {quote(value)}{fault}", hint)
+    def error(self, value: Any, error: ValueError, source: str = "") -> UsageError:
+        """The error for a value that is not valid; it starts with `source`."""
+        known = error if isinstance(error, InvalidValueError) else InvalidValueError(str(error))
+        value = shorten(value, known.at) if isinstance(value, str) else value
+        fault = known.fault and f": {known.fault}"
+        text = f"{self.key} must be {known.rule}, got {quote(value)}{fault}"
+        return UsageError(f"{source}: {text}" if source else text, known.hint)
 
 
 @cache
 def fields_of(cls: type) -> Mapping[str, Field]:
     """The settings that the dataclass `cls` declares, by key, in the order of its base classes."""
-    hints = typing.get_type_hints(cls, include_extras=True)
+    kinds = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    order = [name for base in _groups(cls) for name in get_annotations(base) if name in fields]
-    return types.MappingProxyType({name: _field(cls, name, hints[name], fields[name].default) for name in order})
+    return types.MappingProxyType(
+        {
+            name: _field(fields[name], kinds[name], _TITLES[base])
+            for base in cls.__mro__
+            for name in get_annotations(base)
+            if name in fields
+        }
+    )
 
 
-def _groups(cls: type) -> Iterator[type]:
-    """`cls` after its base classes; `__mro__` has them in the opposite order."""
-    for base in cls.__bases__:
-        if base is not object:
-            yield from _groups(base)
-    yield cls
-
-
-def _field(cls: type, name: str, hint: Any, default: Any) -> Field:
-    kind, param = get_args(hint)[:2]
+def _field(field: "dataclasses.Field[Any]", kind: Any, group: str) -> Field:
     members = get_args(kind) if get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     plain = [member for member in members if member is not type(None)]
     repeated = get_origin(plain[0]) is tuple
-    group = next(vars(base)["TITLE"] for base in cls.__mro__ if name in get_annotations(base))
-    return Field(name, str if repeated else plain[0], len(plain) < len(members), repeated, default, param, group)
+    kind, optional = str if repeated else plain[0], len(plain) < len(members)
+    return Field(field.name, kind, optional, repeated, field.default, field.metadata["param"], group)
 
 
+@dataclass(eq=False)
 class InvalidValueError(ValueError):
     """A value that cannot be parsed.
 
@@ -195,12 +239,10 @@ class InvalidValueError(ValueError):
     `at` the offset of the fault.
     """
 
-    def __init__(self, rule: str, fault: str = "", hint: str = "", at: int | None = None) -> None:
-        super().__init__(f"{rule}: {fault}" if fault else rule)
-        self.rule = rule
-        self.fault = fault
-        self.hint = hint
-        self.at = at
+    rule: str
+    fault: str = ""
+    hint: str = ""
+    at: int | None = None
 
 
 def from_text(kind: type, text: str) -> Any:
@@ -249,16 +291,6 @@ def strings_from_data(value: Any) -> tuple[str, ...]:
     return tuple(items)
 
 
-def strings_from_text(text: str, item: Callable[[str], str]) -> tuple[str, ...]:
-    """The items of a list typed as one text: a JSON list, or a single `item`; `none` is the empty list."""
-    if text == "none":
-        return ()
-    if text.startswith("["):
-        with suppress(ValueError):
-            return strings_from_data(json.loads(text))
-    return (item(text),)
-
-
 def as_utf8(text: str) -> str:
     """`text` decoded as UTF-8. Where the locale is not UTF-8, Python stores the shell's bytes as surrogates."""
     try:
@@ -271,20 +303,6 @@ def as_utf8(text: str) -> str:
 def unescape(text: str) -> str:
     r"""Replace the escapes `\n`, `\t`, `\r`, `\\`, `\"` and `\'` by their characters; keep other backslashes."""
     return re.sub(r"\\(.?)", lambda found: _ESCAPES.get(found[1], found[0]), text, flags=re.DOTALL)
-
-
-def in_range(value: float, low: float | None, high: float | None, above: float | None) -> bool:
-    """Whether `value` is finite and within every bound that is given."""
-    is_above = (low is None or value >= low) and (above is None or value > above)
-    return abs(value) < math.inf and is_above and (high is None or value <= high)
-
-
-def overflow_rule(value: float, high: float | None) -> str:
-    """The rule broken by a `value` that does not fit its C type, or an empty text. `high` is the declared maximum."""
-    largest = LARGEST_INT if isinstance(value, int) else LARGEST_FLOAT
-    if high is not None or not abs(value) > largest:
-        return ""
-    return "finite" if abs(value) == math.inf else f"at most {format_value(largest)} in absolute value"
 
 
 def range_text(low: float | None, high: float | None, above: float | None, also: tuple[Any, ...] = ()) -> str:

@@ -1,133 +1,67 @@
-"""Parameters of the samplers: truncation, penalties and selection, each with its sampler step."""
+"""The samplers: their settings, and one record for each of them."""
 
 import os
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
-from llmcli.params.param import Param, is_int
+from llmcli.params.param import setting, settings_group
+from llmcli.params.sampler_record import Args, sampler
+from llmcli.params.temperature import TemperatureParams, plan_temperature
 
-Args = tuple[Any, ...]
 # llama.cpp allocates the whole window at once and aborts the process if that fails. This is larger than any context.
 _MAX_WINDOW = 2**24
 _SMALLEST_DIVISOR = 2.0**-126  # llama.cpp rejects a penalty if 1 / penalty is not a finite float
 _MAX_SEED = 2**32 - 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_group("Truncation")
 class TruncationParams:
     """Settings of the samplers that remove unlikely tokens."""
 
-    TITLE: ClassVar[str] = "Truncation"
-
-    top_k: Annotated[
-        int, Param("Top-k sampling: number of most likely tokens to keep (0 = off).", min=0, sampler="top_k")
-    ] = 40
-    top_p: Annotated[
-        float,
-        Param("Top-p (nucleus) sampling: cumulative probability to keep (1 = off).", min=0, max=1, sampler="top_p"),
-    ] = 0.95
-    min_p: Annotated[
-        float,
-        Param(
-            "Min-p sampling: minimum probability relative to the most likely token (0 = off).",
-            min=0,
-            max=1,
-            sampler="min_p",
-        ),
-    ] = 0.05
-    typical_p: Annotated[
-        float,
-        Param(
-            "Locally typical sampling: cumulative probability to keep (1 = off).",
-            min=0,
-            max=1,
-            flags=("--typical",),
-            keys=("typ_p", "typical"),
-            sampler="typical_p",
-        ),
-    ] = 1.0
-    top_n_sigma: Annotated[
-        float,
-        Param(
-            "Top-n-sigma sampling: maximum distance from the highest logit, in standard deviations (-1 = off).",
-            above=0,
-            extra_values=(-1.0,),
-            suggest=("1", "1.5"),
-            flags=("--top-nsigma",),
-            keys=("top_nsigma", "nsigma"),
-            sampler="top_n_sigma",
-        ),
-    ] = -1.0
-    top_a: Annotated[
-        float,
-        Param(
-            "Top-a sampling: keeps probabilities of at least a * (highest probability)^2 (0 = off).",
-            min=0,
-            max=1,
-            sampler="top_a",
-        ),
-    ] = 0.0
-    xtc_probability: Annotated[
-        float,
-        Param(
-            "XTC: probability per token to remove all top choices except the least likely (0 = off).",
-            min=0,
-            max=1,
-            suggest=("0.5",),
-            keys=("xtc",),
-            sampler="xtc",
-        ),
-    ] = 0.0
-    xtc_threshold: Annotated[
-        float,
-        Param(
-            "XTC: minimum probability of a top choice (above 0.5 = off).",
-            min=0,
-            max=1,
-            sampler="xtc",
-            needs_any=("xtc_probability",),
-        ),
-    ] = 0.1
-    min_keep: Annotated[
-        int, Param("Minimum number of tokens that truncation keeps (0 = none).", min=0, unit="tokens")
-    ] = 0
-
-
-def top_k(p: TruncationParams) -> Args | None:
-    """llama.cpp `top_k`."""
-    return (p.top_k,) if p.top_k > 0 else None
-
-
-def top_p(p: TruncationParams) -> Args | None:
-    """llama.cpp `top_p`: nucleus sampling (Holtzman et al. 2019)."""
-    return (p.top_p, p.min_keep) if p.top_p < 1 else None
-
-
-def min_p(p: TruncationParams) -> Args | None:
-    """llama.cpp `min_p`: keep logit >= max + ln(p)."""
-    return (p.min_p, p.min_keep) if p.min_p > 0 else None
-
-
-def typical_p(p: TruncationParams) -> Args | None:
-    """llama.cpp `typical`: locally typical sampling (Meister et al. 2022)."""
-    return (p.typical_p, p.min_keep) if p.typical_p < 1 else None
-
-
-def top_n_sigma(p: TruncationParams) -> Args | None:
-    """llama.cpp `top_n_sigma` (Tang et al. 2024): mask logits below max - n * standard deviation."""
-    return (p.top_n_sigma,) if p.top_n_sigma > 0 else None
-
-
-def top_a(p: TruncationParams) -> Args | None:
-    """KoboldCpp `sample_top_a`: keep p_i >= a * max(p)^2, which is min-p with the ratio a * max(p)."""
-    return (p.top_a, max(1, p.min_keep)) if p.top_a > 0 else None
-
-
-def xtc(p: Any) -> Args | None:
-    """llama.cpp `xtc` (p-e-w): at random, remove all tokens above the threshold except the least likely one."""
-    if p.xtc_probability <= 0 or p.xtc_threshold > 0.5:
-        return None
-    return p.xtc_probability, p.xtc_threshold, p.min_keep, llama_seed(p.seed)
+    top_k: int = setting(40, "Top-k sampling: number of most likely tokens to keep (0 = off).", min=0)
+    top_p: float = setting(0.95, "Top-p (nucleus) sampling: cumulative probability to keep (1 = off).", min=0, max=1)
+    min_p: float = setting(
+        0.05, "Min-p sampling: minimum probability relative to the most likely token (0 = off).", min=0, max=1
+    )
+    typical_p: float = setting(
+        1.0,
+        "Locally typical sampling: cumulative probability to keep (1 = off).",
+        min=0,
+        max=1,
+        flags=("--typical",),
+        keys=("typ_p", "typical"),
+    )
+    top_n_sigma: float = setting(
+        -1.0,
+        "Top-n-sigma sampling: maximum distance from the highest logit, in standard deviations (-1 = off).",
+        above=0,
+        extra_values=(-1.0,),
+        suggest=("1", "1.5"),
+        flags=("--top-nsigma",),
+        keys=("top_nsigma", "nsigma"),
+    )
+    top_a: float = setting(
+        0.0, "Top-a sampling: keeps probabilities of at least a * (highest probability)^2 (0 = off).", min=0, max=1
+    )
+    tfs_z: float = setting(
+        1.0,
+        "Tail-free sampling: share to keep of the curvature of the sorted probabilities (1 = off).",
+        min=0,
+        max=1,
+        suggest=("0.95", "0.9"),
+        flags=("--tfs",),
+        keys=("tfs",),
+    )
+    xtc_probability: float = setting(
+        0.0,
+        "XTC: probability per token to remove all top choices except the least likely (0 = off).",
+        min=0,
+        max=1,
+        suggest=("0.5",),
+        keys=("xtc",),
+    )
+    xtc_threshold: float = setting(0.1, "XTC: minimum probability of a top choice (above 0.5 = off).", min=0, max=1)
+    min_keep: int = setting(0, "Minimum number of tokens that truncation keeps (0 = none).", min=0, unit="tokens")
 
 
 def _check_divisor(value: float) -> float:
@@ -136,113 +70,96 @@ def _check_divisor(value: float) -> float:
     return value
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_group("Repetition")
 class PenaltyParams:
     """Settings of the samplers that lower the logits of repeated tokens."""
 
-    TITLE: ClassVar[str] = "Repetition"
-
-    repeat_last_n: Annotated[
-        int,
-        Param(
-            "Number of last tokens that the penalties consider (0 = off).",
-            min=0,
-            unit="tokens",
-            keys=("rep_pen_range", "repetition_penalty_range"),
-            sampler="penalties",
-            needs_any=("repeat_penalty", "presence_penalty", "frequency_penalty"),
-        ),
-    ] = 64
-    repeat_penalty: Annotated[
-        float,
-        Param(
-            "Repetition penalty: divisor for the logits of recent tokens (1 = off).",
-            above=0,
-            suggest=("1.05", "1.1"),
-            keys=("rep_pen", "repetition_penalty"),
-            sampler="penalties",
-            check=_check_divisor,
-        ),
-    ] = 1.0
-    presence_penalty: Annotated[
-        float,
-        Param(
-            "Presence penalty: subtracted once from the logits of recent tokens (0 = off).",
-            keys=("presence_pen",),
-            sampler="penalties",
-        ),
-    ] = 0.0
-    frequency_penalty: Annotated[
-        float,
-        Param(
-            "Frequency penalty: subtracted per occurrence from the logits of recent tokens (0 = off).",
-            keys=("frequency_pen", "freq_pen"),
-            sampler="penalties",
-        ),
-    ] = 0.0
-    dry_multiplier: Annotated[
-        float,
-        Param(
-            "DRY repetition penalty: multiplier for tokens that extend a repeated sequence (0 = off).",
-            suggest=("0.8",),
-            keys=("dry",),
-            sampler="dry",
-        ),
-    ] = 0.0
-    dry_base: Annotated[
-        float,
-        Param(
-            "DRY: base of the exponential growth per repeated token.",
-            min=1,
-            sampler="dry",
-            needs_any=("dry_multiplier",),
-        ),
-    ] = 1.75
-    dry_allowed_length: Annotated[
-        int,
-        Param(
-            "DRY: length of repeated sequences without a penalty.",
-            min=0,
-            unit="tokens",
-            sampler="dry",
-            needs_any=("dry_multiplier",),
-        ),
-    ] = 2
-    dry_penalty_last_n: Annotated[
-        int,
-        Param(
-            "DRY: number of last tokens to search for repetitions (0 = off).",
-            min=0,
-            unit="tokens",
-            sampler="dry",
-            needs_any=("dry_multiplier",),
-        ),
-    ] = 64
-    dry_sequence_breakers: Annotated[
-        tuple[str, ...],
-        Param(
-            "DRY sequence breaker: a text that ends a sequence. Repeatable; `none` clears the list.",
-            flag="--dry-sequence-breaker",
-            metavar="TEXT",
-            sampler="dry",
-            needs_any=("dry_multiplier",),
-        ),
-    ] = ("\n", ":", '"', "*")
+    repeat_last_n: int = setting(
+        64,
+        "Number of last tokens that the penalties consider (0 = off).",
+        min=0,
+        unit="tokens",
+        keys=("rep_pen_range", "repetition_penalty_range"),
+    )
+    repeat_penalty: float = setting(
+        1.0,
+        "Repetition penalty: divisor for the logits of recent tokens (1 = off).",
+        above=0,
+        suggest=("1.05", "1.1"),
+        keys=("rep_pen", "repetition_penalty"),
+        check=_check_divisor,
+    )
+    presence_penalty: float = setting(
+        0.0, "Presence penalty: subtracted once from the logits of recent tokens (0 = off).", keys=("presence_pen",)
+    )
+    frequency_penalty: float = setting(
+        0.0,
+        "Frequency penalty: subtracted per occurrence from the logits of recent tokens (0 = off).",
+        keys=("frequency_pen", "freq_pen"),
+    )
+    dry_multiplier: float = setting(
+        0.0,
+        "DRY repetition penalty: multiplier for tokens that extend a repeated sequence (0 = off).",
+        suggest=("0.8",),
+        keys=("dry",),
+    )
+    dry_base: float = setting(1.75, "DRY: base of the exponential growth per repeated token.", min=1)
+    dry_allowed_length: int = setting(2, "DRY: length of repeated sequences without a penalty.", min=0, unit="tokens")
+    dry_penalty_last_n: int = setting(
+        64, "DRY: number of last tokens to search for repetitions (0 = off).", min=0, unit="tokens"
+    )
+    dry_sequence_breakers: tuple[str, ...] = setting(
+        ("\n", ":", '"', "*"),
+        "DRY sequence breaker: a text that ends a sequence. Repeatable; `none` clears the list.",
+        flag="--dry-sequence-breaker",
+        metavar="TEXT",
+    )
 
 
-def penalties(p: PenaltyParams) -> Args | None:
-    """llama.cpp `penalties`: l > 0 -> l / repeat, else l * repeat; then l -= count * frequency + presence."""
-    if not p.repeat_last_n or (p.repeat_penalty, p.frequency_penalty, p.presence_penalty) == (1, 0, 0):
+def _seed_from_text(text: str) -> int | None:
+    if text.strip().lower() in ("random", "-1"):
         return None
-    return min(p.repeat_last_n, _MAX_WINDOW), p.repeat_penalty, p.frequency_penalty, p.presence_penalty
+    try:
+        return int(text.strip())
+    except ValueError:
+        raise ValueError("an integer or random") from None
 
 
-def dry(p: PenaltyParams) -> Args | None:
-    """llama.cpp `dry` (after p-e-w): l -= multiplier * base ^ (repeat length - allowed length)."""
-    if p.dry_multiplier == 0 or not p.dry_penalty_last_n:
-        return None
-    last_n = min(p.dry_penalty_last_n, _MAX_WINDOW)
-    return p.dry_multiplier, p.dry_base, p.dry_allowed_length, last_n, p.dry_sequence_breakers
+@settings_group("Token selection")
+class SelectionParams:
+    """Settings of the step that draws the token."""
+
+    seed: int | None = setting(
+        None,
+        "Random seed; the same seed gives the same answer.",
+        min=0,
+        max=_MAX_SEED,
+        default_text="random",
+        suggest=("random", "1", "42"),
+        keys=("sampler_seed", "rng_seed"),
+        text=_seed_from_text,
+    )
+    mirostat: int = setting(
+        0,
+        "Mirostat version (0 = off): keeps perplexity near a target. Replaces the sampler chain.",
+        choices=(0, 1, 2),
+        keys=("mirostat_mode",),
+    )
+    mirostat_tau: float = setting(5.0, "Mirostat: target entropy (tau).", min=0, unit="bits", flags=("--mirostat-ent",))
+    mirostat_eta: float = setting(0.1, "Mirostat: learning rate (eta).", min=0, flags=("--mirostat-lr",))
+    adaptive_target: float = setting(
+        -1.0,
+        "Adaptive-p: target probability of the drawn tokens (-1 = off). Needs adaptive_p in --samplers.",
+        min=0,
+        max=1,
+        extra_values=(-1.0,),
+    )
+    adaptive_decay: float = setting(0.9, "Adaptive-p: decay of the average of drawn probabilities.", min=0, max=0.99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerParams(TruncationParams, PenaltyParams, SelectionParams):
+    """Settings of all samplers except the temperature."""
 
 
 def random_seed() -> int:
@@ -255,105 +172,205 @@ def seed_after(seed: int, number: int) -> int:
     return (seed + number) % _MAX_SEED
 
 
-def _seed_from_text(text: str) -> int | None:
-    if text.strip().lower() in ("random", "-1"):
-        return None
-    try:
-        return int(text.strip())
-    except ValueError:
-        raise ValueError("an integer or random") from None
-
-
-def _seed_from_data(value: Any) -> int | None:
-    return _seed_from_text(str(value) if is_int(value) or isinstance(value, str) else "")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelectionParams:
-    """Settings of the step that draws the token."""
-
-    TITLE: ClassVar[str] = "Token selection"
-
-    seed: Annotated[
-        int | None,
-        Param(
-            "Random seed; the same seed gives the same answer.",
-            min=0,
-            max=_MAX_SEED,
-            default_text="random",
-            suggest=("random", "1", "42"),
-            keys=("sampler_seed", "rng_seed"),
-            text=_seed_from_text,
-            data=_seed_from_data,
-        ),
-    ] = None
-    mirostat: Annotated[
-        int,
-        Param(
-            "Mirostat version (0 = off): keeps perplexity near a target. Replaces the sampler chain.",
-            choices=(0, 1, 2),
-            keys=("mirostat_mode",),
-        ),
-    ] = 0
-    mirostat_tau: Annotated[
-        float,
-        Param(
-            "Mirostat: target entropy (tau).",
-            min=0,
-            unit="bits",
-            flags=("--mirostat-ent",),
-            sampler="mirostat",
-            needs_any=("mirostat",),
-        ),
-    ] = 5.0
-    mirostat_eta: Annotated[
-        float,
-        Param(
-            "Mirostat: learning rate (eta).",
-            min=0,
-            flags=("--mirostat-lr",),
-            sampler="mirostat",
-            needs_any=("mirostat",),
-        ),
-    ] = 0.1
-    adaptive_target: Annotated[
-        float,
-        Param(
-            "Adaptive-p: target probability of the drawn tokens (-1 = off). Needs adaptive_p in --samplers.",
-            min=0,
-            max=1,
-            extra_values=(-1.0,),
-            sampler="adaptive_p",
-        ),
-    ] = -1.0
-    adaptive_decay: Annotated[
-        float,
-        Param(
-            "Adaptive-p: decay of the average of drawn probabilities.",
-            min=0,
-            max=0.99,
-            sampler="adaptive_p",
-            needs_any=("adaptive_target",),
-        ),
-    ] = 0.9
-
-
 def llama_seed(seed: int | None) -> int:
     """The seed for llama.cpp, in which 2^32-1 means a random seed: an answer with it could not be repeated."""
     assert seed is not None
     return min(seed, _MAX_SEED - 1)
 
 
-def mirostat(p: SelectionParams) -> Args:
-    """llama.cpp `mirostat` (Basu et al. 2020) over the 100 most likely tokens, or `mirostat_v2`."""
-    return (llama_seed(p.seed), p.mirostat_tau, p.mirostat_eta) + ((100,) if p.mirostat == 1 else ())
+@sampler(
+    fields=("repeat_penalty", "presence_penalty", "frequency_penalty", "repeat_last_n"),
+    switches=("repeat_penalty", "presence_penalty", "frequency_penalty"),
+    first_argument="n_vocab",
+    heading="penalty",
+)
+def penalties(p: SamplerParams) -> Args | None:
+    """llama.cpp `penalties`: l > 0 -> l / repeat, else l * repeat; then l -= count * frequency + presence."""
+    if not p.repeat_last_n or (p.repeat_penalty, p.frequency_penalty, p.presence_penalty) == (1, 0, 0):
+        return None
+    return min(p.repeat_last_n, _MAX_WINDOW), p.repeat_penalty, p.frequency_penalty, p.presence_penalty
 
 
-def adaptive_p(p: SelectionParams) -> Args:
+@sampler(
+    fields=("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
+    switches=("dry_multiplier",),
+    first_argument="vocab",
+)
+def dry(p: SamplerParams) -> Args | None:
+    """llama.cpp `dry` (after p-e-w): l -= multiplier * base ^ (repeat length - allowed length)."""
+    if p.dry_multiplier == 0 or not p.dry_penalty_last_n:
+        return None
+    last_n = min(p.dry_penalty_last_n, _MAX_WINDOW)
+    return p.dry_multiplier, p.dry_base, p.dry_allowed_length, last_n, p.dry_sequence_breakers
+
+
+@sampler(aliases=("top_nsigma",), heading="sigma")
+def top_n_sigma(p: SamplerParams) -> Args | None:
+    """llama.cpp `top_n_sigma` (Tang et al. 2024): mask logits below max - n * standard deviation."""
+    return (p.top_n_sigma,) if p.top_n_sigma > 0 else None
+
+
+@sampler(is_truncating=True)
+def top_k(p: SamplerParams) -> Args | None:
+    """llama.cpp `top_k`."""
+    return (p.top_k,) if p.top_k > 0 else None
+
+
+def _keep_above(p: Any, least: float, min_keep: int) -> Any:
+    keep = p >= least
+    return keep if keep.sum() >= min_keep else (-p).argsort(kind="stable")[:min_keep]
+
+
+@sampler(is_truncating=True, keep=lambda p, a, min_keep: _keep_above(p, a * p.max() ** 2, min_keep))
+def top_a(p: SamplerParams) -> Args | None:
+    """KoboldCpp `sample_top_a`: keep p_i >= a * max(p)^2."""
+    return (p.top_a, max(1, p.min_keep)) if p.top_a > 0 else None
+
+
+def _keep_before_tail(p: Any, z: float, min_keep: int) -> Any:
+    order = (-p).argsort(kind="stable")
+    if len(p) <= 2:
+        return order
+    slopes = p[order][:-1] - p[order][1:]
+    curvature = abs(slopes[:-1] - slopes[1:])
+    total = curvature.sum()
+    shares = curvature / total if total > 1e-6 else 0 * curvature + 1 / len(curvature)
+    tail = (shares.cumsum() > z).nonzero()[0]
+    tail = tail[tail >= min_keep]
+    return order[: tail[0]] if len(tail) else order
+
+
+@sampler(aliases=("tfs", "tail_free"), heading="tfs", is_truncating=True, keep=_keep_before_tail)
+def tfs_z(p: SamplerParams) -> Args | None:
+    """KoboldCpp `sample_tail_free` (Phénix 2019): keep the first k candidates, before the tail.
+
+    With the probabilities sorted, d_i = |(p_i - p_i+1) - (p_i+1 - p_i+2)| from i = 0; k is the first i of at least
+    min_keep whose (d_0 + ... + d_i) / sum(d) is above z. All d are taken as equal if their sum is at most 1e-6.
+    """
+    return (p.tfs_z, max(1, p.min_keep)) if p.tfs_z < 1 else None
+
+
+@sampler(
+    aliases=("typ_p", "typical", "typ"),
+    constructor="typical",
+    heading="typical",
+    is_truncating=True,
+    breaks_on_masks=True,
+)
+def typical_p(p: SamplerParams) -> Args | None:
+    """llama.cpp `typical`: locally typical sampling (Meister et al. 2022)."""
+    return (p.typical_p, p.min_keep) if p.typical_p < 1 else None
+
+
+@sampler(aliases=("nucleus",), is_truncating=True)
+def top_p(p: SamplerParams) -> Args | None:
+    """llama.cpp `top_p`: nucleus sampling (Holtzman et al. 2019)."""
+    return (p.top_p, p.min_keep) if p.top_p < 1 else None
+
+
+@sampler(is_truncating=True)
+def min_p(p: SamplerParams) -> Args | None:
+    """llama.cpp `min_p`: keep logit >= max + ln(p)."""
+    return (p.min_p, p.min_keep) if p.min_p > 0 else None
+
+
+@sampler(fields=("xtc_threshold", "xtc_probability"), switches=("xtc_probability",), is_stateful=True)
+def xtc(p: SamplerParams) -> Args | None:
+    """llama.cpp `xtc` (p-e-w): at random, remove all tokens above the threshold except the least likely one."""
+    if p.xtc_probability <= 0 or p.xtc_threshold > 0.5:
+        return None
+    return p.xtc_probability, p.xtc_threshold, p.min_keep, llama_seed(p.seed)
+
+
+@sampler(
+    fields=("temperature", "temp_policy_file", "dynatemp_range", "dynatemp_exponent"),
+    aliases=("temp",),
+    constructor="temp_ext",
+    heading="temp",
+)
+def temperature(p: TemperatureParams) -> Args | None:
+    """llama.cpp `temp_ext`: logits / T, by entropy if the half width is above 0; or a policy."""
+    plan = plan_temperature(p)
+    return None if plan.native and plan.native[:2] == (1, 0) else (plan,)
+
+
+def _smooth(logits: Any, factor: float, curve: float) -> Any:
+    best, k, c = logits.max(), (3 - curve) / 2, (curve - 1) / 2
+    d = logits - best
+    return d * d * factor * (c * d - k) + best
+
+
+@sampler(
+    fields=("smoothing_factor", "smoothing_curve"), switches=("smoothing_factor",), transform=_smooth, heading="smooth"
+)
+def smoothing(p: TemperatureParams) -> Args | None:
+    """KoboldCpp quadratic sampling (`sample_temperature` with a smoothing factor).
+
+    l' = -k s d^2 + c s d^3 + h with d = l - h for the highest logit h, s = factor, k = (3 - curve) / 2,
+    c = (curve - 1) / 2.
+    """
+    return (p.smoothing_factor, p.smoothing_curve) if p.smoothing_factor > 0 else None
+
+
+@sampler(first_argument="vocab", place="request")
+def infill(_p: SamplerParams) -> Args | None:
+    """llama.cpp `infill`: joins tokens that start alike, and prefers the end of the text where the model is unsure."""
+    return ()
+
+
+@sampler(
+    fields=("adaptive_target", "adaptive_decay"),
+    switches=("adaptive_target",),
+    aliases=("adaptive",),
+    place="request",
+    heading="adaptive",
+    is_stateful=True,
+    draws=True,
+)
+def adaptive_p(p: SamplerParams) -> Args | None:
     """llama.cpp `adaptive_p`: draws near a target probability, adjusted by the tokens drawn before."""
     return p.adaptive_target, p.adaptive_decay, llama_seed(p.seed)
 
 
-def dist(p: SelectionParams) -> Args:
+@sampler(
+    fields=("mirostat_tau", "mirostat", "mirostat_eta"),
+    switches=("mirostat",),
+    place="program",
+    first_argument="n_vocab",
+    is_stateful=True,
+    draws=True,
+)
+def mirostat(p: SamplerParams) -> Args | None:
+    """llama.cpp `mirostat` (Basu et al. 2020) over the 100 most likely tokens."""
+    return llama_seed(p.seed), p.mirostat_tau, p.mirostat_eta, 100
+
+
+@sampler(
+    fields=("mirostat_tau", "mirostat", "mirostat_eta"),
+    switches=("mirostat",),
+    place="program",
+    heading="mirostat",
+    is_stateful=True,
+    draws=True,
+)
+def mirostat_v2(p: SamplerParams) -> Args | None:
+    """llama.cpp `mirostat_v2` (Basu et al. 2020)."""
+    return llama_seed(p.seed), p.mirostat_tau, p.mirostat_eta
+
+
+@sampler(fields=("seed",), place="program", draws=True)
+def dist(p: SamplerParams) -> Args | None:
     """llama.cpp `dist`: one uniform draw over the cumulative distribution."""
     return (llama_seed(p.seed),)
+
+
+# In llama.cpp's default order (common.h), with top_a, tfs_z and smoothing at KoboldCpp's positions.
+SAMPLERS = {
+    one.name: one
+    for one in (
+        *(penalties, dry),
+        *(top_n_sigma, top_k, top_a, tfs_z, typical_p, top_p, min_p, xtc),
+        *(temperature, smoothing),
+        *(infill, adaptive_p, mirostat, mirostat_v2, dist),
+    )
+}

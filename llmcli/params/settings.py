@@ -8,22 +8,19 @@ from typing import Any
 from llmcli.errors import UsageError
 from llmcli.params.generation import GenerationParams, InterfaceParams, RequestParams
 from llmcli.params.model import HubParams, ModelParams
-from llmcli.params.param import Field, fields_of
-from llmcli.params.policies.policy import Entropy, Fixed
-from llmcli.params.sampler_chain import SAMPLERS, ChainParams
-from llmcli.params.samplers import PenaltyParams, SelectionParams, TruncationParams
-from llmcli.params.temperature import TemperatureParams, effective_policy
-from llmcli.text import did_you_mean, setting_hint
+from llmcli.params.param import Field, InvalidValueError, fields_of
+from llmcli.params.policies.parser import check_names
+from llmcli.params.policies.policy import Entropy, Fixed, Policy
+from llmcli.params.sampler_chain import SamplingParams
+from llmcli.params.sampler_record import Sampler
+from llmcli.params.samplers import SAMPLERS
+from llmcli.params.temperature import effective_policy
+from llmcli.text import nearest, setting_hint
 
 CODE_KEYS = ("temp_policy_file",)  # it names code: a session file from elsewhere must not run code
 # Environment variables of the program that are not settings.
 _SWITCHES = ("LLMCLI_HOME", "LLMCLI_DEBUG")
 _CHAT_ONLY = ("system", "chat_template", "think")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingParams(TemperatureParams, TruncationParams, PenaltyParams, SelectionParams, ChainParams):
-    """Settings of the sampler chain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +63,13 @@ def parse_data(table: Mapping[str, Any], source: str) -> dict[str, Any]:
         UsageError: that starts with `source` (such as a file name).
     """
     values = {}
-    for name in sorted(table, key=_position):
+    for name, value in table.items():
         try:
             field = find(name)
-            values[field.key] = field.parse_data(table[name])
+            values[field.key] = field.parse_data(value)
         except UsageError as error:
             raise UsageError(f"{source}: {error}", error.hint) from None
     return values
-
-
-def _position(name: str) -> int:
-    """The position among all settings; in this order, temp_policy_file registers the name that temperature uses."""
-    field = _by_name().get(_key(name))
-    return list(fields()).index(field.key) if field else -1
 
 
 def to_data(settings: Settings) -> dict[str, Any]:
@@ -103,6 +94,7 @@ class Layer:
 
     name: str
     values: Mapping[str, Any]
+    source: str = ""  # of its temperature, for errors: a file or a variable
 
 
 @dataclass(frozen=True)
@@ -114,13 +106,34 @@ class ResolvedSettings:
 
 
 def resolve(layers: Iterable[Layer]) -> ResolvedSettings:
-    """Merge the layers, lowest first, over the built-in defaults."""
+    """Merge the layers, lowest first, over the built-in defaults.
+
+    Raises:
+        UsageError: for a temperature with the name of a policy that does not exist. One from a session is kept, as its
+            policy file is not in the session: it is an error when an answer needs it.
+    """
+    layers = [*layers]
     values: dict[str, Any] = {}
     origins = dict.fromkeys(fields(), "default")
     for layer in layers:
         values |= layer.values
         origins |= dict.fromkeys(layer.values, layer.name)
+    for layer in layers:
+        if "temperature" in layer.values and layer.name != "session":
+            check_policy(layer.values["temperature"], values.get("temp_policy_file"), layer.source)
     return ResolvedSettings(Settings(**values), origins)
+
+
+def check_policy(policy: Policy, file: str | None, source: str = "") -> None:
+    """Check the names of users' functions in a temperature; `file` is the setting `temp_policy_file`.
+
+    Raises:
+        UsageError: that starts with `source`, for a name without a function.
+    """
+    try:
+        check_names(policy, file)
+    except InvalidValueError as error:
+        raise fields()["temperature"].error(str(policy), error, source) from None
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:
@@ -132,16 +145,19 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
     known = {field.env: field for field in fields().values()}
     for name in sorted(environ):
         if name.startswith("LLMCLI_") and environ[name] and name not in (*known, *_SWITCHES):
-            raise UsageError(f"unknown environment variable {name}", did_you_mean(name, known))
+            variables = {f"LLMCLI_{alias.upper()}": field.env for alias, field in _by_name().items()}
+            near = nearest(name, variables, 1)
+            hint = f"did you mean '{variables[near[0]]}'?" if near else ""
+            raise UsageError(f"unknown environment variable {name}", hint)
     values = {}
-    for name, field in known.items():  # in this order, temp_policy_file registers the name that temperature uses
+    for name, field in known.items():
         if not environ.get(name):
             continue
         try:
             values[field.key] = field.parse_text(environ[name])
         except UsageError as error:
             raise UsageError(f"{name}: {error}", error.hint) from None
-    return Layer("env", values)
+    return Layer("env", values, fields()["temperature"].env)
 
 
 def ineffective_settings(settings: Settings, origins: Mapping[str, str]) -> dict[str, str]:
@@ -159,24 +175,25 @@ def ineffective_keys(settings: Settings) -> set[str]:
 
 def _reason(field: Field, p: Settings) -> str:
     """Why a setting has no effect, or an empty text."""
-    sampler = field.param.sampler
+    sampler = _sampler_of(field.key)
     policy = effective_policy(p)
     if field.key == "temperature" and policy != p.temperature:
         return f"temp_policy_file replaces it (use the policy {policy} in temperature to combine them)"
     if field.key.startswith("dynatemp") and not isinstance(policy, Fixed):
         return f"the temperature '{policy}' has its own range"
-    if p.mirostat and (field.key in ("samplers", "min_keep") or sampler not in ("", "mirostat", "temperature")):
+    if p.mirostat and (field.key in ("samplers", "min_keep") or (sampler and sampler.name != "temperature")):
         return f"mirostat {p.mirostat} replaces the chain"
     if p.mirostat and field.key.startswith("dynatemp"):
         return f"mirostat {p.mirostat} needs a fixed temperature"
     if p.mirostat and field.key == "temperature" and isinstance(p.temperature, Entropy):
         return f"mirostat {p.mirostat} uses the middle of the range"
-    if sampler and sampler not in p.samplers and sampler != "mirostat":
-        return f"{sampler} is not in samplers"
-    if field.param.needs_any and all(getattr(p, key) == fields()[key].default for key in field.param.needs_any):
-        return f"needs {' or '.join(field.param.needs_any)}"
-    if sampler in SAMPLERS and _off_either_way(field, p):
-        return f"other settings turn {sampler} off"
+    if sampler and sampler.name not in p.samplers:
+        return f"{sampler.name} is not in samplers"
+    needed = needed_settings(field)
+    if needed and all(getattr(p, key) == fields()[key].default for key in needed):
+        return f"needs {' or '.join(needed)}"
+    if sampler and sampler.place == "default" and _is_off_either_way(field, sampler, p):
+        return f"other settings turn {sampler.name} off"
     if field.key == "min_keep" and not _min_keep_matters(p):
         return "no active sampler uses it"
     if p.raw and field.key in _CHAT_ONLY:
@@ -184,14 +201,25 @@ def _reason(field: Field, p: Settings) -> str:
     return ""
 
 
-def _off_either_way(field: Field, p: Settings) -> bool:
+def needed_settings(field: Field) -> tuple[str, ...]:
+    """The settings one of which must differ from its default; otherwise this one has no effect."""
+    switches = next((one.switches for one in SAMPLERS.values() if field.key in one.fields), ())
+    return field.param.needs_any or (() if field.key in switches else switches)
+
+
+def _sampler_of(key: str) -> Sampler | None:
+    """The sampler with this setting that `samplers` can contain."""
+    return next((one for one in SAMPLERS.values() if key in one.fields and one.place != "program"), None)
+
+
+def _is_off_either_way(field: Field, sampler: Sampler, p: Settings) -> bool:
     """Whether the step is off both with the value of the setting and with its default."""
-    p, step = replace(p, seed=0), SAMPLERS[field.param.sampler]
-    return step(p) is None and step(replace(p, **{field.key: field.default})) is None
+    p = replace(p, seed=0)
+    return sampler.arguments(p) is None and sampler.arguments(replace(p, **{field.key: field.default})) is None
 
 
 def _min_keep_matters(p: Settings) -> bool:
     """Whether another min_keep changes the arguments of any step."""
     p = replace(p, seed=0)
     other = replace(p, min_keep=p.min_keep + 1)
-    return any(SAMPLERS[name](p) != SAMPLERS[name](other) for name in p.samplers if name in SAMPLERS)
+    return any(SAMPLERS[name].arguments(p) != SAMPLERS[name].arguments(other) for name in p.samplers)

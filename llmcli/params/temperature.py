@@ -1,141 +1,98 @@
-"""Settings of the temperature step: a number or a policy, and KoboldCpp's smoothing."""
+"""Settings of the temperature step: a number or a policy, and KoboldCpp's smoothing; and the plan of the step."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
 
 from llmcli.errors import UsageError
-from llmcli.params.param import Param, is_number
-from llmcli.params.policies.parser import SHAPE, parse_policy
-from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall, names_in, parse_function_reference
+from llmcli.params.param import setting, settings_group
+from llmcli.params.policies.parser import parse_policy
+from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall, bind, names_in, parse_function_reference
+from llmcli.params.policies.rules import BUILTIN
 
-Args = tuple[Any, ...]
-
-
-def policy_from_data(value: Any) -> Policy:
-    """The policy of a JSON or TOML value: a number or a text."""
-    if isinstance(value, Policy):
-        return value
-    if not is_number(value) and not isinstance(value, str):
-        raise ValueError(SHAPE)
-    return parse_policy(value if isinstance(value, str) else repr(value))
+EXAMPLES = [rule.example for name, rule in BUILTIN.items() if name != "clamp"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_group("Temperature")
 class TemperatureParams:
     """Settings of the temperature step and of smoothing."""
 
-    TITLE: ClassVar[str] = "Temperature"
+    temp_policy_file: str | None = setting(
+        None,
+        "Python function that computes the temperature of each token. --temp can use it by name.",
+        metavar="FILE.py:NAME",
+        text=parse_function_reference,
+        path=True,
+    )
+    temperature: Policy = setting(
+        Fixed(0.8),
+        "Sampling temperature: a number (0 = greedy), an entropy range LOW..HIGH[^EXPONENT], or a policy by "
+        "position, sentence, line, paragraph or reasoning. Higher is more random; 0.7 to 1 is usual.",
+        flags=("--temp",),
+        keys=("temp",),
+        metavar="X|POLICY",
+        suggest=(*("0", "0.7", "0.8", "1", "0.3..1.3", "0.3..1.3^0.7"), *EXAMPLES),
+        text=parse_policy,
+        show=str,
+    )
+    dynatemp_range: float = setting(
+        0.0, "Dynamic temperature: half width of the range around the temperature (0 = off).", min=0
+    )
+    dynatemp_exponent: float = setting(
+        1.0,
+        "Dynamic temperature: exponent of the normalized entropy.",
+        above=0,
+        flags=("--dynatemp-exp",),
+        needs_any=("dynatemp_range",),
+    )
+    smoothing_factor: float = setting(
+        0.0, "Quadratic smoothing (KoboldCpp): factor, applied after the temperature (0 = off).", min=0
+    )
+    smoothing_curve: float = setting(
+        1.0, "Quadratic smoothing: curve; above 1 favors the most likely tokens more.", min=1
+    )
 
-    temp_policy_file: Annotated[
-        str | None,
-        Param(
-            "Python function that computes the temperature of each token. --temp can use it by name.",
-            metavar="FILE.py:NAME",
-            text=parse_function_reference,
-            data=lambda value: parse_function_reference(value if isinstance(value, str) else ""),
-            path=True,
-            sampler="temperature",
-        ),
-    ] = None
-    temperature: Annotated[
-        Policy,
-        Param(
-            "Sampling temperature: a number (0 = greedy), an entropy range LOW..HIGH[^EXPONENT], or a policy by "
-            "position, sentence, line, paragraph or reasoning. Higher is more random; 0.7 to 1 is usual.",
-            flags=("--temp",),
-            keys=("temp",),
-            metavar="X|POLICY",
-            suggest=(
-                "0",
-                "0.7",
-                "0.8",
-                "1",
-                "0.3..1.3",
-                "0.3..1.3^0.7",
-                "edt:0.8,theta=0.1",
-                "linear:1.2->0.5@200",
-                "cosine:1.2->0.5@200",
-                "exp:1.2->0.5@200",
-                "sentence:1.1,0.7,0.4",
-                "line:1.1,0.7",
-                "paragraph:1.1,0.7",
-                "think=1.0,answer=0.6",
-            ),
-            text=parse_policy,
-            data=policy_from_data,
-            show=str,
-            sampler="temperature",
-        ),
-    ] = Fixed(0.8)
-    dynatemp_range: Annotated[
-        float,
-        Param(
-            "Dynamic temperature: half width of the range around the temperature (0 = off).",
-            min=0,
-            sampler="temperature",
-        ),
-    ] = 0.0
-    dynatemp_exponent: Annotated[
-        float,
-        Param(
-            "Dynamic temperature: exponent of the normalized entropy.",
-            above=0,
-            flags=("--dynatemp-exp",),
-            sampler="temperature",
-            needs_any=("dynatemp_range",),
-        ),
-    ] = 1.0
-    smoothing_factor: Annotated[
-        float,
-        Param(
-            "Quadratic smoothing (KoboldCpp): factor, applied after the temperature (0 = off).",
-            min=0,
-            sampler="smoothing",
-        ),
-    ] = 0.0
-    smoothing_curve: Annotated[
-        float,
-        Param(
-            "Quadratic smoothing: curve; above 1 favors the most likely tokens more.",
-            min=1,
-            sampler="smoothing",
-            needs_any=("smoothing_factor",),
-        ),
-    ] = 1.0
+
+@dataclass(frozen=True)
+class TemperaturePlan:
+    """What the temperature step of a chain does.
+
+    With `native`, llama.cpp's `temp_ext` applies the policy, and these are its arguments: center, half width and
+    exponent. Without, the policy is called for each token. A plan that `only_reads` changes nothing: the chain has no
+    temperature.
+    """
+
+    policy: Policy
+    native: tuple[float, float, float] | None = None
+    only_reads: bool = False
+
+
+NEUTRAL = TemperaturePlan(Fixed(1.0), (1.0, 0.0, 1.0))
+ONLY_READS = TemperaturePlan(Fixed(1.0), only_reads=True)
 
 
 def effective_policy(p: TemperatureParams) -> Policy:
     """The policy that the settings use: that of `temp_policy_file`, unless `temperature` contains it by name."""
-    if not p.temp_policy_file:
-        return p.temperature
-    # Parsed again to register it again: another file can have registered the same name since.
-    name = parse_function_reference(p.temp_policy_file).rpartition(":")[2]
-    return p.temperature if name in names_in(p.temperature) else PolicyCall(name)
+    name = (p.temp_policy_file or "").rpartition(":")[2]
+    policy = PolicyCall(name) if name and name not in names_in(p.temperature) else p.temperature
+    return bind(policy, p.temp_policy_file)
 
 
-def base_delta_exponent(p: TemperatureParams) -> tuple[float, float, float]:
-    """A fixed or entropy policy as arguments of llama.cpp's `temp_ext`: center, half width and exponent.
+def plan_temperature(p: TemperatureParams, has_mirostat: bool = False) -> TemperaturePlan:
+    """The temperature step of these settings; mirostat takes a fixed temperature, or the middle of a range.
 
     Raises:
-        UsageError: for any other policy, which llama.cpp does not have.
+        UsageError: for mirostat with a policy that llama.cpp does not have.
     """
     policy = effective_policy(p)
     if isinstance(policy, Entropy):
-        return (policy.low + policy.high) / 2, (policy.high - policy.low) / 2, policy.exponent
-    if isinstance(policy, Fixed):
-        return policy.value, p.dynatemp_range, p.dynatemp_exponent
-    raise UsageError(f"mirostat needs a number as temperature, got '{policy}'", "use a number, or set mirostat to 0")
-
-
-def temperature(p: TemperatureParams) -> Args | None:
-    """llama.cpp `temp_ext`: logits / T, by entropy if the half width is above 0. A named policy is one argument."""
-    policy = effective_policy(p)
-    if isinstance(policy, PolicyCall):
-        return (policy,)
-    base, delta, exponent = base_delta_exponent(p)
-    return None if base == 1 and delta <= 0 else (base, delta, exponent)
-
-
-def smoothing(p: TemperatureParams) -> Args | None:
-    """KoboldCpp quadratic sampling (`sample_temperature` with a smoothing factor)."""
-    return (p.smoothing_factor, p.smoothing_curve) if p.smoothing_factor > 0 else None
+        base, delta, exponent = (policy.low + policy.high) / 2, (policy.high - policy.low) / 2, policy.exponent
+    elif isinstance(policy, Fixed):
+        base, delta, exponent = policy.value, p.dynatemp_range, p.dynatemp_exponent
+    elif has_mirostat:
+        hint = "use a number, or set mirostat to 0"
+        raise UsageError(f"mirostat needs a number as temperature, got '{policy}'", hint)
+    else:
+        return TemperaturePlan(policy)
+    if delta <= 0 or has_mirostat:
+        return TemperaturePlan(Fixed(base), (base, 0.0, 1.0))
+    low, high = (float(f"{bound:.9g}") for bound in (base - delta, base + delta))  # 0.8 - 0.5 is 0.30000000000000004
+    return TemperaturePlan(Entropy(max(low, 0.0), high, exponent), (base, delta, exponent))

@@ -11,6 +11,7 @@ from llmcli.chat.sessions.format import from_event, to_event
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
 from llmcli.inference.answer_json import ReplayManifest
+from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Fixed
 
 DIGEST = "0123456789abcdef" * 4
@@ -220,6 +221,16 @@ def test_a_session_saves_no_policy_file_and_loads_none(home: Path, tmp_path: Pat
     assert again.overrides == {"top_k": 9}
     assert len(again.notes) == 1
     assert "skipped a line: a session file cannot set temp_policy_file" in again.notes[0]
+    again.close()
+
+
+def test_a_session_keeps_a_temperature_of_a_user_function(home: Path) -> None:
+    session = Session()
+    session.set("temperature", parse_policy("sentence:hot:1,0.5"))
+    session.add("user", "hi")
+    session.close()
+    again = Session.load(session.name or "")
+    assert (again.overrides, again.notes) == ({"temperature": parse_policy("sentence:hot:1,0.5")}, [])
     again.close()
 
 

@@ -21,7 +21,6 @@ from llmcli.inference.answer_json import answer_data
 from llmcli.inference.engine import Request
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt
-from llmcli.params.policies.policy import parse_function_reference
 from llmcli.params.settings import Settings, parse_data
 from tests.chat.controllers import answer, ask, controller_with
 from tests.chat.replays import N_CTX, QUESTIONS, again, given, opened, read
@@ -68,6 +67,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "mirostat": {"temperature": 0.9, "mirostat": 1},
     "mirostat 2": {"temperature": 0.9, "mirostat": 2, "mirostat_tau": 4.0},
     "adaptive_p": {"samplers": "top_k,min_p,adaptive_p", "adaptive_target": 0.4},
+    "tfs_z": {"temperature": 1.2, "tfs_z": 0.95, "top_k": 0},
     "top_a and smoothing": {"temperature": 1.2, "top_a": 0.2, "smoothing_factor": 0.3, "smoothing_curve": 2.0},
     "typical and sigma": {"temperature": 1.2, "typical_p": 0.8, "top_n_sigma": 1.5},
     "temperature first": {"temperature": "linear:1.5->0.5@9", "samplers": "temperature,top_k,top_p"},
@@ -280,5 +280,4 @@ def test_a_changed_policy_file_is_found(
     data = given(first, files({"temp_policy_file": "WARM"}), QUESTIONS[2])
     file = Path(data["params"]["temp_policy_file"].removesuffix(":warm"))
     file.write_text(WARM.replace("0.2", "0.21"))
-    parse_function_reference(f"{file}:warm")
     assert "the file of the temperature policy is different" in again(second, read(data)).reasons

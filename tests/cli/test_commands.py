@@ -50,6 +50,13 @@ def test_config_refuses_a_value_that_is_not_valid(run: Run, inside: Run) -> None
     assert "did you mean 'top_p'" in inside("config", "get", "topp").stderr
 
 
+def test_config_refuses_an_unknown_preset(inside: Run) -> None:
+    ran = inside("config", "set", "preset", "creativ")
+    assert (ran.status, ran.stderr) == (2, "error: unknown preset 'creativ'\n  hint: did you mean 'creative'?\n")
+    assert inside("config", "set", "preset", "creative").status == 0
+    assert inside("config", "get", "preset").text == "creative\n"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="the editor is a shell line")
 def test_config_edit_opens_the_editor_and_checks_the_file(run: Run, inside: Run, home: Path) -> None:
     good = run("config", "edit", env={"VISUAL": "", "EDITOR": "sh -c 'echo top_k = 9 >> \"$0\"'"})

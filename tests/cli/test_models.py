@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tests.cli.test_hub_end_to_end import error_line
 from tests.conftest import Run
+from tests.models.gguf_writer import write_gguf
 from tests.models.split_writer import split_model
 
 ASK = ("generate", "--raw", "The capital of France is", "--temp", "0", "-n", "8")
@@ -45,3 +46,14 @@ def test_model_of_config_and_environment_is_used(run: Run, tiny: Path, tmp_path:
     other = tmp_path / "other.gguf"
     model.rename(other)
     assert json.loads(run(*ASK, "--json", env={"LLMCLI_MODEL": str(other)}).text)["model"] == "other"
+
+
+def test_import_names_the_files_that_it_skips(inside: Run, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "good.gguf")
+    (tmp_path / "page.gguf").write_text("<html>not found</html>")
+    ran = inside("models", "import", str(tmp_path))
+    assert ran.status == 0
+    warning, note = ran.stderr.splitlines()
+    assert warning == f"warning: skipped {tmp_path / 'page.gguf'}: not a GGUF model, or a part of it is missing"
+    assert note == "1 model imported in place; use one with --model NAME"
+    assert [line.split()[0] for line in ran.text.splitlines()] == ["NAME", "good"]

@@ -84,6 +84,7 @@ def test_imported_models_are_listed_and_shown(stores: Stores) -> None:
     shown = facts_of(stores.run("models", "show", "ollama:smollm2:135m").text)
     assert shown["parameters"] == "135M"
     assert shown["file"] == mine["files"][0]
+    assert shown["mmproj"].startswith(str(stores.ollama / "blobs"))
     verified = stores.run("models", "verify")
     assert verified.status == 0
     assert [line.split()[:2] for line in verified.text.splitlines()[1:]] == [

@@ -199,3 +199,10 @@ def test_a_built_in_preset_has_a_purpose(name: str) -> None:
 def test_a_preset_of_the_user_has_only_its_values() -> None:
     save_preset("creative", {"top_k": 3})
     assert preset_purpose("creative", presets()["creative"]) == "top_k 3"
+
+
+def test_a_preset_of_the_user_can_have_a_purpose() -> None:
+    write("[presets.mine]\npurpose = 'long  poems'\ntop_k = 3\n")
+    assert preset_layer("mine").values == {"top_k": 3}
+    save_preset("mine", {"top_k": 4})
+    assert preset_purpose("mine", presets()["mine"]) == "long poems (top_k 4)"

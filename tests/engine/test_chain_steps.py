@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from llmcli.engine.events import Candidate, ChainTrace
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.token_inspection import Candidate, CandidateCapture, CandidateSnapshot, ChainTrace, trace_chain
+from llmcli.engine.token_inspection import CandidateCapture, CandidateSnapshot, trace_chain
 from llmcli.params.policies.policy import Entropy, Fixed
-from llmcli.params.sampler_chain import SamplerStep
+from llmcli.params.sampler_record import SamplerStep
 from tests.engine.candidates import apply_chain, capture_steps, log_probabilities, make_chain, make_steps
 
 INF = math.inf

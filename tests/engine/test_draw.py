@@ -5,13 +5,17 @@ import math
 import random
 from collections.abc import Sequence
 from time import perf_counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from llmcli.engine.llama import bindings
+from llmcli.engine.sampling.chain import Chain, ChainHooks
 from llmcli.engine.sampling.python_samplers import CustomSampler
-from llmcli.params.sampler_chain import SamplerStep
+from llmcli.engine.sentences import DrawState
+from llmcli.params.policies.policy import Fixed
+from llmcli.params.sampler_record import SamplerStep
 from tests.engine.candidates import apply_chain, apply_samplers, log_probabilities, make_chain, make_steps
 
 P = [0.5, 0.3, 0.15, 0.05]
@@ -126,10 +130,11 @@ def test_closing_a_chain_frees_the_owned_samplers(monkeypatch: pytest.MonkeyPatc
         free(pointer)
 
     monkeypatch.setattr(api, "llama_sampler_free", count)
-    chain = make_chain(make_steps(top_a=0.2), 5)
+    only_size: Any = SimpleNamespace(n_tokens=5)
+    chain = Chain(only_size, make_steps(temperature=Fixed(0.5)), hooks=ChainHooks(DrawState()))
     chain.close()
     chain.close()
-    assert len(freed) == 3  # the chain, and the two samplers that top-a uses
+    assert len(freed) == 2  # the chain, and the sampler that the temperature step uses
 
 
 def test_a_clone_of_a_chain_continues_like_the_chain() -> None:

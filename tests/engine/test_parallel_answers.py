@@ -12,8 +12,7 @@ from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.engine.llama.model import Model
 from llmcli.engine.scheduler import generate
 from llmcli.errors import ConstraintError, ContextOverflowError, PolicyError
-from llmcli.params.policies import rules
-from llmcli.params.policies.policy import Fixed, PolicyCall
+from llmcli.params.policies.policy import Fixed, PolicyCall, PolicySource
 from tests.engine.conftest import MakeContext
 from tests.engine.drive import GREEDY, start
 from tests.models import tiny_models
@@ -150,18 +149,13 @@ def test_a_ban_of_the_first_token_adds_no_prompt_time(shared_context: Context) -
     assert [one.timings.prompt_n for one in pair] == [len(PROMPT), 0]
 
 
-def test_a_failing_generation_ends_alone_with_its_error(
-    shared_context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_generation_ends_alone_with_its_error(shared_context: Context) -> None:
     def failing(step: Any) -> float:
         return 1.0 if step.index < 4 else float("nan")
 
-    monkeypatch.setattr(rules, "_USER_POLICIES", {})
-    rules.register_policy("failing", "a test", lambda: failing)
+    policy = PolicyCall("failing", source=PolicySource("a test", lambda: failing))
     variants = start_all(shared_context, *[PROMPT] * 4)
-    variants[2] = start(
-        shared_context, PROMPT, index=2, ignore_eos=True, max_tokens=24, temperature=PolicyCall("failing")
-    )
+    variants[2] = start(shared_context, PROMPT, index=2, ignore_eos=True, max_tokens=24, temperature=policy)
     records = list(generate(shared_context, variants))
     assert [variant.finish_reason for variant in variants] == ["length", "length", "error", "length"]
     assert isinstance(variants[2].failure, PolicyError)

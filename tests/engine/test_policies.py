@@ -17,9 +17,8 @@ from llmcli.engine.sampling.temperature import TemperatureReading
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import PolicyError
 from llmcli.params.param import LARGEST_FLOAT
-from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policies.policy import Entropy, Fixed, Policy
+from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall, PolicySource
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import Settings
 from tests.engine.candidates import NEUTRAL, ChainOutput, apply_chain, apply_samplers
@@ -35,19 +34,11 @@ SETS = {
     "half of a vocabulary masked": [x if i % 2 else -INF for i, x in enumerate(WHOLE)],
     "all but one masked": [-INF, 2.0, -INF],
 }
-Register = Callable[[Callable[..., Any]], Policy]
 
 
-@pytest.fixture
-def register_policy(monkeypatch: pytest.MonkeyPatch) -> Register:
-    """Registers a function as a user's policy."""
-    monkeypatch.setattr(rules, "_USER_POLICIES", {})
-
-    def call(function: Callable[..., Any]) -> Policy:
-        rules.register_policy("mine", "mine.py", lambda: function)
-        return parse_policy("mine")
-
-    return call
+def policy_of(function: Callable[..., Any]) -> PolicyCall:
+    """A function of a user as a policy."""
+    return PolicyCall("mine", source=PolicySource("mine.py", lambda: function))
 
 
 def apply_with_reading(
@@ -64,7 +55,8 @@ def apply_with_reading(
     try:
         left = apply_chain(chain, logits)
         assert chain.temperature
-        return left, chain.temperature.reading()
+        assert chain.temperature.reading
+        return left, chain.temperature.reading
     finally:
         chain.close()
 
@@ -85,14 +77,14 @@ def test_a_policy_divides_logits_like_llama_cpp(logits: list[float], t: float) -
 
 
 @pytest.mark.parametrize("logits", SETS.values(), ids=SETS)
-def test_a_step_describes_the_live_candidates(register_policy: Register, logits: list[float]) -> None:
+def test_a_step_describes_the_live_candidates(logits: list[float]) -> None:
     seen: list[Any] = []
 
     def mine(step: Any) -> float:
         seen.append((step.candidates, step.entropy, list(step.p)))
         return 1.0
 
-    apply_samplers(logits, temperature=register_policy(mine))
+    apply_samplers(logits, temperature=policy_of(mine))
     entropy, p = entropy_of(logits)
     assert seen[0][0] == len(p)
     assert seen[0][1] == pytest.approx(entropy, rel=1e-5, abs=1e-6)
@@ -195,8 +187,8 @@ GIVES = [
 
 
 @pytest.mark.parametrize(("value", "shown"), GIVES, ids=[shown for _, shown in GIVES])
-def test_an_invalid_temperature_of_a_policy_is_an_error(register_policy: Register, value: Any, shown: str) -> None:
-    policy = register_policy(lambda _step: value)
+def test_an_invalid_temperature_of_a_policy_is_an_error(value: Any, shown: str) -> None:
+    policy = policy_of(lambda _step: value)
     with pytest.raises(PolicyError) as caught:
         apply_samplers(MANY, temperature=policy)
     assert str(caught.value) == f"the temperature policy 'mine' returned {shown} for token 0"
@@ -206,44 +198,40 @@ def test_an_invalid_temperature_of_a_policy_is_an_error(register_policy: Registe
 @pytest.mark.parametrize(
     ("function", "says"), [(broken, "ValueError: I do not like this token (line "), (leaving, "SystemExit: 3 (line ")]
 )
-def test_an_exception_in_a_policy_is_an_error_with_the_line(
-    register_policy: Register, function: Any, says: str
-) -> None:
+def test_an_exception_in_a_policy_is_an_error_with_the_line(function: Any, says: str) -> None:
     with pytest.raises(PolicyError) as caught:
-        apply_samplers(MANY, temperature=register_policy(function))
+        apply_samplers(MANY, temperature=policy_of(function))
     line = function.__code__.co_firstlineno + 1
     assert str(caught.value) == f"the temperature policy 'mine' failed at token 0: {says}{line})"
 
 
-def test_an_error_in_a_huge_policy_is_short(register_policy: Register) -> None:
-    register_policy(broken)
+def test_an_error_in_a_huge_policy_is_short() -> None:
+    policy = PolicyCall("sentence", (policy_of(broken), *[Fixed(0.8)] * 1000))
     with pytest.raises(PolicyError) as caught:
-        apply_samplers(MANY, temperature=parse_policy("sentence:mine" + ",0.8" * 1000))
+        apply_samplers(MANY, temperature=policy)
     assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("value", [1, True, np.float32(1), np.float64(1), np.int64(1)])
 @pytest.mark.parametrize("logits", [MANY, WHOLE], ids=["forty", "a vocabulary"])
-def test_a_policy_can_return_any_kind_of_number(register_policy: Register, value: Any, logits: list[float]) -> None:
-    assert (
-        apply_samplers(logits, temperature=register_policy(lambda _step: value)).logits == apply_samplers(logits).logits
-    )
+def test_a_policy_can_return_any_kind_of_number(value: Any, logits: list[float]) -> None:
+    assert apply_samplers(logits, temperature=policy_of(lambda _step: value)).logits == apply_samplers(logits).logits
 
 
 @pytest.mark.parametrize("logits", [MANY, WHOLE], ids=["forty", "a vocabulary"])
-def test_a_policy_can_use_the_probabilities(register_policy: Register, logits: list[float]) -> None:
-    _, reading = apply_with_reading(logits, register_policy(lambda step: 1.5 - step.p[0]))
+def test_a_policy_can_use_the_probabilities(logits: list[float]) -> None:
+    _, reading = apply_with_reading(logits, policy_of(lambda step: 1.5 - step.p[0]))
     assert reading.temperature == pytest.approx(1.5 - entropy_of(logits)[1][0], rel=1e-5)
 
 
-def test_a_step_cannot_be_used_after_its_draw(register_policy: Register) -> None:
+def test_a_step_cannot_be_used_after_its_draw() -> None:
     kept: list[Any] = []
 
     def mine(step: Any) -> float:
         kept.append(step)
         return float(kept[0].entropy) if len(kept) > 1 else 1.0
 
-    policy = register_policy(mine)
+    policy = policy_of(mine)
     apply_samplers(MANY, temperature=policy)
     with pytest.raises(PolicyError, match="RuntimeError: the candidates of an earlier token are not available"):
         apply_samplers(MANY, temperature=policy)

@@ -19,8 +19,8 @@ from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
 from llmcli.engine.scheduler import generate
 from llmcli.errors import PolicyError
-from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
+from llmcli.params.policies.policy import Policy, PolicyCall, PolicySource
 from llmcli.params.sampler_chain import DEFAULT_ORDER
 from llmcli.params.settings import Settings
 from tests.engine.conftest import MakeContext
@@ -98,13 +98,14 @@ def _advance(context: Context, ways: Sequence[Draws], row: int) -> None:
         assert (way.tokens, way.finish_reason) == (ways[0].tokens, ways[0].finish_reason), way
 
 
-def make_generation(context: Context, temperature: str, trace: int | None = None, **values: Any) -> Generation:
+def make_generation(context: Context, temperature: str | Policy, trace: int | None = None, **values: Any) -> Generation:
     """A generation with this temperature."""
     vocab = context.model.vocab
     values = {"seed": 3, "max_tokens": 60} | values
     grammar, shift = values.pop("grammar", None), values.pop("shift", None)
     tokens = vocab.tokenize(values.pop("prompt", PROMPT))
-    settings = Settings(**values, temperature=parse_policy(temperature))
+    policy = parse_policy(temperature) if isinstance(temperature, str) else temperature
+    settings = Settings(**values, temperature=policy)
     return Generation(vocab, tokens, settings, grammar, live_shift=shift, trace=trace)
 
 
@@ -220,33 +221,21 @@ def test_a_banned_string_resets_the_policy(context: Context) -> None:
     assert traced.state.index == traced.state.total == len(traced.traces)
 
 
-Register = Callable[[Callable[..., Any]], str]
-
-
-@pytest.fixture
-def register_policy(monkeypatch: pytest.MonkeyPatch) -> Register:
-    """Registers a function as a user's policy; returns its name."""
-    monkeypatch.setattr(rules, "_USER_POLICIES", {})
-
-    def call(function: Callable[..., Any]) -> str:
-        rules.register_policy("mine", "mine.py", lambda: function)
-        return "mine"
-
-    return call
+def policy_of(function: Callable[..., Any]) -> PolicyCall:
+    """A function of a user as a policy."""
+    return PolicyCall("mine", source=PolicySource("mine.py", lambda: function))
 
 
 @pytest.mark.parametrize(
     "values", [{}, {"grammar": LIST}, {"banned_strings": ("zebra",)}], ids=["plain", "grammar", "ban"]
 )
 @pytest.mark.parametrize("bad", [math.nan, None])
-def test_a_failing_policy_ends_only_its_answer(
-    context: Context, register_policy: Register, values: dict[str, Any], bad: Any
-) -> None:
+def test_a_failing_policy_ends_only_its_answer(context: Context, values: dict[str, Any], bad: Any) -> None:
     def mine(step: Any) -> Any:
         return 0.8 if step.index < 3 else bad if bad else 1 / 0
 
     before = run(context, PROMPT, values.get("grammar"), max_tokens=8)
-    generation = make_generation(context, register_policy(mine), **values)
+    generation = make_generation(context, policy_of(mine), **values)
     list(generate(context, [generation]))
     assert isinstance(generation.failure, PolicyError)
     assert re.match(r"the temperature policy 'mine' (returned nan for|failed at) token 3", str(generation.failure))
@@ -256,9 +245,9 @@ def test_a_failing_policy_ends_only_its_answer(
     assert (after.ids, after.text) == (before.ids, before.text)
 
 
-def test_the_failure_of_one_of_two_answers_ends_one(fresh: MakeContext, register_policy: Register) -> None:
+def test_the_failure_of_one_of_two_answers_ends_one(fresh: MakeContext) -> None:
     context = fresh(n_ctx=256, n_seq_max=2)
-    generations = [make_generation(context, "0.8"), make_generation(context, register_policy(lambda step: -step.index))]
+    generations = [make_generation(context, "0.8"), make_generation(context, policy_of(lambda step: -step.index))]
     list(generate(context, generations))
     assert [one.finish_reason for one in generations] == ["length", "error"]
     assert "returned -1 for token 1" in str(generations[1].failure)

@@ -17,8 +17,7 @@ from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.engine.llama.model import Model
 from llmcli.engine.scheduler import Scheduler
 from llmcli.errors import ConstraintError, ContextOverflowError, PolicyError
-from llmcli.params.policies import rules
-from llmcli.params.policies.policy import Fixed, PolicyCall
+from llmcli.params.policies.policy import Fixed, PolicyCall, PolicySource
 from tests.engine.drive import start
 from tests.models import tiny_models
 
@@ -257,12 +256,13 @@ def test_a_shared_cancellation_ends_all_that_have_it(context: Context) -> None:
     assert not scheduler.is_busy
 
 
-def test_a_request_that_fails_ends_alone(context: Context, alone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_fails_ends_alone(context: Context, alone: list[str]) -> None:
     """A policy that raises in the third of five requests, and a constraint that no token meets in another."""
-    monkeypatch.setattr(rules, "_USER_POLICIES", {})
-    rules.register_policy("failing", "a test", lambda: lambda step: 1 / (2 - step.index))
+    source = PolicySource("a test", lambda: lambda step: 1 / (2 - step.index))
     nothing = tuple((token, -float("inf")) for token in range(context.model.vocab.n_tokens))
-    failing = start(context, PROMPT, index=2, max_tokens=9, ignore_eos=True, temperature=PolicyCall("failing"))
+    failing = start(
+        context, PROMPT, index=2, max_tokens=9, ignore_eos=True, temperature=PolicyCall("failing", source=source)
+    )
     dead = start(context, [5], "root ::= [a-z]+", index=3, logit_bias=nothing)
     scheduler, texts = Scheduler(context), dict[int, str]()
     for one in (request(context, 0), request(context, 1), failing, dead, request(context, 4)):

@@ -3,6 +3,7 @@
 import itertools
 import unicodedata
 from collections.abc import Iterable
+from copy import copy
 
 import pytest
 from hypothesis import example, given
@@ -261,7 +262,7 @@ def test_the_sentence_count_decreases_by_one_at_most(text: str) -> None:
 @given(TEXTS, TEXTS)
 def test_a_copy_is_independent(text: str, more: str) -> None:
     position = position_after(text)
-    other = position.copy()
+    other = copy(position)
     other.push(more)
     assert state(position) == state(position_after(text))
     assert state(other) == state(position_after(text, more))

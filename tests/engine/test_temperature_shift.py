@@ -6,6 +6,8 @@ from llmcli.engine.events import TemperatureShift
 from llmcli.engine.sampling.temperature import TemperatureSampler
 from llmcli.engine.sentences import DrawState
 from llmcli.params.policies.parser import parse_policy
+from llmcli.params.settings import Settings
+from llmcli.params.temperature import TemperaturePlan, plan_temperature
 
 
 def turn_repeatedly(shift: TemperatureShift, steps: int, by: float) -> float:
@@ -42,16 +44,16 @@ def test_the_highest_recent_temperature_limits_the_shift() -> None:
     assert shift.add(0.1) == -0.4
 
 
-@pytest.mark.parametrize(("args", "most"), [((0.8, 0.0, 1.0), 0.8), ((0.8, 0.5, 1.0), 1.3), ((0.0, 0.0, 1.0), 0.0)])
-def test_the_sampler_records_the_maximum_of_a_policy(args: tuple[float, ...], most: float) -> None:
+@pytest.mark.parametrize(("text", "most"), [("0.8", 0.8), ("0.3..1.3", 1.3), ("0", 0.0)])
+def test_the_sampler_records_the_maximum_of_a_policy(text: str, most: float) -> None:
     shift = TemperatureShift()
-    sampler = TemperatureSampler(args, DrawState(), shift)
+    sampler = TemperatureSampler(plan_temperature(Settings(temperature=parse_policy(text))), DrawState(), shift)
     assert turn_repeatedly(shift, 30, -0.1) == pytest.approx(-most)
     sampler.close()
 
 
 def test_a_python_policy_records_no_maximum_in_advance() -> None:
     shift = TemperatureShift()
-    sampler = TemperatureSampler((parse_policy("linear:1.2->0.5@200"),), DrawState(), shift)
+    sampler = TemperatureSampler(TemperaturePlan(parse_policy("linear:1.2->0.5@200")), DrawState(), shift)
     assert turn_repeatedly(shift, 30, -0.1) == -3.0
     sampler.close()

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.events import Cancellation, Move, TemperatureShift
+from llmcli.engine.events import Cancellation, Move, TemperatureShift, TokenInspection
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.scheduler import generate
-from llmcli.engine.token_inspection import CandidateCapture, InspectTarget, TokenInspection, inspect_token
+from llmcli.engine.token_inspection import CandidateCapture, InspectTarget, inspect_token
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.sampler_chain import DEFAULT_ORDER
@@ -34,6 +34,7 @@ STRAIGHT: dict[str, dict[str, Any]] = {
     "dry": {"dry_multiplier": 0.8, "dry_allowed_length": 1, "dry_sequence_breakers": (".",)},
     "top_n_sigma": {"top_n_sigma": 1.0},
     "typical": {"typical_p": 0.6},
+    "tfs_z": {"tfs_z": 0.9},
     "top_a and smoothing": {"top_a": 0.3, "smoothing_factor": 0.3, "smoothing_curve": 1.5},
     "another order": {"samplers": ("temperature", "min_p", "top_k"), "top_k": 12},
     "infill": {"samplers": ("top_k", "infill", "temperature"), "top_k": 12},

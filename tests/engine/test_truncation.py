@@ -81,6 +81,53 @@ def test_top_a_draws_no_token_and_ignores_masked_ones() -> None:
     assert left.live == {0, 1, 2, 3, 4}
 
 
+# Sorted 1/2, 1/4, 1/8, 1/16, 1/16: the slopes are 1/4, 1/8, 1/16, 0 and the curvatures 1/8, 1/16, 1/16, of which the
+# sums are 1/2, 3/4 and 1 of the whole. One candidate is always kept, for KoboldCpp does not look at the first sum.
+@pytest.mark.parametrize(
+    ("z", "min_keep", "ids"),
+    [
+        (0.0, 0, [1]),
+        (0.4, 0, [1]),
+        (0.7, 0, [1]),
+        (0.8, 0, [1, 4]),
+        (0.999, 0, [1, 4]),
+        (0.4, 2, [1, 4]),
+        (0.4, 3, [1, 4, 2, 0, 3]),  # there is no fourth sum
+    ],
+)
+def test_tfs_z_keeps_the_tokens_before_the_flat_tail(z: float, min_keep: int, ids: list[int]) -> None:
+    assert apply_samplers(HALVES, tfs_z=z, min_keep=min_keep).ids == ids
+
+
+def test_tfs_z_of_one_keeps_every_token() -> None:
+    assert apply_samplers(HALVES, tfs_z=1.0).ids == [0, 1, 2, 3, 4]
+
+
+# Slopes 0.3, 0.1, 0.02, 0.03, 0.01 and curvatures 0.2, 0.08, 0.01, 0.02: the sums are 0.645, 0.903, 0.935 and 1.
+@pytest.mark.parametrize(("z", "n_left"), [(0.6, 1), (0.9, 1), (0.92, 2), (0.95, 3), (0.99, 3)])
+def test_tfs_z_uses_the_size_of_a_curvature_not_its_sign(z: float, n_left: int) -> None:
+    p = [0.52, 0.22, 0.12, 0.1, 0.07, 0.06]
+    p = [x / sum(p) for x in p]
+    assert apply_samplers(log_probabilities(p), tfs_z=z).ids == list(range(n_left))
+
+
+# Without curvature, each of the n - 2 sums counts the same.
+@pytest.mark.parametrize(("size", "z", "n_left"), [(4, 0.3, 1), (6, 0.3, 1), (6, 0.6, 2), (6, 0.9, 3)])
+def test_tfs_z_cuts_equal_probabilities_by_their_number(size: int, z: float, n_left: int) -> None:
+    assert len(apply_samplers([1.0] * size, tfs_z=z).ids) == n_left
+
+
+@pytest.mark.parametrize("p", [[1.0], [0.9, 0.1], [0.9, 0.09, 0.01]])
+def test_tfs_z_keeps_up_to_three_candidates(p: list[float]) -> None:
+    assert len(apply_samplers(log_probabilities(p), tfs_z=0.0).ids) == len(p)
+
+
+def test_tfs_z_removes_masked_candidates_and_draws_none() -> None:
+    left = apply_samplers([*HALVES, -math.inf, -math.inf], tfs_z=0.8)
+    assert (left.ids, left.drawn) == ([1, 4], None)
+    assert apply_samplers([-math.inf] * 4, tfs_z=0.5).live == set()
+
+
 @pytest.mark.parametrize(
     ("threshold", "min_keep", "ids"),
     [
@@ -111,6 +158,7 @@ def test_xtc_applies_with_its_probability() -> None:
         {"typical_p": 0.9},
         {"top_n_sigma": 1.0},
         {"top_a": 0.9},
+        {"tfs_z": 0.5},
         {"xtc_probability": 1.0},
         {"smoothing_factor": 0.5},
         {"mirostat": 1},

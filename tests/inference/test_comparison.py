@@ -23,7 +23,7 @@ from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile
-from llmcli.params.policies.policy import PolicyCall
+from llmcli.params.policies.policy import PolicyCall, PolicySource
 from llmcli.params.settings import Settings
 from tests.chat.controllers import ask, controller_with, open_local
 from tests.models.tiny_models import full_attention
@@ -243,13 +243,11 @@ def test_a_stopped_comparison_gives_the_context_back(path: Path) -> None:
     chat.close()
 
 
-def test_an_error_in_a_policy_file_is_a_failure_too(tiny: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmcli.params.policies import rules
-
-    monkeypatch.setattr(rules, "_USER_POLICIES", {})
-    rules.register_policy("failing", "a test", lambda: lambda step: 1 / (2 - step.index))
+def test_an_error_in_a_policy_file_is_a_failure_too(tiny: LocalEngine) -> None:
+    source = PolicySource("a test", lambda: lambda step: 1 / (2 - step.index))
     compared = comparison(tiny, "temp=0.2,1.0")
-    compared.results[0].answer.request.settings = replace(BASE, temperature=PolicyCall("failing"))
+    policy = PolicyCall("failing", source=source)
+    compared.results[0].answer.request.settings = replace(BASE, temperature=policy)
     texts(compared)
     assert "failing" in str(compared.results[0].failure)
     assert [one.statistics.tokens for one in compared.results] == [2, 12]

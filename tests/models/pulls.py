@@ -18,8 +18,7 @@ from llmcli.models.download import http
 from llmcli.models.hub import environment
 from llmcli.models.locations import ModelLocations, Progress
 from llmcli.models.reference import HubReference
-from llmcli.models.sources import hub
-from llmcli.models.sources.hub import PullPlan
+from llmcli.models.sources.hub_pull import PullPlan, plan_pull
 from tests.hub.server import FakeHub
 
 REPO, FILE = "o/m-GGUF", "m-Q4_K_M.gguf"
@@ -65,11 +64,11 @@ class Pulls:
         self.said.append(text)
 
     def plan(self, projector: bool = False) -> PullPlan:
-        return hub.plan_pull(self.reference, self.locations, 0, projector, self.say)
+        return plan_pull(self.reference, self.locations, 0, self.say, projector)
 
     def pull(self, progress: Progress = no_progress, projector: bool = False) -> Path:
         """Plan and pull in this process; the place of the model."""
-        return hub.pull(self.plan(projector), self.locations, lambda _name: progress, self.say).path
+        return self.plan(projector).fetch(lambda _name: progress, self.say).path
 
     def begin(self, data: bytes, whole: bytes) -> Path:
         """Put the first bytes of a file where an earlier pull would have left them."""
@@ -77,6 +76,10 @@ class Pulls:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return path
+
+    def lock(self, digest: str) -> Path:
+        """The lock of a file, which all tools of the hub share."""
+        return self.locations.hub / ".locks" / self.folder.name / f"{digest}.lock"
 
     def partials(self) -> list[Path]:
         return sorted(self.folder.glob("blobs/*.incomplete"))
@@ -134,10 +137,9 @@ def be_quick(monkeypatch: pytest.MonkeyPatch, stall: float = 0.3) -> None:
 
 
 def end_session() -> None:
-    """Close the connections of the hub's library; a new session costs 50 ms."""
-    from huggingface_hub import close_session
-
-    close_session()
+    """Close the connections; a new client costs 50 ms."""
+    http.client().close()
+    http.client.cache_clear()
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.download import partial_file
-from llmcli.models.hub import cache
+from llmcli.models.download.fetch import exclusive
+from llmcli.models.interrupted import interrupted_downloads, remove_interrupted
 from tests.cli_result import shell_status
 from tests.hub.server import FakeHub
 from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes, wait_until
@@ -38,7 +38,7 @@ def test_three_processes_download_the_file_once(pulls: Pulls) -> None:
     with pulls.process() as first, pulls.process() as second, pulls.process() as third:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
         all_of_them = (first, second, third)
-        holder = cache.lock_path(pulls.locations.hub, REPO, DIGEST).with_suffix(".llmcli")
+        holder = pulls.lock(DIGEST).with_suffix(".llmcli")
         pid = int(holder.read_text().split()[0])
         spinner = [running for running in all_of_them if running.pid != pid]
         said = [line_about_waiting(running) for running in spinner]
@@ -101,7 +101,7 @@ def test_downloads_of_two_files_do_not_wait_for_each_other(pulls: Pulls, monkeyp
 @pytest.mark.parametrize("right", [True, False])
 def test_file_of_another_program_is_verified(pulls: Pulls, right: bool) -> None:
     """The hub's own tools take the same lock, and look at the size alone."""
-    blob = cache.blob_path(pulls.locations.hub, REPO, DIGEST)
+    blob = pulls.folder / "blobs" / DIGEST
     with held(pulls, DIGEST) as release:
 
         def say(text: str) -> None:
@@ -121,7 +121,7 @@ def test_file_of_another_program_is_verified(pulls: Pulls, right: bool) -> None:
 @contextlib.contextmanager
 def held(pulls: Pulls, digest: str) -> Iterator[contextlib.ExitStack]:
     """The lock of a file, in the hands of another program; the stack's `close` lets it go before the end."""
-    lock = cache.lock_path(pulls.locations.hub, REPO, digest)
+    lock = pulls.lock(digest)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(lock.open("w"))
@@ -142,10 +142,8 @@ def test_active_download_is_not_removed(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
     with pulls.process() as running:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
-        (one,) = partial_file.interrupted_downloads(
-            pulls.locations.hub, pulls.locations.cache_dir, pulls.locations.data_dir
-        )
-        assert not partial_file.remove_interrupted(one, pulls.locations.data_dir)
+        (one,) = interrupted_downloads(pulls.locations.hub, pulls.locations.cache_dir, pulls.locations.data_dir)
+        assert not remove_interrupted(one, pulls.locations.data_dir)
         pulls.hub.hold_at = None
         stdout = running.communicate(timeout=30)[0]
     assert sha256(Path(stdout.strip())) == DIGEST
@@ -153,10 +151,8 @@ def test_active_download_is_not_removed(pulls: Pulls) -> None:
 
 def test_partial_download_of_killed_process_can_be_removed(pulls: Pulls) -> None:
     pulls.begin(DATA[: SIZE // 2], DATA)
-    (one,) = partial_file.interrupted_downloads(
-        pulls.locations.hub, pulls.locations.cache_dir, pulls.locations.data_dir
-    )
-    assert partial_file.remove_interrupted(one, pulls.locations.data_dir)
+    (one,) = interrupted_downloads(pulls.locations.hub, pulls.locations.cache_dir, pulls.locations.data_dir)
+    assert remove_interrupted(one, pulls.locations.data_dir)
     assert pulls.partials() == []
 
 
@@ -172,6 +168,6 @@ def test_lock_message_does_not_name_a_dead_process(tmp_path: Path) -> None:
         def spinner() -> None:
             fcntl.flock(file, fcntl.LOCK_UN)
 
-        with partial_file.exclusive(tmp_path / "x.lock", "x", said.append, spinner):
+        with exclusive(tmp_path / "x.lock", "x", said.append, spinner):
             pass
     assert said == ["waiting for another program to download x"]

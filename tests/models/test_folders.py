@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.locations import FolderModel
-from llmcli.models.sources.folder import MAX_DEPTH, find_in_folders, find_repo_in_folders, models_in_folder
+from llmcli.models.reference import HubReference
+from llmcli.models.sources.folder import MAX_DEPTH, skipped_files
+from llmcli.models.sources.lmstudio import LmStudio
+from llmcli.models.sources.registry import find_in_folders, models_in_folder
 from tests.models.gguf_writer import write_gguf
 from tests.models.stores import add_lmstudio_model, add_ollama_model
 
@@ -28,11 +30,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def add_files(folder: Path, *names: str) -> list[Path]:
-    """Files with these names; each has as many bytes as its name has letters."""
+    """Files with these names and the first bytes of a model; each has as many bytes as its name has letters."""
     paths = [folder / name for name in names]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x" * len(path.name))
+        path.write_bytes(b"GGUF".ljust(len(path.name), b"x"))
     return paths
 
 
@@ -54,13 +56,15 @@ def test_models_are_found_at_every_level_and_sorted_by_name(folder: Path) -> Non
 
 def test_found_ollama_model_has_file_and_size(folder: Path) -> None:
     (path,) = add_files(folder, "small-Q8_0.gguf")
-    assert models_in_folder(folder) == [FolderModel("small-Q8_0", (path,), 15, "folder")]
-    assert models_in_folder(folder)[0].path == path
+    (model,) = models_in_folder(folder)
+    assert (model.name, model.source.name, model.parts, model.size) == ("small-Q8_0", "folder", (path,), 15)
+    assert (model.path, model.digests, model.projector) == (path, ("",), None)
 
 
 def test_split_model_in_a_folder_is_one_model(folder: Path) -> None:
     parts = add_files(folder, "big-00001-of-00003.gguf", "big-00002-of-00003.gguf", "big-00003-of-00003.gguf")
-    assert models_in_folder(folder) == [FolderModel("big", tuple(parts), 69, "folder")]
+    (model,) = models_in_folder(folder)
+    assert (model.name, model.parts, model.size, model.digests) == ("big", tuple(parts), 69, ("", "", ""))
 
 
 def test_model_with_a_missing_part_is_skipped(folder: Path) -> None:
@@ -72,6 +76,15 @@ def test_model_with_a_missing_part_is_skipped(folder: Path) -> None:
         "odd-00000-of-00002.gguf",
     )
     assert names(folder) == []
+
+
+def test_file_that_is_not_gguf_is_skipped_and_named(folder: Path) -> None:
+    add_files(folder, "good.gguf", "two-00001-of-00002.gguf", "mmproj-f16.gguf", "imatrix.gguf", "notes.txt")
+    (folder / "page.gguf").write_text("<html>not found</html>")
+    (folder / "empty.gguf").touch()
+    assert names(folder) == ["good"]
+    skipped = skipped_files(folder, models_in_folder(folder))
+    assert [path.name for path in skipped] == ["empty.gguf", "page.gguf", "two-00001-of-00002.gguf"]
 
 
 def test_projector_belongs_to_the_models_in_its_folder(folder: Path) -> None:
@@ -135,7 +148,7 @@ def test_a_linked_folder_is_searched(folder: Path, tmp_path: Path) -> None:
 def test_models_in_a_file_or_missing_folder_is_empty(folder: Path, place: str) -> None:
     add_files(folder, "file.gguf")
     assert models_in_folder(folder / place) == []
-    assert find_repo_in_folders("owner/repo", None, None, [folder / place]) is None
+    assert LmStudio().find_repo(HubReference("owner/repo"), [folder / place]) is None
 
 
 def test_a_folder_named_like_a_model_is_searched(folder: Path) -> None:
@@ -150,7 +163,7 @@ def test_an_ollama_store_gives_its_models(folder: Path, tmp_path: Path) -> None:
 
 def test_models_in_lm_studio_folder_have_its_source(user: Path, tmp_path: Path) -> None:
     add_lmstudio_model(user / ".lmstudio/models", "own/repo", write_gguf(tmp_path / "x.gguf"))
-    assert [model.source for model in models_in_folder(user / ".lmstudio/models")] == ["lmstudio"]
+    assert [model.source.name for model in models_in_folder(user / ".lmstudio/models")] == ["lmstudio"]
 
 
 @pytest.mark.parametrize(
@@ -205,9 +218,9 @@ def studio(folder: Path) -> Path:
 def test_find_repo_finds_file_by_hub_name(
     studio: Path, repo: str, quant: str | None, file: str | None, found: str
 ) -> None:
-    model = find_repo_in_folders(repo, quant, file, [studio / "nowhere", studio])
+    model = LmStudio().find_repo(HubReference(repo, quant, file), [studio / "nowhere", studio])
     assert model
-    assert (model.path.name, model.source) == (found, "lmstudio")
+    assert (model.path.name, model.source.name) == (found, "lmstudio")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +245,7 @@ def test_find_repo_finds_file_by_hub_name(
 def test_find_repo_returns_none_for_missing_or_unsafe_paths(
     studio: Path, repo: str, quant: str | None, file: str | None
 ) -> None:
-    assert find_repo_in_folders(repo, quant, file, [studio]) is None
+    assert LmStudio().find_repo(HubReference(repo, quant, file), [studio]) is None
 
 
 def test_two_hundred_models_are_found_quickly(folder: Path) -> None:

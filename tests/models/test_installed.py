@@ -9,9 +9,10 @@ from llmcli.models import file_records
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import PulledRevision
 from llmcli.models.hub.repo_files import RepoFile
-from llmcli.models.installed import InstalledModel, installed_model, inventory, inventory_with_aliases
+from llmcli.models.installed import installed_model, inventory, inventory_with_aliases
 from llmcli.models.locations import STARTER_SHA256, ModelLocations, starter_path
 from llmcli.models.lookup import find_model_file
+from llmcli.models.sources.source import InstalledModel
 from tests.models.gguf_writer import MODEL, STRING, Typed, write_gguf
 from tests.models.hub_folder import NEW, OLD, REPO, THIRD, add_file, add_parts, sha256, touch_commit
 from tests.models.stores import add_lmstudio_model, add_ollama_model
@@ -55,7 +56,7 @@ def test_starter_comes_first_with_its_checksum(locations: ModelLocations, monkey
     assert names(locations) == [f"{REPO}:Q4_K_M"]  # of another size it is not the starter
     monkeypatch.setattr("llmcli.models.locations.STARTER_SIZE", 5)
     first, second = inventory_of(locations)
-    assert (first.name, first.source, first.digests, first.is_removable) == (
+    assert (first.name, first.source.name, first.digests, first.source.is_removable) == (
         "starter",
         "starter",
         (STARTER_SHA256,),
@@ -169,7 +170,7 @@ def test_file_from_a_url_is_listed_by_its_path(locations: ModelLocations) -> Non
     path.parent.mkdir(parents=True)
     path.write_bytes(b"abc")
     (item,) = inventory_of(locations)
-    assert (item.name, item.source, item.size, item.is_removable) == (str(path), "url", 3, True)
+    assert (item.name, item.source.name, item.size, item.source.is_removable) == (str(path), "url", 3, True)
 
 
 def test_models_of_other_programs_are_not_removable(locations: ModelLocations, tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_models_of_other_programs_are_not_removable(locations: ModelLocations, t
     add_ollama_model(tmp_path / "store", "phi/latest", source)
     add_lmstudio_model(tmp_path / "studio", REPO, source)
     items = inventory_of(replace(locations, folders=(tmp_path / "store", tmp_path / "studio")))
-    assert [(item.name, item.source, item.is_removable) for item in items] == [
+    assert [(item.name, item.source.name, item.source.is_removable) for item in items] == [
         ("ollama:phi:latest", "ollama", False),
         ("m-Q4_K_M", "folder", False),
     ]
@@ -220,8 +221,8 @@ def test_a_folder_imported_twice_lists_its_models_once(locations: ModelLocations
 def test_file_outside_all_folders_is_a_new_item(locations: ModelLocations, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m-Q8_0.gguf")
     item = installed_model(find_model_file(str(path), locations), locations)
-    assert (item.name, item.source, item.size, item.digests) == (str(path), "file", path.stat().st_size, ("",))
-    assert (item.quantization, item.is_removable) == ("Q8_0", False)
+    assert (item.name, item.source.name, item.size, item.digests) == (str(path), "file", path.stat().st_size, ("",))
+    assert (item.quantization, item.source.is_removable) == ("Q8_0", False)
 
 
 def test_quantization_comes_from_header_if_not_in_name(locations: ModelLocations) -> None:
@@ -238,7 +239,7 @@ def test_aliases_are_listed_with_the_models_that_they_name(locations: ModelLocat
     locations = replace(locations, aliases={**names, "far": "other/far-GGUF"})
     hub_item, file_item = inventory_with_aliases(locations)
     assert (hub_item.name, hub_item.aliases) == (f"{REPO}:Q4_K_M", ("small", "tiny"))
-    assert (file_item.name, file_item.source, file_item.aliases) == (str(file), "file", ("own",))
+    assert (file_item.name, file_item.source.name, file_item.aliases) == (str(file), "file", ("own",))
     assert [item.aliases for item in inventory(locations)] == [()]
 
 

@@ -12,7 +12,8 @@ from llmcli.models.hub.cache import PulledRevision
 from llmcli.models.hub.repo_files import RepoFile
 from llmcli.models.locations import ModelLocations, ModelNotDownloadedError
 from llmcli.models.lookup import find_model_file
-from llmcli.models.reference import HubReference, UrlReference
+from llmcli.models.reference import HubReference
+from llmcli.models.sources.url import UrlReference
 from tests.models.gguf_writer import write_gguf
 from tests.models.hub_folder import NEW, OLD, REPO, add_file, add_parts, set_ref, sha256, touch_commit
 from tests.models.stores import add_lmstudio_model, add_ollama_model

@@ -48,7 +48,7 @@ def test_ollama_model_is_its_blob(store: Path, gguf: Path) -> None:
     model = ollama.find_in_stores("llama3.2", [store])
     digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
     assert model.parts == (store / "blobs" / f"sha256-{digest}",)
-    assert (model.sha256, model.size, model.source) == (digest, gguf.stat().st_size, "ollama")
+    assert (model.digests, model.size, model.source.name) == ((digest,), gguf.stat().st_size, "ollama")
     assert model.projector is None
 
 
@@ -71,16 +71,16 @@ def test_names_that_differ_in_case_only_stay_apart(store: Path, tmp_path: Path) 
 
 def test_ollama_models_are_sorted_by_name(store: Path) -> None:
     names = ["ann/pet:v1", "hf.co/Owner/Repo-GGUF:Q4_K_M", "llama3.2:1b", "llama3.2:latest"]
-    assert [model.name for model in ollama.models_in_store(store)] == [f"ollama:{name}" for name in names]
+    assert [model.name for model in ollama.SOURCE.models_in(store)] == [f"ollama:{name}" for name in names]
 
 
 def test_unusable_ollama_models_are_not_listed(store: Path, gguf: Path) -> None:
-    before = ollama.models_in_store(store)
+    before = ollama.SOURCE.models_in(store)
     add_ollama_model(store, "cloud/latest", None)
     add_ollama_model(store, "broken/latest", gguf).write_text("{")
     (store / "manifests" / ".DS_Store").write_text("no host")
     (store / "manifests/registry.ollama.ai/library/llama3.2/.partial").write_text("no tag")
-    assert ollama.models_in_store(store) == before
+    assert ollama.SOURCE.models_in(store) == before
 
 
 def test_other_tags_of_the_model_are_offered(store: Path) -> None:
@@ -264,7 +264,7 @@ def test_the_environment_names_the_store(
     monkeypatch.setattr(ollama, "_SERVICE_STORES", (store / "..", store, tmp_path / "none"))
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.setenv("OLLAMA_MODELS", written.format(store))
-    assert ollama.stores() == [store]
+    assert ollama.SOURCE.folders() == [store]
 
 
 def test_user_store_comes_before_the_service_store(
@@ -274,7 +274,7 @@ def test_user_store_comes_before_the_service_store(
     monkeypatch.setattr(ollama, "_SERVICE_STORES", (store,))
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.delenv("OLLAMA_MODELS", raising=False)
-    assert ollama.stores() == [tmp_path / ".ollama/models", *([store] if os.name != "nt" else [])]
+    assert ollama.SOURCE.folders() == [tmp_path / ".ollama/models", *([store] if os.name != "nt" else [])]
 
 
 def test_a_user_without_a_home_has_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +284,7 @@ def test_a_user_without_a_home_has_no_store(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ollama, "_SERVICE_STORES", ())
     monkeypatch.setattr(Path, "home", homeless)
     monkeypatch.delenv("OLLAMA_MODELS", raising=False)
-    assert ollama.stores() == []
+    assert ollama.SOURCE.folders() == []
 
 
 def test_test_store_equals_a_real_ollama_store(store: Path, gguf: Path) -> None:

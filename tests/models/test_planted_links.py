@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import DiskError, LlmcliError
-from llmcli.models.hub import cache
+from llmcli.models.download import partial_file
 from tests.models.pulls import FILE, MIB, REPO, Pulls, pulling, sha256, some_bytes
 
 DATA = some_bytes(MIB)
 DIGEST = hashlib.sha256(DATA).hexdigest()
-PARTIAL = f"blobs/{DIGEST}{cache.PARTIAL}"
+PARTIAL = f"blobs/{DIGEST}{partial_file.PARTIAL}"
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_link_instead_of_a_file_is_refused(pulls: Pulls, victim: Path, name: str
 @pytest.mark.parametrize("ending", [".lock", ".llmcli"])
 def test_link_instead_of_a_lock_is_refused(pulls: Pulls, victim: Path, ending: str) -> None:
     before = victim.read_bytes() if victim.exists() else None
-    plant(cache.lock_path(pulls.locations.hub, REPO, DIGEST).with_suffix(ending), victim)
+    plant(pulls.lock(DIGEST).with_suffix(ending), victim)
     error = result_of(pulls)
     assert error is None or isinstance(error, DiskError)
     assert (victim.read_bytes() if victim.exists() else None) == before

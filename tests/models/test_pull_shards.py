@@ -9,7 +9,6 @@ from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
 from llmcli.models.hub import cache
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import HubReference
-from llmcli.models.sources import hub
 from tests.hub.server import FakeHub, Fault
 from tests.models.pulls import MIB, REPO, Pulls, be_quick, end_session, no_progress, some_bytes
 
@@ -54,7 +53,7 @@ def test_pull_takes_all_parts_from_one_commit(pulls: Pulls) -> None:
     planned = pulls.plan()
     repo.commit(dict(new))
 
-    path = hub.pull(planned, pulls.locations, lambda _name: no_progress, pulls.say).path
+    path = planned.fetch(lambda _name: no_progress, pulls.say).path
     assert contents(path) == old
     asked = {request.path.split("/")[4] for request in pulls.hub.requests("hub") if "resolve" in request.path}
     assert asked == {first}

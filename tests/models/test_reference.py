@@ -6,25 +6,18 @@ from hypothesis import strategies as st
 
 from llmcli.errors import ModelNotFoundError
 from llmcli.models.hub.repo_files import is_safe_path
-from llmcli.models.reference import (
-    HubReference,
-    NameReference,
-    OllamaReference,
-    PathReference,
-    Reference,
-    UrlReference,
-    is_repo,
-    is_revision,
-    parse,
-)
+from llmcli.models.reference import HubReference, NameReference, PathReference, Reference, is_repo, is_revision
+from llmcli.models.sources.ollama import OllamaReference
+from llmcli.models.sources.registry import parse
+from llmcli.models.sources.url import UrlReference
 
 SHA256 = "0123456789abcdef" * 4
 COMMIT = "a1" * 20
 
 
-def error_of(text: str, endpoint: str = "") -> tuple[str, str]:
+def error_of(text: str) -> tuple[str, str]:
     with pytest.raises(ModelNotFoundError) as caught:
-        parse(text, endpoint=endpoint)
+        parse(text)
     assert "\n" not in str(caught.value) + caught.value.hint
     return str(caught.value), caught.value.hint
 
@@ -44,6 +37,7 @@ def error_of(text: str, endpoint: str = "") -> tuple[str, str]:
         ("hf.company/repo", HubReference("hf.company/repo")),
         ("ollama:phi", OllamaReference("phi")),
         ("ollama:ann/pet:v1", OllamaReference("ann/pet:v1")),
+        ("ollama:https://registry.ollama.ai/library/phi", OllamaReference("https://registry.ollama.ai/library/phi")),
         ("https://example.org/a/x.gguf", UrlReference("https://example.org/a/x.gguf")),
         ("http://example.org:8080/x.GGUF?key=1", UrlReference("http://example.org:8080/x.GGUF?key=1")),
         (f"https://example.org/x.gguf#sha256={SHA256}", UrlReference("https://example.org/x.gguf", SHA256)),
@@ -104,10 +98,11 @@ def test_pasted_hub_url_is_a_reference(address: str, meant: str) -> None:
 
 
 @pytest.mark.parametrize("mirror", ["https://mirror.example", "http://127.0.0.1:8080", "https://art.example/api/hub"])
-def test_url_of_the_mirror_is_a_hub_reference(mirror: str) -> None:
-    assert parse(f"{mirror}/owner/repo/resolve/v1/x.gguf", endpoint=mirror) == parse("owner/repo/x.gguf@v1")
+def test_url_of_the_mirror_is_a_hub_reference(mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(parse(f"{mirror}/owner/repo/resolve/v1/x.gguf"), UrlReference)
-    assert isinstance(parse("https://other.example/owner/x.gguf", endpoint=mirror), UrlReference)
+    monkeypatch.setenv("HF_ENDPOINT", mirror)
+    assert parse(f"{mirror}/owner/repo/resolve/v1/x.gguf") == parse("owner/repo/x.gguf@v1")
+    assert isinstance(parse("https://other.example/owner/x.gguf"), UrlReference)
 
 
 @pytest.mark.parametrize(
@@ -170,9 +165,10 @@ def test_invalid_reference_is_refused_in_one_line(wrong: str) -> None:
     assert message.isprintable()
 
 
-def test_invalid_mirror_affects_only_urls() -> None:
-    assert parse("owner/repo", endpoint="https://[") == HubReference("owner/repo")
-    error_of("https://example.org/x.gguf", endpoint="https://[")
+def test_invalid_mirror_affects_only_urls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "https://[")
+    assert parse("owner/repo") == HubReference("owner/repo")
+    error_of("https://example.org/x.gguf")
 
 
 def test_an_alias_is_followed_once() -> None:
@@ -212,10 +208,12 @@ _pieces = st.sampled_from([*_PIECES.split(), "sha256=", "\\", " ", "\x1b", "\ud8
 
 @given(st.text() | st.lists(_pieces, max_size=10).map("".join), st.sampled_from(["", "http://127.0.0.1:9"]))
 def test_any_text_parses_or_raises_model_not_found(text: str, endpoint: str) -> None:
-    try:
-        meant = parse(text, endpoint=endpoint)
-    except ModelNotFoundError:
-        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", endpoint)
+        try:
+            meant = parse(text)
+        except ModelNotFoundError:
+            return
     if not isinstance(meant, UrlReference | PathReference):
         assert str(meant).isprintable()
         assert parse(str(meant)) == meant

@@ -8,10 +8,11 @@ from huggingface_hub import scan_cache_dir
 
 from llmcli.errors import DiskError
 from llmcli.models.hub import cache
-from llmcli.models.hub.cache import PulledRevision, cached_models, partial_path
+from llmcli.models.hub.cache import PulledRevision, cached_models
 from llmcli.models.hub.repo_files import RepoFile
-from llmcli.models.installed import RemovalPlan, inventory, plan_removal, remove
+from llmcli.models.installed import inventory, remove
 from llmcli.models.locations import ModelLocations, starter_path
+from llmcli.models.sources.source import RemovalPlan
 from tests.models.hub_folder import (
     NEW,
     OLD,
@@ -34,7 +35,7 @@ def locations(tmp_path: Path) -> ModelLocations:
 
 def plan_for(locations: ModelLocations, name: str) -> RemovalPlan:
     (item,) = (item for item in inventory(locations) if item.name == name)
-    return plan_removal(item, locations)
+    return item.source.plan_removal(item, locations)
 
 
 def remove_model(locations: ModelLocations, name: str) -> RemovalPlan:
@@ -166,7 +167,7 @@ def test_remove_deletes_only_refs_of_removed_commits(locations: ModelLocations) 
 
 def test_remove_keeps_partial_download(locations: ModelLocations) -> None:
     add_file(locations.hub, "m-Q4_K_M.gguf", b"bytes", ref="main")
-    partial = partial_path(locations.hub, REPO, "1" * 64)
+    partial = cache.folder_of(locations.hub, REPO) / "blobs" / f"{'1' * 64}.llmcli.incomplete"
     partial.write_bytes(b"half")
     remove_model(locations, f"{REPO}:Q4_K_M")
     assert partial.read_bytes() == b"half"
@@ -214,7 +215,7 @@ def remove_all(locations: ModelLocations, outside: Path) -> list[str]:
     before, outcomes = listing(outside), []
     for item in inventory(locations):
         try:
-            remove(plan_removal(item, locations), locations)
+            remove(item.source.plan_removal(item, locations), locations)
             outcomes.append("removed")
         except DiskError as refused:
             outcomes.append(str(refused))
@@ -315,7 +316,7 @@ def test_remove_deletes_starter_and_downloaded_url(locations: ModelLocations, mo
         path.parent.mkdir(parents=True)
         path.write_bytes(b"small")
     for item in inventory(locations):
-        plan = plan_removal(item, locations)
+        plan = item.source.plan_removal(item, locations)
         assert (plan.files, plan.freed) == (item.parts, 5)
         remove(plan, locations)
     assert inventory(locations) == []

@@ -62,6 +62,13 @@ def test_forget_revision_removes_one_record(tmp_path: Path) -> None:
     assert cache.all_revisions(tmp_path) == [other]
 
 
+def test_record_of_an_early_version_is_loaded(tmp_path: Path) -> None:
+    cache.save_revision(tmp_path, RECORD)
+    (path,) = (tmp_path / "pulled").iterdir()
+    path.write_text(path.read_text().replace('"license"', '"licence"'))
+    assert cache.load_revision(tmp_path, RECORD.reference) == RECORD
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
 def test_records_are_private(tmp_path: Path) -> None:
     cache.save_revision(tmp_path, RECORD)

@@ -232,7 +232,6 @@ def test_a_setting_has_its_name_in_other_programs(name: str, key: str) -> None:
     ("name", "hint"),
     [
         ("dynatemp", "use a range as temperature, such as 0.3..1.3"),
-        ("tfs", "use min_p: llama.cpp no longer has tail-free sampling"),
         ("rep_pen_slope", "use repeat_penalty: llama.cpp has no slope for it"),
         ("personality", ""),
     ],

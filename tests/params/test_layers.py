@@ -36,7 +36,7 @@ def test_the_environment_is_a_layer_of_typed_values() -> None:
         {"LLMCLI_TOP_K": "7", "LLMCLI_IGNORE_EOS": "false", "LLMCLI_STOP": '["a", "b"]', "LLMCLI_SEED": "random"}
         | {"PATH": "/bin", "LLMCLI_HOME": "x", "LLMCLI_DEBUG": "1", "LLMCLI_TOP_P": ""}
     )
-    assert layer == Layer("env", {"top_k": 7, "ignore_eos": False, "stop": ("a", "b"), "seed": None})
+    assert (layer.name, layer.values) == ("env", {"top_k": 7, "ignore_eos": False, "stop": ("a", "b"), "seed": None})
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,7 @@ def test_the_environment_is_a_layer_of_typed_values() -> None:
             "LLMCLI_SAMPLERS: unknown sampler .topk.",
             "did you mean 'top_k'?",
         ),
+        ("LLMCLI_TEMP", "1", "unknown environment variable LLMCLI_TEMP", "did you mean 'LLMCLI_TEMPERATURE'?"),
         ("LLMCLI_TOPP", "1", "unknown environment variable LLMCLI_TOPP", "did you mean 'LLMCLI_TOP_P'?"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 
 from llmcli.errors import UsageError
 from llmcli.params.policies.parser import SHAPE
-from llmcli.params.settings import fields
+from llmcli.params.settings import check_policy, fields
 
 FIELD = fields()["temperature"]
 LINE = "like linear:1.2->0.5@200"
@@ -23,7 +23,7 @@ NAMES = "use a number or one of edt, linear, cosine, exp, sentence, line, paragr
 def parse_error(text: str) -> UsageError:
     """The error for a text that is not a policy; its message is one short line."""
     with pytest.raises(UsageError) as caught:
-        FIELD.parse_text(text)
+        check_policy(FIELD.parse_text(text), None)
     message = str(caught.value)
     assert message.startswith("temperature must be ")
     assert len(message.splitlines()) == 1
@@ -66,7 +66,7 @@ def parse_error(text: str) -> UsageError:
         ("[here]warm", SHAPE, "unknown policy 'warm'", NAMES),
         ("[here]liner:1->2@3", SHAPE, "unknown policy 'liner'", "did you mean 'linear'?"),
         ("[here]Sentence:1,2", SHAPE, "unknown policy 'Sentence'", "did you mean 'sentence'?"),
-        ("sentence:1,[here]sentense:2", SHAPE, "unknown policy 'sentense'", "did you mean 'sentence'?"),
+        ("sentence:1,([here]sentense:2)", SHAPE, "unknown policy 'sentense'", "did you mean 'sentence'?"),
         ("[here]clamp:1", SHAPE, "unknown policy 'clamp'", NAMES),
         ("[here]think:1", SHAPE, "unknown policy 'think'", "write think=1.0,answer=0.6"),
         ("sentence:[here]think=1,answer=2", SHAPE, "unknown policy 'think'", "write think=1.0,answer=0.6"),
@@ -138,10 +138,10 @@ def test_an_empty_policy_is_an_error(text: str) -> None:
 
 
 def test_an_error_in_a_long_text_shows_the_text_around_it() -> None:
-    text = "sentence:" + "0.5," * 30 + "x,0.7"
-    fault = ": unknown policy 'x' at position 130"
-    assert str(parse_error(text)).endswith(", got '...5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,x,0.7'" + fault)
-    assert str(parse_error(text + ",0.8" * 30)).endswith("0.5,0.5,x,0.7,0.8,0.8,0.8,0.8,...'" + fault)
+    text = "sentence:" + "0.5," * 30 + "(x),0.7"
+    fault = ": unknown policy 'x' at position 131"
+    assert str(parse_error(text)).endswith(", got '...,0.5,0.5,0.5,0.5,0.5,0.5,0.5,(x),0.7'" + fault)
+    assert str(parse_error(text + ",0.8" * 30)).endswith("0.5,0.5,(x),0.7,0.8,0.8,0.8,0.8...'" + fault)
 
 
 @pytest.mark.parametrize("before", ["\n" * 50, "\\" * 50, '"' * 50, "\x1b" * 50])

@@ -1,13 +1,17 @@
 """The sampler chain: its names, and its steps with their arguments."""
 
+import re
 from typing import Any
 
 import pytest
 
 from llmcli.errors import UsageError
 from llmcli.params.policies.policy import Entropy, Fixed
-from llmcli.params.sampler_chain import DEFAULT_ORDER, SAMPLERS, SamplerStep, build_chain
+from llmcli.params.sampler_chain import DEFAULT_ORDER, build_chain
+from llmcli.params.sampler_record import SamplerStep
+from llmcli.params.samplers import SAMPLERS
 from llmcli.params.settings import Settings, fields
+from llmcli.params.temperature import TemperaturePlan
 
 FIELD = fields()["samplers"]
 # Each sampler switched on, and the step it then is.
@@ -23,11 +27,12 @@ ON: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
     "top_n_sigma": ({"top_n_sigma": 1.5}, (1.5,)),
     "top_k": ({"top_k": 7}, (7,)),
     "top_a": ({"top_a": 0.2}, (0.2, 1)),
+    "tfs_z": ({"tfs_z": 0.9, "min_keep": 2}, (0.9, 2)),
     "typical_p": ({"typical_p": 0.9, "min_keep": 2}, (0.9, 2)),
     "top_p": ({"top_p": 0.5, "min_keep": 2}, (0.5, 2)),
     "min_p": ({"min_p": 0.1, "min_keep": 2}, (0.1, 2)),
     "xtc": ({"xtc_probability": 0.5, "xtc_threshold": 0.2, "min_keep": 2}, (0.5, 0.2, 2, 9)),
-    "temperature": ({"temperature": Fixed(0.5)}, (0.5, 0.0, 1.0)),
+    "temperature": ({"temperature": Fixed(0.5)}, (TemperaturePlan(Fixed(0.5), (0.5, 0.0, 1.0)),)),
     "smoothing": ({"smoothing_factor": 0.3, "smoothing_curve": 1.5}, (0.3, 1.5)),
 }
 # Each sampler at the value where it does nothing.
@@ -37,6 +42,7 @@ OFF: dict[str, tuple[dict[str, Any], ...]] = {
     "top_n_sigma": ({"top_n_sigma": -1.0},),
     "top_k": ({"top_k": 0},),
     "top_a": ({"top_a": 0.0},),
+    "tfs_z": ({"tfs_z": 1.0},),
     "typical_p": ({"typical_p": 1.0},),
     "top_p": ({"top_p": 1.0},),
     "min_p": ({"min_p": 0.0},),
@@ -60,6 +66,8 @@ def steps(**settings: Any) -> tuple[SamplerStep, ...]:
         ("TOP_K", ("top_k",)),
         ("temp,typ_p", ("temperature", "typical_p")),
         ("typical,nucleus,top_nsigma,adaptive", ("typical_p", "top_p", "top_n_sigma", "adaptive_p")),
+        ("tfs", ("tfs_z",)),
+        ("tail-free", ("tfs_z",)),
         ("infill", ("infill",)),
         ("default", DEFAULT_ORDER),
         ("none", ()),
@@ -93,9 +101,9 @@ def test_a_chain_rejects_other_data(value: Any) -> None:
         FIELD.parse_data(value)
 
 
-def test_default_order_is_llama_cpp_plus_two_of_koboldcpp() -> None:
+def test_default_order_is_llama_cpp_plus_three_of_koboldcpp() -> None:
     assert ",".join(DEFAULT_ORDER) == (
-        "penalties,dry,top_n_sigma,top_k,top_a,typical_p,top_p,min_p,xtc,temperature,smoothing"
+        "penalties,dry,top_n_sigma,top_k,top_a,tfs_z,typical_p,top_p,min_p,xtc,temperature,smoothing"
     )
 
 
@@ -104,16 +112,23 @@ def test_the_default_chain_equals_that_of_llama_cpp() -> None:
         SamplerStep("top_k", (40,)),
         SamplerStep("top_p", (0.95, 0)),
         SamplerStep("min_p", (0.05, 0)),
-        SamplerStep("temperature", (0.8, 0.0, 1.0)),
+        SamplerStep("temperature", (TemperaturePlan(Fixed(0.8), (0.8, 0.0, 1.0)),)),
         SamplerStep("dist", (9,)),
     )
 
 
 def test_every_sampler_is_in_both_tables() -> None:
-    assert set(ON) == set(OFF) == set(SAMPLERS)
+    assert set(ON) == set(OFF) == set(DEFAULT_ORDER)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_names_its_settings_formula_and_source(name: str) -> None:
+    sampler = SAMPLERS[name]
+    assert name == "infill" or {*sampler.fields, *sampler.switches} <= fields().keys()
+    assert re.match(r"[\w.]+ .*`\w+`", sampler.arguments.__doc__ or "")
+
+
+@pytest.mark.parametrize("name", DEFAULT_ORDER)
 def test_an_active_sampler_is_one_step_with_its_arguments(name: str) -> None:
     settings, args = ON[name]
     assert steps(**settings) == (SamplerStep(name, args), SamplerStep("dist", (9,)))
@@ -124,7 +139,7 @@ def test_a_sampler_at_its_neutral_value_is_absent(name: str, settings: dict[str,
     assert steps(**settings) == (SamplerStep("dist", (9,)),)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", DEFAULT_ORDER)
 def test_a_sampler_that_is_not_listed_is_absent(name: str) -> None:
     rest = tuple(other for other in DEFAULT_ORDER if other != name)
     assert steps(**ON[name][0], samplers=rest) == (SamplerStep("dist", (9,)),)
@@ -154,8 +169,8 @@ def test_adaptive_p_replaces_the_draw_at_the_end(order: tuple[str, ...]) -> None
 @pytest.mark.parametrize(
     ("policy", "warm"),
     [
-        (Fixed(0.5), (SamplerStep("temperature", (0.5, 0.0, 1.0)),)),
-        (Entropy(0.5, 1.0), (SamplerStep("temperature", (0.75, 0.0, 1.0)),)),
+        (Fixed(0.5), (SamplerStep("temperature", (TemperaturePlan(Fixed(0.5), (0.5, 0.0, 1.0)),)),)),
+        (Entropy(0.5, 1.0), (SamplerStep("temperature", (TemperaturePlan(Fixed(0.75), (0.75, 0.0, 1.0)),)),)),
         (Fixed(1.0), ()),
     ],
 )

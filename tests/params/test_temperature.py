@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from llmcli.errors import UsageError
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Entropy, Fixed, Policy
-from llmcli.params.settings import Settings, fields
-from llmcli.params.temperature import base_delta_exponent, temperature
+from llmcli.params.sampler_chain import build_chain
+from llmcli.params.settings import Settings, check_policy, fields
+from llmcli.params.temperature import NEUTRAL, plan_temperature
 
 FIELD = fields()["temperature"]
 
@@ -64,7 +65,7 @@ def test_a_policy_is_parsed_from_text(text: str, policy: Policy | None) -> None:
 )
 def test_an_invalid_policy_is_an_error_with_the_rule(text: str, rule: str) -> None:
     with pytest.raises(UsageError, match=f"^temperature must be {rule}.*, got "):
-        FIELD.parse_text(text)
+        check_policy(FIELD.parse_text(text), None)
 
 
 @pytest.mark.parametrize("value", [True, None, [0.8], {}, math.nan, -1, 10**400])
@@ -97,10 +98,10 @@ def test_any_policy_survives_its_text_form(bounds: list[float], exponent: float)
     ],
 )
 def test_a_policy_converts_to_llama_cpp_arguments(settings: Settings, terms: tuple[float, float, float]) -> None:
-    assert base_delta_exponent(settings) == terms
-    assert temperature(settings) == terms
+    assert plan_temperature(settings).native == terms
 
 
 @pytest.mark.parametrize("policy", [Fixed(1), Entropy(1, 1)])
 def test_a_temperature_of_one_adds_no_step(policy: Policy) -> None:
-    assert temperature(Settings(temperature=policy)) is None
+    assert plan_temperature(Settings(temperature=policy)) == NEUTRAL
+    assert "temperature" not in [step.name for step in build_chain(Settings(temperature=policy, seed=1))]

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policies.policy import Fixed, Policy, PolicyCall, explain_policy, to_callable
+from llmcli.params.policies.policy import Fixed, Policy, PolicyCall
 from llmcli.params.policies.rules import TokenStep
 from llmcli.params.sampler_chain import build_chain, check_chain
 from llmcli.params.settings import Settings, fields, parse_data, to_data
@@ -18,11 +17,6 @@ from llmcli.params.temperature import effective_policy
 FIELD = fields()["temp_policy_file"]
 WAVE = "def wave(step, base=0.5, *, swing=0.25):\n    return base + swing * (step.index % 2)\n"
 Write = Callable[[str], str]
-
-
-@pytest.fixture(autouse=True)
-def _no_other_policies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "_USER_POLICIES", {})
 
 
 @pytest.fixture
@@ -37,8 +31,14 @@ def write(tmp_path: Path) -> Write:
 
 
 def parse_setting(text: str) -> str:
-    """The parsed setting; this registers the name of the policy."""
     return str(FIELD.parse_text(text))
+
+
+def loaded(settings: Settings) -> Policy:
+    """The policy that an answer with these settings uses."""
+    policy = effective_policy(settings)
+    policy.load()
+    return policy
 
 
 def token(index: int, **counts: Any) -> TokenStep:
@@ -46,8 +46,7 @@ def token(index: int, **counts: Any) -> TokenStep:
 
 
 def temperatures(policy: Policy, count: int = 3) -> list[float]:
-    at = to_callable(policy)
-    return [at(token(index)) for index in range(count)]
+    return [policy(token(index)) for index in range(count)]
 
 
 def policy_error(typed: str, temperature: str = "0.8") -> UsageError:
@@ -63,7 +62,7 @@ def test_a_function_in_a_file_is_the_policy(write: Write) -> None:
     settings = Settings(temp_policy_file=parse_setting(write(WAVE)))
     assert effective_policy(settings) == PolicyCall("wave")
     assert temperatures(effective_policy(settings)) == [0.5, 0.75, 0.5]
-    assert explain_policy(PolicyCall("wave"))(token(0)) == "wave"
+    assert PolicyCall("wave").explain(token(0)) == "wave"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def test_the_temperature_can_use_the_function_by_name(
     own = parse_setting(write(WAVE))
     settings = Settings(temp_policy_file=own, temperature=parse_policy(temperature))
     assert effective_policy(settings) == policy
-    assert temperatures(policy) == values
+    assert temperatures(effective_policy(settings)) == values
     assert parse_policy(str(policy)) == policy
     assert parse_data(to_data(settings), "a file")["temperature"] == policy
 
@@ -111,16 +110,16 @@ def test_a_policy_file_runs_only_when_an_answer_needs_it(write: Write, tmp_path:
     build_chain(Settings(**vars(settings) | {"seed": 1}))
     str(effective_policy(settings))
     assert not ran.exists()
-    to_callable(effective_policy(settings))
+    loaded(settings)
     assert ran.read_text() == "x"
 
 
 def test_a_changed_policy_file_applies_to_the_next_answer(write: Write) -> None:
     settings = Settings(temp_policy_file=parse_setting(write(WAVE)))
-    before = to_callable(effective_policy(settings))
+    before = loaded(settings)
     write("def wave(step):\n    return 2\n")
     assert before(token(0)) == 0.5
-    assert to_callable(effective_policy(settings))(token(0)) == 2
+    assert loaded(settings)(token(0)) == 2
 
 
 def test_a_policy_file_can_be_in_home_and_have_a_bom(home: Path) -> None:
@@ -229,4 +228,4 @@ def test_a_function_that_rejects_its_arguments_is_an_error(
 
 
 def test_a_function_without_a_signature_is_accepted(write: Write) -> None:
-    assert callable(to_callable(effective_policy(Settings(temp_policy_file=parse_setting(write("wave = max\n"))))))
+    assert callable(loaded(Settings(temp_policy_file=parse_setting(write("wave = max\n")))))

@@ -6,19 +6,23 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policies.policy import Fixed, Policy, PolicyCall, to_callable
+from llmcli.params.policies.policy import Fixed, Policy, PolicyCall, bind
 from llmcli.params.policies.rules import TokenStep
 from llmcli.params.sampler_chain import DEFAULT_ORDER, build_chain, check_chain
-from llmcli.params.settings import Layer, Settings, environment_layer, fields, ineffective_settings, parse_data, resolve
+from llmcli.params.settings import (
+    Layer,
+    Settings,
+    check_policy,
+    environment_layer,
+    fields,
+    ineffective_settings,
+    parse_data,
+    resolve,
+)
+from llmcli.params.temperature import TemperaturePlan
 
 WAVE = PolicyCall("wave", (1.0,))
-
-
-@pytest.fixture(autouse=True)
-def _no_other_policies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "_USER_POLICIES", {})
 
 
 @pytest.fixture
@@ -38,9 +42,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def temperatures(policy: Policy) -> list[float]:
-    at = to_callable(policy)
-    return [at(TokenStep(lambda: ((1.0,), 0.0), index)) for index in range(3)]
+def temperatures(policy: Policy, file: str | None = None) -> list[float]:
+    policy = bind(policy, file)
+    return [policy(TokenStep(lambda: ((1.0,), 0.0), index)) for index in range(3)]
 
 
 @pytest.mark.usefixtures("package")
@@ -73,7 +77,7 @@ def test_a_policy_of_a_package_is_found_by_name(text: str, values: list[float]) 
 )
 def test_an_unusable_policy_of_a_package_is_an_error(text: str, says: str) -> None:
     with pytest.raises(UsageError) as caught:
-        to_callable(fields()["temperature"].parse_text(text))
+        bind(fields()["temperature"].parse_text(text), None).load()
     assert says in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -81,20 +85,19 @@ def test_an_unusable_policy_of_a_package_is_an_error(text: str, says: str) -> No
 @pytest.mark.usefixtures("package")
 def test_a_package_cannot_replace_a_builtin_policy() -> None:
     assert temperatures(parse_policy("edt:0.8")) == [0, 0, 0]
-    with pytest.raises(ValueError, match="unknown policy 'frost'"):
-        parse_policy("frost")
+    with pytest.raises(UsageError, match="unknown policy 'frost'"):
+        check_policy(parse_policy("frost"), None)
 
 
 @pytest.mark.usefixtures("package")
 def test_a_policy_of_a_file_precedes_that_of_a_package(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def breeze(step):\n    return 9\n")
-    fields()["temp_policy_file"].parse_text(f"{tmp_path / 'mine.py'}:breeze")
-    assert temperatures(parse_policy("breeze")) == [9, 9, 9]
+    assert temperatures(parse_policy("breeze"), f"{tmp_path / 'mine.py'}:breeze") == [9, 9, 9]
 
 
-def test_a_policy_that_is_not_registered_is_an_error() -> None:
+def test_a_policy_without_a_function_cannot_be_loaded() -> None:
     with pytest.raises(UsageError, match="unknown temperature policy 'wave'") as caught:
-        to_callable(WAVE)
+        WAVE.load()
     assert "--temp-policy-file" in caught.value.hint
 
 
@@ -115,13 +118,27 @@ def test_a_table_can_use_the_policy_before_its_file(table: dict[str, Any]) -> No
 def test_the_environment_can_use_the_policy_before_its_file() -> None:
     environ = {"LLMCLI_TEMPERATURE": "wave:1", "LLMCLI_TEMP_POLICY_FILE": "a.py:wave"}
     for names in (environ, dict(reversed(environ.items()))):
-        rules._USER_POLICIES.clear()
         assert environment_layer(names).values == {"temperature": WAVE, "temp_policy_file": "a.py:wave"}
 
 
 def test_a_policy_without_its_file_is_unknown() -> None:
-    with pytest.raises(UsageError, match=r"^config.toml: temperature must be .*unknown policy 'wave'"):
-        parse_data({"temperature": "wave:1"}, "config.toml")
+    layer = Layer("config", parse_data({"temperature": "wave:1"}, "config.toml"), "config.toml")
+    with pytest.raises(UsageError, match=r"^config.toml: temperature must be .*unknown policy 'wave'") as caught:
+        resolve([layer, Layer("flag", {"temp_policy_file": "a.py:waves"})])
+    assert caught.value.hint == "did you mean 'waves'?"
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_layer_can_use_the_policy_file_of_another_one(order: tuple[int, int]) -> None:
+    layers = [Layer("config", {"temperature": WAVE}), Layer("flag", {"temp_policy_file": "a.py:wave"})]
+    assert resolve([layers[index] for index in order]).settings.temperature == WAVE
+
+
+def test_a_session_keeps_a_policy_whose_file_it_cannot_name() -> None:
+    settings = resolve([Layer("session", {"temperature": WAVE})]).settings
+    assert settings.temperature == WAVE
+    with pytest.raises(UsageError, match="unknown temperature policy 'wave'"):
+        check_chain(settings)
 
 
 def reasons_for(**values: Any) -> dict[str, str]:
@@ -188,4 +205,4 @@ def test_mirostat_uses_a_number_or_the_middle_of_a_range() -> None:
     for text in ("0.8", "0.3..1.3"):
         steps = build_chain(Settings(mirostat=2, seed=1, temperature=parse_policy(text)))
         assert [step.name for step in steps] == ["temperature", "mirostat_v2"]
-        assert steps[0].args == (0.8, 0.0, 1.0)
+        assert steps[0].args == (TemperaturePlan(Fixed(0.8), (0.8, 0.0, 1.0)),)

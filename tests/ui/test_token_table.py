@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.events import TokenTrace
-from llmcli.engine.token_inspection import TokenInspection, trace_chain
+from llmcli.engine.events import TokenInspection, TokenTrace
+from llmcli.engine.token_inspection import trace_chain
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from llmcli.ui.charts.trace_table import percent, print_why, why_rows
@@ -62,6 +62,13 @@ def test_the_table_has_rows_for_candidates_and_columns_for_steps() -> None:
         ["5", "␣incomprehensib…", "6.00", "6.25", "-", "top_p"],
         ["6", "s", "4.00", "-", "top_k"],
     ]
+
+
+def test_tail_free_sampling_has_its_column() -> None:
+    head, values, *table = rows_of(79, tfs_z=0.9)
+    assert (head.split(), values.split()) == (["model", "tfs"], ["%", "0.9"])
+    # Curvatures 0.024, 0.088, 0.002 and 0.016: the sums are 0.185, 0.862, 0.877 and 1.
+    assert [re.search(r"- (\w+)$", row) is not None for row in table[:6]] == [False] * 3 + [True] * 3
 
 
 def test_the_step_that_removed_a_candidate_is_named() -> None:
@@ -150,6 +157,7 @@ ALL: dict[str, Any] = {
     "top_n_sigma": 3.0,
     "typical_p": 0.99,
     "top_a": 0.01,
+    "tfs_z": 0.999,
     "smoothing_factor": 0.3,
     "xtc_probability": 1.0,
     "xtc_threshold": 0.3,

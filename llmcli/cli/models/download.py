@@ -1,18 +1,16 @@
 """Download a model for a command: plan it, show what it costs, then fetch it with progress bars."""
 
 from llmcli.inference.sizing import memory_and_cores
-from llmcli.models.hub import cache, environment
+from llmcli.models.hub import environment
 from llmcli.models.locations import ModelFile, ModelLocations, ModelNotDownloadedError
 from llmcli.models.lookup import find_model_file
-from llmcli.models.reference import HubReference, UrlReference
-from llmcli.models.sources.hub import PullPlan, plan_pull, pull
-from llmcli.models.sources.url import UrlPlan, plan_url, pull_url
-from llmcli.text import format_age, format_size
+from llmcli.models.reference import HubReference, RemoteReference
+from llmcli.models.sources.registry import plan_download
+from llmcli.models.sources.source import DownloadPlan
+from llmcli.text import format_size
 from llmcli.ui.terminal.ask import can_ask, confirm
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.progress import Downloads
-
-Plan = PullPlan | UrlPlan
 
 
 def pull_if_missing(missing: ModelNotDownloadedError, locations: ModelLocations, without_asking: bool) -> None:
@@ -28,29 +26,21 @@ def pull_if_missing(missing: ModelNotDownloadedError, locations: ModelLocations,
     console.note(f"{missing.reference} is not downloaded yet: {describe(plan)}")
     if not without_asking and not confirm("Download it?", default=True):
         raise missing
-    fetch_planned(plan, locations)
+    fetch_planned(plan)
 
 
-def plan_reference(reference: HubReference | UrlReference, locations: ModelLocations, projector: bool = False) -> Plan:
-    """Plan the download of a reference."""
+def plan_reference(reference: RemoteReference, locations: ModelLocations, projector: bool = False) -> DownloadPlan:
+    """Plan the download of a reference; warn before the token of the Hub is sent to another host."""
     if isinstance(reference, HubReference):
-        return plan_hub(reference, locations, projector)
-    return plan_url(reference, locations.cache_dir, locations.offline, console.note)
+        warn_about_token(locations)
+    return plan_download(reference, locations, memory_and_cores()[0], console.note, projector)
 
 
-def plan_hub(reference: HubReference, locations: ModelLocations, projector: bool = False) -> PullPlan:
-    """Plan a download from the Hub; warn before the token is sent to another host."""
-    warn_about_token(locations)
-    return plan_pull(reference, locations, memory_and_cores()[0], projector, console.note)
-
-
-def fetch_planned(plan: Plan, locations: ModelLocations) -> ModelFile:
+def fetch_planned(plan: DownloadPlan) -> ModelFile:
     """Download with progress bars. After Ctrl-C, print how to resume."""
     try:
         with Downloads() as downloads:
-            if isinstance(plan, UrlPlan):
-                return pull_url(plan, downloads.bar(plan.path.name), downloads.say)
-            return pull(plan, locations, downloads.bar, downloads.say)
+            return plan.fetch(downloads.bar, downloads.say)
     except KeyboardInterrupt:
         console.note(f"interrupted; run `llmcli pull {plan.reference}` to resume")
         raise
@@ -68,29 +58,12 @@ def find_offline(reference: str, locations: ModelLocations) -> ModelFile | None:
     return found
 
 
-def describe(plan: Plan) -> str:
+def describe(plan: DownloadPlan) -> str:
     """One line: what will be downloaded, its size, and the reason for the choice."""
-    if plan.missing == 0:
-        rest = ", already downloaded"
-    else:
-        rest = f", {format_size(plan.missing)} left to download" if plan.missing < plan.size else ""
-    if isinstance(plan, UrlPlan):
-        return f"{plan.path.name}, {format_size(plan.size)}{rest}"
-    n_parts = len(plan.variant.parts)
-    parts = f" in {n_parts} parts" if n_parts > 1 else ""
+    rest = f", {format_size(plan.missing)} left to download" if plan.missing < plan.size else ""
+    rest = rest if plan.missing else ", already downloaded"
     reason = f" ({plan.reason})" if plan.reason else ""
-    return f"{plan.repo.name}/{plan.variant.path}{parts}, {format_size(plan.size)}{rest}{reason}"
-
-
-def newer_revision(plan: Plan, locations: ModelLocations) -> str:
-    """A message if the reference now means other files than when it was pulled; "" if not."""
-    if isinstance(plan, UrlPlan):
-        return ""
-    old = cache.load_revision(locations.data_dir, str(plan.reference))
-    if old is None or old.files == plan.variant.parts:
-        return ""
-    version = f"commit {old.commit[:8]}, pulled {format_age(old.time)}"
-    return f"a newer version of this model; the old one ({version}) is kept, see `llmcli models list`"
+    return f"{plan.title}, {format_size(plan.size)}{rest}{reason}"
 
 
 def warn_about_token(locations: ModelLocations) -> None:

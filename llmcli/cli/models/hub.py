@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli.options import complete_downloadable, with_settings
+from llmcli.cli.options import Json, complete_downloadable, with_settings
 from llmcli.config.presets import resolve_settings
-from llmcli.errors import ExitStatus, UsageError
+from llmcli.errors import UsageError
+from llmcli.models import catalog
+from llmcli.models.hub.environment import repo_url
 from llmcli.models.hub.repo_files import (
     Quantization,
     QuantizationChoice,
@@ -17,6 +19,9 @@ from llmcli.models.hub.repo_files import (
     quantizations,
     select_quantization,
 )
+from llmcli.models.locations import model_locations
+from llmcli.models.lookup import reference_to_download
+from llmcli.models.reference import HubReference
 from llmcli.params.settings import Layer
 from llmcli.text import format_count, format_size, plural
 from llmcli.ui.terminal.console import console
@@ -25,8 +30,6 @@ from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
     from llmcli.models.hub.api import Repo
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @with_settings(only=("offline",))
@@ -43,14 +46,11 @@ def pull(
     mmproj: Annotated[
         bool, typer.Option(help="Also download the vision projector (mmproj).", hidden=True)
     ] = False,  # hidden: llmcli cannot use images yet
-) -> int:
+) -> None:
     """Download a model, or resume its download.
 
     Every file is verified. The path of the model is printed to stdout.
     """
-    from llmcli.models.locations import model_locations
-    from llmcli.models.lookup import reference_to_download
-
     settings = resolve_settings(flags)
     locations = model_locations(settings)
     remote = reference_to_download(reference, locations)
@@ -58,19 +58,17 @@ def pull(
         from llmcli.cli.open_model import find_model
 
         print_line(str(find_model(replace(settings, model=reference)).file.path))
-        return ExitStatus.OK
-    from llmcli.cli.models.download import describe, fetch_planned, find_offline, newer_revision, plan_reference
+        return
+    from llmcli.cli.models.download import describe, fetch_planned, find_offline, plan_reference
 
     file = find_offline(reference, locations)
     if file is None:
         plan = plan_reference(remote, locations, mmproj)
         console.note(describe(plan))
-        update = newer_revision(plan, locations)
-        if update:
-            console.note(update)
-        file = fetch_planned(plan, locations)
+        if plan.update:
+            console.note(plan.update)
+        file = fetch_planned(plan)
     print_line(str(file.path))
-    return ExitStatus.OK
 
 
 @with_settings(only=("offline",))
@@ -83,7 +81,7 @@ def files(
         ),
     ],
     as_json: Json = False,
-) -> int:
+) -> None:
     """List the quantizations of a repository.
 
     The table shows size, bits per weight, and whether a model fits into the memory of this machine.
@@ -91,10 +89,6 @@ def files(
     from llmcli.cli.models.download import warn_about_token
     from llmcli.inference.sizing import memory_and_cores
     from llmcli.models.hub import api
-    from llmcli.models.hub.environment import repo_url
-    from llmcli.models.locations import model_locations
-    from llmcli.models.lookup import reference_to_download
-    from llmcli.models.reference import HubReference
 
     locations = model_locations(resolve_settings(flags))
     reference = reference_to_download(repo, locations)
@@ -108,7 +102,7 @@ def files(
         select_quantization(found, None, None, listing.name)  # raises the error with its hint
     if as_json:
         print_json(_listing_data(listing, found, chosen, memory))
-        return ExitStatus.OK
+        return
     rows = [_variant_row(variant, listing.n_parameters, memory) for variant in found]
     print_rows(("QUANT", "SIZE", "BITS", "FITS", "FILE"), rows, ("SIZE", "BITS"))
     if chosen:
@@ -116,7 +110,6 @@ def files(
         console.note(f"`llmcli pull {listing.name}` downloads {label}: {chosen.reason}")
     if listing.gated:
         console.note(f"{listing.name} is gated; accept its terms at {repo_url(listing.name)} first")
-    return ExitStatus.OK
 
 
 @with_settings(only=("offline",))
@@ -125,14 +118,13 @@ def search(
     text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Search terms.")],
     limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Maximum number of repositories.")] = 15,
     as_json: Json = False,
-) -> int:
+) -> None:
     """Search the Hub for GGUF repositories.
 
     The most downloaded repositories come first.
     """
     from llmcli.cli.models.download import warn_about_token
     from llmcli.models.hub import api
-    from llmcli.models.locations import model_locations
 
     locations = model_locations(resolve_settings(flags))
     warn_about_token(locations)
@@ -148,33 +140,30 @@ def search(
         ]
         print_rows(("NAME", "DOWNLOADS", "LICENSE", "UPDATED"), rows, ("DOWNLOADS",))
         console.note("list the quantizations of a repository with `llmcli models files NAME`")
-    return ExitStatus.OK
 
 
 @with_settings(only=())
-def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- the decorator brings the switches
+def recommend(flags: Layer, as_json: Json = False) -> None:  # noqa: ARG001 -- the decorator brings the switches
     """List models that suit this machine.
 
     The models come from llmcli's own short catalog, best first for the memory and cores of this machine.
     """
     from llmcli.inference.sizing import memory_and_cores
-    from llmcli.models import catalog
 
     memory, cores = memory_and_cores()
     entries = catalog.recommend(memory, cores)
     if as_json:
         print_json([asdict(entry) for entry in entries])
-        return ExitStatus.OK
+        return
     rows = [
         (entry.name, f"{entry.parameters:g}B", format_size(entry.size), entry.license, entry.note) for entry in entries
     ]
-    commands = [f"llmcli pull {entry.repo}:{entry.quantization}" for entry in entries]
+    commands = [f"llmcli pull {entry.reference}" for entry in entries]
     print_rows(("NAME", "WEIGHTS", "SIZE", "LICENSE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"), commands)
     memory_text = f"{memory / 2**30:.1f} GiB of free memory and " if memory else ""
     machine = memory_text + plural(cores, "core")
     console.note(f"for {machine}, from llmcli's own catalog of {catalog.AS_OF}")
     console.note(f"the short name works too: `llmcli pull {entries[0].name}`")
-    return ExitStatus.OK
 
 
 def _variant_row(variant: Quantization, n_parameters: int | None, memory: int) -> tuple[str, ...]:

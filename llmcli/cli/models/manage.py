@@ -6,25 +6,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.cli.options import complete_reference, with_settings
+from llmcli.cli.options import Json, complete_reference, with_settings
+from llmcli.config import config_file
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, ModelNotFoundError, UsageError
+from llmcli.files import check_name
+from llmcli.models.installed import installed_model, inventory, remove, verify
+from llmcli.models.locations import STARTER, ModelLocations, ModelNotDownloadedError, model_locations
+from llmcli.models.lookup import find_model_file, reference_to_download
+from llmcli.models.reference import RemoteReference
+from llmcli.models.sources import hub
+from llmcli.models.sources.folder import skipped_files
+from llmcli.models.sources.registry import models_in_folder, parse, programs
 from llmcli.params.settings import Layer
 from llmcli.text import format_age, format_size, plural
 from llmcli.ui.terminal.ask import can_ask, confirm
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_json, print_line
+from llmcli.ui.terminal.progress import Downloads
 from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
-    from llmcli.models.download.partial_file import InterruptedDownload
-    from llmcli.models.locations import ModelLocations
+    from llmcli.models.interrupted import InterruptedDownload
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reference = Annotated[
     str, typer.Argument(metavar="MODEL", help="Model reference or alias.", autocompletion=complete_reference)
 ]
-_OWNERS = {"ollama": ("Ollama", "remove it with `ollama rm`"), "lmstudio": ("LM Studio", "remove it in LM Studio")}
 
 
 @with_settings(only=("model_folders",))
@@ -37,22 +44,15 @@ def remove_model(
 
     The files and the freed disk space are shown first. Files that another model shares are kept.
     """
-    from llmcli.models.installed import incomplete_model, installed_model, plan_removal, remove
-    from llmcli.models.locations import ModelNotDownloadedError, model_locations
-    from llmcli.models.lookup import find_model_file
-
     locations = model_locations(resolve_settings(flags))
     try:
         item = installed_model(find_model_file(model, locations), locations)
     except ModelNotDownloadedError as missing:
-        incomplete = incomplete_model(missing.reference, locations)
+        incomplete = hub.SOURCE.incomplete_model(missing.reference, locations)
         if incomplete is None:
             raise ModelNotFoundError(str(missing), "list the models with `llmcli models list`") from None
         item = incomplete
-    if not item.is_removable:
-        owner, hint = _OWNERS.get(item.source, ("you, not to llmcli", "delete the file yourself"))
-        raise UsageError(f"{item.path} belongs to {owner}", hint)
-    plan = plan_removal(item, locations)
+    plan = item.source.plan_removal(item, locations)
     for path in plan.names:
         console.note(f"will remove {path}")
     for path in plan.kept:
@@ -83,11 +83,6 @@ def verify_models(
     The checksum of each file is computed and compared with the published one. The exit status is 8 if a file is
     damaged.
     """
-    from llmcli.models.installed import installed_model, inventory, verify
-    from llmcli.models.locations import model_locations
-    from llmcli.models.lookup import find_model_file
-    from llmcli.ui.terminal.progress import Downloads
-
     locations = model_locations(resolve_settings(flags))
     items = inventory(locations) if model is None else [installed_model(find_model_file(model, locations), locations)]
     results = []
@@ -113,10 +108,9 @@ def partials(
     resume: Annotated[bool, typer.Option("--resume", help="Resume the download.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Delete the partial file.")] = False,
     as_json: Json = False,
-) -> int:
+) -> None:
     """List, resume or delete interrupted downloads."""
-    from llmcli.models.download.partial_file import interrupted_downloads
-    from llmcli.models.locations import model_locations
+    from llmcli.models.interrupted import interrupted_downloads
 
     if resume and remove:
         raise UsageError("--resume and --remove cannot be used together", "use one of them")
@@ -126,22 +120,19 @@ def partials(
     if name is not None and not chosen:
         raise ModelNotFoundError(f"no interrupted download '{name}'", "list them with `llmcli models partials`")
     if resume:
-        return _resume(chosen, locations)
-    if remove:
-        return _delete(chosen, locations.data_dir)
-    if as_json:
-        data = [
-            {"name": item.name, "file": str(item.path), "bytes": item.downloaded, "size": item.size} for item in chosen
-        ]
-        print_json(data)
-        return ExitStatus.OK
-    if not chosen:
+        _resume(chosen, locations)
+    elif remove:
+        _delete(chosen, locations.data_dir)
+    elif as_json:
+        print_json(
+            [{"name": one.name, "file": str(one.path), "bytes": one.downloaded, "size": one.size} for one in chosen]
+        )
+    elif not chosen:
         console.note("no interrupted downloads")
-        return ExitStatus.OK
-    rows = [(item.name, _progress(item), format_age(item.time)) for item in chosen]
-    print_rows(("NAME", "DOWNLOADED", "CHANGED"), rows)
-    console.note("resume them with `llmcli models partials --resume`, delete them with `--remove`")
-    return ExitStatus.OK
+    else:
+        rows = [(item.name, _progress(item), format_age(item.time)) for item in chosen]
+        print_rows(("NAME", "DOWNLOADED", "CHANGED"), rows)
+        console.note("resume them with `llmcli models partials --resume`, delete them with `--remove`")
 
 
 def alias(
@@ -151,38 +142,22 @@ def alias(
         typer.Argument(metavar="[MODEL]", help="Model reference or path.", autocompletion=complete_reference),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Delete the alias.")] = False,
-) -> int:
+) -> None:
     """Set, show or delete an alias for a model.
 
     Without arguments, all aliases are listed.
     """
-    from llmcli.config import config_file
-    from llmcli.files import check_name
-    from llmcli.models.locations import STARTER, model_locations
-    from llmcli.models.lookup import reference_to_download
-
     known = config_file.aliases()
     if name is None:
         print_rows(("NAME", "MODEL"), list(known.items())) if known else console.note("no aliases")
-        return ExitStatus.OK
-    if remove or model is None:
-        if name not in known:
-            raise UsageError(f"unknown alias '{name}'", "list the aliases with `llmcli models alias`")
-        if remove:
-            config_file.set_alias(name, None)
-        else:
-            print_line(known[name])
-        return ExitStatus.OK
-    if check_name(name, "alias") == STARTER:
-        raise UsageError(f"'{name}' is the name of a model", "choose another name")
-    model = known.get(model, model)
-    path = Path(model).expanduser()
-    if not path.is_file():
-        reference_to_download(
-            model, model_locations(resolve_settings(Layer("flag", {})))
-        )  # raises an error for an unknown model
-    config_file.set_alias(name, str(path.absolute()) if path.is_file() else model)
-    return ExitStatus.OK
+    elif model is not None and not remove:
+        _set_alias(name, known.get(model, model))
+    elif name not in known:
+        raise UsageError(f"unknown alias '{name}'", "list the aliases with `llmcli models alias`")
+    elif remove:
+        config_file.set_alias(name, None)
+    else:
+        print_line(known[name])
 
 
 @with_settings(only=("model_folders",))
@@ -193,21 +168,15 @@ def import_folders(
         typer.Argument(metavar="[FOLDER]...", help="Folders with models (without them, Ollama's and LM Studio's)."),
     ] = None,
     forget: Annotated[bool, typer.Option("--forget", help="Stop using the models of these folders.")] = False,
-) -> int:
+) -> None:
     """Use the models of other programs in place.
 
     Models of Ollama, LM Studio or any folder are read where they are. They are never copied or changed.
     """
-    from llmcli.config import config_file
-    from llmcli.models.sources import ollama
-    from llmcli.models.sources.folder import lmstudio_folders, lmstudio_search_paths, models_in_folder
-
-    chosen = [folder.expanduser().absolute() for folder in folders or []] or [
-        *ollama.stores(),
-        *lmstudio_folders(),
-    ]
+    chosen = [folder.expanduser().absolute() for folder in folders or []]
+    chosen = chosen or [folder for program in programs() for folder in program.folders()]
     if not chosen:
-        searched = ", ".join(map(str, [*ollama.search_paths(), *lmstudio_search_paths()]))
+        searched = ", ".join(str(path) for program in programs() for path in program.search_paths())
         raise ModelNotFoundError(
             f"no models of Ollama or LM Studio found in {searched}",
             "give a folder with .gguf files: llmcli models import FOLDER",
@@ -215,39 +184,49 @@ def import_folders(
     kept = list(resolve_settings(flags).model_folders)
     if forget:
         config_file.set_value("model_folders", tuple(folder for folder in kept if Path(folder) not in chosen))
-        return ExitStatus.OK
+        return
     rows = []
     for folder in chosen:
         found = models_in_folder(folder)
+        for path in skipped_files(folder, found):
+            console.warn(f"skipped {path}: not a GGUF model, or a part of it is missing")
         if not found and folders:
             raise ModelNotFoundError(
                 f"no models found in {folder}", "give a folder with .gguf files, or an Ollama store"
             )
-        rows += [(model.name, format_size(model.size), model.source) for model in found]
+        rows += [(model.name, format_size(model.size), model.source.name) for model in found]
     config_file.set_value("model_folders", tuple(dict.fromkeys([*kept, *map(str, chosen)])))
     print_rows(("NAME", "SIZE", "FROM"), rows, ("SIZE",))
     console.note(f"{plural(len(rows), 'model')} imported in place; use one with --model NAME")
-    return ExitStatus.OK
 
 
-def _resume(chosen: Sequence["InterruptedDownload"], locations: "ModelLocations") -> int:
+def _set_alias(name: str, model: str) -> None:
+    if check_name(name, "alias") == STARTER:
+        raise UsageError(f"'{name}' is the name of a model", "choose another name")
+    path = Path(model).expanduser()
+    if path.is_file():
+        model = str(path.absolute())
+    else:  # raises an error for an unknown model
+        reference_to_download(model, model_locations(resolve_settings(Layer("flag", {}))))
+    config_file.set_alias(name, model)
+
+
+def _resume(chosen: Sequence["InterruptedDownload"], locations: ModelLocations) -> None:
     from llmcli.cli.models.download import fetch_planned, plan_reference
-    from llmcli.models.reference import HubReference, UrlReference, parse
 
     for name in dict.fromkeys(item.name for item in chosen if item.size):
         reference = parse(name)
-        if isinstance(reference, HubReference | UrlReference):
-            print_line(str(fetch_planned(plan_reference(reference, locations), locations).path))
+        if isinstance(reference, RemoteReference):
+            print_line(str(fetch_planned(plan_reference(reference, locations)).path))
     for item in chosen:
         if not item.size and item.is_from_llmcli:
             console.warn(f"cannot resume {item.path}: its model is not known", "pull its model again")
         elif not item.size:
             console.warn(f"cannot resume {item.path}: another program started it")
-    return ExitStatus.OK
 
 
-def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> int:
-    from llmcli.models.download.partial_file import has_complete_parts, remove_interrupted
+def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> None:
+    from llmcli.models.interrupted import has_complete_parts, remove_interrupted
 
     deleted = [item for item in chosen if remove_interrupted(item, data_dir)]
     for item in chosen:
@@ -258,7 +237,6 @@ def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> int:
         console.note(f"kept the complete parts of {name}; remove them with `llmcli models rm {name}`")
     freed = format_size(sum(item.downloaded for item in deleted))
     console.note(f"deleted {plural(len(deleted), 'interrupted download')}, {freed} freed")
-    return ExitStatus.OK
 
 
 def _progress(item: "InterruptedDownload") -> str:

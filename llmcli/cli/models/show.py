@@ -1,46 +1,42 @@
 """The commands of `llmcli models` that show models: list, show."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from llmcli.cli.options import complete_reference, with_settings
 from llmcli.config.presets import resolve_settings
-from llmcli.errors import ExitStatus
+from llmcli.models.installed import inventory_with_aliases
+from llmcli.models.locations import ModelNotDownloadedError, model_locations
+from llmcli.models.lookup import find_model_file
+from llmcli.models.reference import HubReference
+from llmcli.models.sources.source import InstalledModel
 from llmcli.params.settings import Layer
 from llmcli.text import format_age, format_count, format_size, sanitize
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_json, print_line
 from llmcli.ui.terminal.table import print_facts, print_rows
 
-if TYPE_CHECKING:
-    from llmcli.models.installed import InstalledModel
-
 
 @with_settings(only=("model_folders",))
 def list_models(
     flags: Layer,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
-) -> int:
+) -> None:
     """List the models on this machine.
 
     A model with an alias is listed by its alias; the line below it is the model or file that the alias names.
     """
-    from llmcli.models.installed import inventory_with_aliases
-    from llmcli.models.locations import model_locations
-
     items = inventory_with_aliases(model_locations(resolve_settings(flags)))
     if as_json:
         print_json([_data(item) for item in items])
-        return ExitStatus.OK
-    if not items:
+    elif not items:
         console.note("no models yet; see `llmcli models recommend`, then run `llmcli pull NAME`")
-        return ExitStatus.OK
-    heads = "NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"
-    targets = [sanitize(f"alias of {item.name}") if item.aliases else "" for item in items]
-    print_rows(heads, [_row(item) for item in items], ("SIZE", "CONTEXT"), below=targets, spare=("FROM", "QUANT"))
-    return ExitStatus.OK
+    else:
+        heads = "NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"
+        targets = [sanitize(f"alias of {item.name}") if item.aliases else "" for item in items]
+        print_rows(heads, [_row(item) for item in items], ("SIZE", "CONTEXT"), below=targets, spare=("FROM", "QUANT"))
 
 
 @with_settings(only=("n_ctx", "n_ubatch", "cache_type_k", "cache_type_v", "offline", "model_folders"))
@@ -52,16 +48,13 @@ def show_model(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
     template: Annotated[bool, typer.Option("--template", help="Print only the chat template.")] = False,
-) -> int:
+) -> None:
     """Show details of a model.
 
     Architecture, size, context, chat template, license, checksum and memory. A model on the Hub is not downloaded:
     only its header is read.
     """
     from llmcli.inference.sizing import local_model_info, remote_model_info
-    from llmcli.models.locations import ModelNotDownloadedError, model_locations
-    from llmcli.models.lookup import find_model_file
-    from llmcli.models.reference import HubReference
 
     settings = resolve_settings(flags)
     locations = model_locations(settings)
@@ -70,31 +63,33 @@ def show_model(
     except ModelNotDownloadedError as missing:
         if not isinstance(missing.reference, HubReference):
             raise
-        from llmcli.cli.models.download import plan_hub
+        from llmcli.cli.models.download import warn_about_token
+        from llmcli.inference.sizing import memory_and_cores
+        from llmcli.models.sources.hub_pull import plan_pull
 
-        info = remote_model_info(plan_hub(missing.reference, locations), settings)
+        warn_about_token(locations)
+        plan = plan_pull(missing.reference, locations, memory_and_cores()[0], console.note)
+        info = remote_model_info(plan, settings)
     if template:
         print_line(info["chat_template"] or "")
     elif as_json:
         print_json(info)
     else:
         print_facts([(name, text) for name, text in _facts(info) if text])
-    return ExitStatus.OK
 
 
-def _row(item: "InstalledModel") -> tuple[str, ...]:
-    source = {"hub": "Hub cache", "url": "URL"}.get(item.source, item.source)
+def _row(item: InstalledModel) -> tuple[str, ...]:
     return (
         ", ".join(item.aliases) or item.name,
         item.quantization,
         format_size(item.size),
         str(item.summary.n_ctx_train or ""),
         format_age(item.last_used),
-        source,
+        item.source.label or item.source.name,
     )
 
 
-def _data(item: "InstalledModel") -> dict[str, Any]:
+def _data(item: InstalledModel) -> dict[str, Any]:
     return {
         "name": item.name,
         "aliases": list(item.aliases),
@@ -102,7 +97,7 @@ def _data(item: "InstalledModel") -> dict[str, Any]:
         "size": item.size,
         "n_ctx_train": item.summary.n_ctx_train,
         "used": item.last_used,
-        "source": item.source,
+        "source": item.source.name,
         "repo": item.cached.repo if item.cached else None,
         "commit": item.cached.commit if item.cached else None,
         "files": [str(part) for part in item.parts],

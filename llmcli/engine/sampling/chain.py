@@ -10,22 +10,17 @@ from typing import Any
 from llmcli.engine.events import TemperatureShift
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.sampling import python_samplers
-from llmcli.engine.sampling.python_samplers import CustomSampler, DrawTracer
+from llmcli.engine.sampling.python_samplers import CustomSampler, DrawTracer, python_sampler
 from llmcli.engine.sampling.temperature import TemperatureSampler
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import UsageError
 from llmcli.params.generation import Bias
-from llmcli.params.sampler_chain import SamplerStep
+from llmcli.params.sampler_record import SamplerStep
+from llmcli.params.samplers import SAMPLERS
+from llmcli.params.temperature import TemperaturePlan
 
-# llama.cpp's constructors llama_sampler_init_<name> whose name differs from that of the step.
-_CONSTRUCTORS = {"temperature": "temp_ext", "typical_p": "typical"}
-_CUSTOM = {"top_a": python_samplers.make_top_a, "smoothing": python_samplers.make_smoothing}
-_TAKES_N_VOCAB = {"penalties", "mirostat"}
-_TAKES_VOCAB = {"dry", "infill"}
-
-# llama.cpp's `typical` computes NaN for a masked candidate and sorts by it: the order is wrong, or the sort never ends.
-# A min-p this small removes the masked candidates before it, and no token that could be drawn.
+# llama.cpp's `typical` sorts by the NaN of masked candidates: the order is wrong, or the sort never ends. A min-p this
+# small removes the masked candidates before it, and no token that could be drawn.
 _MIN_LIVE_P = 1e-30
 
 StepObserver = Callable[[str, Any], None]  # (name of a step, pointer to the candidates after it)
@@ -71,7 +66,7 @@ class Chain:
             self._add(make_bias(vocab, biases))
             self._add_observer("logit_bias")
         for step in steps:
-            if step.name == "typical_p":
+            if SAMPLERS[step.name].breaks_on_masks:
                 self._add(api.llama_sampler_init_min_p(_MIN_LIVE_P, 1))
             self._add(self._make(vocab, step))
             self._add_observer(step.name)
@@ -91,16 +86,21 @@ class Chain:
             self._add(CustomSampler(name, partial(self._hooks.on_step, name)))
 
     def _make(self, vocab: Vocab, step: SamplerStep) -> Any:
-        if step.name in _CUSTOM:
-            return _CUSTOM[step.name](*step.args)
-        if step.name == "temperature" and (self._hooks or len(step.args) == 1):
-            hooks = self._hooks or ChainHooks(DrawState())
-            self.temperature = TemperatureSampler(step.args, hooks.state, hooks.live_shift, hooks.tracer is not None)
-            return self.temperature
-        init = getattr(self._api, "llama_sampler_init_" + _CONSTRUCTORS.get(step.name, step.name))
-        if step.name in _TAKES_N_VOCAB:
-            return init(vocab.n_tokens, *step.args)
-        return init(vocab.pointer, *_with_arrays(step.args)) if step.name in _TAKES_VOCAB else init(*step.args)
+        sampler = SAMPLERS[step.name]
+        if sampler.keep or sampler.transform:
+            return python_sampler(sampler, step.args)
+        if step.name == "temperature":
+            return self._make_temperature(*step.args)
+        first = {"": [], "vocab": [vocab.pointer], "n_vocab": [vocab.n_tokens]}[sampler.first_argument]
+        init = getattr(self._api, f"llama_sampler_init_{sampler.constructor}")
+        return init(*first, *_with_arrays(step.args))
+
+    def _make_temperature(self, plan: TemperaturePlan) -> Any:
+        if plan.native and not self._hooks:
+            return self._api.llama_sampler_init_temp_ext(*plan.native)
+        hooks = self._hooks or ChainHooks(DrawState())
+        self.temperature = TemperatureSampler(plan, hooks.state, hooks.live_shift, hooks.tracer is not None)
+        return self.temperature
 
     def accept(self, tokens: Sequence[int]) -> None:
         """Add tokens to the history of the penalties, DRY and adaptive-p."""

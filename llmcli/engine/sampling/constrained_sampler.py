@@ -10,7 +10,7 @@ from llmcli.engine.sampling.chain import BEGIN, Chain, ChainHooks, StepObserver,
 from llmcli.engine.sampling.grammar import Grammar
 from llmcli.engine.sampling.python_samplers import CustomSampler
 from llmcli.errors import ConstraintError
-from llmcli.params.sampler_chain import SamplerStep
+from llmcli.params.sampler_record import SamplerStep
 
 Biases = Sequence[tuple[int, float]]
 

@@ -9,6 +9,7 @@ from typing import Any
 from llmcli.engine.events import Alternative, TokenLogprob
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
+from llmcli.params.sampler_record import Args, Sampler
 
 Apply = Callable[[Any], None]
 ROW_BYTES = 12  # of a llama_token_data: id, logit, p
@@ -46,48 +47,28 @@ class CustomSampler:
             self._api.llama_sampler_free(self._owned.pop())
 
 
-def make_top_a(a: float, min_keep: int) -> CustomSampler:
-    """Keep candidates with p >= a * max(p)^2 (KoboldCpp `sample_top_a`).
-
-    It is min-p with the ratio a * max(p), so samplers of llama.cpp do the work at C speed: `greedy` finds the most
-    likely candidate, `dist` its probability, `min_p` removes the others.
-    """
-    api = bindings.load()
-    greedy, dist = api.llama_sampler_init_greedy(), api.llama_sampler_init_dist(0)
-
-    def apply(candidates: Any) -> None:
-        array = candidates.contents
-        api.llama_sampler_apply(greedy, candidates)
-        best = array.selected  # set by `greedy`
-        api.llama_sampler_apply(dist, candidates)
-        array.selected = -1
-        cut = api.llama_sampler_init_min_p(a * array.data[best].p, min_keep)
-        api.llama_sampler_apply(cut, candidates)
-        api.llama_sampler_free(cut)
-
-    return CustomSampler("top_a", apply, owned=(greedy, dist))
-
-
-def make_smoothing(factor: float, curve: float) -> CustomSampler:
-    """Transform each logit l relative to the highest one h (KoboldCpp quadratic sampling).
-
-    l' = -k s d^2 + c s d^3 + h with d = l - h, s = factor, k = (3 - curve) / 2, c = (curve - 1) / 2.
-    """
+def python_sampler(sampler: Sampler, args: Args) -> CustomSampler:
+    """A sampler that is written in Python, with its arguments."""
     import numpy as np  # takes 80 ms, so only here; a loop over a vocabulary is too slow
 
-    k, c = (3 - curve) / 2, (curve - 1) / 2
-
     def apply(candidates: Any) -> None:
         array = candidates.contents
-        logits = candidate_rows(array)["logit"]
-        best = logits.max()
+        rows = candidate_rows(array)
+        logits = rows["logit"]
         live = logits > -math.inf
-        d = logits[live] - best
-        with np.errstate(over="ignore"):  # a logit below the smallest float becomes -inf, as it should
-            logits[live] = d * d * factor * (c * d - k) + best
-        array.sorted = array.sorted and k >= 0  # the order can change for a curve above 3
+        if not live.any():
+            return
+        if sampler.transform:
+            with np.errstate(over="ignore"):  # a logit below the smallest float becomes -inf, as it should
+                logits[live] = sampler.transform(logits[live], *args)
+            array.sorted = array.sorted and bool((logits[1:] <= logits[:-1]).all())
+        if sampler.keep:
+            weights = np.exp(logits[live] - logits.max())
+            kept = rows[live][sampler.keep(weights / weights.sum(), *args)]
+            rows[: len(kept)] = kept
+            array.size = len(kept)
 
-    return CustomSampler("smoothing", apply)
+    return CustomSampler(sampler.name, apply)
 
 
 def candidate_rows(array: Any) -> Any:
@@ -127,31 +108,15 @@ class DrawTracer(CustomSampler):
         return dict(zip(rows.cast("i")[::3].tolist(), rows.cast("f")[2::3].tolist(), strict=True))
 
 
-class Alternatives:
-    """The most likely tokens of the model, with their probabilities before and after the chain."""
-
-    def __init__(self, vocab: Vocab, count: int) -> None:
-        import numpy as np  # takes 80 ms, so only here
-
-        self._vocab, self._count = vocab, count
-        self._buffer = np.empty(vocab.n_tokens, np.float32)
-
-    def of(self, ctx: Any, row: int, left: Mapping[int, float]) -> tuple[Alternative, ...]:
-        """The alternatives of batch row `row` of the context `ctx`; `left` are the candidates after the chain."""
-        import numpy as np
-
-        logits, buffer = _logits(ctx, row, self._vocab.n_tokens), self._buffer
-        np.exp(np.subtract(logits, logits.max(), out=buffer), out=buffer)
-        total = float(buffer.sum())
-        near = np.flatnonzero(buffer > _NEAR)
-        if len(near) < self._count:
-            near = np.arange(len(buffer))
-        top = near[np.argsort(-logits[near], kind="stable")[: self._count]]
-        before = (buffer[top] / total).tolist()
-        return tuple(
-            Alternative(token, self._vocab.label(token), p, left.get(token, 0.0))
-            for token, p in zip(top.tolist(), before, strict=True)
-        )
+def alternatives(ctx: Any, row: int, vocab: Vocab, count: int, left: Mapping[int, float]) -> tuple[Alternative, ...]:
+    """The most likely tokens in batch row `row` of the context `ctx`; `left` are the candidates after the chain."""
+    logits, weights = _softmax(ctx, row, vocab.n_tokens)
+    top = _most_likely(logits, weights, count)
+    before = (weights[top] / float(weights.sum())).tolist()
+    return tuple(
+        Alternative(token, vocab.label(token), p, left.get(token, 0.0))
+        for token, p in zip(top.tolist(), before, strict=True)
+    )
 
 
 def token_logprob(ctx: Any, row: int, n_vocab: int, token: int, count: int) -> TokenLogprob:
@@ -159,21 +124,27 @@ def token_logprob(ctx: Any, row: int, n_vocab: int, token: int, count: int) -> T
 
     log softmax: l_i - max - ln sum exp(l_j - max).
     """
-    import numpy as np  # takes 80 ms, so only here
-
-    logits = _logits(ctx, row, n_vocab)
-    best = logits.max()
-    logprobs = logits - (best + np.log(np.exp(logits - best).sum()))
-    count = min(count, n_vocab)
-    top = np.argpartition(logprobs, -count)[-count:]
-    top = top[np.argsort(-logprobs[top], kind="stable")]
-    return TokenLogprob(token, float(logprobs[token]), tuple((int(i), float(logprobs[i])) for i in top))
-
-
-def _logits(ctx: Any, row: int, n_vocab: int) -> Any:
-    """The logits of batch row `row`, not copied."""
     import numpy as np
+
+    logits, weights = _softmax(ctx, row, n_vocab)
+    logprobs = logits - (logits.max() + np.log(weights.sum()))
+    top = _most_likely(logits, weights, count)
+    return TokenLogprob(token, float(logprobs[token]), tuple(zip(top.tolist(), logprobs[top].tolist(), strict=True)))
+
+
+def _softmax(ctx: Any, row: int, n_vocab: int) -> tuple[Any, Any]:
+    """The logits of batch row `row`, not copied, and the weights exp(l - max)."""
+    import numpy as np  # takes 80 ms, so only here
 
     pointer = bindings.load().llama_get_logits_ith(ctx, row)
     block: Any = (ctypes.c_float * n_vocab).from_address(ctypes.addressof(pointer.contents))
-    return np.frombuffer(block, np.float32)
+    logits = np.frombuffer(block, np.float32)
+    return logits, np.exp(logits - logits.max())
+
+
+def _most_likely(logits: Any, weights: Any, count: int) -> Any:
+    """The ids of the `count` most likely tokens, the most likely first."""
+    near = (weights > _NEAR).nonzero()[0]
+    if len(near) < count:
+        near = (weights >= 0).nonzero()[0]
+    return near[(-logits[near]).argsort(kind="stable")[:count]]

@@ -1,4 +1,4 @@
-"""The temperature step in Python: it applies a policy and a shift, and records what it did."""
+"""The temperature step: native, by a policy, or shifted by the user; and what is recorded of it."""
 
 import ctypes
 import math
@@ -15,9 +15,9 @@ from llmcli.engine.sampling.python_samplers import ROW_BYTES, CustomSampler, can
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import PolicyError
 from llmcli.params.param import LARGEST_FLOAT, quote
-from llmcli.params.policies.policy import Entropy, Fixed, Policy, describe_exception, explain_policy, to_callable
-from llmcli.params.policies.rules import TokenStep, by_entropy
-from llmcli.params.sampler_chain import NEUTRAL_TEMPERATURE
+from llmcli.params.policies.policy import Entropy, Fixed, describe_exception
+from llmcli.params.policies.rules import TokenStep
+from llmcli.params.temperature import TemperaturePlan
 
 _MAX_PYTHON = 512  # candidates; for more, numpy is faster than a loop, also with its import
 _MIN_TEMPERATURE = 1e-30  # below, logits / T overflows a float; greedy sampling gives the same token
@@ -33,70 +33,68 @@ class TemperatureReading(NamedTuple):
 
 
 class TemperatureSampler(CustomSampler):
-    """The temperature step of a chain. `args` are the arguments of the `SamplerStep`, in one of three forms:
+    """The temperature step of a chain. Each draw is one of three cases:
 
-    - (base, half width, exponent): a fixed or entropy policy. llama.cpp's `temp_ext` applies it, so that the tokens are
-      exactly those of llama.cpp; only with a shift by the user the temperature is computed in Python.
-    - (policy,): a policy that llama.cpp does not have; it is evaluated in Python.
-    - (): the chain has no temperature. The step changes nothing and only reads.
+    - native: llama.cpp's `temp_ext` applies the policy, so that the tokens are exactly those of llama.cpp.
+    - policy: llama.cpp does not have the policy; it is called for each token.
+    - shifted: the user moved the temperature; that of the policy plus the shift is applied.
 
-    With `records`, `reading` has the values of the last draw.
+    A step that only reads applies nothing. With `records`, `reading` has the values of the last draw.
+
+    Raises:
+        UsageError: when the function of a user's policy cannot be loaded.
     """
 
     def __init__(
-        self, args: tuple[Any, ...], state: DrawState, shift: TemperatureShift | None = None, records: bool = False
+        self, plan: TemperaturePlan, state: DrawState, shift: TemperatureShift | None = None, records: bool = False
     ) -> None:
-        self._api = api = bindings.load()
+        self._api = bindings.load()
+        self._plan = plan
         self._state = state
-        self._shift = shift if args else None
+        self._shift = None if plan.only_reads else shift
         self._records = records
-        self._native = api.llama_sampler_init_temp_ext(*args) if len(args) == 3 else None
-        self._policy = args[0] if len(args) == 1 else policy_of_args(*(args or NEUTRAL_TEMPERATURE))
-        self._is_python = bool(args) and not self._native
-        self._temperature_of, self._explain = to_callable(self._policy), explain_policy(self._policy)
-        self._last: tuple[TokenStep, float] | None = None
-        if self._shift and isinstance(self._policy, Fixed | Entropy):
-            self._shift.observe(self._policy.value if isinstance(self._policy, Fixed) else self._policy.high)
+        self._native = self._api.llama_sampler_init_temp_ext(*plan.native) if plan.native else None
+        self.reading: TemperatureReading | None = None
         self.seconds = 0.0  # time in the policy
+        policy = plan.policy
+        policy.load()
+        if self._shift and isinstance(policy, Fixed | Entropy):
+            self._shift.observe(policy.value if isinstance(policy, Fixed) else policy.high)
         super().__init__("temperature", self._apply, owned=[self._native] if self._native else [])
 
     def _apply(self, candidates: Any) -> None:
-        array, state, api = candidates.contents, self._state, self._api
-        text = state.text
+        shift = self._shift.start_draw(self._state.total) if self._shift else 0.0
+        is_native = self._native is not None and not shift
+        temperature = 0.0
+        if self._records or not is_native:
+            temperature = self._temperature(candidates.contents, shift)
+        if is_native:
+            self._api.llama_sampler_apply(self._native, candidates)
+        elif not self._plan.only_reads:  # policy or shifted
+            sampler = self._api.llama_sampler_init_temp(temperature)
+            self._api.llama_sampler_apply(sampler, candidates)
+            self._api.llama_sampler_free(sampler)
+
+    def _temperature(self, array: Any, shift: float) -> float:
+        """The temperature of this draw, which is recorded."""
+        state, policy, text = self._state, self._plan.policy, self._state.text
         step = TokenStep(
             lambda: _distribution(array), state.index, text.sentence, text.line, text.paragraph, state.thinking
         )
-        shift = self._shift.start_draw(state.total) if self._shift else 0.0
-        value = 0.0
-        if self._records or self._is_python or shift:
-            value = self._evaluate(step) if self._is_python else self._native_temperature(step, array.size)
-            if self._shift and self._is_python:
+        if isinstance(policy, Fixed):
+            value = policy.value
+        elif isinstance(policy, Entropy):  # llama.cpp counts masked candidates too: all in the array
+            value = policy.at(step.entropy, array.size)
+        else:
+            value = self._evaluate(step)
+            if self._shift:
                 self._shift.observe(value)
-            value = min(value + shift, LARGEST_FLOAT)
-            value = value if value > _MIN_TEMPERATURE else 0.0
+        value = min(value + shift, LARGEST_FLOAT)
+        value = value if value > _MIN_TEMPERATURE else 0.0
         if self._records:
-            self._last = step, value
-            step.entropy  # noqa: B018  computes it now and stores it: the next lines change the candidates
+            self.reading = TemperatureReading(step.entropy, step.candidates, value, policy.explain(step))
         step.end()
-        if self._native and not shift:
-            api.llama_sampler_apply(self._native, candidates)
-        elif self._native or self._is_python:
-            sampler = api.llama_sampler_init_temp(value)
-            api.llama_sampler_apply(sampler, candidates)
-            api.llama_sampler_free(sampler)
-
-    def reading(self) -> TemperatureReading:
-        """The values of the last draw; only with `records`."""
-        assert self._last
-        step, value = self._last
-        return TemperatureReading(step.entropy, step.candidates, value, self._explain(step))
-
-    def _native_temperature(self, step: TokenStep, n_candidates: int) -> float:
-        """The temperature that llama.cpp applies; its entropy rule counts masked candidates too: `n_candidates`."""
-        policy = self._policy
-        if isinstance(policy, Entropy):
-            return by_entropy(step.entropy, n_candidates, policy.low, policy.high, policy.exponent)
-        return self._temperature_of(step)
+        return value
 
     def _evaluate(self, step: TokenStep) -> float:
         """The temperature of the policy for a token.
@@ -104,11 +102,12 @@ class TemperatureSampler(CustomSampler):
         Raises:
             PolicyError: when the policy raises an error or returns an invalid temperature.
         """
+        label = f"the temperature policy {quote(self._plan.policy, 62)}"
         start = perf_counter()
         try:
-            value: Any = self._temperature_of(step)
+            value: Any = self._plan.policy(step)
         except (Exception, SystemExit) as error:
-            raise PolicyError(f"{self._label()} failed at token {step.index}: {describe_exception(error)}") from None
+            raise PolicyError(f"{label} failed at token {step.index}: {describe_exception(error)}") from None
         finally:
             self.seconds += perf_counter() - start
         if type(value) is float and 0 <= value <= LARGEST_FLOAT:
@@ -116,12 +115,8 @@ class TemperatureSampler(CustomSampler):
         number: Any = value if isinstance(value, Real) else math.nan  # numpy's numbers are Real too
         if 0 <= number <= LARGEST_FLOAT:
             return float(number)
-        message = f"{self._label()} returned {_format_invalid(value)} for token {step.index}"
+        message = f"{label} returned {_format_invalid(value)} for token {step.index}"
         raise PolicyError(message, "return a finite number of at least 0")
-
-    def _label(self) -> str:
-        """The policy in errors."""
-        return f"the temperature policy {quote(self._policy, 62)}"
 
 
 def _format_invalid(value: Any) -> str:
@@ -130,14 +125,6 @@ def _format_invalid(value: Any) -> str:
         return f"{value:g}"
     except Exception:  # not a number, or too large to format
         return reprlib.repr(value) if isinstance(value, str) else type(value).__name__
-
-
-def policy_of_args(base: float, delta: float, exponent: float) -> Policy:
-    """The policy of the three arguments of llama.cpp's `temp_ext`."""
-    if delta <= 0:
-        return Fixed(base)
-    low, high = (float(f"{bound:.9g}") for bound in (base - delta, base + delta))  # 0.8 - 0.5 is 0.30000000000000004
-    return Entropy(max(low, 0.0), high, exponent)
 
 
 def _distribution(array: Any) -> tuple[Sequence[float], float]:

@@ -1,26 +1,25 @@
 """HTTP requests with timeouts and retries; failures are transient (TransientError) or permanent (NetworkError).
 
-The client is huggingface_hub's, so that proxies, certificates and a user's client factory apply here too.
-Redirects are followed by this module, so that a token is sent to the Hub's own host and nowhere else.
+Redirects are followed by this module, so that a token is sent to the server's own host and nowhere else.
 """
 
-import os
+import contextlib
+import functools
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
-from llmcli import __version__
-from llmcli.errors import NetworkError, NotAllowedError
-from llmcli.models.hub import environment
+from llmcli.errors import NetworkError
 
 if TYPE_CHECKING:
     import httpx2
 
 Notify = Callable[[str], None]  # shows a message to the user
+T = TypeVar("T")
 CONNECT_SECONDS = 10.0
 STALL_SECONDS = 30.0  # without a byte
 FIRST_PAUSE = 0.5  # seconds; doubled after each attempt
@@ -29,57 +28,24 @@ _MAX_REDIRECTS = 5
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 _MAX_UNREACHABLE = 3  # attempts while the host was never reached
 MAX_RETRY_AFTER = 60.0  # seconds; a longer Retry-After of the server is an error with a hint
+_KEPT = "try again later; the partial download is kept"
 MIN_PROGRESS = 256 << 10  # bytes that count as progress: a server that always stops after one byte must not win
 
 
-def session() -> "httpx2.Client":
-    """The client of huggingface_hub; its telemetry, progress bars and log are turned off before the import."""
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    import logging
+@functools.cache
+def client() -> "httpx2.Client":
+    """The client of all requests; proxies and certificates come from the environment."""
+    import httpx2  # imported here: it costs 60 ms
 
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it prints signed URLs
     try:
-        from huggingface_hub import get_session
-    except ValueError:  # it parses the URL
-        message = f"HF_ENDPOINT is not a valid URL: '{environment.endpoint()}'"
-        raise NetworkError(message, "write https://HOST") from None
-    try:
-        return get_session()
+        return httpx2.Client()
     except (ImportError, ValueError) as error:  # a SOCKS proxy without its package, or an invalid URL
         raise NetworkError(f"cannot use the proxy settings: {error}", "check HTTPS_PROXY and ALL_PROXY") from None
 
 
-def check_online(offline: bool, what: str) -> None:
-    """Raise NetworkError in offline mode; `what` is what needs the network."""
-    if offline or environment.is_offline():
-        why = "--offline" if offline else "HF_HUB_OFFLINE"
-        raise NetworkError(f"{what} needs the network, but {why} is set", f"remove {why} to allow it")
-
-
-def hub_headers() -> dict[str, str]:
-    """The headers for the Hub itself: the user agent, and the user's token if there is one."""
-    session()
-    from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # lazily exported
-
-    try:
-        headers = build_hf_headers(library_name="llmcli", library_version=__version__)
-    except (OSError, HfHubHTTPError, ValueError) as error:
-        message = f"cannot read the Hugging Face token: {type(error).__name__}"
-        raise NetworkError(message, "set a new token with `hf auth login`") from None
-    if not headers.get("authorization", "").isascii():
-        raise NotAllowedError(
-            "the Hugging Face token contains invalid characters", "set a new token with `hf auth login`"
-        )
-    return headers
-
-
 @contextmanager
-def request(
-    url: str, headers: Mapping[str, str], to_other_hosts: bool
-) -> Iterator[tuple["httpx2.Response", list["httpx2.Response"]]]:
-    """The response to one request, its body not read yet, and the redirects that led to it.
+def request(url: str, headers: Mapping[str, str], to_other_hosts: bool) -> Iterator["httpx2.Response"]:
+    """The response to one request, its body not read yet; its `history` has the redirects that led to it.
 
     The headers are sent to the host of `url`; other hosts, if allowed at all, get no authorization header.
 
@@ -91,18 +57,23 @@ def request(
 
     if urlsplit(url).scheme not in ("http", "https") or not host_of(url):
         raise NetworkError(f"{url.partition('?')[0]!r} is not an http or https URL", "check HF_ENDPOINT")
-    hops: list[httpx2.Response] = []
-    sent = {"accept-encoding": "identity", **headers}
+    history: list[httpx2.Response] = []
     limits = httpx2.Timeout(CONNECT_SECONDS, read=STALL_SECONDS)
     try:
+        following = client().build_request(
+            "GET", url, headers={"accept-encoding": "identity", **headers}, timeout=limits
+        )
         while True:
-            with session().stream("GET", url, headers=sent, follow_redirects=False, timeout=limits) as response:
-                if response.status_code not in (301, 302, 303, 307, 308):
-                    raise_if_transient(response)
-                    yield response, hops
+            with contextlib.closing(client().send(following, stream=True)) as response:
+                if response.next_request is None:
+                    _raise_if_transient(response)
+                    response.history = history
+                    yield response
                     return
-                hops.append(response)
-                url, sent = _follow(url, response, sent, to_other_hosts, len(hops))
+                history.append(response)
+                _check_redirect(url, str(response.next_request.url), to_other_hosts, len(history))
+                # Without the authorization header, if the host is another one.
+                following, url = response.next_request, str(response.next_request.url)
     except httpx2.TimeoutException:
         raise TransientError(f"{host_of(url)} does not respond") from None
     except httpx2.ConnectError as error:
@@ -111,17 +82,6 @@ def request(
         raise TransientError(f"the connection to {host_of(url)} failed ({_reason(error)})") from None
     except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
         raise NetworkError(f"{host_of(url)} sent an invalid HTTP response: {type(error).__name__}") from None
-
-
-def raise_if_transient(response: "httpx2.Response") -> None:
-    """Raise TransientError for the statuses that are worth a retry."""
-    if response.status_code in _TRANSIENT:
-        retry_after = response.headers.get("retry-after", "").strip()
-        problem = "too many requests" if response.status_code == 429 else "server error"
-        raise TransientError(
-            f"{response.url.host}: {problem} (status {response.status_code})",
-            float(retry_after) if retry_after.isdigit() and len(retry_after) < 9 else None,
-        )
 
 
 def host_of(url: str) -> str:
@@ -146,13 +106,22 @@ class TransientError(Exception):
 class RetryPolicy:
     """Count the failed attempts of one task; progress resets the count."""
 
-    def __init__(self, notify: Notify, attempts: int = 8, stop: threading.Event | None = None) -> None:
-        self._notify = notify
-        self._attempts = attempts
+    def __init__(
+        self, notify: Notify, attempts: int = 8, stop: threading.Event | None = None, hint: str = _KEPT
+    ) -> None:
+        self._notify, self._attempts, self._hint = notify, attempts, hint
         self._stop = stop or threading.Event()
         self._failed = 0
         self._progress = 0
         self._has_received = False
+
+    def run(self, attempt: Callable[[], T]) -> T:
+        """The result of `attempt`, which is called again after transient errors. Raises as `wait` does."""
+        while True:
+            try:
+                return attempt()
+            except TransientError as error:
+                self.wait(error)
 
     def progressed(self, n_bytes: int) -> None:
         """Count received bytes."""
@@ -164,8 +133,7 @@ class RetryPolicy:
     def wait(self, error: TransientError) -> None:
         """Wait before the next attempt, or return at once when the task is stopped meanwhile.
 
-        Raises:
-            NetworkError: no attempts are left, or the server's Retry-After is too long.
+        Raises NetworkError when no attempts are left, or the server's Retry-After is too long.
         """
         self._failed += 1
         retry_after = error.retry_after or 0.0
@@ -176,36 +144,36 @@ class RetryPolicy:
         is_unreachable = error.unreachable and not self._has_received
         attempts = min(self._attempts, _MAX_UNREACHABLE) if is_unreachable else self._attempts
         if self._failed >= attempts:
-            raise NetworkError(f"{error} ({self._failed} attempts)", "try again later; the partial download is kept")
-        pause = min(MAX_PAUSE, FIRST_PAUSE * 2 ** (self._failed - 1)) * random.uniform(0.6, 1.0)
-        pause = max(pause, retry_after)
+            raise NetworkError(f"{error} ({self._failed} attempts)", self._hint)
+        pause = max(retry_after, min(MAX_PAUSE, FIRST_PAUSE * 2 ** (self._failed - 1)) * random.uniform(0.6, 1.0))
         if pause >= 1:
             self._notify(f"{error}, retrying in {pause:.0f} s (retry {self._failed} of {attempts - 1})")
         self._stop.wait(pause)
 
 
-def _follow(
-    url: str, response: "httpx2.Response", sent: Mapping[str, str], to_other_hosts: bool, hops: int
-) -> tuple[str, dict[str, str]]:
-    """The next URL of a redirect and the headers to send to it."""
-    try:
-        target = urljoin(url, response.headers.get("location", ""))
-        scheme = urlsplit(target).scheme
-    except ValueError:  # not a URL
-        target = scheme = ""
-    if scheme not in ("http", "https"):
+def _raise_if_transient(response: "httpx2.Response") -> None:
+    """Raise TransientError for the statuses that are worth a retry."""
+    if response.status_code in _TRANSIENT:
+        retry_after = response.headers.get("retry-after", "").strip()
+        problem = "too many requests" if response.status_code == 429 else "server error"
+        raise TransientError(
+            f"{response.url.host}: {problem} (status {response.status_code})",
+            float(retry_after) if retry_after.isdigit() and len(retry_after) < 9 else None,
+        )
+
+
+def _check_redirect(url: str, target: str, to_other_hosts: bool, hops: int) -> None:
+    """Raise NetworkError when the redirect must not be followed."""
+    if urlsplit(target).scheme not in ("http", "https"):
         raise NetworkError(f"{host_of(url)} redirects to an invalid URL")
     if hops >= _MAX_REDIRECTS:
         raise NetworkError(f"{host_of(url)} redirects too many times")
-    if same_origin(url, target):
-        return target, dict(sent)
-    if not to_other_hosts:
+    if not to_other_hosts and not same_origin(url, target):
         raise NetworkError(
             f"{host_of(url)} redirects to another host, {host_of(target)}", "check HF_ENDPOINT and the proxy settings"
         )
     if urlsplit(url).scheme == "https" and urlsplit(target).scheme == "http":
         raise NetworkError(f"{host_of(url)} redirects to an unencrypted URL at {host_of(target)}")
-    return target, {name: value for name, value in sent.items() if name.lower() != "authorization"}
 
 
 def _reason(error: Exception) -> str:

@@ -11,16 +11,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from llmcli.errors import NetworkError
+from llmcli.errors import LlmcliError, NetworkError
 from llmcli.models.download.http import Notify, RetryPolicy, TransientError, host_of, request, same_origin
 from llmcli.models.download.partial_file import RECORD_INTERVAL, PartialFile, Segment
-from llmcli.models.hub.environment import http_error
 from llmcli.models.locations import Progress
-from llmcli.models.reference import HubReference
 
 if TYPE_CHECKING:
     import httpx2
@@ -37,23 +34,11 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 class RemoteFile:
-    """A file of `size` bytes on a server; the Hub's headers must match `sha256` and `commit`.
+    """A file of `size` bytes on a server; a subclass knows more of what its server sends."""
 
-    `reference` is its name in errors.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        headers: Mapping[str, str],
-        reference: HubReference,
-        size: int,
-        sha256: str = "",
-        commit: str = "",
-    ) -> None:
-        self.url, self.size = url, size
+    def __init__(self, url: str, headers: Mapping[str, str], size: int) -> None:
+        self.url, self.headers, self.size = url, headers, size
         self.supports_ranges = False  # known after the first response
-        self._headers, self._reference, self._sha256, self._commit = headers, reference, sha256, commit
         self._signed = ""  # the URL of the last redirect; it expires
 
     @contextmanager
@@ -65,38 +50,48 @@ class RemoteFile:
             LlmcliError: a permanent error.
         """
         last = min(end, first + MAX_RANGE) - 1
-        signed = self._signed
-        url, headers = (signed, {}) if signed else (self.url, dict(self._headers))
-        headers["range"] = f"bytes={first}-{last}"
-        with request(url, headers, to_other_hosts=True) as (response, hops):
+        url, headers = (self._signed, {}) if self._signed else (self.url, self.headers)
+        with request(url, {**headers, "range": f"bytes={first}-{last}"}, to_other_hosts=True) as response:
             is_redirected = not same_origin(str(response.url), self.url)
             if response.status_code not in (200, 206):
-                self._raise_http_error(response, is_redirected)
-            for hop in (*hops, response):
-                if same_origin(str(hop.url), self.url):
-                    self._check_identity(hop)
+                self._signed = ""
+                raise self._refusal(response, is_redirected)
+            for own in (*response.history, response):
+                if same_origin(str(own.url), self.url):
+                    self.check(own)
             skip = self._check_range(response, first)
             self._signed = str(response.url) if is_redirected else ""
             yield _skip_bytes(response.iter_raw(), skip)
 
-    def _raise_http_error(self, response: "httpx2.Response", is_redirected: bool) -> None:
-        host = host_of(str(response.url))
-        self._signed = ""
-        if response.status_code == 416:
-            raise TransientError(f"{host} rejected the byte range")
-        if is_redirected:  # an expired URL; the Hub gives a new one
-            raise TransientError(f"{host} rejected the signed URL of the Hub (status {response.status_code})")
-        raise http_error(response, self._reference)
+    def read(self, first: int, end: int, retries: RetryPolicy) -> bytes:
+        """The bytes from `first` to `end` (exclusive), with as many requests as necessary. Raises LlmcliError."""
+        data = bytearray()
 
-    def _check_identity(self, response: "httpx2.Response") -> None:
-        """Raise NetworkError when the Hub's headers do not match the checksum or commit of its listing."""
-        etag = response.headers.get("x-linked-etag", "").removeprefix("W/").strip('"')
-        commit = response.headers.get("x-repo-commit", "")
-        if (etag and self._sha256 and etag != self._sha256) or (commit and self._commit and commit != self._commit):
-            raise NetworkError(
-                f"the Hub sent another checksum or commit for {self._reference} than it lists",
-                "try again later; if the error persists, do not trust this Hub or mirror",
-            )
+        def attempt() -> None:
+            with self.open(first + len(data), end) as pieces:
+                for piece in pieces:
+                    data.extend(piece[: end - first - len(data)])
+                    if len(data) == end - first:
+                        return
+            raise TransientError("the connection was closed early")
+
+        retries.run(attempt)
+        return bytes(data)
+
+    def check(self, response: "httpx2.Response") -> None:
+        """Raise NetworkError when a response of this server tells of another file."""
+
+    def error(self, response: "httpx2.Response") -> LlmcliError:
+        """The error for a permanent refusal of this server."""
+        return NetworkError(f"{host_of(self.url)} returned status {response.status_code}", "try again later")
+
+    def _refusal(self, response: "httpx2.Response", is_redirected: bool) -> Exception:
+        host = host_of(str(response.url))
+        if response.status_code == 416:
+            return TransientError(f"{host} rejected the byte range")
+        if is_redirected:  # an expired URL; the server gives a new one
+            return TransientError(f"{host} rejected the signed URL (status {response.status_code})")
+        return self.error(response)
 
     def _check_range(self, response: "httpx2.Response", first: int) -> int:
         """How many bytes of the response to skip before `first`; TransientError when it is not the file."""
@@ -131,7 +126,6 @@ class Transfer:
     def __init__(self, remote: RemoteFile, partial: PartialFile, progress: Progress, notify: Notify) -> None:
         self._remote, self._partial, self._progress, self._notify = remote, partial, progress, notify
         self._stop = threading.Event()
-        self._changed = threading.Event()  # a connection has ended or failed
         self._error: BaseException | None = None
         self._workers: list[threading.Thread] = []
         self._digest = ""
@@ -186,29 +180,30 @@ class Transfer:
         except BaseException as error:
             self._error = self._error or error
             self._stop.set()
-        finally:
-            self._changed.set()
 
     def _fetch(self, segment: Segment) -> None:
         """Download one segment, with as many requests as necessary."""
         retries = RetryPolicy(self._notify, stop=self._stop)
         with self._partial.open() as file:
-            while segment.left > 0 and not self._stop.is_set():
-                try:
-                    self._stream(segment, file, retries)
-                except TransientError as error:
-                    retries.wait(error)
+            retries.run(lambda: self._stream(segment, file, retries))
 
     def _stream(self, segment: Segment, file: FileIO, retries: RetryPolicy) -> None:
+        """Download with one request. Raises TransientError when it ends early."""
+        if segment.left <= 0 or self._stop.is_set():
+            return
         unrecorded = 0
         file.seek(segment.position)
         with self._remote.open(segment.position, segment.end) as pieces:
             for piece in pieces:
                 if self._stop.is_set():
                     return
-                n_bytes = self._write(segment, file, piece)
-                retries.progressed(n_bytes)
-                unrecorded += n_bytes
+                rest = memoryview(piece)[: segment.left]
+                retries.progressed(len(rest))
+                unrecorded += len(rest)
+                while rest:  # an almost full disk takes only a part
+                    written = file.write(rest)
+                    segment.position += written
+                    rest = rest[written:]
                 if unrecorded >= RECORD_INTERVAL:
                     unrecorded = 0
                     self._partial.record()
@@ -217,30 +212,17 @@ class Transfer:
         if segment.left > 0:
             raise TransientError("the connection was closed early")
 
-    def _write(self, segment: Segment, file: FileIO, piece: bytes) -> int:
-        with segment.lock:  # a split must not change the end during the write
-            rest = memoryview(piece)[: segment.left]
-            n_bytes = len(rest)
-            while rest:  # an almost full disk takes only a part
-                written = file.write(rest)
-                segment.position += written
-                rest = rest[written:]
-        return n_bytes
-
     def _hash(self) -> None:
         """Hash the file up to the frontier; return when the whole file is hashed."""
         digest, offset = hashlib.sha256(), 0
-        buffer = bytearray(_BLOCK)
-        view = memoryview(buffer)
-        with Path(self._partial.path).open("rb", buffering=0) as file:
+        view = memoryview(bytearray(_BLOCK))
+        with self._partial.path.open("rb", buffering=0) as file:
             while offset < self._partial.size:
                 ahead = min(self._partial.frontier - offset, _BLOCK)
                 if ahead <= 0:
-                    if self._stop.is_set():
-                        return
                     # Not woken for each piece: threads that pass Python's lock back and forth halve the speed.
-                    self._changed.wait(_PAUSE)
-                    self._changed.clear()
+                    if self._stop.wait(_PAUSE):
+                        return
                     continue
                 n_bytes = file.readinto(view[:ahead]) or 0
                 if not n_bytes:

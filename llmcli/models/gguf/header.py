@@ -8,18 +8,11 @@ from functools import cached_property
 from llmcli.models.gguf.cursor import ArraySummary, Value
 from llmcli.models.gguf.tensors import TensorInfo, quantization_name
 
-# general.sampling.* -> llmcli's key; the names are those in llama.cpp's src/llama-arch.cpp.
-_FLOATS = {
-    "temp": "temperature",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "xtc_probability": "xtc_probability",
-    "xtc_threshold": "xtc_threshold",
-    "penalty_repeat": "repeat_penalty",
-    "mirostat_tau": "mirostat_tau",
-    "mirostat_eta": "mirostat_eta",
-}
-_INTS = {"top_k": "top_k", "penalty_last_n": "repeat_last_n", "mirostat": "mirostat"}
+# Keys of general.sampling.* (llama.cpp's src/llama-arch.cpp), and the names of three of them in llmcli.
+_FLOATS = ["temp", "top_p", "min_p", "xtc_probability", "xtc_threshold", "penalty_repeat"]
+_FLOATS += ["mirostat_tau", "mirostat_eta"]
+_INTEGERS = ("top_k", "penalty_last_n", "mirostat")
+_OTHER_NAMES = {"temp": "temperature", "penalty_repeat": "repeat_penalty", "penalty_last_n": "repeat_last_n"}
 
 
 @dataclass(frozen=True)
@@ -127,10 +120,10 @@ class GGUFHeader:
         A value that is not a number is skipped, as in llama.cpp. `samplers` is a list of llama.cpp's names.
         """
         found: dict[str, float | int | list[str]] = {}
-        for gguf_key, key in (_FLOATS | _INTS).items():
-            number = self._number(f"general.sampling.{gguf_key}")
+        for key in (*_FLOATS, *_INTEGERS):
+            number = self._number(f"general.sampling.{key}")
             if number is not None:
-                found[key] = int(number) if gguf_key in _INTS else number
+                found[_OTHER_NAMES.get(key, key)] = int(number) if key in _INTEGERS else number
         names = (self._text("general.sampling.sequence") or "").split(";")
         if any(names):
             found["samplers"] = [name.strip() for name in names if name.strip()]

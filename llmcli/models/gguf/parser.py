@@ -4,7 +4,8 @@ The rules are those of llama.cpp's reader (ggml/src/gguf.cpp), but stricter wher
 process or use up the memory. The file is memory-mapped: about 10 ms for a vocabulary of 50,000.
 """
 
-import itertools
+import codecs
+import contextlib
 import mmap
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from llmcli.errors import LlmcliError, ModelInvalidError, ModelNotFoundError, Ne
 from llmcli.files import read_error
 from llmcli.models.gguf.cursor import Cursor, TruncatedHeaderError, Value, damaged, quote
 from llmcli.models.gguf.header import GGUFHeader
-from llmcli.models.gguf.tensors import padded, quantization_name, read_tensors
+from llmcli.models.gguf.tensors import padded, read_tensors
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -28,11 +29,11 @@ MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 MAX_TEMPLATE = 1 << 20  # characters; the longest known chat templates have about 20,000
 MAX_ALIGNMENT = 1 << 20
 DEFAULT_ALIGNMENT = 32
-HEAD_BYTES = 1024  # the bytes that `describe_file` needs
 MAX_READ = 32 << 20  # bytes of a remote header; a vocabulary of 256,000 with its merges takes about 10 MiB
 # (start, end), end exclusive -> exactly these bytes, or fewer at the end of the file; may raise LlmcliError
 Fetch = Callable[[int, int], bytes]
 _ENDS = tuple(MAX_READ >> halvings for halvings in range(5, -1, -1))  # 1 MiB, then twice as much each time
+_HEAD_BYTES = 1024  # of a file that is not GGUF: they tell what it is
 _SUMMARY_BYTES = 64 << 10  # in most files the general facts come before the vocabulary
 _SUMMARY_KEYS = 200
 _UINT32 = 4
@@ -41,6 +42,7 @@ _NOT_LOADABLE = "get another version of the model: llama.cpp cannot load this fi
 _AGAIN = "download the model again"
 _OTHER_FORMAT = "get a GGUF version of the model: run `llmcli models search NAME`"
 _UNPACK = "unpack it and give the path of the .gguf file"
+_PICKLE = "this is a Python pickle (an old PyTorch checkpoint), not a GGUF model"
 # (first bytes, message, hint)
 _MAGICS: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\x03\x04", "this is a zip archive or a PyTorch checkpoint, not a GGUF model", _OTHER_FORMAT),
@@ -53,6 +55,12 @@ _MAGICS: tuple[tuple[bytes, str, str], ...] = (
     (b"lmgg", "this is a model in the old GGML format, which llama.cpp no longer reads", _OTHER_FORMAT),
     (b"fmgg", "this is a model in the old GGMF format, which llama.cpp no longer reads", _OTHER_FORMAT),
     (b"tjgg", "this is a model in the old GGJT format, which llama.cpp no longer reads", _OTHER_FORMAT),
+    (
+        b"version https://git-lfs",
+        "this is a Git LFS pointer, not the model itself",
+        "run `git lfs pull` in its repository",
+    ),
+    *((b"\x80" + bytes([version]), _PICKLE, _OTHER_FORMAT) for version in (2, 3, 4, 5)),
 )
 _PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<error")
 
@@ -76,8 +84,10 @@ def read_header(path: Path) -> GGUFHeader:
             return parse_header(view, size)
     except ModelInvalidError as error:
         raise ModelInvalidError(f"{path}: {error}", error.hint) from None
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ModelNotFoundError(f"file not found: {path}", "check the path") from error
     except OSError as error:
-        raise _os_error(path, error) from error
+        raise read_error(path, error) from error
 
 
 def read_remote_header(fetch: Fetch, size: int, name: str) -> GGUFHeader:
@@ -95,7 +105,10 @@ def read_remote_header(fetch: Fetch, size: int, name: str) -> GGUFHeader:
             if cut.needed > MAX_READ:
                 break
         except ModelInvalidError as error:
-            raise ModelInvalidError(f"{name}: {error}", _remote_hint(error)) from None
+            # It is not downloaded yet, so downloading it again cannot help.
+            is_damaged = "again" in error.hint
+            hint = "choose another file: this one is damaged on its server" if is_damaged else error.hint
+            raise ModelInvalidError(f"{name}: {error}", hint) from None
     raise ModelInvalidError(
         f"the header of {name} is longer than {MAX_READ >> 20} MiB, the limit for a remote file",
         "download the file if you trust its publisher; it may be damaged",
@@ -104,20 +117,15 @@ def read_remote_header(fetch: Fetch, size: int, name: str) -> GGUFHeader:
 
 def read_summary(path: Path) -> HeaderSummary:
     """The summary of a GGUF file; an empty one if the file cannot be read or is not GGUF."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_SUMMARY_BYTES)
-    except OSError:
-        return HeaderSummary(None, "")
-    if head[:4] != MAGIC:
-        return HeaderSummary(None, "")
-    metadata = _read_first_keys(head)
-    context = next((value for key, value in metadata.items() if key.endswith(".context_length")), None)
-    file_type = metadata.get("general.file_type")
-    quantization = quantization_name(file_type, ()) if isinstance(file_type, int) else ""
-    if isinstance(context, int) and quantization:
-        return HeaderSummary(context, quantization)
-    return _complete(path, HeaderSummary(context if isinstance(context, int) else None, quantization))
+    first = GGUFHeader(0, _first_keys(path), (), DEFAULT_ALIGNMENT, 0, 0)
+    context, quantization = first.n_ctx_train, first.quantization
+    if context is None or not quantization:
+        # Some programs write the file type after the vocabulary, or not at all.
+        with contextlib.suppress(LlmcliError):
+            header = read_header(path)
+            context = header.n_ctx_train if context is None else context
+            quantization = quantization or header.quantization
+    return HeaderSummary(context, quantization)
 
 
 def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
@@ -126,16 +134,17 @@ def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
     Raises ModelInvalidError; it is a TruncatedHeaderError when `view` ends inside the header.
     """
     if view[:4] != MAGIC:
-        raise describe_file(view[:HEAD_BYTES], size)
+        raise ModelInvalidError(*_describe(view[:_HEAD_BYTES], size))
     cursor = Cursor(view, len(MAGIC), size)
     version = cursor.u32()
     _check_version(version)
     n_tensors = _count(cursor, "tensors", MAX_TENSORS)
     n_keys = _count(cursor, "metadata keys", MAX_KEYS)
-    metadata = _read_metadata(cursor, n_keys)
-    alignment = alignment_of(metadata)
+    metadata: dict[str, Value] = {}
+    _read_metadata(cursor, n_keys, metadata)
+    alignment = _alignment(metadata)
     tensors = read_tensors(cursor, n_tensors, alignment)
-    check_metadata(metadata, n_tensors)
+    _check_metadata(metadata, n_tensors)
     data_offset = padded(cursor.position, alignment) if tensors else cursor.position
     needed = max((data_offset + tensor.offset + tensor.n_bytes for tensor in tensors), default=data_offset)
     if needed > size:
@@ -143,7 +152,7 @@ def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
     return GGUFHeader(version, metadata, tensors, alignment, data_offset, size)
 
 
-def check_metadata(metadata: Mapping[str, Value], n_tensors: int) -> None:
+def _check_metadata(metadata: Mapping[str, Value], n_tensors: int) -> None:
     """Raise ModelInvalidError for metadata that no valid model has."""
     parts, part = metadata.get("split.count", 0), metadata.get("split.no", 0)
     if isinstance(parts, int) and isinstance(part, int) and 0 < part < parts:
@@ -158,12 +167,6 @@ def check_metadata(metadata: Mapping[str, Value], n_tensors: int) -> None:
     for key, value in metadata.items():
         if key.startswith("tokenizer.chat_template") and isinstance(value, str) and len(value) > MAX_TEMPLATE:
             raise damaged(f"{quote(key)} has {len(value)} characters, the limit is {MAX_TEMPLATE}")
-
-
-def describe_file(head: bytes, size: int) -> ModelInvalidError:
-    """The error for a file of `size` bytes whose first bytes, `head`, are not those of a GGUF file."""
-    message, hint = _describe(head, size)
-    return ModelInvalidError(message, hint)
 
 
 @contextmanager
@@ -187,12 +190,6 @@ def _map_file(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
             yield view, len(view)
 
 
-def _os_error(path: Path, error: OSError) -> LlmcliError:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return ModelNotFoundError(f"file not found: {path}", "check the path")
-    return read_error(path, error)
-
-
 def _fetch_exactly(fetch: Fetch, start: int, end: int, name: str) -> bytes:
     if end <= start:  # an empty file
         return b""
@@ -205,35 +202,17 @@ def _fetch_exactly(fetch: Fetch, start: int, end: int, name: str) -> bytes:
     return piece
 
 
-def _remote_hint(error: ModelInvalidError) -> str:
-    """The hint for a file on a server: it is not downloaded yet, so downloading it again cannot help."""
-    return "choose another file: this one is damaged on its server" if "again" in error.hint else error.hint
-
-
-def _read_first_keys(head: bytes) -> dict[str, object]:
-    metadata: dict[str, object] = {}
-    cursor = Cursor(head, 4)
-    try:
-        cursor.u32()
-        cursor.u64()
-        for _ in itertools.repeat(None, min(cursor.u64(), _SUMMARY_KEYS)):
-            key = cursor.text("a key", 1024)
-            metadata[key] = cursor.value(cursor.u32())
-    except LlmcliError:
-        pass  # the vocabulary goes beyond the bytes that were read
+def _first_keys(path: Path) -> dict[str, Value]:
+    """The metadata in the first bytes of a file; {} if it is not GGUF or cannot be read."""
+    metadata: dict[str, Value] = {}
+    with contextlib.suppress(OSError, LlmcliError):  # the vocabulary goes beyond these bytes
+        with path.open("rb") as file:
+            cursor = Cursor(file.read(_SUMMARY_BYTES))
+        if cursor.u32() == int.from_bytes(MAGIC, "little"):
+            cursor.u32()  # the version
+            cursor.u64()  # the number of tensors
+            _read_metadata(cursor, min(cursor.u64(), _SUMMARY_KEYS), metadata)
     return metadata
-
-
-def _complete(path: Path, summary: HeaderSummary) -> HeaderSummary:
-    """Fill the gaps from the whole header: some programs write the file type after the vocabulary, or not at all."""
-    try:
-        header = read_header(path)
-    except LlmcliError:
-        return summary
-    return HeaderSummary(
-        header.n_ctx_train if summary.n_ctx_train is None else summary.n_ctx_train,
-        summary.quantization or header.quantization,
-    )
 
 
 def _check_version(version: int) -> None:
@@ -255,8 +234,8 @@ def _count(cursor: Cursor, what: str, limit: int) -> int:
     return count
 
 
-def _read_metadata(cursor: Cursor, count: int) -> dict[str, Value]:
-    metadata: dict[str, Value] = {}
+def _read_metadata(cursor: Cursor, count: int, metadata: dict[str, Value]) -> None:
+    """Read `count` keys into `metadata`. Raises ModelInvalidError; the keys before the error are there."""
     for _ in range(count):
         start = cursor.position
         key = cursor.text("a metadata key", MAX_KEY)
@@ -268,10 +247,9 @@ def _read_metadata(cursor: Cursor, count: int) -> dict[str, Value]:
         if key == "general.alignment" and kind != _UINT32:
             raise damaged("general.alignment is not of type uint32")
         metadata[key] = cursor.value(kind)
-    return metadata
 
 
-def alignment_of(metadata: Mapping[str, Value]) -> int:
+def _alignment(metadata: Mapping[str, Value]) -> int:
     """general.alignment in bytes: a power of two up to 1 MiB (default 32)."""
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment & (alignment - 1) or not 1 <= alignment <= MAX_ALIGNMENT:
@@ -311,41 +289,31 @@ def _largest(value: Value | None) -> int:
 
 
 def _describe(head: bytes, size: int) -> tuple[str, str]:
+    """What a file is that does not begin with the bytes of a GGUF file, and a hint."""
     if size == 0:
         return "the file is empty: the download failed", _AGAIN
+    # A safetensors file begins with the length of its JSON header in 8 bytes, then that JSON.
+    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= max(size - 8, 2):
+        return "this is a safetensors file, not a GGUF model", _OTHER_FORMAT
     for magic, message, hint in _MAGICS:
         if head.startswith(magic):
             return message, hint
-    if head.startswith(b"version https://git-lfs"):
-        return "this is a Git LFS pointer, not the model itself", "run `git lfs pull` in its repository"
-    if _is_safetensors(head, size):
-        return "this is a safetensors file, not a GGUF model", _OTHER_FORMAT
-    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "this is a Python pickle (an old PyTorch checkpoint), not a GGUF model", _OTHER_FORMAT
-    return _describe_text(head)
-
-
-def _is_safetensors(head: bytes, size: int) -> bool:
-    """A safetensors file begins with the length of its JSON header in 8 bytes, then that JSON."""
-    return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= max(size - 8, 2)
-
-
-def _describe_text(head: bytes) -> tuple[str, str]:
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if text.lower().startswith(_PAGES):
         return "this is a web page, not a model: the download failed", _AGAIN
     if text[:1] in (b"{", b"["):
         return "this is JSON text, not a model: the server sent an error or an index", _AGAIN
     if not head.strip(b"\x00"):
         return "the file begins with zeros: its download is incomplete", _AGAIN
-    if text and all(byte >= 0x20 or byte in b"\t\r\n" for byte in head[:64]) and _is_utf8(head[:64]):
+    if text and _is_text(head[:64]):
         return "this is plain text, not a model", _AGAIN
     return f"this is not a GGUF file: it begins with {head[:4]!r} instead of b'GGUF'", _OTHER_FORMAT
 
 
-def _is_utf8(data: bytes) -> bool:
+def _is_text(data: bytes) -> bool:
+    """Whether the bytes are text in UTF-8; the last character can be incomplete."""
     try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        return error.start >= len(data) - 3  # the sample can end inside a character
-    return True
+        codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return False
+    return all(byte >= 0x20 or byte in b"\t\r\n" for byte in data)

@@ -77,26 +77,19 @@ def model_files_in(folder: Path) -> list[str]:
 def _check_part(part: Path, header: GGUFHeader, number: int, count: int) -> None:
     if header.split_count == count and header.split_no == number:
         return
+    found = f"{part} is part {header.split_no + 1} of {header.split_count}"
     if count == 1:
-        raise ModelInvalidError(
-            f"{part} is part {header.split_no + 1} of {header.split_count}, but its name has no part number",
-            f"rename the parts to NAME-00001-of-{header.split_count:05d}.gguf and so on",
-        )
-    raise ModelInvalidError(
-        f"{part} is part {header.split_no + 1} of {header.split_count}, which does not match its name",
-        "download this part again",
-    )
+        hint = f"rename the parts to NAME-00001-of-{header.split_count:05d}.gguf and so on"
+        raise ModelInvalidError(f"{found}, but its name has no part number", hint)
+    raise ModelInvalidError(f"{found}, which does not match its name", "download this part again")
 
 
 def _check_tensors(first: Path, headers: Sequence[GGUFHeader]) -> None:
     seen: set[str] = set()
-    for header in headers:
-        for tensor in header.tensors:
-            if tensor.name in seen:
-                raise ModelInvalidError(
-                    f"{first}: tensor {quote(tensor.name)} is in two parts", "download the model again"
-                )
-            seen.add(tensor.name)
+    for name in (tensor.name for header in headers for tensor in header.tensors):
+        if name in seen:
+            raise ModelInvalidError(f"{first}: tensor {quote(name)} is in two parts", "download the model again")
+        seen.add(name)
     expected = headers[0].metadata.get("split.tensors.count")
     if isinstance(expected, int) and expected != len(seen):
         raise ModelInvalidError(

@@ -1,28 +1,29 @@
 """Ask the Hub about a repository, and search for repositories."""
 
-import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, TypeVar
 from urllib.parse import quote, urlencode
 
+import msgspec
+from msgspec import Meta, Struct
+
 from llmcli.errors import ModelNotFoundError, NetworkError
-from llmcli.models.download.http import Notify, RetryPolicy, TransientError, check_online, hub_headers, request
-from llmcli.models.hub import environment
-from llmcli.models.hub.environment import http_error
+from llmcli.models.download.http import Notify, RetryPolicy, request
+from llmcli.models.hub.environment import check_online, endpoint, http_error, hub_headers
 from llmcli.models.hub.repo_files import RepoFile, is_safe_path
 from llmcli.models.reference import MAIN, HubReference, is_repo
 
 MAX_JSON = 32 << 20  # bytes of one response; the largest listings have about 2 MB
 _ATTEMPTS = 3
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+T = TypeVar("T")
+Count = Annotated[int, Meta(ge=0, lt=1 << 60)]
 
 
 @dataclass(frozen=True)
 class Repo:
-    """One commit of a repository. `n_parameters` and `n_ctx_train` are the Hub's values from its GGUF files."""
+    """One commit of a repository. `n_parameters` is the Hub's value from one of its GGUF files."""
 
     name: str
     revision: str
@@ -31,8 +32,6 @@ class Repo:
     gated: bool
     license: str
     n_parameters: int | None
-    n_ctx_train: int | None
-    architecture: str
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,64 @@ class SearchResult:
     license: str
     gated: bool
     updated: str
+
+
+# The responses of the Hub, as far as they are read. They are untrusted.
+
+
+class _Lfs(Struct):
+    sha256: str = ""
+
+
+class _File(Struct):
+    rfilename: str
+    size: Count | None = None
+    lfs: _Lfs | None = None
+
+    def repo_file(self) -> RepoFile | None:
+        """The file; None if it has no size, or its path is not safe."""
+        if self.size is None or not is_safe_path(self.rfilename):
+            return None
+        sha256 = self.lfs.sha256 if self.lfs else ""
+        return RepoFile(self.rfilename, self.size, sha256 if _SHA256.fullmatch(sha256) else "")
+
+
+class _Gguf(Struct):
+    total: Count | None = None
+
+
+class _Model(Struct):
+    gated: bool | str = False
+    tags: list[str] = []
+    cardData: dict[str, object] | None = None  # noqa: N815  the author's YAML
+
+    @property
+    def is_gated(self) -> bool:
+        return bool(self.gated)
+
+    @property
+    def license(self) -> str:
+        tagged = next((tag.removeprefix("license:") for tag in self.tags if tag.startswith("license:")), "")
+        own = self.cardData.get("license") if self.cardData else None
+        return (own if own and isinstance(own, str) else tagged)[:60]
+
+
+class _Revision(_Model, kw_only=True):
+    sha: Annotated[str, Meta(pattern="^[0-9a-f]{40}$")]
+    siblings: list[_File] = []
+    gguf: _Gguf | None = None
+
+
+class _Found(_Model, kw_only=True):
+    id: str
+    downloads: Count = 0
+    likes: Count = 0
+    lastModified: str = ""  # noqa: N815
+    createdAt: str = ""  # noqa: N815
+
+    def result(self) -> SearchResult:
+        updated = (self.lastModified or self.createdAt)[:10]
+        return SearchResult(self.id, self.downloads, self.likes, self.license, self.is_gated, updated)
 
 
 def ignore_message(_text: str) -> None:
@@ -62,24 +119,10 @@ def get_repo(reference: HubReference, offline: bool = False, notify: Notify = ig
     check_online(offline, str(reference))
     revision = reference.revision or MAIN
     path = f"/api/models/{reference.repo}/revision/{quote(revision, safe='')}?blobs=true"
-    data = _object(_get_json(path, reference, notify))
-    commit = _text(data.get("sha"))
-    if not _COMMIT.fullmatch(commit):
-        raise NetworkError(
-            f"the response about {reference.repo} has no valid commit", "check that HF_ENDPOINT is the URL of a Hub"
-        )
-    details = _object(data.get("gguf"))
-    return Repo(
-        reference.repo,
-        revision,
-        commit,
-        tuple(filter(None, map(_file, _list(data.get("siblings"))))),
-        bool(data.get("gated")),
-        _license(data),
-        _count(details.get("total")),
-        _count(details.get("context_length")),
-        _text(details.get("architecture")),
-    )
+    answer = _get(path, reference, notify, _Revision)
+    files = tuple(filter(None, (file.repo_file() for file in answer.siblings)))
+    n_parameters = answer.gguf.total if answer.gguf else None
+    return Repo(reference.repo, revision, answer.sha, files, answer.is_gated, answer.license, n_parameters)
 
 
 def search(text: str, limit: int, offline: bool = False, notify: Notify = ignore_message) -> list[SearchResult]:
@@ -90,9 +133,8 @@ def search(text: str, limit: int, offline: bool = False, notify: Notify = ignore
     """
     check_online(offline, "the search")
     query = urlencode({"filter": "gguf", "search": text, "sort": "downloads", "direction": "-1", "limit": str(limit)})
-    answer = _get_json(f"/api/models?{query}", HubReference("the list of models"), notify)
-    found = map(_search_result, _list(answer))
-    return [result for result in found if is_repo(result.name)][:limit]
+    answer = _get(f"/api/models?{query}", HubReference("the list of models"), notify, list[_Found])
+    return [found.result() for found in answer if is_repo(found.id)][:limit]
 
 
 def check_has_sha256(file: RepoFile, reference: HubReference) -> None:
@@ -104,21 +146,25 @@ def check_has_sha256(file: RepoFile, reference: HubReference) -> None:
         )
 
 
-def _get_json(path: str, reference: HubReference, notify: Notify) -> Any:
-    retries = RetryPolicy(notify, _ATTEMPTS)
-    while True:
-        try:
-            return _request_json(path, reference)
-        except TransientError as transient:
-            try:
-                retries.wait(transient)
-            except NetworkError as error:
-                hint = error.hint if "try again at" in error.hint else "check the network, the proxy and HF_ENDPOINT"
-                raise NetworkError(str(error), hint) from None
+def _get(path: str, reference: HubReference, notify: Notify, kind: type[T]) -> T:
+    retries = RetryPolicy(notify, _ATTEMPTS, hint="check the network, the proxy and HF_ENDPOINT")
+    body = retries.run(lambda: _request(path, reference))
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise NetworkError(
+            f"the response about {reference.repo} is not that of a Hub: {error}",
+            "check that HF_ENDPOINT is the URL of a Hub",
+        ) from None
+    except (msgspec.DecodeError, RecursionError):
+        raise NetworkError(
+            f"the response about {reference.repo} is not valid JSON",
+            "check HF_ENDPOINT, or open a browser: the network may require a login",
+        ) from None
 
 
-def _request_json(path: str, reference: HubReference) -> Any:
-    with request(environment.endpoint() + path, hub_headers(), to_other_hosts=False) as (response, _hops):
+def _request(path: str, reference: HubReference) -> bytes:
+    with request(endpoint() + path, hub_headers(), to_other_hosts=False) as response:
         if response.status_code != 200:
             raise http_error(response, reference)
         body = bytearray()
@@ -128,58 +174,4 @@ def _request_json(path: str, reference: HubReference) -> Any:
                 raise NetworkError(
                     f"the response about {reference.repo} is larger than {MAX_JSON >> 20} MiB", "check HF_ENDPOINT"
                 )
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise NetworkError(
-            f"the response about {reference.repo} is not valid JSON",
-            "check HF_ENDPOINT, or open a browser: the network may require a login",
-        ) from None
-
-
-def _file(entry: Any) -> RepoFile | None:
-    """A file of the listing; None if its name or size is not valid."""
-    entry = _object(entry)
-    lfs = _object(entry.get("lfs"))
-    path, size = _text(entry.get("rfilename")), _count(lfs.get("size", entry.get("size")))
-    digest = _text(lfs.get("sha256", lfs.get("oid")))
-    if size is None or not is_safe_path(path):
-        return None
-    return RepoFile(path, size, digest if _SHA256.fullmatch(digest) else "")
-
-
-def _search_result(item: Any) -> SearchResult:
-    item = _object(item)
-    return SearchResult(
-        _text(item.get("id") or item.get("modelId")),
-        _count(item.get("downloads")) or 0,
-        _count(item.get("likes")) or 0,
-        _license(item),
-        bool(item.get("gated")),
-        _text(item.get("lastModified") or item.get("createdAt"))[:10],
-    )
-
-
-def _license(data: Mapping[str, Any]) -> str:
-    tags = map(_text, _list(data.get("tags")))
-    tagged = next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), "")
-    return (_text(_object(data.get("cardData")).get("license")) or tagged)[:60]
-
-
-# The Hub's responses are untrusted: a value of another type counts as missing.
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 60 else None
+    return bytes(body)

@@ -13,14 +13,13 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from llmcli.errors import DiskError, error_text
-from llmcli.files import check_integer, check_text, read_note, write_note
+from llmcli.files import read_note, write_note
 from llmcli.models.hub.repo_files import Quantization, RepoFile, is_safe_path, projectors, quantizations
 from llmcli.models.reference import is_repo
 
-PARTIAL = ".llmcli.incomplete"  # the Hub's own tools list and prune files that end in .incomplete
+MOVE_HINT = "move the cache with HF_HUB_CACHE or HF_HOME"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_DEPTH = 4  # folders below a snapshot
@@ -37,32 +36,19 @@ def repo_of(folder_name: str) -> str:
     return f"{owner}/{name}" if folder_name.startswith("models--") and dashes and owner and name else ""
 
 
-def blob_path(cache: Path, repo: str, sha256: str) -> Path:
-    """The path of the file with this sha256."""
-    return folder_of(cache, repo) / "blobs" / sha256
-
-
-def partial_path(cache: Path, repo: str, sha256: str) -> Path:
-    """The path of the file with this sha256 while llmcli downloads it."""
-    return folder_of(cache, repo) / "blobs" / (sha256 + PARTIAL)
-
-
 def pointer_path(cache: Path, repo: str, commit: str, path: str) -> Path:
     """The path of the link to a file of a commit."""
     return folder_of(cache, repo).joinpath("snapshots", commit, *path.split("/"))
 
 
-def lock_path(cache: Path, repo: str, sha256: str) -> Path:
-    """The lock of a download."""
-    return cache / ".locks" / folder_of(cache, repo).name / f"{sha256}.lock"
+def lock_path(blob: Path) -> Path:
+    """The lock of a download to `blob`, which all Hugging Face tools use."""
+    folder = blob.parent.parent
+    return folder.parent / ".locks" / folder.name / f"{blob.name}.lock"
 
 
 def create_folders(cache: Path, repo: str) -> None:
-    """Create the folders of a repository, and check that no link leads out of the cache.
-
-    Raises:
-        DiskError: a folder cannot be created, or a link leads out of the cache.
-    """
+    """Create the folders of a repository. Raises DiskError when that fails, or a link leads out of the cache."""
     if cache.parts[:1] == ("~",):  # the system does not know the user's home
         raise DiskError("this user has no home folder for the model cache", "set HOME, HF_HOME or HF_HUB_CACHE")
     folder = folder_of(cache, repo)
@@ -71,10 +57,7 @@ def create_folders(cache: Path, repo: str) -> None:
         for subfolder in inner:
             subfolder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DiskError(
-            f"cannot create {error.filename or folder}: {error_text(error)}",
-            "move the cache with HF_HUB_CACHE or HF_HOME",
-        ) from None
+        raise DiskError(f"cannot create {error.filename or folder}: {error_text(error)}", MOVE_HINT) from None
     for subfolder in inner:
         check_inside(subfolder, cache)
 
@@ -85,14 +68,11 @@ def check_inside(path: Path, cache: Path) -> None:
         raise DiskError(f"a link leads out of the cache: {path}", "inspect the link and remove it")
 
 
-def publish(cache: Path, repo: str, commit: str, path: str, sha256: str) -> Path:
-    """Link a blob as `path` of a commit, and give the path of the link.
+def publish(blob: Path, pointer: Path, cache: Path) -> Path:
+    """Link a blob as a file of a commit, and give the path of the link.
 
-    Raises:
-        OSError: the link cannot be created.
-        DiskError: a link leads out of the cache.
+    Raises OSError (the link cannot be created) and DiskError (a link leads out of the cache).
     """
-    blob, pointer = blob_path(cache, repo, sha256), pointer_path(cache, repo, commit, path)
     pointer.parent.mkdir(parents=True, exist_ok=True)
     check_inside(pointer.parent, cache)
     if os.path.lexists(pointer) and os.path.realpath(pointer) == os.path.realpath(blob) and pointer.exists():
@@ -257,21 +237,15 @@ def _revision_path(data_dir: Path, reference: str) -> Path:
 
 
 def _read_revision(path: Path) -> PulledRevision | None:
+    import msgspec  # imported here: it costs 8 ms, and most starts read no record
+
     data = read_note(path)
+    if "licence" in data:  # the name in older records
+        data["license"] = data.pop("licence")
     try:
-        files = tuple(map(_read_file, data["files"]))
-        projector = _read_file(data["projector"]) if data["projector"] else None
-        reference, repo, commit = (check_text(data[key], key) for key in ("reference", "repo", "commit"))
-        terms = check_text(data["license"] if "license" in data else data["licence"], "license")  # older records
-        record = PulledRevision(reference, repo, commit, files, projector, terms, float(data["time"]))
-    except (ValueError, KeyError, TypeError, OverflowError):
+        record = msgspec.convert(data, PulledRevision)
+    except msgspec.ValidationError:
         return None
-    return record if files and _COMMIT.fullmatch(record.commit) else None
-
-
-def _read_file(entry: dict[str, Any]) -> RepoFile:
-    """The file of a record. Raises ValueError, KeyError or TypeError when it is not valid."""
-    path = check_text(entry["path"], "path")
-    if not is_safe_path(path):
-        raise ValueError("the path is not safe")
-    return RepoFile(path, check_integer(entry["size"], "size", 0, 1 << 60), check_text(entry["sha256"], "sha256"))
+    files = [*record.files, record.projector] if record.projector else record.files
+    is_valid = record.files and _COMMIT.fullmatch(record.commit) and all(is_safe_path(file.path) for file in files)
+    return record if is_valid else None

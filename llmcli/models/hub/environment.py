@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmcli import __version__
 from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError, NotAllowedError
 
 if TYPE_CHECKING:
@@ -60,6 +61,36 @@ def is_offline() -> bool:
     return (os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or "").upper() in _TRUE
 
 
+def check_online(offline: bool, what: str) -> None:
+    """Raise NetworkError in offline mode; `what` is what needs the network."""
+    if offline or is_offline():
+        why = "--offline" if offline else "HF_HUB_OFFLINE"
+        raise NetworkError(f"{what} needs the network, but {why} is set", f"remove {why} to allow it")
+
+
+def hub_headers() -> dict[str, str]:
+    """The headers for the Hub itself: the user agent, and the user's token if there is one."""
+    import logging
+
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    try:
+        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # lazily exported
+    except ValueError:  # it parses the URL
+        raise NetworkError(f"HF_ENDPOINT is not a valid URL: '{endpoint()}'", "write https://HOST") from None
+    try:
+        headers = build_hf_headers(library_name="llmcli", library_version=__version__)
+    except (OSError, HfHubHTTPError, ValueError) as error:
+        message = f"cannot read the Hugging Face token: {type(error).__name__}"
+        raise NetworkError(message, "set a new token with `hf auth login`") from None
+    if not headers.get("authorization", "").isascii():
+        raise NotAllowedError(
+            "the Hugging Face token contains invalid characters", "set a new token with `hf auth login`"
+        )
+    return headers
+
+
 def unofficial_endpoint() -> str:
     """The host to which a token would be sent, if it is not the official Hub; "" for the official one."""
     from urllib.parse import urlsplit  # imported here: it costs 4 ms, and most starts do not need it
@@ -92,7 +123,12 @@ def http_error(response: "httpx2.Response", reference: "HubReference") -> Llmcli
         source = token_source() or "your configuration"
         return NotAllowedError(f"the Hub refused the token from {source}", f"create a new token at {_TOKENS}")
     if code == "RepoNotFound" or status in (401, 404):
-        return _repo_not_found(reference.repo)
+        search = f"search for it with `llmcli models search {reference.repo.split('/')[-1]}`"
+        if token_source():
+            return ModelNotFoundError(f"the Hub has no repository '{reference.repo}' that your token can read", search)
+        return ModelNotFoundError(
+            f"the Hub has no repository '{reference.repo}'", f"{search}, or run `hf auth login` if it is private"
+        )
     if status == 403:
         return NotAllowedError(f"the Hub denies access to {reference.repo}", f"see {repo_url(reference.repo)}")
     return NetworkError(f"the Hub returned status {status} for {reference.repo}", "try again later")
@@ -114,12 +150,3 @@ def _home() -> Path:
 
 def _expanded(path: str) -> str:
     return os.path.expandvars(os.path.expanduser(path))
-
-
-def _repo_not_found(repo: str) -> LlmcliError:
-    search = f"search for it with `llmcli models search {repo.split('/')[-1]}`"
-    if token_source():
-        return ModelNotFoundError(f"the Hub has no repository '{repo}' that your token can read", search)
-    return ModelNotFoundError(
-        f"the Hub has no repository '{repo}'", f"{search}, or run `hf auth login` if it is private"
-    )

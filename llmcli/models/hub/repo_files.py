@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from llmcli.errors import ModelNotFoundError, UsageError
 
@@ -63,7 +64,7 @@ def nominal_bits(quantization: str) -> float | None:
     return _BITS.get(canonical_quantization(quantization).removeprefix("UD-"))
 
 
-def distance(a: str, b: str) -> float:
+def _distance(a: str, b: str) -> float:
     """The difference of two quantizations in bits per weight; 99 if one of them is unknown."""
     bits_a, bits_b = nominal_bits(a), nominal_bits(b)
     return 99.0 if bits_a is None or bits_b is None else abs(bits_a - bits_b)
@@ -80,12 +81,19 @@ class RepoFile:
 
 @dataclass(frozen=True)
 class Quantization:
-    """One model of a repository: its file, or its available parts in order."""
+    """One model of a repository: its file, or its available parts in order, and the paths of its missing parts."""
 
-    quantization: str
     parts: tuple[RepoFile, ...]
-    complete: bool
-    missing: tuple[str, ...]  # paths
+    missing: tuple[str, ...] = ()
+
+    @cached_property
+    def quantization(self) -> str:
+        """Such as Q4_K_M, from the path; "" if that has none."""
+        return quantization_of(self.path)
+
+    @property
+    def complete(self) -> bool:
+        return not self.missing
 
     @property
     def size(self) -> int:
@@ -128,11 +136,13 @@ def quantizations(files: Iterable[RepoFile]) -> list[Quantization]:
             continue
         match = _PART.fullmatch(file.path)
         if match is None:
-            found.append(Quantization(quantization_of(file.path), (file,), complete=True, missing=()))
+            found.append(Quantization((file,)))
         elif 1 <= int(match["number"]) <= int(match["count"]) <= _MAX_PARTS:
             parts = splits.setdefault((match["stem"], int(match["count"])), {})
             parts.setdefault(int(match["number"]), file)
-    found += [_joined(stem, count, parts) for (stem, count), parts in splits.items()]
+    for (stem, count), parts in splits.items():
+        missing = tuple(f"{stem}-{k:05d}-of-{count:05d}.gguf" for k in range(1, count + 1) if k not in parts)
+        found.append(Quantization(tuple(parts[number] for number in sorted(parts)), missing))
     return sorted(found, key=lambda variant: (variant.size, variant.path))
 
 
@@ -191,20 +201,34 @@ def best_fit(found: Sequence[Quantization], memory: int) -> QuantizationChoice:
 
     Raises ModelNotFoundError when no variant is complete.
     """
-    complete = _complete(found)
+    complete = [variant for variant in found if variant.complete]
+    if not found:
+        raise ModelNotFoundError("the repository has no GGUF files", "choose another repository")
+    if not complete:
+        missing = _first([path for variant in found for path in variant.missing[:2]])
+        raise ModelNotFoundError(f"all models are incomplete: {missing} is missing", "choose another repository")
     fitting = [variant for variant in complete if fits_memory(variant.size, memory)]
-    if not fitting:
-        smallest = min(complete, key=lambda variant: (variant.size, *_preference(variant)))
-        lead = "the only file" if len(complete) == 1 else f"no file fits; the smallest, {smallest.label},"
-        return QuantizationChoice(smallest, f"{lead} {_memory_reason(smallest, memory)}")
+    smallest = min(fitting or complete, key=lambda variant: (variant.size, *_preference(variant)))
     usual = sorted((variant for variant in complete if variant.plain == DEFAULT_QUANTIZATION), key=_preference)
     for variant in usual:
         if variant in fitting:
             return QuantizationChoice(variant, f"{DEFAULT_QUANTIZATION} is the default")
     if len(complete) == 1:
-        return QuantizationChoice(complete[0], "the only file")
+        reason = "" if fitting else f" {_memory_reason(smallest, memory)}"
+        return QuantizationChoice(smallest, f"the only file{reason}")
+    if not fitting:
+        reason = _memory_reason(smallest, memory)
+        return QuantizationChoice(smallest, f"no file fits; the smallest, {smallest.label}, {reason}")
     why = f"{DEFAULT_QUANTIZATION} {_memory_reason(usual[0], memory)}" if usual else f"no {DEFAULT_QUANTIZATION}"
-    return _second_best(fitting, memory, why)
+    moderate = [variant for variant in fitting if (nominal_bits(variant.quantization) or 0) <= _MAX_BITS]
+    if not moderate:
+        return QuantizationChoice(smallest, f"{why}, the smallest is {smallest.label}")
+    if memory <= 0:  # the largest may be far too large
+        best = min(moderate, key=lambda v: (_distance(v.quantization, DEFAULT_QUANTIZATION), *_preference(v)))
+        return QuantizationChoice(best, f"{why}, the nearest is {best.label}")
+    largest = max(moderate, key=lambda variant: variant.size)
+    best = min((v for v in moderate if v is largest or (v.plain and v.plain == largest.plain)), key=_preference)
+    return QuantizationChoice(best, f"{why}, the largest that fits is {best.label}")
 
 
 def select_quantization(
@@ -239,12 +263,6 @@ def _is_safe_name(name: str) -> bool:
     return _DEVICE.fullmatch(name.partition(".")[0].rstrip()) is None
 
 
-def _joined(stem: str, count: int, parts: dict[int, RepoFile]) -> Quantization:
-    missing = tuple(f"{stem}-{k:05d}-of-{count:05d}.gguf" for k in range(1, count + 1) if k not in parts)
-    files = tuple(parts[number] for number in sorted(parts))
-    return Quantization(quantization_of(files[0].path), files, complete=not missing, missing=missing)
-
-
 def _is_companion(path: str) -> bool:
     """True for companion files of models. A quantization made with an imatrix can have `imatrix` in its name."""
     return bool(_COMPANION.search(path)) or ("imatrix" in file_name(path).lower() and not quantization_of(path))
@@ -256,31 +274,6 @@ def _is_gguf(file: RepoFile) -> bool:
 
 def _folder(path: str) -> str:
     return path.rpartition("/")[0]
-
-
-def _complete(found: Sequence[Quantization]) -> list[Quantization]:
-    complete = [variant for variant in found if variant.complete]
-    if complete:
-        return complete
-    if not found:
-        raise ModelNotFoundError("the repository has no GGUF files", "choose another repository")
-    missing = [path for variant in found for path in variant.missing[:2]]
-    raise ModelNotFoundError(f"all models are incomplete: {_first(missing)} is missing", "choose another repository")
-
-
-def _second_best(fitting: list[Quantization], memory: int, why: str) -> QuantizationChoice:
-    """The best of the variants that fit when the default one does not."""
-    moderate = [v for v in fitting if (nominal_bits(v.quantization) or 0) <= _MAX_BITS]
-    if not moderate:
-        best = min(fitting, key=lambda variant: (variant.size, *_preference(variant)))
-        return QuantizationChoice(best, f"{why}, the smallest is {best.label}")
-    if memory <= 0:  # the largest may be far too large
-        best = min(moderate, key=lambda v: (distance(v.quantization, DEFAULT_QUANTIZATION), *_preference(v)))
-        return QuantizationChoice(best, f"{why}, the nearest is {best.label}")
-    largest = max(moderate, key=lambda variant: variant.size)
-    same = [v for v in moderate if v is largest or (v.quantization and v.plain == largest.plain)]
-    best = min(same, key=_preference)
-    return QuantizationChoice(best, f"{why}, the largest that fits is {best.label}")
 
 
 def _with_file(found: Sequence[Quantization], file: str, repo: str) -> Quantization:
@@ -302,7 +295,7 @@ def _with_quantization(found: Sequence[Quantization], requested: str, repo: str)
         if same:
             return _shortest([variant for variant in same if variant.complete] or same, repo)
     labels = list(dict.fromkeys(variant.label for variant in found))
-    near = sorted(_nearest(requested, labels, len(labels)), key=lambda label: distance(label, requested))[:_MAX_NAMES]
+    near = sorted(_nearest(requested, labels, len(labels)), key=lambda label: _distance(label, requested))[:_MAX_NAMES]
     first = next(variant for variant in found if variant.label == near[0])
     reference = f"{repo}:{near[0]}" if first.quantization else f"{repo}/{first.path}"
     raise ModelNotFoundError(f"{repo} has no '{requested}', only {', '.join(near)}", f"try '{reference}'")

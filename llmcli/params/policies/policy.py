@@ -1,42 +1,77 @@
-"""A temperature policy: as data, as text, and as a function of the step of a token."""
+"""Temperature policies as objects: called with the step of a token, a policy gives its temperature."""
 
+import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from llmcli.errors import UsageError
 from llmcli.params.param import format_value
-from llmcli.params.policies import rules
-from llmcli.params.policies.rules import Temperature, TokenStep, get_policy, register_policy
+from llmcli.params.policies.rules import BUILTIN, Function, TokenStep
 from llmcli.text import ellipsize
 
+ENTRY_POINTS = "llmcli.temperature_policies"  # the entry point group for packages with policies
 _PACKAGE = str(Path(__file__).parents[2]) + os.sep  # the folder of llmcli's own code
-_FUNCTION_SHAPE = "FILE.py:NAME, a Python file and a function in it"
+# The text of a policy by its form; all other forms are NAME:ARGUMENT,ARGUMENT.
+_TEXTS = {"schedule": "{name}:{0}->{1}@{2}", "split": "think={0},answer={1}", "clamp": "{0},clamp={1}..{2}"}
+
+
+class Policy:
+    """A temperature policy."""
+
+    def __call__(self, step: TokenStep) -> float:
+        """The temperature of the token; 0 is greedy."""
+        raise NotImplementedError
+
+    def explain(self, _step: TokenStep) -> str:
+        """The part of the policy that the token uses, such as "0.7" of "think=1,answer=0.7"."""
+        return str(self)
+
+    def load(self) -> None:
+        """Load the functions of users.
+
+        Raises:
+            UsageError: when one cannot be loaded, or does not accept its arguments.
+        """
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(Policy):
     """The same temperature for each token; 0 is greedy."""
 
     value: float
+
+    def __call__(self, _step: TokenStep) -> float:
+        return self.value
 
     def __str__(self) -> str:
         return format_value(self.value)
 
 
 @dataclass(frozen=True)
-class Entropy:
-    """Between `low` and `high`, by the entropy of the candidates: low + (high - low) * (H / Hmax) ^ exponent.
+class Entropy(Policy):
+    """low + (high - low) * (H / Hmax) ^ exponent, with Hmax = ln(candidates); `low` for a single candidate.
 
-    Source: llama.cpp `llama_sampler_temp_ext`, KoboldCpp `sample_entropy`. H is in nats over the live candidates.
+    Source: llama.cpp `llama_sampler_temp_ext` (which leaves a single candidate alone), KoboldCpp `sample_entropy`. H is
+    in nats over the live candidates.
     """
 
     low: float
     high: float
     exponent: float = 1.0
+
+    def __call__(self, step: TokenStep) -> float:
+        return self.at(step.entropy, step.candidates)
+
+    def at(self, nats: float, candidates: int) -> float:
+        """The temperature for an entropy in nats over `candidates` tokens."""
+        if candidates < 2:
+            return self.low
+        return self.low + (self.high - self.low) * math.pow(min(nats / math.log(candidates), 1.0), self.exponent)
 
     def __str__(self) -> str:
         power = "" if self.exponent == 1 else "^" + format_value(self.exponent)
@@ -44,104 +79,121 @@ class Entropy:
 
 
 @dataclass(frozen=True)
-class PolicyCall:
-    """A named policy with its arguments: numbers or other policies, and options."""
+class PolicySource:
+    """Where the function of a user's policy is: `origin` names its file or package in errors."""
+
+    origin: str
+    load: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class PolicyCall(Policy):
+    """A policy by name with its arguments: numbers or other policies, and options.
+
+    The name is that of a built-in policy or of a user's function; `bind` adds the source of that function.
+    """
 
     name: str
-    args: "tuple[float | Policy, ...]" = ()
+    args: tuple[float | Policy, ...] = ()
     options: tuple[tuple[str, float], ...] = ()
+    source: PolicySource | None = field(default=None, compare=False, repr=False)
+
+    def __call__(self, step: TokenStep) -> float:
+        value: float = self._function(step, *self.args, **self._keywords)
+        return value
+
+    def explain(self, step: TokenStep) -> str:
+        rule = BUILTIN.get(self.name)
+        if not rule or rule.form not in ("parts", "split"):
+            return str(self)
+        # Such a policy calls one of its arguments, here one that gives its text.
+        return str(rule.function(step, *(part.explain for part in self.args if isinstance(part, Policy))))
 
     def __str__(self) -> str:
-        return format_policy(self)
+        form = BUILTIN[self.name].form if self.name in BUILTIN else "numbers"
+        texts = [
+            f"({arg})" if isinstance(arg, PolicyCall) and form != "clamp" else format_value(arg) for arg in self.args
+        ]
+        if form in _TEXTS:
+            return _TEXTS[form].format(*texts, name=self.name)
+        arguments = ",".join([*texts, *(f"{key}={format_value(value)}" for key, value in self.options)])
+        return f"{self.name}:{arguments}" if arguments else self.name
+
+    def load(self) -> None:
+        _ = self._function
+        for arg in self.args:
+            if isinstance(arg, Policy):
+                arg.load()
+
+    @cached_property
+    def _keywords(self) -> dict[str, float]:
+        return dict(self.options)
+
+    @cached_property
+    def _function(self) -> Function:
+        if self.name in BUILTIN:
+            return BUILTIN[self.name].function
+        if not self.source:
+            hint = "give its file with --temp-policy-file, or change the temperature"
+            raise UsageError(f"unknown temperature policy {self.name!r}", hint)
+        origin = self.source.origin
+        try:
+            function = self.source.load()
+        except UsageError:
+            raise
+        except (Exception, SystemExit) as error:  # an imported package can raise anything
+            reason = describe_exception(error)
+            raise UsageError(f"cannot load the policy {self.name!r} of {origin}: {reason}") from None
+        if not callable(function):
+            raise UsageError(f"{self.name!r} of {origin} is not a function")
+        try:
+            signature(function).bind(None, *self.args, **self._keywords)
+        except TypeError as error:
+            raise UsageError(f"{self.name!r} of {origin} does not accept the arguments of '{self}': {error}") from None
+        except ValueError:  # a function written in C may have no signature
+            pass
+        loaded: Function = function
+        return loaded
 
 
-Policy = Fixed | Entropy | PolicyCall
-
-
-def names_in(policy: Policy) -> set[str]:
+def names_in(policy: Policy) -> list[str]:
     """The names of `policy` and of all policies inside it."""
     if not isinstance(policy, PolicyCall):
-        return set()
-    inner = (names_in(arg) for arg in policy.args if not isinstance(arg, float))
-    return {policy.name}.union(*inner)
+        return []
+    return [policy.name, *(name for arg in policy.args if isinstance(arg, Policy) for name in names_in(arg))]
 
 
-def format_policy(policy: PolicyCall) -> str:
-    """The text that `parse_policy` reads back as `policy`."""
-    args = [format_value(arg) if isinstance(arg, float) else str(arg) for arg in policy.args]
-    inner = [f"({text})" if isinstance(arg, PolicyCall) else text for arg, text in zip(policy.args, args, strict=True)]
-    if policy.name == "think":
-        return f"think={inner[0]},answer={inner[1]}"
-    if policy.name == "clamp":
-        return f"{args[0]},clamp={args[1]}..{args[2]}"
-    spec = get_policy(policy.name)
-    if spec and spec.form == "schedule":
-        return f"{policy.name}:{args[0]}->{args[1]}@{args[2]}"
-    arguments = [*inner, *(f"{key}={format_value(value)}" for key, value in policy.options)]
-    return f"{policy.name}:{','.join(arguments)}" if arguments else policy.name
+def bind(policy: Policy, file: str | None) -> Policy:
+    """`policy` with the sources of users' functions in it; `file` is the setting `temp_policy_file`."""
+    if not isinstance(policy, PolicyCall) or BUILTIN.keys() >= {*names_in(policy)}:
+        return policy
+    source = policy.source or (None if policy.name in BUILTIN else find_source(policy.name, file))
+    args = tuple(bind(arg, file) if isinstance(arg, Policy) else arg for arg in policy.args)
+    return replace(policy, args=args, source=source)
 
 
-def to_callable(policy: Policy) -> Temperature:
-    """The function that computes the temperature of a token under `policy`.
+def find_source(name: str, file: str | None) -> PolicySource | None:
+    """The function `name` of the FILE.py:NAME in `file`, or of an installed package."""
+    path, _, function = (file or "").rpartition(":")
+    if name == function:
+        return PolicySource(path, partial(load_function, path, name))
+    from importlib.metadata import entry_points  # takes 10 ms, so only for the names of users' functions
 
-    Raises:
-        UsageError: when a user's policy cannot be loaded, or does not accept its arguments.
-    """
-    if isinstance(policy, Fixed):
-        return lambda step: rules.fixed(step, policy.value)
-    if isinstance(policy, Entropy):
-        return lambda step: rules.entropy(step, policy.low, policy.high, policy.exponent)
-    function = _policy_function(policy)
-    args = [arg if isinstance(arg, float) else to_callable(arg) for arg in policy.args]
-    options = dict(policy.options)
-    return lambda step: function(step, *args, **options)
-
-
-def explain_policy(policy: Policy) -> Callable[[TokenStep], str]:
-    """The function that names the part of the policy that a token uses, such as "0.7" of "think=1,answer=0.7"."""
-    if isinstance(policy, PolicyCall) and (spec := get_policy(policy.name)) and spec.form in ("parts", "split"):
-        function, parts = spec.load(), [explain_policy(part) for part in policy.args if not isinstance(part, float)]
-        return lambda step: str(function(step, *parts))
-    text = str(policy)
-    return lambda _step: text
-
-
-def _policy_function(policy: PolicyCall) -> Callable[..., Any]:
-    spec = get_policy(policy.name)
-    if not spec:
-        raise UsageError(f"unknown temperature policy {policy.name!r}", "give its file with --temp-policy-file")
-    if not spec.origin:
-        return spec.load()
-    try:
-        function = spec.load()
-    except UsageError:
-        raise
-    except (Exception, SystemExit) as error:  # an imported package can raise anything
-        reason = describe_exception(error)
-        raise UsageError(f"cannot load the policy {policy.name!r} of {spec.origin}: {reason}") from None
-    if not callable(function):
-        raise UsageError(f"{policy.name!r} of {spec.origin} is not a function")
-    try:
-        signature(function).bind(None, *policy.args, **dict(policy.options))
-    except TypeError as error:
-        raise UsageError(
-            f"{policy.name!r} of {spec.origin} does not accept the arguments of '{policy}': {error}"
-        ) from None
-    except ValueError:  # a function written in C may have no signature
-        pass
-    return function
+    point = next((point for point in entry_points(group=ENTRY_POINTS) if point.name == name), None)
+    return PolicySource(point.dist.name if point.dist else point.value, point.load) if point else None
 
 
 def parse_function_reference(text: str) -> str:
-    """`text`, checked to be FILE.py:NAME. NAME is registered as a policy; the file is not read yet."""
+    """`text`, checked to be FILE.py:NAME; the file is not read yet."""
     file, colon, name = text.strip().rpartition(":")
     if not colon or not file or not name.isidentifier():
-        raise ValueError(_FUNCTION_SHAPE)
-    register_policy(name, file, lambda: load_function(file, name))
+        raise ValueError("FILE.py:NAME, a Python file and a function in it")
+    if name in BUILTIN:
+        raise ValueError(f"a function that is not named like a built-in policy ({name})")
     return f"{file}:{name}"
 
 
-def load_function(file: str, name: str) -> Callable[..., Any]:
+def load_function(file: str, name: str) -> Function:
     """Run the file and return its function `name`.
 
     Raises:
@@ -166,7 +218,7 @@ def load_function(file: str, name: str) -> Callable[..., Any]:
         functions = [key for key, value in namespace.items() if callable(value) and not key.startswith("_")]
         hint = f"use one of its functions: {', '.join(functions)}" if functions else ""
         raise UsageError(f"function {name!r} not found in {file}", hint)
-    function: Callable[..., Any] = namespace[name]
+    function: Function = namespace[name]
     return function
 
 
@@ -184,12 +236,8 @@ def _line(error: BaseException) -> int:
     The user's file is the first one in the traceback that is not part of llmcli. Of its frames the last one counts;
     the frames of libraries that it calls come later.
     """
-    trace, file, line = error.__traceback__, "", 0
-    while trace:
-        filename = trace.tb_frame.f_code.co_filename
-        if not file and not filename.startswith(_PACKAGE):
-            file = filename
-        if filename == file:
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line
+    from traceback import walk_tb  # takes 2 ms
+
+    places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    user_file = next((file for file, _ in places if not file.startswith(_PACKAGE)), "")
+    return next((line for file, line in reversed(places) if file == user_file), 0)

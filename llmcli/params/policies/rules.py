@@ -1,82 +1,17 @@
-"""The built-in temperature policies, and the table of all that have a name."""
+"""The built-in temperature policies, one pure function each, and the step of a token that they see."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 # Returns the probabilities of the live candidates, the most likely first, and their entropy in nats.
 Distribution = Callable[[], tuple[Sequence[float], float]]
 Function = Callable[..., Any]  # (TokenStep, numbers and Temperatures...) -> the temperature of the token
-GROUP = "llmcli.temperature_policies"  # the entry point group for packages with policies
 
 
-@dataclass(frozen=True)
-class PolicySpec:
-    """A named policy: its form in the grammar, an example, and how to load its function.
-
-    A `positive` policy accepts only temperatures above 0. `origin` is empty for built-in policies, else a file or a
-    package.
-    """
-
-    name: str
-    form: str
-    example: str
-    load: Callable[[], Function]
-    positive: bool = False
-    origin: str = ""
-
-
-_BUILTIN: dict[str, PolicySpec] = {}
-_USER_POLICIES: dict[str, PolicySpec] = {}
-
-
-def policy(form: str, example: str, positive: bool = False) -> Callable[[Function], Function]:
-    """Decorator that registers a pure function as the built-in policy of the same name."""
-
-    def register(function: Function) -> Function:
-        name = function.__name__
-        _BUILTIN[name] = PolicySpec(name, form, example, lambda: function, positive)
-        return function
-
-    return register
-
-
-def builtin_policies() -> dict[str, PolicySpec]:
-    """The built-in policies by name."""
-    return _BUILTIN
-
-
-def register_policy(name: str, origin: str, load: Callable[[], Function]) -> None:
-    """Register `name` as a user's policy; its code is loaded when it is first used.
-
-    Raises:
-        ValueError: when a built-in policy has this name; the text completes "must be ...".
-    """
-    if name in builtin_policies():
-        raise ValueError(f"a function that is not named like a built-in policy ({name})")
-    _USER_POLICIES[name] = PolicySpec(name, "numbers", name, load, origin=origin)
-
-
-def get_policy(name: str) -> PolicySpec | None:
-    """The policy called `name`, if it exists."""
-    return builtin_policies().get(name) or _USER_POLICIES.get(name) or _from_package(name)
-
-
-def known_names() -> list[str]:
-    """The names of policies, without those of installed packages (reading these takes 10 ms)."""
-    return [name for name in (*builtin_policies(), *_USER_POLICIES) if name != "clamp"]
-
-
-def _from_package(name: str) -> PolicySpec | None:
-    from importlib.metadata import entry_points  # takes 10 ms, so only for names that are not registered
-
-    found = next((point for point in entry_points(group=GROUP) if point.name == name), None)
-    if found is None:
-        return None
-    return PolicySpec(name, "numbers", name, found.load, origin=found.dist.name if found.dist else found.value)
-
-
+@dataclass(eq=False)
 class TokenStep:
     """The next token. All counts start at 0, and restart at 0 when the reasoning ends and the answer starts.
 
@@ -85,45 +20,32 @@ class TokenStep:
     on first use, which must be while the token is drawn: llama.cpp reuses the memory of the candidates afterwards.
     """
 
-    __slots__ = ("_cached", "_distribution", "index", "line", "paragraph", "sentence", "thinking")
+    distribution: Distribution
+    index: int = 0
+    sentence: int = 0
+    line: int = 0
+    paragraph: int = 0
+    thinking: bool = False
 
-    def __init__(
-        self,
-        distribution: Distribution,
-        index: int = 0,
-        sentence: int = 0,
-        line: int = 0,
-        paragraph: int = 0,
-        thinking: bool = False,
-    ) -> None:
-        self._distribution = distribution
-        self._cached: tuple[Sequence[float], float] | None = None
-        self.index = index
-        self.sentence = sentence
-        self.line = line
-        self.paragraph = paragraph
-        self.thinking = thinking
-
-    def _distribution_once(self) -> tuple[Sequence[float], float]:
-        if self._cached is None:
-            self._cached = self._distribution()
-        return self._cached
-
-    def end(self) -> None:
-        """Mark the token as drawn: what was not computed until now raises an error."""
-        self._distribution = _raise_ended
+    @cached_property
+    def _computed(self) -> tuple[Sequence[float], float]:
+        return self.distribution()
 
     @property
     def p(self) -> Sequence[float]:
-        return self._distribution_once()[0]
+        return self._computed[0]
 
     @property
     def entropy(self) -> float:
-        return self._distribution_once()[1]
+        return self._computed[1]
 
     @property
     def candidates(self) -> int:
-        return len(self._distribution_once()[0])
+        return len(self._computed[0])
+
+    def end(self) -> None:
+        """Mark the token as drawn: what was not computed until now raises an error."""
+        self.distribution = _raise_ended
 
 
 def _raise_ended() -> tuple[Sequence[float], float]:
@@ -135,24 +57,27 @@ def _raise_ended() -> tuple[Sequence[float], float]:
 Temperature = Callable[[TokenStep], float]  # a policy as a function; 0 is greedy
 
 
-def fixed(_step: TokenStep, value: float) -> float:
-    """The same temperature for each token."""
-    return value
+@dataclass(frozen=True)
+class PolicyRule:
+    """A built-in policy: its function, form in the grammar, and example. Numbers of a `positive` one are above 0."""
+
+    function: Function
+    form: str
+    example: str
+    positive: bool = False
 
 
-def entropy(step: TokenStep, low: float, high: float, exponent: float = 1.0) -> float:
-    """low + (high - low) * (H / Hmax) ^ exponent, with Hmax = ln(candidates); `low` for a single candidate.
-
-    Source: llama.cpp `llama_sampler_temp_ext` (which leaves a single candidate alone), KoboldCpp `sample_entropy`.
-    """
-    return by_entropy(step.entropy, step.candidates, low, high, exponent)
+BUILTIN: dict[str, PolicyRule] = {}
 
 
-def by_entropy(nats: float, candidates: int, low: float, high: float, exponent: float) -> float:
-    """The formula of `entropy`, for an entropy in nats over `candidates` tokens."""
-    if candidates < 2:
-        return low
-    return low + (high - low) * math.pow(min(nats / math.log(candidates), 1.0), exponent)
+def policy(form: str, example: str, positive: bool = False) -> Callable[[Function], Function]:
+    """Decorator that makes a pure function the built-in policy of the same name."""
+
+    def declare(function: Function) -> Function:
+        BUILTIN[function.__name__] = PolicyRule(function, form, example, positive)
+        return function
+
+    return declare
 
 
 @policy("numbers", "edt:0.8,theta=0.1")

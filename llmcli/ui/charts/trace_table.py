@@ -5,9 +5,9 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from llmcli.engine.events import Alternative, TokenTrace
-from llmcli.engine.token_inspection import Candidate, ChainStep, TokenInspection
-from llmcli.params.settings import Settings, fields
+from llmcli.engine.events import Alternative, Candidate, ChainStep, TokenInspection, TokenTrace
+from llmcli.params.samplers import SAMPLERS
+from llmcli.params.settings import Settings, fields, needed_settings
 from llmcli.text import plural, sanitize
 from llmcli.ui.terminal.cells import Runs, cells, fit, styled, unstyled, wrap
 from llmcli.ui.terminal.console import is_terminal, wants_color
@@ -19,25 +19,7 @@ _SPARE = ("POLICY", "SENTENCE", "CANDIDATES", "RANK")
 _SIGNS = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})  # for blanks
 _WIDEST, _NARROW = 16, 10  # columns of the text of a token; the second in a narrow window
 _INDENT = 2
-_SHORT_NAMES = {  # of steps, for the heads of columns
-    "temperature": "temp",
-    "top_n_sigma": "sigma",
-    "typical_p": "typical",
-    "logit_bias": "bias",
-    "banned_strings": "bans",
-    "penalties": "penalty",
-    "smoothing": "smooth",
-    "adaptive_p": "adaptive",
-    "mirostat_v2": "mirostat",
-}
-_MAIN_SETTINGS = {  # of steps, where the setting has another name
-    "smoothing": "smoothing_factor",
-    "dry": "dry_multiplier",
-    "xtc": "xtc_threshold",
-    "mirostat": "mirostat_tau",
-    "mirostat_v2": "mirostat_tau",
-    "adaptive_p": "adaptive_target",
-}
+_SHORT_NAMES = {"logit_bias": "bias", "banned_strings": "bans"} | {one.name: one.heading for one in SAMPLERS.values()}
 _MEANINGS = {"removed": " of the probability", "moved": " of the probability"}
 _SAMPLED, _REMOVED, _BAR = "1", "2", "36"  # looks
 _JOINED = "\N{NO-BREAK SPACE}"
@@ -76,16 +58,10 @@ def _number(value: float | None, decimals: int) -> str:
 
 def _alternatives(top: Sequence[Alternative]) -> str:
     """The alternatives, each with its probability before and after the sampler chain; wrapped on a terminal."""
-    room = columns() - _INDENT
-    lines, line = [], ""
-    for one in top:
-        part = f"{_short_text(one.text)} {one.before:.3f}→{f'{one.p:.3f}' if one.p else 'out'}"
-        if line and cells(line) + len(", ") + cells(part) > room:
-            lines.append(line + ",")
-            line = part
-        else:
-            line += f", {part}" if line else part
-    return f"\n{' ' * _INDENT}".join([*lines, line])
+    parts = [f"{_short_text(one.text)} {one.before:.3f}→{f'{one.p:.3f}' if one.p else 'out'}" for one in top]
+    text = ", ".join(part.replace(" ", _JOINED) for part in parts)
+    lines = [unstyled(row).replace(_JOINED, " ") for row in wrap([("", text)], columns() - _INDENT)]
+    return f"\n{' ' * _INDENT}".join(lines)
 
 
 def _short_text(text: str) -> str:
@@ -139,136 +115,125 @@ def print_why(inspected: TokenInspection, settings: Settings) -> None:
 
 
 def why_rows(inspected: TokenInspection, settings: Settings, width: int, color: bool) -> list[str]:
-    """Rows of at most `width` columns (20 or more), safe to draw: the candidates, then the effect of each step.
-
-    A step that changed nothing has no column.
-    """
-    shown = [at for at, (left, step) in enumerate(_changes(inspected)) if step.moved or step.live < left]
-    heads = [("model", "%"), *(_head(inspected, settings, inspected.stepwise.steps[at]) for at in shown)]
-    rows = _table(inspected, heads, shown, width)
+    """Rows of at most `width` columns (20 or more), safe to draw: the candidates, then the effect of each step."""
+    table = _WhyTable(inspected, settings, width)
+    rows = table.candidates()
     if max(cells(unstyled(row)) for row in rows) > width:
-        rows = _stacked(inspected, heads, shown, width)
-    rows += [[], *_effects(inspected, settings, width)]
-    return [(styled if color else unstyled)(_trimmed(row)) for row in rows]
+        rows = table.stacked_candidates()
+    return [(styled if color else unstyled)(_trimmed(row)) for row in [*rows, [], *table.effects()]]
 
 
-def _table(
-    inspected: TokenInspection, heads: Sequence[tuple[str, str]], shown: Sequence[int], width: int
-) -> list[Runs]:
-    candidates = inspected.stepwise.candidates
-    texts = [token_text(one.text, _WIDEST) for one in candidates]
-    ranks = max(len(str(one.rank)) for one in candidates)
-    column = max(map(cells, texts))
-    rows_of_cells = [_cells_of(inspected, one, shown) for one in candidates]
-    widths = [max(len(name) + 2, len(value), 5) for name, value in heads]
-    start = " " * (ranks + column + 4)
-    rows: list[Runs] = [
-        [("1", start + "".join(f" {name:>{size}}" for (name, _), size in zip(heads, widths, strict=True)))],
-        [(_REMOVED, start + "".join(f" {value:>{size}}" for (_, value), size in zip(heads, widths, strict=True)))],
-    ]
-    room = min(width - cells(unstyled(rows[0])) - 2, _WIDEST_BAR)
-    most = max(inspected.stepwise.after(one) for one in candidates)
-    for one, text, row in zip(candidates, texts, rows_of_cells, strict=True):
-        mark, after = ">" if one.id == inspected.drawn else " ", inspected.stepwise.after(one)
-        line = f"{mark} {one.rank:>{ranks}}  {text}{' ' * (column - cells(text))}"
-        line += "".join(f" {cell:>{size}}" for cell, size in zip(row, widths, strict=False))
-        bar = "█" * round(room * after / most) if room > 3 and after else ""
-        rows.append([(_look(inspected, one), line), (_BAR, f"  {bar}")])
-    return rows
+class _WhyTable:
+    """The rows about one token. A step that changed nothing has no column."""
+
+    def __init__(self, inspected: TokenInspection, settings: Settings, width: int) -> None:
+        self._inspected, self._settings, self._width = inspected, settings, width
+        self._chain = chain = inspected.stepwise
+        self._shown = [at for at, step in enumerate(chain.steps) if step.moved or step.live < step.before]
+        self._heads = [("model", "%"), *(self._head(chain.steps[at]) for at in self._shown)]
+        self._rank_width = max(len(str(one.rank)) for one in chain.candidates)
+
+    def candidates(self) -> list[Runs]:
+        """A row for each candidate, with a bar for its probability after the chain."""
+        candidates = self._chain.candidates
+        texts = [token_text(one.text, _WIDEST) for one in candidates]
+        column = max(map(cells, texts))
+        widths = [max(len(name) + 2, len(value), 5) for name, value in self._heads]
+        start = " " * (self._rank_width + column + 4)
+        names, values = (_aligned(words, widths) for words in zip(*self._heads, strict=True))
+        rows: list[Runs] = [[("1", start + names)], [(_REMOVED, start + values)]]
+        room = min(self._width - cells(start + names) - 2, _WIDEST_BAR)
+        most = max(map(self._chain.after, candidates))
+        for one, text in zip(candidates, texts, strict=True):
+            after = self._chain.after(one)
+            line = f"{self._mark(one)}  {text}{' ' * (column - cells(text))}{_aligned(self._cells(one), widths)}"
+            bar = "█" * round(room * after / most) if room > 3 and after else ""
+            rows.append([(self._look(one), line), (_BAR, f"  {bar}")])
+        return rows
+
+    def stacked_candidates(self) -> list[Runs]:
+        """Each candidate above its probabilities, for a narrow window; the first rows name the steps."""
+        legend = " → ".join(f"{name} {value}".rstrip().replace(" ", _JOINED) for name, value in self._heads)
+        rows = wrap([("1", legend)], self._width)
+        indent = " " * (self._rank_width + 3)
+        room = max(self._width - len(indent), 1)
+        for one in self._chain.candidates:
+            look, text = self._look(one), token_text(one.text, max(room, 4))
+            line = " → ".join(cell.replace(" ", _JOINED) for cell in self._cells(one)).replace("→ -", "-")
+            rows.append([(look, f"{self._mark(one)} {text}")])
+            rows += [[(look, indent), *row] for row in wrap([(look, line)], room)]
+        return rows
+
+    def effects(self) -> list[Runs]:
+        """The effect of each step, and the token that was sampled."""
+        steps, width = self._chain.steps, self._width
+        titles = [self._title(step) for step in steps]
+        counts = [f"{step.before} → {step.live}" if step.live < step.before else str(step.before) for step in steps]
+        column = max(map(len, [*titles, "sampled"])) + 2
+        middle = max(map(len, counts), default=0) + 2
+        explained: set[str] = set()
+        rows: list[Runs] = []
+        for step, title, count in zip(steps, titles, counts, strict=True):
+            effect = _effect(step)
+            line = f"{title:<{column}}{count:<{middle}}{effect}"
+            verb = effect.partition(" ")[0]
+            meaning = _MEANINGS.get(verb, "")
+            if verb not in explained and len(line + meaning) <= width:
+                explained.add(verb)
+                line += meaning
+            rows += [[("", line)]] if cells(line) <= width else wrap([("", line)], width)
+            if note := self._note(step):
+                rows += [[(_REMOVED, "  "), *row] for row in wrap([(_REMOVED, note)], max(width - 2, 10))]
+        drawn = next(one for one in self._chain.candidates if one.id == self._inspected.drawn)
+        left = plural(steps[-1].live if steps else self._chain.n_vocab, "candidate")
+        last = f"{token_text(drawn.text, _WIDEST)}, {percent(self._chain.after(drawn))}% of {left}"
+        return [*rows, *wrap([(_SAMPLED, f"{'sampled':<{column}}{last}")], width)]
+
+    def _mark(self, candidate: Candidate) -> str:
+        return f"{'>' if candidate.id == self._inspected.drawn else ' '} {candidate.rank:>{self._rank_width}}"
+
+    def _cells(self, candidate: Candidate) -> list[str]:
+        """The cells of a candidate; the last one names the step that removed it."""
+        row = [percent(candidate.before), *(percent(candidate.p[at]) for at in self._shown if at < len(candidate.p))]
+        removed_by = self._chain.removed_by(candidate)
+        return [*row, f"- {short_name(removed_by)}"] if removed_by else row
+
+    def _look(self, candidate: Candidate) -> str:
+        if candidate.id == self._inspected.drawn:
+            return _SAMPLED
+        return _REMOVED if self._chain.removed_by(candidate) else ""
+
+    def _head(self, step: ChainStep) -> tuple[str, str]:
+        """Name and value of a column."""
+        if step.name == "temperature":
+            return short_name(step.name), f"{self._inspected.trace.temperature:.3g}"
+        sampler = SAMPLERS.get(step.name)
+        key = sampler.fields[0] if sampler and len(sampler.switches) < 2 else ""
+        return short_name(step.name), fields()[key].format(getattr(self._settings, key)) if key in fields() else ""
+
+    def _title(self, step: ChainStep) -> str:
+        """The name of a step, with its value if it has only one."""
+        if step.name == "temperature":
+            return f"temp {self._inspected.trace.temperature:.3g}"
+        name, _, value = step_values(self._settings, step.name).partition("=")
+        return f"{name} {value}" if name == step.name and " " not in value else step.name
+
+    def _note(self, step: ChainStep) -> str:
+        """The other values of a step; for the temperature, the policy and the entropy that it got."""
+        if step.name == "temperature":
+            return f"policy {self._inspected.trace.policy}, entropy {self._inspected.trace.entropy:.2f} nats"
+        if step.name == "grammar":
+            return f"{token_text(self._inspected.refused or '', _WIDEST)} was sampled first, and rejected"
+        values = step_values(self._settings, step.name)
+        return values if " " in values or not values.startswith(f"{step.name}=") else ""
 
 
-def _stacked(
-    inspected: TokenInspection, heads: Sequence[tuple[str, str]], shown: Sequence[int], width: int
-) -> list[Runs]:
-    """Each candidate above its probabilities, for a narrow window; the first rows name the steps."""
-    legend = " → ".join(f"{name} {value}".rstrip().replace(" ", _JOINED) for name, value in heads)
-    rows = wrap([("1", legend)], width)
-    ranks = max(len(str(one.rank)) for one in inspected.stepwise.candidates)
-    indent = " " * (ranks + 3)
-    for one in inspected.stepwise.candidates:
-        look, mark = _look(inspected, one), ">" if one.id == inspected.drawn else " "
-        text = token_text(one.text, max(width - len(indent), 4))
-        line = " → ".join(cell.replace(" ", _JOINED) for cell in _cells_of(inspected, one, shown)).replace("→ -", "-")
-        rows.append([(look, f"{mark} {one.rank:>{ranks}} {text}")])
-        rows += [[(look, indent), *row] for row in wrap([(look, line)], max(width - len(indent), 1))]
-    return rows
+def _aligned(words: Sequence[str], widths: Sequence[int]) -> str:
+    return "".join(f" {word:>{width}}" for word, width in zip(words, widths, strict=False))
 
 
-def _cells_of(inspected: TokenInspection, candidate: Candidate, shown: Sequence[int]) -> list[str]:
-    """The cells of a candidate; the last one names the step that removed it."""
-    row = [percent(candidate.before), *(percent(candidate.p[at]) for at in shown if at < len(candidate.p))]
-    removed_by = inspected.stepwise.removed_by(candidate)
-    return [*row, f"- {short_name(removed_by)}"] if removed_by else row
-
-
-def _look(inspected: TokenInspection, candidate: Candidate) -> str:
-    if candidate.id == inspected.drawn:
-        return _SAMPLED
-    return _REMOVED if inspected.stepwise.removed_by(candidate) else ""
-
-
-def _head(inspected: TokenInspection, settings: Settings, step: ChainStep) -> tuple[str, str]:
-    """Name and value of a column."""
-    if step.name == "temperature":
-        return short_name(step.name), f"{inspected.trace.temperature:.3g}"
-    key = _MAIN_SETTINGS.get(step.name, step.name)
-    value = fields()[key].format(getattr(settings, key)) if key in fields() and key != "logit_bias" else ""
-    return short_name(step.name), "" if key in ("grammar", "banned_strings") else value
-
-
-def _effects(inspected: TokenInspection, settings: Settings, width: int) -> list[Runs]:
-    """The effect of each step, and the token that was sampled."""
-    steps = inspected.stepwise.steps
-    titles = [_title(inspected, settings, step) for step in steps]
-    counts = [f"{left} → {step.live}" if step.live < left else str(left) for left, step in _changes(inspected)]
-    column = max(map(len, [*titles, "sampled"])) + 2
-    middle = max(map(len, counts), default=0) + 2
-    explained: set[str] = set()
-    rows: list[Runs] = []
-    for step, title, count in zip(steps, titles, counts, strict=True):
-        effect = _effect(step, "→" in count)
-        line = f"{title:<{column}}{count:<{middle}}{effect}"
-        verb = effect.partition(" ")[0]
-        meaning = _MEANINGS.get(verb, "")
-        if verb not in explained and len(line + meaning) <= width:
-            explained.add(verb)
-            line += meaning
-        rows += [[("", line)]] if cells(line) <= width else wrap([("", line)], width)
-        note = _note(inspected, settings, step)
-        rows += [[(_REMOVED, "  "), *row] for row in wrap([(_REMOVED, note)], max(width - 2, 10))] if note else []
-    drawn = next(one for one in inspected.stepwise.candidates if one.id == inspected.drawn)
-    n_left = steps[-1].live if steps else inspected.stepwise.n_vocab
-    text = token_text(drawn.text, _WIDEST)
-    last = f"{'sampled':<{column}}{text}, {percent(inspected.stepwise.after(drawn))}% of {plural(n_left, 'candidate')}"
-    return [*rows, *wrap([(_SAMPLED, last)], width)]
-
-
-def _changes(inspected: TokenInspection) -> list[tuple[int, ChainStep]]:
-    """Each step, with the number of candidates before it."""
-    steps = inspected.stepwise.steps
-    return list(zip([inspected.stepwise.n_vocab, *(step.live for step in steps[:-1])], steps, strict=False))
-
-
-def _title(inspected: TokenInspection, settings: Settings, step: ChainStep) -> str:
-    """The name of a step, with its value if it has only one."""
-    if step.name == "temperature":
-        return f"temp {inspected.trace.temperature:.3g}"
-    name, _, value = step_values(settings, step.name).partition("=")
-    return f"{name} {value}" if name == step.name and " " not in value else step.name
-
-
-def _note(inspected: TokenInspection, settings: Settings, step: ChainStep) -> str:
-    """The other values of a step; for the temperature, the policy and the entropy that it got."""
-    if step.name == "temperature":
-        return f"policy {inspected.trace.policy}, entropy {inspected.trace.entropy:.2f} nats"
-    if step.name == "grammar":
-        return f"{token_text(inspected.refused or '', _WIDEST)} was sampled first, and rejected"
-    values = step_values(settings, step.name)
-    return values if " " in values or not values.startswith(f"{step.name}=") else ""
-
-
-def _effect(step: ChainStep, removed: bool) -> str:
-    if removed:
+def _effect(step: ChainStep) -> str:
+    if step.live < step.before:
         return f"removed {percent(step.removed)}%"
     return f"moved {percent(step.moved)}%" if step.moved else "no change"
 
@@ -298,12 +263,13 @@ def short_name(name: str) -> str:
 
 def step_values(settings: Settings, name: str) -> str:
     """The settings that the step reads, as KEY=VALUE, without those that have no effect."""
-    base = {"mirostat_v2": "mirostat", "dist": "seed"}.get(name, name)
-    keys = [key for key, field in fields().items() if key == base or field.param.sampler == base]
-    shown = [key for key in keys if key == base or _has_effect(settings, key)]
+    own = SAMPLERS[name].fields if name in SAMPLERS else (name,)
+    keys = [key for key in fields() if key in own]
+    shown = [key for key in keys if key in (name, "seed") or _has_effect(settings, key)]
     return " ".join(f"{key}={fields()[key].format(getattr(settings, key))}" for key in shown)
 
 
 def _has_effect(settings: Settings, key: str) -> bool:
     """Whether a setting differs from its default, or belongs to one that does."""
-    return any(getattr(settings, one) != fields()[one].default for one in (key, *fields()[key].param.needs_any))
+    needed = needed_settings(fields()[key])
+    return any(getattr(settings, one) != fields()[one].default for one in (key, *needed))

@@ -13,6 +13,7 @@ from llmcli.errors import LlmcliError
 from llmcli.params.policies.policy import Policy
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import Settings
+from llmcli.params.temperature import TemperaturePlan
 from llmcli.text import ellipsize, plural
 from llmcli.ui.terminal.cells import first_that_fits
 from llmcli.ui.terminal.console import wants_color
@@ -200,12 +201,9 @@ class TemperatureKeys:
 
 def _temperature_policy(settings: Settings) -> Policy | None:
     """The policy of the temperature step; None if the chain does not have the step."""
-    from llmcli.engine.sampling.temperature import policy_of_args
-
-    args = next((step.args for step in build_chain(settings, needs_temperature=True) if step.name == "temperature"), ())
-    if not args:
-        return None
-    return policy_of_args(*args) if len(args) == 3 else args[0]
+    steps = build_chain(settings, needs_temperature=True)
+    plan: TemperaturePlan = next(step.args[0] for step in steps if step.name == "temperature")
+    return None if plan.only_reads else plan.policy
 
 
 def format_degrees(value: float) -> str:

@@ -19,8 +19,7 @@ from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
     from llmcli.chat.inspect import AnswerInspector
-    from llmcli.engine.events import TokenTrace
-    from llmcli.engine.token_inspection import TokenInspection
+    from llmcli.engine.events import TokenInspection, TokenTrace
     from llmcli.ui.chat.app import ChatApp
 
 _N_WHY, _N_ALTERNATIVES = 8, 10  # candidates that they list

@@ -12,8 +12,8 @@ from llmcli.inference.request import grammar_text
 from llmcli.params.generation import GenerationParams
 from llmcli.params.param import fields_of
 from llmcli.params.policies.policy import Entropy, Fixed, Policy
-from llmcli.params.sampler_chain import build_chain
-from llmcli.params.settings import ResolvedSettings, SamplingParams, fields, find, ineffective_settings
+from llmcli.params.sampler_chain import SamplingParams, build_chain
+from llmcli.params.settings import ResolvedSettings, fields, find, ineffective_settings
 from llmcli.text import ellipsize
 from llmcli.ui.charts.trace_table import step_values
 from llmcli.ui.commands import registry

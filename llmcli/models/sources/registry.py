@@ -1,0 +1,170 @@
+"""All sources of models, and the questions that go to each of them: parse, find, plan a download."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmcli.errors import ModelNotFoundError
+from llmcli.models.gguf.splits import model_files_in
+from llmcli.models.hub.cache import cached_models
+from llmcli.models.locations import STARTER, ModelFile, ModelLocations, ModelNotDownloadedError
+from llmcli.models.reference import (
+    FORMS,
+    NameReference,
+    PathReference,
+    Reference,
+    RemoteReference,
+    is_repo,
+    not_a_reference,
+)
+from llmcli.models.sources.source import DownloadPlan, InstalledModel, Notify, Source
+from llmcli.text import nearest
+
+if TYPE_CHECKING:
+    from llmcli.models.sources.folder import Program
+
+# Modules with a `SOURCE`, in the order in which they are asked. A folder takes every path and plain name: it is last.
+SOURCES = (
+    "llmcli.models.sources.starter",
+    "llmcli.models.sources.hub",
+    "llmcli.models.sources.ollama",
+    "llmcli.models.sources.url",
+    "llmcli.models.sources.lmstudio",
+    "llmcli.models.sources.folder",
+)
+
+
+def sources() -> Iterator[Source]:
+    """Each source, imported when it is asked: a model of the Hub does not wait for the modules of the others."""
+    return map(_load, SOURCES)
+
+
+def programs() -> Iterator["Program"]:
+    """The sources that are programs with models in folders; the last one takes any folder."""
+    from llmcli.models.sources.folder import Program
+
+    return (source for source in sources() if isinstance(source, Program))
+
+
+@cache
+def _load(module: str) -> Source:
+    source: Source = import_module(module).SOURCE
+    return source
+
+
+def parse(text: str, aliases: Mapping[str, str] | None = None) -> Reference:
+    """Parse `text` without access to the disk; an alias is resolved once.
+
+    Raises:
+        ModelNotFoundError: `text` is not a valid reference; the hint has the form that was probably meant.
+    """
+    text = (aliases or {}).get(text, text).strip()
+    if text.count("/") == 2 and is_repo(text.removesuffix("/")):  # a shell adds a slash when it completes a folder
+        text = text.removesuffix("/")
+    if not text or not text.isprintable():
+        raise ModelNotFoundError("the model reference is empty or contains control characters", FORMS)
+    found = next(filter(None, (source.parse(text) for source in sources())), None)
+    if found is None:
+        raise not_a_reference(text)
+    return found
+
+
+def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
+    """The model for `text`, which is not the path of a file. Raises what `find_model_file` raises."""
+    reference: Reference = parse(text)
+    if isinstance(reference, PathReference | NameReference):
+        imported = find_in_folders(str(reference), locations.folders)
+        if imported:
+            return ModelFile(imported.path, imported.parts, imported.name)
+    if isinstance(reference, NameReference):
+        from llmcli.models.catalog import find_entry
+
+        entry = find_entry(reference.text)
+        reference = entry.reference if entry else reference
+    found = next(filter(None, (source.find(reference, locations) for source in sources())), None)
+    if found:
+        return found
+    if isinstance(reference, RemoteReference):
+        raise ModelNotDownloadedError(reference)
+    if isinstance(reference, PathReference):
+        raise _file_not_found(reference.text)
+    raise ModelNotFoundError(f"model '{reference}' not found", _suggestion(str(reference), locations))
+
+
+def plan_download(
+    reference: RemoteReference, locations: ModelLocations, memory: int, notify: Notify, projector: bool = False
+) -> DownloadPlan:
+    """What a download of the reference will fetch. Raises what `Source.plan` raises."""
+    plans = (source.plan(reference, locations, memory, notify, projector) for source in sources())
+    return next(filter(None, plans))
+
+
+def models_in_folder(folder: Path) -> list[InstalledModel]:
+    """The models in a folder, by the program to which it belongs. Never raises."""
+    return next(program for program in programs() if program.is_store(folder)).models_in(folder)
+
+
+def find_in_folders(name: str, folders: Sequence[Path]) -> InstalledModel | None:
+    """The first model with this name or file name; an exact match comes before one that differs in case."""
+    from llmcli.models.sources.folder import first_named
+
+    found = [model for folder in folders for model in models_in_folder(folder)]
+    return first_named(found, name, lambda model: [model.name, *(part.name for part in model.parts)])
+
+
+def stores_not_imported(locations: ModelLocations) -> list[tuple[Path, "Program"]]:
+    """The folders of other programs that the user did not import."""
+    found = [(folder, program) for program in programs() for folder in program.folders()]
+    return [(folder, program) for folder, program in found if folder not in locations.folders]
+
+
+def _suggestion(name: str, locations: ModelLocations) -> str:
+    """The hint for an unknown name: a similar model on this machine, then one of the catalog with its size."""
+    from llmcli.models.catalog import CATALOG  # only a mistake needs it
+
+    names, sizes = _local_names(locations), {entry.name: entry.size for entry in CATALOG}
+    local, listed = _nearest(name, names), _nearest(name, {entry: entry for entry in sizes})
+    download = f"'{listed}' ({sizes.get(listed, 0) / 1e9:.1f} GB to download)"
+    is_exact = {name.casefold(), f"{name}.gguf".casefold()} & set(map(str.casefold, names))
+    if local and listed and not is_exact:
+        return f"did you mean '{local}' (on this machine) or {download}?"
+    if local:
+        return f"did you mean '{local}'?"
+    return f"did you mean {download}?" if listed else "see `llmcli models list` and `llmcli models recommend`"
+
+
+def _local_names(locations: ModelLocations) -> dict[str, str]:
+    """The references of all models on this machine, by the names that a user may type for them."""
+    names = {name: name for name in (STARTER, *locations.aliases, *model_files_in(Path.cwd()))}
+    for cached in cached_models(locations.hub):
+        names[cached.repo] = names[cached.repo.partition("/")[2]] = names[cached.variant.name] = cached.repo
+    for folder in locations.folders:
+        names |= {model.name: model.name for model in models_in_folder(folder)}
+    for folder, program in stores_not_imported(locations):
+        names |= {one.name: one.name if program.has_names else str(one.path) for one in program.models_in(folder)}
+    for reference in [name for name in names if name.startswith("ollama:")]:
+        tagged = reference.removeprefix("ollama:")
+        names.setdefault(tagged, reference)
+        names.setdefault(tagged.partition(":")[0], reference)
+    return names
+
+
+def _file_not_found(text: str) -> ModelNotFoundError:
+    path = Path(os.path.abspath(os.path.expanduser(text)))
+    if path.is_dir():
+        return ModelNotFoundError(f"{path} is a folder without .gguf files", FORMS)
+    if os.path.lexists(path):
+        return ModelNotFoundError(f"{path} is not a regular file, or a link to a missing file", FORMS)
+    near = _nearest(path.name, {name: name for name in model_files_in(path.parent)})
+    why = "" if path.parent.is_dir() else f" (the folder {path.parent} does not exist)"
+    return ModelNotFoundError(f"file not found: {path}{why}", f"did you mean '{near}'?" if near else FORMS)
+
+
+def _nearest(name: str, candidates: dict[str, str]) -> str:
+    """The value of the key most like `name`, with or without `.gguf`; "" when none is similar."""
+    without = {key.removesuffix(".gguf"): value for key, value in candidates.items()}
+    near = nearest(name, without | candidates, 1)
+    return (without | candidates)[near[0]] if near else ""

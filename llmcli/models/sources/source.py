@@ -1,0 +1,153 @@
+"""What a source of models can do: parse a reference, find, list and remove models, plan a download."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from llmcli.errors import UsageError
+from llmcli.models.gguf.parser import HeaderSummary, read_summary
+from llmcli.models.hub.cache import CachedModel
+from llmcli.models.hub.repo_files import quantization_of
+from llmcli.models.locations import ModelFile, ModelLocations, Progress
+from llmcli.models.reference import Reference, RemoteReference
+
+Notify = Callable[[str], None]  # shows a message to the user
+ProgressFor = Callable[[str], Progress]  # the progress of the file with this name
+
+
+@dataclass(frozen=True)
+class InstalledModel:
+    """A model on this machine.
+
+    `name` is its reference, `parts` are its files, the first part first, and `size` their bytes. `digests` are the
+    published sha256 of each part, not verified ("" = unknown). `projector` is the vision projector (mmproj).
+    `cached` is the model in the Hub's cache, if it is there; `last_used` is in seconds since 1970.
+    """
+
+    name: str
+    source: "Source"
+    parts: tuple[Path, ...]
+    size: int
+    digests: tuple[str, ...]
+    projector: Path | None = None
+    cached: CachedModel | None = None
+    last_used: float | None = None
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The file to load: the first part."""
+        return self.parts[0]
+
+    @property
+    def quantization(self) -> str:
+        return quantization_of(self.path.name) or self.summary.quantization
+
+    @cached_property
+    def summary(self) -> HeaderSummary:
+        return read_summary(self.path)
+
+
+@dataclass(frozen=True)
+class DownloadPlan:
+    """What a download will fetch: `title` is the file, `reason` why that one if the user did not choose it.
+
+    `size` and `missing`, of which nothing is downloaded yet, are in bytes. `update` is a message if the reference now
+    means other files than those on this machine.
+    """
+
+    reference: RemoteReference
+    title: str
+    size: int
+    missing: int
+    reason: str
+    update: str
+
+    def fetch(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
+        """Download and verify what is missing.
+
+        Raises:
+            LlmcliError: the download failed; the partial download is kept.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class RemovalPlan:
+    """The files to remove, in order, and the bytes freed. `kept` are files that other models share."""
+
+    item: InstalledModel
+    files: tuple[Path, ...]
+    freed: int
+    kept: tuple[Path, ...] = ()
+
+    @property
+    def names(self) -> tuple[Path, ...]:
+        """The file names that users know, without the blobs behind them."""
+        return tuple(path for path in self.files if path.suffix == ".gguf" or path.name == self.item.path.name)
+
+
+class Source:
+    """A place that models come from.
+
+    A subclass overrides what it can do. The methods without a body here mean "nothing of this source".
+    """
+
+    name = ""  # in `llmcli models list --json`
+    label = ""  # in tables
+    owner, removal_hint = "you, not to llmcli", "delete the file yourself"
+    has_names = False  # True if a reference names each of its models, without an import of a folder
+    is_removable = False  # True if llmcli downloaded the models, and may delete them
+
+    def parse(self, text: str) -> Reference | None:
+        """The reference of this source for a text without control characters; None for a text of another form.
+
+        Raises:
+            ModelNotFoundError: the text has the form of this source, but is not valid.
+        """
+
+    def find(self, reference: Reference, locations: ModelLocations) -> ModelFile | None:
+        """The model on this machine. Never uses the network.
+
+        Raises:
+            ModelNotFoundError: only this source knows such references, and it does not have this one.
+            ModelInvalidError: the model is damaged.
+        """
+
+    def models(self, locations: ModelLocations) -> Iterable[InstalledModel]:
+        """The models that this source has downloaded, with a name that `find` takes."""
+        return ()
+
+    def plan(
+        self, reference: Reference, locations: ModelLocations, memory: int, notify: Notify, projector: bool = False
+    ) -> DownloadPlan | None:
+        """What a download of the reference will fetch. `memory` in bytes guides the selection (0 = unknown).
+
+        Raises:
+            LlmcliError: there is no such model, or the server cannot be reached.
+        """
+
+    def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
+        """Plan the removal of one of its models, without changing anything.
+
+        Raises:
+            UsageError: the model belongs to the user or to another program.
+        """
+        if not self.is_removable:
+            raise UsageError(f"{item.path} belongs to {self.owner}", self.removal_hint)
+        return RemovalPlan(item, item.parts, item.size)
+
+    def clean_up(self, plan: RemovalPlan, locations: ModelLocations) -> None:
+        """Remove what is left of a model after its files are removed."""
+        remove_empty(plan.item.path.parent, locations.cache_dir)
+
+
+def remove_empty(folder: Path, top: Path) -> None:
+    """Remove a folder and its parents below `top` as long as they are empty."""
+    while folder != top and top in folder.parents:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
