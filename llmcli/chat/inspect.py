@@ -12,13 +12,14 @@ from llmcli.chat.conversation import Message
 from llmcli.engine.events import Cancellation, TokenTrace
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
-from llmcli.inference.engine import Progress, Request, TokenChunk, TokenInspector
+from llmcli.inference.engine import Progress, Request, TokenChunk
 from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.settings import Settings, parse_data
 
 if TYPE_CHECKING:
     from llmcli.chat.controller import ChatController
     from llmcli.chat.turn import Turn
+    from llmcli.inference.engine import TokenInspector
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class AnswerInspector:
     continued: Message | None = None
 
     @cached_property
-    def inspector(self) -> TokenInspector:
+    def inspector(self) -> "TokenInspector":
         """How the engine sampled the tokens.
 
         Raises:

@@ -3,12 +3,12 @@
 import ctypes
 import math
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from llmcli.engine.events import Candidate, ChainStep, ChainTrace, TokenInspection, TokenTrace
+from llmcli.engine.events import Cancellation, Candidate, ChainStep, ChainTrace, TokenInspection, TokenTrace
 from llmcli.engine.generation import Generation, Progress
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.sampling.chain import BEGIN
@@ -58,14 +58,23 @@ class CandidateCapture:
             self._drawn, self._is_drawn = array.data[array.selected].id, True
 
 
-@dataclass(frozen=True)
-class InspectTarget:
-    """The answer to inspect: its tokens, and a factory for generations like the one that drew them."""
+# Settings, grammar, what captures the candidates, and what stops it -> a generation like the one of the answer.
+MakeGeneration = Callable[[Settings, str | None, CandidateCapture, Cancellation], Generation]
 
+
+@dataclass(frozen=True)
+class TokenInspector:
+    """Shows how the `tokens` of an answer were drawn. The methods return None when they are cancelled.
+
+    Raises:
+        ContextOverflowError: when the context has no room for the answer.
+    """
+
+    context: Context
     settings: Settings
     grammar: str | None
     tokens: Sequence[int]
-    make: Callable[[Settings, str | None, CandidateCapture], Generation]
+    make: MakeGeneration
 
     @property
     def stateful_steps(self) -> list[str]:
@@ -73,72 +82,70 @@ class InspectTarget:
         constraints = ["grammar"] * (self.grammar is not None) + ["banned_strings"] * bool(self.settings.banned_strings)
         return [step.name for step in build_chain(self.settings) if SAMPLERS[step.name].is_stateful] + constraints
 
-    def unconstrained(self, capture: CandidateCapture) -> Generation:
-        """A generation without grammar and banned strings, whose state after other tokens is unknown."""
-        return self.make(replace(self.settings, banned_strings=()), None, capture)
+    def inspect(
+        self, at: int, count: int, cancellation: Cancellation | None = None, progress: Progress | None = None
+    ) -> TokenInspection | None:
+        """Token `at`: the `count` most likely candidates before and after the chain, and the drawn token.
 
+        If a step is stateful, the answer is generated again. If that gives other tokens, the state of such steps is
+        reset, grammar and banned strings are omitted, and the result is not exact.
+        """
+        cancellation, is_stateful = cancellation or Cancellation(), bool(self.stateful_steps)
+        with suppress(AbortedError), self.context.untouched():
+            if is_stateful:
+                generation = self.make(self.settings, self.grammar, capture := CandidateCapture(), cancellation)
+                if _regenerate(self.context, generation, capture, self.tokens[: at + 1], progress):
+                    return self._inspection(generation, capture, at, count, generation.traces[at])
+            generation = self._draw_after(at, capture := CandidateCapture(), cancellation, progress)
+            found = self._inspection(generation, capture, at, count, generation.traces[0])
+            return replace(found, exact=not is_stateful)
+        return None
 
-def inspect_token(
-    context: Context, target: InspectTarget, at: int, count: int, progress: Progress | None = None
-) -> TokenInspection:
-    """Inspect token `at`: the `count` most likely candidates before and after the chain, and the drawn token.
+    def entropies(
+        self, cancellation: Cancellation | None = None, progress: Progress | None = None
+    ) -> list[float] | None:
+        """The entropy (nats) of the candidates before the temperature step, for each token of an answer."""
+        found, nothing = [], CandidateCapture(lambda: False)
+        with suppress(AbortedError), self.context.untouched():
+            for at in range(len(self.tokens)):
+                generation = self._draw_after(at, nothing, cancellation or Cancellation(), None)
+                found.append(generation.traces[0].entropy or 0.0)
+                if progress:
+                    progress(at + 1, len(self.tokens))
+            return found
+        return None
 
-    If a step is stateful, the answer is generated again. If that gives other tokens, the state of such steps is reset,
-    grammar and banned strings are omitted, and the result is not exact.
+    def token_at_rank(
+        self, at: int, rank: int, cancellation: Cancellation | None = None, progress: Progress | None = None
+    ) -> int | None:
+        """The `rank`-th most likely token (from 1) of the model, before the chain, at token `at`."""
+        with suppress(AbortedError), self.context.untouched():
+            generation = self._draw_after(at, capture := CandidateCapture(), cancellation or Cancellation(), progress)
+            return trace_chain(capture.snapshots[:1], generation.vocab.label, rank).candidates[rank - 1].id
+        return None
 
-    Raises:
-        AbortedError: when it was cancelled.
-        ContextOverflowError: when the context has no room for the answer.
-    """
-    is_stateful = bool(target.stateful_steps)
-    with context.untouched():
-        if is_stateful:
-            generation = target.make(target.settings, target.grammar, capture := CandidateCapture())
-            if _regenerate(context, generation, capture, target.tokens[: at + 1], progress):
-                return _inspection(generation, capture, target, at, count, generation.traces[at])
-        generation = target.unconstrained(capture := CandidateCapture())
-        _draw_after(context, generation, target.tokens[:at], progress)
-    found = _inspection(generation, capture, target, at, count, generation.traces[0])
-    return replace(found, exact=not is_stateful)
+    def _draw_after(
+        self, at: int, capture: CandidateCapture, cancellation: Cancellation, progress: Progress | None
+    ) -> Generation:
+        """Draw one token after the first `at`, without grammar and banned strings, whose state there is unknown."""
+        generation = self.make(replace(self.settings, banned_strings=()), None, capture, cancellation)
+        context = self.context
+        with closing(generation):
+            generation.append_drawn(self.tokens[:at])
+            context.rewind(generation.seq_id, generation.tokens)
+            context.cancellation = cancellation
+            context.prefill(generation.seq_id, generation.tokens, progress)
+            generation.advance(context.handle, -1, context.n_ctx)
+        return generation
 
-
-def entropies(context: Context, target: InspectTarget, progress: Progress | None = None) -> list[float]:
-    """The entropy (nats) of the candidates before the temperature step, for each token of an answer.
-
-    Raises:
-        AbortedError, ContextOverflowError: as `inspect_token` does.
-    """
-    found = []
-    with context.untouched():
-        for at in range(len(target.tokens)):
-            generation = target.make(replace(target.settings, banned_strings=()), None, CandidateCapture(lambda: False))
-            _draw_after(context, generation, target.tokens[:at], None)
-            found.append(generation.traces[0].entropy or 0.0)
-            if progress:
-                progress(at + 1, len(target.tokens))
-    return found
-
-
-def token_at_rank(context: Context, target: InspectTarget, at: int, rank: int, progress: Progress | None = None) -> int:
-    """The `rank`-th most likely token (from 1) of the model, before the chain, at token `at`.
-
-    Raises:
-        AbortedError, ContextOverflowError: as `inspect_token` does.
-    """
-    generation = target.unconstrained(capture := CandidateCapture())
-    with context.untouched():
-        _draw_after(context, generation, target.tokens[:at], progress)
-    return trace_chain(capture.snapshots[:1], generation.vocab.label, rank).candidates[rank - 1].id
-
-
-def _draw_after(context: Context, generation: Generation, tokens: Sequence[int], progress: Progress | None) -> None:
-    """Draw one token after `tokens`."""
-    with closing(generation):
-        generation.append_drawn(tokens)
-        context.rewind(generation.seq_id, generation.tokens)
-        context.cancellation = generation.cancellation
-        context.prefill(generation.seq_id, generation.tokens, progress)
-        generation.advance(context.handle, -1, context.n_ctx)
+    def _inspection(
+        self, generation: Generation, capture: CandidateCapture, at: int, count: int, trace: TokenTrace
+    ) -> TokenInspection:
+        text_of, drawn = generation.vocab.label, self.tokens[at]
+        snapshots = _relevant(capture.snapshots, self.settings)
+        has_grammar = any(snapshot.name == "grammar" for snapshot in snapshots)
+        refused = text_of(capture.first) if has_grammar and capture.first is not None else None
+        return TokenInspection(at, drawn, trace_chain(snapshots, text_of, count, drawn), trace, refused)
 
 
 def _regenerate(
@@ -163,16 +170,6 @@ def _regenerate(
             if progress:
                 progress(event.n_final, last)
     return [trace.id for trace in generation.traces[: last + 1]] == list(tokens)
-
-
-def _inspection(
-    generation: Generation, capture: CandidateCapture, target: InspectTarget, at: int, count: int, trace: TokenTrace
-) -> TokenInspection:
-    text_of, drawn = generation.vocab.label, target.tokens[at]
-    snapshots = _relevant(capture.snapshots, target.settings)
-    has_grammar = any(snapshot.name == "grammar" for snapshot in snapshots)
-    refused = text_of(capture.first) if has_grammar and capture.first is not None else None
-    return TokenInspection(at, drawn, trace_chain(snapshots, text_of, count, drawn), trace, refused)
 
 
 def _relevant(snapshots: Sequence[CandidateSnapshot], settings: Settings) -> list[CandidateSnapshot]:

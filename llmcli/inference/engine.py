@@ -3,17 +3,22 @@
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from llmcli.engine.events import Batches, Cancellation, TemperatureShift, TokenEvent, TokenInspection
+from llmcli.engine.events import Batches, Cancellation, TemperatureShift, TokenEvent
 from llmcli.engine.llama.context import common_prefix
+from llmcli.engine.llama.model import Vocab
 from llmcli.engine.reasoning import TAGS, ReasoningSplitter
 from llmcli.errors import UsageError
 from llmcli.params.settings import Layer, Settings, fields
 
+if TYPE_CHECKING:
+    from llmcli.engine.token_inspection import TokenInspector as TokenInspector
+
 Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 Message = Mapping[str, object]  # "role" and "content"
 REASONING_TAGS = TAGS
+Tokenizer = Vocab  # that of another engine is a subclass
 
 
 @dataclass(frozen=True)
@@ -142,49 +147,6 @@ class EngineIdentity:
     gpu_layers: int = 0
 
 
-class Tokenizer(Protocol):
-    """What is known of a vocabulary; see `engine.llama.model.Vocab`."""
-
-    n_tokens: int
-
-    @property
-    def bos(self) -> int | None: ...
-    @property
-    def eos(self) -> int | None: ...
-    @property
-    def adds_bos(self) -> bool: ...
-    @property
-    def special(self) -> Mapping[int, bytes]: ...
-    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]: ...
-    def detokenize(self, tokens: list[int], special: bool = False) -> str: ...
-    def piece(self, token: int, special: bool = False) -> bytes: ...
-    def label(self, token: int) -> str: ...
-    def ends(self, token: int) -> bool: ...
-    def is_control(self, token: int) -> bool: ...
-    def strips_left(self, token: int) -> bool: ...
-
-
-class TokenInspector(Protocol):
-    """Shows how the tokens of one answer were sampled. The methods return None when they are cancelled."""
-
-    stateful_steps: list[str]  # the answer is generated again because of them
-
-    def inspect(
-        self, number: int, count: int, cancellation: Cancellation | None = None, progress: Progress | None = None
-    ) -> TokenInspection | None:
-        """Token `number`: the `count` most likely candidates before and after the chain."""
-
-    def entropies(
-        self, cancellation: Cancellation | None = None, progress: Progress | None = None
-    ) -> list[float] | None:
-        """The entropy (nats) of the candidates before the temperature step, for each token."""
-
-    def token_at_rank(
-        self, number: int, rank: int, cancellation: Cancellation | None = None, progress: Progress | None = None
-    ) -> int | None:
-        """The `rank`-th most likely token (from 1) of the model at token `number`."""
-
-
 class Engine(Protocol):
     """What generates answers.
 
@@ -258,7 +220,7 @@ class Engine(Protocol):
             ContextOverflowError: when the prompt does not fit.
         """
 
-    def inspector(self, request: Request, tokens: Sequence[int]) -> TokenInspector:
+    def inspector(self, request: Request, tokens: Sequence[int]) -> "TokenInspector":
         """Shows how `tokens`, the answer to a request, were sampled."""
 
     def close(self) -> None:

@@ -5,8 +5,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from time import perf_counter
+from typing import TYPE_CHECKING
 
-from llmcli.engine.events import Batches, Cancellation, TokenEvent
+from llmcli.engine.events import Batches, Cancellation, TemperatureShift, TokenEvent
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.context import AbortedError, Context, ContextParams, check_layout, drop_last_batch
@@ -25,12 +26,14 @@ from llmcli.inference.engine import (
     Prompt,
     Request,
     TemplateOptions,
-    TokenInspector,
 )
 from llmcli.inference.prompt_tokens import PromptRenderer
 from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.file_records import ModelHasher
 from llmcli.params.settings import Layer, Settings
+
+if TYPE_CHECKING:
+    from llmcli.engine.token_inspection import CandidateCapture, TokenInspector
 
 Share = Callable[[float], None]  # gets the share of the model that is loaded
 _MIN_REUSED = 64  # tokens; fewer are faster to evaluate again than to copy
@@ -171,10 +174,18 @@ class LocalEngine:
         with suppress(AbortedError):  # the answer is cancelled as well
             context.prefill_as(0, tokens[: len(tokens) - layout[-1][1]], drop_last_batch(layout))
 
-    def inspector(self, request: Request, tokens: Sequence[int]) -> TokenInspector:
-        from llmcli.inference.inspection import LocalInspector  # only /why needs it
+    def inspector(self, request: Request, tokens: Sequence[int]) -> "TokenInspector":
+        from llmcli.engine.token_inspection import TokenInspector  # only /why needs it
 
-        return LocalInspector(self.context, request, tokens, self.start)
+        def make(
+            settings: Settings, grammar: str | None, capture: "CandidateCapture", cancellation: Cancellation
+        ) -> Generation:
+            shift = TemperatureShift(request.live_shift.moves if request.live_shift else ())
+            again = replace(request, settings=settings, grammar=grammar, live_shift=shift, trace=0)
+            again.cancellation, again.progress = cancellation, None
+            return self.start(again, on_step=capture.record)
+
+        return TokenInspector(self.context, request.settings, request.grammar, tokens, make)
 
     def open_context(self, settings: Settings) -> None:
         """Create the context now, large enough for answers of any length, because a conversation grows.

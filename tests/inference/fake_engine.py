@@ -13,6 +13,7 @@ from llmcli.engine.events import (
     TokenEvent,
     TokenTrace,
 )
+from llmcli.engine.token_inspection import TokenInspector
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.engine import (
     Capabilities,
@@ -22,7 +23,6 @@ from llmcli.inference.engine import (
     Prompt,
     Request,
     TemplateOptions,
-    TokenInspector,
 )
 from llmcli.inference.prompt_tokens import PromptRenderer
 from llmcli.params.settings import Layer
