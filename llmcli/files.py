@@ -163,6 +163,18 @@ def read_error(path: Path, error: OSError) -> DiskError:
     return DiskError(f"cannot read {path}: {error_text(error)}", "check its permissions")
 
 
+def matching_paths(start: str) -> Iterator[str]:
+    """The paths that begin with `start`; a folder has a slash at its end, and hidden files are listed after a dot."""
+    folder, slash, name = start.rpartition("/")
+    try:
+        entries = sorted(Path((folder + slash) or ".").expanduser().iterdir(), key=lambda entry: entry.name.lower())
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: ~nobody
+        return
+    for entry in entries:
+        if entry.name.startswith(name) and (name or not entry.name.startswith(".")):
+            yield f"{folder}{slash}{entry.name}" + ("/" if entry.is_dir() else "")
+
+
 class JsonlAppender:
     """Appends lines to a file; each call is one write, so that a kill leaves all of its lines or none.
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from llmcli.cli.options import has_completion, help_text
+from llmcli.cli.completion import completer
+from llmcli.cli.options import help_text
 from llmcli.cli.typer_app import make_app
 from llmcli.config.config_file import config_layer, set_value
 from llmcli.params.param import Field
@@ -42,7 +43,7 @@ def test_a_setting_has_every_surface(field: Field, home: Path) -> None:
     assert f"`{field.flags[0]}`" in row, "row of docs/parameters.md"
 
     number = field.kind in (int, float)
-    assert has_completion(field) or number or field.kind is bool or field.param.path or field.key in FREE, "completion"
+    assert completer(field) or number or field.kind is bool or field.param.path or field.key in FREE, "completion"
 
 
 @pytest.mark.parametrize("field", fields().values(), ids=lambda field: field.key)

@@ -62,7 +62,7 @@ def test_the_snapshots_have_every_kind_of_text() -> None:
         "> /help temp",
     ):
         assert f"\n{title}" in f"\n{help_texts}"
-    for line in ("  error: unknown setting '{", "  warning: ", "  note: ", "    hint: see /help all"):
+    for line in ("  error: unknown setting '{", "  warning: ", "  note: ", "    hint: see the numbers in /history"):
         assert f"\n{line}" in message_texts
     assert str(ROOT) not in help_texts + message_texts
 

@@ -12,23 +12,18 @@ def run(arguments: list[str]) -> int:
     All imports happen inside, so that Ctrl-C during them ends as quietly as later.
     """
     from llmcli.cli import model_preload
-    from llmcli.errors import ExitStatus, LlmcliError, OutputClosedError
+    from llmcli.errors import OutputClosedError
     from llmcli.ui.terminal.console import console
 
     try:
         return _dispatch(arguments)
     except OutputClosedError as error:
         return error.status
-    except LlmcliError as error:
-        _print_traceback(error)
-        console.error(str(error), error.hint)
-        return error.status
-    except OSError as error:
-        _print_traceback(error)
-        console.error(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
-        return ExitStatus.IO
     except Exception as error:
-        _print_traceback(error)
+        if console.debug:
+            import traceback
+
+            traceback.print_exception(error)
         return _report(error)
     finally:
         model_preload.cancel()
@@ -41,7 +36,7 @@ def _dispatch(arguments: list[str]) -> int:
         os.environ["COLUMNS"] = "10000"  # a shell takes each line for a candidate: no help text may wrap
         return _run_app(arguments, "")
     from llmcli.cli import model_preload
-    from llmcli.cli.front_page import check_command, normalize_arguments, page_of
+    from llmcli.cli.front_page import normalize_arguments, page_of
 
     model_preload.start(arguments)
     arguments = normalize_arguments(arguments)
@@ -51,6 +46,8 @@ def _dispatch(arguments: list[str]) -> int:
 
         print_line(page)
         return 0
+    from llmcli.cli.usage_errors import check_command
+
     check_command(arguments)
     wanted = "doctor" if arguments[0] == "--version" else arguments[0]  # the version is shown by its module
     return _run_app(arguments, wanted)
@@ -65,33 +62,31 @@ def _run_app(arguments: list[str], wanted: str) -> int:
 
 
 def _report(error: Exception) -> int:
-    """Show one of Typer's own errors (a wrong option) by its message, and any other as a bug of the program."""
-    from llmcli.errors import ExitStatus
+    """Print an error, and return the exit status: by its message, or as a bug of the program."""
+    from llmcli.errors import ExitStatus, LlmcliError
     from llmcli.ui.terminal.console import console
 
+    if isinstance(error, LlmcliError):
+        console.error(str(error), error.hint)
+        return error.status
+    if isinstance(error, OSError):
+        console.error(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        return ExitStatus.IO
+    kind = type(error).__name__  # Typer does not export the classes of its parser
+    if kind == "Abort":  # Typer's word for Ctrl-C
+        return ExitStatus.INTERRUPTED
     if not hasattr(error, "format_message"):
-        if type(error).__name__ == "Abort":  # Typer's word for Ctrl-C
-            return ExitStatus.INTERRUPTED
-        console.error(f"{type(error).__name__}: {error}", "this is a bug; run again with --debug and report it")
+        console.error(f"{kind}: {error}", "this is a bug; run again with --debug and report it")
         return ExitStatus.FAILED
-    if type(error).__name__ == "NoArgsIsHelpError":  # a bare `llmcli models`: its message is the whole help
+    if kind == "NoArgsIsHelpError":  # a bare `llmcli models`: its message is the whole help
         from llmcli.ui.terminal.output import print_line
 
         print_line(error.format_message())
         return ExitStatus.OK
-    from llmcli.cli.front_page import explain_usage_error
+    from llmcli.cli.usage_errors import explain_usage_error
 
     console.error(*explain_usage_error(error))
     return int(getattr(error, "exit_code", ExitStatus.USAGE))
-
-
-def _print_traceback(error: BaseException) -> None:
-    from llmcli.ui.terminal.console import console
-
-    if console.debug:
-        import traceback
-
-        traceback.print_exception(error)
 
 
 def main() -> None:

@@ -12,13 +12,8 @@ import typer
 from llmcli.chat.attachments import attach
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import model_preload
-from llmcli.cli.options import (
-    argument_or_flag,
-    complete_downloadable,
-    complete_reference,
-    complete_session,
-    with_settings,
-)
+from llmcli.cli.completion import complete_downloadable, complete_reference, complete_session
+from llmcli.cli.options import argument_or_flag, with_settings
 from llmcli.config.presets import layers_of, resolve_settings
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import cache_dir, data_dir, read_text
@@ -115,10 +110,11 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
 
         if sys.stdin is None:
             raise LlmcliError("stdin is closed", "pipe messages to stdin, or use a terminal")
-        return LineReader(sys.stdin.buffer, _print_prompt) if is_terminal(sys.stdin) else LineReader(sys.stdin.buffer)
+        mark = partial(print, "> ", end="", file=sys.stderr, flush=True)
+        return LineReader(sys.stdin.buffer, mark) if is_terminal(sys.stdin) else LineReader(sys.stdin.buffer)
     from llmcli.ui.chat.busy_screen import style
     from llmcli.ui.chat.status_line import input_hint, status_line
-    from llmcli.ui.commands.registry import suggest
+    from llmcli.ui.commands.completion import suggest
     from llmcli.ui.input.reader import TerminalReader
 
     reader = TerminalReader(
@@ -133,11 +129,6 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
     reader.on_drawn = chat.controller.load_model
     reader.actions.on_interrupt = chat.stop_editing
     return reader
-
-
-def _print_prompt() -> None:
-    sys.stderr.write("> ")
-    sys.stderr.flush()
 
 
 def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
@@ -224,11 +215,10 @@ def ensure_model(settings: Settings) -> None:
         ModelNotFoundError: if the model does not exist.
     """
     if settings.model != locations.STARTER:
-        from llmcli.models.locations import ModelNotDownloadedError, model_locations
         from llmcli.models.lookup import find_model_file
 
-        with suppress(ModelNotDownloadedError):
-            find_model_file(settings.model, model_locations(settings))
+        with suppress(locations.ModelNotDownloadedError):
+            find_model_file(settings.model, locations.model_locations(settings))
             return
     elif locations.is_starter_downloaded(cache_dir()):
         return

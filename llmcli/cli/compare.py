@@ -1,32 +1,24 @@
 """`llmcli compare`: one prompt answered with several settings, side by side, with statistics of each answer."""
 
-import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial, wraps
+from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli.generate import (
-    NoStdin,
-    PromptArgument,
-    command_layers,
-    read_prompt,
-    reads_stdin,
-    timeout_note,
-    warn_plain_template,
-)
+from llmcli.cli.generate import NoStdin, PromptArgument, command_layers, timeout_note, warn_plain_template
 from llmcli.cli.options import CHAT_ONLY, with_settings
+from llmcli.cli.stdin import read_prompt, reads_stdin
 from llmcli.config.presets import LayerStack
 from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
+from llmcli.params.param import Field
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
 from llmcli.ui.terminal.console import can_redraw, console
-from llmcli.ui.terminal.interrupt import interruptible, time_limit
-from llmcli.ui.terminal.output import print_line
+from llmcli.ui.terminal.output import print_json
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -46,62 +38,47 @@ class _CompareRequest:
     grammar: str | None
 
 
-def _suggest_vary(command: Callable[..., int]) -> Callable[..., int]:
-    """Decorate the command so that an error of `--temp 0.2,1.4` suggests `--vary temp=0.2,1.4`."""
-
-    @wraps(command)
-    def suggesting(**given: Any) -> int:
-        try:
-            return command(**given)
-        except UsageError as error:
-            error.hint = _vary_hint(given, str(error)) or error.hint
-            raise
-
-    return suggesting
-
-
-def _vary_hint(given: Mapping[str, Any], message: str) -> str:
-    """The hint to use `--vary` for the flag in the message; empty if its value is not a list of values."""
+def _suggest_vary(field: Field, given: Any) -> str:
+    """The hint for a flag such as `--temp 0.2,1.4`; empty if its value is not a list of valid values."""
     from llmcli.inference.comparison import split_values
 
-    for key, field in fields().items():
-        text = given.get(key)
-        if not isinstance(text, str) or "," not in text or not message.startswith(f"{key} "):
-            continue
-        try:
-            for value in split_values(text):
-                field.parse_text(value)
-        except UsageError:
-            return ""
-        name = min((flag for flag in field.flags if flag.startswith("--")), key=len)
-        return f"to compare several values, use --vary {name[2:]}={text}"
-    return ""
+    if not isinstance(given, str) or "," not in given:
+        return ""
+    try:
+        for value in split_values(given):
+            field.parse_text(value)
+    except UsageError:
+        return ""
+    name = min((flag for flag in field.flags if flag.startswith("--")), key=len)
+    return f"to compare several values, use --vary {name[2:]}={given}"
 
 
-@_suggest_vary
-@with_settings(only=fields().keys() - CHAT_ONLY)
+Vary = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=V1,V2",
+        help="Setting and the values to compare, as in temp=0.2,0.8. Repeatable: every combination is compared.",
+    ),
+]
+Answers = Annotated[
+    int,
+    typer.Option(
+        metavar="N", min=1, help="Number of answers per variant, each with its own seed (-n is the number of tokens)."
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object with the answers, settings and statistics.")
+]
+
+
+@with_settings(only=fields().keys() - CHAT_ONLY, suggest=_suggest_vary)
 def compare(
     flags: Layer,
     text: PromptArgument = None,
-    vary: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=V1,V2",
-            help="Setting and the values to compare, as in temp=0.2,0.8. Repeatable: every combination is compared.",
-        ),
-    ] = None,
-    answers: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Number of answers per variant, each with its own seed (-n is the number of tokens).",
-        ),
-    ] = 1,
+    vary: Vary = None,
+    answers: Answers = 1,
     n: Annotated[int | None, typer.Option("--n", metavar="N", min=1, hidden=True)] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object with the answers, settings and statistics.")
-    ] = False,
+    as_json: AsJson = False,
     no_stdin: NoStdin = False,
 ) -> int:
     """Answer PROMPT with several settings side by side and compare the answers."""
@@ -121,41 +98,29 @@ def compare(
     if asked.prompt is not None and "prompt" in variants[0].values:
         raise UsageError("the prompt is given twice: as an argument and with --vary", "remove one of them")
     requests = _requests(variants, layers, reads_stdin(asked, no_stdin))
-    from llmcli.cli.open_model import find_model, open_model, welcome
-    from llmcli.engine.events import Cancellation
+    from llmcli.cli.open_model import find_model, open_model, print_settings, welcome
     from llmcli.ui import comparison as screen
 
     target = find_model(asked)
     welcome(resolve(layers).origins["model"])
     requests = [replace(one, resolved=_resolved(one.variant, [target.layer, *layers])) for one in requests]
     screen.warn_ineffective([(one.variant.label, one.resolved) for one in requests])
-    _print_shared_settings(requests, asked.seed is None)
-    abort, status, think = Cancellation(), ProgressLine(), asked.think == "show"
-    live = can_redraw(sys.stdout) and not as_json
-    with interruptible(abort), time_limit(abort, asked.timeout), open_model(target, asked, abort, status) as local:
-        comparison = _comparison(local, _for_model(local, requests), abort)
+    varied = {key for one in requests for key in one.variant.values} | ({"seed"} if asked.seed is None else set())
+    shared = {key: origin for key, origin in requests[0].resolved.origins.items() if key not in varied}
+    print_settings(replace(requests[0].resolved, origins=shared))
+    status, live, think = ProgressLine(), can_redraw(sys.stdout) and not as_json, asked.think == "show"
+    with open_model(target, asked, status, asked.timeout) as (engine, cancellation):
+        comparison = _comparison(engine, requests, cancellation)
         comparison.progress = status.reading
         screen.run(comparison, screen.view_of(comparison) if live else None, think, status.clear)
         if as_json:
-            print_line(json.dumps(_data(comparison, seed, status, abort), ensure_ascii=False))
+            print_json(_data(comparison, seed, status), indent=None)
     if not as_json and not live:
         screen.print_texts(comparison, think)
     if not as_json:
         screen.print_summary(comparison, live)
-    for note in target.notes:
-        console.warn(note)
     screen.print_errors(comparison)
     return _exit_status(comparison, asked)
-
-
-def _print_shared_settings(requests: Sequence[_CompareRequest], is_random: bool) -> None:
-    """With `--verbose`: the settings that all variants have, with their sources; a random seed has none."""
-    varied = {key for one in requests for key in one.variant.values} | ({"seed"} if is_random else set())
-    resolved = requests[0].resolved
-    origins = {key: origin for key, origin in resolved.origins.items() if key not in varied}
-    from llmcli.cli.open_model import print_settings
-
-    print_settings(replace(resolved, origins=origins))
 
 
 def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: bool) -> list[_CompareRequest]:
@@ -164,27 +129,24 @@ def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: boo
     Raises:
         LlmcliError: with the label of the variant that is not valid.
     """
+    from llmcli.inference.request import grammar_text, join_prompt, system_text
+
     notes: list[str] = []
     read = cache(partial(read_prompt, _resolved(variants[0], layers).settings))
-    requests = [_request(variant, layers, piped, read, notes) for variant in variants]
+    requests = []
+    for variant in variants:
+        resolved = _resolved(variant, layers)
+        settings = resolved.settings
+        text = join_prompt(settings, piped, read)
+        try:
+            check_chain(settings)
+            system, grammar = system_text(settings), grammar_text(settings, notes)
+        except LlmcliError as error:
+            raise type(error)(f"{variant.label}: {error}", error.hint) from None
+        requests.append(_CompareRequest(variant, resolved, text, system, grammar))
     for note in dict.fromkeys(notes):
         console.warn(note)
     return requests
-
-
-def _request(
-    variant: "Variant", layers: Sequence[Layer], piped: bool, read: Callable[[], str], notes: list[str]
-) -> _CompareRequest:
-    from llmcli.inference.request import grammar_text, join_prompt, system_text
-
-    resolved = _resolved(variant, layers)
-    settings = resolved.settings
-    text = join_prompt(settings, piped, read)
-    try:
-        check_chain(settings)
-        return _CompareRequest(variant, resolved, text, system_text(settings), grammar_text(settings, notes))
-    except LlmcliError as error:
-        raise type(error)(f"{variant.label}: {error}", error.hint) from None
 
 
 def _resolved(variant: "Variant", layers: Sequence[Layer]) -> ResolvedSettings:
@@ -192,41 +154,32 @@ def _resolved(variant: "Variant", layers: Sequence[Layer]) -> ResolvedSettings:
     return resolve(LayerStack(layers).above({}, variant.values))
 
 
-def _for_model(local: "Engine", requests: Sequence[_CompareRequest]) -> list[_CompareRequest]:
-    """The requests with settings that fit this model; warns if it has no chat template."""
-    from llmcli.inference.request import needs_plain_template, with_plain_stop
-
-    plain = [needs_plain_template(local, one.resolved.settings) for one in requests]
-    if any(plain):
-        warn_plain_template(local)
-    return [
-        replace(one, resolved=replace(one.resolved, settings=with_plain_stop(one.resolved.settings))) if stop else one
-        for one, stop in zip(requests, plain, strict=True)
-    ]
-
-
-def _comparison(local: "Engine", requests: Sequence[_CompareRequest], abort: "Cancellation") -> "Comparison":
+def _comparison(engine: "Engine", requests: Sequence[_CompareRequest], cancellation: "Cancellation") -> "Comparison":
+    """The answers to the requests, with settings that fit this model; warns if it has no chat template."""
     from llmcli.inference.answer import Answer
     from llmcli.inference.comparison import Comparison
     from llmcli.inference.engine import Request
-    from llmcli.inference.request import build_prompt
+    from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
 
     prompts: dict[Any, Prompt] = {}  # rendering takes time, and most variants have the same prompt
     answers = []
+    if any(needs_plain_template(engine, one.resolved.settings) for one in requests):
+        warn_plain_template(engine)
     for one in requests:
         s = one.resolved.settings
+        s = with_plain_stop(s) if needs_plain_template(engine, s) else s
         key = one.text, one.system, s.prefill, s.raw, s.chat_template, s.think == "off"
         if key not in prompts:
-            prompts[key] = build_prompt(local, s, one.text, one.system)
-        answers.append((one.variant, Answer(local, Request(prompts[key], s, one.grammar, cancellation=abort))))
-    return Comparison(local, answers)
+            prompts[key] = build_prompt(engine, s, one.text, one.system)
+        answers.append((one.variant, Answer(engine, Request(prompts[key], s, one.grammar, cancellation=cancellation))))
+    return Comparison(engine, answers)
 
 
-def _data(comparison: "Comparison", seed: int, status: ProgressLine, abort: "Cancellation") -> dict[str, Any]:
+def _data(comparison: "Comparison", seed: int, status: ProgressLine) -> dict[str, Any]:
     """The comparison as JSON data; `seed` is the one of all answers that do not have their own."""
     local, first = comparison.engine, comparison.results[0].answer
     if not comparison.interrupted:
-        local.identify(status.identifying, abort)
+        local.identify(status.identifying, first.request.cancellation)
         status.clear()
     return {
         "model": local.name,

@@ -1,20 +1,20 @@
 """`llmcli config`: the settings, the source of each, and the configuration file."""
 
-import json
 from typing import Annotated
 
 import typer
 
 from llmcli.config import config_file as store
-from llmcli.config.presets import base_layers, preset_layer
+from llmcli.config.presets import base_layers, preset_layer, resolve_settings
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.files import config_path
-from llmcli.params.settings import Layer, ResolvedSettings, check_policy, fields, find, resolve, to_data
+from llmcli.params.settings import Layer, check_policy, fields, find, format_setting, resolve, to_data
 from llmcli.ui.terminal.ask import open_in_editor
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import print_line
+from llmcli.ui.terminal.output import print_json, print_line
 from llmcli.ui.terminal.table import print_facts
 
+_NO_FLAGS = Layer("flag", {})
 app = typer.Typer(
     help="Show and change the settings in the configuration file.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -27,10 +27,6 @@ def _keys(incomplete: str) -> list[tuple[str, str]]:
 Key = Annotated[str, typer.Argument(metavar="KEY", help="Name of a setting, such as top_p.", autocompletion=_keys)]
 
 
-def _resolved() -> ResolvedSettings:
-    return resolve(base_layers(Layer("flag", {})))
-
-
 @app.command("list")
 def list_settings(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -38,29 +34,26 @@ def list_settings(
     changed: Annotated[bool, typer.Option("--changed", hidden=True)] = False,  # noqa: ARG001 -- the default now
 ) -> int:
     """List the settings that are set, with their values and sources."""
-    resolved = _resolved()
+    resolved = resolve(base_layers(_NO_FLAGS))
     is_set = [key for key, origin in resolved.origins.items() if origin != "default"]
     keys = list(fields()) if everything else is_set
     if as_json:
         data = to_data(resolved.settings)
         rows = {key: {"value": data[key], "from": resolved.origins[key]} for key in keys}
-        print_line(json.dumps(rows, ensure_ascii=False))
+        print_json(rows, indent=None)
         return ExitStatus.OK
-    print_facts([(key, f"{_shown(resolved, key):<24} {resolved.origins[key]}") for key in keys])
+    print_facts([(key, f"{format_setting(resolved.settings, key):<24} {resolved.origins[key]}") for key in keys])
     if not everything:
         what = "all other settings have" if is_set else "all settings have"
         console.note(f"{what} their defaults: `llmcli config list --all`")
     return ExitStatus.OK
 
 
-def _shown(resolved: ResolvedSettings, key: str) -> str:
-    return fields()[key].format(getattr(resolved.settings, key)) or "none"
-
-
 @app.command("get")
 def get_setting(key: Key) -> int:
     """Print the value of a setting."""
-    print_line(fields()[find(key).key].format(getattr(_resolved().settings, find(key).key)))
+    field = find(key)
+    print_line(field.format(getattr(resolve_settings(_NO_FLAGS), field.key)))
     return ExitStatus.OK
 
 

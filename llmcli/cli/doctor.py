@@ -1,6 +1,5 @@
 """`llmcli doctor` and `--version`: what is installed, the hardware, and the problems."""
 
-import json
 import os
 import platform
 import sys
@@ -22,7 +21,7 @@ from llmcli.models import locations
 from llmcli.models.hub import environment
 from llmcli.params.settings import Layer, environment_layer
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import print_line
+from llmcli.ui.terminal.output import print_json
 from llmcli.ui.terminal.table import print_facts
 
 _MIB = 1 << 20
@@ -47,12 +46,15 @@ def doctor(
     """Check the installation and the configuration. The status is 1 on a problem."""
     problems: list[Problem] = []
     facts = {"llmcli": __version__, "python": f"{platform.python_version()} ({sys.executable})"}
-    facts |= {"system": f"{platform.system()} {platform.release()} {platform.machine()}"}
-    facts |= _engine_facts(problems) | _machine_facts() | _folder_facts(problems)
-    facts |= _config_facts(problems) | _hub_facts()
+    facts["system"] = f"{platform.system()} {platform.release()} {platform.machine()}"
+    facts |= _engine_facts(problems)
+    memory = hardware.available_memory()
+    facts["cores"] = f"{hardware.usable_cores()} usable (physical), {os.cpu_count()} logical"
+    facts["memory"] = f"{memory // _MIB} MiB available" if memory else "unknown"
+    facts |= _folder_facts(problems) | _config_facts(problems) | _hub_facts()
     if as_json:
         rows = [{"message": message, "hint": hint} for message, hint in problems]
-        print_line(json.dumps({"facts": facts, "problems": rows}, ensure_ascii=False))
+        print_json({"facts": facts, "problems": rows}, indent=None)
     else:
         print_facts(list(facts.items()))
     for message, hint in problems:
@@ -80,14 +82,6 @@ def _engine_facts(problems: list[Problem]) -> dict[str, str]:
         message = f"llama-cpp-python {facts['llama-cpp-python']} is not tested with this release"
         problems.append((message, f"install the tested version with `pip install {tested}`"))
     return facts
-
-
-def _machine_facts() -> dict[str, str]:
-    memory = hardware.available_memory()
-    return {
-        "cores": f"{hardware.usable_cores()} usable (physical), {os.cpu_count()} logical",
-        "memory": f"{memory // _MIB} MiB available" if memory else "unknown",
-    }
 
 
 def _folder_facts(problems: list[Problem]) -> dict[str, str]:

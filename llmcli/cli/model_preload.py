@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,16 +34,13 @@ class ModelPreload:
     def _load(self) -> None:
         from llmcli.engine.llama.model import Model
 
-        try:
+        with suppress(LlmcliError):  # the load of the command itself reports it
             self._model = Model.load(self.parts, 0, quiet=True)
-        except LlmcliError:
-            self._model = None  # the load of the command itself reports it
 
     def wait(self) -> "Model | None":
         """The loaded model, which the caller must close; None when the load failed."""
         self._thread.join()
-        model, self._model = self._model, None
-        return model
+        return self._model
 
 
 _current: ModelPreload | None = None
@@ -55,17 +53,23 @@ def start(arguments: Sequence[str]) -> None:
         return
     if arguments[0] == "chat" and sys.stdin and sys.stdin.isatty():
         return  # the prompt appears first, and the model loads while the user types
+    from llmcli.engine.llama import hardware
+
     try:
         parts = _safe_parts(_guess(arguments))
-        _current = ModelPreload(parts) if parts and _on_cpu() else None
+        if parts and not hardware.has_gpu():  # the number of GPU layers depends on the header and the settings
+            _current = ModelPreload(parts)
     except (LlmcliError, OSError):
         return  # the command itself meets the same error, and reports it
 
 
 def claim(parts: Sequence[Path]) -> "Model | None":
-    """The model at `parts`, if that is the one that was preloaded."""
-    model = _current.wait() if _current else None
-    if model and _current and tuple(parts) != _current.parts:
+    """The model at `parts`, if that is the one that was preloaded; any other one is freed."""
+    global _current
+    preload = _current
+    model = preload.wait() if preload else None  # after a Ctrl-C here, `cancel` waits for it
+    _current = None
+    if preload and model and preload.parts != tuple(parts):
         model.close()
         return None
     return model
@@ -73,11 +77,7 @@ def claim(parts: Sequence[Path]) -> "Model | None":
 
 def cancel() -> None:
     """Free a model that was not used, so that no thread is inside llama.cpp when the program ends."""
-    global _current
-    model = _current.wait() if _current else None
-    _current = None
-    if model:
-        model.close()
+    claim(())
 
 
 def _shows_engine_log(arguments: Sequence[str]) -> bool:
@@ -129,10 +129,3 @@ def _safe_parts(reference: str) -> Sequence[Path]:
     from llmcli.models.file_records import is_safe
 
     return file.parts if is_safe(file, cache_dir(), bindings_version()) else ()
-
-
-def _on_cpu() -> bool:
-    """Whether this is a CPU build; the number of GPU layers depends on the header and the settings."""
-    from llmcli.engine.llama import hardware
-
-    return not hardware.has_gpu()

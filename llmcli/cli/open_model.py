@@ -12,9 +12,10 @@ from llmcli.inference.engine import Engine
 from llmcli.inference.local import LocalEngine, subscribe_log
 from llmcli.inference.resolved_model import ResolvedModel, resolve_model
 from llmcli.models.locations import ModelNotDownloadedError, model_locations
-from llmcli.params.settings import ResolvedSettings, Settings, fields
+from llmcli.params.settings import ResolvedSettings, Settings, format_setting
 from llmcli.text import ellipsize
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.interrupt import interruptible, time_limit
 from llmcli.ui.terminal.progress import Downloads, ProgressLine
 
 _LARGE = 1 << 30  # bytes; the check of a smaller file is too fast for a message
@@ -33,21 +34,37 @@ def find_model(settings: Settings) -> ResolvedModel:
 
 @contextmanager
 def open_model(
-    target: ResolvedModel, settings: Settings, abort: Cancellation, status: ProgressLine
-) -> Iterator[LocalEngine]:
-    """Load the model for the time of the block.
+    target: ResolvedModel, settings: Settings, status: ProgressLine, timeout: float = 0.0
+) -> Iterator[tuple[LocalEngine, Cancellation]]:
+    """Load the model for a block that Ctrl-C or `timeout` (seconds, 0 = none) stops; print its notes at the end.
+
+    Yields the model, and what stops its answers.
 
     Raises:
         TimeLimitError: the time limit passed while it was loading.
         KeyboardInterrupt: the user interrupted it.
     """
+    cancellation = Cancellation()
+    with interruptible(cancellation), time_limit(cancellation, timeout):
+        engine = _load(target, settings, cancellation, status)
+        print_model_facts(engine)
+        try:
+            yield engine, cancellation
+        finally:
+            engine.close()
+    for note in target.notes:
+        console.warn(note)
+
+
+def _load(target: ResolvedModel, settings: Settings, abort: Cancellation, status: ProgressLine) -> LocalEngine:
     if console.engine_log:
         subscribe_log(console.detail)
+    start = perf_counter()
     try:
-        start = perf_counter()
         preloaded = model_preload.claim(target.file.parts)
         local = LocalEngine(target, settings, abort, status.loading, preloaded)
         local.waited_ms = (perf_counter() - start) * 1e3
+        return local
     except KeyboardInterrupt:
         if abort.is_set() and abort.reason == "timeout":
             raise TimeLimitError(
@@ -56,11 +73,6 @@ def open_model(
         raise
     finally:
         status.clear()
-    print_model_facts(local)
-    try:
-        yield local
-    finally:
-        local.close()
 
 
 def print_settings(resolved: ResolvedSettings) -> None:
@@ -71,8 +83,7 @@ def print_settings(resolved: ResolvedSettings) -> None:
     console.detail(f"configuration file: {file}{'' if file.exists() else ' (not present)'}")
     for key, origin in resolved.origins.items():
         if origin != "default":
-            value = fields()[key].format(getattr(resolved.settings, key)) or "none"
-            console.detail(f"{key} = {ellipsize(value, 60)} (from {origin})")
+            console.detail(f"{key} = {ellipsize(format_setting(resolved.settings, key), 60)} (from {origin})")
 
 
 def print_model_facts(engine: Engine) -> None:

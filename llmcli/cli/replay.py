@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.cli.options import complete_session, with_settings
+from llmcli.cli.completion import complete_session
+from llmcli.cli.options import with_settings
+from llmcli.cli.stdin import piped_stdin
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import DiskError, ExitStatus, ModelNotFoundError, UsageError
 from llmcli.files import read_text
@@ -16,8 +18,7 @@ from llmcli.params.model import HubParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, Settings
 from llmcli.text import plural
-from llmcli.ui.terminal.console import can_redraw, console, is_terminal
-from llmcli.ui.terminal.interrupt import interruptible
+from llmcli.ui.terminal.console import can_redraw, console
 from llmcli.ui.terminal.output import AnswerWriter, print_line, stream_answer
 from llmcli.ui.terminal.progress import ProgressLine
 
@@ -59,18 +60,15 @@ def replay(
     recorded = _recorded(what, line, policy_file)
     from llmcli.chat.replay import replay_settings
     from llmcli.cli.open_model import open_model
-    from llmcli.engine.events import Cancellation
 
     current = resolve_settings(flags)
     settings = [replay_settings(one, flags.values.get("model"), current) for one in recorded]
-    target, abort, status = _find(settings[0], "model" in flags.values), Cancellation(), ProgressLine()
-    with interruptible(abort), open_model(target, settings[0], abort, status) as local:
-        local.identify(status.identifying, abort)
+    target, status = _find(settings[0], "model" in flags.values), ProgressLine()
+    with open_model(target, settings[0], status) as (local, cancellation):
+        local.identify(status.identifying, cancellation)
         status.clear()
         run = _replay_batch if recorded[0].label else _replay_one
-        replays = run(local, recorded, settings, abort, status, as_json)
-    for note in target.notes:
-        console.warn(note)
+        replays = run(local, recorded, settings, cancellation, status, as_json)
     if any(one.stopped for one in replays):
         console.note("stopped: the replay is not complete")
         return ExitStatus.INTERRUPTED
@@ -161,12 +159,8 @@ def _output(name: str, line: int | None) -> tuple[str, str]:
 
 
 def _stdin() -> str:
-    if sys.stdin is None or is_terminal(sys.stdin):
-        raise UsageError("stdin is empty", "pipe in the output of `llmcli generate --json`, or give a file")
-    try:
-        data = sys.stdin.buffer.read(_LARGEST + 1)
-    except OSError as error:
-        raise DiskError(f"cannot read stdin: {error.strerror}") from None
+    with piped_stdin("pipe in the output of `llmcli generate --json`, or give a file") as stdin:
+        data = stdin.read(_LARGEST + 1)
     if len(data) > _LARGEST:
         raise DiskError(f"stdin is larger than {_LARGEST >> 20} MiB", "give one output")
     return data.decode("utf-8-sig", "replace")

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from llmcli.cli.generate import read_stdin
 from llmcli.cli.options import with_settings
+from llmcli.cli.stdin import read_stdin
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.params.settings import Layer
@@ -31,10 +31,7 @@ def tokenize(
         bool, typer.Option("--bos/--no-bos", help="Add the BOS and EOS tokens that the model expects.")
     ] = False,
 ) -> int:
-    """Show the tokens of TEXT, or of stdin.
-
-    Each line has one token: its id and its text.
-    """
+    """Show the tokens of TEXT, or of stdin."""
     if as_json + ids + count > 1:
         raise UsageError("--json, --ids and --count cannot be used together", "remove all but one of them")
     if text is None and is_terminal(sys.stdin):

@@ -2,16 +2,16 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llmcli.cli.options import Force, output_path
+from llmcli.cli.stdin import piped_stdin
 from llmcli.engine.events import Measure, TokenTrace
-from llmcli.errors import DiskError, ExitStatus, UsageError
-from llmcli.ui.terminal.console import console, is_terminal
+from llmcli.errors import ExitStatus, UsageError
+from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_line, print_text
 
 app = typer.Typer(help="Show and plot traces of answers.", no_args_is_help=True, rich_markup_mode=None)
@@ -67,6 +67,8 @@ def plot_trace(
     from llmcli.ui.export_file import write
 
     target = None if output == "-" else output_path(output, force)
+    if target and target.suffix.lower() not in ("", ".svg"):
+        raise UsageError(f"unknown format of a plot: {target.name!r}", "use a name that ends in .svg")
     picture = plot_svg(_read(file), "trace" if file == "-" else Path(file).name)
     if target:
         write(picture, target)
@@ -95,9 +97,5 @@ def _read_stdin(notes: list[str]) -> list[TokenTrace]:
     from llmcli.files import lines_of
     from llmcli.inference.trace_file import parse_trace
 
-    if sys.stdin is None or is_terminal(sys.stdin):
-        raise UsageError("stdin is empty", "pipe in a trace, or give a file")
-    try:
-        return parse_trace(lines_of(sys.stdin.buffer), "stdin", notes)
-    except OSError as error:
-        raise DiskError(f"cannot read stdin: {error.strerror}") from None
+    with piped_stdin("pipe in a trace, or give a file") as stdin:
+        return parse_trace(lines_of(stdin), "stdin", notes)

@@ -1,6 +1,6 @@
 """The Typer app, made from the table of commands."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -8,7 +8,7 @@ import typer
 
 from llmcli import __version__
 from llmcli.cli.front_page import Row, examples, root_help, section, wrapped
-from llmcli.cli.help_texts import ABOUT, COMMANDS, COMMON, EXAMPLES, PROGRAM, START, WITH_STATUSES
+from llmcli.cli.help_texts import ABOUT, COMMANDS, EXAMPLES, PROGRAM
 from llmcli.params import param
 from llmcli.ui.terminal.output import print_line
 
@@ -46,7 +46,18 @@ class _HelpMixin:
     def __init__(self, *args: Any, **details: Any) -> None:
         super().__init__(*args, **details)
         self.params: list[Any]
-        self.params.append(_help_all_option())
+        self.params.append(
+            typer.core.TyperOption(
+                param_decls=["--help-all"],
+                type=bool,
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                default=False,
+                callback=_show_all,
+                help="Show all options and exit.",
+            )
+        )
 
     def get_help(self, ctx: Any) -> str:
         """The text of `--help`."""
@@ -70,12 +81,6 @@ class HelpGroup(_HelpMixin, typer.core.TyperGroup):
     """A group of commands whose `--help` shows each command's whole sentence."""
 
 
-def help_page(ctx: Any, everything: bool) -> str:
-    """The text of `--help`, or with `everything` of `--help-all`, of the command of this context."""
-    write = _group_help if isinstance(ctx.command, HelpGroup) else _command_help
-    return write(ctx.command, ctx, everything)
-
-
 def _show_version(wanted: bool) -> None:
     if wanted:
         from llmcli.cli.doctor import version_lines
@@ -95,55 +100,44 @@ def _root(
     """Run language models on this machine."""
 
 
-def _help_all_option() -> Any:
-    def show(ctx: Any, _option: Any, wanted: bool) -> None:
-        if not wanted or ctx.resilient_parsing:
-            return
+def _show_all(ctx: Any, _option: Any, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
         print_line(help_page(ctx, everything=True))
         raise typer.Exit
 
-    return typer.core.TyperOption(
-        param_decls=["--help-all"],
-        type=bool,
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        default=False,
-        callback=show,
-        help="Show all options and exit.",
-    )
 
+def help_page(ctx: Any, everything: bool) -> str:
+    """The text of `--help`, or with `everything` of `--help-all`, of the command or group of this context.
 
-def _command_help(command: Any, ctx: Any, everything: bool) -> str:
-    """The help of a command: usage, sentence, examples, arguments, options (the common ones or all of them)."""
-    path = ctx.command_path.removeprefix(PROGRAM).strip()
+    Usage, sentence, examples, commands, arguments, options: the common ones, those of a group not at all, or all.
+    """
+    command, is_group = ctx.command, isinstance(ctx.command, HelpGroup)
+    path = ctx.command_path.removeprefix(PROGRAM).strip()  # as in `models pull`
+    if not path and not everything:
+        return root_help()
+    entry = COMMANDS.get(path)
     parameters = [one for one in command.get_params(ctx) if not getattr(one, "hidden", False)]
     arguments = [(one.make_metavar(ctx), one.help or "") for one in parameters if one.param_type_name == "argument"]
     options = [one for one in parameters if one.param_type_name == "option"]
-    shown = options if everything else _common(path, options)
-    parts = [_usage(command, ctx), *_sentences(command, everything)]
-    parts += [*examples("Examples", EXAMPLES.get(path, "")), *section("Arguments", arguments)]
-    for heading, group in _under_headings(shown, everything):
-        parts += section(heading, [_option_row(option, ctx, everything) for option in group])
-    if path in WITH_STATUSES:
+    usage = " ".join(piece.strip("{}") for piece in command.collect_usage_pieces(ctx))
+    parts = [wrapped(f"Usage: {ctx.command_path} {usage}"), *_sentences(command, everything)]
+    parts += examples("Examples", EXAMPLES.get(path, ""))
+    if is_group:
+        parts += section("Commands", list(_commands(command, "", everything)))
+    parts += section("Arguments", arguments)
+    common = [] if is_group else _common(entry.common if entry else (), options)
+    rows: dict[str, list[Row]] = {}
+    for option in options if everything else common:
+        heading = getattr(option, "rich_help_panel", None) if everything else None
+        rows.setdefault(heading or "Options", []).append(_option_row(option, ctx, everything))
+    for heading, group in rows.items():
+        parts += section(heading, group)
+    if entry and entry.shows_statuses:
         parts += _statuses(everything)
-    if not everything:
+    if is_group:
+        parts.append(wrapped(f"{ctx.command_path} COMMAND --help shows the examples and options of a command."))
+    elif not everything:
         parts.append(wrapped(f"{ctx.command_path} --help-all shows all {len(options)} options."))
-    return "\n\n".join(parts)
-
-
-def _group_help(group: Any, ctx: Any, everything: bool) -> str:
-    """The help of a group: usage, sentence, examples and its commands (with `everything`, theirs too)."""
-    path = ctx.command_path.removeprefix(PROGRAM).strip()
-    if not path and not everything:
-        return root_help()
-    rows = list(_commands(group, "", everything))
-    parts = [_usage(group, ctx), *_sentences(group, everything)]
-    parts += [*examples("Examples", EXAMPLES.get(path, START)), *section("Commands", rows)]
-    options = [one for one in group.get_params(ctx) if one.param_type_name == "option"]
-    if everything:
-        parts += section("Options", [_option_row(option, ctx, everything) for option in options])
-    parts.append(wrapped(f"{ctx.command_path} COMMAND --help shows the examples and options of a command."))
     return "\n\n".join(parts)
 
 
@@ -163,33 +157,18 @@ def _commands(group: Any, prefix: str, everything: bool) -> Iterator[Row]:
             yield from _commands(command, f"{prefix}{name} ", everything)
 
 
-def _usage(command: Any, ctx: Any) -> str:
-    pieces = [piece.strip("{}") for piece in command.collect_usage_pieces(ctx)]
-    return wrapped(f"Usage: {ctx.command_path} {' '.join(pieces)}")
-
-
 def _sentences(command: Any, everything: bool) -> list[str]:
     if not everything:
         return [wrapped(_first_sentence(command.help), "  ")]
     return [wrapped(" ".join(part.split()), "  ") for part in (command.help or "").strip().split("\n\n")]
 
 
-def _common(path: str, options: Sequence[Any]) -> list[Any]:
-    """The options to show first, in the order of the page; without a page, all but those of every command."""
-    names = COMMON.get(path)
-    if names is None:
+def _common(names: Sequence[str], options: Sequence[Any]) -> list[Any]:
+    """The options with these names, in this order; without names, all but those of every command."""
+    if not names:
         return [one for one in options if not {"--help", "--help-all", "--quiet", "--verbose", "--debug"} & {*one.opts}]
     by_flag = {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}
-    return [by_flag[name] for name in names if name in by_flag]
-
-
-def _under_headings(options: Iterable[Any], everything: bool) -> Iterator[tuple[str, list[Any]]]:
-    """The options by heading, in the order in which the headings first appear."""
-    groups: dict[str, list[Any]] = {}
-    for option in options:
-        heading = getattr(option, "rich_help_panel", None) if everything else None
-        groups.setdefault(heading or "Options", []).append(option)
-    yield from groups.items()
+    return [by_flag[name] for name in names]
 
 
 def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
@@ -203,11 +182,11 @@ def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
     if option.secondary_opts:
         label += "/" + option.secondary_opts[0]
     if not option.is_flag and not option.count:
-        label += " " + _metavar(option, ctx)
+        is_number = option.metavar is None and hasattr(option.type, "min")
+        label += " N" if is_number else " " + option.make_metavar(ctx).strip("<>")
     if "--help" in option.opts:
-        return label, "Show this help and exit." if isinstance(
-            ctx.command, HelpGroup
-        ) else "Show the most common options and exit."
+        is_group = isinstance(ctx.command, HelpGroup)
+        return label, "Show this help and exit." if is_group else "Show the most common options and exit."
     facts = _facts(option)
     text = f"{option.help or ''} [{', '.join(facts)}]" if facts else option.help or ""
     return label, text if everything else _short_help(text)
@@ -219,12 +198,6 @@ def _short_help(text: str) -> str:
         return _first_sentence(text)
     text, bracket, facts = text.rpartition(" [")
     return _first_sentence(text) + bracket + facts
-
-
-def _metavar(option: Any, ctx: Any) -> str:
-    if option.metavar is None and hasattr(option.type, "min"):
-        return "N"
-    return str(option.make_metavar(ctx).strip("<>"))
 
 
 def _facts(option: Any) -> list[str]:

@@ -88,6 +88,11 @@ def to_datum(field: Field, value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else field.format(value)
 
 
+def format_setting(settings: Settings, key: str) -> str:
+    """The value of a setting as a user types it; `none` without one."""
+    return fields()[key].format(getattr(settings, key)) or "none"
+
+
 @dataclass(frozen=True)
 class Layer:
     """Typed values by key, and the name of their source for users: `config`, `flag`, ..."""

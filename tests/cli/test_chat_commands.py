@@ -134,7 +134,7 @@ def test_a_wrong_argument_is_one_error_with_a_hint(run: Run, with_tiny: Path) ->
         "/set file x": "file cannot be set in a running chat",
         "/tmp 3": "unknown command '/tmp' -> did you mean '/temp'?",
         "/hlep": "unknown command '/hlep' -> did you mean '/help'?",
-        "/help hlep": "unknown command '/hlep' -> did you mean '/help'?",
+        "/help hlep": "the help does not contain 'hlep' -> did you mean '/help'? see /help all",
         "/xyzzyxyzzy": "unknown command '/xyzzyxyzzy' -> see /help",
         "/logprobs": "unknown command '/logprobs' -> use /why or /tokens",
         "/dynatemp 0.3..1.3": "unknown command '/dynatemp' -> use /temp",

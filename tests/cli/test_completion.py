@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.cli.options import complete_character, complete_model
+from llmcli.cli.completion import complete_character, complete_model
 from llmcli.files import config_dir
 from tests.conftest import Run
 
@@ -38,3 +38,13 @@ def test_each_candidate_is_one_line_for_the_shell(inside: Run) -> None:
     lines = inside(env=variables).text.splitlines()
     assert len(lines) >= 4
     assert all("\t" in line for line in lines)
+
+
+@pytest.mark.parametrize("option", ["--install-completion", "--show-completion"])
+def test_the_completion_of_another_shell_is_refused(inside: Run, option: str) -> None:
+    ran = inside(option, "nosuch")
+    assert (ran.status, ran.text) == (2, "")
+    assert (
+        ran.stderr
+        == f"error: unexpected extra argument 'nosuch'\n  hint: remove it: {option} is for the current shell\n"
+    )

@@ -81,6 +81,21 @@ def test_unused_preload_is_freed(with_starter: Path, loads: list[Loaded]) -> Non
     assert [model.closed for model in loads] == [True]
 
 
+def test_ctrl_c_while_a_command_waits_leaves_no_preload(
+    with_starter: Path, loads: list[Loaded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press(_preload: object) -> None:
+        raise KeyboardInterrupt
+
+    model_preload.start(["generate", "hi"])
+    with monkeypatch.context() as patch:
+        patch.setattr(model_preload.ModelPreload, "wait", press)
+        with pytest.raises(KeyboardInterrupt):
+            model_preload.claim([with_starter])
+    model_preload.cancel()
+    assert [model.closed for model in loads] == [True]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

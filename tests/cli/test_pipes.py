@@ -151,8 +151,8 @@ def test_no_stdin_and_a_dash_cannot_be_used_together() -> None:
 def test_a_silent_pipe_gets_a_note_with_a_remedy(prompt: str, hint: bytes) -> None:
     code = f"""
 import sys
-from llmcli.cli import app, generate
-generate._PATIENCE = 0.1
+from llmcli.cli import app, stdin
+stdin._PATIENCE = 0.1
 sys.argv = ["llmcli", "generate", {prompt!r}, "--raw", "--show-prompt"]
 app.main()
 """

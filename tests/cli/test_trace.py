@@ -148,6 +148,13 @@ def test_a_plot_is_written_once_and_replaced_on_demand(
         trace.plot_trace(file, str(tmp_path / "no folder" / "out.svg"))
 
 
+def test_a_plot_is_refused_under_a_suffix_that_is_not_svg(file: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"unknown format of a plot: 'out.png'"):
+        trace.plot_trace(file, str(tmp_path / "out.png"))
+    assert not (tmp_path / "out.png").exists()
+    assert trace.plot_trace(file, str(tmp_path / "OUT.SVG")) == trace.plot_trace(file, str(tmp_path / "out"))
+
+
 def test_input_that_is_not_a_trace_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="contains no tokens"):
         trace.show_trace(written(tmp_path / "empty.jsonl", []))

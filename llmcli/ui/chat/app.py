@@ -11,11 +11,11 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError
-from llmcli.params.settings import Settings, ineffective_settings
+from llmcli.params.settings import Settings
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys, display
 from llmcli.ui.chat.context_overflow import resolve_overflow
 from llmcli.ui.terminal.console import console, wrapped
-from llmcli.ui.terminal.output import print_line, to_stderr, warn_slow, write_trace
+from llmcli.ui.terminal.output import print_line, to_stderr, warn_ineffective, warn_slow, write_trace
 
 if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
@@ -62,7 +62,7 @@ class ChatApp:
         # A token, and the candidates shown for it.
         self.listed_candidates: tuple[int, Sequence[tuple[str, str]]] | None = None
         self._greeted: Engine | None = None
-        self._warned: set[tuple[str, str]] = set()  # settings without effect, and why
+        self._warned: set[str] = set()  # settings without effect, and why
 
     @property
     def session(self) -> Session:
@@ -159,7 +159,7 @@ class ChatApp:
         busy_screen = BusyScreen(self.controller.settings, self.live)
         last_turn = self.turn
         self.turn = turn = self.controller.answer(path, extra, begun, busy_screen.spinner.reading)
-        self._warn(turn)
+        warn_ineffective(turn.resolved, self._warned)
         if self.live:
             print_line("")  # between question and answer
         temperature_keys = TemperatureKeys(turn)
@@ -195,13 +195,6 @@ class ChatApp:
             console.note(f"cut off: {why}" + (on if reached else ""))
         if not turn.answer.record.is_complete:
             console.warn("the answer ended before it matched the grammar")
-
-    def _warn(self, turn: "Turn") -> None:
-        """Warn once for each setting without effect and each reason."""
-        for key, reason in ineffective_settings(turn.resolved.settings, turn.resolved.origins).items():
-            if (key, reason) not in self._warned:
-                self._warned.add((key, reason))
-                console.warn(f"{key} (from {turn.resolved.origins[key]}) has no effect: {reason}")
 
     def render(self, text: str) -> None:
         """Show an earlier answer as it was shown first."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
 
 from llmcli.chat.attachments import attach, find_mentions
 from llmcli.chat.conversation import Message
@@ -10,26 +10,24 @@ from llmcli.errors import UsageError
 from llmcli.inference.comparison import Variant, variants_of
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import find
+from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.context_overflow import resolve_overflow
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.registry import COMPARE, command
+from llmcli.ui.commands.completion import complete_assignments, matching
+from llmcli.ui.commands.messages import parse_number, path_to_question
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import stoppable
 from llmcli.ui.terminal.output import to_stderr
 from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
-if TYPE_CHECKING:  # these import the engine, which is slow
-    from llmcli.ui.chat.app import ChatApp
-
 _LAST_PAIR = re.compile(r"""(?:^|\s)([A-Za-z][\w-]*)=("[^"]*"|'[^']*'|\S+)\s*$""")  # KEY=VALUE at the end of a text
 _EXAMPLE_HINT = "try /compare Why is the sky blue? temp=0.2,0.8"
 _COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the old name
+command = partial(registry.Command, heading="Compare")
 
 
 @command(
-    "compare",
-    heading=COMPARE,
-    usage="[QUESTION] KEY=V1,V2 … [answers=K]",
+    "compare [QUESTION] KEY=V1,V2 … [answers=K]",
     help="Answer with several settings side by side.",
     detail="Without QUESTION, the model answers the last one again. With several KEYs, each combination is compared. "
     "answers=K generates K answers for each, with different seeds. Use ; between values that contain a comma. "
@@ -39,21 +37,25 @@ _COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the ol
         "/compare answers=3",
         "/compare Why is the sky blue? temp=0.2,0.8 answers=2",
     ),
-    complete=registry.complete_assignments,
-    everyday=True,
+    complete=complete_assignments,
 )
-def compare(chat: "ChatApp", argument: str) -> None:
-    """Generate several answers to one question, side by side."""
+def compare(chat: ChatApp, argument: str) -> None:
     question, specs, n_seeds = split_arguments(argument)
     seed = chat.controller.settings.seed
     seed = random_seed() if seed is None else seed
     variants = variants_of(specs, seed, n_seeds, chat.controller.parse)
     if not chat.wait_for_model():
         return
-    draft = _draft(chat, question) if question else None
-    path = resolve_overflow(chat.controller, chat.live, chat.path() if draft else _path_to_question(chat), draft=draft)
-    if path is not None:
-        _compare(chat, path, draft is not None, variants, seed)
+    path, draft = path_to_question(chat), None
+    if question:
+        files = [attach(name) for name in find_mentions(question)]
+        draft = chat.session.conversation.draft("user", question, attachments=(*chat.pending, *files))
+        path = chat.path()
+    elif not path:
+        raise UsageError("no question to answer", _EXAMPLE_HINT)
+    fitting = resolve_overflow(chat.controller, chat.live, path, draft=draft)
+    if fitting is not None:
+        _compare(chat, fitting, draft is not None, variants, seed)
 
 
 def split_arguments(argument: str) -> tuple[str, list[str], int]:
@@ -72,10 +74,10 @@ def split_arguments(argument: str) -> tuple[str, list[str], int]:
         text = text[1:-1] if text[0] in "\"'" and text[-1] == text[0] else text
         if name not in _COUNTS:
             specs.insert(0, f"{name}={text}")
-        elif not text.isdecimal() or int(text[:4]) < 1:
-            raise UsageError(f"{name} must be an integer of at least 1, got '{text}'", "try answers=2")
+        elif number := parse_number(text):
+            n_seeds = number
         else:
-            n_seeds = int(text[:4])
+            raise UsageError(f"{name} must be an integer of at least 1, got '{text}'", "try answers=2")
     return argument, specs, n_seeds
 
 
@@ -89,21 +91,7 @@ def _is_setting(name: str, text: str) -> bool:
         return False
 
 
-def _draft(chat: "ChatApp", question: str) -> Message:
-    files = [attach(name) for name in find_mentions(question)]
-    return chat.session.conversation.draft("user", question, attachments=(*chat.pending, *files))
-
-
-def _path_to_question(chat: "ChatApp") -> list[Message]:
-    """The path to the last question."""
-    path = chat.path()
-    path = path[:-1] if path and path[-1].role == "assistant" else path
-    if not path or path[-1].role != "user":
-        raise UsageError("no question to answer", _EXAMPLE_HINT)
-    return path
-
-
-def _compare(chat: "ChatApp", path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int) -> None:
+def _compare(chat: ChatApp, path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int) -> None:
     """Generate the answers, show them and their statistics, and save them for /keep."""
     from llmcli.chat.compare import CompareSession
     from llmcli.ui import comparison as screen
@@ -128,29 +116,26 @@ def _compare(chat: "ChatApp", path: Sequence[Message], new: bool, variants: Sequ
     console.note("/keep N continues with one of them; none is part of the conversation yet")
 
 
-def _answer_numbers(chat: "ChatApp", start: str) -> list[tuple[str, str]]:
+def _answer_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
     compared = chat.compare_session.comparison.results if chat.compare_session else []
-    numbered = [(str(number), one.variant.label) for number, one in enumerate(compared, 1)]
-    return [(number, label) for number, label in numbered if number.startswith(start)]
+    return matching(((str(number), one.variant.label) for number, one in enumerate(compared, 1)), start)
 
 
 @command(
-    "keep",
-    heading=COMPARE,
-    usage="N",
+    "keep N",
     help="Continue with answer N of the last comparison.",
     detail="It follows its question, in a new branch.",
     examples=("/keep 2", "/keep 1, then /continue", "/compare answers=3, then /keep 3"),
     complete=_answer_numbers,
 )
-def keep(chat: "ChatApp", argument: str) -> None:
-    """Add an answer of the last comparison to the conversation."""
+def keep(chat: ChatApp, argument: str) -> None:
     compare_session = chat.compare_session
     if not compare_session or compare_session.session is not chat.session:
         raise UsageError("no comparison yet", _EXAMPLE_HINT)
-    if not argument.isdecimal():
+    number = parse_number(argument)
+    if number is None:
         raise UsageError("/keep takes the number of an answer", "try /keep 2")
-    chat.turn = compare_session.keep(int(argument[:4]))
+    chat.turn = compare_session.keep(number)
     chat.pending = [one for one in chat.pending if one not in compare_session.question.attachments]
-    label = compare_session.comparison.results[int(argument[:4]) - 1].variant.label
-    console.note(f"kept answer {int(argument[:4])} ({label}): the conversation continues from it")
+    label = compare_session.comparison.results[number - 1].variant.label
+    console.note(f"kept answer {number} ({label}): the conversation continues from it")

@@ -1,20 +1,18 @@
-"""Commands that show and free the context, and the figures of the last answer."""
+"""Commands that show what fills the context, and free it."""
 
 import shutil
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from functools import partial
 
 from llmcli.chat.conversation import SPEAKER_NAMES
 from llmcli.errors import UsageError
 from llmcli.inference.request import system_text
-from llmcli.text import ellipsize, plural
+from llmcli.text import ellipsize
+from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.context_overflow import compact_now
-from llmcli.ui.commands.registry import CONTEXT, INSPECT, command
+from llmcli.ui.commands import registry
+from llmcli.ui.commands.messages import parse_number
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.table import print_facts, print_rows
-
-if TYPE_CHECKING:
-    from llmcli.ui.chat.app import ChatApp
+from llmcli.ui.terminal.table import print_rows
 
 _FULL, _EMPTY = "█", "·"
 _WIDEST = 60  # columns of the bar
@@ -24,17 +22,16 @@ _OVERFLOW = {  # what happens at the next message
     "oldest": "the oldest turns are dropped",
     "compact": "the oldest turns are summarized",
 }
+command = partial(registry.Command, heading="Context")
 
 
 @command(
     "context",
-    heading=CONTEXT,
     help="Show what fills the context, message by message.",
     detail="The table has a row for each message, with its number of tokens.",
     examples=("/context", "/compact, then /context", "/n_ctx 8192, then /context"),
 )
-def context(chat: "ChatApp", _argument: str) -> None:
-    """Print a bar and a table of the tokens in the context."""
+def context(chat: ChatApp, _argument: str) -> None:
     local = chat.wait_for_model()
     if not local:
         return
@@ -77,49 +74,14 @@ def _bar(parts: list[int], n_ctx: int) -> str:
 
 
 @command(
-    "compact",
-    heading=CONTEXT,
-    usage="[N]",
+    "compact [N]",
     help="Free context: summarize the oldest turns.",
     detail="The model writes the summary, and you see it before it is used. The last N turns (default 2) stay.",
     examples=("/compact", "/compact 4", "/compact, then /context"),
 )
-def compact(chat: "ChatApp", argument: str) -> None:
-    """Replace the oldest turns by a summary, in a new branch."""
-    if argument and not argument.isdecimal():
+def compact(chat: ChatApp, argument: str) -> None:
+    number = parse_number(argument)
+    if argument and number is None:
         raise UsageError(f"/compact takes the number of turns to keep, got '{argument}'", "try /compact 2")
     if chat.wait_for_model():
-        compact_now(chat.controller, chat.live, chat.path(), int(argument) if argument else None)
-
-
-@command(
-    "stats",
-    heading=INSPECT,
-    help="Show token counts and speed of the last answer.",
-    detail="It also shows the time to the first token, the finish reason and the seed.",
-    examples=("/stats", "/retry, then /stats", "/model starter, then /retry, then /stats"),
-)
-def stats(chat: "ChatApp", _argument: str) -> None:
-    """Print the figures of the last answer."""
-    path = chat.path()
-    answers = [message for message in chat.session.conversation.messages.values() if message.timings]
-    last = next((message for message in reversed(path) if message.timings), None)
-    if not last:
-        console.note("no answer yet")
-        return
-    t = last.timings
-    n_total = int(sum(message.timings.get("predicted_n", 0) for message in answers))
-    facts = [
-        ("prompt", f"{_tokens(t, 'prompt_n')} evaluated, {t.get('prompt_per_second', 0):.1f} tokens/s"),
-        ("answer", f"{_tokens(t, 'predicted_n')}, {t.get('predicted_per_second', 0):.1f} tokens/s"),
-        ("first token", f"{t.get('ttft_ms', 0) / 1e3:.2f} s"),
-        ("end", last.finish_reason),
-        ("seed", str(last.params.get("seed", ""))),
-        ("model", last.model),
-        ("session", f"{plural(len(answers), 'answer')}, {plural(n_total, 'token')}"),
-    ]
-    print_facts(facts)
-
-
-def _tokens(timings: Mapping[str, float], key: str) -> str:
-    return plural(int(timings.get(key, 0)), "token")
+        compact_now(chat.controller, chat.live, chat.path(), number)

@@ -1,33 +1,59 @@
-"""Commands for files, clipboard and editor."""
+"""Commands that read and write files, the clipboard, and the user's editor."""
 
+import os
 import shlex
 import sys
-from typing import TYPE_CHECKING
+from functools import partial
+from pathlib import Path
 
 from llmcli.chat.attachments import Attachment, attach, expand
+from llmcli.chat.export import format_of
 from llmcli.errors import UsageError
+from llmcli.inference.request import system_text
 from llmcli.text import plural
+from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
+from llmcli.ui.commands.completion import complete_paths
 from llmcli.ui.commands.messages import parse_message_number
-from llmcli.ui.commands.registry import FILES, command
+from llmcli.ui.terminal import clipboard
+from llmcli.ui.terminal.ask import confirm, edit
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.output import print_drawn
 
-if TYPE_CHECKING:
-    from llmcli.ui.chat.app import ChatApp
+command = partial(registry.Command, heading="Files")
 
 
 @command(
-    "file",
-    heading=FILES,
-    usage="PATH …",
+    "export FILE",
+    help="Write the conversation to a file.",
+    detail="Its ending selects the format: .md (Markdown), .txt, .json, .html (a page for a browser) or "
+    ".svg (a picture).",
+    examples=("/export talk.md", "/export talk.html", "/export talk.svg"),
+    complete=complete_paths,
+)
+def export(chat: ChatApp, argument: str) -> None:
+    from llmcli.ui.export_file import document, write  # imports rich
+
+    if not argument:
+        raise UsageError("/export needs a file name", "try /export talk.md")
+    path = Path(os.path.expanduser(argument.strip('"')))
+    form = format_of(path)
+    if not chat.path():
+        raise UsageError("the conversation is empty: nothing to export", "send a message first")
+    if os.path.exists(path) and not (chat.live and confirm(f"{path} already exists. Replace it?", False)):
+        raise UsageError(f"{path} already exists", "choose another name")
+    write(document(chat.path(), chat.session.name, system_text(chat.controller.settings), form), path)
+    console.note(f"exported to {os.path.abspath(path)}")
+
+
+@command(
+    "file PATH …",
     help="Attach files to the next message.",
     detail="@PATH in a message does the same. Patterns such as *.py work too. `none` removes the attached files.",
     examples=("/file notes.txt", "/file src/*.py", "/file none"),
-    complete=registry.complete_paths,
-    everyday=True,
+    complete=complete_paths,
 )
-def file(chat: "ChatApp", argument: str) -> None:
-    """Attach files to the next message, or remove them."""
+def file(chat: ChatApp, argument: str) -> None:
     if argument == "none":
         chat.pending = []
         console.note("no files are attached to the next message")
@@ -44,20 +70,12 @@ def file(chat: "ChatApp", argument: str) -> None:
 
 
 @command(
-    "copy",
-    heading=FILES,
-    usage="[code|N]",
+    "copy [code|N]",
     help="Copy the last answer to the clipboard.",
     detail="`code` copies its last code block only, N the message with that number in /history.",
     examples=("/copy", "/copy code", "/copy 3"),
-    complete=registry.complete_words("code"),
-    everyday=True,
 )
-def copy(chat: "ChatApp", argument: str) -> None:
-    """Put a message or a code block on the clipboard."""
-    from llmcli.ui.terminal.clipboard import copy as to_clipboard
-    from llmcli.ui.terminal.output import print_drawn
-
+def copy(chat: ChatApp, argument: str) -> None:
     path = chat.path()
     if argument in ("", "code"):
         message = next((message for message in reversed(path) if message.role == "assistant"), None)
@@ -71,23 +89,19 @@ def copy(chat: "ChatApp", argument: str) -> None:
         if not blocks:
             raise UsageError("the last answer has no code block", "use /copy to copy all of it")
         text = blocks[-1]
-    copied_by = to_clipboard(text, print_drawn if chat.live else None)
+    copied_by = clipboard.copy(text, print_drawn if chat.live else None)
     how = " to the clipboard" if copied_by == "clipboard" else " (the terminal puts them on the clipboard)"
     console.note(f"copied {plural(len(text), 'character')}{how}")
 
 
 @command(
     "paste",
-    heading=FILES,
     help="Attach the clipboard's text to the next message.",
     detail="`/file none` removes it.",
     examples=("/paste", "/paste, then Summarize this.", "/paste, then /file none"),
 )
-def paste(chat: "ChatApp", _argument: str) -> None:
-    """Attach the text of the clipboard."""
-    from llmcli.ui.terminal.clipboard import paste as from_clipboard
-
-    text = from_clipboard()
+def paste(chat: ChatApp, _argument: str) -> None:
+    text = clipboard.paste()
     if not text.strip():
         raise UsageError("the clipboard contains no text", "copy a text first")
     chat.pending.append(Attachment("clipboard", text))
@@ -96,16 +110,12 @@ def paste(chat: "ChatApp", _argument: str) -> None:
 
 @command(
     "editor",
-    heading=FILES,
     help="Write the next message in your editor.",
     detail="The editor is $VISUAL or $EDITOR. The text is put into the input line, and Enter sends it. Ctrl-X Ctrl-E "
     "does the same.",
     examples=("/editor", "/edit 3", "/system edit"),
 )
-def editor(chat: "ChatApp", _argument: str) -> None:
-    """Open the draft of the next message in the editor."""
-    from llmcli.ui.terminal.ask import edit
-
+def editor(chat: ChatApp, _argument: str) -> None:
     chat.draft = edit(chat.draft)
     if not chat.live and chat.draft:
         text, chat.draft = chat.draft, ""

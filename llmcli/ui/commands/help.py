@@ -1,29 +1,19 @@
 """Commands of the chat itself: help, leaving, how it looks."""
 
 import re
+from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from llmcli.chat.controller import chat_setting_keys, requires_reload
 from llmcli.errors import UsageError
 from llmcli.params.settings import fields
+from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.registry import (
-    SYNONYMS,
-    THE_CHAT,
-    Command,
-    command,
-    commands,
-    find_command,
-    require_command,
-    set_setting,
-)
+from llmcli.ui.commands.completion import complete_values, matching, setting_note
+from llmcli.ui.commands.registry import Command, commands, dispatch
 from llmcli.ui.terminal.ask import can_ask
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.table import print_definitions
-
-if TYPE_CHECKING:
-    from llmcli.ui.chat.app import ChatApp
 
 _KEYS = (
     ("Enter", "send the message"),
@@ -36,6 +26,11 @@ _KEYS = (
     ("Ctrl-X Ctrl-E", "write in $EDITOR"),
     ("Tab", "complete commands, values, models, sessions, @files"),
 )
+# The commands of the short list.
+_EVERYDAY = (
+    *("retry", "continue", "edit", "undo", "clear", "compare", "system", "temp", "model", "preset", "character", "why"),
+    *("save", "sessions", "export", "file", "copy"),
+)
 _OVERVIEW = (
     "/help all: every command · /help CMD: details and examples",
     "keys: Enter sends · Alt-Enter new line · Tab completes · Ctrl-C stops an answer",
@@ -44,73 +39,58 @@ _OVERVIEW = (
 # Words that people type without the slash, and the command.
 _WITHOUT_SLASH = {"help": "help", "exit": "exit", "quit": "exit", "exit()": "exit", "quit()": "exit", ":q": "exit"}
 _ENDING = 3  # letters that may differ: creativity, creative
+command = partial(registry.Command, heading="The chat")
 
 
-def _words(_chat: "ChatApp", start: str) -> list[tuple[str, str]]:
-    words = [("all", "every command"), *((entry.name, entry.summary) for entry in commands().values())]
-    return [(word, note) for word, note in words if word.startswith(start)]
+def _words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
+    return matching([("all", "every command"), *((name, entry.summary) for name, entry in commands().items())], start)
 
 
 @command(
-    "help",
-    heading=THE_CHAT,
-    usage="[all|CMD|WORD]",
+    "help [all|CMD|WORD]",
     help="Show the commands, or details of one.",
     detail="`all` lists every command and key. CMD is a command or a setting. Any other WORD searches the help.",
     examples=("/help all", "/help temp", "/help top_p"),
     aliases=("?",),
     complete=_words,
 )
-def help_(chat: "ChatApp", argument: str) -> None:
-    """Print the short list, the long one, or the help of a command or a setting."""
+def help_(chat: ChatApp, argument: str) -> None:
     if not argument:
-        print_definitions([(f"  /{entry.name}", entry.summary) for entry in commands().values() if entry.everyday])
+        print_definitions([(f"  /{name}", commands()[name].summary) for name in _EVERYDAY])
         for line in _OVERVIEW:
             chat.say(line, "2")
         return
     if argument.lower() == "all":
         _print_all(chat)
         return
-    found = find_command(argument.lstrip("/").lower().replace("-", "_"))
+    found = registry.find_command(argument.lstrip("/").lower().replace("-", "_"))
     if isinstance(found, Command):
-        _describe_command(chat, found)
+        _describe(chat, f"/{found.usage}{_also(found)}", found.description, found.examples)
     elif found:
         _describe_setting(chat, found)
     else:
         _search(argument.lstrip("/"))
 
 
-def _print_all(chat: "ChatApp") -> None:
+def _print_all(chat: ChatApp) -> None:
     """Every command under its heading, with usage and aliases, then the keys."""
     for heading, group in groupby(commands().values(), key=lambda entry: entry.heading):
         chat.say(heading, "1")
-        print_definitions([(f"  {_usage(entry)}", entry.summary + _also(entry)) for entry in group])
+        print_definitions([(f"  /{entry.usage}", entry.summary + _also(entry)) for entry in group])
     chat.say("Keys", "1")
     print_definitions([(f"  {key}", meaning) for key, meaning in _KEYS])
     chat.say("Every setting is a command too, for example /top_p 0.9; /set lists them.")
-
-
-def _usage(entry: Command) -> str:
-    return f"/{entry.name} {entry.usage}".rstrip()
 
 
 def _also(entry: Command) -> str:
     return f" (also {', '.join('/' + alias for alias in entry.aliases)})" if entry.aliases else ""
 
 
-def _describe_command(chat: "ChatApp", entry: Command) -> None:
-    chat.say(_usage(entry) + _also(entry), "1")
-    chat.say(entry.description)
-    _print_examples(chat, entry.examples)
-
-
-def _describe_setting(chat: "ChatApp", key: str) -> None:
-    param = fields()[key].param
-    chat.say(f"/{key} VALUE", "1")
-    chat.say(f"{param.help} ({registry.setting_note(chat, key)})")
+def _describe_setting(chat: ChatApp, key: str) -> None:
     value = _example_value(key)
     once = f"/set {key} {value}" if requires_reload(key) else f"/retry {key}={value}"
-    _print_examples(chat, (f"/{key} {value}", once, f"/reset {key}"))
+    text = f"{fields()[key].param.help} ({setting_note(chat, key)})"
+    _describe(chat, f"/{key} VALUE", text, (f"/{key} {value}", once, f"/reset {key}"))
 
 
 def _example_value(key: str) -> str:
@@ -122,7 +102,9 @@ def _example_value(key: str) -> str:
     return next(iter(known), "") or field.format(field.default) or "VALUE"
 
 
-def _print_examples(chat: "ChatApp", examples: tuple[str, ...]) -> None:
+def _describe(chat: ChatApp, usage: str, text: str, examples: tuple[str, ...]) -> None:
+    chat.say(usage, "1")
+    chat.say(text)
     chat.say("Examples:", "2")
     for example in examples:
         chat.say(f"  {example}")
@@ -136,9 +118,7 @@ def _search(text: str) -> None:
     """
     words = re.findall(r"\w+", text.lower())
     stems = [word[:-_ENDING] if len(word) > 2 * _ENDING else word for word in words]
-    found: dict[str, str] = {}
-    for target in (target for word in words for target in SYNONYMS.get(word, ())):
-        found[target] = _summary(target)
+    found = {target: _summary(target) for word in words for target in registry.SYNONYMS.get(word, ())}
     for entry in commands().values():
         if _contains(stems, " ".join((entry.name, entry.description, *entry.examples))):
             found[entry.name] = entry.summary
@@ -146,8 +126,8 @@ def _search(text: str) -> None:
         if key not in commands() and _contains(stems, f"{key} {fields()[key].param.help}"):
             found[key] = _summary(key)
     if not stems or not found:
-        require_command(words[0] if len(words) == 1 else text)
-        raise UsageError(f"the help does not contain '{text}'", "see /help all")
+        near = registry.similar_command(text)
+        raise UsageError(f"the help does not contain '{text}'", f"{near} see /help all".lstrip())
     print_definitions([(f"  /{name}", summary) for name, summary in found.items()])
 
 
@@ -157,7 +137,7 @@ def _contains(stems: list[str], text: str) -> bool:
 
 def _summary(name: str) -> str:
     """The help of a command, or of the setting of that name."""
-    found = require_command(name)
+    found = registry.require_command(name)
     if isinstance(found, Command):
         return found.summary
     return fields()[found].param.help.partition(". ")[0].rstrip(".")
@@ -169,18 +149,16 @@ class ExitChatError(Exception):
 
 @command(
     "exit",
-    heading=THE_CHAT,
     help="Leave the chat.",
     detail="Everything is saved. Ctrl-D does the same.",
     examples=("/exit", "/quit", "/bye"),
     aliases=("quit", "bye", "q"),
 )
-def exit_(_chat: "ChatApp", _argument: str) -> None:
-    """Leave the chat."""
+def exit_(_chat: ChatApp, _argument: str) -> None:
     raise ExitChatError
 
 
-def is_command_without_slash(chat: "ChatApp", text: str) -> bool:
+def is_command_without_slash(chat: ChatApp, text: str) -> bool:
     """Whether a person typed a word like `exit` alone, and was told so; typed again, it is sent."""
     word = text.strip().lower()
     name = _WITHOUT_SLASH.get(word)
@@ -193,46 +171,36 @@ def is_command_without_slash(chat: "ChatApp", text: str) -> bool:
 
 
 @command(
-    "markdown",
-    heading=THE_CHAT,
-    usage="[on|off]",
+    "markdown [on|off]",
     help="Turn the rendering of Markdown on or off.",
     detail="Off shows the text as the model writes it.",
     examples=("/markdown", "/markdown off", "/markdown on"),
-    complete=registry.complete_values("markdown"),
+    complete=complete_values("markdown"),
 )
-def markdown(chat: "ChatApp", argument: str) -> None:
-    """Set or show whether answers are rendered."""
-    set_setting(chat, f"markdown {argument}")
+def markdown(chat: ChatApp, argument: str) -> None:
+    dispatch(chat, "set", f"markdown {argument}")
 
 
 @command(
-    "theme",
-    heading=THE_CHAT,
-    usage="[auto|dark|light]",
+    "theme [auto|dark|light]",
     help="Set the colors for a dark or a light terminal.",
     detail="`auto` uses what the terminal reports.",
     examples=("/theme", "/theme light", "/theme auto"),
-    complete=registry.complete_values("theme"),
+    complete=complete_values("theme"),
 )
-def theme(chat: "ChatApp", argument: str) -> None:
-    """Set or show the theme."""
-    set_setting(chat, f"theme {argument}")
+def theme(chat: ChatApp, argument: str) -> None:
+    dispatch(chat, "set", f"theme {argument}")
 
 
 @command(
-    "multiline",
-    heading=THE_CHAT,
-    usage="[on|off]",
+    "multiline [on|off]",
     help="Make Enter start a new line, and Alt-Enter send.",
     detail="Alone it switches between the two.",
     examples=("/multiline", "/multiline on", "/multiline off"),
-    complete=registry.complete_words("on", "off"),
 )
-def multiline(chat: "ChatApp", argument: str) -> None:
-    """Set what Enter does."""
+def multiline(chat: ChatApp, argument: str) -> None:
     if argument not in ("", "on", "off"):
         raise UsageError(f"/multiline must be on or off, got '{argument}'")
     reader = chat.reader
-    reader.multiline = argument == "on" if argument in ("on", "off") else not reader.multiline
+    reader.multiline = argument == "on" if argument else not reader.multiline
     console.note("Enter starts a new line, Alt-Enter sends" if reader.multiline else "Enter sends")

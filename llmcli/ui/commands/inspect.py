@@ -2,8 +2,10 @@
 
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -11,46 +13,43 @@ from llmcli.engine.events import Cancellation, Measure
 from llmcli.errors import UsageError
 from llmcli.files import data_dir, make_private
 from llmcli.text import plural
+from llmcli.ui.charts.heatmap import print_heat, sparkline
+from llmcli.ui.charts.trace_table import percent, print_why, short_name, token_text
+from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.busy_screen import BusyScreen
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.registry import INSPECT, command
+from llmcli.ui.commands.completion import matching
+from llmcli.ui.commands.messages import parse_number
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.table import print_rows
+from llmcli.ui.terminal.table import print_facts, print_rows
 
 if TYPE_CHECKING:
     from llmcli.chat.inspect import AnswerInspector
     from llmcli.engine.events import TokenInspection, TokenTrace
-    from llmcli.ui.chat.app import ChatApp
 
 _N_WHY, _N_ALTERNATIVES = 8, 10  # candidates that they list
 _BEFORE = 32  # characters of the answer that are shown before a token
-_LONGEST = 9  # digits of a number
 _TOLERANCE = 0.005  # of a recomputed probability
 _MEASURES = get_args(Measure)
+command = partial(registry.Command, heading="Inspect")
 
 
-def _token_numbers(chat: "ChatApp", start: str) -> list[tuple[str, str]]:
+def _token_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
     """The numbers of the last answer's tokens, with their texts."""
     traces = chat.turn.answer.traces if chat.turn else []
-    numbered = [(str(token.i), token.text or token.reasoning) for token in traces if token.id is not None]
-    return [(number, repr(text)) for number, text in numbered if number.startswith(start)]
+    known = (token for token in traces if token.id is not None)
+    return matching(((str(token.i), repr(token.text or token.reasoning)) for token in known), start)
 
 
 @command(
-    "why",
-    heading=INSPECT,
-    usage="[N|TEXT]",
+    "why [N|TEXT]",
     help="Show step by step how a token was sampled.",
-    detail="N is its number in the answer, from 0; TEXT is its text or the start of it. Alone it takes the token that "
+    detail="N is its number in the answer, from 0; TEXT is its text or the start of it. Alone it takes the token "
     "with the highest entropy. The table has the most likely candidates and what each sampler did to them.",
     examples=("/why", "/why 12", "/why comet"),
     complete=_token_numbers,
-    everyday=True,
 )
-def why(chat: "ChatApp", argument: str) -> None:
-    """Print the candidates of one token, step by step of the sampler chain."""
-    from llmcli.ui.charts.trace_table import print_why
-
+def why(chat: ChatApp, argument: str) -> None:
     answered = open_inspector(chat)
     found = _inspect(chat, answered, argument, _N_WHY) if answered else None
     if answered and found:
@@ -59,19 +58,14 @@ def why(chat: "ChatApp", argument: str) -> None:
 
 
 @command(
-    "alternatives",
-    heading=INSPECT,
-    usage="[N|TEXT]",
+    "alternatives [N|TEXT]",
     help="List the other candidates for a token.",
     detail="N and TEXT as for /why. K is the rank of a candidate, BEFORE its probability by the model, AFTER its "
     "probability after the sampler chain. /branch N K continues from it.",
     examples=("/alternatives", "/alternatives 12", "/alternatives 5, then /branch 5 2"),
     complete=_token_numbers,
 )
-def alternatives(chat: "ChatApp", argument: str) -> None:
-    """Print the candidates of one token by rank."""
-    from llmcli.ui.charts.trace_table import percent, short_name, token_text
-
+def alternatives(chat: ChatApp, argument: str) -> None:
     answered = open_inspector(chat)
     found = _inspect(chat, answered, argument, _N_ALTERNATIVES) if answered else None
     if not answered or not found:
@@ -82,15 +76,12 @@ def alternatives(chat: "ChatApp", argument: str) -> None:
         after = f"- {short_name(sampler)}" if sampler else percent(found.stepwise.after(candidate))
         rows.append((f"{candidate.rank}{mark}", token_text(candidate.text, 16), percent(candidate.before), after))
     print_rows(("K", "TOKEN", "BEFORE %", "AFTER %"), rows, right=("K", "BEFORE %", "AFTER %"))
-    chat.listed_candidates = (
-        found.at,
-        [(str(candidate.rank), candidate.text) for candidate in found.stepwise.candidates],
-    )
+    chat.listed_candidates = found.at, [(str(one.rank), one.text) for one in found.stepwise.candidates]
     console.note(f"* was sampled; /branch {found.at} K continues from another candidate")
     _note_differences(answered, found)
 
 
-def open_inspector(chat: "ChatApp") -> "AnswerInspector | None":
+def open_inspector(chat: ChatApp) -> "AnswerInspector | None":
     """The last answer, for inspection; None when the user stopped waiting for the model.
 
     Raises:
@@ -112,9 +103,10 @@ def parse_token_index(answered: "AnswerInspector", argument: str) -> int:
         UsageError: when that token does not exist.
     """
     most = len(answered.tokens) - 1
-    if argument.isdecimal():
-        if len(argument) <= _LONGEST and int(argument) <= most:
-            return int(argument)
+    number = parse_number(argument)
+    if number is not None:
+        if number <= most:
+            return number
         raise UsageError(f"token {argument[:_BEFORE]} does not exist", f"use a number from 0 to {most}")
     text = argument[1:-1] if argument[0] in "\"'" and argument[0] == argument[-1] else argument
     number = answered.find(text) if text else None
@@ -124,7 +116,7 @@ def parse_token_index(answered: "AnswerInspector", argument: str) -> int:
 
 
 @contextmanager
-def busy(chat: "ChatApp", doing: str) -> Iterator[tuple[Cancellation, Callable[[int, int], None]]]:
+def busy(chat: ChatApp, doing: str) -> Iterator[tuple[Cancellation, Callable[[int, int], None]]]:
     """Within this block the screen shows what the model does and how far it is, and Ctrl-C stops it.
 
     Yields what is stopped and told how far it is.
@@ -139,7 +131,7 @@ def busy(chat: "ChatApp", doing: str) -> Iterator[tuple[Cancellation, Callable[[
         yield cancellation, progress
 
 
-def _inspect(chat: "ChatApp", answered: "AnswerInspector", argument: str, count: int) -> "TokenInspection | None":
+def _inspect(chat: ChatApp, answered: "AnswerInspector", argument: str, count: int) -> "TokenInspection | None":
     """The candidates of a token, after printing its position; None if the user stopped it."""
     if argument:
         number: int | None = parse_token_index(answered, argument)
@@ -183,27 +175,21 @@ def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> 
 
 
 @command(
-    "tokens",
-    heading=INSPECT,
-    usage="[temperature|p|entropy]",
+    "tokens [temperature|p|entropy]",
     help="Show the tokens of the last answer in color.",
     detail="The color shows the temperature, the probability (p) or the entropy of each token. Without color, bars "
     "below the text show it.",
     examples=("/tokens", "/tokens p", "/tokens entropy"),
     aliases=("heat",),
-    complete=registry.complete_words(*_MEASURES),
 )
-def tokens(chat: "ChatApp", argument: str) -> None:
-    """Print the last answer, its tokens colored by a measure."""
-    from llmcli.ui.charts.heatmap import print_heat
-
+def tokens(chat: ChatApp, argument: str) -> None:
     by = {"": "temperature", "temp": "temperature", "probability": "p"}.get(argument, argument)
     if by not in _MEASURES:
         raise UsageError(f"/tokens must be temperature, p or entropy, got '{argument}'")
     print_heat(traces_of_last_answer(chat), by)  # type: ignore[arg-type]
 
 
-def traces_of_last_answer(chat: "ChatApp") -> list["TokenTrace"]:
+def traces_of_last_answer(chat: ChatApp) -> list["TokenTrace"]:
     """How the tokens of the last answer were sampled.
 
     Raises:
@@ -215,17 +201,13 @@ def traces_of_last_answer(chat: "ChatApp") -> list["TokenTrace"]:
 
 
 @command(
-    "trace",
-    heading=INSPECT,
-    usage="[on [FOLDER]|off|FILE]",
+    "trace [on [FOLDER]|off|FILE]",
     help="Write how each token is sampled to a file.",
     detail="`on` writes one file per answer. FILE.jsonl gets the trace of the last answer. Alone it shows whether "
     "traces are on. `llmcli trace show FILE` reads them.",
     examples=("/trace on", "/trace last.jsonl", "/trace off"),
-    complete=registry.complete_words("on", "off"),
 )
-def trace(chat: "ChatApp", argument: str) -> None:
-    """Turn traces on or off, or write that of the last answer."""
+def trace(chat: ChatApp, argument: str) -> None:
     word, _, name = argument.partition(" ")
     if word == "on":
         folder = Path(os.path.expanduser(name.strip())) if name.strip() else data_dir() / "traces"
@@ -239,8 +221,6 @@ def trace(chat: "ChatApp", argument: str) -> None:
 
 
 def _write(path: Path, traces: list["TokenTrace"]) -> None:
-    from contextlib import closing
-
     from llmcli.inference.trace_file import TraceWriter
 
     if path.suffix != ".jsonl":
@@ -253,10 +233,8 @@ def _write(path: Path, traces: list["TokenTrace"]) -> None:
     console.note(f"wrote {plural(len(traces), 'token')} to {path} (see `llmcli trace show` and `llmcli trace plot`)")
 
 
-def spark(chat: "ChatApp") -> str:
+def spark(chat: ChatApp) -> str:
     """The temperatures of the last answer as a line of bars, and their range; empty without temperatures."""
-    from llmcli.ui.charts.heatmap import sparkline
-
     values = [one.temperature for one in chat.turn.answer.traces if one.id is not None] if chat.turn else []
     known = [value for value in values if value is not None]
     if not known:
@@ -265,3 +243,29 @@ def spark(chat: "ChatApp") -> str:
     span = f"{low:.2f}" if high - low < 0.005 else f"{low:.2f}..{high:.2f}"
     room = min(shutil.get_terminal_size().columns - 1, 60) if chat.live else 60
     return f"{sparkline(values, min(room, len(values)))}\nlast answer: {span}, mean {sum(known) / len(known):.2f}"
+
+
+@command(
+    "stats",
+    help="Show token counts and speed of the last answer.",
+    detail="It also shows the time to the first token, the finish reason and the seed.",
+    examples=("/stats", "/retry, then /stats", "/model starter, then /retry, then /stats"),
+)
+def stats(chat: ChatApp, _argument: str) -> None:
+    answers = [message for message in chat.session.conversation.messages.values() if message.timings]
+    last = next((message for message in reversed(chat.path()) if message.timings), None)
+    if not last:
+        console.note("no answer yet")
+        return
+    t = defaultdict(float, last.timings)
+    n_total = int(sum(message.timings.get("predicted_n", 0) for message in answers))
+    facts = [
+        ("prompt", f"{plural(int(t['prompt_n']), 'token')} evaluated, {t['prompt_per_second']:.1f} tokens/s"),
+        ("answer", f"{plural(int(t['predicted_n']), 'token')}, {t['predicted_per_second']:.1f} tokens/s"),
+        ("first token", f"{t['ttft_ms'] / 1e3:.2f} s"),
+        ("end", last.finish_reason),
+        ("seed", str(last.params.get("seed", ""))),
+        ("model", last.model),
+        ("session", f"{plural(len(answers), 'answer')}, {plural(n_total, 'token')}"),
+    ]
+    print_facts(facts)

@@ -1,46 +1,47 @@
-"""Commands that ask for, continue, stop and change messages."""
+"""Commands that ask for, continue, change, remove and show messages."""
 
-import re
 import shlex
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from functools import partial
+from typing import Any
 
 from llmcli.chat.controller import requires_reload
-from llmcli.chat.conversation import Message
+from llmcli.chat.conversation import SPEAKER_NAMES, Message
 from llmcli.errors import UsageError
-from llmcli.files import read_text
-from llmcli.inference.request import system_text
+from llmcli.text import ellipsize, plural
+from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.registry import MESSAGES, SETTINGS, command, set_setting
+from llmcli.ui.commands.completion import complete_assignments
+from llmcli.ui.terminal.ask import edit as edit_text
 from llmcli.ui.terminal.console import console
 
-if TYPE_CHECKING:
-    from llmcli.ui.chat.app import ChatApp
-
 _LONG = 1200  # characters; a longer message is easier to change in an editor
+command = partial(registry.Command, heading="Messages")
 
 
 @command(
-    "retry",
-    heading=MESSAGES,
-    usage="[KEY=VALUE …]",
+    "retry [KEY=VALUE …]",
     help="Generate another answer.",
     detail="Settings given as KEY=VALUE apply to this answer only. The earlier answer stays as a branch.",
     examples=("/retry", "/retry temperature=1.2", "/retry temperature=1.2 seed=7"),
     aliases=("regen", "regenerate"),
-    complete=registry.complete_assignments,
-    everyday=True,
+    complete=complete_assignments,
 )
-def retry(chat: "ChatApp", argument: str) -> None:
-    """Answer the last question again, with other settings if given."""
-    extra, path = _assignments(chat, argument), chat.path()
-    if path and path[-1].role == "assistant":
-        path = path[:-1]
-    if not path or path[-1].role != "user":
+def retry(chat: ChatApp, argument: str) -> None:
+    extra, path = _assignments(chat, argument), path_to_question(chat)
+    if not path:
         raise UsageError("no message to answer again", "send a message first")
     chat.answer(path, extra)
 
 
-def _assignments(chat: "ChatApp", argument: str) -> dict[str, Any]:
+def path_to_question(chat: ChatApp) -> list[Message]:
+    """The messages up to the last question; empty if there is none before the last answer."""
+    path = chat.path()
+    path = path[:-1] if path and path[-1].role == "assistant" else path
+    return path if path and path[-1].role == "user" else []
+
+
+def _assignments(chat: ChatApp, argument: str) -> dict[str, Any]:
     values = {}
     try:
         words = shlex.split(argument)
@@ -60,61 +61,34 @@ def _assignments(chat: "ChatApp", argument: str) -> dict[str, Any]:
 
 @command(
     "continue",
-    heading=MESSAGES,
     help="Continue the last answer.",
     detail="After Ctrl-C, after a limit, or after you changed the answer with /edit.",
     examples=("/continue", "/max_tokens 400, then /continue", "/edit 2 Once upon a time, then /continue"),
-    everyday=True,
 )
-def continue_(chat: "ChatApp", _argument: str) -> None:
-    """Extend the last answer from its end."""
-    last = _last_answer(chat)
-    chat.answer(chat.path()[:-1], begun=last)
+def continue_(chat: ChatApp, _argument: str) -> None:
+    path = chat.path()
+    if not path or path[-1].role != "assistant":
+        raise UsageError("no answer to continue", "use /retry to answer the last message")
+    chat.answer(path[:-1], begun=path[-1])
     if chat.turn and chat.turn.message is None and chat.turn.answer.finish_reason != "interrupt":
         console.note("the model added nothing")
 
 
-def _last_answer(chat: "ChatApp") -> Message:
-    path = chat.path()
-    if not path or path[-1].role != "assistant":
-        raise UsageError("no answer to continue", "use /retry to answer the last message")
-    return path[-1]
-
-
 @command(
-    "stop",
-    heading=SETTINGS,
-    usage="[TEXT]",
-    help="Set a stop string, at which answers end.",
-    detail="`none` removes all of them. Ctrl-C stops the answer that the model is writing.",
-    examples=("/stop", "/stop The end", "/stop none"),
-    complete=registry.complete_values("stop"),
-)
-def stop(chat: "ChatApp", argument: str) -> None:
-    """Set or show the stop strings."""
-    if argument:
-        set_setting(chat, f"stop {argument}")
-        return
-    texts = chat.controller.settings.stop
-    chat.say("Ctrl-C stops an answer" + (f"; answers also stop at {', '.join(map(repr, texts))}" if texts else ""))
-
-
-@command(
-    "edit",
-    heading=MESSAGES,
-    usage="[N [TEXT]]",
+    "edit [N [TEXT]]",
     help="Change a message, and answer again.",
     detail="N is its number in /history; without N it is your last message. Without TEXT you edit the message in the "
     "input line, or in $EDITOR if it is long. To extend a changed answer of the model, use /continue. The earlier "
     "version stays as a branch.",
     examples=("/edit", "/edit 3", "/edit 1 What is a comet?"),
-    everyday=True,
 )
-def edit(chat: "ChatApp", argument: str) -> None:
-    """Replace a message by an edited one, in a new branch."""
+def edit(chat: ChatApp, argument: str) -> None:
     path = chat.path()
     number, _, text = argument.partition(" ")
-    position = parse_message_number(number, path) if number else _last_question(path)
+    questions = [n for n, message in enumerate(path, 1) if message.role == "user"]
+    if not number and not questions:
+        raise UsageError("the conversation is empty", "send a message first")
+    position = parse_message_number(number, path) if number else questions[-1]
     if text.strip():
         chat.replace(position, text.strip())
         return
@@ -122,8 +96,6 @@ def edit(chat: "ChatApp", argument: str) -> None:
     if not chat.live:
         raise UsageError("/edit needs the new text (no terminal to edit in)", f"try /edit {position} TEXT")
     if len(content) > _LONG:
-        from llmcli.ui.terminal.ask import edit as edit_text
-
         chat.replace(position, edit_text(content))
         return
     chat.editing, chat.draft = position, content
@@ -136,42 +108,90 @@ def parse_message_number(text: str, path: list[Message]) -> int:
     Raises:
         UsageError: if that message does not exist.
     """
-    if not text.isdecimal() or not 0 < int(text) <= len(path):
-        raise UsageError(f"message {text} does not exist", "see the numbers in /history")
-    return int(text)
-
-
-def _last_question(path: list[Message]) -> int:
-    number = next((len(path) - index for index, message in enumerate(reversed(path)) if message.role == "user"), 0)
-    if not number:
-        raise UsageError("the conversation is empty", "send a message first")
+    number = parse_number(text)
+    if not number or number > len(path):
+        raise UsageError(f"message {ellipsize(text)} does not exist", "see the numbers in /history")
     return number
 
 
-@command(
-    "system",
-    heading=SETTINGS,
-    usage="[TEXT|@FILE|edit|none]",
-    help="Show or set the system prompt.",
-    detail="From TEXT, from a file (@FILE) or in your editor (edit). `none` removes it.",
-    examples=("/system Answer in one sentence.", "/system @reviewer.txt", "/system none"),
-    complete=registry.complete_words("edit", "none"),
-    everyday=True,
-)
-def system(chat: "ChatApp", argument: str) -> None:
-    """Show or set the system prompt."""
-    current = system_text(chat.controller.settings)
-    if not argument:
-        chat.say(current or "no system prompt")
-        return
-    if argument == "edit":
-        from llmcli.ui.terminal.ask import edit as edit_text
+def parse_number(text: str) -> int | None:
+    """A typed number, cut to 9 digits: Python refuses to read 5,000 of them, and nothing here is that many."""
+    return int(text[:9]) if text.isdecimal() else None
 
-        argument = edit_text(current or "").strip()
-    elif argument.startswith("@"):
-        argument = read_text(argument[1:].strip()).rstrip("\n")
-    elif re.fullmatch('"[^"]+"', argument):
-        argument = argument[1:-1]
-    removed = argument in ("none", "")
-    chat.controller.set("system", None if removed else argument)
-    console.note("system prompt removed" if removed else "system prompt changed")
+
+@command(
+    "undo [N]",
+    help="Remove the last turn, or the last N.",
+    detail="A turn is your message and its answer. /redo restores it.",
+    examples=("/undo", "/undo 3", "/undo, then /redo"),
+)
+def undo(chat: ChatApp, argument: str) -> None:
+    number = parse_number(argument or "1")
+    if number is None:
+        raise UsageError(f"/undo takes the number of turns, got '{argument}'", "try /undo 2")
+    removed = chat.session.conversation.undo(number)
+    start = ellipsize(removed[0].content)
+    console.note(f"removed {plural(len(removed), 'message')}, starting at {start!r} (/redo restores them)")
+
+
+@command(
+    "redo",
+    help="Restore what /undo or /clear removed.",
+    detail="For another answer to the same message, use /retry.",
+    examples=("/undo, then /redo", "/undo 3, then /redo", "/clear, then /redo"),
+)
+def redo(chat: ChatApp, _argument: str) -> None:
+    chat.session.conversation.redo()
+    console.note(f"restored: the conversation has {plural(len(chat.path()), 'message')}")
+
+
+@command(
+    "clear",
+    help="Start a new conversation.",
+    detail="Settings and system prompt stay. /redo restores the earlier conversation.",
+    examples=("/clear", "/clear, then /redo", "/save plot, then /clear"),
+    aliases=("new",),
+)
+def clear(chat: ChatApp, _argument: str) -> None:
+    chat.session.conversation.clear()
+    chat.pending = []
+    console.note("new conversation; settings and system prompt stay (/redo restores the earlier one)")
+
+
+@command(
+    "history [N]",
+    help="Show the conversation, or its last N messages.",
+    detail="/edit and /copy take the numbers that it shows.",
+    examples=("/history", "/history 4", "/history, then /edit 3"),
+)
+def history(chat: ChatApp, argument: str) -> None:
+    path, number = chat.path(), parse_number(argument)
+    if argument and not number:
+        raise UsageError(f"/history takes the number of messages, got '{argument}'", "try /history 4")
+    if not path:
+        console.note("the conversation is empty")
+        return
+    start = max(len(path) - number, 0) if number else 0
+    show(chat, path[start:], start + 1)
+
+
+def show(chat: ChatApp, messages: list[Message], number: int) -> None:
+    """Print messages under their numbers."""
+    for at, message in enumerate(messages, max(number, 1)):
+        files = "".join(f" +{one.name}" for one in message.attachments)
+        when = f"{datetime.fromtimestamp(message.time):%H:%M}" if message.time else ""
+        end = message.finish_reason if message.finish_reason != "stop" else ""  # "stop": the model ended the answer
+        facts = " · ".join(filter(None, (when, message.model, describe_settings(message), end)))
+        chat.say(f"{at} {SPEAKER_NAMES[message.role]}{files}" + (f"  {facts}" if facts else ""), "2")
+        if message.role == "user":
+            chat.say(message.content.rstrip("\n"))
+        else:
+            chat.render(message.content)
+        chat.say("")
+
+
+def describe_settings(message: Message) -> str:
+    """The settings of an answer that distinguish branches."""
+    shown = ("temperature", "seed", "preset", "top_p", "min_p", "top_k", "mirostat")
+    known = ((key, message.params[key]) for key in shown if key in message.params)
+    return " ".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in known)

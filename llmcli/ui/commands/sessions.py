@@ -1,42 +1,42 @@
-"""Commands that name, open, list and export sessions."""
+"""Commands that name, open, copy and list sessions."""
 
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING
+from functools import partial
 
 from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.inference.request import system_text
 from llmcli.text import format_age, plural
+from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.branches import show
-from llmcli.ui.commands.registry import FILES, SESSIONS, command
-from llmcli.ui.terminal.ask import confirm
+from llmcli.ui.commands.messages import show
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.table import print_rows
 
-if TYPE_CHECKING:
-    from llmcli.ui.chat.app import ChatApp
-
 _SHOWN = 2  # messages, after a session was opened
-
-
-def _session_names(_chat: "ChatApp", start: str) -> list[tuple[str, str]]:
-    return [(session.name, session.title) for session in store.session_summaries(start)]
+command = partial(registry.Command, heading="Sessions")
 
 
 @command(
-    "save",
-    heading=SESSIONS,
-    usage="NAME",
+    "fork NAME",
+    help="Continue in a copy of this session.",
+    detail="The copy gets the NAME; this session stays as it is.",
+    examples=("/fork other-ending", "/fork draft-2", "/fork short, then /undo 2"),
+)
+def fork(chat: ChatApp, argument: str) -> None:
+    if not argument:
+        raise UsageError("/fork needs a name for the new session", "try /fork other-ending")
+    before = chat.session.name
+    chat.controller.switch_session(chat.session.copy(argument))
+    console.note(f"session {chat.session.name}" + (f" (a copy of {before}, which stays as it is)" if before else ""))
+
+
+@command(
+    "save NAME",
     help="Name this session, or copy it if it has a name.",
     detail="Each message is saved at once anyway, under a name made of the date and the first words.",
     examples=("/save novel", "/save ghost story", "/save draft-1"),
-    everyday=True,
 )
-def save(chat: "ChatApp", argument: str) -> None:
-    """Give the session a name, or keep a copy of a named one."""
+def save(chat: ChatApp, argument: str) -> None:
     if not argument:
         raise UsageError("/save needs a name", "try /save novel")
     if chat.session.is_named and not chat.session.is_saved:
@@ -52,16 +52,13 @@ def save(chat: "ChatApp", argument: str) -> None:
 
 
 @command(
-    "load",
-    heading=SESSIONS,
-    usage="NAME",
+    "load NAME",
     help="Open another session and continue it.",
     detail="/sessions lists them. The end of a name is enough: `comet` opens 2026-11-28-comet.",
     examples=("/load novel", "/load ghost-story", "/sessions, then /load draft-1"),
-    complete=_session_names,
+    complete=lambda _chat, start: [(session.name, session.title) for session in store.session_summaries(start)],
 )
-def load(chat: "ChatApp", argument: str) -> None:
-    """Close this session and open another one."""
+def load(chat: ChatApp, argument: str) -> None:
     if not argument:
         raise UsageError("/load needs the name of a session", "see the names in /sessions")
     if store.to_name(argument) == chat.session.name:
@@ -83,7 +80,7 @@ def _open(argument: str) -> Session:
         raise UsageError(str(error), error.hint.replace("`llmcli sessions`", "/sessions")) from None
 
 
-def ensure_session_model(chat: "ChatApp") -> None:
+def ensure_session_model(chat: ChatApp) -> None:
     """Make sure that the model is downloaded; if the session's own model is missing, use the default model.
 
     Raises:
@@ -101,7 +98,7 @@ def ensure_session_model(chat: "ChatApp") -> None:
         console.warn(f"the model of this session, {missing}, is not downloaded: using {controller.settings.model}")
 
 
-def open_session(chat: "ChatApp") -> None:
+def open_session(chat: ChatApp) -> None:
     """Show what is wrong with a session that was opened, and its last messages."""
     for note in chat.session.notes:
         console.warn(note)
@@ -113,18 +110,18 @@ def open_session(chat: "ChatApp") -> None:
 
 
 @command(
-    "sessions",
-    heading=SESSIONS,
-    usage="[TEXT]",
+    "sessions [TEXT]",
     help="List the sessions, or search their messages.",
     detail="With TEXT, the messages of all sessions that contain it. /load NAME opens a session.",
     examples=("/sessions", "/sessions comet", "/sessions, then /load novel"),
-    everyday=True,
 )
-def sessions(chat: "ChatApp", argument: str) -> None:
-    """Print a table of sessions, or of the messages that contain a text."""
+def sessions(chat: ChatApp, argument: str) -> None:
     if argument:
-        _search(argument)
+        hits = [(hit.session, str(hit.number), hit.excerpt) for hit in store.search(argument)]
+        if hits:
+            print_rows(("SESSION", "N", "TEXT"), hits, right=("N",))
+        else:
+            console.note(f"no message contains {argument!r}")
         return
     listed = store.session_summaries()
     if not listed:
@@ -137,54 +134,14 @@ def sessions(chat: "ChatApp", argument: str) -> None:
     print_rows(("SESSION", "MESSAGES", "CHANGED", "BEGINS"), rows, right=("MESSAGES",), spare=("BEGINS", "MESSAGES"))
 
 
-def _search(text: str) -> None:
-    """Print the messages of all sessions that contain a text."""
-    hits = list(store.search(text))
-    if not hits:
-        console.note(f"no message contains {text!r}")
-        return
-    print_rows(("SESSION", "N", "TEXT"), [(hit.session, str(hit.number), hit.excerpt) for hit in hits], right=("N",))
-
-
 @command(
-    "rename",
-    heading=SESSIONS,
-    usage="NAME",
+    "rename NAME",
     help="Rename this session.",
     detail="Words are joined by hyphens.",
     examples=("/rename novel", "/rename ghost story", "/load draft-1, then /rename final"),
 )
-def rename(chat: "ChatApp", argument: str) -> None:
-    """Give the session another name."""
+def rename(chat: ChatApp, argument: str) -> None:
     if not argument:
         raise UsageError("/rename needs a name", "try /rename novel")
     chat.session.rename(argument)
     console.note(f"renamed to {chat.session.name}")
-
-
-@command(
-    "export",
-    heading=FILES,
-    usage="FILE",
-    help="Write the conversation to a file.",
-    detail="Its ending selects the format: .md (Markdown), .txt, .json, .html (a page for a browser) or "
-    ".svg (a picture).",
-    examples=("/export talk.md", "/export talk.html", "/export talk.svg"),
-    complete=registry.complete_paths,
-    everyday=True,
-)
-def export(chat: "ChatApp", argument: str) -> None:
-    """Write the conversation as a document."""
-    from llmcli.chat.export import format_of
-    from llmcli.ui.export_file import document, write
-
-    if not argument:
-        raise UsageError("/export needs a file name", "try /export talk.md")
-    path = Path(os.path.expanduser(argument.strip('"')))
-    form = format_of(path)
-    if not chat.path():
-        raise UsageError("the conversation is empty: nothing to export", "send a message first")
-    if os.path.exists(path) and not (chat.live and confirm(f"{path} already exists. Replace it?", False)):
-        raise UsageError(f"{path} already exists", "choose another name")
-    write(document(chat.path(), chat.session.name, system_text(chat.controller.settings), form), path)
-    console.note(f"exported to {os.path.abspath(path)}")

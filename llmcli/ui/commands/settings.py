@@ -2,44 +2,83 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from llmcli.chat.controller import chat_setting_keys, requires_reload
+from llmcli.chat.controller import chat_setting_keys, requires_reload, use_character
+from llmcli.config.characters import character_purposes, load_character
 from llmcli.config.presets import NOT_IN_PRESETS, describe_preset, preset_purpose, presets, remove_preset, save_preset
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.files import config_dir
-from llmcli.inference.request import grammar_text
+from llmcli.files import config_dir, read_text
+from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.generation import GenerationParams
 from llmcli.params.param import fields_of
-from llmcli.params.policies.policy import Entropy, Fixed, Policy
+from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.sampler_chain import SamplingParams, build_chain
-from llmcli.params.settings import ResolvedSettings, fields, find, ineffective_settings
+from llmcli.params.settings import ResolvedSettings, fields, find, format_setting, ineffective_settings
 from llmcli.text import ellipsize
 from llmcli.ui.charts.trace_table import step_values
+from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
+from llmcli.ui.commands.completion import complete_models, complete_settings, complete_values, matching
 from llmcli.ui.commands.inspect import spark
-from llmcli.ui.commands.registry import SETTINGS, command, commands
+from llmcli.ui.terminal.ask import edit as edit_text
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.output import warn_ineffective
 from llmcli.ui.terminal.table import print_definitions, print_rows
 
 if TYPE_CHECKING:
     from llmcli.inference.engine import Engine
-    from llmcli.ui.chat.app import ChatApp
 
 _HIGHEST = 2.0  # a temperature above it is most likely a mistake
+command = partial(registry.Command, heading="Settings")
 
 
 @command(
-    "set",
-    heading=SETTINGS,
-    usage="[KEY [VALUE]]",
+    "stop [TEXT]",
+    help="Set a stop string, at which answers end.",
+    detail="`none` removes all of them. Ctrl-C stops the answer that the model is writing.",
+    examples=("/stop", "/stop The end", "/stop none"),
+    complete=complete_values("stop"),
+)
+def stop(chat: ChatApp, argument: str) -> None:
+    if argument:
+        set_(chat, f"stop {argument}")
+        return
+    texts = chat.controller.settings.stop
+    chat.say("Ctrl-C stops an answer" + (f"; answers also stop at {', '.join(map(repr, texts))}" if texts else ""))
+
+
+@command(
+    "system [TEXT|@FILE|edit|none]",
+    help="Show or set the system prompt.",
+    detail="From TEXT, from a file (@FILE) or in your editor (edit). `none` removes it.",
+    examples=("/system Answer in one sentence.", "/system @reviewer.txt", "/system none"),
+)
+def system(chat: ChatApp, argument: str) -> None:
+    current = system_text(chat.controller.settings)
+    if not argument:
+        chat.say(current or "no system prompt")
+        return
+    if argument == "edit":
+        argument = edit_text(current or "").strip()
+    elif argument.startswith("@"):
+        argument = read_text(argument[1:].strip()).rstrip("\n")
+    elif re.fullmatch('"[^"]+"', argument):
+        argument = argument[1:-1]
+    removed = argument in ("none", "")
+    chat.controller.set("system", None if removed else argument)
+    console.note("system prompt removed" if removed else "system prompt changed")
+
+
+@command(
+    "set [KEY [VALUE]]",
     help="Show or change any setting.",
     detail="Alone it lists all of them. /top_p 0.9 is short for /set top_p 0.9.",
     examples=("/set", "/set top_p 0.9", "/set repeat_penalty 1.1"),
-    complete=registry.complete_settings,
+    complete=complete_settings,
 )
-def set_(chat: "ChatApp", argument: str) -> None:
-    """Change a setting for the rest of the session, or show it."""
+def set_(chat: ChatApp, argument: str) -> None:
     name, _, text = argument.partition(" ")
     if not name:
         _print_settings(chat, chat_setting_keys())
@@ -49,7 +88,7 @@ def set_(chat: "ChatApp", argument: str) -> None:
         _print_setting(chat, key)
         return
     if key in ("model", "preset"):  # which have more to do
-        commands()[key].run(chat, text.strip())
+        registry.commands()[key].run(chat, text.strip())
         return
     key, value = chat.controller.parse(key, text.strip())
     chat.controller.set(key, value)
@@ -59,18 +98,14 @@ def set_(chat: "ChatApp", argument: str) -> None:
         console.note("the model is loaded again with the next answer")
 
 
-def _format_now(chat: "ChatApp", key: str) -> str:
-    return fields()[key].format(getattr(chat.controller.settings, key))
-
-
-def _print_setting(chat: "ChatApp", key: str) -> None:
+def _print_setting(chat: ChatApp, key: str) -> None:
     """Print the value of a setting, where it comes from, and why it has no effect if it has none."""
     resolved = chat.controller.resolved()
     reason = ineffective_settings(resolved.settings, resolved.origins).get(key)
     origin = resolved.origins[key]
     source = {"session": "", "default": " (default)"}.get(origin, f" (from {origin})")
     effect = f" (no effect: {reason})" if reason else ""
-    console.note(f"{key} = {_format_now(chat, key) or 'none'}{source}{effect}")
+    console.note(f"{key} = {format_setting(resolved.settings, key)}{source}{effect}")
     if key in ("grammar", "grammar_file", "json_schema"):
         grammar_text(chat.controller.settings)  # raises if the grammar is not valid
 
@@ -87,134 +122,106 @@ def _warn_too_high(key: str, value: object) -> None:
 
 
 @command(
-    "temp",
-    heading=SETTINGS,
-    usage="[POLICY]",
+    "temp [POLICY]",
     help="Set the temperature: how freely tokens are sampled.",
     detail="0 strict, 0.8 usual, 1.2 bold; above 1.5 mostly nonsense. A policy changes it from token to token: "
     "0.3..1.3 follows the entropy, sentence:1.1,0.7 the number of the sentence. Alone it shows the temperatures of "
     "the last answer.",
     examples=("/temp 1.2", "/temp 0.3..1.3", "/temp sentence:1.1,0.7"),
     aliases=("temperature",),
-    complete=registry.complete_values("temperature"),
-    everyday=True,
+    complete=complete_values("temperature"),
 )
-def temp(chat: "ChatApp", argument: str) -> None:
-    """Set or show the temperature policy; +0.1 and -0.1 change a fixed one."""
+def temp(chat: ChatApp, argument: str) -> None:
     if re.fullmatch(r"[+-]\d*\.?\d+", argument):
-        argument = _shifted(chat.controller.settings.temperature, float(argument))
+        policy = chat.controller.settings.temperature
+        if not isinstance(policy, Fixed):
+            raise UsageError(f"a step needs a fixed temperature, and this is {policy}", "set a number first: /temp 0.8")
+        argument = f"{max(policy.value + float(argument), 0.0):.4g}"
     set_(chat, f"temperature {argument}")
     if not argument:
         for line in spark(chat).splitlines():
             chat.say(line)
 
 
-def _shifted(policy: Policy, by: float) -> str:
-    if not isinstance(policy, Fixed):
-        raise UsageError(f"a step needs a fixed temperature, and this is {policy}", "set a number first: /temp 0.8")
-    return f"{max(policy.value + by, 0.0):.4g}"
-
-
 @command(
-    "seed",
-    heading=SETTINGS,
-    usage="[N|random]",
+    "seed [N|random]",
     help="Set the seed, or use a random one each time.",
     detail="The same seed, settings and messages give the same answer.",
     examples=("/seed", "/seed 42", "/seed random"),
-    complete=registry.complete_words("random"),
 )
-def seed(chat: "ChatApp", argument: str) -> None:
-    """Set or show the seed."""
+def seed(chat: ChatApp, argument: str) -> None:
     set_(chat, f"seed {argument}")
 
 
 @command(
-    "reset",
-    heading=SETTINGS,
-    usage="[KEY]",
+    "reset [KEY]",
     help="Undo the changes of one setting, or of all.",
     detail="A setting returns to the value that it had before this session changed it.",
     examples=("/reset temperature", "/reset top_p", "/reset"),
-    complete=lambda chat, start: [(key, "") for key in chat.session.overrides if key.startswith(start)],
+    complete=lambda chat, start: matching(((key, "") for key in chat.session.overrides), start),
 )
-def reset(chat: "ChatApp", argument: str) -> None:
-    """Remove the session's own values of settings."""
+def reset(chat: ChatApp, argument: str) -> None:
     removed = chat.controller.reset(find(argument).key if argument else None)
     console.note(f"reset: {', '.join(removed)}" if removed else "no setting was changed in this session")
 
 
 @command(
-    "params",
-    heading=SETTINGS,
-    usage="[all]",
+    "params [all]",
     help="Show the sampling settings and their origin.",
     detail="Each row has the value, the layer that it comes from, and the reason if it has no effect. `all` adds the "
     "other settings.",
     examples=("/params", "/params all", "/temp 1.2, then /params"),
-    complete=registry.complete_words("all"),
 )
-def params(chat: "ChatApp", argument: str) -> None:
-    """Print a table of settings."""
+def params(chat: ChatApp, argument: str) -> None:
     usual = {*fields_of(SamplingParams), *fields_of(GenerationParams)}
     _print_settings(chat, [key for key in chat_setting_keys() if argument or key in usual])
 
 
-def _print_settings(chat: "ChatApp", keys: list[str]) -> None:
+def _print_settings(chat: ChatApp, keys: list[str]) -> None:
     """Value, layer, and below it the reason for a setting that has no effect."""
     resolved = chat.controller.resolved()
     idle = ineffective_settings(resolved.settings, resolved.origins)
-    rows = [(key, ellipsize(_format_now(chat, key) or "none"), resolved.origins[key]) for key in keys]
+    rows = [(key, ellipsize(format_setting(resolved.settings, key)), resolved.origins[key]) for key in keys]
     below = [f"no effect: {idle[key]}" if key in idle else "" for key in keys]
     print_rows(("KEY", "VALUE", "FROM"), rows, below=below)
 
 
 @command(
-    "samplers",
-    heading=SETTINGS,
-    usage="[NAME,…]",
+    "samplers [NAME,…]",
     help="Show or set the sampler chain.",
     detail="Samplers apply in this order; omitted samplers are off. `default` is llama.cpp's chain.",
     examples=("/samplers", "/samplers top_k,temperature", "/samplers default"),
-    complete=registry.complete_values("samplers"),
+    complete=complete_values("samplers"),
 )
-def samplers(chat: "ChatApp", argument: str) -> None:
-    """Set the sampler chain, or print its steps with their values."""
+def samplers(chat: ChatApp, argument: str) -> None:
     if argument:
         set_(chat, f"samplers {argument}")
         return
     resolved = chat.controller.resolved()
     rows = [(str(n), name, values) for n, (name, values) in enumerate(_chain(resolved), 1)]
     print_rows(("", "STEP", "VALUES"), rows, right=("",))
-    for key, reason in ineffective_settings(resolved.settings, resolved.origins).items():
-        console.note(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
+    warn_ineffective(resolved)
 
 
 def _chain(resolved: ResolvedSettings) -> list[tuple[str, str]]:
     settings = resolved.settings
     seeded = settings if settings.seed is not None else replace(settings, seed=0)
-    steps: list[tuple[str, str]] = []
+    steps = []
     if settings.grammar or settings.grammar_file or settings.json_schema:
         steps.append(("grammar", "removes tokens that do not match"))
     if settings.logit_bias or settings.ignore_eos:
         steps.append(("logit_bias", fields()["logit_bias"].format(settings.logit_bias)))
-    for step in build_chain(seeded):
-        steps.append((step.name, step_values(settings, step.name)))
-    return [(name, values.strip()) for name, values in steps]
+    return steps + [(step.name, step_values(settings, step.name).strip()) for step in build_chain(seeded)]
 
 
 @command(
-    "model",
-    heading=SETTINGS,
-    usage="[REF]",
+    "model [REF]",
     help="Show or switch the model.",
     detail="The conversation stays. `llmcli models list` lists the downloaded models.",
     examples=("/model", "/model starter", "/model ./my-model.gguf"),
-    complete=registry.complete_models,
-    everyday=True,
+    complete=complete_models,
 )
-def model(chat: "ChatApp", argument: str) -> None:
-    """Show the model, or load another one for the same conversation."""
+def model(chat: ChatApp, argument: str) -> None:
     controller = chat.controller
     if not argument:
         local = controller.engine
@@ -241,36 +248,28 @@ def _describe_model(local: "Engine") -> str:
 
 
 @command(
-    "think",
-    heading=SETTINGS,
-    usage="[on|off|hide]",
+    "think [on|off|hide]",
     help="Fold, hide or disable the model's reasoning.",
     detail="`on` folds it, `hide` hides it, `off` asks the model not to reason. Alone it shows the last reasoning.",
     examples=("/think", "/think hide", "/think off"),
-    complete=registry.complete_words("on", "off", "hide"),
 )
-def think(chat: "ChatApp", argument: str) -> None:
-    """Set how reasoning is shown, or print the last one."""
+def think(chat: ChatApp, argument: str) -> None:
     if argument not in ("", "on", "off", "hide", "show"):
         raise UsageError(f"/think must be on, off or hide, got '{argument}'")
     if argument:
         set_(chat, f"think {'show' if argument == 'on' else argument}")
         return
     reasoning = next((message.reasoning for message in reversed(chat.path()) if message.reasoning), "")
-    chat.say(reasoning or f"no answer has reasoning (think = {_format_now(chat, 'think')})", "2")
+    chat.say(reasoning or f"no answer has reasoning (think = {chat.controller.settings.think})", "2")
 
 
 @command(
-    "json",
-    heading=SETTINGS,
-    usage="[on|off|SCHEMA]",
+    "json [on|off|SCHEMA]",
     help="Make the model answer in JSON.",
     detail="SCHEMA is a JSON schema or a file with one; answers then match it. `off` allows any text again.",
     examples=("/json on", '/json {"type": "array"}', "/json off"),
-    complete=registry.complete_words("on", "off"),
 )
-def json(chat: "ChatApp", argument: str) -> None:
-    """Set or show the JSON schema of answers."""
+def json(chat: ChatApp, argument: str) -> None:
     if not argument:
         _print_setting(chat, "json_schema")
         return
@@ -284,29 +283,26 @@ def json(chat: "ChatApp", argument: str) -> None:
     console.note("JSON output is off" if value is None else "JSON output is on")
 
 
-def _preset_words(_chat: "ChatApp", start: str) -> list[tuple[str, str]]:
+def _preset_words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
     known = [(name, preset_purpose(name, values)) for name, values in presets().items()]
-    words = [*known, ("save ", ""), ("rm ", ""), ("list", ""), ("none", "")]
-    return [(word, note) for word, note in words if word.startswith(start)]
+    return matching([*known, ("save ", ""), ("rm ", ""), ("list", ""), ("none", "")], start)
 
 
 @command(
-    "preset",
-    heading=SETTINGS,
-    usage="[NAME|none|save NAME|rm NAME]",
+    "preset [NAME|none|save NAME|rm NAME]",
     help="List presets, or use one.",
     detail="`none` stops using one. `save NAME` saves the settings of this session as a preset in the configuration "
     "file, `rm NAME` deletes a preset of yours.",
     examples=("/preset", "/preset creative", "/preset save mine"),
     complete=_preset_words,
-    everyday=True,
 )
-def preset(chat: "ChatApp", argument: str) -> None:
-    """List, use, save or delete presets."""
+def preset(chat: ChatApp, argument: str) -> None:
     word, _, name = argument.partition(" ")
     name = name.strip()
     if word in ("", "list"):
-        _list_presets(chat)
+        current = chat.controller.settings.preset
+        marked = [(f"{key}*" if key == current else key, preset_purpose(key, one)) for key, one in presets().items()]
+        print_definitions(marked)
     elif word == "save":
         _save_preset(chat, name)
     elif word == "rm" and name:
@@ -319,15 +315,7 @@ def preset(chat: "ChatApp", argument: str) -> None:
         console.note("no preset" if word == "none" else f"preset {word}: {describe_preset(presets()[word])}")
 
 
-def _list_presets(chat: "ChatApp") -> None:
-    """Print what each preset is for, and its settings."""
-    current = chat.controller.settings.preset
-    print_definitions(
-        [(name + ("*" if name == current else ""), preset_purpose(name, values)) for name, values in presets().items()]
-    )
-
-
-def _save_preset(chat: "ChatApp", name: str) -> None:
+def _save_preset(chat: ChatApp, name: str) -> None:
     """Save the settings of this session as a preset of the user's."""
     if not name:
         raise UsageError("/preset save needs a name", "try /preset save mine")
@@ -340,32 +328,25 @@ def _save_preset(chat: "ChatApp", name: str) -> None:
     console.note(f"saved preset {name} in {path}: {describe_preset(values)}")
 
 
-def _character_words(_chat: "ChatApp", start: str) -> list[tuple[str, str]]:
-    from llmcli.config.characters import character_purposes
-
-    words = [*character_purposes().items(), ("none", "no character")]
-    return [(word, purpose) for word, purpose in words if word.startswith(start)]
+def _character_words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
+    return matching([*character_purposes().items(), ("none", "no character")], start)
 
 
 @command(
-    "character",
-    heading=SETTINGS,
-    usage="[NAME|FILE|none]",
+    "character [NAME|FILE|none]",
     help="List characters, or chat with one.",
     detail="A character has a system prompt, a greeting and settings. Alone it lists them. `none` removes it. Yours "
     "are files in the folder `characters` of the configuration, or any FILE.",
     examples=("/character", "/character pirate", "/character none"),
     aliases=("characters",),
     complete=_character_words,
-    everyday=True,
 )
-def character(chat: "ChatApp", argument: str) -> None:
-    """List the characters, or switch to one."""
-    from llmcli.chat.controller import use_character
-    from llmcli.config.characters import load_character
-
+def character(chat: ChatApp, argument: str) -> None:
     if argument in ("", "list"):
-        _list_characters(chat)
+        print_rows(("CHARACTER", "PURPOSE"), list(character_purposes().items()))
+        current = chat.controller.character
+        console.note(f"character: {current}" if current else "no character")
+        console.note(f"add your own in {config_dir() / 'characters'}, for example NAME.toml")
         return
     chosen = None if argument == "none" else load_character(argument)
     if chosen and "model" in chosen.settings:
@@ -376,13 +357,3 @@ def character(chat: "ChatApp", argument: str) -> None:
     if greeting:
         chat.render(greeting)
         chat.say("")
-
-
-def _list_characters(chat: "ChatApp") -> None:
-    """Print the names of the characters and what each is for."""
-    from llmcli.config.characters import character_purposes
-
-    print_rows(("CHARACTER", "PURPOSE"), list(character_purposes().items()))
-    current = chat.controller.character
-    console.note(f"character: {current}" if current else "no character")
-    console.note(f"add your own in {config_dir() / 'characters'}, for example NAME.toml")

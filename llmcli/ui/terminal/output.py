@@ -15,6 +15,7 @@ from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.inference.answer import Answer
+    from llmcli.params.settings import ResolvedSettings
 
 _SLOW = 0.1  # share of the time that a policy may take before there is a warning
 _to_stderr = False
@@ -175,6 +176,17 @@ def write_trace(answer: "Answer", name: str | None, kept: bool = False) -> Itera
         yield
 
 
+def warn_ineffective(resolved: "ResolvedSettings", known: set[str] | None = None) -> None:
+    """Warn of each chosen setting that has no effect, with the reason; not of what is `known`, to which it is added."""
+    from llmcli.params.settings import ineffective_settings  # the front page does without settings
+
+    known = set() if known is None else known
+    for key, reason in ineffective_settings(resolved.settings, resolved.origins).items():
+        if f"{key}: {reason}" not in known:
+            console.warn(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
+        known.add(f"{key}: {reason}")
+
+
 def warn_slow(answer: "Answer") -> None:
     """Warn when a temperature policy in Python takes much of the time."""
     if not answer.started:
@@ -186,8 +198,8 @@ def warn_slow(answer: "Answer") -> None:
         console.warn(f"the temperature policy is slow: {share}")
 
 
-def print_json(data: Any) -> None:
-    """Write a value as indented JSON."""
+def print_json(data: Any, indent: int | None = 2) -> None:
+    """Write a value as JSON, indented or in one line."""
     import json  # imported here: answers do not need it
 
-    print_line(json.dumps(data, ensure_ascii=False, indent=2))
+    print_line(json.dumps(data, ensure_ascii=False, indent=indent))

@@ -1,5 +1,7 @@
 """Completion of commands and of their arguments."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,8 @@ from llmcli.chat.controller import chat_setting_keys
 from llmcli.chat.sessions.session import Session
 from llmcli.params.settings import fields
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.registry import commands, suggest
+from llmcli.ui.commands.completion import suggest
+from llmcli.ui.commands.registry import commands
 
 
 def completions(chat: ChatApp, text: str) -> list[str]:
@@ -24,6 +27,11 @@ def test_a_slash_completes_every_command_and_every_setting(chat: ChatApp) -> Non
 
 def test_the_start_of_a_name_completes_the_names_with_it(chat: ChatApp) -> None:
     assert [line.strip() for line in completions(chat, "/bran")] == ["/branches", "/branch"]
+
+
+def test_the_menu_shows_a_command_with_its_slash(chat: ChatApp) -> None:
+    assert [one.text for one in suggest(chat, "/bran")] == ["/branches", "/branch "]
+    assert [one.text for one in suggest(chat, "/top_p")] == ["/top_p "]
 
 
 def test_a_setting_is_completed_with_its_value_and_range(chat: ChatApp) -> None:
@@ -101,3 +109,9 @@ def test_a_message_gets_no_completions(chat: ChatApp) -> None:
     assert completions(chat, "hello") == []
     assert completions(chat, "what is /help") == []
     assert completions(chat, "/nonsense arg") == []
+
+
+def test_a_chat_in_a_pipe_does_without_prompt_toolkit() -> None:
+    code = "import sys, llmcli.ui.chat.loop, llmcli.ui.input.piped; print('prompt_toolkit' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n"

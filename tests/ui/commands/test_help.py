@@ -95,7 +95,14 @@ def test_help_of_a_word_finds_commands(
 def test_help_of_an_unknown_word_is_an_error(chat: ChatApp, word: str) -> None:
     with pytest.raises(UsageError) as caught:
         dispatch(chat, "help", word)
-    assert "/help" in caught.value.hint
+    assert str(caught.value) == f"the help does not contain '{word}'"
+    assert caught.value.hint.endswith("see /help all")
+
+
+def test_help_of_a_mistyped_word_suggests_the_nearest_command(chat: ChatApp) -> None:
+    with pytest.raises(UsageError) as caught:
+        dispatch(chat, "help", "brnaches")
+    assert caught.value.hint == "did you mean '/branches'? see /help all"
 
 
 class Keyboard:

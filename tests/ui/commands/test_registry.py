@@ -1,11 +1,12 @@
 """The table of commands: everything that names them is made from it."""
 
 import re
+from contextlib import suppress
 
 import pytest
 
 from llmcli.chat.controller import chat_setting_keys
-from llmcli.errors import DiskError, UsageError
+from llmcli.errors import DiskError, LlmcliError, UsageError
 from llmcli.params.settings import fields
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands.registry import (
@@ -132,6 +133,13 @@ def test_an_unknown_command_suggests_the_nearest_one(wrong: str, meant: str) -> 
     with pytest.raises(UsageError) as caught:
         require_command(wrong)
     assert meant in caught.value.hint
+
+
+@pytest.mark.parametrize("command", ["undo", "history", "branch", "edit", "copy", "keep"])
+def test_a_number_of_many_digits_is_an_error_at_most(chat: ChatApp, command: str) -> None:
+    chat.session.add("user", "hi")
+    with suppress(LlmcliError):
+        dispatch(chat, command, "9" * 5000)
 
 
 @pytest.mark.parametrize("name", ["x" * 300 + ".md", "~nobody-has-this-name/x.md", "x\0.md"])
