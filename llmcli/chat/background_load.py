@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Cancellation
@@ -31,14 +32,11 @@ class BackgroundLoad:
 
     def _run(self) -> None:
         try:
-            self._prompt_builder = self._load(self._cancellation, self._set_status)
+            self._prompt_builder = self._load(self._cancellation, partial(setattr, self, "status"))
         except BaseException as error:  # raised in the main thread, by `wait`
             self._error = error
         if self._on_end:
             self._on_end()
-
-    def _set_status(self, status: str) -> None:
-        self.status = status
 
     @property
     def prompt_builder(self) -> "PromptBuilder | None":

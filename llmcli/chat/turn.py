@@ -6,7 +6,7 @@ from typing import Any
 
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.events import Cancellation, TemperatureShift
+from llmcli.engine.events import TemperatureShift
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.answer_json import replay_data
 from llmcli.inference.engine import Engine, Request
@@ -56,11 +56,6 @@ class Turn:
             raise
         finally:
             self.message = self._save(reason)
-
-    @property
-    def cancellation(self) -> Cancellation:
-        """What stops the answer."""
-        return self.answer.request.cancellation
 
     def keep(self, parent: int | None) -> Message | None:
         """Save the answer, which is one of several, as an answer to message `parent`; None: it is empty."""

@@ -12,42 +12,12 @@ from llmcli.params.settings import Settings
 Part = tuple[str, str]  # ("answer" or "think", text)
 
 
-class TraceTexts:
-    """Passes on the trace of each token with its text, in order, once the token cannot be removed any more.
-
-    All texts joined are the answer exactly. Text that belongs to no token is passed on as a token without an id.
-    """
-
-    def __init__(self, on_token: Callable[[TokenTrace], None]) -> None:
-        self._on_token = on_token
-        self._texts: list[tuple[str, str]] = []  # answer and reasoning of each token
-        self._n_sent = 0
-
-    def add(self, parts: Sequence[Part], event: TokenEvent | None = None) -> None:
-        """Add the text of one event, or text without an event: a prefill, or text that was held back to the end."""
-        if event:
-            has_token = event.id is not None
-            del self._texts[event.n_traces - has_token :]  # tokens that were removed
-            self._texts += [_by_kind(parts)] if has_token else []
-            while self._n_sent < min(event.n_final, len(self._texts)):
-                text, reasoning = self._texts[self._n_sent]
-                self._on_token(event.record.traces[self._n_sent]._replace(text=text, reasoning=reasoning))
-                self._n_sent += 1
-        if not event or event.id is None:
-            self._pass_text(*_by_kind(parts))
-
-    def _pass_text(self, text: str, reasoning: str) -> None:
-        """Pass on text that belongs to no token."""
-        if text or reasoning:
-            index = self._n_sent
-            self._on_token(TokenTrace(index, None, text, None, None, None, None, None, (), "", 0, 0.0, reasoning))
-
-
 @dataclass
 class Answer:
     """An answer while it is generated. Iterate over `parts()` to its end, then read the other attributes.
 
-    `on_token` is called with the trace of each token, once it is certain.
+    `on_token` is called with the trace of each token, in order, once the token cannot be removed any more. All texts of
+    the traces joined are the answer exactly; text that belongs to no token is a trace without an id.
     """
 
     engine: Engine
@@ -61,7 +31,9 @@ class Answer:
     record: GenerationRecord = field(init=False, default_factory=GenerationRecord, repr=False)
     started: bool = field(init=False, default=False)
     _splitter: ReasoningSplitter | None = field(init=False, default=None, repr=False)
-    _texts: TraceTexts = field(init=False, repr=False)
+    # The text and the reasoning of each token, and the number of tokens whose traces were passed on.
+    _texts: list[tuple[str, str]] = field(init=False, default_factory=list, repr=False)
+    _n_sent: int = field(init=False, default=0, repr=False)
 
     @property
     def prompt(self) -> Prompt:
@@ -93,7 +65,7 @@ class Answer:
 
     def begin(self) -> Iterator[Part]:
         """The parts before the first token. Call `push` with each event of the answer afterwards."""
-        self._splitter, self._texts = self.request.splitter(), TraceTexts(self._add_trace)
+        self._splitter = self.request.splitter()
         if self.settings.prefill:
             yield from self._add([("answer", self.settings.prefill)], None)
 
@@ -114,7 +86,7 @@ class Answer:
 
     def _add(self, parts: Sequence[Part], event: TokenEvent | None) -> Iterator[Part]:
         if self.request.trace is not None:
-            self._texts.add(parts, event)
+            self._send_traces(parts, event)
         for kind, text in parts:
             if kind == "think":
                 self.reasoning += text
@@ -123,9 +95,23 @@ class Answer:
             if text:
                 yield kind, text
 
-    def _add_trace(self, token: TokenTrace) -> None:
-        self.traces.append(token)
-        self.on_token(token)
+    def _send_traces(self, parts: Sequence[Part], event: TokenEvent | None) -> None:
+        """Pass on the traces that became certain with this text; without an event it belongs to no token."""
+        text, reasoning = _by_kind(parts)
+        if event:
+            has_token = event.id is not None
+            del self._texts[event.n_traces - has_token :]  # tokens that were removed
+            self._texts += [(text, reasoning)] if has_token else []
+            while self._n_sent < min(event.n_final, len(self._texts)):
+                text_of, reasoning_of = self._texts[self._n_sent]
+                self._send(event.record.traces[self._n_sent]._replace(text=text_of, reasoning=reasoning_of))
+                self._n_sent += 1
+        if (not event or event.id is None) and (text or reasoning):
+            self._send(TokenTrace(self._n_sent, None, text, None, None, None, None, None, (), "", 0, 0.0, reasoning))
+
+    def _send(self, trace: TokenTrace) -> None:
+        self.traces.append(trace)
+        self.on_token(trace)
 
     def timings(self) -> dict[str, float]:
         """Milliseconds and tokens per second under llama-server's names."""

@@ -167,7 +167,9 @@ class ChatApp:
         with (
             write_trace(turn.answer, str(self.traces / trace) if self.traces else None, kept=True),
             to_stderr(False),
-            busy_screen.open(turn.cancellation, "reading the prompt", temperature_keys, turn.resolved.settings.timeout),
+            busy_screen.open(
+                turn.answer.request.cancellation, "reading the prompt", temperature_keys, turn.resolved.settings.timeout
+            ),
         ):
             with closing(turn.parts()) as parts:  # the text so far is kept before the session is closed
                 busy_screen.show(parts, begun.content if begun else "")
