@@ -40,6 +40,13 @@ def sanitize(text: str) -> str:
     return text if text.isprintable() and text.isascii() else text.translate(_TABLE)
 
 
+def xml_text(text: str) -> str:
+    """`text` as safe XML; the two characters that XML cannot contain are replaced."""
+    from html import escape
+
+    return escape(sanitize(text).replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd"))
+
+
 def ellipsize(text: str, length: int = 40) -> str:
     """At most `length` characters; a cut text ends with an ellipsis."""
     line = " ".join(text.split())

@@ -112,17 +112,17 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
             raise LlmcliError("stdin is closed", "pipe messages to stdin, or use a terminal")
         mark = partial(print, "> ", end="", file=sys.stderr, flush=True)
         return LineReader(sys.stdin.buffer, mark) if is_terminal(sys.stdin) else LineReader(sys.stdin.buffer)
-    from llmcli.ui.chat.busy_screen import style
     from llmcli.ui.chat.status_line import input_hint, status_line
     from llmcli.ui.commands.completion import suggest
     from llmcli.ui.input.reader import TerminalReader
+    from llmcli.ui.markdown.theme import ground_of
 
     reader = TerminalReader(
         lambda before: suggest(chat, before),
         lambda: status_line(chat),
         data_dir() / "history",
         settings.editing_mode,
-        style(settings),
+        ground_of(settings.theme),
         wants_color(sys.stdout),
         lambda: input_hint(chat),
     )

@@ -9,6 +9,7 @@ from llmcli.config.presets import base_layers, preset_layer, resolve_settings
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.files import config_path
 from llmcli.params.settings import Layer, check_policy, fields, find, format_setting, resolve, to_data
+from llmcli.ui.markdown.theme import ground_of
 from llmcli.ui.terminal.ask import open_in_editor
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_json, print_line
@@ -71,6 +72,8 @@ def set_setting(
         parsed = field.parse_text(value[0])
     if field.key == "temperature":
         check_policy(parsed, None)
+    if field.key == "theme":
+        ground_of(parsed)  # raises an error for an unknown one
     if field.key == "preset" and parsed:
         preset_layer(parsed)  # raises an error for an unknown one
     store.set_value(field.key, parsed)

@@ -186,7 +186,13 @@ class InterfaceParams:
         choices=("ask", "error", "oldest", "compact"),
     )
     markdown: bool = setting(True, "Render Markdown in answers on a terminal.")
-    theme: str = setting("auto", "Colors for a dark or a light terminal.", choices=("auto", "dark", "light"))
+    theme: str = setting(
+        "auto",
+        "Colors for a dark or a light terminal, of a Pygments style, or of a theme file of rich.",
+        metavar="NAME|FILE",
+        suggest=("auto", "dark", "light"),
+        path=True,
+    )
     editing_mode: str = setting("emacs", "Key bindings of the input line.", choices=("emacs", "vi"))
     character: str | None = setting(
         None,

@@ -55,33 +55,23 @@ class Column:
 
     def rows(self, width: int) -> list[Runs]:
         """The remaining text in rows of at most `width` columns; until the answer ends, the last one may change."""
-        return slice_cells(self._runs, self._spans(width)) if self._runs else []
+        return slice_cells(self._runs, self._spans(width))
 
     def certain(self, width: int) -> int:
         """How many of the rows cannot change any more."""
-        n_rows = len(self._spans(width)) if self._runs else 0
+        n_rows = len(self._spans(width))
         return n_rows if self.ended else max(n_rows - 1, 0)
 
     def take(self, count: int, width: int) -> list[Runs]:
         """Remove and return the first `count` rows."""
-        rows, spans = self.rows(width), self._spans(width)
-        if count >= len(rows):
-            self._runs = []
-            return rows
-        self._drop(spans[count][0])
+        rows, spans, end = self.rows(width), self._spans(width), len(unstyled(self._runs))
+        start = spans[count][0] if count < len(spans) else end
+        (self._runs,) = slice_cells(self._runs, [(start, end)])
         return rows[:count]
 
     def _spans(self, width: int) -> list[tuple[int, int]]:
         text = unstyled(self._runs)
-        return line_breaks(text.rstrip() if self.ended else text, width)
-
-    def _drop(self, count: int) -> None:
-        """Remove the first `count` characters."""
-        runs, self._runs = self._runs, []
-        for look, text in runs:
-            if count < len(text):
-                self._runs.append((look, text[count:]))
-            count = max(count - len(text), 0)
+        return line_breaks(text.rstrip() if self.ended else text, width) if text else []
 
 
 class CompareView(LiveView):
@@ -216,18 +206,16 @@ def print_texts(comparison: "Comparison", think: bool) -> None:
 
 def print_summary(comparison: "Comparison", live: bool) -> None:
     """Print the statistics: to the terminal below the answers, else to stderr."""
-    if live:
-        print_line("")
-        print_figures(comparison)
-    elif not console.quiet:
-        with to_stderr(True), suppress(DiskError):  # stderr may be closed
+    ignored = () if live else (DiskError,)  # stderr may be closed
+    if live or not console.quiet:
+        with to_stderr(not live), suppress(*ignored):
             print_line("")
-            print_figures(comparison)
+            _print_figures(comparison)
     console.note(_LEGEND)
     _print_speed(comparison)
 
 
-def print_figures(comparison: "Comparison") -> None:
+def _print_figures(comparison: "Comparison") -> None:
     """Print a row for each answer."""
     rows = []
     for number, one in enumerate(comparison.results, 1):

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from html import escape
 from io import StringIO
 from itertools import islice
 from pathlib import Path
@@ -12,38 +11,35 @@ from typing import TYPE_CHECKING
 from llmcli.chat.conversation import Message
 from llmcli.chat.export import ENDINGS
 from llmcli.errors import DiskError, error_text
-from llmcli.text import sanitize
+from llmcli.text import sanitize, xml_text
 from llmcli.ui.terminal.cells import cells, styled, wrap
 
 if TYPE_CHECKING:
     from rich.style import Style
     from rich.terminal_theme import TerminalTheme
 
-MOST_ROWS = 300  # of a picture
+MOST_ROWS, _COLUMNS = 300, 80  # of a picture of a conversation
 _MAX_CHARACTERS = 50_000  # of one message
 _MARK = "\x1b[1;36m> \x1b[0m"
 _COLUMN, _ROW, _BASELINE = 8.4, 17, 13  # pixels
 _LEFT, _TOP, _BOTTOM = 14, 44, 14
 _FONTS = "ui-monospace,SFMono-Regular,Menlo,Consolas,DejaVu Sans Mono,monospace"
-_NOT_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # Wide characters are drawn separately: in a font of another width they must not stretch the letters beside them.
 _WIDE = "\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff01-\uff60\U0001f000-\U0003fffd\u200d\ufe0f"
 _PIECE = re.compile(f"[{_WIDE}]+|[^{_WIDE}]+")
 # Background and foreground, then the 16 colors of a terminal.
-_DARK = """17191e d5d9e0  3f444d e5737d 8fc27a dcb56b 6fa8f0 c08adf 5fbfc4 c9ced8
-           757c88 f28b93 a8d694 ecca86 8fbcff d3a4f0 7fd6da f3f5f8"""
-_LIGHT = """fcfcfb 24282e  24282e b3262f 1f7a33 8a6100 2357b8 8a35a8 0f7480 6a7078
-            5b6169 cf3a43 2b9144 a87600 3a6fd8 a24dc2 178c99 9aa0a8"""
+_COLORS = """17191e d5d9e0  3f444d e5737d 8fc27a dcb56b 6fa8f0 c08adf 5fbfc4 c9ced8
+             757c88 f28b93 a8d694 ecca86 8fbcff d3a4f0 7fd6da f3f5f8"""
 
 
-def draw(rows: Sequence[str], columns: int, title: str, dark: bool = True) -> str:
+def draw(rows: Sequence[str], columns: int, title: str) -> str:
     """A picture (SVG) of rows with color sequences, in a window with a title; the same rows give the same bytes."""
     from rich.ansi import AnsiDecoder
     from rich.console import Console
 
-    theme, decoder, console = _theme(_DARK if dark else _LIGHT), AnsiDecoder(), Console(file=StringIO())
+    theme, decoder, console = _theme(), AnsiDecoder(), Console(file=StringIO())
     width, height = round(columns * _COLUMN) + 2 * _LEFT, len(rows) * _ROW + _TOP + _BOTTOM
-    heading, faint = _text(" ".join(title.split())), theme.ansi_colors[8].hex
+    heading, faint = xml_text(" ".join(title.split())), theme.ansi_colors[8].hex
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width}" height="{height}"'
         f' viewBox="0 0 {width} {height}">',
@@ -62,21 +58,20 @@ def draw(rows: Sequence[str], columns: int, title: str, dark: bool = True) -> st
     return "\n".join([*lines, "</g>", "</svg>", ""])
 
 
-def conversation(messages: Sequence[Message], title: str, columns: int = 80) -> str:
+def conversation(messages: Sequence[Message], title: str) -> str:
     """A picture of messages as the chat shows them; its last row tells when the rest is too long."""
-    rows = list(islice(_message_rows(messages, columns), MOST_ROWS + 1))
+    rows = list(islice(_message_rows(messages, _COLUMNS), MOST_ROWS + 1))
     if len(rows) > MOST_ROWS:
         rows[-1] = styled([("2", "… the rest is too long for a picture")])
-    return draw(rows, columns, title)
+    return draw(rows, _COLUMNS, title)
 
 
 def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
     """The rows of a conversation with color sequences, a blank one between two messages."""
-    from llmcli.ui.markdown.code import style_of
     from llmcli.ui.markdown.render import Renderer
     from llmcli.ui.markdown.splitter import Splitter
+    from llmcli.ui.markdown.theme import theme_of
 
-    style = style_of("dark", True)
     for number, message in enumerate(messages):
         if number:
             yield ""
@@ -89,13 +84,13 @@ def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
         else:
             splitter = Splitter()
             blocks = splitter.feed(text) + splitter.finish()
-            yield from Renderer(style).rows(blocks, columns - 1)
+            yield from Renderer(theme_of("dark"), True).rows(blocks, columns - 1)
         notes = [f"+ {attachment.name}" for attachment in message.attachments]
         if message.role == "summary":
             notes.append("a summary of the earlier messages")
         notes.append(ENDINGS.get(message.finish_reason, ""))
         for note in filter(None, notes):
-            yield from (styled(row) for row in wrap([(style.faint, sanitize(" ".join(note.split())))], columns - 1))
+            yield from (styled(row) for row in wrap([("2", sanitize(" ".join(note.split())))], columns - 1))
 
 
 def _run(text: str, style: "Style | None", theme: "TerminalTheme", column: int, top: int) -> Iterator[str]:
@@ -128,20 +123,15 @@ def _run(text: str, style: "Style | None", theme: "TerminalTheme", column: int, 
     }
     text_attributes = "".join(f' {name}="{value}"' for name, value in attributes.items() if value)
     x, y = f"{_LEFT + column * _COLUMN:g}", top + _BASELINE
-    yield f'<text x="{x}" y="{y}"{text_attributes} lengthAdjust="spacingAndGlyphs">{_text(bare)}</text>'
+    yield f'<text x="{x}" y="{y}"{text_attributes} lengthAdjust="spacingAndGlyphs">{xml_text(bare)}</text>'
 
 
-def _text(text: str) -> str:
-    """`text` as XML, with a mark for characters that XML cannot contain."""
-    return escape(_NOT_XML.sub("\ufffd", text), quote=False)
-
-
-def _theme(colors: str) -> "TerminalTheme":
+def _theme() -> "TerminalTheme":
+    from rich.color import parse_rgb_hex
     from rich.terminal_theme import TerminalTheme
 
-    red_green_blue = [(code >> 16, code >> 8 & 255, code & 255) for code in (int(one, 16) for one in colors.split())]
-    background, foreground, *palette = red_green_blue
-    return TerminalTheme(background, foreground, palette[:8], palette[8:])
+    background, foreground, *colors = map(parse_rgb_hex, _COLORS.split())
+    return TerminalTheme(background, foreground, list(colors[:8]), list(colors[8:]))
 
 
 def document(

@@ -92,11 +92,6 @@ def test_the_terminal_does_not_change_a_picture(monkeypatch: pytest.MonkeyPatch)
     assert len({red.attrib["fill"], faint.attrib["fill"]}) == 2
 
 
-def test_light_and_dark_have_different_backgrounds() -> None:
-    grounds = {parsed(draw(["a"], 20, "t", dark))[1].attrib["fill"] for dark in (True, False)}
-    assert len(grounds) == 2
-
-
 def test_a_background_color_covers_its_columns() -> None:
     _, ground = parsed(draw(["ab\x1b[48;2;1;2;3m cd \x1b[0m"], 20, "t")).iter(f"{SVG}rect")
     assert (ground.attrib["fill"], ground.attrib["x"], ground.attrib["width"]) == ("#010203", "30.8", "33.6")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from llmcli.engine.events import Measure, TokenTrace
 from llmcli.text import plural, sanitize
-from llmcli.ui.terminal.cells import Runs, cells, fold, styled, wrap
+from llmcli.ui.terminal.cells import Runs, cells, fold, styled, unstyled, wrap
 from llmcli.ui.terminal.console import is_terminal, wants_color
 from llmcli.ui.terminal.output import print_drawn, print_text, stream
 
@@ -40,14 +40,14 @@ def heat_rows(tokens: Sequence[TokenTrace], by: Measure, width: int, color: bool
     known = [value for value in values if value is not None]
     scale = _scale(by, known)
     steps = [None if value is None else max(bisect_right(scale, value) - 1, 0) for value in values]
-    rows = _reasoning_rows(tokens, width, color)
-    looks = _looks(shown, steps, by) if color else [""] * len(shown)
+    rows, looks = _reasoning_rows(tokens, width), _looks(shown, steps, by)
     for line in _lines(shown, steps, unicode):
         for row in fold(line, width):
             rows.append(_colored(row, shown, looks))
             bars = "" if color else _bars(row, shown, steps, unicode)
-            rows += [bars] if bars else []
-    return [*rows, "", *_legend(by, known, scale, width, color, unicode)] if shown else rows
+            rows += [[("", bars)]] if bars else []
+    legend = ["", *_legend(by, known, scale, width, color, unicode)] if shown else []
+    return [*map(styled if color else unstyled, rows), *legend]
 
 
 def _scale(by: Measure, known: Sequence[float]) -> list[float]:
@@ -59,14 +59,13 @@ def _scale(by: Measure, known: Sequence[float]) -> list[float]:
     return [top * (at / STEPS) ** (2 if by == "entropy" else 1) for at in range(STEPS)]
 
 
-def _reasoning_rows(tokens: Sequence[TokenTrace], width: int, color: bool) -> list[str]:
+def _reasoning_rows(tokens: Sequence[TokenTrace], width: int) -> list[Runs]:
     """The reasoning under a title, and an empty row; nothing where there is none."""
     text = sanitize("".join(token.reasoning for token in tokens)).replace("\t", _TAB).strip("\n")
     if not text:
         return []
-    faint = _FAINT if color else ""
-    inside = wrap([(faint, text)], max(width - 2, 1))
-    return [styled([(faint, "thinking")]), *(styled([(faint, "  "), *row]) for row in inside), ""]
+    inside = wrap([(_FAINT, text)], max(width - 2, 1))
+    return [[(_FAINT, "thinking")], *([(_FAINT, "  "), *row] for row in inside), []]
 
 
 def _lines(shown: Sequence[TokenTrace], steps: Sequence[int | None], unicode: bool) -> Iterator[Runs]:
@@ -94,13 +93,13 @@ def _looks(shown: Sequence[TokenTrace], steps: Sequence[int | None], by: Measure
     return looks
 
 
-def _colored(row: Runs, shown: Sequence[TokenTrace], looks: Sequence[str]) -> str:
+def _colored(row: Runs, shown: Sequence[TokenTrace], looks: Sequence[str]) -> Runs:
     """The row in color; the blanks before a word have none, so that words are separate."""
     runs: Runs = []
     for index, text in row:
         blanks = _blanks(text, shown[int(index)])
         runs += [("", text[:blanks]), (looks[int(index)] if text[blanks:] else "", text[blanks:])]
-    return styled(runs)
+    return runs
 
 
 def _bars(row: Runs, shown: Sequence[TokenTrace], steps: Sequence[int | None], unicode: bool) -> str:
@@ -124,28 +123,23 @@ def _legend(
 ) -> list[str]:
     """The measure, its minimum, mean and maximum, and the value at which each step starts."""
     if not known:
-        return [styled(row) for row in wrap([("", f"{_NAMES[by]}: this trace has no values")], width)]
+        return [unstyled(row) for row in wrap([("", f"{_NAMES[by]}: this trace has no values")], width)]
     low, mean, high = (_number(value) for value in (min(known), sum(known) / len(known), max(known)))
     facts = f"{_NAMES[by]}: min {low}, mean {mean}, max {high} over {plural(len(known), 'token')}"
     numbers = [_number(value) for value in scale]
-    looks = (_LOOKS[::-1] if by == "p" else _LOOKS) if color else [""] * STEPS
+    looks = _LOOKS[::-1] if by == "p" else _LOOKS
     signs = zip(levels(unicode), numbers, strict=True)
     texts = [f" {number} " if color else f"{sign} {number}  " for sign, number in signs]
     size = max(map(len, texts))
     beside = next((many for many in (STEPS, STEPS // 2, STEPS // 4) if many * size <= width), 1)
     drawn = [(look, text.ljust(size)) for look, text in zip(looks, texts, strict=True)]
-    note = _color_note(by) if color else f"each bar is the {_NAMES[by]} of the token above it"
-    return [
-        *(styled(row) for row in wrap([("", facts)], width)),
-        *(styled(drawn[at : at + beside]).rstrip() for at in range(0, STEPS, beside)),
-        *(styled(row) for row in wrap([(_FAINT if color else "", note)], width)),
-    ]
-
-
-def _color_note(by: Measure) -> str:
-    """What the colors mean."""
-    order = "red (low) to blue (high)" if by == "p" else "blue (low) to red (high)"
-    return f"color: {_NAMES[by]} from {order}; an underline separates tokens of the same color"
+    note = f"each bar is the {_NAMES[by]} of the token above it"
+    if color:
+        order = "red (low) to blue (high)" if by == "p" else "blue (low) to red (high)"
+        note = f"color: {_NAMES[by]} from {order}; an underline separates tokens of the same color"
+    rows = [*wrap([("", facts)], width), *(drawn[at : at + beside] for at in range(0, STEPS, beside))]
+    rows += wrap([(_FAINT, note)], width)
+    return [(styled if color else unstyled)(row).rstrip() for row in rows]
 
 
 def _number(value: float) -> str:

@@ -4,11 +4,10 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import groupby
 
 from llmcli.engine.events import TokenTrace
-from llmcli.text import ellipsize, plural, sanitize
+from llmcli.text import ellipsize, plural, sanitize, xml_text
 from llmcli.ui.charts.trace_table import token_text
 
 _WIDTH, _LEFT, _RIGHT = 920, 56, 896  # pixels; the last two bound the panels
@@ -66,14 +65,16 @@ def plot_svg(tokens: Sequence[TokenTrace], title: str) -> str:
     """
     span, title = AxisRange(len(tokens), _LEFT, _RIGHT), " ".join(title.split())
     height = _BASE + _BOTTOM + (_NAMES if len(tokens) <= _MOST_NAMED else 0)
+    policies = dict.fromkeys(token.policy for token in tokens if token.policy)  # in order of appearance
+    about = ellipsize(" · ".join([plural(len(tokens), "token"), *policies]), 60)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{_WIDTH}" height="{height}"'
         f' viewBox="0 0 {_WIDTH} {height}" fill="{_INK}">',
-        f"<title>{_xml(title)}</title>",
+        f"<title>{xml_text(title)}</title>",
         f"<style>{_STYLE}</style>",
         f'<rect width="{_WIDTH}" height="{height}" rx="8" fill="{_GROUND}"/>',
-        f'<text x="{_LEFT}" y="36" style="font-size:17px;font-weight:600">{_xml(ellipsize(title, 60))}</text>',
-        f'<text x="{_RIGHT}" y="36" text-anchor="end" fill="{_FAINT}">{_xml(_about(tokens))}</text>',
+        f'<text x="{_LEFT}" y="36" style="font-size:17px;font-weight:600">{xml_text(ellipsize(title, 60))}</text>',
+        f'<text x="{_RIGHT}" y="36" text-anchor="end" fill="{_FAINT}">{xml_text(about)}</text>',
         *_marks(tokens, span),
     ]
     for top, (key, name, unit, color) in zip(_TOPS, _PANELS, strict=True):
@@ -82,12 +83,6 @@ def plot_svg(tokens: Sequence[TokenTrace], title: str) -> str:
         parts += curve(values, span, top + _PANEL, _PANEL / _y_ticks(values)[-1], color)
     parts += [*_axis(tokens, span, height), *_tooltips(tokens, span), "</svg>", ""]
     return "\n".join(parts)
-
-
-def _about(tokens: Sequence[TokenTrace]) -> str:
-    """The number of tokens, and the policies in order of appearance."""
-    policies = list(dict.fromkeys(token.policy for token in tokens if token.policy))
-    return ellipsize(" · ".join([plural(len(tokens), "token"), *policies]), 60)
 
 
 def _marks(tokens: Sequence[TokenTrace], span: AxisRange) -> Iterator[str]:
@@ -178,7 +173,7 @@ def _axis(tokens: Sequence[TokenTrace], span: AxisRange, height: int) -> Iterato
         for at, token in enumerate(tokens):
             text, ink = token.text or token.reasoning, _FAINT if token.thinking else _INK
             turned = f"translate({span.x(at + 0.5)} {below + 10}) rotate(-90) translate(0 4)"
-            yield f'<text transform="{turned}" fill="{ink}">{_xml(token_text(text.strip() or text, _NAME))}</text>'
+            yield f'<text transform="{turned}" fill="{ink}">{xml_text(token_text(text.strip() or text, _NAME))}</text>'
         yield "</g>"
     yield f'<text x="{_RIGHT}" y="{height - 16}" text-anchor="end" fill="{_FAINT}">{_legend(tokens, span)}</text>'
 
@@ -202,7 +197,7 @@ def _tooltips(tokens: Sequence[TokenTrace], span: AxisRange) -> Iterator[str]:
         text = sanitize("".join(token.text or token.reasoning for token in own)[:_MOST_TIP])
         facts = [f"{name} {_mean(own, key)}" for name, key in (("T", "temperature"), ("H", "entropy"), ("p", "p"))]
         about = f"tokens {own[0].i} to {own[-1].i}, means" if len(own) > 1 else f"token {own[0].i}"
-        tip = _xml("\n".join([json.dumps(text, ensure_ascii=False), f"{about}: {', '.join(facts)}"]))
+        tip = xml_text("\n".join([json.dumps(text, ensure_ascii=False), f"{about}: {', '.join(facts)}"]))
         yield (
             f'<rect x="{left}" y="{_TOP}" width="{float(right) - float(left):.1f}" height="{_BASE - _TOP}">'
             f"<title>{tip}</title></rect>"
@@ -213,8 +208,3 @@ def _tooltips(tokens: Sequence[TokenTrace], span: AxisRange) -> Iterator[str]:
 def _mean(tokens: Sequence[TokenTrace], key: str) -> str:
     values = [value for token in tokens if (value := getattr(token, key)) is not None]
     return f"{sum(values) / len(values):.4g}" if values else "none"
-
-
-def _xml(text: str) -> str:
-    """`text` as safe XML; the two characters that XML does not allow are replaced."""
-    return escape(sanitize(text).replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd"))

@@ -94,11 +94,7 @@ class ChatApp:
         self._answer(self.path())
 
     def _add_message(self, text: str, attachments: tuple[Attachment, ...]) -> bool:
-        """Add a message of the user if there is room for it; False when the user cancels it.
-
-        Raises:
-            ContextOverflowError: see `resolve_overflow`.
-        """
+        """Add a message of the user if `resolve_overflow` finds room for it; False when the user cancels it."""
         session = self.controller.session
         draft = session.conversation.draft("user", text, attachments=attachments)
         if resolve_overflow(self.controller, self.live, self.path(), draft=draft) is None:
@@ -141,11 +137,7 @@ class ChatApp:
     def answer(
         self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
     ) -> None:
-        """Let the model answer `path`, or continue its answer `begun`, after the context has room for it.
-
-        Raises:
-            ContextOverflowError: see `resolve_overflow`.
-        """
+        """Let the model answer `path`, or continue its answer `begun`, if `resolve_overflow` finds room for it."""
         if not self.wait_for_model():
             return
         fitting = resolve_overflow(self.controller, self.live, path, begun)
@@ -179,24 +171,27 @@ class ChatApp:
             console.note(moved)
         if begun and not turn.message:  # nothing was added: the answer is still the last one
             self.turn = last_turn
-        self._note_finish_reason(turn)
-        if busy_screen.repetition.found:
-            console.note(_loop_note(turn.resolved.settings))
+        self._note_end(turn, busy_screen.repetition.found)
 
-    def _note_finish_reason(self, turn: "Turn") -> None:
+    def _note_end(self, turn: "Turn", repeats: bool) -> None:
         warn_slow(turn.answer)
+        settings = turn.resolved.settings
         reason, on = turn.answer.finish_reason, "; /continue resumes" if turn.message else ""
         if reason == "interrupt":
             console.note(f"stopped{on}, /retry answers again" if on else "stopped; /retry tries again")
         elif reason == "timeout":
-            console.note(f"stopped after {turn.resolved.settings.timeout:g} s (timeout){on}")
+            console.note(f"stopped after {settings.timeout:g} s (timeout){on}")
         elif reason == "length":
-            limit = turn.resolved.settings.max_tokens
+            limit = settings.max_tokens
             reached = 0 <= limit <= turn.answer.timings()["predicted_n"]
             why = f"max_tokens is {limit}" if reached else "the context is full; /compact or /undo makes room"
             console.note(f"cut off: {why}" + (on if reached else ""))
         if not turn.answer.record.is_complete:
             console.warn("the answer ended before it matched the grammar")
+        if repeats:
+            free = "" if settings.dry_multiplier else "dry_multiplier=0.8"  # a remedy that is not in use
+            free = "repeat_penalty=1.1" if settings.repeat_penalty == 1 else free
+            console.note("the answer repeats itself" + (f"; /retry {free} may help" if free else ""))
 
     def render(self, text: str) -> None:
         """Show an earlier answer as it was shown first."""
@@ -231,9 +226,15 @@ class ChatApp:
         """The model, after waiting for it if it is still loading; None when the user stops waiting."""
         loading = self.controller.load_model()
         local = loading.engine or self._wait(loading)
-        if local and local is not self._greeted:
-            self._greeted = local
-            self._greet(local)
+        if not local or local is self._greeted:
+            return local
+        self._greeted = local
+        settings = self.controller.settings  # adds a note for each default of the model that cannot be used
+        for note in local.notes:
+            console.warn(note)
+        local.notes.clear()
+        if not self.controller.prompt_builder.has_own_template(settings):
+            console.note(f"{local.name} has no chat template: a plain one is used (see /chat_template)")
         return local
 
     def _wait(self, loading: "BackgroundLoad") -> "Engine | None":
@@ -253,19 +254,3 @@ class ChatApp:
         if not local:
             console.note("not sent: the model is still loading")
         return local
-
-    def _greet(self, local: "Engine") -> None:
-        """Print what the user should know about a model."""
-        settings = self.controller.settings  # adds a note for each default of the model that cannot be used
-        for note in local.notes:
-            console.warn(note)
-        local.notes.clear()
-        if not self.controller.prompt_builder.has_own_template(settings):
-            console.note(f"{local.name} has no chat template: a plain one is used (see /chat_template)")
-
-
-def _loop_note(settings: Settings) -> str:
-    """The note after an answer that repeats itself, with the first remedy that is not in use."""
-    remedies = {"repeat_penalty=1.1": settings.repeat_penalty == 1, "dry_multiplier=0.8": not settings.dry_multiplier}
-    free = next((remedy for remedy, unused in remedies.items() if unused), "")
-    return "the answer repeats itself" + (f"; /retry {free} may help" if free else "")

@@ -1,16 +1,14 @@
 """The screen while the model works: a spinner, then the answer with a row below it; Ctrl-C stops it."""
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError
-from llmcli.params.policies.policy import Policy
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import Settings
 from llmcli.params.temperature import TemperaturePlan
@@ -49,11 +47,7 @@ class BusyScreen:
 
     @contextmanager
     def open(
-        self,
-        abort: Cancellation,
-        doing: str,
-        temperature_keys: "TemperatureKeys | None" = None,
-        timeout: float = 0,
+        self, abort: Cancellation, doing: str, temperature_keys: "TemperatureKeys | None" = None, timeout: float = 0
     ) -> Iterator[None]:
         """Within this block Ctrl-C and the time limit (seconds, 0 = none) set `abort`, and only `show` may write.
 
@@ -61,39 +55,35 @@ class BusyScreen:
         """
         self.spinner.text = doing
         self._keys = temperature_keys
-        with stoppable(abort, self._live, timeout):
-            try:
-                with self.spinner, self._live_keys():
-                    yield
-            finally:
-                self._display.finish()
+        with ExitStack() as stack:
+            stack.enter_context(stoppable(abort, self._live, timeout))
+            stack.callback(self._display.finish)
+            stack.enter_context(self.spinner)
+            if temperature_keys and self._live:
+                from llmcli.ui.input.live_keys import live_keys  # which the prompt has imported already
+
+                stack.enter_context(live_keys(self._step))
+            yield
 
     def show(self, parts: Iterable[tuple[str, str]], so_far: str = "") -> None:
         """Show the parts as they stream; they continue the text `so_far`, which is on the screen already."""
-        self._display.answer(self._watched(parts), so_far)
+
+        def watched() -> Iterator[tuple[str, str]]:
+            for part in parts:
+                if self.spinner.end():
+                    self._display.foot(self._row, now=False)  # in place of the spinner
+                self.repetition.add(part[1])
+                yield part
+            self.spinner.end()
+
+        self._display.answer(watched(), so_far)
         self._display.finish()
 
-    def _watched(self, parts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        """The parts; the row below them replaces the spinner before the first one."""
-        for part in parts:
-            if self.spinner.end():
-                self._display.foot(self._row, now=False)
-            self.repetition.add(part[1])
-            yield part
-        self.spinner.end()
-
-    def _live_keys(self) -> AbstractContextManager[None]:
-        temperature_keys = self._keys
-        if not temperature_keys or not self._live:
-            return nullcontext()
-        from llmcli.ui.input.live_keys import live_keys  # which the prompt has imported already
-
-        def step(steps: int) -> None:
-            temperature_keys.step(steps)
-            with suppress(LlmcliError):  # the terminal is gone, which also ends the answer
-                self._display.foot(self._row)
-
-        return live_keys(step)
+    def _step(self, steps: int) -> None:
+        assert self._keys
+        self._keys.step(steps)
+        with suppress(LlmcliError):  # the terminal is gone, which also ends the answer
+            self._display.foot(self._row)
 
     def _row(self) -> str:
         """The keys while the answer streams, and its length: as much as fits the window."""
@@ -101,11 +91,12 @@ class BusyScreen:
         if not temperature_keys:
             return _STOP
         keys, tokens = temperature_keys.row(), plural(temperature_keys.answer.n_drawn, "token")
+        stop, shortest = _STOP, _STOP
         if temperature_keys.pressed:
-            return first_that_fits((_STOP, keys, tokens), (_STOP, keys), (keys,))
-        if self.repetition.found:
-            return first_that_fits((_STOP_LOOP, tokens), (_STOP_LOOP,), (_STOP,))
-        return first_that_fits((_STOP, keys, tokens), (_STOP, keys), (_STOP,))
+            shortest = keys
+        elif self.repetition.found:
+            stop, keys = _STOP_LOOP, ""
+        return first_that_fits((stop, keys, tokens), (stop, keys), (shortest,))
 
 
 class PlainDisplay:
@@ -113,23 +104,21 @@ class PlainDisplay:
 
     def __init__(self, settings: Settings) -> None:
         self._think = settings.think
-        self._status = ProgressLine()
+        self._progress = ProgressLine()
+        self.status = self._progress.update
         self._writer = AnswerWriter()
-
-    def status(self, text: str) -> None:
-        self._status.update(text)
 
     def answer(self, parts: Iterable[tuple[str, str]], so_far: str = "") -> None:
         tail = so_far.rpartition("\n")[2]  # again, so that a reader sees a whole line
         shown = chain([("answer", tail)], parts) if tail else parts
-        stream_answer(shown, self._writer, self._status, live=True, think=self._think)
+        stream_answer(shown, self._writer, self._progress, live=True, think=self._think)
         self._writer.end()
 
     def foot(self, row: Callable[[], str], now: bool = True) -> None:
         """Do nothing: a row of plain text cannot be erased."""
 
     def finish(self) -> None:
-        self._status.clear()
+        self._progress.clear()
         self._writer.abandon()
 
 
@@ -141,16 +130,8 @@ def display(settings: Settings, live: bool) -> "AnswerView | PlainDisplay":
 
     color = wants_color(sys.stdout)
     return AnswerView(
-        print_drawn, shutil.get_terminal_size, style(settings), color, shows_reasoning=settings.think == "show"
+        print_drawn, shutil.get_terminal_size, settings.theme, color, shows_reasoning=settings.think == "show"
     )
-
-
-def style(settings: Settings) -> str:
-    """ "dark" or "light": the setting, or else the background in COLORFGBG, or else dark."""
-    if settings.theme != "auto":
-        return settings.theme
-    background = os.environ.get("COLORFGBG", "").rpartition(";")[2]
-    return "light" if background in ("7", "15") else "dark"
 
 
 class TemperatureKeys:
@@ -158,8 +139,10 @@ class TemperatureKeys:
 
     def __init__(self, turn: "Turn") -> None:
         self.answer, self._shift = turn.answer, turn.live_shift
-        self._policy = _temperature_policy(turn.resolved.settings)
         self.pressed = False  # whether one of the keys was pressed
+        steps = build_chain(turn.resolved.settings, needs_temperature=True)
+        plan: TemperaturePlan = next(step.args[0] for step in steps if step.name == "temperature")
+        self._policy = None if plan.only_reads else plan.policy  # None: the chain has no temperature
 
     def step(self, steps: int) -> None:
         """Move the temperature of the next tokens up or down; from any thread."""
@@ -173,14 +156,15 @@ class TemperatureKeys:
             return f"{_KEYS} warmer, colder" if self._policy else ""
         if not self._policy:
             return f"{_KEYS} no temperature in the samplers"
-        now, shift = self._current_policy(), self._shift.shift
+        # The part of the policy that the last token was sampled with.
+        last = next((token.policy for token in reversed(self.answer.traces) if token.policy), "")
+        now, shift = last or str(self._policy), self._shift.shift
         try:
             before = float(now)
         except ValueError:
-            return f"{_KEYS} temp {ellipsize(now, _LONGEST_POLICY)}" + (f" {format_shift(shift)}" if shift else "")
-        return f"{_KEYS} temp {format_degrees(before)}" + (
-            f" → {format_degrees(max(before + shift, 0.0))}" if shift else ""
-        )
+            return f"{_KEYS} temp {ellipsize(now, _LONGEST_POLICY)}" + (f" {_degrees(shift, '+')}" if shift else "")
+        moved = f" → {_degrees(max(before + shift, 0.0))}" if shift else ""
+        return f"{_KEYS} temp {_degrees(before)}{moved}"
 
     def note(self) -> str:
         """Each move and its first token, or why there is none; empty where no key was pressed."""
@@ -188,32 +172,15 @@ class TemperatureKeys:
             return ""
         if not self._policy:
             return f"{_KEYS} had no effect: the sampler chain has no temperature"
-        moves = [f"{format_shift(shift)} from token {index}" for index, shift in self._shift.moves]
+        moves = [f"{_degrees(shift, '+')} from token {index}" for index, shift in self._shift.moves]
         if len(moves) > _MOST_MOVES:
             moves[1:-1] = [f"{len(moves) - 2} more"]
         return f"temperature moved: {', '.join(moves)}" if moves else ""
 
-    def _current_policy(self) -> str:
-        """The part of the policy that the last token was sampled with, as text."""
-        last = next((token.policy for token in reversed(self.answer.traces) if token.policy), "")
-        return last or str(self._policy)
 
-
-def _temperature_policy(settings: Settings) -> Policy | None:
-    """The policy of the temperature step; None if the chain does not have the step."""
-    steps = build_chain(settings, needs_temperature=True)
-    plan: TemperaturePlan = next(step.args[0] for step in steps if step.name == "temperature")
-    return None if plan.only_reads else plan.policy
-
-
-def format_degrees(value: float) -> str:
-    """A temperature with one or two decimals."""
-    return f"{value:.2f}".removesuffix("0")
-
-
-def format_shift(shift: float) -> str:
-    """`+0.2`, `-0.1`."""
-    return ("-" if shift < 0 else "+") + format_degrees(abs(shift))
+def _degrees(value: float, sign: str = "-") -> str:
+    """A temperature with one or two decimals; with the sign "+" a change, as in `+0.2`."""
+    return f"{value:{sign}z.2f}".removesuffix("0")  # z: never -0.0
 
 
 class RepetitionDetector:

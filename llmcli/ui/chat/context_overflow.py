@@ -13,7 +13,7 @@ from llmcli.ui.terminal.ask import choose, edit
 from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
-    from llmcli.chat.compaction import Compaction
+    pass
 
 
 def resolve_overflow(
@@ -43,7 +43,11 @@ def resolve_overflow(
         raise overflow_error(fit)
     if policy == "back":
         return None
-    if policy == "compact" and len(whole) > 2 and _compact(controller, live, path):
+    compacted = False
+    if policy == "compact" and len(whole) > 2:
+        with suppress(UsageError):  # too few turns
+            compacted = compact_now(controller, live, path)
+    if compacted:
         conversation = controller.session.conversation
         path = whole = conversation.path()
         if draft:
@@ -66,7 +70,15 @@ def compact_now(controller: ChatController, live: bool, path: Sequence[Message],
     from llmcli.chat.compaction import Compaction  # imports the engine, which the completion of commands does not need
 
     compaction = Compaction(controller, path, keep)
-    _show_summary(controller, live, compaction)
+    doing = "summarizing the oldest turns"
+    busy_screen = BusyScreen(controller.settings, live)
+    with busy_screen.open(compaction.cancellation, doing):
+        if live:
+            busy_screen.show(compaction.parts())
+        else:
+            console.note(doing)
+            for _ in compaction.parts():
+                pass
     if compaction.interrupted or not compaction.text:
         console.note("nothing changed")
         return False
@@ -84,26 +96,6 @@ def compact_now(controller: ChatController, live: bool, path: Sequence[Message],
     number = compaction.use()
     console.note(f"the summary replaces {plural(number, 'message')} (/branches lists the full conversation)")
     return True
-
-
-def _show_summary(controller: ChatController, live: bool, compaction: "Compaction") -> None:
-    """Show the summary while it streams: on the terminal; without one only that it is generated."""
-    doing = "summarizing the oldest turns"
-    busy_screen = BusyScreen(controller.settings, live)
-    with busy_screen.open(compaction.cancellation, doing):
-        if live:
-            busy_screen.show(compaction.parts())
-            return
-        console.note(doing)
-        for _ in compaction.parts():
-            pass
-
-
-def _compact(controller: ChatController, live: bool, path: Sequence[Message]) -> bool:
-    """Replace the oldest turns of `path` by a summary; False where there are too few of them."""
-    with suppress(UsageError):
-        return compact_now(controller, live, path)
-    return False
 
 
 def _ask_policy(fit: PromptFit) -> str:

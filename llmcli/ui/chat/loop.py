@@ -16,47 +16,34 @@ def run(chat: ChatApp, first: str = "") -> int:
 
     Without a terminal it is the status of the first error, so that a script can react.
     """
+    text = first  # to act on; empty while the next one is read
     with suppress(EOFError, ExitChatError):
-        if first:
-            _handle(chat, first)
         while True:
-            _read_and_handle(chat)
+            try:
+                if text:
+                    _handle(chat, text)
+                text = ""
+                clear_pending()
+                chat.warn_if_full()
+                draft, chat.draft = chat.draft, ""
+                text = chat.reader.read(draft)
+            except OutputClosedError:
+                raise
+            except LlmcliError as error:  # also a message that is too long: the next one can be read
+                console.error(str(error), error.hint)
+                chat.failure = chat.failure or error
+                text = ""
+            except KeyboardInterrupt:
+                if not text and not is_terminal(sys.stdin):
+                    raise
+                console.note("stopped" if text else "Ctrl-D or /exit ends the chat")
+                text = ""
     if chat.live or not chat.failure:
         return ExitStatus.OK
     return chat.failure.status
 
 
-def _read_and_handle(chat: ChatApp) -> None:
-    """Read one message or command, and act on it."""
-    clear_pending()
-    try:
-        chat.warn_if_full()
-        draft, chat.draft = chat.draft, ""
-        text = chat.reader.read(draft)
-    except KeyboardInterrupt:
-        if not is_terminal(sys.stdin):
-            raise
-        console.note("Ctrl-D or /exit ends the chat")
-        return
-    except LlmcliError as error:  # a message that is too long, for example; the next one can be read
-        _print_error(chat, error)
-        return
-    _handle(chat, text)
-
-
 def _handle(chat: ChatApp, text: str) -> None:
-    """Act on one message or command; an error is printed and the chat continues."""
-    try:
-        _dispatch(chat, text)
-    except OutputClosedError:
-        raise
-    except LlmcliError as error:
-        _print_error(chat, error)
-    except KeyboardInterrupt:
-        console.note("stopped")
-
-
-def _dispatch(chat: ChatApp, text: str) -> None:
     """Send a message, or run a command."""
     if is_command_without_slash(chat, text):
         return
@@ -64,12 +51,7 @@ def _dispatch(chat: ChatApp, text: str) -> None:
     if parsed is None:
         chat.send(text.removeprefix("/") if text.startswith("//") else text)
         return
-    if chat.editing is not None:
-        console.note(f"message {chat.editing} is unchanged")
-        chat.editing = None
+    number = chat.editing
+    if chat.stop_editing():
+        console.note(f"message {number} is unchanged")
     registry.dispatch(chat, *parsed)
-
-
-def _print_error(chat: ChatApp, error: LlmcliError) -> None:
-    console.error(str(error), error.hint)
-    chat.failure = chat.failure or error

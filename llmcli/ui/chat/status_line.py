@@ -24,9 +24,8 @@ def status_line(chat: "ChatApp") -> str:
         return _fitting(f"editing message {chat.editing}", "Enter saves it", "Ctrl-C cancels")
     controller = chat.controller
     local, settings = controller.engine, controller.settings
-    parts = [local.name if local else Path(str(settings.model)).name]  # of a path the end, which distinguishes models
-    if controller.character:
-        parts.append(controller.character)
+    # Of a path the end, which distinguishes models.
+    parts = [local.name if local else Path(str(settings.model)).name, controller.character or ""]
     if local is None and controller.loading:
         parts.append("cannot be loaded" if controller.loading.failed else controller.loading.status)
     if local:
@@ -34,12 +33,17 @@ def status_line(chat: "ChatApp") -> str:
             chat.count()
         parts.append(f"context {_short(chat.n_prompt or 0)}/{_short(local.n_ctx)}")
     parts.append(f"temp {fields()['temperature'].format(settings.temperature)}")
-    if speed := _speed(chat):
-        parts.append(f"{plural(speed, 'token')}/s")
+    turn = chat.turn
+    if turn and turn.answer.started and turn.message and chat.path()[-1:] == [turn.message]:  # nothing came after it
+        speed = round(turn.answer.timings()["predicted_per_second"])
+        parts.append(f"{plural(speed, 'token')}/s" if speed else "")
     if chat.pending:
         parts.append(plural(len(chat.pending), "file"))
-    if chat.session.name:
-        parts.append(_short_name(chat.session.name))
+    if name := chat.session.name:  # at most a third of the row; the date, which tells the least, is dropped first
+        longest = max(shutil.get_terminal_size().columns // 3, _SHORTEST_NAME)
+        if len(name) > longest and _DATE.match(name):
+            name = "…" + _DATE.sub("", name)
+        parts.append(ellipsize(name, longest))
     return _fitting(*parts)
 
 
@@ -55,22 +59,6 @@ def input_hint(chat: "ChatApp") -> str:
 def _fitting(*parts: str, less: int = 0) -> str:
     """As many of the parts as fit the window without its last column and `less` others; the first one always."""
     return first_that_fits(*(parts[:number] for number in range(len(parts), 0, -1)), less=less)
-
-
-def _speed(chat: "ChatApp") -> int:
-    """Tokens per second of the last answer; 0 where the conversation does not end with it."""
-    turn, path = chat.turn, chat.path()
-    if not turn or not turn.answer.started or not turn.message or path[-1:] != [turn.message]:
-        return 0
-    return round(turn.answer.timings()["predicted_per_second"])
-
-
-def _short_name(name: str) -> str:
-    """A session name that fills at most a third of the row; the date, which tells the least, is dropped first."""
-    limit = max(shutil.get_terminal_size().columns // 3, _SHORTEST_NAME)
-    if len(name) <= limit:
-        return name
-    return ellipsize("…" + _DATE.sub("", name), limit) if _DATE.match(name) else ellipsize(name, limit)
 
 
 def _short(tokens: int) -> str:

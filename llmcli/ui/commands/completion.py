@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from llmcli.chat.controller import chat_setting_keys
 from llmcli.errors import LlmcliError
@@ -14,16 +14,19 @@ from llmcli.text import sanitize
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands.registry import Command, Complete, commands, require_command
 
-if TYPE_CHECKING:
-    from llmcli.ui.input.layout import Suggestion
-
 _MAX_ENTRIES = 200  # entries of a menu
 
 
-def suggest(chat: ChatApp, text: str) -> Iterator["Suggestion"]:
-    """The completions of `text`, the input before the cursor."""
-    from llmcli.ui.input.layout import Suggestion  # prompt_toolkit takes 70 ms, which a chat in a pipe can do without
+class Suggestion(NamedTuple):
+    """`text` replaces the `back` characters before the cursor; `note` is shown beside it."""
 
+    text: str
+    back: int
+    note: str
+
+
+def suggest(chat: ChatApp, text: str) -> Iterator[Suggestion]:
+    """The completions of `text`, the input before the cursor."""
     if mention := re.search(r'(?:^|\s)@("?)([^\s"]*)$', text):
         quote, start = mention.groups()
         for value, note in _files(start, quote):

@@ -11,6 +11,7 @@ from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import complete_values, matching, setting_note
 from llmcli.ui.commands.registry import Command, commands, dispatch
+from llmcli.ui.markdown.theme import theme_names
 from llmcli.ui.terminal.ask import can_ask
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.table import print_definitions
@@ -182,11 +183,12 @@ def markdown(chat: ChatApp, argument: str) -> None:
 
 
 @command(
-    "theme [auto|dark|light]",
-    help="Set the colors for a dark or a light terminal.",
-    detail="`auto` uses what the terminal reports.",
-    examples=("/theme", "/theme light", "/theme auto"),
-    complete=complete_values("theme"),
+    "theme [NAME|FILE]",
+    help="Set the colors of answers.",
+    detail="NAME is auto (what the terminal reports), dark, light, or a Pygments style, which colors code. FILE is a "
+    "theme file of rich.",
+    examples=("/theme", "/theme light", "/theme monokai"),
+    complete=lambda _chat, start: matching([(name, "") for name in theme_names()], start),
 )
 def theme(chat: ChatApp, argument: str) -> None:
     dispatch(chat, "set", f"theme {argument}")

@@ -22,6 +22,7 @@ from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import complete_models, complete_settings, complete_values, matching
 from llmcli.ui.commands.inspect import spark
+from llmcli.ui.markdown.theme import ground_of
 from llmcli.ui.terminal.ask import edit as edit_text
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import warn_ineffective
@@ -91,6 +92,8 @@ def set_(chat: ChatApp, argument: str) -> None:
         registry.commands()[key].run(chat, text.strip())
         return
     key, value = chat.controller.parse(key, text.strip())
+    if key == "theme":
+        ground_of(value)  # raises an error for an unknown one
     chat.controller.set(key, value)
     _print_setting(chat, key)
     _warn_too_high(key, value)

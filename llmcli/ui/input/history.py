@@ -45,9 +45,11 @@ class PrivateHistory(History):
 
     def load_history_strings(self) -> Iterable[str]:
         """The newest entry first."""
+        if not os.path.isfile(self._path):  # to open a pipe would wait
+            return []
         lines: list[bytes] = []
-        with suppress(OSError):
-            lines = _lines(self._path)
+        with suppress(OSError), self._path.open("rb") as file:
+            lines = _read_lines(file)
             if len(lines) >= 2 * KEPT:
                 _trim(self._path)
         # Without damaged lines and repetitions.
@@ -73,13 +75,6 @@ def _append(path: Path, line: bytes) -> None:
         os.write(file, line)
     finally:
         os.close(file)
-
-
-def _lines(path: Path) -> list[bytes]:
-    if not path.is_file():
-        return []
-    with path.open("rb") as file:
-        return _read_lines(file)
 
 
 def _read_lines(file: BinaryIO) -> list[bytes]:
@@ -120,8 +115,6 @@ class HistorySuggest(AutoSuggest):
         text = document.text
         if not text.strip() or len(text) > _MOST_TYPED or not document.is_cursor_at_the_end:
             return None
-        for entry in reversed(buffer.history.get_strings()):
-            rest = entry[len(text) :].partition("\n")[0] if entry.startswith(text) else ""
-            if rest:
-                return Suggestion(rest)
-        return None
+        starting = (entry for entry in reversed(buffer.history.get_strings()) if entry.startswith(text))
+        rest = next(filter(None, (entry[len(text) :].partition("\n")[0] for entry in starting)), "")
+        return Suggestion(rest) if rest else None

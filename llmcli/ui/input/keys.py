@@ -3,19 +3,11 @@
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from prompt_toolkit import filters
 from prompt_toolkit.application import get_app, run_in_terminal
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
-from prompt_toolkit.filters import (
-    Condition,
-    emacs_mode,
-    has_completions,
-    has_focus,
-    has_selection,
-    vi_insert_mode,
-    vi_navigation_mode,
-)
 from prompt_toolkit.key_binding import KeyBindings, KeyBindingsBase, KeyPressEvent, merge_key_bindings
 from prompt_toolkit.key_binding.bindings.auto_suggest import load_auto_suggest_bindings
 from prompt_toolkit.keys import Keys
@@ -33,11 +25,12 @@ OPEN_BLOCK = f"{MARK} on a line of its own sends"
 class InputActions:
     """The text of the line and the actions on it; `hint` replaces the status until the next key."""
 
-    def __init__(self, buffer: Buffer, pasted: Pasted) -> None:
+    def __init__(self, buffer: Buffer, pasted: Pasted, is_multiline: Callable[[], bool]) -> None:
+        """`is_multiline`: whether Enter begins a new line and Alt-Enter sends."""
         self.buffer = buffer
         self.pasted = pasted
         self.hint = ""
-        self.multiline = False
+        self._is_multiline = is_multiline
         self.on_interrupt: Callable[[], bool] = lambda: False  # whether Ctrl-C has already canceled something
 
     def enter(self) -> None:
@@ -52,7 +45,7 @@ class InputActions:
             self.hint = OPEN_BLOCK
 
     def alt_enter(self) -> None:
-        if self.multiline:
+        if self._is_multiline():
             self.send()
         else:
             self.new_line()
@@ -124,43 +117,42 @@ class InputActions:
         if document.current_line_before_cursor.endswith("\\") and not document.current_line_after_cursor.strip():
             self.buffer.delete_before_cursor()
             return True
-        return self.multiline and ("\n" in document.text or not document.text.startswith("/"))
+        return self._is_multiline() and ("\n" in document.text or not document.text.startswith("/"))
 
 
 def make_keys(actions: InputActions) -> KeyBindingsBase:
     """The key bindings of the chat; they have priority over those of prompt_toolkit."""
     keys = KeyBindings()
-    typing = has_focus(DEFAULT_BUFFER)
-    empty = Condition(lambda: not actions.buffer.text)
+    typing = filters.has_focus(DEFAULT_BUFFER)
+    emacs, vi_insert = typing & filters.emacs_mode, typing & filters.vi_insert_mode
+    empty = filters.Condition(lambda: not actions.buffer.text)
 
     def plain(action: Callable[[], Action]) -> Callable[[KeyPressEvent], Action]:
         return lambda _event: action()
 
     keys.add("enter", filter=typing)(plain(actions.enter))
-    keys.add("escape", "enter", filter=typing & emacs_mode)(plain(actions.alt_enter))
-    keys.add("tab", filter=typing & (emacs_mode | vi_insert_mode))(plain(actions.tab))
+    keys.add("escape", "enter", filter=emacs)(plain(actions.alt_enter))
+    keys.add("tab", filter=emacs | vi_insert)(plain(actions.tab))
     keys.add("c-j", filter=typing)(plain(actions.new_line))
     keys.add("c-c", filter=typing)(plain(actions.interrupt))
     keys.add("<sigint>")(plain(actions.interrupt))
     keys.add("c-d", filter=typing & empty)(plain(lambda: get_app().exit(exception=EOFError)))
-    keys.add("c-x", "c-e", filter=typing & emacs_mode & ~has_selection)(plain(actions.open_editor))
-    keys.add("v", filter=typing & vi_navigation_mode)(plain(actions.open_editor))
-    keys.add("escape", filter=typing & has_completions & emacs_mode)(plain(actions.buffer.cancel_completion))
-    keys.add("c-z", filter=Condition(suspend_to_background_supported))(plain(lambda: get_app().suspend_to_background()))
+    keys.add("c-x", "c-e", filter=emacs & ~filters.has_selection)(plain(actions.open_editor))
+    keys.add("v", filter=typing & filters.vi_navigation_mode)(plain(actions.open_editor))
+    keys.add("escape", filter=emacs & filters.has_completions)(plain(actions.buffer.cancel_completion))
+    can_suspend = filters.Condition(suspend_to_background_supported)
+    keys.add("c-z", filter=can_suspend)(plain(lambda: get_app().suspend_to_background()))
 
-    @keys.add("escape", filter=typing & vi_insert_mode & Condition(_enter_is_next))
+    keys.add(Keys.BracketedPaste, filter=typing)(lambda event: actions.paste(event.data))
+
+    @filters.Condition
+    def enter_is_next() -> bool:  # at once after Escape: then it is Alt-Enter, and does not end the insert mode of vi
+        queue = get_app().key_processor.input_queue
+        return bool(queue) and queue[0].key == Keys.Enter
+
+    @keys.add("escape", filter=vi_insert & enter_is_next)
     def _alt_enter(event: KeyPressEvent) -> None:
         event.key_processor.input_queue.popleft()
         actions.alt_enter()
 
-    @keys.add(Keys.BracketedPaste, filter=typing)
-    def _paste(event: KeyPressEvent) -> None:
-        actions.paste(event.data)
-
     return merge_key_bindings([load_auto_suggest_bindings(), keys])
-
-
-def _enter_is_next() -> bool:
-    """Whether Enter follows this Escape at once: then it is Alt-Enter, and does not end the insert mode of vi."""
-    queue = get_app().key_processor.input_queue
-    return bool(queue) and queue[0].key == Keys.Enter

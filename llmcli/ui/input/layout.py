@@ -3,7 +3,6 @@
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import accumulate, islice
 
 from prompt_toolkit.application import get_app
@@ -12,21 +11,10 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition, has_completions, has_focus, is_done
 from prompt_toolkit.formatted_text.utils import fragment_list_to_text
-from prompt_toolkit.layout import Dimension, Float, FloatContainer, HSplit, Layout, Window
+from prompt_toolkit.layout import Dimension, Float, FloatContainer, HSplit, Layout, Window, processors
 from prompt_toolkit.layout.containers import ConditionalContainer
 from prompt_toolkit.layout.controls import BufferControl, FormattedTextControl
 from prompt_toolkit.layout.menus import CompletionsMenu
-from prompt_toolkit.layout.processors import (
-    AfterInput,
-    AppendAutoSuggestion,
-    ConditionalProcessor,
-    HighlightIncrementalSearchProcessor,
-    HighlightSelectionProcessor,
-    Processor,
-    TabsProcessor,
-    Transformation,
-    TransformationInput,
-)
 from prompt_toolkit.layout.utils import explode_text_fragments
 from prompt_toolkit.styles import Style
 from prompt_toolkit.widgets.toolbars import SearchToolbar
@@ -61,7 +49,8 @@ _SIGNS = re.compile(f"[{chr(_FIRST_SIGN)}-{chr(_FIRST_SIGN + _MOST_SIGNS - 1)}]"
 _DROPPED = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)]) | dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
 _CLEAN = {code: mark for code, mark in _DROPPED.items() if chr(code) not in "\t\n"}
 
-Suggest = Callable[[str], Iterable["Suggestion"]]  # given the text before the cursor
+# Given the text before the cursor, the completions: each with how many characters it replaces there, and a note.
+Suggest = Callable[[str], Iterable[tuple[str, int, str]]]
 
 
 class Pasted:
@@ -101,17 +90,18 @@ class Pasted:
 def make_layout(buffer: Buffer, pasted: Pasted, status: Callable[[], str], hint: Callable[[], str]) -> Layout:
     """The text with its menu, the search line, and below them the status; `hint` is shown in an empty line."""
     search = SearchToolbar()
+    typing = has_focus(buffer) & ~is_done
     empty = Condition(lambda: not buffer.text)
     line = Window(
         BufferControl(
             buffer,
             input_processors=[
-                HighlightIncrementalSearchProcessor(),
-                HighlightSelectionProcessor(),
-                TabsProcessor(char1=" ", char2=" "),
+                processors.HighlightIncrementalSearchProcessor(),
+                processors.HighlightSelectionProcessor(),
+                processors.TabsProcessor(char1=" ", char2=" "),
                 ShowPasted(pasted),
-                ConditionalProcessor(AppendAutoSuggestion(), has_focus(buffer) & ~is_done),
-                ConditionalProcessor(AfterInput(hint, "class:hint"), has_focus(buffer) & ~is_done & empty),
+                processors.ConditionalProcessor(processors.AppendAutoSuggestion(), typing),
+                processors.ConditionalProcessor(processors.AfterInput(hint, "class:hint"), typing & empty),
             ],
             include_default_input_processors=False,
             search_buffer_control=search.control,
@@ -122,13 +112,23 @@ def make_layout(buffer: Buffer, pasted: Pasted, status: Callable[[], str], hint:
         wrap_lines=True,
         dont_extend_height=True,
     )
+
+    @Condition
+    def window_is_large() -> bool:
+        size = get_app().output.get_size()
+        return size.columns >= _FEWEST_COLUMNS and size.rows >= _FEWEST_ROWS
+
+    def menu_height() -> Dimension:
+        state = buffer.complete_state
+        rows = 0 if state is None or get_app().is_done else min(len(state.completions), _MENU_ROWS)
+        return Dimension(preferred=rows)
+
     footer = ConditionalContainer(
         Window(FormattedTextControl(lambda: [("class:status", status())]), height=1),
-        ~is_done & ~has_completions & Condition(_window_is_large),
+        ~is_done & ~has_completions & window_is_large,
     )
-    rest = Window(height=lambda: Dimension(preferred=_menu_rows(buffer)))
     menu = Float(CompletionsMenu(max_height=_MENU_ROWS, scroll_offset=1), xcursor=True, ycursor=True)
-    rows = HSplit([line, ConditionalContainer(search, ~is_done), footer, rest])
+    rows = HSplit([line, ConditionalContainer(search, ~is_done), footer, Window(height=menu_height)])
     return Layout(FloatContainer(rows, [menu]), line)
 
 
@@ -138,56 +138,30 @@ def make_style(name: str, color: bool) -> Style:
     return Style.from_dict({part: looks[column] for part, looks in _STYLES.items()})
 
 
-def _window_is_large() -> bool:
-    """Whether there is a row for the status."""
-    size = get_app().output.get_size()
-    return size.columns >= _FEWEST_COLUMNS and size.rows >= _FEWEST_ROWS
-
-
-def _menu_rows(buffer: Buffer) -> int:
-    """The rows of the menu below the line."""
-    state = buffer.complete_state
-    return 0 if state is None or get_app().is_done else min(len(state.completions), _MENU_ROWS)
-
-
-class ShowPasted(Processor):
+class ShowPasted(processors.Processor):
     """Draws a label in place of each sign."""
 
     def __init__(self, pasted: Pasted) -> None:
         self._pasted = pasted
 
-    def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
+    def apply_transformation(self, transformation_input: processors.TransformationInput) -> processors.Transformation:
         fragments = transformation_input.fragments
         text = fragment_list_to_text(fragments)
         if text.isascii() or not any(map(self._pasted.label, text)):
-            return Transformation(fragments)
+            return processors.Transformation(fragments)
         shown = [
             (f"{style} class:pasted", label) if (label := self._pasted.label(char)) else (style, char)
             for style, char, *_ in explode_text_fragments(fragments)
         ]
         starts = [0, *accumulate(len(char) for _, char in shown)]
-
-        def to_display(index: int) -> int:
-            return starts[index] if index < len(starts) else starts[-1] + index - len(starts) + 1
-
-        def to_source(index: int) -> int:
-            return bisect_right(starts, index) - 1 if index < starts[-1] else index - starts[-1] + len(starts) - 1
-
-        return Transformation(list(shown), to_display, to_source)
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """`text` replaces the `back` characters before the cursor; `note` is shown beside it."""
-
-    text: str
-    back: int
-    note: str = ""
+        return processors.Transformation(
+            list(shown),
+            lambda at: starts[at] if at < len(starts) else starts[-1] + at - len(starts) + 1,
+            lambda at: bisect_right(starts, at) - 1 if at < starts[-1] else at - starts[-1] + len(starts) - 1,
+        )
 
 
 class SuggestCompleter(Completer):
-    """Asks `suggest` for completions."""
-
     def __init__(self, suggest: Suggest) -> None:
         self._suggest = suggest
 
@@ -196,9 +170,8 @@ class SuggestCompleter(Completer):
         if not complete_event.completion_requested and not should_open_menu(before):
             return
         try:
-            for found in islice(self._suggest(before), _MENU_ENTRIES):
-                start = -min(max(found.back, 0), len(before))
-                yield Completion(found.text, start, sanitize(found.text), sanitize(found.note))
+            for text, back, note in islice(self._suggest(before), _MENU_ENTRIES):
+                yield Completion(text, -min(max(back, 0), len(before)), sanitize(text), sanitize(note))
         except Exception:  # an error in a suggestion must not end the prompt
             return
 

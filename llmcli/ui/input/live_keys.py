@@ -97,22 +97,20 @@ def _terminal(keys: Input, take: Take) -> Iterator[None]:
 @contextmanager
 def _console(take: Take) -> Iterator[None]:
     """Read the console of Windows, which sends no event, in a thread that polls; Ctrl-C stays a signal there."""
-    read_keys, stopped = _console_reader(), threading.Event()
-    take(read_keys(), True)
-
-    def run() -> None:
-        while not stopped.wait(_POLL):
-            take(read_keys(), False)
-
-    with in_background(run, stopped.set):
-        yield
-
-
-def _console_reader() -> Callable[[], list[KeyPress]]:
-    """A function that reads the keys pressed on the console of Windows, without mouse events."""
     if sys.platform == "win32":
         from prompt_toolkit.input.win32 import ConsoleInputReader
 
-        reader = ConsoleInputReader()
-        return lambda: [key for key in reader.read() if key.key != Keys.WindowsMouseEvent]
-    raise NotImplementedError
+        reader, stopped = ConsoleInputReader(), threading.Event()
+
+        def read_keys(early: bool = False) -> None:
+            take([key for key in reader.read() if key.key != Keys.WindowsMouseEvent], early)
+
+        def run() -> None:
+            while not stopped.wait(_POLL):
+                read_keys()
+
+        read_keys(early=True)
+        with in_background(run, stopped.set):
+            yield
+    else:
+        raise NotImplementedError

@@ -1,7 +1,7 @@
 '''The input of a chat without a terminal: a message on each line, or in a block between lines of """.'''
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import chain
 from typing import BinaryIO
 
@@ -44,29 +44,18 @@ class LineReader:
         first = self._line()
         if first is None:
             raise EOFError
-        kept = []
-        for line in self._block(first) if opens(first) else self._joined(first):
+        is_block, kept = opens(first), []
+        for number, line in enumerate(chain([first], iter(self._line, None))):
             if self._size <= MOST:
-                kept.append(line)
+                kept.append(line if is_block else line.removesuffix("\\"))
+            is_last = number > 0 and closes(first, line) if is_block else not line.endswith("\\")
+            if is_last:
+                break
         if self._size > MOST:
             raise UsageError(
                 f"skipped a message: it must have at most {MOST >> 20} MiB", "split it into several messages"
             )
         return "\n".join(kept)
-
-    def _block(self, first: str) -> Iterator[str]:
-        yield first
-        for line in iter(self._line, None):
-            yield line
-            if closes(first, line):
-                return
-
-    def _joined(self, first: str) -> Iterator[str]:
-        """The line, and the next ones as long as a line ends in a backslash."""
-        for line in chain([first], iter(self._line, None)):
-            yield line.removesuffix("\\")
-            if not line.endswith("\\"):
-                return
 
     def _line(self) -> str | None:
         """The next line without its end, None after the last one; the start of a line that is too long."""

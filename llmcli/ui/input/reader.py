@@ -50,8 +50,9 @@ class TerminalReader:
             auto_suggest=HistorySuggest(),
             history=self.history,
         )
-        self.actions = InputActions(buffer, self._pasted)
-        buffer.on_text_changed += lambda _buffer: self._clear_hint()
+        self.multiline = False  # whether Enter begins a new line and Alt-Enter sends
+        self.actions = InputActions(buffer, self._pasted, lambda: self.multiline)
+        buffer.on_text_changed += self._clear_hint
         vi = editing_mode == "vi"
         self._app: Application[str] = Application(
             layout=make_layout(buffer, self._pasted, self._footer, lambda: _text_of(hint)),
@@ -66,16 +67,7 @@ class TerminalReader:
         self._app.ttimeoutlen = 0.05  # seconds; Escape alone is a key
         self._app.timeoutlen = 0.5
         self.on_drawn: Callable[[], object] | None = None  # called once, when the first prompt is on the screen
-        self._app.after_render += lambda _app: self._after_drawing()
-
-    @property
-    def multiline(self) -> bool:
-        """Whether Enter begins a new line and Alt-Enter sends."""
-        return self.actions.multiline
-
-    @multiline.setter
-    def multiline(self, value: bool) -> None:
-        self.actions.multiline = value
+        self._app.after_render += self._after_drawing
 
     def read(self, default: str = "") -> str:
         """The message that the user sends; `default` is in the line at first.
@@ -87,12 +79,11 @@ class TerminalReader:
         while True:
             try:
                 text = self._prompt(start)
+                self.history.append_string(text)
             except KeyboardInterrupt:  # while the prompt does not read keys
-                start = ""
-                continue
+                text = ""
             except OSError as error:
                 raise EOFError from error
-            self.history.append_string(text)
             if (message := body(text)).strip():
                 return message
             start = ""
@@ -127,13 +118,13 @@ class TerminalReader:
 
         asyncio.get_running_loop().set_exception_handler(handle)
 
-    def _after_drawing(self) -> None:
+    def _clear_hint(self, _buffer: Buffer) -> None:
+        self.actions.hint = ""
+
+    def _after_drawing(self, _app: Application[str]) -> None:
         call, self.on_drawn = self.on_drawn, None
         if call:
             call()
-
-    def _clear_hint(self) -> None:
-        self.actions.hint = ""
 
     def _footer(self) -> str:
         return sanitize(self.actions.hint) if self.actions.hint else _text_of(self._status)

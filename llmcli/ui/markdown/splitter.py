@@ -17,7 +17,7 @@ _QUOTE = re.compile(r" {0,3}>")
 _DELIMITERS = re.compile(r" {0,3}\|? *:?-+:? *(?:\| *:?-+:? *)*\|? *$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+) *$")
 _PIPE = re.compile(r"(?<!\\)\|")
-_AMBIGUOUS = re.compile(r"[-=*_+#>|`~: ]+|\d{1,9}[.)]?")
+_AMBIGUOUS = re.compile(r"[-=*_+#>|`~: ]+|\d{1,9}[.)]?")  # may still become an item, a rule or an underline
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Splitter:
         twin = copy.copy(self)
         twin._lines = list(self._lines)
         twin._done = []
-        if twin._fresh and may_continue(twin._rest):
+        if twin._fresh and _AMBIGUOUS.fullmatch(twin._rest.strip(" ")):
             twin._rest = ""
         if twin._kind == "table":
             del twin._lines[2:-_LAST_ROWS]
@@ -117,7 +117,7 @@ class Splitter:
             self._emit(Block("indented", line))
         elif found := heading(line):
             self._emit(Block("heading", found[1], level=found[0]))
-        elif rule(line):
+        elif _RULE.match(line):
             self._emit(Block("rule"))
         elif opened := fence(line):
             self._open("fence")
@@ -127,7 +127,7 @@ class Splitter:
             self._begin_item(line, item)
             self._add(line)
         else:
-            self._open("quote" if quote(line) else "paragraph")
+            self._open("quote" if _QUOTE.match(line) else "paragraph")
             self._add(line)
 
     def _begin_item(self, line: str, item: tuple[int, str, int]) -> None:
@@ -146,16 +146,17 @@ class Splitter:
             "fence": self._in_fence,
             "indented": self._in_indented,
             "item": self._in_item,
-            "quote": self._in_quote,
-            "table": self._in_table,
+            "quote": self._in_lines,
+            "table": self._in_lines,
         }
         return handlers[self._kind](line)
 
     def _in_paragraph(self, line: str) -> bool:
         above = self._lines[-1].rstrip("\n") if self._lines else ""
-        level = underline(line)
+        underline = _UNDERLINE.match(line)
+        level = 1 if underline and underline[1][0] == "=" else 2
         # Under several lines, models mean a row of dashes as a rule.
-        if level and self._gap and (level == 1 or len(self._lines) == 1) and above:
+        if underline and self._gap and (level == 1 or len(self._lines) == 1) and above:
             text = "".join(self._lines).strip()
             self._drop()
             self._emit(Block("heading", text, level=level))
@@ -167,10 +168,7 @@ class Splitter:
             self._lines.append(above + "\n")
             self._add(line)
             return True
-        if not line.strip() or interrupts(line):
-            return False
-        self._add(line)
-        return True
+        return self._in_lines(line)
 
     def _in_fence(self, line: str) -> bool:
         space, marks, _ = self._fence
@@ -214,14 +212,10 @@ class Splitter:
         elif fence(line):
             self._inner = line
 
-    def _in_quote(self, line: str) -> bool:
-        if not quote(line) and (not line.strip() or interrupts(line)):
-            return False
-        self._add(line)
-        return True
-
-    def _in_table(self, line: str) -> bool:
-        if not line.strip() or interrupts(line):
+    def _in_lines(self, line: str) -> bool:
+        """A paragraph, a table, or a quote, whose marks would end the others."""
+        is_marked = self._kind == "quote" and _QUOTE.match(line)
+        if not is_marked and (not line.strip() or interrupts(line)):
             return False
         self._add(line)
         return True
@@ -308,17 +302,6 @@ def heading(line: str) -> tuple[int, str] | None:
     return len(found[1]), (bare.rstrip() if not bare or bare.endswith(" ") else text)
 
 
-def underline(line: str) -> int:
-    """The level of the heading that this line makes of the paragraph above it; 0 for none."""
-    found = _UNDERLINE.match(line)
-    return 0 if not found else 1 if found[1][0] == "=" else 2
-
-
-def rule(line: str) -> bool:
-    """Whether the line is a horizontal rule."""
-    return bool(_RULE.match(line))
-
-
 def fence(line: str) -> tuple[int, str, str] | None:
     """Indent, marks and info of a line that opens fenced code."""
     found = _FENCE.match(line)
@@ -336,15 +319,10 @@ def closes(line: str, marks: str) -> bool:
 def list_item(line: str) -> tuple[int, str, int] | None:
     """Indent, marker and the column where the text begins of a line that begins a list item."""
     found = _ITEM.match(line)
-    if not found or rule(line):
+    if not found or _RULE.match(line):
         return None
     gap = len(found[3]) if 1 <= len(found[3]) <= 4 and found.end() < len(line) else 1
     return len(found[1]), found[2], len(found[1]) + len(found[2]) + gap
-
-
-def quote(line: str) -> bool:
-    """Whether the line is part of a quote."""
-    return bool(_QUOTE.match(line))
 
 
 def begins_table(header: str, line: str) -> bool:
@@ -364,15 +342,10 @@ def interrupts(line: str) -> bool:
     """Whether the line ends a paragraph without a blank line between them."""
     if indent(line) > 3:
         return False
-    if heading(line) or rule(line) or fence(line) or quote(line):
+    if heading(line) or _RULE.match(line) or fence(line) or _QUOTE.match(line):
         return True
     opened = list_item(line)
     return bool(opened and line.strip() != opened[1] and opened[1][:-1] in ("", "1"))
-
-
-def may_continue(line: str) -> bool:
-    """Whether an unfinished line can still become a list item, a rule or the underline of a heading."""
-    return bool(_AMBIGUOUS.fullmatch(line.strip(" ")))
 
 
 def indent(line: str) -> int:

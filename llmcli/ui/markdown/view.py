@@ -5,17 +5,17 @@ import time
 from collections.abc import Callable, Iterable
 
 from llmcli.text import plural, sanitize
-from llmcli.ui.markdown.code import color_code, style_of
-from llmcli.ui.markdown.render import Renderer, parser
+from llmcli.ui.markdown.render import Renderer
 from llmcli.ui.markdown.splitter import Splitter
-from llmcli.ui.terminal.cells import Runs, cells, styled, wrap
+from llmcli.ui.markdown.theme import theme_of
+from llmcli.ui.terminal.cells import styled, unstyled, wrap
 from llmcli.ui.terminal.progress import LiveView
 
 _TALLEST = 12  # rows that are drawn again
 _ROWS_WITH_FOOT = 4  # of a window; a lower one has no foot
 _ROWS_WITH_GAP = 10  # of a window; a lower one has no blank row above the foot
 _REASONING_ROWS = 3
-_KEPT = 2000  # characters of the reasoning; of twice as many the older half is dropped
+_WINDOW = 2000  # characters of the reasoning; its last rows are those of the last one or two windows
 
 
 class AnswerView(LiveView):
@@ -25,15 +25,14 @@ class AnswerView(LiveView):
         self,
         write: Callable[[str], None],
         size: Callable[[], tuple[int, int]],
-        style: str,
+        theme: str,
         color: bool,
         clock: Callable[[], float] = time.monotonic,
         shows_reasoning: bool = True,
     ) -> None:
-        self._style = style_of(style, color)
-        super().__init__(write, size, self._style.faint, clock)
+        super().__init__(write, size, "2" if color else "", clock)
         self._splitter = Splitter()
-        self._renderer = Renderer(self._style)
+        self._renderer = Renderer(theme_of(theme), color)
         self._inbox: list[str] = []
         self._answering = False
         self._thinking: ReasoningFold | None = None
@@ -153,7 +152,7 @@ class AnswerView(LiveView):
         if self._thinking:
             done: list[str] = []
             title, *last = self._thinking.rows(width)
-            tail = [styled([(self._faint, text) for _, text in row]) for row in [title, *last[-max(1, tallest - 1) :]]]
+            tail = [styled([(self._faint, text)]) for text in (title, *last[-max(1, tallest - 1) :])]
         else:
             done = self._renderer.rows(self._splitter.feed(self._text()), width)
             tail = self._renderer.preview(self._splitter.tail(), width)
@@ -170,32 +169,24 @@ class ReasoningFold:
 
     def __init__(self, started: float) -> None:
         self._started = started
-        self._text = ""
-        self._words = 0
-        self._within = False
+        self._pieces: list[str] = []
 
     def add(self, text: str) -> None:
-        if not text:
-            return
-        self._words += len(text.split()) - (self._within and not text[0].isspace())
-        self._within = not text[-1].isspace()
-        self._text += text
-        if len(self._text) > 2 * _KEPT:
-            half = self._text[-_KEPT:]
-            self._text = half[half.find(" ") + 1 :]
+        self._pieces.append(text)
 
-    def rows(self, width: int) -> list[Runs]:
+    def rows(self, width: int) -> list[str]:
         """The last rows of the text, under a title."""
-        text = " ".join(self._text.split())
-        last = wrap([("", text)], width)[-_REASONING_ROWS:] if text else []
-        return [[("", "thinking")], *last]
+        text = "".join(self._pieces)
+        start = max(len(text) // _WINDOW - 1, 0) * _WINDOW  # which moves rarely: the rows break at the same places
+        last = wrap([("", " ".join(text[start:].split()))], width)[-_REASONING_ROWS:] if text else []
+        return ["thinking", *map(unstyled, last)]
 
     def summary(self, now: float) -> str:
-        return f"thought for {max(0.0, now - self._started):.1f} s · {plural(self._words, 'word')}"
+        n_words = len("".join(self._pieces).split())
+        return f"thought for {max(0.0, now - self._started):.1f} s · {plural(n_words, 'word')}"
 
 
 def preload() -> None:
     """Import the modules that the first word of an answer needs; safe in a thread."""
-    parser().parse("a\n\n- b\n")
-    cells("é")
-    color_code("x = 1", "python", style_of("dark", True))
+    splitter = Splitter()
+    Renderer(theme_of("dark"), True).rows(splitter.feed("é\n\n- b\n\n```python\nx = 1\n```\n"), 80)

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from llmcli.errors import DiskError, UsageError
@@ -20,25 +21,21 @@ def can_ask() -> bool:
 
 def confirm(question: str, default: bool) -> bool:
     """Ask on stderr and wait for y or n; Enter takes the default, the end of input is no."""
-    try:
-        answer = _read_answer(wrapped(sanitize(f"{question} [{'Y/n' if default else 'y/N'}]")) + " ")
-    except UnicodeDecodeError:
-        return False
+    answer = _read_answer(wrapped(sanitize(f"{question} [{'Y/n' if default else 'y/N'}]")) + " ")
     if not answer:
         sys.stderr.write("\n")
         return False
     answer = answer.strip().lower()
-    return default if not answer else answer in ("y", "yes")
+    return answer in ("y", "yes") if answer else default
 
 
 def choose(question: str, options: Mapping[str, str], default: str) -> str:
     """Ask on stderr for one of the options by its name or its first letter; Enter or anything else is the default."""
     lines = [wrapped(sanitize(f"  {name[0]}  {meaning}")) for name, meaning in options.items()]
     lines.append(wrapped(sanitize(f"{question} [{'/'.join(options)}, Enter = {default}]")) + " ")
-    try:
+    answer = ""
+    with suppress(KeyboardInterrupt):
         answer = _read_answer("\n".join(lines)).strip().lower()
-    except (UnicodeDecodeError, KeyboardInterrupt):
-        answer = ""
     return next((name for name in options if answer and name.startswith(answer)), default)
 
 
@@ -47,10 +44,13 @@ def _read_answer(text: str) -> str:
     with allow_interrupt(), enable_echo():
         sys.stderr.write(text)
         sys.stderr.flush()
-        return sys.stdin.readline()
+        try:
+            return sys.stdin.readline()
+        except UnicodeDecodeError:
+            return "\ufffd"  # not the name of an option
 
 
-def edit(text: str, suffix: str = ".md") -> str:
+def edit(text: str) -> str:
     """`text` after the changes of the user, without the newline that editors add at the end.
 
     Raises:
@@ -60,7 +60,7 @@ def edit(text: str, suffix: str = ".md") -> str:
     import tempfile
 
     try:
-        handle, name = tempfile.mkstemp(prefix="llmcli-", suffix=suffix)  # 0600
+        handle, name = tempfile.mkstemp(prefix="llmcli-", suffix=".md")  # 0600
     except OSError as error:
         raise DiskError(f"cannot write a temporary file: {error.strerror}") from None
     path = Path(name)
@@ -82,7 +82,13 @@ def open_in_editor(path: Path) -> None:
         DiskError: when the editor cannot be run.
         UsageError: when VISUAL or EDITOR is not a valid command, or the editor ends with a status other than 0.
     """
-    command = _command()
+    set_by_user = [os.environ.get(name, "").strip() for name in ("VISUAL", "EDITOR")]
+    windows = sys.platform == "win32"
+    editor = next(filter(None, set_by_user), "notepad" if windows else "vi")
+    try:
+        command = shlex.split(editor, posix=not windows)
+    except ValueError as error:
+        raise UsageError(f"the editor {editor!r} is not a valid command: {error}", "set EDITOR") from None
     stderr = subprocess.DEVNULL if sys.stderr is None else 2
     stdin = None if is_terminal(sys.stdin) else subprocess.DEVNULL  # it does not read the messages of a script,
     stdout = None if is_terminal(sys.stdout) else stderr  # and does not write among the answers
@@ -93,13 +99,3 @@ def open_in_editor(path: Path) -> None:
         raise DiskError(f"cannot run the editor {command[0]!r}: {error.strerror}", "set EDITOR") from None
     if status:
         raise UsageError(f"the editor failed with status {status}")
-
-
-def _command() -> list[str]:
-    set_by_user = [os.environ.get(name, "").strip() for name in ("VISUAL", "EDITOR")]
-    windows = sys.platform == "win32"
-    editor = next(filter(None, set_by_user), "notepad" if windows else "vi")
-    try:
-        return shlex.split(editor, posix=not windows)
-    except ValueError as error:
-        raise UsageError(f"the editor {editor!r} is not a valid command: {error}", "set EDITOR") from None

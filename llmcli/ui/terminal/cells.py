@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -14,10 +15,8 @@ _WIDE = (
     "\u2e80-\u3000\u3003-\u3007\u3012\u3013\u3020-\ua4cf\uf900-\ufaff"
     "\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\U00020000-\U0003fffd"
 )
-_CLOSING = (
-    "\u3001\u3002\u3009\u300b\u300d\u300f\u3011\u3015\u3017\uff01\uff09\uff0c\uff0e\uff1a\uff1b\uff1f\uff3d\uff5d"
-)
-_OPENING = "\u3008\u300a\u300c\u300e\u3010\u3014\u3016\uff08\uff3b\uff5b"
+_CLOSING = "、。〉》」』】〕〗！），．：；？］｝"
+_OPENING = "〈《「『【〔〖（［｛"
 _PIECE = re.compile(rf"\n| +|[{_OPENING}]*[{_WIDE}][{_CLOSING}]*|[^\n {_WIDE}{_OPENING}]+|[{_OPENING}]+")
 _SGR = re.compile(r"\x1b\[[0-9;]*m")
 # One column each: Latin letters, dashes, quotes, the ellipsis and arrows. Most tables need no other ones, and so no
@@ -87,15 +86,15 @@ def line_breaks(text: str, width: int) -> list[tuple[int, int]]:
 
 def fold(runs: Runs, width: int) -> list[Runs]:
     """Rows of at most `width` columns with every blank kept, for code; broken after a blank if one is near."""
-    return slice_cells(runs, folds(unstyled(runs), width, at_blanks=True))
+    return slice_cells(runs, folds(unstyled(runs), width))
 
 
-def folds(text: str, width: int, at_blanks: bool = False) -> list[tuple[int, int]]:
-    """Start and end of each row of at most `width` columns; `at_blanks`: broken after a blank if one is near."""
+def folds(text: str, width: int) -> list[tuple[int, int]]:
+    """Start and end of each row of at most `width` columns, broken after a blank if one is near."""
     rows: list[tuple[int, int]] = []
     start = 0
     while (end := fit(text, start, width)) < len(text):
-        blank = text.rfind(" ", start + (end - start) * 2 // 3, end) if at_blanks else -1
+        blank = text.rfind(" ", start + (end - start) * 2 // 3, end)
         if blank >= 0 and text[start:blank].strip():
             end = blank + 1
         rows.append((start, end))
@@ -122,19 +121,12 @@ def fit(text: str, start: int, width: int) -> int:
 def slice_cells(runs: Runs, rows: list[tuple[int, int]]) -> list[Runs]:
     """The runs of each row; the rows follow each other."""
     starts = list(accumulate((len(text) for _, text in runs), initial=0))
-    first = 0
     sliced: list[Runs] = []
     for start, end in rows:
-        while first + 1 < len(runs) and starts[first + 1] <= start:
-            first += 1
-        row: Runs = []
-        at = first
-        while at < len(runs) and starts[at] < end:
-            look, text = runs[at]
-            part = text[max(start - starts[at], 0) : end - starts[at]]
-            row += [(look, part)] if part else []
-            at += 1
-        sliced.append(row)
+        within = slice(bisect_right(starts, start) - 1, bisect_left(starts, end))
+        pieces = zip(starts[within], runs[within], strict=False)
+        parts = [(look, text[max(start - at, 0) : end - at]) for at, (look, text) in pieces]
+        sliced.append([part for part in parts if part[1]])
     return sliced
 
 

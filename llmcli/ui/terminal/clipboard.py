@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from llmcli.errors import DiskError, LlmcliError
 
@@ -15,31 +14,22 @@ _MAX_BASE64 = 100_000  # bytes; terminals drop longer sequences
 _MAX_PASTE = 16 << 20  # bytes
 _INSTALL = "install wl-clipboard (for Wayland) or xclip (for X11)"
 _POWERSHELL = "[Console]::OutputEncoding = [Text.Encoding]::UTF8; [Console]::Out.Write((Get-Clipboard -Raw))"
-
-
-@dataclass(frozen=True, slots=True)
-class _Program:
-    """A program that reads or writes the clipboard; it works only where the variable `needs` is set."""
-
-    needs: str
-    command: tuple[str, ...]
-    encoding: str = "utf-8"
-
-
-_COPIERS = (
-    _Program("WAYLAND_DISPLAY", ("wl-copy",)),
-    _Program("DISPLAY", ("xclip", "-selection", "clipboard", "-in")),
-    _Program("DISPLAY", ("xsel", "--clipboard", "--input")),
-    _Program("", ("pbcopy",)),
-    _Program("", ("clip.exe",), "utf-16"),  # Windows, and WSL
-)
-_PASTERS = (
-    _Program("WAYLAND_DISPLAY", ("wl-paste", "--no-newline")),
-    _Program("DISPLAY", ("xclip", "-selection", "clipboard", "-out")),
-    _Program("DISPLAY", ("xsel", "--clipboard", "--output")),
-    _Program("", ("pbpaste",)),
-    _Program("", ("powershell.exe", "-NoProfile", "-NonInteractive", "-Command", _POWERSHELL)),
-)
+_CLIP = "clip.exe"  # of Windows, and of WSL; it reads UTF-16
+# Commands, and the variable without which each is of no use.
+_COPIERS = {
+    ("wl-copy",): "WAYLAND_DISPLAY",
+    ("xclip", "-selection", "clipboard", "-in"): "DISPLAY",
+    ("xsel", "--clipboard", "--input"): "DISPLAY",
+    ("pbcopy",): "",
+    (_CLIP,): "",
+}
+_PASTERS = {
+    ("wl-paste", "--no-newline"): "WAYLAND_DISPLAY",
+    ("xclip", "-selection", "clipboard", "-out"): "DISPLAY",
+    ("xsel", "--clipboard", "--output"): "DISPLAY",
+    ("pbpaste",): "",
+    ("powershell.exe", "-NoProfile", "-NonInteractive", "-Command", _POWERSHELL): "",
+}
 
 
 def copy(text: str, write: Callable[[str], None] | None) -> str:
@@ -50,15 +40,16 @@ def copy(text: str, write: Callable[[str], None] | None) -> str:
     Raises:
         LlmcliError: when neither is possible, with what to install.
     """
+    data = text.encode("utf-8", "replace")
     # Then only the terminal is on the user's machine.
     remote = bool(os.environ.get("SSH_TTY") or os.environ.get("SSH_CONNECTION"))
-    sent = remote and _ask_terminal(text, write)
-    for program in _available(_COPIERS):
-        if _run(program.command, text.encode(program.encoding, "replace")) is not None:
+    sent = remote and _ask_terminal(data, write)
+    for command in _available(_COPIERS):
+        if _run(command, text.encode("utf-16", "replace") if command[0] == _CLIP else data) is not None:
             return "clipboard"
-    if sent or (not remote and _ask_terminal(text, write)):
+    if sent or (not remote and _ask_terminal(data, write)):
         return "terminal"
-    if len(_base64(text)) > _MAX_BASE64:
+    if len(base64.b64encode(data)) > _MAX_BASE64:
         raise LlmcliError("the text is too long for the terminal's clipboard", f"{_INSTALL}, or use /export FILE")
     raise LlmcliError("no program found that writes to the clipboard", _INSTALL)
 
@@ -70,12 +61,12 @@ def paste() -> str:
         LlmcliError: when no program can read it.
         DiskError: when it is empty, not a text or too large.
     """
-    programs = _available(_PASTERS)
-    if not programs:
+    commands = _available(_PASTERS)
+    if not commands:
         raise LlmcliError(
             "no program found that reads the clipboard", f"{_INSTALL}, or paste with the keys of the terminal"
         )
-    data = next((found for found in (_run(program.command) for program in programs) if found), b"")
+    data = next(filter(None, map(_run, commands)), b"")
     if not data:
         raise DiskError("the clipboard is empty or cannot be read", "copy a text first")
     if len(data) > _MAX_PASTE:
@@ -85,9 +76,9 @@ def paste() -> str:
     return data.decode("utf-8", "replace").replace("\r\n", "\n")
 
 
-def _available(programs: tuple[_Program, ...]) -> list[_Program]:
-    possible = [program for program in programs if not program.needs or os.environ.get(program.needs)]
-    return [program for program in possible if shutil.which(program.command[0])]
+def _available(commands: dict[tuple[str, ...], str]) -> list[tuple[str, ...]]:
+    possible = [command for command, variable in commands.items() if not variable or os.environ.get(variable)]
+    return [command for command in possible if shutil.which(command[0])]
 
 
 def _run(command: tuple[str, ...], data: bytes = b"") -> bytes | None:
@@ -116,19 +107,15 @@ def _run(command: tuple[str, ...], data: bytes = b"") -> bytes | None:
         return out.read(_MAX_PASTE + 1)
 
 
-def _ask_terminal(text: str, write: Callable[[str], None] | None) -> bool:
+def _ask_terminal(data: bytes, write: Callable[[str], None] | None) -> bool:
     """Send OSC 52; False if the terminal is known not to support it."""
-    encoded = _base64(text)
+    encoded = base64.b64encode(data).decode()
     if write is None or os.environ.get("TERM") in ("dumb", "linux") or len(encoded) > _MAX_BASE64:
         return False
     sequence = f"\x1b]52;c;{encoded}\x07"
     if os.environ.get("TMUX"):
         # By default tmux drops sequences for the terminal around it, but sends its own buffer to it.
-        _run(("tmux", "load-buffer", "-w", "-"), text.encode("utf-8", "replace"))
+        _run(("tmux", "load-buffer", "-w", "-"), data)
         sequence = "\x1bPtmux;" + sequence.replace("\x1b", "\x1b\x1b") + "\x1b\\"
     write(sequence)
     return True
-
-
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode("utf-8", "replace")).decode()

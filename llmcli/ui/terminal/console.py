@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from typing import TextIO
 
 from llmcli.text import sanitize
@@ -94,11 +95,9 @@ class Console:
 
     def write(self, text: str) -> None:
         """Write to stderr at once; a stderr that is closed does not stop the work."""
-        try:
+        with suppress(OSError, ValueError, AttributeError):
             sys.stderr.write(encodable(text, sys.stderr))
             sys.stderr.flush()
-        except (OSError, ValueError, AttributeError):
-            pass
 
 
 console = Console()

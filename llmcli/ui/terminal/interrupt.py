@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any
 
@@ -72,17 +72,15 @@ def in_background(run: Callable[[], None], stop: Callable[[], object]) -> Iterat
         thread.join(1)  # second
 
 
-@contextmanager
-def time_limit(abort: Cancellation, seconds: float) -> Iterator[None]:
+def time_limit(abort: Cancellation, seconds: float) -> AbstractContextManager[None]:
     """Within this block `abort` is set after `seconds` (0 = never)."""
-    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), abort.set, ["timeout"])
-    timer.daemon = True
-    if seconds:
-        timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    ended = threading.Event()
+
+    def wait() -> None:
+        if not ended.wait(min(seconds, threading.TIMEOUT_MAX)):
+            abort.set("timeout")
+
+    return in_background(wait, ended.set) if seconds else nullcontext()
 
 
 @contextmanager
@@ -95,22 +93,18 @@ def stoppable(abort: Cancellation, live: bool, timeout: float = 0) -> Iterator[N
         yield
 
 
-@contextmanager
-def defer_interrupt() -> Iterator[None]:
+def defer_interrupt() -> AbstractContextManager[None]:
     """Within this block Ctrl-C raises nothing: it stops the next `interruptible` block, or `clear_pending` drops it.
 
     Code between two answers must not be interrupted: an import that is interrupted half-way keeps its lock.
     """
-    with _handling(_postpone, "SIGINT"):
-        yield
+    return _handling(_postpone, "SIGINT")
 
 
-@contextmanager
-def allow_interrupt() -> Iterator[None]:
+def allow_interrupt() -> AbstractContextManager[None]:
     """Within this block Ctrl-C raises KeyboardInterrupt, also inside `defer_interrupt`: for questions and downloads."""
     deferred = signal.getsignal(signal.SIGINT) is _postpone
-    with _handling(signal.default_int_handler, "SIGINT") if deferred else nullcontext():
-        yield
+    return _handling(signal.default_int_handler, "SIGINT") if deferred else nullcontext()
 
 
 def clear_pending() -> None:
@@ -168,18 +162,10 @@ def disable_echo(live: bool) -> Iterator[None]:
     global _without_echo
     if _without_echo:
         _without_echo.bracket()
+    if _without_echo or not live or sys.platform == "win32" or not sys.stdin.isatty():
         yield
         return
-    if not live or sys.platform == "win32" or not sys.stdin.isatty():
-        yield
-        return
-    import termios
-
-    try:
-        terminal = _Terminal(sys.stdin.fileno())
-    except termios.error:
-        yield
-        return
+    terminal = _Terminal(sys.stdin.fileno())
     with _handling(terminal.stop, "SIGTSTP"):
         terminal.apply(terminal.quiet)
         _without_echo = terminal

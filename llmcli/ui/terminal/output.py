@@ -101,12 +101,7 @@ class AnswerWriter:
         self._line_is_open = False
 
     def write(self, text: str) -> None:
-        """Write the next piece.
-
-        Raises:
-            DiskError: when stdout is closed or full.
-            OutputClosedError: when the reader has closed the pipe.
-        """
+        """Write the next piece. Raises what `print_text` raises."""
         text = self._held + text
         body = text.rstrip("\n")
         self._held = text[len(body) :]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from llmcli.text import sanitize
-from llmcli.ui.terminal.cells import Runs, cells, fit, folds, styled, visible
+from llmcli.ui.terminal.cells import Runs, cells, fit, styled, unstyled, visible
 from llmcli.ui.terminal.console import can_redraw, console, encodable, wants_color
 
 _PATIENCE = 0.3  # seconds; shorter work shows nothing
@@ -33,7 +33,6 @@ class ProgressLine:
         self._shown = False
 
     def update(self, text: str) -> None:
-        """Replace the line."""
         if not self._on or monotonic() < self._next:
             return
         self._next = monotonic() + _TICK
@@ -108,24 +107,30 @@ class Downloads:
             self._draw(finished=True)
 
     def bar(self, name: str) -> Callable[[int, int], None]:
-        """The progress function of one file."""
-        if console.quiet:
-            return lambda _done, _total: None
-        if not self._live:
-            return _Lines(name)
+        """The progress function of one file.
+
+        Without a terminal it prints a line at the start, then every five seconds, and at the end of a longer download.
+        """
         download = _Download(sanitize(name))
+        next_line, is_open = 0.0, False  # is_open: the last line was not that of the end
 
         def update(done: int, total: int) -> None:
+            nonlocal next_line, is_open
             with self._lock:
-                if download not in self._bars:
-                    self._bars.append(download)
                 now = monotonic()
                 download.update(done, total, now)
+                if not self._live:
+                    if now >= next_line or (done >= total and is_open):
+                        next_line, is_open = now + _NOTE, done < total
+                        console.note(f"{download.name}: {', '.join(reversed(download.facts()))}")
+                    return
+                if download not in self._bars:
+                    self._bars.append(download)
                 if now >= self._next or done >= total:
                     self._next = now + _TICK
                     self._draw()
 
-        return update
+        return (lambda _done, _total: None) if console.quiet else update
 
     def say(self, text: str) -> None:
         """Print a note above the bars."""
@@ -172,38 +177,21 @@ class _Download:
 
     def row(self, width: int, column: int) -> str:
         """Name in so many columns, bar, share, and as many of the facts as fit beside them."""
-        wide = width >= _NARROW
         share = min(self._done / max(self._total, 1), 1.0)
-        room = width - (_BAR + len("  ") if wide else 0)
+        bar: Runs = []
+        if width >= _NARROW:
+            done, color = round(_BAR * share), wants_color(sys.stderr)
+            full, rest = ("━", "━" if color else "─") if encodable("━─", sys.stderr) == "━─" else ("=", "-")
+            bar = [("", "  "), ("36" if color else "", full * done), ("2" if color else "", rest * (_BAR - done))]
+        room = width - cells(unstyled(bar))
         column = min(column, max(room - _FACTS, room // 2, 1))
-        facts = self.facts()
-        texts = ["  ".join([f"  {share:>4.0%}", *facts[:number]]) for number in range(len(facts), -1, -1)]
-        text = next((text for text in texts if column + len(text) <= room), texts[-1])
-        name = self.name if cells(self.name) <= column else self.name[: fit(self.name, 0, column)]
-        return styled([("", name + " " * (column - cells(name))), *(_bar(share) if wide else []), ("", text)])
-
-
-def _bar(share: float) -> Runs:
-    done = round(_BAR * share)
-    if encodable("━─", sys.stderr) != "━─":
-        return [("", "  " + "=" * done + "-" * (_BAR - done))]
-    if not wants_color(sys.stderr):
-        return [("", "  " + "━" * done + "─" * (_BAR - done))]
-    return [("", "  "), ("36", "━" * done), ("2", "━" * (_BAR - done))]
-
-
-class _Lines(_Download):
-    """One line at the start, then every five seconds, and one at the end of a download that takes longer."""
-
-    _next, _printed = 0.0, False
-
-    def __call__(self, done: int, total: int) -> None:
-        now = monotonic()
-        if now < self._next and not (done >= total and self._printed):
-            return
-        self._next, self._printed = now + _NOTE, done < total
-        self.update(done, total, now)
-        console.note(f"{self.name}: {', '.join(reversed(self.facts()))}")
+        text = f"  {share:>4.0%}"
+        for fact in self.facts():
+            if column + len(text) + len("  ") + len(fact) > room:
+                break
+            text += f"  {fact}"
+        name = self.name[: fit(self.name, 0, column)]
+        return styled([("", name + " " * (column - cells(name))), *bar, ("", text)])
 
 
 class LiveView:
@@ -245,8 +233,7 @@ class LiveView:
         self._due = self._clock() + _REDRAW
 
     def _faint_row(self, text: str, width: int) -> str:
-        start, end = folds(text, width)[0]
-        return styled([(self._faint, text[start:end])])
+        return styled([(self._faint, text[: fit(text, 0, width)])])
 
     def _measure(self) -> tuple[tuple[int, int], int]:
         """The window, and the width of the text: the last column stays free for the cursor."""
@@ -273,35 +260,21 @@ class LiveRegion:
         if new and same == len(new) < len(old):
             same -= 1  # the cursor belongs behind the last row
         if same < len(old):
-            out = self._back_to(same, size) + _over(new[same:])
+            # Back to the start of the first row that is different. A window that became narrower has wrapped the rows:
+            # they are erased, so that a terminal that joins wrapped rows when it grows does not join the new ones.
+            columns, height = size
+            up = min(sum(max(1, -(-visible(row) // columns)) for row in old[same:]), height) - 1
+            erase = "\x1b[2K \x1b[J\r" if columns != self._size[0] else ""
+            *rows, last = new[same:] or [""]
+            out = (f"\x1b[{up}A" if up else "") + "\r" + erase + "".join(f"{row}\x1b[K\r\n" for row in rows)
+            # The screen is never erased from its first cell on: tmux takes that for a clear, and keeps a copy of it.
+            out += f"{last}\x1b[J" if last else " \x1b[J\r"
         else:
             out = ("\r\n" if old and new[same:] else "") + "\r\n".join(new[same:])
         out += "\r\n" if new and not tail else ""
         self._rows, self._size = tail, size
         if out:
             self._write(f"{_BEGIN}{out}{_END}")
-
-    def _back_to(self, row: int, size: tuple[int, int]) -> str:
-        """Move the cursor to the start of row `row` of the tail.
-
-        A window that became narrower has wrapped the rows: they are erased, so that a terminal that joins wrapped rows
-        when it grows does not join the new ones.
-        """
-        columns, height = size
-        lines = sum(max(1, -(-visible(old) // columns)) for old in self._rows[row:])
-        up = min(lines, height) - 1
-        erase = "\x1b[2K \x1b[J\r" if columns != self._size[0] else ""
-        return (f"\x1b[{up}A" if up else "") + "\r" + erase
-
-
-def _over(rows: list[str]) -> str:
-    """`rows` written over others, which are erased.
-
-    The screen is never erased from its first cell on: tmux treats that as a clear, and keeps a copy in its history.
-    """
-    last = rows[-1] if rows else ""
-    lines = "".join(f"{row}\x1b[K\r\n" for row in rows[:-1])
-    return f"{lines}{last}\x1b[J" if last else f"{lines} \x1b[J\r"
 
 
 def _reading(done: int, total: int) -> str:

@@ -17,7 +17,7 @@ from llmcli.ui.terminal.output import columns, print_line, stream
 _GAP = "  "
 _BOLD, _DIM = "1", "2"
 _LINE_BREAKS = re.compile(r"[\r\n\t]+")
-_INDENTED = 4  # columns before a definition in a narrow window
+_BESIDE, _INDENTED = 24, 4  # columns before a definition: beside its name, and in a narrow window
 _FEWEST = 10  # columns for text beside an indent
 
 
@@ -36,7 +36,11 @@ def print_rows(
     safe = sanitize if is_terminal(stream()) else str
     table = [[safe(" ".join(cell.split())) for cell in row] for row in rows]
     widths = [max(map(cells, column)) for column in zip(heads, *table, strict=True)]
-    kept = _columns_that_fit(heads, widths, spare)
+    kept: list[int] = []  # the columns that fit; none where they do not fit even without the spare ones
+    for number in range(len(spare) + 1):
+        fewer = [index for index, head in enumerate(heads) if head not in spare[:number]]
+        if not kept and sum(widths[index] + len(_GAP) for index in fewer) - len(_GAP) <= columns():
+            kept = fewer
 
     def line(row: Sequence[str]) -> str:
         return _GAP.join(_padded(row[at], widths[at], heads[at] in right) for at in kept).rstrip()
@@ -57,27 +61,15 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     column = max((cells(name) for name, _ in facts), default=0) + len(_GAP)
     for name, value in facts:
         value = _LINE_BREAKS.sub(" ", value)
-        if column + cells(value) <= columns():
-            _print_hanging(name, [value], column)
-        else:
-            _print_hanging(name, _wrapped(value, len(_GAP)), len(_GAP))
+        fits = column + cells(value) <= columns()
+        _print_hanging(name, [value] if fits else _wrapped(value, len(_GAP)), column if fits else len(_GAP))
 
 
-def print_definitions(pairs: Sequence[tuple[str, str]], column: int = 24) -> None:
+def print_definitions(pairs: Sequence[tuple[str, str]]) -> None:
     """Print names with their meanings, wrapped, beside them; below, where a name is long or the window is narrow."""
-    if columns() < 2 * column:
-        column = _INDENTED
+    column = _BESIDE if columns() >= 2 * _BESIDE else _INDENTED
     for name, meaning in pairs:
         _print_hanging(name, _wrapped(meaning, column, 100), column)
-
-
-def _columns_that_fit(heads: Sequence[str], widths: Sequence[int], spare: Sequence[str]) -> list[int]:
-    """The indices of the columns that fit; none where they do not fit even without the spare ones."""
-    for number in range(len(spare) + 1):
-        kept = [index for index, head in enumerate(heads) if head not in spare[:number]]
-        if sum(widths[index] + len(_GAP) for index in kept) - len(_GAP) <= columns():
-            return kept
-    return []
 
 
 def _padded(text: str, width: int, right: bool) -> str:

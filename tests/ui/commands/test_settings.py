@@ -169,3 +169,20 @@ def test_the_reader_switches_between_one_line_and_many(chat: ChatApp, capfd: pyt
     assert output_of(chat, capfd, "multiline", "off") == "Enter sends\n"
     with pytest.raises(UsageError, match="must be on or off, got 'maybe'"):
         dispatch(chat, "multiline", "maybe")
+
+
+def test_theme_takes_a_pygments_style_and_a_theme_file(
+    chat: ChatApp, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "my.theme"
+    path.write_text("[styles]\nmarkdown.h1 = red\n")
+    for theme in ("light", "monokai", str(path)):
+        assert output_of(chat, capfd, "theme", theme) == f"theme = {theme}\n"
+    assert [one.text for one in suggest(chat, "/theme mono")] == ["monokai"]
+
+
+@pytest.mark.parametrize("command", ["theme", "set"])
+def test_an_unknown_theme_leaves_the_old_one(chat: ChatApp, command: str) -> None:
+    with pytest.raises(UsageError, match="theme must be"):
+        dispatch(chat, command, "theme drak" if command == "set" else "drak")
+    assert chat.controller.settings.theme == "auto"

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from llmcli.ui.input.layout import Suggestion
 from llmcli.ui.input.reader import TerminalReader
 
 
@@ -14,10 +13,10 @@ def end(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def suggest(before: str) -> Iterator[Suggestion]:
+def suggest(before: str) -> Iterator[tuple[str, int, str]]:
     for command in ("/set ", "/seed "):
         if command.startswith(before):
-            yield Suggestion(command, len(before), "what it does")
+            yield command, len(before), "what it does"
 
 
 def main() -> None:

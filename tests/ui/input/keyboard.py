@@ -9,7 +9,7 @@ from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from llmcli.ui.input.layout import Suggest, Suggestion
+from llmcli.ui.input.layout import Suggest
 from llmcli.ui.input.reader import TerminalReader
 
 ENTER, NEW_LINE, ALT_ENTER, TAB, ESCAPE = "\r", "\n", "\x1b\r", "\t", "\x1b"
@@ -31,7 +31,7 @@ def paste(text: str) -> str:
     return f"\x1b[200~{text}\x1b[201~"
 
 
-def nothing(_before: str) -> list[Suggestion]:
+def nothing(_before: str) -> list[tuple[str, int, str]]:
     return []
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from llmcli.errors import DiskError, UsageError
 from llmcli.ui.input.keys import LEAVE
-from llmcli.ui.input.layout import Suggestion
 from llmcli.ui.terminal.ask import edit
 from tests.ui.input.keyboard import (
     ALT_ENTER,
@@ -41,11 +40,11 @@ def typed(tmp_path: Path) -> Iterator[Keyboard]:
         yield keys
 
 
-def commands(before: str) -> Iterator[Suggestion]:
+def commands(before: str) -> Iterator[tuple[str, int, str]]:
     word = before.split(" ")[-1]
     for text in ("top_p ", "top_k ") if before.startswith("/set ") else ("/set ", "/seed ", "/exit", "@file.txt"):
         if (word and text.startswith(word)) or before == "/set ":
-            yield Suggestion(text, len(word), "a note")
+            yield text, len(word), "a note"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +148,7 @@ def test_enter_takes_the_chosen_completion_or_sends(typed: Keyboard) -> None:
 def test_only_commands_and_files_open_the_menu(typed: Keyboard) -> None:
     asked: list[str] = []
 
-    def suggest(before: str) -> list[Suggestion]:
+    def suggest(before: str) -> list[tuple[str, int, str]]:
         asked.append(before)
         return []
 
@@ -161,8 +160,8 @@ def test_only_commands_and_files_open_the_menu(typed: Keyboard) -> None:
 
 
 def test_a_fault_in_a_callback_does_not_end_the_prompt(typed: Keyboard) -> None:
-    def broken(before: str) -> Iterator[Suggestion]:
-        yield Suggestion("/x", 99)
+    def broken(before: str) -> Iterator[tuple[str, int, str]]:
+        yield "/x", 99, ""
         raise RuntimeError(before)
 
     def status() -> str:

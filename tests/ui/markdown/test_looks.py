@@ -1,12 +1,18 @@
 """The looks of a finished answer."""
 
-import pytest
+from itertools import groupby
 
-from llmcli.ui.markdown.code import Highlighter, color_code, style_of
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from llmcli.ui.markdown.code import Highlighter
+from llmcli.ui.markdown.theme import syntax_of, theme_of
 from llmcli.ui.terminal.cells import cells, fold, styled, unstyled, wrap
 from tests.ui.markdown.emulator import shown
 
-DARK = style_of("dark", True)
+DARK = theme_of("dark")
+CODE = syntax_of(DARK)
 
 
 @pytest.mark.parametrize(
@@ -18,6 +24,8 @@ DARK = style_of("dark", True)
         ("[text](http://u) <http://v>", 40, ["text (http://u) http://v"]),
         ("![alt](u.png) ![](v.png)", 40, ["alt (u.png) v.png"]),
         ("[a]\n\n[a]: http://b", 40, ["[a]", "", "[a]: http://b"]),
+        (r"\(x_1^2\) is \[y\] \* \(", 40, [r"\(x_1^2\) is \[y\] * ("]),
+        ("\\[\n  a_1 * b_1 * c_1\n\\]", 40, ["\\[", "  a_1 * b_1 * c_1", "\\]"]),
         ("<script>x</script> <!-- y -->", 40, ["<script>x</script> <!-- y -->"]),
         (":smile: [red]x[/red]", 40, [":smile: [red]x[/red]"]),
         ("&lt;b&gt; &#27;[2J &#10;x &#x202e;", 40, ["<b> �[2J  x \\u202e"]),
@@ -59,6 +67,23 @@ def test_deep_nesting_loses_nothing() -> None:
             assert "end" in "".join(shown([mark * depth + "end"], 20).lines())
 
 
+def test_deep_quotes_fit_a_stack_that_is_in_use() -> None:
+    def below(frames: int) -> str:
+        return below(frames - 1) if frames else "".join(shown([">" * 99 + "end\n\n" + ">" * 60 + "more"], 40).lines())
+
+    assert "end" in below(500)
+
+
+def test_the_number_of_an_item_is_whole_in_a_narrow_window() -> None:
+    assert "".join(shown(["12. ab"], 2).lines()) == "12.ab"
+
+
+def test_an_address_in_a_heading_looks_like_any_other() -> None:
+    terminal = shown(["# Title [a](b)\n\n**[a](c)**"])
+    assert "\x1b[2;39m (b)\x1b[0m" in terminal.written
+    assert "\x1b[2;39m (c)\x1b[0m" in terminal.written
+
+
 @pytest.mark.parametrize("text", ["漢字とかな", "e\u0301" * 9, "👩‍👩‍👧‍👦 👍🏽 🇩🇪", "❤️ ok", "plain words"])
 def test_rows_fit_and_lose_nothing(text: str) -> None:
     for width in (2, 3, 5, 7):
@@ -78,10 +103,16 @@ def test_each_row_has_its_own_color_sequences() -> None:
 
 
 def looks_of(lines: list[str], language: str) -> list[list[str]]:
-    code = Highlighter(language, DARK)
+    code = Highlighter(language, CODE)
     rows = [code.line(line) for line in lines]
-    assert [unstyled(row) for row in rows] == lines
-    return [[look for look, text in row if text.strip()] for row in rows]
+    assert [row.plain for row in rows] == lines
+    return [looks_in(row) for row in rows]
+
+
+def looks_in(row: Text) -> list[str]:
+    """The styles of its words; words beside each other with one style count once."""
+    styles = [str(segment.style or "none") for segment in row.render(Console()) if segment.text.strip()]
+    return [style for style, _ in groupby(styles)]
 
 
 @pytest.mark.parametrize(
@@ -92,16 +123,16 @@ def test_a_string_or_comment_over_many_lines_keeps_its_color(language: str, open
     inside = ["   words, and if and more words on a line"] * 60
     looks = looks_of([opened, *inside, closed, "return 1"], language)
     assert {tuple(row) for row in looks[1:-2]} == {(looks[0][-1],)}
-    assert looks[-1][0] == dict(DARK.syntax)["Keyword"]
+    assert looks[-1][0] == str(DARK.styles["code.keyword"])
 
 
 def test_code_of_an_unknown_language_is_plain() -> None:
-    assert looks_of(["if x: return '1'"], "no such language") == [[""]]
-    assert looks_of(["if x: return '1'"], "") == [[""]]
+    assert looks_of(["if x: return '1'"], "no such language") == [["none"]]
+    assert looks_of(["if x: return '1'"], "") == [["none"]]
 
 
 def test_a_line_is_colored_the_same_alone_and_as_it_grows() -> None:
-    code = Highlighter("python", DARK)
+    code = Highlighter("python", CODE)
     for line in ("def f(x):", "    return 'a'  # b"):
         peeked = code.peek(line)
         assert code.peek(line) == peeked == code.line(line)
@@ -109,10 +140,22 @@ def test_a_line_is_colored_the_same_alone_and_as_it_grows() -> None:
 
 def test_finished_code_has_the_colors_of_code_that_streams() -> None:
     text = "class A:\n    def f(self):\n        return 'x' + str(1)\n"
-    streamed = looks_of(text.split("\n"), "python")
-    assert [[look for look, part in row if part.strip()] for row in color_code(text, "python", DARK)] == streamed
+    finished = Highlighter("python", CODE).finished(text)
+    lines = finished.split("\n", allow_blank=True)
+    assert [looks_in(line) for line in lines] == looks_of(text.split("\n"), "python")
+
+
+def test_a_lexer_that_fails_leaves_finished_code_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pygments.lexers.PythonLexer.get_tokens", lambda *_: 1 / 0)
+    assert shown(["- a\n  ```python\n  return 1\n  ```\n"]).lines()[2] == "  return 1"
+
+
+def test_very_long_finished_code_stays_plain() -> None:
+    code = Highlighter("python", CODE)
+    assert code.finished("return 1\n" * 4000).spans
+    assert not code.finished("return 1\n" * 5000).spans
 
 
 @pytest.mark.parametrize("text", ["\ufeffx = 1", "x" * 5000, "'" * 500, "\x00"])
 def test_odd_code_loses_nothing(text: str) -> None:
-    assert unstyled(Highlighter("python", DARK).line(text)) == text
+    assert Highlighter("python", CODE).line(text).plain == text

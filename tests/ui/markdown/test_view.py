@@ -1,5 +1,8 @@
 """The view: the spinner, the reasoning, the answer, its end, and windows that change their size."""
 
+import subprocess
+import sys
+
 from llmcli.ui.markdown.view import AnswerView
 from tests.ui.markdown.emulator import Clock, Terminal, shown, view_on
 
@@ -143,3 +146,28 @@ def test_a_window_that_gets_lower_and_higher_keeps_every_line() -> None:
         view.push(f"- item {at}\n  - more\n")
     view.finish()
     assert terminal.lines() == [line for at in range(5) for line in (f"• item {at}", "  ◦ more")]
+
+
+IMPORTS = """
+import sys
+import llmcli.cli.chat, llmcli.ui.chat.app, llmcli.ui.input.reader
+from llmcli.ui.commands.registry import commands
+from llmcli.ui.markdown.theme import ground_of
+commands()
+ground_of("auto")
+def drawing():
+    return {name for name in sys.modules if name.split(".")[0] in ("rich", "pygments", "markdown_it")}
+at_start = drawing()
+from llmcli.ui.markdown.view import AnswerView, preload
+preload()
+preloaded = drawing()
+view = AnswerView(lambda text: None, lambda: (80, 24), "auto", True)
+view.push("# a\\n\\n- [b](c)\\n\\n|d|\\n|-|\\n|e|\\n\\n> f\\n\\n```python\\nx = 1\\n```\\n")
+view.finish()
+print(sorted(at_start), sorted(drawing() - preloaded))
+"""
+
+
+def test_rich_is_imported_by_preload_and_not_at_the_start() -> None:
+    ran = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[] []\n"
