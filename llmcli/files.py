@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from llmcli.errors import DiskError, UsageError, error_text
 
@@ -15,11 +15,17 @@ BINARY = getattr(os, "O_BINARY", 0)  # Windows would change the ends of lines
 OPEN_SAFE = BINARY | getattr(os, "O_NOFOLLOW", 0)  # bytes as they are, and no link is followed
 _APPEND = os.O_WRONLY | os.O_APPEND | OPEN_SAFE
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # device names of Windows
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_T = TypeVar("_T")
+# How a message names a type of JSON, and what msgspec says of a value: Expected `int` >= 0 - at `$.threads[1]`.
+_JSON_TYPES = {"int": "an integer", "float": "a number", "str": "a string", "bool": "true or false", "array": "a list"}
+_JSON_TYPES |= {"object": "an object"}
+_EXPECTED = re.compile(r"Expected `([^`]+)`((?: of length)?(?: [<>]=)?(?: [\d.+e-]+)?)(?:, got .*)?")
 _MAX_LINE = 64 << 20  # bytes; no session has a longer line
 _MAX_TEXT = 64 << 20  # bytes of one text file
-_MAX_NOTE = 4 << 20  # bytes
+_MAX_NOTE = 4 << 20  # bytes; a longer note is cut, and so it is not valid
+_MAX_NAME = 64  # characters
+_NAME_HINT = "start with a letter or a digit; use letters from a to z, digits, dots, dashes and underscores"
 _WRITABLE_HINT = "set LLMCLI_HOME to a folder that you can write to"
 _WRITE_HINT = "free some space or make the folder writable; the session is not saved"
 
@@ -84,13 +90,24 @@ def check_name(name: str, kind: str) -> str:
     Raises:
         UsageError: when it is not.
     """
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) and not _DEVICES.fullmatch(name) and name[-1] != ".":
-        return name
-    article = "an" if kind[0] in "aeiou" else "a"
-    raise UsageError(
-        f"{name[:80]!r} is not a valid name for {article} {kind}",
-        "use up to 64 letters, digits, dots, dashes and underscores",
-    )
+    if reason := _why_not_a_name(name):
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise UsageError(f"{name[:80]!r} is not a valid name for {article} {kind}: {reason}", _NAME_HINT)
+    return name
+
+
+def _why_not_a_name(name: str) -> str:
+    if not name:
+        return "it is empty"
+    if len(name) > _MAX_NAME:
+        return f"it has more than {_MAX_NAME} characters"
+    if other := re.search(r"[^A-Za-z0-9._-]", name):
+        return f"it contains {other[0]!r}"
+    if not name[0].isalnum():
+        return f"it starts with {name[0]!r}"
+    if name[-1] == ".":
+        return "it ends with a dot"
+    return "Windows reserves it for a device" if _DEVICES.fullmatch(name) else ""
 
 
 def open_new_private(path: Path) -> BinaryIO:
@@ -125,8 +142,7 @@ def read_note(path: Path) -> dict[str, Any]:
     """The object that `write_note` wrote; {} if the file is missing, too large or not valid."""
     try:
         with path.open("rb") as file:
-            text = file.read(_MAX_NOTE + 1)
-        data = json.loads(text) if len(text) <= _MAX_NOTE else None
+            data = json.loads(file.read(_MAX_NOTE))  # not by msgspec: a start may read notes, but no other JSON
     except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
@@ -176,16 +192,17 @@ def matching_paths(start: str) -> Iterator[str]:
 
 
 class JsonlAppender:
-    """Appends lines to a file; each call is one write, so that a kill leaves all of its lines or none.
-
-    Raises:
-        DiskError: if the file cannot be opened or written.
-    """
+    """Appends lines to a file; each call is one write, so that a kill leaves all of its lines or none."""
 
     def __init__(self, path: Path, new: bool = False) -> None:
-        """Open the file of a session; with `new`, create it (FileExistsError if it exists)."""
+        """Open a file; with `new`, create it (FileExistsError if it exists).
+
+        Raises:
+            DiskError: if it cannot be opened.
+        """
         make_private(path.parent)
         self.path = path
+        self.waiting: list[bytes] = []  # lines that are not written yet, because the disk was full
         self._descriptor = -1
         try:
             self._descriptor = os.open(path, _APPEND | (os.O_CREAT | os.O_EXCL if new else 0), 0o600)
@@ -197,10 +214,18 @@ class JsonlAppender:
             self.close()
             raise DiskError(f"cannot write {path}: {error.strerror}") from None
 
-    def add(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Append lines: all of them, or none if the disk is full."""
+    def add(self, events: Iterable[Mapping[str, Any]], sync: bool = False) -> None:
+        """Append lines, after those that could not be written before; with `sync` they survive a power cut.
+
+        Raises:
+            DiskError: if they cannot be written; the next call tries again.
+        """
+        self.waiting += map(encode, events)
         try:
-            self._write(b"".join(map(encode, events)))
+            self._write(b"".join(self.waiting))
+            self.waiting.clear()
+            if sync:
+                os.fsync(self._descriptor)
         except OSError as error:
             raise DiskError(f"cannot write {self.path}: {error.strerror}", _WRITE_HINT) from None
 
@@ -215,13 +240,6 @@ class JsonlAppender:
                     os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - len(data) + len(rest))
             raise
 
-    def sync(self) -> None:
-        """Flush the lines to the disk, so that they survive a power cut."""
-        try:
-            os.fsync(self._descriptor)
-        except OSError as error:
-            raise DiskError(f"cannot write {self.path}: {error.strerror}", _WRITE_HINT) from None
-
     def close(self) -> None:
         """Close the file. A second call does nothing."""
         descriptor, self._descriptor = self._descriptor, -1
@@ -231,8 +249,13 @@ class JsonlAppender:
 
 def encode(event: Mapping[str, Any]) -> bytes:
     """One line of the file; lone surrogates, which UTF-8 cannot encode, become U+FFFD."""
-    text = _ENCODER.encode(event)
-    return (text if text.isascii() else _SURROGATE.sub("\ufffd", text)).encode() + b"\n"
+    import msgspec  # 8 ms; it is four times as fast as `json`
+
+    try:
+        return msgspec.json.encode(event) + b"\n"
+    except UnicodeEncodeError:
+        text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+        return _SURROGATE.sub("\ufffd", text).encode() + b"\n"
 
 
 def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -245,12 +268,14 @@ def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[st
     try:
         with path.open("rb") as file:
             for number, line in enumerate(lines_of(file), 1):
-                event = _decode(line)
-                if event is None:
+                try:
+                    event = convert(decode_json(line), dict[str, Any])
+                except ValueError:
                     if faults is not None and line.strip():
                         faults.append(f"skipped line {number}, which is not valid")
                     continue
-                if event.get("type") == "session" and _is_newer(event.get("version")):
+                version = event.get("version") if event.get("type") == "session" else VERSION
+                if not isinstance(version, int) or version > VERSION:
                     raise UsageError(f"{path.name} was written by a newer version of llmcli", "update llmcli")
                 yield event
     except OSError as error:
@@ -262,18 +287,6 @@ def lines_of(file: BinaryIO) -> Iterator[bytes]:
     return iter(lambda: file.readline(_MAX_LINE), b"")
 
 
-def _decode(line: bytes) -> dict[str, Any] | None:
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return event if isinstance(event, dict) else None
-
-
-def _is_newer(version: Any) -> bool:
-    return not isinstance(version, int) or version > VERSION
-
-
 def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(0, os.SEEK_END)
@@ -283,34 +296,37 @@ def _ends_with_newline(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def check_text(value: Any, name: str, longest: int | None = None) -> str:
-    """`value`, if it is a string of at most `longest` characters. `name` is what it is, for the error.
+def decode_json(text: str | bytes) -> Any:
+    """The value of a JSON text.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if it is not valid.
     """
-    if not isinstance(value, str) or (longest is not None and len(value) > longest):
-        raise ValueError(f"{name} must be a string" + (f" of at most {longest} characters" if longest else ""))
-    return value
+    import msgspec
+
+    try:
+        return msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        raise ValueError("not valid JSON") from None
 
 
-def check_integer(value: Any, name: str, low: int, high: int) -> int:
-    """`value`, if it is an integer in this range.
+def convert(data: Any, kind: type[_T], name: str = "") -> _T:
+    """JSON data as a value of a type of msgspec, strictly; unknown keys are ignored. `name` is the name of all of it.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: that names the field: `threads[1] must be an integer >= 1`, `threads is missing`.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{name} must be an integer from {low} to {high}")
-    return value
+    import msgspec
 
-
-def check_number(value: Any, name: str, low: float, high: float, slack: float = 0.0) -> float:
-    """`value`, if it is a number in this range; one that exceeds it by at most `slack` becomes the limit.
-
-    Raises:
-        ValueError: if it is not, or NaN.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low - slack <= value <= high + slack:
-        raise ValueError(f"{name} must be a number from {low:g} to {high:g}")
-    return min(max(float(value), low), high)
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        rule, _, place = str(error).partition(" - at `$")
+    place = name + place.rstrip("`")
+    if rule.startswith("Object missing"):
+        field = rule.split("`")[1]
+        raise ValueError(f"{place}.{field} is missing".lstrip("."))
+    found = _EXPECTED.fullmatch(rule)
+    types = [_JSON_TYPES.get(one, one) for one in found[1].split(" | ")] if found else []
+    fault = f"must be {' or '.join(types)}{found[2]}" if found else "is not valid"
+    raise ValueError(f"{place} {fault}".lstrip(". "))

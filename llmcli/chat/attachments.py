@@ -30,15 +30,9 @@ def find_mentions(text: str) -> list[str]:
 
     An `@` inside a word, as in a mail address, or before a name that is not a file is plain text.
     """
-    names: dict[str, None] = {}
-    looked_up: dict[str, str] = {}  # a pasted text may have one word a hundred thousand times
-    for double, single, bare in _MENTION.findall(text):
-        word = double or single or bare
-        if word not in looked_up:
-            looked_up[word] = _without_punctuation(bare) if bare else word if _is_file(word) else ""
-        if looked_up[word]:
-            names[looked_up[word]] = None
-    return list(names)
+    mentions = dict.fromkeys(_MENTION.findall(text))  # a pasted text may have one word a hundred thousand times
+    names = (_without_punctuation(bare) or double or single for double, single, bare in mentions)
+    return [name for name in dict.fromkeys(names) if _is_file(name)]
 
 
 def _without_punctuation(word: str) -> str:

@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from llmcli.chat.attachments import Attachment, to_message_text
 from llmcli.errors import UsageError
 from llmcli.text import plural
 
+MessageId = Annotated[int, Meta(ge=1, le=10**9)]
 # Who wrote a message, as people read it; JSON has the roles of the OpenAI API.
 SPEAKER_NAMES = {"user": "you", "assistant": "model", "summary": "summary"}
 
@@ -19,13 +22,13 @@ class Message:
 
     `params` are the settings of an answer that are not defaults, and its seed, as JSON data. `finish_reason` is empty
     for messages of the user; `edited` and `greeting` mark answers that no model gave. `replay` is the JSON
-    data of the `ReplayManifest` of an answer.
+    data of the `ReplayManifest` of an answer. A message that is read from a file has these types and ranges.
     """
 
-    id: int
-    parent: int | None
-    role: str
-    content: str
+    id: MessageId
+    parent: MessageId | None
+    role: Annotated[str, Meta(pattern=r"^(user|assistant|summary)\Z")]
+    content: str = ""
     reasoning: str = ""
     attachments: tuple[Attachment, ...] = ()
     time: float = 0.0  # seconds since 1970
@@ -75,6 +78,11 @@ class Conversation:
         self.messages[message.id] = message
         self.head = message.id
         self._undone.clear()
+
+    def with_parent(self, message: Message) -> Message:
+        """The message of a file; if the line of the one that it follows is lost, it follows the head."""
+        is_lost = message.parent is not None and message.parent not in self.messages
+        return replace(message, parent=self.head) if is_lost else message
 
     def path(self, end: int | None = None) -> list[Message]:
         """The messages from the first to `end` (None = the head)."""

@@ -2,30 +2,23 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from html import escape
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.conversation import Message
-from llmcli.chat.sessions.format import to_event
+from llmcli.chat.sessions.format import to_data
 from llmcli.errors import UsageError
 from llmcli.text import ellipsize
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
-FORMATS = {
-    ".md": "md",
-    ".markdown": "md",
-    ".txt": "txt",
-    ".json": "json",
-    ".html": "html",
-    ".htm": "html",
-    ".svg": "svg",
-}
-SPEAKERS = {"user": "You", "assistant": "Model", "summary": "Summary of the earlier conversation"}
+_FORMATS = {".md": "md", ".markdown": "md", ".txt": "txt", ".json": "json"}
+_FORMATS |= {".html": "html", ".htm": "html", ".svg": "svg"}
+_SPEAKERS = {"user": "You", "assistant": "Model", "summary": "Summary of the earlier conversation"}
 # Why an answer ended, if a reader should know that it is not complete.
 ENDINGS = {
     "length": "stopped at the token limit",
@@ -35,45 +28,6 @@ ENDINGS = {
 }
 _LINK = re.compile(r"(?i)(https?://|mailto:)")
 _MAX_MARKDOWN = 200_000  # characters; a longer text is not rendered
-_STYLE = """
-:root { color-scheme: light dark; --paper: #fcfcfb; --ink: #1f2328; --faint: #6a7078; --line: #e3e4e2;
-  --soft: #f1f1ee; --mine: #e9eefb; --accent: #3056b8; }
-@media (prefers-color-scheme: dark) { :root { --paper: #16181b; --ink: #dfe2e6; --faint: #949ba4; --line: #2d3136;
-  --soft: #1f2226; --mine: #232c40; --accent: #8fb0ff; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); overflow-wrap: break-word;
-  font: 1.05rem/1.65 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
-main { max-width: 46rem; margin: 0 auto; padding: 3rem 1.25rem 5rem; }
-h1.title { font-size: 1.6rem; line-height: 1.25; margin: 0 0 2rem; padding-bottom: 1rem;
-  border-bottom: 1px solid var(--line); }
-article { margin: 2rem 0; }
-article.user { background: var(--mine); border-radius: 1rem; padding: .9rem 1.2rem; margin-left: 12%; }
-article.summary { border-left: 3px solid var(--line); padding-left: 1rem; color: var(--faint); }
-.who { color: var(--faint); font-size: .8rem; margin-bottom: .35rem; display: flex; gap: .75rem; }
-.who b { color: var(--accent); font-weight: 600; }
-.who time { margin-inline-start: auto; }
-.plain { white-space: pre-wrap; }
-.note { color: var(--faint); font-size: .8rem; margin-top: .5rem; }
-article p, article ul, article ol, article pre, article blockquote, article table { margin: .75rem 0; }
-article h1, article h2, article h3, article h4 { line-height: 1.3; margin: 1.5rem 0 .5rem; font-size: 1.1rem; }
-article h1 { font-size: 1.35rem; } article h2 { font-size: 1.2rem; }
-a { color: var(--accent); }
-code, pre { font: .875em/1.55 ui-monospace, SFMono-Regular, Menlo, Consolas, "Noto Sans Mono", monospace; }
-code { background: var(--soft); border-radius: .3rem; padding: .12em .35em; }
-pre { background: var(--soft); border: 1px solid var(--line); border-radius: .6rem; padding: .85rem 1rem;
-  overflow-x: auto; tab-size: 4; }
-pre code { background: none; padding: 0; font-size: 1em; }
-blockquote { border-left: 3px solid var(--line); padding-left: 1rem; margin-inline: 0; color: var(--faint); }
-table { border-collapse: collapse; display: block; overflow-x: auto; }
-th, td { border: 1px solid var(--line); padding: .35rem .7rem; text-align: start; }
-th { background: var(--soft); }
-.center { text-align: center; } .right { text-align: right; } .left { text-align: left; }
-hr { border: 0; border-top: 1px solid var(--line); margin: 1.5rem 0; }
-details { margin: .6rem 0; color: var(--faint); font-size: .92rem; border: 1px solid var(--line);
-  border-radius: .6rem; padding: .4rem .9rem; }
-summary { cursor: pointer; }
-@media print { body { font-size: 10pt; } main { max-width: none; padding: 0; } pre { white-space: pre-wrap; } }
-"""
 
 
 def format_of(path: Path) -> str:
@@ -82,7 +36,7 @@ def format_of(path: Path) -> str:
     Raises:
         UsageError: if the suffix is not known.
     """
-    name = FORMATS.get(path.suffix.lower())
+    name = _FORMATS.get(path.suffix.lower())
     if name is None:
         raise UsageError(
             f"unknown export format: {path.name!r}",
@@ -98,27 +52,20 @@ def export(
     format_name: str,
     everything: Mapping[int, Message] | None = None,
 ) -> str:
-    """The document; `everything` adds all branches, in JSON only.
-
-    Raises:
-        UsageError: for a format that is not md, txt, json or html.
-    """
-    writers = {"md": _markdown, "txt": _plain_text, "html": web_page}
-    if format_name == "json":
-        text = _json(messages, title, system, everything)
-    elif format_name in writers:
-        text = writers[format_name](messages, title, system)
-    else:
-        raise UsageError(f"unknown export format: {format_name!r}", "use md, txt, json or html")
+    """The document in one of the formats md, txt, json and html; `everything` adds all branches, in JSON only."""
+    writers: dict[str, Callable[[Sequence[Message], str, str | None], str]] = {
+        "md": _markdown,
+        "txt": _plain_text,
+        "json": partial(_json, everything=everything),
+        "html": _web_page,
+    }
+    text = writers[format_name](messages, title, system)
     return text.encode("utf-8", "replace").decode()  # a lone surrogate, from a name or a model, is not UTF-8
 
 
-def format_time(message: Message) -> datetime | None:
-    """The time of a message; None if it is not known."""
-    try:
-        return datetime.fromtimestamp(message.time, UTC) if message.time else None
-    except (ValueError, OverflowError, OSError):  # a file that was edited
-        return None
+def _iso_time(message: Message) -> str:
+    """The time of a message; empty if it is not known."""
+    return datetime.fromtimestamp(message.time, UTC).isoformat(timespec="seconds") if message.time else ""
 
 
 def _markdown(messages: Sequence[Message], title: str, system: str | None) -> str:
@@ -147,7 +94,7 @@ def _plain_text(messages: Sequence[Message], title: str, system: str | None) -> 
 
 
 def _speaker(message: Message) -> str:
-    return SPEAKERS[message.role] + (f" ({message.model})" if message.model else "")
+    return _SPEAKERS[message.role] + (f" ({message.model})" if message.model else "")
 
 
 def _close_fence(text: str) -> str:
@@ -170,17 +117,17 @@ def _json(messages: Sequence[Message], title: str, system: str | None, everythin
         "messages": [*listed, *map(_entry, messages)],
     }
     if everything is not None:
-        data["tree"] = [to_event(message) for message in everything.values()]
+        data["tree"] = [to_data(message) for message in everything.values()]
     return json.dumps(data, ensure_ascii=False, indent=2) + "\n"
 
 
 def _entry(message: Message) -> dict[str, Any]:
     """The message in the form of the OpenAI API, with attachments as text, without empty fields."""
-    is_summary, time = message.role == "summary", format_time(message)
+    is_summary = message.role == "summary"
     more: dict[str, Any] = {
         "summary": is_summary,
         "reasoning_content": message.reasoning,
-        "time": time.isoformat(timespec="seconds") if time else "",
+        "time": _iso_time(message),
         "model": message.model,
         "finish_reason": message.finish_reason,
         "params": dict(message.params),
@@ -190,55 +137,27 @@ def _entry(message: Message) -> dict[str, Any]:
     return {"role": role, "content": message.text, **{key: value for key, value in more.items() if value}}
 
 
-def web_page(messages: Sequence[Message], title: str, system: str | None) -> str:
+def _web_page(messages: Sequence[Message], title: str, system: str | None) -> str:
     """The page: rendered Markdown, everything else escaped, and a Content-Security-Policy as the second barrier."""
-    markdown, style = _renderer(), _STYLE + _code_style()
-    head = [
-        "<!DOCTYPE html>",
-        '<html lang="en">',
-        '<meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{_policy(style)}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="referrer" content="no-referrer">',
-        f"<title>{escape(title)}</title>",
-        f"<style>{style}</style>",
-        f'<main>\n<h1 class="title" dir="auto">{escape(title)}</h1>',
-    ]
-    if system:
-        head.append(_details("System prompt", f'<div class="plain" dir="auto">{escape(system)}</div>'))
-    return "\n".join([*head, *(_article(message, markdown) for message in messages), "</main>\n</html>\n"])
-
-
-def _policy(style: str) -> str:
-    """A Content-Security-Policy that allows our own style only."""
     import base64
     import hashlib
 
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    import jinja2
 
-
-def _article(message: Message, markdown: "MarkdownIt") -> str:
-    speaker = message.model or SPEAKERS[message.role]
-    parts = [
-        f'<article class="{message.role}" dir="auto">',
-        f'<div class="who"><b>{escape(speaker)}</b>{_time(message)}</div>',
-    ]
-    if message.reasoning:
-        parts.append(_details("Reasoning", _render(message.reasoning, markdown)))
-    if message.role == "user":  # a user writes plain text, not Markdown
-        parts.append(f'<div class="plain">{escape(message.content)}</div>')
-    else:
-        parts.append(_render(message.content, markdown))
-    parts += [_details(file.name, f"<pre>{escape(file.text)}</pre>") for file in message.attachments]
-    if facts := _facts(message):
-        parts.append(f'<div class="note">{escape(facts)}</div>')
-    return "\n".join([*parts, "</article>"])
-
-
-def _time(message: Message) -> str:
-    time = format_time(message)
-    return f'<time datetime="{time.isoformat(timespec="seconds")}">{time:%Y-%m-%d %H:%M} UTC</time>' if time else ""
+    folder = Path(__file__).parent
+    style = (folder / "export.css").read_text(encoding="utf-8") + _code_style()
+    pages = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    pages.filters["markdown"] = partial(_render, markdown=_renderer())
+    return pages.from_string((folder / "export.html").read_text(encoding="utf-8")).render(
+        digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        style=style,
+        title=title,
+        system=system,
+        messages=messages,
+        speakers=_SPEAKERS,
+        iso_time=_iso_time,
+        facts=_facts,
+    )
 
 
 def _facts(message: Message) -> str:
@@ -249,13 +168,11 @@ def _facts(message: Message) -> str:
     return " · ".join(ellipsize(fact, 80) for fact in facts if fact)
 
 
-def _details(title: str, inside: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>\n{inside}\n</details>"
-
-
 def _render(text: str, markdown: "MarkdownIt") -> str:
+    from markupsafe import Markup
+
     if len(text) > _MAX_MARKDOWN:
-        return f'<div class="plain">{escape(text)}</div>'
+        return Markup('<div class="plain">{}</div>').format(text)
     tokens = markdown.parse(text)
     for token in tokens:
         if style := token.attrs.pop("style", ""):  # the alignment of a column: the policy refuses inline styles
@@ -263,7 +180,7 @@ def _render(text: str, markdown: "MarkdownIt") -> str:
         for child in token.children or ():
             if child.type == "link_open":
                 child.attrSet("rel", "noopener noreferrer")
-    return str(markdown.renderer.render(tokens, markdown.options, {}))
+    return Markup(markdown.renderer.render(tokens, markdown.options, {}))  # raw HTML is off: see `_renderer`
 
 
 def _renderer() -> "MarkdownIt":

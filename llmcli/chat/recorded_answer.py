@@ -3,15 +3,18 @@
 Both may come from others. No file that they name is opened, and no code that they name is run.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, to_builtins
 
 from llmcli.chat.controller import sliding_window
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
+from llmcli.files import convert, decode_json
 from llmcli.inference.answer_json import ReplayManifest
 from llmcli.inference.comparison import MAX_VARIANTS
 from llmcli.params.generation import InterfaceParams
@@ -20,11 +23,36 @@ from llmcli.params.param import fields_of
 from llmcli.params.settings import fields, parse_data
 
 _COMPLETE = ("stop", "length")
-_ROLES = ("system", "user", "assistant")
 _WRITE_JSON = "give a file that `llmcli generate --json` wrote"
 # Settings of another machine, and those that may name a file: its content is part of the replay data.
 _OMITTED = {*fields_of(HubParams), *fields_of(InterfaceParams), "prompt", "preset", "system", "timeout", "logprobs"}
 _OMITTED |= {key for key, field in fields().items() if field.param.path}
+
+
+class _ChatMessage(Struct):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class _Output(Struct):
+    """An object of `--json` that anybody may have written."""
+
+    text: str
+    finish_reason: str
+    params: dict[str, Any]
+    replay: Any
+    reasoning_content: str = ""
+    messages: Annotated[list[_ChatMessage], Meta(min_length=1)] | None = None
+    prompt: str | None = None
+    label: str = ""
+
+
+class _Variant(_Output, kw_only=True):
+    label: str
+
+
+class _Comparison(Struct):
+    variants: Annotated[list[Any], Meta(min_length=1, max_length=MAX_VARIANTS)]
 
 
 @dataclass(frozen=True)
@@ -56,34 +84,37 @@ def from_output(text: str, source: str, policy_file: str = "") -> list[RecordedA
     Raises:
         UsageError: when it is not such an object, or needs a policy file that is not allowed.
     """
-    data = _object(text, source)
-    variants = data.get("variants")
-    if variants is None:
-        return [_from_object(data, source, policy_file)]
-    if not isinstance(variants, list) or not 0 < len(variants) <= MAX_VARIANTS:
-        raise UsageError(f"{source}: variants must be a list of 1 to {MAX_VARIANTS} answers", _WRITE_JSON)
-    answers = []
-    for number, one in enumerate(variants, 1):
-        if not isinstance(one, dict):
-            raise UsageError(f"answer {number} of {source} is not a JSON object", _WRITE_JSON)
-        answer = _from_object(one, f"answer {number} of {source}", policy_file)
-        answers.append(replace(answer, label=_text(one, "label", source)))
-    return answers
+    with _naming(source):
+        data = convert(decode_json(text), dict[str, Any])
+        if "variants" not in data:
+            return [_from_data(data, _Output, source, policy_file)]
+        variants = convert(data, _Comparison).variants
+    return [_from_data(one, _Variant, f"answer {n} of {source}", policy_file) for n, one in enumerate(variants, 1)]
 
 
-def _from_object(data: Mapping[str, Any], source: str, policy_file: str) -> RecordedAnswer:
-    if "replay" not in data:
+def _from_data(data: Any, kind: type[_Output], source: str, policy_file: str) -> RecordedAnswer:
+    if isinstance(data, dict) and "replay" not in data:
         raise UsageError(f"{source} has no replay data", "create it with `llmcli generate --json`")
-    values = _settings(data.get("params"), source, policy_file)
+    with _naming(source):
+        output = convert(data, kind)
+        manifest = ReplayManifest.from_data(output.replay)
+    values = _settings(output.params, source, policy_file)
+    request = output.prompt if values.get("raw") else to_builtins(output.messages)
+    if request is None:
+        raise UsageError(f"{source}: {'prompt' if values.get('raw') else 'messages'} is missing", _WRITE_JSON)
+    is_complete = output.finish_reason in _COMPLETE
     return RecordedAnswer(
-        source,
-        _text(data, "text", source),
-        _text(data, "reasoning_content", source, optional=True),
-        _text(data, "finish_reason", source) in _COMPLETE,
-        values,
-        _manifest(data["replay"], source),
-        _request(data, source, bool(values.get("raw"))),
+        source, output.text, output.reasoning_content, is_complete, values, manifest, request, label=output.label
     )
+
+
+@contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Name the source in an error of its data."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"{source}: {error}", _WRITE_JSON) from None
 
 
 def from_session(session: Session, number: int | None, policy_file: str = "") -> RecordedAnswer:
@@ -97,7 +128,7 @@ def from_session(session: Session, number: int | None, policy_file: str = "") ->
     source = f"answer {path.index(message) + 1} of {session.name}"
     if not message.replay:
         raise UsageError(f"{source} has no replay data: {_missing_reason(message)}", "choose another answer")
-    manifest = _manifest(message.replay, source)
+    manifest = ReplayManifest.from_data(message.replay)
     values = _settings(message.params, source, policy_file)
     continued = session.conversation.messages.get(manifest.begun) if manifest.begun else None
     if manifest.begun and not continued:
@@ -138,24 +169,8 @@ def _missing_reason(message: Message) -> str:
     return "an older version wrote it, it is a copy from another branch, or a kill stopped it"
 
 
-def _object(text: str, source: str) -> dict[str, Any]:
-    try:
-        data = json.loads(text, parse_constant=_reject_constant)
-    except (ValueError, RecursionError):
-        raise UsageError(f"{source} is not valid JSON", _WRITE_JSON) from None
-    if not isinstance(data, dict):
-        raise UsageError(f"{source} is not a JSON object", _WRITE_JSON)
-    return data
-
-
-def _reject_constant(text: str) -> None:
-    raise ValueError(text)
-
-
-def _settings(data: Any, source: str, policy_file: str) -> dict[str, Any]:
+def _settings(data: Mapping[str, Any], source: str, policy_file: str) -> dict[str, Any]:
     """The typed settings, with the policy file that the user allows."""
-    if not isinstance(data, Mapping):
-        raise UsageError(f"{source}: params must be an object", _WRITE_JSON)
     recorded = data.get("temp_policy_file")
     if recorded and not policy_file:
         raise UsageError(
@@ -168,30 +183,3 @@ def _settings(data: Any, source: str, policy_file: str) -> dict[str, Any]:
     if values.get("seed") is None:
         raise UsageError(f"{source}: params have no seed", _WRITE_JSON)
     return {**values, "temp_policy_file": policy_file or None}
-
-
-def _request(data: Mapping[str, Any], source: str, raw: bool) -> Sequence[Mapping[str, Any]] | str:
-    if raw:
-        return _text(data, "prompt", source)
-    messages = data.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise UsageError(f"{source}: messages must be a list of at least one message", _WRITE_JSON)
-    for message in messages:
-        if not isinstance(message, dict) or message.get("role") not in _ROLES:
-            raise UsageError(f"{source}: each message must have a role: {', '.join(_ROLES)}", _WRITE_JSON)
-        _text(message, "content", source)
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
-
-
-def _text(data: Mapping[str, Any], key: str, source: str, optional: bool = False) -> str:
-    value = data.get(key, "" if optional else None)
-    if not isinstance(value, str):
-        raise UsageError(f"{source}: {key} must be a string", _WRITE_JSON)
-    return value
-
-
-def _manifest(data: Any, source: str) -> ReplayManifest:
-    try:
-        return ReplayManifest.from_data(data)
-    except ValueError as error:
-        raise UsageError(f"cannot replay {source}: {error}", _WRITE_JSON) from None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.recorded_answer import RecordedAnswer
@@ -19,6 +19,7 @@ from llmcli.inference.comparison import Comparison, Variant
 from llmcli.inference.engine import Engine, Prompt, Request, TemplateOptions, Tokenizer
 from llmcli.inference.sizing import possible_gpu_layers
 from llmcli.params.settings import Settings
+from llmcli.text import ellipsize
 
 _DIGEST_LETTERS = 12  # letters of a sha256
 
@@ -135,7 +136,7 @@ class Replay:
         answer, recorded = self.answer, self.recorded
         after = AnswerText(answer.reasoning, answer.text)
         before = AnswerText(recorded.reasoning, recorded.text)
-        if not recorded.is_complete and after.starts_with(before):
+        if not recorded.is_complete and all(map(str.startswith, after, before)):
             before = after  # the record does not have the text of the last token yet
         tokens = answer.tokens
         prefix = AnswerText(recorded.continued.reasoning if recorded.continued else "", answer.settings.prefill or "")
@@ -159,7 +160,7 @@ class Replay:
                 f"{self.engine.name} has no chat template, and the answer used the one of its model",
                 "give the right model with -m",
             )
-        return TemplateOptions(source, "the recorded chat template", time=manifest.moment or None)
+        return TemplateOptions(source, "the recorded chat template", time=manifest.moment)
 
 
 class BatchReplay:
@@ -185,16 +186,11 @@ class BatchReplay:
                 replay.compare()
 
 
-@dataclass(frozen=True)
-class AnswerText:
+class AnswerText(NamedTuple):
     """The two parts of an answer."""
 
-    reasoning: str
-    text: str
-
-    def starts_with(self, other: "AnswerText") -> bool:
-        """Whether both parts start with those of the other."""
-        return self.reasoning.startswith(other.reasoning) and self.text.startswith(other.text)
+    reasoning: str = ""
+    text: str = ""
 
 
 def first_difference(
@@ -202,17 +198,15 @@ def first_difference(
     replayed: AnswerText,
     tokens: Sequence[int],
     vocab: Tokenizer,
-    prefix: AnswerText | None = None,
+    prefix: tuple[str, str] = ("", ""),
 ) -> Difference | None:
     """Where the `replayed` answer first differs from the `recorded` one; None if it does not.
 
     `tokens` are those of the replay, which follow the text in `prefix`.
     """
-    prefix = prefix or AnswerText("", "")
-    if recorded.reasoning != replayed.reasoning:
-        return _difference("think", recorded.reasoning, replayed.reasoning, len(prefix.reasoning), tokens, vocab)
-    if recorded.text != replayed.text:
-        return _difference("answer", recorded.text, replayed.text, len(prefix.text), tokens, vocab)
+    for part, before, after, start in zip(("think", "answer"), recorded, replayed, prefix, strict=True):
+        if before != after:
+            return _difference(part, before, after, len(start), tokens, vocab)
     return None
 
 
@@ -253,7 +247,7 @@ def explain_mismatch(recorded: ReplayManifest, replayed: ReplayManifest) -> list
         _changed("llama-cpp-python", recorded.build, replayed.build),
         "the chat template is different" if recorded.template_sha256 != replayed.template_sha256 else "",
         _prompt(recorded, replayed),
-        "the settings are different" if recorded.settings_sha256 != replayed.settings_sha256 else "",
+        *_settings(recorded, replayed),
         "the file of the temperature policy is different" if recorded.policy_sha256 != replayed.policy_sha256 else "",
         _changed("context", f"{recorded.n_ctx} tokens", f"{replayed.n_ctx} tokens"),
         _changed("threads", _pair(recorded.threads), _pair(replayed.threads)),
@@ -271,6 +265,18 @@ def _model(recorded: str, replayed: str) -> str:
         return ""
     before, after = recorded[:_DIGEST_LETTERS], replayed[:_DIGEST_LETTERS] or "unknown"
     return f"the model is a different file (sha256 was {before}..., is {after}...)"
+
+
+def _settings(recorded: ReplayManifest, replayed: ReplayManifest) -> list[str]:
+    """The settings that differ, by name if the record has them."""
+    if recorded.settings_sha256 == replayed.settings_sha256:
+        return []
+    before, after = (
+        {key: ellipsize(str(value)) for key, value in one.settings.items()} for one in (recorded, replayed)
+    )
+    keys = sorted(before.keys() | after.keys()) if before else []
+    texts = [_changed(key, before.get(key, "default"), after.get(key, "default")) for key in keys]
+    return list(filter(None, texts)) or ["the settings are different"]
 
 
 def _changed(what: str, recorded: str, replayed: str) -> str:

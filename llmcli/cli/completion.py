@@ -66,7 +66,7 @@ def complete_reference(incomplete: str) -> list[str]:
 
 def complete_session(incomplete: str) -> list[tuple[str, str]]:
     """The sessions and their titles, the latest first."""
-    from llmcli.chat.sessions.store import session_summaries
+    from llmcli.chat.sessions.listing import session_summaries
 
     return _safe_words((one.name, one.title) for one in session_summaries(incomplete))
 

@@ -24,9 +24,7 @@ from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.chat.recorded_answer import RecordedAnswer
-    from llmcli.chat.replay import Difference, Replay
-    from llmcli.engine.events import Cancellation
-    from llmcli.inference.engine import Engine
+    from llmcli.chat.replay import BatchReplay, Difference, Replay
     from llmcli.inference.resolved_model import ResolvedModel
 
 _SESSION = "session:"
@@ -58,7 +56,7 @@ def replay(
     """
     policy_file = flags.values.get("temp_policy_file") or ""
     recorded = _recorded(what, line, policy_file)
-    from llmcli.chat.replay import replay_settings
+    from llmcli.chat.replay import BatchReplay, Replay, replay_settings
     from llmcli.cli.open_model import open_model
 
     current = resolve_settings(flags)
@@ -67,8 +65,13 @@ def replay(
     with open_model(target, settings[0], status) as (local, cancellation):
         local.identify(status.identifying, cancellation)
         status.clear()
-        run = _replay_batch if recorded[0].label else _replay_one
-        replays = run(local, recorded, settings, cancellation, status, as_json)
+        if recorded[0].label:
+            batch = BatchReplay(local, recorded, settings, cancellation)
+            replays = batch.replays
+            _run_batch(batch, status, as_json)
+        else:
+            replays = [Replay(local, recorded[0], settings[0], cancellation)]
+            _run_one(replays[0], status, as_json)
     if any(one.stopped for one in replays):
         console.note("stopped: the replay is not complete")
         return ExitStatus.INTERRUPTED
@@ -77,39 +80,20 @@ def replay(
     return ExitStatus.FAILED if any(one.difference for one in replays) else ExitStatus.OK
 
 
-def _replay_one(
-    local: "Engine",
-    recorded: "Sequence[RecordedAnswer]",
-    settings: Sequence[Settings],
-    abort: "Cancellation",
-    status: ProgressLine,
-    as_json: bool,
-) -> "Sequence[Replay]":
+def _run_one(again: "Replay", status: ProgressLine, as_json: bool) -> None:
     """Generate one answer again and print it as it comes."""
-    from llmcli.chat.replay import Replay
-
-    again, writer = Replay(local, recorded[0], settings[0], abort), AnswerWriter()
-    stream_answer(again.parts(), writer, status, live=not as_json, think=settings[0].think)
+    writer = AnswerWriter()
+    stream_answer(again.parts(), writer, status, live=not as_json, think=again.settings.think)
     if as_json:
         writer.write(json.dumps(_data(again), ensure_ascii=False))
     writer.end()
-    return [again]
 
 
-def _replay_batch(
-    local: "Engine",
-    recorded: "Sequence[RecordedAnswer]",
-    settings: Sequence[Settings],
-    abort: "Cancellation",
-    status: ProgressLine,
-    as_json: bool,
-) -> "Sequence[Replay]":
+def _run_batch(again: "BatchReplay", status: ProgressLine, as_json: bool) -> None:
     """Generate the answers of a comparison again, side by side as the first time."""
-    from llmcli.chat.replay import BatchReplay
     from llmcli.ui import comparison
 
-    again, think = BatchReplay(local, recorded, settings, abort), False
-    live = can_redraw(sys.stdout) and not as_json
+    live, think = can_redraw(sys.stdout) and not as_json, False
     again.comparison.progress = status.reading
     comparison.run(again.comparison, comparison.view_of(again.comparison) if live else None, think, status.clear)
     again.compare()
@@ -119,7 +103,6 @@ def _replay_batch(
         print_line(json.dumps({"same": same, "variants": answers}, ensure_ascii=False))
     elif not live:
         comparison.print_texts(again.comparison, think)
-    return again.replays
 
 
 def _recorded(what: str, line: int | None, policy_file: str) -> "Sequence[RecordedAnswer]":

@@ -24,6 +24,7 @@ from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
     from llmcli.chat.conversation import Conversation, Message
+    from llmcli.chat.sessions.listing import SessionSummary
     from llmcli.chat.sessions.session import Session
 
 _EMPTY_BRANCH = "the current branch is empty; `llmcli sessions show --all` prints the other branches"
@@ -45,7 +46,9 @@ def default(context: typer.Context) -> None:
 @app.command("list")
 def list_sessions(as_json: Json = False) -> int:
     """List the sessions, the last changed first."""
-    listed = store.session_summaries()
+    from llmcli.chat.sessions.listing import session_summaries
+
+    listed = session_summaries()
     if as_json:
         print_line(json.dumps([asdict(session) for session in listed], ensure_ascii=False))
     elif listed:
@@ -55,7 +58,7 @@ def list_sessions(as_json: Json = False) -> int:
     return ExitStatus.OK
 
 
-def _print_table(listed: Sequence[store.SessionSummary]) -> None:
+def _print_table(listed: "Sequence[SessionSummary]") -> None:
     """Print a table of sessions; it has a column of branches if a session has several."""
     heads = ["SESSION", "MESSAGES", "BRANCHES", "CHANGED", "FIRST MESSAGE"]
     rows = [[one.name, str(one.n_messages), str(one.n_branches), format_age(one.changed), one.title] for one in listed]
@@ -121,8 +124,9 @@ def search_sessions(
 ) -> int:
     """Search the messages of all sessions for a text."""
     from llmcli.chat.conversation import SPEAKER_NAMES
+    from llmcli.chat.sessions.listing import search
 
-    hits = list(store.search(text))
+    hits = list(search(text))
     if as_json:
         print_line(json.dumps([asdict(hit) for hit in hits], ensure_ascii=False))
     elif hits:

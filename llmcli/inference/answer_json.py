@@ -3,26 +3,24 @@
 import hashlib
 import json
 import os
-import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from dataclasses import fields as dataclass_fields
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta, Struct, to_builtins
 
 from llmcli.errors import LlmcliError
-from llmcli.files import check_integer, check_number, check_text
+from llmcli.files import convert, decode_json, encode
 from llmcli.inference.request import system_text
 from llmcli.params.generation import GenerationParams, InterfaceParams
 from llmcli.params.model import HubParams
 from llmcli.params.param import fields_of
-from llmcli.params.sampler_chain import SamplingParams
+from llmcli.params.sampler_chain import DEFAULT_ORDER, SamplingParams, build_chain
 from llmcli.params.settings import Settings, fields, ineffective_keys, to_data, to_datum
 
 if TYPE_CHECKING:  # a session reads manifests without the engine
-    from llmcli.engine.events import Batches
     from llmcli.inference.answer import Answer
 
 # The settings that no answer depends on: for downloads, the chat and the trace.
@@ -33,11 +31,13 @@ _DECIDING = (
     | {"n_batch", "n_ubatch", "flash_attn", "cache_type_k", "cache_type_v"}
 ) - {"grammar", "grammar_file", "json_schema", "temp_policy_file", "logprobs", "trace_top", "timeout"}
 _HASH_SECONDS = 3.0  # that the end of an answer may wait for the sha256 of its model
-_HEX = re.compile(r"[0-9a-f]{64}")
-_MAX = 1 << 31
-_MAX_CONTEXT = 1 << 24  # tokens
-_MAX_THREADS = 1 << 12
-_MAX_ROWS = 1 << 16
+_Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+_Tokens = Annotated[int, Meta(ge=1, le=1 << 24)]
+_Threads = Annotated[int, Meta(ge=1, le=1 << 12)]
+_Count = Annotated[int, Meta(ge=0, le=1 << 31)]
+_Number = Annotated[float, Meta(ge=-1e12, le=1e12)]
+_MessageId = Annotated[int, Meta(ge=1, le=10**9)]
+_MAX_ROWS = Meta(max_length=1 << 16)
 
 
 def answer_data(answer: "Answer") -> dict[str, Any]:
@@ -80,55 +80,35 @@ def _token_data(answer: "Answer") -> list[dict[str, Any]]:
     ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplayManifest:
-    """The conditions of an answer. The fields are the keys of the JSON data; an empty value means none, or not known.
+class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The conditions of an answer. The fields are the keys of the JSON data; an empty value is none, or not known."""
 
-    Attributes:
-        model_sha256: see `ModelHasher`.
-        build: the release of llama-cpp-python.
-        machine: see `hardware.machine`.
-        n_ctx: size of the context in tokens.
-        threads: for generation, and for the prompt.
-        gpu_layers: layers that were on a GPU.
-        template_sha256: of the chat template; empty for a raw prompt.
-        template: the chat template, if it was not the model's own.
-        moment: the time that the template got (seconds since 1970), if it asks for it.
-        prompt_sha256: of the prompt's tokens, as 32-bit numbers, the lowest byte first.
-        layout: the batches of the prompt: tokens evaluated, tokens kept, number of such batches.
-        settings_sha256: see `_settings_sha256`.
-        grammar: the GBNF text, if it came from a file or a schema.
-        system: the system prompt, if it came from a file.
-        policy_sha256: of the file with the temperature policy.
-        moves: changes of the temperature during the answer; see `TemperatureShift`.
-        first: number of the first message in the prompt, if it did not contain all.
-        begun: number of the answer that this one continues.
-        beside: number of other answers in the same context, which may have shared its batches.
-        drawn: number of tokens sampled, if the answer was stopped.
-        flushed: whether the text held back at the end was printed, if the answer was stopped.
-    """
-
-    model_sha256: str = ""
-    build: str = ""
-    machine: str = ""
-    n_ctx: int
-    threads: tuple[int, int]
-    gpu_layers: int = 0
-    template_sha256: str = ""
-    template: str = ""
-    moment: float = 0.0
-    prompt_sha256: str
-    layout: "Batches"
-    settings_sha256: str = ""
-    grammar: str = ""
-    system: str = ""
-    policy_sha256: str = ""
-    moves: tuple[tuple[int, float], ...] = ()
-    first: int | None = None
-    begun: int | None = None
-    beside: int = 0
-    drawn: int | None = None
-    flushed: bool = False
+    model_sha256: _Sha256 = ""  # see `ModelHasher`
+    build: str = ""  # the release of llama-cpp-python
+    machine: str = ""  # see `hardware.machine`
+    n_ctx: _Tokens  # size of the context
+    threads: tuple[_Threads, _Threads]  # for generation, and for the prompt
+    gpu_layers: Annotated[int, Meta(ge=-1, le=1 << 16)] = 0  # layers that were on a GPU
+    template_sha256: _Sha256 = ""  # of the chat template; empty for a raw prompt
+    template: str = ""  # the chat template, if it was not the model's own
+    moment: _Number | None = None  # the time that the template got (seconds since 1970), if it asks for it
+    prompt_sha256: _Sha256  # of the prompt's tokens, as 32-bit numbers, the lowest byte first
+    # The batches of the prompt: tokens evaluated, tokens kept, number of such batches.
+    layout: Annotated[Sequence[tuple[_Tokens, _Tokens, _Tokens]], _MAX_ROWS]
+    settings_sha256: _Sha256 = ""  # of `settings`, the prefill and the grammar
+    # Those that decide which tokens are generated and differ from their defaults, so that a setting that a later
+    # version adds changes nothing. Version 0.1.0 wrote only their sha256.
+    settings: dict[str, Any] = {}
+    grammar: str = ""  # the GBNF text, if it came from a file or a schema
+    system: str = ""  # the system prompt, if it came from a file
+    policy_sha256: _Sha256 = ""  # of the file with the temperature policy
+    # Changes of the temperature during the answer; see `TemperatureShift`.
+    moves: Annotated[Sequence[tuple[_Count, _Number]], _MAX_ROWS] = ()
+    first: _MessageId | None = None  # number of the first message in the prompt, if it did not contain all
+    begun: _MessageId | None = None  # number of the answer that this one continues
+    beside: _Count = 0  # number of other answers in the same context, which may have shared its batches
+    drawn: _Count | None = None  # number of tokens sampled, if the answer was stopped
+    flushed: bool = False  # whether the text held back at the end was printed, if the answer was stopped
 
     @classmethod
     def from_data(cls, data: Any) -> "ReplayManifest":
@@ -137,24 +117,16 @@ class ReplayManifest:
         Raises:
             ValueError: naming the key that is missing or not valid.
         """
-        if not isinstance(data, Mapping):
-            raise ValueError("replay must be an object")
-        values = {}
-        for key, read in _READERS.items():
-            if key in data:
-                try:
-                    values[key] = read(data[key])
-                except (ValueError, TypeError):
-                    raise ValueError(f"replay.{key} is not valid") from None
-        missing = next((key for key in ("n_ctx", "threads", "prompt_sha256", "layout") if key not in values), "")
-        if missing:
-            raise ValueError(f"replay.{missing} is missing")
-        return cls(**values)
+        manifest = convert(data, cls, "replay")
+        layout = manifest.layout
+        if any(kept > rows for rows, kept, _ in layout) or (layout and layout[-1][0] != layout[-1][1]):
+            raise ValueError("replay.layout is not valid")
+        return manifest
 
     def to_data(self) -> dict[str, Any]:
-        """As JSON data, without values that equal their default."""
-        values = {field.name: (getattr(self, field.name), field.default) for field in dataclass_fields(self)}
-        return {key: _lists(value) for key, (value, default) in values.items() if value != default}
+        """As JSON data, with lists for tuples, without values that equal their default."""
+        data: dict[str, Any] = decode_json(encode(to_builtins(self)))
+        return data
 
 
 def replay_data(answer: "Answer", first: int | None = None, continued: int | None = None) -> dict[str, Any]:
@@ -169,6 +141,7 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
     prompt, settings, record = answer.prompt, answer.settings, answer.record
     grammar, shift = answer.request.grammar, answer.request.live_shift
     is_complete = answer.finish_reason in ("stop", "length")
+    deciding = _deciding_settings(settings)
     # Who stops an answer does not want to wait.
     identity = answer.engine.identity(_HASH_SECONDS if is_complete else 0)
     return ReplayManifest(
@@ -180,10 +153,11 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
         gpu_layers=identity.gpu_layers,
         template_sha256=_text_sha256(prompt.template) if prompt.template else "",
         template="" if prompt.template == answer.engine.chat_template else prompt.template,
-        moment=prompt.time if "strftime_now" in prompt.template else 0.0,
+        moment=prompt.time if "strftime_now" in prompt.template else None,
         prompt_sha256=prompt_sha256(prompt.tokens),
         layout=tuple(record.layout),
-        settings_sha256=_settings_sha256(settings, grammar),
+        settings_sha256=_text_sha256(json.dumps([deciding, grammar])),
+        settings={key: value for key, value in deciding.items() if key != "prefill"},  # a prefill may be long
         grammar="" if grammar == settings.grammar else grammar or "",
         system=_system_file(settings),
         policy_sha256=_policy_sha256(settings.temp_policy_file) if settings.temp_policy_file else "",
@@ -205,15 +179,13 @@ def _text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _settings_sha256(settings: Settings, grammar: str | None) -> str:
-    """The sha256 of the settings that decide which tokens are generated and differ from their defaults.
-
-    So a setting that a later version adds changes nothing.
-    """
+def _deciding_settings(settings: Settings) -> dict[str, Any]:
     effective = _DECIDING - ineffective_keys(settings)
+    # The default order of a later version may have a sampler more, which is off.
+    if build_chain(settings) == build_chain(replace(settings, samplers=DEFAULT_ORDER)):
+        effective -= {"samplers"}
     deciding = ((key, field, getattr(settings, key)) for key, field in sorted(fields().items()) if key in effective)
-    values = {key: to_datum(field, value) for key, field, value in deciding if value != field.default}
-    return _text_sha256(json.dumps([values, grammar]))
+    return {key: to_datum(field, value) for key, field, value in deciding if value != field.default}
 
 
 def _policy_sha256(place: str) -> str:
@@ -232,59 +204,3 @@ def _system_file(settings: Settings) -> str:
     with suppress(LlmcliError):  # the file may be gone by now
         return system_text(settings) or ""
     return ""
-
-
-def _lists(value: Any) -> Any:
-    """`value` with its tuples as lists."""
-    return [_lists(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def _integer(low: int, high: int) -> Callable[[Any], int]:
-    return partial(check_integer, name="it", low=low, high=high)
-
-
-def _digest(value: Any) -> str:
-    if not _HEX.fullmatch(check_text(value, "it")):
-        raise ValueError
-    return str(value)
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-def _rows(value: Any, *kinds: Callable[[Any], Any]) -> tuple[tuple[Any, ...], ...]:
-    if not isinstance(value, list | tuple) or len(value) > _MAX_ROWS:
-        raise ValueError
-    return tuple(tuple(kind(one) for kind, one in zip(kinds, row, strict=True)) for row in value)
-
-
-def _layout(value: Any) -> "Batches":
-    count = _integer(1, _MAX_CONTEXT)
-    batches: Batches = _rows(value, count, count, count)
-    if any(kept > rows for rows, kept, _ in batches) or (batches and batches[-1][0] != batches[-1][1]):
-        raise ValueError
-    return batches
-
-
-_number = partial(check_number, name="it", low=-_MAX * 1e3, high=_MAX * 1e3)
-_message_id = _integer(1, 10**9)
-_threads = _integer(1, _MAX_THREADS)
-# How each key is read from JSON data that others may have written.
-_READERS: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("model_sha256", "template_sha256", "prompt_sha256", "settings_sha256", "policy_sha256"), _digest),
-    **dict.fromkeys(("build", "machine", "template", "grammar", "system"), partial(check_text, name="it")),
-    "n_ctx": _integer(1, _MAX_CONTEXT),
-    "threads": lambda value: _rows([value], _threads, _threads)[0],
-    "gpu_layers": _integer(-1, 1 << 16),
-    "moment": _number,
-    "layout": _layout,
-    "moves": lambda value: _rows(value, _integer(0, _MAX), _number),
-    "first": _message_id,
-    "begun": _message_id,
-    "beside": _integer(0, 1 << 16),
-    "drawn": _integer(0, _MAX),
-    "flushed": _flag,
-}

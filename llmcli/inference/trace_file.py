@@ -1,25 +1,56 @@
 """Trace files: one JSON object for each token, in the order in which they were sampled."""
 
-import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+from msgspec.structs import astuple
 
 from llmcli.engine.events import Alternative, TokenTrace
 from llmcli.errors import DiskError, UsageError, error_text
-from llmcli.files import BINARY, check_integer, check_number, check_text, encode, lines_of
+from llmcli.files import BINARY, convert, decode_json, encode, lines_of
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY
 _TOGETHER = 64  # tokens that are written together
 _LONG = 1000  # characters; a longer token is written at once
 _MAX_TOKENS = 10**6
-_MAX_TEXT = 1 << 20  # characters of one token: text that was held back may be long
-_MAX_TOP = 10_000
-_MAX = 10**9  # of any number but a probability
 _SLACK = 1e-6  # tolerance for sums of rounded probabilities
-_T = TypeVar("_T")
 _NOT_A_TRACE = "create a trace with `llmcli generate --trace FILE`"
+
+_Count = Annotated[int, Meta(ge=0, le=10**9)]
+_Number = Annotated[float, Meta(ge=0, le=1e9)]
+_Entropy = Annotated[float, Meta(ge=-_SLACK, le=1e9)]
+_Probability = Annotated[float, Meta(ge=-_SLACK, le=1 + _SLACK)]
+_Text = Annotated[str, Meta(max_length=1 << 20)]  # of one token: text that was held back may be long
+
+
+class _Alternative(Struct):
+    id: _Count
+    text: _Text
+    before: _Probability
+    p: _Probability
+
+
+class _Token(Struct):
+    """A line that anybody may have written; the fields of `TokenTrace`, in its order."""
+
+    i: _Count
+    id: _Count | None
+    text: _Text
+    p: _Probability | None
+    rank: _Count | None
+    entropy: _Entropy | None
+    temperature: _Number | None
+    candidates: _Count | None
+    top: Annotated[list[_Alternative], Meta(max_length=10_000)]
+    policy: _Text
+    sentence: _Count
+    time: _Number
+    reasoning: _Text = ""
+    thinking: bool = False
 
 
 class TraceWriter:
@@ -31,69 +62,47 @@ class TraceWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        self._waiting: list[TokenTrace] = []
+        with self._write_errors():
             self._file = os.fdopen(os.open(path, _NEW, 0o600), "wb")
-            self._waiting: list[TokenTrace] = []
-        except (OSError, ValueError) as error:
-            raise self._fault(error) from None
 
     def write(self, token: TokenTrace) -> None:
         """Add a token. Some are written together: one by one, between evaluations, they take three times as long."""
         self._waiting.append(token)
         if len(self._waiting) >= _TOGETHER or len(token.text) > _LONG:
-            self._flush()
+            with self._write_errors():
+                self._flush()
 
     def close(self) -> None:
         """Write the tokens that wait. A second call does nothing."""
-        try:
+        with self._write_errors(), closing(self._file):
             self._flush()
-        finally:
-            try:
-                self._file.close()
-            except OSError as error:
-                raise self._fault(error) from None
 
     def _flush(self) -> None:
         tokens, self._waiting = self._waiting, []
-        try:
-            if tokens:
-                self._file.write(b"".join([encode(to_data(token)) for token in tokens]))
-        except OSError as error:
-            raise self._fault(error) from None
+        if tokens:
+            self._file.write(b"".join([encode(to_data(token)) for token in tokens]))
 
-    def _fault(self, error: Exception) -> DiskError:
-        return DiskError(f"cannot write {self.path}: {error_text(error)}")
+    @contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            raise DiskError(f"cannot write {self.path}: {error_text(error)}") from None
 
 
 def to_data(token: TokenTrace) -> dict[str, Any]:
     """The JSON object of a token; numbers keep 6 significant digits, the time 3 decimals."""
-    data = {
-        "i": token.i,
-        "id": token.id,
-        "text": token.text,
-        "p": _rounded(token.p),
-        "rank": token.rank,
-        "entropy": _rounded(token.entropy),
-        "temperature": _rounded(token.temperature),
-        "candidates": token.candidates,
-        "top": [_alternative_data(one) for one in token.top],
-        "policy": token.policy,
-        "sentence": token.sentence,
-        "time": round(token.time, 3),
-    }
-    if token.reasoning:
-        data["reasoning"] = token.reasoning
-    if token.thinking:
-        data["thinking"] = True
+    data = _rounded(token._asdict())
+    data |= {"top": [_rounded(one._asdict()) for one in token.top], "time": round(token.time, 3)}
+    for key in ("reasoning", "thinking"):
+        if not data[key]:
+            del data[key]
     return data
 
 
-def _alternative_data(one: Alternative) -> dict[str, Any]:
-    return {"id": one.id, "text": one.text, "before": _rounded(one.before), "p": _rounded(one.p)}
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.6g}")
+def _rounded(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in data.items()}
 
 
 def from_data(data: Any) -> TokenTrace:
@@ -102,24 +111,15 @@ def from_data(data: Any) -> TokenTrace:
     Raises:
         ValueError: when a key is missing, or its value has the wrong type or is out of range.
     """
-    if not isinstance(data, dict):
-        raise ValueError("must be an object")
-    return TokenTrace(
-        i=_required(data, "i", _count),
-        id=_optional(data, "id", _count),
-        text=_required(data, "text", _text),
-        p=_optional(data, "p", _probability),
-        rank=_optional(data, "rank", _count),
-        entropy=_optional(data, "entropy", _number),
-        temperature=_optional(data, "temperature", _number),
-        candidates=_optional(data, "candidates", _count),
-        top=_required(data, "top", _alternatives),
-        policy=_required(data, "policy", _text),
-        sentence=_required(data, "sentence", _count),
-        time=_required(data, "time", _number),
-        reasoning=_text(data.get("reasoning", ""), "reasoning"),
-        thinking=data.get("thinking") is True,
-    )
+    row = convert(data, _Token)
+    top = tuple(Alternative(one.id, one.text, _clamp(one.before), _clamp(one.p)) for one in row.top)
+    p = None if row.p is None else _clamp(row.p)
+    entropy = None if row.entropy is None else max(row.entropy, 0.0)
+    return TokenTrace(*astuple(row))._replace(top=top, p=p, entropy=entropy)
+
+
+def _clamp(probability: float) -> float:
+    return min(max(probability, 0.0), 1.0)
 
 
 def read_trace(path: Path, notes: list[str] | None = None) -> list[TokenTrace]:
@@ -148,7 +148,7 @@ def parse_trace(lines: Iterable[bytes], name: str, notes: list[str]) -> list[Tok
     lines = iter(lines)
     for number, line in enumerate(lines, 1):
         try:
-            tokens += [_decode(line)] if line.strip() else []
+            tokens += [from_data(decode_json(line))] if line.strip() else []
         except ValueError as error:
             if _is_cut(line) and next(lines, None) is None:
                 notes.append(f"{name}, line {number}: skipped, the line is incomplete")
@@ -161,51 +161,3 @@ def parse_trace(lines: Iterable[bytes], name: str, notes: list[str]) -> list[Tok
 
 def _is_cut(line: bytes) -> bool:
     return line.startswith(b"{") and not line.endswith(b"\n")
-
-
-def _decode(line: bytes) -> TokenTrace:
-    try:
-        data = json.loads(line)
-    except (ValueError, RecursionError):
-        raise ValueError("not valid JSON") from None
-    return from_data(data)
-
-
-def _required(data: Mapping[str, Any], key: str, check: Callable[[Any, str], _T]) -> _T:
-    if key not in data:
-        raise ValueError(f"{key} is missing")
-    return check(data[key], key)
-
-
-def _optional(data: Mapping[str, Any], key: str, check: Callable[[Any, str], _T]) -> _T | None:
-    return None if data.get(key, "") is None else _required(data, key, check)
-
-
-def _alternatives(value: Any, key: str) -> tuple[Alternative, ...]:
-    if not isinstance(value, list) or len(value) > _MAX_TOP or not all(isinstance(one, dict) for one in value):
-        raise ValueError(f"{key} must be a list of alternatives")
-    return tuple(
-        Alternative(
-            id=_required(one, "id", _count),
-            text=_required(one, "text", _text),
-            before=_required(one, "before", _probability),
-            p=_required(one, "p", _probability),
-        )
-        for one in value
-    )
-
-
-def _text(value: Any, key: str) -> str:
-    return check_text(value, key, _MAX_TEXT)
-
-
-def _count(value: Any, key: str) -> int:
-    return check_integer(value, key, 0, _MAX)
-
-
-def _number(value: Any, key: str) -> float:
-    return check_number(value, key, 0, _MAX, _SLACK)
-
-
-def _probability(value: Any, key: str) -> float:
-    return check_number(value, key, 0, 1, _SLACK)

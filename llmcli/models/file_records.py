@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.errors import DiskError
-from llmcli.files import check_text, make_private_folder, read_error, read_note, write_note
+from llmcli.files import make_private_folder, read_error, read_note, write_note
 from llmcli.models.locations import STARTER, STARTER_SHA256, ModelFile, Progress
 
 PROBED = "probed.json"
@@ -89,7 +89,7 @@ def recorded_sha256(data_dir: Path, path: Path) -> tuple[str, float] | None:
     data = read_note(_sha256_note(data_dir, path))
     try:
         if data and data.get("state") == _state(path):
-            return check_text(data["sha256"], "sha256"), float(data["time"])
+            return str(data["sha256"]), float(data["time"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
     return None

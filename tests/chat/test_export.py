@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from llmcli.chat.attachments import Attachment
 from llmcli.chat.conversation import Message
 from llmcli.chat.export import export, format_of
-from llmcli.chat.sessions.format import from_event
+from llmcli.chat.sessions.format import to_message
 from llmcli.errors import UsageError
 
 MESSAGES = [
@@ -55,11 +55,6 @@ def test_another_suffix_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(UsageError, match="unknown export format") as caught:
         format_of(Path(name))
     assert ".txt" in caught.value.hint
-
-
-def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(UsageError, match="'pdf'"):
-        export(MESSAGES, "t", None, "pdf")
 
 
 def test_markdown_has_a_heading_for_each_turn() -> None:
@@ -114,7 +109,7 @@ def test_json_has_the_messages_of_the_openai_api() -> None:
 def test_json_can_include_every_branch() -> None:
     other = Message(3, 1, "assistant", "Two.")
     data = json.loads(export(MESSAGES, "t", None, "json", {message.id: message for message in (*MESSAGES, other)}))
-    assert [from_event(event) for event in data["tree"]] == [*MESSAGES, other]
+    assert [to_message(event) for event in data["tree"]] == [*MESSAGES, other]
     assert [message["role"] for message in data["messages"]] == ["user", "assistant"]
 
 
@@ -129,7 +124,9 @@ def test_a_summary_is_marked_as_one() -> None:
 
 @pytest.mark.parametrize("form", ["md", "txt", "json", "html"])
 def test_extreme_values_can_be_exported(form: str) -> None:
-    extreme = Message(1, None, "assistant", "\ud800 \0", time=1e300, params={"a": [None]}, timings={"b": float("inf")})
+    extreme = Message(
+        1, None, "assistant", "\ud800 \0", time=253402300799, params={"a": [None]}, timings={"b": float("inf")}
+    )
     export([extreme], "\udcff", "\ud800", form).encode()
     assert export([], "", None, form).endswith("\n")
     assert "a" * 300_000 in export([answer("a" * 300_000)], "t", None, form)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmcli.chat.recorded_answer import from_output, from_session
-from llmcli.chat.sessions.format import from_event, to_event
+from llmcli.chat.sessions.format import to_data, to_message
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
 from llmcli.inference.answer_json import ReplayManifest
@@ -56,7 +56,7 @@ def replay(**changes: Any) -> str:
 
 def test_a_manifest_is_read_as_it_was_written() -> None:
     known = ReplayManifest.from_data(REPLAY)
-    assert (known.threads, known.layout) == ((2, 4), ((20, 12, 1), (5, 5, 1)))
+    assert (known.threads, known.layout) == ((2, 4), [(20, 12, 1), (5, 5, 1)])
     assert known.to_data() == REPLAY
     assert ReplayManifest.from_data(json.loads(json.dumps(known.to_data()))) == known
 
@@ -83,85 +83,83 @@ def test_an_output_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "is not valid JSON"),
-        ("{", "is not valid JSON"),
-        ("[]", "is not a JSON object"),
-        ("null", "is not a JSON object"),
-        ("[" * 100_000, "is not valid JSON"),
-        ('{"a":' * 100_000, "is not valid JSON"),
-        ('{"seed": ' + "9" * 10_000 + "}", "is not valid JSON"),
-        (replay(moment=float("nan")), "is not valid JSON"),
-        (replay(moment=float("inf")), "is not valid JSON"),
+        ("", "not valid JSON"),
+        ("{", "not valid JSON"),
+        ("[]", "must be an object"),
+        ("null", "must be an object"),
+        ("[" * 100_000, "not valid JSON"),
+        ('{"a":' * 100_000, "not valid JSON"),
+        ('{"seed": ' + "9" * 10_000 + "}", "not valid JSON"),
+        (replay(moment=float("nan")), "not valid JSON"),
+        (replay(moment=float("inf")), "not valid JSON"),
         ("{}", "has no replay data"),
-        (output(variants=[]), "variants must be a list of 1 to 64 answers"),
-        (output(variants={}), "variants must be a list of 1 to 64 answers"),
-        (output(variants=[{}] * 65), "variants must be a list of 1 to 64 answers"),
-        (output(variants=["a"]), "answer 1 of out.json is not a JSON object"),
-        (output(variants=[json.loads(output())]), "label must be a string"),
-        (without("text"), "text must be a string"),
+        (output(variants=[]), "variants must be a list of length >= 1"),
+        (output(variants={}), "variants must be a list"),
+        (output(variants=[{}] * 65), "variants must be a list of length <= 64"),
+        (output(variants=["a"]), "answer 1 of out.json: must be an object"),
+        (output(variants=[json.loads(output())]), "label is missing"),
+        (without("text"), "text is missing"),
         (output(text=["a"]), "text must be a string"),
         (output(reasoning_content=1), "reasoning_content must be a string"),
         (output(finish_reason=None), "finish_reason must be a string"),
-        (without("params"), "params must be an object"),
+        (without("params"), "params is missing"),
         (output(params=[1]), "params must be an object"),
         (output(params={}), "params have no seed"),
         (output(params={"seed": 1, "colour": "red"}), "unknown setting 'colour'"),
         (output(params={"seed": -1}), "params have no seed"),
         (output(params={"seed": 2**32}), "seed must be"),
-        (replay().replace("1500000000.0", "1e999"), "replay.moment is not valid"),
-        (output().replace("0.5}", "1e999}"), "temperature must be"),
+        (replay().replace("1500000000.0", "1e999"), "not valid JSON"),
+        (output().replace("0.5}", "1e999}"), "not valid JSON"),
         (output(params={"seed": 1, "temperature": "0.5.."}), "temperature must be"),
-        (output(params={"seed": 1, "n_threads": 1e400}), "is not valid JSON"),
+        (output(params={"seed": 1, "n_threads": 1e400}), "not valid JSON"),
         (output(params={"seed": 1, "stop": {"a": 1}}), "stop must be"),
-        (without("messages"), "messages must be a list of at least one message"),
-        (output(messages=[]), "messages must be a list of at least one message"),
-        (output(messages=[1]), "each message must have a role: system, user, assistant"),
-        (output(messages=[{"role": "tool", "content": "x"}]), "each message must have a role: system, user, assistant"),
-        (
-            output(messages=[{"role": ["user"], "content": "x"}]),
-            "each message must have a role: system, user, assistant",
-        ),
-        (output(messages=[{"role": "user"}]), "content must be a string"),
-        (output(params={"seed": 1, "raw": True}), "prompt must be a string"),
+        (without("messages"), "messages is missing"),
+        (output(messages=[]), "messages must be a list of length >= 1"),
+        (output(messages=[1]), "messages[0] must be an object"),
+        (output(messages=[{"role": "tool", "content": "x"}]), "messages[0].role is not valid"),
+        (output(messages=[{"role": ["user"], "content": "x"}]), "messages[0].role must be a string"),
+        (output(messages=[{"role": "user"}]), "messages[0].content is missing"),
+        (output(params={"seed": 1, "raw": True}), "prompt is missing"),
         (output(replay=None), "replay must be an object"),
         (output(replay="x"), "replay must be an object"),
         (output(replay={}), "replay.n_ctx is missing"),
-        (replay(n_ctx=0), "replay.n_ctx is not valid"),
-        (replay(n_ctx=True), "replay.n_ctx is not valid"),
-        (replay(n_ctx=512.0), "replay.n_ctx is not valid"),
-        (replay(n_ctx=10**40), "replay.n_ctx is not valid"),
-        (replay(threads=2), "replay.threads is not valid"),
-        (replay(threads=[2]), "replay.threads is not valid"),
-        (replay(threads=[2, 0]), "replay.threads is not valid"),
-        (replay(threads=[2, 10**9]), "replay.threads is not valid"),
-        (replay(threads={"1": 2}), "replay.threads is not valid"),
+        (replay(n_ctx=0), "replay.n_ctx must be an integer >= 1"),
+        (replay(n_ctx=True), "replay.n_ctx must be an integer"),
+        (replay(n_ctx=512.0), "replay.n_ctx must be an integer"),
+        (replay(n_ctx=10**40), "replay.n_ctx must be an integer <= 16777216"),
+        (replay(threads=2), "replay.threads must be a list"),
+        (replay(threads=[2]), "replay.threads must be a list of length 2"),
+        (replay(threads=[2, 0]), "replay.threads[1] must be an integer >= 1"),
+        (replay(threads=[2, 10**9]), "replay.threads[1] must be an integer <= 4096"),
+        (replay(threads={"1": 2}), "replay.threads must be a list"),
         (replay(model_sha256="../../etc/passwd"), "replay.model_sha256 is not valid"),
         (replay(model_sha256=DIGEST[:-1]), "replay.model_sha256 is not valid"),
-        (replay(prompt_sha256=7), "replay.prompt_sha256 is not valid"),
-        (replay(build=1), "replay.build is not valid"),
-        (replay(template=["{{"]), "replay.template is not valid"),
-        (replay(layout=7), "replay.layout is not valid"),
-        (replay(layout="111"), "replay.layout is not valid"),
-        (replay(layout=[5, 5, 1]), "replay.layout is not valid"),
-        (replay(layout=[[5, 5]]), "replay.layout is not valid"),
-        (replay(layout=[[5, 5, 1, 1]]), "replay.layout is not valid"),
-        (replay(layout=[["5", 5, 1]]), "replay.layout is not valid"),
-        (replay(layout=[[0, 0, 1]]), "replay.layout is not valid"),
+        (replay(prompt_sha256=7), "replay.prompt_sha256 must be a string"),
+        (replay(build=1), "replay.build must be a string"),
+        (replay(template=["{{"]), "replay.template must be a string"),
+        (replay(layout=7), "replay.layout must be a list"),
+        (replay(layout="111"), "replay.layout must be a list"),
+        (replay(layout=[5, 5, 1]), "replay.layout[0] must be a list"),
+        (replay(layout=[[5, 5]]), "replay.layout[0] must be a list of length 3"),
+        (replay(layout=[[5, 5, 1, 1]]), "replay.layout[0] must be a list of length 3"),
+        (replay(layout=[["5", 5, 1]]), "replay.layout[0][0] must be an integer"),
+        (replay(layout=[[0, 0, 1]]), "replay.layout[0][0] must be an integer >= 1"),
         (replay(layout=[[5, 6, 1]]), "replay.layout is not valid"),
-        (replay(layout=[[5, 5, 0]]), "replay.layout is not valid"),
-        (replay(layout=[[5, 5, -1]]), "replay.layout is not valid"),
-        (replay(layout=[[10**9, 5, 1]]), "replay.layout is not valid"),
+        (replay(layout=[[5, 5, 0]]), "replay.layout[0][2] must be an integer >= 1"),
+        (replay(layout=[[5, 5, -1]]), "replay.layout[0][2] must be an integer >= 1"),
+        (replay(layout=[[10**9, 5, 1]]), "replay.layout[0][0] must be an integer <= 16777216"),
         (replay(layout=[[6, 5, 1]]), "replay.layout is not valid"),  # the last one would have given no logits
-        (replay(layout=[[5, 5, 10**9]]), "replay.layout is not valid"),
-        (replay(layout=[[1, 1, 1]] * 100_000), "replay.layout is not valid"),
-        (replay(moves=[[1]]), "replay.moves is not valid"),
-        (replay(moves=[[-1, 0.5]]), "replay.moves is not valid"),
-        (replay(moves=[[1, "hot"]]), "replay.moves is not valid"),
-        (replay(moves=[[1, 1e300]]), "replay.moves is not valid"),
-        (replay(moment="now"), "replay.moment is not valid"),
-        (replay(first=0), "replay.first is not valid"),
-        (replay(drawn=-1), "replay.drawn is not valid"),
-        (replay(flushed=1), "replay.flushed is not valid"),
+        (replay(layout=[[5, 5, 10**9]]), "replay.layout[0][2] must be an integer <= 16777216"),
+        (replay(layout=[[1, 1, 1]] * 100_000), "replay.layout must be a list of length <= 65536"),
+        (replay(settings=[1]), "replay.settings must be an object"),
+        (replay(moves=[[1]]), "replay.moves[0] must be a list of length 2"),
+        (replay(moves=[[-1, 0.5]]), "replay.moves[0][0] must be an integer >= 0"),
+        (replay(moves=[[1, "hot"]]), "replay.moves[0][1] must be a number"),
+        (replay(moves=[[1, 1e300]]), "replay.moves[0][1] must be a number <= 1000000000000.0"),
+        (replay(moment="now"), "replay.moment must be a number"),
+        (replay(first=0), "replay.first must be an integer >= 1"),
+        (replay(drawn=-1), "replay.drawn must be an integer >= 0"),
+        (replay(flushed=1), "replay.flushed must be true or false"),
     ],
 )
 def test_invalid_data_is_refused_in_one_line(text: str, fault: str) -> None:
@@ -279,12 +277,12 @@ def test_an_answer_that_continues_a_missing_one_is_refused() -> None:
 
 def test_the_manifest_of_an_answer_is_read_from_its_line() -> None:
     message = session_with().conversation.path()[-1]
-    event = json.loads(json.dumps(to_event(message)))
-    assert from_event(event).replay == message.replay == REPLAY
+    event = json.loads(json.dumps(to_data(message)))
+    assert to_message(event).replay == message.replay == REPLAY
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], {"n_ctx": "many"}, REPLAY | {"layout": [[0, 0, 0]]}])
 def test_an_answer_with_invalid_replay_data_is_kept_without_it(value: Any) -> None:
-    event = to_event(session_with().conversation.path()[-1]) | {"replay": value}
-    message = from_event(event)
+    event = to_data(session_with().conversation.path()[-1]) | {"replay": value}
+    message = to_message(event)
     assert (message.content, message.replay) == ("Because.", {})

@@ -32,6 +32,10 @@ def changed(output: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return output | {"replay": output["replay"] | changes}
 
 
+def test_a_record_has_no_empty_values(output: dict[str, Any]) -> None:
+    assert [key for key, value in output["replay"].items() if not value] == []
+
+
 def test_a_different_seed_is_reported(second: LocalEngine, output: dict[str, Any]) -> None:
     replay = again(second, read(output | {"params": output["params"] | {"seed": 77}}))
     there = replay.difference
@@ -40,7 +44,7 @@ def test_a_different_seed_is_reported(second: LocalEngine, output: dict[str, Any
     assert output["text"][there.offset :].startswith(there.recorded)
     assert replay.answer.text[there.offset :].startswith(there.replayed)
     assert output["text"][: there.offset] == replay.answer.text[: there.offset]
-    assert replay.reasons == ["the settings are different"]
+    assert replay.reasons == [f"seed: was {output['params']['seed']}, is 77"]
 
 
 def test_a_different_template_is_reported(second: LocalEngine, output: dict[str, Any]) -> None:
@@ -67,6 +71,7 @@ def test_a_different_model_is_reported(output: dict[str, Any], tmp_path: Path) -
         ({"threads": [1, 4000]}, "threads: was 1 (4000 for the prompt), is 1"),
         ({"beside": 3}, "the number of answers generated in one batch is different"),
         ({"settings_sha256": "0" * 64}, "the settings are different"),
+        ({"settings_sha256": "0" * 64, "settings": {}}, "the settings are different"),  # as 0.1.0 wrote it
         ({"policy_sha256": "0" * 64}, "the file of the temperature policy is different"),
     ],
 )

@@ -193,16 +193,16 @@ def test_a_file_that_is_cut_anywhere_can_be_continued() -> None:
         ('{"type":"message","id":9,"parent":9,"role":"user","content":"x"}', "message 9 follows message 9"),
         ('{"type":"message","id":9,"parent":77,"role":"user","content":"x"}', "message 9 follows message 77"),
         ('{"type":"message","id":4,"parent":1,"role":"user","content":"x"}', "two messages with the id 4"),
-        ('{"type":"message","id":1e400,"parent":1,"role":"user","content":"x"}', "must be an integer from 1"),
+        ('{"type":"message","id":1e400,"parent":1,"role":"user","content":"x"}', "skipped line 6, which is not valid"),
         ('{"type":"head","id":77}', "message 77 does not exist"),
-        ('{"type":"head","id":true}', "must be an integer from 1"),
-        ('{"type":"head","id":1.0}', "must be an integer from 1"),
-        ('{"type":"head","id":[1]}', "must be an integer from 1"),
-        ('{"type":"head","id":NaN}', "must be an integer from 1"),
+        ('{"type":"head","id":true}', "id must be an integer or null"),
+        ('{"type":"head","id":1.0}', "id must be an integer or null"),
+        ('{"type":"head","id":[1]}', "id must be an integer or null"),
+        ('{"type":"head","id":0}', "id must be an integer >= 1"),
         ('{"type":"set","key":"top_p","value":7}', "top_p must be between 0 and 1"),
-        ('{"type":"set","key":"top_p","value":NaN}', "top_p must be"),
-        ('{"type":"set","key":"top_k","value":1e400}', "top_k must be"),
-        ('{"type":"set","key":["top_k"]}', "unknown setting"),
+        ('{"type":"set","key":"top_p","value":"x"}', "top_p must be"),
+        ('{"type":"set","key":"top_k","value":1e40}', "top_k must be"),
+        ('{"type":"set","key":["top_k"]}', "key must be a string"),
         ('{"type":"set","key":"from_the_future","value":1}', "unknown setting 'from_the_future'"),
     ],
 )
@@ -239,3 +239,15 @@ def test_a_file_of_a_newer_version_is_refused_and_not_changed() -> None:
     with pytest.raises(UsageError, match="newer"):
         Session.read("talk")
     assert len(file_lines()) == 5
+
+
+def test_a_copy_begins_with_the_version_and_ends_with_the_head() -> None:
+    session = saved_session()
+    session.set("top_k", 3)
+    session.copy("all").close()
+    session.conversation.clear()
+    session.copy("cleared").close()
+    session.close()
+    kinds = ["session", "message", "message", "message", "message", "set"]
+    assert [json.loads(line)["type"] for line in file_lines("all")] == kinds
+    assert file_lines("cleared") == [*file_lines("all"), '{"type":"head","id":null}']

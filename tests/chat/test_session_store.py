@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.chat.sessions import store
+from llmcli.chat.sessions import listing, store
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import DiskError, UsageError
 
@@ -103,8 +103,8 @@ def test_processes_that_start_at_the_same_time_get_a_file_each(home: Path, tmp_p
     for other in others:
         other.join(30)
         assert other.exitcode == 0
-    assert len(store.session_summaries()) == 60
-    assert {one.n_messages for one in store.session_summaries()} == {1}
+    assert len(listing.session_summaries()) == 60
+    assert {one.n_messages for one in listing.session_summaries()} == {1}
 
 
 def test_a_second_chat_on_a_session_is_refused_while_it_is_open() -> None:
@@ -238,7 +238,7 @@ def test_the_title_is_the_start_of_the_first_user_message(text: str, title: str)
     session.add("user", text)
     session.add("user", "more")
     session.close()
-    (one,) = store.session_summaries()
+    (one,) = listing.session_summaries()
     assert (one.name, one.title, one.n_messages, one.size) == ("talk", title, 3, store.path_of("talk").stat().st_size)
 
 
@@ -253,24 +253,25 @@ def test_five_hundred_sessions_are_listed_in_half_a_second() -> None:
         path.write_bytes(data)
         os.utime(path, (number, number))
     begin = time.process_time()
-    listed = store.session_summaries()
+    listed = listing.session_summaries()
     took = time.process_time() - begin
     assert [one.name for one in listed[:3]] == ["talk", "s499", "s498"]
     assert took < 0.5  # 40 ms where it was written
     begin = time.process_time()
-    assert len(list(store.search("9 LOREM"))) == 501
+    assert len(list(listing.search("9 LOREM"))) == 501
     assert time.process_time() - begin < 1.5
 
 
 def test_a_search_ignores_case_and_shows_the_context() -> None:
     new_session("a", "İ" * 50 + " Die STRASSE war lang, und niemand ging auf ihr. " + "x" * 90).close()
     new_session("b", "nothing here").close()
-    (hit,) = store.search("straße war")
+    (hit,) = listing.search("straße war")
     assert (hit.session, hit.id, hit.role) == ("a", 1, "user")
     assert hit.excerpt == "…" + "İ" * 25 + " Die STRASSE war lang, und niemand ging auf ihr. " + "x" * 17
     store.path_of("broken").write_bytes(b'\xff\n{"type":"message"}\n{"type":"message","id":[],"content":"strasse"}\n')
+    assert len(list(listing.search("strasse"))) == 1
     store.path_of("newer").write_text('{"type":"session","version":9}\n{"type":"message","id":1,"content":"strasse"}\n')
-    assert len(list(store.search("strasse"))) == 1
+    assert [hit.session for hit in listing.search("strasse")] == ["newer", "a"]  # opening it is refused
 
 
 def test_a_hit_has_the_number_that_the_history_shows() -> None:
@@ -280,7 +281,7 @@ def test_a_hit_has_the_number_that_the_history_shows() -> None:
     session.conversation.undo(1)
     turn(session, 3)
     session.close()
-    hits = {hit.excerpt: (hit.id, hit.number) for hit in store.search("answer")}
+    hits = {hit.excerpt: (hit.id, hit.number) for hit in listing.search("answer")}
     assert hits == {"answer 1": (3, 3), "answer 2": (5, 5), "answer 3": (7, 5)}
 
 
@@ -290,11 +291,11 @@ def test_a_list_counts_the_messages_of_the_current_branch() -> None:
     turn(session, 2)
     session.conversation.undo(1)
     turn(session, 3)
-    counts = [(one.n_messages, one.n_branches) for one in store.session_summaries()]
+    counts = [(one.n_messages, one.n_branches) for one in listing.session_summaries()]
     session.conversation.undo(2)
     session.conversation.clear()
     session.close()
-    counts += [(one.n_messages, one.n_branches) for one in store.session_summaries()]
+    counts += [(one.n_messages, one.n_branches) for one in listing.session_summaries()]
     assert counts == [(5, 2), (0, 2)]
 
 
@@ -305,7 +306,7 @@ def test_the_messages_of_a_file_of_another_program_are_counted(form: str) -> Non
              ((1, 0), (2, 1), (3, 2), (4, 77), (5, 3), (5, 1))]  # fmt: skip
     text = "".join(form.format(line) if "content" in form else form.format("{" + line) for line in lines)
     store.path_of("talk").write_text(text + '{"type":"head","id":[]}\n{"type":"message","id":"x"}\n')
-    (one,) = store.session_summaries()
+    (one,) = listing.session_summaries()
     read = Session.read("talk").conversation
     assert (one.n_messages, one.n_branches) == (len(read.path()), len(read.leaves())) == (4, 2)
 

@@ -52,8 +52,13 @@ def test_a_different_answer_is_located_and_explained(inside: Run, output_file: P
     ran = inside("replay", str(changed(output_file, seed=2)))
     assert ran.status == 1
     assert ran.stderr.startswith("different answer from token ")
-    assert ran.stderr.endswith("; reason: the settings are different\n")
+    assert ran.stderr.endswith("; reason: seed: was 1, is 2\n")
     assert inside("replay", str(output_file), "--quiet").stderr == ""
+
+
+def test_a_changed_policy_is_named(inside: Run, output_file: Path) -> None:
+    ran = inside("replay", str(changed(output_file, temperature="sentence:0.1,0.2", top_k=3)))
+    assert ran.stderr.endswith("; reason: temperature: was 1.5, is sentence:0.1,0.2; top_k: was default, is 3\n")
 
 
 def test_the_json_has_the_result_and_the_difference(inside: Run, output_file: Path) -> None:
@@ -65,7 +70,7 @@ def test_the_json_has_the_result_and_the_difference(inside: Run, output_file: Pa
     assert ran.status == 1
     assert data["same"] is False
     assert list(data["first_difference"]) == ["token", "offset", "part", "had", "now"]
-    assert data["reasons"] == ["the settings are different"]
+    assert data["reasons"] == ["seed: was 1, is 2"]
     at = data["first_difference"]["offset"]
     assert data["text"][:at] == text[:at]
     assert data["text"][at:].startswith(data["first_difference"]["now"])
@@ -182,8 +187,8 @@ def test_a_policy_file_is_used_with_permission(inside: Run, with_tiny: Path, tmp
     [
         ([[3, 3, 1]], "cannot replay "),
         ([[2048, 1, 400], [1, 1, 1]], "1 of 2048 rows, 400 times"),
-        ([[10**9, 5, 1]], "replay.layout is not valid"),
-        ([[0, 0, 0]], "replay.layout is not valid"),
+        ([[10**9, 5, 1]], "replay.layout[0][0] must be an integer <= "),
+        ([[0, 0, 0]], "replay.layout[0][0] must be an integer >= 1"),
     ],
 )
 def test_a_layout_that_does_not_fit_is_one_error(inside: Run, output_file: Path, layout: Any, words: str) -> None:

@@ -2,25 +2,31 @@
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from llmcli.chat.conversation import Conversation, Message
 from llmcli.chat.sessions import store
 from llmcli.chat.sessions.format import (
-    HEADER,
-    SessionFile,
-    all_events,
-    character_event,
-    read_session,
-    set_events,
+    CharacterChange,
+    Event,
+    Header,
+    HeadMove,
+    SettingChange,
+    SettingReset,
+    read_unfinished,
+    setting_changes,
+    to_data,
     to_event,
-    unset_event,
+    typed_setting,
 )
 from llmcli.errors import DiskError, UsageError
+from llmcli.files import read_events
+from llmcli.text import ellipsize
 
+_MAX_NOTES = 3
+_MAX_NAME = 100  # letters in the name of a character
 _WRITE_HINT = "free some space or make the folder writable; the chat continues, but it is not saved"
 
 
@@ -45,7 +51,7 @@ class Session:
         self._flags: dict[str, Any] = {}  # the settings of the command line, below the overrides
         self._name = name
         self._is_writable = keep
-        self._file: SessionFile | None = None
+        self._file: store.SessionFile | None = None
         self._unfinished: Message | None = None  # the answer that is being written
         self._write_error: DiskError | None = None  # why the last events are not in the file
         self._is_reported = False  # the user knows of that error
@@ -59,17 +65,15 @@ class Session:
             DiskError: if it cannot be read.
         """
         session = cls(store.find_name(name))
-        session._file = SessionFile.open(session.name)
-        path = store.path_of(session.name)
+        file = session._file = store.SessionFile(session.name)
         try:
             if unfinished := session._read():
                 session._append(unfinished)
                 session.notes.append("the last answer is not complete; /continue continues it")
             if not session._write_error:
-                with suppress(OSError):
-                    store.partial_path(path).unlink()
-            if not path.stat().st_size:  # the program was killed before it wrote the first line
-                session._save([HEADER])
+                file.remove_partial()
+            if not store.path_of(session.name).stat().st_size:  # the program was killed before it wrote the first line
+                session._save([Header()])
         except BaseException:
             session.close()
             raise
@@ -121,7 +125,7 @@ class Session:
         """Start an answer that follows `parent`; it joins the conversation when it ends."""
         self._unfinished = replace(self.conversation.draft("assistant", "", **more), parent=parent)
         if self._file:
-            self._file.begin_answer(to_event(self._unfinished))
+            self._file.begin_answer(to_data(self._unfinished))
 
     def add_piece(self, kind: str, text: str) -> None:
         """Write the next piece of the answer ("answer" or "think") to disk, so that a kill loses nothing."""
@@ -151,23 +155,23 @@ class Session:
         """Set a setting to a typed value from now on."""
         self._character_keys.discard(key)
         self.overrides[key] = value
-        self._save(set_events({key: value}))
+        self._save(setting_changes({key: value}))
 
     def unset(self, key: str) -> None:
         """Remove the value that was set in the chat; the one of the command line is in force again."""
         if key in self.overrides:
             del self.overrides[key]
-            self._save(set_events({key: self._flags[key]}) if key in self._flags else [unset_event(key)])
+            self._save(setting_changes({key: self._flags[key]}) if key in self._flags else [SettingReset(key)])
 
     def save_flags(self, values: Mapping[str, Any]) -> None:
         """Write the settings of the command line, which are in force already, for the next start of this session."""
         self._flags |= values
-        self._save(set_events(values))
+        self._save(setting_changes(values))
 
     def set_character(self, name: str, keys: Iterable[str]) -> None:
         """Write who answers from now on, and which settings, set before, come from this character."""
         self.character, self._character_keys = name, set(keys)
-        self._save([character_event(name, keys)])
+        self._save([CharacterChange(name, sorted(keys))])
 
     def remove_character(self) -> None:
         """Answer without a character; the settings that it has set are unset."""
@@ -177,7 +181,7 @@ class Session:
         for key in keys:
             self.overrides.pop(key, None)
             self._flags.pop(key, None)
-        self._save([*map(unset_event, sorted(keys)), character_event("", ())])
+        self._save([*map(SettingReset, sorted(keys)), CharacterChange("", [])])
 
     # The file
 
@@ -211,9 +215,9 @@ class Session:
         other.overrides, other._flags = dict(self.overrides), dict(self._flags)
         other.character, other._character_keys = self.character, set(self._character_keys)
         if other.conversation.messages:
-            other._file = SessionFile.claim(name, "")
+            other._file = store.SessionFile(name, new=True)
             try:
-                other._file.add(other._all_events(), sync=True)
+                other._file.lines.add(map(to_data, other._all_events()), sync=True)
             except BaseException:
                 other.close()
                 raise
@@ -235,40 +239,77 @@ class Session:
 
     def _read(self) -> Message | None:
         """Load the file; returns the unfinished answer of a chat that was killed."""
-        path = store.path_of(self.name)
-        data = read_session(path)
-        self.conversation, self.overrides = data.conversation, data.overrides
-        self.conversation.on_move = self._save_head
-        self.character, self._character_keys = data.character, data.character_keys
-        self.notes += data.notes(path.name)
-        return data.unfinished
+        path, conversation = store.path_of(self.name), Conversation()
+        faults: list[str] = []
+        self.conversation = conversation
+        for data in read_events(path, faults):
+            try:
+                self._apply(to_event(data), faults)
+            except (UsageError, ValueError) as error:
+                faults.append(f"skipped a line: {str(error)[:200]}")
+        conversation.on_move = self._save_head
+        self.notes += [f"{path.name}: {fault}" for fault in faults[:_MAX_NOTES]]
+        if (more := len(faults) - _MAX_NOTES) > 0:
+            self.notes.append(f"{path.name}: {more} more problems like these")
+        message = read_unfinished(store.partial_path(path))
+        return conversation.with_parent(message) if message and message.id not in conversation.messages else None
+
+    def _apply(self, event: Event | None, faults: list[str]) -> None:
+        """Do what a line of the file says."""
+        conversation = self.conversation
+        match event:
+            case Message():
+                message = conversation.with_parent(event)
+                if message is not event:
+                    faults.append(f"message {event.id} follows message {event.parent}, which does not exist")
+                if conversation.messages.get(event.id) != message:  # a line may be there twice
+                    conversation.add(message)
+            case HeadMove():
+                conversation.move(event.id)
+            case SettingChange():
+                key, value = typed_setting(event)
+                self.overrides[key] = value
+                self._character_keys.discard(key)
+            case SettingReset():
+                self.overrides.pop(event.key, None)
+                self._character_keys.discard(event.key)
+            case CharacterChange():
+                self.character = ellipsize(event.name, _MAX_NAME)
+                self._character_keys = self.overrides.keys() & set(event.keys)
 
     def _append(self, message: Message) -> Message:
         """Add a message to the conversation and to the file, which the first message creates."""
         is_first = self._is_writable and not self._file
         if is_first:
             try:
-                self._file = SessionFile.claim(self._name, message.content)
+                self._file = store.create_file(self._name, message.content)
             except DiskError as error:  # the next message tries again
                 self._write_error = self._write_error or error
         self.conversation.add(message)
-        self._save(self._all_events() if is_first else [to_event(message)], sync=True)
+        self._save(self._all_events() if is_first else [message], sync=True)
         return message
 
     def _save_head(self) -> None:
-        self._save([{"type": "head", "id": self.conversation.head}])
+        self._save([HeadMove(self.conversation.head)])
 
-    def _save(self, events: Iterable[Mapping[str, Any]], sync: bool = False) -> None:
+    def _save(self, events: Iterable[Event], sync: bool = False) -> None:
         """Add events to the file; before the first message there is none."""
         if not self._file:
             return
         try:
-            self._file.add(events, sync)
+            self._file.lines.add(map(to_data, events), sync)
         except DiskError as error:
             self._write_error = self._write_error or error
         else:
             self._write_error, self._is_reported = None, False
 
-    def _all_events(self) -> Iterable[Mapping[str, Any]]:
-        values = self._flags | self.overrides
-        return all_events(self.conversation, values, self.character, self._character_keys)
+    def _all_events(self) -> Iterator[Event]:
+        """The events of the whole session."""
+        conversation = self.conversation
+        yield Header()
+        yield from conversation.messages.values()
+        yield from setting_changes(self._flags | self.overrides)
+        if self.character:
+            yield CharacterChange(self.character, sorted(self._character_keys))
+        if conversation.head != next(reversed(conversation.messages), None):
+            yield HeadMove(conversation.head)

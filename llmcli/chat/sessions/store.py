@@ -1,52 +1,24 @@
-"""The folder of sessions: names, locks, lists and search."""
+"""The folder of sessions: names, files and locks."""
 
-import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import closing, suppress
 from datetime import date
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import DiskError, UsageError
-from llmcli.files import check_name, data_dir, lines_of, make_private, read_events
+from llmcli.files import OPEN_SAFE, JsonlAppender, check_name, data_dir, encode, make_private
 from llmcli.text import did_you_mean
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 SUFFIX = ".jsonl"
-_MAX_NAME = 64  # characters
-_NAME_HINT = "start with a letter or a digit; use letters from a to z, digits, dots, dashes and underscores"
-_MESSAGE, _HEAD = b'"type":"message"', b'"type":"head"'
-# As llmcli writes them; a line of another program is read as JSON.
-_MESSAGE_LINK = re.compile(rb'\{"type":"message","id":(\d{1,10}),"parent":(\d{1,10}|null)[,}]')
-
-
-@dataclass(frozen=True, slots=True)
-class SessionSummary:
-    """A session as a list shows it; `title` is the beginning of the first message of the user."""
-
-    name: str
-    title: str
-    n_messages: int  # of the current branch
-    n_branches: int
-    size: int  # bytes
-    changed: float  # seconds since 1970
-
-
-@dataclass(frozen=True, slots=True)
-class SearchHit:
-    """A message that contains the search text; `number` is its place in its branch, as /history counts."""
-
-    session: str
-    id: int
-    role: str
-    excerpt: str
-    number: int
+_PARTIAL = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | OPEN_SAFE
 
 
 def folder() -> Path:
@@ -60,25 +32,7 @@ def path_of(name: str) -> Path:
     Raises:
         UsageError: if the name is not valid.
     """
-    try:
-        return folder() / (check_name(name, "session") + SUFFIX)
-    except UsageError:
-        reason = _why_not_valid(name)
-    raise UsageError(f"{name[:80]!r} is not a valid name for a session: {reason}", _NAME_HINT)
-
-
-def _why_not_valid(name: str) -> str:
-    if not name:
-        return "it is empty"
-    if len(name) > _MAX_NAME:
-        return f"it has more than {_MAX_NAME} characters"
-    if other := re.search(r"[^A-Za-z0-9._-]", name):
-        return f"it contains {other[0]!r}"
-    if not name[0].isalnum():
-        return f"it starts with {name[0]!r}"
-    if name[-1] == ".":
-        return "it ends with a dot"
-    return "Windows reserves it for a device"
+    return folder() / (check_name(name, "session") + SUFFIX)
 
 
 def existing_path(name: str) -> Path:
@@ -129,10 +83,10 @@ def _ending_with(name: str) -> list[str]:
 
 def names() -> list[str]:
     """The names of all sessions, the one that was changed last first."""
-    return [path.stem for _, path in _newest_first()]
+    return [path.stem for _, path in newest_first()]
 
 
-def _newest_first() -> list[tuple[float, Path]]:
+def newest_first() -> list[tuple[float, Path]]:
     """The files of sessions with the time of the last change; a file whose name is not valid is not a session."""
     found = []
     for path in folder().glob(f"*{SUFFIX}"):
@@ -152,53 +106,6 @@ def new_name(text: str) -> str:
             break
         slug += f"-{word.lower()}"
     return f"{date.today().isoformat()}{slug or '-chat'}"
-
-
-def session_summaries(start: str = "") -> list[SessionSummary]:
-    """The sessions whose names start with `start`, the one that was changed last first, without unreadable files."""
-    result = []
-    for changed, path in _newest_first():
-        with suppress(OSError):
-            if path.name.startswith(start):
-                title, n_messages, n_branches, size = read_outline(path)
-                result.append(SessionSummary(path.stem, title, n_messages, n_branches, size, changed))
-    return result
-
-
-def search(text: str) -> Iterator[SearchHit]:
-    """Every message that contains `text`, case ignored, newest session first."""
-    needle = text.casefold()
-    for _, path in _newest_first():
-        with suppress(DiskError, UsageError):
-            numbers: dict[Any, int] = {}  # the place of each message in its branch, by id
-            for event in read_events(path):
-                if event.get("type") == "message" and isinstance(event.get("id"), int):
-                    parent = event.get("parent") if isinstance(event.get("parent"), int) else None
-                    numbers[event["id"]] = numbers.get(parent, 0) + 1
-                    yield from _hits(path.stem, event, needle, numbers[event["id"]])
-
-
-def _hits(session: str, event: dict[str, Any], needle: str, number: int) -> Iterator[SearchHit]:
-    content = event.get("content")
-    if not isinstance(content, str):
-        return
-    folded = content.casefold()
-    at = folded.find(needle)
-    if at < 0:
-        return
-    at = at if len(folded) == len(content) else _index_before_folding(content, at)
-    start = max(0, at - 30)
-    excerpt = ("…" if start else "") + content[start : at + len(needle) + 50]
-    yield SearchHit(session, event["id"], str(event.get("role", "")), " ".join(excerpt.split()), number)
-
-
-def _index_before_folding(text: str, index: int) -> int:
-    """The index in `text` of what is at `index` in its case-folded form, which may be longer."""
-    for at, char in enumerate(text):
-        index -= len(char.casefold())
-        if index < 0:
-            return at
-    return 0
 
 
 def name_taken_error(name: str) -> UsageError:
@@ -271,28 +178,8 @@ def rename(old: str, new: str) -> None:
     Raises:
         UsageError: if the new name is taken, or the session is open.
     """
-    path, target = existing_path(old), path_of(new)
-    if old == new:
-        raise UsageError(f"the name of the session is already {new!r}")
-    with ExitStack() as locks:
-        for name in (old, new):
-            locks.callback(acquire_lock(name).release)
-        move_files(path, target)
-
-
-def move_files(path: Path, target: Path) -> None:
-    """Move the files of a session, which the caller has locked.
-
-    Raises:
-        UsageError: if the new name is taken.
-    """
-    require_unused(target.stem)
-    try:
-        if partial_path(path).exists():
-            partial_path(path).replace(partial_path(target))
-        path.rename(target)
-    except OSError as error:
-        raise DiskError(f"cannot rename {path}: {error.strerror}") from None
+    with closing(SessionFile(old)) as file:
+        file.rename(new)
 
 
 def partial_path(path: Path) -> Path:
@@ -300,56 +187,106 @@ def partial_path(path: Path) -> Path:
     return path.parent / ".open" / f"{path.stem}.partial"
 
 
-def read_outline(path: Path) -> tuple[str, int, int, int]:
-    """Title, messages of the current branch, branches, and size in bytes.
+class SessionFile:
+    """The files of a session, locked until `close`: its `lines`, and the answer that is being written."""
+
+    def __init__(self, name: str, new: bool = False) -> None:
+        """Open the file of a session, or with `new` create it.
+
+        Raises:
+            UsageError: if it does not exist, or with `new` exists; if another chat has it open.
+            DiskError: if it cannot be opened.
+        """
+        path = path_of(name) if new else existing_path(name)
+        self.name = name
+        self._partial = -1  # descriptor of the file of the unfinished answer
+        self._lock = acquire_lock(name)  # before the file exists, so that no `--continue` opens it
+        try:
+            self.lines = JsonlAppender(path, new)
+        except FileExistsError:
+            self._lock.release()
+            raise name_taken_error(name) from None
+        except BaseException:
+            self._lock.release()
+            raise
+        if new:
+            self.remove_partial()  # of a deleted session of this name
+
+    def rename(self, name: str) -> None:
+        """Rename the session.
+
+        Raises:
+            UsageError: if the name is taken or not valid.
+            DiskError: if the files cannot be moved.
+        """
+        if name == self.name:
+            raise UsageError(f"the name of the session is already {name!r}")
+        lines, target = self.lines, path_of(name)
+        path = lines.path
+        lock = acquire_lock(name)
+        lines.close()  # Windows cannot move an open file
+        try:
+            require_unused(name)
+            if partial_path(path).exists():
+                partial_path(path).replace(partial_path(target))
+            path.rename(target)
+            self.name, self._lock, lock, path = name, lock, self._lock, target
+        except OSError as error:
+            raise DiskError(f"cannot rename {path}: {error.strerror}") from None
+        finally:
+            lock.release()
+            self.lines = JsonlAppender(path)
+            self.lines.waiting = lines.waiting
+
+    def begin_answer(self, event: Mapping[str, Any]) -> None:
+        """Write what is known of an answer before its first token."""
+        with suppress(OSError):  # a full disk is reported when the answer ends
+            self._partial = os.open(partial_path(self.lines.path), _PARTIAL, 0o600)
+            os.write(self._partial, encode(event))
+
+    def add_piece(self, event: Mapping[str, Any]) -> None:
+        """Write a piece of the answer, in a few microseconds."""
+        if self._partial >= 0:
+            with suppress(OSError):
+                os.write(self._partial, encode(event))
+
+    def end_answer(self) -> None:
+        """Delete the pieces, unless the answer is not in the session yet. A second call does nothing."""
+        if self._partial < 0:
+            return
+        os.close(self._partial)
+        self._partial = -1
+        if not self.lines.waiting:
+            self.remove_partial()
+
+    def remove_partial(self) -> None:
+        """Delete the file of the unfinished answer."""
+        with suppress(OSError):
+            partial_path(self.lines.path).unlink()
+
+    def close(self) -> None:
+        """Close and unlock the files."""
+        with suppress(DiskError):
+            self.lines.add([], sync=True)
+        self.end_answer()
+        self.lines.close()
+        with suppress(OSError):
+            if not self.lines.path.stat().st_size:  # the disk was full all the time
+                self.lines.path.unlink()
+        self._lock.release()
+
+
+def create_file(name: str, first: str) -> SessionFile:
+    """A new file with this name, or, if it is empty, with a name from the `first` message.
 
     Raises:
-        OSError: if the file cannot be read.
+        UsageError: if a session of that name exists.
+        DiskError: if the file cannot be created.
     """
-    title, parents, head = "", dict[int, int | None](), None
-    with path.open("rb") as file:
-        for line in lines_of(file):
-            link = _link(line)
-            if link is None or link[0] in parents:
-                continue
-            number, parent = link
-            if number is None:
-                head = parent if parent in parents else None
-                continue
-            parents[number] = parent if parent is None or parent in parents else head
-            head = number
-            if not title and b'"role":"user"' in line:
-                title = _title(line)
-        n_branches = len(parents.keys() - parents.values())
-        return title, _depth(parents, head), n_branches, file.tell()
-
-
-def _link(line: bytes) -> tuple[int | None, int | None] | None:
-    """The id and the parent of a message, or None and the new head; None for any other line."""
-    if match := _MESSAGE_LINK.match(line):
-        return int(match[1]), None if match[2] == b"null" else int(match[2])
-    if _MESSAGE not in line and _HEAD not in line:
-        return None
-    try:
-        event = json.loads(line)
-        is_message = event.get("type") == "message"
-        number, parent = (event["id"], event.get("parent")) if is_message else (None, event.get("id"))
-    except (ValueError, RecursionError, AttributeError, KeyError):
-        return None
-    is_valid = isinstance(parent, int | None) and (isinstance(number, int) or not is_message)
-    return (number, parent) if is_valid else None
-
-
-def _depth(parents: Mapping[int, int | None], head: int | None) -> int:
-    depth = 0
-    while head is not None:
-        depth, head = depth + 1, parents[head]
-    return depth
-
-
-def _title(line: bytes) -> str:
-    try:
-        content = json.loads(line).get("content")
-    except (ValueError, RecursionError, AttributeError):
-        return ""
-    return " ".join(content[:1000].split())[:200] if isinstance(content, str) else ""
+    if name:
+        return SessionFile(name, new=True)
+    name = new_name(first)
+    for number in count(1):
+        with suppress(UsageError):
+            return SessionFile(name if number == 1 else f"{name}-{number}", new=True)
+    raise AssertionError  # `count` does not end

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from llmcli.chat.sessions import store
+from llmcli.chat.sessions import listing, store
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text import format_age, plural
@@ -56,7 +56,7 @@ def save(chat: ChatApp, argument: str) -> None:
     help="Open another session and continue it.",
     detail="/sessions lists them. The end of a name is enough: `comet` opens 2026-11-28-comet.",
     examples=("/load novel", "/load ghost-story", "/sessions, then /load draft-1"),
-    complete=lambda _chat, start: [(session.name, session.title) for session in store.session_summaries(start)],
+    complete=lambda _chat, start: [(session.name, session.title) for session in listing.session_summaries(start)],
 )
 def load(chat: ChatApp, argument: str) -> None:
     if not argument:
@@ -117,13 +117,13 @@ def open_session(chat: ChatApp) -> None:
 )
 def sessions(chat: ChatApp, argument: str) -> None:
     if argument:
-        hits = [(hit.session, str(hit.number), hit.excerpt) for hit in store.search(argument)]
+        hits = [(hit.session, str(hit.number), hit.excerpt) for hit in listing.search(argument)]
         if hits:
             print_rows(("SESSION", "N", "TEXT"), hits, right=("N",))
         else:
             console.note(f"no message contains {argument!r}")
         return
-    listed = store.session_summaries()
+    listed = listing.session_summaries()
     if not listed:
         console.note("no sessions yet")
         return
