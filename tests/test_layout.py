@@ -69,7 +69,7 @@ PLAIN_DATA = "llmcli.engine.events"
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if layer(module) in ("cli", "ui", "chat")])
-def test_above_inference_only_plain_data_of_the_engine_is_known(module: str) -> None:
+def test_above_inference_only_plain_engine_data_is_known(module: str) -> None:
     found = {name for name in imports(module) if name.startswith("llmcli.engine")}
     engine = {name for name in found if not name.startswith(PLAIN_DATA)}
     assert not engine or module.removeprefix("llmcli/") in KNOW_LLAMA, f"{module} imports {sorted(engine)}"
@@ -159,7 +159,7 @@ def public_annotations(body: Iterable[ast.stmt]) -> Iterator[ast.expr]:
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if layer(module) in ("engine", "inference")])
-def test_public_signatures_of_the_engine_and_its_interface_are_typed(module: str) -> None:
+def test_public_signatures_of_engine_and_inference_are_typed(module: str) -> None:
     untyped = [one for one in map(ast.unparse, public_annotations(tree(module).body)) if re.search(r"\bAny\b", one)]
     assert len(untyped) <= WITH_ANY.get(module.removeprefix("llmcli/"), 0), untyped
 

@@ -65,7 +65,7 @@ def test_a_whole_chat_runs_and_is_saved(home: Path, capfd: pytest.CaptureFixture
     assert [one.content for one in Session.read(chat.session.name).conversation.path()][-1] == "four five "
 
 
-def test_reasoning_and_a_template_without_one_are_as_with_any_engine(capfd: pytest.CaptureFixture[str]) -> None:
+def test_reasoning_and_the_plain_template_need_no_llama(capfd: pytest.CaptureFixture[str]) -> None:
     engine = FakeEngine(("<think>", "hm", "</think>", "Yes."), chat_template="")
     _, chat = chat_with(engine, "Why?")
     assert (chat.path()[-1].reasoning, chat.path()[-1].content) == ("hm", "Yes.")
@@ -118,7 +118,7 @@ def test_a_request_beyond_an_engine_is_refused_by_name(
     assert engine.requests == []
 
 
-def test_a_chat_asks_for_no_trace_of_an_engine_without_traces() -> None:
+def test_a_chat_asks_an_engine_without_traces_for_none() -> None:
     engine = FakeEngine(("Hi.",), capabilities=without(traces=False))
     turn = ask(controller_with(engine), "one")
     assert (turn.answer.text, engine.requests[0].trace) == ("Hi.", None)

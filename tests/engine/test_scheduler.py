@@ -148,7 +148,7 @@ def test_more_requests_than_sequences_wait_for_their_turn(context: Context, alon
     assert [texts[number] for number in range(5)] == alone
 
 
-def test_a_request_that_joins_shares_the_prefix_of_a_running_one(context: Context, alone: list[str]) -> None:
+def test_a_request_that_joins_shares_the_prefix_of_another(context: Context, alone: list[str]) -> None:
     scheduler, texts = Scheduler(context), dict[int, str]()
     context.clear(0)
     first, later = request(context, 0), request(context, 2)
@@ -205,7 +205,7 @@ def test_a_request_cancelled_in_a_prompt_of_another_ends_alone(context: Context,
     assert (texts[0], texts[3]) == (alone[0], alone[3])
 
 
-def test_one_of_two_with_the_same_prompt_is_cancelled_while_it_is_read(context: Context, alone: list[str]) -> None:
+def test_one_of_two_with_a_prompt_is_cancelled_while_it_is_read(context: Context, alone: list[str]) -> None:
     for seq_id in range(PARAMS.n_seq_max):
         context.clear(seq_id)
     scheduler, texts = Scheduler(context), dict[int, str]()
@@ -275,7 +275,7 @@ def test_a_request_that_fails_ends_alone(context: Context, alone: list[str]) -> 
     assert len(failing.tokens) == len(PROMPT) + 2
 
 
-def test_a_prompt_without_room_is_refused_and_the_others_go_on(context: Context, alone: list[str]) -> None:
+def test_a_prompt_without_room_is_refused_and_others_go_on(context: Context, alone: list[str]) -> None:
     scheduler, texts = Scheduler(context), dict[int, str]()
     scheduler.add(request(context, 0))
     scheduler.step()
