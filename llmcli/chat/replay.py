@@ -118,16 +118,14 @@ class Replay:
         answer, manifest = self.answer, self.recorded.manifest
         with closing(self.engine.generate([answer.request])) as events:
             yield from answer.begin()
-            for event in events:
-                yield from answer.push(event)
-                if manifest.drawn is not None and answer.n_drawn >= manifest.drawn:
-                    break
-            self.stopped = self.cancellation.is_set()
-            if manifest.flushed and not answer.finish_reason:
-                self.cancellation.set()  # the last event has the text that was held back
+            while not answer.finish_reason and (manifest.drawn is None or answer.n_drawn < manifest.drawn):
                 yield from answer.push(next(events))
+            self.stopped = self.cancellation.is_set()
             if not answer.finish_reason:
-                yield from answer.end()
+                self.cancellation.set()
+                last = next(events)  # it has the text that was held back
+                answer.record = last.record
+                yield from answer.push(last) if manifest.flushed else answer.end()
         if answer.record.failure:
             raise answer.record.failure
 

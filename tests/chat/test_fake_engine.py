@@ -167,6 +167,24 @@ def test_a_replay_is_the_same_or_says_where_it_differs() -> None:
     assert (other.difference.offset, other.difference.recorded, other.difference.replayed) == (2, "b", "x")
 
 
+@pytest.mark.parametrize("n_drawn", [0, 1, 2])
+def test_an_answer_that_was_stopped_is_replayed_to_its_end(n_drawn: int) -> None:
+    engine = FakeEngine(("a ", "b ", "c"))
+    answer = Answer(engine, Request(build_prompt(engine, SETTINGS, "Q", None), SETTINGS))
+    events = engine.generate([answer.request])
+    list(answer.begin())
+    for _ in range(n_drawn):
+        list(answer.push(next(events)))
+    answer.request.cancellation.set()
+    list(answer.push(next(events)))
+    (recorded,) = from_output(json.dumps(answer_data(answer)), "test")
+    assert (recorded.text, recorded.manifest.drawn) == ("a b c"[: 2 * n_drawn], n_drawn)
+    replay = Replay(engine, recorded, replay_settings(recorded, None, SETTINGS))
+    list(replay.parts())
+    assert (replay.difference, replay.reasons, replay.stopped) == (None, [], False)
+    assert replay.answer.text == recorded.text
+
+
 def test_a_session_and_a_comparison_are_replayed() -> None:
     engine = FakeEngine(reply=echo)
     controller = controller_with(engine)
