@@ -27,7 +27,6 @@ _TOML = re.compile(r"\s*(\[|[\w.\"'-]+\s*=)")
 # The keys of a character card: those of version 1, which only cards have, and all that are read.
 _V1_KEYS = ("first_mes", "description", "personality", "scenario", "mes_example")
 _CARD_KEYS = ("name", "system_prompt", *_V1_KEYS)
-_USER = "User"  # instead of {{user}}
 _PLACEHOLDER = re.compile(r"\{\{(char|user|original)\}\}|<(BOT|CHAR|USER)>", re.IGNORECASE)
 _SPEAKER = re.compile(r"^(?:\{\{(user|char)\}\}|<(user|bot|char)>)\s*:[ \t]*", re.IGNORECASE | re.MULTILINE)
 _START = re.compile(r"<START>", re.IGNORECASE)
@@ -60,7 +59,7 @@ def load_character(reference: str) -> Character:
         if suffix == ".toml":
             return _from_table(tomllib.loads(text), path)
         if suffix == ".json":
-            return _from_json(json.loads(text), path)
+            return _from_table(_table_of_json(json.loads(text), path), path)
         if suffix in (".md", ".markdown"):
             table, body = _split_front_matter(text, path)
             return _from_table(table, path, body)
@@ -119,13 +118,6 @@ def _find(reference: str) -> Path:
     stem = reference if Path(reference).suffix in SUFFIXES else f"{reference}.toml"
     hint = f"{did_you_mean(reference, names)} {choices}, or create {_user_folder() / stem[:80]}"
     raise UsageError(f"unknown character {reference[:80]!r}", hint.lstrip())
-
-
-def _from_json(data: Any, path: Path) -> Character:
-    if not isinstance(data, dict):
-        raise UsageError(f"{path} is not a character: it must be a JSON object")
-    is_card = str(data.get("spec", "")).startswith("chara_card") or any(key in data for key in _V1_KEYS)
-    return _from_table(_table_of_card(data, path) if is_card else data, path)
 
 
 def _from_table(table: Mapping[str, Any], path: Path, body: str = "") -> Character:
@@ -201,6 +193,7 @@ def _split_front_matter(text: str, path: Path) -> tuple[dict[str, Any], str]:
 def _simple_table(head: list[str], source: str) -> dict[str, Any]:
     """The table of lines `key: value`; a key that is not of a character is a setting."""
     table: dict[str, Any] = {"settings": {}}
+    value: Any
     for number, line in enumerate(head, 2):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -214,66 +207,58 @@ def _simple_table(head: list[str], source: str) -> dict[str, Any]:
                 f"{source}, line {number}: {key} has no value",
                 'for text of several lines, write TOML: key = """text"""',
             )
-        (table if key in _TEXT_KEYS else table["settings"])[key] = _value(value)
+        if value.startswith("["):
+            with suppress(ValueError, RecursionError):  # not a list: a text
+                value = json.loads(value)
+        elif len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+            value = value[1:-1]
+        (table if key in _TEXT_KEYS else table["settings"])[key] = value
     return table
 
 
-def _value(text: str) -> Any:
-    """The value: a list, or text without its quotes."""
-    if text.startswith("["):
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            return text
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
-
-
-def _table_of_card(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The table that has the same meaning as a character card."""
+def _table_of_json(data: Any, path: Path) -> dict[str, Any]:
+    """The table of a JSON object; a character card becomes the table that has the same meaning."""
+    if not isinstance(data, dict):
+        raise UsageError(f"{path} is not a character: it must be a JSON object")
+    if not str(data.get("spec", "")).startswith("chara_card") and not any(key in data for key in _V1_KEYS):
+        return data
     inner = data.get("data", data)
     if not isinstance(inner, dict):
         raise UsageError(f"{path}: `data` of the card must be a JSON object")
     card = _texts({key: value for key, value in inner.items() if value}, _CARD_KEYS, path)
     name = " ".join(card["name"].split())
-    examples = _card_examples(card["mes_example"])
-    return {
-        "name": name,
-        "system": _fill_placeholders(_system_prompt(card, bool(examples)), name),
-        "greeting": _fill_placeholders(card["first_mes"], name),
-        "examples": [
-            {"user": _fill_placeholders(question, name), "assistant": _fill_placeholders(answer, name)}
-            for question, answer in examples
-        ],
-    }
-
-
-def _system_prompt(card: Mapping[str, str], has_examples: bool) -> str:
-    parts = [
+    examples = _card_examples(card["mes_example"], name)
+    system = [
         card["system_prompt"] or "You are {{char}}, and answer as {{char}} would.",
         card["description"],
         f"Personality: {card['personality']}" if card["personality"] else "",
         f"Scenario: {card['scenario']}" if card["scenario"] else "",
-        "" if has_examples else _START.sub("", card["mes_example"]),
+        "" if examples else _START.sub("", card["mes_example"]),
     ]
-    return "\n\n".join(part.strip() for part in parts if part.strip())
+    return {
+        "name": name,
+        "system": _fill_placeholders("\n\n".join(part.strip() for part in system if part.strip()), name),
+        "greeting": _fill_placeholders(card["first_mes"], name),
+        "examples": examples,
+    }
 
 
 def _fill_placeholders(text: str, name: str) -> str:
-    def replacement(match: re.Match[str]) -> str:
-        word = (match[1] or match[2]).lower()
-        return {"user": _USER, "original": ""}.get(word, name or "the character")
+    words = {"user": "User", "original": ""}
+    return _PLACEHOLDER.sub(
+        lambda match: words.get((match[1] or match[2]).lower(), name or "the character"), text
+    ).strip()
 
-    return _PLACEHOLDER.sub(replacement, text).strip()
 
-
-def _card_examples(text: str) -> list[tuple[str, str]]:
+def _card_examples(text: str, name: str) -> list[dict[str, str]]:
     """Pairs of a question and the answer of the character; empty if the text has another form."""
-    pairs = []
+    examples = []
     for block in _START.split(text):
         marks = list(_SPEAKER.finditer(block))
         ends = [*(mark.start() for mark in marks[1:]), len(block)]
-        turns = [(mark[1] or mark[2], block[mark.end() : end].strip()) for mark, end in zip(marks, ends, strict=False)]
+        turns = [(mark[1] or mark[2], block[mark.end() : end]) for mark, end in zip(marks, ends, strict=False)]
         for (speaker, question), (next_speaker, answer) in pairwise(turns):
             if speaker.lower() == "user" and next_speaker.lower() != "user":
-                pairs.append((question, answer))
-    return pairs
+                pair = {"user": _fill_placeholders(question, name), "assistant": _fill_placeholders(answer, name)}
+                examples.append(pair)
+    return examples

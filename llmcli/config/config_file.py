@@ -1,6 +1,7 @@
 """The configuration file: its settings are read, and changed with the user's comments kept."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,7 @@ def config_layer() -> Layer:
 
 
 def aliases() -> dict[str, str]:
-    """The aliases of models: the table `[aliases]` of the file.
-
-    Raises:
-        UsageError: when one of them is not a text.
-    """
+    """The aliases of models: the table `[aliases]` of the file. Raises UsageError when one of them is not a text."""
     return table(ALIASES, str, "a model")
 
 
@@ -136,14 +133,12 @@ def _change(key: str, value: Any) -> Path:
 
 def _spellings(key: str) -> list[str]:
     """The names in the file that mean this setting: `temp` is `temperature`."""
-    return [name for name in _read(config_path()) if _key_of(name) == key]
-
-
-def _key_of(name: str) -> str | None:
-    try:
-        return find(name).key
-    except UsageError:
-        return None
+    found = []
+    for name in _read(config_path()):
+        with suppress(UsageError):  # not a setting
+            if find(name).key == key:
+                found.append(name)
+    return found
 
 
 def _replace(path: Path, text: str) -> None:

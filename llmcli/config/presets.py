@@ -113,12 +113,16 @@ def save_preset(name: str, values: Mapping[str, Any]) -> Path:
     _user_presets()  # refuses a file that is not valid
 
     def change(document: Any) -> None:
-        section = _section(document)
+        import tomlkit
+
+        if config_file.PRESETS not in document:
+            document[config_file.PRESETS] = tomlkit.table(is_super_table=True)  # without a header line
+        section = document[config_file.PRESETS]
         if name not in section:
             section[name] = data
             return
-        for spelling in [key for key in section[name] if key not in data and key != _PURPOSE]:
-            del section[name][spelling]
+        for key in [key for key in section[name] if key not in data and key != _PURPOSE]:
+            del section[name][key]
         section[name].update(data)
 
     return config_file.edit(change)
@@ -183,12 +187,3 @@ def _typed(name: str, table: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _source(name: str) -> str:
     return f"{config_path()}: [{config_file.PRESETS}.{name}]"
-
-
-def _section(document: Any) -> Any:
-    """The table of all presets in the document; a new one gets no header line."""
-    import tomlkit
-
-    if config_file.PRESETS not in document:
-        document[config_file.PRESETS] = tomlkit.table(is_super_table=True)
-    return document[config_file.PRESETS]

@@ -165,23 +165,17 @@ class TextPosition:
     def push(self, text: str) -> None:
         """Add the next piece of the text."""
         if not self._has_text or "\n" in text:
-            self._count_lines(text)
-        if self._undecided or not _EVENTS.isdisjoint(text):
-            self._count_sentences(text)
+            *lines, rest = text.split("\n")
+            for line in lines:
+                has_text = self._has_text or bool(line.strip())
+                self.line += has_text
+                self.paragraph += self._in_paragraph and not has_text
+                self._in_paragraph, self._has_text = has_text, False
+            self._has_text = bool(rest.strip())
+        if not self._undecided and _EVENTS.isdisjoint(text):
+            self._open = (self._open + text)[-_KEPT:]
+            self._started = self._started or _LETTER.search(text) is not None
             return
-        self._open = (self._open + text)[-_KEPT:]
-        self._started = self._started or _LETTER.search(text) is not None
-
-    def _count_lines(self, text: str) -> None:
-        *lines, rest = text.split("\n")
-        for line in lines:
-            has_text = self._has_text or bool(line.strip())
-            self.line += has_text
-            self.paragraph += self._in_paragraph and not has_text
-            self._in_paragraph, self._has_text = has_text, False
-        self._has_text = bool(rest.strip())
-
-    def _count_sentences(self, text: str) -> None:
         text, at = self._open + text, len(self._open) - self._undecided
         scan = boundaries(text, at, self._started)
         self._ended += scan.ends
@@ -225,10 +219,9 @@ class DrawState:
         if self._splitter:
             answer = [part for kind, part in self._splitter.push(text) if kind == "answer"]
             self.thinking = self._splitter.thinking
-            if was_thinking and not self.thinking:
-                self.index, self.text, text = 0, TextPosition(), "".join(answer)
-            elif self.thinking and not was_thinking:
-                self.index, self.text, text = 0, TextPosition(), ""
+            if was_thinking != self.thinking:
+                self.index, self.text = 0, TextPosition()
+                text = "" if self.thinking else "".join(answer)
         self.text.push(text)
 
     def copy(self) -> "DrawState":

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 
@@ -70,16 +71,9 @@ class BanScanner:
         starts = [at for phrase in self._phrases if (at := text.find(phrase)) >= 0]
         if not starts:
             return None
-        return len(self.held) - self._index_at(min(starts))
-
-    def _index_at(self, position: int) -> int:
-        """The index of the held token whose text contains a character position."""
-        end = 0
-        for index, item in enumerate(self.held):
-            end += len(item.text)
-            if position < end:
-                return index
-        return len(self.held) - 1
+        ends = accumulate(len(item.text) for item in self.held)
+        first = next((index for index, end in enumerate(ends) if min(starts) < end), len(self.held) - 1)
+        return len(self.held) - first
 
     def release(self) -> list[HeldToken]:
         """The tokens that can no longer become part of a phrase, in order: all or none.

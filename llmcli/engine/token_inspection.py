@@ -194,53 +194,38 @@ def trace_chain(
     """
     import numpy as np  # takes 80 ms, so only here
 
-    tables = [np.frombuffer(snapshot.rows, row_type()) for snapshot in snapshots]
-    ps = [_probabilities(rows, len(tables[0])) for rows in tables]
-    order = np.argsort(-tables[0]["logit"], kind="stable")
+    model = np.frombuffer(snapshots[0].rows, row_type())
+    order = np.argsort(-model["logit"], kind="stable")
     ranks = np.empty(len(order), int)
     ranks[order] = np.arange(1, len(order) + 1)
+    ps = [_probabilities(snapshot, len(order)) for snapshot in snapshots]
     final = np.argsort(-ps[-1], kind="stable")[: min(count, int((~np.isnan(ps[-1])).sum()))]  # NaN sorts last
     selected: set[int] = {*order[:count].tolist(), *final.tolist(), *([] if besides is None else [besides])}
-    for before, after in pairwise(ps):
-        selected |= {*order[(~np.isnan(before) & np.isnan(after))[order]][:1].tolist()}
-    return ChainTrace(
-        len(order),
-        tuple(_step(snapshot.name, ps[0], *ps[at : at + 2]) for at, snapshot in enumerate(snapshots[1:])),
-        tuple(
-            _candidate(token, text_of(token), int(ranks[token]), [float(p[token]) for p in ps])
-            for token in sorted(selected, key=ranks.__getitem__)
-        ),
-    )
+    steps = []
+    for snapshot, (before, after) in zip(snapshots[1:], pairwise(ps), strict=True):
+        removed = ~np.isnan(before) & np.isnan(after)
+        selected |= {*order[removed[order]][:1].tolist()}
+        moved = float(np.abs(np.nan_to_num(after) - np.nan_to_num(before)).sum() / 2)
+        n_before, n_live = (int((~np.isnan(p)).sum()) for p in (before, after))
+        share = float(ps[0][removed].sum())
+        steps.append(ChainStep(snapshot.name, n_before, n_live, share, moved if moved > _ROUNDING else 0.0))
+    candidates = []
+    for token in sorted(selected, key=ranks.__getitem__):
+        course = [float(p[token]) for p in ps]
+        last = max((at for at, p in enumerate(course) if not math.isnan(p)), default=0)
+        # infill adds the end token, also where a step before has removed it: until then its probability is 0.
+        at_first, *later = [0.0 if math.isnan(p) else p for p in course[: last + 1]]
+        candidates.append(Candidate(token, text_of(token), int(ranks[token]), at_first, tuple(later)))
+    return ChainTrace(len(order), tuple(steps), tuple(candidates))
 
 
-def _candidate(token: int, text: str, rank: int, course: Sequence[float]) -> Candidate:
-    """`course` is its probability before the first step and after each step, NaN while it is removed."""
-    last = max((at for at, p in enumerate(course) if not math.isnan(p)), default=0)
-    # infill adds the end token, also where a step before has removed it: until then its probability is 0.
-    before, *after = [0.0 if math.isnan(p) else p for p in course[: last + 1]]
-    return Candidate(token, text, rank, before, tuple(after))
-
-
-def _probabilities(rows: Any, n_vocab: int) -> Any:
+def _probabilities(snapshot: CandidateSnapshot, n_vocab: int) -> Any:
     """The probability of each token of the vocabulary; NaN for removed ones."""
     import numpy as np
 
+    rows = np.frombuffer(snapshot.rows, row_type())
     live = rows[rows["logit"] > -np.inf]
     weights = np.exp(live["logit"].astype(np.float64) - live["logit"].max())
     p = np.full(n_vocab, np.nan)
     p[live["id"]] = weights / weights.sum()
     return p
-
-
-def _step(name: str, model: Any, before: Any, after: Any) -> ChainStep:
-    import numpy as np
-
-    was_live, is_live = ~np.isnan(before), ~np.isnan(after)
-    moved = float(np.abs(np.nan_to_num(after) - np.nan_to_num(before)).sum() / 2)
-    return ChainStep(
-        name,
-        before=int(was_live.sum()),
-        live=int(is_live.sum()),
-        removed=float(model[was_live & ~is_live].sum()),
-        moved=moved if moved > _ROUNDING else 0.0,
-    )

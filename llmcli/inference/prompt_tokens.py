@@ -95,16 +95,12 @@ class TokenCache:
         self.vocab = vocab
         self._nonce = str(int.from_bytes(os.urandom(8), "big"))  # digits, because `upper` or `title` do not change them
         self._written: dict[str, int] = {}  # the control tokens in the text of users, with their numbers
-        self._marked = _Memo(self._mark)
+        self.mark = _Memo(self._mark)  # replaces every text of a control token by a mark that nobody can guess
         self._pieces = _Memo(self._tokenize)
         self._plain = _Memo(vocab.tokenize)
         self._seen: set[int] = set()
         self._checked: set[int] = set()
         self._cuts: list[str] = []
-
-    def mark(self, content: str) -> str:
-        """`content` with every text of a control token replaced by a mark that nobody can guess."""
-        return self._marked(content)
 
     def split(self, text: str) -> list[str]:
         """The output of a template for marked contents, in parts: every second one is the text of a mark."""
@@ -120,7 +116,10 @@ class TokenCache:
             if index % 2:
                 tokens += self._plain(part)
                 continue
-            for piece in self._cut(part):
+            pieces = [part]  # each of them is tokenized on its own
+            for name in self._cuts:
+                pieces = [piece for text in pieces for piece in _cut_before(name, text)]
+            for piece in filter(None, pieces):
                 tokens += self._pieces(piece)
         return tokens
 
@@ -143,13 +142,6 @@ class TokenCache:
         tokens = self.vocab.tokenize(piece, parse_special=True)
         self._seen.update(tokens)
         return tokens
-
-    def _cut(self, text: str) -> list[str]:
-        """The pieces of `text`, each of which is tokenized on its own."""
-        pieces = [text]
-        for name in self._cuts:
-            pieces = [piece for part in pieces for piece in _cut_before(name, part)]
-        return [piece for piece in pieces if piece]
 
     def _update_cuts(self) -> None:
         """Add the special tokens seen since the last call to the cuts, where that is safe."""
@@ -197,11 +189,7 @@ def _stands_alone(name: bytes, texts: set[bytes]) -> bool:
 
     The tokenizer searches for longer texts first. Some strip the space beside them, so `name` must not have any.
     """
-    if name.split() != [name]:
-        return False
-    try:
-        name.decode()
-    except UnicodeDecodeError:
+    if name.split() != [name] or name.decode("utf-8", "ignore").encode() != name:  # or it is not UTF-8
         return False
     return not any(_overlap(name, text) for text in texts if text != name and len(text) >= len(name))
 

@@ -16,7 +16,6 @@ from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:
     from llmcli.models.sources.hub_pull import PullPlan
-    from llmcli.models.sources.source import InstalledModel
 
 _ROUND = 256  # llama.cpp rounds a context up to this
 _GIB = 1 << 30
@@ -169,6 +168,7 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
         ModelInvalidError: it is damaged.
         ModelNotFoundError: it is the starter, which is not downloaded yet.
     """
+    from llmcli.models.hub import cache
     from llmcli.models.installed import installed_model
 
     item = installed_model(file, locations)
@@ -177,7 +177,10 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
     if item.source.name == "starter":  # it was verified when it was downloaded
         recorded = item.digests[0], file.path.stat().st_mtime
     projector = item.cached.projector.path if item.cached and item.cached.projector else item.projector
-    license_name = str(headers[0].metadata.get("general.license", "")) or license_of(item, locations)
+    license_name = str(headers[0].metadata.get("general.license", ""))
+    if not license_name and item.cached:  # what the Hub gave when the model was pulled
+        pulled, parts = cache.all_revisions(locations.data_dir), item.cached.variant.parts
+        license_name = next((one.license for one in pulled if one.files == parts), "")
     return _model_info(headers, item.size, settings) | {
         "name": item.name,
         "downloaded": True,
@@ -191,15 +194,6 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
         "used": item.last_used,
         "projector": str(projector) if projector else None,
     }
-
-
-def license_of(item: "InstalledModel", locations: ModelLocations) -> str:
-    """The license that the Hub gave when the model was pulled; "" if it is not known."""
-    from llmcli.models.hub import cache
-
-    pulled = cache.all_revisions(locations.data_dir) if item.cached else []
-    matching = (one.license for one in pulled if item.cached and one.files == item.cached.variant.parts)
-    return next(matching, "")
 
 
 def remote_model_info(plan: "PullPlan", settings: Settings) -> dict[str, Any]:

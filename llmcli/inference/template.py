@@ -36,20 +36,19 @@ _FILTERS = (
     *("items", "last", "length", "list", "lower", "max", "min", "reverse", "safe", "sort", "string", "title"),
     *("trim", "upper"),
 )
-_OF_TEXT = frozenset((
+_OF_TEXT = (
     *("capitalize", "casefold", "count", "endswith", "find", "index", "isalnum", "isalpha", "isascii", "isdecimal"),
     *("isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper", "join", "lower", "lstrip", "partition"),
     *("removeprefix", "removesuffix", "replace", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "split"),
     *("splitlines", "startswith", "strip", "swapcase", "title", "upper"),
-))  # fmt: skip
+)
 # No method of these produces much more text than it gets, except `replace` and `join`, which are charged.
-_METHODS: dict[type, frozenset[str]] = {
+_METHODS = {
     str: _OF_TEXT,
-    dict: frozenset(("get", "items", "keys", "values")),
-    list: frozenset(("count", "index")),
-    tuple: frozenset(("count", "index")),
+    dict: ("get", "items", "keys", "values"),
+    list: ("count", "index"),
+    tuple: ("count", "index"),
 }
-_CONTAINERS = (list, tuple, set, KeysView, ValuesView, ItemsView)
 
 
 class ChatTemplate:
@@ -63,9 +62,10 @@ class ChatTemplate:
         """`special` has `bos_token` and `eos_token`; `origin` names the template in errors."""
         self.source = source
         self.time: float | None = None  # the time for the template (seconds since 1970); None: now
+        self.rendered_at = 0.0  # the time that the last rendering used
         self._special = dict(special)
         self._origin = origin
-        self._sandbox = Sandbox(RenderBudget(_SPARE_OUTPUT, _SECONDS))
+        self._sandbox = Sandbox(RenderBudget(_SPARE_OUTPUT))
         if len(source) > _MAX_SOURCE:
             raise ModelInvalidError(f"{origin} has more than {_MAX_SOURCE} characters", _HINT)
         try:
@@ -82,75 +82,54 @@ class ChatTemplate:
             LlmcliError: when the template fails, or exceeds the limits of time and text.
         """
         variables = {"add_generation_prompt": generation_prompt, **self._special}
-        self._sandbox.time = time.time() if self.time is None else self.time
+        self.rendered_at = self._sandbox.time = time.time() if self.time is None else self.time
         if not thinking:
             variables |= {"enable_thinking": False, "thinking": False}
-        try:
-            return self._render(messages, variables)
-        except TemplateError as error:
-            if not (messages and messages[0]["role"] == "system") or isinstance(error, SecurityError):
-                raise self._failed(error) from None
-        try:
-            return self._render(_merge_system(messages), variables)
-        except TemplateError as error:
-            raise self._failed(error) from None
-
-    @property
-    def rendered_at(self) -> float:
-        """The time that the last rendering used."""
-        return self._sandbox.time
+        attempts = [messages]
+        if messages and messages[0]["role"] == "system":
+            content, rest = messages[0]["content"], messages[1:]
+            if rest and rest[0]["role"] == "user":
+                content, rest = f"{content}\n\n{rest[0]['content']}", rest[1:]
+            attempts.append([{"role": "user", "content": content}, *rest])
+        for attempt in attempts:
+            try:
+                return self._render(attempt, variables)
+            except Exception as error:  # of the template, or of Python code that it runs
+                failure = error
+            if not isinstance(failure, TemplateError) or isinstance(failure, SecurityError):
+                break
+        raise LlmcliError(f"{self._origin} fails: {_line(failure)}", f"{_HINT}, or use --raw")
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
         size = sum(len(str(message["content"])) for message in messages)
-        self._sandbox.budget = RenderBudget(_ROOM + 128 * size, _SECONDS)
+        self._sandbox.budget = RenderBudget(_ROOM + 128 * size)
         limit = 8 * size + _SPARE_OUTPUT
         pieces = []
-        try:
-            for piece in self._template.generate(messages=[dict(m) for m in messages], **variables):
-                pieces.append(piece)
-                limit -= len(piece)
-                if limit < 0:
-                    raise TemplateLimitError("it produces too much text")
-        except TemplateError:
-            raise
-        except Exception as error:  # any error of Python code that the template runs
-            raise self._failed(error) from None
+        for piece in self._template.generate(messages=[dict(m) for m in messages], **variables):
+            pieces.append(piece)
+            limit -= len(piece)
+            if limit < 0:
+                raise SecurityError("it produces too much text")
         return "".join(pieces)
-
-    def _failed(self, error: Exception) -> LlmcliError:
-        return LlmcliError(f"{self._origin} fails: {_line(error)}", f"{_HINT}, or use --raw")
 
 
 def _line(error: Exception) -> str:
     return " ".join((str(error) or type(error).__name__).split())[:160]
 
 
-def _merge_system(messages: Sequence[Message]) -> list[Message]:
-    system, *rest = messages
-    if not rest or rest[0]["role"] != "user":
-        return [{"role": "user", "content": system["content"]}, *rest]
-    return [{"role": "user", "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
-
-
-class TemplateLimitError(SecurityError):
-    """The template exceeds its limits of time or text."""
-
-
 class RenderBudget:
     """The budget of one rendering: seconds, and characters to produce; an object or an iteration costs `OBJECT`."""
 
-    def __init__(self, room: int, seconds: float) -> None:
-        self._room = room
-        self._seconds = seconds
-        self._end = time.monotonic() + seconds
+    def __init__(self, room: int) -> None:
+        self._room, self._end = room, time.monotonic() + _SECONDS
 
     def spend(self, amount: int) -> None:
         """Charge for `amount` characters before they are produced."""
         self._room -= max(amount, 0)
         if self._room < 0:
-            raise TemplateLimitError("it produces too much text or loops too often")
+            raise SecurityError("it produces too much text or loops too often")
         if time.monotonic() > self._end:
-            raise TemplateLimitError(f"it takes longer than {self._seconds:g} seconds")
+            raise SecurityError(f"it takes longer than {_SECONDS:g} seconds")
 
     def weigh(self, value: Any) -> Any:
         """`value`, charged with everything in it, so that it cannot be expensive to print or compare."""
@@ -160,10 +139,10 @@ class RenderBudget:
             self.spend(OBJECT + (len(item) if isinstance(item, str) else 0))
             if isinstance(item, dict):
                 pending += (*item.keys(), *item.values())
-            elif isinstance(item, _CONTAINERS):
+            elif isinstance(item, (list, tuple, set, KeysView, ValuesView, ItemsView)):
                 pending += item
             elif isinstance(item, int) and item.bit_length() > 64:
-                raise TemplateLimitError("it computes a number that is too large")
+                raise SecurityError("it computes a number that is too large")
         return value
 
     def each(self, values: Iterable[Any], text: int = 0) -> Iterator[Any]:
@@ -184,24 +163,18 @@ class BudgetInjector(NodeTransformer):
     def visit(self, node: nodes.Node, *_args: Any, **_kwargs: Any) -> nodes.Node:
         self.generic_visit(node)
         if isinstance(node, nodes.For):
-            return _charge_loop(node)
+            if node.recursive:
+                raise TemplateSyntaxError("recursive loops are not allowed", node.lineno)
+            fixed = sum(len(part.data) for part in node.find_all(nodes.TemplateData))
+            node.iter = _filter(node.iter, "each", nodes.Const(fixed))
         if isinstance(node, nodes.Concat):
             return _filter(nodes.List(node.nodes, lineno=node.lineno), "join")
-        if isinstance(node, (nodes.List, nodes.Dict)):
-            return _filter(node, "weigh")
-        if isinstance(node, nodes.Tuple) and node.ctx == "load":  # not a target, as in `for key, value in`
+        is_target = isinstance(node, nodes.Tuple) and node.ctx != "load"  # as in `for key, value in`
+        if isinstance(node, (nodes.List, nodes.Dict, nodes.Tuple)) and not is_target:
             return _filter(node, "weigh")
         if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
             return _filter(node, "cut")
         return node
-
-
-def _charge_loop(node: nodes.For) -> nodes.For:
-    if node.recursive:
-        raise TemplateSyntaxError("recursive loops are not allowed", node.lineno)
-    fixed = sum(len(part.data) for part in node.find_all(nodes.TemplateData))
-    node.iter = _filter(node.iter, "each", nodes.Const(fixed))
-    return node
 
 
 def _filter(node: Any, name: str, *args: nodes.Expr) -> nodes.Filter:
@@ -222,9 +195,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         )
         self.budget = budget
         self.time = 0.0  # the time for the template, in seconds since 1970
-        filters = {name: self._lazy(self.filters[name]) if name in _LAZY else self._charged(self.filters[name])
-                   for name in _FILTERS}  # fmt: skip
-        self.filters = filters | {
+        self.filters = {name: self._charged(name) for name in _FILTERS} | {
             "each": lambda values, text: self.budget.each(values, text),
             "weigh": lambda value: self.budget.weigh(value),
             "cut": lambda value: self.budget.cut(value),
@@ -234,7 +205,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
             "tojson": self._tojson,
         }
         del self.globals["lipsum"]
-        self.globals |= {"namespace": _Namespace, "raise_exception": _raise, "strftime_now": self._strftime_now}
+        self.globals |= {
+            "namespace": _Namespace,
+            "raise_exception": _raise,
+            "strftime_now": lambda shape: datetime.fromtimestamp(self.time).strftime(shape[:200]),
+        }
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Allow only what chat templates need: a few methods, `loop`, `namespace` and `cycler`."""
@@ -268,7 +243,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if operator == "*":
             self.budget.spend(max(_repeated(left, right), _repeated(right, left)))
         if operator == "**" and isinstance(left, int) and left.bit_length() * abs(right) > 64:
-            raise TemplateLimitError("it computes a number that is too large")
+            raise SecurityError("it computes a number that is too large")
         return self.budget.weigh(super().call_binop(context, operator, left, right))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -283,22 +258,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.budget.spend(len(text))
         return text
 
-    def _charged(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _charged(self, name: str) -> Callable[..., Any]:
         """The filter with a charge for its result; for an iterator, while it is read."""
+        function = self.filters[name]
 
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
+            if name in _LAZY:  # it may read many values before it yields one
+                context, values, *others = args
+                args = (context, self.budget.each(values or ()), *others)
             result = function(*args, **kwargs)
             return map(self.budget.weigh, result) if isinstance(result, Iterator) else self.budget.weigh(result)
-
-        return call
-
-    def _lazy(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same for lazy filters, which may read many values before they yield one."""
-
-        @wraps(function)
-        def call(context: Any, values: Any, *args: Any, **kwargs: Any) -> Any:
-            return map(self.budget.weigh, function(context, self.budget.each(values or ()), *args, **kwargs))
 
         return call
 
@@ -333,9 +303,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.budget.spend(len(text) + (text.count("\n") + 1) * pad)
         return do_indent(text, width, first, blank)
 
-    def _strftime_now(self, shape: str) -> str:
-        return datetime.fromtimestamp(self.time).strftime(shape[:200])
-
     def _tojson(
         self,
         value: Any,
@@ -348,11 +315,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if indent is not None:
             indent = indent[:_MAX_INDENT] if isinstance(indent, str) else min(indent, _MAX_INDENT)
         encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-        pieces = []
-        for piece in encoder.iterencode(value):
-            self.budget.spend(len(piece))
-            pieces.append(piece)
-        return "".join(pieces)
+        return "".join(self._output(None, piece) for piece in encoder.iterencode(value))
 
 
 class _Generation(Extension):

@@ -1,6 +1,6 @@
 """The catalog: small, well-known models by a short name, and which of them suit this machine.
 
-The list was written by hand at the date KNOWN_AS_OF and compared with what other public projects pin. It is not
+The list was written by hand at the date AS_OF and compared with what other public projects pin. It is not
 checked against the Hub: a repository can move or change, and each size is that of one version of the file.
 """
 

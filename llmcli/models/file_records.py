@@ -113,11 +113,7 @@ def _state(path: Path) -> list[int]:
 
 
 def sha256_of(path: Path, progress: Progress) -> str:
-    """The sha256 of a file, in hex.
-
-    Raises:
-        DiskError: the file cannot be read.
-    """
+    """The sha256 of a file, in hex. Raises DiskError when the file cannot be read."""
     digest, buffer = hashlib.sha256(), bytearray(_BLOCK)
     view, done = memoryview(buffer), 0
     try:
@@ -142,15 +138,17 @@ class ModelHasher:
     def __init__(self, file: ModelFile, data_dir: Path) -> None:
         self._file = file
         self._data_dir = data_dir
-        self._sha256 = ""
+        self._digests: dict[Path, str] = {}  # of the parts
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     @property
     def known(self) -> str:
-        """The sha256 if no model file must be read for it, otherwise ""."""
-        self._sha256 = self._sha256 or _joined([self._known_part(part) for part in self._file.parts])
-        return self._sha256
+        """The sha256 if no model file must be read for it, otherwise "". Of several parts, that of the list."""
+        digests = [self._known_part(part) for part in self._file.parts]
+        if len(digests) == 1 or not all(digests):
+            return digests[0] if all(digests) else ""
+        return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
 
     def start(self) -> None:
         """Compute it in the background, unless it is known."""
@@ -173,34 +171,21 @@ class ModelHasher:
             if progress:
                 progress(done, total)
 
-        with self._lock:
-            try:
-                self._sha256 = self.known or _joined([self._compute(part, report) for part in self._file.parts])
-            except (DiskError, HashCancelledError):
-                return ""
-            return self._sha256
-
-    def _compute(self, part: Path, progress: Progress) -> str:
-        known = self._known_part(part)
-        if known:
-            return known
-        digest = sha256_of(part, progress)
-        record_sha256(self._data_dir, part, digest)
-        return digest
+        with self._lock, contextlib.suppress(DiskError, HashCancelledError):
+            for part in self._file.parts:
+                if not self._known_part(part):
+                    self._digests[part] = sha256_of(part, report)
+                    record_sha256(self._data_dir, part, self._digests[part])
+        return self.known
 
     def _known_part(self, part: Path) -> str:
         if self._file.trusted and self._file.name == STARTER:
             return STARTER_SHA256
-        recorded = recorded_sha256(self._data_dir, part)
-        if recorded:
-            return recorded[0]
-        path = Path(os.path.realpath(part))
-        blob = _BLOB.fullmatch(path.name)
-        return blob[1] if blob and path.parent.name == "blobs" else ""
-
-
-def _joined(digests: list[str]) -> str:
-    """One sha256 for all parts: that of the only part, or of the list; "" if one is missing."""
-    if len(digests) < 2 or not all(digests):
-        return digests[0] if all(digests) else ""
-    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
+        if part not in self._digests:
+            path, recorded = Path(os.path.realpath(part)), recorded_sha256(self._data_dir, part)
+            blob = _BLOB.fullmatch(path.name)
+            if recorded:
+                self._digests[part] = recorded[0]
+            elif blob and path.parent.name == "blobs":
+                self._digests[part] = blob[1]
+        return self._digests.get(part, "")

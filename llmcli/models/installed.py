@@ -27,8 +27,10 @@ def inventory_with_aliases(locations: ModelLocations) -> list[InstalledModel]:
     items = inventory(locations)
     by_path = {os.path.realpath(item.path): index for index, item in reversed(list(enumerate(items)))}
     for alias in locations.aliases:
-        file = _aliased_file(alias, locations)
-        if file is None:
+        file = None
+        with contextlib.suppress(LlmcliError, OSError):
+            file = find_model_file(alias, locations)
+        if file is None or not os.path.isfile(file.path):  # not on this machine
             continue
         path = os.path.realpath(file.path)
         if path not in by_path:
@@ -85,11 +87,7 @@ def verify(item: InstalledModel, data_dir: Path, progress_for: ProgressFor) -> l
 
 
 def remove(plan: RemovalPlan, locations: ModelLocations) -> None:
-    """Remove the files, then empty folders, then our records.
-
-    Raises:
-        DiskError: a file cannot be removed.
-    """
+    """Remove the files, then empty folders, then our records. Raises DiskError when a file cannot be removed."""
     for path in plan.files:
         try:
             path.unlink(missing_ok=True)
@@ -124,11 +122,3 @@ def _is_reference(model: InstalledModel) -> bool:
 
 def _with_last_use(model: InstalledModel, locations: ModelLocations) -> InstalledModel:
     return replace(model, last_used=file_records.last_use(locations.data_dir, model.path))
-
-
-def _aliased_file(alias: str, locations: ModelLocations) -> ModelFile | None:
-    """The model file that an alias names; None if it is not on this machine."""
-    with contextlib.suppress(LlmcliError, OSError):
-        file = find_model_file(alias, locations)
-        return file if file.path.is_file() else None
-    return None

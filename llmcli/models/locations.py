@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmcli.models.reference import RemoteReference
 
 Progress = Callable[[int, int], None]  # (bytes so far, bytes in all)
+Notify = Callable[[str], None]  # shows a message to the user
 MOVE_HINT = "move the cache with LLMCLI_HOME"  # for `cache_dir`; the cache of the Hub has its own
 STARTER = "starter"  # the model reference
 STARTER_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -87,32 +87,25 @@ def parse_hub(text: str, typed: str) -> HubReference:
     match = _HUB.fullmatch(text)
     if not match or not is_repo(match["repo"]) or not text.isprintable():  # a URL can contain %0a
         raise not_a_reference(typed)
+    repo, file = match["repo"], match["file"].strip("/")
     marks = re.findall(r"([:@])([^:@]+)", match["marks"])
-    quant = next((value for mark, value in marks if mark == ":"), None)
-    revision = next((value for mark, value in marks if mark == "@"), None)
-    file = match["file"].strip("/") or None
-    _check_marks(match["repo"], file, quant, revision, len(marks), typed)
-    return HubReference(match["repo"], quant, file, revision)
-
-
-def _check_marks(repo: str, file: str | None, quant: str | None, revision: str | None, count: int, typed: str) -> None:
-    if count == 2 and not (quant and revision):
+    quant, revision = dict(marks).get(":"), dict(marks).get("@")
+    if len(marks) > len(dict(marks)):
         raise not_a_reference(typed)
-    if revision is not None and not is_revision(revision):
+    if revision and not is_revision(revision):
         raise ModelNotFoundError(f"{revision!r} is not a valid revision", "give a branch, a tag or a commit")
-    if file is not None and quant is not None:
+    if file and quant:
         raise ModelNotFoundError(f"'{typed}' has both a file and a quantization", f"did you mean '{repo}/{file}'?")
-    if file is not None and not file.lower().endswith(".gguf"):
+    if file and not file.lower().endswith(".gguf"):
         hint = f"did you mean '{repo}:{file}'?" if quantization_of(f"x-{file}.gguf") else FORMS
         raise ModelNotFoundError(f"'{typed}' is not a .gguf file", hint)
-    if file is not None and not is_safe_path(file):
+    if file and not is_safe_path(file):
         raise ModelNotFoundError(f"'{typed}' is not a valid path in a repository", FORMS)
-    if quant is None:
-        return
-    if quant.lower().endswith(".gguf"):
+    if quant and quant.lower().endswith(".gguf"):
         raise ModelNotFoundError(f"'{typed}' is not a valid model reference", f"did you mean '{repo}/{quant}'?")
-    if not _QUANT.fullmatch(quant):
+    if quant and not _QUANT.fullmatch(quant):
         raise ModelNotFoundError(f"{quant!r} is not a valid quantization", f"did you mean '{repo}:Q4_K_M'?")
+    return HubReference(repo, quant, file or None, revision)
 
 
 def not_a_reference(text: str) -> ModelNotFoundError:

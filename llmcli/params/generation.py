@@ -13,8 +13,6 @@ _BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
 
 @settings_group("Request")
 class RequestParams:
-    """Settings of a request: the prompt and what is around it."""
-
     prompt: str | None = setting(None, "Prompt text (`-` = stdin).", flags=("-p",), metavar="TEXT")
     file: tuple[str, ...] = setting(
         (), "File to add to the prompt (`-` = stdin). Repeatable.", flags=("-f",), metavar="FILE", path=True
@@ -51,16 +49,12 @@ def parse_bias(text: str) -> tuple[Bias, ...]:
     if not token:
         raise ValueError(_BIAS_SHAPE)
     quoted = len(token) > 1 and token[0] == token[-1] == '"'
-    name = _unquote(token) if quoted else token
-    return (_bias(int(name) if name.isdecimal() and not quoted else name, bias),)
-
-
-def _unquote(text: str) -> str:
-    """The content of a quoted text, written as JSON or with llmcli's escapes."""
+    if not quoted:
+        return (_bias(int(token) if token.isdecimal() else token, bias),)
     try:
-        return str(json.loads(text))
-    except ValueError:
-        return unescape(text[1:-1])
+        return (_bias(str(json.loads(token)), bias),)
+    except json.JSONDecodeError:  # it has llmcli's escapes
+        return (_bias(unescape(token[1:-1]), bias),)
 
 
 def bias_from_data(value: Any) -> tuple[Bias, ...]:
@@ -113,8 +107,6 @@ def _reject_empty(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 @settings_group("Generation")
 class GenerationParams:
-    """Settings of an answer: where it ends, and what it may contain."""
-
     max_tokens: int = setting(
         -1,
         "Maximum number of tokens to generate (-1 = until the model stops or the context is full).",
@@ -141,7 +133,6 @@ class GenerationParams:
         'Logit bias of a token: ID=+1.5, "text"=-inf (-inf = never). Repeatable.',
         flags=("-l",),
         metavar="TOKEN=BIAS",
-        text=parse_bias,
         data=bias_from_data,
         show=show_bias,
     )
@@ -177,8 +168,6 @@ class GenerationParams:
 
 @settings_group("Chat")
 class InterfaceParams:
-    """Settings of the chat and its screen."""
-
     overflow: str = setting(
         "ask",
         "What to do when a message does not fit the context: ask, reject it (error), omit the oldest turns, "

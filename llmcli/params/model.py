@@ -20,8 +20,6 @@ def parse_gpu_layers(text: str) -> GpuLayers:
 
 @settings_group("Model and hardware")
 class ModelParams:
-    """Settings of the model file and of the context that is created for it."""
-
     model: str = setting(
         "starter",
         "Model: a .gguf file, owner/repo[:Q4_K_M] on the Hub, ollama:NAME, an alias, or `starter`.",
@@ -90,8 +88,6 @@ class ModelParams:
 
 @settings_group("Model sources")
 class HubParams:
-    """Settings of downloads and model folders."""
-
     pull: bool = setting(False, "Download a missing model without confirmation.")
     offline: bool = setting(False, "Offline mode: no network access (same as HF_HUB_OFFLINE=1).")
     model_folders: tuple[str, ...] = setting(

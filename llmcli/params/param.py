@@ -4,14 +4,13 @@ import dataclasses
 import json
 import math
 import re
-import types
-import typing
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from inspect import get_annotations
-from typing import Any, Concatenate, ParamSpec, TypeVar, dataclass_transform, get_args, get_origin
+from types import MappingProxyType, UnionType
+from typing import Any, Concatenate, ParamSpec, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 from llmcli.errors import UsageError
 
@@ -34,7 +33,7 @@ class Param:
     `above` is exclusive, `also` lists values outside the range that are valid. `flag` replaces the flag made from
     the key; `flags` are its aliases (llama.cpp's spellings), `keys` are aliases of the key (those of llama-server,
     KoboldCpp and Ollama). The setting has no effect unless one of those in `needs_any` differs from its default. `text`
-    replaces the parser for typed text and for a text or number in JSON or TOML; `data` for all JSON and TOML. These and
+    replaces the parser for typed text and for a text or number in JSON or TOML; `data` that for all of them. These and
     all parsers of values raise a ValueError whose text completes the sentence "KEY must be ...".
     """
 
@@ -124,13 +123,13 @@ class Field:
         """
         if self.optional and text == self.format(None):
             return None
-        return self._guard(self.param.text or self._builtin_text, text)
+        return self._guard(self.param.text or self.param.data or self._builtin_text, text)
 
     def parse_texts(self, texts: list[str]) -> Any:
         """The value of a repeatable flag; a single `none` clears the list."""
         if texts == ["none"]:
             return ()
-        parse = self.param.text or (lambda text: (self._item(text),))
+        parse = self.param.data or (lambda text: (self._item(text),))
         return tuple(item for text in texts for item in self._guard(parse, text))
 
     def parse_data(self, value: Any) -> Any:
@@ -142,12 +141,6 @@ class Field:
         if value is None and self.optional:
             return None
         return self._guard(self.param.data or self._builtin_data, value)
-
-    def check(self, value: Any) -> Any:
-        """`value`, if it is in the declared range and among the choices."""
-        if rule := self._broken_rule(value):
-            raise self.error(value, ValueError(rule))
-        return self.param.check(value) if self.param.check else value
 
     def _broken_rule(self, value: Any) -> str:
         """The rule of the range or the choices that `value` breaks, or an empty text; NaN is in no range."""
@@ -175,7 +168,7 @@ class Field:
 
     def _builtin_text(self, text: str) -> Any:
         if not self.repeated:
-            return from_text(self.kind, text if self.param.path else as_utf8(text))
+            return from_data(self.kind, text if self.param.path else as_utf8(text))
         if text == "none":
             return ()
         if text.startswith("["):
@@ -195,14 +188,22 @@ class Field:
 
     def _guard(self, parse: Callable[[Any], Any], value: Any) -> Any:
         try:
-            return self.check(parse(value))
+            parsed = parse(value)
+            if rule := self._broken_rule(parsed):
+                raise self.error(parsed, ValueError(rule))
+            return self.param.check(parsed) if self.param.check else parsed
         except ValueError as error:
             raise self.error(value, error) from None
 
     def error(self, value: Any, error: ValueError, source: str = "") -> UsageError:
         """The error for a value that is not valid; it starts with `source`."""
         known = error if isinstance(error, InvalidValueError) else InvalidValueError(str(error))
-        value = shorten(value, known.at) if isinstance(value, str) else value
+        at = known.at or 0
+        if isinstance(value, str) and at >= _LONGEST_QUOTE - 10 and value.strip():  # quote the part around the fault
+            start = at - 30
+            while len(repr(value[start:at])) > 42:  # escapes are longer than the characters they represent
+                start += 1
+            value = "..." + value[start:]
         fault = known.fault and f": {known.fault}"
         text = f"{self.key} must be {known.rule}, got {quote(value)}{fault}"
         return UsageError(f"{source}: {text}" if source else text, known.hint)
@@ -211,24 +212,16 @@ class Field:
 @cache
 def fields_of(cls: type) -> Mapping[str, Field]:
     """The settings that the dataclass `cls` declares, by key, in the order of its base classes."""
-    kinds = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    return types.MappingProxyType(
-        {
-            name: _field(fields[name], kinds[name], _TITLES[base])
-            for base in cls.__mro__
-            for name in get_annotations(base)
-            if name in fields
-        }
-    )
-
-
-def _field(field: "dataclasses.Field[Any]", kind: Any, group: str) -> Field:
-    members = get_args(kind) if get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
-    plain = [member for member in members if member is not type(None)]
-    repeated = get_origin(plain[0]) is tuple
-    kind, optional = str if repeated else plain[0], len(plain) < len(members)
-    return Field(field.name, kind, optional, repeated, field.default, field.metadata["param"], group)
+    hints, declared = get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
+    fields = {}
+    for base in cls.__mro__:
+        for name in filter(declared.__contains__, get_annotations(base)):
+            hint, field = hints[name], declared[name]
+            kind = get_args(hint)[0] if isinstance(hint, UnionType) else hint  # of `int | None`, int
+            repeated, optional = get_origin(kind) is tuple, type(None) in get_args(hint)
+            kind = str if repeated else kind
+            fields[name] = Field(name, kind, optional, repeated, field.default, field.metadata["param"], _TITLES[base])
+    return MappingProxyType(fields)
 
 
 @dataclass(eq=False)
@@ -245,30 +238,19 @@ class InvalidValueError(ValueError):
     at: int | None = None
 
 
-def from_text(kind: type, text: str) -> Any:
-    """`text` as an int, float, bool or str."""
-    if kind is bool:
-        if text.strip().lower() not in _BOOLEANS:
-            raise ValueError(_RULES[bool])
-        return _BOOLEANS[text.strip().lower()]
-    if kind is str:
-        return text
-    try:
-        return kind(text.strip())
-    except ValueError:
-        raise ValueError(_RULES[kind]) from None
-
-
 def from_data(kind: type, value: Any) -> Any:
-    """A JSON or TOML `value` as an int, float, bool or str; a string is parsed like typed text."""
-    if isinstance(value, str):
-        return from_text(kind, value)
-    if kind is bool and isinstance(value, bool):
+    """A typed text or a JSON or TOML `value` as an int, float, bool or str."""
+    if kind is bool and isinstance(value, str):
+        value = _BOOLEANS.get(value.strip().lower())
+    if kind in (bool, str) and isinstance(value, kind):
         return value
-    if kind not in (int, float) or not is_number(value) or (kind is int and value != value // 1):
+    is_valid = isinstance(value, str) or (is_number(value) and (kind is float or value == value // 1))
+    if kind not in (int, float) or not is_valid:
         raise ValueError(_RULES[kind])
     try:
         return kind(value)
+    except ValueError:
+        raise ValueError(_RULES[kind]) from None
     except OverflowError:
         raise ValueError(f"at most {format_value(LARGEST_FLOAT)}") from None
 
@@ -324,16 +306,6 @@ def format_value(value: Any) -> str:
     if isinstance(value, tuple):
         return json.dumps(list(value), ensure_ascii=False) if value else "none"
     return str(value)
-
-
-def shorten(text: str, at: int | None) -> str:
-    """`text`, or the part of it around offset `at` where it is too long for a message."""
-    if at is None or at < _LONGEST_QUOTE - 10 or not text.strip():
-        return text
-    start = at - 30
-    while len(repr(text[start:at])) > 42:  # escapes are longer than the characters they represent
-        start += 1
-    return "..." + text[start:]
 
 
 def quote(value: Any, longest: int = _LONGEST_QUOTE) -> str:

@@ -15,46 +15,36 @@ SAMPLER_NAMES = tuple(one.name for one in SAMPLERS.values() if one.place != "pro
 _ALIASES = {alias: one.name for one in SAMPLERS.values() for alias in one.aliases}
 
 
-def parse_samplers(text: str) -> tuple[str, ...]:
-    """Names separated by `,` or `;`; `default` is llama.cpp's order, `none` an empty chain."""
-    if text.strip() in ("default", "none"):
-        return DEFAULT_ORDER if text.strip() == "default" else ()
-    return samplers_from_data([name for name in text.replace(";", ",").split(",") if name.strip()])
-
-
-def samplers_from_data(value: object) -> tuple[str, ...]:
-    """A list of sampler names."""
+def parse_samplers(value: object) -> tuple[str, ...]:
+    """A list of names, or names separated by `,` or `;`; `default` is llama.cpp's order, `none` an empty chain."""
     if isinstance(value, str):
-        return parse_samplers(value)
+        if value.strip() in ("default", "none"):
+            return DEFAULT_ORDER if value.strip() == "default" else ()
+        value = [name for name in value.replace(";", ",").split(",") if name.strip()]
     if not isinstance(value, (list, tuple)):
         raise ValueError("a list of sampler names")
-    names = tuple(_sampler_name(name) for name in value)
+    names: list[str] = []
+    for text in value:
+        key = str(text).strip().lower().replace("-", "_")
+        name = _ALIASES.get(key, key)
+        if name not in SAMPLER_NAMES:
+            hint = did_you_mean(name, SAMPLER_NAMES) or f"use one of {', '.join(SAMPLER_NAMES)}"
+            raise UsageError(f"unknown sampler {quote(text)}", hint)
+        names.append(name)
     duplicate = next((name for name in names if names.count(name) > 1), None)
     if duplicate:
         raise ValueError(f"a list without duplicates (duplicate: {duplicate})")
-    return names
-
-
-def _sampler_name(text: object) -> str:
-    key = str(text).strip().lower().replace("-", "_")
-    name = _ALIASES.get(key, key)
-    if name not in SAMPLER_NAMES:
-        hint = did_you_mean(name, SAMPLER_NAMES) or f"use one of {', '.join(SAMPLER_NAMES)}"
-        raise UsageError(f"unknown sampler {quote(text)}", hint)
-    return name
+    return tuple(names)
 
 
 @settings_group("Sampler chain")
 class ChainParams:
-    """The order of the samplers."""
-
     samplers: tuple[str, ...] = setting(
         DEFAULT_ORDER,
         "Samplers to apply, in order, separated by commas. Omitted samplers are off.",
         metavar="NAME,NAME",
         suggest=("default", "top_k,top_p,temperature", "min_p,temperature", "temperature"),
-        text=parse_samplers,
-        data=samplers_from_data,
+        data=parse_samplers,
         show=lambda names: ",".join(names) or "none",
     )
 

@@ -16,8 +16,6 @@ _MAX_SEED = 2**32 - 1
 
 @settings_group("Truncation")
 class TruncationParams:
-    """Settings of the samplers that remove unlikely tokens."""
-
     top_k: int = setting(40, "Top-k sampling: number of most likely tokens to keep (0 = off).", min=0)
     top_p: float = setting(0.95, "Top-p (nucleus) sampling: cumulative probability to keep (1 = off).", min=0, max=1)
     min_p: float = setting(
@@ -72,8 +70,6 @@ def _check_divisor(value: float) -> float:
 
 @settings_group("Repetition")
 class PenaltyParams:
-    """Settings of the samplers that lower the logits of repeated tokens."""
-
     repeat_last_n: int = setting(
         64,
         "Number of last tokens that the penalties consider (0 = off).",
@@ -127,8 +123,6 @@ def _seed_from_text(text: str) -> int | None:
 
 @settings_group("Token selection")
 class SelectionParams:
-    """Settings of the step that draws the token."""
-
     seed: int | None = setting(
         None,
         "Random seed; the same seed gives the same answer.",

@@ -1,5 +1,6 @@
 """All settings: looked up by name, resolved from layers, and those that have no effect."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -8,11 +9,11 @@ from typing import Any
 from llmcli.errors import UsageError
 from llmcli.params.generation import GenerationParams, InterfaceParams, RequestParams
 from llmcli.params.model import HubParams, ModelParams
-from llmcli.params.param import Field, InvalidValueError, fields_of
-from llmcli.params.policies.parser import check_names
-from llmcli.params.policies.policy import Entropy, Fixed, Policy
+from llmcli.params.param import Field, fields_of
+from llmcli.params.policies.parser import unknown_name
+from llmcli.params.policies.policy import Entropy, Fixed, Policy, find_source, names_in
+from llmcli.params.policies.rules import BUILTIN
 from llmcli.params.sampler_chain import SamplingParams
-from llmcli.params.sampler_record import Sampler
 from llmcli.params.samplers import SAMPLERS
 from llmcli.params.temperature import effective_policy
 from llmcli.text import nearest, setting_hint
@@ -45,15 +46,11 @@ def find(name: str) -> Field:
     Raises:
         UsageError: with the most similar name.
     """
-    key = _key(name)
+    key = name.strip().lstrip("-").replace("-", "_").lower()
     field = _by_name().get(key)
     if field is None:
         raise UsageError(f"unknown setting {name.strip()[:80]!r}", setting_hint(key, _by_name()))
     return field
-
-
-def _key(name: str) -> str:
-    return name.strip().lstrip("-").replace("-", "_").lower()
 
 
 def parse_data(table: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -135,10 +132,11 @@ def check_policy(policy: Policy, file: str | None, source: str = "") -> None:
     Raises:
         UsageError: that starts with `source`, for a name without a function.
     """
-    try:
-        check_names(policy, file)
-    except InvalidValueError as error:
-        raise fields()["temperature"].error(str(policy), error, source) from None
+    for name in names_in(policy):
+        if name not in BUILTIN and not find_source(name, file):
+            position = re.split(rf"\b{name}\b", str(policy), maxsplit=1)[0]
+            error = unknown_name(name, len(position), [(file or "").rpartition(":")[2]])
+            raise fields()["temperature"].error(str(policy), error, source)
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:
@@ -180,7 +178,8 @@ def ineffective_keys(settings: Settings) -> set[str]:
 
 def _reason(field: Field, p: Settings) -> str:
     """Why a setting has no effect, or an empty text."""
-    sampler = _sampler_of(field.key)
+    # The sampler with this setting that `samplers` can contain.
+    sampler = next((one for one in SAMPLERS.values() if field.key in one.fields and one.place != "program"), None)
     policy = effective_policy(p)
     if field.key == "temperature" and policy != p.temperature:
         return f"temp_policy_file replaces it (use the policy {policy} in temperature to combine them)"
@@ -197,10 +196,16 @@ def _reason(field: Field, p: Settings) -> str:
     needed = needed_settings(field)
     if needed and all(getattr(p, key) == fields()[key].default for key in needed):
         return f"needs {' or '.join(needed)}"
-    if sampler and sampler.place == "default" and _is_off_either_way(field, sampler, p):
-        return f"other settings turn {sampler.name} off"
-    if field.key == "min_keep" and not _min_keep_matters(p):
-        return "no active sampler uses it"
+    if sampler and sampler.place == "default":
+        seeded = replace(p, seed=0)
+        default = replace(seeded, **{field.key: field.default})
+        if sampler.arguments(seeded) is None and sampler.arguments(default) is None:
+            return f"other settings turn {sampler.name} off"
+    if field.key == "min_keep":
+        seeded, samplers = replace(p, seed=0), [SAMPLERS[name] for name in p.samplers]
+        other = replace(seeded, min_keep=p.min_keep + 1)
+        if all(one.arguments(seeded) == one.arguments(other) for one in samplers):
+            return "no active sampler uses it"
     if p.raw and field.key in _CHAT_ONLY:
         return "raw completion has no chat template"
     return ""
@@ -210,21 +215,3 @@ def needed_settings(field: Field) -> tuple[str, ...]:
     """The settings one of which must differ from its default; otherwise this one has no effect."""
     switches = next((one.switches for one in SAMPLERS.values() if field.key in one.fields), ())
     return field.param.needs_any or (() if field.key in switches else switches)
-
-
-def _sampler_of(key: str) -> Sampler | None:
-    """The sampler with this setting that `samplers` can contain."""
-    return next((one for one in SAMPLERS.values() if key in one.fields and one.place != "program"), None)
-
-
-def _is_off_either_way(field: Field, sampler: Sampler, p: Settings) -> bool:
-    """Whether the step is off both with the value of the setting and with its default."""
-    p = replace(p, seed=0)
-    return sampler.arguments(p) is None and sampler.arguments(replace(p, **{field.key: field.default})) is None
-
-
-def _min_keep_matters(p: Settings) -> bool:
-    """Whether another min_keep changes the arguments of any step."""
-    p = replace(p, seed=0)
-    other = replace(p, min_keep=p.min_keep + 1)
-    return any(SAMPLERS[name].arguments(p) != SAMPLERS[name].arguments(other) for name in p.samplers)

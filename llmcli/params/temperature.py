@@ -13,8 +13,6 @@ EXAMPLES = [rule.example for name, rule in BUILTIN.items() if name != "clamp"]
 
 @settings_group("Temperature")
 class TemperatureParams:
-    """Settings of the temperature step and of smoothing."""
-
     temp_policy_file: str | None = setting(
         None,
         "Python function that computes the temperature of each token. --temp can use it by name.",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.reference import HubReference
 from llmcli.models.sources.folder import MAX_DEPTH, skipped_files
 from llmcli.models.sources.lmstudio import LmStudio
@@ -36,6 +37,10 @@ def add_files(folder: Path, *names: str) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"GGUF".ljust(len(path.name), b"x"))
     return paths
+
+
+def find_in_studio(reference: HubReference, *folders: Path) -> ModelFile | None:
+    return LmStudio().find(reference, ModelLocations(Path("cache"), Path("data"), folders=folders))
 
 
 def names(folder: Path) -> list[str]:
@@ -148,7 +153,7 @@ def test_a_linked_folder_is_searched(folder: Path, tmp_path: Path) -> None:
 def test_models_in_a_file_or_missing_folder_is_empty(folder: Path, place: str) -> None:
     add_files(folder, "file.gguf")
     assert models_in_folder(folder / place) == []
-    assert LmStudio().find_repo(HubReference("owner/repo"), [folder / place]) is None
+    assert find_in_studio(HubReference("owner/repo"), folder / place) is None
 
 
 def test_a_folder_named_like_a_model_is_searched(folder: Path) -> None:
@@ -215,12 +220,12 @@ def studio(folder: Path) -> Path:
         ("own2/one", None, None, "only-IQ2_M.gguf"),
     ],
 )
-def test_find_repo_finds_file_by_hub_name(
+def test_lmstudio_finds_file_by_hub_name(
     studio: Path, repo: str, quant: str | None, file: str | None, found: str
 ) -> None:
-    model = LmStudio().find_repo(HubReference(repo, quant, file), [studio / "nowhere", studio])
+    model = find_in_studio(HubReference(repo, quant, file), studio / "nowhere", studio)
     assert model
-    assert (model.path.name, model.source.name) == (found, "lmstudio")
+    assert model.path.name == found
 
 
 @pytest.mark.parametrize(
@@ -242,10 +247,10 @@ def test_find_repo_finds_file_by_hub_name(
         ("", None, None),
     ],
 )
-def test_find_repo_returns_none_for_missing_or_unsafe_paths(
+def test_lmstudio_finds_nothing_for_missing_or_unsafe_paths(
     studio: Path, repo: str, quant: str | None, file: str | None
 ) -> None:
-    assert LmStudio().find_repo(HubReference(repo, quant, file), [studio]) is None
+    assert find_in_studio(HubReference(repo, quant, file), studio) is None
 
 
 def test_two_hundred_models_are_found_quickly(folder: Path) -> None:

@@ -147,13 +147,13 @@ def test_model_fits_free_or_unknown_memory() -> None:
 def test_best_fit_is_the_default_or_the_best_that_fits(
     found: list[Quantization], memory: int, taken: str, reason: str
 ) -> None:
-    choice = best_fit(found, memory * GIB)
-    assert (choice.variant.quantization, choice.reason) == (taken, reason)
+    variant, why = best_fit(found, memory * GIB)
+    assert (variant.quantization, why) == (taken, reason)
 
 
 def test_incomplete_model_is_never_selected() -> None:
     cut = files("x-Q4_K_M-00001-of-00003.gguf")
-    assert best_fit(quantizations([*cut, *files("x-Q2_K.gguf")]), 0).variant.quantization == "Q2_K"
+    assert best_fit(quantizations([*cut, *files("x-Q2_K.gguf")]), 0)[0].quantization == "Q2_K"
     with pytest.raises(ModelNotFoundError, match=r"x-Q4_K_M-00002-of-00003\.gguf and 1 more"):
         best_fit(quantizations(cut), 0)
     with pytest.raises(ModelNotFoundError, match="no GGUF files"):
@@ -180,7 +180,7 @@ def test_by_name_ignores_case_and_prefers_plain_name() -> None:
 def test_by_name_takes_shortest_name_of_same_quantization(others: list[str]) -> None:
     found = quantizations(files(*others, "m-Q4_K_M.gguf"))
     assert select_quantization(found, "Q4_K_M", None, REPO).path == "m-Q4_K_M.gguf"
-    assert best_fit(found, 0).variant.path == "m-Q4_K_M.gguf"
+    assert best_fit(found, 0)[0].path == "m-Q4_K_M.gguf"
 
 
 def test_complete_model_comes_before_incomplete_one() -> None:

@@ -54,7 +54,7 @@ def test_no_two_settings_share_a_name(spellings: str) -> None:
 @pytest.mark.parametrize("field", fields().values(), ids=lambda field: field.key)
 def test_every_setting_has_help_and_a_valid_default(field: Field) -> None:
     assert field.param.help.endswith(".")
-    assert field.check(field.default) == field.default
+    assert field.parse_text(field.format(field.default)) == field.default
 
 
 @pytest.mark.parametrize("field", fields().values(), ids=lambda field: field.key)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.params.param import LARGEST_FLOAT
-from llmcli.params.policies.parser import PolicySyntaxError, parse_policy
+from llmcli.params.param import LARGEST_FLOAT, InvalidValueError
+from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall
 from llmcli.params.settings import fields
 
@@ -151,7 +151,7 @@ def test_a_long_list_of_parts_is_parsed() -> None:
 def test_any_text_is_parsed_or_a_syntax_error(text: str) -> None:
     try:
         policy = parse_policy(text)
-    except PolicySyntaxError as error:
+    except InvalidValueError as error:
         at = error.at
     else:
         assert parse_policy(str(policy)) == policy

@@ -3,7 +3,6 @@
 from llmcli.inference.sizing import memory_and_cores
 from llmcli.models.hub import environment
 from llmcli.models.locations import ModelFile, ModelLocations, ModelNotDownloadedError
-from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import HubReference, RemoteReference
 from llmcli.models.sources.registry import plan_download
 from llmcli.models.sources.source import DownloadPlan
@@ -44,18 +43,6 @@ def fetch_planned(plan: DownloadPlan) -> ModelFile:
     except KeyboardInterrupt:
         console.note(f"interrupted; run `llmcli pull {plan.reference}` to resume")
         raise
-
-
-def find_offline(reference: str, locations: ModelLocations) -> ModelFile | None:
-    """In offline mode the downloaded model, if there is one; None in online mode."""
-    if not locations.is_offline:
-        return None
-    try:
-        found = find_model_file(reference, locations)
-    except ModelNotDownloadedError:
-        return None
-    console.note(f"{reference} is already downloaded; offline: did not check for updates")
-    return found
 
 
 def describe(plan: DownloadPlan) -> str:

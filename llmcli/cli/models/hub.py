@@ -1,5 +1,6 @@
 """The commands of `llmcli models` about models to download: pull, files, search, recommend."""
 
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,15 +14,14 @@ from llmcli.models import catalog
 from llmcli.models.hub.environment import repo_url
 from llmcli.models.hub.repo_files import (
     Quantization,
-    QuantizationChoice,
     best_fit,
     fits_memory,
     projectors,
     quantizations,
     select_quantization,
 )
-from llmcli.models.locations import model_locations
-from llmcli.models.lookup import reference_to_download
+from llmcli.models.locations import ModelNotDownloadedError, model_locations
+from llmcli.models.lookup import find_model_file, reference_to_download
 from llmcli.models.reference import HubReference
 from llmcli.params.settings import Layer
 from llmcli.text import format_count, format_size, plural
@@ -60,16 +60,19 @@ def pull(
 
         print_line(str(find_model(replace(settings, model=reference)).file.path))
         return
-    from llmcli.cli.models.download import describe, fetch_planned, find_offline, plan_reference
+    if locations.is_offline:
+        with suppress(ModelNotDownloadedError):
+            file = find_model_file(reference, locations)
+            console.note(f"{reference} is already downloaded; offline: did not check for updates")
+            print_line(str(file.path))
+            return
+    from llmcli.cli.models.download import describe, fetch_planned, plan_reference
 
-    file = find_offline(reference, locations)
-    if file is None:
-        plan = plan_reference(remote, locations, mmproj)
-        console.note(describe(plan))
-        if plan.update:
-            console.note(plan.update)
-        file = fetch_planned(plan)
-    print_line(str(file.path))
+    plan = plan_reference(remote, locations, mmproj)
+    console.note(describe(plan))
+    if plan.update:
+        console.note(plan.update)
+    print_line(str(fetch_planned(plan).path))
 
 
 @with_settings(only=("offline",))
@@ -98,17 +101,17 @@ def files(
     warn_about_token(locations)
     listing = api.get_repo(reference, locations.offline, console.note)
     found, (memory, _) = quantizations(listing.files), memory_and_cores()
-    chosen = best_fit(found, memory) if any(variant.complete for variant in found) else None
     if not found:
         select_quantization(found, None, None, listing.name)  # raises the error with its hint
+    chosen, reason = best_fit(found, memory) if any(variant.complete for variant in found) else (None, "")
     if as_json:
         print_json(_listing_data(listing, found, chosen, memory))
         return
     rows = [_variant_row(variant, listing.n_parameters, memory) for variant in found]
     print_rows(("QUANT", "SIZE", "BITS", "FITS", "FILE"), rows, ("SIZE", "BITS"))
     if chosen:
-        label = chosen.variant.quantization or chosen.variant.path
-        console.note(f"`llmcli pull {listing.name}` downloads {label}: {chosen.reason}")
+        label = chosen.quantization or chosen.path
+        console.note(f"`llmcli pull {listing.name}` downloads {label}: {reason}")
     if listing.gated:
         console.note(f"{listing.name} is gated; accept its terms at {repo_url(listing.name)} first")
 
@@ -179,7 +182,7 @@ def _variant_row(variant: Quantization, n_parameters: int | None, memory: int) -
 
 
 def _listing_data(
-    listing: "Repo", found: list[Quantization], chosen: QuantizationChoice | None, memory: int
+    listing: "Repo", found: list[Quantization], chosen: Quantization | None, memory: int
 ) -> dict[str, Any]:
     models = [
         {
@@ -188,7 +191,7 @@ def _listing_data(
             "bits_per_weight": variant.bits_per_weight(listing.n_parameters),
             "fits": fits_memory(variant.size, memory),
             "complete": variant.complete,
-            "chosen": chosen is not None and variant is chosen.variant,
+            "chosen": variant is chosen,
             "files": [asdict(part) for part in variant.parts],
         }
         for variant in found

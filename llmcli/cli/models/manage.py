@@ -58,10 +58,9 @@ def remove_model(
         console.note(f"will remove {path}")
     for path in plan.kept:
         console.note(f"will keep {path} (shared with another model)")
-    question = f"Remove {item.name} and free {format_size(plan.freed)}?"
     if not yes and not can_ask():
         raise UsageError(f"refusing to remove {item.name} without confirmation", "use --yes")
-    if not yes and not confirm(question, default=False):
+    if not yes and not confirm(f"Remove {item.name} and free {format_size(plan.freed)}?", default=False):
         return ExitStatus.FAILED
     remove(plan, locations)
     console.note(f"removed {item.name}, {format_size(plan.freed)} freed")
@@ -131,7 +130,10 @@ def partials(
     elif not chosen:
         console.note("no interrupted downloads")
     else:
-        rows = [(item.name, _progress(item), format_age(item.time)) for item in chosen]
+        rows = []
+        for item in chosen:
+            of_size = f" of {format_size(item.size)} ({item.downloaded / item.size:.0%})" if item.size else ""
+            rows.append((item.name, format_size(item.downloaded) + of_size, format_age(item.time)))
         print_rows(("NAME", "DOWNLOADED", "CHANGED"), rows)
         console.note("resume them with `llmcli models partials --resume`, delete them with `--remove`")
 
@@ -219,10 +221,10 @@ def _resume(chosen: Sequence["InterruptedDownload"], locations: ModelLocations) 
         reference = parse(name)
         if isinstance(reference, RemoteReference):
             print_line(str(fetch_planned(plan_reference(reference, locations)).path))
-    for item in chosen:
-        if not item.size and item.is_from_llmcli:
+    for item in (item for item in chosen if not item.size):
+        if item.is_from_llmcli:
             console.warn(f"cannot resume {item.path}: its model is not known", "pull its model again")
-        elif not item.size:
+        else:
             console.warn(f"cannot resume {item.path}: another program started it")
 
 
@@ -238,8 +240,3 @@ def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> None:
         console.note(f"kept the complete parts of {name}; remove them with `llmcli models rm {name}`")
     freed = format_size(sum(item.downloaded for item in deleted))
     console.note(f"deleted {plural(len(deleted), 'interrupted download')}, {freed} freed")
-
-
-def _progress(item: "InterruptedDownload") -> str:
-    downloaded = format_size(item.downloaded)
-    return f"{downloaded} of {format_size(item.size)} ({item.downloaded / item.size:.0%})" if item.size else downloaded

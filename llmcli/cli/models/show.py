@@ -36,8 +36,19 @@ def list_models(
         console.note("no models yet; see `llmcli models recommend`, then run `llmcli pull NAME`")
     else:
         heads = "NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"
+        rows = [
+            (
+                ", ".join(item.aliases) or item.name,
+                item.quantization,
+                format_size(item.size),
+                str(item.summary.n_ctx_train or ""),
+                format_age(item.last_used),
+                item.source.label or item.source.name,
+            )
+            for item in items
+        ]
         targets = [sanitize(f"alias of {item.name}") if item.aliases else "" for item in items]
-        print_rows(heads, [_row(item) for item in items], ("SIZE", "CONTEXT"), below=targets, spare=("FROM", "QUANT"))
+        print_rows(heads, rows, ("SIZE", "CONTEXT"), below=targets, spare=("FROM", "QUANT"))
 
 
 @with_settings(only=("n_ctx", "n_ubatch", "cache_type_k", "cache_type_v", "offline", "model_folders"))
@@ -77,17 +88,6 @@ def show_model(
         print_json(info)
     else:
         print_facts([(name, text) for name, text in _facts(info) if text])
-
-
-def _row(item: InstalledModel) -> tuple[str, ...]:
-    return (
-        ", ".join(item.aliases) or item.name,
-        item.quantization,
-        format_size(item.size),
-        str(item.summary.n_ctx_train or ""),
-        format_age(item.last_used),
-        item.source.label or item.source.name,
-    )
 
 
 def _data(item: InstalledModel) -> dict[str, Any]:

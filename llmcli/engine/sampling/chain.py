@@ -17,7 +17,6 @@ from llmcli.errors import UsageError
 from llmcli.params.generation import Bias
 from llmcli.params.sampler_record import SamplerStep
 from llmcli.params.samplers import SAMPLERS
-from llmcli.params.temperature import TemperaturePlan
 
 # llama.cpp's `typical` sorts by the NaN of masked candidates: the order is wrong, or the sort never ends. A min-p this
 # small removes the masked candidates before it, and no token that could be drawn.
@@ -40,7 +39,31 @@ class ChainHooks:
     on_step: StepObserver | None = None
 
 
-class Chain:
+class OwnedSampler:
+    """A sampler of llama.cpp whose state can be copied."""
+
+    def __init__(self, pointer: object) -> None:
+        self._api = bindings.load()
+        self.pointer: Any = pointer
+
+    def snapshot(self) -> object:
+        """A copy of the whole state (random generators, penalties), for `restore`; else it must be freed."""
+        copy: object = self._api.llama_sampler_clone(self.pointer)
+        return copy
+
+    def restore(self, snapshot: object) -> None:
+        """Replace the state by a snapshot, which is owned from then on."""
+        self._api.llama_sampler_free(self.pointer)
+        self.pointer = snapshot
+
+    def close(self) -> None:
+        """Free the sampler; a second call has no effect."""
+        pointer, self.pointer = self.pointer, None
+        if pointer:
+            self._api.llama_sampler_free(pointer)
+
+
+class Chain(OwnedSampler):
     """A `llama_sampler_chain`; the last step draws the token. Free it with `close`.
 
     With `hooks`, the temperature step is a `TemperatureSampler`, which can be shifted and read. Without, it is one only
@@ -54,13 +77,13 @@ class Chain:
         biases: Sequence[tuple[int, float]] = (),
         hooks: ChainHooks | None = None,
     ) -> None:
-        self._api = api = bindings.load()
+        api = bindings.load()
+        params = api.llama_sampler_chain_default_params()
+        params.no_perf = True
+        super().__init__(api.llama_sampler_chain_init(params))
         self._hooks = hooks
         self.python_samplers: list[CustomSampler] = []
         self.temperature: TemperatureSampler | None = None
-        params = api.llama_sampler_chain_default_params()
-        params.no_perf = True
-        self.pointer = api.llama_sampler_chain_init(params)
         self._add_observer(BEGIN)
         if biases:
             self._add(make_bias(vocab, biases))
@@ -89,37 +112,28 @@ class Chain:
         sampler = SAMPLERS[step.name]
         if sampler.keep or sampler.transform:
             return python_sampler(sampler, step.args)
-        if step.name == "temperature":
-            return self._make_temperature(*step.args)
-        first = {"": [], "vocab": [vocab.pointer], "n_vocab": [vocab.n_tokens]}[sampler.first_argument]
         init = getattr(self._api, f"llama_sampler_init_{sampler.constructor}")
-        return init(*first, *_with_arrays(step.args))
-
-    def _make_temperature(self, plan: TemperaturePlan) -> Any:
-        if plan.native and not self._hooks:
-            return self._api.llama_sampler_init_temp_ext(*plan.native)
-        hooks = self._hooks or ChainHooks(DrawState())
-        self.temperature = TemperatureSampler(plan, hooks.state, hooks.live_shift, hooks.tracer is not None)
-        return self.temperature
+        if step.name == "temperature":
+            (plan,) = step.args
+            if plan.native and not self._hooks:
+                return init(*plan.native)
+            hooks = self._hooks or ChainHooks(DrawState())
+            self.temperature = TemperatureSampler(plan, hooks.state, hooks.live_shift, hooks.tracer is not None)
+            return self.temperature
+        args: list[Any] = {"": [], "vocab": [vocab.pointer], "n_vocab": [vocab.n_tokens]}[sampler.first_argument]
+        for arg in step.args:
+            if isinstance(arg, tuple):  # of texts; in C it is an array and its length
+                texts = [text.encode("utf-8", "replace") for text in arg]
+                args += [(ctypes.c_char_p * max(1, len(texts)))(*texts), len(texts)]
+            else:
+                args.append(arg)
+        return init(*args)
 
     def accept(self, tokens: Sequence[int]) -> None:
         """Add tokens to the history of the penalties, DRY and adaptive-p."""
         accept, pointer = self._api.llama_sampler_accept, self.pointer
         for token in tokens:
             accept(pointer, token)
-
-    def snapshot(self) -> Any:
-        """A copy of the whole state of the chain (random generators, penalties), for `restore`."""
-        return self._api.llama_sampler_clone(self.pointer)
-
-    def restore(self, snapshot: Any) -> None:
-        """Replace the state by a snapshot. The chain owns the snapshot from then on."""
-        self._api.llama_sampler_free(self.pointer)
-        self.pointer = snapshot
-
-    def discard(self, snapshot: Any) -> None:
-        """Free a snapshot that is not needed any more."""
-        self._api.llama_sampler_free(snapshot)
 
     def raise_failure(self) -> None:
         """Raise the error of a Python sampler, if one failed."""
@@ -129,23 +143,9 @@ class Chain:
                 raise failure
 
     def close(self) -> None:
-        """Free the samplers; a second call has no effect."""
-        pointer, self.pointer = self.pointer, None
-        if pointer:
-            self._api.llama_sampler_free(pointer)
+        super().close()
         for sampler in self.python_samplers:
             sampler.close()
-
-
-def _with_arrays(args: tuple[Any, ...]) -> list[Any]:
-    """The arguments for C: a tuple of texts becomes an array of strings and its length."""
-    out: list[Any] = []
-    for arg in args:
-        if isinstance(arg, tuple):
-            out += [(ctypes.c_char_p * max(1, len(arg)))(*[text.encode("utf-8", "replace") for text in arg]), len(arg)]
-        else:
-            out.append(arg)
-    return out
 
 
 def make_bias(vocab: Vocab, biases: Sequence[tuple[int, float]]) -> Any:

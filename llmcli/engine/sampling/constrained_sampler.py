@@ -6,7 +6,7 @@ from typing import Any
 
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.sampling.chain import BEGIN, Chain, ChainHooks, StepObserver, make_bias
+from llmcli.engine.sampling.chain import BEGIN, Chain, ChainHooks, OwnedSampler, StepObserver, make_bias
 from llmcli.engine.sampling.grammar import Grammar
 from llmcli.engine.sampling.python_samplers import CustomSampler
 from llmcli.errors import ConstraintError
@@ -58,7 +58,7 @@ class ConstrainedSampler(Sampler):
         hooks: ChainHooks | None = None,
     ) -> None:
         super().__init__(vocab, steps, (), hooks)
-        api = self._api
+        api = bindings.load()
         self._on_step: StepObserver = hooks.on_step if hooks and hooks.on_step else lambda _name, _candidates: None
         self.grammar = grammar
         self.forbidden: set[int] = set()
@@ -66,10 +66,11 @@ class ConstrainedSampler(Sampler):
         self._is_empty = False
         self._bias = make_bias(vocab, biases) if biases else None
         self._greedy = api.llama_sampler_init_greedy()
-        self._gate = CustomSampler("gate", self._apply)
+        gate = CustomSampler("gate", self._apply, owned=[self._greedy, *filter(None, [self._bias])])
+        self.chain.python_samplers.append(gate)  # the chain raises its errors, and closes it
         # A chain of one sampler, because llama_sampler_sample reuses its buffer of candidates only for a chain.
-        self._outer = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
-        api.llama_sampler_chain_add(self._outer, self._gate.pointer)
+        self._outer = OwnedSampler(api.llama_sampler_chain_init(api.llama_sampler_chain_default_params()))
+        api.llama_sampler_chain_add(self._outer.pointer, gate.pointer)
 
     def _apply(self, candidates: Any) -> None:
         """Apply forbidden tokens, grammar and biases, then the chain."""
@@ -112,10 +113,7 @@ class ConstrainedSampler(Sampler):
 
     def _draw(self, ctx: Any, row: int) -> int:
         self._is_empty = False
-        token: int = self._sample(self._outer, ctx, row)
-        failure, self._gate.failure = self._gate.failure, None
-        if failure:
-            raise failure
+        token: int = self._sample(self._outer.pointer, ctx, row)
         self.chain.raise_failure()
         if self._is_empty or (self._with_grammar and self.grammar and not self.grammar.allows(token)):
             raise ConstraintError("no token satisfies the constraints", "relax the grammar, --ban or --logit-bias")
@@ -123,7 +121,7 @@ class ConstrainedSampler(Sampler):
 
     def snapshot(self) -> tuple[Any, Any]:
         """A copy of the state of chain and grammar; pass it to `restore` or `discard`, once."""
-        return self.chain.snapshot(), self.grammar.clone() if self.grammar else None
+        return self.chain.snapshot(), self.grammar.snapshot() if self.grammar else None
 
     def restore(self, snapshot: tuple[Any, Any]) -> None:
         self.chain.restore(snapshot[0])
@@ -131,18 +129,14 @@ class ConstrainedSampler(Sampler):
             self.grammar.restore(snapshot[1])
 
     def discard(self, snapshot: tuple[Any, Any]) -> None:
-        self.chain.discard(snapshot[0])
-        if snapshot[1]:
-            self._api.llama_sampler_free(snapshot[1])
+        for pointer in filter(None, snapshot):
+            self._api.llama_sampler_free(pointer)
 
     def complete(self) -> bool:
         return self.grammar is None or self.grammar.may_end()
 
     def close(self) -> None:
+        self._outer.close()
         super().close()
         if self.grammar:
             self.grammar.close()
-        for pointer in (self._outer, self._greedy, self._bias):
-            if pointer:
-                self._api.llama_sampler_free(pointer)
-        self._outer = self._greedy = self._bias = None

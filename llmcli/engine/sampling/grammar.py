@@ -12,6 +12,7 @@ from typing import Any
 
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
+from llmcli.engine.sampling.chain import OwnedSampler
 from llmcli.errors import UsageError
 
 _MAX_RULES = 10_000  # the parser of llama.cpp is recursive and overflows the stack
@@ -25,7 +26,7 @@ _NAMES = ("properties", "$defs", "definitions")  # objects whose keys are names,
 _VALUES = ("const", "enum", "default", "examples")  # keywords whose content is data, not a schema
 
 
-class Grammar:
+class Grammar(OwnedSampler):
     """A parsed GBNF grammar and its state after the tokens of the answer.
 
     Raises:
@@ -33,7 +34,7 @@ class Grammar:
     """
 
     def __init__(self, vocab: Vocab, gbnf: str) -> None:
-        self._api = api = bindings.load()
+        api = bindings.load()
         self._vocab = vocab
         if not gbnf.strip():
             raise UsageError("the grammar is empty", 'write rules in GBNF, such as root ::= "yes" | "no"')
@@ -41,9 +42,12 @@ class Grammar:
             raise UsageError(f"the grammar has more than {_MAX_RULES} rules and groups")
         bindings.clear_log()
         with _capture_stderr() as lines:
-            self.pointer = api.llama_sampler_init_grammar(vocab.pointer, gbnf.encode("utf-8", "replace"), b"root")
+            super().__init__(api.llama_sampler_init_grammar(vocab.pointer, gbnf.encode("utf-8", "replace"), b"root"))
         if not self.pointer:
-            raise UsageError(f"the grammar is not valid GBNF: {_parse_reason(lines)}", "see llama.cpp's GBNF guide")
+            mark = "error parsing grammar: "
+            reasons = [line.partition(": ")[2].replace(mark, "") for line in lines if mark[:-2] in line]
+            reason = (reasons[0] if reasons else bindings.last_log_error())[:160] or "llama.cpp gives no reason"
+            raise UsageError(f"the grammar is not valid GBNF: {reason}", "see llama.cpp's GBNF guide")
         self._candidate = api.llama_token_data(0, 1.0, 0.0)
         self._array = api.llama_token_data_array(ctypes.pointer(self._candidate), 1, -1, False)
 
@@ -63,19 +67,6 @@ class Grammar:
         end_tokens = [token for token in (self._vocab.eos,) if token is not None] or self._vocab.end_tokens
         return any(self.allows(token) for token in end_tokens)
 
-    def clone(self) -> Any:
-        """A copy of the state, for `restore`; free it with `llama_sampler_free` otherwise."""
-        return self._api.llama_sampler_clone(self.pointer)
-
-    def restore(self, snapshot: Any) -> None:
-        self.close()
-        self.pointer = snapshot
-
-    def close(self) -> None:
-        pointer, self.pointer = self.pointer, None
-        if pointer:
-            self._api.llama_sampler_free(pointer)
-
 
 @contextmanager
 def _capture_stderr() -> Iterator[list[str]]:
@@ -93,12 +84,6 @@ def _capture_stderr() -> Iterator[list[str]]:
             os.close(saved)
             file.seek(0)
             lines += file.read().decode("utf-8", "replace").splitlines()
-
-
-def _parse_reason(lines: list[str]) -> str:
-    errors = [line.partition(": ")[2] for line in lines if "error parsing grammar" in line]
-    reason = errors[0].replace("error parsing grammar: ", "") if errors else bindings.last_log_error()
-    return reason[:160] or "llama.cpp gives no reason"
 
 
 def schema_to_gbnf(schema: str) -> str:

@@ -115,16 +115,12 @@ class TemperatureSampler(CustomSampler):
         number: Any = value if isinstance(value, Real) else math.nan  # numpy's numbers are Real too
         if 0 <= number <= LARGEST_FLOAT:
             return float(number)
-        message = f"{label} returned {_format_invalid(value)} for token {step.index}"
+        try:
+            shown = f"{value:g}"
+        except Exception:  # not a number, or too large to format
+            shown = reprlib.repr(value) if isinstance(value, str) else type(value).__name__
+        message = f"{label} returned {shown} for token {step.index}"
         raise PolicyError(message, "return a finite number of at least 0")
-
-
-def _format_invalid(value: Any) -> str:
-    """An invalid temperature, short enough for an error."""
-    try:
-        return f"{value:g}"
-    except Exception:  # not a number, or too large to format
-        return reprlib.repr(value) if isinstance(value, str) else type(value).__name__
 
 
 def _distribution(array: Any) -> tuple[Sequence[float], float]:

@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, error_text
-from llmcli.models.download.http import Notify
 from llmcli.models.download.partial_file import PartialFile, partial_path
 from llmcli.models.download.transfer import RemoteFile, Transfer
-from llmcli.models.locations import Progress
+from llmcli.models.locations import Notify, Progress
 
 RESERVE = 64 << 20  # bytes of disk space that stay free
 _GB = 10**9

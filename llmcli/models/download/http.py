@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from llmcli.errors import NetworkError
+from llmcli.models.locations import Notify
 
 if TYPE_CHECKING:
     import httpx2
 
-Notify = Callable[[str], None]  # shows a message to the user
 T = TypeVar("T")
 CONNECT_SECONDS = 10.0
 STALL_SECONDS = 30.0  # without a byte

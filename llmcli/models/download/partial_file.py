@@ -5,6 +5,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -136,7 +137,12 @@ def _record_path(path: Path) -> Path:
 
 def _read_segments(path: Path, size: int) -> list[Segment]:
     """The segments in the record; without a record, one that the length of the file tells."""
-    length, record = _length(path), _record_path(path)
+    length, record = 0, _record_path(path)
+    with suppress(FileNotFoundError):
+        info = path.lstat()
+        if not stat.S_ISREG(info.st_mode):
+            raise DiskError(f"{path} is not a regular file", "inspect it and remove it")
+        length = info.st_size
     if length > size:
         return [Segment(0, 0, size)]
     if not os.path.lexists(record) or record.lstat().st_size == 0:  # empty: the process was killed before any gap
@@ -161,13 +167,3 @@ def _recorded_segments(record: Path, size: int, length: int) -> list[Segment] | 
             return None
         edge = segment.end
     return segments if edge == size == data.size else None
-
-
-def _length(path: Path) -> int:
-    try:
-        info = path.lstat()
-    except FileNotFoundError:
-        return 0
-    if not stat.S_ISREG(info.st_mode):
-        raise DiskError(f"{path} is not a regular file", "inspect it and remove it")
-    return info.st_size

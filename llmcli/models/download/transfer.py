@@ -15,9 +15,9 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from llmcli.errors import LlmcliError, NetworkError
-from llmcli.models.download.http import Notify, RetryPolicy, TransientError, host_of, request, same_origin
+from llmcli.models.download.http import RetryPolicy, TransientError, host_of, request, same_origin
 from llmcli.models.download.partial_file import RECORD_INTERVAL, PartialFile, Segment
-from llmcli.models.locations import Progress
+from llmcli.models.locations import Notify, Progress
 
 if TYPE_CHECKING:
     import httpx2

@@ -98,7 +98,14 @@ def read_remote_header(fetch: Fetch, size: int, name: str) -> GGUFHeader:
     """
     head = b""
     for end in _ENDS:
-        head += _fetch_exactly(fetch, len(head), min(end, size), name)
+        start, wanted = len(head), max(min(end, size) - len(head), 0)
+        piece = fetch(start, start + wanted) if wanted else b""
+        if len(piece) != wanted:
+            raise NetworkError(
+                f"{name}: the server sent {len(piece)} bytes from byte {start}, expected {wanted}",
+                "try again; if the error persists, the file has changed or its server is faulty",
+            )
+        head += piece
         try:
             return parse_header(head, size)
         except TruncatedHeaderError as cut:
@@ -117,7 +124,15 @@ def read_remote_header(fetch: Fetch, size: int, name: str) -> GGUFHeader:
 
 def read_summary(path: Path) -> HeaderSummary:
     """The summary of a GGUF file; an empty one if the file cannot be read or is not GGUF."""
-    first = GGUFHeader(0, _first_keys(path), (), DEFAULT_ALIGNMENT, 0, 0)
+    metadata: dict[str, Value] = {}
+    with contextlib.suppress(OSError, LlmcliError):  # the vocabulary goes beyond these bytes
+        with path.open("rb") as file:
+            cursor = Cursor(file.read(_SUMMARY_BYTES))
+        if cursor.u32() == int.from_bytes(MAGIC, "little"):
+            cursor.u32()  # the version
+            cursor.u64()  # the number of tensors
+            _read_metadata(cursor, min(cursor.u64(), _SUMMARY_KEYS), metadata)
+    first = GGUFHeader(0, metadata, (), DEFAULT_ALIGNMENT, 0, 0)
     context, quantization = first.n_ctx_train, first.quantization
     if context is None or not quantization:
         # Some programs write the file type after the vocabulary, or not at all.
@@ -142,7 +157,9 @@ def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
     n_keys = _count(cursor, "metadata keys", MAX_KEYS)
     metadata: dict[str, Value] = {}
     _read_metadata(cursor, n_keys, metadata)
-    alignment = _alignment(metadata)
+    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)  # in bytes
+    if not isinstance(alignment, int) or alignment & (alignment - 1) or not 1 <= alignment <= MAX_ALIGNMENT:
+        raise damaged(f"general.alignment is {alignment!r}, not a power of two up to 1 MiB")
     tensors = read_tensors(cursor, n_tensors, alignment)
     _check_metadata(metadata, n_tensors)
     data_offset = padded(cursor.position, alignment) if tensors else cursor.position
@@ -190,31 +207,6 @@ def _map_file(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
             yield view, len(view)
 
 
-def _fetch_exactly(fetch: Fetch, start: int, end: int, name: str) -> bytes:
-    if end <= start:  # an empty file
-        return b""
-    piece = fetch(start, end)
-    if len(piece) != end - start:
-        raise NetworkError(
-            f"{name}: the server sent {len(piece)} bytes from byte {start}, expected {end - start}",
-            "try again; if the error persists, the file has changed or its server is faulty",
-        )
-    return piece
-
-
-def _first_keys(path: Path) -> dict[str, Value]:
-    """The metadata in the first bytes of a file; {} if it is not GGUF or cannot be read."""
-    metadata: dict[str, Value] = {}
-    with contextlib.suppress(OSError, LlmcliError):  # the vocabulary goes beyond these bytes
-        with path.open("rb") as file:
-            cursor = Cursor(file.read(_SUMMARY_BYTES))
-        if cursor.u32() == int.from_bytes(MAGIC, "little"):
-            cursor.u32()  # the version
-            cursor.u64()  # the number of tensors
-            _read_metadata(cursor, min(cursor.u64(), _SUMMARY_KEYS), metadata)
-    return metadata
-
-
 def _check_version(version: int) -> None:
     if version in VERSIONS:
         return
@@ -247,14 +239,6 @@ def _read_metadata(cursor: Cursor, count: int, metadata: dict[str, Value]) -> No
         if key == "general.alignment" and kind != _UINT32:
             raise damaged("general.alignment is not of type uint32")
         metadata[key] = cursor.value(kind)
-
-
-def _alignment(metadata: Mapping[str, Value]) -> int:
-    """general.alignment in bytes: a power of two up to 1 MiB (default 32)."""
-    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    if not isinstance(alignment, int) or alignment & (alignment - 1) or not 1 <= alignment <= MAX_ALIGNMENT:
-        raise damaged(f"general.alignment is {alignment!r}, not a power of two up to 1 MiB")
-    return alignment
 
 
 def _check_layers(metadata: Mapping[str, Value], architecture: str) -> None:

@@ -59,8 +59,23 @@ def read_headers(parts: Sequence[Path]) -> tuple[GGUFHeader, ...]:
     """
     headers = tuple(read_header(part) for part in parts)
     for number, (part, header) in enumerate(zip(parts, headers, strict=True)):
-        _check_part(part, header, number, len(parts))
-    _check_tensors(parts[0], headers)
+        if (header.split_count, header.split_no) == (len(parts), number):
+            continue
+        found = f"{part} is part {header.split_no + 1} of {header.split_count}"
+        if len(parts) == 1:
+            hint = f"rename the parts to NAME-00001-of-{header.split_count:05d}.gguf and so on"
+            raise ModelInvalidError(f"{found}, but its name has no part number", hint)
+        raise ModelInvalidError(f"{found}, which does not match its name", "download this part again")
+    seen: set[str] = set()
+    for name in (tensor.name for header in headers for tensor in header.tensors):
+        if name in seen:
+            raise ModelInvalidError(f"{parts[0]}: tensor {quote(name)} is in two parts", "download the model again")
+        seen.add(name)
+    expected = headers[0].metadata.get("split.tensors.count")
+    if isinstance(expected, int) and expected != len(seen):
+        raise ModelInvalidError(
+            f"{parts[0]}: the parts have {len(seen)} tensors, expected {expected}", "download the model again"
+        )
     return headers
 
 
@@ -72,26 +87,3 @@ def model_files_in(folder: Path) -> list[str]:
     except OSError:
         return []
     return [name for name in names if not is_later_part(name)]
-
-
-def _check_part(part: Path, header: GGUFHeader, number: int, count: int) -> None:
-    if header.split_count == count and header.split_no == number:
-        return
-    found = f"{part} is part {header.split_no + 1} of {header.split_count}"
-    if count == 1:
-        hint = f"rename the parts to NAME-00001-of-{header.split_count:05d}.gguf and so on"
-        raise ModelInvalidError(f"{found}, but its name has no part number", hint)
-    raise ModelInvalidError(f"{found}, which does not match its name", "download this part again")
-
-
-def _check_tensors(first: Path, headers: Sequence[GGUFHeader]) -> None:
-    seen: set[str] = set()
-    for name in (tensor.name for header in headers for tensor in header.tensors):
-        if name in seen:
-            raise ModelInvalidError(f"{first}: tensor {quote(name)} is in two parts", "download the model again")
-        seen.add(name)
-    expected = headers[0].metadata.get("split.tensors.count")
-    if isinstance(expected, int) and expected != len(seen):
-        raise ModelInvalidError(
-            f"{first}: the parts have {len(seen)} tensors, expected {expected}", "download the model again"
-        )

@@ -69,30 +69,25 @@ def read_tensors(cursor: Cursor, count: int, alignment: int) -> tuple[TensorInfo
     seen: set[str] = set()
     expected = 0
     for _ in range(count):
-        tensor = _read_tensor(cursor)
-        if tensor.name in seen:
-            raise damaged(f"duplicate tensor {quote(tensor.name)}")
-        if tensor.offset != expected:
-            raise damaged(f"tensor {quote(tensor.name)} is at offset {tensor.offset}, expected {expected}")
-        seen.add(tensor.name)
-        tensors.append(tensor)
-        expected += padded(tensor.n_bytes, alignment)
+        name = cursor.text("a tensor name", MAX_NAME)
+        n_dims = cursor.u32()
+        if n_dims > MAX_DIMS:
+            raise damaged(f"tensor {quote(name)} has {n_dims} dimensions, the limit is {MAX_DIMS}")
+        shape = tuple(cursor.u64() for _ in range(n_dims))
+        type_id, offset = cursor.u32(), cursor.u64()
+        tensors.append(TensorInfo(name, shape, type_id, offset, _size(name, shape, type_id)))
+        if name in seen:
+            raise damaged(f"duplicate tensor {quote(name)}")
+        if offset != expected:
+            raise damaged(f"tensor {quote(name)} is at offset {offset}, expected {expected}")
+        seen.add(name)
+        expected += padded(tensors[-1].n_bytes, alignment)
     return tuple(tensors)
 
 
 def padded(n_bytes: int, alignment: int) -> int:
     """`n_bytes` rounded up to a multiple of `alignment`, which is a power of two."""
     return (n_bytes + alignment - 1) & -alignment
-
-
-def _read_tensor(cursor: Cursor) -> TensorInfo:
-    name = cursor.text("a tensor name", MAX_NAME)
-    n_dims = cursor.u32()
-    if n_dims > MAX_DIMS:
-        raise damaged(f"tensor {quote(name)} has {n_dims} dimensions, the limit is {MAX_DIMS}")
-    shape = tuple(cursor.u64() for _ in range(n_dims))
-    type_id = cursor.u32()
-    return TensorInfo(name, shape, type_id, cursor.u64(), _size(name, shape, type_id))
 
 
 def _size(name: str, shape: tuple[int, ...], type_id: int) -> int:

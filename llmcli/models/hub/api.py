@@ -9,9 +9,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from llmcli.errors import ModelNotFoundError, NetworkError
-from llmcli.models.download.http import Notify, RetryPolicy, request
+from llmcli.models.download.http import RetryPolicy, request
 from llmcli.models.hub.environment import check_online, endpoint, http_error, hub_headers
 from llmcli.models.hub.repo_files import RepoFile, is_safe_path
+from llmcli.models.locations import Notify
 from llmcli.models.reference import MAIN, HubReference, is_repo
 
 MAX_JSON = 32 << 20  # bytes of one response; the largest listings have about 2 MB
@@ -76,10 +77,6 @@ class _Model(Struct):
     cardData: dict[str, object] | None = None  # noqa: N815  the author's YAML
 
     @property
-    def is_gated(self) -> bool:
-        return bool(self.gated)
-
-    @property
     def license(self) -> str:
         tagged = next((tag.removeprefix("license:") for tag in self.tags if tag.startswith("license:")), "")
         own = self.cardData.get("license") if self.cardData else None
@@ -101,7 +98,7 @@ class _Found(_Model, kw_only=True):
 
     def result(self) -> SearchResult:
         updated = (self.lastModified or self.createdAt)[:10]
-        return SearchResult(self.id, self.downloads, self.likes, self.license, self.is_gated, updated)
+        return SearchResult(self.id, self.downloads, self.likes, self.license, bool(self.gated), updated)
 
 
 def ignore_message(_text: str) -> None:
@@ -122,7 +119,7 @@ def get_repo(reference: HubReference, offline: bool = False, notify: Notify = ig
     answer = _get(path, reference, notify, _Revision)
     files = tuple(filter(None, (file.repo_file() for file in answer.siblings)))
     n_parameters = answer.gguf.total if answer.gguf else None
-    return Repo(reference.repo, revision, answer.sha, files, answer.is_gated, answer.license, n_parameters)
+    return Repo(reference.repo, revision, answer.sha, files, bool(answer.gated), answer.license, n_parameters)
 
 
 def search(text: str, limit: int, offline: bool = False, notify: Notify = ignore_message) -> list[SearchResult]:

@@ -151,9 +151,18 @@ def models_of_repo(cache: Path, repo: str, whole: bool = True) -> list[CachedMod
 
     They are complete, or (with `whole=False`) lack parts because a pull was interrupted.
     """
-    main = read_ref(cache, repo, "main")
-    commits = sorted(_commits(cache, repo), key=lambda pair: (pair[0] != main, -pair[1]))
-    return [model for commit, _time in commits for model in _models_at(cache, repo, commit, whole)]
+    main, snapshots = read_ref(cache, repo, "main"), folder_of(cache, repo) / "snapshots"
+    commits: list[tuple[bool, float, str]] = []
+    with contextlib.suppress(OSError), os.scandir(snapshots) as entries:
+        folders = (entry for entry in entries if entry.is_dir(follow_symlinks=False))
+        commits = sorted((entry.name != main, -entry.stat().st_mtime, entry.name) for entry in folders)
+    models: list[CachedModel] = []
+    for *_order, commit in commits:
+        files = list(_files(snapshots / commit, "", _MAX_DEPTH))
+        projector = next(iter(projectors(files)), None)
+        variants = (variant for variant in quantizations(files) if variant.complete == whole)
+        models += [CachedModel(cache, repo, commit, variant, projector) for variant in variants]
+    return models
 
 
 @dataclass(frozen=True)
@@ -192,22 +201,6 @@ def forget_revision(data_dir: Path, reference: str) -> None:
     _revision_path(data_dir, reference).unlink(missing_ok=True)
 
 
-def _models_at(cache: Path, repo: str, commit: str, whole: bool) -> Iterator[CachedModel]:
-    folder = folder_of(cache, repo) / "snapshots" / commit
-    files = list(_files(folder, "", _MAX_DEPTH))
-    projector = next(iter(projectors(files)), None)
-    for variant in quantizations(files):
-        if variant.complete == whole:
-            yield CachedModel(cache, repo, commit, variant, projector)
-
-
-def _commits(cache: Path, repo: str) -> list[tuple[str, float]]:
-    """The commits in the cache, each with the modification time of its folder."""
-    with contextlib.suppress(OSError), os.scandir(folder_of(cache, repo) / "snapshots") as entries:
-        return [(entry.name, entry.stat().st_mtime) for entry in entries if entry.is_dir(follow_symlinks=False)]
-    return []
-
-
 def _files(folder: Path, prefix: str, depth: int) -> Iterator[RepoFile]:
     """The .gguf files below a snapshot that are not broken links; the name of a blob is the sha256."""
     try:
@@ -221,14 +214,8 @@ def _files(folder: Path, prefix: str, depth: int) -> Iterator[RepoFile]:
             continue
         with contextlib.suppress(OSError):
             if entry.is_file():
-                yield RepoFile(prefix + entry.name, entry.stat().st_size, _digest(entry))
-
-
-def _digest(entry: "os.DirEntry[str]") -> str:
-    if not entry.is_symlink():
-        return ""
-    name = os.path.basename(os.readlink(entry.path))
-    return name if _SHA256.fullmatch(name) else ""
+                blob = os.path.basename(os.readlink(entry.path)) if entry.is_symlink() else ""
+                yield RepoFile(prefix + entry.name, entry.stat().st_size, blob if _SHA256.fullmatch(blob) else "")
 
 
 def _revision_path(data_dir: Path, reference: str) -> Path:

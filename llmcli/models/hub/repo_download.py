@@ -11,13 +11,12 @@ from urllib.parse import quote
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError, error_text
 from llmcli.models import file_records, interrupted
 from llmcli.models.download.fetch import check_sha256, download, exclusive, write_error
-from llmcli.models.download.http import Notify
 from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, partial_path
 from llmcli.models.download.transfer import RemoteFile
 from llmcli.models.hub import cache as hub_cache
 from llmcli.models.hub.environment import endpoint, http_error, hub_headers
 from llmcli.models.hub.repo_files import RepoFile, file_name
-from llmcli.models.locations import Progress
+from llmcli.models.locations import Notify, Progress
 from llmcli.models.reference import MAIN, HubReference
 
 if TYPE_CHECKING:
@@ -54,11 +53,6 @@ class DownloadItem:
         """The bytes that are not downloaded yet; a partial download counts."""
         return 0 if self.is_downloaded() else self.file.size - bytes_downloaded(self.partial, self.file.size)
 
-    def is_published(self) -> bool:
-        """True when the pointer of this commit leads to exactly this file."""
-        same = not self.blob.exists() or os.path.realpath(self.pointer) == os.path.realpath(self.blob)
-        return same and _has_size(self.pointer, self.file.size)
-
 
 class HubFile(RemoteFile):
     """A file on the Hub, whose headers must match the checksum and the commit (if any) of its listing."""
@@ -94,9 +88,10 @@ def fetch(
         LlmcliError: the download failed. Nothing is published, and the partial download is kept.
         KeyboardInterrupt: likewise.
     """
-    # First, because the cache can be read-only.
-    if item.is_published() and _is_sound(item, data_dir, progress_for, notify):
-        return item.pointer
+    is_linked = not item.blob.exists() or os.path.realpath(item.pointer) == os.path.realpath(item.blob)
+    is_published = is_linked and _has_size(item.pointer, item.file.size)
+    if is_published and _is_sound(item, data_dir, progress_for, notify):
+        return item.pointer  # nothing is written: the cache can be read-only
     hub_cache.create_folders(item.cache, item.repo)
     interrupted.record_partial(data_dir, item.partial, reference, item.file.size)
     progress = progress_for(file_name(item.file.path))

@@ -132,7 +132,9 @@ def quantizations(files: Iterable[RepoFile]) -> list[Quantization]:
     found: list[Quantization] = []
     splits: dict[tuple[str, int], dict[int, RepoFile]] = {}
     for file in files:
-        if not _is_gguf(file) or _is_companion(file.path):
+        # A quantization made with an imatrix can have `imatrix` in its name.
+        is_imatrix = "imatrix" in file_name(file.path).lower() and not quantization_of(file.path)
+        if not _is_gguf(file) or is_imatrix or _COMPANION.search(file.path):
             continue
         match = _PART.fullmatch(file.path)
         if match is None:
@@ -170,20 +172,16 @@ def is_safe_path(path: str) -> bool:
         return False
     if any(char in "\\:" or unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for char in path):
         return False
-    return all(_is_safe_name(name) for name in path.split("/"))
+    for name in path.split("/"):
+        is_device = _DEVICE.fullmatch(name.partition(".")[0].rstrip())
+        if not name or name[-1] in ". " or len(name.encode()) > 255 or is_device:
+            return False
+    return True
 
 
 def file_name(path: str) -> str:
     """The last part of a path in a repository."""
     return path.rpartition("/")[2]
-
-
-@dataclass(frozen=True)
-class QuantizationChoice:
-    """The quantization that `best_fit` selects, and the reason in one clause."""
-
-    variant: Quantization
-    reason: str
 
 
 def memory_needed(size: int) -> int:
@@ -196,8 +194,8 @@ def fits_memory(size: int, memory: int) -> bool:
     return memory <= 0 or memory_needed(size) <= memory
 
 
-def best_fit(found: Sequence[Quantization], memory: int) -> QuantizationChoice:
-    """The default variant for `memory` bytes (0 = unknown): Q4_K_M, otherwise the best that fits.
+def best_fit(found: Sequence[Quantization], memory: int) -> tuple[Quantization, str]:
+    """The default variant for `memory` bytes (0 = unknown), and the reason: Q4_K_M, otherwise the best that fits.
 
     Raises ModelNotFoundError when no variant is complete.
     """
@@ -212,23 +210,23 @@ def best_fit(found: Sequence[Quantization], memory: int) -> QuantizationChoice:
     usual = sorted((variant for variant in complete if variant.plain == DEFAULT_QUANTIZATION), key=_preference)
     for variant in usual:
         if variant in fitting:
-            return QuantizationChoice(variant, f"{DEFAULT_QUANTIZATION} is the default")
+            return variant, f"{DEFAULT_QUANTIZATION} is the default"
     if len(complete) == 1:
         reason = "" if fitting else f" {_memory_reason(smallest, memory)}"
-        return QuantizationChoice(smallest, f"the only file{reason}")
+        return smallest, f"the only file{reason}"
     if not fitting:
         reason = _memory_reason(smallest, memory)
-        return QuantizationChoice(smallest, f"no file fits; the smallest, {smallest.label}, {reason}")
+        return smallest, f"no file fits; the smallest, {smallest.label}, {reason}"
     why = f"{DEFAULT_QUANTIZATION} {_memory_reason(usual[0], memory)}" if usual else f"no {DEFAULT_QUANTIZATION}"
     moderate = [variant for variant in fitting if (nominal_bits(variant.quantization) or 0) <= _MAX_BITS]
     if not moderate:
-        return QuantizationChoice(smallest, f"{why}, the smallest is {smallest.label}")
+        return smallest, f"{why}, the smallest is {smallest.label}"
     if memory <= 0:  # the largest may be far too large
         best = min(moderate, key=lambda v: (_distance(v.quantization, DEFAULT_QUANTIZATION), *_preference(v)))
-        return QuantizationChoice(best, f"{why}, the nearest is {best.label}")
+        return best, f"{why}, the nearest is {best.label}"
     largest = max(moderate, key=lambda variant: variant.size)
     best = min((v for v in moderate if v is largest or (v.plain and v.plain == largest.plain)), key=_preference)
-    return QuantizationChoice(best, f"{why}, the largest that fits is {best.label}")
+    return best, f"{why}, the largest that fits is {best.label}"
 
 
 def select_quantization(
@@ -248,24 +246,13 @@ def select_quantization(
     elif quantization:
         variant = _with_quantization(found, canonical_quantization(quantization), repo)
     else:
-        return best_fit(found, 0).variant
+        return best_fit(found, 0)[0]
     if not variant.complete:
         raise ModelNotFoundError(
             f"{repo}: {variant.label} is incomplete, {_first(variant.missing)} is missing",
             "choose another quantization",
         )
     return variant
-
-
-def _is_safe_name(name: str) -> bool:
-    if not name or name[-1] in ". " or len(name.encode()) > 255:
-        return False
-    return _DEVICE.fullmatch(name.partition(".")[0].rstrip()) is None
-
-
-def _is_companion(path: str) -> bool:
-    """True for companion files of models. A quantization made with an imatrix can have `imatrix` in its name."""
-    return bool(_COMPANION.search(path)) or ("imatrix" in file_name(path).lower() and not quantization_of(path))
 
 
 def _is_gguf(file: RepoFile) -> bool:

@@ -2,10 +2,9 @@
 
 import os
 import re
-import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 from llmcli.errors import LlmcliError
@@ -46,7 +45,14 @@ class Program(Source):
 
         Files that cannot be read, lack a part, are hidden or belong to the Hub's cache are skipped.
         """
-        return models_below(folder, self)
+        found: list[InstalledModel] = []
+        for files in _gguf_files(folder):
+            projectors = [path for path in files if _PROJECTOR.search(path.name)]
+            for path in files:
+                model = None if _is_companion(path) else _model(path, self, projectors)
+                if model:
+                    found.append(model)
+        return sorted(found, key=lambda model: (model.name.casefold(), model.name, model.path))
 
 
 class Folder(Program):
@@ -70,18 +76,6 @@ class File(Source):
 SOURCE, FILE = Folder(), File()
 
 
-def models_below(folder: Path, source: Source) -> list[InstalledModel]:
-    """The models of this source in a folder and its subfolders, sorted by name. Never raises."""
-    found: list[InstalledModel] = []
-    for files in _gguf_files(folder):
-        projectors = [path for path in files if _PROJECTOR.search(path.name)]
-        for path in files:
-            model = None if _is_companion(path) else _model(path, source, projectors)
-            if model:
-                found.append(model)
-    return sorted(found, key=lambda model: (model.name.casefold(), model.name, model.path))
-
-
 def skipped_files(folder: Path, models: Sequence[InstalledModel]) -> list[Path]:
     """The files in a folder that look like models, and are in none of its models: damaged, or without all parts."""
     parts = {part for model in models for part in model.parts}
@@ -97,12 +91,10 @@ def first_named(
     found: Sequence[InstalledModel], name: str, names: Callable[[InstalledModel], Sequence[str]]
 ) -> InstalledModel | None:
     """The first model with this name; an exact match comes before one that differs in case."""
-    for model in found:
-        if name in names(model):
-            return model
-    for model in found:
-        if name.casefold() in map(str.casefold, names(model)):
-            return model
+    for fold in (str, str.casefold):
+        for model in found:
+            if fold(name) in map(fold, names(model)):
+                return model
     return None
 
 
@@ -125,11 +117,8 @@ def _model(path: Path, source: Source, projectors: Sequence[Path]) -> InstalledM
 def _projector_key(projector: Path, model: str) -> tuple[int, int, str]:
     """Sort key: the projector that shares the most leading words with the model's name first, then by precision."""
     words = re.split(r"[-._]", _PROJECTOR.sub("", _stem(projector), count=1).casefold())
-    shared = 0
-    for word, model_word in zip(words, re.split(r"[-._]", model.casefold()), strict=False):
-        if word != model_word:
-            break
-        shared += 1
+    pairs = zip(words, re.split(r"[-._]", model.casefold()), strict=False)
+    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
     ending = re.split(r"[-.]", projector.name.casefold())[-2].removeprefix("mmproj_")
     rank = _PRECISIONS.index(ending) if ending in _PRECISIONS else len(_PRECISIONS)
     return (-shared, rank, projector.name)
@@ -151,24 +140,20 @@ def _gguf_files(folder: Path) -> Iterator[list[Path]]:
     left = MAX_ENTRIES
     while pending and left > 0:
         current, depth = pending.popleft()
-        inode = _inode(current)
-        if inode is None or inode in seen:  # links can form a circle
+        try:
+            info = os.stat(current)
+        except (OSError, ValueError):
             continue
-        seen.add(inode)
+        if (info.st_dev, info.st_ino) in seen:  # links can form a circle
+            continue
+        seen.add((info.st_dev, info.st_ino))
         names = list_names(current, left)
         left -= len(names)
         if depth < MAX_DEPTH:
-            pending += [(os.path.join(current, name), depth + 1) for name in names if _may_enter(name)]
-        yield [Path(current, name) for name in names if _is_gguf(current, name)]
-
-
-def _inode(folder: str) -> tuple[int, int] | None:
-    """The device and inode of a folder; None if it is not a folder."""
-    try:
-        info = os.stat(folder)
-    except (OSError, ValueError):
-        return None
-    return (info.st_dev, info.st_ino) if stat.S_ISDIR(info.st_mode) else None
+            below = (name for name in names if name not in _HUB_FOLDERS and not name.startswith("models--"))
+            pending += ((os.path.join(current, name), depth + 1) for name in below)
+        files = (Path(current, name) for name in names if name.lower().endswith(_SUFFIX))
+        yield [path for path in files if path.is_file()]
 
 
 def list_names(folder: str | Path, limit: int) -> list[str]:
@@ -178,14 +163,6 @@ def list_names(folder: str | Path, limit: int) -> list[str]:
             return sorted(entry.name for entry in islice(entries, limit) if not entry.name.startswith("."))
     except (OSError, ValueError):
         return []
-
-
-def _may_enter(name: str) -> bool:
-    return name not in _HUB_FOLDERS and not name.startswith("models--")
-
-
-def _is_gguf(folder: str, name: str) -> bool:
-    return name.lower().endswith(_SUFFIX) and os.path.isfile(os.path.join(folder, name))
 
 
 def home_folder() -> Path | None:

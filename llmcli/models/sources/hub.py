@@ -14,16 +14,9 @@ from llmcli.models.hub import cache
 from llmcli.models.hub.cache import CachedModel, cached_models, models_of_repo
 from llmcli.models.hub.environment import endpoint
 from llmcli.models.hub.repo_files import canonical_quantization, select_quantization
-from llmcli.models.locations import ModelFile, ModelLocations
+from llmcli.models.locations import ModelFile, ModelLocations, Notify
 from llmcli.models.reference import FORMS, MAIN, HubReference, Reference, parse_hub, parse_local
-from llmcli.models.sources.source import (
-    DownloadPlan,
-    InstalledModel,
-    Notify,
-    RemovalPlan,
-    Source,
-    remove_empty,
-)
+from llmcli.models.sources.source import DownloadPlan, InstalledModel, RemovalPlan, Source, remove_empty
 
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")
@@ -50,8 +43,8 @@ class Hub(Source):
             return None
         record = cache.load_revision(locations.data_dir, str(reference))
         if record:
-            paths = (cache.pointer_path(locations.hub, record.repo, record.commit, file.path) for file in record.files)
-            parts = tuple(paths)
+            folder = locations.hub, record.repo, record.commit
+            parts = tuple(cache.pointer_path(*folder, file.path) for file in record.files)
             if all(path.is_file() for path in parts):
                 return ModelFile(parts[0], parts, stem_of(parts[0]))
         model = _best_match(reference, locations)
@@ -94,7 +87,8 @@ class Hub(Source):
         Raises:
             DiskError: a link leads out of the cache.
         """
-        model = _cached(item)
+        model = item.cached
+        assert model  # every item of this source has it
         of_repo = models_of_repo(locations.hub, model.repo, model.variant.complete)
         same = [other for other in of_repo if other.is_same(model)]
         pointers = [part for other in same for part in other.parts]
@@ -113,12 +107,20 @@ class Hub(Source):
         return RemovalPlan(item, (*pointers, *unused), freed, kept)
 
     def clean_up(self, plan: RemovalPlan, locations: ModelLocations) -> None:
-        model = _cached(plan.item)
+        model = plan.item.cached
+        assert model
         folder = cache.folder_of(locations.hub, model.repo)
         for path in plan.files:
             remove_empty(path.parent, folder / "snapshots")
         _remove_refs(folder)
-        _remove_folder(folder)
+        # An empty repository is removed completely. In another one `snapshots` stays: the Hub's tools need it.
+        with contextlib.suppress(OSError):
+            for name in ("blobs", "refs"):
+                if (folder / name).exists():
+                    (folder / name).rmdir()
+            if os.listdir(folder) == ["snapshots"]:
+                (folder / "snapshots").rmdir()
+                folder.rmdir()
         for record in cache.all_revisions(locations.data_dir):
             if record.repo == model.repo and record.files[0] in model.variant.parts:
                 with contextlib.suppress(OSError):
@@ -208,11 +210,6 @@ def _is_exact(model: CachedModel, reference: HubReference) -> bool:
     return reference.quant is None or model.variant.quantization == canonical_quantization(reference.quant)
 
 
-def _cached(item: InstalledModel) -> CachedModel:
-    assert item.cached  # every item of this source has it
-    return item.cached
-
-
 def _is_alone(model: CachedModel) -> bool:
     """Whether the commit has no other model to which the projector may belong."""
     return [other.commit for other in models_of_repo(model.cache, model.repo)].count(model.commit) <= 1
@@ -235,14 +232,3 @@ def _remove_refs(folder: Path) -> None:
                 path.rmdir()
             elif not (folder / "snapshots" / path.read_text()[:64].strip()).is_dir():
                 path.unlink()
-
-
-def _remove_folder(folder: Path) -> None:
-    """Remove the repository's folder when it is empty; otherwise `snapshots` stays, because the Hub's tools need it."""
-    with contextlib.suppress(OSError):
-        for name in ("blobs", "refs"):
-            if (folder / name).exists():
-                (folder / name).rmdir()
-        if os.listdir(folder) == ["snapshots"]:
-            (folder / "snapshots").rmdir()
-            folder.rmdir()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from llmcli.errors import DiskError, error_text
 from llmcli.models.download.fetch import check_free_space
-from llmcli.models.download.http import Notify, RetryPolicy
+from llmcli.models.download.http import RetryPolicy
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_remote_header
 from llmcli.models.gguf.splits import stem_of
@@ -14,7 +14,7 @@ from llmcli.models.hub.api import Repo, check_has_sha256, get_repo, ignore_messa
 from llmcli.models.hub.environment import gated_error, token_source
 from llmcli.models.hub.repo_download import DownloadItem, HubFile, fetch
 from llmcli.models.hub.repo_files import Quantization, best_fit, projector_for, quantizations, select_quantization
-from llmcli.models.locations import ModelFile, ModelLocations
+from llmcli.models.locations import ModelFile, ModelLocations, Notify
 from llmcli.models.reference import HubReference
 from llmcli.models.sources.source import DownloadPlan, ProgressFor
 from llmcli.text import format_age
@@ -39,12 +39,16 @@ class PullPlan(DownloadPlan):
         Raises:
             LlmcliError: the pull failed; the partial download is kept.
         """
-        locations = self.locations
+        locations, repo = self.locations, self.repo
         check_free_space(locations.hub, self.missing, cache.MOVE_HINT)
         paths = [fetch(item, str(self.reference), locations.data_dir, progress_for, notify) for item in self.files]
+        projector = self.projector.file if self.projector and self.projector in self.files else None
+        record = cache.PulledRevision(
+            str(self.reference), repo.name, repo.commit, self.variant.parts, projector, repo.license, time.time()
+        )
         try:
-            cache.write_ref(locations.hub, self.repo.name, self.repo.revision, self.repo.commit)
-            cache.save_revision(locations.data_dir, self._record())
+            cache.write_ref(locations.hub, repo.name, repo.revision, repo.commit)
+            cache.save_revision(locations.data_dir, record)
         except OSError as error:
             path = error.filename or f"to {locations.hub} or {locations.data_dir}"
             raise DiskError(
@@ -52,13 +56,6 @@ class PullPlan(DownloadPlan):
             ) from None
         parts = tuple(paths[: len(self.variant.parts)])
         return ModelFile(parts[0], parts, stem_of(parts[0]))
-
-    def _record(self) -> cache.PulledRevision:
-        projector = self.projector.file if self.projector and self.projector in self.files else None
-        repo = self.repo
-        return cache.PulledRevision(
-            str(self.reference), repo.name, repo.commit, self.variant.parts, projector, repo.license, time.time()
-        )
 
 
 def plan_pull(
@@ -80,8 +77,7 @@ def plan_pull(
     if reference.quant or reference.file or not found:
         variant, reason = select_quantization(found, reference.quant, reference.file, reference.repo), ""
     else:
-        choice = best_fit(found, memory)
-        variant, reason = choice.variant, choice.reason
+        variant, reason = best_fit(found, memory)
     if listing.gated and not token_source():
         raise gated_error(reference.repo)
     mmproj = projector_for(variant, listing.files)

@@ -9,7 +9,7 @@ from llmcli.files import read_note
 from llmcli.models.hub.repo_files import DEFAULT_QUANTIZATION
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.reference import HubReference, Reference
-from llmcli.models.sources.folder import MAX_ENTRIES, Program, first_named, home_folder, list_names, models_below
+from llmcli.models.sources.folder import MAX_ENTRIES, Program, first_named, home_folder, list_names
 from llmcli.models.sources.source import InstalledModel
 
 _POINTER = ".lmstudio-home-pointer"
@@ -26,33 +26,30 @@ class LmStudio(Program):
     owner, removal_hint = "LM Studio", "remove it in LM Studio"
 
     def find(self, reference: Reference, locations: ModelLocations) -> ModelFile | None:
-        """The file of the Hub's repository in an imported folder; no folder tells the revision of a file."""
+        """The file of the Hub's repository in an imported folder; no folder tells the revision of a file.
+
+        Names are only compared, in any case as on the Hub, so that none leads out of the folder. Without quantization
+        and file: the only model, or the Q4_K_M of several.
+        """
         if not isinstance(reference, HubReference) or reference.revision:
             return None
-        found = self.find_repo(reference, locations.folders)
-        return ModelFile(found.path, found.parts, found.name) if found else None
-
-    def find_repo(self, reference: HubReference, folders: Sequence[Path]) -> InstalledModel | None:
-        """The model in a folder; names are only compared, in any case as on the Hub, so that none leads out of it.
-
-        Without quantization and file: the only model, or the Q4_K_M of several.
-        """
         owner, _, name = reference.repo.partition("/")
-        for folder in folders:
-            for repo_folder in (path for top in _subfolders(folder, owner) for path in _subfolders(top, name)):
-                found = _select(models_below(repo_folder, self), repo_folder, reference)
-                if found:
-                    return found
+        tops = (top for folder in locations.folders for top in _subfolders(folder, owner))
+        for repo_folder in (path for top in tops for path in _subfolders(top, name)):
+            found = _select(self.models_in(repo_folder), repo_folder, reference)
+            if found:
+                return ModelFile(found.path, found.parts, found.name)
         return None
 
     def search_paths(self) -> list[Path]:
         home = home_folder()
         if home is None:
             return []
-        homes = [home / name for name in _HOMES]
-        moved = _absolute(_first_line(home / _POINTER), home)
-        if moved:
-            homes.insert(0, moved)
+        pointer = ""
+        with contextlib.suppress(OSError, ValueError), (home / _POINTER).open(encoding="utf-8-sig") as file:
+            pointer = file.readline(_MAX_LINE)
+        moved = _absolute(pointer, home)
+        homes = [*([moved] if moved else []), *(home / name for name in _HOMES)]
         settings = [read_note(folder / "settings.json") for folder in [*homes, *(home / name for name in _SETTINGS)]]
         chosen = [_absolute(str(values.get("downloadsFolder", "")), home) for values in settings]
         return [*(folder for folder in chosen if folder), *(folder / "models" for folder in homes)]
@@ -85,10 +82,3 @@ def _absolute(text: str, home: Path) -> Path | None:
     text = text.strip()
     path = home / text[2:] if text.startswith(("~/", "~\\")) else Path(text)
     return path if text and path.is_absolute() else None
-
-
-def _first_line(path: Path) -> str:
-    """The first line of a file; "" if it is missing or not text."""
-    with contextlib.suppress(OSError, ValueError), path.open(encoding="utf-8-sig") as file:
-        return file.readline(_MAX_LINE)
-    return ""

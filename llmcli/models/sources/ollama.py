@@ -69,7 +69,7 @@ class OllamaName(NamedTuple):
 class _Layer(NamedTuple):
     kind: str
     digest: str
-    size: int | None
+    size: Any  # an integer, if the manifest is valid
 
 
 class OllamaReference(LocalReference):
@@ -169,7 +169,7 @@ def _names(store: Path) -> list[OllamaName]:
 def _model(store: Path, name: OllamaName) -> InstalledModel:
     layers = _layers(store, name)
     weights = [layer for layer in layers if layer.kind == "model"]
-    kinds = {layer.kind for layer in layers}
+    kinds = [layer.kind for layer in layers]
     if not weights and "tensor" in kinds:
         raise _unusable(name, "is in safetensors format, not GGUF", "pull a GGUF version of it from the Hub")
     if not weights:
@@ -194,16 +194,14 @@ def _layers(store: Path, name: OllamaName) -> list[_Layer]:
             raise _damaged(name, f"{path} is larger than {MAX_MANIFEST} bytes")
         with path.open("rb") as file:
             listed = json.loads(file.read(info.st_size))["layers"] or []  # null for a cloud model
-        return [_layer(entry) for entry in listed]
+        return [
+            _Layer(entry["mediaType"].removeprefix(_MEDIA_TYPE), str(entry["digest"]), entry.get("size"))
+            for entry in listed
+        ]
     except OSError as error:
         raise read_error(path, error) from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise _damaged(name, f"{path} is not a valid manifest") from None
-
-
-def _layer(entry: dict[str, Any]) -> _Layer:
-    kind, digest, size = entry["mediaType"], entry["digest"], entry.get("size")
-    return _Layer(kind.removeprefix(_MEDIA_TYPE), str(digest), size if isinstance(size, int) else None)
 
 
 def _blob(store: Path, name: OllamaName, layer: _Layer) -> tuple[Path, int]:
@@ -219,7 +217,7 @@ def _blob(store: Path, name: OllamaName, layer: _Layer) -> tuple[Path, int]:
         raise read_error(path, error) from error
     if not stat.S_ISREG(info.st_mode):
         raise _damaged(name, f"{path} is not a file")
-    if layer.size is not None and info.st_size != layer.size:
+    if isinstance(layer.size, int) and info.st_size != layer.size:
         raise _damaged(name, f"{path} has {info.st_size} bytes, expected {layer.size}")
     if not os.access(path, os.R_OK):
         raise DiskError(f"cannot read {path}: it belongs to another user", "check its permissions")

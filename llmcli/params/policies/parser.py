@@ -9,14 +9,15 @@
     parts    = name ":" term {"," term}
 
 `,clamp=number..number` may follow each of the last three. An option belongs to the nearest name before it. A name that
-is not built in is that of a user's function, in the form `numbers`; `check_names` refuses it if there is no function.
+is not built in is that of a user's function, in the form `numbers`; `settings.check_policy` refuses it if there is no
+function.
 """
 
 import re
 from inspect import signature
 
 from llmcli.params.param import LARGEST_FLOAT, InvalidValueError, format_value, quote
-from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall, find_source, names_in
+from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall
 from llmcli.params.policies.rules import BUILTIN
 from llmcli.text import did_you_mean
 
@@ -33,62 +34,47 @@ _PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 _DECIMAL_COMMA = re.compile(r"\s*(\d+),(\d+)\s*")
 
 
-class PolicySyntaxError(InvalidValueError):
-    """A syntax error in a policy."""
-
-
 def parse_policy(text: str) -> Policy:
     """The policy written as `text`; the names of users' functions in it are not checked.
 
     Raises:
-        PolicySyntaxError: with the position of the error.
+        InvalidValueError: with the position of the error.
     """
     parser = _Parser(text)
     policy = parser.policy(0)
-    if not parser.at_end():
-        raise parser.error(hint=_number_hint(text))
-    return policy
+    if parser.is_at_end():
+        return policy
+    hint = ""
+    if percent := _PERCENT.fullmatch(text):
+        hint = f"write {float(percent[1]) / 100:g}"
+    elif comma := _DECIMAL_COMMA.fullmatch(text):
+        hint = f"write {comma[1]}.{comma[2]}"
+    raise parser.error(hint=hint)
 
 
-def check_names(policy: Policy, file: str | None) -> None:
-    """Check that there is a policy for each name in `policy`; `file` is the setting `temp_policy_file`.
-
-    Raises:
-        PolicySyntaxError: with the position of the name in the text of the policy.
-    """
-    for name in names_in(policy):
-        if name not in BUILTIN and not find_source(name, file):
-            position = re.split(rf"\b{name}\b", str(policy), maxsplit=1)[0]
-            raise _unknown_name(name, len(position), [(file or "").rpartition(":")[2]])
-
-
-def _unknown_name(name: str, at: int, functions: list[str], hint: str = "") -> PolicySyntaxError:
+def unknown_name(name: str, at: int, functions: list[str], hint: str = "") -> InvalidValueError:
+    """The error for a `name` at offset `at` that is neither built in nor one of the user's `functions`."""
     names = [*_NAMES, *filter(None, functions)]
     hint = hint or did_you_mean(name, names) or f"use a number or one of {', '.join(names)}"
-    return PolicySyntaxError(SHAPE, f"unknown policy {quote(name, 32)} at position {at + 1}", hint, at)
-
-
-def _number_hint(text: str) -> str:
-    """How to write a percentage or a number with a decimal comma."""
-    if percent := _PERCENT.fullmatch(text):
-        return f"write {float(percent[1]) / 100:g}"
-    comma = _DECIMAL_COMMA.fullmatch(text)
-    return f"write {comma[1]}.{comma[2]}" if comma else ""
+    return InvalidValueError(SHAPE, f"unknown policy {quote(name, 32)} at position {at + 1}", hint, at)
 
 
 class _Parser:
-    """A recursive-descent parser; `_at` is its offset, `_name` the policy that it reads, for error messages."""
+    """A recursive-descent parser; `_at` is its offset, `_number_at` that of the last number.
+
+    `_name` is the policy that it reads, for error messages.
+    """
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._at = self._parentheses = 0
+        self._at = self._number_at = self._parentheses = 0
         self._name = ""
-        self._misspelled: PolicySyntaxError | None = None  # the first name that is nearly that of a built-in policy
+        self._misspelled: InvalidValueError | None = None  # the first name that is nearly that of a built-in policy
 
-    def at_end(self) -> bool:
+    def is_at_end(self) -> bool:
         return self._skip_over("") and self._at == len(self._text)
 
-    def error(self, fault: str = "", at: int | None = None, hint: str = "", rule: str = "") -> PolicySyntaxError:
+    def error(self, fault: str = "", at: int | None = None, hint: str = "", rule: str = "") -> InvalidValueError:
         """The error for the text at the current offset, or at `at`."""
         if self._misspelled:
             return self._misspelled
@@ -97,7 +83,7 @@ class _Parser:
         where = f"position {at + 1}" if rest else "the end"
         fault = fault or f"unexpected {quote(rest, 32)}"
         example = BUILTIN[self._name].example if self._name in BUILTIN else self._name
-        return PolicySyntaxError(rule or (f"like {example}" if example else SHAPE), f"{fault} at {where}", hint, at)
+        return InvalidValueError(rule or (f"like {example}" if example else SHAPE), f"{fault} at {where}", hint, at)
 
     def policy(self, depth: int) -> Policy:
         side = self._match(_SIDE)
@@ -118,37 +104,37 @@ class _Parser:
         if depth > _MAX_DEPTH:
             raise self.error("policies nested more than eight levels deep")
         if self._skip_over("("):
-            return self._parenthesis(depth)
+            # Counted on their own, because the text of a policy has parentheses around each policy inside it: counted
+            # together with policies, a valid policy could be too deep to be parsed again.
+            if self._parentheses == _MAX_DEPTH:
+                raise self.error("parentheses nested more than eight levels deep")
+            self._parentheses += 1
+            policy = self.policy(depth)
+            self._expect(")")
+            self._parentheses -= 1
+            return policy
         found = _NAME.match(self._text, self._at)
         if not found or _NUMBER.match(self._text, self._at):
             return self._range()
         name, outer = found[0], self._name
         if name in (*_SIDES, "clamp"):
-            raise _unknown_name(name, self._at, [], "write think=1.0,answer=0.6" if name in _SIDES else "")
+            raise unknown_name(name, self._at, [], "write think=1.0,answer=0.6" if name in _SIDES else "")
         if name not in BUILTIN and did_you_mean(name, _NAMES):
-            self._misspelled = self._misspelled or _unknown_name(name, self._at, [])
+            self._misspelled = self._misspelled or unknown_name(name, self._at, [])
         self._at, self._name = found.end(), name
         form = BUILTIN[name].form if name in BUILTIN else "numbers"
         if form == "schedule":
             policy = self._schedule(name)
+        elif form == "parts":
+            self._expect(":")
+            parts = [self._term(depth + 1)]
+            while not _OPTION.match(self._text, self._at) and self._skip_over(","):
+                parts.append(self._term(depth + 1))
+            policy = PolicyCall(name, tuple(parts))
         else:
-            policy = self._parts(name, depth) if form == "parts" else self._numbers(name)
+            policy = self._numbers(name)
         policy = self._clamped(policy)
         self._name = outer or name
-        return policy
-
-    def _parenthesis(self, depth: int) -> Policy:
-        """`POLICY)`.
-
-        The text of a policy has parentheses around each policy inside it. They are counted on their own: counted
-        together with policies, a valid policy could be too deep to be parsed again.
-        """
-        if self._parentheses == _MAX_DEPTH:
-            raise self.error("parentheses nested more than eight levels deep")
-        self._parentheses += 1
-        policy = self.policy(depth)
-        self._expect(")")
-        self._parentheses -= 1
         return policy
 
     def _range(self) -> Policy:
@@ -160,10 +146,9 @@ class _Parser:
         high = self._end_of_range(low, start)
         if not self._skip_over("^"):
             return Entropy(low, high)
-        self._skip_over("")
-        at, exponent = self._at, self._number()
+        exponent = self._number()
         if not exponent:
-            raise self.error("the exponent is 0", at, rule="a range with an exponent above 0")
+            raise self.error("the exponent is 0", self._number_at, rule="a range with an exponent above 0")
         return Entropy(low, high, exponent)
 
     def _end_of_range(self, low: float, start: int) -> float:
@@ -204,19 +189,10 @@ class _Parser:
         self._expect("->", "quote the policy: an unquoted > redirects the output of the shell")
         end = self._number(above=is_positive)
         self._expect("@", "add the number of tokens, as in @200")
-        self._skip_over("")
-        at, tokens = self._at, self._number(above=True)
+        tokens = self._number(above=True)
         if tokens != int(tokens):
-            raise self.error("the number of tokens is not an integer", at)
+            raise self.error("the number of tokens is not an integer", self._number_at)
         return PolicyCall(name, (start, end, tokens))
-
-    def _parts(self, name: str, depth: int) -> Policy:
-        """`NAME:POLICY,POLICY`."""
-        self._expect(":")
-        parts = [self._term(depth + 1)]
-        while not _OPTION.match(self._text, self._at) and self._skip_over(","):
-            parts.append(self._term(depth + 1))
-        return PolicyCall(name, tuple(parts))
 
     def _clamped(self, policy: Policy) -> Policy:
         found = _OPTION.match(self._text, self._at)
@@ -225,8 +201,7 @@ class _Parser:
         if found[1] != "clamp":
             raise self.error(f"unknown option {quote(found[1], 32)} of {self._name}", found.start(1))
         self._at = found.end()
-        self._skip_over("")
-        start, low = self._at, self._number()
+        low, start = self._number(), self._number_at
         self._expect("..")
         return PolicyCall("clamp", (policy, low, self._end_of_range(low, start)))
 
@@ -241,7 +216,7 @@ class _Parser:
             raise self.error("number out of range", rule="finite" if any_sign else "finite and at least 0")
         if above and not value:
             raise self.error("the number is not above 0")
-        self._at = found.end()
+        self._number_at, self._at = found.span()
         return value
 
     def _match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:

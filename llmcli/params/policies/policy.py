@@ -99,7 +99,7 @@ class PolicyCall(Policy):
     source: PolicySource | None = field(default=None, compare=False, repr=False)
 
     def __call__(self, step: TokenStep) -> float:
-        value: float = self._function(step, *self.args, **self._keywords)
+        value: float = self._function(step, *self.args, **dict(self.options))
         return value
 
     def explain(self, step: TokenStep) -> str:
@@ -126,10 +126,6 @@ class PolicyCall(Policy):
                 arg.load()
 
     @cached_property
-    def _keywords(self) -> dict[str, float]:
-        return dict(self.options)
-
-    @cached_property
     def _function(self) -> Function:
         if self.name in BUILTIN:
             return BUILTIN[self.name].function
@@ -147,7 +143,7 @@ class PolicyCall(Policy):
         if not callable(function):
             raise UsageError(f"{self.name!r} of {origin} is not a function")
         try:
-            signature(function).bind(None, *self.args, **self._keywords)
+            signature(function).bind(None, *self.args, **dict(self.options))
         except TypeError as error:
             raise UsageError(f"{self.name!r} of {origin} does not accept the arguments of '{self}': {error}") from None
         except ValueError:  # a function written in C may have no signature
@@ -224,20 +220,13 @@ def load_function(file: str, name: str) -> Function:
 
 def describe_exception(error: BaseException) -> str:
     """The type, the message and the line of an error in a user's file, in one line of text."""
-    text = ellipsize(str(error), 200)
-    message = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    line = _line(error)
-    return f"{message} (line {line})" if line else message
-
-
-def _line(error: BaseException) -> int:
-    """The line that raised the error in the user's file; 0 if it is unknown.
-
-    The user's file is the first one in the traceback that is not part of llmcli. Of its frames the last one counts;
-    the frames of libraries that it calls come later.
-    """
     from traceback import walk_tb  # takes 2 ms
 
+    text = ellipsize(str(error), 200)
+    message = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    # The user's file is the first one that is not part of llmcli. Of its frames the last one counts; the frames of
+    # libraries that it calls come later.
     places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
     user_file = next((file for file, _ in places if not file.startswith(_PACKAGE)), "")
-    return next((line for file, line in reversed(places) if file == user_file), 0)
+    line = next((line for file, line in reversed(places) if file == user_file), 0)
+    return f"{message} (line {line})" if line else message

@@ -1,7 +1,6 @@
 """A trace as a table, and the table of one token: its candidates, sampler by sampler."""
 
 import math
-import shutil
 import sys
 from collections.abc import Sequence
 
@@ -20,7 +19,6 @@ _SIGNS = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})  # for blanks
 _WIDEST, _NARROW = 16, 10  # columns of the text of a token; the second in a narrow window
 _INDENT = 2
 _SHORT_NAMES = {"logit_bias": "bias", "banned_strings": "bans"} | {one.name: one.heading for one in SAMPLERS.values()}
-_MEANINGS = {"removed": " of the probability", "moved": " of the probability"}
 _SAMPLED, _REMOVED, _BAR = "1", "2", "36"  # looks
 _JOINED = "\N{NO-BREAK SPACE}"
 _WIDEST_BAR, _FILE = 20, 100  # columns; of a row in a file
@@ -28,44 +26,28 @@ _WIDEST_BAR, _FILE = 20, 100  # columns; of a row in a file
 
 def print_trace(tokens: Sequence[TokenTrace]) -> None:
     """Print a trace as a table, with a summary."""
-    rows = [_row(token) for token in tokens]
-    below = [_alternatives(token.top) for token in tokens]
-    print_rows(
-        _HEADS, rows, right=tuple(head for head in _HEADS if head not in ("TEXT", "POLICY")), below=below, spare=_SPARE
-    )
+    width = _NARROW if columns() < 60 else _WIDEST
+    rows = []
+    for token in tokens:
+        text = token_text(token.text or token.reasoning, width)
+        numbers = (token.p, 4), (token.rank, 0), (token.temperature, 2), (token.entropy, 2), (token.candidates, 0)
+        texts = ["" if value is None else f"{value:.{decimals}f}" for value, decimals in numbers]
+        policy = f"{token.policy} (thinking)" if token.thinking else token.policy
+        rows.append((str(token.i), text, *texts, str(token.sentence), policy))
+    below = [_alternatives(token.top, width) for token in tokens]
+    right = [head for head in _HEADS if head not in ("TEXT", "POLICY")]
+    print_rows(_HEADS, rows, right=right, below=below, spare=_SPARE)
     print_line("")
     for line in wrap([("", summary_line(tokens))], columns()):
         print_line(unstyled(line))
 
 
-def _row(token: TokenTrace) -> tuple[str, ...]:
-    return (
-        str(token.i),
-        _short_text(token.text or token.reasoning),
-        _number(token.p, 4),
-        _number(token.rank, 0),
-        _number(token.temperature, 2),
-        _number(token.entropy, 2),
-        _number(token.candidates, 0),
-        str(token.sentence),
-        f"{token.policy} (thinking)" if token.thinking else token.policy,
-    )
-
-
-def _number(value: float | None, decimals: int) -> str:
-    return "" if value is None else f"{value:.{decimals}f}"
-
-
-def _alternatives(top: Sequence[Alternative]) -> str:
+def _alternatives(top: Sequence[Alternative], width: int) -> str:
     """The alternatives, each with its probability before and after the sampler chain; wrapped on a terminal."""
-    parts = [f"{_short_text(one.text)} {one.before:.3f}→{f'{one.p:.3f}' if one.p else 'out'}" for one in top]
+    parts = [f"{token_text(one.text, width)} {one.before:.3f}→{f'{one.p:.3f}' if one.p else 'out'}" for one in top]
     text = ", ".join(part.replace(" ", _JOINED) for part in parts)
     lines = [unstyled(row).replace(_JOINED, " ") for row in wrap([("", text)], columns() - _INDENT)]
     return f"\n{' ' * _INDENT}".join(lines)
-
-
-def _short_text(text: str) -> str:
-    return token_text(text, _NARROW if columns() < 60 else _WIDEST)
 
 
 def token_text(text: str, columns: int) -> str:
@@ -107,11 +89,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def print_why(inspected: TokenInspection, settings: Settings) -> None:
     """Print the table of one token, for a terminal or a file."""
-    out = stream()
-    terminal = is_terminal(out)
-    width = max(shutil.get_terminal_size().columns - 1, 1) if terminal else _FILE
-    rows = why_rows(inspected, settings, width, terminal and wants_color(out))
-    (print_drawn if terminal else print_text)("".join(f"{row}\n" for row in rows))
+    color = is_terminal(stream()) and wants_color(stream())
+    rows = why_rows(inspected, settings, max(columns(_FILE + 1) - 1, 1), color)
+    (print_drawn if color else print_text)("".join(f"{row}\n" for row in rows))
 
 
 def why_rows(inspected: TokenInspection, settings: Settings, width: int, color: bool) -> list[str]:
@@ -167,22 +147,22 @@ class _WhyTable:
     def effects(self) -> list[Runs]:
         """The effect of each step, and the token that was sampled."""
         steps, width = self._chain.steps, self._width
-        titles = [self._title(step) for step in steps]
+        described = [self._title_and_note(step) for step in steps]
         counts = [f"{step.before} → {step.live}" if step.live < step.before else str(step.before) for step in steps]
-        column = max(map(len, [*titles, "sampled"])) + 2
+        column = max(len(title) for title, _ in [*described, ("sampled", "")]) + 2
         middle = max(map(len, counts), default=0) + 2
-        explained: set[str] = set()
+        unexplained = {"removed": " of the probability", "moved": " of the probability"}
         rows: list[Runs] = []
-        for step, title, count in zip(steps, titles, counts, strict=True):
-            effect = _effect(step)
+        for step, (title, note), count in zip(steps, described, counts, strict=True):
+            effect = f"moved {percent(step.moved)}%" if step.moved else "no change"
+            if step.live < step.before:
+                effect = f"removed {percent(step.removed)}%"
             line = f"{title:<{column}}{count:<{middle}}{effect}"
             verb = effect.partition(" ")[0]
-            meaning = _MEANINGS.get(verb, "")
-            if verb not in explained and len(line + meaning) <= width:
-                explained.add(verb)
-                line += meaning
+            if len(line + unexplained.get(verb, "")) <= width:
+                line += unexplained.pop(verb, "")
             rows += [[("", line)]] if cells(line) <= width else wrap([("", line)], width)
-            if note := self._note(step):
+            if note:
                 rows += [[(_REMOVED, "  "), *row] for row in wrap([(_REMOVED, note)], max(width - 2, 10))]
         drawn = next(one for one in self._chain.candidates if one.id == self._inspected.drawn)
         left = plural(steps[-1].live if steps else self._chain.n_vocab, "candidate")
@@ -211,31 +191,21 @@ class _WhyTable:
         key = sampler.fields[0] if sampler and len(sampler.switches) < 2 else ""
         return short_name(step.name), fields()[key].format(getattr(self._settings, key)) if key in fields() else ""
 
-    def _title(self, step: ChainStep) -> str:
-        """The name of a step, with its value if it has only one."""
+    def _title_and_note(self, step: ChainStep) -> tuple[str, str]:
+        """The name of a step with its value if it has only one, and its other values."""
+        trace, title, note = self._inspected.trace, step.name, step_values(self._settings, step.name)
+        key, _, value = note.partition("=")
+        if key == step.name and " " not in value:
+            title, note = f"{key} {value}", ""
         if step.name == "temperature":
-            return f"temp {self._inspected.trace.temperature:.3g}"
-        name, _, value = step_values(self._settings, step.name).partition("=")
-        return f"{name} {value}" if name == step.name and " " not in value else step.name
-
-    def _note(self, step: ChainStep) -> str:
-        """The other values of a step; for the temperature, the policy and the entropy that it got."""
-        if step.name == "temperature":
-            return f"policy {self._inspected.trace.policy}, entropy {self._inspected.trace.entropy:.2f} nats"
+            title, note = f"temp {trace.temperature:.3g}", f"policy {trace.policy}, entropy {trace.entropy:.2f} nats"
         if step.name == "grammar":
-            return f"{token_text(self._inspected.refused or '', _WIDEST)} was sampled first, and rejected"
-        values = step_values(self._settings, step.name)
-        return values if " " in values or not values.startswith(f"{step.name}=") else ""
+            note = f"{token_text(self._inspected.refused or '', _WIDEST)} was sampled first, and rejected"
+        return title, note
 
 
 def _aligned(words: Sequence[str], widths: Sequence[int]) -> str:
     return "".join(f" {word:>{width}}" for word, width in zip(words, widths, strict=False))
-
-
-def _effect(step: ChainStep) -> str:
-    if step.live < step.before:
-        return f"removed {percent(step.removed)}%"
-    return f"moved {percent(step.moved)}%" if step.moved else "no change"
 
 
 def _trimmed(row: Runs) -> Runs:
@@ -264,12 +234,10 @@ def short_name(name: str) -> str:
 def step_values(settings: Settings, name: str) -> str:
     """The settings that the step reads, as KEY=VALUE, without those that have no effect."""
     own = SAMPLERS[name].fields if name in SAMPLERS else (name,)
-    keys = [key for key in fields() if key in own]
-    shown = [key for key in keys if key in (name, "seed") or _has_effect(settings, key)]
-    return " ".join(f"{key}={fields()[key].format(getattr(settings, key))}" for key in shown)
-
-
-def _has_effect(settings: Settings, key: str) -> bool:
-    """Whether a setting differs from its default, or belongs to one that does."""
-    needed = needed_settings(fields()[key])
-    return any(getattr(settings, one) != fields()[one].default for one in (key, *needed))
+    shown = []
+    for key in filter(own.__contains__, fields()):
+        field, related = fields()[key], (key, *needed_settings(fields()[key]))
+        is_changed = any(getattr(settings, one) != fields()[one].default for one in related)
+        if key in (name, "seed") or is_changed:
+            shown.append(f"{key}={field.format(getattr(settings, key))}")
+    return " ".join(shown)
