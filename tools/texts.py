@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 import typer
 
-from llmcli.cli.front_page import front_page
+from llmcli.cli.help_texts import front_page
 from llmcli.cli.typer_app import help_page, make_app
 from llmcli.ui.commands.registry import commands, dispatch
 
@@ -29,6 +29,7 @@ _METHODS = {
     ("console", "detail"): "note",
     ("chat", "say"): "output",
     ("notes", "append"): "warning",  # lists of texts that are printed later
+    ("", "warn"): "warning",  # a function that the caller gave
     ("problems", "append"): "error",
 }
 _WITHOUT_HINT = ("say",)  # their second argument is something else

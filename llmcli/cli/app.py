@@ -36,15 +36,14 @@ def _dispatch(arguments: list[str]) -> int:
         os.environ["COLUMNS"] = "10000"  # a shell takes each line for a candidate: no help text may wrap
         return _run_app(arguments, "")
     from llmcli.cli import model_preload
-    from llmcli.cli.front_page import normalize_arguments, page_of
+    from llmcli.cli.help_texts import front_page, normalize_arguments, root_help
 
     model_preload.start(arguments)
     arguments = normalize_arguments(arguments)
-    page = page_of(arguments)
-    if page:
+    if not arguments or arguments[0] in ("-h", "--help"):
         from llmcli.ui.terminal.output import print_line
 
-        print_line(page)
+        print_line(root_help() if arguments else front_page())
         return 0
     from llmcli.cli.usage_errors import check_command
 

@@ -22,8 +22,7 @@ from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.param import fields_of
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.settings import Layer, Settings, fields, resolve
-from llmcli.ui.terminal.ask import can_ask
-from llmcli.ui.terminal.console import can_redraw, console, is_terminal, wants_color
+from llmcli.ui.terminal.console import can_ask, can_redraw, console, is_terminal, wants_color
 from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation
     from llmcli.ui.chat.app import ChatApp, Reader
 
-_FIRST_MESSAGE = ("prompt", "file")  # not settings of the conversation
-_NO_CHARACTER = "none"
 # Settings that belong to a conversation; those of the screen and the machine may differ from day to day.
 _SAVED = {*fields_of(RequestParams), *fields_of(GenerationParams), *fields_of(SamplingParams), "model", "n_ctx"}
 
@@ -65,11 +62,11 @@ def chat(
 
 
 def _start_chat(flags: Layer, session: Session, first: str, live: bool) -> int:
-    """Build a chat and run it."""
     from llmcli.chat.controller import ChatController
     from llmcli.ui.chat.app import ChatApp
 
-    given = Layer("flag", {key: value for key, value in flags.values.items() if key not in _FIRST_MESSAGE})
+    # The first message is not a setting of the conversation.
+    given = Layer("flag", {key: value for key, value in flags.values.items() if key not in ("prompt", "file")})
     character, middle = character_of(given, session)
     layers = layers_of(given, *middle)
     save_overrides(session, *middle, given)
@@ -77,7 +74,15 @@ def _start_chat(flags: Layer, session: Session, first: str, live: bool) -> int:
         session.set_character(character.name, middle[0].values)
     settings = resolve(layers.above(session.overrides)).settings
     chat: ChatApp
-    load = partial(open_model, on_end=lambda: _show_loaded(chat))
+
+    def show_loaded() -> None:  # runs in the loading thread
+        chat.reader.refresh()
+        if chat.live:
+            from llmcli.ui.markdown.view import preload
+
+            preload()  # what the first answer needs
+
+    load = partial(open_model, on_end=show_loaded)
     chat = ChatApp(
         ChatController(session, layers, load), live=live, names=lambda: complete_reference(""), bring=ensure_model
     )
@@ -95,15 +100,6 @@ def is_model_name(text: str, flags: Layer) -> bool:
     return text.casefold() in names | {name.rpartition("/")[2] for name in names}
 
 
-def _show_loaded(chat: "ChatApp") -> None:
-    """Draw the status line again, and import what the first answer needs; runs in the loading thread."""
-    chat.reader.refresh()
-    if chat.live:
-        from llmcli.ui.markdown.view import preload
-
-        preload()
-
-
 def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
     if not live:
         from llmcli.ui.input.piped import LineReader
@@ -112,7 +108,7 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
             raise LlmcliError("stdin is closed", "pipe messages to stdin, or use a terminal")
         mark = partial(print, "> ", end="", file=sys.stderr, flush=True)
         return LineReader(sys.stdin.buffer, mark) if is_terminal(sys.stdin) else LineReader(sys.stdin.buffer)
-    from llmcli.ui.chat.status_line import input_hint, status_line
+    from llmcli.ui.chat.app import input_hint, status_line
     from llmcli.ui.commands.completion import suggest
     from llmcli.ui.input.reader import TerminalReader
     from llmcli.ui.markdown.theme import ground_of
@@ -145,24 +141,17 @@ def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
         return Session(keep=keep)
     from llmcli.chat.sessions import store
 
-    if name:
-        return _open_named(name)
-    last = next((one for one in store.names() if not store.is_open(one)), None)
-    if not last:
+    if not name:
+        last = next((one for one in store.names() if not store.is_open(one)), None)
+        if last:
+            return Session.load(last)
         console.note("no session to continue: this is a new session")
         return Session()
-    return Session.load(last)
-
-
-def _open_named(text: str) -> Session:
-    """The session of this name, or a new one; a note reports a new one, because the name may be mistyped."""
-    from llmcli.chat.sessions import store
-
-    name = store.to_name(text)
+    name = store.to_name(name)
     same = [one for one in store.names() if one.casefold() == name.casefold()]
     if store.path_of(name).is_file() or len(same) == 1:
         return Session.load(name if name in same else same[0])
-    if can_ask():
+    if can_ask():  # the name may be mistyped
         note = f"new session {name!r}"
         console.note("; ".join(filter(None, (note, store.similar_name(name)))))
     return Session(name)
@@ -180,7 +169,7 @@ def character_of(flags: Layer, session: Session) -> "tuple[Character | None, lis
     chosen = resolve_settings(flags).character
     if not chosen or (session.conversation.messages and "character" not in flags.values):
         return None, []
-    if chosen == _NO_CHARACTER:
+    if chosen == "none":
         session.remove_character()
         return None, []
     from llmcli.config.characters import character_layer, load_character
@@ -258,7 +247,7 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
     return BackgroundLoad(load, on_end)
 
 
-def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Character | None" = None) -> int:
+def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Character | None") -> int:
     """Open what is needed, run the chat, and close everything."""
     from llmcli.cli.open_model import welcome
     from llmcli.ui.chat.loop import run
@@ -293,8 +282,7 @@ def _show_details(chat: "ChatApp") -> None:
     print_settings(chat.controller.resolved())
     if console.engine_log:
         subscribe_log(console.detail)
-    local = chat.wait_for_model()
-    if local:
+    if local := chat.wait_for_model():
         print_model_facts(local)
 
 

@@ -131,7 +131,7 @@ def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: boo
     """
     from llmcli.inference.request import grammar_text, join_prompt, system_text
 
-    notes: list[str] = []
+    warn = cache(console.warn)  # once, if all variants have the same schema
     read = cache(partial(read_prompt, _resolved(variants[0], layers).settings))
     requests = []
     for variant in variants:
@@ -140,12 +140,10 @@ def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: boo
         text = join_prompt(settings, piped, read)
         try:
             check_chain(settings)
-            system, grammar = system_text(settings), grammar_text(settings, notes)
+            system, grammar = system_text(settings), grammar_text(settings, warn)
         except LlmcliError as error:
             raise type(error)(f"{variant.label}: {error}", error.hint) from None
         requests.append(_CompareRequest(variant, resolved, text, system, grammar))
-    for note in dict.fromkeys(notes):
-        console.warn(note)
     return requests
 
 

@@ -37,11 +37,10 @@ def _complete_preset(incomplete: str) -> list[tuple[str, str]]:
     from llmcli.config.presets import preset_purpose, presets
 
     try:
-        return _safe_words(
-            (name, preset_purpose(name, one)) for name, one in presets().items() if name.startswith(incomplete)
-        )
+        known = presets()
     except (LlmcliError, OSError):
         return []
+    return _safe_words((name, preset_purpose(name, one)) for name, one in known.items() if name.startswith(incomplete))
 
 
 def complete_model(incomplete: str) -> list[str]:

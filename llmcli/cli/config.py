@@ -6,19 +6,16 @@ import typer
 
 from llmcli.config import config_file as store
 from llmcli.config.presets import base_layers, preset_layer, resolve_settings
-from llmcli.errors import ExitStatus, UsageError
+from llmcli.errors import UsageError
 from llmcli.files import config_path
 from llmcli.params.settings import Layer, check_policy, fields, find, format_setting, resolve, to_data
 from llmcli.ui.markdown.theme import ground_of
-from llmcli.ui.terminal.ask import open_in_editor
-from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.console import console, open_in_editor
 from llmcli.ui.terminal.output import print_json, print_line
 from llmcli.ui.terminal.table import print_facts
 
 _NO_FLAGS = Layer("flag", {})
-app = typer.Typer(
-    help="Show and change the settings in the configuration file.", no_args_is_help=True, rich_markup_mode=None
-)
+app = typer.Typer(no_args_is_help=True)
 
 
 def _keys(incomplete: str) -> list[tuple[str, str]]:
@@ -33,7 +30,7 @@ def list_settings(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="List the defaults too.")] = False,
     changed: Annotated[bool, typer.Option("--changed", hidden=True)] = False,  # noqa: ARG001 -- the default now
-) -> int:
+) -> None:
     """List the settings that are set, with their values and sources."""
     resolved = resolve(base_layers(_NO_FLAGS))
     is_set = [key for key, origin in resolved.origins.items() if origin != "default"]
@@ -42,34 +39,29 @@ def list_settings(
         data = to_data(resolved.settings)
         rows = {key: {"value": data[key], "from": resolved.origins[key]} for key in keys}
         print_json(rows, indent=None)
-        return ExitStatus.OK
+        return
     print_facts([(key, f"{format_setting(resolved.settings, key):<24} {resolved.origins[key]}") for key in keys])
     if not everything:
         what = "all other settings have" if is_set else "all settings have"
         console.note(f"{what} their defaults: `llmcli config list --all`")
-    return ExitStatus.OK
 
 
 @app.command("get")
-def get_setting(key: Key) -> int:
+def get_setting(key: Key) -> None:
     """Print the value of a setting."""
     field = find(key)
     print_line(field.format(getattr(resolve_settings(_NO_FLAGS), field.key)))
-    return ExitStatus.OK
 
 
 @app.command("set")
 def set_setting(
     key: Key, value: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Value, or the values of a list.")]
-) -> int:
+) -> None:
     """Write the value of a setting into the configuration file."""
     field = find(key)
-    if field.repeated:
-        parsed = field.parse_texts(value) if len(value) > 1 else field.parse_text(value[0])
-    elif len(value) > 1:
+    if len(value) > 1 and not field.repeated:
         raise UsageError(f"{field.key} takes one value, got {len(value)}", "put a value with spaces in quotes")
-    else:
-        parsed = field.parse_text(value[0])
+    parsed = field.parse_texts(value) if len(value) > 1 else field.parse_text(value[0])
     if field.key == "temperature":
         check_policy(parsed, None)
     if field.key == "theme":
@@ -77,28 +69,24 @@ def set_setting(
     if field.key == "preset" and parsed:
         preset_layer(parsed)  # raises an error for an unknown one
     store.set_value(field.key, parsed)
-    return ExitStatus.OK
 
 
 @app.command("unset")
-def unset_setting(key: Key) -> int:
+def unset_setting(key: Key) -> None:
     """Remove a setting from the configuration file."""
     if not store.unset_value(key):
         console.note(f"{find(key).key} is not set in {config_path()}")
-    return ExitStatus.OK
 
 
 @app.command("path")
-def show_path() -> int:
+def show_path() -> None:
     """Print the path of the configuration file."""
     print_line(str(config_path()))
-    return ExitStatus.OK
 
 
 @app.command("edit")
-def edit_file() -> int:
+def edit_file() -> None:
     """Edit the configuration file with $VISUAL or $EDITOR."""
     path = store.ensure_file()
     open_in_editor(path)
     store.config_layer()
-    return ExitStatus.OK

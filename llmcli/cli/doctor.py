@@ -51,7 +51,11 @@ def doctor(
     memory = hardware.available_memory()
     facts["cores"] = f"{hardware.usable_cores()} usable (physical), {os.cpu_count()} logical"
     facts["memory"] = f"{memory // _MIB} MiB available" if memory else "unknown"
-    facts |= _folder_facts(problems) | _config_facts(problems) | _hub_facts()
+    facts |= _file_facts(problems)
+    facts["hub"] = environment.endpoint() + (" (offline)" if environment.is_offline() else "")
+    facts["HF cache"] = _with_access(environment.hub_cache())
+    source = environment.token_source()  # the token itself is never shown
+    facts["HF token"] = f"present ({source})" if source else "not present"
     if as_json:
         rows = [{"message": message, "hint": hint} for message, hint in problems]
         print_json({"facts": facts, "problems": rows}, indent=None)
@@ -84,27 +88,23 @@ def _engine_facts(problems: list[Problem]) -> dict[str, str]:
     return facts
 
 
-def _folder_facts(problems: list[Problem]) -> dict[str, str]:
+def _file_facts(problems: list[Problem]) -> dict[str, str]:
+    """The state of the folders, the starter, the configuration file and the environment variables."""
     facts = {}
     for name, folder in (("config", config_dir()), ("data", data_dir()), ("cache", cache_dir())):
-        writable = _writable(folder)
-        facts[f"{name} folder"] = f"{folder} ({'writable' if writable else 'NOT writable'})"
-        if not writable:
+        facts[f"{name} folder"] = _with_access(folder)
+        if not _is_writable(folder):
             problems.append((f"cannot write to {folder}", "set LLMCLI_HOME to a folder that you can write to"))
     present = locations.is_starter_downloaded(cache_dir())
     facts["starter"] = "present" if present else "not downloaded (the first `llmcli chat` downloads it)"
-    return facts
-
-
-def _config_facts(problems: list[Problem]) -> dict[str, str]:
-    """The state of the configuration file and of the environment variables."""
     state = "not present"
     if config_path().exists():
         state = "not valid" if _failures((config_layer, aliases, presets), problems) else "valid"
-    variables = ", ".join(sorted(name for name in os.environ if name.startswith("LLMCLI_"))) or "none"
+    facts["config file"] = f"{config_path()} ({state})"
+    facts["variables"] = ", ".join(sorted(name for name in os.environ if name.startswith("LLMCLI_"))) or "none"
     if _failures((lambda: environment_layer(os.environ),), problems):
-        variables += " (not valid)"
-    return {"config file": f"{config_path()} ({state})", "variables": variables}
+        facts["variables"] += " (not valid)"
+    return facts
 
 
 def _failures(checks: Iterable[Callable[[], object]], problems: list[Problem]) -> bool:
@@ -120,18 +120,12 @@ def _failures(checks: Iterable[Callable[[], object]], problems: list[Problem]) -
     return found
 
 
-def _writable(folder: Path) -> bool:
+def _with_access(folder: Path) -> str:
+    return f"{folder} ({'writable' if _is_writable(folder) else 'NOT writable'})"
+
+
+def _is_writable(folder: Path) -> bool:
     """Whether files can be created in the folder, or the folder itself."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
-
-
-def _hub_facts() -> dict[str, str]:
-    """The address of the Hub, its cache and the source of the token; the token itself is never shown."""
-    cache, source = environment.hub_cache(), environment.token_source()
-    return {
-        "hub": environment.endpoint() + (" (offline)" if environment.is_offline() else ""),
-        "HF cache": f"{cache} ({'writable' if _writable(cache) else 'NOT writable'})",
-        "HF token": f"present ({source})" if source else "not present",
-    }

@@ -71,7 +71,10 @@ def generate(
     if asked.logprobs and not as_json:
         console.warn("logprobs has no effect: it needs --json", "to see probabilities, use --heat p or --trace FILE")
     check_chain(asked)
-    question, system, grammar = _texts(asked, no_stdin)
+    from llmcli.inference.request import grammar_text, join_prompt, system_text
+
+    question = join_prompt(asked, reads_stdin(asked, no_stdin), partial(read_prompt, asked))
+    system, grammar = system_text(asked), grammar_text(asked, console.warn)
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
     from llmcli.inference.answer import Answer
     from llmcli.inference.engine import Request
@@ -105,18 +108,6 @@ def generate(
     if stats or console.verbose:
         console.note(_stats_line(answer))
     return _exit_status(answer)
-
-
-def _texts(settings: Settings, no_stdin: bool) -> tuple[str, str | None, str | None]:
-    """The question, the system prompt and the grammar, from text or files."""
-    from llmcli.inference.request import grammar_text, join_prompt, system_text
-
-    question = join_prompt(settings, reads_stdin(settings, no_stdin), partial(read_prompt, settings))
-    notes: list[str] = []
-    system, grammar = system_text(settings), grammar_text(settings, notes)
-    for note in notes:
-        console.warn(note)
-    return question, system, grammar
 
 
 def warn_plain_template(local: "Engine") -> None:
@@ -180,19 +171,14 @@ def _exit_status(answer: "Answer") -> int:
     if not answer.record.is_complete:
         raise ConstraintError("the answer ended before it met the constraint", "raise --max-tokens")
     if reason == "length" and settings.max_tokens:
-        console.note(_cut_note(answer))
+        if 0 <= settings.max_tokens <= answer.timings()["predicted_n"]:
+            console.note(f"cut off: max_tokens is {settings.max_tokens}; raise it with -n")
+            return ExitStatus.OK
+        size = f" of {answer.record.n_ctx} tokens" if answer.record.n_ctx else ""
+        console.note(f"cut off: the context{size} is full" + ("; raise it with -c" if settings.n_ctx else ""))
     return ExitStatus.OK
 
 
 def timeout_note(settings: Settings) -> str:
     """What stopped an answer, or several."""
     return f"stopped by --timeout after {settings.timeout:g} s"
-
-
-def _cut_note(answer: "Answer") -> str:
-    """Why the answer ended before the model ended it."""
-    settings, n_ctx = answer.settings, answer.record.n_ctx
-    if 0 <= settings.max_tokens <= answer.timings()["predicted_n"]:
-        return f"cut off: max_tokens is {settings.max_tokens}; raise it with -n"
-    size = f" of {n_ctx} tokens" if n_ctx else ""
-    return f"cut off: the context{size} is full" + ("; raise it with -c" if settings.n_ctx else "")

@@ -17,30 +17,23 @@ from llmcli.errors import LlmcliError
 if TYPE_CHECKING:
     from llmcli.engine.llama.model import Model
 
-_COMMANDS = ("generate", "compare", "chat")
-_HELP = {"--help", "-h", "--help-all"}
 _MAX_SIZE = 256 << 20  # bytes; the load of a larger file needs a progress line and a way to stop it
 
 
-class ModelPreload:
-    """One load in the background. The thread only waits for C code, so it never waits for Python's lock."""
+class ModelPreload(threading.Thread):
+    """One load in the background, which only waits for C code, so it never waits for Python's lock."""
 
     def __init__(self, parts: Sequence[Path]) -> None:
+        super().__init__(daemon=True)
         self.parts = tuple(parts)
-        self._model: Model | None = None
-        self._thread = threading.Thread(target=self._load, daemon=True)
-        self._thread.start()
+        self.model: Model | None = None  # which the user of the thread must close; None when the load failed
+        self.start()
 
-    def _load(self) -> None:
+    def run(self) -> None:
         from llmcli.engine.llama.model import Model
 
         with suppress(LlmcliError):  # the load of the command itself reports it
-            self._model = Model.load(self.parts, 0, quiet=True)
-
-    def wait(self) -> "Model | None":
-        """The loaded model, which the caller must close; None when the load failed."""
-        self._thread.join()
-        return self._model
+            self.model = Model.load(self.parts, 0, quiet=True)
 
 
 _current: ModelPreload | None = None
@@ -49,8 +42,12 @@ _current: ModelPreload | None = None
 def start(arguments: Sequence[str]) -> None:
     """Start the load if this command needs a model that is on this machine and has loaded safely before."""
     global _current
-    if not arguments or arguments[0] not in _COMMANDS or _HELP & set(arguments) or _shows_engine_log(arguments):
+    if not arguments or arguments[0] not in ("generate", "compare", "chat"):
         return
+    if {"--help", "-h", "--help-all"} & set(arguments):
+        return
+    if sum(word in ("-v", "--verbose") for word in arguments) > 1 or any(word.startswith("-vv") for word in arguments):
+        return  # a load in the background drops llama.cpp's log
     if arguments[0] == "chat" and sys.stdin and sys.stdin.isatty():
         return  # the prompt appears first, and the model loads while the user types
     from llmcli.engine.llama import hardware
@@ -67,12 +64,14 @@ def claim(parts: Sequence[Path]) -> "Model | None":
     """The model at `parts`, if that is the one that was preloaded; any other one is freed."""
     global _current
     preload = _current
-    model = preload.wait() if preload else None  # after a Ctrl-C here, `cancel` waits for it
-    _current = None
-    if preload and model and preload.parts != tuple(parts):
-        model.close()
+    if not preload:
         return None
-    return model
+    preload.join()  # after a Ctrl-C here, `cancel` waits for it
+    _current = None
+    if preload.model and preload.parts != tuple(parts):
+        preload.model.close()
+        return None
+    return preload.model
 
 
 def cancel() -> None:
@@ -80,25 +79,15 @@ def cancel() -> None:
     claim(())
 
 
-def _shows_engine_log(arguments: Sequence[str]) -> bool:
-    """Whether the arguments contain -vv or --verbose twice: a load in the background drops llama.cpp's log."""
-    if any(word.startswith("-vv") for word in arguments):
-        return True
-    return sum(word in ("-v", "--verbose") for word in arguments) > 1
-
-
 def _guess(arguments: Sequence[str]) -> str:
-    """The model reference of these arguments, without the parser."""
+    """The model reference of these arguments, without the parser; else of the environment, or of the config file."""
     for index, word in enumerate(arguments):
         if word in ("-m", "--model"):
             return arguments[index + 1] if index + 1 < len(arguments) else ""
         if word.startswith("--model="):
             return word.removeprefix("--model=")
-    return os.environ.get("LLMCLI_MODEL") or _configured()
-
-
-def _configured() -> str:
-    """The model of the configuration file; without one, the starter."""
+    if name := os.environ.get("LLMCLI_MODEL"):
+        return name
     from llmcli.files import config_path
 
     path = config_path()

@@ -77,8 +77,6 @@ def _load(target: ResolvedModel, settings: Settings, abort: Cancellation, status
 
 def print_settings(resolved: ResolvedSettings) -> None:
     """With `--verbose`: the configuration file, and each setting that is not a default, with its layer."""
-    if not console.verbose:
-        return
     file = config_path()
     console.detail(f"configuration file: {file}{'' if file.exists() else ' (not present)'}")
     for key, origin in resolved.origins.items():
@@ -88,8 +86,6 @@ def print_settings(resolved: ResolvedSettings) -> None:
 
 def print_model_facts(engine: Engine) -> None:
     """With `--verbose`: the file of the model, what its header says, and how long the load took."""
-    if not console.verbose:
-        return
     for fact in engine.facts:
         console.detail(fact)
 

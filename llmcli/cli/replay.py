@@ -19,12 +19,12 @@ from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, Settings
 from llmcli.text import plural
 from llmcli.ui.terminal.console import can_redraw, console
-from llmcli.ui.terminal.output import AnswerWriter, print_line, stream_answer
+from llmcli.ui.terminal.output import AnswerWriter, print_json, stream_answer
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.chat.recorded_answer import RecordedAnswer
-    from llmcli.chat.replay import BatchReplay, Difference, Replay
+    from llmcli.chat.replay import BatchReplay, Replay
     from llmcli.inference.resolved_model import ResolvedModel
 
 _SESSION = "session:"
@@ -50,10 +50,7 @@ def replay(
         bool, typer.Option("--json", help="Print one JSON object with the text, the first difference and its reasons.")
     ] = False,
 ) -> int:
-    """Generate a recorded answer again and check that it is the same.
-
-    Where it is not, the first different token and the reasons are printed to stderr, and the status is 1.
-    """
+    """Generate a recorded answer again and check that it is the same; the status is 1 if it is not."""
     policy_file = flags.values.get("temp_policy_file") or ""
     recorded = _recorded(what, line, policy_file)
     from llmcli.chat.replay import BatchReplay, Replay, replay_settings
@@ -100,7 +97,7 @@ def _run_batch(again: "BatchReplay", status: ProgressLine, as_json: bool) -> Non
     if as_json:
         same = not any(one.difference for one in again.replays)
         answers = [{"label": one.recorded.label, **_data(one)} for one in again.replays]
-        print_line(json.dumps({"same": same, "variants": answers}, ensure_ascii=False))
+        print_json({"same": same, "variants": answers}, indent=None)
     elif not live:
         comparison.print_texts(again.comparison, think)
 
@@ -128,8 +125,15 @@ def _recorded(what: str, line: int | None, policy_file: str) -> "Sequence[Record
 
 def _output(name: str, line: int | None) -> tuple[str, str]:
     """The JSON text of one output, and its name for errors."""
-    text = _stdin() if name == "-" else read_text(name)
     source = "stdin" if name == "-" else name
+    if name == "-":
+        with piped_stdin("pipe in the output of `llmcli generate --json`, or give a file") as stdin:
+            data = stdin.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise DiskError(f"stdin is larger than {_LARGEST >> 20} MiB", "give one output")
+        text = data.decode("utf-8-sig", "replace")
+    else:
+        text = read_text(name)
     lines = text.split("\n")
     if line is not None:
         if line > len(lines) or not lines[line - 1].strip():
@@ -139,14 +143,6 @@ def _output(name: str, line: int | None) -> tuple[str, str]:
     if len(full) > 1 and all(lines[number - 1].strip().startswith("{") for number in full[:2]):
         raise UsageError(f"{source} contains {len(full)} outputs", f"choose one, as in --line {full[0]}")
     return text, source
-
-
-def _stdin() -> str:
-    with piped_stdin("pipe in the output of `llmcli generate --json`, or give a file") as stdin:
-        data = stdin.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
-        raise DiskError(f"stdin is larger than {_LARGEST >> 20} MiB", "give one output")
-    return data.decode("utf-8-sig", "replace")
 
 
 def _find(settings: Settings, given: bool) -> "ResolvedModel":
@@ -173,15 +169,11 @@ def _data(again: "Replay") -> dict[str, object]:
 
 
 def _verdict(again: "Replay") -> str:
-    if not again.difference:
+    difference = again.difference
+    if not difference:
         return f"same answer: {plural(again.n_tokens, 'token')}"
-    reasons = "; ".join(again.reasons) or "no known difference in the conditions"
-    return f"{_describe(again.difference)}; reason: {reasons}"
-
-
-def _describe(difference: "Difference") -> str:
-    """Where it differs, in words."""
     part = " of the reasoning" if difference.part == "think" else ""
     texts = difference.recorded, difference.replayed
     before, now = (json.dumps(text, ensure_ascii=False) if text else "the end" for text in texts)
-    return f"different answer from token {difference.token}{part} on: was {before}, is {now}"
+    reasons = "; ".join(again.reasons) or "no known difference in the conditions"
+    return f"different answer from token {difference.token}{part} on: was {before}, is {now}; reason: {reasons}"

@@ -1,6 +1,5 @@
 """`llmcli sessions`: the conversations on this disk."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -17,19 +16,17 @@ from llmcli.config.config_file import config_layer
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from llmcli.params.settings import Layer, resolve
 from llmcli.text import format_age, plural
-from llmcli.ui.terminal.ask import can_ask, confirm
-from llmcli.ui.terminal.console import console, wants_color
-from llmcli.ui.terminal.output import print_line, print_text
+from llmcli.ui.terminal.console import can_ask, confirm, console, wants_color
+from llmcli.ui.terminal.output import print_json, print_line, print_text
 from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
     from llmcli.chat.conversation import Conversation, Message
-    from llmcli.chat.sessions.listing import SessionSummary
     from llmcli.chat.sessions.session import Session
 
 _EMPTY_BRANCH = "the current branch is empty; `llmcli sessions show --all` prints the other branches"
 
-app = typer.Typer(help="List, show, search, export and delete sessions.", rich_markup_mode=None)
+app = typer.Typer()
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a session.", autocompletion=complete_session)]
 ShortName = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of a session, or its last part.", autocompletion=complete_session)
@@ -44,26 +41,21 @@ def default(context: typer.Context) -> None:
 
 
 @app.command("list")
-def list_sessions(as_json: Json = False) -> int:
+def list_sessions(as_json: Json = False) -> None:
     """List the sessions, the last changed first."""
     from llmcli.chat.sessions.listing import session_summaries
 
     listed = session_summaries()
     if as_json:
-        print_line(json.dumps([asdict(session) for session in listed], ensure_ascii=False))
-    elif listed:
-        _print_table(listed)
-    else:
+        print_json([asdict(session) for session in listed], indent=None)
+        return
+    if not listed:
         console.note("no sessions yet; start one with `llmcli chat`")
-    return ExitStatus.OK
-
-
-def _print_table(listed: "Sequence[SessionSummary]") -> None:
-    """Print a table of sessions; it has a column of branches if a session has several."""
+        return
     heads = ["SESSION", "MESSAGES", "BRANCHES", "CHANGED", "FIRST MESSAGE"]
     rows = [[one.name, str(one.n_messages), str(one.n_branches), format_age(one.changed), one.title] for one in listed]
     several = any(one.n_branches > 1 for one in listed)
-    for row in (heads, *rows):
+    for row in (heads, *rows):  # the column of branches is for sessions that have several
         if not several:
             del row[2]
         elif row[2] == "1":
@@ -75,7 +67,7 @@ def _print_table(listed: "Sequence[SessionSummary]") -> None:
 def show_session(
     name: ShortName,
     everything: Annotated[bool, typer.Option("--all", help="Show every branch, not only the current one.")] = False,
-) -> int:
+) -> None:
     """Show the messages of a session."""
     conversation = _read(name).conversation
     path = conversation.path()
@@ -85,7 +77,6 @@ def show_session(
         _print_messages(path, 1)
     else:
         console.note(_EMPTY_BRANCH)
-    return ExitStatus.OK
 
 
 def _print_branches(conversation: "Conversation") -> None:
@@ -128,7 +119,7 @@ def search_sessions(
 
     hits = list(search(text))
     if as_json:
-        print_line(json.dumps([asdict(hit) for hit in hits], ensure_ascii=False))
+        print_json([asdict(hit) for hit in hits], indent=None)
     elif hits:
         rows = [(hit.session, str(hit.number), SPEAKER_NAMES.get(hit.role, hit.role), hit.excerpt) for hit in hits]
         print_rows(("SESSION", "N", "WHO", "TEXT"), rows, right=("N",), spare=("WHO",))
@@ -144,7 +135,7 @@ def export_session(
         str, typer.Argument(metavar="FILE", help="FILE.md, .txt, .json, .html or .svg; `-` is Markdown on stdout.")
     ] = "-",
     force: Force = False,
-) -> int:
+) -> None:
     """Export a session as Markdown, plain text, JSON, a web page or a picture, by the suffix of FILE."""
     from llmcli.chat.export import format_of
     from llmcli.ui.export_file import document, write
@@ -157,11 +148,10 @@ def export_session(
     text = document(path, session.name, _system_prompt(session), form, session.conversation.messages)
     if to == "-":
         print_text(text if text.endswith("\n") else text + "\n")
-        return ExitStatus.OK
+        return
     target = output_path(to, force)
     write(text, target)
     console.note(f"exported to {os.path.abspath(target)}")
-    return ExitStatus.OK
 
 
 def _system_prompt(session: "Session") -> str | None:
@@ -201,12 +191,11 @@ def remove_sessions(
 @app.command("rename")
 def rename_session(
     name: Name, new: Annotated[str, typer.Argument(metavar="NEW", help="New name; spaces become dashes.")]
-) -> int:
+) -> None:
     """Rename a session."""
     new = store.to_name(new)
     store.rename(name, new)
     console.note(f"renamed to {new!r}")
-    return ExitStatus.OK
 
 
 def _read(name: str) -> "Session":

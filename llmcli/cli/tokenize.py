@@ -9,7 +9,7 @@ import typer
 from llmcli.cli.options import with_settings
 from llmcli.cli.stdin import read_stdin
 from llmcli.config.presets import resolve_settings
-from llmcli.errors import ExitStatus, UsageError
+from llmcli.errors import UsageError
 from llmcli.params.settings import Layer
 from llmcli.ui.terminal.console import is_terminal
 from llmcli.ui.terminal.output import print_line
@@ -30,7 +30,7 @@ def tokenize(
     bos: Annotated[
         bool, typer.Option("--bos/--no-bos", help="Add the BOS and EOS tokens that the model expects.")
     ] = False,
-) -> int:
+) -> None:
     """Show the tokens of TEXT, or of stdin."""
     if as_json + ids + count > 1:
         raise UsageError("--json, --ids and --count cannot be used together", "remove all but one of them")
@@ -54,4 +54,3 @@ def tokenize(
     else:
         for token, piece in zip(tokens, pieces, strict=True):
             print_line(f"{token:>8}  {json.dumps(piece, ensure_ascii=False)}")
-    return ExitStatus.OK

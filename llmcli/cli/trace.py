@@ -1,6 +1,5 @@
 """`llmcli trace`: how each token of an answer was sampled, as a table, a heatmap or a plot."""
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +9,11 @@ import typer
 from llmcli.cli.options import Force, output_path
 from llmcli.cli.stdin import piped_stdin
 from llmcli.engine.events import Measure, TokenTrace
-from llmcli.errors import ExitStatus, UsageError
+from llmcli.errors import UsageError
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import print_line, print_text
+from llmcli.ui.terminal.output import print_json, print_text
 
-app = typer.Typer(help="Show and plot traces of answers.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True)
 File = Annotated[str, typer.Argument(metavar="FILE", help="Trace file of `generate --trace FILE`; `-` reads stdin.")]
 
 
@@ -27,7 +26,7 @@ def show_trace(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object with the tokens and a summary.")
     ] = False,
-) -> int:
+) -> None:
     """Show a row for each token: probability, temperature, entropy and the alternatives.
 
     P: probability at sampling. RANK: 1 is the most likely candidate. T: temperature. H: entropy in nats before
@@ -41,17 +40,15 @@ def show_trace(
         from llmcli.ui.charts.heatmap import print_heat
 
         print_heat(tokens, heat)
-        return ExitStatus.OK
+        return
     from llmcli.ui.charts.trace_table import print_trace, summary
 
     if as_json:
         from llmcli.inference.trace_file import to_data
 
-        data = {"summary": summary(tokens), "tokens": [to_data(token) for token in tokens]}
-        print_line(json.dumps(data, ensure_ascii=False))
+        print_json({"summary": summary(tokens), "tokens": [to_data(token) for token in tokens]}, indent=None)
     else:
         print_trace(tokens)
-    return ExitStatus.OK
 
 
 @app.command("plot")
@@ -61,7 +58,7 @@ def plot_trace(
         str, typer.Option("--output", "-o", metavar="FILE.svg", help="File for the plot; `-` is stdout.")
     ],
     force: Force = False,
-) -> int:
+) -> None:
     """Plot temperature, entropy and probability of the tokens as an SVG file."""
     from llmcli.ui.charts.trace_plot import plot_svg
     from llmcli.ui.export_file import write
@@ -74,28 +71,22 @@ def plot_trace(
         write(picture, target)
     else:
         print_text(picture)
-    return ExitStatus.OK
 
 
 def _read(file: str) -> list[TokenTrace]:
     """The tokens of a file or of stdin."""
-    from llmcli.inference.trace_file import read_trace
+    from llmcli.files import lines_of
+    from llmcli.inference.trace_file import parse_trace, read_trace
 
     notes: list[str] = []
-    tokens = _read_stdin(notes) if file == "-" else read_trace(Path(os.path.expanduser(file)), notes)
+    if file == "-":
+        with piped_stdin("pipe in a trace, or give a file") as stdin:
+            tokens = parse_trace(lines_of(stdin), "stdin", notes)
+    else:
+        tokens = read_trace(Path(os.path.expanduser(file)), notes)
     for note in notes:
         console.warn(note)
     if not tokens:
-        raise UsageError(
-            f"{'stdin' if file == '-' else file} contains no tokens",
-            "create a trace with `llmcli generate --trace FILE`",
-        )
+        name = "stdin" if file == "-" else file
+        raise UsageError(f"{name} contains no tokens", "create a trace with `llmcli generate --trace FILE`")
     return tokens
-
-
-def _read_stdin(notes: list[str]) -> list[TokenTrace]:
-    from llmcli.files import lines_of
-    from llmcli.inference.trace_file import parse_trace
-
-    with piped_stdin("pipe in a trace, or give a file") as stdin:
-        return parse_trace(lines_of(stdin), "stdin", notes)

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from llmcli import __version__
-from llmcli.cli.front_page import Row, examples, root_help, section, wrapped
-from llmcli.cli.help_texts import ABOUT, COMMANDS, EXAMPLES, PROGRAM
+from llmcli.cli.help_texts import ABOUT, COMMANDS, EXAMPLES, PROGRAM, Row, examples, root_help, section, wrapped
 from llmcli.params import param
 from llmcli.ui.terminal.output import print_line
 
@@ -120,7 +119,9 @@ def help_page(ctx: Any, everything: bool) -> str:
     arguments = [(one.make_metavar(ctx), one.help or "") for one in parameters if one.param_type_name == "argument"]
     options = [one for one in parameters if one.param_type_name == "option"]
     usage = " ".join(piece.strip("{}") for piece in command.collect_usage_pieces(ctx))
-    parts = [wrapped(f"Usage: {ctx.command_path} {usage}"), *_sentences(command, everything)]
+    texts = (command.help or "").strip().split("\n\n") if everything else [_first_sentence(command.help)]
+    parts = [wrapped(f"Usage: {ctx.command_path} {usage}")]
+    parts += [wrapped(" ".join(text.split()), "  ") for text in texts]
     parts += examples("Examples", EXAMPLES.get(path, ""))
     if is_group:
         parts += section("Commands", list(_commands(command, "", everything)))
@@ -157,12 +158,6 @@ def _commands(group: Any, prefix: str, everything: bool) -> Iterator[Row]:
             yield from _commands(command, f"{prefix}{name} ", everything)
 
 
-def _sentences(command: Any, everything: bool) -> list[str]:
-    if not everything:
-        return [wrapped(_first_sentence(command.help), "  ")]
-    return [wrapped(" ".join(part.split()), "  ") for part in (command.help or "").strip().split("\n\n")]
-
-
 def _common(names: Sequence[str], options: Sequence[Any]) -> list[Any]:
     """The options with these names, in this order; without names, all but those of every command."""
     if not names:
@@ -187,26 +182,18 @@ def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
     if "--help" in option.opts:
         is_group = isinstance(ctx.command, HelpGroup)
         return label, "Show this help and exit." if is_group else "Show the most common options and exit."
-    facts = _facts(option)
-    text = f"{option.help or ''} [{', '.join(facts)}]" if facts else option.help or ""
-    return label, text if everything else _short_help(text)
-
-
-def _short_help(text: str) -> str:
-    """The first sentence of an option's help, and the facts in brackets at its end."""
-    if not text.endswith("]"):
-        return _first_sentence(text)
-    text, bracket, facts = text.rpartition(" [")
-    return _first_sentence(text) + bracket + facts
-
-
-def _facts(option: Any) -> list[str]:
-    """Range, default and need of an option that a command declares itself; those of settings are in the help."""
+    # Range, default and need of an option that a command declares itself; those of settings are in the help.
     low, high = getattr(option.type, "min", None), getattr(option.type, "max", None)
     facts = [param.range_text(low, high, None)] if (low, high) != (None, None) and not option.count else []
     if option.show_default and option.default not in (None, False, "", ()) and not option.required:
         facts.append(f"default {param.format_value(option.default)}")
-    return [*facts, "required"] if option.required else facts
+    if option.required:
+        facts.append("required")
+    text = f"{option.help or ''} [{', '.join(facts)}]" if facts else option.help or ""
+    if everything:
+        return label, text
+    text, bracket, end = text.rpartition(" [") if text.endswith("]") else (text, "", "")
+    return label, _first_sentence(text) + bracket + end  # the facts in brackets stay
 
 
 def _statuses(everything: bool) -> list[str]:

@@ -32,18 +32,8 @@ _FOREIGN_COMMANDS = {
     "serve": "use `llmcli generate` in scripts; llmcli has no server",
 }
 # The same in a group, as in `llmcli models ls`.
-_SUBCOMMANDS = {
-    "ls": "list",
-    "remove": "rm",
-    "delete": "rm",
-    "download": "pull",
-    "info": "show",
-    "mv": "rename",
-}
-# Options with another meaning in other programs; shown if the value is missing.
-_MEANINGS = {"-c": "`-c N` is the context size; `llmcli chat -C` continues the last session"}
+_SUBCOMMANDS = {"ls": "list", "remove": "rm", "delete": "rm", "download": "pull", "info": "show", "mv": "rename"}
 _TEXT_COMMANDS = ("chat", "generate", "compare")  # a prompt without quotes arrives as several arguments
-_COMPLETION = ("--install-completion", "--show-completion")
 
 
 def check_command(arguments: Sequence[str]) -> None:
@@ -53,10 +43,9 @@ def check_command(arguments: Sequence[str]) -> None:
         UsageError: with the command that is meant.
     """
     name, *rest = arguments
-    if name in _COMPLETION and rest:
-        raise UsageError(
-            f"unexpected extra argument '{ellipsize(rest[0])}'", f"remove it: {name} is for the current shell"
-        )
+    if name in ("--install-completion", "--show-completion") and rest:
+        hint = f"remove it: {name} is for the current shell"
+        raise UsageError(f"unexpected extra argument '{ellipsize(rest[0])}'", hint)
     if name not in COMMANDS and not name.startswith("-"):
         raise UsageError(f"no such command {ellipsize(name, 60)!r}", _suggest_command(name, rest))
 
@@ -85,8 +74,10 @@ def explain_usage_error(error: Any) -> tuple[str, str]:
     if kind == "NoSuchOption":
         return f"no such option '{error.option_name}'", _option_hint(error.option_name, ctx, see)
     if kind == "BadOptionUsage":
-        meaning = _MEANINGS.get(error.option_name, "")
-        return _plain(error.message), f"{meaning}; {see}" if meaning else see
+        text = _plain(error.message)
+        if error.option_name == "-c":  # which has another meaning in other programs
+            return text, f"`-c N` is the context size; `llmcli chat -C` continues the last session; {see}"
+        return text, see
     if kind == "BadParameter" and error.param is not None:
         return _invalid_value(error.param, error.message), see
     text = _plain(error.format_message())

@@ -89,8 +89,8 @@ def system_text(settings: Settings) -> str | None:
     return text or None
 
 
-def grammar_text(settings: Settings, notes: list[str] | None = None) -> str | None:
-    """The GBNF grammar of whichever of the three settings is given; `notes` gets what a schema asks and GBNF cannot do.
+def grammar_text(settings: Settings, warn: Callable[[str], object] | None = None) -> str | None:
+    """The GBNF grammar of whichever of the three settings is given; `warn` gets what a schema asks and GBNF cannot do.
 
     Raises:
         UsageError: when two of them are given, or one does not parse.
@@ -105,8 +105,8 @@ def grammar_text(settings: Settings, notes: list[str] | None = None) -> str | No
 
         schema = _inline_or_file(settings.json_schema, "{")
         gbnf = schema_to_gbnf(schema)
-        if notes is not None and (words := unenforced_keywords(schema)):
-            notes.append(f"json_schema: cannot enforce {', '.join(words)}; check the output")
+        if warn and (words := unenforced_keywords(schema)):
+            warn(f"json_schema: cannot enforce {', '.join(words)}; check the output")
         return gbnf
     return settings.grammar
 

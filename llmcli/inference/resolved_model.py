@@ -13,7 +13,7 @@ from llmcli.errors import ModelInvalidError, UsageError
 from llmcli.inference.engine import Tokenizer
 from llmcli.models import file_records
 from llmcli.models.gguf.header import GGUFHeader
-from llmcli.models.gguf.splits import read_headers
+from llmcli.models.gguf.parser import read_headers
 from llmcli.models.locations import ModelFile, is_starter_downloaded, model_locations, starter_path
 from llmcli.models.lookup import find_model_file
 from llmcli.params.samplers import random_seed

@@ -10,12 +10,12 @@ from llmcli.engine.llama.model import ALL_LAYERS
 from llmcli.errors import ContextOverflowError, LlmcliError
 from llmcli.models import file_records
 from llmcli.models.gguf.header import GGUFHeader
-from llmcli.models.gguf.splits import read_headers
+from llmcli.models.gguf.parser import read_headers
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:
-    from llmcli.models.sources.hub_pull import PullPlan
+    from llmcli.models.hub.repo_download import PullPlan
 
 _ROUND = 256  # llama.cpp rounds a context up to this
 _GIB = 1 << 30
@@ -202,7 +202,7 @@ def remote_model_info(plan: "PullPlan", settings: Settings) -> dict[str, Any]:
     Raises:
         LlmcliError: the Hub cannot be reached, or the file is not a model.
     """
-    from llmcli.models.sources.hub_pull import remote_header
+    from llmcli.models.hub.repo_download import remote_header
 
     header = remote_header(plan.files[0])
     first = plan.variant.parts[0]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.errors import ModelNotFoundError
 from llmcli.files import read_error
-from llmcli.models.gguf.splits import model_files_in, parts_of, stem_of
+from llmcli.models.gguf.parser import model_files_in, parts_of, stem_of
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations, starter_path
 
 if TYPE_CHECKING:

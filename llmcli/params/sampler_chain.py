@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from llmcli.errors import UsageError
-from llmcli.params.param import quote, setting, settings_group
-from llmcli.params.sampler_record import SamplerStep
+from llmcli.params.param import SamplerStep, quote, setting, settings_group
 from llmcli.params.samplers import SAMPLERS, SamplerParams
 from llmcli.params.temperature import NEUTRAL, ONLY_READS, TemperatureParams, effective_policy, plan_temperature
 from llmcli.text import did_you_mean

@@ -4,8 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from llmcli.params.param import setting, settings_group
-from llmcli.params.sampler_record import Args, sampler
+from llmcli.params.param import Args, sampler, setting, settings_group
 from llmcli.params.temperature import TemperatureParams, plan_temperature
 
 # llama.cpp allocates the whole window at once and aborts the process if that fails. This is larger than any context.

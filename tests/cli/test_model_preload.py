@@ -89,7 +89,7 @@ def test_ctrl_c_while_a_command_waits_leaves_no_preload(
 
     model_preload.start(["generate", "hi"])
     with monkeypatch.context() as patch:
-        patch.setattr(model_preload.ModelPreload, "wait", press)
+        patch.setattr(model_preload.ModelPreload, "join", press)
         with pytest.raises(KeyboardInterrupt):
             model_preload.claim([with_starter])
     model_preload.cancel()

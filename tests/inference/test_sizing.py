@@ -11,8 +11,7 @@ from llmcli.engine.llama.model import ALL_LAYERS
 from llmcli.errors import LlmcliError
 from llmcli.inference.sizing import check_gpu, check_memory, choose_context, choose_gpu_layers, shape_of
 from llmcli.models.gguf.cursor import ArraySummary, Value
-from llmcli.models.gguf.header import GGUFHeader
-from llmcli.models.gguf.tensors import TensorInfo
+from llmcli.models.gguf.header import GGUFHeader, TensorInfo
 from llmcli.params.settings import Settings
 
 MIB, GIB = 1 << 20, 1 << 30

@@ -16,9 +16,9 @@ import pytest
 
 from llmcli.models.download import http
 from llmcli.models.hub import environment
+from llmcli.models.hub.repo_download import PullPlan, plan_pull
 from llmcli.models.locations import ModelLocations, Progress
 from llmcli.models.reference import HubReference
-from llmcli.models.sources.hub_pull import PullPlan, plan_pull
 from tests.hub.server import FakeHub
 
 REPO, FILE = "o/m-GGUF", "m-Q4_K_M.gguf"

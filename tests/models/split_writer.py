@@ -4,8 +4,8 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmcli.models.gguf.header import TensorInfo, padded
 from llmcli.models.gguf.parser import read_header
-from llmcli.models.gguf.tensors import TensorInfo, padded
 
 _U16, _I32 = 2, 5  # gguf.h, enum gguf_type
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmcli.errors import ModelInvalidError, ModelNotFoundError
-from llmcli.models.gguf.splits import is_later_part, parts_of, read_headers, stem_of
+from llmcli.models.gguf.parser import is_later_part, parts_of, read_headers, stem_of
 from tests.models.gguf_writer import I32, MODEL, U16, Tensor, Typed, write_gguf
 
 

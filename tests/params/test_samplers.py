@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
+from llmcli.params.param import SamplerStep
 from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.sampler_chain import DEFAULT_ORDER, build_chain
-from llmcli.params.sampler_record import SamplerStep
 from llmcli.params.samplers import SAMPLERS
 from llmcli.params.settings import Settings, fields
 from llmcli.params.temperature import TemperaturePlan

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from llmcli.ui.terminal.ask import can_ask, confirm
+from llmcli.ui.terminal.console import can_ask, confirm
 
 
 class Terminal(io.StringIO):

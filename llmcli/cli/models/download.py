@@ -7,8 +7,7 @@ from llmcli.models.reference import HubReference, RemoteReference
 from llmcli.models.sources.registry import plan_download
 from llmcli.models.sources.source import DownloadPlan
 from llmcli.text import format_size
-from llmcli.ui.terminal.ask import can_ask, confirm
-from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.console import can_ask, confirm, console
 from llmcli.ui.terminal.progress import Downloads
 
 

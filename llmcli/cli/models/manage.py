@@ -21,14 +21,13 @@ from llmcli.models.sources.folder import skipped_files
 from llmcli.models.sources.registry import models_in_folder, parse, programs
 from llmcli.params.settings import Layer
 from llmcli.text import format_age, format_size, plural
-from llmcli.ui.terminal.ask import can_ask, confirm
-from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.console import can_ask, confirm, console
 from llmcli.ui.terminal.output import print_json, print_line
 from llmcli.ui.terminal.progress import Downloads
 from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
-    from llmcli.models.interrupted import InterruptedDownload
+    from llmcli.models.hub.repo_download import InterruptedDownload
 
 Reference = Annotated[
     str, typer.Argument(metavar="MODEL", help="Model reference or alias.", autocompletion=complete_reference)
@@ -110,7 +109,7 @@ def partials(
     as_json: Json = False,
 ) -> None:
     """List, resume or delete interrupted downloads."""
-    from llmcli.models.interrupted import interrupted_downloads
+    from llmcli.models.hub.repo_download import interrupted_downloads
 
     if resume and remove:
         raise UsageError("--resume and --remove cannot be used together", "use one of them")
@@ -229,7 +228,7 @@ def _resume(chosen: Sequence["InterruptedDownload"], locations: ModelLocations) 
 
 
 def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> None:
-    from llmcli.models.interrupted import has_complete_parts, remove_interrupted
+    from llmcli.models.hub.repo_download import has_complete_parts, remove_interrupted
 
     deleted = [item for item in chosen if remove_interrupted(item, data_dir)]
     for item in chosen:

@@ -77,7 +77,7 @@ def show_model(
             raise
         from llmcli.cli.models.download import warn_about_token
         from llmcli.inference.sizing import memory_and_cores
-        from llmcli.models.sources.hub_pull import plan_pull
+        from llmcli.models.hub.repo_download import plan_pull
 
         warn_about_token(locations)
         plan = plan_pull(missing.reference, locations, memory_and_cores()[0], console.note)

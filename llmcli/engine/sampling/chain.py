@@ -15,7 +15,7 @@ from llmcli.engine.sampling.temperature import TemperatureSampler
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import UsageError
 from llmcli.params.generation import Bias
-from llmcli.params.sampler_record import SamplerStep
+from llmcli.params.param import SamplerStep
 from llmcli.params.samplers import SAMPLERS
 
 # llama.cpp's `typical` sorts by the NaN of masked candidates: the order is wrong, or the sort never ends. A min-p this

@@ -10,7 +10,7 @@ from llmcli.engine.sampling.chain import BEGIN, Chain, ChainHooks, OwnedSampler,
 from llmcli.engine.sampling.grammar import Grammar
 from llmcli.engine.sampling.python_samplers import CustomSampler
 from llmcli.errors import ConstraintError
-from llmcli.params.sampler_record import SamplerStep
+from llmcli.params.param import SamplerStep
 
 Biases = Sequence[tuple[int, float]]
 

@@ -8,8 +8,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 
 from llmcli.errors import LlmcliError
-from llmcli.models.gguf.parser import MAGIC
-from llmcli.models.gguf.splits import is_later_part, parts_of, stem_of
+from llmcli.models.gguf.parser import MAGIC, is_later_part, parts_of, stem_of
 from llmcli.models.reference import Reference, parse_local
 from llmcli.models.sources.source import InstalledModel, Source
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from llmcli.errors import LlmcliError, ModelNotFoundError
-from llmcli.models.gguf.splits import stem_of
+from llmcli.models.gguf.parser import stem_of
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import CachedModel, cached_models, models_of_repo
 from llmcli.models.hub.environment import endpoint
@@ -77,7 +77,7 @@ class Hub(Source):
     ) -> DownloadPlan | None:
         if not isinstance(reference, HubReference):
             return None
-        from llmcli.models.sources.hub_pull import plan_pull  # 8 ms that a downloaded model does not need
+        from llmcli.models.hub.repo_download import plan_pull  # 8 ms that a downloaded model does not need
 
         return plan_pull(reference, locations, memory, notify, projector)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import ModelNotFoundError
-from llmcli.models.gguf.splits import model_files_in
+from llmcli.models.gguf.parser import model_files_in
 from llmcli.models.hub.cache import cached_models
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations, ModelNotDownloadedError, Notify
 from llmcli.models.reference import (

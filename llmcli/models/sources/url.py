@@ -11,8 +11,7 @@ from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
 from llmcli.files import make_private_folder
 from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, partial_path
 from llmcli.models.file_records import sha256_of
-from llmcli.models.gguf.parser import read_header
-from llmcli.models.gguf.splits import stem_of
+from llmcli.models.gguf.parser import read_header, stem_of
 from llmcli.models.hub.environment import check_online
 from llmcli.models.hub.repo_files import is_safe_path
 from llmcli.models.locations import MOVE_HINT, ModelFile, ModelLocations, Notify, Progress

@@ -1,5 +1,7 @@
-"""The chat as its commands see it: the conversation, the model, and the terminal that shows both."""
+"""The chat as its commands see it: the conversation, the model, the terminal that shows both, and the status line."""
 
+import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -11,9 +13,11 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError
-from llmcli.params.settings import Settings
+from llmcli.params.settings import Settings, fields
+from llmcli.text import ellipsize, plural
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys, display
 from llmcli.ui.chat.context_overflow import resolve_overflow
+from llmcli.ui.terminal.cells import first_that_fits
 from llmcli.ui.terminal.console import console, wrapped
 from llmcli.ui.terminal.output import print_line, to_stderr, warn_ineffective, warn_slow, write_trace
 
@@ -22,6 +26,11 @@ if TYPE_CHECKING:
     from llmcli.chat.compare import CompareSession
     from llmcli.chat.turn import Turn
     from llmcli.inference.engine import Engine
+
+_HINT = ("Ask anything", "/ for commands", "Ctrl-C stops", "Ctrl-D leaves")
+_MARKER = 2  # columns of the `> ` before the text
+_SHORTEST_NAME = 12  # characters of a session name, however narrow the window
+_DATE = re.compile(r"\d{4}-\d\d-\d\d-(?=.)")  # at the start of names that llmcli makes
 
 
 class Reader(Protocol):
@@ -254,3 +263,53 @@ class ChatApp:
         if not local:
             console.note("not sent: the model is still loading")
         return local
+
+
+def status_line(chat: "ChatApp") -> str:
+    """The state of the chat before the next message: as much as fits the window, the most important first."""
+    if chat.editing is not None:
+        return _fitting(f"editing message {chat.editing}", "Enter saves it", "Ctrl-C cancels")
+    controller = chat.controller
+    local, settings = controller.engine, controller.settings
+    # Of a path the end, which distinguishes models.
+    parts = [local.name if local else Path(str(settings.model)).name, controller.character or ""]
+    if local is None and controller.loading:
+        parts.append("cannot be loaded" if controller.loading.failed else controller.loading.status)
+    if local:
+        if chat.n_prompt is None:  # the model was loaded during this prompt
+            chat.count()
+        parts.append(f"context {_short(chat.n_prompt or 0)}/{_short(local.n_ctx)}")
+    parts.append(f"temp {fields()['temperature'].format(settings.temperature)}")
+    turn = chat.turn
+    if turn and turn.answer.started and turn.message and chat.path()[-1:] == [turn.message]:  # nothing came after it
+        speed = round(turn.answer.timings()["predicted_per_second"])
+        parts.append(f"{plural(speed, 'token')}/s" if speed else "")
+    if chat.pending:
+        parts.append(plural(len(chat.pending), "file"))
+    if name := chat.session.name:  # at most a third of the row; the date, which tells the least, is dropped first
+        longest = max(shutil.get_terminal_size().columns // 3, _SHORTEST_NAME)
+        if len(name) > longest and _DATE.match(name):
+            name = "…" + _DATE.sub("", name)
+        parts.append(ellipsize(name, longest))
+    return _fitting(*parts)
+
+
+def input_hint(chat: "ChatApp") -> str:
+    """What the user can do, for the empty line of a chat without an answer; empty after the first answer."""
+    answered = any(message.role == "assistant" and message.finish_reason != "greeting" for message in chat.path())
+    if chat.turn or answered or chat.editing is not None:
+        return ""
+    hint = _fitting(*_HINT, less=_MARKER)
+    return hint if len(hint) < shutil.get_terminal_size().columns - _MARKER else ""
+
+
+def _fitting(*parts: str, less: int = 0) -> str:
+    """As many of the parts as fit the window without its last column and `less` others; the first one always."""
+    return first_that_fits(*(parts[:number] for number in range(len(parts), 0, -1)), less=less)
+
+
+def _short(tokens: int) -> str:
+    """1234 -> 1.2k, 131072 -> 131k."""
+    if tokens < 1000:
+        return str(tokens)
+    return f"{tokens / 1000:.1f}k" if tokens < 10_000 else f"{tokens // 1000}k"

@@ -9,8 +9,7 @@ from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
 from llmcli.text import plural
 from llmcli.ui.chat.busy_screen import BusyScreen
-from llmcli.ui.terminal.ask import choose, edit
-from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.console import choose, console, edit
 
 if TYPE_CHECKING:
     pass

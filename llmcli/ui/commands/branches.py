@@ -1,22 +1,14 @@
 """Commands that list the branches of the conversation, and switch between them."""
 
-from functools import partial
-from typing import TYPE_CHECKING
-
 from llmcli.errors import UsageError
 from llmcli.text import ellipsize
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import matching
 from llmcli.ui.commands.inspect import busy, open_inspector, parse_token_index
 from llmcli.ui.commands.messages import continue_, describe_settings, parse_number, show
+from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.table import print_rows
-
-if TYPE_CHECKING:
-    from llmcli.chat.inspect import AnswerInspector
-
-command = partial(registry.Command, heading="Branches")
 
 
 @command(
@@ -91,17 +83,13 @@ def _branch_off(chat: ChatApp, number: str, rank: str) -> None:
         return
     if token == answered.tokens[at]:
         raise UsageError(f"candidate {rank} is the token of this answer", "choose another candidate")
+    # The beginning of the new answer is a message beside the old one.
     content, reasoning = answered.text_before(at, token)
-    _continue_from(chat, answered, content, reasoning, answered.ends(token))
-
-
-def _continue_from(chat: ChatApp, answered: "AnswerInspector", content: str, reasoning: str, whole: bool) -> None:
-    """Add the beginning of an answer beside the last one, and let the model continue it unless it is `whole`."""
     session, old = chat.session, answered.message
     head, turn = session.conversation.head, chat.turn
     session.conversation.move(old.parent)
     session.add("assistant", content, reasoning=reasoning, model=old.model, finish_reason="edited")
-    if whole:
+    if answered.ends(token):
         chat.render(content)
         console.note("the answer ends there (/branches lists the earlier one)")
         return

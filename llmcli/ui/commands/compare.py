@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from functools import partial
 
 from llmcli.chat.attachments import attach, find_mentions
 from llmcli.chat.conversation import Message
@@ -12,9 +11,9 @@ from llmcli.params.samplers import random_seed
 from llmcli.params.settings import find
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.context_overflow import resolve_overflow
-from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import complete_assignments, matching
 from llmcli.ui.commands.messages import parse_number, path_to_question
+from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import stoppable
 from llmcli.ui.terminal.output import to_stderr
@@ -23,7 +22,6 @@ from llmcli.ui.terminal.progress import ProgressLine, Spinner
 _LAST_PAIR = re.compile(r"""(?:^|\s)([A-Za-z][\w-]*)=("[^"]*"|'[^']*'|\S+)\s*$""")  # KEY=VALUE at the end of a text
 _EXAMPLE_HINT = "try /compare Why is the sky blue? temp=0.2,0.8"
 _COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the old name
-command = partial(registry.Command, heading="Compare")
 
 
 @command(

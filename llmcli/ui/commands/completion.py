@@ -36,8 +36,10 @@ def suggest(chat: ChatApp, text: str) -> Iterator[Suggestion]:
         if not space:
             yield from (Suggestion(value, len(text), note) for value, note in _names(chat, name.lower()))
             return
+        last_word = len(argument) - (argument.rfind(" ") + 1)
         for value, note in _arguments(chat, name.lower().replace("-", "_"), argument):
-            yield Suggestion(sanitize(value), _replaced(argument, value), sanitize(note))
+            replaced = len(argument) if value.startswith(argument) else last_word
+            yield Suggestion(sanitize(value), replaced, sanitize(note))
 
 
 def _names(chat: ChatApp, start: str) -> Iterator[tuple[str, str]]:
@@ -63,13 +65,6 @@ def _arguments(chat: ChatApp, name: str, argument: str) -> Iterator[tuple[str, s
             yield from matching(((word, "") for word in words), argument)
 
 
-def _replaced(argument: str, value: str) -> int:
-    """How many characters of the argument the value replaces: all, or those of its last word."""
-    if value.startswith(argument):
-        return len(argument)
-    return len(argument) - (argument.rfind(" ") + 1)
-
-
 def setting_note(chat: ChatApp, key: str) -> str:
     """The current value of a setting, and its valid values."""
     current = format_setting(chat.controller.settings, key)
@@ -77,10 +72,10 @@ def setting_note(chat: ChatApp, key: str) -> str:
 
 
 def _setting_values(chat: ChatApp, key: str, start: str) -> Iterator[tuple[str, str]]:
-    """The values that a setting can take, as far as they can be listed."""
+    """The values that a setting can take, as far as they can be listed; of `model` the downloaded ones."""
     field = find(key)
     if field.key == "model":
-        yield from complete_models(chat, start)
+        yield from matching(((name, "") for name in chat.model_names()), start)
         return
     choices = ("on", "off") if field.kind is bool else (*field.param.choices, *field.param.suggest)
     note = setting_note(chat, field.key)
@@ -89,17 +84,13 @@ def _setting_values(chat: ChatApp, key: str, start: str) -> Iterator[tuple[str, 
         yield "", note
 
 
-def complete_settings(chat: ChatApp, argument: str) -> Iterator[tuple[str, str]]:
-    """`KEY VALUE`: keys with value and range, then values."""
-    return _key_then_value(chat, argument, " ")
-
-
 def complete_assignments(chat: ChatApp, argument: str) -> Iterator[tuple[str, str]]:
     """The last word of `KEY=VALUE ...`."""
-    return _key_then_value(chat, argument.rpartition(" ")[2], "=")
+    return complete_pair(chat, argument.rpartition(" ")[2], "=")
 
 
-def _key_then_value(chat: ChatApp, text: str, separator: str) -> Iterator[tuple[str, str]]:
+def complete_pair(chat: ChatApp, text: str, separator: str = " ") -> Iterator[tuple[str, str]]:
+    """Keys with value and range, then, after the separator, the values of the key."""
     key, found, start = text.partition(separator)
     if not found:
         known = (other for other in chat_setting_keys() if other.startswith(key))
@@ -113,11 +104,6 @@ def _key_then_value(chat: ChatApp, text: str, separator: str) -> Iterator[tuple[
 def complete_values(key: str) -> Complete:
     """Completion with the values of one setting."""
     return lambda chat, start: _setting_values(chat, key, start)
-
-
-def complete_models(chat: ChatApp, start: str) -> list[tuple[str, str]]:
-    """The downloaded models."""
-    return matching(((name, "") for name in chat.model_names()), start)
 
 
 def complete_paths(_chat: ChatApp, argument: str) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,6 @@
 """Commands that show what fills the context, and free it."""
 
 import shutil
-from functools import partial
 
 from llmcli.chat.conversation import SPEAKER_NAMES
 from llmcli.errors import UsageError
@@ -9,8 +8,8 @@ from llmcli.inference.request import system_text
 from llmcli.text import ellipsize
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.context_overflow import compact_now
-from llmcli.ui.commands import registry
 from llmcli.ui.commands.messages import parse_number
+from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.table import print_rows
 
@@ -22,7 +21,6 @@ _OVERFLOW = {  # what happens at the next message
     "oldest": "the oldest turns are dropped",
     "compact": "the oldest turns are summarized",
 }
-command = partial(registry.Command, heading="Context")
 
 
 @command(
@@ -32,11 +30,9 @@ command = partial(registry.Command, heading="Context")
     examples=("/context", "/compact, then /context", "/n_ctx 8192, then /context"),
 )
 def context(chat: ChatApp, _argument: str) -> None:
-    local = chat.wait_for_model()
-    if not local:
+    if not (local := chat.wait_for_model()):
         return
-    controller = chat.controller
-    path = chat.path()
+    controller, path = chat.controller, chat.path()
     read = {message.id for message in controller.window(path)}
     fit = controller.fit(path)
     counted = [controller.prompt_builder.count(message) if message.id in read else 0 for message in path]

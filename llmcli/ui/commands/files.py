@@ -3,7 +3,6 @@
 import os
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
 
 from llmcli.chat.attachments import Attachment, attach, expand
@@ -12,15 +11,12 @@ from llmcli.errors import UsageError
 from llmcli.inference.request import system_text
 from llmcli.text import plural
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import complete_paths
 from llmcli.ui.commands.messages import parse_message_number
+from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal import clipboard
-from llmcli.ui.terminal.ask import confirm, edit
-from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.console import confirm, console, edit
 from llmcli.ui.terminal.output import print_drawn
-
-command = partial(registry.Command, heading="Files")
 
 
 @command(

@@ -1,7 +1,6 @@
 """Commands of the chat itself: help, leaving, how it looks."""
 
 import re
-from functools import partial
 from itertools import groupby
 
 from llmcli.chat.controller import chat_setting_keys, requires_reload
@@ -10,10 +9,9 @@ from llmcli.params.settings import fields
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import complete_values, matching, setting_note
-from llmcli.ui.commands.registry import Command, commands, dispatch
+from llmcli.ui.commands.registry import Command, command, commands, dispatch
 from llmcli.ui.markdown.theme import theme_names
-from llmcli.ui.terminal.ask import can_ask
-from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.console import can_ask, console
 from llmcli.ui.terminal.table import print_definitions
 
 _KEYS = (
@@ -40,7 +38,6 @@ _OVERVIEW = (
 # Words that people type without the slash, and the command.
 _WITHOUT_SLASH = {"help": "help", "exit": "exit", "quit": "exit", "exit()": "exit", "quit()": "exit", ":q": "exit"}
 _ENDING = 3  # letters that may differ: creativity, creative
-command = partial(registry.Command, heading="The chat")
 
 
 def _words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
@@ -62,45 +59,29 @@ def help_(chat: ChatApp, argument: str) -> None:
             chat.say(line, "2")
         return
     if argument.lower() == "all":
-        _print_all(chat)
+        for heading, group in groupby(commands().values(), key=lambda entry: entry.heading):
+            chat.say(heading, "1")
+            print_definitions([(f"  /{entry.usage}", entry.summary + _also(entry)) for entry in group])
+        chat.say("Keys", "1")
+        print_definitions([(f"  {key}", meaning) for key, meaning in _KEYS])
+        chat.say("Every setting is a command too, for example /top_p 0.9; /set lists them.")
         return
     found = registry.find_command(argument.lstrip("/").lower().replace("-", "_"))
     if isinstance(found, Command):
         _describe(chat, f"/{found.usage}{_also(found)}", found.description, found.examples)
     elif found:
-        _describe_setting(chat, found)
+        field = fields()[found]
+        known = [str(choice) for choice in (*field.param.suggest, *field.param.choices) if str(choice)]
+        value = "on" if field.kind is bool else next(iter(known), "") or field.format(field.default) or "VALUE"
+        once = f"/set {found} {value}" if requires_reload(found) else f"/retry {found}={value}"
+        text = f"{field.param.help} ({setting_note(chat, found)})"
+        _describe(chat, f"/{found} VALUE", text, (f"/{found} {value}", once, f"/reset {found}"))
     else:
         _search(argument.lstrip("/"))
 
 
-def _print_all(chat: ChatApp) -> None:
-    """Every command under its heading, with usage and aliases, then the keys."""
-    for heading, group in groupby(commands().values(), key=lambda entry: entry.heading):
-        chat.say(heading, "1")
-        print_definitions([(f"  /{entry.usage}", entry.summary + _also(entry)) for entry in group])
-    chat.say("Keys", "1")
-    print_definitions([(f"  {key}", meaning) for key, meaning in _KEYS])
-    chat.say("Every setting is a command too, for example /top_p 0.9; /set lists them.")
-
-
 def _also(entry: Command) -> str:
     return f" (also {', '.join('/' + alias for alias in entry.aliases)})" if entry.aliases else ""
-
-
-def _describe_setting(chat: ChatApp, key: str) -> None:
-    value = _example_value(key)
-    once = f"/set {key} {value}" if requires_reload(key) else f"/retry {key}={value}"
-    text = f"{fields()[key].param.help} ({setting_note(chat, key)})"
-    _describe(chat, f"/{key} VALUE", text, (f"/{key} {value}", once, f"/reset {key}"))
-
-
-def _example_value(key: str) -> str:
-    """A value that the setting may take."""
-    field = fields()[key]
-    if field.kind is bool:
-        return "on"
-    known = [str(choice) for choice in (*field.param.suggest, *field.param.choices) if str(choice)]
-    return next(iter(known), "") or field.format(field.default) or "VALUE"
 
 
 def _describe(chat: ChatApp, usage: str, text: str, examples: tuple[str, ...]) -> None:

@@ -5,7 +5,6 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -17,9 +16,9 @@ from llmcli.ui.charts.heatmap import print_heat, sparkline
 from llmcli.ui.charts.trace_table import percent, print_why, short_name, token_text
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.busy_screen import BusyScreen
-from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import matching
 from llmcli.ui.commands.messages import parse_number
+from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.table import print_facts, print_rows
 
@@ -27,11 +26,9 @@ if TYPE_CHECKING:
     from llmcli.chat.inspect import AnswerInspector
     from llmcli.engine.events import TokenInspection, TokenTrace
 
-_N_WHY, _N_ALTERNATIVES = 8, 10  # candidates that they list
 _BEFORE = 32  # characters of the answer that are shown before a token
 _TOLERANCE = 0.005  # of a recomputed probability
 _MEASURES = get_args(Measure)
-command = partial(registry.Command, heading="Inspect")
 
 
 def _token_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
@@ -50,9 +47,8 @@ def _token_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
     complete=_token_numbers,
 )
 def why(chat: ChatApp, argument: str) -> None:
-    answered = open_inspector(chat)
-    found = _inspect(chat, answered, argument, _N_WHY) if answered else None
-    if answered and found:
+    if inspected := _inspect(chat, argument, 8):
+        answered, found = inspected
         print_why(found, answered.answer.settings)
         _note_differences(answered, found)
 
@@ -66,10 +62,10 @@ def why(chat: ChatApp, argument: str) -> None:
     complete=_token_numbers,
 )
 def alternatives(chat: ChatApp, argument: str) -> None:
-    answered = open_inspector(chat)
-    found = _inspect(chat, answered, argument, _N_ALTERNATIVES) if answered else None
-    if not answered or not found:
+    inspected = _inspect(chat, argument, 10)
+    if not inspected:
         return
+    answered, found = inspected
     rows = []
     for candidate in found.stepwise.candidates:
         sampler, mark = found.stepwise.removed_by(candidate), "*" if candidate.id == found.drawn else ""
@@ -131,8 +127,11 @@ def busy(chat: ChatApp, doing: str) -> Iterator[tuple[Cancellation, Callable[[in
         yield cancellation, progress
 
 
-def _inspect(chat: ChatApp, answered: "AnswerInspector", argument: str, count: int) -> "TokenInspection | None":
-    """The candidates of a token, after printing its position; None if the user stopped it."""
+def _inspect(chat: ChatApp, argument: str, count: int) -> "tuple[AnswerInspector, TokenInspection] | None":
+    """The last answer and `count` candidates of a token, after printing its position; None if the user stopped it."""
+    answered = open_inspector(chat)
+    if not answered:
+        return None
     if argument:
         number: int | None = parse_token_index(answered, argument)
     else:
@@ -146,16 +145,12 @@ def _inspect(chat: ChatApp, answered: "AnswerInspector", argument: str, count: i
     if not found:
         console.note("stopped")
         return None
-    chat.say(("" if argument else "highest entropy: ") + _describe_position(answered, found.at))
-    return found
-
-
-def _describe_position(answered: "AnswerInspector", number: int) -> str:
-    """The number of a token, and the text before it."""
-    text = (answered.answer.settings.prefill or "") + "".join(map(answered.text, range(number)))
+    text = (answered.answer.settings.prefill or "") + "".join(map(answered.text, range(found.at)))
     before = " ".join(text.split())
     end = f"…{before[-_BEFORE:]}" if len(before) > _BEFORE else before
-    return f"token {number} (0 to {len(answered.tokens) - 1})" + (f', after "{end}"' if before else "")
+    position = f"token {found.at} (0 to {len(answered.tokens) - 1})" + (f', after "{end}"' if before else "")
+    chat.say(position if argument else f"highest entropy: {position}")
+    return answered, found
 
 
 def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> None:
@@ -209,20 +204,17 @@ def traces_of_last_answer(chat: ChatApp) -> list["TokenTrace"]:
 )
 def trace(chat: ChatApp, argument: str) -> None:
     word, _, name = argument.partition(" ")
-    if word == "on":
-        folder = Path(os.path.expanduser(name.strip())) if name.strip() else data_dir() / "traces"
-        chat.traces = make_private(folder)
-    elif word == "off":
-        chat.traces = None
-    elif word:
-        _write(Path(os.path.expanduser(argument)), traces_of_last_answer(chat))
+    if word in ("", "on", "off"):
+        if word == "on":
+            folder = Path(os.path.expanduser(name.strip())) if name.strip() else data_dir() / "traces"
+            chat.traces = make_private(folder)
+        elif word == "off":
+            chat.traces = None
+        console.note(f"traces are on: one file per answer in {chat.traces}" if chat.traces else "traces are off")
         return
-    console.note(f"traces are on: one file per answer in {chat.traces}" if chat.traces else "traces are off")
-
-
-def _write(path: Path, traces: list["TokenTrace"]) -> None:
     from llmcli.inference.trace_file import TraceWriter
 
+    path, traces = Path(os.path.expanduser(argument)), traces_of_last_answer(chat)
     if path.suffix != ".jsonl":
         raise UsageError(f"/trace must be on, off or FILE.jsonl, got '{path}'")
     if path.exists():

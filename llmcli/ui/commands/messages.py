@@ -2,7 +2,6 @@
 
 import shlex
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from llmcli.chat.controller import requires_reload
@@ -10,13 +9,12 @@ from llmcli.chat.conversation import SPEAKER_NAMES, Message
 from llmcli.errors import UsageError
 from llmcli.text import ellipsize, plural
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import complete_assignments
-from llmcli.ui.terminal.ask import edit as edit_text
+from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.console import edit as edit_text
 
 _LONG = 1200  # characters; a longer message is easier to change in an editor
-command = partial(registry.Command, heading="Messages")
 
 
 @command(
@@ -28,25 +26,11 @@ command = partial(registry.Command, heading="Messages")
     complete=complete_assignments,
 )
 def retry(chat: ChatApp, argument: str) -> None:
-    extra, path = _assignments(chat, argument), path_to_question(chat)
-    if not path:
-        raise UsageError("no message to answer again", "send a message first")
-    chat.answer(path, extra)
-
-
-def path_to_question(chat: ChatApp) -> list[Message]:
-    """The messages up to the last question; empty if there is none before the last answer."""
-    path = chat.path()
-    path = path[:-1] if path and path[-1].role == "assistant" else path
-    return path if path and path[-1].role == "user" else []
-
-
-def _assignments(chat: ChatApp, argument: str) -> dict[str, Any]:
-    values = {}
     try:
         words = shlex.split(argument)
     except ValueError as error:
         raise UsageError(f"/retry: {error}", "quote a value that contains spaces: stop='a b'") from None
+    values: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:
@@ -56,7 +40,17 @@ def _assignments(chat: ChatApp, argument: str) -> dict[str, Any]:
         if requires_reload(key):
             raise UsageError(f"{key} cannot change for one answer", f"set it with /{key} {text}")
         values[key] = value
-    return values
+    path = path_to_question(chat)
+    if not path:
+        raise UsageError("no message to answer again", "send a message first")
+    chat.answer(path, values)
+
+
+def path_to_question(chat: ChatApp) -> list[Message]:
+    """The messages up to the last question; empty if there is none before the last answer."""
+    path = chat.path()
+    path = path[:-1] if path and path[-1].role == "assistant" else path
+    return path if path and path[-1].role == "user" else []
 
 
 @command(

@@ -47,7 +47,6 @@ class Command:
     """
 
     usage: str = field(kw_only=False)
-    heading: str
     help: str
     detail: str = ""
     examples: tuple[str, str, str]
@@ -66,6 +65,12 @@ class Command:
         return self.usage.partition(" ")[0]
 
     @property
+    def heading(self) -> str:
+        """The heading of its module."""
+        module = self.run.__module__.rpartition(".")[2]
+        return "The chat" if module == "help" else module.capitalize()
+
+    @property
     def summary(self) -> str:
         """The help without its full stop, for lists."""
         return self.help.rstrip(".")
@@ -76,6 +81,7 @@ class Command:
         return f"{self.help} {self.detail}".rstrip()
 
 
+command = Command  # the name of the decorator
 _declared: dict[str, Command] = {}  # in the order of the imports
 
 

@@ -1,19 +1,16 @@
 """Commands that name, open, copy and list sessions."""
 
-from functools import partial
-
 from llmcli.chat.sessions import listing, store
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text import format_age, plural
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands import registry
 from llmcli.ui.commands.messages import show
+from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.table import print_rows
 
 _SHOWN = 2  # messages, after a session was opened
-command = partial(registry.Command, heading="Sessions")
 
 
 @command(
@@ -63,21 +60,13 @@ def load(chat: ChatApp, argument: str) -> None:
         raise UsageError("/load needs the name of a session", "see the names in /sessions")
     if store.to_name(argument) == chat.session.name:
         raise UsageError(f"session {chat.session.name} is already open")
-    chat.controller.switch_session(_open(argument))
-    ensure_session_model(chat)
-    open_session(chat)
-
-
-def _open(argument: str) -> Session:
-    """The session of that name, or the one whose name ends so.
-
-    Raises:
-        UsageError: if there is none, with the command of the chat that lists them.
-    """
     try:
-        return Session.load(argument)
+        session = Session.load(argument)
     except UsageError as error:
         raise UsageError(str(error), error.hint.replace("`llmcli sessions`", "/sessions")) from None
+    chat.controller.switch_session(session)
+    ensure_session_model(chat)
+    open_session(chat)
 
 
 def ensure_session_model(chat: ChatApp) -> None:

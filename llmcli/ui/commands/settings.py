@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from llmcli.chat.controller import chat_setting_keys, requires_reload, use_character
@@ -15,16 +14,16 @@ from llmcli.params.generation import GenerationParams
 from llmcli.params.param import fields_of
 from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.sampler_chain import SamplingParams, build_chain
-from llmcli.params.settings import ResolvedSettings, fields, find, format_setting, ineffective_settings
+from llmcli.params.settings import fields, find, format_setting, ineffective_settings
 from llmcli.text import ellipsize
 from llmcli.ui.charts.trace_table import step_values
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands import registry
-from llmcli.ui.commands.completion import complete_models, complete_settings, complete_values, matching
+from llmcli.ui.commands.completion import complete_pair, complete_values, matching
 from llmcli.ui.commands.inspect import spark
+from llmcli.ui.commands.registry import command, commands
 from llmcli.ui.markdown.theme import ground_of
-from llmcli.ui.terminal.ask import edit as edit_text
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.console import edit as edit_text
 from llmcli.ui.terminal.output import warn_ineffective
 from llmcli.ui.terminal.table import print_definitions, print_rows
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from llmcli.inference.engine import Engine
 
 _HIGHEST = 2.0  # a temperature above it is most likely a mistake
-command = partial(registry.Command, heading="Settings")
 
 
 @command(
@@ -77,7 +75,7 @@ def system(chat: ChatApp, argument: str) -> None:
     help="Show or change any setting.",
     detail="Alone it lists all of them. /top_p 0.9 is short for /set top_p 0.9.",
     examples=("/set", "/set top_p 0.9", "/set repeat_penalty 1.1"),
-    complete=complete_settings,
+    complete=complete_pair,
 )
 def set_(chat: ChatApp, argument: str) -> None:
     name, _, text = argument.partition(" ")
@@ -89,14 +87,16 @@ def set_(chat: ChatApp, argument: str) -> None:
         _print_setting(chat, key)
         return
     if key in ("model", "preset"):  # which have more to do
-        registry.commands()[key].run(chat, text.strip())
+        commands()[key].run(chat, text.strip())
         return
     key, value = chat.controller.parse(key, text.strip())
     if key == "theme":
         ground_of(value)  # raises an error for an unknown one
     chat.controller.set(key, value)
     _print_setting(chat, key)
-    _warn_too_high(key, value)
+    highest = value.value if isinstance(value, Fixed) else value.high if isinstance(value, Entropy) else 0.0
+    if key == "temperature" and highest > _HIGHEST:
+        console.warn(f"at temperature {highest:g} answers are mostly nonsense", "try 0.8 (usual) or 1.2 (bold)")
     if requires_reload(key) and chat.controller.needs_reload:
         console.note("the model is loaded again with the next answer")
 
@@ -111,17 +111,6 @@ def _print_setting(chat: ChatApp, key: str) -> None:
     console.note(f"{key} = {format_setting(resolved.settings, key)}{source}{effect}")
     if key in ("grammar", "grammar_file", "json_schema"):
         grammar_text(chat.controller.settings)  # raises if the grammar is not valid
-
-
-def _warn_too_high(key: str, value: object) -> None:
-    """Warn of a temperature that makes nonsense."""
-    highest = 0.0
-    if isinstance(value, Fixed):
-        highest = value.value
-    elif isinstance(value, Entropy):
-        highest = value.high
-    if key == "temperature" and highest > _HIGHEST:
-        console.warn(f"at temperature {highest:g} answers are mostly nonsense", "try 0.8 (usual) or 1.2 (bold)")
 
 
 @command(
@@ -141,9 +130,8 @@ def temp(chat: ChatApp, argument: str) -> None:
             raise UsageError(f"a step needs a fixed temperature, and this is {policy}", "set a number first: /temp 0.8")
         argument = f"{max(policy.value + float(argument), 0.0):.4g}"
     set_(chat, f"temperature {argument}")
-    if not argument:
-        for line in spark(chat).splitlines():
-            chat.say(line)
+    if not argument and (bars := spark(chat)):
+        chat.say(bars)
 
 
 @command(
@@ -201,20 +189,17 @@ def samplers(chat: ChatApp, argument: str) -> None:
         set_(chat, f"samplers {argument}")
         return
     resolved = chat.controller.resolved()
-    rows = [(str(n), name, values) for n, (name, values) in enumerate(_chain(resolved), 1)]
-    print_rows(("", "STEP", "VALUES"), rows, right=("",))
-    warn_ineffective(resolved)
-
-
-def _chain(resolved: ResolvedSettings) -> list[tuple[str, str]]:
     settings = resolved.settings
-    seeded = settings if settings.seed is not None else replace(settings, seed=0)
     steps = []
     if settings.grammar or settings.grammar_file or settings.json_schema:
         steps.append(("grammar", "removes tokens that do not match"))
     if settings.logit_bias or settings.ignore_eos:
         steps.append(("logit_bias", fields()["logit_bias"].format(settings.logit_bias)))
-    return steps + [(step.name, step_values(settings, step.name).strip()) for step in build_chain(seeded)]
+    seeded = settings if settings.seed is not None else replace(settings, seed=0)
+    steps += [(step.name, step_values(settings, step.name).strip()) for step in build_chain(seeded)]
+    rows = [(str(number), name, values) for number, (name, values) in enumerate(steps, 1)]
+    print_rows(("", "STEP", "VALUES"), rows, right=("",))
+    warn_ineffective(resolved)
 
 
 @command(
@@ -222,7 +207,7 @@ def _chain(resolved: ResolvedSettings) -> list[tuple[str, str]]:
     help="Show or switch the model.",
     detail="The conversation stays. `llmcli models list` lists the downloaded models.",
     examples=("/model", "/model starter", "/model ./my-model.gguf"),
-    complete=complete_models,
+    complete=complete_values("model"),
 )
 def model(chat: ChatApp, argument: str) -> None:
     controller = chat.controller
@@ -278,10 +263,8 @@ def json(chat: ChatApp, argument: str) -> None:
         return
     value = {"on": '{"type": "object"}', "off": None}.get(argument, argument)
     if value:
-        notes: list[str] = []
-        grammar_text(replace(chat.controller.settings, json_schema=value, grammar=None, grammar_file=None), notes)
-        for note in notes:
-            console.warn(note)
+        asked = replace(chat.controller.settings, json_schema=value, grammar=None, grammar_file=None)
+        grammar_text(asked, console.warn)
     chat.controller.set("json_schema", value)
     console.note("JSON output is off" if value is None else "JSON output is on")
 
@@ -319,7 +302,6 @@ def preset(chat: ChatApp, argument: str) -> None:
 
 
 def _save_preset(chat: ChatApp, name: str) -> None:
-    """Save the settings of this session as a preset of the user's."""
     if not name:
         raise UsageError("/preset save needs a name", "try /preset save mine")
     chosen = presets().get(chat.session.overrides.get("preset") or "", {})
@@ -331,10 +313,6 @@ def _save_preset(chat: ChatApp, name: str) -> None:
     console.note(f"saved preset {name} in {path}: {describe_preset(values)}")
 
 
-def _character_words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
-    return matching([*character_purposes().items(), ("none", "no character")], start)
-
-
 @command(
     "character [NAME|FILE|none]",
     help="List characters, or chat with one.",
@@ -342,7 +320,7 @@ def _character_words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
     "are files in the folder `characters` of the configuration, or any FILE.",
     examples=("/character", "/character pirate", "/character none"),
     aliases=("characters",),
-    complete=_character_words,
+    complete=lambda _chat, start: matching([*character_purposes().items(), ("none", "no character")], start),
 )
 def character(chat: ChatApp, argument: str) -> None:
     if argument in ("", "list"):

@@ -88,7 +88,7 @@ class InputActions:
 
     async def open_editor(self) -> None:
         """Open the text, with its long pastes, in the user's editor."""
-        from llmcli.ui.terminal.ask import edit  # which imports subprocess
+        from llmcli.ui.terminal.console import edit  # which imports subprocess
 
         text = self.pasted.unfold(self.buffer.text)
         try:

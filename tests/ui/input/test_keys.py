@@ -10,7 +10,7 @@ import pytest
 
 from llmcli.errors import DiskError, UsageError
 from llmcli.ui.input.keys import LEAVE
-from llmcli.ui.terminal.ask import edit
+from llmcli.ui.terminal.console import edit
 from tests.ui.input.keyboard import (
     ALT_ENTER,
     BACKSPACE,
