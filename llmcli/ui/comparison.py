@@ -212,7 +212,7 @@ def print_summary(comparison: "Comparison", live: bool) -> None:
             print_line("")
             _print_figures(comparison)
     console.note(_LEGEND)
-    timings = [one.answer.generation.timings for one in comparison.results]
+    timings = [one.answer.record.timings for one in comparison.results]
     generated, read = sum(t.predicted_n for t in timings), sum(t.prompt_n for t in timings)
     seconds = comparison.seconds
     speed = f" in {seconds:.1f} s, {generated / seconds:.0f} tokens/s" if seconds else ""

@@ -76,8 +76,8 @@ def _branch_off(chat: ChatApp, number: str, rank: str) -> None:
     if not answered:
         return
     at = parse_token_index(answered, number)
-    with busy(chat, "evaluating the answer") as progress:
-        token = answered.candidate(at, k, progress)
+    with busy(chat, "evaluating the answer") as watch:
+        token = answered.candidate(at, k, *watch)
     if token is None:
         console.note("stopped")
         return
