@@ -181,6 +181,7 @@ class LocalEngine:
             settings: Settings, grammar: str | None, capture: "CandidateCapture", cancellation: Cancellation
         ) -> Generation:
             shift = TemperatureShift(request.live_shift.moves if request.live_shift else ())
+            settings = replace(settings, logprobs=0)  # the tokens before are appended without their logits
             again = replace(request, settings=settings, grammar=grammar, live_shift=shift, trace=0)
             again.cancellation, again.progress = cancellation, None
             return self.start(again, on_step=capture.record)
