@@ -254,7 +254,7 @@ def test_no_file_that_a_loaded_answer_names_is_opened(controller: ChatController
     controller.session.add("user", ASKED)
     named = {"seed": 1, "temp-policy-file": f"{evil}:hot", "temperature": "hot"}
     controller.session.add("assistant", "A comet.", params=named)
-    with pytest.raises(UsageError, match="this answer needs the policy file .*evil.py:hot, which is code"):
+    with pytest.raises(UsageError, match=r"this answer needs the policy file .*evil.py:hot, which is code"):
         last_answer(controller, None)
     assert not ran.exists()
     files = {"grammar-file": missing, "json_schema": missing, "chat_template": missing, "system": f"@{missing}"}
