@@ -151,9 +151,9 @@ def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
     same = [one for one in store.names() if one.casefold() == name.casefold()]
     if store.path_of(name).is_file() or len(same) == 1:
         return Session.load(name if name in same else same[0])
-    if can_ask():  # the name may be mistyped
-        note = f"new session {name!r}"
-        console.note("; ".join(filter(None, (note, store.similar_name(name)))))
+    similar = store.similar_name(name)
+    if similar or can_ask():  # the name may be mistyped
+        console.note("; ".join(filter(None, (f"new session {name!r}", similar))))
     return Session(name)
 
 

@@ -72,10 +72,13 @@ def set_setting(
 
 
 @app.command("unset")
-def unset_setting(key: Key) -> None:
-    """Remove a setting from the configuration file."""
-    if not store.unset_value(key):
-        console.note(f"{find(key).key} is not set in {config_path()}")
+def unset_setting(
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Names of settings.", autocompletion=_keys)],
+) -> None:
+    """Remove settings from the configuration file."""
+    for key in keys:
+        if not store.unset_value(key):
+            console.note(f"{find(key).key} is not set in {config_path()}")
 
 
 @app.command("path")

@@ -105,7 +105,7 @@ def generate(
             print_heat(answer.traces, heat)
     warn_slow(answer)
     if stats or console.verbose:
-        console.note(_stats_line(answer))
+        console.note(_stats_line(answer), always=stats)
     return _exit_status(answer)
 
 

@@ -95,6 +95,8 @@ def parse_flag(field: Field, given: Any, suggest: Suggest | None = None) -> Any:
             error.hint = suggest(field, given) or error.hint
         if field.key == "n_ctx" and not error.hint:  # in `llm`, -c continues the last conversation
             error.hint = "-c is the context size; `llmcli chat -C` continues the last session"
+        if field.key == "n_threads" and "." in given and not error.hint:
+            error.hint = "-t is the number of threads; for the temperature, use --temp"
         raise
 
 

@@ -81,6 +81,8 @@ def explain_usage_error(error: Any) -> tuple[str, str]:
     if kind == "BadParameter" and error.param is not None:
         return _invalid_value(error.param, error.message), see
     text = _plain(error.format_message())
+    if ctx and "=" in (ctx.params.get("key") or ""):
+        return text, f"put a space between name and value, no `=`; {see}"
     if text.startswith("got unexpected extra argument"):
         extra = text.partition(" (")[2].removesuffix(")")
         quote = "put a text of several words in quotes; " if ctx and ctx.info_name in _TEXT_COMMANDS else ""

@@ -205,6 +205,8 @@ class Field:
                 raise self.error(parsed, ValueError(rule))
             return self.param.check(parsed) if self.param.check else parsed
         except ValueError as error:
+            if str(error) == _RULES[float] and self.param.unit:
+                error = ValueError(f"a number of {self.param.unit}")
             raise self.error(value, error) from None
 
     def error(self, value: Any, error: ValueError, source: str = "") -> UsageError:

@@ -148,9 +148,11 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
     known = {field.env: field for field in fields().values()}
     for name in sorted(environ):
         if name.startswith("LLMCLI_") and environ[name] and name not in (*known, *_SWITCHES):
-            variables = {f"LLMCLI_{alias.upper()}": field.env for alias, field in _by_name().items()}
-            near = nearest(name, variables, 1)
-            hint = f"did you mean '{variables[near[0]]}'?" if near else ""
+            word = name.removeprefix("LLMCLI_")
+            near = nearest(word, _by_name(), 1)
+            hint = f"did you mean '{_by_name()[near[0]].env}'?" if near else "see `llmcli config list --all`"
+            if word in ("QUIET", "VERBOSE"):
+                hint = f"{word.lower()} is a flag only: --{word.lower()}"
             raise UsageError(f"unknown environment variable {name}", hint)
     values = {}
     for name, field in known.items():

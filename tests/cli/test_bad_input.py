@@ -56,6 +56,8 @@ WRONG = [
     (["--file", "."], 6, "folder"),
     (["--system", "@no such file"], 6, "file not found: no such file"),
     (["-c", "32", "word " * 40], 2, "unexpected extra argument"),
+    (["-t", "0.3"], 2, "-t is the number of threads; for the temperature, use --temp"),
+    (["--timeout", "5m"], 2, "timeout must be a number of seconds, got '5m'"),
     (["--cache-type-v", "q9_9"], 2, "cache_type_v"),
 ]  # fmt: skip
 REAL = [case for case in WRONG if case[0] in (["--temp", "nan"], ["--no-such-flag"], ["--file", "no such file"])]
@@ -103,6 +105,8 @@ def test_a_prompt_that_is_given_twice_is_an_error(inside: Run) -> None:
 def test_a_wrong_environment_variable_is_an_error(run: Run, inside: Run) -> None:
     assert_one_error(run("generate", "hi", env={"LLMCLI_TOP_P": "2"}), 2, "LLMCLI_TOP_P: top_p must be between 0 and 1")
     assert_one_error(inside("generate", "hi", env={"LLMCLI_TOPP": "0.5"}), 2, "LLMCLI_TOP_P")
+    assert_one_error(inside("generate", "hi", env={"LLMCLI_FOO": "1"}), 2, "hint: see `llmcli config list --all`")
+    assert_one_error(inside("generate", "hi", env={"LLMCLI_QUIET": "1"}), 2, "quiet is a flag only: --quiet")
 
 
 def test_a_wrong_configuration_file_is_an_error(run: Run, inside: Run, home: Path) -> None:

@@ -81,9 +81,15 @@ def test_a_known_session_is_opened_without_a_note(capfd: pytest.CaptureFixture[s
     opened.close()
 
 
-def test_a_new_session_of_a_script_is_not_reported(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_script_gets_a_note_only_if_a_name_is_similar(capfd: pytest.CaptureFixture[str]) -> None:
     assert open_session(go_on=False, name="gost", keep=True).name == "gost"
     assert capfd.readouterr().err == ""
+    mine = Session("my-story")
+    mine.add("user", "hi")
+    mine.close()
+    for name in ("my", "story", "my-stori"):
+        assert open_session(go_on=False, name=name, keep=True).name == name
+        assert capfd.readouterr().err == f"new session {name!r}; did you mean 'my-story'?\n"
 
 
 @pytest.mark.parametrize("text", ["mine", "MINE", "starter"])

@@ -41,6 +41,19 @@ def split_keys_and_text(keys: Iterable[KeyPress], typing: bool = False) -> tuple
     return steps, kept
 
 
+def take_typed_text() -> str:
+    """The text of the keys that are kept for the prompt, which gets none of them."""
+    text = ""
+    for key in get_typeahead(get_app_session().input):
+        if key.key == Keys.ControlM:
+            text += "\n"
+        elif key.key == Keys.ControlH:
+            text = text[:-1]
+        elif key.key == Keys.BracketedPaste or len(key.key) == 1:
+            text += key.data
+    return text.removesuffix("\n")
+
+
 @contextmanager
 def live_keys(step: Callable[[int], None]) -> Iterator[None]:
     """Within this block, inside `disable_echo`, a thread calls `step` for each step; other keys are kept.
