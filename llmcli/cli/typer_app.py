@@ -182,6 +182,8 @@ def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
     if "--help" in option.opts:
         is_group = isinstance(ctx.command, HelpGroup)
         return label, "Show this help and exit." if is_group else "Show the most common options and exit."
+    if "--help-all" in option.opts and isinstance(ctx.command, HelpGroup):
+        return label, "Show the commands of all groups and exit."
     # Range, default and need of an option that a command declares itself; those of settings are in the help.
     low, high = getattr(option.type, "min", None), getattr(option.type, "max", None)
     facts = [param.range_text(low, high, None)] if (low, high) != (None, None) and not option.count else []

@@ -156,7 +156,7 @@ def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> 
     """Print a note if the inspection differs from what happened when the token was sampled."""
     if not answered.traces:
         console.note(
-            "the answer is from an earlier chat: its text was tokenized again, perhaps not as it was generated"
+            "this answer is from an earlier chat; its tokens may differ from the original ones"
         )
     if not found.exact:
         names = ", ".join(answered.target.stateful_steps)

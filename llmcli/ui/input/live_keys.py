@@ -42,9 +42,12 @@ def split_keys_and_text(keys: Iterable[KeyPress], typing: bool = False) -> tuple
 
 
 def take_typed_text() -> str:
-    """The text of the keys that are kept for the prompt, which gets none of them."""
-    text = ""
-    for key in get_typeahead(get_app_session().input):
+    """The text of the keys that are kept for the prompt if Enter is among them; otherwise the prompt gets them all."""
+    text, pressed = "", get_typeahead(get_app_session().input)
+    if not any(key.key == Keys.ControlM for key in pressed):
+        store_typeahead(get_app_session().input, pressed)
+        return ""
+    for key in pressed:
         if key.key == Keys.ControlM:
             text += "\n"
         elif key.key == Keys.ControlH:
