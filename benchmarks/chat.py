@@ -23,10 +23,11 @@ from llmcli.chat.controller import ChatController
 from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.sessions.session import Session
 from llmcli.config.presets import LayerStack
+from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import bindings
-from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.files import cache_dir
-from llmcli.inference.local import LocalModel, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.models.sources.starter import ensure_starter
 from llmcli.params.settings import Layer, Settings
@@ -57,7 +58,7 @@ def talk(session: Session, turns: int) -> None:
 def enter(path: Path, rounds: int, turns: int = 50) -> list[float]:
     """Milliseconds from Enter to the first evaluation; llama.cpp itself evaluates nothing here."""
     settings = Settings(n_ctx=8192)
-    local = LocalModel(ResolvedModel(ModelFile(path, (path,), "starter", trusted=True)), settings, AbortFlag())
+    local = LocalEngine(ResolvedModel(ModelFile(path, (path,), "starter", trusted=True)), settings, Cancellation())
     local.open_context(settings)
     opening = BackgroundLoad(lambda _abort, _say: PromptBuilder(local))
     opening.wait(lambda _doing: True)
@@ -65,7 +66,8 @@ def enter(path: Path, rounds: int, turns: int = 50) -> list[float]:
         Session(), LayerStack([Layer("flag", {"n_ctx": 8192})]), lambda _settings, _ahead: opening
     )
     talk(dialogue.session, turns)
-    api, took = bindings.load(), []
+    api: Any = bindings.load()
+    took = []
     real, api.llama_decode = api.llama_decode, lambda *_: 0
     try:
         dialogue.load_model()

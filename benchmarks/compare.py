@@ -13,12 +13,14 @@ from dataclasses import replace
 from statistics import median
 from time import perf_counter
 
+from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import hardware
-from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.inference.answer import Answer
 from llmcli.inference.comparison import Comparison, Variant
-from llmcli.inference.local import LocalModel, Prompt, resolve_model
+from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.local import LocalEngine
 from llmcli.inference.prompt_tokens import raw_tokens
+from llmcli.inference.resolved_model import resolve_model
 from llmcli.params.settings import Settings
 
 _TEXT = "The old harbour lay quiet under the snow, and the last ship had left. " * 4
@@ -29,9 +31,9 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 9
     threads = int(sys.argv[2]) if len(sys.argv) > 2 else hardware.usable_cores()
     settings = Settings(n_threads=threads, n_ctx=1024, max_tokens=_TOKENS, ignore_eos=True, raw=True)
-    with closing(LocalModel(resolve_model(settings), settings, AbortFlag())) as local:
-        prompt = Prompt(_TEXT, raw_tokens(local.model.vocab, _TEXT))
-        answers = [Answer(local, prompt, replace(settings, seed=seed), trace=0) for seed in range(_WIDTH)]
+    with closing(LocalEngine(resolve_model(settings), settings, Cancellation())) as local:
+        prompt = Prompt.of_tokens(_TEXT, raw_tokens(local.tokenizer, _TEXT))
+        answers = [Answer(local, Request(prompt, replace(settings, seed=seed), trace=0)) for seed in range(_WIDTH)]
         ways = (_in_turn, _together)
         read = [_run(local, way, answers)[1] for way in ways]
         taken: dict[Callable[..., None], list[float]] = {way: [] for way in ways}
@@ -49,19 +51,17 @@ def main() -> None:
     print(f"of evaluation alone {median(bare):.2f}")
 
 
-def _run(local: LocalModel, way: Callable[..., None], answers: list[Answer]) -> tuple[float, int]:
+def _run(local: LocalEngine, way: Callable[..., None], answers: list[Answer]) -> tuple[float, int]:
     """Seconds and prompt tokens read, from no context at all."""
     fresh = [replace(answer) for answer in answers]
     begin = perf_counter()
     way(local, fresh)
     seconds = perf_counter() - begin
-    context = local.swap_context(None)
-    if context:
-        context.close()
-    return seconds, sum(answer.generation.timings.prompt_n for answer in fresh)
+    local.close_context()
+    return seconds, sum(answer.record.timings.prompt_n for answer in fresh)
 
 
-def _decoding(local: LocalModel, answer: Answer, width: int) -> float:
+def _decoding(local: LocalEngine, answer: Answer, width: int) -> float:
     """Seconds of an evaluation of one further token for each of `width` sequences; the median of some."""
     context = local.new_context(answer.settings, width * 512, n_seq_max=width)
     for seq_id in range(width):
@@ -75,13 +75,13 @@ def _decoding(local: LocalModel, answer: Answer, width: int) -> float:
     return median(took)
 
 
-def _in_turn(local: LocalModel, answers: list[Answer]) -> None:  # noqa: ARG001
+def _in_turn(local: LocalEngine, answers: list[Answer]) -> None:  # noqa: ARG001
     for answer in answers:
         for _ in answer.parts():
             pass
 
 
-def _together(local: LocalModel, answers: list[Answer]) -> None:
+def _together(local: LocalEngine, answers: list[Answer]) -> None:
     for _ in Comparison(local, [(Variant(str(answer.settings.seed), {}), answer) for answer in answers]).parts():
         pass
 

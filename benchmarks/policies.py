@@ -16,12 +16,14 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
-from llmcli.engine.events import TokenEvent
+from llmcli.engine.events import Cancellation, TokenEvent
 from llmcli.engine.generation import Generation
-from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.scheduler import generate
 from llmcli.inference.answer import Answer
-from llmcli.inference.local import LocalModel, Prompt, resolve_model
+from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.local import LocalEngine
 from llmcli.inference.prompt_tokens import raw_tokens
+from llmcli.inference.resolved_model import resolve_model
 from llmcli.inference.trace_file import TraceWriter
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings
@@ -49,7 +51,7 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     local = _open()
     with closing(local), TemporaryDirectory() as folder:
-        prompt = Prompt(_PROMPT, raw_tokens(local.model.vocab, _PROMPT))
+        prompt = Prompt.of_tokens(_PROMPT, raw_tokens(local.tokenizer, _PROMPT))
         for kind in _KINDS:
             _run(local, prompt, kind, Path(folder))  # numpy is imported, pieces are known
         taken: dict[str, list[tuple[float, float]]] = {kind: [] for kind in _KINDS}
@@ -64,9 +66,9 @@ def main() -> None:
         print(f"{kind:32} {ratio:6.3f} {drawing * 1e6:11.0f} {(drawing - plain) / whole * _TOKENS:7.2%}")
 
 
-def _open() -> LocalModel:
+def _open() -> LocalEngine:
     settings = Settings(n_ctx=512)
-    local = LocalModel(resolve_model(settings), settings, AbortFlag())
+    local = LocalEngine(resolve_model(settings), settings, Cancellation())
     local.open_context(settings)
     return local
 
@@ -75,21 +77,21 @@ def _order(number: int) -> Iterator[str]:
     return iter(list(_KINDS)[:: -1 if number % 2 else 1])
 
 
-def _run(local: LocalModel, prompt: Prompt, kind: str, folder: Path) -> tuple[float, float]:
+def _run(local: LocalEngine, prompt: Prompt, kind: str, folder: Path) -> tuple[float, float]:
     """Seconds of an answer after its first token, and of a token from its logits to its text and its trace (median)."""
     policy, trace = _KINDS[kind]
     settings = Settings(
         temperature=parse_policy(policy), n_ctx=512, seed=1, max_tokens=_TOKENS, ignore_eos=True, raw=True
     )
-    answer = Answer(local, prompt, settings, trace=trace)
+    answer = Answer(local, Request(prompt, settings, trace=trace))
     spent: list[float] = []
     with closing(TraceWriter(folder / "trace.jsonl")) as writer:
         if trace is not None:
             answer.on_token = writer.write
-        generation, records = local.generate(prompt, settings, **answer.generation_options())
-        list(answer.begin(generation))
+        list(answer.begin())
+        generation = local.start(answer.request)
         drawn, begin = _timed(generation), 0.0
-        for record in records:
+        for record in generate(local.context, [generation]):
             before = perf_counter()
             begin = begin or before
             list(answer.push(record))

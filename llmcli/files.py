@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -293,16 +294,13 @@ def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[st
 
 def lines_of(file: BinaryIO) -> Iterator[bytes]:
     """The lines of an open file; one that is too long for memory comes in parts."""
-    return iter(lambda: file.readline(_MAX_LINE), b"")
+    return iter(partial(file.readline, _MAX_LINE), b"")
 
 
 def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        if not file.tell():
-            return True
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+        file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+        return file.read(1) in (b"", b"\n")
 
 
 def decode_json(text: str | bytes) -> Any:

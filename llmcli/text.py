@@ -16,19 +16,13 @@ _FOREIGN = {
     "samplerorder": "use samplers, a list of names",
 }
 _BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)
-
-
-def _marks() -> dict[int, str]:
-    """What stands for each code point that could drive a terminal; line feed and tab pass."""
-    table = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"}
-    table |= {code: f"\\x{code:02x}" for code in range(0x80, 0xA0)}
-    table |= {code: f"\\u{code:04x}" for code in (*_BIDI, 0x2028, 0x2029)}
-    table |= dict.fromkeys(range(55296, 57344), "�")
-    table |= {code: f"\\U{code:08x}" for code in range(0xE0000, 0xE0080)}
-    return table | {0x7F: "\u2421", 0x0D: ""}
-
-
-_TABLE = _marks()
+# What stands for each code point that could drive a terminal; line feed and tab pass.
+_TABLE = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"}
+_TABLE |= {code: f"\\x{code:02x}" for code in range(0x80, 0xA0)}
+_TABLE |= {code: f"\\u{code:04x}" for code in (*_BIDI, 0x2028, 0x2029)}
+_TABLE |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
+_TABLE |= {code: f"\\U{code:08x}" for code in range(0xE0000, 0xE0080)}
+_TABLE |= {0x7F: "\u2421", 0x0D: ""}
 
 
 def sanitize(text: str) -> str:

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from llmcli.engine.llama.bindings import AbortFlag, bindings_version
-from llmcli.inference.local import LocalModel, ResolvedModel
+from llmcli.engine.events import Cancellation
+from llmcli.engine.llama.bindings import bindings_version
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.file_records import record_probed
 from llmcli.models.locations import ModelFile
 from llmcli.models.sources.starter import ensure_starter
@@ -109,9 +111,9 @@ def target(starter: Path) -> ResolvedModel:
 
 
 @pytest.fixture(scope="session")
-def local(target: ResolvedModel) -> Iterator[LocalModel]:
+def local(target: ResolvedModel) -> Iterator[LocalEngine]:
     """The starter with a small context, loaded once."""
-    model = LocalModel(target, Settings(n_ctx=512), AbortFlag())
+    model = LocalEngine(target, Settings(n_ctx=512), Cancellation())
     yield model
     model.close()
 

@@ -1,8 +1,9 @@
 """The layout of the code: imports point down and in no circle, and a module is a chapter that says what it is."""
 
 import ast
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,18 @@ def test_imports_only_point_down(folder: str) -> None:
         assert targets <= BELOW[layer(module)], f"{module} imports {sorted(targets - BELOW[layer(module)])}"
 
 
+# Above inference/ nobody knows llama.cpp, apart from these two, which look at the installation itself.
+KNOW_LLAMA = {"cli/doctor.py", "cli/model_preload.py"}
+PLAIN_DATA = "llmcli.engine.events"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if layer(module) in ("cli", "ui", "chat")])
+def test_above_inference_only_plain_engine_data_is_known(module: str) -> None:
+    found = {name for name in imports(module) if name.startswith("llmcli.engine")}
+    engine = {name for name in found if not name.startswith(PLAIN_DATA)}
+    assert not engine or module.removeprefix("llmcli/") in KNOW_LLAMA, f"{module} imports {sorted(engine)}"
+
+
 def test_no_imports_go_in_a_circle_not_even_lazy_ones() -> None:
     assert circles(graph()) == []
 
@@ -113,6 +126,42 @@ def test_a_module_begins_with_one_sentence_about_itself(folder: str) -> None:
         first, *rest = text.splitlines()
         assert first[-1] in ".:?)", f"{module}: the first line is not a sentence: {first}"
         assert not rest or not rest[0], f"{module}: the first line continues in the second"
+
+
+# Public signatures with `Any`: pointers of llama.cpp and values of numpy, what Jinja passes, JSON and typed settings.
+WITH_ANY = {
+    "engine/sampling/chain.py": 4,
+    "engine/sampling/constrained_sampler.py": 5,
+    "engine/sampling/grammar.py": 2,
+    "engine/sampling/python_samplers.py": 6,
+    "engine/stop_and_banned_strings.py": 1,
+    "engine/token_inspection.py": 1,
+    "inference/answer_json.py": 5,
+    "inference/comparison.py": 4,
+    "inference/sizing.py": 2,
+    "inference/template.py": 21,
+    "inference/trace_file.py": 2,
+}
+
+
+def public_annotations(body: Iterable[ast.stmt]) -> Iterator[ast.expr]:
+    """The types in the public signatures and fields of a module or a class."""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_annotations(node.body)
+            fields = [one for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)]
+            yield from (one.annotation for one in fields if not ast.unparse(one.target).startswith("_"))
+        elif isinstance(node, ast.FunctionDef) and (not node.name.startswith("_") or node.name == "__init__"):
+            arguments = node.args
+            every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+            yield from (one.annotation for one in every if one and one.annotation)
+            yield from [node.returns] if node.returns else []
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if layer(module) in ("engine", "inference")])
+def test_public_signatures_of_engine_and_inference_are_typed(module: str) -> None:
+    untyped = [one for one in map(ast.unparse, public_annotations(tree(module).body)) if re.search(r"\bAny\b", one)]
+    assert len(untyped) <= WITH_ANY.get(module.removeprefix("llmcli/"), 0), untyped
 
 
 def test_no_module_is_longer_than_a_chapter() -> None:

@@ -2,16 +2,17 @@
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.events import Cancellation
 
 if TYPE_CHECKING:
     from llmcli.chat.prompting import PromptBuilder
-    from llmcli.inference.local import LocalModel
+    from llmcli.inference.engine import Engine
 
-# Gets a flag that stops it and a function to report progress to; returns a model that is ready to answer.
-Load = Callable[[AbortFlag, Callable[[str], None]], "PromptBuilder"]
+# Gets what stops it and a function to report progress to; returns a model that is ready to answer.
+Load = Callable[[Cancellation, Callable[[str], None]], "PromptBuilder"]
 _TICK = 0.02  # seconds; a Ctrl-C waits for the next one
 CHECKING = "checking the file"
 
@@ -23,7 +24,7 @@ class BackgroundLoad:
         self.status = CHECKING
         self._load = load
         self._on_end = on_end
-        self._abort = AbortFlag()
+        self._cancellation = Cancellation()
         self._prompt_builder: PromptBuilder | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -31,14 +32,11 @@ class BackgroundLoad:
 
     def _run(self) -> None:
         try:
-            self._prompt_builder = self._load(self._abort, self._set_status)
+            self._prompt_builder = self._load(self._cancellation, partial(setattr, self, "status"))
         except BaseException as error:  # raised in the main thread, by `wait`
             self._error = error
         if self._on_end:
             self._on_end()
-
-    def _set_status(self, status: str) -> None:
-        self.status = status
 
     @property
     def prompt_builder(self) -> "PromptBuilder | None":
@@ -46,15 +44,15 @@ class BackgroundLoad:
         return self._prompt_builder
 
     @property
-    def local(self) -> "LocalModel | None":
+    def engine(self) -> "Engine | None":
         """The model once it is loaded."""
-        return self._prompt_builder.local if self._prompt_builder else None
+        return self._prompt_builder.engine if self._prompt_builder else None
 
     @property
     def failed(self) -> bool:
         return self._error is not None
 
-    def wait(self, tick: Callable[[str], bool]) -> "LocalModel | None":
+    def wait(self, tick: Callable[[str], bool]) -> "Engine | None":
         """The model, once it is loaded. `tick(status)` is called meanwhile; if it returns False, the result is None.
 
         Raises:
@@ -66,13 +64,13 @@ class BackgroundLoad:
                 return None
         if self._error:
             raise self._error
-        return self.local
+        return self.engine
 
     def close(self) -> None:
         """Stop the load, or free the model. A second call does nothing."""
-        self._abort.set()
+        self._cancellation.set()
         while self._thread.is_alive() and self.status != CHECKING:  # it runs in another process, and may take long
             self._thread.join(_TICK)
         prompt_builder, self._prompt_builder = self._prompt_builder, None
         if prompt_builder:
-            prompt_builder.local.close()
+            prompt_builder.engine.close()

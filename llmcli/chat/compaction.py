@@ -5,9 +5,11 @@ from dataclasses import replace
 
 from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
+from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer, Part
-from llmcli.inference.local import apply_model_defaults
+from llmcli.inference.engine import Request
+from llmcli.inference.resolved_model import apply_model_defaults
 from llmcli.params.settings import Layer, Settings
 
 _REQUEST = (
@@ -37,21 +39,23 @@ class Compaction:
         self.text = ""
         self.n_skipped = 0  # number of the oldest messages that did not fit into the request
         self.interrupted = False
+        self.cancellation = Cancellation()
 
     def parts(self) -> Iterator[Part]:
         """Stream the summary."""
-        controller, local = self._controller, self._controller.local
-        assert local
-        settings = self._settings(local.n_ctx)
+        controller, engine = self._controller, self._controller.engine
+        assert engine
+        settings = self._settings(engine.n_ctx)
         old = list(self.old)
         while True:  # without the oldest messages, until the request fits
-            request = Message(0, None, "user", _REQUEST + _as_text(old))
-            prompt = controller.prompt_builder.prompt([request], None, settings)
-            if len(prompt.tokens) + settings.max_tokens < local.n_ctx or len(old) < 2:
+            question = Message(0, None, "user", _REQUEST + _as_text(old))
+            prompt = controller.prompt_builder.prompt([question], None, settings)
+            if len(prompt.tokens) + settings.max_tokens < engine.n_ctx or len(old) < 2:
                 break
             old = old[1:]
         self.n_skipped = len(self.old) - len(old)
-        answer = Answer(local, prompt, controller.prompt_builder.with_plain_stop(settings))
+        settings = controller.prompt_builder.with_plain_stop(settings)
+        answer = Answer(engine, Request(prompt, settings, cancellation=self.cancellation))
         for kind, text in answer.parts():
             if kind == "answer":
                 yield kind, text
@@ -60,9 +64,9 @@ class Compaction:
 
     def _settings(self, n_ctx: int) -> Settings:
         layers = self._controller.layers.above(self._controller.session.overrides)
-        assert self._controller.local
+        assert self._controller.engine
         quiet = Layer("compact", {"max_tokens": int(n_ctx * _SHARE), "think": "off", "prefill": None, "raw": False})
-        settings = apply_model_defaults(self._controller.local.target, [*layers, quiet]).settings
+        settings = apply_model_defaults(self._controller.engine.defaults, [*layers, quiet]).settings
         return replace(settings, grammar=None, grammar_file=None, json_schema=None, stop=())
 
     def use(self) -> int:

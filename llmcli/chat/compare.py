@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.chat.turn import Turn
+from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
 from llmcli.inference.comparison import Comparison, Variant
 
@@ -30,9 +31,12 @@ class CompareSession:
         self.question = path[-1]
         self._new = new
         self._kept: dict[int, int] = {}  # the messages that answers became
-        self.turns: list[Turn] = [controller.answer(path, {"seed": seed, **one.values}) for one in variants]
+        self.cancellation = Cancellation()  # of all answers
+        self.turns: list[Turn] = [
+            controller.answer(path, {"seed": seed, **one.values}, cancellation=self.cancellation) for one in variants
+        ]
         pairs = [(one, turn.answer) for one, turn in zip(variants, self.turns, strict=True)]
-        self.comparison = Comparison(self.turns[0].answer.local, pairs)
+        self.comparison = Comparison(self.turns[0].answer.engine, pairs)
 
     def keep(self, number: int) -> Turn:
         """Continue with answer `number`, from 1: it follows the question, in its own branch.

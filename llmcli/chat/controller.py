@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
     from llmcli.chat.prompting import PromptBuilder
     from llmcli.chat.turn import Turn
-    from llmcli.inference.local import LocalModel, Prompt
+    from llmcli.engine.events import Cancellation
+    from llmcli.inference.engine import Engine, Progress, Prompt
 
-ReadAhead = Callable[["PromptBuilder"], None]
+ReadAhead = Callable[["PromptBuilder", "Cancellation"], None]
 # A change of one of these needs a reload of the model.
 _MODEL_KEYS = frozenset(fields_of(ModelParams))
 # Settings that a running chat cannot change, each with what to do instead.
@@ -66,7 +67,7 @@ class ChatController:
         self.window_start: int | None = None
         self._start_loading = load
         self._resolved: ResolvedSettings | None = None
-        self._resolved_for: LocalModel | None = None
+        self._resolved_for: Engine | None = None
         self.loading: BackgroundLoad | None = None
         self._loaded_with: tuple[Any, ...] = ()  # the model settings of that load
 
@@ -78,8 +79,8 @@ class ChatController:
             self.close_model()
             settings, path = self.settings, self.window(self.session.conversation.path())
 
-            def read_ahead(prompt_builder: "PromptBuilder") -> None:
-                prompt_builder.read_ahead(path, system_text(settings), settings)
+            def read_ahead(prompt_builder: "PromptBuilder", cancellation: "Cancellation") -> None:
+                prompt_builder.read_ahead(path, system_text(settings), settings, cancellation)
 
             self._loaded_with = _model_settings(settings)
             self.loading = self._start_loading(settings, read_ahead)
@@ -91,8 +92,8 @@ class ChatController:
         return self.loading is not None and self._loaded_with != _model_settings(self.settings)
 
     @property
-    def local(self) -> "LocalModel | None":
-        return self.loading.local if self.loading else None
+    def engine(self) -> "Engine | None":
+        return self.loading.engine if self.loading else None
 
     @property
     def prompt_builder(self) -> "PromptBuilder":
@@ -111,11 +112,11 @@ class ChatController:
 
     def resolved(self) -> ResolvedSettings:
         """The settings in force and the layer of each; the seed is not drawn yet."""
-        local = self.local
-        if self._resolved is None or local is not self._resolved_for:
+        engine = self.engine
+        if self._resolved is None or engine is not self._resolved_for:
             layers = self.layers.above(self.session.overrides)
-            self._resolved = resolve([local.target.layer, *layers] if local else layers)
-            self._resolved_for = local  # its default settings are among the layers
+            self._resolved = resolve([engine.defaults, *layers] if engine else layers)
+            self._resolved_for = engine  # its default settings are among the layers
         return self._resolved
 
     @property
@@ -197,8 +198,8 @@ class ChatController:
 
     def fit(self, path: Sequence[Message], continued: Message | None = None) -> PromptFit:
         """How the prompt for the next answer fits the context."""
-        assert self.local
-        n_ctx, limit = self.local.n_ctx, self.settings.max_tokens
+        assert self.engine
+        n_ctx, limit = self.engine.n_ctx, self.settings.max_tokens
         reserve = min(_ANSWER_RESERVE if limit < 0 else limit, n_ctx // 4)
         return PromptFit(len(self.prompt(path, continued).tokens), n_ctx, max(reserve, 1))
 
@@ -208,10 +209,10 @@ class ChatController:
         Raises:
             ContextOverflowError: if the beginning of the message alone does not fit.
         """
-        assert self.local
-        n_ctx, text = self.local.n_ctx, message.text
+        assert self.engine
+        n_ctx, text = self.engine.n_ctx, message.text
         most = n_ctx * _LONG_TOKEN
-        if len(text) > most and (n_tokens := self.local.count_tokens(text[:most])) > n_ctx:
+        if len(text) > most and (n_tokens := self.engine.count_tokens(text[:most])) > n_ctx:
             raise ContextOverflowError(
                 f"the conversation has more than {n_tokens} tokens, the context has {n_ctx}",
                 "send a shorter message; /file none removes attached files",
@@ -247,7 +248,8 @@ class ChatController:
         path: Sequence[Message],
         extra: Mapping[str, Any] | None = None,
         continued: Message | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: "Progress | None" = None,
+        cancellation: "Cancellation | None" = None,
     ) -> "Turn":
         """An answer to `path` with the settings in force, and those in `extra` above them.
 
@@ -256,18 +258,21 @@ class ChatController:
             UsageError: for a grammar that does not parse.
         """
         from llmcli.chat.turn import Turn, start_answer
-        from llmcli.engine.sampling.temperature import TemperatureShift
-        from llmcli.inference.local import apply_model_defaults
+        from llmcli.engine.events import TemperatureShift
+        from llmcli.inference.engine import Request
+        from llmcli.inference.resolved_model import apply_model_defaults
 
-        local = self.local
-        assert local
-        resolved = apply_model_defaults(local.target, self.layers.above(self.session.overrides, extra or {}))
+        engine = self.engine
+        assert engine
+        resolved = apply_model_defaults(engine.defaults, self.layers.above(self.session.overrides, extra or {}))
         settings = self.prompt_builder.with_plain_stop(resolved.settings)
         prompt, shift = self.prompt(path, continued, settings), TemperatureShift()
-        if len(prompt.tokens) >= local.n_ctx:
-            raise overflow_error(PromptFit(len(prompt.tokens), local.n_ctx, 1))
-        answer = start_answer(local, prompt, settings, grammar_text(settings), continued, shift, trace=0)
-        answer.progress = progress
+        if len(prompt.tokens) >= engine.n_ctx:
+            raise overflow_error(PromptFit(len(prompt.tokens), engine.n_ctx, 1))
+        request = Request(prompt, settings, grammar_text(settings), progress, live_shift=shift)
+        request.cancellation = cancellation or request.cancellation
+        request.trace = 0 if engine.capabilities.traces else None
+        answer = start_answer(engine, request, continued)
         return Turn(
             self.session,
             answer,

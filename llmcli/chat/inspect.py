@@ -4,31 +4,22 @@ import codecs
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from llmcli.chat.conversation import Message
-from llmcli.engine.events import TokenTrace
-from llmcli.engine.generation import Generation, Progress
-from llmcli.engine.llama.context import AbortedError, common_prefix
-from llmcli.engine.reasoning import ReasoningSplitter
-from llmcli.engine.sampling.temperature import TemperatureShift
-from llmcli.engine.token_inspection import (
-    CandidateCapture,
-    InspectTarget,
-    TokenInspection,
-    entropies,
-    inspect_token,
-    token_at_rank,
-)
+from llmcli.engine.events import Cancellation, TokenTrace
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
+from llmcli.inference.engine import Progress, Request, TokenChunk
 from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.settings import Settings, parse_data
 
 if TYPE_CHECKING:
     from llmcli.chat.controller import ChatController
     from llmcli.chat.turn import Turn
+    from llmcli.inference.engine import TokenInspector
 
 
 @dataclass(frozen=True)
@@ -47,31 +38,29 @@ class AnswerInspector:
     traces: Sequence[TokenTrace] = ()
     continued: Message | None = None
 
-    @property
-    def target(self) -> InspectTarget:
-        return InspectTarget(self.answer.settings, self.answer.grammar, self.tokens, self._generation)
+    @cached_property
+    def inspector(self) -> "TokenInspector":
+        """How the engine sampled the tokens.
 
-    def _generation(self, settings: Settings, grammar: str | None, capture: CandidateCapture) -> Generation:
-        answer = self.answer
-        shift = TemperatureShift(answer.live_shift.moves if answer.live_shift else ())
-        options = Answer(
-            answer.local, answer.prompt, settings, grammar, None, answer.starts_in_reasoning, shift, 0
-        ).generation_options()
-        return Generation(
-            answer.local.model.vocab, answer.prompt.tokens, settings, grammar, on_step=capture.record, **options
-        )
+        Raises:
+            UsageError: when the engine cannot tell.
+        """
+        engine = self.answer.engine
+        if not engine.capabilities.inspection:
+            raise UsageError(f"{engine.name} does not support /why", "use a model of this machine")
+        return engine.inspector(self.answer.request, self.tokens)
 
     def text(self, number: int) -> str:
         """The text of a token, with control tokens by their names."""
-        return self.answer.local.model.vocab.label(self.tokens[number])
+        return self.answer.engine.tokenizer.label(self.tokens[number])
 
     def ends(self, token: int) -> bool:
         """Whether the answer ends with this token."""
-        return self.answer.local.model.vocab.ends(token)
+        return self.answer.engine.tokenizer.ends(token)
 
     def find(self, text: str) -> int | None:
         """The first token that contains a text, or the first of the tokens that spell it together."""
-        vocab = self.answer.local.model.vocab
+        vocab = self.answer.engine.tokenizer
         single = next((number for number in range(len(self.tokens)) if text in self.text(number)), None)
         if single is not None:
             return single
@@ -79,37 +68,25 @@ class AnswerInspector:
         position = b"".join(pieces).find(text.encode())
         return None if position < 0 else bisect_right(list(accumulate(map(len, pieces))), position)
 
-    def least_sure(self, progress: Progress | None = None) -> int | None:
+    def least_sure(self, cancellation: Cancellation | None = None, progress: Progress | None = None) -> int | None:
         """The token with the highest entropy before the temperature step; None when the search was stopped."""
         if self.traces:
-            values = [trace.entropy or 0.0 for trace in self.traces]
+            values: Sequence[float] | None = [trace.entropy or 0.0 for trace in self.traces]
         else:
-            try:
-                values = entropies(self.answer.local.context, self.target, progress)
-            except AbortedError:
-                return None
-        return values.index(max(values))
+            values = self.inspector.entropies(cancellation, progress)
+        return values.index(max(values)) if values else None
 
-    def inspect(self, number: int, count: int, progress: Progress | None = None) -> TokenInspection | None:
-        """See `inspect_token`; None when it was stopped."""
-        try:
-            return inspect_token(self.answer.local.context, self.target, number, count, progress)
-        except AbortedError:
-            return None
-
-    def candidate(self, number: int, rank: int, progress: Progress | None = None) -> int | None:
+    def candidate(
+        self, number: int, rank: int, cancellation: Cancellation | None = None, progress: Progress | None = None
+    ) -> int | None:
         """The candidate of this rank (1 is the most likely) at token `number`; None when the search was stopped.
 
         Raises:
             UsageError: when there are not so many.
         """
-        n_tokens = self.answer.local.model.vocab.n_tokens
-        if not 0 < rank <= n_tokens:
+        if not 0 < rank <= self.answer.engine.tokenizer.n_tokens:
             raise UsageError(f"candidate {rank} does not exist", f"list the candidates with /alternatives {number}")
-        try:
-            return token_at_rank(self.answer.local.context, self.target, number, rank, progress)
-        except AbortedError:
-            return None
+        return self.inspector.token_at_rank(number, rank, cancellation, progress)
 
     def text_before(self, number: int, token: int) -> tuple[str, str]:
         """Answer and reasoning before token `number`, followed by `token`.
@@ -117,15 +94,15 @@ class AnswerInspector:
         Raises:
             UsageError: when the model cannot continue this text.
         """
-        answer, vocab = self.answer, self.answer.local.model.vocab
+        answer, vocab = self.answer, self.answer.engine.tokenizer
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         text = decoder.decode(b"".join(vocab.piece(one) for one in [*self.tokens[:number], token]))
         if decoder.getstate()[0]:
             raise UsageError("this token ends within a character", "choose another token")
         reasoning, content = self.continued.reasoning if self.continued else "", answer.settings.prefill or ""
-        if answer.settings.raw or content:
+        splitter = answer.request.splitter()
+        if not splitter:
             return content + text, reasoning
-        splitter = ReasoningSplitter(answer.prompt.text, answer.starts_in_reasoning)
         parts = [*splitter.push(text), *splitter.flush()]
         content = "".join(text for kind, text in parts if kind == "answer")
         reasoning += "".join(text for kind, text in parts if kind == "think")
@@ -145,7 +122,7 @@ def last_answer(controller: "ChatController", turn: "Turn | None") -> AnswerInsp
     if index is None:
         raise UsageError("no answer yet", "send a message first")
     message, before = path[index], path[:index]
-    if turn and turn.message == message and turn.answer.local is controller.local and turn.answer.traces:
+    if turn and turn.message == message and turn.answer.engine is controller.engine and turn.answer.traces:
         traces = [trace for trace in turn.answer.traces if trace.id is not None]
         tokens = [trace.id for trace in traces if trace.id is not None]
         inspector = AnswerInspector(message, before, turn.answer, tokens, traces, turn.continued)
@@ -158,14 +135,15 @@ def last_answer(controller: "ChatController", turn: "Turn | None") -> AnswerInsp
 
 def _from_text(controller: "ChatController", message: Message, before: Sequence[Message]) -> AnswerInspector:
     """An answer of which only the text and the settings are known."""
-    assert controller.local
+    assert controller.engine
     settings = controller.settings
     if message.params:
         settings = Settings(**parse_data(message.params, "the settings of this answer"))
     settings = controller.prompt_builder.with_plain_stop(replace(settings, seed=settings.seed or 0))
     window, system = controller.window(before), system_text(settings)
     prompt = controller.prompt_builder.prompt_for(window, system, settings)
-    whole = controller.prompt_builder.prompt_for(window, system, settings, message).tokens
-    start = common_prefix(prompt.tokens, whole)
-    answer = Answer(controller.local, replace(prompt, tokens=prompt.tokens[:start]), settings, grammar_text(settings))
-    return AnswerInspector(message, before, answer, whole[start:])
+    whole = controller.prompt_builder.prompt_for(window, system, settings, message)
+    start = prompt.n_common(whole)
+    shared = replace(prompt, chunks=(TokenChunk(prompt.tokens[:start]),))
+    answer = Answer(controller.engine, Request(shared, settings, grammar_text(settings)))
+    return AnswerInspector(message, before, answer, whole.tokens[start:])

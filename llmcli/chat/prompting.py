@@ -1,44 +1,48 @@
 """The prompts of a conversation; text that was tokenized for an earlier prompt is not tokenized again."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from dataclasses import replace
 
 from llmcli.chat.conversation import Message
-from llmcli.engine.llama.context import common_prefix
-from llmcli.engine.reasoning import TAGS
+from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError
-from llmcli.inference.local import LocalModel, Prompt
-from llmcli.inference.prompt_tokens import TokenCache, raw_prompt, template_prompt, warm_cache
-from llmcli.inference.request import PLAIN_TEMPLATE, plain_template, template_of, with_plain_stop
+from llmcli.inference.engine import REASONING_TAGS, Engine, Prompt, TemplateOptions
+from llmcli.inference.request import PLAIN_TEMPLATE, template_options, with_plain_stop
 from llmcli.params.settings import Settings
 
-if TYPE_CHECKING:  # jinja2 takes its time, and is imported where the model is loaded
-    from llmcli.inference.template import ChatTemplate
-
 _SUMMARY = "What was said before, in summary:"
-_RenderInputs = tuple["ChatTemplate", list[dict[str, Any]], str, bool]  # template, messages, prefill, thinking
+_Messages = list[dict[str, str]]
+# A turn that a template can render, for its compilation and its control tokens.
+_SAMPLE = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "a"))]
 
 
 class PromptBuilder:
-    """Builds the prompts of a conversation for one model."""
+    """Builds the prompts of a conversation for one engine."""
 
-    def __init__(self, local: LocalModel, template: "ChatTemplate | None" = None) -> None:
+    def __init__(self, engine: Engine, template: TemplateOptions | None = None) -> None:
         """`template` is used instead of the one of the settings or the model."""
-        self.local = local
+        self.engine = engine
         self._fixed_template = template
-        self._vocab = local.model.vocab
-        self._cache = TokenCache(self._vocab)
-        self._compiled: tuple[str | None, ChatTemplate] | None = None
-        self._last: tuple[_RenderInputs, Prompt] | None = None
+        self._options: tuple[str | None, TemplateOptions] | None = None
+        self._last: tuple[tuple[_Messages, TemplateOptions], Prompt] | None = None
         self._counts: dict[int, tuple[str, int]] = {}
 
-    def read_ahead(self, path: Sequence[Message], system: str | None, settings: Settings) -> None:
+    def read_ahead(
+        self,
+        path: Sequence[Message],
+        system: str | None,
+        settings: Settings,
+        cancellation: Cancellation | None = None,
+    ) -> None:
         """Evaluate the beginning of the next prompt, which is the same whatever the user writes, to save time later."""
         if not settings.raw:
-            warm_cache(self.template(settings), self._cache)
+            with suppress(LlmcliError):  # the first prompt reports an error of the template
+                for _ in range(2):  # the tokens of the first one tell the renderer where to cut
+                    self.engine.render(_SAMPLE, self.template(settings))
         question = Message(0, None, "user", "a")
-        shortest, longer = (self.prompt(messages, system, settings).tokens for messages in (path, [*path, question]))
-        self.local.prefill(shortest[: common_prefix(shortest, longer)])
+        shortest, longer = (self.prompt(messages, system, settings) for messages in (path, [*path, question]))
+        self.engine.warm(shortest.tokens[: shortest.n_common(longer)], cancellation)
 
     def prompt(self, path: Sequence[Message], system: str | None, settings: Settings, prefill: str = "") -> Prompt:
         """The prompt for an answer to `path`, which begins with `prefill`.
@@ -47,8 +51,10 @@ class PromptBuilder:
             LlmcliError: when the template fails.
         """
         if settings.raw:
-            return raw_prompt(self._vocab, "".join(message.text for message in path), prefill)
-        inputs = self.template(settings), as_messages(path, system), prefill, settings.think != "off"
+            text = "".join(message.text for message in path)
+            return self.engine.render(text, TemplateOptions("", prefill=prefill))
+        options = replace(self.template(settings), prefill=prefill, thinking=settings.think != "off")
+        inputs = as_messages(path, system), options
         if self._last is None or self._last[0] != inputs:  # the check of the length has just rendered the same
             self._last = inputs, self._render(*inputs)
         return self._last[1]
@@ -76,26 +82,24 @@ class PromptBuilder:
         reasoning = ("" if is_open else opening_tag) + gap + continued.reasoning
         return reasoning + (f"\n{closing_tag}\n\n{continued.content}" if continued.content else "")
 
-    def _render(
-        self, template: "ChatTemplate", messages: Sequence[dict[str, Any]], prefill: str, thinking: bool
-    ) -> Prompt:
+    def _render(self, messages: _Messages, options: TemplateOptions) -> Prompt:
         try:
-            return template_prompt(template, self._vocab, messages, prefill, thinking, self._cache)
+            return self.engine.render(messages, options)
         except LlmcliError:
             first = 1 if messages and messages[0]["role"] == "system" else 0
             if len(messages) <= first or messages[first]["role"] == "user":
                 raise
             # Many templates require that the user begins; a character's greeting comes before the user.
             messages = [*messages[:first], {"role": "user", "content": "Hello."}, *messages[first:]]
-            return template_prompt(template, self._vocab, messages, prefill, thinking, self._cache)
+            return self.engine.render(messages, options)
 
-    def template(self, settings: Settings) -> "ChatTemplate":
-        """The chat template of the settings or the model, compiled once; a plain one if there is neither."""
+    def template(self, settings: Settings) -> TemplateOptions:
+        """The chat template of the settings or the model, read once; a plain one if there is neither."""
         if self._fixed_template:
             return self._fixed_template
-        if self._compiled is None or self._compiled[0] != settings.chat_template:
-            self._compiled = settings.chat_template, template_of(self.local, settings) or plain_template(self.local)
-        return self._compiled[1]
+        if self._options is None or self._options[0] != settings.chat_template:
+            self._options = settings.chat_template, template_options(self.engine, settings)
+        return self._options[1]
 
     def has_own_template(self, settings: Settings) -> bool:
         """Whether the model or the user brings a template."""
@@ -108,25 +112,25 @@ class PromptBuilder:
     def thinking_tags(self, settings: Settings) -> tuple[str, str]:
         """The tags around the reasoning of this model, if its template contains them; else the most common ones."""
         source = "" if settings.raw else self.template(settings).source
-        return next((pair for pair in TAGS if pair[1] and pair[1] in source), TAGS[0])
+        return next((pair for pair in REASONING_TAGS if pair[1] and pair[1] in source), REASONING_TAGS[0])
 
     def count(self, message: Message) -> int:
         """Tokens of a message's text; counted once."""
         text = message.text
         counted = self._counts.get(message.id)
         if counted is None or counted[0] != text:
-            counted = self._counts[message.id] = text, self.local.count_tokens(text)
+            counted = self._counts[message.id] = text, self.engine.count_tokens(text)
         return counted[1]
 
 
-def as_messages(path: Sequence[Message], system: str | None) -> list[dict[str, Any]]:
+def as_messages(path: Sequence[Message], system: str | None) -> _Messages:
     """The messages as a template reads them: summaries join the system text, neighbors of one role become one message.
 
     Strict templates require alternating roles; an answer that was stopped before its first word leaves two questions.
     """
     summaries = [f"{_SUMMARY}\n{message.text}" for message in path if message.role == "summary"]
     texts = [text for text in (system, *summaries) if text]
-    messages: list[dict[str, Any]] = [{"role": "system", "content": "\n\n".join(texts)}] if texts else []
+    messages: _Messages = [{"role": "system", "content": "\n\n".join(texts)}] if texts else []
     for message in path:
         if message.role == "summary":
             continue

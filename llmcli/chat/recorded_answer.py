@@ -127,7 +127,10 @@ def from_session(session: Session, number: int | None, policy_file: str = "") ->
     message = _find_answer(path, number, session.name)
     source = f"answer {path.index(message) + 1} of {session.name}"
     if not message.replay:
-        raise UsageError(f"{source} has no replay data: {_missing_reason(message)}", "choose another answer")
+        reason = "an older version wrote it, it is a copy from another branch, or a kill stopped it"
+        if message.finish_reason in ("edited", "greeting"):
+            reason = "no model wrote it"
+        raise UsageError(f"{source} has no replay data: {reason}", "choose another answer")
     manifest = ReplayManifest.from_data(message.replay)
     values = _settings(message.params, source, policy_file)
     continued = session.conversation.messages.get(manifest.begun) if manifest.begun else None
@@ -161,12 +164,6 @@ def _find_answer(path: Sequence[Message], number: int | None, name: str) -> Mess
     if message.role != "assistant":
         raise UsageError(f"message {number} of {name} has no answer", "choose another message")
     return message
-
-
-def _missing_reason(message: Message) -> str:
-    if message.finish_reason in ("edited", "greeting"):
-        return "no model wrote it"
-    return "an older version wrote it, it is a copy from another branch, or a kill stopped it"
 
 
 def _settings(data: Mapping[str, Any], source: str, policy_file: str) -> dict[str, Any]:

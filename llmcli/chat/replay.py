@@ -3,6 +3,7 @@
 import codecs
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -10,18 +11,13 @@ from typing import Any, NamedTuple
 from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.recorded_answer import RecordedAnswer
 from llmcli.chat.turn import start_answer
-from llmcli.engine.llama import hardware
-from llmcli.engine.llama.context import AbortedError
-from llmcli.engine.llama.model import Vocab
-from llmcli.engine.sampling.temperature import TemperatureShift
+from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.answer_json import ReplayManifest, build_manifest, prompt_sha256
 from llmcli.inference.comparison import Comparison, Variant
-from llmcli.inference.local import LocalModel, Prompt
-from llmcli.inference.prompt_tokens import raw_prompt, template_prompt
-from llmcli.inference.request import special_texts
-from llmcli.inference.template import ChatTemplate
+from llmcli.inference.engine import Engine, Prompt, Request, TemplateOptions, Tokenizer
+from llmcli.inference.sizing import possible_gpu_layers
 from llmcli.params.settings import Settings
 from llmcli.text import ellipsize
 
@@ -39,7 +35,7 @@ def replay_settings(recorded: RecordedAnswer, model: str | None, current: Settin
         n_ctx=manifest.n_ctx,
         n_threads=n_threads,
         n_threads_batch=n_threads_batch,
-        n_gpu_layers=manifest.gpu_layers if hardware.has_gpu() else 0,
+        n_gpu_layers=possible_gpu_layers(manifest.gpu_layers),
         pull=current.pull,
         offline=current.offline,
         model_folders=current.model_folders,
@@ -71,9 +67,10 @@ class Difference:
 class Replay:
     """Iterate over `parts()`; afterwards `difference` and `reasons` hold the result."""
 
-    local: LocalModel
+    engine: Engine
     recorded: RecordedAnswer
     settings: Settings
+    cancellation: Cancellation = field(default_factory=Cancellation)
     answer: Answer = field(init=False)
     stopped: bool = field(init=False, default=False)  # before its end, without a result
     difference: Difference | None = field(init=False, default=None)
@@ -84,12 +81,13 @@ class Replay:
         prompt = self._prompt()
         grammar = manifest.grammar or self.settings.grammar
         shift = TemperatureShift(manifest.moves) if manifest.moves else None
-        self.answer = start_answer(self.local, prompt, self.settings, grammar, recorded.continued, shift)
+        request = Request(prompt, self.settings, grammar, live_shift=shift, cancellation=self.cancellation)
+        self.answer = start_answer(self.engine, request, recorded.continued)
 
     @property
     def n_tokens(self) -> int:
         """Tokens of the answer."""
-        return len(self.answer.generation.tokens) - len(self.answer.prompt.tokens)
+        return len(self.answer.tokens)
 
     def parts(self) -> Iterator[Part]:
         """The parts of the answer as they come.
@@ -99,41 +97,37 @@ class Replay:
         """
         self._read_prompt()
         yield from self._generate()
-        self.stopped = self.local.abort.is_set()
         if not self.stopped:
             self.compare()
 
     def _read_prompt(self) -> None:
         """Evaluate the prompt in the recorded batches; a different prompt has different ones."""
-        tokens, manifest = self.answer.prompt.tokens, self.recorded.manifest
-        if prompt_sha256(tokens) != manifest.prompt_sha256 or not manifest.layout:
+        request, manifest = self.answer.request, self.recorded.manifest
+        if prompt_sha256(request.prompt.tokens) != manifest.prompt_sha256 or not manifest.layout:
             return
         try:
-            self.local.prefill_batches(tokens, manifest.layout, self.settings)
+            if self.engine.capabilities.replay:
+                self.engine.evaluate_batches(request, manifest.layout)
         except ValueError as error:
             raise UsageError(
                 f"cannot replay {self.recorded.source}: replay.layout: {error}", "record the answer again"
             ) from None
-        except AbortedError:
-            return  # the answer is aborted as well
 
     def _generate(self) -> Iterator[Part]:
         """The answer, to its end or to where it was stopped the first time."""
         answer, manifest = self.answer, self.recorded.manifest
-        generation, records = self.local.generate(
-            answer.prompt, answer.settings, answer.grammar, None, **answer.generation_options()
-        )
-        yield from answer.begin(generation)
-        while manifest.drawn is None or answer.n_drawn < manifest.drawn:
-            record = next(records, None)
-            if not record:
-                break
-            yield from answer.push(record)
-        else:
-            if manifest.flushed and not answer.finish_reason:
-                yield from answer.push(generation.finish("interrupt"))
-        records.close()  # type: ignore[attr-defined]
-        yield from answer.end()
+        with closing(self.engine.generate([answer.request])) as events:
+            yield from answer.begin()
+            while not answer.finish_reason and (manifest.drawn is None or answer.n_drawn < manifest.drawn):
+                yield from answer.push(next(events))
+            self.stopped = self.cancellation.is_set()
+            if not answer.finish_reason:
+                self.cancellation.set()
+                last = next(events)  # it has the text that was held back
+                answer.record = last.record
+                yield from answer.push(last) if manifest.flushed else answer.end()
+        if answer.record.failure:
+            raise answer.record.failure
 
     def compare(self) -> None:
         """Find the first difference from the recorded answer, and its reasons."""
@@ -142,44 +136,45 @@ class Replay:
         before = AnswerText(recorded.reasoning, recorded.text)
         if not recorded.is_complete and all(map(str.startswith, after, before)):
             before = after  # the record does not have the text of the last token yet
-        tokens = answer.generation.tokens[len(answer.prompt.tokens) :]
+        tokens = answer.tokens
         prefix = AnswerText(recorded.continued.reasoning if recorded.continued else "", answer.settings.prefill or "")
-        self.difference = first_difference(before, after, tokens, self.local.model.vocab, prefix)
+        self.difference = first_difference(before, after, tokens, self.engine.tokenizer, prefix)
         self.reasons = explain_mismatch(recorded.manifest, build_manifest(answer))
 
     def _prompt(self) -> Prompt:
         recorded, settings = self.recorded, self.settings
-        vocab, prefill = self.local.model.vocab, settings.prefill or ""
-        template = None if settings.raw else self._template(recorded.manifest)
+        template = TemplateOptions("") if settings.raw else self._template(recorded.manifest)
         if recorded.request is None:
-            prompt_builder = PromptBuilder(self.local, template)
+            prompt_builder = PromptBuilder(self.engine, template)
             self.settings = settings = prompt_builder.with_plain_stop(settings)
             return prompt_builder.prompt_for(recorded.path, recorded.system, settings, recorded.continued)
-        if isinstance(recorded.request, str):
-            return raw_prompt(vocab, recorded.request, prefill)
-        assert template
-        return template_prompt(template, vocab, recorded.request, prefill, settings.think != "off")
+        options = replace(template, prefill=settings.prefill or "", thinking=settings.think != "off")
+        return self.engine.render(recorded.request, options)
 
-    def _template(self, manifest: ReplayManifest) -> ChatTemplate:
-        source = manifest.template or self.local.target.header.chat_template
+    def _template(self, manifest: ReplayManifest) -> TemplateOptions:
+        source = manifest.template or self.engine.chat_template
         if not source:
             raise LlmcliError(
-                f"{self.local.name} has no chat template, and the answer used the one of its model",
+                f"{self.engine.name} has no chat template, and the answer used the one of its model",
                 "give the right model with -m",
             )
-        template = ChatTemplate(source, special_texts(self.local), "the recorded chat template")
-        template.time = manifest.moment or None
-        return template
+        return TemplateOptions(source, "the recorded chat template", time=manifest.moment)
 
 
 class BatchReplay:
     """Generate the answers of a comparison again, side by side. Run the `comparison`, then call `compare`."""
 
-    def __init__(self, local: LocalModel, recorded: Sequence[RecordedAnswer], settings: Sequence[Settings]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        recorded: Sequence[RecordedAnswer],
+        settings: Sequence[Settings],
+        cancellation: Cancellation,
+    ) -> None:
         adjusted = [replace(one, n_ctx=old.values.get("n_ctx", 0)) for one, old in zip(settings, recorded, strict=True)]
-        self.replays = [Replay(local, old, one) for old, one in zip(recorded, adjusted, strict=True)]
+        self.replays = [Replay(engine, old, one, cancellation) for old, one in zip(recorded, adjusted, strict=True)]
         pairs = [(Variant(one.recorded.label, {}), one.answer) for one in self.replays]
-        self.comparison = Comparison(local, pairs)
+        self.comparison = Comparison(engine, pairs)
 
     def compare(self) -> None:
         """Find the first difference of each answer, and its reasons."""
@@ -197,7 +192,11 @@ class AnswerText(NamedTuple):
 
 
 def first_difference(
-    recorded: AnswerText, replayed: AnswerText, tokens: Sequence[int], vocab: Vocab, prefix: tuple[str, str] = ("", "")
+    recorded: AnswerText,
+    replayed: AnswerText,
+    tokens: Sequence[int],
+    vocab: Tokenizer,
+    prefix: tuple[str, str] = ("", ""),
 ) -> Difference | None:
     """Where the `replayed` answer first differs from the `recorded` one; None if it does not.
 
@@ -210,14 +209,16 @@ def first_difference(
 
 
 def _difference(
-    part: str, recorded: str, replayed: str, n_prefix: int, tokens: Sequence[int], vocab: Vocab
+    part: str, recorded: str, replayed: str, n_prefix: int, tokens: Sequence[int], vocab: Tokenizer
 ) -> Difference:
     """The first difference of two texts, whose first `n_prefix` characters come before the tokens."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     pieces = [decoder.decode(vocab.piece(token)) for token in tokens]
     ends = list(accumulate(map(len, pieces)))
-    start = _start_of(replayed[n_prefix:], "".join(pieces), part) - n_prefix
-    offset = _common_length(recorded, replayed)
+    generated, own = "".join(pieces), replayed[n_prefix:]  # what was generated has the tags of the reasoning too
+    start = max(generated.rfind(own) if part == "answer" else generated.find(own), 0) - n_prefix
+    shorter = min(len(recorded), len(replayed))
+    offset = next((i for i in range(shorter) if recorded[i] != replayed[i]), shorter)
     index = next((i for i, end in enumerate(ends) if end > start + offset), len(tokens))
     token_start = ends[index - 1] if index else 0
     token_offset = min(max(token_start - start, 0), offset)
@@ -225,18 +226,6 @@ def _difference(
     recorded_text = vocab.detokenize(recorded_tokens[:1]) if recorded_tokens else ""
     replayed_text = pieces[index] if index < len(tokens) else ""
     return Difference(index, token_offset, part, recorded_text, replayed_text)
-
-
-def _start_of(text: str, generated: str, part: str) -> int:
-    """Where a part of the answer begins in all that was generated, which contains the tags of the reasoning too."""
-    position = generated.rfind(text) if part == "answer" else generated.find(text)
-    return max(position, 0)
-
-
-def _common_length(one: str, other: str) -> int:
-    """The length of the common beginning of two texts."""
-    shorter = min(len(one), len(other))
-    return next((i for i in range(shorter) if one[i] != other[i]), shorter)
 
 
 def explain_mismatch(recorded: ReplayManifest, replayed: ReplayManifest) -> list[str]:

@@ -6,11 +6,11 @@ from typing import Any
 
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.sampling.temperature import TemperatureShift
+from llmcli.engine.events import TemperatureShift
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.answer_json import replay_data
-from llmcli.inference.local import LocalModel, Prompt
-from llmcli.params.settings import ResolvedSettings, Settings, fields, to_datum
+from llmcli.inference.engine import Engine, Request
+from llmcli.params.settings import ResolvedSettings, fields, to_datum
 
 _NOT_RECORDED = ("prompt", "file", "pull", "offline", "model_folders")  # they do not describe how an answer is made
 
@@ -38,7 +38,7 @@ class Turn:
             LlmcliError: see `Answer.parts`; the text so far is saved before.
         """
         session, answer = self.session, self.answer
-        session.begin_answer(self.parent, model=self.answer.local.name, params=_params(self.resolved))
+        session.begin_answer(self.parent, model=self.answer.engine.name, params=_params(self.resolved))
         reason = "error"
         try:
             if self.continued and self.continued.reasoning:
@@ -59,7 +59,7 @@ class Turn:
 
     def keep(self, parent: int | None) -> Message | None:
         """Save the answer, which is one of several, as an answer to message `parent`; None: it is empty."""
-        self.session.begin_answer(parent, model=self.answer.local.name, params=_params(self.resolved))
+        self.session.begin_answer(parent, model=self.answer.engine.name, params=_params(self.resolved))
         self.parent, self.message = parent, self._save(self.answer.finish_reason)
         return self.message
 
@@ -80,20 +80,12 @@ def _is_unchanged(answer: Answer, continued: Message) -> bool:
     return len(answer.text) <= len(continued.content) and len(answer.reasoning) == len(continued.reasoning)
 
 
-def start_answer(
-    local: LocalModel,
-    prompt: Prompt,
-    settings: Settings,
-    grammar: str | None,
-    continued: Message | None,
-    live_shift: TemperatureShift | None,
-    trace: int | None = None,
-) -> Answer:
+def start_answer(engine: Engine, request: Request, continued: Message | None) -> Answer:
     """A new answer, or one that continues `continued`, whose text is in the prompt already."""
-    inside = bool(continued and continued.reasoning and not continued.content)
     if continued:
-        settings = replace(settings, prefill=None if inside else continued.content or None)
-    answer = Answer(local, prompt, settings, grammar, starts_in_reasoning=inside, live_shift=live_shift, trace=trace)
+        request.starts_in_reasoning = inside = bool(continued.reasoning and not continued.content)
+        request.settings = replace(request.settings, prefill=None if inside else continued.content or None)
+    answer = Answer(engine, request)
     answer.reasoning = continued.reasoning if continued else ""
     return answer
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from llmcli.chat.controller import ReadAhead
     from llmcli.chat.prompting import PromptBuilder
     from llmcli.config.characters import Character
-    from llmcli.engine.llama.bindings import AbortFlag
+    from llmcli.engine.events import Cancellation
     from llmcli.ui.chat.app import ChatApp, Reader
 
 # Settings that belong to a conversation; those of the screen and the machine may differ from day to day.
@@ -221,22 +221,23 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
     """Load the model of the settings in a thread, and evaluate the conversation ahead of the next message."""
     from llmcli.chat.background_load import BackgroundLoad
 
-    def load(abort: "AbortFlag", report: Callable[[str], None]) -> "PromptBuilder":
+    def load(abort: "Cancellation", report: Callable[[str], None]) -> "PromptBuilder":
         from llmcli.chat.prompting import PromptBuilder
-        from llmcli.inference.local import LocalModel, resolve_model
+        from llmcli.inference.local import LocalEngine
+        from llmcli.inference.resolved_model import resolve_model
 
         target = resolve_model(settings)
         report("loading")
         if abort.is_set():
             raise KeyboardInterrupt
         early = model_preload.claim(target.file.parts)
-        local = LocalModel(target, settings, abort, lambda share: report(f"loading {share:.0%}"), early)
+        local = LocalEngine(target, settings, abort, lambda share: report(f"loading {share:.0%}"), early)
         try:
             local.open_context(settings)
             prompt_builder = PromptBuilder(local)
             report("reading the conversation")
             with suppress(LlmcliError):  # the first message reports a fault of the template or the length
-                ahead(prompt_builder)
+                ahead(prompt_builder, abort)
         except BaseException:
             local.close()
             raise
@@ -276,11 +277,11 @@ def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Char
 def _show_details(chat: "ChatApp") -> None:
     """Load the model and show what `--verbose` knows; with -vv, llama.cpp's log too."""
     from llmcli.cli.open_model import print_model_facts, print_settings
-    from llmcli.engine.llama import bindings
+    from llmcli.inference.local import subscribe_log
 
     print_settings(chat.controller.resolved())
     if console.engine_log:
-        bindings.subscribe_log(console.detail)
+        subscribe_log(console.detail)
     if local := chat.wait_for_model():
         print_model_facts(local)
 

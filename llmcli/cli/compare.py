@@ -22,8 +22,9 @@ from llmcli.ui.terminal.output import print_json
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
+    from llmcli.engine.events import Cancellation
     from llmcli.inference.comparison import Comparison, Variant
-    from llmcli.inference.local import LocalModel, Prompt
+    from llmcli.inference.engine import Engine, Prompt
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,8 @@ def compare(
     shared = {key: origin for key, origin in requests[0].resolved.origins.items() if key not in varied}
     print_settings(replace(requests[0].resolved, origins=shared))
     status, live, think = ProgressLine(), can_redraw(sys.stdout) and not as_json, asked.think == "show"
-    with open_model(target, asked, status, asked.timeout) as local:
-        comparison = _comparison(local, requests)
+    with open_model(target, asked, status, asked.timeout) as (engine, cancellation):
+        comparison = _comparison(engine, requests, cancellation)
         comparison.progress = status.reading
         screen.run(comparison, screen.view_of(comparison) if live else None, think, status.clear)
         if as_json:
@@ -151,31 +152,32 @@ def _resolved(variant: "Variant", layers: Sequence[Layer]) -> ResolvedSettings:
     return resolve(LayerStack(layers).above({}, variant.values))
 
 
-def _comparison(local: "LocalModel", requests: Sequence[_CompareRequest]) -> "Comparison":
+def _comparison(engine: "Engine", requests: Sequence[_CompareRequest], cancellation: "Cancellation") -> "Comparison":
     """The answers to the requests, with settings that fit this model; warns if it has no chat template."""
     from llmcli.inference.answer import Answer
     from llmcli.inference.comparison import Comparison
+    from llmcli.inference.engine import Request
     from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
 
     prompts: dict[Any, Prompt] = {}  # rendering takes time, and most variants have the same prompt
     answers = []
-    if any(needs_plain_template(local, one.resolved.settings) for one in requests):
-        warn_plain_template(local)
+    if any(needs_plain_template(engine, one.resolved.settings) for one in requests):
+        warn_plain_template(engine)
     for one in requests:
         s = one.resolved.settings
-        s = with_plain_stop(s) if needs_plain_template(local, s) else s
+        s = with_plain_stop(s) if needs_plain_template(engine, s) else s
         key = one.text, one.system, s.prefill, s.raw, s.chat_template, s.think == "off"
         if key not in prompts:
-            prompts[key] = build_prompt(local, s, one.text, one.system)
-        answers.append((one.variant, Answer(local, prompts[key], s, one.grammar)))
-    return Comparison(local, answers)
+            prompts[key] = build_prompt(engine, s, one.text, one.system)
+        answers.append((one.variant, Answer(engine, Request(prompts[key], s, one.grammar, cancellation=cancellation))))
+    return Comparison(engine, answers)
 
 
 def _data(comparison: "Comparison", seed: int, status: ProgressLine) -> dict[str, Any]:
     """The comparison as JSON data; `seed` is the one of all answers that do not have their own."""
-    local, first = comparison.local, comparison.results[0].answer
+    local, first = comparison.engine, comparison.results[0].answer
     if not comparison.interrupted:
-        local.hasher.sha256(status.identifying, local.abort.is_set)
+        local.identify(status.identifying, first.request.cancellation)
         status.clear()
     return {
         "model": local.name,
@@ -200,8 +202,8 @@ def _exit_status(comparison: "Comparison", asked: Settings) -> int:
         if one.failure:
             return one.failure.status
     for one in comparison.results:
-        if not one.answer.complete:
+        if not one.answer.record.is_complete:
             raise ConstraintError(
-                f"{one.variant.label}: the answer ended before it met the constraint", "raise --max-tokens"
+                f"{one.variant.label}: the answer ended before it was complete (JSON or grammar)", "raise --max-tokens"
             )
     return ExitStatus.OK

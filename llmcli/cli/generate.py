@@ -28,7 +28,7 @@ from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.inference.answer import Answer
-    from llmcli.inference.local import LocalModel
+    from llmcli.inference.engine import Engine
 
 PromptArgument = Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
 NoStdin = Annotated[bool, typer.Option("--no-stdin", help="Do not read stdin (the input of a shell loop).")]
@@ -77,17 +77,18 @@ def generate(
     system, grammar = system_text(asked), grammar_text(asked, console.warn)
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
     from llmcli.inference.answer import Answer
-    from llmcli.inference.local import apply_model_defaults
+    from llmcli.inference.engine import Request
     from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
+    from llmcli.inference.resolved_model import apply_model_defaults
 
     target = find_model(asked)
     welcome(resolve(layers).origins["model"])
-    resolved = apply_model_defaults(target, layers)
+    resolved = apply_model_defaults(target.layer, layers)
     settings = resolved.settings
     warn_ineffective(resolved)
     print_settings(resolved)
     status = ProgressLine()
-    with open_model(target, settings, status, settings.timeout) as local:
+    with open_model(target, settings, status, settings.timeout) as (local, cancellation):
         if needs_plain_template(local, settings):
             warn_plain_template(local)
             settings = with_plain_stop(settings)
@@ -95,7 +96,7 @@ def generate(
         if show_prompt:
             print_text(prompt.text if prompt.text.endswith("\n") else prompt.text + "\n")
             return ExitStatus.OK
-        answer = Answer(local, prompt, settings, grammar, status.reading)
+        answer = Answer(local, Request(prompt, settings, grammar, status.reading, cancellation=cancellation))
         with write_trace(answer, trace, heat is not None):
             _print_answer(answer, status, question if echo else "", as_json, stream)
     if heat:
@@ -109,7 +110,7 @@ def generate(
     return _exit_status(answer)
 
 
-def warn_plain_template(local: "LocalModel") -> None:
+def warn_plain_template(local: "Engine") -> None:
     """Warn that the model has no chat template."""
     console.warn(
         f"{local.name} has no chat template: a plain one is used (User: ... Assistant: ...)",
@@ -124,8 +125,9 @@ def _print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bo
         writer.write(echo if settings.raw else echo + "\n\n")
     stream_answer(answer.parts(), writer, status, live=stream and not as_json, think=settings.think)
     if as_json:
-        answer.local.abort.clear()
-        answer.local.hasher.sha256(status.identifying, answer.local.abort.is_set)
+        cancellation = answer.request.cancellation
+        cancellation.clear()
+        answer.engine.identify(status.identifying, cancellation)
         status.clear()
     if as_json or not stream:
         from llmcli.inference.answer_json import answer_data
@@ -166,14 +168,13 @@ def _exit_status(answer: "Answer") -> int:
     if reason == "timeout":
         console.note(timeout_note(settings))
         return ExitStatus.TIMEOUT
-    if not answer.complete:
-        raise ConstraintError("the answer ended before it met the constraint", "raise --max-tokens")
+    if not answer.record.is_complete:
+        raise ConstraintError("the answer ended before it was complete (JSON or grammar)", "raise --max-tokens")
     if reason == "length" and settings.max_tokens:
         if 0 <= settings.max_tokens <= answer.timings()["predicted_n"]:
             console.note(f"cut off: max_tokens is {settings.max_tokens}; raise it with -n")
             return ExitStatus.OK
-        conditions = answer.generation.context_params
-        size = f" of {conditions.n_ctx} tokens" if conditions else ""
+        size = f" of {answer.record.n_ctx} tokens" if answer.record.n_ctx else ""
         console.note(f"cut off: the context{size} is full" + ("; raise it with -c" if settings.n_ctx else ""))
     return ExitStatus.OK
 

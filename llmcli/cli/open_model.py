@@ -5,11 +5,12 @@ from contextlib import contextmanager, suppress
 from time import perf_counter
 
 from llmcli.cli import model_preload
-from llmcli.engine.llama import bindings
-from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError, TimeLimitError
 from llmcli.files import config_path, data_dir, make_private
-from llmcli.inference.local import LocalModel, ResolvedModel, resolve_model
+from llmcli.inference.engine import Engine
+from llmcli.inference.local import LocalEngine, subscribe_log
+from llmcli.inference.resolved_model import ResolvedModel, resolve_model
 from llmcli.models.locations import ModelNotDownloadedError, model_locations
 from llmcli.params.settings import ResolvedSettings, Settings, format_setting
 from llmcli.text import ellipsize
@@ -34,32 +35,34 @@ def find_model(settings: Settings) -> ResolvedModel:
 @contextmanager
 def open_model(
     target: ResolvedModel, settings: Settings, status: ProgressLine, timeout: float = 0.0
-) -> Iterator[LocalModel]:
+) -> Iterator[tuple[LocalEngine, Cancellation]]:
     """Load the model for a block that Ctrl-C or `timeout` (seconds, 0 = none) stops; print its notes at the end.
+
+    Yields the model, and what stops its answers.
 
     Raises:
         TimeLimitError: the time limit passed while it was loading.
         KeyboardInterrupt: the user interrupted it.
     """
-    abort = AbortFlag()
-    with interruptible(abort), time_limit(abort, timeout):
-        local = _load(target, settings, abort, status)
-        print_model_facts(local)
+    cancellation = Cancellation()
+    with interruptible(cancellation), time_limit(cancellation, timeout):
+        engine = _load(target, settings, cancellation, status)
+        print_model_facts(engine)
         try:
-            yield local
+            yield engine, cancellation
         finally:
-            local.close()
+            engine.close()
     for note in target.notes:
         console.warn(note)
 
 
-def _load(target: ResolvedModel, settings: Settings, abort: AbortFlag, status: ProgressLine) -> LocalModel:
+def _load(target: ResolvedModel, settings: Settings, abort: Cancellation, status: ProgressLine) -> LocalEngine:
     if console.engine_log:
-        bindings.subscribe_log(console.detail)
+        subscribe_log(console.detail)
     start = perf_counter()
     try:
         preloaded = model_preload.claim(target.file.parts)
-        local = LocalModel(target, settings, abort, status.loading, preloaded)
+        local = LocalEngine(target, settings, abort, status.loading, preloaded)
         local.waited_ms = (perf_counter() - start) * 1e3
         return local
     except KeyboardInterrupt:
@@ -81,13 +84,10 @@ def print_settings(resolved: ResolvedSettings) -> None:
             console.detail(f"{key} = {ellipsize(format_setting(resolved.settings, key), 60)} (from {origin})")
 
 
-def print_model_facts(local: LocalModel) -> None:
+def print_model_facts(engine: Engine) -> None:
     """With `--verbose`: the file of the model, what its header says, and how long the load took."""
-    header, shape = local.target.header, local.shape
-    console.detail(f"model: {local.name}, {local.target.file.path}")
-    facts = f"{header.architecture}, {shape.n_layers} layers, {shape.weights / 2**20:.0f} MiB of weights"
-    console.detail(f"{facts}, trained context {shape.n_ctx_train} tokens, layers on the GPU {local.gpu_layers}")
-    console.detail(f"loaded in {local.load_ms / 1e3:.2f} s")
+    for fact in engine.facts:
+        console.detail(fact)
 
 
 def welcome(origin: str) -> None:

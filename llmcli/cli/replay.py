@@ -25,7 +25,7 @@ from llmcli.ui.terminal.progress import ProgressLine
 if TYPE_CHECKING:
     from llmcli.chat.recorded_answer import RecordedAnswer
     from llmcli.chat.replay import BatchReplay, Replay
-    from llmcli.inference.local import ResolvedModel
+    from llmcli.inference.resolved_model import ResolvedModel
 
 _SESSION = "session:"
 _LARGEST = 64 << 20  # bytes of stdin
@@ -59,31 +59,26 @@ def replay(
     current = resolve_settings(flags)
     settings = [replay_settings(one, flags.values.get("model"), current) for one in recorded]
     target, status = _find(settings[0], "model" in flags.values), ProgressLine()
-    with open_model(target, settings[0], status) as local:
-        local.hasher.sha256(status.identifying, local.abort.is_set)
+    with open_model(target, settings[0], status) as (local, cancellation):
+        local.identify(status.identifying, cancellation)
         status.clear()
         if recorded[0].label:
-            batch = BatchReplay(local, recorded, settings)
+            batch = BatchReplay(local, recorded, settings, cancellation)
             replays = batch.replays
             _run_batch(batch, status, as_json)
         else:
-            replays = [Replay(local, recorded[0], settings[0])]
-            _run_one(replays[0], status, as_json)
+            replays = [Replay(local, recorded[0], settings[0], cancellation)]
+            writer = AnswerWriter()
+            stream_answer(replays[0].parts(), writer, status, live=not as_json, think=settings[0].think)
+            if as_json:
+                writer.write(json.dumps(_data(replays[0]), ensure_ascii=False))
+            writer.end()
     if any(one.stopped for one in replays):
         console.note("stopped: the replay is not complete")
         return ExitStatus.INTERRUPTED
     for one in replays:
         console.note(f"{one.recorded.label}: {_verdict(one)}" if one.recorded.label else _verdict(one))
     return ExitStatus.FAILED if any(one.difference for one in replays) else ExitStatus.OK
-
-
-def _run_one(again: "Replay", status: ProgressLine, as_json: bool) -> None:
-    """Generate one answer again and print it as it comes."""
-    writer = AnswerWriter()
-    stream_answer(again.parts(), writer, status, live=not as_json, think=again.settings.think)
-    if as_json:
-        writer.write(json.dumps(_data(again), ensure_ascii=False))
-    writer.end()
 
 
 def _run_batch(again: "BatchReplay", status: ProgressLine, as_json: bool) -> None:

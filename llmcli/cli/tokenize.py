@@ -39,13 +39,12 @@ def tokenize(
     text = read_stdin() if text is None or text == "-" else text
     settings = resolve_settings(flags)
     from llmcli.cli.open_model import find_model
-    from llmcli.engine.llama.model import Model
+    from llmcli.inference.resolved_model import open_tokenizer
 
     target = find_model(settings)
-    model = Model.load(target.file.parts, vocab_only=True)
-    tokens = model.vocab.tokenize(text, add_special=bos, parse_special=special)
-    pieces = [model.vocab.piece(token, special=True).decode("utf-8", "replace") for token in tokens]
-    model.close()
+    with open_tokenizer(target) as tokenizer:
+        tokens = tokenizer.tokenize(text, add_special=bos, parse_special=special)
+        pieces = [tokenizer.piece(token, special=True).decode("utf-8", "replace") for token in tokens]
     if count:
         print_line(str(len(tokens)))
     elif ids:

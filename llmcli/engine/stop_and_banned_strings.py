@@ -52,9 +52,9 @@ class HeldToken:
 
     text: str
     token: int
-    sampler_snapshot: Any
-    decoder: Any
-    state: Any = None
+    sampler_snapshot: tuple[int, int | None]  # of chain and grammar
+    decoder: tuple[bytes, int]
+    state: Any = None  # a `DrawState`, whose module reads reasoning and with it this one
 
 
 class BanScanner:

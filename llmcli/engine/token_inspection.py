@@ -3,16 +3,17 @@
 import ctypes
 import math
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from llmcli.engine.events import TokenTrace
-from llmcli.engine.generation import Generation, Progress, generate
+from llmcli.engine.events import Cancellation, Candidate, ChainStep, ChainTrace, TokenInspection, TokenTrace
+from llmcli.engine.generation import Generation, Progress
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.sampling.chain import BEGIN
 from llmcli.engine.sampling.python_samplers import ROW_BYTES, row_type
+from llmcli.engine.scheduler import generate
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.samplers import SAMPLERS
 from llmcli.params.settings import Settings
@@ -57,14 +58,23 @@ class CandidateCapture:
             self._drawn, self._is_drawn = array.data[array.selected].id, True
 
 
-@dataclass(frozen=True)
-class InspectTarget:
-    """The answer to inspect: its tokens, and a factory for generations like the one that drew them."""
+# Settings, grammar, what captures the candidates, and what stops it -> a generation like the one of the answer.
+MakeGeneration = Callable[[Settings, str | None, CandidateCapture, Cancellation], Generation]
 
+
+@dataclass(frozen=True)
+class TokenInspector:
+    """Shows how the `tokens` of an answer were drawn. The methods return None when they are cancelled.
+
+    Raises:
+        ContextOverflowError: when the context has no room for the answer.
+    """
+
+    context: Context
     settings: Settings
     grammar: str | None
     tokens: Sequence[int]
-    make: Callable[[Settings, str | None, CandidateCapture], Generation]
+    make: MakeGeneration
 
     @property
     def stateful_steps(self) -> list[str]:
@@ -72,135 +82,70 @@ class InspectTarget:
         constraints = ["grammar"] * (self.grammar is not None) + ["banned_strings"] * bool(self.settings.banned_strings)
         return [step.name for step in build_chain(self.settings) if SAMPLERS[step.name].is_stateful] + constraints
 
-    def unconstrained(self, capture: CandidateCapture) -> Generation:
-        """A generation without grammar and banned strings, whose state after other tokens is unknown."""
-        return self.make(replace(self.settings, banned_strings=()), None, capture)
+    def inspect(
+        self, at: int, count: int, cancellation: Cancellation | None = None, progress: Progress | None = None
+    ) -> TokenInspection | None:
+        """Token `at`: the `count` most likely candidates before and after the chain, and the drawn token.
 
+        If a step is stateful, the answer is generated again. If that gives other tokens, the state of such steps is
+        reset, grammar and banned strings are omitted, and the result is not exact.
+        """
+        cancellation, is_stateful = cancellation or Cancellation(), bool(self.stateful_steps)
+        with suppress(AbortedError), self.context.untouched():
+            if is_stateful:
+                generation = self.make(self.settings, self.grammar, capture := CandidateCapture(), cancellation)
+                if _regenerate(self.context, generation, capture, self.tokens[: at + 1], progress):
+                    return self._inspection(generation, capture, at, count, generation.traces[at])
+            generation = self._draw_after(at, capture := CandidateCapture(), cancellation, progress)
+            found = self._inspection(generation, capture, at, count, generation.traces[0])
+            return replace(found, exact=not is_stateful)
+        return None
 
-@dataclass(frozen=True, slots=True)
-class ChainStep:
-    """One step of the chain.
+    def entropies(
+        self, cancellation: Cancellation | None = None, progress: Progress | None = None
+    ) -> list[float] | None:
+        """The entropy (nats) of the candidates before the temperature step, for each token of an answer."""
+        found, nothing = [], CandidateCapture(lambda: False)
+        with suppress(AbortedError), self.context.untouched():
+            for at in range(len(self.tokens)):
+                generation = self._draw_after(at, nothing, cancellation or Cancellation(), None)
+                found.append(generation.traces[0].entropy or 0.0)
+                if progress:
+                    progress(at + 1, len(self.tokens))
+            return found
+        return None
 
-    `before` and `live` are the numbers of live candidates before and after it. `removed` is the probability of the
-    others in the distribution of the model. `moved` is the total variation distance between the probabilities before
-    and after it, from 0 to 1.
-    """
+    def token_at_rank(
+        self, at: int, rank: int, cancellation: Cancellation | None = None, progress: Progress | None = None
+    ) -> int | None:
+        """The `rank`-th most likely token (from 1) of the model, before the chain, at token `at`."""
+        with suppress(AbortedError), self.context.untouched():
+            generation = self._draw_after(at, capture := CandidateCapture(), cancellation or Cancellation(), progress)
+            return trace_chain(capture.snapshots[:1], generation.vocab.label, rank).candidates[rank - 1].id
+        return None
 
-    name: str
-    before: int
-    live: int
-    removed: float
-    moved: float
+    def _draw_after(
+        self, at: int, capture: CandidateCapture, cancellation: Cancellation, progress: Progress | None
+    ) -> Generation:
+        """Draw one token after the first `at`, without grammar and banned strings, whose state there is unknown."""
+        generation = self.make(replace(self.settings, banned_strings=()), None, capture, cancellation)
+        context = self.context
+        with closing(generation):
+            generation.append_drawn(self.tokens[:at])
+            context.rewind(generation.seq_id, generation.tokens)
+            context.cancellation = cancellation
+            context.prefill(generation.seq_id, generation.tokens, progress)
+            generation.advance(context.handle, -1, context.n_ctx)
+        return generation
 
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A candidate.
-
-    `rank` is its rank in the distribution of the model, from 1; `before` its probability there, over the whole
-    vocabulary; `p` its probability after each step, up to the step that removed it.
-    """
-
-    id: int
-    text: str
-    rank: int
-    before: float
-    p: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ChainTrace:
-    """The steps in order, and by rank the selected ones of the `n_vocab` candidates."""
-
-    n_vocab: int
-    steps: tuple[ChainStep, ...]
-    candidates: tuple[Candidate, ...]
-
-    def removed_by(self, candidate: Candidate) -> str:
-        """The name of the step that removed a candidate; empty if none did."""
-        return self.steps[len(candidate.p)].name if len(candidate.p) < len(self.steps) else ""
-
-    def after(self, candidate: Candidate) -> float:
-        """The probability of a candidate after the chain; 0 if it was removed."""
-        return 0.0 if self.removed_by(candidate) else (candidate.before, *candidate.p)[-1]
-
-
-@dataclass(frozen=True, slots=True)
-class TokenInspection:
-    """How token `at` was drawn.
-
-    `trace` describes the temperature step. `refused` is the text of the token that was drawn first and that the grammar
-    rejected. `exact` is False where the state of a stateful step had to be reset.
-    """
-
-    at: int
-    drawn: int
-    stepwise: ChainTrace
-    trace: TokenTrace
-    refused: str | None
-    exact: bool = True
-
-
-def inspect_token(
-    context: Context, target: InspectTarget, at: int, count: int, progress: Progress | None = None
-) -> TokenInspection:
-    """Inspect token `at`: the `count` most likely candidates before and after the chain, and the drawn token.
-
-    If a step is stateful, the answer is generated again. If that gives other tokens, the state of such steps is reset,
-    grammar and banned strings are omitted, and the result is not exact.
-
-    Raises:
-        AbortedError: when the abort flag was set.
-        ContextOverflowError: when the context has no room for the answer.
-    """
-    is_stateful = bool(target.stateful_steps)
-    with context.untouched():
-        if is_stateful:
-            generation = target.make(target.settings, target.grammar, capture := CandidateCapture())
-            if _regenerate(context, generation, capture, target.tokens[: at + 1], progress):
-                return _inspection(generation, capture, target, at, count, generation.traces[at])
-        generation = target.unconstrained(capture := CandidateCapture())
-        _draw_after(context, generation, target.tokens[:at], progress)
-    found = _inspection(generation, capture, target, at, count, generation.traces[0])
-    return replace(found, exact=not is_stateful)
-
-
-def entropies(context: Context, target: InspectTarget, progress: Progress | None = None) -> list[float]:
-    """The entropy (nats) of the candidates before the temperature step, for each token of an answer.
-
-    Raises:
-        AbortedError, ContextOverflowError: as `inspect_token` does.
-    """
-    found = []
-    with context.untouched():
-        for at in range(len(target.tokens)):
-            generation = target.make(replace(target.settings, banned_strings=()), None, CandidateCapture(lambda: False))
-            _draw_after(context, generation, target.tokens[:at], None)
-            found.append(generation.traces[0].entropy or 0.0)
-            if progress:
-                progress(at + 1, len(target.tokens))
-    return found
-
-
-def token_at_rank(context: Context, target: InspectTarget, at: int, rank: int, progress: Progress | None = None) -> int:
-    """The `rank`-th most likely token (from 1) of the model, before the chain, at token `at`.
-
-    Raises:
-        AbortedError, ContextOverflowError: as `inspect_token` does.
-    """
-    generation = target.unconstrained(capture := CandidateCapture())
-    with context.untouched():
-        _draw_after(context, generation, target.tokens[:at], progress)
-    return trace_chain(capture.snapshots[:1], generation.vocab.label, rank).candidates[rank - 1].id
-
-
-def _draw_after(context: Context, generation: Generation, tokens: Sequence[int], progress: Progress | None) -> None:
-    """Draw one token after `tokens`."""
-    with closing(generation):
-        generation.append_drawn(tokens)
-        context.rewind(generation.seq_id, generation.tokens)
-        context.prefill(generation.seq_id, generation.tokens, progress)
-        generation.advance(context.handle, -1, context.n_ctx)
+    def _inspection(
+        self, generation: Generation, capture: CandidateCapture, at: int, count: int, trace: TokenTrace
+    ) -> TokenInspection:
+        text_of, drawn = generation.vocab.label, self.tokens[at]
+        snapshots = _relevant(capture.snapshots, self.settings)
+        has_grammar = any(snapshot.name == "grammar" for snapshot in snapshots)
+        refused = text_of(capture.first) if has_grammar and capture.first is not None else None
+        return TokenInspection(at, drawn, trace_chain(snapshots, text_of, count, drawn), trace, refused)
 
 
 def _regenerate(
@@ -215,24 +160,16 @@ def _regenerate(
     capture.wants = lambda: len(generation.traces) == last
     context.rewind(generation.seq_id, generation.tokens)
     with closing(generation):
-        for _ in generate(context, [generation]):
-            if generation.finish_reason and context.abort.is_set():
+        for event in generate(context, [generation]):
+            if generation.failure:
+                raise generation.failure
+            if generation.finish_reason and generation.cancellation.is_set():
                 raise AbortedError
-            if generation.n_final > last:
+            if event.n_final > last:
                 break
             if progress:
-                progress(generation.n_final, last)
+                progress(event.n_final, last)
     return [trace.id for trace in generation.traces[: last + 1]] == list(tokens)
-
-
-def _inspection(
-    generation: Generation, capture: CandidateCapture, target: InspectTarget, at: int, count: int, trace: TokenTrace
-) -> TokenInspection:
-    text_of, drawn = generation.vocab.label, target.tokens[at]
-    snapshots = _relevant(capture.snapshots, target.settings)
-    has_grammar = any(snapshot.name == "grammar" for snapshot in snapshots)
-    refused = text_of(capture.first) if has_grammar and capture.first is not None else None
-    return TokenInspection(at, drawn, trace_chain(snapshots, text_of, count, drawn), trace, refused)
 
 
 def _relevant(snapshots: Sequence[CandidateSnapshot], settings: Settings) -> list[CandidateSnapshot]:

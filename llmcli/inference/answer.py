@@ -1,124 +1,92 @@
 """One answer: it comes in parts, and is complete after the last one."""
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
 
-from llmcli.engine.events import TokenEvent, TokenTrace
-from llmcli.engine.generation import Generation
-from llmcli.engine.reasoning import ReasoningSplitter, show_tags
-from llmcli.engine.sampling.temperature import TemperatureShift
-from llmcli.inference.local import LocalModel, Prompt
+from llmcli.engine.events import GenerationRecord, TokenEvent, TokenTrace
+from llmcli.engine.reasoning import ReasoningSplitter
+from llmcli.inference.engine import Engine, Prompt, Request, check_request
 from llmcli.params.settings import Settings
 
 Part = tuple[str, str]  # ("answer" or "think", text)
 
 
-class TraceTexts:
-    """Passes on the trace of each token with its text, in order, once the token cannot be removed any more.
-
-    All texts joined are the answer exactly. Text that belongs to no token is passed on as a token without an id.
-    """
-
-    def __init__(self, generation: Generation, on_token: Callable[[TokenTrace], None]) -> None:
-        self._generation = generation
-        self._on_token = on_token
-        self._texts: list[tuple[str, str]] = []  # answer and reasoning of each token
-        self._n_sent = 0
-
-    def add(self, parts: Sequence[Part], event: TokenEvent | None = None) -> None:
-        """Add the text of one event, or text without an event: a prefill, or text that was held back to the end."""
-        if self._generation.trace is None:
-            return
-        traces, has_token = self._generation.traces, event is not None and event.id is not None
-        del self._texts[len(traces) - has_token :]  # tokens that were removed
-        if has_token:
-            self._texts.append(_by_kind(parts))
-        while self._n_sent < min(self._generation.n_final, len(self._texts)):
-            text, reasoning = self._texts[self._n_sent]
-            self._on_token(traces[self._n_sent]._replace(text=text, reasoning=reasoning))
-            self._n_sent += 1
-        if not has_token:
-            self._pass_text(*_by_kind(parts))
-
-    def _pass_text(self, text: str, reasoning: str) -> None:
-        """Pass on text that belongs to no token."""
-        if text or reasoning:
-            index = self._n_sent
-            self._on_token(TokenTrace(index, None, text, None, None, None, None, None, (), "", 0, 0.0, reasoning))
-
-
 @dataclass
 class Answer:
-    """An answer while it is generated. Iterate over `parts()` to its end, then read the other attributes."""
+    """An answer while it is generated. Iterate over `parts()` to its end, then read the other attributes.
 
-    local: LocalModel
-    prompt: Prompt
-    settings: Settings
-    grammar: str | None = None
-    progress: Callable[[int, int], None] | None = None
-    starts_in_reasoning: bool = False  # the prompt ends inside the model's reasoning
-    live_shift: TemperatureShift | None = None
-    trace: int | None = None  # record how each token is sampled, with so many alternatives
-    on_token: Callable[[TokenTrace], None] = field(
-        default=lambda _token: None, repr=False
-    )  # called for each token, once it is certain
+    `on_token` is called with the trace of each token, in order, once the token cannot be removed any more. All texts of
+    the traces joined are the answer exactly; text that belongs to no token is a trace without an id.
+    """
+
+    engine: Engine
+    request: Request
+    on_token: Callable[[TokenTrace], None] = field(default=lambda _token: None, repr=False)
     text: str = field(init=False, default="")
     reasoning: str = field(init=False, default="")
     finish_reason: str = field(init=False, default="")
-    complete: bool = field(init=False, default=True)
-    started: bool = field(init=False, default=False)
     n_drawn: int = field(init=False, default=0)  # tokens sampled, including those removed later
     traces: list[TokenTrace] = field(init=False, default_factory=list, repr=False)
-    generation: Generation = field(init=False, repr=False)
+    record: GenerationRecord = field(init=False, default_factory=GenerationRecord, repr=False)
+    started: bool = field(init=False, default=False)
     _splitter: ReasoningSplitter | None = field(init=False, default=None, repr=False)
-    _texts: TraceTexts = field(init=False, repr=False)
+    # The text and the reasoning of each token, and the number of tokens whose traces were passed on.
+    _texts: list[tuple[str, str]] = field(init=False, default_factory=list, repr=False)
+    _n_sent: int = field(init=False, default=0, repr=False)
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.request.prompt
+
+    @property
+    def settings(self) -> Settings:
+        return self.request.settings
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The tokens of the answer, without those of the prompt."""
+        return self.record.tokens[len(self.prompt.tokens) :]
 
     def parts(self) -> Iterator[Part]:
         """The parts of the answer as they become certain, beginning with the prefill.
 
         Raises:
-            ContextOverflowError, ConstraintError, UsageError: see `LocalModel.generate`.
+            ContextOverflowError, ConstraintError, PolicyError, UsageError: see `Engine.generate`.
         """
-        generation, events = self.local.generate(
-            self.prompt, self.settings, self.grammar, self.progress, **self.generation_options()
-        )
-        yield from self.begin(generation)
-        for event in events:
-            yield from self.push(event)
-        yield from self.end()
+        check_request(self.engine, self.request)
+        with closing(self.engine.generate([self.request])) as events:
+            yield from self.begin()
+            for event in events:
+                if event.finish_reason == "error" and event.record.failure:
+                    self.record, self.started = event.record, True
+                    raise event.record.failure
+                yield from self.push(event)
 
-    def generation_options(self) -> dict[str, Any]:
-        """Further arguments for the `Generation` of this answer."""
-        if not self.settings.raw and not self.settings.prefill:
-            self._splitter = ReasoningSplitter(self.prompt.text, self.starts_in_reasoning)
-            show_tags(self.local.model.vocab)
-        return {"splitter": copy(self._splitter), "live_shift": self.live_shift, "trace": self.trace}
-
-    def begin(self, generation: Generation) -> Iterator[Part]:
-        """The parts before the first token. Call `push` with each event of the generation afterwards, then `end`."""
-        self.generation, self.started = generation, True
-        self._texts = TraceTexts(generation, self._add_trace)
+    def begin(self) -> Iterator[Part]:
+        """The parts before the first token. Call `push` with each event of the answer afterwards."""
+        self._splitter = self.request.splitter()
         if self.settings.prefill:
             yield from self._add([("answer", self.settings.prefill)], None)
 
     def push(self, event: TokenEvent) -> Iterator[Part]:
-        """The parts that one more event makes certain."""
+        """The parts that one more event makes certain; after the last one, the text that was held back."""
+        self.record, self.started = event.record, True
         self.n_drawn += event.id is not None or not event.finish_reason
-        if event.finish_reason:
-            self.finish_reason = event.finish_reason
-            self.complete = self.generation.can_end()
         parts = list(self._splitter.push(event.text)) if self._splitter else [("answer", event.text)]
         yield from self._add(parts, event)
+        if event.finish_reason:
+            self.finish_reason = event.finish_reason
+            yield from self.end()
 
     def end(self) -> Iterator[Part]:
-        """The text that was held back, after the last event."""
+        """The text that was held back."""
         if self._splitter:
             yield from self._add(list(self._splitter.flush()), None)
 
     def _add(self, parts: Sequence[Part], event: TokenEvent | None) -> Iterator[Part]:
-        self._texts.add(parts, event)
+        if self.request.trace is not None:
+            self._send_traces(parts, event)
         for kind, text in parts:
             if kind == "think":
                 self.reasoning += text
@@ -127,13 +95,27 @@ class Answer:
             if text:
                 yield kind, text
 
-    def _add_trace(self, token: TokenTrace) -> None:
-        self.traces.append(token)
-        self.on_token(token)
+    def _send_traces(self, parts: Sequence[Part], event: TokenEvent | None) -> None:
+        """Pass on the traces that became certain with this text; without an event it belongs to no token."""
+        text, reasoning = _by_kind(parts)
+        if event:
+            has_token = event.id is not None
+            del self._texts[event.n_traces - has_token :]  # tokens that were removed
+            self._texts += [(text, reasoning)] if has_token else []
+            while self._n_sent < min(event.n_final, len(self._texts)):
+                text_of, reasoning_of = self._texts[self._n_sent]
+                self._send(event.record.traces[self._n_sent]._replace(text=text_of, reasoning=reasoning_of))
+                self._n_sent += 1
+        if (not event or event.id is None) and (text or reasoning):
+            self._send(TokenTrace(self._n_sent, None, text, None, None, None, None, None, (), "", 0, 0.0, reasoning))
+
+    def _send(self, trace: TokenTrace) -> None:
+        self.traces.append(trace)
+        self.on_token(trace)
 
     def timings(self) -> dict[str, float]:
         """Milliseconds and tokens per second under llama-server's names."""
-        t = self.generation.timings
+        t = self.record.timings
         return {
             "prompt_n": t.prompt_n,
             "prompt_ms": round(t.prompt_ms, 3),
@@ -141,8 +123,8 @@ class Answer:
             "predicted_n": t.predicted_n,
             "predicted_ms": round(t.predicted_ms, 3),
             "predicted_per_second": round(t.predicted_per_second, 3),
-            "ttft_ms": round(self.local.waited_ms + t.ttft_ms, 3),
-            "load_ms": round(self.local.load_ms, 3),
+            "ttft_ms": round(self.engine.waited_ms + t.ttft_ms, 3),
+            "load_ms": round(self.engine.load_ms, 3),
         }
 
 

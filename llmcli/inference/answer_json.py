@@ -42,17 +42,19 @@ _MAX_ROWS = Meta(max_length=1 << 16)
 
 def answer_data(answer: "Answer") -> dict[str, Any]:
     """The answer as JSON data, names and timings as in llama-server."""
-    timings = answer.generation.timings
+    timings = answer.record.timings
+    omitted = _UNRELATED | ineffective_keys(answer.settings)  # cannot have changed the answer
+    values = to_data(answer.settings).items()
     reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
     return {
         "text": answer.text,
         **reasoning,
-        "model": answer.local.name,
+        "model": answer.engine.name,
         "finish_reason": answer.finish_reason,
         "prompt_tokens": len(answer.prompt.tokens),
         "completion_tokens": timings.predicted_n,
         "seed": answer.settings.seed,
-        "params": _params(answer.settings),
+        "params": {key: value for key, value in values if key not in omitted and value not in (None, [], "")},
         "timings": answer.timings(),
         **({"tokens": _token_data(answer)} if answer.settings.logprobs else {}),
         "prompt" if answer.settings.raw else "messages": answer.prompt.request,
@@ -60,23 +62,16 @@ def answer_data(answer: "Answer") -> dict[str, Any]:
     }
 
 
-def _params(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON data, without those that cannot have changed the answer."""
-    omitted = _UNRELATED | ineffective_keys(settings)
-    values = to_data(settings).items()
-    return {key: value for key, value in values if key not in omitted and value not in (None, [], "")}
-
-
 def _token_data(answer: "Answer") -> list[dict[str, Any]]:
     """The tokens with their log-probabilities, in the form of llama-server's `completion_probabilities`."""
 
     def entry(token: int, logprob: float) -> dict[str, Any]:
-        piece = answer.local.model.vocab.piece(token, special=True)
+        piece = answer.engine.tokenizer.piece(token, special=True)
         return {"id": token, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": logprob}
 
     return [
         {**entry(token.id, token.logprob), "top_logprobs": [entry(*other) for other in token.top]}
-        for token in answer.generation.logprobs
+        for token in answer.record.logprobs
     ]
 
 
@@ -131,42 +126,40 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def replay_data(answer: "Answer", first: int | None = None, continued: int | None = None) -> dict[str, Any]:
     """The manifest as JSON data; empty if the prompt was not evaluated."""
-    if not answer.started or not answer.generation.context_params:
+    if not answer.started or not answer.record.n_ctx:
         return {}
     return build_manifest(answer, first, continued).to_data()
 
 
 def build_manifest(answer: "Answer", first: int | None = None, continued: int | None = None) -> ReplayManifest:
     """The manifest of an answer whose prompt was evaluated; `first` and `continued` are numbers of messages."""
-    from llmcli.engine.llama.bindings import bindings_version
-    from llmcli.engine.llama.hardware import machine
-
-    local, prompt, settings, generation = answer.local, answer.prompt, answer.settings, answer.generation
-    own_template, params = local.target.header.chat_template or "", generation.context_params
-    assert params
+    prompt, settings, record = answer.prompt, answer.settings, answer.record
+    grammar, shift = answer.request.grammar, answer.request.live_shift
     is_complete = answer.finish_reason in ("stop", "length")
     deciding = _deciding_settings(settings)
+    # Who stops an answer does not want to wait.
+    identity = answer.engine.identity(_HASH_SECONDS if is_complete else 0)
     return ReplayManifest(
-        model_sha256=local.hasher.wait(_HASH_SECONDS if is_complete else 0),  # who stops it does not want to wait
-        build=bindings_version(),
-        machine=machine(),
-        n_ctx=params.n_ctx,
-        threads=(params.n_threads, params.n_threads_batch),
-        gpu_layers=local.gpu_layers,
+        model_sha256=identity.model_sha256,
+        build=identity.build,
+        machine=identity.machine,
+        n_ctx=record.n_ctx,
+        threads=record.n_threads,
+        gpu_layers=identity.gpu_layers,
         template_sha256=_text_sha256(prompt.template) if prompt.template else "",
-        template="" if prompt.template == own_template else prompt.template,
+        template="" if prompt.template == answer.engine.chat_template else prompt.template,
         moment=prompt.time if "strftime_now" in prompt.template else None,
         prompt_sha256=prompt_sha256(prompt.tokens),
-        layout=tuple(generation.layout),
-        settings_sha256=_text_sha256(json.dumps([deciding, answer.grammar])),
+        layout=tuple(record.layout),
+        settings_sha256=_text_sha256(json.dumps([deciding, grammar])),
         settings={key: value for key, value in deciding.items() if key != "prefill"},  # a prefill may be long
-        grammar="" if answer.grammar == settings.grammar else answer.grammar or "",
+        grammar="" if grammar == settings.grammar else grammar or "",
         system=_system_file(settings),
         policy_sha256=_policy_sha256(settings.temp_policy_file) if settings.temp_policy_file else "",
-        moves=tuple(answer.live_shift.moves) if answer.live_shift else (),
+        moves=tuple(shift.moves) if shift else (),
         first=first,
         begun=continued,
-        beside=max(generation.beside, params.n_seq_max - 1),
+        beside=record.beside,
         drawn=None if is_complete else answer.n_drawn,
         flushed=not is_complete and bool(answer.finish_reason),
     )

@@ -1,19 +1,16 @@
 """Several answers to one question, generated side by side, and their statistics."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import product
 from math import prod
 from time import perf_counter
 from typing import Any
 
-from llmcli.engine.generation import Generation, generate
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.inference import sizing
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.answer_json import answer_data
-from llmcli.inference.local import LocalModel
+from llmcli.inference.engine import Engine, Progress, Request, check_request
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import fields_of
@@ -29,7 +26,6 @@ MAX_VARIANTS = 64
 _MAX_LABEL = 28  # characters of a value in a label
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 _VARIED = {*fields_of(SamplingParams), *fields_of(GenerationParams), *fields_of(RequestParams)} - {"timeout"}
-_MIN_REUSED = 64  # tokens; fewer are faster to evaluate again than to copy
 
 
 @dataclass(frozen=True)
@@ -161,7 +157,7 @@ class Statistics:
 
 def statistics_of(answer: Answer) -> Statistics:
     """The statistics of an answer that has started; `mean_p` needs its trace."""
-    tokens = answer.generation.tokens[len(answer.prompt.tokens) :]
+    tokens = answer.tokens
     probabilities = [token.p for token in answer.traces if token.p is not None]
     four = distinct_n(tokens, 4)
     return Statistics(
@@ -190,23 +186,10 @@ class CompareResult:
     variant: Variant
     answer: Answer
 
-    def start(self, seq_id: int) -> Generation:
-        """The generation of the answer, as a sequence of the shared context; an error of it ends this answer alone.
-
-        Raises:
-            UsageError: for settings or a grammar that are not valid.
-        """
-        answer, label = self.answer, self.variant.label
-        vocab, tokens, options = answer.local.model.vocab, answer.prompt.tokens, answer.generation_options()
-        try:
-            return Generation(vocab, tokens, answer.settings, answer.grammar, seq_id, stores_errors=True, **options)
-        except LlmcliError as error:
-            raise type(error)(f"{label}: {error}" if label else str(error), error.hint) from None
-
     @property
     def failure(self) -> LlmcliError | None:
         """The error that ended it, if it failed."""
-        return self.answer.generation.failure
+        return self.answer.record.failure
 
     @property
     def statistics(self) -> Statistics:
@@ -224,14 +207,12 @@ class CompareResult:
 class Comparison:
     """Iterate over `parts()` to its end, then read the answers. `progress` is called while the prompt is evaluated."""
 
-    def __init__(self, local: LocalModel, answers: Sequence[tuple[Variant, Answer]]) -> None:
-        """`answers` are for this model and have not started; they are traced."""
-        self.local = local
+    def __init__(self, engine: Engine, answers: Sequence[tuple[Variant, Answer]]) -> None:
+        """`answers` are for this engine and have not started; they are traced if it can do that."""
+        self.engine = engine
         self.results = [CompareResult(variant, answer) for variant, answer in answers]
-        self.seconds = 0.0  # from the first token to the last
-        self.progress: Callable[[int, int], None] | None = None
-        for one in self.results:
-            one.answer.trace = one.answer.trace or 0
+        self.seconds = 0.0  # in which tokens were generated
+        self.progress: Progress | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -244,76 +225,26 @@ class Comparison:
         Raises:
             ContextOverflowError, UsageError: before the first part.
         """
-        with _shared_context(self.local, [one.answer for one in self.results]) as width:
-            for first in range(0, len(self.results), width):
-                yield from self._round(first, self.results[first : first + width])
-
-    def _round(self, first: int, results: Sequence[CompareResult]) -> Iterator[Piece]:
-        """The answers that are generated at a time; `first` is the index of the first one."""
-        generations = _start(results)
-        for index, (one, generation) in enumerate(zip(results, generations, strict=True), first):
-            yield from _tagged(index, one.answer.begin(generation))
-        start: float | None = None
-        for event in generate(self.local.context, generations, self.progress):
-            start = start or perf_counter()
-            index, answer = first + event.seq_id, results[event.seq_id].answer
+        last = 0.0
+        for event in self.engine.generate([self._request(one) for one in self.results]):
+            index, answer, now = event.index, self.results[event.index].answer, perf_counter()
+            if answer.started:
+                self.seconds += now - last
+            else:  # before the first token of an answer its prompt was evaluated
+                yield from _tagged(index, answer.begin())
+            last = now
             yield from _tagged(index, answer.push(event))
             if event.finish_reason:
-                yield from _tagged(index, answer.end())
                 yield index, END, event.finish_reason
-        self.seconds += perf_counter() - (start or perf_counter())
 
-
-def _start(results: Sequence[CompareResult]) -> list[Generation]:
-    """The generations of these answers, or none of them after an error."""
-    generations: list[Generation] = []
-    try:
-        for seq_id, one in enumerate(results):
-            generations.append(one.start(seq_id))
-    except BaseException:
-        for generation in generations:
-            generation.close()
-        raise
-    return generations
+    def _request(self, one: CompareResult) -> Request:
+        request = one.answer.request
+        request.progress, request.label = self.progress, one.variant.label
+        if self.engine.capabilities.traces:
+            request.trace = request.trace or 0
+        check_request(self.engine, request)
+        return request
 
 
 def _tagged(index: int, parts: Iterator[Part]) -> Iterator[Piece]:
     return ((index, kind, text) for kind, text in parts)
-
-
-@contextmanager
-def _shared_context(local: LocalModel, answers: Sequence[Answer]) -> Iterator[int]:
-    """Within this block the context of the model is one for these answers; yields how many fit at a time.
-
-    The context of a conversation stays as it is. If there is none, the context of the answers becomes the model's.
-
-    Raises:
-        ContextOverflowError: when a prompt leaves no room for an answer.
-        LlmcliError: when the memory does not suffice for the context.
-    """
-    begin = perf_counter()
-    limits = [one.settings.max_tokens for one in answers]
-    longest = replace(answers[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
-    lengths = [len(tokens) for tokens in {tuple(one.prompt.tokens) for one in answers}]
-    shared = sizing.choose_shared(local.shape, longest, lengths, len(answers))
-    chat_context = local.swap_context(None)
-    try:
-        n_ctx = max(shared.n_ctx, chat_context.evaluated() + 1 if chat_context else 0)
-        context = local.new_context(longest, n_ctx, n_seq_max=shared.width, n_ctx_seq=shared.n_ctx_seq)
-    except BaseException:
-        local.swap_context(chat_context)
-        raise
-    local.swap_context(context)
-    if chat_context is None:
-        local.target.notes += [shared.note] if shared.note else []
-        local.load_ms += (elapsed := (perf_counter() - begin) * 1e3)
-        local.waited_ms += elapsed
-        yield shared.width
-        return
-    try:
-        if chat_context.evaluated(answers[0].prompt.tokens) >= _MIN_REUSED:
-            context.receive(chat_context)
-        yield shared.width
-    finally:
-        local.swap_context(chat_context)
-        context.close()

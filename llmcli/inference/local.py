@@ -1,127 +1,60 @@
-"""A local model, loaded as the settings say: the engine of the rest of the program."""
+"""The engine of this process: a model file, loaded by llama.cpp as the settings say."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING
 
-from llmcli.engine.events import TokenEvent
-from llmcli.engine.generation import Generation, generate
+from llmcli.engine.events import Batches, Cancellation, TemperatureShift, TokenEvent
+from llmcli.engine.generation import Generation
 from llmcli.engine.llama import bindings, hardware
-from llmcli.engine.llama.bindings import AbortFlag
-from llmcli.engine.llama.context import AbortedError, Batches, Context, ContextParams, check_layout, drop_last_batch
-from llmcli.engine.llama.model import Model
-from llmcli.engine.llama.probe import probe
-from llmcli.errors import ModelInvalidError, UsageError
+from llmcli.engine.llama.context import AbortedError, Context, ContextParams, check_layout, drop_last_batch
+from llmcli.engine.llama.model import Model, Vocab
+from llmcli.engine.reasoning import show_tags
+from llmcli.engine.sampling.chain import StepObserver
+from llmcli.engine.scheduler import generate
+from llmcli.errors import LlmcliError, ModelInvalidError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
-from llmcli.models import file_records
+from llmcli.inference.engine import (
+    Capabilities,
+    EngineIdentity,
+    Message,
+    Progress,
+    Prompt,
+    Request,
+    TemplateOptions,
+)
+from llmcli.inference.prompt_tokens import PromptRenderer
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.file_records import ModelHasher
-from llmcli.models.gguf.header import GGUFHeader
-from llmcli.models.gguf.parser import read_headers
-from llmcli.models.locations import ModelFile, is_starter_downloaded, model_locations, starter_path
-from llmcli.models.lookup import find_model_file
-from llmcli.params.samplers import random_seed
-from llmcli.params.settings import Layer, ResolvedSettings, Settings, resolve
-from llmcli.params.settings import find as find_setting
+from llmcli.params.settings import Layer, Settings
+from llmcli.text import format_size
 
-Fetch = Callable[[int, int], None]  # gets the bytes that are downloaded, and all
+if TYPE_CHECKING:
+    from llmcli.engine.token_inspection import CandidateCapture, TokenInspector
+
 Share = Callable[[float], None]  # gets the share of the model that is loaded
-Checking = Callable[[str, int], None]  # gets the name and the size of a file
+_MIN_REUSED = 64  # tokens; fewer are faster to evaluate again than to copy
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt as it will be evaluated; `text` shows control tokens too.
-
-    `request` is what it was made of: messages, or with `raw` a text. `template` is the source of the chat template,
-    `time` the time that the template got (seconds since 1970).
-    """
-
-    text: str
-    tokens: Sequence[int]
-    request: Sequence[Mapping[str, Any]] | str = ""
-    template: str = ""
-    time: float = 0.0
+def subscribe_log(listener: Callable[[str], None]) -> None:
+    """Call `listener` with each further line of llama.cpp's log."""
+    bindings.subscribe_log(listener)
 
 
-@dataclass
-class ResolvedModel:
-    """A model that is found but not loaded; `notes` are for the user."""
-
-    file: ModelFile
-    notes: list[str] = field(default_factory=list)
-
-    @cached_property
-    def headers(self) -> Sequence[GGUFHeader]:
-        """The checked headers of all its files (15 ms for a vocabulary of 50,000)."""
-        return read_headers(self.file.parts)
-
-    @property
-    def header(self) -> GGUFHeader:
-        return self.headers[0]
-
-    @cached_property
-    def layer(self) -> Layer:
-        """The model's own sampling defaults (`general.sampling.*`); invalid ones are skipped with a note."""
-        values: dict[str, Any] = {}
-        for key, raw in self.header.sampling_defaults.items():
-            try:
-                values[key] = find_setting(key).parse_data(raw)
-            except UsageError as error:
-                self.notes.append(f"ignored a sampling default of the model: {error}")
-        return Layer("model", values)
-
-
-def resolve_model(settings: Settings, fetch: Fetch | None = None, checking: Checking | None = None) -> ResolvedModel:
-    """Find the model of the settings, download it if it is the starter, and check its file, without other requests.
-
-    A new file is first loaded in a child process, because llama.cpp may abort on a corrupt one; `checking` is
-    called before, because that takes as long as a load.
-
-    Raises:
-        ModelNotDownloadedError: when it is not downloaded.
-        ModelNotFoundError: when no such model exists.
-        ModelInvalidError: when the file is not a model, is corrupt, or crashes llama.cpp.
-    """
-    places = model_locations(settings)
-    target = ResolvedModel(find_model_file(settings.model, places))
-    file, build = target.file, bindings.bindings_version()
-    if file.path == starter_path(places.cache_dir) and not is_starter_downloaded(places.cache_dir):
-        from llmcli.models.sources.starter import ensure_starter
-
-        ensure_starter(places.cache_dir, fetch, places.offline)
-    file_records.record_use(places.data_dir, file.path)
-    if file_records.is_safe(file, places.cache_dir, build):
-        return target
-    if target.header.is_vocab_only:
-        raise ModelInvalidError(f"{file.path.name} contains a vocabulary and no weights", "use another file")
-    if checking:
-        checking(file.path.name, sum(header.file_size for header in target.headers))
-    probe(file.parts)
-    with suppress(OSError):  # a folder that is not writable costs a probe each time
-        file_records.record_probed(places.cache_dir, file.parts, build)
-    return target
-
-
-def apply_model_defaults(target: ResolvedModel, upper: Sequence[Layer]) -> ResolvedSettings:
-    """The resolved settings: the model's own defaults below `upper`, and a random seed if none is given."""
-    resolved = resolve([target.layer, *upper])
-    if resolved.settings.seed is not None:
-        return resolved
-    return ResolvedSettings(replace(resolved.settings, seed=random_seed()), resolved.origins)
-
-
-class LocalModel:
+class LocalEngine:
     """A loaded model with, from the first answer on, a context that keeps what it has evaluated."""
+
+    capabilities = Capabilities()
 
     def __init__(
         self,
         target: ResolvedModel,
         settings: Settings,
-        abort: AbortFlag,
+        cancellation: Cancellation | None = None,
         progress: Share | None = None,
         loaded: Model | None = None,
     ) -> None:
@@ -130,38 +63,87 @@ class LocalModel:
         Raises:
             ModelInvalidError: when llama.cpp refuses it, or it cannot generate text.
             LlmcliError: when the context does not fit in memory.
+            KeyboardInterrupt: when the load is cancelled.
         """
         begin = perf_counter()
         self.target = target
-        self.abort = abort
         self.shape = sizing.shape_of(target.headers)
         notes = sizing.check_memory(self.shape, settings, settings.n_ctx or 1), sizing.check_gpu(settings)
         target.notes += filter(None, notes)
         self.gpu_layers = 0
         if loaded is None:
             n_gpu_layers = sizing.choose_gpu_layers(self.shape, settings, settings.n_ctx or self.shape.n_ctx_train)
-            self.gpu_layers = n_gpu_layers if hardware.has_gpu() else 0
-            loaded = Model.load(target.file.parts, n_gpu_layers, progress, abort)
+            self.gpu_layers = sizing.possible_gpu_layers(n_gpu_layers)
+            loaded = Model.load(target.file.parts, n_gpu_layers, progress, cancellation)
         self.model = loaded
         if not self.model.generates:
             self.model.close()
             raise ModelInvalidError(f"{self.name} is not a text generation model", "use a decoder model")
         self._context: Context | None = None
         self._open_ended = False  # whether the context was sized for answers of any length
+        self._renderer = PromptRenderer(loaded.vocab)
         self.load_ms = loaded.load_ms
         self.waited_ms = (perf_counter() - begin) * 1e3  # less, where the load began early
+
+    # The model
 
     @property
     def name(self) -> str:
         return self.target.file.name
 
+    @property
+    def tokenizer(self) -> Vocab:
+        return self.model.vocab
+
+    @property
+    def defaults(self) -> Layer:
+        return self.target.layer
+
+    @property
+    def notes(self) -> list[str]:
+        return self.target.notes
+
+    @property
+    def chat_template(self) -> str:
+        return self.target.header.chat_template or ""
+
+    @property
+    def facts(self) -> Sequence[str]:
+        shape = self.shape
+        weights = f"{shape.n_layers} layers, {format_size(shape.weights)} of weights"
+        return (
+            f"model: {self.name}, {self.target.file.path}",
+            f"{self.target.header.architecture}, {weights}, trained context {shape.n_ctx_train} tokens, "
+            f"{self.gpu_layers} layers on the GPU",
+            f"loaded in {self.load_ms / 1e3:.2f} s",
+        )
+
+    @cached_property
+    def hasher(self) -> ModelHasher:
+        """Computes the sha256 of the model file."""
+        return ModelHasher(self.target.file, data_dir())
+
+    def identity(self, patience: float = 0.0) -> EngineIdentity:
+        sha256 = self.hasher.wait(patience)
+        return EngineIdentity(sha256, bindings.bindings_version(), hardware.machine(), self.gpu_layers)
+
+    def identify(self, progress: Progress, cancellation: Cancellation) -> None:
+        self.hasher.sha256(progress, cancellation.is_set)
+
     def count_tokens(self, text: str) -> int:
-        """Number of tokens of a text in a message."""
-        return len(self.model.vocab.tokenize(text))
+        return len(self.tokenizer.tokenize(text))
+
+    def render(self, request: Sequence[Message] | str, options: TemplateOptions) -> Prompt:
+        return self._renderer.render(request, options)
+
+    def close(self) -> None:
+        self.close_context()
+        self.model.close()
+
+    # The context
 
     @property
     def n_ctx(self) -> int:
-        """Size of the context in tokens; 0 before there is one."""
         return self._context.n_ctx if self._context else 0
 
     @property
@@ -170,32 +152,41 @@ class LocalModel:
         assert self._context
         return self._context
 
-    @cached_property
-    def hasher(self) -> ModelHasher:
-        """Computes the sha256 of the model file."""
-        return ModelHasher(self.target.file, data_dir())
+    def close_context(self) -> None:
+        """Free the context; the next answer makes a new one."""
+        if self._context:
+            self._context.close()
+            self._context = None
 
     def n_evaluated(self, tokens: Sequence[int]) -> int:
-        """How many of these tokens, from the first on, are in the context already."""
         return self._context.evaluated(tokens) if self._context else 0
 
-    def prefill(self, tokens: Sequence[int]) -> None:
-        """Evaluate the first tokens of a later prompt; an abort keeps those that are evaluated."""
+    def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:
         if self._context and 0 < len(tokens) < self._context.n_ctx:
+            self._context.cancellation = cancellation or Cancellation()
             with suppress(AbortedError):
                 self._context.prefill(0, tokens)
 
-    def prefill_batches(self, tokens: Sequence[int], layout: Batches, settings: Settings) -> None:
-        """Evaluate a prompt in recorded batches, all but the last one, which the next answer evaluates.
-
-        Raises:
-            ValueError: when the batches do not fit the prompt or the context.
-            AbortedError: when it is stopped.
-            ContextOverflowError: when the prompt does not fit.
-        """
-        context, before = self._context_for(len(tokens), settings), drop_last_batch(layout)
+    def evaluate_batches(self, request: Request, layout: Batches) -> None:
+        tokens = request.prompt.tokens
+        context = self._context_for(len(tokens), request.settings)
         check_layout(layout, len(tokens), context.n_batch, context.n_ctx)
-        context.prefill_as(0, tokens[: len(tokens) - layout[-1][1]], before)
+        context.cancellation = request.cancellation
+        with suppress(AbortedError):  # the answer is cancelled as well
+            context.prefill_as(0, tokens[: len(tokens) - layout[-1][1]], drop_last_batch(layout))
+
+    def inspector(self, request: Request, tokens: Sequence[int]) -> "TokenInspector":
+        from llmcli.engine.token_inspection import TokenInspector  # only /why needs it
+
+        def make(
+            settings: Settings, grammar: str | None, capture: "CandidateCapture", cancellation: Cancellation
+        ) -> Generation:
+            shift = TemperatureShift(request.live_shift.moves if request.live_shift else ())
+            again = replace(request, settings=settings, grammar=grammar, live_shift=shift, trace=0)
+            again.cancellation, again.progress = cancellation, None
+            return self.start(again, on_step=capture.record)
+
+        return TokenInspector(self.context, request.settings, request.grammar, tokens, make)
 
     def open_context(self, settings: Settings) -> None:
         """Create the context now, large enough for answers of any length, because a conversation grows.
@@ -206,22 +197,61 @@ class LocalModel:
         if self._context is None:
             self._context_for(0, replace(settings, max_tokens=-1))
 
-    def generate(
-        self,
-        prompt: Prompt,
-        settings: Settings,
-        grammar: str | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        **options: Any,
-    ) -> tuple[Generation, Iterator[TokenEvent]]:
-        """One answer: its `Generation`, and an iterator of its events. `options` are further arguments of `Generation`.
+    # Answers
+
+    def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
+        generations: list[Generation] = []
+        try:
+            for index, request in enumerate(requests):
+                generations.append(self.start(request, index))
+            if len(requests) == 1:
+                request = requests[0]
+                return generate(self._context_for(len(request.prompt.tokens), request.settings), generations)
+        except BaseException:
+            for generation in generations:
+                generation.close()
+            raise
+        return self._generate_together(requests, generations)
+
+    def _generate_together(
+        self, requests: Sequence[Request], generations: Sequence[Generation]
+    ) -> Generator[TokenEvent, None, None]:
+        """Several answers at a time, in rounds of as many as the memory has room for."""
+        try:
+            with self._shared_context(requests) as width:
+                for first in range(0, len(generations), width):
+                    yield from generate(self.context, generations[first : first + width])
+        finally:
+            for generation in generations:
+                generation.close()
+
+    def start(self, request: Request, index: int = 0, on_step: StepObserver | None = None) -> Generation:
+        """The generation for a request; see `Generation` for the other arguments.
 
         Raises:
-            ContextOverflowError: when the prompt does not fit.
+            UsageError: for settings or a grammar that are not valid.
         """
-        context = self._context_for(len(prompt.tokens), settings)
-        generation = Generation(self.model.vocab, prompt.tokens, settings, grammar, **options)
-        return generation, generate(context, [generation], progress)
+        splitter = request.splitter()
+        if splitter:
+            show_tags(self.tokenizer)
+        try:
+            return Generation(
+                self.tokenizer,
+                request.prompt.tokens,
+                request.settings,
+                request.grammar,
+                index,
+                request.cancellation,
+                request.progress,
+                splitter,
+                request.live_shift,
+                request.trace,
+                on_step,
+            )
+        except LlmcliError as error:
+            if not request.label:
+                raise
+            raise type(error)(f"{request.label}: {error}", error.hint) from None
 
     def _context_for(self, n_prompt: int, settings: Settings) -> Context:
         if self._context and self._suffices(self._context, settings, n_prompt):
@@ -232,13 +262,9 @@ class LocalModel:
         if self._context is None or n_ctx > self._context.n_ctx:  # a new one has to evaluate everything again
             if note:
                 self.target.notes.append(note)
-            if self._context:
-                self._context.close()
-                self._context = None
+            self.close_context()
             self._context = self.new_context(settings, n_ctx)
-            elapsed = (perf_counter() - begin) * 1e3
-            self.load_ms += elapsed
-            self.waited_ms += elapsed
+            self._add_load_time(begin)
         self._open_ended = settings.max_tokens < 0
         return self._context
 
@@ -262,16 +288,40 @@ class LocalModel:
             cache_type_v=settings.cache_type_v,
             **more,
         )
-        return Context(self.model, params, self.abort)
+        return Context(self.model, params)
 
-    def swap_context(self, context: Context | None) -> Context | None:
-        """Use another context from now on; returns the previous one, which the caller must close."""
-        before, self._context = self._context, context
-        return before
+    def _add_load_time(self, begin: float) -> None:
+        elapsed = (perf_counter() - begin) * 1e3
+        self.load_ms += elapsed
+        self.waited_ms += elapsed
 
-    def close(self) -> None:
-        """Free everything. A second call does nothing."""
-        if self._context:
-            self._context.close()
-            self._context = None
-        self.model.close()
+    @contextmanager
+    def _shared_context(self, requests: Sequence[Request]) -> Iterator[int]:
+        """Within this block the context of the model is one for these answers; yields how many fit at a time.
+
+        The context of a conversation stays as it is. If there is none, the context of the answers becomes the model's.
+
+        Raises:
+            ContextOverflowError: when a prompt leaves no room for an answer.
+            LlmcliError: when the memory does not suffice for the context.
+        """
+        begin = perf_counter()
+        limits = [one.settings.max_tokens for one in requests]
+        longest = replace(requests[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
+        lengths = [len(tokens) for tokens in {tuple(one.prompt.tokens) for one in requests}]
+        shared = sizing.choose_shared(self.shape, longest, lengths, len(requests))
+        chat_context = self._context
+        n_ctx = max(shared.n_ctx, chat_context.evaluated() + 1 if chat_context else 0)
+        context = self._context = self.new_context(longest, n_ctx, n_seq_max=shared.width, n_ctx_seq=shared.n_ctx_seq)
+        if chat_context is None:
+            self.target.notes += [shared.note] if shared.note else []
+            self._add_load_time(begin)
+            yield shared.width
+            return
+        try:
+            if chat_context.evaluated(requests[0].prompt.tokens) >= _MIN_REUSED:
+                context.receive(chat_context)
+            yield shared.width
+        finally:
+            self._context = chat_context
+            context.close()

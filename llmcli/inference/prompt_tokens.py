@@ -3,12 +3,9 @@
 import os
 import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from llmcli.engine.llama.model import Vocab
-from llmcli.errors import LlmcliError
-from llmcli.inference.local import Prompt
+from llmcli.inference.engine import Prompt, TemplateOptions, TokenChunk, Tokenizer
 
 if TYPE_CHECKING:
     from llmcli.inference.template import ChatTemplate, Message
@@ -17,32 +14,47 @@ _CACHE_SIZE = 1 << 22  # characters of the cached texts, of each kind; a token t
 _Value = TypeVar("_Value")
 
 
-def template_prompt(
-    template: "ChatTemplate",
-    vocab: Vocab,
-    messages: "Sequence[Message]",
-    prefill: str = "",
-    thinking: bool = True,
-    cache: "TokenCache | None" = None,
-) -> Prompt:
-    """The prompt that a chat template makes of `messages`; see `render_prompt`."""
-    text, tokens = render_prompt(template, vocab, messages, prefill, thinking, cache)
-    return Prompt(text, tokens, messages, template.source, template.rendered_at)
+class PromptRenderer:
+    """Makes prompts for one tokenizer; what was compiled or tokenized for the last ones is used again."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._cache = TokenCache(tokenizer)
+        self._template: ChatTemplate | None = None
+
+    def render(self, request: "Sequence[Message] | str", options: TemplateOptions) -> Prompt:
+        """The prompt for messages, or for a raw text; see `render_prompt`."""
+        if isinstance(request, str):
+            text = request + options.prefill
+            return Prompt.of_tokens(text, raw_tokens(self._tokenizer, text), request)
+        template = self._compile(options)
+        template.time = options.time
+        text, tokens = render_prompt(template, self._tokenizer, request, options.prefill, options.thinking, self._cache)
+        return Prompt(text, (TokenChunk(tokens),), request, template.source, template.rendered_at)
+
+    def _compile(self, options: TemplateOptions) -> "ChatTemplate":
+        from llmcli.inference.template import ChatTemplate  # Jinja takes its time
+
+        if self._template is None or self._template.source != options.source:
+            self._template = ChatTemplate(options.source, special_texts(self._tokenizer), options.origin)
+        return self._template
 
 
-def raw_prompt(vocab: Vocab, text: str, prefill: str = "") -> Prompt:
-    """The prompt without a template."""
-    return Prompt(text + prefill, raw_tokens(vocab, text + prefill), text)
+def special_texts(tokenizer: Tokenizer) -> dict[str, str]:
+    """The texts of BOS and EOS under the names that chat templates use."""
+    tokens = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos}
+    pieces = {name: b"" if token is None else tokenizer.piece(token, special=True) for name, token in tokens.items()}
+    return {name: piece.decode("utf-8", "replace") for name, piece in pieces.items()}
 
 
-def raw_tokens(vocab: Vocab, text: str) -> list[int]:
+def raw_tokens(vocab: Tokenizer, text: str) -> list[int]:
     """Tokens of a prompt without a template; special tokens in it count, because the user writes the template."""
     return with_bos(vocab, vocab.tokenize(text, add_special=True, parse_special=True))
 
 
 def render_prompt(
     template: "ChatTemplate",
-    vocab: Vocab,
+    vocab: Tokenizer,
     messages: "Sequence[Message]",
     prefill: str = "",
     thinking: bool = True,
@@ -62,15 +74,7 @@ def render_prompt(
     return "".join(parts), with_bos(vocab, cache.tokenize(parts))
 
 
-def warm_cache(template: "ChatTemplate", cache: "TokenCache") -> None:
-    """Prepare the cache (30 ms with 50,000 tokens) while the user types, so that the second prompt is fast."""
-    turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    with suppress(LlmcliError):  # the first prompt reports an error of the template
-        for _ in range(2):  # the tokens of the first one tell where to cut
-            render_prompt(template, cache.vocab, [*turn, turn[0]], cache=cache)
-
-
-def with_bos(vocab: Vocab, tokens: list[int]) -> list[int]:
+def with_bos(vocab: Tokenizer, tokens: list[int]) -> list[int]:
     """The tokens with exactly one BOS in front if the model uses one, also where the text has it already."""
     if not vocab.adds_bos or vocab.bos is None:
         return tokens
@@ -87,7 +91,7 @@ class TokenCache:
     control tokens a template writes.
     """
 
-    def __init__(self, vocab: Vocab) -> None:
+    def __init__(self, vocab: Tokenizer) -> None:
         self.vocab = vocab
         self._nonce = str(int.from_bytes(os.urandom(8), "big"))  # digits, because `upper` or `title` do not change them
         self._written: dict[str, int] = {}  # the control tokens in the text of users, with their numbers

@@ -10,9 +10,8 @@ from llmcli.errors import UsageError
 from llmcli.files import read_text
 from llmcli.params.settings import Settings
 
-if TYPE_CHECKING:
-    from llmcli.inference.local import LocalModel, Prompt
-    from llmcli.inference.template import ChatTemplate
+if TYPE_CHECKING:  # a list of sessions needs no engine
+    from llmcli.inference.engine import Engine, Prompt, TemplateOptions
 
 ReadStdin = Callable[[], str]
 # For models without a chat template: plain words, which a base model continues as well as anything. An answer of the
@@ -119,47 +118,38 @@ def _inline_or_file(text: str, mark: str) -> str:
     return read_text(text)
 
 
-def build_prompt(local: "LocalModel", settings: Settings, text: str, system: str | None) -> "Prompt":
+def build_prompt(engine: "Engine", settings: Settings, text: str, system: str | None) -> "Prompt":
     """The prompt as it is evaluated: through the chat template (a plain one if there is none), or verbatim with `raw`.
 
     Raises:
         LlmcliError: when the template fails.
     """
-    from llmcli.inference.prompt_tokens import raw_prompt, template_prompt
+    from llmcli.inference.engine import TemplateOptions
 
-    vocab, prefill = local.model.vocab, settings.prefill or ""
+    prefill = settings.prefill or ""
     if settings.raw:
-        return raw_prompt(vocab, text, prefill)
+        return engine.render(text, TemplateOptions("", prefill=prefill))
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
-    template = template_of(local, settings) or plain_template(local)
-    return template_prompt(template, vocab, messages, prefill, settings.think != "off")
+    options = template_options(engine, settings)
+    return engine.render(messages, replace(options, prefill=prefill, thinking=settings.think != "off"))
 
 
-def template_of(local: "LocalModel", settings: Settings) -> "ChatTemplate | None":
-    """The chat template given in the settings, else the model's own; None if there is neither.
+def template_options(engine: "Engine", settings: Settings) -> "TemplateOptions":
+    """The chat template given in the settings, else the model's own, else a plain one."""
+    from llmcli.inference.engine import TemplateOptions
 
-    Raises:
-        ModelInvalidError: when it is not a Jinja template.
-    """
-    from llmcli.inference.template import ChatTemplate
-
-    source, origin = local.target.header.chat_template, "the model's chat template"
+    source, origin = engine.chat_template, "the model's chat template"
     if settings.chat_template is not None:
         source, origin = _inline_or_file(settings.chat_template, "{"), "the chat template"
-    return ChatTemplate(source, special_texts(local), origin) if source else None
+    if not source:
+        source, origin = PLAIN_TEMPLATE, "the plain chat template"
+    return TemplateOptions(source, origin)
 
 
-def plain_template(local: "LocalModel") -> "ChatTemplate":
-    """The template for models that have none."""
-    from llmcli.inference.template import ChatTemplate
-
-    return ChatTemplate(PLAIN_TEMPLATE, special_texts(local), "the plain chat template")
-
-
-def needs_plain_template(local: "LocalModel", settings: Settings) -> bool:
+def needs_plain_template(engine: "Engine", settings: Settings) -> bool:
     """Whether neither the settings nor the model bring a chat template that this request needs."""
-    return not settings.raw and settings.chat_template is None and not local.target.header.chat_template
+    return not settings.raw and settings.chat_template is None and not engine.chat_template
 
 
 def with_plain_stop(settings: Settings) -> Settings:
@@ -167,16 +157,6 @@ def with_plain_stop(settings: Settings) -> Settings:
     if PLAIN_STOP in settings.stop:
         return settings
     return replace(settings, stop=(*settings.stop, PLAIN_STOP))
-
-
-def special_texts(local: "LocalModel") -> dict[str, str]:
-    """The texts of BOS and EOS under the names that chat templates use."""
-    vocab = local.model.vocab
-    return {name: _token_text(local, token) for name, token in (("bos_token", vocab.bos), ("eos_token", vocab.eos))}
-
-
-def _token_text(local: "LocalModel", token: int | None) -> str:
-    return "" if token is None else local.model.vocab.piece(token, special=True).decode("utf-8", "replace")
 
 
 def file_block(name: str, text: str) -> str:

@@ -151,6 +151,16 @@ def choose_gpu_layers(shape: ModelShape, settings: Settings, n_ctx: int) -> int:
     return fitting_layers(shape, n_ctx, settings.n_ubatch, settings.cache_type_k, settings.cache_type_v, free)
 
 
+def memory_and_cores() -> tuple[int, int]:
+    """Available memory in bytes (0 = not known), and usable cores."""
+    return hardware.available_memory(), hardware.usable_cores()
+
+
+def possible_gpu_layers(count: int) -> int:
+    """So many layers, or 0 on a machine without a GPU."""
+    return count if count and hardware.has_gpu() else 0
+
+
 def local_model_info(file: ModelFile, locations: ModelLocations, settings: Settings) -> dict[str, Any]:
     """The facts about a model on this machine.
 

@@ -150,14 +150,10 @@ def parse_trace(lines: Iterable[bytes], name: str, notes: list[str]) -> list[Tok
         try:
             tokens += [from_data(decode_json(line))] if line.strip() else []
         except ValueError as error:
-            if _is_cut(line) and next(lines, None) is None:
+            if line.startswith(b"{") and not line.endswith(b"\n") and next(lines, None) is None:
                 notes.append(f"{name}, line {number}: skipped, the line is incomplete")
                 break
             raise UsageError(f"{name}, line {number} is not a token of a trace: {error}", _NOT_A_TRACE) from None
         if len(tokens) > _MAX_TOKENS:
             raise UsageError(f"{name} has more than {_MAX_TOKENS} tokens", "split the file")
     return tokens
-
-
-def _is_cut(line: bytes) -> bool:
-    return line.startswith(b"{") and not line.endswith(b"\n")

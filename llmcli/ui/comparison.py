@@ -205,14 +205,19 @@ def print_texts(comparison: "Comparison", think: bool) -> None:
 
 
 def print_summary(comparison: "Comparison", live: bool) -> None:
-    """Print the statistics: to the terminal below the answers, else to stderr."""
+    """Print the statistics and the speed of all together: to the terminal below the answers, else to stderr."""
     ignored = () if live else (DiskError,)  # stderr may be closed
     if live or not console.quiet:
         with to_stderr(not live), suppress(*ignored):
             print_line("")
             _print_figures(comparison)
     console.note(_LEGEND)
-    _print_speed(comparison)
+    timings = [one.answer.record.timings for one in comparison.results]
+    generated, read = sum(t.predicted_n for t in timings), sum(t.prompt_n for t in timings)
+    seconds = comparison.seconds
+    speed = f" in {seconds:.1f} s, {generated / seconds:.0f} tokens/s" if seconds else ""
+    total = f"{plural(len(timings), 'answer')}, {plural(generated, 'token')}"
+    console.note(f"{total}{speed}; {plural(read, 'prompt token')} evaluated")
 
 
 def _print_figures(comparison: "Comparison") -> None:
@@ -220,24 +225,11 @@ def _print_figures(comparison: "Comparison") -> None:
     rows = []
     for number, one in enumerate(comparison.results, 1):
         s = one.statistics
-        shares = [_share(value) for value in (s.distinct_1, s.distinct_2, s.distinct_3, s.mean_p, s.repetition)]
-        rows.append((str(number), one.variant.label, str(s.tokens), str(s.words), *shares, one.answer.finish_reason))
+        shares = (s.distinct_1, s.distinct_2, s.distinct_3, s.mean_p, s.repetition)
+        texts = ("-" if share is None else f"{share:.2f}" for share in shares)
+        rows.append((str(number), one.variant.label, str(s.tokens), str(s.words), *texts, one.answer.finish_reason))
     right = [head for head in _HEADS if head not in ("VARIANT", "END")]
     print_rows(_HEADS, rows, right=right, spare=_SPARE)
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _print_speed(comparison: "Comparison") -> None:
-    """Print the speed of all answers together, and the number of prompt tokens evaluated."""
-    timings = [one.answer.generation.timings for one in comparison.results]
-    generated, read = sum(t.predicted_n for t in timings), sum(t.prompt_n for t in timings)
-    seconds = comparison.seconds
-    speed = f" in {seconds:.1f} s, {generated / seconds:.0f} tokens/s" if seconds else ""
-    total = f"{plural(len(timings), 'answer')}, {plural(generated, 'token')}"
-    console.note(f"{total}{speed}; {plural(read, 'prompt token')} evaluated")
 
 
 def print_errors(comparison: "Comparison") -> None:

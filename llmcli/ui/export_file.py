@@ -35,9 +35,13 @@ _COLORS = """17191e d5d9e0  3f444d e5737d 8fc27a dcb56b 6fa8f0 c08adf 5fbfc4 c9c
 def draw(rows: Sequence[str], columns: int, title: str) -> str:
     """A picture (SVG) of rows with color sequences, in a window with a title; the same rows give the same bytes."""
     from rich.ansi import AnsiDecoder
+    from rich.color import parse_rgb_hex
     from rich.console import Console
+    from rich.terminal_theme import TerminalTheme
 
-    theme, decoder, console = _theme(), AnsiDecoder(), Console(file=StringIO())
+    background, foreground, *colors = map(parse_rgb_hex, _COLORS.split())
+    theme = TerminalTheme(background, foreground, list(colors[:8]), list(colors[8:]))
+    decoder, console = AnsiDecoder(), Console(file=StringIO())
     width, height = round(columns * _COLUMN) + 2 * _LEFT, len(rows) * _ROW + _TOP + _BOTTOM
     heading, faint = xml_text(" ".join(title.split())), theme.ansi_colors[8].hex
     lines = [
@@ -124,14 +128,6 @@ def _run(text: str, style: "Style | None", theme: "TerminalTheme", column: int, 
     text_attributes = "".join(f' {name}="{value}"' for name, value in attributes.items() if value)
     x, y = f"{_LEFT + column * _COLUMN:g}", top + _BASELINE
     yield f'<text x="{x}" y="{y}"{text_attributes} lengthAdjust="spacingAndGlyphs">{xml_text(bare)}</text>'
-
-
-def _theme() -> "TerminalTheme":
-    from rich.color import parse_rgb_hex
-    from rich.terminal_theme import TerminalTheme
-
-    background, foreground, *colors = map(parse_rgb_hex, _COLORS.split())
-    return TerminalTheme(background, foreground, list(colors[:8]), list(colors[8:]))
 
 
 def document(

@@ -1,9 +1,8 @@
 """Controllers with a loaded model, and the answer that a new context gives."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from llmcli.chat.background_load import BackgroundLoad
@@ -13,26 +12,28 @@ from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.sessions.session import Session
 from llmcli.chat.turn import Turn
 from llmcli.config.presets import LayerStack
-from llmcli.engine.events import Timings, TokenEvent
-from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.events import Cancellation, TokenEvent
 from llmcli.engine.llama.context import Context, ContextParams
-from llmcli.inference.local import LocalModel, Prompt, ResolvedModel
+from llmcli.inference.engine import Engine, Prompt, Request
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
+from tests.inference.fake_engine import FakeEngine
 
 GREEDY: dict[str, Any] = {"temperature": Fixed(0.0)}
 
 
-def open_local(path: Path, settings: Settings, abort: AbortFlag | None = None) -> LocalModel:
+def open_local(path: Path, settings: Settings, abort: Cancellation | None = None) -> LocalEngine:
     """A model with its context."""
     target = ResolvedModel(ModelFile(path, (path,), path.stem, trusted=True))
-    local = LocalModel(target, settings, abort or AbortFlag())
+    local = LocalEngine(target, settings, abort or Cancellation())
     local.open_context(settings)
     return local
 
 
-def controller_with(local: LocalModel, *below: Layer, session: Session | None = None, **flags: Any) -> ChatController:
+def controller_with(local: Engine, *below: Layer, session: Session | None = None, **flags: Any) -> ChatController:
     """A controller whose session is not saved, unless one is given."""
     layers = LayerStack([*below, Layer("flag", {"n_threads": 1, "seed": 1, **flags})])
     loading = BackgroundLoad(lambda _abort, _say: PromptBuilder(local))
@@ -65,7 +66,7 @@ class Greedy:
     leads: list[float]
 
 
-def fresh_answer(local: LocalModel, prompt: Sequence[int], n_predict: int, params: ContextParams) -> Greedy:
+def fresh_answer(local: LocalEngine, prompt: Sequence[int], n_predict: int, params: ContextParams) -> Greedy:
     """The answer of a new context that evaluates the prompt in one batch."""
     context, found = Context(local.model, params), Greedy([], [])
     context.prefill(0, prompt)
@@ -84,41 +85,13 @@ def fresh_answer(local: LocalModel, prompt: Sequence[int], n_predict: int, param
 
 def greedy_answer(controller: ChatController, prompt: Prompt, n_predict: int) -> list[int]:
     """The answer of the context of the chat."""
-    local = controller.local
+    local = controller.engine
     assert local
     settings = Settings(n_ctx=local.n_ctx, seed=1, max_tokens=n_predict, **GREEDY)
-    generation, records = local.generate(prompt, settings)
-    for _ in records:
-        pass
-    return generation.tokens[len(prompt.tokens) :]
+    *_, last = local.generate([Request(prompt, settings)])
+    return last.record.tokens[len(prompt.tokens) :]
 
 
-def scripted(*pieces: str | BaseException) -> Callable[..., tuple[Any, Iterator[TokenEvent]]]:
-    """In place of `LocalModel.generate`: an answer of these pieces; an exception among them is raised."""
-
-    def generate(
-        prompt: Prompt, settings: Settings, *_: object, **_options: object
-    ) -> tuple[Any, Iterator[TokenEvent]]:
-        n_pieces = sum(isinstance(piece, str) for piece in pieces)
-        timings = Timings(prompt_n=len(prompt.tokens), predicted_n=n_pieces)
-
-        def records() -> Iterator[TokenEvent]:
-            for piece in pieces:
-                if isinstance(piece, BaseException):
-                    raise piece
-                yield TokenEvent(piece, 1, None, timings)
-            yield TokenEvent("", None, "stop", timings)
-
-        generation = SimpleNamespace(
-            timings=timings,
-            can_end=lambda: True,
-            trace=None,
-            tokens=[*prompt.tokens],
-            policy_ms=0.0,
-            layout=(),
-            beside=0,
-            context_params=ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1),
-        )
-        return generation, records()
-
-    return generate
+def scripted(*pieces: str | BaseException) -> Callable[[Sequence[Request]], Generator[TokenEvent, None, None]]:
+    """In place of the `generate` of an engine: an answer of these pieces; an exception among them is raised."""
+    return FakeEngine(pieces).generate

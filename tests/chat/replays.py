@@ -7,12 +7,13 @@ from typing import Any
 
 from llmcli.chat.recorded_answer import RecordedAnswer, from_output
 from llmcli.chat.replay import Replay, replay_settings
-from llmcli.engine.llama.bindings import AbortFlag
-from llmcli.engine.sampling.temperature import TemperatureShift
+from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
-from llmcli.inference.local import LocalModel, ResolvedModel
+from llmcli.inference.engine import Request
+from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt, grammar_text
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelFile
 from llmcli.params.settings import Settings, parse_data
 
@@ -20,24 +21,24 @@ N_CTX = 768
 QUESTIONS = ("Name a river.", "Write a line about the moon, please.", "What is 7 times 9?", "Tell me a short story.")
 
 
-def opened(path: Path, flag: AbortFlag | None = None) -> Iterator[LocalModel]:
+def opened(path: Path, flag: Cancellation | None = None) -> Iterator[LocalEngine]:
     settings = Settings(n_ctx=N_CTX, n_threads=1)
     name = STARTER if path.name == STARTER_NAME else path.stem
-    local = LocalModel(ResolvedModel(ModelFile(path, (path,), name, trusted=True)), settings, flag or AbortFlag())
+    local = LocalEngine(ResolvedModel(ModelFile(path, (path,), name, trusted=True)), settings, flag or Cancellation())
     local.open_context(settings)
     yield local
     local.close()
 
 
 def given(
-    local: LocalModel, values: dict[str, Any], question: str, shift: TemperatureShift | None = None
+    local: LocalEngine, values: dict[str, Any], question: str, shift: TemperatureShift | None = None
 ) -> dict[str, Any]:
     """An answer as JSON; `shifts` change the temperature while it is generated."""
     values = {"n_ctx": N_CTX, "n_threads": 1, "max_tokens": 12, "seed": 1, **values}
     settings = Settings(**parse_data(values, "test"))
     system = Path(settings.system[1:]).read_text() if settings.system else None
     prompt = build_prompt(local, settings, question, system)
-    answer = Answer(local, prompt, settings, grammar_text(settings), live_shift=shift)
+    answer = Answer(local, Request(prompt, settings, grammar_text(settings), live_shift=shift))
     for number, _ in enumerate(answer.parts()):
         if shift and number in (1, 4):
             shift.add(0.4 if number == 1 else -0.7)
@@ -45,7 +46,7 @@ def given(
     return data
 
 
-def again(local: LocalModel, recorded: RecordedAnswer) -> Replay:
+def again(local: LocalEngine, recorded: RecordedAnswer) -> Replay:
     replay = Replay(local, recorded, replay_settings(recorded, None, Settings()))
     parts = list(replay.parts())
     assert "".join(text for kind, text in parts if kind == "answer") == replay.answer.text

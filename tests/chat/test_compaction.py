@@ -1,6 +1,6 @@
 """The oldest turns become a summary in a new branch, and the old branch stays."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -9,7 +9,8 @@ from llmcli.chat.attachments import Attachment
 from llmcli.chat.compaction import Compaction
 from llmcli.chat.controller import ChatController
 from llmcli.errors import ContextOverflowError, UsageError
-from llmcli.inference.local import LocalModel, Prompt
+from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
 from tests.chat.controllers import ask, controller_with, open_local, scripted
 from tests.models.tiny_models import full_attention
@@ -18,14 +19,14 @@ N_CTX = 512
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
     local = open_local(full_attention(tmp_path_factory.mktemp("tiny") / "t.gguf"), Settings(n_ctx=N_CTX, n_threads=1))
     yield local
     local.close()
 
 
 @pytest.fixture
-def controller(tiny: LocalModel) -> ChatController:
+def controller(tiny: LocalEngine) -> ChatController:
     return controller_with(tiny, n_ctx=N_CTX, max_tokens=6, system="be brief")
 
 
@@ -38,11 +39,11 @@ def requests(controller: ChatController, monkeypatch: pytest.MonkeyPatch) -> Req
     seen: Requests = []
     model = scripted("<think>hm</think>\n", "All ", "is well.\n")
 
-    def generate(prompt: Prompt, settings: Settings, *more: object, **options: object) -> Any:
-        seen.append((prompt, settings))
-        return model(prompt, settings, *more, **options)
+    def generate(asked: Sequence[Request]) -> Any:
+        seen.extend((one.prompt, one.settings) for one in asked)
+        return model(asked)
 
-    monkeypatch.setattr(controller.local, "generate", generate)
+    monkeypatch.setattr(controller.engine, "generate", generate)
     return seen
 
 
@@ -167,12 +168,11 @@ def test_a_message_too_long_to_summarize_changes_nothing(controller: ChatControl
 
 
 def test_a_stopped_summary_is_marked_as_interrupted(controller: ChatController) -> None:
-    assert controller.local
+    assert controller.engine
     add_turns(controller, "a", "b", "c")
     compaction = Compaction(controller, controller.session.conversation.path())
     for _ in compaction.parts():
-        controller.local.abort.set()
-    controller.local.abort.clear()
+        compaction.cancellation.set()
     assert compaction.interrupted
 
 

@@ -14,7 +14,8 @@ from llmcli.cli.chat import character_of
 from llmcli.config.presets import layers_of
 from llmcli.errors import UsageError
 from llmcli.files import config_path
-from llmcli.inference.local import LocalModel, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
 from tests.chat.controllers import answer, controller_with, open_local
@@ -22,7 +23,7 @@ from tests.models.tiny_models import full_attention
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
     """A model of 200 kB with a context of 256 tokens, of which a letter is one."""
     path = full_attention(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
     local = open_local(path, Settings(n_ctx=256, n_threads=1))
@@ -31,7 +32,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 
 @pytest.fixture
-def controller(tiny: LocalModel) -> ChatController:
+def controller(tiny: LocalEngine) -> ChatController:
     return controller_with(tiny, n_ctx=256, max_tokens=4)
 
 
@@ -43,7 +44,7 @@ LAYERS = ("default", "model", "config", "preset", "character", "env", "flag", "s
 
 @pytest.mark.parametrize("top", range(len(LAYERS)))
 def test_the_later_layer_wins(
-    top: int, tiny: LocalModel, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    top: int, tiny: LocalEngine, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`top_k` is set in every layer up to the `top` one, each time to the layer's number."""
     present = {name: number for number, name in enumerate(LAYERS) if 0 < number <= top}
@@ -187,7 +188,8 @@ def test_a_preset_or_session_with_another_n_ctx_needs_a_reload(controller: ChatC
 def test_a_stale_model_is_closed_before_the_next_is_loaded(tmp_path: Path) -> None:
     path = full_attention(tmp_path / "tiny.gguf")
     controller = controller_with(open_local(path, Settings(n_ctx=256)))
-    first, sizes = controller.local, []
+    first: Any = controller.engine
+    sizes = []
 
     def load(settings: Settings, _ahead: object) -> BackgroundLoad:
         assert first

@@ -16,7 +16,7 @@ from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.turn import Turn
 from llmcli.engine.llama.context import ContextParams, common_prefix
 from llmcli.errors import UsageError
-from llmcli.inference.local import LocalModel
+from llmcli.inference.local import LocalEngine
 from llmcli.models.locations import starter_path
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
@@ -47,7 +47,7 @@ class Walk:
     """Random work in a chat. `ties` counts the answers that differed where two tokens were equally likely."""
 
     controller: ChatController
-    local: LocalModel
+    local: LocalEngine
     flag: Countdown
     random: Random
     noise: float
@@ -112,6 +112,7 @@ class Walk:
 
     def compact(self) -> None:
         compaction = Compaction(self.controller, self.path, 1)
+        compaction.cancellation = self.flag
         with closing(compaction.parts()) as parts:  # type: ignore[type-var]
             next(parts, None)
         compaction.text = self.text()
@@ -126,7 +127,7 @@ class Walk:
     def stop(self) -> None:
         """Ctrl-C, or the end of a display, after some parts of the answer."""
         self.controller.session.add("user", self.text())
-        turn = self.controller.answer(self.path)
+        turn = self.controller.answer(self.path, cancellation=self.flag)
         parts, count = turn.parts(), self.random.randint(0, 4)
         for _ in range(count):
             next(parts, None)
@@ -141,7 +142,8 @@ class Walk:
     def answer(self, path: list[Message] | None = None, continued: Message | None = None, **extra: Any) -> None:
         assert self.local._context
         before = list(self.local._context._evaluated[0])
-        turn = self.controller.answer(self.path if path is None else path, extra, continued)
+        path = self.path if path is None else path
+        turn = self.controller.answer(path, extra, continued, cancellation=self.flag)
         for _ in turn.parts():
             pass
         self.flag.left = -1
@@ -187,32 +189,30 @@ _OPERATIONS += ["leave_out", "compact", "interrupt", "interrupt", "interrupt", "
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
     path = tmp_path_factory.mktemp("tiny") / f"{request.param}.gguf"
     getattr(tiny_models, request.param)(path)
-    local = open_local(path, Settings(n_ctx=1024, n_threads=1, n_batch=64, n_ubatch=16, **_EXACT), Countdown())
+    local = open_local(path, Settings(n_ctx=1024, n_threads=1, n_batch=64, n_ubatch=16, **_EXACT))
     yield local
     local.close()
 
 
 @pytest.fixture(scope="module")
-def large(starter: Path) -> Iterator[LocalModel]:
-    local = open_local(starter, Settings(n_ctx=1024, n_threads=1, n_batch=1, n_ubatch=1), Countdown())
+def large(starter: Path) -> Iterator[LocalEngine]:
+    local = open_local(starter, Settings(n_ctx=1024, n_threads=1, n_batch=1, n_ubatch=1))
     yield local
     local.close()
 
 
-def walk(local: LocalModel, seed: int, noise: float, params: ContextParams, **flags: Any) -> Walk:
-    flag = local.abort
-    assert isinstance(flag, Countdown)
+def walk(local: LocalEngine, seed: int, noise: float, params: ContextParams, **flags: Any) -> Walk:
     controller = controller_with(local, n_ctx=1024, max_tokens=6, **flags)
-    return Walk(controller, local, flag, Random(seed), noise, params)
+    return Walk(controller, local, Countdown(), Random(seed), noise, params)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("raw", [True, False])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_next_answer_is_that_of_a_new_context(tiny: LocalModel, seed: int, raw: bool) -> None:
+def test_the_next_answer_is_that_of_a_new_context(tiny: LocalEngine, seed: int, raw: bool) -> None:
     exact = ContextParams(n_ctx=1024, n_threads=1, n_threads_batch=1, **_EXACT)
     steps = walk(tiny, seed, TINY_NOISE, exact, raw=raw)
     for _ in range(12):
@@ -221,7 +221,7 @@ def test_the_next_answer_is_that_of_a_new_context(tiny: LocalModel, seed: int, r
 
 
 @pytest.mark.parametrize("seed", [2, 5, 6])
-def test_the_next_answer_of_the_starter_is_that_of_a_new_context(large: LocalModel, seed: int) -> None:
+def test_the_next_answer_of_the_starter_is_that_of_a_new_context(large: LocalEngine, seed: int) -> None:
     steps = walk(large, seed, 0.0, ONE_BY_ONE)
     for _ in range(8):
         steps.step()
@@ -232,7 +232,7 @@ def test_the_next_answer_of_the_starter_is_that_of_a_new_context(large: LocalMod
 
 
 @pytest.fixture
-def chat(large: LocalModel) -> ChatController:
+def chat(large: LocalEngine) -> ChatController:
     """Two turns with the starter."""
     controller = controller_with(large, n_ctx=1024, max_tokens=6, **GREEDY)
     for text in ("Name a river.", "Name another one."):
@@ -247,7 +247,7 @@ def test_a_retry_evaluates_one_token(chat: ChatController) -> None:
         assert prompt_n(answer(chat, **extra)) == 1
 
 
-def test_an_edit_of_the_last_message_evaluates_what_changed(chat: ChatController, large: LocalModel) -> None:
+def test_an_edit_of_the_last_message_evaluates_what_changed(chat: ChatController, large: LocalEngine) -> None:
     old = chat.session.conversation.path()[-2]
     before = chat.prompt(chat.session.conversation.path()[:-1]).tokens
     chat.session.conversation.move(old.parent)
@@ -257,7 +257,7 @@ def test_an_edit_of_the_last_message_evaluates_what_changed(chat: ChatController
     assert changed <= large.count_tokens(" two.") + len(BEHIND)
 
 
-def test_an_edit_of_the_answer_evaluates_it_and_what_is_new(chat: ChatController, large: LocalModel) -> None:
+def test_an_edit_of_the_answer_evaluates_it_and_what_is_new(chat: ChatController, large: LocalEngine) -> None:
     session = chat.session
     last = session.conversation.path()[-1]
     session.conversation.move(last.parent)
@@ -267,7 +267,7 @@ def test_an_edit_of_the_answer_evaluates_it_and_what_is_new(chat: ChatController
     assert prompt_n(turn) <= expected + 1
 
 
-def test_an_ordinary_turn_evaluates_the_new_message(chat: ChatController, large: LocalModel) -> None:
+def test_an_ordinary_turn_evaluates_the_new_message(chat: ChatController, large: LocalEngine) -> None:
     """And the last token of the answer, which was drawn and not evaluated: it was cut by its length."""
     written = chat.session.conversation.path()[-1]
     assert written.finish_reason == "length"

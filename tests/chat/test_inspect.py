@@ -1,6 +1,5 @@
 """The tokens of an answer, their candidates, and branches that start at one of them."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +9,11 @@ from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.chat.inspect import AnswerInspector, last_answer
 from llmcli.chat.turn import Turn
-from llmcli.engine.sampling.temperature import TemperatureShift
+from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
-from llmcli.inference.local import LocalModel, Prompt
+from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.local import LocalEngine
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from tests.chat.controllers import answer, ask, controller_with
@@ -23,10 +23,9 @@ XTC: dict[str, Any] = {"xtc_probability": 0.5, "xtc_threshold": 0.05}
 
 
 @pytest.fixture
-def controller(local: LocalModel) -> Iterator[ChatController]:
+def controller(local: LocalEngine) -> ChatController:
     local.open_context(Settings(n_ctx=512, n_threads=1))
-    yield controller_with(local, n_ctx=512, max_tokens=12, temperature=Fixed(0.9))
-    local.abort.clear()
+    return controller_with(local, n_ctx=512, max_tokens=12, temperature=Fixed(0.9))
 
 
 def ask_and_inspect(controller: ChatController, **extra: Any) -> tuple[Turn, AnswerInspector]:
@@ -36,7 +35,7 @@ def ask_and_inspect(controller: ChatController, **extra: Any) -> tuple[Turn, Ans
 
 def probability(inspector: AnswerInspector, number: int) -> float:
     """The probability of the sampled token when it is inspected."""
-    found = inspector.inspect(number, 5)
+    found = inspector.inspector.inspect(number, 5)
     assert found
     return next(found.stepwise.after(one) for one in found.stepwise.candidates if one.id == found.drawn)
 
@@ -44,8 +43,8 @@ def probability(inspector: AnswerInspector, number: int) -> float:
 @pytest.mark.parametrize("extra", [{}, XTC, {"mirostat": 2}], ids=["plain", "xtc", "mirostat"])
 def test_the_tokens_and_probabilities_are_those_of_the_trace(controller: ChatController, extra: dict[str, Any]) -> None:
     turn, inspector = ask_and_inspect(controller, **extra)
-    generation = turn.answer.generation
-    assert inspector.tokens == generation.tokens[len(generation.prompt) :]
+    generation = turn.answer.record
+    assert inspector.tokens == generation.tokens[len(turn.answer.prompt.tokens) :]
     assert [one.i for one in inspector.traces] == list(range(len(inspector.tokens)))
     for number in (11, 3, 0):
         assert probability(inspector, number) == pytest.approx(inspector.traces[number].p, abs=1e-5)
@@ -69,7 +68,7 @@ def test_temperature_shifts_are_repeated(controller: ChatController) -> None:
             turn.live_shift.add(0.6)
     inspector = last_answer(controller, turn)
     moved = next(one.i for one in inspector.traces if one.temperature == pytest.approx(1.5))
-    found = inspector.inspect(moved, 5)
+    found = inspector.inspector.inspect(moved, 5)
     assert found
     assert found.trace.temperature == pytest.approx(1.5)
     assert probability(inspector, moved) == pytest.approx(inspector.traces[moved].p, abs=1e-5)
@@ -134,27 +133,27 @@ def test_a_session_without_an_answer_is_an_error(controller: ChatController) -> 
         last_answer(controller, None)
 
 
-def test_an_aborted_inspection_has_no_result(controller: ChatController, local: LocalModel) -> None:
+def test_an_aborted_inspection_has_no_result(controller: ChatController) -> None:
     _, inspector = ask_and_inspect(controller)
-    local.abort.set()
-    assert inspector.inspect(3, 5) is None
-    assert inspector.candidate(3, 1) is None
-    assert last_answer(controller, None).least_sure() is None
-    local.abort.clear()
-    assert inspector.inspect(3, 5)
+    flag = Cancellation()
+    flag.set()
+    assert inspector.inspector.inspect(3, 5, flag) is None
+    assert inspector.candidate(3, 1, flag) is None
+    assert last_answer(controller, None).least_sure(flag) is None
+    assert inspector.inspector.inspect(3, 5)
 
 
-def test_an_inspection_does_not_change_the_next_answer(controller: ChatController, local: LocalModel) -> None:
+def test_an_inspection_does_not_change_the_next_answer(controller: ChatController, local: LocalEngine) -> None:
     def run_chat(inspects: bool) -> tuple[str, str, int]:
         controller.session.conversation.clear()
         local.context.prefill(0, [1])
         turn, inspector = ask_and_inspect(controller)
         if inspects:
             for number in (7, 2, 0):
-                assert inspector.inspect(number, 5)
+                assert inspector.inspector.inspect(number, 5)
             assert inspector.candidate(4, 3) is not None
         second = ask(controller, "And then?")
-        return turn.answer.text, second.answer.text, second.answer.generation.timings.prompt_n
+        return turn.answer.text, second.answer.text, second.answer.record.timings.prompt_n
 
     assert run_chat(True) == run_chat(False)
 
@@ -163,17 +162,18 @@ def test_an_inspection_does_not_change_the_next_answer(controller: ChatControlle
 
 
 def inspector_of(
-    local: LocalModel, text: str, prompt: str = "Say it:", inside: bool = False, **values: Any
+    local: LocalEngine, text: str, prompt: str = "Say it:", inside: bool = False, **values: Any
 ) -> AnswerInspector:
     """An answer of this text."""
     vocab, settings = local.model.vocab, Settings(seed=1, **values)
-    answer = Answer(local, Prompt(prompt, vocab.tokenize(prompt)), settings, None, None, inside, TemperatureShift(), 0)
-    answer.generation_options()  # lets the tags of reasoning show
+    request = Request(Prompt.of_tokens(prompt, vocab.tokenize(prompt)), settings, starts_in_reasoning=inside, trace=0)
+    answer = Answer(local, request)
+    local.start(request).close()  # lets the tags of reasoning show
     tokens = vocab.tokenize(text, parse_special=True)
     return AnswerInspector(Message(2, 1, "assistant", text), [Message(1, None, "user", prompt)], answer, tokens)
 
 
-def test_a_text_is_found_in_a_token_or_in_those_that_spell_it(local: LocalModel) -> None:
+def test_a_text_is_found_in_a_token_or_in_those_that_spell_it(local: LocalEngine) -> None:
     inspector = inspector_of(local, "The cat sat on the mat, the cat. Ünbelievable 🙂!")
     texts = [inspector.text(number) for number in range(len(inspector.tokens))]
     assert inspector.find("cat") == 1
@@ -190,7 +190,7 @@ def test_a_text_is_found_in_a_token_or_in_those_that_spell_it(local: LocalModel)
     assert inspector.find("dog") is None
 
 
-def test_a_branch_starts_with_the_text_and_the_other_token(local: LocalModel) -> None:
+def test_a_branch_starts_with_the_text_and_the_other_token(local: LocalEngine) -> None:
     inspector = inspector_of(local, "The cat sat on the mat.")
     dog = local.model.vocab.tokenize(" dog")[0]
     assert inspector.text_before(1, dog) == ("The dog", "")
@@ -200,7 +200,7 @@ def test_a_branch_starts_with_the_text_and_the_other_token(local: LocalModel) ->
     assert in_reasoning.text_before(1, dog) == ("The dog", "Hm.")
 
 
-def test_a_part_of_a_character_cannot_begin_a_branch(local: LocalModel) -> None:
+def test_a_part_of_a_character_cannot_begin_a_branch(local: LocalEngine) -> None:
     inspector = inspector_of(local, "Look 🦖!")
     last = len(inspector.tokens) - 2  # before the exclamation mark
     first = next(number for number in range(last) if inspector.text(number).endswith("\ufffd"))
@@ -212,7 +212,7 @@ def test_a_part_of_a_character_cannot_begin_a_branch(local: LocalModel) -> None:
 THOUGHT = "<think>\nA cat, then.\n</think>\n\nThe cat sat."
 
 
-def test_a_branch_within_the_reasoning_continues_it(local: LocalModel) -> None:
+def test_a_branch_within_the_reasoning_continues_it(local: LocalEngine) -> None:
     inspector = inspector_of(local, THOUGHT)
     then, the = inspector.find("then"), inspector.find("The")
     assert then is not None
@@ -226,7 +226,7 @@ def test_a_branch_within_the_reasoning_continues_it(local: LocalModel) -> None:
 
 
 @pytest.mark.parametrize("at", [0, "The"])
-def test_a_branch_before_any_text_is_refused(local: LocalModel, at: Any) -> None:
+def test_a_branch_before_any_text_is_refused(local: LocalEngine, at: Any) -> None:
     inspector = inspector_of(local, THOUGHT)
     number = inspector.find(at) if isinstance(at, str) else at
     assert number is not None
@@ -237,7 +237,7 @@ def test_a_branch_before_any_text_is_refused(local: LocalModel, at: Any) -> None
 
 def test_a_candidate_is_found_by_its_rank_in_the_model(controller: ChatController) -> None:
     _, inspector = ask_and_inspect(controller)
-    found = inspector.inspect(4, 6)
+    found = inspector.inspector.inspect(4, 6)
     assert found
     by_rank = {one.rank: one.id for one in found.stepwise.candidates}
     assert [inspector.candidate(4, rank) for rank in (1, 2, 6)] == [by_rank[1], by_rank[2], by_rank[6]]

@@ -7,7 +7,7 @@ import pytest
 from llmcli.chat.controller import ChatController, PromptFit, overflow_error
 from llmcli.chat.conversation import Message
 from llmcli.errors import ContextOverflowError
-from llmcli.inference.local import LocalModel
+from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
 from tests.chat.controllers import answer, controller_with, open_local
 from tests.models.tiny_models import full_attention
@@ -17,7 +17,7 @@ SYSTEM = "you are zoe"
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
     """A model of 200 kB with a context of 256 tokens, of which most letters are one."""
     path = full_attention(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
     local = open_local(path, Settings(n_ctx=N_CTX, n_threads=1))
@@ -26,7 +26,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 
 @pytest.fixture
-def controller(tiny: LocalModel) -> ChatController:
+def controller(tiny: LocalEngine) -> ChatController:
     return controller_with(tiny, n_ctx=N_CTX, max_tokens=20, system=SYSTEM)
 
 
@@ -155,17 +155,17 @@ def test_an_undo_beyond_the_dropped_turns_restores_them(controller: ChatControll
 
 def test_a_message_far_too_long_is_refused_without_a_full_count(controller: ChatController) -> None:
     counted: list[int] = []
-    count = controller.local.count_tokens  # type: ignore[union-attr]
+    count = controller.engine.count_tokens  # type: ignore[union-attr]
 
     def counted_tokens(text: str) -> int:
         counted.append(len(text))
         return count(text)
 
-    controller.local.count_tokens = counted_tokens  # type: ignore[union-attr,method-assign]
+    controller.engine.count_tokens = counted_tokens  # type: ignore[union-attr,method-assign]
     try:
         with pytest.raises(ContextOverflowError, match="the conversation has more than"):
             controller.check_length(controller.session.conversation.draft("user", "q" * 10_000_000))
         controller.check_length(controller.session.conversation.draft("user", "q" * 1000))
     finally:
-        del controller.local.count_tokens  # type: ignore[union-attr]
+        del controller.engine.count_tokens  # type: ignore[union-attr]
     assert max(counted) < 10_000

@@ -1,6 +1,6 @@
 """How templates of every temper see a conversation, and what is read before anybody asks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +10,8 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.prompting import PromptBuilder, as_messages
 from llmcli.engine.llama.context import common_prefix
 from llmcli.errors import LlmcliError
-from llmcli.inference.local import LocalModel
+from llmcli.inference.engine import Request
+from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
 from tests.chat.controllers import answer, ask, controller_with, open_local, scripted
 from tests.models.tiny_models import full_attention
@@ -24,7 +25,7 @@ STRICT = """{% if messages[0].role == 'system' %}{{ raise_exception('System role
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
     """A model without a template."""
     local = open_local(full_attention(tmp_path_factory.mktemp("tiny") / "tiny.gguf"), Settings(n_ctx=512, n_threads=1))
     yield local
@@ -32,7 +33,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 
 @pytest.fixture
-def controller(tiny: LocalModel) -> ChatController:
+def controller(tiny: LocalEngine) -> ChatController:
     return controller_with(tiny, n_ctx=512, max_tokens=4)
 
 
@@ -139,11 +140,11 @@ def test_a_plain_answer_ends_at_the_turn_of_the_user(
     seen: list[Settings] = []
     model = scripted(" yes")
 
-    def generate(prompt: Any, settings: Settings, *more: object, **options: object) -> Any:
-        seen.append(settings)
-        return model(prompt, settings, *more, **options)
+    def generate(asked: Sequence[Request]) -> Any:
+        seen.extend(one.settings for one in asked)
+        return model(asked)
 
-    monkeypatch.setattr(controller.local, "generate", generate)
+    monkeypatch.setattr(controller.engine, "generate", generate)
     controller.set("stop", ("end",))
     ask(controller, "a")
     answer(controller, chat_template="{{ messages[-1].content }}")
@@ -161,7 +162,7 @@ def test_raw_text_is_the_prompt_unchanged(controller: ChatController) -> None:
 # What is known from before
 
 
-def test_a_message_is_counted_once(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_is_counted_once(tiny: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[str] = []
 
     def count(text: str) -> int:
@@ -176,9 +177,9 @@ def test_a_message_is_counted_once(tiny: LocalModel, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("raw", [True, False])
-def test_every_next_prompt_starts_with_the_text_read_ahead(tiny: LocalModel, raw: bool) -> None:
+def test_every_next_prompt_starts_with_the_text_read_ahead(tiny: LocalEngine, raw: bool) -> None:
     controller = controller_with(tiny, n_ctx=512, max_tokens=4, raw=raw, system="be brief")
-    tiny.prefill([5])  # something else
+    tiny.warm([5])  # something else
     messages = path(("user", "the river"), ("assistant", " why"))
     controller.prompt_builder.read_ahead(messages, "be brief", controller.settings)
     held = tiny._context._evaluated[0] if tiny._context else []

@@ -15,10 +15,11 @@ from llmcli.chat.recorded_answer import RecordedAnswer, from_session
 from llmcli.chat.replay import Replay, replay_settings
 from llmcli.chat.sessions.session import Session
 from llmcli.chat.turn import Turn
-from llmcli.engine.sampling.temperature import TemperatureShift
+from llmcli.engine.events import FinishReason, TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
-from llmcli.inference.local import LocalModel
+from llmcli.inference.engine import Request
+from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt
 from llmcli.params.settings import Settings, parse_data
 from tests.chat.controllers import answer, ask, controller_with
@@ -91,13 +92,13 @@ MOVED = ("fixed", "entropy", "sentence", "bans", "grammar", "edt", "mirostat 2")
 
 
 @pytest.fixture(scope="module")
-def first(starter: Path) -> Iterator[LocalModel]:
+def first(starter: Path) -> Iterator[LocalEngine]:
     """The model that answers; each answer stands on the last one's context."""
     yield from opened(starter)
 
 
 @pytest.fixture(scope="module")
-def second(starter: Path) -> Iterator[LocalModel]:
+def second(starter: Path) -> Iterator[LocalEngine]:
     """The model that gives the answers again."""
     yield from opened(starter)
 
@@ -123,7 +124,7 @@ def files(tmp_path: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_output_repeats_exactly(
-    first: LocalModel, second: LocalModel, files: Callable[[dict[str, Any]], dict[str, Any]], kind: str
+    first: LocalEngine, second: LocalEngine, files: Callable[[dict[str, Any]], dict[str, Any]], kind: str
 ) -> None:
     number = list(KINDS).index(kind)
     values = files(KINDS[kind]) | {"seed": number}
@@ -136,7 +137,7 @@ def test_an_output_repeats_exactly(
 
 
 @pytest.mark.parametrize("kind", MOVED)
-def test_an_output_with_temperature_shifts_repeats_exactly(first: LocalModel, second: LocalModel, kind: str) -> None:
+def test_an_output_with_temperature_shifts_repeats_exactly(first: LocalEngine, second: LocalEngine, kind: str) -> None:
     data = given(first, KINDS[kind] | {"seed": 5, "max_tokens": 16}, QUESTIONS[1], TemperatureShift())
     assert len(data["replay"]["moves"]) == 2
     replay = again(second, read(data))
@@ -148,7 +149,7 @@ def test_the_replay_tests_cover_fifty_outputs() -> None:
     assert len(KINDS) + len(MOVED) >= 50
 
 
-def test_a_record_needs_nothing_else(first: LocalModel, second: LocalModel, tmp_path: Path) -> None:
+def test_a_record_needs_nothing_else(first: LocalEngine, second: LocalEngine, tmp_path: Path) -> None:
     """The files of the first time may be gone."""
     place = tmp_path / "counted.gbnf"
     place.write_text(COUNTED)
@@ -169,7 +170,7 @@ def turns(session: Session) -> Iterator[RecordedAnswer]:
             yield from_session(reader, None)
 
 
-def test_the_turns_of_a_chat_repeat_exactly(first: LocalModel, second: LocalModel) -> None:
+def test_the_turns_of_a_chat_repeat_exactly(first: LocalEngine, second: LocalEngine) -> None:
     """With a past of several batches: they are what a replay could not do without."""
     session = Session()
     controller = controller_with(first, n_ctx=N_CTX, max_tokens=10, session=session)
@@ -246,37 +247,35 @@ class WithoutCount(Walk):
 @pytest.mark.parametrize("reason", ["interrupt", "timeout"])
 @pytest.mark.parametrize("more", [{}, {"stop": (" t",)}, {"banned_strings": (" the", " a b")}])
 def test_a_stopped_answer_repeats_up_to_its_end(
-    first: LocalModel, second: LocalModel, settings: Settings, reason: str, more: dict[str, Any]
+    first: LocalEngine, second: LocalEngine, settings: Settings, reason: FinishReason, more: dict[str, Any]
 ) -> None:
     settings = replace(settings, n_ctx=N_CTX, max_tokens=40, **more)
-    answer = Answer(first, build_prompt(first, settings, QUESTIONS[3], None), settings)
+    answer = Answer(first, Request(build_prompt(first, settings, QUESTIONS[3], None), settings))
     with suppress(StopIteration):
         parts = answer.parts()
         for _ in range(4):
             next(parts)
-        first.abort.set(reason)
+        answer.request.cancellation.set(reason)
         list(parts)
-    first.abort.clear()
     data = json.loads(json.dumps(answer_data(answer)))
     assert data["finish_reason"] == reason
     replay = again(second, read(data))
     assert (replay.difference, replay.answer.text) == (None, data["text"])
 
 
-def test_a_stopped_replay_has_no_result(first: LocalModel, second: LocalModel) -> None:
+def test_a_stopped_replay_has_no_result(first: LocalEngine, second: LocalEngine) -> None:
     recorded = read(given(first, {}, QUESTIONS[0]))
     replay = Replay(second, recorded, replay_settings(recorded, None, Settings()))
     parts = replay.parts()
     next(parts)
-    second.abort.set()
+    replay.cancellation.set()
     list(parts)
-    second.abort.clear()
     assert replay.stopped
     assert (replay.difference, replay.reasons) == (None, [])
 
 
 def test_a_changed_policy_file_is_found(
-    first: LocalModel, second: LocalModel, files: Callable[[dict[str, Any]], dict[str, Any]]
+    first: LocalEngine, second: LocalEngine, files: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:
     data = given(first, files({"temp_policy_file": "WARM"}), QUESTIONS[2])
     file = Path(data["params"]["temp_policy_file"].removesuffix(":warm"))

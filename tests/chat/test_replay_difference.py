@@ -8,23 +8,23 @@ import pytest
 
 from llmcli.chat.replay import AnswerText, Difference, first_difference
 from llmcli.errors import UsageError
-from llmcli.inference.local import LocalModel
+from llmcli.inference.local import LocalEngine
 from tests.chat.replays import QUESTIONS, again, given, opened, read
 from tests.models import tiny_models
 
 
 @pytest.fixture(scope="module")
-def first(starter: Path) -> Iterator[LocalModel]:
+def first(starter: Path) -> Iterator[LocalEngine]:
     yield from opened(starter)
 
 
 @pytest.fixture(scope="module")
-def second(starter: Path) -> Iterator[LocalModel]:
+def second(starter: Path) -> Iterator[LocalEngine]:
     yield from opened(starter)
 
 
 @pytest.fixture(scope="module")
-def output(first: LocalModel) -> dict[str, Any]:
+def output(first: LocalEngine) -> dict[str, Any]:
     return given(first, {"temperature": 1.2, "max_tokens": 16}, QUESTIONS[3])
 
 
@@ -36,7 +36,7 @@ def test_a_record_has_no_empty_values(output: dict[str, Any]) -> None:
     assert [key for key, value in output["replay"].items() if not value] == []
 
 
-def test_a_different_seed_is_reported(second: LocalModel, output: dict[str, Any]) -> None:
+def test_a_different_seed_is_reported(second: LocalEngine, output: dict[str, Any]) -> None:
     replay = again(second, read(output | {"params": output["params"] | {"seed": 77}}))
     there = replay.difference
     assert there
@@ -47,7 +47,7 @@ def test_a_different_seed_is_reported(second: LocalModel, output: dict[str, Any]
     assert replay.reasons == [f"seed: was {output['params']['seed']}, is 77"]
 
 
-def test_a_different_template_is_reported(second: LocalModel, output: dict[str, Any]) -> None:
+def test_a_different_template_is_reported(second: LocalEngine, output: dict[str, Any]) -> None:
     replay = again(second, read(changed(output, template="{{ messages[0].content }}")))
     assert replay.difference
     assert replay.reasons[0] == "the chat template is different"
@@ -76,14 +76,14 @@ def test_a_different_model_is_reported(output: dict[str, Any], tmp_path: Path) -
     ],
 )
 def test_a_different_condition_is_reported(
-    second: LocalModel, output: dict[str, Any], changes: dict[str, Any], reason: str
+    second: LocalEngine, output: dict[str, Any], changes: dict[str, Any], reason: str
 ) -> None:
     replay = again(second, read(changed(output, **changes)))
     assert len(replay.reasons) == 1
     assert replay.reasons[0].startswith(reason)
 
 
-def test_a_layout_that_does_not_fit_its_prompt_is_refused(second: LocalModel, output: dict[str, Any]) -> None:
+def test_a_layout_that_does_not_fit_its_prompt_is_refused(second: LocalEngine, output: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"cannot replay test: replay.layout: .*3 tokens"):
         again(second, read(changed(output, layout=[[3, 3, 1]])))
 
@@ -103,13 +103,13 @@ CAT = "The cat sat on a mat."
     ],
 )
 def test_the_first_difference(
-    first: LocalModel, then: tuple[str, str], now: tuple[str, str], there: Difference | None
+    first: LocalEngine, then: tuple[str, str], now: tuple[str, str], there: Difference | None
 ) -> None:
     vocab = first.model.vocab
     assert first_difference(AnswerText(*then), AnswerText(*now), vocab.tokenize(CAT), vocab) == there
 
 
-def test_the_first_difference_follows_a_continued_text(first: LocalModel) -> None:
+def test_the_first_difference_follows_a_continued_text(first: LocalEngine) -> None:
     vocab, prefix = first.model.vocab, AnswerText("", "The cat sat")
     tokens = vocab.tokenize(CAT)[3:]
     found = first_difference(AnswerText("", "The cat sat on the mat."), AnswerText("", CAT), tokens, vocab, prefix)
@@ -119,7 +119,7 @@ def test_the_first_difference_follows_a_continued_text(first: LocalModel) -> Non
     assert (found.token, found.offset) == (0, 4)
 
 
-def test_the_first_difference_is_located_in_and_after_reasoning(first: LocalModel) -> None:
+def test_the_first_difference_is_located_in_and_after_reasoning(first: LocalEngine) -> None:
     vocab, now = first.model.vocab, AnswerText("a cat", CAT)
     tokens = vocab.tokenize(f"<think>\na cat\n</think>\n\n{CAT}")
     texts = [vocab.detokenize([token]) for token in tokens]

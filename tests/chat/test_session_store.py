@@ -299,7 +299,10 @@ def test_a_list_counts_the_messages_of_the_current_branch() -> None:
     assert counts == [(5, 2), (0, 2)]
 
 
-@pytest.mark.parametrize("form", ["{}", '{{"content":"as another program writes it",{}', " {}"])
+@pytest.mark.parametrize(
+    "form",
+    ["{}", '{{"content":"as another program writes it",{}', '{{"role":"user","content":"in the middle",{}', " {}"],
+)
 def test_the_messages_of_a_file_of_another_program_are_counted(form: str) -> None:
     new_session().close()
     lines = [f'"type":"message","id":{number},"parent":{parent or "null"},"role":"user"}}\n' for number, parent in

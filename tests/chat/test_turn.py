@@ -11,7 +11,7 @@ from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import ConstraintError
-from llmcli.inference.local import LocalModel
+from llmcli.inference.local import LocalEngine
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from tests.chat.controllers import ask, controller_with, open_local, scripted
@@ -24,14 +24,14 @@ OPENS_SHORT = TELLS + "<think>"
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
     local = open_local(full_attention(tmp_path_factory.mktemp("tiny") / "tiny.gguf"), Settings(n_ctx=512, n_threads=1))
     yield local
     local.close()
 
 
 @pytest.fixture
-def controller(tiny: LocalModel, home: Path) -> Iterator[ChatController]:
+def controller(tiny: LocalEngine, home: Path) -> Iterator[ChatController]:
     """With a session on disk."""
     controller = controller_with(tiny, n_ctx=512, max_tokens=6, session=Session())
     yield controller
@@ -54,7 +54,7 @@ def unfinished_answer(controller: ChatController, content: str, reasoning: str =
 
 def continue_answer(controller: ChatController, last: Message, *pieces: str) -> tuple[Any, list[tuple[str, str]]]:
     """The turn that continues `last`, and the parts that it shows; the model writes these pieces."""
-    local = controller.local
+    local = controller.engine
     assert local
     path = controller.session.conversation.path()[:-1]
     with pytest.MonkeyPatch.context() as patch:
@@ -96,7 +96,7 @@ def test_an_answer_that_is_closed_early_keeps_its_text(controller: ChatControlle
 def test_an_answer_that_fails_keeps_its_text(
     controller: ChatController, monkeypatch: pytest.MonkeyPatch, fault: BaseException, reason: str
 ) -> None:
-    monkeypatch.setattr(controller.local, "generate", scripted("I ", "see", fault))
+    monkeypatch.setattr(controller.engine, "generate", scripted("I ", "see", fault))
     controller.session.add("user", "the river")
     turn = controller.answer(controller.session.conversation.path())
     with pytest.raises(type(fault)):
@@ -107,7 +107,7 @@ def test_an_answer_that_fails_keeps_its_text(
 
 
 def test_an_answer_without_text_is_not_saved(controller: ChatController, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller.local, "generate", scripted(ConstraintError("no token fits")))
+    monkeypatch.setattr(controller.engine, "generate", scripted(ConstraintError("no token fits")))
     controller.session.add("user", "the river")
     turn = controller.answer(controller.session.conversation.path())
     with pytest.raises(ConstraintError):
@@ -117,14 +117,13 @@ def test_an_answer_without_text_is_not_saved(controller: ChatController, monkeyp
 
 
 def test_a_stop_during_the_prompt_saves_nothing(controller: ChatController) -> None:
-    local = controller.local
+    local = controller.engine
     assert local
     expected = ask(controller, "the river", temperature=Fixed(0.0)).answer.text
     path = controller.session.conversation.path()[:1]
-    turn = controller.answer(path, progress=lambda _done, _total: local.abort.set())
-    local.prefill([1])
+    turn = controller.answer(path, progress=lambda _done, _total: turn.answer.request.cancellation.set())
+    local.warm([1])
     list(turn.parts())
-    local.abort.clear()
     assert turn.answer.finish_reason == "interrupt"
     assert turn.message is None or turn.message.content == turn.answer.text != ""
     again = controller.answer(path, {"temperature": Fixed(0.0)})
@@ -193,7 +192,7 @@ def test_an_interrupt_of_the_reasoning_alone_is_kept(
     controller: ChatController, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     controller.set("chat_template", OPENS)
-    monkeypatch.setattr(controller.local, "generate", scripted("it is", KeyboardInterrupt()))
+    monkeypatch.setattr(controller.engine, "generate", scripted("it is", KeyboardInterrupt()))
     controller.session.add("user", "why")
     turn = controller.answer(controller.session.conversation.path())
     with pytest.raises(KeyboardInterrupt):

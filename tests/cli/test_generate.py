@@ -189,7 +189,9 @@ def test_an_answer_that_does_not_meet_its_grammar_has_status_9(run: Run) -> None
     ran = run("generate", "Digits", "--grammar", "root ::= [0-9]{200}", "-n", "5")
     assert ran.status == 9
     assert ran.text.strip().isdecimal()
-    assert ran.stderr == "error: the answer ended before it met the constraint\n  hint: raise --max-tokens\n"
+    assert (
+        ran.stderr == "error: the answer ended before it was complete (JSON or grammar)\n  hint: raise --max-tokens\n"
+    )
 
 
 @with_tiny

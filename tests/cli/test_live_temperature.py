@@ -115,8 +115,7 @@ def test_a_message_typed_ahead_is_in_the_line_without_arrows() -> None:
         chat.keys(pasted("- one\n- two"), "+", ENTER, "what", "?")
         wait_words(chat)
         chat.keys(CTRL_C)
-        chat.until(lambda: len(chat.text().partition("- two+")[2].split()) > 5, "the stop, and an answer to it")
-        stop(chat, f"{PROMPT} what?")
+        chat.wait_line("  what?")  # the line that was ready to be sent is text again
 
 
 @pytest.mark.usefixtures("with_starter")
@@ -171,8 +170,7 @@ def test_keys_typed_ahead_reach_no_question_and_no_editor(tmp_path: Path) -> Non
         chat.wait_for("ab ab")
         chat.keys("/export t.md", ENTER, "y", ENTER, "/editor", ENTER, "rest", UP)
         wait_foot(chat, "temp 0.8 → 0.9")
-        chat.keys(CTRL_C)
-        chat.wait_line("[y/N]")
+        chat.wait_line("[y/N]")  # the answer has ended
         assert (folder / "t.md").read_text() == "old"
         chat.keys("n", ENTER)
         chat.wait_for("choose another name")

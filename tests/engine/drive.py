@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmcli.engine.events import Timings, TokenEvent
-from llmcli.engine.generation import Generation, generate
+from llmcli.engine.events import Cancellation, Timings, TokenEvent
+from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import Context
+from llmcli.engine.scheduler import generate
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 
@@ -27,14 +28,17 @@ class FinishedAnswer:
 def start(context: Context, prompt: str | Sequence[int], grammar: str | None = None, **values: Any) -> Generation:
     """A generation for a prompt as text or as tokens."""
     tokens = context.model.vocab.tokenize(prompt) if isinstance(prompt, str) else prompt
-    seq_id = values.pop("seq_id", 0)
-    return Generation(context.model.vocab, tokens, Settings(**({"seed": 1} | values)), grammar, seq_id)
+    index, cancellation = values.pop("index", 0), values.pop("cancellation", Cancellation())
+    settings = Settings(**({"seed": 1} | values))
+    return Generation(context.model.vocab, tokens, settings, grammar, index, cancellation)
 
 
 def run(context: Context, prompt: str | Sequence[int], grammar: str | None = None, **values: Any) -> FinishedAnswer:
     """The whole answer to a prompt; further arguments are settings."""
     generation = start(context, prompt, grammar, **values)
     records = list(generate(context, [generation]))
+    if generation.failure:
+        raise generation.failure
     text = "".join(record.text for record in records)
     ids = generation.tokens[len(generation.prompt) :]
     return FinishedAnswer(text, ids, generation.finish_reason, generation.timings, records)

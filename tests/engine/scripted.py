@@ -32,7 +32,8 @@ class Script(ConstrainedSampler):
     """Draws the first preferred token that is not forbidden, and records its snapshots."""
 
     def __init__(self, wishes: Wishes) -> None:
-        self.chain: Any = SimpleNamespace(accept=len)
+        self.chain: Any = SimpleNamespace(accept=len, temperature=None)
+        self.grammar = None
         self.forbidden = set()
         self.open: set[int] = set()  # snapshots neither restored nor discarded
         self._wishes = wishes
@@ -90,7 +91,7 @@ def run_to_end(generation: Generation, n_ctx: int = 2**20) -> list[TokenEvent]:
     records = []
     try:
         while not generation.finish_reason:
-            records.append(generation.advance(None, 0, n_ctx))
+            records.append(generation.advance(0, 0, n_ctx))
             generation.needs_evaluation = False
     finally:
         generation.close()

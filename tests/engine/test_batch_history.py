@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 
+from llmcli.engine.events import Batches
 from llmcli.engine.llama.context import (
     AbortedError,
-    Batches,
     BatchHistory,
     Context,
     ContextParams,
@@ -164,7 +164,7 @@ def test_tokens_of_several_sequences_share_their_batches(fresh: MakeContext) -> 
 
 def test_an_aborted_batch_is_not_recorded(fresh: MakeContext) -> None:
     flag = Countdown()
-    context = fresh(n_batch=16, abort=flag)
+    context = fresh(n_batch=16, cancellation=flag)
     context.prefill(0, list(range(3, 13)))
     flag.left = 5
     with pytest.raises(AbortedError):

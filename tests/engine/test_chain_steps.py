@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from llmcli.engine.events import Candidate, ChainTrace
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.token_inspection import Candidate, CandidateCapture, CandidateSnapshot, ChainTrace, trace_chain
+from llmcli.engine.token_inspection import CandidateCapture, CandidateSnapshot, trace_chain
 from llmcli.params.param import SamplerStep
 from llmcli.params.policies.policy import Entropy, Fixed
 from tests.engine.candidates import apply_chain, capture_steps, log_probabilities, make_chain, make_steps

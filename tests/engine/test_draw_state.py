@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmcli.engine.events import TemperatureShift
 from llmcli.engine.reasoning import ReasoningSplitter
-from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.engine.sentences import DrawState
 from llmcli.params.policies.parser import parse_policy
 from tests.engine.scripted import END, script_generation
@@ -123,7 +123,7 @@ def test_a_removed_token_does_not_count_its_sentence(
     assert generation.state
     generation.state = DrawState(ReasoningSplitter() if thinks else None)
     while not generation.finish_reason:
-        generation.advance(None, 0, 2**20)
+        generation.advance(0, 0, 2**20)
         texts = [WORDS[token] for token in generation.tokens[1:]]
         expected = positions_after(texts, ReasoningSplitter() if thinks else None)[-1]
         assert position(generation.state)[1:] == expected[1:]
@@ -137,7 +137,7 @@ def test_a_character_of_several_tokens_counts_when_complete() -> None:
     generation = script_generation(pieces, lambda drawn: [len(drawn)] if len(drawn) < 4 else [END], temperature=POLICY)
     sentences = []
     while not generation.finish_reason:
-        generation.advance(None, 0, 2**20)
+        generation.advance(0, 0, 2**20)
         assert generation.state
         sentences.append(generation.state.text.sentence)
     assert sentences == [0, 0, 1, 1, 1]

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from llmcli.engine.events import TokenEvent
-from llmcli.engine.generation import Generation, generate
-from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.events import Cancellation, FinishReason, TokenEvent
+from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.sampling.chain import resolve_biases
+from llmcli.engine.scheduler import generate
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
 from llmcli.params.generation import Bias
 from llmcli.params.settings import Settings
@@ -24,8 +24,8 @@ PROMPT = "The capital of France is"
 STORY = "Once upon a time there was a king who had three sons and no gold. "
 
 
-def greedy_tokens(context: Context, prompt: str | Sequence[int], count: int = 12, seq_id: int = 0) -> list[int]:
-    return run(context, prompt, **GREEDY, max_tokens=count, seq_id=seq_id).ids
+def greedy_tokens(context: Context, prompt: str | Sequence[int], count: int = 12) -> list[int]:
+    return run(context, prompt, **GREEDY, max_tokens=count).ids
 
 
 def test_a_repeated_prompt_evaluates_one_token(fresh: MakeContext) -> None:
@@ -58,7 +58,8 @@ def test_a_prompt_longer_than_a_batch_gives_the_same_answer(fresh: MakeContext) 
 def test_progress_counts_all_tokens_of_the_prompt(fresh: MakeContext) -> None:
     context, seen = fresh(), list[tuple[int, int]]()
     generation = start(context, STORY, max_tokens=1)
-    list(generate(context, [generation], lambda done, total: seen.append((done, total))))
+    generation.progress = lambda done, total: seen.append((done, total))
+    list(generate(context, [generation]))
     n = len(generation.prompt)
     assert seen == [(n, n)]
 
@@ -69,43 +70,45 @@ def test_parallel_sequences_give_the_same_answers_as_alone(fresh: MakeContext) -
     prompts = [PROMPT, STORY, "def add(a, b):\n"]
     counts = (12, 5, 9)
     generations = [
-        start(context, prompt, **GREEDY, max_tokens=count, seq_id=seq_id)
-        for seq_id, (prompt, count) in enumerate(zip(prompts, counts, strict=True))
+        start(context, prompt, **GREEDY, max_tokens=count, index=index)
+        for index, (prompt, count) in enumerate(zip(prompts, counts, strict=True))
     ]
     texts = ["", "", ""]
     for record in generate(context, generations):
-        texts[record.seq_id] += record.text
-    for seq_id, (prompt, count) in enumerate(zip(prompts, counts, strict=True)):
+        texts[record.index] += record.text
+    for index, (prompt, count) in enumerate(zip(prompts, counts, strict=True)):
         alone = run(fresh(), prompt, **GREEDY, max_tokens=count)
-        assert generations[seq_id].tokens[len(generations[seq_id].prompt) :] == alone.ids
-        assert texts[seq_id] == alone.text
-        assert generations[seq_id].finish_reason == "length"
+        assert generations[index].tokens[len(generations[index].prompt) :] == alone.ids
+        assert texts[index] == alone.text
+        assert generations[index].finish_reason == "length"
 
 
 def test_a_sequence_continues_alone_after_a_shared_step(fresh: MakeContext) -> None:
     context = fresh(n_ctx=512, n_seq_max=2)
-    both = [start(context, PROMPT, **GREEDY, max_tokens=4, seq_id=seq_id) for seq_id in (0, 1)]
+    both = [start(context, PROMPT, **GREEDY, max_tokens=count, ignore_eos=True) for count in (4, 12)]
     list(generate(context, both))
-    for seq_id in (1, 0, 1):
-        assert greedy_tokens(context, STORY, 5, seq_id) == greedy_tokens(fresh(), STORY, 5)
+    assert [len(one.tokens) - len(one.prompt) for one in both] == [4, 12]
+    assert both[1].tokens[: len(both[0].tokens)] == both[0].tokens
+    for _ in range(3):
+        assert greedy_tokens(context, STORY, 5) == greedy_tokens(fresh(), STORY, 5)
 
 
 def test_a_ban_in_one_sequence_does_not_affect_another(fresh: MakeContext) -> None:
     context = fresh(n_ctx=512, n_seq_max=2)
     alone = run(fresh(), STORY, **GREEDY, max_tokens=10)
     phrase = alone.text.split()[3]
-    banned = start(context, STORY, **GREEDY, max_tokens=10, banned_strings=(phrase,), seq_id=0)
-    free = start(context, STORY, **GREEDY, max_tokens=10, seq_id=1)
+    banned = start(context, STORY, **GREEDY, max_tokens=10, banned_strings=(phrase,), index=0)
+    free = start(context, STORY, **GREEDY, max_tokens=10, index=1)
     texts = ["", ""]
     for record in generate(context, [banned, free]):
-        texts[record.seq_id] += record.text
+        texts[record.index] += record.text
     assert texts[1] == alone.text
     assert phrase not in texts[0]
 
 
 def test_a_small_batch_size_still_fits_all_sequences(fresh: MakeContext) -> None:
     context = fresh(n_ctx=768, n_seq_max=3, n_batch=1)
-    trio = [start(context, PROMPT, **GREEDY, max_tokens=3, seq_id=seq_id) for seq_id in range(3)]
+    trio = [start(context, PROMPT, **GREEDY, max_tokens=3) for _ in range(3)]
     list(generate(context, trio))
     assert len({tuple(generation.tokens) for generation in trio}) == 1
 
@@ -161,25 +164,25 @@ def test_the_time_of_the_caller_is_not_generation_time(fresh: MakeContext, monke
     clock = [0.0]  # it advances only in the caller
     monkeypatch.setattr(sys.modules[generate.__module__], "now_ms", lambda: clock[0])
     context = fresh(n_ctx=512, n_seq_max=2)
-    pair = [start(context, PROMPT, **GREEDY, max_tokens=3, seq_id=seq_id) for seq_id in (0, 1)]
+    pair = [start(context, PROMPT, **GREEDY, max_tokens=3) for _ in range(2)]
     for _ in generate(context, pair):
         clock[0] += 200
     assert clock[0] > 0
     assert [generation.timings.predicted_ms for generation in pair] == [0, 0]
 
 
-def set_flag_after(flag: AbortFlag, seconds: float, reason: str = "interrupt") -> threading.Timer:
+def set_flag_after(flag: Cancellation, seconds: float, reason: FinishReason = "interrupt") -> threading.Timer:
     timer = threading.Timer(seconds, flag.set, [reason])
     timer.start()
     return timer
 
 
 def test_an_abort_in_a_long_prompt_takes_effect_at_once(fresh: MakeContext) -> None:
-    flag = AbortFlag()
-    context = fresh(n_ctx=1024, abort=flag)
+    flag = Cancellation()
+    context = fresh(n_ctx=1024)
     prompt = (context.model.vocab.tokenize(STORY) * 60)[:240]
     timer, begin = set_flag_after(flag, 0.1), time.perf_counter()
-    cut = run(context, prompt, **GREEDY)
+    cut = run(context, prompt, **GREEDY, cancellation=flag)
     aborted = time.perf_counter() - begin - 0.1
     timer.join()
     assert (cut.text, cut.ids, cut.reason) == ("", [], "interrupt")
@@ -193,10 +196,10 @@ def test_an_abort_in_a_long_prompt_takes_effect_at_once(fresh: MakeContext) -> N
 
 
 def test_an_abort_between_tokens_keeps_text_and_first_reason(fresh: MakeContext) -> None:
-    flag = AbortFlag()
-    context = fresh(abort=flag)
+    flag = Cancellation()
+    context = fresh()
     records: list[TokenEvent] = []
-    for record in generate(context, [start(context, STORY, **GREEDY, ignore_eos=True)]):
+    for record in generate(context, [start(context, STORY, **GREEDY, ignore_eos=True, cancellation=flag)]):
         records.append(record)
         if len(records) == 5:
             flag.set("timeout")
@@ -210,7 +213,7 @@ def test_an_abandoned_generation_frees_its_samplers(context: Context, monkeypatc
     generation = start(context, PROMPT, "root ::= [a-z ]+", banned_strings=("zzz",))
     records = generate(context, [generation])
     next(records)
-    records.close()  # type: ignore[attr-defined]
+    records.close()
     assert generation._sampler.chain.pointer is None
     generation.close()
 

@@ -49,7 +49,7 @@ def test_an_answer_is_complete_only_where_its_grammar_ends(context: Context) -> 
         token = context.model.vocab.tokenize(text)[0]
         assert sampler.grammar.allows(token)
         sampler.grammar.accept(token)
-        allowed.append(generation.can_end())
+        allowed.append(generation._sampler.complete())
     generation.close()
     assert allowed == [False, False, True]
 
@@ -58,7 +58,7 @@ def test_a_truncated_answer_is_not_complete(context: Context) -> None:
     generation = start(context, PROMPT, 'root ::= "aaaaaaaaaaaaaaaaaaaaaaaa"', max_tokens=1)
     context.prefill(0, generation.prompt)
     generation.advance(context.handle, -1, context.n_ctx)
-    assert not generation.can_end()
+    assert not generation._sampler.complete()
     generation.close()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.events import Cancellation
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe
 from llmcli.errors import LlmcliError, ModelInvalidError
@@ -54,7 +54,7 @@ def test_load_progress_goes_from_zero_to_one(starter: Path) -> None:
 
 
 def test_a_set_abort_flag_cancels_the_load(starter: Path) -> None:
-    flag = AbortFlag()
+    flag = Cancellation()
     flag.set()
     with pytest.raises(KeyboardInterrupt):
         Model.load([starter], 0, abort=flag)
@@ -175,6 +175,7 @@ def test_a_lone_surrogate_is_tokenized_as_a_question_mark(vocab: Vocab) -> None:
 
 
 def test_a_control_token_can_be_shown(model: Model) -> None:
+    assert model.handle
     own = Vocab(model._api, model.handle)
     assert own.piece(1) == b""
     own.show_control(1)

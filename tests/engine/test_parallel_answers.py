@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.generation import Generation, generate
-from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.events import Cancellation
+from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.engine.llama.model import Model
+from llmcli.engine.scheduler import generate
 from llmcli.errors import ConstraintError, ContextOverflowError, PolicyError
 from llmcli.params.policies.policy import Fixed, PolicyCall, PolicySource
 from tests.engine.conftest import MakeContext
@@ -70,8 +71,7 @@ def generated_tokens(generation: Generation) -> list[int]:
 def start_all(context: Context, *prompts: Sequence[int]) -> list[Generation]:
     """One generation with different settings for each prompt."""
     return [
-        start(context, prompt, seq_id=number, ignore_eos=True, **VARIED[number])
-        for number, prompt in enumerate(prompts)
+        start(context, prompt, index=number, ignore_eos=True, **VARIED[number]) for number, prompt in enumerate(prompts)
     ]
 
 
@@ -126,10 +126,10 @@ def test_a_ban_in_one_variant_does_not_affect_the_others(shared_context: Context
     phrase = next(text for token in free[3:] if (text := vocab.piece(token).decode("utf-8", "replace")).isalpha())
     values = {**VARIED[0], "banned_strings": (phrase,)}
     variants = start_all(shared_context, *[PROMPT] * 4)
-    variants[0] = start(shared_context, PROMPT, seq_id=0, ignore_eos=True, **values)
+    variants[0] = start(shared_context, PROMPT, index=0, ignore_eos=True, **values)
     texts = ["", "", "", ""]
     for record in generate(shared_context, variants):
-        texts[record.seq_id] += record.text
+        texts[record.index] += record.text
     assert phrase.lower() not in texts[0].lower()
     assert generated_tokens(variants[0]) == tokens_alone(shared_context.model, PROMPT, **values) != free
     for variant, own in zip(variants[1:], VARIED[1:], strict=True):
@@ -141,7 +141,7 @@ def test_a_ban_of_the_first_token_adds_no_prompt_time(shared_context: Context) -
     values = {**GREEDY, "max_tokens": 2, "logit_bias": ((letter, 50.0),)}
     pair = [
         start(shared_context, PROMPT, **values),
-        start(shared_context, PROMPT, seq_id=1, banned_strings=("t",), **values),
+        start(shared_context, PROMPT, index=1, banned_strings=("t",), **values),
     ]
     list(generate(shared_context, pair))
     assert generated_tokens(pair[0]) == [letter] * 2
@@ -155,13 +155,12 @@ def test_a_failing_generation_ends_alone_with_its_error(shared_context: Context)
 
     policy = PolicyCall("failing", source=PolicySource("a test", lambda: failing))
     variants = start_all(shared_context, *[PROMPT] * 4)
-    variants[2] = start(shared_context, PROMPT, seq_id=2, ignore_eos=True, max_tokens=24, temperature=policy)
-    variants[2].stores_errors = True
+    variants[2] = start(shared_context, PROMPT, index=2, ignore_eos=True, max_tokens=24, temperature=policy)
     records = list(generate(shared_context, variants))
     assert [variant.finish_reason for variant in variants] == ["length", "length", "error", "length"]
     assert isinstance(variants[2].failure, PolicyError)
     assert len(generated_tokens(variants[2])) == 4
-    assert [record.finish_reason for record in records if record.seq_id == 2][-1] == "error"
+    assert [record.finish_reason for record in records if record.index == 2][-1] == "error"
     for number in (0, 1, 3):
         assert generated_tokens(variants[number]) == tokens_alone(shared_context.model, PROMPT, **VARIED[number])
         assert variants[number].failure is None
@@ -172,24 +171,19 @@ def test_a_failure_at_the_first_token_does_not_stop_the_others(shared_context: C
     nothing = tuple((token, -float("inf")) for token in range(n))
     variants = start_all(shared_context, *[PROMPT] * 4)
     variants[0] = start(shared_context, PROMPT, "root ::= [a-z]+", logit_bias=nothing)
-    variants[0].stores_errors = True
     list(generate(shared_context, variants))
     assert isinstance(variants[0].failure, ConstraintError)
     assert (generated_tokens(variants[0]), variants[0].finish_reason) == ([], "error")
     assert generated_tokens(variants[3]) == tokens_alone(shared_context.model, PROMPT, **VARIED[3])
 
 
-def test_a_generation_that_is_not_lenient_raises(shared_context: Context) -> None:
-    nothing = tuple((token, -float("inf")) for token in range(shared_context.model.vocab.n_tokens))
-    with pytest.raises(ConstraintError):
-        list(generate(shared_context, [start(shared_context, PROMPT, "root ::= [a-z]+", logit_bias=nothing)]))
-
-
 @pytest.mark.parametrize("after", [0, 1, 3, 9])
 def test_an_abort_ends_all_and_the_next_round_is_complete(tiny: Model, after: int) -> None:
-    flag = AbortFlag()
-    context = Context(tiny, PARAMS, flag)
+    flag = Cancellation()
+    context = Context(tiny, PARAMS)
     variants = start_all(context, *[PROMPT] * 4)
+    for variant in variants:
+        variant.cancellation = flag
     if not after:
         flag.set("interrupt")
     for number, _ in enumerate(generate(context, variants), 1):
@@ -209,7 +203,7 @@ def test_a_full_shared_context_ends_all_generations(tiny: Model) -> None:
     if tiny.path.stem == "recurrent":
         pytest.skip("its memory does not grow")
     context = Context(tiny, replace(PARAMS, n_ctx=256))
-    variants = [start(context, PROMPT, seq_id=number, seed=number, ignore_eos=True) for number in range(4)]
+    variants = [start(context, PROMPT, index=number, seed=number, ignore_eos=True) for number in range(4)]
     list(generate(context, variants))
     assert [variant.finish_reason for variant in variants] == ["length"] * 4
     lengths = [len(generated_tokens(variant)) for variant in variants]
@@ -221,7 +215,7 @@ def test_a_full_shared_context_ends_all_generations(tiny: Model) -> None:
 def test_no_sequence_exceeds_its_limit(tiny: Model) -> None:
     context = Context(tiny, replace(PARAMS, n_ctx_seq=100))
     assert context.n_ctx == 100
-    variants = [start(context, PROMPT, seq_id=number, seed=number, ignore_eos=True) for number in range(4)]
+    variants = [start(context, PROMPT, index=number, seed=number, ignore_eos=True) for number in range(4)]
     list(generate(context, variants))
     assert [len(variant.tokens) for variant in variants] == [101] * 4  # as with one: the last is not evaluated
     with pytest.raises(ContextOverflowError, match="the context has 100"):
@@ -268,7 +262,7 @@ def test_a_comparison_is_reproducible_on_a_quantized_model(fresh: MakeContext) -
             {"temperature": Fixed(1.2), "seed": 2},
         ]
         variants = [
-            start(context, "Once upon a time", seq_id=number, max_tokens=10 + 5 * number, **one)
+            start(context, "Once upon a time", index=number, max_tokens=10 + 5 * number, **one)
             for number, one in enumerate(values)
         ]
         list(generate(context, variants))

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmcli.engine.events import TemperatureShift
 from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.engine.sampling.chain import Chain, ChainHooks
 from llmcli.engine.sampling.python_samplers import DrawTracer
-from llmcli.engine.sampling.temperature import TemperatureReading, TemperatureShift
+from llmcli.engine.sampling.temperature import TemperatureReading
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import PolicyError
 from llmcli.params.param import LARGEST_FLOAT

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.events import Cancellation
 from llmcli.engine.llama.context import AbortedError, Context, ContextParams
 from llmcli.engine.llama.model import Model
 from tests.models import tiny_models
@@ -31,7 +31,7 @@ PARAMS = ContextParams(
 )
 
 
-class Countdown(AbortFlag):
+class Countdown(Cancellation):
     """Aborts after a given number of operations: always at the same point, also in the middle of a batch."""
 
     left = -1

@@ -2,7 +2,8 @@
 
 import pytest
 
-from llmcli.engine.sampling.temperature import TemperatureSampler, TemperatureShift
+from llmcli.engine.events import TemperatureShift
+from llmcli.engine.sampling.temperature import TemperatureSampler
 from llmcli.engine.sentences import DrawState
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings

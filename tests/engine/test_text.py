@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmcli.engine.events import FinishReason
 from llmcli.engine.stop_and_banned_strings import StopScanner, held_back
 from tests.engine.scripted import run_to_end, script_pieces, text_of
 
@@ -152,9 +153,9 @@ def test_the_reason_is_right_when_several_ends_coincide(
 
 
 @pytest.mark.parametrize("reason", ["interrupt", "timeout"])
-def test_held_back_text_is_released_when_an_answer_is_aborted(reason: str) -> None:
+def test_held_back_text_is_released_when_an_answer_is_aborted(reason: FinishReason) -> None:
     generation = script_pieces([b"a", b"b", b"\xc3"], stop=("bX",), banned_strings=("abY",))
-    texts = [generation.advance(None, 0, 99).text for _ in range(3)]
+    texts = [generation.advance(0, 0, 99).text for _ in range(3)]
     last = generation.finish(reason)
     generation.close()
     assert "".join(texts) + last.text == "ab\ufffd"

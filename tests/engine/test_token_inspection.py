@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.generation import Generation, generate
-from llmcli.engine.llama.bindings import AbortFlag
-from llmcli.engine.llama.context import AbortedError, Context
-from llmcli.engine.sampling.temperature import Move, TemperatureShift
-from llmcli.engine.token_inspection import CandidateCapture, InspectTarget, TokenInspection, inspect_token
+from llmcli.engine.events import Cancellation, Move, TemperatureShift, TokenInspection
+from llmcli.engine.generation import Generation
+from llmcli.engine.llama.context import Context
+from llmcli.engine.scheduler import generate
+from llmcli.engine.token_inspection import CandidateCapture, TokenInspector
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.sampler_chain import DEFAULT_ORDER
@@ -51,17 +51,33 @@ AGAIN: dict[str, dict[str, Any]] = {
 }
 
 
-def make_target(context: Context, generation: Generation, moves: Sequence[Move] = ()) -> InspectTarget:
+def make_target(context: Context, generation: Generation, moves: Sequence[Move] = ()) -> TokenInspector:
     """The target for an inspection of a finished generation."""
 
-    def make(settings: Settings, grammar: str | None, capture: CandidateCapture) -> Generation:
+    def make(
+        settings: Settings, grammar: str | None, capture: CandidateCapture, cancellation: Cancellation
+    ) -> Generation:
         vocab, prompt = context.model.vocab, generation.prompt
+        shift = TemperatureShift(moves)
         return Generation(
-            vocab, prompt, settings, grammar, live_shift=TemperatureShift(moves), trace=0, on_step=capture.record
+            vocab,
+            prompt,
+            settings,
+            grammar,
+            live_shift=shift,
+            trace=0,
+            on_step=capture.record,
+            cancellation=cancellation,
         )
 
     drawn = [trace.id for trace in generation.traces if trace.id is not None]
-    return InspectTarget(generation.settings, generation.grammar, drawn, make)
+    return TokenInspector(context, generation.settings, generation.grammar, drawn, make)
+
+
+def inspected(target: TokenInspector, at: int, count: int) -> TokenInspection:
+    found = target.inspect(at, count)
+    assert found
+    return found
 
 
 def generate_answer(
@@ -102,7 +118,7 @@ def test_an_inspection_agrees_with_the_trace(context: Context, name: str) -> Non
     target = make_target(context, generation)
     assert target.stateful_steps == []
     for at in (len(target.tokens) - 1, 2, 0):  # backwards: what was read is still as it was
-        found = inspect_token(context, target, at, 40)
+        found = inspected(target, at, 40)
         assert found.exact
         assert_matches_trace(found, generation)
 
@@ -113,14 +129,14 @@ def test_a_stateful_step_generates_the_answer_again(context: Context, name: str)
     target = make_target(context, generation)
     assert target.stateful_steps
     for at in (len(target.tokens) - 1, 4, 0):
-        found = inspect_token(context, target, at, 40)
+        found = inspected(target, at, 40)
         assert found.exact
         assert_matches_trace(found, generation)
 
 
 def test_an_inspection_shows_only_steps_of_the_chain(context: Context) -> None:
     def names(**values: Any) -> list[str]:
-        found = inspect_token(context, make_target(context, generate_answer(context, **values, max_tokens=2)), 1, 5)
+        found = inspected(make_target(context, generate_answer(context, **values, max_tokens=2)), 1, 5)
         return [step.name for step in found.stepwise.steps]
 
     assert names() == ["top_k", "top_p", "min_p", "temperature"]
@@ -134,22 +150,22 @@ def test_an_inspection_applies_the_shift_of_its_token(context: Context) -> None:
     moves = [(3, 0.5), (8, -0.3)]
     generation = generate_answer(context, shift=TemperatureShift(moves))
     target = make_target(context, generation, moves)
-    at_temperature = [inspect_token(context, target, at, 5).trace.temperature for at in (2, 3, 7, 8)]
+    at_temperature = [inspected(target, at, 5).trace.temperature for at in (2, 3, 7, 8)]
     assert at_temperature == pytest.approx([0.8, 1.3, 1.3, 0.5])
-    assert_matches_trace(inspect_token(context, target, 6, 40), generation)
+    assert_matches_trace(inspected(target, 6, 40), generation)
 
 
 def test_a_shifted_temperature_of_one_is_shown(context: Context) -> None:
     moves = [(0, 0.5)]
     generation = generate_answer(context, shift=TemperatureShift(moves), temperature=Fixed(1.0), max_tokens=2)
-    found = inspect_token(context, make_target(context, generation, moves), 1, 40)
+    found = inspected(make_target(context, generation, moves), 1, 40)
     assert found.stepwise.steps[-1].name == "temperature"
     assert_matches_trace(found, generation)
 
 
 def test_a_token_that_the_grammar_rejected_is_named(context: Context) -> None:
     generation = generate_answer(context, grammar='root ::= [x-z]+ "."', max_tokens=3)
-    found = inspect_token(context, make_target(context, generation), 1, 5)
+    found = inspected(make_target(context, generation), 1, 5)
     assert found.stepwise.steps[0].name == "grammar"
     assert found.refused
     by_id = {one.id: one for one in found.stepwise.candidates}
@@ -158,7 +174,7 @@ def test_a_token_that_the_grammar_rejected_is_named(context: Context) -> None:
 
 def test_an_accepted_token_shows_no_grammar_step(context: Context) -> None:
     generation = generate_answer(context, grammar="root ::= .*", max_tokens=3)
-    found = inspect_token(context, make_target(context, generation), 1, 5)
+    found = inspected(make_target(context, generation), 1, 5)
     assert "grammar" not in [step.name for step in found.stepwise.steps]
     assert found.refused is None
 
@@ -167,7 +183,7 @@ def test_a_different_answer_resets_the_stateful_steps(context: Context) -> None:
     generation = generate_answer(context, **AGAIN["xtc"])
     target = make_target(context, generation)
     other = replace(target, tokens=[5, *target.tokens[1:]])  # which the seed does not give
-    found = inspect_token(context, other, 3, 5)
+    found = inspected(other, 3, 5)
     assert not found.exact
     assert found.drawn == target.tokens[3]
     assert found.trace.candidates
@@ -176,20 +192,17 @@ def test_a_different_answer_resets_the_stateful_steps(context: Context) -> None:
 def test_the_progress_of_a_regeneration_is_counted(context: Context) -> None:
     generation = generate_answer(context, **AGAIN["mirostat 2"])
     reported: list[tuple[int, int]] = []
-    inspect_token(context, make_target(context, generation), 6, 5, lambda done, total: reported.append((done, total)))
+    make_target(context, generation).inspect(6, 5, None, lambda done, total: reported.append((done, total)))
     assert reported == [(done, 6) for done in range(1, 7)]
 
 
 @pytest.mark.parametrize("values", [{}, AGAIN["xtc"]], ids=["straight", "again"])
 def test_an_abort_stops_an_inspection(fresh: MakeContext, values: dict[str, Any]) -> None:
-    abort = AbortFlag()
-    context = fresh(abort=abort)
+    abort, context = Cancellation(), fresh()
     target = make_target(context, generate_answer(context, **values))
     abort.set()
-    with pytest.raises(AbortedError):
-        inspect_token(context, target, 5, 5)
-    abort.clear()
-    assert inspect_token(context, target, 5, 5).exact
+    assert target.inspect(5, 5, abort) is None
+    assert inspected(target, 5, 5).exact
 
 
 LONG = "In it he found a map, a coin, a map, a coin, and " * 9  # another batch of so many tokens rounds otherwise
@@ -222,7 +235,7 @@ def test_an_inspection_does_not_change_the_next_answer(fresh: MakeContext, value
         generation = generate_answer(context, LONG, **values)
         if context is looked_at:
             for at in (4, 9, 0):
-                assert_matches_trace(inspect_token(context, make_target(context, generation), at, 40), generation)
+                assert_matches_trace(inspected(make_target(context, generation), at, 40), generation)
         context.prefill(0, [*generation.tokens, 28, 253])
         after.append((context.layout(), logits(context)))
     assert after[0] == after[1]

@@ -15,6 +15,7 @@ class FakeVocab(Vocab):
         self._names = [*control, *([bos] if bos and bos not in control else [])]
         self._ending = set(ends)
         self.shown: list[str] = []
+        self.n_tokens = CONTROL + len(self._names)
         self.bos = CONTROL + self._names.index(bos) if bos else None
         self.eos = None
         self.adds_bos = adds_bos
@@ -32,6 +33,9 @@ class FakeVocab(Vocab):
         if token < CONTROL:
             return chr(token).encode()
         return self._names[token - CONTROL].encode() if special else b""
+
+    def label(self, token: int) -> str:
+        return self.piece(token, special=True).decode()
 
     def is_control(self, token: int) -> bool:
         return token >= CONTROL

@@ -6,30 +6,29 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.events import Timings, TokenEvent
-from llmcli.engine.generation import Generation
-from llmcli.engine.llama.context import ContextParams
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
-from llmcli.inference.local import LocalModel
+from llmcli.inference.engine import Request
+from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt
 from llmcli.params.settings import Settings, fields, parse_data
+from tests.inference.fake_engine import FakeEngine
 
 KEYS = ["text", "model", "finish_reason", "prompt_tokens", "completion_tokens", "seed", "params", "timings"]
 KEYS += ["messages", "replay"]
 TIMINGS = ["prompt_n", "prompt_ms", "prompt_per_second", "predicted_n", "predicted_ms", "predicted_per_second"]
 
 
-def ask(local: LocalModel, settings: Settings, text: str = "Say hi.", grammar: str | None = None) -> Answer:
-    return Answer(local, build_prompt(local, settings, text, None), settings, grammar)
+def ask(local: LocalEngine, settings: Settings, text: str = "Say hi.", grammar: str | None = None) -> Answer:
+    return Answer(local, Request(build_prompt(local, settings, text, None), settings, grammar))
 
 
 def read(answer: Answer) -> list[tuple[str, str]]:
     return list(answer.parts())
 
 
-def test_the_text_is_the_parts_joined_and_all_of_it_is_answer(local: LocalModel, settings: Settings) -> None:
+def test_the_text_is_the_parts_joined_and_all_of_it_is_answer(local: LocalEngine, settings: Settings) -> None:
     answer = ask(local, settings)
     parts = read(answer)
     assert [kind for kind, _ in parts] == ["answer"] * len(parts)
@@ -39,13 +38,13 @@ def test_the_text_is_the_parts_joined_and_all_of_it_is_answer(local: LocalModel,
     assert answer.reasoning == ""
 
 
-def test_the_same_question_and_seed_give_the_same_answer(local: LocalModel, settings: Settings) -> None:
+def test_the_same_question_and_seed_give_the_same_answer(local: LocalEngine, settings: Settings) -> None:
     warm = replace(settings, top_k=40, samplers=("top_k", "temperature"))
     first, second = ask(local, warm), ask(local, warm)
     assert (read(first), first.text) == (read(second), second.text)
 
 
-def test_the_json_of_an_answer_has_exactly_its_keys(local: LocalModel, settings: Settings) -> None:
+def test_the_json_of_an_answer_has_exactly_its_keys(local: LocalEngine, settings: Settings) -> None:
     answer = ask(local, settings)
     read(answer)
     data = json.loads(json.dumps(answer_data(answer), allow_nan=False))
@@ -66,7 +65,7 @@ def test_the_json_of_an_answer_has_exactly_its_keys(local: LocalModel, settings:
     assert Settings(**parse_data(data["params"], "")) == settings
 
 
-def test_values_that_json_lacks_are_still_json(local: LocalModel, settings: Settings) -> None:
+def test_values_that_json_lacks_are_still_json(local: LocalEngine, settings: Settings) -> None:
     odd = replace(settings, logit_bias=((5, float("-inf")),), stop=("\x00",))
     odd = replace(odd, samplers=("dry", "top_k"), dry_multiplier=0.8, dry_sequence_breakers=("\n", '"'))
     answer = ask(local, odd)
@@ -76,7 +75,7 @@ def test_values_that_json_lacks_are_still_json(local: LocalModel, settings: Sett
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_a_prefill_is_read_as_the_beginning_of_the_answer(local: LocalModel, settings: Settings, raw: bool) -> None:
+def test_a_prefill_is_read_as_the_beginning_of_the_answer(local: LocalEngine, settings: Settings, raw: bool) -> None:
     answer = ask(local, replace(settings, prefill="1, 2, 3,", raw=raw), "Count to ten: ")
     parts = read(answer)
     assert answer.prompt.text.endswith("1, 2, 3,")
@@ -96,57 +95,33 @@ def test_a_prefill_is_read_as_the_beginning_of_the_answer(local: LocalModel, set
     ],
 )
 def test_an_answer_has_its_finish_reason(
-    local: LocalModel, settings: Settings, given: dict[str, Any], text: str | None, reason: str, complete: bool
+    local: LocalEngine, settings: Settings, given: dict[str, Any], text: str | None, reason: str, complete: bool
 ) -> None:
     answer = ask(local, replace(settings, **given), grammar=given.get("grammar"))
     read(answer)
     assert answer.finish_reason == reason
-    assert answer.complete is complete
+    assert answer.record.is_complete is complete
     assert text is None or answer.text == text
 
 
-def test_an_interrupted_answer_keeps_its_text(local: LocalModel, settings: Settings) -> None:
+def test_an_interrupted_answer_keeps_its_text(local: LocalEngine, settings: Settings) -> None:
     answer = ask(local, replace(settings, max_tokens=50))
     parts = answer.parts()
     _, first = next(parts)
-    local.abort.set("timeout")
-    try:
-        rest = "".join(text for _, text in parts)
-    finally:
-        local.abort.clear()
+    answer.request.cancellation.set("timeout")
+    rest = "".join(text for _, text in parts)
     assert answer.finish_reason == "timeout"
     assert answer.text == first + rest
     assert 0 < answer_data(answer)["completion_tokens"] < 50
 
 
-def test_the_progress_of_the_prompt_is_reported(local: LocalModel, settings: Settings) -> None:
+def test_the_progress_of_the_prompt_is_reported(local: LocalEngine, settings: Settings) -> None:
     seen: list[tuple[int, int]] = []
     answer = ask(local, settings, "A question that was never asked before.")
-    answer.progress = lambda done, total: seen.append((done, total))
+    answer.request.progress = lambda done, total: seen.append((done, total))
     read(answer)
     n = len(answer.prompt.tokens)
     assert seen[-1] == (n, n)
-
-
-class Scripted:
-    """A model that says what a test wants; only the chat floor is under test."""
-
-    name = "scripted"
-    load_ms = waited_ms = 1.0
-
-    def __init__(self, local: LocalModel, *pieces: str) -> None:
-        self.model, self.target, self.hasher = local.model, local.target, local.hasher
-        self.gpu_layers = 0
-        self.pieces = pieces
-
-    def generate(self, *_: object, **_watched: object) -> tuple[Any, Any]:
-        timings = Timings(predicted_n=len(self.pieces))
-        records = [TokenEvent(text, 1, None, timings) for text in self.pieces] + [TokenEvent("", None, "stop", timings)]
-        generation = Generation.__new__(Generation)
-        generation.timings, generation.trace, generation.layout, generation.beside = timings, None, (), 0
-        generation.context_params = ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1)
-        generation.can_end = lambda: True  # type: ignore[method-assign]
-        return generation, iter(records)
 
 
 @pytest.mark.parametrize(
@@ -158,11 +133,11 @@ class Scripted:
     ],
 )
 def test_reasoning_is_separate_only_under_a_chat_template(
-    local: LocalModel, settings: Settings, given: dict[str, Any], reasoning: str, text: str
+    settings: Settings, given: dict[str, Any], reasoning: str, text: str
 ) -> None:
-    scripted: Any = Scripted(local, "<thi", "nk>", "\nhm", "\n</", "think>\n\n", "Y", "es")
+    engine = FakeEngine(("<thi", "nk>", "\nhm", "\n</", "think>\n\n", "Y", "es"))
     settings = replace(settings, **given)
-    answer = Answer(scripted, build_prompt(local, settings, "Q", None), settings)
+    answer = Answer(engine, Request(build_prompt(engine, settings, "Q", None), settings))
     parts = read(answer)
     assert (answer.reasoning, answer.text) == (reasoning, text)
     assert "".join(part for kind, part in parts if kind == "think") == reasoning
@@ -171,6 +146,6 @@ def test_reasoning_is_separate_only_under_a_chat_template(
     assert ("reasoning_content" in data) is bool(reasoning)
 
 
-def test_a_grammar_that_does_not_parse_is_a_usage_error(local: LocalModel, settings: Settings) -> None:
+def test_a_grammar_that_does_not_parse_is_a_usage_error(local: LocalEngine, settings: Settings) -> None:
     with pytest.raises(UsageError, match="grammar"):
         read(ask(local, settings, grammar="root ::= ("))

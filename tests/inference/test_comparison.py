@@ -12,14 +12,16 @@ import pytest
 
 from llmcli.chat.compare import CompareSession
 from llmcli.chat.sessions.session import Session
+from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import hardware
-from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.hardware import ModelShape
 from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.inference import sizing
 from llmcli.inference.answer import Answer
 from llmcli.inference.comparison import END, Comparison, Statistics, variants_of
-from llmcli.inference.local import LocalModel, Prompt, ResolvedModel
+from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import PolicyCall, PolicySource
 from llmcli.params.settings import Settings
@@ -84,21 +86,21 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny(path: Path) -> Iterator[LocalModel]:
+def tiny(path: Path) -> Iterator[LocalEngine]:
     """A model that has no context yet."""
     target = ResolvedModel(ModelFile(path, (path,), path.stem, trusted=True))
-    local = LocalModel(target, Settings(), AbortFlag())
+    local = LocalEngine(target, Settings(), Cancellation())
     yield local
     local.close()
 
 
-PROMPT = Prompt("", list(range(10, 95)))
+PROMPT = Prompt.of_tokens("", list(range(10, 95)))
 BASE = Settings(seed=1, n_threads=1, raw=True, ignore_eos=True, max_tokens=12, cache_type_k="f32", cache_type_v="f32")
 
 
-def comparison(local: LocalModel, *specs: str, prompt: Prompt = PROMPT, base: Settings = BASE) -> Comparison:
+def comparison(local: LocalEngine, *specs: str, prompt: Prompt = PROMPT, base: Settings = BASE) -> Comparison:
     variants = variants_of(specs, 1)
-    return Comparison(local, [(one, Answer(local, prompt, replace(base, **one.values))) for one in variants])
+    return Comparison(local, [(one, Answer(local, Request(prompt, replace(base, **one.values)))) for one in variants])
 
 
 def texts(compared: Comparison) -> list[str]:
@@ -109,12 +111,12 @@ def texts(compared: Comparison) -> list[str]:
     return found
 
 
-def alone(local: LocalModel, settings: Settings) -> str:
-    answer = Answer(local, PROMPT, settings)
+def alone(local: LocalEngine, settings: Settings) -> str:
+    answer = Answer(local, Request(PROMPT, settings))
     return "".join(text for _, text in answer.parts())
 
 
-def test_each_answer_is_the_same_as_alone(tiny: LocalModel, path: Path) -> None:
+def test_each_answer_is_the_same_as_alone(tiny: LocalEngine, path: Path) -> None:
     compared = comparison(tiny, "temp=0.2,1.0", "top_k=3,40")
     found = texts(compared)
     other = open_local(path, BASE)
@@ -124,7 +126,7 @@ def test_each_answer_is_the_same_as_alone(tiny: LocalModel, path: Path) -> None:
     other.close()
 
 
-def test_the_prompt_is_read_once_and_its_progress_reported(tiny: LocalModel) -> None:
+def test_the_prompt_is_read_once_and_its_progress_reported(tiny: LocalEngine) -> None:
     compared, progress = comparison(tiny, "temp=0.2,1.0", "top_k=3,40"), list[tuple[int, int]]()
     compared.progress = lambda done, total: progress.append((done, total))
     texts(compared)
@@ -132,16 +134,16 @@ def test_the_prompt_is_read_once_and_its_progress_reported(tiny: LocalModel) -> 
     assert progress[-1] == (85, 85)
 
 
-def test_each_answer_ends_once_with_its_reason(tiny: LocalModel) -> None:
+def test_each_answer_ends_once_with_its_reason(tiny: LocalEngine) -> None:
     compared = comparison(tiny, "max_tokens=3,9,0")
     ends = [(index, text) for index, kind, text in compared.parts() if kind == END]
     assert ends == [(2, "length"), (0, "length"), (1, "length")]
     assert [one.statistics.tokens for one in compared.results] == [3, 9, 0]
 
 
-def test_rounds_give_the_texts_that_one_round_gives(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_give_the_texts_that_one_round_gives(tiny: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = texts(comparison(tiny, "temp=0.2,1.0", "top_k=3,40,5"))
-    tiny.swap_context(None).close()  # type: ignore[union-attr]
+    tiny.close_context()
     monkeypatch.setattr(sizing, "_MAX_WIDTH", 2)
     rounds = comparison(tiny, "temp=0.2,1.0", "top_k=3,40,5")
     assert texts(rounds) == whole
@@ -157,12 +159,12 @@ def test_the_same_comparison_again_gives_the_same_texts(path: Path) -> None:
     assert found[0] == found[1]
 
 
-def test_an_answer_that_fails_ends_alone(tiny: LocalModel) -> None:
+def test_an_answer_that_fails_ends_alone(tiny: LocalEngine) -> None:
     compared = comparison(tiny, "temp=0.2,1.0")
     failing = compared.results[0]
-    failing.answer.grammar = 'root ::= "a"'
+    failing.answer.request.grammar = 'root ::= "a"'
     nothing = tuple((token, -math.inf) for token in range(tiny.model.vocab.n_tokens))
-    failing.answer.settings = replace(failing.answer.settings, logit_bias=nothing)
+    failing.answer.request.settings = replace(failing.answer.settings, logit_bias=nothing)
     whole = alone(tiny, compared.results[1].answer.settings)
     assert texts(compared) == ["", whole]
     assert isinstance(failing.failure, ConstraintError)
@@ -173,29 +175,33 @@ def test_an_answer_that_fails_ends_alone(tiny: LocalModel) -> None:
     assert (data["text"], data["stats"]["tokens"], data["stats"]["mean_p"]) == ("", 0, None)
 
 
-def test_an_invalid_setting_names_its_variant_and_leaks_nothing(tiny: LocalModel) -> None:
+def test_an_invalid_setting_names_its_variant_and_leaks_nothing(tiny: LocalEngine) -> None:
     compared = comparison(tiny, "temp=0.2,1.0")
-    compared.results[1].answer.grammar = "root ::= ("
+    compared.results[1].answer.request.grammar = "root ::= ("
     with pytest.raises(UsageError, match=r"temp=1\.0: "):
         texts(compared)
 
 
-def test_an_interrupt_ends_all_and_those_of_later_rounds_too(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_ends_all_and_those_of_later_rounds_too(
+    tiny: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sizing, "_MAX_WIDTH", 2)
-    compared = comparison(tiny, "temp=0.2,0.5,0.9,1.0")
+    compared, flag = comparison(tiny, "temp=0.2,0.5,0.9,1.0"), Cancellation()
+    for one in compared.results:
+        one.answer.request.cancellation = flag
     ends = []
     for index, kind, text in compared.parts():
         if kind == END:
             ends.append((index, text))
         elif index == 1:
-            tiny.abort.set("interrupt")
+            flag.set("interrupt")
     assert ends == [(index, "interrupt") for index in range(4)]
     assert compared.interrupted
     assert compared.results[0].answer.text
     assert json.loads(json.dumps(compared.results[3].data()))["finish_reason"] == "interrupt"
 
 
-def test_the_json_has_the_settings_that_differ(tiny: LocalModel) -> None:
+def test_the_json_has_the_settings_that_differ(tiny: LocalEngine) -> None:
     compared = comparison(tiny, "temp=0.2,0.3..1.3")
     texts(compared)
     data = json.loads(json.dumps(compared.results[1].data(), allow_nan=False))
@@ -209,7 +215,7 @@ def test_the_json_has_the_settings_that_differ(tiny: LocalModel) -> None:
 def test_the_tokens_of_a_conversation_are_reused_and_kept(path: Path) -> None:
     chat, other = open_local(path, BASE), open_local(path, BASE)
     for local in (chat, other):
-        local.prefill(PROMPT.tokens[:80])
+        local.warm(PROMPT.tokens[:80])
     before = chat.context
     compared = comparison(chat, "temp=0.2,1.0")
     found = texts(compared)
@@ -218,7 +224,7 @@ def test_the_tokens_of_a_conversation_are_reused_and_kept(path: Path) -> None:
     assert before.evaluated(PROMPT.tokens) == before.evaluated() == 80
     assert texts(comparison(chat, "temp=0.2,1.0")) == found
     assert found[0] == alone(other, compared.results[0].answer.settings)
-    other.prefill(PROMPT.tokens[:80])
+    other.warm(PROMPT.tokens[:80])
     assert found[1] == alone(other, compared.results[1].answer.settings)
     for local in (chat, other):
         local.close()
@@ -232,15 +238,16 @@ def test_a_stopped_comparison_gives_the_context_back(path: Path) -> None:
         assert chat.context is not before
     assert chat.context is before
     with pytest.raises(ContextOverflowError):
-        texts(comparison(chat, "temp=0.2,1.0", prompt=Prompt("", [5] * 2000)))
+        texts(comparison(chat, "temp=0.2,1.0", prompt=Prompt.of_tokens("", [5] * 2000)))
     assert chat.context is before
     chat.close()
 
 
-def test_an_error_in_a_policy_file_is_a_failure_too(tiny: LocalModel) -> None:
+def test_an_error_in_a_policy_file_is_a_failure_too(tiny: LocalEngine) -> None:
     source = PolicySource("a test", lambda: lambda step: 1 / (2 - step.index))
     compared = comparison(tiny, "temp=0.2,1.0")
-    compared.results[0].answer.settings = replace(BASE, temperature=PolicyCall("failing", source=source))
+    policy = PolicyCall("failing", source=source)
+    compared.results[0].answer.request.settings = replace(BASE, temperature=policy)
     texts(compared)
     assert "failing" in str(compared.results[0].failure)
     assert [one.statistics.tokens for one in compared.results] == [2, 12]

@@ -1,17 +1,19 @@
 """Finding a model, its own defaults, and the context it answers in."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from llmcli.engine.events import Cancellation, TokenEvent
 from llmcli.engine.llama import hardware
-from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
-from llmcli.inference import local as local_module
-from llmcli.inference import sizing
-from llmcli.inference.local import LocalModel, Prompt, ResolvedModel, apply_model_defaults, resolve_model
+from llmcli.inference import resolved_model, sizing
+from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel, apply_model_defaults, resolve_model
 from llmcli.models import file_records
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
@@ -23,7 +25,7 @@ from tests.models.gguf_writer import MODEL, write_gguf
 def probed(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Path]]:
     """The files that were probed; none of them is really loaded."""
     seen: list[Sequence[Path]] = []
-    monkeypatch.setattr(local_module, "probe", seen.append)
+    monkeypatch.setattr(resolved_model, "probe", seen.append)
     return seen
 
 
@@ -51,7 +53,7 @@ def test_a_file_that_crashed_the_probe_is_not_remembered(tmp_path: Path, monkeyp
         tries.append(parts)
         raise ModelInvalidError("tiny.gguf crashes llama.cpp")
 
-    monkeypatch.setattr(local_module, "probe", crash)
+    monkeypatch.setattr(resolved_model, "probe", crash)
     path = write_gguf(tmp_path / "tiny.gguf")
     for _ in range(2):
         with pytest.raises(ModelInvalidError, match="crashes"):
@@ -103,7 +105,7 @@ def sampling(tmp_path: Path, **values: object) -> ResolvedModel:
 
 def test_defaults_of_the_model_are_the_lowest_layer(tmp_path: Path) -> None:
     target = sampling(tmp_path, temp=0.5, top_k=7, top_p=0.25, sequence="top_k;temperature")
-    resolved = apply_model_defaults(target, [Layer("config", {"top_p": 0.75}), Layer("flag", {"seed": 5})])
+    resolved = apply_model_defaults(target.layer, [Layer("config", {"top_p": 0.75}), Layer("flag", {"seed": 5})])
     assert resolved.settings.temperature == Fixed(0.5)
     assert (resolved.settings.top_k, resolved.settings.top_p, resolved.settings.seed) == (7, 0.75, 5)
     assert resolved.settings.samplers == ("top_k", "temperature")
@@ -130,7 +132,7 @@ def test_an_invalid_default_of_the_model_is_ignored_with_a_note(
     tmp_path: Path, values: dict[str, object], telling: str
 ) -> None:
     target = sampling(tmp_path, **{"min_p": 0.25, **values})
-    settings = apply_model_defaults(target, []).settings
+    settings = apply_model_defaults(target.layer, []).settings
     assert settings == Settings(min_p=0.25, seed=settings.seed)
     assert len(target.notes) == 1
     assert target.notes[0].startswith(f"ignored a sampling default of the model: {telling}")
@@ -138,10 +140,10 @@ def test_an_invalid_default_of_the_model_is_ignored_with_a_note(
 
 def test_a_random_seed_is_used_if_none_is_given(tmp_path: Path) -> None:
     target = sampling(tmp_path)
-    seeds = {apply_model_defaults(target, []).settings.seed for _ in range(8)}
+    seeds = {apply_model_defaults(target.layer, []).settings.seed for _ in range(8)}
     assert None not in seeds
     assert len(seeds) > 1
-    assert apply_model_defaults(target, [Layer("flag", {"seed": 0})]).settings.seed == 0
+    assert apply_model_defaults(target.layer, [Layer("flag", {"seed": 0})]).settings.seed == 0
 
 
 def test_a_context_that_cannot_fit_is_refused_before_loading(
@@ -150,35 +152,38 @@ def test_a_context_that_cannot_fit_is_refused_before_loading(
     monkeypatch.setattr(hardware, "available_memory", lambda: 1 << 30)
     monkeypatch.setattr(Model, "load", lambda *_: pytest.fail("loaded"))
     with pytest.raises(LlmcliError, match="GiB are free"):
-        LocalModel(target, Settings(n_ctx=1 << 20), AbortFlag())
+        LocalEngine(target, Settings(n_ctx=1 << 20), Cancellation())
 
 
 @pytest.fixture
-def fresh(target: ResolvedModel) -> Iterator[LocalModel]:
+def fresh(target: ResolvedModel) -> Iterator[LocalEngine]:
     """A model without a context yet."""
-    model = LocalModel(ResolvedModel(target.file), Settings(), AbortFlag())
+    model = LocalEngine(ResolvedModel(target.file), Settings(), Cancellation())
     yield model
     model.close()
     model.close()
 
 
-def sizes(model: LocalModel, *requests: tuple[int, int]) -> list[int]:
+def ask(engine: LocalEngine, n_prompt: int, **values: Any) -> Generator[TokenEvent, None, None]:
+    return engine.generate([Request(Prompt.of_tokens("", [5] * n_prompt), Settings(seed=1, **values))])
+
+
+def sizes(model: LocalEngine, *requests: tuple[int, int]) -> list[int]:
     """The size of the context for each (prompt, max_tokens); nothing is evaluated."""
     found = []
     for n_prompt, max_tokens in requests:
-        generation, _ = model.generate(Prompt("", [5] * n_prompt), Settings(seed=1, max_tokens=max_tokens))
-        generation.close()
+        ask(model, n_prompt, max_tokens=max_tokens).close()
         assert model._context
         found.append(model._context.n_ctx)
     return found
 
 
-def test_the_context_grows_with_the_request_and_never_shrinks(fresh: LocalModel) -> None:
+def test_the_context_grows_with_the_request_and_never_shrinks(fresh: LocalEngine) -> None:
     requests = [(10, 16), (10, 200), (10, 300), (10, 16), (600, 16), (10, -1), (10, 16), (600, -1)]
     assert sizes(fresh, *requests) == [256, 256, 512, 512, 768, 8192, 8192, 8192]
 
 
-def test_a_full_context_keeps_its_evaluated_tokens(fresh: LocalModel) -> None:
+def test_a_full_context_keeps_its_evaluated_tokens(fresh: LocalEngine) -> None:
     sizes(fresh, (10, -1))
     before = fresh._context
     sizes(fresh, (10, 100_000), (5000, 5000))
@@ -186,22 +191,22 @@ def test_a_full_context_keeps_its_evaluated_tokens(fresh: LocalModel) -> None:
 
 
 def test_a_prompt_that_does_not_fit_is_refused_at_once(
-    fresh: LocalModel, local: LocalModel, monkeypatch: pytest.MonkeyPatch
+    fresh: LocalEngine, local: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ContextOverflowError, match="the context has 512"):
-        list(local.generate(Prompt("", [5] * 600), Settings(seed=1, n_ctx=512))[1])
+        list(ask(local, 600, n_ctx=512))
     with pytest.raises(ContextOverflowError, match="9000 tokens, and the context has 8192") as caught:
-        fresh.generate(Prompt("", [5] * 9000), Settings(seed=1))
+        ask(fresh, 9000)
     assert caught.value.hint == "shorten the prompt"
     monkeypatch.setattr(sizing, "choose_context", lambda *_: (256, "memory allows 256 of 8192"))
     with pytest.raises(
         ContextOverflowError,
         match=r"the context has 256 \(memory allows 256 of 8192\)",
     ):
-        fresh.generate(Prompt("", [5] * 300), Settings(seed=1))
+        ask(fresh, 300)
 
 
-def test_tokens_of_a_text_are_counted_as_plain_text(local: LocalModel) -> None:
+def test_tokens_of_a_text_are_counted_as_plain_text(local: LocalEngine) -> None:
     assert local.count_tokens("") == 0
     assert local.count_tokens("<|im_end|>") > 1
     assert local.name == "starter"

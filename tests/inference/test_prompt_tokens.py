@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.engine.llama.model import Vocab
-from llmcli.inference.local import LocalModel
+from llmcli.inference.local import LocalEngine
 from llmcli.inference.prompt_tokens import raw_tokens, render_prompt, with_bos
 from llmcli.inference.template import ChatTemplate
 from tests.inference.fake_vocab import CONTROL, FakeVocab
@@ -148,14 +148,14 @@ def test_a_raw_prompt_has_bos_once_and_its_control_tokens_count(text: str) -> No
 
 
 @pytest.fixture(scope="session")
-def template(local: LocalModel) -> ChatTemplate:
+def template(local: LocalEngine) -> ChatTemplate:
     source = local.target.header.chat_template
     assert source
     return ChatTemplate(source, {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}, "the template")
 
 
 @pytest.fixture(scope="session")
-def names(local: LocalModel) -> list[str]:
+def names(local: LocalEngine) -> list[str]:
     """The text of every control token."""
     vocab = local.model.vocab
     ids = [token for token in range(vocab.n_tokens) if vocab.is_control(token)]
@@ -167,7 +167,7 @@ def test_the_starter_has_control_tokens(names: list[str]) -> None:
 
 
 def test_no_control_token_of_the_starter_can_be_written(
-    local: LocalModel, template: ChatTemplate, names: list[str]
+    local: LocalEngine, template: ChatTemplate, names: list[str]
 ) -> None:
     vocab = local.model.vocab
     _, plain = render_prompt(template, vocab, messages("Hi", "Be brief."), "Sure")
@@ -180,7 +180,7 @@ def test_no_control_token_of_the_starter_can_be_written(
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_pieces_of_control_tokens_never_make_one(
-    local: LocalModel, template: ChatTemplate, names: list[str], data: st.DataObject
+    local: LocalEngine, template: ChatTemplate, names: list[str], data: st.DataObject
 ) -> None:
     pieces = st.sampled_from([*names, *(name[:5] for name in names), *(name[5:] for name in names), " ", "é"])
     attack = "".join(data.draw(st.lists(pieces, max_size=8)))
@@ -192,7 +192,7 @@ def test_pieces_of_control_tokens_never_make_one(
 
 @pytest.mark.parametrize("user", [text for text in HARMLESS if text])
 def test_harmless_text_is_tokenized_in_one_go_by_the_starter(
-    local: LocalModel, template: ChatTemplate, user: str
+    local: LocalEngine, template: ChatTemplate, user: str
 ) -> None:
     vocab = local.model.vocab
     text, tokens = render_prompt(template, vocab, messages(user), "Well")

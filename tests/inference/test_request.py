@@ -4,14 +4,12 @@ import os
 import stat
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, UsageError
 from llmcli.files import read_text
-from llmcli.inference.local import LocalModel
 from llmcli.inference.request import (
     build_prompt,
     grammar_text,
@@ -21,6 +19,7 @@ from llmcli.inference.request import (
     with_plain_stop,
 )
 from llmcli.params.settings import Settings
+from tests.inference.fake_engine import FakeEngine
 from tests.inference.fake_vocab import CONTROL, FakeVocab
 
 
@@ -208,14 +207,12 @@ def test_an_invalid_grammar_is_refused(given: dict[str, Any], kind: type[LlmcliE
 TEMPLATE = "{% for m in messages %}{{ bos_token }}[{{ m.role }}]{{ m.content }}{% endfor %}"
 
 
-def fake_local(chat_template: str | None) -> LocalModel:
-    header = SimpleNamespace(chat_template=chat_template)
-    model = SimpleNamespace(vocab=FakeVocab(["</s>"], bos="<s>", adds_bos=True))
-    return cast(LocalModel, SimpleNamespace(target=SimpleNamespace(header=header), model=model, name="tiny"))
+def engine_with(chat_template: str | None) -> FakeEngine:
+    return FakeEngine(tokenizer=FakeVocab(["</s>"], bos="<s>", adds_bos=True), chat_template=chat_template or "")
 
 
 def test_the_template_of_the_model_is_used() -> None:
-    prompt = build_prompt(fake_local(TEMPLATE), Settings(prefill="Yes"), "Q", "S")
+    prompt = build_prompt(engine_with(TEMPLATE), Settings(prefill="Yes"), "Q", "S")
     assert prompt.text == "<s>[system]S<s>[user]QYes"
     assert prompt.tokens[0] == CONTROL + 1
 
@@ -223,22 +220,22 @@ def test_the_template_of_the_model_is_used() -> None:
 def test_a_template_given_inline_or_as_a_file_comes_first(folder: Path) -> None:
     (folder / "t.jinja").write_text("file:{{ messages[0].content }}\n")
     for given, expected in (("inline:{{ messages[0].content }}", "inline:Q"), ("t.jinja", "file:Q")):
-        assert build_prompt(fake_local(TEMPLATE), Settings(chat_template=given), "Q", None).text == expected
-        assert build_prompt(fake_local(None), Settings(chat_template=given), "Q", None).text == expected
+        assert build_prompt(engine_with(TEMPLATE), Settings(chat_template=given), "Q", None).text == expected
+        assert build_prompt(engine_with(None), Settings(chat_template=given), "Q", None).text == expected
 
 
 @pytest.mark.parametrize("missing", [None, ""])
 def test_a_model_without_a_template_gets_a_plain_one(missing: str | None) -> None:
-    local = fake_local(missing)
+    local = engine_with(missing)
     prompt = build_prompt(local, Settings(), "Q", "S")
     assert prompt.text == "S\n\nUser: Q\nAssistant:"
     assert needs_plain_template(local, Settings())
 
 
 def test_a_plain_template_is_needed_only_without_another() -> None:
-    assert not needs_plain_template(fake_local(None), Settings(raw=True))
-    assert not needs_plain_template(fake_local(None), Settings(chat_template=TEMPLATE))
-    assert not needs_plain_template(fake_local(TEMPLATE), Settings())
+    assert not needs_plain_template(engine_with(None), Settings(raw=True))
+    assert not needs_plain_template(engine_with(None), Settings(chat_template=TEMPLATE))
+    assert not needs_plain_template(engine_with(TEMPLATE), Settings())
 
 
 def test_a_plain_answer_stops_where_the_user_would_continue() -> None:
@@ -248,7 +245,7 @@ def test_a_plain_answer_stops_where_the_user_would_continue() -> None:
 
 
 def test_a_raw_prompt_needs_no_template() -> None:
-    prompt = build_prompt(fake_local(None), Settings(raw=True, prefill=" so</s>"), "Q</s>", "ignored")
+    prompt = build_prompt(engine_with(None), Settings(raw=True, prefill=" so</s>"), "Q</s>", "ignored")
     assert prompt.text == "Q</s> so</s>"
     assert list(prompt.tokens) == [CONTROL + 1, ord("Q"), CONTROL, *map(ord, " so"), CONTROL]
 
@@ -263,13 +260,13 @@ def test_a_raw_prompt_needs_no_template() -> None:
 )
 def test_an_error_names_the_origin_of_the_template(given: str, kind: type[LlmcliError], telling: str) -> None:
     with pytest.raises(kind, match=telling):
-        build_prompt(fake_local(TEMPLATE), Settings(chat_template=given), "Q", None)
+        build_prompt(engine_with(TEMPLATE), Settings(chat_template=given), "Q", None)
     with pytest.raises(ModelInvalidError, match=r"^the model's chat template is not valid Jinja"):
-        build_prompt(fake_local("{% if %}"), Settings(), "Q", None)
+        build_prompt(engine_with("{% if %}"), Settings(), "Q", None)
 
 
 def test_reasoning_is_switched_off_only_when_asked() -> None:
-    local = fake_local("{{ enable_thinking is defined and not enable_thinking }}")
+    local = engine_with("{{ enable_thinking is defined and not enable_thinking }}")
     assert build_prompt(local, Settings(think="off"), "Q", None).text == "True"
     for think in ("show", "hide"):
         assert build_prompt(local, Settings(think=think), "Q", None).text == "False"

@@ -1,6 +1,7 @@
 """With a cache the tokens are those of the whole text, and only what is new is tokenized."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.errors import LlmcliError
 from llmcli.inference import prompt_tokens
-from llmcli.inference.prompt_tokens import TokenCache, render_prompt, warm_cache
+from llmcli.inference.prompt_tokens import TokenCache, render_prompt
 from llmcli.inference.template import ChatTemplate
 from tests.inference.test_prompt_tokens import ATTACKS, chatml
 from tests.models.tiny_models import CONTROL, USER_DEFINED, vocabulary
@@ -136,6 +137,14 @@ def counted(starter_vocab: Vocab, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 
     monkeypatch.setattr(starter_vocab, "tokenize", tokenize)
     return count
+
+
+def warm_cache(template: ChatTemplate, cache: TokenCache) -> None:
+    """As a chat does while the user types."""
+    turn = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
+    with suppress(LlmcliError):
+        for _ in range(2):
+            render_prompt(template, cache.vocab, turn, cache=cache)
 
 
 def conversation(n_messages: int, word: str = "word") -> list[dict[str, str]]:

@@ -10,8 +10,8 @@ import pytest
 from llmcli.engine.events import TokenTrace
 from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.inference.answer import Answer
-from llmcli.inference.local import LocalModel
-from llmcli.inference.prompt_tokens import raw_prompt
+from llmcli.inference.engine import Request, TemplateOptions
+from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
 from tests.chat.controllers import open_local
 
@@ -20,16 +20,16 @@ PROMPT = "Once upon a time there was a"
 
 
 @pytest.fixture(scope="module")
-def local(starter: Path) -> Iterator[LocalModel]:
+def local(starter: Path) -> Iterator[LocalEngine]:
     model = open_local(starter, SETTINGS)
     yield model
     model.close()
 
 
-def trace_answer(local: LocalModel, prompt: str = PROMPT, **values: Any) -> tuple[Answer, list[TokenTrace]]:
+def trace_answer(local: LocalEngine, prompt: str = PROMPT, **values: Any) -> tuple[Answer, list[TokenTrace]]:
     """An answer, and the traces in the order in which they were reported."""
     traces: list[TokenTrace] = []
-    answer = Answer(local, raw_prompt(local.model.vocab, prompt), replace(SETTINGS, **values), trace=2)
+    answer = Answer(local, Request(local.render(prompt, TemplateOptions("")), replace(SETTINGS, **values), trace=2))
     answer.on_token = traces.append
     for _ in answer.parts():
         pass
@@ -40,11 +40,11 @@ def of_tokens(traces: list[TokenTrace]) -> list[int]:
     return [one.id for one in traces if one.id is not None]
 
 
-def test_each_token_is_reported_once_with_its_text(local: LocalModel) -> None:
+def test_each_token_is_reported_once_with_its_text(local: LocalEngine) -> None:
     answer, traces = trace_answer(local)
     assert traces == answer.traces
     assert "".join(one.text for one in traces) == answer.text
-    assert of_tokens(traces) == answer.generation.tokens[len(answer.prompt.tokens) :]
+    assert of_tokens(traces) == answer.tokens
     assert [one.i for one in traces] == list(range(40))
     for one in traces:
         assert one.p is not None
@@ -53,7 +53,7 @@ def test_each_token_is_reported_once_with_its_text(local: LocalModel) -> None:
         assert one.top[0].before >= one.top[1].before
 
 
-def test_the_texts_have_no_stop_string_but_text_held_back(local: LocalModel) -> None:
+def test_the_texts_have_no_stop_string_but_text_held_back(local: LocalEngine) -> None:
     free, _ = trace_answer(local)
     words = free.text.split()
     stopped, traces = trace_answer(local, stop=(f"{words[4]} {words[5]}",))
@@ -63,28 +63,29 @@ def test_the_texts_have_no_stop_string_but_text_held_back(local: LocalModel) -> 
     assert "".join(one.text for one in traces) == never.text == free.text
 
 
-def test_removed_tokens_have_no_trace(local: LocalModel) -> None:
+def test_removed_tokens_have_no_trace(local: LocalEngine) -> None:
     free, _ = trace_answer(local)
     banned = free.text.split()[3] + " " + free.text.split()[4]
     answer, traces = trace_answer(local, banned_strings=(banned,))
     assert answer.text != free.text
     assert answer.n_drawn > len(of_tokens(traces))  # some were removed
     assert "".join(one.text for one in traces) == answer.text
-    assert of_tokens(traces) == answer.generation.tokens[len(answer.prompt.tokens) :]
+    assert of_tokens(traces) == answer.tokens
 
 
-def test_a_prefill_is_text_without_a_token(local: LocalModel) -> None:
+def test_a_prefill_is_text_without_a_token(local: LocalEngine) -> None:
     answer, traces = trace_answer(local, PROMPT + " small boy", prefill=" small boy")
     assert (traces[0].id, traces[0].text, traces[0].p) == (None, " small boy", None)
     assert "".join(one.text for one in traces) == answer.text
     assert all(one.id is not None for one in traces[1:])
 
 
-def test_the_traces_separate_reasoning_from_the_answer(local: LocalModel) -> None:
+def test_the_traces_separate_reasoning_from_the_answer(local: LocalEngine) -> None:
     prompt = "<think>\nLet me see"
     grammar = 'root ::= " " [a-z ]{8} "</think>\\n\\nYes" [a-z. ]{10}'
-    answer = Answer(local, raw_prompt(local.model.vocab, prompt), SETTINGS, grammar, starts_in_reasoning=True, trace=0)
-    answer.settings = replace(SETTINGS, raw=False)
+    settings = replace(SETTINGS, raw=False)
+    request = Request(local.render(prompt, TemplateOptions("")), settings, grammar, starts_in_reasoning=True, trace=0)
+    answer = Answer(local, request)
     assert ReasoningSplitter(prompt, True).thinking
     for _ in answer.parts():
         pass

@@ -105,8 +105,7 @@ def test_distinct_runs_are_counted_over_all_runs(tokens: list[int], n: int, shar
 def test_figures_are_those_of_the_answer_alone() -> None:
     traces = [SimpleNamespace(p=p) for p in (0.5, None, 1.0, 0.25)]
     made: Any = SimpleNamespace(
-        generation=SimpleNamespace(tokens=[9, 9, 9, 1, 2, 3, 4, 1, 2, 3, 4]),
-        prompt=SimpleNamespace(tokens=[9, 9, 9]),
+        tokens=[1, 2, 3, 4, 1, 2, 3, 4],
         traces=traces,
         text="one two\nthree ",
     )

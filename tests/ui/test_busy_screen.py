@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.llama.bindings import AbortFlag
-from llmcli.engine.sampling.temperature import TemperatureShift
+from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.params.settings import Settings
 from llmcli.ui.chat import busy_screen
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys
@@ -35,7 +34,7 @@ class StreamedAnswer:
 
     def __call__(self, *pieces: str, with_keys: bool = True) -> list[str]:
         """Show the pieces; the bottom row after each."""
-        with self.screen.open(AbortFlag(), "", self.keys if with_keys else None):
+        with self.screen.open(Cancellation(), "", self.keys if with_keys else None):
             self.screen.show(self._parts(pieces))
         return self.rows
 
@@ -88,7 +87,7 @@ def test_the_row_warns_of_an_answer_that_repeats_itself(monkeypatch: pytest.Monk
 def test_without_markdown_there_is_no_row(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     streamed = StreamedAnswer(monkeypatch)
     streamed.screen = BusyScreen(Settings(seed=1, markdown=False), live=True)
-    with streamed.screen.open(AbortFlag(), "", streamed.keys):
+    with streamed.screen.open(Cancellation(), "", streamed.keys):
         streamed.screen.show(iter([("answer", LOOP * 60)]))
     assert capfd.readouterr().out == LOOP * 60
     assert streamed.terminal.written == ""

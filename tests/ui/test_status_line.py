@@ -24,7 +24,7 @@ def turn(speed: float, message: Message | None = ANSWER) -> Any:
 def fake_chat(path: tuple[Message, ...] = (), session: str = "", **more: Any) -> Any:
     """What the texts need of a chat."""
     controller = SimpleNamespace(
-        local=SimpleNamespace(name="starter", n_ctx=8192),
+        engine=SimpleNamespace(name="starter", n_ctx=8192),
         settings=Settings(),
         loading=None,
         character=more.pop("character", ""),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.sampling.temperature import TemperatureShift
+from llmcli.engine.events import TemperatureShift
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.busy_screen import TemperatureKeys

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.events import TokenTrace
-from llmcli.engine.token_inspection import TokenInspection, trace_chain
+from llmcli.engine.events import TokenInspection, TokenTrace
+from llmcli.engine.token_inspection import trace_chain
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from llmcli.ui.charts.trace_table import percent, print_why, why_rows

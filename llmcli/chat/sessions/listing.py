@@ -7,10 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from llmcli.chat.conversation import Conversation, Message
+from llmcli.chat.conversation import MessageId
 from llmcli.chat.sessions.store import newest_first
-from llmcli.errors import UsageError
 from llmcli.files import lines_of
+
+_CONTENT = b',"content":"'  # a string of JSON cannot contain it: its quotes would be escaped
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,47 @@ class SearchHit:
     number: int
 
 
-class _Line(msgspec.Struct):
-    """What a list and a search need of a line; to read it takes a third of the time."""
+class _Line(msgspec.Struct, gc=False):  # it lives shortly, and a list has many
+    """What a message is to its tree; the `id` of a line of type "head" is the new head."""
 
-    type: str
-    id: int | None = None
-    parent: int | None = None
+    type: str = ""
+    id: MessageId | None = None
+    parent: MessageId | None = None
     role: str = ""
+
+
+class _Text(msgspec.Struct):
     content: str = ""
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_text = msgspec.json.Decoder(_Text).decode
+
+
+class _Outline:
+    """The tree of a session, without its texts."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[int | None, int] = {None: 0}  # the place of each message in its branch, by id
+        self.followed: set[int | None] = {None}  # the messages that another one follows
+        self.head: int | None = None
+
+    def read(self, path: Path) -> Iterator[tuple[_Line, bytes]]:
+        """Each message of a file, with its JSON, after it was added to the tree. Raises OSError."""
+        numbers = self.numbers
+        with path.open("rb") as file:
+            for data in lines_of(file):
+                line = _read_line(data)
+                if not line:
+                    continue
+                if line.type == "message" and line.id not in numbers:
+                    parent = line.parent if line.parent in numbers else self.head
+                    self.followed.add(parent)
+                    numbers[line.id] = numbers[parent] + 1
+                    self.head = line.id
+                    yield line, data
+                elif line.type == "head" and line.id in numbers:
+                    self.head = line.id
 
 
 def session_summaries(start: str = "") -> list[SessionSummary]:
@@ -53,10 +87,12 @@ def session_summaries(start: str = "") -> list[SessionSummary]:
         if not path.name.startswith(start):
             continue
         with suppress(OSError):
-            conversation, size = _read_texts(path), path.stat().st_size
-            asked = (message.content for message in conversation.messages.values() if message.role == "user")
-            title = next(filter(None, (" ".join(text[:1000].split())[:200] for text in asked)), "")
-            n_messages, n_branches = len(conversation.path()), len(conversation.leaves())
+            outline, title = _Outline(), ""
+            for line, data in outline.read(path):
+                if not title and line.role == "user":
+                    title = " ".join(_content(data)[:1000].split())[:200]
+            n_branches = len(outline.numbers.keys() - outline.followed)
+            size, n_messages = path.stat().st_size, outline.numbers[outline.head]
             result.append(SessionSummary(path.stem, title, n_messages, n_branches, size, changed))
     return result
 
@@ -66,26 +102,31 @@ def search(text: str) -> Iterator[SearchHit]:
     needle = text.casefold()
     for _, path in newest_first():
         with suppress(OSError):
-            numbers: dict[int | None, int] = {}  # the place of each message in its branch, by id
-            for message in _read_texts(path).messages.values():
-                numbers[message.id] = number = numbers.get(message.parent, 0) + 1
-                if excerpt := _excerpt(message.content, needle):
-                    yield SearchHit(path.stem, message.id, message.role, excerpt, number)
+            outline = _Outline()
+            for line, data in outline.read(path):
+                if line.id and (excerpt := _excerpt(_content(data), needle)):
+                    yield SearchHit(path.stem, line.id, line.role, excerpt, outline.numbers[line.id])
 
 
-def _read_texts(path: Path) -> Conversation:
-    """The messages of a session with their texts only. Raises OSError."""
-    conversation, decoder = Conversation(), msgspec.json.Decoder(_Line)
-    with path.open("rb") as file:
-        for data in lines_of(file):
-            with suppress(ValueError, RecursionError, UsageError):  # a damaged line
-                line = decoder.decode(data)
-                if line.type == "head":
-                    conversation.move(line.id)
-                elif line.type == "message" and line.id:
-                    message = Message(line.id, line.parent, line.role, line.content)
-                    conversation.add(conversation.with_parent(message))
-    return conversation
+def _read_line(data: bytes) -> _Line | None:
+    """A line of a session; None if it is damaged."""
+    end = data.find(_CONTENT) if data.endswith(b"}\n") else -1
+    try:
+        if end > 0:  # llmcli writes all that a tree needs before the content, which is long; other programs may not
+            line = _decode_line(data[:end] + b"}")
+            if line.role and line.parent and line.id and line.type:
+                return line
+        return _decode_line(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _content(data: bytes) -> str:
+    """The text of a message; empty if it is damaged."""
+    try:
+        return _decode_text(data).content
+    except (ValueError, RecursionError):
+        return ""
 
 
 def _excerpt(content: str, needle: str) -> str:

@@ -1,6 +1,6 @@
 """Download a model for a command: plan it, show what it costs, then fetch it with progress bars."""
 
-from llmcli.engine.llama import hardware
+from llmcli.inference.sizing import memory_and_cores
 from llmcli.models.hub import environment
 from llmcli.models.locations import ModelFile, ModelLocations, ModelNotDownloadedError
 from llmcli.models.reference import HubReference, RemoteReference
@@ -31,7 +31,7 @@ def plan_reference(reference: RemoteReference, locations: ModelLocations, projec
     """Plan the download of a reference; warn before the token of the Hub is sent to another host."""
     if isinstance(reference, HubReference):
         warn_about_token(locations)
-    return plan_download(reference, locations, hardware.available_memory(), console.note, projector)
+    return plan_download(reference, locations, memory_and_cores()[0], console.note, projector)
 
 
 def fetch_planned(plan: DownloadPlan) -> ModelFile:

@@ -91,7 +91,7 @@ def files(
     The table shows size, bits per weight, and whether a model fits into the memory of this machine.
     """
     from llmcli.cli.models.download import warn_about_token
-    from llmcli.engine.llama import hardware
+    from llmcli.inference.sizing import memory_and_cores
     from llmcli.models.hub import api
 
     locations = model_locations(resolve_settings(flags))
@@ -100,7 +100,7 @@ def files(
         raise UsageError(f"'{repo}' is not a repository on the Hub", "write owner/repo")
     warn_about_token(locations)
     listing = api.get_repo(reference, locations.offline, console.note)
-    found, memory = quantizations(listing.files), hardware.available_memory()
+    found, (memory, _) = quantizations(listing.files), memory_and_cores()
     if not found:
         select_quantization(found, None, None, listing.name)  # raises the error with its hint
     chosen, reason = best_fit(found, memory) if any(variant.complete for variant in found) else (None, "")
@@ -152,9 +152,9 @@ def recommend(flags: Layer, as_json: Json = False) -> None:  # noqa: ARG001 -- t
 
     The models come from llmcli's own short catalog, best first for the memory and cores of this machine.
     """
-    from llmcli.engine.llama import hardware
+    from llmcli.inference.sizing import memory_and_cores
 
-    memory, cores = hardware.available_memory(), hardware.usable_cores()
+    memory, cores = memory_and_cores()
     entries = catalog.recommend(memory, cores)
     if as_json:
         print_json([asdict(entry) for entry in entries])

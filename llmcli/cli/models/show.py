@@ -76,11 +76,11 @@ def show_model(
         if not isinstance(missing.reference, HubReference):
             raise
         from llmcli.cli.models.download import warn_about_token
-        from llmcli.engine.llama import hardware
+        from llmcli.inference.sizing import memory_and_cores
         from llmcli.models.hub.repo_download import plan_pull
 
         warn_about_token(locations)
-        plan = plan_pull(missing.reference, locations, hardware.available_memory(), console.note)
+        plan = plan_pull(missing.reference, locations, memory_and_cores()[0], console.note)
         info = remote_model_info(plan, settings)
     if template:
         print_line(info["chat_template"] or "")

@@ -1,4 +1,4 @@
-"""The llama.cpp library: loading it, its log, and the flag that aborts it."""
+"""The llama.cpp library: loading it, and its log."""
 
 import ctypes
 import importlib.util
@@ -25,38 +25,8 @@ _last_level = _INFO
 _callback: Any = None  # llama.cpp keeps only the pointer
 
 
-class AbortFlag:
-    """One byte that llama.cpp checks after every tensor operation.
-
-    ggml calls its abort callback about 1,000 times per token, so the callback must not be Python. The C
-    library's `strlen` has the right form: over this buffer it returns 0 (continue) for an empty string, else 1 (abort).
-    """
-
-    def __init__(self) -> None:
-        self._byte = ctypes.create_string_buffer(2)
-        self.reason = "interrupt"
-
-    def set(self, reason: str = "interrupt") -> None:
-        """Abort the running computation, and those that start before `clear`. The first reason is kept."""
-        if not self.is_set():
-            self.reason = reason
-        self._byte[0] = b"!"
-
-    def clear(self) -> None:
-        self._byte[0] = b"\0"
-
-    def is_set(self) -> bool:
-        return self._byte[0] != b"\0"
-
-    def attach(self, api: Any, ctx: Any) -> None:
-        """Make this flag abort the llama.cpp context `ctx` (CPU backend only, see llama.h)."""
-        callback = ctypes.cast(C_LIBRARY.strlen, api.ggml_abort_callback)
-        api.llama_set_abort_callback(ctx, callback, ctypes.cast(self._byte, ctypes.c_void_p))
-        self._callback = callback  # llama.cpp keeps only the pointer
-
-
 @cache
-def load() -> Any:
+def load() -> types.ModuleType:
     """The module `llama_cpp.llama_cpp`, initialized: backends registered, log captured.
 
     The `__init__` of the package imports numpy, jinja2 and diskcache (120 ms); the bindings alone take 30 ms. They are
@@ -72,7 +42,7 @@ def load() -> Any:
     return api
 
 
-def submodule(name: str) -> Any:
+def submodule(name: str) -> types.ModuleType:
     """The module `llama_cpp.<name>`, imported without the package's `__init__`."""
     full = "llama_cpp." + name
     if full in sys.modules:
@@ -138,7 +108,7 @@ def _on_log(level: int, text: bytes | None, _user_data: Any) -> None:
         _errors.append(line)
 
 
-def install_log(api: Any) -> None:
+def install_log(api: types.ModuleType) -> None:
     """Capture llama.cpp's log, which by default goes to stderr."""
     global _callback
     _callback = api.llama_log_callback(_on_log)
@@ -146,7 +116,7 @@ def install_log(api: Any) -> None:
 
 
 @contextmanager
-def suppress_log(api: Any) -> Iterator[None]:
+def suppress_log(api: types.ModuleType) -> Iterator[None]:
     """Discard the log without a call into Python, for a load in parallel with a thread that has Python's lock.
 
     The callback is C's `abs`, which takes the log level and has no effect.

@@ -7,20 +7,18 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from llmcli.engine.events import Batches, Cancellation
 from llmcli.engine.llama import bindings
-from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError
 
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # llama.h, enum llama_flash_attn_type
 _NO_SLOT, _ABORTED = 1, 2  # status of llama_decode
 _MAX_SAVED_STATE = 2**29  # bytes
-# (rows of a batch, rows that were kept, number of such batches in succession)
-Batches = Sequence[tuple[int, int, int]]
 
 
 class AbortedError(Exception):
-    """The abort flag was set during a computation; the context is still usable."""
+    """The cancellation was set during a computation; the context is still usable."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +48,10 @@ class Context:
         LlmcliError: when llama.cpp cannot create the context (such as out of memory), with its reason.
     """
 
-    def __init__(self, model: Model, params: ContextParams, abort: AbortFlag | None = None) -> None:
+    def __init__(self, model: Model, params: ContextParams, cancellation: Cancellation | None = None) -> None:
         self._api = api = bindings.load()
         self.model = model
         self.params = params
-        self.abort = abort or AbortFlag()
         self._n_batch = max(min(params.n_batch, params.n_ctx), params.n_seq_max)  # for `step`
         bindings.clear_log()
         self.handle = api.llama_init_from_model(model.handle, self._c_params(params))
@@ -66,11 +63,25 @@ class Context:
         n_ctx_seq: int = api.llama_n_ctx_seq(self.handle)
         self.n_ctx = min(n_ctx_seq, params.n_ctx_seq or n_ctx_seq)  # of one sequence
         self._memory = api.llama_get_memory(self.handle)
-        self.abort.attach(api, self.handle)
+        self._cancellation: Cancellation | None = None
+        self.cancellation = cancellation or Cancellation()
         self._evaluated: list[list[int]] = [[] for _ in range(params.n_seq_max)]
         self._histories = [BatchHistory() for _ in range(params.n_seq_max)]
         self._batch_seq_id = -1  # the sequence to which all rows of the batch belong
         self._make_batch(params.n_seq_max)
+
+    @property
+    def cancellation(self) -> Cancellation:
+        """What aborts the next evaluations."""
+        assert self._cancellation
+        return self._cancellation
+
+    @cancellation.setter
+    def cancellation(self, cancellation: Cancellation) -> None:
+        if cancellation is self._cancellation:
+            return
+        self._cancellation = cancellation
+        cancellation.attach(self._api, self.handle)
 
     @property
     def n_batch(self) -> int:
@@ -94,7 +105,7 @@ class Context:
 
         Raises:
             ContextOverflowError: when the context is smaller than the tokens.
-            AbortedError: when the abort flag was set; the evaluated tokens are kept.
+            AbortedError: when it was cancelled; the evaluated tokens are kept.
         """
         if len(tokens) > self.n_ctx:
             raise ContextOverflowError(f"{len(tokens)} tokens do not fit the context of {self.n_ctx} tokens")
@@ -113,7 +124,7 @@ class Context:
         """Evaluate one more token for each (seq_id, token); row i of the logits belongs to pair i.
 
         Raises:
-            AbortedError: when the abort flag was set.
+            AbortedError: when it was cancelled.
         """
         n = len(tokens)
         for row, (seq_id, token) in enumerate(tokens):
@@ -136,6 +147,10 @@ class Context:
         api.llama_memory_seq_cp(memory, source, target, -1, -1)
         self._evaluated[target], self._histories[target] = list(self._evaluated[source]), self._histories[source].copy()
 
+    def clear(self, seq_id: int) -> None:
+        """Remove all tokens of the sequence."""
+        self._cut(seq_id, 0)
+
     def receive(self, other: "Context") -> None:
         """Copy the first sequence of `other`, a context of the same model and cache types, if it fits.
 
@@ -151,7 +166,7 @@ class Context:
 
         Raises:
             ValueError: when the layout is not possible, or this memory cannot remove a part of a batch.
-            AbortedError: when the abort flag was set.
+            AbortedError: when it was cancelled.
         """
         check_layout(layout, len(tokens), self._n_batch, self.n_ctx)
         self._cut(seq_id, 0)
@@ -246,7 +261,7 @@ class Context:
             return
         for seq_id in seq_ids:  # remove what the failed batch left in the memory
             self._cut(seq_id, len(self._evaluated[seq_id]))
-        if status == _ABORTED or self.abort.is_set():
+        if status == _ABORTED or self.cancellation.is_set():
             raise AbortedError
         if status == _NO_SLOT:
             raise ContextOverflowError(f"the context of {self.n_ctx} tokens is full")

@@ -9,10 +9,11 @@ from functools import cached_property
 from itertools import repeat
 from pathlib import Path
 from time import perf_counter
+from types import ModuleType
 from typing import Any
 
+from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import bindings
-from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.errors import ModelInvalidError, UsageError
 
 ALL_LAYERS = -1  # a negative number offloads all layers (llama.h)
@@ -24,9 +25,9 @@ _NULL = -1  # LLAMA_TOKEN_NULL
 class Model:
     """A loaded model. `close` frees it; close its contexts before."""
 
-    def __init__(self, handle: Any, path: Path) -> None:
+    def __init__(self, handle: int, path: Path) -> None:
         self._api = bindings.load()
-        self.handle = handle
+        self.handle: int | None = handle
         self.path = path
         self.vocab = Vocab(self._api, handle)
         self.load_ms = 0.0
@@ -37,7 +38,7 @@ class Model:
         parts: Sequence[Path],
         n_gpu_layers: int = ALL_LAYERS,
         progress: Progress | None = None,
-        abort: AbortFlag | None = None,
+        abort: Cancellation | None = None,
         vocab_only: bool = False,
         quiet: bool = False,
     ) -> "Model":
@@ -104,16 +105,16 @@ def _encode(path: Path) -> bytes:
 class Vocab:
     """Token ids are integers below `n_tokens`. Pieces are bytes, as a token can end in the middle of a character."""
 
-    def __init__(self, api: Any, model: Any) -> None:
+    def __init__(self, api: ModuleType, model: int) -> None:
         self._api = api
-        self._vocab = api.llama_model_get_vocab(model)
+        self._vocab: int = api.llama_model_get_vocab(model)
         self.n_tokens: int = api.llama_vocab_n_tokens(self._vocab)
         self._pieces: dict[int, bytes] = {}
         self._labels: dict[int, str] = {}
         self._ends: dict[int, bool] = {}
 
     @property
-    def pointer(self) -> Any:
+    def pointer(self) -> int:
         """The `llama_vocab *`, for samplers."""
         return self._vocab
 

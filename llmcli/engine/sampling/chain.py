@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from llmcli.engine.events import TemperatureShift
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
 from llmcli.engine.sampling.python_samplers import CustomSampler, DrawTracer, python_sampler
-from llmcli.engine.sampling.temperature import TemperatureSampler, TemperatureShift
+from llmcli.engine.sampling.temperature import TemperatureSampler
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import UsageError
 from llmcli.params.generation import Bias
@@ -119,7 +120,7 @@ class Chain(OwnedSampler):
             hooks = self._hooks or ChainHooks(DrawState())
             self.temperature = TemperatureSampler(plan, hooks.state, hooks.live_shift, hooks.tracer is not None)
             return self.temperature
-        args = {"": [], "vocab": [vocab.pointer], "n_vocab": [vocab.n_tokens]}[sampler.first_argument]
+        args: list[Any] = {"": [], "vocab": [vocab.pointer], "n_vocab": [vocab.n_tokens]}[sampler.first_argument]
         for arg in step.args:
             if isinstance(arg, tuple):  # of texts; in C it is an array and its length
                 texts = [text.encode("utf-8", "replace") for text in arg]

@@ -3,11 +3,10 @@
 import ctypes
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from llmcli.engine.events import Alternative
+from llmcli.engine.events import Alternative, TokenLogprob
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
 from llmcli.params.param import Args, Sampler
@@ -118,15 +117,6 @@ def alternatives(ctx: Any, row: int, vocab: Vocab, count: int, left: Mapping[int
         Alternative(token, vocab.label(token), p, left.get(token, 0.0))
         for token, p in zip(top.tolist(), before, strict=True)
     )
-
-
-@dataclass(frozen=True)
-class TokenLogprob:
-    """Natural logarithms of probabilities over the whole vocabulary; `top` is sorted, the most likely first."""
-
-    id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...]
 
 
 def token_logprob(ctx: Any, row: int, n_vocab: int, token: int, count: int) -> TokenLogprob:

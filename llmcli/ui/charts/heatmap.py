@@ -38,7 +38,9 @@ def heat_rows(tokens: Sequence[TokenTrace], by: Measure, width: int, color: bool
     shown = [token for token in tokens if token.text]
     values: list[float | None] = [getattr(token, by) for token in shown]
     known = [value for value in values if value is not None]
-    scale = _scale(by, known)
+    top = 1.0 if by == "p" else max([1.0, *known])
+    # Most entropies are close to 0 and a few are far off, so their steps grow with the square.
+    scale = [top * (at / STEPS) ** (2 if by == "entropy" else 1) for at in range(STEPS)]  # the start of each step
     steps = [None if value is None else max(bisect_right(scale, value) - 1, 0) for value in values]
     rows, looks = _reasoning_rows(tokens, width), _looks(shown, steps, by)
     for line in _lines(shown, steps, unicode):
@@ -48,15 +50,6 @@ def heat_rows(tokens: Sequence[TokenTrace], by: Measure, width: int, color: bool
             rows += [[("", bars)]] if bars else []
     legend = ["", *_legend(by, known, scale, width, color, unicode)] if shown else []
     return [*map(styled if color else unstyled, rows), *legend]
-
-
-def _scale(by: Measure, known: Sequence[float]) -> list[float]:
-    """The start of each step: a probability uses 0 to 1, the others 0 to the maximum, or to 1.
-
-    Most entropies are close to 0 and a few are far off, so their steps grow with the square.
-    """
-    top = 1.0 if by == "p" else max([1.0, *known])
-    return [top * (at / STEPS) ** (2 if by == "entropy" else 1) for at in range(STEPS)]
 
 
 def _reasoning_rows(tokens: Sequence[TokenTrace], width: int) -> list[Runs]:

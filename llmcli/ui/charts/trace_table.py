@@ -4,8 +4,7 @@ import math
 import sys
 from collections.abc import Sequence
 
-from llmcli.engine.events import Alternative, TokenTrace
-from llmcli.engine.token_inspection import Candidate, ChainStep, TokenInspection
+from llmcli.engine.events import Alternative, Candidate, ChainStep, TokenInspection, TokenTrace
 from llmcli.params.samplers import SAMPLERS
 from llmcli.params.settings import Settings, fields, needed_settings
 from llmcli.text import plural, sanitize

@@ -12,7 +12,7 @@ from llmcli.chat.attachments import Attachment, attach, find_mentions
 from llmcli.chat.controller import ChatController, PromptFit
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError, TimeLimitError
 from llmcli.params.settings import Settings, fields
 from llmcli.text import ellipsize, plural
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
     from llmcli.chat.compare import CompareSession
     from llmcli.chat.turn import Turn
-    from llmcli.inference.local import LocalModel
+    from llmcli.inference.engine import Engine
 
 _HINT = ("Ask anything", "/ for commands", "Ctrl-C stops", "Ctrl-D leaves")
 _MARKER = 2  # columns of the `> ` before the text
@@ -71,7 +71,7 @@ class ChatApp:
         self.traces: Path | None = None  # the folder for a trace of each answer
         # A token, and the candidates shown for it.
         self.listed_candidates: tuple[int, Sequence[tuple[str, str]]] | None = None
-        self._greeted: LocalModel | None = None
+        self._greeted: Engine | None = None
         self._warned: set[str] = set()  # settings without effect, and why
 
     @property
@@ -170,8 +170,6 @@ class ChatApp:
         self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
     ) -> None:
         """Generate the answer, show it while it streams, and save it, whatever ends it."""
-        assert self.controller.local
-        abort = self.controller.local.abort
         busy_screen = BusyScreen(self.controller.settings, self.live)
         last_turn = self.turn
         self.turn = turn = self.controller.answer(path, extra, begun, busy_screen.spinner.reading)
@@ -183,7 +181,9 @@ class ChatApp:
         with (
             write_trace(turn.answer, str(self.traces / trace) if self.traces else None, kept=True),
             to_stderr(False),
-            busy_screen.open(abort, "reading the prompt", temperature_keys, turn.resolved.settings.timeout),
+            busy_screen.open(
+                turn.answer.request.cancellation, "reading the prompt", temperature_keys, turn.resolved.settings.timeout
+            ),
         ):
             with closing(turn.parts()) as parts:  # the text so far is kept before the session is closed
                 busy_screen.show(parts, begun.content if begun else "")
@@ -211,8 +211,8 @@ class ChatApp:
             reached = 0 <= limit <= turn.answer.timings()["predicted_n"]
             why = f"max_tokens is {limit}" if reached else "the context is full; /compact or /undo makes room"
             console.note(f"cut off: {why}" + (on if reached else ""))
-        if not turn.answer.complete:
-            console.warn("the answer ended before it matched the grammar")
+        if not turn.answer.record.is_complete:
+            console.warn("the answer ended before it was complete (JSON or grammar)")
         if repeats:
             free = "" if settings.dry_multiplier else "dry_multiplier=0.8"  # a remedy that is not in use
             free = "repeat_penalty=1.1" if settings.repeat_penalty == 1 else free
@@ -248,7 +248,7 @@ class ChatApp:
         """How full the context is; None while the model is loading, or without a status line."""
         self.n_prompt = None
         with suppress(LlmcliError):
-            if self.live and self.controller.local:
+            if self.live and self.controller.engine:
                 fit = self.controller.fit(self.path())
                 self.n_prompt = fit.n_prompt
                 return fit
@@ -256,24 +256,24 @@ class ChatApp:
 
     # The model
 
-    def wait_for_model(self) -> "LocalModel | None":
+    def wait_for_model(self) -> "Engine | None":
         """The model, after waiting for it if it is still loading; None when the user stops waiting."""
         loading = self.controller.load_model()
-        local = loading.local or self._wait(loading)
+        local = loading.engine or self._wait(loading)
         if not local or local is self._greeted:
             return local
         self._greeted = local
         settings = self.controller.settings  # adds a note for each default of the model that cannot be used
-        for note in local.target.notes:
+        for note in local.notes:
             console.warn(note)
-        local.target.notes.clear()
+        local.notes.clear()
         if not self.controller.prompt_builder.has_own_template(settings):
             console.note(f"{local.name} has no chat template: a plain one is used (see /chat_template)")
         return local
 
-    def _wait(self, loading: "BackgroundLoad") -> "LocalModel | None":
+    def _wait(self, loading: "BackgroundLoad") -> "Engine | None":
         """The model, once it is loaded; None when the user stops waiting."""
-        busy_screen, flag = BusyScreen(self.controller.settings, self.live), AbortFlag()
+        busy_screen, flag = BusyScreen(self.controller.settings, self.live), Cancellation()
 
         def tick(doing: str) -> bool:
             busy_screen.spinner.text = doing
@@ -297,7 +297,7 @@ def status_line(chat: "ChatApp") -> str:
     if chat.editing is not None:
         return _fitting(f"editing message {chat.editing}", "Enter saves it", "Ctrl-C cancels")
     controller = chat.controller
-    local, settings = controller.local, controller.settings
+    local, settings = controller.engine, controller.settings
     # Of a path the end, which distinguishes models.
     parts = [local.name if local else Path(str(settings.model)).name, controller.character or ""]
     if local is None and controller.loading:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import Settings
@@ -47,7 +47,7 @@ class BusyScreen:
 
     @contextmanager
     def open(
-        self, abort: AbortFlag, doing: str, temperature_keys: "TemperatureKeys | None" = None, timeout: float = 0
+        self, abort: Cancellation, doing: str, temperature_keys: "TemperatureKeys | None" = None, timeout: float = 0
     ) -> Iterator[None]:
         """Within this block Ctrl-C and the time limit (seconds, 0 = none) set `abort`, and only `show` may write.
 

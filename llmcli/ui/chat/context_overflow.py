@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from llmcli.chat.controller import ChatController, PromptFit, overflow_error
 from llmcli.chat.conversation import Message
@@ -9,6 +10,9 @@ from llmcli.errors import UsageError
 from llmcli.text import plural
 from llmcli.ui.chat.busy_screen import BusyScreen
 from llmcli.ui.terminal.console import choose, console, edit
+
+if TYPE_CHECKING:
+    pass
 
 
 def resolve_overflow(
@@ -65,10 +69,9 @@ def compact_now(controller: ChatController, live: bool, path: Sequence[Message],
     from llmcli.chat.compaction import Compaction  # imports the engine, which the completion of commands does not need
 
     compaction = Compaction(controller, path, keep)
-    assert controller.local
     doing = "summarizing the oldest turns"
     busy_screen = BusyScreen(controller.settings, live)
-    with busy_screen.open(controller.local.abort, doing):
+    with busy_screen.open(compaction.cancellation, doing):
         if live:
             busy_screen.show(compaction.parts())
         else:

@@ -14,8 +14,8 @@ from llmcli.ui.terminal.table import print_rows
 @command(
     "branches",
     help="List the branches of the conversation.",
-    detail="/retry and /edit start branches. * marks the current one; SHARED counts the messages that are the same as in "
-    "the current branch.",
+    detail="/retry and /edit start branches. * marks the current one; SHARED counts the messages that are the same as "
+    "in the current branch.",
     examples=("/branches", "/branches, then /branch 2", "/retry, then /branches"),
 )
 def branches(chat: ChatApp, _argument: str) -> None:
@@ -76,8 +76,8 @@ def _branch_off(chat: ChatApp, number: str, rank: str) -> None:
     if not answered:
         return
     at = parse_token_index(answered, number)
-    with busy(chat, "evaluating the answer") as progress:
-        token = answered.candidate(at, k, progress)
+    with busy(chat, "evaluating the answer") as watch:
+        token = answered.candidate(at, k, *watch)
     if token is None:
         console.note("stopped")
         return

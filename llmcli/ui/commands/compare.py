@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from llmcli.chat.attachments import attach, find_mentions
 from llmcli.chat.conversation import Message
@@ -19,9 +18,6 @@ from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import stoppable
 from llmcli.ui.terminal.output import to_stderr
 from llmcli.ui.terminal.progress import ProgressLine, Spinner
-
-if TYPE_CHECKING:  # these import the engine, which is slow
-    from llmcli.inference.local import LocalModel
 
 _LAST_PAIR = re.compile(r"""(?:^|\s)([A-Za-z][\w-]*)=("[^"]*"|'[^']*'|\S+)\s*$""")  # KEY=VALUE at the end of a text
 _EXAMPLE_HINT = "try /compare Why is the sky blue? temp=0.2,0.8"
@@ -46,7 +42,7 @@ def compare(chat: ChatApp, argument: str) -> None:
     seed = chat.controller.settings.seed
     seed = random_seed() if seed is None else seed
     variants = variants_of(specs, seed, n_seeds, chat.controller.parse)
-    if not (local := chat.wait_for_model()):
+    if not chat.wait_for_model():
         return
     path, draft = path_to_question(chat), None
     if question:
@@ -57,7 +53,7 @@ def compare(chat: ChatApp, argument: str) -> None:
         raise UsageError("no question to answer", _EXAMPLE_HINT)
     fitting = resolve_overflow(chat.controller, chat.live, path, draft=draft)
     if fitting is not None:
-        _compare(chat, local, fitting, draft is not None, variants, seed)
+        _compare(chat, fitting, draft is not None, variants, seed)
 
 
 def split_arguments(argument: str) -> tuple[str, list[str], int]:
@@ -93,9 +89,7 @@ def _is_setting(name: str, text: str) -> bool:
         return False
 
 
-def _compare(
-    chat: ChatApp, local: "LocalModel", path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int
-) -> None:
+def _compare(chat: ChatApp, path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int) -> None:
     """Generate the answers, show them and their statistics, and save them for /keep."""
     from llmcli.chat.compare import CompareSession
     from llmcli.ui import comparison as screen
@@ -109,7 +103,7 @@ def _compare(
     spinner = Spinner(view.status if view else ProgressLine().update)
     spinner.text, comparison.progress = "reading the prompt", spinner.reading
     think = settings.think == "show"
-    with stoppable(local.abort, chat.live, settings.timeout), spinner:
+    with stoppable(compare_session.cancellation, chat.live, settings.timeout), spinner:
         screen.run(comparison, view, think, spinner.end)
     if not chat.live:
         with to_stderr(False):

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from llmcli.engine.events import Measure
+from llmcli.engine.events import Cancellation, Measure
 from llmcli.errors import UsageError
 from llmcli.files import data_dir, make_private
 from llmcli.text import plural
@@ -24,8 +24,7 @@ from llmcli.ui.terminal.table import print_facts, print_rows
 
 if TYPE_CHECKING:
     from llmcli.chat.inspect import AnswerInspector
-    from llmcli.engine.events import TokenTrace
-    from llmcli.engine.token_inspection import TokenInspection
+    from llmcli.engine.events import TokenInspection, TokenTrace
 
 _BEFORE = 32  # characters of the answer that are shown before a token
 _TOLERANCE = 0.005  # of a recomputed probability
@@ -113,17 +112,19 @@ def parse_token_index(answered: "AnswerInspector", argument: str) -> int:
 
 
 @contextmanager
-def busy(chat: ChatApp, doing: str) -> Iterator[Callable[[int, int], None]]:
-    """Within this block the screen shows what the model does and how far it is, and Ctrl-C stops it."""
-    local = chat.controller.local
-    assert local
+def busy(chat: ChatApp, doing: str) -> Iterator[tuple[Cancellation, Callable[[int, int], None]]]:
+    """Within this block the screen shows what the model does and how far it is, and Ctrl-C stops it.
+
+    Yields what is stopped and told how far it is.
+    """
+    cancellation = Cancellation()
     busy_screen = BusyScreen(chat.controller.settings, chat.live)
 
     def progress(done: int, total: int) -> None:
         busy_screen.spinner.text = f"{doing} {done / max(total, 1):.0%}"
 
-    with busy_screen.open(local.abort, doing):
-        yield progress
+    with busy_screen.open(cancellation, doing):
+        yield cancellation, progress
 
 
 def _inspect(chat: ChatApp, argument: str, count: int) -> "tuple[AnswerInspector, TokenInspection] | None":
@@ -134,13 +135,13 @@ def _inspect(chat: ChatApp, argument: str, count: int) -> "tuple[AnswerInspector
     if argument:
         number: int | None = parse_token_index(answered, argument)
     else:
-        with busy(chat, "measuring the answer") as progress:
-            number = answered.least_sure(progress)
+        with busy(chat, "measuring the answer") as watch:
+            number = answered.least_sure(*watch)
     found = None
     if number is not None:
-        doing = "generating the answer again" if answered.target.stateful_steps else "evaluating the answer"
-        with busy(chat, doing) as progress:
-            found = answered.inspect(number, count, progress)
+        doing = "generating the answer again" if answered.inspector.stateful_steps else "evaluating the answer"
+        with busy(chat, doing) as watch:
+            found = answered.inspector.inspect(number, count, *watch)
     if not found:
         console.note("stopped")
         return None
@@ -155,11 +156,9 @@ def _inspect(chat: ChatApp, argument: str, count: int) -> "tuple[AnswerInspector
 def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> None:
     """Print a note if the inspection differs from what happened when the token was sampled."""
     if not answered.traces:
-        console.note(
-            "this answer is from an earlier chat; its tokens may differ from the original ones"
-        )
+        console.note("this answer is from an earlier chat; its tokens may differ from the original ones")
     if not found.exact:
-        names = ", ".join(answered.target.stateful_steps)
+        names = ", ".join(answered.inspector.stateful_steps)
         console.note(f"could not reproduce the answer exactly: {names} state was reset at this token")
         return
     original = answered.traces[found.at].p if answered.traces else None

@@ -28,7 +28,7 @@ from llmcli.ui.terminal.output import warn_ineffective
 from llmcli.ui.terminal.table import print_definitions, print_rows
 
 if TYPE_CHECKING:
-    from llmcli.inference.local import LocalModel
+    from llmcli.inference.engine import Engine
 
 _HIGHEST = 2.0  # a temperature above it is most likely a mistake
 
@@ -212,7 +212,7 @@ def samplers(chat: ChatApp, argument: str) -> None:
 def model(chat: ChatApp, argument: str) -> None:
     controller = chat.controller
     if not argument:
-        local = controller.local
+        local = controller.engine
         chat.say(_describe_model(local) if local else f"model: {controller.settings.model} (loading)")
         return
     key, value = controller.parse("model", argument)
@@ -231,7 +231,7 @@ def model(chat: ChatApp, argument: str) -> None:
         console.note(_describe_model(local))
 
 
-def _describe_model(local: "LocalModel") -> str:
+def _describe_model(local: "Engine") -> str:
     return f"model: {local.name}, context: {local.n_ctx} tokens"
 
 

@@ -46,7 +46,11 @@ class Highlighter:
         """The next line, finished."""
         if self._lexer is None:
             return Text(line)
-        self._trim_context(line)
+        longest = _CONTEXT if line[:1].strip() else _LONGEST_CONTEXT
+        if sum(map(len, self._before)) + len(self._before) >= longest:
+            # Drop the oldest lines, but do not begin within a string or comment.
+            opened = self._open_since()
+            self._before = [] if opened is None else [self._before[opened], self._before[-1]]
         colored = self.peek(line)
         self._before.append(line[:_LONGEST_LINE])
         self._closer = "" if self._closer and self._closer in line else self._closer_after(line)
@@ -64,14 +68,6 @@ class Highlighter:
             if line.rfind(opener) > line.rfind(closer) and _within(self._tokens(line + closer)[-1][0]):
                 return closer
         return ""
-
-    def _trim_context(self, line: str) -> None:
-        """Drop the oldest lines, but do not begin within a string or comment."""
-        at_margin = line[:1].strip() != ""
-        if sum(map(len, self._before)) + len(self._before) < (_CONTEXT if at_margin else _LONGEST_CONTEXT):
-            return
-        opened = self._open_since()
-        self._before = [] if opened is None else [self._before[opened], self._before[-1]]
 
     def _open_since(self) -> int | None:
         """The index of the line before that opened the string or comment that is still open."""

@@ -145,7 +145,7 @@ def _tokens(block: Block) -> list[Token]:
     if block.kind == "paragraph":
         return _element("paragraph", "p", parser_for(text).parseInline(text))
     if any(len(line) - len(line.lstrip(" >*+-0123456789.)")) > _DEEPEST for line in block.text.split("\n")):
-        return _element("paragraph", "p", [_text(block.text.strip("\n"))])
+        return _element("paragraph", "p", [Token("text", "", 0, content=block.text.strip("\n"))])
     tokens = parser_for(block.text).parse(block.text)
     if block.number is not None and len(tokens) > 1:
         tokens[1].info = str(block.number)
@@ -154,10 +154,6 @@ def _tokens(block: Block) -> list[Token]:
 
 def _element(name: str, tag: str, inside: Iterable[Token]) -> list[Token]:
     return [Token(f"{name}_open", tag, 1), *inside, Token(f"{name}_close", tag, -1)]
-
-
-def _text(content: str) -> Token:
-    return Token("text", "", 0, content=content)
 
 
 def shown(tokens: Sequence[Token], color: bool) -> list[Token]:

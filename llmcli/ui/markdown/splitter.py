@@ -64,7 +64,8 @@ class Splitter:
                 self._take(self._rest[start:end], ended=True)
                 start = end + 1
             elif len(self._rest) - start >= LONGEST_LINE:
-                end = _cut(self._rest, start)
+                space = self._rest.rfind(" ", start + LONGEST_LINE // 2, start + LONGEST_LINE)
+                end = space + 1 if space >= 0 else start + LONGEST_LINE
                 self._take(self._rest[start:end], ended=False)
                 start = end
             else:
@@ -279,12 +280,6 @@ def close_open_marks(text: str) -> str:
         if last.count(mark) % 2 and not last.endswith(mark):
             return text.rstrip("\n") + mark
     return text
-
-
-def _cut(text: str, start: int) -> int:
-    """Where to cut the line that begins at `start`: after a space, if there is one."""
-    space = text.rfind(" ", start + LONGEST_LINE // 2, start + LONGEST_LINE)
-    return space + 1 if space >= 0 else start + LONGEST_LINE
 
 
 def renumber_list(written: int, before: tuple[int, int] | None) -> tuple[int, int]:

@@ -159,7 +159,7 @@ def write_trace(answer: "Answer", name: str | None, kept: bool = False) -> Itera
         DiskError: when the file cannot be written.
     """
     if name is None:
-        answer.trace = 0 if kept else None
+        answer.request.trace = 0 if kept else None
         yield
         return
     if not name.strip():
@@ -167,7 +167,7 @@ def write_trace(answer: "Answer", name: str | None, kept: bool = False) -> Itera
     from llmcli.inference.trace_file import TraceWriter
 
     with closing(TraceWriter(Path(os.path.expanduser(name)))) as writer:
-        answer.trace, answer.on_token = answer.settings.trace_top, writer.write
+        answer.request.trace, answer.on_token = answer.settings.trace_top, writer.write
         yield
 
 
@@ -186,8 +186,8 @@ def warn_slow(answer: "Answer") -> None:
     """Warn when a temperature policy in Python takes much of the time."""
     if not answer.started:
         return
-    timings, n_tokens = answer.timings(), len(answer.generation.tokens) - len(answer.prompt.tokens)
-    policy_ms, total_ms = answer.generation.policy_ms, timings["predicted_ms"]
+    timings, n_tokens = answer.timings(), len(answer.tokens)
+    policy_ms, total_ms = answer.record.policy_ms, timings["predicted_ms"]
     if n_tokens and 0 < _SLOW * total_ms < policy_ms:
         share = f"{policy_ms / n_tokens:.1f} ms per token, {policy_ms / total_ms:.0%} of the time"
         console.warn(f"the temperature policy is slow: {share}")

@@ -10,7 +10,7 @@ import pytest
 from llmcli.chat.controller import ChatController
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import ContextOverflowError, UsageError
-from llmcli.inference.local import LocalModel
+from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
@@ -52,7 +52,7 @@ def test_an_unknown_setting_or_count_is_an_error(argument: str, says: str) -> No
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
     path = full_attention(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
     made = open_local(path, Settings(n_ctx=512, n_threads=1))
     yield made
@@ -60,7 +60,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 
 @pytest.fixture
-def controller(local: LocalModel, home: Path) -> Iterator[ChatController]:
+def controller(local: LocalEngine, home: Path) -> Iterator[ChatController]:
     controller = controller_with(local, n_ctx=512, max_tokens=6, session=Session())
     yield controller
     controller.session.close()
@@ -181,7 +181,9 @@ def test_a_question_without_room_is_not_added(chat: ChatApp) -> None:
 
 
 def test_a_failed_answer_is_reported_and_others_can_be_kept(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
-    digits = [token for digit in "0123456789" for token in chat.controller.local.model.vocab.tokenize(digit)[-1:]]  # type: ignore[union-attr]
+    engine = chat.controller.engine
+    assert engine
+    digits = [token for digit in "0123456789" for token in engine.tokenizer.tokenize(digit)[-1:]]
     type_command(chat, f"/logit_bias {json.dumps([[token, False] for token in digits])}")
     type_command(chat, "/compare the river grammar='root ::= [0-9]+;root ::= [a-z]+'")
     assert "error: grammar=root ::= [0-9]+: no token satisfies the constraints" in capfd.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 
 from llmcli.chat.inspect import last_answer
 from llmcli.errors import ContextOverflowError, UsageError
-from llmcli.inference.local import LocalModel
+from llmcli.inference.local import LocalEngine
 from llmcli.params.policies.policy import Entropy
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import ChatApp
@@ -20,7 +20,7 @@ ASKED = "What is a comet?"
 
 
 @pytest.fixture(scope="module")
-def local(starter: Path) -> Iterator[LocalModel]:
+def local(starter: Path) -> Iterator[LocalEngine]:
     model = open_local(starter, Settings(n_ctx=512, n_threads=1))
     yield model
     model.close()
@@ -29,7 +29,7 @@ def local(starter: Path) -> Iterator[LocalModel]:
 class ChatRecorder:
     """A chat and its output: answers go to stdout, and what commands print to stderr."""
 
-    def __init__(self, local: LocalModel, capfd: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, local: LocalEngine, capfd: pytest.CaptureFixture[str]) -> None:
         self.chat = ChatApp(controller_with(local, n_ctx=512, max_tokens=20, seed=3, temperature=Entropy(0.5, 1.4)))
         self._capfd = capfd
         self.answers = ""
@@ -51,7 +51,7 @@ class ChatRecorder:
 
 
 @pytest.fixture
-def recorder(home: Path, local: LocalModel, capfd: pytest.CaptureFixture[str]) -> ChatRecorder:
+def recorder(home: Path, local: LocalEngine, capfd: pytest.CaptureFixture[str]) -> ChatRecorder:
     return ChatRecorder(local, capfd)
 
 
@@ -135,10 +135,10 @@ def test_a_branch_of_a_continued_answer_keeps_its_beginning(recorder: ChatRecord
     assert not recorder.head().startswith(whole + pieces[0] + pieces[1])
 
 
-def test_the_end_of_an_answer_is_a_candidate(recorder: ChatRecorder, local: LocalModel) -> None:
+def test_the_end_of_an_answer_is_a_candidate(recorder: ChatRecorder, local: LocalEngine) -> None:
     recorder.send(ASKED)
     pieces = texts(recorder)
-    found = last_answer(recorder.chat.controller, recorder.chat.turn).inspect(4, local.model.vocab.n_tokens)
+    found = last_answer(recorder.chat.controller, recorder.chat.turn).inspector.inspect(4, local.model.vocab.n_tokens)
     assert found
     end = next(one for one in found.stepwise.candidates if one.text == "<|im_end|>")
     err = recorder.command("branch", f"4 {end.rank}")
@@ -222,7 +222,7 @@ def test_a_sampler_whose_state_was_reset_is_named(recorder: ChatRecorder) -> Non
     )
 
 
-def test_an_inspection_does_not_change_later_answers(local: LocalModel, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_inspection_does_not_change_later_answers(local: LocalEngine, capfd: pytest.CaptureFixture[str]) -> None:
     def talk(look: bool) -> list[str]:
         local.context.prefill(0, [1])  # nothing is known of the prompt
         recorder = ChatRecorder(local, capfd)

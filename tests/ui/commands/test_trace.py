@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.inference.local import LocalModel
+from llmcli.inference.local import LocalEngine
 from llmcli.inference.trace_file import read_trace
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings
@@ -21,7 +21,7 @@ from tests.models.tiny_models import full_attention
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
     full_attention(path)
     model = open_local(path, Settings(n_ctx=512, n_threads=1))
@@ -30,7 +30,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 
 @pytest.fixture
-def chat(home: Path, local: LocalModel) -> ChatApp:
+def chat(home: Path, local: LocalEngine) -> ChatApp:
     policy = parse_policy("linear:1.5->0.1@10")
     return ChatApp(controller_with(local, n_ctx=512, max_tokens=12, seed=3, ignore_eos=True, temperature=policy))
 
@@ -109,11 +109,8 @@ def test_generate_writes_a_trace_and_shows_a_heat_map(run: Run, with_tiny: Path,
 
 def test_a_slow_policy_gets_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
     def answer(policy_ms: float) -> Any:
-        generation = SimpleNamespace(policy_ms=policy_ms, tokens=[0] * 12)
-        prompt = SimpleNamespace(tokens=[0, 0])
-        return SimpleNamespace(
-            started=True, generation=generation, prompt=prompt, timings=lambda: {"predicted_ms": 100.0}
-        )
+        record = SimpleNamespace(policy_ms=policy_ms)
+        return SimpleNamespace(started=True, record=record, tokens=[0] * 10, timings=lambda: {"predicted_ms": 100.0})
 
     warn_slow(answer(5.0))
     assert capfd.readouterr().err == ""

@@ -1,0 +1,214 @@
+"""A whole chat, a comparison and a replay over an engine that is not llama.cpp."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.chat.compare import CompareSession
+from llmcli.chat.controller import ChatController
+from llmcli.chat.recorded_answer import from_output, from_session
+from llmcli.chat.replay import BatchReplay, Replay, replay_settings
+from llmcli.chat.sessions.session import Session
+from llmcli.engine.events import Cancellation
+from llmcli.engine.llama import bindings
+from llmcli.errors import ConstraintError, ExitStatus, UsageError
+from llmcli.inference.answer import Answer
+from llmcli.inference.answer_json import answer_data
+from llmcli.inference.comparison import END, Comparison, variants_of
+from llmcli.inference.engine import Request
+from llmcli.inference.request import build_prompt
+from llmcli.params.settings import Settings
+from llmcli.ui.chat.app import ChatApp
+from llmcli.ui.chat.loop import run
+from llmcli.ui.input.piped import LineReader
+from tests.chat.controllers import ask, controller_with
+from tests.inference.fake_engine import FakeEngine, without
+
+SETTINGS = Settings(seed=1)
+
+
+@pytest.fixture(autouse=True)
+def no_llama(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here may load llama.cpp."""
+
+    def load() -> Any:
+        raise AssertionError("llama.cpp was loaded")
+
+    monkeypatch.setattr(bindings, "load", load)
+
+
+def echo(request: Request) -> list[str]:
+    """Says the last message again, word by word."""
+    words = request.prompt.text.strip().splitlines()[-2].removeprefix("user: ").split()
+    return [f"{word} " for word in words]
+
+
+def chat_with(engine: FakeEngine, *lines: str, **flags: Any) -> tuple[int, ChatApp]:
+    """The exit status of a chat that reads these lines, and the chat."""
+    chat = ChatApp(controller_with(engine, session=Session(), **flags))
+    chat.reader = LineReader(io.BytesIO("\n".join(lines).encode()))
+    return run(chat), chat
+
+
+def test_a_whole_chat_runs_and_is_saved(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine(reply=echo)
+    status, chat = chat_with(engine, "one two", "/retry", "/system Be brief.", "three", "/undo", "/stats", "four five")
+    assert status == 0
+    assert capfd.readouterr().out == "one two \none two \nthree \nfour five \n"
+    assert [one.content for one in chat.path()] == ["one two", "one two ", "four five", "four five "]
+    assert engine.requests[-1].prompt.text.startswith("system: Be brief.\nuser: one two\nassistant: one two \n")
+    chat.session.close()
+    assert [one.content for one in Session.read(chat.session.name).conversation.path()][-1] == "four five "
+
+
+def test_reasoning_and_the_plain_template_need_no_llama(capfd: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine(("<think>", "hm", "</think>", "Yes."), chat_template="")
+    _, chat = chat_with(engine, "Why?")
+    assert (chat.path()[-1].reasoning, chat.path()[-1].content) == ("hm", "Yes.")
+    assert "fake has no chat template" in capfd.readouterr().err
+    assert engine.requests[0].settings.stop == ("\nUser:",)
+    chat.session.close()
+
+
+def test_an_engine_that_fails_ends_the_turn_and_not_the_chat(capfd: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine(("I ", "see", ConstraintError("no token fits")), ("fine",))
+    status, chat = chat_with(engine, "one", "two")
+    out, err = capfd.readouterr()
+    assert (status, out) == (ExitStatus.CONSTRAINT_UNMET, "I see\nfine\n")
+    assert "error: no token fits" in err
+    assert [one.content for one in chat.path()] == ["one", "I see", "two", "fine"]
+    chat.session.close()
+
+
+def test_why_is_refused_by_the_name_of_the_engine(capfd: pytest.CaptureFixture[str]) -> None:
+    _, chat = chat_with(FakeEngine(), "one", "/why")
+    assert "error: fake does not support /why" in capfd.readouterr().err
+    chat.session.close()
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "request_of", "says"),
+    [
+        (
+            without(ignored_settings=frozenset({"top_k", "min_p"})),
+            lambda prompt: Request(prompt, Settings(seed=1, top_k=3)),
+            "fake does not support top_k",
+        ),
+        (
+            without(grammars=False),
+            lambda prompt: Request(prompt, SETTINGS, 'root ::= "a"'),
+            "fake does not support grammar",
+        ),
+        (without(traces=False), lambda prompt: Request(prompt, SETTINGS, trace=2), "fake does not support trace"),
+    ],
+)
+def test_a_request_beyond_an_engine_is_refused_by_name(
+    capabilities: Any, request_of: Callable[..., Request], says: str
+) -> None:
+    engine = FakeEngine(capabilities=capabilities)
+    request = request_of(build_prompt(engine, SETTINGS, "Q", None))
+    with pytest.raises(UsageError, match=says):
+        list(Answer(engine, request).parts())
+    with pytest.raises(UsageError, match=says):
+        list(Comparison(engine, [(variants_of(["temp=0,1"], 1)[0], Answer(engine, request))]).parts())
+    assert engine.requests == []
+
+
+def test_a_chat_asks_an_engine_without_traces_for_none() -> None:
+    engine = FakeEngine(("Hi.",), capabilities=without(traces=False))
+    turn = ask(controller_with(engine), "one")
+    assert (turn.answer.text, engine.requests[0].trace) == ("Hi.", None)
+    traced = ask(controller_with(FakeEngine(("Hi", "."))), "one")
+    assert [one.text for one in traced.answer.traces] == ["Hi", "."]
+
+
+def test_a_comparison_runs_and_a_failing_answer_ends_alone() -> None:
+    engine = FakeEngine(("a ", "b ", "c"), ("x ", ConstraintError("no token fits")), ("1",))
+    controller = controller_with(engine)
+    controller.session.add("user", "Why?")
+    variants = variants_of(["temp=0.2,0.8,1.4"], 1)
+    compared = CompareSession(controller, controller.session.conversation.path(), False, variants, 1)
+    pieces = list(compared.comparison.parts())
+    assert pieces[:3] == [(0, "answer", "a "), (1, "answer", "x "), (2, "answer", "1")]
+    assert {(index, text) for index, kind, text in pieces if kind == END} == {(0, "stop"), (1, "error"), (2, "stop")}
+    assert [one.answer.text for one in compared.comparison.results] == ["a b c", "x ", "1"]
+    assert [str(one.failure or "") for one in compared.comparison.results] == ["", "no token fits", ""]
+    assert compared.keep(1).message
+    assert controller.session.conversation.path()[-1].content == "a b c"
+
+
+def test_a_comparison_is_stopped_by_its_cancellation() -> None:
+    engine = FakeEngine(("a ",) * 50)
+    controller = controller_with(engine)
+    controller.session.add("user", "Why?")
+    variants = variants_of(["temp=0.2,0.8"], 1)
+    compared = CompareSession(controller, controller.session.conversation.path(), False, variants, 1)
+    for number, _ in enumerate(compared.comparison.parts()):
+        if number == 5:
+            compared.cancellation.set()
+    assert compared.comparison.interrupted
+    assert [one.answer.text for one in compared.comparison.results] == ["a a a "] * 2
+
+
+def test_a_replay_is_the_same_or_says_where_it_differs() -> None:
+    engine = FakeEngine(("a ", "b ", "c"), ("a ", "b ", "c"), ("a ", "x"))
+    answer = Answer(engine, Request(build_prompt(engine, SETTINGS, "Q", None), SETTINGS))
+    list(answer.parts())
+    (recorded,) = from_output(json.dumps(answer_data(answer)), "test")
+    same, other = (Replay(engine, recorded, replay_settings(recorded, None, SETTINGS)) for _ in range(2))
+    for replay in (same, other):
+        list(replay.parts())
+    assert (same.difference, same.reasons) == (None, [])
+    assert other.difference
+    assert (other.difference.offset, other.difference.recorded, other.difference.replayed) == (2, "b", "x")
+
+
+@pytest.mark.parametrize("n_drawn", [0, 1, 2])
+def test_an_answer_that_was_stopped_is_replayed_to_its_end(n_drawn: int) -> None:
+    engine = FakeEngine(("a ", "b ", "c"))
+    answer = Answer(engine, Request(build_prompt(engine, SETTINGS, "Q", None), SETTINGS))
+    events = engine.generate([answer.request])
+    list(answer.begin())
+    for _ in range(n_drawn):
+        list(answer.push(next(events)))
+    answer.request.cancellation.set()
+    list(answer.push(next(events)))
+    (recorded,) = from_output(json.dumps(answer_data(answer)), "test")
+    assert (recorded.text, recorded.manifest.drawn) == ("a b c"[: 2 * n_drawn], n_drawn)
+    replay = Replay(engine, recorded, replay_settings(recorded, None, SETTINGS))
+    list(replay.parts())
+    assert (replay.difference, replay.reasons, replay.stopped) == (None, [], False)
+    assert replay.answer.text == recorded.text
+
+
+def test_a_session_and_a_comparison_are_replayed() -> None:
+    engine = FakeEngine(reply=echo)
+    controller = controller_with(engine)
+    ask(controller, "one two")
+    recorded = from_session(controller.session, None)
+    replay = Replay(engine, recorded, replay_settings(recorded, None, SETTINGS))
+    assert "".join(text for _, text in replay.parts()) == "one two "
+    assert (replay.difference, replay.reasons) == (None, [])
+
+    prompt = build_prompt(engine, SETTINGS, "Q", None)
+    variants = variants_of(["seed=1,2"], 1)
+    compared = Comparison(engine, [(one, Answer(engine, Request(prompt, SETTINGS))) for one in variants])
+    list(compared.parts())
+    data = {"messages": prompt.request, "variants": [one.data() for one in compared.results]}
+    pair = from_output(json.dumps(data), "test")
+    settings = [replay_settings(one, None, SETTINGS) for one in pair]
+    batch = BatchReplay(engine, pair, settings, Cancellation())
+    list(batch.comparison.parts())
+    batch.compare()
+    assert [(one.difference, one.reasons, one.stopped) for one in batch.replays] == [(None, [], False)] * 2
+
+
+def test_the_model_is_closed_with_the_chat() -> None:
+    engine = FakeEngine()
+    controller: ChatController = controller_with(engine)
+    controller.close_model()
+    assert engine.is_closed

@@ -1,0 +1,299 @@
+"""Requests that join and leave: each gets the text that it gets alone, however the others come, go and fail."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.engine.events import Cancellation, TokenEvent
+from llmcli.engine.generation import Generation
+from llmcli.engine.llama.context import Context, ContextParams
+from llmcli.engine.llama.model import Model
+from llmcli.engine.scheduler import Scheduler
+from llmcli.errors import ConstraintError, ContextOverflowError, PolicyError
+from llmcli.params.policies.policy import Fixed, PolicyCall, PolicySource
+from tests.engine.drive import start
+from tests.models import tiny_models
+
+PARAMS = ContextParams(
+    n_ctx=2048,
+    n_ctx_seq=10**6,
+    n_threads=1,
+    n_threads_batch=1,
+    n_batch=64,
+    n_ubatch=16,
+    cache_type_k="f32",
+    cache_type_v="f32",
+    flash_attn="off",
+    n_seq_max=3,
+)
+PROMPT = list(range(10, 50))
+# Five requests: two with one prompt, one that shares its beginning, two others; one has a ban, one a grammar.
+REQUESTS: Sequence[tuple[list[int], str | None, dict[str, Any]]] = (
+    (PROMPT, None, {"temperature": Fixed(0.3), "max_tokens": 8}),
+    (PROMPT, None, {"temperature": Fixed(1.0), "max_tokens": 5, "seed": 2}),
+    ([*PROMPT[:30], 7, 8], None, {"temperature": Fixed(1.0), "banned_strings": ("a", "e"), "max_tokens": 7}),
+    ([5], "root ::= [a-z]{6}", {"temperature": Fixed(0.9), "max_tokens": 9}),
+    ([9] * 90, None, {"temperature": Fixed(0.8), "top_k": 3, "max_tokens": 6}),
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    loaded = Model.load([tiny_models.full_attention(tmp_path_factory.mktemp("tiny") / "tiny.gguf")], n_gpu_layers=0)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(scope="module")
+def context(model: Model) -> Iterator[Context]:
+    made = Context(model, PARAMS)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def alone(model: Model) -> list[str]:
+    """The text of each request in a context of its own."""
+    return [text for text, _ in map(partial(answer_alone, model), range(len(REQUESTS)))]
+
+
+@pytest.fixture(scope="module")
+def tokens_alone(model: Model) -> list[list[int]]:
+    return [tokens for _, tokens in map(partial(answer_alone, model), range(len(REQUESTS)))]
+
+
+def request(context: Context, number: int, **more: Any) -> Generation:
+    prompt, grammar, values = REQUESTS[number]
+    return start(context, prompt, grammar, index=number, ignore_eos=grammar is None, **values, **more)
+
+
+def answer_alone(model: Model, number: int) -> tuple[str, list[int]]:
+    context = Context(model, replace(PARAMS, n_seq_max=1))
+    scheduler, texts, generation = Scheduler(context), {number: ""}, request(context, number)
+    scheduler.add(generation)
+    run(scheduler, texts)
+    context.close()
+    return texts[number], generation.tokens
+
+
+def run(scheduler: Scheduler, texts: dict[int, str]) -> None:
+    while scheduler.is_busy:
+        collect(scheduler.step(), texts)
+
+
+def collect(events: Sequence[TokenEvent], texts: dict[int, str]) -> None:
+    for event in events:
+        texts[event.index] = texts.get(event.index, "") + event.text
+
+
+# What happens next: a request joins, a step, a cancellation from another thread, or a request leaves at once.
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("join"), st.integers(0, 4)),
+        st.tuples(st.just("step"), st.integers(1, 4)),
+        st.tuples(st.just("cancel"), st.integers(0, 4)),
+        st.tuples(st.just("leave"), st.integers(0, 4)),
+    ),
+    min_size=8,
+    max_size=40,
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=200, derandomize=True)
+@given(ACTIONS)
+def test_any_interleaving_gives_each_the_text_it_gives_alone(
+    context: Context, alone: list[str], tokens_alone: list[list[int]], actions: list[tuple[str, int]]
+) -> None:
+    scheduler, texts = Scheduler(context), dict[int, str]()
+    joined: dict[int, Generation] = {}
+    stopped: set[int] = set()
+    for action, number in actions:
+        running = number in joined and not joined[number].finish_reason
+        if action == "join" and number not in joined:
+            joined[number] = request(context, number)
+            scheduler.add(joined[number])
+        elif action == "step":
+            for _ in range(number):
+                collect(scheduler.step(), texts)
+        elif action == "cancel" and running:
+            joined[number].cancellation.set("timeout")
+            stopped.add(number)
+        elif action == "leave" and running:
+            collect([scheduler.cancel(joined[number])], texts)
+            stopped.add(number)
+    run(scheduler, texts)
+    for number, generation in joined.items():
+        if number in stopped:
+            assert alone[number].startswith(texts.get(number, ""))
+            assert generation.finish_reason in ("interrupt", "timeout")
+        else:
+            assert (texts[number], generation.tokens) == (alone[number], tokens_alone[number])
+            assert generation.finish_reason in ("stop", "length")
+        assert generation._sampler.chain.pointer is None
+
+
+def test_more_requests_than_sequences_wait_for_their_turn(context: Context, alone: list[str]) -> None:
+    scheduler, texts = Scheduler(context), dict[int, str]()
+    for number in range(5):
+        scheduler.add(request(context, number))
+    run(scheduler, texts)
+    assert [texts[number] for number in range(5)] == alone
+
+
+def test_a_request_that_joins_shares_the_prefix_of_another(context: Context, alone: list[str]) -> None:
+    scheduler, texts = Scheduler(context), dict[int, str]()
+    context.clear(0)
+    first, later = request(context, 0), request(context, 2)
+    scheduler.add(first)
+    for _ in range(3):
+        collect(scheduler.step(), texts)
+    scheduler.add(later)
+    run(scheduler, texts)
+    assert (first.timings.prompt_n, later.timings.prompt_n) == (len(PROMPT), 2)
+    assert (texts[0], texts[2]) == (alone[0], alone[2])
+    assert (first.beside, later.beside) == (2, 2)  # as many as the context has room for
+
+
+def test_a_request_reuses_the_tokens_of_one_that_left(context: Context) -> None:
+    scheduler = Scheduler(context)
+    first, other, again = request(context, 4), request(context, 3), request(context, 4)
+    for one in (first, other, again):
+        scheduler.add(one)
+        run(scheduler, {})
+    assert again.timings.prompt_n == 1
+    assert again.tokens == first.tokens
+
+
+def test_a_step_gives_a_request_no_token_or_several_events(context: Context) -> None:
+    """None while another prompt is evaluated; the event of a removed token and of the one in its place in one step."""
+    free = start(context, PROMPT, max_tokens=20, ignore_eos=True)
+    scheduler = Scheduler(context)
+    scheduler.add(free)
+    run(scheduler, {})
+    pieces = [context.model.vocab.piece(token).decode("utf-8", "replace") for token in free.tokens[len(PROMPT) + 3 :]]
+    phrase = next(piece for piece in pieces if piece.isalpha())
+    first = start(context, PROMPT, max_tokens=20, ignore_eos=True, banned_strings=(phrase,))
+    scheduler.add(first)
+    scheduler.step()
+    scheduler.add(request(context, 3))
+    assert {event.index for event in scheduler.step()} == {3}
+    counts = []
+    while scheduler.is_busy:
+        counts.append([event.index for event in scheduler.step()].count(0))
+    assert max(counts) == 2
+
+
+def test_a_request_cancelled_in_a_prompt_of_another_ends_alone(context: Context, alone: list[str]) -> None:
+    scheduler, texts = Scheduler(context), dict[int, str]()
+    running, waiting = request(context, 0), request(context, 4)
+    reading = request(context, 3)
+    reading.progress = lambda _done, _total: waiting.cancellation.set("interrupt")
+    scheduler.add(running)
+    collect(scheduler.step(), texts)
+    for one in (reading, waiting):
+        scheduler.add(one)
+    run(scheduler, texts)
+    assert (waiting.finish_reason, texts[4]) == ("interrupt", "")
+    assert (texts[0], texts[3]) == (alone[0], alone[3])
+
+
+def test_one_of_two_with_a_prompt_is_cancelled_while_it_is_read(context: Context, alone: list[str]) -> None:
+    for seq_id in range(PARAMS.n_seq_max):
+        context.clear(seq_id)
+    scheduler, texts = Scheduler(context), dict[int, str]()
+    pair = [request(context, 4), request(context, 4)]
+    pair[0].progress = lambda done, total: pair[0].cancellation.set("timeout") if done < total else None
+    for one in pair:
+        scheduler.add(one)
+    pair[0].index = 0
+    run(scheduler, texts)
+    assert [one.finish_reason for one in pair] == ["timeout", "length"]
+    assert (texts[0], texts[4]) == ("", alone[4])
+    assert pair[1].timings.prompt_n < len(pair[1].prompt)  # the rest of what the other one began
+
+
+def test_an_abort_in_a_prompt_ends_it_at_once_and_alone(model: Model) -> None:
+    context = Context(model, replace(PARAMS, n_ctx=8192, n_batch=4096, n_ubatch=4096))
+    scheduler = Scheduler(context)
+    running = start(context, [5], max_tokens=60, ignore_eos=True)
+    long = start(context, [7] * 4000, max_tokens=1, index=1)
+    scheduler.add(running)
+    scheduler.step()
+    scheduler.add(long)
+    timer = threading.Timer(0.05, long.cancellation.set)
+    begin = time.perf_counter()
+    timer.start()
+    events = scheduler.step()
+    cancelled = time.perf_counter() - begin
+    assert [event.finish_reason for event in events] == ["interrupt"]
+    again = start(context, [7] * 4000, max_tokens=1, index=1)
+    scheduler.add(again)
+    begin = time.perf_counter()
+    scheduler.step()
+    assert again.timings.prompt_n == 4000
+    assert cancelled < 0.5 * (time.perf_counter() - begin)
+    run(scheduler, {})
+    assert running.finish_reason == "length"
+    context.close()
+
+
+def test_a_shared_cancellation_ends_all_that_have_it(context: Context) -> None:
+    scheduler, flag = Scheduler(context), Cancellation()
+    both = [request(context, number, cancellation=flag) for number in (0, 1)]
+    for one in both:
+        scheduler.add(one)
+    scheduler.step()
+    flag.set("timeout")
+    assert [event.finish_reason for event in scheduler.step()] == ["timeout"] * 2
+    assert not scheduler.is_busy
+
+
+def test_a_request_that_fails_ends_alone(context: Context, alone: list[str]) -> None:
+    """A policy that raises in the third of five requests, and a constraint that no token meets in another."""
+    source = PolicySource("a test", lambda: lambda step: 1 / (2 - step.index))
+    nothing = tuple((token, -float("inf")) for token in range(context.model.vocab.n_tokens))
+    failing = start(
+        context, PROMPT, index=2, max_tokens=9, ignore_eos=True, temperature=PolicyCall("failing", source=source)
+    )
+    dead = start(context, [5], "root ::= [a-z]+", index=3, logit_bias=nothing)
+    scheduler, texts = Scheduler(context), dict[int, str]()
+    for one in (request(context, 0), request(context, 1), failing, dead, request(context, 4)):
+        scheduler.add(one)
+    run(scheduler, texts)
+    assert [texts[number] for number in (0, 1, 4)] == [alone[number] for number in (0, 1, 4)]
+    assert isinstance(failing.failure, PolicyError)
+    assert isinstance(dead.failure, ConstraintError)
+    assert (failing.finish_reason, dead.finish_reason) == ("error", "error")
+    assert len(failing.tokens) == len(PROMPT) + 2
+
+
+def test_a_prompt_without_room_is_refused_and_others_go_on(context: Context, alone: list[str]) -> None:
+    scheduler, texts = Scheduler(context), dict[int, str]()
+    scheduler.add(request(context, 0))
+    scheduler.step()
+    too_long = start(context, [5] * context.n_ctx)
+    with pytest.raises(ContextOverflowError, match=f"the context has {context.n_ctx}"):
+        scheduler.add(too_long)
+    too_long.close()
+    run(scheduler, texts)
+    assert alone[0].endswith(texts[0])
+
+
+def test_tokens_kept_for_later_make_room_for_a_running_request(model: Model) -> None:
+    context = Context(model, replace(PARAMS, n_ctx=256, n_seq_max=2))
+    scheduler = Scheduler(context)
+    for prompt, count in (([5] * 100, 40), ([7] * 100, 120)):
+        last = start(context, prompt, max_tokens=count, ignore_eos=True)
+        scheduler.add(last)
+        run(scheduler, {})
+    assert len(last.tokens) == 220
+    assert context.evaluated(seq_id=0) == 0
+    context.close()

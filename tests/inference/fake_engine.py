@@ -1,0 +1,146 @@
+"""An engine without a model: what it answers, how long that takes, and what it cannot do is given."""
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+
+from llmcli.engine.events import (
+    Batches,
+    Cancellation,
+    FinishReason,
+    GenerationRecord,
+    Timings,
+    TokenEvent,
+    TokenTrace,
+)
+from llmcli.engine.token_inspection import TokenInspector
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.inference.engine import (
+    Capabilities,
+    EngineIdentity,
+    Message,
+    Progress,
+    Prompt,
+    Request,
+    TemplateOptions,
+)
+from llmcli.inference.prompt_tokens import PromptRenderer
+from llmcli.params.settings import Layer
+from tests.inference.fake_vocab import FakeVocab
+
+Script = Sequence[str | BaseException]  # pieces of an answer; an error ends it, another exception is raised
+_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+
+
+class FakeEngine:
+    """Gives the scripts one after the other, the last one again and again; or what `reply` makes of each request.
+
+    `delay` is in seconds per piece. Each piece counts as one token. An answer ends at the settings' `max_tokens`.
+    """
+
+    def __init__(
+        self,
+        *scripts: Script,
+        reply: Callable[[Request], Script] | None = None,
+        delay: float = 0.0,
+        capabilities: Capabilities | None = None,
+        tokenizer: FakeVocab | None = None,
+        chat_template: str = _TEMPLATE,
+        n_ctx: int = 4096,
+    ) -> None:
+        self.name = "fake"
+        self.capabilities = capabilities or Capabilities(inspection=False)
+        self.tokenizer = tokenizer or FakeVocab()
+        self.chat_template = chat_template
+        self.n_ctx = n_ctx
+        self.defaults = Layer("model", {})
+        self.notes: list[str] = []
+        self.facts = ("model: fake",)
+        self.load_ms = self.waited_ms = 1.0
+        self.requests: list[Request] = []  # all that were asked
+        self.is_closed = False
+        self._scripts = list(scripts) or [("Hello.",)]
+        self._reply = reply or self._next_script
+        self._delay = delay
+        self._renderer = PromptRenderer(self.tokenizer)
+        self._evaluated: Sequence[int] = ()
+
+    def _next_script(self, _request: Request) -> Script:
+        return self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
+
+    def identity(self, patience: float = 0.0) -> EngineIdentity:  # noqa: ARG002
+        return EngineIdentity("0" * 64, "fake 1", "a machine")
+
+    def identify(self, progress: Progress, cancellation: Cancellation) -> None: ...
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.tokenizer.tokenize(text))
+
+    def render(self, request: Sequence[Message] | str, options: TemplateOptions) -> Prompt:
+        return self._renderer.render(request, options)
+
+    def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
+        """A piece of each answer in turn, as they would come side by side."""
+        self.requests += requests
+        running = [self._answer(index, one, len(requests)) for index, one in enumerate(requests)]
+        while running:
+            for answer in list(running):
+                event = next(answer)
+                if event.finish_reason:
+                    running.remove(answer)
+                yield event
+
+    def _answer(self, index: int, request: Request, count: int) -> Generator[TokenEvent, None, None]:
+        tokens, limit = request.prompt.tokens, request.settings.max_tokens
+        record = GenerationRecord(tokens=[*tokens], timings=Timings(prompt_n=len(tokens)))
+        record.n_ctx, record.n_threads, record.beside = self.n_ctx, (1, 1), count - 1
+        record.layout, self._evaluated = [(len(tokens), len(tokens), 1)], tokens
+        if request.progress:
+            request.progress(len(tokens), len(tokens))
+
+        def event(text: str, token: int | None, reason: FinishReason | None = None) -> TokenEvent:
+            record.finish_reason = reason
+            n = len(record.traces)
+            return TokenEvent(text, token, reason, record, index, n, n)
+
+        for piece in self._reply(request):
+            if self._delay:
+                time.sleep(self._delay)
+            if request.cancellation.is_set():
+                yield event("", None, request.cancellation.reason)
+            if 0 <= limit <= record.timings.predicted_n:
+                yield event("", None, "length")
+            if isinstance(piece, LlmcliError):
+                record.failure = piece
+                yield event("", None, "error")
+            if isinstance(piece, BaseException):
+                raise piece
+            *_, token = letters = self.tokenizer.tokenize(piece)
+            record.tokens += letters
+            record.timings.predicted_n += 1
+            if request.trace is not None:
+                n = len(record.traces)
+                record.traces.append(TokenTrace(n, token, "", 0.5, 1, 0.7, 1.0, 2, (), "1.0", 0, float(n)))
+            yield event(piece, token)
+        yield event("", None, request.cancellation.reason if request.cancellation.is_set() else "stop")
+
+    def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:  # noqa: ARG002
+        self._evaluated = tokens
+
+    def n_evaluated(self, tokens: Sequence[int]) -> int:
+        return Prompt.of_tokens("", tokens).n_common(Prompt.of_tokens("", self._evaluated))
+
+    def evaluate_batches(self, request: Request, layout: Batches) -> None:
+        if sum(kept * times for _, kept, times in layout) != len(request.prompt.tokens):
+            raise ValueError("the batches do not fit")
+
+    def inspector(self, request: Request, tokens: Sequence[int]) -> TokenInspector:  # noqa: ARG002
+        raise UsageError("fake does not support /why")
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def without(**capabilities: bool | frozenset[str]) -> Capabilities:
+    """What a fake engine can do, apart from these."""
+    return replace(Capabilities(inspection=False), **capabilities)  # type: ignore[arg-type]
