@@ -20,7 +20,7 @@ from llmcli.inference.comparison import Comparison, Variant
 from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.prompt_tokens import raw_tokens
-from llmcli.inference.resolved_model import resolve_model
+from llmcli.inference.sizing import resolve_model
 from llmcli.params.settings import Settings
 
 _TEXT = "The old harbour lay quiet under the snow, and the last ship had left. " * 4

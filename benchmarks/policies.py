@@ -23,7 +23,7 @@ from llmcli.inference.answer import Answer
 from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.prompt_tokens import raw_tokens
-from llmcli.inference.resolved_model import resolve_model
+from llmcli.inference.sizing import resolve_model
 from llmcli.inference.trace_file import TraceWriter
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings

@@ -260,7 +260,7 @@ class ChatController:
         from llmcli.chat.turn import Turn, start_answer
         from llmcli.engine.events import TemperatureShift
         from llmcli.inference.engine import Request
-        from llmcli.inference.resolved_model import apply_model_defaults
+        from llmcli.inference.sizing import apply_model_defaults
 
         engine = self.engine
         assert engine

@@ -12,8 +12,13 @@ import typer
 from llmcli.chat.attachments import attach
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import model_preload
-from llmcli.cli.completion import complete_downloadable, complete_reference, complete_session
-from llmcli.cli.options import argument_or_flag, with_settings
+from llmcli.cli.options import (
+    argument_or_flag,
+    complete_downloadable,
+    complete_reference,
+    complete_session,
+    with_settings,
+)
 from llmcli.config.presets import layers_of, resolve_settings
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import cache_dir, data_dir, read_text
@@ -224,7 +229,7 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
     def load(abort: "Cancellation", report: Callable[[str], None]) -> "PromptBuilder":
         from llmcli.chat.prompting import PromptBuilder
         from llmcli.inference.local import LocalEngine
-        from llmcli.inference.resolved_model import resolve_model
+        from llmcli.inference.sizing import resolve_model
 
         target = resolve_model(settings)
         report("loading")

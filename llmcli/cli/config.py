@@ -11,8 +11,7 @@ from llmcli.files import config_path
 from llmcli.params.settings import Layer, check_policy, fields, find, format_setting, resolve, to_data
 from llmcli.ui.markdown.theme import ground_of
 from llmcli.ui.terminal.console import console, open_in_editor
-from llmcli.ui.terminal.output import print_json, print_line
-from llmcli.ui.terminal.table import print_facts
+from llmcli.ui.terminal.output import print_facts, print_json, print_line
 
 _NO_FLAGS = Layer("flag", {})
 app = typer.Typer(no_args_is_help=True)

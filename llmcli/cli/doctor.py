@@ -21,8 +21,7 @@ from llmcli.models import locations
 from llmcli.models.hub import environment
 from llmcli.params.settings import Layer, environment_layer
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import print_json
-from llmcli.ui.terminal.table import print_facts
+from llmcli.ui.terminal.output import print_facts, print_json
 
 _MIB = 1 << 20
 Problem = tuple[str, str]  # message and hint

@@ -79,7 +79,7 @@ def generate(
     from llmcli.inference.answer import Answer
     from llmcli.inference.engine import Request
     from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
-    from llmcli.inference.resolved_model import apply_model_defaults
+    from llmcli.inference.sizing import apply_model_defaults
 
     target = find_model(asked)
     welcome(resolve(layers).origins["model"])

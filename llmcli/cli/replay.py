@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.cli.completion import complete_session
-from llmcli.cli.options import with_settings
+from llmcli.cli.options import complete_session, with_settings
 from llmcli.cli.stdin import piped_stdin
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import DiskError, ExitStatus, ModelNotFoundError, UsageError
@@ -25,7 +24,7 @@ from llmcli.ui.terminal.progress import ProgressLine
 if TYPE_CHECKING:
     from llmcli.chat.recorded_answer import RecordedAnswer
     from llmcli.chat.replay import BatchReplay, Replay
-    from llmcli.inference.resolved_model import ResolvedModel
+    from llmcli.inference.sizing import ResolvedModel
 
 _SESSION = "session:"
 _LARGEST = 64 << 20  # bytes of stdin

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.chat.sessions import store
-from llmcli.cli.completion import complete_session
-from llmcli.cli.options import Force, Json, output_path
+from llmcli.cli.options import Force, Json, complete_session, output_path
 from llmcli.config.config_file import config_layer
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from llmcli.params.settings import Layer, resolve
 from llmcli.text import format_age, plural
 from llmcli.ui.terminal.console import can_ask, confirm, console, wants_color
-from llmcli.ui.terminal.output import print_json, print_line, print_text
-from llmcli.ui.terminal.table import print_rows
+from llmcli.ui.terminal.output import print_json, print_line, print_rows, print_text
 
 if TYPE_CHECKING:
     from llmcli.chat.conversation import Conversation, Message

@@ -1,9 +1,8 @@
 """Separation of a model's reasoning from its answer, by the tags around the reasoning."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.stop_and_banned_strings import held_back
 
 # The opening and closing tags of model families.
 TAGS = (
@@ -100,3 +99,13 @@ class ReasoningSplitter:
         held, self._held = self._held, ""
         if held and self._state != "gap":
             yield ("think" if self._state == "think" else "answer"), held
+
+
+def held_back(text: str, phrases: Sequence[str]) -> int:
+    """The length of the longest suffix of `text` that is a proper prefix of one of `phrases`."""
+    longest = max((len(phrase) for phrase in phrases), default=1)
+    for size in range(min(longest - 1, len(text)), 0, -1):
+        tail = text[-size:]
+        if any(phrase.startswith(tail) for phrase in phrases):
+            return size
+    return 0

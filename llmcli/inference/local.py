@@ -28,7 +28,7 @@ from llmcli.inference.engine import (
     TemplateOptions,
 )
 from llmcli.inference.prompt_tokens import PromptRenderer
-from llmcli.inference.resolved_model import ResolvedModel
+from llmcli.inference.sizing import ResolvedModel
 from llmcli.models.file_records import ModelHasher
 from llmcli.params.settings import Layer, Settings
 from llmcli.text import format_size

@@ -13,9 +13,8 @@ from llmcli.params.settings import ResolvedSettings, ineffective_settings
 from llmcli.text import plural, sanitize
 from llmcli.ui.terminal.cells import Runs, cells, line_breaks, slice_cells, styled, unstyled, wrap
 from llmcli.ui.terminal.console import console, wants_color
-from llmcli.ui.terminal.output import AnswerWriter, print_drawn, print_line, to_stderr
+from llmcli.ui.terminal.output import AnswerWriter, print_drawn, print_line, print_rows, to_stderr
 from llmcli.ui.terminal.progress import LiveView
-from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
     from llmcli.inference.comparison import Comparison

@@ -16,7 +16,7 @@ from llmcli.engine.events import Cancellation, TokenEvent
 from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.inference.engine import Engine, Prompt, Request
 from llmcli.inference.local import LocalEngine
-from llmcli.inference.resolved_model import ResolvedModel
+from llmcli.inference.sizing import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings

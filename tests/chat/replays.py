@@ -13,7 +13,7 @@ from llmcli.inference.answer_json import answer_data
 from llmcli.inference.engine import Request
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt, grammar_text
-from llmcli.inference.resolved_model import ResolvedModel
+from llmcli.inference.sizing import ResolvedModel
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelFile
 from llmcli.params.settings import Settings, parse_data
 

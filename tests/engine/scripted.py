@@ -6,7 +6,7 @@ from typing import Any
 
 from llmcli.engine.events import TokenEvent
 from llmcli.engine.generation import Generation
-from llmcli.engine.sampling.constrained_sampler import ConstrainedSampler, Sampler
+from llmcli.engine.sampling.grammar import ConstrainedSampler, Sampler
 from llmcli.errors import ConstraintError
 from llmcli.params.settings import Settings
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmcli.engine.generation import lower_by_character
 from llmcli.engine.llama.context import Context
-from llmcli.engine.stop_and_banned_strings import lower_by_character
 from llmcli.errors import ConstraintError
 from llmcli.params.policies.policy import Fixed
 from tests.engine.drive import GREEDY, run

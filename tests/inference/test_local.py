@@ -10,10 +10,10 @@ from llmcli.engine.events import Cancellation, TokenEvent
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
-from llmcli.inference import resolved_model, sizing
+from llmcli.inference import sizing
 from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalEngine
-from llmcli.inference.resolved_model import ResolvedModel, apply_model_defaults, resolve_model
+from llmcli.inference.sizing import ResolvedModel, apply_model_defaults, resolve_model
 from llmcli.models import file_records
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
@@ -25,7 +25,7 @@ from tests.models.gguf_writer import MODEL, write_gguf
 def probed(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Path]]:
     """The files that were probed; none of them is really loaded."""
     seen: list[Sequence[Path]] = []
-    monkeypatch.setattr(resolved_model, "probe", seen.append)
+    monkeypatch.setattr(sizing, "probe", seen.append)
     return seen
 
 
@@ -53,7 +53,7 @@ def test_a_file_that_crashed_the_probe_is_not_remembered(tmp_path: Path, monkeyp
         tries.append(parts)
         raise ModelInvalidError("tiny.gguf crashes llama.cpp")
 
-    monkeypatch.setattr(resolved_model, "probe", crash)
+    monkeypatch.setattr(sizing, "probe", crash)
     path = write_gguf(tmp_path / "tiny.gguf")
     for _ in range(2):
         with pytest.raises(ModelInvalidError, match="crashes"):

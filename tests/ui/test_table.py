@@ -6,7 +6,7 @@ import re
 import pytest
 
 from llmcli.ui.terminal.cells import cells
-from llmcli.ui.terminal.table import print_facts, print_rows
+from llmcli.ui.terminal.output import print_facts, print_rows
 
 HEADS = ("NAME", "SIZE", "USED")
 ROWS = [("owner/repo:Q4_K_M", "4.92 GB", "3 days ago"), ("starter", "98 MB", "never")]

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli.completion import complete_downloadable
-from llmcli.cli.options import Json, with_settings
+from llmcli.cli.options import Json, complete_downloadable, with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import UsageError
 from llmcli.models import catalog
@@ -26,8 +25,7 @@ from llmcli.models.reference import HubReference
 from llmcli.params.settings import Layer
 from llmcli.text import format_count, format_size, plural
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import print_json, print_line
-from llmcli.ui.terminal.table import print_rows
+from llmcli.ui.terminal.output import print_json, print_line, print_rows
 
 if TYPE_CHECKING:
     from llmcli.models.hub.api import Repo

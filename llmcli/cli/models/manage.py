@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.cli.completion import complete_reference
-from llmcli.cli.options import Json, with_settings
+from llmcli.cli.options import Json, complete_reference, with_settings
 from llmcli.config import config_file
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, ModelNotFoundError, UsageError
@@ -22,9 +21,8 @@ from llmcli.models.sources.registry import models_in_folder, parse, programs
 from llmcli.params.settings import Layer
 from llmcli.text import format_age, format_size, plural
 from llmcli.ui.terminal.console import can_ask, confirm, console
-from llmcli.ui.terminal.output import print_json, print_line
+from llmcli.ui.terminal.output import print_json, print_line, print_rows
 from llmcli.ui.terminal.progress import Downloads
-from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
     from llmcli.models.hub.repo_download import InterruptedDownload

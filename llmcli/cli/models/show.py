@@ -5,8 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmcli.cli.completion import complete_reference
-from llmcli.cli.options import with_settings
+from llmcli.cli.options import complete_reference, with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.models.installed import inventory_with_aliases
 from llmcli.models.locations import ModelNotDownloadedError, model_locations
@@ -16,8 +15,7 @@ from llmcli.models.sources.source import InstalledModel
 from llmcli.params.settings import Layer
 from llmcli.text import format_age, format_count, format_size, sanitize
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import print_json, print_line
-from llmcli.ui.terminal.table import print_facts, print_rows
+from llmcli.ui.terminal.output import print_facts, print_json, print_line, print_rows
 
 
 @with_settings(only=("model_folders",))

@@ -10,8 +10,7 @@ from llmcli.params.settings import Settings, fields, needed_settings
 from llmcli.text import plural, sanitize
 from llmcli.ui.terminal.cells import Runs, cells, fit, styled, unstyled, wrap
 from llmcli.ui.terminal.console import is_terminal, wants_color
-from llmcli.ui.terminal.output import columns, print_drawn, print_line, print_text, stream
-from llmcli.ui.terminal.table import print_rows
+from llmcli.ui.terminal.output import columns, print_drawn, print_line, print_rows, print_text, stream
 
 _HEADS = ("#", "TEXT", "P", "RANK", "TEMP", "ENTROPY", "CANDIDATES", "SENTENCE", "POLICY")
 _SPARE = ("POLICY", "SENTENCE", "CANDIDATES", "RANK")

@@ -8,7 +8,7 @@ from llmcli.ui.commands.inspect import busy, open_inspector, parse_token_index
 from llmcli.ui.commands.messages import continue_, describe_settings, parse_number, show
 from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.table import print_rows
+from llmcli.ui.terminal.output import print_rows
 
 
 @command(

@@ -11,7 +11,7 @@ from llmcli.ui.chat.context_overflow import compact_now
 from llmcli.ui.commands.messages import parse_number
 from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.table import print_rows
+from llmcli.ui.terminal.output import print_rows
 
 _FULL, _EMPTY = "█", "·"
 _WIDEST = 60  # columns of the bar

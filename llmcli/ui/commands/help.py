@@ -12,7 +12,7 @@ from llmcli.ui.commands.completion import complete_values, matching, setting_not
 from llmcli.ui.commands.registry import Command, command, commands, dispatch
 from llmcli.ui.markdown.theme import theme_names
 from llmcli.ui.terminal.console import can_ask, console
-from llmcli.ui.terminal.table import print_definitions
+from llmcli.ui.terminal.output import print_definitions
 
 _KEYS = (
     ("Enter", "send the message"),

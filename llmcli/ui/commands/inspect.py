@@ -20,7 +20,7 @@ from llmcli.ui.commands.completion import matching
 from llmcli.ui.commands.messages import parse_number
 from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.table import print_facts, print_rows
+from llmcli.ui.terminal.output import print_facts, print_rows
 
 if TYPE_CHECKING:
     from llmcli.chat.inspect import AnswerInspector

@@ -8,7 +8,7 @@ from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands.messages import show
 from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.table import print_rows
+from llmcli.ui.terminal.output import print_rows
 
 _SHOWN = 2  # messages, after a session was opened
 

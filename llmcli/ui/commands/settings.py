@@ -24,8 +24,7 @@ from llmcli.ui.commands.registry import command, commands
 from llmcli.ui.markdown.theme import ground_of
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.console import edit as edit_text
-from llmcli.ui.terminal.output import warn_ineffective
-from llmcli.ui.terminal.table import print_definitions, print_rows
+from llmcli.ui.terminal.output import print_definitions, print_rows, warn_ineffective
 
 if TYPE_CHECKING:
     from llmcli.inference.engine import Engine
