@@ -144,6 +144,7 @@ def test_stats_are_one_line_on_stderr(run: Run) -> None:
     assert cut.startswith("cut off: ")
     for word in ("prompt ", "generated 12 tokens", "tokens/s", "first token", "end: length", "seed 1"):
         assert word in line
+    assert run("generate", "Hi", *WHOLE, "--stats", "-q").stderr.count("generated 12 tokens") == 1
 
 
 @with_starter

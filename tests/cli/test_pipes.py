@@ -257,6 +257,21 @@ def test_ctrl_c_in_a_piped_chat_ends_the_loop_and_keeps_the_session(home: Path) 
     assert messages[1]["finish_reason"] == "interrupt"
 
 
+def test_ctrl_c_in_a_comparison_of_a_piped_chat_ends_it(home: Path) -> None:
+    program = subprocess.Popen(
+        heeding(sys.executable, "-m", "llmcli", "chat", "--ignore-eos", "-n", "2000", "-c", "4096"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert program.stdin
+    program.stdin.write(b"/compare answers=2 Tell a long story.\nhi\n")
+    program.stdin.flush()
+    wait_until((home / "data" / "used").exists)  # written when the model is found
+    time.sleep(1.5)  # and it is loaded and begins
+    program.send_signal(signal.SIGINT)
+    program.communicate(timeout=60)
+    assert program.returncode == BY_SIGINT
+
+
 def test_a_piped_chat_that_meets_its_time_limit_ends_with_124() -> None:
     ran = shell("printf 'Tell a long story.\\n' | $L chat --ignore-eos -n 5000 --timeout 0.5 --no-save")
     assert ran.returncode == 124

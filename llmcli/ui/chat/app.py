@@ -145,9 +145,10 @@ class ChatApp:
         """Say where the messages up to `head` are, if there is a message `first`."""
         conversation = self.controller.session.conversation
         left = conversation.path(head)
-        if len(left) < first:
+        paths = [conversation.path(leaf) for leaf in conversation.leaves()]
+        branch = next((number for number, path in enumerate(paths, 1) if left[-1] in path), 0)
+        if len(left) < first or not branch:
             return
-        branch = next(n for n, leaf in enumerate(conversation.leaves(), 1) if left[-1] in conversation.path(leaf))
         what = f"message {first} stays" if len(left) == first else f"messages {first} to {len(left)} stay"
         console.note(f"{what} in branch {branch}; /branch {branch} returns to {'it' if len(left) == first else 'them'}")
 
@@ -201,7 +202,7 @@ class ChatApp:
         reason, on = turn.answer.finish_reason, "; /continue resumes" if turn.message else ""
         if reason == "interrupt":
             console.note(f"stopped{on}, /retry answers again" if on else "stopped; /retry tries again")
-            self._after_interrupt()
+            self.after_interrupt()
         elif reason == "timeout":
             text = f"stopped after {settings.timeout:g} s (timeout)"
             console.note(text + on)
@@ -218,7 +219,7 @@ class ChatApp:
             free = "repeat_penalty=1.1" if settings.repeat_penalty == 1 else free
             console.note("the answer repeats itself" + (f"; /retry {free} may help" if free else ""))
 
-    def _after_interrupt(self) -> None:
+    def after_interrupt(self) -> None:
         """End a script; on a terminal, put what was typed during the answer into the input line, where it is seen."""
         if not is_terminal(sys.stdin):
             raise KeyboardInterrupt
