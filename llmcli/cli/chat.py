@@ -25,6 +25,7 @@ from llmcli.files import cache_dir, data_dir, read_text
 from llmcli.models import locations
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.param import fields_of
+from llmcli.params.policies.policy import names_in
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.ui.terminal.console import can_ask, can_redraw, console, is_terminal, wants_color
@@ -187,6 +188,9 @@ def character_of(flags: Layer, session: Session) -> "tuple[Character | None, lis
 def save_overrides(session: Session, *layers: Layer) -> None:
     """Let the settings of the command line replace those of the session, and save them with it."""
     flags = {key: value for layer in layers for key, value in layer.values.items()}
+    file, temperature = flags.get("temp_policy_file"), session.overrides.get("temperature")
+    if file and temperature and file.rpartition(":")[2] not in names_in(temperature):  # the file replaces it
+        session.unset("temperature")
     for key in flags.keys() & session.overrides.keys():
         session.unset(key)
     session.save_flags({key: _portable(key, value) for key, value in flags.items() if key in _SAVED})

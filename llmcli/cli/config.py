@@ -52,7 +52,7 @@ def get_setting(key: Key) -> None:
     print_line(field.format(getattr(resolve_settings(_NO_FLAGS), field.key)))
 
 
-@app.command("set")
+@app.command("set", context_settings={"ignore_unknown_options": True})  # of a negative value
 def set_setting(
     key: Key, value: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Value, or the values of a list.")]
 ) -> None:

@@ -70,6 +70,8 @@ def generate(
     asked = resolve(layers).settings
     if asked.logprobs and not as_json:
         console.warn("logprobs has no effect: it needs --json", "to see probabilities, use --heat p or --trace FILE")
+    if "trace_top" in flags.values and trace is None:
+        console.warn("trace_top has no effect: it needs --trace", "record a trace with --trace FILE")
     check_chain(asked)
     from llmcli.inference.request import grammar_text, join_prompt, system_text
 

@@ -68,8 +68,9 @@ class LocalEngine:
         begin = perf_counter()
         self.target = target
         self.shape = sizing.shape_of(target.headers)
+        sizing.check_cache(settings)
         notes = sizing.check_memory(self.shape, settings, settings.n_ctx or 1), sizing.check_gpu(settings)
-        target.notes += filter(None, notes)
+        target.notes += filter(None, (*notes, sizing.check_threads(settings)))
         self.gpu_layers = 0
         if loaded is None:
             n_gpu_layers = sizing.choose_gpu_layers(self.shape, settings, settings.n_ctx or self.shape.n_ctx_train)

@@ -34,6 +34,13 @@ def test_config_set_get_list_and_unset(run: Run, inside: Run, home: Path) -> Non
     assert inside("config", "path").text.strip() == str(home / "config" / "config.toml")
 
 
+@pytest.mark.parametrize("key", ["max_tokens", "adaptive_target"])
+def test_config_sets_a_negative_number(inside: Run, key: str) -> None:
+    assert inside("config", "set", key, "-1").status == 0
+    assert inside("config", "get", key).text == "-1\n"
+    assert "must be" in inside("config", "set", key, "--force").stderr
+
+
 def test_config_unset_removes_keys_that_are_not_settings(inside: Run, home: Path) -> None:
     file = home / "config" / "config.toml"
     file.parent.mkdir(parents=True)

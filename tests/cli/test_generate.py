@@ -207,6 +207,11 @@ def test_reasoning_is_separated_from_the_answer(run: Run) -> None:
 
 
 @with_tiny
+def test_trace_top_without_a_trace_is_reported(run: Run) -> None:
+    assert "trace_top has no effect: it needs --trace" in run("generate", "Hi", *SHORT, "--trace-top", "3").stderr
+
+
+@with_tiny
 def test_a_setting_without_effect_is_reported(run: Run) -> None:
     ran = run("generate", "Hi", *SHORT, "--mirostat", "2", "--top-p", "0.5", "--adaptive-target", "0.3")
     assert ran.status == 0

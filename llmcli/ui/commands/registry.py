@@ -24,6 +24,7 @@ _SYNONYMS_OF: Mapping[tuple[str, ...], str] = {
     ("why", "tokens"): "logprobs probabilities",
     ("character",): "persona personality",
     ("max_tokens",): "length",
+    ("n_ctx",): "ctx context_size",
     ("system",): "prompt",
     ("params",): "settings parameters options config",
     ("model",): "info show",
