@@ -223,9 +223,9 @@ def complete_character(incomplete: str) -> list[tuple[str, str]]:
 
 def complete_downloadable(incomplete: str) -> list[str]:
     """What can be downloaded: the names of the catalog, and the models on this machine."""
-    from llmcli.models.catalog import CATALOG
+    from llmcli.models.catalog import catalog
 
-    return [entry.name for entry in CATALOG if entry.name.startswith(incomplete)] + complete_reference(incomplete)
+    return [entry.name for entry in catalog() if entry.name.startswith(incomplete)] + complete_reference(incomplete)
 
 
 def _complete_path(incomplete: str, suffixes: tuple[str, ...] = (".gguf",)) -> list[str]:

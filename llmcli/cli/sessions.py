@@ -166,8 +166,7 @@ def _system_prompt(session: "Session") -> str | None:
 @app.command("rm")
 def remove_sessions(
     names: Annotated[
-        list[str],
-        typer.Argument(metavar="NAME...", help="Full names of sessions.", autocompletion=complete_session),
+        list[str], typer.Argument(metavar="NAME...", help="Full names of sessions.", autocompletion=complete_session)
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without confirmation.")] = False,
 ) -> int:

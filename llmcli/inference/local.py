@@ -18,15 +18,7 @@ from llmcli.engine.scheduler import generate
 from llmcli.errors import LlmcliError, ModelInvalidError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
-from llmcli.inference.engine import (
-    Capabilities,
-    EngineIdentity,
-    Message,
-    Progress,
-    Prompt,
-    Request,
-    TemplateOptions,
-)
+from llmcli.inference.engine import Capabilities, EngineIdentity, Message, Progress, Prompt, Request, TemplateOptions
 from llmcli.inference.prompt_tokens import PromptRenderer
 from llmcli.inference.sizing import ResolvedModel
 from llmcli.models.file_records import ModelHasher
