@@ -37,69 +37,52 @@ class LlmcliError(Exception):
         super().__init__(message)
         self.hint = hint
 
+    def __init_subclass__(cls, status: ExitStatus | None = None) -> None:
+        cls.status = status or cls.status
 
-class UsageError(LlmcliError):
+
+class UsageError(LlmcliError, status=ExitStatus.USAGE):
     """The command line, an environment variable or the configuration is not valid."""
 
-    status = ExitStatus.USAGE
 
-
-class ModelNotFoundError(LlmcliError):
+class ModelNotFoundError(LlmcliError, status=ExitStatus.MODEL_NOT_FOUND):
     """No file was found for a model reference."""
 
-    status = ExitStatus.MODEL_NOT_FOUND
 
-
-class NotAllowedError(LlmcliError):
+class NotAllowedError(LlmcliError, status=ExitStatus.NOT_ALLOWED):
     """An access token is missing or was rejected."""
 
-    status = ExitStatus.NOT_ALLOWED
 
-
-class NetworkError(LlmcliError):
+class NetworkError(LlmcliError, status=ExitStatus.NETWORK):
     """The Hub or the package index is not reachable, or sent an invalid response."""
 
-    status = ExitStatus.NETWORK
 
-
-class DiskError(LlmcliError):
+class DiskError(LlmcliError, status=ExitStatus.IO):
     """A file cannot be read or written."""
 
-    status = ExitStatus.IO
 
-
-class OutputClosedError(LlmcliError):
+class OutputClosedError(LlmcliError, status=ExitStatus.BROKEN_PIPE):
     """The reader closed stdout (`| head -1`): the program exits at once, without a message."""
-
-    status = ExitStatus.BROKEN_PIPE
 
 
 class PolicyError(LlmcliError):
     """A user's temperature policy raised an error or returned an invalid temperature."""
 
 
-class ContextOverflowError(LlmcliError):
+class ContextOverflowError(LlmcliError, status=ExitStatus.CONTEXT_OVERFLOW):
     """The prompt is longer than the context."""
 
-    status = ExitStatus.CONTEXT_OVERFLOW
 
-
-class TimeLimitError(LlmcliError):
+class TimeLimitError(LlmcliError, status=ExitStatus.TIMEOUT):
     """The time of `--timeout` is over before there is an answer."""
 
-    status = ExitStatus.TIMEOUT
 
-
-class ModelInvalidError(LlmcliError):
+class ModelInvalidError(LlmcliError, status=ExitStatus.MODEL_INVALID):
     """The model file is corrupt, not a model, or not supported by llama.cpp."""
 
-    status = ExitStatus.MODEL_INVALID
 
-
-class ConstraintError(LlmcliError):
+class ConstraintError(LlmcliError, status=ExitStatus.CONSTRAINT_UNMET):
     """No output can satisfy the constraints (grammar, schema, banned strings)."""
-
-    status = ExitStatus.CONSTRAINT_UNMET
 
 
 def error_text(error: Exception) -> str:

@@ -170,6 +170,15 @@ def read_text(name: str) -> str:
         raise DiskError(f"cannot read {name}: {error_text(error)}") from None
     if len(data) > _MAX_TEXT:
         raise DiskError(f"{name} is larger than {_MAX_TEXT >> 20} MiB", "give a smaller file")
+    return decode_text(data, name)
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """The text that a file or stdin (`name`) contains; bytes that are not UTF-8 become U+FFFD.
+
+    Raises:
+        DiskError: when it is binary.
+    """
     if b"\0" in data[:8192]:
         raise DiskError(f"{name} is not a text file", "give a text file")
     return data.decode("utf-8-sig", "replace")

@@ -15,6 +15,15 @@ _FOREIGN = {
     "sampleorder": "use samplers, a list of names",
     "samplerorder": "use samplers, a list of names",
 }
+_FOREIGN |= dict.fromkeys(("dynatemplow", "dynatemphigh", "dynatempmin", "dynatempmax"), _FOREIGN["dynatemp"])
+_FOREIGN |= dict.fromkeys(
+    ("mlock", "mmap", "nommap", "lora", "lorascaled", "maingpu", "tensorsplit", "splitmode", "keep", "numa"),
+    "llmcli does not have this option of llama.cpp yet",
+)
+_FOREIGN |= dict.fromkeys(
+    ("cnv", "nocnv", "conversation", "noconversation", "singleturn"),
+    "it is not needed: `llmcli chat` talks, and `llmcli generate` answers once",
+)
 _BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)
 # What stands for each code point that could drive a terminal; line feed and tab pass.
 _TABLE = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"}
@@ -100,9 +109,14 @@ def nearest(word: str, known: Iterable[str], count: int = 3, cutoff: float = _MI
     return [names[name] for name in dict.fromkeys(found)][:count]
 
 
+def foreign_hint(name: str) -> str:
+    """What to use instead of a setting or an option of another program, or an empty text."""
+    return _FOREIGN.get(_letters(name), "")
+
+
 def setting_hint(name: str, aliases: Mapping[str, Any]) -> str:
     """The hint for an unknown setting; `aliases` maps each known name to its setting, which has a `key`."""
-    if hint := _FOREIGN.get(_letters(name)):
+    if hint := foreign_hint(name):
         return hint
     names = nearest(name, aliases, 1)
     return f"did you mean '{aliases[names[0]].key}'?" if names else ""

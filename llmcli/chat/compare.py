@@ -14,12 +14,7 @@ class CompareSession:
     """`path` ends with the question; with `new`, the question is a draft that is not in the session yet."""
 
     def __init__(
-        self,
-        controller: ChatController,
-        path: Sequence[Message],
-        new: bool,
-        variants: Sequence[Variant],
-        seed: int,
+        self, controller: ChatController, path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int
     ) -> None:
         """`seed` is for the variants that do not have their own.
 

@@ -14,7 +14,7 @@ from llmcli.params.generation import GenerationParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import fields_of
 from llmcli.params.sampler_chain import SamplingParams
-from llmcli.params.settings import ResolvedSettings, Settings, check_policy, fields, find, resolve
+from llmcli.params.settings import ResolvedSettings, Settings, fields, find, resolve
 
 if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
@@ -137,8 +137,8 @@ class ChatController:
         if field.default is None and text.strip().lower() == "none":  # "none" is what the chat shows for no value
             return field.key, None
         value = field.parse_text(text)
-        if field.key == "temperature":
-            check_policy(value, self.settings.temp_policy_file)
+        if field.key == "temperature":  # which may contain the function of the policy file that it replaces otherwise
+            resolve(self.layers.above(self.session.overrides, {field.key: value}))
         return field.key, value
 
     def set(self, key: str, value: Any) -> None:

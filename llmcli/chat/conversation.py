@@ -94,9 +94,20 @@ class Conversation:
         return messages[::-1]
 
     def leaves(self) -> list[int]:
-        """The last message of every branch, oldest first."""
-        parents = {message.parent for message in self.messages.values()}
-        return [number for number in self.messages if number not in parents]
+        """The last message of every branch, oldest first.
+
+        An edited answer that was continued has no text of its own, and is a branch only while it is the head.
+        """
+        children: dict[int | None, list[Message]] = {}
+        for message in self.messages.values():
+            children.setdefault(message.parent, []).append(message)
+
+        def is_continued(begun: Message) -> bool:
+            later = (other for other in children[begun.parent] if other.id > begun.id)
+            return begun.finish_reason == "edited" and any(other.content.startswith(begun.content) for other in later)
+
+        ends = [message for message in self.messages.values() if message.id not in children]
+        return [message.id for message in ends if message.id == self.head or not is_continued(message)]
 
     def undo(self, turns: int) -> list[Message]:
         """Go back to before the last `turns` messages of the user; returns the messages that are left behind.

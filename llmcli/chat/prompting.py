@@ -29,11 +29,7 @@ class PromptBuilder:
         self._counts: dict[int, tuple[str, int]] = {}
 
     def read_ahead(
-        self,
-        path: Sequence[Message],
-        system: str | None,
-        settings: Settings,
-        cancellation: Cancellation | None = None,
+        self, path: Sequence[Message], system: str | None, settings: Settings, cancellation: Cancellation | None = None
     ) -> None:
         """Evaluate the beginning of the next prompt, which is the same whatever the user writes, to save time later."""
         if not settings.raw:

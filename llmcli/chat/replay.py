@@ -239,6 +239,7 @@ def explain_mismatch(recorded: ReplayManifest, replayed: ReplayManifest) -> list
         _prompt(recorded, replayed),
         *_settings(recorded, replayed),
         "the file of the temperature policy is different" if recorded.policy_sha256 != replayed.policy_sha256 else "",
+        _changed("temperature policy", recorded.policy, replayed.policy or "none") if recorded.policy else "",
         _changed("context", f"{recorded.n_ctx} tokens", f"{replayed.n_ctx} tokens"),
         _changed("threads", _pair(recorded.threads), _pair(replayed.threads)),
         _changed("layers on a GPU", str(recorded.gpu_layers), str(replayed.gpu_layers)),

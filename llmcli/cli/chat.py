@@ -25,6 +25,7 @@ from llmcli.files import cache_dir, data_dir, read_text
 from llmcli.models import locations
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.param import fields_of
+from llmcli.params.policies.policy import names_in
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.ui.terminal.console import can_ask, can_redraw, console, is_terminal, wants_color
@@ -156,9 +157,9 @@ def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
     same = [one for one in store.names() if one.casefold() == name.casefold()]
     if store.path_of(name).is_file() or len(same) == 1:
         return Session.load(name if name in same else same[0])
-    if can_ask():  # the name may be mistyped
-        note = f"new session {name!r}"
-        console.note("; ".join(filter(None, (note, store.similar_name(name)))))
+    similar = store.similar_name(name)
+    if similar or can_ask():  # the name may be mistyped
+        console.note("; ".join(filter(None, (f"new session {name!r}", similar))))
     return Session(name)
 
 
@@ -187,6 +188,9 @@ def character_of(flags: Layer, session: Session) -> "tuple[Character | None, lis
 def save_overrides(session: Session, *layers: Layer) -> None:
     """Let the settings of the command line replace those of the session, and save them with it."""
     flags = {key: value for layer in layers for key, value in layer.values.items()}
+    file, temperature = flags.get("temp_policy_file"), session.overrides.get("temperature")
+    if file and temperature and file.rpartition(":")[2] not in names_in(temperature):  # the file replaces it
+        session.unset("temperature")
     for key in flags.keys() & session.overrides.keys():
         session.unset(key)
     session.save_flags({key: _portable(key, value) for key, value in flags.items() if key in _SAVED})
@@ -226,27 +230,27 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
     """Load the model of the settings in a thread, and evaluate the conversation ahead of the next message."""
     from llmcli.chat.background_load import BackgroundLoad
 
-    def load(abort: "Cancellation", report: Callable[[str], None]) -> "PromptBuilder":
+    def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "PromptBuilder":
         from llmcli.chat.prompting import PromptBuilder
         from llmcli.inference.local import LocalEngine
         from llmcli.inference.sizing import resolve_model
 
         target = resolve_model(settings)
         report("loading")
-        if abort.is_set():
+        if cancellation.is_set():
             raise KeyboardInterrupt
         early = model_preload.claim(target.file.parts)
-        local = LocalEngine(target, settings, abort, lambda share: report(f"loading {share:.0%}"), early)
+        engine = LocalEngine(target, settings, cancellation, lambda share: report(f"loading {share:.0%}"), early)
         try:
-            local.open_context(settings)
-            prompt_builder = PromptBuilder(local)
+            engine.open_context(settings)
+            prompt_builder = PromptBuilder(engine)
             report("reading the conversation")
             with suppress(LlmcliError):  # the first message reports a fault of the template or the length
-                ahead(prompt_builder, abort)
+                ahead(prompt_builder, cancellation)
         except BaseException:
-            local.close()
+            engine.close()
             raise
-        local.hasher.start()
+        engine.hasher.start()
         return prompt_builder
 
     return BackgroundLoad(load, on_end)
@@ -287,8 +291,8 @@ def _show_details(chat: "ChatApp") -> None:
     print_settings(chat.controller.resolved())
     if console.engine_log:
         subscribe_log(console.detail)
-    if local := chat.wait_for_model():
-        print_model_facts(local)
+    if engine := chat.wait_for_model():
+        print_model_facts(engine)
 
 
 def _print_opening(chat: "ChatApp", character: "Character | None") -> None:

@@ -52,7 +52,7 @@ def get_setting(key: Key) -> None:
     print_line(field.format(getattr(resolve_settings(_NO_FLAGS), field.key)))
 
 
-@app.command("set")
+@app.command("set", context_settings={"ignore_unknown_options": True})  # of a negative value
 def set_setting(
     key: Key, value: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Value, or the values of a list.")]
 ) -> None:
@@ -71,10 +71,13 @@ def set_setting(
 
 
 @app.command("unset")
-def unset_setting(key: Key) -> None:
-    """Remove a setting from the configuration file."""
-    if not store.unset_value(key):
-        console.note(f"{find(key).key} is not set in {config_path()}")
+def unset_setting(
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Names of settings.", autocompletion=_keys)],
+) -> None:
+    """Remove settings from the configuration file."""
+    for key in keys:
+        if not store.unset_value(key):
+            console.note(f"{find(key).key} is not set in {config_path()}")
 
 
 @app.command("path")

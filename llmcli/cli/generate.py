@@ -70,6 +70,8 @@ def generate(
     asked = resolve(layers).settings
     if asked.logprobs and not as_json:
         console.warn("logprobs has no effect: it needs --json", "to see probabilities, use --heat p or --trace FILE")
+    if "trace_top" in flags.values and trace is None:
+        console.warn("trace_top has no effect: it needs --trace", "record a trace with --trace FILE")
     check_chain(asked)
     from llmcli.inference.request import grammar_text, join_prompt, system_text
 
@@ -88,15 +90,15 @@ def generate(
     warn_ineffective(resolved)
     print_settings(resolved)
     status = ProgressLine()
-    with open_model(target, settings, status, settings.timeout) as (local, cancellation):
-        if needs_plain_template(local, settings):
-            warn_plain_template(local)
+    with open_model(target, settings, status, settings.timeout) as (engine, cancellation):
+        if needs_plain_template(engine, settings):
+            warn_plain_template(engine)
             settings = with_plain_stop(settings)
-        prompt = build_prompt(local, settings, question, system)
+        prompt = build_prompt(engine, settings, question, system)
         if show_prompt:
             print_text(prompt.text if prompt.text.endswith("\n") else prompt.text + "\n")
             return ExitStatus.OK
-        answer = Answer(local, Request(prompt, settings, grammar, status.reading, cancellation=cancellation))
+        answer = Answer(engine, Request(prompt, settings, grammar, status.reading, cancellation=cancellation))
         with write_trace(answer, trace, heat is not None):
             _print_answer(answer, status, question if echo else "", as_json, stream)
     if heat:
@@ -106,14 +108,14 @@ def generate(
             print_heat(answer.traces, heat)
     warn_slow(answer)
     if stats or console.verbose:
-        console.note(_stats_line(answer))
+        console.note(_stats_line(answer), always=stats)
     return _exit_status(answer)
 
 
-def warn_plain_template(local: "Engine") -> None:
+def warn_plain_template(engine: "Engine") -> None:
     """Warn that the model has no chat template."""
     console.warn(
-        f"{local.name} has no chat template: a plain one is used (User: ... Assistant: ...)",
+        f"{engine.name} has no chat template: a plain one is used (User: ... Assistant: ...)",
         "use --raw to complete the prompt as it is, or give a template with --chat-template",
     )
 
@@ -169,7 +171,7 @@ def _exit_status(answer: "Answer") -> int:
         console.note(timeout_note(settings))
         return ExitStatus.TIMEOUT
     if not answer.record.is_complete:
-        raise ConstraintError("the answer ended before it met the constraint", "raise --max-tokens")
+        raise ConstraintError("the answer ended before it was complete (JSON or grammar)", "raise --max-tokens")
     if reason == "length" and settings.max_tokens:
         if 0 <= settings.max_tokens <= answer.timings()["predicted_n"]:
             console.note(f"cut off: max_tokens is {settings.max_tokens}; raise it with -n")

@@ -36,7 +36,7 @@ def find_model(settings: Settings) -> ResolvedModel:
 def open_model(
     target: ResolvedModel, settings: Settings, status: ProgressLine, timeout: float = 0.0
 ) -> Iterator[tuple[LocalEngine, Cancellation]]:
-    """Load the model for a block that Ctrl-C or `timeout` (seconds, 0 = none) stops; print its notes at the end.
+    """Load the model for a block that Ctrl-C or `timeout` (seconds, 0 = none) stops; print its notes.
 
     Yields the model, and what stops its answers.
 
@@ -48,25 +48,30 @@ def open_model(
     with interruptible(cancellation), time_limit(cancellation, timeout):
         engine = _load(target, settings, cancellation, status)
         print_model_facts(engine)
+        _print_notes(target)
         try:
             yield engine, cancellation
         finally:
             engine.close()
-    for note in target.notes:
-        console.warn(note)
+    _print_notes(target)  # those that an answer added
 
 
-def _load(target: ResolvedModel, settings: Settings, abort: Cancellation, status: ProgressLine) -> LocalEngine:
+def _print_notes(target: ResolvedModel) -> None:
+    while target.notes:
+        console.warn(target.notes.pop(0))
+
+
+def _load(target: ResolvedModel, settings: Settings, cancellation: Cancellation, status: ProgressLine) -> LocalEngine:
     if console.engine_log:
         subscribe_log(console.detail)
     start = perf_counter()
     try:
         preloaded = model_preload.claim(target.file.parts)
-        local = LocalEngine(target, settings, abort, status.loading, preloaded)
-        local.waited_ms = (perf_counter() - start) * 1e3
-        return local
+        engine = LocalEngine(target, settings, cancellation, status.loading, preloaded)
+        engine.waited_ms = (perf_counter() - start) * 1e3
+        return engine
     except KeyboardInterrupt:
-        if abort.is_set() and abort.reason == "timeout":
+        if cancellation.is_set() and cancellation.reason == "timeout":
             raise TimeLimitError(
                 f"stopped by --timeout after {settings.timeout:g} s: the model is still loading", "raise --timeout"
             ) from None

@@ -96,6 +96,8 @@ def parse_flag(field: Field, given: Any, suggest: Suggest | None = None) -> Any:
             error.hint = suggest(field, given) or error.hint
         if field.key == "n_ctx" and not error.hint:  # in `llm`, -c continues the last conversation
             error.hint = "-c is the context size; `llmcli chat -C` continues the last session"
+        if field.key == "n_threads" and "." in given and not error.hint:
+            error.hint = "-t is the number of threads; for the temperature, use --temp"
         raise
 
 
@@ -221,9 +223,9 @@ def complete_character(incomplete: str) -> list[tuple[str, str]]:
 
 def complete_downloadable(incomplete: str) -> list[str]:
     """What can be downloaded: the names of the catalog, and the models on this machine."""
-    from llmcli.models.catalog import CATALOG
+    from llmcli.models.catalog import catalog
 
-    return [entry.name for entry in CATALOG if entry.name.startswith(incomplete)] + complete_reference(incomplete)
+    return [entry.name for entry in catalog() if entry.name.startswith(incomplete)] + complete_reference(incomplete)
 
 
 def _complete_path(incomplete: str, suffixes: tuple[str, ...] = (".gguf",)) -> list[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmcli.chat.conversation import Conversation, Message
     from llmcli.chat.sessions.session import Session
 
-_EMPTY_BRANCH = "the current branch is empty; `llmcli sessions show --all` prints the other branches"
+_EMPTY_BRANCH = "the current branch is empty; `llmcli sessions show {} --all` prints the other branches"
 
 app = typer.Typer()
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a session.", autocompletion=complete_session)]
@@ -67,14 +67,15 @@ def show_session(
     everything: Annotated[bool, typer.Option("--all", help="Show every branch, not only the current one.")] = False,
 ) -> None:
     """Show the messages of a session."""
-    conversation = _read(name).conversation
+    session = _read(name)
+    conversation = session.conversation
     path = conversation.path()
     if everything:
         _print_branches(conversation)
     elif path:
         _print_messages(path, 1)
     else:
-        console.note(_EMPTY_BRANCH)
+        console.note(_EMPTY_BRANCH.format(session.name))
 
 
 def _print_branches(conversation: "Conversation") -> None:
@@ -142,7 +143,7 @@ def export_session(
     session = _read(name)
     path = session.conversation.path()
     if not path:
-        console.note(_EMPTY_BRANCH)
+        console.note(_EMPTY_BRANCH.format(session.name))
     text = document(path, session.name, _system_prompt(session), form, session.conversation.messages)
     if to == "-":
         print_text(text if text.endswith("\n") else text + "\n")
@@ -165,8 +166,7 @@ def _system_prompt(session: "Session") -> str | None:
 @app.command("rm")
 def remove_sessions(
     names: Annotated[
-        list[str],
-        typer.Argument(metavar="NAME...", help="Full names of sessions.", autocompletion=complete_session),
+        list[str], typer.Argument(metavar="NAME...", help="Full names of sessions.", autocompletion=complete_session)
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without confirmation.")] = False,
 ) -> int:

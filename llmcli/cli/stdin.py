@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import BinaryIO, TextIO
 
 from llmcli.errors import DiskError, UsageError
+from llmcli.files import decode_text
 from llmcli.params.settings import Settings
 from llmcli.ui.terminal.console import console, is_terminal
 
@@ -56,7 +57,11 @@ def _is_half_read(stream: TextIO | None) -> bool:
 
 
 def read_stdin(hint: str = _END) -> str:
-    """All of stdin as UTF-8; without input, a note that ends with `hint` says that the program waits."""
+    """All of stdin as UTF-8; without input, a note that ends with `hint` says that the program waits.
+
+    Raises:
+        DiskError: when it is binary, or cannot be read.
+    """
     if sys.stdin is None:
         return ""
     note = threading.Timer(_PATIENCE, console.note, [f"waiting for stdin{hint}"])
@@ -64,7 +69,7 @@ def read_stdin(hint: str = _END) -> str:
     note.start()
     try:
         with _read_errors():
-            return sys.stdin.buffer.read().decode("utf-8-sig", "replace")
+            return decode_text(sys.stdin.buffer.read(), "stdin")
     finally:
         note.cancel()
 

@@ -11,7 +11,7 @@ from llmcli import __version__
 from llmcli.cli.help_texts import ABOUT, COMMANDS, EXAMPLES, PROGRAM, Row, examples, root_help, section, wrapped
 from llmcli.errors import UsageError
 from llmcli.params.param import format_value, range_text
-from llmcli.text import did_you_mean, ellipsize
+from llmcli.text import did_you_mean, ellipsize, foreign_hint, nearest
 from llmcli.ui.terminal.output import print_line
 
 # Commands of ollama, llm and others, and what to run instead. {model} is the next word, {text} all the next words.
@@ -211,6 +211,8 @@ def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
     if "--help" in option.opts:
         is_group = isinstance(ctx.command, HelpGroup)
         return label, "Show this help and exit." if is_group else "Show the most common options and exit."
+    if "--help-all" in option.opts and isinstance(ctx.command, HelpGroup):
+        return label, "Show the commands of all groups and exit."
     # Range, default and need of an option that a command declares itself; those of settings are in the help.
     low, high = getattr(option.type, "min", None), getattr(option.type, "max", None)
     facts = [range_text(low, high, None)] if (low, high) != (None, None) and not option.count else []
@@ -245,6 +247,9 @@ def check_command(arguments: Sequence[str]) -> None:
     if name in ("--install-completion", "--show-completion") and rest:
         hint = f"remove it: {name} is for the current shell"
         raise UsageError(f"unexpected extra argument '{ellipsize(rest[0])}'", hint)
+    for word in rest if name in _TEXT_COMMANDS else ():
+        if word in ("-cnv", "-no-cnv"):  # which the parser would read as -c nv and -n o-cnv
+            raise UsageError(f"no such option '{word}'", foreign_hint(word))
     if name not in COMMANDS and not name.startswith("-"):
         raise UsageError(f"no such command {ellipsize(name, 60)!r}", _suggest_command(name, rest))
 
@@ -254,7 +259,7 @@ def _suggest_command(name: str, rest: Sequence[str]) -> str:
     if name in _FOREIGN_COMMANDS:
         model, text = (ellipsize(words[0], 60), _quoted(" ".join(words))) if words else ("MODEL", '"…"')
         return _FOREIGN_COMMANDS[name].replace("{model}", model).replace("{text}", text)
-    near = did_you_mean(name, COMMANDS) if not words and name.isidentifier() else ""
+    near = did_you_mean(name, COMMANDS, cutoff=0.8 if words else 0.7) if name.isidentifier() else ""
     text = _quoted(" ".join([name, *words]))
     return near or f"use `llmcli generate {text}` to ask, or `llmcli chat {text}` to talk"
 
@@ -280,6 +285,8 @@ def explain_usage_error(error: Any) -> tuple[str, str]:
     if kind == "BadParameter" and error.param is not None:
         return _invalid_value(error.param, error.message), see
     text = _plain(error.format_message())
+    if ctx and "=" in (ctx.params.get("key") or ""):
+        return text, f"put a space between name and value, no `=`; {see}"
     if text.startswith("got unexpected extra argument"):
         extra = text.partition(" (")[2].removesuffix(")")
         quote = "put a text of several words in quotes; " if ctx and ctx.info_name in _TEXT_COMMANDS else ""
@@ -293,6 +300,8 @@ def explain_usage_error(error: Any) -> tuple[str, str]:
 
 
 def _option_hint(name: str, ctx: Any, see: str) -> str:
+    from llmcli.params.settings import fields  # only after a mistake
+
     if ctx is None:
         return see
     options = (one for one in ctx.command.get_params(ctx) if one.param_type_name == "option" and not one.hidden)
@@ -301,7 +310,13 @@ def _option_hint(name: str, ctx: Any, see: str) -> str:
     if ctx.parent is None:  # `llmcli -m x chat`: an option of a command must not become --version
         near = did_you_mean(word, flags, cutoff=0.85)
         return f"{near} {see}" if near else f"put options after the command, as in `llmcli chat {name} …`"
-    return f"{did_you_mean(word, flags)} {see}".lstrip()
+    # The names of other programs are aliases of settings.
+    known = {"--" + name.replace("_", "-"): field.flags[0] for field in fields().values() for name in field.param.keys}
+    known = {alias: flag for alias, flag in known.items() if flag in flags} | dict(zip(flags, flags, strict=True))
+    names = nearest(word, known, 1)
+    if foreign := foreign_hint(word):
+        return f"{foreign}; {see}"
+    return f"did you mean '{known[names[0]]}'? {see}" if names else see
 
 
 def _invalid_value(parameter: Any, message: str) -> str:

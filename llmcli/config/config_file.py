@@ -1,5 +1,6 @@
 """The configuration file: its settings are read, and changed with the user's comments kept."""
 
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,12 @@ def config_layer() -> Layer:
     """
     path = config_path()
     values = {name: value for name, value in _read(path).items() if name not in (ALIASES, PRESETS)}
+    for name in values:
+        try:
+            find(name)
+        except UsageError as error:
+            remedy = f"remove it with `llmcli config unset {shlex.quote(name)}`, or {_FIX}"
+            raise UsageError(f"{path}: {error}", f"{error.hint} {remedy}".lstrip()) from None
     return Layer("config", parse_data(values, str(path)), str(path))
 
 
@@ -77,11 +84,13 @@ def set_value(name: str, value: Any) -> Path:
 
 
 def unset_value(name: str) -> bool:
-    """Remove one setting from the file; False when it is not there."""
-    key = find(name).key
-    if not _spellings(key):
+    """Remove one setting from the file, or a key that is not a setting; False when it is not there."""
+    if name in _read(config_path()).keys() - {ALIASES, PRESETS}:
+        edit(lambda document: document.pop(name))
+    elif _spellings(key := find(name).key):
+        _change(key, None)
+    else:
         return False
-    _change(key, None)
     return True
 
 

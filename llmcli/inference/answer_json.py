@@ -97,6 +97,7 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     grammar: str = ""  # the GBNF text, if it came from a file or a schema
     system: str = ""  # the system prompt, if it came from a file
     policy_sha256: _Sha256 = ""  # of the file with the temperature policy
+    policy: str = ""  # the name of its function
     # Changes of the temperature during the answer; see `TemperatureShift`.
     moves: Annotated[Sequence[tuple[_Count, _Number]], _MAX_ROWS] = ()
     first: _MessageId | None = None  # number of the first message in the prompt, if it did not contain all
@@ -155,6 +156,7 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
         settings={key: value for key, value in deciding.items() if key != "prefill"},  # a prefill may be long
         grammar="" if grammar == settings.grammar else grammar or "",
         system=_system_file(settings),
+        policy=(settings.temp_policy_file or "").rpartition(":")[2],
         policy_sha256=_policy_sha256(settings.temp_policy_file) if settings.temp_policy_file else "",
         moves=tuple(shift.moves) if shift else (),
         first=first,

@@ -69,6 +69,7 @@ class TemplateOptions:
     Attributes:
         source: the chat template.
         origin: its name in errors.
+        is_given: by the user, who can correct it.
         prefill: the beginning of the answer.
         thinking: whether the model may reason first, where its template lets one choose.
         time: the time for the template (seconds since 1970); None = now.
@@ -76,6 +77,7 @@ class TemplateOptions:
 
     source: str
     origin: str = "the chat template"
+    is_given: bool = False
     prefill: str = ""
     thinking: bool = True
     time: float | None = None
@@ -192,8 +194,9 @@ class Engine(Protocol):
         """The prompt for messages, or for a raw text.
 
         Raises:
-            ModelInvalidError: when the template is not valid.
-            LlmcliError: when it fails.
+            ModelInvalidError: when the template of the model is not valid.
+            UsageError: when the given one is not valid, or fails.
+            LlmcliError: when another one fails.
         """
 
     def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:

@@ -18,19 +18,12 @@ from llmcli.engine.scheduler import generate
 from llmcli.errors import LlmcliError, ModelInvalidError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
-from llmcli.inference.engine import (
-    Capabilities,
-    EngineIdentity,
-    Message,
-    Progress,
-    Prompt,
-    Request,
-    TemplateOptions,
-)
+from llmcli.inference.engine import Capabilities, EngineIdentity, Message, Progress, Prompt, Request, TemplateOptions
 from llmcli.inference.prompt_tokens import PromptRenderer
 from llmcli.inference.sizing import ResolvedModel
 from llmcli.models.file_records import ModelHasher
 from llmcli.params.settings import Layer, Settings
+from llmcli.text import format_size
 
 if TYPE_CHECKING:
     from llmcli.engine.token_inspection import CandidateCapture, TokenInspector
@@ -67,8 +60,9 @@ class LocalEngine:
         begin = perf_counter()
         self.target = target
         self.shape = sizing.shape_of(target.headers)
+        sizing.check_cache(settings)
         notes = sizing.check_memory(self.shape, settings, settings.n_ctx or 1), sizing.check_gpu(settings)
-        target.notes += filter(None, notes)
+        target.notes += filter(None, (*notes, sizing.check_threads(settings)))
         self.gpu_layers = 0
         if loaded is None:
             n_gpu_layers = sizing.choose_gpu_layers(self.shape, settings, settings.n_ctx or self.shape.n_ctx_train)
@@ -109,11 +103,11 @@ class LocalEngine:
     @property
     def facts(self) -> Sequence[str]:
         shape = self.shape
-        weights = f"{shape.n_layers} layers, {shape.weights / 2**20:.0f} MiB of weights"
+        weights = f"{shape.n_layers} layers, {format_size(shape.weights)} of weights"
         return (
             f"model: {self.name}, {self.target.file.path}",
             f"{self.target.header.architecture}, {weights}, trained context {shape.n_ctx_train} tokens, "
-            f"layers on the GPU {self.gpu_layers}",
+            f"{self.gpu_layers} layers on the GPU",
             f"loaded in {self.load_ms / 1e3:.2f} s",
         )
 

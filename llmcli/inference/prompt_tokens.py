@@ -36,7 +36,8 @@ class PromptRenderer:
         from llmcli.inference.template import ChatTemplate  # Jinja takes its time
 
         if self._template is None or self._template.source != options.source:
-            self._template = ChatTemplate(options.source, special_texts(self._tokenizer), options.origin)
+            texts = special_texts(self._tokenizer)
+            self._template = ChatTemplate(options.source, texts, options.origin, options.is_given)
         return self._template
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.errors import UsageError
+from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import read_text
 from llmcli.params.settings import Settings
+from llmcli.text import ellipsize
 
 if TYPE_CHECKING:  # a list of sessions needs no engine
     from llmcli.inference.engine import Engine, Prompt, TemplateOptions
@@ -108,6 +109,8 @@ def grammar_text(settings: Settings, warn: Callable[[str], object] | None = None
         if warn and (words := unenforced_keywords(schema)):
             warn(f"json_schema: cannot enforce {', '.join(words)}; check the output")
         return gbnf
+    if settings.grammar and settings.grammar.endswith(".gbnf"):
+        raise UsageError(f"grammar must be GBNF, got '{ellipsize(settings.grammar)}'", "use --grammar-file for a file")
     return settings.grammar
 
 
@@ -139,12 +142,16 @@ def template_options(engine: "Engine", settings: Settings) -> "TemplateOptions":
     """The chat template given in the settings, else the model's own, else a plain one."""
     from llmcli.inference.engine import TemplateOptions
 
-    source, origin = engine.chat_template, "the model's chat template"
+    source, origin, is_given = engine.chat_template, "the model's chat template", settings.chat_template is not None
     if settings.chat_template is not None:
-        source, origin = _inline_or_file(settings.chat_template, "{"), "the chat template"
+        try:
+            source, origin = _inline_or_file(settings.chat_template, "{"), "the chat template"
+        except LlmcliError as error:
+            error.hint = "give a Jinja template or its file; llmcli has no built-in templates"
+            raise
     if not source:
         source, origin = PLAIN_TEMPLATE, "the plain chat template"
-    return TemplateOptions(source, origin)
+    return TemplateOptions(source, origin, is_given)
 
 
 def needs_plain_template(engine: "Engine", settings: Settings) -> bool:

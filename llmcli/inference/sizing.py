@@ -1,5 +1,6 @@
 """A model that is found and checked; what fits in memory: context size and layers on the GPU; facts of a model."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +21,7 @@ from llmcli.models.lookup import find_model_file
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, resolve
 from llmcli.params.settings import find as find_setting
+from llmcli.text import plural
 
 if TYPE_CHECKING:
     from llmcli.models.hub.repo_download import PullPlan
@@ -146,6 +148,22 @@ def check_gpu(settings: Settings) -> str:
     if settings.n_gpu_layers in ("auto", 0) or hardware.has_gpu():
         return ""
     return "n_gpu_layers has no effect: this build of llama.cpp has no GPU support, see `llmcli doctor`"
+
+
+def check_threads(settings: Settings) -> str:
+    """A note if there are more threads than cores, which then wait for each other; "" otherwise."""
+    n_threads, n_cores = max(settings.n_threads, settings.n_threads_batch), os.cpu_count() or 1
+    return f"{n_threads} threads are slow: this machine has {plural(n_cores, 'core')}" if n_threads > n_cores else ""
+
+
+def check_cache(settings: Settings) -> None:
+    """Refuse a quantized V cache without flash attention, which llama.cpp cannot compute.
+
+    Raises:
+        UsageError: with what to change.
+    """
+    if settings.flash_attn == "off" and settings.cache_type_v not in ("f32", "f16", "bf16"):
+        raise UsageError(f"cache_type_v {settings.cache_type_v} needs flash attention", "use -fa on, or -ctv f16")
 
 
 def choose_gpu_layers(shape: ModelShape, settings: Settings, n_ctx: int) -> int:

@@ -19,11 +19,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Namespace, pass_context
 from jinja2.visitor import NodeTransformer
 
-from llmcli.errors import LlmcliError, ModelInvalidError
+from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 
 Message = Mapping[str, Any]
 OBJECT = 64  # cost of an object or of one iteration of a loop, in characters
 _HINT = "use another template with --chat-template"
+_GIVEN_HINT = "correct the template, which gets messages, add_generation_prompt, bos_token and eos_token"
 _SECONDS = 2.0  # for one rendering
 _MAX_SOURCE = 1 << 17  # characters; the longest published template has 20,000
 _ROOM = 1 << 25  # characters that a rendering may produce in all, beyond 128 times its input
@@ -56,22 +57,23 @@ class ChatTemplate:
 
     Raises:
         ModelInvalidError: when the text is not a Jinja template.
+        UsageError: instead, when it `is_given` by the user.
     """
 
-    def __init__(self, source: str, special: Mapping[str, str], origin: str) -> None:
+    def __init__(self, source: str, special: Mapping[str, str], origin: str, is_given: bool = False) -> None:
         """`special` has `bos_token` and `eos_token`; `origin` names the template in errors."""
         self.source = source
         self.time: float | None = None  # the time for the template (seconds since 1970); None: now
         self.rendered_at = 0.0  # the time that the last rendering used
         self._special = dict(special)
-        self._origin = origin
+        self._origin, self._is_given = origin, is_given
         self._sandbox = Sandbox(RenderBudget(_SPARE_OUTPUT))
         if len(source) > _MAX_SOURCE:
-            raise ModelInvalidError(f"{origin} has more than {_MAX_SOURCE} characters", _HINT)
+            raise self._error(ModelInvalidError(f"{origin} has more than {_MAX_SOURCE} characters", _HINT))
         try:
             self._template = self._sandbox.from_string(source)
         except Exception as error:  # of Jinja, or of Python, which compiles the code that Jinja makes
-            raise ModelInvalidError(f"{origin} is not valid Jinja: {_line(error)}", _HINT) from None
+            raise self._error(ModelInvalidError(f"{origin} is not valid Jinja: {_line(error)}", _HINT)) from None
 
     def render(self, messages: Sequence[Message], thinking: bool = True, generation_prompt: bool = True) -> str:
         """The prompt text for `messages` of {"role", "content"}.
@@ -98,7 +100,10 @@ class ChatTemplate:
                 failure = error
             if not isinstance(failure, TemplateError) or isinstance(failure, SecurityError):
                 break
-        raise LlmcliError(f"{self._origin} fails: {_line(failure)}", f"{_HINT}, or use --raw")
+        raise self._error(LlmcliError(f"{self._origin} fails: {_line(failure)}", f"{_HINT}, or use --raw"))
+
+    def _error(self, error: LlmcliError) -> LlmcliError:
+        return UsageError(str(error), _GIVEN_HINT) if self._is_given else error
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
         size = sum(len(str(message["content"])) for message in messages)

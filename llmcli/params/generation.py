@@ -17,7 +17,9 @@ class RequestParams:
     file: tuple[str, ...] = setting(
         (), "File to add to the prompt (`-` = stdin). Repeatable.", flags=("-f",), metavar="FILE", path=True
     )
-    system: str | None = setting(None, "System prompt: text or @FILE.", flags=("-s",), metavar="TEXT|@FILE")
+    system: str | None = setting(
+        None, "System prompt: text or @FILE.", flags=("-s", "-sys", "--system-prompt"), metavar="TEXT|@FILE"
+    )
     preset: str | None = setting(
         None, "Preset of settings: creative, precise, code, ..., or one from the configuration file.", metavar="NAME"
     )
@@ -140,7 +142,7 @@ class GenerationParams:
         (),
         "Phrase to ban: generation backtracks when it appears. Repeatable, case-insensitive.",
         flag="--ban",
-        keys=("ban",),
+        keys=("ban", "banned_tokens"),
         metavar="TEXT",
         check=_reject_empty,
     )

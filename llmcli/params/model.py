@@ -2,7 +2,7 @@
 
 import re
 
-from llmcli.params.param import setting, settings_group
+from llmcli.params.param import InvalidValueError, setting, settings_group
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 GpuLayers = int | str
@@ -14,7 +14,8 @@ def parse_gpu_layers(text: str) -> GpuLayers:
     if word in ("auto", "all"):
         return word
     if not re.fullmatch(r"\d+", word):
-        raise ValueError("an integer of at least 0, auto or all")
+        hint = "use all" if word == "-1" else ""
+        raise InvalidValueError("an integer of at least 0, auto or all", hint=hint)
     return int(word)
 
 

@@ -29,6 +29,7 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 # The largest int32 and float, the C types behind the settings. ctypes truncates a larger number without an error.
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4028234663852886e38
 _LONGEST_QUOTE = 60
+_OFF = re.compile(r"\((0|-1|1) = off\)")  # in the help of a setting
 _TITLES: dict[type, str] = {}  # of groups of settings
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -202,9 +203,12 @@ class Field:
         try:
             parsed = parse(value)
             if rule := self._broken_rule(parsed):
-                raise self.error(parsed, ValueError(rule))
+                off = _OFF.search(self.param.help) if parsed in (0, -1) else None  # other programs use the other one
+                raise self.error(parsed, InvalidValueError(rule, hint=f"use {off[1]} to turn it off" if off else ""))
             return self.param.check(parsed) if self.param.check else parsed
         except ValueError as error:
+            if str(error) == _RULES[float] and self.param.unit:
+                error = ValueError(f"a number of {self.param.unit}")
             raise self.error(value, error) from None
 
     def error(self, value: Any, error: ValueError, source: str = "") -> UsageError:

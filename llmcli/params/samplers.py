@@ -9,6 +9,7 @@ from llmcli.params.temperature import TemperatureParams, plan_temperature
 
 # llama.cpp allocates the whole window at once and aborts the process if that fails. This is larger than any context.
 _MAX_WINDOW = 2**24
+_WHOLE_CONTEXT = 2**20  # the window for -1: 4 MB, and longer than nearly all contexts
 _SMALLEST_DIVISOR = 2.0**-126  # llama.cpp rejects a penalty if 1 / penalty is not a finite float
 _MAX_SEED = 2**32 - 1
 
@@ -71,8 +72,9 @@ def _check_divisor(value: float) -> float:
 class PenaltyParams:
     repeat_last_n: int = setting(
         64,
-        "Number of last tokens that the penalties consider (0 = off).",
+        "Number of last tokens that the penalties consider (0 = off, -1 = whole context).",
         min=0,
+        extra_values=(-1,),
         unit="tokens",
         keys=("rep_pen_range", "repetition_penalty_range"),
     )
@@ -101,7 +103,11 @@ class PenaltyParams:
     dry_base: float = setting(1.75, "DRY: base of the exponential growth per repeated token.", min=1)
     dry_allowed_length: int = setting(2, "DRY: length of repeated sequences without a penalty.", min=0, unit="tokens")
     dry_penalty_last_n: int = setting(
-        64, "DRY: number of last tokens to search for repetitions (0 = off).", min=0, unit="tokens"
+        64,
+        "DRY: number of last tokens to search for repetitions (0 = off, -1 = whole context).",
+        min=0,
+        extra_values=(-1,),
+        unit="tokens",
     )
     dry_sequence_breakers: tuple[str, ...] = setting(
         ("\n", ":", '"', "*"),
@@ -124,7 +130,7 @@ def _seed_from_text(text: str) -> int | None:
 class SelectionParams:
     seed: int | None = setting(
         None,
-        "Random seed; the same seed gives the same answer.",
+        "Random seed (-1 = random); the same seed gives the same answer.",
         min=0,
         max=_MAX_SEED,
         default_text="random",
@@ -171,6 +177,10 @@ def llama_seed(seed: int | None) -> int:
     return min(seed, _MAX_SEED - 1)
 
 
+def _window(last_n: int) -> int:
+    return min(last_n, _MAX_WINDOW) if last_n >= 0 else _WHOLE_CONTEXT
+
+
 @sampler(
     fields=("repeat_penalty", "presence_penalty", "frequency_penalty", "repeat_last_n"),
     switches=("repeat_penalty", "presence_penalty", "frequency_penalty"),
@@ -181,7 +191,7 @@ def penalties(p: SamplerParams) -> Args | None:
     """llama.cpp `penalties`: l > 0 -> l / repeat, else l * repeat; then l -= count * frequency + presence."""
     if not p.repeat_last_n or (p.repeat_penalty, p.frequency_penalty, p.presence_penalty) == (1, 0, 0):
         return None
-    return min(p.repeat_last_n, _MAX_WINDOW), p.repeat_penalty, p.frequency_penalty, p.presence_penalty
+    return _window(p.repeat_last_n), p.repeat_penalty, p.frequency_penalty, p.presence_penalty
 
 
 @sampler(
@@ -193,7 +203,7 @@ def dry(p: SamplerParams) -> Args | None:
     """llama.cpp `dry` (after p-e-w): l -= multiplier * base ^ (repeat length - allowed length)."""
     if p.dry_multiplier == 0 or not p.dry_penalty_last_n:
         return None
-    last_n = min(p.dry_penalty_last_n, _MAX_WINDOW)
+    last_n = _window(p.dry_penalty_last_n)
     return p.dry_multiplier, p.dry_base, p.dry_allowed_length, last_n, p.dry_sequence_breakers
 
 

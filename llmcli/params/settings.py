@@ -16,7 +16,7 @@ from llmcli.params.policies.rules import BUILTIN
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.samplers import SAMPLERS
 from llmcli.params.temperature import effective_policy
-from llmcli.text import nearest, setting_hint
+from llmcli.text import foreign_hint, nearest, setting_hint
 
 CODE_KEYS = ("temp_policy_file",)  # it names code: a session file from elsewhere must not run code
 # Environment variables of the program that are not settings.
@@ -110,6 +110,8 @@ class ResolvedSettings:
 def resolve(layers: Iterable[Layer]) -> ResolvedSettings:
     """Merge the layers, lowest first, over the built-in defaults.
 
+    A temperature replaces the policy file of a lower layer, unless it contains its function by name.
+
     Raises:
         UsageError: for a temperature with the name of a policy that does not exist. One from a session is kept, as its
             policy file is not in the session: it is an error when an answer needs it.
@@ -120,9 +122,16 @@ def resolve(layers: Iterable[Layer]) -> ResolvedSettings:
     for layer in layers:
         values |= layer.values
         origins |= dict.fromkeys(layer.values, layer.name)
+    file = values.get("temp_policy_file")
+    set_by = {key: index for index, layer in enumerate(layers) for key in layer.values}
+    if set_by.get("temperature", -1) > set_by.get("temp_policy_file", len(layers)):
+        function = (values["temp_policy_file"] or "").rpartition(":")[2]
+        if function not in names_in(values["temperature"]):
+            del values["temp_policy_file"]
+            origins["temp_policy_file"] = origins["temperature"]
     for layer in layers:
         if "temperature" in layer.values and layer.name != "session":
-            check_policy(layer.values["temperature"], values.get("temp_policy_file"), layer.source)
+            check_policy(layer.values["temperature"], file, layer.source)
     return ResolvedSettings(Settings(**values), origins)
 
 
@@ -148,9 +157,12 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
     known = {field.env: field for field in fields().values()}
     for name in sorted(environ):
         if name.startswith("LLMCLI_") and environ[name] and name not in (*known, *_SWITCHES):
-            variables = {f"LLMCLI_{alias.upper()}": field.env for alias, field in _by_name().items()}
-            near = nearest(name, variables, 1)
-            hint = f"did you mean '{variables[near[0]]}'?" if near else ""
+            word = name.removeprefix("LLMCLI_")
+            near = nearest(word, _by_name(), 1)
+            hint = f"did you mean '{_by_name()[near[0]].env}'?" if near else "see `llmcli config list --all`"
+            hint = foreign_hint(word) or hint
+            if word in ("QUIET", "VERBOSE"):
+                hint = f"{word.lower()} is a flag only: --{word.lower()}"
             raise UsageError(f"unknown environment variable {name}", hint)
     values = {}
     for name, field in known.items():

@@ -22,8 +22,8 @@ class TemperatureParams:
     )
     temperature: Policy = setting(
         Fixed(0.8),
-        "Sampling temperature: a number (0 = greedy), an entropy range LOW..HIGH[^EXPONENT], or a policy by "
-        "position, sentence, line, paragraph or reasoning. Higher is more random; 0.7 to 1 is usual.",
+        "Sampling temperature: a number (0 = always the likeliest token), a range LOW..HIGH (by the entropy of each "
+        "token), or a rule such as sentence:1.1,0.7. Higher is more random; 0.7 to 1 is usual.",
         flags=("--temp",),
         keys=("temp",),
         metavar="X|POLICY",

@@ -204,3 +204,13 @@ def test_a_stale_model_is_closed_before_the_next_is_loaded(tmp_path: Path) -> No
     assert local
     assert (sizes, local.n_ctx) == ([512], 512)
     controller.close_model()
+
+
+def test_a_temperature_can_replace_a_policy_file_and_use_it_again(controller: ChatController) -> None:
+    controller.layers = layers_of(Layer("flag", {"temp_policy_file": "a.py:wave"}))
+    controller.set(*controller.parse("temp", "0.5"))
+    assert controller.resolved().settings.temp_policy_file is None
+    controller.set(*controller.parse("temp", "wave:1"))
+    assert controller.settings.temp_policy_file == "a.py:wave"
+    with pytest.raises(UsageError, match="unknown policy 'gale'"):
+        controller.parse("temp", "gale")

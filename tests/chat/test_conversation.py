@@ -51,6 +51,17 @@ def test_a_path_leads_from_the_first_message_to_any_other() -> None:
     assert Conversation().path() == []
 
 
+def test_an_edited_answer_that_was_continued_is_no_branch() -> None:
+    conversation = tree(None, 1)
+    conversation.move(1)
+    conversation.add(Message(3, 1, "assistant", "m", finish_reason="edited"))
+    assert conversation.leaves() == [2, 3]
+    conversation.add(Message(4, 1, "assistant", "more", finish_reason="stop"))
+    assert conversation.leaves() == [2, 4]
+    conversation.move(3)
+    assert conversation.leaves() == [2, 3, 4]
+
+
 def test_undo_goes_back_to_before_a_user_message() -> None:
     conversation = tree(None, 1, 2, 3, 4, 5)
     assert ids(conversation.undo(2)) == [3, 4, 5, 6]

@@ -72,6 +72,7 @@ def test_a_different_model_is_reported(output: dict[str, Any], tmp_path: Path) -
         ({"beside": 3}, "the number of answers generated in one batch is different"),
         ({"settings_sha256": "0" * 64}, "the settings are different"),
         ({"settings_sha256": "0" * 64, "settings": {}}, "the settings are different"),  # as 0.1.0 wrote it
+        ({"policy": "wave"}, "temperature policy: was wave, is none"),
         ({"policy_sha256": "0" * 64}, "the file of the temperature policy is different"),
     ],
 )

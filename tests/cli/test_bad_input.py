@@ -48,6 +48,16 @@ WRONG = [
     (["--no-such-flag"], 2, "no such option '--no-such-flag'"),
     (["--top_p", "0.5"], 2, "did you mean '--top-p'? see `llmcli generate --help`"),
     (["--temperatur", "0.5"], 2, "did you mean '--temperature'?"),
+    (["--rep-pen", "1.1"], 2, "did you mean '--repeat-penalty'?"),
+    (["--typ-p", "0.9"], 2, "did you mean '--typical-p'?"),
+    (["--ban-tokens", "x"], 2, "did you mean '--ban'?"),
+    (["--dynatemp-low", "0.3"], 2, "use a range as temperature, such as 0.3..1.3; see"),
+    (["--no-mmap"], 2, "llmcli does not have this option of llama.cpp yet; see"),
+    (["--lora", "x"], 2, "llmcli does not have this option of llama.cpp yet; see"),
+    (["-no-cnv"], 2, "no such option '-no-cnv'\n  hint: it is not needed"),
+    (["--trace", "-"], 2, "--trace cannot write to stdout"),
+    (["--grammar", "x.gbnf"], 2, "use --grammar-file for a file"),
+    (["-ngl", "-1"], 2, "use all"),
     (["-c"], 2, "`llmcli chat -C` continues the last session; see `llmcli generate --help`"),
     (["-c", "and then?"], 2, "`llmcli chat -C` continues the last session"),
     (["--heat", "red"], 2, "--heat must be one of temperature, p, entropy, got 'red'"),
@@ -56,15 +66,20 @@ WRONG = [
     (["--file", "."], 6, "folder"),
     (["--system", "@no such file"], 6, "file not found: no such file"),
     (["-c", "32", "word " * 40], 2, "unexpected extra argument"),
+    (["-t", "0.3"], 2, "-t is the number of threads; for the temperature, use --temp"),
+    (["--timeout", "5m"], 2, "timeout must be a number of seconds, got '5m'"),
     (["--cache-type-v", "q9_9"], 2, "cache_type_v"),
 ]  # fmt: skip
 REAL = [case for case in WRONG if case[0] in (["--temp", "nan"], ["--no-such-flag"], ["--file", "no such file"])]
 WRONG_FOR_THE_MODEL = [
     (["--logit-bias", "99999999=1"], 2, "token id 99999999 is out of range (0 to "),
     (["--grammar", "root ::= ["], 2, "grammar"),
-    (["--chat-template", "{% if %}"], 8, "the chat template is not valid Jinja"),
-    (["--chat-template", ENDLESS], 1, "the chat template fails"),
-    (["--chat-template", "{{ raise_exception('no thanks') }}"], 1, "no thanks"),
+    (["--chat-template", "{% if %}"], 2, "is not valid Jinja: Expected an expression, got 'end of statement block'"),
+    (["--chat-template", "{{ a.b.c }}"], 2, "'a' is undefined\n  hint: correct the template, which gets messages"),
+    (["--chat-template", "chatml"], 6, "llmcli has no built-in templates"),
+    (["-ctv", "q4_0", "-fa", "off"], 2, "use -fa on"),
+    (["--chat-template", ENDLESS], 2, "the chat template fails"),
+    (["--chat-template", "{{ raise_exception('no thanks') }}"], 2, "no thanks"),
     (["-c", "64", "-s", "word " * 100], 7, "the prompt has"),
 ]  # fmt: skip
 
@@ -90,6 +105,11 @@ def test_a_value_that_only_the_model_can_refuse(
     assert_one_error(run("generate", "hi", *args), status, words)
 
 
+def test_a_command_that_is_nearly_right_is_suggested(inside: Run) -> None:
+    assert_one_error(inside("generat", "hi"), 2, "did you mean 'generate'?")
+    assert_one_error(inside("hello", "world"), 2, 'use `llmcli generate "hello world"` to ask')
+
+
 def test_an_empty_prompt_is_an_error(run: Run, inside: Run) -> None:
     assert_one_error(run("generate", stdin=""), 2, "no prompt")
     for args, stdin in (((), ""), (("",), ""), (("  ",), ""), ((), "\n\n")):
@@ -103,6 +123,8 @@ def test_a_prompt_that_is_given_twice_is_an_error(inside: Run) -> None:
 def test_a_wrong_environment_variable_is_an_error(run: Run, inside: Run) -> None:
     assert_one_error(run("generate", "hi", env={"LLMCLI_TOP_P": "2"}), 2, "LLMCLI_TOP_P: top_p must be between 0 and 1")
     assert_one_error(inside("generate", "hi", env={"LLMCLI_TOPP": "0.5"}), 2, "LLMCLI_TOP_P")
+    assert_one_error(inside("generate", "hi", env={"LLMCLI_FOO": "1"}), 2, "hint: see `llmcli config list --all`")
+    assert_one_error(inside("generate", "hi", env={"LLMCLI_QUIET": "1"}), 2, "quiet is a flag only: --quiet")
 
 
 def test_a_wrong_configuration_file_is_an_error(run: Run, inside: Run, home: Path) -> None:

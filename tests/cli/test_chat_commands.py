@@ -135,6 +135,8 @@ def test_a_wrong_argument_is_one_error_with_a_hint(run: Run, with_tiny: Path) ->
         "/tmp 3": "unknown command '/tmp' -> did you mean '/temp'?",
         "/hlep": "unknown command '/hlep' -> did you mean '/help'?",
         "/help hlep": "the help does not contain 'hlep' -> did you mean '/help'? see /help all",
+        "/ctx 512": "unknown command '/ctx' -> use /n_ctx",
+        "/temp_policy_file gone.py:wave": "cannot read the policy file gone.py",
         "/xyzzyxyzzy": "unknown command '/xyzzyxyzzy' -> see /help",
         "/logprobs": "unknown command '/logprobs' -> use /why or /tokens",
         "/dynatemp 0.3..1.3": "unknown command '/dynatemp' -> use /temp",

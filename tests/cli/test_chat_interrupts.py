@@ -98,6 +98,21 @@ def test_ctrl_c_returns_to_the_prompt_in_every_state() -> None:
         assert "Traceback" not in chat.text()
 
 
+def test_lines_typed_before_ctrl_c_are_in_the_line_and_do_not_run() -> None:
+    with Talk(*FLAGS) as chat:
+        chat.ready()
+        start_story(chat)
+        chat.keys("tell me", ENTER, "/clear", ENTER)
+        chat.until(lambda: len(chat.text()) > 200, "more of the story")
+        chat.keys(CTRL_C)
+        chat.wait_line("  /clear")
+        chat.keys(CTRL_C)
+        chat.ready()
+        assert STOPPED in chat.text()
+        assert "new conversation" not in chat.text()
+        assert "tell me" not in chat.ask("/history")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_chat_and_restores_the_terminal(home: Path, number: int) -> None:
     with in_shell() as shell:

@@ -34,6 +34,31 @@ def test_config_set_get_list_and_unset(run: Run, inside: Run, home: Path) -> Non
     assert inside("config", "path").text.strip() == str(home / "config" / "config.toml")
 
 
+@pytest.mark.parametrize("key", ["max_tokens", "adaptive_target"])
+def test_config_sets_a_negative_number(inside: Run, key: str) -> None:
+    assert inside("config", "set", key, "-1").status == 0
+    assert inside("config", "get", key).text == "-1\n"
+    assert "must be" in inside("config", "set", key, "--force").stderr
+
+
+def test_config_unset_removes_keys_that_are_not_settings(inside: Run, home: Path) -> None:
+    file = home / "config" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("topp = 1\ntop_k = 3\n[foo]\na = 1\n")
+    assert inside("config", "list").stderr.endswith(
+        "config.toml: unknown setting 'topp'\n  hint: did you mean 'top_p'? remove it with `llmcli config unset topp`, "
+        "or fix it with `llmcli config edit`\n"
+    )
+    assert inside("config", "unset", "topp", "foo", "top_k").status == 0
+    assert file.read_text() == ""
+    assert inside("config", "unset", "presets").status == 2
+
+
+def test_config_set_with_an_equals_sign_gets_a_hint(inside: Run) -> None:
+    ran = inside("config", "set", "temperature=0.4")
+    assert (ran.status, "put a space between name and value, no `=`" in ran.stderr) == (2, True)
+
+
 def test_config_keeps_comments(inside: Run, home: Path) -> None:
     file = home / "config" / "config.toml"
     file.parent.mkdir(parents=True)

@@ -144,6 +144,7 @@ def test_stats_are_one_line_on_stderr(run: Run) -> None:
     assert cut.startswith("cut off: ")
     for word in ("prompt ", "generated 12 tokens", "tokens/s", "first token", "end: length", "seed 1"):
         assert word in line
+    assert run("generate", "Hi", *WHOLE, "--stats", "-q").stderr.count("generated 12 tokens") == 1
 
 
 @with_starter
@@ -189,7 +190,9 @@ def test_an_answer_that_does_not_meet_its_grammar_has_status_9(run: Run) -> None
     ran = run("generate", "Digits", "--grammar", "root ::= [0-9]{200}", "-n", "5")
     assert ran.status == 9
     assert ran.text.strip().isdecimal()
-    assert ran.stderr == "error: the answer ended before it met the constraint\n  hint: raise --max-tokens\n"
+    assert (
+        ran.stderr == "error: the answer ended before it was complete (JSON or grammar)\n  hint: raise --max-tokens\n"
+    )
 
 
 @with_tiny
@@ -201,6 +204,11 @@ def test_reasoning_is_separated_from_the_answer(run: Run) -> None:
     assert "because" not in hidden.stderr
     data = json.loads(run(*args, "--json").text)
     assert (data["text"], data["reasoning_content"]) == ("yes", "because")
+
+
+@with_tiny
+def test_trace_top_without_a_trace_is_reported(run: Run) -> None:
+    assert "trace_top has no effect: it needs --trace" in run("generate", "Hi", *SHORT, "--trace-top", "3").stderr
 
 
 @with_tiny

@@ -115,8 +115,7 @@ def test_a_message_typed_ahead_is_in_the_line_without_arrows() -> None:
         chat.keys(pasted("- one\n- two"), "+", ENTER, "what", "?")
         wait_words(chat)
         chat.keys(CTRL_C)
-        chat.until(lambda: len(chat.text().partition("- two+")[2].split()) > 5, "the stop, and an answer to it")
-        stop(chat, f"{PROMPT} what?")
+        chat.wait_line("  what?")  # the line that was ready to be sent is text again
 
 
 @pytest.mark.usefixtures("with_starter")
@@ -165,19 +164,16 @@ def test_keys_typed_ahead_reach_no_question_and_no_editor(tmp_path: Path) -> Non
     folder = tiny_home(tmp_path / "folder", long=r'"ab "*')
     (folder / "t.md").write_text("old")
     editor = script(folder / "ed", 'read -t 0.2 line; printf "read <%s>" "$line" > "$1"')
-    flags = (*TINY, "-n", "900", "--ignore-eos", "--grammar-file", "long.gbnf")
+    flags = (*TINY, "-n", "450", "--ignore-eos", "--grammar-file", "long.gbnf")
     with Talk(*flags, cwd=folder, env={"EDITOR": str(editor)}) as chat:
         chat.ready().send("hi")
         chat.wait_for("ab ab")
-        chat.keys("/export t.md", ENTER, "y", ENTER, "/editor", ENTER, "rest", UP)
-        wait_foot(chat, "temp 0.8 → 0.9")
-        chat.keys(CTRL_C)
-        chat.wait_line("[y/N]")
+        chat.keys("/export t.md", ENTER, "y", ENTER, "/editor", ENTER, "rest")
+        chat.wait_line("[y/N]")  # the answer has ended
         assert (folder / "t.md").read_text() == "old"
         chat.keys("n", ENTER)
         chat.wait_for("choose another name")
         chat.wait_for(f"{PROMPT} y")
         chat.until(lambda: chat.text().rpartition(f"{PROMPT} y")[2].count("ab") > 5, "an answer to y")
-        chat.keys(CTRL_C)
         chat.wait_line("rest")
         assert "read <>rest" in chat.line()

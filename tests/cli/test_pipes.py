@@ -238,6 +238,51 @@ def test_ctrl_c_ends_the_loop_of_a_shell() -> None:
     assert text.count(b"run ") == 1
 
 
+def test_ctrl_c_in_a_piped_chat_ends_the_loop_and_keeps_the_session(home: Path) -> None:
+    chat = f"printf 'Tell a long story.\\nhi\\n' | {LLMCLI} chat --ignore-eos -n 5000"
+    line = f"for x in 1 2 3; do echo run $x; {chat}; done"
+    program = subprocess.Popen(
+        heeding("bash", "-c", line), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert program.stdout
+    begun = program.stdout.read(30)
+    os.killpg(program.pid, signal.SIGINT)
+    text = begun + program.communicate(timeout=60)[0]
+    assert program.returncode == BY_SIGINT
+    assert text.count(b"run ") == 1
+    (session,) = (home / "data" / "sessions").glob("*.jsonl")
+    events = [json.loads(line) for line in session.read_text().splitlines()]
+    messages = [event for event in events if event["type"] == "message"]
+    assert [one["role"] for one in messages] == ["user", "assistant"]
+    assert messages[1]["finish_reason"] == "interrupt"
+
+
+def test_ctrl_c_in_a_comparison_of_a_piped_chat_ends_it(home: Path) -> None:
+    program = subprocess.Popen(
+        heeding(sys.executable, "-m", "llmcli", "chat", "--ignore-eos", "-n", "2000", "-c", "4096"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert program.stdin
+    program.stdin.write(b"/compare answers=2 Tell a long story.\nhi\n")
+    program.stdin.flush()
+    wait_until((home / "data" / "used").exists)  # written when the model is found
+    time.sleep(1.5)  # and it is loaded and begins
+    program.send_signal(signal.SIGINT)
+    program.communicate(timeout=60)
+    assert program.returncode == BY_SIGINT
+
+
+def test_a_piped_chat_that_meets_its_time_limit_ends_with_124() -> None:
+    ran = shell("printf 'Tell a long story.\\n' | $L chat --ignore-eos -n 5000 --timeout 0.5 --no-save")
+    assert ran.returncode == 124
+
+
+def test_a_binary_stdin_is_refused_as_a_binary_file() -> None:
+    ran = shell("printf 'a\\0b' | $L generate 'What is it?'")
+    assert (ran.returncode, ran.stdout) == (6, b"")
+    assert ran.stderr == b"error: stdin is not a text file\n  hint: give a text file\n"
+
+
 def test_a_background_job_ignores_ctrl_c() -> None:
     program = subprocess.Popen(
         heeding(sys.executable, "-m", "llmcli", "generate", "hi", "-q", "--ignore-eos", "-n", "60", ctrl_c="SIG_IGN"),

@@ -59,3 +59,11 @@ def test_a_policy_gives_the_same_text_from_every_surface(inside: Run, with_tiny:
 def test_a_range_is_llama_cpp_s_dynamic_temperature(inside: Run, with_tiny: Path) -> None:
     ranged = by_flag(inside, "0.3..1.3")
     assert inside("generate", "hi", *SAME, "--temperature", "0.8", "--dynatemp-range", "0.5").text == ranged
+
+
+def test_what_a_policy_prints_is_not_in_the_answer(inside: Run, with_tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "waves.py"
+    file.write_text("def wave(step):\n    print('called')\n    return 0.0\n")
+    ran = inside("generate", "hi", *SAME, "--temp-policy-file", f"{file}:wave")
+    assert ran.text == inside("generate", "hi", *SAME, "--temp", "0").text
+    assert ran.stderr.count("called\n") == 24

@@ -10,6 +10,7 @@ from llmcli.cli.chat import character_of, is_model_name, open_session, save_over
 from llmcli.cli.options import complete_character
 from llmcli.config.characters import character_layer, load_character
 from llmcli.config.config_file import set_alias, set_value
+from llmcli.params.policies.policy import Fixed, Policy, PolicyCall
 from llmcli.params.settings import Layer
 
 SCHEMA = '{"type": "object", "description": "' + "x" * 400 + '"}'
@@ -35,6 +36,14 @@ def test_a_file_is_found_again_from_another_folder(tmp_path: Path, monkeypatch: 
         (tmp_path / name).write_text("once\n")
     flags = {"grammar_file": "a.gbnf", "system": "@system.txt"}
     assert saved_settings(flags) == {"grammar_file": str(tmp_path / "a.gbnf"), "system": "once"}
+
+
+@pytest.mark.parametrize(("temperature", "kept"), [(Fixed(0.5), False), (PolicyCall("wave", (1.0,)), True)])
+def test_a_policy_file_replaces_the_temperature_of_a_session(temperature: Policy, kept: bool) -> None:
+    session = Session("talk", keep=False)
+    session.set("temperature", temperature)
+    save_overrides(session, Layer("flag", {"temp_policy_file": "a.py:wave"}))
+    assert ("temperature" in session.overrides) == kept
 
 
 def test_settings_of_the_screen_and_the_machine_are_not_saved() -> None:
@@ -81,9 +90,15 @@ def test_a_known_session_is_opened_without_a_note(capfd: pytest.CaptureFixture[s
     opened.close()
 
 
-def test_a_new_session_of_a_script_is_not_reported(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_script_gets_a_note_only_if_a_name_is_similar(capfd: pytest.CaptureFixture[str]) -> None:
     assert open_session(go_on=False, name="gost", keep=True).name == "gost"
     assert capfd.readouterr().err == ""
+    mine = Session("my-story")
+    mine.add("user", "hi")
+    mine.close()
+    for name in ("my", "story", "my-stori"):
+        assert open_session(go_on=False, name=name, keep=True).name == name
+        assert capfd.readouterr().err == f"new session {name!r}; did you mean 'my-story'?\n"
 
 
 @pytest.mark.parametrize("text", ["mine", "MINE", "starter"])

@@ -105,7 +105,7 @@ def test_show_of_a_cleared_session_names_the_option_all(saved: str, capfd: pytes
     session.close()
     for command in (sessions.show_session, sessions.export_session):
         command(saved)
-        assert "show --all" in capfd.readouterr().err
+        assert "show talk --all" in capfd.readouterr().err
     sessions.show_session(saved, everything=True)
     assert "second" in out(capfd)
 

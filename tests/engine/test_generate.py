@@ -130,6 +130,20 @@ def test_a_full_context_ends_the_answer_and_keeps_the_text(fresh: MakeContext) -
     assert greedy_tokens(context, PROMPT, 4) == greedy_tokens(fresh(), PROMPT, 4)
 
 
+def test_a_small_context_is_not_rounded_up(fresh: MakeContext) -> None:
+    context = fresh(n_ctx=40)
+    assert context.n_ctx == 40
+    prompt = context.model.vocab.tokenize(STORY)
+    assert len(prompt) + len(run(context, STORY, **GREEDY, ignore_eos=True).ids) == 41
+
+
+def test_a_cache_of_bf16_gives_an_answer(model: Model) -> None:
+    params = ContextParams(n_ctx=256, n_threads=1, n_threads_batch=1, cache_type_k="bf16", cache_type_v="bf16")
+    context = Context(model, params)
+    assert len(greedy_tokens(context, PROMPT, 4)) == 4
+    context.close()
+
+
 def test_a_prompt_without_space_fails_before_evaluation(fresh: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
     context = fresh(n_ctx=256)
     closed = []

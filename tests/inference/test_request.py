@@ -253,8 +253,8 @@ def test_a_raw_prompt_needs_no_template() -> None:
 @pytest.mark.parametrize(
     ("given", "kind", "telling"),
     [
-        ("{% if %}", ModelInvalidError, "^the chat template is not valid Jinja"),
-        ("{{ raise_exception('no') }}", LlmcliError, "^the chat template fails: no"),
+        ("{% if %}", UsageError, "^the chat template is not valid Jinja"),
+        ("{{ raise_exception('no') }}", UsageError, "^the chat template fails: no"),
         ("chatml", DiskError, "file not found: chatml"),
     ],
 )

@@ -8,8 +8,16 @@ import pytest
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.hardware import Device, ModelShape
 from llmcli.engine.llama.model import ALL_LAYERS
-from llmcli.errors import LlmcliError
-from llmcli.inference.sizing import check_gpu, check_memory, choose_context, choose_gpu_layers, shape_of
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.inference.sizing import (
+    check_cache,
+    check_gpu,
+    check_memory,
+    check_threads,
+    choose_context,
+    choose_gpu_layers,
+    shape_of,
+)
 from llmcli.models.gguf.cursor import ArraySummary, Value
 from llmcli.models.gguf.header import GGUFHeader, TensorInfo
 from llmcli.params.settings import Settings
@@ -184,3 +192,18 @@ def test_a_missing_gpu_is_noted_only_if_it_is_requested(
     assert bool(check_gpu(Settings(n_gpu_layers=layers))) is has_note
     monkeypatch.setattr(hardware, "has_gpu", lambda: False)
     assert "no effect" in check_gpu(Settings(n_gpu_layers="all"))
+
+
+@pytest.mark.parametrize("values", [{"n_threads": 5}, {"n_threads_batch": 5}])
+def test_more_threads_than_cores_are_noted(monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert check_threads(Settings(**values)) == "5 threads are slow: this machine has 4 cores"
+    assert check_threads(Settings(n_threads=4, n_threads_batch=4)) == ""
+
+
+def test_a_quantized_v_cache_needs_flash_attention() -> None:
+    with pytest.raises(UsageError, match="cache_type_v q4_0 needs flash attention") as caught:
+        check_cache(Settings(cache_type_v="q4_0", flash_attn="off"))
+    assert caught.value.hint == "use -fa on, or -ctv f16"
+    check_cache(Settings(cache_type_v="q4_0"))
+    check_cache(Settings(flash_attn="off", cache_type_v="bf16", cache_type_k="q4_0"))

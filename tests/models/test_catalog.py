@@ -4,13 +4,13 @@ import re
 
 import pytest
 
-from llmcli.models.catalog import AS_OF, CATALOG, CatalogEntry, expected_speed, find_entry, recommend
+from llmcli.models.catalog import AS_OF, CatalogEntry, catalog, expected_speed, find_entry, recommend
 from llmcli.models.hub.repo_files import fits_memory, nominal_bits
 
 GIB = 1 << 30
 
 
-@pytest.mark.parametrize("one", CATALOG, ids=lambda one: one.name)
+@pytest.mark.parametrize("one", catalog(), ids=lambda one: one.name)
 def test_catalog_entries_are_plausible(one: CatalogEntry) -> None:
     bits = nominal_bits(one.quantization)
     assert bits is not None
@@ -23,13 +23,13 @@ def test_catalog_entries_are_plausible(one: CatalogEntry) -> None:
 
 
 def test_catalog_is_short_dated_and_without_duplicates() -> None:
-    assert 10 <= len(CATALOG) <= 14
-    assert len({one.name for one in CATALOG}) == len({one.repo for one in CATALOG}) == len(CATALOG)
+    assert 10 <= len(catalog()) <= 14
+    assert len({one.name for one in catalog()}) == len({one.repo for one in catalog()}) == len(catalog())
     assert re.fullmatch(r"20\d\d-\d\d", AS_OF)
 
 
 def test_model_name_is_not_a_path_or_the_starter() -> None:
-    assert not [one.name for one in CATALOG if one.name == "starter" or one.name.endswith(".gguf")]
+    assert not [one.name for one in catalog() if one.name == "starter" or one.name.endswith(".gguf")]
 
 
 def test_catalog_lookup_ignores_case() -> None:
@@ -43,7 +43,7 @@ def test_only_models_that_fit_are_recommended(memory: int) -> None:
     named = recommend(memory, cores=4)
     assert named
     assert all(fits_memory(one.size, memory) for one in named)
-    assert len(named) == sum(fits_memory(one.size, memory) for one in CATALOG)
+    assert len(named) == sum(fits_memory(one.size, memory) for one in catalog())
 
 
 def test_few_cores_get_a_fast_model_first() -> None:
@@ -51,10 +51,10 @@ def test_few_cores_get_a_fast_model_first() -> None:
     assert recommend(16 * GIB, cores=8)[0].parameters > 7
     assert (
         0
-        < expected_speed(CATALOG[0], cores=0)
-        < expected_speed(CATALOG[0], cores=2)
-        < expected_speed(CATALOG[0], cores=4)
-        == expected_speed(CATALOG[0], cores=64)
+        < expected_speed(catalog()[0], cores=0)
+        < expected_speed(catalog()[0], cores=2)
+        < expected_speed(catalog()[0], cores=4)
+        == expected_speed(catalog()[0], cores=64)
     )
 
 
@@ -67,9 +67,9 @@ def test_models_too_slow_for_the_cores_are_last() -> None:
 
 @pytest.mark.parametrize("cores", [-1, 0, 1])
 def test_too_little_memory_recommends_the_smallest(cores: int) -> None:
-    assert len(recommend(16 * GIB, cores)) == len(CATALOG)
-    assert recommend(GIB // 8, cores) == [min(CATALOG, key=lambda one: one.size)]
+    assert len(recommend(16 * GIB, cores)) == len(catalog())
+    assert recommend(GIB // 8, cores) == [min(catalog(), key=lambda one: one.size)]
 
 
 def test_unknown_memory_excludes_no_model() -> None:
-    assert len(recommend(0, cores=4)) == len(CATALOG)
+    assert len(recommend(0, cores=4)) == len(catalog())

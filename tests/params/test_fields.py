@@ -144,6 +144,22 @@ def test_an_error_names_the_key_the_rule_and_the_value(key: str, text: str, mess
 
 
 @pytest.mark.parametrize(
+    ("key", "text", "hint"),
+    [
+        ("top_k", "-1", "use 0 to turn it off"),
+        ("top_n_sigma", "0", "use -1 to turn it off"),
+        ("tfs_z", "-1", "use 1 to turn it off"),
+        ("top_k", "-2", ""),
+        ("n_gpu_layers", "-1", "use all"),
+    ],
+)
+def test_the_off_value_of_another_program_gets_a_hint(key: str, text: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        fields()[key].parse_text(text)
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
     ("key", "text"),
     [
         ("top_p", "between 0 and 1"),
@@ -233,6 +249,7 @@ def test_a_setting_has_its_name_in_other_programs(name: str, key: str) -> None:
     [
         ("dynatemp", "use a range as temperature, such as 0.3..1.3"),
         ("rep_pen_slope", "use repeat_penalty: llama.cpp has no slope for it"),
+        ("mlock", "llmcli does not have this option of llama.cpp yet"),
         ("personality", ""),
     ],
 )

@@ -50,6 +50,13 @@ def test_the_environment_is_a_layer_of_typed_values() -> None:
             "did you mean 'top_k'?",
         ),
         ("LLMCLI_TEMP", "1", "unknown environment variable LLMCLI_TEMP", "did you mean 'LLMCLI_TEMPERATURE'?"),
+        ("LLMCLI_CTX_SIZE", "9", "unknown environment variable LLMCLI_CTX_SIZE", "did you mean 'LLMCLI_N_CTX'?"),
+        (
+            "LLMCLI_MLOCK",
+            "1",
+            "unknown environment variable LLMCLI_MLOCK",
+            "llmcli does not have this option of llama.cpp yet",
+        ),
         ("LLMCLI_TOPP", "1", "unknown environment variable LLMCLI_TOPP", "did you mean 'LLMCLI_TOP_P'?"),
     ],
 )

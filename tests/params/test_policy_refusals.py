@@ -44,6 +44,8 @@ def parse_error(text: str) -> UsageError:
         ("0.8[here]x", SHAPE, "", ""),
         ("1[here],5", SHAPE, "", "write 1.5"),
         ("0.3..1.3[here]..2", SHAPE, "", ""),
+        ("0.3[here]...1.3", "a range with two dots", "", "write 0.3..1.3"),
+        ("wave:0.9[here],0.3", "like wave", "", "give the second number by the name of its parameter, as in NAME=0.3"),
         ("[here]--1", SHAPE, "missing number", ""),
         ("0.8[here])", SHAPE, "", ""),
         ("([here])", SHAPE, "missing number", ""),

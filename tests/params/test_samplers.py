@@ -222,3 +222,10 @@ def test_infill_without_truncation_is_an_error(order: tuple[str, ...]) -> None:
 def test_infill_after_an_inactive_sampler_is_an_error() -> None:
     with pytest.raises(UsageError, match="infill"):
         steps(samplers=("top_k", "infill"), top_k=0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"repeat_penalty": 1.1, "repeat_last_n": -1}, {"dry_multiplier": 1.0, "dry_penalty_last_n": -1}]
+)
+def test_a_window_of_minus_one_is_the_whole_context(settings: dict[str, Any]) -> None:
+    assert max(arg for arg in steps(**settings)[0].args if isinstance(arg, int)) == 2**20

@@ -229,3 +229,8 @@ def test_a_function_that_rejects_its_arguments_is_an_error(
 
 def test_a_function_without_a_signature_is_accepted(write: Write) -> None:
     assert callable(loaded(Settings(temp_policy_file=parse_setting(write("wave = max\n")))))
+
+
+def test_what_a_policy_file_prints_goes_to_stderr(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded(Settings(temp_policy_file=parse_setting(write("print('loaded')\n" + WAVE))))
+    assert capsys.readouterr() == ("", "loaded\n")

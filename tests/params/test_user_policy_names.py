@@ -20,7 +20,7 @@ from llmcli.params.settings import (
     parse_data,
     resolve,
 )
-from llmcli.params.temperature import TemperaturePlan
+from llmcli.params.temperature import TemperaturePlan, effective_policy
 
 WAVE = PolicyCall("wave", (1.0,))
 
@@ -206,3 +206,30 @@ def test_mirostat_uses_a_number_or_the_middle_of_a_range() -> None:
         steps = build_chain(Settings(mirostat=2, seed=1, temperature=parse_policy(text)))
         assert [step.name for step in steps] == ["temperature", "mirostat_v2"]
         assert steps[0].args == (TemperaturePlan(Fixed(0.8), (0.8, 0.0, 1.0)),)
+
+
+@pytest.mark.parametrize(
+    ("file", "temperature", "policy"),
+    [
+        ("config", "flag", "0.5"),
+        ("flag", "session", "0.5"),
+        ("flag", "retry", "0.5"),
+        ("flag", "flag", "wave"),
+        ("flag", "config", "wave"),
+        ("session", "flag", "wave"),
+    ],
+)
+def test_the_higher_of_a_temperature_and_a_policy_file_wins(file: str, temperature: str, policy: str) -> None:
+    values: dict[str, dict[str, Any]] = {name: {} for name in ("config", "flag", "session", "retry")}
+    values[file]["temp_policy_file"] = "a.py:wave"
+    values[temperature]["temperature"] = Fixed(0.5)
+    resolved = resolve([Layer(name, table) for name, table in values.items()])
+    assert str(effective_policy(resolved.settings)) == policy
+    reported = ineffective_settings(resolved.settings, resolved.origins)
+    assert ("temperature" in reported) == (policy == "wave")
+
+
+def test_a_temperature_with_the_function_keeps_the_policy_file() -> None:
+    file = Layer("flag", {"temp_policy_file": "a.py:wave"})
+    settings = resolve([file, Layer("session", {"temperature": Fixed(0.5)}), Layer("retry", {"temperature": WAVE})])
+    assert (settings.settings.temp_policy_file, settings.settings.temperature) == ("a.py:wave", WAVE)

@@ -13,7 +13,7 @@ from prompt_toolkit.input.vt100_parser import Vt100Parser
 from prompt_toolkit.key_binding import KeyPress
 
 from llmcli.ui.input import live_keys as module
-from llmcli.ui.input.live_keys import live_keys, split_keys_and_text
+from llmcli.ui.input.live_keys import live_keys, split_keys_and_text, take_typed_text
 from tests.ui.input.keyboard import DOWN, ENTER, ESCAPE, UP, Keyboard, keyboard, paste
 
 PATIENCE = 30.0
@@ -211,3 +211,12 @@ def test_a_terminal_with_echo_is_not_read(board: Keyboard, monkeypatch: pytest.M
         board.keys.send_text(f"{UP}+")
         assert threading.active_count() == before
         assert select([board.keys.fileno()], [], [], 0)[0]
+
+
+@needs_pipes
+def test_typed_keys_can_be_taken_as_text(board: Keyboard) -> None:
+    answer = Answer(board)
+    with live_keys(answer.step):
+        answer.press("tell mee\x7f", ENTER, paste("a\nb"), "\x1b[C", ENTER)
+    assert take_typed_text() == "tell me\na\nb"
+    assert board("next", ENTER) == "next"

@@ -71,8 +71,9 @@ def to_name(text: str) -> str:
 
 def similar_name(name: str) -> str:
     """The sessions that may be meant, as `did you mean 'novel'?`; empty if no name is similar."""
-    if endings := _ending_with(name):
-        return f"did you mean {' or '.join(map(repr, endings[:3]))}?"
+    start = f"{name.casefold()}-"
+    if likely := _ending_with(name) or [one for one in names() if one.casefold().startswith(start)]:
+        return f"did you mean {' or '.join(map(repr, likely[:3]))}?"
     return did_you_mean(name, names())
 
 

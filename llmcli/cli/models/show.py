@@ -20,8 +20,7 @@ from llmcli.ui.terminal.output import print_facts, print_json, print_line, print
 
 @with_settings(only=("model_folders",))
 def list_models(
-    flags: Layer,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+    flags: Layer, as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False
 ) -> None:
     """List the models on this machine.
 

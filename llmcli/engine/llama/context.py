@@ -13,6 +13,7 @@ from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError
 
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # llama.h, enum llama_flash_attn_type
+_BF16 = 30  # ggml.h, enum ggml_type; the one type of a cache that llama-cpp-python does not name
 _NO_SLOT, _ABORTED = 1, 2  # status of llama_decode
 _MAX_SAVED_STATE = 2**29  # bytes
 
@@ -61,7 +62,9 @@ class Context:
             reason = reason or "llama.cpp gives no reason"
             raise LlmcliError(f"cannot create a context of {params.n_ctx} tokens: {reason}", hint)
         n_ctx_seq: int = api.llama_n_ctx_seq(self.handle)
-        self.n_ctx = min(n_ctx_seq, params.n_ctx_seq or n_ctx_seq)  # of one sequence
+        # Of one sequence. llama.cpp rounds it up to a multiple of 256; the limit is the one that was asked for.
+        asked = params.n_ctx_seq or (params.n_ctx if params.n_seq_max == 1 else n_ctx_seq)
+        self.n_ctx = min(n_ctx_seq, asked)
         self._memory = api.llama_get_memory(self.handle)
         self._cancellation: Cancellation | None = None
         self.cancellation = cancellation or Cancellation()
@@ -217,8 +220,8 @@ class Context:
         c.kv_unified = params.n_ctx_seq > 0  # sequences with a common prefix share its memory
         c.n_threads, c.n_threads_batch = params.n_threads, params.n_threads_batch
         c.flash_attn_type = _FLASH_ATTN[params.flash_attn]
-        c.type_k = getattr(api, "GGML_TYPE_" + params.cache_type_k.upper())
-        c.type_v = getattr(api, "GGML_TYPE_" + params.cache_type_v.upper())
+        c.type_k = getattr(api, "GGML_TYPE_" + params.cache_type_k.upper(), _BF16)
+        c.type_v = getattr(api, "GGML_TYPE_" + params.cache_type_v.upper(), _BF16)
         c.no_perf = True
         return c
 

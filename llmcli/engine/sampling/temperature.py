@@ -3,6 +3,7 @@
 import ctypes
 import math
 import reprlib
+import sys
 from collections.abc import Sequence
 from numbers import Real
 from operator import mul
@@ -103,12 +104,14 @@ class TemperatureSampler(CustomSampler):
             PolicyError: when the policy raises an error or returns an invalid temperature.
         """
         label = f"the temperature policy {quote(self._plan.policy, 62)}"
-        start = perf_counter()
+        start, stdout = perf_counter(), sys.stdout
+        sys.stdout = sys.stderr  # what a user's function prints is not a part of the answer
         try:
             value: Any = self._plan.policy(step)
         except (Exception, SystemExit) as error:
             raise PolicyError(f"{label} failed at token {step.index}: {describe_exception(error)}") from None
         finally:
+            sys.stdout = stdout
             self.seconds += perf_counter() - start
         if type(value) is float and 0 <= value <= LARGEST_FLOAT:
             return value

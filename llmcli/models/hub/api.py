@@ -138,8 +138,7 @@ def check_has_sha256(file: RepoFile, reference: HubReference) -> None:
     """Raise ModelNotFoundError for a file without a published sha256: a download of it cannot be verified."""
     if not file.sha256:
         raise ModelNotFoundError(
-            f"cannot verify {file.path}: the Hub publishes no sha256 for it",
-            f"choose another file of {reference.repo}",
+            f"cannot verify {file.path}: the Hub publishes no sha256 for it", f"choose another file of {reference.repo}"
         )
 
 

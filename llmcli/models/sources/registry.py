@@ -116,9 +116,9 @@ def stores_not_imported(locations: ModelLocations) -> list[tuple[Path, "Program"
 
 def _suggestion(name: str, locations: ModelLocations) -> str:
     """The hint for an unknown name: a similar model on this machine, then one of the catalog with its size."""
-    from llmcli.models.catalog import CATALOG  # only a mistake needs it
+    from llmcli.models.catalog import catalog  # only a mistake needs it
 
-    names, sizes = _local_names(locations), {entry.name: entry.size for entry in CATALOG}
+    names, sizes = _local_names(locations), {entry.name: entry.size for entry in catalog()}
     local, listed = _nearest(name, names), _nearest(name, {entry: entry for entry in sizes})
     download = f"'{listed}' ({sizes.get(listed, 0) / 1e9:.1f} GB to download)"
     is_exact = {name.casefold(), f"{name}.gguf".casefold()} & set(map(str.casefold, names))

@@ -31,6 +31,7 @@ _SIDES = ("think", "answer")
 _NAMES = [name for name in BUILTIN if name != "clamp"]
 _MAX_DEPTH = 8  # of policies inside policies, and of parentheses; the parser is recursive
 _PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
+_SECOND_NUMBER = re.compile(r"\s*,\s*([+-]?[\d.]+)\s*$")
 _DECIMAL_COMMA = re.compile(r"\s*(\d+),(\d+)\s*")
 
 
@@ -44,11 +45,13 @@ def parse_policy(text: str) -> Policy:
     policy = parser.policy(0)
     if parser.is_at_end():
         return policy
-    hint = ""
+    hint, is_users = "", isinstance(policy, PolicyCall) and policy.name not in BUILTIN
     if percent := _PERCENT.fullmatch(text):
         hint = f"write {float(percent[1]) / 100:g}"
     elif comma := _DECIMAL_COMMA.fullmatch(text):
         hint = f"write {comma[1]}.{comma[2]}"
+    elif is_users and (number := _SECOND_NUMBER.search(text)):
+        hint = f"give the second number by the name of its parameter, as in NAME={number[1]}"
     raise parser.error(hint=hint)
 
 
@@ -139,6 +142,8 @@ class _Parser:
 
     def _range(self) -> Policy:
         start, low = self._at, self._number()
+        if self._text.startswith("...", self._at):
+            raise self.error(hint=f"write {self._text.replace('...', '..')}", rule="a range with two dots")
         if not self._skip_over(".."):
             if self._text.startswith("^", self._at):
                 raise self.error()

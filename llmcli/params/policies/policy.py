@@ -2,7 +2,9 @@
 
 import math
 import os
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from inspect import signature
@@ -134,7 +136,8 @@ class PolicyCall(Policy):
             raise UsageError(f"unknown temperature policy {self.name!r}", hint)
         origin = self.source.origin
         try:
-            function = self.source.load()
+            with redirect_stdout(sys.stderr):  # what the file prints is not a part of the answer
+                function = self.source.load()
         except UsageError:
             raise
         except (Exception, SystemExit) as error:  # an imported package can raise anything

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -12,13 +13,13 @@ from llmcli.chat.controller import ChatController, PromptFit
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation
-from llmcli.errors import LlmcliError
+from llmcli.errors import LlmcliError, TimeLimitError
 from llmcli.params.settings import Settings, fields
 from llmcli.text import ellipsize, plural
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys, display
 from llmcli.ui.chat.context_overflow import resolve_overflow
 from llmcli.ui.terminal.cells import first_that_fits
-from llmcli.ui.terminal.console import console, wrapped
+from llmcli.ui.terminal.console import console, is_terminal, wrapped
 from llmcli.ui.terminal.output import print_line, to_stderr, warn_ineffective, warn_slow, write_trace
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class ChatApp:
         """Replace message `number` (from 1) in a new branch; a question is answered again."""
         self.editing = None
         session, old = self.controller.session, self.path()[number - 1]
+        head = session.conversation.head
         if text == old.content:
             console.note(f"message {number} is unchanged")
             return
@@ -122,11 +124,11 @@ class ChatApp:
             session.conversation.move(old.parent)
             session.add(old.role, text, model=old.model, finish_reason="edited" if old.role == "assistant" else "")
             console.note(f"message {number} is changed; /continue lets the model extend it")
+            self._note_left_messages(head, number + 1)
             return
         self.draft, self.editing = text, number  # for the next prompt, if it cannot be sent
         if not self.wait_for_model():
             return
-        head = session.conversation.head
         session.conversation.move(old.parent)
         added = False
         try:
@@ -136,7 +138,19 @@ class ChatApp:
                 session.conversation.move(head)
         if added:
             self.draft, self.editing = "", None
+            self._note_left_messages(head, number + 2)
             self._answer(self.path())
+
+    def _note_left_messages(self, head: int | None, first: int) -> None:
+        """Say where the messages up to `head` are, if there is a message `first`."""
+        conversation = self.controller.session.conversation
+        left = conversation.path(head)
+        paths = [conversation.path(leaf) for leaf in conversation.leaves()]
+        branch = next((number for number, path in enumerate(paths, 1) if left[-1] in path), 0)
+        if len(left) < first or not branch:
+            return
+        what = f"message {first} stays" if len(left) == first else f"messages {first} to {len(left)} stay"
+        console.note(f"{what} in branch {branch}; /branch {branch} returns to {'it' if len(left) == first else 'them'}")
 
     def stop_editing(self) -> bool:
         """Stop editing a message, which stays as it is; whether one was edited."""
@@ -188,19 +202,31 @@ class ChatApp:
         reason, on = turn.answer.finish_reason, "; /continue resumes" if turn.message else ""
         if reason == "interrupt":
             console.note(f"stopped{on}, /retry answers again" if on else "stopped; /retry tries again")
+            self.after_interrupt()
         elif reason == "timeout":
-            console.note(f"stopped after {settings.timeout:g} s (timeout){on}")
+            text = f"stopped after {settings.timeout:g} s (timeout)"
+            console.note(text + on)
+            self.failure = self.failure or TimeLimitError(text)
         elif reason == "length":
             limit = settings.max_tokens
             reached = 0 <= limit <= turn.answer.timings()["predicted_n"]
             why = f"max_tokens is {limit}" if reached else "the context is full; /compact or /undo makes room"
             console.note(f"cut off: {why}" + (on if reached else ""))
         if not turn.answer.record.is_complete:
-            console.warn("the answer ended before it matched the grammar")
+            console.warn("the answer ended before it was complete (JSON or grammar)")
         if repeats:
             free = "" if settings.dry_multiplier else "dry_multiplier=0.8"  # a remedy that is not in use
             free = "repeat_penalty=1.1" if settings.repeat_penalty == 1 else free
             console.note("the answer repeats itself" + (f"; /retry {free} may help" if free else ""))
+
+    def after_interrupt(self) -> None:
+        """End a script; on a terminal, put what was typed during the answer into the input line, where it is seen."""
+        if not is_terminal(sys.stdin):
+            raise KeyboardInterrupt
+        if self.live:
+            from llmcli.ui.input.live_keys import take_typed_text
+
+            self.draft = take_typed_text()
 
     def render(self, text: str) -> None:
         """Show an earlier answer as it was shown first."""
@@ -262,6 +288,8 @@ class ChatApp:
             raise
         if not local:
             console.note("not sent: the model is still loading")
+            if not is_terminal(sys.stdin):
+                raise KeyboardInterrupt
         return local
 
 

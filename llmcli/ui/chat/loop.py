@@ -34,7 +34,7 @@ def run(chat: ChatApp, first: str = "") -> int:
                 chat.failure = chat.failure or error
                 text = ""
             except KeyboardInterrupt:
-                if not text and not is_terminal(sys.stdin):
+                if not is_terminal(sys.stdin):  # of a script, which ends
                     raise
                 console.note("stopped" if text else "Ctrl-D or /exit ends the chat")
                 text = ""

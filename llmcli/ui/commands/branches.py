@@ -14,8 +14,8 @@ from llmcli.ui.terminal.output import print_rows
 @command(
     "branches",
     help="List the branches of the conversation.",
-    detail="/retry and /edit start branches. * marks the current one; SHARED counts the messages that a branch has in "
-    "common with it.",
+    detail="/retry and /edit start branches. * marks the current one; SHARED counts the messages that are the same as "
+    "in the current branch.",
     examples=("/branches", "/branches, then /branch 2", "/retry, then /branches"),
 )
 def branches(chat: ChatApp, _argument: str) -> None:

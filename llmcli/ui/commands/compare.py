@@ -112,6 +112,8 @@ def _compare(chat: ChatApp, path: Sequence[Message], new: bool, variants: Sequen
     screen.print_errors(comparison)
     chat.compare_session = compare_session
     console.note("/keep N continues with one of them; none is part of the conversation yet")
+    if comparison.interrupted:
+        chat.after_interrupt()
 
 
 def _answer_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:

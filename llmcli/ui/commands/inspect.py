@@ -156,9 +156,7 @@ def _inspect(chat: ChatApp, argument: str, count: int) -> "tuple[AnswerInspector
 def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> None:
     """Print a note if the inspection differs from what happened when the token was sampled."""
     if not answered.traces:
-        console.note(
-            "the answer is from an earlier chat: its text was tokenized again, perhaps not as it was generated"
-        )
+        console.note("this answer is from an earlier chat; its tokens may differ from the original ones")
     if not found.exact:
         names = ", ".join(answered.inspector.stateful_steps)
         console.note(f"could not reproduce the answer exactly: {names} state was reset at this token")

@@ -73,7 +73,7 @@ def continue_(chat: ChatApp, _argument: str) -> None:
     help="Change a message, and answer again.",
     detail="N is its number in /history; without N it is your last message. Without TEXT you edit the message in the "
     "input line, or in $EDITOR if it is long. To extend a changed answer of the model, use /continue. The earlier "
-    "version stays as a branch.",
+    "version and all messages after it stay in a branch; a note says which.",
     examples=("/edit", "/edit 3", "/edit 1 What is a comet?"),
 )
 def edit(chat: ChatApp, argument: str) -> None:

@@ -7,9 +7,10 @@ from functools import cache
 from importlib import import_module
 
 from llmcli.chat.controller import chat_setting_keys
+from llmcli.config.presets import presets
 from llmcli.errors import UsageError
 from llmcli.params.settings import find
-from llmcli.text import did_you_mean
+from llmcli.text import did_you_mean, ellipsize
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.terminal.output import to_stderr
 
@@ -23,6 +24,7 @@ _SYNONYMS_OF: Mapping[tuple[str, ...], str] = {
     ("why", "tokens"): "logprobs probabilities",
     ("character",): "persona personality",
     ("max_tokens",): "length",
+    ("n_ctx",): "ctx context_size",
     ("system",): "prompt",
     ("params",): "settings parameters options config",
     ("model",): "info show",
@@ -116,16 +118,20 @@ def find_command(name: str) -> Command | str | None:
     return key if key in chat_setting_keys() else None
 
 
-def require_command(name: str) -> Command | str:
-    """The command called `name`, or the key of the setting that it sets.
+def require_command(name: str, argument: str = "") -> Command | str:
+    """The command called `name`, or the key of the setting that it sets; a hint repeats its `argument`.
 
     Raises:
         UsageError: with the command that does the same, or the nearest name.
     """
     found = find_command(name)
     if found is None:
-        targets = " or ".join(f"/{target}" for target in SYNONYMS.get(name, ()))
+        known = [f"/preset {name}"] if name in presets() else []
+        known += [f"/{target} {ellipsize(argument)}".rstrip() for target in SYNONYMS.get(name, ())]
+        targets = " or ".join(known)
         hint = f"use {targets}" if targets else similar_command(name) or "see /help"
+        if name == "delete":
+            hint += " for a turn; `llmcli sessions rm NAME` deletes a session"
         raise UsageError(f"unknown command '/{name}'", hint)
     return found
 
@@ -141,7 +147,7 @@ def dispatch(chat: ChatApp, name: str, argument: str) -> None:
     Raises:
         LlmcliError: what is wrong with the command.
     """
-    found = require_command(name)
+    found = require_command(name, argument)
     with to_stderr(not chat.live):  # what a command prints is not an answer
         if isinstance(found, Command):
             found.run(chat, argument)

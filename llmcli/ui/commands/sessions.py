@@ -29,7 +29,7 @@ def fork(chat: ChatApp, argument: str) -> None:
 
 @command(
     "save NAME",
-    help="Name this session, or copy it if it has a name.",
+    help="Name this chat, or save a copy under a new name.",
     detail="Each message is saved at once anyway, under a name made of the date and the first words.",
     examples=("/save novel", "/save ghost story", "/save draft-1"),
 )

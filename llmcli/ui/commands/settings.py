@@ -12,7 +12,7 @@ from llmcli.files import config_dir, read_text
 from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.generation import GenerationParams
 from llmcli.params.param import fields_of
-from llmcli.params.policies.policy import Entropy, Fixed
+from llmcli.params.policies.policy import Entropy, Fixed, load_function
 from llmcli.params.sampler_chain import SamplingParams, build_chain
 from llmcli.params.settings import fields, find, format_setting, ineffective_settings
 from llmcli.text import ellipsize
@@ -91,6 +91,9 @@ def set_(chat: ChatApp, argument: str) -> None:
     key, value = chat.controller.parse(key, text.strip())
     if key == "theme":
         ground_of(value)  # raises an error for an unknown one
+    if key == "temp_policy_file" and value:
+        file, _, function = value.rpartition(":")
+        load_function(file, function)  # raises an error for a file or a function that does not exist
     chat.controller.set(key, value)
     _print_setting(chat, key)
     highest = value.value if isinstance(value, Fixed) else value.high if isinstance(value, Entropy) else 0.0

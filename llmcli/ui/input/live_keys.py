@@ -41,6 +41,22 @@ def split_keys_and_text(keys: Iterable[KeyPress], typing: bool = False) -> tuple
     return steps, kept
 
 
+def take_typed_text() -> str:
+    """The text of the keys that are kept for the prompt if Enter is among them; otherwise the prompt gets them all."""
+    text, pressed = "", get_typeahead(get_app_session().input)
+    if not any(key.key == Keys.ControlM for key in pressed):
+        store_typeahead(get_app_session().input, pressed)
+        return ""
+    for key in pressed:
+        if key.key == Keys.ControlM:
+            text += "\n"
+        elif key.key == Keys.ControlH:
+            text = text[:-1]
+        elif key.key == Keys.BracketedPaste or len(key.key) == 1:
+            text += key.data
+    return text.removesuffix("\n")
+
+
 @contextmanager
 def live_keys(step: Callable[[int], None]) -> Iterator[None]:
     """Within this block, inside `disable_echo`, a thread calls `step` for each step; other keys are kept.

@@ -74,8 +74,9 @@ class Console:
         if always or not self.quiet:
             self._print("warning: ", _YELLOW, message, hint)
 
-    def note(self, message: str) -> None:
-        if not self.quiet:
+    def note(self, message: str, always: bool = False) -> None:
+        """A note; `always` prints it in spite of `quiet`: it was asked for."""
+        if always or not self.quiet:
             self._print("", _DIM, message)
 
     def detail(self, message: str) -> None:

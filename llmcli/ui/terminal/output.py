@@ -173,6 +173,8 @@ def write_trace(answer: "Answer", name: str | None, kept: bool = False) -> Itera
         return
     if not name.strip():
         raise UsageError("the file name of --trace is empty", "give a file, as in --trace answer.jsonl")
+    if name == "-":
+        raise UsageError("--trace cannot write to stdout, which is for the answer", "use --trace answer.jsonl")
     from llmcli.inference.trace_file import TraceWriter
 
     with closing(TraceWriter(Path(os.path.expanduser(name)))) as writer:

@@ -18,7 +18,7 @@ _SHARE = 40  # a drawing is followed by a pause this many times its own time
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"  # the terminal shows the text between them at once
 _NOTE = 5.0  # seconds between two lines about a download where there are no bars
-_MIB = 1 << 20
+_MB = 10**6  # bytes, as in `format_size`
 _WINDOW = 100  # ticks; the speed of a download is that of the last ones
 _BAR, _NARROW = 16, 60  # columns: of a bar, and of a window that has no space for one
 _FACTS = 20  # columns beside a name: the share, and the time that is left
@@ -167,13 +167,13 @@ class _Download:
     def facts(self) -> list[str]:
         """After the first moments the time that is left and the speed; and the sizes."""
         start, first = self._samples[0]
-        sizes = f"{self._done / _MIB:.0f} of {self._total / _MIB:.0f} MiB"
+        sizes = f"{self._done / _MB:.0f} of {self._total / _MB:.0f} MB"
         if self._now - start < _PATIENCE or self._done <= first:
             return [sizes]
         speed = (self._done - first) / (self._now - start)
         left = round((self._total - self._done) / speed)
         time = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left" if left else "done"
-        return [time, f"{speed / _MIB:.1f} MiB/s", sizes]
+        return [time, f"{speed / _MB:.1f} MB/s", sizes]
 
     def row(self, width: int, column: int) -> str:
         """Name in so many columns, bar, share, and as many of the facts as fit beside them."""

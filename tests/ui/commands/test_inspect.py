@@ -204,7 +204,7 @@ def test_an_answer_of_an_earlier_chat_is_inspected_with_a_note(recorder: ChatRec
     recorder.send(ASKED)
     recorder.chat.turn = None
     err = recorder.command("why", "2")
-    assert err[-1].startswith("the answer is from an earlier chat")
+    assert err[-1].startswith("this answer is from an earlier chat")
     assert recorder.command("why")[0].startswith("highest entropy: token ")
     recorder.command("branch", "2 3")
     assert recorder.head()

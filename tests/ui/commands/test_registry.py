@@ -84,6 +84,33 @@ def test_a_suggestion_never_names_what_does_not_exist(word: str) -> None:
         assert require_command(name)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("/creative", "use /preset creative or /temp"),
+        ("/search x", "use /sessions x"),
+        ("/delete", "use /undo for a turn; `llmcli sessions rm NAME` deletes a session"),
+    ],
+)
+def test_an_unknown_command_leads_to_a_whole_command(chat: ChatApp, text: str, hint: str) -> None:
+    parsed = parse_command(text)
+    assert parsed
+    with pytest.raises(UsageError) as caught:
+        dispatch(chat, *parsed)
+    assert caught.value.hint == hint
+
+
+def test_a_changed_message_says_where_the_later_ones_are(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        chat.session.add("user", f"q{number}")
+        chat.session.add("assistant", f"a{number}")
+    chat.replace(2, "changed")
+    note = "messages 3 to 6 stay in branch 1; /branch 1 returns to them\n"
+    assert capfd.readouterr().err.endswith(note)
+    dispatch(chat, "branch", "1")
+    assert [message.content for message in chat.path()] == ["q0", "a0", "q1", "a1", "q2", "a2"]
+
+
 def test_the_manual_has_the_generated_table() -> None:
     assert command_table() in (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 
