@@ -10,6 +10,7 @@ from llmcli.inference.engine import Engine, Prompt, Request, check_request
 from llmcli.params.settings import Settings
 
 Part = tuple[str, str]  # ("answer" or "think", text)
+_NO_TOKEN = TokenTrace(0, None, "", None, None, None, None, None, (), "", 0, 0.0)  # of text that belongs to no token
 
 
 @dataclass
@@ -109,23 +110,7 @@ class Answer:
                 self._send(event.record.traces[self._n_sent]._replace(text=text_of, reasoning=reasoning_of))
                 self._n_sent += 1
         if (not event or event.id is None) and (text or reasoning):
-            self._send(
-                TokenTrace(
-                    i=self._n_sent,
-                    id=None,
-                    text=text,
-                    p=None,
-                    rank=None,
-                    entropy=None,
-                    temperature=None,
-                    candidates=None,
-                    top=(),
-                    policy="",
-                    sentence=0,
-                    time=0.0,
-                    reasoning=reasoning,
-                )
-            )
+            self._send(_NO_TOKEN._replace(i=self._n_sent, text=text, reasoning=reasoning))
 
     def _send(self, trace: TokenTrace) -> None:
         self.traces.append(trace)
