@@ -33,7 +33,7 @@ _METHODS = {
     ("problems", "append"): "error",
 }
 _WITHOUT_HINT = ("say",)  # their second argument is something else
-_PLAIN = ast.Constant | ast.JoinedStr | ast.IfExp | ast.BinOp | ast.BoolOp | ast.Dict
+_PLAIN = ast.Constant | ast.JoinedStr | ast.IfExp | ast.BinOp | ast.BoolOp | ast.Dict | ast.DictComp
 _OF_STRINGS = ("strip", "lstrip", "rstrip", "upper", "lower", "partition", "rpartition", "replace", "splitlines")
 
 
@@ -192,6 +192,8 @@ class MessageReader:
             return [text for value in node.values for text in self._texts(value, local)]
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
             return [left + right for left in self._texts(node.left, local) for right in self._texts(node.right, local)]
+        if isinstance(node, ast.DictComp):  # of a table that is written out
+            node = next((part for part in ast.walk(node) if isinstance(part, ast.Dict)), node)
         if isinstance(node, ast.Dict):
             return [text for value in node.values for text in self._texts(value, local)]
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in self.constants:

@@ -16,6 +16,7 @@ _REQUEST = (
     "Summarize the conversation below, so that it can continue from the summary. Keep names, numbers, decisions, "
     "code that is still needed and open questions. Omit greetings. Write in the language of the conversation.\n\n"
 )
+_NAMES = {"user": "User", "assistant": "Assistant", "summary": "Earlier"}
 _KEPT_TURNS = 2  # the last turns are not summarized
 _SHARE = 0.25  # of the context that the summary may fill
 
@@ -48,7 +49,8 @@ class Compaction:
         settings = self._settings(engine.n_ctx)
         old = list(self.old)
         while True:  # without the oldest messages, until the request fits
-            question = Message(0, None, "user", _REQUEST + _as_text(old))
+            texts = "\n\n".join(f"{_NAMES[message.role]}: {message.text}" for message in old)
+            question = Message(0, None, "user", _REQUEST + texts)
             prompt = controller.prompt_builder.prompt([question], None, settings)
             if len(prompt.tokens) + settings.max_tokens < engine.n_ctx or len(old) < 2:
                 break
@@ -78,8 +80,3 @@ class Compaction:
             session.add_copy(message)
         self._controller.window_start = None
         return len(self.old)
-
-
-def _as_text(messages: Sequence[Message]) -> str:
-    names = {"user": "User", "assistant": "Assistant", "summary": "Earlier"}
-    return "\n\n".join(f"{names[message.role]}: {message.text}" for message in messages)

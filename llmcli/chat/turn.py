@@ -64,20 +64,15 @@ class Turn:
         return self.message
 
     def _save(self, reason: str) -> Message | None:
-        answer = self.answer
-        if self.continued and _is_unchanged(answer, self.continued):
+        answer, before = self.answer, self.continued
+        if before and len(answer.text) <= len(before.content) and len(answer.reasoning) == len(before.reasoning):
             self.session.end_answer("")  # no new text: the answer that was to be continued stays as it is
             return None
         timings = answer.timings() if answer.started else {}
-        replay = replay_data(answer, self.first, self.continued.id if self.continued else None)
+        replay = replay_data(answer, self.first, before.id if before else None)
         return self.session.end_answer(
             answer.text, answer.reasoning, finish_reason=reason, timings=timings, replay=replay
         )
-
-
-def _is_unchanged(answer: Answer, continued: Message) -> bool:
-    """Whether the answer has no text beyond the one that it continues."""
-    return len(answer.text) <= len(continued.content) and len(answer.reasoning) == len(continued.reasoning)
 
 
 def start_answer(engine: Engine, request: Request, continued: Message | None) -> Answer:

@@ -16,25 +16,22 @@ from llmcli.ui.terminal.output import print_line
 
 # Commands of ollama, llm and others, and what to run instead. {model} is the next word, {text} all the next words.
 _FOREIGN_COMMANDS = {
-    "run": 'use `llmcli chat -m {model}` to chat, or `llmcli generate -m {model} "…"` for one answer',
-    "ls": "use `llmcli models list`",
-    "list": "use `llmcli models list`",
-    "show": "use `llmcli models show {model}`",
-    "info": "use `llmcli models show {model}`",
-    "rm": "use `llmcli models rm {model}`",
-    "remove": "use `llmcli models rm {model}`",
-    "search": "use `llmcli models search {model}`",
-    "download": "use `llmcli pull {model}`",
-    "install": "use `llmcli pull {model}`",
-    "aliases": "use `llmcli models alias`",
-    "logs": "use `llmcli sessions list`",
-    "history": "use `llmcli sessions list`",
-    "ask": "use `llmcli generate {text}`",
-    "prompt": "use `llmcli generate {text}`",
-    "complete": "use `llmcli generate {text}`",
-    "ps": "use `llmcli models list` for the models on this machine; none stays loaded after its command",
-    "stop": "end the command that uses the model; none stays loaded after it",
-    "serve": "use `llmcli generate` in scripts; llmcli has no server",
+    name: hint
+    for names, hint in {
+        "run": 'use `llmcli chat -m {model}` to chat, or `llmcli generate -m {model} "…"` for one answer',
+        "ls list": "use `llmcli models list`",
+        "show info": "use `llmcli models show {model}`",
+        "rm remove": "use `llmcli models rm {model}`",
+        "search": "use `llmcli models search {model}`",
+        "download install": "use `llmcli pull {model}`",
+        "aliases": "use `llmcli models alias`",
+        "logs history": "use `llmcli sessions list`",
+        "ask prompt complete": "use `llmcli generate {text}`",
+        "ps": "use `llmcli models list` for the models on this machine; none stays loaded after its command",
+        "stop": "end the command that uses the model; none stays loaded after it",
+        "serve": "use `llmcli generate` in scripts; llmcli has no server",
+    }.items()
+    for name in names.split()
 }
 # The same in a group, as in `llmcli models ls`.
 _SUBCOMMANDS = {"ls": "list", "remove": "rm", "delete": "rm", "download": "pull", "info": "show", "mv": "rename"}

@@ -26,26 +26,16 @@ PLAIN_TEMPLATE = (
 PLAIN_STOP = "\nUser:"
 _MAX_NAME = 255  # characters; longer texts are not file names
 # Languages whose name in a fence differs from their suffix; models and Markdown renderers know the others by suffix.
-_LANGUAGES = {
-    "bash": "bash",
-    "h": "c",
-    "hpp": "cpp",
-    "js": "javascript",
-    "kt": "kotlin",
-    "log": "",
-    "md": "markdown",
-    "mjs": "javascript",
-    "ps1": "powershell",
-    "py": "python",
-    "pyi": "python",
-    "rb": "ruby",
-    "rs": "rust",
-    "sh": "bash",
-    "text": "",
-    "ts": "typescript",
-    "txt": "",
-    "yml": "yaml",
-}
+_SUFFIXES = {
+    "bash": "bash sh",
+    "c": "h",
+    "cpp": "hpp",
+    "javascript": "js mjs",
+    "kotlin": "kt",
+    "markdown": "md",
+    "rust": "rs",
+} | {"powershell": "ps1", "python": "py pyi", "ruby": "rb", "typescript": "ts", "yaml": "yml", "": "log text txt"}
+_LANGUAGES = {suffix: language for language, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
 
 
 def join_prompt(settings: Settings, piped: bool, read_stdin: ReadStdin) -> str:

@@ -59,10 +59,6 @@ class TensorInfo(NamedTuple):
     offset: int
     n_bytes: int
 
-    @property
-    def n_elements(self) -> int:
-        return math.prod(self.shape)
-
 
 def read_tensors(cursor: Cursor, count: int, alignment: int) -> tuple[TensorInfo, ...]:
     """The tensor table: `count` entries from the cursor. Raises ModelInvalidError.
@@ -151,7 +147,7 @@ class GGUFHeader:
 
     @cached_property
     def n_parameters(self) -> int:
-        return sum(tensor.n_elements for tensor in self.tensors)
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
     @cached_property
     def n_tensor_bytes(self) -> int:

@@ -92,7 +92,10 @@ class Hub(Source):
         of_repo = models_of_repo(locations.hub, model.repo, model.variant.complete)
         same = [other for other in of_repo if other.is_same(model)]
         pointers = [part for other in same for part in other.parts]
-        pointers += [other.path_of(other.projector) for other in same if other.projector and _is_alone(other)]
+        commits = [other.commit for other in models_of_repo(model.cache, model.repo)]
+        for other in same:
+            if other.projector and commits.count(other.commit) <= 1:  # it belongs to no other model of the commit
+                pointers.append(other.path_of(other.projector))
         blobs = dict.fromkeys(_blob_of(pointer) for pointer in pointers if pointer.is_symlink())
         folder = cache.folder_of(locations.hub, model.repo)
         for path in (*pointers, *blobs):
@@ -208,11 +211,6 @@ def _is_exact(model: CachedModel, reference: HubReference) -> bool:
     if reference.file:
         return any(part.path == reference.file for part in model.variant.parts)
     return reference.quant is None or model.variant.quantization == canonical_quantization(reference.quant)
-
-
-def _is_alone(model: CachedModel) -> bool:
-    """Whether the commit has no other model to which the projector may belong."""
-    return [other.commit for other in models_of_repo(model.cache, model.repo)].count(model.commit) <= 1
 
 
 def _blob_of(pointer: Path) -> Path:

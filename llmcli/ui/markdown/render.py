@@ -128,11 +128,11 @@ class Renderer:
         return self._console.render(self._markdown, self._options.update_width(width))
 
     def _painted(self, segments: Iterable[Segment]) -> list[str]:
-        return ["".join(map(self._sequence, Segment.simplify(line))) for line in Segment.split_lines(segments)]
-
-    def _sequence(self, segment: Segment) -> str:
-        text, style, _ = segment
-        return style.render(text, color_system=self._system) if style else text
+        lines = map(Segment.simplify, Segment.split_lines(segments))
+        return [
+            "".join(style.render(text, color_system=self._system) if style else text for text, style, _ in line)
+            for line in lines
+        ]
 
 
 def _tokens(block: Block) -> list[Token]:
