@@ -175,6 +175,7 @@ def test_a_binary_policy_file_is_an_error(tmp_path: Path) -> None:
         ("import os\n\nos.path.join(1)\n", "failed: TypeError: expected str, bytes or os.PathLike object, not int"),
         ("def f():\n    raise OSError('a\\nb')\nf()\n", "failed: OSError: a b (line 2)"),
         ("import sys\nsys.exit('no')\n", "failed: SystemExit: no (line 2)"),
+        ("raise GeneratorExit\n", "failed: GeneratorExit (line 1)"),
         ("raise ValueError('x' * 10000)\n", "failed: ValueError: " + "x" * 199 + "… (line 1)"),
         ("def f():\n    f()\nf()\n", "failed: RecursionError: maximum recursion depth exceeded"),
         ("(" * 300 + "1" + ")" * 300, "is not valid Python: line 1: too many nested parentheses"),

@@ -108,7 +108,9 @@ class TemperatureSampler(CustomSampler):
         sys.stdout = sys.stderr  # what a user's function prints is not a part of the answer
         try:
             value: Any = self._plan.policy(step)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # GeneratorExit too: a user's function can raise anything
             raise PolicyError(f"{label} failed at token {step.index}: {describe_exception(error)}") from None
         finally:
             sys.stdout = stdout

@@ -138,9 +138,9 @@ class PolicyCall(Policy):
         try:
             with redirect_stdout(sys.stderr):  # what the file prints is not a part of the answer
                 function = self.source.load()
-        except UsageError:
+        except (UsageError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:  # an imported package can raise anything
+        except BaseException as error:  # an imported package can raise anything
             reason = describe_exception(error)
             raise UsageError(f"cannot load the policy {self.name!r} of {origin}: {reason}") from None
         if not callable(function):
@@ -211,7 +211,9 @@ def load_function(file: str, name: str) -> Function:
     namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
     try:
         exec(code, namespace)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise UsageError(f"the policy file {file} failed: {describe_exception(error)}") from None
     if not callable(namespace.get(name)):
         functions = [key for key, value in namespace.items() if callable(value) and not key.startswith("_")]
@@ -225,7 +227,10 @@ def describe_exception(error: BaseException) -> str:
     """The type, the message and the line of an error in a user's file, in one line of text."""
     from traceback import walk_tb  # takes 2 ms
 
-    text = ellipsize(str(error), 200)
+    try:
+        text = ellipsize(str(error), 200)
+    except BaseException:  # `__str__` is the user's code too
+        text = ""
     message = f"{type(error).__name__}: {text}" if text else type(error).__name__
     # The user's file is the first one that is not part of llmcli. Of its frames the last one counts; the frames of
     # libraries that it calls come later.
