@@ -298,7 +298,7 @@ def _show_details(chat: "ChatApp") -> None:
 def _print_opening(chat: "ChatApp", character: "Character | None") -> None:
     """Show the end of a session that was opened, or the greeting of the character in a new one."""
     session = chat.controller.session
-    if session.conversation.messages:
+    if session.conversation.messages or session.notes:
         from llmcli.ui.commands.sessions import open_session
 
         open_session(chat)

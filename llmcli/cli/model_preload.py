@@ -88,7 +88,7 @@ def _guess(arguments: Sequence[str]) -> str:
             return word.removeprefix("--model=")
     if name := os.environ.get("LLMCLI_MODEL"):
         return name
-    from llmcli.files import config_path
+    from llmcli.files import config_path, read_limited
 
     path = config_path()
     if not path.exists():
@@ -96,8 +96,8 @@ def _guess(arguments: Sequence[str]) -> str:
     import tomllib
 
     try:
-        return str(tomllib.loads(path.read_text(encoding="utf-8")).get("model", "starter"))
-    except ValueError:
+        return str(tomllib.loads(read_limited(path).decode()).get("model", "starter"))
+    except (ValueError, RecursionError):
         return ""
 
 

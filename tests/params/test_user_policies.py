@@ -235,3 +235,9 @@ def test_a_function_without_a_signature_is_accepted(write: Write) -> None:
 def test_what_a_policy_file_prints_goes_to_stderr(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     loaded(Settings(temp_policy_file=parse_setting(write("print('loaded')\n" + WAVE))))
     assert capsys.readouterr() == ("", "loaded\n")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero")
+def test_a_policy_file_without_an_end_is_refused() -> None:
+    error = policy_error("/dev/zero:f")
+    assert str(error) == "cannot read the policy file /dev/zero: /dev/zero is larger than 64 MiB"

@@ -11,7 +11,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from llmcli.errors import UsageError
+from llmcli.errors import DiskError, UsageError, error_text
+from llmcli.files import read_limited
 from llmcli.params.param import format_value
 from llmcli.params.policies.rules import BUILTIN, Function, TokenStep
 from llmcli.text import ellipsize
@@ -200,9 +201,9 @@ def load_function(file: str, name: str) -> Function:
     """
     path = Path(file).expanduser()
     try:
-        code = compile(path.read_text(encoding="utf-8-sig"), str(path), "exec")
-    except OSError as error:
-        raise UsageError(f"cannot read the policy file {file}: {error.strerror or error}") from None
+        code = compile(read_limited(path).decode("utf-8-sig"), str(path), "exec")
+    except (OSError, DiskError) as error:
+        raise UsageError(f"cannot read the policy file {file}: {error_text(error)}") from None
     except SyntaxError as error:
         line = f"line {error.lineno}: " if error.lineno else ""
         raise UsageError(f"the policy file {file} is not valid Python: {line}{error.msg}") from None
