@@ -279,7 +279,7 @@ def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[st
 
     Raises:
         DiskError: if it cannot be read.
-        UsageError: if a newer version of the program wrote it.
+        UsageError: if a newer version of the program wrote it, or its version is damaged.
     """
     try:
         with path.open("rb") as file:
@@ -291,7 +291,9 @@ def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[st
                         faults.append(f"skipped line {number}, which is not valid")
                     continue
                 version = event.get("version") if event.get("type") == "session" else VERSION
-                if not isinstance(version, int) or version > VERSION:
+                if not isinstance(version, int):
+                    raise UsageError(f"{path.name} is damaged: the version in its header is not an integer")
+                if version > VERSION:
                     raise UsageError(f"{path.name} was written by a newer version of llmcli", "update llmcli")
                 yield event
     except OSError as error:

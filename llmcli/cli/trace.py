@@ -78,6 +78,8 @@ def _read(file: str) -> list[TokenTrace]:
     from llmcli.files import lines_of
     from llmcli.inference.trace_file import parse_trace, read_trace
 
+    if not file.strip():
+        raise UsageError("the file name is empty", "give the name of a file")
     notes: list[str] = []
     if file == "-":
         with piped_stdin("pipe in a trace, or give a file") as stdin:

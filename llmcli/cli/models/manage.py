@@ -164,7 +164,7 @@ def alias(
 def import_folders(
     flags: Layer,
     folders: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(metavar="[FOLDER]...", help="Folders with models (without them, Ollama's and LM Studio's)."),
     ] = None,
     forget: Annotated[bool, typer.Option("--forget", help="Stop using the models of these folders.")] = False,
@@ -173,7 +173,10 @@ def import_folders(
 
     Models of Ollama, LM Studio or any folder are read where they are. They are never copied or changed.
     """
-    chosen = [folder.expanduser().absolute() for folder in folders or []]
+    folders = folders or []
+    if "" in folders:
+        raise UsageError("the name of a folder is empty", "give a folder with .gguf files")
+    chosen = [Path(folder).expanduser().absolute() for folder in folders]
     chosen = chosen or [folder for program in programs() for folder in program.folders()]
     if not chosen:
         searched = ", ".join(str(path) for program in programs() for path in program.search_paths())

@@ -84,6 +84,9 @@ def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
         raise ModelNotDownloadedError(reference)
     if isinstance(reference, PathReference):
         raise _file_not_found(reference.text)
+    if target := locations.aliases.get(text):
+        hint = f"'{text}' is an alias of '{target}'; an alias of an alias is not followed: set it to a model"
+        raise ModelNotFoundError(f"model '{text}' not found", hint)
     raise ModelNotFoundError(f"model '{reference}' not found", _suggestion(str(reference), locations))
 
 
