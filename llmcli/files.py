@@ -279,20 +279,18 @@ def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[st
 
     Raises:
         DiskError: if it cannot be read.
-        UsageError: if a newer version of the program wrote it, or its version is damaged.
+        UsageError: if a newer version of the program wrote it.
     """
     try:
         with path.open("rb") as file:
             for number, line in enumerate(lines_of(file), 1):
                 try:
                     event = convert(decode_json(line), dict[str, Any])
+                    version = convert(event.get("version"), int) if event.get("type") == "session" else VERSION
                 except ValueError:
                     if faults is not None and line.strip():
                         faults.append(f"skipped line {number}, which is not valid")
                     continue
-                version = event.get("version") if event.get("type") == "session" else VERSION
-                if not isinstance(version, int):
-                    raise UsageError(f"{path.name} is damaged: the version in its header is not an integer")
                 if version > VERSION:
                     raise UsageError(f"{path.name} was written by a newer version of llmcli", "update llmcli")
                 yield event

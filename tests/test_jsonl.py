@@ -91,10 +91,11 @@ def test_a_damaged_line_in_any_place_is_skipped(path: Path, line: bytes, place: 
 
 
 @pytest.mark.parametrize("version", ["1", "x", None, 1.5, []])
-def test_a_file_with_a_damaged_version_is_refused(path: Path, version: object) -> None:
-    write_lines(path, {"type": "session", "version": version})
-    with pytest.raises(UsageError, match="is damaged: the version in its header is not an integer"):
-        list(read_events(path))
+def test_a_header_with_a_damaged_version_is_a_damaged_line(path: Path, version: object) -> None:
+    write_lines(path, {"type": "session", "version": version}, {"n": 1})
+    faults: list[str] = []
+    assert list(read_events(path, faults)) == [{"n": 1}]
+    assert faults == ["skipped line 1, which is not valid"]
 
 
 @pytest.mark.parametrize("version", [2, 10**9])

@@ -42,9 +42,8 @@ _current: ModelPreload | None = None
 def start(arguments: Sequence[str]) -> None:
     """Start the load if this command needs a model that is on this machine and has loaded safely before."""
     global _current
-    if not arguments or arguments[0] not in ("generate", "compare", "chat"):
-        return
-    if {"--help", "-h", "--help-all"} & set(arguments):
+    words = set(arguments)
+    if not words or arguments[0] not in ("generate", "compare", "chat") or {"--help", "-h", "--help-all"} & words:
         return
     if sum(word in ("-v", "--verbose") for word in arguments) > 1 or any(word.startswith("-vv") for word in arguments):
         return  # a load in the background drops llama.cpp's log

@@ -99,10 +99,8 @@ def ensure_file() -> Path:
     """The configuration file; a new one begins with a comment that explains it."""
     path = config_path()
     if not path.exists():
-        _replace(
-            path,
-            "# Settings of llmcli, one on each line, as in: top_p = 0.9\n# `llmcli config list --all` lists them.\n",
-        )
+        text = "# Settings of llmcli, one on each line, as in: top_p = 0.9\n# `llmcli config list --all` lists them.\n"
+        _replace(path, text)
     return path
 
 

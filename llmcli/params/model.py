@@ -15,8 +15,7 @@ def parse_gpu_layers(text: str) -> GpuLayers:
     if word in ("auto", "all"):
         return word
     if not re.fullmatch(r"\d+", word):
-        hint = "use all" if word == "-1" else ""
-        raise InvalidValueError("an integer of at least 0, auto or all", hint=hint)
+        raise InvalidValueError("an integer of at least 0, auto or all", hint="use all" if word == "-1" else "")
     return int(word)
 
 

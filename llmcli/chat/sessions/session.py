@@ -249,8 +249,8 @@ class Session:
             except (UsageError, ValueError) as error:
                 faults.append(f"skipped a line: {str(error)[:200]}")
         if faults:  # a new message must not take the id of a lost one, whose line may not have a readable id
-            data = path.read_bytes()
-            conversation.lost_id = max([data.count(b"\n"), *map(int, _IDS.findall(data))])
+            raw = path.read_bytes()
+            conversation.lost_id = max([raw.count(b"\n"), *map(int, _IDS.findall(raw))])
         conversation.on_move = self._save_head
         self.notes += [f"{path.name}: {fault}" for fault in faults[:_MAX_NOTES]]
         if (more := len(faults) - _MAX_NOTES) > 0:

@@ -124,8 +124,7 @@ class TemperatureSampler(CustomSampler):
             shown = f"{value:g}"
         except Exception:  # not a number, or too large to format
             shown = reprlib.repr(value) if isinstance(value, str) else type(value).__name__
-        message = f"{label} returned {shown} for token {step.index}"
-        raise PolicyError(message, "return a finite number of at least 0")
+        raise PolicyError(f"{label} returned {shown} for token {step.index}", "return a finite number of at least 0")
 
 
 def _distribution(array: Any) -> tuple[Sequence[float], float]:

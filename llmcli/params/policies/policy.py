@@ -4,7 +4,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from inspect import signature
@@ -228,10 +228,9 @@ def describe_exception(error: BaseException) -> str:
     """The type, the message and the line of an error in a user's file, in one line of text."""
     from traceback import walk_tb  # takes 2 ms
 
-    try:
+    text = ""
+    with suppress(BaseException):  # `__str__` is the user's code too
         text = ellipsize(str(error), 200)
-    except BaseException:  # `__str__` is the user's code too
-        text = ""
     message = f"{type(error).__name__}: {text}" if text else type(error).__name__
     # The user's file is the first one that is not part of llmcli. Of its frames the last one counts; the frames of
     # libraries that it calls come later.
