@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Cancellation
@@ -32,7 +33,9 @@ class BackgroundLoad:
 
     def _run(self) -> None:
         try:
-            self._prompt_builder = self._load(self._cancellation, partial(setattr, self, "status"))
+            prompt_builder = self._load(self._cancellation, partial(setattr, self, "status"))
+            prompt_builder.engine.waited_ms = 0.0  # the user typed meanwhile
+            self._prompt_builder = prompt_builder
         except BaseException as error:  # raised in the main thread, by `wait`
             self._error = error
         if self._on_end:
@@ -58,12 +61,15 @@ class BackgroundLoad:
         Raises:
             LlmcliError: the error of the load.
         """
+        begin = perf_counter()
         while self._thread.is_alive():
             self._thread.join(_TICK)
             if self._thread.is_alive() and not tick(self.status):
                 return None
         if self._error:
             raise self._error
+        if self.engine:
+            self.engine.waited_ms += (perf_counter() - begin) * 1e3
         return self.engine
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ class PromptFit:
 class ChatController:
     """A session with a model: `loading` is the load of the model, `layers` are the settings below the session.
 
-    `first` is the id of the oldest message that the model reads (None = all).
+    `window_start` is the id of the oldest message that the model reads (None = all).
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class ChatController:
         return self.loading.prompt_builder
 
     def close_model(self) -> None:
-        """Free the model; the next `open` loads it again."""
+        """Free the model; the next `load_model` loads it again."""
         if self.loading:
             self.loading.close()
         self.loading = self._resolved = None
@@ -269,7 +269,8 @@ class ChatController:
         prompt, shift = self.prompt(path, continued, settings), TemperatureShift()
         if len(prompt.tokens) >= engine.n_ctx:
             raise overflow_error(PromptFit(len(prompt.tokens), engine.n_ctx, 1))
-        request = Request(prompt, settings, grammar_text(settings), progress, live_shift=shift)
+        request = Request(prompt, settings, grammar_text(settings), progress)
+        request.live_shift = shift if engine.capabilities.live_temperature else None
         request.cancellation = cancellation or request.cancellation
         request.trace = 0 if engine.capabilities.traces else None
         answer = start_answer(engine, request, continued)

@@ -9,12 +9,13 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from llmcli.chat.conversation import Message
+from llmcli.chat.recorded_answer import recorded_settings, recorded_system
 from llmcli.engine.events import Cancellation, TokenTrace
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.engine import Progress, Request, TokenChunk
 from llmcli.inference.request import grammar_text, system_text
-from llmcli.params.settings import Settings, parse_data
+from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:
     from llmcli.chat.controller import ChatController
@@ -137,13 +138,17 @@ def _from_text(controller: "ChatController", message: Message, before: Sequence[
     """An answer of which only the text and the settings are known."""
     assert controller.engine
     settings = controller.settings
-    if message.params:
-        settings = Settings(**parse_data(message.params, "the settings of this answer"))
+    if message.params:  # the session may come from others
+        values = recorded_settings(message.params, "this answer", settings.temp_policy_file or "")
+        settings, system = Settings(**values), recorded_system(message)
+        grammar = str(message.replay.get("grammar") or "") or settings.grammar
+    else:
+        system, grammar = system_text(settings), grammar_text(settings)
     settings = controller.prompt_builder.with_plain_stop(replace(settings, seed=settings.seed or 0))
-    window, system = controller.window(before), system_text(settings)
+    window = controller.window(before)
     prompt = controller.prompt_builder.prompt_for(window, system, settings)
     whole = controller.prompt_builder.prompt_for(window, system, settings, message)
     start = prompt.n_common(whole)
     shared = replace(prompt, chunks=(TokenChunk(prompt.tokens[:start]),))
-    answer = Answer(controller.engine, Request(shared, settings, grammar_text(settings)))
+    answer = Answer(controller.engine, Request(shared, settings, grammar))
     return AnswerInspector(message, before, answer, whole.tokens[start:])

@@ -136,7 +136,6 @@ def from_session(session: Session, number: int | None, policy_file: str = "") ->
     continued = session.conversation.messages.get(manifest.begun) if manifest.begun else None
     if manifest.begun and not continued:
         raise UsageError(f"{source} continues message {manifest.begun}, which does not exist", "choose another answer")
-    system = message.params.get("system")
     return RecordedAnswer(
         source,
         message.content,
@@ -145,7 +144,7 @@ def from_session(session: Session, number: int | None, policy_file: str = "") ->
         values,
         manifest,
         path=sliding_window(path[: path.index(message)], manifest.first),
-        system=manifest.system or (system if isinstance(system, str) and not system.startswith("@") else None),
+        system=recorded_system(message),
         continued=continued,
     )
 
@@ -167,16 +166,34 @@ def _find_answer(path: Sequence[Message], number: int | None, name: str) -> Mess
 
 
 def _settings(data: Mapping[str, Any], source: str, policy_file: str) -> dict[str, Any]:
-    """The typed settings, with the policy file that the user allows."""
-    recorded = data.get("temp_policy_file")
-    if recorded and not policy_file:
-        raise UsageError(
-            f"{source} needs the policy file {str(recorded)[:200]}, which is code",
-            "if you trust it, allow it with --temp-policy-file FILE.py:NAME",
-        )
-    if policy_file and not recorded:
+    """The typed settings of an answer that is generated again."""
+    values = recorded_settings(data, source, policy_file)
+    if policy_file and not values["temp_policy_file"]:
         raise UsageError(f"{source} has no policy file", "remove --temp-policy-file")
-    values = parse_data({key: value for key, value in data.items() if key not in _OMITTED}, f"{source}: params")
     if values.get("seed") is None:
         raise UsageError(f"{source}: params have no seed", _WRITE_JSON)
-    return {**values, "temp_policy_file": policy_file or None}
+    return values
+
+
+def recorded_settings(data: Mapping[str, Any], source: str, policy_file: str) -> dict[str, Any]:
+    """The typed settings without those that may name a file, with the policy file that the user allows, if one is used.
+
+    Raises:
+        UsageError: for a setting that is not valid, or a policy file that is not allowed.
+    """
+    values = parse_data(data, f"{source}: params")
+    recorded = values.get("temp_policy_file")
+    if recorded and not policy_file:
+        raise UsageError(
+            f"{source} needs the policy file {recorded[:200]}, which is code",
+            "if you trust it, allow it with --temp-policy-file FILE.py:NAME",
+        )
+    kept = {key: value for key, value in values.items() if key not in _OMITTED}
+    return {**kept, "temp_policy_file": policy_file if recorded else None}
+
+
+def recorded_system(message: Message) -> str | None:
+    """The system prompt of an answer; one from a file is in its replay data."""
+    system = message.params.get("system")
+    is_text = isinstance(system, str) and not system.startswith("@")
+    return str(message.replay.get("system") or "") or (system if is_text else None)

@@ -16,7 +16,7 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.answer_json import ReplayManifest, build_manifest, prompt_sha256
 from llmcli.inference.comparison import Comparison, Variant
-from llmcli.inference.engine import Engine, Prompt, Request, TemplateOptions, Tokenizer
+from llmcli.inference.engine import Engine, Prompt, Request, TemplateOptions, Tokenizer, check_request
 from llmcli.inference.sizing import possible_gpu_layers
 from llmcli.params.settings import Settings
 from llmcli.text import ellipsize
@@ -78,10 +78,13 @@ class Replay:
 
     def __post_init__(self) -> None:
         recorded, manifest = self.recorded, self.recorded.manifest
+        if not self.engine.capabilities.replay:
+            raise UsageError(f"{self.engine.name} does not support replay", "use a model of this machine")
         prompt = self._prompt()
         grammar = manifest.grammar or self.settings.grammar
         shift = TemperatureShift(manifest.moves) if manifest.moves else None
         request = Request(prompt, self.settings, grammar, live_shift=shift, cancellation=self.cancellation)
+        check_request(self.engine, request)
         self.answer = start_answer(self.engine, request, recorded.continued)
 
     @property
@@ -106,8 +109,7 @@ class Replay:
         if prompt_sha256(request.prompt.tokens) != manifest.prompt_sha256 or not manifest.layout:
             return
         try:
-            if self.engine.capabilities.replay:
-                self.engine.evaluate_batches(request, manifest.layout)
+            self.engine.evaluate_batches(request, manifest.layout)
         except ValueError as error:
             raise UsageError(
                 f"cannot replay {self.recorded.source}: replay.layout: {error}", "record the answer again"

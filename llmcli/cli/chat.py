@@ -230,27 +230,27 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
     """Load the model of the settings in a thread, and evaluate the conversation ahead of the next message."""
     from llmcli.chat.background_load import BackgroundLoad
 
-    def load(abort: "Cancellation", report: Callable[[str], None]) -> "PromptBuilder":
+    def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "PromptBuilder":
         from llmcli.chat.prompting import PromptBuilder
         from llmcli.inference.local import LocalEngine
         from llmcli.inference.sizing import resolve_model
 
         target = resolve_model(settings)
         report("loading")
-        if abort.is_set():
+        if cancellation.is_set():
             raise KeyboardInterrupt
         early = model_preload.claim(target.file.parts)
-        local = LocalEngine(target, settings, abort, lambda share: report(f"loading {share:.0%}"), early)
+        engine = LocalEngine(target, settings, cancellation, lambda share: report(f"loading {share:.0%}"), early)
         try:
-            local.open_context(settings)
-            prompt_builder = PromptBuilder(local)
+            engine.open_context(settings)
+            prompt_builder = PromptBuilder(engine)
             report("reading the conversation")
             with suppress(LlmcliError):  # the first message reports a fault of the template or the length
-                ahead(prompt_builder, abort)
+                ahead(prompt_builder, cancellation)
         except BaseException:
-            local.close()
+            engine.close()
             raise
-        local.hasher.start()
+        engine.hasher.start()
         return prompt_builder
 
     return BackgroundLoad(load, on_end)
@@ -291,8 +291,8 @@ def _show_details(chat: "ChatApp") -> None:
     print_settings(chat.controller.resolved())
     if console.engine_log:
         subscribe_log(console.detail)
-    if local := chat.wait_for_model():
-        print_model_facts(local)
+    if engine := chat.wait_for_model():
+        print_model_facts(engine)
 
 
 def _print_opening(chat: "ChatApp", character: "Character | None") -> None:

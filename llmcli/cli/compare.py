@@ -175,12 +175,12 @@ def _comparison(engine: "Engine", requests: Sequence[_CompareRequest], cancellat
 
 def _data(comparison: "Comparison", seed: int, status: ProgressLine) -> dict[str, Any]:
     """The comparison as JSON data; `seed` is the one of all answers that do not have their own."""
-    local, first = comparison.engine, comparison.results[0].answer
+    engine, first = comparison.engine, comparison.results[0].answer
     if not comparison.interrupted:
-        local.identify(status.identifying, first.request.cancellation)
+        engine.identify(status.identifying, first.request.cancellation)
         status.clear()
     return {
-        "model": local.name,
+        "model": engine.name,
         "prompt" if first.settings.raw else "messages": first.prompt.request,
         "seed": seed,
         "variants": [one.data() for one in comparison.results],

@@ -90,15 +90,15 @@ def generate(
     warn_ineffective(resolved)
     print_settings(resolved)
     status = ProgressLine()
-    with open_model(target, settings, status, settings.timeout) as (local, cancellation):
-        if needs_plain_template(local, settings):
-            warn_plain_template(local)
+    with open_model(target, settings, status, settings.timeout) as (engine, cancellation):
+        if needs_plain_template(engine, settings):
+            warn_plain_template(engine)
             settings = with_plain_stop(settings)
-        prompt = build_prompt(local, settings, question, system)
+        prompt = build_prompt(engine, settings, question, system)
         if show_prompt:
             print_text(prompt.text if prompt.text.endswith("\n") else prompt.text + "\n")
             return ExitStatus.OK
-        answer = Answer(local, Request(prompt, settings, grammar, status.reading, cancellation=cancellation))
+        answer = Answer(engine, Request(prompt, settings, grammar, status.reading, cancellation=cancellation))
         with write_trace(answer, trace, heat is not None):
             _print_answer(answer, status, question if echo else "", as_json, stream)
     if heat:
@@ -112,10 +112,10 @@ def generate(
     return _exit_status(answer)
 
 
-def warn_plain_template(local: "Engine") -> None:
+def warn_plain_template(engine: "Engine") -> None:
     """Warn that the model has no chat template."""
     console.warn(
-        f"{local.name} has no chat template: a plain one is used (User: ... Assistant: ...)",
+        f"{engine.name} has no chat template: a plain one is used (User: ... Assistant: ...)",
         "use --raw to complete the prompt as it is, or give a template with --chat-template",
     )
 

@@ -61,17 +61,17 @@ def _print_notes(target: ResolvedModel) -> None:
         console.warn(target.notes.pop(0))
 
 
-def _load(target: ResolvedModel, settings: Settings, abort: Cancellation, status: ProgressLine) -> LocalEngine:
+def _load(target: ResolvedModel, settings: Settings, cancellation: Cancellation, status: ProgressLine) -> LocalEngine:
     if console.engine_log:
         subscribe_log(console.detail)
     start = perf_counter()
     try:
         preloaded = model_preload.claim(target.file.parts)
-        local = LocalEngine(target, settings, abort, status.loading, preloaded)
-        local.waited_ms = (perf_counter() - start) * 1e3
-        return local
+        engine = LocalEngine(target, settings, cancellation, status.loading, preloaded)
+        engine.waited_ms = (perf_counter() - start) * 1e3
+        return engine
     except KeyboardInterrupt:
-        if abort.is_set() and abort.reason == "timeout":
+        if cancellation.is_set() and cancellation.reason == "timeout":
             raise TimeLimitError(
                 f"stopped by --timeout after {settings.timeout:g} s: the model is still loading", "raise --timeout"
             ) from None

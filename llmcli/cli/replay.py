@@ -58,15 +58,15 @@ def replay(
     current = resolve_settings(flags)
     settings = [replay_settings(one, flags.values.get("model"), current) for one in recorded]
     target, status = _find(settings[0], "model" in flags.values), ProgressLine()
-    with open_model(target, settings[0], status) as (local, cancellation):
-        local.identify(status.identifying, cancellation)
+    with open_model(target, settings[0], status) as (engine, cancellation):
+        engine.identify(status.identifying, cancellation)
         status.clear()
         if recorded[0].label:
-            batch = BatchReplay(local, recorded, settings, cancellation)
+            batch = BatchReplay(engine, recorded, settings, cancellation)
             replays = batch.replays
             _run_batch(batch, status, as_json)
         else:
-            replays = [Replay(local, recorded[0], settings[0], cancellation)]
+            replays = [Replay(engine, recorded[0], settings[0], cancellation)]
             writer = AnswerWriter()
             stream_answer(replays[0].parts(), writer, status, live=not as_json, think=settings[0].think)
             if as_json:

@@ -10,8 +10,7 @@ import typer
 from llmcli import __version__
 from llmcli.cli.help_texts import ABOUT, COMMANDS, EXAMPLES, PROGRAM, Row, examples, root_help, section, wrapped
 from llmcli.errors import UsageError
-from llmcli.params import param
-from llmcli.params.param import range_text
+from llmcli.params.param import format_value, range_text
 from llmcli.text import did_you_mean, ellipsize, foreign_hint, nearest
 from llmcli.ui.terminal.output import print_line
 
@@ -216,9 +215,9 @@ def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
         return label, "Show the commands of all groups and exit."
     # Range, default and need of an option that a command declares itself; those of settings are in the help.
     low, high = getattr(option.type, "min", None), getattr(option.type, "max", None)
-    facts = [param.range_text(low, high, None)] if (low, high) != (None, None) and not option.count else []
+    facts = [range_text(low, high, None)] if (low, high) != (None, None) and not option.count else []
     if option.show_default and option.default not in (None, False, "", ()) and not option.required:
-        facts.append(f"default {param.format_value(option.default)}")
+        facts.append(f"default {format_value(option.default)}")
     if option.required:
         facts.append("required")
     text = f"{option.help or ''} [{', '.join(facts)}]" if facts else option.help or ""

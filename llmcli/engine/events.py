@@ -55,7 +55,7 @@ class Cancellation:
 
 @dataclass(slots=True)
 class Timings:
-    """Counts and durations (ms) in llama-server's names; `ttft_ms` starts with the evaluation of the prompt."""
+    """Counts and durations (ms) in llama-server's names; `ttft_ms` starts when the answer joins its scheduler."""
 
     prompt_n: int = 0
     prompt_ms: float = 0.0

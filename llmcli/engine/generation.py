@@ -4,7 +4,6 @@ import codecs
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
 
 from llmcli.engine.events import (
     Cancellation,
@@ -69,7 +68,7 @@ class HeldToken:
     token: int
     sampler_snapshot: tuple[int, int | None]  # of chain and grammar
     decoder: tuple[bytes, int]
-    state: Any = None  # a `DrawState`, whose module reads reasoning and with it this one
+    state: DrawState | None = None
 
 
 class BanScanner:

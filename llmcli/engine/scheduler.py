@@ -123,6 +123,8 @@ class Scheduler:
             return [one.finish(one.cancellation.reason) for one in group if one.cancellation is first.cancellation]
         except ContextOverflowError as error:
             return self._evaluate_prompt(group) if self._free_memory() else [_fail(first, error)]
+        except LlmcliError as error:
+            return [_fail(first, error)]
         first.timings.prompt_ms = now_ms() - start
         return []
 
@@ -135,13 +137,17 @@ class Scheduler:
         return events + self._evaluate_tokens(ready) if ready else events
 
     def _backtrack(self, generation: Generation) -> TokenEvent:
-        """Evaluate the tokens before a removed banned string, and draw the next one."""
+        """Evaluate the tokens that are not in the context, and draw the next one."""
         start, context = now_ms(), self._context
         context.cancellation = generation.cancellation
         try:
             context.prefill(generation.seq_id, generation.tokens)
         except AbortedError:
             return generation.finish(generation.cancellation.reason)
+        except ContextOverflowError:
+            return self._backtrack(generation) if self._free_memory() else generation.finish("length")
+        except LlmcliError as error:
+            return _fail(generation, error)
         generation.needs_evaluation = False
         event = self._draw(generation, -1)
         generation.timings.predicted_ms += now_ms() - start
@@ -160,6 +166,8 @@ class Scheduler:
             if self._free_memory():
                 return self._evaluate_tokens(ready)
             return [one.finish("length") for one in ready]
+        except LlmcliError:  # the one whose token cannot be evaluated ends alone
+            return [self._backtrack(one) for one in ready]
         shared_ms = now_ms() - start
         events = []
         for row, one in enumerate(ready):

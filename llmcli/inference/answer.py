@@ -10,6 +10,7 @@ from llmcli.inference.engine import Engine, Prompt, Request, check_request
 from llmcli.params.settings import Settings
 
 Part = tuple[str, str]  # ("answer" or "think", text)
+_NO_TOKEN = TokenTrace(0, None, "", None, None, None, None, None, (), "", 0, 0.0)  # of text that belongs to no token
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Answer:
     record: GenerationRecord = field(init=False, default_factory=GenerationRecord, repr=False)
     started: bool = field(init=False, default=False)
     _splitter: ReasoningSplitter | None = field(init=False, default=None, repr=False)
+    _waited_ms: float = field(init=False, default=0.0, repr=False)  # for the model
     # The text and the reasoning of each token, and the number of tokens whose traces were passed on.
     _texts: list[tuple[str, str]] = field(init=False, default_factory=list, repr=False)
     _n_sent: int = field(init=False, default=0, repr=False)
@@ -58,13 +60,13 @@ class Answer:
         with closing(self.engine.generate([self.request])) as events:
             yield from self.begin()
             for event in events:
-                if event.finish_reason == "error" and event.record.failure:
-                    self.record, self.started = event.record, True
+                yield from self.push(event)  # also the text that was held back by one that failed
+                if event.record.failure:
                     raise event.record.failure
-                yield from self.push(event)
 
     def begin(self) -> Iterator[Part]:
         """The parts before the first token. Call `push` with each event of the answer afterwards."""
+        self._waited_ms = self.engine.waited_ms
         self._splitter = self.request.splitter()
         if self.settings.prefill:
             yield from self._add([("answer", self.settings.prefill)], None)
@@ -72,11 +74,12 @@ class Answer:
     def push(self, event: TokenEvent) -> Iterator[Part]:
         """The parts that one more event makes certain; after the last one, the text that was held back."""
         self.record, self.started = event.record, True
+        # An event without a token and a reason is that of a banned token, which was drawn and removed.
         self.n_drawn += event.id is not None or not event.finish_reason
         parts = list(self._splitter.push(event.text)) if self._splitter else [("answer", event.text)]
         yield from self._add(parts, event)
         if event.finish_reason:
-            self.finish_reason = event.finish_reason
+            self.finish_reason, self.engine.waited_ms = event.finish_reason, 0.0
             yield from self.end()
 
     def end(self) -> Iterator[Part]:
@@ -107,7 +110,7 @@ class Answer:
                 self._send(event.record.traces[self._n_sent]._replace(text=text_of, reasoning=reasoning_of))
                 self._n_sent += 1
         if (not event or event.id is None) and (text or reasoning):
-            self._send(TokenTrace(self._n_sent, None, text, None, None, None, None, None, (), "", 0, 0.0, reasoning))
+            self._send(_NO_TOKEN._replace(i=self._n_sent, text=text, reasoning=reasoning))
 
     def _send(self, trace: TokenTrace) -> None:
         self.traces.append(trace)
@@ -123,7 +126,7 @@ class Answer:
             "predicted_n": t.predicted_n,
             "predicted_ms": round(t.predicted_ms, 3),
             "predicted_per_second": round(t.predicted_per_second, 3),
-            "ttft_ms": round(self.engine.waited_ms + t.ttft_ms, 3),
+            "ttft_ms": round(self._waited_ms + t.ttft_ms, 3),
             "load_ms": round(self.engine.load_ms, 3),
         }
 

@@ -158,7 +158,7 @@ class Engine(Protocol):
         notes: for the user; whoever shows them removes them.
         chat_template: the model's own; empty if it has none.
         facts: about the model, for `--verbose`.
-        load_ms: time of the load; `waited_ms`: the part of it that somebody waited for.
+        load_ms: time of the load; `waited_ms`: the part of it that somebody waited for, 0 after the first answer.
         n_ctx: size of the context in tokens; 0 before there is one.
     """
 
@@ -243,5 +243,7 @@ def check_request(engine: Engine, request: Request) -> None:
         changed.append("grammar")
     if request.trace is not None and not capabilities.traces:
         changed.append("trace")
+    if request.live_shift is not None and not capabilities.live_temperature:
+        changed.append("temperature changes during an answer")
     if changed:
         raise UsageError(f"{engine.name} does not support {', '.join(changed)}", "remove it, or use another model")

@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.events import Batches, Cancellation, TemperatureShift, TokenEvent
 from llmcli.engine.generation import Generation
@@ -175,6 +175,7 @@ class LocalEngine:
             settings: Settings, grammar: str | None, capture: "CandidateCapture", cancellation: Cancellation
         ) -> Generation:
             shift = TemperatureShift(request.live_shift.moves if request.live_shift else ())
+            settings = replace(settings, logprobs=0)  # the tokens before are appended without their logits
             again = replace(request, settings=settings, grammar=grammar, live_shift=shift, trace=0)
             again.cancellation, again.progress = cancellation, None
             return self.start(again, on_step=capture.record)
@@ -193,24 +194,25 @@ class LocalEngine:
     # Answers
 
     def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
+        events = self._events(requests)
+        next(events)  # from now on its end frees the samplers, also if nobody reads an event
+        return events
+
+    def _events(self, requests: Sequence[Request]) -> Generator[Any, None, None]:
+        """None once the requests are known to be valid, then the events.
+
+        Several answers come in rounds of as many at a time as the memory has room for.
+        """
         generations: list[Generation] = []
         try:
             for index, request in enumerate(requests):
                 generations.append(self.start(request, index))
             if len(requests) == 1:
-                request = requests[0]
-                return generate(self._context_for(len(request.prompt.tokens), request.settings), generations)
-        except BaseException:
-            for generation in generations:
-                generation.close()
-            raise
-        return self._generate_together(requests, generations)
-
-    def _generate_together(
-        self, requests: Sequence[Request], generations: Sequence[Generation]
-    ) -> Generator[TokenEvent, None, None]:
-        """Several answers at a time, in rounds of as many as the memory has room for."""
-        try:
+                context = self._context_for(len(requests[0].prompt.tokens), requests[0].settings)
+                yield None
+                yield from generate(context, generations)
+                return
+            yield None
             with self._shared_context(requests) as width:
                 for first in range(0, len(generations), width):
                     yield from generate(self.context, generations[first : first + width])
@@ -233,13 +235,13 @@ class LocalEngine:
                 request.prompt.tokens,
                 request.settings,
                 request.grammar,
-                index,
-                request.cancellation,
-                request.progress,
-                splitter,
-                request.live_shift,
-                request.trace,
-                on_step,
+                index=index,
+                cancellation=request.cancellation,
+                progress=request.progress,
+                splitter=splitter,
+                live_shift=request.live_shift,
+                trace=request.trace,
+                on_step=on_step,
             )
         except LlmcliError as error:
             if not request.label:

@@ -43,7 +43,7 @@ class Param:
     """The metadata of a setting. Flags, config keys, slash commands, help and errors are generated from it.
 
     `help` is a noun phrase; range, choices and default are added to it by the program. `min` and `max` are inclusive,
-    `above` is exclusive, `also` lists values outside the range that are valid. `flag` replaces the flag made from
+    `above` is exclusive, `extra_values` are values outside the range that are valid. `flag` replaces the flag made from
     the key; `flags` are its aliases (llama.cpp's spellings), `keys` are aliases of the key (those of llama-server,
     KoboldCpp and Ollama). The setting has no effect unless one of those in `needs_any` differs from its default. `text`
     replaces the parser for typed text and for a text or number in JSON or TOML; `data` that for all of them. These and
@@ -303,14 +303,14 @@ def unescape(text: str) -> str:
     return re.sub(r"\\(.?)", lambda found: _ESCAPES.get(found[1], found[0]), text, flags=re.DOTALL)
 
 
-def range_text(low: float | None, high: float | None, above: float | None, also: tuple[Any, ...] = ()) -> str:
+def range_text(low: float | None, high: float | None, above: float | None, extra: tuple[Any, ...] = ()) -> str:
     """The range in words, for errors, help, completion and the documentation."""
     words = "finite" if low is None else f"at least {format_value(low)}"
     if low is not None and high is not None:
         words = f"between {format_value(low)} and {format_value(high)}"
     elif above is not None:
         words = f"above {format_value(above)}"
-    return words + "".join(f", or {format_value(item)}" for item in also)
+    return words + "".join(f", or {format_value(item)}" for item in extra)
 
 
 def format_value(value: Any) -> str:

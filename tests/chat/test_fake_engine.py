@@ -2,18 +2,21 @@
 
 import io
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmcli.chat.background_load import BackgroundLoad
 from llmcli.chat.compare import CompareSession
 from llmcli.chat.controller import ChatController
+from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.recorded_answer import from_output, from_session
 from llmcli.chat.replay import BatchReplay, Replay, replay_settings
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.events import Cancellation
+from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.engine.llama import bindings
 from llmcli.errors import ConstraintError, ExitStatus, UsageError
 from llmcli.inference.answer import Answer
@@ -104,6 +107,11 @@ def test_why_is_refused_by_the_name_of_the_engine(capfd: pytest.CaptureFixture[s
             "fake does not support grammar",
         ),
         (without(traces=False), lambda prompt: Request(prompt, SETTINGS, trace=2), "fake does not support trace"),
+        (
+            without(live_temperature=False),
+            lambda prompt: Request(prompt, SETTINGS, live_shift=TemperatureShift()),
+            "fake does not support temperature changes during an answer",
+        ),
     ],
 )
 def test_a_request_beyond_an_engine_is_refused_by_name(
@@ -183,6 +191,63 @@ def test_an_answer_that_was_stopped_is_replayed_to_its_end(n_drawn: int) -> None
     list(replay.parts())
     assert (replay.difference, replay.reasons, replay.stopped) == (None, [], False)
     assert replay.answer.text == recorded.text
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "says"),
+    [
+        (without(replay=False), "fake does not support replay"),
+        (without(live_temperature=False), "fake does not support temperature changes during an answer"),
+    ],
+)
+def test_an_engine_that_cannot_replay_refuses_it_by_name(capabilities: Any, says: str) -> None:
+    engine = FakeEngine(("a ", "b "))
+    shift = TemperatureShift()
+    shift.moves.append((0, 0.2))
+    request = Request(build_prompt(engine, SETTINGS, "Q", None), SETTINGS, live_shift=shift)
+    answer = Answer(engine, request)
+    list(answer.parts())
+    (recorded,) = from_output(json.dumps(answer_data(answer)), "test")
+    engine.capabilities = capabilities
+    with pytest.raises(UsageError, match=says):
+        Replay(engine, recorded, replay_settings(recorded, None, SETTINGS))
+
+
+def test_a_failing_answer_keeps_the_text_that_was_held_back() -> None:
+    engine = FakeEngine(("Yes <th", ConstraintError("no token fits")))
+    answer = Answer(engine, Request(build_prompt(engine, SETTINGS, "Q", None), SETTINGS))
+    with pytest.raises(ConstraintError):
+        list(answer.parts())
+    assert (answer.text, answer.finish_reason) == ("Yes <th", "error")
+
+
+def test_only_the_first_answer_waited_for_the_model() -> None:
+    engine = FakeEngine(("a ",))
+    engine.waited_ms = 5000.0
+    prompt, times = build_prompt(engine, SETTINGS, "Q", None), []
+    for _ in range(2):
+        answer = Answer(engine, Request(prompt, SETTINGS))
+        list(answer.parts())
+        times.append(answer.timings()["ttft_ms"])
+    assert times == [5000.0, 0.0]
+
+
+def test_a_load_in_the_background_counts_from_the_wait_on() -> None:
+    engine, is_waiting = FakeEngine(), threading.Event()
+
+    def load(_cancellation: Cancellation, _report: Callable[[str], None]) -> PromptBuilder:
+        is_waiting.wait()
+        engine.waited_ms = 60_000.0
+        return PromptBuilder(engine)
+
+    loading = BackgroundLoad(load)
+
+    def tick(_doing: str) -> bool:
+        is_waiting.set()
+        return True
+
+    loading.wait(tick)
+    assert 0 < engine.waited_ms < 60_000
 
 
 def test_a_session_and_a_comparison_are_replayed() -> None:

@@ -1,6 +1,7 @@
 """The tokens of an answer, their candidates, and branches that start at one of them."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -244,3 +245,35 @@ def test_a_candidate_is_found_by_its_rank_in_the_model(controller: ChatControlle
     for rank in (0, 10**7):
         with pytest.raises(UsageError, match=r"candidate .* does not exist"):
             inspector.candidate(4, rank)
+
+
+def test_no_file_that_a_loaded_answer_names_is_opened(controller: ChatController, tmp_path: Path) -> None:
+    evil, ran = tmp_path / "evil.py", tmp_path / "ran"
+    evil.write_text(f"open({str(ran)!r}, 'w')\ndef hot(step):\n    return 0.5\n")
+    missing = str(tmp_path / "missing")
+    controller.session.add("user", ASKED)
+    named = {"seed": 1, "temp-policy-file": f"{evil}:hot", "temperature": "hot"}
+    controller.session.add("assistant", "A comet.", params=named)
+    with pytest.raises(UsageError, match=r"this answer needs the policy file .*evil.py:hot, which is code"):
+        last_answer(controller, None)
+    assert not ran.exists()
+    files = {"grammar-file": missing, "json_schema": missing, "chat_template": missing, "system": f"@{missing}"}
+    controller.session.add("assistant", "A comet.", params={"seed": 1, **files})
+    request = last_answer(controller, None).answer.request
+    assert (request.grammar, request.settings.grammar_file, request.settings.json_schema) == (None, None, None)
+
+
+def test_the_own_policy_file_is_used_for_an_earlier_answer(controller: ChatController) -> None:
+    controller.set("temp_policy_file", "mine.py:hot")
+    controller.session.add("user", ASKED)
+    controller.session.add("assistant", "A comet.", params={"seed": 1, "temp_policy_file": "theirs.py:hot"})
+    assert last_answer(controller, None).answer.settings.temp_policy_file == "mine.py:hot"
+
+
+def test_a_later_token_can_be_inspected_with_logprobs(local: LocalEngine) -> None:
+    local.open_context(Settings(n_ctx=512, n_threads=1))
+    controller = controller_with(local, n_ctx=512, max_tokens=6, logprobs=2, temperature=Fixed(0.9))
+    _, inspector = ask_and_inspect(controller)
+    assert inspector.inspector.token_at_rank(3, 1) is not None
+    earlier = last_answer(controller, None)
+    assert probability(earlier, 3) == pytest.approx(probability(inspector, 3), abs=0.02)

@@ -16,7 +16,7 @@ from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.engine.llama.model import Model
 from llmcli.engine.scheduler import Scheduler
-from llmcli.errors import ConstraintError, ContextOverflowError, PolicyError
+from llmcli.errors import ConstraintError, ContextOverflowError, LlmcliError, PolicyError
 from llmcli.params.policies.policy import Fixed, PolicyCall, PolicySource
 from tests.engine.drive import start
 from tests.models import tiny_models
@@ -273,6 +273,33 @@ def test_a_request_that_fails_ends_alone(context: Context, alone: list[str]) -> 
     assert isinstance(dead.failure, ConstraintError)
     assert (failing.finish_reason, dead.finish_reason) == ("error", "error")
     assert len(failing.tokens) == len(PROMPT) + 2
+
+
+@pytest.mark.parametrize("at", ["prompt", "step", "removed token"])
+def test_a_request_that_cannot_be_evaluated_ends_alone(
+    context: Context, alone: list[str], monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    failing, decode = start(context, [11, 12], index=9, max_tokens=9, ignore_eos=True), context._decode
+
+    def refuse(n: int, seq_ids: list[int]) -> None:
+        is_its_turn = at == "prompt" or failing in scheduler._running
+        if is_its_turn and failing.seq_id in seq_ids and (at != "prompt" or context._tokens[0] in (11, 12)):
+            raise LlmcliError("llama.cpp cannot evaluate the tokens")
+        decode(n, seq_ids)
+
+    scheduler, texts = Scheduler(context), dict[int, str]()
+    for one in (request(context, 0), failing):
+        scheduler.add(one)
+    if at != "prompt":
+        for _ in range(3):
+            collect(scheduler.step(), texts)
+    failing.needs_evaluation = at == "removed token"
+    if at == "removed token":  # as after a banned string
+        failing.tokens.pop()
+    monkeypatch.setattr(context, "_decode", refuse)
+    run(scheduler, texts)
+    assert (texts[0], str(failing.failure)) == (alone[0], "llama.cpp cannot evaluate the tokens")
+    monkeypatch.undo()
 
 
 def test_a_prompt_without_room_is_refused_and_others_go_on(context: Context, alone: list[str]) -> None:

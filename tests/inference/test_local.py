@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from llmcli.engine.events import Cancellation, TokenEvent
+from llmcli.engine.generation import Generation
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
@@ -210,3 +211,19 @@ def test_tokens_of_a_text_are_counted_as_plain_text(local: LocalEngine) -> None:
     assert local.count_tokens("") == 0
     assert local.count_tokens("<|im_end|>") > 1
     assert local.name == "starter"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_answers_that_never_start_free_their_samplers(
+    fresh: LocalEngine, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    made: list[Generation] = []
+    start = fresh.start
+
+    def keep(request: Request, index: int) -> Generation:
+        made.append(start(request, index))
+        return made[-1]
+
+    monkeypatch.setattr(fresh, "start", keep)
+    fresh.generate([Request(Prompt.of_tokens("", [5]), Settings(seed=1, max_tokens=1))] * count).close()
+    assert [one._sampler.chain.pointer for one in made] == [None] * count

@@ -10,6 +10,7 @@ from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.params.settings import Settings
 from llmcli.ui.chat import busy_screen
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys
+from tests.inference.fake_engine import FakeEngine
 from tests.ui.markdown.emulator import Terminal
 
 LOOP = "I am not sure what you mean by that.\n"
@@ -26,7 +27,7 @@ class StreamedAnswer:
         monkeypatch.setattr("llmcli.ui.terminal.progress._REDRAW", 0.0)
         monkeypatch.setattr("llmcli.ui.terminal.progress._SHARE", 0.0)
         resolved = SimpleNamespace(settings=Settings(seed=1, **settings))
-        self.answer = SimpleNamespace(traces=[], n_drawn=0)
+        self.answer = SimpleNamespace(traces=[], n_drawn=0, engine=FakeEngine())
         turn: Any = SimpleNamespace(answer=self.answer, live_shift=TemperatureShift(), resolved=resolved)
         self.keys = TemperatureKeys(turn)
         self.screen = BusyScreen(Settings(seed=1), live=True)

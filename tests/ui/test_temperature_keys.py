@@ -9,6 +9,8 @@ from llmcli.engine.events import TemperatureShift
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.busy_screen import TemperatureKeys
+from tests.chat.controllers import ask, controller_with
+from tests.inference.fake_engine import FakeEngine, without
 
 
 def keys_of(
@@ -18,8 +20,20 @@ def keys_of(
     resolved = SimpleNamespace(settings=Settings(temperature=parse_policy(temperature), seed=1, **settings))
     traces = [SimpleNamespace(policy=drawn_with)] if drawn_with else []
     shift = TemperatureShift()
-    turn: Any = SimpleNamespace(answer=SimpleNamespace(traces=traces), live_shift=shift, resolved=resolved)
+    answer = SimpleNamespace(traces=traces, engine=FakeEngine())
+    turn: Any = SimpleNamespace(answer=answer, live_shift=shift, resolved=resolved)
     return TemperatureKeys(turn), shift
+
+
+def test_an_engine_that_cannot_move_the_temperature_is_named() -> None:
+    turn = ask(controller_with(FakeEngine(capabilities=without(live_temperature=False))), "one")
+    assert turn.answer.request.live_shift is None
+    keys = TemperatureKeys(turn)
+    assert keys.row() == ""
+    keys.step(1)
+    assert keys.row() == "↑↓ fake does not support it"
+    assert keys.note() == "↑↓ had no effect: fake does not support it"
+    assert turn.live_shift.moves == []
 
 
 @pytest.mark.parametrize(

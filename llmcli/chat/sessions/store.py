@@ -129,6 +129,7 @@ def acquire_lock(name: str) -> "BaseFileLock":
 
     Raises:
         UsageError: if another chat has it open.
+        DiskError: if the file of the lock cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -159,6 +160,7 @@ def remove(name: str) -> None:
 
     Raises:
         UsageError: if there is none, or a chat has it open.
+        DiskError: if it cannot be locked or deleted.
     """
     path = existing_path(name)
     lock = acquire_lock(name)
@@ -178,6 +180,7 @@ def rename(old: str, new: str) -> None:
 
     Raises:
         UsageError: if the new name is taken, or the session is open.
+        DiskError: if it cannot be locked or moved.
     """
     with closing(SessionFile(old)) as file:
         file.rename(new)

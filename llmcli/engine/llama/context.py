@@ -128,6 +128,8 @@ class Context:
 
         Raises:
             AbortedError: when it was cancelled.
+            ContextOverflowError: when the memory that the sequences share is full.
+            LlmcliError: when llama.cpp cannot evaluate a token.
         """
         n = len(tokens)
         for row, (seq_id, token) in enumerate(tokens):

