@@ -162,15 +162,21 @@ def read_text(name: str) -> str:
     try:
         if path.is_dir():
             raise DiskError(f"{name} is a folder, not a file", "give the name of a file")
-        with path.open("rb") as file:  # a pipe or a device has no size: read one byte more than allowed
-            data = file.read(_MAX_TEXT + 1)
+        data = read_limited(path)
     except FileNotFoundError:
         raise DiskError(f"file not found: {name}") from None
     except (OSError, ValueError) as error:
         raise DiskError(f"cannot read {name}: {error_text(error)}") from None
-    if len(data) > _MAX_TEXT:
-        raise DiskError(f"{name} is larger than {_MAX_TEXT >> 20} MiB", "give a smaller file")
     return decode_text(data, name)
+
+
+def read_limited(path: Path) -> bytes:
+    """The bytes of a text file. Raises OSError, and DiskError when it is too large."""
+    with path.open("rb") as file:  # a pipe or a device has no size: read one byte more than allowed
+        data = file.read(_MAX_TEXT + 1)
+    if len(data) > _MAX_TEXT:
+        raise DiskError(f"{path} is larger than {_MAX_TEXT >> 20} MiB", "give a smaller file")
+    return data
 
 
 def decode_text(data: bytes, name: str) -> str:
@@ -280,12 +286,12 @@ def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[st
             for number, line in enumerate(lines_of(file), 1):
                 try:
                     event = convert(decode_json(line), dict[str, Any])
+                    version = convert(event.get("version"), int) if event.get("type") == "session" else VERSION
                 except ValueError:
                     if faults is not None and line.strip():
                         faults.append(f"skipped line {number}, which is not valid")
                     continue
-                version = event.get("version") if event.get("type") == "session" else VERSION
-                if not isinstance(version, int) or version > VERSION:
+                if version > VERSION:
                     raise UsageError(f"{path.name} was written by a newer version of llmcli", "update llmcli")
                 yield event
     except OSError as error:

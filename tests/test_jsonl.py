@@ -90,7 +90,15 @@ def test_a_damaged_line_in_any_place_is_skipped(path: Path, line: bytes, place: 
     assert faults == [f"skipped line {place + 1}, which is not valid"]
 
 
-@pytest.mark.parametrize("version", [2, 10**9, "1", None, 1.5, []])
+@pytest.mark.parametrize("version", ["1", "x", None, 1.5, []])
+def test_a_header_with_a_damaged_version_is_a_damaged_line(path: Path, version: object) -> None:
+    write_lines(path, {"type": "session", "version": version}, {"n": 1})
+    faults: list[str] = []
+    assert list(read_events(path, faults)) == [{"n": 1}]
+    assert faults == ["skipped line 1, which is not valid"]
+
+
+@pytest.mark.parametrize("version", [2, 10**9])
 def test_a_file_of_a_newer_version_is_refused(path: Path, version: object) -> None:
     write_lines(path, {"type": "session", "version": version})
     with pytest.raises(UsageError, match="written by a newer version of llmcli") as caught:

@@ -51,12 +51,13 @@ class Conversation:
         """`on_move` is called after each move of the head that adds no message."""
         self.messages: dict[int, Message] = {}
         self.head: int | None = None
+        self.lost_id = 0  # the largest id that a damaged line of the file can have
         self.on_move = on_move
         self._undone: list[int] = []  # former heads, the latest undo last
 
     @property
     def next_id(self) -> int:
-        number = len(self.messages) + 1
+        number = max(len(self.messages), self.lost_id) + 1
         while number in self.messages:  # a damaged file may have gaps
             number += 1
         return number

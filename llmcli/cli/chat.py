@@ -297,16 +297,12 @@ def _show_details(chat: "ChatApp") -> None:
 
 def _print_opening(chat: "ChatApp", character: "Character | None") -> None:
     """Show the end of a session that was opened, or the greeting of the character in a new one."""
-    session = chat.controller.session
-    if session.conversation.messages:
-        from llmcli.ui.commands.sessions import open_session
-
-        open_session(chat)
-        return
-    if not character:
-        return
     from llmcli.chat.controller import greet
+    from llmcli.ui.commands.sessions import open_session
 
-    if greeting := greet(session, character):
+    session = chat.controller.session
+    if session.conversation.messages or session.notes:
+        open_session(chat)
+    elif character and (greeting := greet(session, character)):
         chat.render(greeting)
         chat.say("")

@@ -42,9 +42,8 @@ _current: ModelPreload | None = None
 def start(arguments: Sequence[str]) -> None:
     """Start the load if this command needs a model that is on this machine and has loaded safely before."""
     global _current
-    if not arguments or arguments[0] not in ("generate", "compare", "chat"):
-        return
-    if {"--help", "-h", "--help-all"} & set(arguments):
+    words = set(arguments)
+    if not words or arguments[0] not in ("generate", "compare", "chat") or {"--help", "-h", "--help-all"} & words:
         return
     if sum(word in ("-v", "--verbose") for word in arguments) > 1 or any(word.startswith("-vv") for word in arguments):
         return  # a load in the background drops llama.cpp's log
@@ -88,7 +87,7 @@ def _guess(arguments: Sequence[str]) -> str:
             return word.removeprefix("--model=")
     if name := os.environ.get("LLMCLI_MODEL"):
         return name
-    from llmcli.files import config_path
+    from llmcli.files import config_path, read_limited
 
     path = config_path()
     if not path.exists():
@@ -96,8 +95,8 @@ def _guess(arguments: Sequence[str]) -> str:
     import tomllib
 
     try:
-        return str(tomllib.loads(path.read_text(encoding="utf-8")).get("model", "starter"))
-    except ValueError:
+        return str(tomllib.loads(read_limited(path).decode()).get("model", "starter"))
+    except (ValueError, RecursionError):
         return ""
 
 

@@ -35,17 +35,14 @@ def show_trace(
     """
     if heat and as_json:
         raise UsageError("--heat and --json cannot be used together", "remove one of them")
-    tokens = _read(file)
-    if heat:
-        from llmcli.ui.charts.heatmap import print_heat
-
-        print_heat(tokens, heat)
-        return
+    from llmcli.inference.trace_file import to_data
+    from llmcli.ui.charts.heatmap import print_heat
     from llmcli.ui.charts.trace_table import print_trace, summary
 
-    if as_json:
-        from llmcli.inference.trace_file import to_data
-
+    tokens = _read(file)
+    if heat:
+        print_heat(tokens, heat)
+    elif as_json:
         print_json({"summary": summary(tokens), "tokens": [to_data(token) for token in tokens]}, indent=None)
     else:
         print_trace(tokens)
@@ -78,6 +75,8 @@ def _read(file: str) -> list[TokenTrace]:
     from llmcli.files import lines_of
     from llmcli.inference.trace_file import parse_trace, read_trace
 
+    if not file.strip():
+        raise UsageError("the file name is empty", "give the name of a file")
     notes: list[str] = []
     if file == "-":
         with piped_stdin("pipe in a trace, or give a file") as stdin:

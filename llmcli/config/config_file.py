@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.errors import DiskError, UsageError, error_text
-from llmcli.files import config_path, make_private, replace_private
+from llmcli.files import config_path, make_private, read_limited, replace_private
 from llmcli.params.settings import Layer, find, parse_data, to_datum
 
 ALIASES, PRESETS = "aliases", "presets"  # tables beside the settings
@@ -64,7 +64,7 @@ def set_alias(name: str, reference: str | None) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = path.read_bytes()
+        data = read_limited(path)
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -73,8 +73,9 @@ def _read(path: Path) -> dict[str, Any]:
 
     try:
         return tomllib.loads(data.decode("utf-8-sig"))
-    except ValueError as error:  # from TOML or from UTF-8
-        raise UsageError(f"{path} is not valid TOML: {error}", _FIX) from None
+    except (ValueError, RecursionError) as error:  # from TOML or from UTF-8
+        reason = error if isinstance(error, ValueError) else "it is nested too deeply"
+        raise UsageError(f"{path} is not valid TOML: {reason}", _FIX) from None
 
 
 def set_value(name: str, value: Any) -> Path:
@@ -98,10 +99,8 @@ def ensure_file() -> Path:
     """The configuration file; a new one begins with a comment that explains it."""
     path = config_path()
     if not path.exists():
-        _replace(
-            path,
-            "# Settings of llmcli, one on each line, as in: top_p = 0.9\n# `llmcli config list --all` lists them.\n",
-        )
+        text = "# Settings of llmcli, one on each line, as in: top_p = 0.9\n# `llmcli config list --all` lists them.\n"
+        _replace(path, text)
     return path
 
 

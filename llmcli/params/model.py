@@ -5,6 +5,7 @@ import re
 from llmcli.params.param import InvalidValueError, setting, settings_group
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+MAX_THREADS = 512  # llama.cpp, GGML_MAX_N_THREADS; it crashes or hangs with more
 GpuLayers = int | str
 
 
@@ -14,8 +15,7 @@ def parse_gpu_layers(text: str) -> GpuLayers:
     if word in ("auto", "all"):
         return word
     if not re.fullmatch(r"\d+", word):
-        hint = "use all" if word == "-1" else ""
-        raise InvalidValueError("an integer of at least 0, auto or all", hint=hint)
+        raise InvalidValueError("an integer of at least 0, auto or all", hint="use all" if word == "-1" else "")
     return int(word)
 
 
@@ -42,6 +42,7 @@ class ModelParams:
         0,
         "Number of CPU threads for generation (0 = usable physical cores).",
         min=0,
+        max=MAX_THREADS,
         flag="--threads",
         flags=("-t",),
         keys=("threads", "num_thread"),
@@ -50,6 +51,7 @@ class ModelParams:
         0,
         "Number of CPU threads for prompt processing (0 = same as for generation).",
         min=0,
+        max=MAX_THREADS,
         flag="--threads-batch",
         flags=("-tb",),
         keys=("threads_batch",),

@@ -167,6 +167,19 @@ def test_a_lost_line_in_any_place_loses_no_other(place: int) -> None:
     assert texts(Session.load("talk")) == [*expected, "more"]
 
 
+@pytest.mark.parametrize(("old", "new"), [(b"answer 2", b"\xff"), (b'"assistant"', b'"tool"'), (b'"id":4', b'"id":"x')])
+def test_a_new_message_does_not_take_the_id_of_a_lost_one(old: bytes, new: bytes) -> None:
+    saved_session().close()
+    path = store.path_of("talk")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:-1], lines[-1].replace(old, new)]))
+    session = Session.load("talk")
+    assert len(session.notes) == 1
+    assert session.add("user", "more").id > 4
+    session.close()
+    assert texts(Session.load("talk")) == ["question 1", "answer 1", "question 2", "more"]
+
+
 def test_a_file_that_is_cut_anywhere_can_be_continued() -> None:
     session = saved_session(turns=1)
     session.set("top_k", 3)

@@ -48,6 +48,13 @@ def test_model_of_config_and_environment_is_used(run: Run, tiny: Path, tmp_path:
     assert json.loads(run(*ASK, "--json", env={"LLMCLI_MODEL": str(other)}).text)["model"] == "other"
 
 
+def test_an_empty_name_of_a_folder_or_a_trace_is_an_error(inside: Run) -> None:
+    for command in (("models", "import", ""), ("trace", "show", "")):
+        ran = inside(*command)
+        assert ran.status == 2
+        assert "is empty" in error_line(ran.stderr)
+
+
 def test_import_names_the_files_that_it_skips(inside: Run, tmp_path: Path) -> None:
     write_gguf(tmp_path / "good.gguf")
     (tmp_path / "page.gguf").write_text("<html>not found</html>")

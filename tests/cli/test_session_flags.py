@@ -1,12 +1,13 @@
 """What a session saves of its command line."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from llmcli.chat.sessions.session import Session
-from llmcli.cli.chat import character_of, is_model_name, open_session, save_overrides
+from llmcli.cli.chat import _print_opening, character_of, is_model_name, open_session, save_overrides
 from llmcli.cli.options import complete_character
 from llmcli.config.characters import character_layer, load_character
 from llmcli.config.config_file import set_alias, set_value
@@ -165,3 +166,11 @@ def test_a_configured_character_answers_in_a_new_session_only() -> None:
     session = Session("talk", keep=False)
     session.add("user", "hi")
     assert character_of(Layer("flag", {}), session) == (None, [])
+
+
+def test_a_session_without_a_readable_message_opens_with_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
+    session = Session("talk")
+    session.notes.append("talk.jsonl: skipped line 2, which is not valid")
+    chat: Any = SimpleNamespace(controller=SimpleNamespace(session=session), session=session, live=False, path=list)
+    _print_opening(chat, None)
+    assert capfd.readouterr().err.startswith("warning: talk.jsonl: skipped line 2, which is not valid\n")

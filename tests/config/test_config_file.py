@@ -90,6 +90,7 @@ def test_a_file_written_by_hand_is_read() -> None:
         ("a = 1\ntop_p = \n", r"not valid TOML: .*line 2", "config edit"),
         ("top_p = 0.5\ntop_p = 0.6\n", "not valid TOML: Cannot overwrite", "config edit"),
         (b"system = '\xff'", "not valid TOML", "config edit"),
+        ("x=" + "[" * 20_000, "not valid TOML: it is nested too deeply", "config edit"),
     ],
 )
 def test_an_error_in_the_file_names_the_file(text: str | bytes, telling: str, hint: str) -> None:
@@ -236,3 +237,11 @@ def test_without_llmcli_home_the_folders_are_those_of_the_system(
 
     assert files.config_dir() == Path(platformdirs.user_config_dir("llmcli", appauthor=False))
     assert len({files.config_dir(), files.data_dir(), files.cache_dir()}) >= 2
+
+
+@pytest.mark.skipif(WINDOWS, reason="no /dev/zero")
+def test_a_configuration_file_without_an_end_is_refused() -> None:
+    config_path().parent.mkdir(parents=True, exist_ok=True)
+    config_path().symlink_to("/dev/zero")
+    with pytest.raises(DiskError, match="larger than 64 MiB"):
+        config_layer()

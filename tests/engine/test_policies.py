@@ -179,6 +179,23 @@ def leaving(_step: Any) -> Any:
     raise SystemExit(3)
 
 
+def closing(_step: Any) -> Any:
+    raise GeneratorExit
+
+
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def mute(_step: Any) -> Any:
+    raise MuteError
+
+
+def interrupting(_step: Any) -> Any:
+    raise KeyboardInterrupt
+
+
 GIVES = [
     (math.nan, "nan"), (-0.1, "-0.1"), (-3, "-3"), (INF, "inf"), (1e39, "1e+39"), (10**400, "int"), (None, "NoneType"),
     ("0.5", "'0.5'"), ("x" * 10**5, "'xxxxxxxxxxxx...xxxxxxxxxxxxx'"), ([0.5], "list"), (1j, "0+1j"),
@@ -196,13 +213,24 @@ def test_an_invalid_temperature_of_a_policy_is_an_error(value: Any, shown: str) 
 
 
 @pytest.mark.parametrize(
-    ("function", "says"), [(broken, "ValueError: I do not like this token (line "), (leaving, "SystemExit: 3 (line ")]
+    ("function", "says"),
+    [
+        (broken, "ValueError: I do not like this token (line "),
+        (leaving, "SystemExit: 3 (line "),
+        (closing, "GeneratorExit (line "),
+        (mute, "MuteError (line "),
+    ],
 )
 def test_an_exception_in_a_policy_is_an_error_with_the_line(function: Any, says: str) -> None:
     with pytest.raises(PolicyError) as caught:
         apply_samplers(MANY, temperature=policy_of(function))
     line = function.__code__.co_firstlineno + 1
     assert str(caught.value) == f"the temperature policy 'mine' failed at token 0: {says}{line})"
+
+
+def test_ctrl_c_in_a_policy_is_not_an_error_of_the_policy() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        apply_samplers(MANY, temperature=policy_of(interrupting))
 
 
 def test_an_error_in_a_huge_policy_is_short() -> None:

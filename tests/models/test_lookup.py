@@ -190,6 +190,11 @@ def test_alias_names_file_reference_name_or_starter(folder: Path, locations: Mod
     assert "model 'ours' not found" in error_of("two", locations)[0]  # followed once
 
 
+def test_aliases_that_name_each_other_are_named_in_the_error(locations: ModelLocations) -> None:
+    message, hint = error_of("a", replace(locations, aliases={"a": "b", "b": "a"}))[:2]
+    assert (message, hint[:26]) == ("model 'b' not found", "'b' is an alias of 'a'; an")
+
+
 def test_alias_can_replace_catalog_name_and_starter(locations: ModelLocations) -> None:
     link = add_file(locations.hub, "x.gguf", b"x")
     for name in ("qwen3-4b", "starter"):

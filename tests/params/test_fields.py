@@ -293,3 +293,11 @@ def test_a_file_can_use_aliases() -> None:
         "typical_p": "0.9",
         "n_gpu_layers": "all",
     }
+
+
+@pytest.mark.parametrize("key", ["n_threads", "n_threads_batch"])
+def test_more_threads_than_llama_cpp_can_have_are_refused(key: str) -> None:
+    field = fields()[key]
+    assert field.parse_text("512") == 512
+    with pytest.raises(UsageError, match="between 0 and 512"):
+        field.parse_text("513")

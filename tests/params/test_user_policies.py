@@ -175,6 +175,7 @@ def test_a_binary_policy_file_is_an_error(tmp_path: Path) -> None:
         ("import os\n\nos.path.join(1)\n", "failed: TypeError: expected str, bytes or os.PathLike object, not int"),
         ("def f():\n    raise OSError('a\\nb')\nf()\n", "failed: OSError: a b (line 2)"),
         ("import sys\nsys.exit('no')\n", "failed: SystemExit: no (line 2)"),
+        ("raise GeneratorExit\n", "failed: GeneratorExit (line 1)"),
         ("raise ValueError('x' * 10000)\n", "failed: ValueError: " + "x" * 199 + "… (line 1)"),
         ("def f():\n    f()\nf()\n", "failed: RecursionError: maximum recursion depth exceeded"),
         ("(" * 300 + "1" + ")" * 300, "is not valid Python: line 1: too many nested parentheses"),
@@ -234,3 +235,9 @@ def test_a_function_without_a_signature_is_accepted(write: Write) -> None:
 def test_what_a_policy_file_prints_goes_to_stderr(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     loaded(Settings(temp_policy_file=parse_setting(write("print('loaded')\n" + WAVE))))
     assert capsys.readouterr() == ("", "loaded\n")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero")
+def test_a_policy_file_without_an_end_is_refused() -> None:
+    error = policy_error("/dev/zero:f")
+    assert str(error) == "cannot read the policy file /dev/zero: /dev/zero is larger than 64 MiB"

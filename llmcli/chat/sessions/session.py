@@ -26,6 +26,7 @@ from llmcli.files import read_events
 from llmcli.text import ellipsize
 
 _MAX_NOTES = 3
+_IDS = re.compile(rb'"(?:id|parent)":\s*(\d{1,8})\b')  # far below the largest id, so that others are free
 _MAX_NAME = 100  # letters in the name of a character
 _WRITE_HINT = "free some space or make the folder writable; the chat continues, but it is not saved"
 
@@ -247,6 +248,9 @@ class Session:
                 self._apply(to_event(data), faults)
             except (UsageError, ValueError) as error:
                 faults.append(f"skipped a line: {str(error)[:200]}")
+        if faults:  # a new message must not take the id of a lost one, whose line may not have a readable id
+            raw = path.read_bytes()
+            conversation.lost_id = max([raw.count(b"\n"), *map(int, _IDS.findall(raw))])
         conversation.on_move = self._save_head
         self.notes += [f"{path.name}: {fault}" for fault in faults[:_MAX_NOTES]]
         if (more := len(faults) - _MAX_NOTES) > 0:

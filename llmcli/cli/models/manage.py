@@ -164,7 +164,7 @@ def alias(
 def import_folders(
     flags: Layer,
     folders: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(metavar="[FOLDER]...", help="Folders with models (without them, Ollama's and LM Studio's)."),
     ] = None,
     forget: Annotated[bool, typer.Option("--forget", help="Stop using the models of these folders.")] = False,
@@ -173,7 +173,10 @@ def import_folders(
 
     Models of Ollama, LM Studio or any folder are read where they are. They are never copied or changed.
     """
-    chosen = [folder.expanduser().absolute() for folder in folders or []]
+    hint = "give a folder with .gguf files, or an Ollama store"
+    if folders and "" in folders:
+        raise UsageError("the name of a folder is empty", hint)
+    chosen = [Path(folder).expanduser().absolute() for folder in folders or []]
     chosen = chosen or [folder for program in programs() for folder in program.folders()]
     if not chosen:
         searched = ", ".join(str(path) for program in programs() for path in program.search_paths())
@@ -191,9 +194,7 @@ def import_folders(
         for path in skipped_files(folder, found):
             console.warn(f"skipped {path}: not a GGUF model, or a part of it is missing")
         if not found and folders:
-            raise ModelNotFoundError(
-                f"no models found in {folder}", "give a folder with .gguf files, or an Ollama store"
-            )
+            raise ModelNotFoundError(f"no models found in {folder}", hint)
         rows += [(model.name, format_size(model.size), model.source.name) for model in found]
     config_file.set_value("model_folders", tuple(dict.fromkeys([*kept, *map(str, chosen)])))
     print_rows(("NAME", "SIZE", "FROM"), rows, ("SIZE",))

@@ -108,7 +108,9 @@ class TemperatureSampler(CustomSampler):
         sys.stdout = sys.stderr  # what a user's function prints is not a part of the answer
         try:
             value: Any = self._plan.policy(step)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # GeneratorExit too: a user's function can raise anything
             raise PolicyError(f"{label} failed at token {step.index}: {describe_exception(error)}") from None
         finally:
             sys.stdout = stdout
@@ -122,8 +124,7 @@ class TemperatureSampler(CustomSampler):
             shown = f"{value:g}"
         except Exception:  # not a number, or too large to format
             shown = reprlib.repr(value) if isinstance(value, str) else type(value).__name__
-        message = f"{label} returned {shown} for token {step.index}"
-        raise PolicyError(message, "return a finite number of at least 0")
+        raise PolicyError(f"{label} returned {shown} for token {step.index}", "return a finite number of at least 0")
 
 
 def _distribution(array: Any) -> tuple[Sequence[float], float]:

@@ -68,17 +68,15 @@ def parse(text: str, aliases: Mapping[str, str] | None = None) -> Reference:
 def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
     """The model for `text`, which is not the path of a file. Raises what `find_model_file` raises."""
     reference: Reference = parse(text)
-    if isinstance(reference, PathReference | NameReference):
-        imported = find_in_folders(str(reference), locations.folders)
-        if imported:
-            return ModelFile(imported.path, imported.parts, imported.name)
+    is_name = isinstance(reference, PathReference | NameReference)
+    if is_name and (imported := find_in_folders(str(reference), locations.folders)):
+        return ModelFile(imported.path, imported.parts, imported.name)
     if isinstance(reference, NameReference):
         from llmcli.models.catalog import find_entry
 
         entry = find_entry(reference.text)
         reference = entry.reference if entry else reference
-    found = next(filter(None, (source.find(reference, locations) for source in sources())), None)
-    if found:
+    if found := next(filter(None, (source.find(reference, locations) for source in sources())), None):
         return found
     if isinstance(reference, RemoteReference):
         raise ModelNotDownloadedError(reference)
@@ -118,6 +116,8 @@ def _suggestion(name: str, locations: ModelLocations) -> str:
     """The hint for an unknown name: a similar model on this machine, then one of the catalog with its size."""
     from llmcli.models.catalog import catalog  # only a mistake needs it
 
+    if target := locations.aliases.get(name):
+        return f"'{name}' is an alias of '{target}'; an alias of an alias is not followed: set it to a model"
     names, sizes = _local_names(locations), {entry.name: entry.size for entry in catalog()}
     local, listed = _nearest(name, names), _nearest(name, {entry: entry for entry in sizes})
     download = f"'{listed}' ({sizes.get(listed, 0) / 1e9:.1f} GB to download)"

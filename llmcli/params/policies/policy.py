@@ -4,14 +4,15 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from llmcli.errors import UsageError
+from llmcli.errors import DiskError, UsageError, error_text
+from llmcli.files import read_limited
 from llmcli.params.param import format_value
 from llmcli.params.policies.rules import BUILTIN, Function, TokenStep
 from llmcli.text import ellipsize
@@ -138,9 +139,9 @@ class PolicyCall(Policy):
         try:
             with redirect_stdout(sys.stderr):  # what the file prints is not a part of the answer
                 function = self.source.load()
-        except UsageError:
+        except (UsageError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:  # an imported package can raise anything
+        except BaseException as error:  # an imported package can raise anything
             reason = describe_exception(error)
             raise UsageError(f"cannot load the policy {self.name!r} of {origin}: {reason}") from None
         if not callable(function):
@@ -200,9 +201,9 @@ def load_function(file: str, name: str) -> Function:
     """
     path = Path(file).expanduser()
     try:
-        code = compile(path.read_text(encoding="utf-8-sig"), str(path), "exec")
-    except OSError as error:
-        raise UsageError(f"cannot read the policy file {file}: {error.strerror or error}") from None
+        code = compile(read_limited(path).decode("utf-8-sig"), str(path), "exec")
+    except (OSError, DiskError) as error:
+        raise UsageError(f"cannot read the policy file {file}: {error_text(error)}") from None
     except SyntaxError as error:
         line = f"line {error.lineno}: " if error.lineno else ""
         raise UsageError(f"the policy file {file} is not valid Python: {line}{error.msg}") from None
@@ -211,7 +212,9 @@ def load_function(file: str, name: str) -> Function:
     namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
     try:
         exec(code, namespace)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise UsageError(f"the policy file {file} failed: {describe_exception(error)}") from None
     if not callable(namespace.get(name)):
         functions = [key for key, value in namespace.items() if callable(value) and not key.startswith("_")]
@@ -225,7 +228,9 @@ def describe_exception(error: BaseException) -> str:
     """The type, the message and the line of an error in a user's file, in one line of text."""
     from traceback import walk_tb  # takes 2 ms
 
-    text = ellipsize(str(error), 200)
+    text = ""
+    with suppress(BaseException):  # `__str__` is the user's code too
+        text = ellipsize(str(error), 200)
     message = f"{type(error).__name__}: {text}" if text else type(error).__name__
     # The user's file is the first one that is not part of llmcli. Of its frames the last one counts; the frames of
     # libraries that it calls come later.

@@ -99,7 +99,7 @@ def _built_in_looks(ground: str) -> "dict[str, Style]":
 
 def _read(name: str) -> "dict[str, Style]":
     """The looks in a file, without links: no text becomes one."""
-    from configparser import Error
+    from configparser import Error, MissingSectionHeaderError
 
     from rich.errors import StyleSyntaxError
     from rich.theme import Theme
@@ -109,6 +109,8 @@ def _read(name: str) -> "dict[str, Style]":
         raise UsageError(f"theme must be {rule}, got {name!r}", did_you_mean(name, theme_names()))
     try:
         styles = Theme.from_file(StringIO(read_text(name)), name, inherit=False).styles
+    except MissingSectionHeaderError:
+        raise UsageError(f"{name} is not a theme file: it does not begin with [styles]") from None
     except (Error, StyleSyntaxError) as error:
         raise UsageError(f"{name} is not a theme file: {' '.join(str(error).split())}") from None
     return {key: style.clear_meta_and_links() for key, style in styles.items()}

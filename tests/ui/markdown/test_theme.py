@@ -95,6 +95,13 @@ def test_a_file_that_is_not_a_theme_is_an_error(tmp_path: Path, text: str) -> No
         ground_of(str(path))
 
 
+def test_a_theme_file_without_a_section_is_described_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "my.theme"
+    path.write_text('heading="x"\n')
+    with pytest.raises(UsageError, match=r"is not a theme file: it does not begin with \[styles\]$"):
+        ground_of(str(path))
+
+
 def test_the_names_of_themes_have_the_built_in_ones_first() -> None:
     names = theme_names()
     assert names[:3] == ["auto", "dark", "light"]
