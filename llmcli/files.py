@@ -222,8 +222,10 @@ class JsonlAppender:
         self._descriptor = -1
         try:
             self._descriptor = os.open(path, _APPEND | (os.O_CREAT | os.O_EXCL if new else 0), 0o600)
-            if not new and not _ends_with_newline(path):
-                self._write(b"\n")  # so that a line that was cut stays apart
+            with path.open("rb") as file:
+                file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+                if file.read(1) not in (b"", b"\n"):
+                    self._write(b"\n")  # so that a line that was cut stays apart
         except FileExistsError:
             raise
         except OSError as error:
@@ -301,12 +303,6 @@ def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[st
 def lines_of(file: BinaryIO) -> Iterator[bytes]:
     """The lines of an open file; one that is too long for memory comes in parts."""
     return iter(partial(file.readline, _MAX_LINE), b"")
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
-        return file.read(1) in (b"", b"\n")
 
 
 def decode_json(text: str | bytes) -> Any:

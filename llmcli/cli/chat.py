@@ -12,13 +12,7 @@ import typer
 from llmcli.chat.attachments import attach
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import model_preload
-from llmcli.cli.options import (
-    argument_or_flag,
-    complete_downloadable,
-    complete_reference,
-    complete_session,
-    with_settings,
-)
+from llmcli.cli.options import argument_or_flag, complete_reference, complete_remote, complete_session, with_settings
 from llmcli.config.presets import layers_of, resolve_settings
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import cache_dir, data_dir, read_text
@@ -102,7 +96,7 @@ def is_model_name(text: str, flags: Layer) -> bool:
     """Whether the first message is only the name of a model, here or of the catalog, as in `ollama run MODEL`."""
     if not text or text.split() != [text] or "model" in flags.values:
         return False
-    names = {name.casefold() for name in complete_downloadable("")}
+    names = {name.casefold() for name in complete_remote("")}
     return text.casefold() in names | {name.rpartition("/")[2] for name in names}
 
 

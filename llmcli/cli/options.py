@@ -221,7 +221,7 @@ def complete_character(incomplete: str) -> list[tuple[str, str]]:
     return names + [(path, "") for path in _complete_path(incomplete, SUFFIXES)]
 
 
-def complete_downloadable(incomplete: str) -> list[str]:
+def complete_remote(incomplete: str) -> list[str]:
     """What can be downloaded: the names of the catalog, and the models on this machine."""
     from llmcli.models.catalog import catalog
 

@@ -2,6 +2,8 @@
 
 import re
 from copy import copy
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from llmcli.engine.reasoning import ReasoningSplitter
@@ -13,27 +15,6 @@ _EVENTS = frozenset(_SOFT + _HARD + "\n")
 # Closing marks belong to the sentence before, opening ones to the next; many quotation marks can be both.
 _CLOSERS = r"\"'”’»›)\]}*_`」』）】〉》〕］\U0001f300-\U0001faff\u2600-\u27bf\ufe0f\u200d"
 _OPENERS = "\"'“„”‘‚’«»‹›([{*_`#>¿¡—–-•「『（【"
-_ABBREVIATIONS = {
-    # A point after these does not end a sentence: a name, a number or an explanation follows.
-    "before anything": """
-        Mr Mrs Ms Mx Messrs Dr Prof St Ste Mt Ft Gen Col Lt Sgt Capt Maj Adm Sen Rep Gov Hon Rev Fr Msgr vs v cf e.g i.e
-        viz approx fig figs vol vols pp eq z z.b d.h u.a u.u s.o s.u bzw ca vgl dr med prof Hr Hrn sog insb geb inkl
-        evtl ggf Mio Mrd Nr Bd Abb Abs Kap MM Mme Mmes Mlle Mgr p.ex c.-à-d av apr env Sr Sra Srta Dña Lic Ing EE p.ej
-        pág págs sig dott np tzn tj mgr т.е т.к т.н ул ср напр проф акад пл тел д π.χ δηλ βλ κ σελ डॉ प्रो रु د أ ص""",
-    # The same, but only before a number: "No. 5", but "No. I stay."
-    "before a number": """
-        no nos art sec chap al p c s ch ext tel max min op str Jan Feb Mar Apr Jun Jul Aug sep sept oct Okt nov dec Dez
-        janv févr avr juil déc núm n.º рис гл ст с п № янв фев февр апр авг сент окт нояб дек""",
-    # These end a sentence unless a lower-case letter follows.
-    "may end": """
-        etc ibid a.m p.m Inc Ltd Co Corp Bros Jr Esq Ave Rd Blvd est usw o.ä u.ä ff ecc Ud Uds EE.UU itd itp atd enz osv
-        т.д т.п др гг вв тыс млн млрд трлн руб коп н.э κ.ά κ.λπ""",
-    # After a number or "and" (a year, and so on) the same; else a name or number follows (a town, a page).
-    "after a number": "г в r пр см гр стр кв",
-    # After these and initials (U.S., Ph.D., vitamin C.) a sentence ends only before a word that often starts one.
-    "initials": "им св",
-}
-_KINDS = {word: kind for kind, words in _ABBREVIATIONS.items() for word in words.split()}
 _FIRST_WORDS = """
     I A The This That These Those It Its He She We They You There In On At But And As If When While However His Her My
     Our Their What Why How Der Die Er Sie Es Wir Ich Dann В И Я Он Она Они Мы Это Но Там Потом"""
@@ -85,6 +66,14 @@ def boundaries(text: str, at: int = 0, started: bool = False) -> SentenceScan:
     return SentenceScan(ends, start, len(text), started, False)
 
 
+@cache
+def _kinds() -> dict[str, str]:
+    """What a point after an abbreviation means (see abbreviations.txt), by the abbreviation."""
+    lines = Path(__file__).with_name("abbreviations.txt").read_text(encoding="utf-8").splitlines()
+    pairs = (line.split(": ") for line in lines if line and not line.startswith("#"))
+    return {word: kind for kind, words in pairs for word in words.split()}
+
+
 def _verdict(text: str, start: int, mark: re.Match[str]) -> tuple[bool, bool]:
     """(Whether a sentence that has started ends at a mark, whether that is certain for every text to come)."""
     run, closers, gap, openers = mark.groups()
@@ -132,7 +121,7 @@ def _kind(before: str) -> str:
     previous, word = ["", *(part.lstrip(_OPENERS) for part in before.split())][-2:]
     pair = previous + word if previous.endswith(".") else word  # with a space in it: т. д.
     names = (pair, pair.lower(), word, word.lower()) if len(word) > 1 else (pair, word)
-    kind = next((_KINDS[name] for name in names if name in _KINDS), None)
+    kind = next((_kinds()[name] for name in names if name in _kinds()), None)
     if kind == "after a number":
         counted = previous[-1:].isdigit() or previous.isupper() or previous == "и"
         return "may end" if counted else "before anything"

@@ -9,18 +9,8 @@ from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from inspect import get_annotations
-from types import MappingProxyType, UnionType
-from typing import (
-    Any,
-    Concatenate,
-    Literal,
-    ParamSpec,
-    TypeVar,
-    dataclass_transform,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from types import GenericAlias, MappingProxyType, UnionType
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, dataclass_transform, get_args, get_type_hints
 
 from llmcli.errors import UsageError
 
@@ -234,7 +224,7 @@ def fields_of(cls: type) -> Mapping[str, Field]:
         for name in filter(declared.__contains__, get_annotations(base)):
             hint, field = hints[name], declared[name]
             kind = get_args(hint)[0] if isinstance(hint, UnionType) else hint  # of `int | None`, int
-            repeated, optional = get_origin(kind) is tuple, type(None) in get_args(hint)
+            repeated, optional = isinstance(kind, GenericAlias), type(None) in get_args(hint)
             kind = str if repeated else kind
             fields[name] = Field(name, kind, optional, repeated, field.default, field.metadata["param"], _TITLES[base])
     return MappingProxyType(fields)

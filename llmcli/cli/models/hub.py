@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli.options import Json, complete_downloadable, with_settings
+from llmcli.cli.options import Json, complete_remote, with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import UsageError
 from llmcli.models import catalog
@@ -39,7 +39,7 @@ def pull(
         typer.Argument(
             metavar="MODEL",
             help="Model to download: owner/repo[:Q4_K_M], a URL, or a name from `models recommend`.",
-            autocompletion=complete_downloadable,
+            autocompletion=complete_remote,
         ),
     ],
     mmproj: Annotated[
@@ -79,7 +79,7 @@ def files(
     repo: Annotated[
         str,
         typer.Argument(
-            metavar="REPO", help="Repository on the Hub: owner/repo[@revision].", autocompletion=complete_downloadable
+            metavar="REPO", help="Repository on the Hub: owner/repo[@revision].", autocompletion=complete_remote
         ),
     ],
     as_json: Json = False,

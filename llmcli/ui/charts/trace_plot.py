@@ -195,7 +195,10 @@ def _tooltips(tokens: Sequence[TokenTrace], span: AxisRange) -> Iterator[str]:
     for part in span.bins():
         left, right, own = span.x(part.start), span.x(part.stop), tokens[part.start : part.stop]
         text = sanitize("".join(token.text or token.reasoning for token in own)[:_MOST_TIP])
-        facts = [f"{name} {_mean(own, key)}" for name, key in (("T", "temperature"), ("H", "entropy"), ("p", "p"))]
+        facts = []
+        for name, key in (("T", "temperature"), ("H", "entropy"), ("p", "p")):
+            values = [value for token in own if (value := getattr(token, key)) is not None]
+            facts.append(f"{name} {sum(values) / len(values):.4g}" if values else f"{name} none")
         about = f"tokens {own[0].i} to {own[-1].i}, means" if len(own) > 1 else f"token {own[0].i}"
         tip = xml_text("\n".join([json.dumps(text, ensure_ascii=False), f"{about}: {', '.join(facts)}"]))
         yield (
@@ -203,8 +206,3 @@ def _tooltips(tokens: Sequence[TokenTrace], span: AxisRange) -> Iterator[str]:
             f"<title>{tip}</title></rect>"
         )
     yield "</g>"
-
-
-def _mean(tokens: Sequence[TokenTrace], key: str) -> str:
-    values = [value for token in tokens if (value := getattr(token, key)) is not None]
-    return f"{sum(values) / len(values):.4g}" if values else "none"
