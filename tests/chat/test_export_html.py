@@ -128,6 +128,7 @@ def test_no_text_becomes_part_of_the_page(place: Callable[[str], str]) -> None:
     assert [tag for tag, _ in hostile.elements if tag != "span"] == [tag for tag, _ in tame.elements if tag != "span"]
 
 
+@pytest.mark.slow
 @given(st.text("<>&\"'`[]()!|-:\n\\ahtpsijv1#*_~/\0"))
 def test_any_markdown_becomes_known_elements_only(text: str) -> None:
     shown = page_of(text)

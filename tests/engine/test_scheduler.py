@@ -220,6 +220,7 @@ def test_one_of_two_with_a_prompt_is_cancelled_while_it_is_read(context: Context
     assert pair[1].timings.prompt_n < len(pair[1].prompt)  # the rest of what the other one began
 
 
+@pytest.mark.slow
 def test_an_abort_in_a_prompt_ends_it_at_once_and_alone(model: Model) -> None:
     context = Context(model, replace(PARAMS, n_ctx=8192, n_batch=4096, n_ubatch=4096))
     scheduler = Scheduler(context)

@@ -95,6 +95,7 @@ def test_endless_work_is_stopped(tight: None, source: str) -> None:
     refuse(source, TOO_MUCH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "telling"),
     [

@@ -168,6 +168,7 @@ def test_long_retry_after_of_server_is_an_error(pulls: Pulls, api: bool) -> None
     assert pulls.hub.faults[0].struck == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", [True, False])
 def test_short_retry_after_is_respected(pulls: Pulls, api: bool) -> None:
     pulls.hub.faults.append(Fault("status:429", retry_after=1, api=api))

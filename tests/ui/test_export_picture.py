@@ -102,6 +102,7 @@ def test_wide_characters_take_two_columns() -> None:
     assert (wide.attrib["textLength"], narrow.attrib["x"]) == ("33.6", "56")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["user", "assistant"])
 def test_a_picture_of_a_long_talk_is_cut_with_a_note(role: str) -> None:
     shown = rows(conversation([message(role, "word\n\n" * 200_000)], "demo"))

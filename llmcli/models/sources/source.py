@@ -124,7 +124,7 @@ class Source:
         """What a download of the reference will fetch. `memory` in bytes guides the selection (0 = unknown).
 
         Raises:
-            LlmcliError: there is no such model, or the server cannot be reached.
+            LlmcliError: the model does not exist, or the server cannot be reached.
         """
 
     def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:

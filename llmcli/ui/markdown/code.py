@@ -23,7 +23,7 @@ class Highlighter:
     """
 
     def __init__(self, info: str, theme: ANSISyntaxTheme | None) -> None:
-        """`info` is the text after the marks of a fence; without a theme there is no color."""
+        """`info` is the text after the marks of a fence; without a theme the text has no color."""
         self._lexer = _lexer(language_of(info).lower()) if theme else None
         self._theme = theme or ANSISyntaxTheme({})
         self._before: list[str] = []

@@ -7,9 +7,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llmcli.engine.events import Cancellation
+if TYPE_CHECKING:
+    from llmcli.engine.events import Cancellation
 
 _ENDS = ("SIGTERM", "SIGHUP")  # SIGHUP: the terminal was closed; Windows does not have it
 _PRESSES = 3  # of Ctrl-C end what the chat does; the first one stops the answer, so a second one has no effect
@@ -19,7 +20,7 @@ _PASTE_ON, _PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
 
 
 @contextmanager
-def interruptible(abort: Cancellation, presses: int = 2) -> Iterator[None]:
+def interruptible(abort: "Cancellation", presses: int = 2) -> Iterator[None]:
     """Within this block Ctrl-C sets `abort`; the last of `presses` presses raises KeyboardInterrupt.
 
     Python runs a signal handler only when the main thread comes back from C, which may take seconds. Its
@@ -72,7 +73,7 @@ def in_background(run: Callable[[], None], stop: Callable[[], object]) -> Iterat
         thread.join(1)  # second
 
 
-def time_limit(abort: Cancellation, seconds: float) -> AbstractContextManager[None]:
+def time_limit(abort: "Cancellation", seconds: float) -> AbstractContextManager[None]:
     """Within this block `abort` is set after `seconds` (0 = never)."""
     ended = threading.Event()
 
@@ -84,7 +85,7 @@ def time_limit(abort: Cancellation, seconds: float) -> AbstractContextManager[No
 
 
 @contextmanager
-def stoppable(abort: Cancellation, live: bool, timeout: float = 0) -> Iterator[None]:
+def stoppable(abort: "Cancellation", live: bool, timeout: float = 0) -> Iterator[None]:
     """Within this block of a chat the model works: Ctrl-C and the time limit (seconds, 0 = none) set `abort`.
 
     A signal that ends the program waits for the end of the block. On a terminal (`live`) keys are not echoed.
