@@ -4,12 +4,16 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from tempfile import TemporaryFile
+from typing import Any
 
 import pytest
+import typer.main
 
-from llmcli.cli import app
+from llmcli.cli import app, typer_app
+from llmcli.cli.typer_app import make_app
 from llmcli.ui.terminal.console import Console, console
 from tests.cli_result import CliResult
 
@@ -35,11 +39,18 @@ def _run(arguments: Sequence[str], data: bytes, env: Mapping[str, str]) -> CliRe
         os.environ.update(env)
         for name, value in vars(Console()).items():
             patch.setattr(console, name, value)
+        patch.setattr(typer_app, "make_app", _command)
         status = _status(arguments)
         sys.stdout.flush()
         sys.stderr.flush()
         out.seek(0)
         return CliResult(out.read(), err.getvalue().decode(), status)
+
+
+@cache
+def _command(wanted: str) -> Callable[..., Any]:
+    """The parser of a command, which Typer would make for each call from the signature."""
+    return typer.main.get_command(make_app(wanted))
 
 
 def _status(arguments: Sequence[str]) -> int:

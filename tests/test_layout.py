@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.layout import MODULES, circles, graph, imports, layer, lines, same_names, tree
+from tools.layout import MODULES, circles, graph, imported, imports, layer, lines, same_names, tree
 
 # What each layer may import; engine and models stand side by side.
 GROUND = {"errors", "files", "text"}
@@ -114,7 +114,7 @@ def test_settings_and_ground_need_the_standard_library_only(module: str) -> None
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_no_module_of_one_system_is_imported_at_the_start(folder: str) -> None:
     for module in FOLDERS[folder]:
-        tops = {name.partition(".")[0] for name in imports(module, at_start(module))}
+        tops = {name.partition(".")[0] for name in imported(at_start(module))}
         assert not tops & ONE_SYSTEM, module
 
 
@@ -184,4 +184,4 @@ def test_no_module_is_called_utils_or_helpers(name: str) -> None:
     ],
 )
 def test_the_reader_of_imports_sees_every_way_to_import(source: str, found: set[str]) -> None:
-    assert set(imports("", ast.walk(ast.parse(source)))) == found
+    assert set(imported(ast.walk(ast.parse(source)))) == found

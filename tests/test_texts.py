@@ -45,6 +45,7 @@ def current() -> dict[str, str]:
     return {path.name: text for path, text in snapshots().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["help.txt", "messages.txt"])
 def test_a_snapshot_has_the_texts_of_the_program(name: str) -> None:
     stored = (SNAPSHOTS / name).read_text(encoding="utf-8").splitlines()
@@ -52,6 +53,7 @@ def test_a_snapshot_has_the_texts_of_the_program(name: str) -> None:
     assert changes == [], "texts changed: run `python -m tools.docs`, then read `git diff tests/snapshots`"
 
 
+@pytest.mark.slow
 def test_the_snapshots_have_every_kind_of_text() -> None:
     help_texts, message_texts = current().values()
     for title in (

@@ -28,14 +28,15 @@ def layer(module: str) -> str:
     return Path(module).parts[1].removesuffix(".py")
 
 
-def imports(module: str, nodes: Iterable[ast.AST] | None = None) -> Iterator[str]:
-    """The dotted names that a module imports, anywhere: statements, lazy ones too, and strings that name a module.
+@cache
+def imports(module: str) -> tuple[str, ...]:
+    """The dotted names that a module imports, anywhere: statements, lazy ones too, and strings that name a module."""
+    return tuple(imported(ast.walk(tree(module))))
 
-    Args:
-        module: its path from the root.
-        nodes: only these nodes of its tree, or all.
-    """
-    for node in nodes or ast.walk(tree(module)):
+
+def imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """The dotted names that these nodes of a syntax tree import."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -55,8 +55,11 @@ class FakeHub(State):
     def stop(self) -> None:
         """Stop at once, whatever is on its way; no thread and no socket is left."""
         self.stopped.set()
-        for origin in self._origins:
-            origin.stop()
+        stopping = [threading.Thread(target=origin.stop) for origin in self._origins]  # each waits for its own poll
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join()
 
     def add(
         self,

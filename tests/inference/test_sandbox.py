@@ -76,6 +76,7 @@ def test_code_cannot_escape_the_sandbox(source: str) -> None:
     refuse(source, REFUSED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [
