@@ -72,7 +72,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("terminal")
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:  # noqa: ARG001 (the name is pytest's)
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Leave what is loaded by now to no collection of garbage: that is a tenth of the time."""
     gc.collect()
     gc.freeze()

@@ -13,18 +13,11 @@ def run(arguments: list[str]) -> int:
     All imports happen inside, so that Ctrl-C during them ends as quietly as later.
     """
     from llmcli.cli import model_preload
-    from llmcli.errors import OutputClosedError
-    from llmcli.ui.terminal.console import console
 
     try:
+        model_preload.start(arguments)  # before the other imports, which take as long as the load
         return _dispatch(arguments)
-    except OutputClosedError as error:
-        return error.status
     except Exception as error:
-        if console.debug:
-            import traceback
-
-            traceback.print_exception(error)
         return _report(error)
     finally:
         model_preload.cancel()
@@ -34,10 +27,8 @@ def _dispatch(arguments: list[str]) -> int:
     if "_LLMCLI_COMPLETE" in os.environ:
         os.environ["COLUMNS"] = "10000"  # a shell takes each line for a candidate: no help text may wrap
         return _run_app(arguments, "")
-    from llmcli.cli import model_preload
     from llmcli.cli.help_texts import front_page, normalize_arguments, root_help
 
-    model_preload.start(arguments)
     arguments = normalize_arguments(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         from llmcli.ui.terminal.output import print_line
@@ -61,9 +52,15 @@ def _run_app(arguments: list[str], wanted: str) -> int:
 
 def _report(error: Exception) -> int:
     """Print an error, and return the exit status: by its message, or as a bug of the program."""
-    from llmcli.errors import ExitStatus, LlmcliError
+    from llmcli.errors import ExitStatus, LlmcliError, OutputClosedError
     from llmcli.ui.terminal.console import console
 
+    if isinstance(error, OutputClosedError):  # nobody reads: no word
+        return error.status
+    if console.debug:
+        import traceback
+
+        traceback.print_exception(error)
     if isinstance(error, LlmcliError):
         console.error(str(error), error.hint)
         return error.status

@@ -24,16 +24,17 @@ class ModelPreload(threading.Thread):
     """One load in the background, which only waits for C code, so it never waits for Python's lock."""
 
     def __init__(self, parts: Sequence[Path]) -> None:
+        from llmcli.engine.llama.model import Model
+
         super().__init__(daemon=True)
+        self._load = Model.load  # imported by now: in the thread, the import would wait for the main thread's
         self.parts = tuple(parts)
         self.model: Model | None = None  # which the user of the thread must close; None when the load failed
         self.start()
 
     def run(self) -> None:
-        from llmcli.engine.llama.model import Model
-
         with suppress(LlmcliError):  # the load of the command itself reports it
-            self.model = Model.load(self.parts, 0, quiet=True)
+            self.model = self._load(self.parts, 0, quiet=True)
 
 
 _current: ModelPreload | None = None

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.config.config_file import aliases
 from llmcli.errors import ModelNotFoundError
 from llmcli.files import cache_dir, data_dir
 from llmcli.models.hub import environment
-from llmcli.params.settings import Settings
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a model is loading while these are imported
     from llmcli.models.reference import RemoteReference
+    from llmcli.params.settings import Settings
 
 Progress = Callable[[int, int], None]  # (bytes so far, bytes in all)
 Notify = Callable[[str], None]  # shows a message to the user
@@ -44,12 +43,14 @@ class ModelLocations:
         return self.offline or environment.is_offline()
 
 
-def model_locations(settings: Settings) -> ModelLocations:
+def model_locations(settings: "Settings") -> ModelLocations:
     """The locations of models for these settings.
 
     Raises:
         UsageError: the aliases of the configuration file are not valid.
     """
+    from llmcli.config.config_file import aliases
+
     folders = tuple(Path(os.path.expanduser(folder)).absolute() for folder in settings.model_folders)
     return ModelLocations(cache_dir(), data_dir(), folders=folders, aliases=aliases(), offline=settings.offline)
 

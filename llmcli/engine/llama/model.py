@@ -10,11 +10,13 @@ from itertools import repeat
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import bindings
 from llmcli.errors import ModelInvalidError, UsageError
+
+if TYPE_CHECKING:  # a start with little to import: the load of a model waits for it
+    from llmcli.engine.events import Cancellation
 
 ALL_LAYERS = -1  # a negative number offloads all layers (llama.h)
 Progress = Callable[[float], None]
@@ -38,7 +40,7 @@ class Model:
         parts: Sequence[Path],
         n_gpu_layers: int = ALL_LAYERS,
         progress: Progress | None = None,
-        abort: Cancellation | None = None,
+        abort: "Cancellation | None" = None,
         vocab_only: bool = False,
         quiet: bool = False,
     ) -> "Model":
