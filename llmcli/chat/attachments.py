@@ -3,26 +3,16 @@
 import glob
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import islice
 
+from llmcli.chat.conversation import Attachment
 from llmcli.errors import DiskError, error_text
 from llmcli.files import read_text
-from llmcli.inference.request import file_block
 
 _MAX_FILES = 100
 _MAX_NAME = 4096  # characters; no system opens a longer path
 _MENTION = re.compile(r"""(?<![\w.%+/\\@-])@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
 _PUNCTUATION = ".,;:!?)]}>\"'`*。，；：！？）"
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """The text of a file at the time when it was attached; `name` is the name that the user gave."""
-
-    name: str
-    text: str
 
 
 def find_mentions(text: str) -> list[str]:
@@ -79,8 +69,3 @@ def expand(pattern: str) -> list[str]:
     if len(found) > _MAX_FILES:
         raise DiskError(f"{pattern} matches more than {_MAX_FILES} files", "give a narrower pattern")
     return sorted(found)
-
-
-def to_message_text(attachments: Iterable[Attachment]) -> str:
-    """The attachments as the model reads them: see `file_block`."""
-    return "\n\n".join(file_block(one.name, one.text) for one in attachments)

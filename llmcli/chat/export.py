@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.conversation import Message
-from llmcli.chat.sessions.format import to_data
 from llmcli.errors import UsageError
 from llmcli.text import ellipsize
 
@@ -117,7 +116,7 @@ def _json(messages: Sequence[Message], title: str, system: str | None, everythin
         "messages": [*listed, *map(_entry, messages)],
     }
     if everything is not None:
-        data["tree"] = [to_data(message) for message in everything.values()]
+        data["tree"] = [message.to_data() for message in everything.values()]
     return json.dumps(data, ensure_ascii=False, indent=2) + "\n"
 
 

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.chat.attachments import Attachment
-from llmcli.chat.conversation import Message
+from llmcli.chat.conversation import Attachment, Message
 from llmcli.chat.export import export
 from tests.chat.test_export import MESSAGES, answer
 

@@ -6,23 +6,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from msgspec import to_builtins
+
 from llmcli.chat.conversation import Conversation, Message
 from llmcli.chat.sessions import store
-from llmcli.chat.sessions.format import (
+from llmcli.chat.sessions.events import (
+    EVENTS,
     CharacterChange,
     Event,
-    Header,
     HeadMove,
     SettingChange,
     SettingReset,
-    read_unfinished,
+    saved_key,
     setting_changes,
-    to_data,
-    to_event,
     typed_setting,
 )
 from llmcli.errors import DiskError, UsageError
-from llmcli.files import read_events
+from llmcli.files import convert, read_events
 from llmcli.text import ellipsize
 
 _MAX_NOTES = 3
@@ -73,8 +73,6 @@ class Session:
                 session.notes.append("the last answer is not complete; /continue continues it")
             if not session._write_error:
                 file.remove_partial()
-            if not store.path_of(session.name).stat().st_size:  # the program was killed before it wrote the first line
-                session._save([Header()])
         except BaseException:
             session.close()
             raise
@@ -126,7 +124,7 @@ class Session:
         """Start an answer that follows `parent`; it joins the conversation when it ends."""
         self._unfinished = replace(self.conversation.draft("assistant", "", **more), parent=parent)
         if self._file:
-            self._file.begin_answer(to_data(self._unfinished))
+            self._file.begin_answer(self._unfinished.to_data())
 
     def add_piece(self, kind: str, text: str) -> None:
         """Write the next piece of the answer ("answer" or "think") to disk, so that a kill loses nothing."""
@@ -155,6 +153,8 @@ class Session:
     def set(self, key: str, value: Any) -> None:
         """Set a setting to a typed value from now on."""
         self._character_keys.discard(key)
+        if saved_key(key) != key:
+            self.overrides.pop(saved_key(key), None)  # the text of another file, which the session was opened with
         self.overrides[key] = value
         self._save(setting_changes({key: value}))
 
@@ -162,7 +162,8 @@ class Session:
         """Remove the value that was set in the chat; the one of the command line is in force again."""
         if key in self.overrides:
             del self.overrides[key]
-            self._save(setting_changes({key: self._flags[key]}) if key in self._flags else [SettingReset(key)])
+            given = {key: self._flags[key]} if key in self._flags else {}
+            self._save([*setting_changes(given)] or [SettingReset(saved_key(key))])
 
     def save_flags(self, values: Mapping[str, Any]) -> None:
         """Write the settings of the command line, which are in force already, for the next start of this session."""
@@ -172,7 +173,7 @@ class Session:
     def set_character(self, name: str, keys: Iterable[str]) -> None:
         """Write who answers from now on, and which settings, set before, come from this character."""
         self.character, self._character_keys = name, set(keys)
-        self._save([CharacterChange(name, sorted(keys))])
+        self._save([CharacterChange(name, sorted(map(saved_key, keys)))])
 
     def remove_character(self) -> None:
         """Answer without a character; the settings that it has set are unset."""
@@ -182,7 +183,7 @@ class Session:
         for key in keys:
             self.overrides.pop(key, None)
             self._flags.pop(key, None)
-        self._save([*map(SettingReset, sorted(keys)), CharacterChange("", [])])
+        self._save([*map(SettingReset, sorted(map(saved_key, keys))), CharacterChange("", [])])
 
     # The file
 
@@ -218,7 +219,7 @@ class Session:
         if other.conversation.messages:
             other._file = store.SessionFile(name, new=True)
             try:
-                other._file.lines.add(map(to_data, other._all_events()), sync=True)
+                other._file.lines.add(map(_to_data, other._all_events()), sync=True)
             except BaseException:
                 other.close()
                 raise
@@ -240,46 +241,49 @@ class Session:
 
     def _read(self) -> Message | None:
         """Load the file; returns the unfinished answer of a chat that was killed."""
-        path, conversation = store.path_of(self.name), Conversation()
+        path, conversation = store.path_of(self.name), self.conversation
         faults: list[str] = []
-        self.conversation = conversation
+        conversation.on_move = lambda: None  # what is read is in the file already
         for data in read_events(path, faults):
             try:
-                self._apply(to_event(data), faults)
+                self._apply(data, faults)
             except (UsageError, ValueError) as error:
                 faults.append(f"skipped a line: {str(error)[:200]}")
+        conversation.on_move = self._save_head
         if faults:  # a new message must not take the id of a lost one, whose line may not have a readable id
             raw = path.read_bytes()
             conversation.lost_id = max([raw.count(b"\n"), *map(int, _IDS.findall(raw))])
-        conversation.on_move = self._save_head
         self.notes += [f"{path.name}: {fault}" for fault in faults[:_MAX_NOTES]]
         if (more := len(faults) - _MAX_NOTES) > 0:
             self.notes.append(f"{path.name}: {more} more problems like these")
-        message = read_unfinished(store.partial_path(path))
+        message = store.read_partial(path)
         return conversation.with_parent(message) if message and message.id not in conversation.messages else None
 
-    def _apply(self, event: Event | None, faults: list[str]) -> None:
-        """Do what a line of the file says."""
+    def _apply(self, data: Mapping[str, Any], faults: list[str]) -> None:
+        """Do what a line of the file says; a type that this version does not know says nothing."""
         conversation = self.conversation
-        match event:
-            case Message():
-                message = conversation.with_parent(event)
-                if message is not event:
-                    faults.append(f"message {event.id} follows message {event.parent}, which does not exist")
-                if conversation.messages.get(event.id) != message:  # a line may be there twice
-                    conversation.add(message)
-            case HeadMove():
-                conversation.move(event.id)
-            case SettingChange():
-                key, value = typed_setting(event)
+        kind = str(data.get("type"))
+        if kind == "message":
+            found = Message.from_data(data)
+            message = conversation.with_parent(found)
+            if message is not found:
+                faults.append(f"message {found.id} follows message {found.parent}, which does not exist")
+            if conversation.messages.get(message.id) != message:  # a line may be there twice
+                conversation.add(message)
+            return
+        match convert(data, EVENTS[kind]) if kind in EVENTS else None:
+            case HeadMove(id=head):
+                conversation.move(head)
+            case SettingChange() as change:
+                key, value = typed_setting(change)
                 self.overrides[key] = value
                 self._character_keys.discard(key)
-            case SettingReset():
-                self.overrides.pop(event.key, None)
-                self._character_keys.discard(event.key)
-            case CharacterChange():
-                self.character = ellipsize(event.name, _MAX_NAME)
-                self._character_keys = self.overrides.keys() & set(event.keys)
+            case SettingReset(key=key):
+                self.overrides.pop(key, None)
+                self._character_keys.discard(key)
+            case CharacterChange(name=name, keys=keys):
+                self.character = ellipsize(name, _MAX_NAME)
+                self._character_keys = self.overrides.keys() & set(keys)
 
     def _append(self, message: Message) -> Message:
         """Add a message to the conversation and to the file, which the first message creates."""
@@ -296,24 +300,27 @@ class Session:
     def _save_head(self) -> None:
         self._save([HeadMove(self.conversation.head)])
 
-    def _save(self, events: Iterable[Event], sync: bool = False) -> None:
+    def _save(self, events: Iterable[Message | Event], sync: bool = False) -> None:
         """Add events to the file; before the first message there is none."""
         if not self._file:
             return
         try:
-            self._file.lines.add(map(to_data, events), sync)
+            self._file.lines.add(map(_to_data, events), sync)
         except DiskError as error:
             self._write_error = self._write_error or error
         else:
             self._write_error, self._is_reported = None, False
 
-    def _all_events(self) -> Iterator[Event]:
+    def _all_events(self) -> Iterator[Message | Event]:
         """The events of the whole session."""
         conversation = self.conversation
-        yield Header()
         yield from conversation.messages.values()
         yield from setting_changes(self._flags | self.overrides)
         if self.character:
-            yield CharacterChange(self.character, sorted(self._character_keys))
+            yield CharacterChange(self.character, sorted(map(saved_key, self._character_keys)))
         if conversation.head != next(reversed(conversation.messages), None):
             yield HeadMove(conversation.head)
+
+
+def _to_data(event: Message | Event) -> dict[str, Any]:
+    return event.to_data() if isinstance(event, Message) else to_builtins(event)

@@ -5,13 +5,15 @@ import re
 import stat
 from collections.abc import Mapping
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import date
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.errors import DiskError, UsageError
-from llmcli.files import OPEN_SAFE, JsonlAppender, check_name, data_dir, encode, make_private
+from llmcli.chat.conversation import Message
+from llmcli.errors import DiskError, LlmcliError, UsageError
+from llmcli.files import OPEN_SAFE, VERSION, JsonlAppender, check_name, data_dir, encode, make_private, read_events
 from llmcli.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -191,6 +193,23 @@ def partial_path(path: Path) -> Path:
     return path.parent / ".open" / f"{path.stem}.partial"
 
 
+def read_partial(path: Path) -> Message | None:
+    """The unfinished answer of a chat that was killed; None if there is no text."""
+    message: Message | None = None
+    texts: dict[str, list[str]] = {"answer": [], "think": []}
+    with suppress(LlmcliError):  # usually the file does not exist
+        for event in read_events(partial_path(path)):
+            if event.get("type") == "message":
+                with suppress(ValueError):
+                    message = Message.from_data(event)
+            for kind in texts.keys() & event.keys():
+                texts[kind].append(str(event[kind]))
+    content, reasoning = "".join(texts["answer"]), "".join(texts["think"])
+    if not message or not content + reasoning:
+        return None
+    return replace(message, content=content, reasoning=reasoning, finish_reason="interrupt")
+
+
 class SessionFile:
     """The files of a session, locked until `close`: its `lines`, and the answer that is being written."""
 
@@ -207,14 +226,15 @@ class SessionFile:
         self._lock = acquire_lock(name)  # before the file exists, so that no `--continue` opens it
         try:
             self.lines = JsonlAppender(path, new)
-        except FileExistsError:
+        except BaseException as error:
             self._lock.release()
-            raise name_taken_error(name) from None
-        except BaseException:
-            self._lock.release()
+            if isinstance(error, FileExistsError):
+                raise name_taken_error(name) from None
             raise
         if new:
             self.remove_partial()  # of a deleted session of this name
+        if not path.stat().st_size:  # also if the program was killed before it wrote the first line
+            self.lines.waiting.append(encode({"type": "session", "version": VERSION}))
 
     def rename(self, name: str) -> None:
         """Rename the session.

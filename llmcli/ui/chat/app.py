@@ -8,9 +8,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llmcli.chat.attachments import Attachment, attach, find_mentions
+from llmcli.chat.attachments import attach, find_mentions
 from llmcli.chat.controller import ChatController, PromptFit
-from llmcli.chat.conversation import Message
+from llmcli.chat.conversation import Attachment, Message
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError, TimeLimitError
@@ -123,6 +123,7 @@ class ChatApp:
         if old.role != "user":
             session.conversation.move(old.parent)
             session.add(old.role, text, model=old.model, finish_reason="edited" if old.role == "assistant" else "")
+            session.conversation.mark_edit(head)
             console.note(f"message {number} is changed; /continue lets the model extend it")
             self._note_left_messages(head, number + 1)
             return
@@ -137,6 +138,7 @@ class ChatApp:
             if not added:
                 session.conversation.move(head)
         if added:
+            session.conversation.mark_edit(head)
             self.draft, self.editing = "", None
             self._note_left_messages(head, number + 2)
             self._answer(self.path())

@@ -125,7 +125,8 @@ def undo(chat: ChatApp, argument: str) -> None:
         raise UsageError(f"/undo takes the number of turns, got '{argument}'", "try /undo 2")
     removed = chat.session.conversation.undo(number)
     start = ellipsize(removed[0].content)
-    console.note(f"removed {plural(len(removed), 'message')}, starting at {start!r} (/redo restores them)")
+    back = "; the messages before /edit are back" if chat.session.conversation.head != removed[0].parent else ""
+    console.note(f"removed {plural(len(removed), 'message')}, starting at {start!r} (/redo restores them){back}")
 
 
 @command(

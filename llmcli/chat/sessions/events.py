@@ -1,0 +1,106 @@
+"""The lines of a session file beside messages: the head of the current branch, settings, the character.
+
+The file may come from others: no setting in it runs code or names a file that would be read into a prompt. So the file
+has the text of a system prompt, a grammar, a schema or a template, in place of the name of its file.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from llmcli.chat.conversation import MessageId
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.files import read_text
+from llmcli.inference.request import is_inline
+from llmcli.params.settings import CODE_KEYS, fields, find, to_datum
+
+_TEXTS = ("system", "grammar_file", "json_schema", "chat_template")  # settings that may name a text file
+
+
+class HeadMove(Struct, tag="head", tag_field="type"):
+    """The current branch ends with another message (None = before the first)."""
+
+    id: MessageId | None
+
+
+class SettingChange(Struct, tag="set", tag_field="type"):
+    """A setting has a value from now on, as JSON data."""
+
+    key: str
+    value: Any = None
+
+
+class SettingReset(Struct, tag="unset", tag_field="type"):
+    """The session does not set a setting any more."""
+
+    key: str
+
+
+class CharacterChange(Struct, tag="character", tag_field="type"):
+    """A character answers from now on ("" = none); `keys` are the settings that it has set before."""
+
+    name: str
+    keys: list[str]
+
+
+Event = HeadMove | SettingChange | SettingReset | CharacterChange
+EVENTS: Mapping[str, type[Event]] = {
+    "head": HeadMove,
+    "set": SettingChange,
+    "unset": SettingReset,
+    "character": CharacterChange,
+}
+
+
+def setting_changes(values: Mapping[str, Any]) -> Iterator[SettingChange]:
+    """The events of typed values of settings, without those that no session can have."""
+    for key, value in values.items():
+        if key in CODE_KEYS:
+            continue
+        if key in _TEXTS and _names_file(key, value):
+            try:
+                value = read_text(value[1:]).rstrip("\n") if key == "system" else read_text(value)
+            except LlmcliError:  # the file is gone, which the next answer reports
+                continue
+        key = saved_key(key)
+        if not _names_file(key, value):
+            yield SettingChange(key, to_datum(fields()[key], value))
+
+
+def saved_key(key: str) -> str:
+    """The key under which a session file has a setting."""
+    return "grammar" if key == "grammar_file" else key
+
+
+def typed_setting(change: SettingChange) -> tuple[str, Any]:
+    """The key and the typed value of a setting.
+
+    Raises:
+        UsageError: if no session can have it.
+    """
+    field = find(change.key)
+    if field.key in CODE_KEYS:
+        raise UsageError(f"a session file cannot set {field.key} (it runs code)")
+    value = field.parse_data(change.value)
+    if _names_file(field.key, value):
+        raise UsageError(f"a session file cannot set {field.key} to the name of a file")
+    if field.key == "preset" and value:
+        from llmcli.config.presets import preset_layer
+
+        preset_layer(value)  # raises if the preset was deleted
+    return field.key, value
+
+
+def _names_file(key: str, value: Any) -> bool:
+    """Whether a setting names a file that is not a model."""
+    if not value:
+        return False
+    if key == "system":
+        return bool(value.startswith("@"))
+    if key in ("json_schema", "chat_template"):
+        return not is_inline(value)
+    if key == "theme":
+        return not re.fullmatch(r"[\w-]+", value)
+    return fields()[key].param.path and key != "model_folders"
