@@ -262,8 +262,10 @@ def test_a_grammar_file_replaces_and_removes_the_saved_text(tmp_path: Path) -> N
     session.set("grammar_file", str(path))
     assert session.overrides == {"grammar_file": str(path)}
     assert Session.read("talk").overrides == {"grammar": "root ::= [a-z]"}
-    session.unset("grammar_file")
+    session.set("grammar_file", str(tmp_path / "gone.gbnf"))
     assert Session.read("talk").overrides == {}
+    session.unset("grammar_file")
+    assert Session.read("talk").overrides == session.overrides == {}
     session.close()
 
 

@@ -54,19 +54,18 @@ EVENTS: Mapping[str, type[Event]] = {
 }
 
 
-def setting_changes(values: Mapping[str, Any]) -> Iterator[SettingChange]:
-    """The events of typed values of settings, without those that no session can have."""
+def setting_changes(values: Mapping[str, Any]) -> Iterator[SettingChange | SettingReset]:
+    """The events of typed values of settings; a value that no session can have is not set."""
     for key, value in values.items():
-        if key in CODE_KEYS:
-            continue
         if key in _TEXTS and _names_file(key, value):
             try:
                 value = read_text(value[1:]).rstrip("\n") if key == "system" else read_text(value)
             except LlmcliError:  # the file is gone, which the next answer reports
+                yield SettingReset(saved_key(key))
                 continue
         key = saved_key(key)
-        if not _names_file(key, value):
-            yield SettingChange(key, to_datum(fields()[key], value))
+        is_refused = key in CODE_KEYS or _names_file(key, value)
+        yield SettingReset(key) if is_refused else SettingChange(key, to_datum(fields()[key], value))
 
 
 def saved_key(key: str) -> str:
