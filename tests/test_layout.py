@@ -138,7 +138,6 @@ WITH_ANY = {
     "inference/answer_json.py": 5,
     "inference/comparison.py": 4,
     "inference/sizing.py": 2,
-    "inference/template.py": 21,
     "inference/trace_file.py": 2,
 }
 
