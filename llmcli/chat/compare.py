@@ -30,8 +30,9 @@ class CompareSession:
         self.turns: list[Turn] = [
             controller.answer(path, {"seed": seed, **one.values}, cancellation=self.cancellation) for one in variants
         ]
-        pairs = [(one, turn.answer) for one, turn in zip(variants, self.turns, strict=True)]
-        self.comparison = Comparison(self.turns[0].answer.engine, pairs)
+        for one, turn in zip(variants, self.turns, strict=True):
+            turn.answer.request.label = one.label
+        self.comparison = Comparison([turn.answer for turn in self.turns])
 
     def keep(self, number: int) -> Turn:
         """Continue with answer `number`, from 1: it follows the question, in its own branch.

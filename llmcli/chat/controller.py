@@ -257,8 +257,9 @@ class ChatController:
             ContextOverflowError: if the prompt leaves no room for a single token.
             UsageError: for a grammar that does not parse.
         """
-        from llmcli.chat.turn import Turn, start_answer
+        from llmcli.chat.turn import Turn
         from llmcli.engine.events import TemperatureShift
+        from llmcli.inference.answer import Answer
         from llmcli.inference.engine import Request
         from llmcli.inference.sizing import apply_model_defaults
 
@@ -273,10 +274,11 @@ class ChatController:
         request.live_shift = shift if engine.capabilities.live_temperature else None
         request.cancellation = cancellation or request.cancellation
         request.trace = 0 if engine.capabilities.traces else None
-        answer = start_answer(engine, request, continued)
+        if continued:
+            request.continue_from(continued.reasoning, continued.content)
         return Turn(
             self.session,
-            answer,
+            Answer(engine, request),
             shift,
             ResolvedSettings(settings, resolved.origins),
             path[-1].id if path else None,

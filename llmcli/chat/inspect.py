@@ -12,7 +12,7 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.recorded_answer import recorded_settings, recorded_system
 from llmcli.engine.events import Cancellation, TokenTrace
 from llmcli.errors import UsageError
-from llmcli.inference.answer import Answer
+from llmcli.inference.answer import Answer, text_and_reasoning
 from llmcli.inference.engine import Progress, Request, TokenChunk
 from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.settings import Settings
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 class AnswerInspector:
     """An answer as the tokens that follow its prompt; the number of a token is that of its trace, from 0.
 
-    `path` ends with the question, and `continued` is the answer that this one continues, whose text is in the prompt.
-    `answer` has its settings and its prompt. Without `traces` it is from an earlier chat: its tokens are made from its
-    text, and may differ from those that were sampled.
+    `path` ends with the question. `answer` has its settings and its prompt. Without `traces` it is from an earlier
+    chat: its tokens are made from its text, and may differ from those that were sampled.
     """
 
     message: Message
@@ -37,7 +36,6 @@ class AnswerInspector:
     answer: Answer
     tokens: Sequence[int]
     traces: Sequence[TokenTrace] = ()
-    continued: Message | None = None
 
     @cached_property
     def inspector(self) -> "TokenInspector":
@@ -100,13 +98,11 @@ class AnswerInspector:
         text = decoder.decode(b"".join(vocab.piece(one) for one in [*self.tokens[:number], token]))
         if decoder.getstate()[0]:
             raise UsageError("this token ends within a character", "choose another token")
-        reasoning, content = self.continued.reasoning if self.continued else "", answer.settings.prefill or ""
         splitter = answer.request.splitter()
         if not splitter:
-            return content + text, reasoning
-        parts = [*splitter.push(text), *splitter.flush()]
-        content = "".join(text for kind, text in parts if kind == "answer")
-        reasoning += "".join(text for kind, text in parts if kind == "think")
+            return (answer.settings.prefill or "") + text, answer.request.reasoning
+        content, reasoning = text_and_reasoning([*splitter.push(text), *splitter.flush()])
+        reasoning = answer.request.reasoning + reasoning
         if not content and (not splitter.thinking or not reasoning):
             raise UsageError("no text before this token", "choose a later token")
         return content, reasoning
@@ -126,7 +122,7 @@ def last_answer(controller: "ChatController", turn: "Turn | None") -> AnswerInsp
     if turn and turn.message == message and turn.answer.engine is controller.engine and turn.answer.traces:
         traces = [trace for trace in turn.answer.traces if trace.id is not None]
         tokens = [trace.id for trace in traces if trace.id is not None]
-        inspector = AnswerInspector(message, before, turn.answer, tokens, traces, turn.continued)
+        inspector = AnswerInspector(message, before, turn.answer, tokens, traces)
     else:
         inspector = _from_text(controller, message, before)
     if not inspector.tokens:

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.recorded_answer import RecordedAnswer
-from llmcli.chat.turn import start_answer
 from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.answer_json import ReplayManifest, build_manifest, prompt_sha256
-from llmcli.inference.comparison import Comparison, Variant
+from llmcli.inference.comparison import Comparison
 from llmcli.inference.engine import Engine, Prompt, Request, TemplateOptions, Tokenizer, check_request
 from llmcli.inference.sizing import possible_gpu_layers
 from llmcli.params.settings import Settings
@@ -84,8 +83,11 @@ class Replay:
         grammar = manifest.grammar or self.settings.grammar
         shift = TemperatureShift(manifest.moves) if manifest.moves else None
         request = Request(prompt, self.settings, grammar, live_shift=shift, cancellation=self.cancellation)
+        request.label = recorded.label
         check_request(self.engine, request)
-        self.answer = start_answer(self.engine, request, recorded.continued)
+        if recorded.continued:
+            request.continue_from(recorded.continued.reasoning, recorded.continued.content)
+        self.answer = Answer(self.engine, request)
 
     @property
     def n_tokens(self) -> int:
@@ -139,7 +141,7 @@ class Replay:
         if not recorded.is_complete and all(map(str.startswith, after, before)):
             before = after  # the record does not have the text of the last token yet
         tokens = answer.tokens
-        prefix = AnswerText(recorded.continued.reasoning if recorded.continued else "", answer.settings.prefill or "")
+        prefix = AnswerText(answer.request.reasoning, answer.settings.prefill or "")
         self.difference = first_difference(before, after, tokens, self.engine.tokenizer, prefix)
         self.reasons = explain_mismatch(recorded.manifest, build_manifest(answer))
 
@@ -175,8 +177,7 @@ class BatchReplay:
     ) -> None:
         adjusted = [replace(one, n_ctx=old.values.get("n_ctx", 0)) for one, old in zip(settings, recorded, strict=True)]
         self.replays = [Replay(engine, old, one, cancellation) for old, one in zip(recorded, adjusted, strict=True)]
-        pairs = [(Variant(one.recorded.label, {}), one.answer) for one in self.replays]
-        self.comparison = Comparison(engine, pairs)
+        self.comparison = Comparison([one.answer for one in self.replays])
 
     def compare(self) -> None:
         """Find the first difference of each answer, and its reasons."""

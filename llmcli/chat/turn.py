@@ -1,7 +1,7 @@
 """One answer in a session: streamed, saved while it is generated, and kept when it is stopped."""
 
 from collections.abc import Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmcli.chat.conversation import Message
@@ -9,7 +9,6 @@ from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import TemperatureShift
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.answer_json import replay_data
-from llmcli.inference.engine import Engine, Request
 from llmcli.params.settings import ResolvedSettings, fields, to_datum
 
 _NOT_RECORDED = ("prompt", "file", "pull", "offline", "model_folders")  # they do not describe how an answer is made
@@ -41,8 +40,8 @@ class Turn:
         session.begin_answer(self.parent, model=self.answer.engine.name, params=_params(self.resolved))
         reason = "error"
         try:
-            if self.continued and self.continued.reasoning:
-                session.add_piece("think", self.continued.reasoning)
+            if answer.reasoning:
+                session.add_piece("think", answer.reasoning)
             is_prefill = bool(self.continued and self.continued.content)  # it comes first and is on the screen already
             for kind, text in answer.parts():
                 session.add_piece(kind, text)
@@ -73,16 +72,6 @@ class Turn:
         return self.session.end_answer(
             answer.text, answer.reasoning, finish_reason=reason, timings=timings, replay=replay
         )
-
-
-def start_answer(engine: Engine, request: Request, continued: Message | None) -> Answer:
-    """A new answer, or one that continues `continued`, whose text is in the prompt already."""
-    if continued:
-        request.starts_in_reasoning = inside = bool(continued.reasoning and not continued.content)
-        request.settings = replace(request.settings, prefill=None if inside else continued.content or None)
-    answer = Answer(engine, request)
-    answer.reasoning = continued.reasoning if continued else ""
-    return answer
 
 
 def _params(resolved: ResolvedSettings) -> dict[str, Any]:

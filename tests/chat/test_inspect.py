@@ -1,6 +1,5 @@
 """The tokens of an answer, their candidates, and branches that start at one of them."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +162,11 @@ def test_an_inspection_does_not_change_the_next_answer(controller: ChatControlle
 
 
 def inspector_of(
-    local: LocalEngine, text: str, prompt: str = "Say it:", inside: bool = False, **values: Any
+    local: LocalEngine, text: str, prompt: str = "Say it:", reasoning: str = "", **values: Any
 ) -> AnswerInspector:
     """An answer of this text."""
     vocab, settings = local.model.vocab, Settings(seed=1, **values)
-    request = Request(Prompt.of_tokens(prompt, vocab.tokenize(prompt)), settings, starts_in_reasoning=inside, trace=0)
+    request = Request(Prompt.of_tokens(prompt, vocab.tokenize(prompt)), settings, reasoning=reasoning, trace=0)
     answer = Answer(local, request)
     local.start(request).close()  # lets the tags of reasoning show
     tokens = vocab.tokenize(text, parse_special=True)
@@ -197,8 +196,8 @@ def test_a_branch_starts_with_the_text_and_the_other_token(local: LocalEngine) -
     assert inspector.text_before(1, dog) == ("The dog", "")
     assert inspector.text_before(3, dog) == ("The cat sat dog", "")
     assert inspector_of(local, " well.", prefill="All is").text_before(1, dog) == ("All is well dog", "")
-    in_reasoning = replace(inspector, continued=Message(2, 1, "assistant", "", reasoning="Hm."))
-    assert in_reasoning.text_before(1, dog) == ("The dog", "Hm.")
+    after_reasoning = inspector_of(local, " well.", prefill="All is", reasoning="Hm.")
+    assert after_reasoning.text_before(1, dog) == ("All is well dog", "Hm.")
 
 
 def test_a_part_of_a_character_cannot_begin_a_branch(local: LocalEngine) -> None:
@@ -221,9 +220,8 @@ def test_a_branch_within_the_reasoning_continues_it(local: LocalEngine) -> None:
     dog = local.model.vocab.tokenize(" dog")[0]
     assert inspector.text_before(then, dog) == ("", "A cat, dog")
     assert inspector.text_before(the + 1, dog) == ("The dog", "A cat, then.")
-    inside = inspector_of(local, " then.\n</think>\n\nThe cat.", "<think>A cat,", inside=True)
-    in_reasoning = replace(inside, continued=Message(2, 1, "assistant", "", reasoning="A cat,"))
-    assert in_reasoning.text_before(0, dog) == ("", "A cat, dog")
+    inside = inspector_of(local, " then.\n</think>\n\nThe cat.", "<think>A cat,", "A cat,")
+    assert inside.text_before(0, dog) == ("", "A cat, dog")
 
 
 @pytest.mark.parametrize("at", [0, "The"])

@@ -117,8 +117,8 @@ def _compare(chat: ChatApp, path: Sequence[Message], new: bool, variants: Sequen
 
 
 def _answer_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
-    compared = chat.compare_session.comparison.results if chat.compare_session else []
-    return matching(((str(number), one.variant.label) for number, one in enumerate(compared, 1)), start)
+    compared = chat.compare_session.comparison.answers if chat.compare_session else []
+    return matching(((str(number), one.request.label) for number, one in enumerate(compared, 1)), start)
 
 
 @command(
@@ -137,5 +137,5 @@ def keep(chat: ChatApp, argument: str) -> None:
         raise UsageError("/keep takes the number of an answer", "try /keep 2")
     chat.turn = compare_session.keep(number)
     chat.pending = [one for one in chat.pending if one not in compare_session.question.attachments]
-    label = compare_session.comparison.results[number - 1].variant.label
+    label = compare_session.comparison.answers[number - 1].request.label
     console.note(f"kept answer {number} ({label}): the conversation continues from it")
