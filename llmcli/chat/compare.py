@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from llmcli.chat.controller import ChatController
+from llmcli.chat.controller import ChatController, Turn
 from llmcli.chat.conversation import Message
-from llmcli.chat.turn import Turn
 from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
 from llmcli.inference.comparison import Comparison, Variant

@@ -18,8 +18,7 @@ from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:
-    from llmcli.chat.controller import ChatController
-    from llmcli.chat.turn import Turn
+    from llmcli.chat.controller import ChatController, Turn
     from llmcli.inference.engine import TokenInspector
 
 
@@ -142,8 +141,8 @@ def _from_text(controller: "ChatController", message: Message, before: Sequence[
         system, grammar = system_text(settings), grammar_text(settings)
     settings = controller.prompt_builder.with_plain_stop(replace(settings, seed=settings.seed or 0))
     window = controller.window(before)
-    prompt = controller.prompt_builder.prompt_for(window, system, settings)
-    whole = controller.prompt_builder.prompt_for(window, system, settings, message)
+    prompt = controller.prompt_builder.prompt(window, system, settings)
+    whole = controller.prompt_builder.prompt(window, system, settings, message)
     start = prompt.n_common(whole)
     shared = replace(prompt, chunks=(TokenChunk(prompt.tokens[:start]),))
     answer = Answer(controller.engine, Request(shared, settings, grammar))

@@ -151,7 +151,7 @@ class Replay:
         if recorded.request is None:
             prompt_builder = PromptBuilder(self.engine, template)
             self.settings = settings = prompt_builder.with_plain_stop(settings)
-            return prompt_builder.prompt_for(recorded.path, recorded.system, settings, recorded.continued)
+            return prompt_builder.prompt(recorded.path, recorded.system, settings, recorded.continued)
         options = replace(template, prefill=settings.prefill or "", thinking=settings.think != "off")
         return self.engine.render(recorded.request, options)
 

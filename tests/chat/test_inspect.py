@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.controller import ChatController
+from llmcli.chat.controller import ChatController, Turn
 from llmcli.chat.conversation import Message
 from llmcli.chat.inspect import AnswerInspector, last_answer
-from llmcli.chat.turn import Turn
 from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
@@ -63,9 +62,10 @@ def test_the_token_that_ended_the_answer_can_be_inspected(controller: ChatContro
 def test_temperature_shifts_are_repeated(controller: ChatController) -> None:
     controller.session.add("user", ASKED)
     turn = controller.answer(controller.session.conversation.path())
+    assert turn.answer.request.live_shift
     for number, _ in enumerate(turn.parts()):
         if number == 3:
-            turn.live_shift.add(0.6)
+            turn.answer.request.live_shift.add(0.6)
     inspector = last_answer(controller, turn)
     moved = next(one.i for one in inspector.traces if one.temperature == pytest.approx(1.5))
     found = inspector.inspector.inspect(moved, 5)

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.controller import ChatController
+from llmcli.chat.controller import ChatController, Turn
 from llmcli.chat.recorded_answer import RecordedAnswer, from_session
 from llmcli.chat.replay import Replay, replay_settings
 from llmcli.chat.sessions.session import Session
-from llmcli.chat.turn import Turn
 from llmcli.engine.events import FinishReason, TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data

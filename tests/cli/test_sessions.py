@@ -10,8 +10,8 @@ import typer
 from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import sessions
-from llmcli.config.config_file import set_value
 from llmcli.cli.chat import open_session
+from llmcli.config.config_file import set_value
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from tests.conftest import Run
 

@@ -25,7 +25,7 @@ from llmcli.ui.terminal.output import print_line, to_stderr, warn_ineffective, w
 if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
     from llmcli.chat.compare import CompareSession
-    from llmcli.chat.turn import Turn
+    from llmcli.chat.controller import Turn
     from llmcli.inference.engine import Engine
 
 _HINT = ("Ask anything", "/ for commands", "Ctrl-C stops", "Ctrl-D leaves")
@@ -302,7 +302,7 @@ def status_line(chat: "ChatApp") -> str:
     controller = chat.controller
     local, settings = controller.engine, controller.settings
     # Of a path the end, which distinguishes models.
-    parts = [local.name if local else Path(str(settings.model)).name, controller.character or ""]
+    parts = [local.name if local else Path(str(settings.model)).name, chat.session.character]
     if local is None and controller.loading:
         parts.append("cannot be loaded" if controller.loading.failed else controller.loading.status)
     if local:
