@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from llmcli.chat.conversation import MessageId
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.files import read_text
+from llmcli.files import convert, read_text
 from llmcli.inference.request import is_inline
 from llmcli.params.settings import CODE_KEYS, fields, find, to_datum
 
@@ -46,12 +46,17 @@ class CharacterChange(Struct, tag="character", tag_field="type"):
 
 
 Event = HeadMove | SettingChange | SettingReset | CharacterChange
-EVENTS: Mapping[str, type[Event]] = {
-    "head": HeadMove,
-    "set": SettingChange,
-    "unset": SettingReset,
-    "character": CharacterChange,
-}
+_KINDS: tuple[type[Event], ...] = (HeadMove, SettingChange, SettingReset, CharacterChange)
+
+
+def parse_event(data: Mapping[str, Any]) -> Event | None:
+    """The event of a JSON object; None for the header, and for a type that this version does not know.
+
+    Raises:
+        ValueError: if it is not valid, as in a file that was edited or cut.
+    """
+    kind = next((kind for kind in _KINDS if kind.__struct_config__.tag == data.get("type")), None)
+    return convert(data, kind) if kind else None
 
 
 def setting_changes(values: Mapping[str, Any]) -> Iterator[SettingChange | SettingReset]:

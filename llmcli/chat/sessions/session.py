@@ -11,18 +11,18 @@ from msgspec import to_builtins
 from llmcli.chat.conversation import Conversation, Message
 from llmcli.chat.sessions import store
 from llmcli.chat.sessions.events import (
-    EVENTS,
     CharacterChange,
     Event,
     HeadMove,
     SettingChange,
     SettingReset,
+    parse_event,
     saved_key,
     setting_changes,
     typed_setting,
 )
 from llmcli.errors import DiskError, UsageError
-from llmcli.files import convert, read_events
+from llmcli.files import read_events
 from llmcli.text import ellipsize
 
 _MAX_NOTES = 3
@@ -50,7 +50,7 @@ class Session:
         self.notes: list[str] = []
         self._character_keys: set[str] = set()  # the settings that the character has set
         self._flags: dict[str, Any] = {}  # the settings of the command line, below the overrides
-        self._name = name
+        self.name = name  # empty before the first message, unless the user gave one
         self._is_writable = keep
         self._file: store.SessionFile | None = None
         self._unfinished: Message | None = None  # the answer that is being written
@@ -89,11 +89,6 @@ class Session:
         if unfinished := session._read():
             session.conversation.add(unfinished)
         return session
-
-    @property
-    def name(self) -> str:
-        """The name; empty before the first message, unless the user gave one."""
-        return self._file.name if self._file else self._name
 
     @property
     def is_saved(self) -> bool:
@@ -199,7 +194,7 @@ class Session:
             self._file.rename(name)
         else:
             store.require_unused(name)
-        self._name = name
+        self.name = name
 
     def copy(self, name: str) -> "Session":
         """A new session with the same messages and settings, on disk as `name`. Spaces in the name become dashes.
@@ -211,9 +206,8 @@ class Session:
         name = self._valid_name(name)
         store.require_unused(name)
         other = Session(name)
-        for message in self.conversation.messages.values():
-            other.conversation.add(message)
-        other.conversation.move(self.conversation.head)
+        other.conversation.messages.update(self.conversation.messages)
+        other.conversation.head = self.conversation.head
         other.overrides, other._flags = dict(self.overrides), dict(self._flags)
         other.character, other._character_keys = self.character, set(self._character_keys)
         if other.conversation.messages:
@@ -227,16 +221,15 @@ class Session:
 
     def close(self) -> None:
         """Close and unlock the file. A second call does nothing."""
-        self._name, self._is_writable = self.name, False
-        file, self._file = self._file, None
-        if file:
-            file.close()
+        self._is_writable = False
+        if self._file:
+            self._file.close()
+            self._file = None
 
     def _valid_name(self, name: str) -> str:
         if not self._is_writable:
-            raise UsageError(
-                "this session is not saved, because the chat was started with --no-save", "use /export FILE.md"
-            )
+            message = "this session is not saved, because the chat was started with --no-save"
+            raise UsageError(message, "use /export FILE.md")
         return store.to_name(name)
 
     def _read(self) -> Message | None:
@@ -260,18 +253,15 @@ class Session:
         return conversation.with_parent(message) if message and message.id not in conversation.messages else None
 
     def _apply(self, data: Mapping[str, Any], faults: list[str]) -> None:
-        """Do what a line of the file says; a type that this version does not know says nothing."""
+        """Do what a line of the file says."""
         conversation = self.conversation
-        kind = str(data.get("type"))
-        if kind == "message":
-            found = Message.from_data(data)
-            message = conversation.with_parent(found)
-            if message is not found:
-                faults.append(f"message {found.id} follows message {found.parent}, which does not exist")
-            if conversation.messages.get(message.id) != message:  # a line may be there twice
-                conversation.add(message)
-            return
-        match convert(data, EVENTS[kind]) if kind in EVENTS else None:
+        match Message.from_data(data) if data.get("type") == "message" else parse_event(data):
+            case Message() as found:
+                message = conversation.with_parent(found)
+                if message is not found:
+                    faults.append(f"message {found.id} follows message {found.parent}, which does not exist")
+                if conversation.messages.get(message.id) != message:  # a line may be there twice
+                    conversation.add(message)
             case HeadMove(id=head):
                 conversation.move(head)
             case SettingChange() as change:
@@ -290,7 +280,8 @@ class Session:
         is_first = self._is_writable and not self._file
         if is_first:
             try:
-                self._file = store.create_file(self._name, message.content)
+                self._file = store.create_file(self.name, message.content)
+                self.name = self._file.name
             except DiskError as error:  # the next message tries again
                 self._write_error = self._write_error or error
         self.conversation.add(message)

@@ -111,11 +111,6 @@ def new_name(text: str) -> str:
     return f"{date.today().isoformat()}{slug or '-chat'}"
 
 
-def name_taken_error(name: str) -> UsageError:
-    """The error for a name that another session has."""
-    return UsageError(f"session {name!r} already exists", "choose another name")
-
-
 def require_unused(name: str) -> None:
     """Check that no session has this name.
 
@@ -123,7 +118,7 @@ def require_unused(name: str) -> None:
         UsageError: if one has, or the name is not valid.
     """
     if os.path.lexists(path_of(name)):
-        raise name_taken_error(name)
+        raise UsageError(f"session {name!r} already exists", "choose another name")
 
 
 def acquire_lock(name: str) -> "BaseFileLock":
@@ -225,11 +220,11 @@ class SessionFile:
         self._partial = -1  # descriptor of the file of the unfinished answer
         self._lock = acquire_lock(name)  # before the file exists, so that no `--continue` opens it
         try:
+            if new:
+                require_unused(name)
             self.lines = JsonlAppender(path, new)
-        except BaseException as error:
+        except BaseException:
             self._lock.release()
-            if isinstance(error, FileExistsError):
-                raise name_taken_error(name) from None
             raise
         if new:
             self.remove_partial()  # of a deleted session of this name
@@ -266,7 +261,7 @@ class SessionFile:
         """Write what is known of an answer before its first token."""
         with suppress(OSError):  # a full disk is reported when the answer ends
             self._partial = os.open(partial_path(self.lines.path), _PARTIAL, 0o600)
-            os.write(self._partial, encode(event))
+        self.add_piece(event)
 
     def add_piece(self, event: Mapping[str, Any]) -> None:
         """Write a piece of the answer, in a few microseconds."""
