@@ -20,16 +20,16 @@ def find_mentions(text: str) -> list[str]:
 
     An `@` inside a word, as in a mail address, or before a name that is not a file is plain text.
     """
-    mentions = dict.fromkeys(_MENTION.findall(text))  # a pasted text may have one word a hundred thousand times
-    names = (_without_punctuation(bare) or double or single for double, single, bare in mentions)
-    return [name for name in dict.fromkeys(names) if _is_file(name)]
-
-
-def _without_punctuation(word: str) -> str:
-    """`word` without the least punctuation at its end that leaves the name of a file; "" if none does."""
-    least = len(word.rstrip(_PUNCTUATION))
-    most = min(len(word), least + 8)  # no name ends in more punctuation
-    return next((word[:end] for end in range(most, least - 1, -1) if _is_file(word[:end])), "")
+    names: dict[str, None] = {}
+    # A pasted text may have one word a hundred thousand times.
+    for double, single, bare in dict.fromkeys(_MENTION.findall(text)):
+        # Without the least punctuation at the end that leaves the name of a file; no name ends in more than 8.
+        least = len(bare.rstrip(_PUNCTUATION))
+        ends = range(min(len(bare), least + 8), least - 1, -1)
+        name = next((bare[:end] for end in ends if _is_file(bare[:end])), double or single)
+        if _is_file(name):
+            names[name] = None
+    return [*names]
 
 
 def _is_file(name: str) -> bool:

@@ -10,7 +10,7 @@ from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.engine import Request
 from llmcli.inference.sizing import apply_model_defaults
-from llmcli.params.settings import Layer, Settings
+from llmcli.params.settings import Layer
 
 _REQUEST = (
     "Summarize the conversation below, so that it can continue from the summary. Keep names, numbers, decisions, "
@@ -46,7 +46,10 @@ class Compaction:
         """Stream the summary."""
         controller, engine = self._controller, self._controller.engine
         assert engine
-        settings = self._settings(engine.n_ctx)
+        limit, layers = int(engine.n_ctx * _SHARE), controller.layers.above(controller.session.overrides)
+        quiet = Layer("compact", {"max_tokens": limit, "think": "off", "prefill": None, "raw": False})
+        settings = apply_model_defaults(engine.defaults, [*layers, quiet]).settings
+        settings = replace(settings, grammar=None, grammar_file=None, json_schema=None, stop=())
         old = list(self.old)
         while True:  # without the oldest messages, until the request fits
             texts = "\n\n".join(f"{_NAMES[message.role]}: {message.text}" for message in old)
@@ -63,13 +66,6 @@ class Compaction:
                 yield kind, text
         self.text = answer.text.strip()
         self.interrupted = answer.finish_reason == "interrupt"
-
-    def _settings(self, n_ctx: int) -> Settings:
-        layers = self._controller.layers.above(self._controller.session.overrides)
-        assert self._controller.engine
-        quiet = Layer("compact", {"max_tokens": int(n_ctx * _SHARE), "think": "off", "prefill": None, "raw": False})
-        settings = apply_model_defaults(self._controller.engine.defaults, [*layers, quiet]).settings
-        return replace(settings, grammar=None, grammar_file=None, json_schema=None, stop=())
 
     def use(self) -> int:
         """Continue from the summary in a new branch; returns the number of messages that it replaces."""

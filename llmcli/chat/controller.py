@@ -224,7 +224,7 @@ class ChatController:
         starts = [index for index, message in enumerate(window) if message.role == "user"]
         fit = self.fit(path, continued)
         for start in starts[1:]:
-            dropped = sum(self.prompt_builder.count(message) for message in window[:start])
+            dropped = sum(self.prompt_builder.count_tokens(message.text) for message in window[:start])
             if fit.n_prompt - dropped > _FILL_AFTER_DROPPING * fit.n_ctx and start != starts[-1]:
                 continue
             self.window_start = window[start].id
@@ -315,12 +315,11 @@ class Turn:
         finally:
             self._save(reason)
 
-    def keep(self, parent: int | None) -> Message | None:
-        """Save the answer, which is one of several, as an answer to message `parent`; None: it is empty."""
+    def keep(self, parent: int | None) -> None:
+        """Save the answer, which is one of several, as an answer to message `parent`."""
         self.parent = parent
         self._begin()
         self._save(self.answer.finish_reason)
-        return self.message
 
     def _begin(self) -> None:
         settings, origins = self.resolved.settings, self.resolved.origins

@@ -206,22 +206,14 @@ class Conversation:
         self.on_move()
 
     def redo(self) -> None:
-        """Revert the last undo, unless a message was added after it.
-
-        Raises:
-            UsageError: if there is none.
-        """
+        """Revert the last undo, unless a message was added after it. Raises UsageError if there is none."""
         if not self._undone:
             raise UsageError("nothing to redo", "for another answer, use /retry")
         self.head = self._undone.pop()
         self.on_move()
 
     def move(self, head: int | None) -> None:
-        """Make another message the head (None = before the first).
-
-        Raises:
-            UsageError: if the message does not exist.
-        """
+        """Make another message the head (None = before the first). Raises UsageError if the message does not exist."""
         if head is not None and head not in self.messages:
             raise UsageError(f"message {head} does not exist")
         self.head = head

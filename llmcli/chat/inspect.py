@@ -26,23 +26,18 @@ if TYPE_CHECKING:
 class AnswerInspector:
     """An answer as the tokens that follow its prompt; the number of a token is that of its trace, from 0.
 
-    `path` ends with the question. `answer` has its settings and its prompt. Without `traces` it is from an earlier
-    chat: its tokens are made from its text, and may differ from those that were sampled.
+    `answer` has its settings and its prompt. Without `traces` it is from an earlier chat: its tokens are made from its
+    text, and may differ from those that were sampled.
     """
 
     message: Message
-    path: Sequence[Message]
     answer: Answer
     tokens: Sequence[int]
     traces: Sequence[TokenTrace] = ()
 
     @cached_property
     def inspector(self) -> "TokenInspector":
-        """How the engine sampled the tokens.
-
-        Raises:
-            UsageError: when the engine cannot tell.
-        """
+        """How the engine sampled the tokens. Raises UsageError when the engine cannot tell."""
         engine = self.answer.engine
         if not engine.capabilities.inspection:
             raise UsageError(f"{engine.name} does not support /why", "use a model of this machine")
@@ -51,10 +46,6 @@ class AnswerInspector:
     def text(self, number: int) -> str:
         """The text of a token, with control tokens by their names."""
         return self.answer.engine.tokenizer.label(self.tokens[number])
-
-    def ends(self, token: int) -> bool:
-        """Whether the answer ends with this token."""
-        return self.answer.engine.tokenizer.ends(token)
 
     def find(self, text: str) -> int | None:
         """The first token that contains a text, or the first of the tokens that spell it together."""
@@ -121,7 +112,7 @@ def last_answer(controller: "ChatController", turn: "Turn | None") -> AnswerInsp
     if turn and turn.message == message and turn.answer.engine is controller.engine and turn.answer.traces:
         traces = [trace for trace in turn.answer.traces if trace.id is not None]
         tokens = [trace.id for trace in traces if trace.id is not None]
-        inspector = AnswerInspector(message, before, turn.answer, tokens, traces)
+        inspector = AnswerInspector(message, turn.answer, tokens, traces)
     else:
         inspector = _from_text(controller, message, before)
     if not inspector.tokens:
@@ -146,4 +137,4 @@ def _from_text(controller: "ChatController", message: Message, before: Sequence[
     start = prompt.n_common(whole)
     shared = replace(prompt, chunks=(TokenChunk(prompt.tokens[:start]),))
     answer = Answer(controller.engine, Request(shared, settings, grammar))
-    return AnswerInspector(message, before, answer, whole.tokens[start:])
+    return AnswerInspector(message, answer, whole.tokens[start:])

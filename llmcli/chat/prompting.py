@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 
 from llmcli.chat.conversation import Message
 from llmcli.engine.events import Cancellation
@@ -26,7 +27,7 @@ class PromptBuilder:
         self._fixed_template = template
         self._options: tuple[str | None, TemplateOptions] | None = None
         self._last: tuple[tuple[_Messages, TemplateOptions], Prompt] | None = None
-        self._counts: dict[int, tuple[str, int]] = {}
+        self.count_tokens = cache(engine.count_tokens)  # of a text, which is counted once
 
     def read_ahead(
         self, path: Sequence[Message], system: str | None, settings: Settings, cancellation: Cancellation | None = None
@@ -103,14 +104,6 @@ class PromptBuilder:
     def with_plain_stop(self, settings: Settings) -> Settings:
         """The settings for an answer: with the plain template it ends where the user's turn would begin."""
         return settings if self.has_own_template(settings) else with_plain_stop(settings)
-
-    def count(self, message: Message) -> int:
-        """Tokens of a message's text; counted once."""
-        text = message.text
-        counted = self._counts.get(message.id)
-        if counted is None or counted[0] != text:
-            counted = self._counts[message.id] = text, self.engine.count_tokens(text)
-        return counted[1]
 
 
 def as_messages(path: Sequence[Message], system: str | None) -> _Messages:

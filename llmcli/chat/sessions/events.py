@@ -79,11 +79,7 @@ def saved_key(key: str) -> str:
 
 
 def typed_setting(change: SettingChange) -> tuple[str, Any]:
-    """The key and the typed value of a setting.
-
-    Raises:
-        UsageError: if no session can have it.
-    """
+    """The key and the typed value of a setting. Raises UsageError if no session can have it."""
     field = find(change.key)
     if field.key in CODE_KEYS:
         raise UsageError(f"a session file cannot set {field.key} (it runs code)")

@@ -1,8 +1,10 @@
 """The list of sessions, and the search in their messages."""
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import msgspec
@@ -68,8 +70,6 @@ class _Outline:
         with path.open("rb") as file:
             for data in lines_of(file):
                 line = _read_line(data)
-                if not line:
-                    continue
                 if line.type == "message" and line.id not in numbers:
                     parent = line.parent if line.parent in numbers else self.head
                     self.followed.add(parent)
@@ -108,8 +108,8 @@ def search(text: str) -> Iterator[SearchHit]:
                     yield SearchHit(path.stem, line.id, line.role, excerpt, outline.numbers[line.id])
 
 
-def _read_line(data: bytes) -> _Line | None:
-    """A line of a session; None if it is damaged."""
+def _read_line(data: bytes) -> _Line:
+    """A line of a session; without a type if it is damaged."""
     end = data.find(_CONTENT) if data.endswith(b"}\n") else -1
     try:
         if end > 0:  # llmcli writes all that a tree needs before the content, which is long; other programs may not
@@ -118,7 +118,7 @@ def _read_line(data: bytes) -> _Line | None:
                 return line
         return _decode_line(data)
     except (ValueError, RecursionError):
-        return None
+        return _Line()
 
 
 def _content(data: bytes) -> str:
@@ -135,16 +135,8 @@ def _excerpt(content: str, needle: str) -> str:
     at = folded.find(needle)
     if at < 0:
         return ""
-    at = at if len(folded) == len(content) else _index_before_folding(content, at)
+    # The index before case folding, which makes some characters longer.
+    at = bisect_right(list(accumulate(len(char.casefold()) for char in content)), at)
     start = max(0, at - 30)
     excerpt = ("…" if start else "") + content[start : at + len(needle) + 50]
     return " ".join(excerpt.split())
-
-
-def _index_before_folding(text: str, index: int) -> int:
-    """The index in `text` of what is at `index` in its case-folded form, which may be longer."""
-    for at, char in enumerate(text):
-        index -= len(char.casefold())
-        if index < 0:
-            return at
-    return 0

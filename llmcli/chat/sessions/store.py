@@ -29,25 +29,16 @@ def folder() -> Path:
 
 
 def path_of(name: str) -> Path:
-    """The file of the session `name`, whether it exists or not.
-
-    Raises:
-        UsageError: if the name is not valid.
-    """
+    """The file of the session `name`, whether it exists or not. Raises UsageError if the name is not valid."""
     return folder() / (check_name(name, "session") + SUFFIX)
 
 
 def existing_path(name: str) -> Path:
-    """The file of a session that exists.
-
-    Raises:
-        UsageError: if there is none; the hint has similar names.
-    """
+    """The file of a session that exists. Raises UsageError if there is none; the hint has similar names."""
     path = path_of(name)
     if not path.is_file():
-        raise UsageError(
-            f"session not found: {name!r}", similar_name(name) or "list the sessions with `llmcli sessions`"
-        )
+        hint = similar_name(name) or "list the sessions with `llmcli sessions`"
+        raise UsageError(f"session not found: {name!r}", hint)
     return path
 
 
@@ -61,9 +52,7 @@ def find_name(text: str) -> str:
     if path_of(name).is_file():
         return name
     endings = _ending_with(name)
-    if len(endings) == 1:
-        return endings[0]
-    return existing_path(name).stem
+    return endings[0] if len(endings) == 1 else existing_path(name).stem
 
 
 def to_name(text: str) -> str:
@@ -100,23 +89,8 @@ def newest_first() -> list[tuple[float, Path]]:
     return sorted(found, reverse=True)
 
 
-def new_name(text: str) -> str:
-    """A name for a session that begins with this message: the date and its first words; the caller makes it unique."""
-    words = re.findall(r"[A-Za-z0-9]+", text[:200])
-    slug = ""
-    for word in words:
-        if len(slug) + len(word) > 32:
-            break
-        slug += f"-{word.lower()}"
-    return f"{date.today().isoformat()}{slug or '-chat'}"
-
-
 def require_unused(name: str) -> None:
-    """Check that no session has this name.
-
-    Raises:
-        UsageError: if one has, or the name is not valid.
-    """
+    """Check that no session has this name. Raises UsageError if one has, or the name is not valid."""
     if os.path.lexists(path_of(name)):
         raise UsageError(f"session {name!r} already exists", "choose another name")
 
@@ -134,10 +108,8 @@ def acquire_lock(name: str) -> "BaseFileLock":
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UsageError(
-            f"session {name!r} is open in another chat",
-            "close that chat, or choose another session with --session NAME",
-        ) from None
+        hint = "close that chat, or choose another session with --session NAME"
+        raise UsageError(f"session {name!r} is open in another chat", hint) from None
     except OSError as error:
         raise DiskError(f"cannot lock session {name!r}: {error.strerror}") from None
     return lock
@@ -296,7 +268,7 @@ class SessionFile:
 
 
 def create_file(name: str, first: str) -> SessionFile:
-    """A new file with this name, or, if it is empty, with a name from the `first` message.
+    """A new file with this name, or, if it is empty, with a name of the date and the first words of a message.
 
     Raises:
         UsageError: if a session of that name exists.
@@ -304,8 +276,13 @@ def create_file(name: str, first: str) -> SessionFile:
     """
     if name:
         return SessionFile(name, new=True)
-    name = new_name(first)
-    for number in count(1):
+    slug = ""
+    for word in re.findall(r"[A-Za-z0-9]+", first[:200]):
+        if len(slug) + len(word) > 32:
+            break
+        slug += f"-{word.lower()}"
+    name = f"{date.today().isoformat()}{slug or '-chat'}"
+    numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    while True:
         with suppress(UsageError):
-            return SessionFile(name if number == 1 else f"{name}-{number}", new=True)
-    raise AssertionError  # `count` does not end
+            return SessionFile(next(numbered), new=True)

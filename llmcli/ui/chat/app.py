@@ -304,7 +304,7 @@ def status_line(chat: "ChatApp") -> str:
     # Of a path the end, which distinguishes models.
     parts = [local.name if local else Path(str(settings.model)).name, chat.session.character]
     if local is None and controller.loading:
-        parts.append("cannot be loaded" if controller.loading.failed else controller.loading.status)
+        parts.append("cannot be loaded" if controller.loading.error else controller.loading.status)
     if local:
         if chat.n_prompt is None:  # the model was loaded during this prompt
             chat.count()
