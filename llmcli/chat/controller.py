@@ -199,20 +199,18 @@ class ChatController:
         reserve = min(_ANSWER_RESERVE if limit < 0 else limit, n_ctx // 4)
         return PromptFit(len(self.prompt(path, continued).tokens), n_ctx, max(reserve, 1))
 
-    def check_length(self, message: Message) -> None:
+    def check_length(self, draft: Message) -> None:
         """Refuse a message far too long for the context at once: to count its tokens would take many seconds.
 
         Raises:
             ContextOverflowError: if the beginning of the message alone does not fit.
         """
         assert self.engine
-        n_ctx, text = self.engine.n_ctx, message.text
+        n_ctx, text = self.engine.n_ctx, draft.text
         most = n_ctx * _LONG_TOKEN
         if len(text) > most and (n_tokens := self.engine.count_tokens(text[:most])) > n_ctx:
-            raise ContextOverflowError(
-                f"the conversation has more than {n_tokens} tokens, the context has {n_ctx}",
-                "send a shorter message; /file none removes attached files",
-            )
+            message = f"the conversation has more than {n_tokens} tokens, the context has {n_ctx}"
+            raise ContextOverflowError(message, "send a shorter message; /file none removes attached files")
 
     def drop_oldest(self, path: Sequence[Message], continued: Message | None = None) -> int:
         """Drop whole turns, the oldest first, until there is room; returns the number of dropped messages.
@@ -354,10 +352,9 @@ def sliding_window(path: Sequence[Message], first: int | None) -> list[Message]:
 
 def overflow_error(fit: PromptFit) -> ContextOverflowError:
     """The error for a conversation that does not fit."""
-    return ContextOverflowError(
-        f"the conversation has {fit.n_prompt} tokens, the context has {fit.n_ctx}",
-        "make room with /compact, /undo or --overflow oldest, or use a larger --ctx-size",
-    )
+    message = f"the conversation has {fit.n_prompt} tokens, the context has {fit.n_ctx}"
+    hint = "make room with /compact, /undo or --overflow oldest, or use a larger --ctx-size"
+    return ContextOverflowError(message, hint)
 
 
 def chat_setting_keys() -> list[str]:

@@ -3,8 +3,7 @@
 Both may come from others. No file that they name is opened, and no code that they name is run.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -84,20 +83,25 @@ def from_output(text: str, source: str, policy_file: str = "") -> list[RecordedA
     Raises:
         UsageError: when it is not such an object, or needs a policy file that is not allowed.
     """
-    with _naming(source):
+    answers: list[RecordedAnswer] = []
+    where = source  # as an error names it
+    try:
         data = convert(decode_json(text), dict[str, Any])
         if "variants" not in data:
             return [_from_data(data, _Output, source, policy_file)]
-        variants = convert(data, _Comparison).variants
-    return [_from_data(one, _Variant, f"answer {n} of {source}", policy_file) for n, one in enumerate(variants, 1)]
+        for number, variant in enumerate(convert(data, _Comparison).variants, 1):
+            where = f"answer {number} of {source}"
+            answers.append(_from_data(variant, _Variant, where, policy_file))
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}", _WRITE_JSON) from None
+    return answers
 
 
 def _from_data(data: Any, kind: type[_Output], source: str, policy_file: str) -> RecordedAnswer:
     if isinstance(data, dict) and "replay" not in data:
         raise UsageError(f"{source} has no replay data", "create it with `llmcli generate --json`")
-    with _naming(source):
-        output = convert(data, kind)
-        manifest = ReplayManifest.from_data(output.replay)
+    output = convert(data, kind)
+    manifest = ReplayManifest.from_data(output.replay)
     values = _settings(output.params, source, policy_file)
     request = output.prompt if values.get("raw") else to_builtins(output.messages)
     if request is None:
@@ -106,15 +110,6 @@ def _from_data(data: Any, kind: type[_Output], source: str, policy_file: str) ->
     return RecordedAnswer(
         source, output.text, output.reasoning_content, is_complete, values, manifest, request, label=output.label
     )
-
-
-@contextmanager
-def _naming(source: str) -> Iterator[None]:
-    """Name the source in an error of its data."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(f"{source}: {error}", _WRITE_JSON) from None
 
 
 def from_session(session: Session, number: int | None, policy_file: str = "") -> RecordedAnswer:
@@ -184,10 +179,8 @@ def recorded_settings(data: Mapping[str, Any], source: str, policy_file: str) ->
     values = parse_data(data, f"{source}: params")
     recorded = values.get("temp_policy_file")
     if recorded and not policy_file:
-        raise UsageError(
-            f"{source} needs the policy file {recorded[:200]}, which is code",
-            "if you trust it, allow it with --temp-policy-file FILE.py:NAME",
-        )
+        hint = "if you trust it, allow it with --temp-policy-file FILE.py:NAME"
+        raise UsageError(f"{source} needs the policy file {recorded[:200]}, which is code", hint)
     kept = {key: value for key, value in values.items() if key not in _OMITTED}
     return {**kept, "temp_policy_file": policy_file if recorded else None}
 
