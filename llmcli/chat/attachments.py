@@ -37,12 +37,7 @@ def _is_file(name: str) -> bool:
 
 
 def attach(path: str) -> Attachment:
-    """The file as an attachment.
-
-    Raises:
-        UsageError: when the name is empty.
-        DiskError: when it is missing, a folder, a pipe or a device, too large, binary or not readable.
-    """
+    """The file as an attachment. Raises DiskError if it is not a readable text file, UsageError for an empty name."""
     full = os.path.expanduser(path)
     if os.path.exists(full) and not os.path.isfile(full) and not os.path.isdir(full):
         raise DiskError(f"{path} is a device or a pipe", "give a regular file")  # reading it might never end
@@ -52,10 +47,7 @@ def attach(path: str) -> Attachment:
 def expand(pattern: str) -> list[str]:
     """The files that `pattern` matches, sorted; only itself if it has no `*`, `?` or `[`, or is the name of a file.
 
-    As in a shell, a hidden file matches only a pattern with the dot.
-
-    Raises:
-        DiskError: when none or too many match.
+    As in a shell, a hidden file matches only a pattern with the dot. Raises DiskError if none or too many match.
     """
     full = os.path.expanduser(pattern)
     if not glob.has_magic(full) or os.path.lexists(full):

@@ -19,12 +19,11 @@ CHECKING = "checking the file"
 
 
 class BackgroundLoad:
-    """One load. `status` is its progress; `on_end` is called in its thread at the end, also after an error."""
+    """One load; `on_end` is called in its thread at the end, also after an error."""
 
-    def __init__(self, load: Load, on_end: Callable[[], None] | None = None) -> None:
-        self.status = CHECKING
-        self._load = load
-        self._on_end = on_end
+    def __init__(self, load: Load, on_end: Callable[[], None] = lambda: None) -> None:
+        self.status = CHECKING  # its progress
+        self._load, self._on_end = load, on_end
         self._cancellation = Cancellation()
         self.prompt_builder: PromptBuilder | None = None  # of the model, once it is loaded
         self.error: BaseException | None = None
@@ -38,8 +37,7 @@ class BackgroundLoad:
             self.prompt_builder = prompt_builder
         except BaseException as error:  # raised in the main thread, by `wait`
             self.error = error
-        if self._on_end:
-            self._on_end()
+        self._on_end()
 
     @property
     def engine(self) -> "Engine | None":
@@ -47,10 +45,9 @@ class BackgroundLoad:
         return self.prompt_builder.engine if self.prompt_builder else None
 
     def wait(self, tick: Callable[[str], bool]) -> "Engine | None":
-        """The model, once it is loaded. `tick(status)` is called meanwhile; if it returns False, the result is None.
+        """The model, once it is loaded. Raises the error of the load.
 
-        Raises:
-            LlmcliError: the error of the load.
+        `tick(status)` is called meanwhile; if it returns False, the result is None.
         """
         begin = perf_counter()
         while self._thread.is_alive():

@@ -25,11 +25,7 @@ class Compaction:
     """A summary of the oldest messages of `path`. Iterate over `parts()`, change `text` if needed, then call `use`."""
 
     def __init__(self, controller: ChatController, path: Sequence[Message], keep: int | None = None) -> None:
-        """Summarize the messages in `path`, apart from the last `keep` turns (None = 2).
-
-        Raises:
-            UsageError: if there is nothing to summarize.
-        """
+        """Summarize `path` without the last `keep` turns (None = 2). Raises UsageError if there is too little."""
         starts = [index for index, message in enumerate(path) if message.role == "user"]
         keep = min(_KEPT_TURNS if keep is None else keep, len(starts) - 1)
         cut = starts[-keep] if keep > 0 else len(path)

@@ -15,12 +15,7 @@ class CompareSession:
     def __init__(
         self, controller: ChatController, path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int
     ) -> None:
-        """`seed` is for the variants that do not have their own.
-
-        Raises:
-            ContextOverflowError: when the prompt leaves no room for a single token.
-            UsageError: for settings that are not valid.
-        """
+        """Make the requests; `seed` is for variants without their own. Raises as `ChatController.answer` does."""
         self.session = controller.session
         self.question = path[-1]
         self._new = new
@@ -33,11 +28,7 @@ class CompareSession:
         self.comparison = Comparison([turn.answer for turn in self.turns])
 
     def keep(self, number: int) -> Turn:
-        """Continue with answer `number`, from 1: it follows the question, in its own branch.
-
-        Raises:
-            UsageError: when the answer does not exist or is empty.
-        """
+        """Continue with answer `number`, from 1, in its own branch. Raises UsageError if it is missing or empty."""
         if not 0 < number <= len(self.turns):
             raise UsageError(f"answer {number} does not exist", f"give a number from 1 to {len(self.turns)}")
         turn = self.turns[number - 1]

@@ -54,18 +54,15 @@ class PromptFit:
 
 
 class ChatController:
-    """A session with a model: `loading` is the load of the model, `layers` are the settings below the session.
-
-    `window_start` is the id of the oldest message that the model reads (None = all).
-    """
+    """A session with a model."""
 
     def __init__(
         self, session: Session, layers: LayerStack, load: Callable[[Settings, ReadAhead], "BackgroundLoad"]
     ) -> None:
         """`load` starts to load a model; before it ends, it calls its second argument with the prompts of the model."""
         self.session = session
-        self.layers = layers
-        self.window_start: int | None = None
+        self.layers = layers  # the settings below the session
+        self.window_start: int | None = None  # the oldest message that the model reads (None = all)
         self._start_loading = load
         self._resolved: ResolvedSettings | None = None
         self._resolved_for: Engine | None = None
@@ -125,11 +122,7 @@ class ChatController:
         return self.resolved().settings
 
     def parse(self, name: str, text: str) -> tuple[str, Any]:
-        """The key and the typed value of the text after `/set`.
-
-        Raises:
-            UsageError: names the setting, the rule and the value.
-        """
+        """The key and the typed value of the text after `/set`. Raises UsageError for one that is not valid here."""
         field = find(name)
         if field.key in _NOT_IN_CHAT:
             raise UsageError(f"{field.key} cannot be set in a running chat", _NOT_IN_CHAT[field.key])
@@ -143,11 +136,7 @@ class ChatController:
         return field.key, value
 
     def set(self, key: str, value: Any) -> None:
-        """Give a setting a typed value for the rest of the session.
-
-        Raises:
-            UsageError: for the name of a preset that does not exist.
-        """
+        """Give a setting a typed value for the rest of the session. Raises UsageError for an unknown preset."""
         self.layers.above({**self.session.overrides, key: value})
         if key == "preset" and value:  # the later command wins
             chosen = self.layers.above({key: value})[-2].values
@@ -184,10 +173,9 @@ class ChatController:
     def prompt(
         self, path: Sequence[Message], continued: Message | None = None, settings: Settings | None = None
     ) -> "Prompt":
-        """The prompt for an answer to `path` that continues `continued`; with the settings in force if none are given.
+        """The prompt for an answer to `path` that continues `continued`; without `settings`, with those in force.
 
-        Raises:
-            LlmcliError: if the template fails.
+        Raises LlmcliError if the template fails.
         """
         used = settings or self.settings
         return self.prompt_builder.prompt(self.window(path), system_text(used), used, continued)
@@ -202,8 +190,7 @@ class ChatController:
     def check_length(self, draft: Message) -> None:
         """Refuse a message far too long for the context at once: to count its tokens would take many seconds.
 
-        Raises:
-            ContextOverflowError: if the beginning of the message alone does not fit.
+        Raises ContextOverflowError if its beginning alone does not fit.
         """
         assert self.engine
         n_ctx, text = self.engine.n_ctx, draft.text
@@ -215,8 +202,7 @@ class ChatController:
     def drop_oldest(self, path: Sequence[Message], continued: Message | None = None) -> int:
         """Drop whole turns, the oldest first, until there is room; returns the number of dropped messages.
 
-        Raises:
-            ContextOverflowError: if the last message alone is too long.
+        Raises ContextOverflowError if the last message alone is too long.
         """
         before, window = self.window_start, [message for message in self.window(path) if message.role != "summary"]
         starts = [index for index, message in enumerate(window) if message.role == "user"]
@@ -247,9 +233,7 @@ class ChatController:
     ) -> "Turn":
         """An answer to `path` with the settings in force, and those in `extra` above them.
 
-        Raises:
-            ContextOverflowError: if the prompt leaves no room for a single token.
-            UsageError: for a grammar that does not parse.
+        Raises ContextOverflowError if there is no room for a token, UsageError for a grammar that does not parse.
         """
         from llmcli.engine.events import TemperatureShift
         from llmcli.inference.answer import Answer
@@ -276,24 +260,20 @@ class ChatController:
 
 @dataclass
 class Turn:
-    """One answer in a session. Iterate over `parts()`; afterwards `message` is what was saved (None: it is empty).
-
-    `parent` is the question, and `continued` the answer that this one continues, whose text is in the prompt already.
-    """
+    """One answer in a session. Iterate over `parts()` to stream it and to save it."""
 
     session: Session
     answer: "Answer"
     resolved: ResolvedSettings
-    parent: int | None
-    continued: Message | None = None
+    parent: int | None  # the question
+    continued: Message | None = None  # the answer that this one continues, whose text is in the prompt already
     first: int | None = None  # the first message in the prompt, if it does not contain all
-    message: Message | None = field(init=False, default=None)
+    message: Message | None = field(init=False, default=None)  # what was saved; None: it is empty
 
     def parts(self) -> "Generator[Part, None, None]":
         """The parts of the answer as they are generated, without those of `continued`; a kill loses none.
 
-        Raises:
-            LlmcliError: see `Answer.parts`; the text so far is saved before.
+        Raises as `Answer.parts` does; the text so far is saved before.
         """
         session, answer, reason = self.session, self.answer, "error"
         self._begin()

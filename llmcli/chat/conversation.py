@@ -30,25 +30,20 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message; `role` is user, assistant or summary (of the earlier messages).
-
-    `params` are the settings of an answer that are not defaults, and its seed, as JSON data. `finish_reason` is empty
-    for messages of the user; `edited` and `greeting` mark answers that no model gave. `replay` is the JSON
-    data of the `ReplayManifest` of an answer. A message that is read from a file has these types and ranges.
-    """
+    """One message. One that is read from a file has these types and ranges."""
 
     id: MessageId
     parent: MessageId | None
-    role: Annotated[str, Meta(pattern=r"^(user|assistant|summary)\Z")]
+    role: Annotated[str, Meta(pattern=r"^(user|assistant|summary)\Z")]  # a summary is of the earlier messages
     content: str = ""
     reasoning: str = ""
     attachments: tuple[Attachment, ...] = ()
     time: float = 0.0  # seconds since 1970
     model: str = ""
-    params: Mapping[str, Any] = field(default_factory=dict)
-    finish_reason: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)  # settings that are not defaults, and the seed, as JSON
+    finish_reason: str = ""  # of an answer; "edited" and "greeting" mark those that no model gave
     timings: Mapping[str, float] = field(default_factory=dict)
-    replay: Mapping[str, Any] = field(default_factory=dict)
+    replay: Mapping[str, Any] = field(default_factory=dict)  # the JSON data of a `ReplayManifest`
 
     @property
     def text(self) -> str:
@@ -59,8 +54,7 @@ class Message:
     def from_data(cls, data: Mapping[str, Any]) -> "Message":
         """The message of a JSON object, without values that no setting and no timing can have.
 
-        Raises:
-            ValueError: if it is not a valid message.
+        Raises ValueError if it is not a valid message.
         """
         from llmcli.inference.answer_json import ReplayManifest  # which a list of sessions does not need
 
@@ -128,8 +122,7 @@ class Conversation:
     def add(self, message: Message) -> None:
         """Add a message to the tree and make it the head.
 
-        Raises:
-            UsageError: if its id is taken or its parent does not exist, as in a file that was edited.
+        Raises UsageError if its id is taken or its parent does not exist, as in a file that was edited.
         """
         if message.id in self.messages:
             raise UsageError(f"there are two messages with the id {message.id}")
@@ -177,10 +170,8 @@ class Conversation:
     def undo(self, turns: int) -> list[Message]:
         """Go back to before the last `turns` messages of the user; returns the messages that are left behind.
 
-        Where the oldest of them is a new version of a message, go back to the branch with the old one.
-
-        Raises:
-            UsageError: if there are fewer.
+        Where the oldest of them is a new version of a message, go back to the branch with the old one. Raises
+        UsageError if there are fewer.
         """
         path = self.path()
         starts = [index for index, message in enumerate(path) if message.role == "user"]

@@ -30,16 +30,11 @@ _MAX_MARKDOWN = 200_000  # characters; a longer text is not rendered
 
 
 def format_of(path: Path) -> str:
-    """The format of a file, by its suffix: md, txt, json, html, or svg (which `ui` draws).
-
-    Raises:
-        UsageError: if the suffix is not known.
-    """
-    name = _FORMATS.get(path.suffix.lower())
-    if name is None:
-        hint = "use a name that ends in .md, .txt, .json, .html or .svg (a picture)"
-        raise UsageError(f"unknown export format: {path.name!r}", hint)
-    return name
+    """The format of a file: md, txt, json, html, or svg (which `ui` draws). Raises UsageError for another suffix."""
+    if name := _FORMATS.get(path.suffix.lower()):
+        return name
+    hint = "use a name that ends in .md, .txt, .json, .html or .svg (a picture)"
+    raise UsageError(f"unknown export format: {path.name!r}", hint)
 
 
 def export(

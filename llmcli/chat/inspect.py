@@ -70,8 +70,7 @@ class AnswerInspector:
     ) -> int | None:
         """The candidate of this rank (1 is the most likely) at token `number`; None when the search was stopped.
 
-        Raises:
-            UsageError: when there are not so many.
+        Raises UsageError if there are not so many.
         """
         if not 0 < rank <= self.answer.engine.tokenizer.n_tokens:
             raise UsageError(f"candidate {rank} does not exist", f"list the candidates with /alternatives {number}")
@@ -80,8 +79,7 @@ class AnswerInspector:
     def text_before(self, number: int, token: int) -> tuple[str, str]:
         """Answer and reasoning before token `number`, followed by `token`.
 
-        Raises:
-            UsageError: when the model cannot continue this text.
+        Raises UsageError if the model cannot continue this text.
         """
         answer, vocab = self.answer, self.answer.engine.tokenizer
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -101,8 +99,7 @@ class AnswerInspector:
 def last_answer(controller: "ChatController", turn: "Turn | None") -> AnswerInspector:
     """The last answer of the current branch; `turn` is the last one of this chat.
 
-    Raises:
-        UsageError: when there is none, or it has no tokens.
+    Raises UsageError if there is none, or it has no tokens.
     """
     path = controller.session.conversation.path()
     index = next((index for index in reversed(range(len(path))) if path[index].role == "assistant"), None)

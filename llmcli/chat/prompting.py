@@ -46,8 +46,7 @@ class PromptBuilder:
     ) -> Prompt:
         """The prompt for an answer to `path`: a new one, with the prefill of the settings, or the rest of `continued`.
 
-        Raises:
-            LlmcliError: when the template fails.
+        Raises LlmcliError if the template fails.
         """
         if not continued:
             return self._render(path, system, settings, settings.prefill or "")
@@ -68,7 +67,6 @@ class PromptBuilder:
         return reasoning + (f"\n{closing_tag}\n\n{continued.content}" if continued.content else "")
 
     def _render(self, path: Sequence[Message], system: str | None, settings: Settings, prefill: str = "") -> Prompt:
-        """The prompt for an answer that begins with `prefill`."""
         if settings.raw:
             text = "".join(message.text for message in path)
             return self.engine.render(text, TemplateOptions("", prefill=prefill))

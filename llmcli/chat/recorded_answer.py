@@ -56,32 +56,26 @@ class _Comparison(Struct):
 
 @dataclass(frozen=True)
 class RecordedAnswer:
-    """An answer with all that is needed to generate it again; `values` are the typed settings by key.
-
-    `request` is as in `Prompt`; or it is None, and `path` has the messages of a session, `system` its system prompt and
-    `continued` the answer that this one continues.
-    """
+    """An answer with all that is needed to generate it again."""
 
     source: str
     text: str
     reasoning: str
     is_complete: bool  # the model or a limit ended it
-    values: Mapping[str, Any]
+    values: Mapping[str, Any]  # the typed settings by key
     manifest: ReplayManifest
-    request: Sequence[Mapping[str, Any]] | str | None = None
-    path: Sequence[Message] = ()
+    request: Sequence[Mapping[str, Any]] | str | None = None  # as in `Prompt`; None: it is made of the messages
+    path: Sequence[Message] = ()  # the messages of a session
     system: str | None = None
-    continued: Message | None = None
+    continued: Message | None = None  # the answer that this one continues
     label: str = ""
 
 
 def from_output(text: str, source: str, policy_file: str = "") -> list[RecordedAnswer]:
     """The answer in one JSON object of `llmcli generate --json`, or all answers of `compare --json`, with their labels.
 
-    `policy_file` (FILE.py:NAME) is the one that the user allows.
-
-    Raises:
-        UsageError: when it is not such an object, or needs a policy file that is not allowed.
+    `policy_file` (FILE.py:NAME) is the one that the user allows; UsageError is raised if another one is needed, or the
+    text is not such an object.
     """
     answers: list[RecordedAnswer] = []
     where = source  # as an error names it
@@ -115,8 +109,7 @@ def _from_data(data: Any, kind: type[_Output], source: str, policy_file: str) ->
 def from_session(session: Session, number: int | None, policy_file: str = "") -> RecordedAnswer:
     """An answer of the current branch: the one of message `number` as /history counts (from 1), or the last one.
 
-    Raises:
-        UsageError: when there is none, it has no replay data, or it needs a policy file that is not allowed.
+    Raises UsageError if there is none, it has no replay data, or it needs a policy file that is not allowed.
     """
     path = session.conversation.path()
     message = _find_answer(path, number, session.name)
@@ -173,8 +166,7 @@ def _settings(data: Mapping[str, Any], source: str, policy_file: str) -> dict[st
 def recorded_settings(data: Mapping[str, Any], source: str, policy_file: str) -> dict[str, Any]:
     """The typed settings without those that may name a file, with the policy file that the user allows, if one is used.
 
-    Raises:
-        UsageError: for a setting that is not valid, or a policy file that is not allowed.
+    Raises UsageError for a setting that is not valid, or a policy file that is not allowed.
     """
     values = parse_data(data, f"{source}: params")
     recorded = values.get("temp_policy_file")

@@ -42,16 +42,11 @@ def replay_settings(recorded: RecordedAnswer, model: str | None, current: Settin
 
 @dataclass(frozen=True)
 class Difference:
-    """The first token that differs.
+    """The first token that differs, and its text in the two answers; empty where the answer ends before."""
 
-    `token` is its number in the answer from 0, as in a trace, and `offset` the number of characters before it. `part`
-    is "answer", or "think" for the reasoning. `recorded` and `replayed` are its text in the two answers; empty where
-    the answer ends before.
-    """
-
-    token: int
-    offset: int
-    part: str
+    token: int  # its number in the answer from 0, as in a trace
+    offset: int  # characters before it
+    part: str  # "answer", or "think" for the reasoning
     recorded: str
     replayed: str
 
@@ -67,12 +62,7 @@ class Replay:
     def __init__(
         self, engine: Engine, recorded: RecordedAnswer, settings: Settings, cancellation: Cancellation | None = None
     ) -> None:
-        """Make the request of the recorded answer.
-
-        Raises:
-            UsageError: when the engine cannot repeat it.
-            LlmcliError: when the chat template is missing or fails.
-        """
+        """Make the request. Raises UsageError if the engine cannot repeat it, LlmcliError if the template fails."""
         if not engine.capabilities.replay:
             raise UsageError(f"{engine.name} does not support replay", "use a model of this machine")
         self.recorded = recorded
@@ -106,8 +96,7 @@ class Replay:
     def parts(self) -> Iterator[Part]:
         """The parts of the answer as they come, to its end or to where it was stopped the first time.
 
-        Raises:
-            LlmcliError: as `Answer.parts` does, and when the recorded batches do not fit the prompt.
+        Raises as `Answer.parts` does, and UsageError if the recorded batches do not fit the prompt.
         """
         answer, manifest = self.answer, self.recorded.manifest
         engine, request = answer.engine, answer.request

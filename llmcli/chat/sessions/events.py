@@ -52,8 +52,7 @@ _KINDS: tuple[type[Event], ...] = (HeadMove, SettingChange, SettingReset, Charac
 def parse_event(data: Mapping[str, Any]) -> Event | None:
     """The event of a JSON object; None for the header, and for a type that this version does not know.
 
-    Raises:
-        ValueError: if it is not valid, as in a file that was edited or cut.
+    Raises ValueError if it is not valid, as in a file that was edited or cut.
     """
     kind = next((kind for kind in _KINDS if kind.__struct_config__.tag == data.get("type")), None)
     return convert(data, kind) if kind else None

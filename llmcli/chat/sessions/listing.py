@@ -16,10 +16,10 @@ from llmcli.files import lines_of
 
 @dataclass(frozen=True, slots=True)
 class SessionSummary:
-    """A session as a list shows it; `title` is the beginning of the first message of the user."""
+    """A session as a list shows it."""
 
     name: str
-    title: str
+    title: str  # the beginning of the first message of the user
     n_messages: int  # of the current branch
     n_branches: int
     size: int  # bytes
@@ -28,13 +28,13 @@ class SessionSummary:
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """A message that contains the search text; `number` is its place in its branch, as /history counts."""
+    """A message that contains the search text."""
 
     session: str
     id: int
     role: str
     excerpt: str
-    number: int
+    number: int  # its place in its branch, as /history counts
 
 
 class _Line(msgspec.Struct, gc=False):  # it lives shortly, and a list has many

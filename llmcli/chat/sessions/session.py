@@ -27,27 +27,23 @@ from llmcli.text import ellipsize
 
 _MAX_NOTES = 3
 _IDS = re.compile(rb'"(?:id|parent)":\s*(\d{1,8})\b')  # far below the largest id, so that others are free
-_MAX_NAME = 100  # letters in the name of a character
 _WRITE_HINT = "free some space or make the folder writable; the chat continues, but it is not saved"
 
 
 class Session:
     """One conversation on disk. The first message creates the file; an unfinished answer has a file beside it.
 
-    `conversation` is for reading, and for moves between its messages: each new head is written at once. `overrides` are
-    the typed settings that were changed in the chat, by key. The file has these and the settings of the command line,
-    all as the same event: a session that is opened again has the same settings in force, and there `/reset` removes
-    them all. `character` is the name of the character that answers, or empty. `notes` tell the user what is wrong with
-    the file. With `keep` False nothing is written.
-
-    A full disk does not end a conversation: `end_answer` raises once, and all is written as soon as there is room.
+    The file has the settings of the chat and those of the command line as the same event: a session that is opened
+    again has the same settings in force, and there `/reset` removes them all. A full disk does not end a conversation:
+    `end_answer` raises once, and all is written as soon as there is room.
     """
 
     def __init__(self, name: str = "", keep: bool = True) -> None:
-        self.conversation = Conversation(self._save_head)
-        self.overrides: dict[str, Any] = {}
-        self.character = ""
-        self.notes: list[str] = []
+        """With `keep` False nothing is written."""
+        self.conversation = Conversation(self._save_head)  # for reading, and for moves: each new head is written
+        self.overrides: dict[str, Any] = {}  # typed settings that were changed in the chat, by key
+        self.character = ""  # the name of the one that answers
+        self.notes: list[str] = []  # what is wrong with the file, for the user
         self._character_keys: set[str] = set()  # the settings that the character has set
         self._flags: dict[str, Any] = {}  # the settings of the command line, below the overrides
         self.name = name  # empty before the first message, unless the user gave one
@@ -61,9 +57,8 @@ class Session:
     def load(cls, name: str) -> "Session":
         """Open a session that exists, by its name or the end of it, and lock it.
 
-        Raises:
-            UsageError: if there is none, another chat has it open, or a newer version wrote it.
-            DiskError: if it cannot be read.
+        Raises UsageError if there is none, another chat has it open, or a newer version wrote it; DiskError if it
+        cannot be read.
         """
         session = cls(store.find_name(name))
         file = session._file = store.SessionFile(session.name)
@@ -82,8 +77,7 @@ class Session:
     def read(cls, name: str) -> "Session":
         """Read a session, which another chat may have open, by its name or the end of it; nothing is written.
 
-        Raises:
-            UsageError: if there is none, or a newer version wrote it.
+        Raises UsageError if there is none, or a newer version wrote it.
         """
         session = cls(store.find_name(name), keep=False)
         if unfinished := session._read():
@@ -105,8 +99,7 @@ class Session:
     def add(self, role: str, content: str, **more: Any) -> Message:
         """Add a message after the head; it is on disk when this returns.
 
-        Raises:
-            UsageError: if it is the first, and another session has taken the name of this one.
+        Raises UsageError if it is the first, and another session has taken the name of this one.
         """
         return self._append(self.conversation.draft(role, content, **more))
 
@@ -129,8 +122,7 @@ class Session:
     def end_answer(self, content: str, reasoning: str = "", **more: Any) -> Message | None:
         """End the answer. An empty one is not kept.
 
-        Raises:
-            DiskError: once, if the session cannot be saved. The answer is in the conversation nevertheless.
+        Raises DiskError once if the session cannot be saved; the answer is in the conversation nevertheless.
         """
         unfinished, self._unfinished = self._unfinished, None
         message = None
@@ -185,9 +177,7 @@ class Session:
     def rename(self, name: str) -> None:
         """Give the session another name; the file moves with it. Spaces in the name become dashes.
 
-        Raises:
-            UsageError: if the name is taken or not valid, or this session is not saved.
-            DiskError: if the file cannot be moved.
+        Raises UsageError if the name is taken or not valid, or this session is not saved; DiskError if that fails.
         """
         name = self._valid_name(name)
         if self._file:
@@ -199,9 +189,7 @@ class Session:
     def copy(self, name: str) -> "Session":
         """A new session with the same messages and settings, on disk as `name`. Spaces in the name become dashes.
 
-        Raises:
-            UsageError: if the name is taken or not valid, or this session is not saved.
-            DiskError: if it cannot be written.
+        Raises UsageError if the name is taken or not valid, or this session is not saved; DiskError if that fails.
         """
         name = self._valid_name(name)
         store.require_unused(name)
@@ -272,7 +260,7 @@ class Session:
                 self.overrides.pop(key, None)
                 self._character_keys.discard(key)
             case CharacterChange(name=name, keys=keys):
-                self.character = ellipsize(name, _MAX_NAME)
+                self.character = ellipsize(name, 100)
                 self._character_keys = self.overrides.keys() & set(keys)
 
     def _append(self, message: Message) -> Message:

@@ -45,8 +45,7 @@ def existing_path(name: str) -> Path:
 def find_name(text: str) -> str:
     """The full name of a session that exists: `text`, or the one name that ends with it (`-help` of 2026-11-28-help).
 
-    Raises:
-        UsageError: if there is none, or several end with it.
+    Raises UsageError if there is none, or several end with it.
     """
     name = to_name(text)
     if path_of(name).is_file():
@@ -98,9 +97,7 @@ def require_unused(name: str) -> None:
 def acquire_lock(name: str) -> "BaseFileLock":
     """Lock a session for writing, until the lock is released or this process ends.
 
-    Raises:
-        UsageError: if another chat has it open.
-        DiskError: if the file of the lock cannot be written.
+    Raises UsageError if another chat has it open, DiskError if the file of the lock cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -127,9 +124,7 @@ def is_open(name: str) -> bool:
 def remove(name: str) -> None:
     """Delete a session permanently.
 
-    Raises:
-        UsageError: if there is none, or a chat has it open.
-        DiskError: if it cannot be locked or deleted.
+    Raises UsageError if there is none, or a chat has it open; DiskError if it cannot be deleted.
     """
     path = existing_path(name)
     lock = acquire_lock(name)
@@ -145,12 +140,7 @@ def remove(name: str) -> None:
 
 
 def rename(old: str, new: str) -> None:
-    """Rename a session that no chat has open.
-
-    Raises:
-        UsageError: if the new name is taken, or the session is open.
-        DiskError: if it cannot be locked or moved.
-    """
+    """Rename a session that no chat has open. Raises as `SessionFile` and its `rename` do."""
     with closing(SessionFile(old)) as file:
         file.rename(new)
 
@@ -183,9 +173,8 @@ class SessionFile:
     def __init__(self, name: str, new: bool = False) -> None:
         """Open the file of a session, or with `new` create it.
 
-        Raises:
-            UsageError: if it does not exist, or with `new` exists; if another chat has it open.
-            DiskError: if it cannot be opened.
+        Raises UsageError if it does not exist, or with `new` exists, or another chat has it open; DiskError if it
+        cannot be opened.
         """
         path = path_of(name) if new else existing_path(name)
         self.name = name
@@ -204,12 +193,7 @@ class SessionFile:
             self.lines.waiting.append(encode({"type": "session", "version": VERSION}))
 
     def rename(self, name: str) -> None:
-        """Rename the session.
-
-        Raises:
-            UsageError: if the name is taken or not valid.
-            DiskError: if the files cannot be moved.
-        """
+        """Rename the session. Raises UsageError if the name is taken or not valid, DiskError if that fails."""
         if name == self.name:
             raise UsageError(f"the name of the session is already {name!r}")
         lines, target = self.lines, path_of(name)
@@ -270,9 +254,7 @@ class SessionFile:
 def create_file(name: str, first: str) -> SessionFile:
     """A new file with this name, or, if it is empty, with a name of the date and the first words of a message.
 
-    Raises:
-        UsageError: if a session of that name exists.
-        DiskError: if the file cannot be created.
+    Raises UsageError if a session of that name exists, DiskError if the file cannot be created.
     """
     if name:
         return SessionFile(name, new=True)
