@@ -59,10 +59,8 @@ class AnswerInspector:
 
     def least_sure(self, cancellation: Cancellation | None = None, progress: Progress | None = None) -> int | None:
         """The token with the highest entropy before the temperature step; None when the search was stopped."""
-        if self.traces:
-            values: Sequence[float] | None = [trace.entropy or 0.0 for trace in self.traces]
-        else:
-            values = self.inspector.entropies(cancellation, progress)
+        sampled = [trace.entropy or 0.0 for trace in self.traces]
+        values = sampled or self.inspector.entropies(cancellation, progress)
         return values.index(max(values)) if values else None
 
     def candidate(
