@@ -1,14 +1,13 @@
-"""The built-in temperature policies, one pure function each, and the step of a token that they see."""
+"""The built-in temperature policies, one pure function each, and what every policy is and sees."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 # Returns the probabilities of the live candidates, the most likely first, and their entropy in nats.
 Distribution = Callable[[], tuple[Sequence[float], float]]
-Function = Callable[..., Any]  # (TokenStep, numbers and Temperatures...) -> the temperature of the token
+Function = Callable[..., float]  # (TokenStep, numbers and Temperatures...) -> the temperature of the token
 
 
 @dataclass(eq=False)
@@ -45,16 +44,35 @@ class TokenStep:
 
     def end(self) -> None:
         """Mark the token as drawn: what was not computed until now raises an error."""
-        self.distribution = _raise_ended
 
+        def fail() -> tuple[Sequence[float], float]:
+            raise RuntimeError(
+                "the candidates of an earlier token are not available: a step is valid only while its token is drawn"
+            )
 
-def _raise_ended() -> tuple[Sequence[float], float]:
-    raise RuntimeError(
-        "the candidates of an earlier token are not available: a step is valid only while its token is drawn"
-    )
+        self.distribution = fail
 
 
 Temperature = Callable[[TokenStep], float]  # a policy as a function; 0 is greedy
+
+
+class Policy:
+    """A temperature policy."""
+
+    def __call__(self, step: TokenStep) -> float:
+        """The temperature of the token; 0 is greedy."""
+        raise NotImplementedError
+
+    def explain(self, _step: TokenStep) -> str:
+        """The part of the policy that the token uses, such as "0.7" of "think=1,answer=0.7"."""
+        return str(self)
+
+    def load(self) -> None:
+        """Load the functions of users.
+
+        Raises:
+            UsageError: when one cannot be loaded, or does not accept its arguments.
+        """
 
 
 @dataclass(frozen=True)
