@@ -10,29 +10,13 @@ from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from inspect import get_annotations
 from types import GenericAlias, MappingProxyType, UnionType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Concatenate,
-    ParamSpec,
-    TypeAlias,
-    TypeGuard,
-    TypeVar,
-    dataclass_transform,
-    get_args,
-    get_type_hints,
-)
+from typing import Any, Concatenate, ParamSpec, TypeGuard, TypeVar, dataclass_transform, get_args, get_type_hints
 
 from llmcli.errors import UsageError
+from llmcli.params.policies.rules import Policy
 
-if TYPE_CHECKING:
-    from llmcli.params.policies.rules import Policy
-
-# What a setting can hold: the largest are a list of texts and the logit biases.
-SettingValue: TypeAlias = (
-    "bool | int | float | str | tuple[str, ...] | tuple[tuple[int | str, float], ...] | Policy | None"
-)
-
+# What a setting can hold. A tuple is a list of texts, or of tokens with their biases.
+SettingValue = bool | int | float | str | tuple[str, ...] | tuple[tuple[int | str, float], ...] | Policy | None
 _RULES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 # The largest int32 and float, the C types behind the settings. ctypes truncates a larger number without an error.
@@ -304,11 +288,7 @@ def strings_from_data(value: object) -> tuple[str, ...]:
 
 def as_utf8(text: str) -> str:
     """`text` decoded as UTF-8. Where the locale is not UTF-8, Python stores the shell's bytes as surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return text
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def unescape(text: str) -> str:
