@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from contextlib import suppress
 
 from llmcli.params.param import LARGEST_FLOAT, format_value, is_int, is_number, setting, settings_group, unescape
 
@@ -44,18 +45,15 @@ def parse_bias(text: str) -> tuple[Bias, ...]:
             return bias_from_data(json.loads(text))
         except json.JSONDecodeError:
             raise ValueError(_BIAS_SHAPE) from None
-    compact = re.fullmatch(r"(\d+)([+-].+)", text)  # llama.cpp's form
-    token, _, bias = compact.group(1, 2, 2) if compact else text.rpartition("=")
-    token = token.rstrip()
-    if not token:
+    found = re.fullmatch(r"(\d+)([+-].+)", text) or re.fullmatch(r"(.+?)\s*=([^=]*)", text, re.DOTALL)
+    if not found:
         raise ValueError(_BIAS_SHAPE)
-    quoted = len(token) > 1 and token[0] == token[-1] == '"'
-    if not quoted:
+    token, bias = found.groups()
+    if len(token) < 2 or not token[0] == token[-1] == '"':
         return (_bias(int(token) if token.isdecimal() else token, bias),)
-    try:
+    with suppress(json.JSONDecodeError):
         return (_bias(str(json.loads(token)), bias),)
-    except json.JSONDecodeError:  # it has llmcli's escapes
-        return (_bias(unescape(token[1:-1]), bias),)
+    return (_bias(unescape(token[1:-1]), bias),)  # it has llmcli's escapes
 
 
 def bias_from_data(value: object) -> tuple[Bias, ...]:
