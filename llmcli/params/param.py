@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from inspect import get_annotations
-from types import GenericAlias, MappingProxyType, UnionType
+from types import MappingProxyType
 from typing import Any, Concatenate, ParamSpec, TypeGuard, TypeVar, dataclass_transform, get_args, get_type_hints
 
 from llmcli.errors import UsageError
@@ -94,8 +94,6 @@ class Field:
 
     key: str
     kind: type
-    optional: bool
-    repeated: bool
     default: SettingValue
     param: Param
     group: str
@@ -104,6 +102,11 @@ class Field:
     def flags(self) -> tuple[str, ...]:
         """The flag and its aliases, the canonical one first."""
         return (self.param.flag or "--" + self.key.replace("_", "-"), *self.param.flags)
+
+    @property
+    def repeated(self) -> bool:
+        """Whether it is a list, and its flag can be repeated."""
+        return isinstance(self.default, tuple)
 
     @property
     def env(self) -> str:
@@ -126,7 +129,7 @@ class Field:
         Raises:
             UsageError: that names the setting, the rule and the value.
         """
-        if self.optional and text == self.format(None):
+        if self.default is None and text == self.param.default_text:
             return None
         return self._checked(self.param.text or self.param.data or self._builtin_text, text)
 
@@ -147,7 +150,7 @@ class Field:
         Raises:
             UsageError: that names the setting, the rule and the value.
         """
-        if value is None and self.optional:
+        if value is None and self.default is None:
             return None
         return self._checked(self.param.data or self._builtin_data, value)
 
@@ -228,11 +231,8 @@ def fields_of(cls: type) -> Mapping[str, Field]:
     fields = {}
     for base in cls.__mro__:
         for name in filter(declared.__contains__, get_annotations(base)):
-            hint = hints[name]
-            kind = get_args(hint)[0] if isinstance(hint, UnionType) else hint  # of `int | None`, int
-            repeated, optional = isinstance(kind, GenericAlias), type(None) in get_args(hint)
-            kind = str if repeated else kind
-            fields[name] = Field(name, kind, optional, repeated, getattr(cls, name), declared[name], _TITLES[base])
+            kind, *_ = get_args(hints[name]) or [hints[name]]  # of `int | None`, int; of `tuple[str, ...]`, str
+            fields[name] = Field(name, kind, getattr(cls, name), declared[name], _TITLES[base])
     return MappingProxyType(fields)
 
 
