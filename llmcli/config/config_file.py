@@ -39,11 +39,7 @@ def aliases() -> dict[str, str]:
 
 
 def table(name: str, kind: type, what: str) -> dict[str, Any]:
-    """A table of the file beside the settings; a missing one is empty.
-
-    Raises:
-        UsageError: when it is not a table, or a value in it is not of this kind (`what` names the kind).
-    """
+    """A table of the file; a missing one is empty. Raises UsageError if its values are not of this kind (`what`)."""
     values = _read().get(name, {})
     if not isinstance(values, dict) or not all(isinstance(value, kind) for value in values.values()):
         raise UsageError(f"{config_path()}: [{name}] must give {what} for each name", _FIX)
@@ -115,11 +111,7 @@ def ensure_file() -> Path:
 
 
 def edit(change: Callable[[Any], None]) -> Path:
-    """Change the file as a tomlkit document, which keeps the user's comments and order.
-
-    Raises:
-        UsageError: when the file cannot take the change.
-    """
+    """Change the file as a tomlkit document, with its comments and order. Raises UsageError when that fails."""
     import tomllib
 
     import tomlkit

@@ -34,31 +34,26 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
 class Param:
     """The metadata of a setting. Flags, config keys, slash commands, help and errors are generated from it.
 
-    `help` is a noun phrase; range, choices and default are added to it by the program. `min` and `max` are inclusive,
-    `above` is exclusive, `extra_values` are values outside the range that are valid. `flag` replaces the flag made from
-    the key; `flags` are its aliases (llama.cpp's spellings), `keys` are aliases of the key (those of llama-server,
-    KoboldCpp and Ollama). The setting has no effect unless one of those in `needs_any` differs from its default. `text`
-    replaces the parser for typed text and for a text or number in JSON or TOML; `data` that for all of them. These and
-    all parsers of values raise a ValueError whose text completes the sentence "KEY must be ...".
+    All parsers of values raise a ValueError whose text completes the sentence "KEY must be ...".
     """
 
-    help: str
+    help: str  # a noun phrase; the program adds range, choices and default
     _: KW_ONLY
-    min: float | None = None
+    min: float | None = None  # inclusive, like `max`
     max: float | None = None
-    above: float | None = None
-    extra_values: tuple[float, ...] = ()
+    above: float | None = None  # exclusive
+    extra_values: tuple[float, ...] = ()  # valid values outside the range
     choices: tuple[str | int, ...] = ()
     suggest: tuple[str, ...] = ()
-    flag: str = ""
-    flags: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
+    flag: str = ""  # replaces the flag made from the key
+    flags: tuple[str, ...] = ()  # its aliases: llama.cpp's spellings
+    keys: tuple[str, ...] = ()  # aliases of the key: those of llama-server, KoboldCpp and Ollama
     metavar: str = ""
     unit: str = ""
-    default_text: str = ""
-    needs_any: tuple[str, ...] = ()
-    text: Callable[[str], SettingValue] | None = None
-    data: Callable[[object], SettingValue] | None = None
+    default_text: str = ""  # stands for None
+    needs_any: tuple[str, ...] = ()  # no effect unless one of these settings differs from its default
+    text: Callable[[str], SettingValue] | None = None  # parses typed text, and a text or number in JSON or TOML
+    data: Callable[[object], SettingValue] | None = None  # parses all of them
     show: Callable[..., str] | None = None
     check: Callable[..., SettingValue] | None = None
     path: bool = False
@@ -124,11 +119,7 @@ class Field:
         return range_text(param.min, param.max, param.above, param.extra_values)
 
     def parse_text(self, text: str) -> SettingValue:
-        """The value of a typed text: a flag, an environment variable or a slash command.
-
-        Raises:
-            UsageError: that names the setting, the rule and the value.
-        """
+        """The value of a flag, an environment variable or a slash command. Raises UsageError if it is not valid."""
         if self.default is None and text == self.param.default_text:
             return None
         return self._checked(self.param.text or self.param.data or self._builtin_text, text)
@@ -145,11 +136,7 @@ class Field:
         return tuple(items)
 
     def parse_data(self, value: object) -> SettingValue:
-        """The value of a JSON or TOML document.
-
-        Raises:
-            UsageError: that names the setting, the rule and the value.
-        """
+        """The value in a JSON or TOML document. Raises UsageError if it is not valid."""
         if value is None and self.default is None:
             return None
         return self._checked(self.param.data or self._builtin_data, value)
@@ -238,16 +225,12 @@ def fields_of(cls: type) -> Mapping[str, Field]:
 
 @dataclass(eq=False)
 class InvalidValueError(ValueError):
-    """A value that cannot be parsed.
+    """A value that cannot be parsed."""
 
-    `rule` completes the sentence "must be ...". `fault` is what is wrong with this value, `hint` what to write instead,
-    `at` the offset of the fault.
-    """
-
-    rule: str
-    fault: str = ""
-    hint: str = ""
-    at: int | None = None
+    rule: str  # completes the sentence "must be ..."
+    fault: str = ""  # what is wrong with this value
+    hint: str = ""  # what to write instead
+    at: int | None = None  # the offset of the fault
 
 
 def from_data(kind: type[Scalar], value: object) -> Scalar:

@@ -55,16 +55,11 @@ class TemperatureParams:
 
 @dataclass(frozen=True)
 class TemperaturePlan:
-    """What the temperature step of a chain does.
+    """What the temperature step of a chain does."""
 
-    With `native`, llama.cpp's `temp_ext` applies the policy, and these are its arguments: center, half width and
-    exponent. Without, the policy is called for each token. A plan that `only_reads` changes nothing: the chain has no
-    temperature.
-    """
-
-    policy: Policy
-    native: tuple[float, float, float] | None = None
-    only_reads: bool = False
+    policy: Policy  # called for each token, unless it is native
+    native: tuple[float, float, float] | None = None  # of llama.cpp's `temp_ext`: center, half width and exponent
+    only_reads: bool = False  # it changes nothing: the chain has no temperature
 
 
 NEUTRAL = TemperaturePlan(Fixed(1.0), (1.0, 0.0, 1.0))
@@ -218,10 +213,6 @@ def _steps_before_draw(p: SamplingParams, needs_temperature: bool) -> Iterator[S
 
 
 def check_chain(p: SamplingParams) -> None:
-    """Check that the chain of these settings can be built, before a model is loaded.
-
-    Raises:
-        UsageError: for invalid samplers, an invalid temperature, or a policy file that cannot be used.
-    """
+    """Check settings before a model is loaded. Raises UsageError for an invalid chain, temperature or policy file."""
     effective_policy(p).load()
     build_chain(replace(p, seed=0))

@@ -194,40 +194,28 @@ SAMPLERS: dict[str, "Sampler"] = {}  # all samplers by name, in the order of the
 class Sampler:
     """A sampler, declared as the decorator of its `arguments`. Lists, constructors, columns and checks are made of it.
 
-    Attributes:
-        arguments: a function of the settings; None if the sampler is off and adds no step to the chain. It has the name
-            of the sampler, and a docstring with formula and source.
-        fields: the settings that it uses; the one of its name by default. `/why` shows the value of the first.
-        switches: the settings that turn it on; without them, the others have no effect.
-        aliases: names that `samplers` accepts too.
-        place: in the default order, only on request in `samplers`, or added by the program.
-        constructor: llama.cpp has it as `llama_sampler_init_<constructor>`; its name by default.
-        first_argument: what the constructor takes before the arguments.
-        keep: in Python instead: of the probabilities of the live candidates (a numpy array) and the arguments, it makes
-            the index of those to keep: a mask, or positions by probability, the most likely first.
-        transform: in Python instead: of the logits of the live candidates and the arguments, it makes new ones.
-        heading: of its column in `/why`; its name by default.
-        is_truncating: it removes unlikely candidates.
-        is_stateful: it has a state that depends on the draws before, not only on the tokens.
-        draws: it draws the token.
-        breaks_on_masks: it computes NaN for a candidate that is masked to -inf.
+    `arguments` is a function of the settings; None if the sampler is off and adds no step to the chain. It has the name
+    of the sampler, and a docstring with formula and source.
     """
 
     name: str = field(init=False)
     arguments: Arguments = field(init=False)
-    fields: tuple[str, ...] = ()
-    switches: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()  # the settings that it uses, by default that of its name; `/why` shows the first
+    switches: tuple[str, ...] = ()  # the settings that turn it on; without them, the others have no effect
+    aliases: tuple[str, ...] = ()  # names that `samplers` accepts too
+    # In the default order, only on request in `samplers`, or added by the program.
     place: Literal["default", "request", "program"] = "default"
-    constructor: str = ""
-    first_argument: Literal["", "vocab", "n_vocab"] = ""
+    constructor: str = ""  # llama.cpp has it as `llama_sampler_init_<constructor>`; its name by default
+    first_argument: Literal["", "vocab", "n_vocab"] = ""  # what the constructor takes before the arguments
+    # In Python instead: of the probabilities of the live candidates (a numpy array) and the arguments, `keep` makes the
+    # index of those to keep: a mask, or positions by probability, the most likely first. `transform` makes new logits.
     keep: Callable[..., object] | None = None
     transform: Callable[..., object] | None = None
-    heading: str = ""
-    is_truncating: bool = False
-    is_stateful: bool = False
-    draws: bool = False
-    breaks_on_masks: bool = False
+    heading: str = ""  # of its column in `/why`; its name by default
+    is_truncating: bool = False  # it removes unlikely candidates
+    is_stateful: bool = False  # it has a state that depends on the draws before, not only on the tokens
+    draws: bool = False  # it draws the token
+    breaks_on_masks: bool = False  # it computes NaN for a candidate that is masked to -inf
 
     def __call__(self, arguments: Arguments) -> "Sampler":
         self.arguments, self.name = arguments, arguments.__name__

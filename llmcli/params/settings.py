@@ -43,11 +43,7 @@ def _by_name() -> Mapping[str, Field]:
 
 
 def find(name: str) -> Field:
-    """The setting called `name`: its key or an alias, with dashes or underscores.
-
-    Raises:
-        UsageError: with the most similar name.
-    """
+    """The setting called `name`: its key or an alias, with dashes or underscores. Raises UsageError if none is."""
     key = name.strip().lstrip("-").replace("-", "_").lower()
     field = _by_name().get(key)
     if field is None:
@@ -56,11 +52,7 @@ def find(name: str) -> Field:
 
 
 def parse_data(table: Mapping[str, object], source: str) -> dict[str, SettingValue]:
-    """The typed values of a JSON object or a TOML table, by key.
-
-    Raises:
-        UsageError: that starts with `source` (such as a file name).
-    """
+    """The typed values of a JSON object or a TOML table. Raises UsageError, which starts with `source` (a file)."""
     values = {}
     for name, value in table.items():
         try:
@@ -161,11 +153,7 @@ def check_policy(policy: Policy, file: str | None, source: str = "") -> None:
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:
-    """The settings in `LLMCLI_*` variables; an empty variable is ignored.
-
-    Raises:
-        UsageError: for an invalid value, or a variable without a setting.
-    """
+    """The settings in `LLMCLI_*` variables that are not empty. Raises UsageError for an unknown or invalid one."""
     known = {field.env: field for field in fields().values()}
     for name in sorted(environ):
         if name.startswith("LLMCLI_") and environ[name] and name not in (*known, *_SWITCHES):

@@ -155,11 +155,7 @@ def bind(policy: Policy, file: str | None) -> Policy:
 
 
 def parse_policy(text: str) -> Policy:
-    """The policy written as `text`; the names of users' functions in it are not checked.
-
-    Raises:
-        InvalidValueError: with the position of the error.
-    """
+    """The policy written as `text`, which may have unknown names. Raises InvalidValueError with the position."""
     parser = _Parser(text)
     policy = parser.policy(0)
     if parser.is_at_end():

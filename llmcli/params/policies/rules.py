@@ -19,7 +19,7 @@ class TokenStep:
     on first use, which must be while the token is drawn: llama.cpp reuses the memory of the candidates afterwards.
     """
 
-    distribution: Distribution
+    distribution: Distribution | None  # None: the token is drawn
     index: int = 0
     sentence: int = 0
     line: int = 0
@@ -28,6 +28,10 @@ class TokenStep:
 
     @cached_property
     def _computed(self) -> tuple[Sequence[float], float]:
+        if not self.distribution:
+            raise RuntimeError(
+                "the candidates of an earlier token are not available: a step is valid only while its token is drawn"
+            )
         return self.distribution()
 
     @property
@@ -44,13 +48,7 @@ class TokenStep:
 
     def end(self) -> None:
         """Mark the token as drawn: what was not computed until now raises an error."""
-
-        def fail() -> tuple[Sequence[float], float]:
-            raise RuntimeError(
-                "the candidates of an earlier token are not available: a step is valid only while its token is drawn"
-            )
-
-        self.distribution = fail
+        self.distribution = None
 
 
 Temperature = Callable[[TokenStep], float]  # a policy as a function; 0 is greedy
@@ -68,11 +66,7 @@ class Policy:
         return str(self)
 
     def load(self) -> None:
-        """Load the functions of users.
-
-        Raises:
-            UsageError: when one cannot be loaded, or does not accept its arguments.
-        """
+        """Load the functions of users. Raises UsageError when one cannot be loaded, or does not take its arguments."""
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,7 @@ class PolicySource:
     load: Callable[[], object]
 
     def function(self, name: str) -> Function:
-        """The function, loaded; `name` is that of the policy.
-
-        Raises:
-            UsageError: when it cannot be loaded, or is not a function.
-        """
+        """The function of the policy `name`. Raises UsageError when it cannot be loaded, or is not a function."""
         try:
             with redirect_stdout(sys.stderr):  # what the file prints is not a part of the answer
                 loaded = self.load()
@@ -65,11 +61,7 @@ def parse_function_reference(text: str) -> str:
 
 
 def load_function(file: str, name: str) -> Function:
-    """Run the file and return its function `name`.
-
-    Raises:
-        UsageError: when the file cannot be read, is not valid Python, raises an error, or has no such function.
-    """
+    """Run the file and return its function `name`. Raises UsageError when the file fails, or has no such function."""
     path = Path(file).expanduser()
     try:
         code = compile(read_limited(path).decode("utf-8-sig"), str(path), "exec")
