@@ -167,12 +167,7 @@ def _settings(table: Any, path: Path) -> Mapping[str, Any]:
 
 
 def _split_front_matter(text: str, path: Path) -> tuple[dict[str, Any], str]:
-    """The table of the front matter and the text below it; an empty table and all of the text if there is none.
-
-    Raises:
-        UsageError: a line of the front matter is not valid.
-        ValueError: it is not valid TOML.
-    """
+    """The table of the front matter, if there is one, and the rest of the text. Raises ValueError for invalid TOML."""
     lines = text.split("\n")
     if lines[0].rstrip() != "---":
         return {}, text

@@ -16,12 +16,7 @@ _FIX = "fix it with `llmcli config edit`"
 
 
 def config_layer() -> Layer:
-    """The settings of the configuration file; a missing file has none.
-
-    Raises:
-        UsageError: when it is not valid TOML, or a value is not valid; the message names the file.
-        DiskError: when it cannot be read.
-    """
+    """The settings of the configuration file, if there is one. Raises UsageError or DiskError, with its path."""
     path = config_path()
     values = {name: value for name, value in _read().items() if name not in (ALIASES, PRESETS)}
     for name in values:

@@ -140,11 +140,7 @@ def resolve(layers: Iterable[Layer]) -> ResolvedSettings:
 
 
 def check_policy(policy: Policy, file: str | None, source: str = "") -> None:
-    """Check the names of users' functions in a temperature; `file` is the setting `temp_policy_file`.
-
-    Raises:
-        UsageError: that starts with `source`, for a name without a function.
-    """
+    """Check the names in a temperature. Raises UsageError, which starts with `source`, for one without a function."""
     for name in names_in(policy):
         if name not in BUILTIN and not find_source(name, file):
             position = re.split(rf"\b{name}\b", str(policy), maxsplit=1)[0]
