@@ -9,8 +9,7 @@ from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.engine import Request
-from llmcli.inference.sizing import apply_model_defaults
-from llmcli.params.settings import Layer
+from llmcli.params.settings import Layer, resolve
 
 _REQUEST = (
     "Summarize the conversation below, so that it can continue from the summary. Keep names, numbers, decisions, "
@@ -44,7 +43,7 @@ class Compaction:
         assert engine
         limit, layers = int(engine.n_ctx * _SHARE), controller.layers.above(controller.session.overrides)
         quiet = Layer("compact", {"max_tokens": limit, "think": "off", "prefill": None, "raw": False})
-        settings = apply_model_defaults(engine.defaults, [*layers, quiet]).settings
+        settings = resolve([engine.defaults, *layers, quiet]).with_seed().settings
         settings = replace(settings, grammar=None, grammar_file=None, json_schema=None, stop=())
         old = list(self.old)
         while True:  # without the oldest messages, until the request fits

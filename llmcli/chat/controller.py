@@ -238,11 +238,10 @@ class ChatController:
         from llmcli.engine.events import TemperatureShift
         from llmcli.inference.answer import Answer
         from llmcli.inference.engine import Request
-        from llmcli.inference.sizing import apply_model_defaults
 
         engine = self.engine
         assert engine
-        resolved = apply_model_defaults(engine.defaults, self.layers.above(self.session.overrides, extra or {}))
+        resolved = resolve([engine.defaults, *self.layers.above(self.session.overrides, extra or {})]).with_seed()
         resolved = replace(resolved, settings=self.prompt_builder.with_plain_stop(resolved.settings))
         prompt = self.prompt(path, continued, resolved.settings)
         if len(prompt.tokens) >= engine.n_ctx:

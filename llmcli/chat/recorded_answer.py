@@ -172,7 +172,7 @@ def recorded_settings(data: Mapping[str, Any], source: str, policy_file: str) ->
     recorded = values.get("temp_policy_file")
     if recorded and not policy_file:
         hint = "if you trust it, allow it with --temp-policy-file FILE.py:NAME"
-        raise UsageError(f"{source} needs the policy file {recorded[:200]}, which is code", hint)
+        raise UsageError(f"{source} needs the policy file {str(recorded)[:200]}, which is code", hint)
     kept = {key: value for key, value in values.items() if key not in _OMITTED}
     return {**kept, "temp_policy_file": policy_file if recorded else None}
 
