@@ -1,6 +1,7 @@
 """A session: messages and settings are on disk at once, and survive damage to the file."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,15 @@ def test_a_grammar_file_replaces_and_removes_the_saved_text(tmp_path: Path) -> N
     session.unset("grammar_file")
     assert Session.read("talk").overrides == session.overrides == {}
     session.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_a_pipe_is_left_to_the_answer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    session = saved_session()
+    session.set("grammar_file", str(tmp_path / "pipe"))  # to read it would not end
+    session.close()
+    assert Session.read("talk").overrides == {}
 
 
 def test_foreign_and_doubled_lines_are_ignored() -> None:

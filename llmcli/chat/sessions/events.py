@@ -4,8 +4,10 @@ The file may come from others: no setting in it runs code or names a file that w
 has the text of a system prompt, a grammar, a schema or a template, in place of the name of its file.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
@@ -61,15 +63,20 @@ def parse_event(data: Mapping[str, Any]) -> Event | None:
 def setting_changes(values: Mapping[str, Any]) -> Iterator[SettingChange | SettingReset]:
     """The events of typed values of settings; a value that no session can have is not set."""
     for key, value in values.items():
-        if key in _TEXTS and _names_file(key, value):
-            try:
-                value = read_text(value[1:]).rstrip("\n") if key == "system" else read_text(value)
-            except LlmcliError:  # the file is gone, which the next answer reports
-                yield SettingReset(saved_key(key))
-                continue
-        key = saved_key(key)
         is_refused = key in CODE_KEYS or _names_file(key, value)
+        if is_refused and key in _TEXTS and (text := _file_text(key, value)) is not None:
+            value, is_refused = text, _names_file(saved_key(key), text)
+        key = saved_key(key)
         yield SettingReset(key) if is_refused else SettingChange(key, to_datum(fields()[key], value))
+
+
+def _file_text(key: str, name: str) -> str | None:
+    """The text of a file that a setting names; None if it cannot be read, which the next answer reports."""
+    path = name[1:] if key == "system" else name
+    if os.path.isfile(os.path.expanduser(path)):  # not a pipe, which can be read only once
+        with suppress(LlmcliError):
+            return read_text(path).rstrip("\n") if key == "system" else read_text(path)
+    return None
 
 
 def saved_key(key: str) -> str:
