@@ -56,9 +56,7 @@ class Compaction:
         self.n_skipped = len(self.old) - len(old)
         settings = controller.prompt_builder.with_plain_stop(settings)
         answer = Answer(engine, Request(prompt, settings, cancellation=self.cancellation))
-        for kind, text in answer.parts():
-            if kind == "answer":
-                yield kind, text
+        yield from (part for part in answer.parts() if part[0] == "answer")
         self.text = answer.text.strip()
         self.interrupted = answer.finish_reason == "interrupt"
 

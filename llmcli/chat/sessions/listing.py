@@ -107,8 +107,7 @@ def search(text: str) -> Iterator[SearchHit]:
 
 def _excerpt(content: str, needle: str) -> str:
     """The text around the first place of `needle`, which is case-folded; empty if there is none."""
-    folded = content.casefold()
-    at = folded.find(needle)
+    at = content.casefold().find(needle)
     if at < 0:
         return ""
     # The index before case folding, which makes some characters longer.
