@@ -1,7 +1,6 @@
-"""The commands of `llmcli models` about models to download: pull, files, search, recommend."""
+"""The commands of `llmcli models` about models to choose from: files, search, recommend."""
 
-from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,58 +18,16 @@ from llmcli.models.hub.repo_files import (
     quantizations,
     select_quantization,
 )
-from llmcli.models.locations import ModelNotDownloadedError, model_locations
-from llmcli.models.lookup import find_model_file, reference_to_download
+from llmcli.models.locations import model_locations
+from llmcli.models.lookup import reference_to_download
 from llmcli.models.reference import HubReference
 from llmcli.params.settings import Layer
 from llmcli.text import format_count, format_size, plural
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import print_json, print_line, print_rows
+from llmcli.ui.terminal.output import print_json, print_rows
 
 if TYPE_CHECKING:
     from llmcli.models.hub.api import Repo
-
-
-@with_settings(only=("offline",))
-def pull(
-    flags: Layer,
-    reference: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="Model to download: owner/repo[:Q4_K_M], a URL, or a name from `models recommend`.",
-            autocompletion=complete_remote,
-        ),
-    ],
-    mmproj: Annotated[
-        bool, typer.Option(help="Also download the vision projector (mmproj).", hidden=True)
-    ] = False,  # hidden: llmcli cannot use images yet
-) -> None:
-    """Download a model, or resume its download.
-
-    Every file is verified. The path of the model is printed to stdout.
-    """
-    settings = resolve_settings(flags)
-    locations = model_locations(settings)
-    remote = reference_to_download(reference, locations)
-    if remote is None:
-        from llmcli.cli.open_model import find_model
-
-        print_line(str(find_model(replace(settings, model=reference)).file.path))
-        return
-    if locations.is_offline:
-        with suppress(ModelNotDownloadedError):
-            file = find_model_file(reference, locations)
-            console.note(f"{reference} is already downloaded; offline: did not check for updates")
-            print_line(str(file.path))
-            return
-    from llmcli.cli.models.download import describe, fetch_planned, plan_reference
-
-    plan = plan_reference(remote, locations, mmproj)
-    console.note(describe(plan))
-    if plan.update:
-        console.note(plan.update)
-    print_line(str(fetch_planned(plan).path))
 
 
 @with_settings(only=("offline",))
@@ -88,7 +45,7 @@ def files(
 
     The table shows size, bits per weight, and whether a model fits into the memory of this machine.
     """
-    from llmcli.cli.models.download import warn_about_token
+    from llmcli.cli.models.pull import warn_about_token
     from llmcli.inference.sizing import memory_and_cores
     from llmcli.models.hub import api
 
@@ -125,7 +82,7 @@ def search(
 
     The most downloaded repositories come first.
     """
-    from llmcli.cli.models.download import warn_about_token
+    from llmcli.cli.models.pull import warn_about_token
     from llmcli.models.hub import api
 
     locations = model_locations(resolve_settings(flags))

@@ -25,7 +25,7 @@ from llmcli.ui.terminal.output import print_json, print_line, print_rows
 from llmcli.ui.terminal.progress import Downloads
 
 if TYPE_CHECKING:
-    from llmcli.models.hub.repo_download import InterruptedDownload
+    from llmcli.models.interrupted import InterruptedDownload
 
 Reference = Annotated[
     str, typer.Argument(metavar="MODEL", help="Model reference or alias.", autocompletion=complete_reference)
@@ -107,12 +107,12 @@ def partials(
     as_json: Json = False,
 ) -> None:
     """List, resume or delete interrupted downloads."""
-    from llmcli.models.hub.repo_download import interrupted_downloads
+    from llmcli.models.interrupted import interrupted_downloads
 
     if resume and remove:
         raise UsageError("--resume and --remove cannot be used together", "use one of them")
     locations = model_locations(resolve_settings(flags))
-    found = interrupted_downloads(locations.hub, locations.cache_dir, locations.data_dir)
+    found = interrupted_downloads(locations)
     chosen = [item for item in found if name in (None, item.name, item.path.name)]
     if name is not None and not chosen:
         raise ModelNotFoundError(f"no interrupted download '{name}'", "list them with `llmcli models partials`")
@@ -213,12 +213,12 @@ def _set_alias(name: str, model: str) -> None:
 
 
 def _resume(chosen: Sequence["InterruptedDownload"], locations: ModelLocations) -> None:
-    from llmcli.cli.models.download import fetch_planned, plan_reference
+    from llmcli.cli.models.pull import download_with_bars, plan_reference
 
     for name in dict.fromkeys(item.name for item in chosen if item.size):
         reference = parse(name)
         if isinstance(reference, RemoteReference):
-            print_line(str(fetch_planned(plan_reference(reference, locations)).path))
+            print_line(str(download_with_bars(plan_reference(reference, locations)).path))
     for item in (item for item in chosen if not item.size):
         if item.is_from_llmcli:
             console.warn(f"cannot resume {item.path}: its model is not known", "pull its model again")
@@ -227,14 +227,12 @@ def _resume(chosen: Sequence["InterruptedDownload"], locations: ModelLocations) 
 
 
 def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> None:
-    from llmcli.models.hub.repo_download import has_complete_parts, remove_interrupted
-
-    deleted = [item for item in chosen if remove_interrupted(item, data_dir)]
+    deleted = [item for item in chosen if item.remove(data_dir)]
     for item in chosen:
         if item not in deleted:
             why = "the download is active" if item.is_from_llmcli else "another program started it"
             console.note(f"kept {item.path.name}: {why}")
-    for name in dict.fromkeys(item.name for item in deleted if item.size and has_complete_parts(item)):
+    for name in dict.fromkeys(item.name for item in deleted if item.size and item.has_complete_parts):
         console.note(f"kept the complete parts of {name}; remove them with `llmcli models rm {name}`")
     freed = format_size(sum(item.downloaded for item in deleted))
     console.note(f"deleted {plural(len(deleted), 'interrupted download')}, {freed} freed")

@@ -72,7 +72,7 @@ def show_model(
     except ModelNotDownloadedError as missing:
         if not isinstance(missing.reference, HubReference):
             raise
-        from llmcli.cli.models.download import warn_about_token
+        from llmcli.cli.models.pull import warn_about_token
         from llmcli.inference.sizing import memory_and_cores
         from llmcli.models.hub.repo_download import plan_pull
 

@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import Meta, Struct
 
-from llmcli.errors import ModelNotFoundError, NetworkError
+from llmcli.errors import NetworkError
 from llmcli.models.download.http import RetryPolicy, request
 from llmcli.models.hub.environment import check_online, endpoint, http_error, hub_headers
 from llmcli.models.hub.repo_files import RepoFile, is_safe_path
@@ -132,14 +132,6 @@ def search(text: str, limit: int, offline: bool = False, notify: Notify = ignore
     query = urlencode({"filter": "gguf", "search": text, "sort": "downloads", "direction": "-1", "limit": str(limit)})
     answer = _get(f"/api/models?{query}", HubReference("the list of models"), notify, list[_Found])
     return [found.result() for found in answer if is_repo(found.id)][:limit]
-
-
-def check_has_sha256(file: RepoFile, reference: HubReference) -> None:
-    """Raise ModelNotFoundError for a file without a published sha256: a download of it cannot be verified."""
-    if not file.sha256:
-        raise ModelNotFoundError(
-            f"cannot verify {file.path}: the Hub publishes no sha256 for it", f"choose another file of {reference.repo}"
-        )
 
 
 def _get(path: str, reference: HubReference, notify: Notify, kind: type[T]) -> T:

@@ -63,7 +63,7 @@ class DownloadPlan:
     reason: str
     update: str
 
-    def fetch(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
+    def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
         """Download and verify what is missing.
 
         Raises:

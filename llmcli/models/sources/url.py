@@ -100,13 +100,14 @@ class UrlPlan(DownloadPlan):
     path: Path
     version: str
 
-    def fetch(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
+    def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
         """Download the file, and verify its sha256 (if the URL has one) and its header.
 
         Raises:
             LlmcliError: the download failed; nothing is published.
         """
-        from llmcli.models.download.fetch import check_free_space, exclusive, write_error
+        from llmcli.models.download.partial_file import check_free_space, write_error
+        from llmcli.models.download.transfer import exclusive
 
         path, progress, expected = self.path, progress_for(self.path.name), self.reference.sha256
         try:
@@ -141,9 +142,8 @@ def _size_and_version(reference: UrlReference) -> tuple[int, str]:
 
 
 def _download(plan: UrlPlan, progress: Progress, notify: Notify) -> None:
-    from llmcli.models.download.fetch import check_sha256, download
-    from llmcli.models.download.http import host_of
-    from llmcli.models.download.transfer import RemoteFile
+    from llmcli.models.download.http import RemoteFile, host_of
+    from llmcli.models.download.transfer import check_sha256, download_file
 
     partial = partial_path(plan.path)
     if _read_note(plan.path, _VERSION) != plan.version:  # the partial file is of another version
@@ -161,7 +161,7 @@ def _download(plan: UrlPlan, progress: Progress, notify: Notify) -> None:
             raise type(error)(message, "check the URL") from None
 
     remote = RemoteFile(plan.reference.url, {}, plan.size)
-    digest = download(remote, plan.path, verify, progress, notify)
+    digest = download_file(remote, plan.path, verify, progress, notify)
     if expected:
         plan.path.with_suffix(_DIGEST).write_text(expected)
     else:
