@@ -9,8 +9,9 @@ import typer
 from llmcli.cli.options import Json, complete_reference, with_settings
 from llmcli.config import config_file
 from llmcli.config.presets import resolve_settings
-from llmcli.errors import ExitStatus, ModelNotFoundError, UsageError
+from llmcli.errors import ExitStatus, ModelInvalidError, ModelNotFoundError, UsageError
 from llmcli.files import check_name
+from llmcli.models.gguf.parser import read_headers
 from llmcli.models.installed import installed_model, inventory, remove, verify
 from llmcli.models.locations import STARTER, ModelLocations, ModelNotDownloadedError, model_locations
 from llmcli.models.lookup import find_model_file, reference_to_download
@@ -18,6 +19,7 @@ from llmcli.models.reference import RemoteReference
 from llmcli.models.sources import hub
 from llmcli.models.sources.folder import skipped_files
 from llmcli.models.sources.registry import models_in_folder, parse, programs
+from llmcli.models.sources.source import InstalledModel
 from llmcli.params.settings import Layer
 from llmcli.text import format_age, format_size, plural
 from llmcli.ui.terminal.console import can_ask, confirm, console
@@ -27,6 +29,7 @@ from llmcli.ui.terminal.progress import Downloads
 if TYPE_CHECKING:
     from llmcli.models.interrupted import InterruptedDownload
 
+_FOLDER_HINT = "give a folder with .gguf files, or an Ollama store"
 Reference = Annotated[
     str, typer.Argument(metavar="MODEL", help="Model reference or alias.", autocompletion=complete_reference)
 ]
@@ -46,8 +49,7 @@ def remove_model(
     try:
         item = installed_model(find_model_file(model, locations), locations)
     except ModelNotDownloadedError as missing:
-        incomplete = hub.SOURCE.incomplete_model(missing.reference, locations)
-        if incomplete is None:
+        if not (incomplete := hub.SOURCE.incomplete_model(missing.reference, locations)):
             raise ModelNotFoundError(str(missing), "list the models with `llmcli models list`") from None
         item = incomplete
     plan = item.source.plan_removal(item, locations)
@@ -173,9 +175,8 @@ def import_folders(
 
     Models of Ollama, LM Studio or any folder are read where they are. They are never copied or changed.
     """
-    hint = "give a folder with .gguf files, or an Ollama store"
     if folders and "" in folders:
-        raise UsageError("the name of a folder is empty", hint)
+        raise UsageError("the name of a folder is empty", _FOLDER_HINT)
     chosen = [Path(folder).expanduser().absolute() for folder in folders or []]
     chosen = chosen or [folder for program in programs() for folder in program.folders()]
     if not chosen:
@@ -188,17 +189,29 @@ def import_folders(
     if forget:
         config_file.set_value("model_folders", tuple(folder for folder in kept if Path(folder) not in chosen))
         return
-    rows = []
-    for folder in chosen:
-        found = models_in_folder(folder)
-        for path in skipped_files(folder, found):
-            console.warn(f"skipped {path}: not a GGUF model, or a part of it is missing")
-        if not found and folders:
-            raise ModelNotFoundError(f"no models found in {folder}", hint)
-        rows += [(model.name, format_size(model.size), model.source.name) for model in found]
+    models = [model for folder in chosen for model in _sound_models(folder, is_named=bool(folders))]
     config_file.set_value("model_folders", tuple(dict.fromkeys([*kept, *map(str, chosen)])))
+    rows = [(model.name, format_size(model.size), model.source.name) for model in models]
     print_rows(("NAME", "SIZE", "FROM"), rows, ("SIZE",))
     console.note(f"{plural(len(rows), 'model')} imported in place; use one with --model NAME")
+
+
+def _sound_models(folder: Path, is_named: bool) -> list[InstalledModel]:
+    """The models of a folder that are complete; a warning names each other file. Raises if a named folder has none."""
+    found, sound, faults = models_in_folder(folder), [], []
+    for model in found:
+        try:
+            read_headers(model.parts)
+            sound.append(model)
+        except ModelInvalidError as error:
+            faults.append(error)
+    if is_named and not sound:
+        raise faults[0] if faults else ModelNotFoundError(f"no models found in {folder}", _FOLDER_HINT)
+    for fault in faults:
+        console.warn(f"skipped {fault}", fault.hint)
+    for path in skipped_files(folder, found):
+        console.warn(f"skipped {path}: not a GGUF model, or a part of it is missing")
+    return sound
 
 
 def _set_alias(name: str, model: str) -> None:
