@@ -22,7 +22,7 @@ from llmcli.models.download.transfer import check_sha256, download_file, exclusi
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_remote_header, stem_of
 from llmcli.models.hub import cache
-from llmcli.models.hub.api import Repo, get_repo, ignore_message
+from llmcli.models.hub.api import Repo, get_repo
 from llmcli.models.hub.environment import endpoint, gated_error, http_error, hub_headers, token_source
 from llmcli.models.hub.repo_files import (
     Quantization,
@@ -226,7 +226,7 @@ def remote_header(item: DownloadItem) -> GGUFHeader:
         ModelInvalidError: the header is not valid.
         LlmcliError: the Hub refuses or fails.
     """
-    remote, retries = HubFile(item.repo, item.commit, item.file), RetryPolicy(ignore_message, _ATTEMPTS)
+    remote, retries = HubFile(item.repo, item.commit, item.file), RetryPolicy(lambda _text: None, _ATTEMPTS)
     return read_remote_header(lambda start, end: remote.read(start, end, retries), item.file.size, item.file.path)
 
 
