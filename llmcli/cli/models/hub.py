@@ -119,8 +119,7 @@ def recommend(flags: Layer, as_json: Json = False) -> None:  # noqa: ARG001 -- t
     ]
     commands = [f"llmcli pull {entry.reference}" for entry in entries]
     print_rows(("NAME", "WEIGHTS", "SIZE", "LICENSE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"), commands)
-    memory_text = f"{memory / 2**30:.1f} GiB of free memory and " if memory else ""
-    machine = memory_text + plural(cores, "core")
+    machine = (f"{memory / 2**30:.1f} GiB of free memory and " if memory else "") + plural(cores, "core")
     console.note(f"for {machine}, from llmcli's own catalog of {catalog.AS_OF}")
     console.note(f"the short name works too: `llmcli pull {entries[0].name}`")
 
@@ -136,14 +135,12 @@ def _variant_row(variant: Quantization, n_parameters: int | None, memory: int) -
     )
 
 
-def _listing_data(
-    listing: "Repo", found: list[Quantization], chosen: Quantization | None, memory: int
-) -> dict[str, Any]:
+def _listing_data(repo: "Repo", found: list[Quantization], chosen: Quantization | None, memory: int) -> dict[str, Any]:
     models = [
         {
             "quantization": variant.quantization,
             "size": variant.size,
-            "bits_per_weight": variant.bits_per_weight(listing.n_parameters),
+            "bits_per_weight": variant.bits_per_weight(repo.n_parameters),
             "fits": fits_memory(variant.size, memory),
             "complete": variant.complete,
             "chosen": variant is chosen,
@@ -151,5 +148,5 @@ def _listing_data(
         }
         for variant in found
     ]
-    facts = {"repo": listing.name, "commit": listing.commit, "license": listing.license, "gated": listing.gated}
-    return facts | {"models": models, "projectors": [asdict(file) for file in projectors(listing.files)]}
+    facts = {"repo": repo.name, "commit": repo.commit, "license": repo.license, "gated": repo.gated}
+    return facts | {"models": models, "projectors": [asdict(file) for file in projectors(repo.files)]}

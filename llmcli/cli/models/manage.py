@@ -84,10 +84,8 @@ def verify_models(
     """
     locations = model_locations(resolve_settings(flags))
     items = inventory(locations) if model is None else [installed_model(find_model_file(model, locations), locations)]
-    results = []
     with Downloads() as downloads:
-        for item in items:
-            results += verify(item, locations.data_dir, downloads.bar)
+        results = [result for item in items for result in verify(item, locations.data_dir, downloads.bar)]
     if as_json:
         print_json([{"file": str(result.path), "state": result.state, "sha256": result.sha256} for result in results])
     else:
@@ -123,9 +121,8 @@ def partials(
     elif remove:
         _delete(chosen, locations.data_dir)
     elif as_json:
-        print_json(
-            [{"name": one.name, "file": str(one.path), "bytes": one.downloaded, "size": one.size} for one in chosen]
-        )
+        data = [{"name": one.name, "file": str(one.path), "bytes": one.downloaded, "size": one.size} for one in chosen]
+        print_json(data)
     elif not chosen:
         console.note("no interrupted downloads")
     else:
@@ -232,10 +229,10 @@ def _resume(chosen: Sequence["InterruptedDownload"], locations: ModelLocations) 
         reference = parse(name)
         if isinstance(reference, RemoteReference):
             print_line(str(download_with_bars(plan_reference(reference, locations)).path))
-    for item in (item for item in chosen if not item.size):
-        if item.is_from_llmcli:
+    for item in chosen:
+        if not item.size and item.is_from_llmcli:
             console.warn(f"cannot resume {item.path}: its model is not known", "pull its model again")
-        else:
+        elif not item.size:
             console.warn(f"cannot resume {item.path}: another program started it")
 
 

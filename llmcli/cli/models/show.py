@@ -104,7 +104,6 @@ def _data(item: InstalledModel) -> dict[str, Any]:
 
 
 def _facts(info: dict[str, Any]) -> Sequence[tuple[str, str]]:
-    """The facts as labels and texts."""
     memory, template = info["memory"], info["chat_template"]
     parts = f" in {info['n_files']} files" if info["n_files"] > 1 else ""
     bits = f", {8 * info['size'] / info['n_parameters']:.1f} bits per weight" if info["n_parameters"] else ""
