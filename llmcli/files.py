@@ -117,26 +117,28 @@ def open_new_private(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, flags, 0o600), "wb")
 
 
-def replace_private(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically: a reader sees the old file or the new one. Raises OSError."""
-    import tempfile  # imported here: it costs 10 ms, and most runs write nothing
+def replace_private(path: Path, data: bytes, sync: bool = True) -> None:
+    """Write `data` to `path` atomically: a reader sees the old file or the new one. Raises OSError.
 
+    Without `sync`, which waits for the disk, a power cut can leave an empty file.
+    """
     make_private_folder(path.parent)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it 0600
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open_new_private(temporary) as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def write_note(path: Path, data: Mapping[str, Any]) -> None:
     """Write a private JSON object that the program wants to remember; it replaces the old one. Raises OSError."""
-    replace_private(path, json.dumps(data).encode())
+    replace_private(path, json.dumps(data).encode(), sync=False)
 
 
 def read_note(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError, error_text
 from llmcli.files import read_note, write_note
-from llmcli.models import file_records
+from llmcli.models import checksums, notes
 from llmcli.models.download.fetch import check_free_space, check_sha256, download, exclusive, write_error
 from llmcli.models.download.http import RetryPolicy
 from llmcli.models.download.partial_file import PARTIAL, RECORD_SUFFIX, PartialFile, bytes_downloaded, partial_path
@@ -130,7 +130,7 @@ def fetch(
     except OSError as error:
         raise write_error(error, item.cache, item.partial, cache.MOVE_HINT) from error
     discard_record(data_dir, item.partial)
-    file_records.record_sha256(data_dir, path, item.file.sha256)
+    checksums.record_sha256(data_dir, path, item.file.sha256)
     return path
 
 
@@ -139,10 +139,10 @@ def _is_sound(item: DownloadItem, data_dir: Path, progress_for: Callable[[str], 
     if not item.is_downloaded():
         return False
     existing, sha256 = item.blob if item.blob.is_file() else item.pointer, item.file.sha256
-    if file_records.is_verified(data_dir, existing, sha256):
+    if notes.read(data_dir, existing).get("sha256") == sha256:
         return True
-    if file_records.sha256_of(existing, progress_for(f"verifying {item.file.path}")) == sha256:
-        file_records.record_sha256(data_dir, existing, sha256)
+    if checksums.sha256_of(existing, progress_for(f"verifying {item.file.path}")) == sha256:
+        checksums.record_sha256(data_dir, existing, sha256)
         return True
     notify(f"{item.file.path} in the cache is damaged: downloading it again")
     try:
