@@ -22,8 +22,16 @@ from llmcli.models.sources.source import DownloadPlan, InstalledModel, ProgressF
 _ATTEMPTS = 3
 
 
+class FileReference(RemoteReference):
+    """A single file of a server."""
+
+    def path(self, cache_dir: Path) -> Path:
+        """Where the file is after its download."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class UrlReference(RemoteReference):
+class UrlReference(FileReference):
     """A .gguf file at a URL outside the Hub, with its sha256 if the URL ends in #sha256=HEX."""
 
     url: str
@@ -32,11 +40,18 @@ class UrlReference(RemoteReference):
     def __str__(self) -> str:
         return self.url + (f"#sha256={self.sha256}" if self.sha256 else "")
 
+    def path(self, cache_dir: Path) -> Path:
+        name = unquote(urlsplit(self.url).path).rpartition("/")[2]
+        key = hashlib.sha256(self.url.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return cache_dir / "urls" / key / (name if is_safe_path(name) else "model.gguf")
+
 
 class Url(Source):
-    """Any server. A file is in the cache folder, under a name that comes from its URL."""
+    """Any server. A subclass is a site that has references of its own, to single files."""
 
     name, label = "url", "URL"
+    folder = "urls"  # in the cache folder
+    reference_type: type[FileReference] = UrlReference
     is_removable = True
 
     def parse(self, text: str) -> Reference | None:
@@ -58,13 +73,13 @@ class Url(Source):
         return UrlReference(parts._replace(fragment="").geturl(), digest[1].lower() if digest else "")
 
     def find(self, reference: Reference, locations: ModelLocations) -> ModelFile | None:
-        if not isinstance(reference, UrlReference):
+        if not isinstance(reference, self.reference_type):
             return None
-        path = _download_path(reference, locations.cache_dir)
+        path = reference.path(locations.cache_dir)
         return ModelFile(path, (path,), stem_of(path)) if path.is_file() else None
 
     def models(self, locations: ModelLocations) -> Iterator[InstalledModel]:
-        for path in sorted((locations.cache_dir / "urls").glob("*/*.gguf")):
+        for path in sorted((locations.cache_dir / self.folder).rglob("*.gguf")):
             published = notes.read(locations.data_dir, path).get("published", "")
             yield InstalledModel(str(path), self, (path,), path.stat().st_size, (published,))
 
@@ -73,12 +88,11 @@ class Url(Source):
     ) -> DownloadPlan | None:
         if not isinstance(reference, UrlReference):
             return None
-        path = _download_path(reference, locations.cache_dir)
-        return plan_file(reference, reference.url, reference.sha256, path, locations, notify)
+        return plan_file(reference, reference.url, reference.sha256, locations, notify)
 
     def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
-        """Plan the removal of the file and what is left of its download: its folder contains nothing else."""
-        beside = (path for path in item.path.parent.iterdir() if path != item.path)
+        """Plan the removal of the file and of what else its download left there, as its lock."""
+        beside = (path for path in item.path.parent.iterdir() if path.stem == item.path.stem and path != item.path)
         return RemovalPlan(item, (item.path, *beside), item.size)
 
 
@@ -87,7 +101,7 @@ SOURCE = Url()
 
 @dataclass(frozen=True)
 class FilePlan(DownloadPlan):
-    """A download of one file to `path`. `sha256` is "" if it is not known, `version` the server's ETag or Last-Modified."""
+    """A download of one file to `path`. `version` is the ETag or Last-Modified, `sha256` is "" if it is not known."""
 
     url: str
     path: Path
@@ -144,10 +158,8 @@ class FilePlan(DownloadPlan):
             notify(f"not verified: {host_of(self.url)} publishes no checksum; the file has sha256={digest}")
 
 
-def plan_file(
-    reference: RemoteReference, url: str, sha256: str, path: Path, locations: ModelLocations, notify: Notify
-) -> FilePlan:
-    """The plan for the file at a URL, whose size and version a request for its first byte tells.
+def plan_file(reference: FileReference, url: str, sha256: str, locations: ModelLocations, notify: Notify) -> FilePlan:
+    """The plan for a file at this URL, whose size and version a request for its first byte tells.
 
     Raises:
         LlmcliError: the file does not exist, or the server cannot be reached.
@@ -156,10 +168,11 @@ def plan_file(
 
     check_online(locations.offline, str(reference))
     size, version = RetryPolicy(notify, _ATTEMPTS).run(lambda: _size_and_version(url, reference))
-    partial = partial_path(path)
+    path = reference.path(locations.cache_dir)
     if path.is_file():
         missing = 0 if _is_version(locations.data_dir, path, version) else size
     else:
+        partial = partial_path(path)
         is_same = notes.read(locations.data_dir, partial).get("version") == version
         missing = size - bytes_downloaded(partial, size) if is_same else size
     return FilePlan(reference, path.name, size, missing, "", "", url, path, sha256, version, locations.data_dir)
@@ -186,10 +199,3 @@ def _size_and_version(url: str, reference: RemoteReference) -> tuple[int, str]:
     if not length.isdigit() or not 0 < int(length) < 1 << 50 or "text/html" in response.headers.get("content-type", ""):
         raise NetworkError(f"{host} did not return a file", f"open {reference} in a browser")
     return int(length), version[:200]
-
-
-def _download_path(reference: UrlReference, cache_dir: Path) -> Path:
-    """The path at which the file of a URL is stored."""
-    name = unquote(urlsplit(reference.url).path).rpartition("/")[2]
-    key = hashlib.sha256(reference.url.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return cache_dir / "urls" / key / (name if is_safe_path(name) else "model.gguf")
