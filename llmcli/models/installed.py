@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmcli.errors import DiskError, LlmcliError, ModelNotFoundError, error_text
-from llmcli.models import file_records
+from llmcli.models import notes
+from llmcli.models.checksums import record_sha256, sha256_of
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import NameReference
@@ -78,9 +79,9 @@ def verify(item: InstalledModel, data_dir: Path, progress_for: ProgressFor) -> l
     """
     results = []
     for path, expected in zip(item.parts, item.digests, strict=True):
-        digest = file_records.sha256_of(path, progress_for(path.name))
+        digest = sha256_of(path, progress_for(path.name))
         if expected:
-            file_records.record_sha256(data_dir, path, digest)
+            record_sha256(data_dir, path, digest)
         state = "unknown" if not expected else "ok" if digest == expected else "damaged"
         results.append(VerifyResult(item.name, path, state, digest))
     return results
@@ -93,6 +94,7 @@ def remove(plan: RemovalPlan, locations: ModelLocations) -> None:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise DiskError(f"cannot remove {path}: {error_text(error)}", "check its permissions") from None
+        notes.forget(locations.data_dir, path)
     plan.item.source.clean_up(plan, locations)
 
 
@@ -121,4 +123,4 @@ def _is_reference(model: InstalledModel) -> bool:
 
 
 def _with_last_use(model: InstalledModel, locations: ModelLocations) -> InstalledModel:
-    return replace(model, last_used=file_records.last_use(locations.data_dir, model.path))
+    return replace(model, last_used=notes.read(locations.data_dir, model.path).get("used"))

@@ -29,8 +29,8 @@ def test_file_is_probed_again_only_when_it_changes(run: Run, tiny: Path, home: P
     model.write_bytes(tiny.read_bytes())
     first, second = (run(*ASK, "-m", str(model)) for _ in range(2))
     assert (first.status, first.stdout) == (0, second.stdout)
-    known = home / "cache" / "probed.json"
-    assert str(model) in json.loads(known.read_text())
+    (note,) = (home / "data" / "notes").iterdir()
+    assert json.loads(note.read_text())["path"] == str(model)
     with model.open("r+b") as file:
         file.write(b"GGUX")
     broken = run(*ASK, "-m", str(model))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models import file_records
-from llmcli.models.file_records import ModelHasher
+from llmcli.models import checksums
+from llmcli.models.checksums import ModelHasher
 from llmcli.models.locations import STARTER, STARTER_SHA256, ModelFile, Progress
 
 DIGEST = "0123456789abcdef" * 4
@@ -16,13 +16,13 @@ DIGEST = "0123456789abcdef" * 4
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are read."""
     seen: list[Path] = []
-    real = file_records.sha256_of
+    real = checksums.sha256_of
 
     def sha256_of(path: Path, progress: Progress) -> str:
         seen.append(path)
         return real(path, progress)
 
-    monkeypatch.setattr(file_records, "sha256_of", sha256_of)
+    monkeypatch.setattr(checksums, "sha256_of", sha256_of)
     return seen
 
 

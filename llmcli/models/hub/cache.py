@@ -9,7 +9,6 @@ models--owner--name/blobs/<sha256>                  the file's bytes
 import contextlib
 import os
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from llmcli.errors import DiskError, error_text
 from llmcli.files import read_note, write_note
 from llmcli.models.hub.repo_files import Quantization, RepoFile, is_safe_path, projectors, quantizations
+from llmcli.models.notes import note_path
 from llmcli.models.reference import is_repo
 
 MOVE_HINT = "move the cache with HF_HUB_CACHE or HF_HOME"
@@ -219,8 +219,7 @@ def _files(folder: Path, prefix: str, depth: int) -> Iterator[RepoFile]:
 
 
 def _revision_path(data_dir: Path, reference: str) -> Path:
-    slug = re.sub(r"[^A-Za-z0-9.]+", "-", reference)[:80]
-    return data_dir / "pulled" / f"{slug}-{zlib.crc32(reference.encode()):08x}.json"
+    return note_path(data_dir / "pulled", reference)
 
 
 def _read_revision(path: Path) -> PulledRevision | None:

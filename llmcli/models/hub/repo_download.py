@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError, error_text
-from llmcli.models import file_records
+from llmcli.models import checksums, notes
 from llmcli.models.download.http import RemoteFile, RetryPolicy
 from llmcli.models.download.partial_file import (
     PartialFile,
@@ -33,7 +33,6 @@ from llmcli.models.hub.repo_files import (
     quantizations,
     select_quantization,
 )
-from llmcli.models.interrupted import forget_download, record_download
 from llmcli.models.locations import ModelFile, ModelLocations, Notify, Progress
 from llmcli.models.reference import MAIN, HubReference
 from llmcli.models.sources.source import DownloadPlan, ProgressFor
@@ -174,7 +173,7 @@ def pull_file(item: DownloadItem, reference: str, data_dir: Path, progress_for: 
     if is_published and _is_sound(item, data_dir, progress_for, notify):
         return item.pointer  # nothing is written: the cache can be read-only
     cache.create_folders(item.cache, item.repo)
-    record_download(data_dir, item.partial, reference, item.file.size)
+    notes.update(data_dir, item.partial, reference=reference, size=item.file.size)
     progress = progress_for(file_name(item.file.path))
 
     def report_other() -> None:
@@ -191,8 +190,8 @@ def pull_file(item: DownloadItem, reference: str, data_dir: Path, progress_for: 
             path = cache.publish(item.blob, item.pointer, item.cache) if is_blob else item.pointer
     except OSError as error:
         raise write_error(error, item.cache, item.partial, cache.MOVE_HINT) from error
-    forget_download(data_dir, item.partial)
-    file_records.record_sha256(data_dir, path, item.file.sha256)
+    notes.forget(data_dir, item.partial)
+    checksums.record_sha256(data_dir, path, item.file.sha256)
     return path
 
 
@@ -235,10 +234,10 @@ def _is_sound(item: DownloadItem, data_dir: Path, progress_for: ProgressFor, not
     if not item.is_downloaded():
         return False
     existing, sha256 = item.blob if item.blob.is_file() else item.pointer, item.file.sha256
-    if file_records.is_verified(data_dir, existing, sha256):
+    if notes.read(data_dir, existing).get("sha256") == sha256:
         return True
-    if file_records.sha256_of(existing, progress_for(f"verifying {item.file.path}")) == sha256:
-        file_records.record_sha256(data_dir, existing, sha256)
+    if checksums.sha256_of(existing, progress_for(f"verifying {item.file.path}")) == sha256:
+        checksums.record_sha256(data_dir, existing, sha256)
         return True
     notify(f"{item.file.path} in the cache is damaged: downloading it again")
     try:

@@ -1,0 +1,92 @@
+"""Notes about files: what llmcli remembers of a model or a download, in one small JSON file for each of them.
+
+A note only saves work. A missing, damaged or unknown one means that nothing is known, and a folder that cannot be
+written is ignored. Two processes that write the same note at once can lose a fact, but never damage the file.
+"""
+
+import contextlib
+import os
+import re
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from llmcli.files import read_note, write_note
+
+FOLDER = "notes"  # in the data folder
+_OF_BYTES = {"probed", "sha256", "hashed"}  # facts that end when the file changes
+
+
+class FileNote(TypedDict, total=False):
+    """The facts about one file; an unknown one is absent. Times are in seconds since 1970."""
+
+    used: float  # when a command last opened the model
+    probed: str  # the release of llama.cpp that has loaded it safely
+    sha256: str  # of its bytes
+    hashed: float  # when the sha256 was computed
+    reference: str  # of a download that is not complete: what `llmcli pull` resumes
+    size: int  # of the complete download, in bytes
+    version: str  # of a file from a URL: its ETag or Last-Modified
+    published: str  # of a file from a URL: the sha256 that the URL gave
+
+
+def read(data_dir: Path, file: Path) -> FileNote:
+    """What is known of a file."""
+    import msgspec  # 8 ms that the start of a model does not need
+
+    try:
+        return msgspec.convert(_load(data_dir, file), FileNote)
+    except msgspec.ValidationError:
+        return {}
+
+
+def update(data_dir: Path, file: Path, **facts: Unpack[FileNote]) -> None:
+    """Remember facts about the file as it is now, and keep the others."""
+    with contextlib.suppress(OSError):
+        about = {"path": os.path.realpath(file), "state": _state(file)}
+        write_note(_path(data_dir, file), _load(data_dir, file) | facts | about)
+
+
+def forget(data_dir: Path, file: Path) -> None:
+    """Remove the note about a file."""
+    with contextlib.suppress(OSError):
+        _path(data_dir, file).unlink(missing_ok=True)
+
+
+def is_probed(data_dir: Path, parts: Iterable[Path], build: str) -> bool:
+    """True when this release of llama.cpp has loaded these files, and none has changed since."""
+    return all(_load(data_dir, part).get("probed") == build for part in parts)
+
+
+def record_probed(data_dir: Path, parts: Iterable[Path], build: str) -> None:
+    """Remember that this release of llama.cpp has loaded these files."""
+    for part in parts:
+        update(data_dir, part, probed=build)
+
+
+def note_path(folder: Path, key: str) -> Path:
+    """The path of the note with this key, which people can recognize in it."""
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", key).lstrip("-")[:80]
+    return folder / f"{slug}-{zlib.crc32(os.fsencode(key)):08x}.json"
+
+
+def _path(data_dir: Path, file: Path) -> Path:
+    return note_path(data_dir / FOLDER, os.path.realpath(file))
+
+
+def _load(data_dir: Path, file: Path) -> dict[str, Any]:
+    """The facts in the note that still hold. Not checked for their types, so that a start needs no msgspec."""
+    note = read_note(_path(data_dir, file))
+    if note.get("path") != os.path.realpath(file):  # of another file whose path has the same checksum
+        return {}
+    outdated = _OF_BYTES if note.get("state") != _state(file) else ()
+    return {key: value for key, value in note.items() if key not in outdated}
+
+
+def _state(file: Path) -> list[int]:
+    """What changes when the file changes; [] if it does not exist."""
+    with contextlib.suppress(OSError):
+        info = file.stat()
+        return [info.st_size, info.st_mtime_ns]
+    return []
