@@ -19,8 +19,9 @@ from llmcli.models.hub.repo_files import (
     select_quantization,
 )
 from llmcli.models.locations import model_locations
-from llmcli.models.lookup import reference_to_download
+from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import HubReference
+from llmcli.models.sources.registry import parse_remote
 from llmcli.params.settings import Layer
 from llmcli.text import format_count, format_size, plural
 from llmcli.ui.terminal.console import console
@@ -50,7 +51,9 @@ def files(
     from llmcli.models.hub import api
 
     locations = model_locations(resolve_settings(flags))
-    reference = reference_to_download(repo, locations)
+    reference = parse_remote(repo, locations)
+    if reference is None:
+        find_model_file(repo, locations)  # the error of an unknown name has a hint
     if not isinstance(reference, HubReference):
         raise UsageError(f"'{repo}' is not a repository on the Hub", "write owner/repo")
     warn_about_token(locations)

@@ -14,11 +14,11 @@ from llmcli.files import check_name
 from llmcli.models.gguf.parser import read_headers
 from llmcli.models.installed import installed_model, inventory, remove, verify
 from llmcli.models.locations import STARTER, ModelLocations, ModelNotDownloadedError, model_locations
-from llmcli.models.lookup import find_model_file, reference_to_download
+from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import RemoteReference
 from llmcli.models.sources import hub
 from llmcli.models.sources.folder import skipped_files
-from llmcli.models.sources.registry import models_in_folder, parse, programs
+from llmcli.models.sources.registry import models_in_folder, parse, parse_remote, programs
 from llmcli.models.sources.source import InstalledModel
 from llmcli.params.settings import Layer
 from llmcli.text import format_age, format_size, plural
@@ -214,11 +214,11 @@ def _sound_models(folder: Path, is_named: bool) -> list[InstalledModel]:
 def _set_alias(name: str, model: str) -> None:
     if check_name(name, "alias") == STARTER:
         raise UsageError(f"'{name}' is the name of a model", "choose another name")
-    path = Path(model).expanduser()
+    path, locations = Path(model).expanduser(), model_locations(resolve_settings(Layer("flag", {})))
     if path.is_file():
         model = str(path.absolute())
-    else:  # raises an error for an unknown model
-        reference_to_download(model, model_locations(resolve_settings(Layer("flag", {}))))
+    elif parse_remote(model, locations) is None:
+        find_model_file(model, locations)  # raises an error for an unknown model
     config_file.set_alias(name, model)
 
 

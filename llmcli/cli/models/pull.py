@@ -11,9 +11,9 @@ from llmcli.config.presets import resolve_settings
 from llmcli.inference.sizing import memory_and_cores, resolve_model
 from llmcli.models.hub import environment
 from llmcli.models.locations import ModelFile, ModelLocations, ModelNotDownloadedError, model_locations
-from llmcli.models.lookup import find_model_file, reference_to_download
+from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import HubReference, RemoteReference
-from llmcli.models.sources.registry import plan_download
+from llmcli.models.sources.registry import parse_remote, plan_download
 from llmcli.models.sources.source import DownloadPlan
 from llmcli.params.settings import Layer
 from llmcli.text import format_size
@@ -43,7 +43,7 @@ def pull(
     """
     settings = resolve_settings(flags)
     locations = model_locations(settings)
-    remote = reference_to_download(reference, locations)
+    remote = parse_remote(reference, locations)
     if remote is None:  # the starter, or a file
         with Downloads() as downloads:
             starting = downloads.bar("downloading the starter model")
