@@ -8,14 +8,14 @@ _COMMANDS = {
     "pull": "pull:pull",
     "list": "show:list_models",
     "show": "show:show_model",
-    "files": "hub:files",
-    "search": "hub:search",
+    "files": "show:files",
+    "search": "show:search",
     "rm": "manage:remove_model",
     "verify": "manage:verify_models",
     "partials": "manage:partials",
     "alias": "manage:alias",
     "import": "manage:import_folders",
-    "recommend": "hub:recommend",
+    "recommend": "show:recommend",
 }
 
 

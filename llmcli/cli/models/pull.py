@@ -65,9 +65,7 @@ def pull(
 def pull_if_missing(missing: ModelNotDownloadedError, locations: ModelLocations, without_asking: bool) -> None:
     """Download the model of a command: at once with --pull, or after a confirmation on a terminal.
 
-    Raises:
-        ModelNotDownloadedError: the user did not allow it.
-        LlmcliError: the download failed.
+    Raises `missing` if the user does not allow it.
     """
     if not without_asking and (not can_ask() or locations.is_offline):
         raise missing

@@ -54,9 +54,7 @@ def request(url: str, headers: Mapping[str, str], to_other_hosts: bool) -> Itera
 
     The headers are sent to the host of `url`; other hosts, if allowed at all, get no authorization header.
 
-    Raises:
-        TransientError: a transient failure of the connection or the server.
-        NetworkError: too many redirects, or one to an unexpected host or from https to http.
+    Raises TransientError, or NetworkError for too many redirects or one to an unexpected host or from https to http.
     """
     import httpx2
 
@@ -168,9 +166,7 @@ class RemoteFile:
     def open(self, first: int, end: int) -> Iterator[Iterator[bytes]]:
         """The bytes from `first` to `end` (exclusive), in pieces; the server can send fewer or more.
 
-        Raises:
-            TransientError: a transient error.
-            LlmcliError: a permanent error.
+        Raises TransientError or, for a permanent error, LlmcliError.
         """
         last = min(end, first + MAX_RANGE) - 1
         url, headers = (self._signed, {}) if self._signed else (self.url, self.headers)

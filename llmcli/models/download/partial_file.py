@@ -51,9 +51,7 @@ class PartialFile:
     def __init__(self, path: Path, size: int) -> None:
         """Resume the file at `path`, or discard it if it is not valid.
 
-        Raises:
-            DiskError: there is something at `path` that is not a regular file, for example a link.
-            OSError: the folder cannot be used.
+        Raises DiskError (something at `path` is not a regular file, for example a link) or OSError.
         """
         self.path, self.size = path, size
         self._lock = threading.Lock()

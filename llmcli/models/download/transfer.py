@@ -36,10 +36,8 @@ def download_file(
 ) -> str:
     """Download the missing bytes, publish the file at `target` when `verify` accepts its sha256, and give that in hex.
 
-    Raises:
-        LlmcliError: the server refuses or fails, or `verify` refuses the file, which is then deleted.
-        OSError: the disk fails.
-        KeyboardInterrupt: on Ctrl-C. Like after the other errors, the partial download is kept.
+    Raises LlmcliError (the server refuses or fails, or `verify` refuses the file, which is then deleted), OSError or
+    KeyboardInterrupt. The partial download is kept.
     """
     partial = PartialFile(partial_path(target), remote.size)
     digest = Transfer(remote, partial, progress, notify).run()

@@ -97,10 +97,8 @@ class _Found(_Model, kw_only=True):
 def get_repo(reference: HubReference, offline: bool = False, notify: Notify = lambda _text: None) -> Repo:
     """The repository at the requested revision, in one request.
 
-    Raises:
-        ModelNotFoundError: the repository or revision does not exist.
-        NotAllowedError: the token is missing or refused.
-        NetworkError: the Hub cannot be reached, or its response is not valid.
+    Raises ModelNotFoundError (no such repository or revision), NotAllowedError (the token is missing or refused) or
+    NetworkError (the Hub cannot be reached, or its response is not valid).
     """
     check_online(offline, str(reference))
     revision = reference.revision or MAIN
@@ -116,11 +114,7 @@ def get_repo(reference: HubReference, offline: bool = False, notify: Notify = la
 
 
 def search(text: str, limit: int, offline: bool = False, notify: Notify = lambda _text: None) -> list[SearchResult]:
-    """Repositories with GGUF files that match the text, the most downloaded first.
-
-    Raises:
-        NetworkError: the Hub cannot be reached, or its response is not valid.
-    """
+    """Repositories with GGUF files that match the text, the most downloaded first. Raises NetworkError."""
     check_online(offline, "the search")
     query = urlencode({"filter": "gguf", "search": text, "sort": "downloads", "direction": "-1", "limit": str(limit)})
     answer = _get(f"/api/models?{query}", HubReference("the list of models"), notify, list[_Found])

@@ -87,11 +87,7 @@ class PullPlan(DownloadPlan):
     projector: DownloadItem | None  # available; in `files` only on request
 
     def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
-        """Download the missing files, verify the others, and record the commit of the reference.
-
-        Raises:
-            LlmcliError: the pull failed; the partial download is kept.
-        """
+        """Download the missing files, verify the others, and record the commit of the reference."""
         locations, repo = self.locations, self.repo
         check_free_space(locations.hub, self.missing, cache.MOVE_HINT)
         paths = [pull_file(item, str(self.reference), locations.data_dir, progress_for, notify) for item in self.files]
@@ -116,10 +112,8 @@ def plan_pull(
 ) -> PullPlan:
     """Ask the Hub, in one request, what `reference` is now. `memory` in bytes guides the selection (0 = unknown).
 
-    Raises:
-        ModelNotFoundError: the Hub has no such model, not all of its parts, or no sha256 to verify them.
-        NotAllowedError: the model is gated and no token is set.
-        NetworkError: the Hub cannot be reached.
+    Raises ModelNotFoundError (no such model, parts are missing, or no sha256 is published), NotAllowedError (it is
+    gated and no token is set) or NetworkError.
     """
     repo = get_repo(reference, locations.offline, notify)
     found = quantizations(repo.files)
@@ -162,11 +156,8 @@ def plan_pull(
 def pull_file(item: DownloadItem, reference: str, data_dir: Path, progress_for: ProgressFor, notify: Notify) -> Path:
     """The path of the file in the cache: downloaded and verified, or verified if another program downloaded it.
 
-    `reference` is the name of the download while it is interrupted.
-
-    Raises:
-        LlmcliError: the download failed. Nothing is published, and the partial download is kept.
-        KeyboardInterrupt: likewise.
+    `reference` is the name of the download while it is interrupted. After an LlmcliError or a KeyboardInterrupt,
+    nothing is published, and the partial download is kept.
     """
     is_linked = not item.blob.exists() or os.path.realpath(item.pointer) == os.path.realpath(item.blob)
     is_published = is_linked and _has_size(item.pointer, item.file.size)
@@ -219,12 +210,7 @@ class HubFile(RemoteFile):
 
 
 def remote_header(item: DownloadItem) -> GGUFHeader:
-    """The header, read with range requests: a few MiB, at most 32.
-
-    Raises:
-        ModelInvalidError: the header is not valid.
-        LlmcliError: the Hub refuses or fails.
-    """
+    """The header, read with range requests: a few MiB, at most 32. Raises as `read_remote_header`."""
     remote, retries = HubFile(item.repo, item.commit, item.file), RetryPolicy(lambda _text: None, _ATTEMPTS)
     return read_remote_header(lambda start, end: remote.read(start, end, retries), item.file.size, item.file.path)
 
