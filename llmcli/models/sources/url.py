@@ -110,11 +110,7 @@ class FilePlan(DownloadPlan):
     data_dir: Path
 
     def fetch(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
-        """Download the file, and verify its sha256 (if it is known) and its header.
-
-        Raises:
-            LlmcliError: the download failed; nothing is published.
-        """
+        """Download the file, and verify its sha256 (if it is known) and its header."""
         from llmcli.models.download.fetch import check_free_space, exclusive, write_error
 
         path, progress = self.path, progress_for(self.path.name)
@@ -159,11 +155,7 @@ class FilePlan(DownloadPlan):
 
 
 def plan_file(reference: FileReference, url: str, sha256: str, locations: ModelLocations, notify: Notify) -> FilePlan:
-    """The plan for a file at this URL, whose size and version a request for its first byte tells.
-
-    Raises:
-        LlmcliError: the file does not exist, or the server cannot be reached.
-    """
+    """The plan for a file at this URL, whose size and version a request for its first byte tells."""
     from llmcli.models.download.http import RetryPolicy  # 8 ms, only for downloads
 
     check_online(locations.offline, str(reference))
