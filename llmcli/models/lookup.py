@@ -18,19 +18,15 @@ _MAX_NAMES = 5  # in one message
 def find_model_file(text: str, locations: ModelLocations) -> ModelFile:
     """The model for the reference `text`; for the starter its path, even if it is not downloaded yet.
 
-    Raises:
-        ModelNotDownloadedError: the model is not downloaded, but can be.
-        ModelNotFoundError: no model has this name (the hint has the nearest one).
-        ModelInvalidError: a split model or an entry of Ollama's store is invalid.
+    Raises ModelNotDownloadedError (it can be downloaded), ModelNotFoundError (its hint has the nearest name) or
+    ModelInvalidError (a split model or an entry of Ollama's store).
     """
     text = locations.aliases.get(text, text)
     if text == STARTER:
         path = starter_path(locations.cache_dir)
         return ModelFile(path, (path,), STARTER, trusted=True)
-    if text.strip() and "\0" not in text:
-        on_disk = _on_disk(text)
-        if on_disk:
-            return on_disk
+    if text.strip() and "\0" not in text and (on_disk := _on_disk(text)):
+        return on_disk
     from llmcli.models.sources.registry import find_by_name  # 25 ms that a path does not need
 
     return find_by_name(text, locations)
@@ -49,8 +45,7 @@ def _on_disk(text: str) -> ModelFile | None:
         # Do not resolve links: in the Hub's cache only the link has the name of the part.
         parts = parts_of(path)
         return ModelFile(parts[0], parts, stem_of(parts[0]))
-    names = model_files_in(path) if is_folder else []
-    if names:
+    if is_folder and (names := model_files_in(path)):
         more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
         hint = f"give one of its files: {', '.join(names[:_MAX_NAMES])}{more}"
         raise ModelNotFoundError(f"{path} is a folder, not a model", hint)

@@ -16,7 +16,7 @@ from llmcli.params.policies.rules import BUILTIN
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.samplers import SAMPLERS
 from llmcli.params.temperature import effective_policy
-from llmcli.text import foreign_hint, nearest, setting_hint
+from llmcli.text import foreign_hint, nearest
 
 CODE_KEYS = ("temp_policy_file",)  # it names code: a session file from elsewhere must not run code
 # Environment variables of the program that are not settings.
@@ -49,7 +49,9 @@ def find(name: str) -> Field:
     key = name.strip().lstrip("-").replace("-", "_").lower()
     field = _by_name().get(key)
     if field is None:
-        raise UsageError(f"unknown setting {name.strip()[:80]!r}", setting_hint(key, _by_name()))
+        near = nearest(key, _by_name(), 1)
+        hint = foreign_hint(key) or (f"did you mean '{_by_name()[near[0]].key}'?" if near else "")
+        raise UsageError(f"unknown setting {name.strip()[:80]!r}", hint)
     return field
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.models.locations import STARTER_SHA256, STARTER_SIZE
+from llmcli.text import format_size
 from tests.cli.test_hub_end_to_end import Place, error_line, facts_of, harmless, on_terminal, sole
 from tests.hub.server import FakeHub, Fault
 from tests.models.gguf_writer import MODEL, write_gguf
@@ -192,6 +193,16 @@ def test_url_with_changed_file_is_downloaded_again(place: Place, tmp_path: Path)
         place.hub.other_serves = write_gguf(tmp_path / "served.gguf", MODEL | {"general.name": name}).read_bytes()
         assert place.run("pull", url).status == 0
         assert facts_of(place.run("models", "show", url).text)["model"] == name
+
+
+def test_url_without_a_note_is_not_downloaded_again(place: Place) -> None:
+    url = f"{place.hub.other}/x.gguf"
+    path = Path(sole(place.run("pull", url).text))
+    shutil.rmtree(place.home / "data" / "notes")
+    before = path.stat().st_mtime_ns
+    again = place.run("pull", url)
+    assert (again.status, again.stderr) == (0, f"x.gguf, {format_size(path.stat().st_size)}, already downloaded\n")
+    assert path.stat().st_mtime_ns == before
 
 
 def test_url_without_a_model_is_refused(place: Place, tmp_path: Path) -> None:

@@ -41,10 +41,9 @@ class Hub(Source):
         """The model as it was pulled; otherwise the best match."""
         if not isinstance(reference, HubReference):
             return None
-        record = cache.load_revision(locations.data_dir, str(reference))
-        if record:
-            folder = locations.hub, record.repo, record.commit
-            parts = tuple(cache.pointer_path(*folder, file.path) for file in record.files)
+        if pulled := cache.load_revision(locations.data_dir, str(reference)):
+            folder = locations.hub, pulled.repo, pulled.commit
+            parts = tuple(cache.pointer_path(*folder, file.path) for file in pulled.files)
             if all(path.is_file() for path in parts):
                 return ModelFile(parts[0], parts, stem_of(parts[0]))
         model = _best_match(reference, locations)
@@ -84,8 +83,7 @@ class Hub(Source):
     def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
         """Plan the removal: the same bytes can be in the cache at several commits, and all of them are this model.
 
-        Raises:
-            DiskError: a link leads out of the cache.
+        Raises DiskError if a link leads out of the cache.
         """
         model = item.cached
         assert model  # every item of this source has it
@@ -162,14 +160,13 @@ def _parse_url(text: str) -> HubReference | None:
         parts, mirror = urlsplit(text if "://" in text else f"https://{text}"), urlsplit(endpoint())
     except ValueError:  # brackets without an IPv6 address between them
         raise ModelNotFoundError(f"'{text}' is not a valid URL", FORMS) from None
+    host, base = parts.netloc.lower(), mirror.path.rstrip("/") + "/"
     if parts.scheme not in ("http", "https"):
         return None
-    if parts.netloc.lower() in _HOSTS:
+    if host in _HOSTS:
         return _parse_page(parts.path, text)
-    base = mirror.path.rstrip("/") + "/"
-    if mirror.netloc and parts.netloc.lower() == mirror.netloc.lower() and parts.path.startswith(base):
-        return _parse_page(parts.path.removeprefix(base), text)
-    return None
+    is_mirror = mirror.netloc and host == mirror.netloc.lower() and parts.path.startswith(base)
+    return _parse_page(parts.path.removeprefix(base), text) if is_mirror else None
 
 
 def _parse_page(path: str, text: str) -> HubReference:
@@ -195,14 +192,9 @@ def _best_match(reference: HubReference, locations: ModelLocations) -> CachedMod
     exact = {model.commit for model in models if _is_exact(model, reference)}
     commits = dict.fromkeys([*pulled, *(model.commit for model in models)])
     for commit in sorted(commits, key=lambda commit: commit not in exact):
-        by_variant = {model.variant: model for model in models if model.commit == commit}
-        try:
-            if by_variant:
-                return by_variant[
-                    select_quantization(list(by_variant), reference.quant, reference.file, reference.repo)
-                ]
-        except ModelNotFoundError:
-            continue
+        found = {model.variant: model for model in models if model.commit == commit}
+        with contextlib.suppress(ModelNotFoundError):
+            return found[select_quantization(list(found), reference.quant, reference.file, reference.repo)]
     return None
 
 

@@ -35,12 +35,8 @@ _SERVICE_STORES = (
     Path("/var/snap/ollama/common/models"),
 )
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
-_PIECES = (
-    re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"),
-    re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}"),
-    _PART,
-    _PART,
-)
+_HOST, _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"), re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
+_PIECES = _HOST, _NAMESPACE, _PART, _PART
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _MEDIA_TYPE = "application/vnd.ollama.image."
 _MAX_NAMES = 3  # in one message
@@ -123,10 +119,8 @@ SOURCE = Ollama()
 def find_in_stores(name: str, stores: Sequence[Path]) -> InstalledModel:
     """The model with this name in Ollama (without `ollama:`); registry.ollama.ai/library and :latest are defaults.
 
-    Raises:
-        ModelNotFoundError: no store has it; the hint has the nearest names.
-        ModelInvalidError: its manifest is damaged, its file is missing, or it is not a GGUF model.
-        DiskError: its files cannot be read.
+    Raises ModelNotFoundError (its hint has the nearest names), ModelInvalidError (the manifest is damaged, the file is
+    missing, or it is not a GGUF model) or DiskError.
     """
     requested = parse_name(name)
     if requested is None:
@@ -169,15 +163,17 @@ def _names(store: Path) -> list[OllamaName]:
 def _model(store: Path, name: OllamaName) -> InstalledModel:
     layers = _layers(store, name)
     weights = [layer for layer in layers if layer.kind == "model"]
-    kinds = [layer.kind for layer in layers]
+    kinds, fault, hint = [layer.kind for layer in layers], "", "pull a GGUF version of it from the Hub"
     if not weights and "tensor" in kinds:
-        raise _unusable(name, "is in safetensors format, not GGUF", "pull a GGUF version of it from the Hub")
-    if not weights:
-        raise _unusable(name, "has no model file on this machine (a cloud model)", "use a model that Ollama has pulled")
-    if len(weights) > 1:
-        raise _unusable(name, f"is split into {len(weights)} files", "pull a GGUF version of it from the Hub")
-    if "adapter" in kinds:
-        raise _unusable(name, "is an adapter (LoRA), which is not supported", "use its base model")
+        fault = "is in safetensors format, not GGUF"
+    elif not weights:
+        fault, hint = "has no model file on this machine (a cloud model)", "use a model that Ollama has pulled"
+    elif len(weights) > 1:
+        fault = f"is split into {len(weights)} files"
+    elif "adapter" in kinds:
+        fault, hint = "is an adapter (LoRA), which is not supported", "use its base model"
+    if fault:
+        raise ModelInvalidError(f"Ollama model '{name}' {fault}", hint)
     path, size = _blob(store, name, weights[0])
     projectors = [_blob(store, name, layer)[0] for layer in layers if layer.kind == "projector"]
     digest = weights[0].digest.removeprefix("sha256:")
@@ -236,10 +232,6 @@ def _not_found(requested: OllamaName, known: Sequence[OllamaName], stores: Seque
     names = " or ".join(f"'{_PREFIX}{name}'" for name in near)
     hint = f"did you mean {names}? if not, run {pull}" if near else f"run {pull} first"
     return ModelNotFoundError(f"Ollama model '{requested}' not found on this machine", hint)
-
-
-def _unusable(name: OllamaName, why: str, hint: str) -> ModelInvalidError:
-    return ModelInvalidError(f"Ollama model '{name}' {why}", hint)
 
 
 def _damaged(name: OllamaName, why: str) -> ModelInvalidError:

@@ -46,18 +46,16 @@ def programs() -> Iterator["Program"]:
 def parse(text: str, aliases: Mapping[str, str] | None = None) -> Reference:
     """Parse `text` without access to the disk; an alias is resolved once.
 
-    Raises:
-        ModelNotFoundError: `text` is not a valid reference; the hint has the form that was probably meant.
+    Raises ModelNotFoundError if it is not valid; the hint has the form that was probably meant.
     """
     text = (aliases or {}).get(text, text).strip()
     if text.count("/") == 2 and is_repo(text.removesuffix("/")):  # a shell adds a slash when it completes a folder
         text = text.removesuffix("/")
     if not text or not text.isprintable():
         raise ModelNotFoundError("the model reference is empty or contains control characters", FORMS)
-    found = next(filter(None, (source.parse(text) for source in sources())), None)
-    if found is None:
-        raise not_a_reference(text)
-    return found
+    if found := next(filter(None, (source.parse(text) for source in sources())), None):
+        return found
+    raise not_a_reference(text)
 
 
 def parse_remote(text: str, locations: ModelLocations) -> RemoteReference | None:
@@ -127,10 +125,10 @@ def _suggestion(name: str, locations: ModelLocations) -> str:
     local, listed = _nearest(name, names), _nearest(name, {entry: entry for entry in sizes})
     download = f"'{listed}' ({sizes.get(listed, 0) / 1e9:.1f} GB to download)"
     is_exact = {name.casefold(), f"{name}.gguf".casefold()} & set(map(str.casefold, names))
-    if local and listed and not is_exact:
-        return f"did you mean '{local}' (on this machine) or {download}?"
-    if local:
+    if local and (is_exact or not listed):
         return f"did you mean '{local}'?"
+    if local:
+        return f"did you mean '{local}' (on this machine) or {download}?"
     return f"did you mean {download}?" if listed else "see `llmcli models list` and `llmcli models recommend`"
 
 

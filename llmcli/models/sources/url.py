@@ -1,6 +1,5 @@
 """Models of other servers, from the URL of a .gguf file: downloaded and verified, found, listed and removed."""
 
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from urllib.parse import unquote, urlsplit
 from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
 from llmcli.files import make_private_folder
 from llmcli.models import notes
-from llmcli.models.checksums import record_sha256, sha256_of
 from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, partial_path
 from llmcli.models.gguf.parser import read_header, stem_of
 from llmcli.models.hub.environment import check_online
@@ -41,6 +39,8 @@ class UrlReference(FileReference):
         return self.url + (f"#sha256={self.sha256}" if self.sha256 else "")
 
     def path(self, cache_dir: Path) -> Path:
+        import hashlib  # 3 ms that a list does not need
+
         name = unquote(urlsplit(self.url).path).rpartition("/")[2]
         key = hashlib.sha256(self.url.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         return cache_dir / "urls" / key / (name if is_safe_path(name) else "model.gguf")
@@ -110,11 +110,8 @@ class FilePlan(DownloadPlan):
     data_dir: Path
 
     def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
-        """Download the file, and verify its sha256 (if it is known) and its header.
-
-        Raises:
-            LlmcliError: the download failed; nothing is published.
-        """
+        """Download the file, and verify its sha256 (if it is known) and its header."""
+        from llmcli.models.checksums import sha256_of
         from llmcli.models.download.partial_file import check_free_space, write_error
         from llmcli.models.download.transfer import exclusive
 
@@ -134,6 +131,7 @@ class FilePlan(DownloadPlan):
         return ModelFile(path, (path,), stem_of(path))
 
     def _download(self, progress: Progress, notify: Notify) -> None:
+        from llmcli.models.checksums import record_sha256
         from llmcli.models.download.http import RemoteFile, host_of
         from llmcli.models.download.transfer import check_sha256, download_file
 
@@ -159,11 +157,7 @@ class FilePlan(DownloadPlan):
 
 
 def plan_file(reference: FileReference, url: str, sha256: str, locations: ModelLocations, notify: Notify) -> FilePlan:
-    """The plan for a file at this URL, whose size and version a request for its first byte tells.
-
-    Raises:
-        LlmcliError: the file does not exist, or the server cannot be reached.
-    """
+    """The plan for a file at this URL, whose size and version a request for its first byte tells."""
     from llmcli.models.download.http import RetryPolicy  # 8 ms, only for downloads
 
     check_online(locations.offline, str(reference))
