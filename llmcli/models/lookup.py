@@ -6,15 +6,11 @@ It resolves the starter and paths, because every start needs them; `sources.regi
 import errno
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llmcli.errors import ModelNotFoundError
 from llmcli.files import read_error
 from llmcli.models.gguf.parser import model_files_in, parts_of, stem_of
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations, starter_path
-
-if TYPE_CHECKING:
-    from llmcli.models.reference import RemoteReference
 
 _MAX_NAMES = 5  # in one message
 
@@ -34,25 +30,6 @@ def find_model_file(text: str, locations: ModelLocations) -> ModelFile:
     from llmcli.models.sources.registry import find_by_name  # 25 ms that a path does not need
 
     return find_by_name(text, locations)
-
-
-def reference_to_download(text: str, locations: ModelLocations) -> "RemoteReference | None":
-    """The reference to download; None for the starter and for models that are not downloaded (files, Ollama's).
-
-    Raises ModelNotFoundError if the text is not a valid reference, or an unknown name.
-    """
-    from llmcli.models.catalog import find_entry
-    from llmcli.models.reference import NameReference, RemoteReference
-    from llmcli.models.sources.registry import parse
-
-    reference = parse(text, locations.aliases)
-    if isinstance(reference, RemoteReference):
-        return reference
-    if isinstance(reference, NameReference) and (entry := find_entry(reference.text)):
-        return entry.reference
-    if str(reference) != STARTER:
-        find_model_file(text, locations)
-    return None
 
 
 def _on_disk(text: str) -> ModelFile | None:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from llmcli.cli.models import make_group
 from tests.cli.test_hub_end_to_end import error_line
 from tests.conftest import Run
 from tests.models.gguf_writer import write_gguf
@@ -64,3 +65,31 @@ def test_import_names_the_files_that_it_skips(inside: Run, tmp_path: Path) -> No
     assert warning == f"warning: skipped {tmp_path / 'page.gguf'}: not a GGUF model, or a part of it is missing"
     assert note == "1 model imported in place; use one with --model NAME"
     assert [line.split()[0] for line in ran.text.splitlines()] == ["NAME", "good"]
+
+
+def test_import_skips_a_truncated_model(inside: Run, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "good.gguf")
+    cut = write_gguf(tmp_path / "cut.gguf", missing=100)
+    ran = inside("models", "import", str(tmp_path))
+    assert ran.status == 0
+    size = cut.stat().st_size
+    assert ran.stderr.splitlines() == [
+        f"warning: skipped {cut}: the file is truncated: {size} of {size + 100} bytes",
+        "  hint: download it again",
+        "1 model imported in place; use one with --model NAME",
+    ]
+    assert [line.split()[0] for line in ran.text.splitlines()] == ["NAME", "good"]
+
+
+def test_import_of_only_a_truncated_model_is_an_error(inside: Run, tmp_path: Path) -> None:
+    cut = write_gguf(tmp_path / "cut.gguf", missing=100)
+    ran = inside("models", "import", str(tmp_path))
+    assert ran.status == 8
+    assert error_line(ran.stderr).startswith(f"{cut}: the file is truncated: ")
+    assert inside("config", "get", "model_folders").text.strip() in ("", "none")
+
+
+def test_one_command_of_the_group_starts_alone() -> None:
+    for name in ("pull", "list", "show", "files", "search", "rm", "verify", "partials", "alias", "import", "recommend"):
+        assert [command.name for command in make_group(name).registered_commands] == [name]
+    assert len(make_group("lst").registered_commands) == 11

