@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from llmcli.files import read_note, write_note
+from llmcli.files import read_json, write_json
 
 FOLDER = "notes"  # in the data folder
 _OF_BYTES = {"probed", "sha256", "hashed"}  # facts that end when the file changes
@@ -45,7 +45,7 @@ def update(data_dir: Path, file: Path, **facts: Unpack[FileNote]) -> None:
     """Remember facts about the file as it is now, and keep the others."""
     path, note = _load(data_dir, file)
     with contextlib.suppress(OSError):
-        write_note(path, note | facts)
+        write_json(path, note | facts)
 
 
 def forget(data_dir: Path, file: Path) -> None:
@@ -75,7 +75,7 @@ def _load(data_dir: Path, file: Path) -> tuple[Path, dict[str, Any]]:
     """The path of the note, and what it says that still holds. The types of its values are not checked."""
     real, state = os.path.realpath(file), None
     path = note_path(data_dir / FOLDER, real)
-    note = read_note(path)
+    note = read_json(path)
     if note.get("path") != real:  # of another file, whose path has the same checksum
         note = {}
     with contextlib.suppress(OSError):
