@@ -24,7 +24,7 @@ _JSON_TYPES |= {"array": "a list", "object": "an object"}
 _EXPECTED = re.compile(r"Expected `([^`]+)`((?: of length)?(?: [<>]=)?(?: [\d.+e-]+)?)(?:, got .*)?")
 _MAX_LINE = 64 << 20  # bytes; no session has a longer line
 _MAX_TEXT = 64 << 20  # bytes of one text file
-_MAX_NOTE = 4 << 20  # bytes; a longer note is cut, and so it is not valid
+_MAX_JSON = 4 << 20  # bytes; a longer file is cut, and so it is not valid
 _MAX_NAME = 64  # characters
 _NAME_HINT = "start with a letter or a digit; use letters from a to z, digits, dots, dashes and underscores"
 _WRITABLE_HINT = "set LLMCLI_HOME to a folder that you can write to"
@@ -127,16 +127,16 @@ def replace_private(path: Path, data: bytes, sync: bool = True) -> None:
         raise
 
 
-def write_note(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a private JSON object that the program wants to remember; it replaces the old one. Raises OSError."""
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a private file with a JSON object, which replaces the old one. Raises OSError."""
     replace_private(path, json.dumps(data).encode(), sync=False)
 
 
-def read_note(path: Path) -> dict[str, Any]:
-    """The object that `write_note` wrote; {} if the file is missing, too large or not valid."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; {} if the file is missing, too large or not valid."""
     try:
         with path.open("rb") as file:
-            data = json.loads(file.read(_MAX_NOTE))  # not by msgspec: a start may read notes, but no other JSON
+            data = json.loads(file.read(_MAX_JSON))  # not by msgspec: a start may read a note, but no other JSON
     except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -50,8 +50,7 @@ class InterruptedDownload:
 def interrupted_downloads(locations: ModelLocations) -> list[InterruptedDownload]:
     """All interrupted downloads, the latest first, including those of other Hugging Face tools."""
     found = []
-    of_hub, of_urls = "models--*/blobs/*.incomplete", "urls/*/*" + PARTIAL
-    for path in [*locations.hub.glob(of_hub), *locations.cache_dir.glob(of_urls)]:
+    for path in [*locations.hub.glob("models--*/blobs/*.incomplete"), *locations.cache_dir.rglob("*" + PARTIAL)]:
         if not path.is_file() or path.is_symlink():
             continue
         note, info = notes.read(locations.data_dir, path), path.stat()

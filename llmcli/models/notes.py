@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
-from llmcli.files import read_note, write_note
+from llmcli.files import read_json, write_json
 
 FOLDER = "notes"  # in the data folder
 _OF_BYTES = {"probed", "sha256", "hashed"}  # facts that end when the file changes
@@ -34,27 +34,27 @@ class FileNote(TypedDict, total=False):
 def read(data_dir: Path, file: Path) -> FileNote:
     """What is known of a file."""
     types = FileNote.__annotations__  # compared here: msgspec would take 8 ms of each list of models
-    note = {key: value for key, value in _load(data_dir, file).items() if key in types}
+    note = {key: value for key, value in _load(data_dir, file)[1].items() if key in types}
     is_valid = all(type(value) is types[key] for key, value in note.items())
     return cast(FileNote, note) if is_valid else {}
 
 
 def update(data_dir: Path, file: Path, **facts: Unpack[FileNote]) -> None:
     """Remember facts about the file as it is now, and keep the others."""
+    path, note = _load(data_dir, file)
     with contextlib.suppress(OSError):
-        about = {"path": os.path.realpath(file), "state": _state(file)}
-        write_note(_path(data_dir, file), _load(data_dir, file) | facts | about)
+        write_json(path, note | facts)
 
 
 def forget(data_dir: Path, file: Path) -> None:
     """Remove the note about a file."""
     with contextlib.suppress(OSError):
-        _path(data_dir, file).unlink(missing_ok=True)
+        note_path(data_dir / FOLDER, os.path.realpath(file)).unlink(missing_ok=True)
 
 
 def is_probed(data_dir: Path, parts: Iterable[Path], build: str) -> bool:
     """True when this release of llama.cpp has loaded these files, and none has changed since."""
-    return all(_load(data_dir, part).get("probed") == build for part in parts)
+    return all(_load(data_dir, part)[1].get("probed") == build for part in parts)
 
 
 def record_probed(data_dir: Path, parts: Iterable[Path], build: str) -> None:
@@ -69,22 +69,16 @@ def note_path(folder: Path, key: str) -> Path:
     return folder / f"{slug}-{zlib.crc32(os.fsencode(key)):08x}.json"
 
 
-def _path(data_dir: Path, file: Path) -> Path:
-    return note_path(data_dir / FOLDER, os.path.realpath(file))
-
-
-def _load(data_dir: Path, file: Path) -> dict[str, Any]:
-    """The facts in the note that still hold. Not checked for their types, so that a start needs no msgspec."""
-    note = read_note(_path(data_dir, file))
-    if note.get("path") != os.path.realpath(file):  # of another file whose path has the same checksum
-        return {}
-    outdated = _OF_BYTES if note.get("state") != _state(file) else ()
-    return {key: value for key, value in note.items() if key not in outdated}
-
-
-def _state(file: Path) -> list[int]:
-    """What changes when the file changes; [] if it does not exist."""
+def _load(data_dir: Path, file: Path) -> tuple[Path, dict[str, Any]]:
+    """The path of the note, and what it says that still holds. The types of its values are not checked."""
+    real, state = os.path.realpath(file), None
+    path = note_path(data_dir / FOLDER, real)
+    note = read_json(path)
+    if note.get("path") != real:  # of another file, whose path has the same checksum
+        note = {}
     with contextlib.suppress(OSError):
-        info = file.stat()
-        return [info.st_size, info.st_mtime_ns]
-    return []
+        info = os.stat(real)
+        state = [info.st_size, info.st_mtime_ns]  # they change when the file changes
+    if note.get("state") != state:
+        note = {fact: value for fact, value in note.items() if fact not in _OF_BYTES}
+    return path, note | {"path": real, "state": state}

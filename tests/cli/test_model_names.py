@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from llmcli.models import notes
+from llmcli.models.download.partial_file import partial_path
 from llmcli.models.locations import STARTER_SHA256, STARTER_SIZE
+from llmcli.models.sources.url import UrlReference
 from llmcli.text import format_size
 from tests.cli.test_hub_end_to_end import Place, error_line, facts_of, harmless, on_terminal, sole
 from tests.hub.server import FakeHub, Fault
@@ -260,6 +263,20 @@ def test_an_interrupted_download_is_listed_resumed_and_removed(place: Place, tmp
     assert removed.status == 0
     assert sole(removed.stderr).endswith(", 42 MB freed")
     assert not [*other.cache.rglob("*.incomplete*")]
+
+
+def test_interrupted_download_from_a_url_is_listed_and_resumed(place: Place, tiny: Path) -> None:
+    url, content = f"{place.hub.other}/x.gguf", tiny.read_bytes()
+    partial = partial_path(UrlReference(url).path(place.home / "cache"))
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(content[:100])
+    version = f'"{hashlib.sha256(content).hexdigest()}"'
+    notes.update(place.home / "data", partial, reference=url, size=len(content), version=version)
+    assert place.run("models", "partials").text.splitlines()[1].startswith(url)
+    resumed = place.run("models", "partials", "--resume", url)
+    assert Path(sole(resumed.text)).read_bytes() == content
+    assert place.hub.log[-1].headers["range"].startswith("bytes=100-")
+    assert "no interrupted downloads" in place.run("models", "partials").stderr
 
 
 def test_verify_finds_a_damaged_file_and_pull_repairs_it(there: Place) -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llmcli.errors import DiskError, error_text
-from llmcli.files import read_note, write_note
+from llmcli.files import read_json, write_json
 from llmcli.models.hub.repo_files import Quantization, RepoFile, is_safe_path, projectors, quantizations
 from llmcli.models.notes import note_path
 from llmcli.models.reference import is_repo
@@ -180,7 +180,7 @@ class PulledRevision:
 
 def save_revision(data_dir: Path, record: PulledRevision) -> None:
     """Write the record; it replaces an older one. Raises OSError."""
-    write_note(_revision_path(data_dir, record.reference), asdict(record))
+    write_json(_revision_path(data_dir, record.reference), asdict(record))
 
 
 def load_revision(data_dir: Path, reference: str) -> PulledRevision | None:
@@ -225,7 +225,7 @@ def _revision_path(data_dir: Path, reference: str) -> Path:
 def _read_revision(path: Path) -> PulledRevision | None:
     import msgspec  # imported here: it costs 8 ms, and most starts read no record
 
-    data = read_note(path)
+    data = read_json(path)
     try:  # `licence` is the name in older records
         record = msgspec.convert({"license": data.get("licence"), **data}, PulledRevision)
     except msgspec.ValidationError:

@@ -3,8 +3,7 @@
 import contextlib
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -50,24 +49,16 @@ class Hub(Source):
         return ModelFile(model.parts[0], model.parts, model.variant.name) if model else None
 
     def models(self, locations: ModelLocations) -> Iterator[InstalledModel]:
-        """The models of the cache; a model that is the same at several commits is listed once."""
+        """The models of the cache, by the shortest reference; a model that is the same at several commits is one."""
         pulled = cache.all_revisions(locations.data_dir)
         recorded = {(record.repo, file.path): file.sha256 for record in pulled for file in record.files}
-        models = cached_models(locations.hub)
-        paths = {(model.repo, model.variant.quantization, model.variant.path) for model in models}
-        n_files = Counter((repo, quantization) for repo, quantization, _path in paths)
-        commits = Counter(repo for repo, _commit in {(model.repo, model.commit) for model in models})
         seen: dict[tuple[str, str], list[CachedModel]] = {}
-        for model in models:
+        for model in cached_models(locations.hub):
             others = seen.setdefault((model.repo, model.variant.path), [])
             if any(model.is_same(other) for other in others):
                 continue
             others.append(model)
-            unique = model.variant.quantization and n_files[model.repo, model.variant.quantization] == 1
-            name = f"{model.repo}:{model.variant.quantization}" if unique else f"{model.repo}/{model.variant.path}"
-            if commits[model.repo] > 1 or "@" in name:
-                names = name, f"{name}@{model.commit[:8]}", f"{name}@{model.commit}"
-                name = self._first_reference(model.parts[0], names, locations)
+            name = self._shortest_reference(model, locations)
             digests = tuple(part.sha256 or recorded.get((model.repo, part.path), "") for part in model.variant.parts)
             yield InstalledModel(name, self, model.parts, model.variant.size, digests, cached=model)
 
@@ -141,14 +132,17 @@ class Hub(Source):
             return InstalledModel(name, self, model.parts, model.variant.size, digests, cached=model)
         return None
 
-    def _first_reference(self, path: Path, names: Sequence[str], locations: ModelLocations) -> str:
-        """The first of the names that resolves to this file; if none does, its path."""
-        for name in names:
+    def _shortest_reference(self, model: CachedModel, locations: ModelLocations) -> str:
+        """The shortest reference that finds this model, and not a similar one or another commit; or else its path."""
+        quantization, path = model.variant.quantization, os.path.realpath(model.parts[0])
+        names = [*([f"{model.repo}:{quantization}"] if quantization else []), f"{model.repo}/{model.variant.path}"]
+        commits = ("", f"@{model.commit[:8]}", f"@{model.commit}")
+        for name in (name + commit for commit in commits for name in names):
             with contextlib.suppress(LlmcliError):
                 found = self.find(parse_hub(name, name), locations)
-                if found and os.path.realpath(found.path) == os.path.realpath(path):
+                if found and os.path.realpath(found.path) == path:
                     return name
-        return str(path)
+        return str(model.parts[0])
 
 
 SOURCE = Hub()
@@ -188,9 +182,11 @@ def _best_match(reference: HubReference, locations: ModelLocations) -> CachedMod
         commit = cache.read_ref(locations.hub, reference.repo, reference.revision)
         short = reference.revision if _SHORT_COMMIT.fullmatch(reference.revision) else "-"
         models = [model for model in models if model.commit == commit or model.commit.startswith(short)]
-    pulled = [record.commit for record in cache.all_revisions(locations.data_dir) if record.repo == reference.repo]
     exact = {model.commit for model in models if _is_exact(model, reference)}
-    commits = dict.fromkeys([*pulled, *(model.commit for model in models)])
+    commits = dict.fromkeys(model.commit for model in models)
+    if len(commits) > 1:
+        pulled = [record.commit for record in cache.all_revisions(locations.data_dir) if record.repo == reference.repo]
+        commits = dict.fromkeys([*(commit for commit in pulled if commit in commits), *commits])
     for commit in sorted(commits, key=lambda commit: commit not in exact):
         found = {model.variant: model for model in models if model.commit == commit}
         with contextlib.suppress(ModelNotFoundError):

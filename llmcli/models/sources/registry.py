@@ -59,11 +59,7 @@ def parse(text: str, aliases: Mapping[str, str] | None = None) -> Reference:
 
 
 def parse_remote(text: str, locations: ModelLocations) -> RemoteReference | None:
-    """The reference to download; None for the starter, and for what cannot be downloaded (files, names, Ollama's).
-
-    Raises:
-        ModelNotFoundError: the text is not a valid reference.
-    """
+    """The reference to download; None for the starter, and for what cannot be downloaded (files, names, Ollama's)."""
     from llmcli.models.catalog import find_entry
 
     reference = parse(text, locations.aliases)
