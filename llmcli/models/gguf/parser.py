@@ -169,7 +169,6 @@ def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
 
 
 def _check_metadata(metadata: Mapping[str, Value], n_tensors: int) -> None:
-    """Raise ModelInvalidError for metadata that no valid model has."""
     parts, part = metadata.get("split.count", 0), metadata.get("split.no", 0)
     if isinstance(parts, int) and isinstance(part, int) and 0 < part < parts:
         return  # only the first part of a split model describes it
@@ -195,7 +194,6 @@ def _check_metadata(metadata: Mapping[str, Value], n_tensors: int) -> None:
 
 @contextmanager
 def _map_file(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
-    """The bytes of a regular file, and its size."""
     info = path.stat()
     # Check before opening: opening a pipe waits forever.
     if not stat.S_ISREG(info.st_mode):
