@@ -19,14 +19,16 @@ _BLOCK = 4 << 20
 _BLOB = re.compile(r"(?:sha256-)?([0-9a-f]{64})")
 
 
-def sha256_of(path: Path, progress: Progress) -> str:
-    """The sha256 of a file, in hex. Raises DiskError when the file cannot be read."""
+def sha256_of(path: Path, progress: Progress, stop: Callable[[], bool] = lambda: False) -> str:
+    """The sha256 of a file, in hex; "" if `stop()` returns True. Raises DiskError when the file cannot be read."""
     digest, buffer = hashlib.sha256(), bytearray(_BLOCK)
     view, done = memoryview(buffer), 0
     try:
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             while n_bytes := file.readinto(buffer):
+                if stop():
+                    return ""
                 digest.update(view[:n_bytes])
                 done += n_bytes
                 progress(done, size)
@@ -40,17 +42,12 @@ def record_sha256(data_dir: Path, path: Path, sha256: str) -> None:
     notes.update(data_dir, path, sha256=sha256, hashed=time.time())
 
 
-class HashCancelledError(Exception):
-    """The computation of the sha256 was canceled."""
-
-
 class ModelHasher:
     """The sha256 of one model; `start` computes it in a thread if it is not known."""
 
     def __init__(self, file: ModelFile, data_dir: Path) -> None:
-        self._file = file
-        self._data_dir = data_dir
-        self._digests: dict[Path, str] = {}  # of the parts
+        self._file, self._data_dir = file, data_dir
+        self._digests = {file.path: STARTER_SHA256} if file.trusted and file.name == STARTER else {}  # of the parts
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -74,28 +71,19 @@ class ModelHasher:
             self._thread.join(seconds)
         return self.known
 
-    def sha256(self, progress: Progress | None = None, stop: Callable[[], bool] = lambda: False) -> str:
+    def sha256(self, progress: Progress = lambda _done, _total: None, stop: Callable[[], bool] = lambda: False) -> str:
         """The sha256 in hex, computed if necessary; "" when the files cannot be read or `stop()` returns True."""
-
-        def report(done: int, total: int) -> None:
-            if stop():
-                raise HashCancelledError
-            if progress:
-                progress(done, total)
-
-        with self._lock, contextlib.suppress(DiskError, HashCancelledError):
+        with self._lock, contextlib.suppress(DiskError):
             for part in self._file.parts:
-                if not self._known_part(part):
-                    self._digests[part] = sha256_of(part, report)
-                    record_sha256(self._data_dir, part, self._digests[part])
+                if not self._known_part(part) and (digest := sha256_of(part, progress, stop)):
+                    self._digests[part] = digest
+                    record_sha256(self._data_dir, part, digest)
         return self.known
 
     def _known_part(self, part: Path) -> str:
-        if self._file.trusted and self._file.name == STARTER:
-            return STARTER_SHA256
         if part not in self._digests:
             path = Path(os.path.realpath(part))
             blob = _BLOB.fullmatch(path.name) if path.parent.name == "blobs" else None
-            if digest := notes.read(self._data_dir, path).get("sha256") or (blob[1] if blob else ""):
-                self._digests[part] = digest
-        return self._digests.get(part, "")
+            digest = notes.read(self._data_dir, path).get("sha256") or (blob[1] if blob else "")
+            self._digests.setdefault(part, digest)  # the thread can have computed it by now
+        return self._digests[part]

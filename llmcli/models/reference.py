@@ -13,7 +13,7 @@ FORMS = (
 MAIN = "main"
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"  # the Hub's rule for owners and repositories
-_REPO = re.compile(rf"(?P<owner>{_PART})/(?P<name>{_PART})")
+_REPO = re.compile(rf"{_PART}/{_PART}")
 _HUB = re.compile(rf"(?P<repo>{_PART}/{_PART})(?P<file>(?:/[^/@:]+)*?)(?P<marks>(?:[:@][^:@]+){{0,2}})")
 _QUANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")

@@ -1,6 +1,7 @@
 """The sha256 of a model: known from a record or the name of a blob, otherwise computed once."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,9 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
     real = checksums.sha256_of
 
-    def sha256_of(path: Path, progress: Progress) -> str:
+    def sha256_of(path: Path, progress: Progress, stop: Callable[[], bool]) -> str:
         seen.append(path)
-        return real(path, progress)
+        return real(path, progress, stop)
 
     monkeypatch.setattr(checksums, "sha256_of", sha256_of)
     return seen
