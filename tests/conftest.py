@@ -203,7 +203,7 @@ def with_starter(home: Path, starter: Path) -> Path:
     """The starter under this test's home, as `llmcli` itself would have put it there."""
     folder = home / "cache" / "starter"
     folder.mkdir(parents=True)
-    (home / "data").mkdir()
+    (home / "data").mkdir(exist_ok=True)
     (home / "data" / "welcomed").touch()  # the first run is over
     try:
         os.link(starter, folder / starter.name)
