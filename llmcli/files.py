@@ -37,12 +37,12 @@ def config_dir() -> Path:
 
 
 def data_dir() -> Path:
-    """The folder of sessions and history."""
+    """The folder of sessions, history and notes about models."""
     return _folder("data")
 
 
 def cache_dir() -> Path:
-    """The folder of files that can be made again: the starter, the list of checked models."""
+    """The folder of files that can be downloaded again: the starter and models from URLs."""
     return _folder("cache")
 
 

@@ -1,5 +1,6 @@
 """Text for people: safe for a terminal, cut, counted, sized, dated, and the nearest known name."""
 
+import math
 import re
 import time
 from collections.abc import Iterable
@@ -68,8 +69,8 @@ def format_count(number: int) -> str:
 
 
 def format_age(then: float | None) -> str:
-    """How long ago a moment (seconds since 1970) was: "3 days ago"; "never" for None."""
-    if then is None:
+    """How long ago a moment (seconds since 1970) was: "3 days ago"; "never" for None, NaN and infinity."""
+    if then is None or not math.isfinite(then):
         return "never"
     seconds = max(0.0, time.time() - then)
     for unit, length in (("year", 31_557_600), ("month", 2_629_800), ("day", 86400), ("hour", 3600), ("minute", 60)):
