@@ -21,6 +21,7 @@ from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
 if TYPE_CHECKING:
     from llmcli.chat.turn import Turn
+    from llmcli.ui.comparison import CompareView
     from llmcli.ui.markdown.view import AnswerView
 
 _STOP = "Ctrl-C stops"
@@ -36,34 +37,47 @@ _FEWEST = 0.25  # share of different units: prose has more than 0.9, tables and 
 
 
 class BusyScreen:
-    """For one answer; until its first word, `spinner` shows what is happening."""
+    """What a user sees while the model works: a spinner with `doing`, then the answer, if there is one to `show`."""
 
-    def __init__(self, settings: Settings, live: bool) -> None:
-        self._live = live
-        self._display = display(settings, live)
-        self._keys: TemperatureKeys | None = None
+    def __init__(
+        self,
+        settings: Settings,
+        live: bool,
+        doing: str,
+        cancellation: Cancellation | None = None,
+        temperature_keys: "TemperatureKeys | None" = None,
+        view: "CompareView | None" = None,
+    ) -> None:
+        """`temperature_keys` reacts to some of the keys; its texts are part of the row below the answer.
+
+        `view` shows the spinner where something else than one answer follows it.
+        """
+        self.cancellation = cancellation or Cancellation()
         self.repetition = RepetitionDetector()
-        self.spinner = Spinner(self._display.status)
+        self._live, self._doing, self._keys = live, doing, temperature_keys
+        self._display = display(settings, live and not view)
+        self._shown = view or self._display
+        self.spinner = Spinner(self._shown.status)
+        self.spinner.text = doing
+
+    def progress(self, done: int, total: int) -> None:
+        """Show how far the model is."""
+        self.spinner.text = f"{self._doing} {done / max(total, 1):.0%}"
 
     @contextmanager
-    def open(
-        self, abort: Cancellation, doing: str, temperature_keys: "TemperatureKeys | None" = None, timeout: float = 0
-    ) -> Iterator[None]:
-        """Within this block Ctrl-C and the time limit (seconds, 0 = none) set `abort`, and only `show` may write.
+    def open(self, timeout: float = 0) -> Iterator["BusyScreen"]:
+        """Within this block Ctrl-C and the time limit (seconds, 0 = none) set `cancellation`.
 
-        `temperature_keys` reacts to some of the keys, and its texts are part of the row below the answer.
+        Only `show` may write. Keys are kept for the next message, apart from those that `temperature_keys` reacts to.
         """
-        self.spinner.text = doing
-        self._keys = temperature_keys
-        with ExitStack() as stack:
-            stack.enter_context(stoppable(abort, self._live, timeout))
-            stack.callback(self._display.finish)
+        with stoppable(self.cancellation, self._live, timeout), ExitStack() as stack:
+            stack.callback(self._shown.finish)
             stack.enter_context(self.spinner)
-            if temperature_keys and self._live:
+            if self._live:
                 from llmcli.ui.input.live_keys import live_keys  # which the prompt has imported already
 
-                stack.enter_context(live_keys(self._step))
-            yield
+                stack.enter_context(live_keys(self._step if self._keys else None))
+            yield self
 
     def show(self, parts: Iterable[tuple[str, str]], so_far: str = "") -> None:
         """Show the parts as they stream; they continue the text `so_far`, which is on the screen already."""

@@ -3,8 +3,9 @@
 from llmcli.errors import UsageError
 from llmcli.text import ellipsize
 from llmcli.ui.chat.app import ChatApp
+from llmcli.ui.chat.busy_screen import BusyScreen
 from llmcli.ui.commands.completion import matching
-from llmcli.ui.commands.inspect import busy, open_inspector, parse_token_index
+from llmcli.ui.commands.inspect import open_inspector, parse_token_index
 from llmcli.ui.commands.messages import continue_, describe_settings, parse_number, show
 from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
@@ -76,10 +77,11 @@ def _branch_off(chat: ChatApp, number: str, rank: str) -> None:
     if not answered:
         return
     at = parse_token_index(answered, number)
-    with busy(chat, "evaluating the answer") as watch:
-        token = answered.candidate(at, k, *watch)
+    with BusyScreen(chat.controller.settings, chat.live, "evaluating the answer").open() as busy_screen:
+        token = answered.candidate(at, k, busy_screen.cancellation, busy_screen.progress)
     if token is None:
         console.note("stopped")
+        chat.after_interrupt()
         return
     if token == answered.tokens[at]:
         raise UsageError(f"candidate {rank} is the token of this answer", "choose another candidate")

@@ -7,7 +7,6 @@ from llmcli.errors import UsageError
 from llmcli.inference.request import system_text
 from llmcli.text import ellipsize
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.chat.context_overflow import compact_now
 from llmcli.ui.commands.messages import parse_number
 from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
@@ -30,14 +29,14 @@ _OVERFLOW = {  # what happens at the next message
     examples=("/context", "/compact, then /context", "/n_ctx 8192, then /context"),
 )
 def context(chat: ChatApp, _argument: str) -> None:
-    if not (local := chat.wait_for_model()):
+    if not (engine := chat.wait_for_model()):
         return
     controller, path = chat.controller, chat.path()
     read = {message.id for message in controller.window(path)}
     fit = controller.fit(path)
     counted = [controller.prompt_builder.count(message) if message.id in read else 0 for message in path]
     system = system_text(controller.settings)
-    n_system = local.count_tokens(system) if system else 0
+    n_system = engine.count_tokens(system) if system else 0
     n_template = max(fit.n_prompt - sum(counted) - n_system, 0)
     rows = [("", "template", _amount(n_template, fit.n_ctx), "")]
     if system:
@@ -47,7 +46,7 @@ def context(chat: ChatApp, _argument: str) -> None:
         rows.append((str(number), SPEAKER_NAMES[message.role], amount, ellipsize(message.content)))
     free = max(fit.n_ctx - fit.n_prompt, 0)
     chat.say(_bar([n_system + n_template, *counted], fit.n_ctx))
-    cached = local.n_evaluated(controller.prompt(path).tokens)
+    cached = engine.n_evaluated(controller.prompt(path).tokens)
     chat.say(f"{fit.n_prompt} of {fit.n_ctx} tokens, {free} free, {cached} in the KV cache")
     print_rows(("N", "WHAT", "TOKENS", "BEGINNING"), rows, right=("N", "TOKENS"), spare=("BEGINNING",))
     if fit.is_over:
@@ -80,4 +79,4 @@ def compact(chat: ChatApp, argument: str) -> None:
     if argument and number is None:
         raise UsageError(f"/compact takes the number of turns to keep, got '{argument}'", "try /compact 2")
     if chat.wait_for_model():
-        compact_now(chat.controller, chat.live, chat.path(), number)
+        chat.compact(chat.path(), number)

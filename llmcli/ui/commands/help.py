@@ -11,7 +11,7 @@ from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import complete_values, matching, setting_note
 from llmcli.ui.commands.registry import Command, command, commands, dispatch
 from llmcli.ui.markdown.theme import theme_names
-from llmcli.ui.terminal.console import can_ask, console
+from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_definitions
 
 _KEYS = (
@@ -35,8 +35,6 @@ _OVERVIEW = (
     "keys: Enter sends · Alt-Enter new line · Tab completes · Ctrl-C stops an answer",
     "Up, Down during an answer: warmer, colder · @FILE attaches · /exit leaves",
 )
-# Words that people type without the slash, and the command.
-_WITHOUT_SLASH = {"help": "help", "exit": "exit", "quit": "exit", "exit()": "exit", "quit()": "exit", ":q": "exit"}
 _ENDING = 3  # letters that may differ: creativity, creative
 
 
@@ -125,10 +123,6 @@ def _summary(name: str) -> str:
     return fields()[found].param.help.partition(". ")[0].rstrip(".")
 
 
-class ExitChatError(Exception):
-    """The user wants to leave the chat."""
-
-
 @command(
     "exit",
     help="Leave the chat.",
@@ -137,19 +131,7 @@ class ExitChatError(Exception):
     aliases=("quit", "bye", "q"),
 )
 def exit_(_chat: ChatApp, _argument: str) -> None:
-    raise ExitChatError
-
-
-def is_command_without_slash(chat: ChatApp, text: str) -> bool:
-    """Whether a person typed a word like `exit` alone, and was told so; typed again, it is sent."""
-    word = text.strip().lower()
-    name = _WITHOUT_SLASH.get(word)
-    if not name or chat.editing is not None or chat.refused_word == word or not can_ask():
-        chat.refused_word = ""
-        return False
-    chat.refused_word = word
-    console.note(f"not sent: type /{name} for the command, or '{word}' again to send it")
-    return True
+    raise EOFError  # as Ctrl-D does
 
 
 @command(

@@ -3,12 +3,11 @@
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from llmcli.engine.events import Cancellation, Measure
+from llmcli.engine.events import Measure
 from llmcli.errors import UsageError
 from llmcli.files import data_dir, make_private
 from llmcli.text import plural
@@ -111,22 +110,6 @@ def parse_token_index(answered: "AnswerInspector", argument: str) -> int:
     return number
 
 
-@contextmanager
-def busy(chat: ChatApp, doing: str) -> Iterator[tuple[Cancellation, Callable[[int, int], None]]]:
-    """Within this block the screen shows what the model does and how far it is, and Ctrl-C stops it.
-
-    Yields what is stopped and told how far it is.
-    """
-    cancellation = Cancellation()
-    busy_screen = BusyScreen(chat.controller.settings, chat.live)
-
-    def progress(done: int, total: int) -> None:
-        busy_screen.spinner.text = f"{doing} {done / max(total, 1):.0%}"
-
-    with busy_screen.open(cancellation, doing):
-        yield cancellation, progress
-
-
 def _inspect(chat: ChatApp, argument: str, count: int) -> "tuple[AnswerInspector, TokenInspection] | None":
     """The last answer and `count` candidates of a token, after printing its position; None if the user stopped it."""
     answered = open_inspector(chat)
@@ -135,15 +118,16 @@ def _inspect(chat: ChatApp, argument: str, count: int) -> "tuple[AnswerInspector
     if argument:
         number: int | None = parse_token_index(answered, argument)
     else:
-        with busy(chat, "measuring the answer") as watch:
-            number = answered.least_sure(*watch)
+        with BusyScreen(chat.controller.settings, chat.live, "measuring the answer").open() as busy_screen:
+            number = answered.least_sure(busy_screen.cancellation, busy_screen.progress)
     found = None
     if number is not None:
         doing = "generating the answer again" if answered.inspector.stateful_steps else "evaluating the answer"
-        with busy(chat, doing) as watch:
-            found = answered.inspector.inspect(number, count, *watch)
+        with BusyScreen(chat.controller.settings, chat.live, doing).open() as busy_screen:
+            found = answered.inspector.inspect(number, count, busy_screen.cancellation, busy_screen.progress)
     if not found:
         console.note("stopped")
+        chat.after_interrupt()
         return None
     text = (answered.answer.settings.prefill or "") + "".join(map(answered.text, range(found.at)))
     before = " ".join(text.split())

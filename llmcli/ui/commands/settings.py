@@ -214,27 +214,27 @@ def samplers(chat: ChatApp, argument: str) -> None:
 def model(chat: ChatApp, argument: str) -> None:
     controller = chat.controller
     if not argument:
-        local = controller.engine
-        chat.say(_describe_model(local) if local else f"model: {controller.settings.model} (loading)")
+        engine = controller.engine
+        chat.say(_describe_model(engine) if engine else f"model: {controller.settings.model} (loading)")
         return
     key, value = controller.parse("model", argument)
     before = chat.session.overrides.get("model")
     chat.ensure_model(replace(controller.settings, model=value))
     controller.set(key, value)
     try:
-        local = chat.wait_for_model()
+        engine = chat.wait_for_model()
     except LlmcliError:
         if before is None:
             controller.reset("model")
         else:
             controller.set("model", before)
         raise
-    if local:
-        console.note(_describe_model(local))
+    if engine:
+        console.note(_describe_model(engine))
 
 
-def _describe_model(local: "Engine") -> str:
-    return f"model: {local.name}, context: {local.n_ctx} tokens"
+def _describe_model(engine: "Engine") -> str:
+    return f"model: {engine.name}, context: {engine.n_ctx} tokens"
 
 
 @command(

@@ -43,6 +43,8 @@ def split_keys_and_text(keys: Iterable[KeyPress], typing: bool = False) -> tuple
 
 def take_typed_text() -> str:
     """The text of the keys that are kept for the prompt if Enter is among them; otherwise the prompt gets them all."""
+    with live_keys(None):  # which keeps those that nobody has read yet
+        pass
     text, pressed = "", get_typeahead(get_app_session().input)
     if not any(key.key == Keys.ControlM for key in pressed):
         store_typeahead(get_app_session().input, pressed)
@@ -58,8 +60,10 @@ def take_typed_text() -> str:
 
 
 @contextmanager
-def live_keys(step: Callable[[int], None]) -> Iterator[None]:
+def live_keys(step: Callable[[int], None] | None) -> Iterator[None]:
     """Within this block, inside `disable_echo`, a thread calls `step` for each step; other keys are kept.
+
+    Without `step` all keys but arrows are text.
 
     The parser of the prompt reads the keys, and they are stored where the prompt looks first. So the prompt completes
     a key or a paste that the end of the block has cut. Keys typed before the block, apart from arrows, are text.
@@ -67,7 +71,8 @@ def live_keys(step: Callable[[int], None]) -> Iterator[None]:
     keys = get_app_session().input
     stored = get_typeahead(keys)
     store_typeahead(keys, stored)
-    typing = bool(stored)
+    typing = bool(stored) or step is None
+    move = step or (lambda _direction: None)
 
     def take(pressed: Iterable[KeyPress], early: bool) -> None:
         nonlocal typing
@@ -75,7 +80,7 @@ def live_keys(step: Callable[[int], None]) -> Iterator[None]:
         typing = typing or bool(kept)
         store_typeahead(keys, kept)
         for direction in steps:
-            step(direction)
+            move(direction)
 
     with _console(take) if sys.platform == "win32" else _terminal(keys, take):
         yield

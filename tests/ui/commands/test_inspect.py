@@ -194,7 +194,7 @@ def test_a_branch_without_room_changes_nothing(recorder: ChatRecorder, monkeypat
     def full(*_: object) -> None:
         raise ContextOverflowError("the conversation is too long")
 
-    monkeypatch.setattr("llmcli.ui.chat.app.resolve_overflow", full)
+    monkeypatch.setattr("llmcli.ui.chat.app.ChatApp.resolve_overflow", full)
     with pytest.raises(ContextOverflowError):
         recorder.command("branch", "2 4")
     assert recorder.head() == head
