@@ -220,3 +220,11 @@ def test_typed_keys_can_be_taken_as_text(board: Keyboard) -> None:
         answer.press("tell mee\x7f", ENTER, paste("a\nb"), "\x1b[C", ENTER)
     assert take_typed_text() == "tell me\na\nb"
     assert board("next", ENTER) == "next"
+
+
+@needs_pipes
+def test_unread_keys_are_taken_as_text_too(board: Keyboard) -> None:
+    with live_keys(None):
+        Answer(board).press("- a", UP, ENTER)
+    board.keys.send_text(f"+b{ENTER}")  # after the last look of the thread
+    assert take_typed_text() == "- a\n+b"

@@ -41,7 +41,8 @@ def _token_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
     "why [N|TEXT]",
     help="Show step by step how a token was sampled.",
     detail="N is its number in the answer, from 0; TEXT is its text or the start of it. Alone it takes the token "
-    "with the highest entropy. The table has the most likely candidates and what each sampler did to them.",
+    "with the highest entropy. The table has the most likely candidates and what each sampler did to them. After "
+    "/continue or /branch N K the numbers start again: the text before is a part of the prompt.",
     examples=("/why", "/why 12", "/why comet"),
     complete=_token_numbers,
 )
@@ -132,7 +133,9 @@ def _inspect(chat: ChatApp, argument: str, count: int) -> "tuple[AnswerInspector
     text = (answered.answer.settings.prefill or "") + "".join(map(answered.text, range(found.at)))
     before = " ".join(text.split())
     end = f"…{before[-_BEFORE:]}" if len(before) > _BEFORE else before
-    position = f"token {found.at} (0 to {len(answered.tokens) - 1})" + (f', after "{end}"' if before else "")
+    position = f"token {found.at} (0 to {len(answered.tokens) - 1})"
+    position += " of the continuation" if answered.continued else ""  # its beginning is a part of the prompt
+    position += f', after "{end}"' if before else ""
     chat.say(position if argument else f"highest entropy: {position}")
     return answered, found
 

@@ -86,6 +86,12 @@ def test_why_alone_takes_the_token_of_highest_entropy(recorder: ChatRecorder) ->
     assert f"entropy {max(entropies):.2f} nats" in "\n".join(err)
 
 
+def test_token_numbers_of_a_continuation_start_again(recorder: ChatRecorder) -> None:
+    before = recorder.send(ASKED)
+    recorder.command("continue")
+    assert recorder.command("why", "0")[0] == f'token 0 (0 to 19) of the continuation, after "…{before[-32:]}"'
+
+
 def test_the_last_column_of_why_is_that_of_the_trace(recorder: ChatRecorder) -> None:
     recorder.send(ASKED)
     assert recorder.chat.turn
