@@ -111,7 +111,7 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "TerminalReader 
         mark = partial(print, "> ", end="", file=sys.stderr, flush=True)
         return LineReader(sys.stdin.buffer, mark) if is_terminal(sys.stdin) else LineReader(sys.stdin.buffer)
     from llmcli.ui.chat.loop import input_hint, status_line
-    from llmcli.ui.commands.completion import suggest
+    from llmcli.ui.commands.registry import suggest
     from llmcli.ui.input.reader import TerminalReader
     from llmcli.ui.markdown.theme import ground_of
 

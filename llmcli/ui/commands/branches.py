@@ -4,10 +4,9 @@ from llmcli.errors import UsageError
 from llmcli.text import ellipsize
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.busy_screen import BusyScreen
-from llmcli.ui.commands.completion import matching
 from llmcli.ui.commands.inspect import open_inspector, parse_token_index
 from llmcli.ui.commands.messages import continue_, describe_settings, parse_number, show
-from llmcli.ui.commands.registry import command
+from llmcli.ui.commands.registry import command, matching
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_rows
 

@@ -11,9 +11,8 @@ from llmcli.params.samplers import random_seed
 from llmcli.params.settings import find
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.busy_screen import BusyScreen
-from llmcli.ui.commands.completion import complete_assignments, matching
 from llmcli.ui.commands.messages import parse_number, path_to_question
-from llmcli.ui.commands.registry import command
+from llmcli.ui.commands.registry import command, complete_assignments, matching
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import to_stderr
 

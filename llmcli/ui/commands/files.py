@@ -11,9 +11,8 @@ from llmcli.errors import UsageError
 from llmcli.inference.request import system_text
 from llmcli.text import plural
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.completion import complete_paths
 from llmcli.ui.commands.messages import parse_message_number
-from llmcli.ui.commands.registry import command
+from llmcli.ui.commands.registry import command, complete_paths
 from llmcli.ui.terminal import clipboard
 from llmcli.ui.terminal.console import confirm, console, edit
 from llmcli.ui.terminal.output import print_drawn

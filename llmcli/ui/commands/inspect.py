@@ -15,9 +15,8 @@ from llmcli.ui.charts.heatmap import print_heat, sparkline
 from llmcli.ui.charts.trace_table import percent, print_why, short_name, token_text
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.busy_screen import BusyScreen
-from llmcli.ui.commands.completion import matching
 from llmcli.ui.commands.messages import parse_number
-from llmcli.ui.commands.registry import command
+from llmcli.ui.commands.registry import command, matching
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_facts, print_rows
 

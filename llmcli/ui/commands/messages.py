@@ -9,8 +9,7 @@ from llmcli.chat.conversation import SPEAKER_NAMES, Message
 from llmcli.errors import UsageError
 from llmcli.text import ellipsize, plural
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.completion import complete_assignments
-from llmcli.ui.commands.registry import command
+from llmcli.ui.commands.registry import command, complete_assignments
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.console import edit as edit_text
 

@@ -1,21 +1,26 @@
-"""The slash commands: how one is declared, found by its name, and run."""
+"""The slash commands: how one is declared, found by its name, completed in the input line, and run."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from itertools import islice
+from typing import NamedTuple
 
-from llmcli.chat.controller import chat_setting_keys
+from llmcli.chat.controller import chat_setting_keys, requires_reload
 from llmcli.config.presets import presets
-from llmcli.errors import UsageError
-from llmcli.params.settings import find
-from llmcli.text import did_you_mean, ellipsize
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.files import matching_paths
+from llmcli.params.settings import fields, find, format_setting
+from llmcli.text import did_you_mean, ellipsize, sanitize
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.terminal.output import to_stderr
 
 Run = Callable[[ChatApp, str], None]
 Complete = Callable[[ChatApp, str], Iterable[tuple[str, str]]]  # the argument so far -> (value, note)
+_MAX_ENTRIES = 200  # paths in a menu
 _MODULES = ("messages", "branches", "compare", "settings", "inspect", "context", "sessions", "files", "help")
 # Names from other programs, by the commands and settings that do the same.
 _SYNONYMS_OF: Mapping[tuple[str, ...], str] = {
@@ -45,7 +50,7 @@ class Command:
     """A slash command, as the decorator of the function that runs it. `help` is one sentence.
 
     `usage` is its name and its argument, as in `think [on|off|hide]`: words in lower case are typed as they are, words
-    in capitals stand for any text.
+    in capitals stand for any text. `setting` is the key, if it is not declared but made of a setting.
     """
 
     usage: str = field(kw_only=False)
@@ -54,6 +59,7 @@ class Command:
     examples: tuple[str, str, str]
     aliases: tuple[str, ...] = ()
     complete: Complete | None = None  # without it, the words of the usage
+    setting: str = ""
     run: Run = field(init=False)
 
     def __call__(self, run: Run) -> Run:
@@ -74,8 +80,8 @@ class Command:
 
     @property
     def summary(self) -> str:
-        """The help without its full stop, for lists."""
-        return self.help.rstrip(".")
+        """The first sentence of the help without its full stop, for lists."""
+        return self.help.partition(". ")[0].rstrip(".")
 
     @property
     def description(self) -> str:
@@ -106,8 +112,8 @@ def parse_command(text: str) -> tuple[str, str] | None:
     return (match[1].lower().replace("-", "_"), text[match.end() :].strip()) if match else None
 
 
-def find_command(name: str) -> Command | str | None:
-    """The command called `name`, or the key of the setting that it sets; None without either."""
+def find_command(name: str) -> Command | None:
+    """The command called `name`, or the one that sets the setting of that name; None without either."""
     known = commands_by_name()
     if name in known:
         return known[name]
@@ -115,25 +121,37 @@ def find_command(name: str) -> Command | str | None:
         key = find(name).key
     except UsageError:
         return None
-    return key if key in chat_setting_keys() else None
+    return _setting_command(key) if key in chat_setting_keys() else None
 
 
-def require_command(name: str, argument: str = "") -> Command | str:
-    """The command called `name`, or the key of the setting that it sets; a hint repeats its `argument`.
+def _setting_command(key: str) -> Command:
+    setting = fields()[key]
+    known = [str(choice) for choice in (*setting.param.suggest, *setting.param.choices) if str(choice)]
+    value = "on" if setting.kind is bool else next(iter(known), "") or setting.format(setting.default) or "VALUE"
+    once = f"/set {key} {value}" if requires_reload(key) else f"/retry {key}={value}"
+    examples = (f"/{key} {value}", once, f"/reset {key}")
+    made = Command(
+        f"{key} VALUE", help=setting.param.help, examples=examples, complete=complete_values(key), setting=key
+    )
+    made.run = lambda chat, argument: commands()["set"].run(chat, f"{key} {argument}")
+    return made
+
+
+def require_command(name: str, argument: str = "") -> Command:
+    """The command called `name`, or the one that sets the setting of that name; a hint repeats its `argument`.
 
     Raises:
         UsageError: with the command that does the same, or the nearest name.
     """
-    found = find_command(name)
-    if found is None:
-        known = [f"/preset {name}"] if name in presets() else []
-        known += [f"/{target} {ellipsize(argument)}".rstrip() for target in SYNONYMS.get(name, ())]
-        targets = " or ".join(known)
-        hint = f"use {targets}" if targets else similar_command(name) or "see /help"
-        if name == "delete":
-            hint += " for a turn; `llmcli sessions rm NAME` deletes a session"
-        raise UsageError(f"unknown command '/{name}'", hint)
-    return found
+    if found := find_command(name):
+        return found
+    known = [f"/preset {name}"] if name in presets() else []
+    known += [f"/{target} {ellipsize(argument)}".rstrip() for target in SYNONYMS.get(name, ())]
+    targets = " or ".join(known)
+    hint = f"use {targets}" if targets else similar_command(name) or "see /help"
+    if name == "delete":
+        hint += " for a turn; `llmcli sessions rm NAME` deletes a session"
+    raise UsageError(f"unknown command '/{name}'", hint)
 
 
 def similar_command(name: str) -> str:
@@ -149,7 +167,114 @@ def dispatch(chat: ChatApp, name: str, argument: str) -> None:
     """
     found = require_command(name, argument)
     with to_stderr(not chat.live):  # what a command prints is not an answer
-        if isinstance(found, Command):
-            found.run(chat, argument)
+        found.run(chat, argument)
+
+
+# Completion
+
+
+class Suggestion(NamedTuple):
+    """`text` replaces the `back` characters before the cursor; `note` is shown beside it."""
+
+    text: str
+    back: int
+    note: str
+
+
+def suggest(chat: ChatApp, text: str) -> Iterator[Suggestion]:
+    """The completions of `text`, the input before the cursor."""
+    if mention := re.search(r'(?:^|\s)@("?)([^\s"]*)$', text):
+        quote, start = mention.groups()
+        for value, note in _files(start, quote):
+            yield Suggestion(f"@{value}", len(f"@{quote}{start}"), note)
+    elif text.startswith("/"):
+        name, space, argument = text[1:].partition(" ")
+        if not space:
+            yield from (Suggestion(value, len(text), note) for value, note in _names(chat, name.lower()))
+            return
+        last_word = len(argument) - (argument.rfind(" ") + 1)
+        for value, note in _arguments(chat, name.lower().replace("-", "_"), argument):
+            replaced = len(argument) if value.startswith(argument) else last_word
+            yield Suggestion(sanitize(value), replaced, sanitize(note))
+
+
+def _names(chat: ChatApp, start: str) -> Iterator[tuple[str, str]]:
+    """The commands and settings that begin with `start`, with their slash."""
+    for entry in commands().values():
+        if entry.name.startswith(start):
+            yield f"/{entry.name} " if " " in entry.usage else f"/{entry.name}", entry.summary
+    for key in chat_setting_keys():
+        if key.startswith(start) and key not in commands():
+            yield f"/{key} ", setting_note(chat, key)
+
+
+def _arguments(chat: ChatApp, name: str, argument: str) -> Iterator[tuple[str, str]]:
+    """What the argument of a command may become."""
+    with suppress(LlmcliError):
+        found = require_command(name)
+        if found.complete:
+            yield from found.complete(chat, argument)
         else:
-            commands()["set"].run(chat, f"{found} {argument}")
+            words = re.findall(r"\b[a-z]+\b", found.usage.removeprefix(found.name))
+            yield from matching(((word, "") for word in words), argument)
+
+
+def setting_note(chat: ChatApp, key: str) -> str:
+    """The current value of a setting, and its valid values."""
+    current = format_setting(chat.controller.settings, key)
+    return sanitize(" · ".join(filter(None, (f"now {current}", fields()[key].valid_values))))
+
+
+def _setting_values(chat: ChatApp, key: str, start: str) -> Iterator[tuple[str, str]]:
+    """The values that a setting can take, as far as they can be listed; of `model` the downloaded ones."""
+    field = find(key)
+    if field.key == "model":
+        yield from matching(((name, "") for name in chat.model_names()), start)
+        return
+    choices = ("on", "off") if field.kind is bool else (*field.param.choices, *field.param.suggest)
+    note = setting_note(chat, field.key)
+    yield from ((str(choice), note) for choice in choices if str(choice).startswith(start))
+    if not choices and not start:
+        yield "", note
+
+
+def complete_assignments(chat: ChatApp, argument: str) -> Iterator[tuple[str, str]]:
+    """The last word of `KEY=VALUE ...`."""
+    return complete_pair(chat, argument.rpartition(" ")[2], "=")
+
+
+def complete_pair(chat: ChatApp, text: str, separator: str = " ") -> Iterator[tuple[str, str]]:
+    """Keys with value and range, then, after the separator, the values of the key."""
+    key, found, start = text.partition(separator)
+    if not found:
+        known = (other for other in chat_setting_keys() if other.startswith(key))
+        yield from ((other + separator, setting_note(chat, other)) for other in known)
+        return
+    with suppress(LlmcliError):
+        values = _setting_values(chat, key, start.lstrip())
+        yield from ((f"{key}{separator}{value}", note) for value, note in values if value)
+
+
+def complete_values(key: str) -> Complete:
+    """Completion with the values of one setting."""
+    return lambda chat, start: _setting_values(chat, key, start)
+
+
+def complete_paths(_chat: ChatApp, argument: str) -> Iterator[tuple[str, str]]:
+    """The files and folders whose names start with the last word."""
+    return _files(argument.rpartition(" ")[2])
+
+
+def _files(start: str, quote: str = "") -> Iterator[tuple[str, str]]:
+    """The paths that begin with `start`, in quotes if they contain spaces."""
+    for name in islice(matching_paths(start), _MAX_ENTRIES):
+        is_folder = name.endswith("/")
+        spaced = quote or " " in name
+        text = f'"{name}' + ("" if is_folder else '"') if spaced else name
+        if text.isprintable():
+            yield text, "folder" if is_folder else ""
+
+
+def matching(words: Iterable[tuple[str, str]], start: str) -> list[tuple[str, str]]:
+    """Those of the words, each with its note, that start with `start`."""
+    return [(word, note) for word, note in words if word.startswith(start)]

@@ -18,9 +18,8 @@ from llmcli.params.settings import fields, find, format_setting, ineffective_set
 from llmcli.text import ellipsize
 from llmcli.ui.charts.trace_table import step_values
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.completion import complete_pair, complete_values, matching
 from llmcli.ui.commands.inspect import spark
-from llmcli.ui.commands.registry import command, commands
+from llmcli.ui.commands.registry import command, commands, complete_pair, complete_values, matching
 from llmcli.ui.markdown.theme import ground_of
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.console import edit as edit_text

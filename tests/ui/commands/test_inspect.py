@@ -12,8 +12,7 @@ from llmcli.inference.local import LocalEngine
 from llmcli.params.policies.policy import Entropy
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.completion import suggest
-from llmcli.ui.commands.registry import dispatch
+from llmcli.ui.commands.registry import dispatch, suggest
 from tests.chat.controllers import controller_with, open_local
 
 ASKED = "What is a comet?"

@@ -9,8 +9,7 @@ from llmcli.errors import UsageError
 from llmcli.files import config_dir
 from llmcli.params.policies.policy import Fixed
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.completion import suggest
-from llmcli.ui.commands.registry import dispatch
+from llmcli.ui.commands.registry import dispatch, suggest
 from llmcli.ui.input.piped import LineReader
 from llmcli.ui.terminal import clipboard
 
