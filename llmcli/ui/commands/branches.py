@@ -61,8 +61,7 @@ def branch(chat: ChatApp, argument: str) -> None:
     leaves = chat.session.conversation.leaves()
     number = parse_number(argument)
     if not number or number > len(leaves):
-        message = f"branch {ellipsize(argument)} does not exist" if argument else "/branch needs the number of a branch"
-        raise UsageError(message, "see the numbers in /branches")
+        raise UsageError(f"branch {ellipsize(argument)} does not exist", "see the numbers in /branches")
     chat.session.conversation.move(leaves[number - 1])
     show(chat, chat.path()[-2:], len(chat.path()) - 1)
 

@@ -131,9 +131,7 @@ def keep(chat: ChatApp, argument: str) -> None:
     compare_session = chat.compare_session
     if not compare_session or compare_session.session is not chat.session:
         raise UsageError("no comparison yet", _EXAMPLE_HINT)
-    number = parse_number(argument)
-    if number is None:
-        raise UsageError("/keep takes the number of an answer", "try /keep 2")
+    number = int(argument)
     chat.turn = compare_session.keep(number)
     chat.pending = [one for one in chat.pending if one not in compare_session.question.attachments]
     label = compare_session.comparison.results[number - 1].variant.label

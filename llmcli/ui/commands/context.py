@@ -3,11 +3,9 @@
 import shutil
 
 from llmcli.chat.conversation import SPEAKER_NAMES
-from llmcli.errors import UsageError
 from llmcli.inference.request import system_text
 from llmcli.text import ellipsize
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.messages import parse_number
 from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_rows
@@ -75,8 +73,5 @@ def _bar(parts: list[int], n_ctx: int) -> str:
     examples=("/compact", "/compact 4", "/compact, then /context"),
 )
 def compact(chat: ChatApp, argument: str) -> None:
-    number = parse_number(argument)
-    if argument and number is None:
-        raise UsageError(f"/compact takes the number of turns to keep, got '{argument}'", "try /compact 2")
     if chat.wait_for_model():
-        chat.compact(chat.path(), number)
+        chat.compact(chat.path(), int(argument) if argument else None)

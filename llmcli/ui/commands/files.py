@@ -29,8 +29,6 @@ from llmcli.ui.terminal.output import print_drawn
 def export(chat: ChatApp, argument: str) -> None:
     from llmcli.ui.export_file import document, write  # imports rich
 
-    if not argument:
-        raise UsageError("/export needs a file name", "try /export talk.md")
     path = Path(os.path.expanduser(argument.strip('"')))
     form = format_of(path)
     if not chat.path():
@@ -42,7 +40,7 @@ def export(chat: ChatApp, argument: str) -> None:
 
 
 @command(
-    "file PATH …",
+    "file [PATH …|none]",
     help="Attach files to the next message.",
     detail="@PATH in a message does the same. Patterns such as *.py work too. `none` removes the attached files.",
     examples=("/file notes.txt", "/file src/*.py", "/file none"),

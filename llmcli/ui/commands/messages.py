@@ -116,13 +116,10 @@ def parse_number(text: str) -> int | None:
     "undo [N]",
     help="Remove the last turn, or the last N.",
     detail="A turn is your message and its answer. /redo restores it.",
-    examples=("/undo", "/undo 3", "/undo, then /redo"),
+    examples=("/undo", "/undo 2", "/undo, then /redo"),
 )
 def undo(chat: ChatApp, argument: str) -> None:
-    number = parse_number(argument or "1")
-    if number is None:
-        raise UsageError(f"/undo takes the number of turns, got '{argument}'", "try /undo 2")
-    removed = chat.session.conversation.undo(number)
+    removed = chat.session.conversation.undo(int(argument or 1))
     start = ellipsize(removed[0].content)
     console.note(f"removed {plural(len(removed), 'message')}, starting at {start!r} (/redo restores them)")
 
@@ -158,13 +155,10 @@ def clear(chat: ChatApp, _argument: str) -> None:
     examples=("/history", "/history 4", "/history, then /edit 3"),
 )
 def history(chat: ChatApp, argument: str) -> None:
-    path, number = chat.path(), parse_number(argument)
-    if argument and not number:
-        raise UsageError(f"/history takes the number of messages, got '{argument}'", "try /history 4")
+    path = chat.path()
+    start = max(len(path) - int(argument or len(path)), 0)
     if not path:
         console.note("the conversation is empty")
-        return
-    start = max(len(path) - number, 0) if number else 0
     show(chat, path[start:], start + 1)
 
 

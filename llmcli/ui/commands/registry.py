@@ -50,7 +50,8 @@ class Command:
     """A slash command, as the decorator of the function that runs it. `help` is one sentence.
 
     `usage` is its name and its argument, as in `think [on|off|hide]`: words in lower case are typed as they are, words
-    in capitals stand for any text. `setting` is the key, if it is not declared but made of a setting.
+    in capitals stand for any text, and N alone for a number. Brackets are around what can be missing. `setting` is the
+    key, if it is not declared but made of a setting.
     """
 
     usage: str = field(kw_only=False)
@@ -71,6 +72,22 @@ class Command:
     @property
     def name(self) -> str:
         return self.usage.partition(" ")[0]
+
+    def check(self, argument: str) -> str:
+        """The argument, if the usage allows it.
+
+        Raises:
+            UsageError: when it is missing, or not a number.
+        """
+        form = self.usage.removeprefix(self.name).strip()
+        example = next((one for one in self.examples if " " in one), "")
+        if not argument and form and form[0] != "[":
+            raise UsageError(f"/{self.name} needs an argument: /{self.usage}", f"try {example}")
+        if not argument or form.strip("[]") != "N":
+            return argument
+        if not argument.isdecimal():
+            raise UsageError(f"/{self.name} takes a number, got '{argument}'", f"try {example}")
+        return argument[:9]  # Python refuses to read 5,000 digits, and nothing here is that many
 
     @property
     def heading(self) -> str:
@@ -167,7 +184,7 @@ def dispatch(chat: ChatApp, name: str, argument: str) -> None:
     """
     found = require_command(name, argument)
     with to_stderr(not chat.live):  # what a command prints is not an answer
-        found.run(chat, argument)
+        found.run(chat, found.check(argument))
 
 
 # Completion

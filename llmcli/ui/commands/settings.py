@@ -53,12 +53,12 @@ def stop(chat: ChatApp, argument: str) -> None:
     examples=("/system Answer in one sentence.", "/system @reviewer.txt", "/system none"),
 )
 def system(chat: ChatApp, argument: str) -> None:
-    current = system_text(chat.controller.settings)
+    current = system_text(chat.controller.settings) or ""
     if not argument:
         chat.say(current or "no system prompt")
         return
     if argument == "edit":
-        argument = edit_text(current or "").strip()
+        argument = edit_text(current).strip()
     elif argument.startswith("@"):
         argument = read_text(argument[1:].strip()).rstrip("\n")
     elif re.fullmatch('"[^"]+"', argument):
@@ -105,11 +105,10 @@ def set_(chat: ChatApp, argument: str) -> None:
 def _print_setting(chat: ChatApp, key: str) -> None:
     """Print the value of a setting, where it comes from, and why it has no effect if it has none."""
     resolved = chat.controller.resolved()
-    reason = ineffective_settings(resolved.settings, resolved.origins).get(key)
-    origin = resolved.origins[key]
+    settings, origin = resolved.settings, resolved.origins[key]
     source = {"session": "", "default": " (default)"}.get(origin, f" (from {origin})")
-    effect = f" (no effect: {reason})" if reason else ""
-    console.note(f"{key} = {format_setting(resolved.settings, key)}{source}{effect}")
+    reason = ineffective_settings(settings, resolved.origins).get(key)
+    console.note(f"{key} = {format_setting(settings, key)}{source}" + (f" (no effect: {reason})" if reason else ""))
     if key in ("grammar", "grammar_file", "json_schema"):
         grammar_text(chat.controller.settings)  # raises if the grammar is not valid
 
@@ -189,9 +188,8 @@ def samplers(chat: ChatApp, argument: str) -> None:
     if argument:
         set_(chat, f"samplers {argument}")
         return
-    resolved = chat.controller.resolved()
+    resolved, steps = chat.controller.resolved(), []
     settings = resolved.settings
-    steps = []
     if settings.grammar or settings.grammar_file or settings.json_schema:
         steps.append(("grammar", "removes tokens that do not match"))
     if settings.logit_bias or settings.ignore_eos:

@@ -20,7 +20,6 @@ from prompt_toolkit.widgets.toolbars import SearchToolbar
 
 from llmcli.text import sanitize
 
-LONGEST = 10_000  # characters that are drawn: a key press takes 50 ms in a line of that length
 _MENU_ROWS, _MENU_ENTRIES = 8, 500
 _FEWEST_COLUMNS, _FEWEST_ROWS = 30, 6  # of a window with a status
 _PLAIN, _DARK, _LIGHT = range(3)

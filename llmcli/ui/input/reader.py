@@ -1,7 +1,6 @@
 """The input line of a terminal: its keys, and the message or command that they write."""
 
 import asyncio
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,16 +22,16 @@ from prompt_toolkit.utils import get_cwidth, suspend_to_background_supported
 from llmcli.errors import LlmcliError
 from llmcli.text import sanitize
 from llmcli.ui.input.history import HistorySuggest, PrivateHistory
-from llmcli.ui.input.layout import LONGEST, Suggest, SuggestCompleter, make_layout, make_style, should_open_menu
+from llmcli.ui.input.layout import Suggest, SuggestCompleter, make_layout, make_style, should_open_menu
 from llmcli.ui.input.piped import MARK, body, is_open
 
 LEAVE = "Ctrl-D or /exit ends the chat"
 OPEN_BLOCK = f"{MARK} on a line of its own sends"
+_LONGEST = 10_000  # characters that are drawn: a key press takes 50 ms in a line of that length
 _MOST_LINES = 200  # that are drawn
 # Characters of private use stand for long pastes.
 _FIRST_SIGN = 0xF0000
 _MOST_SIGNS = 0xFFFE
-_SIGNS = re.compile(f"[{chr(_FIRST_SIGN)}-{chr(_FIRST_SIGN + _MOST_SIGNS - 1)}]")
 _DROPPED = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)]) | dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
 _CLEAN = {code: mark for code, mark in _DROPPED.items() if chr(code) not in "\t\n"}
 
@@ -201,9 +200,6 @@ class TerminalReader:
         self.hint = "" if self.buffer.text or canceled else LEAVE
         self.buffer.reset()
 
-    def leave(self) -> None:
-        self._app.exit(exception=EOFError)
-
     async def open_editor(self) -> None:
         """Open the text, with its long pastes, in the user's editor."""
         from llmcli.ui.terminal.console import edit  # which imports subprocess
@@ -255,10 +251,10 @@ def make_keys(reader: TerminalReader) -> KeyBindingsBase:
     bind("c-j", when=typing, to=reader.new_line)
     bind("c-c", when=typing, to=reader.interrupt)
     bind("<sigint>", to=reader.interrupt)
-    bind("c-d", when=typing & empty, to=reader.leave)
     bind("c-x", "c-e", when=emacs & ~filters.has_selection, to=reader.open_editor)
     bind("v", when=typing & filters.vi_navigation_mode, to=reader.open_editor)
     bind("escape", when=emacs & filters.has_completions, to=reader.buffer.cancel_completion)
+    keys.add("c-d", filter=typing & empty)(lambda event: event.app.exit(exception=EOFError))
     keys.add("c-z", filter=can_suspend)(lambda event: event.app.suspend_to_background())
     keys.add(Keys.BracketedPaste, filter=typing)(lambda event: reader.paste(event.data))
 
@@ -279,34 +275,30 @@ class Pasted:
     """The long pastes; each is one character (a sign) in the line, and is drawn as a label."""
 
     def __init__(self) -> None:
-        self._texts: list[str] = []
+        self._texts: dict[int, str] = {}  # by the code of the sign
 
     def fold(self, text: str) -> str:
         """`text`, or the sign for it when it is long."""
-        if len(text) <= LONGEST and text.count("\n") <= _MOST_LINES:
+        if len(text) <= _LONGEST and text.count("\n") <= _MOST_LINES:
             return text
         text = self.unfold(text)
-        if text not in self._texts:
-            if len(self._texts) == _MOST_SIGNS:
-                return text
-            self._texts.append(text)
-        return chr(_FIRST_SIGN + self._texts.index(text))
+        sign = next((sign for sign, known in self._texts.items() if known == text), _FIRST_SIGN + len(self._texts))
+        if sign == _FIRST_SIGN + _MOST_SIGNS:
+            return text
+        self._texts[sign] = text
+        return chr(sign)
 
     def unfold(self, text: str) -> str:
         """`text` with the paste in place of each sign."""
-        return text if text.isascii() else _SIGNS.sub(lambda found: self._text(found[0]) or found[0], text)
+        return text.translate(self._texts)
 
     def label(self, sign: str) -> str:
         """The label of a sign; empty for any other character."""
-        text = self._text(sign)
+        text = self._texts.get(ord(sign), "")
         lines = len(text.splitlines())
         if lines > 1:
             return f"[pasted {lines:,} lines]"
         return f"[pasted {len(text):,} characters]" if text else ""
-
-    def _text(self, sign: str) -> str:
-        number = ord(sign) - _FIRST_SIGN
-        return self._texts[number] if 0 <= number < len(self._texts) else ""
 
 
 def clean(text: str) -> str:

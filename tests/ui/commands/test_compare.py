@@ -162,8 +162,8 @@ def test_compare_refuses_what_cannot_vary(chat: ChatApp, line: str, says: str) -
 def test_keep_needs_an_answer_of_this_session(chat: ChatApp) -> None:
     type_command(chat, "/compare the river temp=0.2,1.5")
     for line, says in (
-        ("/keep", "takes the number"),
-        ("/keep x", "takes the number"),
+        ("/keep", "needs an argument: /keep N"),
+        ("/keep x", "takes a number"),
         ("/keep 3", "answer 3 does not exist"),
     ):
         with pytest.raises(UsageError, match=says):
