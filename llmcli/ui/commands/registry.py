@@ -119,8 +119,7 @@ def commands() -> Mapping[str, Command]:
 
 def commands_by_name() -> dict[str, Command]:
     """Every name of every command, aliases included."""
-    known = dict(commands())
-    return known | {alias: entry for entry in known.values() for alias in entry.aliases}
+    return {**commands(), **{alias: entry for entry in commands().values() for alias in entry.aliases}}
 
 
 def parse_command(text: str) -> tuple[str, str] | None:
@@ -131,14 +130,12 @@ def parse_command(text: str) -> tuple[str, str] | None:
 
 def find_command(name: str) -> Command | None:
     """The command called `name`, or the one that sets the setting of that name; None without either."""
-    known = commands_by_name()
-    if name in known:
-        return known[name]
-    try:
+    if known := commands_by_name().get(name):
+        return known
+    with suppress(UsageError):
         key = find(name).key
-    except UsageError:
-        return None
-    return _setting_command(key) if key in chat_setting_keys() else None
+        return _setting_command(key) if key in chat_setting_keys() else None
+    return None
 
 
 def _setting_command(key: str) -> Command:

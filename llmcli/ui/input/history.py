@@ -1,4 +1,4 @@
-"""The history of the input line: kept in a private file, and suggested while one types."""
+"""The history of the input line, in a private file."""
 
 import json
 import os
@@ -9,9 +9,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
-from prompt_toolkit.auto_suggest import AutoSuggest, Suggestion
-from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.document import Document
 from prompt_toolkit.history import History
 
 from llmcli.files import BINARY, make_private_folder, replace_private
@@ -19,7 +16,6 @@ from llmcli.files import BINARY, make_private_folder, replace_private
 KEPT = 5000  # entries
 LONGEST = 64 << 10  # bytes of one entry
 _MOST_READ = 32 << 20  # bytes at the end of the file
-_MOST_TYPED = 1000  # characters; longer texts get no suggestion
 
 
 class PrivateHistory(History):
@@ -106,15 +102,3 @@ def _trim(path: Path) -> None:
         replace_private(path, b"\n".join(lines[-KEPT:]) + b"\n")
         if late := old.read():
             _append(path, late)
-
-
-class HistorySuggest(AutoSuggest):
-    """Suggests the rest of the first line of the newest message that starts with the text."""
-
-    def get_suggestion(self, buffer: Buffer, document: Document) -> Suggestion | None:
-        text = document.text
-        if not text.strip() or len(text) > _MOST_TYPED or not document.is_cursor_at_the_end:
-            return None
-        starting = (entry for entry in reversed(buffer.history.get_strings()) if entry.startswith(text))
-        rest = next(filter(None, (entry[len(text) :].partition("\n")[0] for entry in starting)), "")
-        return Suggestion(rest) if rest else None

@@ -8,6 +8,7 @@ from typing import Any
 
 from prompt_toolkit import filters
 from prompt_toolkit.application import Application, get_app, get_app_session, run_in_terminal
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.cursor_shapes import ModalCursorShapeConfig
 from prompt_toolkit.document import Document
@@ -21,7 +22,7 @@ from prompt_toolkit.utils import get_cwidth, suspend_to_background_supported
 
 from llmcli.errors import LlmcliError
 from llmcli.text import sanitize
-from llmcli.ui.input.history import HistorySuggest, PrivateHistory
+from llmcli.ui.input.history import PrivateHistory
 from llmcli.ui.input.layout import Suggest, SuggestCompleter, make_layout, make_style, should_open_menu
 from llmcli.ui.input.piped import MARK, body, is_open
 
@@ -65,7 +66,7 @@ class TerminalReader:
             name=DEFAULT_BUFFER,
             completer=SuggestCompleter(suggest),
             complete_while_typing=filters.Condition(lambda: should_open_menu(self.buffer.document.text_before_cursor)),
-            auto_suggest=HistorySuggest(),
+            auto_suggest=AutoSuggestFromHistory(),
             history=self.history,
         )
         self.buffer.on_text_changed += self._clear_hint
