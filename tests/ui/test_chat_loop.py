@@ -62,5 +62,5 @@ def test_lines_typed_while_a_model_loads_do_not_run(board: Keyboard, home: Path)
     chat = ChatApp(ChatController(Session(), layers, lambda *_: Loading(lambda *_: pytest.fail("loaded"))), live=True)
     chat.send("hi")
     assert stopped
-    assert chat.draft == "hi\ntell me\n/clear"
+    assert board("!", ENTER, default=chat.draft) == "hi\ntell me\n/clear!"
     assert chat.session.conversation.messages == {}

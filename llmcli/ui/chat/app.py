@@ -51,8 +51,7 @@ class ChatApp:
         self.failure: LlmcliError | None = None  # the first error of a script
         self.compare_session: CompareSession | None = None  # the answers that were compared last
         self.traces: Path | None = None  # the folder for a trace of each answer
-        # A token, and the candidates shown for it.
-        self.listed_candidates: tuple[int, Sequence[tuple[str, str]]] | None = None
+        self.listed_candidates: tuple[int, Sequence[tuple[str, str]]] | None = None  # of which token, and what
         self._greeted: Engine | None = None
         self._warned: set[str] = set()  # settings without effect, and why
 
@@ -211,9 +210,9 @@ class ChatApp:
         if not is_terminal(sys.stdin):
             raise KeyboardInterrupt
         if self.live:
-            from llmcli.ui.input.live_keys import take_typed_text
+            from llmcli.ui.input.live_keys import keep_typed_lines
 
-            self.draft = "\n".join(filter(None, (self.draft, take_typed_text())))  # after what was not sent
+            keep_typed_lines(bool(self.draft))
 
     def render(self, text: str) -> None:
         """Show an earlier answer as it was shown first."""
@@ -291,10 +290,9 @@ class ChatApp:
             with suppress(UsageError):  # too few turns
                 compacted = self.compact(path)
         if compacted:
-            path = whole = self.path()
-            if draft:
-                conversation = self.session.conversation
-                whole = [*path, conversation.draft(draft.role, draft.content, attachments=draft.attachments)]
+            conversation = self.session.conversation
+            draft = conversation.draft(draft.role, draft.content, attachments=draft.attachments) if draft else None
+            whole = [*self.path(), draft] if draft else self.path()
             if not controller.fit(whole, begun).is_over:
                 return whole
         if number := controller.drop_oldest(whole, begun):

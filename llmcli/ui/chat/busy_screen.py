@@ -156,10 +156,10 @@ class TemperatureKeys:
         self.pressed = False  # whether one of the keys was pressed
         steps = build_chain(turn.resolved.settings, needs_temperature=True)
         plan: TemperaturePlan = next(step.args[0] for step in steps if step.name == "temperature")
-        self._policy = None if plan.only_reads else plan.policy  # None: the chain has no temperature
-        engine, self._refusal = turn.answer.engine, ""
-        if not engine.capabilities.live_temperature:
-            self._policy, self._refusal = None, f"{engine.name} does not support it"
+        engine = turn.answer.engine
+        can_move = engine.capabilities.live_temperature
+        self._refusal = "" if can_move else f"{engine.name} does not support it"
+        self._policy = plan.policy if can_move and not plan.only_reads else None  # None: the keys have no effect
 
     def step(self, steps: int) -> None:
         """Move the temperature of the next tokens up or down; from any thread."""

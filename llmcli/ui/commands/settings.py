@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from llmcli.chat.controller import chat_setting_keys, requires_reload, use_character
 from llmcli.config.characters import character_purposes, load_character
@@ -24,9 +23,6 @@ from llmcli.ui.markdown.theme import ground_of
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.console import edit as edit_text
 from llmcli.ui.terminal.output import print_definitions, print_rows, warn_ineffective
-
-if TYPE_CHECKING:
-    from llmcli.inference.engine import Engine
 
 _HIGHEST = 2.0  # a temperature above it is most likely a mistake
 
@@ -211,8 +207,10 @@ def samplers(chat: ChatApp, argument: str) -> None:
 def model(chat: ChatApp, argument: str) -> None:
     controller = chat.controller
     if not argument:
-        engine = controller.engine
-        chat.say(_describe_model(engine) if engine else f"model: {controller.settings.model} (loading)")
+        if engine := controller.engine:
+            chat.say(f"model: {engine.name}, context: {engine.n_ctx} tokens")
+        else:
+            chat.say(f"model: {controller.settings.model} (loading)")
         return
     key, value = controller.parse("model", argument)
     before = chat.session.overrides.get("model")
@@ -227,11 +225,7 @@ def model(chat: ChatApp, argument: str) -> None:
             controller.set("model", before)
         raise
     if engine:
-        console.note(_describe_model(engine))
-
-
-def _describe_model(engine: "Engine") -> str:
-    return f"model: {engine.name}, context: {engine.n_ctx} tokens"
+        console.note(f"model: {engine.name}, context: {engine.n_ctx} tokens")
 
 
 @command(
@@ -289,7 +283,14 @@ def preset(chat: ChatApp, argument: str) -> None:
         marked = [(f"{key}*" if key == current else key, preset_purpose(key, one)) for key, one in presets().items()]
         print_definitions(marked)
     elif word == "save":
-        _save_preset(chat, name)
+        if not name:
+            raise UsageError("/preset save needs a name", "try /preset save mine")
+        chosen = presets().get(chat.session.overrides.get("preset") or "", {})
+        own = {key: value for key, value in chat.session.overrides.items() if key not in ("model", *NOT_IN_PRESETS)}
+        values = {**chosen, **own}
+        if not values:
+            raise UsageError("no setting was changed in this session", "change one first, for example /temp 1.2")
+        console.note(f"saved preset {name} in {save_preset(name, values)}: {describe_preset(values)}")
     elif word == "rm" and name:
         remove_preset(name)
         if chat.session.overrides.get("preset") == name:
@@ -298,18 +299,6 @@ def preset(chat: ChatApp, argument: str) -> None:
     else:
         chat.controller.set("preset", None if word == "none" else argument)
         console.note("no preset" if word == "none" else f"preset {word}: {describe_preset(presets()[word])}")
-
-
-def _save_preset(chat: ChatApp, name: str) -> None:
-    if not name:
-        raise UsageError("/preset save needs a name", "try /preset save mine")
-    chosen = presets().get(chat.session.overrides.get("preset") or "", {})
-    own = {key: value for key, value in chat.session.overrides.items() if key not in ("model", *NOT_IN_PRESETS)}
-    values = {**chosen, **own}
-    if not values:
-        raise UsageError("no setting was changed in this session", "change one first, for example /temp 1.2")
-    path = save_preset(name, values)
-    console.note(f"saved preset {name} in {path}: {describe_preset(values)}")
 
 
 @command(

@@ -41,22 +41,19 @@ def split_keys_and_text(keys: Iterable[KeyPress], typing: bool = False) -> tuple
     return steps, kept
 
 
-def take_typed_text() -> str:
-    """The text of the keys that are kept for the prompt if Enter is among them; otherwise the prompt gets them all."""
+def keep_typed_lines(after_text: bool) -> None:
+    """Let the prompt get what was typed with a new line for each Enter, so that nothing is sent unseen.
+
+    `after_text`: there is a text in the line, which it follows.
+    """
+    keys = get_app_session().input
     with live_keys(None):  # which keeps those that nobody has read yet
         pass
-    text, pressed = "", get_typeahead(get_app_session().input)
-    if not any(key.key == Keys.ControlM for key in pressed):
-        store_typeahead(get_app_session().input, pressed)
-        return ""
-    for key in pressed:
-        if key.key == Keys.ControlM:
-            text += "\n"
-        elif key.key == Keys.ControlH:
-            text = text[:-1]
-        elif key.key == Keys.BracketedPaste or len(key.key) == 1:
-            text += key.data
-    return text.removesuffix("\n")
+    pressed, new_line = get_typeahead(keys), KeyPress(Keys.ControlJ, "\n")
+    while pressed and pressed[-1].key == Keys.ControlM:
+        pressed.pop()
+    kept = [new_line if key.key == Keys.ControlM else key for key in pressed]
+    store_typeahead(keys, [new_line, *kept] if kept and after_text else kept)
 
 
 @contextmanager
