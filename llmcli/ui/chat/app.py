@@ -266,10 +266,7 @@ class ChatApp:
     ) -> Sequence[Message] | None:
         """The path to answer, with `draft` (not sent yet) at its end, once the context has room; None: do not send it.
 
-        The setting `overflow` decides how room is made.
-
-        Raises:
-            ContextOverflowError: where `overflow` is error, or the user cannot be asked, or nothing helps.
+        The setting `overflow` decides how. Raises ContextOverflowError if it says so, or if nothing helps.
         """
         controller = self.controller
         if draft:
@@ -303,8 +300,7 @@ class ChatApp:
     def compact(self, path: Sequence[Message], keep: int | None = None) -> bool:
         """Summarize `path`, show the summary, ask the user if possible, and continue from it; whether that was done.
 
-        Raises:
-            UsageError: when there is too little to summarize.
+        Raises UsageError when there is too little to summarize.
         """
         from llmcli.chat.compaction import Compaction  # imports the engine, which completion does not need
 

@@ -54,11 +54,7 @@ def compare(chat: ChatApp, argument: str) -> None:
 
 
 def split_arguments(argument: str) -> tuple[str, list[str], int]:
-    """The question, the settings that vary, and the number of answers for each, of the argument of /compare.
-
-    Raises:
-        UsageError: for an unknown setting, and a count that is not a number of at least 1.
-    """
+    """The question, the settings that vary, and the number of answers for each, of the argument of /compare."""
     specs: list[str] = []
     n_seeds = 1
     while found := _LAST_PAIR.search(argument):

@@ -79,11 +79,7 @@ def _also(entry: Command) -> str:
 
 
 def _search(text: str) -> None:
-    """List the commands and settings whose help contains the words of `text`.
-
-    Raises:
-        UsageError: when there are none, with the nearest command.
-    """
+    """List the commands and settings whose help contains the words of `text`; UsageError if there are none."""
     words = re.findall(r"\w+", text.lower())
     stems = [re.escape(word[:-_ENDING] if len(word) > 2 * _ENDING else word) for word in words]
     texts = {name: " ".join((name, entry.description, *entry.examples)) for name, entry in commands().items()}

@@ -77,11 +77,7 @@ def alternatives(chat: ChatApp, argument: str) -> None:
 
 
 def open_inspector(chat: ChatApp) -> "AnswerInspector | None":
-    """The last answer, for inspection; None when the user stopped waiting for the model.
-
-    Raises:
-        UsageError: when there is none.
-    """
+    """The last answer, for inspection; None when the user stopped waiting for the model; UsageError without one."""
     if not any(message.role == "assistant" for message in chat.path()):
         raise UsageError("no answer yet", "send a message first")
     if not chat.wait_for_model():
@@ -92,11 +88,7 @@ def open_inspector(chat: ChatApp) -> "AnswerInspector | None":
 
 
 def parse_token_index(answered: "AnswerInspector", argument: str) -> int:
-    """The number of the token that `argument` names: a number, or its text, with or without quotes.
-
-    Raises:
-        UsageError: when that token does not exist.
-    """
+    """The number of the token that `argument` names: a number, or its text with or without quotes; or UsageError."""
     most = len(answered.tokens) - 1
     number = parse_number(argument)
     if number is not None:
@@ -169,11 +161,7 @@ def tokens(chat: ChatApp, argument: str) -> None:
 
 
 def traces_of_last_answer(chat: ChatApp) -> list["TokenTrace"]:
-    """How the tokens of the last answer were sampled.
-
-    Raises:
-        UsageError: when there is none in this branch since the chat was opened.
-    """
+    """How the tokens of the last answer were sampled; UsageError if this chat has none in this branch."""
     if not chat.turn or not chat.turn.answer.traces or chat.turn.message not in chat.path():
         raise UsageError("no answer in this branch since the chat was opened", "send a message, or use /retry")
     return chat.turn.answer.traces

@@ -96,11 +96,7 @@ def edit(chat: ChatApp, argument: str) -> None:
 
 
 def parse_message_number(text: str, path: list[Message]) -> int:
-    """The number of a message in /history.
-
-    Raises:
-        UsageError: if that message does not exist.
-    """
+    """The number of a message in /history; UsageError if it does not exist."""
     number = parse_number(text)
     if not number or number > len(path):
         raise UsageError(f"message {ellipsize(text)} does not exist", "see the numbers in /history")

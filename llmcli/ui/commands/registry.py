@@ -74,11 +74,7 @@ class Command:
         return self.usage.partition(" ")[0]
 
     def check(self, argument: str) -> str:
-        """The argument, if the usage allows it.
-
-        Raises:
-            UsageError: when it is missing, or not a number.
-        """
+        """The argument; UsageError if the usage does not allow it."""
         form = self.usage.removeprefix(self.name).strip()
         example = next((one for one in self.examples if " " in one), "")
         if not argument and form and form[0] != "[":
@@ -152,11 +148,7 @@ def _setting_command(key: str) -> Command:
 
 
 def require_command(name: str, argument: str = "") -> Command:
-    """The command called `name`, or the one that sets the setting of that name; a hint repeats its `argument`.
-
-    Raises:
-        UsageError: with the command that does the same, or the nearest name.
-    """
+    """What `find_command` finds, or UsageError with the command that does the same (and `argument`), or the nearest."""
     if found := find_command(name):
         return found
     known = [f"/preset {name}"] if name in presets() else []
@@ -174,11 +166,7 @@ def similar_command(name: str) -> str:
 
 
 def dispatch(chat: ChatApp, name: str, argument: str) -> None:
-    """Run a command, or set the setting of that name.
-
-    Raises:
-        LlmcliError: what is wrong with the command.
-    """
+    """Run a command, or set the setting of that name; LlmcliError says what is wrong."""
     found = require_command(name, argument)
     with to_stderr(not chat.live):  # what a command prints is not an answer
         found.run(chat, found.check(argument))

@@ -64,11 +64,7 @@ def load(chat: ChatApp, argument: str) -> None:
 
 
 def ensure_session_model(chat: ChatApp) -> None:
-    """Make sure that the model is downloaded; if the session's own model is missing, use the default model.
-
-    Raises:
-        ModelNotFoundError: when that one is missing too.
-    """
+    """Make sure that a model is downloaded: the session's own, else the default one; else ModelNotFoundError."""
     controller = chat.controller
     missing, origin = controller.settings.model, controller.resolved().origins["model"]
     try:

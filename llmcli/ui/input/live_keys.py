@@ -42,9 +42,9 @@ def split_keys_and_text(keys: Iterable[KeyPress], typing: bool = False) -> tuple
 
 
 def keep_typed_lines(after_text: bool) -> None:
-    """Let the prompt get what was typed with a new line for each Enter, so that nothing is sent unseen.
+    """Let the prompt get what was typed, with a new line for each Enter: nothing is sent unseen.
 
-    `after_text`: there is a text in the line, which it follows.
+    `after_text`: it follows a text that is in the line.
     """
     keys = get_app_session().input
     with live_keys(None):  # which keeps those that nobody has read yet

@@ -23,12 +23,7 @@ class LineReader:
         self._size = 0  # bytes of the current message
 
     def read(self, default: str = "") -> str:  # noqa: ARG002 - a stream has no input line
-        """The next message that is not blank.
-
-        Raises:
-            EOFError: at the end of the stream.
-            UsageError: when the message is too long; the one after it can still be read.
-        """
+        """The next message that is not blank; EOFError at the end, UsageError if it is too long (the next may fit)."""
         while True:
             self._marker()
             text = body(self._message())

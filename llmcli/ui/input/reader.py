@@ -86,11 +86,7 @@ class TerminalReader:
         self._app.after_render += self._after_drawing
 
     def read(self, default: str = "") -> str:
-        """The message that the user sends; `default` is in the line at first.
-
-        Raises:
-            EOFError: at Ctrl-D on an empty line, or when the terminal is gone.
-        """
+        """The message that the user sends; `default` is in the line at first. EOFError: Ctrl-D, or no terminal."""
         start = self._pasted.fold(clean(default))
         while True:
             try:
