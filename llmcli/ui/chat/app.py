@@ -1,7 +1,7 @@
 """The chat as its commands see it: the conversation, the model, and the terminal that shows both."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,21 +77,14 @@ class ChatApp:
             return
         self.draft = text  # in the input line again if it cannot be sent
         files = [attach(name) for name in find_mentions(text)]
-        if not self.wait_for_model() or not self._add_message(text, (*self.pending, *files)):
+        draft = self.session.conversation.draft("user", text, attachments=(*self.pending, *files))
+        if not self.wait_for_model() or not self.resolve_overflow(self.path(), draft=draft):
             return
+        self.session.add("user", text, attachments=draft.attachments)
         self.draft, self.pending = "", []
         if files:
             console.note(f"attached: {', '.join(file.name for file in files)}")
         self._answer(self.path())
-
-    def _add_message(self, text: str, attachments: tuple[Attachment, ...]) -> bool:
-        """Add a message of the user if `resolve_overflow` finds room for it; False when the user cancels it."""
-        session = self.controller.session
-        draft = session.conversation.draft("user", text, attachments=attachments)
-        if self.resolve_overflow(self.path(), draft=draft) is None:
-            return False
-        session.add("user", text, attachments=attachments)
-        return True
 
     def replace(self, number: int, text: str) -> None:
         """Replace message `number` (from 1) in a new branch; a question is answered again."""
@@ -111,13 +104,15 @@ class ChatApp:
         if not self.wait_for_model():
             return
         session.conversation.move(old.parent)
-        added = False
+        draft = session.conversation.draft("user", text, attachments=old.attachments)
+        path = None
         try:
-            added = self._add_message(text, old.attachments)
+            path = self.resolve_overflow(self.path(), draft=draft)
         finally:
-            if not added:
+            if not path:
                 session.conversation.move(head)
-        if added:
+        if path:
+            session.add("user", text, attachments=old.attachments)
             self.draft, self.editing = "", None
             self._note_left_messages(head, number + 2)
             self._answer(self.path())
@@ -138,26 +133,20 @@ class ChatApp:
         number, self.editing = self.editing, None
         return number is not None
 
-    def answer(
-        self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
-    ) -> None:
+    def answer(self, path: list[Message], extra: dict[str, Any] | None = None, begun: Message | None = None) -> None:
         """Let the model answer `path`, or continue its answer `begun`, if `resolve_overflow` finds room for it."""
         if not self.wait_for_model():
             return
         fitting = self.resolve_overflow(path, begun)
-        if fitting is not None:
+        if fitting is not None:  # an empty one has room too
             self._answer(fitting, extra, begun)
 
-    def _answer(
-        self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
-    ) -> None:
+    def _answer(self, path: list[Message], extra: dict[str, Any] | None = None, begun: Message | None = None) -> None:
         """Generate the answer, show it while it streams, and save it, whatever ends it."""
-        last_turn = self.turn
+        settings, last_turn = self.controller.settings, self.turn
         self.turn = turn = self.controller.answer(path, extra, begun)
         request, temperature_keys = turn.answer.request, TemperatureKeys(turn)
-        busy_screen = BusyScreen(
-            self.controller.settings, self.live, "reading the prompt", request.cancellation, temperature_keys
-        )
+        busy_screen = BusyScreen(settings, self.live, "reading the prompt", request.cancellation, temperature_keys)
         request.progress = busy_screen.progress
         warn_ineffective(turn.resolved, self._warned)
         if self.live:
@@ -262,8 +251,8 @@ class ChatApp:
     # The context
 
     def resolve_overflow(
-        self, path: Sequence[Message], begun: Message | None = None, draft: Message | None = None
-    ) -> Sequence[Message] | None:
+        self, path: list[Message], begun: Message | None = None, draft: Message | None = None
+    ) -> list[Message] | None:
         """The path to answer, with `draft` (not sent yet) at its end, once the context has room; None: do not send it.
 
         The setting `overflow` decides how. Raises ContextOverflowError if it says so, or if nothing helps.
@@ -297,7 +286,7 @@ class ChatApp:
             console.warn(f"the model no longer reads the oldest {dropped}: the context of {fit.n_ctx} tokens is full")
         return whole
 
-    def compact(self, path: Sequence[Message], keep: int | None = None) -> bool:
+    def compact(self, path: list[Message], keep: int | None = None) -> bool:
         """Summarize `path`, show the summary, ask the user if possible, and continue from it; whether that was done.
 
         Raises UsageError when there is too little to summarize.
@@ -335,9 +324,8 @@ class ChatApp:
         """Count the tokens in the context, and warn when it is full for the next message."""
         before, fit = self.n_prompt, self.count()
         if fit and fit.is_over and before != self.n_prompt:
-            console.warn(
-                f"the context is full: {fit.n_prompt} of {fit.n_ctx} tokens", "make room with /compact or /undo"
-            )
+            full = f"the context is full: {fit.n_prompt} of {fit.n_ctx} tokens"
+            console.warn(full, "make room with /compact or /undo")
 
     def count(self) -> PromptFit | None:
         """How full the context is; None while the model is loading, or without a status line."""

@@ -142,10 +142,8 @@ def display(settings: Settings, live: bool) -> "AnswerView | PlainDisplay":
         return PlainDisplay(settings)
     from llmcli.ui.markdown.view import AnswerView  # slow to import: not while the prompt starts
 
-    color = wants_color(sys.stdout)
-    return AnswerView(
-        print_drawn, shutil.get_terminal_size, settings.theme, color, shows_reasoning=settings.think == "show"
-    )
+    color, shows_reasoning = wants_color(sys.stdout), settings.think == "show"
+    return AnswerView(print_drawn, shutil.get_terminal_size, settings.theme, color, shows_reasoning=shows_reasoning)
 
 
 class TemperatureKeys:

@@ -56,7 +56,6 @@ def run(chat: ChatApp, first: str = "") -> int:
 
 
 def _handle(chat: ChatApp, text: str) -> None:
-    """Send a message, or run a command."""
     if not text.startswith("/"):
         if not _is_command_without_slash(chat, text):
             chat.send(text)

@@ -82,7 +82,7 @@ def _is_setting(name: str, text: str) -> bool:
         return False
 
 
-def _compare(chat: ChatApp, path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int) -> None:
+def _compare(chat: ChatApp, path: list[Message], new: bool, variants: Sequence[Variant], seed: int) -> None:
     """Generate the answers, show them and their statistics, and save them for /keep."""
     from llmcli.chat.compare import CompareSession
     from llmcli.ui import comparison as screen

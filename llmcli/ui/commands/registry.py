@@ -211,7 +211,6 @@ def _names(chat: ChatApp, start: str) -> Iterator[tuple[str, str]]:
 
 
 def _arguments(chat: ChatApp, name: str, argument: str) -> Iterator[tuple[str, str]]:
-    """What the argument of a command may become."""
     with suppress(LlmcliError):
         found = require_command(name)
         if found.complete:
