@@ -152,7 +152,10 @@ def clear(chat: ChatApp, _argument: str) -> None:
 )
 def history(chat: ChatApp, argument: str) -> None:
     path = chat.path()
-    start = max(len(path) - int(argument or len(path)), 0)
+    number = int(argument or len(path))
+    if argument and not number:
+        raise UsageError("/history takes a number of at least 1, got '0'", "try /history 4")
+    start = max(len(path) - number, 0)
     if not path:
         console.note("the conversation is empty")
     show(chat, path[start:], start + 1)
