@@ -230,7 +230,6 @@ class ChatApp:
         return engine
 
     def _wait(self, loading: "BackgroundLoad") -> "Engine | None":
-        """The model, once it is loaded; None when the user stops waiting."""
         busy_screen = BusyScreen(self.controller.settings, self.live, loading.status)
 
         def tick(doing: str) -> bool:

@@ -1,6 +1,7 @@
 """Commands that show what fills the context, and free it."""
 
 import shutil
+from itertools import accumulate
 
 from llmcli.chat.conversation import SPEAKER_NAMES
 from llmcli.inference.request import system_text
@@ -10,8 +11,6 @@ from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_rows
 
-_FULL, _EMPTY = "█", "·"
-_WIDEST = 60  # columns of the bar
 _OVERFLOW = {  # what happens at the next message
     "ask": "you choose what to drop",
     "error": "the message is refused",
@@ -58,12 +57,10 @@ def _amount(tokens: int, n_ctx: int) -> str:
 
 def _bar(parts: list[int], n_ctx: int) -> str:
     """One row: each part in one of two alternating shades, then what is free."""
-    width = min(shutil.get_terminal_size().columns - 2, _WIDEST)
-    bar, total, shades = "", 0, (_FULL, "▓")
-    for index, tokens in enumerate(parts):
-        total += tokens
-        bar += shades[index % 2] * (round(min(total / n_ctx, 1) * width) - len(bar))
-    return f"[{bar}{_EMPTY * (width - len(bar))}]"
+    width, bar = min(shutil.get_terminal_size().columns - 2, 60), ""
+    for index, total in enumerate(accumulate(parts)):
+        bar += "█▓"[index % 2] * (round(min(total / n_ctx, 1) * width) - len(bar))
+    return f"[{bar:·<{width}}]"
 
 
 @command(

@@ -26,13 +26,10 @@ if TYPE_CHECKING:
 
 _BEFORE = 32  # characters of the answer that are shown before a token
 _TOLERANCE = 0.005  # of a recomputed probability
-_MEASURES = get_args(Measure)
 
 
 def _token_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
-    """The numbers of the last answer's tokens, with their texts."""
-    traces = chat.turn.answer.traces if chat.turn else []
-    known = (token for token in traces if token.id is not None)
+    known = [token for token in chat.turn.answer.traces if token.id is not None] if chat.turn else []
     return matching(((str(token.i), repr(token.text or token.reasoning)) for token in known), start)
 
 
@@ -155,7 +152,7 @@ def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> 
 )
 def tokens(chat: ChatApp, argument: str) -> None:
     by = {"": "temperature", "temp": "temperature", "probability": "p"}.get(argument, argument)
-    if by not in _MEASURES:
+    if by not in get_args(Measure):
         raise UsageError(f"/tokens must be temperature, p or entropy, got '{argument}'")
     print_heat(traces_of_last_answer(chat), by)  # type: ignore[arg-type]
 

@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from itertools import islice
 from typing import NamedTuple
 
 from llmcli.chat.controller import chat_setting_keys, requires_reload
@@ -20,7 +19,6 @@ from llmcli.ui.terminal.output import to_stderr
 
 Run = Callable[[ChatApp, str], None]
 Complete = Callable[[ChatApp, str], Iterable[tuple[str, str]]]  # the argument so far -> (value, note)
-_MAX_ENTRIES = 200  # paths in a menu
 _MODULES = ("messages", "branches", "compare", "settings", "inspect", "context", "sessions", "files", "help")
 # Names from other programs, by the commands and settings that do the same.
 _SYNONYMS_OF: Mapping[tuple[str, ...], str] = {
@@ -268,7 +266,7 @@ def complete_paths(_chat: ChatApp, argument: str) -> Iterator[tuple[str, str]]:
 
 def _files(start: str, quote: str = "") -> Iterator[tuple[str, str]]:
     """The paths that begin with `start`, in quotes if they contain spaces."""
-    for name in islice(matching_paths(start), _MAX_ENTRIES):
+    for name in matching_paths(start):
         is_folder = name.endswith("/")
         spaced = quote or " " in name
         text = f'"{name}' + ("" if is_folder else '"') if spaced else name
