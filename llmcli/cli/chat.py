@@ -84,10 +84,8 @@ def _start_chat(flags: Layer, session: Session, first: str, live: bool) -> int:
 
             preload()  # what the first answer needs
 
-    load = partial(open_model, on_end=show_loaded)
-    chat = ChatApp(
-        ChatController(session, layers, load), live=live, names=lambda: complete_reference(""), bring=ensure_model
-    )
+    controller = ChatController(session, layers, partial(open_model, on_end=show_loaded))
+    chat = ChatApp(controller, live, lambda: complete_reference(""), ensure_model)
     chat.reader = _reader(chat, settings, live)
     if live and is_model_name(first, flags):
         console.note(f"{first!r} is sent as a message; to use the model, start with `llmcli chat -m {first}`")

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,34 +27,27 @@ if TYPE_CHECKING:
     from llmcli.ui.input.reader import TerminalReader
 
 
+@dataclass(eq=False, repr=False)
 class ChatApp:
     """A chat; `live` if a user is at a terminal whose cursor can be moved, and can be asked."""
 
-    def __init__(
-        self,
-        controller: ChatController,
-        live: bool = False,
-        names: Callable[[], Sequence[str]] = tuple,
-        bring: Callable[[Settings], object] = lambda _settings: None,
-    ) -> None:
-        """`names` lists the downloaded models; `bring` downloads another one, if the user agrees."""
-        self.live = live
-        self.controller = controller
-        self.ensure_model = bring
-        self.model_names = names
-        self.reader: TerminalReader | LineReader
-        self.draft = ""  # the text in the input line at the next prompt
-        self.refused_word = ""  # a command typed without its slash, which was not sent at once
-        self.editing: int | None = None  # the number of the message that the next one replaces
-        self.pending: list[Attachment] = []  # files that go with the next message
-        self.turn: Turn | None = None  # the last answer
-        self.n_prompt: int | None = None  # tokens in the context before the next message
-        self.failure: LlmcliError | None = None  # the first error of a script
-        self.compare_session: CompareSession | None = None  # the answers that were compared last
-        self.traces: Path | None = None  # the folder for a trace of each answer
-        self.listed_candidates: tuple[int, Sequence[tuple[str, str]]] | None = None  # of which token, and what
-        self._greeted: Engine | None = None
-        self._warned: set[str] = set()  # settings without effect, and why
+    controller: ChatController
+    live: bool = False
+    model_names: Callable[[], Sequence[str]] = tuple  # the downloaded models
+    ensure_model: Callable[[Settings], object] = lambda _settings: None  # downloads it, if the user agrees
+    reader: "TerminalReader | LineReader" = field(init=False)
+    draft: str = ""  # the text in the input line at the next prompt
+    refused_word: str = ""  # a command typed without its slash, which was not sent at once
+    editing: int | None = None  # the number of the message that the next one replaces
+    pending: list[Attachment] = field(default_factory=list)  # files that go with the next message
+    turn: "Turn | None" = None  # the last answer
+    n_prompt: int | None = None  # tokens in the context before the next message
+    failure: LlmcliError | None = None  # the first error of a script
+    compare_session: "CompareSession | None" = None  # the answers that were compared last
+    traces: Path | None = None  # the folder for a trace of each answer
+    listed_candidates: tuple[int, Sequence[tuple[str, str]]] | None = None  # of which token, and what
+    _greeted: "Engine | None" = field(init=False, default=None)
+    _warned: set[str] = field(init=False, default_factory=set)  # settings without effect, and why
 
     @property
     def session(self) -> Session:
