@@ -4,6 +4,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -35,33 +36,27 @@ _GRAM = 12  # characters, about three words: the unit that is compared
 _FEWEST = 0.25  # share of different units: prose has more than 0.9, tables and code more than 0.35
 
 
+@dataclass(eq=False, repr=False)
 class BusyScreen:
     """What a user sees while the model works: a spinner with `doing`, then the answer, if there is one to `show`."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        live: bool,
-        doing: str,
-        cancellation: Cancellation | None = None,
-        temperature_keys: "TemperatureKeys | None" = None,
-        view: "CompareView | None" = None,
-    ) -> None:
-        """`temperature_keys` reacts to some of the keys; its texts are part of the row below the answer.
+    settings: Settings
+    live: bool
+    doing: str
+    cancellation: Cancellation = field(default_factory=Cancellation)
+    temperature_keys: "TemperatureKeys | None" = None  # their texts are part of the row below the answer
+    view: "CompareView | None" = None  # shows the spinner, where something else than one answer follows it
 
-        `view` shows the spinner where something else than one answer follows it.
-        """
-        self.cancellation = cancellation or Cancellation()
+    def __post_init__(self) -> None:
         self.repetition = RepetitionDetector()
-        self._live, self._doing, self._keys = live, doing, temperature_keys
-        self._display = display(settings, live and not view)
-        self._shown = view or self._display
+        self._display = display(self.settings, self.live and not self.view)
+        self._shown = self.view or self._display
         self.spinner = Spinner(self._shown.status)
-        self.spinner.text = doing
+        self.spinner.text = self.doing
 
     def progress(self, done: int, total: int) -> None:
         """Show how far the model is."""
-        self.spinner.text = f"{self._doing} {done / max(total, 1):.0%}"
+        self.spinner.text = f"{self.doing} {done / max(total, 1):.0%}"
 
     @contextmanager
     def open(self, timeout: float = 0) -> Iterator["BusyScreen"]:
@@ -69,13 +64,13 @@ class BusyScreen:
 
         Only `show` may write. Keys are kept for the next message, apart from those that `temperature_keys` reacts to.
         """
-        with stoppable(self.cancellation, self._live, timeout), ExitStack() as stack:
+        with stoppable(self.cancellation, self.live, timeout), ExitStack() as stack:
             stack.callback(self._shown.finish)
             stack.enter_context(self.spinner)
-            if self._live:
+            if self.live:
                 from llmcli.ui.input.live_keys import live_keys  # which the prompt has imported already
 
-                stack.enter_context(live_keys(self._step if self._keys else None))
+                stack.enter_context(live_keys(self._step if self.temperature_keys else None))
             yield self
 
     def show(self, parts: Iterable[tuple[str, str]], so_far: str = "") -> None:
@@ -93,19 +88,18 @@ class BusyScreen:
         self._display.finish()
 
     def _step(self, steps: int) -> None:
-        assert self._keys
-        self._keys.step(steps)
+        assert self.temperature_keys
+        self.temperature_keys.step(steps)
         with suppress(LlmcliError):  # the terminal is gone, which also ends the answer
             self._display.foot(self._row)
 
     def _row(self) -> str:
         """The keys while the answer streams, and its length: as much as fits the window."""
-        temperature_keys = self._keys
-        if not temperature_keys:
+        if not self.temperature_keys:
             return _STOP
-        keys, tokens = temperature_keys.row(), plural(temperature_keys.answer.n_drawn, "token")
+        keys, tokens = self.temperature_keys.row(), plural(self.temperature_keys.answer.n_drawn, "token")
         stop, shortest = _STOP, _STOP
-        if temperature_keys.pressed:
+        if self.temperature_keys.pressed:
             shortest = keys
         elif self.repetition.found:
             stop, keys = _STOP_LOOP, ""
