@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmcli.chat.prompting import PromptBuilder
     from llmcli.engine.events import Cancellation
     from llmcli.inference.answer import Answer, Part
-    from llmcli.inference.engine import Engine, Progress, Prompt
+    from llmcli.inference.engine import Engine, Prompt
 
 ReadAhead = Callable[["PromptBuilder", "Cancellation"], None]
 # A change of one of these needs a reload of the model.
@@ -228,7 +228,6 @@ class ChatController:
         path: Sequence[Message],
         extra: Mapping[str, Any] | None = None,
         continued: Message | None = None,
-        progress: "Progress | None" = None,
         cancellation: "Cancellation | None" = None,
     ) -> "Turn":
         """An answer to `path` with the settings in force, and those in `extra` above them.
@@ -246,7 +245,7 @@ class ChatController:
         prompt = self.prompt(path, continued, resolved.settings)
         if len(prompt.tokens) >= engine.n_ctx:
             raise overflow_error(PromptFit(len(prompt.tokens), engine.n_ctx, 1))
-        request = Request(prompt, resolved.settings, grammar_text(resolved.settings), progress)
+        request = Request(prompt, resolved.settings, grammar_text(resolved.settings))
         request.live_shift = TemperatureShift() if engine.capabilities.live_temperature else None
         request.cancellation = cancellation or request.cancellation
         request.trace = 0 if engine.capabilities.traces else None

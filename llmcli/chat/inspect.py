@@ -34,6 +34,7 @@ class AnswerInspector:
     answer: Answer
     tokens: Sequence[int]
     traces: Sequence[TokenTrace] = ()
+    is_continued: bool = False  # its beginning is a part of the prompt
 
     @cached_property
     def inspector(self) -> "TokenInspector":
@@ -107,7 +108,7 @@ def last_answer(controller: "ChatController", turn: "Turn | None") -> AnswerInsp
     if turn and turn.message == message and turn.answer.engine is controller.engine and turn.answer.traces:
         traces = [trace for trace in turn.answer.traces if trace.id is not None]
         tokens = [trace.id for trace in traces if trace.id is not None]
-        inspector = AnswerInspector(message, turn.answer, tokens, traces)
+        inspector = AnswerInspector(message, turn.answer, tokens, traces, turn.continued is not None)
     else:
         inspector = _from_text(controller, message, before)
     if not inspector.tokens:
