@@ -8,7 +8,6 @@ from pathlib import Path
 
 from llmcli.errors import DiskError, LlmcliError, ModelNotFoundError, error_text
 from llmcli.models import notes
-from llmcli.models.checksums import record_sha256, sha256_of
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import NameReference
@@ -74,6 +73,8 @@ class VerifyResult:
 
 def verify(item: InstalledModel, data_dir: Path, progress_for: ProgressFor) -> list[VerifyResult]:
     """Hash each part completely and compare it; record each sha256 that has a published value. Raises DiskError."""
+    from llmcli.models.checksums import record_sha256, sha256_of  # 4 ms that a list does not need
+
     results = []
     for path, expected in zip(item.parts, item.digests, strict=True):
         digest = sha256_of(path, progress_for(path.name))

@@ -1,7 +1,11 @@
 """Models by path: split files, and what is remembered of a file that was tried once."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from llmcli.cli.models import make_group
 from tests.cli.test_hub_end_to_end import error_line
@@ -93,3 +97,12 @@ def test_one_command_of_the_group_starts_alone() -> None:
     for name in ("pull", "list", "show", "files", "search", "rm", "verify", "partials", "alias", "import", "recommend"):
         assert [command.name for command in make_group(name).registered_commands] == [name]
     assert len(make_group("lst").registered_commands) == 11
+
+
+@pytest.mark.slow
+def test_list_of_models_imports_only_what_it_needs() -> None:
+    code = "import sys; from llmcli.cli.app import run; run(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code, "models", "list"], capture_output=True, text=True, check=True)
+    modules = set(done.stderr.split())
+    assert "llmcli.cli.models.show" in modules
+    assert not modules & {"llmcli.cli.models.manage", "llmcli.cli.models.pull", "msgspec", "httpx2", "huggingface_hub"}

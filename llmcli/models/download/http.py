@@ -226,7 +226,6 @@ class RemoteFile:
 
 
 def _raise_if_transient(response: "httpx2.Response") -> None:
-    """Raise TransientError for the statuses that are worth a retry."""
     if response.status_code in _TRANSIENT:
         retry_after = response.headers.get("retry-after", "").strip()
         problem = "too many requests" if response.status_code == 429 else "server error"
@@ -237,7 +236,6 @@ def _raise_if_transient(response: "httpx2.Response") -> None:
 
 
 def _check_redirect(url: str, target: str, to_other_hosts: bool, hops: int) -> None:
-    """Raise NetworkError when the redirect must not be followed."""
     if urlsplit(target).scheme not in ("http", "https"):
         raise NetworkError(f"{host_of(url)} redirects to an invalid URL")
     if hops >= _MAX_REDIRECTS:

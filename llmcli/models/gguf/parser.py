@@ -28,7 +28,7 @@ MAX_ALIGNMENT = 1 << 20
 DEFAULT_ALIGNMENT = 32
 MAX_READ = 32 << 20  # bytes of a remote header; a vocabulary of 256,000 with its merges takes about 10 MiB
 # (start, end), end exclusive -> exactly these bytes, or fewer at the end of the file; may raise LlmcliError
-Fetch = Callable[[int, int], bytes]
+ReadRange = Callable[[int, int], bytes]
 _ENDS = tuple(MAX_READ >> halvings for halvings in range(5, -1, -1))  # 1 MiB, then twice as much each time
 _HEAD_BYTES = 1024  # of a file that is not GGUF: they tell what it is
 _SUMMARY_BYTES = 64 << 10  # in most files the general facts come before the vocabulary
@@ -87,16 +87,16 @@ def read_header(path: Path) -> GGUFHeader:
         raise read_error(path, error) from error
 
 
-def read_remote_header(fetch: Fetch, size: int, name: str) -> GGUFHeader:
+def read_remote_header(read_range: ReadRange, size: int, name: str) -> GGUFHeader:
     """The validated header of the file `name` of `size` bytes, equal to the result of `read_header`.
 
     Raises ModelInvalidError (not a valid GGUF file, or a header over 32 MiB), NetworkError (the wrong bytes) and
-    what `fetch` raises.
+    what `read_range` raises.
     """
     head = b""
     for end in _ENDS:
         start, wanted = len(head), max(min(end, size) - len(head), 0)
-        piece = fetch(start, start + wanted) if wanted else b""
+        piece = read_range(start, start + wanted) if wanted else b""
         if len(piece) != wanted:
             raise NetworkError(
                 f"{name}: the server sent {len(piece)} bytes from byte {start}, expected {wanted}",
@@ -169,7 +169,6 @@ def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
 
 
 def _check_metadata(metadata: Mapping[str, Value], n_tensors: int) -> None:
-    """Raise ModelInvalidError for metadata that no valid model has."""
     parts, part = metadata.get("split.count", 0), metadata.get("split.no", 0)
     if isinstance(parts, int) and isinstance(part, int) and 0 < part < parts:
         return  # only the first part of a split model describes it
@@ -195,7 +194,6 @@ def _check_metadata(metadata: Mapping[str, Value], n_tensors: int) -> None:
 
 @contextmanager
 def _map_file(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
-    """The bytes of a regular file, and its size."""
     info = path.stat()
     # Check before opening: opening a pipe waits forever.
     if not stat.S_ISREG(info.st_mode):
