@@ -10,6 +10,7 @@ from llmcli.models.download.partial_file import partial_path
 from llmcli.models.installed import remove
 from llmcli.models.locations import ModelLocations
 from llmcli.models.reference import Reference
+from llmcli.models.sources.registry import sources
 from llmcli.models.sources.url import FileReference, Url, UrlReference
 
 
@@ -71,3 +72,9 @@ def test_removal_keeps_other_files_of_the_folder(locations: ModelLocations) -> N
     assert notes.read(locations.data_dir, model.path) == {}
     remove(Site().plan_removal(other, locations), locations)
     assert not (locations.cache_dir / "site").exists()
+
+
+def test_sources_that_take_what_is_left_are_asked_last() -> None:
+    names = [source.name for source in sources()]
+    assert names[:2] == ["starter", "hub"]
+    assert names[-3:] == ["url", "lmstudio", "folder"]
