@@ -135,11 +135,7 @@ WITH_ANY = {
     "engine/sampling/grammar.py": 7,
     "engine/sampling/python_samplers.py": 6,
     "engine/token_inspection.py": 1,
-    "inference/answer_json.py": 5,
-    "inference/comparison.py": 4,
     "inference/sizing.py": 2,
-    "inference/template.py": 21,
-    "inference/trace_file.py": 2,
 }
 
 

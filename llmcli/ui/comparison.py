@@ -194,12 +194,12 @@ def print_texts(comparison: "Comparison", think: bool) -> None:
     Raises:
         DiskError, OutputClosedError: as `print_text` does.
     """
-    for one in comparison.results:
-        print_line(f"== {one.variant.label} ==")
-        if think and one.answer.reasoning:
-            console.think(one.answer.reasoning + "\n\n")
+    for answer in comparison.answers:
+        print_line(f"== {answer.request.label} ==")
+        if think and answer.reasoning:
+            console.think(answer.reasoning + "\n\n")
         writer = AnswerWriter()
-        writer.write(one.answer.text)
+        writer.write(answer.text)
         writer.end()
 
 
@@ -211,7 +211,7 @@ def print_summary(comparison: "Comparison", live: bool) -> None:
             print_line("")
             _print_figures(comparison)
     console.note(_LEGEND)
-    timings = [one.answer.record.timings for one in comparison.results]
+    timings = [answer.record.timings for answer in comparison.answers]
     generated, read = sum(t.predicted_n for t in timings), sum(t.prompt_n for t in timings)
     seconds = comparison.seconds
     speed = f" in {seconds:.1f} s, {generated / seconds:.0f} tokens/s" if seconds else ""
@@ -221,26 +221,28 @@ def print_summary(comparison: "Comparison", live: bool) -> None:
 
 def _print_figures(comparison: "Comparison") -> None:
     """Print a row for each answer."""
+    from llmcli.inference.comparison import statistics_of
+
     rows = []
-    for number, one in enumerate(comparison.results, 1):
-        s = one.statistics
+    for number, answer in enumerate(comparison.answers, 1):
+        s = statistics_of(answer)
         shares = (s.distinct_1, s.distinct_2, s.distinct_3, s.mean_p, s.repetition)
         texts = ("-" if share is None else f"{share:.2f}" for share in shares)
-        rows.append((str(number), one.variant.label, str(s.tokens), str(s.words), *texts, one.answer.finish_reason))
+        rows.append((str(number), answer.request.label, str(s.tokens), str(s.words), *texts, answer.finish_reason))
     right = [head for head in _HEADS if head not in ("VARIANT", "END")]
     print_rows(_HEADS, rows, right=right, spare=_SPARE)
 
 
 def print_errors(comparison: "Comparison") -> None:
     """Print the errors of answers that failed."""
-    for one in comparison.results:
-        if one.failure:
-            console.error(f"{one.variant.label}: {one.failure}", one.failure.hint)
+    for answer in comparison.answers:
+        if failure := answer.record.failure:
+            console.error(f"{answer.request.label}: {failure}", failure.hint)
 
 
 def view_of(comparison: "Comparison") -> CompareView:
     """A view of its answers on the terminal of stdout."""
-    labels = [one.variant.label for one in comparison.results]
+    labels = [answer.request.label for answer in comparison.answers]
     return CompareView(print_drawn, shutil.get_terminal_size, labels, wants_color(sys.stdout))
 
 

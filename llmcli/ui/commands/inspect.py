@@ -122,7 +122,7 @@ def _inspect(chat: ChatApp, argument: str, count: int) -> "tuple[AnswerInspector
     before = " ".join(text.split())
     end = f"…{before[-_BEFORE:]}" if len(before) > _BEFORE else before
     position = f"token {found.at} (0 to {len(answered.tokens) - 1})"
-    position += " of the continuation" if answered.continued else ""  # its beginning is a part of the prompt
+    position += " of the continuation" if answered.is_continued else ""
     position += f', after "{end}"' if before else ""
     chat.say(position if argument else f"highest entropy: {position}")
     return answered, found

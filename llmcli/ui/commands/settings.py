@@ -3,7 +3,8 @@
 import re
 from dataclasses import replace
 
-from llmcli.chat.controller import chat_setting_keys, requires_reload, use_character
+from llmcli.chat.characters import use_character
+from llmcli.chat.controller import chat_setting_keys, requires_reload
 from llmcli.config.characters import character_purposes, load_character
 from llmcli.config.presets import NOT_IN_PRESETS, describe_preset, preset_purpose, presets, remove_preset, save_preset
 from llmcli.errors import LlmcliError, UsageError
@@ -314,7 +315,7 @@ def preset(chat: ChatApp, argument: str) -> None:
 def character(chat: ChatApp, argument: str) -> None:
     if argument in ("", "list"):
         print_rows(("CHARACTER", "PURPOSE"), list(character_purposes().items()))
-        current = chat.controller.character
+        current = chat.session.character
         console.note(f"character: {current}" if current else "no character")
         console.note(f"add your own in {config_dir() / 'characters'}, for example NAME.toml")
         return
