@@ -156,7 +156,7 @@ class LocalEngine:
 
     def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:
         if self._context and 0 < len(tokens) < self._context.n_ctx:
-            self._context.cancellation = cancellation or Cancellation()
+            self._context.watch([cancellation] if cancellation else [])
             with suppress(AbortedError):
                 self._context.prefill(0, tokens)
 
@@ -164,7 +164,7 @@ class LocalEngine:
         tokens = request.prompt.tokens
         context = self._context_for(len(tokens), request.settings)
         check_layout(layout, len(tokens), context.n_batch, context.n_ctx)
-        context.cancellation = request.cancellation
+        context.watch([request.cancellation])
         with suppress(AbortedError):  # the answer is cancelled as well
             context.prefill_as(0, tokens[: len(tokens) - layout[-1][1]], drop_last_batch(layout))
 

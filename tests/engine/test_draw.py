@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmcli.engine.llama import bindings
-from llmcli.engine.sampling.chain import Chain, ChainHooks
+from llmcli.engine.sampling.chain import ChainHooks, TokenSampler
 from llmcli.engine.sampling.python_samplers import CustomSampler
 from llmcli.engine.sentences import DrawState
 from llmcli.params.param import SamplerStep
@@ -131,7 +131,7 @@ def test_closing_a_chain_frees_the_owned_samplers(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(api, "llama_sampler_free", count)
     only_size: Any = SimpleNamespace(n_tokens=5)
-    chain = Chain(only_size, make_steps(temperature=Fixed(0.5)), hooks=ChainHooks(DrawState()))
+    chain = TokenSampler(only_size, make_steps(temperature=Fixed(0.5)), hooks=ChainHooks(DrawState()))
     chain.close()
     chain.close()
     assert len(freed) == 2  # the chain, and the sampler that the temperature step uses
@@ -143,8 +143,8 @@ def test_a_clone_of_a_chain_continues_like_the_chain() -> None:
     for token in (0, 1, 1):
         apply_chain(chain, HALVES)
         chain.accept([token])
-    before = chain.snapshot()
+    before = chain.clone()
     first = [apply_chain(chain, HALVES) for _ in range(20)]
-    chain.restore(before)
+    chain.replace(before)
     assert [apply_chain(chain, HALVES) for _ in range(20)] == first
     chain.close()

@@ -1,6 +1,5 @@
 """The temperature step: native, by a policy, or shifted by the user; and what is recorded of it."""
 
-import ctypes
 import math
 import reprlib
 import sys
@@ -8,17 +7,21 @@ from collections.abc import Sequence
 from numbers import Real
 from operator import mul
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmcli.engine.events import TemperatureShift
 from llmcli.engine.llama import bindings
-from llmcli.engine.sampling.python_samplers import ROW_BYTES, CustomSampler, candidate_rows
+from llmcli.engine.llama.bindings import OwnedSampler
+from llmcli.engine.sampling.python_samplers import CustomSampler, candidate_bytes, candidate_rows
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import PolicyError
 from llmcli.params.param import LARGEST_FLOAT, quote
 from llmcli.params.policies.policy import Entropy, Fixed, describe_exception
 from llmcli.params.policies.rules import TokenStep
 from llmcli.params.temperature import TemperaturePlan
+
+if TYPE_CHECKING:
+    from llmcli.engine.llama.bindings import CandidateArray, Candidates
 
 _MAX_PYTHON = 512  # candidates; for more, numpy is faster than a loop, also with its import
 _MIN_TEMPERATURE = 1e-30  # below, logits / T overflows a float; greedy sampling gives the same token
@@ -54,29 +57,29 @@ class TemperatureSampler(CustomSampler):
         self._state = state
         self._shift = None if plan.only_reads else shift
         self._records = records
-        self._native = self._api.llama_sampler_init_temp_ext(*plan.native) if plan.native else None
+        native = plan.native and self._api.llama_sampler_init_temp_ext(*plan.native)
+        self._native = OwnedSampler(native) if native else None
         self.reading: TemperatureReading | None = None
         self.seconds = 0.0  # time in the policy
         policy = plan.policy
         policy.load()
         if self._shift and isinstance(policy, Fixed | Entropy):
             self._shift.observe(policy.value if isinstance(policy, Fixed) else policy.high)
-        super().__init__("temperature", self._apply, owned=[self._native] if self._native else [])
+        super().__init__("temperature", self._apply, [self._native] if self._native else [])
 
-    def _apply(self, candidates: Any) -> None:
+    def _apply(self, candidates: "Candidates") -> None:
         shift = self._shift.start_draw(self._state.total) if self._shift else 0.0
-        is_native = self._native is not None and not shift
-        temperature = 0.0
-        if self._records or not is_native:
-            temperature = self._temperature(candidates.contents, shift)
-        if is_native:
-            self._api.llama_sampler_apply(self._native, candidates)
+        native = None if shift else self._native
+        # Before it is applied: entropy and policy see the candidates as they are without the temperature.
+        temperature = self._temperature(candidates.contents, shift) if self._records or not native else 0.0
+        if native:
+            self._api.llama_sampler_apply(native.pointer, candidates)
         elif not self._plan.only_reads:  # policy or shifted
-            sampler = self._api.llama_sampler_init_temp(temperature)
-            self._api.llama_sampler_apply(sampler, candidates)
-            self._api.llama_sampler_free(sampler)
+            # Dividing the logits in C, by a sampler for this draw, gives exactly the logits of a native step.
+            sampler = OwnedSampler(self._api.llama_sampler_init_temp(temperature))
+            self._api.llama_sampler_apply(sampler.pointer, candidates)
 
-    def _temperature(self, array: Any, shift: float) -> float:
+    def _temperature(self, array: "CandidateArray", shift: float) -> float:
         """The temperature of this draw, which is recorded."""
         state, policy, text = self._state, self._plan.policy, self._state.text
         step = TokenStep(
@@ -107,7 +110,7 @@ class TemperatureSampler(CustomSampler):
         start, stdout = perf_counter(), sys.stdout
         sys.stdout = sys.stderr  # what a user's function prints is not a part of the answer
         try:
-            value: Any = self._plan.policy(step)
+            value: object = self._plan.policy(step)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # GeneratorExit too: a user's function can raise anything
@@ -115,8 +118,6 @@ class TemperatureSampler(CustomSampler):
         finally:
             sys.stdout = stdout
             self.seconds += perf_counter() - start
-        if type(value) is float and 0 <= value <= LARGEST_FLOAT:
-            return value
         number: Any = value if isinstance(value, Real) else math.nan  # numpy's numbers are Real too
         if 0 <= number <= LARGEST_FLOAT:
             return float(number)
@@ -127,15 +128,14 @@ class TemperatureSampler(CustomSampler):
         raise PolicyError(f"{label} returned {shown} for token {step.index}", "return a finite number of at least 0")
 
 
-def _distribution(array: Any) -> tuple[Sequence[float], float]:
+def _distribution(array: "CandidateArray") -> tuple[Sequence[float], float]:
     """The probabilities of the live candidates, the most likely first, and their entropy in nats.
 
     H = ln(sum w) - sum(w d) / sum w, with d = l - max and w = exp(d).
     """
-    size = array.size
-    if size > _MAX_PYTHON:
+    if array.size > _MAX_PYTHON:
         return _large_distribution(array)
-    logits = memoryview(ctypes.string_at(array.data, size * ROW_BYTES)).cast("f")[1::3].tolist()
+    logits = memoryview(candidate_bytes(array)).cast("f")[1::3].tolist()
     if not array.sorted:
         logits.sort(reverse=True)
     best = logits[0]
@@ -150,7 +150,7 @@ def _distribution(array: Any) -> tuple[Sequence[float], float]:
     return [weight / total for weight in weights], max(nats, 0.0)
 
 
-def _large_distribution(array: Any) -> tuple[Sequence[float], float]:
+def _large_distribution(array: "CandidateArray") -> tuple[Sequence[float], float]:
     """`_distribution` for many candidates, such as a whole vocabulary."""
     import numpy as np  # takes 80 ms, so only where no sampler removed candidates before
 
