@@ -1,7 +1,7 @@
 """One answer, token by token: its text, where stop strings end it, and which tokens banned strings take back."""
 
 import codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
@@ -16,15 +16,10 @@ from llmcli.engine.events import (
     now_ms,
 )
 from llmcli.engine.llama.bindings import OwnedSampler
+from llmcli.engine.llama.context import Progress
 from llmcli.engine.llama.model import Vocab
 from llmcli.engine.reasoning import ReasoningSplitter, held_back
-from llmcli.engine.sampling.chain import (
-    ChainHooks,
-    ConstrainedTokenSampler,
-    StepObserver,
-    TokenSampler,
-    resolve_biases,
-)
+from llmcli.engine.sampling.chain import ChainHooks, ConstrainedTokenSampler, StepObserver, TokenSampler, resolve_biases
 from llmcli.engine.sampling.grammar import Grammar
 from llmcli.engine.sampling.python_samplers import DrawTracer, alternatives, token_logprob
 from llmcli.engine.sentences import DrawState
@@ -35,7 +30,6 @@ from llmcli.params.settings import Settings
 from llmcli.params.temperature import effective_policy
 
 _MAX_FORBIDDEN = 256  # tokens at one position; more would leave only very unlikely ones
-Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 
 
 class StopScanner:
@@ -117,10 +111,7 @@ def lower_by_character(text: str) -> str:
 
 @dataclass(eq=False)
 class Generation(GenerationRecord):
-    """The state of one answer. `settings.seed` must be a number. A `Scheduler` runs it.
-
-    `index` is in each of its events. `cancellation` ends it, and keeps its text. `progress` is called while its prompt
-    is evaluated.
+    """The state of one answer. A `Scheduler` runs it.
 
     Raises:
         UsageError: for an empty prompt, an invalid grammar, or a bias for a token that does not exist.
@@ -128,11 +119,11 @@ class Generation(GenerationRecord):
 
     vocab: Vocab
     prompt: Sequence[int]
-    settings: Settings
+    settings: Settings  # the seed must be a number
     grammar: str | None = None
-    index: int = 0
-    cancellation: Cancellation = field(default_factory=Cancellation)
-    progress: Progress | None = None
+    index: int = 0  # in each of its events
+    cancellation: Cancellation = field(default_factory=Cancellation)  # ends it, and keeps its text
+    progress: Progress | None = None  # called while its prompt is evaluated
     splitter: ReasoningSplitter | None = None  # separates reasoning from answer, for policies and the trace
     live_shift: TemperatureShift | None = None
     trace: int | None = None  # the number of alternatives to record per token; None = no trace
@@ -154,7 +145,7 @@ class Generation(GenerationRecord):
         if self.state and settings.prefill:
             self.state.read(settings.prefill)
         self._sampler = self._make_sampler()
-        self._sampler.accept(self.prompt)
+        self._sampler.accept(self.prompt)  # penalties and DRY look at the prompt too, as in llama.cpp's programs
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = StopScanner(settings.stop) if settings.stop else None
         self._bans = BanScanner(settings.banned_strings) if settings.banned_strings else None
@@ -220,13 +211,11 @@ class Generation(GenerationRecord):
 
     def _trace_token(self, ctx: int, row: int, token: int) -> None:
         """Record how the token was drawn."""
-        state, tracer = self.state, self._tracer
-        if not state or not tracer:
+        state, tracer, temperature = self.state, self._tracer, self._sampler.temperature
+        if not state or not tracer or not temperature:
             return
-        temperature = self._sampler.temperature
-        assert temperature
         reading = temperature.reading
-        assert reading
+        # The alternatives are read now: the next evaluation overwrites the logits.
         self.traces.append(
             TokenTrace(
                 i=len(self.traces),
@@ -295,7 +284,7 @@ class Generation(GenerationRecord):
         # What was forbidden at later positions held for another text before them.
         self._banned_at = {at: ids for at, ids in self._banned_at.items() if at <= position}
         self._banned_at.setdefault(position, set()).add(first.token)
-        self.needs_evaluation = True  # the logits of the removed token's position are gone
+        self.needs_evaluation = True  # the logits of this position are overwritten since
         if len(self._banned_at[position]) > _MAX_FORBIDDEN:
             raise ConstraintError("the banned strings exclude every likely token", "ban longer phrases")
 

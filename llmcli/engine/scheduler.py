@@ -30,7 +30,7 @@ class Scheduler:
     @property
     def is_busy(self) -> bool:
         """Whether a generation waits or runs."""
-        return bool(self._waiting or self._reading or self._running)
+        return bool(self._all)
 
     def add(self, generation: Generation) -> None:
         """Let a generation join; it waits where all sequences are in use. Its end frees its samplers.

@@ -8,10 +8,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmcli.engine.events import Cancellation, Candidate, ChainStep, ChainTrace, TokenInspection, TokenTrace
-from llmcli.engine.generation import Generation, Progress
-from llmcli.engine.llama.context import AbortedError, Context
+from llmcli.engine.generation import Generation
+from llmcli.engine.llama import bindings
+from llmcli.engine.llama.context import AbortedError, Context, Progress
 from llmcli.engine.sampling.chain import BEGIN
-from llmcli.engine.sampling.python_samplers import candidate_bytes, row_type
+from llmcli.engine.sampling.python_samplers import ROW_TYPE, candidate_bytes
 from llmcli.engine.scheduler import generate
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.samplers import SAMPLERS
@@ -20,8 +21,6 @@ from llmcli.params.settings import Settings
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from llmcli.engine.llama.bindings import Candidates
 
 _DRAWS = {name for name, sampler in SAMPLERS.items() if sampler.draws}
 _ROUNDING = 1e-9  # a step that only sorts the candidates changes the order of the sums
@@ -47,7 +46,7 @@ class CandidateCapture:
         self._drawn: int | None = None
         self._is_drawn = True
 
-    def record(self, name: str, candidates: "Candidates") -> None:
+    def record(self, name: str, candidates: "bindings.Candidates") -> None:
         """Copy the candidates after the step `name`."""
         if not self.wants():
             return
@@ -189,7 +188,7 @@ def trace_chain(
     """
     import numpy as np  # takes 80 ms, so only here
 
-    model = np.frombuffer(snapshots[0].rows, row_type())
+    model = np.frombuffer(snapshots[0].rows, ROW_TYPE)
     order = np.argsort(-model["logit"], kind="stable")
     ranks = np.empty(len(order), int)
     ranks[order] = np.arange(1, len(order) + 1)
@@ -218,7 +217,7 @@ def _probabilities(snapshot: CandidateSnapshot, n_vocab: int) -> "NDArray[np.flo
     """The probability of each token of the vocabulary; NaN for removed ones."""
     import numpy as np
 
-    rows = np.frombuffer(snapshot.rows, row_type())
+    rows = np.frombuffer(snapshot.rows, ROW_TYPE)
     live = rows[rows["logit"] > -np.inf]
     weights = np.exp(live["logit"].astype(np.float64) - live["logit"].max())
     p = np.full(n_vocab, np.nan)

@@ -14,7 +14,6 @@ from llmcli.engine.llama.context import (
     Context,
     ContextParams,
     check_layout,
-    drop_last_batch,
 )
 from llmcli.engine.llama.model import Model
 from tests.engine.conftest import MakeContext
@@ -37,12 +36,6 @@ def logit_bytes(context: Context) -> bytes:
 
 
 # The bookkeeping
-
-
-def test_the_last_batch_can_be_dropped() -> None:
-    assert drop_last_batch([(8, 8, 3)]) == [(8, 8, 2)]
-    assert drop_last_batch([(8, 8, 1), (1, 1, 1)]) == [(8, 8, 1)]
-    assert drop_last_batch([(8, 8, 1)]) == []
 
 
 @pytest.mark.parametrize(
@@ -170,7 +163,7 @@ class Reader:
 
 def replayed_context(model: Model, prompt: list[int], layout: Batches) -> Context:
     context = Context(model, CONTEXT)
-    context.prefill_as(0, prompt[: len(prompt) - layout[-1][1]], drop_last_batch(layout))
+    context.prefill_as(0, prompt, layout)
     context.prefill(0, prompt)
     return context
 
@@ -229,9 +222,9 @@ def test_a_partial_batch_is_an_error_for_recurrent_memory(tiny: Model) -> None:
     cut: Batches = [(40, 20, 1)]
     if tiny.path.stem in ("recurrent", "hybrid"):
         with pytest.raises(ValueError, match="cannot keep a part of a batch"):
-            context.prefill_as(0, list(range(3, 23)), cut)
+            context.prefill_as(0, list(range(3, 24)), [*cut, (1, 1, 1)])
     else:
-        context.prefill_as(0, list(range(3, 23)), cut)
+        context.prefill_as(0, list(range(3, 24)), [*cut, (1, 1, 1)])
         assert context.layout() == cut
     context.close()
 

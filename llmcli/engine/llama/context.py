@@ -12,6 +12,7 @@ from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError
 
+Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # llama.h, enum llama_flash_attn_type
 _BF16 = 30  # ggml.h, enum ggml_type; the one type of a cache that llama-cpp-python does not name
 _NO_SLOT, _ABORTED = 1, 2  # status of llama_decode
@@ -75,8 +76,8 @@ class Context:
         asked = params.n_ctx_seq or (params.n_ctx if params.n_seq_max == 1 else n_ctx_seq)
         self.n_ctx = min(n_ctx_seq, asked)
         self._memory = api.llama_get_memory(self.handle)
-        # What llama.cpp's memory holds, by sequence: the tokens, and for each the rows of the batch that it was the
-        # first of, or 0 for a further token of that batch.
+        # What the memory of each sequence holds: the tokens, and for each the number of rows of its batch if it was
+        # the first one there, else 0. So a cut of both lists is all that a removal of tokens takes.
         self._evaluated: list[list[int]] = [[] for _ in range(params.n_seq_max)]
         self._rows: list[list[int]] = [[] for _ in range(params.n_seq_max)]
         self._make_batch(params.n_seq_max)
@@ -111,11 +112,11 @@ class Context:
         batches = [(rows[start], end - start) for start, end in pairwise([*starts, len(rows)])]
         return [(*batch, len(list(group))) for batch, group in groupby(batches)]
 
-    def prefill(self, seq_id: int, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None) -> int:
+    def prefill(self, seq_id: int, tokens: Sequence[int], progress: Progress | None = None) -> int:
         """Make the sequence exactly `tokens`, with the logits of the last one; returns the number of evaluated tokens.
 
         The common prefix with the present sequence is reused. Models that cannot remove a part of their memory
-        (recurrent, sliding window) start from the beginning. `progress(done, total)` counts tokens.
+        (recurrent, sliding window) start from the beginning.
 
         Raises:
             ContextOverflowError: when the context is smaller than the tokens.
@@ -126,9 +127,7 @@ class Context:
             n_evaluated += self.prefill_batch(seq_id, tokens, progress)
         return n_evaluated
 
-    def prefill_batch(
-        self, seq_id: int, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None
-    ) -> int:
+    def prefill_batch(self, seq_id: int, tokens: Sequence[int], progress: Progress | None = None) -> int:
         """Evaluate one batch of what `prefill` evaluates; `evaluated` then tells whether it was the last one."""
         if len(tokens) > self.n_ctx:
             raise ContextOverflowError(f"{len(tokens)} tokens do not fit the context of {self.n_ctx} tokens")
@@ -144,7 +143,7 @@ class Context:
         return len(evaluated) - keep
 
     def step(self, tokens: Sequence[tuple[int, int]]) -> None:
-        """Evaluate one more token for each (seq_id, token); row i of the logits belongs to pair i.
+        """Evaluate one more token for each (seq_id, token) in one batch; row i of the logits belongs to pair i.
 
         Raises:
             AbortedError: when it was cancelled.
@@ -156,7 +155,7 @@ class Context:
             self._tokens[row] = token
             self._positions[row] = len(self._evaluated[seq_id])
             self._wants_logits[row] = 1
-            if n > 1 or self._batch_seq_id != seq_id:
+            if n > 1 or self._batch_seq_id != seq_id:  # alone, a sequence finds its pointers in place
                 self._seq_pointers[row] = self._seq_pointer[seq_id]
                 self._batch_seq_id = -1
         self._decode(n, [seq_id for seq_id, _ in tokens])
@@ -165,7 +164,7 @@ class Context:
             self._rows[seq_id].append(n)
 
     def share(self, source: int, target: int) -> None:
-        """Make the sequence `target` equal to `source`, without an evaluation."""
+        """Make the sequence `target` equal to `source`, without an evaluation (in a unified cache, without a copy)."""
         api, memory = self._api, self._memory
         api.llama_memory_seq_rm(memory, target, -1, -1)
         api.llama_memory_seq_cp(memory, source, target, -1, -1)
@@ -176,17 +175,14 @@ class Context:
         self._cut(seq_id, 0)
 
     def receive(self, other: "Context") -> None:
-        """Copy the first sequence of `other`, a context of the same model and cache types, if it fits.
-
-        The state goes through the memory of this process.
-        """
+        """Copy the first sequence of `other`, a context of the same model and cache types, if it fits."""
         self._load(0, other._save(0))
 
     def prefill_as(self, seq_id: int, tokens: Sequence[int], layout: Batches) -> None:
-        """Make the sequence exactly `tokens`, evaluated again in exactly these batches, without logits.
+        """Evaluate all of these batches of `tokens` again except the last one, which `prefill` then evaluates.
 
-        A batch of which only a part was kept is filled up with other tokens, which are then removed: a row of a batch
-        has no influence on the rows before it.
+        A batch of which only a part was kept is filled up with other tokens, which are then removed: the number of rows
+        decides about the rounding, but a row has no influence on the rows before it.
 
         Raises:
             ValueError: when the layout is not possible, or this memory cannot remove a part of a batch.
@@ -195,13 +191,13 @@ class Context:
         check_layout(layout, len(tokens), self.n_batch, self.n_ctx)
         self._cut(seq_id, 0)
         evaluated = self._evaluated[seq_id]
-        for rows, kept, times in layout:
-            for _ in range(times):
-                part = tokens[len(evaluated) : len(evaluated) + kept]
-                keep = len(evaluated) + kept
-                self._evaluate(seq_id, [*part, *[part[-1]] * (rows - kept)], last=False)
-                if keep < len(evaluated) and self._cut(seq_id, keep) != keep:
-                    raise ValueError("the memory of this model cannot keep a part of a batch")
+        *batches, _ = [(rows, kept) for rows, kept, times in layout for _ in range(times)]
+        for rows, kept in batches:
+            keep = len(evaluated) + kept
+            part = tokens[len(evaluated) : keep]
+            self._evaluate(seq_id, [*part, *[part[-1]] * (rows - kept)], last=False)
+            if keep < len(evaluated) and self._cut(seq_id, keep) != keep:
+                raise ValueError("the memory of this model cannot keep a part of a batch")
 
     def rewind(self, seq_id: int, tokens: Sequence[int]) -> None:
         """Remove the batch in which the last of `tokens` was evaluated, and everything after it.
@@ -215,7 +211,8 @@ class Context:
     def untouched(self, seq_id: int = 0) -> Iterator[None]:
         """Restore the sequence after this block, bit by bit, whatever the block evaluated.
 
-        A state of more than 512 MB is not saved: the next `prefill` then evaluates the removed tokens again.
+        To evaluate the removed tokens again would give almost the same state: other batches have other rounding. It is
+        what the next `prefill` does where the state has more than 512 MB and is not saved.
         """
         is_small = self._api.llama_state_seq_get_size(self.handle, seq_id) <= _MAX_SAVED_STATE
         saved = self._save(seq_id) if is_small and self._evaluated[seq_id] else None
@@ -268,7 +265,7 @@ class Context:
         self._tokens[:n] = list(tokens)
         self._positions[:n] = list(range(len(evaluated), len(evaluated) + n))
         self._wants_logits[:n] = [0] * n
-        self._wants_logits[n - 1] = last
+        self._wants_logits[n - 1] = last  # the output layer is evaluated only for rows that want logits
         if self._batch_seq_id != seq_id:
             self._seq_pointers[:] = [self._seq_pointer[seq_id]] * self.n_batch
             self._batch_seq_id = seq_id
@@ -285,7 +282,7 @@ class Context:
         status = self._api.llama_decode(self.handle, self._batch)
         if status == 0:
             return
-        for seq_id in seq_ids:  # remove what the failed batch left in the memory
+        for seq_id in seq_ids:  # remove what the micro-batches before the failure left in the memory
             self._cut(seq_id, len(self._evaluated[seq_id]))
         if status == _ABORTED or self._abort_flag[0] != b"\0":
             raise AbortedError
@@ -319,7 +316,7 @@ class Context:
         if self._api.llama_state_seq_set_data(self.handle, saved.state, len(saved.state), seq_id):
             self._evaluated[seq_id], self._rows[seq_id] = saved.evaluated, saved.rows
         else:
-            self._cut(seq_id, 0)
+            self._cut(seq_id, 0)  # a part of it can be there
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
@@ -330,18 +327,8 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return next(i for i in range(n) if a[i] != b[i])
 
 
-def drop_last_batch(layout: Batches) -> list[tuple[int, int, int]]:
-    """All batches except the last one."""
-    *before, (rows, kept, times) = layout
-    return [*before, (rows, kept, times - 1)] if times > 1 else before
-
-
 def check_layout(layout: Batches, n_tokens: int, n_batch: int, n_ctx: int) -> None:
-    """Check that `n_tokens` tokens can have been evaluated in these batches.
-
-    Raises:
-        ValueError: when they cannot.
-    """
+    """Raise a ValueError if `n_tokens` tokens cannot have been evaluated in these batches."""
     at = 0
     for rows, kept, times in layout:
         if not 0 < kept <= rows <= n_batch or times < 1:

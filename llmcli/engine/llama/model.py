@@ -63,7 +63,7 @@ class Model:
                 progress(fraction)
             return not (abort and abort.is_set())
 
-        if progress or abort:
+        if progress or abort:  # without, the load must not wait for Python's lock
             params.progress_callback = api.llama_progress_callback(on_progress)
         start = perf_counter()
         bindings.clear_log()
@@ -81,11 +81,6 @@ class Model:
         raise ModelInvalidError(
             f"cannot load {parts[0].name}: {reason}", "download the model again, or use another one"
         )
-
-    @cached_property
-    def n_ctx_train(self) -> int:
-        """The context size of the training, in tokens."""
-        return int(self._api.llama_model_n_ctx_train(self.handle))
 
     @cached_property
     def generates(self) -> bool:
@@ -107,27 +102,15 @@ class Vocab:
         self._api = api
         self.pointer: int = api.llama_model_get_vocab(model)  # the `llama_vocab *`, for samplers
         self.n_tokens: int = api.llama_vocab_n_tokens(self.pointer)
-        # Each is asked for once: a call into C with a buffer takes as long as all other work of a token in Python.
+        bos, eos = api.llama_vocab_bos(self.pointer), api.llama_vocab_eos(self.pointer)
+        self.bos: int | None = None if bos == _NULL else bos
+        self.eos: int | None = None if eos == _NULL else eos
+        # Whether the model needs a BOS token before each prompt.
+        self.adds_bos = bool(api.llama_vocab_get_add_bos(self.pointer)) and self.bos is not None
+        # What llama.cpp said of a token: calls with a buffer are slow, and most tokens come again and again.
         self._pieces: dict[int, bytes] = {}
         self._labels: dict[int, str] = {}
         self._ends: dict[int, bool] = {}
-
-    @cached_property
-    def bos(self) -> int | None:
-        """The beginning-of-sequence token, if the model has one."""
-        token: int = self._api.llama_vocab_bos(self.pointer)
-        return None if token == _NULL else token
-
-    @cached_property
-    def eos(self) -> int | None:
-        """The end-of-sequence token, if the model has one."""
-        token: int = self._api.llama_vocab_eos(self.pointer)
-        return None if token == _NULL else token
-
-    @cached_property
-    def adds_bos(self) -> bool:
-        """Whether the model needs a BOS token before each prompt."""
-        return bool(self._api.llama_vocab_get_add_bos(self.pointer)) and self.bos is not None
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
         """The tokens of `text`; `parse_special` parses texts such as `<|im_end|>` as control tokens.

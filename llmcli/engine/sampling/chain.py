@@ -5,11 +5,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from llmcli.engine.events import TemperatureShift
 from llmcli.engine.llama import bindings
-from llmcli.engine.llama.bindings import OwnedSampler
 from llmcli.engine.llama.model import Vocab
 from llmcli.engine.sampling.grammar import Grammar
 from llmcli.engine.sampling.python_samplers import CustomSampler, DrawTracer, python_sampler
@@ -20,32 +18,26 @@ from llmcli.params.generation import Bias
 from llmcli.params.param import SamplerStep
 from llmcli.params.samplers import SAMPLERS
 
-if TYPE_CHECKING:
-    from llmcli.engine.llama.bindings import Candidates, Pointer
-
 # llama.cpp's `typical` sorts by the NaN of masked candidates: the order is wrong, or the sort never ends. A min-p this
 # small removes the masked candidates before it, and no token that could be drawn.
 _MIN_LIVE_P = 1e-30
 
 Biases = Sequence[tuple[int, float]]  # (token id, bias)
-StepObserver = Callable[[str, "Candidates"], None]  # (name of a step, the candidates after it)
+StepObserver = Callable[[str, "bindings.Candidates"], None]  # (name of a step, the candidates after it)
 BEGIN = ""  # the name for the candidates before the first step
 
 
 @dataclass(frozen=True)
 class ChainHooks:
-    """The hooks of a chain: the state of the answer, the temperature shift, and observers of each draw.
-
-    `on_step` is called with the candidates before the first step and after each step. `tracer` records the drawn token.
-    """
+    """What a chain reads of its answer, and the observers of each draw."""
 
     state: DrawState
     live_shift: TemperatureShift | None = None
-    tracer: DrawTracer | None = None
-    on_step: StepObserver | None = None
+    tracer: DrawTracer | None = None  # records the drawn token
+    on_step: StepObserver | None = None  # called before the first step and after each step
 
 
-class TokenSampler(OwnedSampler):
+class TokenSampler(bindings.OwnedSampler):
     """Draws tokens with a `llama_sampler_chain`, the last step of which draws.
 
     With `hooks`, the temperature step is a `TemperatureSampler`, which can be shifted and read. Without, it is one only
@@ -75,7 +67,7 @@ class TokenSampler(OwnedSampler):
         if hooks and hooks.tracer:
             self._add(hooks.tracer)
 
-    def _add(self, sampler: "CustomSampler | Pointer") -> None:
+    def _add(self, sampler: "CustomSampler | bindings.Pointer") -> None:
         if isinstance(sampler, CustomSampler):
             self.python_samplers.append(sampler)
             sampler = sampler.pointer
@@ -85,11 +77,11 @@ class TokenSampler(OwnedSampler):
         if self._hooks and self._hooks.on_step:
             self._add(CustomSampler(name, partial(self._hooks.on_step, name)))
 
-    def _make(self, vocab: Vocab, step: SamplerStep) -> "CustomSampler | Pointer":
+    def _make(self, vocab: Vocab, step: SamplerStep) -> "CustomSampler | bindings.Pointer":
         sampler = SAMPLERS[step.name]
         if sampler.keep or sampler.transform:
             return python_sampler(sampler, step.args)
-        init: Callable[..., Pointer] = getattr(self._api, f"llama_sampler_init_{sampler.constructor}")
+        init: Callable[..., bindings.Pointer] = getattr(self._api, f"llama_sampler_init_{sampler.constructor}")
         if step.name == "temperature":
             (plan,) = step.args
             if plan.native and not self._hooks:
@@ -134,18 +126,13 @@ class TokenSampler(OwnedSampler):
         """Whether the output can end now."""
         return True
 
-    def close(self) -> None:
-        super().close()
-        for sampler in self.python_samplers:
-            sampler.close()
-
 
 class ConstrainedTokenSampler(TokenSampler):
     """Draws tokens that match a grammar and are not forbidden.
 
     As in llama.cpp's common_sampler_sample, the chain draws without the grammar first. Only if the grammar rejects the
-    token, a second draw applies the grammar to all candidates, which is slow. The gate is a Python sampler that calls
-    the chain, so the candidates stay in C.
+    token, a second draw applies the grammar to all candidates, which is slow. The gate, a Python sampler, stands before
+    the chain and calls it, so that the candidates stay in C.
     """
 
     def __init__(
@@ -164,15 +151,15 @@ class ConstrainedTokenSampler(TokenSampler):
         self.forbidden: set[int] = set()
         self._with_grammar = False
         self._is_empty = False
-        self._bias = OwnedSampler(make_bias(vocab, biases)) if biases else None
-        self._greedy = OwnedSampler(api.llama_sampler_init_greedy())
-        gate = CustomSampler("gate", self._apply, owned=[self._greedy, *filter(None, [self._bias])])
-        self.python_samplers.append(gate)  # the chain raises its errors, and closes it
+        self._bias = bindings.OwnedSampler(make_bias(vocab, biases)) if biases else None
+        self._greedy = bindings.OwnedSampler(api.llama_sampler_init_greedy())
+        gate = CustomSampler("gate", self._apply)
+        self.python_samplers.append(gate)  # for its errors
         # A chain of one sampler, because llama_sampler_sample reuses its buffer of candidates only for a chain.
-        self._outer = OwnedSampler(api.llama_sampler_chain_init(api.llama_sampler_chain_default_params()))
+        self._outer = bindings.OwnedSampler(api.llama_sampler_chain_init(api.llama_sampler_chain_default_params()))
         api.llama_sampler_chain_add(self._outer.pointer, gate.pointer)
 
-    def _apply(self, candidates: "Candidates") -> None:
+    def _apply(self, candidates: "bindings.Candidates") -> None:
         """Apply forbidden tokens, grammar and biases, then the chain."""
         apply, array = self._api.llama_sampler_apply, candidates.contents
         array.selected = 0  # llama.cpp aborts without a selected token, which an exception below would cause
@@ -220,11 +207,11 @@ class ConstrainedTokenSampler(TokenSampler):
             raise ConstraintError("no token satisfies the constraints", "relax the grammar, --ban or --logit-bias")
         return token
 
-    def snapshot(self) -> tuple[OwnedSampler, OwnedSampler | None]:
+    def snapshot(self) -> tuple[bindings.OwnedSampler, bindings.OwnedSampler | None]:
         """A copy of the state of chain and grammar, for `restore`."""
         return self.clone(), self.grammar.clone() if self.grammar else None
 
-    def restore(self, snapshot: tuple[OwnedSampler, OwnedSampler | None]) -> None:
+    def restore(self, snapshot: tuple[bindings.OwnedSampler, bindings.OwnedSampler | None]) -> None:
         """Continue from a snapshot, which is empty afterwards."""
         self.replace(snapshot[0])
         if self.grammar and snapshot[1]:
@@ -240,11 +227,11 @@ class ConstrainedTokenSampler(TokenSampler):
             self.grammar.close()
 
 
-def make_bias(vocab: Vocab, biases: Biases) -> "Pointer":
+def make_bias(vocab: Vocab, biases: Biases) -> "bindings.Pointer":
     """llama.cpp's `logit_bias` sampler."""
     api = bindings.load()
     entries = (api.llama_logit_bias * len(biases))(*[api.llama_logit_bias(token, bias) for token, bias in biases])
-    pointer: Pointer = api.llama_sampler_init_logit_bias(vocab.n_tokens, len(biases), entries)
+    pointer: bindings.Pointer = api.llama_sampler_init_logit_bias(vocab.n_tokens, len(biases), entries)
     return pointer
 
 

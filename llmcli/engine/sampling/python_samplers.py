@@ -2,13 +2,11 @@
 
 import ctypes
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Alternative, TokenLogprob
 from llmcli.engine.llama import bindings
-from llmcli.engine.llama.bindings import OwnedSampler
 from llmcli.engine.llama.model import Vocab
 from llmcli.params.param import Args, Sampler
 
@@ -16,25 +14,23 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from llmcli.engine.llama.bindings import CandidateArray, Candidates
-
-_ROW_BYTES = 12  # of a llama_token_data: id, logit, p
+ROW_TYPE = [("id", "<i4"), ("logit", "<f4"), ("p", "<f4")]  # a llama_token_data for numpy
+_ROW_BYTES = 12
 _NEAR = 1e-4  # of the highest probability: only these are sorted, or all if they are fewer than requested
 
 
 class CustomSampler:
-    """A `llama_sampler` whose `apply` is a Python function of the candidates; `owned` are samplers that it uses.
+    """A `llama_sampler` whose `apply` is a Python function of the candidates.
 
     Keep a reference to the object as long as llama.cpp can call it, and while a chain or a clone of it is freed.
     """
 
-    def __init__(self, name: str, apply: "Callable[[Candidates], None]", owned: Sequence[OwnedSampler] = ()) -> None:
+    def __init__(self, name: str, apply: "Callable[[bindings.Candidates], None]") -> None:
         api = bindings.load()
-        self._owned = owned
         self.failure: BaseException | None = None
         label = name.encode()
 
-        def guarded(_sampler: object, candidates: "Candidates") -> None:
+        def guarded(_sampler: object, candidates: "bindings.Candidates") -> None:
             try:
                 apply(candidates)
             except BaseException as error:  # it cannot pass through C: the caller of llama.cpp raises it
@@ -47,17 +43,12 @@ class CustomSampler:
         # object as well. So the state of a Python sampler must not be part of a draw's state.
         self.pointer = api.llama_sampler_init(self._interface, None)
 
-    def close(self) -> None:
-        """Free the owned samplers, after all chains that contain this sampler. A second call has no effect."""
-        for sampler in self._owned:
-            sampler.close()
-
 
 def python_sampler(sampler: Sampler, args: Args) -> CustomSampler:
     """A sampler that is written in Python, with its arguments."""
     import numpy as np  # takes 80 ms, so only here; a loop over a vocabulary is too slow
 
-    def apply(candidates: "Candidates") -> None:
+    def apply(candidates: "bindings.Candidates") -> None:
         array = candidates.contents
         rows = candidate_rows(array)
         logits = rows["logit"]
@@ -77,25 +68,17 @@ def python_sampler(sampler: Sampler, args: Args) -> CustomSampler:
     return CustomSampler(sampler.name, apply)
 
 
-def candidate_rows(array: "CandidateArray") -> "NDArray[np.void]":
+def candidate_rows(array: "bindings.CandidateArray") -> "NDArray[np.void]":
     """The candidates, not copied, as a numpy array with the fields id, logit and p."""
     import numpy as np
 
     block = (ctypes.c_char * (array.size * _ROW_BYTES)).from_address(ctypes.addressof(array.data.contents))
-    return np.frombuffer(memoryview(block), row_type())
+    return np.frombuffer(memoryview(block), ROW_TYPE)
 
 
-def candidate_bytes(array: "CandidateArray") -> bytes:
+def candidate_bytes(array: "bindings.CandidateArray") -> bytes:
     """A copy of the candidates: for some hundred of them, much faster than a loop over structures of ctypes."""
     return ctypes.string_at(array.data, array.size * _ROW_BYTES)
-
-
-@cache
-def row_type() -> "np.dtype[np.void]":
-    """A llama_token_data as a numpy type."""
-    import numpy as np
-
-    return np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 
 
 class DrawTracer(CustomSampler):
@@ -106,7 +89,7 @@ class DrawTracer(CustomSampler):
         self._rows = b""
         super().__init__("drawn", self._record)
 
-    def _record(self, candidates: "Candidates") -> None:
+    def _record(self, candidates: "bindings.Candidates") -> None:
         array = candidates.contents
         self._rows = candidate_bytes(array)  # now: the next draw writes into the same memory
         probabilities = memoryview(self._rows).cast("f")[2::3].tolist()

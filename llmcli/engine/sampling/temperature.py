@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from numbers import Real
 from operator import mul
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from llmcli.engine.events import TemperatureShift
 from llmcli.engine.llama import bindings
-from llmcli.engine.llama.bindings import OwnedSampler
 from llmcli.engine.sampling.python_samplers import CustomSampler, candidate_bytes, candidate_rows
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import PolicyError
@@ -20,20 +19,17 @@ from llmcli.params.policies.policy import Entropy, Fixed, describe_exception
 from llmcli.params.policies.rules import TokenStep
 from llmcli.params.temperature import TemperaturePlan
 
-if TYPE_CHECKING:
-    from llmcli.engine.llama.bindings import CandidateArray, Candidates
-
 _MAX_PYTHON = 512  # candidates; for more, numpy is faster than a loop, also with its import
 _MIN_TEMPERATURE = 1e-30  # below, logits / T overflows a float; greedy sampling gives the same token
 
 
 class TemperatureReading(NamedTuple):
-    """Values of a draw: entropy (nats) and number of the live candidates, temperature, and the part of the policy."""
+    """Values of a draw."""
 
-    entropy: float
+    entropy: float  # of the live candidates, in nats
     candidates: int
     temperature: float
-    policy: str
+    policy: str  # the part that was used
 
 
 class TemperatureSampler(CustomSampler):
@@ -58,16 +54,16 @@ class TemperatureSampler(CustomSampler):
         self._shift = None if plan.only_reads else shift
         self._records = records
         native = plan.native and self._api.llama_sampler_init_temp_ext(*plan.native)
-        self._native = OwnedSampler(native) if native else None
-        self.reading: TemperatureReading | None = None
+        self._native = bindings.OwnedSampler(native) if native else None
+        self.reading = TemperatureReading(0.0, 0, 0.0, "")
         self.seconds = 0.0  # time in the policy
         policy = plan.policy
         policy.load()
         if self._shift and isinstance(policy, Fixed | Entropy):
             self._shift.observe(policy.value if isinstance(policy, Fixed) else policy.high)
-        super().__init__("temperature", self._apply, [self._native] if self._native else [])
+        super().__init__("temperature", self._apply)
 
-    def _apply(self, candidates: "Candidates") -> None:
+    def _apply(self, candidates: "bindings.Candidates") -> None:
         shift = self._shift.start_draw(self._state.total) if self._shift else 0.0
         native = None if shift else self._native
         # Before it is applied: entropy and policy see the candidates as they are without the temperature.
@@ -76,10 +72,10 @@ class TemperatureSampler(CustomSampler):
             self._api.llama_sampler_apply(native.pointer, candidates)
         elif not self._plan.only_reads:  # policy or shifted
             # Dividing the logits in C, by a sampler for this draw, gives exactly the logits of a native step.
-            sampler = OwnedSampler(self._api.llama_sampler_init_temp(temperature))
+            sampler = bindings.OwnedSampler(self._api.llama_sampler_init_temp(temperature))
             self._api.llama_sampler_apply(sampler.pointer, candidates)
 
-    def _temperature(self, array: "CandidateArray", shift: float) -> float:
+    def _temperature(self, array: "bindings.CandidateArray", shift: float) -> float:
         """The temperature of this draw, which is recorded."""
         state, policy, text = self._state, self._plan.policy, self._state.text
         step = TokenStep(
@@ -128,7 +124,7 @@ class TemperatureSampler(CustomSampler):
         raise PolicyError(f"{label} returned {shown} for token {step.index}", "return a finite number of at least 0")
 
 
-def _distribution(array: "CandidateArray") -> tuple[Sequence[float], float]:
+def _distribution(array: "bindings.CandidateArray") -> tuple[Sequence[float], float]:
     """The probabilities of the live candidates, the most likely first, and their entropy in nats.
 
     H = ln(sum w) - sum(w d) / sum w, with d = l - max and w = exp(d).
@@ -150,7 +146,7 @@ def _distribution(array: "CandidateArray") -> tuple[Sequence[float], float]:
     return [weight / total for weight in weights], max(nats, 0.0)
 
 
-def _large_distribution(array: "CandidateArray") -> tuple[Sequence[float], float]:
+def _large_distribution(array: "bindings.CandidateArray") -> tuple[Sequence[float], float]:
     """`_distribution` for many candidates, such as a whole vocabulary."""
     import numpy as np  # takes 80 ms, so only where no sampler removed candidates before
 
