@@ -74,8 +74,10 @@ class Scheduler:
                 events = self._read_batch()
             except AbortedError:  # by any of them: the others read the batch again in the next step
                 return self._end_cancelled()
-        if running:
-            events += self._advance(running)
+        # Those that removed tokens first evaluate the tokens before them.
+        events += [self._backtrack(one) for one in running if one.needs_evaluation]
+        ready = [one for one in running if not (one.needs_evaluation or one.finish_reason)]
+        events += self._evaluate_tokens(ready) if ready else []
         for one in self._all:
             if one.finish_reason:
                 self._leave(one)
@@ -145,12 +147,6 @@ class Scheduler:
             one.timings.ttft_ms = now_ms() - one.joined_ms
         return events
 
-    def _advance(self, running: Sequence[Generation]) -> list[TokenEvent]:
-        """Draw one token for each; those that removed tokens evaluate the tokens before them first."""
-        events = [self._backtrack(one) for one in running if one.needs_evaluation]
-        ready = [one for one in running if not (one.needs_evaluation or one.finish_reason)]
-        return events + self._evaluate_tokens(ready) if ready else events
-
     def _backtrack(self, generation: Generation) -> TokenEvent:
         """Evaluate the tokens that are not in the context, and draw the next one."""
         start, context = now_ms(), self._context
@@ -202,7 +198,7 @@ class Scheduler:
         """Remove the tokens that only later prompts could reuse; returns whether there were any."""
         kept = [seq_id for seq_id in self._free if self._context.evaluated(seq_id=seq_id)]
         for seq_id in kept:
-            self._context.clear(seq_id)
+            self._context.cut(seq_id)
         return bool(kept)
 
 

@@ -107,7 +107,7 @@ def test_a_cut_keeps_the_first_rows_of_a_batch(fresh: MakeContext, keep: int, le
     context.prefill(0, list(range(3, 23)))
     for token in (5, 6, 7):
         context.step([(0, token)])
-    context._cut(0, keep)
+    context.cut(0, keep)
     assert context.layout() == left
 
 
@@ -236,7 +236,7 @@ def test_batches_are_in_the_order_of_their_tokens(fresh: MakeContext) -> None:
     for number in range(60):
         if random.random() < 0.3 or len(tokens) > 100:
             n_tokens = random.randint(0, len(tokens))
-            context._cut(0, n_tokens)
+            context.cut(0, n_tokens)
             del model[n_tokens:], tokens[n_tokens:]
             continue
         rows = random.choice([1, 1, 1, 2, 7])

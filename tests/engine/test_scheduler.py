@@ -183,7 +183,7 @@ def test_a_request_without_a_free_sequence_waits_for_one(context: Context, alone
 
 def test_a_request_that_joins_shares_the_prefix_of_another(context: Context, alone: list[str]) -> None:
     scheduler, texts = Scheduler(context), dict[int, str]()
-    context.clear(0)
+    context.cut(0)
     first, later = request(context, 0), request(context, 2)
     scheduler.add(first)
     for _ in range(3):
@@ -214,7 +214,7 @@ def test_a_step_gives_a_request_no_token_or_several_events(context: Context) -> 
     pieces = [context.model.vocab.piece(token).decode("utf-8", "replace") for token in free.tokens[len(PROMPT) + 3 :]]
     phrase = next(piece for piece in pieces if piece.isalpha())
     first = start(context, PROMPT, max_tokens=20, ignore_eos=True, banned_strings=(phrase,))
-    context.clear(0)
+    context.cut(0)
     scheduler.add(first)
     assert [scheduler.step() for _ in range(2)] == [[], []]
     scheduler.step()
@@ -242,7 +242,7 @@ def test_a_request_cancelled_in_a_prompt_of_another_ends_alone(context: Context,
 
 def test_one_of_two_with_a_prompt_is_cancelled_while_it_is_read(context: Context, alone: list[str]) -> None:
     for seq_id in range(PARAMS.n_seq_max):
-        context.clear(seq_id)
+        context.cut(seq_id)
     scheduler, texts = Scheduler(context), dict[int, str]()
     pair = [request(context, 4), request(context, 4)]
     pair[0].progress = lambda done, total: pair[0].cancellation.set("timeout") if done < total else None
@@ -258,7 +258,7 @@ def test_one_of_two_with_a_prompt_is_cancelled_while_it_is_read(context: Context
 def test_others_advance_between_the_batches_of_a_prompt(context: Context, alone: list[str]) -> None:
     """A step reads one batch of 16 tokens, and each running request gets one token."""
     for seq_id in range(PARAMS.n_seq_max):
-        context.clear(seq_id)
+        context.cut(seq_id)
     scheduler, texts = Scheduler(context), dict[int, str]()
     running, joining = request(context, 3), request(context, 4)
     scheduler.add(running)

@@ -135,7 +135,7 @@ class Context:
         # The logits of the last token may be overwritten, and a context has no others: it is evaluated again.
         keep = min(common_prefix(evaluated, tokens), len(tokens) - 1)
         if keep < len(evaluated):
-            keep = self._cut(seq_id, keep)
+            keep = self.cut(seq_id, keep)
         end = keep + (min(self.n_batch, _BATCH_WITH_PROGRESS) if progress else self.n_batch)
         self._evaluate(seq_id, tokens[keep:end], last=end >= len(tokens))
         if progress:
@@ -170,9 +170,19 @@ class Context:
         api.llama_memory_seq_cp(memory, source, target, -1, -1)
         self._evaluated[target], self._rows[target] = list(self._evaluated[source]), list(self._rows[source])
 
-    def clear(self, seq_id: int) -> None:
-        """Remove all tokens of the sequence."""
-        self._cut(seq_id, 0)
+    def cut(self, seq_id: int, keep: int = 0) -> int:
+        """Keep the first `keep` tokens, or none where the memory cannot remove the others; returns the number kept.
+
+        A recurrent memory refuses to remove a part. One with a sliding window does it, but may have overwritten cells
+        that the kept tokens attend to: it is complete only while it still has the first position.
+        """
+        api, memory = self._api, self._memory
+        is_complete = api.llama_memory_seq_pos_min(memory, seq_id) == 0
+        if not (api.llama_memory_seq_rm(memory, seq_id, keep, -1) and is_complete):
+            api.llama_memory_seq_rm(memory, seq_id, -1, -1)
+            keep = 0
+        del self._evaluated[seq_id][keep:], self._rows[seq_id][keep:]
+        return keep
 
     def receive(self, other: "Context") -> None:
         """Copy the first sequence of `other`, a context of the same model and cache types, if it fits."""
@@ -189,14 +199,14 @@ class Context:
             AbortedError: when it was cancelled.
         """
         check_layout(layout, len(tokens), self.n_batch, self.n_ctx)
-        self._cut(seq_id, 0)
+        self.cut(seq_id)
         evaluated = self._evaluated[seq_id]
         *batches, _ = [(rows, kept) for rows, kept, times in layout for _ in range(times)]
         for rows, kept in batches:
             keep = len(evaluated) + kept
             part = tokens[len(evaluated) : keep]
             self._evaluate(seq_id, [*part, *[part[-1]] * (rows - kept)], last=False)
-            if keep < len(evaluated) and self._cut(seq_id, keep) != keep:
+            if keep < len(evaluated) and self.cut(seq_id, keep) != keep:
                 raise ValueError("the memory of this model cannot keep a part of a batch")
 
     def rewind(self, seq_id: int, tokens: Sequence[int]) -> None:
@@ -205,7 +215,7 @@ class Context:
         `prefill` then evaluates the same batch again, and gets exactly the same logits.
         """
         if self.evaluated(tokens, seq_id) == len(tokens):
-            self._cut(seq_id, max(at for at, n_rows in enumerate(self._rows[seq_id][: len(tokens)]) if n_rows))
+            self.cut(seq_id, max(at for at, n_rows in enumerate(self._rows[seq_id][: len(tokens)]) if n_rows))
 
     @contextmanager
     def untouched(self, seq_id: int = 0) -> Iterator[None]:
@@ -283,26 +293,12 @@ class Context:
         if status == 0:
             return
         for seq_id in seq_ids:  # remove what the micro-batches before the failure left in the memory
-            self._cut(seq_id, len(self._evaluated[seq_id]))
+            self.cut(seq_id, len(self._evaluated[seq_id]))
         if status == _ABORTED or self._abort_flag[0] != b"\0":
             raise AbortedError
         if status == _NO_SLOT:
             raise ContextOverflowError(f"the context of {self.n_ctx} tokens is full")
         raise LlmcliError(f"llama.cpp cannot evaluate the tokens: {bindings.last_log_error() or f'status {status}'}")
-
-    def _cut(self, seq_id: int, keep: int) -> int:
-        """Keep the first `keep` tokens, or none where the memory cannot remove the others; returns the number kept.
-
-        A recurrent memory refuses to remove a part. One with a sliding window does it, but may have overwritten cells
-        that the kept tokens attend to: it is complete only while it still has the first position.
-        """
-        api, memory = self._api, self._memory
-        is_complete = api.llama_memory_seq_pos_min(memory, seq_id) == 0
-        if not (api.llama_memory_seq_rm(memory, seq_id, keep, -1) and is_complete):
-            api.llama_memory_seq_rm(memory, seq_id, -1, -1)
-            keep = 0
-        del self._evaluated[seq_id][keep:], self._rows[seq_id][keep:]
-        return keep
 
     def _save(self, seq_id: int) -> SavedSequence:
         size = self._api.llama_state_seq_get_size(self.handle, seq_id)
@@ -312,11 +308,11 @@ class Context:
 
     def _load(self, seq_id: int, saved: SavedSequence) -> None:
         """Replace a sequence by a saved one; it is empty if that does not fit."""
-        self._cut(seq_id, 0)
+        self.cut(seq_id)
         if self._api.llama_state_seq_set_data(self.handle, saved.state, len(saved.state), seq_id):
             self._evaluated[seq_id], self._rows[seq_id] = saved.evaluated, saved.rows
         else:
-            self._cut(seq_id, 0)  # a part of it can be there
+            self.cut(seq_id)  # a part of it can be there
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -22,6 +22,7 @@ from llmcli.params.samplers import SAMPLERS
 # small removes the masked candidates before it, and no token that could be drawn.
 _MIN_LIVE_P = 1e-30
 
+Steps = Sequence[SamplerStep]
 Biases = Sequence[tuple[int, float]]  # (token id, bias)
 StepObserver = Callable[[str, "bindings.Candidates"], None]  # (name of a step, the candidates after it)
 BEGIN = ""  # the name for the candidates before the first step
@@ -44,9 +45,7 @@ class TokenSampler(bindings.OwnedSampler):
     for policies that llama.cpp does not have.
     """
 
-    def __init__(
-        self, vocab: Vocab, steps: Sequence[SamplerStep], biases: Biases = (), hooks: ChainHooks | None = None
-    ) -> None:
+    def __init__(self, vocab: Vocab, steps: Steps, biases: Biases = (), hooks: ChainHooks | None = None) -> None:
         api = bindings.load()
         params = api.llama_sampler_chain_default_params()
         params.no_perf = True
@@ -136,12 +135,7 @@ class ConstrainedTokenSampler(TokenSampler):
     """
 
     def __init__(
-        self,
-        vocab: Vocab,
-        steps: Sequence[SamplerStep],
-        biases: Biases,
-        grammar: Grammar | None,
-        hooks: ChainHooks | None = None,
+        self, vocab: Vocab, steps: Steps, biases: Biases, grammar: Grammar | None, hooks: ChainHooks | None
     ) -> None:
         # The gate applies the biases itself, before it checks whether a candidate is left.
         super().__init__(vocab, steps, (), hooks)
