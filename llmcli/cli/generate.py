@@ -81,11 +81,10 @@ def generate(
     from llmcli.inference.answer import Answer
     from llmcli.inference.engine import Request
     from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
-    from llmcli.inference.sizing import apply_model_defaults
 
     target = find_model(asked)
     welcome(resolve(layers).origins["model"])
-    resolved = apply_model_defaults(target.layer, layers)
+    resolved = resolve([target.layer, *layers]).with_seed()
     settings = resolved.settings
     warn_ineffective(resolved)
     print_settings(resolved)

@@ -25,9 +25,8 @@ from llmcli.engine.sampling.python_samplers import DrawTracer, alternatives, tok
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import ConstraintError, UsageError
 from llmcli.params.policies.policy import PolicyCall
-from llmcli.params.sampler_chain import build_chain
+from llmcli.params.sampler_chain import build_chain, effective_policy
 from llmcli.params.settings import Settings
-from llmcli.params.temperature import effective_policy
 
 _MAX_FORBIDDEN = 256  # tokens at one position; more would leave only very unlikely ones
 
@@ -111,10 +110,9 @@ def lower_by_character(text: str) -> str:
 
 @dataclass(eq=False)
 class Generation(GenerationRecord):
-    """The state of one answer. A `Scheduler` runs it.
+    """The state of one answer, which a `Scheduler` runs.
 
-    Raises:
-        UsageError: for an empty prompt, an invalid grammar, or a bias for a token that does not exist.
+    Raises UsageError for an empty prompt, an invalid grammar, or a bias for a token that does not exist.
     """
 
     vocab: Vocab
@@ -265,11 +263,7 @@ class Generation(GenerationRecord):
         return DrawSnapshot(self._sampler.snapshot(), self._decoder.getstate(), state)
 
     def _remove(self, bans: BanScanner, count: int) -> None:
-        """Remove the last `count` tokens and forbid the first of them at its position.
-
-        Raises:
-            ConstraintError: after too many attempts at one position; each of them costs an evaluation.
-        """
+        """Remove the last `count` tokens and forbid the first of them at its position."""
         first, bans.held = bans.held[-count], bans.held[:-count]
         before = first.before
         assert isinstance(self._sampler, ConstrainedTokenSampler)
@@ -285,7 +279,7 @@ class Generation(GenerationRecord):
         self._banned_at = {at: ids for at, ids in self._banned_at.items() if at <= position}
         self._banned_at.setdefault(position, set()).add(first.token)
         self.needs_evaluation = True  # the logits of this position are overwritten since
-        if len(self._banned_at[position]) > _MAX_FORBIDDEN:
+        if len(self._banned_at[position]) > _MAX_FORBIDDEN:  # each attempt costs an evaluation
             raise ConstraintError("the banned strings exclude every likely token", "ban longer phrases")
 
     def close(self) -> None:

@@ -35,8 +35,7 @@ class Scheduler:
     def add(self, generation: Generation) -> None:
         """Let a generation join; it waits where all sequences are in use. Its end frees its samplers.
 
-        Raises:
-            ContextOverflowError: when the context has no space for a token after its prompt.
+        Raises ContextOverflowError when the context has no space for a token after its prompt.
         """
         n_prompt, context = len(generation.prompt), self._context
         if n_prompt >= context.n_ctx:
@@ -120,10 +119,7 @@ class Scheduler:
         """Evaluate a batch of the prompt; after the last one, draw the first token of each from the same logits.
 
         The batches are those that the prompt has alone, whatever runs beside it: the size of a batch changes the
-        rounding of its results, and with it the text.
-
-        Raises:
-            AbortedError: when any generation is cancelled.
+        rounding of its results, and with it the text. Raises AbortedError when any generation is cancelled.
         """
         start, group, context = now_ms(), self._reading, self._context
         first = group[0]
@@ -210,8 +206,7 @@ def _fail(generation: Generation, error: LlmcliError) -> TokenEvent:
 def generate(context: Context, generations: Sequence[Generation]) -> Generator[TokenEvent, None, None]:
     """Yield the events of these generations until each has finished, then free their samplers.
 
-    Raises:
-        ContextOverflowError: before anything is evaluated, when the context has no space for a token after a prompt.
+    Before anything is evaluated, it raises ContextOverflowError when there is no space for a token after a prompt.
     """
     scheduler = Scheduler(context)
     try:

@@ -69,8 +69,7 @@ MakeGeneration = Callable[[Settings, str | None, CandidateCapture, Cancellation]
 class TokenInspector:
     """Shows how the `tokens` of an answer were drawn. The methods return None when they are cancelled.
 
-    Raises:
-        ContextOverflowError: when the context has no room for the answer.
+    They raise ContextOverflowError when the context has no room for the answer.
     """
 
     context: Context

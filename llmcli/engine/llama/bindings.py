@@ -51,10 +51,7 @@ def load() -> types.ModuleType:
 
     The `__init__` of the package imports numpy, jinja2 and diskcache (120 ms); the bindings alone take 30 ms. They are
     imported through an empty module in place of the package. It is removed afterwards, so that a later
-    `import llama_cpp` imports the real package.
-
-    Raises:
-        LlmcliError: when the package is missing or its library cannot be loaded.
+    `import llama_cpp` imports the real package. Raises LlmcliError when the package or its library is missing.
     """
     global _callback
     api = submodule("llama_cpp")

@@ -55,8 +55,7 @@ class ContextParams:
 class Context:
     """Evaluates sequences of tokens, each under its own `seq_id` from 0 to n_seq_max - 1.
 
-    Raises:
-        LlmcliError: when llama.cpp cannot create the context (such as out of memory), with its reason.
+    Raises LlmcliError when llama.cpp cannot create the context (such as out of memory), with its reason.
     """
 
     def __init__(self, model: Model, params: ContextParams) -> None:
@@ -116,11 +115,8 @@ class Context:
         """Make the sequence exactly `tokens`, with the logits of the last one; returns the number of evaluated tokens.
 
         The common prefix with the present sequence is reused. Models that cannot remove a part of their memory
-        (recurrent, sliding window) start from the beginning.
-
-        Raises:
-            ContextOverflowError: when the context is smaller than the tokens.
-            AbortedError: when it was cancelled; the evaluated tokens are kept.
+        (recurrent, sliding window) start from the beginning. Raises ContextOverflowError when the context is smaller
+        than the tokens, and AbortedError when it is cancelled; what is evaluated then is kept.
         """
         n_evaluated = self.prefill_batch(seq_id, tokens, progress)
         while len(self._evaluated[seq_id]) < len(tokens):
@@ -145,10 +141,7 @@ class Context:
     def step(self, tokens: Sequence[tuple[int, int]]) -> None:
         """Evaluate one more token for each (seq_id, token) in one batch; row i of the logits belongs to pair i.
 
-        Raises:
-            AbortedError: when it was cancelled.
-            ContextOverflowError: when the memory that the sequences share is full.
-            LlmcliError: when llama.cpp cannot evaluate a token.
+        Raises AbortedError when it is cancelled, ContextOverflowError when the memory that the sequences share is full.
         """
         n = len(tokens)
         for row, (seq_id, token) in enumerate(tokens):
@@ -192,11 +185,8 @@ class Context:
         """Evaluate all of these batches of `tokens` again except the last one, which `prefill` then evaluates.
 
         A batch of which only a part was kept is filled up with other tokens, which are then removed: the number of rows
-        decides about the rounding, but a row has no influence on the rows before it.
-
-        Raises:
-            ValueError: when the layout is not possible, or this memory cannot remove a part of a batch.
-            AbortedError: when it was cancelled.
+        decides about the rounding, but a row has no influence on the rows before it. Raises ValueError when the layout
+        is not possible, or this memory cannot remove a part of a batch.
         """
         check_layout(layout, len(tokens), self.n_batch, self.n_ctx)
         self.cut(seq_id)

@@ -47,11 +47,8 @@ class Model:
         """Load a model from its file, or from all files of a split model in order; without weights if `vocab_only`.
 
         `progress` is called with the fraction that was read, 0 to 1. A set `abort` cancels the load. `quiet` discards
-        llama.cpp's log, and with it the reason of a failure: then no Python code runs during the load.
-
-        Raises:
-            ModelInvalidError: with llama.cpp's reason.
-            KeyboardInterrupt: when `abort` was set.
+        llama.cpp's log, and with it the reason of a failure: then no Python code runs during the load. Raises
+        ModelInvalidError with llama.cpp's reason, or KeyboardInterrupt when `abort` is set.
         """
         api = bindings.load()
         params = api.llama_model_default_params()
@@ -113,11 +110,7 @@ class Vocab:
         self._ends: dict[int, bool] = {}
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
-        """The tokens of `text`; `parse_special` parses texts such as `<|im_end|>` as control tokens.
-
-        Raises:
-            UsageError: for a text of more than 1 GiB.
-        """
+        """The tokens of `text`; `parse_special` parses texts such as `<|im_end|>` as control tokens."""
         data = text.encode("utf-8", "replace")
         if len(data) > _MAX_BYTES:
             raise UsageError("the text is too long: more than 1 GiB")

@@ -25,9 +25,7 @@ sys.exit(main(sys.argv[1:]))
 def probe(parts: Sequence[Path], seconds: float = _TIMEOUT_S) -> None:
     """Check that llama.cpp can load the file and evaluate tokens.
 
-    Raises:
-        ModelInvalidError: with llama.cpp's reason, or how the child ended.
-        LlmcliError: when llama.cpp does not run on this CPU.
+    Raises ModelInvalidError with llama.cpp's reason or how the child ended, LlmcliError for instructions of other CPUs.
     """
     import subprocess  # takes 6 ms, and most files were tested before
 

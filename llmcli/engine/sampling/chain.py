@@ -15,7 +15,7 @@ from llmcli.engine.sampling.temperature import TemperatureSampler
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import ConstraintError, UsageError
 from llmcli.params.generation import Bias
-from llmcli.params.param import SamplerStep
+from llmcli.params.sampler_chain import SamplerStep, TemperaturePlan
 from llmcli.params.samplers import SAMPLERS
 
 # llama.cpp's `typical` sorts by the NaN of masked candidates: the order is wrong, or the sort never ends. A min-p this
@@ -83,6 +83,7 @@ class TokenSampler(bindings.OwnedSampler):
         init: Callable[..., bindings.Pointer] = getattr(self._api, f"llama_sampler_init_{sampler.constructor}")
         if step.name == "temperature":
             (plan,) = step.args
+            assert isinstance(plan, TemperaturePlan)
             if plan.native and not self._hooks:
                 return init(*plan.native)
             hooks = self._hooks or ChainHooks(DrawState())
@@ -177,11 +178,7 @@ class ConstrainedTokenSampler(TokenSampler):
         apply(self.pointer, candidates)
 
     def sample(self, ctx: int, row: int) -> int:
-        """The next token.
-
-        Raises:
-            ConstraintError: when grammar, biases and banned strings exclude every token.
-        """
+        """The next token. Raises ConstraintError when grammar, biases and banned strings exclude every token."""
         self._with_grammar = False
         token = self._draw(ctx, row)
         if self.grammar and not self.grammar.allows(token):
@@ -232,10 +229,8 @@ def make_bias(vocab: Vocab, biases: Biases) -> "bindings.Pointer":
 def resolve_biases(vocab: Vocab, biases: Sequence[Bias], ignore_eos: bool) -> list[tuple[int, float]]:
     """Biases by token id: a text biases each of its tokens (as in llama-server); biases of the same token add up.
 
-    Tokens that the model file suppresses get -inf, and with `ignore_eos` all tokens that end an answer.
-
-    Raises:
-        UsageError: for an id outside the vocabulary.
+    Tokens that the model file suppresses get -inf, and with `ignore_eos` all tokens that end an answer. Raises
+    UsageError for an id outside the vocabulary.
     """
     total: dict[int, float] = {}
     for name, bias in biases:

@@ -26,11 +26,7 @@ _VALUES = ("const", "enum", "default", "examples")  # keywords whose content is 
 
 
 class Grammar(OwnedSampler):
-    """A parsed GBNF grammar and the position in it after the tokens of the answer.
-
-    Raises:
-        UsageError: when the grammar is not valid, with llama.cpp's reason.
-    """
+    """A parsed GBNF grammar and the position in it. Raises UsageError for an invalid one, with llama.cpp's reason."""
 
     def __init__(self, vocab: Vocab, gbnf: str) -> None:
         api = bindings.load()
@@ -89,8 +85,7 @@ def _capture_stderr() -> Iterator[list[str]]:
 def schema_to_gbnf(schema: str) -> str:
     """The GBNF grammar of a JSON schema (llama-cpp-python's port of llama.cpp's converter).
 
-    Raises:
-        UsageError: when the schema is not valid JSON or not supported by the converter.
+    Raises UsageError when the schema is not valid JSON, or the converter does not support it.
     """
     try:
         parsed = json.loads(schema)

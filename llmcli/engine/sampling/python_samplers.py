@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llmcli.engine.events import Alternative, TokenLogprob
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
-from llmcli.params.param import Args, Sampler
+from llmcli.params.samplers import Args, Sampler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,7 @@ def python_sampler(sampler: Sampler, args: Args) -> CustomSampler:
             array.sorted = array.sorted and bool((logits[1:] <= logits[:-1]).all())
         if sampler.keep:
             weights = np.exp(logits[live] - logits.max())
-            kept = rows[live][sampler.keep(weights / weights.sum(), *args)]
+            kept = rows[live][np.asarray(sampler.keep(weights / weights.sum(), *args))]
             rows[: len(kept)] = kept  # in the memory of llama.cpp, as its own samplers do
             array.size = len(kept)
 

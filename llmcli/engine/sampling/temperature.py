@@ -15,9 +15,10 @@ from llmcli.engine.sampling.python_samplers import CustomSampler, candidate_byte
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import PolicyError
 from llmcli.params.param import LARGEST_FLOAT, quote
-from llmcli.params.policies.policy import Entropy, Fixed, describe_exception
+from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.policies.rules import TokenStep
-from llmcli.params.temperature import TemperaturePlan
+from llmcli.params.policies.user_functions import describe_exception
+from llmcli.params.sampler_chain import TemperaturePlan
 
 _MAX_PYTHON = 512  # candidates; for more, numpy is faster than a loop, also with its import
 _MIN_TEMPERATURE = 1e-30  # below, logits / T overflows a float; greedy sampling gives the same token
@@ -39,10 +40,8 @@ class TemperatureSampler(CustomSampler):
     - policy: llama.cpp does not have the policy; it is called for each token.
     - shifted: the user moved the temperature; that of the policy plus the shift is applied.
 
-    A step that only reads applies nothing. With `records`, `reading` has the values of the last draw.
-
-    Raises:
-        UsageError: when the function of a user's policy cannot be loaded.
+    A step that only reads applies nothing. With `records`, `reading` has the values of the last draw. Raises UsageError
+    when the function of a user's policy cannot be loaded.
     """
 
     def __init__(
@@ -97,11 +96,7 @@ class TemperatureSampler(CustomSampler):
         return value
 
     def _evaluate(self, step: TokenStep) -> float:
-        """The temperature of the policy for a token.
-
-        Raises:
-            PolicyError: when the policy raises an error or returns an invalid temperature.
-        """
+        """The temperature of the policy. Raises PolicyError when it raises anything or returns no valid temperature."""
         label = f"the temperature policy {quote(self._plan.policy, 62)}"
         start, stdout = perf_counter(), sys.stdout
         sys.stdout = sys.stderr  # what a user's function prints is not a part of the answer
