@@ -52,7 +52,7 @@ class CandidateCapture:
             return
         array = candidates.contents
         if name == BEGIN and not self._is_drawn:
-            return  # a ConstrainedSampler has already called it for this draw
+            return  # a ConstrainedTokenSampler has already called it for this draw
         if name == BEGIN:
             self.first, self._is_drawn = self._drawn, False
             self.snapshots.clear()

@@ -58,6 +58,7 @@ class TemperatureSampler(CustomSampler):
         self.seconds = 0.0  # time in the policy
         policy = plan.policy
         policy.load()
+        self._label = f"the temperature policy {quote(policy, 62)}"
         if self._shift and isinstance(policy, Fixed | Entropy):
             self._shift.observe(policy.value if isinstance(policy, Fixed) else policy.high)
         super().__init__("temperature", self._apply)
@@ -92,12 +93,11 @@ class TemperatureSampler(CustomSampler):
         value = value if value > _MIN_TEMPERATURE else 0.0
         if self._records:
             self.reading = TemperatureReading(step.entropy, step.candidates, value, policy.explain(step))
-        step.end()
+        step.end()  # a policy may keep it, and the chain is about to change the candidates that it reads
         return value
 
     def _evaluate(self, step: TokenStep) -> float:
         """The temperature of the policy. Raises PolicyError when it raises anything or returns no valid temperature."""
-        label = f"the temperature policy {quote(self._plan.policy, 62)}"
         start, stdout = perf_counter(), sys.stdout
         sys.stdout = sys.stderr  # what a user's function prints is not a part of the answer
         try:
@@ -105,7 +105,7 @@ class TemperatureSampler(CustomSampler):
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # GeneratorExit too: a user's function can raise anything
-            raise PolicyError(f"{label} failed at token {step.index}: {describe_exception(error)}") from None
+            raise PolicyError(f"{self._label} failed at token {step.index}: {describe_exception(error)}") from None
         finally:
             sys.stdout = stdout
             self.seconds += perf_counter() - start
@@ -116,7 +116,7 @@ class TemperatureSampler(CustomSampler):
             shown = f"{value:g}"
         except Exception:  # not a number, or too large to format
             shown = reprlib.repr(value) if isinstance(value, str) else type(value).__name__
-        raise PolicyError(f"{label} returned {shown} for token {step.index}", "return a finite number of at least 0")
+        raise PolicyError(f"{self._label} returned {shown} for token {step.index}", "return a finite number of at least 0")
 
 
 def _distribution(array: "bindings.CandidateArray") -> tuple[Sequence[float], float]:
