@@ -37,15 +37,17 @@ class Countdown(Cancellation):
     def __init__(self, context: Context) -> None:
         super().__init__()
         self.left = -1
-        self._tick = context._api.ggml_abort_callback(self._count)
-        context._api.llama_set_abort_callback(context.handle, self._tick, None)
+        self._flag = context._abort_flag
+        tick = context._api.ggml_abort_callback(self._count)
+        context._api.llama_set_abort_callback(context.handle, tick, None)
+        context._abort_callback = tick  # llama.cpp keeps only the pointer
 
     def is_set(self) -> bool:
         return self.left == 0
 
     def _count(self, _data: Any) -> bool:
         self.left -= self.left > 0
-        return self.is_set()
+        return self.is_set() or self._flag[0] != b"\0"
 
 
 class SmallWindow(Context):
