@@ -116,7 +116,9 @@ class TemperatureSampler(CustomSampler):
             shown = f"{value:g}"
         except Exception:  # not a number, or too large to format
             shown = reprlib.repr(value) if isinstance(value, str) else type(value).__name__
-        raise PolicyError(f"{self._label} returned {shown} for token {step.index}", "return a finite number of at least 0")
+        raise PolicyError(
+            f"{self._label} returned {shown} for token {step.index}", "return a finite number of at least 0"
+        )
 
 
 def _distribution(array: "bindings.CandidateArray") -> tuple[Sequence[float], float]:
