@@ -57,7 +57,7 @@ class _Outline:
     def __init__(self) -> None:
         self.numbers: dict[int | None, int] = {None: 0}  # the place of each message in its branch, by id
         self.followed: set[int | None] = {None}  # the messages that another one follows
-        self.edited: dict[int | None, list[tuple[int, str]]] = {}  # edited answers, by parent
+        self.edited: dict[int | None, list[tuple[int | None, str]]] = {}  # edited answers, by parent
         self.continued: set[int | None] = set()  # those that a later answer starts with: see Conversation.leaves
         self.head: int | None = None
 
@@ -75,7 +75,7 @@ class _Outline:
                     self.followed.add(parent)
                     numbers[line.id] = numbers[parent] + 1
                     begun = self.edited.get(parent, ())
-                    self.continued |= {id for id, text in begun if line.content.startswith(text)}
+                    self.continued.update(number for number, text in begun if line.content.startswith(text))
                     if line.finish_reason == "edited":
                         self.edited.setdefault(parent, []).append((line.id, line.content))
                     self.head = line.id
