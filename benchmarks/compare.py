@@ -18,9 +18,8 @@ from llmcli.engine.llama import hardware
 from llmcli.inference.answer import Answer
 from llmcli.inference.comparison import Comparison
 from llmcli.inference.engine import Prompt, Request
-from llmcli.inference.local import LocalEngine
+from llmcli.inference.local import LocalEngine, resolve_model
 from llmcli.inference.prompt_tokens import raw_tokens
-from llmcli.inference.sizing import resolve_model
 from llmcli.params.settings import Settings
 
 _TEXT = "The old harbour lay quiet under the snow, and the last ship had left. " * 4

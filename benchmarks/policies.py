@@ -21,9 +21,8 @@ from llmcli.engine.generation import Generation
 from llmcli.engine.scheduler import generate
 from llmcli.inference.answer import Answer
 from llmcli.inference.engine import Prompt, Request
-from llmcli.inference.local import LocalEngine
+from llmcli.inference.local import LocalEngine, resolve_model
 from llmcli.inference.prompt_tokens import raw_tokens
-from llmcli.inference.sizing import resolve_model
 from llmcli.inference.trace_file import TraceWriter
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings

@@ -135,7 +135,6 @@ WITH_ANY = {
     "engine/sampling/grammar.py": 7,
     "engine/sampling/python_samplers.py": 6,
     "engine/token_inspection.py": 1,
-    "inference/sizing.py": 2,
 }
 
 

@@ -9,7 +9,7 @@ from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.engine import Request
-from llmcli.inference.sizing import apply_model_defaults
+from llmcli.inference.request import apply_model_defaults
 from llmcli.params.settings import Layer, Settings
 
 _REQUEST = (

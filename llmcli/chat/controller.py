@@ -261,7 +261,7 @@ class ChatController:
         from llmcli.engine.events import TemperatureShift
         from llmcli.inference.answer import Answer
         from llmcli.inference.engine import Request
-        from llmcli.inference.sizing import apply_model_defaults
+        from llmcli.inference.request import apply_model_defaults
 
         engine = self.engine
         assert engine

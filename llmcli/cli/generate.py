@@ -80,8 +80,7 @@ def generate(
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
     from llmcli.inference.answer import Answer
     from llmcli.inference.engine import Request
-    from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
-    from llmcli.inference.sizing import apply_model_defaults
+    from llmcli.inference.request import apply_model_defaults, build_prompt, needs_plain_template, with_plain_stop
 
     target = find_model(asked)
     welcome(resolve(layers).origins["model"])

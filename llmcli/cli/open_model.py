@@ -9,8 +9,7 @@ from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError, TimeLimitError
 from llmcli.files import config_path, data_dir, make_private
 from llmcli.inference.engine import Engine
-from llmcli.inference.local import LocalEngine, subscribe_log
-from llmcli.inference.sizing import ResolvedModel, resolve_model
+from llmcli.inference.local import LocalEngine, ResolvedModel, resolve_model, subscribe_log
 from llmcli.models.locations import ModelNotDownloadedError, model_locations
 from llmcli.params.settings import ResolvedSettings, Settings, format_setting
 from llmcli.text import ellipsize

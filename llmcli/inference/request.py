@@ -1,14 +1,15 @@
 """The parts of a request: the prompt from text, files and stdin; the system prompt; grammar and chat template."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import read_text
-from llmcli.params.settings import Settings
+from llmcli.params.samplers import random_seed
+from llmcli.params.settings import Layer, ResolvedSettings, Settings, resolve
 from llmcli.text import ellipsize
 
 if TYPE_CHECKING:  # a list of sessions needs no engine
@@ -175,3 +176,11 @@ def _language(name: str) -> str:
     if known is not None:
         return known
     return suffix if suffix.isascii() and suffix.isalnum() and len(suffix) <= 10 else ""
+
+
+def apply_model_defaults(defaults: Layer, upper: Sequence[Layer]) -> ResolvedSettings:
+    """The resolved settings: the model's own `defaults` below `upper`, and a random seed if none is given."""
+    resolved = resolve([defaults, *upper])
+    if resolved.settings.seed is not None:
+        return resolved
+    return ResolvedSettings(replace(resolved.settings, seed=random_seed()), resolved.origins)

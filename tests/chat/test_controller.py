@@ -14,8 +14,7 @@ from llmcli.cli.chat import character_of
 from llmcli.config.presets import layers_of
 from llmcli.errors import UsageError
 from llmcli.files import config_path
-from llmcli.inference.local import LocalEngine
-from llmcli.inference.sizing import ResolvedModel
+from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
 from tests.chat.controllers import answer, controller_with, open_local

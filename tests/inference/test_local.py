@@ -11,10 +11,10 @@ from llmcli.engine.generation import Generation
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
-from llmcli.inference import sizing
+from llmcli.inference import local, sizing
 from llmcli.inference.engine import Prompt, Request
-from llmcli.inference.local import LocalEngine
-from llmcli.inference.sizing import ResolvedModel, apply_model_defaults, resolve_model
+from llmcli.inference.local import LocalEngine, ResolvedModel, resolve_model
+from llmcli.inference.request import apply_model_defaults
 from llmcli.models import file_records
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
@@ -26,7 +26,7 @@ from tests.models.gguf_writer import MODEL, write_gguf
 def probed(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Path]]:
     """The files that were probed; none of them is really loaded."""
     seen: list[Sequence[Path]] = []
-    monkeypatch.setattr(sizing, "probe", seen.append)
+    monkeypatch.setattr(local, "probe", seen.append)
     return seen
 
 
@@ -54,7 +54,7 @@ def test_a_file_that_crashed_the_probe_is_not_remembered(tmp_path: Path, monkeyp
         tries.append(parts)
         raise ModelInvalidError("tiny.gguf crashes llama.cpp")
 
-    monkeypatch.setattr(sizing, "probe", crash)
+    monkeypatch.setattr(local, "probe", crash)
     path = write_gguf(tmp_path / "tiny.gguf")
     for _ in range(2):
         with pytest.raises(ModelInvalidError, match="crashes"):
