@@ -122,14 +122,17 @@ class LocalEngine:
         begin = perf_counter()
         self.target, self.shape = target, sizing.shape_of(target.headers)
         target.notes += sizing.check_settings(self.shape, settings)
+        self.name, self.notes, self.defaults = target.file.name, target.notes, target.layer
+        self.chat_template = target.header.chat_template or ""
+        self.hasher = file_records.ModelHasher(target.file, data_dir())
         self.gpu_layers = 0
         if loaded is None:
             n_gpu_layers = sizing.choose_gpu_layers(self.shape, settings, settings.n_ctx or self.shape.n_ctx_train)
             self.gpu_layers = sizing.possible_gpu_layers(n_gpu_layers)
             loaded = Model.load(target.file.parts, n_gpu_layers, progress, cancellation)
-        self.model = loaded
-        if not self.model.generates:
-            self.model.close()
+        self.model, self.tokenizer = loaded, loaded.vocab
+        if not loaded.generates:
+            loaded.close()
             raise ModelInvalidError(f"{self.name} is not a text generation model", "use a decoder model")
         self._context: Context | None = None
         self._open_ended = False  # whether the context was sized for answers of any length
@@ -140,40 +143,15 @@ class LocalEngine:
     # The model
 
     @property
-    def name(self) -> str:
-        return self.target.file.name
-
-    @property
-    def tokenizer(self) -> Vocab:
-        return self.model.vocab
-
-    @property
-    def defaults(self) -> Layer:
-        return self.target.layer
-
-    @property
-    def notes(self) -> list[str]:
-        return self.target.notes
-
-    @property
-    def chat_template(self) -> str:
-        return self.target.header.chat_template or ""
-
-    @property
     def facts(self) -> Sequence[str]:
-        shape = self.shape
+        shape, header = self.shape, self.target.header
         weights = f"{shape.n_layers} layers, {format_size(shape.weights)} of weights"
         return (
             f"model: {self.name}, {self.target.file.path}",
-            f"{self.target.header.architecture}, {weights}, trained context {shape.n_ctx_train} tokens, "
+            f"{header.architecture}, {weights}, trained context {shape.n_ctx_train} tokens, "
             f"{self.gpu_layers} layers on the GPU",
             f"loaded in {self.load_ms / 1e3:.2f} s",
         )
-
-    @cached_property
-    def hasher(self) -> file_records.ModelHasher:
-        """Computes the sha256 of the model file."""
-        return file_records.ModelHasher(self.target.file, data_dir())
 
     def identity(self, patience: float = 0.0) -> EngineIdentity:
         sha256 = self.hasher.wait(patience)
@@ -314,15 +292,13 @@ class LocalEngine:
             return context
         begin = perf_counter()
         n_ctx, note = sizing.choose_context(self.shape, settings, n_prompt)
-        sizing.check_room(settings, n_prompt, n_ctx, note)
-        if self._context is None or n_ctx > self._context.n_ctx:  # a new one has to evaluate everything again
-            if note:
-                self.target.notes.append(note)
+        if context is None or n_ctx > context.n_ctx:  # a new one has to evaluate everything again
+            self.notes += [note] if note else []
             self.close_context()
-            self._context = self.new_context(settings, n_ctx)
+            context = self._context = self.new_context(settings, n_ctx)
             self._add_load_time(begin)
         self._open_ended = settings.max_tokens < 0
-        return self._context
+        return context
 
     def new_context(self, settings: Settings, n_ctx: int, **more: int) -> Context:
         """An empty context; `more` are the fields of `ContextParams` for more than one answer."""
@@ -364,7 +340,7 @@ class LocalEngine:
         n_ctx = max(shared.n_ctx, chat_context.evaluated() + 1 if chat_context else 0)
         context = self._context = self.new_context(longest, n_ctx, n_seq_max=shared.width, n_ctx_seq=shared.n_ctx_seq)
         if chat_context is None:
-            self.target.notes += [shared.note] if shared.note else []
+            self.notes += [shared.note] if shared.note else []
             self._add_load_time(begin)
             yield shared.width
             return

@@ -40,18 +40,25 @@ def choose_context(shape: ModelShape, settings: Settings, n_prompt: int) -> tupl
 
     If not set, it is what this call can use: the prompt and `max_tokens` if that is known, else the trained
     context, and never more than fits into memory. A smaller context starts faster: its caches are zeroed.
+
+    Raises:
+        ContextOverflowError: when the prompt leaves no room for an answer, with the figures.
     """
-    if settings.n_ctx:
-        past = settings.n_ctx > shape.n_ctx_train
-        note = f"the context of {settings.n_ctx} tokens is larger than the {shape.n_ctx_train} the model was trained on"
-        return settings.n_ctx, note if past else ""
-    fits = fitting_context(shape, hardware.available_memory(), *_buffers(settings))
-    n_ctx = shape.n_ctx_train
-    if settings.max_tokens >= 0:
-        n_ctx = min(n_ctx, -(-(n_prompt + settings.max_tokens + 1) // _ROUND) * _ROUND)
-    if n_ctx <= fits:
-        return n_ctx, ""
-    return fits, f"the context is {fits} of {shape.n_ctx_train} tokens: more does not fit in memory"
+    n_ctx, note = settings.n_ctx or shape.n_ctx_train, ""
+    if settings.n_ctx > shape.n_ctx_train:
+        note = f"the context of {n_ctx} tokens is larger than the {shape.n_ctx_train} the model was trained on"
+    if not settings.n_ctx:
+        if settings.max_tokens >= 0:
+            n_ctx = min(n_ctx, -(-(n_prompt + settings.max_tokens + 1) // _ROUND) * _ROUND)
+        fits = fitting_context(shape, hardware.available_memory(), *_buffers(settings))
+        if n_ctx > fits:
+            n_ctx, note = fits, f"the context is {fits} of {shape.n_ctx_train} tokens: more does not fit in memory"
+    if n_prompt >= n_ctx:
+        raise ContextOverflowError(
+            f"the prompt has {n_prompt} tokens, and the context has {n_ctx}" + (f" ({note})" if note else ""),
+            "shorten the prompt" + (" or raise --ctx-size" if settings.n_ctx else ""),
+        )
+    return n_ctx, note
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,6 @@ def choose_shared(shape: ModelShape, settings: Settings, prompts: Sequence[int],
     """
     longest = max(prompts)
     alone, note = choose_context(shape, settings, longest)
-    check_room(settings, longest, alone, note)
     open_ended = max((alone - longest) // n_answers, _MIN_ROOM)
     room = min(alone - longest, settings.max_tokens + 1 if settings.max_tokens >= 0 else open_ended)
     together = replace(shape, n_ctx_train=sum(prompts) + n_answers * room)
@@ -84,19 +90,6 @@ def choose_shared(shape: ModelShape, settings: Settings, prompts: Sequence[int],
     width = -(-n_answers // rounds)
     n_ctx = -(-(sum(prompts) + width * room) // _ROUND) * _ROUND
     return SharedContext(n_ctx, longest + room, width, note)
-
-
-def check_room(settings: Settings, n_prompt: int, n_ctx: int, note: str) -> None:
-    """Refuse a prompt that leaves no room for an answer; `note` is that of `choose_context`.
-
-    Raises:
-        ContextOverflowError: with the figures.
-    """
-    if n_prompt >= n_ctx:
-        raise ContextOverflowError(
-            f"the prompt has {n_prompt} tokens, and the context has {n_ctx}" + (f" ({note})" if note else ""),
-            "shorten the prompt" + (" or raise --ctx-size" if settings.n_ctx else ""),
-        )
 
 
 def check_settings(shape: ModelShape, settings: Settings) -> list[str]:

@@ -199,11 +199,9 @@ def test_a_prompt_that_does_not_fit_is_refused_at_once(
     with pytest.raises(ContextOverflowError, match="9000 tokens, and the context has 8192") as caught:
         ask(fresh, 9000)
     assert caught.value.hint == "shorten the prompt"
-    monkeypatch.setattr(sizing, "choose_context", lambda *_: (256, "memory allows 256 of 8192"))
-    with pytest.raises(
-        ContextOverflowError,
-        match=r"the context has 256 \(memory allows 256 of 8192\)",
-    ):
+    monkeypatch.setattr(sizing, "fitting_context", lambda *_: 256)
+    note = r"the context is 256 of 8192 tokens: more does not fit in memory"
+    with pytest.raises(ContextOverflowError, match=rf"the context has 256 \({note}\)"):
         ask(fresh, 300)
 
 
