@@ -27,16 +27,11 @@ PLAIN_TEMPLATE = (
 PLAIN_STOP = "\nUser:"
 _MAX_NAME = 255  # characters; longer texts are not file names
 # Languages whose name in a fence differs from their suffix; models and Markdown renderers know the others by suffix.
-_SUFFIXES = {
-    "bash": "bash sh",
-    "c": "h",
-    "cpp": "hpp",
-    "javascript": "js mjs",
-    "kotlin": "kt",
-    "markdown": "md",
-    "rust": "rs",
-} | {"powershell": "ps1", "python": "py pyi", "ruby": "rb", "typescript": "ts", "yaml": "yml", "": "log text txt"}
-_LANGUAGES = {suffix: language for language, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
+_LANGUAGES = (
+    {"sh": "bash", "h": "c", "hpp": "cpp", "js": "javascript", "mjs": "javascript", "kt": "kotlin", "md": "markdown"}
+    | {"ps1": "powershell", "py": "python", "pyi": "python", "rb": "ruby", "rs": "rust", "ts": "typescript"}
+    | {"yml": "yaml", "log": "", "text": "", "txt": ""}
+)
 
 
 def join_prompt(settings: Settings, piped: bool, read_stdin: ReadStdin) -> str:
@@ -95,7 +90,7 @@ def grammar_text(settings: Settings, warn: Callable[[str], object] | None = None
     if settings.json_schema is not None:
         from llmcli.engine.sampling.grammar import schema_to_gbnf, unenforced_keywords
 
-        schema = _inline_or_file(settings.json_schema, "{")
+        schema = _inline_or_file(settings.json_schema)
         gbnf = schema_to_gbnf(schema)
         if warn and (words := unenforced_keywords(schema)):
             warn(f"json_schema: cannot enforce {', '.join(words)}; check the output")
@@ -105,9 +100,9 @@ def grammar_text(settings: Settings, warn: Callable[[str], object] | None = None
     return settings.grammar
 
 
-def _inline_or_file(text: str, mark: str) -> str:
-    """A text that contains `mark` is the content itself; any other is the name of a file."""
-    if mark in text or len(text) > _MAX_NAME or "\n" in text:
+def _inline_or_file(text: str) -> str:
+    """A text with a brace is the content itself; any other is the name of a file."""
+    if "{" in text or len(text) > _MAX_NAME or "\n" in text:
         return text
     return read_text(text)
 
@@ -118,31 +113,30 @@ def build_prompt(engine: "Engine", settings: Settings, text: str, system: str | 
     Raises:
         LlmcliError: when the template fails.
     """
-    from llmcli.inference.engine import TemplateOptions
-
-    prefill = settings.prefill or ""
-    if settings.raw:
-        return engine.render(text, TemplateOptions("", prefill=prefill))
-    messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": text})
     options = template_options(engine, settings)
-    return engine.render(messages, replace(options, prefill=prefill, thinking=settings.think != "off"))
+    if settings.raw:
+        return engine.render(text, options)
+    messages = [{"role": "system", "content": system}] if system else []
+    return engine.render([*messages, {"role": "user", "content": text}], options)
 
 
 def template_options(engine: "Engine", settings: Settings) -> "TemplateOptions":
-    """The chat template given in the settings, else the model's own, else a plain one."""
+    """The chat template given in the settings, else the model's own, else a plain one; none with `raw`."""
     from llmcli.inference.engine import TemplateOptions
 
-    source, origin, is_given = engine.chat_template, "the model's chat template", settings.chat_template is not None
+    prefill, thinking = settings.prefill or "", settings.think != "off"
+    if settings.raw:
+        return TemplateOptions("", prefill=prefill)
     if settings.chat_template is not None:
         try:
-            source, origin = _inline_or_file(settings.chat_template, "{"), "the chat template"
+            source = _inline_or_file(settings.chat_template)
         except LlmcliError as error:
             error.hint = "give a Jinja template or its file; llmcli has no built-in templates"
             raise
-    if not source:
-        source, origin = PLAIN_TEMPLATE, "the plain chat template"
-    return TemplateOptions(source, origin, is_given)
+        return TemplateOptions(source or PLAIN_TEMPLATE, "the chat template", True, prefill, thinking)
+    if engine.chat_template:
+        return TemplateOptions(engine.chat_template, "the model's chat template", False, prefill, thinking)
+    return TemplateOptions(PLAIN_TEMPLATE, "the plain chat template", False, prefill, thinking)
 
 
 def needs_plain_template(engine: "Engine", settings: Settings) -> bool:
@@ -152,9 +146,7 @@ def needs_plain_template(engine: "Engine", settings: Settings) -> bool:
 
 def with_plain_stop(settings: Settings) -> Settings:
     """The settings for an answer under the plain template: it ends where the next turn of the user would begin."""
-    if PLAIN_STOP in settings.stop:
-        return settings
-    return replace(settings, stop=(*settings.stop, PLAIN_STOP))
+    return replace(settings, stop=tuple(dict.fromkeys([*settings.stop, PLAIN_STOP])))
 
 
 def file_block(name: str, text: str) -> str:
@@ -172,15 +164,12 @@ def _language(name: str) -> str:
     if path.name in ("Makefile", "Dockerfile"):
         return path.name.lower()
     suffix = path.suffix[1:].lower()
-    known = _LANGUAGES.get(suffix)
-    if known is not None:
-        return known
-    return suffix if suffix.isascii() and suffix.isalnum() and len(suffix) <= 10 else ""
+    is_language = suffix.isascii() and suffix.isalnum() and len(suffix) <= 10
+    return _LANGUAGES.get(suffix, suffix if is_language else "")
 
 
 def apply_model_defaults(defaults: Layer, upper: Sequence[Layer]) -> ResolvedSettings:
     """The resolved settings: the model's own `defaults` below `upper`, and a random seed if none is given."""
     resolved = resolve([defaults, *upper])
-    if resolved.settings.seed is not None:
-        return resolved
-    return ResolvedSettings(replace(resolved.settings, seed=random_seed()), resolved.origins)
+    seed = random_seed() if resolved.settings.seed is None else resolved.settings.seed
+    return replace(resolved, settings=replace(resolved.settings, seed=seed))

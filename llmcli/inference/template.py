@@ -38,19 +38,14 @@ _FILTERS = (
     *("items", "last", "length", "list", "lower", "max", "min", "reverse", "safe", "sort", "string", "title"),
     *("trim", "upper"),
 )
-_OF_TEXT = (
+# No method of these produces much more text than it gets, except `replace` and `join`, which are charged.
+_TEXT_METHODS = (
     *("capitalize", "casefold", "count", "endswith", "find", "index", "isalnum", "isalpha", "isascii", "isdecimal"),
     *("isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper", "join", "lower", "lstrip", "partition"),
     *("removeprefix", "removesuffix", "replace", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "split"),
     *("splitlines", "startswith", "strip", "swapcase", "title", "upper"),
 )
-# No method of these produces much more text than it gets, except `replace` and `join`, which are charged.
-_METHODS = {
-    str: _OF_TEXT,
-    dict: ("get", "items", "keys", "values"),
-    list: ("count", "index"),
-    tuple: ("count", "index"),
-}
+_METHODS = ((str, _TEXT_METHODS), (dict, ("get", "items", "keys", "values")), ((list, tuple), ("count", "index")))
 
 
 class ChatTemplate:
@@ -220,7 +215,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         """Allow only what chat templates need: a few methods, `loop`, `namespace` and `cycler`."""
         if isinstance(obj, (LoopContext, Namespace, Cycler)):
             return super().is_safe_attribute(obj, attr, value)
-        return any(attr in names for kind, names in _METHODS.items() if isinstance(obj, kind))
+        return any(attr in names for kinds, names in _METHODS if isinstance(obj, kinds))
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
         """Raise at once: Jinja's undefined value could be printed as an empty text."""
