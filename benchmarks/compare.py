@@ -20,6 +20,7 @@ from llmcli.inference.comparison import Comparison
 from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalEngine, resolve_model
 from llmcli.inference.prompt_tokens import raw_tokens
+from llmcli.models.locations import model_locations
 from llmcli.params.settings import Settings
 
 _TEXT = "The old harbour lay quiet under the snow, and the last ship had left. " * 4
@@ -30,7 +31,8 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 9
     threads = int(sys.argv[2]) if len(sys.argv) > 2 else hardware.usable_cores()
     settings = Settings(n_threads=threads, n_ctx=1024, max_tokens=_TOKENS, ignore_eos=True, raw=True)
-    with closing(LocalEngine(resolve_model(settings), settings, Cancellation())) as local:
+    target = resolve_model(settings.model, model_locations(settings))
+    with closing(LocalEngine(target, settings, Cancellation())) as local:
         prompt = Prompt.of_tokens(_TEXT, raw_tokens(local.tokenizer, _TEXT))
         answers = [Answer(local, Request(prompt, replace(settings, seed=seed), trace=0)) for seed in range(_WIDTH)]
         ways = (_in_turn, _together)

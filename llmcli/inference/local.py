@@ -25,7 +25,7 @@ from llmcli.inference.prompt_tokens import PromptRenderer
 from llmcli.models import file_records
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_headers
-from llmcli.models.locations import ModelFile, is_starter_downloaded, model_locations, starter_path
+from llmcli.models.locations import ModelFile, ModelLocations, is_starter_downloaded, starter_path
 from llmcli.models.lookup import find_model_file
 from llmcli.params.settings import Layer, Settings
 from llmcli.params.settings import find as find_setting
@@ -66,9 +66,12 @@ class ResolvedModel:
 
 
 def resolve_model(
-    settings: Settings, fetch: Progress | None = None, checking: Callable[[str, int], None] | None = None
+    model: str,
+    locations: ModelLocations,
+    fetch: Progress | None = None,
+    checking: Callable[[str, int], None] | None = None,
 ) -> ResolvedModel:
-    """Find the model of the settings, download it if it is the starter, and check its file, without other requests.
+    """Find the model of a reference, download it if it is the starter, and check its file, without other requests.
 
     `fetch` gets the bytes that are downloaded, and all. A new file is first loaded in a child process, because
     llama.cpp may abort on a corrupt one; `checking` is called before with the name and the size of the file, because
@@ -79,15 +82,14 @@ def resolve_model(
         ModelNotFoundError: when no such model exists.
         ModelInvalidError: when the file is not a model, is corrupt, or crashes llama.cpp.
     """
-    places = model_locations(settings)
-    target = ResolvedModel(find_model_file(settings.model, places))
+    target, cache_dir = ResolvedModel(find_model_file(model, locations)), locations.cache_dir
     file, build = target.file, bindings.bindings_version()
-    if file.path == starter_path(places.cache_dir) and not is_starter_downloaded(places.cache_dir):
+    if file.path == starter_path(cache_dir) and not is_starter_downloaded(cache_dir):
         from llmcli.models.sources.starter import ensure_starter
 
-        ensure_starter(places.cache_dir, fetch, places.offline)
-    file_records.record_use(places.data_dir, file.path)
-    if file_records.is_safe(file, places.cache_dir, build):
+        ensure_starter(cache_dir, fetch, locations.offline)
+    file_records.record_use(locations.data_dir, file.path)
+    if file_records.is_safe(file, cache_dir, build):
         return target
     if target.header.is_vocab_only:
         raise ModelInvalidError(f"{file.path.name} contains a vocabulary and no weights", "use another file")
@@ -95,7 +97,7 @@ def resolve_model(
         checking(file.path.name, sum(header.file_size for header in target.headers))
     probe(file.parts)
     with suppress(OSError):  # a folder that is not writable costs a probe each time
-        file_records.record_probed(places.cache_dir, file.parts, build)
+        file_records.record_probed(cache_dir, file.parts, build)
     return target
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from llmcli.errors import UsageError
 from llmcli.params.param import SamplerStep, quote, setting, settings_group
+from llmcli.params.policies.policy import preload
 from llmcli.params.samplers import SAMPLERS, SamplerParams
 from llmcli.params.temperature import NEUTRAL, ONLY_READS, TemperatureParams, effective_policy, plan_temperature
 from llmcli.text import did_you_mean
@@ -94,5 +95,5 @@ def check_chain(p: SamplingParams) -> None:
     Raises:
         UsageError: for invalid samplers, an invalid temperature, or a policy file that cannot be used.
     """
-    effective_policy(p).load()
+    preload(effective_policy(p))
     build_chain(replace(p, seed=0))

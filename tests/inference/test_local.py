@@ -16,10 +16,14 @@ from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalEngine, ResolvedModel, resolve_model
 from llmcli.inference.request import apply_model_defaults
 from llmcli.models import file_records
-from llmcli.models.locations import ModelFile
+from llmcli.models.locations import ModelFile, model_locations
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
 from tests.models.gguf_writer import MODEL, write_gguf
+
+
+def resolved(model: str) -> ResolvedModel:
+    return resolve_model(model, model_locations(Settings()))
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Path]]:
 def test_an_unknown_file_is_probed_once(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
     path = write_gguf(tmp_path / "tiny.gguf")
     for _ in range(2):
-        found = resolve_model(Settings(model=str(path)))
+        found = resolved(str(path))
         assert found.file.name == "tiny"
         assert found.file.path == path
     assert probed == [(path,)]
@@ -41,9 +45,9 @@ def test_an_unknown_file_is_probed_once(tmp_path: Path, probed: list[Sequence[Pa
 
 def test_a_file_that_changed_is_probed_again(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
     path = write_gguf(tmp_path / "tiny.gguf")
-    resolve_model(Settings(model=str(path)))
+    resolved(str(path))
     write_gguf(path, {**MODEL, "general.name": "other"})
-    resolve_model(Settings(model=str(path)))
+    resolved(str(path))
     assert len(probed) == 2
 
 
@@ -58,12 +62,12 @@ def test_a_file_that_crashed_the_probe_is_not_remembered(tmp_path: Path, monkeyp
     path = write_gguf(tmp_path / "tiny.gguf")
     for _ in range(2):
         with pytest.raises(ModelInvalidError, match="crashes"):
-            resolve_model(Settings(model=str(path)))
+            resolved(str(path))
     assert len(tries) == 2
 
 
 def test_the_starter_is_trusted_without_a_probe(with_starter: Path, probed: list[Sequence[Path]]) -> None:
-    assert resolve_model(Settings(model="starter")).file.path == with_starter
+    assert resolved("starter").file.path == with_starter
     assert probed == []
 
 
@@ -75,15 +79,15 @@ def test_a_cache_that_is_not_writable_costs_only_a_probe(
 
     monkeypatch.setattr(file_records, "record_probed", full)
     path = write_gguf(tmp_path / "tiny.gguf")
-    assert resolve_model(Settings(model=str(path))).file.path == path
-    assert resolve_model(Settings(model=str(path))).file.path == path
+    assert resolved(str(path)).file.path == path
+    assert resolved(str(path)).file.path == path
     assert len(probed) == 2
 
 
 def test_a_vocabulary_without_weights_is_refused(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
     path = write_gguf(tmp_path / "vocab.gguf", {**MODEL, "tokenizer.ggml.model": "llama"}, tensors=())
     with pytest.raises(ModelInvalidError, match="vocabulary and no weights"):
-        resolve_model(Settings(model=str(path)))
+        resolved(str(path))
     assert probed == []
 
 
@@ -91,9 +95,9 @@ def test_a_file_that_is_not_a_model_is_refused_before_the_probe(tmp_path: Path, 
     path = tmp_path / "page.gguf"
     path.write_text("<!DOCTYPE html><html></html>")
     with pytest.raises(ModelInvalidError):
-        resolve_model(Settings(model=str(path)))
+        resolved(str(path))
     with pytest.raises(ModelNotFoundError):
-        resolve_model(Settings(model=str(tmp_path / "missing.gguf")))
+        resolved(str(tmp_path / "missing.gguf"))
     assert probed == []
 
 

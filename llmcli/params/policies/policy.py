@@ -138,7 +138,7 @@ class PolicyCall(Policy):
         origin = self.source.origin
         try:
             with redirect_stdout(sys.stderr):  # what the file prints is not a part of the answer
-                function = self.source.load()
+                function = _preloaded.pop((origin, self.name), None) or self.source.load()
         except (UsageError, KeyboardInterrupt):
             raise
         except BaseException as error:  # an imported package can raise anything
@@ -154,6 +154,23 @@ class PolicyCall(Policy):
             pass
         loaded: Function = function
         return loaded
+
+
+_preloaded: dict[tuple[str, str], Function] = {}  # by origin and name, for the next answer
+
+
+def preload(policy: Policy) -> None:
+    """Load the functions of users before the model; the next answer uses them, and later ones load them again.
+
+    Raises:
+        UsageError: when one cannot be loaded, or does not accept its arguments.
+    """
+    policy.load()
+    if isinstance(policy, PolicyCall) and policy.source:
+        _preloaded[policy.source.origin, policy.name] = policy._function
+    for arg in policy.args if isinstance(policy, PolicyCall) else ():
+        if isinstance(arg, Policy):
+            preload(arg)
 
 
 def names_in(policy: Policy) -> list[str]:
