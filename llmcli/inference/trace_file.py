@@ -93,12 +93,9 @@ class TraceWriter:
 
 def to_data(token: TokenTrace) -> dict[str, object]:
     """The JSON object of a token; numbers keep 6 significant digits, the time 3 decimals."""
-    data = _rounded(token._asdict())
-    data |= {"top": [_rounded(one._asdict()) for one in token.top], "time": round(token.time, 3)}
-    for key in ("reasoning", "thinking"):
-        if not data[key]:
-            del data[key]
-    return data
+    top = [_rounded(one._asdict()) for one in token.top]
+    data = _rounded(token._asdict()) | {"top": top, "time": round(token.time, 3)}
+    return {key: value for key, value in data.items() if value or key not in ("reasoning", "thinking")}
 
 
 def _rounded(data: dict[str, object]) -> dict[str, object]:
