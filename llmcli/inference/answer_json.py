@@ -186,14 +186,13 @@ def _deciding_settings(settings: Settings) -> dict[str, object]:
     # The default order of a later version may have a sampler more, which is off.
     if build_chain(settings) == build_chain(replace(settings, samplers=DEFAULT_ORDER)):
         effective -= {"samplers"}
-    deciding = ((key, field, getattr(settings, key)) for key, field in sorted(fields().items()) if key in effective)
-    return {key: to_datum(field, value) for key, field, value in deciding if value != field.default}
+    values = {key: getattr(settings, key) for key in sorted(effective)}
+    return {key: to_datum(fields()[key], value) for key, value in values.items() if value != fields()[key].default}
 
 
 def _system_file(settings: Settings) -> str:
     """The text of a system prompt that is in a file."""
-    if not (settings.system or "").startswith("@"):
-        return ""
+    is_file = (settings.system or "").startswith("@")
     with suppress(LlmcliError):  # the file may be gone by now
-        return system_text(settings) or ""
+        return (system_text(settings) or "") if is_file else ""
     return ""

@@ -127,10 +127,6 @@ class Statistics:
     # that no run of four tokens occurs twice.
     repetition: float | None
 
-    def to_data(self) -> dict[str, object]:
-        """As JSON data."""
-        return {key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(self).items()}
-
 
 def statistics_of(answer: Answer) -> Statistics:
     """The statistics of an answer that has started; `mean_p` needs its trace."""
@@ -159,7 +155,8 @@ def distinct_n(tokens: Sequence[int], n: int) -> float | None:
 def variant_data(variant: Variant, answer: Answer) -> dict[str, object]:
     """The answer to a variant as JSON data."""
     settings = {key: to_datum(fields()[key], value) for key, value in variant.values.items()}
-    head = {"label": variant.label, "settings": settings, "stats": statistics_of(answer).to_data()}
+    stats = {key: round(value, 6) if value else value for key, value in asdict(statistics_of(answer)).items()}
+    head = {"label": variant.label, "settings": settings, "stats": stats}
     error = {"error": str(answer.record.failure)} if answer.record.failure else {}
     return {**head, **answer_data(answer), **error}
 

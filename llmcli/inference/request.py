@@ -47,8 +47,11 @@ def join_prompt(settings: Settings, piped: bool, read_stdin: ReadStdin) -> str:
     names = [name for name in (settings.prompt, *settings.file) if name is not None]
     if names.count("-") > 1:
         raise UsageError("stdin can be read only once, and '-' is given twice", "remove one of them")
+    is_the_prompt = not settings.prompt and len(settings.file) == 1
     parts = [] if settings.prompt is None else [read_stdin() if settings.prompt == "-" else settings.prompt]
-    parts += [_file_part(name, settings, read_stdin) for name in settings.file]
+    for name in settings.file:
+        text = read_stdin() if name == "-" else read_text(name)
+        parts.append(text if name == "-" or settings.raw or is_the_prompt else file_block(name, text))
     if piped and "-" not in names:
         parts.append(read_stdin())
     kept = [part.rstrip("\n") if index < len(parts) - 1 else part for index, part in enumerate(parts)]
@@ -56,16 +59,6 @@ def join_prompt(settings: Settings, piped: bool, read_stdin: ReadStdin) -> str:
     if not text.strip() and not (settings.raw and text):
         raise UsageError("no prompt", 'give a prompt, as in `llmcli generate "Why is the sky blue?"`')
     return text
-
-
-def _file_part(name: str, settings: Settings, read_stdin: ReadStdin) -> str:
-    """A file as a part of the prompt: stdin, the whole prompt itself, or a block under its name."""
-    if name == "-":
-        return read_stdin()
-    is_the_prompt = not settings.prompt and len(settings.file) == 1
-    if settings.raw or is_the_prompt:
-        return read_text(name)
-    return file_block(name, read_text(name))
 
 
 def system_text(settings: Settings) -> str | None:
@@ -151,21 +144,15 @@ def with_plain_stop(settings: Settings) -> Settings:
 
 def file_block(name: str, text: str) -> str:
     """The text of a file between fences, under its name; the fence is longer than any in the text."""
-    runs = re.findall("`{3,}", text)
-    fence = "`" * (max(map(len, runs), default=2) + 1)
+    path = Path(name)
+    key = (path.name if path.name in ("Makefile", "Dockerfile") else path.suffix[1:]).lower()
+    language = _LANGUAGES.get(key, key)
+    if not (language.isascii() and language.isalnum() and len(language) <= 10):
+        language = ""
+    fence = "`" * (max(map(len, re.findall("`{3,}", text)), default=2) + 1)
     name = "".join(char if char.isprintable() else "\ufffd" for char in name)
     end = "" if text.endswith("\n") or not text else "\n"
-    return f"File {name}:\n{fence}{_language(name)}\n{text}{end}{fence}"
-
-
-def _language(name: str) -> str:
-    """The info string of the fence for a file of this name: python for x.py, "" if there is none."""
-    path = Path(name)
-    if path.name in ("Makefile", "Dockerfile"):
-        return path.name.lower()
-    suffix = path.suffix[1:].lower()
-    is_language = suffix.isascii() and suffix.isalnum() and len(suffix) <= 10
-    return _LANGUAGES.get(suffix, suffix if is_language else "")
+    return f"File {name}:\n{fence}{language}\n{text}{end}{fence}"
 
 
 def apply_model_defaults(defaults: Layer, upper: Sequence[Layer]) -> ResolvedSettings:
