@@ -81,11 +81,11 @@ def generate(
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
     from llmcli.inference.answer import Answer
     from llmcli.inference.engine import Request
-    from llmcli.inference.request import apply_model_defaults, build_prompt, needs_plain_template, with_plain_stop
+    from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
 
     target = find_model(asked)
     welcome(first.origins["model"])
-    resolved = apply_model_defaults(target.layer, layers)
+    resolved = resolve([target.layer, *layers]).with_seed()
     settings = resolved.settings
     warn_ineffective(resolved)
     print_settings(resolved)

@@ -12,7 +12,7 @@ from llmcli.inference.answer_json import answer_data
 from llmcli.inference.engine import Progress, check_request
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.model import ModelParams
-from llmcli.params.param import fields_of
+from llmcli.params.param import SettingValue, fields_of
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.samplers import seed_after
 from llmcli.params.settings import fields, find, to_datum
@@ -20,7 +20,7 @@ from llmcli.text import ellipsize
 
 END = "end"  # the kind of the last part of each answer, whose text is its finish reason
 Piece = tuple[int, str, str]  # index of the answer, "answer", "think" or "end", text
-Parse = Callable[[str, str], tuple[str, object]]  # name and text of a setting -> its key and typed value
+Parse = Callable[[str, str], tuple[str, SettingValue]]  # name and text of a setting -> its key and typed value
 MAX_VARIANTS = 64
 _MAX_LABEL = 28  # characters of a value in a label
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
@@ -32,10 +32,10 @@ class Variant:
     """One of the answers: the settings that differ from the other variants, as text and as typed values by key."""
 
     label: str
-    values: Mapping[str, object]
+    values: Mapping[str, SettingValue]
 
 
-def parse_value(name: str, text: str) -> tuple[str, object]:
+def parse_value(name: str, text: str) -> tuple[str, SettingValue]:
     """The key and the typed value of a setting."""
     field = find(name)
     return field.key, field.parse_text(text)
@@ -67,7 +67,7 @@ def variants_of(specs: Sequence[str], seed: int, n_seeds: int = 1, parse: Parse 
         axes.append([Variant(f"#{number}" if specs else f"seed={one}", {"seed": one}) for number, one in seeds])
     variants = []
     for chosen in product(*axes):
-        values: dict[str, object] = {}
+        values: dict[str, SettingValue] = {}
         for one in chosen:
             values |= one.values
         variants.append(Variant(" ".join(one.label for one in chosen), values))

@@ -27,6 +27,7 @@ from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_headers
 from llmcli.models.locations import ModelFile, ModelLocations, is_starter_downloaded, starter_path
 from llmcli.models.lookup import find_model_file
+from llmcli.params.param import SettingValue
 from llmcli.params.settings import Layer, Settings
 from llmcli.params.settings import find as find_setting
 from llmcli.text import format_size
@@ -56,7 +57,7 @@ class ResolvedModel:
     @cached_property
     def layer(self) -> Layer:
         """The model's own sampling defaults (`general.sampling.*`); invalid ones are skipped with a note."""
-        values: dict[str, object] = {}
+        values: dict[str, SettingValue] = {}
         for key, raw in self.header.sampling_defaults.items():
             try:
                 values[key] = find_setting(key).parse_data(raw)

@@ -1,15 +1,14 @@
 """The parts of a request: the prompt from text, files and stdin; the system prompt; grammar and chat template."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import read_text
-from llmcli.params.samplers import random_seed
-from llmcli.params.settings import Layer, ResolvedSettings, Settings, resolve
+from llmcli.params.settings import Settings
 from llmcli.text import ellipsize
 
 if TYPE_CHECKING:  # a list of sessions needs no engine
@@ -153,10 +152,3 @@ def file_block(name: str, text: str) -> str:
     name = "".join(char if char.isprintable() else "\ufffd" for char in name)
     end = "" if text.endswith("\n") or not text else "\n"
     return f"File {name}:\n{fence}{language}\n{text}{end}{fence}"
-
-
-def apply_model_defaults(defaults: Layer, upper: Sequence[Layer]) -> ResolvedSettings:
-    """The resolved settings: the model's own `defaults` below `upper`, and a random seed if none is given."""
-    resolved = resolve([defaults, *upper])
-    seed = random_seed() if resolved.settings.seed is None else resolved.settings.seed
-    return replace(resolved, settings=replace(resolved.settings, seed=seed))
