@@ -42,11 +42,7 @@ class Answer:
         return self.record.tokens[len(self.prompt.tokens) :]
 
     def parts(self) -> Iterator[Part]:
-        """The parts of the answer as they become certain, beginning with the prefill.
-
-        Raises:
-            ContextOverflowError, ConstraintError, PolicyError, UsageError: see `Engine.generate`.
-        """
+        """The parts of the answer as they become certain, beginning with the prefill. Raises what ended it."""
         check_request(self.engine, self.request)
         with closing(self.engine.generate([self.request])) as events:
             yield from self.begin()

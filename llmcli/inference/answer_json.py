@@ -108,11 +108,7 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @classmethod
     def from_data(cls, data: object) -> "ReplayManifest":
-        """The manifest in JSON data; unknown keys, of a newer version, are ignored.
-
-        Raises:
-            ValueError: naming the key that is missing or not valid.
-        """
+        """The manifest in JSON data; unknown keys are ignored. Raises ValueError, naming a key that is not valid."""
         manifest = convert(data, cls, "replay")
         layout = manifest.layout
         if any(kept > rows for rows, kept, _ in layout) or (layout and layout[-1][0] != layout[-1][1]):
@@ -191,7 +187,6 @@ def _deciding_settings(settings: Settings) -> dict[str, object]:
 
 
 def _system_file(settings: Settings) -> str:
-    """The text of a system prompt that is in a file."""
     is_file = (settings.system or "").startswith("@")
     with suppress(LlmcliError):  # the file may be gone by now
         return (system_text(settings) or "") if is_file else ""

@@ -44,10 +44,8 @@ def parse_value(name: str, text: str) -> tuple[str, SettingValue]:
 def variants_of(specs: Sequence[str], seed: int, n_seeds: int = 1, parse: Parse = parse_value) -> list[Variant]:
     """Every combination of the values in `specs`, the last setting varying fastest, each with `n_seeds` seeds.
 
-    The first seed is `seed`.
-
-    Raises:
-        UsageError: when one is not valid or cannot be compared, nothing varies, or there are too many combinations.
+    The first seed is `seed`. Raises UsageError when one is not valid or cannot be compared, nothing varies, or there
+    are too many combinations.
     """
     axes = [_axis(spec, parse) for spec in specs]
     keys = [key for axis in axes for key in axis[0].values]
@@ -179,8 +177,7 @@ class Comparison:
     def parts(self) -> Generator[Piece, None, None]:
         """The parts of all answers as they are generated; an answer that fails ends alone.
 
-        Raises:
-            ContextOverflowError, UsageError: before the first part.
+        Raises ContextOverflowError and UsageError before the first part.
         """
         for request in (answer.request for answer in self.answers):
             request.progress = self.progress

@@ -148,20 +148,14 @@ class Engine(Protocol):
     def render(self, request: Sequence[Message] | str, options: TemplateOptions) -> Prompt:
         """The prompt for messages, or for a raw text.
 
-        Raises:
-            ModelInvalidError: when the template of the model is not valid.
-            UsageError: when the given one is not valid, or fails.
-            LlmcliError: when another one fails.
+        Raises UsageError when a template that the user gave fails, else ModelInvalidError (not valid) or LlmcliError.
         """
 
     def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
         """The events of the answers, each with the index of its request; several are generated side by side.
 
-        A request that fails ends alone: its last event has the reason "error", and its record the failure.
-
-        Raises:
-            ContextOverflowError: when a prompt does not fit.
-            UsageError: when a request is not valid; nothing is evaluated then.
+        A request that fails ends alone: its last event has the reason "error", and its record the failure. Raises
+        ContextOverflowError when a prompt does not fit, and UsageError, before all, when a request is not valid.
         """
 
     def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:
@@ -173,9 +167,7 @@ class Engine(Protocol):
     def evaluate_batches(self, request: Request, layout: Batches) -> None:
         """Evaluate the prompt of a later request in recorded batches, all but the last one, which the answer evaluates.
 
-        Raises:
-            ValueError: when the batches do not fit the prompt or the context.
-            ContextOverflowError: when the prompt does not fit.
+        Raises ValueError when the batches do not fit, ContextOverflowError when the prompt does not.
         """
 
     def inspector(self, request: Request, tokens: Sequence[int]) -> "TokenInspector":
@@ -186,11 +178,7 @@ class Engine(Protocol):
 
 
 def check_request(engine: Engine, request: Request) -> None:
-    """Refuse what an engine cannot do.
-
-    Raises:
-        UsageError: naming the engine and the setting.
-    """
+    """Refuse what an engine cannot do, with a UsageError that names the engine and the setting."""
     capabilities, settings = engine.capabilities, request.settings
     ignored = capabilities.ignored_settings
     changed = [key for key, field in fields().items() if key in ignored and getattr(settings, key) != field.default]

@@ -1,7 +1,7 @@
 """The engine of this process: a model file, found and checked, then loaded by llama.cpp as the settings say."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import perf_counter
@@ -78,10 +78,7 @@ def resolve_model(
     llama.cpp may abort on a corrupt one; `checking` is called before with the name and the size of the file, because
     that takes as long as a load.
 
-    Raises:
-        ModelNotDownloadedError: when it is not downloaded.
-        ModelNotFoundError: when no such model exists.
-        ModelInvalidError: when the file is not a model, is corrupt, or crashes llama.cpp.
+    Raises ModelNotDownloadedError or ModelNotFoundError, and ModelInvalidError when the file crashes llama.cpp.
     """
     target, cache_dir = ResolvedModel(find_model_file(model, locations)), locations.cache_dir
     file, build = target.file, bindings.bindings_version()
@@ -117,10 +114,8 @@ class LocalEngine:
     ) -> None:
         """Load the model, or take the one that is `loaded` already; `progress` gets the share that is loaded.
 
-        Raises:
-            ModelInvalidError: when llama.cpp refuses it, or it cannot generate text.
-            LlmcliError: when the context does not fit in memory.
-            KeyboardInterrupt: when the load is cancelled.
+        Raises ModelInvalidError when llama.cpp refuses it, or it cannot generate text; LlmcliError when the context
+        does not fit in memory; KeyboardInterrupt when the load is cancelled.
         """
         begin = perf_counter()
         self.target, self.shape = target, sizing.shape_of(target.headers)
@@ -223,11 +218,7 @@ class LocalEngine:
         return TokenInspector(self.context, request.settings, request.grammar, tokens, make)
 
     def open_context(self, settings: Settings) -> None:
-        """Create the context now, large enough for answers of any length, because a conversation grows.
-
-        Raises:
-            LlmcliError: when it does not fit in memory.
-        """
+        """Create the context now, large enough for answers of any length, because a conversation grows."""
         if self._context is None:
             self._context_for(0, replace(settings, max_tokens=-1))
 
@@ -261,11 +252,7 @@ class LocalEngine:
                 generation.close()
 
     def start(self, request: Request, index: int = 0, on_step: StepObserver | None = None) -> Generation:
-        """The generation for a request; see `Generation` for the other arguments.
-
-        Raises:
-            UsageError: for settings or a grammar that are not valid.
-        """
+        """The generation for a request. Raises UsageError for settings or a grammar that are not valid."""
         splitter = request.splitter()
         if splitter:
             show_tags(self.tokenizer)
@@ -329,10 +316,6 @@ class LocalEngine:
         """Within this block the context of the model is one for these answers; yields how many fit at a time.
 
         The context of a conversation stays as it is. If there is none, the context of the answers becomes the model's.
-
-        Raises:
-            ContextOverflowError: when a prompt leaves no room for an answer.
-            LlmcliError: when the memory does not suffice for the context.
         """
         begin = perf_counter()
         limits = [one.settings.max_tokens for one in requests]
@@ -358,13 +341,6 @@ class LocalEngine:
 
 @contextmanager
 def open_tokenizer(target: ResolvedModel) -> Iterator[Vocab]:
-    """The vocabulary of a model, loaded without its weights for the time of the block.
-
-    Raises:
-        ModelInvalidError: when llama.cpp refuses the file.
-    """
-    model = Model.load(target.file.parts, vocab_only=True)
-    try:
+    """The vocabulary of a model, loaded without its weights for the time of the block."""
+    with closing(Model.load(target.file.parts, vocab_only=True)) as model:
         yield model.vocab
-    finally:
-        model.close()

@@ -61,12 +61,7 @@ class ModelInfo:
 
 
 def local_model_info(file: ModelFile, locations: ModelLocations, settings: Settings) -> ModelInfo:
-    """The facts about a model on this machine.
-
-    Raises:
-        ModelInvalidError: it is damaged.
-        ModelNotFoundError: it is the starter, which is not downloaded yet.
-    """
+    """The facts about a model on this machine. Raises ModelInvalidError when its file is damaged."""
     from llmcli.models.hub import cache
     from llmcli.models.installed import installed_model
 
@@ -98,11 +93,7 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
 
 
 def remote_model_info(plan: "PullPlan", settings: Settings) -> ModelInfo:
-    """The facts about a model on the Hub, of which only the header is read.
-
-    Raises:
-        LlmcliError: the Hub cannot be reached, or the file is not a model.
-    """
+    """The facts about a model on the Hub, of which only the header is read."""
     from llmcli.models.hub.repo_download import remote_header
 
     header = remote_header(plan.files[0])

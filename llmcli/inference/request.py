@@ -38,10 +38,7 @@ def join_prompt(settings: Settings, piped: bool, read_stdin: ReadStdin) -> str:
 
     `-` as the prompt or as a file is stdin, at that place; otherwise a pipe's content comes last. Each file is a block
     under its name, as in the chat. A single file without a prompt is the prompt, verbatim; with `raw` every file is.
-
-    Raises:
-        UsageError: when there is nothing to ask.
-        DiskError: for a file that cannot be read.
+    Raises UsageError when there is nothing to ask.
     """
     names = [name for name in (settings.prompt, *settings.file) if name is not None]
     if names.count("-") > 1:
@@ -71,8 +68,7 @@ def system_text(settings: Settings) -> str | None:
 def grammar_text(settings: Settings, warn: Callable[[str], object] | None = None) -> str | None:
     """The GBNF grammar of whichever of the three settings is given; `warn` gets what a schema asks and GBNF cannot do.
 
-    Raises:
-        UsageError: when two of them are given, or one does not parse.
+    Raises UsageError when two of them are given, or one does not parse.
     """
     given = [key for key in ("grammar", "grammar_file", "json_schema") if getattr(settings, key) is not None]
     if len(given) > 1:
@@ -100,11 +96,7 @@ def _inline_or_file(text: str) -> str:
 
 
 def build_prompt(engine: "Engine", settings: Settings, text: str, system: str | None) -> "Prompt":
-    """The prompt as it is evaluated: through the chat template (a plain one if there is none), or verbatim with `raw`.
-
-    Raises:
-        LlmcliError: when the template fails.
-    """
+    """The prompt as it is evaluated: through the chat template (a plain one if there is none); verbatim with `raw`."""
     options = template_options(engine, settings)
     if settings.raw:
         return engine.render(text, options)

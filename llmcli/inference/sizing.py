@@ -39,10 +39,8 @@ def choose_context(shape: ModelShape, settings: Settings, n_prompt: int) -> tupl
     """The context size in tokens, and a note for the user ("" for none).
 
     If not set, it is what this call can use: the prompt and `max_tokens` if that is known, else the trained
-    context, and never more than fits into memory. A smaller context starts faster: its caches are zeroed.
-
-    Raises:
-        ContextOverflowError: when the prompt leaves no room for an answer, with the figures.
+    context, and never more than fits into memory. A smaller context starts faster: its caches are zeroed. Raises
+    ContextOverflowError when the prompt leaves no room for an answer.
     """
     n_ctx, note = settings.n_ctx or shape.n_ctx_train, ""
     if settings.n_ctx > shape.n_ctx_train:
@@ -76,9 +74,6 @@ def choose_shared(shape: ModelShape, settings: Settings, prompts: Sequence[int],
 
     With `max_tokens` set, an answer has as much room as it would have alone. Without, all answers share what one alone
     would have, or more where that is little for each. Answers that do not fit in memory together come in rounds.
-
-    Raises:
-        ContextOverflowError: when a prompt leaves no room for an answer.
     """
     longest = max(prompts)
     alone, note = choose_context(shape, settings, longest)
@@ -95,11 +90,8 @@ def choose_shared(shape: ModelShape, settings: Settings, prompts: Sequence[int],
 def check_settings(shape: ModelShape, settings: Settings) -> list[str]:
     """Refuse what cannot work, before anything is loaded; the result is notes on what is slow or ignored.
 
-    A model that fits only with its weights paged in from disk again and again is not refused.
-
-    Raises:
-        UsageError: for a quantized V cache without flash attention, which llama.cpp cannot compute.
-        LlmcliError: for a context that does not fit in memory, with the figures.
+    A model that fits only with its weights paged in from disk again and again is not refused. Raises LlmcliError for a
+    context that does not fit in memory, UsageError for caches that llama.cpp cannot compute.
     """
     if settings.flash_attn == "off" and settings.cache_type_v not in ("f32", "f16", "bf16"):
         raise UsageError(f"cache_type_v {settings.cache_type_v} needs flash attention", "use -fa on, or -ctv f16")
@@ -153,5 +145,4 @@ def possible_gpu_layers(count: int) -> int:
 
 
 def _buffers(settings: Settings) -> tuple[int, str, str]:
-    """The settings that decide how large the caches and buffers of a context are."""
     return settings.n_ubatch, settings.cache_type_k, settings.cache_type_v

@@ -49,12 +49,7 @@ _METHODS = ((str, _TEXT_METHODS), (dict, ("get", "items", "keys", "values")), ((
 
 
 class ChatTemplate:
-    """A compiled chat template.
-
-    Raises:
-        ModelInvalidError: when the text is not a Jinja template.
-        UsageError: instead, when it `is_given` by the user.
-    """
+    """A compiled chat template. Raises ModelInvalidError when it is not Jinja; UsageError, when the user gave it."""
 
     def __init__(self, source: str, special: Mapping[str, str], origin: str, is_given: bool = False) -> None:
         """`special` has `bos_token` and `eos_token`; `origin` names the template in errors."""
@@ -73,10 +68,8 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], thinking: bool = True) -> str:
         """The prompt text for `messages` of {"role", "content"}.
 
-        Where a template refuses a system message, it comes before the first user message, as in llama.cpp.
-
-        Raises:
-            LlmcliError: when the template fails, or exceeds the limits of time and text.
+        Where a template refuses a system message, it comes before the first user message, as in llama.cpp. Raises
+        LlmcliError when the template fails, or exceeds the limits of time and text.
         """
         variables = {"add_generation_prompt": True, **self._special}
         if not thinking:
