@@ -106,16 +106,10 @@ class Answer:
     def timings(self) -> dict[str, float]:
         """Milliseconds and tokens per second under llama-server's names."""
         t = self.record.timings
-        return {
-            "prompt_n": t.prompt_n,
-            "prompt_ms": round(t.prompt_ms, 3),
-            "prompt_per_second": round(t.prompt_per_second, 3),
-            "predicted_n": t.predicted_n,
-            "predicted_ms": round(t.predicted_ms, 3),
-            "predicted_per_second": round(t.predicted_per_second, 3),
-            "ttft_ms": round(self._waited_ms + t.ttft_ms, 3),
-            "load_ms": round(self.engine.load_ms, 3),
-        }
+        names = "prompt_n", "prompt_ms", "prompt_per_second", "predicted_n", "predicted_ms", "predicted_per_second"
+        values = {name: getattr(t, name) for name in names}
+        values |= {"ttft_ms": self._waited_ms + t.ttft_ms, "load_ms": self.engine.load_ms}
+        return {name: round(value, 3) for name, value in values.items()}
 
 
 def text_and_reasoning(parts: Sequence[Part]) -> tuple[str, str]:

@@ -123,9 +123,7 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def replay_data(answer: "Answer", first: int | None = None, continued: int | None = None) -> dict[str, object]:
     """The manifest as JSON data; empty if the prompt was not evaluated."""
-    if not answer.started or not answer.record.n_ctx:
-        return {}
-    return build_manifest(answer, first, continued).to_data()
+    return build_manifest(answer, first, continued).to_data() if answer.record.n_ctx else {}
 
 
 def build_manifest(answer: "Answer", first: int | None = None, continued: int | None = None) -> ReplayManifest:

@@ -117,20 +117,16 @@ class EngineIdentity:
 class Engine(Protocol):
     """What generates answers. `notes` are for the user; whoever shows them removes them."""
 
+    name: str  # of the model
     capabilities: Capabilities
+    defaults: Layer  # the model's own settings
+    chat_template: str  # the model's own; empty if it has none
+    notes: list[str]
     load_ms: float  # time of the load
     waited_ms: float  # the part of it that somebody waited for; 0 after the first answer
 
     @property
-    def name(self) -> str: ...  # of the model
-    @property
     def tokenizer(self) -> Tokenizer: ...
-    @property
-    def defaults(self) -> Layer: ...  # the model's own settings
-    @property
-    def notes(self) -> list[str]: ...
-    @property
-    def chat_template(self) -> str: ...  # the model's own; empty if it has none
     @property
     def facts(self) -> Sequence[str]: ...  # about the model, for `--verbose`
     @property
@@ -179,8 +175,7 @@ class Engine(Protocol):
 
 def check_request(engine: Engine, request: Request) -> None:
     """Refuse what an engine cannot do, with a UsageError that names the engine and the setting."""
-    capabilities, settings = engine.capabilities, request.settings
-    ignored = capabilities.ignored_settings
+    capabilities, settings, ignored = engine.capabilities, request.settings, engine.capabilities.ignored_settings
     changed = [key for key, field in fields().items() if key in ignored and getattr(settings, key) != field.default]
     if request.grammar is not None and not capabilities.grammars:
         changed.append("grammar")

@@ -14,7 +14,6 @@ from llmcli.text import ellipsize
 if TYPE_CHECKING:  # a list of sessions needs no engine
     from llmcli.inference.engine import Engine, Prompt, TemplateOptions
 
-ReadStdin = Callable[[], str]
 # For models without a chat template: plain words, which a base model continues as well as anything. An answer of the
 # model begins with the space after the colon, and is read again as it was written.
 PLAIN_TEMPLATE = (
@@ -33,7 +32,7 @@ _LANGUAGES = (
 )
 
 
-def join_prompt(settings: Settings, piped: bool, read_stdin: ReadStdin) -> str:
+def join_prompt(settings: Settings, piped: bool, read_stdin: Callable[[], str]) -> str:
     """The prompt, the files and what is piped in, in this order, with a blank line between.
 
     `-` as the prompt or as a file is stdin, at that place; otherwise a pipe's content comes last. Each file is a block

@@ -129,9 +129,7 @@ def choose_gpu_layers(shape: ModelShape, settings: Settings, n_ctx: int) -> int:
     if isinstance(settings.n_gpu_layers, int):
         return settings.n_gpu_layers
     free = sum(device.memory_free for device in hardware.devices() if device.kind in ("GPU", "IGPU"))
-    if not free:
-        return 0
-    return fitting_layers(shape, n_ctx, *_buffers(settings), free)
+    return fitting_layers(shape, n_ctx, *_buffers(settings), free) if free else 0
 
 
 def memory_and_cores() -> tuple[int, int]:
