@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> int:
 def _dispatch(arguments: list[str]) -> int:
     if "_LLMCLI_COMPLETE" in os.environ:
         os.environ["COLUMNS"] = "10000"  # a shell takes each line for a candidate: no help text may wrap
-        return _run_app(arguments, "")
+        return _run_app(arguments)
     from llmcli.cli.help_texts import front_page, normalize_arguments, root_help
 
     arguments = normalize_arguments(arguments)
@@ -39,14 +39,14 @@ def _dispatch(arguments: list[str]) -> int:
 
     check_command(arguments)
     wanted = "doctor" if arguments[0] == "--version" else arguments[0]  # the version is shown by its module
-    return _run_app(arguments, wanted)
+    return _run_app(arguments, wanted, *arguments[1:2])
 
 
-def _run_app(arguments: list[str], wanted: str) -> int:
+def _run_app(arguments: list[str], *command: str) -> int:
     from llmcli.cli.help_texts import PROGRAM
     from llmcli.cli.typer_app import make_app  # Typer takes 50 ms, while the model is loading already
 
-    result: Any = make_app(wanted)(arguments, prog_name=PROGRAM, standalone_mode=False)
+    result: Any = make_app(*command)(arguments, prog_name=PROGRAM, standalone_mode=False)
     return result if isinstance(result, int) else 0
 
 

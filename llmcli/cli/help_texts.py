@@ -20,7 +20,7 @@ _LONGEST_NAME = 26  # the help of a longer name starts on the next line
 
 
 class Command(NamedTuple):
-    """Where a command is (module:function or app), and the texts of its help."""
+    """Where a command is (module:function, app or make_group), and the texts of its help."""
 
     place: str
     summary: str
@@ -64,11 +64,11 @@ COMMANDS: Mapping[str, Command] = {
         "llmcli.cli.tokenize:tokenize", "Show the tokens of a text.", "One token on each line: its id and its text."
     ),
     "pull": Command(
-        "llmcli.cli.models.hub:pull",
+        "llmcli.cli.models.pull:pull",
         "Download a model, or resume its download.",
         "A file from the Hub is verified by its sha256. The path of the model is printed to stdout.",
     ),
-    "models": Command("llmcli.cli.models:app", "List, find, download, check and delete models."),
+    "models": Command("llmcli.cli.models:make_group", "List, find, download, check and delete models."),
     "sessions": Command("llmcli.cli.sessions:app", "List, show, search, export and delete saved chats."),
     "trace": Command("llmcli.cli.trace:app", "Show how each token of an answer was sampled."),
     "replay": Command(

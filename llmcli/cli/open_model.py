@@ -26,7 +26,7 @@ def find_model(settings: Settings) -> ResolvedModel:
     try:
         return _resolve(settings.model, locations)
     except ModelNotDownloadedError as missing:
-        from llmcli.cli.models.download import pull_if_missing
+        from llmcli.cli.models.pull import pull_if_missing
 
         pull_if_missing(missing, locations, settings.pull)
         return _resolve(settings.model, locations)

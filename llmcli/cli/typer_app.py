@@ -38,8 +38,8 @@ _SUBCOMMANDS = {"ls": "list", "remove": "rm", "delete": "rm", "download": "pull"
 _TEXT_COMMANDS = ("chat", "generate", "compare")  # a prompt without quotes arrives as several arguments
 
 
-def make_app(wanted: str = "") -> typer.Typer:
-    """The Typer app with the command `wanted`, or with all of them; one alone starts faster."""
+def make_app(wanted: str = "", subcommand: str = "") -> typer.Typer:
+    """The Typer app with the command `wanted` (and its `subcommand`), or with all of them; one alone starts faster."""
     app = typer.Typer(
         name=PROGRAM,
         cls=HelpGroup,
@@ -55,6 +55,7 @@ def make_app(wanted: str = "") -> typer.Typer:
             continue
         module, _, attribute = command.place.partition(":")
         target = getattr(import_module(module), attribute)
+        target = target(subcommand) if attribute == "make_group" else target
         if isinstance(target, typer.Typer):
             for info in target.registered_commands:
                 info.cls = HelpCommand

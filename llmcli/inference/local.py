@@ -1,5 +1,6 @@
 """The engine of this process: a model file, found and checked, then loaded by llama.cpp as the settings say."""
 
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,8 @@ from llmcli.files import data_dir
 from llmcli.inference import sizing
 from llmcli.inference.engine import Capabilities, EngineIdentity, Message, Progress, Prompt, Request, TemplateOptions
 from llmcli.inference.prompt_tokens import PromptRenderer
-from llmcli.models import file_records
+from llmcli.models import notes
+from llmcli.models.checksums import ModelHasher
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_headers
 from llmcli.models.locations import ModelFile, ModelLocations, is_starter_downloaded, starter_path
@@ -86,16 +88,15 @@ def resolve_model(
         from llmcli.models.sources.starter import ensure_starter
 
         ensure_starter(cache_dir, fetch, locations.offline)
-    file_records.record_use(locations.data_dir, file.path)
-    if file_records.is_safe(file, cache_dir, build):
+    notes.update(locations.data_dir, file.path, used=time.time())
+    if file.trusted or notes.is_probed(locations.data_dir, file.parts, build):
         return target
     if target.header.is_vocab_only:
         raise ModelInvalidError(f"{file.path.name} contains a vocabulary and no weights", "use another file")
     if checking:
         checking(file.path.name, sum(header.file_size for header in target.headers))
     probe(file.parts)
-    with suppress(OSError):  # a folder that is not writable costs a probe each time
-        file_records.record_probed(cache_dir, file.parts, build)
+    notes.record_probed(locations.data_dir, file.parts, build)
     return target
 
 
@@ -122,7 +123,7 @@ class LocalEngine:
         target.notes += sizing.check_settings(self.shape, settings)
         self.name, self.notes, self.defaults = target.file.name, target.notes, target.layer
         self.chat_template = target.header.chat_template or ""
-        self.hasher = file_records.ModelHasher(target.file, data_dir())
+        self.hasher = ModelHasher(target.file, data_dir())
         self.gpu_layers = 0
         if loaded is None:
             n_gpu_layers = sizing.choose_gpu_layers(self.shape, settings, settings.n_ctx or self.shape.n_ctx_train)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.llama import hardware
 from llmcli.inference.sizing import memory_need, shape_of
-from llmcli.models import file_records
+from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_headers
 from llmcli.models.locations import ModelFile, ModelLocations
@@ -67,9 +67,10 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
 
     item = installed_model(file, locations)
     headers = read_headers(file.parts)
-    recorded = file_records.recorded_sha256(locations.data_dir, file.path)
+    note = notes.read(locations.data_dir, file.path)
+    sha256, hashed = note.get("sha256", ""), note.get("hashed")
     if item.source.name == "starter":  # it was verified when it was downloaded
-        recorded = item.digests[0], file.path.stat().st_mtime
+        sha256, hashed = item.digests[0], file.path.stat().st_mtime
     projector = item.cached.projector.path if item.cached and item.cached.projector else item.projector
     license_name = str(headers[0].metadata.get("general.license", ""))
     if not license_name and item.cached:  # what the Hub gave when the model was pulled
@@ -85,8 +86,8 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
         commit=item.cached.commit if item.cached else None,
         file=str(file.path),
         sha256=item.digests[0],
-        verified=recorded[1] if recorded and recorded[0] == item.digests[0] else None,
-        damaged=bool(recorded and item.digests[0] and recorded[0] != item.digests[0]),
+        verified=hashed if sha256 == item.digests[0] else None,
+        damaged=bool(sha256 and item.digests[0] and sha256 != item.digests[0]),
         used=item.last_used,
         projector=str(projector) if projector else None,
     )
