@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmcli.chat.attachments import attach
+from llmcli.chat.sessions.events import saved_key
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import model_preload
 from llmcli.cli.options import argument_or_flag, complete_reference, complete_remote, complete_session, with_settings
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from llmcli.chat.prompting import PromptBuilder
     from llmcli.config.characters import Character
     from llmcli.engine.events import Cancellation
-    from llmcli.ui.chat.app import ChatApp, Reader
+    from llmcli.ui.chat.app import ChatApp
+    from llmcli.ui.input.piped import LineReader
+    from llmcli.ui.input.reader import TerminalReader
 
 # Settings that belong to a conversation; those of the screen and the machine may differ from day to day.
 _SAVED = {*fields_of(RequestParams), *fields_of(GenerationParams), *fields_of(SamplingParams), "model", "n_ctx"}
@@ -82,10 +85,8 @@ def _start_chat(flags: Layer, session: Session, first: str, live: bool) -> int:
 
             preload()  # what the first answer needs
 
-    load = partial(open_model, on_end=show_loaded)
-    chat = ChatApp(
-        ChatController(session, layers, load), live=live, names=lambda: complete_reference(""), bring=ensure_model
-    )
+    controller = ChatController(session, layers, partial(open_model, on_end=show_loaded))
+    chat = ChatApp(controller, live, lambda: complete_reference(""), ensure_model)
     chat.reader = _reader(chat, settings, live)
     if live and is_model_name(first, flags):
         console.note(f"{first!r} is sent as a message; to use the model, start with `llmcli chat -m {first}`")
@@ -100,7 +101,7 @@ def is_model_name(text: str, flags: Layer) -> bool:
     return text.casefold() in names | {name.rpartition("/")[2] for name in names}
 
 
-def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
+def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "TerminalReader | LineReader":
     if not live:
         from llmcli.ui.input.piped import LineReader
 
@@ -108,8 +109,8 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
             raise LlmcliError("stdin is closed", "pipe messages to stdin, or use a terminal")
         mark = partial(print, "> ", end="", file=sys.stderr, flush=True)
         return LineReader(sys.stdin.buffer, mark) if is_terminal(sys.stdin) else LineReader(sys.stdin.buffer)
-    from llmcli.ui.chat.app import input_hint, status_line
-    from llmcli.ui.commands.completion import suggest
+    from llmcli.ui.chat.loop import input_hint, status_line
+    from llmcli.ui.commands.registry import suggest
     from llmcli.ui.input.reader import TerminalReader
     from llmcli.ui.markdown.theme import ground_of
 
@@ -123,7 +124,7 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
         lambda: input_hint(chat),
     )
     reader.on_drawn = chat.controller.load_model
-    reader.actions.on_interrupt = chat.stop_editing
+    reader.on_interrupt = chat.stop_editing
     return reader
 
 
@@ -185,7 +186,7 @@ def save_overrides(session: Session, *layers: Layer) -> None:
     file, temperature = flags.get("temp_policy_file"), session.overrides.get("temperature")
     if file and temperature and str(file).rpartition(":")[2] not in names_in(temperature):  # the file replaces it
         session.unset("temperature")
-    for key in flags.keys() & session.overrides.keys():
+    for key in {*flags, *map(saved_key, flags)} & session.overrides.keys():
         session.unset(key)
     session.save_flags({key: _portable(key, value) for key, value in flags.items() if key in _SAVED})
 
@@ -194,7 +195,7 @@ def _portable(key: str, value: Any) -> Any:
     """A value that does not depend on the current folder, or on a file that may change."""
     if key == "system" and isinstance(value, str) and value.startswith("@"):
         return read_text(value[1:]).rstrip("\n")
-    if (fields()[key].param.path or key == "model") and isinstance(value, str):
+    if key == "model" and isinstance(value, str):
         path = os.path.expanduser(value)
         return os.path.abspath(path) if os.path.isfile(path) else value
     return value
@@ -290,7 +291,7 @@ def _show_details(chat: "ChatApp") -> None:
 
 def _print_opening(chat: "ChatApp", character: "Character | None") -> None:
     """Show the end of a session that was opened, or the greeting of the character in a new one."""
-    from llmcli.chat.controller import greet
+    from llmcli.chat.characters import greet
     from llmcli.ui.commands.sessions import open_session
 
     session = chat.controller.session

@@ -87,11 +87,13 @@ def grammar_text(settings: Settings, warn: Callable[[str], object] | None = None
     return settings.grammar
 
 
+def is_inline(text: str) -> bool:
+    """Whether a schema or a template is the content itself; any other text is the name of a file."""
+    return "{" in text or len(text) > _MAX_NAME or "\n" in text
+
+
 def _inline_or_file(text: str) -> str:
-    """A text with a brace is the content itself; any other is the name of a file."""
-    if "{" in text or len(text) > _MAX_NAME or "\n" in text:
-        return text
-    return read_text(text)
+    return text if is_inline(text) else read_text(text)
 
 
 def build_prompt(engine: "Engine", settings: Settings, text: str, system: str | None) -> "Prompt":

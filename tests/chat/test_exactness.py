@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from llmcli.chat.compaction import Compaction
-from llmcli.chat.controller import ChatController
+from llmcli.chat.controller import ChatController, Turn
 from llmcli.chat.conversation import Message
 from llmcli.chat.prompting import PromptBuilder
-from llmcli.chat.turn import Turn
 from llmcli.engine.llama.context import ContextParams, common_prefix
 from llmcli.errors import UsageError
 from llmcli.inference.local import LocalEngine

@@ -68,6 +68,15 @@ def test_a_whole_chat_runs_and_is_saved(home: Path, capfd: pytest.CaptureFixture
     assert [one.content for one in Session.read(chat.session.name).conversation.path()][-1] == "four five "
 
 
+def test_undo_after_edit_shows_the_conversation_before(capfd: pytest.CaptureFixture[str]) -> None:
+    _, chat = chat_with(FakeEngine(reply=echo), "one", "two", "/edit 1 uno", "/undo", "three", "/edit 2 dos", "/undo")
+    assert [one.content for one in chat.path()] == ["one", "one ", "two", "two ", "three", "three "]
+    err = capfd.readouterr().err
+    assert "removed 2 messages, starting at 'uno' (/redo restores them); the messages before /edit are back" in err
+    assert "removed 1 message, starting at 'dos' (/redo restores them); the messages before /edit are back" in err
+    chat.session.close()
+
+
 def test_reasoning_and_the_plain_template_need_no_llama(capfd: pytest.CaptureFixture[str]) -> None:
     engine = FakeEngine(("<think>", "hm", "</think>", "Yes."), chat_template="")
     _, chat = chat_with(engine, "Why?")

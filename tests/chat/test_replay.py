@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.controller import ChatController
+from llmcli.chat.controller import ChatController, Turn
 from llmcli.chat.recorded_answer import RecordedAnswer, from_session
 from llmcli.chat.replay import Replay, replay_settings
 from llmcli.chat.sessions.session import Session
-from llmcli.chat.turn import Turn
 from llmcli.engine.events import FinishReason, TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
@@ -132,7 +131,7 @@ def test_an_output_repeats_exactly(
     replay = again(second, read(data))
     assert (replay.difference, replay.reasons) == (None, [])
     assert (replay.answer.text, replay.answer.reasoning) == (data["text"], data.get("reasoning_content", ""))
-    assert replay.n_tokens == data["completion_tokens"]
+    assert len(replay.answer.tokens) == data["completion_tokens"]
     assert replay.answer.finish_reason == data["finish_reason"]
 
 
@@ -268,7 +267,7 @@ def test_a_stopped_replay_has_no_result(first: LocalEngine, second: LocalEngine)
     replay = Replay(second, recorded, replay_settings(recorded, None, Settings()))
     parts = replay.parts()
     next(parts)
-    replay.cancellation.set()
+    replay.answer.request.cancellation.set()
     list(parts)
     assert replay.stopped
     assert (replay.difference, replay.reasons) == (None, [])

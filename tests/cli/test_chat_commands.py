@@ -16,7 +16,7 @@ FLAGS = ("--temp", "0", "-n", "8", "-c", "1024", "-t", "1")
 LETTERS = (*FLAGS, "--grammar", "root ::= [a-z]+")  # so that the noise of the tiny model can be shown
 CUT = "cut off: max_tokens is 8; /continue resumes"
 UNDONE = [
-    "removed 2 messages, starting at 'What is a star?' (/redo restores them)",
+    "removed 2 messages, starting at 'What is a star?' (/redo restores them); the messages before /edit are back",
     "restored: the conversation has 2 messages",
 ]
 COMET = "A comet is a small, icy particle"
@@ -96,28 +96,28 @@ def errors(ran: CliResult) -> list[str]:
 def test_a_wrong_argument_is_one_error_with_a_hint(run: Run, with_tiny: Path) -> None:
     wrong = {
         "/undo": "nothing to undo",
-        "/undo x": "/undo takes the number of turns, got 'x' -> try /undo 2",
+        "/undo x": "/undo takes a number, got 'x' -> try /undo 2",
         "/redo": "nothing to redo -> ",
         "/branch 4": "branch 4 does not exist -> see the numbers in /branches",
-        "/branch": "/branch needs the number of a branch -> see the numbers in /branches",
-        "/fork": "/fork needs a name for the new session -> try /fork other-ending",
-        "/history 0": "/history takes the number of messages, got '0' -> try /history 4",
+        "/branch": "/branch needs an argument: /branch N [K] -> try /branch 2",
+        "/fork": "/fork needs an argument: /fork NAME -> try /fork other-ending",
+        "/history 0": "/history takes a number of at least 1, got '0' -> try /history 4",
         "/retry": "no message to answer again -> send a message first",
         "/continue": "no answer to continue -> use /retry to answer the last message",
         "/edit": "the conversation is empty -> send a message first",
         "/edit 3": "message 3 does not exist -> see the numbers in /history",
-        "/save": "/save needs a name -> try /save novel",
-        "/load": "/load needs the name of a session -> see the names in /sessions",
+        "/save": "/save needs an argument: /save NAME -> try /save novel",
+        "/load": "/load needs an argument: /load NAME -> try /load novel",
         "/load gone": "session not found: 'gone' -> list the sessions with /sessions",
-        "/rename": "/rename needs a name -> try /rename novel",
-        "/export": "/export needs a file name -> try /export talk.md",
+        "/rename": "/rename needs an argument: /rename NAME -> try /rename novel",
+        "/export": "/export needs an argument: /export FILE -> try /export talk.md",
         "/export t.md": "the conversation is empty: nothing to export -> send a message first",
         "/file": "/file needs a file name -> try /file notes.txt",
         "/file gone.txt": "file not found: gone.txt",
         "/file 'a": "/file: No closing quotation -> quote a name that contains spaces",
         "/copy": "no answer to copy -> send a message first",
         "/copy 7": "message 7 does not exist -> see the numbers in /history",
-        "/compact x": "/compact takes the number of turns to keep, got 'x' -> try /compact 2",
+        "/compact x": "/compact takes a number, got 'x' -> try /compact 4",
         "/compact": "the conversation is too short to summarize",
         "/preset save": "/preset save needs a name -> try /preset save mine",
         "/preset save mine": "no setting was changed in this session -> change one first, for example /temp 1.2",

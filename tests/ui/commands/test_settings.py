@@ -1,7 +1,7 @@
 """Commands that change settings, presets and characters, without a model."""
 
+import io
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -9,8 +9,8 @@ from llmcli.errors import UsageError
 from llmcli.files import config_dir
 from llmcli.params.policies.policy import Fixed
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.completion import suggest
-from llmcli.ui.commands.registry import dispatch
+from llmcli.ui.commands.registry import dispatch, suggest
+from llmcli.ui.input.piped import LineReader
 from llmcli.ui.terminal import clipboard
 
 
@@ -86,7 +86,7 @@ def test_character_alone_lists_names_with_their_purpose(chat: ChatApp, capfd: py
     assert set(rows) == {"captain", "editor", "pirate", "tutor"}
     assert rows["captain"].endswith("Sails.")
     assert str(folder) in text
-    assert chat.controller.character == ""
+    assert chat.session.character == ""
 
 
 def test_an_unknown_character_is_an_error_and_changes_nothing(chat: ChatApp) -> None:
@@ -99,7 +99,7 @@ def test_an_unknown_character_is_an_error_and_changes_nothing(chat: ChatApp) -> 
 def test_a_character_file_is_taken_from_its_path(chat: ChatApp, tmp_path: Path) -> None:
     (tmp_path / "grump.toml").write_text('name = "Grump"\nsystem = "You grumble."\n')
     dispatch(chat, "character", "grump.toml")
-    assert chat.controller.character == "Grump"
+    assert chat.session.character == "Grump"
     assert system_of(chat) == "You grumble."
 
 
@@ -112,7 +112,7 @@ def test_a_character_with_a_model_must_have_it(chat: ChatApp, tmp_path: Path) ->
     chat.ensure_model = bring
     with pytest.raises(UsageError, match="owner/far is missing"):
         dispatch(chat, "character", "far.toml")
-    assert chat.controller.character == ""
+    assert chat.session.character == ""
 
 
 def test_character_completes_names_with_their_purpose(chat: ChatApp) -> None:
@@ -164,7 +164,7 @@ def test_stats_count_tokens_in_singular_and_plural(chat: ChatApp, capfd: pytest.
 
 
 def test_the_reader_switches_between_one_line_and_many(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
-    chat.reader = SimpleNamespace(multiline=False)
+    chat.reader = LineReader(io.BytesIO())
     assert output_of(chat, capfd, "multiline") == "Enter starts a new line, Alt-Enter sends\n"
     assert output_of(chat, capfd, "multiline", "off") == "Enter sends\n"
     with pytest.raises(UsageError, match="must be on or off, got 'maybe'"):
