@@ -205,7 +205,7 @@ def large(starter: Path) -> Iterator[LocalEngine]:
 
 def walk(local: LocalEngine, seed: int, noise: float, params: ContextParams, **flags: Any) -> Walk:
     controller = controller_with(local, n_ctx=1024, max_tokens=6, **flags)
-    return Walk(controller, local, Countdown(), Random(seed), noise, params)
+    return Walk(controller, local, Countdown(local.context), Random(seed), noise, params)
 
 
 @pytest.mark.slow

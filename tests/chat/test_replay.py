@@ -217,12 +217,11 @@ def stopped(controller: ChatController, text: str) -> Turn:
 @pytest.mark.parametrize("kind", ["full_attention", "sliding_window", "recurrent", "hybrid"])
 def test_an_answer_after_any_history_repeats_exactly(tmp_path: Path, kind: str) -> None:
     path = getattr(tiny_models, kind)(tmp_path / f"{kind}.gguf")
-    flag = Countdown()
-    first, second = (next(opened(path, one)) for one in (flag, None))
+    first, second = (next(opened(path)) for _ in range(2))
     first.hasher.sha256()
     session = Session()
     controller = controller_with(first, n_ctx=N_CTX, max_tokens=6, session=session)
-    steps = WithoutCount(controller, first, flag, Random(3), 0.0, first.context.params)
+    steps = WithoutCount(controller, first, Countdown(first.context), Random(3), 0.0, first.context.params)
     for _ in range(40):
         steps.step()
     found = list(turns(session))

@@ -45,6 +45,7 @@ class _Line(msgspec.Struct, gc=False):  # it lives shortly, and a list has many
     parent: MessageId | None = None
     role: str = ""
     content: str = ""
+    finish_reason: object = None
 
 
 _decode = msgspec.json.Decoder(_Line).decode
@@ -56,6 +57,8 @@ class _Outline:
     def __init__(self) -> None:
         self.numbers: dict[int | None, int] = {None: 0}  # the place of each message in its branch, by id
         self.followed: set[int | None] = {None}  # the messages that another one follows
+        self.edited: dict[int | None, list[tuple[int, str]]] = {}  # edited answers, by parent
+        self.continued: set[int | None] = set()  # those that a later answer starts with: see Conversation.leaves
         self.head: int | None = None
 
     def read(self, path: Path) -> Iterator[_Line]:
@@ -71,6 +74,10 @@ class _Outline:
                     parent = line.parent if line.parent in numbers else self.head
                     self.followed.add(parent)
                     numbers[line.id] = numbers[parent] + 1
+                    begun = self.edited.get(parent, ())
+                    self.continued |= {id for id, text in begun if line.content.startswith(text)}
+                    if line.finish_reason == "edited":
+                        self.edited.setdefault(parent, []).append((line.id, line.content))
                     self.head = line.id
                     yield line
                 elif line.type == "head" and line.id in numbers:
@@ -88,7 +95,7 @@ def session_summaries(start: str = "") -> list[SessionSummary]:
             for line in outline.read(path):
                 if not title and line.role == "user":
                     title = " ".join(line.content[:1000].split())[:200]
-            n_branches = len(outline.numbers.keys() - outline.followed)
+            n_branches = len(outline.numbers.keys() - outline.followed - (outline.continued - {outline.head}))
             size, n_messages = path.stat().st_size, outline.numbers[outline.head]
             result.append(SessionSummary(path.stem, title, n_messages, n_branches, size, changed))
     return result

@@ -316,10 +316,10 @@ def character(chat: ChatApp, argument: str) -> None:
     if argument in ("", "list"):
         print_rows(("CHARACTER", "PURPOSE"), list(character_purposes().items()))
         current = chat.session.character
-        console.note(f"character: {current}" if current else "no character")
+        console.note(f"character: {current}; /character none removes it" if current else "no character is in use")
         console.note(f"add your own in {config_dir() / 'characters'}, for example NAME.toml")
         return
-    chosen = None if argument == "none" else load_character(argument)
+    chosen = None if argument in ("none", "off") else load_character(argument)
     if chosen and "model" in chosen.settings:
         chat.ensure_model(replace(chat.controller.settings, model=chosen.settings["model"]))
     greeting = use_character(chat.controller, chosen)
