@@ -18,9 +18,9 @@ from llmcli.engine.llama import hardware
 from llmcli.inference.answer import Answer
 from llmcli.inference.comparison import Comparison
 from llmcli.inference.engine import Prompt, Request
-from llmcli.inference.local import LocalEngine
+from llmcli.inference.local import LocalEngine, resolve_model
 from llmcli.inference.prompt_tokens import raw_tokens
-from llmcli.inference.sizing import resolve_model
+from llmcli.models.locations import model_locations
 from llmcli.params.settings import Settings
 
 _TEXT = "The old harbour lay quiet under the snow, and the last ship had left. " * 4
@@ -31,7 +31,8 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 9
     threads = int(sys.argv[2]) if len(sys.argv) > 2 else hardware.usable_cores()
     settings = Settings(n_threads=threads, n_ctx=1024, max_tokens=_TOKENS, ignore_eos=True, raw=True)
-    with closing(LocalEngine(resolve_model(settings), settings, Cancellation())) as local:
+    target = resolve_model(settings.model, model_locations(settings))
+    with closing(LocalEngine(target, settings, Cancellation())) as local:
         prompt = Prompt.of_tokens(_TEXT, raw_tokens(local.tokenizer, _TEXT))
         answers = [Answer(local, Request(prompt, replace(settings, seed=seed), trace=0)) for seed in range(_WIDTH)]
         ways = (_in_turn, _together)
@@ -53,7 +54,7 @@ def main() -> None:
 
 def _run(local: LocalEngine, way: Callable[..., None], answers: list[Answer]) -> tuple[float, int]:
     """Seconds and prompt tokens read, from no context at all."""
-    fresh = [replace(answer) for answer in answers]
+    fresh = [Answer(answer.engine, answer.request) for answer in answers]
     begin = perf_counter()
     way(local, fresh)
     seconds = perf_counter() - begin

@@ -21,10 +21,10 @@ from llmcli.engine.generation import Generation
 from llmcli.engine.scheduler import generate
 from llmcli.inference.answer import Answer
 from llmcli.inference.engine import Prompt, Request
-from llmcli.inference.local import LocalEngine
+from llmcli.inference.local import LocalEngine, resolve_model
 from llmcli.inference.prompt_tokens import raw_tokens
-from llmcli.inference.sizing import resolve_model
 from llmcli.inference.trace_file import TraceWriter
+from llmcli.models.locations import model_locations
 from llmcli.params.policies.policy import parse_policy
 from llmcli.params.settings import Settings
 
@@ -68,7 +68,7 @@ def main() -> None:
 
 def _open() -> LocalEngine:
     settings = Settings(n_ctx=512)
-    local = LocalEngine(resolve_model(settings), settings, Cancellation())
+    local = LocalEngine(resolve_model(settings.model, model_locations(settings)), settings, Cancellation())
     local.open_context(settings)
     return local
 

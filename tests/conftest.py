@@ -15,8 +15,7 @@ from filelock import FileLock
 
 from llmcli.engine.events import Cancellation
 from llmcli.engine.llama.bindings import bindings_version
-from llmcli.inference.local import LocalEngine
-from llmcli.inference.sizing import ResolvedModel
+from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.models.notes import record_probed
 from llmcli.models.sources.starter import ensure_starter

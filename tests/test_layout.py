@@ -128,12 +128,6 @@ def test_a_module_begins_with_one_sentence_about_itself(folder: str) -> None:
         assert not rest or not rest[0], f"{module}: the first line continues in the second"
 
 
-# Public signatures with `Any`: pointers of llama.cpp and values of numpy, what Jinja passes, JSON and typed settings.
-WITH_ANY = {
-    "inference/sizing.py": 2,
-}
-
-
 def public_annotations(body: Iterable[ast.stmt]) -> Iterator[ast.expr]:
     """The types in the public signatures and fields of a module or a class."""
     for node in body:
@@ -151,7 +145,7 @@ def public_annotations(body: Iterable[ast.stmt]) -> Iterator[ast.expr]:
 @pytest.mark.parametrize("module", [module for module in MODULES if layer(module) in ("engine", "inference", "params")])
 def test_public_signatures_below_chat_are_typed(module: str) -> None:
     untyped = [one for one in map(ast.unparse, public_annotations(tree(module).body)) if re.search(r"\bAny\b", one)]
-    assert len(untyped) <= WITH_ANY.get(module.removeprefix("llmcli/"), 0), untyped
+    assert untyped == []
 
 
 def test_no_module_is_longer_than_a_chapter() -> None:

@@ -227,10 +227,9 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
 
     def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "PromptBuilder":
         from llmcli.chat.prompting import PromptBuilder
-        from llmcli.inference.local import LocalEngine
-        from llmcli.inference.sizing import resolve_model
+        from llmcli.inference.local import LocalEngine, resolve_model
 
-        target = resolve_model(settings)
+        target = resolve_model(settings.model, locations.model_locations(settings))
         report("loading")
         if cancellation.is_set():
             raise KeyboardInterrupt

@@ -85,7 +85,8 @@ def compare(
     from llmcli.inference.comparison import variants_of  # loads the engine, as do the other late imports
 
     layers = list(command_layers(flags, text))
-    asked = resolve(layers).settings
+    first = resolve(layers)
+    asked = first.settings
     seed = random_seed() if asked.seed is None else asked.seed
     layers.append(Layer("flag", {"seed": seed}))
     if answers != 1 and n is not None:
@@ -102,7 +103,7 @@ def compare(
     from llmcli.ui import comparison as screen
 
     target = find_model(asked)
-    welcome(resolve(layers).origins["model"])
+    welcome(first.origins["model"])
     requests = [replace(one, resolved=_resolved(one.variant, [target.layer, *layers])) for one in requests]
     screen.warn_ineffective([(one.variant.label, one.resolved) for one in requests])
     varied = {key for one in requests for key in one.variant.values} | ({"seed"} if asked.seed is None else set())
@@ -133,10 +134,10 @@ def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: boo
     from llmcli.inference.request import grammar_text, join_prompt, system_text
 
     warn = cache(console.warn)  # once, if all variants have the same schema
-    read = cache(partial(read_prompt, _resolved(variants[0], layers).settings))
+    all_resolved = [_resolved(variant, layers) for variant in variants]
+    read = cache(partial(read_prompt, all_resolved[0].settings))
     requests = []
-    for variant in variants:
-        resolved = _resolved(variant, layers)
+    for variant, resolved in zip(variants, all_resolved, strict=True):
         settings = resolved.settings
         text = join_prompt(settings, piped, read)
         try:

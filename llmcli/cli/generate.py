@@ -67,7 +67,8 @@ def generate(
 ) -> int:
     """Generate an answer to PROMPT, to stdin, or to both."""
     layers = command_layers(flags, text)
-    asked = resolve(layers).settings
+    first = resolve(layers)
+    asked = first.settings
     if asked.logprobs and not as_json:
         console.warn("logprobs has no effect: it needs --json", "to see probabilities, use --heat p or --trace FILE")
     if "trace_top" in flags.values and trace is None:
@@ -83,7 +84,7 @@ def generate(
     from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
 
     target = find_model(asked)
-    welcome(resolve(layers).origins["model"])
+    welcome(first.origins["model"])
     resolved = resolve([target.layer, *layers]).with_seed()
     settings = resolved.settings
     warn_ineffective(resolved)

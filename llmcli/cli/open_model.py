@@ -9,9 +9,8 @@ from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError, TimeLimitError
 from llmcli.files import config_path, data_dir, make_private
 from llmcli.inference.engine import Engine
-from llmcli.inference.local import LocalEngine, subscribe_log
-from llmcli.inference.sizing import ResolvedModel, resolve_model
-from llmcli.models.locations import ModelNotDownloadedError, model_locations
+from llmcli.inference.local import LocalEngine, ResolvedModel, resolve_model, subscribe_log
+from llmcli.models.locations import ModelLocations, ModelNotDownloadedError, model_locations
 from llmcli.params.settings import ResolvedSettings, Settings, format_setting
 from llmcli.text import ellipsize
 from llmcli.ui.terminal.console import console
@@ -23,13 +22,14 @@ _LARGE = 1 << 30  # bytes; the check of a smaller file is too fast for a message
 
 def find_model(settings: Settings) -> ResolvedModel:
     """Find the model and check it; a missing model is downloaded if the user allows it."""
+    locations = model_locations(settings)
     try:
-        return _resolve(settings)
+        return _resolve(settings.model, locations)
     except ModelNotDownloadedError as missing:
         from llmcli.cli.models.pull import pull_if_missing
 
-        pull_if_missing(missing, model_locations(settings), settings.pull)
-        return _resolve(settings)
+        pull_if_missing(missing, locations, settings.pull)
+        return _resolve(settings.model, locations)
 
 
 @contextmanager
@@ -106,9 +106,9 @@ def welcome(origin: str) -> None:
         marker.touch(mode=0o600)
 
 
-def _resolve(settings: Settings) -> ResolvedModel:
+def _resolve(model: str, locations: ModelLocations) -> ResolvedModel:
     with Downloads() as downloads:
-        return resolve_model(settings, downloads.bar("downloading the starter model"), _report_check)
+        return resolve_model(model, locations, downloads.bar("downloading the starter model"), _report_check)
 
 
 def _report_check(name: str, size: int) -> None:

@@ -24,7 +24,7 @@ from llmcli.ui.terminal.progress import ProgressLine
 if TYPE_CHECKING:
     from llmcli.chat.recorded_answer import RecordedAnswer
     from llmcli.chat.replay import BatchReplay, Replay
-    from llmcli.inference.sizing import ResolvedModel
+    from llmcli.inference.local import ResolvedModel
 
 _SESSION = "session:"
 _LARGEST = 64 << 20  # bytes of stdin

@@ -39,7 +39,7 @@ def tokenize(
     text = read_stdin() if text is None or text == "-" else text
     settings = resolve_settings(flags)
     from llmcli.cli.open_model import find_model
-    from llmcli.inference.sizing import open_tokenizer
+    from llmcli.inference.local import open_tokenizer
 
     target = find_model(settings)
     with open_tokenizer(target) as tokenizer:

@@ -2,18 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 
 from llmcli.engine.events import GenerationRecord, TokenEvent, TokenTrace
 from llmcli.engine.reasoning import ReasoningSplitter
-from llmcli.inference.engine import Engine, Prompt, Request, check_request
+from llmcli.inference.engine import Engine, Request, check_request
 from llmcli.params.settings import Settings
 
 Part = tuple[str, str]  # ("answer" or "think", text)
 _NO_TOKEN = TokenTrace(0, None, "", None, None, None, None, None, (), "", 0, 0.0)  # of text that belongs to no token
 
 
-@dataclass
 class Answer:
     """An answer while it is generated. Iterate over `parts()` to its end, then read the other attributes.
 
@@ -21,28 +19,18 @@ class Answer:
     the traces joined are the answer exactly; text that belongs to no token is a trace without an id.
     """
 
-    engine: Engine
-    request: Request
-    on_token: Callable[[TokenTrace], None] = field(default=lambda _token: None, repr=False)
-    text: str = field(init=False, default="")
-    reasoning: str = field(init=False, default="")
-    finish_reason: str = field(init=False, default="")
-    n_drawn: int = field(init=False, default=0)  # tokens sampled, including those removed later
-    traces: list[TokenTrace] = field(init=False, default_factory=list, repr=False)
-    record: GenerationRecord = field(init=False, default_factory=GenerationRecord, repr=False)
-    started: bool = field(init=False, default=False)
-    _splitter: ReasoningSplitter | None = field(init=False, default=None, repr=False)
-    _waited_ms: float = field(init=False, default=0.0, repr=False)  # for the model
-    # The text and the reasoning of each token, and the number of tokens whose traces were passed on.
-    _texts: list[tuple[str, str]] = field(init=False, default_factory=list, repr=False)
-    _n_sent: int = field(init=False, default=0, repr=False)
-
-    def __post_init__(self) -> None:
-        self.reasoning = self.request.reasoning
-
-    @property
-    def prompt(self) -> Prompt:
-        return self.request.prompt
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self.engine, self.request, self.prompt = engine, request, request.prompt
+        self.text, self.reasoning, self.finish_reason = "", request.reasoning, ""
+        self.n_drawn = 0  # tokens sampled, including those removed later
+        self.record = GenerationRecord()
+        self.started = False
+        self.traces: list[TokenTrace] = []
+        self.on_token: Callable[[TokenTrace], None] = lambda _token: None
+        self._splitter: ReasoningSplitter | None = None
+        self._waited_ms = 0.0  # for the model
+        self._texts: list[tuple[str, str]] = []  # the text and the reasoning of each token
+        self._n_sent = 0  # tokens whose traces were passed on
 
     @property
     def settings(self) -> Settings:
@@ -54,11 +42,7 @@ class Answer:
         return self.record.tokens[len(self.prompt.tokens) :]
 
     def parts(self) -> Iterator[Part]:
-        """The parts of the answer as they become certain, beginning with the prefill.
-
-        Raises:
-            ContextOverflowError, ConstraintError, PolicyError, UsageError: see `Engine.generate`.
-        """
+        """The parts of the answer as they become certain, beginning with the prefill. Raises what ended it."""
         check_request(self.engine, self.request)
         with closing(self.engine.generate([self.request])) as events:
             yield from self.begin()
@@ -122,16 +106,10 @@ class Answer:
     def timings(self) -> dict[str, float]:
         """Milliseconds and tokens per second under llama-server's names."""
         t = self.record.timings
-        return {
-            "prompt_n": t.prompt_n,
-            "prompt_ms": round(t.prompt_ms, 3),
-            "prompt_per_second": round(t.prompt_per_second, 3),
-            "predicted_n": t.predicted_n,
-            "predicted_ms": round(t.predicted_ms, 3),
-            "predicted_per_second": round(t.predicted_per_second, 3),
-            "ttft_ms": round(self._waited_ms + t.ttft_ms, 3),
-            "load_ms": round(self.engine.load_ms, 3),
-        }
+        names = "prompt_n", "prompt_ms", "prompt_per_second", "predicted_n", "predicted_ms", "predicted_per_second"
+        values = {name: getattr(t, name) for name in names}
+        values |= {"ttft_ms": self._waited_ms + t.ttft_ms, "load_ms": self.engine.load_ms}
+        return {name: round(value, 3) for name, value in values.items()}
 
 
 def text_and_reasoning(parts: Sequence[Part]) -> tuple[str, str]:

@@ -108,11 +108,7 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @classmethod
     def from_data(cls, data: object) -> "ReplayManifest":
-        """The manifest in JSON data; unknown keys, of a newer version, are ignored.
-
-        Raises:
-            ValueError: naming the key that is missing or not valid.
-        """
+        """The manifest in JSON data; unknown keys are ignored. Raises ValueError, naming a key that is not valid."""
         manifest = convert(data, cls, "replay")
         layout = manifest.layout
         if any(kept > rows for rows, kept, _ in layout) or (layout and layout[-1][0] != layout[-1][1]):
@@ -127,9 +123,7 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def replay_data(answer: "Answer", first: int | None = None, continued: int | None = None) -> dict[str, object]:
     """The manifest as JSON data; empty if the prompt was not evaluated."""
-    if not answer.started or not answer.record.n_ctx:
-        return {}
-    return build_manifest(answer, first, continued).to_data()
+    return build_manifest(answer, first, continued).to_data() if answer.record.n_ctx else {}
 
 
 def build_manifest(answer: "Answer", first: int | None = None, continued: int | None = None) -> ReplayManifest:
@@ -186,14 +180,12 @@ def _deciding_settings(settings: Settings) -> dict[str, object]:
     # The default order of a later version may have a sampler more, which is off.
     if build_chain(settings) == build_chain(replace(settings, samplers=DEFAULT_ORDER)):
         effective -= {"samplers"}
-    deciding = ((key, field, getattr(settings, key)) for key, field in sorted(fields().items()) if key in effective)
-    return {key: to_datum(field, value) for key, field, value in deciding if value != field.default}
+    values = {key: getattr(settings, key) for key in sorted(effective)}
+    return {key: to_datum(fields()[key], value) for key, value in values.items() if value != fields()[key].default}
 
 
 def _system_file(settings: Settings) -> str:
-    """The text of a system prompt that is in a file."""
-    if not (settings.system or "").startswith("@"):
-        return ""
+    is_file = (settings.system or "").startswith("@")
     with suppress(LlmcliError):  # the file may be gone by now
-        return system_text(settings) or ""
+        return (system_text(settings) or "") if is_file else ""
     return ""

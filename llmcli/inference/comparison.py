@@ -1,13 +1,13 @@
 """Several answers to one question, generated side by side, and their statistics."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
+from itertools import chain, product
 from math import prod
 from time import perf_counter
 
 from llmcli.errors import UsageError
-from llmcli.inference.answer import Answer, Part
+from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.engine import Progress, check_request
 from llmcli.params.generation import GenerationParams, RequestParams
@@ -35,21 +35,8 @@ class Variant:
     values: Mapping[str, SettingValue]
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """A setting with its values, as text and typed; `name` is the name that the user gave."""
-
-    name: str
-    key: str
-    values: Sequence[tuple[str, SettingValue]]
-
-
 def parse_value(name: str, text: str) -> tuple[str, SettingValue]:
-    """The key and the typed value of a setting.
-
-    Raises:
-        UsageError: naming the setting, the rule and the value.
-    """
+    """The key and the typed value of a setting."""
     field = find(name)
     return field.key, field.parse_text(text)
 
@@ -57,41 +44,36 @@ def parse_value(name: str, text: str) -> tuple[str, SettingValue]:
 def variants_of(specs: Sequence[str], seed: int, n_seeds: int = 1, parse: Parse = parse_value) -> list[Variant]:
     """Every combination of the values in `specs`, the last setting varying fastest, each with `n_seeds` seeds.
 
-    The first seed is `seed`.
-
-    Raises:
-        UsageError: when one is not valid or cannot be compared, nothing varies, or there are too many combinations.
+    The first seed is `seed`. Raises UsageError when one is not valid or cannot be compared, nothing varies, or there
+    are too many combinations.
     """
     axes = [_axis(spec, parse) for spec in specs]
-    keys = [axis.key for axis in axes]
+    keys = [key for axis in axes for key in axis[0].values]
     if repeated := next((key for key in keys if keys.count(key) > 1), ""):
         raise UsageError(f"{repeated} is given twice", f"give all its values together, as in {repeated}=V1,V2")
     if "seed" in keys and n_seeds > 1:
         raise UsageError(
             "several seeds are given twice: as seed=... and as the number of answers", "remove one of them"
         )
-    count = n_seeds * prod(len(axis.values) for axis in axes)
+    count = n_seeds * prod(map(len, axes))
     if count > MAX_VARIANTS:
         raise UsageError(f"{count} combinations, and the limit is {MAX_VARIANTS}", "use fewer values")
     if not axes and n_seeds == 1:
         raise UsageError("no setting to compare", "give a setting and its values, as in temp=0.2,0.8, or answers=4")
-    return list(_combined(axes, seed, n_seeds))
+    if n_seeds > 1:
+        seeds = enumerate((seed_after(seed, index) for index in range(n_seeds)), 1)
+        axes.append([Variant(f"#{number}" if specs else f"seed={one}", {"seed": one}) for number, one in seeds])
+    variants = []
+    for chosen in product(*axes):
+        values: dict[str, SettingValue] = {}
+        for one in chosen:
+            values |= one.values
+        variants.append(Variant(" ".join(one.label for one in chosen), values))
+    return variants
 
 
-def _combined(axes: Sequence[_Axis], seed: int, n_seeds: int) -> Iterator[Variant]:
-    for chosen in product(*(axis.values for axis in axes)):
-        pairs = list(zip(axes, chosen, strict=True))
-        label = " ".join(f"{axis.name}={ellipsize(text, _MAX_LABEL) or 'none'}" for axis, (text, _) in pairs)
-        values = {axis.key: value for axis, (_, value) in pairs}
-        if n_seeds == 1:
-            yield Variant(label, values)
-            continue
-        for number in range(n_seeds):
-            one = seed_after(seed, number)
-            yield Variant(f"{label} #{number + 1}" if label else f"seed={one}", {**values, "seed": one})
-
-
-def _axis(spec: str, parse: Parse) -> _Axis:
+def _axis(spec: str, parse: Parse) -> list[Variant]:
+    """The values of one setting, each as a variant of its own."""
     name, equals, text = spec.partition("=")
     if not equals or not name.strip():
         raise UsageError(
@@ -104,7 +86,8 @@ def _axis(spec: str, parse: Parse) -> _Axis:
         raise UsageError(f"{key} cannot be compared", f"set it for all answers with {fields()[key].flags[0]}")
     texts = split_values(text)
     try:
-        return _Axis(name.strip(), key, [(one, parse(name, one)[1]) for one in texts])
+        values = [(ellipsize(one, _MAX_LABEL) or "none", parse(name, one)[1]) for one in texts]
+        return [Variant(f"{name.strip()}={label}", {key: value}) for label, value in values]
     except UsageError as error:
         is_split = ";" not in text and any("=" in one or ":" in one for one in texts) and len(texts) > 1
         hint = f"separate values that contain a comma with ;, as in {name}=V1;V2"
@@ -130,28 +113,17 @@ def split_values(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of one answer. A share is from 0 to 1, and None where the answer is too short for it.
+    """Of one answer. A share is from 0 to 1, and None where the answer is too short for it."""
 
-    Attributes:
-        tokens: of the answer and its reasoning, without the one that ended it.
-        words: texts between blanks in the answer.
-        distinct_1, distinct_2, distinct_3: see `distinct`.
-        mean_p: mean probability of the tokens, in the distributions that they were sampled from.
-        repetition: 1 - distinct of 4: seq-rep-4 of Welleck et al. 2020, Neural Text Generation with Unlikelihood
-            Training; 0 means that no run of four tokens occurs twice.
-    """
-
-    tokens: int
-    words: int
-    distinct_1: float | None
+    tokens: int  # of the answer and its reasoning, without the one that ended it
+    words: int  # texts between blanks in the answer
+    distinct_1: float | None  # see `distinct_n`
     distinct_2: float | None
     distinct_3: float | None
-    mean_p: float | None
+    mean_p: float | None  # mean probability of the tokens, in the distributions that they were sampled from
+    # 1 - distinct of 4: seq-rep-4 of Welleck et al. 2020, Neural Text Generation with Unlikelihood Training; 0 means
+    # that no run of four tokens occurs twice.
     repetition: float | None
-
-    def to_data(self) -> dict[str, object]:
-        """As JSON data."""
-        return {key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(self).items()}
 
 
 def statistics_of(answer: Answer) -> Statistics:
@@ -181,7 +153,8 @@ def distinct_n(tokens: Sequence[int], n: int) -> float | None:
 def variant_data(variant: Variant, answer: Answer) -> dict[str, object]:
     """The answer to a variant as JSON data."""
     settings = {key: to_datum(fields()[key], value) for key, value in variant.values.items()}
-    head = {"label": variant.label, "settings": settings, "stats": statistics_of(answer).to_data()}
+    stats = {key: round(value, 6) if value else value for key, value in asdict(statistics_of(answer)).items()}
+    head = {"label": variant.label, "settings": settings, "stats": stats}
     error = {"error": str(answer.record.failure)} if answer.record.failure else {}
     return {**head, **answer_data(answer), **error}
 
@@ -204,8 +177,7 @@ class Comparison:
     def parts(self) -> Generator[Piece, None, None]:
         """The parts of all answers as they are generated; an answer that fails ends alone.
 
-        Raises:
-            ContextOverflowError, UsageError: before the first part.
+        Raises ContextOverflowError and UsageError before the first part.
         """
         for request in (answer.request for answer in self.answers):
             request.progress = self.progress
@@ -215,15 +187,10 @@ class Comparison:
         last = 0.0
         for event in self.engine.generate([answer.request for answer in self.answers]):
             index, answer, now = event.index, self.answers[event.index], perf_counter()
-            if answer.started:
+            if answer.started:  # before its first token its prompt was evaluated
                 self.seconds += now - last
-            else:  # before the first token of an answer its prompt was evaluated
-                yield from _tagged(index, answer.begin())
-            last = now
-            yield from _tagged(index, answer.push(event))
+            last, begin = now, () if answer.started else answer.begin()
+            for kind, text in chain(begin, answer.push(event)):
+                yield index, kind, text
             if event.finish_reason:
                 yield index, END, event.finish_reason
-
-
-def _tagged(index: int, parts: Iterator[Part]) -> Iterator[Piece]:
-    return ((index, kind, text) for kind, text in parts)

@@ -23,27 +23,20 @@ Tokenizer = Vocab  # that of another engine is a subclass
 
 @dataclass(frozen=True)
 class TokenChunk:
-    """A part of a prompt as tokens."""
+    """A part of a prompt as tokens; other kinds come with the engines that read them: text, images."""
 
     tokens: Sequence[int]
 
 
-Chunk = TokenChunk  # other kinds come with the engines that read them: text of a remote one, images
-
-
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as it will be evaluated; `text` shows control tokens too.
+    """A prompt as it will be evaluated."""
 
-    `request` is what it was made of: messages, or with `raw` a text. `template` is the source of the chat template,
-    `time` the time that the template got (seconds since 1970).
-    """
-
-    text: str
-    chunks: Sequence[Chunk]
-    request: Sequence[Message] | str = ""
-    template: str = ""
-    time: float = 0.0
+    text: str  # with control tokens
+    chunks: Sequence[TokenChunk]
+    request: Sequence[Message] | str = ""  # what it was made of: messages, or with `raw` a text
+    template: str = ""  # the source of the chat template
+    time: float = 0.0  # that the template got (seconds since 1970)
 
     @classmethod
     def of_tokens(cls, text: str, tokens: Sequence[int], request: Sequence[Message] | str = "") -> "Prompt":
@@ -64,48 +57,29 @@ class Prompt:
 
 @dataclass(frozen=True)
 class TemplateOptions:
-    """How messages become a prompt. For a raw text only the `prefill` counts.
+    """How messages become a prompt. For a raw text only the `prefill` counts."""
 
-    Attributes:
-        source: the chat template.
-        origin: its name in errors.
-        is_given: by the user, who can correct it.
-        prefill: the beginning of the answer.
-        thinking: whether the model may reason first, where its template lets one choose.
-        time: the time for the template (seconds since 1970); None = now.
-    """
-
-    source: str
-    origin: str = "the chat template"
-    is_given: bool = False
-    prefill: str = ""
-    thinking: bool = True
-    time: float | None = None
+    source: str  # the chat template
+    origin: str = "the chat template"  # its name in errors
+    is_given: bool = False  # by the user, who can correct it
+    prefill: str = ""  # the beginning of the answer
+    thinking: bool = True  # whether the model may reason first, where its template lets one choose
+    time: float | None = None  # the time for the template (seconds since 1970); None = now
 
 
 @dataclass
 class Request:
-    """One answer that is asked for; `settings.seed` must be a number.
-
-    Attributes:
-        grammar: GBNF that the answer matches.
-        progress: called while the prompt is evaluated.
-        reasoning: the reasoning so far, if the answer continues another one.
-        live_shift: changes the temperature while the answer is generated.
-        trace: record how each token is sampled, with so many alternatives; None = no trace.
-        cancellation: ends this answer, and keeps its text.
-        label: its name in errors, where there are several.
-    """
+    """One answer that is asked for; `settings.seed` must be a number."""
 
     prompt: Prompt
     settings: Settings
-    grammar: str | None = None
-    progress: Progress | None = None
-    reasoning: str = ""
-    live_shift: TemperatureShift | None = None
-    trace: int | None = None
-    cancellation: Cancellation = field(default_factory=Cancellation)
-    label: str = ""
+    grammar: str | None = None  # GBNF that the answer matches
+    progress: Progress | None = None  # called while the prompt is evaluated
+    reasoning: str = ""  # the reasoning so far, if the answer continues another one
+    live_shift: TemperatureShift | None = None  # changes the temperature while the answer is generated
+    trace: int | None = None  # record how each token is sampled, with so many alternatives; None = no trace
+    cancellation: Cancellation = field(default_factory=Cancellation)  # ends this answer, and keeps its text
+    label: str = ""  # its name in errors, where there are several
 
     def continue_from(self, reasoning: str, text: str) -> None:
         """Continue an answer, whose reasoning and text are at the end of the prompt already."""
@@ -120,70 +94,43 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What an engine can do: everything, unless said otherwise.
+    """What an engine can do: everything, unless said otherwise."""
 
-    Attributes:
-        ignored_settings: keys of the settings that it does not have.
-        grammars: an answer can be made to match a grammar.
-        traces: it records how tokens are sampled.
-        live_temperature: the temperature can change while an answer is generated.
-        replay: it can evaluate a prompt in recorded batches.
-        inspection: it can show how a token of an answer was sampled.
-    """
-
-    ignored_settings: frozenset[str] = frozenset()
-    grammars: bool = True
-    traces: bool = True
-    live_temperature: bool = True
-    replay: bool = True
-    inspection: bool = True
+    ignored_settings: frozenset[str] = frozenset()  # keys of the settings that it does not have
+    grammars: bool = True  # an answer can be made to match a grammar
+    traces: bool = True  # it records how tokens are sampled
+    live_temperature: bool = True  # the temperature can change while an answer is generated
+    replay: bool = True  # it can evaluate a prompt in recorded batches
+    inspection: bool = True  # it can show how a token of an answer was sampled
 
 
 @dataclass(frozen=True)
 class EngineIdentity:
-    """What an answer depends on beside its request; empty where it is not known.
+    """What an answer depends on beside its request; empty where it is not known."""
 
-    `model_sha256` is that of the model file, `build` the release of the library, `machine` the processor, `gpu_layers`
-    the number of layers on a GPU.
-    """
-
-    model_sha256: str = ""
-    build: str = ""
-    machine: str = ""
-    gpu_layers: int = 0
+    model_sha256: str = ""  # of the model file
+    build: str = ""  # the release of the library
+    machine: str = ""  # the processor
+    gpu_layers: int = 0  # number of layers on a GPU
 
 
 class Engine(Protocol):
-    """What generates answers.
+    """What generates answers. `notes` are for the user; whoever shows them removes them."""
 
-    Attributes:
-        name: of the model.
-        defaults: the model's own settings.
-        notes: for the user; whoever shows them removes them.
-        chat_template: the model's own; empty if it has none.
-        facts: about the model, for `--verbose`.
-        load_ms: time of the load; `waited_ms`: the part of it that somebody waited for, 0 after the first answer.
-        n_ctx: size of the context in tokens; 0 before there is one.
-    """
-
+    name: str  # of the model
     capabilities: Capabilities
-    load_ms: float
-    waited_ms: float
+    defaults: Layer  # the model's own settings
+    chat_template: str  # the model's own; empty if it has none
+    notes: list[str]
+    load_ms: float  # time of the load
+    waited_ms: float  # the part of it that somebody waited for; 0 after the first answer
 
-    @property
-    def name(self) -> str: ...
     @property
     def tokenizer(self) -> Tokenizer: ...
     @property
-    def defaults(self) -> Layer: ...
+    def facts(self) -> Sequence[str]: ...  # about the model, for `--verbose`
     @property
-    def notes(self) -> list[str]: ...
-    @property
-    def chat_template(self) -> str: ...
-    @property
-    def facts(self) -> Sequence[str]: ...
-    @property
-    def n_ctx(self) -> int: ...
+    def n_ctx(self) -> int: ...  # size of the context in tokens; 0 before there is one
 
     def identity(self, patience: float = 0.0) -> EngineIdentity:
         """What answers depend on; waits at most `patience` seconds for the sha256 of the model."""
@@ -197,20 +144,14 @@ class Engine(Protocol):
     def render(self, request: Sequence[Message] | str, options: TemplateOptions) -> Prompt:
         """The prompt for messages, or for a raw text.
 
-        Raises:
-            ModelInvalidError: when the template of the model is not valid.
-            UsageError: when the given one is not valid, or fails.
-            LlmcliError: when another one fails.
+        Raises UsageError when a template that the user gave fails, else ModelInvalidError (not valid) or LlmcliError.
         """
 
     def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
         """The events of the answers, each with the index of its request; several are generated side by side.
 
-        A request that fails ends alone: its last event has the reason "error", and its record the failure.
-
-        Raises:
-            ContextOverflowError: when a prompt does not fit.
-            UsageError: when a request is not valid; nothing is evaluated then.
+        A request that fails ends alone: its last event has the reason "error", and its record the failure. Raises
+        ContextOverflowError when a prompt does not fit, and UsageError, before all, when a request is not valid.
         """
 
     def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:
@@ -222,9 +163,7 @@ class Engine(Protocol):
     def evaluate_batches(self, request: Request, layout: Batches) -> None:
         """Evaluate the prompt of a later request in recorded batches, all but the last one, which the answer evaluates.
 
-        Raises:
-            ValueError: when the batches do not fit the prompt or the context.
-            ContextOverflowError: when the prompt does not fit.
+        Raises ValueError when the batches do not fit, ContextOverflowError when the prompt does not.
         """
 
     def inspector(self, request: Request, tokens: Sequence[int]) -> "TokenInspector":
@@ -235,13 +174,8 @@ class Engine(Protocol):
 
 
 def check_request(engine: Engine, request: Request) -> None:
-    """Refuse what an engine cannot do.
-
-    Raises:
-        UsageError: naming the engine and the setting.
-    """
-    capabilities, settings = engine.capabilities, request.settings
-    ignored = capabilities.ignored_settings
+    """Refuse what an engine cannot do, with a UsageError that names the engine and the setting."""
+    capabilities, settings, ignored = engine.capabilities, request.settings, engine.capabilities.ignored_settings
     changed = [key for key, field in fields().items() if key in ignored and getattr(settings, key) != field.default]
     if request.grammar is not None and not capabilities.grammars:
         changed.append("grammar")

@@ -1,8 +1,9 @@
-"""The engine of this process: a model file, loaded by llama.cpp as the settings say."""
+"""The engine of this process: a model file, found and checked, then loaded by llama.cpp as the settings say."""
 
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -10,31 +11,93 @@ from typing import TYPE_CHECKING, Any
 from llmcli.engine.events import Batches, Cancellation, TemperatureShift, TokenEvent
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama import bindings, hardware
+from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
 from llmcli.engine.llama.context import AbortedError, Context, ContextParams
 from llmcli.engine.llama.model import Model, Vocab
+from llmcli.engine.llama.probe import probe
 from llmcli.engine.reasoning import show_tags
 from llmcli.engine.sampling.chain import StepObserver
 from llmcli.engine.scheduler import generate
-from llmcli.errors import LlmcliError, ModelInvalidError
+from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
 from llmcli.inference.engine import Capabilities, EngineIdentity, Message, Progress, Prompt, Request, TemplateOptions
 from llmcli.inference.prompt_tokens import PromptRenderer
-from llmcli.inference.sizing import ResolvedModel
+from llmcli.models import notes
 from llmcli.models.checksums import ModelHasher
+from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.gguf.parser import read_headers
+from llmcli.models.locations import ModelFile, ModelLocations, is_starter_downloaded, starter_path
+from llmcli.models.lookup import find_model_file
+from llmcli.params.param import SettingValue
 from llmcli.params.settings import Layer, Settings
+from llmcli.params.settings import find as find_setting
 from llmcli.text import format_size
 
 if TYPE_CHECKING:
     from llmcli.engine.token_inspection import CandidateCapture, TokenInspector
 
-Share = Callable[[float], None]  # gets the share of the model that is loaded
 _MIN_REUSED = 64  # tokens; fewer are faster to evaluate again than to copy
 
 
-def subscribe_log(listener: Callable[[str], None]) -> None:
-    """Call `listener` with each further line of llama.cpp's log."""
-    bindings.subscribe_log(listener)
+@dataclass
+class ResolvedModel:
+    """A model that is found but not loaded; `notes` are for the user."""
+
+    file: ModelFile
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def headers(self) -> Sequence[GGUFHeader]:
+        """The checked headers of all its files (15 ms for a vocabulary of 50,000)."""
+        return read_headers(self.file.parts)
+
+    @property
+    def header(self) -> GGUFHeader:
+        return self.headers[0]
+
+    @cached_property
+    def layer(self) -> Layer:
+        """The model's own sampling defaults (`general.sampling.*`); invalid ones are skipped with a note."""
+        values: dict[str, SettingValue] = {}
+        for key, raw in self.header.sampling_defaults.items():
+            try:
+                values[key] = find_setting(key).parse_data(raw)
+            except UsageError as error:
+                self.notes.append(f"ignored a sampling default of the model: {error}")
+        return Layer("model", values)
+
+
+def resolve_model(
+    model: str,
+    locations: ModelLocations,
+    fetch: Progress | None = None,
+    checking: Callable[[str, int], None] | None = None,
+) -> ResolvedModel:
+    """Find the model of a reference, download it if it is the starter, and check its file, without other requests.
+
+    `fetch` gets the bytes that are downloaded, and all. A new file is first loaded in a child process, because
+    llama.cpp may abort on a corrupt one; `checking` is called before with the name and the size of the file, because
+    that takes as long as a load.
+
+    Raises ModelNotDownloadedError or ModelNotFoundError, and ModelInvalidError when the file crashes llama.cpp.
+    """
+    target, cache_dir = ResolvedModel(find_model_file(model, locations)), locations.cache_dir
+    file, build = target.file, bindings.bindings_version()
+    if file.path == starter_path(cache_dir) and not is_starter_downloaded(cache_dir):
+        from llmcli.models.sources.starter import ensure_starter
+
+        ensure_starter(cache_dir, fetch, locations.offline)
+    notes.update(locations.data_dir, file.path, used=time.time())
+    if file.trusted or notes.is_probed(locations.data_dir, file.parts, build):
+        return target
+    if target.header.is_vocab_only:
+        raise ModelInvalidError(f"{file.path.name} contains a vocabulary and no weights", "use another file")
+    if checking:
+        checking(file.path.name, sum(header.file_size for header in target.headers))
+    probe(file.parts)
+    notes.record_probed(locations.data_dir, file.parts, build)
+    return target
 
 
 class LocalEngine:
@@ -47,30 +110,28 @@ class LocalEngine:
         target: ResolvedModel,
         settings: Settings,
         cancellation: Cancellation | None = None,
-        progress: Share | None = None,
+        progress: Callable[[float], None] | None = None,
         loaded: Model | None = None,
     ) -> None:
-        """Load the model, or take the one that is `loaded` already.
+        """Load the model, or take the one that is `loaded` already; `progress` gets the share that is loaded.
 
-        Raises:
-            ModelInvalidError: when llama.cpp refuses it, or it cannot generate text.
-            LlmcliError: when the context does not fit in memory.
-            KeyboardInterrupt: when the load is cancelled.
+        Raises ModelInvalidError when llama.cpp refuses it, or it cannot generate text; LlmcliError when the context
+        does not fit in memory; KeyboardInterrupt when the load is cancelled.
         """
         begin = perf_counter()
-        self.target = target
-        self.shape = sizing.shape_of(target.headers)
-        sizing.check_cache(settings)
-        notes = sizing.check_memory(self.shape, settings, settings.n_ctx or 1), sizing.check_gpu(settings)
-        target.notes += filter(None, (*notes, sizing.check_threads(settings)))
+        self.target, self.shape = target, sizing.shape_of(target.headers)
+        target.notes += sizing.check_settings(self.shape, settings)
+        self.name, self.notes, self.defaults = target.file.name, target.notes, target.layer
+        self.chat_template = target.header.chat_template or ""
+        self.hasher = ModelHasher(target.file, data_dir())
         self.gpu_layers = 0
         if loaded is None:
             n_gpu_layers = sizing.choose_gpu_layers(self.shape, settings, settings.n_ctx or self.shape.n_ctx_train)
             self.gpu_layers = sizing.possible_gpu_layers(n_gpu_layers)
             loaded = Model.load(target.file.parts, n_gpu_layers, progress, cancellation)
-        self.model = loaded
-        if not self.model.generates:
-            self.model.close()
+        self.model, self.tokenizer = loaded, loaded.vocab
+        if not loaded.generates:
+            loaded.close()
             raise ModelInvalidError(f"{self.name} is not a text generation model", "use a decoder model")
         self._context: Context | None = None
         self._open_ended = False  # whether the context was sized for answers of any length
@@ -81,40 +142,15 @@ class LocalEngine:
     # The model
 
     @property
-    def name(self) -> str:
-        return self.target.file.name
-
-    @property
-    def tokenizer(self) -> Vocab:
-        return self.model.vocab
-
-    @property
-    def defaults(self) -> Layer:
-        return self.target.layer
-
-    @property
-    def notes(self) -> list[str]:
-        return self.target.notes
-
-    @property
-    def chat_template(self) -> str:
-        return self.target.header.chat_template or ""
-
-    @property
     def facts(self) -> Sequence[str]:
-        shape = self.shape
+        shape, header = self.shape, self.target.header
         weights = f"{shape.n_layers} layers, {format_size(shape.weights)} of weights"
         return (
             f"model: {self.name}, {self.target.file.path}",
-            f"{self.target.header.architecture}, {weights}, trained context {shape.n_ctx_train} tokens, "
+            f"{header.architecture}, {weights}, trained context {shape.n_ctx_train} tokens, "
             f"{self.gpu_layers} layers on the GPU",
             f"loaded in {self.load_ms / 1e3:.2f} s",
         )
-
-    @cached_property
-    def hasher(self) -> ModelHasher:
-        """Computes the sha256 of the model file."""
-        return ModelHasher(self.target.file, data_dir())
 
     def identity(self, patience: float = 0.0) -> EngineIdentity:
         sha256 = self.hasher.wait(patience)
@@ -182,11 +218,7 @@ class LocalEngine:
         return TokenInspector(self.context, request.settings, request.grammar, tokens, make)
 
     def open_context(self, settings: Settings) -> None:
-        """Create the context now, large enough for answers of any length, because a conversation grows.
-
-        Raises:
-            LlmcliError: when it does not fit in memory.
-        """
+        """Create the context now, large enough for answers of any length, because a conversation grows."""
         if self._context is None:
             self._context_for(0, replace(settings, max_tokens=-1))
 
@@ -220,11 +252,7 @@ class LocalEngine:
                 generation.close()
 
     def start(self, request: Request, index: int = 0, on_step: StepObserver | None = None) -> Generation:
-        """The generation for a request; see `Generation` for the other arguments.
-
-        Raises:
-            UsageError: for settings or a grammar that are not valid.
-        """
+        """The generation for a request. Raises UsageError for settings or a grammar that are not valid."""
         splitter = request.splitter()
         if splitter:
             show_tags(self.tokenizer)
@@ -248,25 +276,19 @@ class LocalEngine:
             raise type(error)(f"{request.label}: {error}", error.hint) from None
 
     def _context_for(self, n_prompt: int, settings: Settings) -> Context:
-        if self._context and self._suffices(self._context, settings, n_prompt):
-            return self._context
+        context, needed = self._context, n_prompt + max(settings.max_tokens, 0)
+        is_suitable = self._open_ended or settings.max_tokens >= 0
+        if context and (settings.n_ctx or (is_suitable and context.n_ctx > needed)):
+            return context
         begin = perf_counter()
         n_ctx, note = sizing.choose_context(self.shape, settings, n_prompt)
-        sizing.check_room(settings, n_prompt, n_ctx, note)
-        if self._context is None or n_ctx > self._context.n_ctx:  # a new one has to evaluate everything again
-            if note:
-                self.target.notes.append(note)
+        if context is None or n_ctx > context.n_ctx:  # a new one has to evaluate everything again
+            self.notes += [note] if note else []
             self.close_context()
-            self._context = self.new_context(settings, n_ctx)
+            context = self._context = self.new_context(settings, n_ctx)
             self._add_load_time(begin)
         self._open_ended = settings.max_tokens < 0
-        return self._context
-
-    def _suffices(self, context: Context, settings: Settings, n_prompt: int) -> bool:
-        if settings.n_ctx:
-            return True
-        open_ended = settings.max_tokens < 0
-        return context.n_ctx > n_prompt + max(settings.max_tokens, 0) and (self._open_ended or not open_ended)
+        return context
 
     def new_context(self, settings: Settings, n_ctx: int, **more: int) -> Context:
         """An empty context; `more` are the fields of `ContextParams` for more than one answer."""
@@ -294,10 +316,6 @@ class LocalEngine:
         """Within this block the context of the model is one for these answers; yields how many fit at a time.
 
         The context of a conversation stays as it is. If there is none, the context of the answers becomes the model's.
-
-        Raises:
-            ContextOverflowError: when a prompt leaves no room for an answer.
-            LlmcliError: when the memory does not suffice for the context.
         """
         begin = perf_counter()
         limits = [one.settings.max_tokens for one in requests]
@@ -308,7 +326,7 @@ class LocalEngine:
         n_ctx = max(shared.n_ctx, chat_context.evaluated() + 1 if chat_context else 0)
         context = self._context = self.new_context(longest, n_ctx, n_seq_max=shared.width, n_ctx_seq=shared.n_ctx_seq)
         if chat_context is None:
-            self.target.notes += [shared.note] if shared.note else []
+            self.notes += [shared.note] if shared.note else []
             self._add_load_time(begin)
             yield shared.width
             return
@@ -319,3 +337,10 @@ class LocalEngine:
         finally:
             self._context = chat_context
             context.close()
+
+
+@contextmanager
+def open_tokenizer(target: ResolvedModel) -> Iterator[Vocab]:
+    """The vocabulary of a model, loaded without its weights for the time of the block."""
+    with closing(Model.load(target.file.parts, vocab_only=True)) as model:
+        yield model.vocab

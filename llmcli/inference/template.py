@@ -38,28 +38,18 @@ _FILTERS = (
     *("items", "last", "length", "list", "lower", "max", "min", "reverse", "safe", "sort", "string", "title"),
     *("trim", "upper"),
 )
-_OF_TEXT = (
+# No method of these produces much more text than it gets, except `replace` and `join`, which are charged.
+_TEXT_METHODS = (
     *("capitalize", "casefold", "count", "endswith", "find", "index", "isalnum", "isalpha", "isascii", "isdecimal"),
     *("isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper", "join", "lower", "lstrip", "partition"),
     *("removeprefix", "removesuffix", "replace", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "split"),
     *("splitlines", "startswith", "strip", "swapcase", "title", "upper"),
 )
-# No method of these produces much more text than it gets, except `replace` and `join`, which are charged.
-_METHODS = {
-    str: _OF_TEXT,
-    dict: ("get", "items", "keys", "values"),
-    list: ("count", "index"),
-    tuple: ("count", "index"),
-}
+_METHODS = ((str, _TEXT_METHODS), (dict, ("get", "items", "keys", "values")), ((list, tuple), ("count", "index")))
 
 
 class ChatTemplate:
-    """A compiled chat template.
-
-    Raises:
-        ModelInvalidError: when the text is not a Jinja template.
-        UsageError: instead, when it `is_given` by the user.
-    """
+    """A compiled chat template. Raises ModelInvalidError when it is not Jinja; UsageError, when the user gave it."""
 
     def __init__(self, source: str, special: Mapping[str, str], origin: str, is_given: bool = False) -> None:
         """`special` has `bos_token` and `eos_token`; `origin` names the template in errors."""
@@ -78,10 +68,8 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], thinking: bool = True) -> str:
         """The prompt text for `messages` of {"role", "content"}.
 
-        Where a template refuses a system message, it comes before the first user message, as in llama.cpp.
-
-        Raises:
-            LlmcliError: when the template fails, or exceeds the limits of time and text.
+        Where a template refuses a system message, it comes before the first user message, as in llama.cpp. Raises
+        LlmcliError when the template fails, or exceeds the limits of time and text.
         """
         variables = {"add_generation_prompt": True, **self._special}
         if not thinking:
@@ -220,7 +208,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         """Allow only what chat templates need: a few methods, `loop`, `namespace` and `cycler`."""
         if isinstance(obj, (LoopContext, Namespace, Cycler)):
             return super().is_safe_attribute(obj, attr, value)
-        return any(attr in names for kind, names in _METHODS.items() if isinstance(obj, kind))
+        return any(attr in names for kinds, names in _METHODS if isinstance(obj, kinds))
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
         """Raise at once: Jinja's undefined value could be printed as an empty text."""

@@ -54,11 +54,7 @@ class _Token(Struct):
 
 
 class TraceWriter:
-    """Writes the tokens of a trace into a file with mode 0600; an existing file is overwritten.
-
-    Raises:
-        DiskError: when the file cannot be opened, and from `write` or `close` when it cannot be written.
-    """
+    """Writes the tokens of a trace into a file with mode 0600, over an existing one; each step may raise DiskError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -93,12 +89,9 @@ class TraceWriter:
 
 def to_data(token: TokenTrace) -> dict[str, object]:
     """The JSON object of a token; numbers keep 6 significant digits, the time 3 decimals."""
-    data = _rounded(token._asdict())
-    data |= {"top": [_rounded(one._asdict()) for one in token.top], "time": round(token.time, 3)}
-    for key in ("reasoning", "thinking"):
-        if not data[key]:
-            del data[key]
-    return data
+    top = [_rounded(one._asdict()) for one in token.top]
+    data = _rounded(token._asdict()) | {"top": top, "time": round(token.time, 3)}
+    return {key: value for key, value in data.items() if value or key not in ("reasoning", "thinking")}
 
 
 def _rounded(data: dict[str, object]) -> dict[str, object]:
@@ -106,11 +99,7 @@ def _rounded(data: dict[str, object]) -> dict[str, object]:
 
 
 def from_data(data: object) -> TokenTrace:
-    """The token of a JSON object; unknown keys are ignored.
-
-    Raises:
-        ValueError: when a key is missing, or its value has the wrong type or is out of range.
-    """
+    """The token of a JSON object; unknown keys are ignored. Raises ValueError, naming a key that is not valid."""
     row = convert(data, _Token)
     top = tuple(Alternative(one.id, one.text, _clamp(one.before), _clamp(one.p)) for one in row.top)
     p = None if row.p is None else _clamp(row.p)
@@ -125,9 +114,7 @@ def _clamp(probability: float) -> float:
 def read_trace(path: Path, notes: list[str] | None = None) -> list[TokenTrace]:
     """The tokens of a file; an incomplete last line is skipped, with a note in `notes`.
 
-    Raises:
-        DiskError: when it cannot be read.
-        UsageError: when a line is not a token, naming file and line.
+    Raises DiskError when it cannot be read, UsageError with file and line when a line is not a token.
     """
     try:
         with path.open("rb") as file:
@@ -139,11 +126,7 @@ def read_trace(path: Path, notes: list[str] | None = None) -> list[TokenTrace]:
 
 
 def parse_trace(lines: Iterable[bytes], name: str, notes: list[str]) -> list[TokenTrace]:
-    """The tokens of lines from any source; `name` is its name in messages.
-
-    Raises:
-        UsageError: as `read_trace` does.
-    """
+    """The tokens of lines from any source; `name` is its name in messages. Raises UsageError as `read_trace` does."""
     tokens: list[TokenTrace] = []
     lines = iter(lines)
     for number, line in enumerate(lines, 1):

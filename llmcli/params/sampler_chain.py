@@ -6,7 +6,7 @@ from typing import Any
 
 from llmcli.errors import UsageError
 from llmcli.params.param import quote, setting, settings_group
-from llmcli.params.policies.policy import Entropy, Fixed, PolicyCall, bind, names_in, parse_policy
+from llmcli.params.policies.policy import Entropy, Fixed, PolicyCall, bind, names_in, parse_policy, preload
 from llmcli.params.policies.rules import BUILTIN, Policy
 from llmcli.params.policies.user_functions import parse_function_reference
 from llmcli.params.samplers import SAMPLERS, Args, Sampler, SamplerParams
@@ -214,5 +214,5 @@ def _steps_before_draw(p: SamplingParams, needs_temperature: bool) -> Iterator[S
 
 def check_chain(p: SamplingParams) -> None:
     """Check settings before a model is loaded. Raises UsageError for an invalid chain, temperature or policy file."""
-    effective_policy(p).load()
+    preload(effective_policy(p))
     build_chain(replace(p, seed=0))

@@ -14,8 +14,7 @@ from llmcli.config.presets import LayerStack
 from llmcli.engine.events import Cancellation, TokenEvent
 from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.inference.engine import Engine, Prompt, Request
-from llmcli.inference.local import LocalEngine
-from llmcli.inference.sizing import ResolvedModel
+from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings

@@ -11,9 +11,8 @@ from llmcli.engine.events import TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.engine import Request
-from llmcli.inference.local import LocalEngine
+from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.inference.request import build_prompt, grammar_text
-from llmcli.inference.sizing import ResolvedModel
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelFile
 from llmcli.params.settings import Layer, Settings, parse_data, resolve
 

@@ -15,7 +15,6 @@ from llmcli.config.presets import layers_of
 from llmcli.errors import UsageError
 from llmcli.files import config_path
 from llmcli.inference.local import LocalEngine
-from llmcli.inference.sizing import ResolvedModel
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
 from tests.chat.controllers import answer, controller_with, open_local
@@ -48,9 +47,7 @@ def test_the_later_layer_wins(
 ) -> None:
     """`top_k` is set in every layer up to the `top` one, each time to the layer's number."""
     present = {name: number for number, name in enumerate(LAYERS) if 0 < number <= top}
-    target = ResolvedModel(tiny.target.file)
-    target.__dict__["headers"] = [Header({"top_k": present["model"]} if top >= 1 else {})]
-    monkeypatch.setattr(tiny, "target", target)
+    monkeypatch.setattr(tiny, "defaults", Layer("model", {"top_k": present["model"]} if top >= 1 else {}))
     lines = [f"top_k = {present['config']}"] if top >= 2 else []
     lines += [f"[presets.mine]\ntop_k = {present['preset']}"] if top >= 3 else []
     lines += [f"[presets.other]\ntop_k = {present['session preset']}"] if top >= 7 else []
@@ -76,15 +73,6 @@ def test_the_later_layer_wins(
     turn = controller.answer(controller.session.conversation.path(), {"top_k": present["retry"]} if top >= 9 else {})
     assert turn.resolved.settings.top_k == present.get(LAYERS[top], Settings().top_k)
     assert turn.resolved.origins["top_k"] == LAYERS[top].removeprefix("session ")
-
-
-class Header:
-    """As much of a header as the settings ask for."""
-
-    chat_template = None
-
-    def __init__(self, defaults: dict[str, Any]) -> None:
-        self.sampling_defaults = defaults
 
 
 def test_the_later_of_a_preset_and_a_setting_wins(controller: ChatController) -> None:

@@ -21,8 +21,7 @@ from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.comparison import END, Comparison, Statistics, statistics_of, variant_data, variants_of
 from llmcli.inference.engine import Prompt, Request
-from llmcli.inference.local import LocalEngine
-from llmcli.inference.sizing import ResolvedModel
+from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import PolicyCall
 from llmcli.params.policies.user_functions import PolicySource

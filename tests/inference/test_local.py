@@ -12,28 +12,31 @@ from llmcli.engine.llama import hardware
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.files import data_dir
-from llmcli.inference import sizing
+from llmcli.inference import local, sizing
 from llmcli.inference.engine import Prompt, Request
-from llmcli.inference.local import LocalEngine
-from llmcli.inference.sizing import ResolvedModel, resolve_model
-from llmcli.models.locations import ModelFile
+from llmcli.inference.local import LocalEngine, ResolvedModel, resolve_model
+from llmcli.models.locations import ModelFile, model_locations
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings, resolve
 from tests.models.gguf_writer import MODEL, write_gguf
+
+
+def resolved(model: str) -> ResolvedModel:
+    return resolve_model(model, model_locations(Settings()))
 
 
 @pytest.fixture
 def probed(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Path]]:
     """The files that were probed; none of them is really loaded."""
     seen: list[Sequence[Path]] = []
-    monkeypatch.setattr(sizing, "probe", seen.append)
+    monkeypatch.setattr(local, "probe", seen.append)
     return seen
 
 
 def test_an_unknown_file_is_probed_once(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
     path = write_gguf(tmp_path / "tiny.gguf")
     for _ in range(2):
-        found = resolve_model(Settings(model=str(path)))
+        found = resolved(str(path))
         assert found.file.name == "tiny"
         assert found.file.path == path
     assert probed == [(path,)]
@@ -41,9 +44,9 @@ def test_an_unknown_file_is_probed_once(tmp_path: Path, probed: list[Sequence[Pa
 
 def test_a_file_that_changed_is_probed_again(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
     path = write_gguf(tmp_path / "tiny.gguf")
-    resolve_model(Settings(model=str(path)))
+    resolved(str(path))
     write_gguf(path, {**MODEL, "general.name": "other"})
-    resolve_model(Settings(model=str(path)))
+    resolved(str(path))
     assert len(probed) == 2
 
 
@@ -54,16 +57,16 @@ def test_a_file_that_crashed_the_probe_is_not_remembered(tmp_path: Path, monkeyp
         tries.append(parts)
         raise ModelInvalidError("tiny.gguf crashes llama.cpp")
 
-    monkeypatch.setattr(sizing, "probe", crash)
+    monkeypatch.setattr(local, "probe", crash)
     path = write_gguf(tmp_path / "tiny.gguf")
     for _ in range(2):
         with pytest.raises(ModelInvalidError, match="crashes"):
-            resolve_model(Settings(model=str(path)))
+            resolved(str(path))
     assert len(tries) == 2
 
 
 def test_the_starter_is_trusted_without_a_probe(with_starter: Path, probed: list[Sequence[Path]]) -> None:
-    assert resolve_model(Settings(model="starter")).file.path == with_starter
+    assert resolved("starter").file.path == with_starter
     assert probed == []
 
 
@@ -71,15 +74,15 @@ def test_a_folder_that_is_not_writable_costs_only_a_probe(tmp_path: Path, probed
     data_dir().parent.mkdir(parents=True, exist_ok=True)
     data_dir().write_text("in the way")
     path = write_gguf(tmp_path / "tiny.gguf")
-    assert resolve_model(Settings(model=str(path))).file.path == path
-    assert resolve_model(Settings(model=str(path))).file.path == path
+    assert resolved(str(path)).file.path == path
+    assert resolved(str(path)).file.path == path
     assert len(probed) == 2
 
 
 def test_a_vocabulary_without_weights_is_refused(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
     path = write_gguf(tmp_path / "vocab.gguf", {**MODEL, "tokenizer.ggml.model": "llama"}, tensors=())
     with pytest.raises(ModelInvalidError, match="vocabulary and no weights"):
-        resolve_model(Settings(model=str(path)))
+        resolved(str(path))
     assert probed == []
 
 
@@ -87,9 +90,9 @@ def test_a_file_that_is_not_a_model_is_refused_before_the_probe(tmp_path: Path, 
     path = tmp_path / "page.gguf"
     path.write_text("<!DOCTYPE html><html></html>")
     with pytest.raises(ModelInvalidError):
-        resolve_model(Settings(model=str(path)))
+        resolved(str(path))
     with pytest.raises(ModelNotFoundError):
-        resolve_model(Settings(model=str(tmp_path / "missing.gguf")))
+        resolved(str(tmp_path / "missing.gguf"))
     assert probed == []
 
 
@@ -195,11 +198,9 @@ def test_a_prompt_that_does_not_fit_is_refused_at_once(
     with pytest.raises(ContextOverflowError, match="9000 tokens, and the context has 8192") as caught:
         ask(fresh, 9000)
     assert caught.value.hint == "shorten the prompt"
-    monkeypatch.setattr(sizing, "choose_context", lambda *_: (256, "memory allows 256 of 8192"))
-    with pytest.raises(
-        ContextOverflowError,
-        match=r"the context has 256 \(memory allows 256 of 8192\)",
-    ):
+    monkeypatch.setattr(sizing, "fitting_context", lambda *_: 256)
+    note = r"the context is 256 of 8192 tokens: more does not fit in memory"
+    with pytest.raises(ContextOverflowError, match=rf"the context has 256 \({note}\)"):
         ask(fresh, 300)
 
 

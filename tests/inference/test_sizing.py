@@ -10,10 +10,7 @@ from llmcli.engine.llama.hardware import Device, ModelShape
 from llmcli.engine.llama.model import ALL_LAYERS
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.sizing import (
-    check_cache,
-    check_gpu,
-    check_memory,
-    check_threads,
+    check_settings,
     choose_context,
     choose_gpu_layers,
     shape_of,
@@ -55,7 +52,6 @@ def gpus(monkeypatch: pytest.MonkeyPatch, *found: tuple[str, int]) -> None:
         (600, 100, 768),
         (10, 2037, 2048),
         (10, 100_000, 2048),
-        (5000, 16, 2048),
     ],
 )
 def test_an_automatic_context_fits_the_prompt_and_the_answer(
@@ -91,32 +87,33 @@ def test_the_smallest_context_has_256_tokens(memory: int) -> None:
 
 @pytest.mark.parametrize(("n_ctx", "has_note"), [(1, False), (2048, False), (2049, True)])
 def test_a_context_beyond_the_trained_one_is_used_with_a_note(n_ctx: int, has_note: bool) -> None:
-    chosen, note = choose_context(SHAPE, Settings(n_ctx=n_ctx), 10)
+    chosen, note = choose_context(SHAPE, Settings(n_ctx=n_ctx), 0)
     assert chosen == n_ctx
     assert note == ("the context of 2049 tokens is larger than the 2048 the model was trained on" if has_note else "")
 
 
 @pytest.mark.parametrize("memory", [4 * GIB], indirect=True)
 def test_a_context_that_cannot_fit_is_refused_with_the_figures(memory: int) -> None:
-    check_memory(SHAPE, Settings(), 1 << 19)
+    assert check_settings(SHAPE, Settings(n_ctx=1 << 19)) == []
     with pytest.raises(LlmcliError) as caught:
-        check_memory(SHAPE, Settings(), 1 << 20)
+        check_settings(SHAPE, Settings(n_ctx=1 << 20))
     assert str(caught.value) == (
         "a context of 1048576 tokens needs 4.0 GiB of memory in addition to the model's 0.1 GiB, and 4.0 GiB are free"
     )
     assert "--ctx-size" in caught.value.hint
-    check_memory(SHAPE, Settings(cache_type_k="q8_0", cache_type_v="q8_0"), 1 << 20)
+    check_settings(SHAPE, Settings(n_ctx=1 << 20, cache_type_k="q8_0", cache_type_v="q8_0"))
 
 
 @pytest.mark.parametrize("memory", [0], indirect=True)
 def test_an_unknown_memory_refuses_nothing(memory: int) -> None:
-    check_memory(SHAPE, Settings(), 1 << 30)
+    assert check_settings(SHAPE, Settings(n_ctx=1 << 30)) == []
 
 
 @pytest.mark.parametrize("memory", [50 * MIB], indirect=True)
-def test_weights_larger_than_the_memory_give_only_a_note(memory: int) -> None:
-    assert "it is slow" in check_memory(SHAPE, Settings(), 2048)
-    assert check_memory(SHAPE, Settings(n_gpu_layers="all"), 2048) == ""
+def test_weights_larger_than_the_memory_give_only_a_note(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "has_gpu", lambda: True)
+    assert "it is slow" in check_settings(SHAPE, Settings(n_ctx=2048))[0]
+    assert check_settings(SHAPE, Settings(n_ctx=2048, n_gpu_layers="all")) == []
 
 
 # A layer is a tenth of 100 MiB and of the cache of 8 MiB: 10.8 MiB.
@@ -184,26 +181,26 @@ def test_a_header_with_few_keys_still_has_a_shape() -> None:
     assert choose_context(shape, Settings(), 10) == (2048, "")
 
 
-@pytest.mark.parametrize(("layers", "gpu", "has_note"), [("auto", False, False), (0, False, False), (9, True, False)])
+@pytest.mark.parametrize(("layers", "gpu"), [("auto", False), (0, False), (9, True)])
 def test_a_missing_gpu_is_noted_only_if_it_is_requested(
-    monkeypatch: pytest.MonkeyPatch, layers: int | str, gpu: bool, has_note: bool
+    monkeypatch: pytest.MonkeyPatch, layers: int | str, gpu: bool
 ) -> None:
     monkeypatch.setattr(hardware, "has_gpu", lambda: gpu)
-    assert bool(check_gpu(Settings(n_gpu_layers=layers))) is has_note
+    assert check_settings(SHAPE, Settings(n_gpu_layers=layers)) == []
     monkeypatch.setattr(hardware, "has_gpu", lambda: False)
-    assert "no effect" in check_gpu(Settings(n_gpu_layers="all"))
+    assert "no effect" in check_settings(SHAPE, Settings(n_gpu_layers="all"))[0]
 
 
 @pytest.mark.parametrize("values", [{"n_threads": 5}, {"n_threads_batch": 5}])
 def test_more_threads_than_cores_are_noted(monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    assert check_threads(Settings(**values)) == "5 threads are slow: this machine has 4 cores"
-    assert check_threads(Settings(n_threads=4, n_threads_batch=4)) == ""
+    assert check_settings(SHAPE, Settings(**values)) == ["5 threads are slow: this machine has 4 cores"]
+    assert check_settings(SHAPE, Settings(n_threads=4, n_threads_batch=4)) == []
 
 
 def test_a_quantized_v_cache_needs_flash_attention() -> None:
     with pytest.raises(UsageError, match="cache_type_v q4_0 needs flash attention") as caught:
-        check_cache(Settings(cache_type_v="q4_0", flash_attn="off"))
+        check_settings(SHAPE, Settings(cache_type_v="q4_0", flash_attn="off"))
     assert caught.value.hint == "use -fa on, or -ctv f16"
-    check_cache(Settings(cache_type_v="q4_0"))
-    check_cache(Settings(flash_attn="off", cache_type_v="bf16", cache_type_k="q4_0"))
+    check_settings(SHAPE, Settings(cache_type_v="q4_0"))
+    check_settings(SHAPE, Settings(flash_attn="off", cache_type_v="bf16", cache_type_k="q4_0"))

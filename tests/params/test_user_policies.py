@@ -112,6 +112,17 @@ def test_a_policy_file_runs_only_when_an_answer_needs_it(write: Write, tmp_path:
     assert ran.read_text() == "x"
 
 
+def test_the_next_answer_uses_the_function_that_a_check_loaded(write: Write, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    typed = write(f"with open({str(ran)!r}, 'a') as file:\n    file.write('x')\n" + WAVE)
+    settings = Settings(temp_policy_file=parse_setting(typed), temperature=parse_policy("sentence:wave,2"))
+    for _ in range(2):
+        check_chain(settings)
+    for count in (1, 2):  # a later answer loads the file again
+        assert temperatures(loaded(settings)) == [0.5, 0.75, 0.5]
+        assert ran.read_text() == "x" * count
+
+
 def test_a_changed_policy_file_applies_to_the_next_answer(write: Write) -> None:
     settings = Settings(temp_policy_file=parse_setting(write(WAVE)))
     before = loaded(settings)

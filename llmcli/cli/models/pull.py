@@ -1,14 +1,13 @@
 """`llmcli pull`, and the download of a missing model for other commands: plan it, show what it costs, download it."""
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 from llmcli.cli.options import complete_remote, with_settings
 from llmcli.config.presets import resolve_settings
-from llmcli.inference.sizing import memory_and_cores, resolve_model
+from llmcli.inference.sizing import memory_and_cores
 from llmcli.models.hub import environment
 from llmcli.models.locations import ModelFile, ModelLocations, ModelNotDownloadedError, model_locations
 from llmcli.models.lookup import find_model_file
@@ -45,9 +44,11 @@ def pull(
     locations = model_locations(settings)
     remote = parse_remote(reference, locations)
     if remote is None:  # the starter, or a file
+        from llmcli.inference.local import resolve_model  # loads the engine
+
         with Downloads() as downloads:
             starting = downloads.bar("downloading the starter model")
-            print_line(str(resolve_model(replace(settings, model=reference), starting).file.path))
+            print_line(str(resolve_model(reference, locations, starting).file.path))
         return
     if locations.is_offline:
         with suppress(ModelNotDownloadedError):

@@ -30,6 +30,7 @@ from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_facts, print_json, print_line, print_rows
 
 if TYPE_CHECKING:
+    from llmcli.inference.model_info import ModelInfo
     from llmcli.models.hub.api import Repo
 
 
@@ -78,7 +79,7 @@ def show_model(
     Architecture, size, context, chat template, license, checksum and memory. A model on the Hub is not downloaded:
     only its header is read.
     """
-    from llmcli.inference.sizing import local_model_info, remote_model_info
+    from llmcli.inference.model_info import local_model_info, remote_model_info
 
     settings = resolve_settings(flags)
     locations = model_locations(settings)
@@ -95,9 +96,9 @@ def show_model(
         plan = plan_pull(missing.reference, locations, memory_and_cores()[0], console.note)
         info = remote_model_info(plan, settings)
     if template:
-        print_line(info["chat_template"] or "")
+        print_line(info.chat_template or "")
     elif as_json:
-        print_json(info)
+        print_json(asdict(info))
     else:
         print_facts([(name, text) for name, text in _facts(info) if text])
 
@@ -215,45 +216,45 @@ def _data(item: InstalledModel) -> dict[str, Any]:
     }
 
 
-def _facts(info: dict[str, Any]) -> Sequence[tuple[str, str]]:
-    memory, template = info["memory"], info["chat_template"]
-    parts = f" in {info['n_files']} files" if info["n_files"] > 1 else ""
-    bits = f", {8 * info['size'] / info['n_parameters']:.1f} bits per weight" if info["n_parameters"] else ""
-    sampling = ", ".join(f"{key} {value}" for key, value in info["sampling"].items())
-    split = ", ".join(f"{format_size(memory[key])} {key}" for key in ("weights", "kv_cache", "compute"))
-    need = f"{format_size(memory['total'])} at a context of {memory['n_ctx']} tokens ({split})"
-    fits = {True: "yes", False: "no", None: ""}[memory["fits"]]
+def _facts(info: "ModelInfo") -> Sequence[tuple[str, str]]:
+    memory, template = info.memory, info.chat_template
+    parts = f" in {info.n_files} files" if info.n_files > 1 else ""
+    bits = f", {8 * info.size / info.n_parameters:.1f} bits per weight" if info.n_parameters else ""
+    sampling = ", ".join(f"{key} {value}" for key, value in info.sampling.items())
+    split = ", ".join(f"{format_size(getattr(memory, key))} {key}" for key in ("weights", "kv_cache", "compute"))
+    need = f"{format_size(memory.total)} at a context of {memory.n_ctx} tokens ({split})"
+    fits = {True: "yes", False: "no", None: ""}[memory.fits]
     return (
-        ("name", info["name"]),
-        ("model", info["title"]),
-        ("architecture", info["architecture"]),
-        ("parameters", format_count(info["n_parameters"]) if info["n_parameters"] else ""),
-        ("quantization", info["quantization"] + bits),
-        ("size", format_size(info["size"]) + parts),
-        ("trained context", f"{info['n_ctx_train']} tokens" if info["n_ctx_train"] else ""),
-        ("vocabulary", f"{info['n_vocab']} tokens" if info["n_vocab"] else ""),
+        ("name", info.name),
+        ("model", info.title),
+        ("architecture", info.architecture),
+        ("parameters", format_count(info.n_parameters) if info.n_parameters else ""),
+        ("quantization", info.quantization + bits),
+        ("size", format_size(info.size) + parts),
+        ("trained context", f"{info.n_ctx_train} tokens" if info.n_ctx_train else ""),
+        ("vocabulary", f"{info.n_vocab} tokens" if info.n_vocab else ""),
         ("memory", need),
         ("fits in memory", fits),
         ("chat template", f"yes, {len(template)} characters (--template prints it)" if template else "none"),
         ("sampling defaults", sampling or "none"),
-        ("license", info["license"]),
-        ("mmproj", info["projector"] or ""),
-        ("commit", info["commit"] or ""),
-        ("file", info["file"]),
+        ("license", info.license),
+        ("mmproj", info.projector or ""),
+        ("commit", info.commit or ""),
+        ("file", info.file),
         ("checksum", _checksum(info)),
-        ("last used", format_age(info["used"]) if info["downloaded"] else ""),
+        ("last used", format_age(info.used) if info.downloaded else ""),
     )
 
 
-def _checksum(info: dict[str, Any]) -> str:
-    if not info["downloaded"]:
-        return f"sha256 {info['sha256']} (published)" if info["sha256"] else ""
-    if info["damaged"]:
-        return f"DAMAGED: the sha256 is not {info['sha256']}; `llmcli pull` repairs it"
-    if info["verified"]:
-        return f"sha256 {info['sha256']}, verified {format_age(info['verified'])}"
-    if info["sha256"]:
-        return f"sha256 {info['sha256']} (published), not verified yet: run `llmcli models verify`"
+def _checksum(info: "ModelInfo") -> str:
+    if not info.downloaded:
+        return f"sha256 {info.sha256} (published)" if info.sha256 else ""
+    if info.damaged:
+        return f"DAMAGED: the sha256 is not {info.sha256}; `llmcli pull` repairs it"
+    if info.verified:
+        return f"sha256 {info.sha256}, verified {format_age(info.verified)}"
+    if info.sha256:
+        return f"sha256 {info.sha256} (published), not verified yet: run `llmcli models verify`"
     return "no published checksum"
 
 

@@ -24,7 +24,7 @@ from inspect import signature
 from llmcli.errors import UsageError
 from llmcli.params.param import LARGEST_FLOAT, InvalidValueError, format_value, quote
 from llmcli.params.policies.rules import BUILTIN, Function, Policy, TokenStep
-from llmcli.params.policies.user_functions import PolicySource, find_source
+from llmcli.params.policies.user_functions import PRELOADED, PolicySource, find_source
 from llmcli.text import did_you_mean
 
 SHAPE = "a number (0.8), a range (0.3..1.3) or a policy (sentence:1.1,0.7,0.4)"
@@ -136,6 +136,20 @@ class PolicyCall(Policy):
         except ValueError:  # a function written in C may have no signature
             pass
         return function
+
+
+def preload(policy: Policy) -> None:
+    """Load the functions of users before the model; the next answer uses them, and later ones load them again.
+
+    Raises UsageError when one cannot be loaded, or does not accept its arguments.
+    """
+    policy.load()
+    if isinstance(policy, PolicyCall):
+        if policy.source:
+            PRELOADED[policy.source.origin, policy.name] = policy._function
+        for arg in policy.args:
+            if isinstance(arg, Policy):
+                preload(arg)
 
 
 def names_in(policy: Policy) -> list[str]:

@@ -14,6 +14,7 @@ from llmcli.params.policies.rules import BUILTIN, Function
 from llmcli.text import ellipsize
 
 ENTRY_POINTS = "llmcli.temperature_policies"  # the entry point group for packages with policies
+PRELOADED: dict[tuple[str, str], Function] = {}  # by origin and name, for the next answer; see `policy.preload`
 _PACKAGE = str(Path(__file__).parents[2]) + os.sep  # the folder of llmcli's own code
 
 
@@ -28,7 +29,7 @@ class PolicySource:
         """The function of the policy `name`. Raises UsageError when it cannot be loaded, or is not a function."""
         try:
             with redirect_stdout(sys.stderr):  # what the file prints is not a part of the answer
-                loaded = self.load()
+                loaded = PRELOADED.pop((self.origin, name), None) or self.load()
         except (UsageError, KeyboardInterrupt):
             raise
         except BaseException as error:  # an imported package can raise anything

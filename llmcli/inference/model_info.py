@@ -1,0 +1,134 @@
+"""The facts about a model, on this machine or on the Hub."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from llmcli.engine.llama import hardware
+from llmcli.inference.sizing import memory_need, shape_of
+from llmcli.models import notes
+from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.gguf.parser import read_headers
+from llmcli.models.locations import ModelFile, ModelLocations
+from llmcli.params.settings import Settings
+
+if TYPE_CHECKING:
+    from llmcli.models.hub.repo_download import PullPlan
+
+
+@dataclass(frozen=True)
+class ModelMemory:
+    """Bytes that a model needs with a context of `n_ctx` tokens, and that are free (0 = unknown)."""
+
+    weights: int
+    kv_cache: int
+    compute: int
+    total: int
+    n_ctx: int
+    free: int
+    fits: bool | None  # None: unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """The facts about a model. The fields are the keys of the JSON data, in this order.
+
+    `sampling` are the model's own settings. `sha256` is the published one; `verified` is when the file was found to
+    have it, `damaged` means that it has another one. Times are in seconds since 1970, sizes in bytes.
+    """
+
+    title: str
+    architecture: str
+    n_parameters: int | None
+    quantization: str
+    size: int
+    n_ctx_train: int | None
+    n_vocab: int | None
+    chat_template: str | None
+    sampling: Mapping[str, object]
+    memory: ModelMemory
+    name: str
+    downloaded: bool
+    n_files: int
+    license: str
+    commit: str | None
+    file: str
+    sha256: str
+    verified: float | None = None
+    damaged: bool = False
+    used: float | None = None
+    projector: str | None
+
+
+def local_model_info(file: ModelFile, locations: ModelLocations, settings: Settings) -> ModelInfo:
+    """The facts about a model on this machine. Raises ModelInvalidError when its file is damaged."""
+    from llmcli.models.hub import cache
+    from llmcli.models.installed import installed_model
+
+    item = installed_model(file, locations)
+    headers = read_headers(file.parts)
+    note = notes.read(locations.data_dir, file.path)
+    sha256, hashed = note.get("sha256", ""), note.get("hashed")
+    if item.source.name == "starter":  # it was verified when it was downloaded
+        sha256, hashed = item.digests[0], file.path.stat().st_mtime
+    projector = item.cached.projector.path if item.cached and item.cached.projector else item.projector
+    license_name = str(headers[0].metadata.get("general.license", ""))
+    if not license_name and item.cached:  # what the Hub gave when the model was pulled
+        pulled, parts = cache.all_revisions(locations.data_dir), item.cached.variant.parts
+        license_name = next((one.license for one in pulled if one.files == parts), "")
+    return ModelInfo(
+        **_header_facts(headers, item.size, settings),
+        n_parameters=sum(part.n_parameters for part in headers),
+        name=item.name,
+        downloaded=True,
+        n_files=len(file.parts),
+        license=license_name,
+        commit=item.cached.commit if item.cached else None,
+        file=str(file.path),
+        sha256=item.digests[0],
+        verified=hashed if sha256 == item.digests[0] else None,
+        damaged=bool(sha256 and item.digests[0] and sha256 != item.digests[0]),
+        used=item.last_used,
+        projector=str(projector) if projector else None,
+    )
+
+
+def remote_model_info(plan: "PullPlan", settings: Settings) -> ModelInfo:
+    """The facts about a model on the Hub, of which only the header is read."""
+    from llmcli.models.hub.repo_download import remote_header
+
+    header = remote_header(plan.files[0])
+    first = plan.variant.parts[0]
+    return ModelInfo(
+        **_header_facts([header], plan.variant.size, settings),
+        n_parameters=header.n_parameters if len(plan.variant.parts) == 1 else plan.repo.n_parameters,
+        name=str(plan.reference),
+        downloaded=False,
+        n_files=len(plan.variant.parts),
+        license=plan.repo.license or str(header.metadata.get("general.license", "")),
+        commit=plan.repo.commit,
+        file=f"{plan.repo.name}/{first.path}",
+        sha256=first.sha256,
+        projector=plan.projector.file.path if plan.projector else None,
+    )
+
+
+def _header_facts(headers: Sequence[GGUFHeader], size: int, settings: Settings) -> dict[str, Any]:
+    """The fields of `ModelInfo` that the headers of the files tell."""
+    header, shape = headers[0], shape_of(headers)
+    if len(headers) == 1 and header.split_count > 1:
+        shape = replace(shape, weights=size)  # the tensors of the other parts were not read
+    n_ctx, free = settings.n_ctx or shape.n_ctx_train, hardware.available_memory()
+    need = memory_need(shape, settings, n_ctx)
+    fits = need.total <= free if free else None
+    return {
+        "title": header.name,
+        "architecture": header.architecture,
+        "quantization": header.quantization,
+        "size": size,
+        "n_ctx_train": header.n_ctx_train,
+        "n_vocab": header.n_vocab,
+        "chat_template": header.chat_template,
+        "sampling": header.sampling_defaults,
+        "memory": ModelMemory(**asdict(need), total=need.total, n_ctx=n_ctx, free=free, fits=fits),
+    }
