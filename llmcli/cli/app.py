@@ -35,7 +35,7 @@ def _dispatch(arguments: list[str]) -> int:
 
         print_line(root_help() if arguments else front_page())
         return 0
-    from llmcli.cli.typer_app import check_command
+    from llmcli.cli.usage_errors import check_command
 
     check_command(arguments)
     wanted = "doctor" if arguments[0] == "--version" else arguments[0]  # the version is shown by its module
@@ -78,7 +78,7 @@ def _report(error: Exception) -> int:
 
         print_line(error.format_message())
         return ExitStatus.OK
-    from llmcli.cli.typer_app import explain_usage_error
+    from llmcli.cli.usage_errors import explain_usage_error
 
     console.error(*explain_usage_error(error))
     return int(getattr(error, "exit_code", ExitStatus.USAGE))

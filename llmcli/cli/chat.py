@@ -12,7 +12,8 @@ import typer
 from llmcli.chat.attachments import attach
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import model_preload
-from llmcli.cli.options import argument_or_flag, complete_reference, complete_remote, complete_session, with_settings
+from llmcli.cli.completion import complete_reference, complete_remote, complete_session
+from llmcli.cli.options import argument_or_flag, with_settings
 from llmcli.config.presets import layers_of, resolve_settings
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import cache_dir, data_dir, read_text

@@ -1,14 +1,14 @@
-"""The commands: where each one is, its one sentence, its examples (in examples.txt) and its most common options.
+"""Help: the commands with their sentences, examples (in examples.txt) and common options, and the pages of `--help`.
 
-It imports nothing of the program, so that `llmcli` and `llmcli --help` are shown at once.
+It imports nothing of the program at its start, so that `llmcli` and `llmcli --help` are shown at once.
 """
 
 import re
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PROGRAM = "llmcli"
 ABOUT = "Run language models on this machine: chat, generate, compare."
@@ -156,3 +156,108 @@ def wrapped(text: str, indent: str = "") -> str:
 def width() -> int:
     """The columns of the terminal, at least 40 and at most 80."""
     return max(min(shutil.get_terminal_size().columns, _WIDEST), 40)
+
+
+def help_page(ctx: Any, everything: bool) -> str:
+    """The text of `--help`, or with `everything` of `--help-all`, of the command or group of this context.
+
+    Usage, sentence, examples, commands, arguments, options: the common ones, those of a group not at all, or all.
+    """
+    command, is_group = ctx.command, hasattr(ctx.command, "commands")
+    path = ctx.command_path.removeprefix(PROGRAM).strip()  # as in `models pull`
+    if not path and not everything:
+        return root_help()
+    entry = COMMANDS.get(path)
+    parameters = [one for one in command.get_params(ctx) if not getattr(one, "hidden", False)]
+    arguments = [(one.make_metavar(ctx), one.help or "") for one in parameters if one.param_type_name == "argument"]
+    options = [one for one in parameters if one.param_type_name == "option"]
+    usage = " ".join(piece.strip("{}") for piece in command.collect_usage_pieces(ctx))
+    texts = (command.help or "").strip().split("\n\n") if everything else [_first_sentence(command.help)]
+    parts = [wrapped(f"Usage: {ctx.command_path} {usage}")]
+    parts += [wrapped(" ".join(text.split()), "  ") for text in texts]
+    parts += examples("Examples", EXAMPLES.get(path, ""))
+    if is_group:
+        parts += section("Commands", list(_commands(command, "", everything)))
+    parts += section("Arguments", arguments)
+    common = [] if is_group else _common(entry.common if entry else (), options)
+    rows: dict[str, list[Row]] = {}
+    for option in options if everything else common:
+        heading = getattr(option, "rich_help_panel", None) if everything else None
+        rows.setdefault(heading or "Options", []).append(_option_row(option, ctx, everything))
+    for heading, group in rows.items():
+        parts += section(heading, group)
+    if entry and entry.shows_statuses:
+        parts += _statuses(everything)
+    if is_group:
+        parts.append(wrapped(f"{ctx.command_path} COMMAND --help shows the examples and options of a command."))
+    elif not everything:
+        parts.append(wrapped(f"{ctx.command_path} --help-all shows all {len(options)} options."))
+    return "\n\n".join(parts)
+
+
+def _first_sentence(text: str | None) -> str:
+    """The first sentence of a help text, in one line."""
+    paragraph = " ".join((text or "").strip().partition("\n\n")[0].split())
+    sentence, stop, _ = paragraph.partition(". ")
+    return sentence + stop.strip()
+
+
+def _commands(group: Any, prefix: str, everything: bool) -> Iterator[Row]:
+    order = list(group.commands) if prefix or COMMANDS.keys() - group.commands else list(COMMANDS)
+    for name in order:
+        command = group.commands[name]
+        yield prefix + name, _first_sentence(command.help)
+        if everything and hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ", everything)
+
+
+def _common(names: Sequence[str], options: Sequence[Any]) -> list[Any]:
+    """The options with these names, in this order; without names, all but those of every command."""
+    if not names:
+        return [one for one in options if not {"--help", "--help-all", "--quiet", "--verbose", "--debug"} & {*one.opts}]
+    by_flag = {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}
+    return [by_flag[name] for name in names]
+
+
+def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
+    """The names of an option (all, or the short and the first long one) and its help."""
+    from llmcli.params.param import format_value, range_text
+
+    names = list(option.opts)
+    if not everything:
+        short = [name for name in names if not name.startswith("--")]
+        names = short[:1] + [name for name in names if name.startswith("--")][:1]
+    names.sort(key=lambda name: name.startswith("--"))
+    label = ", ".join(names)
+    if option.secondary_opts:
+        label += "/" + option.secondary_opts[0]
+    if not option.is_flag and not option.count:
+        is_number = option.metavar is None and hasattr(option.type, "min")
+        label += " N" if is_number else " " + option.make_metavar(ctx).strip("<>")
+    is_group = hasattr(ctx.command, "commands")
+    if "--help" in option.opts:
+        return label, "Show this help and exit." if is_group else "Show the most common options and exit."
+    if "--help-all" in option.opts and is_group:
+        return label, "Show the commands of all groups and exit."
+    # Range, default and need of an option that a command declares itself; those of settings are in the help.
+    low, high = getattr(option.type, "min", None), getattr(option.type, "max", None)
+    facts = [range_text(low, high, None)] if (low, high) != (None, None) and not option.count else []
+    if option.show_default and option.default not in (None, False, "", ()) and not option.required:
+        facts.append(f"default {format_value(option.default)}")
+    if option.required:
+        facts.append("required")
+    text = f"{option.help or ''} [{', '.join(facts)}]" if facts else option.help or ""
+    if everything:
+        return label, text
+    text, bracket, end = text.rpartition(" [") if text.endswith("]") else (text, "", "")
+    return label, _first_sentence(text) + bracket + end  # the facts in brackets stay
+
+
+def _statuses(everything: bool) -> list[str]:
+    from llmcli.errors import ExitStatus
+
+    rows = [(str(status.value), status.meaning) for status in ExitStatus]
+    if everything:
+        return section("Exit status", rows)
+    text = wrapped("; ".join(f"{number}\N{NO-BREAK SPACE}{meaning}" for number, meaning in rows), "  ")
+    return ["Exit status:\n" + text.replace("\N{NO-BREAK SPACE}", " ")]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.cli.options import complete_session, with_settings
+from llmcli.cli.completion import complete_session
+from llmcli.cli.options import with_settings
 from llmcli.cli.stdin import piped_stdin
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import DiskError, ExitStatus, ModelNotFoundError, UsageError

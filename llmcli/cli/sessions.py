@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.chat.sessions import store
-from llmcli.cli.options import Force, Json, complete_session, output_path
+from llmcli.cli.completion import complete_session
+from llmcli.cli.options import Force, Json, output_path
 from llmcli.config.config_file import config_layer
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from llmcli.params.settings import Layer, resolve

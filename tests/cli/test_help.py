@@ -12,8 +12,9 @@ import pytest
 import typer
 
 from llmcli.cli import help_texts
+from llmcli.cli.help_texts import help_page
 from llmcli.cli.options import parse_flag
-from llmcli.cli.typer_app import help_page, make_app
+from llmcli.cli.typer_app import make_app
 from llmcli.errors import ExitStatus
 from llmcli.inference.comparison import variants_of
 from llmcli.params.settings import fields

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from llmcli.cli.options import complete_reference, with_settings
+from llmcli.cli.completion import complete_reference
+from llmcli.cli.options import with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.models.installed import inventory_with_aliases
 from llmcli.models.locations import ModelNotDownloadedError, model_locations
