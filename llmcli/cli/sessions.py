@@ -15,7 +15,7 @@ from llmcli.cli.options import Force, Json, output_path
 from llmcli.config.config_file import config_layer
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from llmcli.params.settings import Layer, resolve
-from llmcli.text import format_age, plural
+from llmcli.text import format_age, plural, sanitize
 from llmcli.ui.terminal.console import can_ask, confirm, console, wants_color
 from llmcli.ui.terminal.output import print_json, print_line, print_rows, print_text
 
@@ -101,8 +101,8 @@ def _print_messages(messages: "Sequence[Message]", first: int) -> None:
 
     for number, message in enumerate(messages, first):
         files = "".join(f" +{file.name}" for file in message.attachments)
-        print_line(f"{number} {SPEAKER_NAMES[message.role]}{files}", _bold())
-        print_line(message.content.rstrip("\n") + "\n")
+        print_line(f"{number} {SPEAKER_NAMES[message.role]}{sanitize(files)}", _bold())
+        print_line(sanitize(message.content.rstrip("\n")) + "\n")  # in a pipe too: `export` has the text verbatim
 
 
 def _bold() -> str:

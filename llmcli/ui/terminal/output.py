@@ -221,10 +221,9 @@ def print_rows(
     """Print the rows; the columns named in `right` hold numbers, and `below` has a further line for each row.
 
     A terminal that is a little too narrow omits the columns in `spare`, the first of them first. One that is much too
-    narrow gets a block for each row. A cell with several lines is joined into one.
+    narrow gets a block for each row. A cell with several lines is joined into one, and is safe in a pipe too.
     """
-    safe = sanitize if is_terminal(stream()) else str
-    table = [[safe(" ".join(cell.split())) for cell in row] for row in rows]
+    table = [[sanitize(" ".join(cell.split())) for cell in row] for row in rows]
     widths = [max(map(cells, column)) for column in zip(heads, *table, strict=True)]
     kept: list[int] = []  # the columns that fit; none where they do not fit even without the spare ones
     for number in range(len(spare) + 1):
@@ -247,10 +246,10 @@ def print_rows(
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
-    """Print pairs, one a line, the values aligned; on a narrow terminal a long value goes below its name."""
+    """Print pairs, one a line, the values aligned and safe; on a narrow terminal a long value goes below its name."""
     column = max((cells(name) for name, _ in facts), default=0) + len(_GAP)
     for name, value in facts:
-        value = _LINE_BREAKS.sub(" ", value)
+        value = sanitize(_LINE_BREAKS.sub(" ", value))
         fits = column + cells(value) <= columns()
         _print_hanging(name, [value] if fits else _wrapped(value, len(_GAP)), column if fits else len(_GAP))
 
