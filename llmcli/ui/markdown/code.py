@@ -24,7 +24,7 @@ class Highlighter:
 
     def __init__(self, info: str, theme: ANSISyntaxTheme | None) -> None:
         """`info` is the text after the marks of a fence; without a theme the text has no color."""
-        self._lexer = _lexer(language_of(info).lower()) if theme else None
+        self._lexer = lexer_of(info) if theme else None
         self._theme = theme or ANSISyntaxTheme({})
         self._before: list[str] = []
         self._closer = ""  # what ends the comment that is open
@@ -101,10 +101,11 @@ def _within(kind: tuple[str, ...]) -> bool:
 
 
 @lru_cache(maxsize=32)
-def _lexer(language: str) -> Any:
-    """The lexer for a language; None when there is none."""
+def lexer_of(info: str) -> Any:
+    """The lexer for the language in the info text of a fence; None when there is none."""
     from pygments.lexers import get_lexer_by_name
 
+    language = language_of(info).lower()
     name = _ALIASES.get(language, language)
     if name not in _names() or name == "text":
         return None

@@ -141,12 +141,12 @@ def _tokens(block: Block) -> list[Token]:
         return [Token("hr", "hr", 0)]
     text = block.text.strip(" \n")
     if block.kind == "heading":
-        return _element("heading", f"h{block.level}", parser_for(text).parseInline(text))
+        return _element("heading", f"h{block.level}", _parser(has_links(text)).parseInline(text))
     if block.kind == "paragraph":
-        return _element("paragraph", "p", parser_for(text).parseInline(text))
+        return _element("paragraph", "p", _parser(has_links(text)).parseInline(text))
     if any(len(line) - len(line.lstrip(" >*+-0123456789.)")) > _DEEPEST for line in block.text.split("\n")):
         return _element("paragraph", "p", [Token("text", "", 0, content=block.text.strip("\n"))])
-    tokens = parser_for(block.text).parse(block.text)
+    tokens = _parser(has_links(block.text)).parse(block.text)
     if block.number is not None and len(tokens) > 1:
         tokens[1].info = str(block.number)
     return tokens
@@ -192,20 +192,24 @@ def _address(url: object, label: Sequence[Token]) -> list[Token]:
     return [Token("address", "link_url", 0, content=f" ({url})" if text else url)]
 
 
-def parser_for(text: str) -> MarkdownIt:
-    """The parser, without links where many brackets never close: it would search each one to the end."""
-    return parser(text.count("[") <= 50 + text.count("]"))
+def has_links(text: str) -> bool:
+    """Whether a parser should look for links: many brackets that never close take long, each is searched to the end."""
+    return text.count("[") <= 50 + text.count("]")
+
+
+def markdown_parser(links: bool) -> MarkdownIt:
+    """CommonMark with tables, struck text and LaTeX as it is written; HTML stays text."""
+    made = MarkdownIt("commonmark", {"html": False, "maxNesting": 200}).enable(["table", "strikethrough"])
+    made.inline.ruler.before("escape", "math", _math)
+    return made if links else made.disable(["link", "image"])
 
 
 @cache
-def parser(links: bool = True) -> MarkdownIt:
-    """CommonMark with tables and struck text; HTML and link definitions, which would be hidden, stay text."""
-    made = MarkdownIt("commonmark", {"html": False, "maxNesting": 200})
-    made.enable(["table", "strikethrough"]).disable(["reference", "html_block", "html_inline"])
-    made.inline.ruler.before("escape", "math", _math)
+def _parser(links: bool) -> MarkdownIt:
+    made = markdown_parser(links).disable(["reference", "html_block", "html_inline"])  # all that would be hidden
     made.normalizeLink = made.normalizeLinkText = str  # type: ignore[method-assign,assignment]
     made.validateLink = bool  # type: ignore[method-assign,assignment]  # no link is opened, each is shown
-    return made if links else made.disable(["link", "image"])
+    return made
 
 
 def _math(state: "StateInline", silent: bool) -> bool:
