@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli.generate import NoStdin, PromptArgument, command_layers, timeout_note, warn_plain_template
+from llmcli.cli.generate import NoStdin, PromptArgument, command_layers, warn_plain_template
 from llmcli.cli.options import CHAT_ONLY, with_settings
 from llmcli.cli.stdin import read_prompt, reads_stdin
 from llmcli.config.presets import LayerStack
@@ -196,7 +196,7 @@ def _exit_status(comparison: "Comparison", asked: Settings) -> int:
     if comparison.interrupted:
         return ExitStatus.INTERRUPTED
     if any(one.answer.finish_reason == "timeout" for one in comparison.results):
-        console.note(timeout_note(asked))
+        console.note(f"stopped by --timeout after {asked.timeout:g} s")
         return ExitStatus.TIMEOUT
     for one in comparison.results:
         if one.failure:
