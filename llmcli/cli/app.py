@@ -24,26 +24,22 @@ def run(arguments: list[str]) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    from llmcli.cli.help_texts import PROGRAM, front_page, normalize_arguments, root_help
+
+    wanted = ""
     if "_LLMCLI_COMPLETE" in os.environ:
         os.environ["COLUMNS"] = "10000"  # a shell takes each line for a candidate: no help text may wrap
-        return _run_app(arguments, "")
-    from llmcli.cli.help_texts import front_page, normalize_arguments, root_help
+    else:
+        arguments = normalize_arguments(arguments)
+        if not arguments or arguments[0] in ("-h", "--help"):
+            from llmcli.ui.terminal.output import print_line
 
-    arguments = normalize_arguments(arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        from llmcli.ui.terminal.output import print_line
+            print_line(root_help() if arguments else front_page())
+            return 0
+        from llmcli.cli.usage_errors import check_command
 
-        print_line(root_help() if arguments else front_page())
-        return 0
-    from llmcli.cli.usage_errors import check_command
-
-    check_command(arguments)
-    wanted = "doctor" if arguments[0] == "--version" else arguments[0]  # the version is shown by its module
-    return _run_app(arguments, wanted)
-
-
-def _run_app(arguments: list[str], wanted: str) -> int:
-    from llmcli.cli.help_texts import PROGRAM
+        check_command(arguments)
+        wanted = "doctor" if arguments[0] == "--version" else arguments[0]  # the version is shown by its module
     from llmcli.cli.typer_app import make_app  # Typer takes 50 ms, while the model is loading already
 
     result: Any = make_app(wanted)(arguments, prog_name=PROGRAM, standalone_mode=False)

@@ -17,7 +17,7 @@ def completer(field: Field) -> Callable[[str], Any] | None:
     """The completion of the values of a setting; None without one (the shell itself completes files)."""
     special: dict[str, Callable[[str], Any]] = {
         "model": complete_model,
-        "samplers": _complete_list,
+        "samplers": _complete_samplers,
         "preset": _complete_preset,
         "character": complete_character,
     }
@@ -27,8 +27,7 @@ def completer(field: Field) -> Callable[[str], Any] | None:
     return lambda incomplete: [value for value in known if value.startswith(incomplete)]
 
 
-def _complete_list(incomplete: str) -> list[str]:
-    """Sampler names, also after a comma."""
+def _complete_samplers(incomplete: str) -> list[str]:
     from llmcli.params.sampler_chain import SAMPLER_NAMES
 
     head, comma, tail = incomplete.rpartition(",")
@@ -62,8 +61,7 @@ def complete_reference(incomplete: str) -> list[str]:
         names = ["starter", *place.aliases, *(item.name for item in inventory(place) if item.source.name != "url")]
     except (LlmcliError, OSError):
         names = ["starter"]
-    found = (name for name in dict.fromkeys(names) if name.startswith(incomplete))
-    return [word for word, _ in _safe_words((name, "") for name in found)]
+    return _safe_names(name for name in dict.fromkeys(names) if name.startswith(incomplete))
 
 
 def complete_session(incomplete: str) -> list[tuple[str, str]]:
@@ -89,7 +87,10 @@ def complete_remote(incomplete: str) -> list[str]:
 
 
 def _complete_path(incomplete: str, suffixes: tuple[str, ...] = (".gguf",)) -> list[str]:
-    names = (name for name in matching_paths(incomplete) if name.endswith(("/", *suffixes)))
+    return _safe_names(name for name in matching_paths(incomplete) if name.endswith(("/", *suffixes)))
+
+
+def _safe_names(names: Iterable[str]) -> list[str]:
     return [word for word, _ in _safe_words((name, "") for name in names)]
 
 

@@ -15,8 +15,6 @@ ABOUT = "Run language models on this machine: chat, generate, compare."
 DOCUMENTATION = "Manual: README.md and the folder docs/ of the project."
 _REQUEST = ("--model", "--system", "--file", "--preset")
 Row = tuple[str, str]
-_WIDEST = 80
-_LONGEST_NAME = 26  # the help of a longer name starts on the next line
 
 
 class Command(NamedTuple):
@@ -88,12 +86,10 @@ EXAMPLES: Mapping[str, str] = {
     for title, _, lines in (block.partition("\n") for block in _BLOCKS)
 }
 _NEXT = f"{PROGRAM} COMMAND --help shows the examples and options of a command."
+_HELP, _HELP_ALL = "Show this help and exit.", "Show the commands of all groups and exit."
+VERSION_HELP = "Show the versions and the devices and exit."
+_OPTIONS = (("--version", VERSION_HELP), ("-h, --help", _HELP), ("--help-all", _HELP_ALL))
 _COMMANDS = [(name, command.summary) for name, command in COMMANDS.items()]
-_OPTIONS = (
-    ("--version", "Show the versions and the devices and exit."),
-    ("-h, --help", "Show this help and exit."),
-    ("--help-all", "Show the commands of all groups and exit."),
-)
 
 
 def front_page() -> str:
@@ -123,9 +119,8 @@ def examples(heading: str, lines: str) -> list[str]:
     block = lines.split("\n")
     if max(map(len, block)) + 2 > width():
         pairs = [line.partition("  #")[::2] for line in block]
-        block = [
-            part for command, comment in pairs for part in (f"#{comment}" if comment else "", command.rstrip()) if part
-        ]
+        lines = "\n".join(f"#{comment}\n{command.rstrip()}" if comment else command for command, comment in pairs)
+        block = lines.split("\n")
     return ["\n".join([f"{heading}:", *(f"  {line}" for line in block)])]
 
 
@@ -133,7 +128,7 @@ def section(heading: str, rows: Sequence[Row]) -> list[str]:
     """Rows in two columns under a heading; nothing without rows."""
     if not rows:
         return []
-    column = 4 + max((len(name) for name, _ in rows if len(name) <= _LONGEST_NAME), default=0)
+    column = 4 + max((len(name) for name, _ in rows if len(name) <= 26), default=0)  # a longer one is above its help
     lines = [f"{heading}:"]
     for name, text in rows:
         text = re.sub(r"\S{40,}", lambda word: word[0].replace(",", ", "), text)  # a long list breaks at its commas
@@ -155,7 +150,7 @@ def wrapped(text: str, indent: str = "") -> str:
 
 def width() -> int:
     """The columns of the terminal, at least 40 and at most 80."""
-    return max(min(shutil.get_terminal_size().columns, _WIDEST), 40)
+    return max(min(shutil.get_terminal_size().columns, 80), 40)
 
 
 def help_page(ctx: Any, everything: bool) -> str:
@@ -187,7 +182,12 @@ def help_page(ctx: Any, everything: bool) -> str:
     for heading, group in rows.items():
         parts += section(heading, group)
     if entry and entry.shows_statuses:
-        parts += _statuses(everything)
+        from llmcli.errors import ExitStatus
+
+        meanings = [(str(status.value), status.meaning) for status in ExitStatus]
+        brief = wrapped("; ".join("\N{NO-BREAK SPACE}".join(pair) for pair in meanings), "  ")
+        short = ["Exit status:\n" + brief.replace("\N{NO-BREAK SPACE}", " ")]
+        parts += section("Exit status", meanings) if everything else short
     if is_group:
         parts.append(wrapped(f"{ctx.command_path} COMMAND --help shows the examples and options of a command."))
     elif not everything:
@@ -236,9 +236,9 @@ def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
         label += " N" if is_number else " " + option.make_metavar(ctx).strip("<>")
     is_group = hasattr(ctx.command, "commands")
     if "--help" in option.opts:
-        return label, "Show this help and exit." if is_group else "Show the most common options and exit."
+        return label, _HELP if is_group else "Show the most common options and exit."
     if "--help-all" in option.opts and is_group:
-        return label, "Show the commands of all groups and exit."
+        return label, _HELP_ALL
     # Range, default and need of an option that a command declares itself; those of settings are in the help.
     low, high = getattr(option.type, "min", None), getattr(option.type, "max", None)
     facts = [range_text(low, high, None)] if (low, high) != (None, None) and not option.count else []
@@ -251,13 +251,3 @@ def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
         return label, text
     text, bracket, end = text.rpartition(" [") if text.endswith("]") else (text, "", "")
     return label, _first_sentence(text) + bracket + end  # the facts in brackets stay
-
-
-def _statuses(everything: bool) -> list[str]:
-    from llmcli.errors import ExitStatus
-
-    rows = [(str(status.value), status.meaning) for status in ExitStatus]
-    if everything:
-        return section("Exit status", rows)
-    text = wrapped("; ".join(f"{number}\N{NO-BREAK SPACE}{meaning}" for number, meaning in rows), "  ")
-    return ["Exit status:\n" + text.replace("\N{NO-BREAK SPACE}", " ")]

@@ -18,8 +18,6 @@ from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import interruptible, time_limit
 from llmcli.ui.terminal.progress import Downloads, ProgressLine
 
-_LARGE = 1 << 30  # bytes; the check of a smaller file is too fast for a message
-
 
 def find_model(settings: Settings) -> ResolvedModel:
     """Find the model and check it; a missing model is downloaded if the user allows it."""
@@ -107,10 +105,9 @@ def welcome(origin: str) -> None:
 
 
 def _resolve(settings: Settings) -> ResolvedModel:
+    def report_check(name: str, size: int) -> None:
+        if size >= 1 << 30:  # bytes; the check of a smaller file is too fast for a message
+            console.note(f"checking {name} in a separate process (first use)")
+
     with Downloads() as downloads:
-        return resolve_model(settings, downloads.bar("downloading the starter model"), _report_check)
-
-
-def _report_check(name: str, size: int) -> None:
-    if size >= _LARGE:
-        console.note(f"checking {name} in a separate process (first use)")
+        return resolve_model(settings, downloads.bar("downloading the starter model"), report_check)

@@ -2,7 +2,8 @@
 
 import inspect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +16,7 @@ from llmcli.params.param import Field, fields_of
 from llmcli.params.settings import Layer, fields
 from llmcli.ui.terminal.console import console
 
-Suggest = Callable[[Field, Any], str]  # the hint for a value that is not valid, or an empty text
-_METAVARS = {int: "N", float: "X", str: "TEXT"}
-_LONGEST_METAVAR = 24  # of a list of choices; a longer one is in the help
+_METAVARS = {int: "N", float: "X"}
 CHAT_ONLY = frozenset(fields_of(InterfaceParams))
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
@@ -43,26 +42,19 @@ def _set_console(
     console.debug |= debug
 
 
-def with_settings(
-    only: Iterable[str], suggest: Suggest | None = None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def with_settings(only: Container[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a command so that it gets `flags`, a Layer of the settings on the command line.
 
-    Each setting in `only` becomes an option, and `--quiet`, `--verbose` and `--debug` are added. `suggest` may have a
-    better hint than the setting itself for a value that is not valid.
+    Each setting in `only` becomes an option, and `--quiet`, `--verbose` and `--debug` are added.
     """
-    keys = set(only)
-    chosen = {key: field for key, field in fields().items() if key in keys}
+    chosen = {key: field for key, field in fields().items() if key in only}
     switches = inspect.signature(_set_console, eval_str=True).parameters
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         def command(**given: Any) -> Any:
             _set_console(**{name: given.pop(name) for name in switches})
-            flags = {}
-            for key, field in chosen.items():
-                value = given.pop(key)
-                if value is not None:
-                    flags[key] = parse_flag(field, value, suggest)
+            values = {key: given.pop(key) for key in chosen}
+            flags = {key: parse_flag(chosen[key], value) for key, value in values.items() if value is not None}
             return function(flags=Layer("flag", flags), **given)
 
         declared = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "flags"]
@@ -73,14 +65,13 @@ def with_settings(
         ]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
-        command.__doc__ = function.__doc__
-        command.__name__ = function.__name__
+        command.__doc__, command.__name__ = function.__doc__, function.__name__
         return command
 
     return decorate
 
 
-def parse_flag(field: Field, given: Any, suggest: Suggest | None = None) -> Any:
+def parse_flag(field: Field, given: Any) -> Any:
     """The value of an option.
 
     Raises:
@@ -91,13 +82,24 @@ def parse_flag(field: Field, given: Any, suggest: Suggest | None = None) -> Any:
     try:
         return field.parse_texts(given) if isinstance(given, list) else field.parse_text(given)
     except UsageError as error:
-        if suggest:
-            error.hint = suggest(field, given) or error.hint
+        if isinstance(given, str) and "," in given:
+            error.hint = _vary_hint(field, given) or error.hint
         if field.key == "n_ctx" and not error.hint:  # in `llm`, -c continues the last conversation
             error.hint = "-c is the context size; `llmcli chat -C` continues the last session"
         if field.key == "n_threads" and "." in given and not error.hint:
             error.hint = "-t is the number of threads; for the temperature, use --temp"
         raise
+
+
+def _vary_hint(field: Field, given: str) -> str:
+    """The hint for a flag such as `--temp 0.2,1.4`; empty where it is not a list of values to compare."""
+    from llmcli.inference.comparison import variants_of  # loads the engine: only after a mistake
+
+    name = min((flag for flag in field.flags if flag.startswith("--")), key=len)[2:]
+    with suppress(UsageError):
+        variants_of([f"{name}={given}"], 0)
+        return f"to compare several values, use `llmcli compare --vary {name}={given}`"
+    return ""
 
 
 def _option(field: Field) -> Any:
@@ -113,7 +115,7 @@ def _option(field: Field) -> Any:
 
 def _short_choices(field: Field) -> str:
     choices = "|".join(map(str, field.param.choices))
-    return choices if len(choices) <= _LONGEST_METAVAR else ""
+    return choices if len(choices) <= 24 else ""  # a longer list is in the help
 
 
 def help_text(field: Field) -> str:

@@ -82,7 +82,6 @@ def replay(
 
 
 def _run_batch(again: "BatchReplay", status: ProgressLine, as_json: bool) -> None:
-    """Generate the answers of a comparison again, side by side as the first time."""
     from llmcli.ui import comparison
 
     live, think = can_redraw(sys.stdout) and not as_json, False

@@ -20,7 +20,7 @@ from llmcli.ui.terminal.console import can_ask, confirm, console, wants_color
 from llmcli.ui.terminal.output import print_json, print_line, print_rows, print_text
 
 if TYPE_CHECKING:
-    from llmcli.chat.conversation import Conversation, Message
+    from llmcli.chat.conversation import Message
     from llmcli.chat.sessions.session import Session
 
 _EMPTY_BRANCH = "the current branch is empty; `llmcli sessions show {} --all` prints the other branches"
@@ -70,19 +70,13 @@ def show_session(
     """Show the messages of a session."""
     session = _read(name)
     conversation = session.conversation
-    path = conversation.path()
-    if everything:
-        _print_branches(conversation)
-    elif path:
-        _print_messages(path, 1)
-    else:
-        console.note(_EMPTY_BRANCH.format(session.name))
-
-
-def _print_branches(conversation: "Conversation") -> None:
-    """Every branch under its number, without the messages that it shares with a branch above it."""
+    if not everything:
+        _print_messages(conversation.path(), 1)
+        if not conversation.path():
+            console.note(_EMPTY_BRANCH.format(session.name))
+        return
     leaves = conversation.leaves()
-    shown: set[int] = set()
+    shown: set[int] = set()  # a branch omits the messages that it shares with one above it
     for number, leaf in enumerate(leaves, 1):
         path = conversation.path(leaf)
         new = [message for message in path if message.id not in shown]
@@ -198,11 +192,6 @@ def rename_session(
 
 
 def _read(name: str) -> "Session":
-    """A session that another chat may have open.
-
-    Raises:
-        LlmcliError: if it has no message.
-    """
     from llmcli.chat.sessions.session import Session
 
     session = Session.read(name)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from llmcli import __version__
-from llmcli.cli.help_texts import ABOUT, COMMANDS, PROGRAM, help_page
+from llmcli.cli.help_texts import ABOUT, COMMANDS, PROGRAM, VERSION_HELP, help_page
 from llmcli.ui.terminal.output import print_line
 
 
@@ -86,10 +86,7 @@ def _show_version(wanted: bool) -> None:
 
 def _root(
     version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Show the versions and the devices and exit."
-        ),
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help=VERSION_HELP)
     ] = False,
 ) -> None:
     """Run language models on this machine."""
