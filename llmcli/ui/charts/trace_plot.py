@@ -24,8 +24,7 @@ _PANELS = (
     ("p", "probability", "", "#8fc27a"),
 )
 _MOST_NAMED = 60  # tokens; the texts of more do not fit below the axis
-_NAME = 12  # columns of such a text
-_NAMES = 86  # pixels below the axis for them
+_NAME, _NAMES = 12, 86  # columns of such a text, and pixels below the axis for it
 _MOST_SENTENCES = 160  # more lines are not readable
 _MOST_TIP = 60  # characters of text in a tooltip
 _STYLE = f"text{{font:12px {_FONTS}}}.n text{{font:11px {_MONO}}}.t rect{{fill-opacity:0}}.t :hover{{fill-opacity:.12}}"
@@ -142,7 +141,6 @@ def curve(values: Sequence[float | None], span: AxisRange, base: int, scale: flo
 
 
 def _stairs(stretch: _Stretch, span: AxisRange, base: int, scale: float) -> tuple[str, str]:
-    """The line of steps, and the area below it."""
     heights = [f"{base - values[0] * scale:.1f}" for _, values in stretch]
     left = span.x(stretch[0][0].start)
     steps = "".join(f"V{y}H{span.x(part.stop)}" for (part, _), y in zip(stretch, heights, strict=True))
@@ -162,7 +160,7 @@ def _band(stretch: _Stretch, span: AxisRange, base: int, scale: float) -> tuple[
 
 
 def _axis(tokens: Sequence[TokenTrace], span: AxisRange, height: int) -> Iterator[str]:
-    """The numbers of the tokens, and in a short trace their texts, below the lowest panel."""
+    """The numbers of the tokens, in a short trace their texts, and the legend, below the lowest panel."""
     yield f'<path d="M{_LEFT} {_BASE}H{_RIGHT}" stroke="{_FAINT}"/>'
     below = _BASE + 18
     for tick in ticks(max(len(tokens), 10), 10):
@@ -175,18 +173,14 @@ def _axis(tokens: Sequence[TokenTrace], span: AxisRange, height: int) -> Iterato
             turned = f"translate({span.x(at + 0.5)} {below + 10}) rotate(-90) translate(0 4)"
             yield f'<text transform="{turned}" fill="{ink}">{xml_text(token_text(text.strip() or text, _NAME))}</text>'
         yield "</g>"
-    yield f'<text x="{_RIGHT}" y="{height - 16}" text-anchor="end" fill="{_FAINT}">{_legend(tokens, span)}</text>'
-
-
-def _legend(tokens: Sequence[TokenTrace], span: AxisRange) -> str:
-    """The legend of the marks in this plot."""
-    notes = {
+    marks = {
         "token": True,
         "line: mean, band: minimum to maximum": span.is_long,
         "dotted: start of a sentence": bool(_sentences(tokens)),
         "shaded: reasoning": any(token.thinking for token in tokens),
     }
-    return " · ".join(note for note, is_due in notes.items() if is_due)
+    legend = " · ".join(mark for mark, is_drawn in marks.items() if is_drawn)
+    yield f'<text x="{_RIGHT}" y="{height - 16}" text-anchor="end" fill="{_FAINT}">{legend}</text>'
 
 
 def _tooltips(tokens: Sequence[TokenTrace], span: AxisRange) -> Iterator[str]:
