@@ -17,11 +17,10 @@ from llmcli.ui.terminal.output import AnswerWriter, print_drawn, print_line, pri
 from llmcli.ui.terminal.progress import LiveView
 
 if TYPE_CHECKING:
-    from llmcli.inference.comparison import Comparison
+    from llmcli.inference.comparison import CompareResult, Comparison
 
 _NARROWEST = 28  # minimum columns of an answer
 _BAR, _CROSS, _RULE = " │ ", "─┼─", "─"
-_TAB = "    "
 _HEADS = ("N", "VARIANT", "TOKENS", "WORDS", "DISTINCT-1", "DISTINCT-2", "DISTINCT-3", "MEAN P", "REPEATED", "END")
 _SPARE = ("WORDS", "DISTINCT-3", "DISTINCT-1", "VARIANT", "END")  # omitted in a narrow window, the first one first
 _LEGEND = (
@@ -42,7 +41,7 @@ class Column:
 
     def add(self, kind: str, text: str) -> None:
         """Add a piece of the "answer" or of the reasoning ("think")."""
-        text = sanitize(text).replace("\t", _TAB)
+        text = sanitize(text).replace("\t", "    ")
         if not self._started:
             text = text.lstrip()
         if not text:
@@ -123,23 +122,21 @@ class CompareView(LiveView):
     def _rows(self, height: int, width: int) -> tuple[list[str], list[str]]:
         done: list[str] = []
         while self._first < len(self._columns):
-            done += self._start_band(width)
-            done += self._certain(width)
-            if not all(column.ended for column in self._band):
-                break
+            if not self._count:
+                done += self._start_band(width)
+            size, band = self._answer_width(width), self._columns[self._first : self._first + self._count]
+            unfinished = [column.certain(size) for column in band if not column.ended]
+            count = min(unfinished) if unfinished else max(column.certain(size) for column in band)
+            done += _side_by_side([column.take(count, size) for column in band], size)
+            if unfinished:
+                return done, self._tail(band, size, max(1, height - 2))
             self._first, self._count = self._first + self._count, 0
             done += [""] * (self._first < len(self._columns))
-        self._count = self._count or 1  # something was drawn
-        return done, self._tail(width, max(1, height - 2))
-
-    @property
-    def _band(self) -> Sequence[Column]:
-        return self._columns[self._first : self._first + self._count]
+        self._count = 1  # something was drawn
+        return done, []
 
     def _start_band(self, width: int) -> list[str]:
         """The headings of a new band: as many columns as fit, spread evenly over the bands."""
-        if self._count:
-            return []
         left = len(self._columns) - self._first
         fitting = max((width + len(_BAR)) // (_NARROWEST + len(_BAR)), 1)
         self._count = -(-left // -(-left // fitting))
@@ -148,25 +145,14 @@ class CompareView(LiveView):
         rows = _side_by_side([wrap([(self._strong, head)], size) for head in heads], size)
         return [*rows, _CROSS.join([_RULE * size] * self._count)]
 
-    def _certain(self, width: int) -> list[str]:
-        """The rows of the band that are final."""
-        size, band = self._answer_width(width), self._band
-        unfinished = [column.certain(size) for column in band if not column.ended]
-        count = min(unfinished) if unfinished else max(column.certain(size) for column in band)
-        return _side_by_side([column.take(count, size) for column in band], size)
-
-    def _tail(self, width: int, tallest: int) -> list[str]:
+    def _tail(self, band: Sequence[Column], size: int, tallest: int) -> list[str]:
         """The rows that can still change; of a column that is far ahead of another, the last ones."""
-        if self._first >= len(self._columns):
-            return []
-        size = self._answer_width(width)
         more = len(self._columns) - self._first - self._count
         hint = [styled([(self._faint, f"… {more} more below")])] if more and tallest > 1 else []
-        rows = _side_by_side([column.rows(size)[-(tallest - len(hint)) :] for column in self._band], size)
+        rows = _side_by_side([column.rows(size)[-(tallest - len(hint)) :] for column in band], size)
         return [*(rows or [""]), *hint]
 
     def _answer_width(self, width: int) -> int:
-        """The columns of the terminal for each answer of the band."""
         return max((width - len(_BAR) * (self._count - 1)) // self._count, 1)
 
 
@@ -189,11 +175,7 @@ def warn_ineffective(answers: Sequence[tuple[str, ResolvedSettings]]) -> None:
 
 
 def print_texts(comparison: "Comparison", think: bool) -> None:
-    """Print the answers to stdout, each under its label; with `think`, before each its reasoning to stderr.
-
-    Raises:
-        DiskError, OutputClosedError: as `print_text` does.
-    """
+    """Print the answers to stdout, each under its label; with `think`, before each its reasoning to stderr."""
     for one in comparison.results:
         print_line(f"== {one.variant.label} ==")
         if think and one.answer.reasoning:
@@ -209,7 +191,9 @@ def print_summary(comparison: "Comparison", live: bool) -> None:
     if live or not console.quiet:
         with to_stderr(not live), suppress(*ignored):
             print_line("")
-            _print_figures(comparison)
+            rows = [_figures(number, one) for number, one in enumerate(comparison.results, 1)]
+            right = [head for head in _HEADS if head not in ("VARIANT", "END")]
+            print_rows(_HEADS, rows, right=right, spare=_SPARE)
     console.note(_LEGEND)
     timings = [one.answer.record.timings for one in comparison.results]
     generated, read = sum(t.predicted_n for t in timings), sum(t.prompt_n for t in timings)
@@ -219,16 +203,11 @@ def print_summary(comparison: "Comparison", live: bool) -> None:
     console.note(f"{total}{speed}; {plural(read, 'prompt token')} evaluated")
 
 
-def _print_figures(comparison: "Comparison") -> None:
-    """Print a row for each answer."""
-    rows = []
-    for number, one in enumerate(comparison.results, 1):
-        s = one.statistics
-        shares = (s.distinct_1, s.distinct_2, s.distinct_3, s.mean_p, s.repetition)
-        texts = ("-" if share is None else f"{share:.2f}" for share in shares)
-        rows.append((str(number), one.variant.label, str(s.tokens), str(s.words), *texts, one.answer.finish_reason))
-    right = [head for head in _HEADS if head not in ("VARIANT", "END")]
-    print_rows(_HEADS, rows, right=right, spare=_SPARE)
+def _figures(number: int, result: "CompareResult") -> Sequence[str]:
+    s = result.statistics
+    shares = (s.distinct_1, s.distinct_2, s.distinct_3, s.mean_p, s.repetition)
+    texts = ("-" if share is None else f"{share:.2f}" for share in shares)
+    return str(number), result.variant.label, str(s.tokens), str(s.words), *texts, result.answer.finish_reason
 
 
 def print_errors(comparison: "Comparison") -> None:
