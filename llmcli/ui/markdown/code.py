@@ -65,7 +65,7 @@ class Highlighter:
         if self._closer:
             return self._closer
         for opener, closer in _OPEN.items():
-            if line.rfind(opener) > line.rfind(closer) and _within(self._tokens(line + closer)[-1][0]):
+            if line.rfind(opener) > line.rfind(closer) and _is_string_or_comment(self._tokens(line + closer)[-1][0]):
                 return closer
         return ""
 
@@ -75,7 +75,7 @@ class Highlighter:
         start = None
         at = len(text) + len(_PROBE) + len(self._closer)
         for kind, value in reversed(self._tokens(text + _PROBE + self._closer)):
-            if value.strip() and not _within(kind):
+            if value.strip() and not _is_string_or_comment(kind):
                 break
             at -= len(value)
             start = at if value.strip() else start
@@ -95,8 +95,7 @@ def language_of(info: str) -> str:
     return info.replace("{", " ").replace(",", " ").strip(" .}").split(" ")[0]
 
 
-def _within(kind: tuple[str, ...]) -> bool:
-    """Whether a token of this kind is part of a string or comment."""
+def _is_string_or_comment(kind: tuple[str, ...]) -> bool:
     return not {"String", "Comment"}.isdisjoint(kind)
 
 

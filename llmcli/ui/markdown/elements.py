@@ -25,11 +25,9 @@ if TYPE_CHECKING:
 
 _NARROWEST = 8  # columns; no indent leaves fewer
 _BULLETS = "•◦▪"
-_RULE = 40  # columns
+_RULE, _LONGEST_NAME = 40, 24  # columns: of a horizontal rule, and of the name of a language
 _INDENT = 4  # columns before code without a fence
 _CODE_SIDE = "── "
-_CODE = "code"  # in place of the language of a fence without one
-_LONGEST_NAME = 24  # columns of a language
 _UNBROKEN = 14  # columns; a column of a table is at least as wide as its longest word, up to this
 _BETWEEN = " │ "
 
@@ -70,7 +68,7 @@ def code_title(info: str, width: int) -> str:
     most = width - len(_CODE_SIDE) * 2
     if most < 1:
         return "─" * width
-    name = one_line(language_of(info.strip())) or _CODE
+    name = one_line(language_of(info.strip())) or "code"
     return f"{_CODE_SIDE}{name[: fit(name, 0, min(most, _LONGEST_NAME))]}{_CODE_SIDE[::-1]}"
 
 

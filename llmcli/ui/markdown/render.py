@@ -118,14 +118,11 @@ class Renderer:
             case "fence_end":
                 rows = [ruled("─" * cells(code_title(block.text, width)))]
             case _:
-                return self._painted(self._walk(block, width))
+                self._markdown.parsed = _element("flow", "", _tokens(block))
+                for token in self._markdown.parsed:
+                    token.children = shown(token.children, self._syntax is not None) if token.children else None
+                return self._painted(self._console.render(self._markdown, self._options.update_width(width)))
         return self._painted(drawn(rows, self._console))
-
-    def _walk(self, block: Block, width: int) -> Iterable[Segment]:
-        self._markdown.parsed = _element("flow", "", _tokens(block))
-        for token in self._markdown.parsed:
-            token.children = shown(token.children, self._syntax is not None) if token.children else None
-        return self._console.render(self._markdown, self._options.update_width(width))
 
     def _painted(self, segments: Iterable[Segment]) -> list[str]:
         lines = map(Segment.simplify, Segment.split_lines(segments))

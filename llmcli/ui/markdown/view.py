@@ -79,7 +79,7 @@ class AnswerView(LiveView):
             if self._thinking is None:
                 self._thinking = ReasoningFold(self._clock())
                 self._due = 0.0
-            self._thinking.add(sanitize(text))
+            self._thinking.pieces.append(sanitize(text))
             if self._is_due():
                 self._draw()
 
@@ -169,20 +169,17 @@ class ReasoningFold:
 
     def __init__(self, started: float) -> None:
         self._started = started
-        self._pieces: list[str] = []
-
-    def add(self, text: str) -> None:
-        self._pieces.append(text)
+        self.pieces: list[str] = []
 
     def rows(self, width: int) -> list[str]:
         """The last rows of the text, under a title."""
-        text = "".join(self._pieces)
+        text = "".join(self.pieces)
         start = max(len(text) // _WINDOW - 1, 0) * _WINDOW  # which moves rarely: the rows break at the same places
         last = wrap([("", " ".join(text[start:].split()))], width)[-_REASONING_ROWS:] if text else []
         return ["thinking", *map(unstyled, last)]
 
     def summary(self, now: float) -> str:
-        n_words = len("".join(self._pieces).split())
+        n_words = len("".join(self.pieces).split())
         return f"thought for {max(0.0, now - self._started):.1f} s · {plural(n_words, 'word')}"
 
 
