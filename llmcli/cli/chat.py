@@ -170,14 +170,11 @@ def character_of(flags: Layer, session: Session) -> "tuple[Character | None, lis
     chosen = resolve_settings(flags).character
     if not chosen or (session.conversation.messages and "character" not in flags.values):
         return None, []
-    if chosen == "none":
-        session.remove_character()
-        return None, []
     from llmcli.config.characters import character_layer, load_character
 
-    character = load_character(chosen)
+    character = None if chosen == "none" else load_character(chosen)
     session.remove_character()
-    return character, [character_layer(character)]
+    return character, [character_layer(character)] if character else []
 
 
 def save_overrides(session: Session, *layers: Layer) -> None:

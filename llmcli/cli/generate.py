@@ -1,6 +1,5 @@
 """`llmcli generate`: one prompt in, one answer out, made for pipes."""
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +16,7 @@ from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import (
     AnswerWriter,
+    print_json,
     print_text,
     stream_answer,
     to_stderr,
@@ -125,14 +125,16 @@ def _print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bo
         writer.write(echo if settings.raw else echo + "\n\n")
     stream_answer(answer.parts(), writer, status, live=stream and not as_json, think=settings.think)
     if as_json:
+        from llmcli.inference.answer_json import answer_data
+
         cancellation = answer.request.cancellation
         cancellation.clear()
         answer.engine.identify(status.identifying, cancellation)
         status.clear()
-    if as_json or not stream:
-        from llmcli.inference.answer_json import answer_data
-
-        writer.write(json.dumps(answer_data(answer), ensure_ascii=False) if as_json else answer.text)
+        print_json(answer_data(answer), indent=None)
+        return
+    if not stream:
+        writer.write(answer.text)
     writer.end()
 
 

@@ -70,9 +70,7 @@ def replay(
             replays = [Replay(engine, recorded[0], settings[0], cancellation)]
             writer = AnswerWriter()
             stream_answer(replays[0].parts(), writer, status, live=not as_json, think=settings[0].think)
-            if as_json:
-                writer.write(json.dumps(_data(replays[0]), ensure_ascii=False))
-            writer.end()
+            print_json(_data(replays[0]), indent=None) if as_json else writer.end()
     if any(one.stopped for one in replays):
         console.note("stopped: the replay is not complete")
         return ExitStatus.INTERRUPTED
@@ -152,14 +150,13 @@ def _find(settings: Settings, given: bool) -> "ResolvedModel":
 
 def _data(again: "Replay") -> dict[str, object]:
     answer, difference = again.answer, again.difference
-    reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
-    return {
+    data: dict[str, object] = {
         "same": None if again.stopped else difference is None,
         "first_difference": difference.to_data() if difference else None,
         "reasons": again.reasons,
         "text": answer.text,
-        **reasoning,
     }
+    return data | ({"reasoning_content": answer.reasoning} if answer.reasoning else {})
 
 
 def _verdict(again: "Replay") -> str:

@@ -1,7 +1,6 @@
 """`llmcli sessions`: the conversations on this disk."""
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,13 +15,14 @@ from llmcli.config.config_file import config_layer
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from llmcli.params.settings import Layer, resolve
 from llmcli.text import format_age, plural, sanitize
-from llmcli.ui.terminal.console import can_ask, confirm, console, wants_color
+from llmcli.ui.terminal.console import can_ask, confirm, console
 from llmcli.ui.terminal.output import print_json, print_line, print_rows, print_text
 
 if TYPE_CHECKING:
     from llmcli.chat.conversation import Message
     from llmcli.chat.sessions.session import Session
 
+_BOLD = "1"
 _EMPTY_BRANCH = "the current branch is empty; `llmcli sessions show {} --all` prints the other branches"
 
 app = typer.Typer()
@@ -85,7 +85,7 @@ def show_session(
             mark = " (current)" if leaf == conversation.head else ""
             shared = len(path) - len(new)
             after = f", after message {shared}" if shared else ""
-            print_line(f"branch {number} of {len(leaves)}{after}{mark}\n", _bold())
+            print_line(f"branch {number} of {len(leaves)}{after}{mark}\n", _BOLD)
         _print_messages(new, len(path) - len(new) + 1)
 
 
@@ -95,12 +95,8 @@ def _print_messages(messages: "Sequence[Message]", first: int) -> None:
 
     for number, message in enumerate(messages, first):
         files = "".join(f" +{file.name}" for file in message.attachments)
-        print_line(f"{number} {SPEAKER_NAMES[message.role]}{sanitize(files)}", _bold())
+        print_line(f"{number} {SPEAKER_NAMES[message.role]}{sanitize(files)}", _BOLD)
         print_line(sanitize(message.content.rstrip("\n")) + "\n")  # in a pipe too: `export` has the text verbatim
-
-
-def _bold() -> str:
-    return "1" if wants_color(sys.stdout) else ""
 
 
 @app.command("search")

@@ -13,7 +13,7 @@ from llmcli.params.settings import ResolvedSettings, ineffective_settings
 from llmcli.text import plural, sanitize
 from llmcli.ui.terminal.cells import Runs, cells, line_breaks, slice_cells, styled, unstyled, wrap
 from llmcli.ui.terminal.console import console, wants_color
-from llmcli.ui.terminal.output import AnswerWriter, print_drawn, print_line, print_rows, to_stderr
+from llmcli.ui.terminal.output import print_drawn, print_line, print_rows, to_stderr
 from llmcli.ui.terminal.progress import LiveView
 
 if TYPE_CHECKING:
@@ -180,9 +180,7 @@ def print_texts(comparison: "Comparison", think: bool) -> None:
         print_line(f"== {one.variant.label} ==")
         if think and one.answer.reasoning:
             console.think(one.answer.reasoning + "\n\n")
-        writer = AnswerWriter()
-        writer.write(one.answer.text)
-        writer.end()
+        print_line(one.answer.text.rstrip("\n"))
 
 
 def print_summary(comparison: "Comparison", live: bool) -> None:
