@@ -1,4 +1,4 @@
-"""Help: the commands with their sentences, examples (in examples.txt) and common options, and the pages of `--help`.
+"""Help: the commands with their sentences, examples and common options (in commands.txt), and the pages of `--help`.
 
 It imports nothing of the program at its start, so that `llmcli` and `llmcli --help` are shown at once.
 """
@@ -13,78 +13,33 @@ from typing import Any, NamedTuple
 PROGRAM = "llmcli"
 ABOUT = "Run language models on this machine: chat, generate, compare."
 DOCUMENTATION = "Manual: README.md and the folder docs/ of the project."
-_REQUEST = ("--model", "--system", "--file", "--preset")
 Row = tuple[str, str]
 
 
 class Command(NamedTuple):
-    """Where a command is (module:function or app), and the texts of its help."""
+    """Where a command is (module:function or app), and the texts of its help; commands.txt has them all."""
 
-    place: str
+    place: str  # empty for the command of a group, which its app knows
     summary: str
-    details: str = ""  # what `--help-all` adds to the summary
-    common: tuple[str, ...] = ()  # the options that `--help` shows, in this order; without any it shows all of them
-    shows_statuses: bool = False  # whether the help ends with the exit statuses
+    details: str  # what `--help-all` adds to the summary
+    common: Sequence[str]  # the options that `--help` shows, in this order; without any it shows all of them
+    examples: str  # three lines of shell
 
 
-COMMANDS: Mapping[str, Command] = {
-    "chat": Command(
-        "llmcli.cli.chat:chat",
-        "Chat with a model in the terminal.",
-        "If stdin is not a terminal, each line of stdin is one message. Put a message of several lines between "
-        'two lines of """.',
-        common=(
-            *("--model", "--continue", "--session", "--no-save", "--character", "--system"),
-            *("--preset", "--temperature", "--file", "--ctx-size"),
-        ),
-    ),
-    "generate": Command(
-        "llmcli.cli.generate:generate",
-        "Generate one answer and print it to stdout.",
-        "The prompt is PROMPT, stdin, or both. stdout contains the answer only. In a shell loop, use --no-stdin: "
-        "otherwise the first run reads the input of the loop. Each --file follows PROMPT as a block under its "
-        "name; a single file without PROMPT is the prompt itself. A note on stderr says when --max-tokens or the "
-        "context ends the answer (status 0). If --timeout ends it, the status is 124 and the text so far is "
-        "printed.",
-        common=(*_REQUEST, "--temperature", "--max-tokens", "--seed", "--json-schema", "--json", "--no-stdin"),
-        shows_statuses=True,
-    ),
-    "compare": Command(
-        "llmcli.cli.compare:compare",
-        "Answer one prompt with several settings, side by side.",
-        "The table below the answers shows for each: its TOKENS and WORDS; DISTINCT-1, -2 and -3, the share of its "
-        "sequences of 1, 2 or 3 tokens that are different (1.00: nothing occurs twice); MEAN P, the mean "
-        "probability of its tokens; REPEATED, the share of its sequences of 4 tokens that occurred before; and "
-        "END, its finish reason (stop, length, timeout, interrupt or error).",
-        common=("--vary", "--answers", *_REQUEST, "--temperature", "--max-tokens", "--seed", "--json"),
-    ),
-    "tokenize": Command(
-        "llmcli.cli.tokenize:tokenize", "Show the tokens of a text.", "One token on each line: its id and its text."
-    ),
-    "pull": Command(
-        "llmcli.cli.models.hub:pull",
-        "Download a model, or resume its download.",
-        "A file from the Hub is verified by its sha256. The path of the model is printed to stdout.",
-    ),
-    "models": Command("llmcli.cli.models:app", "List, find, download, check and delete models."),
-    "sessions": Command("llmcli.cli.sessions:app", "List, show, search, export and delete saved chats."),
-    "trace": Command("llmcli.cli.trace:app", "Show how each token of an answer was sampled."),
-    "replay": Command(
-        "llmcli.cli.replay:replay",
-        "Generate an earlier answer again and check that it is the same.",
-        "If the answer differs, replay shows the first token that differs and the reason. The status is 1 then.",
-    ),
-    "config": Command("llmcli.cli.config:app", "Show and change the settings in the configuration file."),
-    "doctor": Command(
-        "llmcli.cli.doctor:doctor", "Check the installation and the configuration.", "The status is 1 on a problem."
-    ),
-}
-_BLOCKS = Path(__file__).with_name("examples.txt").read_text(encoding="utf-8").strip().split("\n\n")
-# Three lines of shell for each command, by its path ("" is llmcli itself).
-EXAMPLES: Mapping[str, str] = {
-    title.strip("[]").removeprefix(PROGRAM).strip(): lines
-    for title, _, lines in (block.partition("\n") for block in _BLOCKS)
-}
+def _read_commands() -> Iterator[tuple[str, Command]]:
+    """Each command with its path ("" is llmcli itself)."""
+    for block in Path(__file__).with_name("commands.txt").read_text(encoding="utf-8").strip().split("\n\n"):
+        title, *lines = block.split("\n")
+        path, _, place = title.removeprefix(f"[{PROGRAM}").partition("]")
+        shell = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+        options = [line.removeprefix("options: ") for line in lines if line.startswith("options: ")]
+        summary, *details = [line for line in lines if not line.startswith(("$ ", "options: "))] or [""]
+        common = " ".join(options).split()
+        yield path.strip(), Command(place.strip(), summary, " ".join(details), common, "\n".join(shell))
+
+
+ALL_COMMANDS: Mapping[str, Command] = dict(_read_commands())
+COMMANDS: Mapping[str, Command] = {path: command for path, command in ALL_COMMANDS.items() if command.place}
 _NEXT = f"{PROGRAM} COMMAND --help shows the examples and options of a command."
 _HELP, _HELP_ALL = "Show this help and exit.", "Show the commands of all groups and exit."
 VERSION_HELP = "Show the versions and the devices and exit."
@@ -94,13 +49,17 @@ _COMMANDS = [(name, command.summary) for name, command in COMMANDS.items()]
 
 def front_page() -> str:
     """What `llmcli` alone shows."""
-    parts = [wrapped(ABOUT), *examples("Start here", EXAMPLES[""]), *section("Commands", _COMMANDS)]
+    parts = [wrapped(ABOUT), *examples("Start here", ALL_COMMANDS[""].examples), *section("Commands", _COMMANDS)]
     return "\n\n".join([*parts, f"{wrapped(_NEXT)}\n{wrapped(DOCUMENTATION)}"])
 
 
 def root_help() -> str:
     """What `llmcli --help` shows."""
-    parts = [f"Usage: {PROGRAM} COMMAND [OPTIONS]", wrapped(ABOUT, "  "), *examples("Examples", EXAMPLES[""])]
+    parts = [
+        f"Usage: {PROGRAM} COMMAND [OPTIONS]",
+        wrapped(ABOUT, "  "),
+        *examples("Examples", ALL_COMMANDS[""].examples),
+    ]
     return "\n\n".join([*parts, *section("Commands", _COMMANDS), *section("Options", _OPTIONS), wrapped(_NEXT)])
 
 
@@ -162,7 +121,7 @@ def help_page(ctx: Any, everything: bool) -> str:
     path = ctx.command_path.removeprefix(PROGRAM).strip()  # as in `models pull`
     if not path and not everything:
         return root_help()
-    entry = COMMANDS.get(path)
+    entry = ALL_COMMANDS[path]
     parameters = [one for one in command.get_params(ctx) if not getattr(one, "hidden", False)]
     arguments = [(one.make_metavar(ctx), one.help or "") for one in parameters if one.param_type_name == "argument"]
     options = [one for one in parameters if one.param_type_name == "option"]
@@ -170,18 +129,18 @@ def help_page(ctx: Any, everything: bool) -> str:
     texts = (command.help or "").strip().split("\n\n") if everything else [_first_sentence(command.help)]
     parts = [wrapped(f"Usage: {ctx.command_path} {usage}")]
     parts += [wrapped(" ".join(text.split()), "  ") for text in texts]
-    parts += examples("Examples", EXAMPLES.get(path, ""))
+    parts += examples("Examples", entry.examples)
     if is_group:
         parts += section("Commands", list(_commands(command, "", everything)))
     parts += section("Arguments", arguments)
-    common = [] if is_group else _common(entry.common if entry else (), options)
+    common = [] if is_group else _common(entry.common, options)
     rows: dict[str, list[Row]] = {}
     for option in options if everything else common:
         heading = getattr(option, "rich_help_panel", None) if everything else None
         rows.setdefault(heading or "Options", []).append(_option_row(option, ctx, everything))
     for heading, group in rows.items():
         parts += section(heading, group)
-    if entry and entry.shows_statuses:
+    if path == "generate":
         from llmcli.errors import ExitStatus
 
         meanings = [(str(status.value), status.meaning) for status in ExitStatus]

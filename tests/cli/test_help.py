@@ -50,7 +50,7 @@ def visible_options(path: str) -> list[Any]:
 
 
 def lines_of(path: str) -> list[str]:
-    return help_texts.EXAMPLES[path].splitlines()
+    return help_texts.ALL_COMMANDS[path].examples.splitlines()
 
 
 def command_lines(line: str) -> list[list[str]]:
@@ -85,7 +85,7 @@ def test_every_command_has_three_examples_that_parse(path: str, parsed: dict[str
 
 
 def test_examples_belong_to_commands() -> None:
-    assert set(help_texts.EXAMPLES) == {"", *COMMANDS}
+    assert set(help_texts.ALL_COMMANDS) == {"", *COMMANDS}
 
 
 def check_values(given: dict[str, Any]) -> None:
