@@ -74,7 +74,6 @@ def _start_chat(flags: Layer, session: Session, first: str, live: bool) -> int:
     if character:
         session.set_character(character.name, middle[0].values)
     settings = resolve(layers.above(session.overrides)).settings
-    chat: ChatApp
 
     def show_loaded() -> None:  # runs in the loading thread
         chat.reader.refresh()
@@ -83,10 +82,8 @@ def _start_chat(flags: Layer, session: Session, first: str, live: bool) -> int:
 
             preload()  # what the first answer needs
 
-    load = partial(open_model, on_end=show_loaded)
-    chat = ChatApp(
-        ChatController(session, layers, load), live=live, names=lambda: complete_reference(""), bring=ensure_model
-    )
+    controller = ChatController(session, layers, partial(open_model, on_end=show_loaded))
+    chat = ChatApp(controller, live=live, names=lambda: complete_reference(""), bring=ensure_model)
     chat.reader = _reader(chat, settings, live)
     if live and is_model_name(first, flags):
         console.note(f"{first!r} is sent as a message; to use the model, start with `llmcli chat -m {first}`")

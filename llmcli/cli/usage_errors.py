@@ -53,16 +53,16 @@ def check_command(arguments: Sequence[str]) -> None:
 def _suggest_command(name: str, rest: Sequence[str]) -> str:
     words = [word for word in rest if not word.startswith("-")]
     if name in _FOREIGN_COMMANDS:
-        model, text = (ellipsize(words[0], 60), _quoted(" ".join(words))) if words else ("MODEL", '"…"')
+        model, text = (ellipsize(words[0], 60), _quoted(words)) if words else ("MODEL", '"…"')
         return _FOREIGN_COMMANDS[name].replace("{model}", model).replace("{text}", text)
     near = did_you_mean(name, COMMANDS, cutoff=0.8 if words else 0.7) if name.isidentifier() else ""
-    text = _quoted(" ".join([name, *words]))
+    text = _quoted([name, *words])
     return near or f"use `llmcli generate {text}` to ask, or `llmcli chat {text}` to talk"
 
 
-def _quoted(text: str) -> str:
-    """A text in quotes for a shell; a long text is cut."""
-    text = ellipsize(text, 60)
+def _quoted(words: Sequence[str]) -> str:
+    """The words in quotes for a shell; a long text is cut."""
+    text = ellipsize(" ".join(words), 60)
     return f'"{text}"' if set(text).isdisjoint('"$`\\!') else shlex.quote(text)
 
 

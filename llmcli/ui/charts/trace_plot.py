@@ -78,8 +78,9 @@ def plot_svg(tokens: Sequence[TokenTrace], title: str) -> str:
     ]
     for top, (key, name, unit, color) in zip(_TOPS, _PANELS, strict=True):
         values: list[float | None] = [getattr(token, key) for token in tokens]
-        parts += _panel(values, top, name, unit, color)
-        parts += curve(values, span, top + _PANEL, _PANEL / _y_ticks(values)[-1], color)
+        marks = ticks(max([1.0, *(value for value in values if value is not None)]), 4)
+        parts += _panel(values, marks, top, name, unit, color)
+        parts += curve(values, span, top + _PANEL, _PANEL / marks[-1], color)
     parts += [*_axis(tokens, span, height), *_tooltips(tokens, span), "</svg>", ""]
     return "\n".join(parts)
 
@@ -101,23 +102,19 @@ def _sentences(tokens: Sequence[TokenTrace]) -> list[int]:
     return starts if len(starts) <= _MOST_SENTENCES else []
 
 
-def _panel(values: Sequence[float | None], top: int, name: str, unit: str, color: str) -> Iterator[str]:
+def _panel(
+    values: Sequence[float | None], marks: Sequence[float], top: int, name: str, unit: str, color: str
+) -> Iterator[str]:
     """Heading and grid of one measure."""
     known = [value for value in values if value is not None]
     yield f'<text x="{_LEFT}" y="{top - 10}" fill="{color}" style="font-weight:600">{name}</text>'
     if known:
         facts = f"min {min(known):.2f} · mean {sum(known) / len(known):.2f} · max {max(known):.2f}{unit}"
         yield f'<text x="{_RIGHT}" y="{top - 10}" text-anchor="end" fill="{_FAINT}">{facts}</text>'
-    marks = _y_ticks(values)
     for mark in marks:
         y = top + _PANEL - mark / marks[-1] * _PANEL
         yield f'<path d="M{_LEFT} {y:.1f}H{_RIGHT}" stroke="{_GRID}"/>'
         yield f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill="{_FAINT}">{mark:g}</text>'
-
-
-def _y_ticks(values: Sequence[float | None]) -> list[float]:
-    """From 0 to 1 or beyond the highest value."""
-    return ticks(max([1.0, *(value for value in values if value is not None)]), 4)
 
 
 def ticks(high: float, most: int) -> list[float]:

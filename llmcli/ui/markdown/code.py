@@ -1,6 +1,6 @@
 """Syntax colors of code, line by line and at once."""
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from rich.syntax import ANSISyntaxTheme
@@ -102,18 +102,12 @@ def _is_string_or_comment(kind: tuple[str, ...]) -> bool:
 @lru_cache(maxsize=32)
 def lexer_of(info: str) -> Any:
     """The lexer for the language in the info text of a fence; None when there is none."""
-    from pygments.lexers import get_lexer_by_name
+    from pygments.lexers import get_all_lexers, get_lexer_by_name
 
     language = language_of(info).lower()
     name = _ALIASES.get(language, language)
-    if name not in _names() or name == "text":
+    known = (aliases for _, aliases, _, _ in get_all_lexers(plugins=False))  # plugins take long to find
+    if name == "text" or not any(name in aliases for aliases in known):
         return None
     options = {"startinline": True} if name == "php" else {}
     return get_lexer_by_name(name, stripnl=False, ensurenl=False, **options)
-
-
-@cache
-def _names() -> frozenset[str]:
-    from pygments.lexers import get_all_lexers
-
-    return frozenset(name for _, names, _, _ in get_all_lexers(plugins=False) for name in names)

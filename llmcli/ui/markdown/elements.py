@@ -186,10 +186,6 @@ class Quote(Flow):
 class Item(Flow):
     """An item of a list behind its mark, or below it in a narrow window."""
 
-    @property
-    def is_loose(self) -> bool:
-        return any(isinstance(one, Paragraph) and not one.token.hidden for one in self.elements)
-
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         mark = self.margins[0]
         if room(options.max_width, cells(mark)) < options.max_width:
@@ -219,7 +215,7 @@ class List(Flow):
                 count = renumber_list(int(item.token.info), count)
                 mark, item.look = f"{count[1]}{item.token.markup}", "markdown.item.number"
             item.margins = f"{mark} ", " " * (cells(mark) + 1)
-            if at and item.is_loose:
+            if at and any(isinstance(one, Paragraph) and not one.token.hidden for one in item.elements):
                 yield Segment.line()
             yield from console.render(item, options)
 

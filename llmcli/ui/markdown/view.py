@@ -11,10 +11,8 @@ from llmcli.ui.markdown.theme import theme_of
 from llmcli.ui.terminal.cells import styled, unstyled, wrap
 from llmcli.ui.terminal.progress import LiveView
 
-_TALLEST = 12  # rows that are drawn again
-_ROWS_WITH_FOOT = 4  # of a window; a lower one has no foot
-_ROWS_WITH_GAP = 10  # of a window; a lower one has no blank row above the foot
-_REASONING_ROWS = 3
+_TALLEST, _REASONING_ROWS = 12, 3  # rows that are drawn again
+_ROWS_WITH_FOOT, _ROWS_WITH_GAP = 4, 10  # of a window; a lower one has no foot, or no blank row above it
 _WINDOW = 2000  # characters of the reasoning; its last rows are those of the last one or two windows
 
 

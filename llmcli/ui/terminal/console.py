@@ -1,7 +1,9 @@
 """Messages on stderr, one line each; questions to the person at the terminal, and texts from an editor."""
 
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -44,15 +46,9 @@ def encodable(text: str, stream: TextIO) -> str:
 
 def wrapped(text: str, indent: int = 0) -> str:
     """`text` wrapped between words for the terminal of stderr; unchanged elsewhere, where a message is one line."""
-    if not is_terminal(sys.stderr):
-        return text
-    import shutil
-
     columns = shutil.get_terminal_size().columns
-    if len(text) + indent <= columns:
+    if not is_terminal(sys.stderr) or len(text) + indent <= columns:
         return text
-    import textwrap
-
     lines = textwrap.wrap(" " * indent + text, columns, break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines)[indent:]
 
