@@ -91,7 +91,7 @@ def compare(
     shared = {key: origin for key, origin in requests[0].resolved.origins.items() if key not in varied}
     print_settings(replace(requests[0].resolved, origins=shared))
     status, live, think = ProgressLine(), can_redraw(sys.stdout) and not as_json, asked.think == "show"
-    with open_model(target, asked, status, asked.timeout) as (engine, cancellation):
+    with open_model(target, asked, status) as (engine, cancellation):
         comparison = _comparison(engine, requests, cancellation)
         comparison.progress = status.reading
         screen.run(comparison, screen.view_of(comparison) if live else None, think, status.clear)

@@ -67,7 +67,8 @@ def generate(
 ) -> int:
     """Generate an answer to PROMPT, to stdin, or to both."""
     layers = command_layers(flags, text)
-    asked = resolve(layers).settings
+    chosen = resolve(layers)
+    asked = chosen.settings
     if asked.logprobs and not as_json:
         console.warn("logprobs has no effect: it needs --json", "to see probabilities, use --heat p or --trace FILE")
     if "trace_top" in flags.values and trace is None:
@@ -82,12 +83,12 @@ def generate(
     from llmcli.inference.sizing import apply_model_defaults
 
     target = find_model(asked)
-    welcome(resolve(layers).origins["model"])
+    welcome(chosen.origins["model"])
     resolved = apply_model_defaults(target.layer, layers)
     warn_ineffective(resolved)
     print_settings(resolved)
     status = ProgressLine()
-    with open_model(target, resolved.settings, status, resolved.settings.timeout) as (engine, cancellation):
+    with open_model(target, resolved.settings, status) as (engine, cancellation):
         request = _request(engine, resolved.settings, question, system)
         if show_prompt:
             print_text(request.prompt.text.removesuffix("\n") + "\n")

@@ -32,9 +32,9 @@ def find_model(settings: Settings) -> ResolvedModel:
 
 @contextmanager
 def open_model(
-    target: ResolvedModel, settings: Settings, status: ProgressLine, timeout: float = 0.0
+    target: ResolvedModel, settings: Settings, status: ProgressLine
 ) -> Iterator[tuple[LocalEngine, Cancellation]]:
-    """Load the model for a block that Ctrl-C or `timeout` (seconds, 0 = none) stops; print its notes.
+    """Load the model for a block that Ctrl-C or the time limit of the settings stops; print its notes.
 
     Yields the model, and what stops its answers.
 
@@ -43,7 +43,7 @@ def open_model(
         KeyboardInterrupt: the user interrupted it.
     """
     cancellation = Cancellation()
-    with interruptible(cancellation), time_limit(cancellation, timeout):
+    with interruptible(cancellation), time_limit(cancellation, settings.timeout):
         engine = _load(target, settings, cancellation, status)
         print_model_facts(engine)
         _print_notes(target)
