@@ -82,7 +82,7 @@ def parse_flag(field: Field, given: Any) -> Any:
     try:
         return field.parse_texts(given) if isinstance(given, list) else field.parse_text(given)
     except UsageError as error:
-        if isinstance(given, str) and "," in given:
+        if "," in given and not field.repeated:
             error.hint = _vary_hint(field, given) or error.hint
         if field.key == "n_ctx" and not error.hint:  # in `llm`, -c continues the last conversation
             error.hint = "-c is the context size; `llmcli chat -C` continues the last session"
