@@ -74,6 +74,7 @@ def _start_chat(flags: Layer, session: Session, first: str, live: bool) -> int:
     if character:
         session.set_character(character.name, middle[0].values)
     settings = resolve(layers.above(session.overrides)).settings
+    chat: ChatApp
 
     def show_loaded() -> None:  # runs in the loading thread
         chat.reader.refresh()

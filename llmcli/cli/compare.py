@@ -94,7 +94,7 @@ def compare(
     with open_model(target, asked, status) as (engine, cancellation):
         comparison = _comparison(engine, requests, cancellation)
         comparison.progress = status.reading
-        screen.run(comparison, screen.view_of(comparison) if live else None, think, status.clear)
+        screen.run(comparison, screen.view_of(comparison, asked) if live else None, think, status.clear)
         if as_json:
             print_json(_data(comparison, seed, status), indent=None)
     if not as_json and not live:

@@ -65,7 +65,7 @@ def replay(
         if recorded[0].label:
             batch = BatchReplay(engine, recorded, settings, cancellation)
             replays = batch.replays
-            _run_batch(batch, status, as_json)
+            _run_batch(batch, current, status, as_json)
         else:
             replays = [Replay(engine, recorded[0], settings[0], cancellation)]
             writer = AnswerWriter()
@@ -79,12 +79,13 @@ def replay(
     return ExitStatus.FAILED if any(one.difference for one in replays) else ExitStatus.OK
 
 
-def _run_batch(again: "BatchReplay", status: ProgressLine, as_json: bool) -> None:
+def _run_batch(again: "BatchReplay", settings: Settings, status: ProgressLine, as_json: bool) -> None:
     from llmcli.ui import comparison
 
     live, think = can_redraw(sys.stdout) and not as_json, False
     again.comparison.progress = status.reading
-    comparison.run(again.comparison, comparison.view_of(again.comparison) if live else None, think, status.clear)
+    view = comparison.view_of(again.comparison, settings) if live else None
+    comparison.run(again.comparison, view, think, status.clear)
     again.compare()
     if as_json:
         same = not any(one.difference for one in again.replays)

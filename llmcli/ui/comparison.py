@@ -9,15 +9,17 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from llmcli.errors import DiskError
-from llmcli.params.settings import ResolvedSettings, ineffective_settings
+from llmcli.params.settings import ResolvedSettings, Settings, ineffective_settings
 from llmcli.text import plural, sanitize
-from llmcli.ui.terminal.cells import Runs, cells, line_breaks, slice_cells, styled, unstyled, wrap
+from llmcli.ui.markdown.splitter import Block, Splitter
+from llmcli.ui.terminal.cells import Runs, styled, visible, wrap
 from llmcli.ui.terminal.console import console, wants_color
 from llmcli.ui.terminal.output import print_drawn, print_line, print_rows, to_stderr
 from llmcli.ui.terminal.progress import LiveView
 
 if TYPE_CHECKING:
     from llmcli.inference.comparison import CompareResult, Comparison
+    from llmcli.ui.markdown.render import Renderer
 
 _NARROWEST = 28  # minimum columns of an answer
 _BAR, _CROSS, _RULE = " │ ", "─┼─", "─"
@@ -30,46 +32,74 @@ _LEGEND = (
 
 
 class Column:
-    """The part of an answer that is not final yet; reasoning has the look `faint`."""
+    """The rows of an answer that are not written yet, drawn as in the chat; reasoning and raw text stay plain."""
 
-    def __init__(self, faint: str) -> None:
-        self._faint = faint
-        self._runs: Runs = []
-        self._is_reasoning = False
-        self._started = False
+    def __init__(self, label: str, renderer: "Renderer", faint: str, is_raw: bool = False) -> None:
+        self.label = label
         self.ended = False
+        self._renderer, self._faint, self._is_raw = renderer, faint, is_raw
+        self._splitter = Splitter()
+        self._kind = ""  # of the last piece
+        self._line, self._n_blank = "", 0  # the unfinished line of plain text, and the blank lines above it
+        self._drawn: list[str] = []  # rows that cannot change any more
+        self._undrawn: list[Block | Runs] = []  # the same, of a column that waits for its width
 
     def add(self, kind: str, text: str) -> None:
         """Add a piece of the "answer" or of the reasoning ("think")."""
-        text = sanitize(text).replace("\t", "    ")
-        if not self._started:
+        text = sanitize(text)
+        if not self._kind:
             text = text.lstrip()
         if not text:
             return
-        if self._started and self._is_reasoning and kind != "think":
-            text = "\n\n" + text
-        self._started, self._is_reasoning = True, kind == "think"
-        self._runs.append((self._faint if self._is_reasoning else "", text))
+        if self._kind == "think" and kind != "think":
+            self._end_line()
+            self._undrawn.append([])
+            self._n_blank = 0
+        self._kind = kind
+        if kind != "think" and not self._is_raw:
+            self._undrawn += self._splitter.feed(text)
+            return
+        *lines, last = text.replace("\t", "    ").split("\n")
+        for line in lines:
+            self._line += line
+            self._end_line()
+        self._line += last
 
-    def rows(self, width: int) -> list[Runs]:
-        """The remaining text in rows of at most `width` columns; until the answer ends, the last one may change."""
-        return slice_cells(self._runs, self._spans(width))
+    def end(self) -> None:
+        """End the answer: all its rows are final."""
+        self._end_line()
+        self._undrawn += self._splitter.finish()
+        self.ended = True
 
-    def certain(self, width: int) -> int:
-        """How many of the rows cannot change any more."""
-        n_rows = len(self._spans(width))
-        return n_rows if self.ended else max(n_rows - 1, 0)
+    def final(self, width: int) -> int:
+        """How many of the remaining rows cannot change any more."""
+        for one in self._undrawn:
+            self._drawn += self._renderer.rows([one], width) if isinstance(one, Block) else _plain_rows(one, width)
+        self._undrawn = []
+        return len(self._drawn)
 
-    def take(self, count: int, width: int) -> list[Runs]:
+    def rows(self, width: int) -> list[str]:
+        """The remaining rows."""
+        plain = [""] * self._n_blank + _plain_rows(self._plain_line(), width) if self._line.strip() else []
+        return [*self._drawn, *plain, *self._renderer.preview(self._splitter.tail(), width)]
+
+    def take(self, count: int) -> list[str]:
         """Remove and return the first `count` rows."""
-        rows, spans, end = self.rows(width), self._spans(width), len(unstyled(self._runs))
-        start = spans[count][0] if count < len(spans) else end
-        (self._runs,) = slice_cells(self._runs, [(start, end)])
-        return rows[:count]
+        taken, self._drawn = self._drawn[:count], self._drawn[count:]
+        return taken
 
-    def _spans(self, width: int) -> list[tuple[int, int]]:
-        text = unstyled(self._runs)
-        return line_breaks(text.rstrip() if self.ended else text, width) if text else []
+    def _plain_line(self) -> Runs:
+        return [(self._faint if self._kind == "think" else "", self._line)]
+
+    def _end_line(self) -> None:
+        if self._line.strip():
+            self._undrawn += [*[[]] * self._n_blank, self._plain_line()]
+        self._n_blank = 0 if self._line.strip() else self._n_blank + 1
+        self._line = ""
+
+
+def _plain_rows(line: Runs, width: int) -> list[str]:
+    return [styled(row) for row in wrap(line, width)]
 
 
 class CompareView(LiveView):
@@ -83,14 +113,13 @@ class CompareView(LiveView):
         self,
         write: Callable[[str], None],
         size: Callable[[], tuple[int, int]],
-        labels: Sequence[str],
+        columns: Sequence[Column],
         color: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(write, size, "2" if color else "", clock)
         self._strong = "1" if color else ""
-        self._labels = [f"{number}. {sanitize(label)}" for number, label in enumerate(labels, 1)]
-        self._columns = [Column(self._faint) for _ in labels]
+        self._columns = columns
         self._first = 0  # of the current band
         self._count = 0  # its columns; 0 before it starts
 
@@ -107,7 +136,7 @@ class CompareView(LiveView):
 
     def end(self, index: int) -> None:
         """End answer `index`."""
-        self._columns[index].ended = True
+        self._columns[index].end()
         self._draw()
 
     def finish(self) -> None:
@@ -116,7 +145,7 @@ class CompareView(LiveView):
             self._region.draw([], [], self._measure()[0])
             return
         for column in self._columns:
-            column.ended = True
+            column.end()
         self._draw()
 
     def _rows(self, height: int, width: int) -> tuple[list[str], list[str]]:
@@ -125,9 +154,10 @@ class CompareView(LiveView):
             if not self._count:
                 done += self._start_band(width)
             size, band = self._answer_width(width), self._columns[self._first : self._first + self._count]
-            unfinished = [column.certain(size) for column in band if not column.ended]
-            count = min(unfinished) if unfinished else max(column.certain(size) for column in band)
-            done += _side_by_side([column.take(count, size) for column in band], size)
+            final = [column.final(size) for column in band]
+            unfinished = [n_rows for n_rows, column in zip(final, band, strict=True) if not column.ended]
+            count = min(unfinished) if unfinished else max(final)
+            done += _side_by_side([column.take(count) for column in band], size)
             if unfinished:
                 return done, self._tail(band, size, max(1, height - 2))
             self._first, self._count = self._first + self._count, 0
@@ -141,8 +171,9 @@ class CompareView(LiveView):
         fitting = max((width + len(_BAR)) // (_NARROWEST + len(_BAR)), 1)
         self._count = -(-left // -(-left // fitting))
         size = self._answer_width(width)
-        heads = self._labels[self._first : self._first + self._count]
-        rows = _side_by_side([wrap([(self._strong, head)], size) for head in heads], size)
+        band = enumerate(self._columns[self._first : self._first + self._count], self._first + 1)
+        heads = [[(self._strong, f"{number}. {sanitize(column.label)}")] for number, column in band]
+        rows = _side_by_side([_plain_rows(head, size) for head in heads], size)
         return [*rows, _CROSS.join([_RULE * size] * self._count)]
 
     def _tail(self, band: Sequence[Column], size: int, tallest: int) -> list[str]:
@@ -156,11 +187,10 @@ class CompareView(LiveView):
         return max((width - len(_BAR) * (self._count - 1)) // self._count, 1)
 
 
-def _side_by_side(columns: Sequence[Sequence[Runs]], width: int) -> list[str]:
+def _side_by_side(columns: Sequence[Sequence[str]], width: int) -> list[str]:
     """The rows of columns that are `width` wide, side by side."""
-    empty: Runs = []
-    rows = zip_longest(*columns, fillvalue=empty)
-    return [_BAR.join(styled(row) + " " * (width - cells(unstyled(row))) for row in line).rstrip() for line in rows]
+    rows = zip_longest(*columns, fillvalue="")
+    return [_BAR.join(row + " " * (width - visible(row)) for row in line).rstrip() for line in rows]
 
 
 def warn_ineffective(answers: Sequence[tuple[str, ResolvedSettings]]) -> None:
@@ -215,10 +245,17 @@ def print_errors(comparison: "Comparison") -> None:
             console.error(f"{one.variant.label}: {one.failure}", one.failure.hint)
 
 
-def view_of(comparison: "Comparison") -> CompareView:
-    """A view of its answers on the terminal of stdout."""
-    labels = [one.variant.label for one in comparison.results]
-    return CompareView(print_drawn, shutil.get_terminal_size, labels, wants_color(sys.stdout))
+def view_of(comparison: "Comparison", settings: Settings) -> CompareView:
+    """A view of its answers on the terminal of stdout, in the theme of the settings."""
+    from llmcli.ui.markdown.render import Renderer  # slow to import, and a pipe does without
+    from llmcli.ui.markdown.theme import theme_of
+
+    color, theme = wants_color(sys.stdout), theme_of(settings.theme)
+    columns = []
+    for one in comparison.results:
+        is_raw = one.answer.settings.raw or not settings.markdown
+        columns.append(Column(one.variant.label, Renderer(theme, color), "2" if color else "", is_raw))
+    return CompareView(print_drawn, shutil.get_terminal_size, columns, color)
 
 
 def run(

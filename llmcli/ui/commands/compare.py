@@ -99,7 +99,7 @@ def _compare(chat: ChatApp, path: Sequence[Message], new: bool, variants: Sequen
     screen.warn_ineffective(
         [(one.label, turn.resolved) for one, turn in zip(variants, compare_session.turns, strict=True)]
     )
-    view = screen.view_of(comparison) if chat.live else None
+    view = screen.view_of(comparison, settings) if chat.live else None
     spinner = Spinner(view.status if view else ProgressLine().update)
     spinner.text, comparison.progress = "reading the prompt", spinner.reading
     think = settings.think == "show"
