@@ -25,7 +25,7 @@ from llmcli.inference.local import LocalEngine
 from llmcli.inference.prompt_tokens import raw_tokens
 from llmcli.inference.sizing import resolve_model
 from llmcli.inference.trace_file import TraceWriter
-from llmcli.params.policies.parser import parse_policy
+from llmcli.params.policies.policy import parse_policy
 from llmcli.params.settings import Settings
 
 _PROMPT = "The old harbour lay quiet under the snow, and the last ship"

@@ -157,8 +157,8 @@ def public_annotations(body: Iterable[ast.stmt]) -> Iterator[ast.expr]:
             yield from [node.returns] if node.returns else []
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if layer(module) in ("engine", "inference")])
-def test_public_signatures_of_engine_and_inference_are_typed(module: str) -> None:
+@pytest.mark.parametrize("module", [module for module in MODULES if layer(module) in ("engine", "inference", "params")])
+def test_public_signatures_below_chat_are_typed(module: str) -> None:
     untyped = [one for one in map(ast.unparse, public_annotations(tree(module).body)) if re.search(r"\bAny\b", one)]
     assert len(untyped) <= WITH_ANY.get(module.removeprefix("llmcli/"), 0), untyped
 

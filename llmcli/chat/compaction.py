@@ -9,8 +9,7 @@ from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.engine import Request
-from llmcli.inference.sizing import apply_model_defaults
-from llmcli.params.settings import Layer, Settings
+from llmcli.params.settings import Layer, Settings, resolve
 
 _REQUEST = (
     "Summarize the conversation below, so that it can continue from the summary. Keep names, numbers, decisions, "
@@ -68,7 +67,7 @@ class Compaction:
         layers = self._controller.layers.above(self._controller.session.overrides)
         assert self._controller.engine
         quiet = Layer("compact", {"max_tokens": int(n_ctx * _SHARE), "think": "off", "prefill": None, "raw": False})
-        settings = apply_model_defaults(self._controller.engine.defaults, [*layers, quiet]).settings
+        settings = resolve([self._controller.engine.defaults, *layers, quiet]).with_seed().settings
         return replace(settings, grammar=None, grammar_file=None, json_schema=None, stop=())
 
     def use(self) -> int:

@@ -260,11 +260,10 @@ class ChatController:
         from llmcli.chat.turn import Turn, start_answer
         from llmcli.engine.events import TemperatureShift
         from llmcli.inference.engine import Request
-        from llmcli.inference.sizing import apply_model_defaults
 
         engine = self.engine
         assert engine
-        resolved = apply_model_defaults(engine.defaults, self.layers.above(self.session.overrides, extra or {}))
+        resolved = resolve([engine.defaults, *self.layers.above(self.session.overrides, extra or {})]).with_seed()
         settings = self.prompt_builder.with_plain_stop(resolved.settings)
         prompt, shift = self.prompt(path, continued, settings), TemperatureShift()
         if len(prompt.tokens) >= engine.n_ctx:

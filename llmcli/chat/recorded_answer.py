@@ -185,7 +185,7 @@ def recorded_settings(data: Mapping[str, Any], source: str, policy_file: str) ->
     recorded = values.get("temp_policy_file")
     if recorded and not policy_file:
         raise UsageError(
-            f"{source} needs the policy file {recorded[:200]}, which is code",
+            f"{source} needs the policy file {str(recorded)[:200]}, which is code",
             "if you trust it, allow it with --temp-policy-file FILE.py:NAME",
         )
     kept = {key: value for key, value in values.items() if key not in _OMITTED}

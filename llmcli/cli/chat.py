@@ -55,7 +55,7 @@ def chat(
     from llmcli.ui.terminal.interrupt import disable_echo
 
     first = argument_or_flag(text, flags.values.get("prompt"), "prompt")
-    if "-" in (first, *flags.values.get("file", ())):
+    if "-" in (first, *(flags.get("file", tuple) or ())):
         raise UsageError("`-` is not valid in a chat: stdin contains the messages", "remove the `-`")
     live = can_redraw(sys.stdout) and is_terminal(sys.stdin)
     with disable_echo(live):  # the user may type already
@@ -88,7 +88,7 @@ def _start_chat(flags: Layer, session: Session, first: str, live: bool) -> int:
     chat.reader = _reader(chat, settings, live)
     if live and is_model_name(first, flags):
         console.note(f"{first!r} is sent as a message; to use the model, start with `llmcli chat -m {first}`")
-    return run_chat(chat, first, flags.values.get("file", ()), character)
+    return run_chat(chat, first, flags.get("file", tuple) or (), character)
 
 
 def is_model_name(text: str, flags: Layer) -> bool:
@@ -179,7 +179,7 @@ def save_overrides(session: Session, *layers: Layer) -> None:
     """Let the settings of the command line replace those of the session, and save them with it."""
     flags = {key: value for layer in layers for key, value in layer.values.items()}
     file, temperature = flags.get("temp_policy_file"), session.overrides.get("temperature")
-    if file and temperature and file.rpartition(":")[2] not in names_in(temperature):  # the file replaces it
+    if file and temperature and str(file).rpartition(":")[2] not in names_in(temperature):  # the file replaces it
         session.unset("temperature")
     for key in flags.keys() & session.overrides.keys():
         session.unset(key)

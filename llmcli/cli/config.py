@@ -8,6 +8,7 @@ from llmcli.config import config_file as store
 from llmcli.config.presets import base_layers, preset_layer, resolve_settings
 from llmcli.errors import UsageError
 from llmcli.files import config_path
+from llmcli.params.policies.rules import Policy
 from llmcli.params.settings import Layer, check_policy, fields, find, format_setting, resolve, to_data
 from llmcli.ui.markdown.theme import ground_of
 from llmcli.ui.terminal.console import console, open_in_editor
@@ -61,12 +62,12 @@ def set_setting(
     if len(value) > 1 and not field.repeated:
         raise UsageError(f"{field.key} takes one value, got {len(value)}", "put a value with spaces in quotes")
     parsed = field.parse_texts(value) if len(value) > 1 else field.parse_text(value[0])
-    if field.key == "temperature":
+    if isinstance(parsed, Policy):
         check_policy(parsed, None)
     if field.key == "theme":
-        ground_of(parsed)  # raises an error for an unknown one
+        ground_of(str(parsed))  # raises an error for an unknown one
     if field.key == "preset" and parsed:
-        preset_layer(parsed)  # raises an error for an unknown one
+        preset_layer(str(parsed))  # raises an error for an unknown one
     store.set_value(field.key, parsed)
 
 

@@ -80,11 +80,10 @@ def generate(
     system, grammar = system_text(asked), grammar_text(asked, console.warn)
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
     from llmcli.inference.answer import Answer
-    from llmcli.inference.sizing import apply_model_defaults
 
     target = find_model(asked)
     welcome(chosen.origins["model"])
-    resolved = apply_model_defaults(target.layer, layers)
+    resolved = resolve([target.layer, *layers]).with_seed()
     warn_ineffective(resolved)
     print_settings(resolved)
     status = ProgressLine()

@@ -51,13 +51,13 @@ def replay(
     ] = False,
 ) -> int:
     """Generate a recorded answer again and check that it is the same; the status is 1 if it is not."""
-    policy_file = flags.values.get("temp_policy_file") or ""
+    policy_file = flags.get("temp_policy_file", str) or ""
     recorded = _recorded(what, line, policy_file)
     from llmcli.chat.replay import BatchReplay, Replay, replay_settings
     from llmcli.cli.open_model import open_model
 
     current = resolve_settings(flags)
-    settings = [replay_settings(one, flags.values.get("model"), current) for one in recorded]
+    settings = [replay_settings(one, flags.get("model", str), current) for one in recorded]
     target, status = _find(settings[0], "model" in flags.values), ProgressLine()
     with open_model(target, settings[0], status) as (engine, cancellation):
         engine.identify(status.identifying, cancellation)

@@ -101,7 +101,6 @@ def _user_folder() -> Path:
 
 
 def _find(reference: str) -> Path:
-    """The file of a character."""
     path = os.path.expanduser(reference)
     is_name = Path(path).name == reference and reference.strip(".") != ""
     if os.path.isfile(path) and not (is_name and not Path(path).suffix):
@@ -130,12 +129,17 @@ def _from_table(table: Mapping[str, Any], path: Path, body: str = "") -> Charact
     if texts["system"] and body.strip():
         hint = "keep `system` or the text below the front matter"
         raise UsageError(f"{path}: the system prompt is given twice", hint)
+    examples = table.get("examples", [])
+    is_valid = isinstance(examples, list) and all(isinstance(example, dict) for example in examples)
+    pairs = tuple((example.get("user"), example.get("assistant")) for example in examples) if is_valid else ()
+    if not is_valid or not all(isinstance(text, str) for pair in pairs for text in pair):
+        raise UsageError(f"{path}: examples must be a list of {{user = ..., assistant = ...}}")
     return Character(
         " ".join(texts["name"].split()) or path.stem,
         texts["system"].strip() or body.strip(),
         texts["greeting"].strip(),
         _settings(table.get("settings", {}), path),
-        _examples(table.get("examples", []), path),
+        pairs,
         " ".join(texts["purpose"].split()),
     )
 
@@ -162,21 +166,8 @@ def _settings(table: Any, path: Path) -> Mapping[str, Any]:
     return values
 
 
-def _examples(items: Any, path: Path) -> Examples:
-    is_valid = isinstance(items, list) and all(isinstance(item, dict) for item in items)
-    pairs = tuple((item.get("user"), item.get("assistant")) for item in items) if is_valid else ()
-    if not is_valid or not all(isinstance(text, str) for pair in pairs for text in pair):
-        raise UsageError(f"{path}: examples must be a list of {{user = ..., assistant = ...}}")
-    return pairs
-
-
 def _split_front_matter(text: str, path: Path) -> tuple[dict[str, Any], str]:
-    """The table of the front matter and the text below it; an empty table and all of the text if there is none.
-
-    Raises:
-        UsageError: a line of the front matter is not valid.
-        ValueError: it is not valid TOML.
-    """
+    """The table of the front matter, if there is one, and the rest of the text. Raises ValueError for invalid TOML."""
     lines = text.split("\n")
     if lines[0].rstrip() != "---":
         return {}, text

@@ -8,6 +8,7 @@ from typing import Any
 
 from llmcli.errors import DiskError, UsageError, error_text
 from llmcli.files import config_path, make_private, read_limited, replace_private
+from llmcli.params.param import Field, SettingValue
 from llmcli.params.settings import Layer, find, parse_data, to_datum
 
 ALIASES, PRESETS = "aliases", "presets"  # tables beside the settings
@@ -15,14 +16,9 @@ _FIX = "fix it with `llmcli config edit`"
 
 
 def config_layer() -> Layer:
-    """The settings of the configuration file; a missing file has none.
-
-    Raises:
-        UsageError: when it is not valid TOML, or a value is not valid; the message names the file.
-        DiskError: when it cannot be read.
-    """
+    """The settings of the configuration file, if there is one. Raises UsageError or DiskError, with its path."""
     path = config_path()
-    values = {name: value for name, value in _read(path).items() if name not in (ALIASES, PRESETS)}
+    values = {name: value for name, value in _read().items() if name not in (ALIASES, PRESETS)}
     for name in values:
         try:
             find(name)
@@ -38,12 +34,8 @@ def aliases() -> dict[str, str]:
 
 
 def table(name: str, kind: type, what: str) -> dict[str, Any]:
-    """A table of the file beside the settings; a missing one is empty.
-
-    Raises:
-        UsageError: when it is not a table, or a value in it is not of this kind (`what` names the kind).
-    """
-    values = _read(config_path()).get(name, {})
+    """A table of the file; a missing one is empty. Raises UsageError if its values are not of this kind (`what`)."""
+    values = _read().get(name, {})
     if not isinstance(values, dict) or not all(isinstance(value, kind) for value in values.values()):
         raise UsageError(f"{config_path()}: [{name}] must give {what} for each name", _FIX)
     return values
@@ -62,7 +54,8 @@ def set_alias(name: str, reference: str | None) -> None:
     edit(change)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read() -> dict[str, Any]:
+    path = config_path()
     try:
         data = read_limited(path)
     except FileNotFoundError:
@@ -78,21 +71,29 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML: {reason}", _FIX) from None
 
 
-def set_value(name: str, value: Any) -> Path:
-    """Write one valid setting into the file; everything else stays as it is."""
+def set_value(name: str, value: SettingValue) -> Path:
+    """Write one valid setting into the file, under whichever of its names the file has, or remove it (None)."""
     field = find(name)
-    return _change(field.key, to_datum(field, value))
+    datum, names = to_datum(field, value), _spellings(field)
+
+    def change(document: Any) -> None:
+        if datum is not None:
+            document[names.pop(0) if names else field.key] = datum
+        for name in names:
+            del document[name]
+
+    return edit(change)
 
 
 def unset_value(name: str) -> bool:
     """Remove one setting from the file, or a key that is not a setting; False when it is not there."""
-    if name in _read(config_path()).keys() - {ALIASES, PRESETS}:
+    if name in _read().keys() - {ALIASES, PRESETS}:
         edit(lambda document: document.pop(name))
-    elif _spellings(key := find(name).key):
-        _change(key, None)
-    else:
-        return False
-    return True
+        return True
+    is_set = bool(_spellings(find(name)))
+    if is_set:
+        set_value(name, None)
+    return is_set
 
 
 def ensure_file() -> Path:
@@ -105,11 +106,7 @@ def ensure_file() -> Path:
 
 
 def edit(change: Callable[[Any], None]) -> Path:
-    """Change the file as a tomlkit document, which keeps the user's comments and order.
-
-    Raises:
-        UsageError: when the file cannot take the change.
-    """
+    """Change the file as a tomlkit document, with its comments and order. Raises UsageError when that fails."""
     import tomllib
 
     import tomlkit
@@ -126,25 +123,12 @@ def edit(change: Callable[[Any], None]) -> Path:
     return path
 
 
-def _change(key: str, value: Any) -> Path:
-    """Write one setting, or remove it (None), under whichever of its names the file has."""
-    names = _spellings(key)  # refuses a file that is not valid before anything is written
-
-    def change(document: Any) -> None:
-        if value is not None:
-            document[names.pop(0) if names else key] = value
-        for name in names:
-            del document[name]
-
-    return edit(change)
-
-
-def _spellings(key: str) -> list[str]:
+def _spellings(field: Field) -> list[str]:
     """The names in the file that mean this setting: `temp` is `temperature`."""
     found = []
-    for name in _read(config_path()):
+    for name in _read():
         with suppress(UsageError):  # not a setting
-            if find(name).key == key:
+            if find(name) is field:
                 found.append(name)
     return found
 

@@ -50,49 +50,29 @@ class LayerStack:
 
 
 def layers_of(flags: Layer, *middle: Layer) -> LayerStack:
-    """The layers of a command line; `middle` (a character) is above the preset.
-
-    Raises:
-        UsageError: for an unknown preset or a value that is not valid.
-    """
+    """The layers of a command line; `middle` (a character) is above the preset. Raises UsageError if one is invalid."""
     config, environment, _ = common = base_layers(flags)
     chosen = resolve(common).settings.preset
     return LayerStack([config, *([preset_layer(chosen)] if chosen else []), *middle, environment, flags])
 
 
 def resolve_settings(flags: Layer) -> Settings:
-    """The settings of `base_layers`: those of commands that have no preset.
-
-    Raises:
-        UsageError: for a value that is not valid, with its source.
-    """
+    """The settings of `base_layers`, for commands without presets. Raises UsageError for an invalid value."""
     return resolve(base_layers(flags)).settings
 
 
 def base_layers(flags: Layer) -> list[Layer]:
-    """The layers above the defaults, lowest first: the configuration file, the environment and `flags`.
-
-    Raises:
-        UsageError: for a value that is not valid, with its source.
-    """
+    """The layers above the defaults, lowest first. Raises UsageError for an invalid value, with its source."""
     return [config_layer(), environment_layer(os.environ), flags]
 
 
 def presets() -> dict[str, Mapping[str, Any]]:
-    """Every preset with its typed values: the built-in ones and the user's, which replace those of the same name.
-
-    Raises:
-        UsageError: when one of the user's is not valid, with the file and the preset.
-    """
+    """Every preset with its typed values; the user's replace built-in ones. Raises UsageError if one is invalid."""
     return {name: _typed(name, raw) for name, raw in _tables().items()}
 
 
 def preset_layer(name: str) -> Layer:
-    """The settings of one preset.
-
-    Raises:
-        UsageError: for an unknown name, with the nearest one; or for a preset that is not valid.
-    """
+    """The settings of one preset. Raises UsageError for an unknown name, or a preset that is not valid."""
     tables = _tables()
     if name not in tables:
         hint = did_you_mean(name, tables) or "use one of " + ", ".join(sorted(tables))
@@ -101,11 +81,7 @@ def preset_layer(name: str) -> Layer:
 
 
 def save_preset(name: str, values: Mapping[str, Any]) -> Path:
-    """Write typed values as a preset into the configuration file; it replaces a preset of the same name.
-
-    Raises:
-        UsageError: when the name is not valid, or a setting cannot be part of a preset.
-    """
+    """Write a preset into the configuration file, or replace it. Raises UsageError for an invalid name or setting."""
     data = {key: to_datum(find(key), value) for key, value in values.items() if value is not None}  # TOML has no null
     validate_preset(data, f"preset {check_name(name, 'preset')}")
     if not data:
@@ -129,11 +105,7 @@ def save_preset(name: str, values: Mapping[str, Any]) -> Path:
 
 
 def remove_preset(name: str) -> None:
-    """Delete one of the user's presets from the configuration file.
-
-    Raises:
-        UsageError: for an unknown name, or a built-in preset.
-    """
+    """Delete one of the user's presets. Raises UsageError for an unknown name, or a built-in preset."""
     if name not in _user_presets():
         if name in _built_in():
             raise UsageError(f"cannot delete the built-in preset {name!r}")
@@ -153,11 +125,7 @@ def preset_purpose(name: str, values: Mapping[str, Any]) -> str:
 
 
 def validate_preset(table: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The typed values of a preset's table.
-
-    Raises:
-        UsageError: that begins with `source`, for a value that is not valid or a setting that cannot be there.
-    """
+    """The typed values of a preset's table. Raises UsageError, which starts with `source`, for an invalid setting."""
     values = parse_data(table, source)
     for key in NOT_IN_PRESETS:
         if key in values:

@@ -22,9 +22,8 @@ from llmcli.engine.sampling.python_samplers import DrawTracer, alternatives, tok
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import ConstraintError, UsageError
 from llmcli.params.policies.policy import PolicyCall
-from llmcli.params.sampler_chain import build_chain
+from llmcli.params.sampler_chain import build_chain, effective_policy
 from llmcli.params.settings import Settings
-from llmcli.params.temperature import effective_policy
 
 _MAX_FORBIDDEN = 256  # tokens at one position; more would leave only very unlikely ones
 Progress = Callable[[int, int], None]  # (tokens done, tokens in all)

@@ -18,8 +18,7 @@ from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_headers
 from llmcli.models.locations import ModelFile, ModelLocations, is_starter_downloaded, model_locations, starter_path
 from llmcli.models.lookup import find_model_file
-from llmcli.params.samplers import random_seed
-from llmcli.params.settings import Layer, ResolvedSettings, Settings, resolve
+from llmcli.params.settings import Layer, Settings
 from llmcli.params.settings import find as find_setting
 from llmcli.text import plural
 
@@ -344,11 +343,3 @@ def open_tokenizer(target: ResolvedModel) -> Iterator[Tokenizer]:
         yield model.vocab
     finally:
         model.close()
-
-
-def apply_model_defaults(defaults: Layer, upper: Sequence[Layer]) -> ResolvedSettings:
-    """The resolved settings: the model's own `defaults` below `upper`, and a random seed if none is given."""
-    resolved = resolve([defaults, *upper])
-    if resolved.settings.seed is not None:
-        return resolved
-    return ResolvedSettings(replace(resolved.settings, seed=random_seed()), resolved.origins)

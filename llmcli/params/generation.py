@@ -3,9 +3,9 @@
 import json
 import math
 import re
-from typing import Any
+from contextlib import suppress
 
-from llmcli.params.param import LARGEST_FLOAT, format_value, is_int, setting, settings_group, unescape
+from llmcli.params.param import LARGEST_FLOAT, format_value, is_int, is_number, setting, settings_group, unescape
 
 Bias = tuple[int | str, float]
 _BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
@@ -45,21 +45,18 @@ def parse_bias(text: str) -> tuple[Bias, ...]:
             return bias_from_data(json.loads(text))
         except json.JSONDecodeError:
             raise ValueError(_BIAS_SHAPE) from None
-    compact = re.fullmatch(r"(\d+)([+-].+)", text)  # llama.cpp's form
-    token, _, bias = compact.group(1, 2, 2) if compact else text.rpartition("=")
-    token = token.rstrip()
-    if not token:
+    found = re.fullmatch(r"(\d+)([+-].+)", text) or re.fullmatch(r"(.+?)\s*=([^=]*)", text, re.DOTALL)
+    if not found:
         raise ValueError(_BIAS_SHAPE)
-    quoted = len(token) > 1 and token[0] == token[-1] == '"'
-    if not quoted:
+    token, bias = found.groups()
+    if len(token) < 2 or not token[0] == token[-1] == '"':
         return (_bias(int(token) if token.isdecimal() else token, bias),)
-    try:
+    with suppress(json.JSONDecodeError):
         return (_bias(str(json.loads(token)), bias),)
-    except json.JSONDecodeError:  # it has llmcli's escapes
-        return (_bias(unescape(token[1:-1]), bias),)
+    return (_bias(unescape(token[1:-1]), bias),)  # it has llmcli's escapes
 
 
-def bias_from_data(value: Any) -> tuple[Bias, ...]:
+def bias_from_data(value: object) -> tuple[Bias, ...]:
     """`[[id or text, bias], ...]` or `{"id": bias}`, llama-server's forms; a bias of `false` bans the token."""
     if isinstance(value, str):
         return parse_bias(value)
@@ -76,12 +73,14 @@ def bias_from_data(value: Any) -> tuple[Bias, ...]:
     return tuple(biases)
 
 
-def _bias(token: Any, bias: Any) -> Bias:
-    if not (is_int(token) or isinstance(token, str)) or token == "" or bias is True:
+def _bias(token: object, bias: object) -> Bias:
+    if bias is False:
+        bias = -math.inf
+    if not (is_int(token) or isinstance(token, str)) or not (is_number(bias) or isinstance(bias, str)) or token == "":
         raise ValueError(_BIAS_SHAPE)
     try:
-        value = -math.inf if bias is False else float(bias)
-    except (TypeError, ValueError):
+        value = float(bias)
+    except ValueError:
         raise ValueError(_BIAS_SHAPE) from None
     except OverflowError:
         value = math.inf

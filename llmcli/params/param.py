@@ -1,4 +1,4 @@
-"""What a setting and a sampler are, declared once: range, names and help; text, value and JSON."""
+"""What a setting is, declared once: range, names and help; text, value and JSON."""
 
 import dataclasses
 import json
@@ -9,11 +9,14 @@ from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from inspect import get_annotations
-from types import GenericAlias, MappingProxyType, UnionType
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, dataclass_transform, get_args, get_type_hints
+from types import MappingProxyType
+from typing import Any, Concatenate, ParamSpec, TypeGuard, TypeVar, dataclass_transform, get_args, get_type_hints
 
 from llmcli.errors import UsageError
+from llmcli.params.policies.rules import Policy
 
+# What a setting can hold. A tuple is a list of texts, or of tokens with their biases.
+SettingValue = bool | int | float | str | tuple[str, ...] | tuple[tuple[int | str, float], ...] | Policy | None
 _RULES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 # The largest int32 and float, the C types behind the settings. ctypes truncates a larger number without an error.
@@ -22,43 +25,37 @@ _LONGEST_QUOTE = 60
 _OFF = re.compile(r"\((0|-1|1) = off\)")  # in the help of a setting
 _TITLES: dict[type, str] = {}  # of groups of settings
 T = TypeVar("T")
+Scalar = TypeVar("Scalar", bool, int, float, str)
 P = ParamSpec("P")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
-Args = tuple[Any, ...]
-Arguments = Callable[..., Args | None]  # of settings
 
 
 @dataclass(frozen=True)
 class Param:
     """The metadata of a setting. Flags, config keys, slash commands, help and errors are generated from it.
 
-    `help` is a noun phrase; range, choices and default are added to it by the program. `min` and `max` are inclusive,
-    `above` is exclusive, `extra_values` are values outside the range that are valid. `flag` replaces the flag made from
-    the key; `flags` are its aliases (llama.cpp's spellings), `keys` are aliases of the key (those of llama-server,
-    KoboldCpp and Ollama). The setting has no effect unless one of those in `needs_any` differs from its default. `text`
-    replaces the parser for typed text and for a text or number in JSON or TOML; `data` that for all of them. These and
-    all parsers of values raise a ValueError whose text completes the sentence "KEY must be ...".
+    All parsers of values raise a ValueError whose text completes the sentence "KEY must be ...".
     """
 
-    help: str
+    help: str  # a noun phrase; the program adds range, choices and default
     _: KW_ONLY
-    min: float | None = None
+    min: float | None = None  # inclusive, like `max`
     max: float | None = None
-    above: float | None = None
-    extra_values: tuple[Any, ...] = ()
-    choices: tuple[Any, ...] = ()
+    above: float | None = None  # exclusive
+    extra_values: tuple[float, ...] = ()  # valid values outside the range
+    choices: tuple[str | int, ...] = ()
     suggest: tuple[str, ...] = ()
-    flag: str = ""
-    flags: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
+    flag: str = ""  # replaces the flag made from the key
+    flags: tuple[str, ...] = ()  # its aliases: llama.cpp's spellings
+    keys: tuple[str, ...] = ()  # aliases of the key: those of llama-server, KoboldCpp and Ollama
     metavar: str = ""
     unit: str = ""
-    default_text: str = ""
-    needs_any: tuple[str, ...] = ()
-    text: Callable[[str], Any] | None = None
-    data: Callable[[Any], Any] | None = None
-    show: Callable[[Any], str] | None = None
-    check: Callable[[Any], Any] | None = None
+    default_text: str = ""  # stands for None
+    needs_any: tuple[str, ...] = ()  # no effect unless one of these settings differs from its default
+    text: Callable[[str], SettingValue] | None = None  # parses typed text, and a text or number in JSON or TOML
+    data: Callable[[object], SettingValue] | None = None  # parses all of them
+    show: Callable[..., str] | None = None
+    check: Callable[..., SettingValue] | None = None
     path: bool = False
 
 
@@ -92,9 +89,7 @@ class Field:
 
     key: str
     kind: type
-    optional: bool
-    repeated: bool
-    default: Any
+    default: SettingValue
     param: Param
     group: str
 
@@ -102,6 +97,11 @@ class Field:
     def flags(self) -> tuple[str, ...]:
         """The flag and its aliases, the canonical one first."""
         return (self.param.flag or "--" + self.key.replace("_", "-"), *self.param.flags)
+
+    @property
+    def repeated(self) -> bool:
+        """Whether it is a list, and its flag can be repeated."""
+        return isinstance(self.default, tuple)
 
     @property
     def env(self) -> str:
@@ -118,34 +118,30 @@ class Field:
             return ""
         return range_text(param.min, param.max, param.above, param.extra_values)
 
-    def parse_text(self, text: str) -> Any:
-        """The value of a typed text: a flag, an environment variable or a slash command.
-
-        Raises:
-            UsageError: that names the setting, the rule and the value.
-        """
-        if self.optional and text == self.format(None):
+    def parse_text(self, text: str) -> SettingValue:
+        """The value of a flag, an environment variable or a slash command. Raises UsageError if it is not valid."""
+        if self.default is None and text == self.param.default_text:
             return None
-        return self._guard(self.param.text or self.param.data or self._builtin_text, text)
+        return self._checked(self.param.text or self.param.data or self._builtin_text, text)
 
-    def parse_texts(self, texts: list[str]) -> Any:
+    def parse_texts(self, texts: list[str]) -> SettingValue:
         """The value of a repeatable flag; a single `none` clears the list."""
         if texts == ["none"]:
             return ()
-        parse = self.param.data or (lambda text: (self._item(text),))
-        return tuple(item for text in texts for item in self._guard(parse, text))
+        parse: Callable[..., SettingValue] = self.param.data or (lambda text: (self._item(text),))
+        items: list[Any] = []
+        for text in texts:
+            parsed = self._checked(parse, text)
+            items += parsed if isinstance(parsed, tuple) else ()
+        return tuple(items)
 
-    def parse_data(self, value: Any) -> Any:
-        """The value of a JSON or TOML document.
-
-        Raises:
-            UsageError: that names the setting, the rule and the value.
-        """
-        if value is None and self.optional:
+    def parse_data(self, value: object) -> SettingValue:
+        """The value in a JSON or TOML document. Raises UsageError if it is not valid."""
+        if value is None and self.default is None:
             return None
-        return self._guard(self.param.data or self._builtin_data, value)
+        return self._checked(self.param.data or self._builtin_data, value)
 
-    def _broken_rule(self, value: Any) -> str:
+    def _broken_rule(self, value: object) -> str:
         """The rule of the range or the choices that `value` breaks, or an empty text; NaN is in no range."""
         param = self.param
         if param.choices:
@@ -159,7 +155,7 @@ class Field:
         is_valid = abs(value) < math.inf and is_above and (param.max is None or value <= param.max)
         return "" if is_valid else self.valid_values or "finite"
 
-    def format(self, value: Any) -> str:
+    def format(self, value: object) -> str:
         """The text that `parse_text` reads back as `value`."""
         if value is None:
             return self.param.default_text
@@ -169,7 +165,7 @@ class Field:
         """One item of a list as typed; in file names a backslash is not an escape."""
         return text if self.param.path else unescape(as_utf8(text))
 
-    def _builtin_text(self, text: str) -> Any:
+    def _builtin_text(self, text: str) -> SettingValue:
         if not self.repeated:
             return from_data(self.kind, text if self.param.path else as_utf8(text))
         if text == "none":
@@ -179,7 +175,7 @@ class Field:
                 return strings_from_data(json.loads(text))
         return (self._item(text),)
 
-    def _builtin_data(self, value: Any) -> Any:
+    def _builtin_data(self, value: object) -> SettingValue:
         if not self.param.text:
             return strings_from_data(value) if self.repeated else from_data(self.kind, value)
         if isinstance(value, str) or is_number(value):
@@ -189,7 +185,7 @@ class Field:
         except InvalidValueError as error:
             raise ValueError(error.rule) from None
 
-    def _guard(self, parse: Callable[[Any], Any], value: Any) -> Any:
+    def _checked(self, parse: Callable[..., SettingValue], value: object) -> SettingValue:
         try:
             parsed = parse(value)
             if rule := self._broken_rule(parsed):
@@ -201,7 +197,7 @@ class Field:
                 error = ValueError(f"a number of {self.param.unit}")
             raise self.error(value, error) from None
 
-    def error(self, value: Any, error: ValueError, source: str = "") -> UsageError:
+    def error(self, value: object, error: ValueError, source: str = "") -> UsageError:
         """The error for a value that is not valid; it starts with `source`."""
         known = error if isinstance(error, InvalidValueError) else InvalidValueError(str(error))
         at = known.at or 0
@@ -218,33 +214,26 @@ class Field:
 @cache
 def fields_of(cls: type) -> Mapping[str, Field]:
     """The settings that the dataclass `cls` declares, by key, in the order of its base classes."""
-    hints, declared = get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
+    hints, declared = get_type_hints(cls), {one.name: one.metadata["param"] for one in dataclasses.fields(cls)}
     fields = {}
     for base in cls.__mro__:
         for name in filter(declared.__contains__, get_annotations(base)):
-            hint, field = hints[name], declared[name]
-            kind = get_args(hint)[0] if isinstance(hint, UnionType) else hint  # of `int | None`, int
-            repeated, optional = isinstance(kind, GenericAlias), type(None) in get_args(hint)
-            kind = str if repeated else kind
-            fields[name] = Field(name, kind, optional, repeated, field.default, field.metadata["param"], _TITLES[base])
+            kind, *_ = get_args(hints[name]) or [hints[name]]  # of `int | None`, int; of `tuple[str, ...]`, str
+            fields[name] = Field(name, kind, getattr(cls, name), declared[name], _TITLES[base])
     return MappingProxyType(fields)
 
 
 @dataclass(eq=False)
 class InvalidValueError(ValueError):
-    """A value that cannot be parsed.
+    """A value that cannot be parsed."""
 
-    `rule` completes the sentence "must be ...". `fault` is what is wrong with this value, `hint` what to write instead,
-    `at` the offset of the fault.
-    """
-
-    rule: str
-    fault: str = ""
-    hint: str = ""
-    at: int | None = None
+    rule: str  # completes the sentence "must be ..."
+    fault: str = ""  # what is wrong with this value
+    hint: str = ""  # what to write instead
+    at: int | None = None  # the offset of the fault
 
 
-def from_data(kind: type, value: Any) -> Any:
+def from_data(kind: type[Scalar], value: object) -> Scalar:
     """A typed text or a JSON or TOML `value` as an int, float, bool or str."""
     if kind is bool and isinstance(value, str):
         value = _BOOLEANS.get(value.strip().lower())
@@ -253,25 +242,26 @@ def from_data(kind: type, value: Any) -> Any:
     is_valid = isinstance(value, str) or (is_number(value) and (kind is float or value == value // 1))
     if kind not in (int, float) or not is_valid:
         raise ValueError(_RULES[kind])
+    number: Any = value
     try:
-        return kind(value)
+        return kind(number)
     except ValueError:
         raise ValueError(_RULES[kind]) from None
     except OverflowError:
         raise ValueError(f"at most {format_value(LARGEST_FLOAT)}") from None
 
 
-def is_int(value: Any) -> bool:
+def is_int(value: object) -> TypeGuard[int]:
     """Whether a JSON or TOML value is an integer; in Python, true and false are integers too."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a JSON or TOML value is a number."""
     return isinstance(value, float) or is_int(value)
 
 
-def strings_from_data(value: Any) -> tuple[str, ...]:
+def strings_from_data(value: object) -> tuple[str, ...]:
     """A JSON or TOML list of strings (or one string) as a tuple."""
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
@@ -281,11 +271,7 @@ def strings_from_data(value: Any) -> tuple[str, ...]:
 
 def as_utf8(text: str) -> str:
     """`text` decoded as UTF-8. Where the locale is not UTF-8, Python stores the shell's bytes as surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return text
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def unescape(text: str) -> str:
@@ -293,7 +279,7 @@ def unescape(text: str) -> str:
     return re.sub(r"\\(.?)", lambda found: _ESCAPES.get(found[1], found[0]), text, flags=re.DOTALL)
 
 
-def range_text(low: float | None, high: float | None, above: float | None, extra: tuple[Any, ...] = ()) -> str:
+def range_text(low: float | None, high: float | None, above: float | None, extra: tuple[float, ...] = ()) -> str:
     """The range in words, for errors, help, completion and the documentation."""
     words = "finite" if low is None else f"at least {format_value(low)}"
     if low is not None and high is not None:
@@ -303,7 +289,7 @@ def range_text(low: float | None, high: float | None, above: float | None, extra
     return words + "".join(f", or {format_value(item)}" for item in extra)
 
 
-def format_value(value: Any) -> str:
+def format_value(value: object) -> str:
     """A value as a user types it."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -314,76 +300,10 @@ def format_value(value: Any) -> str:
     return str(value)
 
 
-def quote(value: Any, longest: int = _LONGEST_QUOTE) -> str:
+def quote(value: object, longest: int = _LONGEST_QUOTE) -> str:
     """A value for an error message, at most `longest` characters: numbers bare, all else in quotes."""
     if isinstance(value, (int, float)):
         text = format_value(value)
         return text if len(text) <= longest else text[: longest - 3] + "..."
     text = repr(str(value))
     return text if len(text) <= longest else text[: longest - 4] + "..." + text[-1]
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """A sampler. Lists, constructors, columns and checks are made from its record.
-
-    Attributes:
-        arguments: a function of the settings; None if the sampler is off and adds no step to the chain. It has the name
-            of the sampler, and a docstring with formula and source.
-        fields: the settings that it uses; the one of its name by default. `/why` shows the value of the first.
-        switches: the settings that turn it on; without them, the others have no effect.
-        aliases: names that `samplers` accepts too.
-        place: in the default order, only on request in `samplers`, or added by the program.
-        constructor: llama.cpp has it as `llama_sampler_init_<constructor>`; its name by default.
-        first_argument: what the constructor takes before the arguments.
-        keep: in Python instead: of the probabilities of the live candidates (a numpy array) and the arguments, it makes
-            the index of those to keep: a mask, or positions by probability, the most likely first.
-        transform: in Python instead: of the logits of the live candidates and the arguments, it makes new ones.
-        heading: of its column in `/why`; its name by default.
-        is_truncating: it removes unlikely candidates.
-        is_stateful: it has a state that depends on the draws before, not only on the tokens.
-        draws: it draws the token.
-        breaks_on_masks: it computes NaN for a candidate that is masked to -inf.
-    """
-
-    arguments: Arguments
-    fields: tuple[str, ...] = ()
-    switches: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
-    place: Literal["default", "request", "program"] = "default"
-    constructor: str = ""
-    first_argument: Literal["", "vocab", "n_vocab"] = ""
-    keep: Callable[..., Any] | None = None
-    transform: Callable[..., Any] | None = None
-    heading: str = ""
-    is_truncating: bool = False
-    is_stateful: bool = False
-    draws: bool = False
-    breaks_on_masks: bool = False
-
-    def __post_init__(self) -> None:
-        for key, default in {"fields": (self.name,), "constructor": self.name, "heading": self.name}.items():
-            if not getattr(self, key):
-                object.__setattr__(self, key, default)
-
-    @property
-    def name(self) -> str:
-        return self.arguments.__name__
-
-
-def _decorator(declare: Callable[Concatenate[Arguments, P], Sampler]) -> Callable[P, Callable[[Arguments], Sampler]]:
-    def decorate(*args: P.args, **facts: P.kwargs) -> Callable[[Arguments], Sampler]:
-        return lambda arguments: declare(arguments, *args, **facts)
-
-    return decorate
-
-
-sampler = _decorator(Sampler)  # makes a sampler of the function of its arguments, with the other attributes
-
-
-@dataclass(frozen=True)
-class SamplerStep:
-    """One sampler of the chain, with its arguments."""
-
-    name: str
-    args: Args = ()

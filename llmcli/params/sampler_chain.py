@@ -1,16 +1,132 @@
-"""The sampler chain as data: its steps in order, with their arguments."""
+"""The sampler chain as data: the temperature, the order of the samplers, and the steps with their arguments."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from llmcli.errors import UsageError
-from llmcli.params.param import SamplerStep, quote, setting, settings_group
-from llmcli.params.samplers import SAMPLERS, SamplerParams
-from llmcli.params.temperature import NEUTRAL, ONLY_READS, TemperatureParams, effective_policy, plan_temperature
+from llmcli.params.param import quote, setting, settings_group
+from llmcli.params.policies.policy import Entropy, Fixed, PolicyCall, bind, names_in, parse_policy
+from llmcli.params.policies.rules import BUILTIN, Policy
+from llmcli.params.policies.user_functions import parse_function_reference
+from llmcli.params.samplers import SAMPLERS, Args, Sampler, SamplerParams
 from llmcli.text import did_you_mean
 
+EXAMPLES = [rule.example for name, rule in BUILTIN.items() if name != "clamp"]
+
+
+@settings_group("Temperature")
+class TemperatureParams:
+    temp_policy_file: str | None = setting(
+        None,
+        "Python function that computes the temperature of each token. --temp can use it by name.",
+        metavar="FILE.py:NAME",
+        text=parse_function_reference,
+        path=True,
+    )
+    temperature: Policy = setting(
+        Fixed(0.8),
+        "Sampling temperature: a number (0 = always the likeliest token), a range LOW..HIGH (by the entropy of each "
+        "token), or a rule such as sentence:1.1,0.7. Higher is more random; 0.7 to 1 is usual.",
+        flags=("--temp",),
+        keys=("temp",),
+        metavar="X|POLICY",
+        suggest=(*("0", "0.7", "0.8", "1", "0.3..1.3", "0.3..1.3^0.7"), *EXAMPLES),
+        text=parse_policy,
+        show=str,
+    )
+    dynatemp_range: float = setting(
+        0.0, "Dynamic temperature: half width of the range around the temperature (0 = off).", min=0
+    )
+    dynatemp_exponent: float = setting(
+        1.0,
+        "Dynamic temperature: exponent of the normalized entropy.",
+        above=0,
+        flags=("--dynatemp-exp",),
+        needs_any=("dynatemp_range",),
+    )
+    smoothing_factor: float = setting(
+        0.0, "Quadratic smoothing (KoboldCpp): factor, applied after the temperature (0 = off).", min=0
+    )
+    smoothing_curve: float = setting(
+        1.0, "Quadratic smoothing: curve; above 1 favors the most likely tokens more.", min=1
+    )
+
+
+@dataclass(frozen=True)
+class TemperaturePlan:
+    """What the temperature step of a chain does."""
+
+    policy: Policy  # called for each token, unless it is native
+    native: tuple[float, float, float] | None = None  # of llama.cpp's `temp_ext`: center, half width and exponent
+    only_reads: bool = False  # it changes nothing: the chain has no temperature
+
+
+NEUTRAL = TemperaturePlan(Fixed(1.0), (1.0, 0.0, 1.0))
+ONLY_READS = TemperaturePlan(Fixed(1.0), only_reads=True)
+
+
+def effective_policy(p: TemperatureParams) -> Policy:
+    """The policy that the settings use: that of `temp_policy_file`, unless `temperature` contains it by name."""
+    name = (p.temp_policy_file or "").rpartition(":")[2]
+    policy = PolicyCall(name) if name and name not in names_in(p.temperature) else p.temperature
+    return bind(policy, p.temp_policy_file)
+
+
+def plan_temperature(p: TemperatureParams, has_mirostat: bool = False) -> TemperaturePlan:
+    """The temperature step of these settings; mirostat takes a fixed temperature, or the middle of a range.
+
+    Raises:
+        UsageError: for mirostat with a policy that llama.cpp does not have.
+    """
+    policy = effective_policy(p)
+    if isinstance(policy, Entropy):
+        base, delta, exponent = (policy.low + policy.high) / 2, (policy.high - policy.low) / 2, policy.exponent
+    elif isinstance(policy, Fixed):
+        base, delta, exponent = policy.value, p.dynatemp_range, p.dynatemp_exponent
+    elif has_mirostat:
+        hint = "use a number, or set mirostat to 0"
+        raise UsageError(f"mirostat needs a number as temperature, got '{policy}'", hint)
+    else:
+        return TemperaturePlan(policy)
+    if delta <= 0 or has_mirostat:
+        return TemperaturePlan(Fixed(base), (base, 0.0, 1.0))
+    low, high = (float(f"{bound:.9g}") for bound in (base - delta, base + delta))  # 0.8 - 0.5 is 0.30000000000000004
+    return TemperaturePlan(Entropy(max(low, 0.0), high, exponent), (base, delta, exponent))
+
+
+@Sampler(
+    fields=("temperature", "temp_policy_file", "dynatemp_range", "dynatemp_exponent"),
+    aliases=("temp",),
+    constructor="temp_ext",
+    heading="temp",
+)
+def temperature(p: TemperatureParams) -> Args | None:
+    """llama.cpp `temp_ext`: logits / T, by entropy if the half width is above 0; or a policy."""
+    plan = plan_temperature(p)
+    return None if plan.native and plan.native[:2] == (1, 0) else (plan,)
+
+
+def _smooth(logits: Any, factor: float, curve: float) -> Any:
+    best, k, c = logits.max(), (3 - curve) / 2, (curve - 1) / 2
+    d = logits - best
+    return d * d * factor * (c * d - k) + best
+
+
+@Sampler(
+    fields=("smoothing_factor", "smoothing_curve"), switches=("smoothing_factor",), transform=_smooth, heading="smooth"
+)
+def smoothing(p: TemperatureParams) -> Args | None:
+    """KoboldCpp quadratic sampling (`sample_temperature` with a smoothing factor).
+
+    l' = -k s d^2 + c s d^3 + h with d = l - h for the highest logit h, s = factor, k = (3 - curve) / 2,
+    c = (curve - 1) / 2.
+    """
+    return (p.smoothing_factor, p.smoothing_curve) if p.smoothing_factor > 0 else None
+
+
 DEFAULT_ORDER = tuple(one.name for one in SAMPLERS.values() if one.place == "default")
-SAMPLER_NAMES = tuple(one.name for one in SAMPLERS.values() if one.place != "program")
+SAMPLER_NAMES = (*DEFAULT_ORDER, *(one.name for one in SAMPLERS.values() if one.place == "request"))
 _ALIASES = {alias: one.name for one in SAMPLERS.values() for alias in one.aliases}
 
 
@@ -53,6 +169,14 @@ class SamplingParams(TemperatureParams, SamplerParams, ChainParams):
     """Settings of the sampler chain."""
 
 
+@dataclass(frozen=True)
+class SamplerStep:
+    """One sampler of the chain, with its arguments."""
+
+    name: str
+    args: Args = ()
+
+
 def build_chain(p: SamplingParams, needs_temperature: bool = False) -> tuple[SamplerStep, ...]:
     """The steps of the chain for sampling settings `p`, whose seed is set. Samplers that are off are absent.
 
@@ -89,10 +213,6 @@ def _steps_before_draw(p: SamplingParams, needs_temperature: bool) -> Iterator[S
 
 
 def check_chain(p: SamplingParams) -> None:
-    """Check that the chain of these settings can be built, before a model is loaded.
-
-    Raises:
-        UsageError: for invalid samplers, an invalid temperature, or a policy file that cannot be used.
-    """
+    """Check settings before a model is loaded. Raises UsageError for an invalid chain, temperature or policy file."""
     effective_policy(p).load()
     build_chain(replace(p, seed=0))

@@ -1,11 +1,15 @@
-"""The samplers: their settings, and one record for each of them."""
+"""The samplers: their settings, and one record for each of them, in the order in which they run.
+
+This is the default order of llama.cpp (common.h), with `top_a` and `tfs_z` at the positions of KoboldCpp. The two
+samplers of `sampler_chain`, the temperature and the smoothing, follow `xtc`.
+"""
 
 import os
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from llmcli.params.param import Args, sampler, setting, settings_group
-from llmcli.params.temperature import TemperatureParams, plan_temperature
+from llmcli.params.param import setting, settings_group
 
 # llama.cpp allocates the whole window at once and aborts the process if that fails. This is larger than any context.
 _MAX_WINDOW = 2**24
@@ -181,7 +185,47 @@ def _window(last_n: int) -> int:
     return min(last_n, _MAX_WINDOW) if last_n >= 0 else _WHOLE_CONTEXT
 
 
-@sampler(
+Args = tuple[object, ...]
+Arguments = Callable[..., Args | None]  # of settings
+SAMPLERS: dict[str, "Sampler"] = {}  # all samplers by name, in the order of their declarations
+
+
+@dataclass(kw_only=True, eq=False)
+class Sampler:
+    """A sampler, declared as the decorator of its `arguments`. Lists, constructors, columns and checks are made of it.
+
+    `arguments` is a function of the settings; None if the sampler is off and adds no step to the chain. It has the name
+    of the sampler, and a docstring with formula and source.
+    """
+
+    name: str = field(init=False)
+    arguments: Arguments = field(init=False)
+    fields: tuple[str, ...] = ()  # the settings that it uses, by default that of its name; `/why` shows the first
+    switches: tuple[str, ...] = ()  # the settings that turn it on; without them, the others have no effect
+    aliases: tuple[str, ...] = ()  # names that `samplers` accepts too
+    # In the default order, only on request in `samplers`, or added by the program.
+    place: Literal["default", "request", "program"] = "default"
+    constructor: str = ""  # llama.cpp has it as `llama_sampler_init_<constructor>`; its name by default
+    first_argument: Literal["", "vocab", "n_vocab"] = ""  # what the constructor takes before the arguments
+    # In Python instead: of the probabilities of the live candidates (a numpy array) and the arguments, `keep` makes the
+    # index of those to keep: a mask, or positions by probability, the most likely first. `transform` makes new logits.
+    keep: Callable[..., object] | None = None
+    transform: Callable[..., object] | None = None
+    heading: str = ""  # of its column in `/why`; its name by default
+    is_truncating: bool = False  # it removes unlikely candidates
+    is_stateful: bool = False  # it has a state that depends on the draws before, not only on the tokens
+    draws: bool = False  # it draws the token
+    breaks_on_masks: bool = False  # it computes NaN for a candidate that is masked to -inf
+
+    def __call__(self, arguments: Arguments) -> "Sampler":
+        self.arguments, self.name = arguments, arguments.__name__
+        self.fields = self.fields or (self.name,)
+        self.constructor, self.heading = self.constructor or self.name, self.heading or self.name
+        SAMPLERS[self.name] = self
+        return self
+
+
+@Sampler(
     fields=("repeat_penalty", "presence_penalty", "frequency_penalty", "repeat_last_n"),
     switches=("repeat_penalty", "presence_penalty", "frequency_penalty"),
     first_argument="n_vocab",
@@ -194,7 +238,7 @@ def penalties(p: SamplerParams) -> Args | None:
     return _window(p.repeat_last_n), p.repeat_penalty, p.frequency_penalty, p.presence_penalty
 
 
-@sampler(
+@Sampler(
     fields=("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
     switches=("dry_multiplier",),
     first_argument="vocab",
@@ -207,13 +251,13 @@ def dry(p: SamplerParams) -> Args | None:
     return p.dry_multiplier, p.dry_base, p.dry_allowed_length, last_n, p.dry_sequence_breakers
 
 
-@sampler(aliases=("top_nsigma",), heading="sigma")
+@Sampler(aliases=("top_nsigma",), heading="sigma")
 def top_n_sigma(p: SamplerParams) -> Args | None:
     """llama.cpp `top_n_sigma` (Tang et al. 2024): mask logits below max - n * standard deviation."""
     return (p.top_n_sigma,) if p.top_n_sigma > 0 else None
 
 
-@sampler(is_truncating=True)
+@Sampler(is_truncating=True)
 def top_k(p: SamplerParams) -> Args | None:
     """llama.cpp `top_k`."""
     return (p.top_k,) if p.top_k > 0 else None
@@ -224,7 +268,7 @@ def _keep_above(p: Any, least: float, min_keep: int) -> Any:
     return keep if keep.sum() >= min_keep else (-p).argsort(kind="stable")[:min_keep]
 
 
-@sampler(is_truncating=True, keep=lambda p, a, min_keep: _keep_above(p, a * p.max() ** 2, min_keep))
+@Sampler(is_truncating=True, keep=lambda p, a, min_keep: _keep_above(p, a * p.max() ** 2, min_keep))
 def top_a(p: SamplerParams) -> Args | None:
     """KoboldCpp `sample_top_a`: keep p_i >= a * max(p)^2."""
     return (p.top_a, max(1, p.min_keep)) if p.top_a > 0 else None
@@ -243,7 +287,7 @@ def _keep_before_tail(p: Any, z: float, min_keep: int) -> Any:
     return order[: tail[0]] if len(tail) else order
 
 
-@sampler(aliases=("tfs", "tail_free"), heading="tfs", is_truncating=True, keep=_keep_before_tail)
+@Sampler(aliases=("tfs", "tail_free"), heading="tfs", is_truncating=True, keep=_keep_before_tail)
 def tfs_z(p: SamplerParams) -> Args | None:
     """KoboldCpp `sample_tail_free` (Phénix 2019): keep the first k candidates, before the tail.
 
@@ -253,7 +297,7 @@ def tfs_z(p: SamplerParams) -> Args | None:
     return (p.tfs_z, max(1, p.min_keep)) if p.tfs_z < 1 else None
 
 
-@sampler(
+@Sampler(
     aliases=("typ_p", "typical", "typ"),
     constructor="typical",
     heading="typical",
@@ -265,19 +309,19 @@ def typical_p(p: SamplerParams) -> Args | None:
     return (p.typical_p, p.min_keep) if p.typical_p < 1 else None
 
 
-@sampler(aliases=("nucleus",), is_truncating=True)
+@Sampler(aliases=("nucleus",), is_truncating=True)
 def top_p(p: SamplerParams) -> Args | None:
     """llama.cpp `top_p`: nucleus sampling (Holtzman et al. 2019)."""
     return (p.top_p, p.min_keep) if p.top_p < 1 else None
 
 
-@sampler(is_truncating=True)
+@Sampler(is_truncating=True)
 def min_p(p: SamplerParams) -> Args | None:
     """llama.cpp `min_p`: keep logit >= max + ln(p)."""
     return (p.min_p, p.min_keep) if p.min_p > 0 else None
 
 
-@sampler(fields=("xtc_threshold", "xtc_probability"), switches=("xtc_probability",), is_stateful=True)
+@Sampler(fields=("xtc_threshold", "xtc_probability"), switches=("xtc_probability",), is_stateful=True)
 def xtc(p: SamplerParams) -> Args | None:
     """llama.cpp `xtc` (p-e-w): at random, remove all tokens above the threshold except the least likely one."""
     if p.xtc_probability <= 0 or p.xtc_threshold > 0.5:
@@ -285,43 +329,13 @@ def xtc(p: SamplerParams) -> Args | None:
     return p.xtc_probability, p.xtc_threshold, p.min_keep, llama_seed(p.seed)
 
 
-@sampler(
-    fields=("temperature", "temp_policy_file", "dynatemp_range", "dynatemp_exponent"),
-    aliases=("temp",),
-    constructor="temp_ext",
-    heading="temp",
-)
-def temperature(p: TemperatureParams) -> Args | None:
-    """llama.cpp `temp_ext`: logits / T, by entropy if the half width is above 0; or a policy."""
-    plan = plan_temperature(p)
-    return None if plan.native and plan.native[:2] == (1, 0) else (plan,)
-
-
-def _smooth(logits: Any, factor: float, curve: float) -> Any:
-    best, k, c = logits.max(), (3 - curve) / 2, (curve - 1) / 2
-    d = logits - best
-    return d * d * factor * (c * d - k) + best
-
-
-@sampler(
-    fields=("smoothing_factor", "smoothing_curve"), switches=("smoothing_factor",), transform=_smooth, heading="smooth"
-)
-def smoothing(p: TemperatureParams) -> Args | None:
-    """KoboldCpp quadratic sampling (`sample_temperature` with a smoothing factor).
-
-    l' = -k s d^2 + c s d^3 + h with d = l - h for the highest logit h, s = factor, k = (3 - curve) / 2,
-    c = (curve - 1) / 2.
-    """
-    return (p.smoothing_factor, p.smoothing_curve) if p.smoothing_factor > 0 else None
-
-
-@sampler(first_argument="vocab", place="request")
+@Sampler(first_argument="vocab", place="request")
 def infill(_p: SamplerParams) -> Args | None:
     """llama.cpp `infill`: joins tokens that start alike, and prefers the end of the text where the model is unsure."""
     return ()
 
 
-@sampler(
+@Sampler(
     fields=("adaptive_target", "adaptive_decay"),
     switches=("adaptive_target",),
     aliases=("adaptive",),
@@ -335,7 +349,7 @@ def adaptive_p(p: SamplerParams) -> Args | None:
     return p.adaptive_target, p.adaptive_decay, llama_seed(p.seed)
 
 
-@sampler(
+@Sampler(
     fields=("mirostat_tau", "mirostat", "mirostat_eta"),
     switches=("mirostat",),
     place="program",
@@ -348,7 +362,7 @@ def mirostat(p: SamplerParams) -> Args | None:
     return llama_seed(p.seed), p.mirostat_tau, p.mirostat_eta, 100
 
 
-@sampler(
+@Sampler(
     fields=("mirostat_tau", "mirostat", "mirostat_eta"),
     switches=("mirostat",),
     place="program",
@@ -361,19 +375,7 @@ def mirostat_v2(p: SamplerParams) -> Args | None:
     return llama_seed(p.seed), p.mirostat_tau, p.mirostat_eta
 
 
-@sampler(fields=("seed",), place="program", draws=True)
+@Sampler(fields=("seed",), place="program", draws=True)
 def dist(p: SamplerParams) -> Args | None:
     """llama.cpp `dist`: one uniform draw over the cumulative distribution."""
     return (llama_seed(p.seed),)
-
-
-# In llama.cpp's default order (common.h), with top_a, tfs_z and smoothing at KoboldCpp's positions.
-SAMPLERS = {
-    one.name: one
-    for one in (
-        *(penalties, dry),
-        *(top_n_sigma, top_k, top_a, tfs_z, typical_p, top_p, min_p, xtc),
-        *(temperature, smoothing),
-        *(infill, adaptive_p, mirostat, mirostat_v2, dist),
-    )
-}

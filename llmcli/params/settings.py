@@ -1,23 +1,25 @@
 """All settings: looked up by name, resolved from layers, and those that have no effect."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from llmcli.errors import UsageError
 from llmcli.params.generation import GenerationParams, InterfaceParams, RequestParams
 from llmcli.params.model import HubParams, ModelParams
-from llmcli.params.param import Field, fields_of
-from llmcli.params.policies.parser import unknown_name
-from llmcli.params.policies.policy import Entropy, Fixed, Policy, find_source, names_in
-from llmcli.params.policies.rules import BUILTIN
-from llmcli.params.sampler_chain import SamplingParams
-from llmcli.params.samplers import SAMPLERS
-from llmcli.params.temperature import effective_policy
+from llmcli.params.param import Field, SettingValue, fields_of
+from llmcli.params.policies.policy import Entropy, Fixed, names_in, unknown_name
+from llmcli.params.policies.rules import BUILTIN, Policy
+from llmcli.params.policies.user_functions import find_source
+from llmcli.params.sampler_chain import SamplingParams, effective_policy
+from llmcli.params.samplers import SAMPLERS, random_seed
 from llmcli.text import foreign_hint, nearest, setting_hint
 
+Datum: TypeAlias = bool | int | float | str | list[object] | None  # a setting as JSON or TOML data
+T = TypeVar("T")
 CODE_KEYS = ("temp_policy_file",)  # it names code: a session file from elsewhere must not run code
 # Environment variables of the program that are not settings.
 _SWITCHES = ("LLMCLI_HOME", "LLMCLI_DEBUG")
@@ -41,11 +43,7 @@ def _by_name() -> Mapping[str, Field]:
 
 
 def find(name: str) -> Field:
-    """The setting called `name`: its key or an alias, with dashes or underscores.
-
-    Raises:
-        UsageError: with the most similar name.
-    """
+    """The setting called `name`: its key or an alias, with dashes or underscores. Raises UsageError if none is."""
     key = name.strip().lstrip("-").replace("-", "_").lower()
     field = _by_name().get(key)
     if field is None:
@@ -53,12 +51,8 @@ def find(name: str) -> Field:
     return field
 
 
-def parse_data(table: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The typed values of a JSON object or a TOML table, by key.
-
-    Raises:
-        UsageError: that starts with `source` (such as a file name).
-    """
+def parse_data(table: Mapping[str, object], source: str) -> dict[str, SettingValue]:
+    """The typed values of a JSON object or a TOML table. Raises UsageError, which starts with `source` (a file)."""
     values = {}
     for name, value in table.items():
         try:
@@ -69,19 +63,17 @@ def parse_data(table: Mapping[str, Any], source: str) -> dict[str, Any]:
     return values
 
 
-def to_data(settings: Settings) -> dict[str, Any]:
+def to_data(settings: Settings) -> dict[str, Datum]:
     """The settings as JSON data that `parse_data` reads back; values without a JSON type become text."""
     return {key: to_datum(field, getattr(settings, key)) for key, field in fields().items()}
 
 
-def to_datum(field: Field, value: Any) -> Any:
+def to_datum(field: Field, value: SettingValue) -> Datum:
     """One value as JSON or TOML data that the field's `parse_data` reads back."""
     if isinstance(value, Fixed):
         return value.value
-    if field.key == "logit_bias":
-        return [[token, bias if bias != float("-inf") else False] for token, bias in value]
-    if isinstance(value, tuple):
-        return list(value)
+    if isinstance(value, tuple):  # of texts, or of biases; JSON has no infinity
+        return [one if isinstance(one, str) else [one[0], one[1] != -math.inf and one[1]] for one in value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else field.format(value)
 
 
@@ -95,8 +87,13 @@ class Layer:
     """Typed values by key, and the name of their source for users: `config`, `flag`, ..."""
 
     name: str
-    values: Mapping[str, Any]
+    values: Mapping[str, SettingValue]
     source: str = ""  # of its temperature, for errors: a file or a variable
+
+    def get(self, key: str, kind: type[T]) -> T | None:
+        """The value of a key; None if the layer does not have it, or it is None."""
+        value = self.values.get(key)
+        return value if isinstance(value, kind) else None
 
 
 @dataclass(frozen=True)
@@ -105,6 +102,12 @@ class ResolvedSettings:
 
     settings: Settings
     origins: Mapping[str, str]
+
+    def with_seed(self) -> "ResolvedSettings":
+        """These settings, with a random seed if they have none."""
+        if self.settings.seed is not None:
+            return self
+        return replace(self, settings=replace(self.settings, seed=random_seed()))
 
 
 def resolve(layers: Iterable[Layer]) -> ResolvedSettings:
@@ -130,17 +133,14 @@ def resolve(layers: Iterable[Layer]) -> ResolvedSettings:
             del values["temp_policy_file"]
             origins["temp_policy_file"] = origins["temperature"]
     for layer in layers:
-        if "temperature" in layer.values and layer.name != "session":
-            check_policy(layer.values["temperature"], file, layer.source)
+        policy = layer.get("temperature", Policy)
+        if policy and layer.name != "session":
+            check_policy(policy, file, layer.source)
     return ResolvedSettings(Settings(**values), origins)
 
 
 def check_policy(policy: Policy, file: str | None, source: str = "") -> None:
-    """Check the names of users' functions in a temperature; `file` is the setting `temp_policy_file`.
-
-    Raises:
-        UsageError: that starts with `source`, for a name without a function.
-    """
+    """Check the names in a temperature. Raises UsageError, which starts with `source`, for one without a function."""
     for name in names_in(policy):
         if name not in BUILTIN and not find_source(name, file):
             position = re.split(rf"\b{name}\b", str(policy), maxsplit=1)[0]
@@ -149,11 +149,7 @@ def check_policy(policy: Policy, file: str | None, source: str = "") -> None:
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:
-    """The settings in `LLMCLI_*` variables; an empty variable is ignored.
-
-    Raises:
-        UsageError: for an invalid value, or a variable without a setting.
-    """
+    """The settings in `LLMCLI_*` variables that are not empty. Raises UsageError for an unknown or invalid one."""
     known = {field.env: field for field in fields().values()}
     for name in sorted(environ):
         if name.startswith("LLMCLI_") and environ[name] and name not in (*known, *_SWITCHES):
@@ -210,7 +206,8 @@ def _reason(field: Field, p: Settings) -> str:
         return f"needs {' or '.join(needed)}"
     if sampler and sampler.place == "default":
         seeded = replace(p, seed=0)
-        default = replace(seeded, **{field.key: field.default})
+        changed: dict[str, Any] = {field.key: field.default}
+        default = replace(seeded, **changed)
         if sampler.arguments(seeded) is None and sampler.arguments(default) is None:
             return f"other settings turn {sampler.name} off"
     if field.key == "min_keep":

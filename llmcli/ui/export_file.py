@@ -72,13 +72,13 @@ def draw(rows: Sequence[str], columns: int, title: str) -> str:
 
 def conversation(messages: Sequence[Message], title: str) -> str:
     """A picture of messages as the chat shows them; its last row tells when the rest is too long."""
-    rows = list(islice(_message_rows(messages, _COLUMNS), MOST_ROWS + 1))
+    rows = list(islice(_message_rows(messages), MOST_ROWS + 1))
     if len(rows) > MOST_ROWS:
         rows[-1] = styled([("2", "… the rest is too long for a picture")])
     return draw(rows, _COLUMNS, title)
 
 
-def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
+def _message_rows(messages: Sequence[Message]) -> Iterator[str]:
     """The rows of a conversation with color sequences, a blank one between two messages."""
     from llmcli.ui.markdown.render import Renderer
     from llmcli.ui.markdown.splitter import Splitter
@@ -91,18 +91,18 @@ def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
         if len(message.content) > _MAX_CHARACTERS:
             text += " …"
         if message.role == "user":
-            rows = wrap([("", text.expandtabs(4))], columns - 2)
+            rows = wrap([("", text.expandtabs(4))], _COLUMNS - 2)
             yield from (_MARK + styled(row) if at == 0 else "  " + styled(row) for at, row in enumerate(rows))
         else:
             splitter = Splitter()
             blocks = splitter.feed(text) + splitter.finish()
-            yield from Renderer(theme_of("dark"), True).rows(blocks, columns - 1)
+            yield from Renderer(theme_of("dark"), True).rows(blocks, _COLUMNS - 1)
         notes = [f"+ {attachment.name}" for attachment in message.attachments]
         if message.role == "summary":
             notes.append("a summary of the earlier messages")
         notes.append(ENDINGS.get(message.finish_reason, ""))
         for note in filter(None, notes):
-            yield from (styled(row) for row in wrap([("2", sanitize(" ".join(note.split())))], columns - 1))
+            yield from (styled(row) for row in wrap([("2", sanitize(" ".join(note.split())))], _COLUMNS - 1))
 
 
 def _run(text: str, style: "Style | None", theme: "TerminalTheme", column: int, top: int) -> Iterator[str]:

@@ -15,7 +15,7 @@ from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt, grammar_text
 from llmcli.inference.sizing import ResolvedModel
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelFile
-from llmcli.params.settings import Settings, parse_data
+from llmcli.params.settings import Layer, Settings, parse_data, resolve
 
 N_CTX = 768
 QUESTIONS = ("Name a river.", "Write a line about the moon, please.", "What is 7 times 9?", "Tell me a short story.")
@@ -35,7 +35,7 @@ def given(
 ) -> dict[str, Any]:
     """An answer as JSON; `shifts` change the temperature while it is generated."""
     values = {"n_ctx": N_CTX, "n_threads": 1, "max_tokens": 12, "seed": 1, **values}
-    settings = Settings(**parse_data(values, "test"))
+    settings = resolve([Layer("test", parse_data(values, "test"))]).settings
     system = Path(settings.system[1:]).read_text() if settings.system else None
     prompt = build_prompt(local, settings, question, system)
     answer = Answer(local, Request(prompt, settings, grammar_text(settings), live_shift=shift))

@@ -11,8 +11,7 @@ from llmcli.chat.sessions.format import to_data, to_message
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
 from llmcli.inference.answer_json import ReplayManifest
-from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policies.policy import Fixed
+from llmcli.params.policies.policy import Fixed, parse_policy
 
 DIGEST = "0123456789abcdef" * 4
 REPLAY: dict[str, Any] = {

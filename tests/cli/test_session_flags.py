@@ -11,7 +11,8 @@ from llmcli.cli.chat import _print_opening, character_of, is_model_name, open_se
 from llmcli.cli.completion import complete_character
 from llmcli.config.characters import character_layer, load_character
 from llmcli.config.config_file import set_alias, set_value
-from llmcli.params.policies.policy import Fixed, Policy, PolicyCall
+from llmcli.params.policies.policy import Fixed, PolicyCall
+from llmcli.params.policies.rules import Policy
 from llmcli.params.settings import Layer
 
 SCHEMA = '{"type": "object", "description": "' + "x" * 400 + '"}'

@@ -11,7 +11,7 @@ from llmcli.errors import DiskError, UsageError
 from llmcli.files import config_dir
 from llmcli.inference.request import system_text
 from llmcli.params.policies.policy import Fixed
-from llmcli.params.settings import Settings
+from llmcli.params.settings import resolve
 
 TOML = """
 name = "Captain Ahab"
@@ -251,6 +251,6 @@ def test_the_layer_has_the_settings_and_the_system_prompt() -> None:
 
 def test_the_system_prompt_of_a_character_reads_no_file(folder: Path) -> None:
     (folder / "secret").write_text("42")
-    read = system_text(Settings(**character_layer(load('system = "@secret"')).values))
+    read = system_text(resolve([character_layer(load('system = "@secret"'))]).settings)
     assert read is not None
     assert read.strip() == "@secret"

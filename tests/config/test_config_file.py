@@ -13,7 +13,7 @@ from llmcli.config.config_file import config_layer, edit, ensure_file, set_value
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import cache_dir, config_dir, config_path, data_dir, make_private
 from llmcli.params.policies.policy import Entropy, Fixed
-from llmcli.params.settings import Settings, fields
+from llmcli.params.settings import Settings, fields, resolve
 from tests.params.samples import legal_values
 
 WINDOWS = sys.platform == "win32"
@@ -57,7 +57,7 @@ def test_all_settings_fit_in_one_file() -> None:
     layer = config_layer()
     assert layer.name == "config"
     assert layer.values == values
-    assert Settings(**layer.values) == Settings(**values)
+    assert resolve([layer]).settings == Settings(**values)
 
 
 def test_an_absent_or_empty_file_has_no_settings() -> None:

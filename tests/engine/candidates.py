@@ -11,9 +11,8 @@ from llmcli.engine.llama import bindings
 from llmcli.engine.sampling.chain import Chain, ChainHooks
 from llmcli.engine.sentences import DrawState
 from llmcli.engine.token_inspection import CandidateCapture
-from llmcli.params.param import SamplerStep
 from llmcli.params.policies.policy import Fixed
-from llmcli.params.sampler_chain import build_chain
+from llmcli.params.sampler_chain import SamplerStep, build_chain
 from llmcli.params.settings import Settings
 
 # Every sampler off, so that a chain has only what a test switches on.

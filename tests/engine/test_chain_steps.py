@@ -10,8 +10,8 @@ import pytest
 from llmcli.engine.events import Candidate, ChainTrace
 from llmcli.engine.llama.model import Vocab
 from llmcli.engine.token_inspection import CandidateCapture, CandidateSnapshot, trace_chain
-from llmcli.params.param import SamplerStep
 from llmcli.params.policies.policy import Entropy, Fixed
+from llmcli.params.sampler_chain import SamplerStep
 from tests.engine.candidates import apply_chain, capture_steps, log_probabilities, make_chain, make_steps
 
 INF = math.inf

@@ -14,8 +14,8 @@ from llmcli.engine.llama import bindings
 from llmcli.engine.sampling.chain import Chain, ChainHooks
 from llmcli.engine.sampling.python_samplers import CustomSampler
 from llmcli.engine.sentences import DrawState
-from llmcli.params.param import SamplerStep
 from llmcli.params.policies.policy import Fixed
+from llmcli.params.sampler_chain import SamplerStep
 from tests.engine.candidates import apply_chain, apply_samplers, log_probabilities, make_chain, make_steps
 
 P = [0.5, 0.3, 0.15, 0.05]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from llmcli.engine.events import TemperatureShift
 from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.engine.sentences import DrawState
-from llmcli.params.policies.parser import parse_policy
+from llmcli.params.policies.policy import parse_policy
 from tests.engine.scripted import END, script_generation
 
 POLICY = parse_policy("sentence:1,0.5")  # a state is kept where a policy may ask for it

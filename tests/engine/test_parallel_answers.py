@@ -12,7 +12,8 @@ from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.engine.llama.model import Model
 from llmcli.engine.scheduler import generate
 from llmcli.errors import ConstraintError, ContextOverflowError, PolicyError
-from llmcli.params.policies.policy import Fixed, PolicyCall, PolicySource
+from llmcli.params.policies.policy import Fixed, PolicyCall
+from llmcli.params.policies.user_functions import PolicySource
 from tests.engine.conftest import MakeContext
 from tests.engine.drive import GREEDY, start
 from tests.models import tiny_models

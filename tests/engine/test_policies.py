@@ -17,8 +17,9 @@ from llmcli.engine.sampling.temperature import TemperatureReading
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import PolicyError
 from llmcli.params.param import LARGEST_FLOAT
-from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall, PolicySource
+from llmcli.params.policies.policy import Entropy, Fixed, PolicyCall, parse_policy
+from llmcli.params.policies.rules import Policy
+from llmcli.params.policies.user_functions import PolicySource
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import Settings
 from tests.engine.candidates import NEUTRAL, ChainOutput, apply_chain, apply_samplers

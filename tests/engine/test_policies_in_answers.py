@@ -19,8 +19,9 @@ from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
 from llmcli.engine.scheduler import generate
 from llmcli.errors import PolicyError
-from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policies.policy import Policy, PolicyCall, PolicySource
+from llmcli.params.policies.policy import PolicyCall, parse_policy
+from llmcli.params.policies.rules import Policy
+from llmcli.params.policies.user_functions import PolicySource
 from llmcli.params.sampler_chain import DEFAULT_ORDER
 from llmcli.params.settings import Settings
 from tests.engine.conftest import MakeContext

@@ -17,7 +17,8 @@ from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.engine.llama.model import Model
 from llmcli.engine.scheduler import Scheduler
 from llmcli.errors import ConstraintError, ContextOverflowError, LlmcliError, PolicyError
-from llmcli.params.policies.policy import Fixed, PolicyCall, PolicySource
+from llmcli.params.policies.policy import Fixed, PolicyCall
+from llmcli.params.policies.user_functions import PolicySource
 from tests.engine.drive import start
 from tests.models import tiny_models
 

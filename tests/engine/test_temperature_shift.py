@@ -5,9 +5,9 @@ import pytest
 from llmcli.engine.events import TemperatureShift
 from llmcli.engine.sampling.temperature import TemperatureSampler
 from llmcli.engine.sentences import DrawState
-from llmcli.params.policies.parser import parse_policy
+from llmcli.params.policies.policy import parse_policy
+from llmcli.params.sampler_chain import TemperaturePlan, plan_temperature
 from llmcli.params.settings import Settings
-from llmcli.params.temperature import TemperaturePlan, plan_temperature
 
 
 def turn_repeatedly(shift: TemperatureShift, steps: int, by: float) -> float:

@@ -11,8 +11,7 @@ from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import Context
 from llmcli.engine.scheduler import generate
 from llmcli.engine.token_inspection import CandidateCapture, TokenInspector
-from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policies.policy import Entropy, Fixed
+from llmcli.params.policies.policy import Entropy, Fixed, parse_policy
 from llmcli.params.sampler_chain import DEFAULT_ORDER
 from llmcli.params.settings import Settings
 from tests.engine.conftest import MakeContext

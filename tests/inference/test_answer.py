@@ -12,7 +12,7 @@ from llmcli.inference.answer_json import answer_data
 from llmcli.inference.engine import Request
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt
-from llmcli.params.settings import Settings, fields, parse_data
+from llmcli.params.settings import Layer, Settings, fields, parse_data, resolve
 from tests.inference.fake_engine import FakeEngine
 
 KEYS = ["text", "model", "finish_reason", "prompt_tokens", "completion_tokens", "seed", "params", "timings"]
@@ -62,7 +62,7 @@ def test_the_json_of_an_answer_has_exactly_its_keys(local: LocalEngine, settings
     assert data["completion_tokens"] == data["timings"]["predicted_n"] == 8
     assert data["timings"]["ttft_ms"] > 0 < data["timings"]["load_ms"]
     assert list(data["params"]) == [key for key in fields() if key in data["params"]]
-    assert Settings(**parse_data(data["params"], "")) == settings
+    assert resolve([Layer("test", parse_data(data["params"], ""))]).settings == settings
 
 
 def test_values_that_json_lacks_are_still_json(local: LocalEngine, settings: Settings) -> None:
@@ -71,7 +71,7 @@ def test_values_that_json_lacks_are_still_json(local: LocalEngine, settings: Set
     answer = ask(local, odd)
     read(answer)
     data = json.loads(json.dumps(answer_data(answer), allow_nan=False))
-    assert Settings(**parse_data(data["params"], "")) == odd
+    assert resolve([Layer("test", parse_data(data["params"], ""))]).settings == odd
 
 
 @pytest.mark.parametrize("raw", [False, True])

@@ -23,7 +23,8 @@ from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.sizing import ResolvedModel
 from llmcli.models.locations import ModelFile
-from llmcli.params.policies.policy import PolicyCall, PolicySource
+from llmcli.params.policies.policy import PolicyCall
+from llmcli.params.policies.user_functions import PolicySource
 from llmcli.params.settings import Settings
 from tests.chat.controllers import ask, controller_with, open_local
 from tests.models.tiny_models import full_attention

@@ -14,11 +14,11 @@ from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, 
 from llmcli.inference import sizing
 from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalEngine
-from llmcli.inference.sizing import ResolvedModel, apply_model_defaults, resolve_model
+from llmcli.inference.sizing import ResolvedModel, resolve_model
 from llmcli.models import file_records
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
-from llmcli.params.settings import Layer, Settings
+from llmcli.params.settings import Layer, Settings, resolve
 from tests.models.gguf_writer import MODEL, write_gguf
 
 
@@ -106,7 +106,7 @@ def sampling(tmp_path: Path, **values: object) -> ResolvedModel:
 
 def test_defaults_of_the_model_are_the_lowest_layer(tmp_path: Path) -> None:
     target = sampling(tmp_path, temp=0.5, top_k=7, top_p=0.25, sequence="top_k;temperature")
-    resolved = apply_model_defaults(target.layer, [Layer("config", {"top_p": 0.75}), Layer("flag", {"seed": 5})])
+    resolved = resolve([target.layer, Layer("config", {"top_p": 0.75}), Layer("flag", {"seed": 5})]).with_seed()
     assert resolved.settings.temperature == Fixed(0.5)
     assert (resolved.settings.top_k, resolved.settings.top_p, resolved.settings.seed) == (7, 0.75, 5)
     assert resolved.settings.samplers == ("top_k", "temperature")
@@ -133,7 +133,7 @@ def test_an_invalid_default_of_the_model_is_ignored_with_a_note(
     tmp_path: Path, values: dict[str, object], telling: str
 ) -> None:
     target = sampling(tmp_path, **{"min_p": 0.25, **values})
-    settings = apply_model_defaults(target.layer, []).settings
+    settings = resolve([target.layer]).with_seed().settings
     assert settings == Settings(min_p=0.25, seed=settings.seed)
     assert len(target.notes) == 1
     assert target.notes[0].startswith(f"ignored a sampling default of the model: {telling}")
@@ -141,10 +141,10 @@ def test_an_invalid_default_of_the_model_is_ignored_with_a_note(
 
 def test_a_random_seed_is_used_if_none_is_given(tmp_path: Path) -> None:
     target = sampling(tmp_path)
-    seeds = {apply_model_defaults(target.layer, []).settings.seed for _ in range(8)}
+    seeds = {resolve([target.layer]).with_seed().settings.seed for _ in range(8)}
     assert None not in seeds
     assert len(seeds) > 1
-    assert apply_model_defaults(target.layer, [Layer("flag", {"seed": 0})]).settings.seed == 0
+    assert resolve([target.layer, Layer("flag", {"seed": 0})]).with_seed().settings.seed == 0
 
 
 def test_a_context_that_cannot_fit_is_refused_before_loading(

@@ -8,7 +8,7 @@ import pytest
 
 from llmcli.errors import UsageError
 from llmcli.params.param import Field
-from llmcli.params.settings import Settings, fields, find, parse_data, to_data, to_datum
+from llmcli.params.settings import Layer, Settings, fields, find, parse_data, resolve, to_data, to_datum
 from llmcli.text import did_you_mean, nearest
 from tests.params.samples import legal_values
 
@@ -39,7 +39,7 @@ def test_a_value_survives_json(key: str) -> None:
 
 def test_all_settings_survive_json() -> None:
     settings = Settings(seed=7, stop=("\n",), logit_bias=((5, -math.inf),), n_gpu_layers=3)
-    assert Settings(**parse_data(json.loads(json.dumps(to_data(settings))), "x")) == settings
+    assert resolve([Layer("test", parse_data(json.loads(json.dumps(to_data(settings))), "x"))]).settings == settings
 
 
 @pytest.mark.parametrize("spellings", ["flags", "keys", "env"])

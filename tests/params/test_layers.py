@@ -64,3 +64,9 @@ def test_an_error_in_the_environment_names_the_variable(name: str, text: str, me
     with pytest.raises(UsageError, match="^" + message) as caught:
         environment_layer({name: text})
     assert caught.value.hint == hint
+
+
+def test_a_layer_gives_a_value_of_the_kind_asked_for() -> None:
+    layer = Layer("flag", {"model": "x", "seed": None})
+    assert layer.get("model", str) == "x"
+    assert layer.get("seed", int) is layer.get("top_k", int) is None

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from llmcli.params.policies import rules
-from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policies.policy import Entropy, Fixed, names_in
+from llmcli.params.policies.policy import Entropy, Fixed, names_in, parse_policy
 from llmcli.params.policies.rules import BUILTIN, TokenStep
 
 HALF = (0.5, 0.25, 0.25)  # its entropy is 1.5 ln 2, of ln 3 at most

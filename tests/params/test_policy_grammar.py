@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.params.param import LARGEST_FLOAT, InvalidValueError
-from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall
+from llmcli.params.policies.policy import Entropy, Fixed, PolicyCall, parse_policy
+from llmcli.params.policies.rules import Policy
 from llmcli.params.settings import fields
 
 FIELD = fields()["temperature"]

@@ -3,10 +3,19 @@
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.policies.parser import SHAPE
+from llmcli.params.policies.policy import SHAPE
+from llmcli.params.policies.rules import Policy
 from llmcli.params.settings import check_policy, fields
 
 FIELD = fields()["temperature"]
+
+
+def parse(text: str) -> Policy:
+    policy = FIELD.parse_text(text)
+    assert isinstance(policy, Policy)
+    return policy
+
+
 LINE = "like linear:1.2->0.5@200"
 EXP = "like exp:1.2->0.5@200"
 PARTS = "like sentence:1.1,0.7,0.4"
@@ -23,7 +32,7 @@ NAMES = "use a number or one of edt, linear, cosine, exp, sentence, line, paragr
 def parse_error(text: str) -> UsageError:
     """The error for a text that is not a policy; its message is one short line."""
     with pytest.raises(UsageError) as caught:
-        check_policy(FIELD.parse_text(text), None)
+        check_policy(parse(text), None)
     message = str(caught.value)
     assert message.startswith("temperature must be ")
     assert len(message.splitlines()) == 1

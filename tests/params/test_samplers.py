@@ -6,12 +6,10 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.param import SamplerStep
 from llmcli.params.policies.policy import Entropy, Fixed
-from llmcli.params.sampler_chain import DEFAULT_ORDER, build_chain
+from llmcli.params.sampler_chain import DEFAULT_ORDER, SamplerStep, TemperaturePlan, build_chain
 from llmcli.params.samplers import SAMPLERS
 from llmcli.params.settings import Settings, fields
-from llmcli.params.temperature import TemperaturePlan
 
 FIELD = fields()["samplers"]
 # Each sampler switched on, and the step it then is.

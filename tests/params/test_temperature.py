@@ -8,13 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.errors import UsageError
-from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policies.policy import Entropy, Fixed, Policy
-from llmcli.params.sampler_chain import build_chain
+from llmcli.params.policies.policy import Entropy, Fixed, parse_policy
+from llmcli.params.policies.rules import Policy
+from llmcli.params.sampler_chain import NEUTRAL, build_chain, plan_temperature
 from llmcli.params.settings import Settings, check_policy, fields
-from llmcli.params.temperature import NEUTRAL, plan_temperature
 
 FIELD = fields()["temperature"]
+
+
+def parse(text: str) -> Policy:
+    policy = FIELD.parse_text(text)
+    assert isinstance(policy, Policy)
+    return policy
 
 
 @pytest.mark.parametrize(
@@ -65,7 +70,7 @@ def test_a_policy_is_parsed_from_text(text: str, policy: Policy | None) -> None:
 )
 def test_an_invalid_policy_is_an_error_with_the_rule(text: str, rule: str) -> None:
     with pytest.raises(UsageError, match=f"^temperature must be {rule}.*, got "):
-        check_policy(FIELD.parse_text(text), None)
+        check_policy(parse(text), None)
 
 
 @pytest.mark.parametrize("value", [True, None, [0.8], {}, math.nan, -1, 10**400])

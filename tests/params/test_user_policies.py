@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policies.policy import Fixed, Policy, PolicyCall
-from llmcli.params.policies.rules import TokenStep
-from llmcli.params.sampler_chain import build_chain, check_chain
+from llmcli.params.policies.policy import Fixed, PolicyCall, parse_policy
+from llmcli.params.policies.rules import Policy, TokenStep
+from llmcli.params.sampler_chain import build_chain, check_chain, effective_policy
 from llmcli.params.settings import Settings, fields, parse_data, to_data
-from llmcli.params.temperature import effective_policy
 
 FIELD = fields()["temp_policy_file"]
 WAVE = "def wave(step, base=0.5, *, swing=0.25):\n    return base + swing * (step.index % 2)\n"

@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policies.policy import Fixed, Policy, PolicyCall, bind
-from llmcli.params.policies.rules import TokenStep
-from llmcli.params.sampler_chain import DEFAULT_ORDER, build_chain, check_chain
+from llmcli.params.policies.policy import Fixed, PolicyCall, bind, parse_policy
+from llmcli.params.policies.rules import Policy, TokenStep
+from llmcli.params.sampler_chain import DEFAULT_ORDER, TemperaturePlan, build_chain, check_chain, effective_policy
 from llmcli.params.settings import (
     Layer,
     Settings,
@@ -20,9 +19,16 @@ from llmcli.params.settings import (
     parse_data,
     resolve,
 )
-from llmcli.params.temperature import TemperaturePlan, effective_policy
 
 WAVE = PolicyCall("wave", (1.0,))
+
+FIELD = fields()["temperature"]
+
+
+def parse(text: str) -> Policy:
+    policy = FIELD.parse_text(text)
+    assert isinstance(policy, Policy)
+    return policy
 
 
 @pytest.fixture
@@ -77,7 +83,7 @@ def test_a_policy_of_a_package_is_found_by_name(text: str, values: list[float]) 
 )
 def test_an_unusable_policy_of_a_package_is_an_error(text: str, says: str) -> None:
     with pytest.raises(UsageError) as caught:
-        bind(fields()["temperature"].parse_text(text), None).load()
+        bind(parse(text), None).load()
     assert says in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 

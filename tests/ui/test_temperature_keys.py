@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmcli.engine.events import TemperatureShift
-from llmcli.params.policies.parser import parse_policy
+from llmcli.params.policies.policy import parse_policy
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.busy_screen import TemperatureKeys
 from tests.chat.controllers import ask, controller_with

@@ -86,7 +86,7 @@ def typed_setting(change: SettingChange) -> tuple[str, Any]:
     if field.key == "preset" and value:
         from llmcli.config.presets import preset_layer
 
-        preset_layer(value)  # raises if the preset was deleted
+        preset_layer(str(value))  # raises if the preset was deleted
     return field.key, value
 
 

@@ -15,7 +15,7 @@ from llmcli.engine.sampling.temperature import TemperatureSampler
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import UsageError
 from llmcli.params.generation import Bias
-from llmcli.params.param import SamplerStep
+from llmcli.params.sampler_chain import SamplerStep, TemperaturePlan
 from llmcli.params.samplers import SAMPLERS
 
 # llama.cpp's `typical` sorts by the NaN of masked candidates: the order is wrong, or the sort never ends. A min-p this
@@ -115,6 +115,7 @@ class Chain(OwnedSampler):
         init = getattr(self._api, f"llama_sampler_init_{sampler.constructor}")
         if step.name == "temperature":
             (plan,) = step.args
+            assert isinstance(plan, TemperaturePlan)
             if plan.native and not self._hooks:
                 return init(*plan.native)
             hooks = self._hooks or ChainHooks(DrawState())

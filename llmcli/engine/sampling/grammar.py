@@ -15,7 +15,7 @@ from llmcli.engine.llama.model import Vocab
 from llmcli.engine.sampling.chain import BEGIN, Chain, ChainHooks, OwnedSampler, StepObserver, make_bias
 from llmcli.engine.sampling.python_samplers import CustomSampler
 from llmcli.errors import ConstraintError, UsageError
-from llmcli.params.param import SamplerStep
+from llmcli.params.sampler_chain import SamplerStep
 
 _MAX_RULES = 10_000  # the parser of llama.cpp is recursive and overflows the stack
 # Keywords that constrain a value and that the converter ignores.

@@ -9,7 +9,7 @@ from typing import Any
 from llmcli.engine.events import Alternative, TokenLogprob
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
-from llmcli.params.param import Args, Sampler
+from llmcli.params.samplers import Args, Sampler
 
 Apply = Callable[[Any], None]
 ROW_BYTES = 12  # of a llama_token_data: id, logit, p

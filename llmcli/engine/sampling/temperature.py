@@ -16,9 +16,10 @@ from llmcli.engine.sampling.python_samplers import ROW_BYTES, CustomSampler, can
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import PolicyError
 from llmcli.params.param import LARGEST_FLOAT, quote
-from llmcli.params.policies.policy import Entropy, Fixed, describe_exception
+from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.policies.rules import TokenStep
-from llmcli.params.temperature import TemperaturePlan
+from llmcli.params.policies.user_functions import describe_exception
+from llmcli.params.sampler_chain import TemperaturePlan
 
 _MAX_PYTHON = 512  # candidates; for more, numpy is faster than a loop, also with its import
 _MIN_TEMPERATURE = 1e-30  # below, logits / T overflows a float; greedy sampling gives the same token

@@ -1,45 +1,46 @@
-"""Temperature policies as objects: called with the step of a token, a policy gives its temperature."""
+"""Temperature policies as objects: called with the step of a token, a policy gives its temperature.
+
+The text of a policy, which `parse_policy` reads and `str` writes:
+
+    policy   = split | term
+    split    = "think=" term ",answer=" term
+    term     = "(" policy ")" | range | name [":" ...]
+    range    = number [".." number ["^" number]]
+    numbers  = name [":" [number] {"," key "=" number}]
+    schedule = name ":" number "->" number "@" number
+    parts    = name ":" term {"," term}
+
+`,clamp=number..number` may follow each of the last three. An option belongs to the nearest name before it. A name that
+is not built in is that of a user's function, in the form `numbers`; `settings.check_policy` refuses it if there is no
+function.
+"""
 
 import math
-import os
-import sys
-from collections.abc import Callable
-from contextlib import redirect_stdout, suppress
+import re
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from inspect import signature
-from pathlib import Path
-from typing import Any
 
-from llmcli.errors import DiskError, UsageError, error_text
-from llmcli.files import read_limited
-from llmcli.params.param import format_value
-from llmcli.params.policies.rules import BUILTIN, Function, TokenStep
-from llmcli.text import ellipsize
+from llmcli.errors import UsageError
+from llmcli.params.param import LARGEST_FLOAT, InvalidValueError, format_value, quote
+from llmcli.params.policies.rules import BUILTIN, Function, Policy, TokenStep
+from llmcli.params.policies.user_functions import PolicySource, find_source
+from llmcli.text import did_you_mean
 
-ENTRY_POINTS = "llmcli.temperature_policies"  # the entry point group for packages with policies
-_PACKAGE = str(Path(__file__).parents[2]) + os.sep  # the folder of llmcli's own code
+SHAPE = "a number (0.8), a range (0.3..1.3) or a policy (sentence:1.1,0.7,0.4)"
 # The text of a policy by its form; all other forms are NAME:ARGUMENT,ARGUMENT.
 _TEXTS = {"schedule": "{name}:{0}->{1}@{2}", "split": "think={0},answer={1}", "clamp": "{0},clamp={1}..{2}"}
-
-
-class Policy:
-    """A temperature policy."""
-
-    def __call__(self, step: TokenStep) -> float:
-        """The temperature of the token; 0 is greedy."""
-        raise NotImplementedError
-
-    def explain(self, _step: TokenStep) -> str:
-        """The part of the policy that the token uses, such as "0.7" of "think=1,answer=0.7"."""
-        return str(self)
-
-    def load(self) -> None:
-        """Load the functions of users.
-
-        Raises:
-            UsageError: when one cannot be loaded, or does not accept its arguments.
-        """
+_NUMBER = re.compile(r"[+-]?(?:(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?\b|nan\b)", re.IGNORECASE)
+_NAME = re.compile(r"[^\W\d]\w*")
+_OPTION = re.compile(r"\s*,\s*([^\W\d]\w*)\s*=")
+_FIRST_OPTION = re.compile(r"\s*:\s*([^\W\d]\w*)\s*=")
+_SIDE = re.compile(r"\s*(think|answer)\s*=")
+_SIDES = ("think", "answer")
+_NAMES = [name for name in BUILTIN if name != "clamp"]
+_MAX_DEPTH = 8  # of policies inside policies, and of parentheses; the parser is recursive
+_PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
+_SECOND_NUMBER = re.compile(r"\s*,\s*([+-]?[\d.]+)\s*$")
+_DECIMAL_COMMA = re.compile(r"\s*(\d+),(\d+)\s*")
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,6 @@ class Entropy(Policy):
 
 
 @dataclass(frozen=True)
-class PolicySource:
-    """Where the function of a user's policy is: `origin` names its file or package in errors."""
-
-    origin: str
-    load: Callable[[], Any]
-
-
-@dataclass(frozen=True)
 class PolicyCall(Policy):
     """A policy by name with its arguments: numbers or other policies, and options.
 
@@ -102,8 +95,7 @@ class PolicyCall(Policy):
     source: PolicySource | None = field(default=None, compare=False, repr=False)
 
     def __call__(self, step: TokenStep) -> float:
-        value: float = self._function(step, *self.args, **dict(self.options))
-        return value
+        return self._function(step, *self.args, **dict(self.options))
 
     def explain(self, step: TokenStep) -> str:
         rule = BUILTIN.get(self.name)
@@ -135,25 +127,15 @@ class PolicyCall(Policy):
         if not self.source:
             hint = "give its file with --temp-policy-file, or change the temperature"
             raise UsageError(f"unknown temperature policy {self.name!r}", hint)
-        origin = self.source.origin
-        try:
-            with redirect_stdout(sys.stderr):  # what the file prints is not a part of the answer
-                function = self.source.load()
-        except (UsageError, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # an imported package can raise anything
-            reason = describe_exception(error)
-            raise UsageError(f"cannot load the policy {self.name!r} of {origin}: {reason}") from None
-        if not callable(function):
-            raise UsageError(f"{self.name!r} of {origin} is not a function")
+        function = self.source.function(self.name)
         try:
             signature(function).bind(None, *self.args, **dict(self.options))
         except TypeError as error:
-            raise UsageError(f"{self.name!r} of {origin} does not accept the arguments of '{self}': {error}") from None
+            text = f"{self.name!r} of {self.source.origin} does not accept the arguments of '{self}': {error}"
+            raise UsageError(text) from None
         except ValueError:  # a function written in C may have no signature
             pass
-        loaded: Function = function
-        return loaded
+        return function
 
 
 def names_in(policy: Policy) -> list[str]:
@@ -172,69 +154,205 @@ def bind(policy: Policy, file: str | None) -> Policy:
     return replace(policy, args=args, source=source)
 
 
-def find_source(name: str, file: str | None) -> PolicySource | None:
-    """The function `name` of the FILE.py:NAME in `file`, or of an installed package."""
-    path, _, function = (file or "").rpartition(":")
-    if name == function:
-        return PolicySource(path, partial(load_function, path, name))
-    from importlib.metadata import entry_points  # takes 10 ms, so only for the names of users' functions
-
-    point = next((point for point in entry_points(group=ENTRY_POINTS) if point.name == name), None)
-    return PolicySource(point.dist.name if point.dist else point.value, point.load) if point else None
-
-
-def parse_function_reference(text: str) -> str:
-    """`text`, checked to be FILE.py:NAME; the file is not read yet."""
-    file, colon, name = text.strip().rpartition(":")
-    if not colon or not file or not name.isidentifier():
-        raise ValueError("FILE.py:NAME, a Python file and a function in it")
-    if name in BUILTIN:
-        raise ValueError(f"a function that is not named like a built-in policy ({name})")
-    return f"{file}:{name}"
+def parse_policy(text: str) -> Policy:
+    """The policy written as `text`, which may have unknown names. Raises InvalidValueError with the position."""
+    parser = _Parser(text)
+    policy = parser.policy(0)
+    if parser.is_at_end():
+        return policy
+    hint, is_users = "", isinstance(policy, PolicyCall) and policy.name not in BUILTIN
+    if percent := _PERCENT.fullmatch(text):
+        hint = f"write {float(percent[1]) / 100:g}"
+    elif comma := _DECIMAL_COMMA.fullmatch(text):
+        hint = f"write {comma[1]}.{comma[2]}"
+    elif is_users and (number := _SECOND_NUMBER.search(text)):
+        hint = f"give the second number by the name of its parameter, as in NAME={number[1]}"
+    raise parser.error(hint=hint)
 
 
-def load_function(file: str, name: str) -> Function:
-    """Run the file and return its function `name`.
+def unknown_name(name: str, at: int, functions: list[str], hint: str = "") -> InvalidValueError:
+    """The error for a `name` at offset `at` that is neither built in nor one of the user's `functions`."""
+    names = [*_NAMES, *filter(None, functions)]
+    hint = hint or did_you_mean(name, names) or f"use a number or one of {', '.join(names)}"
+    return InvalidValueError(SHAPE, f"unknown policy {quote(name, 32)} at position {at + 1}", hint, at)
 
-    Raises:
-        UsageError: when the file cannot be read, is not valid Python, raises an error, or has no such function.
+
+class _Parser:
+    """A recursive-descent parser; `_at` is its offset, `_number_at` that of the last number.
+
+    `_name` is the policy that it reads, for error messages.
     """
-    path = Path(file).expanduser()
-    try:
-        code = compile(read_limited(path).decode("utf-8-sig"), str(path), "exec")
-    except (OSError, DiskError) as error:
-        raise UsageError(f"cannot read the policy file {file}: {error_text(error)}") from None
-    except SyntaxError as error:
-        line = f"line {error.lineno}: " if error.lineno else ""
-        raise UsageError(f"the policy file {file} is not valid Python: {line}{error.msg}") from None
-    except (ValueError, RecursionError, MemoryError) as error:  # not UTF-8, null bytes, or nested too deep
-        raise UsageError(f"the policy file {file} is not valid Python: {error}") from None
-    namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
-    try:
-        exec(code, namespace)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise UsageError(f"the policy file {file} failed: {describe_exception(error)}") from None
-    if not callable(namespace.get(name)):
-        functions = [key for key, value in namespace.items() if callable(value) and not key.startswith("_")]
-        hint = f"use one of its functions: {', '.join(functions)}" if functions else ""
-        raise UsageError(f"function {name!r} not found in {file}", hint)
-    function: Function = namespace[name]
-    return function
 
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = self._number_at = self._parentheses = 0
+        self._name = ""
+        self._misspelled: InvalidValueError | None = None  # the first name that is nearly that of a built-in policy
 
-def describe_exception(error: BaseException) -> str:
-    """The type, the message and the line of an error in a user's file, in one line of text."""
-    from traceback import walk_tb  # takes 2 ms
+    def is_at_end(self) -> bool:
+        return self._skip_over("") and self._at == len(self._text)
 
-    text = ""
-    with suppress(BaseException):  # `__str__` is the user's code too
-        text = ellipsize(str(error), 200)
-    message = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    # The user's file is the first one that is not part of llmcli. Of its frames the last one counts; the frames of
-    # libraries that it calls come later.
-    places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
-    user_file = next((file for file, _ in places if not file.startswith(_PACKAGE)), "")
-    line = next((line for file, line in reversed(places) if file == user_file), 0)
-    return f"{message} (line {line})" if line else message
+    def error(self, fault: str = "", at: int | None = None, hint: str = "", rule: str = "") -> InvalidValueError:
+        """The error for the text at the current offset, or at `at`."""
+        if self._misspelled:
+            return self._misspelled
+        at = self._at if at is None else at
+        rest = self._text[at:].strip()
+        where = f"position {at + 1}" if rest else "the end"
+        fault = fault or f"unexpected {quote(rest, 32)}"
+        example = BUILTIN[self._name].example if self._name in BUILTIN else self._name
+        return InvalidValueError(rule or (f"like {example}" if example else SHAPE), f"{fault} at {where}", hint, at)
+
+    def policy(self, depth: int) -> Policy:
+        side = self._match(_SIDE)
+        if not side:
+            return self._term(depth)
+        outer, self._name = self._name, "think"
+        first, second = side[1], "answer" if side[1] == "think" else "think"
+        sides = {first: self._term(depth + 1)}
+        if not self._skip_over(",") or not (side := self._match(_SIDE)):
+            raise self.error(f"missing '{second}='")
+        if side[1] == first:
+            raise self.error(f"duplicate '{first}='", side.start(1))
+        sides[second] = self._term(depth + 1)
+        self._name = outer or self._name
+        return PolicyCall("think", (sides["think"], sides["answer"]))
+
+    def _term(self, depth: int) -> Policy:
+        if depth > _MAX_DEPTH:
+            raise self.error("policies nested more than eight levels deep")
+        if self._skip_over("("):
+            # Counted on their own, because the text of a policy has parentheses around each policy inside it: counted
+            # together with policies, a valid policy could be too deep to be parsed again.
+            if self._parentheses == _MAX_DEPTH:
+                raise self.error("parentheses nested more than eight levels deep")
+            self._parentheses += 1
+            policy = self.policy(depth)
+            self._expect(")")
+            self._parentheses -= 1
+            return policy
+        found = _NAME.match(self._text, self._at)
+        if not found or _NUMBER.match(self._text, self._at):
+            return self._range()
+        name, outer = found[0], self._name
+        if name in (*_SIDES, "clamp"):
+            raise unknown_name(name, self._at, [], "write think=1.0,answer=0.6" if name in _SIDES else "")
+        if name not in BUILTIN and did_you_mean(name, _NAMES):
+            self._misspelled = self._misspelled or unknown_name(name, self._at, [])
+        self._at, self._name = found.end(), name
+        form = BUILTIN[name].form if name in BUILTIN else "numbers"
+        if form == "schedule":
+            policy = self._schedule(name)
+        elif form == "parts":
+            self._expect(":")
+            parts = [self._term(depth + 1)]
+            while not _OPTION.match(self._text, self._at) and self._skip_over(","):
+                parts.append(self._term(depth + 1))
+            policy = PolicyCall(name, tuple(parts))
+        else:
+            policy = self._numbers(name)
+        policy = self._clamped(policy)
+        self._name = outer or name
+        return policy
+
+    def _range(self) -> Policy:
+        start, low = self._at, self._number()
+        if self._text.startswith("...", self._at):
+            raise self.error(hint=f"write {self._text.replace('...', '..')}", rule="a range with two dots")
+        if not self._skip_over(".."):
+            if self._text.startswith("^", self._at):
+                raise self.error()
+            return Fixed(low)
+        high = self._end_of_range(low, start)
+        if not self._skip_over("^"):
+            return Entropy(low, high)
+        exponent = self._number()
+        if not exponent:
+            raise self.error("the exponent is 0", self._number_at, rule="a range with an exponent above 0")
+        return Entropy(low, high, exponent)
+
+    def _end_of_range(self, low: float, start: int) -> float:
+        high = self._number()
+        if low > high:
+            hint = f"write {format_value(high)}..{format_value(low)}"
+            raise self.error("reversed range", start, hint, "a range from low to high")
+        return high
+
+    def _numbers(self, name: str) -> Policy:
+        """`NAME:NUMBER`, `NAME:NUMBER,KEY=NUMBER`, and for a user's function `NAME` and `NAME:KEY=NUMBER`."""
+        known = None if name not in BUILTIN else list(signature(BUILTIN[name].function).parameters)[2:]
+        any_sign = known is None  # a user's function may take negative numbers
+        args: tuple[float, ...] = ()
+        options: dict[str, float] = {}
+        option = _FIRST_OPTION.match(self._text, self._at) if known is None else None
+        if not option and self._skip_over(":"):
+            args = (self._number(any_sign=any_sign),)
+        elif known is not None:
+            raise self.error("missing ':' and a number")
+        while option := option or _OPTION.match(self._text, self._at):
+            if option[1] in ("clamp", *_SIDES):
+                break
+            key, self._at = option[1], option.start(1)
+            if key in options:
+                raise self.error(f"duplicate option {quote(key, 32)}")
+            if known is not None and key not in known:
+                raise self.error(f"unknown option {quote(key, 32)} of {name}")
+            self._at, option = option.end(), None
+            options[key] = self._number(any_sign=any_sign)
+        return PolicyCall(name, args, tuple(options.items()))
+
+    def _schedule(self, name: str) -> Policy:
+        """`NAME:FROM->TO@TOKENS`."""
+        is_positive = BUILTIN[name].positive
+        self._expect(":")
+        start = self._number(above=is_positive)
+        self._expect("->", "quote the policy: an unquoted > redirects the output of the shell")
+        end = self._number(above=is_positive)
+        self._expect("@", "add the number of tokens, as in @200")
+        tokens = self._number(above=True)
+        if tokens != int(tokens):
+            raise self.error("the number of tokens is not an integer", self._number_at)
+        return PolicyCall(name, (start, end, tokens))
+
+    def _clamped(self, policy: Policy) -> Policy:
+        found = _OPTION.match(self._text, self._at)
+        if not found or found[1] in _SIDES:
+            return policy
+        if found[1] != "clamp":
+            raise self.error(f"unknown option {quote(found[1], 32)} of {self._name}", found.start(1))
+        self._at = found.end()
+        low, start = self._number(), self._number_at
+        self._expect("..")
+        return PolicyCall("clamp", (policy, low, self._end_of_range(low, start)))
+
+    def _number(self, above: bool = False, any_sign: bool = False) -> float:
+        """The next number: at least 0, or above 0, or of any sign."""
+        self._skip_over("")
+        found = _NUMBER.match(self._text, self._at)
+        if not found:
+            raise self.error("missing number")
+        value = float(found[0])
+        if not (-LARGEST_FLOAT if any_sign else 0) <= value <= LARGEST_FLOAT:
+            raise self.error("number out of range", rule="finite" if any_sign else "finite and at least 0")
+        if above and not value:
+            raise self.error("the number is not above 0")
+        self._number_at, self._at = found.span()
+        return value
+
+    def _match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """The match of `pattern` here, if any; then move behind it."""
+        found = pattern.match(self._text, self._at)
+        self._at = found.end() if found else self._at
+        return found
+
+    def _expect(self, mark: str, hint: str = "") -> None:
+        if not self._skip_over(mark):
+            raise self.error(f"missing '{mark}'", hint=hint)
+
+    def _skip_over(self, mark: str) -> bool:
+        """Whether `mark` comes next, after white space; then move behind both, else behind the white space."""
+        while self._text[self._at : self._at + 1].isspace():
+            self._at += 1
+        found = self._text.startswith(mark, self._at)
+        self._at += len(mark) if found else 0
+        return found

@@ -1,14 +1,13 @@
-"""The built-in temperature policies, one pure function each, and the step of a token that they see."""
+"""The built-in temperature policies, one pure function each, and what every policy is and sees."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 # Returns the probabilities of the live candidates, the most likely first, and their entropy in nats.
 Distribution = Callable[[], tuple[Sequence[float], float]]
-Function = Callable[..., Any]  # (TokenStep, numbers and Temperatures...) -> the temperature of the token
+Function = Callable[..., float]  # (TokenStep, numbers and Temperatures...) -> the temperature of the token
 
 
 @dataclass(eq=False)
@@ -20,7 +19,7 @@ class TokenStep:
     on first use, which must be while the token is drawn: llama.cpp reuses the memory of the candidates afterwards.
     """
 
-    distribution: Distribution
+    distribution: Distribution | None  # None: the token is drawn
     index: int = 0
     sentence: int = 0
     line: int = 0
@@ -29,6 +28,10 @@ class TokenStep:
 
     @cached_property
     def _computed(self) -> tuple[Sequence[float], float]:
+        if not self.distribution:
+            raise RuntimeError(
+                "the candidates of an earlier token are not available: a step is valid only while its token is drawn"
+            )
         return self.distribution()
 
     @property
@@ -45,16 +48,25 @@ class TokenStep:
 
     def end(self) -> None:
         """Mark the token as drawn: what was not computed until now raises an error."""
-        self.distribution = _raise_ended
-
-
-def _raise_ended() -> tuple[Sequence[float], float]:
-    raise RuntimeError(
-        "the candidates of an earlier token are not available: a step is valid only while its token is drawn"
-    )
+        self.distribution = None
 
 
 Temperature = Callable[[TokenStep], float]  # a policy as a function; 0 is greedy
+
+
+class Policy:
+    """A temperature policy."""
+
+    def __call__(self, step: TokenStep) -> float:
+        """The temperature of the token; 0 is greedy."""
+        raise NotImplementedError
+
+    def explain(self, _step: TokenStep) -> str:
+        """The part of the policy that the token uses, such as "0.7" of "think=1,answer=0.7"."""
+        return str(self)
+
+    def load(self) -> None:
+        """Load the functions of users. Raises UsageError when one cannot be loaded, or does not take its arguments."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError
-from llmcli.params.sampler_chain import build_chain
+from llmcli.params.sampler_chain import TemperaturePlan, build_chain
 from llmcli.params.settings import Settings
-from llmcli.params.temperature import TemperaturePlan
 from llmcli.text import ellipsize, plural
 from llmcli.ui.terminal.cells import first_that_fits
 from llmcli.ui.terminal.console import wants_color
@@ -141,7 +140,7 @@ class TemperatureKeys:
         self.answer, self._shift = turn.answer, turn.live_shift
         self.pressed = False  # whether one of the keys was pressed
         steps = build_chain(turn.resolved.settings, needs_temperature=True)
-        plan: TemperaturePlan = next(step.args[0] for step in steps if step.name == "temperature")
+        plan = next(arg for step in steps for arg in step.args if isinstance(arg, TemperaturePlan))
         self._policy = None if plan.only_reads else plan.policy  # None: the chain has no temperature
         engine, self._refusal = turn.answer.engine, ""
         if not engine.capabilities.live_temperature:

@@ -12,7 +12,8 @@ from llmcli.files import config_dir, read_text
 from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.generation import GenerationParams
 from llmcli.params.param import fields_of
-from llmcli.params.policies.policy import Entropy, Fixed, load_function
+from llmcli.params.policies.policy import Entropy, Fixed
+from llmcli.params.policies.user_functions import load_function
 from llmcli.params.sampler_chain import SamplingParams, build_chain
 from llmcli.params.settings import fields, find, format_setting, ineffective_settings
 from llmcli.text import ellipsize

@@ -10,7 +10,7 @@ import pytest
 from llmcli.errors import UsageError
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.trace_file import read_trace
-from llmcli.params.policies.parser import parse_policy
+from llmcli.params.policies.policy import parse_policy
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands.registry import dispatch
