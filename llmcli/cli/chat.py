@@ -127,11 +127,7 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
 
 
 def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
-    """The session of the command line: the last one, one by its name, or a new one.
-
-    Raises:
-        UsageError: if the options contradict each other, or another chat has the session open.
-    """
+    """The session of the command line: the last one, one by its name, or a new one. Raises UsageError."""
     if go_on and name:
         raise UsageError("--continue and --session cannot be used together", "use one of them")
     if not keep and (go_on or name):
@@ -157,14 +153,7 @@ def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
 
 
 def character_of(flags: Layer, session: Session) -> "tuple[Character | None, list[Layer]]":
-    """The character of the command line, or, in a new session, of the configuration; and the layer of its settings.
-
-    The name `none` removes the character of a session.
-
-    Raises:
-        UsageError: if the character does not exist.
-        DiskError: if its file cannot be read.
-    """
+    """The character of the flags, or in a new session of the configuration, and its settings; `none` removes it."""
     chosen = resolve_settings(flags).character
     if not chosen or (session.conversation.messages and "character" not in flags.values):
         return None, []
@@ -197,11 +186,7 @@ def _portable(key: str, value: Any) -> Any:
 
 
 def ensure_model(settings: Settings) -> None:
-    """Make sure that the model is on this machine; download it if the user agrees.
-
-    Raises:
-        ModelNotFoundError: if the model does not exist.
-    """
+    """Make sure that the model is here; download it if the user agrees. Raises ModelNotFoundError."""
     if settings.model != locations.STARTER:
         from llmcli.models.lookup import find_model_file
 

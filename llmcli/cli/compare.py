@@ -106,11 +106,7 @@ def compare(
 
 
 def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: bool) -> list[_CompareRequest]:
-    """The request of each variant, as far as it is known without a model; stdin is read once.
-
-    Raises:
-        LlmcliError: with the label of the variant that is not valid.
-    """
+    """The request of each variant before the model is known. Raises LlmcliError with the label of a variant."""
     from llmcli.inference.request import grammar_text, join_prompt, system_text
 
     warn = cache(console.warn)  # once, if all variants have the same schema
@@ -168,11 +164,7 @@ def _data(comparison: "Comparison", seed: int, status: ProgressLine) -> dict[str
 
 
 def _exit_status(comparison: "Comparison", asked: Settings) -> int:
-    """The exit status of the comparison, whose answers are written.
-
-    Raises:
-        ConstraintError: when one ended before its grammar was met.
-    """
+    """The exit status of answers that are written. Raises ConstraintError when a grammar was not met."""
     if comparison.interrupted:
         return ExitStatus.INTERRUPTED
     if any(one.answer.finish_reason == "timeout" for one in comparison.results):

@@ -148,11 +148,7 @@ def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:
 
 
 def _report(answer: "Answer", heat: Measure | None, stats: bool) -> int:
-    """What stderr tells of an answer that is written, and its exit status.
-
-    Raises:
-        ConstraintError: when it ended before its grammar was met.
-    """
+    """Print what stderr tells of an answer. Raises ConstraintError when its grammar was not met."""
     if heat:
         from llmcli.ui.charts.heatmap import print_heat
 

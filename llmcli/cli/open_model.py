@@ -34,14 +34,7 @@ def find_model(settings: Settings) -> ResolvedModel:
 def open_model(
     target: ResolvedModel, settings: Settings, status: ProgressLine
 ) -> Iterator[tuple[LocalEngine, Cancellation]]:
-    """Load the model for a block that Ctrl-C or the time limit of the settings stops; print its notes.
-
-    Yields the model, and what stops its answers.
-
-    Raises:
-        TimeLimitError: the time limit passed while it was loading.
-        KeyboardInterrupt: the user interrupted it.
-    """
+    """A model, and what stops its answers, until Ctrl-C or the time limit of the settings. Raises TimeLimitError."""
     cancellation = Cancellation()
     with interruptible(cancellation), time_limit(cancellation, settings.timeout):
         engine = _load(target, settings, cancellation, status)

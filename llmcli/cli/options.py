@@ -72,11 +72,7 @@ def with_settings(only: Container[str]) -> Callable[[Callable[..., Any]], Callab
 
 
 def parse_flag(field: Field, given: Any) -> Any:
-    """The value of an option.
-
-    Raises:
-        UsageError: if it is not valid.
-    """
+    """The value of an option. Raises UsageError with a hint if it is not valid."""
     if isinstance(given, bool):
         return given
     try:
@@ -132,11 +128,7 @@ def help_text(field: Field) -> str:
 
 
 def output_path(name: str, force: bool) -> Path:
-    """The path of a file to write.
-
-    Raises:
-        UsageError: if it exists and must not be replaced.
-    """
+    """The path of a file to write. Raises UsageError if it exists and must not be replaced."""
     path = Path(os.path.expanduser(name))
     if os.path.exists(path) and not force:
         raise UsageError(f"{path} already exists", "choose another name, or replace it with --force")
@@ -144,11 +136,7 @@ def output_path(name: str, force: bool) -> Path:
 
 
 def argument_or_flag(argument: Any, flag: Any, name: str) -> Any:
-    """The value of an argument that is also an option.
-
-    Raises:
-        UsageError: when both are given.
-    """
+    """The value of an argument that is also an option. Raises UsageError when both are given."""
     if argument is not None and flag is not None:
         raise UsageError(f"the {name} is given twice, as an argument and as an option", "remove one of them")
     return flag if argument is None else argument

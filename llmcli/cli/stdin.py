@@ -18,11 +18,7 @@ _END = "; end it with Ctrl-D"
 
 
 def reads_stdin(settings: Settings, no_stdin: bool) -> bool:
-    """Whether stdin, which is not a terminal, is added to the prompt.
-
-    Raises:
-        UsageError: when stdin is asked for and forbidden.
-    """
+    """Whether stdin, if no terminal, is added to the prompt. Raises UsageError if it is asked for and forbidden."""
     if no_stdin and "-" in (settings.prompt, *settings.file):
         raise UsageError("--no-stdin and '-' (stdin) cannot be used together", "remove one of them")
     return not no_stdin and not is_terminal(sys.stdin)
@@ -51,11 +47,7 @@ def _is_half_read(stream: TextIO) -> bool:
 
 
 def read_stdin(hint: str = _END) -> str:
-    """All of stdin as UTF-8; without input, a note that ends with `hint` says that the program waits.
-
-    Raises:
-        DiskError: when it is binary, or cannot be read.
-    """
+    """All of stdin as text; without input, a note with `hint` says that the program waits. Raises DiskError."""
     if sys.stdin is None:
         return ""
     note = threading.Timer(_PATIENCE, console.note, [f"waiting for stdin{hint}"])
@@ -70,12 +62,7 @@ def read_stdin(hint: str = _END) -> str:
 
 @contextmanager
 def piped_stdin(hint: str) -> Iterator[BinaryIO]:
-    """The bytes of stdin, for a command that never waits for a person; `hint` says what to pipe in.
-
-    Raises:
-        UsageError: if stdin is closed or a terminal.
-        DiskError: if it cannot be read.
-    """
+    """The bytes of stdin. Raises UsageError with `hint` if it is a terminal, DiskError if it cannot be read."""
     if sys.stdin is None or is_terminal(sys.stdin):
         raise UsageError("stdin is empty", hint)
     with _read_errors():

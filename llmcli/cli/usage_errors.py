@@ -34,11 +34,7 @@ _TEXT_COMMANDS = ("chat", "generate", "compare")  # a prompt without quotes arri
 
 
 def check_command(arguments: Sequence[str]) -> None:
-    """Let only a known command or an option through.
-
-    Raises:
-        UsageError: with the command that is meant.
-    """
+    """Let only a known command or an option through. Raises UsageError with the command that is meant."""
     name, *rest = arguments
     if name in ("--install-completion", "--show-completion") and rest:
         hint = f"remove it: {name} is for the current shell"

@@ -240,11 +240,7 @@ def document(
 
 
 def write(text: str, path: Path) -> None:
-    """Write the document to its file.
-
-    Raises:
-        DiskError: when it cannot be written.
-    """
+    """Write the document to its file. Raises DiskError."""
     try:
         path.write_text(text, encoding="utf-8", errors="replace", newline="\n")
     except (OSError, ValueError) as error:

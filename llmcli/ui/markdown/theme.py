@@ -38,11 +38,7 @@ def theme_of(name: str) -> "Theme":
 
 
 def ground_of(name: str) -> str:
-    """ "dark" or "light": the ground that a theme is for; where it does not say, that of COLORFGBG, or else dark.
-
-    Raises:
-        UsageError: as `theme_of` does.
-    """
+    """ "dark" or "light": the ground of a theme; where it has none, that of COLORFGBG or dark. Raises UsageError."""
     if name in ("dark", "light"):
         return name
     if name not in _BUILT_IN:

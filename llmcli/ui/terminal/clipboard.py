@@ -55,12 +55,7 @@ def copy(text: str, write: Callable[[str], None] | None) -> str:
 
 
 def paste() -> str:
-    """The text on the clipboard.
-
-    Raises:
-        LlmcliError: when no program can read it.
-        DiskError: when it is empty, not a text or too large.
-    """
+    """The text on the clipboard. Raises LlmcliError when no program reads it, DiskError unless it is a text."""
     commands = _available(_PASTERS)
     if not commands:
         raise LlmcliError(

@@ -141,12 +141,7 @@ def _read_answer(text: str) -> str:
 
 
 def edit(text: str) -> str:
-    """`text` after the changes of the user, without the newline that editors add at the end.
-
-    Raises:
-        DiskError: when the editor cannot be run, or the file with the text not be written or read.
-        UsageError: see `open_in_editor`.
-    """
+    """`text` as the user changed it, without the newline that editors add. Raises what `open_in_editor` does."""
     import tempfile
 
     try:
@@ -166,12 +161,7 @@ def edit(text: str) -> str:
 
 
 def open_in_editor(path: Path) -> None:
-    """Open a file in the user's editor, and wait until the user closes it.
-
-    Raises:
-        DiskError: when the editor cannot be run.
-        UsageError: when VISUAL or EDITOR is not a valid command, or the editor ends with a status other than 0.
-    """
+    """Open a file in the user's editor until it is closed. Raises UsageError or DiskError when it fails."""
     import shlex
     import subprocess
 

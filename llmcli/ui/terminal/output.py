@@ -37,12 +37,7 @@ def print_line(text: str, style: str = "") -> None:
 
 
 def print_text(text: str) -> None:
-    """Write `text` at once.
-
-    Raises:
-        DiskError: when stdout is closed or full.
-        OutputClosedError: when the reader of a pipe has gone.
-    """
+    """Write `text` at once. Raises DiskError when stdout is full, OutputClosedError when its reader has gone."""
     out = stream()
     if out is None:
         raise DiskError("stdout is closed", "leave it open, or redirect it to a file")
@@ -159,11 +154,7 @@ def stream_answer(
 
 @contextmanager
 def write_trace(answer: "Answer", name: str | None, kept: bool = False) -> Iterator[None]:
-    """Within this block the trace of the answer goes into the file `name`; with `kept` it is recorded at least.
-
-    Raises:
-        DiskError: when the file cannot be written.
-    """
+    """Within this block the trace of the answer goes into the file `name`; with `kept` it is recorded. Raises DiskError."""
     if name is None:
         answer.request.trace = 0 if kept else None
         yield
