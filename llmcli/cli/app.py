@@ -8,10 +8,7 @@ _INTERRUPTED = 130  # ExitStatus.INTERRUPTED, for a Ctrl-C that comes before it 
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit status; it prints the errors.
-
-    All imports happen inside, so that Ctrl-C during them ends as quietly as later.
-    """
+    """Run one command line and return its exit status. Imports are inside: Ctrl-C ends them as quietly as the rest."""
     from llmcli.cli import model_preload
 
     try:

@@ -1,7 +1,4 @@
-"""What the shell completes: models, sessions, characters, presets and the values of settings.
-
-Each function returns words, or words with their help, that start with the text so far.
-"""
+"""What the shell completes: words that start with the text so far, some of them with their help."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -57,11 +57,7 @@ class AxisRange:
 
 
 def plot_svg(tokens: Sequence[TokenTrace], title: str) -> str:
-    """The plot; the same trace gives the same bytes.
-
-    Each token has a tooltip. A long trace is drawn in bins, as a band from the minimum to the maximum and a line of
-    the means, and each bin has a tooltip.
-    """
+    """The plot, with tooltips; a long trace is drawn in bins of several tokens. The same trace gives the same bytes."""
     span, title = AxisRange(len(tokens), _LEFT, _RIGHT), " ".join(title.split())
     height = _BASE + _BOTTOM + (_NAMES if len(tokens) <= _MOST_NAMED else 0)
     policies = dict.fromkeys(token.policy for token in tokens if token.policy)  # in order of appearance

@@ -221,10 +221,7 @@ class List(Flow):
 
 
 class Table(markdown.TableElement):
-    """Columns side by side; in a narrow window `head: value` on a row for each cell.
-
-    The table of rich cuts words that would fit, and leaves out columns that do not.
-    """
+    """Columns side by side, or `head: value` for each cell: the table of rich cuts words and leaves out columns."""
 
     new_line = False
 

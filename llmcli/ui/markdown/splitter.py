@@ -32,10 +32,7 @@ class Block:
 
 
 class Splitter:
-    """Takes text in any pieces and returns the blocks that are final.
-
-    The blocks depend on the text alone: they end at line ends, and where a line or a block has become too long.
-    """
+    """Takes text in any pieces and returns the blocks that are final, which depend on the whole text alone."""
 
     def __init__(self) -> None:
         self._rest = ""  # the unfinished line

@@ -48,10 +48,7 @@ class AnswerView(LiveView):
                 self._redraw()
 
     def foot(self, row: Callable[[], str], now: bool = True) -> None:
-        """Show a row below all that is drawn from now on (`now`: at once). `finish` removes it.
-
-        `row` is called at each drawing.
-        """
+        """Show a row, called at each drawing, below all that is drawn from now on (`now`: at once) until `finish`."""
         with self._lock:
             if self._finished:
                 return

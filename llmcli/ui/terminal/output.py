@@ -154,7 +154,7 @@ def stream_answer(
 
 @contextmanager
 def write_trace(answer: "Answer", name: str | None, kept: bool = False) -> Iterator[None]:
-    """Within this block the trace of the answer goes into the file `name`; with `kept` it is recorded. Raises DiskError."""
+    """Within this block the trace of the answer goes into the file `name`, or is `kept`. Raises DiskError."""
     if name is None:
         answer.request.trace = 0 if kept else None
         yield
