@@ -33,7 +33,7 @@ _PASTERS = {
 
 
 def copy(text: str, write: Callable[[str], None] | None) -> str:
-    """Copy to the "clipboard" by a program, or else through the "terminal": returns which. Raises LlmcliError."""
+    """Copy to the "clipboard" by a program, or else to the "terminal" by `write`: returns which. Raises LlmcliError."""
     data = text.encode("utf-8", "replace")
     # Then only the terminal is on the user's machine.
     remote = bool(os.environ.get("SSH_TTY") or os.environ.get("SSH_CONNECTION"))
