@@ -3,10 +3,13 @@
 import random
 import re
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from llmcli.ui.comparison import Column, CompareView
+from llmcli.params.settings import Settings
+from llmcli.ui.comparison import Column, CompareView, view_of
 from llmcli.ui.markdown.render import Renderer
 from llmcli.ui.markdown.theme import theme_of
 from llmcli.ui.terminal.cells import cells
@@ -275,3 +278,25 @@ def test_an_answer_is_drawn_as_in_the_chat_and_raw_text_as_it_is() -> None:
         view.push(0, "answer", text)
         view.finish()
         assert terminal.lines()[2:] == rows
+
+
+@pytest.mark.parametrize(
+    ("answer", "screen", "row"),
+    [
+        (Settings(), Settings(), "b"),
+        (Settings(raw=True), Settings(), "**b**"),
+        (Settings(), Settings(markdown=False), "**b**"),
+    ],
+)
+def test_raw_answers_and_markdown_off_show_the_marks(
+    answer: Settings, screen: Settings, row: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    one = SimpleNamespace(variant=SimpleNamespace(label="temp=1"), answer=SimpleNamespace(settings=answer))
+    view = view_of(cast("Any", SimpleNamespace(results=[one])), screen)
+    view.push(0, "answer", "**b**")
+    view.finish()
+    terminal = Terminal(40, 10)
+    terminal.write(capfd.readouterr().out.replace("\n", "\r\n"))
+    assert terminal.lines()[2:] == [row]
