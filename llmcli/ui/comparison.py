@@ -12,7 +12,7 @@ from llmcli.errors import DiskError
 from llmcli.params.settings import ResolvedSettings, Settings, ineffective_settings
 from llmcli.text import plural, sanitize
 from llmcli.ui.markdown.splitter import Block, Splitter
-from llmcli.ui.terminal.cells import Runs, styled, visible, wrap
+from llmcli.ui.terminal.cells import styled, visible, wrap
 from llmcli.ui.terminal.console import console, wants_color
 from llmcli.ui.terminal.output import print_drawn, print_line, print_rows, to_stderr
 from llmcli.ui.terminal.progress import LiveView
@@ -34,15 +34,15 @@ _LEGEND = (
 class Column:
     """The rows of an answer that are not written yet, drawn as in the chat; reasoning and raw text stay plain."""
 
-    def __init__(self, label: str, renderer: "Renderer", faint: str, is_raw: bool = False) -> None:
+    def __init__(self, label: str, renderer: "Renderer", is_raw: bool = False) -> None:
         self.label = label
         self.ended = False
-        self._renderer, self._faint, self._is_raw = renderer, faint, is_raw
+        self._renderer, self._is_raw = renderer, is_raw
         self._splitter = Splitter()
         self._kind = ""  # of the last piece
         self._line, self._n_blank = "", 0  # the unfinished line of plain text, and the blank lines above it
-        self._drawn: list[str] = []  # rows that cannot change any more
-        self._undrawn: list[Block | Runs] = []  # the same, of a column that waits for its width
+        self._undrawn: list[Block] = []  # final; a column that waits does not know its width
+        self._drawn: list[str] = []  # their rows
 
     def add(self, kind: str, text: str) -> None:
         """Add a piece of the "answer" or of the reasoning ("think")."""
@@ -53,8 +53,7 @@ class Column:
             return
         if self._kind == "think" and kind != "think":
             self._end_line()
-            self._undrawn.append([])
-            self._n_blank = 0
+            self._n_blank = 1
         self._kind = kind
         if kind != "think" and not self._is_raw:
             self._undrawn += self._splitter.feed(text)
@@ -73,33 +72,27 @@ class Column:
 
     def final(self, width: int) -> int:
         """How many of the remaining rows cannot change any more."""
-        for one in self._undrawn:
-            self._drawn += self._renderer.rows([one], width) if isinstance(one, Block) else _plain_rows(one, width)
+        self._drawn += self._renderer.rows(self._undrawn, width)
         self._undrawn = []
         return len(self._drawn)
 
     def rows(self, width: int) -> list[str]:
         """The remaining rows."""
-        plain = [""] * self._n_blank + _plain_rows(self._plain_line(), width) if self._line.strip() else []
-        return [*self._drawn, *plain, *self._renderer.preview(self._splitter.tail(), width)]
+        return [*self._drawn, *self._renderer.preview([*self._plain(), *self._splitter.tail()], width)]
 
     def take(self, count: int) -> list[str]:
         """Remove and return the first `count` rows."""
         taken, self._drawn = self._drawn[:count], self._drawn[count:]
         return taken
 
-    def _plain_line(self) -> Runs:
-        return [(self._faint if self._kind == "think" else "", self._line)]
+    def _plain(self) -> list[Block]:
+        """The unfinished line below its blank lines; nothing while it is blank itself."""
+        texts = [*[""] * self._n_blank, self._line] if self._line.strip() else []
+        return [Block("plain", text, gap=False, level=self._kind == "think") for text in texts]
 
     def _end_line(self) -> None:
-        if self._line.strip():
-            self._undrawn += [*[[]] * self._n_blank, self._plain_line()]
-        self._n_blank = 0 if self._line.strip() else self._n_blank + 1
-        self._line = ""
-
-
-def _plain_rows(line: Runs, width: int) -> list[str]:
-    return [styled(row) for row in wrap(line, width)]
+        self._undrawn += self._plain()
+        self._line, self._n_blank = "", 0 if self._line.strip() else self._n_blank + 1
 
 
 class CompareView(LiveView):
@@ -173,7 +166,7 @@ class CompareView(LiveView):
         size = self._answer_width(width)
         band = enumerate(self._columns[self._first : self._first + self._count], self._first + 1)
         heads = [[(self._strong, f"{number}. {sanitize(column.label)}")] for number, column in band]
-        rows = _side_by_side([_plain_rows(head, size) for head in heads], size)
+        rows = _side_by_side([[styled(row) for row in wrap(head, size)] for head in heads], size)
         return [*rows, _CROSS.join([_RULE * size] * self._count)]
 
     def _tail(self, band: Sequence[Column], size: int, tallest: int) -> list[str]:
@@ -254,7 +247,7 @@ def view_of(comparison: "Comparison", settings: Settings) -> CompareView:
     columns = []
     for one in comparison.results:
         is_raw = one.answer.settings.raw or not settings.markdown
-        columns.append(Column(one.variant.label, Renderer(theme, color), "2" if color else "", is_raw))
+        columns.append(Column(one.variant.label, Renderer(theme, color), is_raw))
     return CompareView(print_drawn, shutil.get_terminal_size, columns, color)
 
 

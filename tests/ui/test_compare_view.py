@@ -26,7 +26,7 @@ BLANK = re.compile(r"\s+")
 
 
 def column(label: str = "", color: bool = True, is_raw: bool = False) -> Column:
-    return Column(label, Renderer(theme_of("dark"), color), "2" if color else "", is_raw)
+    return Column(label, Renderer(theme_of("dark"), color), is_raw)
 
 
 def view_on(terminal: Terminal, count: int, clock: Clock | None = None, color: bool = True) -> CompareView:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from llmcli.ui.markdown import elements
 from llmcli.ui.markdown.code import Highlighter
-from llmcli.ui.markdown.elements import code_title, drawn, folded, one_line, room, ruled
+from llmcli.ui.markdown.elements import code_title, drawn, folded, one_line, room, ruled, wrapped
 from llmcli.ui.markdown.splitter import Block
 from llmcli.ui.markdown.theme import syntax_of
 from llmcli.ui.terminal.cells import cells
@@ -112,6 +112,8 @@ class Renderer:
                 rows = folded(color(block.text), width)
             case "indented":  # the indent distinguishes it from prose, and is copied as it was written
                 rows = folded(Text(block.text), width)
+            case "plain":
+                rows = wrapped(Text().append(block.text, "dim" if block.level else None), width)
             case "fence":
                 self._code = Highlighter(block.text, self._syntax)
                 rows = [ruled(code_title(block.text, width))]

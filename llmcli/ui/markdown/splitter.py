@@ -24,10 +24,10 @@ _AMBIGUOUS = re.compile(r"[-=*_+#>|`~: ]+|\d{1,9}[.)]?")  # may still become an 
 class Block:
     """A finished top-level block. Each item of a list and each line of code is a block."""
 
-    kind: str  # paragraph heading rule fence code fence_end indented item more quote table
+    kind: str  # paragraph heading rule fence code fence_end indented item more quote table, or plain
     text: str = ""
     gap: bool = True  # a blank row stands before it
-    level: int = 0  # of a heading; the indent of an item; the column of the text that continues an item
+    level: int = 0  # of a heading; the indent of an item; the column of the text that continues an item; 1 for dim text
     number: int | None = None
 
 
