@@ -17,7 +17,7 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.export import ENDINGS, SPEAKERS, export, iso_time
 from llmcli.errors import DiskError, error_text
 from llmcli.text import ellipsize, sanitize, xml_text
-from llmcli.ui.terminal.cells import cells, styled, wrap
+from llmcli.ui.terminal.cells import cells, styled
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -81,28 +81,30 @@ def conversation(messages: Sequence[Message], title: str) -> str:
 def _message_rows(messages: Sequence[Message]) -> Iterator[str]:
     """The rows of a conversation with color sequences, a blank one between two messages."""
     from llmcli.ui.markdown.render import Renderer
-    from llmcli.ui.markdown.splitter import Splitter
+    from llmcli.ui.markdown.splitter import Block, Splitter
     from llmcli.ui.markdown.theme import theme_of
 
+    theme = theme_of("dark")
     for number, message in enumerate(messages):
+        renderer = Renderer(theme, True)
         if number:
             yield ""
         text = sanitize(message.content[:_MAX_CHARACTERS].strip("\n"))
         if len(message.content) > _MAX_CHARACTERS:
             text += " …"
         if message.role == "user":
-            rows = wrap([("", text.expandtabs(4))], _COLUMNS - 2)
-            yield from (_MARK + styled(row) if at == 0 else "  " + styled(row) for at, row in enumerate(rows))
+            lines = [Block("plain", line, gap=False) for line in text.expandtabs(4).split("\n")]
+            first, *others = renderer.rows(lines, _COLUMNS - 2)
+            yield from (_MARK + first, *("  " + row for row in others))
         else:
             splitter = Splitter()
-            blocks = splitter.feed(text) + splitter.finish()
-            yield from Renderer(theme_of("dark"), True).rows(blocks, _COLUMNS - 1)
+            yield from renderer.rows(splitter.feed(text) + splitter.finish(), _COLUMNS - 1)
         notes = [f"+ {attachment.name}" for attachment in message.attachments]
         if message.role == "summary":
             notes.append("a summary of the earlier messages")
         notes.append(ENDINGS.get(message.finish_reason, ""))
         for note in filter(None, notes):
-            yield from (styled(row) for row in wrap([("2", sanitize(" ".join(note.split())))], _COLUMNS - 1))
+            yield from renderer.rows([Block("plain", sanitize(" ".join(note.split())), False, level=1)], _COLUMNS - 1)
 
 
 def _run(text: str, style: "Style | None", theme: "TerminalTheme", column: int, top: int) -> Iterator[str]:
