@@ -19,12 +19,12 @@ _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # device nam
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _T = TypeVar("_T")
 # How a message names a type of JSON, and what msgspec says of a value: Expected `int` >= 0 - at `$.threads[1]`.
-_JSON_TYPES = {"int": "an integer", "float": "a number", "str": "a string", "bool": "true or false", "array": "a list"}
-_JSON_TYPES |= {"object": "an object"}
+_JSON_TYPES = {"int": "an integer", "float": "a number", "str": "a string", "bool": "true or false"}
+_JSON_TYPES |= {"array": "a list", "object": "an object"}
 _EXPECTED = re.compile(r"Expected `([^`]+)`((?: of length)?(?: [<>]=)?(?: [\d.+e-]+)?)(?:, got .*)?")
 _MAX_LINE = 64 << 20  # bytes; no session has a longer line
 _MAX_TEXT = 64 << 20  # bytes of one text file
-_MAX_NOTE = 4 << 20  # bytes; a longer note is cut, and so it is not valid
+_MAX_JSON = 4 << 20  # bytes; a longer file is cut, and so it is not valid
 _MAX_NAME = 64  # characters
 _NAME_HINT = "start with a letter or a digit; use letters from a to z, digits, dots, dashes and underscores"
 _WRITABLE_HINT = "set LLMCLI_HOME to a folder that you can write to"
@@ -37,12 +37,12 @@ def config_dir() -> Path:
 
 
 def data_dir() -> Path:
-    """The folder of sessions and history."""
+    """The folder of sessions, history and notes about models."""
     return _folder("data")
 
 
 def cache_dir() -> Path:
-    """The folder of files that can be made again: the starter, the list of checked models."""
+    """The folder of files that can be downloaded again: the starter and models from URLs."""
     return _folder("cache")
 
 
@@ -64,11 +64,7 @@ def _folder(kind: str) -> Path:
 
 
 def make_private(folder: Path) -> Path:
-    """Create `folder`, which only this user can read, if it does not exist.
-
-    Raises:
-        DiskError: when that is not possible.
-    """
+    """Create `folder`, which only this user can read, if it does not exist. Raises DiskError."""
     try:
         make_private_folder(folder)
     except OSError as error:
@@ -86,29 +82,24 @@ def make_private_folder(folder: Path) -> None:
 
 
 def check_name(name: str, kind: str) -> str:
-    """`name`, if it is valid. `kind` is what it names, for the error.
-
-    Raises:
-        UsageError: when it is not.
-    """
-    if reason := _why_not_a_name(name):
+    """`name`, if it is valid; if not, raise UsageError. `kind` is what it names, for the error."""
+    reason = ""
+    if not name:
+        reason = "it is empty"
+    elif len(name) > _MAX_NAME:
+        reason = f"it has more than {_MAX_NAME} characters"
+    elif other := re.search(r"[^A-Za-z0-9._-]", name):
+        reason = f"it contains {other[0]!r}"
+    elif not name[0].isalnum():
+        reason = f"it starts with {name[0]!r}"
+    elif name[-1] == ".":
+        reason = "it ends with a dot"
+    elif _DEVICES.fullmatch(name):
+        reason = "Windows reserves it for a device"
+    if reason:
         article = "an" if kind[0] in "aeiou" else "a"
         raise UsageError(f"{name[:80]!r} is not a valid name for {article} {kind}: {reason}", _NAME_HINT)
     return name
-
-
-def _why_not_a_name(name: str) -> str:
-    if not name:
-        return "it is empty"
-    if len(name) > _MAX_NAME:
-        return f"it has more than {_MAX_NAME} characters"
-    if other := re.search(r"[^A-Za-z0-9._-]", name):
-        return f"it contains {other[0]!r}"
-    if not name[0].isalnum():
-        return f"it starts with {name[0]!r}"
-    if name[-1] == ".":
-        return "it ends with a dot"
-    return "Windows reserves it for a device" if _DEVICES.fullmatch(name) else ""
 
 
 def open_new_private(path: Path) -> BinaryIO:
@@ -117,33 +108,35 @@ def open_new_private(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, flags, 0o600), "wb")
 
 
-def replace_private(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically: a reader sees the old file or the new one. Raises OSError."""
-    import tempfile  # imported here: it costs 10 ms, and most runs write nothing
+def replace_private(path: Path, data: bytes, sync: bool = True) -> None:
+    """Write `data` to `path` atomically: a reader sees the old file or the new one. Raises OSError.
 
+    Without `sync`, which waits for the disk, a power cut can leave an empty file.
+    """
     make_private_folder(path.parent)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it 0600
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open_new_private(temporary) as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def write_note(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a private JSON object that the program wants to remember; it replaces the old one. Raises OSError."""
-    replace_private(path, json.dumps(data).encode())
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a private file with a JSON object, which replaces the old one. Raises OSError."""
+    replace_private(path, json.dumps(data).encode(), sync=False)
 
 
-def read_note(path: Path) -> dict[str, Any]:
-    """The object that `write_note` wrote; {} if the file is missing, too large or not valid."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; {} if the file is missing, too large or not valid."""
     try:
         with path.open("rb") as file:
-            data = json.loads(file.read(_MAX_NOTE))  # not by msgspec: a start may read notes, but no other JSON
+            data = json.loads(file.read(_MAX_JSON))  # not by msgspec: a start may read a note, but no other JSON
     except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
@@ -152,9 +145,7 @@ def read_note(path: Path) -> dict[str, Any]:
 def read_text(name: str) -> str:
     """The text of a file; bytes that are not UTF-8 become U+FFFD.
 
-    Raises:
-        UsageError: when the name is empty.
-        DiskError: when it is missing, a folder, too large, binary or not readable.
+    Raises UsageError (the name is empty) or DiskError (missing, a folder, too large, binary or not readable).
     """
     if not name.strip():
         raise UsageError("the file name is empty", "give the name of a file")
@@ -182,8 +173,7 @@ def read_limited(path: Path) -> bytes:
 def decode_text(data: bytes, name: str) -> str:
     """The text that a file or stdin (`name`) contains; bytes that are not UTF-8 become U+FFFD.
 
-    Raises:
-        DiskError: when it is binary.
+    Raises DiskError when it is binary.
     """
     if b"\0" in data[:8192]:
         raise DiskError(f"{name} is not a text file", "give a text file")
@@ -211,11 +201,7 @@ class JsonlAppender:
     """Appends lines to a file; each call is one write, so that a kill leaves all of its lines or none."""
 
     def __init__(self, path: Path, new: bool = False) -> None:
-        """Open a file; with `new`, create it (FileExistsError if it exists).
-
-        Raises:
-            DiskError: if it cannot be opened.
-        """
+        """Open a file, or create it with `new`. Raises DiskError, and FileExistsError if a new file exists."""
         make_private(path.parent)
         self.path = path
         self.waiting: list[bytes] = []  # lines that are not written yet, because the disk was full
@@ -235,8 +221,7 @@ class JsonlAppender:
     def add(self, events: Iterable[Mapping[str, Any]], sync: bool = False) -> None:
         """Append lines, after those that could not be written before; with `sync` they survive a power cut.
 
-        Raises:
-            DiskError: if they cannot be written; the next call tries again.
+        Raises DiskError if they cannot be written; the next call tries again.
         """
         self.waiting += map(encode, events)
         try:
@@ -279,9 +264,7 @@ def encode(event: Mapping[str, Any]) -> bytes:
 def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """The objects of a file; `faults` gets a text for each line that is not one.
 
-    Raises:
-        DiskError: if it cannot be read.
-        UsageError: if a newer version of the program wrote it.
+    Raises DiskError (the file cannot be read) or UsageError (a newer version of the program wrote it).
     """
     try:
         with path.open("rb") as file:
@@ -306,11 +289,7 @@ def lines_of(file: BinaryIO) -> Iterator[bytes]:
 
 
 def decode_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        ValueError: if it is not valid.
-    """
+    """The value of a JSON text. Raises ValueError if it is not valid."""
     import msgspec
 
     try:
@@ -322,8 +301,7 @@ def decode_json(text: str | bytes) -> Any:
 def convert(data: Any, kind: type[_T], name: str = "") -> _T:
     """JSON data as a value of a type of msgspec, strictly; unknown keys are ignored. `name` is the name of all of it.
 
-    Raises:
-        ValueError: that names the field: `threads[1] must be an integer >= 1`, `threads is missing`.
+    Raises ValueError that names the field: `threads[1] must be an integer >= 1`, `threads is missing`.
     """
     import msgspec
 

@@ -1,29 +1,26 @@
 """Text for people: safe for a terminal, cut, counted, sized, dated, and the nearest known name."""
 
+import math
 import re
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 _MIN_SIMILARITY = 0.7  # below, unrelated words are suggested: personality and xtc_probability have 0.62
 _SEPARATORS = re.compile(r"[-_/\s]+")
-# Settings of other programs that are not settings of llmcli, and what to use instead.
+# What to use instead of the settings of other programs that llmcli does not have.
 _FOREIGN = {
-    "dynatemp": "use a range as temperature, such as 0.3..1.3",
-    "dynamictemperature": "use a range as temperature, such as 0.3..1.3",
-    "reppenslope": "use repeat_penalty: llama.cpp has no slope for it",
-    "sampleorder": "use samplers, a list of names",
-    "samplerorder": "use samplers, a list of names",
+    "use a range as temperature, such as 0.3..1.3": (
+        "dynatemp dynamictemperature dynatemplow dynatemphigh dynatempmin dynatempmax"
+    ),
+    "use repeat_penalty: llama.cpp has no slope for it": "reppenslope",
+    "use samplers, a list of names": "sampleorder samplerorder",
+    "llmcli does not have this option of llama.cpp yet": (
+        "mlock mmap nommap lora lorascaled maingpu tensorsplit splitmode keep numa"
+    ),
+    "it is not needed: `llmcli chat` talks, and `llmcli generate` answers once": (
+        "cnv nocnv conversation noconversation singleturn"
+    ),
 }
-_FOREIGN |= dict.fromkeys(("dynatemplow", "dynatemphigh", "dynatempmin", "dynatempmax"), _FOREIGN["dynatemp"])
-_FOREIGN |= dict.fromkeys(
-    ("mlock", "mmap", "nommap", "lora", "lorascaled", "maingpu", "tensorsplit", "splitmode", "keep", "numa"),
-    "llmcli does not have this option of llama.cpp yet",
-)
-_FOREIGN |= dict.fromkeys(
-    ("cnv", "nocnv", "conversation", "noconversation", "singleturn"),
-    "it is not needed: `llmcli chat` talks, and `llmcli generate` answers once",
-)
 _BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)
 # What stands for each code point that could drive a terminal; line feed and tab pass.
 _TABLE = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"}
@@ -72,8 +69,8 @@ def format_count(number: int) -> str:
 
 
 def format_age(then: float | None) -> str:
-    """How long ago a moment (seconds since 1970) was: "3 days ago"; "never" for None."""
-    if then is None:
+    """How long ago a moment (seconds since 1970) was: "3 days ago"; "never" for None, NaN and infinity."""
+    if then is None or not math.isfinite(then):
         return "never"
     seconds = max(0.0, time.time() - then)
     for unit, length in (("year", 31_557_600), ("month", 2_629_800), ("day", 86400), ("hour", 3600), ("minute", 60)):
@@ -111,15 +108,7 @@ def nearest(word: str, known: Iterable[str], count: int = 3, cutoff: float = _MI
 
 def foreign_hint(name: str) -> str:
     """What to use instead of a setting or an option of another program, or an empty text."""
-    return _FOREIGN.get(_letters(name), "")
-
-
-def setting_hint(name: str, aliases: Mapping[str, Any]) -> str:
-    """The hint for an unknown setting; `aliases` maps each known name to its setting, which has a `key`."""
-    if hint := foreign_hint(name):
-        return hint
-    names = nearest(name, aliases, 1)
-    return f"did you mean '{aliases[names[0]].key}'?" if names else ""
+    return next((hint for hint, names in _FOREIGN.items() if _letters(name) in names.split()), "")
 
 
 def _letters(name: str) -> str:

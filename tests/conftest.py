@@ -17,8 +17,8 @@ from llmcli.engine.events import Cancellation
 from llmcli.engine.llama.bindings import bindings_version
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.sizing import ResolvedModel
-from llmcli.models.file_records import record_probed
 from llmcli.models.locations import ModelFile
+from llmcli.models.notes import record_probed
 from llmcli.models.sources.starter import ensure_starter
 from llmcli.params.settings import Settings
 from tests.cli_result import CliResult, shell_status
@@ -194,7 +194,7 @@ def with_tiny(home: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny model as the one that the environment names, tried before; for tests that do not care what is said."""
     monkeypatch.setenv("LLMCLI_MODEL", str(tiny))
     (home / "cache").mkdir(parents=True, exist_ok=True)
-    record_probed(home / "cache", [tiny], bindings_version())
+    record_probed(home / "data", [tiny], bindings_version())
     return tiny
 
 
@@ -203,7 +203,7 @@ def with_starter(home: Path, starter: Path) -> Path:
     """The starter under this test's home, as `llmcli` itself would have put it there."""
     folder = home / "cache" / "starter"
     folder.mkdir(parents=True)
-    (home / "data").mkdir()
+    (home / "data").mkdir(exist_ok=True)
     (home / "data" / "welcomed").touch()  # the first run is over
     try:
         os.link(starter, folder / starter.name)

@@ -39,7 +39,7 @@ def _run(arguments: Sequence[str], data: bytes, env: Mapping[str, str]) -> CliRe
         os.environ.update(env)
         for name, value in vars(Console()).items():
             patch.setattr(console, name, value)
-        patch.setattr(typer_app, "make_app", _command)
+        patch.setattr(typer_app, "make_app", lambda wanted="", _subcommand="": _command(wanted))
         status = _status(arguments)
         sys.stdout.flush()
         sys.stderr.flush()

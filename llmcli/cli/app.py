@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> int:
 def _dispatch(arguments: list[str]) -> int:
     from llmcli.cli.help_texts import PROGRAM, front_page, normalize_arguments, root_help
 
-    wanted = ""
+    command: list[str] = []
     if "_LLMCLI_COMPLETE" in os.environ:
         os.environ["COLUMNS"] = "10000"  # a shell takes each line for a candidate: no help text may wrap
     else:
@@ -36,10 +36,11 @@ def _dispatch(arguments: list[str]) -> int:
         from llmcli.cli.usage_errors import check_command
 
         check_command(arguments)
-        wanted = "doctor" if arguments[0] == "--version" else arguments[0]  # the version is shown by its module
+        # The version is shown by the module of doctor.
+        command = ["doctor"] if arguments[0] == "--version" else arguments[:2]
     from llmcli.cli.typer_app import make_app  # Typer takes 50 ms, while the model is loading already
 
-    result: Any = make_app(wanted)(arguments, prog_name=PROGRAM, standalone_mode=False)
+    result: Any = make_app(*command)(arguments, prog_name=PROGRAM, standalone_mode=False)
     return result if isinstance(result, int) else 0
 
 

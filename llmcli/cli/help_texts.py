@@ -17,7 +17,7 @@ Row = tuple[str, str]
 
 
 class Command(NamedTuple):
-    """Where a command is (module:function or app), and the texts of its help; commands.txt has them all."""
+    """Where a command is (module:function, app or make_group), and the texts of its help; commands.txt has them all."""
 
     place: str  # empty for the command of a group, which its app knows
     summary: str

@@ -113,6 +113,6 @@ def _safe_parts(reference: str) -> Sequence[Path]:
     if len(file.parts) > 1 or file.path.stat().st_size > _MAX_SIZE:
         return ()
     from llmcli.engine.llama.bindings import bindings_version
-    from llmcli.models.file_records import is_safe
+    from llmcli.models.notes import is_probed
 
-    return file.parts if is_safe(file, cache_dir(), bindings_version()) else ()
+    return file.parts if is_probed(data_dir(), file.parts, bindings_version()) else ()

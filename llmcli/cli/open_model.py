@@ -24,7 +24,7 @@ def find_model(settings: Settings) -> ResolvedModel:
     try:
         return _resolve(settings)
     except ModelNotDownloadedError as missing:
-        from llmcli.cli.models.download import pull_if_missing
+        from llmcli.cli.models.pull import pull_if_missing
 
         pull_if_missing(missing, model_locations(settings), settings.pull)
         return _resolve(settings)

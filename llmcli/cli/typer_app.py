@@ -10,8 +10,8 @@ from llmcli.cli.help_texts import ABOUT, COMMANDS, PROGRAM, VERSION_HELP, help_p
 from llmcli.ui.terminal.output import print_line
 
 
-def make_app(wanted: str = "") -> typer.Typer:
-    """The Typer app with the command `wanted`, or with all of them; one alone starts faster."""
+def make_app(wanted: str = "", subcommand: str = "") -> typer.Typer:
+    """The Typer app with the command `wanted` (and its `subcommand`), or with all of them; one alone starts faster."""
     app = typer.Typer(
         name=PROGRAM,
         cls=HelpGroup,
@@ -27,6 +27,7 @@ def make_app(wanted: str = "") -> typer.Typer:
             continue
         module, _, attribute = command.place.partition(":")
         target = getattr(import_module(module), attribute)
+        target = target(subcommand) if attribute == "make_group" else target
         if isinstance(target, typer.Typer):
             for info in target.registered_commands:
                 info.cls = HelpCommand

@@ -21,7 +21,7 @@ from llmcli.inference import sizing
 from llmcli.inference.engine import Capabilities, EngineIdentity, Message, Progress, Prompt, Request, TemplateOptions
 from llmcli.inference.prompt_tokens import PromptRenderer
 from llmcli.inference.sizing import ResolvedModel
-from llmcli.models.file_records import ModelHasher
+from llmcli.models.checksums import ModelHasher
 from llmcli.params.settings import Layer, Settings
 from llmcli.text import format_size
 

@@ -1,8 +1,9 @@
 """A model that is found and checked; what fits in memory: context size and layers on the GPU; facts of a model."""
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from llmcli.engine.llama.model import ALL_LAYERS, Model
 from llmcli.engine.llama.probe import probe
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, UsageError
 from llmcli.inference.engine import Tokenizer
-from llmcli.models import file_records
+from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_headers
 from llmcli.models.locations import ModelFile, ModelLocations, is_starter_downloaded, model_locations, starter_path
@@ -199,9 +200,10 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
 
     item = installed_model(file, locations)
     headers = read_headers(file.parts)
-    recorded = file_records.recorded_sha256(locations.data_dir, file.path)
+    note = notes.read(locations.data_dir, file.path)
+    sha256, hashed = note.get("sha256", ""), note.get("hashed")
     if item.source.name == "starter":  # it was verified when it was downloaded
-        recorded = item.digests[0], file.path.stat().st_mtime
+        sha256, hashed = item.digests[0], file.path.stat().st_mtime
     projector = item.cached.projector.path if item.cached and item.cached.projector else item.projector
     license_name = str(headers[0].metadata.get("general.license", ""))
     if not license_name and item.cached:  # what the Hub gave when the model was pulled
@@ -215,8 +217,8 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
         "commit": item.cached.commit if item.cached else None,
         "file": str(file.path),
         "sha256": item.digests[0],
-        "verified": recorded[1] if recorded and recorded[0] == item.digests[0] else None,
-        "damaged": bool(recorded and item.digests[0] and recorded[0] != item.digests[0]),
+        "verified": hashed if sha256 == item.digests[0] else None,
+        "damaged": bool(sha256 and item.digests[0] and sha256 != item.digests[0]),
         "used": item.last_used,
         "projector": str(projector) if projector else None,
     }
@@ -318,16 +320,15 @@ def resolve_model(settings: Settings, fetch: Fetch | None = None, checking: Chec
         from llmcli.models.sources.starter import ensure_starter
 
         ensure_starter(places.cache_dir, fetch, places.offline)
-    file_records.record_use(places.data_dir, file.path)
-    if file_records.is_safe(file, places.cache_dir, build):
+    notes.update(places.data_dir, file.path, used=time.time())
+    if file.trusted or notes.is_probed(places.data_dir, file.parts, build):
         return target
     if target.header.is_vocab_only:
         raise ModelInvalidError(f"{file.path.name} contains a vocabulary and no weights", "use another file")
     if checking:
         checking(file.path.name, sum(header.file_size for header in target.headers))
     probe(file.parts)
-    with suppress(OSError):  # a folder that is not writable costs a probe each time
-        file_records.record_probed(places.cache_dir, file.parts, build)
+    notes.record_probed(places.data_dir, file.parts, build)
     return target
 
 

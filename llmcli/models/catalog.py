@@ -19,12 +19,12 @@ _READING_SPEED = 4.0  # tokens per second, about as fast as people read
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A model with a short name. `size` is the approximate size of its file in bytes, `parameters` are in billions."""
+    """A model with a short name."""
 
     name: str
     repo: str
-    size: int
-    parameters: float
+    size: int  # of its file in bytes, approximately
+    parameters: float  # in billions
     context: int
     license: str
     note: str

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmcli.errors import DiskError, LlmcliError, ModelNotFoundError, error_text
-from llmcli.models import file_records
+from llmcli.models import notes
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import NameReference
@@ -19,7 +19,10 @@ from llmcli.models.sources.source import InstalledModel, ProgressFor, RemovalPla
 def inventory(locations: ModelLocations) -> list[InstalledModel]:
     """All models: those that llmcli downloaded, by source and name, then those of the imported folders."""
     own = [model for source in sources() for model in source.models(locations)]
-    return [_with_last_use(model, locations) for model in (*own, *_imported_models(locations))]
+    return [
+        replace(model, last_used=notes.read(locations.data_dir, model.path).get("used"))
+        for model in (*own, *_imported_models(locations))
+    ]
 
 
 def inventory_with_aliases(locations: ModelLocations) -> list[InstalledModel]:
@@ -44,8 +47,7 @@ def inventory_with_aliases(locations: ModelLocations) -> list[InstalledModel]:
 def installed_model(file: ModelFile, locations: ModelLocations) -> InstalledModel:
     """The inventory item of a model file; a new item for a file outside the inventory.
 
-    Raises:
-        ModelNotFoundError: the file does not exist (the starter, before it is downloaded).
+    Raises ModelNotFoundError if the file does not exist (the starter, before it is downloaded).
     """
     if not file.path.exists():
         raise ModelNotFoundError(
@@ -55,32 +57,29 @@ def installed_model(file: ModelFile, locations: ModelLocations) -> InstalledMode
     same_file = [item for item in inventory(locations) if os.path.realpath(item.path) == real]
     if same_file:  # the same bytes can have several names
         return max(same_file, key=lambda item: (item.path == file.path, item.path.name == file.path.name))
-    size = sum(part.stat().st_size for part in file.parts)
-    item = InstalledModel(str(file.path), FILE, file.parts, size, ("",) * len(file.parts))
-    return _with_last_use(item, locations)
+    size, used = sum(part.stat().st_size for part in file.parts), notes.read(locations.data_dir, file.path).get("used")
+    return InstalledModel(str(file.path), FILE, file.parts, size, ("",) * len(file.parts), last_used=used)
 
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """The result for one file. `state` is ok, damaged, or unknown (no published checksum); `sha256` is the file's."""
+    """The result for one file of a model."""
 
     name: str
     path: Path
-    state: str
+    state: str  # ok, damaged, or unknown (no published checksum)
     sha256: str
 
 
 def verify(item: InstalledModel, data_dir: Path, progress_for: ProgressFor) -> list[VerifyResult]:
-    """Hash each part completely and compare it; record each sha256 that has a published value.
+    """Hash each part completely and compare it; record each sha256 that has a published value. Raises DiskError."""
+    from llmcli.models.checksums import record_sha256, sha256_of  # 4 ms that a list does not need
 
-    Raises:
-        DiskError: a file cannot be read.
-    """
     results = []
     for path, expected in zip(item.parts, item.digests, strict=True):
-        digest = file_records.sha256_of(path, progress_for(path.name))
+        digest = sha256_of(path, progress_for(path.name))
         if expected:
-            file_records.record_sha256(data_dir, path, digest)
+            record_sha256(data_dir, path, digest)
         state = "unknown" if not expected else "ok" if digest == expected else "damaged"
         results.append(VerifyResult(item.name, path, state, digest))
     return results
@@ -93,6 +92,7 @@ def remove(plan: RemovalPlan, locations: ModelLocations) -> None:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise DiskError(f"cannot remove {path}: {error_text(error)}", "check its permissions") from None
+        notes.forget(locations.data_dir, path)
     plan.item.source.clean_up(plan, locations)
 
 
@@ -118,7 +118,3 @@ def _is_reference(model: InstalledModel) -> bool:
     with contextlib.suppress(LlmcliError):
         return model.source.has_names or parse(model.name) == NameReference(model.name)
     return False
-
-
-def _with_last_use(model: InstalledModel, locations: ModelLocations) -> InstalledModel:
-    return replace(model, last_used=file_records.last_use(locations.data_dir, model.path))

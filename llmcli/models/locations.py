@@ -25,15 +25,12 @@ STARTER_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db
 
 @dataclass(frozen=True)
 class ModelLocations:
-    """Where one command searches for models: it makes this value once, and passes it on.
-
-    `hub` is the cache shared with other Hugging Face tools; `folders` are imported folders, which are only read.
-    """
+    """Where one command searches for models: it makes this value once, and passes it on."""
 
     cache_dir: Path
     data_dir: Path
-    hub: Path = field(default_factory=environment.hub_cache)
-    folders: tuple[Path, ...] = ()
+    hub: Path = field(default_factory=environment.hub_cache)  # shared with other Hugging Face tools
+    folders: tuple[Path, ...] = ()  # imported by the user, and only read
     aliases: Mapping[str, str] = field(default_factory=dict)
     offline: bool = False  # by --offline
 
@@ -44,11 +41,7 @@ class ModelLocations:
 
 
 def model_locations(settings: "Settings") -> ModelLocations:
-    """The locations of models for these settings.
-
-    Raises:
-        UsageError: the aliases of the configuration file are not valid.
-    """
+    """The locations for these settings. Raises UsageError if the aliases of the configuration file are not valid."""
     from llmcli.config.config_file import aliases
 
     folders = tuple(Path(os.path.expanduser(folder)).absolute() for folder in settings.model_folders)

@@ -6,15 +6,11 @@ It resolves the starter and paths, because every start needs them; `sources.regi
 import errno
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llmcli.errors import ModelNotFoundError
 from llmcli.files import read_error
 from llmcli.models.gguf.parser import model_files_in, parts_of, stem_of
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations, starter_path
-
-if TYPE_CHECKING:
-    from llmcli.models.reference import RemoteReference
 
 _MAX_NAMES = 5  # in one message
 
@@ -22,43 +18,18 @@ _MAX_NAMES = 5  # in one message
 def find_model_file(text: str, locations: ModelLocations) -> ModelFile:
     """The model for the reference `text`; for the starter its path, even if it is not downloaded yet.
 
-    Raises:
-        ModelNotDownloadedError: the model is not downloaded, but can be.
-        ModelNotFoundError: no model has this name (the hint has the nearest one).
-        ModelInvalidError: a split model or an entry of Ollama's store is invalid.
+    Raises ModelNotDownloadedError (it can be downloaded), ModelNotFoundError (its hint has the nearest name) or
+    ModelInvalidError (a split model or an entry of Ollama's store).
     """
     text = locations.aliases.get(text, text)
     if text == STARTER:
         path = starter_path(locations.cache_dir)
         return ModelFile(path, (path,), STARTER, trusted=True)
-    if text.strip() and "\0" not in text:
-        on_disk = _on_disk(text)
-        if on_disk:
-            return on_disk
+    if text.strip() and "\0" not in text and (on_disk := _on_disk(text)):
+        return on_disk
     from llmcli.models.sources.registry import find_by_name  # 25 ms that a path does not need
 
     return find_by_name(text, locations)
-
-
-def reference_to_download(text: str, locations: ModelLocations) -> "RemoteReference | None":
-    """The reference to download; None for the starter and for models that are not downloaded (files, Ollama's).
-
-    Raises:
-        ModelNotFoundError: the text is not a valid reference, or an unknown name.
-    """
-    from llmcli.models.catalog import find_entry
-    from llmcli.models.reference import NameReference, RemoteReference
-    from llmcli.models.sources.registry import parse
-
-    reference = parse(text, locations.aliases)
-    if isinstance(reference, RemoteReference):
-        return reference
-    entry = find_entry(reference.text) if isinstance(reference, NameReference) else None
-    if entry:
-        return entry.reference
-    if str(reference) != STARTER:
-        find_model_file(text, locations)
-    return None
 
 
 def _on_disk(text: str) -> ModelFile | None:
@@ -74,8 +45,7 @@ def _on_disk(text: str) -> ModelFile | None:
         # Do not resolve links: in the Hub's cache only the link has the name of the part.
         parts = parts_of(path)
         return ModelFile(parts[0], parts, stem_of(parts[0]))
-    names = model_files_in(path) if is_folder else []
-    if names:
+    if is_folder and (names := model_files_in(path)):
         more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
         hint = f"give one of its files: {', '.join(names[:_MAX_NAMES])}{more}"
         raise ModelNotFoundError(f"{path} is a folder, not a model", hint)

@@ -13,7 +13,7 @@ FORMS = (
 MAIN = "main"
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"  # the Hub's rule for owners and repositories
-_REPO = re.compile(rf"(?P<owner>{_PART})/(?P<name>{_PART})")
+_REPO = re.compile(rf"{_PART}/{_PART}")
 _HUB = re.compile(rf"(?P<repo>{_PART}/{_PART})(?P<file>(?:/[^/@:]+)*?)(?P<marks>(?:[:@][^:@]+){{0,2}})")
 _QUANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -81,17 +81,15 @@ def is_revision(text: str) -> bool:
 def parse_hub(text: str, typed: str) -> HubReference:
     """Parse owner/repo[/file.gguf][:quantization][@revision]; the last two can be in either order.
 
-    Raises:
-        ModelNotFoundError: it is not valid; the message shows `typed`, the hint has the form that was probably meant.
+    Raises ModelNotFoundError that shows `typed`; the hint has the form that was probably meant.
     """
     match = _HUB.fullmatch(text)
-    if not match or not is_repo(match["repo"]) or not text.isprintable():  # a URL can contain %0a
+    marks = re.findall(r"([:@])([^:@]+)", match["marks"]) if match else []
+    is_printable = text.isprintable()  # a URL can contain %0a
+    if not match or not is_repo(match["repo"]) or not is_printable or len(marks) > len(dict(marks)):
         raise not_a_reference(typed)
     repo, file = match["repo"], match["file"].strip("/")
-    marks = re.findall(r"([:@])([^:@]+)", match["marks"])
     quant, revision = dict(marks).get(":"), dict(marks).get("@")
-    if len(marks) > len(dict(marks)):
-        raise not_a_reference(typed)
     if revision and not is_revision(revision):
         raise ModelNotFoundError(f"{revision!r} is not a valid revision", "give a branch, a tag or a commit")
     if file and quant:

@@ -16,7 +16,7 @@ from llmcli.params.policies.rules import BUILTIN, Policy
 from llmcli.params.policies.user_functions import find_source
 from llmcli.params.sampler_chain import SamplingParams, effective_policy
 from llmcli.params.samplers import SAMPLERS, random_seed
-from llmcli.text import foreign_hint, nearest, setting_hint
+from llmcli.text import foreign_hint, nearest
 
 Datum: TypeAlias = bool | int | float | str | list[object] | None  # a setting as JSON or TOML data
 T = TypeVar("T")
@@ -47,7 +47,9 @@ def find(name: str) -> Field:
     key = name.strip().lstrip("-").replace("-", "_").lower()
     field = _by_name().get(key)
     if field is None:
-        raise UsageError(f"unknown setting {name.strip()[:80]!r}", setting_hint(key, _by_name()))
+        near = nearest(key, _by_name(), 1)
+        hint = foreign_hint(key) or (f"did you mean '{_by_name()[near[0]].key}'?" if near else "")
+        raise UsageError(f"unknown setting {name.strip()[:80]!r}", hint)
     return field
 
 

@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from llmcli.models import notes
+from llmcli.models.download.partial_file import partial_path
 from llmcli.models.locations import STARTER_SHA256, STARTER_SIZE
+from llmcli.models.sources.url import UrlReference
+from llmcli.text import format_size
 from tests.cli.test_hub_end_to_end import Place, error_line, facts_of, harmless, on_terminal, sole
 from tests.hub.server import FakeHub, Fault
 from tests.models.gguf_writer import MODEL, write_gguf
@@ -194,6 +198,16 @@ def test_url_with_changed_file_is_downloaded_again(place: Place, tmp_path: Path)
         assert facts_of(place.run("models", "show", url).text)["model"] == name
 
 
+def test_url_without_a_note_is_not_downloaded_again(place: Place) -> None:
+    url = f"{place.hub.other}/x.gguf"
+    path = Path(sole(place.run("pull", url).text))
+    shutil.rmtree(place.home / "data" / "notes")
+    before = path.stat().st_mtime_ns
+    again = place.run("pull", url)
+    assert (again.status, again.stderr) == (0, f"x.gguf, {format_size(path.stat().st_size)}, already downloaded\n")
+    assert path.stat().st_mtime_ns == before
+
+
 def test_url_without_a_model_is_refused(place: Place, tmp_path: Path) -> None:
     page = tmp_path / "page.gguf"
     page.write_bytes(b"<!DOCTYPE html><p>Log in first." * 9)
@@ -249,6 +263,20 @@ def test_an_interrupted_download_is_listed_resumed_and_removed(place: Place, tmp
     assert removed.status == 0
     assert sole(removed.stderr).endswith(", 42 MB freed")
     assert not [*other.cache.rglob("*.incomplete*")]
+
+
+def test_interrupted_download_from_a_url_is_listed_and_resumed(place: Place, tiny: Path) -> None:
+    url, content = f"{place.hub.other}/x.gguf", tiny.read_bytes()
+    partial = partial_path(UrlReference(url).path(place.home / "cache"))
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(content[:100])
+    version = f'"{hashlib.sha256(content).hexdigest()}"'
+    notes.update(place.home / "data", partial, reference=url, size=len(content), version=version)
+    assert place.run("models", "partials").text.splitlines()[1].startswith(url)
+    resumed = place.run("models", "partials", "--resume", url)
+    assert Path(sole(resumed.text)).read_bytes() == content
+    assert place.hub.log[-1].headers["range"].startswith("bytes=100-")
+    assert "no interrupted downloads" in place.run("models", "partials").stderr
 
 
 def test_verify_finds_a_damaged_file_and_pull_repairs_it(there: Place) -> None:

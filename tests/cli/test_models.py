@@ -1,8 +1,13 @@
 """Models by path: split files, and what is remembered of a file that was tried once."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
+from llmcli.cli.models import make_group
 from tests.cli.test_hub_end_to_end import error_line
 from tests.conftest import Run
 from tests.models.gguf_writer import write_gguf
@@ -28,8 +33,8 @@ def test_file_is_probed_again_only_when_it_changes(run: Run, tiny: Path, home: P
     model.write_bytes(tiny.read_bytes())
     first, second = (run(*ASK, "-m", str(model)) for _ in range(2))
     assert (first.status, first.stdout) == (0, second.stdout)
-    known = home / "cache" / "probed.json"
-    assert str(model) in json.loads(known.read_text())
+    (note,) = (home / "data" / "notes").iterdir()
+    assert json.loads(note.read_text())["path"] == str(model)
     with model.open("r+b") as file:
         file.write(b"GGUX")
     broken = run(*ASK, "-m", str(model))
@@ -64,3 +69,40 @@ def test_import_names_the_files_that_it_skips(inside: Run, tmp_path: Path) -> No
     assert warning == f"warning: skipped {tmp_path / 'page.gguf'}: not a GGUF model, or a part of it is missing"
     assert note == "1 model imported in place; use one with --model NAME"
     assert [line.split()[0] for line in ran.text.splitlines()] == ["NAME", "good"]
+
+
+def test_import_skips_a_truncated_model(inside: Run, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "good.gguf")
+    cut = write_gguf(tmp_path / "cut.gguf", missing=100)
+    ran = inside("models", "import", str(tmp_path))
+    assert ran.status == 0
+    size = cut.stat().st_size
+    assert ran.stderr.splitlines() == [
+        f"warning: skipped {cut}: the file is truncated: {size} of {size + 100} bytes",
+        "  hint: download it again",
+        "1 model imported in place; use one with --model NAME",
+    ]
+    assert [line.split()[0] for line in ran.text.splitlines()] == ["NAME", "good"]
+
+
+def test_import_of_only_a_truncated_model_is_an_error(inside: Run, tmp_path: Path) -> None:
+    cut = write_gguf(tmp_path / "cut.gguf", missing=100)
+    ran = inside("models", "import", str(tmp_path))
+    assert ran.status == 8
+    assert error_line(ran.stderr).startswith(f"{cut}: the file is truncated: ")
+    assert inside("config", "get", "model_folders").text.strip() in ("", "none")
+
+
+def test_one_command_of_the_group_starts_alone() -> None:
+    for name in ("pull", "list", "show", "files", "search", "rm", "verify", "partials", "alias", "import", "recommend"):
+        assert [command.name for command in make_group(name).registered_commands] == [name]
+    assert len(make_group("lst").registered_commands) == 11
+
+
+@pytest.mark.slow
+def test_list_of_models_imports_only_what_it_needs() -> None:
+    code = "import sys; from llmcli.cli.app import run; run(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code, "models", "list"], capture_output=True, text=True, check=True)
+    modules = set(done.stderr.split())
+    assert "llmcli.cli.models.show" in modules
+    assert not modules & {"llmcli.cli.models.manage", "llmcli.cli.models.pull", "msgspec", "httpx2", "huggingface_hub"}

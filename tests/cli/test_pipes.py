@@ -197,7 +197,7 @@ def test_ctrl_c_keeps_the_partial_text_and_ends_by_sigint() -> None:
 
 def test_ctrl_c_with_json_still_prints_the_object(home: Path) -> None:
     program = start("Tell me a long story.", "--ignore-eos", "-n", "5000", "--json")
-    wait_until((home / "data" / "used").exists)  # written when the model is found
+    wait_until((home / "data" / "notes").exists)  # written when the model is found
     time.sleep(1.2)  # and it is loaded and begins
     program.send_signal(signal.SIGINT)
     text, errors = program.communicate(timeout=30)
@@ -265,7 +265,7 @@ def test_ctrl_c_in_a_comparison_of_a_piped_chat_ends_it(home: Path) -> None:
     assert program.stdin
     program.stdin.write(b"/compare answers=2 Tell a long story.\nhi\n")
     program.stdin.flush()
-    wait_until((home / "data" / "used").exists)  # written when the model is found
+    wait_until((home / "data" / "notes").exists)  # written when the model is found
     time.sleep(1.5)  # and it is loaded and begins
     program.send_signal(signal.SIGINT)
     program.communicate(timeout=60)

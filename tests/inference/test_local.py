@@ -11,11 +11,11 @@ from llmcli.engine.generation import Generation
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
+from llmcli.files import data_dir
 from llmcli.inference import sizing
 from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.sizing import ResolvedModel, resolve_model
-from llmcli.models import file_records
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings, resolve
@@ -67,13 +67,9 @@ def test_the_starter_is_trusted_without_a_probe(with_starter: Path, probed: list
     assert probed == []
 
 
-def test_a_cache_that_is_not_writable_costs_only_a_probe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probed: list[Sequence[Path]]
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(file_records, "record_probed", full)
+def test_a_folder_that_is_not_writable_costs_only_a_probe(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
+    data_dir().parent.mkdir(parents=True, exist_ok=True)
+    data_dir().write_text("in the way")
     path = write_gguf(tmp_path / "tiny.gguf")
     assert resolve_model(Settings(model=str(path))).file.path == path
     assert resolve_model(Settings(model=str(path))).file.path == path

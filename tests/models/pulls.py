@@ -68,7 +68,7 @@ class Pulls:
 
     def pull(self, progress: Progress = no_progress, projector: bool = False) -> Path:
         """Plan and pull in this process; the place of the model."""
-        return self.plan(projector).fetch(lambda _name: progress, self.say).path
+        return self.plan(projector).download(lambda _name: progress, self.say).path
 
     def begin(self, data: bytes, whole: bytes) -> Path:
         """Put the first bytes of a file where an earlier pull would have left them."""

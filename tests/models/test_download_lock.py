@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.download.fetch import exclusive
-from llmcli.models.hub.repo_download import interrupted_downloads, remove_interrupted
+from llmcli.models.download.transfer import exclusive
+from llmcli.models.interrupted import interrupted_downloads
 from tests.cli_result import shell_status
 from tests.hub.server import FakeHub
 from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes, wait_until
@@ -142,8 +142,8 @@ def test_active_download_is_not_removed(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
     with pulls.process() as running:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
-        (one,) = interrupted_downloads(pulls.locations.hub, pulls.locations.cache_dir, pulls.locations.data_dir)
-        assert not remove_interrupted(one, pulls.locations.data_dir)
+        (one,) = interrupted_downloads(pulls.locations)
+        assert not one.remove(pulls.locations.data_dir)
         pulls.hub.hold_at = None
         stdout = running.communicate(timeout=30)[0]
     assert sha256(Path(stdout.strip())) == DIGEST
@@ -151,8 +151,8 @@ def test_active_download_is_not_removed(pulls: Pulls) -> None:
 
 def test_partial_download_of_killed_process_can_be_removed(pulls: Pulls) -> None:
     pulls.begin(DATA[: SIZE // 2], DATA)
-    (one,) = interrupted_downloads(pulls.locations.hub, pulls.locations.cache_dir, pulls.locations.data_dir)
-    assert remove_interrupted(one, pulls.locations.data_dir)
+    (one,) = interrupted_downloads(pulls.locations)
+    assert one.remove(pulls.locations.data_dir)
     assert pulls.partials() == []
 
 

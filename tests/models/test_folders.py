@@ -5,13 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from llmcli.errors import ModelNotFoundError
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.reference import HubReference
 from llmcli.models.sources.folder import MAX_DEPTH, skipped_files
 from llmcli.models.sources.lmstudio import LmStudio
-from llmcli.models.sources.registry import find_in_folders, models_in_folder
+from llmcli.models.sources.registry import find_by_name, models_in_folder
 from tests.models.gguf_writer import write_gguf
 from tests.models.stores import add_lmstudio_model, add_ollama_model
+
+
+def imported(*folders: Path) -> ModelLocations:
+    nowhere = folders[0] / "nowhere"
+    return ModelLocations(nowhere, nowhere, hub=nowhere, folders=folders)
 
 
 @pytest.fixture(autouse=True)
@@ -177,22 +183,21 @@ def test_models_in_lm_studio_folder_have_its_source(user: Path, tmp_path: Path) 
 def test_a_model_is_found_by_its_name_or_a_file_of_it(folder: Path, name: str) -> None:
     parts = add_files(folder, "Big-00001-of-00002.gguf", "Big-00002-of-00002.gguf")
     add_files(folder, "a.gguf", "other.gguf")
-    found = find_in_folders(name, [folder])
-    assert found
+    found = find_by_name(name, imported(folder))
     assert found.parts == tuple(parts)
 
 
 def test_the_exact_name_wins_over_one_in_another_case(folder: Path) -> None:
     add_files(folder, "one/Model.gguf", "two/model.gguf")
-    found = find_in_folders("model", [folder / "one", folder / "two"])
-    assert found
+    found = find_by_name("model", imported(folder / "one", folder / "two"))
     assert found.path.name == "model.gguf"
 
 
 @pytest.mark.parametrize("name", ["", "mod", "../model", "two/model", "model.ggu", "/"])
-def test_find_in_folders_returns_none_for_unknown_names(folder: Path, name: str) -> None:
+def test_no_model_of_a_folder_has_an_unknown_name(folder: Path, name: str) -> None:
     add_files(folder, "one/x.gguf", "model.gguf")
-    assert find_in_folders(name, [folder / "one", folder]) is None
+    with pytest.raises(ModelNotFoundError):
+        find_by_name(name, imported(folder / "one", folder))
 
 
 @pytest.fixture

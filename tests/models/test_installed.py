@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models import file_records
+from llmcli.models import notes
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import PulledRevision
 from llmcli.models.hub.repo_files import RepoFile
@@ -82,12 +82,12 @@ def test_hub_model_is_named_by_unique_quantization(locations: ModelLocations) ->
 
 def test_item_has_size_checksums_and_last_use(locations: ModelLocations) -> None:
     parts = add_parts(locations.hub, "m-Q4_K_M", 3)
-    file_records.record_use(locations.data_dir, parts[0])
+    notes.update(locations.data_dir, parts[0], used=1e9)
     (item,) = inventory_of(locations)
     assert item.parts == tuple(parts)
     assert item.size == sum(len(part.name) for part in parts)
     assert item.digests == tuple(sha256(part.name.encode()) for part in parts)
-    assert item.last_used == file_records.last_use(locations.data_dir, parts[0]) is not None
+    assert item.last_used == 1e9
 
 
 def test_record_of_the_pull_has_the_sha256_of_a_copy(locations: ModelLocations) -> None:

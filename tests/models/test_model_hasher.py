@@ -1,12 +1,13 @@
 """The sha256 of a model: known from a record or the name of a blob, otherwise computed once."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from llmcli.models import file_records
-from llmcli.models.file_records import ModelHasher
+from llmcli.models import checksums
+from llmcli.models.checksums import ModelHasher
 from llmcli.models.locations import STARTER, STARTER_SHA256, ModelFile, Progress
 
 DIGEST = "0123456789abcdef" * 4
@@ -16,13 +17,13 @@ DIGEST = "0123456789abcdef" * 4
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are read."""
     seen: list[Path] = []
-    real = file_records.sha256_of
+    real = checksums.sha256_of
 
-    def sha256_of(path: Path, progress: Progress) -> str:
+    def sha256_of(path: Path, progress: Progress, stop: Callable[[], bool]) -> str:
         seen.append(path)
-        return real(path, progress)
+        return real(path, progress, stop)
 
-    monkeypatch.setattr(file_records, "sha256_of", sha256_of)
+    monkeypatch.setattr(checksums, "sha256_of", sha256_of)
     return seen
 
 

@@ -53,7 +53,7 @@ def test_pull_takes_all_parts_from_one_commit(pulls: Pulls) -> None:
     planned = pulls.plan()
     repo.commit(dict(new))
 
-    path = planned.fetch(lambda _name: no_progress, pulls.say).path
+    path = planned.download(lambda _name: no_progress, pulls.say).path
     assert contents(path) == old
     asked = {request.path.split("/")[4] for request in pulls.hub.requests("hub") if "resolve" in request.path}
     assert asked == {first}

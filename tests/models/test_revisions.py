@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from llmcli.models import file_records
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import PulledRevision
 from llmcli.models.hub.repo_files import RepoFile
@@ -134,29 +133,3 @@ def test_record_with_an_invalid_value_is_ignored(tmp_path: Path, changes: dict[s
 def test_folder_instead_of_a_record_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "pulled" / "x.json").mkdir(parents=True)
     assert cache.all_revisions(tmp_path) == []
-
-
-def test_last_use_is_the_same_for_links_to_a_file(tmp_path: Path) -> None:
-    file, link = tmp_path / "m.gguf", tmp_path / "link.gguf"
-    file.write_bytes(b"x")
-    link.symlink_to(file)
-    assert file_records.last_use(tmp_path / "data", file) is None
-    file_records.record_use(tmp_path / "data", link)
-    first = file_records.last_use(tmp_path / "data", file)
-    assert first is not None
-    assert file_records.last_use(tmp_path / "data", tmp_path / "other.gguf") is None
-
-
-def test_second_use_is_later(tmp_path: Path) -> None:
-    file_records.record_use(tmp_path, tmp_path / "m.gguf")
-    (marker,) = (tmp_path / "used").iterdir()
-    os.utime(marker, (1000, 1000))
-    assert file_records.last_use(tmp_path, tmp_path / "m.gguf") == 1000
-    file_records.record_use(tmp_path, tmp_path / "m.gguf")
-    assert (file_records.last_use(tmp_path, tmp_path / "m.gguf") or 0) > 1_000_000_000
-
-
-def test_unwritable_folder_is_ignored(tmp_path: Path) -> None:
-    (tmp_path / "data").write_text("in the way")
-    file_records.record_use(tmp_path / "data", tmp_path / "m.gguf")
-    assert file_records.last_use(tmp_path / "data", tmp_path / "m.gguf") is None

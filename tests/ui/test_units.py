@@ -75,8 +75,9 @@ def test_times_are_in_the_largest_unit(seconds: float, shown: str, monkeypatch: 
     assert format_age(now - seconds) == shown
 
 
-def test_no_time_is_never() -> None:
-    assert format_age(None) == "never"
+@pytest.mark.parametrize("then", [None, float("inf"), float("-inf"), float("nan")])
+def test_no_time_is_never(then: float | None) -> None:
+    assert format_age(then) == "never"
 
 
 @given(st.integers(min_value=0, max_value=10**15))

@@ -10,15 +10,17 @@ from llmcli.cli.completion import complete_reference
 from llmcli.cli.options import Json, with_settings
 from llmcli.config import config_file
 from llmcli.config.presets import resolve_settings
-from llmcli.errors import ExitStatus, ModelNotFoundError, UsageError
+from llmcli.errors import ExitStatus, ModelInvalidError, ModelNotFoundError, UsageError
 from llmcli.files import check_name
+from llmcli.models.gguf.parser import read_headers
 from llmcli.models.installed import installed_model, inventory, remove, verify
 from llmcli.models.locations import STARTER, ModelLocations, ModelNotDownloadedError, model_locations
-from llmcli.models.lookup import find_model_file, reference_to_download
+from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import RemoteReference
 from llmcli.models.sources import hub
 from llmcli.models.sources.folder import skipped_files
-from llmcli.models.sources.registry import models_in_folder, parse, programs
+from llmcli.models.sources.registry import models_in_folder, parse, parse_remote, programs
+from llmcli.models.sources.source import InstalledModel
 from llmcli.params.settings import Layer
 from llmcli.text import format_age, format_size, plural
 from llmcli.ui.terminal.console import can_ask, confirm, console
@@ -26,8 +28,9 @@ from llmcli.ui.terminal.output import print_json, print_line, print_rows
 from llmcli.ui.terminal.progress import Downloads
 
 if TYPE_CHECKING:
-    from llmcli.models.hub.repo_download import InterruptedDownload
+    from llmcli.models.interrupted import InterruptedDownload
 
+_FOLDER_HINT = "give a folder with .gguf files, or an Ollama store"
 Reference = Annotated[
     str, typer.Argument(metavar="MODEL", help="Model reference or alias.", autocompletion=complete_reference)
 ]
@@ -47,8 +50,7 @@ def remove_model(
     try:
         item = installed_model(find_model_file(model, locations), locations)
     except ModelNotDownloadedError as missing:
-        incomplete = hub.SOURCE.incomplete_model(missing.reference, locations)
-        if incomplete is None:
+        if not (incomplete := hub.SOURCE.incomplete_model(missing.reference, locations)):
             raise ModelNotFoundError(str(missing), "list the models with `llmcli models list`") from None
         item = incomplete
     plan = item.source.plan_removal(item, locations)
@@ -83,10 +85,8 @@ def verify_models(
     """
     locations = model_locations(resolve_settings(flags))
     items = inventory(locations) if model is None else [installed_model(find_model_file(model, locations), locations)]
-    results = []
     with Downloads() as downloads:
-        for item in items:
-            results += verify(item, locations.data_dir, downloads.bar)
+        results = [result for item in items for result in verify(item, locations.data_dir, downloads.bar)]
     if as_json:
         print_json([{"file": str(result.path), "state": result.state, "sha256": result.sha256} for result in results])
     else:
@@ -108,12 +108,12 @@ def partials(
     as_json: Json = False,
 ) -> None:
     """List, resume or delete interrupted downloads."""
-    from llmcli.models.hub.repo_download import interrupted_downloads
+    from llmcli.models.interrupted import interrupted_downloads
 
     if resume and remove:
         raise UsageError("--resume and --remove cannot be used together", "use one of them")
     locations = model_locations(resolve_settings(flags))
-    found = interrupted_downloads(locations.hub, locations.cache_dir, locations.data_dir)
+    found = interrupted_downloads(locations)
     chosen = [item for item in found if name in (None, item.name, item.path.name)]
     if name is not None and not chosen:
         raise ModelNotFoundError(f"no interrupted download '{name}'", "list them with `llmcli models partials`")
@@ -122,9 +122,8 @@ def partials(
     elif remove:
         _delete(chosen, locations.data_dir)
     elif as_json:
-        print_json(
-            [{"name": one.name, "file": str(one.path), "bytes": one.downloaded, "size": one.size} for one in chosen]
-        )
+        data = [{"name": one.name, "file": str(one.path), "bytes": one.downloaded, "size": one.size} for one in chosen]
+        print_json(data)
     elif not chosen:
         console.note("no interrupted downloads")
     else:
@@ -174,9 +173,8 @@ def import_folders(
 
     Models of Ollama, LM Studio or any folder are read where they are. They are never copied or changed.
     """
-    hint = "give a folder with .gguf files, or an Ollama store"
     if folders and "" in folders:
-        raise UsageError("the name of a folder is empty", hint)
+        raise UsageError("the name of a folder is empty", _FOLDER_HINT)
     chosen = [Path(folder).expanduser().absolute() for folder in folders or []]
     chosen = chosen or [folder for program in programs() for folder in program.folders()]
     if not chosen:
@@ -189,53 +187,63 @@ def import_folders(
     if forget:
         config_file.set_value("model_folders", tuple(folder for folder in kept if Path(folder) not in chosen))
         return
-    rows = []
-    for folder in chosen:
-        found = models_in_folder(folder)
-        for path in skipped_files(folder, found):
-            console.warn(f"skipped {path}: not a GGUF model, or a part of it is missing")
-        if not found and folders:
-            raise ModelNotFoundError(f"no models found in {folder}", hint)
-        rows += [(model.name, format_size(model.size), model.source.name) for model in found]
+    models = [model for folder in chosen for model in _sound_models(folder, is_named=bool(folders))]
     config_file.set_value("model_folders", tuple(dict.fromkeys([*kept, *map(str, chosen)])))
+    rows = [(model.name, format_size(model.size), model.source.name) for model in models]
     print_rows(("NAME", "SIZE", "FROM"), rows, ("SIZE",))
     console.note(f"{plural(len(rows), 'model')} imported in place; use one with --model NAME")
+
+
+def _sound_models(folder: Path, is_named: bool) -> list[InstalledModel]:
+    """The models of a folder that are complete; a warning names each other file. Raises if a named folder has none."""
+    found, sound, faults = models_in_folder(folder), [], []
+    for model in found:
+        try:
+            read_headers(model.parts)
+            sound.append(model)
+        except ModelInvalidError as error:
+            faults.append(error)
+    if is_named and not sound:
+        raise faults[0] if faults else ModelNotFoundError(f"no models found in {folder}", _FOLDER_HINT)
+    for fault in faults:
+        console.warn(f"skipped {fault}", fault.hint)
+    for path in skipped_files(folder, found):
+        console.warn(f"skipped {path}: not a GGUF model, or a part of it is missing")
+    return sound
 
 
 def _set_alias(name: str, model: str) -> None:
     if check_name(name, "alias") == STARTER:
         raise UsageError(f"'{name}' is the name of a model", "choose another name")
-    path = Path(model).expanduser()
+    path, locations = Path(model).expanduser(), model_locations(resolve_settings(Layer("flag", {})))
     if path.is_file():
         model = str(path.absolute())
-    else:  # raises an error for an unknown model
-        reference_to_download(model, model_locations(resolve_settings(Layer("flag", {}))))
+    elif parse_remote(model, locations) is None:
+        find_model_file(model, locations)  # raises an error for an unknown model
     config_file.set_alias(name, model)
 
 
 def _resume(chosen: Sequence["InterruptedDownload"], locations: ModelLocations) -> None:
-    from llmcli.cli.models.download import fetch_planned, plan_reference
+    from llmcli.cli.models.pull import download_with_bars, plan_reference
 
     for name in dict.fromkeys(item.name for item in chosen if item.size):
         reference = parse(name)
         if isinstance(reference, RemoteReference):
-            print_line(str(fetch_planned(plan_reference(reference, locations)).path))
-    for item in (item for item in chosen if not item.size):
-        if item.is_from_llmcli:
+            print_line(str(download_with_bars(plan_reference(reference, locations)).path))
+    for item in chosen:
+        if not item.size and item.is_from_llmcli:
             console.warn(f"cannot resume {item.path}: its model is not known", "pull its model again")
-        else:
+        elif not item.size:
             console.warn(f"cannot resume {item.path}: another program started it")
 
 
 def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> None:
-    from llmcli.models.hub.repo_download import has_complete_parts, remove_interrupted
-
-    deleted = [item for item in chosen if remove_interrupted(item, data_dir)]
+    deleted = [item for item in chosen if item.remove(data_dir)]
     for item in chosen:
         if item not in deleted:
             why = "the download is active" if item.is_from_llmcli else "another program started it"
             console.note(f"kept {item.path.name}: {why}")
-    for name in dict.fromkeys(item.name for item in deleted if item.size and has_complete_parts(item)):
+    for name in dict.fromkeys(item.name for item in deleted if item.size and item.has_complete_parts):
         console.note(f"kept the complete parts of {name}; remove them with `llmcli models rm {name}`")
     freed = format_size(sum(item.downloaded for item in deleted))
     console.note(f"deleted {plural(len(deleted), 'interrupted download')}, {freed} freed")

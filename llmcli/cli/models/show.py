@@ -1,22 +1,37 @@
-"""The commands of `llmcli models` that show models: list, show."""
+"""The commands of `llmcli models` that show models: list, show; on the Hub: files, search, recommend."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli.completion import complete_reference
-from llmcli.cli.options import with_settings
+from llmcli.cli.completion import complete_reference, complete_remote
+from llmcli.cli.options import Json, with_settings
 from llmcli.config.presets import resolve_settings
+from llmcli.errors import UsageError
+from llmcli.models.hub.environment import repo_url
+from llmcli.models.hub.repo_files import (
+    Quantization,
+    best_fit,
+    fits_memory,
+    projectors,
+    quantizations,
+    select_quantization,
+)
 from llmcli.models.installed import inventory_with_aliases
 from llmcli.models.locations import ModelNotDownloadedError, model_locations
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import HubReference
+from llmcli.models.sources.registry import parse_remote
 from llmcli.models.sources.source import InstalledModel
 from llmcli.params.settings import Layer
-from llmcli.text import format_age, format_count, format_size, sanitize
+from llmcli.text import format_age, format_count, format_size, plural, sanitize
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_facts, print_json, print_line, print_rows
+
+if TYPE_CHECKING:
+    from llmcli.models.hub.api import Repo
 
 
 @with_settings(only=("model_folders",))
@@ -73,7 +88,7 @@ def show_model(
     except ModelNotDownloadedError as missing:
         if not isinstance(missing.reference, HubReference):
             raise
-        from llmcli.cli.models.download import warn_about_token
+        from llmcli.cli.models.pull import warn_about_token
         from llmcli.inference.sizing import memory_and_cores
         from llmcli.models.hub.repo_download import plan_pull
 
@@ -86,6 +101,103 @@ def show_model(
         print_json(info)
     else:
         print_facts([(name, text) for name, text in _facts(info) if text])
+
+
+@with_settings(only=("offline",))
+def files(
+    flags: Layer,
+    repo: Annotated[
+        str,
+        typer.Argument(
+            metavar="REPO", help="Repository on the Hub: owner/repo[@revision].", autocompletion=complete_remote
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """List the quantizations of a repository.
+
+    The table shows size, bits per weight, and whether a model fits into the memory of this machine.
+    """
+    from llmcli.cli.models.pull import warn_about_token
+    from llmcli.inference.sizing import memory_and_cores
+    from llmcli.models.hub import api
+
+    locations = model_locations(resolve_settings(flags))
+    reference = parse_remote(repo, locations)
+    if reference is None:
+        find_model_file(repo, locations)  # the error of an unknown name has a hint
+    if not isinstance(reference, HubReference):
+        raise UsageError(f"'{repo}' is not a repository on the Hub", "write owner/repo")
+    warn_about_token(locations)
+    listing = api.get_repo(reference, locations.offline, console.note)
+    found, (memory, _) = quantizations(listing.files), memory_and_cores()
+    if not found:
+        select_quantization(found, None, None, listing.name)  # raises the error with its hint
+    chosen, reason = best_fit(found, memory) if any(variant.complete for variant in found) else (None, "")
+    if as_json:
+        print_json(_listing_data(listing, found, chosen, memory))
+        return
+    rows = [_variant_row(variant, listing.n_parameters, memory) for variant in found]
+    print_rows(("QUANT", "SIZE", "BITS", "FITS", "FILE"), rows, ("SIZE", "BITS"))
+    if chosen:
+        label = chosen.quantization or chosen.path
+        console.note(f"`llmcli pull {listing.name}` downloads {label}: {reason}")
+    if listing.gated:
+        console.note(f"{listing.name} is gated; accept its terms at {repo_url(listing.name)} first")
+
+
+@with_settings(only=("offline",))
+def search(
+    flags: Layer,
+    text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Search terms.")],
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Maximum number of repositories.")] = 15,
+    as_json: Json = False,
+) -> None:
+    """Search the Hub for GGUF repositories.
+
+    The most downloaded repositories come first.
+    """
+    from llmcli.cli.models.pull import warn_about_token
+    from llmcli.models.hub import api
+
+    locations = model_locations(resolve_settings(flags))
+    warn_about_token(locations)
+    found = api.search(" ".join(text), limit, locations.offline, console.note)
+    if as_json:
+        print_json([asdict(item) for item in found])
+    elif not found:
+        console.note(f"no GGUF repositories found for '{' '.join(text)}'")
+    else:
+        rows = [
+            (item.name, format_count(item.downloads), item.license + (", gated" if item.gated else ""), item.updated)
+            for item in found
+        ]
+        print_rows(("NAME", "DOWNLOADS", "LICENSE", "UPDATED"), rows, ("DOWNLOADS",))
+        console.note("list the quantizations of a repository with `llmcli models files NAME`")
+
+
+@with_settings(only=())
+def recommend(flags: Layer, as_json: Json = False) -> None:  # noqa: ARG001 -- the decorator brings the switches
+    """List models that suit this machine.
+
+    The models come from llmcli's own short catalog, best first for the memory and cores of this machine.
+    """
+    from llmcli.inference.sizing import memory_and_cores
+    from llmcli.models import catalog
+
+    memory, cores = memory_and_cores()
+    entries = catalog.recommend(memory, cores)
+    if as_json:
+        print_json([asdict(entry) for entry in entries])
+        return
+    rows = [
+        (entry.name, f"{entry.parameters:g}B", format_size(entry.size), entry.license, entry.note) for entry in entries
+    ]
+    commands = [f"llmcli pull {entry.reference}" for entry in entries]
+    print_rows(("NAME", "WEIGHTS", "SIZE", "LICENSE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"), commands)
+    machine = (f"{memory / 2**30:.1f} GiB of free memory and " if memory else "") + plural(cores, "core")
+    console.note(f"for {machine}, from llmcli's own catalog of {catalog.AS_OF}")
+    console.note(f"the short name works too: `llmcli pull {entries[0].name}`")
 
 
 def _data(item: InstalledModel) -> dict[str, Any]:
@@ -105,7 +217,6 @@ def _data(item: InstalledModel) -> dict[str, Any]:
 
 
 def _facts(info: dict[str, Any]) -> Sequence[tuple[str, str]]:
-    """The facts as labels and texts."""
     memory, template = info["memory"], info["chat_template"]
     parts = f" in {info['n_files']} files" if info["n_files"] > 1 else ""
     bits = f", {8 * info['size'] / info['n_parameters']:.1f} bits per weight" if info["n_parameters"] else ""
@@ -145,3 +256,31 @@ def _checksum(info: dict[str, Any]) -> str:
     if info["sha256"]:
         return f"sha256 {info['sha256']} (published), not verified yet: run `llmcli models verify`"
     return "no published checksum"
+
+
+def _variant_row(variant: Quantization, n_parameters: int | None, memory: int) -> tuple[str, ...]:
+    bits = variant.bits_per_weight(n_parameters)
+    return (
+        variant.quantization or "?",
+        format_size(variant.size),
+        f"{bits:.1f}" if bits else "",
+        ("yes" if fits_memory(variant.size, memory) else "no") if variant.complete else "parts missing",
+        variant.path + (f" (+{len(variant.parts) - 1})" if len(variant.parts) > 1 else ""),
+    )
+
+
+def _listing_data(repo: "Repo", found: list[Quantization], chosen: Quantization | None, memory: int) -> dict[str, Any]:
+    models = [
+        {
+            "quantization": variant.quantization,
+            "size": variant.size,
+            "bits_per_weight": variant.bits_per_weight(repo.n_parameters),
+            "fits": fits_memory(variant.size, memory),
+            "complete": variant.complete,
+            "chosen": variant is chosen,
+            "files": [asdict(part) for part in variant.parts],
+        }
+        for variant in found
+    ]
+    facts = {"repo": repo.name, "commit": repo.commit, "license": repo.license, "gated": repo.gated}
+    return facts | {"models": models, "projectors": [asdict(file) for file in projectors(repo.files)]}

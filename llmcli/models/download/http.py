@@ -1,4 +1,6 @@
-"""HTTP requests with timeouts and retries; failures are transient (TransientError) or permanent (NetworkError).
+"""HTTP requests with timeouts and retries, and files that are read in ranges.
+
+Failures are transient (TransientError) or permanent (NetworkError).
 
 Redirects are followed by this module, so that a token is sent to the server's own host and nowhere else.
 """
@@ -6,6 +8,7 @@ Redirects are followed by this module, so that a token is sent to the server's o
 import contextlib
 import functools
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from llmcli.errors import NetworkError
+from llmcli.errors import LlmcliError, NetworkError
 from llmcli.models.locations import Notify
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ _TRANSIENT = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 _MAX_UNREACHABLE = 3  # attempts while the host was never reached
 MAX_RETRY_AFTER = 60.0  # seconds; a longer Retry-After of the server is an error with a hint
 _KEPT = "try again later; the partial download is kept"
+MAX_RANGE = 32 << 30  # bytes of one request: content delivery networks cut longer responses (at 50 GB)
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 MIN_PROGRESS = 256 << 10  # bytes that count as progress: a server that always stops after one byte must not win
 
 
@@ -49,9 +54,7 @@ def request(url: str, headers: Mapping[str, str], to_other_hosts: bool) -> Itera
 
     The headers are sent to the host of `url`; other hosts, if allowed at all, get no authorization header.
 
-    Raises:
-        TransientError: a transient failure of the connection or the server.
-        NetworkError: too many redirects, or one to an unexpected host or from https to http.
+    Raises TransientError, or NetworkError for too many redirects or one to an unexpected host or from https to http.
     """
     import httpx2
 
@@ -151,8 +154,78 @@ class RetryPolicy:
         self._stop.wait(pause)
 
 
+class RemoteFile:
+    """A file of `size` bytes on a server; a subclass knows more of what its server sends."""
+
+    def __init__(self, url: str, headers: Mapping[str, str], size: int) -> None:
+        self.url, self.headers, self.size = url, headers, size
+        self.supports_ranges = False  # known after the first response
+        self._signed = ""  # the URL of the last redirect; it expires
+
+    @contextmanager
+    def open(self, first: int, end: int) -> Iterator[Iterator[bytes]]:
+        """The bytes from `first` to `end` (exclusive), in pieces; the server can send fewer or more.
+
+        Raises TransientError or, for a permanent error, LlmcliError.
+        """
+        last = min(end, first + MAX_RANGE) - 1
+        url, headers = (self._signed, {}) if self._signed else (self.url, self.headers)
+        with request(url, {**headers, "range": f"bytes={first}-{last}"}, to_other_hosts=True) as response:
+            is_redirected = not same_origin(str(response.url), self.url)
+            skip = self._check(response, first, is_redirected)
+            self._signed = str(response.url) if is_redirected else ""
+            yield _skip_bytes(response.iter_raw(), skip)
+
+    def read(self, first: int, end: int, retries: RetryPolicy) -> bytes:
+        """The bytes from `first` to `end` (exclusive), with as many requests as necessary. Raises LlmcliError."""
+        data = bytearray()
+
+        def attempt() -> None:
+            with self.open(first + len(data), end) as pieces:
+                for piece in pieces:
+                    data.extend(piece[: end - first - len(data)])
+                    if len(data) == end - first:
+                        return
+            raise TransientError("the connection was closed early")
+
+        retries.run(attempt)
+        return bytes(data)
+
+    def check_headers(self, response: "httpx2.Response") -> None:
+        """Raise NetworkError when a response of this server tells of another file."""
+
+    def error(self, response: "httpx2.Response") -> LlmcliError:
+        """The error for a permanent refusal of this server."""
+        return NetworkError(f"{host_of(self.url)} returned status {response.status_code}", "try again later")
+
+    def _check(self, response: "httpx2.Response", first: int, is_redirected: bool) -> int:
+        """How many bytes of the response to skip before `first`; raises as `open` if it is not the file."""
+        host, headers, status = host_of(str(response.url)), response.headers, response.status_code
+        if status not in (200, 206):
+            self._signed = ""
+            if status == 416:
+                raise TransientError(f"{host} rejected the byte range")
+            if is_redirected:  # an expired URL; the server gives a new one
+                raise TransientError(f"{host} rejected the signed URL (status {status})")
+            raise self.error(response)
+        for own in (*response.history, response):
+            if same_origin(str(own.url), self.url):
+                self.check_headers(own)
+        if headers.get("content-encoding", "identity") != "identity":
+            raise TransientError(f"{host} sent an unexpected Content-Encoding")
+        if status == 206:
+            match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+            if not match or (int(match[1]), int(match[3])) != (first, self.size):
+                raise TransientError(f"{host} returned the wrong byte range")
+            self.supports_ranges = True
+            return 0
+        length = headers.get("content-length", "")
+        if "text/html" in headers.get("content-type", "") or (length.isdigit() and int(length) != self.size):
+            raise TransientError(f"{host} returned something other than the file")
+        return first
+
+
 def _raise_if_transient(response: "httpx2.Response") -> None:
-    """Raise TransientError for the statuses that are worth a retry."""
     if response.status_code in _TRANSIENT:
         retry_after = response.headers.get("retry-after", "").strip()
         problem = "too many requests" if response.status_code == 429 else "server error"
@@ -163,7 +236,6 @@ def _raise_if_transient(response: "httpx2.Response") -> None:
 
 
 def _check_redirect(url: str, target: str, to_other_hosts: bool, hops: int) -> None:
-    """Raise NetworkError when the redirect must not be followed."""
     if urlsplit(target).scheme not in ("http", "https"):
         raise NetworkError(f"{host_of(url)} redirects to an invalid URL")
     if hops >= _MAX_REDIRECTS:
@@ -179,3 +251,11 @@ def _check_redirect(url: str, target: str, to_other_hosts: bool, hops: int) -> N
 def _reason(error: Exception) -> str:
     """The reason in a few words; httpx includes the text of the system."""
     return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def _skip_bytes(pieces: Iterator[bytes], skip: int) -> Iterator[bytes]:
+    """The pieces without their first `skip` bytes: a server without ranges starts from the beginning each time."""
+    for piece in pieces:
+        if skip < len(piece):
+            yield piece[skip:]
+        skip = max(skip - len(piece), 0)

@@ -1,24 +1,27 @@
-"""Partial downloads: which bytes of a file are on disk, also after a crash."""
+"""Partial downloads: which bytes of a file are on disk, also after a crash; the space and the errors of the disk."""
 
+import errno
 import json
 import os
+import shutil
 import stat
 import threading
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from llmcli.errors import DiskError
+from llmcli.errors import DiskError, error_text
 from llmcli.files import OPEN_SAFE
 
 PARTIAL = ".llmcli.incomplete"  # the Hub's own tools list and prune files that end in .incomplete
-RECORD_INTERVAL = 512 << 10  # bytes of one segment between two records of its position
-MIN_SPLIT = 8 << 20  # bytes; a smaller rest is not worth another connection
 RECORD_SUFFIX = ".ranges"
+MIN_SPLIT = 8 << 20  # bytes; a smaller rest is not worth another connection
+RESERVE = 64 << 20  # bytes of disk space that stay free
 _RECORD_SIZE = 1024  # bytes, padded: each write must overwrite the one before completely
 _MAX_RECORD = 1 << 20  # bytes
+_GB = 10**9
+_FULL = errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)  # Windows has no EDQUOT
 
 
 @dataclass
@@ -48,12 +51,9 @@ class PartialFile:
     def __init__(self, path: Path, size: int) -> None:
         """Resume the file at `path`, or discard it if it is not valid.
 
-        Raises:
-            DiskError: there is something at `path` that is not a regular file, for example a link.
-            OSError: the folder cannot be used.
+        Raises DiskError (something at `path` is not a regular file, for example a link) or OSError.
         """
         self.path, self.size = path, size
-        self._record = _record_path(path)
         self._lock = threading.Lock()
         self.segments = _read_segments(path, size)
         if not self.done:
@@ -64,7 +64,7 @@ class PartialFile:
     @property
     def done(self) -> int:
         """Bytes downloaded so far."""
-        return _done(self.segments)
+        return sum(segment.position - segment.start for segment in self.segments)
 
     @property
     def frontier(self) -> int:
@@ -100,18 +100,24 @@ class PartialFile:
             record = json.dumps({"size": self.size, "segments": table}).encode().ljust(_RECORD_SIZE)
             # In place: an atomic replacement several times a second would slow down the download.
             flags = os.O_WRONLY | os.O_CREAT | OPEN_SAFE
-            with FileIO(os.open(self._record, flags, 0o666), "wb") as file:
+            with FileIO(os.open(_record_path(self.path), flags, 0o666), "wb") as file:
                 file.write(record)
 
     def remove_record(self) -> None:
         """Remove the record: the file is complete or deleted."""
-        self._record.unlink(missing_ok=True)
+        _record_path(self.path).unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Delete everything and start from the beginning."""
-        self.path.unlink(missing_ok=True)
-        self.remove_record()
+        delete_partial(self.path)
         self.segments = [Segment(0, 0, self.size)]
+
+    def publish(self, target: Path) -> None:
+        """Make the complete file the file `target`, in one step that survives a power cut. Raises OSError."""
+        _sync_to_disk(self.path)
+        os.replace(self.path, target)
+        self.remove_record()
+        _sync_to_disk(target.parent)
 
 
 def partial_path(target: Path) -> Path:
@@ -122,13 +128,36 @@ def partial_path(target: Path) -> Path:
 def bytes_downloaded(path: Path, size: int) -> int:
     """How many bytes of a file of `size` bytes are downloaded; read-only, because another process may be active."""
     try:
-        return _done(_read_segments(path, size))
+        return sum(segment.position - segment.start for segment in _read_segments(path, size))
     except (OSError, DiskError):
         return 0
 
 
-def _done(segments: Iterable[Segment]) -> int:
-    return sum(segment.position - segment.start for segment in segments)
+def delete_partial(path: Path) -> None:
+    """Delete a partial file and its record. Raises OSError."""
+    path.unlink(missing_ok=True)
+    _record_path(path).unlink(missing_ok=True)
+
+
+def check_free_space(cache: Path, needed: int, hint: str) -> None:
+    """Raise DiskError before the download starts if the disk does not have `needed` bytes."""
+    try:
+        existing = next(path for path in (cache, *cache.parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+    except OSError as error:
+        raise DiskError(f"cannot use {cache}: {error_text(error)}", hint) from None
+    if needed and free < needed + RESERVE:
+        raise DiskError(
+            f"the download needs {needed / _GB:.2f} GB, but {existing} has {free / _GB:.2f} GB free",
+            f"free some disk space (`llmcli models rm`), or {hint}",
+        )
+
+
+def write_error(error: OSError, folder: Path, path: Path, hint: str) -> DiskError:
+    """The error for a download to `path` in `folder` that the disk stopped."""
+    if error.errno in _FULL:
+        return DiskError(f"the disk is full: {folder}", "free some disk space, then run the command again to resume")
+    return DiskError(f"cannot write {error.filename or path}: {error_text(error)}", hint)
 
 
 def _record_path(path: Path) -> Path:
@@ -167,3 +196,18 @@ def _recorded_segments(record: Path, size: int, length: int) -> list[Segment] | 
             return None
         edge = segment.end
     return segments if edge == size == data.size else None
+
+
+def _sync_to_disk(path: Path) -> None:
+    """Sync a file or a folder to disk, if the system supports it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except OSError:  # Windows cannot open folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno in (*_FULL, errno.EIO):
+            raise
+    finally:
+        os.close(descriptor)

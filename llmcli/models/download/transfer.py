@@ -1,123 +1,101 @@
-"""Download one file over one or more connections, and compute its checksum at the same time.
+"""Download one file: lock, transfer over one or more connections, verify, publish.
 
 Each connection is a thread. Another thread reads the file back from the disk cache in order and hashes it, so that
 one connection, several connections and a resumed download all work the same way.
 """
 
+import contextlib
 import errno
 import hashlib
-import re
+import os
+import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
+from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
 
-from llmcli.errors import LlmcliError, NetworkError
-from llmcli.models.download.http import RetryPolicy, TransientError, host_of, request, same_origin
-from llmcli.models.download.partial_file import RECORD_INTERVAL, PartialFile, Segment
+from llmcli.errors import LlmcliError, ModelInvalidError
+from llmcli.models.download.http import RemoteFile, RetryPolicy, TransientError
+from llmcli.models.download.partial_file import PartialFile, Segment, partial_path
 from llmcli.models.locations import Notify, Progress
-
-if TYPE_CHECKING:
-    import httpx2
 
 WINDOW = 2.0  # seconds of one measurement
 MIN_GAIN = 1.15  # minimal speed-up by one more connection
 MAX_CONNECTIONS = 8
 FAST_ENOUGH = 100e6  # bytes per second; above it this machine is the limit, and more connections only cost
-MAX_RANGE = 32 << 30  # bytes of one request: content delivery networks cut longer responses (at 50 GB)
+RECORD_INTERVAL = 512 << 10  # bytes of one segment between two records of its position
 _TICK = 0.1  # seconds between two updates of progress and connections
 _PAUSE = 0.02  # seconds until the hasher checks for more bytes
 _BLOCK = 4 << 20  # bytes hashed at a time
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
-class RemoteFile:
-    """A file of `size` bytes on a server; a subclass knows more of what its server sends."""
+def download_file(
+    remote: RemoteFile, target: Path, verify: Callable[[str], None], progress: Progress, notify: Notify
+) -> str:
+    """Download the missing bytes, publish the file at `target` when `verify` accepts its sha256, and give that in hex.
 
-    def __init__(self, url: str, headers: Mapping[str, str], size: int) -> None:
-        self.url, self.headers, self.size = url, headers, size
-        self.supports_ranges = False  # known after the first response
-        self._signed = ""  # the URL of the last redirect; it expires
-
-    @contextmanager
-    def open(self, first: int, end: int) -> Iterator[Iterator[bytes]]:
-        """The bytes from `first` to `end` (exclusive), in pieces; the server can send fewer or more.
-
-        Raises:
-            TransientError: a transient error.
-            LlmcliError: a permanent error.
-        """
-        last = min(end, first + MAX_RANGE) - 1
-        url, headers = (self._signed, {}) if self._signed else (self.url, self.headers)
-        with request(url, {**headers, "range": f"bytes={first}-{last}"}, to_other_hosts=True) as response:
-            is_redirected = not same_origin(str(response.url), self.url)
-            if response.status_code not in (200, 206):
-                self._signed = ""
-                raise self._refusal(response, is_redirected)
-            for own in (*response.history, response):
-                if same_origin(str(own.url), self.url):
-                    self.check(own)
-            skip = self._check_range(response, first)
-            self._signed = str(response.url) if is_redirected else ""
-            yield _skip_bytes(response.iter_raw(), skip)
-
-    def read(self, first: int, end: int, retries: RetryPolicy) -> bytes:
-        """The bytes from `first` to `end` (exclusive), with as many requests as necessary. Raises LlmcliError."""
-        data = bytearray()
-
-        def attempt() -> None:
-            with self.open(first + len(data), end) as pieces:
-                for piece in pieces:
-                    data.extend(piece[: end - first - len(data)])
-                    if len(data) == end - first:
-                        return
-            raise TransientError("the connection was closed early")
-
-        retries.run(attempt)
-        return bytes(data)
-
-    def check(self, response: "httpx2.Response") -> None:
-        """Raise NetworkError when a response of this server tells of another file."""
-
-    def error(self, response: "httpx2.Response") -> LlmcliError:
-        """The error for a permanent refusal of this server."""
-        return NetworkError(f"{host_of(self.url)} returned status {response.status_code}", "try again later")
-
-    def _refusal(self, response: "httpx2.Response", is_redirected: bool) -> Exception:
-        host = host_of(str(response.url))
-        if response.status_code == 416:
-            return TransientError(f"{host} rejected the byte range")
-        if is_redirected:  # an expired URL; the server gives a new one
-            return TransientError(f"{host} rejected the signed URL (status {response.status_code})")
-        return self.error(response)
-
-    def _check_range(self, response: "httpx2.Response", first: int) -> int:
-        """How many bytes of the response to skip before `first`; TransientError when it is not the file."""
-        host, headers = host_of(str(response.url)), response.headers
-        if headers.get("content-encoding", "identity") != "identity":
-            raise TransientError(f"{host} sent an unexpected Content-Encoding")
-        if response.status_code == 206:
-            match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
-            if not match or (int(match[1]), int(match[3])) != (first, self.size):
-                raise TransientError(f"{host} returned the wrong byte range")
-            self.supports_ranges = True
-            return 0
-        length = headers.get("content-length", "")
-        if "text/html" in headers.get("content-type", "") or (length.isdigit() and int(length) != self.size):
-            raise TransientError(f"{host} returned something other than the file")
-        return first
+    Raises LlmcliError (the server refuses or fails, or `verify` refuses the file, which is then deleted), OSError or
+    KeyboardInterrupt. The partial download is kept.
+    """
+    partial = PartialFile(partial_path(target), remote.size)
+    digest = Transfer(remote, partial, progress, notify).run()
+    try:
+        verify(digest)
+    except LlmcliError:
+        partial.discard()
+        raise
+    partial.publish(target)
+    return digest
 
 
-def _skip_bytes(pieces: Iterator[bytes], skip: int) -> Iterator[bytes]:
-    """The pieces without their first `skip` bytes: a server without ranges starts from the beginning each time."""
-    for piece in pieces:
-        if skip >= len(piece):
-            skip -= len(piece)
-            continue
-        yield piece[skip:] if skip else piece
-        skip = 0
+def check_sha256(digest: str, expected: str, what: str, hint: str) -> None:
+    """Raise ModelInvalidError for a downloaded file with another sha256; `what` is its name in the error."""
+    if digest != expected:
+        raise ModelInvalidError(f"checksum mismatch for {what}: got {digest}, expected {expected}", hint)
+
+
+@contextmanager
+def exclusive(lock: Path, what: str, notify: Notify, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Lock for the time of the block. While another process has the lock, report it once and call `on_wait`.
+
+    The lock only saves work: on a file system with broken locks, the checksum at the end still protects the file.
+    """
+    from filelock import FileLock, Timeout  # imported here: 70 ms that only downloads need
+
+    holder, guard = lock.with_suffix(".llmcli"), FileLock(lock)
+    try:
+        guard.acquire(blocking=False)
+    except Timeout:
+        notify(f"waiting for {_holder_name(holder)} to download {what}")
+        while not guard.is_locked:
+            on_wait()
+            with contextlib.suppress(Timeout):
+                guard.acquire(timeout=0.5)
+    try:
+        with contextlib.suppress(OSError):
+            holder.unlink(missing_ok=True)
+            with holder.open("x") as file:  # "x" does not follow a planted link
+                file.write(f"{os.getpid()} {socket.gethostname()}")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            holder.unlink(missing_ok=True)
+        guard.release()
+
+
+def _holder_name(holder: Path) -> str:
+    """The process that wrote the file beside a lock, if it exists: a killed one leaves its file behind."""
+    with contextlib.suppress(OSError, ValueError, OverflowError):
+        pid, host = holder.read_text()[:300].split()
+        if host != socket.gethostname():
+            return f"process {int(pid)} on {host}"
+        if os.name == "posix":
+            with contextlib.suppress(PermissionError):  # it is of another user
+                os.kill(int(pid), 0)  # raises an OSError if it does not exist
+        return f"process {int(pid)}"
+    return "another program"
 
 
 class Transfer:
@@ -131,19 +109,12 @@ class Transfer:
         self._digest = ""
 
     def run(self) -> str:
-        """Download the missing bytes and give the sha256 of the whole file, in hex.
-
-        Raises:
-            LlmcliError: the server refuses, or fails too often.
-            OSError: the disk fails.
-            KeyboardInterrupt: on Ctrl-C. In all cases the partial download is kept.
-        """
+        """Download the missing bytes and give the sha256 of the whole file, in hex. Raises as `download_file`."""
         self._partial.open().close()
-        hasher = threading.Thread(target=self._run_guarded, args=(self._hash,), daemon=True)
-        hasher.start()
+        hasher = self._start(self._hash)
         try:
             for segment in [segment for segment in self._partial.segments if segment.left > 0]:
-                self._start(segment)
+                self._workers.append(self._start(self._download, segment))
             self._supervise(hasher)
         finally:
             self._stop.set()
@@ -165,23 +136,24 @@ class Transfer:
             if self._remote.supports_ranges and 0 < alive < ramp.connections:
                 segment = self._partial.split()
                 if segment:
-                    self._start(segment)
+                    self._workers.append(self._start(self._download, segment))
         self._progress(self._partial.done, self._partial.size)
 
-    def _start(self, segment: Segment) -> None:
-        thread = threading.Thread(target=self._run_guarded, args=(self._fetch, segment), daemon=True)
-        self._workers.append(thread)
+    def _start(self, work: Callable[..., None], *arguments: object) -> threading.Thread:
+        """Run `work` in a thread; the first error in any thread ends the download."""
+
+        def run_guarded() -> None:
+            try:
+                work(*arguments)
+            except BaseException as error:
+                self._error = self._error or error
+                self._stop.set()
+
+        thread = threading.Thread(target=run_guarded, daemon=True)
         thread.start()
+        return thread
 
-    def _run_guarded(self, work: Callable[..., None], *arguments: object) -> None:
-        """Run `work` in this thread; the first error in any thread ends the download."""
-        try:
-            work(*arguments)
-        except BaseException as error:
-            self._error = self._error or error
-            self._stop.set()
-
-    def _fetch(self, segment: Segment) -> None:
+    def _download(self, segment: Segment) -> None:
         """Download one segment, with as many requests as necessary."""
         retries = RetryPolicy(self._notify, stop=self._stop)
         with self._partial.open() as file:

@@ -99,7 +99,7 @@ class Cursor:
         if kind == ARRAY:
             raise damaged(f"nested array at byte {self.position}, which GGUF does not allow")
         if kind == STRING:
-            return self._string_array(length)
+            return self._strings_or_summary(length)
         if kind not in _SCALARS:
             raise damaged(f"unknown array element type {kind} before byte {self.position}")
         form = _SCALARS[kind]
@@ -110,18 +110,14 @@ class Cursor:
         self.position += length * form.size
         return ArraySummary(_NAMES[kind], length)
 
-    def _string_array(self, length: int) -> list[Scalar] | ArraySummary:
+    def _strings_or_summary(self, length: int) -> list[Scalar] | ArraySummary:
         self._need(length * _U64.size)
         self._strings += length
         if self._strings > MAX_STRINGS:
             raise damaged(f"the header has more than {MAX_STRINGS} strings")
         if length <= KEPT_STRINGS:
             return [self.string("a text").decode(errors="replace") for _ in range(length)]
-        self._skip_strings(length)
-        return ArraySummary("string", length)
-
-    def _skip_strings(self, length: int) -> None:
-        """Skip a vocabulary. This is the hottest loop of a start (85 ns per string), hence the local names."""
+        # Skip a vocabulary. This is the hottest loop of a start (85 ns per string), hence the local names.
         position, buffer, unpack = self.position, self._buffer, _U64.unpack_from
         try:
             for _ in repeat(None, length):
@@ -132,6 +128,7 @@ class Cursor:
             message = f"the header is truncated: {length} strings at byte {self.position} exceed it"
             raise self._past(position, message)
         self.position = position
+        return ArraySummary("string", length)
 
     def _number(self, form: Struct) -> Scalar:
         value: Scalar

@@ -1,7 +1,8 @@
 """The facts in the header of a GGUF file (shape, chat template, quantization, sampling defaults), and its tensors."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -9,8 +10,6 @@ from typing import NamedTuple
 from llmcli.errors import ModelInvalidError
 from llmcli.models.gguf.cursor import ArraySummary, Cursor, Value, damaged, quote
 
-# Keys of general.sampling.* (llama.cpp's src/llama-arch.cpp), and the names of three of them in llmcli.
-_FLOATS = ["temp", "top_p", "min_p", "xtc_probability", "xtc_threshold", "penalty_repeat"]
 MAX_NAME = 63  # bytes: GGML_MAX_NAME is 64 with the terminating zero
 MAX_DIMS = 4
 _INT64_MAX = (1 << 63) - 1
@@ -48,6 +47,19 @@ _FILE_TYPES = (
     | {36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4"}
 )
 _GUESSED = 1024  # llama.cpp sets this bit when it guesses the file type
+# Keys of general.sampling.* (llama.cpp's src/llama-arch.cpp), and the names of three of them in llmcli.
+_FLOATS = (
+    "temp",
+    "top_p",
+    "min_p",
+    "xtc_probability",
+    "xtc_threshold",
+    "penalty_repeat",
+    "mirostat_tau",
+    "mirostat_eta",
+)
+_INTEGERS = ("top_k", "penalty_last_n", "mirostat")
+_OTHER_NAMES = {"temp": "temperature", "penalty_repeat": "repeat_penalty", "penalty_last_n": "repeat_last_n"}
 
 
 class TensorInfo(NamedTuple):
@@ -110,27 +122,6 @@ def _size(name: str, shape: tuple[int, ...], type_id: int) -> int:
     return n_bytes
 
 
-def quantization_name(file_type: int | None, sizes: Iterable[tuple[int, int]]) -> str:
-    """The name of a file's quantization, such as Q4_K_M; "" for a file without tensors.
-
-    `file_type` is general.file_type. If it is missing or unknown, the result is the tensor type with the most
-    bytes. `sizes` has (type id, bytes) of each tensor.
-    """
-    if file_type is not None and file_type & ~_GUESSED in _FILE_TYPES:
-        return _FILE_TYPES[file_type & ~_GUESSED]
-    totals: dict[int, int] = {}
-    for type_id, n_bytes in sizes:
-        totals[type_id] = totals.get(type_id, 0) + n_bytes
-    if not totals:
-        return ""
-    return TYPES[max(totals, key=lambda type_id: totals[type_id])].name
-
-
-_FLOATS += ["mirostat_tau", "mirostat_eta"]
-_INTEGERS = ("top_k", "penalty_last_n", "mirostat")
-_OTHER_NAMES = {"temp": "temperature", "penalty_repeat": "repeat_penalty", "penalty_last_n": "repeat_last_n"}
-
-
 @dataclass(frozen=True)
 class GGUFHeader:
     """A validated header. Sizes are in bytes; `data_offset` is from the start of the file.
@@ -187,12 +178,12 @@ class GGUFHeader:
     @property
     def key_length(self) -> int | None:
         """The number of elements of one attention key of one head."""
-        return self._int(f"{self.architecture}.attention.key_length") or self._head_width()
+        return self._head_length("key_length")
 
     @property
     def value_length(self) -> int | None:
         """The number of elements of one attention value of one head."""
-        return self._int(f"{self.architecture}.attention.value_length") or self._head_width()
+        return self._head_length("value_length")
 
     @property
     def n_vocab(self) -> int | None:
@@ -211,13 +202,15 @@ class GGUFHeader:
         return self._text("tokenizer.chat_template")
 
     @property
-    def file_type(self) -> int | None:
-        return self._int("general.file_type")
-
-    @property
     def quantization(self) -> str:
-        """The quantization, such as Q4_K_M; "" for a file without tensors and file type."""
-        return quantization_name(self.file_type, ((t.type_id, t.n_bytes) for t in self.tensors))
+        """The quantization, such as Q4_K_M: the file type, otherwise the tensor type with the most bytes, or ""."""
+        file_type = self._int("general.file_type")
+        if file_type is not None and file_type & ~_GUESSED in _FILE_TYPES:
+            return _FILE_TYPES[file_type & ~_GUESSED]
+        totals: Counter[int] = Counter()
+        for tensor in self.tensors:
+            totals[tensor.type_id] += tensor.n_bytes
+        return TYPES[max(totals, key=lambda type_id: totals[type_id])].name if totals else ""
 
     @property
     def split_count(self) -> int:
@@ -269,7 +262,8 @@ class GGUFHeader:
             return None
         return number if math.isfinite(number) else None
 
-    def _head_width(self) -> int | None:
+    def _head_length(self, key: str) -> int | None:
         heads, width = self.head_count, self.embedding_length
         most = max(heads, default=0) if isinstance(heads, list) else heads
-        return width // most if width and most else None
+        default = width // most if width and most else None
+        return self._int(f"{self.architecture}.attention.{key}") or default

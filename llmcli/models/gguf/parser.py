@@ -8,8 +8,8 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from llmcli.errors import LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
 from llmcli.files import read_error
@@ -28,7 +28,7 @@ MAX_ALIGNMENT = 1 << 20
 DEFAULT_ALIGNMENT = 32
 MAX_READ = 32 << 20  # bytes of a remote header; a vocabulary of 256,000 with its merges takes about 10 MiB
 # (start, end), end exclusive -> exactly these bytes, or fewer at the end of the file; may raise LlmcliError
-Fetch = Callable[[int, int], bytes]
+ReadRange = Callable[[int, int], bytes]
 _ENDS = tuple(MAX_READ >> halvings for halvings in range(5, -1, -1))  # 1 MiB, then twice as much each time
 _HEAD_BYTES = 1024  # of a file that is not GGUF: they tell what it is
 _SUMMARY_BYTES = 64 << 10  # in most files the general facts come before the vocabulary
@@ -63,8 +63,7 @@ _PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<error")
 _NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class HeaderSummary:
+class HeaderSummary(NamedTuple):
     """The trained context in tokens, and a quantization such as Q4_K_M ("" when it is not known)."""
 
     n_ctx_train: int | None
@@ -88,16 +87,16 @@ def read_header(path: Path) -> GGUFHeader:
         raise read_error(path, error) from error
 
 
-def read_remote_header(fetch: Fetch, size: int, name: str) -> GGUFHeader:
+def read_remote_header(read_range: ReadRange, size: int, name: str) -> GGUFHeader:
     """The validated header of the file `name` of `size` bytes, equal to the result of `read_header`.
 
     Raises ModelInvalidError (not a valid GGUF file, or a header over 32 MiB), NetworkError (the wrong bytes) and
-    what `fetch` raises.
+    what `read_range` raises.
     """
     head = b""
     for end in _ENDS:
         start, wanted = len(head), max(min(end, size) - len(head), 0)
-        piece = fetch(start, start + wanted) if wanted else b""
+        piece = read_range(start, start + wanted) if wanted else b""
         if len(piece) != wanted:
             raise NetworkError(
                 f"{name}: the server sent {len(piece)} bytes from byte {start}, expected {wanted}",
@@ -151,8 +150,10 @@ def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
     cursor = Cursor(view, len(MAGIC), size)
     version = cursor.u32()
     _check_version(version)
-    n_tensors = _count(cursor, "tensors", MAX_TENSORS)
-    n_keys = _count(cursor, "metadata keys", MAX_KEYS)
+    n_tensors, n_keys = cursor.u64(), cursor.u64()
+    for count, what, limit in ((n_tensors, "tensors", MAX_TENSORS), (n_keys, "metadata keys", MAX_KEYS)):
+        if count > limit:
+            raise damaged(f"the header has {count} {what}, the limit is {limit}")
     metadata: dict[str, Value] = {}
     _read_metadata(cursor, n_keys, metadata)
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)  # in bytes
@@ -168,7 +169,6 @@ def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
 
 
 def _check_metadata(metadata: Mapping[str, Value], n_tensors: int) -> None:
-    """Raise ModelInvalidError for metadata that no valid model has."""
     parts, part = metadata.get("split.count", 0), metadata.get("split.no", 0)
     if isinstance(parts, int) and isinstance(part, int) and 0 < part < parts:
         return  # only the first part of a split model describes it
@@ -177,16 +177,23 @@ def _check_metadata(metadata: Mapping[str, Value], n_tensors: int) -> None:
         raise ModelInvalidError("this GGUF file is not a model (no general.architecture)", _NOT_LOADABLE)
     if not n_tensors and "split.count" not in metadata and "tokenizer.ggml.model" not in metadata:
         raise ModelInvalidError("the file has neither tensors nor a vocabulary", _NOT_LOADABLE)
-    _check_layers(metadata, architecture)
-    _check_experts(metadata, architecture)
     for key, value in metadata.items():
         if key.startswith("tokenizer.chat_template") and isinstance(value, str) and len(value) > MAX_TEMPLATE:
             raise damaged(f"{quote(key)} has {len(value)} characters, the limit is {MAX_TEMPLATE}")
+    _check_experts(metadata, architecture)
+    layers = metadata.get(f"{architecture}.block_count")
+    if not isinstance(layers, int):
+        return  # llama.cpp has a clean error for a missing value
+    if not 1 <= layers <= MAX_LAYERS:
+        raise damaged(f"block_count must be 1 to {MAX_LAYERS}, got {layers}")
+    for key in ("nextn_predict_layers", "posnet.block_count", "convnext.block_count"):
+        extra = metadata.get(f"{architecture}.{key}", 0)
+        if isinstance(extra, int) and extra > layers:
+            raise damaged(f"{key} must be at most block_count ({layers}), got {extra}")
 
 
 @contextmanager
 def _map_file(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
-    """The bytes of a regular file, and its size."""
     info = path.stat()
     # Check before opening: opening a pipe waits forever.
     if not stat.S_ISREG(info.st_mode):
@@ -217,13 +224,6 @@ def _check_version(version: int) -> None:
     raise damaged(f"GGUF version {version} does not exist")
 
 
-def _count(cursor: Cursor, what: str, limit: int) -> int:
-    count = cursor.u64()
-    if count > limit:
-        raise damaged(f"the header has {count} {what}, the limit is {limit}")
-    return count
-
-
 def _read_metadata(cursor: Cursor, count: int, metadata: dict[str, Value]) -> None:
     """Read `count` keys into `metadata`. Raises ModelInvalidError; the keys before the error are there."""
     for _ in range(count):
@@ -237,18 +237,6 @@ def _read_metadata(cursor: Cursor, count: int, metadata: dict[str, Value]) -> No
         if key == "general.alignment" and kind != _UINT32:
             raise damaged("general.alignment is not of type uint32")
         metadata[key] = cursor.value(kind)
-
-
-def _check_layers(metadata: Mapping[str, Value], architecture: str) -> None:
-    layers = metadata.get(f"{architecture}.block_count")
-    if not isinstance(layers, int):
-        return  # llama.cpp has a clean error for a missing value
-    if not 1 <= layers <= MAX_LAYERS:
-        raise damaged(f"block_count must be 1 to {MAX_LAYERS}, got {layers}")
-    for key in ("nextn_predict_layers", "posnet.block_count", "convnext.block_count"):
-        extra = metadata.get(f"{architecture}.{key}", 0)
-        if isinstance(extra, int) and extra > layers:
-            raise damaged(f"{key} must be at most block_count ({layers}), got {extra}")
 
 
 def _check_experts(metadata: Mapping[str, Value], architecture: str) -> None:
@@ -266,8 +254,7 @@ def _check_experts(metadata: Mapping[str, Value], architecture: str) -> None:
 
 def _largest(value: Value | None) -> int:
     """The largest value of a setting that is one number or a list with one per layer; 0 if it is missing."""
-    numbers = value if isinstance(value, list) else [value]
-    return max((number for number in numbers if isinstance(number, int)), default=0)
+    return max((one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)), default=0)
 
 
 def _describe(head: bytes, size: int) -> tuple[str, str]:

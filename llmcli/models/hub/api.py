@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import Meta, Struct
 
-from llmcli.errors import ModelNotFoundError, NetworkError
+from llmcli.errors import NetworkError
 from llmcli.models.download.http import RetryPolicy, request
 from llmcli.models.hub.environment import check_online, endpoint, http_error, hub_headers
 from llmcli.models.hub.repo_files import RepoFile, is_safe_path
@@ -59,13 +59,6 @@ class _File(Struct):
     size: Count | None = None
     lfs: _Lfs | None = None
 
-    def repo_file(self) -> RepoFile | None:
-        """The file; None if it has no size, or its path is not safe."""
-        if self.size is None or not is_safe_path(self.rfilename):
-            return None
-        sha256 = self.lfs.sha256 if self.lfs else ""
-        return RepoFile(self.rfilename, self.size, sha256 if _SHA256.fullmatch(sha256) else "")
-
 
 class _Gguf(Struct):
     total: Count | None = None
@@ -101,45 +94,31 @@ class _Found(_Model, kw_only=True):
         return SearchResult(self.id, self.downloads, self.likes, self.license, bool(self.gated), updated)
 
 
-def ignore_message(_text: str) -> None:
-    """Ignore a message."""
-
-
-def get_repo(reference: HubReference, offline: bool = False, notify: Notify = ignore_message) -> Repo:
+def get_repo(reference: HubReference, offline: bool = False, notify: Notify = lambda _text: None) -> Repo:
     """The repository at the requested revision, in one request.
 
-    Raises:
-        ModelNotFoundError: the repository or revision does not exist.
-        NotAllowedError: the token is missing or refused.
-        NetworkError: the Hub cannot be reached, or its response is not valid.
+    Raises ModelNotFoundError (no such repository or revision), NotAllowedError (the token is missing or refused) or
+    NetworkError (the Hub cannot be reached, or its response is not valid).
     """
     check_online(offline, str(reference))
     revision = reference.revision or MAIN
     path = f"/api/models/{reference.repo}/revision/{quote(revision, safe='')}?blobs=true"
     answer = _get(path, reference, notify, _Revision)
-    files = tuple(filter(None, (file.repo_file() for file in answer.siblings)))
+    files = []
+    for file in answer.siblings:
+        sha256 = file.lfs.sha256 if file.lfs and _SHA256.fullmatch(file.lfs.sha256) else ""
+        if file.size is not None and is_safe_path(file.rfilename):
+            files.append(RepoFile(file.rfilename, file.size, sha256))
     n_parameters = answer.gguf.total if answer.gguf else None
-    return Repo(reference.repo, revision, answer.sha, files, bool(answer.gated), answer.license, n_parameters)
+    return Repo(reference.repo, revision, answer.sha, tuple(files), bool(answer.gated), answer.license, n_parameters)
 
 
-def search(text: str, limit: int, offline: bool = False, notify: Notify = ignore_message) -> list[SearchResult]:
-    """Repositories with GGUF files that match the text, the most downloaded first.
-
-    Raises:
-        NetworkError: the Hub cannot be reached, or its response is not valid.
-    """
+def search(text: str, limit: int, offline: bool = False, notify: Notify = lambda _text: None) -> list[SearchResult]:
+    """Repositories with GGUF files that match the text, the most downloaded first. Raises NetworkError."""
     check_online(offline, "the search")
     query = urlencode({"filter": "gguf", "search": text, "sort": "downloads", "direction": "-1", "limit": str(limit)})
     answer = _get(f"/api/models?{query}", HubReference("the list of models"), notify, list[_Found])
     return [found.result() for found in answer if is_repo(found.id)][:limit]
-
-
-def check_has_sha256(file: RepoFile, reference: HubReference) -> None:
-    """Raise ModelNotFoundError for a file without a published sha256: a download of it cannot be verified."""
-    if not file.sha256:
-        raise ModelNotFoundError(
-            f"cannot verify {file.path}: the Hub publishes no sha256 for it", f"choose another file of {reference.repo}"
-        )
 
 
 def _get(path: str, reference: HubReference, notify: Notify, kind: type[T]) -> T:

@@ -9,14 +9,14 @@ models--owner--name/blobs/<sha256>                  the file's bytes
 import contextlib
 import os
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llmcli.errors import DiskError, error_text
-from llmcli.files import read_note, write_note
+from llmcli.files import read_json, write_json
 from llmcli.models.hub.repo_files import Quantization, RepoFile, is_safe_path, projectors, quantizations
+from llmcli.models.notes import note_path
 from llmcli.models.reference import is_repo
 
 MOVE_HINT = "move the cache with HF_HUB_CACHE or HF_HOME"
@@ -180,7 +180,7 @@ class PulledRevision:
 
 def save_revision(data_dir: Path, record: PulledRevision) -> None:
     """Write the record; it replaces an older one. Raises OSError."""
-    write_note(_revision_path(data_dir, record.reference), asdict(record))
+    write_json(_revision_path(data_dir, record.reference), asdict(record))
 
 
 def load_revision(data_dir: Path, reference: str) -> PulledRevision | None:
@@ -219,18 +219,15 @@ def _files(folder: Path, prefix: str, depth: int) -> Iterator[RepoFile]:
 
 
 def _revision_path(data_dir: Path, reference: str) -> Path:
-    slug = re.sub(r"[^A-Za-z0-9.]+", "-", reference)[:80]
-    return data_dir / "pulled" / f"{slug}-{zlib.crc32(reference.encode()):08x}.json"
+    return note_path(data_dir / "pulled", reference)
 
 
 def _read_revision(path: Path) -> PulledRevision | None:
     import msgspec  # imported here: it costs 8 ms, and most starts read no record
 
-    data = read_note(path)
-    if "licence" in data:  # the name in older records
-        data["license"] = data.pop("licence")
-    try:
-        record = msgspec.convert(data, PulledRevision)
+    data = read_json(path)
+    try:  # `licence` is the name in older records
+        record = msgspec.convert({"license": data.get("licence"), **data}, PulledRevision)
     except msgspec.ValidationError:
         return None
     files = [*record.files, record.projector] if record.projector else record.files

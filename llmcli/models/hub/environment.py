@@ -44,11 +44,7 @@ def token_source() -> str:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if os.environ.get(name, "").strip():
             return name
-    file = token_file()
-    try:
-        return str(file) if file.is_file() else ""
-    except OSError:
-        return ""
+    return str(token_file()) if os.path.isfile(token_file()) else ""
 
 
 def token_file() -> Path:

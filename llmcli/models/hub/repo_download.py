@@ -1,26 +1,28 @@
-"""The download of a repository of the Hub: planned, fetched, and resumed when it was interrupted."""
+"""Pull from the Hub: plan the files of a model, download them into the cache, resume and verify them."""
 
 import contextlib
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError, error_text
-from llmcli.files import read_note, write_note
-from llmcli.models import file_records
-from llmcli.models.download.fetch import check_free_space, check_sha256, download, exclusive, write_error
-from llmcli.models.download.http import RetryPolicy
-from llmcli.models.download.partial_file import PARTIAL, RECORD_SUFFIX, PartialFile, bytes_downloaded, partial_path
-from llmcli.models.download.transfer import RemoteFile
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError, error_text
+from llmcli.models import checksums, notes
+from llmcli.models.download.http import RemoteFile, RetryPolicy
+from llmcli.models.download.partial_file import (
+    PartialFile,
+    bytes_downloaded,
+    check_free_space,
+    partial_path,
+    write_error,
+)
+from llmcli.models.download.transfer import check_sha256, download_file, exclusive
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_remote_header, stem_of
 from llmcli.models.hub import cache
-from llmcli.models.hub.api import Repo, check_has_sha256, get_repo, ignore_message
-from llmcli.models.hub.cache import lock_path, models_of_repo, repo_of
+from llmcli.models.hub.api import Repo, get_repo
 from llmcli.models.hub.environment import endpoint, gated_error, http_error, hub_headers, token_source
 from llmcli.models.hub.repo_files import (
     Quantization,
@@ -39,7 +41,7 @@ from llmcli.text import format_age
 if TYPE_CHECKING:
     import httpx2
 
-_ATTEMPTS = 4
+_ATTEMPTS = 4  # for a header
 
 
 @dataclass(frozen=True)
@@ -73,112 +75,6 @@ class DownloadItem:
         return 0 if self.is_downloaded() else self.file.size - bytes_downloaded(self.partial, self.file.size)
 
 
-class HubFile(RemoteFile):
-    """A file on the Hub, whose headers must match the checksum and the commit (if any) of its listing."""
-
-    def __init__(self, repo: str, commit: str, file: RepoFile) -> None:
-        url = f"{endpoint()}/{repo}/resolve/{commit or MAIN}/{quote(file.path)}"
-        super().__init__(url, hub_headers(), file.size)
-        self._reference = HubReference(repo, file=file.path, revision=commit or None)
-        self._sha256, self._commit = file.sha256, commit
-
-    def check(self, response: "httpx2.Response") -> None:
-        etag = response.headers.get("x-linked-etag", "").removeprefix("W/").strip('"')
-        commit = response.headers.get("x-repo-commit", "")
-        for sent, listed in ((etag, self._sha256), (commit, self._commit)):
-            if sent and listed and sent != listed:
-                raise NetworkError(
-                    f"the Hub sent another checksum or commit for {self._reference} than it lists",
-                    "try again later; if the error persists, do not trust this Hub or mirror",
-                )
-
-    def error(self, response: "httpx2.Response") -> LlmcliError:
-        return http_error(response, self._reference)
-
-
-def fetch(
-    item: DownloadItem, reference: str, data_dir: Path, progress_for: Callable[[str], Progress], notify: Notify
-) -> Path:
-    """The path of the file in the cache: downloaded and verified, or verified if another program downloaded it.
-
-    `reference` is the name of the download while it is interrupted.
-
-    Raises:
-        LlmcliError: the download failed. Nothing is published, and the partial download is kept.
-        KeyboardInterrupt: likewise.
-    """
-    is_linked = not item.blob.exists() or os.path.realpath(item.pointer) == os.path.realpath(item.blob)
-    is_published = is_linked and _has_size(item.pointer, item.file.size)
-    if is_published and _is_sound(item, data_dir, progress_for, notify):
-        return item.pointer  # nothing is written: the cache can be read-only
-    cache.create_folders(item.cache, item.repo)
-    record_partial(data_dir, item.partial, reference, item.file.size)
-    progress = progress_for(file_name(item.file.path))
-
-    def report_other() -> None:
-        with contextlib.suppress(OSError):
-            progress(item.partial.stat().st_size, item.file.size)
-
-    try:
-        with exclusive(cache.lock_path(item.blob), item.file.path, notify, report_other):
-            if _is_sound(item, data_dir, progress_for, notify):
-                PartialFile(item.partial, item.file.size).discard()  # another program was faster
-            else:
-                _download(item, progress, notify)
-            is_blob = _has_size(item.blob, item.file.size)
-            path = cache.publish(item.blob, item.pointer, item.cache) if is_blob else item.pointer
-    except OSError as error:
-        raise write_error(error, item.cache, item.partial, cache.MOVE_HINT) from error
-    discard_record(data_dir, item.partial)
-    file_records.record_sha256(data_dir, path, item.file.sha256)
-    return path
-
-
-def _is_sound(item: DownloadItem, data_dir: Path, progress_for: Callable[[str], Progress], notify: Notify) -> bool:
-    """Whether the file is in the cache; a damaged one is removed."""
-    if not item.is_downloaded():
-        return False
-    existing, sha256 = item.blob if item.blob.is_file() else item.pointer, item.file.sha256
-    if file_records.is_verified(data_dir, existing, sha256):
-        return True
-    if file_records.sha256_of(existing, progress_for(f"verifying {item.file.path}")) == sha256:
-        file_records.record_sha256(data_dir, existing, sha256)
-        return True
-    notify(f"{item.file.path} in the cache is damaged: downloading it again")
-    try:
-        existing.unlink()
-    except OSError as error:
-        raise DiskError(
-            f"cannot remove the damaged file {existing}: {error_text(error)}", "remove it, then pull the model again"
-        ) from None
-    return False
-
-
-def _download(item: DownloadItem, progress: Progress, notify: Notify) -> None:
-    """Download and verify the blob; after a checksum mismatch, download it once more from the start."""
-    file = item.file
-
-    def verify(digest: str) -> None:
-        hint = "try again later, or from another network"
-        check_sha256(digest, file.sha256, f"{file.path} after two attempts", hint)
-
-    for is_last in (False, True):
-        try:
-            download(HubFile(item.repo, item.commit, file), item.blob, verify, progress, notify)
-            return
-        except ModelInvalidError:
-            if is_last:
-                raise
-            notify(f"checksum mismatch for {file.path}: downloading it again")
-
-
-def _has_size(path: Path, size: int) -> bool:
-    try:
-        return path.is_file() and path.stat().st_size == size
-    except OSError:
-        return False
-
-
 @dataclass(frozen=True)
 class PullPlan(DownloadPlan):
     """A pull from the Hub: `files` are those of the model and, on request, the projector."""
@@ -190,15 +86,11 @@ class PullPlan(DownloadPlan):
     files: tuple[DownloadItem, ...]
     projector: DownloadItem | None  # available; in `files` only on request
 
-    def fetch(self, progress_for: ProgressFor, notify: Notify = ignore_message) -> ModelFile:
-        """Download the missing files, verify the others, and record the commit of the reference.
-
-        Raises:
-            LlmcliError: the pull failed; the partial download is kept.
-        """
+    def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
+        """Download the missing files, verify the others, and record the commit of the reference."""
         locations, repo = self.locations, self.repo
         check_free_space(locations.hub, self.missing, cache.MOVE_HINT)
-        paths = [fetch(item, str(self.reference), locations.data_dir, progress_for, notify) for item in self.files]
+        paths = [pull_file(item, str(self.reference), locations.data_dir, progress_for, notify) for item in self.files]
         projector = self.projector.file if self.projector and self.projector in self.files else None
         record = cache.PulledRevision(
             str(self.reference), repo.name, repo.commit, self.variant.parts, projector, repo.license, time.time()
@@ -216,148 +108,153 @@ class PullPlan(DownloadPlan):
 
 
 def plan_pull(
-    reference: HubReference,
-    locations: ModelLocations,
-    memory: int,
-    notify: Notify = ignore_message,
-    projector: bool = False,
+    reference: HubReference, locations: ModelLocations, memory: int, notify: Notify, projector: bool = False
 ) -> PullPlan:
     """Ask the Hub, in one request, what `reference` is now. `memory` in bytes guides the selection (0 = unknown).
 
-    Raises:
-        ModelNotFoundError: the Hub has no such model, or not all of its parts.
-        NotAllowedError: the model is gated and no token is set.
-        NetworkError: the Hub cannot be reached.
+    Raises ModelNotFoundError (no such model, parts are missing, or no sha256 is published), NotAllowedError (it is
+    gated and no token is set) or NetworkError.
     """
-    listing = get_repo(reference, locations.offline, notify)
-    found = quantizations(listing.files)
+    repo = get_repo(reference, locations.offline, notify)
+    found = quantizations(repo.files)
     if reference.quant or reference.file or not found:
         variant, reason = select_quantization(found, reference.quant, reference.file, reference.repo), ""
     else:
         variant, reason = best_fit(found, memory)
-    if listing.gated and not token_source():
+    if repo.gated and not token_source():
         raise gated_error(reference.repo)
-    mmproj = projector_for(variant, listing.files)
-    extra = DownloadItem(locations.hub, listing.name, listing.commit, mmproj) if mmproj else None
-    files = [DownloadItem(locations.hub, listing.name, listing.commit, part) for part in variant.parts]
+    files = [DownloadItem(locations.hub, repo.name, repo.commit, part) for part in variant.parts]
+    mmproj = projector_for(variant, repo.files)
+    extra = DownloadItem(locations.hub, repo.name, repo.commit, mmproj) if mmproj else None
     files += [extra] if extra and projector else []
     for item in files:
-        check_has_sha256(item.file, reference)
-    size = sum(item.file.size for item in files)
+        if not item.file.sha256:
+            raise ModelNotFoundError(
+                f"cannot verify {item.file.path}: the Hub publishes no sha256 for it",
+                f"choose another file of {reference.repo}",
+            )
+    old, update = cache.load_revision(locations.data_dir, str(reference)), ""
+    if old and old.files != variant.parts:  # the reference means other files than when it was pulled
+        version = f"commit {old.commit[:8]}, pulled {format_age(old.time)}"
+        update = f"a newer version of this model; the old one ({version}) is kept, see `llmcli models list`"
     parts = f" in {len(variant.parts)} parts" if len(variant.parts) > 1 else ""
     return PullPlan(
         reference=reference,
-        title=f"{listing.name}/{variant.path}{parts}",
-        size=size,
+        title=f"{repo.name}/{variant.path}{parts}",
+        size=sum(item.file.size for item in files),
         missing=sum(item.missing for item in files),
         reason=reason,
-        update=_update(reference, variant, locations),
+        update=update,
         locations=locations,
-        repo=listing,
+        repo=repo,
         variant=variant,
         files=tuple(files),
         projector=extra,
     )
 
 
-def remote_header(item: DownloadItem) -> GGUFHeader:
-    """The header, read with range requests: a few MiB, at most 32.
+def pull_file(item: DownloadItem, reference: str, data_dir: Path, progress_for: ProgressFor, notify: Notify) -> Path:
+    """The path of the file in the cache: downloaded and verified, or verified if another program downloaded it.
 
-    Raises:
-        ModelInvalidError: the header is not valid.
-        LlmcliError: the Hub refuses or fails.
+    `reference` is the name of the download while it is interrupted. After an LlmcliError or a KeyboardInterrupt,
+    nothing is published, and the partial download is kept.
     """
-    remote, retries = HubFile(item.repo, item.commit, item.file), RetryPolicy(ignore_message, _ATTEMPTS)
+    is_linked = not item.blob.exists() or os.path.realpath(item.pointer) == os.path.realpath(item.blob)
+    is_published = is_linked and _has_size(item.pointer, item.file.size)
+    if is_published and _is_sound(item, data_dir, progress_for, notify):
+        return item.pointer  # nothing is written: the cache can be read-only
+    cache.create_folders(item.cache, item.repo)
+    notes.update(data_dir, item.partial, reference=reference, size=item.file.size)
+    progress = progress_for(file_name(item.file.path))
+
+    def report_other() -> None:
+        with contextlib.suppress(OSError):
+            progress(item.partial.stat().st_size, item.file.size)
+
+    try:
+        with exclusive(cache.lock_path(item.blob), item.file.path, notify, report_other):
+            if _is_sound(item, data_dir, progress_for, notify):
+                PartialFile(item.partial, item.file.size).discard()  # another program was faster
+            else:
+                _download_blob(item, progress, notify)
+            is_blob = _has_size(item.blob, item.file.size)
+            path = cache.publish(item.blob, item.pointer, item.cache) if is_blob else item.pointer
+    except OSError as error:
+        raise write_error(error, item.cache, item.partial, cache.MOVE_HINT) from error
+    notes.forget(data_dir, item.partial)
+    checksums.record_sha256(data_dir, path, item.file.sha256)
+    return path
+
+
+class HubFile(RemoteFile):
+    """A file on the Hub, whose headers must match the checksum and the commit (if any) of its listing."""
+
+    def __init__(self, repo: str, commit: str, file: RepoFile) -> None:
+        url = f"{endpoint()}/{repo}/resolve/{commit or MAIN}/{quote(file.path)}"
+        super().__init__(url, hub_headers(), file.size)
+        self._reference = HubReference(repo, file=file.path, revision=commit or None)
+        self._sha256, self._commit = file.sha256, commit
+
+    def check_headers(self, response: "httpx2.Response") -> None:
+        etag = response.headers.get("x-linked-etag", "").removeprefix("W/").strip('"')
+        commit = response.headers.get("x-repo-commit", "")
+        for sent, listed in ((etag, self._sha256), (commit, self._commit)):
+            if sent and listed and sent != listed:
+                raise NetworkError(
+                    f"the Hub sent another checksum or commit for {self._reference} than it lists",
+                    "try again later; if the error persists, do not trust this Hub or mirror",
+                )
+
+    def error(self, response: "httpx2.Response") -> LlmcliError:
+        return http_error(response, self._reference)
+
+
+def remote_header(item: DownloadItem) -> GGUFHeader:
+    """The header, read with range requests: a few MiB, at most 32. Raises as `read_remote_header`."""
+    remote, retries = HubFile(item.repo, item.commit, item.file), RetryPolicy(lambda _text: None, _ATTEMPTS)
     return read_remote_header(lambda start, end: remote.read(start, end, retries), item.file.size, item.file.path)
 
 
-def _update(reference: HubReference, variant: Quantization, locations: ModelLocations) -> str:
-    """A message if the reference now means other files than when it was pulled; "" if not."""
-    old = cache.load_revision(locations.data_dir, str(reference))
-    if old is None or old.files == variant.parts:
-        return ""
-    version = f"commit {old.commit[:8]}, pulled {format_age(old.time)}"
-    return f"a newer version of this model; the old one ({version}) is kept, see `llmcli models list`"
-
-
-@dataclass(frozen=True)
-class InterruptedDownload:
-    """An interrupted download. `name` is the reference to pull; `size` is 0 (unknown) if another program started it."""
-
-    name: str
-    path: Path
-    downloaded: int
-    size: int
-    time: float
-
-    @property
-    def is_from_llmcli(self) -> bool:
-        return ".llmcli." in self.path.name
-
-
-@dataclass
-class _Note:
-    """What is remembered of a download from its start to its end; without it, the download has no name."""
-
-    reference: str
-    size: int
-
-
-def record_partial(data_dir: Path, partial: Path, reference: str, size: int) -> None:
-    """Record the reference of a download that starts now."""
-    with contextlib.suppress(OSError):
-        write_note(_note_path(data_dir, partial), {"reference": reference, "size": size})
-
-
-def discard_record(data_dir: Path, partial: Path) -> None:
-    """Remove the record of a completed download."""
-    with contextlib.suppress(OSError):
-        _note_path(data_dir, partial).unlink(missing_ok=True)
-
-
-def interrupted_downloads(hub: Path, cache_dir: Path, data_dir: Path) -> list[InterruptedDownload]:
-    """All interrupted downloads, the latest first, including those of other Hugging Face tools."""
-    paths = [*hub.glob("models--*/blobs/*.incomplete"), *(cache_dir / "urls").glob("*/*" + PARTIAL)]
-    found = [_interrupted(path, data_dir) for path in paths if path.is_file() and not path.is_symlink()]
-    return sorted((item for item in found if item.downloaded), key=lambda item: -item.time)
-
-
-def remove_interrupted(item: InterruptedDownload, data_dir: Path) -> bool:
-    """Delete a partial download of llmcli; False if another program started it or it is active. Raises OSError."""
-    from filelock import FileLock, Timeout
-
-    if not item.is_from_llmcli:
+def _is_sound(item: DownloadItem, data_dir: Path, progress_for: ProgressFor, notify: Notify) -> bool:
+    """Whether the file is in the cache; a damaged one is removed."""
+    if not item.is_downloaded():
         return False
-    target = item.path.with_name(item.path.name.removesuffix(PARTIAL))
-    lock = lock_path(target) if target.parent.name == "blobs" else target.with_suffix(".lock")
+    existing, sha256 = item.blob if item.blob.is_file() else item.pointer, item.file.sha256
+    if notes.read(data_dir, existing).get("sha256") == sha256:
+        return True
+    if checksums.sha256_of(existing, progress_for(f"verifying {item.file.path}")) == sha256:
+        checksums.record_sha256(data_dir, existing, sha256)
+        return True
+    notify(f"{item.file.path} in the cache is damaged: downloading it again")
     try:
-        with FileLock(lock, blocking=False):
-            item.path.unlink(missing_ok=True)
-            item.path.with_name(item.path.name + RECORD_SUFFIX).unlink(missing_ok=True)
-            discard_record(data_dir, item.path)
-    except Timeout:
+        existing.unlink()
+    except OSError as error:
+        raise DiskError(
+            f"cannot remove the damaged file {existing}: {error_text(error)}", "remove it, then pull the model again"
+        ) from None
+    return False
+
+
+def _download_blob(item: DownloadItem, progress: Progress, notify: Notify) -> None:
+    """Download and verify the blob; after a checksum mismatch, download it once more from the start."""
+    file = item.file
+
+    def verify(digest: str) -> None:
+        hint = "try again later, or from another network"
+        check_sha256(digest, file.sha256, f"{file.path} after two attempts", hint)
+
+    for is_last in (False, True):
+        try:
+            download_file(HubFile(item.repo, item.commit, file), item.blob, verify, progress, notify)
+            return
+        except ModelInvalidError:
+            if is_last:
+                raise
+            notify(f"checksum mismatch for {file.path}: downloading it again")
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size == size
+    except OSError:
         return False
-    return True
-
-
-def has_complete_parts(item: InterruptedDownload) -> bool:
-    """Whether the interrupted pull also left complete parts of a split model."""
-    folder = item.path.parent.parent
-    repo = repo_of(folder.name)
-    return bool(repo and models_of_repo(folder.parent, repo, whole=False))
-
-
-def _interrupted(path: Path, data_dir: Path) -> InterruptedDownload:
-    import msgspec
-
-    info = path.stat()
-    try:
-        note = msgspec.convert(read_note(_note_path(data_dir, path)), _Note)
-    except msgspec.ValidationError:
-        note = _Note(repo_of(path.parent.parent.name) or path.name, 0)
-    downloaded = bytes_downloaded(path, note.size) if note.size > 0 else info.st_size
-    return InterruptedDownload(note.reference, path, downloaded, note.size, info.st_mtime)
-
-
-def _note_path(data_dir: Path, partial: Path) -> Path:
-    return data_dir / "unfinished" / f"{partial.name.removesuffix(PARTIAL)[:80]}.json"

@@ -114,7 +114,6 @@ class Quantization:
 
     @property
     def label(self) -> str:
-        """The quantization; the name if that has none."""
         return self.quantization or self.name
 
     @property
@@ -158,12 +157,10 @@ def projectors(files: Iterable[RepoFile]) -> list[RepoFile]:
 
 def projector_for(variant: Quantization, files: Iterable[RepoFile]) -> RepoFile | None:
     """The best projector in the folder of the variant, otherwise the best in the root of the repository."""
-    found = projectors(files)
-    for folder in (_folder(variant.path), ""):
-        for file in found:
-            if _folder(file.path) == folder:
-                return file
-    return None
+    by_folder: dict[str, RepoFile] = {}
+    for file in projectors(files):
+        by_folder.setdefault(file.path.rpartition("/")[0], file)
+    return by_folder.get(variant.path.rpartition("/")[0], by_folder.get(""))
 
 
 def is_safe_path(path: str) -> bool:
@@ -205,6 +202,10 @@ def best_fit(found: Sequence[Quantization], memory: int) -> tuple[Quantization, 
     if not complete:
         missing = _first([path for variant in found for path in variant.missing[:2]])
         raise ModelNotFoundError(f"all models are incomplete: {missing} is missing", "choose another repository")
+
+    def too_large(variant: Quantization) -> str:
+        return f"needs {memory_needed(variant.size) / _GIB:.1f} GiB and {memory / _GIB:.1f} GiB are free"
+
     fitting = [variant for variant in complete if fits_memory(variant.size, memory)]
     smallest = min(fitting or complete, key=lambda variant: (variant.size, *_preference(variant)))
     usual = sorted((variant for variant in complete if variant.plain == DEFAULT_QUANTIZATION), key=_preference)
@@ -212,12 +213,10 @@ def best_fit(found: Sequence[Quantization], memory: int) -> tuple[Quantization, 
         if variant in fitting:
             return variant, f"{DEFAULT_QUANTIZATION} is the default"
     if len(complete) == 1:
-        reason = "" if fitting else f" {_memory_reason(smallest, memory)}"
-        return smallest, f"the only file{reason}"
+        return smallest, "the only file" if fitting else f"the only file {too_large(smallest)}"
     if not fitting:
-        reason = _memory_reason(smallest, memory)
-        return smallest, f"no file fits; the smallest, {smallest.label}, {reason}"
-    why = f"{DEFAULT_QUANTIZATION} {_memory_reason(usual[0], memory)}" if usual else f"no {DEFAULT_QUANTIZATION}"
+        return smallest, f"no file fits; the smallest, {smallest.label}, {too_large(smallest)}"
+    why = f"{DEFAULT_QUANTIZATION} {too_large(usual[0])}" if usual else f"no {DEFAULT_QUANTIZATION}"
     moderate = [variant for variant in fitting if (nominal_bits(variant.quantization) or 0) <= _MAX_BITS]
     if not moderate:
         return smallest, f"{why}, the smallest is {smallest.label}"
@@ -259,10 +258,6 @@ def _is_gguf(file: RepoFile) -> bool:
     return file.path.lower().endswith(".gguf") and is_safe_path(file.path)
 
 
-def _folder(path: str) -> str:
-    return path.rpartition("/")[0]
-
-
 def _with_file(found: Sequence[Quantization], file: str, repo: str) -> Quantization:
     paths = {path: variant for variant in found for path in (*(part.path for part in variant.parts), *variant.missing)}
     if file in paths:
@@ -290,11 +285,20 @@ def _with_quantization(found: Sequence[Quantization], requested: str, repo: str)
 
 def _shortest(same: list[Quantization], repo: str) -> Quantization:
     """The variant whose name is the start of all other names; otherwise they are different models: UsageError."""
+
+    def base(variant: Quantization) -> str:
+        """The name up to the quantization."""
+        name = variant.name.casefold()
+        before, found, _ = name.rpartition(variant.quantization.casefold()) if variant.quantization else ("", "", "")
+        return (before if found else name).rstrip("-._")
+
     first, *others = sorted(same, key=lambda variant: (len(variant.name), len(variant.path), variant.path))
-    base = _base(first)
+    start = base(first)
     for other in others:
         equal_length = len(first.name) == len(other.name) and len(first.path) == len(other.path)
-        if equal_length or not (_base(other) == base or _base(other).startswith((f"{base}-", f"{base}.", f"{base}_"))):
+        if equal_length or not (
+            base(other) == start or base(other).startswith((f"{start}-", f"{start}.", f"{start}_"))
+        ):
             raise _several(repo, first.quantization, [variant.path for variant in same])
     return first
 
@@ -318,16 +322,6 @@ def _nearest(requested: str, names: list[str], limit: int = _MAX_NAMES) -> list[
 
 def _preference(variant: Quantization) -> tuple[bool, int, int, str]:
     return variant.quantization.startswith("UD-"), len(variant.name), len(variant.parts), variant.path
-
-
-def _base(variant: Quantization) -> str:
-    name = variant.name.casefold()
-    before, found, _ = name.rpartition(variant.quantization.casefold()) if variant.quantization else ("", "", "")
-    return (before if found else name).rstrip("-._")
-
-
-def _memory_reason(variant: Quantization, memory: int) -> str:
-    return f"needs {memory_needed(variant.size) / _GIB:.1f} GiB and {memory / _GIB:.1f} GiB are free"
 
 
 def _first(missing: Sequence[str]) -> str:

@@ -47,10 +47,7 @@ class Program(Source):
         found: list[InstalledModel] = []
         for files in _gguf_files(folder):
             projectors = [path for path in files if _PROJECTOR.search(path.name)]
-            for path in files:
-                model = None if _is_companion(path) else _model(path, self, projectors)
-                if model:
-                    found.append(model)
+            found += filter(None, (_model(path, self, projectors) for path in files if not _is_companion(path)))
         return sorted(found, key=lambda model: (model.name.casefold(), model.name, model.path))
 
 

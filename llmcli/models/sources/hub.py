@@ -3,8 +3,7 @@
 import contextlib
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -41,34 +40,25 @@ class Hub(Source):
         """The model as it was pulled; otherwise the best match."""
         if not isinstance(reference, HubReference):
             return None
-        record = cache.load_revision(locations.data_dir, str(reference))
-        if record:
-            folder = locations.hub, record.repo, record.commit
-            parts = tuple(cache.pointer_path(*folder, file.path) for file in record.files)
+        if pulled := cache.load_revision(locations.data_dir, str(reference)):
+            folder = locations.hub, pulled.repo, pulled.commit
+            parts = tuple(cache.pointer_path(*folder, file.path) for file in pulled.files)
             if all(path.is_file() for path in parts):
                 return ModelFile(parts[0], parts, stem_of(parts[0]))
         model = _best_match(reference, locations)
         return ModelFile(model.parts[0], model.parts, model.variant.name) if model else None
 
     def models(self, locations: ModelLocations) -> Iterator[InstalledModel]:
-        """The models of the cache; a model that is the same at several commits is listed once."""
+        """The models of the cache, by the shortest reference; a model that is the same at several commits is one."""
         pulled = cache.all_revisions(locations.data_dir)
         recorded = {(record.repo, file.path): file.sha256 for record in pulled for file in record.files}
-        models = cached_models(locations.hub)
-        paths = {(model.repo, model.variant.quantization, model.variant.path) for model in models}
-        n_files = Counter((repo, quantization) for repo, quantization, _path in paths)
-        commits = Counter(repo for repo, _commit in {(model.repo, model.commit) for model in models})
         seen: dict[tuple[str, str], list[CachedModel]] = {}
-        for model in models:
+        for model in cached_models(locations.hub):
             others = seen.setdefault((model.repo, model.variant.path), [])
             if any(model.is_same(other) for other in others):
                 continue
             others.append(model)
-            unique = model.variant.quantization and n_files[model.repo, model.variant.quantization] == 1
-            name = f"{model.repo}:{model.variant.quantization}" if unique else f"{model.repo}/{model.variant.path}"
-            if commits[model.repo] > 1 or "@" in name:
-                names = name, f"{name}@{model.commit[:8]}", f"{name}@{model.commit}"
-                name = self._first_reference(model.parts[0], names, locations)
+            name = self._shortest_reference(model, locations)
             digests = tuple(part.sha256 or recorded.get((model.repo, part.path), "") for part in model.variant.parts)
             yield InstalledModel(name, self, model.parts, model.variant.size, digests, cached=model)
 
@@ -84,8 +74,7 @@ class Hub(Source):
     def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
         """Plan the removal: the same bytes can be in the cache at several commits, and all of them are this model.
 
-        Raises:
-            DiskError: a link leads out of the cache.
+        Raises DiskError if a link leads out of the cache.
         """
         model = item.cached
         assert model  # every item of this source has it
@@ -143,14 +132,17 @@ class Hub(Source):
             return InstalledModel(name, self, model.parts, model.variant.size, digests, cached=model)
         return None
 
-    def _first_reference(self, path: Path, names: Sequence[str], locations: ModelLocations) -> str:
-        """The first of the names that resolves to this file; if none does, its path."""
-        for name in names:
+    def _shortest_reference(self, model: CachedModel, locations: ModelLocations) -> str:
+        """The shortest reference that finds this model, and not a similar one or another commit; or else its path."""
+        quantization, path = model.variant.quantization, os.path.realpath(model.parts[0])
+        names = [*([f"{model.repo}:{quantization}"] if quantization else []), f"{model.repo}/{model.variant.path}"]
+        commits = ("", f"@{model.commit[:8]}", f"@{model.commit}")
+        for name in (name + commit for commit in commits for name in names):
             with contextlib.suppress(LlmcliError):
                 found = self.find(parse_hub(name, name), locations)
-                if found and os.path.realpath(found.path) == os.path.realpath(path):
+                if found and os.path.realpath(found.path) == path:
                     return name
-        return str(path)
+        return str(model.parts[0])
 
 
 SOURCE = Hub()
@@ -162,14 +154,13 @@ def _parse_url(text: str) -> HubReference | None:
         parts, mirror = urlsplit(text if "://" in text else f"https://{text}"), urlsplit(endpoint())
     except ValueError:  # brackets without an IPv6 address between them
         raise ModelNotFoundError(f"'{text}' is not a valid URL", FORMS) from None
+    host, base = parts.netloc.lower(), mirror.path.rstrip("/") + "/"
     if parts.scheme not in ("http", "https"):
         return None
-    if parts.netloc.lower() in _HOSTS:
+    if host in _HOSTS:
         return _parse_page(parts.path, text)
-    base = mirror.path.rstrip("/") + "/"
-    if mirror.netloc and parts.netloc.lower() == mirror.netloc.lower() and parts.path.startswith(base):
-        return _parse_page(parts.path.removeprefix(base), text)
-    return None
+    is_mirror = mirror.netloc and host == mirror.netloc.lower() and parts.path.startswith(base)
+    return _parse_page(parts.path.removeprefix(base), text) if is_mirror else None
 
 
 def _parse_page(path: str, text: str) -> HubReference:
@@ -191,18 +182,15 @@ def _best_match(reference: HubReference, locations: ModelLocations) -> CachedMod
         commit = cache.read_ref(locations.hub, reference.repo, reference.revision)
         short = reference.revision if _SHORT_COMMIT.fullmatch(reference.revision) else "-"
         models = [model for model in models if model.commit == commit or model.commit.startswith(short)]
-    pulled = [record.commit for record in cache.all_revisions(locations.data_dir) if record.repo == reference.repo]
     exact = {model.commit for model in models if _is_exact(model, reference)}
-    commits = dict.fromkeys([*pulled, *(model.commit for model in models)])
+    commits = dict.fromkeys(model.commit for model in models)
+    if len(commits) > 1:
+        pulled = [record.commit for record in cache.all_revisions(locations.data_dir) if record.repo == reference.repo]
+        commits = dict.fromkeys([*(commit for commit in pulled if commit in commits), *commits])
     for commit in sorted(commits, key=lambda commit: commit not in exact):
-        by_variant = {model.variant: model for model in models if model.commit == commit}
-        try:
-            if by_variant:
-                return by_variant[
-                    select_quantization(list(by_variant), reference.quant, reference.file, reference.repo)
-                ]
-        except ModelNotFoundError:
-            continue
+        found = {model.variant: model for model in models if model.commit == commit}
+        with contextlib.suppress(ModelNotFoundError):
+            return found[select_quantization(list(found), reference.quant, reference.file, reference.repo)]
     return None
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmcli.files import read_note
+from llmcli.files import read_json
 from llmcli.models.hub.repo_files import DEFAULT_QUANTIZATION
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.reference import HubReference, Reference
@@ -50,7 +50,7 @@ class LmStudio(Program):
             pointer = file.readline(_MAX_LINE)
         moved = _absolute(pointer, home)
         homes = [*([moved] if moved else []), *(home / name for name in _HOMES)]
-        settings = [read_note(folder / "settings.json") for folder in [*homes, *(home / name for name in _SETTINGS)]]
+        settings = [read_json(folder / "settings.json") for folder in [*homes, *(home / name for name in _SETTINGS)]]
         chosen = [_absolute(str(values.get("downloadsFolder", "")), home) for values in settings]
         return [*(folder for folder in chosen if folder), *(folder / "models" for folder in homes)]
 

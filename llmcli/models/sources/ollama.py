@@ -34,13 +34,9 @@ _SERVICE_STORES = (
     Path("/var/lib/ollama"),
     Path("/var/snap/ollama/common/models"),
 )
-_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
-_PIECES = (
-    re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"),
-    re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}"),
-    _PART,
-    _PART,
-)
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
+_PIECES = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}", r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}", _PART, _PART
+_NAME = re.compile(r"(?:\w+://)?(?:(?:({})/)?({})/)?({})(?::({}))?".format(*_PIECES))
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _MEDIA_TYPE = "application/vnd.ollama.image."
 _MAX_NAMES = 3  # in one message
@@ -123,16 +119,16 @@ SOURCE = Ollama()
 def find_in_stores(name: str, stores: Sequence[Path]) -> InstalledModel:
     """The model with this name in Ollama (without `ollama:`); registry.ollama.ai/library and :latest are defaults.
 
-    Raises:
-        ModelNotFoundError: no store has it; the hint has the nearest names.
-        ModelInvalidError: its manifest is damaged, its file is missing, or it is not a GGUF model.
-        DiskError: its files cannot be read.
+    Raises ModelNotFoundError (its hint has the nearest names), ModelInvalidError (the manifest is damaged, the file is
+    missing, or it is not a GGUF model) or DiskError.
     """
-    requested = parse_name(name)
-    if requested is None:
+    match = _NAME.fullmatch(name)
+    if match is None:
         raise ModelNotFoundError(
             f"{quote(name)} is not a valid name of an Ollama model", "give a name like llama3.2 or llama3.2:1b"
         )
+    host, namespace, model, tag = match.groups()
+    requested = OllamaName(host or HOST, namespace or NAMESPACE, model, tag or TAG)
     known = [(store, other) for store in stores for other in _names(store)]
     same = [pair for pair in known if pair[1].folded() == requested.folded()]
     first_error: LlmcliError | None = None
@@ -144,24 +140,12 @@ def find_in_stores(name: str, stores: Sequence[Path]) -> InstalledModel:
     raise first_error or _not_found(requested, [other for _, other in known], stores)
 
 
-def parse_name(name: str) -> OllamaName | None:
-    """The full name, with Ollama's defaults for missing parts; None if it is not valid."""
-    above, _, last = name.partition("://")[2].rpartition("/") if "://" in name else name.rpartition("/")
-    model, colon, tag = last.partition(":")
-    pieces = above.split("/") if "/" in name else []
-    if len(pieces) > 2 or (colon and not tag):
-        return None
-    host, namespace = [HOST, NAMESPACE][: 2 - len(pieces)] + pieces
-    full = OllamaName(host, namespace, model, tag or TAG)
-    return full if all(map(re.Pattern.fullmatch, _PIECES, full)) else None
-
-
 def _names(store: Path) -> list[OllamaName]:
     """The names of all manifests of a store, sorted."""
     found: list[tuple[str, ...]] = [()]
     for pattern in _PIECES:
         folders = ((above, list_names(store.joinpath("manifests", *above), MAX_ENTRIES)) for above in found)
-        below = ((*above, name) for above, names in folders for name in names if pattern.fullmatch(name))
+        below = ((*above, name) for above, names in folders for name in names if re.fullmatch(pattern, name))
         found = list(islice(below, MAX_ENTRIES))
     return [OllamaName(*pieces) for pieces in found]
 
@@ -169,15 +153,17 @@ def _names(store: Path) -> list[OllamaName]:
 def _model(store: Path, name: OllamaName) -> InstalledModel:
     layers = _layers(store, name)
     weights = [layer for layer in layers if layer.kind == "model"]
-    kinds = [layer.kind for layer in layers]
+    kinds, fault, hint = [layer.kind for layer in layers], "", "pull a GGUF version of it from the Hub"
     if not weights and "tensor" in kinds:
-        raise _unusable(name, "is in safetensors format, not GGUF", "pull a GGUF version of it from the Hub")
-    if not weights:
-        raise _unusable(name, "has no model file on this machine (a cloud model)", "use a model that Ollama has pulled")
-    if len(weights) > 1:
-        raise _unusable(name, f"is split into {len(weights)} files", "pull a GGUF version of it from the Hub")
-    if "adapter" in kinds:
-        raise _unusable(name, "is an adapter (LoRA), which is not supported", "use its base model")
+        fault = "is in safetensors format, not GGUF"
+    elif not weights:
+        fault, hint = "has no model file on this machine (a cloud model)", "use a model that Ollama has pulled"
+    elif len(weights) > 1:
+        fault = f"is split into {len(weights)} files"
+    elif "adapter" in kinds:
+        fault, hint = "is an adapter (LoRA), which is not supported", "use its base model"
+    if fault:
+        raise ModelInvalidError(f"Ollama model '{name}' {fault}", hint)
     path, size = _blob(store, name, weights[0])
     projectors = [_blob(store, name, layer)[0] for layer in layers if layer.kind == "projector"]
     digest = weights[0].digest.removeprefix("sha256:")
@@ -236,10 +222,6 @@ def _not_found(requested: OllamaName, known: Sequence[OllamaName], stores: Seque
     names = " or ".join(f"'{_PREFIX}{name}'" for name in near)
     hint = f"did you mean {names}? if not, run {pull}" if near else f"run {pull} first"
     return ModelNotFoundError(f"Ollama model '{requested}' not found on this machine", hint)
-
-
-def _unusable(name: OllamaName, why: str, hint: str) -> ModelInvalidError:
-    return ModelInvalidError(f"Ollama model '{name}' {why}", hint)
 
 
 def _damaged(name: OllamaName, why: str) -> ModelInvalidError:

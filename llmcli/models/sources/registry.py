@@ -1,7 +1,7 @@
 """All sources of models, and the questions that go to each of them: parse, find, plan a download."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,20 +25,15 @@ from llmcli.text import nearest
 if TYPE_CHECKING:
     from llmcli.models.sources.folder import Program
 
-# Modules with a `SOURCE`, in the order in which they are asked. A folder takes every path and plain name: it is last.
-SOURCES = (
-    "llmcli.models.sources.starter",
-    "llmcli.models.sources.hub",
-    "llmcli.models.sources.ollama",
-    "llmcli.models.sources.url",
-    "llmcli.models.sources.lmstudio",
-    "llmcli.models.sources.folder",
-)
+# The first modules to ask, and the last: `url` takes each URL that is left, and `folder` each path and plain name.
+_FIRST, _LAST = ("starter", "hub", "ollama"), ("url", "lmstudio", "folder")
 
 
 def sources() -> Iterator[Source]:
-    """Each source, imported when it is asked: a model of the Hub does not wait for the modules of the others."""
-    return (import_module(module).SOURCE for module in SOURCES)
+    """The `SOURCE` of each module of this package, which is imported when it is asked: most are not needed."""
+    found = {path.stem for path in Path(__file__).parent.glob("*.py")} - {"__init__", "registry", "source"}
+    names = (*_FIRST, *sorted(found.difference(_FIRST, _LAST)), *_LAST)
+    return (import_module(f"{__package__}.{name}").SOURCE for name in names)
 
 
 def programs() -> Iterator["Program"]:
@@ -51,26 +46,38 @@ def programs() -> Iterator["Program"]:
 def parse(text: str, aliases: Mapping[str, str] | None = None) -> Reference:
     """Parse `text` without access to the disk; an alias is resolved once.
 
-    Raises:
-        ModelNotFoundError: `text` is not a valid reference; the hint has the form that was probably meant.
+    Raises ModelNotFoundError if it is not valid; the hint has the form that was probably meant.
     """
     text = (aliases or {}).get(text, text).strip()
     if text.count("/") == 2 and is_repo(text.removesuffix("/")):  # a shell adds a slash when it completes a folder
         text = text.removesuffix("/")
     if not text or not text.isprintable():
         raise ModelNotFoundError("the model reference is empty or contains control characters", FORMS)
-    found = next(filter(None, (source.parse(text) for source in sources())), None)
-    if found is None:
-        raise not_a_reference(text)
-    return found
+    if found := next(filter(None, (source.parse(text) for source in sources())), None):
+        return found
+    raise not_a_reference(text)
+
+
+def parse_remote(text: str, locations: ModelLocations) -> RemoteReference | None:
+    """The reference to download; None for the starter, and for what cannot be downloaded (files, names, Ollama's)."""
+    from llmcli.models.catalog import find_entry
+
+    reference = parse(text, locations.aliases)
+    if isinstance(reference, NameReference) and (entry := find_entry(reference.text)):
+        return entry.reference
+    return reference if isinstance(reference, RemoteReference) else None
 
 
 def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
     """The model for `text`, which is not the path of a file. Raises what `find_model_file` raises."""
     reference: Reference = parse(text)
-    is_name = isinstance(reference, PathReference | NameReference)
-    if is_name and (imported := find_in_folders(str(reference), locations.folders)):
-        return ModelFile(imported.path, imported.parts, imported.name)
+    if isinstance(reference, PathReference | NameReference):
+        from llmcli.models.sources.folder import first_named
+
+        models = [model for folder in locations.folders for model in models_in_folder(folder)]
+        imported = first_named(models, reference.text, lambda model: [model.name, *(part.name for part in model.parts)])
+        if imported:
+            return ModelFile(imported.path, imported.parts, imported.name)
     if isinstance(reference, NameReference):
         from llmcli.models.catalog import find_entry
 
@@ -98,14 +105,6 @@ def models_in_folder(folder: Path) -> list[InstalledModel]:
     return next(program for program in programs() if program.is_store(folder)).models_in(folder)
 
 
-def find_in_folders(name: str, folders: Sequence[Path]) -> InstalledModel | None:
-    """The first model with this name or file name; an exact match comes before one that differs in case."""
-    from llmcli.models.sources.folder import first_named
-
-    found = [model for folder in folders for model in models_in_folder(folder)]
-    return first_named(found, name, lambda model: [model.name, *(part.name for part in model.parts)])
-
-
 def stores_not_imported(locations: ModelLocations) -> list[tuple[Path, "Program"]]:
     """The folders of other programs that the user did not import."""
     found = [(folder, program) for program in programs() for folder in program.folders()]
@@ -122,10 +121,10 @@ def _suggestion(name: str, locations: ModelLocations) -> str:
     local, listed = _nearest(name, names), _nearest(name, {entry: entry for entry in sizes})
     download = f"'{listed}' ({sizes.get(listed, 0) / 1e9:.1f} GB to download)"
     is_exact = {name.casefold(), f"{name}.gguf".casefold()} & set(map(str.casefold, names))
-    if local and listed and not is_exact:
-        return f"did you mean '{local}' (on this machine) or {download}?"
-    if local:
+    if local and (is_exact or not listed):
         return f"did you mean '{local}'?"
+    if local:
+        return f"did you mean '{local}' (on this machine) or {download}?"
     return f"did you mean {download}?" if listed else "see `llmcli models list` and `llmcli models recommend`"
 
 
@@ -138,10 +137,12 @@ def _local_names(locations: ModelLocations) -> dict[str, str]:
         names |= {model.name: model.name for model in models_in_folder(folder)}
     for folder, program in stores_not_imported(locations):
         names |= {one.name: one.name if program.has_names else str(one.path) for one in program.models_in(folder)}
-    for reference in [name for name in names if name.startswith("ollama:")]:
-        tagged = reference.removeprefix("ollama:")
-        names.setdefault(tagged, reference)
-        names.setdefault(tagged.partition(":")[0], reference)
+    prefixes = [source.name for source in sources() if source.has_names]
+    for reference in list(names):
+        prefix, _, name = reference.partition(":")
+        if prefix in prefixes:  # ollama:NAME:TAG can be known as NAME:TAG or NAME
+            names.setdefault(name, reference)
+            names.setdefault(name.partition(":")[0], reference)
     return names
 
 

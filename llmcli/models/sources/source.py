@@ -17,21 +17,16 @@ ProgressFor = Callable[[str], Progress]  # the progress of the file with this na
 
 @dataclass(frozen=True)
 class InstalledModel:
-    """A model on this machine.
-
-    `name` is its reference, `parts` are its files, the first part first, and `size` their bytes. `digests` are the
-    published sha256 of each part, not verified ("" = unknown). `projector` is the vision projector (mmproj).
-    `cached` is the model in the Hub's cache, if it is there; `last_used` is in seconds since 1970.
-    """
+    """A model on this machine; `name` is a reference to it."""
 
     name: str
     source: "Source"
-    parts: tuple[Path, ...]
-    size: int
-    digests: tuple[str, ...]
-    projector: Path | None = None
-    cached: CachedModel | None = None
-    last_used: float | None = None
+    parts: tuple[Path, ...]  # its files, the first part first
+    size: int  # of all parts, in bytes
+    digests: tuple[str, ...]  # the published sha256 of each part, not verified; "" if unknown
+    projector: Path | None = None  # the vision projector (mmproj)
+    cached: CachedModel | None = None  # as which it is in the Hub's cache
+    last_used: float | None = None  # in seconds since 1970
     aliases: tuple[str, ...] = ()
 
     @property
@@ -50,25 +45,17 @@ class InstalledModel:
 
 @dataclass(frozen=True)
 class DownloadPlan:
-    """What a download will fetch: `title` is the file, `reason` why that one if the user did not choose it.
-
-    `size` and `missing`, of which nothing is downloaded yet, are in bytes. `update` is a message if the reference now
-    means other files than those on this machine.
-    """
+    """What a download will fetch. Sizes are in bytes."""
 
     reference: RemoteReference
-    title: str
+    title: str  # of the file
     size: int
-    missing: int
-    reason: str
-    update: str
+    missing: int  # the part of `size` that is not downloaded yet
+    reason: str  # for this file, if the user did not choose it
+    update: str  # a message if the reference now means other files than those on this machine
 
-    def fetch(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
-        """Download and verify what is missing.
-
-        Raises:
-            LlmcliError: the download failed; the partial download is kept.
-        """
+    def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
+        """Download and verify what is missing. Raises LlmcliError; the partial download is kept then."""
         raise NotImplementedError
 
 
@@ -88,10 +75,7 @@ class RemovalPlan:
 
 
 class Source:
-    """A place that models come from.
-
-    A subclass overrides what it can do. The methods without a body here mean "nothing of this source".
-    """
+    """A place that models come from. A subclass overrides what it can do; a method without a body does nothing."""
 
     name = ""  # in `llmcli models list --json`
     label = ""  # in tables
@@ -102,16 +86,13 @@ class Source:
     def parse(self, text: str) -> Reference | None:
         """The reference of this source for a text without control characters; None for a text of another form.
 
-        Raises:
-            ModelNotFoundError: the text has the form of this source, but is not valid.
+        Raises ModelNotFoundError if the text has the form of this source, but is not valid.
         """
 
     def find(self, reference: Reference, locations: ModelLocations) -> ModelFile | None:
-        """The model on this machine. Never uses the network.
+        """The model on this machine, without network; None if it is not there, or the reference is another source's.
 
-        Raises:
-            ModelNotFoundError: only this source knows such references, and it does not have this one.
-            ModelInvalidError: the model is damaged.
+        Raises ModelNotFoundError (no other place can have it) or ModelInvalidError (it is damaged).
         """
 
     def models(self, locations: ModelLocations) -> Iterable[InstalledModel]:
@@ -123,16 +104,11 @@ class Source:
     ) -> DownloadPlan | None:
         """What a download of the reference will fetch. `memory` in bytes guides the selection (0 = unknown).
 
-        Raises:
-            LlmcliError: the model does not exist, or the server cannot be reached.
+        Raises LlmcliError if the model does not exist, or the server cannot be reached.
         """
 
     def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
-        """Plan the removal of one of its models, without changing anything.
-
-        Raises:
-            UsageError: the model belongs to the user or to another program.
-        """
+        """Plan the removal of one of its models. Raises UsageError if llmcli did not download it."""
         if not self.is_removable:
             raise UsageError(f"{item.path} belongs to {self.owner}", self.removal_hint)
         return RemovalPlan(item, item.parts, item.size)

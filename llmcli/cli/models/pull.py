@@ -1,0 +1,112 @@
+"""`llmcli pull`, and the download of a missing model for other commands: plan it, show what it costs, download it."""
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from llmcli.cli.completion import complete_remote
+from llmcli.cli.options import with_settings
+from llmcli.config.presets import resolve_settings
+from llmcli.inference.sizing import memory_and_cores, resolve_model
+from llmcli.models.hub import environment
+from llmcli.models.locations import ModelFile, ModelLocations, ModelNotDownloadedError, model_locations
+from llmcli.models.lookup import find_model_file
+from llmcli.models.reference import HubReference, RemoteReference
+from llmcli.models.sources.registry import parse_remote, plan_download
+from llmcli.models.sources.source import DownloadPlan
+from llmcli.params.settings import Layer
+from llmcli.text import format_size
+from llmcli.ui.terminal.console import can_ask, confirm, console
+from llmcli.ui.terminal.output import print_line
+from llmcli.ui.terminal.progress import Downloads
+
+
+@with_settings(only=("offline",))
+def pull(
+    flags: Layer,
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Model to download: owner/repo[:Q4_K_M], a URL, or a name from `models recommend`.",
+            autocompletion=complete_remote,
+        ),
+    ],
+    mmproj: Annotated[
+        bool, typer.Option(help="Also download the vision projector (mmproj).", hidden=True)
+    ] = False,  # hidden: llmcli cannot use images yet
+) -> None:
+    """Download a model, or resume its download.
+
+    Every file is verified. The path of the model is printed to stdout.
+    """
+    settings = resolve_settings(flags)
+    locations = model_locations(settings)
+    remote = parse_remote(reference, locations)
+    if remote is None:  # the starter, or a file
+        with Downloads() as downloads:
+            starting = downloads.bar("downloading the starter model")
+            print_line(str(resolve_model(replace(settings, model=reference), starting).file.path))
+        return
+    if locations.is_offline:
+        with suppress(ModelNotDownloadedError):
+            file = find_model_file(reference, locations)
+            console.note(f"{reference} is already downloaded; offline: did not check for updates")
+            print_line(str(file.path))
+            return
+    plan = plan_reference(remote, locations, mmproj)
+    console.note(describe(plan))
+    if plan.update:
+        console.note(plan.update)
+    print_line(str(download_with_bars(plan).path))
+
+
+def pull_if_missing(missing: ModelNotDownloadedError, locations: ModelLocations, without_asking: bool) -> None:
+    """Download the model of a command: at once with --pull, or after a confirmation on a terminal.
+
+    Raises `missing` if the user does not allow it.
+    """
+    if not without_asking and (not can_ask() or locations.is_offline):
+        raise missing
+    plan = plan_reference(missing.reference, locations)
+    console.note(f"{missing.reference} is not downloaded yet: {describe(plan)}")
+    if not without_asking and not confirm("Download it?", default=True):
+        raise missing
+    download_with_bars(plan)
+
+
+def plan_reference(reference: RemoteReference, locations: ModelLocations, projector: bool = False) -> DownloadPlan:
+    """Plan the download of a reference; warn before the token of the Hub is sent to another host."""
+    if isinstance(reference, HubReference):
+        warn_about_token(locations)
+    return plan_download(reference, locations, memory_and_cores()[0], console.note, projector)
+
+
+def describe(plan: DownloadPlan) -> str:
+    """One line: what will be downloaded, its size, and the reason for the choice."""
+    rest = f", {format_size(plan.missing)} left to download" if plan.missing < plan.size else ""
+    rest = rest if plan.missing else ", already downloaded"
+    reason = f" ({plan.reason})" if plan.reason else ""
+    return f"{plan.title}, {format_size(plan.size)}{rest}{reason}"
+
+
+def download_with_bars(plan: DownloadPlan) -> ModelFile:
+    """Download with progress bars. After Ctrl-C, print how to resume."""
+    try:
+        with Downloads() as downloads:
+            return plan.download(downloads.bar, downloads.say)
+    except KeyboardInterrupt:
+        console.note(f"interrupted; run `llmcli pull {plan.reference}` to resume")
+        raise
+
+
+def warn_about_token(locations: ModelLocations) -> None:
+    """Warn if the token will be sent to a host other than the official Hub."""
+    host, source = environment.unofficial_endpoint(), environment.token_source()
+    if host and source and not locations.is_offline:
+        console.warn(
+            f"your Hugging Face token ({source}) is sent to {host}, the host in HF_ENDPOINT",
+            "set HF_HUB_DISABLE_IMPLICIT_TOKEN=1 to prevent it",
+        )
