@@ -97,7 +97,7 @@ def _helps_of(command: Any, context: Any, path: str) -> Iterator[tuple[str, str]
 def _chat_help(argument: str) -> str:
     from llmcli.ui.chat.app import ChatApp
 
-    chat = ChatApp(cast("Any", None), live=False, names=list, bring=lambda _settings: None)
+    chat = ChatApp(cast("Any", None), live=False, model_names=list, ensure_model=lambda _settings: None)
     with TemporaryFile("w+", encoding="utf-8") as output, redirect_stderr(output):
         dispatch(chat, "help", argument)
         output.seek(0)

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from llmcli.chat.prompting import PromptBuilder
     from llmcli.config.characters import Character
     from llmcli.engine.events import Cancellation
-    from llmcli.ui.chat.app import ChatApp, Reader
+    from llmcli.ui.chat.app import ChatApp
+    from llmcli.ui.input.piped import LineReader
+    from llmcli.ui.input.reader import TerminalReader
 
 # Settings that belong to a conversation; those of the screen and the machine may differ from day to day.
 _SAVED = {*fields_of(RequestParams), *fields_of(GenerationParams), *fields_of(SamplingParams), "model", "n_ctx"}
@@ -84,7 +86,7 @@ def _start_chat(flags: Layer, session: Session, first: str, live: bool) -> int:
             preload()  # what the first answer needs
 
     controller = ChatController(session, layers, partial(open_model, on_end=show_loaded))
-    chat = ChatApp(controller, live=live, names=lambda: complete_reference(""), bring=ensure_model)
+    chat = ChatApp(controller, live, lambda: complete_reference(""), ensure_model)
     chat.reader = _reader(chat, settings, live)
     if live and is_model_name(first, flags):
         console.note(f"{first!r} is sent as a message; to use the model, start with `llmcli chat -m {first}`")
@@ -99,7 +101,7 @@ def is_model_name(text: str, flags: Layer) -> bool:
     return text.casefold() in names | {name.rpartition("/")[2] for name in names}
 
 
-def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
+def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "TerminalReader | LineReader":
     if not live:
         from llmcli.ui.input.piped import LineReader
 
@@ -107,8 +109,8 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
             raise LlmcliError("stdin is closed", "pipe messages to stdin, or use a terminal")
         mark = partial(print, "> ", end="", file=sys.stderr, flush=True)
         return LineReader(sys.stdin.buffer, mark) if is_terminal(sys.stdin) else LineReader(sys.stdin.buffer)
-    from llmcli.ui.chat.app import input_hint, status_line
-    from llmcli.ui.commands.completion import suggest
+    from llmcli.ui.chat.loop import input_hint, status_line
+    from llmcli.ui.commands.registry import suggest
     from llmcli.ui.input.reader import TerminalReader
     from llmcli.ui.markdown.theme import ground_of
 
@@ -122,7 +124,7 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
         lambda: input_hint(chat),
     )
     reader.on_drawn = chat.controller.load_model
-    reader.actions.on_interrupt = chat.stop_editing
+    reader.on_interrupt = chat.stop_editing
     return reader
 
 

@@ -30,7 +30,7 @@ class ModelParams:
     )
     n_ctx: int = setting(
         0,
-        "Context size (0 = from the model, limited by memory).",
+        "Context size (0 = as much as the model has and the memory allows).",
         min=0,
         unit="tokens",
         flag="--ctx-size",

@@ -113,6 +113,20 @@ def test_lines_typed_before_ctrl_c_are_in_the_line_and_do_not_run() -> None:
         assert "tell me" not in chat.ask("/history")
 
 
+def test_lines_typed_during_a_comparison_do_not_run_after_ctrl_c() -> None:
+    with Talk(*FLAGS) as chat:
+        chat.ready()
+        chat.send(f"/compare {STORY} temp=0,1")
+        chat.wait_for(BEGINNING)
+        chat.keys("tell me", ENTER, "/clear", ENTER)
+        chat.until(lambda: len(chat.text()) > 500, "more of the stories")
+        chat.keys(CTRL_C)
+        chat.wait_line("  /clear")
+        chat.keys(CTRL_C)
+        chat.ready()
+        assert "new conversation" not in chat.text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_chat_and_restores_the_terminal(home: Path, number: int) -> None:
     with in_shell() as shell:

@@ -48,6 +48,12 @@ def test_a_preset_overrides_the_file_and_an_option_overrides_it() -> None:
     assert [found.origins[key] for key in ("temperature", "top_k", "seed")] == ["preset", "flag", "config"]
 
 
+def test_balanced_has_the_defaults_whatever_the_file_says() -> None:
+    write("temp = 2\nrepeat_penalty = 1.3\nxtc_probability = 0.5\ntypical_p = 0.5\nmirostat = 2\ndry_multiplier = 1\n")
+    found = resolve([config_layer(), preset_layer("balanced")])
+    assert found.settings == Settings()
+
+
 def test_a_preset_of_the_user_replaces_the_built_in_one() -> None:
     write("top_k = 1\n[presets.creative]\ntemp = 2\n[presets.pirate]\nsystem = 'Arr.'\nstop = ['!']\n")
     assert presets()["creative"] == {"temperature": Fixed(2.0)}

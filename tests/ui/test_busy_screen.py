@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.events import Cancellation, TemperatureShift
+from llmcli.engine.events import TemperatureShift
 from llmcli.params.settings import Settings
 from llmcli.ui.chat import busy_screen
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys
@@ -30,12 +30,12 @@ class StreamedAnswer:
         self.answer = SimpleNamespace(traces=[], n_drawn=0, engine=FakeEngine())
         turn: Any = SimpleNamespace(answer=self.answer, live_shift=TemperatureShift(), resolved=resolved)
         self.keys = TemperatureKeys(turn)
-        self.screen = BusyScreen(Settings(seed=1), live=True)
+        self.screen = BusyScreen(Settings(seed=1), live=True, doing="", temperature_keys=self.keys)
         self.rows: list[str] = []
 
-    def __call__(self, *pieces: str, with_keys: bool = True) -> list[str]:
+    def __call__(self, *pieces: str) -> list[str]:
         """Show the pieces; the bottom row after each."""
-        with self.screen.open(Cancellation(), "", self.keys if with_keys else None):
+        with self.screen.open():
             self.screen.show(self._parts(pieces))
         return self.rows
 
@@ -73,7 +73,9 @@ def test_a_moved_temperature_replaces_the_names_of_the_keys(monkeypatch: pytest.
 
 def test_the_row_does_not_name_keys_without_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     assert StreamedAnswer(monkeypatch, samplers=("top_k",))("one") == ["Ctrl-C stops · 1 token"]
-    assert StreamedAnswer(monkeypatch)("one", with_keys=False) == ["Ctrl-C stops"]
+    streamed = StreamedAnswer(monkeypatch)
+    streamed.screen = BusyScreen(Settings(seed=1), live=True, doing="")
+    assert streamed("one") == ["Ctrl-C stops"]
 
 
 def test_the_row_warns_of_an_answer_that_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,8 +89,8 @@ def test_the_row_warns_of_an_answer_that_repeats_itself(monkeypatch: pytest.Monk
 
 def test_without_markdown_there_is_no_row(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     streamed = StreamedAnswer(monkeypatch)
-    streamed.screen = BusyScreen(Settings(seed=1, markdown=False), live=True)
-    with streamed.screen.open(Cancellation(), "", streamed.keys):
+    streamed.screen = BusyScreen(Settings(seed=1, markdown=False), True, "", temperature_keys=streamed.keys)
+    with streamed.screen.open():
         streamed.screen.show(iter([("answer", LOOP * 60)]))
     assert capfd.readouterr().out == LOOP * 60
     assert streamed.terminal.written == ""

@@ -13,7 +13,7 @@ from prompt_toolkit.input.vt100_parser import Vt100Parser
 from prompt_toolkit.key_binding import KeyPress
 
 from llmcli.ui.input import live_keys as module
-from llmcli.ui.input.live_keys import live_keys, split_keys_and_text, take_typed_text
+from llmcli.ui.input.live_keys import keep_typed_lines, live_keys, split_keys_and_text
 from tests.ui.input.keyboard import DOWN, ENTER, ESCAPE, UP, Keyboard, keyboard, paste
 
 PATIENCE = 30.0
@@ -214,9 +214,19 @@ def test_a_terminal_with_echo_is_not_read(board: Keyboard, monkeypatch: pytest.M
 
 
 @needs_pipes
-def test_typed_keys_can_be_taken_as_text(board: Keyboard) -> None:
+def test_typed_lines_can_be_kept_in_the_line(board: Keyboard) -> None:
     answer = Answer(board)
     with live_keys(answer.step):
         answer.press("tell mee\x7f", ENTER, paste("a\nb"), "\x1b[C", ENTER)
-    assert take_typed_text() == "tell me\na\nb"
+    keep_typed_lines(after_text=False)
+    assert board("!", ENTER) == "tell me\na\nb!"
     assert board("next", ENTER) == "next"
+
+
+@needs_pipes
+def test_unread_keys_are_kept_in_the_line_too(board: Keyboard) -> None:
+    with live_keys(None):
+        Answer(board).press("- a", UP, ENTER)
+    board.keys.send_text(f"+b{ENTER}")  # after the last look of the thread
+    keep_typed_lines(after_text=True)
+    assert board("!", ENTER, default="not sent") == "not sent\n- a\n+b!"

@@ -7,7 +7,7 @@ import pytest
 
 from llmcli.chat.conversation import Message
 from llmcli.params.settings import Settings
-from llmcli.ui.chat.app import input_hint, status_line
+from llmcli.ui.chat.loop import input_hint, status_line
 from llmcli.ui.terminal.cells import first_that_fits
 
 QUESTION = Message(1, None, "user", "hi")

@@ -1,25 +1,21 @@
-"""The chat as its commands see it: the conversation, the model, the terminal that shows both, and the status line."""
+"""The chat as its commands see it: the conversation, the model, and the terminal that shows both."""
 
-import re
-import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.attachments import Attachment, attach, find_mentions
-from llmcli.chat.controller import ChatController, PromptFit
+from llmcli.chat.controller import ChatController, PromptFit, overflow_error
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.events import Cancellation
-from llmcli.errors import LlmcliError, TimeLimitError
-from llmcli.params.settings import Settings, fields
-from llmcli.text import ellipsize, plural
+from llmcli.errors import LlmcliError, TimeLimitError, UsageError
+from llmcli.params.settings import Settings
+from llmcli.text import plural
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys, display
-from llmcli.ui.chat.context_overflow import resolve_overflow
-from llmcli.ui.terminal.cells import first_that_fits
-from llmcli.ui.terminal.console import console, is_terminal, wrapped
+from llmcli.ui.terminal.console import choose, console, edit, is_terminal, wrapped
 from llmcli.ui.terminal.output import print_line, to_stderr, warn_ineffective, warn_slow, write_trace
 
 if TYPE_CHECKING:
@@ -27,52 +23,31 @@ if TYPE_CHECKING:
     from llmcli.chat.compare import CompareSession
     from llmcli.chat.turn import Turn
     from llmcli.inference.engine import Engine
-
-_HINT = ("Ask anything", "/ for commands", "Ctrl-C stops", "Ctrl-D leaves")
-_MARKER = 2  # columns of the `> ` before the text
-_SHORTEST_NAME = 12  # characters of a session name, however narrow the window
-_DATE = re.compile(r"\d{4}-\d\d-\d\d-(?=.)")  # at the start of names that llmcli makes
+    from llmcli.ui.input.piped import LineReader
+    from llmcli.ui.input.reader import TerminalReader
 
 
-class Reader(Protocol):
-    """The source of messages and commands."""
-
-    multiline: bool
-
-    def read(self, default: str = "") -> str: ...
-
-    def refresh(self) -> None: ...
-
-
+@dataclass(eq=False, repr=False)
 class ChatApp:
     """A chat; `live` if a user is at a terminal whose cursor can be moved, and can be asked."""
 
-    def __init__(
-        self,
-        controller: ChatController,
-        live: bool = False,
-        names: Callable[[], Sequence[str]] = tuple,
-        bring: Callable[[Settings], object] = lambda _settings: None,
-    ) -> None:
-        """`names` lists the downloaded models; `bring` downloads another one, if the user agrees."""
-        self.live = live
-        self.controller = controller
-        self.ensure_model = bring
-        self.model_names = names
-        self.reader: Reader
-        self.draft = ""  # the text in the input line at the next prompt
-        self.refused_word = ""  # a command typed without its slash, which was not sent at once
-        self.editing: int | None = None  # the number of the message that the next one replaces
-        self.pending: list[Attachment] = []  # files that go with the next message
-        self.turn: Turn | None = None  # the last answer
-        self.n_prompt: int | None = None  # tokens in the context before the next message
-        self.failure: LlmcliError | None = None  # the first error of a script
-        self.compare_session: CompareSession | None = None  # the answers that were compared last
-        self.traces: Path | None = None  # the folder for a trace of each answer
-        # A token, and the candidates shown for it.
-        self.listed_candidates: tuple[int, Sequence[tuple[str, str]]] | None = None
-        self._greeted: Engine | None = None
-        self._warned: set[str] = set()  # settings without effect, and why
+    controller: ChatController
+    live: bool = False
+    model_names: Callable[[], Sequence[str]] = tuple  # the downloaded models
+    ensure_model: Callable[[Settings], object] = lambda _settings: None  # downloads it, if the user agrees
+    reader: "TerminalReader | LineReader" = field(init=False)
+    draft: str = ""  # the text in the input line at the next prompt
+    refused_word: str = ""  # a command typed without its slash, which was not sent at once
+    editing: int | None = None  # the number of the message that the next one replaces
+    pending: list[Attachment] = field(default_factory=list)  # files that go with the next message
+    turn: "Turn | None" = None  # the last answer
+    n_prompt: int | None = None  # tokens in the context before the next message
+    failure: LlmcliError | None = None  # the first error of a script
+    compare_session: "CompareSession | None" = None  # the answers that were compared last
+    traces: Path | None = None  # the folder for a trace of each answer
+    listed_candidates: tuple[int, Sequence[tuple[str, str]]] | None = None  # of which token, and what
+    _greeted: "Engine | None" = field(init=False, default=None)
+    _warned: set[str] = field(init=False, default_factory=set)  # settings without effect, and why
 
     @property
     def session(self) -> Session:
@@ -96,21 +71,14 @@ class ChatApp:
             return
         self.draft = text  # in the input line again if it cannot be sent
         files = [attach(name) for name in find_mentions(text)]
-        if not self.wait_for_model() or not self._add_message(text, (*self.pending, *files)):
+        draft = self.session.conversation.draft("user", text, attachments=(*self.pending, *files))
+        if not self.wait_for_model() or not self.resolve_overflow(self.path(), draft=draft):
             return
+        self.session.add("user", text, attachments=draft.attachments)
         self.draft, self.pending = "", []
         if files:
             console.note(f"attached: {', '.join(file.name for file in files)}")
         self._answer(self.path())
-
-    def _add_message(self, text: str, attachments: tuple[Attachment, ...]) -> bool:
-        """Add a message of the user if `resolve_overflow` finds room for it; False when the user cancels it."""
-        session = self.controller.session
-        draft = session.conversation.draft("user", text, attachments=attachments)
-        if resolve_overflow(self.controller, self.live, self.path(), draft=draft) is None:
-            return False
-        session.add("user", text, attachments=attachments)
-        return True
 
     def replace(self, number: int, text: str) -> None:
         """Replace message `number` (from 1) in a new branch; a question is answered again."""
@@ -130,13 +98,15 @@ class ChatApp:
         if not self.wait_for_model():
             return
         session.conversation.move(old.parent)
-        added = False
+        draft = session.conversation.draft("user", text, attachments=old.attachments)
+        path = None
         try:
-            added = self._add_message(text, old.attachments)
+            path = self.resolve_overflow(self.path(), draft=draft)
         finally:
-            if not added:
+            if not path:
                 session.conversation.move(head)
-        if added:
+        if path:
+            session.add("user", text, attachments=old.attachments)
             self.draft, self.editing = "", None
             self._note_left_messages(head, number + 2)
             self._answer(self.path())
@@ -157,34 +127,29 @@ class ChatApp:
         number, self.editing = self.editing, None
         return number is not None
 
-    def answer(
-        self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
-    ) -> None:
+    def answer(self, path: list[Message], extra: dict[str, Any] | None = None, begun: Message | None = None) -> None:
         """Let the model answer `path`, or continue its answer `begun`, if `resolve_overflow` finds room for it."""
         if not self.wait_for_model():
             return
-        fitting = resolve_overflow(self.controller, self.live, path, begun)
-        if fitting is not None:
+        fitting = self.resolve_overflow(path, begun)
+        if fitting is not None:  # an empty one has room too
             self._answer(fitting, extra, begun)
 
-    def _answer(
-        self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
-    ) -> None:
+    def _answer(self, path: list[Message], extra: dict[str, Any] | None = None, begun: Message | None = None) -> None:
         """Generate the answer, show it while it streams, and save it, whatever ends it."""
-        busy_screen = BusyScreen(self.controller.settings, self.live)
-        last_turn = self.turn
-        self.turn = turn = self.controller.answer(path, extra, begun, busy_screen.spinner.reading)
+        settings, last_turn = self.controller.settings, self.turn
+        self.turn = turn = self.controller.answer(path, extra, begun)
+        request, temperature_keys = turn.answer.request, TemperatureKeys(turn)
+        busy_screen = BusyScreen(settings, self.live, "reading the prompt", request.cancellation, temperature_keys)
+        request.progress = busy_screen.progress
         warn_ineffective(turn.resolved, self._warned)
         if self.live:
             print_line("")  # between question and answer
-        temperature_keys = TemperatureKeys(turn)
         trace = f"{self.session.name or 'chat'}-{self.session.conversation.next_id}.jsonl"  # one for each answer
         with (
-            write_trace(turn.answer, str(self.traces / trace) if self.traces else None, kept=True),
+            write_trace(turn.answer, str(self.traces / trace)) if self.traces else nullcontext(),
             to_stderr(False),
-            busy_screen.open(
-                turn.answer.request.cancellation, "reading the prompt", temperature_keys, turn.resolved.settings.timeout
-            ),
+            busy_screen.open(turn.resolved.settings.timeout),
         ):
             with closing(turn.parts()) as parts:  # the text so far is kept before the session is closed
                 busy_screen.show(parts, begun.content if begun else "")
@@ -204,9 +169,7 @@ class ChatApp:
             console.note(f"stopped{on}, /retry answers again" if on else "stopped; /retry tries again")
             self.after_interrupt()
         elif reason == "timeout":
-            text = f"stopped after {settings.timeout:g} s (timeout)"
-            console.note(text + on)
-            self.failure = self.failure or TimeLimitError(text)
+            self.note_timeout(settings.timeout, on)
         elif reason == "length":
             limit = settings.max_tokens
             reached = 0 <= limit <= turn.answer.timings()["predicted_n"]
@@ -219,14 +182,20 @@ class ChatApp:
             free = "repeat_penalty=1.1" if settings.repeat_penalty == 1 else free
             console.note("the answer repeats itself" + (f"; /retry {free} may help" if free else ""))
 
+    def note_timeout(self, seconds: float, on: str = "") -> None:
+        """Say that the time limit stopped an answer; a script returns its status."""
+        text = f"stopped after {seconds:g} s (timeout)"
+        console.note(text + on)
+        self.failure = self.failure or TimeLimitError(text)
+
     def after_interrupt(self) -> None:
-        """End a script; on a terminal, put what was typed during the answer into the input line, where it is seen."""
+        """End a script; on a terminal, put what was typed meanwhile into the input line, where it is seen."""
         if not is_terminal(sys.stdin):
             raise KeyboardInterrupt
         if self.live:
-            from llmcli.ui.input.live_keys import take_typed_text
+            from llmcli.ui.input.live_keys import keep_typed_lines
 
-            self.draft = take_typed_text()
+            keep_typed_lines(bool(self.draft))
 
     def render(self, text: str) -> None:
         """Show an earlier answer as it was shown first."""
@@ -237,13 +206,119 @@ class ChatApp:
         shown.answer([("answer", text)])
         shown.finish()
 
+    # The model
+
+    def wait_for_model(self) -> "Engine | None":
+        """The model, after waiting for it if it is still loading; None when the user stops waiting."""
+        loading = self.controller.load_model()
+        engine = loading.engine or self._wait(loading)
+        if not engine or engine is self._greeted:
+            return engine
+        self._greeted = engine
+        settings = self.controller.settings  # adds a note for each default of the model that cannot be used
+        for note in engine.notes:
+            console.warn(note)
+        engine.notes.clear()
+        if not self.controller.prompt_builder.has_own_template(settings):
+            console.note(f"{engine.name} has no chat template: a plain one is used (see /chat_template)")
+        return engine
+
+    def _wait(self, loading: "BackgroundLoad") -> "Engine | None":
+        busy_screen = BusyScreen(self.controller.settings, self.live, loading.status)
+
+        def tick(doing: str) -> bool:
+            busy_screen.spinner.text = doing
+            return not busy_screen.cancellation.is_set()
+
+        try:
+            with busy_screen.open():
+                engine = loading.wait(tick)
+        except BaseException:
+            self.controller.close_model()  # the next message tries again
+            raise
+        if not engine:
+            console.note("not sent: the model is still loading")
+            self.after_interrupt()
+        return engine
+
+    # The context
+
+    def resolve_overflow(
+        self, path: list[Message], begun: Message | None = None, draft: Message | None = None
+    ) -> list[Message] | None:
+        """The path to answer, with `draft` (not sent yet) at its end, once the context has room; None: do not send it.
+
+        The setting `overflow` decides how. Raises ContextOverflowError if it says so, or if nothing helps.
+        """
+        controller = self.controller
+        if draft:
+            controller.check_length(draft)
+        whole = [*path, draft] if draft else path
+        fit = controller.fit(whole, begun)
+        if not fit.is_over:
+            return whole
+        policy = controller.settings.overflow
+        if policy == "ask" and self.live:
+            policy = _ask_policy(fit)
+        if policy in ("ask", "error"):
+            raise overflow_error(fit)
+        if policy == "back":
+            return None
+        compacted = False
+        if policy == "compact" and len(whole) > 2:
+            with suppress(UsageError):  # too few turns
+                compacted = self.compact(path)
+        if compacted:
+            conversation = self.session.conversation
+            draft = conversation.draft(draft.role, draft.content, attachments=draft.attachments) if draft else None
+            whole = [*self.path(), draft] if draft else self.path()
+            if not controller.fit(whole, begun).is_over:
+                return whole
+        if number := controller.drop_oldest(whole, begun):
+            dropped = plural(number, "message")
+            console.warn(f"the model no longer reads the oldest {dropped}: the context of {fit.n_ctx} tokens is full")
+        return whole
+
+    def compact(self, path: list[Message], keep: int | None = None) -> bool:
+        """Summarize `path`, show the summary, ask the user if possible, and continue from it; whether that was done.
+
+        Raises UsageError when there is too little to summarize.
+        """
+        from llmcli.chat.compaction import Compaction  # imports the engine, which completion does not need
+
+        compaction = Compaction(self.controller, path, keep)
+        doing = "summarizing the oldest turns"
+        with BusyScreen(self.controller.settings, self.live, doing, compaction.cancellation).open() as busy_screen:
+            if self.live:
+                busy_screen.show(compaction.parts())
+            else:
+                console.note(doing)
+                for _ in compaction.parts():
+                    pass
+        choice = "no" if compaction.interrupted or not compaction.text else "yes"
+        if choice == "yes" and compaction.n_skipped:
+            omitted = plural(compaction.n_skipped, "message")
+            console.warn(f"the summary omits the oldest {omitted}: they did not fit into the context")
+        if choice == "yes" and self.live:
+            choices = {"yes": "use it", "edit": "change it first", "no": "change nothing"}
+            choice = choose("continue with this summary?", choices, "yes")
+        if choice == "no":
+            console.note("nothing changed")
+            if compaction.interrupted and not self.draft:  # otherwise a message is on its way
+                self.after_interrupt()
+            return False
+        if choice == "edit":
+            compaction.text = edit(compaction.text).strip() or compaction.text
+        number = compaction.use()
+        console.note(f"the summary replaces {plural(number, 'message')} (/branches lists the full conversation)")
+        return True
+
     def warn_if_full(self) -> None:
         """Count the tokens in the context, and warn when it is full for the next message."""
         before, fit = self.n_prompt, self.count()
         if fit and fit.is_over and before != self.n_prompt:
-            console.warn(
-                f"the context is full: {fit.n_prompt} of {fit.n_ctx} tokens", "make room with /compact or /undo"
-            )
+            full = f"the context is full: {fit.n_prompt} of {fit.n_ctx} tokens"
+            console.warn(full, "make room with /compact or /undo")
 
     def count(self) -> PromptFit | None:
         """How full the context is; None while the model is loading, or without a status line."""
@@ -255,89 +330,13 @@ class ChatApp:
                 return fit
         return None
 
-    # The model
 
-    def wait_for_model(self) -> "Engine | None":
-        """The model, after waiting for it if it is still loading; None when the user stops waiting."""
-        loading = self.controller.load_model()
-        local = loading.engine or self._wait(loading)
-        if not local or local is self._greeted:
-            return local
-        self._greeted = local
-        settings = self.controller.settings  # adds a note for each default of the model that cannot be used
-        for note in local.notes:
-            console.warn(note)
-        local.notes.clear()
-        if not self.controller.prompt_builder.has_own_template(settings):
-            console.note(f"{local.name} has no chat template: a plain one is used (see /chat_template)")
-        return local
-
-    def _wait(self, loading: "BackgroundLoad") -> "Engine | None":
-        """The model, once it is loaded; None when the user stops waiting."""
-        busy_screen, flag = BusyScreen(self.controller.settings, self.live), Cancellation()
-
-        def tick(doing: str) -> bool:
-            busy_screen.spinner.text = doing
-            return not flag.is_set()
-
-        try:
-            with busy_screen.open(flag, loading.status):
-                local = loading.wait(tick)
-        except BaseException:
-            self.controller.close_model()  # the next message tries again
-            raise
-        if not local:
-            console.note("not sent: the model is still loading")
-            if not is_terminal(sys.stdin):
-                raise KeyboardInterrupt
-        return local
-
-
-def status_line(chat: "ChatApp") -> str:
-    """The state of the chat before the next message: as much as fits the window, the most important first."""
-    if chat.editing is not None:
-        return _fitting(f"editing message {chat.editing}", "Enter saves it", "Ctrl-C cancels")
-    controller = chat.controller
-    local, settings = controller.engine, controller.settings
-    # Of a path the end, which distinguishes models.
-    parts = [local.name if local else Path(str(settings.model)).name, controller.character or ""]
-    if local is None and controller.loading:
-        parts.append("cannot be loaded" if controller.loading.failed else controller.loading.status)
-    if local:
-        if chat.n_prompt is None:  # the model was loaded during this prompt
-            chat.count()
-        parts.append(f"context {_short(chat.n_prompt or 0)}/{_short(local.n_ctx)}")
-    parts.append(f"temp {fields()['temperature'].format(settings.temperature)}")
-    turn = chat.turn
-    if turn and turn.answer.started and turn.message and chat.path()[-1:] == [turn.message]:  # nothing came after it
-        speed = round(turn.answer.timings()["predicted_per_second"])
-        parts.append(f"{plural(speed, 'token')}/s" if speed else "")
-    if chat.pending:
-        parts.append(plural(len(chat.pending), "file"))
-    if name := chat.session.name:  # at most a third of the row; the date, which tells the least, is dropped first
-        longest = max(shutil.get_terminal_size().columns // 3, _SHORTEST_NAME)
-        if len(name) > longest and _DATE.match(name):
-            name = "…" + _DATE.sub("", name)
-        parts.append(ellipsize(name, longest))
-    return _fitting(*parts)
-
-
-def input_hint(chat: "ChatApp") -> str:
-    """What the user can do, for the empty line of a chat without an answer; empty after the first answer."""
-    answered = any(message.role == "assistant" and message.finish_reason != "greeting" for message in chat.path())
-    if chat.turn or answered or chat.editing is not None:
-        return ""
-    hint = _fitting(*_HINT, less=_MARKER)
-    return hint if len(hint) < shutil.get_terminal_size().columns - _MARKER else ""
-
-
-def _fitting(*parts: str, less: int = 0) -> str:
-    """As many of the parts as fit the window without its last column and `less` others; the first one always."""
-    return first_that_fits(*(parts[:number] for number in range(len(parts), 0, -1)), less=less)
-
-
-def _short(tokens: int) -> str:
-    """1234 -> 1.2k, 131072 -> 131k."""
-    if tokens < 1000:
-        return str(tokens)
-    return f"{tokens / 1000:.1f}k" if tokens < 10_000 else f"{tokens // 1000}k"
+def _ask_policy(fit: PromptFit) -> str:
+    needed = f"{fit.n_prompt} tokens, and {fit.reserve} for an answer"
+    console.warn(f"the conversation does not fit: {needed}, in a context of {fit.n_ctx}")
+    choices = {
+        "oldest": "drop the oldest turns from what the model reads",
+        "compact": "let the model summarize the oldest turns",
+        "back": "do not send the message",
+    }
+    return choose("how to continue?", choices, "back")

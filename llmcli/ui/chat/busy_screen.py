@@ -4,6 +4,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
 if TYPE_CHECKING:
     from llmcli.chat.turn import Turn
+    from llmcli.ui.comparison import CompareView
     from llmcli.ui.markdown.view import AnswerView
 
 _STOP = "Ctrl-C stops"
@@ -34,35 +36,42 @@ _GRAM = 12  # characters, about three words: the unit that is compared
 _FEWEST = 0.25  # share of different units: prose has more than 0.9, tables and code more than 0.35
 
 
+@dataclass(eq=False, repr=False)
 class BusyScreen:
-    """For one answer; until its first word, `spinner` shows what is happening."""
+    """What a user sees while the model works: a spinner with `doing`, then the answer, if there is one to `show`."""
 
-    def __init__(self, settings: Settings, live: bool) -> None:
-        self._live = live
-        self._display = display(settings, live)
-        self._keys: TemperatureKeys | None = None
+    settings: Settings
+    live: bool
+    doing: str
+    cancellation: Cancellation = field(default_factory=Cancellation)
+    temperature_keys: "TemperatureKeys | None" = None  # their texts are part of the row below the answer
+    view: "CompareView | None" = None  # shows the spinner, where something else than one answer follows it
+
+    def __post_init__(self) -> None:
         self.repetition = RepetitionDetector()
-        self.spinner = Spinner(self._display.status)
+        self._display = display(self.settings, self.live and not self.view)
+        self._shown = self.view or self._display
+        self.spinner = Spinner(self._shown.status)
+        self.spinner.text = self.doing
+
+    def progress(self, done: int, total: int) -> None:
+        """Show how far the model is."""
+        self.spinner.text = f"{self.doing} {done / max(total, 1):.0%}"
 
     @contextmanager
-    def open(
-        self, abort: Cancellation, doing: str, temperature_keys: "TemperatureKeys | None" = None, timeout: float = 0
-    ) -> Iterator[None]:
-        """Within this block Ctrl-C and the time limit (seconds, 0 = none) set `abort`, and only `show` may write.
+    def open(self, timeout: float = 0) -> Iterator["BusyScreen"]:
+        """Within this block Ctrl-C and the time limit (seconds, 0 = none) set `cancellation`.
 
-        `temperature_keys` reacts to some of the keys, and its texts are part of the row below the answer.
+        Only `show` may write. Keys are kept for the next message, apart from those that `temperature_keys` reacts to.
         """
-        self.spinner.text = doing
-        self._keys = temperature_keys
-        with ExitStack() as stack:
-            stack.enter_context(stoppable(abort, self._live, timeout))
-            stack.callback(self._display.finish)
+        with stoppable(self.cancellation, self.live, timeout), ExitStack() as stack:
+            stack.callback(self._shown.finish)
             stack.enter_context(self.spinner)
-            if temperature_keys and self._live:
+            if self.live:
                 from llmcli.ui.input.live_keys import live_keys  # which the prompt has imported already
 
-                stack.enter_context(live_keys(self._step))
-            yield
+                stack.enter_context(live_keys(self._step if self.temperature_keys else None))
+            yield self
 
     def show(self, parts: Iterable[tuple[str, str]], so_far: str = "") -> None:
         """Show the parts as they stream; they continue the text `so_far`, which is on the screen already."""
@@ -79,19 +88,18 @@ class BusyScreen:
         self._display.finish()
 
     def _step(self, steps: int) -> None:
-        assert self._keys
-        self._keys.step(steps)
+        assert self.temperature_keys
+        self.temperature_keys.step(steps)
         with suppress(LlmcliError):  # the terminal is gone, which also ends the answer
             self._display.foot(self._row)
 
     def _row(self) -> str:
         """The keys while the answer streams, and its length: as much as fits the window."""
-        temperature_keys = self._keys
-        if not temperature_keys:
+        if not self.temperature_keys:
             return _STOP
-        keys, tokens = temperature_keys.row(), plural(temperature_keys.answer.n_drawn, "token")
+        keys, tokens = self.temperature_keys.row(), plural(self.temperature_keys.answer.n_drawn, "token")
         stop, shortest = _STOP, _STOP
-        if temperature_keys.pressed:
+        if self.temperature_keys.pressed:
             shortest = keys
         elif self.repetition.found:
             stop, keys = _STOP_LOOP, ""
@@ -127,10 +135,8 @@ def display(settings: Settings, live: bool) -> "AnswerView | PlainDisplay":
         return PlainDisplay(settings)
     from llmcli.ui.markdown.view import AnswerView  # slow to import: not while the prompt starts
 
-    color = wants_color(sys.stdout)
-    return AnswerView(
-        print_drawn, shutil.get_terminal_size, settings.theme, color, shows_reasoning=settings.think == "show"
-    )
+    color, shows_reasoning = wants_color(sys.stdout), settings.think == "show"
+    return AnswerView(print_drawn, shutil.get_terminal_size, settings.theme, color, shows_reasoning=shows_reasoning)
 
 
 class TemperatureKeys:
@@ -141,10 +147,10 @@ class TemperatureKeys:
         self.pressed = False  # whether one of the keys was pressed
         steps = build_chain(turn.resolved.settings, needs_temperature=True)
         plan = next(arg for step in steps for arg in step.args if isinstance(arg, TemperaturePlan))
-        self._policy = None if plan.only_reads else plan.policy  # None: the chain has no temperature
-        engine, self._refusal = turn.answer.engine, ""
-        if not engine.capabilities.live_temperature:
-            self._policy, self._refusal = None, f"{engine.name} does not support it"
+        engine = turn.answer.engine
+        can_move = engine.capabilities.live_temperature
+        self._refusal = "" if can_move else f"{engine.name} does not support it"
+        self._policy = plan.policy if can_move and not plan.only_reads else None  # None: the keys have no effect
 
     def step(self, steps: int) -> None:
         """Move the temperature of the next tokens up or down; from any thread."""

@@ -1,14 +1,26 @@
-"""The loop of the chat: read a message or a command, and act on it."""
+"""The loop of the chat: read a message or a command, and act on it; what the input line shows meanwhile."""
 
+import re
+import shutil
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 from llmcli.errors import ExitStatus, LlmcliError, OutputClosedError
+from llmcli.params.settings import fields
+from llmcli.text import ellipsize, plural
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.help import ExitChatError, is_command_without_slash
-from llmcli.ui.terminal.console import console, is_terminal
+from llmcli.ui.terminal.cells import first_that_fits
+from llmcli.ui.terminal.console import can_ask, console, is_terminal
 from llmcli.ui.terminal.interrupt import clear_pending
+
+# Words that people type without the slash, and the command.
+_WITHOUT_SLASH = {"help": "help", "exit": "exit", "quit": "exit", "exit()": "exit", "quit()": "exit", ":q": "exit"}
+_HINT = ("Ask anything", "/ for commands", "Ctrl-C stops", "Ctrl-D leaves")
+_MARKER = 2  # columns of the `> ` before the text
+_SHORTEST_NAME = 12  # characters of a session name, however narrow the window
+_DATE = re.compile(r"\d{4}-\d\d-\d\d-(?=.)")  # at the start of names that llmcli makes
 
 
 def run(chat: ChatApp, first: str = "") -> int:
@@ -17,7 +29,7 @@ def run(chat: ChatApp, first: str = "") -> int:
     Without a terminal it is the status of the first error, so that a script can react.
     """
     text = first  # to act on; empty while the next one is read
-    with suppress(EOFError, ExitChatError):
+    with suppress(EOFError):  # also of /exit
         while True:
             try:
                 if text:
@@ -44,14 +56,78 @@ def run(chat: ChatApp, first: str = "") -> int:
 
 
 def _handle(chat: ChatApp, text: str) -> None:
-    """Send a message, or run a command."""
-    if is_command_without_slash(chat, text):
+    if not text.startswith("/"):
+        if not _is_command_without_slash(chat, text):
+            chat.send(text)
         return
-    parsed = registry.parse_command(text)
-    if parsed is None:
+    chat.refused_word = ""
+    command = registry.parse_command(text)
+    if not command:
         chat.send(text.removeprefix("/") if text.startswith("//") else text)
         return
     number = chat.editing
     if chat.stop_editing():
         console.note(f"message {number} is unchanged")
-    registry.dispatch(chat, *parsed)
+    registry.dispatch(chat, *command)
+
+
+def _is_command_without_slash(chat: ChatApp, text: str) -> bool:
+    """Whether a person typed a word like `exit` alone, and was told so; typed again, it is sent."""
+    word = text.strip().lower()
+    name = _WITHOUT_SLASH.get(word)
+    if not name or chat.editing is not None or chat.refused_word == word or not can_ask():
+        chat.refused_word = ""
+        return False
+    chat.refused_word = word
+    console.note(f"not sent: type /{name} for the command, or '{word}' again to send it")
+    return True
+
+
+def status_line(chat: ChatApp) -> str:
+    """The state of the chat before the next message: as much as fits the window, the most important first."""
+    if chat.editing is not None:
+        return _fitting(f"editing message {chat.editing}", "Enter saves it", "Ctrl-C cancels")
+    controller = chat.controller
+    engine, settings = controller.engine, controller.settings
+    # Of a path the end, which distinguishes models.
+    parts = [engine.name if engine else Path(str(settings.model)).name, controller.character or ""]
+    if engine is None and controller.loading:
+        parts.append("cannot be loaded" if controller.loading.failed else controller.loading.status)
+    if engine:
+        if chat.n_prompt is None:  # the model was loaded during this prompt
+            chat.count()
+        parts.append(f"context {_short(chat.n_prompt or 0)}/{_short(engine.n_ctx)}")
+    parts.append(f"temp {fields()['temperature'].format(settings.temperature)}")
+    turn = chat.turn
+    if turn and turn.answer.started and turn.message and chat.path()[-1:] == [turn.message]:  # nothing came after it
+        speed = round(turn.answer.timings()["predicted_per_second"])
+        parts.append(f"{plural(speed, 'token')}/s" if speed else "")
+    if chat.pending:
+        parts.append(plural(len(chat.pending), "file"))
+    if name := chat.session.name:  # at most a third of the row; the date, which tells the least, is dropped first
+        longest = max(shutil.get_terminal_size().columns // 3, _SHORTEST_NAME)
+        if len(name) > longest and _DATE.match(name):
+            name = "…" + _DATE.sub("", name)
+        parts.append(ellipsize(name, longest))
+    return _fitting(*parts)
+
+
+def input_hint(chat: ChatApp) -> str:
+    """What the user can do, for the empty line of a chat without an answer; empty after the first answer."""
+    answered = any(message.role == "assistant" and message.finish_reason != "greeting" for message in chat.path())
+    if chat.turn or answered or chat.editing is not None:
+        return ""
+    hint = _fitting(*_HINT, less=_MARKER)
+    return hint if len(hint) < shutil.get_terminal_size().columns - _MARKER else ""
+
+
+def _fitting(*parts: str, less: int = 0) -> str:
+    """As many of the parts as fit the window without its last column and `less` others; the first one always."""
+    return first_that_fits(*(parts[:number] for number in range(len(parts), 0, -1)), less=less)
+
+
+def _short(tokens: int) -> str:
+    """1234 -> 1.2k, 131072 -> 131k."""
+    if tokens < 1000:
+        return str(tokens)
+    return f"{tokens / 1000:.1f}k" if tokens < 10_000 else f"{tokens // 1000}k"

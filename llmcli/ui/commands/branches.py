@@ -3,10 +3,10 @@
 from llmcli.errors import UsageError
 from llmcli.text import ellipsize
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.completion import matching
-from llmcli.ui.commands.inspect import busy, open_inspector, parse_token_index
+from llmcli.ui.chat.busy_screen import BusyScreen
+from llmcli.ui.commands.inspect import open_inspector, parse_token_index
 from llmcli.ui.commands.messages import continue_, describe_settings, parse_number, show
-from llmcli.ui.commands.registry import command
+from llmcli.ui.commands.registry import command, matching
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_rows
 
@@ -61,8 +61,7 @@ def branch(chat: ChatApp, argument: str) -> None:
     leaves = chat.session.conversation.leaves()
     number = parse_number(argument)
     if not number or number > len(leaves):
-        message = f"branch {ellipsize(argument)} does not exist" if argument else "/branch needs the number of a branch"
-        raise UsageError(message, "see the numbers in /branches")
+        raise UsageError(f"branch {ellipsize(argument)} does not exist", "see the numbers in /branches")
     chat.session.conversation.move(leaves[number - 1])
     show(chat, chat.path()[-2:], len(chat.path()) - 1)
 
@@ -76,10 +75,11 @@ def _branch_off(chat: ChatApp, number: str, rank: str) -> None:
     if not answered:
         return
     at = parse_token_index(answered, number)
-    with busy(chat, "evaluating the answer") as watch:
-        token = answered.candidate(at, k, *watch)
+    with BusyScreen(chat.controller.settings, chat.live, "evaluating the answer").open() as busy_screen:
+        token = answered.candidate(at, k, busy_screen.cancellation, busy_screen.progress)
     if token is None:
         console.note("stopped")
+        chat.after_interrupt()
         return
     if token == answered.tokens[at]:
         raise UsageError(f"candidate {rank} is the token of this answer", "choose another candidate")

@@ -10,14 +10,11 @@ from llmcli.inference.comparison import Variant, variants_of
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import find
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.chat.context_overflow import resolve_overflow
-from llmcli.ui.commands.completion import complete_assignments, matching
+from llmcli.ui.chat.busy_screen import BusyScreen
 from llmcli.ui.commands.messages import parse_number, path_to_question
-from llmcli.ui.commands.registry import command
+from llmcli.ui.commands.registry import command, complete_assignments, matching
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.interrupt import stoppable
 from llmcli.ui.terminal.output import to_stderr
-from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
 _LAST_PAIR = re.compile(r"""(?:^|\s)([A-Za-z][\w-]*)=("[^"]*"|'[^']*'|\S+)\s*$""")  # KEY=VALUE at the end of a text
 _EXAMPLE_HINT = "try /compare Why is the sky blue? temp=0.2,0.8"
@@ -51,17 +48,13 @@ def compare(chat: ChatApp, argument: str) -> None:
         path = chat.path()
     elif not path:
         raise UsageError("no question to answer", _EXAMPLE_HINT)
-    fitting = resolve_overflow(chat.controller, chat.live, path, draft=draft)
+    fitting = chat.resolve_overflow(path, draft=draft)
     if fitting is not None:
         _compare(chat, fitting, draft is not None, variants, seed)
 
 
 def split_arguments(argument: str) -> tuple[str, list[str], int]:
-    """The question, the settings that vary, and the number of answers for each, of the argument of /compare.
-
-    Raises:
-        UsageError: for an unknown setting, and a count that is not a number of at least 1.
-    """
+    """The question, the settings that vary, and the number of answers for each, of the argument of /compare."""
     specs: list[str] = []
     n_seeds = 1
     while found := _LAST_PAIR.search(argument):
@@ -89,7 +82,7 @@ def _is_setting(name: str, text: str) -> bool:
         return False
 
 
-def _compare(chat: ChatApp, path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int) -> None:
+def _compare(chat: ChatApp, path: list[Message], new: bool, variants: Sequence[Variant], seed: int) -> None:
     """Generate the answers, show them and their statistics, and save them for /keep."""
     from llmcli.chat.compare import CompareSession
     from llmcli.ui import comparison as screen
@@ -100,11 +93,11 @@ def _compare(chat: ChatApp, path: Sequence[Message], new: bool, variants: Sequen
         [(one.label, turn.resolved) for one, turn in zip(variants, compare_session.turns, strict=True)]
     )
     view = screen.view_of(comparison, settings) if chat.live else None
-    spinner = Spinner(view.status if view else ProgressLine().update)
-    spinner.text, comparison.progress = "reading the prompt", spinner.reading
-    think = settings.think == "show"
-    with stoppable(compare_session.cancellation, chat.live, settings.timeout), spinner:
-        screen.run(comparison, view, think, spinner.end)
+    cancellation, think = compare_session.cancellation, settings.think == "show"
+    busy_screen = BusyScreen(settings, chat.live, "reading the prompt", cancellation, view=view)
+    comparison.progress = busy_screen.progress
+    with busy_screen.open(settings.timeout):
+        screen.run(comparison, view, think, busy_screen.spinner.end)
     if not chat.live:
         with to_stderr(False):
             screen.print_texts(comparison, think)
@@ -112,6 +105,8 @@ def _compare(chat: ChatApp, path: Sequence[Message], new: bool, variants: Sequen
     screen.print_errors(comparison)
     chat.compare_session = compare_session
     console.note("/keep N continues with one of them; none is part of the conversation yet")
+    if any(one.answer.finish_reason == "timeout" for one in comparison.results):
+        chat.note_timeout(settings.timeout)
     if comparison.interrupted:
         chat.after_interrupt()
 
@@ -132,9 +127,7 @@ def keep(chat: ChatApp, argument: str) -> None:
     compare_session = chat.compare_session
     if not compare_session or compare_session.session is not chat.session:
         raise UsageError("no comparison yet", _EXAMPLE_HINT)
-    number = parse_number(argument)
-    if number is None:
-        raise UsageError("/keep takes the number of an answer", "try /keep 2")
+    number = int(argument)
     chat.turn = compare_session.keep(number)
     chat.pending = [one for one in chat.pending if one not in compare_session.question.attachments]
     label = compare_session.comparison.results[number - 1].variant.label

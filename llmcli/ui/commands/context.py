@@ -1,20 +1,16 @@
 """Commands that show what fills the context, and free it."""
 
 import shutil
+from itertools import accumulate
 
 from llmcli.chat.conversation import SPEAKER_NAMES
-from llmcli.errors import UsageError
 from llmcli.inference.request import system_text
 from llmcli.text import ellipsize
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.chat.context_overflow import compact_now
-from llmcli.ui.commands.messages import parse_number
 from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_rows
 
-_FULL, _EMPTY = "█", "·"
-_WIDEST = 60  # columns of the bar
 _OVERFLOW = {  # what happens at the next message
     "ask": "you choose what to drop",
     "error": "the message is refused",
@@ -30,14 +26,14 @@ _OVERFLOW = {  # what happens at the next message
     examples=("/context", "/compact, then /context", "/n_ctx 8192, then /context"),
 )
 def context(chat: ChatApp, _argument: str) -> None:
-    if not (local := chat.wait_for_model()):
+    if not (engine := chat.wait_for_model()):
         return
     controller, path = chat.controller, chat.path()
     read = {message.id for message in controller.window(path)}
     fit = controller.fit(path)
     counted = [controller.prompt_builder.count(message) if message.id in read else 0 for message in path]
     system = system_text(controller.settings)
-    n_system = local.count_tokens(system) if system else 0
+    n_system = engine.count_tokens(system) if system else 0
     n_template = max(fit.n_prompt - sum(counted) - n_system, 0)
     rows = [("", "template", _amount(n_template, fit.n_ctx), "")]
     if system:
@@ -47,7 +43,7 @@ def context(chat: ChatApp, _argument: str) -> None:
         rows.append((str(number), SPEAKER_NAMES[message.role], amount, ellipsize(message.content)))
     free = max(fit.n_ctx - fit.n_prompt, 0)
     chat.say(_bar([n_system + n_template, *counted], fit.n_ctx))
-    cached = local.n_evaluated(controller.prompt(path).tokens)
+    cached = engine.n_evaluated(controller.prompt(path).tokens)
     chat.say(f"{fit.n_prompt} of {fit.n_ctx} tokens, {free} free, {cached} in the KV cache")
     print_rows(("N", "WHAT", "TOKENS", "BEGINNING"), rows, right=("N", "TOKENS"), spare=("BEGINNING",))
     if fit.is_over:
@@ -61,12 +57,10 @@ def _amount(tokens: int, n_ctx: int) -> str:
 
 def _bar(parts: list[int], n_ctx: int) -> str:
     """One row: each part in one of two alternating shades, then what is free."""
-    width = min(shutil.get_terminal_size().columns - 2, _WIDEST)
-    bar, total, shades = "", 0, (_FULL, "▓")
-    for index, tokens in enumerate(parts):
-        total += tokens
-        bar += shades[index % 2] * (round(min(total / n_ctx, 1) * width) - len(bar))
-    return f"[{bar}{_EMPTY * (width - len(bar))}]"
+    width, bar = min(shutil.get_terminal_size().columns - 2, 60), ""
+    for index, total in enumerate(accumulate(parts)):
+        bar += "█▓"[index % 2] * (round(min(total / n_ctx, 1) * width) - len(bar))
+    return f"[{bar:·<{width}}]"
 
 
 @command(
@@ -76,8 +70,5 @@ def _bar(parts: list[int], n_ctx: int) -> str:
     examples=("/compact", "/compact 4", "/compact, then /context"),
 )
 def compact(chat: ChatApp, argument: str) -> None:
-    number = parse_number(argument)
-    if argument and number is None:
-        raise UsageError(f"/compact takes the number of turns to keep, got '{argument}'", "try /compact 2")
     if chat.wait_for_model():
-        compact_now(chat.controller, chat.live, chat.path(), number)
+        chat.compact(chat.path(), int(argument) if argument else None)

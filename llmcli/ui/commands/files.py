@@ -11,9 +11,8 @@ from llmcli.errors import UsageError
 from llmcli.inference.request import system_text
 from llmcli.text import plural
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.completion import complete_paths
 from llmcli.ui.commands.messages import parse_message_number
-from llmcli.ui.commands.registry import command
+from llmcli.ui.commands.registry import command, complete_paths
 from llmcli.ui.terminal import clipboard
 from llmcli.ui.terminal.console import confirm, console, edit
 from llmcli.ui.terminal.output import print_drawn
@@ -30,8 +29,6 @@ from llmcli.ui.terminal.output import print_drawn
 def export(chat: ChatApp, argument: str) -> None:
     from llmcli.ui.export_file import document, write  # imports rich
 
-    if not argument:
-        raise UsageError("/export needs a file name", "try /export talk.md")
     path = Path(os.path.expanduser(argument.strip('"')))
     form = format_of(path)
     if not chat.path():
@@ -43,7 +40,7 @@ def export(chat: ChatApp, argument: str) -> None:
 
 
 @command(
-    "file PATH …",
+    "file [PATH …|none]",
     help="Attach files to the next message.",
     detail="@PATH in a message does the same. Patterns such as *.py work too. `none` removes the attached files.",
     examples=("/file notes.txt", "/file src/*.py", "/file none"),

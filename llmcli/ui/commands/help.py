@@ -3,15 +3,14 @@
 import re
 from itertools import groupby
 
-from llmcli.chat.controller import chat_setting_keys, requires_reload
+from llmcli.chat.controller import chat_setting_keys
 from llmcli.errors import UsageError
 from llmcli.params.settings import fields
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.completion import complete_values, matching, setting_note
-from llmcli.ui.commands.registry import Command, command, commands, dispatch
+from llmcli.ui.commands.registry import Command, command, commands, complete_values, dispatch, matching, setting_note
 from llmcli.ui.markdown.theme import theme_names
-from llmcli.ui.terminal.console import can_ask, console
+from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_definitions
 
 _KEYS = (
@@ -35,8 +34,6 @@ _OVERVIEW = (
     "keys: Enter sends · Alt-Enter new line · Tab completes · Ctrl-C stops an answer",
     "Up, Down during an answer: warmer, colder · @FILE attaches · /exit leaves",
 )
-# Words that people type without the slash, and the command.
-_WITHOUT_SLASH = {"help": "help", "exit": "exit", "quit": "exit", "exit()": "exit", "quit()": "exit", ":q": "exit"}
 _ENDING = 3  # letters that may differ: creativity, creative
 
 
@@ -67,66 +64,32 @@ def help_(chat: ChatApp, argument: str) -> None:
         chat.say("Every setting is a command too, for example /top_p 0.9; /set lists them.")
         return
     found = registry.find_command(argument.lstrip("/").lower().replace("-", "_"))
-    if isinstance(found, Command):
-        _describe(chat, f"/{found.usage}{_also(found)}", found.description, found.examples)
-    elif found:
-        field = fields()[found]
-        known = [str(choice) for choice in (*field.param.suggest, *field.param.choices) if str(choice)]
-        value = "on" if field.kind is bool else next(iter(known), "") or field.format(field.default) or "VALUE"
-        once = f"/set {found} {value}" if requires_reload(found) else f"/retry {found}={value}"
-        text = f"{field.param.help} ({setting_note(chat, found)})"
-        _describe(chat, f"/{found} VALUE", text, (f"/{found} {value}", once, f"/reset {found}"))
-    else:
+    if not found:
         _search(argument.lstrip("/"))
+        return
+    chat.say(f"/{found.usage}{_also(found)}", "1")
+    chat.say(found.description + (f" ({setting_note(chat, found.setting)})" if found.setting else ""))
+    chat.say("Examples:", "2")
+    for example in found.examples:
+        chat.say(f"  {example}")
 
 
 def _also(entry: Command) -> str:
     return f" (also {', '.join('/' + alias for alias in entry.aliases)})" if entry.aliases else ""
 
 
-def _describe(chat: ChatApp, usage: str, text: str, examples: tuple[str, ...]) -> None:
-    chat.say(usage, "1")
-    chat.say(text)
-    chat.say("Examples:", "2")
-    for example in examples:
-        chat.say(f"  {example}")
-
-
 def _search(text: str) -> None:
-    """List the commands and settings whose help contains the words of `text`.
-
-    Raises:
-        UsageError: when there are none, with the nearest command.
-    """
+    """List the commands and settings whose help contains the words of `text`; UsageError if there are none."""
     words = re.findall(r"\w+", text.lower())
-    stems = [word[:-_ENDING] if len(word) > 2 * _ENDING else word for word in words]
-    found = {target: _summary(target) for word in words for target in registry.SYNONYMS.get(word, ())}
-    for entry in commands().values():
-        if _contains(stems, " ".join((entry.name, entry.description, *entry.examples))):
-            found[entry.name] = entry.summary
-    for key in chat_setting_keys():
-        if key not in commands() and _contains(stems, f"{key} {fields()[key].param.help}"):
-            found[key] = _summary(key)
-    if not stems or not found:
+    stems = [re.escape(word[:-_ENDING] if len(word) > 2 * _ENDING else word) for word in words]
+    texts = {name: " ".join((name, entry.description, *entry.examples)) for name, entry in commands().items()}
+    texts |= {key: f"{key} {fields()[key].param.help}" for key in chat_setting_keys() if key not in texts}
+    found = [target for word in words for target in registry.SYNONYMS.get(word, ())]
+    found += [name for name, whole in texts.items() if all(re.search(rf"\b{stem}", whole.lower()) for stem in stems)]
+    if not words or not found:
         near = registry.similar_command(text)
         raise UsageError(f"the help does not contain '{text}'", f"{near} see /help all".lstrip())
-    print_definitions([(f"  /{name}", summary) for name, summary in found.items()])
-
-
-def _contains(stems: list[str], text: str) -> bool:
-    return all(re.search(rf"\b{re.escape(stem)}", text.lower()) for stem in stems)
-
-
-def _summary(name: str) -> str:
-    """The help of a command, or of the setting of that name."""
-    found = registry.require_command(name)
-    if isinstance(found, Command):
-        return found.summary
-    return fields()[found].param.help.partition(". ")[0].rstrip(".")
-
-
-class ExitChatError(Exception):
-    """The user wants to leave the chat."""
+    print_definitions([(f"  /{name}", registry.require_command(name).summary) for name in dict.fromkeys(found)])
 
 
 @command(
@@ -137,19 +100,7 @@ class ExitChatError(Exception):
     aliases=("quit", "bye", "q"),
 )
 def exit_(_chat: ChatApp, _argument: str) -> None:
-    raise ExitChatError
-
-
-def is_command_without_slash(chat: ChatApp, text: str) -> bool:
-    """Whether a person typed a word like `exit` alone, and was told so; typed again, it is sent."""
-    word = text.strip().lower()
-    name = _WITHOUT_SLASH.get(word)
-    if not name or chat.editing is not None or chat.refused_word == word or not can_ask():
-        chat.refused_word = ""
-        return False
-    chat.refused_word = word
-    console.note(f"not sent: type /{name} for the command, or '{word}' again to send it")
-    return True
+    raise EOFError  # as Ctrl-D does
 
 
 @command(

@@ -3,12 +3,11 @@
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from llmcli.engine.events import Cancellation, Measure
+from llmcli.engine.events import Measure
 from llmcli.errors import UsageError
 from llmcli.files import data_dir, make_private
 from llmcli.text import plural
@@ -16,9 +15,8 @@ from llmcli.ui.charts.heatmap import print_heat, sparkline
 from llmcli.ui.charts.trace_table import percent, print_why, short_name, token_text
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.busy_screen import BusyScreen
-from llmcli.ui.commands.completion import matching
 from llmcli.ui.commands.messages import parse_number
-from llmcli.ui.commands.registry import command
+from llmcli.ui.commands.registry import command, matching
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_facts, print_rows
 
@@ -28,13 +26,10 @@ if TYPE_CHECKING:
 
 _BEFORE = 32  # characters of the answer that are shown before a token
 _TOLERANCE = 0.005  # of a recomputed probability
-_MEASURES = get_args(Measure)
 
 
 def _token_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
-    """The numbers of the last answer's tokens, with their texts."""
-    traces = chat.turn.answer.traces if chat.turn else []
-    known = (token for token in traces if token.id is not None)
+    known = [token for token in chat.turn.answer.traces if token.id is not None] if chat.turn else []
     return matching(((str(token.i), repr(token.text or token.reasoning)) for token in known), start)
 
 
@@ -42,7 +37,8 @@ def _token_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
     "why [N|TEXT]",
     help="Show step by step how a token was sampled.",
     detail="N is its number in the answer, from 0; TEXT is its text or the start of it. Alone it takes the token "
-    "with the highest entropy. The table has the most likely candidates and what each sampler did to them.",
+    "with the highest entropy. The table has the most likely candidates and what each sampler did to them. After "
+    "/continue or /branch N K the numbers start again: the text before is a part of the prompt.",
     examples=("/why", "/why 12", "/why comet"),
     complete=_token_numbers,
 )
@@ -78,11 +74,7 @@ def alternatives(chat: ChatApp, argument: str) -> None:
 
 
 def open_inspector(chat: ChatApp) -> "AnswerInspector | None":
-    """The last answer, for inspection; None when the user stopped waiting for the model.
-
-    Raises:
-        UsageError: when there is none.
-    """
+    """The last answer, for inspection; None when the user stopped waiting for the model; UsageError without one."""
     if not any(message.role == "assistant" for message in chat.path()):
         raise UsageError("no answer yet", "send a message first")
     if not chat.wait_for_model():
@@ -93,11 +85,7 @@ def open_inspector(chat: ChatApp) -> "AnswerInspector | None":
 
 
 def parse_token_index(answered: "AnswerInspector", argument: str) -> int:
-    """The number of the token that `argument` names: a number, or its text, with or without quotes.
-
-    Raises:
-        UsageError: when that token does not exist.
-    """
+    """The number of the token that `argument` names: a number, or its text with or without quotes; or UsageError."""
     most = len(answered.tokens) - 1
     number = parse_number(argument)
     if number is not None:
@@ -111,22 +99,6 @@ def parse_token_index(answered: "AnswerInspector", argument: str) -> int:
     return number
 
 
-@contextmanager
-def busy(chat: ChatApp, doing: str) -> Iterator[tuple[Cancellation, Callable[[int, int], None]]]:
-    """Within this block the screen shows what the model does and how far it is, and Ctrl-C stops it.
-
-    Yields what is stopped and told how far it is.
-    """
-    cancellation = Cancellation()
-    busy_screen = BusyScreen(chat.controller.settings, chat.live)
-
-    def progress(done: int, total: int) -> None:
-        busy_screen.spinner.text = f"{doing} {done / max(total, 1):.0%}"
-
-    with busy_screen.open(cancellation, doing):
-        yield cancellation, progress
-
-
 def _inspect(chat: ChatApp, argument: str, count: int) -> "tuple[AnswerInspector, TokenInspection] | None":
     """The last answer and `count` candidates of a token, after printing its position; None if the user stopped it."""
     answered = open_inspector(chat)
@@ -135,20 +107,23 @@ def _inspect(chat: ChatApp, argument: str, count: int) -> "tuple[AnswerInspector
     if argument:
         number: int | None = parse_token_index(answered, argument)
     else:
-        with busy(chat, "measuring the answer") as watch:
-            number = answered.least_sure(*watch)
+        with BusyScreen(chat.controller.settings, chat.live, "measuring the answer").open() as busy_screen:
+            number = answered.least_sure(busy_screen.cancellation, busy_screen.progress)
     found = None
     if number is not None:
         doing = "generating the answer again" if answered.inspector.stateful_steps else "evaluating the answer"
-        with busy(chat, doing) as watch:
-            found = answered.inspector.inspect(number, count, *watch)
+        with BusyScreen(chat.controller.settings, chat.live, doing).open() as busy_screen:
+            found = answered.inspector.inspect(number, count, busy_screen.cancellation, busy_screen.progress)
     if not found:
         console.note("stopped")
+        chat.after_interrupt()
         return None
     text = (answered.answer.settings.prefill or "") + "".join(map(answered.text, range(found.at)))
     before = " ".join(text.split())
     end = f"…{before[-_BEFORE:]}" if len(before) > _BEFORE else before
-    position = f"token {found.at} (0 to {len(answered.tokens) - 1})" + (f', after "{end}"' if before else "")
+    position = f"token {found.at} (0 to {len(answered.tokens) - 1})"
+    position += " of the continuation" if answered.continued else ""  # its beginning is a part of the prompt
+    position += f', after "{end}"' if before else ""
     chat.say(position if argument else f"highest entropy: {position}")
     return answered, found
 
@@ -177,17 +152,13 @@ def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> 
 )
 def tokens(chat: ChatApp, argument: str) -> None:
     by = {"": "temperature", "temp": "temperature", "probability": "p"}.get(argument, argument)
-    if by not in _MEASURES:
+    if by not in get_args(Measure):
         raise UsageError(f"/tokens must be temperature, p or entropy, got '{argument}'")
     print_heat(traces_of_last_answer(chat), by)  # type: ignore[arg-type]
 
 
 def traces_of_last_answer(chat: ChatApp) -> list["TokenTrace"]:
-    """How the tokens of the last answer were sampled.
-
-    Raises:
-        UsageError: when there is none in this branch since the chat was opened.
-    """
+    """How the tokens of the last answer were sampled; UsageError if this chat has none in this branch."""
     if not chat.turn or not chat.turn.answer.traces or chat.turn.message not in chat.path():
         raise UsageError("no answer in this branch since the chat was opened", "send a message, or use /retry")
     return chat.turn.answer.traces

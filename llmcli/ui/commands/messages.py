@@ -9,8 +9,7 @@ from llmcli.chat.conversation import SPEAKER_NAMES, Message
 from llmcli.errors import UsageError
 from llmcli.text import ellipsize, plural
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.completion import complete_assignments
-from llmcli.ui.commands.registry import command
+from llmcli.ui.commands.registry import command, complete_assignments
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.console import edit as edit_text
 
@@ -97,11 +96,7 @@ def edit(chat: ChatApp, argument: str) -> None:
 
 
 def parse_message_number(text: str, path: list[Message]) -> int:
-    """The number of a message in /history.
-
-    Raises:
-        UsageError: if that message does not exist.
-    """
+    """The number of a message in /history; UsageError if it does not exist."""
     number = parse_number(text)
     if not number or number > len(path):
         raise UsageError(f"message {ellipsize(text)} does not exist", "see the numbers in /history")
@@ -117,13 +112,10 @@ def parse_number(text: str) -> int | None:
     "undo [N]",
     help="Remove the last turn, or the last N.",
     detail="A turn is your message and its answer. /redo restores it.",
-    examples=("/undo", "/undo 3", "/undo, then /redo"),
+    examples=("/undo", "/undo 2", "/undo, then /redo"),
 )
 def undo(chat: ChatApp, argument: str) -> None:
-    number = parse_number(argument or "1")
-    if number is None:
-        raise UsageError(f"/undo takes the number of turns, got '{argument}'", "try /undo 2")
-    removed = chat.session.conversation.undo(number)
+    removed = chat.session.conversation.undo(int(argument or 1))
     start = ellipsize(removed[0].content)
     console.note(f"removed {plural(len(removed), 'message')}, starting at {start!r} (/redo restores them)")
 
@@ -159,13 +151,13 @@ def clear(chat: ChatApp, _argument: str) -> None:
     examples=("/history", "/history 4", "/history, then /edit 3"),
 )
 def history(chat: ChatApp, argument: str) -> None:
-    path, number = chat.path(), parse_number(argument)
+    path = chat.path()
+    number = int(argument or len(path))
     if argument and not number:
-        raise UsageError(f"/history takes the number of messages, got '{argument}'", "try /history 4")
+        raise UsageError("/history takes a number of at least 1, got '0'", "try /history 4")
+    start = max(len(path) - number, 0)
     if not path:
         console.note("the conversation is empty")
-        return
-    start = max(len(path) - number, 0) if number else 0
     show(chat, path[start:], start + 1)
 
 

@@ -1,16 +1,19 @@
-"""The slash commands: how one is declared, found by its name, and run."""
+"""The slash commands: how one is declared, found by its name, completed in the input line, and run."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from typing import NamedTuple
 
-from llmcli.chat.controller import chat_setting_keys
+from llmcli.chat.controller import chat_setting_keys, requires_reload
 from llmcli.config.presets import presets
-from llmcli.errors import UsageError
-from llmcli.params.settings import find
-from llmcli.text import did_you_mean, ellipsize
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.files import matching_paths
+from llmcli.params.settings import fields, find, format_setting
+from llmcli.text import did_you_mean, ellipsize, sanitize
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.terminal.output import to_stderr
 
@@ -45,7 +48,8 @@ class Command:
     """A slash command, as the decorator of the function that runs it. `help` is one sentence.
 
     `usage` is its name and its argument, as in `think [on|off|hide]`: words in lower case are typed as they are, words
-    in capitals stand for any text.
+    in capitals stand for any text, and N alone for a number. Brackets are around what can be missing. `setting` is the
+    key, if it is not declared but made of a setting.
     """
 
     usage: str = field(kw_only=False)
@@ -54,6 +58,7 @@ class Command:
     examples: tuple[str, str, str]
     aliases: tuple[str, ...] = ()
     complete: Complete | None = None  # without it, the words of the usage
+    setting: str = ""
     run: Run = field(init=False)
 
     def __call__(self, run: Run) -> Run:
@@ -66,6 +71,18 @@ class Command:
     def name(self) -> str:
         return self.usage.partition(" ")[0]
 
+    def check(self, argument: str) -> str:
+        """The argument; UsageError if the usage does not allow it."""
+        form = self.usage.removeprefix(self.name).strip()
+        example = next((one for one in self.examples if " " in one), "")
+        if not argument and form and form[0] != "[":
+            raise UsageError(f"/{self.name} needs an argument: /{self.usage}", f"try {example}")
+        if not argument or form.strip("[]") != "N":
+            return argument
+        if not argument.isdecimal():
+            raise UsageError(f"/{self.name} takes a number, got '{argument}'", f"try {example}")
+        return argument[:9]  # Python refuses to read 5,000 digits, and nothing here is that many
+
     @property
     def heading(self) -> str:
         """The heading of its module."""
@@ -74,8 +91,8 @@ class Command:
 
     @property
     def summary(self) -> str:
-        """The help without its full stop, for lists."""
-        return self.help.rstrip(".")
+        """The first sentence of the help without its full stop, for lists."""
+        return self.help.partition(". ")[0].rstrip(".")
 
     @property
     def description(self) -> str:
@@ -96,8 +113,7 @@ def commands() -> Mapping[str, Command]:
 
 def commands_by_name() -> dict[str, Command]:
     """Every name of every command, aliases included."""
-    known = dict(commands())
-    return known | {alias: entry for entry in known.values() for alias in entry.aliases}
+    return {**commands(), **{alias: entry for entry in commands().values() for alias in entry.aliases}}
 
 
 def parse_command(text: str) -> tuple[str, str] | None:
@@ -106,34 +122,40 @@ def parse_command(text: str) -> tuple[str, str] | None:
     return (match[1].lower().replace("-", "_"), text[match.end() :].strip()) if match else None
 
 
-def find_command(name: str) -> Command | str | None:
-    """The command called `name`, or the key of the setting that it sets; None without either."""
-    known = commands_by_name()
-    if name in known:
-        return known[name]
-    try:
+def find_command(name: str) -> Command | None:
+    """The command called `name`, or the one that sets the setting of that name; None without either."""
+    if known := commands_by_name().get(name):
+        return known
+    with suppress(UsageError):
         key = find(name).key
-    except UsageError:
-        return None
-    return key if key in chat_setting_keys() else None
+        return _setting_command(key) if key in chat_setting_keys() else None
+    return None
 
 
-def require_command(name: str, argument: str = "") -> Command | str:
-    """The command called `name`, or the key of the setting that it sets; a hint repeats its `argument`.
+def _setting_command(key: str) -> Command:
+    setting = fields()[key]
+    known = [str(choice) for choice in (*setting.param.suggest, *setting.param.choices) if str(choice)]
+    value = "on" if setting.kind is bool else next(iter(known), "") or setting.format(setting.default) or "VALUE"
+    once = f"/set {key} {value}" if requires_reload(key) else f"/retry {key}={value}"
+    examples = (f"/{key} {value}", once, f"/reset {key}")
+    made = Command(
+        f"{key} VALUE", help=setting.param.help, examples=examples, complete=complete_values(key), setting=key
+    )
+    made.run = lambda chat, argument: commands()["set"].run(chat, f"{key} {argument}")
+    return made
 
-    Raises:
-        UsageError: with the command that does the same, or the nearest name.
-    """
-    found = find_command(name)
-    if found is None:
-        known = [f"/preset {name}"] if name in presets() else []
-        known += [f"/{target} {ellipsize(argument)}".rstrip() for target in SYNONYMS.get(name, ())]
-        targets = " or ".join(known)
-        hint = f"use {targets}" if targets else similar_command(name) or "see /help"
-        if name == "delete":
-            hint += " for a turn; `llmcli sessions rm NAME` deletes a session"
-        raise UsageError(f"unknown command '/{name}'", hint)
-    return found
+
+def require_command(name: str, argument: str = "") -> Command:
+    """What `find_command` finds, or UsageError with the command that does the same (and `argument`), or the nearest."""
+    if found := find_command(name):
+        return found
+    known = [f"/preset {name}"] if name in presets() else []
+    known += [f"/{target} {ellipsize(argument)}".rstrip() for target in SYNONYMS.get(name, ())]
+    targets = " or ".join(known)
+    hint = f"use {targets}" if targets else similar_command(name) or "see /help"
+    if name == "delete":
+        hint += " for a turn; `llmcli sessions rm NAME` deletes a session"
+    raise UsageError(f"unknown command '/{name}'", hint)
 
 
 def similar_command(name: str) -> str:
@@ -142,14 +164,116 @@ def similar_command(name: str) -> str:
 
 
 def dispatch(chat: ChatApp, name: str, argument: str) -> None:
-    """Run a command, or set the setting of that name.
-
-    Raises:
-        LlmcliError: what is wrong with the command.
-    """
+    """Run a command, or set the setting of that name; LlmcliError says what is wrong."""
     found = require_command(name, argument)
     with to_stderr(not chat.live):  # what a command prints is not an answer
-        if isinstance(found, Command):
-            found.run(chat, argument)
+        found.run(chat, found.check(argument))
+
+
+# Completion
+
+
+class Suggestion(NamedTuple):
+    """`text` replaces the `back` characters before the cursor; `note` is shown beside it."""
+
+    text: str
+    back: int
+    note: str
+
+
+def suggest(chat: ChatApp, text: str) -> Iterator[Suggestion]:
+    """The completions of `text`, the input before the cursor."""
+    if mention := re.search(r'(?:^|\s)@("?)([^\s"]*)$', text):
+        quote, start = mention.groups()
+        for value, note in _files(start, quote):
+            yield Suggestion(f"@{value}", len(f"@{quote}{start}"), note)
+    elif text.startswith("/"):
+        name, space, argument = text[1:].partition(" ")
+        if not space:
+            yield from (Suggestion(value, len(text), note) for value, note in _names(chat, name.lower()))
+            return
+        last_word = len(argument) - (argument.rfind(" ") + 1)
+        for value, note in _arguments(chat, name.lower().replace("-", "_"), argument):
+            replaced = len(argument) if value.startswith(argument) else last_word
+            yield Suggestion(sanitize(value), replaced, sanitize(note))
+
+
+def _names(chat: ChatApp, start: str) -> Iterator[tuple[str, str]]:
+    """The commands and settings that begin with `start`, with their slash."""
+    for entry in commands().values():
+        if entry.name.startswith(start):
+            yield f"/{entry.name} " if " " in entry.usage else f"/{entry.name}", entry.summary
+    for key in chat_setting_keys():
+        if key.startswith(start) and key not in commands():
+            yield f"/{key} ", setting_note(chat, key)
+
+
+def _arguments(chat: ChatApp, name: str, argument: str) -> Iterator[tuple[str, str]]:
+    with suppress(LlmcliError):
+        found = require_command(name)
+        if found.complete:
+            yield from found.complete(chat, argument)
         else:
-            commands()["set"].run(chat, f"{found} {argument}")
+            words = re.findall(r"\b[a-z]+\b", found.usage.removeprefix(found.name))
+            yield from matching(((word, "") for word in words), argument)
+
+
+def setting_note(chat: ChatApp, key: str) -> str:
+    """The current value of a setting, and its valid values."""
+    current = format_setting(chat.controller.settings, key)
+    return sanitize(" · ".join(filter(None, (f"now {current}", fields()[key].valid_values))))
+
+
+def _setting_values(chat: ChatApp, key: str, start: str) -> Iterator[tuple[str, str]]:
+    """The values that a setting can take, as far as they can be listed; of `model` the downloaded ones."""
+    field = find(key)
+    if field.key == "model":
+        yield from matching(((name, "") for name in chat.model_names()), start)
+        return
+    choices = ("on", "off") if field.kind is bool else (*field.param.choices, *field.param.suggest)
+    note = setting_note(chat, field.key)
+    yield from ((str(choice), note) for choice in choices if str(choice).startswith(start))
+    if not choices and not start:
+        yield "", note
+
+
+def complete_assignments(chat: ChatApp, argument: str) -> Iterator[tuple[str, str]]:
+    """The last word of `KEY=VALUE ...`."""
+    return complete_pair(chat, argument.rpartition(" ")[2], "=")
+
+
+def complete_pair(chat: ChatApp, text: str, separator: str = " ") -> Iterator[tuple[str, str]]:
+    """Keys with value and range, then, after the separator, the values of the key."""
+    key, found, start = text.partition(separator)
+    if not found:
+        known = (other for other in chat_setting_keys() if other.startswith(key))
+        yield from ((other + separator, setting_note(chat, other)) for other in known)
+        return
+    with suppress(LlmcliError):
+        values = _setting_values(chat, key, start.lstrip())
+        yield from ((f"{key}{separator}{value}", note) for value, note in values if value)
+
+
+def complete_values(key: str) -> Complete:
+    """Completion with the values of one setting."""
+    return lambda chat, start: _setting_values(chat, key, start)
+
+
+def complete_paths(_chat: ChatApp, argument: str) -> Iterator[tuple[str, str]]:
+    """The files and folders whose names start with the last word."""
+    return _files(argument.rpartition(" ")[2])
+
+
+def _files(start: str, quote: str = "") -> Iterator[tuple[str, str]]:
+    """The paths that begin with `start`, in quotes if they contain spaces."""
+    for name in matching_paths(start):
+        is_folder = name.endswith("/")
+        spaced = quote or " " in name
+        text = f'"{name}' + ("" if is_folder else '"') if spaced else name
+        if text.isprintable():
+            yield text, "folder" if is_folder else ""
+
+
+def matching(words: Iterable[tuple[str, str]], start: str) -> list[tuple[str, str]]:
+    """Those of the words, each with its note, that start with `start`."""
+    return [(word, note) for word, note in words if word.startswith(start)]

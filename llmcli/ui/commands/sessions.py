@@ -20,8 +20,6 @@ _SHOWN = 2  # messages, after a session was opened
     examples=("/fork other-ending", "/fork draft-2", "/fork short, then /undo 2"),
 )
 def fork(chat: ChatApp, argument: str) -> None:
-    if not argument:
-        raise UsageError("/fork needs a name for the new session", "try /fork other-ending")
     before = chat.session.name
     chat.controller.switch_session(chat.session.copy(argument))
     console.note(f"session {chat.session.name}" + (f" (a copy of {before}, which stays as it is)" if before else ""))
@@ -34,8 +32,6 @@ def fork(chat: ChatApp, argument: str) -> None:
     examples=("/save novel", "/save ghost story", "/save draft-1"),
 )
 def save(chat: ChatApp, argument: str) -> None:
-    if not argument:
-        raise UsageError("/save needs a name", "try /save novel")
     if chat.session.is_named and not chat.session.is_saved:
         raise UsageError("the session is empty: nothing to copy", "send a message first")
     if chat.session.is_named:
@@ -56,8 +52,6 @@ def save(chat: ChatApp, argument: str) -> None:
     complete=lambda _chat, start: [(session.name, session.title) for session in listing.session_summaries(start)],
 )
 def load(chat: ChatApp, argument: str) -> None:
-    if not argument:
-        raise UsageError("/load needs the name of a session", "see the names in /sessions")
     if store.to_name(argument) == chat.session.name:
         raise UsageError(f"session {chat.session.name} is already open")
     try:
@@ -70,11 +64,7 @@ def load(chat: ChatApp, argument: str) -> None:
 
 
 def ensure_session_model(chat: ChatApp) -> None:
-    """Make sure that the model is downloaded; if the session's own model is missing, use the default model.
-
-    Raises:
-        ModelNotFoundError: when that one is missing too.
-    """
+    """Make sure that a model is downloaded: the session's own, else the default one; else ModelNotFoundError."""
     controller = chat.controller
     missing, origin = controller.settings.model, controller.resolved().origins["model"]
     try:
@@ -130,7 +120,5 @@ def sessions(chat: ChatApp, argument: str) -> None:
     examples=("/rename novel", "/rename ghost story", "/load draft-1, then /rename final"),
 )
 def rename(chat: ChatApp, argument: str) -> None:
-    if not argument:
-        raise UsageError("/rename needs a name", "try /rename novel")
     chat.session.rename(argument)
     console.note(f"renamed to {chat.session.name}")

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from llmcli.chat.controller import chat_setting_keys, requires_reload, use_character
 from llmcli.config.characters import character_purposes, load_character
@@ -19,16 +18,12 @@ from llmcli.params.settings import fields, find, format_setting, ineffective_set
 from llmcli.text import ellipsize
 from llmcli.ui.charts.trace_table import step_values
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.completion import complete_pair, complete_values, matching
 from llmcli.ui.commands.inspect import spark
-from llmcli.ui.commands.registry import command, commands
+from llmcli.ui.commands.registry import command, commands, complete_pair, complete_values, matching
 from llmcli.ui.markdown.theme import ground_of
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.console import edit as edit_text
 from llmcli.ui.terminal.output import print_definitions, print_rows, warn_ineffective
-
-if TYPE_CHECKING:
-    from llmcli.inference.engine import Engine
 
 _HIGHEST = 2.0  # a temperature above it is most likely a mistake
 
@@ -55,12 +50,12 @@ def stop(chat: ChatApp, argument: str) -> None:
     examples=("/system Answer in one sentence.", "/system @reviewer.txt", "/system none"),
 )
 def system(chat: ChatApp, argument: str) -> None:
-    current = system_text(chat.controller.settings)
+    current = system_text(chat.controller.settings) or ""
     if not argument:
         chat.say(current or "no system prompt")
         return
     if argument == "edit":
-        argument = edit_text(current or "").strip()
+        argument = edit_text(current).strip()
     elif argument.startswith("@"):
         argument = read_text(argument[1:].strip()).rstrip("\n")
     elif re.fullmatch('"[^"]+"', argument):
@@ -107,11 +102,10 @@ def set_(chat: ChatApp, argument: str) -> None:
 def _print_setting(chat: ChatApp, key: str) -> None:
     """Print the value of a setting, where it comes from, and why it has no effect if it has none."""
     resolved = chat.controller.resolved()
-    reason = ineffective_settings(resolved.settings, resolved.origins).get(key)
-    origin = resolved.origins[key]
+    settings, origin = resolved.settings, resolved.origins[key]
     source = {"session": "", "default": " (default)"}.get(origin, f" (from {origin})")
-    effect = f" (no effect: {reason})" if reason else ""
-    console.note(f"{key} = {format_setting(resolved.settings, key)}{source}{effect}")
+    reason = ineffective_settings(settings, resolved.origins).get(key)
+    console.note(f"{key} = {format_setting(settings, key)}{source}" + (f" (no effect: {reason})" if reason else ""))
     if key in ("grammar", "grammar_file", "json_schema"):
         grammar_text(chat.controller.settings)  # raises if the grammar is not valid
 
@@ -191,9 +185,8 @@ def samplers(chat: ChatApp, argument: str) -> None:
     if argument:
         set_(chat, f"samplers {argument}")
         return
-    resolved = chat.controller.resolved()
+    resolved, steps = chat.controller.resolved(), []
     settings = resolved.settings
-    steps = []
     if settings.grammar or settings.grammar_file or settings.json_schema:
         steps.append(("grammar", "removes tokens that do not match"))
     if settings.logit_bias or settings.ignore_eos:
@@ -215,27 +208,25 @@ def samplers(chat: ChatApp, argument: str) -> None:
 def model(chat: ChatApp, argument: str) -> None:
     controller = chat.controller
     if not argument:
-        local = controller.engine
-        chat.say(_describe_model(local) if local else f"model: {controller.settings.model} (loading)")
+        if engine := controller.engine:
+            chat.say(f"model: {engine.name}, context: {engine.n_ctx} tokens")
+        else:
+            chat.say(f"model: {controller.settings.model} (loading)")
         return
     key, value = controller.parse("model", argument)
     before = chat.session.overrides.get("model")
     chat.ensure_model(replace(controller.settings, model=value))
     controller.set(key, value)
     try:
-        local = chat.wait_for_model()
+        engine = chat.wait_for_model()
     except LlmcliError:
         if before is None:
             controller.reset("model")
         else:
             controller.set("model", before)
         raise
-    if local:
-        console.note(_describe_model(local))
-
-
-def _describe_model(local: "Engine") -> str:
-    return f"model: {local.name}, context: {local.n_ctx} tokens"
+    if engine:
+        console.note(f"model: {engine.name}, context: {engine.n_ctx} tokens")
 
 
 @command(
@@ -293,7 +284,14 @@ def preset(chat: ChatApp, argument: str) -> None:
         marked = [(f"{key}*" if key == current else key, preset_purpose(key, one)) for key, one in presets().items()]
         print_definitions(marked)
     elif word == "save":
-        _save_preset(chat, name)
+        if not name:
+            raise UsageError("/preset save needs a name", "try /preset save mine")
+        chosen = presets().get(chat.session.overrides.get("preset") or "", {})
+        own = {key: value for key, value in chat.session.overrides.items() if key not in ("model", *NOT_IN_PRESETS)}
+        values = {**chosen, **own}
+        if not values:
+            raise UsageError("no setting was changed in this session", "change one first, for example /temp 1.2")
+        console.note(f"saved preset {name} in {save_preset(name, values)}: {describe_preset(values)}")
     elif word == "rm" and name:
         remove_preset(name)
         if chat.session.overrides.get("preset") == name:
@@ -302,18 +300,6 @@ def preset(chat: ChatApp, argument: str) -> None:
     else:
         chat.controller.set("preset", None if word == "none" else argument)
         console.note("no preset" if word == "none" else f"preset {word}: {describe_preset(presets()[word])}")
-
-
-def _save_preset(chat: ChatApp, name: str) -> None:
-    if not name:
-        raise UsageError("/preset save needs a name", "try /preset save mine")
-    chosen = presets().get(chat.session.overrides.get("preset") or "", {})
-    own = {key: value for key, value in chat.session.overrides.items() if key not in ("model", *NOT_IN_PRESETS)}
-    values = {**chosen, **own}
-    if not values:
-        raise UsageError("no setting was changed in this session", "change one first, for example /temp 1.2")
-    path = save_preset(name, values)
-    console.note(f"saved preset {name} in {path}: {describe_preset(values)}")
 
 
 @command(

@@ -1,6 +1,5 @@
-"""The look of the input line: marker, text or hint, menu of completions, labels of long pastes, and status."""
+"""The look of the input line: marker, text or hint, menu of completions, labels, and status."""
 
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from itertools import accumulate, islice
@@ -21,8 +20,6 @@ from prompt_toolkit.widgets.toolbars import SearchToolbar
 
 from llmcli.text import sanitize
 
-LONGEST = 10_000  # characters that are drawn: a key press takes 50 ms in a line of that length
-_MOST_LINES = 200  # that are drawn
 _MENU_ROWS, _MENU_ENTRIES = 8, 500
 _FEWEST_COLUMNS, _FEWEST_ROWS = 30, 6  # of a window with a status
 _PLAIN, _DARK, _LIGHT = range(3)
@@ -42,53 +39,18 @@ _STYLES = {  # without colors, on a dark background, on a light one
         "noreverse bg:#3a7fc0 #ffffff",
     ),
 }
-# Characters of private use stand for long pastes.
-_FIRST_SIGN = 0xF0000
-_MOST_SIGNS = 0xFFFE
-_SIGNS = re.compile(f"[{chr(_FIRST_SIGN)}-{chr(_FIRST_SIGN + _MOST_SIGNS - 1)}]")
-_DROPPED = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)]) | dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
-_CLEAN = {code: mark for code, mark in _DROPPED.items() if chr(code) not in "\t\n"}
 
 # Given the text before the cursor, the completions: each with how many characters it replaces there, and a note.
 Suggest = Callable[[str], Iterable[tuple[str, int, str]]]
 
 
-class Pasted:
-    """The long pastes; each is one character (a sign) in the line, and is drawn as a label."""
+def make_layout(
+    buffer: Buffer, label: Callable[[str], str], status: Callable[[], str], hint: Callable[[], str]
+) -> Layout:
+    """The text with its menu, the search line, and below them the status.
 
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-
-    def fold(self, text: str) -> str:
-        """`text`, or the sign for it when it is long."""
-        if len(text) <= LONGEST and text.count("\n") <= _MOST_LINES:
-            return text
-        text = self.unfold(text)
-        if text not in self._texts:
-            if len(self._texts) == _MOST_SIGNS:
-                return text
-            self._texts.append(text)
-        return chr(_FIRST_SIGN + self._texts.index(text))
-
-    def unfold(self, text: str) -> str:
-        """`text` with the paste in place of each sign."""
-        return text if text.isascii() else _SIGNS.sub(lambda found: self._text(found[0]) or found[0], text)
-
-    def label(self, sign: str) -> str:
-        """The label of a sign; empty for any other character."""
-        text = self._text(sign)
-        lines = len(text.splitlines())
-        if lines > 1:
-            return f"[pasted {lines:,} lines]"
-        return f"[pasted {len(text):,} characters]" if text else ""
-
-    def _text(self, sign: str) -> str:
-        number = ord(sign) - _FIRST_SIGN
-        return self._texts[number] if 0 <= number < len(self._texts) else ""
-
-
-def make_layout(buffer: Buffer, pasted: Pasted, status: Callable[[], str], hint: Callable[[], str]) -> Layout:
-    """The text with its menu, the search line, and below them the status; `hint` is shown in an empty line."""
+    `label` is what is drawn in place of a character, if anything; `hint` is shown in an empty line.
+    """
     search = SearchToolbar()
     typing = has_focus(buffer) & ~is_done
     empty = Condition(lambda: not buffer.text)
@@ -99,7 +61,7 @@ def make_layout(buffer: Buffer, pasted: Pasted, status: Callable[[], str], hint:
                 processors.HighlightIncrementalSearchProcessor(),
                 processors.HighlightSelectionProcessor(),
                 processors.TabsProcessor(char1=" ", char2=" "),
-                ShowPasted(pasted),
+                ShowLabels(label),
                 processors.ConditionalProcessor(processors.AppendAutoSuggestion(), typing),
                 processors.ConditionalProcessor(processors.AfterInput(hint, "class:hint"), typing & empty),
             ],
@@ -138,19 +100,19 @@ def make_style(name: str, color: bool) -> Style:
     return Style.from_dict({part: looks[column] for part, looks in _STYLES.items()})
 
 
-class ShowPasted(processors.Processor):
-    """Draws a label in place of each sign."""
+class ShowLabels(processors.Processor):
+    """Draws the label of a character in place of it."""
 
-    def __init__(self, pasted: Pasted) -> None:
-        self._pasted = pasted
+    def __init__(self, label: Callable[[str], str]) -> None:
+        self._label = label
 
     def apply_transformation(self, transformation_input: processors.TransformationInput) -> processors.Transformation:
         fragments = transformation_input.fragments
         text = fragment_list_to_text(fragments)
-        if text.isascii() or not any(map(self._pasted.label, text)):
+        if text.isascii() or not any(map(self._label, text)):
             return processors.Transformation(fragments)
         shown = [
-            (f"{style} class:pasted", label) if (label := self._pasted.label(char)) else (style, char)
+            (f"{style} class:pasted", label) if (label := self._label(char)) else (style, char)
             for style, char, *_ in explode_text_fragments(fragments)
         ]
         starts = [0, *accumulate(len(char) for _, char in shown)]
@@ -182,8 +144,3 @@ def should_open_menu(before: str) -> bool:
         return True
     word = before[max(map(before.rfind, " \t\n")) + 1 :]
     return word.startswith("@")
-
-
-def clean(text: str) -> str:
-    """`text` with plain line ends, and without control characters and lone surrogates."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_CLEAN)

@@ -41,25 +41,26 @@ def split_keys_and_text(keys: Iterable[KeyPress], typing: bool = False) -> tuple
     return steps, kept
 
 
-def take_typed_text() -> str:
-    """The text of the keys that are kept for the prompt if Enter is among them; otherwise the prompt gets them all."""
-    text, pressed = "", get_typeahead(get_app_session().input)
-    if not any(key.key == Keys.ControlM for key in pressed):
-        store_typeahead(get_app_session().input, pressed)
-        return ""
-    for key in pressed:
-        if key.key == Keys.ControlM:
-            text += "\n"
-        elif key.key == Keys.ControlH:
-            text = text[:-1]
-        elif key.key == Keys.BracketedPaste or len(key.key) == 1:
-            text += key.data
-    return text.removesuffix("\n")
+def keep_typed_lines(after_text: bool) -> None:
+    """Let the prompt get what was typed, with a new line for each Enter: nothing is sent unseen.
+
+    `after_text`: it follows a text that is in the line.
+    """
+    keys = get_app_session().input
+    with live_keys(None):  # which keeps those that nobody has read yet
+        pass
+    pressed, new_line = get_typeahead(keys), KeyPress(Keys.ControlJ, "\n")
+    while pressed and pressed[-1].key == Keys.ControlM:
+        pressed.pop()
+    kept = [new_line if key.key == Keys.ControlM else key for key in pressed]
+    store_typeahead(keys, [new_line, *kept] if kept and after_text else kept)
 
 
 @contextmanager
-def live_keys(step: Callable[[int], None]) -> Iterator[None]:
+def live_keys(step: Callable[[int], None] | None) -> Iterator[None]:
     """Within this block, inside `disable_echo`, a thread calls `step` for each step; other keys are kept.
+
+    Without `step` all keys but arrows are text.
 
     The parser of the prompt reads the keys, and they are stored where the prompt looks first. So the prompt completes
     a key or a paste that the end of the block has cut. Keys typed before the block, apart from arrows, are text.
@@ -67,7 +68,8 @@ def live_keys(step: Callable[[int], None]) -> Iterator[None]:
     keys = get_app_session().input
     stored = get_typeahead(keys)
     store_typeahead(keys, stored)
-    typing = bool(stored)
+    typing = bool(stored) or step is None
+    move = step or (lambda _direction: None)
 
     def take(pressed: Iterable[KeyPress], early: bool) -> None:
         nonlocal typing
@@ -75,7 +77,7 @@ def live_keys(step: Callable[[int], None]) -> Iterator[None]:
         typing = typing or bool(kept)
         store_typeahead(keys, kept)
         for direction in steps:
-            step(direction)
+            move(direction)
 
     with _console(take) if sys.platform == "win32" else _terminal(keys, take):
         yield

@@ -20,16 +20,10 @@ class LineReader:
     def __init__(self, stream: BinaryIO, marker: Callable[[], None] = lambda: None) -> None:
         self._stream = stream
         self._marker = marker
-        self._started = False
         self._size = 0  # bytes of the current message
 
     def read(self, default: str = "") -> str:  # noqa: ARG002 - a stream has no input line
-        """The next message that is not blank.
-
-        Raises:
-            EOFError: at the end of the stream.
-            UsageError: when the message is too long; the one after it can still be read.
-        """
+        """The next message that is not blank; EOFError at the end, UsageError if it is too long (the next may fit)."""
         while True:
             self._marker()
             text = body(self._message())
@@ -64,10 +58,9 @@ class LineReader:
         while len(rest) == MOST and not rest.endswith(b"\n"):
             rest = self._stream.readline(MOST)
             self._size += len(rest)
-        if not self._started:
-            self._started = True
-            data = data.removeprefix(b"\xef\xbb\xbf")
-        return data.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "replace") if data else None
+        if not data:
+            return None
+        return data.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "replace")
 
 
 def opens(first: str) -> bool:

@@ -1,138 +1,44 @@
-"""The input line of a terminal: reads one message or command, and keeps the history of them."""
+"""The input line of a terminal: its keys, and the message or command that they write."""
 
 import asyncio
-import json
-import os
-import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from prompt_toolkit.application import Application, get_app_session
-from prompt_toolkit.auto_suggest import AutoSuggest, Suggestion
+from prompt_toolkit import filters
+from prompt_toolkit.application import Application, get_app, get_app_session, run_in_terminal
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.cursor_shapes import ModalCursorShapeConfig
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
-from prompt_toolkit.filters import Condition
-from prompt_toolkit.history import History
+from prompt_toolkit.key_binding import KeyBindings, KeyBindingsBase, KeyPressEvent, merge_key_bindings
+from prompt_toolkit.key_binding.bindings.auto_suggest import load_auto_suggest_bindings
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
+from prompt_toolkit.utils import get_cwidth, suspend_to_background_supported
 
-from llmcli.files import make_private_folder, replace_private
+from llmcli.errors import LlmcliError
 from llmcli.text import sanitize
-from llmcli.ui.input.keys import InputActions, make_keys
-from llmcli.ui.input.layout import Pasted, Suggest, SuggestCompleter, clean, make_layout, make_style, should_open_menu
-from llmcli.ui.input.piped import body
+from llmcli.ui.input.history import PrivateHistory
+from llmcli.ui.input.layout import Suggest, SuggestCompleter, make_layout, make_style, should_open_menu
+from llmcli.ui.input.piped import MARK, body, is_open
 
-KEPT = 5000  # entries
-LONGEST = 64 << 10  # bytes of one entry
-_MOST_READ = 32 << 20  # bytes at the end of the file
-_MOST_TYPED = 1000  # characters; longer texts get no suggestion
-
-
-class PrivateHistory(History):
-    """One JSON string a line. A file that cannot be read or written is an empty history, not an error.
-
-    `fold` shortens an entry for the input line.
-    """
-
-    def __init__(self, path: Path, fold: Callable[[str], str] = str) -> None:
-        super().__init__()
-        self._path = path
-        self._fold = fold
-
-    def append_string(self, string: str) -> None:
-        if not self._loaded:
-            self._loaded_strings = list(self.load_history_strings())
-            self._loaded = True
-        shown = self._fold(string)
-        if len(string.encode("utf-8", "replace")) > LONGEST or self._loaded_strings[:1] == [shown]:
-            return
-        self._loaded_strings.insert(0, shown)
-        self.store_string(string)
-
-    def load_history_strings(self) -> Iterable[str]:
-        """The newest entry first."""
-        if not os.path.isfile(self._path):  # to open a pipe would wait
-            return []
-        lines: list[bytes] = []
-        with suppress(OSError), self._path.open("rb") as file:
-            lines = _read_lines(file)
-            if len(lines) >= 2 * KEPT:
-                _trim(self._path)
-        # Without damaged lines and repetitions.
-        entries = [entry for entry, _ in groupby(filter(None, map(_entry, lines)))]
-        return map(self._fold, entries[: -KEPT - 1 : -1])
-
-    def store_string(self, string: str) -> None:
-        line = json.dumps(string, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        with suppress(OSError):
-            make_private_folder(self._path.parent)
-            _append(self._path, line)
-
-
-def _append(path: Path, line: bytes) -> None:
-    """Append a line in one write, so that lines of two chats never mix."""
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-    file = os.open(path, flags, 0o600)
-    try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            return
-        if os.lseek(file, 0, os.SEEK_END) and os.lseek(file, -1, os.SEEK_END) >= 0 and os.read(file, 1) != b"\n":
-            line = b"\n" + line  # the disk was full, or the machine stopped, in the middle of a line
-        os.write(file, line)
-    finally:
-        os.close(file)
-
-
-def _read_lines(file: BinaryIO) -> list[bytes]:
-    start = max(0, file.seek(0, os.SEEK_END) - _MOST_READ)
-    file.seek(start)
-    lines = file.read().split(b"\n")
-    return [line for line in lines[bool(start) :] if line]  # the first may be cut
-
-
-def _entry(line: bytes) -> str:
-    if len(line) > 6 * LONGEST + 2:  # the longest entry, with each byte as an escape
-        return ""
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return ""
-    return entry if isinstance(entry, str) else ""
-
-
-def _trim(path: Path) -> None:
-    """Keep the newest entries, and those that another chat adds meanwhile; one chat at a time trims."""
-    from filelock import FileLock, Timeout  # 70 ms, only once in thousands of messages
-
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, mode=0o600)
-    with suppress(Timeout), lock, path.open("rb") as old:
-        lines = _read_lines(old)
-        if len(lines) < 2 * KEPT:
-            return  # another chat was faster
-        replace_private(path, b"\n".join(lines[-KEPT:]) + b"\n")
-        if late := old.read():
-            _append(path, late)
-
-
-class HistorySuggest(AutoSuggest):
-    """Suggests the rest of the first line of the newest message that starts with the text."""
-
-    def get_suggestion(self, buffer: Buffer, document: Document) -> Suggestion | None:
-        text = document.text
-        if not text.strip() or len(text) > _MOST_TYPED or not document.is_cursor_at_the_end:
-            return None
-        starting = (entry for entry in reversed(buffer.history.get_strings()) if entry.startswith(text))
-        rest = next(filter(None, (entry[len(text) :].partition("\n")[0] for entry in starting)), "")
-        return Suggestion(rest) if rest else None
+LEAVE = "Ctrl-D or /exit ends the chat"
+OPEN_BLOCK = f"{MARK} on a line of its own sends"
+_LONGEST = 10_000  # characters that are drawn: a key press takes 50 ms in a line of that length
+_MOST_LINES = 200  # that are drawn
+# Characters of private use stand for long pastes.
+_FIRST_SIGN = 0xF0000
+_MOST_SIGNS = 0xFFFE
+_DROPPED = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)]) | dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
+_CLEAN = {code: mark for code, mark in _DROPPED.items() if chr(code) not in "\t\n"}
 
 
 class TerminalReader:
-    """The input line of the chat, with the status below it."""
+    """The input line of the chat, with the status below it; `hint` replaces the status until the next key."""
 
     def __init__(
         self,
@@ -149,23 +55,25 @@ class TerminalReader:
         if isinstance(output, Vt100_Output):
             # No cursor position request: a terminal that does not answer costs a second and a warning.
             output.enable_cpr = False
+        self.hint = ""
+        self.multiline = False  # whether Enter begins a new line and Alt-Enter sends
+        self.on_drawn: Callable[[], object] | None = None  # called once, when the first prompt is on the screen
+        self.on_interrupt: Callable[[], bool] = lambda: False  # whether Ctrl-C has already canceled something
         self._status = status
         self._pasted = Pasted()
         self.history = PrivateHistory(history, self._pasted.fold)
-        buffer = Buffer(
+        self.buffer = Buffer(
             name=DEFAULT_BUFFER,
             completer=SuggestCompleter(suggest),
-            complete_while_typing=Condition(lambda: should_open_menu(buffer.document.text_before_cursor)),
-            auto_suggest=HistorySuggest(),
+            complete_while_typing=filters.Condition(lambda: should_open_menu(self.buffer.document.text_before_cursor)),
+            auto_suggest=AutoSuggestFromHistory(),
             history=self.history,
         )
-        self.multiline = False  # whether Enter begins a new line and Alt-Enter sends
-        self.actions = InputActions(buffer, self._pasted, lambda: self.multiline)
-        buffer.on_text_changed += self._clear_hint
+        self.buffer.on_text_changed += self._clear_hint
         vi = editing_mode == "vi"
         self._app: Application[str] = Application(
-            layout=make_layout(buffer, self._pasted, self._footer, lambda: _text_of(hint)),
-            key_bindings=make_keys(self.actions),
+            layout=make_layout(self.buffer, self._pasted.label, self._footer, lambda: _text_of(hint)),
+            key_bindings=make_keys(self),
             editing_mode=EditingMode.VI if vi else EditingMode.EMACS,
             style=make_style(style, color),
             include_default_pygments_style=False,
@@ -175,15 +83,10 @@ class TerminalReader:
         )
         self._app.ttimeoutlen = 0.05  # seconds; Escape alone is a key
         self._app.timeoutlen = 0.5
-        self.on_drawn: Callable[[], object] | None = None  # called once, when the first prompt is on the screen
         self._app.after_render += self._after_drawing
 
     def read(self, default: str = "") -> str:
-        """The message that the user sends; `default` is in the line at first.
-
-        Raises:
-            EOFError: at Ctrl-D on an empty line, or when the terminal is gone.
-        """
+        """The message that the user sends; `default` is in the line at first. EOFError: Ctrl-D, or no terminal."""
         start = self._pasted.fold(clean(default))
         while True:
             try:
@@ -199,9 +102,9 @@ class TerminalReader:
 
     def _prompt(self, start: str) -> str:
         """The text exactly as typed; it stays on the screen, or is printed completely into the scrollback."""
-        self.actions.hint = ""
+        self.hint = ""
         self._app.erase_when_done = False
-        self.actions.buffer.reset(Document(start))
+        self.buffer.reset(Document(start))
         try:
             shown = self._app.run(pre_run=self._catch_errors, set_exception_handler=False)
         finally:  # prompt_toolkit omits this when a signal ends it during the first drawing
@@ -223,12 +126,12 @@ class TerminalReader:
             error = context.get("exception")
             if isinstance(error, OSError) and not self._app.is_done:
                 self._app.exit(exception=EOFError)
-            self.actions.hint = f"internal error: {error or context.get('message')}"
+            self.hint = f"internal error: {error or context.get('message')}"
 
         asyncio.get_running_loop().set_exception_handler(handle)
 
     def _clear_hint(self, _buffer: Buffer) -> None:
-        self.actions.hint = ""
+        self.hint = ""
 
     def _after_drawing(self, _app: Application[str]) -> None:
         call, self.on_drawn = self.on_drawn, None
@@ -236,7 +139,168 @@ class TerminalReader:
             call()
 
     def _footer(self) -> str:
-        return sanitize(self.actions.hint) if self.actions.hint else _text_of(self._status)
+        return sanitize(self.hint) if self.hint else _text_of(self._status)
+
+    # The actions of the keys
+
+    def enter(self) -> None:
+        """Accept the chosen completion, or begin a new line where the text needs one, or send."""
+        if self._accept_completion():
+            return
+        if not self._needs_new_line():
+            self.send()
+            return
+        self.new_line()
+        if self.buffer.text.rstrip().endswith(MARK) and "\n" in self.buffer.text.rstrip():
+            self.hint = OPEN_BLOCK
+
+    def alt_enter(self) -> None:
+        """Begin a new line, or send where Enter begins one."""
+        if self.multiline:
+            self.send()
+        else:
+            self.new_line()
+
+    def send(self) -> None:
+        """End the prompt with the text; an empty text is not sent."""
+        text = self.buffer.text
+        if not text.strip():
+            return
+        size = self._app.output.get_size()
+        rows = sum(get_cwidth(line) // max(size.columns - 2, 1) + 1 for line in text.split("\n"))
+        # Of such a text only a part would stay on the screen: `_prompt` prints all of it.
+        self._app.erase_when_done = rows >= size.rows
+        self._app.exit(result=text)
+
+    def new_line(self) -> None:
+        self.buffer.cancel_completion()
+        self.buffer.insert_text("\n")
+
+    def tab(self) -> None:
+        """Accept the only completion, go to the next one, or open the menu."""
+        state = self.buffer.complete_state
+        if state is None:
+            self.buffer.start_completion(insert_common_part=True)
+            return
+        self.buffer.complete_next()
+        if len(state.completions) == 1:
+            self._accept_completion()
+
+    def paste(self, text: str) -> None:
+        """Insert a text; a paste never sends."""
+        self.buffer.save_to_undo_stack()
+        self.buffer.insert_text(self._pasted.fold(clean(text)))
+
+    def interrupt(self) -> None:
+        """Clear the line; show how to leave where there is nothing to clear."""
+        canceled = self.on_interrupt()
+        self.hint = "" if self.buffer.text or canceled else LEAVE
+        self.buffer.reset()
+
+    async def open_editor(self) -> None:
+        """Open the text, with its long pastes, in the user's editor."""
+        from llmcli.ui.terminal.console import edit  # which imports subprocess
+
+        text = self._pasted.unfold(self.buffer.text)
+        try:
+            text = await run_in_terminal(lambda: edit(text), in_executor=True)
+        except LlmcliError as error:
+            self.hint = str(error)
+            return
+        text = self._pasted.fold(clean(text))
+        self.buffer.document = Document(text, len(text))
+
+    def _accept_completion(self) -> bool:
+        """Keep the completion that is chosen in the menu; it is in the text already."""
+        state = self.buffer.complete_state
+        if state is None or state.current_completion is None:
+            return False
+        self.buffer.complete_state = None
+        before = self.buffer.document.text_before_cursor
+        if before.endswith(" ") and should_open_menu(before):
+            self.buffer.start_completion()  # of the command's argument
+        return True
+
+    def _needs_new_line(self) -> bool:
+        document = self.buffer.document
+        if is_open(document.text):
+            return True
+        if document.current_line_before_cursor.endswith("\\") and not document.current_line_after_cursor.strip():
+            self.buffer.delete_before_cursor()
+            return True
+        return self.multiline and ("\n" in document.text or not document.text.startswith("/"))
+
+
+def make_keys(reader: TerminalReader) -> KeyBindingsBase:
+    """The key bindings of the chat; they have priority over those of prompt_toolkit."""
+    keys = KeyBindings()
+    typing = filters.has_focus(DEFAULT_BUFFER)
+    emacs, vi_insert = typing & filters.emacs_mode, typing & filters.vi_insert_mode
+    empty = filters.Condition(lambda: not reader.buffer.text)
+    can_suspend = filters.Condition(suspend_to_background_supported)
+
+    def bind(*names: str, when: filters.FilterOrBool = True, to: Callable[[], Any]) -> None:
+        keys.add(*names, filter=when)(lambda _event: to())
+
+    bind("enter", when=typing, to=reader.enter)
+    bind("escape", "enter", when=emacs, to=reader.alt_enter)
+    bind("tab", when=emacs | vi_insert, to=reader.tab)
+    bind("c-j", when=typing, to=reader.new_line)
+    bind("c-c", when=typing, to=reader.interrupt)
+    bind("<sigint>", to=reader.interrupt)
+    bind("c-x", "c-e", when=emacs & ~filters.has_selection, to=reader.open_editor)
+    bind("v", when=typing & filters.vi_navigation_mode, to=reader.open_editor)
+    bind("escape", when=emacs & filters.has_completions, to=reader.buffer.cancel_completion)
+    keys.add("c-d", filter=typing & empty)(lambda event: event.app.exit(exception=EOFError))
+    keys.add("c-z", filter=can_suspend)(lambda event: event.app.suspend_to_background())
+    keys.add(Keys.BracketedPaste, filter=typing)(lambda event: reader.paste(event.data))
+
+    @filters.Condition
+    def enter_is_next() -> bool:  # at once after Escape: then it is Alt-Enter, and does not end the insert mode of vi
+        queue = get_app().key_processor.input_queue
+        return bool(queue) and queue[0].key == Keys.Enter
+
+    @keys.add("escape", filter=vi_insert & enter_is_next)
+    def _alt_enter(event: KeyPressEvent) -> None:
+        event.key_processor.input_queue.popleft()
+        reader.alt_enter()
+
+    return merge_key_bindings([load_auto_suggest_bindings(), keys])
+
+
+class Pasted:
+    """The long pastes; each is one character (a sign) in the line, and is drawn as a label."""
+
+    def __init__(self) -> None:
+        self._texts: dict[int, str] = {}  # by the code of the sign
+
+    def fold(self, text: str) -> str:
+        """`text`, or the sign for it when it is long."""
+        if len(text) <= _LONGEST and text.count("\n") <= _MOST_LINES:
+            return text
+        text = self.unfold(text)
+        sign = next((sign for sign, known in self._texts.items() if known == text), _FIRST_SIGN + len(self._texts))
+        if sign == _FIRST_SIGN + _MOST_SIGNS:
+            return text
+        self._texts[sign] = text
+        return chr(sign)
+
+    def unfold(self, text: str) -> str:
+        """`text` with the paste in place of each sign."""
+        return text.translate(self._texts)
+
+    def label(self, sign: str) -> str:
+        """The label of a sign; empty for any other character."""
+        text = self._texts.get(ord(sign), "")
+        lines = len(text.splitlines())
+        if lines > 1:
+            return f"[pasted {lines:,} lines]"
+        return f"[pasted {len(text):,} characters]" if text else ""
+
+
+def clean(text: str) -> str:
+    """`text` with plain line ends, and without control characters and lone surrogates."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_CLEAN)
 
 
 def _text_of(call: Callable[[], str]) -> str:

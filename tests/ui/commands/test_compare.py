@@ -52,7 +52,7 @@ def test_an_unknown_setting_or_count_is_an_error(argument: str, says: str) -> No
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
     path = full_attention(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
     made = open_local(path, Settings(n_ctx=512, n_threads=1))
     yield made
@@ -60,8 +60,8 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
 
 
 @pytest.fixture
-def controller(local: LocalEngine, home: Path) -> Iterator[ChatController]:
-    controller = controller_with(local, n_ctx=512, max_tokens=6, session=Session())
+def controller(engine: LocalEngine, home: Path) -> Iterator[ChatController]:
+    controller = controller_with(engine, n_ctx=512, max_tokens=6, session=Session())
     yield controller
     controller.session.close()
 
@@ -162,8 +162,8 @@ def test_compare_refuses_what_cannot_vary(chat: ChatApp, line: str, says: str) -
 def test_keep_needs_an_answer_of_this_session(chat: ChatApp) -> None:
     type_command(chat, "/compare the river temp=0.2,1.5")
     for line, says in (
-        ("/keep", "takes the number"),
-        ("/keep x", "takes the number"),
+        ("/keep", "needs an argument: /keep N"),
+        ("/keep x", "takes a number"),
         ("/keep 3", "answer 3 does not exist"),
     ):
         with pytest.raises(UsageError, match=says):

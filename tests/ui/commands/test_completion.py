@@ -10,8 +10,7 @@ from llmcli.chat.controller import chat_setting_keys
 from llmcli.chat.sessions.session import Session
 from llmcli.params.settings import fields
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.completion import suggest
-from llmcli.ui.commands.registry import commands
+from llmcli.ui.commands.registry import commands, suggest
 
 
 def completions(chat: ChatApp, text: str) -> list[str]:

@@ -1,5 +1,6 @@
 """/help, and command words without their slash."""
 
+import io
 import re
 
 import pytest
@@ -9,6 +10,7 @@ from llmcli.errors import UsageError
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.loop import run
 from llmcli.ui.commands.registry import commands, commands_by_name, dispatch, require_command
+from llmcli.ui.input.piped import LineReader
 
 EVERYDAY = {
     *("retry", "continue", "edit", "undo", "clear", "compare", "temp", "preset", "character", "system", "model"),
@@ -104,12 +106,11 @@ def test_help_of_a_mistyped_word_suggests_the_nearest_command(chat: ChatApp) -> 
     assert caught.value.hint == "did you mean '/branches'? see /help all"
 
 
-class Keyboard:
+class Keyboard(LineReader):
     """Types these messages and leaves; `lines` has the text that stood in the line before each."""
 
-    multiline = False
-
     def __init__(self, *texts: str) -> None:
+        super().__init__(io.BytesIO())
         self._texts = list(texts)
         self.lines: list[str] = []
 
@@ -119,16 +120,13 @@ class Keyboard:
             raise EOFError
         return self._texts.pop(0)
 
-    def refresh(self) -> None:
-        pass
-
 
 @pytest.fixture
 def sent(chat: ChatApp, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The messages that reach the model; a person sits at the terminal."""
     messages: list[str] = []
     monkeypatch.setattr(chat, "send", messages.append)
-    monkeypatch.setattr("llmcli.ui.commands.help.can_ask", lambda: True)
+    monkeypatch.setattr("llmcli.ui.chat.loop.can_ask", lambda: True)
     return messages
 
 
@@ -156,7 +154,7 @@ def test_a_sentence_with_a_command_word_is_sent_at_once(chat: ChatApp, sent: lis
 
 
 def test_a_script_sends_a_command_word_at_once(chat: ChatApp, sent: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmcli.ui.commands.help.can_ask", lambda: False)
+    monkeypatch.setattr("llmcli.ui.chat.loop.can_ask", lambda: False)
     chat.reader = Keyboard("exit")
     run(chat)
     assert sent == ["exit"]

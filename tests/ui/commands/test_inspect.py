@@ -12,15 +12,14 @@ from llmcli.inference.local import LocalEngine
 from llmcli.params.policies.policy import Entropy
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.completion import suggest
-from llmcli.ui.commands.registry import dispatch
+from llmcli.ui.commands.registry import dispatch, suggest
 from tests.chat.controllers import controller_with, open_local
 
 ASKED = "What is a comet?"
 
 
 @pytest.fixture(scope="module")
-def local(starter: Path) -> Iterator[LocalEngine]:
+def engine(starter: Path) -> Iterator[LocalEngine]:
     model = open_local(starter, Settings(n_ctx=512, n_threads=1))
     yield model
     model.close()
@@ -29,8 +28,8 @@ def local(starter: Path) -> Iterator[LocalEngine]:
 class ChatRecorder:
     """A chat and its output: answers go to stdout, and what commands print to stderr."""
 
-    def __init__(self, local: LocalEngine, capfd: pytest.CaptureFixture[str]) -> None:
-        self.chat = ChatApp(controller_with(local, n_ctx=512, max_tokens=20, seed=3, temperature=Entropy(0.5, 1.4)))
+    def __init__(self, engine: LocalEngine, capfd: pytest.CaptureFixture[str]) -> None:
+        self.chat = ChatApp(controller_with(engine, n_ctx=512, max_tokens=20, seed=3, temperature=Entropy(0.5, 1.4)))
         self._capfd = capfd
         self.answers = ""
 
@@ -51,8 +50,8 @@ class ChatRecorder:
 
 
 @pytest.fixture
-def recorder(home: Path, local: LocalEngine, capfd: pytest.CaptureFixture[str]) -> ChatRecorder:
-    return ChatRecorder(local, capfd)
+def recorder(home: Path, engine: LocalEngine, capfd: pytest.CaptureFixture[str]) -> ChatRecorder:
+    return ChatRecorder(engine, capfd)
 
 
 def texts(recorder: ChatRecorder) -> list[str]:
@@ -84,6 +83,12 @@ def test_why_alone_takes_the_token_of_highest_entropy(recorder: ChatRecorder) ->
     assert err[0].startswith(f"highest entropy: token {number} (0 to 19), after ")
     assert err[1:] == recorder.command("why", str(number))[1:]
     assert f"entropy {max(entropies):.2f} nats" in "\n".join(err)
+
+
+def test_token_numbers_of_a_continuation_start_again(recorder: ChatRecorder) -> None:
+    before = recorder.send(ASKED)
+    recorder.command("continue")
+    assert recorder.command("why", "0")[0] == f'token 0 (0 to 19) of the continuation, after "…{before[-32:]}"'
 
 
 def test_the_last_column_of_why_is_that_of_the_trace(recorder: ChatRecorder) -> None:
@@ -135,10 +140,10 @@ def test_a_branch_of_a_continued_answer_keeps_its_beginning(recorder: ChatRecord
     assert not recorder.head().startswith(whole + pieces[0] + pieces[1])
 
 
-def test_the_end_of_an_answer_is_a_candidate(recorder: ChatRecorder, local: LocalEngine) -> None:
+def test_the_end_of_an_answer_is_a_candidate(recorder: ChatRecorder, engine: LocalEngine) -> None:
     recorder.send(ASKED)
     pieces = texts(recorder)
-    found = last_answer(recorder.chat.controller, recorder.chat.turn).inspector.inspect(4, local.model.vocab.n_tokens)
+    found = last_answer(recorder.chat.controller, recorder.chat.turn).inspector.inspect(4, engine.model.vocab.n_tokens)
     assert found
     end = next(one for one in found.stepwise.candidates if one.text == "<|im_end|>")
     err = recorder.command("branch", f"4 {end.rank}")
@@ -194,7 +199,7 @@ def test_a_branch_without_room_changes_nothing(recorder: ChatRecorder, monkeypat
     def full(*_: object) -> None:
         raise ContextOverflowError("the conversation is too long")
 
-    monkeypatch.setattr("llmcli.ui.chat.app.resolve_overflow", full)
+    monkeypatch.setattr("llmcli.ui.chat.app.ChatApp.resolve_overflow", full)
     with pytest.raises(ContextOverflowError):
         recorder.command("branch", "2 4")
     assert recorder.head() == head
@@ -222,10 +227,10 @@ def test_a_sampler_whose_state_was_reset_is_named(recorder: ChatRecorder) -> Non
     )
 
 
-def test_an_inspection_does_not_change_later_answers(local: LocalEngine, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_inspection_does_not_change_later_answers(engine: LocalEngine, capfd: pytest.CaptureFixture[str]) -> None:
     def talk(look: bool) -> list[str]:
-        local.context.prefill(0, [1])  # nothing is known of the prompt
-        recorder = ChatRecorder(local, capfd)
+        engine.context.prefill(0, [1])  # nothing is known of the prompt
+        recorder = ChatRecorder(engine, capfd)
         answers = [recorder.send(ASKED)]
         if look:
             recorder.command("why", "4")

@@ -122,8 +122,7 @@ def test_each_heading_has_its_commands_in_one_piece() -> None:
 
 @pytest.mark.parametrize("key", chat_setting_keys())
 def test_every_setting_is_a_command(key: str) -> None:
-    found = require_command(key)
-    assert found == key or isinstance(found, Command)
+    assert require_command(key).setting in ("", key)
 
 
 @pytest.mark.parametrize("key", ["prompt", "file", "logprobs", "character", "editing_mode"])
@@ -160,6 +159,31 @@ def test_an_unknown_command_suggests_the_nearest_one(wrong: str, meant: str) -> 
     with pytest.raises(UsageError) as caught:
         require_command(wrong)
     assert meant in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "usage", "example"),
+    [
+        ("branch", "/branch N [K]", "/branch 2"),
+        ("keep", "/keep N", "/keep 2"),
+        ("export", "/export FILE", "/export talk.md"),
+        ("fork", "/fork NAME", "/fork other-ending"),
+        ("save", "/save NAME", "/save novel"),
+        ("load", "/load NAME", "/load novel"),
+        ("rename", "/rename NAME", "/rename novel"),
+    ],
+)
+def test_a_command_names_its_missing_argument(chat: ChatApp, name: str, usage: str, example: str) -> None:
+    with pytest.raises(UsageError, match=f"^/{name} needs an argument: {re.escape(usage)}$") as caught:
+        dispatch(chat, name, "")
+    assert caught.value.hint == f"try {example}"
+
+
+@pytest.mark.parametrize(("name", "example"), [("undo", 2), ("history", 4), ("compact", 4), ("keep", 2)])
+def test_a_command_that_takes_a_number_refuses_a_word(chat: ChatApp, name: str, example: int) -> None:
+    with pytest.raises(UsageError, match=f"^/{name} takes a number, got 'two'$") as caught:
+        dispatch(chat, name, "two")
+    assert caught.value.hint == f"try /{name} {example}"
 
 
 @pytest.mark.parametrize("command", ["undo", "history", "branch", "edit", "copy", "keep"])

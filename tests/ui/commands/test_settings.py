@@ -1,7 +1,7 @@
 """Commands that change settings, presets and characters, without a model."""
 
+import io
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -9,8 +9,8 @@ from llmcli.errors import UsageError
 from llmcli.files import config_dir
 from llmcli.params.policies.policy import Fixed
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.completion import suggest
-from llmcli.ui.commands.registry import dispatch
+from llmcli.ui.commands.registry import dispatch, suggest
+from llmcli.ui.input.piped import LineReader
 from llmcli.ui.terminal import clipboard
 
 
@@ -164,7 +164,7 @@ def test_stats_count_tokens_in_singular_and_plural(chat: ChatApp, capfd: pytest.
 
 
 def test_the_reader_switches_between_one_line_and_many(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
-    chat.reader = SimpleNamespace(multiline=False)
+    chat.reader = LineReader(io.BytesIO())
     assert output_of(chat, capfd, "multiline") == "Enter starts a new line, Alt-Enter sends\n"
     assert output_of(chat, capfd, "multiline", "off") == "Enter sends\n"
     with pytest.raises(UsageError, match="must be on or off, got 'maybe'"):

@@ -21,7 +21,7 @@ from tests.models.tiny_models import full_attention
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
     full_attention(path)
     model = open_local(path, Settings(n_ctx=512, n_threads=1))
@@ -30,9 +30,9 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
 
 
 @pytest.fixture
-def chat(home: Path, local: LocalEngine) -> ChatApp:
+def chat(home: Path, engine: LocalEngine) -> ChatApp:
     policy = parse_policy("linear:1.5->0.1@10")
-    return ChatApp(controller_with(local, n_ctx=512, max_tokens=12, seed=3, ignore_eos=True, temperature=policy))
+    return ChatApp(controller_with(engine, n_ctx=512, max_tokens=12, seed=3, ignore_eos=True, temperature=policy))
 
 
 def output_of(chat: ChatApp, capfd: pytest.CaptureFixture[str], name: str, argument: str = "") -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import DiskError, UsageError
-from llmcli.ui.input.keys import LEAVE
+from llmcli.ui.input.reader import LEAVE
 from llmcli.ui.terminal.console import edit
 from tests.ui.input.keyboard import (
     ALT_ENTER,
@@ -259,6 +259,6 @@ def test_an_editor_in_a_script_leaves_stdin_and_stdout_alone(
 
 def test_ctrl_c_ends_an_edit_of_the_chat_without_a_hint(typed: Keyboard) -> None:
     changes = ["a change"]
-    typed.reader.actions.on_interrupt = lambda: bool(changes and changes.pop())
+    typed.reader.on_interrupt = lambda: bool(changes and changes.pop())
     typed(CTRL_C, "x", ENTER, default="old text")
     assert not changes
