@@ -91,9 +91,11 @@ class Url(Source):
         return plan_file(reference, reference.url, reference.sha256, locations, notify)
 
     def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
-        """Plan the removal of the file and of what else its download left there, as its lock."""
-        beside = (path for path in item.path.parent.iterdir() if path.stem == item.path.stem and path != item.path)
-        return RemovalPlan(item, (item.path, *beside), item.size)
+        """Plan the removal of the file and of what its downloads left beside it: x.lock, x.gguf.llmcli.incomplete."""
+        model = item.path
+        others = (path for path in model.parent.iterdir() if path != model)
+        beside = [path for path in others if path.stem == model.stem or path.name.startswith(f"{model.name}.")]
+        return RemovalPlan(item, (model, *beside), item.size)
 
 
 SOURCE = Url()
