@@ -16,7 +16,7 @@ from time import perf_counter
 from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import hardware
 from llmcli.inference.answer import Answer
-from llmcli.inference.comparison import Comparison, Variant
+from llmcli.inference.comparison import Comparison
 from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.prompt_tokens import raw_tokens
@@ -81,8 +81,8 @@ def _in_turn(local: LocalEngine, answers: list[Answer]) -> None:  # noqa: ARG001
             pass
 
 
-def _together(local: LocalEngine, answers: list[Answer]) -> None:
-    for _ in Comparison(local, [(Variant(str(answer.settings.seed), {}), answer) for answer in answers]).parts():
+def _together(local: LocalEngine, answers: list[Answer]) -> None:  # noqa: ARG001
+    for _ in Comparison(answers).parts():
         pass
 
 

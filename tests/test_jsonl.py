@@ -12,9 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmcli.chat.attachments import Attachment
-from llmcli.chat.conversation import Message
-from llmcli.chat.sessions.format import to_data, to_message
+from llmcli.chat.conversation import Attachment, Message
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import JsonlAppender, encode, read_events
 
@@ -195,10 +193,10 @@ def test_a_message_is_read_as_it_was_written() -> None:
         7, 3, "assistant", "text", "why", (Attachment("a.txt", "A\n"),), 1e9, "m",
         {"seed": 1, "stop": ["x"], "logit_bias": [[1, 2.5]]}, "stop", {"predicted_n": 4.0},
     )  # fmt: skip
-    event = json.loads(encode(to_data(message)))
-    assert to_message(event) == message
+    event = json.loads(encode(message.to_data()))
+    assert Message.from_data(event) == message
     assert event["time"] == "2001-09-09T01:46:40Z"
-    assert to_data(Message(1, None, "user", "")) == {
+    assert Message(1, None, "user", "").to_data() == {
         "type": "message", "id": 1, "parent": None, "time": "1970-01-01T00:00:00Z", "role": "user",
     }  # fmt: skip
 
@@ -213,9 +211,9 @@ def test_a_message_is_read_as_it_was_written() -> None:
     ],
 )  # fmt: skip
 def test_a_line_with_a_wrong_type_is_not_a_message(fault: dict[str, Any]) -> None:
-    assert to_message(GOOD).content == "hi"
+    assert Message.from_data(GOOD).content == "hi"
     with pytest.raises(ValueError, match=r"^(\w|\[0\]|\.)+ (must be|is not valid|is missing)"):
-        to_message(GOOD | fault)
+        Message.from_data(GOOD | fault)
 
 
 @pytest.mark.parametrize(
@@ -232,9 +230,9 @@ def test_a_line_with_a_wrong_type_is_not_a_message(fault: dict[str, Any]) -> Non
     ],
 )
 def test_a_timestamp_that_is_not_valid_becomes_zero(stamp: Any) -> None:
-    message = to_message(GOOD | {"time": stamp})
+    message = Message.from_data(GOOD | {"time": stamp})
     assert message.time == 0
-    assert to_data(message)["time"] == "1970-01-01T00:00:00Z"
+    assert message.to_data()["time"] == "1970-01-01T00:00:00Z"
 
 
 def test_values_that_no_setting_can_have_are_skipped() -> None:
@@ -242,7 +240,9 @@ def test_values_that_no_setting_can_have_are_skipped() -> None:
     for _ in range(900):
         deep = [deep]
     strange = {"inf": float("inf"), "nan": float("nan"), "huge": 10**400, "deep": deep, "object": {}}
-    message = to_message(GOOD | {"params": {**strange, "seed": 1}, "timings": {**strange, "text": "1", "ttft_ms": 2}})
+    message = Message.from_data(
+        GOOD | {"params": {**strange, "seed": 1}, "timings": {**strange, "text": "1", "ttft_ms": 2}}
+    )
     assert message.params == {"seed": 1}
     assert message.timings == {"ttft_ms": 2.0}
 
@@ -255,7 +255,7 @@ def test_values_that_no_setting_can_have_are_skipped() -> None:
 )
 def test_any_json_is_a_valid_message_or_a_value_error(event: dict[str, Any]) -> None:
     try:
-        message = to_message(GOOD | event)
+        message = Message.from_data(GOOD | event)
     except ValueError:
         return
-    assert to_message(json.loads(encode(to_data(message)))).id == message.id
+    assert Message.from_data(json.loads(encode(message.to_data()))).id == message.id

@@ -3,13 +3,11 @@
 import glob
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import islice
 
+from llmcli.chat.conversation import Attachment
 from llmcli.errors import DiskError, error_text
 from llmcli.files import read_text
-from llmcli.inference.request import file_block
 
 _MAX_FILES = 100
 _MAX_NAME = 4096  # characters; no system opens a longer path
@@ -17,29 +15,21 @@ _MENTION = re.compile(r"""(?<![\w.%+/\\@-])@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))"""
 _PUNCTUATION = ".,;:!?)]}>\"'`*。，；：！？）"
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """The text of a file at the time when it was attached; `name` is the name that the user gave."""
-
-    name: str
-    text: str
-
-
 def find_mentions(text: str) -> list[str]:
     """The files mentioned behind `@` in a message, each once: `@notes.txt`, `@"my notes.txt"`, `@~/x.md`.
 
     An `@` inside a word, as in a mail address, or before a name that is not a file is plain text.
     """
-    mentions = dict.fromkeys(_MENTION.findall(text))  # a pasted text may have one word a hundred thousand times
-    names = (_without_punctuation(bare) or double or single for double, single, bare in mentions)
-    return [name for name in dict.fromkeys(names) if _is_file(name)]
-
-
-def _without_punctuation(word: str) -> str:
-    """`word` without the least punctuation at its end that leaves the name of a file; "" if none does."""
-    least = len(word.rstrip(_PUNCTUATION))
-    most = min(len(word), least + 8)  # no name ends in more punctuation
-    return next((word[:end] for end in range(most, least - 1, -1) if _is_file(word[:end])), "")
+    names: dict[str, None] = {}
+    # A pasted text may have one word a hundred thousand times.
+    for double, single, bare in dict.fromkeys(_MENTION.findall(text)):
+        # Without the least punctuation at the end that leaves the name of a file; no name ends in more than 8.
+        least = len(bare.rstrip(_PUNCTUATION))
+        ends = range(min(len(bare), least + 8), least - 1, -1)
+        name = next((bare[:end] for end in ends if _is_file(bare[:end])), double or single)
+        if _is_file(name):
+            names[name] = None
+    return [*names]
 
 
 def _is_file(name: str) -> bool:
@@ -47,12 +37,7 @@ def _is_file(name: str) -> bool:
 
 
 def attach(path: str) -> Attachment:
-    """The file as an attachment.
-
-    Raises:
-        UsageError: when the name is empty.
-        DiskError: when it is missing, a folder, a pipe or a device, too large, binary or not readable.
-    """
+    """The file as an attachment. Raises DiskError if it is not a readable text file, UsageError for an empty name."""
     full = os.path.expanduser(path)
     if os.path.exists(full) and not os.path.isfile(full) and not os.path.isdir(full):
         raise DiskError(f"{path} is a device or a pipe", "give a regular file")  # reading it might never end
@@ -62,10 +47,7 @@ def attach(path: str) -> Attachment:
 def expand(pattern: str) -> list[str]:
     """The files that `pattern` matches, sorted; only itself if it has no `*`, `?` or `[`, or is the name of a file.
 
-    As in a shell, a hidden file matches only a pattern with the dot.
-
-    Raises:
-        DiskError: when none or too many match.
+    As in a shell, a hidden file matches only a pattern with the dot. Raises DiskError if none or too many match.
     """
     full = os.path.expanduser(pattern)
     if not glob.has_magic(full) or os.path.lexists(full):
@@ -79,8 +61,3 @@ def expand(pattern: str) -> list[str]:
     if len(found) > _MAX_FILES:
         raise DiskError(f"{pattern} matches more than {_MAX_FILES} files", "give a narrower pattern")
     return sorted(found)
-
-
-def to_message_text(attachments: Iterable[Attachment]) -> str:
-    """The attachments as the model reads them: see `file_block`."""
-    return "\n\n".join(file_block(one.name, one.text) for one in attachments)

@@ -19,15 +19,14 @@ CHECKING = "checking the file"
 
 
 class BackgroundLoad:
-    """One load. `status` is its progress; `on_end` is called in its thread at the end, also after an error."""
+    """One load; `on_end` is called in its thread at the end, also after an error."""
 
-    def __init__(self, load: Load, on_end: Callable[[], None] | None = None) -> None:
-        self.status = CHECKING
-        self._load = load
-        self._on_end = on_end
+    def __init__(self, load: Load, on_end: Callable[[], None] = lambda: None) -> None:
+        self.status = CHECKING  # its progress
+        self._load, self._on_end = load, on_end
         self._cancellation = Cancellation()
-        self._prompt_builder: PromptBuilder | None = None
-        self._error: BaseException | None = None
+        self.prompt_builder: PromptBuilder | None = None  # of the model, once it is loaded
+        self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -35,39 +34,28 @@ class BackgroundLoad:
         try:
             prompt_builder = self._load(self._cancellation, partial(setattr, self, "status"))
             prompt_builder.engine.waited_ms = 0.0  # the user typed meanwhile
-            self._prompt_builder = prompt_builder
+            self.prompt_builder = prompt_builder
         except BaseException as error:  # raised in the main thread, by `wait`
-            self._error = error
-        if self._on_end:
-            self._on_end()
-
-    @property
-    def prompt_builder(self) -> "PromptBuilder | None":
-        """The prompts of a conversation for the model, once it is loaded."""
-        return self._prompt_builder
+            self.error = error
+        self._on_end()
 
     @property
     def engine(self) -> "Engine | None":
         """The model once it is loaded."""
-        return self._prompt_builder.engine if self._prompt_builder else None
-
-    @property
-    def failed(self) -> bool:
-        return self._error is not None
+        return self.prompt_builder.engine if self.prompt_builder else None
 
     def wait(self, tick: Callable[[str], bool]) -> "Engine | None":
-        """The model, once it is loaded. `tick(status)` is called meanwhile; if it returns False, the result is None.
+        """The model, once it is loaded. Raises the error of the load.
 
-        Raises:
-            LlmcliError: the error of the load.
+        `tick(status)` is called meanwhile; if it returns False, the result is None.
         """
         begin = perf_counter()
         while self._thread.is_alive():
             self._thread.join(_TICK)
             if self._thread.is_alive() and not tick(self.status):
                 return None
-        if self._error:
-            raise self._error
+        if self.error:
+            raise self.error
         if self.engine:
             self.engine.waited_ms += (perf_counter() - begin) * 1e3
         return self.engine
@@ -77,6 +65,6 @@ class BackgroundLoad:
         self._cancellation.set()
         while self._thread.is_alive() and self.status != CHECKING:  # it runs in another process, and may take long
             self._thread.join(_TICK)
-        prompt_builder, self._prompt_builder = self._prompt_builder, None
+        prompt_builder, self.prompt_builder = self.prompt_builder, None
         if prompt_builder:
             prompt_builder.engine.close()

@@ -9,7 +9,7 @@ from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.engine import Request
-from llmcli.params.settings import Layer, Settings, resolve
+from llmcli.params.settings import Layer, resolve
 
 _REQUEST = (
     "Summarize the conversation below, so that it can continue from the summary. Keep names, numbers, decisions, "
@@ -24,11 +24,7 @@ class Compaction:
     """A summary of the oldest messages of `path`. Iterate over `parts()`, change `text` if needed, then call `use`."""
 
     def __init__(self, controller: ChatController, path: Sequence[Message], keep: int | None = None) -> None:
-        """Summarize the messages in `path`, apart from the last `keep` turns (None = 2).
-
-        Raises:
-            UsageError: if there is nothing to summarize.
-        """
+        """Summarize `path` without the last `keep` turns (None = 2). Raises UsageError if there is too little."""
         starts = [index for index, message in enumerate(path) if message.role == "user"]
         keep = min(_KEPT_TURNS if keep is None else keep, len(starts) - 1)
         cut = starts[-keep] if keep > 0 else len(path)
@@ -45,7 +41,10 @@ class Compaction:
         """Stream the summary."""
         controller, engine = self._controller, self._controller.engine
         assert engine
-        settings = self._settings(engine.n_ctx)
+        limit, layers = int(engine.n_ctx * _SHARE), controller.layers.above(controller.session.overrides)
+        quiet = Layer("compact", {"max_tokens": limit, "think": "off", "prefill": None, "raw": False})
+        settings = resolve([engine.defaults, *layers, quiet]).with_seed().settings
+        settings = replace(settings, grammar=None, grammar_file=None, json_schema=None, stop=())
         old = list(self.old)
         while True:  # without the oldest messages, until the request fits
             texts = "\n\n".join(f"{_NAMES[message.role]}: {message.text}" for message in old)
@@ -57,18 +56,9 @@ class Compaction:
         self.n_skipped = len(self.old) - len(old)
         settings = controller.prompt_builder.with_plain_stop(settings)
         answer = Answer(engine, Request(prompt, settings, cancellation=self.cancellation))
-        for kind, text in answer.parts():
-            if kind == "answer":
-                yield kind, text
+        yield from (part for part in answer.parts() if part[0] == "answer")
         self.text = answer.text.strip()
         self.interrupted = answer.finish_reason == "interrupt"
-
-    def _settings(self, n_ctx: int) -> Settings:
-        layers = self._controller.layers.above(self._controller.session.overrides)
-        assert self._controller.engine
-        quiet = Layer("compact", {"max_tokens": int(n_ctx * _SHARE), "think": "off", "prefill": None, "raw": False})
-        settings = resolve([self._controller.engine.defaults, *layers, quiet]).with_seed().settings
-        return replace(settings, grammar=None, grammar_file=None, json_schema=None, stop=())
 
     def use(self) -> int:
         """Continue from the summary in a new branch; returns the number of messages that it replaces."""

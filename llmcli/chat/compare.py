@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from llmcli.chat.controller import ChatController
+from llmcli.chat.controller import ChatController, Turn
 from llmcli.chat.conversation import Message
-from llmcli.chat.turn import Turn
 from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
 from llmcli.inference.comparison import Comparison, Variant
@@ -16,34 +15,25 @@ class CompareSession:
     def __init__(
         self, controller: ChatController, path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int
     ) -> None:
-        """`seed` is for the variants that do not have their own.
-
-        Raises:
-            ContextOverflowError: when the prompt leaves no room for a single token.
-            UsageError: for settings that are not valid.
-        """
+        """Make the requests; `seed` is for variants without their own. Raises as `ChatController.answer` does."""
         self.session = controller.session
         self.question = path[-1]
         self._new = new
-        self._kept: dict[int, int] = {}  # the messages that answers became
         self.cancellation = Cancellation()  # of all answers
-        self.turns: list[Turn] = [
-            controller.answer(path, {"seed": seed, **one.values}, cancellation=self.cancellation) for one in variants
-        ]
-        pairs = [(one, turn.answer) for one, turn in zip(variants, self.turns, strict=True)]
-        self.comparison = Comparison(self.turns[0].answer.engine, pairs)
+        self.turns: list[Turn] = []
+        for one in variants:
+            turn = controller.answer(path, {"seed": seed, **one.values}, cancellation=self.cancellation)
+            turn.answer.request.label = one.label
+            self.turns.append(turn)
+        self.comparison = Comparison([turn.answer for turn in self.turns])
 
     def keep(self, number: int) -> Turn:
-        """Continue with answer `number`, from 1: it follows the question, in its own branch.
-
-        Raises:
-            UsageError: when the answer does not exist or is empty.
-        """
+        """Continue with answer `number`, from 1, in its own branch. Raises UsageError if it is missing or empty."""
         if not 0 < number <= len(self.turns):
             raise UsageError(f"answer {number} does not exist", f"give a number from 1 to {len(self.turns)}")
         turn = self.turns[number - 1]
-        if number in self._kept:
-            self.session.conversation.move(self._kept[number])
+        if turn.message:
+            self.session.conversation.move(turn.message.id)
             return turn
         if not turn.answer.text and not turn.answer.reasoning:
             raise UsageError(f"answer {number} is empty", "keep another answer")
@@ -51,7 +41,5 @@ class CompareSession:
             self.session.conversation.move(self.question.parent)
             self.question = self.session.add("user", self.question.content, attachments=self.question.attachments)
             self._new = False
-        message = turn.keep(self.question.id)
-        assert message
-        self._kept[number] = message.id
+        turn.keep(self.question.id)
         return turn

@@ -1,12 +1,11 @@
 """A chat without a terminal: the settings in force, the messages that the model reads, and the next answer."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
-from llmcli.config.characters import Character, character_layer
 from llmcli.config.presets import LayerStack
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.request import grammar_text, system_text
@@ -14,14 +13,14 @@ from llmcli.params.generation import GenerationParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import fields_of
 from llmcli.params.sampler_chain import SamplingParams
-from llmcli.params.settings import ResolvedSettings, Settings, fields, find, resolve
+from llmcli.params.settings import ResolvedSettings, Settings, fields, find, resolve, to_datum
 
 if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
     from llmcli.chat.prompting import PromptBuilder
-    from llmcli.chat.turn import Turn
     from llmcli.engine.events import Cancellation
-    from llmcli.inference.engine import Engine, Progress, Prompt
+    from llmcli.inference.answer import Answer, Part
+    from llmcli.inference.engine import Engine, Prompt
 
 ReadAhead = Callable[["PromptBuilder", "Cancellation"], None]
 # A change of one of these needs a reload of the model.
@@ -34,6 +33,8 @@ _NOT_IN_CHAT = {
     "character": "use /character NAME",
     "editing_mode": "start with --editing-mode, or set it with `llmcli config set editing_mode`",
 }
+# Settings that do not describe how an answer is made.
+_NOT_RECORDED = ("prompt", "file", "pull", "offline", "model_folders")
 _ANSWER_RESERVE = 256  # tokens to leave free for an answer of unknown length
 _LONG_TOKEN = 16  # characters; few texts have longer tokens on average
 _FILL_AFTER_DROPPING = 0.75  # share of the context; dropping less would evaluate the whole prompt again each turn
@@ -53,18 +54,15 @@ class PromptFit:
 
 
 class ChatController:
-    """A session with a model: `loading` is the load of the model, `layers` are the settings below the session.
-
-    `window_start` is the id of the oldest message that the model reads (None = all).
-    """
+    """A session with a model."""
 
     def __init__(
         self, session: Session, layers: LayerStack, load: Callable[[Settings, ReadAhead], "BackgroundLoad"]
     ) -> None:
         """`load` starts to load a model; before it ends, it calls its second argument with the prompts of the model."""
         self.session = session
-        self.layers = layers
-        self.window_start: int | None = None
+        self.layers = layers  # the settings below the session
+        self.window_start: int | None = None  # the oldest message that the model reads (None = all)
         self._start_loading = load
         self._resolved: ResolvedSettings | None = None
         self._resolved_for: Engine | None = None
@@ -124,11 +122,7 @@ class ChatController:
         return self.resolved().settings
 
     def parse(self, name: str, text: str) -> tuple[str, Any]:
-        """The key and the typed value of the text after `/set`.
-
-        Raises:
-            UsageError: names the setting, the rule and the value.
-        """
+        """The key and the typed value of the text after `/set`. Raises UsageError for one that is not valid here."""
         field = find(name)
         if field.key in _NOT_IN_CHAT:
             raise UsageError(f"{field.key} cannot be set in a running chat", _NOT_IN_CHAT[field.key])
@@ -142,11 +136,7 @@ class ChatController:
         return field.key, value
 
     def set(self, key: str, value: Any) -> None:
-        """Give a setting a typed value for the rest of the session.
-
-        Raises:
-            UsageError: for the name of a preset that does not exist.
-        """
+        """Give a setting a typed value for the rest of the session. Raises UsageError for an unknown preset."""
         self.layers.above({**self.session.overrides, key: value})
         if key == "preset" and value:  # the later command wins
             chosen = self.layers.above({key: value})[-2].values
@@ -174,11 +164,6 @@ class ChatController:
         """Remove the character of the command line and of the configuration from the layers below the session."""
         self.layers, self._resolved = self.layers.without("character"), None
 
-    @property
-    def character(self) -> str:
-        """The name of the character that answers; empty if there is none."""
-        return self.session.character
-
     # What the model reads
 
     def window(self, path: Sequence[Message]) -> list[Message]:
@@ -188,13 +173,12 @@ class ChatController:
     def prompt(
         self, path: Sequence[Message], continued: Message | None = None, settings: Settings | None = None
     ) -> "Prompt":
-        """The prompt for an answer to `path` that continues `continued`; with the settings in force if none are given.
+        """The prompt for an answer to `path` that continues `continued`; without `settings`, with those in force.
 
-        Raises:
-            LlmcliError: if the template fails.
+        Raises LlmcliError if the template fails.
         """
         used = settings or self.settings
-        return self.prompt_builder.prompt_for(self.window(path), system_text(used), used, continued)
+        return self.prompt_builder.prompt(self.window(path), system_text(used), used, continued)
 
     def fit(self, path: Sequence[Message], continued: Message | None = None) -> PromptFit:
         """How the prompt for the next answer fits the context."""
@@ -203,32 +187,28 @@ class ChatController:
         reserve = min(_ANSWER_RESERVE if limit < 0 else limit, n_ctx // 4)
         return PromptFit(len(self.prompt(path, continued).tokens), n_ctx, max(reserve, 1))
 
-    def check_length(self, message: Message) -> None:
+    def check_length(self, draft: Message) -> None:
         """Refuse a message far too long for the context at once: to count its tokens would take many seconds.
 
-        Raises:
-            ContextOverflowError: if the beginning of the message alone does not fit.
+        Raises ContextOverflowError if its beginning alone does not fit.
         """
         assert self.engine
-        n_ctx, text = self.engine.n_ctx, message.text
+        n_ctx, text = self.engine.n_ctx, draft.text
         most = n_ctx * _LONG_TOKEN
         if len(text) > most and (n_tokens := self.engine.count_tokens(text[:most])) > n_ctx:
-            raise ContextOverflowError(
-                f"the conversation has more than {n_tokens} tokens, the context has {n_ctx}",
-                "send a shorter message; /file none removes attached files",
-            )
+            message = f"the conversation has more than {n_tokens} tokens, the context has {n_ctx}"
+            raise ContextOverflowError(message, "send a shorter message; /file none removes attached files")
 
     def drop_oldest(self, path: Sequence[Message], continued: Message | None = None) -> int:
         """Drop whole turns, the oldest first, until there is room; returns the number of dropped messages.
 
-        Raises:
-            ContextOverflowError: if the last message alone is too long.
+        Raises ContextOverflowError if the last message alone is too long.
         """
         before, window = self.window_start, [message for message in self.window(path) if message.role != "summary"]
         starts = [index for index, message in enumerate(window) if message.role == "user"]
         fit = self.fit(path, continued)
         for start in starts[1:]:
-            dropped = sum(self.prompt_builder.count(message) for message in window[:start])
+            dropped = sum(self.prompt_builder.count_tokens(message.text) for message in window[:start])
             if fit.n_prompt - dropped > _FILL_AFTER_DROPPING * fit.n_ctx and start != starts[-1]:
                 continue
             self.window_start = window[start].id
@@ -248,39 +228,92 @@ class ChatController:
         path: Sequence[Message],
         extra: Mapping[str, Any] | None = None,
         continued: Message | None = None,
-        progress: "Progress | None" = None,
         cancellation: "Cancellation | None" = None,
     ) -> "Turn":
         """An answer to `path` with the settings in force, and those in `extra` above them.
 
-        Raises:
-            ContextOverflowError: if the prompt leaves no room for a single token.
-            UsageError: for a grammar that does not parse.
+        Raises ContextOverflowError if there is no room for a token, UsageError for a grammar that does not parse.
         """
-        from llmcli.chat.turn import Turn, start_answer
         from llmcli.engine.events import TemperatureShift
+        from llmcli.inference.answer import Answer
         from llmcli.inference.engine import Request
 
         engine = self.engine
         assert engine
         resolved = resolve([engine.defaults, *self.layers.above(self.session.overrides, extra or {})]).with_seed()
-        settings = self.prompt_builder.with_plain_stop(resolved.settings)
-        prompt, shift = self.prompt(path, continued, settings), TemperatureShift()
+        resolved = replace(resolved, settings=self.prompt_builder.with_plain_stop(resolved.settings))
+        prompt = self.prompt(path, continued, resolved.settings)
         if len(prompt.tokens) >= engine.n_ctx:
             raise overflow_error(PromptFit(len(prompt.tokens), engine.n_ctx, 1))
-        request = Request(prompt, settings, grammar_text(settings), progress)
-        request.live_shift = shift if engine.capabilities.live_temperature else None
+        request = Request(prompt, resolved.settings, grammar_text(resolved.settings))
+        request.live_shift = TemperatureShift() if engine.capabilities.live_temperature else None
         request.cancellation = cancellation or request.cancellation
         request.trace = 0 if engine.capabilities.traces else None
-        answer = start_answer(engine, request, continued)
-        return Turn(
-            self.session,
-            answer,
-            shift,
-            ResolvedSettings(settings, resolved.origins),
-            path[-1].id if path else None,
-            continued,
-            self.window_start if len(self.window(path)) < len(path) else None,
+        if continued:
+            request.continue_from(continued.reasoning, continued.content)
+        parent = path[-1].id if path else None
+        first = self.window_start if len(self.window(path)) < len(path) else None
+        return Turn(self.session, Answer(engine, request), resolved, parent, continued, first)
+
+
+@dataclass
+class Turn:
+    """One answer in a session. Iterate over `parts()` to stream it and to save it."""
+
+    session: Session
+    answer: "Answer"
+    resolved: ResolvedSettings
+    parent: int | None  # the question
+    continued: Message | None = None  # the answer that this one continues, whose text is in the prompt already
+    first: int | None = None  # the first message in the prompt, if it does not contain all
+    message: Message | None = field(init=False, default=None)  # what was saved; None: it is empty
+
+    def parts(self) -> "Generator[Part, None, None]":
+        """The parts of the answer as they are generated, without those of `continued`; a kill loses none.
+
+        Raises as `Answer.parts` does; the text so far is saved before.
+        """
+        session, answer, reason = self.session, self.answer, "error"
+        self._begin()
+        try:
+            if answer.reasoning:
+                session.add_piece("think", answer.reasoning)
+            is_prefill = bool(self.continued and self.continued.content)  # it comes first and is on the screen already
+            for kind, text in answer.parts():
+                session.add_piece(kind, text)
+                if not is_prefill:
+                    yield kind, text
+                is_prefill = False
+            reason = answer.finish_reason
+        except (KeyboardInterrupt, GeneratorExit):
+            reason = "interrupt"
+            raise
+        finally:
+            self._save(reason)
+
+    def keep(self, parent: int | None) -> None:
+        """Save the answer, which is one of several, as an answer to message `parent`."""
+        self.parent = parent
+        self._begin()
+        self._save(self.answer.finish_reason)
+
+    def _begin(self) -> None:
+        settings, origins = self.resolved.settings, self.resolved.origins
+        chosen = [key for key, origin in origins.items() if origin != "default" and key not in _NOT_RECORDED]
+        params = {key: to_datum(fields()[key], getattr(settings, key)) for key in dict.fromkeys([*chosen, "seed"])}
+        self.session.begin_answer(self.parent, model=self.answer.engine.name, params=params)
+
+    def _save(self, reason: str) -> None:
+        from llmcli.inference.answer_json import replay_data
+
+        answer, before = self.answer, self.continued
+        if before and len(answer.text) <= len(before.content) and len(answer.reasoning) == len(before.reasoning):
+            self.session.end_answer("")  # no new text: the answer that was to be continued stays as it is
+            return
+        timings = answer.timings() if answer.started else {}
+        replay = replay_data(answer, self.first, before.id if before else None)
+        self.message = self.session.end_answer(
+            answer.text, answer.reasoning, finish_reason=reason, timings=timings, replay=replay
         )
 
 
@@ -297,59 +330,15 @@ def sliding_window(path: Sequence[Message], first: int | None) -> list[Message]:
 
 def overflow_error(fit: PromptFit) -> ContextOverflowError:
     """The error for a conversation that does not fit."""
-    return ContextOverflowError(
-        f"the conversation has {fit.n_prompt} tokens, the context has {fit.n_ctx}",
-        "make room with /compact, /undo or --overflow oldest, or use a larger --ctx-size",
-    )
+    message = f"the conversation has {fit.n_prompt} tokens, the context has {fit.n_ctx}"
+    hint = "make room with /compact, /undo or --overflow oldest, or use a larger --ctx-size"
+    return ContextOverflowError(message, hint)
 
 
 def chat_setting_keys() -> list[str]:
     """The settings that have a command in the chat, the most used ones first."""
     first = [*fields_of(SamplingParams), *fields_of(GenerationParams)]
     return [key for key in dict.fromkeys([*first, *fields()]) if key not in _NOT_IN_CHAT]
-
-
-def use_character(controller: ChatController, character: Character | None) -> str:
-    """Answer as this character from now on (None = no character); its settings replace those of the one before.
-
-    Returns the greeting to show. It is empty if the conversation has started, which then continues as it is.
-    """
-    session = controller.session
-    session.remove_character()
-    if character:
-        values = character_layer(character).values
-        for key, value in values.items():
-            session.set(key, value)
-        session.set_character(character.name, values)
-    controller.drop_character()
-    return greet(session, character)
-
-
-def greet(session: Session, character: Character | None) -> str:
-    """Start the conversation with the examples and the greeting of a character; returns the greeting to show.
-
-    A conversation that has started stays as it is; a greeting that nobody answered is replaced.
-    """
-    path = session.conversation.path()
-    if path and path[-1].finish_reason != "greeting":
-        return ""
-    if path:
-        session.conversation.move(None)
-    if not character:
-        return ""
-
-    def add(role: str, content: str, **more: Any) -> None:
-        if session.is_saved:
-            session.add(role, content, **more)
-        else:  # it is written with the first message of the user
-            session.conversation.add(session.conversation.draft(role, content, **more))
-
-    for question, answer in character.examples:
-        add("user", question)
-        add("assistant", answer, finish_reason="greeting")
-    if character.greeting:
-        add("assistant", character.greeting, model=character.name, finish_reason="greeting")
-    return character.greeting
 
 
 def _model_settings(settings: Settings) -> tuple[Any, ...]:

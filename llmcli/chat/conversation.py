@@ -1,47 +1,99 @@
-"""A conversation as a tree: each retry and edit is a branch, and nothing is overwritten."""
+"""A conversation as a tree: each retry and edit is a branch, and nothing is overwritten. Messages as JSON data."""
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from msgspec import Meta
+from msgspec import Meta, to_builtins
 
-from llmcli.chat.attachments import Attachment, to_message_text
 from llmcli.errors import UsageError
+from llmcli.files import convert
+from llmcli.inference.request import file_block
+from llmcli.params.param import is_number
 from llmcli.text import plural
 
 MessageId = Annotated[int, Meta(ge=1, le=10**9)]
+_MAX_TIME = 253402300800  # the year 10000, which an ISO timestamp cannot express
 # Who wrote a message, as people read it; JSON has the roles of the OpenAI API.
 SPEAKER_NAMES = {"user": "you", "assistant": "model", "summary": "summary"}
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """One message; `role` is user, assistant or summary (of the earlier messages).
+class Attachment:
+    """The text of a file at the time when it was attached; `name` is the name that the user gave."""
 
-    `params` are the settings of an answer that are not defaults, and its seed, as JSON data. `finish_reason` is empty
-    for messages of the user; `edited` and `greeting` mark answers that no model gave. `replay` is the JSON
-    data of the `ReplayManifest` of an answer. A message that is read from a file has these types and ranges.
-    """
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message. One that is read from a file has these types and ranges."""
 
     id: MessageId
     parent: MessageId | None
-    role: Annotated[str, Meta(pattern=r"^(user|assistant|summary)\Z")]
+    role: Annotated[str, Meta(pattern=r"^(user|assistant|summary)\Z")]  # a summary is of the earlier messages
     content: str = ""
     reasoning: str = ""
     attachments: tuple[Attachment, ...] = ()
     time: float = 0.0  # seconds since 1970
     model: str = ""
-    params: Mapping[str, Any] = field(default_factory=dict)
-    finish_reason: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)  # settings that are not defaults, and the seed, as JSON
+    finish_reason: str = ""  # of an answer; "edited" and "greeting" mark those that no model gave
     timings: Mapping[str, float] = field(default_factory=dict)
-    replay: Mapping[str, Any] = field(default_factory=dict)
+    replay: Mapping[str, Any] = field(default_factory=dict)  # the JSON data of a `ReplayManifest`
 
     @property
     def text(self) -> str:
         """What the model reads: the content, and the attached files after it."""
-        return f"{self.content}\n\n{to_message_text(self.attachments)}" if self.attachments else self.content
+        return "\n\n".join([self.content, *(file_block(one.name, one.text) for one in self.attachments)])
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> "Message":
+        """The message of a JSON object, without values that no setting and no timing can have.
+
+        Raises ValueError if it is not a valid message.
+        """
+        from llmcli.inference.answer_json import ReplayManifest  # which a list of sessions does not need
+
+        cleaned = {**data, "time": _seconds_of(data.get("time"))}
+        for key, is_valid in (("params", _is_plain), ("timings", _is_finite)):
+            values = data.get(key)
+            if isinstance(values, dict):
+                cleaned[key] = {name: value for name, value in values.items() if is_valid(value)}
+        try:
+            ReplayManifest.from_data(data.get("replay"))
+        except ValueError:
+            cleaned["replay"] = {}  # the answer itself is worth more
+        return convert(cleaned, cls)
+
+    def to_data(self) -> dict[str, Any]:
+        """As a JSON object without empty fields; a list of sessions expects the fields of the tree at its beginning."""
+        data: dict[str, Any] = to_builtins(self)
+        time = datetime.fromtimestamp(self.time, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        data = {"type": "message", "id": self.id, "parent": self.parent, "time": time} | data | {"time": time}
+        return {key: value for key, value in data.items() if value not in ("", (), {})}
+
+
+def _seconds_of(timestamp: Any) -> float:
+    try:
+        seconds = datetime.fromisoformat(str(timestamp)).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return 0.0
+    return seconds if 0 <= seconds < _MAX_TIME else 0.0
+
+
+def _is_finite(value: Any) -> bool:
+    return is_number(value) and abs(value) < 1e300  # neither NaN nor beyond the range of a float
+
+
+def _is_plain(value: Any, depth: int = 2) -> bool:
+    """Whether a setting can have this value: a number, a string, or a list of them."""
+    if isinstance(value, list):
+        return depth > 0 and all(_is_plain(one, depth - 1) for one in value)
+    return value is None or isinstance(value, bool | str) or _is_finite(value)
 
 
 class Conversation:
@@ -54,6 +106,7 @@ class Conversation:
         self.lost_id = 0  # the largest id that a damaged line of the file can have
         self.on_move = on_move
         self._undone: list[int] = []  # former heads, the latest undo last
+        self._before_edit: dict[int, int | None] = {}  # the former head, by the id of the new version of a message
 
     @property
     def next_id(self) -> int:
@@ -69,8 +122,7 @@ class Conversation:
     def add(self, message: Message) -> None:
         """Add a message to the tree and make it the head.
 
-        Raises:
-            UsageError: if its id is taken or its parent does not exist, as in a file that was edited.
+        Raises UsageError if its id is taken or its parent does not exist, as in a file that was edited.
         """
         if message.id in self.messages:
             raise UsageError(f"there are two messages with the id {message.id}")
@@ -110,25 +162,32 @@ class Conversation:
         ends = [message for message in self.messages.values() if message.id not in children]
         return [message.id for message in ends if message.id == self.head or not is_continued(message)]
 
+    def mark_edit(self, before: int | None) -> None:
+        """The head is a new version of a message of the branch that ends with `before`; `undo` returns there."""
+        assert self.head
+        self._before_edit[self.head] = before
+
     def undo(self, turns: int) -> list[Message]:
         """Go back to before the last `turns` messages of the user; returns the messages that are left behind.
 
-        Raises:
-            UsageError: if there are fewer.
+        Where the oldest of them is a new version of a message, go back to the branch with the old one. Raises
+        UsageError if there are fewer.
         """
         path = self.path()
-        questions = [index for index, message in enumerate(path) if message.role == "user"]
-        if not questions:
+        starts = [index for index, message in enumerate(path) if message.role == "user"]
+        if path and path[-1].role == "assistant" and path[-1].id in self._before_edit:
+            starts.append(len(path) - 1)  # an answer that the user has just changed
+        if not starts:
             raise UsageError("nothing to undo")
         if turns < 1:
             raise UsageError(f"the number of turns must be an integer of at least 1, got {str(turns)!r}")
-        if turns > len(questions):
-            raise UsageError(f"cannot undo {plural(turns, 'turn')}: the conversation has {len(questions)}")
-        start = questions[-turns]
+        if turns > len(starts):
+            raise UsageError(f"cannot undo {plural(turns, 'turn')}: the conversation has {len(starts)}")
+        left = path[starts[-turns] :]
         self._undone.append(path[-1].id)
-        self.head = path[start].parent
+        self.head = self._before_edit.get(left[0].id, left[0].parent)
         self.on_move()
-        return path[start:]
+        return left
 
     def clear(self) -> None:
         """Go back to before the first message."""
@@ -138,22 +197,14 @@ class Conversation:
         self.on_move()
 
     def redo(self) -> None:
-        """Revert the last undo, unless a message was added after it.
-
-        Raises:
-            UsageError: if there is none.
-        """
+        """Revert the last undo, unless a message was added after it. Raises UsageError if there is none."""
         if not self._undone:
             raise UsageError("nothing to redo", "for another answer, use /retry")
         self.head = self._undone.pop()
         self.on_move()
 
     def move(self, head: int | None) -> None:
-        """Make another message the head (None = before the first).
-
-        Raises:
-            UsageError: if the message does not exist.
-        """
+        """Make another message the head (None = before the first). Raises UsageError if the message does not exist."""
         if head is not None and head not in self.messages:
             raise UsageError(f"message {head} does not exist")
         self.head = head

@@ -2,14 +2,12 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llmcli.chat.conversation import Message
-from llmcli.chat.sessions.format import to_data
 from llmcli.errors import UsageError
 
 _FORMATS = {".md": "md", ".markdown": "md", ".txt": "txt", ".json": "json"}
@@ -25,18 +23,11 @@ ENDINGS = {
 
 
 def format_of(path: Path) -> str:
-    """The format of a file, by its suffix: md, txt, json, html or svg.
-
-    Raises:
-        UsageError: if the suffix is not known.
-    """
-    name = _FORMATS.get(path.suffix.lower())
-    if name is None:
-        raise UsageError(
-            f"unknown export format: {path.name!r}",
-            "use a name that ends in .md, .txt, .json, .html or .svg (a picture)",
-        )
-    return name
+    """The format of a file: md, txt, json, html or svg. Raises UsageError for another suffix."""
+    if name := _FORMATS.get(path.suffix.lower()):
+        return name
+    hint = "use a name that ends in .md, .txt, .json, .html or .svg (a picture)"
+    raise UsageError(f"unknown export format: {path.name!r}", hint)
 
 
 def export(
@@ -47,12 +38,10 @@ def export(
     everything: Mapping[int, Message] | None = None,
 ) -> str:
     """The document in one of the formats md, txt and json; `everything` adds all branches, in JSON only."""
-    writers: dict[str, Callable[[Sequence[Message], str, str | None], str]] = {
-        "md": _markdown,
-        "txt": _plain_text,
-        "json": partial(_json, everything=everything),
-    }
-    text = writers[format_name](messages, title, system)
+    if format_name == "json":
+        text = _json(messages, title, system, everything)
+    else:
+        text = {"md": _markdown, "txt": _plain_text}[format_name](messages, title, system)
     return text.encode("utf-8", "replace").decode()  # a lone surrogate, from a name or a model, is not UTF-8
 
 
@@ -103,14 +92,10 @@ def _close_fence(text: str) -> str:
 
 def _json(messages: Sequence[Message], title: str, system: str | None, everything: Mapping[int, Message] | None) -> str:
     listed = [{"role": "system", "content": system}] if system else []
-    data: dict[str, Any] = {
-        "version": 1,
-        "title": title,
-        "system": system,
-        "messages": [*listed, *map(_entry, messages)],
-    }
+    entries = [*listed, *map(_entry, messages)]
+    data: dict[str, Any] = {"version": 1, "title": title, "system": system, "messages": entries}
     if everything is not None:
-        data["tree"] = [to_data(message) for message in everything.values()]
+        data["tree"] = [message.to_data() for message in everything.values()]
     return json.dumps(data, ensure_ascii=False, indent=2) + "\n"
 
 

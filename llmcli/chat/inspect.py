@@ -12,14 +12,13 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.recorded_answer import recorded_settings, recorded_system
 from llmcli.engine.events import Cancellation, TokenTrace
 from llmcli.errors import UsageError
-from llmcli.inference.answer import Answer
+from llmcli.inference.answer import Answer, text_and_reasoning
 from llmcli.inference.engine import Progress, Request, TokenChunk
 from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:
-    from llmcli.chat.controller import ChatController
-    from llmcli.chat.turn import Turn
+    from llmcli.chat.controller import ChatController, Turn
     from llmcli.inference.engine import TokenInspector
 
 
@@ -27,25 +26,19 @@ if TYPE_CHECKING:
 class AnswerInspector:
     """An answer as the tokens that follow its prompt; the number of a token is that of its trace, from 0.
 
-    `path` ends with the question, and `continued` is the answer that this one continues, whose text is in the prompt.
     `answer` has its settings and its prompt. Without `traces` it is from an earlier chat: its tokens are made from its
     text, and may differ from those that were sampled.
     """
 
     message: Message
-    path: Sequence[Message]
     answer: Answer
     tokens: Sequence[int]
     traces: Sequence[TokenTrace] = ()
-    continued: Message | None = None
+    is_continued: bool = False  # its beginning is a part of the prompt
 
     @cached_property
     def inspector(self) -> "TokenInspector":
-        """How the engine sampled the tokens.
-
-        Raises:
-            UsageError: when the engine cannot tell.
-        """
+        """How the engine sampled the tokens. Raises UsageError when the engine cannot tell."""
         engine = self.answer.engine
         if not engine.capabilities.inspection:
             raise UsageError(f"{engine.name} does not support /why", "use a model of this machine")
@@ -54,10 +47,6 @@ class AnswerInspector:
     def text(self, number: int) -> str:
         """The text of a token, with control tokens by their names."""
         return self.answer.engine.tokenizer.label(self.tokens[number])
-
-    def ends(self, token: int) -> bool:
-        """Whether the answer ends with this token."""
-        return self.answer.engine.tokenizer.ends(token)
 
     def find(self, text: str) -> int | None:
         """The first token that contains a text, or the first of the tokens that spell it together."""
@@ -71,10 +60,8 @@ class AnswerInspector:
 
     def least_sure(self, cancellation: Cancellation | None = None, progress: Progress | None = None) -> int | None:
         """The token with the highest entropy before the temperature step; None when the search was stopped."""
-        if self.traces:
-            values: Sequence[float] | None = [trace.entropy or 0.0 for trace in self.traces]
-        else:
-            values = self.inspector.entropies(cancellation, progress)
+        sampled = [trace.entropy or 0.0 for trace in self.traces]
+        values = sampled or self.inspector.entropies(cancellation, progress)
         return values.index(max(values)) if values else None
 
     def candidate(
@@ -82,8 +69,7 @@ class AnswerInspector:
     ) -> int | None:
         """The candidate of this rank (1 is the most likely) at token `number`; None when the search was stopped.
 
-        Raises:
-            UsageError: when there are not so many.
+        Raises UsageError if there are not so many.
         """
         if not 0 < rank <= self.answer.engine.tokenizer.n_tokens:
             raise UsageError(f"candidate {rank} does not exist", f"list the candidates with /alternatives {number}")
@@ -92,21 +78,18 @@ class AnswerInspector:
     def text_before(self, number: int, token: int) -> tuple[str, str]:
         """Answer and reasoning before token `number`, followed by `token`.
 
-        Raises:
-            UsageError: when the model cannot continue this text.
+        Raises UsageError if the model cannot continue this text.
         """
         answer, vocab = self.answer, self.answer.engine.tokenizer
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         text = decoder.decode(b"".join(vocab.piece(one) for one in [*self.tokens[:number], token]))
         if decoder.getstate()[0]:
             raise UsageError("this token ends within a character", "choose another token")
-        reasoning, content = self.continued.reasoning if self.continued else "", answer.settings.prefill or ""
         splitter = answer.request.splitter()
         if not splitter:
-            return content + text, reasoning
-        parts = [*splitter.push(text), *splitter.flush()]
-        content = "".join(text for kind, text in parts if kind == "answer")
-        reasoning += "".join(text for kind, text in parts if kind == "think")
+            return (answer.settings.prefill or "") + text, answer.request.reasoning
+        content, reasoning = text_and_reasoning([*splitter.push(text), *splitter.flush()])
+        reasoning = answer.request.reasoning + reasoning
         if not content and (not splitter.thinking or not reasoning):
             raise UsageError("no text before this token", "choose a later token")
         return content, reasoning
@@ -115,8 +98,7 @@ class AnswerInspector:
 def last_answer(controller: "ChatController", turn: "Turn | None") -> AnswerInspector:
     """The last answer of the current branch; `turn` is the last one of this chat.
 
-    Raises:
-        UsageError: when there is none, or it has no tokens.
+    Raises UsageError if there is none, or it has no tokens.
     """
     path = controller.session.conversation.path()
     index = next((index for index in reversed(range(len(path))) if path[index].role == "assistant"), None)
@@ -126,7 +108,7 @@ def last_answer(controller: "ChatController", turn: "Turn | None") -> AnswerInsp
     if turn and turn.message == message and turn.answer.engine is controller.engine and turn.answer.traces:
         traces = [trace for trace in turn.answer.traces if trace.id is not None]
         tokens = [trace.id for trace in traces if trace.id is not None]
-        inspector = AnswerInspector(message, before, turn.answer, tokens, traces, turn.continued)
+        inspector = AnswerInspector(message, turn.answer, tokens, traces, turn.continued is not None)
     else:
         inspector = _from_text(controller, message, before)
     if not inspector.tokens:
@@ -146,9 +128,9 @@ def _from_text(controller: "ChatController", message: Message, before: Sequence[
         system, grammar = system_text(settings), grammar_text(settings)
     settings = controller.prompt_builder.with_plain_stop(replace(settings, seed=settings.seed or 0))
     window = controller.window(before)
-    prompt = controller.prompt_builder.prompt_for(window, system, settings)
-    whole = controller.prompt_builder.prompt_for(window, system, settings, message)
+    prompt = controller.prompt_builder.prompt(window, system, settings)
+    whole = controller.prompt_builder.prompt(window, system, settings, message)
     start = prompt.n_common(whole)
     shared = replace(prompt, chunks=(TokenChunk(prompt.tokens[:start]),))
     answer = Answer(controller.engine, Request(shared, settings, grammar))
-    return AnswerInspector(message, before, answer, whole.tokens[start:])
+    return AnswerInspector(message, answer, whole.tokens[start:])

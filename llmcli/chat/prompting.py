@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 
 from llmcli.chat.conversation import Message
 from llmcli.engine.events import Cancellation
@@ -26,7 +27,7 @@ class PromptBuilder:
         self._fixed_template = template
         self._options: tuple[str | None, TemplateOptions] | None = None
         self._last: tuple[tuple[_Messages, TemplateOptions], Prompt] | None = None
-        self._counts: dict[int, tuple[str, int]] = {}
+        self.count_tokens = cache(engine.count_tokens)  # of a text, which is counted once
 
     def read_ahead(
         self, path: Sequence[Message], system: str | None, settings: Settings, cancellation: Cancellation | None = None
@@ -37,40 +38,27 @@ class PromptBuilder:
                 for _ in range(2):  # the tokens of the first one tell the renderer where to cut
                     self.engine.render(_SAMPLE, self.template(settings))
         question = Message(0, None, "user", "a")
-        shortest, longer = (self.prompt(messages, system, settings) for messages in (path, [*path, question]))
+        shortest, longer = (self._render(messages, system, settings) for messages in (path, [*path, question]))
         self.engine.warm(shortest.tokens[: shortest.n_common(longer)], cancellation)
 
-    def prompt(self, path: Sequence[Message], system: str | None, settings: Settings, prefill: str = "") -> Prompt:
-        """The prompt for an answer to `path`, which begins with `prefill`.
-
-        Raises:
-            LlmcliError: when the template fails.
-        """
-        if settings.raw:
-            text = "".join(message.text for message in path)
-            return self.engine.render(text, TemplateOptions("", prefill=prefill))
-        options = replace(self.template(settings), prefill=prefill, thinking=settings.think != "off")
-        inputs = as_messages(path, system), options
-        if self._last is None or self._last[0] != inputs:  # the check of the length has just rendered the same
-            self._last = inputs, self._render(*inputs)
-        return self._last[1]
-
-    def prompt_for(
+    def prompt(
         self, path: Sequence[Message], system: str | None, settings: Settings, continued: Message | None = None
     ) -> Prompt:
         """The prompt for an answer to `path`: a new one, with the prefill of the settings, or the rest of `continued`.
 
-        Raises:
-            LlmcliError: when the template fails.
+        Raises LlmcliError if the template fails.
         """
-        prompt = self.prompt(path, system, settings, "" if continued else settings.prefill or "")
         if not continued:
-            return prompt
-        return self.prompt(path, system, settings, self._text_so_far(continued, prompt.text, settings))
+            return self._render(path, system, settings, settings.prefill or "")
+        before = self._render(path, system, settings).text
+        return self._render(path, system, settings, self._text_so_far(continued, before, settings))
 
     def _text_so_far(self, continued: Message, before: str, settings: Settings) -> str:
         """The answer so far, as the model wrote it after the prompt `before`, which may open the reasoning itself."""
-        opening_tag, closing_tag = self.thinking_tags(settings)
+        # The tags of this model, if its template contains them; else the most common ones.
+        source = "" if settings.raw else self.template(settings).source
+        known = (tags for tags in REASONING_TAGS if tags[1] and tags[1] in source)
+        opening_tag, closing_tag = next(known, REASONING_TAGS[0])
         is_open = not settings.raw and before.rstrip().endswith(opening_tag)
         if not continued.reasoning and not is_open:
             return continued.content
@@ -78,16 +66,26 @@ class PromptBuilder:
         reasoning = ("" if is_open else opening_tag) + gap + continued.reasoning
         return reasoning + (f"\n{closing_tag}\n\n{continued.content}" if continued.content else "")
 
-    def _render(self, messages: _Messages, options: TemplateOptions) -> Prompt:
+    def _render(self, path: Sequence[Message], system: str | None, settings: Settings, prefill: str = "") -> Prompt:
+        if settings.raw:
+            text = "".join(message.text for message in path)
+            return self.engine.render(text, TemplateOptions("", prefill=prefill))
+        options = replace(self.template(settings), prefill=prefill, thinking=settings.think != "off")
+        messages = as_messages(path, system)
+        inputs = messages, options
+        if self._last and self._last[0] == inputs:  # the check of the length has just rendered the same
+            return self._last[1]
         try:
-            return self.engine.render(messages, options)
+            prompt = self.engine.render(messages, options)
         except LlmcliError:
             first = 1 if messages and messages[0]["role"] == "system" else 0
             if len(messages) <= first or messages[first]["role"] == "user":
                 raise
             # Many templates require that the user begins; a character's greeting comes before the user.
             messages = [*messages[:first], {"role": "user", "content": "Hello."}, *messages[first:]]
-            return self.engine.render(messages, options)
+            prompt = self.engine.render(messages, options)
+        self._last = inputs, prompt
+        return prompt
 
     def template(self, settings: Settings) -> TemplateOptions:
         """The chat template of the settings or the model, read once; a plain one if there is neither."""
@@ -104,19 +102,6 @@ class PromptBuilder:
     def with_plain_stop(self, settings: Settings) -> Settings:
         """The settings for an answer: with the plain template it ends where the user's turn would begin."""
         return settings if self.has_own_template(settings) else with_plain_stop(settings)
-
-    def thinking_tags(self, settings: Settings) -> tuple[str, str]:
-        """The tags around the reasoning of this model, if its template contains them; else the most common ones."""
-        source = "" if settings.raw else self.template(settings).source
-        return next((pair for pair in REASONING_TAGS if pair[1] and pair[1] in source), REASONING_TAGS[0])
-
-    def count(self, message: Message) -> int:
-        """Tokens of a message's text; counted once."""
-        text = message.text
-        counted = self._counts.get(message.id)
-        if counted is None or counted[0] != text:
-            counted = self._counts[message.id] = text, self.engine.count_tokens(text)
-        return counted[1]
 
 
 def as_messages(path: Sequence[Message], system: str | None) -> _Messages:

@@ -3,8 +3,7 @@
 Both may come from others. No file that they name is opened, and no code that they name is run.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -57,47 +56,46 @@ class _Comparison(Struct):
 
 @dataclass(frozen=True)
 class RecordedAnswer:
-    """An answer with all that is needed to generate it again; `values` are the typed settings by key.
-
-    `request` is as in `Prompt`; or it is None, and `path` has the messages of a session, `system` its system prompt and
-    `continued` the answer that this one continues.
-    """
+    """An answer with all that is needed to generate it again."""
 
     source: str
     text: str
     reasoning: str
     is_complete: bool  # the model or a limit ended it
-    values: Mapping[str, Any]
+    values: Mapping[str, Any]  # the typed settings by key
     manifest: ReplayManifest
-    request: Sequence[Mapping[str, Any]] | str | None = None
-    path: Sequence[Message] = ()
+    request: Sequence[Mapping[str, Any]] | str | None = None  # as in `Prompt`; None: it is made of the messages
+    path: Sequence[Message] = ()  # the messages of a session
     system: str | None = None
-    continued: Message | None = None
+    continued: Message | None = None  # the answer that this one continues
     label: str = ""
 
 
 def from_output(text: str, source: str, policy_file: str = "") -> list[RecordedAnswer]:
     """The answer in one JSON object of `llmcli generate --json`, or all answers of `compare --json`, with their labels.
 
-    `policy_file` (FILE.py:NAME) is the one that the user allows.
-
-    Raises:
-        UsageError: when it is not such an object, or needs a policy file that is not allowed.
+    `policy_file` (FILE.py:NAME) is the one that the user allows; UsageError is raised if another one is needed, or the
+    text is not such an object.
     """
-    with _naming(source):
+    answers: list[RecordedAnswer] = []
+    where = source  # as an error names it
+    try:
         data = convert(decode_json(text), dict[str, Any])
         if "variants" not in data:
             return [_from_data(data, _Output, source, policy_file)]
-        variants = convert(data, _Comparison).variants
-    return [_from_data(one, _Variant, f"answer {n} of {source}", policy_file) for n, one in enumerate(variants, 1)]
+        for number, variant in enumerate(convert(data, _Comparison).variants, 1):
+            where = f"answer {number} of {source}"
+            answers.append(_from_data(variant, _Variant, where, policy_file))
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}", _WRITE_JSON) from None
+    return answers
 
 
 def _from_data(data: Any, kind: type[_Output], source: str, policy_file: str) -> RecordedAnswer:
     if isinstance(data, dict) and "replay" not in data:
         raise UsageError(f"{source} has no replay data", "create it with `llmcli generate --json`")
-    with _naming(source):
-        output = convert(data, kind)
-        manifest = ReplayManifest.from_data(output.replay)
+    output = convert(data, kind)
+    manifest = ReplayManifest.from_data(output.replay)
     values = _settings(output.params, source, policy_file)
     request = output.prompt if values.get("raw") else to_builtins(output.messages)
     if request is None:
@@ -108,20 +106,10 @@ def _from_data(data: Any, kind: type[_Output], source: str, policy_file: str) ->
     )
 
 
-@contextmanager
-def _naming(source: str) -> Iterator[None]:
-    """Name the source in an error of its data."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(f"{source}: {error}", _WRITE_JSON) from None
-
-
 def from_session(session: Session, number: int | None, policy_file: str = "") -> RecordedAnswer:
     """An answer of the current branch: the one of message `number` as /history counts (from 1), or the last one.
 
-    Raises:
-        UsageError: when there is none, it has no replay data, or it needs a policy file that is not allowed.
+    Raises UsageError if there is none, it has no replay data, or it needs a policy file that is not allowed.
     """
     path = session.conversation.path()
     message = _find_answer(path, number, session.name)
@@ -178,16 +166,13 @@ def _settings(data: Mapping[str, Any], source: str, policy_file: str) -> dict[st
 def recorded_settings(data: Mapping[str, Any], source: str, policy_file: str) -> dict[str, Any]:
     """The typed settings without those that may name a file, with the policy file that the user allows, if one is used.
 
-    Raises:
-        UsageError: for a setting that is not valid, or a policy file that is not allowed.
+    Raises UsageError for a setting that is not valid, or a policy file that is not allowed.
     """
     values = parse_data(data, f"{source}: params")
     recorded = values.get("temp_policy_file")
     if recorded and not policy_file:
-        raise UsageError(
-            f"{source} needs the policy file {str(recorded)[:200]}, which is code",
-            "if you trust it, allow it with --temp-policy-file FILE.py:NAME",
-        )
+        hint = "if you trust it, allow it with --temp-policy-file FILE.py:NAME"
+        raise UsageError(f"{source} needs the policy file {str(recorded)[:200]}, which is code", hint)
     kept = {key: value for key, value in values.items() if key not in _OMITTED}
     return {**kept, "temp_policy_file": policy_file if recorded else None}
 

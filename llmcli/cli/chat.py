@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmcli.chat.attachments import attach
+from llmcli.chat.sessions.events import saved_key
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import model_preload
 from llmcli.cli.completion import complete_reference, complete_remote, complete_session
@@ -172,7 +173,7 @@ def save_overrides(session: Session, *layers: Layer) -> None:
     file, temperature = flags.get("temp_policy_file"), session.overrides.get("temperature")
     if file and temperature and str(file).rpartition(":")[2] not in names_in(temperature):  # the file replaces it
         session.unset("temperature")
-    for key in flags.keys() & session.overrides.keys():
+    for key in {*flags, *map(saved_key, flags)} & session.overrides.keys():
         session.unset(key)
     session.save_flags({key: _portable(key, value) for key, value in flags.items() if key in _SAVED})
 
@@ -181,7 +182,7 @@ def _portable(key: str, value: Any) -> Any:
     """A value that does not depend on the current folder, or on a file that may change."""
     if key == "system" and isinstance(value, str) and value.startswith("@"):
         return read_text(value[1:]).rstrip("\n")
-    if (fields()[key].param.path or key == "model") and isinstance(value, str):
+    if key == "model" and isinstance(value, str):
         path = os.path.expanduser(value)
         return os.path.abspath(path) if os.path.isfile(path) else value
     return value
@@ -274,7 +275,7 @@ def _show_details(chat: "ChatApp") -> None:
 
 def _print_opening(chat: "ChatApp", character: "Character | None") -> None:
     """Show the end of a session that was opened, or the greeting of the character in a new one."""
-    from llmcli.chat.controller import greet
+    from llmcli.chat.characters import greet
     from llmcli.ui.commands.sessions import open_session
 
     session = chat.controller.session

@@ -96,7 +96,8 @@ def compare(
         comparison.progress = status.reading
         screen.run(comparison, screen.view_of(comparison, asked) if live else None, think, status.clear)
         if as_json:
-            print_json(_data(comparison, seed, status), indent=None)
+            variants = [one.variant for one in requests]
+            print_json(_data(comparison, variants, seed, status), indent=None)
     if not as_json and not live:
         screen.print_texts(comparison, think)
     if not as_json:
@@ -145,13 +146,18 @@ def _comparison(engine: "Engine", requests: Sequence[_CompareRequest], cancellat
         key = one.text, one.system, s.prefill, s.raw, s.chat_template, s.think == "off"
         if key not in prompts:
             prompts[key] = build_prompt(engine, s, one.text, one.system)
-        answers.append((one.variant, Answer(engine, Request(prompts[key], s, one.grammar, cancellation=cancellation))))
-    return Comparison(engine, answers)
+        request = Request(prompts[key], s, one.grammar, cancellation=cancellation, label=one.variant.label)
+        answers.append(Answer(engine, request))
+    return Comparison(answers)
 
 
-def _data(comparison: "Comparison", seed: int, status: ProgressLine) -> dict[str, Any]:
+def _data(
+    comparison: "Comparison", variants: Sequence["Variant"], seed: int, status: ProgressLine
+) -> dict[str, object]:
     """The comparison as JSON data; `seed` is the one of all answers that do not have their own."""
-    engine, first = comparison.engine, comparison.results[0].answer
+    from llmcli.inference.comparison import variant_data
+
+    engine, first = comparison.engine, comparison.answers[0]
     if not comparison.interrupted:
         engine.identify(status.identifying, first.request.cancellation)
         status.clear()
@@ -159,7 +165,7 @@ def _data(comparison: "Comparison", seed: int, status: ProgressLine) -> dict[str
         "model": engine.name,
         "prompt" if first.settings.raw else "messages": first.prompt.request,
         "seed": seed,
-        "variants": [one.data() for one in comparison.results],
+        "variants": [variant_data(*pair) for pair in zip(variants, comparison.answers, strict=True)],
     }
 
 
@@ -167,15 +173,16 @@ def _exit_status(comparison: "Comparison", asked: Settings) -> int:
     """The exit status of answers that are written. Raises ConstraintError when a grammar was not met."""
     if comparison.interrupted:
         return ExitStatus.INTERRUPTED
-    if any(one.answer.finish_reason == "timeout" for one in comparison.results):
+    if any(answer.finish_reason == "timeout" for answer in comparison.answers):
         console.note(f"stopped by --timeout after {asked.timeout:g} s")
         return ExitStatus.TIMEOUT
-    for one in comparison.results:
-        if one.failure:
-            return one.failure.status
-    for one in comparison.results:
-        if not one.answer.record.is_complete:
+    for answer in comparison.answers:
+        if answer.record.failure:
+            return answer.record.failure.status
+    for answer in comparison.answers:
+        if not answer.record.is_complete:
             raise ConstraintError(
-                f"{one.variant.label}: the answer ended before it was complete (JSON or grammar)", "raise --max-tokens"
+                f"{answer.request.label}: the answer ended before it was complete (JSON or grammar)",
+                "raise --max-tokens",
             )
     return ExitStatus.OK

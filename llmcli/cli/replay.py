@@ -163,7 +163,7 @@ def _data(again: "Replay") -> dict[str, object]:
 def _verdict(again: "Replay") -> str:
     difference = again.difference
     if not difference:
-        return f"same answer: {plural(again.n_tokens, 'token')}"
+        return f"same answer: {plural(len(again.answer.tokens), 'token')}"
     part = " of the reasoning" if difference.part == "think" else ""
     texts = difference.recorded, difference.replayed
     before, now = (json.dumps(text, ensure_ascii=False) if text else "the end" for text in texts)

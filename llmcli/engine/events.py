@@ -1,14 +1,20 @@
-"""What passes between the engine and those above, as plain data: events, records, traces; what stops and moves it."""
+"""What passes between the engine and those above, as plain data: events, records, traces.
 
-import ctypes
+`Cancellation` and `TemperatureShift` go the other way: whoever asks for an answer holds them, and moves them from its
+own thread while the engine reads them. They stand here because this is the only module of the engine that those above
+`inference/` may import.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from llmcli.errors import LlmcliError
 from llmcli.params.param import LARGEST_FLOAT
+
+if TYPE_CHECKING:
+    import ctypes
 
 Measure = Literal["temperature", "p", "entropy"]  # values that can color tokens
 FinishReason = Literal["stop", "length", "timeout", "interrupt", "error"]
@@ -21,36 +27,27 @@ _RECENT = 16  # number of last temperatures that limit a shift
 
 
 class Cancellation:
-    """Stops what runs with it, from any thread: the load of a model, or one generation.
-
-    llama.cpp checks one byte after every tensor operation, about 1,000 times per token, so its callback must not be
-    Python. The C library's `strlen` has the right form: over this buffer it returns 0 (continue) for an empty string,
-    else 1 (abort).
-    """
+    """Stops what runs with it, from any thread: the load of a model, or one generation."""
 
     def __init__(self) -> None:
-        self._byte = ctypes.create_string_buffer(2)
+        self._is_set = False
         self.reason: FinishReason = "interrupt"
+        # Abort flags of the contexts that watch it. Replaced as a whole, because `set` can run in any thread.
+        self.flags: tuple[ctypes.Array[ctypes.c_char], ...] = ()
 
     def set(self, reason: FinishReason = "interrupt") -> None:
         """Stop now, and whatever starts before `clear`. The first reason is kept."""
-        if not self.is_set():
+        if not self._is_set:
             self.reason = reason
-        self._byte[0] = b"!"
+        self._is_set = True  # before the flags: see `Context.watch`
+        for flag in self.flags:
+            flag[0] = b"!"
 
     def clear(self) -> None:
-        self._byte[0] = b"\0"
+        self._is_set = False
 
     def is_set(self) -> bool:
-        return self._byte[0] != b"\0"
-
-    def attach(self, api: ModuleType, ctx: int) -> None:
-        """Let it abort the llama.cpp context `ctx` (CPU backend only, see llama.h), in place of the one before."""
-        from llmcli.engine.llama.bindings import C_LIBRARY  # most readers of events need no C library
-
-        callback = ctypes.cast(C_LIBRARY.strlen, api.ggml_abort_callback)
-        api.llama_set_abort_callback(ctx, callback, ctypes.cast(self._byte, ctypes.c_void_p))
-        self._callback = callback  # llama.cpp keeps only the pointer
+        return self._is_set
 
 
 @dataclass(slots=True)
@@ -75,20 +72,15 @@ class Timings:
 
 @dataclass(slots=True)
 class TokenEvent:
-    """One token of the answer, or its end.
+    """One token of the answer, or its end: the last event has a `finish_reason`."""
 
-    `text` is final after this token: it is empty while a character is incomplete or a stop string is possible. `id` is
-    None if no token was drawn. The last event has a `finish_reason`. `index` is that of the generation. `n_traces` are
-    the traces in `record` up to this event; the first `n_final` of them cannot be removed any more.
-    """
-
-    text: str
-    id: int | None
+    text: str  # final after this token: empty while a character is incomplete or a stop string is possible
+    id: int | None  # None if no token was drawn
     finish_reason: FinishReason | None
     record: "GenerationRecord"
-    index: int = 0
-    n_traces: int = 0
-    n_final: int = 0
+    index: int = 0  # of the generation
+    n_traces: int = 0  # in `record`, up to this event
+    n_final: int = 0  # as many of them, from the first on, cannot be removed any more
 
 
 class TemperatureShift:
@@ -134,52 +126,31 @@ def now_ms() -> float:
 
 
 class Alternative(NamedTuple):
-    """A token that could have been drawn.
-
-    `before` is its probability in the distribution of the model, over the whole vocabulary; `p` its probability after
-    the chain, 0 if the chain removed it.
-    """
+    """A token that could have been drawn."""
 
     id: int
     text: str
-    before: float
-    p: float
+    before: float  # probability in the distribution of the model, over the whole vocabulary
+    p: float  # probability after the chain; 0 if the chain removed it
 
 
 class TokenTrace(NamedTuple):
-    """One token of an answer and how it was drawn. The texts of all tokens together are exactly the answer.
+    """One token of an answer and how it was drawn. The texts of all tokens together are exactly the answer."""
 
-    Attributes:
-        i: index in the answer, from 0.
-        id: None for text without a token of this answer (a prefill, or text that was held back at the end).
-        text: text of the answer that is final after this token; it can be empty or have several lines.
-        p: probability after the chain.
-        rank: rank by this probability, from 1.
-        entropy: of the live candidates before the temperature step, in nats.
-        temperature: the applied temperature; 0 is greedy.
-        candidates: number of live candidates before the temperature step.
-        top: the most likely alternatives by `before`, the most likely first; () without a request for them.
-        policy: the part of the policy that was used, as text: "0.7", "0.3..1.3".
-        sentence: index of the sentence, from 0.
-        time: milliseconds since the start of the generation.
-        reasoning: text of the reasoning that is final after this token.
-        thinking: whether it is part of the reasoning.
-    """
-
-    i: int
-    id: int | None
-    text: str
-    p: float | None
-    rank: int | None
-    entropy: float | None
-    temperature: float | None
-    candidates: int | None
-    top: tuple[Alternative, ...]
-    policy: str
-    sentence: int
-    time: float
-    reasoning: str = ""
-    thinking: bool = False
+    i: int  # index in the answer, from 0
+    id: int | None  # None for text without a token of this answer (a prefill, or text held back at the end)
+    text: str  # final after this token; it can be empty or have several lines
+    p: float | None  # probability after the chain
+    rank: int | None  # by this probability, from 1
+    entropy: float | None  # of the live candidates before the temperature step, in nats
+    temperature: float | None  # as applied; 0 is greedy
+    candidates: int | None  # live ones before the temperature step
+    top: tuple[Alternative, ...]  # the most likely by `before`, the most likely first; () without a request for them
+    policy: str  # the part of the policy that was used: "0.7", "0.3..1.3"
+    sentence: int  # index of the sentence, from 0
+    time: float  # milliseconds since the start of the generation
+    reasoning: str = ""  # text of the reasoning that is final after this token
+    thinking: bool = False  # whether it is part of the reasoning
 
 
 @dataclass(frozen=True)
@@ -191,66 +162,44 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)  # two answers with equal values are two
 class GenerationRecord:
-    """What is known of a generation while it runs, and afterwards.
+    """What is known of a generation while it runs, and afterwards."""
 
-    Attributes:
-        tokens: of the prompt and the answer.
-        logprobs: only with the setting `logprobs`.
-        traces: of the drawn tokens, with empty texts; only if they were asked for.
-        layout: the batches in which the prompt was evaluated.
-        n_ctx: tokens that fit its context; 0 before it has one.
-        n_threads: for the tokens of the answer, and for the prompt.
-        beside: number of generations that could share its batches.
-        failure: the error that ended it.
-        is_complete: whether the answer matches its grammar.
-        policy_ms: time in the temperature policy, in milliseconds.
-    """
-
-    tokens: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)  # of the prompt and the answer
     timings: Timings = field(default_factory=Timings)
     finish_reason: FinishReason | None = None
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    traces: list[TokenTrace] = field(default_factory=list)
-    layout: Batches = ()
-    n_ctx: int = 0
-    n_threads: tuple[int, int] = (0, 0)
-    beside: int = 0
-    failure: LlmcliError | None = None
-    is_complete: bool = True
-    policy_ms: float = 0.0
+    logprobs: list[TokenLogprob] = field(default_factory=list)  # with the setting `logprobs`
+    traces: list[TokenTrace] = field(default_factory=list)  # of the drawn tokens, without texts; if asked for
+    layout: Batches = ()  # the batches in which the prompt was evaluated
+    n_ctx: int = 0  # tokens that fit its context; 0 before it has one
+    n_threads: tuple[int, int] = (0, 0)  # for the tokens of the answer, and for the prompt
+    beside: int = 0  # number of generations that could share its batches
+    failure: LlmcliError | None = None  # the error that ended it
+    is_complete: bool = True  # whether the answer matches its grammar
+    policy_ms: float = 0.0  # time in the temperature policy, in milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class ChainStep:
-    """One step of the chain.
-
-    `before` and `live` are the numbers of live candidates before and after it. `removed` is the probability of the
-    others in the distribution of the model. `moved` is the total variation distance between the probabilities before
-    and after it, from 0 to 1.
-    """
+    """One step of the chain."""
 
     name: str
-    before: int
-    live: int
-    removed: float
-    moved: float
+    before: int  # number of live candidates before it
+    live: int  # and after it
+    removed: float  # probability of the others in the distribution of the model
+    moved: float  # total variation distance of the probabilities before and after it, from 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A candidate.
-
-    `rank` is its rank in the distribution of the model, from 1; `before` its probability there, over the whole
-    vocabulary; `p` its probability after each step, up to the step that removed it.
-    """
+    """A candidate, and what the steps of the chain did to it."""
 
     id: int
     text: str
-    rank: int
-    before: float
-    p: tuple[float, ...]
+    rank: int  # in the distribution of the model, from 1
+    before: float  # probability there, over the whole vocabulary
+    p: tuple[float, ...]  # probability after each step, up to the step that removed it
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,15 +221,11 @@ class ChainTrace:
 
 @dataclass(frozen=True, slots=True)
 class TokenInspection:
-    """How token `at` was drawn.
-
-    `trace` describes the temperature step. `refused` is the text of the token that was drawn first and that the grammar
-    rejected. `exact` is False where the state of a stateful step had to be reset.
-    """
+    """How token `at` was drawn."""
 
     at: int
     drawn: int
     stepwise: ChainTrace
-    trace: TokenTrace
-    refused: str | None
-    exact: bool = True
+    trace: TokenTrace  # of the temperature step
+    refused: str | None  # the text of the token that was drawn first and that the grammar rejected
+    exact: bool = True  # not where the state of a stateful step had to be reset

@@ -1,9 +1,10 @@
 """One answer, token by token: its text, where stop strings end it, and which tokens banned strings take back."""
 
 import codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import NamedTuple
 
 from llmcli.engine.events import (
     Cancellation,
@@ -14,10 +15,12 @@ from llmcli.engine.events import (
     TokenTrace,
     now_ms,
 )
+from llmcli.engine.llama.bindings import OwnedSampler
+from llmcli.engine.llama.context import Progress
 from llmcli.engine.llama.model import Vocab
 from llmcli.engine.reasoning import ReasoningSplitter, held_back
-from llmcli.engine.sampling.chain import ChainHooks, StepObserver, resolve_biases
-from llmcli.engine.sampling.grammar import ConstrainedSampler, Grammar, Sampler
+from llmcli.engine.sampling.chain import ChainHooks, ConstrainedTokenSampler, StepObserver, TokenSampler, resolve_biases
+from llmcli.engine.sampling.grammar import Grammar
 from llmcli.engine.sampling.python_samplers import DrawTracer, alternatives, token_logprob
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import ConstraintError, UsageError
@@ -26,7 +29,6 @@ from llmcli.params.sampler_chain import build_chain, effective_policy
 from llmcli.params.settings import Settings
 
 _MAX_FORBIDDEN = 256  # tokens at one position; more would leave only very unlikely ones
-Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 
 
 class StopScanner:
@@ -36,38 +38,33 @@ class StopScanner:
         self._stops = tuple(stops)
         self._held = ""
 
-    def push(self, text: str) -> tuple[str, str | None]:
-        """The text that is final, and the stop string that was found or None."""
+    def push(self, text: str, is_last: bool = False) -> tuple[str, str | None]:
+        """The text that is final (all of it, if it is the last), and the stop string that was found or None."""
         text = self._held + text
-        at, stop = self._find(text)
-        final = len(text) - held_back(text, self._stops)
-        if stop is not None and at <= final:  # no earlier match is possible any more
+        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        final = len(text) if is_last else len(text) - held_back(text, self._stops)
+        at, stop = min(found, default=(len(text), None))
+        if stop is not None and at <= final:  # else the end of the text can become a match that starts before `at`
             self._held = ""
             return text[:at], stop
         self._held = text[final:]
         return text[:final], None
 
-    def finish(self, text: str) -> tuple[str, str | None]:
-        """`push` for the last text, together with the text that was held back."""
-        text, self._held = self._held + text, ""
-        at, stop = self._find(text)
-        return text[:at], stop
 
-    def _find(self, text: str) -> tuple[int, str | None]:
-        """The start of the earliest match and its stop string, or the length of the text and None."""
-        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
-        return min(found) if found else (len(text), None)
+class DrawSnapshot(NamedTuple):
+    """What the draw of a token changes, as it was before."""
+
+    sampler: tuple[OwnedSampler, OwnedSampler | None]  # chain and grammar
+    decoder: tuple[bytes, int]
+    state: DrawState | None
 
 
-@dataclass(frozen=True)
-class HeldToken:
-    """A token whose text is held back, with the state before it was drawn: of sampler, decoder and policies."""
+class HeldToken(NamedTuple):
+    """A token whose text is held back."""
 
     text: str
     token: int
-    sampler_snapshot: tuple[int, int | None]  # of chain and grammar
-    decoder: tuple[bytes, int]
-    state: DrawState | None = None
+    before: DrawSnapshot
 
 
 class BanScanner:
@@ -84,23 +81,25 @@ class BanScanner:
         starts = [at for phrase in self._phrases if (at := text.find(phrase)) >= 0]
         if not starts:
             return None
+        # From the token in which the phrase starts. It can be a part of a character, whose text a later token has.
         ends = accumulate(len(item.text) for item in self.held)
         first = next((index for index, end in enumerate(ends) if min(starts) < end), len(self.held) - 1)
         return len(self.held) - first
 
-    def release(self) -> list[HeldToken]:
-        """The tokens that can no longer become part of a phrase, in order: all or none.
+    def release(self) -> str:
+        """The text that can no longer become part of a phrase: of all tokens or none.
 
         None are released while the end of the text can still become a phrase. If the following tokens are removed, a
         token before them that seemed safe could start a phrase after all.
         """
         text = lower_by_character("".join(item.text for item in self.held))
-        return [] if held_back(text, self._phrases) else self.flush()
+        return "" if held_back(text, self._phrases) else self.flush()
 
-    def flush(self) -> list[HeldToken]:
-        """All held tokens, at the end of the answer."""
-        released, self.held = self.held, []
-        return released
+    def flush(self) -> str:
+        """The text of all held tokens, at the end of the answer."""
+        text = "".join(item.text for item in self.held)
+        self.held = []  # this frees their snapshots
+        return text
 
 
 def lower_by_character(text: str) -> str:
@@ -111,22 +110,18 @@ def lower_by_character(text: str) -> str:
 
 @dataclass(eq=False)
 class Generation(GenerationRecord):
-    """The state of one answer. `settings.seed` must be a number. A `Scheduler` runs it.
+    """The state of one answer, which a `Scheduler` runs.
 
-    `index` is in each of its events. `cancellation` ends it, and keeps its text. `progress` is called while its prompt
-    is evaluated.
-
-    Raises:
-        UsageError: for an empty prompt, an invalid grammar, or a bias for a token that does not exist.
+    Raises UsageError for an empty prompt, an invalid grammar, or a bias for a token that does not exist.
     """
 
     vocab: Vocab
     prompt: Sequence[int]
-    settings: Settings
+    settings: Settings  # the seed must be a number
     grammar: str | None = None
-    index: int = 0
-    cancellation: Cancellation = field(default_factory=Cancellation)
-    progress: Progress | None = None
+    index: int = 0  # in each of its events
+    cancellation: Cancellation = field(default_factory=Cancellation)  # ends it, and keeps its text
+    progress: Progress | None = None  # called while its prompt is evaluated
     splitter: ReasoningSplitter | None = None  # separates reasoning from answer, for policies and the trace
     live_shift: TemperatureShift | None = None
     trace: int | None = None  # the number of alternatives to record per token; None = no trace
@@ -148,26 +143,26 @@ class Generation(GenerationRecord):
         if self.state and settings.prefill:
             self.state.read(settings.prefill)
         self._sampler = self._make_sampler()
-        self._sampler.chain.accept(self.prompt)
+        self._sampler.accept(self.prompt)  # penalties and DRY look at the prompt too, as in llama.cpp's programs
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = StopScanner(settings.stop) if settings.stop else None
         self._bans = BanScanner(settings.banned_strings) if settings.banned_strings else None
         self._banned_at: dict[int, set[int]] = {}
         self._limit = len(self.prompt) + settings.max_tokens if settings.max_tokens >= 0 else 2**31
 
-    def _make_sampler(self) -> Sampler:
+    def _make_sampler(self) -> TokenSampler:
         settings, vocab = self.settings, self.vocab
         hooks = ChainHooks(self.state, self.live_shift, self._tracer, self.on_step) if self.state else None
         steps = build_chain(settings, needs_temperature=hooks is not None)
         biases = resolve_biases(vocab, settings.logit_bias, settings.ignore_eos)
         if self.grammar is None and not settings.banned_strings:
-            return Sampler(vocab, steps, biases, hooks)
+            return TokenSampler(vocab, steps, biases, hooks)
         grammar = None if self.grammar is None else Grammar(vocab, self.grammar)
-        return ConstrainedSampler(vocab, steps, biases, grammar, hooks)
+        return ConstrainedTokenSampler(vocab, steps, biases, grammar, hooks)
 
     def append_drawn(self, tokens: Sequence[int]) -> None:
         """Append tokens that were drawn before; grammar and banned strings do not apply to them."""
-        self._sampler.chain.accept(tokens)
+        self._sampler.accept(tokens)
         for token in tokens:
             if self.live_shift and self.state:
                 self.live_shift.start_draw(self.state.total)
@@ -179,13 +174,27 @@ class Generation(GenerationRecord):
 
     def advance(self, ctx: int, row: int, n_ctx: int) -> TokenEvent:
         """Draw the next token from logits row `row` of the llama.cpp context `ctx`."""
-        if self._bans:
-            return self._advance_with_bans(ctx, row, n_ctx)
+        before = self._snapshot() if self._bans else None
         token = self._sampler.sample(ctx, row)
         self._trace_token(ctx, row, token)
         if self.vocab.ends(token):
             return self.finish("stop", token)
-        return self._emit(self._append(ctx, row, token), token, n_ctx)
+        text = self._append(ctx, row, token)
+        if self._bans and before:
+            n_removed = self._bans.push(HeldToken(text, token, before))
+            if n_removed:
+                self._remove(self._bans, n_removed)
+                return self._event("", None)
+            text = self._bans.release()
+        if self._stops:
+            text, stop = self._stops.push(text)
+            if stop is not None:
+                return self._end(text, token, "stop")
+        if self.is_full(n_ctx):
+            event = self.finish("length", token)
+            event.text = text + event.text
+            return event
+        return self._event(text, token)
 
     def _append(self, ctx: int | None, row: int, token: int) -> str:
         """Append a token to the answer; returns its text, without the start of an incomplete character."""
@@ -194,20 +203,17 @@ class Generation(GenerationRecord):
         text = self._decoder.decode(self.vocab.piece(token))
         if self.state:
             self.state.step(text)
-        if self.settings.logprobs:
-            n_vocab = self.vocab.n_tokens
-            self.logprobs.append(token_logprob(ctx, row, n_vocab, token, self.settings.logprobs))
+        if self.settings.logprobs and ctx is not None:
+            self.logprobs.append(token_logprob(ctx, row, self.vocab.n_tokens, token, self.settings.logprobs))
         return text
 
     def _trace_token(self, ctx: int, row: int, token: int) -> None:
         """Record how the token was drawn."""
-        state, tracer = self.state, self._tracer
-        if not state or not tracer:
+        state, tracer, temperature = self.state, self._tracer, self._sampler.temperature
+        if not state or not tracer or not temperature:
             return
-        temperature = self._sampler.chain.temperature
-        assert temperature
         reading = temperature.reading
-        assert reading
+        # The alternatives are read now: the next evaluation overwrites the logits.
         self.traces.append(
             TokenTrace(
                 i=len(self.traces),
@@ -226,28 +232,16 @@ class Generation(GenerationRecord):
             )
         )
 
-    def _emit(self, text: str, token: int | None, n_ctx: int) -> TokenEvent:
-        """The event of a token whose text is final, or the last event."""
-        if self._stops:
-            text, stop = self._stops.push(text)
-            if stop is not None:
-                return self._end(text, token, "stop")
-        if self.is_full(n_ctx):
-            event = self.finish("length", token)
-            event.text = text + event.text
-            return event
-        return self._event(text, token)
-
     def finish(self, reason: FinishReason, token: int | None = None) -> TokenEvent:
         """The last event, with all text that was held back."""
-        text = "".join(item.text for item in self._flush_bans()) + self._decoder.decode(b"", final=True)
+        text = (self._bans.flush() if self._bans else "") + self._decoder.decode(b"", final=True)
         if self._stops:
-            text, stop = self._stops.finish(text)
+            text, stop = self._stops.push(text, is_last=True)
             reason = "stop" if stop is not None and reason == "length" else reason
         return self._end(text, token, reason)
 
     def _end(self, text: str, token: int | None, reason: FinishReason) -> TokenEvent:
-        temperature = self._sampler.chain.temperature
+        temperature = self._sampler.temperature
         self.policy_ms = temperature.seconds * 1e3 if temperature else 0.0
         self.is_complete = self._sampler.complete()
         self.finish_reason = reason
@@ -257,66 +251,39 @@ class Generation(GenerationRecord):
         n_traces, n_held = len(self.traces), len(self._bans.held) if self._bans else 0
         return TokenEvent(text, token, reason, self, self.index, n_traces, max(n_traces - n_held, 0))
 
-    def _advance_with_bans(self, ctx: int, row: int, n_ctx: int) -> TokenEvent:
-        """`advance` with banned strings: saves the state before each token that is held back."""
-        sampler, bans = self._sampler, self._bans
-        assert isinstance(sampler, ConstrainedSampler)
-        assert bans
-        before, decoder = sampler.snapshot(), self._decoder.getstate()
-        state = self.state.copy() if self.state else None
-        sampler.forbidden = self._banned_at.get(len(self.tokens), set())
-        try:
-            token = sampler.sample(ctx, row)
-        except BaseException:
-            sampler.discard(before)
-            raise
-        self._trace_token(ctx, row, token)
-        if self.vocab.ends(token):
-            sampler.discard(before)
-            return self.finish("stop", token)
-        text = self._append(ctx, row, token)
-        n_removed = bans.push(HeldToken(text, token, before, decoder, state))
-        if n_removed:
-            self._remove(sampler, bans, n_removed)
-            return self._event("", None)
-        released = bans.release()
-        for item in released:
-            sampler.discard(item.sampler_snapshot)
-        return self._emit("".join(item.text for item in released), token, n_ctx)
+    def _snapshot(self) -> DrawSnapshot:
+        """Copies for `_remove`, and the forbidden tokens of this draw.
 
-    def _remove(self, sampler: ConstrainedSampler, bans: BanScanner, count: int) -> None:
-        """Remove the last `count` tokens and forbid the first of them at its position.
-
-        Raises:
-            ConstraintError: after too many attempts at one position; each of them costs an evaluation.
+        Sampler, decoder and counts are copied before each draw, because none of them can go back: a chain has random
+        generators, a decoder has half a character, and a sentence can end in the middle of a token.
         """
-        removed, bans.held = bans.held[-count:], bans.held[:-count]
-        sampler.restore(removed[0].sampler_snapshot)
-        for item in removed[1:]:
-            sampler.discard(item.sampler_snapshot)
-        self._decoder.setstate(removed[0].decoder)
-        del self.tokens[-count:]
+        assert isinstance(self._sampler, ConstrainedTokenSampler)
+        self._sampler.forbidden = self._banned_at.get(len(self.tokens), set())
+        state = self.state.copy() if self.state else None
+        return DrawSnapshot(self._sampler.snapshot(), self._decoder.getstate(), state)
+
+    def _remove(self, bans: BanScanner, count: int) -> None:
+        """Remove the last `count` tokens and forbid the first of them at its position."""
+        first, bans.held = bans.held[-count], bans.held[:-count]
+        before = first.before
+        assert isinstance(self._sampler, ConstrainedTokenSampler)
+        self._sampler.restore(before.sampler)
+        self._decoder.setstate(before.decoder)
+        if self.state and before.state:
+            self.state.restore(before.state)
+        for values in (self.tokens, self.logprobs, self.traces):
+            del values[-count:]
         self.timings.predicted_n -= count
-        del self.logprobs[-count:]
-        del self.traces[-count:]
-        if self.state and removed[0].state:
-            self.state.restore(removed[0].state)
         position = len(self.tokens)
+        # What was forbidden at later positions held for another text before them.
         self._banned_at = {at: ids for at, ids in self._banned_at.items() if at <= position}
-        self._banned_at.setdefault(position, set()).add(removed[0].token)
-        self.needs_evaluation = True
-        if len(self._banned_at[position]) > _MAX_FORBIDDEN:
+        self._banned_at.setdefault(position, set()).add(first.token)
+        self.needs_evaluation = True  # the logits of this position are overwritten since
+        if len(self._banned_at[position]) > _MAX_FORBIDDEN:  # each attempt costs an evaluation
             raise ConstraintError("the banned strings exclude every likely token", "ban longer phrases")
 
     def close(self) -> None:
         """Free the samplers; a second call has no effect."""
-        self._flush_bans()
+        if self._bans:
+            self._bans.flush()
         self._sampler.close()
-
-    def _flush_bans(self) -> list[HeldToken]:
-        """The tokens that are held back; their snapshots are freed."""
-        items = self._bans.flush() if self._bans else []
-        for item in items:
-            assert isinstance(self._sampler, ConstrainedSampler)
-            self._sampler.discard(item.sampler_snapshot)
-        return items

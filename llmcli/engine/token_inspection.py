@@ -1,30 +1,33 @@
 """How one token was drawn: the chain run again step by step."""
 
-import ctypes
 import math
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmcli.engine.events import Cancellation, Candidate, ChainStep, ChainTrace, TokenInspection, TokenTrace
-from llmcli.engine.generation import Generation, Progress
-from llmcli.engine.llama.context import AbortedError, Context
+from llmcli.engine.generation import Generation
+from llmcli.engine.llama import bindings
+from llmcli.engine.llama.context import AbortedError, Context, Progress
 from llmcli.engine.sampling.chain import BEGIN
-from llmcli.engine.sampling.python_samplers import ROW_BYTES, row_type
+from llmcli.engine.sampling.python_samplers import ROW_TYPE, candidate_bytes
 from llmcli.engine.scheduler import generate
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.samplers import SAMPLERS
 from llmcli.params.settings import Settings
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 _DRAWS = {name for name, sampler in SAMPLERS.items() if sampler.draws}
 _ROUNDING = 1e-9  # a step that only sorts the candidates changes the order of the sums
 
 
-@dataclass(frozen=True, slots=True)
-class CandidateSnapshot:
-    """The candidates after the step `name`: a copy of the rows of llama.cpp."""
+class CandidateSnapshot(NamedTuple):
+    """The candidates after the step `name`: a copy of the rows of llama.cpp, which the next step overwrites."""
 
     name: str
     rows: bytes
@@ -43,17 +46,17 @@ class CandidateCapture:
         self._drawn: int | None = None
         self._is_drawn = True
 
-    def record(self, name: str, candidates: Any) -> None:
+    def record(self, name: str, candidates: "bindings.Candidates") -> None:
         """Copy the candidates after the step `name`."""
         if not self.wants():
             return
         array = candidates.contents
         if name == BEGIN and not self._is_drawn:
-            return  # a ConstrainedSampler has already called it for this draw
+            return  # a ConstrainedTokenSampler has already called it for this draw
         if name == BEGIN:
             self.first, self._is_drawn = self._drawn, False
             self.snapshots.clear()
-        self.snapshots.append(CandidateSnapshot(name, ctypes.string_at(array.data, array.size * ROW_BYTES)))
+        self.snapshots.append(CandidateSnapshot(name, candidate_bytes(array)))
         if name in _DRAWS:
             self._drawn, self._is_drawn = array.data[array.selected].id, True
 
@@ -66,8 +69,7 @@ MakeGeneration = Callable[[Settings, str | None, CandidateCapture, Cancellation]
 class TokenInspector:
     """Shows how the `tokens` of an answer were drawn. The methods return None when they are cancelled.
 
-    Raises:
-        ContextOverflowError: when the context has no room for the answer.
+    They raise ContextOverflowError when the context has no room for the answer.
     """
 
     context: Context
@@ -94,7 +96,7 @@ class TokenInspector:
         with suppress(AbortedError), self.context.untouched():
             if is_stateful:
                 generation = self.make(self.settings, self.grammar, capture := CandidateCapture(), cancellation)
-                if _regenerate(self.context, generation, capture, self.tokens[: at + 1], progress):
+                if self._regenerate(generation, capture, self.tokens[: at + 1], progress):
                     return self._inspection(generation, capture, at, count, generation.traces[at])
             generation = self._draw_after(at, capture := CandidateCapture(), cancellation, progress)
             found = self._inspection(generation, capture, at, count, generation.traces[0])
@@ -133,54 +135,45 @@ class TokenInspector:
         with closing(generation):
             generation.append_drawn(self.tokens[:at])
             context.rewind(generation.seq_id, generation.tokens)
-            context.cancellation = cancellation
+            context.watch([cancellation])
             context.prefill(generation.seq_id, generation.tokens, progress)
             generation.advance(context.handle, -1, context.n_ctx)
         return generation
+
+    def _regenerate(
+        self, generation: Generation, capture: CandidateCapture, tokens: Sequence[int], progress: Progress | None
+    ) -> bool:
+        """Generate the answer again and capture the last of `tokens`; returns whether the tokens are the same."""
+        last = len(tokens) - 1
+        capture.wants = lambda: len(generation.traces) == last
+        # The first token needs the logits of the prompt's last batch: exactly that batch is evaluated again.
+        self.context.rewind(generation.seq_id, generation.tokens)
+        with closing(generation):
+            for event in generate(self.context, [generation]):
+                if generation.failure:
+                    raise generation.failure
+                if generation.finish_reason and generation.cancellation.is_set():
+                    raise AbortedError
+                if event.n_final > last:  # before, a banned string can still remove it
+                    break
+                if progress:
+                    progress(event.n_final, last)
+        return [trace.id for trace in generation.traces[: last + 1]] == list(tokens)
 
     def _inspection(
         self, generation: Generation, capture: CandidateCapture, at: int, count: int, trace: TokenTrace
     ) -> TokenInspection:
         text_of, drawn = generation.vocab.label, self.tokens[at]
-        snapshots = _relevant(capture.snapshots, self.settings)
+        # Without the draw at the end, and without a temperature step that only reads.
+        has_temperature = any(step.name == "temperature" for step in build_chain(self.settings))
+        snapshots = capture.snapshots[:1]
+        for before, after in pairwise(capture.snapshots):
+            is_reading = after.name == "temperature" and not has_temperature and after.rows == before.rows
+            if after.name != "dist" and not is_reading:
+                snapshots.append(after)
         has_grammar = any(snapshot.name == "grammar" for snapshot in snapshots)
         refused = text_of(capture.first) if has_grammar and capture.first is not None else None
         return TokenInspection(at, drawn, trace_chain(snapshots, text_of, count, drawn), trace, refused)
-
-
-def _regenerate(
-    context: Context,
-    generation: Generation,
-    capture: CandidateCapture,
-    tokens: Sequence[int],
-    progress: Progress | None,
-) -> bool:
-    """Generate the answer again and capture the last of `tokens`; returns whether the tokens are the same."""
-    last = len(tokens) - 1
-    capture.wants = lambda: len(generation.traces) == last
-    context.rewind(generation.seq_id, generation.tokens)
-    with closing(generation):
-        for event in generate(context, [generation]):
-            if generation.failure:
-                raise generation.failure
-            if generation.finish_reason and generation.cancellation.is_set():
-                raise AbortedError
-            if event.n_final > last:
-                break
-            if progress:
-                progress(event.n_final, last)
-    return [trace.id for trace in generation.traces[: last + 1]] == list(tokens)
-
-
-def _relevant(snapshots: Sequence[CandidateSnapshot], settings: Settings) -> list[CandidateSnapshot]:
-    """The snapshots without the draw at the end, and without a temperature step that only reads."""
-    names = {step.name for step in build_chain(settings)}
-    kept = list(snapshots[:1])
-    for before, snapshot in pairwise(snapshots):
-        is_reading = snapshot.name == "temperature" and "temperature" not in names
-        if snapshot.name != "dist" and (not is_reading or snapshot.rows != before.rows):
-            kept.append(snapshot)
-    return kept
 
 
 def trace_chain(
@@ -194,7 +187,7 @@ def trace_chain(
     """
     import numpy as np  # takes 80 ms, so only here
 
-    model = np.frombuffer(snapshots[0].rows, row_type())
+    model = np.frombuffer(snapshots[0].rows, ROW_TYPE)
     order = np.argsort(-model["logit"], kind="stable")
     ranks = np.empty(len(order), int)
     ranks[order] = np.arange(1, len(order) + 1)
@@ -219,11 +212,11 @@ def trace_chain(
     return ChainTrace(len(order), tuple(steps), tuple(candidates))
 
 
-def _probabilities(snapshot: CandidateSnapshot, n_vocab: int) -> Any:
+def _probabilities(snapshot: CandidateSnapshot, n_vocab: int) -> "NDArray[np.float64]":
     """The probability of each token of the vocabulary; NaN for removed ones."""
     import numpy as np
 
-    rows = np.frombuffer(snapshot.rows, row_type())
+    rows = np.frombuffer(snapshot.rows, ROW_TYPE)
     live = rows[rows["logit"] > -np.inf]
     weights = np.exp(live["logit"].astype(np.float64) - live["logit"].max())
     p = np.full(n_vocab, np.nan)

@@ -37,6 +37,9 @@ class Answer:
     _texts: list[tuple[str, str]] = field(init=False, default_factory=list, repr=False)
     _n_sent: int = field(init=False, default=0, repr=False)
 
+    def __post_init__(self) -> None:
+        self.reasoning = self.request.reasoning
+
     @property
     def prompt(self) -> Prompt:
         return self.request.prompt
@@ -100,7 +103,7 @@ class Answer:
 
     def _send_traces(self, parts: Sequence[Part], event: TokenEvent | None) -> None:
         """Pass on the traces that became certain with this text; without an event it belongs to no token."""
-        text, reasoning = _by_kind(parts)
+        text, reasoning = text_and_reasoning(parts)
         if event:
             has_token = event.id is not None
             del self._texts[event.n_traces - has_token :]  # tokens that were removed
@@ -131,7 +134,8 @@ class Answer:
         }
 
 
-def _by_kind(parts: Sequence[Part]) -> tuple[str, str]:
+def text_and_reasoning(parts: Sequence[Part]) -> tuple[str, str]:
+    """The texts of the answer and of the reasoning in some parts."""
     if len(parts) == 1 and parts[0][0] == "answer":  # the usual case
         return parts[0][1], ""
     answer = "".join(text for kind, text in parts if kind == "answer")

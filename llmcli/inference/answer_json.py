@@ -6,8 +6,8 @@ import os
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta, Struct, to_builtins
 
@@ -40,7 +40,7 @@ _MessageId = Annotated[int, Meta(ge=1, le=10**9)]
 _MAX_ROWS = Meta(max_length=1 << 16)
 
 
-def answer_data(answer: "Answer") -> dict[str, Any]:
+def answer_data(answer: "Answer") -> dict[str, object]:
     """The answer as JSON data, names and timings as in llama-server."""
     timings = answer.record.timings
     omitted = _UNRELATED | ineffective_keys(answer.settings)  # cannot have changed the answer
@@ -62,10 +62,10 @@ def answer_data(answer: "Answer") -> dict[str, Any]:
     }
 
 
-def _token_data(answer: "Answer") -> list[dict[str, Any]]:
+def _token_data(answer: "Answer") -> list[dict[str, object]]:
     """The tokens with their log-probabilities, in the form of llama-server's `completion_probabilities`."""
 
-    def entry(token: int, logprob: float) -> dict[str, Any]:
+    def entry(token: int, logprob: float) -> dict[str, object]:
         piece = answer.engine.tokenizer.piece(token, special=True)
         return {"id": token, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": logprob}
 
@@ -93,7 +93,7 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     settings_sha256: _Sha256 = ""  # of `settings`, the prefill and the grammar
     # Those that decide which tokens are generated and differ from their defaults, so that a setting that a later
     # version adds changes nothing. Version 0.1.0 wrote only their sha256.
-    settings: dict[str, Any] = {}
+    settings: dict[str, object] = {}
     grammar: str = ""  # the GBNF text, if it came from a file or a schema
     system: str = ""  # the system prompt, if it came from a file
     policy_sha256: _Sha256 = ""  # of the file with the temperature policy
@@ -107,7 +107,7 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     flushed: bool = False  # whether the text held back at the end was printed, if the answer was stopped
 
     @classmethod
-    def from_data(cls, data: Any) -> "ReplayManifest":
+    def from_data(cls, data: object) -> "ReplayManifest":
         """The manifest in JSON data; unknown keys, of a newer version, are ignored.
 
         Raises:
@@ -119,13 +119,13 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise ValueError("replay.layout is not valid")
         return manifest
 
-    def to_data(self) -> dict[str, Any]:
+    def to_data(self) -> dict[str, object]:
         """As JSON data, with lists for tuples, without values that equal their default."""
-        data: dict[str, Any] = decode_json(encode(to_builtins(self)))
+        data: dict[str, object] = decode_json(encode(to_builtins(self)))
         return data
 
 
-def replay_data(answer: "Answer", first: int | None = None, continued: int | None = None) -> dict[str, Any]:
+def replay_data(answer: "Answer", first: int | None = None, continued: int | None = None) -> dict[str, object]:
     """The manifest as JSON data; empty if the prompt was not evaluated."""
     if not answer.started or not answer.record.n_ctx:
         return {}
@@ -140,13 +140,11 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
     deciding = _deciding_settings(settings)
     # Who stops an answer does not want to wait.
     identity = answer.engine.identity(_HASH_SECONDS if is_complete else 0)
+    policy_file, _, policy = (settings.temp_policy_file or "").rpartition(":")
     return ReplayManifest(
-        model_sha256=identity.model_sha256,
-        build=identity.build,
-        machine=identity.machine,
+        **asdict(identity),
         n_ctx=record.n_ctx,
         threads=record.n_threads,
-        gpu_layers=identity.gpu_layers,
         template_sha256=_text_sha256(prompt.template) if prompt.template else "",
         template="" if prompt.template == answer.engine.chat_template else prompt.template,
         moment=prompt.time if "strftime_now" in prompt.template else None,
@@ -156,8 +154,8 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
         settings={key: value for key, value in deciding.items() if key != "prefill"},  # a prefill may be long
         grammar="" if grammar == settings.grammar else grammar or "",
         system=_system_file(settings),
-        policy=(settings.temp_policy_file or "").rpartition(":")[2],
-        policy_sha256=_policy_sha256(settings.temp_policy_file) if settings.temp_policy_file else "",
+        policy=policy,
+        policy_sha256=_file_sha256(policy_file) if policy_file else "",
         moves=tuple(shift.moves) if shift else (),
         first=first,
         begun=continued,
@@ -176,22 +174,20 @@ def _text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _deciding_settings(settings: Settings) -> dict[str, Any]:
+def _file_sha256(path: str) -> str:
+    """The sha256 of a file; "" if it cannot be read."""
+    with suppress(OSError), open(os.path.expanduser(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+    return ""
+
+
+def _deciding_settings(settings: Settings) -> dict[str, object]:
     effective = _DECIDING - ineffective_keys(settings)
     # The default order of a later version may have a sampler more, which is off.
     if build_chain(settings) == build_chain(replace(settings, samplers=DEFAULT_ORDER)):
         effective -= {"samplers"}
     deciding = ((key, field, getattr(settings, key)) for key, field in sorted(fields().items()) if key in effective)
     return {key: to_datum(field, value) for key, field, value in deciding if value != field.default}
-
-
-def _policy_sha256(place: str) -> str:
-    """The sha256 of the file in FILE.py:NAME; "" if it cannot be read."""
-    try:
-        with open(os.path.expanduser(place.rpartition(":")[0]), "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()
-    except OSError:
-        return ""
 
 
 def _system_file(settings: Settings) -> str:

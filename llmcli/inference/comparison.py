@@ -5,15 +5,14 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from math import prod
 from time import perf_counter
-from typing import Any
 
-from llmcli.errors import LlmcliError, UsageError
+from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.answer_json import answer_data
-from llmcli.inference.engine import Engine, Progress, Request, check_request
+from llmcli.inference.engine import Progress, check_request
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.model import ModelParams
-from llmcli.params.param import fields_of
+from llmcli.params.param import SettingValue, fields_of
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.samplers import seed_after
 from llmcli.params.settings import fields, find, to_datum
@@ -21,7 +20,7 @@ from llmcli.text import ellipsize
 
 END = "end"  # the kind of the last part of each answer, whose text is its finish reason
 Piece = tuple[int, str, str]  # index of the answer, "answer", "think" or "end", text
-Parse = Callable[[str, str], tuple[str, Any]]  # name and text of a setting -> its key and typed value
+Parse = Callable[[str, str], tuple[str, SettingValue]]  # name and text of a setting -> its key and typed value
 MAX_VARIANTS = 64
 _MAX_LABEL = 28  # characters of a value in a label
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
@@ -33,7 +32,7 @@ class Variant:
     """One of the answers: the settings that differ from the other variants, as text and as typed values by key."""
 
     label: str
-    values: Mapping[str, Any]
+    values: Mapping[str, SettingValue]
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,10 @@ class _Axis:
 
     name: str
     key: str
-    values: Sequence[tuple[str, Any]]
+    values: Sequence[tuple[str, SettingValue]]
 
 
-def parse_value(name: str, text: str) -> tuple[str, Any]:
+def parse_value(name: str, text: str) -> tuple[str, SettingValue]:
     """The key and the typed value of a setting.
 
     Raises:
@@ -150,7 +149,7 @@ class Statistics:
     mean_p: float | None
     repetition: float | None
 
-    def to_data(self) -> dict[str, Any]:
+    def to_data(self) -> dict[str, object]:
         """As JSON data."""
         return {key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(self).items()}
 
@@ -179,45 +178,28 @@ def distinct_n(tokens: Sequence[int], n: int) -> float | None:
     return len(set(runs)) / len(runs) if runs else None
 
 
-@dataclass
-class CompareResult:
-    """One of the answers with its variant and its statistics."""
-
-    variant: Variant
-    answer: Answer
-
-    @property
-    def failure(self) -> LlmcliError | None:
-        """The error that ended it, if it failed."""
-        return self.answer.record.failure
-
-    @property
-    def statistics(self) -> Statistics:
-        """The statistics of the answer so far."""
-        return statistics_of(self.answer)
-
-    def data(self) -> dict[str, Any]:
-        """As JSON data."""
-        settings = {key: to_datum(fields()[key], value) for key, value in self.variant.values.items()}
-        head = {"label": self.variant.label, "settings": settings, "stats": self.statistics.to_data()}
-        error = {"error": str(self.failure)} if self.failure else {}
-        return {**head, **answer_data(self.answer), **error}
+def variant_data(variant: Variant, answer: Answer) -> dict[str, object]:
+    """The answer to a variant as JSON data."""
+    settings = {key: to_datum(fields()[key], value) for key, value in variant.values.items()}
+    head = {"label": variant.label, "settings": settings, "stats": statistics_of(answer).to_data()}
+    error = {"error": str(answer.record.failure)} if answer.record.failure else {}
+    return {**head, **answer_data(answer), **error}
 
 
 class Comparison:
     """Iterate over `parts()` to its end, then read the answers. `progress` is called while the prompt is evaluated."""
 
-    def __init__(self, engine: Engine, answers: Sequence[tuple[Variant, Answer]]) -> None:
-        """`answers` are for this engine and have not started; they are traced if it can do that."""
-        self.engine = engine
-        self.results = [CompareResult(variant, answer) for variant, answer in answers]
+    def __init__(self, answers: Sequence[Answer]) -> None:
+        """`answers` have one engine and have not started; they are traced if it can do that."""
+        self.engine = answers[0].engine
+        self.answers = answers
         self.seconds = 0.0  # in which tokens were generated
         self.progress: Progress | None = None
 
     @property
     def interrupted(self) -> bool:
         """Whether it was stopped before all answers ended."""
-        return any(one.answer.finish_reason == "interrupt" for one in self.results)
+        return any(answer.finish_reason == "interrupt" for answer in self.answers)
 
     def parts(self) -> Generator[Piece, None, None]:
         """The parts of all answers as they are generated; an answer that fails ends alone.
@@ -225,9 +207,14 @@ class Comparison:
         Raises:
             ContextOverflowError, UsageError: before the first part.
         """
+        for request in (answer.request for answer in self.answers):
+            request.progress = self.progress
+            if self.engine.capabilities.traces:
+                request.trace = request.trace or 0
+            check_request(self.engine, request)
         last = 0.0
-        for event in self.engine.generate([self._request(one) for one in self.results]):
-            index, answer, now = event.index, self.results[event.index].answer, perf_counter()
+        for event in self.engine.generate([answer.request for answer in self.answers]):
+            index, answer, now = event.index, self.answers[event.index], perf_counter()
             if answer.started:
                 self.seconds += now - last
             else:  # before the first token of an answer its prompt was evaluated
@@ -236,14 +223,6 @@ class Comparison:
             yield from _tagged(index, answer.push(event))
             if event.finish_reason:
                 yield index, END, event.finish_reason
-
-    def _request(self, one: CompareResult) -> Request:
-        request = one.answer.request
-        request.progress, request.label = self.progress, one.variant.label
-        if self.engine.capabilities.traces:
-            request.trace = request.trace or 0
-        check_request(self.engine, request)
-        return request
 
 
 def _tagged(index: int, parts: Iterator[Part]) -> Iterator[Piece]:

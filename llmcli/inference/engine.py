@@ -1,7 +1,7 @@
 """The interface between whoever asks for answers and whatever generates them: a model in this process or elsewhere."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -90,7 +90,7 @@ class Request:
     Attributes:
         grammar: GBNF that the answer matches.
         progress: called while the prompt is evaluated.
-        starts_in_reasoning: the prompt ends inside the model's reasoning.
+        reasoning: the reasoning so far, if the answer continues another one.
         live_shift: changes the temperature while the answer is generated.
         trace: record how each token is sampled, with so many alternatives; None = no trace.
         cancellation: ends this answer, and keeps its text.
@@ -101,17 +101,21 @@ class Request:
     settings: Settings
     grammar: str | None = None
     progress: Progress | None = None
-    starts_in_reasoning: bool = False
+    reasoning: str = ""
     live_shift: TemperatureShift | None = None
     trace: int | None = None
     cancellation: Cancellation = field(default_factory=Cancellation)
     label: str = ""
 
+    def continue_from(self, reasoning: str, text: str) -> None:
+        """Continue an answer, whose reasoning and text are at the end of the prompt already."""
+        self.reasoning, self.settings = reasoning, replace(self.settings, prefill=text or None)
+
     def splitter(self) -> ReasoningSplitter | None:
         """A new splitter of reasoning and answer; None where all text is the answer."""
         if self.settings.raw or self.settings.prefill:
             return None
-        return ReasoningSplitter(self.prompt.text, self.starts_in_reasoning)
+        return ReasoningSplitter(self.prompt.text, bool(self.reasoning))
 
 
 @dataclass(frozen=True, kw_only=True)

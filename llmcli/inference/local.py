@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli.engine.events import Batches, Cancellation, TemperatureShift, TokenEvent
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama import bindings, hardware
-from llmcli.engine.llama.context import AbortedError, Context, ContextParams, check_layout, drop_last_batch
+from llmcli.engine.llama.context import AbortedError, Context, ContextParams
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.reasoning import show_tags
 from llmcli.engine.sampling.chain import StepObserver
@@ -156,17 +156,16 @@ class LocalEngine:
 
     def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:
         if self._context and 0 < len(tokens) < self._context.n_ctx:
-            self._context.cancellation = cancellation or Cancellation()
+            self._context.watch([cancellation] if cancellation else [])
             with suppress(AbortedError):
                 self._context.prefill(0, tokens)
 
     def evaluate_batches(self, request: Request, layout: Batches) -> None:
         tokens = request.prompt.tokens
         context = self._context_for(len(tokens), request.settings)
-        check_layout(layout, len(tokens), context.n_batch, context.n_ctx)
-        context.cancellation = request.cancellation
+        context.watch([request.cancellation])
         with suppress(AbortedError):  # the answer is cancelled as well
-            context.prefill_as(0, tokens[: len(tokens) - layout[-1][1]], drop_last_batch(layout))
+            context.prefill_as(0, tokens, layout)
 
     def inspector(self, request: Request, tokens: Sequence[int]) -> "TokenInspector":
         from llmcli.engine.token_inspection import TokenInspector  # only /why needs it

@@ -2,13 +2,14 @@
 
 import os
 import re
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from llmcli.inference.engine import Prompt, TemplateOptions, TokenChunk, Tokenizer
+from llmcli.inference.engine import Message, Prompt, TemplateOptions, TokenChunk, Tokenizer
 
 if TYPE_CHECKING:
-    from llmcli.inference.template import ChatTemplate, Message
+    from llmcli.inference.template import ChatTemplate
 
 _CACHE_SIZE = 1 << 22  # characters of the cached texts, of each kind; a token takes about 40 bytes
 _Value = TypeVar("_Value")
@@ -22,30 +23,21 @@ class PromptRenderer:
         self._cache = TokenCache(tokenizer)
         self._template: ChatTemplate | None = None
 
-    def render(self, request: "Sequence[Message] | str", options: TemplateOptions) -> Prompt:
+    def render(self, request: Sequence[Message] | str, options: TemplateOptions) -> Prompt:
         """The prompt for messages, or for a raw text; see `render_prompt`."""
         if isinstance(request, str):
             text = request + options.prefill
             return Prompt.of_tokens(text, raw_tokens(self._tokenizer, text), request)
-        template = self._compile(options)
-        template.time = options.time
-        text, tokens = render_prompt(template, self._tokenizer, request, options.prefill, options.thinking, self._cache)
-        return Prompt(text, (TokenChunk(tokens),), request, template.source, template.rendered_at)
-
-    def _compile(self, options: TemplateOptions) -> "ChatTemplate":
-        from llmcli.inference.template import ChatTemplate  # Jinja takes its time
-
         if self._template is None or self._template.source != options.source:
-            texts = special_texts(self._tokenizer)
-            self._template = ChatTemplate(options.source, texts, options.origin, options.is_given)
-        return self._template
+            from llmcli.inference.template import ChatTemplate  # Jinja takes its time
 
-
-def special_texts(tokenizer: Tokenizer) -> dict[str, str]:
-    """The texts of BOS and EOS under the names that chat templates use."""
-    tokens = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos}
-    pieces = {name: b"" if token is None else tokenizer.piece(token, special=True) for name, token in tokens.items()}
-    return {name: piece.decode("utf-8", "replace") for name, piece in pieces.items()}
+            names = {"bos_token": self._tokenizer.bos, "eos_token": self._tokenizer.eos}
+            special = {name: "" if token is None else _piece(self._tokenizer, token) for name, token in names.items()}
+            self._template = ChatTemplate(options.source, special, options.origin, options.is_given)
+        template = self._template
+        template.time = time.time() if options.time is None else options.time
+        text, tokens = render_prompt(template, self._cache, request, options.prefill, options.thinking)
+        return Prompt(text, (TokenChunk(tokens),), request, template.source, template.time)
 
 
 def raw_tokens(vocab: Tokenizer, text: str) -> list[int]:
@@ -55,11 +47,10 @@ def raw_tokens(vocab: Tokenizer, text: str) -> list[int]:
 
 def render_prompt(
     template: "ChatTemplate",
-    vocab: Tokenizer,
-    messages: "Sequence[Message]",
+    cache: "TokenCache",
+    messages: Sequence[Message],
     prefill: str = "",
     thinking: bool = True,
-    cache: "TokenCache | None" = None,
 ) -> tuple[str, list[int]]:
     """The prompt as text and as tokens, ending where the answer begins (after `prefill`).
 
@@ -68,11 +59,9 @@ def render_prompt(
     those that llama.cpp makes of the whole text. With the same `cache` for the next prompt of a conversation, only new
     text is tokenized; the result is the same.
     """
-    if cache is None or cache.vocab is not vocab:
-        cache = TokenCache(vocab)
     safe = [{**m, "content": cache.mark(str(m["content"]))} for m in messages]
     parts = cache.split(template.render(safe, thinking) + cache.mark(prefill))
-    return "".join(parts), with_bos(vocab, cache.tokenize(parts))
+    return "".join(parts), with_bos(cache.vocab, cache.tokenize(parts))
 
 
 def with_bos(vocab: Tokenizer, tokens: list[int]) -> list[int]:
@@ -130,8 +119,7 @@ class TokenCache:
             token for token in set(vocab.tokenize(content, parse_special=True)) if vocab.is_control(token)
         }:
             before = content
-            names = (vocab.piece(token, special=True).decode("utf-8", "replace") for token in control)
-            for name in sorted(names, key=len):
+            for name in sorted((_piece(vocab, token) for token in control), key=len):
                 if name and name in content:
                     number = self._written.setdefault(name, len(self._written))
                     content = content.replace(name, f"\ue000{self._nonce}{number}\ue001")
@@ -178,6 +166,10 @@ class _Memo(Generic[_Value]):
             del self._results[oldest]
             self._room += len(oldest)
         return result
+
+
+def _piece(vocab: Tokenizer, token: int) -> str:
+    return vocab.piece(token, special=True).decode("utf-8", "replace")
 
 
 def _cut_before(name: str, text: str) -> list[str]:

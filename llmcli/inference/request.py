@@ -94,7 +94,7 @@ def grammar_text(settings: Settings, warn: Callable[[str], object] | None = None
     if settings.json_schema is not None:
         from llmcli.engine.sampling.grammar import schema_to_gbnf, unenforced_keywords
 
-        schema = _inline_or_file(settings.json_schema, "{")
+        schema = _inline_or_file(settings.json_schema)
         gbnf = schema_to_gbnf(schema)
         if warn and (words := unenforced_keywords(schema)):
             warn(f"json_schema: cannot enforce {', '.join(words)}; check the output")
@@ -104,11 +104,13 @@ def grammar_text(settings: Settings, warn: Callable[[str], object] | None = None
     return settings.grammar
 
 
-def _inline_or_file(text: str, mark: str) -> str:
-    """A text that contains `mark` is the content itself; any other is the name of a file."""
-    if mark in text or len(text) > _MAX_NAME or "\n" in text:
-        return text
-    return read_text(text)
+def is_inline(text: str) -> bool:
+    """Whether a schema or a template is the content itself; any other text is the name of a file."""
+    return "{" in text or len(text) > _MAX_NAME or "\n" in text
+
+
+def _inline_or_file(text: str) -> str:
+    return text if is_inline(text) else read_text(text)
 
 
 def build_prompt(engine: "Engine", settings: Settings, text: str, system: str | None) -> "Prompt":
@@ -135,7 +137,7 @@ def template_options(engine: "Engine", settings: Settings) -> "TemplateOptions":
     source, origin, is_given = engine.chat_template, "the model's chat template", settings.chat_template is not None
     if settings.chat_template is not None:
         try:
-            source, origin = _inline_or_file(settings.chat_template, "{"), "the chat template"
+            source, origin = _inline_or_file(settings.chat_template), "the chat template"
         except LlmcliError as error:
             error.hint = "give a Jinja template or its file; llmcli has no built-in templates"
             raise

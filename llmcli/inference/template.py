@@ -7,7 +7,7 @@ from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, M
 from datetime import datetime
 from functools import partial, wraps
 from string import Formatter
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.exceptions import SecurityError
@@ -20,9 +20,10 @@ from jinja2.utils import Cycler, Namespace, pass_context
 from jinja2.visitor import NodeTransformer
 
 from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
+from llmcli.inference.engine import Message
 
-Message = Mapping[str, Any]
-OBJECT = 64  # cost of an object or of one iteration of a loop, in characters
+_T = TypeVar("_T")
+_OBJECT = 64  # cost of an object or of one iteration of a loop, in characters
 _HINT = "use another template with --chat-template"
 _GIVEN_HINT = "correct the template, which gets messages, add_generation_prompt, bos_token and eos_token"
 _SECONDS = 2.0  # for one rendering
@@ -64,10 +65,9 @@ class ChatTemplate:
         """`special` has `bos_token` and `eos_token`; `origin` names the template in errors."""
         self.source = source
         self.time: float | None = None  # the time for the template (seconds since 1970); None: now
-        self.rendered_at = 0.0  # the time that the last rendering used
         self._special = dict(special)
         self._origin, self._is_given = origin, is_given
-        self._sandbox = Sandbox(RenderBudget(_SPARE_OUTPUT))
+        self._sandbox = _Sandbox()
         if len(source) > _MAX_SOURCE:
             raise self._error(ModelInvalidError(f"{origin} has more than {_MAX_SOURCE} characters", _HINT))
         try:
@@ -75,7 +75,7 @@ class ChatTemplate:
         except Exception as error:  # of Jinja, or of Python, which compiles the code that Jinja makes
             raise self._error(ModelInvalidError(f"{origin} is not valid Jinja: {_line(error)}", _HINT)) from None
 
-    def render(self, messages: Sequence[Message], thinking: bool = True, generation_prompt: bool = True) -> str:
+    def render(self, messages: Sequence[Message], thinking: bool = True) -> str:
         """The prompt text for `messages` of {"role", "content"}.
 
         Where a template refuses a system message, it comes before the first user message, as in llama.cpp.
@@ -83,10 +83,10 @@ class ChatTemplate:
         Raises:
             LlmcliError: when the template fails, or exceeds the limits of time and text.
         """
-        variables = {"add_generation_prompt": generation_prompt, **self._special}
-        self.rendered_at = self._sandbox.time = time.time() if self.time is None else self.time
+        variables = {"add_generation_prompt": True, **self._special}
         if not thinking:
             variables |= {"enable_thinking": False, "thinking": False}
+        self._sandbox.time = time.time() if self.time is None else self.time
         attempts = [messages]
         if messages and messages[0]["role"] == "system":
             content, rest = messages[0]["content"], messages[1:]
@@ -105,9 +105,9 @@ class ChatTemplate:
     def _error(self, error: LlmcliError) -> LlmcliError:
         return UsageError(str(error), _GIVEN_HINT) if self._is_given else error
 
-    def _render(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
+    def _render(self, messages: Sequence[Message], variables: Mapping[str, object]) -> str:
         size = sum(len(str(message["content"])) for message in messages)
-        self._sandbox.budget = RenderBudget(_ROOM + 128 * size)
+        self._sandbox.start(_ROOM + 128 * size)
         limit = 8 * size + _SPARE_OUTPUT
         pieces = []
         for piece in self._template.generate(messages=[dict(m) for m in messages], **variables):
@@ -122,47 +122,7 @@ def _line(error: Exception) -> str:
     return " ".join((str(error) or type(error).__name__).split())[:160]
 
 
-class RenderBudget:
-    """The budget of one rendering: seconds, and characters to produce; an object or an iteration costs `OBJECT`."""
-
-    def __init__(self, room: int) -> None:
-        self._room, self._end = room, time.monotonic() + _SECONDS
-
-    def spend(self, amount: int) -> None:
-        """Charge for `amount` characters before they are produced."""
-        self._room -= max(amount, 0)
-        if self._room < 0:
-            raise SecurityError("it produces too much text or loops too often")
-        if time.monotonic() > self._end:
-            raise SecurityError(f"it takes longer than {_SECONDS:g} seconds")
-
-    def weigh(self, value: Any) -> Any:
-        """`value`, charged with everything in it, so that it cannot be expensive to print or compare."""
-        pending = [value]
-        while pending:
-            item = pending.pop()
-            self.spend(OBJECT + (len(item) if isinstance(item, str) else 0))
-            if isinstance(item, dict):
-                pending += (*item.keys(), *item.values())
-            elif isinstance(item, (list, tuple, set, KeysView, ValuesView, ItemsView)):
-                pending += item
-            elif isinstance(item, int) and item.bit_length() > 64:
-                raise SecurityError("it computes a number that is too large")
-        return value
-
-    def each(self, values: Iterable[Any], text: int = 0) -> Iterator[Any]:
-        """The values of a loop, each charged with the `text` fixed characters of the loop body."""
-        for value in values:
-            self.spend(OBJECT + text)
-            yield value
-
-    def cut(self, value: Any) -> Any:
-        """A slice, charged for its copy only: its items exist already."""
-        self.spend(len(value) * (1 if isinstance(value, str) else 8))
-        return value
-
-
-class BudgetInjector(NodeTransformer):
+class _BudgetInjector(NodeTransformer):
     """Adds charges where a sandbox has no hook: loops, `~`, lists, slices."""
 
     def visit(self, node: nodes.Node, *_args: Any, **_kwargs: Any) -> nodes.Node:
@@ -182,28 +142,31 @@ class BudgetInjector(NodeTransformer):
         return node
 
 
-def _filter(node: Any, name: str, *args: nodes.Expr) -> nodes.Filter:
+def _filter(node: nodes.Node, name: str, *args: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(node, name, list(args), [], None, None, lineno=node.lineno)
 
 
-class Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja as `transformers` configures it for chat templates. `budget` is that of one rendering or compilation."""
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja as `transformers` configures it for chat templates, with a budget for one rendering or compilation.
+
+    The budget is seconds, and characters to produce; an object or an iteration costs `_OBJECT`.
+    """
 
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
-    def __init__(self, budget: RenderBudget) -> None:
+    def __init__(self) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=["jinja2.ext.loopcontrols", _Generation],
             finalize=self._output,
         )
-        self.budget = budget
         self.time = 0.0  # the time for the template, in seconds since 1970
+        self.start(_SPARE_OUTPUT)
         self.filters = {name: self._charged(name) for name in _FILTERS} | {
-            "each": lambda values, text: self.budget.each(values, text),
-            "weigh": lambda value: self.budget.weigh(value),
-            "cut": lambda value: self.budget.cut(value),
+            "each": self._each,
+            "weigh": self._weigh,
+            "cut": self._cut,
             "join": self._join,
             "replace": self._replace,
             "indent": self._indent,
@@ -215,6 +178,43 @@ class Sandbox(ImmutableSandboxedEnvironment):
             "raise_exception": _raise,
             "strftime_now": lambda shape: datetime.fromtimestamp(self.time).strftime(shape[:200]),
         }
+
+    def start(self, room: int) -> None:
+        """Begin a new budget of `room` characters."""
+        self._room, self._end = room, time.monotonic() + _SECONDS
+
+    def _spend(self, amount: int) -> None:
+        """Charge for `amount` characters before they are produced."""
+        self._room -= max(amount, 0)
+        if self._room < 0:
+            raise SecurityError("it produces too much text or loops too often")
+        if time.monotonic() > self._end:
+            raise SecurityError(f"it takes longer than {_SECONDS:g} seconds")
+
+    def _weigh(self, value: _T) -> _T:
+        """`value`, charged with everything in it, so that it cannot be expensive to print or compare."""
+        pending: list[object] = [value]
+        while pending:
+            item = pending.pop()
+            self._spend(_OBJECT + (len(item) if isinstance(item, str) else 0))
+            if isinstance(item, dict):
+                pending += (*item.keys(), *item.values())
+            elif isinstance(item, (list, tuple, set, KeysView, ValuesView, ItemsView)):
+                pending += item
+            elif isinstance(item, int) and item.bit_length() > 64:
+                raise SecurityError("it computes a number that is too large")
+        return value
+
+    def _each(self, values: Iterable[_T], text: int = 0) -> Iterator[_T]:
+        """The values of a loop, each charged with the `text` fixed characters of the loop body."""
+        for value in values:
+            self._spend(_OBJECT + text)
+            yield value
+
+    def _cut(self, value: Sequence[object]) -> Sequence[object]:
+        """A slice, charged for its copy only: its items exist already."""
+        self._spend(len(value) * (1 if isinstance(value, str) else 8))
+        return value
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Allow only what chat templates need: a few methods, `loop`, `namespace` and `cycler`."""
@@ -234,33 +234,33 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return partial(self._format, owner)
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        self.budget.spend(OBJECT)
+        self._spend(_OBJECT)
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str) and function.__name__ == "join":
             return self._join(args[0] if args else (), owner)
         if isinstance(owner, str) and function.__name__ == "replace":
             return self._replace(owner, *args)
-        return self.budget.weigh(super().call(context, function, *args, **kwargs))
+        return self._weigh(super().call(context, function, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str):
             raise SecurityError("text formatting is not allowed")
         if operator == "*":
-            self.budget.spend(max(_repeated(left, right), _repeated(right, left)))
+            self._spend(max(_repeated(left, right), _repeated(right, left)))
         if operator == "**" and isinstance(left, int) and left.bit_length() * abs(right) > 64:
             raise SecurityError("it computes a number that is too large")
-        return self.budget.weigh(super().call_binop(context, operator, left, right))
+        return self._weigh(super().call_binop(context, operator, left, right))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
-        BudgetInjector().generic_visit(tree)
+        _BudgetInjector().generic_visit(tree)
         tree.set_environment(self)
         return tree
 
     @pass_context  # so that the compiler does not print constants without this
     def _output(self, _context: Any, value: Any) -> str:
         text = value if isinstance(value, str) else str(value)
-        self.budget.spend(len(text))
+        self._spend(len(text))
         return text
 
     def _charged(self, name: str) -> Callable[..., Any]:
@@ -271,22 +271,22 @@ class Sandbox(ImmutableSandboxedEnvironment):
         def call(*args: Any, **kwargs: Any) -> Any:
             if name in _LAZY:  # it may read many values before it yields one
                 context, values, *others = args
-                args = (context, self.budget.each(values or ()), *others)
+                args = (context, self._each(values or ()), *others)
             result = function(*args, **kwargs)
-            return map(self.budget.weigh, result) if isinstance(result, Iterator) else self.budget.weigh(result)
+            return map(self._weigh, result) if isinstance(result, Iterator) else self._weigh(result)
 
         return call
 
     def _join(self, values: Iterable[Any], separator: Any = "", attribute: str | None = None) -> str:
         if attribute is not None:
             values = map(make_attrgetter(self, attribute), values)
-        texts = [str(value) for value in self.budget.each(values)]
-        self.budget.spend(len(texts) * len(str(separator)) + sum(map(len, texts)))
+        texts = [str(value) for value in self._each(values)]
+        self._spend(len(texts) * len(str(separator)) + sum(map(len, texts)))
         return str(separator).join(texts)
 
     def _replace(self, text: Any, old: Any, new: Any, count: int | None = None) -> str:
         text, old, new = str(text), str(old), str(new)
-        self.budget.spend(len(text) + text.count(old) * len(new))
+        self._spend(len(text) + text.count(old) * len(new))
         return str(text.replace(old, new, -1 if count is None else count))
 
     def _format(self, text: str, *args: Any, **kwargs: Any) -> str:
@@ -305,7 +305,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def _indent(self, text: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
         text = str(text)
         pad = len(width) if isinstance(width, str) else width
-        self.budget.spend(len(text) + (text.count("\n") + 1) * pad)
+        self._spend(len(text) + (text.count("\n") + 1) * pad)
         return do_indent(text, width, first, blank)
 
     def _tojson(

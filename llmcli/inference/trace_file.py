@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, Struct
 from msgspec.structs import astuple
@@ -91,7 +91,7 @@ class TraceWriter:
             raise DiskError(f"cannot write {self.path}: {error_text(error)}") from None
 
 
-def to_data(token: TokenTrace) -> dict[str, Any]:
+def to_data(token: TokenTrace) -> dict[str, object]:
     """The JSON object of a token; numbers keep 6 significant digits, the time 3 decimals."""
     data = _rounded(token._asdict())
     data |= {"top": [_rounded(one._asdict()) for one in token.top], "time": round(token.time, 3)}
@@ -101,11 +101,11 @@ def to_data(token: TokenTrace) -> dict[str, Any]:
     return data
 
 
-def _rounded(data: dict[str, Any]) -> dict[str, Any]:
+def _rounded(data: dict[str, object]) -> dict[str, object]:
     return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in data.items()}
 
 
-def from_data(data: Any) -> TokenTrace:
+def from_data(data: object) -> TokenTrace:
     """The token of a JSON object; unknown keys are ignored.
 
     Raises:

@@ -18,7 +18,8 @@ from llmcli.ui.terminal.output import print_drawn, print_line, print_rows, to_st
 from llmcli.ui.terminal.progress import LiveView
 
 if TYPE_CHECKING:
-    from llmcli.inference.comparison import CompareResult, Comparison
+    from llmcli.inference.answer import Answer
+    from llmcli.inference.comparison import Comparison
     from llmcli.ui.markdown.render import Renderer
 
 _NARROWEST = 28  # minimum columns of an answer
@@ -199,11 +200,11 @@ def warn_ineffective(answers: Sequence[tuple[str, ResolvedSettings]]) -> None:
 
 def print_texts(comparison: "Comparison", think: bool) -> None:
     """Print the answers to stdout, each under its label; with `think`, before each its reasoning to stderr."""
-    for one in comparison.results:
-        print_line(f"== {one.variant.label} ==")
-        if think and one.answer.reasoning:
-            console.think(one.answer.reasoning + "\n\n")
-        print_line(one.answer.text.rstrip("\n"))
+    for answer in comparison.answers:
+        print_line(f"== {answer.request.label} ==")
+        if think and answer.reasoning:
+            console.think(answer.reasoning + "\n\n")
+        print_line(answer.text.rstrip("\n"))
 
 
 def print_summary(comparison: "Comparison", live: bool) -> None:
@@ -212,11 +213,11 @@ def print_summary(comparison: "Comparison", live: bool) -> None:
     if live or not console.quiet:
         with to_stderr(not live), suppress(*ignored):
             print_line("")
-            rows = [_figures(number, one) for number, one in enumerate(comparison.results, 1)]
+            rows = [_figures(number, one) for number, one in enumerate(comparison.answers, 1)]
             right = [head for head in _HEADS if head not in ("VARIANT", "END")]
             print_rows(_HEADS, rows, right=right, spare=_SPARE)
     console.note(_LEGEND)
-    timings = [one.answer.record.timings for one in comparison.results]
+    timings = [answer.record.timings for answer in comparison.answers]
     generated, read = sum(t.predicted_n for t in timings), sum(t.prompt_n for t in timings)
     seconds = comparison.seconds
     speed = f" in {seconds:.1f} s, {generated / seconds:.0f} tokens/s" if seconds else ""
@@ -224,18 +225,20 @@ def print_summary(comparison: "Comparison", live: bool) -> None:
     console.note(f"{total}{speed}; {plural(read, 'prompt token')} evaluated")
 
 
-def _figures(number: int, result: "CompareResult") -> Sequence[str]:
-    s = result.statistics
+def _figures(number: int, answer: "Answer") -> Sequence[str]:
+    from llmcli.inference.comparison import statistics_of
+
+    s = statistics_of(answer)
     shares = (s.distinct_1, s.distinct_2, s.distinct_3, s.mean_p, s.repetition)
     texts = ("-" if share is None else f"{share:.2f}" for share in shares)
-    return str(number), result.variant.label, str(s.tokens), str(s.words), *texts, result.answer.finish_reason
+    return str(number), answer.request.label, str(s.tokens), str(s.words), *texts, answer.finish_reason
 
 
 def print_errors(comparison: "Comparison") -> None:
     """Print the errors of answers that failed."""
-    for one in comparison.results:
-        if one.failure:
-            console.error(f"{one.variant.label}: {one.failure}", one.failure.hint)
+    for answer in comparison.answers:
+        if failure := answer.record.failure:
+            console.error(f"{answer.request.label}: {failure}", failure.hint)
 
 
 def view_of(comparison: "Comparison", settings: Settings) -> CompareView:
@@ -245,9 +248,9 @@ def view_of(comparison: "Comparison", settings: Settings) -> CompareView:
 
     color, theme = wants_color(sys.stdout), theme_of(settings.theme)
     columns = []
-    for one in comparison.results:
-        is_raw = one.answer.settings.raw or not settings.markdown
-        columns.append(Column(one.variant.label, Renderer(theme, color), is_raw))
+    for answer in comparison.answers:
+        is_raw = answer.settings.raw or not settings.markdown
+        columns.append(Column(answer.request.label, Renderer(theme, color), is_raw))
     return CompareView(print_drawn, shutil.get_terminal_size, columns, color)
 
 

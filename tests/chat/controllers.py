@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.chat.background_load import BackgroundLoad
-from llmcli.chat.controller import ChatController
+from llmcli.chat.controller import ChatController, Turn
 from llmcli.chat.conversation import Message
 from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.sessions.session import Session
-from llmcli.chat.turn import Turn
 from llmcli.config.presets import LayerStack
 from llmcli.engine.events import Cancellation, TokenEvent
 from llmcli.engine.llama.context import Context, ContextParams

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmcli.chat.recorded_answer import RecordedAnswer, from_output
 from llmcli.chat.replay import Replay, replay_settings
-from llmcli.engine.events import Cancellation, TemperatureShift
+from llmcli.engine.events import TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.engine import Request
@@ -21,10 +21,10 @@ N_CTX = 768
 QUESTIONS = ("Name a river.", "Write a line about the moon, please.", "What is 7 times 9?", "Tell me a short story.")
 
 
-def opened(path: Path, flag: Cancellation | None = None) -> Iterator[LocalEngine]:
+def opened(path: Path) -> Iterator[LocalEngine]:
     settings = Settings(n_ctx=N_CTX, n_threads=1)
     name = STARTER if path.name == STARTER_NAME else path.stem
-    local = LocalEngine(ResolvedModel(ModelFile(path, (path,), name, trusted=True)), settings, flag or Cancellation())
+    local = LocalEngine(ResolvedModel(ModelFile(path, (path,), name, trusted=True)), settings)
     local.open_context(settings)
     yield local
     local.close()

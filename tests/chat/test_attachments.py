@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from llmcli.chat.attachments import Attachment, attach, expand, find_mentions, to_message_text
+from llmcli.chat.attachments import attach, expand, find_mentions
+from llmcli.chat.conversation import Attachment, Message
 from llmcli.errors import DiskError, UsageError
 
 WINDOWS = sys.platform == "win32"
@@ -158,6 +159,10 @@ def test_a_pattern_with_no_match_or_too_many_is_an_error(folder: Path) -> None:
         expand("*.log")
 
 
+def text_of(*attachments: Attachment) -> str:
+    return Message(1, None, "user", "Look.", attachments=attachments).text
+
+
 @pytest.mark.parametrize(
     ("name", "text", "block"),
     [
@@ -171,17 +176,17 @@ def test_a_pattern_with_no_match_or_too_many_is_an_error(folder: Path) -> None:
     ],
 )
 def test_a_model_reads_a_fenced_block_under_the_name(name: str, text: str, block: str) -> None:
-    assert to_message_text([Attachment(name, text)]) == block
+    assert text_of(Attachment(name, text)) == f"Look.\n\n{block}"
 
 
 def test_several_files_are_separate_blocks() -> None:
-    two = to_message_text([Attachment("a.txt", "a"), Attachment("b.txt", "b")])
-    assert two == "File a.txt:\n```\na\n```\n\nFile b.txt:\n```\nb\n```"
-    assert to_message_text([]) == ""
+    two = text_of(Attachment("a.txt", "a"), Attachment("b.txt", "b"))
+    assert two == "Look.\n\nFile a.txt:\n```\na\n```\n\nFile b.txt:\n```\nb\n```"
+    assert text_of() == "Look."
 
 
 @given(st.text("`~ab\n "))
 def test_no_text_ends_its_own_fence(text: str) -> None:
-    tokens = MarkdownIt("commonmark").parse(to_message_text([Attachment("a.txt", text), Attachment("b.txt", "end")]))
+    tokens = MarkdownIt("commonmark").parse(text_of(Attachment("a.txt", text), Attachment("b.txt", "end")))
     fences = [token.content for token in tokens if token.type == "fence"]
     assert fences == [text if text.endswith("\n") or not text else text + "\n", "end\n"]

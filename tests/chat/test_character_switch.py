@@ -5,7 +5,8 @@ import json
 import pytest
 
 from llmcli.chat.background_load import BackgroundLoad
-from llmcli.chat.controller import ChatController, greet, use_character
+from llmcli.chat.characters import greet, use_character
+from llmcli.chat.controller import ChatController
 from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
 from llmcli.config.characters import Character, character_layer
@@ -32,12 +33,12 @@ def started_with(character: Character, session: Session) -> ChatController:
     return new_controller(session, character_layer(character), Layer("flag", {"character": "ahab", "seed": 3}))
 
 
-def settings_of(controller: ChatController) -> tuple[str | None, object, int]:
+def settings_of(controller: ChatController) -> tuple[str, str | None, object, int]:
     settings = controller.settings
-    return settings.system, settings.temperature, settings.top_k
+    return controller.session.character, settings.system, settings.temperature, settings.top_k
 
 
-DEFAULTS = (None, Settings().temperature, Settings().top_k)
+DEFAULTS = ("", None, Settings().temperature, Settings().top_k)
 
 
 @pytest.mark.parametrize("from_command_line", [True, False])
@@ -46,11 +47,16 @@ def test_a_character_replaces_the_one_before_it(from_command_line: bool) -> None
     controller = started_with(AHAB, session) if from_command_line else new_controller(session)
     if not from_command_line:
         use_character(controller, AHAB)
-    assert (controller.character, *settings_of(controller)) == ("Ahab", "You hunt a whale.", Fixed(1.2), 5)
+    assert settings_of(controller) == ("Ahab", "You hunt a whale.", Fixed(1.2), 5)
     use_character(controller, EVE)
-    assert (controller.character, *settings_of(controller)) == ("Eve", "You are Eve.", Fixed(0.5), Settings().top_k)
+    assert settings_of(controller) == (
+        "Eve",
+        "You are Eve.",
+        Fixed(0.5),
+        Settings().top_k,
+    )
     use_character(controller, None)
-    assert (controller.character, *settings_of(controller)) == ("", *DEFAULTS)
+    assert settings_of(controller) == DEFAULTS
 
 
 def test_a_character_wins_over_the_flags_of_the_start() -> None:
@@ -67,7 +73,7 @@ def test_a_setting_of_the_user_stays_when_the_character_leaves() -> None:
     use_character(controller, AHAB)
     controller.set("top_k", 9)
     use_character(controller, None)
-    assert settings_of(controller) == (None, Settings().temperature, 9)
+    assert settings_of(controller) == ("", None, Settings().temperature, 9)
 
 
 @pytest.mark.parametrize("from_command_line", [True, False])
@@ -81,8 +87,8 @@ def test_a_session_is_opened_with_its_character(from_command_line: bool) -> None
     session.close()
     for name in ("talk", "copy"):
         controller = new_controller(Session.load(name))
-        assert controller.character == "Ahab"
-        assert settings_of(controller) == ("You hunt a whale.", Fixed(1.2), 5)
+        assert controller.session.character == "Ahab"
+        assert settings_of(controller) == ("Ahab", "You hunt a whale.", Fixed(1.2), 5)
         use_character(controller, None)
         controller.session.close()
         assert (Session.read(name).character, Session.read(name).overrides) == ("", {})
@@ -94,9 +100,9 @@ def test_another_session_does_not_get_the_character_of_the_start() -> None:
     controller = started_with(AHAB, Session("talk"))
     controller.session.add("user", "hi")
     controller.switch_session(controller.session.copy("fork"))
-    assert (controller.character, *settings_of(controller)) == ("Ahab", "You hunt a whale.", Fixed(1.2), 5)
+    assert settings_of(controller) == ("Ahab", "You hunt a whale.", Fixed(1.2), 5)
     controller.switch_session(other)
-    assert (controller.character, *settings_of(controller)) == ("", *DEFAULTS)
+    assert settings_of(controller) == DEFAULTS
     assert controller.settings.seed == 3
     other.close()
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.attachments import Attachment
 from llmcli.chat.compaction import Compaction
 from llmcli.chat.controller import ChatController
+from llmcli.chat.conversation import Attachment
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalEngine

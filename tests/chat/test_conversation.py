@@ -89,6 +89,34 @@ def test_more_turns_than_there_are_cannot_be_undone(turns: int, message: str) ->
         Conversation().undo(1)
 
 
+def test_undo_after_an_edit_returns_to_the_branch_before() -> None:
+    conversation = tree(None, 1, 2, 3)
+    conversation.move(None)
+    conversation.add(Message(5, None, "user", "edited"))
+    conversation.mark_edit(4)
+    conversation.add(Message(6, 5, "assistant", "answer"))
+    assert ids(conversation.undo(1)) == [5, 6]
+    assert conversation.head == 4
+    conversation.redo()
+    conversation.add(Message(7, 6, "user", "more"))
+    assert ids(conversation.undo(1)) == [7]
+    conversation.redo()
+    assert ids(conversation.undo(2)) == [5, 6, 7]
+    assert conversation.head == 4
+
+
+def test_undo_after_an_edited_answer_returns_to_the_answer_before() -> None:
+    conversation = tree(None, 1)
+    conversation.move(1)
+    conversation.add(Message(3, 1, "assistant", "edited", finish_reason="edited"))
+    conversation.mark_edit(2)
+    assert ids(conversation.undo(1)) == [3]
+    assert conversation.head == 2
+    conversation.redo()
+    assert ids(conversation.undo(2)) == [1, 3]
+    assert conversation.head is None
+
+
 def test_a_message_after_an_undo_ends_the_redo() -> None:
     conversation = tree(None, 1)
     conversation.undo(1)

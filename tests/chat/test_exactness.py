@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from llmcli.chat.compaction import Compaction
-from llmcli.chat.controller import ChatController
+from llmcli.chat.controller import ChatController, Turn
 from llmcli.chat.conversation import Message
 from llmcli.chat.prompting import PromptBuilder
-from llmcli.chat.turn import Turn
 from llmcli.engine.llama.context import ContextParams, common_prefix
 from llmcli.errors import UsageError
 from llmcli.inference.local import LocalEngine
@@ -206,7 +205,7 @@ def large(starter: Path) -> Iterator[LocalEngine]:
 
 def walk(local: LocalEngine, seed: int, noise: float, params: ContextParams, **flags: Any) -> Walk:
     controller = controller_with(local, n_ctx=1024, max_tokens=6, **flags)
-    return Walk(controller, local, Countdown(), Random(seed), noise, params)
+    return Walk(controller, local, Countdown(local.context), Random(seed), noise, params)
 
 
 @pytest.mark.slow

@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from llmcli.chat.attachments import Attachment
-from llmcli.chat.conversation import Message
+from llmcli.chat.conversation import Attachment, Message
 from llmcli.chat.export import export, format_of
-from llmcli.chat.sessions.format import to_message
 from llmcli.errors import UsageError
 
 MESSAGES = [
@@ -109,7 +107,7 @@ def test_json_has_the_messages_of_the_openai_api() -> None:
 def test_json_can_include_every_branch() -> None:
     other = Message(3, 1, "assistant", "Two.")
     data = json.loads(export(MESSAGES, "t", None, "json", {message.id: message for message in (*MESSAGES, other)}))
-    assert [to_message(event) for event in data["tree"]] == [*MESSAGES, other]
+    assert [Message.from_data(event) for event in data["tree"]] == [*MESSAGES, other]
     assert [message["role"] for message in data["messages"]] == ["user", "assistant"]
 
 

@@ -21,7 +21,7 @@ from llmcli.engine.llama import bindings
 from llmcli.errors import ConstraintError, ExitStatus, UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
-from llmcli.inference.comparison import END, Comparison, variants_of
+from llmcli.inference.comparison import END, Comparison, variant_data, variants_of
 from llmcli.inference.engine import Request
 from llmcli.inference.request import build_prompt
 from llmcli.params.settings import Settings
@@ -66,6 +66,15 @@ def test_a_whole_chat_runs_and_is_saved(home: Path, capfd: pytest.CaptureFixture
     assert engine.requests[-1].prompt.text.startswith("system: Be brief.\nuser: one two\nassistant: one two \n")
     chat.session.close()
     assert [one.content for one in Session.read(chat.session.name).conversation.path()][-1] == "four five "
+
+
+def test_undo_after_edit_shows_the_conversation_before(capfd: pytest.CaptureFixture[str]) -> None:
+    _, chat = chat_with(FakeEngine(reply=echo), "one", "two", "/edit 1 uno", "/undo", "three", "/edit 2 dos", "/undo")
+    assert [one.content for one in chat.path()] == ["one", "one ", "two", "two ", "three", "three "]
+    err = capfd.readouterr().err
+    assert "removed 2 messages, starting at 'uno' (/redo restores them); the messages before /edit are back" in err
+    assert "removed 1 message, starting at 'dos' (/redo restores them); the messages before /edit are back" in err
+    chat.session.close()
 
 
 def test_reasoning_and_the_plain_template_need_no_llama(capfd: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +131,7 @@ def test_a_request_beyond_an_engine_is_refused_by_name(
     with pytest.raises(UsageError, match=says):
         list(Answer(engine, request).parts())
     with pytest.raises(UsageError, match=says):
-        list(Comparison(engine, [(variants_of(["temp=0,1"], 1)[0], Answer(engine, request))]).parts())
+        list(Comparison([Answer(engine, request)]).parts())
     assert engine.requests == []
 
 
@@ -143,8 +152,8 @@ def test_a_comparison_runs_and_a_failing_answer_ends_alone() -> None:
     pieces = list(compared.comparison.parts())
     assert pieces[:3] == [(0, "answer", "a "), (1, "answer", "x "), (2, "answer", "1")]
     assert {(index, text) for index, kind, text in pieces if kind == END} == {(0, "stop"), (1, "error"), (2, "stop")}
-    assert [one.answer.text for one in compared.comparison.results] == ["a b c", "x ", "1"]
-    assert [str(one.failure or "") for one in compared.comparison.results] == ["", "no token fits", ""]
+    assert [one.text for one in compared.comparison.answers] == ["a b c", "x ", "1"]
+    assert [str(one.record.failure or "") for one in compared.comparison.answers] == ["", "no token fits", ""]
     assert compared.keep(1).message
     assert controller.session.conversation.path()[-1].content == "a b c"
 
@@ -159,7 +168,7 @@ def test_a_comparison_is_stopped_by_its_cancellation() -> None:
         if number == 5:
             compared.cancellation.set()
     assert compared.comparison.interrupted
-    assert [one.answer.text for one in compared.comparison.results] == ["a a a "] * 2
+    assert [one.text for one in compared.comparison.answers] == ["a a a "] * 2
 
 
 def test_a_replay_is_the_same_or_says_where_it_differs() -> None:
@@ -261,9 +270,12 @@ def test_a_session_and_a_comparison_are_replayed() -> None:
 
     prompt = build_prompt(engine, SETTINGS, "Q", None)
     variants = variants_of(["seed=1,2"], 1)
-    compared = Comparison(engine, [(one, Answer(engine, Request(prompt, SETTINGS))) for one in variants])
+    compared = Comparison([Answer(engine, Request(prompt, SETTINGS)) for _ in variants])
     list(compared.parts())
-    data = {"messages": prompt.request, "variants": [one.data() for one in compared.results]}
+    data = {
+        "messages": prompt.request,
+        "variants": [variant_data(*pair) for pair in zip(variants, compared.answers, strict=True)],
+    }
     pair = from_output(json.dumps(data), "test")
     settings = [replay_settings(one, None, SETTINGS) for one in pair]
     batch = BatchReplay(engine, pair, settings, Cancellation())

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from llmcli.chat.conversation import Message
 from llmcli.chat.recorded_answer import from_output, from_session
-from llmcli.chat.sessions.format import to_data, to_message
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
 from llmcli.inference.answer_json import ReplayManifest
@@ -276,12 +276,12 @@ def test_an_answer_that_continues_a_missing_one_is_refused() -> None:
 
 def test_the_manifest_of_an_answer_is_read_from_its_line() -> None:
     message = session_with().conversation.path()[-1]
-    event = json.loads(json.dumps(to_data(message)))
-    assert to_message(event).replay == message.replay == REPLAY
+    event = json.loads(json.dumps(message.to_data()))
+    assert Message.from_data(event).replay == message.replay == REPLAY
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], {"n_ctx": "many"}, REPLAY | {"layout": [[0, 0, 0]]}])
 def test_an_answer_with_invalid_replay_data_is_kept_without_it(value: Any) -> None:
-    event = to_data(session_with().conversation.path()[-1]) | {"replay": value}
-    message = to_message(event)
+    event = session_with().conversation.path()[-1].to_data() | {"replay": value}
+    message = Message.from_data(event)
     assert (message.content, message.replay) == ("Because.", {})

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.controller import ChatController
+from llmcli.chat.controller import ChatController, Turn
 from llmcli.chat.recorded_answer import RecordedAnswer, from_session
 from llmcli.chat.replay import Replay, replay_settings
 from llmcli.chat.sessions.session import Session
-from llmcli.chat.turn import Turn
 from llmcli.engine.events import FinishReason, TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
@@ -132,7 +131,7 @@ def test_an_output_repeats_exactly(
     replay = again(second, read(data))
     assert (replay.difference, replay.reasons) == (None, [])
     assert (replay.answer.text, replay.answer.reasoning) == (data["text"], data.get("reasoning_content", ""))
-    assert replay.n_tokens == data["completion_tokens"]
+    assert len(replay.answer.tokens) == data["completion_tokens"]
     assert replay.answer.finish_reason == data["finish_reason"]
 
 
@@ -218,12 +217,11 @@ def stopped(controller: ChatController, text: str) -> Turn:
 @pytest.mark.parametrize("kind", ["full_attention", "sliding_window", "recurrent", "hybrid"])
 def test_an_answer_after_any_history_repeats_exactly(tmp_path: Path, kind: str) -> None:
     path = getattr(tiny_models, kind)(tmp_path / f"{kind}.gguf")
-    flag = Countdown()
-    first, second = (next(opened(path, one)) for one in (flag, None))
+    first, second = (next(opened(path)) for _ in range(2))
     first.hasher.sha256()
     session = Session()
     controller = controller_with(first, n_ctx=N_CTX, max_tokens=6, session=session)
-    steps = WithoutCount(controller, first, flag, Random(3), 0.0, first.context.params)
+    steps = WithoutCount(controller, first, Countdown(first.context), Random(3), 0.0, first.context.params)
     for _ in range(40):
         steps.step()
     found = list(turns(session))
@@ -268,7 +266,7 @@ def test_a_stopped_replay_has_no_result(first: LocalEngine, second: LocalEngine)
     replay = Replay(second, recorded, replay_settings(recorded, None, Settings()))
     parts = replay.parts()
     next(parts)
-    replay.cancellation.set()
+    replay.answer.request.cancellation.set()
     list(parts)
     assert replay.stopped
     assert (replay.difference, replay.reasons) == (None, [])

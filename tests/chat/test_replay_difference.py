@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.replay import AnswerText, Difference, first_difference
+from llmcli.chat.replay import Difference, first_difference
 from llmcli.errors import UsageError
 from llmcli.inference.local import LocalEngine
 from tests.chat.replays import QUESTIONS, again, given, opened, read
@@ -107,24 +107,24 @@ def test_the_first_difference(
     first: LocalEngine, then: tuple[str, str], now: tuple[str, str], there: Difference | None
 ) -> None:
     vocab = first.model.vocab
-    assert first_difference(AnswerText(*then), AnswerText(*now), vocab.tokenize(CAT), vocab) == there
+    assert first_difference(then, now, vocab.tokenize(CAT), vocab) == there
 
 
 def test_the_first_difference_follows_a_continued_text(first: LocalEngine) -> None:
-    vocab, prefix = first.model.vocab, AnswerText("", "The cat sat")
+    vocab, prefix = first.model.vocab, ("", "The cat sat")
     tokens = vocab.tokenize(CAT)[3:]
-    found = first_difference(AnswerText("", "The cat sat on the mat."), AnswerText("", CAT), tokens, vocab, prefix)
+    found = first_difference(("", "The cat sat on the mat."), ("", CAT), tokens, vocab, prefix)
     assert found == Difference(1, 14, "answer", " the", " a")
-    found = first_difference(AnswerText("", "The dog sat on a mat."), AnswerText("", CAT), tokens, vocab, prefix)
+    found = first_difference(("", "The dog sat on a mat."), ("", CAT), tokens, vocab, prefix)
     assert found
     assert (found.token, found.offset) == (0, 4)
 
 
 def test_the_first_difference_is_located_in_and_after_reasoning(first: LocalEngine) -> None:
-    vocab, now = first.model.vocab, AnswerText("a cat", CAT)
+    vocab, now = first.model.vocab, ("a cat", CAT)
     tokens = vocab.tokenize(f"<think>\na cat\n</think>\n\n{CAT}")
     texts = [vocab.detokenize([token]) for token in tokens]
-    found = first_difference(AnswerText("a cat", "The cat sat on the mat."), now, tokens, vocab)
+    found = first_difference(("a cat", "The cat sat on the mat."), now, tokens, vocab)
     assert found == Difference(len(tokens) - 3, 14, "answer", " the", " a")
-    found = first_difference(AnswerText("a dog", CAT), now, tokens, vocab)
+    found = first_difference(("a dog", CAT), now, tokens, vocab)
     assert found == Difference(texts.index(" cat"), 1, "think", " dog", " cat")

@@ -1,13 +1,14 @@
 """A session: messages and settings are on disk at once, and survive damage to the file."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmcli.chat.attachments import Attachment
+from llmcli.chat.conversation import Attachment
 from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
@@ -217,6 +218,13 @@ def test_a_file_that_is_cut_anywhere_can_be_continued() -> None:
         ('{"type":"set","key":"top_k","value":1e40}', "top_k must be"),
         ('{"type":"set","key":["top_k"]}', "key must be a string"),
         ('{"type":"set","key":"from_the_future","value":1}', "unknown setting 'from_the_future'"),
+        ('{"type":"set","key":"temp_policy_file","value":"x.py:f"}', "cannot set temp_policy_file (it runs code)"),
+        ('{"type":"set","key":"grammar_file","value":"/etc/hosts"}', "cannot set grammar_file to the name of a file"),
+        ('{"type":"set","key":"system","value":"@/etc/hosts"}', "cannot set system to the name of a file"),
+        ('{"type":"set","key":"json_schema","value":"/etc/hosts"}', "cannot set json_schema to the name of a file"),
+        ('{"type":"set","key":"chat_template","value":"~/.ssh/id"}', "cannot set chat_template to the name of a file"),
+        ('{"type":"set","key":"theme","value":"/dev/stdin"}', "cannot set theme to the name of a file"),
+        ('{"type":"set","key":"file","value":["/etc/hosts"]}', "cannot set file to the name of a file"),
     ],
 )
 def test_a_line_that_is_not_valid_is_reported_and_skipped(line: str, message: str) -> None:
@@ -228,6 +236,47 @@ def test_a_line_that_is_not_valid_is_reported_and_skipped(line: str, message: st
     session.add("user", "more")
     session.close()
     assert texts(Session.load("talk"))[-1] == "more"
+
+
+def test_a_setting_from_a_file_is_saved_as_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.gbnf"
+    path.write_text("root ::= [a-z]")
+    session = saved_session()
+    session.set("grammar_file", str(path))
+    session.set("theme", str(tmp_path / "my.theme"))
+    session.set_character("Ahab", ["grammar_file"])
+    session.copy("copy").close()
+    session.close()
+    for name in ("talk", "copy"):
+        again = Session.load(name)
+        assert (again.notes, again.overrides) == ([], {"grammar": "root ::= [a-z]"})
+        again.remove_character()
+        again.close()
+        assert Session.read(name).overrides == {}
+
+
+def test_a_grammar_file_replaces_and_removes_the_saved_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.gbnf"
+    path.write_text("root ::= [a-z]")
+    session = saved_session()
+    session.set("grammar", "root ::= [0-9]")
+    session.set("grammar_file", str(path))
+    assert session.overrides == {"grammar_file": str(path)}
+    assert Session.read("talk").overrides == {"grammar": "root ::= [a-z]"}
+    session.set("grammar_file", str(tmp_path / "gone.gbnf"))
+    assert Session.read("talk").overrides == {}
+    session.unset("grammar_file")
+    assert Session.read("talk").overrides == session.overrides == {}
+    session.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_a_pipe_is_left_to_the_answer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    session = saved_session()
+    session.set("grammar_file", str(tmp_path / "pipe"))  # to read it would not end
+    session.close()
+    assert Session.read("talk").overrides == {}
 
 
 def test_foreign_and_doubled_lines_are_ignored() -> None:

@@ -299,6 +299,19 @@ def test_a_list_counts_the_messages_of_the_current_branch() -> None:
     assert counts == [(5, 2), (0, 2)]
 
 
+def test_a_list_counts_the_branches_that_the_chat_counts() -> None:
+    session = new_session()
+    turn(session, 1)
+    conversation = session.conversation
+    for text, reason in (("Once", "edited"), ("Once upon a time", "stop"), ("Never", "edited")):
+        conversation.move(conversation.path()[-1].parent)
+        session.add("assistant", text, finish_reason=reason)
+        (one,) = listing.session_summaries()
+        assert one.n_branches == len(conversation.leaves())
+    assert one.n_branches == 3
+    session.close()
+
+
 @pytest.mark.parametrize(
     "form",
     ["{}", '{{"content":"as another program writes it",{}', '{{"role":"user","content":"in the middle",{}', " {}"],

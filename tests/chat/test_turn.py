@@ -121,7 +121,8 @@ def test_a_stop_during_the_prompt_saves_nothing(controller: ChatController) -> N
     assert local
     expected = ask(controller, "the river", temperature=Fixed(0.0)).answer.text
     path = controller.session.conversation.path()[:1]
-    turn = controller.answer(path, progress=lambda _done, _total: turn.answer.request.cancellation.set())
+    turn = controller.answer(path)
+    turn.answer.request.progress = lambda _done, _total: turn.answer.request.cancellation.set()
     local.warm([1])
     list(turn.parts())
     assert turn.answer.finish_reason == "interrupt"

@@ -16,7 +16,7 @@ FLAGS = ("--temp", "0", "-n", "8", "-c", "1024", "-t", "1")
 LETTERS = (*FLAGS, "--grammar", "root ::= [a-z]+")  # so that the noise of the tiny model can be shown
 CUT = "cut off: max_tokens is 8; /continue resumes"
 UNDONE = [
-    "removed 2 messages, starting at 'What is a star?' (/redo restores them)",
+    "removed 2 messages, starting at 'What is a star?' (/redo restores them); the messages before /edit are back",
     "restored: the conversation has 2 messages",
 ]
 COMET = "A comet is a small, icy particle"

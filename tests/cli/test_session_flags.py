@@ -27,17 +27,26 @@ def saved_settings(flags: dict[str, Any]) -> dict[str, Any]:
     return Session.read("talk").overrides
 
 
-@pytest.mark.parametrize("text", [SCHEMA, "{}", "gone.json", "~nobody/x.json"])
+@pytest.mark.parametrize("text", [SCHEMA, "{}"])
 def test_a_text_that_is_not_a_file_name_is_saved_unchanged(text: str) -> None:
     assert saved_settings({"json_schema": text}) == {"json_schema": text}
 
 
-def test_a_file_is_found_again_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_has_the_texts_of_files_and_not_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("a.gbnf", "system.txt"):
-        (tmp_path / name).write_text("once\n")
-    flags = {"grammar_file": "a.gbnf", "system": "@system.txt"}
-    assert saved_settings(flags) == {"grammar_file": str(tmp_path / "a.gbnf"), "system": "once"}
+    for name in ("a.gbnf", "system.txt", "a.json"):
+        (tmp_path / name).write_text("{ once }\n")
+    flags = {"grammar_file": "a.gbnf", "system": "@system.txt", "json_schema": "a.json", "chat_template": "gone.jinja"}
+    assert saved_settings(flags) == {"grammar": "{ once }\n", "system": "{ once }", "json_schema": "{ once }\n"}
+
+
+def test_a_grammar_file_replaces_the_grammar_of_a_session(tmp_path: Path) -> None:
+    path = tmp_path / "a.gbnf"
+    path.write_text("root ::= [a-z]")
+    session = Session("talk", keep=False)
+    session.set("grammar", "root ::= [0-9]")
+    save_overrides(session, Layer("flag", {"grammar_file": str(path)}))
+    assert session.overrides == {}
 
 
 @pytest.mark.parametrize(("temperature", "kept"), [(Fixed(0.5), False), (PolicyCall("wave", (1.0,)), True)])

@@ -11,6 +11,7 @@ from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import sessions
 from llmcli.cli.chat import open_session
+from llmcli.config.config_file import set_value
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from tests.conftest import Run
 
@@ -143,8 +144,9 @@ def test_an_export_has_the_format_of_its_suffix(saved: str, tmp_path: Path, capf
 
 def test_an_export_without_the_file_of_its_system_prompt_warns(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
     session = Session.load(saved)
-    session.set("system", "@gone.md")
+    session.unset("system")
     session.close()
+    set_value("system", "@gone.md")
     sessions.export_session(saved)
     printed = capfd.readouterr()
     assert "the export has no system prompt: file not found: gone.md" in printed.err

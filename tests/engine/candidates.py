@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from llmcli.engine.llama import bindings
-from llmcli.engine.sampling.chain import Chain, ChainHooks
+from llmcli.engine.sampling.chain import ChainHooks, TokenSampler
 from llmcli.engine.sentences import DrawState
 from llmcli.engine.token_inspection import CandidateCapture
 from llmcli.params.policies.policy import Fixed
@@ -42,13 +42,13 @@ def make_steps(draw: bool = False, **settings: Any) -> tuple[SamplerStep, ...]:
 
 def make_chain(
     made: Sequence[SamplerStep], n_vocab: int, biases: Sequence[tuple[int, float]] = (), vocab: Any = None
-) -> Chain:
+) -> TokenSampler:
     """A chain of the engine; without `vocab` the vocabulary has only a size."""
     only_size: Any = SimpleNamespace(n_tokens=n_vocab, pointer=None)
-    return Chain(vocab or only_size, made, biases)
+    return TokenSampler(vocab or only_size, made, biases)
 
 
-def apply_chain(chain: Chain, logits: Sequence[float]) -> ChainOutput:
+def apply_chain(chain: TokenSampler, logits: Sequence[float]) -> ChainOutput:
     """Apply the chain to tokens 0, 1, 2, ... with these logits."""
     api = bindings.load()
     rows = (api.llama_token_data * len(logits))(*[api.llama_token_data(i, x, 0.0) for i, x in enumerate(logits)])
@@ -88,7 +88,7 @@ def capture_steps(
 ) -> CandidateCapture:
     """Capture each step of a chain over these logits, after the tokens `accepted`."""
     capture, only_size = CandidateCapture(), SimpleNamespace(n_tokens=len(logits), pointer=vocab and vocab.pointer)
-    chain = Chain(only_size, made, biases, ChainHooks(DrawState(), on_step=capture.record))  # type: ignore[arg-type]
+    chain = TokenSampler(only_size, made, biases, ChainHooks(DrawState(), on_step=capture.record))  # type: ignore[arg-type]
     chain.accept(accepted)
     apply_chain(chain, logits)
     chain.close()

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from llmcli.engine.events import Cancellation
 from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.engine.llama.model import Model, Vocab
 
@@ -34,12 +33,10 @@ def fresh(model: Model) -> Iterator[MakeContext]:
     """Makes empty contexts: `fresh(n_ctx=256)`."""
     made: list[Context] = []
 
-    def make(
-        n_ctx: int = 256, n_seq_max: int = 1, n_batch: int = 2048, cancellation: Cancellation | None = None
-    ) -> Context:
+    def make(n_ctx: int = 256, n_seq_max: int = 1, n_batch: int = 2048) -> Context:
         # One thread: on busy cores a second one is waited for at each operation.
         params = ContextParams(n_ctx=n_ctx, n_threads=1, n_threads_batch=1, n_seq_max=n_seq_max, n_batch=n_batch)
-        made.append(Context(model, params, cancellation))
+        made.append(Context(model, params))
         return made[-1]
 
     yield make

@@ -1,12 +1,13 @@
 """A generation without a model: its vocabulary and its preferred tokens are given."""
 
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 from llmcli.engine.events import TokenEvent
 from llmcli.engine.generation import Generation
-from llmcli.engine.sampling.grammar import ConstrainedSampler, Sampler
+from llmcli.engine.sampling.chain import ConstrainedTokenSampler, TokenSampler
 from llmcli.errors import ConstraintError
 from llmcli.params.settings import Settings
 
@@ -28,17 +29,25 @@ class Pieces:
         return token == END
 
 
-class Script(ConstrainedSampler):
+@dataclass(eq=False)
+class Snapshot:
+    """The tokens that were drawn before."""
+
+    drawn: list[int]
+
+
+class Script(ConstrainedTokenSampler):
     """Draws the first preferred token that is not forbidden, and records its snapshots."""
 
     def __init__(self, wishes: Wishes) -> None:
-        self.chain: Any = SimpleNamespace(accept=len, temperature=None)
+        self.temperature = None
         self.grammar = None
         self.forbidden = set()
-        self.open: set[int] = set()  # snapshots neither restored nor discarded
+        self.open: WeakSet[Snapshot] = WeakSet()  # snapshots that are still kept
         self._wishes = wishes
         self._drawn: list[int] = []
-        self._taken: dict[int, list[int]] = {}
+
+    def accept(self, tokens: Sequence[int]) -> None: ...
 
     def sample(self, ctx: Any, row: int) -> int:  # noqa: ARG002
         token = next((wish for wish in self._wishes(self._drawn) if wish not in self.forbidden), None)
@@ -48,17 +57,12 @@ class Script(ConstrainedSampler):
         return token
 
     def snapshot(self) -> Any:
-        number = len(self._taken)
-        self._taken[number] = list(self._drawn)
-        self.open.add(number)
-        return number
+        snapshot = Snapshot(list(self._drawn))
+        self.open.add(snapshot)
+        return snapshot
 
     def restore(self, snapshot: Any) -> None:
-        self.open.remove(snapshot)
-        self._drawn = self._taken[snapshot]
-
-    def discard(self, snapshot: Any) -> None:
-        self.open.remove(snapshot)
+        self._drawn = snapshot.drawn
 
     def close(self) -> None:
         pass
@@ -69,7 +73,7 @@ class ScriptedGeneration(Generation):
 
     wishes: Wishes
 
-    def _make_sampler(self) -> Sampler:
+    def _make_sampler(self) -> TokenSampler:
         self.script = Script(self.wishes)
         return self.script
 

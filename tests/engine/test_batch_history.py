@@ -11,12 +11,9 @@ import pytest
 from llmcli.engine.events import Batches
 from llmcli.engine.llama.context import (
     AbortedError,
-    BatchHistory,
     Context,
     ContextParams,
-    batch_start,
     check_layout,
-    drop_last_batch,
 )
 from llmcli.engine.llama.model import Model
 from tests.engine.conftest import MakeContext
@@ -39,73 +36,6 @@ def logit_bytes(context: Context) -> bytes:
 
 
 # The bookkeeping
-
-
-def test_unrecorded_tokens_are_in_batches_of_one() -> None:
-    assert BatchHistory().batches(5) == [(1, 1, 5)]
-    assert BatchHistory().batches(0) == []
-
-
-def test_a_batch_is_followed_by_single_tokens() -> None:
-    layout = BatchHistory()
-    layout.add(0, 20, 20)
-    assert layout.batches(23) == [(20, 20, 1), (1, 1, 3)]
-
-
-def test_equal_batches_are_counted() -> None:
-    layout = BatchHistory()
-    for start in (0, 8, 16):
-        layout.add(start, 8, 8)
-    for start in (24, 25):
-        layout.add(start, 4, 1)
-    assert layout.batches(26) == [(8, 8, 3), (4, 1, 2)]
-
-
-@pytest.mark.parametrize(
-    ("keep", "left"),
-    [
-        (23, [(20, 20, 1), (1, 1, 3)]),
-        (21, [(20, 20, 1), (1, 1, 1)]),
-        (20, [(20, 20, 1)]),
-        (12, [(20, 12, 1)]),
-        (0, []),
-    ],
-)
-def test_a_cut_keeps_the_first_rows_of_a_batch(keep: int, left: Batches) -> None:
-    layout = BatchHistory()
-    layout.add(0, 20, 20)
-    layout.cut(keep)
-    assert layout.batches(keep) == left
-
-
-def test_tokens_after_a_cut_are_in_new_batches() -> None:
-    layout = BatchHistory()
-    layout.add(0, 20, 20)
-    layout.cut(12)
-    layout.add(12, 5, 5)
-    layout.cut(15)
-    assert layout.batches(16) == [(20, 12, 1), (5, 3, 1), (1, 1, 1)]
-
-
-def test_a_copy_is_independent() -> None:
-    layout = BatchHistory()
-    layout.add(0, 20, 20)
-    other = layout.copy()
-    other.cut(3)
-    other.add(3, 2, 2)
-    assert layout.batches(20) == [(20, 20, 1)]
-    assert other.batches(5) == [(20, 3, 1), (2, 2, 1)]
-
-
-def test_the_last_batch_can_be_dropped() -> None:
-    assert drop_last_batch([(8, 8, 3)]) == [(8, 8, 2)]
-    assert drop_last_batch([(8, 8, 1), (1, 1, 1)]) == [(8, 8, 1)]
-    assert drop_last_batch([(8, 8, 1)]) == []
-
-
-@pytest.mark.parametrize(("n_tokens", "start"), [(1, 0), (8, 0), (9, 8), (16, 8), (17, 16), (19, 18), (21, 19)])
-def test_the_start_of_the_batch_of_a_token_is_known(n_tokens: int, start: int) -> None:
-    assert batch_start([(8, 8, 2), (1, 1, 3), (4, 2, 1)], n_tokens) == start
 
 
 @pytest.mark.parametrize(
@@ -162,9 +92,37 @@ def test_tokens_of_several_sequences_share_their_batches(fresh: MakeContext) -> 
     assert context.layout(1) == [(2, 2, 1), (2, 1, 2), (1, 1, 1)]
 
 
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [
+        (23, [(20, 20, 1), (1, 1, 3)]),
+        (21, [(20, 20, 1), (1, 1, 1)]),
+        (20, [(20, 20, 1)]),
+        (12, [(20, 12, 1)]),
+        (0, []),
+    ],
+)
+def test_a_cut_keeps_the_first_rows_of_a_batch(fresh: MakeContext, keep: int, left: Batches) -> None:
+    context = fresh()
+    context.prefill(0, list(range(3, 23)))
+    for token in (5, 6, 7):
+        context.step([(0, token)])
+    context.cut(0, keep)
+    assert context.layout() == left
+
+
+def test_a_copied_sequence_has_batches_of_its_own(fresh: MakeContext) -> None:
+    context = fresh(n_seq_max=2)
+    context.prefill(0, list(range(3, 23)))
+    context.share(0, 1)
+    context.prefill(1, [*range(3, 6), 50, 51])
+    assert context.layout(0) == [(20, 20, 1)]
+    assert context.layout(1) == [(20, 3, 1), (2, 2, 1)]
+
+
 def test_an_aborted_batch_is_not_recorded(fresh: MakeContext) -> None:
-    flag = Countdown()
-    context = fresh(n_batch=16, cancellation=flag)
+    context = fresh(n_batch=16)
+    flag = Countdown(context)
     context.prefill(0, list(range(3, 13)))
     flag.left = 5
     with pytest.raises(AbortedError):
@@ -174,11 +132,11 @@ def test_an_aborted_batch_is_not_recorded(fresh: MakeContext) -> None:
 
 
 class Reader:
-    """Evaluates random prompts like a chat, and aborts some of them if it has a flag."""
+    """Evaluates random prompts like a chat, and aborts some of them if it `aborts`."""
 
-    def __init__(self, model: Model, seed: int, n_vocab: int, flag: Countdown | None = None) -> None:
-        self.flag = flag
-        self.context = Context(model, CONTEXT, flag)
+    def __init__(self, model: Model, seed: int, n_vocab: int, aborts: bool = False) -> None:
+        self.context = Context(model, CONTEXT)
+        self.flag = Countdown(self.context) if aborts else None
         self.random = Random(seed)
         self.n_vocab = n_vocab
 
@@ -205,7 +163,7 @@ class Reader:
 
 def replayed_context(model: Model, prompt: list[int], layout: Batches) -> Context:
     context = Context(model, CONTEXT)
-    context.prefill_as(0, prompt[: len(prompt) - layout[-1][1]], drop_last_batch(layout))
+    context.prefill_as(0, prompt, layout)
     context.prefill(0, prompt)
     return context
 
@@ -247,7 +205,7 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.slow
 def test_every_kind_of_memory_gives_identical_logits_again(tiny: Model) -> None:
-    assert_identical_replay(tiny, Reader(tiny, 1, tiny_models.N_VOCAB, Countdown()), 15)
+    assert_identical_replay(tiny, Reader(tiny, 1, tiny_models.N_VOCAB, aborts=True), 15)
 
 
 def test_a_memory_that_restarts_has_no_old_batches(tiny: Model) -> None:
@@ -264,30 +222,27 @@ def test_a_partial_batch_is_an_error_for_recurrent_memory(tiny: Model) -> None:
     cut: Batches = [(40, 20, 1)]
     if tiny.path.stem in ("recurrent", "hybrid"):
         with pytest.raises(ValueError, match="cannot keep a part of a batch"):
-            context.prefill_as(0, list(range(3, 23)), cut)
+            context.prefill_as(0, list(range(3, 24)), [*cut, (1, 1, 1)])
     else:
-        context.prefill_as(0, list(range(3, 23)), cut)
+        context.prefill_as(0, list(range(3, 24)), [*cut, (1, 1, 1)])
         assert context.layout() == cut
     context.close()
 
 
 def test_batches_are_in_the_order_of_their_tokens(fresh: MakeContext) -> None:
-    """After any records and cuts, each token is in exactly one batch."""
-    random, layout, n_tokens = Random(4), BatchHistory(), 0
+    """After any evaluations and cuts, each token is in exactly one batch."""
+    random, context, tokens = Random(4), fresh(n_ctx=128), list[int]()
     model: list[tuple[int, int]] = []  # number of the batch and its rows, of each token
-    for number in range(300):
-        if random.random() < 0.3:
-            n_tokens = random.randint(0, n_tokens)
-            layout.cut(n_tokens)
-            del model[n_tokens:]
+    for number in range(60):
+        if random.random() < 0.3 or len(tokens) > 100:
+            n_tokens = random.randint(0, len(tokens))
+            context.cut(0, n_tokens)
+            del model[n_tokens:], tokens[n_tokens:]
             continue
         rows = random.choice([1, 1, 1, 2, 7])
-        if rows > 1:
-            layout.add(n_tokens, rows, rows)
         model += [(number, rows)] * rows
-        n_tokens += rows
+        tokens += [5 + number] * rows
+        context.prefill(0, tokens)
         starts = [at for at, pair in enumerate(pairwise([(-1, 0), *model])) if pair[0][0] != pair[1][0]]
-        lengths = [end - start for start, end in pairwise([*starts, n_tokens])]
-        assert expand_batches(layout.batches(n_tokens)) == [
-            (model[s][1], n) for s, n in zip(starts, lengths, strict=True)
-        ]
+        lengths = [end - start for start, end in pairwise([*starts, len(tokens)])]
+        assert expand_batches(context.layout()) == [(model[s][1], n) for s, n in zip(starts, lengths, strict=True)]

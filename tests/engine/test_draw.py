@@ -1,6 +1,7 @@
 """The draw at the end of a chain: dist, Mirostat, adaptive-p; and the speed of the Python samplers."""
 
 import ctypes
+import gc
 import math
 import random
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from llmcli.engine.llama import bindings
-from llmcli.engine.sampling.chain import Chain, ChainHooks
+from llmcli.engine.sampling.chain import ChainHooks, TokenSampler
 from llmcli.engine.sampling.python_samplers import CustomSampler
 from llmcli.engine.sentences import DrawState
 from llmcli.params.policies.policy import Fixed
@@ -121,7 +122,7 @@ def test_an_exception_in_a_python_sampler_is_raised_once() -> None:
     chain.close()
 
 
-def test_closing_a_chain_frees_the_owned_samplers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_samplers_are_freed_with_their_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     api = bindings.load()
     free, freed = api.llama_sampler_free, []
 
@@ -131,10 +132,16 @@ def test_closing_a_chain_frees_the_owned_samplers(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(api, "llama_sampler_free", count)
     only_size: Any = SimpleNamespace(n_tokens=5)
-    chain = Chain(only_size, make_steps(temperature=Fixed(0.5)), hooks=ChainHooks(DrawState()))
+    chain = TokenSampler(only_size, make_steps(temperature=Fixed(0.5)), hooks=ChainHooks(DrawState()))
+    clone = chain.clone()
     chain.close()
     chain.close()
-    assert len(freed) == 2  # the chain, and the sampler that the temperature step uses
+    assert len(freed) == 1
+    del clone
+    assert len(freed) == 2
+    del chain
+    gc.collect()  # a sampler in Python and its callback refer to each other
+    assert len(freed) == 3  # and the sampler that the temperature step uses
 
 
 def test_a_clone_of_a_chain_continues_like_the_chain() -> None:
@@ -143,8 +150,8 @@ def test_a_clone_of_a_chain_continues_like_the_chain() -> None:
     for token in (0, 1, 1):
         apply_chain(chain, HALVES)
         chain.accept([token])
-    before = chain.snapshot()
+    before = chain.clone()
     first = [apply_chain(chain, HALVES) for _ in range(20)]
-    chain.restore(before)
+    chain.replace(before)
     assert [apply_chain(chain, HALVES) for _ in range(20)] == first
     chain.close()

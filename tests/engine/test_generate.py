@@ -228,7 +228,7 @@ def test_an_abandoned_generation_frees_its_samplers(context: Context, monkeypatc
     records = generate(context, [generation])
     next(records)
     records.close()
-    assert generation._sampler.chain.pointer is None
+    assert generation._sampler.pointer is None
     generation.close()
 
 

@@ -194,4 +194,4 @@ def test_closing_twice_has_no_effect(starter: Path) -> None:
 
 
 def test_a_model_knows_its_training_context(model: Model) -> None:
-    assert (model.n_ctx_train, model.generates, model.vocab.adds_bos) == (8192, True, False)
+    assert (model.generates, model.vocab.adds_bos) == (True, False)

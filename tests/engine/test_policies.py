@@ -11,7 +11,7 @@ import pytest
 
 from llmcli.engine.events import TemperatureShift
 from llmcli.engine.reasoning import ReasoningSplitter
-from llmcli.engine.sampling.chain import Chain, ChainHooks
+from llmcli.engine.sampling.chain import ChainHooks, TokenSampler
 from llmcli.engine.sampling.python_samplers import DrawTracer
 from llmcli.engine.sampling.temperature import TemperatureReading
 from llmcli.engine.sentences import DrawState
@@ -52,7 +52,7 @@ def apply_with_reading(
     """The output of a chain with a draw, and the reading of its temperature step."""
     steps = build_chain(Settings(**NEUTRAL | {"temperature": policy} | settings), needs_temperature=True)
     only_size: Any = SimpleNamespace(n_tokens=len(logits), pointer=None)
-    chain = Chain(only_size, steps, hooks=ChainHooks(state or DrawState(), shift, DrawTracer()))
+    chain = TokenSampler(only_size, steps, hooks=ChainHooks(state or DrawState(), shift, DrawTracer()))
     try:
         left = apply_chain(chain, logits)
         assert chain.temperature

@@ -32,17 +32,22 @@ PARAMS = ContextParams(
 
 
 class Countdown(Cancellation):
-    """Aborts after a given number of operations: always at the same point, also in the middle of a batch."""
+    """Aborts after `left` operations: always at the same point, also in the middle of a batch. -1 clears it."""
 
-    left = -1
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        self.left = -1
+        self._flag = context._abort_flag
+        tick = context._api.ggml_abort_callback(self._count)
+        context._api.llama_set_abort_callback(context.handle, tick, None)
+        context._abort_callback = tick  # llama.cpp keeps only the pointer
 
-    def attach(self, api: Any, ctx: Any) -> None:
-        self._tick = api.ggml_abort_callback(self._count)
-        api.llama_set_abort_callback(ctx, self._tick, None)
+    def is_set(self) -> bool:
+        return self.left == 0
 
     def _count(self, _data: Any) -> bool:
-        self.left -= 1
-        return self.left == 0
+        self.left -= self.left > 0
+        return self.is_set() or self._flag[0] != b"\0"
 
 
 class SmallWindow(Context):
@@ -141,9 +146,8 @@ class Walk:
 
 
 def random_walk(model: Model, seed: int, kind: type[Context] = Context, turns: int = 30) -> None:
-    flag = Countdown()
-    context = kind(model, PARAMS, flag)
-    steps = Walk(model, Random(seed), context, flag)
+    context = kind(model, PARAMS)
+    steps = Walk(model, Random(seed), context, Countdown(context))
     for _ in range(turns):
         steps.random.choice([steps.read, steps.read, steps.write, steps.stop])()
     context.close()
@@ -174,13 +178,14 @@ def test_a_cut_outside_the_window_starts_over(tiny: Model, keep: int) -> None:
 
 @pytest.mark.parametrize("operation", [1, 20, 90, 200])
 def test_an_aborted_batch_leaves_nothing_in_the_memory(tiny: Model, operation: int) -> None:
-    flag = Countdown()
-    context = Context(tiny, PARAMS, flag)
+    context = Context(tiny, PARAMS)
+    flag = Countdown(context)
     prompt = list(range(10, 200))
     context.prefill(0, prompt[:100])
     flag.left = operation
     with pytest.raises(AbortedError):
         context.prefill(0, prompt)
+    flag.left = -1
     assert context.evaluated() in (0, 100, 164)  # the batches that were done, if the rest could be taken away
     context.prefill(0, prompt)
     assert_same(logits(context), fresh_logits(tiny, prompt))

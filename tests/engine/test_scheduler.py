@@ -27,7 +27,7 @@ PARAMS = ContextParams(
     n_ctx_seq=10**6,
     n_threads=1,
     n_threads_batch=1,
-    n_batch=64,
+    n_batch=16,
     n_ubatch=16,
     cache_type_k="f32",
     cache_type_v="f32",
@@ -46,8 +46,9 @@ REQUESTS: Sequence[tuple[list[int], str | None, dict[str, Any]]] = (
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    loaded = Model.load([tiny_models.full_attention(tmp_path_factory.mktemp("tiny") / "tiny.gguf")], n_gpu_layers=0)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    make = getattr(tiny_models, getattr(request, "param", "full_attention"))
+    loaded = Model.load([make(tmp_path_factory.mktemp("tiny") / "tiny.gguf")], n_gpu_layers=0)
     yield loaded
     loaded.close()
 
@@ -94,12 +95,31 @@ def collect(events: Sequence[TokenEvent], texts: dict[int, str]) -> None:
         texts[event.index] = texts.get(event.index, "") + event.text
 
 
-# What happens next: a request joins, a step, a cancellation from another thread, or a request leaves at once.
+class Trigger:
+    """Cancels a request in the middle of an evaluation, after a number of its operations."""
+
+    def __init__(self, context: Context) -> None:
+        self.left, self.target = 0, Cancellation()
+        self._context = context
+        tick = context._api.ggml_abort_callback(self._count)
+        context._api.llama_set_abort_callback(context.handle, tick, None)
+        context._abort_callback = tick  # llama.cpp keeps only the pointer
+
+    def _count(self, _data: Any) -> bool:
+        self.left -= 1
+        if self.left == 0:
+            self.target.set("timeout")
+        return self._context._abort_flag[0] != b"\0"
+
+
+# What happens next: a request joins, some steps, one is cancelled by another thread (between two steps, or after some
+# operations of the next ones), or leaves at once.
 ACTIONS = st.lists(
     st.one_of(
         st.tuples(st.just("join"), st.integers(0, 4)),
         st.tuples(st.just("step"), st.integers(1, 4)),
         st.tuples(st.just("cancel"), st.integers(0, 4)),
+        st.tuples(st.just("abort"), st.integers(0, 400)),
         st.tuples(st.just("leave"), st.integers(0, 4)),
     ),
     min_size=8,
@@ -108,12 +128,13 @@ ACTIONS = st.lists(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", ["full_attention", "sliding_window", "recurrent", "hybrid"], indirect=True)
 @settings(max_examples=200, derandomize=True)
 @given(ACTIONS)
 def test_any_interleaving_gives_each_the_text_it_gives_alone(
     context: Context, alone: list[str], tokens_alone: list[list[int]], actions: list[tuple[str, int]]
 ) -> None:
-    scheduler, texts = Scheduler(context), dict[int, str]()
+    scheduler, texts, trigger = Scheduler(context), dict[int, str](), Trigger(context)
     joined: dict[int, Generation] = {}
     stopped: set[int] = set()
     for action, number in actions:
@@ -127,10 +148,13 @@ def test_any_interleaving_gives_each_the_text_it_gives_alone(
         elif action == "cancel" and running:
             joined[number].cancellation.set("timeout")
             stopped.add(number)
+        elif action == "abort" and number % 5 in joined:
+            trigger.left, trigger.target = number, joined[number % 5].cancellation
         elif action == "leave" and running:
             collect([scheduler.cancel(joined[number])], texts)
             stopped.add(number)
     run(scheduler, texts)
+    stopped |= {number for number, one in joined.items() if one.finish_reason == "timeout"}
     for number, generation in joined.items():
         if number in stopped:
             assert alone[number].startswith(texts.get(number, ""))
@@ -138,7 +162,7 @@ def test_any_interleaving_gives_each_the_text_it_gives_alone(
         else:
             assert (texts[number], generation.tokens) == (alone[number], tokens_alone[number])
             assert generation.finish_reason in ("stop", "length")
-        assert generation._sampler.chain.pointer is None
+        assert generation._sampler.pointer is None
 
 
 def test_more_requests_than_sequences_wait_for_their_turn(context: Context, alone: list[str]) -> None:
@@ -149,9 +173,18 @@ def test_more_requests_than_sequences_wait_for_their_turn(context: Context, alon
     assert [texts[number] for number in range(5)] == alone
 
 
+def test_a_request_without_a_free_sequence_waits_for_one(context: Context, alone: list[str]) -> None:
+    """Also if its prompt is that of one that gets the last sequence."""
+    scheduler, texts = Scheduler(context), dict[int, str]()
+    for number in (2, 3, 0, 1):
+        scheduler.add(request(context, number))
+    run(scheduler, texts)
+    assert [texts[number] for number in range(4)] == alone[:4]
+
+
 def test_a_request_that_joins_shares_the_prefix_of_another(context: Context, alone: list[str]) -> None:
     scheduler, texts = Scheduler(context), dict[int, str]()
-    context.clear(0)
+    context.cut(0)
     first, later = request(context, 0), request(context, 2)
     scheduler.add(first)
     for _ in range(3):
@@ -174,7 +207,7 @@ def test_a_request_reuses_the_tokens_of_one_that_left(context: Context) -> None:
 
 
 def test_a_step_gives_a_request_no_token_or_several_events(context: Context) -> None:
-    """None while another prompt is evaluated; the event of a removed token and of the one in its place in one step."""
+    """None while its prompt is evaluated; the event of a removed token and of the one in its place in one step."""
     free = start(context, PROMPT, max_tokens=20, ignore_eos=True)
     scheduler = Scheduler(context)
     scheduler.add(free)
@@ -182,10 +215,12 @@ def test_a_step_gives_a_request_no_token_or_several_events(context: Context) -> 
     pieces = [context.model.vocab.piece(token).decode("utf-8", "replace") for token in free.tokens[len(PROMPT) + 3 :]]
     phrase = next(piece for piece in pieces if piece.isalpha())
     first = start(context, PROMPT, max_tokens=20, ignore_eos=True, banned_strings=(phrase,))
+    context.cut(0)
     scheduler.add(first)
+    assert [scheduler.step() for _ in range(2)] == [[], []]
     scheduler.step()
     scheduler.add(request(context, 3))
-    assert {event.index for event in scheduler.step()} == {3}
+    assert {event.index for event in scheduler.step()} == {0, 3}
     counts = []
     while scheduler.is_busy:
         counts.append([event.index for event in scheduler.step()].count(0))
@@ -208,7 +243,7 @@ def test_a_request_cancelled_in_a_prompt_of_another_ends_alone(context: Context,
 
 def test_one_of_two_with_a_prompt_is_cancelled_while_it_is_read(context: Context, alone: list[str]) -> None:
     for seq_id in range(PARAMS.n_seq_max):
-        context.clear(seq_id)
+        context.cut(seq_id)
     scheduler, texts = Scheduler(context), dict[int, str]()
     pair = [request(context, 4), request(context, 4)]
     pair[0].progress = lambda done, total: pair[0].cancellation.set("timeout") if done < total else None
@@ -221,29 +256,75 @@ def test_one_of_two_with_a_prompt_is_cancelled_while_it_is_read(context: Context
     assert pair[1].timings.prompt_n < len(pair[1].prompt)  # the rest of what the other one began
 
 
+def test_others_advance_between_the_batches_of_a_prompt(context: Context, alone: list[str]) -> None:
+    """A step reads one batch of 16 tokens, and each running request gets one token."""
+    for seq_id in range(PARAMS.n_seq_max):
+        context.cut(seq_id)
+    scheduler, texts = Scheduler(context), dict[int, str]()
+    running, joining = request(context, 3), request(context, 4)
+    scheduler.add(running)
+    collect(scheduler.step(), texts)
+    scheduler.add(joining)
+    for done in (16, 32, 48, 64, 80):
+        events = scheduler.step()
+        assert [event.index for event in events] == [3]
+        collect(events, texts)
+        assert context.evaluated(seq_id=joining.seq_id) == done
+    events = scheduler.step()
+    assert {event.index for event in events} == {3, 4}
+    collect(events, texts)
+    run(scheduler, texts)
+    assert (texts[3], texts[4]) == (alone[3], alone[4])
+    assert joining.layout == [(16, 16, 5), (10, 10, 1)]
+    assert joining.timings.prompt_n == 90
+    assert joining.timings.prompt_ms < joining.timings.ttft_ms
+
+
+@pytest.mark.parametrize("model", ["full_attention", "sliding_window", "recurrent", "hybrid"], indirect=True)
+def test_a_request_cancelled_in_a_batch_of_another_ends_alone(model: Model) -> None:
+    """The batch is aborted and read again: the rest of the prompt has the batches that it has alone."""
+    text, tokens = answer_alone(model, 4)
+    context = Context(model, PARAMS)
+    scheduler, texts, trigger = Scheduler(context), dict[int, str](), Trigger(context)
+    running, joining = request(context, 0), request(context, 4)
+    scheduler.add(running)
+    for _ in range(4):
+        collect(scheduler.step(), texts)
+    scheduler.add(joining)
+    collect(scheduler.step(), texts)
+    trigger.left, trigger.target = 30, running.cancellation
+    events = scheduler.step()
+    assert [(event.index, event.finish_reason) for event in events] == [(0, "timeout")]
+    run(scheduler, texts)
+    assert (texts[4], joining.tokens, joining.layout) == (text, tokens, [(16, 16, 5), (10, 10, 1)])
+    context.close()
+
+
 @pytest.mark.slow
-def test_an_abort_in_a_prompt_ends_it_at_once_and_alone(model: Model) -> None:
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_cancellation_in_a_prompt_takes_effect_at_once(model: Model, which: int) -> None:
+    """That of the request with the prompt, and that of another."""
     context = Context(model, replace(PARAMS, n_ctx=8192, n_batch=4096, n_ubatch=4096))
     scheduler = Scheduler(context)
-    running = start(context, [5], max_tokens=60, ignore_eos=True)
-    long = start(context, [7] * 4000, max_tokens=1, index=1)
-    scheduler.add(running)
+    both = [start(context, [5], max_tokens=60, ignore_eos=True), start(context, [7] * 4000, max_tokens=1, index=1)]
+    scheduler.add(both[0])
     scheduler.step()
-    scheduler.add(long)
-    timer = threading.Timer(0.05, long.cancellation.set)
+    scheduler.add(both[1])
+    timer = threading.Timer(0.05, both[which].cancellation.set)
     begin = time.perf_counter()
     timer.start()
     events = scheduler.step()
     cancelled = time.perf_counter() - begin
-    assert [event.finish_reason for event in events] == ["interrupt"]
+    assert [(event.index, event.finish_reason) for event in events] == [(which, "interrupt")]
     again = start(context, [7] * 4000, max_tokens=1, index=1)
-    scheduler.add(again)
+    if which == 1:
+        scheduler.add(again)
     begin = time.perf_counter()
     scheduler.step()
-    assert again.timings.prompt_n == 4000
+    assert [again, both[1]][which == 0].timings.prompt_n == 4000
     assert cancelled < 0.5 * (time.perf_counter() - begin)
     run(scheduler, {})
-    assert running.finish_reason == "length"
+    assert both[1 - which].finish_reason == "length"
     context.close()
 
 

@@ -47,13 +47,11 @@ def test_the_highest_recent_temperature_limits_the_shift() -> None:
 @pytest.mark.parametrize(("text", "most"), [("0.8", 0.8), ("0.3..1.3", 1.3), ("0", 0.0)])
 def test_the_sampler_records_the_maximum_of_a_policy(text: str, most: float) -> None:
     shift = TemperatureShift()
-    sampler = TemperatureSampler(plan_temperature(Settings(temperature=parse_policy(text))), DrawState(), shift)
+    TemperatureSampler(plan_temperature(Settings(temperature=parse_policy(text))), DrawState(), shift)
     assert turn_repeatedly(shift, 30, -0.1) == pytest.approx(-most)
-    sampler.close()
 
 
 def test_a_python_policy_records_no_maximum_in_advance() -> None:
     shift = TemperatureShift()
-    sampler = TemperatureSampler(TemperaturePlan(parse_policy("linear:1.2->0.5@200")), DrawState(), shift)
+    TemperatureSampler(TemperaturePlan(parse_policy("linear:1.2->0.5@200")), DrawState(), shift)
     assert turn_repeatedly(shift, 30, -0.1) == -3.0
-    sampler.close()

@@ -56,7 +56,7 @@ def test_a_stop_string_does_not_depend_on_the_pieces(text: str, positions: list[
         if stop:
             break
     if stop is None:
-        out += scanner.finish("")[0]
+        out += scanner.push("", is_last=True)[0]
     assert out == text_before_first_stop(text, stops)
 
 

@@ -18,7 +18,8 @@ from llmcli.engine.llama.hardware import ModelShape
 from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.inference import sizing
 from llmcli.inference.answer import Answer
-from llmcli.inference.comparison import END, Comparison, Statistics, variants_of
+from llmcli.inference.answer_json import answer_data
+from llmcli.inference.comparison import END, Comparison, Statistics, statistics_of, variant_data, variants_of
 from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.sizing import ResolvedModel
@@ -100,13 +101,16 @@ BASE = Settings(seed=1, n_threads=1, raw=True, ignore_eos=True, max_tokens=12, c
 
 
 def comparison(local: LocalEngine, *specs: str, prompt: Prompt = PROMPT, base: Settings = BASE) -> Comparison:
-    variants = variants_of(specs, 1)
-    return Comparison(local, [(one, Answer(local, Request(prompt, replace(base, **one.values)))) for one in variants])
+    answers = []
+    for one in variants_of(specs, 1):
+        values: dict[str, Any] = {**one.values}
+        answers.append(Answer(local, Request(prompt, replace(base, **values), label=one.label)))
+    return Comparison(answers)
 
 
 def texts(compared: Comparison) -> list[str]:
     """The texts as they came, piece by piece."""
-    found = [""] * len(compared.results)
+    found = [""] * len(compared.answers)
     for index, kind, text in compared.parts():
         found[index] += text if kind != END else ""
     return found
@@ -121,8 +125,8 @@ def test_each_answer_is_the_same_as_alone(tiny: LocalEngine, path: Path) -> None
     compared = comparison(tiny, "temp=0.2,1.0", "top_k=3,40")
     found = texts(compared)
     other = open_local(path, BASE)
-    assert found == [alone(other, one.answer.settings) for one in compared.results]
-    assert [one.answer.text for one in compared.results] == found
+    assert found == [alone(other, one.settings) for one in compared.answers]
+    assert [one.text for one in compared.answers] == found
     assert len(set(found)) > 1
     other.close()
 
@@ -131,7 +135,7 @@ def test_the_prompt_is_read_once_and_its_progress_reported(tiny: LocalEngine) ->
     compared, progress = comparison(tiny, "temp=0.2,1.0", "top_k=3,40"), list[tuple[int, int]]()
     compared.progress = lambda done, total: progress.append((done, total))
     texts(compared)
-    assert [one.answer.timings()["prompt_n"] for one in compared.results] == [85, 0, 0, 0]
+    assert [one.timings()["prompt_n"] for one in compared.answers] == [85, 0, 0, 0]
     assert progress[-1] == (85, 85)
 
 
@@ -139,7 +143,7 @@ def test_each_answer_ends_once_with_its_reason(tiny: LocalEngine) -> None:
     compared = comparison(tiny, "max_tokens=3,9,0")
     ends = [(index, text) for index, kind, text in compared.parts() if kind == END]
     assert ends == [(2, "length"), (0, "length"), (1, "length")]
-    assert [one.statistics.tokens for one in compared.results] == [3, 9, 0]
+    assert [statistics_of(one).tokens for one in compared.answers] == [3, 9, 0]
 
 
 def test_rounds_give_the_texts_that_one_round_gives(tiny: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +152,7 @@ def test_rounds_give_the_texts_that_one_round_gives(tiny: LocalEngine, monkeypat
     monkeypatch.setattr(sizing, "_MAX_WIDTH", 2)
     rounds = comparison(tiny, "temp=0.2,1.0", "top_k=3,40,5")
     assert texts(rounds) == whole
-    assert [one.answer.timings()["prompt_n"] for one in rounds.results] == [85, 0, 1, 0, 1, 0]
+    assert [one.timings()["prompt_n"] for one in rounds.answers] == [85, 0, 1, 0, 1, 0]
 
 
 def test_the_same_comparison_again_gives_the_same_texts(path: Path) -> None:
@@ -162,23 +166,23 @@ def test_the_same_comparison_again_gives_the_same_texts(path: Path) -> None:
 
 def test_an_answer_that_fails_ends_alone(tiny: LocalEngine) -> None:
     compared = comparison(tiny, "temp=0.2,1.0")
-    failing = compared.results[0]
-    failing.answer.request.grammar = 'root ::= "a"'
+    failing = compared.answers[0]
+    failing.request.grammar = 'root ::= "a"'
     nothing = tuple((token, -math.inf) for token in range(tiny.model.vocab.n_tokens))
-    failing.answer.request.settings = replace(failing.answer.settings, logit_bias=nothing)
-    whole = alone(tiny, compared.results[1].answer.settings)
+    failing.request.settings = replace(failing.settings, logit_bias=nothing)
+    whole = alone(tiny, compared.answers[1].settings)
     assert texts(compared) == ["", whole]
-    assert isinstance(failing.failure, ConstraintError)
-    assert failing.answer.finish_reason == "error"
-    assert compared.results[1].failure is None
-    data = failing.data()
-    assert data["error"] == str(failing.failure)
+    assert isinstance(failing.record.failure, ConstraintError)
+    assert failing.finish_reason == "error"
+    assert compared.answers[1].record.failure is None
+    data: Any = variant_data(variants_of(["temp=0.2"], 1, 2)[0], failing)
+    assert data["error"] == str(failing.record.failure)
     assert (data["text"], data["stats"]["tokens"], data["stats"]["mean_p"]) == ("", 0, None)
 
 
 def test_an_invalid_setting_names_its_variant_and_leaks_nothing(tiny: LocalEngine) -> None:
     compared = comparison(tiny, "temp=0.2,1.0")
-    compared.results[1].answer.request.grammar = "root ::= ("
+    compared.answers[1].request.grammar = "root ::= ("
     with pytest.raises(UsageError, match=r"temp=1\.0: "):
         texts(compared)
 
@@ -188,8 +192,8 @@ def test_an_interrupt_ends_all_and_those_of_later_rounds_too(
 ) -> None:
     monkeypatch.setattr(sizing, "_MAX_WIDTH", 2)
     compared, flag = comparison(tiny, "temp=0.2,0.5,0.9,1.0"), Cancellation()
-    for one in compared.results:
-        one.answer.request.cancellation = flag
+    for one in compared.answers:
+        one.request.cancellation = flag
     ends = []
     for index, kind, text in compared.parts():
         if kind == END:
@@ -198,14 +202,15 @@ def test_an_interrupt_ends_all_and_those_of_later_rounds_too(
             flag.set("interrupt")
     assert ends == [(index, "interrupt") for index in range(4)]
     assert compared.interrupted
-    assert compared.results[0].answer.text
-    assert json.loads(json.dumps(compared.results[3].data()))["finish_reason"] == "interrupt"
+    assert compared.answers[0].text
+    assert json.loads(json.dumps(answer_data(compared.answers[3])))["finish_reason"] == "interrupt"
 
 
 def test_the_json_has_the_settings_that_differ(tiny: LocalEngine) -> None:
-    compared = comparison(tiny, "temp=0.2,0.3..1.3")
+    spec = "temp=0.2,0.3..1.3"
+    compared = comparison(tiny, spec)
     texts(compared)
-    data = json.loads(json.dumps(compared.results[1].data(), allow_nan=False))
+    data = json.loads(json.dumps(variant_data(variants_of([spec], 1)[1], compared.answers[1]), allow_nan=False))
     assert list(data)[:4] == ["label", "settings", "stats", "text"]
     assert (data["label"], data["settings"]) == ("temp=0.3..1.3", {"temperature": "0.3..1.3"})
     assert list(data["stats"]) == [field.name for field in fields(Statistics)]
@@ -220,13 +225,13 @@ def test_the_tokens_of_a_conversation_are_reused_and_kept(path: Path) -> None:
     before = chat.context
     compared = comparison(chat, "temp=0.2,1.0")
     found = texts(compared)
-    assert [one.answer.timings()["prompt_n"] for one in compared.results] == [5, 0]
+    assert [one.timings()["prompt_n"] for one in compared.answers] == [5, 0]
     assert chat.context is before
     assert before.evaluated(PROMPT.tokens) == before.evaluated() == 80
     assert texts(comparison(chat, "temp=0.2,1.0")) == found
-    assert found[0] == alone(other, compared.results[0].answer.settings)
+    assert found[0] == alone(other, compared.answers[0].settings)
     other.warm(PROMPT.tokens[:80])
-    assert found[1] == alone(other, compared.results[1].answer.settings)
+    assert found[1] == alone(other, compared.answers[1].settings)
     for local in (chat, other):
         local.close()
 
@@ -248,10 +253,10 @@ def test_an_error_in_a_policy_file_is_a_failure_too(tiny: LocalEngine) -> None:
     source = PolicySource("a test", lambda: lambda step: 1 / (2 - step.index))
     compared = comparison(tiny, "temp=0.2,1.0")
     policy = PolicyCall("failing", source=source)
-    compared.results[0].answer.request.settings = replace(BASE, temperature=policy)
+    compared.answers[0].request.settings = replace(BASE, temperature=policy)
     texts(compared)
-    assert "failing" in str(compared.results[0].failure)
-    assert [one.statistics.tokens for one in compared.results] == [2, 12]
+    assert "failing" in str(compared.answers[0].record.failure)
+    assert [statistics_of(one).tokens for one in compared.answers] == [2, 12]
 
 
 # Kept

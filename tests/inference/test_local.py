@@ -222,4 +222,4 @@ def test_answers_that_never_start_free_their_samplers(
 
     monkeypatch.setattr(fresh, "start", keep)
     fresh.generate([Request(Prompt.of_tokens("", [5]), Settings(seed=1, max_tokens=1))] * count).close()
-    assert [one._sampler.chain.pointer for one in made] == [None] * count
+    assert [one._sampler.pointer for one in made] == [None] * count

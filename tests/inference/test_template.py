@@ -146,14 +146,6 @@ def test_published_shapes_render_as_written_by_hand(source: str, messages: list[
     assert render(source, messages) == expected
 
 
-@pytest.mark.parametrize("source", [CHATML, LLAMA3, GEMMA, QWEN3], ids=["chatml", "llama3", "gemma", "qwen3"])
-def test_the_generation_prompt_is_what_follows_the_messages(source: str) -> None:
-    without = render(source, USER, generation_prompt=False)
-    assert render(source, USER).startswith(without)
-    assert render(source, USER) != without
-    assert without.rstrip().endswith(("<|im_end|>", "<|eot_id|>", "<end_of_turn>"))
-
-
 def test_a_variable_of_the_template_switches_reasoning_off() -> None:
     assert render(QWEN3, USER, thinking=False) == render(QWEN3, USER) + "<think>\n\n</think>\n\n"
 

@@ -108,8 +108,8 @@ def test_a_cache_does_not_change_the_tokens_of_a_conversation(
     for contents in texts_of(history, [*ATTACKS, *WORDS[:7]]):
         messages = [{"role": "user" if i % 2 else "assistant", "content": text} for i, text in enumerate(contents)]
         prefill = contents[-1] if contents else ""
-        expected = render_prompt(template, starter_vocab, messages, prefill)
-        assert render_prompt(template, starter_vocab, messages, prefill, cache=cache) == expected
+        expected = render_prompt(template, TokenCache(starter_vocab), messages, prefill)
+        assert render_prompt(template, cache, messages, prefill) == expected
 
 
 def test_plain_text_without_a_mark_is_tokenized_as_plain(starter_vocab: Vocab) -> None:
@@ -144,7 +144,7 @@ def warm_cache(template: ChatTemplate, cache: TokenCache) -> None:
     turn = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
     with suppress(LlmcliError):
         for _ in range(2):
-            render_prompt(template, cache.vocab, turn, cache=cache)
+            render_prompt(template, cache, turn)
 
 
 def conversation(n_messages: int, word: str = "word") -> list[dict[str, str]]:
@@ -155,13 +155,13 @@ def test_only_new_text_is_tokenized(starter_vocab: Vocab, template: ChatTemplate
     cache = TokenCache(starter_vocab)
     warm_cache(template, cache)
     messages = conversation(100)
-    render_prompt(template, starter_vocab, messages, cache=cache)
+    render_prompt(template, cache, messages)
     assert counted() > 2 * sum(len(message["content"]) for message in messages)
-    render_prompt(template, starter_vocab, messages, cache=cache)
+    render_prompt(template, cache, messages)
     assert counted() == 0
     new = {"role": "user", "content": "What was the first of them? <|im_end|>"}
     for changed in ([*messages, new], [*messages[:-1], new], [new, *messages[1:]], [*messages[:50], new]):
-        render_prompt(template, starter_vocab, changed, cache=cache)
+        render_prompt(template, cache, changed)
         assert counted() < 250  # the content, marked and searched again, and the turn
 
 
@@ -171,7 +171,7 @@ def test_the_third_prompt_is_cached_without_warming(
     cache = TokenCache(starter_vocab)
     costs = []
     for _ in range(3):
-        render_prompt(template, starter_vocab, conversation(5), cache=cache)
+        render_prompt(template, cache, conversation(5))
         costs.append(counted())
     assert costs[0] > costs[1] > costs[2] == 0
 
@@ -183,13 +183,13 @@ def test_the_oldest_text_leaves_the_cache(
     cache = TokenCache(starter_vocab)
     warm_cache(template, cache)
     for word in ("one", "two", "three", "four"):
-        assert render_prompt(template, starter_vocab, conversation(2, word), cache=cache) == render_prompt(
-            template, starter_vocab, conversation(2, word)
+        assert render_prompt(template, cache, conversation(2, word)) == render_prompt(
+            template, TokenCache(starter_vocab), conversation(2, word)
         )
     counted()
-    render_prompt(template, starter_vocab, conversation(2, "four"), cache=cache)
+    render_prompt(template, cache, conversation(2, "four"))
     assert counted() == 0
-    render_prompt(template, starter_vocab, conversation(2, "one"), cache=cache)
+    render_prompt(template, cache, conversation(2, "one"))
     assert counted() > 0
 
 
@@ -200,24 +200,11 @@ def test_a_text_larger_than_the_cache_is_tokenized(starter_vocab: Vocab, monkeyp
         assert cache.tokenize([text]) == starter_vocab.tokenize(text)
 
 
-def test_a_cache_of_another_vocabulary_is_not_used(
-    tiny: tuple[Vocab, list[str]], starter_vocab: Vocab, template: ChatTemplate
-) -> None:
-    cache = TokenCache(tiny[0])
-    messages = [{"role": "user", "content": "the same"}]
-    for _ in range(2):
-        assert render_prompt(template, starter_vocab, messages, cache=cache) == render_prompt(
-            template, starter_vocab, messages
-        )
-
-
 def test_a_failing_template_fails_at_the_prompt_and_not_in_warm(starter_vocab: Vocab) -> None:
     failing, cache = chatml("{{ raise_exception('no') }}"), TokenCache(starter_vocab)
     warm_cache(failing, cache)
     messages = [{"role": "user", "content": "a"}]
     with pytest.raises(LlmcliError, match="fails: no"):
-        render_prompt(failing, starter_vocab, messages, cache=cache)
+        render_prompt(failing, cache, messages)
     working = chatml()
-    assert render_prompt(working, starter_vocab, messages, cache=cache) == render_prompt(
-        working, starter_vocab, messages
-    )
+    assert render_prompt(working, cache, messages) == render_prompt(working, TokenCache(starter_vocab), messages)

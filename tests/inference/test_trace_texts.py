@@ -81,16 +81,17 @@ def test_a_prefill_is_text_without_a_token(local: LocalEngine) -> None:
 
 
 def test_the_traces_separate_reasoning_from_the_answer(local: LocalEngine) -> None:
-    prompt = "<think>\nLet me see"
+    reasoning = "Let me see"
+    prompt = "<think>\n" + reasoning
     grammar = 'root ::= " " [a-z ]{8} "</think>\\n\\nYes" [a-z. ]{10}'
     settings = replace(SETTINGS, raw=False)
-    request = Request(local.render(prompt, TemplateOptions("")), settings, grammar, starts_in_reasoning=True, trace=0)
+    request = Request(local.render(prompt, TemplateOptions("")), settings, grammar, reasoning=reasoning, trace=0)
     answer = Answer(local, request)
     assert ReasoningSplitter(prompt, True).thinking
     for _ in answer.parts():
         pass
     assert answer.text.startswith("Yes")
     assert "".join(one.text for one in answer.traces) == answer.text
-    assert "".join(one.reasoning for one in answer.traces) == answer.reasoning
+    assert reasoning + "".join(one.reasoning for one in answer.traces) == answer.reasoning
     assert [one.thinking for one in answer.traces][:2] == [True, True]
     assert not answer.traces[-1].thinking

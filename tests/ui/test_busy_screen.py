@@ -27,8 +27,9 @@ class StreamedAnswer:
         monkeypatch.setattr("llmcli.ui.terminal.progress._REDRAW", 0.0)
         monkeypatch.setattr("llmcli.ui.terminal.progress._SHARE", 0.0)
         resolved = SimpleNamespace(settings=Settings(seed=1, **settings))
-        self.answer = SimpleNamespace(traces=[], n_drawn=0, engine=FakeEngine())
-        turn: Any = SimpleNamespace(answer=self.answer, live_shift=TemperatureShift(), resolved=resolved)
+        request = SimpleNamespace(live_shift=TemperatureShift())
+        self.answer = SimpleNamespace(traces=[], n_drawn=0, engine=FakeEngine(), request=request)
+        turn: Any = SimpleNamespace(answer=self.answer, resolved=resolved)
         self.keys = TemperatureKeys(turn)
         self.screen = BusyScreen(Settings(seed=1), live=True, doing="", temperature_keys=self.keys)
         self.rows: list[str] = []

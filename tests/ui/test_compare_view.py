@@ -293,8 +293,8 @@ def test_raw_answers_and_markdown_off_show_the_marks(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("NO_COLOR", "1")
-    one = SimpleNamespace(variant=SimpleNamespace(label="temp=1"), answer=SimpleNamespace(settings=answer))
-    view = view_of(cast("Any", SimpleNamespace(results=[one])), screen)
+    one = SimpleNamespace(request=SimpleNamespace(label="temp=1"), settings=answer)
+    view = view_of(cast("Any", SimpleNamespace(answers=[one])), screen)
     view.push(0, "answer", "**b**")
     view.finish()
     terminal = Terminal(40, 10)

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.chat.attachments import Attachment
-from llmcli.chat.conversation import Message
+from llmcli.chat.conversation import Attachment, Message
 from llmcli.ui.export_file import page
 from tests.chat.test_export import MESSAGES, answer
 
@@ -129,6 +128,7 @@ def test_no_text_becomes_part_of_the_page(place: Callable[[str], str]) -> None:
 
 
 @pytest.mark.slow
+@settings(deadline=None)
 @given(st.text("<>&\"'`[]()!|-:\n\\ahtpsijv1#*_~/\0"))
 def test_any_markdown_becomes_known_elements_only(text: str) -> None:
     shown = page_of(text)

@@ -6,8 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from llmcli.chat.attachments import Attachment
-from llmcli.chat.conversation import Message
+from llmcli.chat.conversation import Attachment, Message
 from llmcli.chat.export import format_of
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import sessions

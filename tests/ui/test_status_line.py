@@ -27,12 +27,10 @@ def fake_chat(path: tuple[Message, ...] = (), session: str = "", **more: Any) ->
         engine=SimpleNamespace(name="starter", n_ctx=8192),
         settings=Settings(),
         loading=None,
-        character=more.pop("character", ""),
     )
+    named = SimpleNamespace(name=session, character=more.pop("character", ""))
     parts = {"editing": None, "turn": None, "pending": [], "n_prompt": 57, **more}
-    return SimpleNamespace(
-        controller=controller, session=SimpleNamespace(name=session), path=lambda: list(path), **parts
-    )
+    return SimpleNamespace(controller=controller, session=named, path=lambda: list(path), **parts)
 
 
 @pytest.fixture(autouse=True)

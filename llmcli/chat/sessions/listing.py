@@ -1,8 +1,10 @@
 """The list of sessions, and the search in their messages."""
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import msgspec
@@ -11,15 +13,13 @@ from llmcli.chat.conversation import MessageId
 from llmcli.chat.sessions.store import newest_first
 from llmcli.files import lines_of
 
-_CONTENT = b',"content":"'  # a string of JSON cannot contain it: its quotes would be escaped
-
 
 @dataclass(frozen=True, slots=True)
 class SessionSummary:
-    """A session as a list shows it; `title` is the beginning of the first message of the user."""
+    """A session as a list shows it."""
 
     name: str
-    title: str
+    title: str  # the beginning of the first message of the user
     n_messages: int  # of the current branch
     n_branches: int
     size: int  # bytes
@@ -28,13 +28,13 @@ class SessionSummary:
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """A message that contains the search text; `number` is its place in its branch, as /history counts."""
+    """A message that contains the search text."""
 
     session: str
     id: int
     role: str
     excerpt: str
-    number: int
+    number: int  # its place in its branch, as /history counts
 
 
 class _Line(msgspec.Struct, gc=False):  # it lives shortly, and a list has many
@@ -44,14 +44,11 @@ class _Line(msgspec.Struct, gc=False):  # it lives shortly, and a list has many
     id: MessageId | None = None
     parent: MessageId | None = None
     role: str = ""
-
-
-class _Text(msgspec.Struct):
     content: str = ""
+    finish_reason: object = None
 
 
-_decode_line = msgspec.json.Decoder(_Line).decode
-_decode_text = msgspec.json.Decoder(_Text).decode
+_decode = msgspec.json.Decoder(_Line).decode
 
 
 class _Outline:
@@ -60,22 +57,29 @@ class _Outline:
     def __init__(self) -> None:
         self.numbers: dict[int | None, int] = {None: 0}  # the place of each message in its branch, by id
         self.followed: set[int | None] = {None}  # the messages that another one follows
+        self.edited: dict[int | None, list[tuple[int, str]]] = {}  # edited answers, by parent
+        self.continued: set[int | None] = set()  # those that a later answer starts with: see Conversation.leaves
         self.head: int | None = None
 
-    def read(self, path: Path) -> Iterator[tuple[_Line, bytes]]:
-        """Each message of a file, with its JSON, after it was added to the tree. Raises OSError."""
+    def read(self, path: Path) -> Iterator[_Line]:
+        """Each message of a file, after it was added to the tree; damaged lines are skipped. Raises OSError."""
         numbers = self.numbers
         with path.open("rb") as file:
             for data in lines_of(file):
-                line = _read_line(data)
-                if not line:
+                try:
+                    line = _decode(data)
+                except (ValueError, RecursionError):
                     continue
                 if line.type == "message" and line.id not in numbers:
                     parent = line.parent if line.parent in numbers else self.head
                     self.followed.add(parent)
                     numbers[line.id] = numbers[parent] + 1
+                    begun = self.edited.get(parent, ())
+                    self.continued |= {id for id, text in begun if line.content.startswith(text)}
+                    if line.finish_reason == "edited":
+                        self.edited.setdefault(parent, []).append((line.id, line.content))
                     self.head = line.id
-                    yield line, data
+                    yield line
                 elif line.type == "head" and line.id in numbers:
                     self.head = line.id
 
@@ -88,10 +92,10 @@ def session_summaries(start: str = "") -> list[SessionSummary]:
             continue
         with suppress(OSError):
             outline, title = _Outline(), ""
-            for line, data in outline.read(path):
+            for line in outline.read(path):
                 if not title and line.role == "user":
-                    title = " ".join(_content(data)[:1000].split())[:200]
-            n_branches = len(outline.numbers.keys() - outline.followed)
+                    title = " ".join(line.content[:1000].split())[:200]
+            n_branches = len(outline.numbers.keys() - outline.followed - (outline.continued - {outline.head}))
             size, n_messages = path.stat().st_size, outline.numbers[outline.head]
             result.append(SessionSummary(path.stem, title, n_messages, n_branches, size, changed))
     return result
@@ -103,48 +107,18 @@ def search(text: str) -> Iterator[SearchHit]:
     for _, path in newest_first():
         with suppress(OSError):
             outline = _Outline()
-            for line, data in outline.read(path):
-                if line.id and (excerpt := _excerpt(_content(data), needle)):
+            for line in outline.read(path):
+                if line.id and (excerpt := _excerpt(line.content, needle)):
                     yield SearchHit(path.stem, line.id, line.role, excerpt, outline.numbers[line.id])
-
-
-def _read_line(data: bytes) -> _Line | None:
-    """A line of a session; None if it is damaged."""
-    end = data.find(_CONTENT) if data.endswith(b"}\n") else -1
-    try:
-        if end > 0:  # llmcli writes all that a tree needs before the content, which is long; other programs may not
-            line = _decode_line(data[:end] + b"}")
-            if line.role and line.parent and line.id and line.type:
-                return line
-        return _decode_line(data)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _content(data: bytes) -> str:
-    """The text of a message; empty if it is damaged."""
-    try:
-        return _decode_text(data).content
-    except (ValueError, RecursionError):
-        return ""
 
 
 def _excerpt(content: str, needle: str) -> str:
     """The text around the first place of `needle`, which is case-folded; empty if there is none."""
-    folded = content.casefold()
-    at = folded.find(needle)
+    at = content.casefold().find(needle)
     if at < 0:
         return ""
-    at = at if len(folded) == len(content) else _index_before_folding(content, at)
+    # The index before case folding, which makes some characters longer.
+    at = bisect_right(list(accumulate(len(char.casefold()) for char in content)), at)
     start = max(0, at - 30)
     excerpt = ("…" if start else "") + content[start : at + len(needle) + 50]
     return " ".join(excerpt.split())
-
-
-def _index_before_folding(text: str, index: int) -> int:
-    """The index in `text` of what is at `index` in its case-folded form, which may be longer."""
-    for at, char in enumerate(text):
-        index -= len(char.casefold())
-        if index < 0:
-            return at
-    return 0

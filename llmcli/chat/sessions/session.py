@@ -6,19 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from msgspec import to_builtins
+
 from llmcli.chat.conversation import Conversation, Message
 from llmcli.chat.sessions import store
-from llmcli.chat.sessions.format import (
+from llmcli.chat.sessions.events import (
     CharacterChange,
     Event,
-    Header,
     HeadMove,
     SettingChange,
     SettingReset,
-    read_unfinished,
+    parse_event,
+    saved_key,
     setting_changes,
-    to_data,
-    to_event,
     typed_setting,
 )
 from llmcli.errors import DiskError, UsageError
@@ -27,30 +27,26 @@ from llmcli.text import ellipsize
 
 _MAX_NOTES = 3
 _IDS = re.compile(rb'"(?:id|parent)":\s*(\d{1,8})\b')  # far below the largest id, so that others are free
-_MAX_NAME = 100  # letters in the name of a character
 _WRITE_HINT = "free some space or make the folder writable; the chat continues, but it is not saved"
 
 
 class Session:
     """One conversation on disk. The first message creates the file; an unfinished answer has a file beside it.
 
-    `conversation` is for reading, and for moves between its messages: each new head is written at once. `overrides` are
-    the typed settings that were changed in the chat, by key. The file has these and the settings of the command line,
-    all as the same event: a session that is opened again has the same settings in force, and there `/reset` removes
-    them all. `character` is the name of the character that answers, or empty. `notes` tell the user what is wrong with
-    the file. With `keep` False nothing is written.
-
-    A full disk does not end a conversation: `end_answer` raises once, and all is written as soon as there is room.
+    The file has the settings of the chat and those of the command line as the same event: a session that is opened
+    again has the same settings in force, and there `/reset` removes them all. A full disk does not end a conversation:
+    `end_answer` raises once, and all is written as soon as there is room.
     """
 
     def __init__(self, name: str = "", keep: bool = True) -> None:
-        self.conversation = Conversation(self._save_head)
-        self.overrides: dict[str, Any] = {}
-        self.character = ""
-        self.notes: list[str] = []
+        """With `keep` False nothing is written."""
+        self.conversation = Conversation(self._save_head)  # for reading, and for moves: each new head is written
+        self.overrides: dict[str, Any] = {}  # typed settings that were changed in the chat, by key
+        self.character = ""  # the name of the one that answers
+        self.notes: list[str] = []  # what is wrong with the file, for the user
         self._character_keys: set[str] = set()  # the settings that the character has set
         self._flags: dict[str, Any] = {}  # the settings of the command line, below the overrides
-        self._name = name
+        self.name = name  # empty before the first message, unless the user gave one
         self._is_writable = keep
         self._file: store.SessionFile | None = None
         self._unfinished: Message | None = None  # the answer that is being written
@@ -61,9 +57,8 @@ class Session:
     def load(cls, name: str) -> "Session":
         """Open a session that exists, by its name or the end of it, and lock it.
 
-        Raises:
-            UsageError: if there is none, another chat has it open, or a newer version wrote it.
-            DiskError: if it cannot be read.
+        Raises UsageError if there is none, another chat has it open, or a newer version wrote it; DiskError if it
+        cannot be read.
         """
         session = cls(store.find_name(name))
         file = session._file = store.SessionFile(session.name)
@@ -73,8 +68,6 @@ class Session:
                 session.notes.append("the last answer is not complete; /continue continues it")
             if not session._write_error:
                 file.remove_partial()
-            if not store.path_of(session.name).stat().st_size:  # the program was killed before it wrote the first line
-                session._save([Header()])
         except BaseException:
             session.close()
             raise
@@ -84,18 +77,12 @@ class Session:
     def read(cls, name: str) -> "Session":
         """Read a session, which another chat may have open, by its name or the end of it; nothing is written.
 
-        Raises:
-            UsageError: if there is none, or a newer version wrote it.
+        Raises UsageError if there is none, or a newer version wrote it.
         """
         session = cls(store.find_name(name), keep=False)
         if unfinished := session._read():
             session.conversation.add(unfinished)
         return session
-
-    @property
-    def name(self) -> str:
-        """The name; empty before the first message, unless the user gave one."""
-        return self._file.name if self._file else self._name
 
     @property
     def is_saved(self) -> bool:
@@ -112,8 +99,7 @@ class Session:
     def add(self, role: str, content: str, **more: Any) -> Message:
         """Add a message after the head; it is on disk when this returns.
 
-        Raises:
-            UsageError: if it is the first, and another session has taken the name of this one.
+        Raises UsageError if it is the first, and another session has taken the name of this one.
         """
         return self._append(self.conversation.draft(role, content, **more))
 
@@ -126,7 +112,7 @@ class Session:
         """Start an answer that follows `parent`; it joins the conversation when it ends."""
         self._unfinished = replace(self.conversation.draft("assistant", "", **more), parent=parent)
         if self._file:
-            self._file.begin_answer(to_data(self._unfinished))
+            self._file.begin_answer(self._unfinished.to_data())
 
     def add_piece(self, kind: str, text: str) -> None:
         """Write the next piece of the answer ("answer" or "think") to disk, so that a kill loses nothing."""
@@ -136,8 +122,7 @@ class Session:
     def end_answer(self, content: str, reasoning: str = "", **more: Any) -> Message | None:
         """End the answer. An empty one is not kept.
 
-        Raises:
-            DiskError: once, if the session cannot be saved. The answer is in the conversation nevertheless.
+        Raises DiskError once if the session cannot be saved; the answer is in the conversation nevertheless.
         """
         unfinished, self._unfinished = self._unfinished, None
         message = None
@@ -155,6 +140,8 @@ class Session:
     def set(self, key: str, value: Any) -> None:
         """Set a setting to a typed value from now on."""
         self._character_keys.discard(key)
+        if saved_key(key) != key:
+            self.overrides.pop(saved_key(key), None)  # the text of another file, which the session was opened with
         self.overrides[key] = value
         self._save(setting_changes({key: value}))
 
@@ -162,7 +149,8 @@ class Session:
         """Remove the value that was set in the chat; the one of the command line is in force again."""
         if key in self.overrides:
             del self.overrides[key]
-            self._save(setting_changes({key: self._flags[key]}) if key in self._flags else [SettingReset(key)])
+            given = {key: self._flags[key]} if key in self._flags else {}
+            self._save([*setting_changes(given)] or [SettingReset(saved_key(key))])
 
     def save_flags(self, values: Mapping[str, Any]) -> None:
         """Write the settings of the command line, which are in force already, for the next start of this session."""
@@ -172,7 +160,7 @@ class Session:
     def set_character(self, name: str, keys: Iterable[str]) -> None:
         """Write who answers from now on, and which settings, set before, come from this character."""
         self.character, self._character_keys = name, set(keys)
-        self._save([CharacterChange(name, sorted(keys))])
+        self._save([CharacterChange(name, sorted(map(saved_key, keys)))])
 
     def remove_character(self) -> None:
         """Answer without a character; the settings that it has set are unset."""
@@ -182,43 +170,38 @@ class Session:
         for key in keys:
             self.overrides.pop(key, None)
             self._flags.pop(key, None)
-        self._save([*map(SettingReset, sorted(keys)), CharacterChange("", [])])
+        self._save([*map(SettingReset, sorted(map(saved_key, keys))), CharacterChange("", [])])
 
     # The file
 
     def rename(self, name: str) -> None:
         """Give the session another name; the file moves with it. Spaces in the name become dashes.
 
-        Raises:
-            UsageError: if the name is taken or not valid, or this session is not saved.
-            DiskError: if the file cannot be moved.
+        Raises UsageError if the name is taken or not valid, or this session is not saved; DiskError if that fails.
         """
         name = self._valid_name(name)
         if self._file:
             self._file.rename(name)
         else:
             store.require_unused(name)
-        self._name = name
+        self.name = name
 
     def copy(self, name: str) -> "Session":
         """A new session with the same messages and settings, on disk as `name`. Spaces in the name become dashes.
 
-        Raises:
-            UsageError: if the name is taken or not valid, or this session is not saved.
-            DiskError: if it cannot be written.
+        Raises UsageError if the name is taken or not valid, or this session is not saved; DiskError if that fails.
         """
         name = self._valid_name(name)
         store.require_unused(name)
         other = Session(name)
-        for message in self.conversation.messages.values():
-            other.conversation.add(message)
-        other.conversation.move(self.conversation.head)
+        other.conversation.messages.update(self.conversation.messages)
+        other.conversation.head = self.conversation.head
         other.overrides, other._flags = dict(self.overrides), dict(self._flags)
         other.character, other._character_keys = self.character, set(self._character_keys)
         if other.conversation.messages:
             other._file = store.SessionFile(name, new=True)
             try:
-                other._file.lines.add(map(to_data, other._all_events()), sync=True)
+                other._file.lines.add(map(_to_data, other._all_events()), sync=True)
             except BaseException:
                 other.close()
                 raise
@@ -226,67 +209,67 @@ class Session:
 
     def close(self) -> None:
         """Close and unlock the file. A second call does nothing."""
-        self._name, self._is_writable = self.name, False
-        file, self._file = self._file, None
-        if file:
-            file.close()
+        self._is_writable = False
+        if self._file:
+            self._file.close()
+            self._file = None
 
     def _valid_name(self, name: str) -> str:
         if not self._is_writable:
-            raise UsageError(
-                "this session is not saved, because the chat was started with --no-save", "use /export FILE.md"
-            )
+            message = "this session is not saved, because the chat was started with --no-save"
+            raise UsageError(message, "use /export FILE.md")
         return store.to_name(name)
 
     def _read(self) -> Message | None:
         """Load the file; returns the unfinished answer of a chat that was killed."""
-        path, conversation = store.path_of(self.name), Conversation()
+        path, conversation = store.path_of(self.name), self.conversation
         faults: list[str] = []
-        self.conversation = conversation
+        conversation.on_move = lambda: None  # what is read is in the file already
         for data in read_events(path, faults):
             try:
-                self._apply(to_event(data), faults)
+                self._apply(data, faults)
             except (UsageError, ValueError) as error:
                 faults.append(f"skipped a line: {str(error)[:200]}")
+        conversation.on_move = self._save_head
         if faults:  # a new message must not take the id of a lost one, whose line may not have a readable id
             raw = path.read_bytes()
             conversation.lost_id = max([raw.count(b"\n"), *map(int, _IDS.findall(raw))])
-        conversation.on_move = self._save_head
         self.notes += [f"{path.name}: {fault}" for fault in faults[:_MAX_NOTES]]
         if (more := len(faults) - _MAX_NOTES) > 0:
             self.notes.append(f"{path.name}: {more} more problems like these")
-        message = read_unfinished(store.partial_path(path))
+        message = store.read_partial(path)
         return conversation.with_parent(message) if message and message.id not in conversation.messages else None
 
-    def _apply(self, event: Event | None, faults: list[str]) -> None:
+    def _apply(self, data: Mapping[str, Any], faults: list[str]) -> None:
         """Do what a line of the file says."""
         conversation = self.conversation
-        match event:
-            case Message():
-                message = conversation.with_parent(event)
-                if message is not event:
-                    faults.append(f"message {event.id} follows message {event.parent}, which does not exist")
-                if conversation.messages.get(event.id) != message:  # a line may be there twice
+        match Message.from_data(data) if data.get("type") == "message" else parse_event(data):
+            case Message() as found:
+                message = conversation.with_parent(found)
+                if message is not found:
+                    faults.append(f"message {found.id} follows message {found.parent}, which does not exist")
+                if conversation.messages.get(message.id) != message:  # a line may be there twice
                     conversation.add(message)
-            case HeadMove():
-                conversation.move(event.id)
-            case SettingChange():
-                key, value = typed_setting(event)
+            case HeadMove(id=head):
+                conversation.move(head)
+            case SettingChange() as change:
+                key, value = typed_setting(change)
                 self.overrides[key] = value
                 self._character_keys.discard(key)
-            case SettingReset():
-                self.overrides.pop(event.key, None)
-                self._character_keys.discard(event.key)
-            case CharacterChange():
-                self.character = ellipsize(event.name, _MAX_NAME)
-                self._character_keys = self.overrides.keys() & set(event.keys)
+            case SettingReset(key=key):
+                self.overrides.pop(key, None)
+                self._character_keys.discard(key)
+            case CharacterChange(name=name, keys=keys):
+                self.character = ellipsize(name, 100)
+                self._character_keys = self.overrides.keys() & set(keys)
 
     def _append(self, message: Message) -> Message:
         """Add a message to the conversation and to the file, which the first message creates."""
         is_first = self._is_writable and not self._file
         if is_first:
             try:
-                self._file = store.create_file(self._name, message.content)
+                self._file = store.create_file(self.name, message.content)
+                self.name = self._file.name
             except DiskError as error:  # the next message tries again
                 self._write_error = self._write_error or error
         self.conversation.add(message)
@@ -296,24 +279,27 @@ class Session:
     def _save_head(self) -> None:
         self._save([HeadMove(self.conversation.head)])
 
-    def _save(self, events: Iterable[Event], sync: bool = False) -> None:
+    def _save(self, events: Iterable[Message | Event], sync: bool = False) -> None:
         """Add events to the file; before the first message there is none."""
         if not self._file:
             return
         try:
-            self._file.lines.add(map(to_data, events), sync)
+            self._file.lines.add(map(_to_data, events), sync)
         except DiskError as error:
             self._write_error = self._write_error or error
         else:
             self._write_error, self._is_reported = None, False
 
-    def _all_events(self) -> Iterator[Event]:
+    def _all_events(self) -> Iterator[Message | Event]:
         """The events of the whole session."""
         conversation = self.conversation
-        yield Header()
         yield from conversation.messages.values()
         yield from setting_changes(self._flags | self.overrides)
         if self.character:
-            yield CharacterChange(self.character, sorted(self._character_keys))
+            yield CharacterChange(self.character, sorted(map(saved_key, self._character_keys)))
         if conversation.head != next(reversed(conversation.messages), None):
             yield HeadMove(conversation.head)
+
+
+def _to_data(event: Message | Event) -> dict[str, Any]:
+    return event.to_data() if isinstance(event, Message) else to_builtins(event)

@@ -5,13 +5,15 @@ import re
 import stat
 from collections.abc import Mapping
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import date
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.errors import DiskError, UsageError
-from llmcli.files import OPEN_SAFE, JsonlAppender, check_name, data_dir, encode, make_private
+from llmcli.chat.conversation import Message
+from llmcli.errors import DiskError, LlmcliError, UsageError
+from llmcli.files import OPEN_SAFE, VERSION, JsonlAppender, check_name, data_dir, encode, make_private, read_events
 from llmcli.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -27,41 +29,29 @@ def folder() -> Path:
 
 
 def path_of(name: str) -> Path:
-    """The file of the session `name`, whether it exists or not.
-
-    Raises:
-        UsageError: if the name is not valid.
-    """
+    """The file of the session `name`, whether it exists or not. Raises UsageError if the name is not valid."""
     return folder() / (check_name(name, "session") + SUFFIX)
 
 
 def existing_path(name: str) -> Path:
-    """The file of a session that exists.
-
-    Raises:
-        UsageError: if there is none; the hint has similar names.
-    """
+    """The file of a session that exists. Raises UsageError if there is none; the hint has similar names."""
     path = path_of(name)
     if not path.is_file():
-        raise UsageError(
-            f"session not found: {name!r}", similar_name(name) or "list the sessions with `llmcli sessions`"
-        )
+        hint = similar_name(name) or "list the sessions with `llmcli sessions`"
+        raise UsageError(f"session not found: {name!r}", hint)
     return path
 
 
 def find_name(text: str) -> str:
     """The full name of a session that exists: `text`, or the one name that ends with it (`-help` of 2026-11-28-help).
 
-    Raises:
-        UsageError: if there is none, or several end with it.
+    Raises UsageError if there is none, or several end with it.
     """
     name = to_name(text)
     if path_of(name).is_file():
         return name
     endings = _ending_with(name)
-    if len(endings) == 1:
-        return endings[0]
-    return existing_path(name).stem
+    return endings[0] if len(endings) == 1 else existing_path(name).stem
 
 
 def to_name(text: str) -> str:
@@ -98,38 +88,16 @@ def newest_first() -> list[tuple[float, Path]]:
     return sorted(found, reverse=True)
 
 
-def new_name(text: str) -> str:
-    """A name for a session that begins with this message: the date and its first words; the caller makes it unique."""
-    words = re.findall(r"[A-Za-z0-9]+", text[:200])
-    slug = ""
-    for word in words:
-        if len(slug) + len(word) > 32:
-            break
-        slug += f"-{word.lower()}"
-    return f"{date.today().isoformat()}{slug or '-chat'}"
-
-
-def name_taken_error(name: str) -> UsageError:
-    """The error for a name that another session has."""
-    return UsageError(f"session {name!r} already exists", "choose another name")
-
-
 def require_unused(name: str) -> None:
-    """Check that no session has this name.
-
-    Raises:
-        UsageError: if one has, or the name is not valid.
-    """
+    """Check that no session has this name. Raises UsageError if one has, or the name is not valid."""
     if os.path.lexists(path_of(name)):
-        raise name_taken_error(name)
+        raise UsageError(f"session {name!r} already exists", "choose another name")
 
 
 def acquire_lock(name: str) -> "BaseFileLock":
     """Lock a session for writing, until the lock is released or this process ends.
 
-    Raises:
-        UsageError: if another chat has it open.
-        DiskError: if the file of the lock cannot be written.
+    Raises UsageError if another chat has it open, DiskError if the file of the lock cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -137,10 +105,8 @@ def acquire_lock(name: str) -> "BaseFileLock":
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UsageError(
-            f"session {name!r} is open in another chat",
-            "close that chat, or choose another session with --session NAME",
-        ) from None
+        hint = "close that chat, or choose another session with --session NAME"
+        raise UsageError(f"session {name!r} is open in another chat", hint) from None
     except OSError as error:
         raise DiskError(f"cannot lock session {name!r}: {error.strerror}") from None
     return lock
@@ -158,9 +124,7 @@ def is_open(name: str) -> bool:
 def remove(name: str) -> None:
     """Delete a session permanently.
 
-    Raises:
-        UsageError: if there is none, or a chat has it open.
-        DiskError: if it cannot be locked or deleted.
+    Raises UsageError if there is none, or a chat has it open; DiskError if it cannot be deleted.
     """
     path = existing_path(name)
     lock = acquire_lock(name)
@@ -176,12 +140,7 @@ def remove(name: str) -> None:
 
 
 def rename(old: str, new: str) -> None:
-    """Rename a session that no chat has open.
-
-    Raises:
-        UsageError: if the new name is taken, or the session is open.
-        DiskError: if it cannot be locked or moved.
-    """
+    """Rename a session that no chat has open. Raises as `SessionFile` and its `rename` do."""
     with closing(SessionFile(old)) as file:
         file.rename(new)
 
@@ -191,38 +150,50 @@ def partial_path(path: Path) -> Path:
     return path.parent / ".open" / f"{path.stem}.partial"
 
 
+def read_partial(path: Path) -> Message | None:
+    """The unfinished answer of a chat that was killed; None if there is no text."""
+    message: Message | None = None
+    texts: dict[str, list[str]] = {"answer": [], "think": []}
+    with suppress(LlmcliError):  # usually the file does not exist
+        for event in read_events(partial_path(path)):
+            if event.get("type") == "message":
+                with suppress(ValueError):
+                    message = Message.from_data(event)
+            for kind in texts.keys() & event.keys():
+                texts[kind].append(str(event[kind]))
+    content, reasoning = "".join(texts["answer"]), "".join(texts["think"])
+    if not message or not content + reasoning:
+        return None
+    return replace(message, content=content, reasoning=reasoning, finish_reason="interrupt")
+
+
 class SessionFile:
     """The files of a session, locked until `close`: its `lines`, and the answer that is being written."""
 
     def __init__(self, name: str, new: bool = False) -> None:
         """Open the file of a session, or with `new` create it.
 
-        Raises:
-            UsageError: if it does not exist, or with `new` exists; if another chat has it open.
-            DiskError: if it cannot be opened.
+        Raises UsageError if it does not exist, or with `new` exists, or another chat has it open; DiskError if it
+        cannot be opened.
         """
         path = path_of(name) if new else existing_path(name)
         self.name = name
         self._partial = -1  # descriptor of the file of the unfinished answer
         self._lock = acquire_lock(name)  # before the file exists, so that no `--continue` opens it
         try:
+            if new:
+                require_unused(name)
             self.lines = JsonlAppender(path, new)
-        except FileExistsError:
-            self._lock.release()
-            raise name_taken_error(name) from None
         except BaseException:
             self._lock.release()
             raise
         if new:
             self.remove_partial()  # of a deleted session of this name
+        if not path.stat().st_size:  # also if the program was killed before it wrote the first line
+            self.lines.waiting.append(encode({"type": "session", "version": VERSION}))
 
     def rename(self, name: str) -> None:
-        """Rename the session.
-
-        Raises:
-            UsageError: if the name is taken or not valid.
-            DiskError: if the files cannot be moved.
-        """
+        """Rename the session. Raises UsageError if the name is taken or not valid, DiskError if that fails."""
         if name == self.name:
             raise UsageError(f"the name of the session is already {name!r}")
         lines, target = self.lines, path_of(name)
@@ -246,7 +217,7 @@ class SessionFile:
         """Write what is known of an answer before its first token."""
         with suppress(OSError):  # a full disk is reported when the answer ends
             self._partial = os.open(partial_path(self.lines.path), _PARTIAL, 0o600)
-            os.write(self._partial, encode(event))
+        self.add_piece(event)
 
     def add_piece(self, event: Mapping[str, Any]) -> None:
         """Write a piece of the answer, in a few microseconds."""
@@ -281,16 +252,19 @@ class SessionFile:
 
 
 def create_file(name: str, first: str) -> SessionFile:
-    """A new file with this name, or, if it is empty, with a name from the `first` message.
+    """A new file with this name, or, if it is empty, with a name of the date and the first words of a message.
 
-    Raises:
-        UsageError: if a session of that name exists.
-        DiskError: if the file cannot be created.
+    Raises UsageError if a session of that name exists, DiskError if the file cannot be created.
     """
     if name:
         return SessionFile(name, new=True)
-    name = new_name(first)
-    for number in count(1):
+    slug = ""
+    for word in re.findall(r"[A-Za-z0-9]+", first[:200]):
+        if len(slug) + len(word) > 32:
+            break
+        slug += f"-{word.lower()}"
+    name = f"{date.today().isoformat()}{slug or '-chat'}"
+    numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    while True:
         with suppress(UsageError):
-            return SessionFile(name if number == 1 else f"{name}-{number}", new=True)
-    raise AssertionError  # `count` does not end
+            return SessionFile(next(numbered), new=True)

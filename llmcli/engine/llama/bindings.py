@@ -1,4 +1,4 @@
-"""The llama.cpp library: loading it, and its log."""
+"""The llama.cpp library: loading it, its log, and the types of what it returns."""
 
 import ctypes
 import importlib.util
@@ -10,19 +10,39 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llmcli.errors import LlmcliError
 
 # The release whose structures and signatures this package uses; pyproject.toml pins the same range.
 TESTED_BINDINGS = "0.3.36"
-_DEBUG, _INFO, _WARN, _ERROR, _CONT = 1, 2, 3, 4, 5  # ggml.h, enum ggml_log_level
+_INFO, _ERROR, _CONT = 2, 4, 5  # ggml.h, enum ggml_log_level
 # The C library: some of its functions serve as callbacks without Python.
 C_LIBRARY = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
 _errors: deque[str] = deque(maxlen=16)
 _listeners: list[Callable[[str], None]] = []
 _last_level = _INFO
-_callback: Any = None  # llama.cpp keeps only the pointer
+_callback: object = None  # llama.cpp keeps only the pointer, so this reference keeps the function alive
+
+if TYPE_CHECKING:  # the classes at run time are those of the bindings, and ctypes makes the types of pointers
+
+    class TokenData(ctypes.Structure):
+        """A candidate: llama.h, `llama_token_data`."""
+
+        id: int
+        logit: float
+        p: float
+
+    class CandidateArray(ctypes.Structure):
+        """The candidates of a draw: llama.h, `llama_token_data_array`. `selected` is an index, -1 before the draw."""
+
+        data: ctypes._Pointer[TokenData]
+        size: int
+        selected: int
+        sorted: bool
+
+    Pointer = ctypes._Pointer[ctypes.Structure]  # to an object of llama.cpp, such as a `llama_sampler`
+    Candidates = ctypes._Pointer[CandidateArray]
 
 
 @cache
@@ -31,13 +51,12 @@ def load() -> types.ModuleType:
 
     The `__init__` of the package imports numpy, jinja2 and diskcache (120 ms); the bindings alone take 30 ms. They are
     imported through an empty module in place of the package. It is removed afterwards, so that a later
-    `import llama_cpp` imports the real package.
-
-    Raises:
-        LlmcliError: when the package is missing or its library cannot be loaded.
+    `import llama_cpp` imports the real package. Raises LlmcliError when the package or its library is missing.
     """
+    global _callback
     api = submodule("llama_cpp")
-    install_log(api)
+    _callback = api.llama_log_callback(_on_log)
+    api.llama_log_set(_callback, ctypes.c_void_p(0))  # by default the log goes to stderr
     api.llama_backend_init()
     return api
 
@@ -95,11 +114,12 @@ def llama_build() -> str:
     return ", ".join(parts).replace("llama version", "llama.cpp").replace("ggml version", "ggml")
 
 
-def _on_log(level: int, text: bytes | None, _user_data: Any) -> None:
+def _on_log(level: int, text: bytes | None, _user_data: object) -> None:
     global _last_level
-    if level != _CONT:
+    if level != _CONT:  # a continuation has the level of the line that it continues
         _last_level = level
-    if not text or (_last_level not in (_WARN, _ERROR) and not _listeners):
+    # A load logs hundreds of lines: without a listener, only errors are worth decoding.
+    if not text or (_last_level != _ERROR and not _listeners):
         return
     line = text.decode("utf-8", "replace").rstrip("\n")
     for listener in _listeners:
@@ -108,18 +128,12 @@ def _on_log(level: int, text: bytes | None, _user_data: Any) -> None:
         _errors.append(line)
 
 
-def install_log(api: types.ModuleType) -> None:
-    """Capture llama.cpp's log, which by default goes to stderr."""
-    global _callback
-    _callback = api.llama_log_callback(_on_log)
-    api.llama_log_set(_callback, ctypes.c_void_p(0))
-
-
 @contextmanager
 def suppress_log(api: types.ModuleType) -> Iterator[None]:
     """Discard the log without a call into Python, for a load in parallel with a thread that has Python's lock.
 
-    The callback is C's `abs`, which takes the log level and has no effect.
+    The callback is C's `abs`: it takes an int, as the level is, ignores the other arguments, and has no effect. A
+    callback in Python would wait for the lock at each line, and the load with it.
     """
     api.llama_log_set(ctypes.cast(C_LIBRARY.abs, api.llama_log_callback), ctypes.c_void_p(0))
     try:
@@ -143,3 +157,31 @@ def last_log_error() -> str:
     lines = [re.sub(r"^\w+: ", "", line).strip() for line in _errors]
     specific = [line for line in lines if line and not re.fullmatch(r"failed to load model\W*", line)]
     return specific[0] if specific else ""
+
+
+class OwnedSampler:
+    """A `llama_sampler` that is freed with this object, or before by `close`."""
+
+    pointer: "Pointer | None" = None
+
+    def __init__(self, pointer: "Pointer | None") -> None:
+        self._api = load()
+        self.pointer = pointer
+
+    def clone(self) -> "OwnedSampler":
+        """A copy with the whole state: random generators, penalties, the position in a grammar."""
+        return OwnedSampler(self._api.llama_sampler_clone(self.pointer))
+
+    def replace(self, clone: "OwnedSampler") -> None:
+        """Continue with the state of a clone, which is empty afterwards."""
+        OwnedSampler.close(self)
+        self.pointer, clone.pointer = clone.pointer, None
+
+    def close(self) -> None:
+        """Free the sampler; a second call has no effect."""
+        pointer, self.pointer = self.pointer, None
+        if pointer:
+            self._api.llama_sampler_free(pointer)
+
+    # A clone is dropped in many places: when its token is final, taken back, or its draw fails. None has to free it.
+    __del__ = close

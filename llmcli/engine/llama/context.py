@@ -4,22 +4,32 @@ import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
+from itertools import groupby, pairwise
+from typing import NamedTuple
 
 from llmcli.engine.events import Batches, Cancellation
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError
 
+Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # llama.h, enum llama_flash_attn_type
 _BF16 = 30  # ggml.h, enum ggml_type; the one type of a cache that llama-cpp-python does not name
 _NO_SLOT, _ABORTED = 1, 2  # status of llama_decode
+_BATCH_WITH_PROGRESS = 512  # tokens; larger batches would move the bar in long jumps
 _MAX_SAVED_STATE = 2**29  # bytes
 
 
 class AbortedError(Exception):
     """The cancellation was set during a computation; the context is still usable."""
+
+
+class SavedSequence(NamedTuple):
+    """A sequence outside of its context: llama.cpp's state of it, the tokens, and the rows of their batches."""
+
+    state: "ctypes.Array[ctypes.c_uint8]"
+    evaluated: list[int]
+    rows: list[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +55,14 @@ class ContextParams:
 class Context:
     """Evaluates sequences of tokens, each under its own `seq_id` from 0 to n_seq_max - 1.
 
-    Raises:
-        LlmcliError: when llama.cpp cannot create the context (such as out of memory), with its reason.
+    Raises LlmcliError when llama.cpp cannot create the context (such as out of memory), with its reason.
     """
 
-    def __init__(self, model: Model, params: ContextParams, cancellation: Cancellation | None = None) -> None:
+    def __init__(self, model: Model, params: ContextParams) -> None:
         self._api = api = bindings.load()
         self.model = model
         self.params = params
-        self._n_batch = max(min(params.n_batch, params.n_ctx), params.n_seq_max)  # for `step`
+        self.n_batch = max(min(params.n_batch, params.n_ctx), params.n_seq_max)  # `step` has a row per sequence
         bindings.clear_log()
         self.handle = api.llama_init_from_model(model.handle, self._c_params(params))
         if not self.handle:
@@ -66,30 +75,29 @@ class Context:
         asked = params.n_ctx_seq or (params.n_ctx if params.n_seq_max == 1 else n_ctx_seq)
         self.n_ctx = min(n_ctx_seq, asked)
         self._memory = api.llama_get_memory(self.handle)
-        self._cancellation: Cancellation | None = None
-        self.cancellation = cancellation or Cancellation()
+        # What the memory of each sequence holds: the tokens, and for each the number of rows of its batch if it was
+        # the first one there, else 0. So a cut of both lists is all that a removal of tokens takes.
         self._evaluated: list[list[int]] = [[] for _ in range(params.n_seq_max)]
-        self._histories = [BatchHistory() for _ in range(params.n_seq_max)]
-        self._batch_seq_id = -1  # the sequence to which all rows of the batch belong
+        self._rows: list[list[int]] = [[] for _ in range(params.n_seq_max)]
         self._make_batch(params.n_seq_max)
+        self._batch_seq_id = -1  # the sequence to which all rows of the batch belong, or -1
+        # llama.cpp calls its abort callback after every tensor operation, about 1,000 times per token, so it must not
+        # be Python. The C library's `strlen` has the right form: over this flag it returns 0 (continue) for an empty
+        # string, else 1 (abort). Only the CPU backend calls it (see llama.h).
+        self._abort_flag = ctypes.create_string_buffer(2)
+        self._abort_callback = ctypes.cast(bindings.C_LIBRARY.strlen, api.ggml_abort_callback)
+        api.llama_set_abort_callback(self.handle, self._abort_callback, ctypes.cast(self._abort_flag, ctypes.c_void_p))
+        self._watched: list[Cancellation] = []
 
-    @property
-    def cancellation(self) -> Cancellation:
-        """What aborts the next evaluations."""
-        assert self._cancellation
-        return self._cancellation
-
-    @cancellation.setter
-    def cancellation(self, cancellation: Cancellation) -> None:
-        if cancellation is self._cancellation:
+    def watch(self, cancellations: Sequence[Cancellation]) -> None:
+        """Let any of these, and no other, abort the next evaluations."""
+        if cancellations == self._watched:
             return
-        self._cancellation = cancellation
-        cancellation.attach(self._api, self.handle)
-
-    @property
-    def n_batch(self) -> int:
-        """The maximum number of tokens in one batch."""
-        return self._n_batch
+        for one in self._watched:
+            one.flags = tuple(flag for flag in one.flags if flag is not self._abort_flag)
+        self._watched = list(cancellations)
+        for one in self._watched:
+            one.flags = (*one.flags, self._abort_flag)
 
     def evaluated(self, tokens: Sequence[int] | None = None, seq_id: int = 0) -> int:
         """The number of evaluated tokens of the sequence: all, or those in its common prefix with `tokens`."""
@@ -98,91 +106,98 @@ class Context:
 
     def layout(self, seq_id: int = 0) -> Batches:
         """The batches in which the tokens of the sequence were evaluated."""
-        return self._histories[seq_id].batches(len(self._evaluated[seq_id]))
+        rows = self._rows[seq_id]
+        starts = [at for at, n_rows in enumerate(rows) if n_rows]
+        batches = [(rows[start], end - start) for start, end in pairwise([*starts, len(rows)])]
+        return [(*batch, len(list(group))) for batch, group in groupby(batches)]
 
-    def prefill(self, seq_id: int, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None) -> int:
+    def prefill(self, seq_id: int, tokens: Sequence[int], progress: Progress | None = None) -> int:
         """Make the sequence exactly `tokens`, with the logits of the last one; returns the number of evaluated tokens.
 
         The common prefix with the present sequence is reused. Models that cannot remove a part of their memory
-        (recurrent, sliding window) start from the beginning. `progress(done, total)` counts tokens.
-
-        Raises:
-            ContextOverflowError: when the context is smaller than the tokens.
-            AbortedError: when it was cancelled; the evaluated tokens are kept.
+        (recurrent, sliding window) start from the beginning. Raises ContextOverflowError when the context is smaller
+        than the tokens, and AbortedError when it is cancelled; what is evaluated then is kept.
         """
+        n_evaluated = self.prefill_batch(seq_id, tokens, progress)
+        while len(self._evaluated[seq_id]) < len(tokens):
+            n_evaluated += self.prefill_batch(seq_id, tokens, progress)
+        return n_evaluated
+
+    def prefill_batch(self, seq_id: int, tokens: Sequence[int], progress: Progress | None = None) -> int:
+        """Evaluate one batch of what `prefill` evaluates; `evaluated` then tells whether it was the last one."""
         if len(tokens) > self.n_ctx:
             raise ContextOverflowError(f"{len(tokens)} tokens do not fit the context of {self.n_ctx} tokens")
         evaluated = self._evaluated[seq_id]
-        keep = min(common_prefix(evaluated, tokens), len(tokens) - 1)  # the last one is evaluated again for its logits
+        # The logits of the last token may be overwritten, and a context has no others: it is evaluated again.
+        keep = min(common_prefix(evaluated, tokens), len(tokens) - 1)
         if keep < len(evaluated):
-            keep = self._cut(seq_id, keep)
-        step = min(self._n_batch, 512) if progress else self._n_batch
-        for start in range(keep, len(tokens), step):
-            self._evaluate(seq_id, tokens[start : start + step], last=start + step >= len(tokens))
-            if progress:
-                progress(len(evaluated), len(tokens))
-        return len(tokens) - keep
+            keep = self.cut(seq_id, keep)
+        end = keep + (min(self.n_batch, _BATCH_WITH_PROGRESS) if progress else self.n_batch)
+        self._evaluate(seq_id, tokens[keep:end], last=end >= len(tokens))
+        if progress:
+            progress(len(evaluated), len(tokens))
+        return len(evaluated) - keep
 
     def step(self, tokens: Sequence[tuple[int, int]]) -> None:
-        """Evaluate one more token for each (seq_id, token); row i of the logits belongs to pair i.
+        """Evaluate one more token for each (seq_id, token) in one batch; row i of the logits belongs to pair i.
 
-        Raises:
-            AbortedError: when it was cancelled.
-            ContextOverflowError: when the memory that the sequences share is full.
-            LlmcliError: when llama.cpp cannot evaluate a token.
+        Raises AbortedError when it is cancelled, ContextOverflowError when the memory that the sequences share is full.
         """
         n = len(tokens)
         for row, (seq_id, token) in enumerate(tokens):
             self._tokens[row] = token
             self._positions[row] = len(self._evaluated[seq_id])
             self._wants_logits[row] = 1
-            if n > 1 or self._batch_seq_id != seq_id:
-                self._seq_pointers[row] = self._seq_ids[seq_id]
+            if n > 1 or self._batch_seq_id != seq_id:  # alone, a sequence finds its pointers in place
+                self._seq_pointers[row] = self._seq_pointer[seq_id]
                 self._batch_seq_id = -1
         self._decode(n, [seq_id for seq_id, _ in tokens])
         for seq_id, token in tokens:
-            if n > 1:
-                self._histories[seq_id].add(len(self._evaluated[seq_id]), n, 1)
             self._evaluated[seq_id].append(token)
+            self._rows[seq_id].append(n)
 
     def share(self, source: int, target: int) -> None:
-        """Make the sequence `target` equal to `source`, without an evaluation."""
+        """Make the sequence `target` equal to `source`, without an evaluation (in a unified cache, without a copy)."""
         api, memory = self._api, self._memory
         api.llama_memory_seq_rm(memory, target, -1, -1)
         api.llama_memory_seq_cp(memory, source, target, -1, -1)
-        self._evaluated[target], self._histories[target] = list(self._evaluated[source]), self._histories[source].copy()
+        self._evaluated[target], self._rows[target] = list(self._evaluated[source]), list(self._rows[source])
 
-    def clear(self, seq_id: int) -> None:
-        """Remove all tokens of the sequence."""
-        self._cut(seq_id, 0)
+    def cut(self, seq_id: int, keep: int = 0) -> int:
+        """Keep the first `keep` tokens, or none where the memory cannot remove the others; returns the number kept.
+
+        A recurrent memory refuses to remove a part. One with a sliding window does it, but may have overwritten cells
+        that the kept tokens attend to: it is complete only while it still has the first position.
+        """
+        api, memory = self._api, self._memory
+        is_complete = api.llama_memory_seq_pos_min(memory, seq_id) == 0
+        if not (api.llama_memory_seq_rm(memory, seq_id, keep, -1) and is_complete):
+            api.llama_memory_seq_rm(memory, seq_id, -1, -1)
+            keep = 0
+        del self._evaluated[seq_id][keep:], self._rows[seq_id][keep:]
+        return keep
 
     def receive(self, other: "Context") -> None:
-        """Copy the first sequence of `other`, a context of the same model and cache types, if it fits.
-
-        The state goes through the memory of this process.
-        """
+        """Copy the first sequence of `other`, a context of the same model and cache types, if it fits."""
         self._load(0, other._save(0))
 
     def prefill_as(self, seq_id: int, tokens: Sequence[int], layout: Batches) -> None:
-        """Make the sequence exactly `tokens`, evaluated again in exactly these batches, without logits.
+        """Evaluate all of these batches of `tokens` again except the last one, which `prefill` then evaluates.
 
-        A batch of which only a part was kept is filled up with other tokens, which are then removed: a row of a batch
-        has no influence on the rows before it.
-
-        Raises:
-            ValueError: when the layout is not possible, or this memory cannot remove a part of a batch.
-            AbortedError: when it was cancelled.
+        A batch of which only a part was kept is filled up with other tokens, which are then removed: the number of rows
+        decides about the rounding, but a row has no influence on the rows before it. Raises ValueError when the layout
+        is not possible, or this memory cannot remove a part of a batch.
         """
-        check_layout(layout, len(tokens), self._n_batch, self.n_ctx)
-        self._cut(seq_id, 0)
+        check_layout(layout, len(tokens), self.n_batch, self.n_ctx)
+        self.cut(seq_id)
         evaluated = self._evaluated[seq_id]
-        for rows, kept, times in layout:
-            for _ in range(times):
-                part = tokens[len(evaluated) : len(evaluated) + kept]
-                keep = len(evaluated) + kept
-                self._evaluate(seq_id, [*part, *[part[-1]] * (rows - kept)], last=False)
-                if keep < len(evaluated) and self._cut(seq_id, keep) != keep:
-                    raise ValueError("the memory of this model cannot keep a part of a batch")
+        *batches, _ = [(rows, kept) for rows, kept, times in layout for _ in range(times)]
+        for rows, kept in batches:
+            keep = len(evaluated) + kept
+            part = tokens[len(evaluated) : keep]
+            self._evaluate(seq_id, [*part, *[part[-1]] * (rows - kept)], last=False)
+            if keep < len(evaluated) and self.cut(seq_id, keep) != keep:
+                raise ValueError("the memory of this model cannot keep a part of a batch")
 
     def rewind(self, seq_id: int, tokens: Sequence[int]) -> None:
         """Remove the batch in which the last of `tokens` was evaluated, and everything after it.
@@ -190,13 +205,14 @@ class Context:
         `prefill` then evaluates the same batch again, and gets exactly the same logits.
         """
         if self.evaluated(tokens, seq_id) == len(tokens):
-            self._cut(seq_id, batch_start(self.layout(seq_id), len(tokens)))
+            self.cut(seq_id, max(at for at, n_rows in enumerate(self._rows[seq_id][: len(tokens)]) if n_rows))
 
     @contextmanager
     def untouched(self, seq_id: int = 0) -> Iterator[None]:
         """Restore the sequence after this block, bit by bit, whatever the block evaluated.
 
-        A state of more than 512 MB is not saved: the next `prefill` then evaluates the removed tokens again.
+        To evaluate the removed tokens again would give almost the same state: other batches have other rounding. It is
+        what the next `prefill` does where the state has more than 512 MB and is not saved.
         """
         is_small = self._api.llama_state_seq_get_size(self.handle, seq_id) <= _MAX_SAVED_STATE
         saved = self._save(seq_id) if is_small and self._evaluated[seq_id] else None
@@ -208,14 +224,15 @@ class Context:
 
     def close(self) -> None:
         """Free the memory; a second call has no effect."""
+        self.watch([])
         handle, self.handle = self.handle, None
         if handle:
             self._api.llama_free(handle)
 
-    def _c_params(self, params: ContextParams) -> Any:
+    def _c_params(self, params: ContextParams) -> ctypes.Structure:
         api = self._api
-        c = api.llama_context_default_params()
-        c.n_ctx, c.n_batch, c.n_ubatch = params.n_ctx, self._n_batch, min(params.n_ubatch, self._n_batch)
+        c: ctypes.Structure = api.llama_context_default_params()
+        c.n_ctx, c.n_batch, c.n_ubatch = params.n_ctx, self.n_batch, min(params.n_ubatch, self.n_batch)
         c.n_seq_max = params.n_seq_max
         c.kv_unified = params.n_ctx_seq > 0  # sequences with a common prefix share its memory
         c.n_threads, c.n_threads_batch = params.n_threads, params.n_threads_batch
@@ -227,81 +244,65 @@ class Context:
 
     def _make_batch(self, n_seq_max: int) -> None:
         """The arrays of the `llama_batch`, allocated once; each evaluation writes into them."""
-        n, api = self._n_batch, self._api
-        self._tokens: Any = (ctypes.c_int32 * n)()
-        self._positions: Any = (ctypes.c_int32 * n)()
-        self._one_each = (ctypes.c_int32 * n)(*[1] * n)
-        self._seq_ids = [(ctypes.c_int32 * 1)(seq) for seq in range(n_seq_max)]
-        self._seq_pointers: Any = (ctypes.POINTER(ctypes.c_int32) * n)()
-        self._wants_logits: Any = (ctypes.c_int8 * n)()
-        self._batch = api.llama_batch(
-            0, self._tokens, None, self._positions, self._one_each, self._seq_pointers, self._wants_logits
+        n, int32 = self.n_batch, ctypes.c_int32
+        self._tokens = (int32 * n)()
+        self._positions = (int32 * n)()
+        self._n_seq_ids = (int32 * n)(*[1] * n)  # a token belongs to one sequence
+        self._seq_ids = (int32 * n_seq_max)(*range(n_seq_max))
+        # Pointers to the elements of the array above: a step only copies them.
+        self._seq_pointer = [
+            ctypes.cast(ctypes.byref(self._seq_ids, 4 * seq_id), ctypes.POINTER(int32)) for seq_id in range(n_seq_max)
+        ]
+        self._seq_pointers = (ctypes.POINTER(int32) * n)()
+        self._wants_logits = (ctypes.c_int8 * n)()
+        self._batch = self._api.llama_batch(
+            0, self._tokens, None, self._positions, self._n_seq_ids, self._seq_pointers, self._wants_logits
         )
-        self._point_to(0, n)
-
-    def _point_to(self, seq_id: int, n: int) -> None:
-        """Make the first `n` rows of the batch tokens of one sequence."""
-        pointer = ctypes.cast(self._seq_ids[seq_id], ctypes.POINTER(ctypes.c_int32))
-        self._seq_pointers[:n] = [pointer] * n
-        self._batch_seq_id = seq_id
 
     def _evaluate(self, seq_id: int, tokens: Sequence[int], last: bool) -> None:
         """Evaluate tokens of one sequence in one batch, with the logits of the last token if `last`."""
         evaluated, n = self._evaluated[seq_id], len(tokens)
-        self._tokens[:n] = tokens
-        self._positions[:n] = range(len(evaluated), len(evaluated) + n)
-        self._wants_logits[:n] = bytes(n)
-        self._wants_logits[n - 1] = last
+        self._tokens[:n] = list(tokens)
+        self._positions[:n] = list(range(len(evaluated), len(evaluated) + n))
+        self._wants_logits[:n] = [0] * n
+        self._wants_logits[n - 1] = last  # the output layer is evaluated only for rows that want logits
         if self._batch_seq_id != seq_id:
-            self._point_to(seq_id, self._n_batch)
+            self._seq_pointers[:] = [self._seq_pointer[seq_id]] * self.n_batch
+            self._batch_seq_id = seq_id
         self._decode(n, [seq_id])
-        if n > 1:
-            self._histories[seq_id].add(len(evaluated), n, n)
         evaluated.extend(tokens)
+        self._rows[seq_id] += [n, *[0] * (n - 1)]
 
     def _decode(self, n: int, seq_ids: list[int]) -> None:
+        # The flag is cleared before the question: a `set` in another thread is seen here, or writes to the flag later.
+        self._abort_flag[0] = b"\0"
+        if any(one.is_set() for one in self._watched):
+            raise AbortedError
         self._batch.n_tokens = n
         status = self._api.llama_decode(self.handle, self._batch)
         if status == 0:
             return
-        for seq_id in seq_ids:  # remove what the failed batch left in the memory
-            self._cut(seq_id, len(self._evaluated[seq_id]))
-        if status == _ABORTED or self.cancellation.is_set():
+        for seq_id in seq_ids:  # remove what the micro-batches before the failure left in the memory
+            self.cut(seq_id, len(self._evaluated[seq_id]))
+        if status == _ABORTED or self._abort_flag[0] != b"\0":
             raise AbortedError
         if status == _NO_SLOT:
             raise ContextOverflowError(f"the context of {self.n_ctx} tokens is full")
         raise LlmcliError(f"llama.cpp cannot evaluate the tokens: {bindings.last_log_error() or f'status {status}'}")
 
-    def _cut(self, seq_id: int, keep: int) -> int:
-        """Keep the first `keep` tokens, or none where the memory cannot remove the others; returns the number kept.
-
-        A recurrent memory refuses to remove a part. One with a sliding window does it, but may have overwritten cells
-        that the kept tokens attend to: it is complete only while it still has the first position.
-        """
-        api, memory = self._api, self._memory
-        is_complete = api.llama_memory_seq_pos_min(memory, seq_id) == 0
-        if not (api.llama_memory_seq_rm(memory, seq_id, keep, -1) and is_complete):
-            api.llama_memory_seq_rm(memory, seq_id, -1, -1)
-            keep = 0
-        del self._evaluated[seq_id][keep:]
-        self._histories[seq_id].cut(keep)
-        return keep
-
-    def _save(self, seq_id: int) -> "tuple[Any, list[int], BatchHistory]":
-        """A copy of the state of a sequence, its tokens and its batches."""
+    def _save(self, seq_id: int) -> SavedSequence:
         size = self._api.llama_state_seq_get_size(self.handle, seq_id)
         state = (ctypes.c_uint8 * size)()
         self._api.llama_state_seq_get_data(self.handle, state, size, seq_id)
-        return state, list(self._evaluated[seq_id]), self._histories[seq_id].copy()
+        return SavedSequence(state, list(self._evaluated[seq_id]), list(self._rows[seq_id]))
 
-    def _load(self, seq_id: int, saved: "tuple[Any, list[int], BatchHistory]") -> None:
+    def _load(self, seq_id: int, saved: SavedSequence) -> None:
         """Replace a sequence by a saved one; it is empty if that does not fit."""
-        state, evaluated, history = saved
-        self._cut(seq_id, 0)
-        if self._api.llama_state_seq_set_data(self.handle, state, len(state), seq_id):
-            self._evaluated[seq_id], self._histories[seq_id] = evaluated, history
+        self.cut(seq_id)
+        if self._api.llama_state_seq_set_data(self.handle, saved.state, len(saved.state), seq_id):
+            self._evaluated[seq_id], self._rows[seq_id] = saved.evaluated, saved.rows
         else:
-            self._cut(seq_id, 0)
+            self.cut(seq_id)  # a part of it can be there
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
@@ -312,64 +313,8 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return next(i for i in range(n) if a[i] != b[i])
 
 
-class BatchHistory:
-    """The batches of one sequence. Tokens that are not recorded were evaluated in batches of one row."""
-
-    def __init__(self, recorded: Sequence[tuple[int, int, int]] = ()) -> None:
-        self._recorded = list(recorded)  # (position of the first token, rows, rows that are tokens of the sequence)
-
-    def add(self, start: int, rows: int, kept: int) -> None:
-        """Record that the `kept` tokens from position `start` on were evaluated in a batch of `rows`."""
-        self._recorded.append((start, rows, kept))
-
-    def cut(self, keep: int) -> None:
-        """Keep only the first `keep` tokens."""
-        recorded = self._recorded
-        while recorded and recorded[-1][0] >= keep:
-            recorded.pop()
-        if recorded:
-            start, rows, kept = recorded[-1]
-            recorded[-1] = start, rows, min(kept, keep - start)
-
-    def copy(self) -> "BatchHistory":
-        """A copy, for a sequence that shares these tokens."""
-        return BatchHistory(self._recorded)
-
-    def batches(self, n_tokens: int) -> list[tuple[int, int, int]]:
-        """The batches of the first `n_tokens` tokens; equal ones in succession are counted."""
-        batches, at = [], 0
-        for start, rows, kept in [*self._recorded, (n_tokens, 0, 0)]:
-            if start > at:
-                batches.append((1, 1, start - at))
-            if rows:
-                batches.append((rows, kept, 1))
-            at = start + kept
-        groups = groupby(batches, key=lambda batch: batch[:2])
-        return [(rows, kept, sum(times for _, _, times in group)) for (rows, kept), group in groups]
-
-
-def drop_last_batch(layout: Batches) -> list[tuple[int, int, int]]:
-    """All batches except the last one."""
-    *before, (rows, kept, times) = layout
-    return [*before, (rows, kept, times - 1)] if times > 1 else before
-
-
-def batch_start(layout: Batches, n_tokens: int) -> int:
-    """The position of the first token of the batch with token number `n_tokens`."""
-    at = 0
-    for _, kept, times in layout:
-        if at + kept * times >= n_tokens:
-            return at + (n_tokens - 1 - at) // kept * kept
-        at += kept * times
-    return at
-
-
 def check_layout(layout: Batches, n_tokens: int, n_batch: int, n_ctx: int) -> None:
-    """Check that `n_tokens` tokens can have been evaluated in these batches.
-
-    Raises:
-        ValueError: when they cannot.
-    """
+    """Raise a ValueError if `n_tokens` tokens cannot have been evaluated in these batches."""
     at = 0
     for rows, kept, times in layout:
         if not 0 < kept <= rows <= n_batch or times < 1:

@@ -12,11 +12,8 @@ from llmcli.errors import LlmcliError
 
 _KINDS = {0: "CPU", 1: "GPU", 2: "IGPU", 3: "ACCEL", 4: "META"}  # ggml-backend.h, enum ggml_backend_dev_type
 # Bytes per element of the K and V caches: bytes per block / elements per block (ggml.c, type traits).
-CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "q4_1": 20 / 32} | {
-    "iq4_nl": 18 / 32,
-    "q5_0": 22 / 32,
-    "q5_1": 24 / 32,
-}
+CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "q4_1": 20 / 32}
+CACHE_BYTES |= {"iq4_nl": 18 / 32, "q5_0": 22 / 32, "q5_1": 24 / 32}
 _USABLE = 0.9  # fraction of the free memory
 _ALIGN = 256  # llama.cpp rounds the context size up to a multiple
 
@@ -35,24 +32,23 @@ class Device:
 def devices() -> list[Device]:
     """Every device of the installed llama.cpp build."""
     bindings.load()
-    lib = bindings.ggml()
+    lib = bindings.ggml()  # llama-cpp-python declares none of these functions
     lib.ggml_backend_dev_count.restype = ctypes.c_size_t
     lib.ggml_backend_dev_get.restype = ctypes.c_void_p
     lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    return [_device(lib, lib.ggml_backend_dev_get(i)) for i in range(lib.ggml_backend_dev_count())]
-
-
-def _device(lib: ctypes.CDLL, handle: int) -> Device:
-    texts = []
+    lib.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    lib.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p] * 3
     for function in (lib.ggml_backend_dev_name, lib.ggml_backend_dev_description):
         function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
-        texts.append((function(handle) or b"").decode("utf-8", "replace"))
-    lib.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
-    lib.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    lib.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
-    kind = _KINDS.get(lib.ggml_backend_dev_type(handle), "other")
-    return Device(texts[0], texts[1], kind, free.value, total.value)
+    found = []
+    for handle in map(lib.ggml_backend_dev_get, range(lib.ggml_backend_dev_count())):
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        lib.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+        texts = lib.ggml_backend_dev_name(handle), lib.ggml_backend_dev_description(handle)
+        name, description = ((text or b"").decode("utf-8", "replace") for text in texts)
+        kind = _KINDS.get(lib.ggml_backend_dev_type(handle), "other")
+        found.append(Device(name, description, kind, free.value, total.value))
+    return found
 
 
 def has_gpu() -> bool:
@@ -64,24 +60,25 @@ def usable_cores() -> int:
     """The number of physical cores for this process, by affinity, SMT siblings and the container's CPU quota."""
     has_affinity = hasattr(os, "sched_getaffinity")  # not on Windows and macOS
     logical = sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
-    physical = _physical(logical) or len(logical)
-    quota = _cgroup_cpus()
+    physical = _physical_cores(logical) or len(logical)
+    quota = _cpu_quota()
     return max(1, min(physical, quota) if quota else physical)
 
 
-def _physical(cpus: list[int]) -> int:
+def _physical_cores(cpus: list[int]) -> int:
     """The number of physical cores among `cpus`; 0 if it is unknown."""
     if sys.platform == "darwin":
         return _sysctl("hw.perflevel0.physicalcpu") or _sysctl("hw.physicalcpu")
     if sys.platform == "win32":
         return len(cpus) if len(cpus) <= 4 else len(cpus) // 2  # llama.cpp's rule for an unknown topology
-    cores = {_siblings(cpu) for cpu in cpus}
+    cores = {_read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in cpus}
     return 0 if "" in cores else len(cores)
 
 
-def _siblings(cpu: int) -> str:
+def _read(path: str) -> str:
+    """The text of a file of the system; empty if there is none."""
     try:
-        return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+        return Path(path).read_text().strip()
     except OSError:
         return ""
 
@@ -95,50 +92,36 @@ def _sysctl(name: str) -> int:
     return value.value
 
 
-def _cgroup_cpus() -> int:
+def _cpu_quota() -> int:
     """The number of CPUs in the container's quota, rounded up; 0 without a quota."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return 0 if quota == "max" else -(-int(quota) // int(period))
-    except (OSError, ValueError):
-        pass
-    try:
-        folder = Path("/sys/fs/cgroup/cpu")
-        amount = int((folder / "cpu.cfs_quota_us").read_text())
-        return 0 if amount <= 0 else -(-amount // int((folder / "cpu.cfs_period_us").read_text()))
-    except (OSError, ValueError):
-        return 0
+    folder = "/sys/fs/cgroup/cpu/cpu.cfs_"
+    for text in (_read("/sys/fs/cgroup/cpu.max"), f"{_read(folder + 'quota_us')} {_read(folder + 'period_us')}"):
+        quota, _, period = text.partition(" ")  # "max" or -1 without a quota
+        if quota.isdecimal() and period.isdecimal():
+            return -(-int(quota) // int(period))
+    return 0
 
 
 def available_memory() -> int:
     """Bytes of RAM that can be allocated without swapping; 0 if it is unknown."""
     if sys.platform.startswith("linux"):
-        system = _meminfo_available()
+        lines = _read("/proc/meminfo").splitlines()
+        system = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
     else:  # the free memory of llama.cpp's CPU device
         system = next((device.memory_free for device in devices() if device.kind == "CPU"), 0)
-    limit = _cgroup_memory()
+    limit = _memory_limit()
     return min(system, limit) if system and limit else system or limit
 
 
-def _meminfo_available() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
-
-
-def _cgroup_memory() -> int:
+def _memory_limit() -> int:
     """Bytes left under the container's memory limit; 0 without one."""
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for folder, limit, used in (
+        ("/sys/fs/cgroup/memory.", "max", "current"),
+        ("/sys/fs/cgroup/memory/memory.", "limit_in_bytes", "usage_in_bytes"),
     ):
-        try:
-            top = int(Path("/sys/fs/cgroup", limit).read_text())
-            return max(1, top - int(Path("/sys/fs/cgroup", used).read_text())) if top < 2**60 else 0
-        except (OSError, ValueError):
-            continue
+        top, taken = _read(folder + limit), _read(folder + used)
+        if top.isdecimal() and taken.isdecimal():
+            return max(1, int(top) - int(taken)) if int(top) < 2**60 else 0  # more means: no limit
     return 0
 
 
@@ -157,17 +140,14 @@ def machine() -> str:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The numbers of a model that an estimate needs. `weights` is in bytes.
+    """The numbers of a model that an estimate needs."""
 
-    `kv_width_k` and `kv_width_v` are elements per token over all layers: the sum of heads x head length.
-    """
-
-    weights: int
+    weights: int  # bytes
     n_layers: int
     n_ctx_train: int
     n_embd: int
     n_vocab: int
-    kv_width_k: int
+    kv_width_k: int  # elements per token over all layers: the sum of heads x head length
     kv_width_v: int
 
 

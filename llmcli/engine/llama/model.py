@@ -10,7 +10,7 @@ from itertools import repeat
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmcli.engine.llama import bindings
 from llmcli.errors import ModelInvalidError, UsageError
@@ -47,27 +47,25 @@ class Model:
         """Load a model from its file, or from all files of a split model in order; without weights if `vocab_only`.
 
         `progress` is called with the fraction that was read, 0 to 1. A set `abort` cancels the load. `quiet` discards
-        llama.cpp's log, and with it the reason of a failure: then no Python code runs during the load.
-
-        Raises:
-            ModelInvalidError: with llama.cpp's reason.
-            KeyboardInterrupt: when `abort` was set.
+        llama.cpp's log, and with it the reason of a failure: then no Python code runs during the load. Raises
+        ModelInvalidError with llama.cpp's reason, or KeyboardInterrupt when `abort` is set.
         """
         api = bindings.load()
         params = api.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
         params.vocab_only = vocab_only
 
-        def on_progress(fraction: float, _user_data: Any) -> bool:
+        def on_progress(fraction: float, _user_data: object) -> bool:
             if progress:
                 progress(fraction)
             return not (abort and abort.is_set())
 
-        if progress or abort:
+        if progress or abort:  # without, the load must not wait for Python's lock
             params.progress_callback = api.llama_progress_callback(on_progress)
         start = perf_counter()
         bindings.clear_log()
-        names = (api.ctypes.c_char_p * len(parts))(*map(_encode, parts))
+        encode = str.encode if sys.platform == "win32" else os.fsencode  # UTF-8, or the bytes of the file system
+        names = (ctypes.c_char_p * len(parts))(*[encode(str(part)) for part in parts])
         with bindings.suppress_log(api) if quiet else nullcontext():
             handle = api.llama_model_load_from_splits(names, len(parts), params)
         if handle:
@@ -82,11 +80,6 @@ class Model:
         )
 
     @cached_property
-    def n_ctx_train(self) -> int:
-        """The context size of the training, in tokens."""
-        return int(self._api.llama_model_n_ctx_train(self.handle))
-
-    @cached_property
     def generates(self) -> bool:
         """Whether it is a decoder-only model: encoders and encoder-decoders need another generation loop."""
         api = self._api
@@ -99,85 +92,58 @@ class Model:
             self._api.llama_model_free(handle)
 
 
-def _encode(path: Path) -> bytes:
-    """The path for llama.cpp: UTF-8 on Windows, the bytes of the file system elsewhere."""
-    return str(path).encode("utf-8") if sys.platform == "win32" else os.fsencode(path)
-
-
 class Vocab:
     """Token ids are integers below `n_tokens`. Pieces are bytes, as a token can end in the middle of a character."""
 
     def __init__(self, api: ModuleType, model: int) -> None:
         self._api = api
-        self._vocab: int = api.llama_model_get_vocab(model)
-        self.n_tokens: int = api.llama_vocab_n_tokens(self._vocab)
+        self.pointer: int = api.llama_model_get_vocab(model)  # the `llama_vocab *`, for samplers
+        self.n_tokens: int = api.llama_vocab_n_tokens(self.pointer)
+        bos, eos = api.llama_vocab_bos(self.pointer), api.llama_vocab_eos(self.pointer)
+        self.bos: int | None = None if bos == _NULL else bos
+        self.eos: int | None = None if eos == _NULL else eos
+        # Whether the model needs a BOS token before each prompt.
+        self.adds_bos = bool(api.llama_vocab_get_add_bos(self.pointer)) and self.bos is not None
+        # What llama.cpp said of a token: calls with a buffer are slow, and most tokens come again and again.
         self._pieces: dict[int, bytes] = {}
         self._labels: dict[int, str] = {}
         self._ends: dict[int, bool] = {}
 
-    @property
-    def pointer(self) -> int:
-        """The `llama_vocab *`, for samplers."""
-        return self._vocab
-
-    @cached_property
-    def bos(self) -> int | None:
-        """The beginning-of-sequence token, if the model has one."""
-        token: int = self._api.llama_vocab_bos(self._vocab)
-        return None if token == _NULL else token
-
-    @cached_property
-    def eos(self) -> int | None:
-        """The end-of-sequence token, if the model has one."""
-        token: int = self._api.llama_vocab_eos(self._vocab)
-        return None if token == _NULL else token
-
-    @cached_property
-    def adds_bos(self) -> bool:
-        """Whether the model needs a BOS token before each prompt."""
-        return bool(self._api.llama_vocab_get_add_bos(self._vocab)) and self.bos is not None
-
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
-        """The tokens of `text`; `parse_special` parses texts such as `<|im_end|>` as control tokens.
-
-        Raises:
-            UsageError: for a text of more than 1 GiB.
-        """
+        """The tokens of `text`; `parse_special` parses texts such as `<|im_end|>` as control tokens."""
         data = text.encode("utf-8", "replace")
         if len(data) > _MAX_BYTES:
             raise UsageError("the text is too long: more than 1 GiB")
         size, count = len(data) + 8, -1
         while count < 0:  # the buffer is too small: -count tokens are needed
             buffer = (ctypes.c_int32 * size)()
-            count = self._api.llama_tokenize(self._vocab, data, len(data), buffer, size, add_special, parse_special)
+            count = self._api.llama_tokenize(self.pointer, data, len(data), buffer, size, add_special, parse_special)
             size = -count
         return list(buffer[:count])
 
     def piece(self, token: int, special: bool = False) -> bytes:
         """The bytes of a token; empty for control tokens unless `special`."""
-        if special:
-            return self._read_piece(token, True)
-        if token not in self._pieces:
-            self._pieces[token] = self._read_piece(token, False)
-        return self._pieces[token]
+        if token in self._pieces and not special:
+            return self._pieces[token]
+        size, count = 64, -1
+        while count < 0:  # the buffer is too small: -count bytes are needed
+            buffer = ctypes.create_string_buffer(size)
+            count = self._api.llama_token_to_piece(self.pointer, token, buffer, size, 0, special)
+            size = -count
+        piece = buffer.raw[:count]
+        if not special:
+            self._pieces[token] = piece
+        return piece
 
     def label(self, token: int) -> str:
         """The text of one token for display: control tokens by name, an incomplete character as U+FFFD."""
         if token not in self._labels:
-            self._labels[token] = self._read_piece(token, True).decode("utf-8", "replace")
+            self._labels[token] = self.piece(token, special=True).decode("utf-8", "replace")
         return self._labels[token]
 
     def show_control(self, token: int) -> None:
         """From now on include this control token (such as a reasoning tag) in texts."""
-        self._pieces[token] = self._read_piece(token, True)
-
-    def _read_piece(self, token: int, special: bool) -> bytes:
-        size, count = 64, -1
-        while count < 0:  # the buffer is too small: -count bytes are needed
-            buffer = ctypes.create_string_buffer(size)
-            count = self._api.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
-            size = -count
-        return buffer.raw[:count]
+        self._pieces[token] = self.piece(token, special=True)
 
     def detokenize(self, tokens: list[int], special: bool = False) -> str:
         """The text of `tokens`; invalid UTF-8 becomes U+FFFD."""
@@ -186,34 +152,35 @@ class Vocab:
     def ends(self, token: int) -> bool:
         """Whether the token ends an answer: any end-of-generation token of the model, not only EOS."""
         if token not in self._ends:
-            self._ends[token] = bool(self._api.llama_vocab_is_eog(self._vocab, token))
+            self._ends[token] = bool(self._api.llama_vocab_is_eog(self.pointer, token))
         return self._ends[token]
 
     def is_control(self, token: int) -> bool:
         """Whether the token is a control token, which must never result from text of users or files."""
-        return bool(self._api.llama_vocab_is_control(self._vocab, token))
+        return bool(self._api.llama_vocab_is_control(self.pointer, token))
 
     @cached_property
     def end_tokens(self) -> list[int]:
         """All end-of-generation tokens; computed once from the whole vocabulary."""
-        return [token for token in range(self.n_tokens) if self._api.llama_vocab_is_eog(self._vocab, token)]
+        return [token for token in range(self.n_tokens) if self._api.llama_vocab_is_eog(self.pointer, token)]
 
     @cached_property
     def special(self) -> dict[int, bytes]:
         """The texts that the tokenizer splits off first, by token; computed once (0.3 us per token in the model)."""
-        api, vocab = self._api, self._vocab
+        api, vocab = self._api, self.pointer
         special = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_USER_DEFINED | api.LLAMA_TOKEN_ATTR_UNKNOWN
         attributes = map(api.llama_vocab_get_attr, repeat(vocab), range(self.n_tokens))
-        tokens = [token for token, attribute in enumerate(attributes) if attribute & special]
-        return {token: api.llama_vocab_get_text(vocab, token) for token in tokens}
+        return {
+            token: api.llama_vocab_get_text(vocab, token) for token, bits in enumerate(attributes) if bits & special
+        }
 
     def strips_left(self, token: int) -> bool:
         """Whether the token, parsed as special, removes the space before it."""
-        return bool(self._api.llama_vocab_get_attr(self._vocab, token) & self._api.LLAMA_TOKEN_ATTR_LSTRIP)
+        return bool(self._api.llama_vocab_get_attr(self.pointer, token) & self._api.LLAMA_TOKEN_ATTR_LSTRIP)
 
     @cached_property
     def suppressed(self) -> list[int]:
         """Tokens that the model file suppresses (`tokenizer.ggml.suppress_tokens`)."""
         count = ctypes.c_int32(0)
-        tokens = self._api.llama_vocab_get_suppress_tokens(self._vocab, ctypes.byref(count))
+        tokens = self._api.llama_vocab_get_suppress_tokens(self.pointer, ctypes.byref(count))
         return list(tokens[: count.value]) if count.value else []

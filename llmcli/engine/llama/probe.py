@@ -13,7 +13,6 @@ from llmcli.errors import ExitStatus, LlmcliError, ModelInvalidError
 
 _TIMEOUT_S = 600  # a large file on a slow disk
 _OK = "ok"
-_N_TOKENS = 8  # one token does not take the kernels for matrices
 _ILLEGAL_INSTRUCTION = (-signal.SIGILL, 0xC000001D)  # POSIX, Windows
 _CHILD = """
 import sys
@@ -26,9 +25,7 @@ sys.exit(main(sys.argv[1:]))
 def probe(parts: Sequence[Path], seconds: float = _TIMEOUT_S) -> None:
     """Check that llama.cpp can load the file and evaluate tokens.
 
-    Raises:
-        ModelInvalidError: with llama.cpp's reason, or how the child ended.
-        LlmcliError: when llama.cpp does not run on this CPU.
+    Raises ModelInvalidError with llama.cpp's reason or how the child ended, LlmcliError for instructions of other CPUs.
     """
     import subprocess  # takes 6 ms, and most files were tested before
 
@@ -52,14 +49,9 @@ def probe(parts: Sequence[Path], seconds: float = _TIMEOUT_S) -> None:
     if child.returncode == ExitStatus.MODEL_INVALID:
         reason = child.stdout.strip() or f"cannot load {name}"
         raise ModelInvalidError(reason, "download the model again, or use another one")
-    reason = _assertion(child.stderr) or f"llama.cpp ended with status {child.returncode}"
+    lines = [line.strip() for line in child.stderr.splitlines() if "GGML_ASSERT" in line or "error" in line.lower()]
+    reason = lines[0].rpartition("/")[2][:160] if lines else f"llama.cpp ended with status {child.returncode}"
     raise ModelInvalidError(f"{name} crashes llama.cpp: {reason}", "do not use this file: it is corrupt or malicious")
-
-
-def _assertion(stderr: str) -> str:
-    """The assertion that ended the child, or an error, from its stderr."""
-    lines = [line.strip() for line in stderr.splitlines() if "GGML_ASSERT" in line or "error" in line.lower()]
-    return lines[0].rpartition("/")[2][:160] if lines else ""
 
 
 def main(paths: Sequence[str]) -> int:
@@ -71,7 +63,8 @@ def main(paths: Sequence[str]) -> int:
         model = Model.load([Path(path) for path in paths])
         if model.generates:
             params = ContextParams(n_ctx=64, n_threads=1, n_threads_batch=1, n_batch=64, n_ubatch=64)
-            Context(model, params).prefill(0, [model.vocab.bos or 0] * _N_TOKENS)
+            # Eight tokens, because one does not take the kernels for matrices.
+            Context(model, params).prefill(0, [model.vocab.bos or 0] * 8)
     except LlmcliError as error:
         print(str(error))
         return ExitStatus.MODEL_INVALID

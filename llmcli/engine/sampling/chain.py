@@ -1,19 +1,19 @@
-"""The sampler chain: a chain of `llama_sampler`s made from its steps as data."""
+"""The sampler chain: made of llama.cpp's samplers from its steps as data, and the draw of a token with it."""
 
 import ctypes
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from llmcli.engine.events import TemperatureShift
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
+from llmcli.engine.sampling.grammar import Grammar
 from llmcli.engine.sampling.python_samplers import CustomSampler, DrawTracer, python_sampler
 from llmcli.engine.sampling.temperature import TemperatureSampler
 from llmcli.engine.sentences import DrawState
-from llmcli.errors import UsageError
+from llmcli.errors import ConstraintError, UsageError
 from llmcli.params.generation import Bias
 from llmcli.params.sampler_chain import SamplerStep, TemperaturePlan
 from llmcli.params.samplers import SAMPLERS
@@ -22,65 +22,35 @@ from llmcli.params.samplers import SAMPLERS
 # small removes the masked candidates before it, and no token that could be drawn.
 _MIN_LIVE_P = 1e-30
 
-StepObserver = Callable[[str, Any], None]  # (name of a step, pointer to the candidates after it)
+Steps = Sequence[SamplerStep]
+Biases = Sequence[tuple[int, float]]  # (token id, bias)
+StepObserver = Callable[[str, "bindings.Candidates"], None]  # (name of a step, the candidates after it)
 BEGIN = ""  # the name for the candidates before the first step
 
 
 @dataclass(frozen=True)
 class ChainHooks:
-    """The hooks of a chain: the state of the answer, the temperature shift, and observers of each draw.
-
-    `on_step` is called with the candidates before the first step and after each step. `tracer` records the drawn token.
-    """
+    """What a chain reads of its answer, and the observers of each draw."""
 
     state: DrawState
     live_shift: TemperatureShift | None = None
-    tracer: DrawTracer | None = None
-    on_step: StepObserver | None = None
+    tracer: DrawTracer | None = None  # records the drawn token
+    on_step: StepObserver | None = None  # called before the first step and after each step
 
 
-class OwnedSampler:
-    """A sampler of llama.cpp whose state can be copied."""
-
-    def __init__(self, pointer: object) -> None:
-        self._api = bindings.load()
-        self.pointer: Any = pointer
-
-    def snapshot(self) -> object:
-        """A copy of the whole state (random generators, penalties), for `restore`; else it must be freed."""
-        copy: object = self._api.llama_sampler_clone(self.pointer)
-        return copy
-
-    def restore(self, snapshot: object) -> None:
-        """Replace the state by a snapshot, which is owned from then on."""
-        self._api.llama_sampler_free(self.pointer)
-        self.pointer = snapshot
-
-    def close(self) -> None:
-        """Free the sampler; a second call has no effect."""
-        pointer, self.pointer = self.pointer, None
-        if pointer:
-            self._api.llama_sampler_free(pointer)
-
-
-class Chain(OwnedSampler):
-    """A `llama_sampler_chain`; the last step draws the token. Free it with `close`.
+class TokenSampler(bindings.OwnedSampler):
+    """Draws tokens with a `llama_sampler_chain`, the last step of which draws.
 
     With `hooks`, the temperature step is a `TemperatureSampler`, which can be shifted and read. Without, it is one only
     for policies that llama.cpp does not have.
     """
 
-    def __init__(
-        self,
-        vocab: Vocab,
-        steps: Sequence[SamplerStep],
-        biases: Sequence[tuple[int, float]] = (),
-        hooks: ChainHooks | None = None,
-    ) -> None:
+    def __init__(self, vocab: Vocab, steps: Steps, biases: Biases = (), hooks: ChainHooks | None = None) -> None:
         api = bindings.load()
         params = api.llama_sampler_chain_default_params()
         params.no_perf = True
         super().__init__(api.llama_sampler_chain_init(params))
+        self._sample = api.llama_sampler_sample
         self._hooks = hooks
         self.python_samplers: list[CustomSampler] = []
         self.temperature: TemperatureSampler | None = None
@@ -96,23 +66,21 @@ class Chain(OwnedSampler):
         if hooks and hooks.tracer:
             self._add(hooks.tracer)
 
-    def _add(self, sampler: Any) -> None:
-        """Add a sampler of Python or the pointer to one of llama.cpp."""
+    def _add(self, sampler: "CustomSampler | bindings.Pointer") -> None:
         if isinstance(sampler, CustomSampler):
             self.python_samplers.append(sampler)
             sampler = sampler.pointer
-        self._api.llama_sampler_chain_add(self.pointer, sampler)
+        self._api.llama_sampler_chain_add(self.pointer, sampler)  # the chain frees it
 
     def _add_observer(self, name: str) -> None:
-        """Add a step that passes the candidates to `hooks.on_step`."""
         if self._hooks and self._hooks.on_step:
             self._add(CustomSampler(name, partial(self._hooks.on_step, name)))
 
-    def _make(self, vocab: Vocab, step: SamplerStep) -> Any:
+    def _make(self, vocab: Vocab, step: SamplerStep) -> "CustomSampler | bindings.Pointer":
         sampler = SAMPLERS[step.name]
         if sampler.keep or sampler.transform:
             return python_sampler(sampler, step.args)
-        init = getattr(self._api, f"llama_sampler_init_{sampler.constructor}")
+        init: Callable[..., bindings.Pointer] = getattr(self._api, f"llama_sampler_init_{sampler.constructor}")
         if step.name == "temperature":
             (plan,) = step.args
             assert isinstance(plan, TemperaturePlan)
@@ -121,7 +89,8 @@ class Chain(OwnedSampler):
             hooks = self._hooks or ChainHooks(DrawState())
             self.temperature = TemperatureSampler(plan, hooks.state, hooks.live_shift, hooks.tracer is not None)
             return self.temperature
-        args: list[Any] = {"": [], "vocab": [vocab.pointer], "n_vocab": [vocab.n_tokens]}[sampler.first_argument]
+        first = {"": (), "vocab": (vocab.pointer,), "n_vocab": (vocab.n_tokens,)}[sampler.first_argument]
+        args: list[object] = [*first]
         for arg in step.args:
             if isinstance(arg, tuple):  # of texts; in C it is an array and its length
                 texts = [text.encode("utf-8", "replace") for text in arg]
@@ -129,6 +98,16 @@ class Chain(OwnedSampler):
             else:
                 args.append(arg)
         return init(*args)
+
+    def sample(self, ctx: int, row: int) -> int:
+        """The next token from the logits of batch row `row` (-1 = the last), which it adds to the history of the chain.
+
+        The logits are in a buffer of the context `ctx` that its next evaluation overwrites.
+        """
+        token: int = self._sample(self.pointer, ctx, row)
+        if self.python_samplers:
+            self.raise_failure()
+        return token
 
     def accept(self, tokens: Sequence[int]) -> None:
         """Add tokens to the history of the penalties, DRY and adaptive-p."""
@@ -143,26 +122,115 @@ class Chain(OwnedSampler):
                 failure, sampler.failure = sampler.failure, None
                 raise failure
 
+    def complete(self) -> bool:
+        """Whether the output can end now."""
+        return True
+
+
+class ConstrainedTokenSampler(TokenSampler):
+    """Draws tokens that match a grammar and are not forbidden.
+
+    As in llama.cpp's common_sampler_sample, the chain draws without the grammar first. Only if the grammar rejects the
+    token, a second draw applies the grammar to all candidates, which is slow. The gate, a Python sampler, stands before
+    the chain and calls it, so that the candidates stay in C.
+    """
+
+    def __init__(
+        self, vocab: Vocab, steps: Steps, biases: Biases, grammar: Grammar | None, hooks: ChainHooks | None
+    ) -> None:
+        # The gate applies the biases itself, before it checks whether a candidate is left.
+        super().__init__(vocab, steps, (), hooks)
+        api = self._api
+        self._on_step: StepObserver = hooks.on_step if hooks and hooks.on_step else lambda _name, _candidates: None
+        self.grammar = grammar
+        self.forbidden: set[int] = set()
+        self._with_grammar = False
+        self._is_empty = False
+        self._bias = bindings.OwnedSampler(make_bias(vocab, biases)) if biases else None
+        self._greedy = bindings.OwnedSampler(api.llama_sampler_init_greedy())
+        gate = CustomSampler("gate", self._apply)
+        self.python_samplers.append(gate)  # for its errors
+        # A chain of one sampler, because llama_sampler_sample reuses its buffer of candidates only for a chain.
+        self._outer = bindings.OwnedSampler(api.llama_sampler_chain_init(api.llama_sampler_chain_default_params()))
+        api.llama_sampler_chain_add(self._outer.pointer, gate.pointer)
+
+    def _apply(self, candidates: "bindings.Candidates") -> None:
+        """Apply forbidden tokens, grammar and biases, then the chain."""
+        apply, array = self._api.llama_sampler_apply, candidates.contents
+        array.selected = 0  # llama.cpp aborts without a selected token, which an exception below would cause
+        self._on_step(BEGIN, candidates)
+        for token in self.forbidden:
+            array.data[token].logit = -math.inf
+        if self.forbidden:
+            self._on_step("banned_strings", candidates)
+        if self._with_grammar and self.grammar:
+            apply(self.grammar.pointer, candidates)
+            self._on_step("grammar", candidates)
+        if self._bias:
+            apply(self._bias.pointer, candidates)
+            self._on_step("logit_bias", candidates)
+        if self._with_grammar or self.forbidden:  # a chain without a live candidate would draw a masked one
+            apply(self._greedy.pointer, candidates)
+            self._is_empty = array.data[array.selected].logit == -math.inf
+            if self._is_empty:
+                return
+        array.selected = -1
+        apply(self.pointer, candidates)
+
+    def sample(self, ctx: int, row: int) -> int:
+        """The next token. Raises ConstraintError when grammar, biases and banned strings exclude every token."""
+        self._with_grammar = False
+        token = self._draw(ctx, row)
+        if self.grammar and not self.grammar.allows(token):
+            self._with_grammar = True
+            token = self._draw(ctx, row)
+        # llama_sampler_sample has added the token to the outer chain, whose gate has no history: this one has it.
+        self.accept([token])
+        if self.grammar:
+            self.grammar.accept(token)
+        return token
+
+    def _draw(self, ctx: int, row: int) -> int:
+        self._is_empty = False
+        token: int = self._sample(self._outer.pointer, ctx, row)
+        self.raise_failure()
+        if self._is_empty or (self._with_grammar and self.grammar and not self.grammar.allows(token)):
+            raise ConstraintError("no token satisfies the constraints", "relax the grammar, --ban or --logit-bias")
+        return token
+
+    def snapshot(self) -> tuple[bindings.OwnedSampler, bindings.OwnedSampler | None]:
+        """A copy of the state of chain and grammar, for `restore`."""
+        return self.clone(), self.grammar.clone() if self.grammar else None
+
+    def restore(self, snapshot: tuple[bindings.OwnedSampler, bindings.OwnedSampler | None]) -> None:
+        """Continue from a snapshot, which is empty afterwards."""
+        self.replace(snapshot[0])
+        if self.grammar and snapshot[1]:
+            self.grammar.replace(snapshot[1])
+
+    def complete(self) -> bool:
+        return self.grammar is None or self.grammar.may_end()
+
     def close(self) -> None:
+        self._outer.close()
         super().close()
-        for sampler in self.python_samplers:
-            sampler.close()
+        if self.grammar:
+            self.grammar.close()
 
 
-def make_bias(vocab: Vocab, biases: Sequence[tuple[int, float]]) -> Any:
-    """llama.cpp's `logit_bias` sampler for (token id, bias) pairs."""
+def make_bias(vocab: Vocab, biases: Biases) -> "bindings.Pointer":
+    """llama.cpp's `logit_bias` sampler."""
     api = bindings.load()
     entries = (api.llama_logit_bias * len(biases))(*[api.llama_logit_bias(token, bias) for token, bias in biases])
-    return api.llama_sampler_init_logit_bias(vocab.n_tokens, len(biases), entries)
+    pointer: bindings.Pointer = api.llama_sampler_init_logit_bias(vocab.n_tokens, len(biases), entries)
+    return pointer
 
 
 def resolve_biases(vocab: Vocab, biases: Sequence[Bias], ignore_eos: bool) -> list[tuple[int, float]]:
     """Biases by token id: a text biases each of its tokens (as in llama-server); biases of the same token add up.
 
-    Tokens that the model file suppresses get -inf, and with `ignore_eos` all tokens that end an answer.
-
-    Raises:
-        UsageError: for an id outside the vocabulary.
+    Tokens that the model file suppresses get -inf, and with `ignore_eos` all tokens that end an answer. Raises
+    UsageError for an id outside the vocabulary.
     """
     total: dict[int, float] = {}
     for name, bias in biases:

@@ -2,56 +2,53 @@
 
 import ctypes
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Alternative, TokenLogprob
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
 from llmcli.params.samplers import Args, Sampler
 
-Apply = Callable[[Any], None]
-ROW_BYTES = 12  # of a llama_token_data: id, logit, p
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ROW_TYPE = [("id", "<i4"), ("logit", "<f4"), ("p", "<f4")]  # a llama_token_data for numpy
+_ROW_BYTES = 12
 _NEAR = 1e-4  # of the highest probability: only these are sorted, or all if they are fewer than requested
 
 
 class CustomSampler:
-    """A `llama_sampler` whose `apply` is a Python function of the pointer to the candidates.
+    """A `llama_sampler` whose `apply` is a Python function of the candidates.
 
-    Keep a reference to the object as long as llama.cpp can call it. Its C context is NULL, so that llama.cpp can clone
-    its chain. An exception cannot pass through C: it is stored in `failure`, for the caller to raise. `owned` are the
-    samplers of llama.cpp that `apply` uses; `close` frees them.
+    Keep a reference to the object as long as llama.cpp can call it, and while a chain or a clone of it is freed.
     """
 
-    def __init__(self, name: str, apply: Apply, owned: Sequence[Any] = ()) -> None:
-        self._api = api = bindings.load()
-        self._owned = list(owned)
+    def __init__(self, name: str, apply: "Callable[[bindings.Candidates], None]") -> None:
+        api = bindings.load()
         self.failure: BaseException | None = None
         label = name.encode()
 
-        def guarded(_sampler: Any, candidates: Any) -> None:
+        def guarded(_sampler: object, candidates: "bindings.Candidates") -> None:
             try:
                 apply(candidates)
-            except BaseException as error:
+            except BaseException as error:  # it cannot pass through C: the caller of llama.cpp raises it
                 self.failure = error
 
         self._interface = api.llama_sampler_i(
             name=api.llama_sampler_i_name(lambda _sampler: label), apply=api.llama_sampler_i_apply(guarded)
         )
+        # Without a function `clone`, llama.cpp can clone only a sampler whose context is NULL: the clone calls this
+        # object as well. So the state of a Python sampler must not be part of a draw's state.
         self.pointer = api.llama_sampler_init(self._interface, None)
-
-    def close(self) -> None:
-        """Free the owned samplers, after all chains that contain this sampler. A second call has no effect."""
-        while self._owned:
-            self._api.llama_sampler_free(self._owned.pop())
 
 
 def python_sampler(sampler: Sampler, args: Args) -> CustomSampler:
     """A sampler that is written in Python, with its arguments."""
     import numpy as np  # takes 80 ms, so only here; a loop over a vocabulary is too slow
 
-    def apply(candidates: Any) -> None:
+    def apply(candidates: "bindings.Candidates") -> None:
         array = candidates.contents
         rows = candidate_rows(array)
         logits = rows["logit"]
@@ -64,27 +61,24 @@ def python_sampler(sampler: Sampler, args: Args) -> CustomSampler:
             array.sorted = array.sorted and bool((logits[1:] <= logits[:-1]).all())
         if sampler.keep:
             weights = np.exp(logits[live] - logits.max())
-            kept = rows[live][sampler.keep(weights / weights.sum(), *args)]
-            rows[: len(kept)] = kept
+            kept = rows[live][np.asarray(sampler.keep(weights / weights.sum(), *args))]
+            rows[: len(kept)] = kept  # in the memory of llama.cpp, as its own samplers do
             array.size = len(kept)
 
     return CustomSampler(sampler.name, apply)
 
 
-def candidate_rows(array: Any) -> Any:
-    """The candidates of a `llama_token_data_array`, not copied, as a numpy array with the fields id, logit and p."""
+def candidate_rows(array: "bindings.CandidateArray") -> "NDArray[np.void]":
+    """The candidates, not copied, as a numpy array with the fields id, logit and p."""
     import numpy as np
 
-    block = (ctypes.c_char * (array.size * ROW_BYTES)).from_address(ctypes.addressof(array.data.contents))
-    return np.frombuffer(block, row_type())
+    block = (ctypes.c_char * (array.size * _ROW_BYTES)).from_address(ctypes.addressof(array.data.contents))
+    return np.frombuffer(memoryview(block), ROW_TYPE)
 
 
-@cache
-def row_type() -> Any:
-    """A llama_token_data as a numpy type."""
-    import numpy as np
-
-    return np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
+def candidate_bytes(array: "bindings.CandidateArray") -> bytes:
+    """A copy of the candidates: for some hundred of them, much faster than a loop over structures of ctypes."""
+    return ctypes.string_at(array.data, array.size * _ROW_BYTES)
 
 
 class DrawTracer(CustomSampler):
@@ -95,9 +89,9 @@ class DrawTracer(CustomSampler):
         self._rows = b""
         super().__init__("drawn", self._record)
 
-    def _record(self, candidates: Any) -> None:
+    def _record(self, candidates: "bindings.Candidates") -> None:
         array = candidates.contents
-        self._rows = ctypes.string_at(array.data, array.size * ROW_BYTES)
+        self._rows = candidate_bytes(array)  # now: the next draw writes into the same memory
         probabilities = memoryview(self._rows).cast("f")[2::3].tolist()
         self.p = probabilities[array.selected]
         self.rank = 1 + sum(map(self.p.__lt__, probabilities))
@@ -108,43 +102,36 @@ class DrawTracer(CustomSampler):
         return dict(zip(rows.cast("i")[::3].tolist(), rows.cast("f")[2::3].tolist(), strict=True))
 
 
-def alternatives(ctx: Any, row: int, vocab: Vocab, count: int, left: Mapping[int, float]) -> tuple[Alternative, ...]:
+def alternatives(ctx: int, row: int, vocab: Vocab, count: int, left: Mapping[int, float]) -> tuple[Alternative, ...]:
     """The most likely tokens in batch row `row` of the context `ctx`; `left` are the candidates after the chain."""
-    logits, weights = _softmax(ctx, row, vocab.n_tokens)
-    top = _most_likely(logits, weights, count)
-    before = (weights[top] / float(weights.sum())).tolist()
-    return tuple(
-        Alternative(token, vocab.label(token), p, left.get(token, 0.0))
-        for token, p in zip(top.tolist(), before, strict=True)
-    )
+    _, weights, top = _most_likely(ctx, row, vocab.n_tokens, count)
+    before = weights[top] / float(weights.sum())
+    pairs = zip(top.tolist(), before.tolist(), strict=True)
+    return tuple(Alternative(token, vocab.label(token), p, left.get(token, 0.0)) for token, p in pairs)
 
 
-def token_logprob(ctx: Any, row: int, n_vocab: int, token: int, count: int) -> TokenLogprob:
+def token_logprob(ctx: int, row: int, n_vocab: int, token: int, count: int) -> TokenLogprob:
     """The log-probability of `token` and of the `count` most likely tokens, in batch row `row` of the context `ctx`.
 
     log softmax: l_i - max - ln sum exp(l_j - max).
     """
     import numpy as np
 
-    logits, weights = _softmax(ctx, row, n_vocab)
+    logits, weights, top = _most_likely(ctx, row, n_vocab, count)
     logprobs = logits - (logits.max() + np.log(weights.sum()))
-    top = _most_likely(logits, weights, count)
     return TokenLogprob(token, float(logprobs[token]), tuple(zip(top.tolist(), logprobs[top].tolist(), strict=True)))
 
 
-def _softmax(ctx: Any, row: int, n_vocab: int) -> tuple[Any, Any]:
-    """The logits of batch row `row`, not copied, and the weights exp(l - max)."""
+def _most_likely(
+    ctx: int, row: int, n_vocab: int, count: int
+) -> "tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]":
+    """The logits of a batch row, not copied; the weights exp(l - max); the ids of the most likely tokens, in order."""
     import numpy as np  # takes 80 ms, so only here
 
-    pointer = bindings.load().llama_get_logits_ith(ctx, row)
-    block: Any = (ctypes.c_float * n_vocab).from_address(ctypes.addressof(pointer.contents))
-    logits = np.frombuffer(block, np.float32)
-    return logits, np.exp(logits - logits.max())
-
-
-def _most_likely(logits: Any, weights: Any, count: int) -> Any:
-    """The ids of the `count` most likely tokens, the most likely first."""
+    logits = np.ctypeslib.as_array(bindings.load().llama_get_logits_ith(ctx, row), (n_vocab,))
+    weights = np.exp(logits - logits.max())
+    # To sort a whole vocabulary takes longer than to draw the token.
     near = (weights > _NEAR).nonzero()[0]
     if len(near) < count:
         near = (weights >= 0).nonzero()[0]
-    return near[(-logits[near]).argsort(kind="stable")[:count]]
+    return logits, weights, near[(-logits[near]).argsort(kind="stable")[:count]]

@@ -1,6 +1,5 @@
 """The temperature step: native, by a policy, or shifted by the user; and what is recorded of it."""
 
-import ctypes
 import math
 import reprlib
 import sys
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 
 from llmcli.engine.events import TemperatureShift
 from llmcli.engine.llama import bindings
-from llmcli.engine.sampling.python_samplers import ROW_BYTES, CustomSampler, candidate_rows
+from llmcli.engine.sampling.python_samplers import CustomSampler, candidate_bytes, candidate_rows
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import PolicyError
 from llmcli.params.param import LARGEST_FLOAT, quote
@@ -26,12 +25,12 @@ _MIN_TEMPERATURE = 1e-30  # below, logits / T overflows a float; greedy sampling
 
 
 class TemperatureReading(NamedTuple):
-    """Values of a draw: entropy (nats) and number of the live candidates, temperature, and the part of the policy."""
+    """Values of a draw."""
 
-    entropy: float
+    entropy: float  # of the live candidates, in nats
     candidates: int
     temperature: float
-    policy: str
+    policy: str  # the part that was used
 
 
 class TemperatureSampler(CustomSampler):
@@ -41,10 +40,8 @@ class TemperatureSampler(CustomSampler):
     - policy: llama.cpp does not have the policy; it is called for each token.
     - shifted: the user moved the temperature; that of the policy plus the shift is applied.
 
-    A step that only reads applies nothing. With `records`, `reading` has the values of the last draw.
-
-    Raises:
-        UsageError: when the function of a user's policy cannot be loaded.
+    A step that only reads applies nothing. With `records`, `reading` has the values of the last draw. Raises UsageError
+    when the function of a user's policy cannot be loaded.
     """
 
     def __init__(
@@ -55,29 +52,30 @@ class TemperatureSampler(CustomSampler):
         self._state = state
         self._shift = None if plan.only_reads else shift
         self._records = records
-        self._native = self._api.llama_sampler_init_temp_ext(*plan.native) if plan.native else None
-        self.reading: TemperatureReading | None = None
+        native = plan.native and self._api.llama_sampler_init_temp_ext(*plan.native)
+        self._native = bindings.OwnedSampler(native) if native else None
+        self.reading = TemperatureReading(0.0, 0, 0.0, "")
         self.seconds = 0.0  # time in the policy
         policy = plan.policy
         policy.load()
+        self._label = f"the temperature policy {quote(policy, 62)}"
         if self._shift and isinstance(policy, Fixed | Entropy):
             self._shift.observe(policy.value if isinstance(policy, Fixed) else policy.high)
-        super().__init__("temperature", self._apply, owned=[self._native] if self._native else [])
+        super().__init__("temperature", self._apply)
 
-    def _apply(self, candidates: Any) -> None:
+    def _apply(self, candidates: "bindings.Candidates") -> None:
         shift = self._shift.start_draw(self._state.total) if self._shift else 0.0
-        is_native = self._native is not None and not shift
-        temperature = 0.0
-        if self._records or not is_native:
-            temperature = self._temperature(candidates.contents, shift)
-        if is_native:
-            self._api.llama_sampler_apply(self._native, candidates)
+        native = None if shift else self._native
+        # Before it is applied: entropy and policy see the candidates as they are without the temperature.
+        temperature = self._temperature(candidates.contents, shift) if self._records or not native else 0.0
+        if native:
+            self._api.llama_sampler_apply(native.pointer, candidates)
         elif not self._plan.only_reads:  # policy or shifted
-            sampler = self._api.llama_sampler_init_temp(temperature)
-            self._api.llama_sampler_apply(sampler, candidates)
-            self._api.llama_sampler_free(sampler)
+            # Dividing the logits in C, by a sampler for this draw, gives exactly the logits of a native step.
+            sampler = bindings.OwnedSampler(self._api.llama_sampler_init_temp(temperature))
+            self._api.llama_sampler_apply(sampler.pointer, candidates)
 
-    def _temperature(self, array: Any, shift: float) -> float:
+    def _temperature(self, array: "bindings.CandidateArray", shift: float) -> float:
         """The temperature of this draw, which is recorded."""
         state, policy, text = self._state, self._plan.policy, self._state.text
         step = TokenStep(
@@ -95,29 +93,22 @@ class TemperatureSampler(CustomSampler):
         value = value if value > _MIN_TEMPERATURE else 0.0
         if self._records:
             self.reading = TemperatureReading(step.entropy, step.candidates, value, policy.explain(step))
-        step.end()
+        step.end()  # a policy may keep it, and the chain is about to change the candidates that it reads
         return value
 
     def _evaluate(self, step: TokenStep) -> float:
-        """The temperature of the policy for a token.
-
-        Raises:
-            PolicyError: when the policy raises an error or returns an invalid temperature.
-        """
-        label = f"the temperature policy {quote(self._plan.policy, 62)}"
+        """The temperature of the policy. Raises PolicyError when it raises anything or returns no valid temperature."""
         start, stdout = perf_counter(), sys.stdout
         sys.stdout = sys.stderr  # what a user's function prints is not a part of the answer
         try:
-            value: Any = self._plan.policy(step)
+            value: object = self._plan.policy(step)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # GeneratorExit too: a user's function can raise anything
-            raise PolicyError(f"{label} failed at token {step.index}: {describe_exception(error)}") from None
+            raise PolicyError(f"{self._label} failed at token {step.index}: {describe_exception(error)}") from None
         finally:
             sys.stdout = stdout
             self.seconds += perf_counter() - start
-        if type(value) is float and 0 <= value <= LARGEST_FLOAT:
-            return value
         number: Any = value if isinstance(value, Real) else math.nan  # numpy's numbers are Real too
         if 0 <= number <= LARGEST_FLOAT:
             return float(number)
@@ -125,18 +116,19 @@ class TemperatureSampler(CustomSampler):
             shown = f"{value:g}"
         except Exception:  # not a number, or too large to format
             shown = reprlib.repr(value) if isinstance(value, str) else type(value).__name__
-        raise PolicyError(f"{label} returned {shown} for token {step.index}", "return a finite number of at least 0")
+        raise PolicyError(
+            f"{self._label} returned {shown} for token {step.index}", "return a finite number of at least 0"
+        )
 
 
-def _distribution(array: Any) -> tuple[Sequence[float], float]:
+def _distribution(array: "bindings.CandidateArray") -> tuple[Sequence[float], float]:
     """The probabilities of the live candidates, the most likely first, and their entropy in nats.
 
     H = ln(sum w) - sum(w d) / sum w, with d = l - max and w = exp(d).
     """
-    size = array.size
-    if size > _MAX_PYTHON:
+    if array.size > _MAX_PYTHON:
         return _large_distribution(array)
-    logits = memoryview(ctypes.string_at(array.data, size * ROW_BYTES)).cast("f")[1::3].tolist()
+    logits = memoryview(candidate_bytes(array)).cast("f")[1::3].tolist()
     if not array.sorted:
         logits.sort(reverse=True)
     best = logits[0]
@@ -151,7 +143,7 @@ def _distribution(array: Any) -> tuple[Sequence[float], float]:
     return [weight / total for weight in weights], max(nats, 0.0)
 
 
-def _large_distribution(array: Any) -> tuple[Sequence[float], float]:
+def _large_distribution(array: "bindings.CandidateArray") -> tuple[Sequence[float], float]:
     """`_distribution` for many candidates, such as a whole vocabulary."""
     import numpy as np  # takes 80 ms, so only where no sampler removed candidates before
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat.attachments import Attachment, attach, find_mentions
+from llmcli.chat.attachments import attach, find_mentions
 from llmcli.chat.controller import ChatController, PromptFit, overflow_error
-from llmcli.chat.conversation import Message
+from llmcli.chat.conversation import Attachment, Message
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import LlmcliError, TimeLimitError, UsageError
 from llmcli.params.settings import Settings
@@ -21,7 +21,7 @@ from llmcli.ui.terminal.output import print_line, to_stderr, warn_ineffective, w
 if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
     from llmcli.chat.compare import CompareSession
-    from llmcli.chat.turn import Turn
+    from llmcli.chat.controller import Turn
     from llmcli.inference.engine import Engine
     from llmcli.ui.input.piped import LineReader
     from llmcli.ui.input.reader import TerminalReader
@@ -91,6 +91,7 @@ class ChatApp:
         if old.role != "user":
             session.conversation.move(old.parent)
             session.add(old.role, text, model=old.model, finish_reason="edited" if old.role == "assistant" else "")
+            session.conversation.mark_edit(head)
             console.note(f"message {number} is changed; /continue lets the model extend it")
             self._note_left_messages(head, number + 1)
             return
@@ -107,6 +108,7 @@ class ChatApp:
                 session.conversation.move(head)
         if path:
             session.add("user", text, attachments=old.attachments)
+            session.conversation.mark_edit(head)
             self.draft, self.editing = "", None
             self._note_left_messages(head, number + 2)
             self._answer(self.path())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from llmcli.engine.events import Cancellation
+from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.errors import LlmcliError
 from llmcli.params.sampler_chain import TemperaturePlan, build_chain
 from llmcli.params.settings import Settings
@@ -20,7 +20,7 @@ from llmcli.ui.terminal.output import AnswerWriter, print_drawn, stream_answer
 from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
 if TYPE_CHECKING:
-    from llmcli.chat.turn import Turn
+    from llmcli.chat.controller import Turn
     from llmcli.ui.comparison import CompareView
     from llmcli.ui.markdown.view import AnswerView
 
@@ -143,7 +143,7 @@ class TemperatureKeys:
     """The keys that move the temperature of one answer: `row` is shown below the answer, `note` is printed after it."""
 
     def __init__(self, turn: "Turn") -> None:
-        self.answer, self._shift = turn.answer, turn.live_shift
+        self.answer, self._shift = turn.answer, turn.answer.request.live_shift or TemperatureShift()
         self.pressed = False  # whether one of the keys was pressed
         steps = build_chain(turn.resolved.settings, needs_temperature=True)
         plan = next(arg for step in steps for arg in step.args if isinstance(arg, TemperaturePlan))

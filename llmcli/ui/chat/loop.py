@@ -90,9 +90,9 @@ def status_line(chat: ChatApp) -> str:
     controller = chat.controller
     engine, settings = controller.engine, controller.settings
     # Of a path the end, which distinguishes models.
-    parts = [engine.name if engine else Path(str(settings.model)).name, controller.character or ""]
+    parts = [engine.name if engine else Path(str(settings.model)).name, chat.session.character]
     if engine is None and controller.loading:
-        parts.append("cannot be loaded" if controller.loading.failed else controller.loading.status)
+        parts.append("cannot be loaded" if controller.loading.error else controller.loading.status)
     if engine:
         if chat.n_prompt is None:  # the model was loaded during this prompt
             chat.count()

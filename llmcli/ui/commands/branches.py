@@ -89,7 +89,7 @@ def _branch_off(chat: ChatApp, number: str, rank: str) -> None:
     head, turn = session.conversation.head, chat.turn
     session.conversation.move(old.parent)
     session.add("assistant", content, reasoning=reasoning, model=old.model, finish_reason="edited")
-    if answered.ends(token):
+    if answered.answer.engine.tokenizer.ends(token):
         chat.render(content)
         console.note("the answer ends there (/branches lists the earlier one)")
         return

@@ -105,15 +105,15 @@ def _compare(chat: ChatApp, path: list[Message], new: bool, variants: Sequence[V
     screen.print_errors(comparison)
     chat.compare_session = compare_session
     console.note("/keep N continues with one of them; none is part of the conversation yet")
-    if any(one.answer.finish_reason == "timeout" for one in comparison.results):
+    if any(answer.finish_reason == "timeout" for answer in comparison.answers):
         chat.note_timeout(settings.timeout)
     if comparison.interrupted:
         chat.after_interrupt()
 
 
 def _answer_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
-    compared = chat.compare_session.comparison.results if chat.compare_session else []
-    return matching(((str(number), one.variant.label) for number, one in enumerate(compared, 1)), start)
+    compared = chat.compare_session.comparison.answers if chat.compare_session else []
+    return matching(((str(number), one.request.label) for number, one in enumerate(compared, 1)), start)
 
 
 @command(
@@ -130,5 +130,5 @@ def keep(chat: ChatApp, argument: str) -> None:
     number = int(argument)
     chat.turn = compare_session.keep(number)
     chat.pending = [one for one in chat.pending if one not in compare_session.question.attachments]
-    label = compare_session.comparison.results[number - 1].variant.label
+    label = compare_session.comparison.answers[number - 1].request.label
     console.note(f"kept answer {number} ({label}): the conversation continues from it")

@@ -31,7 +31,8 @@ def context(chat: ChatApp, _argument: str) -> None:
     controller, path = chat.controller, chat.path()
     read = {message.id for message in controller.window(path)}
     fit = controller.fit(path)
-    counted = [controller.prompt_builder.count(message) if message.id in read else 0 for message in path]
+    count = controller.prompt_builder.count_tokens
+    counted = [count(message.text) if message.id in read else 0 for message in path]
     system = system_text(controller.settings)
     n_system = engine.count_tokens(system) if system else 0
     n_template = max(fit.n_prompt - sum(counted) - n_system, 0)

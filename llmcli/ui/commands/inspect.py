@@ -122,9 +122,9 @@ def _inspect(chat: ChatApp, argument: str, count: int) -> "tuple[AnswerInspector
     before = " ".join(text.split())
     end = f"…{before[-_BEFORE:]}" if len(before) > _BEFORE else before
     position = f"token {found.at} (0 to {len(answered.tokens) - 1})"
-    position += " of the continuation" if answered.continued else ""  # its beginning is a part of the prompt
+    position += " of the continuation" if answered.is_continued else ""
     position += f', after "{end}"' if before else ""
-    chat.say(position if argument else f"highest entropy: {position}")
+    chat.say(position if argument else f"least sure: {position}")
     return answered, found
 
 
@@ -201,9 +201,10 @@ def spark(chat: ChatApp) -> str:
     if not known:
         return ""
     low, high = min(known), max(known)
-    span = f"{low:.2f}" if high - low < 0.005 else f"{low:.2f}..{high:.2f}"
+    same = f"{low:.2f} throughout"
+    span = same if high - low < 0.005 else f"{low:.2f}..{high:.2f}, mean {sum(known) / len(known):.2f}"
     room = min(shutil.get_terminal_size().columns - 1, 60) if chat.live else 60
-    return f"{sparkline(values, min(room, len(values)))}\nlast answer: {span}, mean {sum(known) / len(known):.2f}"
+    return f"{sparkline(values, min(room, len(values)))}\nlast answer: {span}"
 
 
 @command(

@@ -117,7 +117,8 @@ def parse_number(text: str) -> int | None:
 def undo(chat: ChatApp, argument: str) -> None:
     removed = chat.session.conversation.undo(int(argument or 1))
     start = ellipsize(removed[0].content)
-    console.note(f"removed {plural(len(removed), 'message')}, starting at {start!r} (/redo restores them)")
+    back = "; the messages before /edit are back" if chat.session.conversation.head != removed[0].parent else ""
+    console.note(f"removed {plural(len(removed), 'message')}, starting at {start!r} (/redo restores them){back}")
 
 
 @command(

@@ -3,7 +3,8 @@
 import re
 from dataclasses import replace
 
-from llmcli.chat.controller import chat_setting_keys, requires_reload, use_character
+from llmcli.chat.characters import use_character
+from llmcli.chat.controller import chat_setting_keys, requires_reload
 from llmcli.config.characters import character_purposes, load_character
 from llmcli.config.presets import NOT_IN_PRESETS, describe_preset, preset_purpose, presets, remove_preset, save_preset
 from llmcli.errors import LlmcliError, UsageError
@@ -314,11 +315,11 @@ def preset(chat: ChatApp, argument: str) -> None:
 def character(chat: ChatApp, argument: str) -> None:
     if argument in ("", "list"):
         print_rows(("CHARACTER", "PURPOSE"), list(character_purposes().items()))
-        current = chat.controller.character
-        console.note(f"character: {current}" if current else "no character")
+        current = chat.session.character
+        console.note(f"character: {current}; /character none removes it" if current else "no character is in use")
         console.note(f"add your own in {config_dir() / 'characters'}, for example NAME.toml")
         return
-    chosen = None if argument == "none" else load_character(argument)
+    chosen = None if argument in ("none", "off") else load_character(argument)
     if chosen and "model" in chosen.settings:
         chat.ensure_model(replace(chat.controller.settings, model=chosen.settings["model"]))
     greeting = use_character(chat.controller, chosen)

@@ -101,7 +101,7 @@ def test_keep_adds_a_new_question_with_its_answer(chat: ChatApp, capfd: pytest.C
     type_command(chat, "/compare and the hill? temp=0.2,1.5 n=2")
     assert contents(chat) == before
     assert chat.compare_session
-    wanted = chat.compare_session.comparison.results[2].answer.text
+    wanted = chat.compare_session.comparison.answers[2].text
     type_command(chat, "/keep 3")
     assert contents(chat) == [*before, "and the hill?", wanted]
     assert "kept answer 3 (temp=1.5 #1)" in capfd.readouterr().err
@@ -126,7 +126,7 @@ def test_compare_uses_the_seed_of_the_session(chat: ChatApp) -> None:
     def compared() -> list[tuple[Any, str]]:
         type_command(chat, "/compare the river temp=0.8,1.5")
         assert chat.compare_session
-        return [(one.answer.settings.seed, one.answer.text) for one in chat.compare_session.comparison.results]
+        return [(one.settings.seed, one.text) for one in chat.compare_session.comparison.answers]
 
     first = compared()
     assert [seed for seed, _ in first] == [1, 1]

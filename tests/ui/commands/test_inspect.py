@@ -80,7 +80,7 @@ def test_why_alone_takes_the_token_of_highest_entropy(recorder: ChatRecorder) ->
     entropies = [one.entropy or 0.0 for one in recorder.chat.turn.answer.traces]
     number = entropies.index(max(entropies))
     err = recorder.command("why")
-    assert err[0].startswith(f"highest entropy: token {number} (0 to 19), after ")
+    assert err[0].startswith(f"least sure: token {number} (0 to 19), after ")
     assert err[1:] == recorder.command("why", str(number))[1:]
     assert f"entropy {max(entropies):.2f} nats" in "\n".join(err)
 
@@ -210,7 +210,7 @@ def test_an_answer_of_an_earlier_chat_is_inspected_with_a_note(recorder: ChatRec
     recorder.chat.turn = None
     err = recorder.command("why", "2")
     assert err[-1].startswith("this answer is from an earlier chat")
-    assert recorder.command("why")[0].startswith("highest entropy: token ")
+    assert recorder.command("why")[0].startswith("least sure: token ")
     recorder.command("branch", "2 3")
     assert recorder.head()
 

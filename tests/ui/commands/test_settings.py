@@ -86,7 +86,7 @@ def test_character_alone_lists_names_with_their_purpose(chat: ChatApp, capfd: py
     assert set(rows) == {"captain", "editor", "pirate", "tutor"}
     assert rows["captain"].endswith("Sails.")
     assert str(folder) in text
-    assert chat.controller.character == ""
+    assert chat.session.character == ""
 
 
 def test_an_unknown_character_is_an_error_and_changes_nothing(chat: ChatApp) -> None:
@@ -99,7 +99,7 @@ def test_an_unknown_character_is_an_error_and_changes_nothing(chat: ChatApp) -> 
 def test_a_character_file_is_taken_from_its_path(chat: ChatApp, tmp_path: Path) -> None:
     (tmp_path / "grump.toml").write_text('name = "Grump"\nsystem = "You grumble."\n')
     dispatch(chat, "character", "grump.toml")
-    assert chat.controller.character == "Grump"
+    assert chat.session.character == "Grump"
     assert system_of(chat) == "You grumble."
 
 
@@ -112,7 +112,7 @@ def test_a_character_with_a_model_must_have_it(chat: ChatApp, tmp_path: Path) ->
     chat.ensure_model = bring
     with pytest.raises(UsageError, match="owner/far is missing"):
         dispatch(chat, "character", "far.toml")
-    assert chat.controller.character == ""
+    assert chat.session.character == ""
 
 
 def test_character_completes_names_with_their_purpose(chat: ChatApp) -> None:
