@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from llmcli.cli.options import completer, help_text
+from llmcli.cli.completion import completer
+from llmcli.cli.options import help_text
 from llmcli.cli.typer_app import make_app
 from llmcli.config.config_file import config_layer, set_value
 from llmcli.params.param import Field

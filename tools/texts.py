@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, cast
 
 import typer
 
-from llmcli.cli.help_texts import front_page
-from llmcli.cli.typer_app import help_page, make_app
+from llmcli.cli.help_texts import front_page, help_page
+from llmcli.cli.typer_app import make_app
 from llmcli.ui.commands.registry import commands, dispatch
 
 ROOT = Path(__file__).parent.parent

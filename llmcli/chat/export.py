@@ -1,23 +1,18 @@
-"""A conversation as Markdown, plain text, JSON or a page for a browser."""
+"""A conversation as Markdown, plain text or JSON; `ui/export_file.py` draws the page and the picture."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
-from llmcli.text import ellipsize
-
-if TYPE_CHECKING:
-    from markdown_it import MarkdownIt
 
 _FORMATS = {".md": "md", ".markdown": "md", ".txt": "txt", ".json": "json"}
 _FORMATS |= {".html": "html", ".htm": "html", ".svg": "svg"}
-_SPEAKERS = {"user": "You", "assistant": "Model", "summary": "Summary of the earlier conversation"}
+SPEAKERS = {"user": "You", "assistant": "Model", "summary": "Summary of the earlier conversation"}
 # Why an answer ended, if a reader should know that it is not complete.
 ENDINGS = {
     "length": "stopped at the token limit",
@@ -25,12 +20,10 @@ ENDINGS = {
     "interrupt": "interrupted",
     "edited": "edited",
 }
-_LINK = re.compile(r"(?i)(https?://|mailto:)")
-_MAX_MARKDOWN = 200_000  # characters; a longer text is not rendered
 
 
 def format_of(path: Path) -> str:
-    """The format of a file: md, txt, json, html, or svg (which `ui` draws). Raises UsageError for another suffix."""
+    """The format of a file: md, txt, json, html or svg. Raises UsageError for another suffix."""
     if name := _FORMATS.get(path.suffix.lower()):
         return name
     hint = "use a name that ends in .md, .txt, .json, .html or .svg (a picture)"
@@ -44,15 +37,15 @@ def export(
     format_name: str,
     everything: Mapping[int, Message] | None = None,
 ) -> str:
-    """The document in one of the formats md, txt, json and html; `everything` adds all branches, in JSON only."""
+    """The document in one of the formats md, txt and json; `everything` adds all branches, in JSON only."""
     if format_name == "json":
         text = _json(messages, title, system, everything)
     else:
-        text = {"md": _markdown, "txt": _plain_text, "html": _web_page}[format_name](messages, title, system)
+        text = {"md": _markdown, "txt": _plain_text}[format_name](messages, title, system)
     return text.encode("utf-8", "replace").decode()  # a lone surrogate, from a name or a model, is not UTF-8
 
 
-def _iso_time(message: Message) -> str:
+def iso_time(message: Message) -> str:
     """The time of a message; empty if it is not known."""
     return datetime.fromtimestamp(message.time, UTC).isoformat(timespec="seconds") if message.time else ""
 
@@ -83,7 +76,7 @@ def _plain_text(messages: Sequence[Message], title: str, system: str | None) -> 
 
 
 def _speaker(message: Message) -> str:
-    return _SPEAKERS[message.role] + (f" ({message.model})" if message.model else "")
+    return SPEAKERS[message.role] + (f" ({message.model})" if message.model else "")
 
 
 def _close_fence(text: str) -> str:
@@ -112,7 +105,7 @@ def _entry(message: Message) -> dict[str, Any]:
     more: dict[str, Any] = {
         "summary": is_summary,
         "reasoning_content": message.reasoning,
-        "time": _iso_time(message),
+        "time": iso_time(message),
         "model": message.model,
         "finish_reason": message.finish_reason,
         "params": dict(message.params),
@@ -120,83 +113,3 @@ def _entry(message: Message) -> dict[str, Any]:
     }
     role = "system" if is_summary else message.role
     return {"role": role, "content": message.text, **{key: value for key, value in more.items() if value}}
-
-
-def _web_page(messages: Sequence[Message], title: str, system: str | None) -> str:
-    """The page: rendered Markdown, everything else escaped, and a Content-Security-Policy as the second barrier."""
-    import base64
-    import hashlib
-
-    import jinja2
-
-    folder = Path(__file__).parent
-    style = (folder / "export.css").read_text(encoding="utf-8") + _code_style()
-    pages = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    pages.filters["markdown"] = partial(_render, markdown=_renderer())
-    return pages.from_string((folder / "export.html").read_text(encoding="utf-8")).render(
-        digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        style=style,
-        title=title,
-        system=system,
-        messages=messages,
-        speakers=_SPEAKERS,
-        iso_time=_iso_time,
-        facts=_facts,
-    )
-
-
-def _facts(message: Message) -> str:
-    """Why the answer ended, its speed, and its settings that are not defaults."""
-    speed = message.timings.get("predicted_per_second", 0)
-    settings = (f"{key} {value}" for key, value in message.params.items())
-    facts = (ENDINGS.get(message.finish_reason, ""), f"{speed:.1f} tokens/s" if speed else "", *settings)
-    return " · ".join(ellipsize(fact, 80) for fact in facts if fact)
-
-
-def _render(text: str, markdown: "MarkdownIt") -> str:
-    from markupsafe import Markup
-
-    if len(text) > _MAX_MARKDOWN:
-        return Markup('<div class="plain">{}</div>').format(text)
-    tokens = markdown.parse(text)
-    for token in tokens:
-        if style := token.attrs.pop("style", ""):  # the alignment of a column: the policy refuses inline styles
-            token.attrSet("class", str(style).rpartition(":")[2])
-        for child in token.children or ():
-            if child.type == "link_open":
-                child.attrSet("rel", "noopener noreferrer")
-    return Markup(markdown.renderer.render(tokens, markdown.options, {}))  # raw HTML is off: see `_renderer`
-
-
-def _renderer() -> "MarkdownIt":
-    """Markdown without HTML and images; links to web and mail addresses only."""
-    from markdown_it import MarkdownIt
-
-    markdown = MarkdownIt("commonmark", {"html": False, "highlight": _highlight})
-    markdown.enable(["table", "strikethrough"]).disable("image")
-    # A relative link has no target in a single page.
-    markdown.validateLink = lambda url: bool(_LINK.match(url))  # type: ignore[method-assign]
-    return markdown
-
-
-def _highlight(code: str, language: str, _attributes: str) -> str:
-    """The code with colors; "" leaves it as it is."""
-    from pygments import formatters, highlight, lexers, util
-
-    try:
-        lexer = lexers.get_lexer_by_name(language, stripnl=False)
-    except util.ClassNotFound:
-        return ""
-    return str(highlight(code, lexer, formatters.HtmlFormatter(nowrap=True)))
-
-
-def _code_style() -> str:
-    """The colors of code, for light and dark."""
-    from pygments import formatters
-
-    def rules(style: str) -> str:
-        lines = formatters.HtmlFormatter(style=style).get_token_style_defs("pre")
-        return "\n".join(re.sub(r" /\*.*?\*/", "", line) for line in lines)
-
-    dark = f"@media (prefers-color-scheme: dark) {{\n{rules('github-dark')}\n}}"
-    return f"{rules('default')}\n{dark}\npre .err {{ border: 0; background: none; }}\n"

@@ -8,10 +8,7 @@ _INTERRUPTED = 130  # ExitStatus.INTERRUPTED, for a Ctrl-C that comes before it 
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit status; it prints the errors.
-
-    All imports happen inside, so that Ctrl-C during them ends as quietly as later.
-    """
+    """Run one command line and return its exit status. Imports are inside: Ctrl-C ends them as quietly as the rest."""
     from llmcli.cli import model_preload
 
     try:
@@ -24,26 +21,23 @@ def run(arguments: list[str]) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    from llmcli.cli.help_texts import PROGRAM, front_page, normalize_arguments, root_help
+
+    command: list[str] = []
     if "_LLMCLI_COMPLETE" in os.environ:
         os.environ["COLUMNS"] = "10000"  # a shell takes each line for a candidate: no help text may wrap
-        return _run_app(arguments)
-    from llmcli.cli.help_texts import front_page, normalize_arguments, root_help
+    else:
+        arguments = normalize_arguments(arguments)
+        if not arguments or arguments[0] in ("-h", "--help"):
+            from llmcli.ui.terminal.output import print_line
 
-    arguments = normalize_arguments(arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        from llmcli.ui.terminal.output import print_line
+            print_line(root_help() if arguments else front_page())
+            return 0
+        from llmcli.cli.usage_errors import check_command
 
-        print_line(root_help() if arguments else front_page())
-        return 0
-    from llmcli.cli.typer_app import check_command
-
-    check_command(arguments)
-    wanted = "doctor" if arguments[0] == "--version" else arguments[0]  # the version is shown by its module
-    return _run_app(arguments, wanted, *arguments[1:2])
-
-
-def _run_app(arguments: list[str], *command: str) -> int:
-    from llmcli.cli.help_texts import PROGRAM
+        check_command(arguments)
+        # The version is shown by the module of doctor.
+        command = ["doctor"] if arguments[0] == "--version" else arguments[:2]
     from llmcli.cli.typer_app import make_app  # Typer takes 50 ms, while the model is loading already
 
     result: Any = make_app(*command)(arguments, prog_name=PROGRAM, standalone_mode=False)
@@ -78,7 +72,7 @@ def _report(error: Exception) -> int:
 
         print_line(error.format_message())
         return ExitStatus.OK
-    from llmcli.cli.typer_app import explain_usage_error
+    from llmcli.cli.usage_errors import explain_usage_error
 
     console.error(*explain_usage_error(error))
     return int(getattr(error, "exit_code", ExitStatus.USAGE))

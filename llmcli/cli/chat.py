@@ -13,7 +13,8 @@ from llmcli.chat.attachments import attach
 from llmcli.chat.sessions.events import saved_key
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import model_preload
-from llmcli.cli.options import argument_or_flag, complete_reference, complete_remote, complete_session, with_settings
+from llmcli.cli.completion import complete_reference, complete_remote, complete_session
+from llmcli.cli.options import argument_or_flag, with_settings
 from llmcli.config.presets import layers_of, resolve_settings
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import cache_dir, data_dir, read_text
@@ -129,11 +130,7 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "TerminalReader 
 
 
 def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
-    """The session of the command line: the last one, one by its name, or a new one.
-
-    Raises:
-        UsageError: if the options contradict each other, or another chat has the session open.
-    """
+    """The session of the command line: the last one, one by its name, or a new one. Raises UsageError."""
     if go_on and name:
         raise UsageError("--continue and --session cannot be used together", "use one of them")
     if not keep and (go_on or name):
@@ -159,25 +156,15 @@ def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
 
 
 def character_of(flags: Layer, session: Session) -> "tuple[Character | None, list[Layer]]":
-    """The character of the command line, or, in a new session, of the configuration; and the layer of its settings.
-
-    The name `none` removes the character of a session.
-
-    Raises:
-        UsageError: if the character does not exist.
-        DiskError: if its file cannot be read.
-    """
+    """The character of the flags, or in a new session of the configuration, and its settings; `none` removes it."""
     chosen = resolve_settings(flags).character
     if not chosen or (session.conversation.messages and "character" not in flags.values):
         return None, []
-    if chosen == "none":
-        session.remove_character()
-        return None, []
     from llmcli.config.characters import character_layer, load_character
 
-    character = load_character(chosen)
+    character = None if chosen == "none" else load_character(chosen)
     session.remove_character()
-    return character, [character_layer(character)]
+    return character, [character_layer(character)] if character else []
 
 
 def save_overrides(session: Session, *layers: Layer) -> None:
@@ -202,11 +189,7 @@ def _portable(key: str, value: Any) -> Any:
 
 
 def ensure_model(settings: Settings) -> None:
-    """Make sure that the model is on this machine; download it if the user agrees.
-
-    Raises:
-        ModelNotFoundError: if the model does not exist.
-    """
+    """Make sure that the model is here; download it if the user agrees. Raises ModelNotFoundError."""
     if settings.model != locations.STARTER:
         from llmcli.models.lookup import find_model_file
 

@@ -2,18 +2,17 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from llmcli.cli.generate import NoStdin, PromptArgument, command_layers, timeout_note, warn_plain_template
+from llmcli.cli.generate import NoStdin, PromptArgument, command_layers, warn_plain_template
 from llmcli.cli.options import CHAT_ONLY, with_settings
 from llmcli.cli.stdin import read_prompt, reads_stdin
 from llmcli.config.presets import LayerStack
 from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
-from llmcli.params.param import Field
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
     from llmcli.inference.engine import Engine, Prompt
 
 
-@dataclass(frozen=True)
-class _CompareRequest:
+class _CompareRequest(NamedTuple):
     """The request of a variant: its settings with their origins, its texts, and its grammar."""
 
     variant: "Variant"
@@ -36,21 +34,6 @@ class _CompareRequest:
     text: str
     system: str | None
     grammar: str | None
-
-
-def _suggest_vary(field: Field, given: Any) -> str:
-    """The hint for a flag such as `--temp 0.2,1.4`; empty if its value is not a list of valid values."""
-    from llmcli.inference.comparison import split_values
-
-    if not isinstance(given, str) or "," not in given:
-        return ""
-    try:
-        for value in split_values(given):
-            field.parse_text(value)
-    except UsageError:
-        return ""
-    name = min((flag for flag in field.flags if flag.startswith("--")), key=len)
-    return f"to compare several values, use --vary {name[2:]}={given}"
 
 
 Vary = Annotated[
@@ -71,7 +54,7 @@ AsJson = Annotated[
 ]
 
 
-@with_settings(only=fields().keys() - CHAT_ONLY, suggest=_suggest_vary)
+@with_settings(only=fields().keys() - CHAT_ONLY)
 def compare(
     flags: Layer,
     text: PromptArgument = None,
@@ -91,11 +74,10 @@ def compare(
     layers.append(Layer("flag", {"seed": seed}))
     if answers != 1 and n is not None:
         raise UsageError("--answers and --n cannot be used together", "use --answers")
-    n_seeds = n or answers
-    if not vary and n_seeds == 1:
+    if not vary and (n or answers) == 1:
         hint = "use --vary temp=0.2,0.8 or --answers 4 (-n is the number of tokens)"
         raise UsageError("no setting to compare", hint)
-    variants = variants_of(vary or [], seed, n_seeds)
+    variants = variants_of(vary or [], seed, n or answers)
     if asked.prompt is not None and "prompt" in variants[0].values:
         raise UsageError("the prompt is given twice: as an argument and with --vary", "remove one of them")
     requests = _requests(variants, layers, reads_stdin(asked, no_stdin))
@@ -104,16 +86,16 @@ def compare(
 
     target = find_model(asked)
     welcome(first.origins["model"])
-    requests = [replace(one, resolved=_resolved(one.variant, [target.layer, *layers])) for one in requests]
+    requests = [one._replace(resolved=_resolved(one.variant, [target.layer, *layers])) for one in requests]
     screen.warn_ineffective([(one.variant.label, one.resolved) for one in requests])
     varied = {key for one in requests for key in one.variant.values} | ({"seed"} if asked.seed is None else set())
     shared = {key: origin for key, origin in requests[0].resolved.origins.items() if key not in varied}
     print_settings(replace(requests[0].resolved, origins=shared))
     status, live, think = ProgressLine(), can_redraw(sys.stdout) and not as_json, asked.think == "show"
-    with open_model(target, asked, status, asked.timeout) as (engine, cancellation):
+    with open_model(target, asked, status) as (engine, cancellation):
         comparison = _comparison(engine, requests, cancellation)
         comparison.progress = status.reading
-        screen.run(comparison, screen.view_of(comparison) if live else None, think, status.clear)
+        screen.run(comparison, screen.view_of(comparison, asked) if live else None, think, status.clear)
         if as_json:
             variants = [one.variant for one in requests]
             print_json(_data(comparison, variants, seed, status), indent=None)
@@ -126,11 +108,7 @@ def compare(
 
 
 def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: bool) -> list[_CompareRequest]:
-    """The request of each variant, as far as it is known without a model; stdin is read once.
-
-    Raises:
-        LlmcliError: with the label of the variant that is not valid.
-    """
+    """The request of each variant before the model is known. Raises LlmcliError with the label of a variant."""
     from llmcli.inference.request import grammar_text, join_prompt, system_text
 
     warn = cache(console.warn)  # once, if all variants have the same schema
@@ -150,7 +128,6 @@ def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: boo
 
 
 def _resolved(variant: "Variant", layers: Sequence[Layer]) -> ResolvedSettings:
-    """The settings of a variant: its own values are the highest layer."""
     return resolve(LayerStack(layers).above({}, variant.values))
 
 
@@ -195,15 +172,11 @@ def _data(
 
 
 def _exit_status(comparison: "Comparison", asked: Settings) -> int:
-    """The exit status of the comparison, whose answers are written.
-
-    Raises:
-        ConstraintError: when one ended before its grammar was met.
-    """
+    """The exit status of answers that are written. Raises ConstraintError when a grammar was not met."""
     if comparison.interrupted:
         return ExitStatus.INTERRUPTED
     if any(answer.finish_reason == "timeout" for answer in comparison.answers):
-        console.note(timeout_note(asked))
+        console.note(f"stopped by --timeout after {asked.timeout:g} s")
         return ExitStatus.TIMEOUT
     for answer in comparison.answers:
         if answer.record.failure:

@@ -24,7 +24,7 @@ from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_facts, print_json
 
 _MIB = 1 << 20
-Problem = tuple[str, str]  # message and hint
+Problems = list[tuple[str, str]]  # message and hint of each
 
 
 def version_lines() -> list[str]:
@@ -43,7 +43,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for a bug report.")] = False,
 ) -> int:
     """Check the installation and the configuration. The status is 1 on a problem."""
-    problems: list[Problem] = []
+    problems: Problems = []
     facts = {"llmcli": __version__, "python": f"{platform.python_version()} ({sys.executable})"}
     facts["system"] = f"{platform.system()} {platform.release()} {platform.machine()}"
     facts |= _engine_facts(problems)
@@ -65,7 +65,7 @@ def doctor(
     return ExitStatus.FAILED if problems else ExitStatus.OK
 
 
-def _engine_facts(problems: list[Problem]) -> dict[str, str]:
+def _engine_facts(problems: Problems) -> dict[str, str]:
     facts = {"llama-cpp-python": bindings.bindings_version()}
     try:
         api = bindings.load()
@@ -87,36 +87,34 @@ def _engine_facts(problems: list[Problem]) -> dict[str, str]:
     return facts
 
 
-def _file_facts(problems: list[Problem]) -> dict[str, str]:
-    """The state of the folders, the starter, the configuration file and the environment variables."""
+def _file_facts(problems: Problems) -> dict[str, str]:
     facts = {}
     for name, folder in (("config", config_dir()), ("data", data_dir()), ("cache", cache_dir())):
         facts[f"{name} folder"] = _with_access(folder)
         if not _is_writable(folder):
             problems.append((f"cannot write to {folder}", "set LLMCLI_HOME to a folder that you can write to"))
-    present = locations.is_starter_downloaded(cache_dir())
-    facts["starter"] = "present" if present else "not downloaded (the first `llmcli chat` downloads it)"
+    has_starter = locations.is_starter_downloaded(cache_dir())
+    facts["starter"] = "present" if has_starter else "not downloaded (the first `llmcli chat` downloads it)"
     state = "not present"
     if config_path().exists():
-        state = "not valid" if _failures((config_layer, aliases, presets), problems) else "valid"
+        state = "not valid" if _has_fault((config_layer, aliases, presets), problems) else "valid"
     facts["config file"] = f"{config_path()} ({state})"
     facts["variables"] = ", ".join(sorted(name for name in os.environ if name.startswith("LLMCLI_"))) or "none"
-    if _failures((lambda: environment_layer(os.environ),), problems):
+    if _has_fault((lambda: environment_layer(os.environ),), problems):
         facts["variables"] += " (not valid)"
     return facts
 
 
-def _failures(checks: Iterable[Callable[[], object]], problems: list[Problem]) -> bool:
+def _has_fault(checks: Iterable[Callable[[], object]], problems: Problems) -> bool:
     """Run the checks and add each different error to the problems."""
-    found = False
+    faults: dict[tuple[str, str], None] = {}
     for check in checks:
         try:
             check()
         except LlmcliError as error:
-            found = True
-            if (str(error), error.hint) not in problems:
-                problems.append((str(error), error.hint))
-    return found
+            faults[str(error), error.hint] = None
+    problems += [fault for fault in faults if fault not in problems]
+    return bool(faults)
 
 
 def _with_access(folder: Path) -> str:

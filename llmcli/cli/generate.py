@@ -1,6 +1,5 @@
 """`llmcli generate`: one prompt in, one answer out, made for pipes."""
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +16,7 @@ from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import (
     AnswerWriter,
+    print_json,
     print_text,
     stream_answer,
     to_stderr,
@@ -28,7 +28,7 @@ from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.inference.answer import Answer
-    from llmcli.inference.engine import Engine
+    from llmcli.inference.engine import Engine, Request
 
 PromptArgument = Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
 NoStdin = Annotated[bool, typer.Option("--no-stdin", help="Do not read stdin (the input of a shell loop).")]
@@ -80,36 +80,34 @@ def generate(
     system, grammar = system_text(asked), grammar_text(asked, console.warn)
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
     from llmcli.inference.answer import Answer
-    from llmcli.inference.engine import Request
-    from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
 
     target = find_model(asked)
     welcome(first.origins["model"])
     resolved = resolve([target.layer, *layers]).with_seed()
-    settings = resolved.settings
     warn_ineffective(resolved)
     print_settings(resolved)
     status = ProgressLine()
-    with open_model(target, settings, status, settings.timeout) as (engine, cancellation):
-        if needs_plain_template(engine, settings):
-            warn_plain_template(engine)
-            settings = with_plain_stop(settings)
-        prompt = build_prompt(engine, settings, question, system)
+    with open_model(target, resolved.settings, status) as (engine, cancellation):
+        request = _request(engine, resolved.settings, question, system)
         if show_prompt:
-            print_text(prompt.text if prompt.text.endswith("\n") else prompt.text + "\n")
+            print_text(request.prompt.text.removesuffix("\n") + "\n")
             return ExitStatus.OK
-        answer = Answer(engine, Request(prompt, settings, grammar, status.reading, cancellation=cancellation))
+        request.grammar, request.progress, request.cancellation = grammar, status.reading, cancellation
+        answer = Answer(engine, request)
         with write_trace(answer, trace, heat is not None):
             _print_answer(answer, status, question if echo else "", as_json, stream)
-    if heat:
-        from llmcli.ui.charts.heatmap import print_heat
+    return _report(answer, heat, stats)
 
-        with to_stderr(True):
-            print_heat(answer.traces, heat)
-    warn_slow(answer)
-    if stats or console.verbose:
-        console.note(_stats_line(answer), always=stats)
-    return _exit_status(answer)
+
+def _request(engine: "Engine", settings: Settings, question: str, system: str | None) -> "Request":
+    """The request in the words of the model's chat template, or of a plain one, with a warning."""
+    from llmcli.inference.engine import Request
+    from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
+
+    if needs_plain_template(engine, settings):
+        warn_plain_template(engine)
+        settings = with_plain_stop(settings)
+    return Request(build_prompt(engine, settings, question, system), settings)
 
 
 def warn_plain_template(engine: "Engine") -> None:
@@ -127,14 +125,16 @@ def _print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bo
         writer.write(echo if settings.raw else echo + "\n\n")
     stream_answer(answer.parts(), writer, status, live=stream and not as_json, think=settings.think)
     if as_json:
+        from llmcli.inference.answer_json import answer_data
+
         cancellation = answer.request.cancellation
         cancellation.clear()
         answer.engine.identify(status.identifying, cancellation)
         status.clear()
-    if as_json or not stream:
-        from llmcli.inference.answer_json import answer_data
-
-        writer.write(json.dumps(answer_data(answer), ensure_ascii=False) if as_json else answer.text)
+        print_json(answer_data(answer), indent=None)
+        return
+    if not stream:
+        writer.write(answer.text)
     writer.end()
 
 
@@ -147,40 +147,33 @@ def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:
     return layers_of(Layer("flag", given)).below
 
 
-def _stats_line(answer: "Answer") -> str:
-    """Tokens, speeds, time to the first token, finish reason and seed, in one line."""
-    t = answer.timings()
-    return (
-        f"prompt {t['prompt_n']} tokens, {t['prompt_per_second']:.1f} tokens/s | "
-        f"generated {t['predicted_n']} tokens, {t['predicted_per_second']:.1f} tokens/s | "
-        f"first token {t['ttft_ms'] / 1e3:.2f} s (model {t['load_ms'] / 1e3:.2f} s) | "
-        f"end: {answer.finish_reason} | seed {answer.settings.seed}"
-    )
+def _report(answer: "Answer", heat: Measure | None, stats: bool) -> int:
+    """Print what stderr tells of an answer. Raises ConstraintError when its grammar was not met."""
+    if heat:
+        from llmcli.ui.charts.heatmap import print_heat
 
-
-def _exit_status(answer: "Answer") -> int:
-    """The exit status of an answer that is written; prints a note if a limit ended it.
-
-    Raises:
-        ConstraintError: when it ended before its grammar was met.
-    """
-    reason, settings = answer.finish_reason, answer.settings
+        with to_stderr(True):
+            print_heat(answer.traces, heat)
+    warn_slow(answer)
+    reason, settings, t = answer.finish_reason, answer.settings, answer.timings()
+    if stats or console.verbose:
+        console.note(
+            f"prompt {t['prompt_n']} tokens, {t['prompt_per_second']:.1f} tokens/s | "
+            f"generated {t['predicted_n']} tokens, {t['predicted_per_second']:.1f} tokens/s | "
+            f"first token {t['ttft_ms'] / 1e3:.2f} s (model {t['load_ms'] / 1e3:.2f} s) | "
+            f"end: {reason} | seed {settings.seed}",
+            always=stats,
+        )
     if reason == "interrupt":
         return ExitStatus.INTERRUPTED
     if reason == "timeout":
-        console.note(timeout_note(settings))
+        console.note(f"stopped by --timeout after {settings.timeout:g} s")
         return ExitStatus.TIMEOUT
     if not answer.record.is_complete:
         raise ConstraintError("the answer ended before it was complete (JSON or grammar)", "raise --max-tokens")
-    if reason == "length" and settings.max_tokens:
-        if 0 <= settings.max_tokens <= answer.timings()["predicted_n"]:
-            console.note(f"cut off: max_tokens is {settings.max_tokens}; raise it with -n")
-            return ExitStatus.OK
+    if reason == "length" and 0 < settings.max_tokens <= t["predicted_n"]:
+        console.note(f"cut off: max_tokens is {settings.max_tokens}; raise it with -n")
+    elif reason == "length" and settings.max_tokens:
         size = f" of {answer.record.n_ctx} tokens" if answer.record.n_ctx else ""
         console.note(f"cut off: the context{size} is full" + ("; raise it with -c" if settings.n_ctx else ""))
     return ExitStatus.OK
-
-
-def timeout_note(settings: Settings) -> str:
-    """What stopped an answer, or several."""
-    return f"stopped by --timeout after {settings.timeout:g} s"

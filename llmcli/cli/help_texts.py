@@ -1,110 +1,65 @@
-"""The commands: where each one is, its one sentence, its examples (in examples.txt) and its most common options.
+"""Help: the commands with their sentences, examples and common options (in commands.txt), and the pages of `--help`.
 
-It imports nothing of the program, so that `llmcli` and `llmcli --help` are shown at once.
+It imports nothing of the program at its start, so that `llmcli` and `llmcli --help` are shown at once.
 """
 
 import re
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PROGRAM = "llmcli"
 ABOUT = "Run language models on this machine: chat, generate, compare."
 DOCUMENTATION = "Manual: README.md and the folder docs/ of the project."
-_REQUEST = ("--model", "--system", "--file", "--preset")
 Row = tuple[str, str]
-_WIDEST = 80
-_LONGEST_NAME = 26  # the help of a longer name starts on the next line
 
 
 class Command(NamedTuple):
-    """Where a command is (module:function, app or make_group), and the texts of its help."""
+    """Where a command is (module:function, app or make_group), and the texts of its help; commands.txt has them all."""
 
-    place: str
+    place: str  # empty for the command of a group, which its app knows
     summary: str
-    details: str = ""  # what `--help-all` adds to the summary
-    common: tuple[str, ...] = ()  # the options that `--help` shows, in this order; without any it shows all of them
-    shows_statuses: bool = False  # whether the help ends with the exit statuses
+    details: str  # what `--help-all` adds to the summary
+    common: Sequence[str]  # the options that `--help` shows, in this order; without any it shows all of them
+    examples: str  # three lines of shell
 
 
-COMMANDS: Mapping[str, Command] = {
-    "chat": Command(
-        "llmcli.cli.chat:chat",
-        "Chat with a model in the terminal.",
-        "If stdin is not a terminal, each line of stdin is one message. Put a message of several lines between "
-        'two lines of """.',
-        common=(
-            *("--model", "--continue", "--session", "--no-save", "--character", "--system"),
-            *("--preset", "--temperature", "--file", "--ctx-size"),
-        ),
-    ),
-    "generate": Command(
-        "llmcli.cli.generate:generate",
-        "Generate one answer and print it to stdout.",
-        "The prompt is PROMPT, stdin, or both. stdout contains the answer only. In a shell loop, use --no-stdin: "
-        "otherwise the first run reads the input of the loop. Each --file follows PROMPT as a block under its "
-        "name; a single file without PROMPT is the prompt itself. A note on stderr says when --max-tokens or the "
-        "context ends the answer (status 0). If --timeout ends it, the status is 124 and the text so far is "
-        "printed.",
-        common=(*_REQUEST, "--temperature", "--max-tokens", "--seed", "--json-schema", "--json", "--no-stdin"),
-        shows_statuses=True,
-    ),
-    "compare": Command(
-        "llmcli.cli.compare:compare",
-        "Answer one prompt with several settings, side by side.",
-        "The table below the answers shows for each: its TOKENS and WORDS; DISTINCT-1, -2 and -3, the share of its "
-        "sequences of 1, 2 or 3 tokens that are different (1.00: nothing occurs twice); MEAN P, the mean "
-        "probability of its tokens; REPEATED, the share of its sequences of 4 tokens that occurred before; and "
-        "END, its finish reason (stop, length, timeout, interrupt or error).",
-        common=("--vary", "--answers", *_REQUEST, "--temperature", "--max-tokens", "--seed", "--json"),
-    ),
-    "tokenize": Command(
-        "llmcli.cli.tokenize:tokenize", "Show the tokens of a text.", "One token on each line: its id and its text."
-    ),
-    "pull": Command(
-        "llmcli.cli.models.pull:pull",
-        "Download a model, or resume its download.",
-        "A file from the Hub is verified by its sha256. The path of the model is printed to stdout.",
-    ),
-    "models": Command("llmcli.cli.models:make_group", "List, find, download, check and delete models."),
-    "sessions": Command("llmcli.cli.sessions:app", "List, show, search, export and delete saved chats."),
-    "trace": Command("llmcli.cli.trace:app", "Show how each token of an answer was sampled."),
-    "replay": Command(
-        "llmcli.cli.replay:replay",
-        "Generate an earlier answer again and check that it is the same.",
-        "If the answer differs, replay shows the first token that differs and the reason. The status is 1 then.",
-    ),
-    "config": Command("llmcli.cli.config:app", "Show and change the settings in the configuration file."),
-    "doctor": Command(
-        "llmcli.cli.doctor:doctor", "Check the installation and the configuration.", "The status is 1 on a problem."
-    ),
-}
-_BLOCKS = Path(__file__).with_name("examples.txt").read_text(encoding="utf-8").strip().split("\n\n")
-# Three lines of shell for each command, by its path ("" is llmcli itself).
-EXAMPLES: Mapping[str, str] = {
-    title.strip("[]").removeprefix(PROGRAM).strip(): lines
-    for title, _, lines in (block.partition("\n") for block in _BLOCKS)
-}
+def _read_commands() -> Iterator[tuple[str, Command]]:
+    """Each command with its path ("" is llmcli itself)."""
+    for block in Path(__file__).with_name("commands.txt").read_text(encoding="utf-8").strip().split("\n\n"):
+        title, *lines = block.split("\n")
+        path, _, place = title.removeprefix(f"[{PROGRAM}").partition("]")
+        shell = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+        options = [line.removeprefix("options: ") for line in lines if line.startswith("options: ")]
+        summary, *details = [line for line in lines if not line.startswith(("$ ", "options: "))] or [""]
+        common = " ".join(options).split()
+        yield path.strip(), Command(place.strip(), summary, " ".join(details), common, "\n".join(shell))
+
+
+ALL_COMMANDS: Mapping[str, Command] = dict(_read_commands())
+COMMANDS: Mapping[str, Command] = {path: command for path, command in ALL_COMMANDS.items() if command.place}
 _NEXT = f"{PROGRAM} COMMAND --help shows the examples and options of a command."
+_HELP, _HELP_ALL = "Show this help and exit.", "Show the commands of all groups and exit."
+VERSION_HELP = "Show the versions and the devices and exit."
+_OPTIONS = (("--version", VERSION_HELP), ("-h, --help", _HELP), ("--help-all", _HELP_ALL))
 _COMMANDS = [(name, command.summary) for name, command in COMMANDS.items()]
-_OPTIONS = (
-    ("--version", "Show the versions and the devices and exit."),
-    ("-h, --help", "Show this help and exit."),
-    ("--help-all", "Show the commands of all groups and exit."),
-)
 
 
 def front_page() -> str:
     """What `llmcli` alone shows."""
-    parts = [wrapped(ABOUT), *examples("Start here", EXAMPLES[""]), *section("Commands", _COMMANDS)]
+    parts = [wrapped(ABOUT), *examples("Start here", ALL_COMMANDS[""].examples), *section("Commands", _COMMANDS)]
     return "\n\n".join([*parts, f"{wrapped(_NEXT)}\n{wrapped(DOCUMENTATION)}"])
 
 
 def root_help() -> str:
     """What `llmcli --help` shows."""
-    parts = [f"Usage: {PROGRAM} COMMAND [OPTIONS]", wrapped(ABOUT, "  "), *examples("Examples", EXAMPLES[""])]
+    parts = [
+        f"Usage: {PROGRAM} COMMAND [OPTIONS]",
+        wrapped(ABOUT, "  "),
+        *examples("Examples", ALL_COMMANDS[""].examples),
+    ]
     return "\n\n".join([*parts, *section("Commands", _COMMANDS), *section("Options", _OPTIONS), wrapped(_NEXT)])
 
 
@@ -123,9 +78,8 @@ def examples(heading: str, lines: str) -> list[str]:
     block = lines.split("\n")
     if max(map(len, block)) + 2 > width():
         pairs = [line.partition("  #")[::2] for line in block]
-        block = [
-            part for command, comment in pairs for part in (f"#{comment}" if comment else "", command.rstrip()) if part
-        ]
+        lines = "\n".join(f"#{comment}\n{command.rstrip()}" if comment else command for command, comment in pairs)
+        block = lines.split("\n")
     return ["\n".join([f"{heading}:", *(f"  {line}" for line in block)])]
 
 
@@ -133,7 +87,7 @@ def section(heading: str, rows: Sequence[Row]) -> list[str]:
     """Rows in two columns under a heading; nothing without rows."""
     if not rows:
         return []
-    column = 4 + max((len(name) for name, _ in rows if len(name) <= _LONGEST_NAME), default=0)
+    column = 4 + max((len(name) for name, _ in rows if len(name) <= 26), default=0)  # a longer one is above its help
     lines = [f"{heading}:"]
     for name, text in rows:
         text = re.sub(r"\S{40,}", lambda word: word[0].replace(",", ", "), text)  # a long list breaks at its commas
@@ -155,4 +109,104 @@ def wrapped(text: str, indent: str = "") -> str:
 
 def width() -> int:
     """The columns of the terminal, at least 40 and at most 80."""
-    return max(min(shutil.get_terminal_size().columns, _WIDEST), 40)
+    return max(min(shutil.get_terminal_size().columns, 80), 40)
+
+
+def help_page(ctx: Any, everything: bool) -> str:
+    """The text of `--help`, or with `everything` of `--help-all`, of the command or group of this context.
+
+    Usage, sentence, examples, commands, arguments, options: the common ones, those of a group not at all, or all.
+    """
+    command, is_group = ctx.command, hasattr(ctx.command, "commands")
+    path = ctx.command_path.removeprefix(PROGRAM).strip()  # as in `models pull`
+    if not path and not everything:
+        return root_help()
+    entry = ALL_COMMANDS[path]
+    parameters = [one for one in command.get_params(ctx) if not getattr(one, "hidden", False)]
+    arguments = [(one.make_metavar(ctx), one.help or "") for one in parameters if one.param_type_name == "argument"]
+    options = [one for one in parameters if one.param_type_name == "option"]
+    usage = " ".join(piece.strip("{}") for piece in command.collect_usage_pieces(ctx))
+    texts = (command.help or "").strip().split("\n\n") if everything else [_first_sentence(command.help)]
+    parts = [wrapped(f"Usage: {ctx.command_path} {usage}")]
+    parts += [wrapped(" ".join(text.split()), "  ") for text in texts]
+    parts += examples("Examples", entry.examples)
+    if is_group:
+        parts += section("Commands", list(_commands(command, "", everything)))
+    parts += section("Arguments", arguments)
+    common = [] if is_group else _common(entry.common, options)
+    rows: dict[str, list[Row]] = {}
+    for option in options if everything else common:
+        heading = getattr(option, "rich_help_panel", None) if everything else None
+        rows.setdefault(heading or "Options", []).append(_option_row(option, ctx, everything))
+    for heading, group in rows.items():
+        parts += section(heading, group)
+    if path == "generate":
+        from llmcli.errors import ExitStatus
+
+        meanings = [(str(status.value), status.meaning) for status in ExitStatus]
+        brief = wrapped("; ".join("\N{NO-BREAK SPACE}".join(pair) for pair in meanings), "  ")
+        short = ["Exit status:\n" + brief.replace("\N{NO-BREAK SPACE}", " ")]
+        parts += section("Exit status", meanings) if everything else short
+    if is_group:
+        parts.append(wrapped(f"{ctx.command_path} COMMAND --help shows the examples and options of a command."))
+    elif not everything:
+        parts.append(wrapped(f"{ctx.command_path} --help-all shows all {len(options)} options."))
+    return "\n\n".join(parts)
+
+
+def _first_sentence(text: str | None) -> str:
+    """The first sentence of a help text, in one line."""
+    paragraph = " ".join((text or "").strip().partition("\n\n")[0].split())
+    sentence, stop, _ = paragraph.partition(". ")
+    return sentence + stop.strip()
+
+
+def _commands(group: Any, prefix: str, everything: bool) -> Iterator[Row]:
+    order = list(group.commands) if prefix or COMMANDS.keys() - group.commands else list(COMMANDS)
+    for name in order:
+        command = group.commands[name]
+        yield prefix + name, _first_sentence(command.help)
+        if everything and hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ", everything)
+
+
+def _common(names: Sequence[str], options: Sequence[Any]) -> list[Any]:
+    """The options with these names, in this order; without names, all but those of every command."""
+    if not names:
+        return [one for one in options if not {"--help", "--help-all", "--quiet", "--verbose", "--debug"} & {*one.opts}]
+    by_flag = {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}
+    return [by_flag[name] for name in names]
+
+
+def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
+    """The names of an option (all, or the short and the first long one) and its help."""
+    from llmcli.params.param import format_value, range_text
+
+    names = list(option.opts)
+    if not everything:
+        short = [name for name in names if not name.startswith("--")]
+        names = short[:1] + [name for name in names if name.startswith("--")][:1]
+    names.sort(key=lambda name: name.startswith("--"))
+    label = ", ".join(names)
+    if option.secondary_opts:
+        label += "/" + option.secondary_opts[0]
+    if not option.is_flag and not option.count:
+        is_number = option.metavar is None and hasattr(option.type, "min")
+        label += " N" if is_number else " " + option.make_metavar(ctx).strip("<>")
+    is_group = hasattr(ctx.command, "commands")
+    if "--help" in option.opts:
+        return label, _HELP if is_group else "Show the most common options and exit."
+    if "--help-all" in option.opts and is_group:
+        return label, _HELP_ALL
+    # Range, default and need of an option that a command declares itself; those of settings are in the help.
+    low, high = getattr(option.type, "min", None), getattr(option.type, "max", None)
+    facts = [range_text(low, high, None)] if (low, high) != (None, None) and not option.count else []
+    if option.show_default and option.default not in (None, False, "", ()) and not option.required:
+        facts.append(f"default {format_value(option.default)}")
+    if option.required:
+        facts.append("required")
+    text = f"{option.help or ''} [{', '.join(facts)}]" if facts else option.help or ""
+    if everything:
+        return label, text
+    text, bracket, end = text.rpartition(" [") if text.endswith("]") else (text, "", "")
+    return label, _first_sentence(text) + bracket + end  # the facts in brackets stay

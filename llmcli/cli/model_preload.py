@@ -80,19 +80,17 @@ def cancel() -> None:
 
 
 def _guess(arguments: Sequence[str]) -> str:
-    """The model reference of these arguments, without the parser; else of the environment, or of the config file."""
+    """The model of these arguments, without the parser; else of the environment, or of the config file."""
     for index, word in enumerate(arguments):
         if word in ("-m", "--model"):
             return arguments[index + 1] if index + 1 < len(arguments) else ""
         if word.startswith("--model="):
             return word.removeprefix("--model=")
-    if name := os.environ.get("LLMCLI_MODEL"):
-        return name
     from llmcli.files import config_path, read_limited
 
-    path = config_path()
-    if not path.exists():
-        return "starter"
+    path, name = config_path(), os.environ.get("LLMCLI_MODEL")
+    if name or not path.exists():
+        return name or "starter"
     import tomllib
 
     try:

@@ -17,8 +17,6 @@ from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import interruptible, time_limit
 from llmcli.ui.terminal.progress import Downloads, ProgressLine
 
-_LARGE = 1 << 30  # bytes; the check of a smaller file is too fast for a message
-
 
 def find_model(settings: Settings) -> ResolvedModel:
     """Find the model and check it; a missing model is downloaded if the user allows it."""
@@ -34,18 +32,11 @@ def find_model(settings: Settings) -> ResolvedModel:
 
 @contextmanager
 def open_model(
-    target: ResolvedModel, settings: Settings, status: ProgressLine, timeout: float = 0.0
+    target: ResolvedModel, settings: Settings, status: ProgressLine
 ) -> Iterator[tuple[LocalEngine, Cancellation]]:
-    """Load the model for a block that Ctrl-C or `timeout` (seconds, 0 = none) stops; print its notes.
-
-    Yields the model, and what stops its answers.
-
-    Raises:
-        TimeLimitError: the time limit passed while it was loading.
-        KeyboardInterrupt: the user interrupted it.
-    """
+    """A model, and what stops its answers, until Ctrl-C or the time limit of the settings. Raises TimeLimitError."""
     cancellation = Cancellation()
-    with interruptible(cancellation), time_limit(cancellation, timeout):
+    with interruptible(cancellation), time_limit(cancellation, settings.timeout):
         engine = _load(target, settings, cancellation, status)
         print_model_facts(engine)
         _print_notes(target)
@@ -107,10 +98,9 @@ def welcome(origin: str) -> None:
 
 
 def _resolve(model: str, locations: ModelLocations) -> ResolvedModel:
+    def report_check(name: str, size: int) -> None:
+        if size >= 1 << 30:  # bytes; the check of a smaller file is too fast for a message
+            console.note(f"checking {name} in a separate process (first use)")
+
     with Downloads() as downloads:
-        return resolve_model(model, locations, downloads.bar("downloading the starter model"), _report_check)
-
-
-def _report_check(name: str, size: int) -> None:
-    if size >= _LARGE:
-        console.note(f"checking {name} in a separate process (first use)")
+        return resolve_model(model, locations, downloads.bar("downloading the starter model"), report_check)

@@ -1,24 +1,22 @@
-"""Options made from the declared settings (no option of a setting is written by hand), and their completion."""
+"""Options made from the declared settings (no option of a setting is written by hand), and what commands share."""
 
 import inspect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from llmcli.errors import LlmcliError, UsageError
-from llmcli.files import matching_paths
+from llmcli.cli.completion import completer
+from llmcli.errors import UsageError
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.param import Field, fields_of
 from llmcli.params.settings import Layer, fields
-from llmcli.text import sanitize
 from llmcli.ui.terminal.console import console
 
-Suggest = Callable[[Field, Any], str]  # the hint for a value that is not valid, or an empty text
-_METAVARS = {int: "N", float: "X", str: "TEXT"}
-_LONGEST_METAVAR = 24  # of a list of choices; a longer one is in the help
+_METAVARS = {int: "N", float: "X"}
 CHAT_ONLY = frozenset(fields_of(InterfaceParams))
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
@@ -44,26 +42,19 @@ def _set_console(
     console.debug |= debug
 
 
-def with_settings(
-    only: Iterable[str], suggest: Suggest | None = None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def with_settings(only: Container[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a command so that it gets `flags`, a Layer of the settings on the command line.
 
-    Each setting in `only` becomes an option, and `--quiet`, `--verbose` and `--debug` are added. `suggest` may have a
-    better hint than the setting itself for a value that is not valid.
+    Each setting in `only` becomes an option, and `--quiet`, `--verbose` and `--debug` are added.
     """
-    keys = set(only)
-    chosen = {key: field for key, field in fields().items() if key in keys}
+    chosen = {key: field for key, field in fields().items() if key in only}
     switches = inspect.signature(_set_console, eval_str=True).parameters
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         def command(**given: Any) -> Any:
             _set_console(**{name: given.pop(name) for name in switches})
-            flags = {}
-            for key, field in chosen.items():
-                value = given.pop(key)
-                if value is not None:
-                    flags[key] = parse_flag(field, value, suggest)
+            values = {key: given.pop(key) for key in chosen}
+            flags = {key: parse_flag(chosen[key], value) for key, value in values.items() if value is not None}
             return function(flags=Layer("flag", flags), **given)
 
         declared = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "flags"]
@@ -74,31 +65,37 @@ def with_settings(
         ]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
-        command.__doc__ = function.__doc__
-        command.__name__ = function.__name__
+        command.__doc__, command.__name__ = function.__doc__, function.__name__
         return command
 
     return decorate
 
 
-def parse_flag(field: Field, given: Any, suggest: Suggest | None = None) -> Any:
-    """The value of an option.
-
-    Raises:
-        UsageError: if it is not valid.
-    """
+def parse_flag(field: Field, given: Any) -> Any:
+    """The value of an option. Raises UsageError with a hint if it is not valid."""
     if isinstance(given, bool):
         return given
     try:
         return field.parse_texts(given) if isinstance(given, list) else field.parse_text(given)
     except UsageError as error:
-        if suggest:
-            error.hint = suggest(field, given) or error.hint
+        if "," in given and not field.repeated:
+            error.hint = _vary_hint(field, given) or error.hint
         if field.key == "n_ctx" and not error.hint:  # in `llm`, -c continues the last conversation
             error.hint = "-c is the context size; `llmcli chat -C` continues the last session"
         if field.key == "n_threads" and "." in given and not error.hint:
             error.hint = "-t is the number of threads; for the temperature, use --temp"
         raise
+
+
+def _vary_hint(field: Field, given: str) -> str:
+    """The hint for a flag such as `--temp 0.2,1.4`; empty where it is not a list of values to compare."""
+    from llmcli.inference.comparison import variants_of  # loads the engine: only after a mistake
+
+    name = min((flag for flag in field.flags if flag.startswith("--")), key=len)[2:]
+    with suppress(UsageError):
+        variants_of([f"{name}={given}"], 0)
+        return f"to compare several values, use `llmcli compare --vary {name}={given}`"
+    return ""
 
 
 def _option(field: Field) -> Any:
@@ -114,7 +111,7 @@ def _option(field: Field) -> Any:
 
 def _short_choices(field: Field) -> str:
     choices = "|".join(map(str, field.param.choices))
-    return choices if len(choices) <= _LONGEST_METAVAR else ""
+    return choices if len(choices) <= 24 else ""  # a longer list is in the help
 
 
 def help_text(field: Field) -> str:
@@ -131,11 +128,7 @@ def help_text(field: Field) -> str:
 
 
 def output_path(name: str, force: bool) -> Path:
-    """The path of a file to write.
-
-    Raises:
-        UsageError: if it exists and must not be replaced.
-    """
+    """The path of a file to write. Raises UsageError if it exists and must not be replaced."""
     path = Path(os.path.expanduser(name))
     if os.path.exists(path) and not force:
         raise UsageError(f"{path} already exists", "choose another name, or replace it with --force")
@@ -143,99 +136,7 @@ def output_path(name: str, force: bool) -> Path:
 
 
 def argument_or_flag(argument: Any, flag: Any, name: str) -> Any:
-    """The value of an argument that is also an option.
-
-    Raises:
-        UsageError: when both are given.
-    """
+    """The value of an argument that is also an option. Raises UsageError when both are given."""
     if argument is not None and flag is not None:
         raise UsageError(f"the {name} is given twice, as an argument and as an option", "remove one of them")
     return flag if argument is None else argument
-
-
-def completer(field: Field) -> Callable[[str], Any] | None:
-    """The completion of the values of a setting; None without one (the shell itself completes files)."""
-    special: dict[str, Callable[[str], Any]] = {
-        "model": complete_model,
-        "samplers": _complete_list,
-        "preset": _complete_preset,
-        "character": complete_character,
-    }
-    known = [str(value) for value in (*field.param.choices, *field.param.suggest)]
-    if field.key in special or not known:
-        return special.get(field.key)
-    return lambda incomplete: [value for value in known if value.startswith(incomplete)]
-
-
-def _complete_list(incomplete: str) -> list[str]:
-    """Sampler names, also after a comma."""
-    from llmcli.params.sampler_chain import SAMPLER_NAMES
-
-    head, comma, tail = incomplete.rpartition(",")
-    used = set(head.split(","))
-    return [head + comma + name for name in SAMPLER_NAMES if name.startswith(tail) and name not in used]
-
-
-def _complete_preset(incomplete: str) -> list[tuple[str, str]]:
-    from llmcli.config.presets import preset_purpose, presets
-
-    try:
-        known = presets()
-    except (LlmcliError, OSError):
-        return []
-    return _safe_words((name, preset_purpose(name, one)) for name, one in known.items() if name.startswith(incomplete))
-
-
-def complete_model(incomplete: str) -> list[str]:
-    """The models on this machine, the aliases, and the .gguf files and folders that match."""
-    return [*complete_reference(incomplete), *_complete_path(incomplete)]
-
-
-def complete_reference(incomplete: str) -> list[str]:
-    """The models on this machine and the aliases."""
-    from llmcli.config.presets import resolve_settings
-    from llmcli.models.installed import inventory
-    from llmcli.models.locations import model_locations
-
-    try:
-        place = model_locations(resolve_settings(Layer("flag", {})))
-        names = ["starter", *place.aliases, *(item.name for item in inventory(place) if item.source.name != "url")]
-    except (LlmcliError, OSError):
-        names = ["starter"]
-    found = (name for name in dict.fromkeys(names) if name.startswith(incomplete))
-    return [word for word, _ in _safe_words((name, "") for name in found)]
-
-
-def complete_session(incomplete: str) -> list[tuple[str, str]]:
-    """The sessions and their titles, the latest first."""
-    from llmcli.chat.sessions.listing import session_summaries
-
-    return _safe_words((one.name, one.title) for one in session_summaries(incomplete))
-
-
-def complete_character(incomplete: str) -> list[tuple[str, str]]:
-    """The characters with their purposes, and the files and folders that match."""
-    from llmcli.config.characters import SUFFIXES, character_purposes
-
-    names = _safe_words(pair for pair in character_purposes().items() if pair[0].startswith(incomplete))
-    return names + [(path, "") for path in _complete_path(incomplete, SUFFIXES)]
-
-
-def complete_remote(incomplete: str) -> list[str]:
-    """What can be downloaded: the names of the catalog, and the models on this machine."""
-    from llmcli.models.catalog import catalog
-
-    return [entry.name for entry in catalog() if entry.name.startswith(incomplete)] + complete_reference(incomplete)
-
-
-def _complete_path(incomplete: str, suffixes: tuple[str, ...] = (".gguf",)) -> list[str]:
-    names = (name for name in matching_paths(incomplete) if name.endswith(("/", *suffixes)))
-    return [word for word, _ in _safe_words((name, "") for name in names)]
-
-
-def _safe_words(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Words with their help that a shell can take: names, titles and purposes may come from strangers.
-
-    zsh evaluates what Typer prints, where a backslash undoes its escapes: a word with one is omitted.
-    """
-    return [(sanitize(word), sanitize(text).replace("\\", "/")) for word, text in pairs if "\\" not in word]

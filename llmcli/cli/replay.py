@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.cli.options import complete_session, with_settings
+from llmcli.cli.completion import complete_session
+from llmcli.cli.options import with_settings
 from llmcli.cli.stdin import piped_stdin
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import DiskError, ExitStatus, ModelNotFoundError, UsageError
@@ -64,14 +65,12 @@ def replay(
         if recorded[0].label:
             batch = BatchReplay(engine, recorded, settings, cancellation)
             replays = batch.replays
-            _run_batch(batch, status, as_json)
+            _run_batch(batch, current, status, as_json)
         else:
             replays = [Replay(engine, recorded[0], settings[0], cancellation)]
             writer = AnswerWriter()
             stream_answer(replays[0].parts(), writer, status, live=not as_json, think=settings[0].think)
-            if as_json:
-                writer.write(json.dumps(_data(replays[0]), ensure_ascii=False))
-            writer.end()
+            print_json(_data(replays[0]), indent=None) if as_json else writer.end()
     if any(one.stopped for one in replays):
         console.note("stopped: the replay is not complete")
         return ExitStatus.INTERRUPTED
@@ -80,13 +79,13 @@ def replay(
     return ExitStatus.FAILED if any(one.difference for one in replays) else ExitStatus.OK
 
 
-def _run_batch(again: "BatchReplay", status: ProgressLine, as_json: bool) -> None:
-    """Generate the answers of a comparison again, side by side as the first time."""
+def _run_batch(again: "BatchReplay", settings: Settings, status: ProgressLine, as_json: bool) -> None:
     from llmcli.ui import comparison
 
     live, think = can_redraw(sys.stdout) and not as_json, False
     again.comparison.progress = status.reading
-    comparison.run(again.comparison, comparison.view_of(again.comparison) if live else None, think, status.clear)
+    view = comparison.view_of(again.comparison, settings) if live else None
+    comparison.run(again.comparison, view, think, status.clear)
     again.compare()
     if as_json:
         same = not any(one.difference for one in again.replays)
@@ -152,14 +151,13 @@ def _find(settings: Settings, given: bool) -> "ResolvedModel":
 
 def _data(again: "Replay") -> dict[str, object]:
     answer, difference = again.answer, again.difference
-    reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
-    return {
+    data: dict[str, object] = {
         "same": None if again.stopped else difference is None,
         "first_difference": difference.to_data() if difference else None,
         "reasons": again.reasons,
         "text": answer.text,
-        **reasoning,
     }
+    return data | ({"reasoning_content": answer.reasoning} if answer.reasoning else {})
 
 
 def _verdict(again: "Replay") -> str:

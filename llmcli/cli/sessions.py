@@ -1,7 +1,6 @@
 """`llmcli sessions`: the conversations on this disk."""
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,18 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.chat.sessions import store
-from llmcli.cli.options import Force, Json, complete_session, output_path
+from llmcli.cli.completion import complete_session
+from llmcli.cli.options import Force, Json, output_path
 from llmcli.config.config_file import config_layer
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from llmcli.params.settings import Layer, resolve
-from llmcli.text import format_age, plural
-from llmcli.ui.terminal.console import can_ask, confirm, console, wants_color
+from llmcli.text import format_age, plural, sanitize
+from llmcli.ui.terminal.console import can_ask, confirm, console
 from llmcli.ui.terminal.output import print_json, print_line, print_rows, print_text
 
 if TYPE_CHECKING:
-    from llmcli.chat.conversation import Conversation, Message
+    from llmcli.chat.conversation import Message
     from llmcli.chat.sessions.session import Session
 
+_BOLD = "1"
 _EMPTY_BRANCH = "the current branch is empty; `llmcli sessions show {} --all` prints the other branches"
 
 app = typer.Typer()
@@ -69,19 +70,13 @@ def show_session(
     """Show the messages of a session."""
     session = _read(name)
     conversation = session.conversation
-    path = conversation.path()
-    if everything:
-        _print_branches(conversation)
-    elif path:
-        _print_messages(path, 1)
-    else:
-        console.note(_EMPTY_BRANCH.format(session.name))
-
-
-def _print_branches(conversation: "Conversation") -> None:
-    """Every branch under its number, without the messages that it shares with a branch above it."""
+    if not everything:
+        _print_messages(conversation.path(), 1)
+        if not conversation.path():
+            console.note(_EMPTY_BRANCH.format(session.name))
+        return
     leaves = conversation.leaves()
-    shown: set[int] = set()
+    shown: set[int] = set()  # a branch omits the messages that it shares with one above it
     for number, leaf in enumerate(leaves, 1):
         path = conversation.path(leaf)
         new = [message for message in path if message.id not in shown]
@@ -90,7 +85,7 @@ def _print_branches(conversation: "Conversation") -> None:
             mark = " (current)" if leaf == conversation.head else ""
             shared = len(path) - len(new)
             after = f", after message {shared}" if shared else ""
-            print_line(f"branch {number} of {len(leaves)}{after}{mark}\n", _bold())
+            print_line(f"branch {number} of {len(leaves)}{after}{mark}\n", _BOLD)
         _print_messages(new, len(path) - len(new) + 1)
 
 
@@ -100,12 +95,8 @@ def _print_messages(messages: "Sequence[Message]", first: int) -> None:
 
     for number, message in enumerate(messages, first):
         files = "".join(f" +{file.name}" for file in message.attachments)
-        print_line(f"{number} {SPEAKER_NAMES[message.role]}{files}", _bold())
-        print_line(message.content.rstrip("\n") + "\n")
-
-
-def _bold() -> str:
-    return "1" if wants_color(sys.stdout) else ""
+        print_line(f"{number} {SPEAKER_NAMES[message.role]}{sanitize(files)}", _BOLD)
+        print_line(sanitize(message.content.rstrip("\n")) + "\n")  # in a pipe too: `export` has the text verbatim
 
 
 @app.command("search")
@@ -197,11 +188,6 @@ def rename_session(
 
 
 def _read(name: str) -> "Session":
-    """A session that another chat may have open.
-
-    Raises:
-        LlmcliError: if it has no message.
-    """
     from llmcli.chat.sessions.session import Session
 
     session = Session.read(name)

@@ -18,20 +18,16 @@ _END = "; end it with Ctrl-D"
 
 
 def reads_stdin(settings: Settings, no_stdin: bool) -> bool:
-    """Whether stdin, which is not a terminal, is added to the prompt.
-
-    Raises:
-        UsageError: when stdin is asked for and forbidden.
-    """
-    if no_stdin and _names_stdin(settings):
+    """Whether stdin, if no terminal, is added to the prompt. Raises UsageError if it is asked for and forbidden."""
+    if no_stdin and "-" in (settings.prompt, *settings.file):
         raise UsageError("--no-stdin and '-' (stdin) cannot be used together", "remove one of them")
     return not no_stdin and not is_terminal(sys.stdin)
 
 
 def read_prompt(settings: Settings) -> str:
     """All of stdin as a part of the prompt; warns if it is probably the input of a shell loop."""
-    added = not _names_stdin(settings) and bool(settings.prompt or settings.file)
-    if added and _is_half_read(sys.stdin):
+    added = bool(settings.prompt or settings.file) and "-" not in (settings.prompt, *settings.file)
+    if added and sys.stdin and _is_half_read(sys.stdin):
         console.warn(
             "the rest of stdin becomes part of this prompt: in a shell loop, this is the input of the loop",
             "add --no-stdin to keep stdin for the loop, or `-f -` to read it without this warning",
@@ -40,14 +36,8 @@ def read_prompt(settings: Settings) -> str:
     return read_stdin(", which is added to the prompt; use --no-stdin to ignore it" if added else _END)
 
 
-def _names_stdin(settings: Settings) -> bool:
-    return "-" in (settings.prompt, *settings.file)
-
-
-def _is_half_read(stream: TextIO | None) -> bool:
+def _is_half_read(stream: TextIO) -> bool:
     """Whether this is a regular file of which another program has read the beginning."""
-    if stream is None:
-        return False
     try:
         descriptor = stream.fileno()
         about = os.fstat(descriptor)
@@ -57,11 +47,7 @@ def _is_half_read(stream: TextIO | None) -> bool:
 
 
 def read_stdin(hint: str = _END) -> str:
-    """All of stdin as UTF-8; without input, a note that ends with `hint` says that the program waits.
-
-    Raises:
-        DiskError: when it is binary, or cannot be read.
-    """
+    """All of stdin as text; without input, a note with `hint` says that the program waits. Raises DiskError."""
     if sys.stdin is None:
         return ""
     note = threading.Timer(_PATIENCE, console.note, [f"waiting for stdin{hint}"])
@@ -76,12 +62,7 @@ def read_stdin(hint: str = _END) -> str:
 
 @contextmanager
 def piped_stdin(hint: str) -> Iterator[BinaryIO]:
-    """The bytes of stdin, for a command that never waits for a person; `hint` says what to pipe in.
-
-    Raises:
-        UsageError: if stdin is closed or a terminal.
-        DiskError: if it cannot be read.
-    """
+    """The bytes of stdin. Raises UsageError with `hint` if it is a terminal, DiskError if it cannot be read."""
     if sys.stdin is None or is_terminal(sys.stdin):
         raise UsageError("stdin is empty", hint)
     with _read_errors():

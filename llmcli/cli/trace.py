@@ -71,7 +71,6 @@ def plot_trace(
 
 
 def _read(file: str) -> list[TokenTrace]:
-    """The tokens of a file or of stdin."""
     from llmcli.files import lines_of
     from llmcli.inference.trace_file import parse_trace, read_trace
 

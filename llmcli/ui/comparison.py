@@ -9,19 +9,21 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from llmcli.errors import DiskError
-from llmcli.params.settings import ResolvedSettings, ineffective_settings
+from llmcli.params.settings import ResolvedSettings, Settings, ineffective_settings
 from llmcli.text import plural, sanitize
-from llmcli.ui.terminal.cells import Runs, cells, line_breaks, slice_cells, styled, unstyled, wrap
+from llmcli.ui.markdown.splitter import Block, Splitter
+from llmcli.ui.terminal.cells import styled, visible, wrap
 from llmcli.ui.terminal.console import console, wants_color
-from llmcli.ui.terminal.output import AnswerWriter, print_drawn, print_line, print_rows, to_stderr
+from llmcli.ui.terminal.output import print_drawn, print_line, print_rows, to_stderr
 from llmcli.ui.terminal.progress import LiveView
 
 if TYPE_CHECKING:
+    from llmcli.inference.answer import Answer
     from llmcli.inference.comparison import Comparison
+    from llmcli.ui.markdown.render import Renderer
 
 _NARROWEST = 28  # minimum columns of an answer
 _BAR, _CROSS, _RULE = " │ ", "─┼─", "─"
-_TAB = "    "
 _HEADS = ("N", "VARIANT", "TOKENS", "WORDS", "DISTINCT-1", "DISTINCT-2", "DISTINCT-3", "MEAN P", "REPEATED", "END")
 _SPARE = ("WORDS", "DISTINCT-3", "DISTINCT-1", "VARIANT", "END")  # omitted in a narrow window, the first one first
 _LEGEND = (
@@ -31,46 +33,67 @@ _LEGEND = (
 
 
 class Column:
-    """The part of an answer that is not final yet; reasoning has the look `faint`."""
+    """The rows of an answer that are not written yet, drawn as in the chat; reasoning and raw text stay plain."""
 
-    def __init__(self, faint: str) -> None:
-        self._faint = faint
-        self._runs: Runs = []
-        self._is_reasoning = False
-        self._started = False
+    def __init__(self, label: str, renderer: "Renderer", is_raw: bool = False) -> None:
+        self.label = label
         self.ended = False
+        self._renderer, self._is_raw = renderer, is_raw
+        self._splitter = Splitter()
+        self._kind = ""  # of the last piece
+        self._line, self._n_blank = "", 0  # the unfinished line of plain text, and the blank lines above it
+        self._undrawn: list[Block] = []  # final; a column that waits does not know its width
+        self._drawn: list[str] = []  # their rows
 
     def add(self, kind: str, text: str) -> None:
         """Add a piece of the "answer" or of the reasoning ("think")."""
-        text = sanitize(text).replace("\t", _TAB)
-        if not self._started:
+        text = sanitize(text)
+        if not self._kind:
             text = text.lstrip()
         if not text:
             return
-        if self._started and self._is_reasoning and kind != "think":
-            text = "\n\n" + text
-        self._started, self._is_reasoning = True, kind == "think"
-        self._runs.append((self._faint if self._is_reasoning else "", text))
+        if self._kind == "think" and kind != "think":
+            self._end_line()
+            self._n_blank = 1
+        self._kind = kind
+        if kind != "think" and not self._is_raw:
+            self._undrawn += self._splitter.feed(text)
+            return
+        *lines, last = text.replace("\t", "    ").split("\n")
+        for line in lines:
+            self._line += line
+            self._end_line()
+        self._line += last
 
-    def rows(self, width: int) -> list[Runs]:
-        """The remaining text in rows of at most `width` columns; until the answer ends, the last one may change."""
-        return slice_cells(self._runs, self._spans(width))
+    def end(self) -> None:
+        """End the answer: all its rows are final."""
+        self._end_line()
+        self._undrawn += self._splitter.finish()
+        self.ended = True
 
-    def certain(self, width: int) -> int:
-        """How many of the rows cannot change any more."""
-        n_rows = len(self._spans(width))
-        return n_rows if self.ended else max(n_rows - 1, 0)
+    def final(self, width: int) -> int:
+        """How many of the remaining rows cannot change any more."""
+        self._drawn += self._renderer.rows(self._undrawn, width)
+        self._undrawn = []
+        return len(self._drawn)
 
-    def take(self, count: int, width: int) -> list[Runs]:
+    def rows(self, width: int) -> list[str]:
+        """The remaining rows."""
+        return [*self._drawn, *self._renderer.preview([*self._plain(), *self._splitter.tail()], width)]
+
+    def take(self, count: int) -> list[str]:
         """Remove and return the first `count` rows."""
-        rows, spans, end = self.rows(width), self._spans(width), len(unstyled(self._runs))
-        start = spans[count][0] if count < len(spans) else end
-        (self._runs,) = slice_cells(self._runs, [(start, end)])
-        return rows[:count]
+        taken, self._drawn = self._drawn[:count], self._drawn[count:]
+        return taken
 
-    def _spans(self, width: int) -> list[tuple[int, int]]:
-        text = unstyled(self._runs)
-        return line_breaks(text.rstrip() if self.ended else text, width) if text else []
+    def _plain(self) -> list[Block]:
+        """The unfinished line below its blank lines; nothing while it is blank itself."""
+        texts = [*[""] * self._n_blank, self._line] if self._line.strip() else []
+        return [Block("plain", text, gap=False, level=self._kind == "think") for text in texts]
+
+    def _end_line(self) -> None:
+        self._undrawn += self._plain()
+        self._line, self._n_blank = "", 0 if self._line.strip() else self._n_blank + 1
 
 
 class CompareView(LiveView):
@@ -84,14 +107,13 @@ class CompareView(LiveView):
         self,
         write: Callable[[str], None],
         size: Callable[[], tuple[int, int]],
-        labels: Sequence[str],
+        columns: Sequence[Column],
         color: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(write, size, "2" if color else "", clock)
         self._strong = "1" if color else ""
-        self._labels = [f"{number}. {sanitize(label)}" for number, label in enumerate(labels, 1)]
-        self._columns = [Column(self._faint) for _ in labels]
+        self._columns = columns
         self._first = 0  # of the current band
         self._count = 0  # its columns; 0 before it starts
 
@@ -108,7 +130,7 @@ class CompareView(LiveView):
 
     def end(self, index: int) -> None:
         """End answer `index`."""
-        self._columns[index].ended = True
+        self._columns[index].end()
         self._draw()
 
     def finish(self) -> None:
@@ -117,64 +139,52 @@ class CompareView(LiveView):
             self._region.draw([], [], self._measure()[0])
             return
         for column in self._columns:
-            column.ended = True
+            column.end()
         self._draw()
 
     def _rows(self, height: int, width: int) -> tuple[list[str], list[str]]:
         done: list[str] = []
         while self._first < len(self._columns):
-            done += self._start_band(width)
-            done += self._certain(width)
-            if not all(column.ended for column in self._band):
-                break
+            if not self._count:
+                done += self._start_band(width)
+            size, band = self._answer_width(width), self._columns[self._first : self._first + self._count]
+            final = [column.final(size) for column in band]
+            unfinished = [n_rows for n_rows, column in zip(final, band, strict=True) if not column.ended]
+            count = min(unfinished) if unfinished else max(final)
+            done += _side_by_side([column.take(count) for column in band], size)
+            if unfinished:
+                return done, self._tail(band, size, max(1, height - 2))
             self._first, self._count = self._first + self._count, 0
             done += [""] * (self._first < len(self._columns))
-        self._count = self._count or 1  # something was drawn
-        return done, self._tail(width, max(1, height - 2))
-
-    @property
-    def _band(self) -> Sequence[Column]:
-        return self._columns[self._first : self._first + self._count]
+        self._count = 1  # something was drawn
+        return done, []
 
     def _start_band(self, width: int) -> list[str]:
         """The headings of a new band: as many columns as fit, spread evenly over the bands."""
-        if self._count:
-            return []
         left = len(self._columns) - self._first
         fitting = max((width + len(_BAR)) // (_NARROWEST + len(_BAR)), 1)
         self._count = -(-left // -(-left // fitting))
         size = self._answer_width(width)
-        heads = self._labels[self._first : self._first + self._count]
-        rows = _side_by_side([wrap([(self._strong, head)], size) for head in heads], size)
+        band = enumerate(self._columns[self._first : self._first + self._count], self._first + 1)
+        heads = [[(self._strong, f"{number}. {sanitize(column.label)}")] for number, column in band]
+        rows = _side_by_side([[styled(row) for row in wrap(head, size)] for head in heads], size)
         return [*rows, _CROSS.join([_RULE * size] * self._count)]
 
-    def _certain(self, width: int) -> list[str]:
-        """The rows of the band that are final."""
-        size, band = self._answer_width(width), self._band
-        unfinished = [column.certain(size) for column in band if not column.ended]
-        count = min(unfinished) if unfinished else max(column.certain(size) for column in band)
-        return _side_by_side([column.take(count, size) for column in band], size)
-
-    def _tail(self, width: int, tallest: int) -> list[str]:
+    def _tail(self, band: Sequence[Column], size: int, tallest: int) -> list[str]:
         """The rows that can still change; of a column that is far ahead of another, the last ones."""
-        if self._first >= len(self._columns):
-            return []
-        size = self._answer_width(width)
         more = len(self._columns) - self._first - self._count
         hint = [styled([(self._faint, f"… {more} more below")])] if more and tallest > 1 else []
-        rows = _side_by_side([column.rows(size)[-(tallest - len(hint)) :] for column in self._band], size)
+        rows = _side_by_side([column.rows(size)[-(tallest - len(hint)) :] for column in band], size)
         return [*(rows or [""]), *hint]
 
     def _answer_width(self, width: int) -> int:
-        """The columns of the terminal for each answer of the band."""
         return max((width - len(_BAR) * (self._count - 1)) // self._count, 1)
 
 
-def _side_by_side(columns: Sequence[Sequence[Runs]], width: int) -> list[str]:
+def _side_by_side(columns: Sequence[Sequence[str]], width: int) -> list[str]:
     """The rows of columns that are `width` wide, side by side."""
-    empty: Runs = []
-    rows = zip_longest(*columns, fillvalue=empty)
-    return [_BAR.join(styled(row) + " " * (width - cells(unstyled(row))) for row in line).rstrip() for line in rows]
+    rows = zip_longest(*columns, fillvalue="")
+    return [_BAR.join(row + " " * (width - visible(row)) for row in line).rstrip() for line in rows]
 
 
 def warn_ineffective(answers: Sequence[tuple[str, ResolvedSettings]]) -> None:
@@ -189,18 +199,12 @@ def warn_ineffective(answers: Sequence[tuple[str, ResolvedSettings]]) -> None:
 
 
 def print_texts(comparison: "Comparison", think: bool) -> None:
-    """Print the answers to stdout, each under its label; with `think`, before each its reasoning to stderr.
-
-    Raises:
-        DiskError, OutputClosedError: as `print_text` does.
-    """
+    """Print the answers to stdout, each under its label; with `think`, before each its reasoning to stderr."""
     for answer in comparison.answers:
         print_line(f"== {answer.request.label} ==")
         if think and answer.reasoning:
             console.think(answer.reasoning + "\n\n")
-        writer = AnswerWriter()
-        writer.write(answer.text)
-        writer.end()
+        print_line(answer.text.rstrip("\n"))
 
 
 def print_summary(comparison: "Comparison", live: bool) -> None:
@@ -209,7 +213,9 @@ def print_summary(comparison: "Comparison", live: bool) -> None:
     if live or not console.quiet:
         with to_stderr(not live), suppress(*ignored):
             print_line("")
-            _print_figures(comparison)
+            rows = [_figures(number, one) for number, one in enumerate(comparison.answers, 1)]
+            right = [head for head in _HEADS if head not in ("VARIANT", "END")]
+            print_rows(_HEADS, rows, right=right, spare=_SPARE)
     console.note(_LEGEND)
     timings = [answer.record.timings for answer in comparison.answers]
     generated, read = sum(t.predicted_n for t in timings), sum(t.prompt_n for t in timings)
@@ -219,18 +225,13 @@ def print_summary(comparison: "Comparison", live: bool) -> None:
     console.note(f"{total}{speed}; {plural(read, 'prompt token')} evaluated")
 
 
-def _print_figures(comparison: "Comparison") -> None:
-    """Print a row for each answer."""
+def _figures(number: int, answer: "Answer") -> Sequence[str]:
     from llmcli.inference.comparison import statistics_of
 
-    rows = []
-    for number, answer in enumerate(comparison.answers, 1):
-        s = statistics_of(answer)
-        shares = (s.distinct_1, s.distinct_2, s.distinct_3, s.mean_p, s.repetition)
-        texts = ("-" if share is None else f"{share:.2f}" for share in shares)
-        rows.append((str(number), answer.request.label, str(s.tokens), str(s.words), *texts, answer.finish_reason))
-    right = [head for head in _HEADS if head not in ("VARIANT", "END")]
-    print_rows(_HEADS, rows, right=right, spare=_SPARE)
+    s = statistics_of(answer)
+    shares = (s.distinct_1, s.distinct_2, s.distinct_3, s.mean_p, s.repetition)
+    texts = ("-" if share is None else f"{share:.2f}" for share in shares)
+    return str(number), answer.request.label, str(s.tokens), str(s.words), *texts, answer.finish_reason
 
 
 def print_errors(comparison: "Comparison") -> None:
@@ -240,10 +241,17 @@ def print_errors(comparison: "Comparison") -> None:
             console.error(f"{answer.request.label}: {failure}", failure.hint)
 
 
-def view_of(comparison: "Comparison") -> CompareView:
-    """A view of its answers on the terminal of stdout."""
-    labels = [answer.request.label for answer in comparison.answers]
-    return CompareView(print_drawn, shutil.get_terminal_size, labels, wants_color(sys.stdout))
+def view_of(comparison: "Comparison", settings: Settings) -> CompareView:
+    """A view of its answers on the terminal of stdout, in the theme of the settings."""
+    from llmcli.ui.markdown.render import Renderer  # slow to import, and a pipe does without
+    from llmcli.ui.markdown.theme import theme_of
+
+    color, theme = wants_color(sys.stdout), theme_of(settings.theme)
+    columns = []
+    for answer in comparison.answers:
+        is_raw = answer.settings.raw or not settings.markdown
+        columns.append(Column(answer.request.label, Renderer(theme, color), is_raw))
+    return CompareView(print_drawn, shutil.get_terminal_size, columns, color)
 
 
 def run(

@@ -1,20 +1,26 @@
-"""Exports a conversation to a file, in a format by its suffix; one is a picture of the chat (SVG)."""
+"""Exports a conversation to a file, in a format by its suffix; two are drawn here: a picture (SVG) and a page (HTML).
+
+The parser of Markdown and the lexers of code are those of the chat. A picture has the rows of the terminal; a page has
+elements, so that its text flows in every window.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.chat.conversation import Message
-from llmcli.chat.export import ENDINGS
+from llmcli.chat.export import ENDINGS, SPEAKERS, export, iso_time
 from llmcli.errors import DiskError, error_text
-from llmcli.text import sanitize, xml_text
-from llmcli.ui.terminal.cells import cells, styled, wrap
+from llmcli.text import ellipsize, sanitize, xml_text
+from llmcli.ui.terminal.cells import cells, styled
 
 if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
     from rich.style import Style
     from rich.terminal_theme import TerminalTheme
 
@@ -27,6 +33,8 @@ _FONTS = "ui-monospace,SFMono-Regular,Menlo,Consolas,DejaVu Sans Mono,monospace"
 # Wide characters are drawn separately: in a font of another width they must not stretch the letters beside them.
 _WIDE = "\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff01-\uff60\U0001f000-\U0003fffd\u200d\ufe0f"
 _PIECE = re.compile(f"[{_WIDE}]+|[^{_WIDE}]+")
+_LINK = re.compile(r"(?i)(https?://|mailto:)")
+_MAX_MARKDOWN = 200_000  # characters; a longer text is not rendered on a page
 # Background and foreground, then the 16 colors of a terminal.
 _COLORS = """17191e d5d9e0  3f444d e5737d 8fc27a dcb56b 6fa8f0 c08adf 5fbfc4 c9ced8
              757c88 f28b93 a8d694 ecca86 8fbcff d3a4f0 7fd6da f3f5f8"""
@@ -64,37 +72,39 @@ def draw(rows: Sequence[str], columns: int, title: str) -> str:
 
 def conversation(messages: Sequence[Message], title: str) -> str:
     """A picture of messages as the chat shows them; its last row tells when the rest is too long."""
-    rows = list(islice(_message_rows(messages, _COLUMNS), MOST_ROWS + 1))
+    rows = list(islice(_message_rows(messages), MOST_ROWS + 1))
     if len(rows) > MOST_ROWS:
         rows[-1] = styled([("2", "… the rest is too long for a picture")])
     return draw(rows, _COLUMNS, title)
 
 
-def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
+def _message_rows(messages: Sequence[Message]) -> Iterator[str]:
     """The rows of a conversation with color sequences, a blank one between two messages."""
     from llmcli.ui.markdown.render import Renderer
-    from llmcli.ui.markdown.splitter import Splitter
+    from llmcli.ui.markdown.splitter import Block, Splitter
     from llmcli.ui.markdown.theme import theme_of
 
+    theme = theme_of("dark")
     for number, message in enumerate(messages):
+        renderer = Renderer(theme, True)
         if number:
             yield ""
         text = sanitize(message.content[:_MAX_CHARACTERS].strip("\n"))
         if len(message.content) > _MAX_CHARACTERS:
             text += " …"
         if message.role == "user":
-            rows = wrap([("", text.expandtabs(4))], columns - 2)
-            yield from (_MARK + styled(row) if at == 0 else "  " + styled(row) for at, row in enumerate(rows))
+            lines = [Block("plain", line, gap=False) for line in text.expandtabs(4).split("\n")]
+            first, *others = renderer.rows(lines, _COLUMNS - 2)
+            yield from (_MARK + first, *("  " + row for row in others))
         else:
             splitter = Splitter()
-            blocks = splitter.feed(text) + splitter.finish()
-            yield from Renderer(theme_of("dark"), True).rows(blocks, columns - 1)
+            yield from renderer.rows(splitter.feed(text) + splitter.finish(), _COLUMNS - 1)
         notes = [f"+ {attachment.name}" for attachment in message.attachments]
         if message.role == "summary":
             notes.append("a summary of the earlier messages")
         notes.append(ENDINGS.get(message.finish_reason, ""))
         for note in filter(None, notes):
-            yield from (styled(row) for row in wrap([("2", sanitize(" ".join(note.split())))], columns - 1))
+            yield from renderer.rows([Block("plain", sanitize(" ".join(note.split())), False, level=1)], _COLUMNS - 1)
 
 
 def _run(text: str, style: "Style | None", theme: "TerminalTheme", column: int, top: int) -> Iterator[str]:
@@ -130,6 +140,92 @@ def _run(text: str, style: "Style | None", theme: "TerminalTheme", column: int, 
     yield f'<text x="{x}" y="{y}"{text_attributes} lengthAdjust="spacingAndGlyphs">{xml_text(bare)}</text>'
 
 
+def page(messages: Sequence[Message], title: str, system: str | None) -> str:
+    """The page: rendered Markdown, everything else escaped, and a Content-Security-Policy as the second barrier."""
+    import base64
+    import hashlib
+
+    import jinja2
+
+    folder = Path(__file__).parent
+    style = (folder / "export.css").read_text(encoding="utf-8") + _code_style()
+    pages = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    pages.filters["markdown"] = _page_elements
+    text = pages.from_string((folder / "export.html").read_text(encoding="utf-8")).render(
+        digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        style=style,
+        title=title,
+        system=system,
+        messages=messages,
+        speakers=SPEAKERS,
+        iso_time=iso_time,
+        facts=_facts,
+    )
+    return text.encode("utf-8", "replace").decode()  # a lone surrogate, from a name or a model, is not UTF-8
+
+
+def _facts(message: Message) -> str:
+    """Why the answer ended, its speed, and its settings that are not defaults."""
+    speed = message.timings.get("predicted_per_second", 0)
+    settings = (f"{key} {value}" for key, value in message.params.items())
+    facts = (ENDINGS.get(message.finish_reason, ""), f"{speed:.1f} tokens/s" if speed else "", *settings)
+    return " · ".join(ellipsize(fact, 80) for fact in facts if fact)
+
+
+def _page_elements(text: str) -> str:
+    from markupsafe import Markup
+
+    from llmcli.ui.markdown.render import has_links
+
+    if len(text) > _MAX_MARKDOWN:
+        return Markup('<div class="plain">{}</div>').format(text)
+    parser = _page_parser(has_links(text))
+    tokens = parser.parse(text)
+    for token in tokens:
+        if style := token.attrs.pop("style", ""):  # the alignment of a column: the policy refuses inline styles
+            token.attrSet("class", str(style).rpartition(":")[2])
+        for child in token.children or ():
+            if child.type == "link_open":
+                child.attrSet("rel", "noopener noreferrer")
+            elif child.type == "math":
+                child.type = "text"
+    return Markup(parser.renderer.render(tokens, parser.options, {}))  # raw HTML is off in the parser
+
+
+@cache
+def _page_parser(links: bool) -> "MarkdownIt":
+    """Without images; links to web and mail addresses only."""
+    from llmcli.ui.markdown.render import markdown_parser
+
+    parser = markdown_parser(links).disable("image")
+    parser.options["highlight"] = _highlight
+    # A relative link has no target in a single page.
+    parser.validateLink = lambda url: bool(_LINK.match(url))  # type: ignore[method-assign]
+    return parser
+
+
+def _highlight(code: str, language: str, _attributes: str) -> str:
+    """The code with colors; "" leaves it as it is."""
+    from pygments import formatters, highlight
+
+    from llmcli.ui.markdown.code import lexer_of
+
+    lexer = lexer_of(language)
+    return str(highlight(code, lexer, formatters.HtmlFormatter(nowrap=True))) if lexer else ""
+
+
+def _code_style() -> str:
+    """The colors of code, for light and dark."""
+    from pygments import formatters
+
+    def rules(style: str) -> str:
+        lines = formatters.HtmlFormatter(style=style).get_token_style_defs("pre")
+        return "\n".join(re.sub(r" /\*.*?\*/", "", line) for line in lines)
+
+    dark = f"@media (prefers-color-scheme: dark) {{\n{rules('github-dark')}\n}}"
+    return f"{rules('default')}\n{dark}\npre .err {{ border: 0; background: none; }}\n"
+
+
 def document(
     messages: Sequence[Message],
     title: str,
@@ -140,17 +236,13 @@ def document(
     """The text of the file in the format `form`; see `chat.export.export`. A picture shows only the messages."""
     if form == "svg":
         return conversation(messages, title)
-    from llmcli.chat.export import export
-
+    if form == "html":
+        return page(messages, title, system)
     return export(messages, title, system, form, everything)
 
 
 def write(text: str, path: Path) -> None:
-    """Write the document to its file.
-
-    Raises:
-        DiskError: when it cannot be written.
-    """
+    """Write the document to its file. Raises DiskError."""
     try:
         path.write_text(text, encoding="utf-8", errors="replace", newline="\n")
     except (OSError, ValueError) as error:

@@ -67,6 +67,8 @@ WRONG = [
     (["--system", "@no such file"], 6, "file not found: no such file"),
     (["-c", "32", "word " * 40], 2, "unexpected extra argument"),
     (["-t", "0.3"], 2, "-t is the number of threads; for the temperature, use --temp"),
+    (["--temp", "0.2,1.4"], 2, "to compare several values, use `llmcli compare --vary temp=0.2,1.4`"),
+    (["--top-k", "1,x"], 2, "got '1,x'\n"),
     (["--timeout", "5m"], 2, "timeout must be a number of seconds, got '5m'"),
     (["--cache-type-v", "q9_9"], 2, "cache_type_v"),
 ]  # fmt: skip

@@ -91,8 +91,8 @@ def test_stdin_is_part_of_every_prompt(inside: Run, with_tiny: Path) -> None:
         (["hi", "--n", "0"], 2, "--n must be an integer of at least 1"),
         (["hi", "--answers", "0"], 2, "--answers must be an integer of at least 1"),
         (["hi", "--n", "2", "--answers", "2"], 2, "--answers and --n cannot be used together\n  hint: use --answers"),
-        (["hi", "--temp", "0.2,1.4"], 2, "  hint: to compare several values, use --vary temp=0.2,1.4"),
-        (["hi", "--top-k", "10,40"], 2, "  hint: to compare several values, use --vary top-k=10,40"),
+        (["hi", "--temp", "0.2,1.4"], 2, "  hint: to compare several values, use `llmcli compare --vary temp=0.2,1.4`"),
+        (["hi", "--top-k", "10,40"], 2, "  hint: to compare several values, use `llmcli compare --vary top-k=10,40`"),
         (["-", "--no-stdin", "--vary", "temp=1,2"], 2, "--no-stdin and '-' (stdin) cannot be used together"),
     ],
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.cli.options import complete_character, complete_model
+from llmcli.cli.completion import complete_character, complete_model
 from llmcli.files import config_dir
 from tests.conftest import Run
 

@@ -12,8 +12,9 @@ import pytest
 import typer
 
 from llmcli.cli import help_texts
+from llmcli.cli.help_texts import help_page
 from llmcli.cli.options import parse_flag
-from llmcli.cli.typer_app import help_page, make_app
+from llmcli.cli.typer_app import make_app
 from llmcli.errors import ExitStatus
 from llmcli.inference.comparison import variants_of
 from llmcli.params.settings import fields
@@ -49,7 +50,7 @@ def visible_options(path: str) -> list[Any]:
 
 
 def lines_of(path: str) -> list[str]:
-    return help_texts.EXAMPLES[path].splitlines()
+    return help_texts.ALL_COMMANDS[path].examples.splitlines()
 
 
 def command_lines(line: str) -> list[list[str]]:
@@ -84,7 +85,7 @@ def test_every_command_has_three_examples_that_parse(path: str, parsed: dict[str
 
 
 def test_examples_belong_to_commands() -> None:
-    assert set(help_texts.EXAMPLES) == {"", *COMMANDS}
+    assert set(help_texts.ALL_COMMANDS) == {"", *COMMANDS}
 
 
 def check_values(given: dict[str, Any]) -> None:

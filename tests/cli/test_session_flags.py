@@ -8,7 +8,7 @@ import pytest
 
 from llmcli.chat.sessions.session import Session
 from llmcli.cli.chat import _print_opening, character_of, is_model_name, open_session, save_overrides
-from llmcli.cli.options import complete_character
+from llmcli.cli.completion import complete_character
 from llmcli.config.characters import character_layer, load_character
 from llmcli.config.config_file import set_alias, set_value
 from llmcli.params.policies.policy import Fixed, PolicyCall

@@ -92,10 +92,10 @@ def test_a_search_prints_a_table_or_a_note(saved: str, capfd: pytest.CaptureFixt
 
 def test_show_prints_the_current_branch_or_all(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
     sessions.show_session(saved)
-    assert out(capfd) == '1 you\nsay "hi" \x1b[31m\n\n2 model\nsecond\n\n'
+    assert out(capfd) == '1 you\nsay "hi" ␛[31m\n\n2 model\nsecond\n\n'
     sessions.show_session(saved, everything=True)
     assert out(capfd) == (
-        'branch 1 of 2\n\n1 you\nsay "hi" \x1b[31m\n\n2 model\nfirst é 日本 🙂\n\n'
+        'branch 1 of 2\n\n1 you\nsay "hi" ␛[31m\n\n2 model\nfirst é 日本 🙂\n\n'
         "branch 2 of 2, after message 1 (current)\n\n2 model\nsecond\n\n"
     )
 
@@ -122,7 +122,9 @@ def test_a_session_without_a_readable_message_is_an_error(saved: str, capfd: pyt
 
 def test_an_export_has_the_format_of_its_suffix(saved: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     sessions.export_session(saved)
-    assert out(capfd).startswith("# talk\n\n## System prompt\n\nBe brief.\n\n## You\n\nsay")
+    exported = out(capfd)
+    assert exported.startswith("# talk\n\n## System prompt\n\nBe brief.\n\n## You\n\nsay")
+    assert "\x1b[31m" in exported  # verbatim
     file = tmp_path / "talk.json"
     sessions.export_session(saved, str(file))
     assert capfd.readouterr().err == f"exported to {file}\n"

@@ -105,6 +105,14 @@ def test_a_table_marks_reasoning_and_escapes_controls(monkeypatch: pytest.Monkey
     assert "\x1b" not in terminal.getvalue()
 
 
+def test_a_policy_of_a_trace_cannot_drive_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    alternatives = (Alternative(1, "\x1b[2J", 0.5, 0.5),)
+    print_trace([TokenTrace(0, 1, "\x9b31m", 0.5, 1, 1.0, 0.7, 9, alternatives, "\x1b]0;x\x07", 0, 0.0)])
+    table = capfd.readouterr().out
+    assert "␛]0;x␇" in table
+    assert not set(table) & {"\x1b", "\x07", "\x9b"}
+
+
 def test_the_perplexity_uses_the_sampled_distribution() -> None:
     facts = summary(TOKENS)
     assert facts["perplexity"] == pytest.approx(1 / math.sqrt(0.8 * 0.2))

@@ -3,11 +3,16 @@
 import random
 import re
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from llmcli.ui.comparison import Column, CompareView
-from llmcli.ui.terminal.cells import cells, unstyled
+from llmcli.params.settings import Settings
+from llmcli.ui.comparison import Column, CompareView, view_of
+from llmcli.ui.markdown.render import Renderer
+from llmcli.ui.markdown.theme import theme_of
+from llmcli.ui.terminal.cells import cells
 from llmcli.ui.terminal.progress import LiveRegion
 from tests.ui.markdown.emulator import Clock, Terminal
 
@@ -20,9 +25,13 @@ TEXTS = (
 BLANK = re.compile(r"\s+")
 
 
+def column(label: str = "", color: bool = True, is_raw: bool = False) -> Column:
+    return Column(label, Renderer(theme_of("dark"), color), is_raw)
+
+
 def view_on(terminal: Terminal, count: int, clock: Clock | None = None, color: bool = True) -> CompareView:
-    labels = [f"temp=0.{number}" for number in range(1, count + 1)]
-    return CompareView(terminal.write, terminal.size, labels, color, clock or Clock())
+    columns = [column(f"temp=0.{number}", color) for number in range(1, count + 1)]
+    return CompareView(terminal.write, terminal.size, columns, color, clock or Clock())
 
 
 def pieces_of(texts: Sequence[str], seed: int) -> list[tuple[int, str]]:
@@ -101,7 +110,7 @@ def test_a_window_has_as_many_columns_as_fit(columns: int, count: int, layout: l
 def test_every_answer_is_complete_in_its_column(columns: int, seed: int) -> None:
     terminal = shown(TEXTS, columns, seed=seed)
     answers = [words("".join(column)) for band in bands(terminal.lines()) for column in band]
-    assert answers == [words(text) for text in TEXTS]
+    assert answers == [words(text).replace("-", "•") for text in TEXTS]
     text = "\n".join(terminal.lines())
     places = [text.index(f"{number}. temp=0.{number}") for number in range(1, 5)]
     assert places == sorted(places)
@@ -114,7 +123,7 @@ def test_the_final_screen_depends_only_on_the_texts(columns: int) -> None:
 
 
 def test_indentation_and_blank_lines_stay() -> None:
-    lines = shown([TEXTS[2]], 40).lines()
+    lines = shown(["A program:\n\n    x = 1\n\nand more."], 40).lines()
     assert "    x = 1" in lines
     assert lines[lines.index("    x = 1") - 1] == ""
 
@@ -133,7 +142,7 @@ def test_the_output_grows_linearly_with_the_texts() -> None:
         for number in range(count):
             clock.now += 1
             for index in range(2):
-                view.push(index, "answer", f"word{number:04} ")
+                view.push(index, "answer", f"word{number:04}" + ("\n\n" if number % 20 == 19 else " "))
         view.finish()
         return sum(n_written)
 
@@ -232,24 +241,62 @@ def test_a_view_without_color_only_moves_the_cursor() -> None:
 
 def test_escape_sequences_in_answers_are_shown_as_text() -> None:
     terminal = Terminal(80, 10)
-    view = CompareView(terminal.write, terminal.size, ["a\x1b[2J", "b"], True, Clock())
+    view = CompareView(terminal.write, terminal.size, [column("a\x1b[2J"), column("b")], True, Clock())
     view.push(0, "answer", "x\x1b]0;title\x07y\rz\u202e\tq")
     view.finish()
     text = "\n".join(terminal.lines())
     assert "a␛[2J" in text
-    assert "x␛]0;title␇yz\\u202e    q" in text
+    assert "x␛]0;title␇yz\\u202e q" in text
 
 
-def test_certain_rows_of_a_column_do_not_change() -> None:
-    """The number of certain rows, for every text, every way of cutting it, and widths down to one."""
+@pytest.mark.parametrize("is_raw", [True, False])
+def test_final_rows_of_a_column_do_not_change(is_raw: bool) -> None:
+    """The number of final rows, for every text, every way of cutting it, and widths down to one."""
     for seed in range(40):
         rng = random.Random(seed)
         text, width = rng.choice(TEXTS), rng.choice([1, 2, 7, 20, 38])
-        column, whole = Column("2"), Column("2")
+        one, whole = column(is_raw=is_raw), column(is_raw=is_raw)
         whole.add("answer", text)
-        whole.ended = True
-        expected = [unstyled(row) for row in whole.rows(width)]
+        whole.end()
+        expected = whole.take(whole.final(width))
         for _, piece in pieces_of([text], seed):
-            column.add("answer", piece)
-            sure = [unstyled(row) for row in column.rows(width)[: column.certain(width)]]
-            assert sure == expected[: len(sure)]
+            one.add("answer", piece)
+            final = one.final(width)
+            assert one.rows(width)[:final] == expected[:final]
+        one.end()
+        assert one.take(one.final(width)) == expected
+
+
+def test_an_answer_is_drawn_as_in_the_chat_and_raw_text_as_it_is() -> None:
+    text = "# One\n\n- a **b**\n\n```python\nx = 1\n```\n"
+    for is_raw, rows in (
+        (False, ["One", "", "• a b", "", "── python ──", "x = 1", "────────────"]),
+        (True, text.splitlines()),
+    ):
+        terminal = Terminal(40, 24)
+        view = CompareView(terminal.write, terminal.size, [column(is_raw=is_raw)], True, Clock())
+        view.push(0, "answer", text)
+        view.finish()
+        assert terminal.lines()[2:] == rows
+
+
+@pytest.mark.parametrize(
+    ("answer", "screen", "row"),
+    [
+        (Settings(), Settings(), "b"),
+        (Settings(raw=True), Settings(), "**b**"),
+        (Settings(), Settings(markdown=False), "**b**"),
+    ],
+)
+def test_raw_answers_and_markdown_off_show_the_marks(
+    answer: Settings, screen: Settings, row: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    one = SimpleNamespace(request=SimpleNamespace(label="temp=1"), settings=answer)
+    view = view_of(cast("Any", SimpleNamespace(answers=[one])), screen)
+    view.push(0, "answer", "**b**")
+    view.finish()
+    terminal = Terminal(40, 10)
+    terminal.write(capfd.readouterr().out.replace("\n", "\r\n"))
+    assert terminal.lines()[2:] == [row]

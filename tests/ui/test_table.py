@@ -110,9 +110,10 @@ def test_a_cell_cannot_drive_the_terminal_or_make_a_line(monkeypatch: pytest.Mon
     assert re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", terminal.getvalue()) is None
 
 
-def test_a_pipe_gets_the_cells_verbatim_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_gets_safe_cells_and_facts_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     print_rows(("NAME", "NOTE"), [("a\nb", "\x1b[2J")])
-    assert capfd.readouterr().out == "NAME  NOTE\na b   \x1b[2J\n"
+    print_facts([("name", "a\r\n\x1b[2J")])
+    assert capfd.readouterr().out == "NAME  NOTE\na b   ␛[2J\nname  a ␛[2J\n"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.cli.options import Json, complete_reference, with_settings
+from llmcli.cli.completion import complete_reference
+from llmcli.cli.options import Json, with_settings
 from llmcli.config import config_file
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, ModelInvalidError, ModelNotFoundError, UsageError

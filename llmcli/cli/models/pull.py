@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from llmcli.cli.options import complete_remote, with_settings
+from llmcli.cli.completion import complete_remote
+from llmcli.cli.options import with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.inference.sizing import memory_and_cores
 from llmcli.models.hub import environment

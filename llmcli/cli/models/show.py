@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli.options import Json, complete_reference, complete_remote, with_settings
+from llmcli.cli.completion import complete_reference, complete_remote
+from llmcli.cli.options import Json, with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import UsageError
 from llmcli.models.hub.environment import repo_url

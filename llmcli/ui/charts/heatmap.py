@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from llmcli.engine.events import Measure, TokenTrace
 from llmcli.text import plural, sanitize
 from llmcli.ui.terminal.cells import Runs, cells, fold, styled, unstyled, wrap
-from llmcli.ui.terminal.console import is_terminal, wants_color
+from llmcli.ui.terminal.console import encodable, is_terminal, wants_color
 from llmcli.ui.terminal.output import print_drawn, print_text, stream
 
 _NAMES = {"temperature": "temperature", "p": "probability", "entropy": "entropy in nats"}
@@ -24,7 +24,7 @@ def print_heat(tokens: Sequence[TokenTrace], by: Measure) -> None:
     """Print the answer as `heat_rows` draws it, for a terminal or a file."""
     out = stream()
     width, terminal = max(shutil.get_terminal_size().columns - 1, 1), is_terminal(out)
-    unicode = not terminal or _has_bars(out.encoding)
+    unicode = not terminal or encodable("▁█·↵", out) == "▁█·↵"
     rows = heat_rows(tokens, by, width, terminal and wants_color(out), unicode)
     (print_drawn if terminal else print_text)("".join(f"{row}\n" for row in rows))
 
@@ -42,23 +42,18 @@ def heat_rows(tokens: Sequence[TokenTrace], by: Measure, width: int, color: bool
     # Most entropies are close to 0 and a few are far off, so their steps grow with the square.
     scale = [top * (at / STEPS) ** (2 if by == "entropy" else 1) for at in range(STEPS)]  # the start of each step
     steps = [None if value is None else max(bisect_right(scale, value) - 1, 0) for value in values]
-    rows, looks = _reasoning_rows(tokens, width), _looks(shown, steps, by)
+    looks, rows = _looks(shown, steps, by), list[Runs]()
+    if reasoning := sanitize("".join(token.reasoning for token in tokens)).replace("\t", _TAB).strip("\n"):
+        inside = wrap([(_FAINT, reasoning)], max(width - 2, 1))
+        rows = [[(_FAINT, "thinking")], *([(_FAINT, "  "), *row] for row in inside), []]
     for line in _lines(shown, steps, unicode):
         for row in fold(line, width):
             rows.append(_colored(row, shown, looks))
             bars = "" if color else _bars(row, shown, steps, unicode)
             rows += [[("", bars)]] if bars else []
-    legend = ["", *_legend(by, known, scale, width, color, unicode)] if shown else []
-    return [*map(styled if color else unstyled, rows), *legend]
-
-
-def _reasoning_rows(tokens: Sequence[TokenTrace], width: int) -> list[Runs]:
-    """The reasoning under a title, and an empty row; nothing where there is none."""
-    text = sanitize("".join(token.reasoning for token in tokens)).replace("\t", _TAB).strip("\n")
-    if not text:
-        return []
-    inside = wrap([(_FAINT, text)], max(width - 2, 1))
-    return [[(_FAINT, "thinking")], *([(_FAINT, "  "), *row] for row in inside), []]
+    legend = [[], *_legend(by, known, scale, width, color, unicode)] if shown else []
+    paint = styled if color else unstyled
+    return [*map(paint, rows), *(paint(row).rstrip() for row in legend)]
 
 
 def _lines(shown: Sequence[TokenTrace], steps: Sequence[int | None], unicode: bool) -> Iterator[Runs]:
@@ -113,10 +108,10 @@ def _blanks(text: str, token: TokenTrace) -> int:
 
 def _legend(
     by: Measure, known: Sequence[float], scale: Sequence[float], width: int, color: bool, unicode: bool
-) -> list[str]:
+) -> list[Runs]:
     """The measure, its minimum, mean and maximum, and the value at which each step starts."""
     if not known:
-        return [unstyled(row) for row in wrap([("", f"{_NAMES[by]}: this trace has no values")], width)]
+        return wrap([("", f"{_NAMES[by]}: this trace has no values")], width)
     low, mean, high = (_number(value) for value in (min(known), sum(known) / len(known), max(known)))
     facts = f"{_NAMES[by]}: min {low}, mean {mean}, max {high} over {plural(len(known), 'token')}"
     numbers = [_number(value) for value in scale]
@@ -130,22 +125,12 @@ def _legend(
     if color:
         order = "red (low) to blue (high)" if by == "p" else "blue (low) to red (high)"
         note = f"color: {_NAMES[by]} from {order}; an underline separates tokens of the same color"
-    rows = [*wrap([("", facts)], width), *(drawn[at : at + beside] for at in range(0, STEPS, beside))]
-    rows += wrap([(_FAINT, note)], width)
-    return [(styled if color else unstyled)(row).rstrip() for row in rows]
+    steps = [drawn[at : at + beside] for at in range(0, STEPS, beside)]
+    return [*wrap([("", facts)], width), *steps, *wrap([(_FAINT, note)], width)]
 
 
 def _number(value: float) -> str:
     return f"{value:.2f}" if value < 100 else f"{value:.3g}"
-
-
-def _has_bars(encoding: str | None) -> bool:
-    """Whether a terminal with this encoding can show bars."""
-    try:
-        "▁█·↵".encode(encoding or "utf-8")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
 
 
 def sparkline(values: Sequence[float | None], width: int, unicode: bool = True) -> str:
@@ -153,22 +138,17 @@ def sparkline(values: Sequence[float | None], width: int, unicode: bool = True) 
 
     None, and a number that is not finite, is a gap. A series that does not change is drawn at mid height.
     """
-    signs, means = levels(unicode), _means(values, min(width, len(values)))
+    signs, width = levels(unicode), min(width, len(values))
+    means: list[float | None] = []  # of parts of nearly equal size
+    for column in range(width):
+        part = values[column * len(values) // width : (column + 1) * len(values) // width]
+        numbers = [value for value in part if value is not None and math.isfinite(value)]
+        means.append(sum(numbers) / len(numbers) if numbers else None)
     known = [mean for mean in means if mean is not None]
     low, high = min(known, default=0.0), max(known, default=0.0)
     if high - low <= 1e-9 * max(abs(low), abs(high)):  # rounding of the means of equal numbers
         return "".join(" " if mean is None else signs[STEPS // 2 - 1] for mean in means)
     return "".join(" " if mean is None else signs[step(mean, low, high)] for mean in means)
-
-
-def _means(values: Sequence[float | None], width: int) -> list[float | None]:
-    """The mean of each of `width` parts of the series, of nearly equal size."""
-    means: list[float | None] = []
-    for column in range(width):
-        part = values[column * len(values) // width : (column + 1) * len(values) // width]
-        known = [value for value in part if value is not None and math.isfinite(value)]
-        means.append(sum(known) / len(known) if known else None)
-    return means
 
 
 def step(value: float, low: float, high: float) -> int:

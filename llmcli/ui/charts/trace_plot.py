@@ -24,8 +24,7 @@ _PANELS = (
     ("p", "probability", "", "#8fc27a"),
 )
 _MOST_NAMED = 60  # tokens; the texts of more do not fit below the axis
-_NAME = 12  # columns of such a text
-_NAMES = 86  # pixels below the axis for them
+_NAME, _NAMES = 12, 86  # columns of such a text, and pixels below the axis for it
 _MOST_SENTENCES = 160  # more lines are not readable
 _MOST_TIP = 60  # characters of text in a tooltip
 _STYLE = f"text{{font:12px {_FONTS}}}.n text{{font:11px {_MONO}}}.t rect{{fill-opacity:0}}.t :hover{{fill-opacity:.12}}"
@@ -58,11 +57,7 @@ class AxisRange:
 
 
 def plot_svg(tokens: Sequence[TokenTrace], title: str) -> str:
-    """The plot; the same trace gives the same bytes.
-
-    Each token has a tooltip. A long trace is drawn in bins, as a band from the minimum to the maximum and a line of
-    the means, and each bin has a tooltip.
-    """
+    """The plot, with tooltips; a long trace is drawn in bins of several tokens. The same trace gives the same bytes."""
     span, title = AxisRange(len(tokens), _LEFT, _RIGHT), " ".join(title.split())
     height = _BASE + _BOTTOM + (_NAMES if len(tokens) <= _MOST_NAMED else 0)
     policies = dict.fromkeys(token.policy for token in tokens if token.policy)  # in order of appearance
@@ -79,8 +74,9 @@ def plot_svg(tokens: Sequence[TokenTrace], title: str) -> str:
     ]
     for top, (key, name, unit, color) in zip(_TOPS, _PANELS, strict=True):
         values: list[float | None] = [getattr(token, key) for token in tokens]
-        parts += _panel(values, top, name, unit, color)
-        parts += curve(values, span, top + _PANEL, _PANEL / _y_ticks(values)[-1], color)
+        marks = ticks(max([1.0, *(value for value in values if value is not None)]), 4)
+        parts += _panel(values, marks, top, name, unit, color)
+        parts += curve(values, span, top + _PANEL, _PANEL / marks[-1], color)
     parts += [*_axis(tokens, span, height), *_tooltips(tokens, span), "</svg>", ""]
     return "\n".join(parts)
 
@@ -102,23 +98,19 @@ def _sentences(tokens: Sequence[TokenTrace]) -> list[int]:
     return starts if len(starts) <= _MOST_SENTENCES else []
 
 
-def _panel(values: Sequence[float | None], top: int, name: str, unit: str, color: str) -> Iterator[str]:
+def _panel(
+    values: Sequence[float | None], marks: Sequence[float], top: int, name: str, unit: str, color: str
+) -> Iterator[str]:
     """Heading and grid of one measure."""
     known = [value for value in values if value is not None]
     yield f'<text x="{_LEFT}" y="{top - 10}" fill="{color}" style="font-weight:600">{name}</text>'
     if known:
         facts = f"min {min(known):.2f} · mean {sum(known) / len(known):.2f} · max {max(known):.2f}{unit}"
         yield f'<text x="{_RIGHT}" y="{top - 10}" text-anchor="end" fill="{_FAINT}">{facts}</text>'
-    marks = _y_ticks(values)
     for mark in marks:
         y = top + _PANEL - mark / marks[-1] * _PANEL
         yield f'<path d="M{_LEFT} {y:.1f}H{_RIGHT}" stroke="{_GRID}"/>'
         yield f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill="{_FAINT}">{mark:g}</text>'
-
-
-def _y_ticks(values: Sequence[float | None]) -> list[float]:
-    """From 0 to 1 or beyond the highest value."""
-    return ticks(max([1.0, *(value for value in values if value is not None)]), 4)
 
 
 def ticks(high: float, most: int) -> list[float]:
@@ -142,7 +134,6 @@ def curve(values: Sequence[float | None], span: AxisRange, base: int, scale: flo
 
 
 def _stairs(stretch: _Stretch, span: AxisRange, base: int, scale: float) -> tuple[str, str]:
-    """The line of steps, and the area below it."""
     heights = [f"{base - values[0] * scale:.1f}" for _, values in stretch]
     left = span.x(stretch[0][0].start)
     steps = "".join(f"V{y}H{span.x(part.stop)}" for (part, _), y in zip(stretch, heights, strict=True))
@@ -162,7 +153,7 @@ def _band(stretch: _Stretch, span: AxisRange, base: int, scale: float) -> tuple[
 
 
 def _axis(tokens: Sequence[TokenTrace], span: AxisRange, height: int) -> Iterator[str]:
-    """The numbers of the tokens, and in a short trace their texts, below the lowest panel."""
+    """The numbers of the tokens, in a short trace their texts, and the legend, below the lowest panel."""
     yield f'<path d="M{_LEFT} {_BASE}H{_RIGHT}" stroke="{_FAINT}"/>'
     below = _BASE + 18
     for tick in ticks(max(len(tokens), 10), 10):
@@ -175,18 +166,14 @@ def _axis(tokens: Sequence[TokenTrace], span: AxisRange, height: int) -> Iterato
             turned = f"translate({span.x(at + 0.5)} {below + 10}) rotate(-90) translate(0 4)"
             yield f'<text transform="{turned}" fill="{ink}">{xml_text(token_text(text.strip() or text, _NAME))}</text>'
         yield "</g>"
-    yield f'<text x="{_RIGHT}" y="{height - 16}" text-anchor="end" fill="{_FAINT}">{_legend(tokens, span)}</text>'
-
-
-def _legend(tokens: Sequence[TokenTrace], span: AxisRange) -> str:
-    """The legend of the marks in this plot."""
-    notes = {
+    marks = {
         "token": True,
         "line: mean, band: minimum to maximum": span.is_long,
         "dotted: start of a sentence": bool(_sentences(tokens)),
         "shaded: reasoning": any(token.thinking for token in tokens),
     }
-    return " · ".join(note for note, is_due in notes.items() if is_due)
+    legend = " · ".join(mark for mark, is_drawn in marks.items() if is_drawn)
+    yield f'<text x="{_RIGHT}" y="{height - 16}" text-anchor="end" fill="{_FAINT}">{legend}</text>'
 
 
 def _tooltips(tokens: Sequence[TokenTrace], span: AxisRange) -> Iterator[str]:

@@ -16,11 +16,10 @@ _HEADS = ("#", "TEXT", "P", "RANK", "TEMP", "ENTROPY", "CANDIDATES", "SENTENCE",
 _SPARE = ("POLICY", "SENTENCE", "CANDIDATES", "RANK")
 _SIGNS = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})  # for blanks
 _WIDEST, _NARROW = 16, 10  # columns of the text of a token; the second in a narrow window
-_INDENT = 2
 _SHORT_NAMES = {"logit_bias": "bias", "banned_strings": "bans"} | {one.name: one.heading for one in SAMPLERS.values()}
 _SAMPLED, _REMOVED, _BAR = "1", "2", "36"  # looks
 _JOINED = "\N{NO-BREAK SPACE}"
-_WIDEST_BAR, _FILE = 20, 100  # columns; of a row in a file
+_WIDEST_BAR = 20  # columns
 
 
 def print_trace(tokens: Sequence[TokenTrace]) -> None:
@@ -36,17 +35,14 @@ def print_trace(tokens: Sequence[TokenTrace]) -> None:
     below = [_alternatives(token.top, width) for token in tokens]
     right = [head for head in _HEADS if head not in ("TEXT", "POLICY")]
     print_rows(_HEADS, rows, right=right, below=below, spare=_SPARE)
-    print_line("")
-    for line in wrap([("", summary_line(tokens))], columns()):
-        print_line(unstyled(line))
+    print_line("\n" + "\n".join(map(unstyled, wrap([("", summary_line(tokens))], columns()))))
 
 
 def _alternatives(top: Sequence[Alternative], width: int) -> str:
     """The alternatives, each with its probability before and after the sampler chain; wrapped on a terminal."""
     parts = [f"{token_text(one.text, width)} {one.before:.3f}→{f'{one.p:.3f}' if one.p else 'out'}" for one in top]
     text = ", ".join(part.replace(" ", _JOINED) for part in parts)
-    lines = [unstyled(row).replace(_JOINED, " ") for row in wrap([("", text)], columns() - _INDENT)]
-    return f"\n{' ' * _INDENT}".join(lines)
+    return "\n  ".join(unstyled(row).replace(_JOINED, " ") for row in wrap([("", text)], columns() - 2))
 
 
 def token_text(text: str, columns: int) -> str:
@@ -89,7 +85,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def print_why(inspected: TokenInspection, settings: Settings) -> None:
     """Print the table of one token, for a terminal or a file."""
     color = is_terminal(stream()) and wants_color(stream())
-    rows = why_rows(inspected, settings, max(columns(_FILE + 1) - 1, 1), color)
+    rows = why_rows(inspected, settings, max(columns(101) - 1, 1), color)  # a row in a file has 100 columns
     (print_drawn if color else print_text)("".join(f"{row}\n" for row in rows))
 
 
@@ -208,7 +204,6 @@ def _aligned(words: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _trimmed(row: Runs) -> Runs:
-    """The row with ordinary blanks for non-breaking ones, and without blanks at the end."""
     row = [(look, text.replace(_JOINED, " ")) for look, text in row]
     while row and not row[-1][1].strip():
         row = row[:-1]

@@ -92,7 +92,7 @@ def _compare(chat: ChatApp, path: list[Message], new: bool, variants: Sequence[V
     screen.warn_ineffective(
         [(one.label, turn.resolved) for one, turn in zip(variants, compare_session.turns, strict=True)]
     )
-    view = screen.view_of(comparison) if chat.live else None
+    view = screen.view_of(comparison, settings) if chat.live else None
     cancellation, think = compare_session.cancellation, settings.think == "show"
     busy_screen = BusyScreen(settings, chat.live, "reading the prompt", cancellation, view=view)
     comparison.progress = busy_screen.progress

@@ -1,6 +1,6 @@
 """Syntax colors of code, line by line and at once."""
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from rich.syntax import ANSISyntaxTheme
@@ -24,7 +24,7 @@ class Highlighter:
 
     def __init__(self, info: str, theme: ANSISyntaxTheme | None) -> None:
         """`info` is the text after the marks of a fence; without a theme the text has no color."""
-        self._lexer = _lexer(language_of(info).lower()) if theme else None
+        self._lexer = lexer_of(info) if theme else None
         self._theme = theme or ANSISyntaxTheme({})
         self._before: list[str] = []
         self._closer = ""  # what ends the comment that is open
@@ -65,7 +65,7 @@ class Highlighter:
         if self._closer:
             return self._closer
         for opener, closer in _OPEN.items():
-            if line.rfind(opener) > line.rfind(closer) and _within(self._tokens(line + closer)[-1][0]):
+            if line.rfind(opener) > line.rfind(closer) and _is_string_or_comment(self._tokens(line + closer)[-1][0]):
                 return closer
         return ""
 
@@ -75,7 +75,7 @@ class Highlighter:
         start = None
         at = len(text) + len(_PROBE) + len(self._closer)
         for kind, value in reversed(self._tokens(text + _PROBE + self._closer)):
-            if value.strip() and not _within(kind):
+            if value.strip() and not _is_string_or_comment(kind):
                 break
             at -= len(value)
             start = at if value.strip() else start
@@ -95,25 +95,19 @@ def language_of(info: str) -> str:
     return info.replace("{", " ").replace(",", " ").strip(" .}").split(" ")[0]
 
 
-def _within(kind: tuple[str, ...]) -> bool:
-    """Whether a token of this kind is part of a string or comment."""
+def _is_string_or_comment(kind: tuple[str, ...]) -> bool:
     return not {"String", "Comment"}.isdisjoint(kind)
 
 
 @lru_cache(maxsize=32)
-def _lexer(language: str) -> Any:
-    """The lexer for a language; None when there is none."""
-    from pygments.lexers import get_lexer_by_name
+def lexer_of(info: str) -> Any:
+    """The lexer for the language in the info text of a fence; None when there is none."""
+    from pygments.lexers import get_all_lexers, get_lexer_by_name
 
+    language = language_of(info).lower()
     name = _ALIASES.get(language, language)
-    if name not in _names() or name == "text":
+    known = (aliases for _, aliases, _, _ in get_all_lexers(plugins=False))  # plugins take long to find
+    if name == "text" or not any(name in aliases for aliases in known):
         return None
     options = {"startinline": True} if name == "php" else {}
     return get_lexer_by_name(name, stripnl=False, ensurenl=False, **options)
-
-
-@cache
-def _names() -> frozenset[str]:
-    from pygments.lexers import get_all_lexers
-
-    return frozenset(name for _, names, _, _ in get_all_lexers(plugins=False) for name in names)

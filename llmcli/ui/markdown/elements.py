@@ -25,11 +25,9 @@ if TYPE_CHECKING:
 
 _NARROWEST = 8  # columns; no indent leaves fewer
 _BULLETS = "•◦▪"
-_RULE = 40  # columns
+_RULE, _LONGEST_NAME = 40, 24  # columns: of a horizontal rule, and of the name of a language
 _INDENT = 4  # columns before code without a fence
 _CODE_SIDE = "── "
-_CODE = "code"  # in place of the language of a fence without one
-_LONGEST_NAME = 24  # columns of a language
 _UNBROKEN = 14  # columns; a column of a table is at least as wide as its longest word, up to this
 _BETWEEN = " │ "
 
@@ -70,7 +68,7 @@ def code_title(info: str, width: int) -> str:
     most = width - len(_CODE_SIDE) * 2
     if most < 1:
         return "─" * width
-    name = one_line(language_of(info.strip())) or _CODE
+    name = one_line(language_of(info.strip())) or "code"
     return f"{_CODE_SIDE}{name[: fit(name, 0, min(most, _LONGEST_NAME))]}{_CODE_SIDE[::-1]}"
 
 
@@ -188,10 +186,6 @@ class Quote(Flow):
 class Item(Flow):
     """An item of a list behind its mark, or below it in a narrow window."""
 
-    @property
-    def is_loose(self) -> bool:
-        return any(isinstance(one, Paragraph) and not one.token.hidden for one in self.elements)
-
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         mark = self.margins[0]
         if room(options.max_width, cells(mark)) < options.max_width:
@@ -221,16 +215,13 @@ class List(Flow):
                 count = renumber_list(int(item.token.info), count)
                 mark, item.look = f"{count[1]}{item.token.markup}", "markdown.item.number"
             item.margins = f"{mark} ", " " * (cells(mark) + 1)
-            if at and item.is_loose:
+            if at and any(isinstance(one, Paragraph) and not one.token.hidden for one in item.elements):
                 yield Segment.line()
             yield from console.render(item, options)
 
 
 class Table(markdown.TableElement):
-    """Columns side by side; in a narrow window `head: value` on a row for each cell.
-
-    The table of rich cuts words that would fit, and leaves out columns that do not.
-    """
+    """Columns side by side, or `head: value` for each cell: the table of rich cuts words and leaves out columns."""
 
     new_line = False
 

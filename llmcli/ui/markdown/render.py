@@ -16,7 +16,7 @@ from rich.text import Text
 
 from llmcli.ui.markdown import elements
 from llmcli.ui.markdown.code import Highlighter
-from llmcli.ui.markdown.elements import code_title, drawn, folded, one_line, room, ruled
+from llmcli.ui.markdown.elements import code_title, drawn, folded, one_line, room, ruled, wrapped
 from llmcli.ui.markdown.splitter import Block
 from llmcli.ui.markdown.theme import syntax_of
 from llmcli.ui.terminal.cells import cells
@@ -112,20 +112,19 @@ class Renderer:
                 rows = folded(color(block.text), width)
             case "indented":  # the indent distinguishes it from prose, and is copied as it was written
                 rows = folded(Text(block.text), width)
+            case "plain":
+                rows = wrapped(Text().append(block.text, "dim" if block.level else None), width)
             case "fence":
                 self._code = Highlighter(block.text, self._syntax)
                 rows = [ruled(code_title(block.text, width))]
             case "fence_end":
                 rows = [ruled("─" * cells(code_title(block.text, width)))]
             case _:
-                return self._painted(self._walk(block, width))
+                self._markdown.parsed = _element("flow", "", _tokens(block))
+                for token in self._markdown.parsed:
+                    token.children = shown(token.children, self._syntax is not None) if token.children else None
+                return self._painted(self._console.render(self._markdown, self._options.update_width(width)))
         return self._painted(drawn(rows, self._console))
-
-    def _walk(self, block: Block, width: int) -> Iterable[Segment]:
-        self._markdown.parsed = _element("flow", "", _tokens(block))
-        for token in self._markdown.parsed:
-            token.children = shown(token.children, self._syntax is not None) if token.children else None
-        return self._console.render(self._markdown, self._options.update_width(width))
 
     def _painted(self, segments: Iterable[Segment]) -> list[str]:
         lines = map(Segment.simplify, Segment.split_lines(segments))
@@ -141,12 +140,12 @@ def _tokens(block: Block) -> list[Token]:
         return [Token("hr", "hr", 0)]
     text = block.text.strip(" \n")
     if block.kind == "heading":
-        return _element("heading", f"h{block.level}", parser_for(text).parseInline(text))
+        return _element("heading", f"h{block.level}", _parser(has_links(text)).parseInline(text))
     if block.kind == "paragraph":
-        return _element("paragraph", "p", parser_for(text).parseInline(text))
+        return _element("paragraph", "p", _parser(has_links(text)).parseInline(text))
     if any(len(line) - len(line.lstrip(" >*+-0123456789.)")) > _DEEPEST for line in block.text.split("\n")):
         return _element("paragraph", "p", [Token("text", "", 0, content=block.text.strip("\n"))])
-    tokens = parser_for(block.text).parse(block.text)
+    tokens = _parser(has_links(block.text)).parse(block.text)
     if block.number is not None and len(tokens) > 1:
         tokens[1].info = str(block.number)
     return tokens
@@ -192,20 +191,24 @@ def _address(url: object, label: Sequence[Token]) -> list[Token]:
     return [Token("address", "link_url", 0, content=f" ({url})" if text else url)]
 
 
-def parser_for(text: str) -> MarkdownIt:
-    """The parser, without links where many brackets never close: it would search each one to the end."""
-    return parser(text.count("[") <= 50 + text.count("]"))
+def has_links(text: str) -> bool:
+    """Whether a parser should look for links: many brackets that never close take long, each is searched to the end."""
+    return text.count("[") <= 50 + text.count("]")
+
+
+def markdown_parser(links: bool) -> MarkdownIt:
+    """CommonMark with tables, struck text and LaTeX as it is written; HTML stays text."""
+    made = MarkdownIt("commonmark", {"html": False, "maxNesting": 200}).enable(["table", "strikethrough"])
+    made.inline.ruler.before("escape", "math", _math)
+    return made if links else made.disable(["link", "image"])
 
 
 @cache
-def parser(links: bool = True) -> MarkdownIt:
-    """CommonMark with tables and struck text; HTML and link definitions, which would be hidden, stay text."""
-    made = MarkdownIt("commonmark", {"html": False, "maxNesting": 200})
-    made.enable(["table", "strikethrough"]).disable(["reference", "html_block", "html_inline"])
-    made.inline.ruler.before("escape", "math", _math)
+def _parser(links: bool) -> MarkdownIt:
+    made = markdown_parser(links).disable(["reference", "html_block", "html_inline"])  # all that would be hidden
     made.normalizeLink = made.normalizeLinkText = str  # type: ignore[method-assign,assignment]
     made.validateLink = bool  # type: ignore[method-assign,assignment]  # no link is opened, each is shown
-    return made if links else made.disable(["link", "image"])
+    return made
 
 
 def _math(state: "StateInline", silent: bool) -> bool:

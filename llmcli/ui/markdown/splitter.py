@@ -2,8 +2,8 @@
 
 import copy
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 # Characters. Longer lines and blocks are split, at places that depend on the text alone: the cost stays linear.
 LONGEST_LINE = 2000
@@ -24,18 +24,15 @@ _AMBIGUOUS = re.compile(r"[-=*_+#>|`~: ]+|\d{1,9}[.)]?")  # may still become an 
 class Block:
     """A finished top-level block. Each item of a list and each line of code is a block."""
 
-    kind: str  # paragraph heading rule fence code fence_end indented item more quote table
+    kind: str  # paragraph heading rule fence code fence_end indented item more quote table, or plain
     text: str = ""
     gap: bool = True  # a blank row stands before it
-    level: int = 0  # of a heading; the indent of an item; the column of the text that continues an item
+    level: int = 0  # of a heading; the indent of an item; the column of the text that continues an item; 1 for dim text
     number: int | None = None
 
 
 class Splitter:
-    """Takes text in any pieces and returns the blocks that are final.
-
-    The blocks depend on the text alone: they end at line ends, and where a line or a block has become too long.
-    """
+    """Takes text in any pieces and returns the blocks that are final, which depend on the whole text alone."""
 
     def __init__(self) -> None:
         self._rest = ""  # the unfinished line
@@ -105,12 +102,9 @@ class Splitter:
         if not fresh and self._kind not in ("", "fence", "indented"):
             self._add(line)
             return
-        if self._kind and self._continue(line):
+        if self._kind and self._CONTINUE[self._kind](self, line):
             return
         self._close()
-        self._begin(line)
-
-    def _begin(self, line: str) -> None:
         if not line.strip():
             self._blank = True
         elif indent(line) > 3:
@@ -140,18 +134,6 @@ class Splitter:
         self._item = item
         self._follow_code(line[item[2] :])
 
-    def _continue(self, line: str) -> bool:
-        """Add the line to the open block; False when that block has ended and the line is not part of it."""
-        handlers: dict[str, Callable[[str], bool]] = {
-            "paragraph": self._in_paragraph,
-            "fence": self._in_fence,
-            "indented": self._in_indented,
-            "item": self._in_item,
-            "quote": self._in_lines,
-            "table": self._in_lines,
-        }
-        return handlers[self._kind](line)
-
     def _in_paragraph(self, line: str) -> bool:
         above = self._lines[-1].rstrip("\n") if self._lines else ""
         underline = _UNDERLINE.match(line)
@@ -162,7 +144,7 @@ class Splitter:
             self._drop()
             self._emit(Block("heading", text, level=level))
             return True
-        if begins_table(above, line):
+        if "|" in above and _DELIMITERS.match(line) and _count_cells(above) == _count_cells(line):
             del self._lines[-1]
             self._close()
             self._open("table")
@@ -207,7 +189,6 @@ class Splitter:
         return True
 
     def _follow_code(self, line: str) -> None:
-        """Keep track of fenced code inside an item."""
         if self._inner:
             self._inner = "" if closes(line, self._inner[:3]) else self._inner
         elif fence(line):
@@ -220,6 +201,16 @@ class Splitter:
             return False
         self._add(line)
         return True
+
+    # Each adds a line to the open block; False when that block has ended and the line is not part of it.
+    _CONTINUE: ClassVar = {
+        "paragraph": _in_paragraph,
+        "fence": _in_fence,
+        "indented": _in_indented,
+        "item": _in_item,
+        "quote": _in_lines,
+        "table": _in_lines,
+    }
 
     def _open(self, kind: str) -> None:
         self._drop()
@@ -248,7 +239,6 @@ class Splitter:
         self._more, self._inner = False, ""
 
     def _flush(self) -> None:
-        """Emit the open block."""
         text = "".join(self._lines)
         if self._kind == "fence":
             self._emit(Block("fence_end", self._fence[2], gap=False))
@@ -320,13 +310,7 @@ def list_item(line: str) -> tuple[int, str, int] | None:
     return len(found[1]), found[2], len(found[1]) + len(found[2]) + gap
 
 
-def begins_table(header: str, line: str) -> bool:
-    """Whether `line` draws the columns of a table under `header`."""
-    return "|" in header and bool(_DELIMITERS.match(line)) and _count_cells(header) == _count_cells(line)
-
-
 def _count_cells(line: str) -> int:
-    """The number of cells in a row of a table."""
     bare = line.strip().removeprefix("|")
     if bare.endswith("|") and not bare.endswith("\\|"):
         bare = bare[:-1]

@@ -21,13 +21,7 @@ _BUILT_IN = ("auto", "dark", "light")
 
 
 def theme_of(name: str) -> "Theme":
-    """The theme with the name: "auto", "dark", "light", a Pygments style, which colors code, or a file.
-
-    A file has lines as dark.theme has; the looks that it does not name are those for the ground of the terminal.
-
-    Raises:
-        UsageError: if there is none, or the file is not valid.
-    """
+    """The theme "auto", "dark" or "light", of a Pygments style, or of a file as dark.theme is. Raises UsageError."""
     from rich.theme import Theme
 
     looks = _built_in_looks(ground_of(name))
@@ -38,11 +32,7 @@ def theme_of(name: str) -> "Theme":
 
 
 def ground_of(name: str) -> str:
-    """ "dark" or "light": the ground that a theme is for; where it does not say, that of COLORFGBG, or else dark.
-
-    Raises:
-        UsageError: as `theme_of` does.
-    """
+    """ "dark" or "light": the ground of a theme; where it has none, that of COLORFGBG or dark. Raises UsageError."""
     if name in ("dark", "light"):
         return name
     if name not in _BUILT_IN:

@@ -11,10 +11,8 @@ from llmcli.ui.markdown.theme import theme_of
 from llmcli.ui.terminal.cells import styled, unstyled, wrap
 from llmcli.ui.terminal.progress import LiveView
 
-_TALLEST = 12  # rows that are drawn again
-_ROWS_WITH_FOOT = 4  # of a window; a lower one has no foot
-_ROWS_WITH_GAP = 10  # of a window; a lower one has no blank row above the foot
-_REASONING_ROWS = 3
+_TALLEST, _REASONING_ROWS = 12, 3  # rows that are drawn again
+_ROWS_WITH_FOOT, _ROWS_WITH_GAP = 4, 10  # of a window; a lower one has no foot, or no blank row above it
 _WINDOW = 2000  # characters of the reasoning; its last rows are those of the last one or two windows
 
 
@@ -50,10 +48,7 @@ class AnswerView(LiveView):
                 self._redraw()
 
     def foot(self, row: Callable[[], str], now: bool = True) -> None:
-        """Show a row below all that is drawn from now on (`now`: at once). `finish` removes it.
-
-        `row` is called at each drawing.
-        """
+        """Show a row, called at each drawing, below all that is drawn from now on (`now`: at once) until `finish`."""
         with self._lock:
             if self._finished:
                 return
@@ -79,7 +74,7 @@ class AnswerView(LiveView):
             if self._thinking is None:
                 self._thinking = ReasoningFold(self._clock())
                 self._due = 0.0
-            self._thinking.add(sanitize(text))
+            self._thinking.pieces.append(sanitize(text))
             if self._is_due():
                 self._draw()
 
@@ -169,20 +164,17 @@ class ReasoningFold:
 
     def __init__(self, started: float) -> None:
         self._started = started
-        self._pieces: list[str] = []
-
-    def add(self, text: str) -> None:
-        self._pieces.append(text)
+        self.pieces: list[str] = []
 
     def rows(self, width: int) -> list[str]:
         """The last rows of the text, under a title."""
-        text = "".join(self._pieces)
+        text = "".join(self.pieces)
         start = max(len(text) // _WINDOW - 1, 0) * _WINDOW  # which moves rarely: the rows break at the same places
         last = wrap([("", " ".join(text[start:].split()))], width)[-_REASONING_ROWS:] if text else []
         return ["thinking", *map(unstyled, last)]
 
     def summary(self, now: float) -> str:
-        n_words = len("".join(self._pieces).split())
+        n_words = len("".join(self.pieces).split())
         return f"thought for {max(0.0, now - self._started):.1f} s · {plural(n_words, 'word')}"
 
 

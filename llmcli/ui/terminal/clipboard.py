@@ -33,13 +33,7 @@ _PASTERS = {
 
 
 def copy(text: str, write: Callable[[str], None] | None) -> str:
-    """Put a text onto the clipboard; `write` sends text to the terminal, None where there is none.
-
-    Returns "clipboard" when a program took it, and "terminal" when it was sent to the terminal, which does not confirm.
-
-    Raises:
-        LlmcliError: when neither is possible, with what to install.
-    """
+    """Copy to the "clipboard" by a program, or else to the "terminal" by `write`: returns which. Raises LlmcliError."""
     data = text.encode("utf-8", "replace")
     # Then only the terminal is on the user's machine.
     remote = bool(os.environ.get("SSH_TTY") or os.environ.get("SSH_CONNECTION"))
@@ -55,12 +49,7 @@ def copy(text: str, write: Callable[[str], None] | None) -> str:
 
 
 def paste() -> str:
-    """The text on the clipboard.
-
-    Raises:
-        LlmcliError: when no program can read it.
-        DiskError: when it is empty, not a text or too large.
-    """
+    """The text on the clipboard. Raises LlmcliError when no program reads it, DiskError unless it is a text."""
     commands = _available(_PASTERS)
     if not commands:
         raise LlmcliError(

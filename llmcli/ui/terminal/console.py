@@ -1,7 +1,9 @@
 """Messages on stderr, one line each; questions to the person at the terminal, and texts from an editor."""
 
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -44,15 +46,9 @@ def encodable(text: str, stream: TextIO) -> str:
 
 def wrapped(text: str, indent: int = 0) -> str:
     """`text` wrapped between words for the terminal of stderr; unchanged elsewhere, where a message is one line."""
-    if not is_terminal(sys.stderr):
-        return text
-    import shutil
-
     columns = shutil.get_terminal_size().columns
-    if len(text) + indent <= columns:
+    if not is_terminal(sys.stderr) or len(text) + indent <= columns:
         return text
-    import textwrap
-
     lines = textwrap.wrap(" " * indent + text, columns, break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines)[indent:]
 
@@ -145,12 +141,7 @@ def _read_answer(text: str) -> str:
 
 
 def edit(text: str) -> str:
-    """`text` after the changes of the user, without the newline that editors add at the end.
-
-    Raises:
-        DiskError: when the editor cannot be run, or the file with the text not be written or read.
-        UsageError: see `open_in_editor`.
-    """
+    """`text` as the user changed it, without the newline that editors add. Raises what `open_in_editor` does."""
     import tempfile
 
     try:
@@ -170,12 +161,7 @@ def edit(text: str) -> str:
 
 
 def open_in_editor(path: Path) -> None:
-    """Open a file in the user's editor, and wait until the user closes it.
-
-    Raises:
-        DiskError: when the editor cannot be run.
-        UsageError: when VISUAL or EDITOR is not a valid command, or the editor ends with a status other than 0.
-    """
+    """Open a file in the user's editor until it is closed. Raises UsageError or DiskError when it fails."""
     import shlex
     import subprocess
 

@@ -20,8 +20,8 @@ _PASTE_ON, _PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
 
 
 @contextmanager
-def interruptible(abort: "Cancellation", presses: int = 2) -> Iterator[None]:
-    """Within this block Ctrl-C sets `abort`; the last of `presses` presses raises KeyboardInterrupt.
+def interruptible(cancellation: "Cancellation", presses: int = 2) -> Iterator[None]:
+    """Within this block Ctrl-C sets `cancellation`; the last of `presses` presses raises KeyboardInterrupt.
 
     Python runs a signal handler only when the main thread comes back from C, which may take seconds. Its
     low-level handler however writes to the wake-up descriptor at once, and a thread that reads there sets the
@@ -40,12 +40,12 @@ def interruptible(abort: "Cancellation", presses: int = 2) -> Iterator[None]:
     def watch() -> None:
         while number := reader.recv(1):
             if number[0] in ends:
-                abort.set("interrupt")
+                cancellation.set("interrupt")
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         nonlocal count
         count += 1
-        abort.set("interrupt")
+        cancellation.set("interrupt")
         if count >= presses:
             raise KeyboardInterrupt
 
@@ -55,7 +55,7 @@ def interruptible(abort: "Cancellation", presses: int = 2) -> Iterator[None]:
             with _handling(handle, "SIGINT"):
                 if _pending:
                     clear_pending()
-                    abort.set("interrupt")
+                    cancellation.set("interrupt")
                 yield
         finally:
             signal.set_wakeup_fd(old_descriptor)
@@ -73,24 +73,29 @@ def in_background(run: Callable[[], None], stop: Callable[[], object]) -> Iterat
         thread.join(1)  # second
 
 
-def time_limit(abort: "Cancellation", seconds: float) -> AbstractContextManager[None]:
-    """Within this block `abort` is set after `seconds` (0 = never)."""
+def time_limit(cancellation: "Cancellation", seconds: float) -> AbstractContextManager[None]:
+    """Within this block `cancellation` is set after `seconds` (0 = never)."""
     ended = threading.Event()
 
     def wait() -> None:
         if not ended.wait(min(seconds, threading.TIMEOUT_MAX)):
-            abort.set("timeout")
+            cancellation.set("timeout")
 
     return in_background(wait, ended.set) if seconds else nullcontext()
 
 
 @contextmanager
-def stoppable(abort: "Cancellation", live: bool, timeout: float = 0) -> Iterator[None]:
-    """Within this block of a chat the model works: Ctrl-C and the time limit (seconds, 0 = none) set `abort`.
+def stoppable(cancellation: "Cancellation", live: bool, timeout: float = 0) -> Iterator[None]:
+    """Within this block of a chat the model works: Ctrl-C and the time limit (seconds, 0 = none) set `cancellation`.
 
     A signal that ends the program waits for the end of the block. On a terminal (`live`) keys are not echoed.
     """
-    with exit_on_signal(defer=True), interruptible(abort, _PRESSES), disable_echo(live), time_limit(abort, timeout):
+    with (
+        exit_on_signal(defer=True),
+        interruptible(cancellation, _PRESSES),
+        disable_echo(live),
+        time_limit(cancellation, timeout),
+    ):
         yield
 
 

@@ -21,12 +21,9 @@ if TYPE_CHECKING:
     from llmcli.inference.answer import Answer
     from llmcli.params.settings import ResolvedSettings
 
-_SLOW = 0.1  # share of the time that a policy may take before there is a warning
 _to_stderr = False
 _GAP = "  "
 _BOLD, _DIM = "1", "2"
-_LINE_BREAKS = re.compile(r"[\r\n\t]+")
-_BESIDE, _INDENTED = 24, 4  # columns before a definition: beside its name, and in a narrow window
 _FEWEST = 10  # columns for text beside an indent
 
 
@@ -40,12 +37,7 @@ def print_line(text: str, style: str = "") -> None:
 
 
 def print_text(text: str) -> None:
-    """Write `text` at once.
-
-    Raises:
-        DiskError: when stdout is closed or full.
-        OutputClosedError: when the reader of a pipe has gone.
-    """
+    """Write `text` at once. Raises DiskError when stdout is full, OutputClosedError when its reader has gone."""
     out = stream()
     if out is None:
         raise DiskError("stdout is closed", "leave it open, or redirect it to a file")
@@ -162,11 +154,7 @@ def stream_answer(
 
 @contextmanager
 def write_trace(answer: "Answer", name: str | None, kept: bool = False) -> Iterator[None]:
-    """Within this block the trace of the answer goes into the file `name`; with `kept` it is recorded at least.
-
-    Raises:
-        DiskError: when the file cannot be written.
-    """
+    """Within this block the trace of the answer goes into the file `name`, or is `kept`. Raises DiskError."""
     if name is None:
         answer.request.trace = 0 if kept else None
         yield
@@ -194,12 +182,10 @@ def warn_ineffective(resolved: "ResolvedSettings", known: set[str] | None = None
 
 
 def warn_slow(answer: "Answer") -> None:
-    """Warn when a temperature policy in Python takes much of the time."""
-    if not answer.started:
-        return
+    """Warn when a temperature policy in Python takes more than a tenth of the time."""
     timings, n_tokens = answer.timings(), len(answer.tokens)
     policy_ms, total_ms = answer.record.policy_ms, timings["predicted_ms"]
-    if n_tokens and 0 < _SLOW * total_ms < policy_ms:
+    if n_tokens and 0 < total_ms / 10 < policy_ms:
         share = f"{policy_ms / n_tokens:.1f} ms per token, {policy_ms / total_ms:.0%} of the time"
         console.warn(f"the temperature policy is slow: {share}")
 
@@ -221,10 +207,9 @@ def print_rows(
     """Print the rows; the columns named in `right` hold numbers, and `below` has a further line for each row.
 
     A terminal that is a little too narrow omits the columns in `spare`, the first of them first. One that is much too
-    narrow gets a block for each row. A cell with several lines is joined into one.
+    narrow gets a block for each row. A cell with several lines is joined into one, and is safe in a pipe too.
     """
-    safe = sanitize if is_terminal(stream()) else str
-    table = [[safe(" ".join(cell.split())) for cell in row] for row in rows]
+    table = [[sanitize(" ".join(cell.split())) for cell in row] for row in rows]
     widths = [max(map(cells, column)) for column in zip(heads, *table, strict=True)]
     kept: list[int] = []  # the columns that fit; none where they do not fit even without the spare ones
     for number in range(len(spare) + 1):
@@ -247,17 +232,17 @@ def print_rows(
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
-    """Print pairs, one a line, the values aligned; on a narrow terminal a long value goes below its name."""
+    """Print pairs, one a line, the values aligned and safe; on a narrow terminal a long value goes below its name."""
     column = max((cells(name) for name, _ in facts), default=0) + len(_GAP)
     for name, value in facts:
-        value = _LINE_BREAKS.sub(" ", value)
+        value = sanitize(re.sub(r"[\r\n\t]+", " ", value))
         fits = column + cells(value) <= columns()
         _print_hanging(name, [value] if fits else _wrapped(value, len(_GAP)), column if fits else len(_GAP))
 
 
 def print_definitions(pairs: Sequence[tuple[str, str]]) -> None:
     """Print names with their meanings, wrapped, beside them; below, where a name is long or the window is narrow."""
-    column = _BESIDE if columns() >= 2 * _BESIDE else _INDENTED
+    column = 24 if columns() >= 48 else 4
     for name, meaning in pairs:
         _print_hanging(name, _wrapped(meaning, column, 100), column)
 

@@ -107,10 +107,7 @@ class Downloads:
             self._draw(finished=True)
 
     def bar(self, name: str) -> Callable[[int, int], None]:
-        """The progress function of one file.
-
-        Without a terminal it prints a line at the start, then every five seconds, and at the end of a longer download.
-        """
+        """The progress function of one file; without a terminal it prints a line every five seconds."""
         download = _Download(sanitize(name))
         next_line, is_open = 0.0, False  # is_open: the last line was not that of the end
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.chat.conversation import Attachment, Message
-from llmcli.chat.export import export
+from llmcli.ui.export_file import page
 from tests.chat.test_export import MESSAGES, answer
 
 ELEMENTS = {
@@ -69,11 +69,11 @@ class Page(HTMLParser):
 
 
 def page_of(text: str) -> Page:
-    return Page(export([answer(text)], "t", None, "html"))
+    return Page(page([answer(text)], "t", None))
 
 
 def test_a_page_shows_the_whole_conversation() -> None:
-    shown = Page(export(MESSAGES, "On one", "Be brief.", "html"))
+    shown = Page(page(MESSAGES, "On one", "Be brief."))
     for text in (
         "On one",
         "Be brief.",
@@ -92,7 +92,7 @@ def test_a_page_shows_the_whole_conversation() -> None:
 
 
 def test_the_policy_of_a_page_allows_its_own_style_only() -> None:
-    text = export(MESSAGES, "t", None, "html")
+    text = page(MESSAGES, "t", None)
     policy = next(meta["content"] for meta in Page(text).all("meta") if "http-equiv" in meta)
     style = re.findall("<style>(.*?)</style>", text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style[0].encode()).digest()).decode()
@@ -109,15 +109,15 @@ HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(1)><style>*{}</styl
 @pytest.mark.parametrize(
     "place",
     [
-        lambda x: export([answer(x)], "t", None, "html"),
-        lambda x: export([answer("a", reasoning=x)], "t", None, "html"),
-        lambda x: export([answer("a", model=x)], "t", None, "html"),
-        lambda x: export([answer(f"```{x}\n{x}\n```")], "t", None, "html"),
-        lambda x: export([answer(f"```html\n{x}\n```")], "t", None, "html"),
-        lambda x: export([answer(f"[a](http://b '{x}') | `{x}`\n\n- {x}")], "t", None, "html"),
-        lambda x: export([Message(1, None, "user", x, attachments=(Attachment(x, x),))], "t", None, "html"),
-        lambda x: export([Message(1, None, "assistant", "a", params={x: x})], "t", None, "html"),
-        lambda x: export([], x, x, "html"),
+        lambda x: page([answer(x)], "t", None),
+        lambda x: page([answer("a", reasoning=x)], "t", None),
+        lambda x: page([answer("a", model=x)], "t", None),
+        lambda x: page([answer(f"```{x}\n{x}\n```")], "t", None),
+        lambda x: page([answer(f"```html\n{x}\n```")], "t", None),
+        lambda x: page([answer(f"[a](http://b '{x}') | `{x}`\n\n- {x}")], "t", None),
+        lambda x: page([Message(1, None, "user", x, attachments=(Attachment(x, x),))], "t", None),
+        lambda x: page([Message(1, None, "assistant", "a", params={x: x})], "t", None),
+        lambda x: page([], x, x),
     ],
 )
 def test_no_text_becomes_part_of_the_page(place: Callable[[str], str]) -> None:
@@ -163,3 +163,25 @@ def test_only_code_of_a_known_language_has_colors() -> None:
     assert len(page_of("```python\nif x: pass\n```").all("span")) > 3
     assert page_of("```nothing-known\nif x\n```").all("span") == []
     assert "if x: pass" in page_of("```python\nif x: pass\n```").text
+
+
+def test_a_summary_has_a_class_of_its_own() -> None:
+    assert '<article class="summary"' in page([Message(1, None, "summary", "We greeted.")], "t", None)
+
+
+def test_extreme_values_fit_a_page() -> None:
+    extreme = Message(
+        1, None, "assistant", "\ud800 \0", time=253402300799, params={"a": [None]}, timings={"b": float("inf")}
+    )
+    page([extreme], "\udcff", "\ud800").encode()
+    assert page([], "", None).endswith("\n")
+    assert "a" * 300_000 in page([answer("a" * 300_000)], "t", None)
+
+
+def test_a_page_takes_markdown_and_languages_as_the_chat_does() -> None:
+    assert r"\(x_1\) and \[y_1\]" in page_of(r"\(x_1\) and \[y_1\]").text
+    assert len(page_of("```node\nlet x = 1\n```").all("span")) > 3
+
+
+def test_a_page_of_brackets_that_never_close_is_drawn_at_once() -> None:
+    assert "[" * 100_000 in page_of("[" * 100_000).text

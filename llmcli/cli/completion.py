@@ -1,0 +1,99 @@
+"""What the shell completes: words that start with the text so far, some of them with their help."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from llmcli.errors import LlmcliError
+from llmcli.files import matching_paths
+from llmcli.params.param import Field
+from llmcli.params.settings import Layer
+from llmcli.text import sanitize
+
+
+def completer(field: Field) -> Callable[[str], Any] | None:
+    """The completion of the values of a setting; None without one (the shell itself completes files)."""
+    special: dict[str, Callable[[str], Any]] = {
+        "model": complete_model,
+        "samplers": _complete_samplers,
+        "preset": _complete_preset,
+        "character": complete_character,
+    }
+    known = [str(value) for value in (*field.param.choices, *field.param.suggest)]
+    if field.key in special or not known:
+        return special.get(field.key)
+    return lambda incomplete: [value for value in known if value.startswith(incomplete)]
+
+
+def _complete_samplers(incomplete: str) -> list[str]:
+    from llmcli.params.sampler_chain import SAMPLER_NAMES
+
+    head, comma, tail = incomplete.rpartition(",")
+    used = set(head.split(","))
+    return [head + comma + name for name in SAMPLER_NAMES if name.startswith(tail) and name not in used]
+
+
+def _complete_preset(incomplete: str) -> list[tuple[str, str]]:
+    from llmcli.config.presets import preset_purpose, presets
+
+    try:
+        known = presets()
+    except (LlmcliError, OSError):
+        return []
+    return _safe_words((name, preset_purpose(name, one)) for name, one in known.items() if name.startswith(incomplete))
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """The models on this machine, the aliases, and the .gguf files and folders that match."""
+    return [*complete_reference(incomplete), *_complete_path(incomplete)]
+
+
+def complete_reference(incomplete: str) -> list[str]:
+    """The models on this machine and the aliases."""
+    from llmcli.config.presets import resolve_settings
+    from llmcli.models.installed import inventory
+    from llmcli.models.locations import model_locations
+
+    try:
+        place = model_locations(resolve_settings(Layer("flag", {})))
+        names = ["starter", *place.aliases, *(item.name for item in inventory(place) if item.source.name != "url")]
+    except (LlmcliError, OSError):
+        names = ["starter"]
+    return _safe_names(name for name in dict.fromkeys(names) if name.startswith(incomplete))
+
+
+def complete_session(incomplete: str) -> list[tuple[str, str]]:
+    """The sessions and their titles, the latest first."""
+    from llmcli.chat.sessions.listing import session_summaries
+
+    return _safe_words((one.name, one.title) for one in session_summaries(incomplete))
+
+
+def complete_character(incomplete: str) -> list[tuple[str, str]]:
+    """The characters with their purposes, and the files and folders that match."""
+    from llmcli.config.characters import SUFFIXES, character_purposes
+
+    names = _safe_words(pair for pair in character_purposes().items() if pair[0].startswith(incomplete))
+    return names + [(path, "") for path in _complete_path(incomplete, SUFFIXES)]
+
+
+def complete_remote(incomplete: str) -> list[str]:
+    """What can be downloaded: the names of the catalog, and the models on this machine."""
+    from llmcli.models.catalog import catalog
+
+    return [entry.name for entry in catalog() if entry.name.startswith(incomplete)] + complete_reference(incomplete)
+
+
+def _complete_path(incomplete: str, suffixes: tuple[str, ...] = (".gguf",)) -> list[str]:
+    return _safe_names(name for name in matching_paths(incomplete) if name.endswith(("/", *suffixes)))
+
+
+def _safe_names(names: Iterable[str]) -> list[str]:
+    return [word for word, _ in _safe_words((name, "") for name in names)]
+
+
+def _safe_words(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Words with their help that a shell can take: names, titles and purposes may come from strangers.
+
+    zsh evaluates what Typer prints, where a backslash undoes its escapes: a word with one is omitted.
+    """
+    return [(sanitize(word), sanitize(text).replace("\\", "/")) for word, text in pairs if "\\" not in word]
