@@ -15,8 +15,9 @@ _FOREIGN = {
     "use repeat_penalty: llama.cpp has no slope for it": "reppenslope",
     "use samplers, a list of names": "sampleorder samplerorder",
     "llmcli does not have this option of llama.cpp yet": (
-        "mlock mmap nommap lora lorascaled maingpu tensorsplit splitmode keep numa"
+        "mlock mmap nommap lora lorascaled maingpu tensorsplit splitmode keep numa image mmproj"
     ),
+    "use shell redirection: `llmcli generate ... > FILE`": "o output outputfile",
     "it is not needed: `llmcli chat` talks, and `llmcli generate` answers once": (
         "cnv nocnv conversation noconversation singleturn"
     ),

@@ -25,6 +25,8 @@ _FOREIGN_COMMANDS = {
         "ps": "use `llmcli models list` for the models on this machine; none stays loaded after its command",
         "stop": "end the command that uses the model; none stays loaded after it",
         "serve": "use `llmcli generate` in scripts; llmcli has no server",
+        "bench": "use `llmcli generate --verbose`, which shows the speed; llmcli has no benchmark command",
+        "embed embeddings": "llmcli has no command for embeddings",
     }.items()
     for name in names.split()
 }

@@ -54,6 +54,8 @@ WRONG = [
     (["--dynatemp-low", "0.3"], 2, "use a range as temperature, such as 0.3..1.3; see"),
     (["--no-mmap"], 2, "llmcli does not have this option of llama.cpp yet; see"),
     (["--lora", "x"], 2, "llmcli does not have this option of llama.cpp yet; see"),
+    (["--image", "x.png"], 2, "llmcli does not have this option of llama.cpp yet; see"),
+    (["-o", "x.txt"], 2, "use shell redirection: `llmcli generate ... > FILE`; see"),
     (["-no-cnv"], 2, "no such option '-no-cnv'\n  hint: it is not needed"),
     (["--trace", "-"], 2, "--trace cannot write to stdout"),
     (["--grammar", "x.gbnf"], 2, "use --grammar-file for a file"),

@@ -203,6 +203,8 @@ def test_the_whole_root_help_lists_the_commands_of_the_groups(inside: Run) -> No
         (["rm", "q05"], "`llmcli models rm q05`"),
         (["ask", "why"], '`llmcli generate "why"`'),
         (["serve"], "`llmcli generate`"),
+        (["bench"], "`llmcli generate --verbose`"),
+        (["embed", "x"], "llmcli has no command for embeddings"),
         (["stop"], "none stays loaded"),
         (["models", "ls"], "'list'"),
         (["sessions", "delete", "x"], "'rm'"),
