@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat.attachments import attach, find_mentions
 from llmcli.chat.controller import ChatController, PromptFit, overflow_error
-from llmcli.chat.conversation import Attachment, Message
+from llmcli.chat.conversation import Attachment, Message, attach, find_mentions
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import LlmcliError, TimeLimitError, UsageError
 from llmcli.params.settings import Settings
