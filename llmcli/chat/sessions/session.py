@@ -254,7 +254,6 @@ class Session:
         return conversation.with_parent(message) if message and message.id not in conversation.messages else None
 
     def _apply(self, data: Mapping[str, Any], faults: list[str]) -> None:
-        """Do what a line of the file says."""
         conversation = self.conversation
         match Message.from_data(data) if data.get("type") == "message" else parse_event(data):
             case Message() as found:
@@ -291,7 +290,6 @@ class Session:
             self._write_error, self._is_reported = None, False
 
     def _all_events(self) -> Iterator[Message | Event]:
-        """The events of the whole session."""
         conversation = self.conversation
         yield from conversation.messages.values()
         yield from setting_changes(self._flags | self.overrides)

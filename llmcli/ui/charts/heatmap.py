@@ -91,7 +91,6 @@ def _colored(row: Runs, shown: Sequence[TokenTrace], looks: Sequence[str]) -> Ru
 
 
 def _bars(row: Runs, shown: Sequence[TokenTrace], steps: Sequence[int | None], unicode: bool) -> str:
-    """The row of bars below a row of text."""
     signs, filler = levels(unicode), "·" if unicode else "."
     bars = ""
     for index, text in row:
