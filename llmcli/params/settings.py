@@ -13,7 +13,7 @@ from llmcli.params.model import HubParams, ModelParams
 from llmcli.params.param import Field, SettingValue, fields_of
 from llmcli.params.policies.policy import Entropy, Fixed, names_in, unknown_name
 from llmcli.params.policies.rules import BUILTIN, Policy
-from llmcli.params.policies.user_functions import find_source
+from llmcli.params.policies.user_functions import package_source
 from llmcli.params.sampler_chain import SamplingParams, effective_policy
 from llmcli.params.samplers import SAMPLERS, random_seed
 from llmcli.text import foreign_hint, nearest
@@ -105,6 +105,12 @@ class ResolvedSettings:
     settings: Settings
     origins: Mapping[str, str]
 
+    def over(self, below: Layer) -> "ResolvedSettings":
+        """These settings above one more layer, whose values count where no other layer has one."""
+        values: dict[str, Any] = {key: one for key, one in below.values.items() if self.origins[key] == "default"}
+        origins = {**self.origins, **dict.fromkeys(values, below.name)}
+        return ResolvedSettings(replace(self.settings, **values), origins)
+
     def with_seed(self) -> "ResolvedSettings":
         """These settings, with a random seed if they have none."""
         if self.settings.seed is not None:
@@ -143,10 +149,11 @@ def resolve(layers: Iterable[Layer]) -> ResolvedSettings:
 
 def check_policy(policy: Policy, file: str | None, source: str = "") -> None:
     """Check the names in a temperature. Raises UsageError, which starts with `source`, for one without a function."""
+    own = (file or "").rpartition(":")[2]
     for name in names_in(policy):
-        if name not in BUILTIN and not find_source(name, file):
+        if name not in (*BUILTIN, own) and not package_source(name):
             position = re.split(rf"\b{name}\b", str(policy), maxsplit=1)[0]
-            error = unknown_name(name, len(position), [(file or "").rpartition(":")[2]])
+            error = unknown_name(name, len(position), [own])
             raise fields()["temperature"].error(str(policy), error, source)
 
 
