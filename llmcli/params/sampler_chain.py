@@ -83,8 +83,7 @@ def effective_policy(p: TemperatureParams) -> Policy:
 def plan_temperature(p: TemperatureParams, has_mirostat: bool = False) -> TemperaturePlan:
     """The temperature step of these settings; mirostat takes a fixed temperature, or the middle of a range.
 
-    Raises:
-        UsageError: for mirostat with a policy that llama.cpp does not have.
+    Raises UsageError for mirostat with a policy that llama.cpp does not have.
     """
     policy = effective_policy(p)
     if isinstance(policy, Entropy):

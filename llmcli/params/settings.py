@@ -121,11 +121,9 @@ class ResolvedSettings:
 def resolve(layers: Iterable[Layer]) -> ResolvedSettings:
     """Merge the layers, lowest first, over the built-in defaults.
 
-    A temperature replaces the policy file of a lower layer, unless it contains its function by name.
-
-    Raises:
-        UsageError: for a temperature with the name of a policy that does not exist. One from a session is kept, as its
-            policy file is not in the session: it is an error when an answer needs it.
+    A temperature replaces the policy file of a lower layer, unless it contains its function by name. Raises UsageError
+    for a temperature with the name of a policy that does not exist; one from a session is kept, as its policy file is
+    not in the session: it is an error when an answer needs it.
     """
     layers = [*layers]
     values: dict[str, Any] = {}
