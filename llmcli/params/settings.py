@@ -181,21 +181,22 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
 def ineffective_settings(settings: Settings, origins: Mapping[str, str]) -> dict[str, str]:
     """For each setting that was set to a value other than its default and has no effect: the reason."""
     chosen = [field for field in fields().values() if origins[field.key] != "default"]
-    reasons = {field.key: _reason(field, settings) for field in chosen if getattr(settings, field.key) != field.default}
-    return {key: reason for key, reason in reasons.items() if reason}
+    changed = [field for field in chosen if getattr(settings, field.key) != field.default]
+    policy = effective_policy(settings)
+    return {field.key: reason for field in changed if (reason := _reason(field, settings, policy))}
 
 
 def ineffective_keys(settings: Settings) -> set[str]:
     """The settings that cannot change an answer at their present values, even if they were not set."""
     # The reason for a temperature tells how it is read, not that it is ignored.
-    return {key for key, field in fields().items() if key != "temperature" and _reason(field, settings)}
+    policy = effective_policy(settings)
+    return {key for key, field in fields().items() if key != "temperature" and _reason(field, settings, policy)}
 
 
-def _reason(field: Field, p: Settings) -> str:
-    """Why a setting has no effect, or an empty text."""
+def _reason(field: Field, p: Settings, policy: Policy) -> str:
+    """Why a setting has no effect under the effective policy, or an empty text."""
     # The sampler with this setting that `samplers` can contain.
     sampler = next((one for one in SAMPLERS.values() if field.key in one.fields and one.place != "program"), None)
-    policy = effective_policy(p)
     if field.key == "temperature" and policy != p.temperature:
         return f"temp_policy_file replaces it (use the policy {policy} in temperature to combine them)"
     if field.key.startswith("dynatemp") and not isinstance(policy, Fixed):
