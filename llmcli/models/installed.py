@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmcli.errors import DiskError, LlmcliError, ModelNotFoundError, error_text
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, error_text
 from llmcli.models import notes
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations
 from llmcli.models.lookup import find_model_file
@@ -72,15 +72,24 @@ class VerifyResult:
 
 
 def verify(item: InstalledModel, data_dir: Path, progress_for: ProgressFor) -> list[VerifyResult]:
-    """Hash each part completely and compare it; record each sha256 that has a published value. Raises DiskError."""
-    from llmcli.models.checksums import sha256_of  # 4 ms that a list does not need
+    """Hash each part completely and compare it; record each sha256 that has a published value. Raises DiskError.
 
+    Without published values, a model whose header does not fit its bytes is damaged.
+    """
+    from llmcli.models.checksums import sha256_of  # 4 ms that a list does not need
+    from llmcli.models.gguf.parser import read_headers
+
+    otherwise = "unknown"
+    try:
+        read_headers(item.parts)
+    except ModelInvalidError:
+        otherwise = "damaged"
     results = []
     for path, expected in zip(item.parts, item.digests, strict=True):
         digest = sha256_of(path, progress_for(path.name))
         if expected:
             notes.record_sha256(data_dir, path, digest)
-        state = "unknown" if not expected else "ok" if digest == expected else "damaged"
+        state = otherwise if not expected else "ok" if digest == expected else "damaged"
         results.append(VerifyResult(item.name, path, state, digest))
     return results
 

@@ -85,6 +85,13 @@ def test_import_skips_a_truncated_model(inside: Run, tmp_path: Path) -> None:
     assert [line.split()[0] for line in ran.text.splitlines()] == ["NAME", "good"]
 
 
+def test_verify_finds_a_truncated_file_without_a_published_checksum(inside: Run, tmp_path: Path) -> None:
+    cut = write_gguf(tmp_path / "cut.gguf", missing=100)
+    ran = inside("models", "verify", str(cut))
+    assert (ran.status, ran.text.split()[3:5]) == (8, ["damaged", "cut"])
+    assert ran.stderr.splitlines()[-1] == "  hint: copy or download it again"
+
+
 def test_import_of_only_a_truncated_model_is_an_error(inside: Run, tmp_path: Path) -> None:
     cut = write_gguf(tmp_path / "cut.gguf", missing=100)
     ran = inside("models", "import", str(tmp_path))

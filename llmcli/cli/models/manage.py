@@ -93,7 +93,9 @@ def verify_models(
         print_rows(("STATE", "MODEL", "SHA256"), [(result.state, result.name, result.sha256) for result in results])
     damaged = [result for result in results if result.state == "damaged"]
     for result in damaged:
-        console.warn(f"{result.path} is damaged", f"download it again with `llmcli pull {result.name}`")
+        by_pull = f"download it again with `llmcli pull {result.name}`"
+        hint = by_pull if parse_remote(result.name, locations) else "copy or download it again"
+        console.warn(f"{result.path} is damaged", hint)
     return ExitStatus.MODEL_INVALID if damaged else ExitStatus.OK
 
 

@@ -35,7 +35,9 @@ def test_a_very_high_temperature_gets_a_warning(
     assert "  hint: try 0.8 (usual) or 1.2 (bold)" in text
 
 
-@pytest.mark.parametrize(("key", "value"), [("top_p", "0.95"), ("n_ctx", "0 (default)"), ("prefill", ""), ("raw", "false")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("top_p", "0.95"), ("n_ctx", "0 (default)"), ("prefill", ""), ("raw", "false")]
+)
 def test_a_setting_alone_shows_its_value(
     chat: ChatApp, capfd: pytest.CaptureFixture[str], key: str, value: str
 ) -> None:
