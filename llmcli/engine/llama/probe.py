@@ -56,13 +56,14 @@ def probe(parts: Sequence[Path], seconds: float = _TIMEOUT_S) -> None:
 
 def main(paths: Sequence[str]) -> int:
     """The test itself, in the child process."""
-    from llmcli.engine.llama.context import Context, ContextParams
+    from llmcli.engine.llama.context import Context
     from llmcli.engine.llama.model import Model
+    from llmcli.params.model import ModelParams
 
     try:
         model = Model.load([Path(path) for path in paths])
         if model.generates:
-            params = ContextParams(n_ctx=64, n_threads=1, n_threads_batch=1, n_batch=64, n_ubatch=64)
+            params = ModelParams(n_ctx=64, n_threads=1, n_batch=64, n_ubatch=64)
             # Eight tokens, because one does not take the kernels for matrices.
             Context(model, params).prefill(0, [model.vocab.bos or 0] * 8)
     except LlmcliError as error:
