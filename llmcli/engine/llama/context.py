@@ -165,7 +165,7 @@ class Context:
 
     def receive(self, other: "Context") -> None:
         """Copy the first sequence of `other`, a context of the same model and cache types, if it fits."""
-        self._load(0, other._save(0))
+        self._load(other._save())
 
     def prefill_as(self, seq_id: int, tokens: Sequence[int], layout: Batches) -> None:
         """Evaluate all of these batches of `tokens` again except the last one, which `prefill` then evaluates.
@@ -194,19 +194,19 @@ class Context:
             self.cut(seq_id, max(at for at, n_rows in enumerate(self._rows[seq_id][: len(tokens)]) if n_rows))
 
     @contextmanager
-    def untouched(self, seq_id: int = 0) -> Iterator[None]:
-        """Restore the sequence after this block, bit by bit, whatever the block evaluated.
+    def untouched(self) -> Iterator[None]:
+        """Restore the first sequence after this block, bit by bit, whatever the block evaluated.
 
         To evaluate the removed tokens again would give almost the same state: other batches have other rounding. It is
         what the next `prefill` does where the state has more than 512 MB and is not saved.
         """
-        is_small = self._api.llama_state_seq_get_size(self.handle, seq_id) <= _MAX_SAVED_STATE
-        saved = self._save(seq_id) if is_small and self._evaluated[seq_id] else None
+        is_small = self._api.llama_state_seq_get_size(self.handle, 0) <= _MAX_SAVED_STATE
+        saved = self._save() if is_small and self._evaluated[0] else None
         try:
             yield
         finally:
             if saved:
-                self._load(seq_id, saved)
+                self._load(saved)
 
     def close(self) -> None:
         """Free the memory; a second call has no effect."""
@@ -276,19 +276,19 @@ class Context:
             raise ContextOverflowError(f"the context of {self.n_ctx} tokens is full")
         raise LlmcliError(f"llama.cpp cannot evaluate the tokens: {bindings.last_log_error() or f'status {status}'}")
 
-    def _save(self, seq_id: int) -> SavedSequence:
-        size = self._api.llama_state_seq_get_size(self.handle, seq_id)
+    def _save(self) -> SavedSequence:
+        size = self._api.llama_state_seq_get_size(self.handle, 0)
         state = (ctypes.c_uint8 * size)()
-        self._api.llama_state_seq_get_data(self.handle, state, size, seq_id)
-        return SavedSequence(state, list(self._evaluated[seq_id]), list(self._rows[seq_id]))
+        self._api.llama_state_seq_get_data(self.handle, state, size, 0)
+        return SavedSequence(state, list(self._evaluated[0]), list(self._rows[0]))
 
-    def _load(self, seq_id: int, saved: SavedSequence) -> None:
-        """Replace a sequence by a saved one; it is empty if that does not fit."""
-        self.cut(seq_id)
-        if self._api.llama_state_seq_set_data(self.handle, saved.state, len(saved.state), seq_id):
-            self._evaluated[seq_id], self._rows[seq_id] = saved.evaluated, saved.rows
+    def _load(self, saved: SavedSequence) -> None:
+        """Replace the first sequence by a saved one; it is empty if that does not fit."""
+        self.cut(0)
+        if self._api.llama_state_seq_set_data(self.handle, saved.state, len(saved.state), 0):
+            self._evaluated[0], self._rows[0] = saved.evaluated, saved.rows
         else:
-            self.cut(seq_id)  # a part of it can be there
+            self.cut(0)  # a part of it can be there
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
