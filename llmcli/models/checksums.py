@@ -5,7 +5,6 @@ import hashlib
 import os
 import re
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,11 +34,6 @@ def sha256_of(path: Path, progress: Progress, stop: Callable[[], bool] = lambda:
     except OSError as error:
         raise read_error(path, error) from None
     return digest.hexdigest()
-
-
-def record_sha256(data_dir: Path, path: Path, sha256: str) -> None:
-    """Remember that the file has this sha256 now."""
-    notes.update(data_dir, path, sha256=sha256, hashed=time.time())
 
 
 class ModelHasher:
@@ -77,7 +71,7 @@ class ModelHasher:
             for part in self._file.parts:
                 if not self._known_part(part) and (digest := sha256_of(part, progress, stop)):
                     self._digests[part] = digest
-                    record_sha256(self._data_dir, part, digest)
+                    notes.record_sha256(self._data_dir, part, digest)
         return self.known
 
     def _known_part(self, part: Path) -> str:

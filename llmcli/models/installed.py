@@ -73,13 +73,13 @@ class VerifyResult:
 
 def verify(item: InstalledModel, data_dir: Path, progress_for: ProgressFor) -> list[VerifyResult]:
     """Hash each part completely and compare it; record each sha256 that has a published value. Raises DiskError."""
-    from llmcli.models.checksums import record_sha256, sha256_of  # 4 ms that a list does not need
+    from llmcli.models.checksums import sha256_of  # 4 ms that a list does not need
 
     results = []
     for path, expected in zip(item.parts, item.digests, strict=True):
         digest = sha256_of(path, progress_for(path.name))
         if expected:
-            record_sha256(data_dir, path, digest)
+            notes.record_sha256(data_dir, path, digest)
         state = "unknown" if not expected else "ok" if digest == expected else "damaged"
         results.append(VerifyResult(item.name, path, state, digest))
     return results

@@ -7,6 +7,7 @@ written is ignored. Two processes that write the same note at once can lose a fa
 import contextlib
 import os
 import re
+import time
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -61,6 +62,11 @@ def record_probed(data_dir: Path, parts: Iterable[Path], build: str) -> None:
     """Remember that this release of llama.cpp has loaded these files."""
     for part in parts:
         update(data_dir, part, probed=build)
+
+
+def record_sha256(data_dir: Path, file: Path, sha256: str) -> None:
+    """Remember that the file has this sha256 now."""
+    update(data_dir, file, sha256=sha256, hashed=time.time())
 
 
 def note_path(folder: Path, key: str) -> Path:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from llmcli.models import notes
-from llmcli.models.checksums import record_sha256
 
 BUILD = "0.3.36"
 SHA256 = "1" * 64
@@ -32,7 +31,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def known(data: Path, file: Path) -> Path:
     """The note of the file, with a fact of each kind."""
-    record_sha256(data, file, SHA256)
+    notes.record_sha256(data, file, SHA256)
     notes.record_probed(data, [file], BUILD)
     notes.update(data, file, used=1000.0)
     (path,) = (data / notes.FOLDER).iterdir()
@@ -163,7 +162,7 @@ def test_facts_of_a_newer_version_are_kept(data: Path, file: Path, known: Path) 
 def test_file_name_that_is_not_utf_8_can_have_a_note(data: Path, tmp_path: Path) -> None:
     file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.gguf"))
     file.write_bytes(BYTES)
-    record_sha256(data, file, SHA256)
+    notes.record_sha256(data, file, SHA256)
     assert notes.read(data, file)["sha256"] == SHA256
 
 

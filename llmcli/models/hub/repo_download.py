@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError, error_text
-from llmcli.models import checksums, notes
+from llmcli.models import notes
+from llmcli.models.checksums import sha256_of
 from llmcli.models.download.http import RemoteFile, RetryPolicy
 from llmcli.models.download.partial_file import (
     PartialFile,
@@ -182,7 +183,7 @@ def pull_file(item: DownloadItem, reference: str, data_dir: Path, progress_for: 
     except OSError as error:
         raise write_error(error, item.cache, item.partial, cache.MOVE_HINT) from error
     notes.forget(data_dir, item.partial)
-    checksums.record_sha256(data_dir, path, item.file.sha256)
+    notes.record_sha256(data_dir, path, item.file.sha256)
     return path
 
 
@@ -222,8 +223,8 @@ def _is_sound(item: DownloadItem, data_dir: Path, progress_for: ProgressFor, not
     existing, sha256 = item.blob if item.blob.is_file() else item.pointer, item.file.sha256
     if notes.read(data_dir, existing).get("sha256") == sha256:
         return True
-    if checksums.sha256_of(existing, progress_for(f"verifying {item.file.path}")) == sha256:
-        checksums.record_sha256(data_dir, existing, sha256)
+    if sha256_of(existing, progress_for(f"verifying {item.file.path}")) == sha256:
+        notes.record_sha256(data_dir, existing, sha256)
         return True
     notify(f"{item.file.path} in the cache is damaged: downloading it again")
     try:

@@ -133,7 +133,6 @@ class FilePlan(DownloadPlan):
         return ModelFile(path, (path,), stem_of(path))
 
     def _download(self, progress: Progress, notify: Notify) -> None:
-        from llmcli.models.checksums import record_sha256
         from llmcli.models.download.http import RemoteFile, host_of
         from llmcli.models.download.transfer import check_sha256, download_file
 
@@ -153,7 +152,7 @@ class FilePlan(DownloadPlan):
         digest = download_file(RemoteFile(self.url, {}, self.size), self.path, verify, progress, notify)
         notes.forget(self.data_dir, partial)
         notes.update(self.data_dir, self.path, version=self.version)
-        record_sha256(self.data_dir, self.path, digest)
+        notes.record_sha256(self.data_dir, self.path, digest)
         if not self.sha256:
             notify(f"not verified: {host_of(self.url)} publishes no checksum; the file has sha256={digest}")
 
