@@ -1,4 +1,4 @@
-"""Text for people: safe for a terminal, cut, counted, sized, dated, and the nearest known name."""
+"""Text for people: safe for a terminal, cut, counted, sized, dated; the nearest known name; blocks between marks."""
 
 import math
 import re
@@ -22,6 +22,8 @@ _FOREIGN = {
         "cnv nocnv conversation noconversation singleturn"
     ),
 }
+BLOCK_MARK = '"""'  # before and after a message of several lines
+_BLOCK_COMMAND = re.compile(r'/[A-Za-z?][\w?-]*[ \t]+(?=""")')  # the argument of a command may be a block too
 _BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)
 # What stands for each code point that could drive a terminal; line feed and tab pass.
 _TABLE = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"}
@@ -114,3 +116,43 @@ def foreign_hint(name: str) -> str:
 
 def _letters(name: str) -> str:
     return _SEPARATORS.sub("", name.lower())
+
+
+def opens_block(first: str) -> bool:
+    """Whether this first line of a message begins a block that continues in the next line."""
+    line = _split_command(first)[1].rstrip()
+    return line.startswith(BLOCK_MARK) and not (line.endswith(BLOCK_MARK) and len(line) >= 2 * len(BLOCK_MARK))
+
+
+def closes_block(first: str, line: str) -> bool:
+    """Whether `line` ends the block that `first` opened.
+
+    A mark on a line of its own is closed on a line of its own, so that code with docstrings can be in the block; a mark
+    with text behind it is closed at the end of any line.
+    """
+    line = line.rstrip()
+    return line == BLOCK_MARK if _split_command(first)[1].rstrip() == BLOCK_MARK else line.endswith(BLOCK_MARK)
+
+
+def is_open_block(text: str) -> bool:
+    """Whether the message is a block that has not been closed."""
+    first, _, rest = text.partition("\n")
+    return opens_block(first) and not closes_block(first, rest.rstrip().rpartition("\n")[2])
+
+
+def block_body(text: str) -> str:
+    """The message without its marks; one that is not a block is unchanged."""
+    command, block = _split_command(text)
+    if not block.startswith(BLOCK_MARK):
+        return text
+    inner = block.removeprefix(BLOCK_MARK)
+    if not is_open_block(text):
+        inner = inner.rstrip().removesuffix(BLOCK_MARK)
+    head, newline, rest = inner.partition("\n")
+    return command + (inner if head.strip() or not newline else rest).removesuffix("\n")
+
+
+def _split_command(text: str) -> tuple[str, str]:
+    """The command before a block ("" where there is none), and the rest."""
+    found = _BLOCK_COMMAND.match(text)
+    return (found[0], text[found.end() :]) if found else ("", text)

@@ -240,7 +240,10 @@ class ChatController:
 
         engine = self.engine
         assert engine
-        resolved = resolve([engine.defaults, *self.layers.above(self.session.overrides, extra or {})]).with_seed()
+        resolved = self.resolved()
+        if extra:
+            resolved = resolve([engine.defaults, *self.layers.above(self.session.overrides, extra)])
+        resolved = resolved.with_seed()
         resolved = replace(resolved, settings=self.prompt_builder.with_plain_stop(resolved.settings))
         prompt = self.prompt(path, continued, resolved.settings)
         if len(prompt.tokens) >= engine.n_ctx:

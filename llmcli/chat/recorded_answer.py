@@ -154,7 +154,6 @@ def _find_answer(path: Sequence[Message], number: int | None, name: str) -> Mess
 
 
 def _settings(data: Mapping[str, Any], source: str, policy_file: str) -> dict[str, Any]:
-    """The typed settings of an answer that is generated again."""
     values = recorded_settings(data, source, policy_file)
     if policy_file and not values["temp_policy_file"]:
         raise UsageError(f"{source} has no policy file", "remove --temp-policy-file")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.chat.attachments import attach
+from llmcli.chat.conversation import attach
 from llmcli.chat.sessions.events import saved_key
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import model_preload

@@ -86,7 +86,7 @@ def compare(
 
     target = find_model(asked)
     welcome(first.origins["model"])
-    requests = [one._replace(resolved=_resolved(one.variant, [target.layer, *layers])) for one in requests]
+    requests = [one._replace(resolved=one.resolved.over(target.layer)) for one in requests]
     screen.warn_ineffective([(one.variant.label, one.resolved) for one in requests])
     varied = {key for one in requests for key in one.variant.values} | ({"seed"} if asked.seed is None else set())
     shared = {key: origin for key, origin in requests[0].resolved.origins.items() if key not in varied}
@@ -112,7 +112,7 @@ def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: boo
     from llmcli.inference.request import grammar_text, join_prompt, system_text
 
     warn = cache(console.warn)  # once, if all variants have the same schema
-    all_resolved = [_resolved(variant, layers) for variant in variants]
+    all_resolved = [resolve(LayerStack(layers).above({}, variant.values)) for variant in variants]
     read = cache(partial(read_prompt, all_resolved[0].settings))
     requests = []
     for variant, resolved in zip(variants, all_resolved, strict=True):
@@ -125,10 +125,6 @@ def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: boo
             raise type(error)(f"{variant.label}: {error}", error.hint) from None
         requests.append(_CompareRequest(variant, resolved, text, system, grammar))
     return requests
-
-
-def _resolved(variant: "Variant", layers: Sequence[Layer]) -> ResolvedSettings:
-    return resolve(LayerStack(layers).above({}, variant.values))
 
 
 def _comparison(engine: "Engine", requests: Sequence[_CompareRequest], cancellation: "Cancellation") -> "Comparison":

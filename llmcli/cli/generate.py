@@ -66,8 +66,7 @@ def generate(
     no_stdin: NoStdin = False,
 ) -> int:
     """Generate an answer to PROMPT, to stdin, or to both."""
-    layers = command_layers(flags, text)
-    first = resolve(layers)
+    first = resolve(command_layers(flags, text))
     asked = first.settings
     if asked.logprobs and not as_json:
         console.warn("logprobs has no effect: it needs --json", "to see probabilities, use --heat p or --trace FILE")
@@ -83,7 +82,7 @@ def generate(
 
     target = find_model(asked)
     welcome(first.origins["model"])
-    resolved = resolve([target.layer, *layers]).with_seed()
+    resolved = first.over(target.layer).with_seed()
     warn_ineffective(resolved)
     print_settings(resolved)
     status = ProgressLine()

@@ -47,9 +47,8 @@ class Character:
 def load_character(reference: str) -> Character:
     """The character in a file, of that name in the folder `characters` beside the configuration, or built in.
 
-    Raises:
-        UsageError: if there is none, or for a file with an invalid value; the message names the file and the place.
-        DiskError: if the file cannot be read.
+    Raises UsageError if there is none, or for a file with an invalid value (the message names the file and the place),
+    and DiskError if the file cannot be read.
     """
     path = _find(reference)
     suffix, text = path.suffix.lower(), read_text(str(path))

@@ -177,8 +177,9 @@ def _file_sha256(path: str) -> str:
 
 def _deciding_settings(settings: Settings) -> dict[str, object]:
     effective = _DECIDING - ineffective_keys(settings)
+    usual = replace(settings, samplers=DEFAULT_ORDER)
     # The default order of a later version may have a sampler more, which is off.
-    if build_chain(settings) == build_chain(replace(settings, samplers=DEFAULT_ORDER)):
+    if usual != settings and build_chain(usual) == build_chain(settings):
         effective -= {"samplers"}
     values = {key: getattr(settings, key) for key in sorted(effective)}
     return {key: to_datum(fields()[key], value) for key, value in values.items() if value != fields()[key].default}

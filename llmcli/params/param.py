@@ -214,7 +214,8 @@ class Field:
 @cache
 def fields_of(cls: type) -> Mapping[str, Field]:
     """The settings that the dataclass `cls` declares, by key, in the order of its base classes."""
-    hints, declared = get_type_hints(cls), {one.name: one.metadata["param"] for one in dataclasses.fields(cls)}
+    hints = get_type_hints(cls)
+    declared = {one.name: one.metadata["param"] for one in dataclasses.fields(cls) if "param" in one.metadata}
     fields = {}
     for base in cls.__mro__:
         for name in filter(declared.__contains__, get_annotations(base)):

@@ -1,14 +1,14 @@
 """The sampler chain as data: the temperature, the order of the samplers, and the steps with their arguments."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmcli.errors import UsageError
 from llmcli.params.param import quote, setting, settings_group
-from llmcli.params.policies.policy import Entropy, Fixed, PolicyCall, bind, names_in, parse_policy, preload
+from llmcli.params.policies.policy import Entropy, Fixed, PolicyCall, bind, names_in, parse_policy
 from llmcli.params.policies.rules import BUILTIN, Policy
-from llmcli.params.policies.user_functions import parse_function_reference
+from llmcli.params.policies.user_functions import PolicySource, file_source, parse_function_reference
 from llmcli.params.samplers import SAMPLERS, Args, Sampler, SamplerParams
 from llmcli.text import did_you_mean
 
@@ -51,6 +51,13 @@ class TemperatureParams:
     smoothing_curve: float = setting(
         1.0, "Quadratic smoothing: curve; above 1 favors the most likely tokens more.", min=1
     )
+    # Of `temp_policy_file`. Copies of the settings share it, so an answer uses the function that a check loaded.
+    policy_source: PolicySource | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        file, source = self.temp_policy_file, self.policy_source
+        if file != (source and f"{source.origin}:{source.name}"):
+            object.__setattr__(self, "policy_source", file_source(file) if file else None)
 
 
 @dataclass(frozen=True)
@@ -70,14 +77,13 @@ def effective_policy(p: TemperatureParams) -> Policy:
     """The policy that the settings use: that of `temp_policy_file`, unless `temperature` contains it by name."""
     name = (p.temp_policy_file or "").rpartition(":")[2]
     policy = PolicyCall(name) if name and name not in names_in(p.temperature) else p.temperature
-    return bind(policy, p.temp_policy_file)
+    return bind(policy, p.policy_source)
 
 
 def plan_temperature(p: TemperatureParams, has_mirostat: bool = False) -> TemperaturePlan:
     """The temperature step of these settings; mirostat takes a fixed temperature, or the middle of a range.
 
-    Raises:
-        UsageError: for mirostat with a policy that llama.cpp does not have.
+    Raises UsageError for mirostat with a policy that llama.cpp does not have.
     """
     policy = effective_policy(p)
     if isinstance(policy, Entropy):
@@ -214,5 +220,5 @@ def _steps_before_draw(p: SamplingParams, needs_temperature: bool) -> Iterator[S
 
 def check_chain(p: SamplingParams) -> None:
     """Check settings before a model is loaded. Raises UsageError for an invalid chain, temperature or policy file."""
-    preload(effective_policy(p))
+    effective_policy(p).load(keep=True)
     build_chain(replace(p, seed=0))

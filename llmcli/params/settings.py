@@ -13,7 +13,7 @@ from llmcli.params.model import HubParams, ModelParams
 from llmcli.params.param import Field, SettingValue, fields_of
 from llmcli.params.policies.policy import Entropy, Fixed, names_in, unknown_name
 from llmcli.params.policies.rules import BUILTIN, Policy
-from llmcli.params.policies.user_functions import find_source
+from llmcli.params.policies.user_functions import package_source
 from llmcli.params.sampler_chain import SamplingParams, effective_policy
 from llmcli.params.samplers import SAMPLERS, random_seed
 from llmcli.text import foreign_hint, nearest
@@ -105,6 +105,12 @@ class ResolvedSettings:
     settings: Settings
     origins: Mapping[str, str]
 
+    def over(self, below: Layer) -> "ResolvedSettings":
+        """These settings above one more layer, whose values count where no other layer has one."""
+        values: dict[str, Any] = {key: one for key, one in below.values.items() if self.origins[key] == "default"}
+        origins = {**self.origins, **dict.fromkeys(values, below.name)}
+        return ResolvedSettings(replace(self.settings, **values), origins)
+
     def with_seed(self) -> "ResolvedSettings":
         """These settings, with a random seed if they have none."""
         if self.settings.seed is not None:
@@ -115,11 +121,9 @@ class ResolvedSettings:
 def resolve(layers: Iterable[Layer]) -> ResolvedSettings:
     """Merge the layers, lowest first, over the built-in defaults.
 
-    A temperature replaces the policy file of a lower layer, unless it contains its function by name.
-
-    Raises:
-        UsageError: for a temperature with the name of a policy that does not exist. One from a session is kept, as its
-            policy file is not in the session: it is an error when an answer needs it.
+    A temperature replaces the policy file of a lower layer, unless it contains its function by name. Raises UsageError
+    for a temperature with the name of a policy that does not exist; one from a session is kept, as its policy file is
+    not in the session: it is an error when an answer needs it.
     """
     layers = [*layers]
     values: dict[str, Any] = {}
@@ -143,10 +147,11 @@ def resolve(layers: Iterable[Layer]) -> ResolvedSettings:
 
 def check_policy(policy: Policy, file: str | None, source: str = "") -> None:
     """Check the names in a temperature. Raises UsageError, which starts with `source`, for one without a function."""
+    own = (file or "").rpartition(":")[2]
     for name in names_in(policy):
-        if name not in BUILTIN and not find_source(name, file):
+        if name not in (*BUILTIN, own) and not package_source(name):
             position = re.split(rf"\b{name}\b", str(policy), maxsplit=1)[0]
-            error = unknown_name(name, len(position), [(file or "").rpartition(":")[2]])
+            error = unknown_name(name, len(position), [own])
             raise fields()["temperature"].error(str(policy), error, source)
 
 
@@ -176,21 +181,22 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
 def ineffective_settings(settings: Settings, origins: Mapping[str, str]) -> dict[str, str]:
     """For each setting that was set to a value other than its default and has no effect: the reason."""
     chosen = [field for field in fields().values() if origins[field.key] != "default"]
-    reasons = {field.key: _reason(field, settings) for field in chosen if getattr(settings, field.key) != field.default}
-    return {key: reason for key, reason in reasons.items() if reason}
+    changed = [field for field in chosen if getattr(settings, field.key) != field.default]
+    policy = effective_policy(settings)
+    return {field.key: reason for field in changed if (reason := _reason(field, settings, policy))}
 
 
 def ineffective_keys(settings: Settings) -> set[str]:
     """The settings that cannot change an answer at their present values, even if they were not set."""
     # The reason for a temperature tells how it is read, not that it is ignored.
-    return {key for key, field in fields().items() if key != "temperature" and _reason(field, settings)}
+    policy = effective_policy(settings)
+    return {key for key, field in fields().items() if key != "temperature" and _reason(field, settings, policy)}
 
 
-def _reason(field: Field, p: Settings) -> str:
-    """Why a setting has no effect, or an empty text."""
+def _reason(field: Field, p: Settings, policy: Policy) -> str:
+    """Why a setting has no effect under the effective policy, or an empty text."""
     # The sampler with this setting that `samplers` can contain.
     sampler = next((one for one in SAMPLERS.values() if field.key in one.fields and one.place != "program"), None)
-    policy = effective_policy(p)
     if field.key == "temperature" and policy != p.temperature:
         return f"temp_policy_file replaces it (use the policy {policy} in temperature to combine them)"
     if field.key.startswith("dynatemp") and not isinstance(policy, Fixed):

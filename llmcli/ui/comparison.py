@@ -182,7 +182,6 @@ class CompareView(LiveView):
 
 
 def _side_by_side(columns: Sequence[Sequence[str]], width: int) -> list[str]:
-    """The rows of columns that are `width` wide, side by side."""
     rows = zip_longest(*columns, fillvalue="")
     return [_BAR.join(row + " " * (width - visible(row)) for row in line).rstrip() for line in rows]
 

@@ -215,7 +215,6 @@ def _highlight(code: str, language: str, _attributes: str) -> str:
 
 
 def _code_style() -> str:
-    """The colors of code, for light and dark."""
     from pygments import formatters
 
     def rules(style: str) -> str:

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from llmcli.chat.attachments import attach, expand, find_mentions
-from llmcli.chat.conversation import Attachment, Message
+from llmcli.chat.conversation import Attachment, Message, attach, expand, find_mentions
 from llmcli.errors import DiskError, UsageError
 
 WINDOWS = sys.platform == "win32"

@@ -67,3 +67,21 @@ def test_what_a_policy_prints_is_not_in_the_answer(inside: Run, with_tiny: Path,
     ran = inside("generate", "hi", *SAME, "--temp-policy-file", f"{file}:wave")
     assert ran.text == inside("generate", "hi", *SAME, "--temp", "0").text
     assert ran.stderr.count("called\n") == 24
+
+
+def test_a_policy_file_runs_once_for_each_answer(inside: Run, with_tiny: Path, tmp_path: Path) -> None:
+    file, ran = tmp_path / "waves.py", tmp_path / "ran"
+    file.write_text(
+        f"with open({str(ran)!r}, 'a') as ran:\n    ran.write('x')\nhot = 2\n\n"
+        "def wave(step):\n    global hot\n    hot *= 0.5\n    return hot\n"
+    )
+    given = (*SAME, "--temp-policy-file", f"{file}:wave")
+    texts = set()
+    for count in (1, 2):  # the state of the first answer is not that of the second
+        texts.add(inside("generate", "hi", *given).text)
+        assert ran.read_text() == "x" * count
+    assert len(texts) == 1
+    assert inside("compare", "hi", *given, "--answers", "2", "--json").status == 0
+    assert ran.read_text() == "x" * 4
+    assert inside("chat", *given, stdin="hi\nhi\n").status == 0
+    assert ran.read_text() == "x" * 6

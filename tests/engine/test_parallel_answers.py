@@ -152,7 +152,7 @@ def test_a_failing_generation_ends_alone_with_its_error(shared_context: Context)
     def failing(step: Any) -> float:
         return 1.0 if step.index < 4 else float("nan")
 
-    policy = PolicyCall("failing", source=PolicySource("a test", lambda: failing))
+    policy = PolicyCall("failing", source=PolicySource("failing", "a test", lambda: failing))
     variants = start_all(shared_context, *[PROMPT] * 4)
     variants[2] = start(shared_context, PROMPT, index=2, ignore_eos=True, max_tokens=24, temperature=policy)
     records = list(generate(shared_context, variants))

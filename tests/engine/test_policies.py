@@ -38,7 +38,7 @@ SETS = {
 
 def policy_of(function: Callable[..., Any]) -> PolicyCall:
     """A function of a user as a policy."""
-    return PolicyCall("mine", source=PolicySource("mine.py", lambda: function))
+    return PolicyCall("mine", source=PolicySource("mine", "mine.py", lambda: function))
 
 
 def apply_with_reading(

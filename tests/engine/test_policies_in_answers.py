@@ -224,7 +224,7 @@ def test_a_banned_string_resets_the_policy(context: Context) -> None:
 
 def policy_of(function: Callable[..., Any]) -> PolicyCall:
     """A function of a user as a policy."""
-    return PolicyCall("mine", source=PolicySource("mine.py", lambda: function))
+    return PolicyCall("mine", source=PolicySource("mine", "mine.py", lambda: function))
 
 
 @pytest.mark.parametrize(

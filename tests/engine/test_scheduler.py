@@ -340,7 +340,7 @@ def test_a_shared_cancellation_ends_all_that_have_it(context: Context) -> None:
 
 def test_a_request_that_fails_ends_alone(context: Context, alone: list[str]) -> None:
     """A policy that raises in the third of five requests, and a constraint that no token meets in another."""
-    source = PolicySource("a test", lambda: lambda step: 1 / (2 - step.index))
+    source = PolicySource("failing", "a test", lambda: lambda step: 1 / (2 - step.index))
     nothing = tuple((token, -float("inf")) for token in range(context.model.vocab.n_tokens))
     failing = start(
         context, PROMPT, index=2, max_tokens=9, ignore_eos=True, temperature=PolicyCall("failing", source=source)

@@ -249,7 +249,7 @@ def test_a_stopped_comparison_gives_the_context_back(path: Path) -> None:
 
 
 def test_an_error_in_a_policy_file_is_a_failure_too(tiny: LocalEngine) -> None:
-    source = PolicySource("a test", lambda: lambda step: 1 / (2 - step.index))
+    source = PolicySource("failing", "a test", lambda: lambda step: 1 / (2 - step.index))
     compared = comparison(tiny, "temp=0.2,1.0")
     policy = PolicyCall("failing", source=source)
     compared.answers[0].request.settings = replace(BASE, temperature=policy)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.settings import Layer, Settings, environment_layer, resolve
+from llmcli.params.settings import Layer, Settings, environment_layer, fields, resolve
 
 NAMES = ("model", "config", "env", "flag")
 
@@ -14,7 +14,7 @@ def test_without_layers_every_value_is_the_default() -> None:
     resolved = resolve([])
     assert resolved.settings == Settings()
     assert set(resolved.origins.values()) == {"default"}
-    assert set(resolved.origins) == set(vars(Settings()))
+    assert set(resolved.origins) == set(fields())
 
 
 @pytest.mark.parametrize("present", [names for n in range(1, 5) for names in itertools.combinations(NAMES, n)])

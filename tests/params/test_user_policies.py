@@ -1,6 +1,7 @@
 """A user's temperature policies from a Python file."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from llmcli.errors import UsageError
 from llmcli.params.policies.policy import Fixed, PolicyCall, parse_policy
 from llmcli.params.policies.rules import Policy, TokenStep
 from llmcli.params.sampler_chain import build_chain, check_chain, effective_policy
-from llmcli.params.settings import Settings, fields, parse_data, to_data
+from llmcli.params.settings import Layer, Settings, fields, parse_data, resolve, to_data
 
 FIELD = fields()["temp_policy_file"]
 WAVE = "def wave(step, base=0.5, *, swing=0.25):\n    return base + swing * (step.index % 2)\n"
@@ -121,6 +122,32 @@ def test_the_next_answer_uses_the_function_that_a_check_loaded(write: Write, tmp
     for count in (1, 2):  # a later answer loads the file again
         assert temperatures(loaded(settings)) == [0.5, 0.75, 0.5]
         assert ran.read_text() == "x" * count
+
+
+def test_settings_over_those_of_a_model_use_what_a_check_loaded(write: Write, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    typed = write(f"with open({str(ran)!r}, 'a') as file:\n    file.write('x')\n" + WAVE)
+    asked = resolve([Layer("flag", {"temp_policy_file": parse_setting(typed)})])
+    check_chain(asked.settings)
+    settings = asked.over(Layer("model", {"temperature": Fixed(0.3), "top_k": 7})).with_seed().settings
+    assert (settings.temperature, settings.top_k) == (Fixed(0.3), 7)
+    assert temperatures(loaded(settings)) == [0.5, 0.75, 0.5]
+    assert ran.read_text() == "x"
+
+
+def test_settings_resolved_again_load_the_policy_file_again(write: Write) -> None:
+    layers = [Layer("flag", {"temp_policy_file": parse_setting(write(WAVE))})]
+    check_chain(resolve(layers).settings)
+    write("def wave(step):\n    return 2\n")
+    assert loaded(resolve(layers).settings)(token(0)) == 2
+
+
+def test_a_copy_of_settings_with_another_policy_file_uses_that(write: Write, tmp_path: Path) -> None:
+    settings = Settings(temp_policy_file=parse_setting(write(WAVE)))
+    check_chain(settings)
+    (tmp_path / "other.py").write_text("def wave(step):\n    return 2\n")
+    assert loaded(replace(settings, temp_policy_file=f"{tmp_path / 'other.py'}:wave"))(token(0)) == 2
+    assert effective_policy(replace(settings, temp_policy_file=None)) == Fixed(0.8)
 
 
 def test_a_changed_policy_file_applies_to_the_next_answer(write: Write) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.policies.policy import Fixed, PolicyCall, bind, parse_policy
+from llmcli.params.policies.policy import Fixed, PolicyCall, parse_policy
 from llmcli.params.policies.rules import Policy, TokenStep
 from llmcli.params.sampler_chain import DEFAULT_ORDER, TemperaturePlan, build_chain, check_chain, effective_policy
 from llmcli.params.settings import (
@@ -49,7 +49,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def temperatures(policy: Policy, file: str | None = None) -> list[float]:
-    policy = bind(policy, file)
+    policy = effective_policy(Settings(temperature=policy, temp_policy_file=file))
     return [policy(TokenStep(lambda: ((1.0,), 0.0), index)) for index in range(3)]
 
 
@@ -83,7 +83,7 @@ def test_a_policy_of_a_package_is_found_by_name(text: str, values: list[float]) 
 )
 def test_an_unusable_policy_of_a_package_is_an_error(text: str, says: str) -> None:
     with pytest.raises(UsageError) as caught:
-        bind(parse(text), None).load()
+        effective_policy(Settings(temperature=parse(text))).load()
     assert says in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 

@@ -64,7 +64,7 @@ class Session:
         file = session._file = store.SessionFile(session.name)
         try:
             if unfinished := session._read():
-                session._append(unfinished)
+                session.append(unfinished)
                 session.notes.append("the last answer is not complete; /continue continues it")
             if not session._write_error:
                 file.remove_partial()
@@ -97,16 +97,29 @@ class Session:
     # Messages
 
     def add(self, role: str, content: str, **more: Any) -> Message:
-        """Add a message after the head; it is on disk when this returns.
+        """Add a message after the head, as `append` does."""
+        return self.append(self.conversation.draft(role, content, **more))
 
-        Raises UsageError if it is the first, and another session has taken the name of this one.
+    def append(self, message: Message) -> Message:
+        """Add a drafted message to the conversation, and to the file, which the first message creates.
+
+        It is on disk when this returns. Raises UsageError if it is the first, and another session has taken the name.
         """
-        return self._append(self.conversation.draft(role, content, **more))
+        is_first = self._is_writable and not self._file
+        if is_first:
+            try:
+                self._file = store.create_file(self.name, message.content)
+                self.name = self._file.name
+            except DiskError as error:  # the next message tries again
+                self._write_error = self._write_error or error
+        self.conversation.add(message)
+        self._save(self._all_events() if is_first else [message], sync=True)
+        return message
 
     def add_copy(self, message: Message) -> Message:
         """Copy a message of the tree to the head; the copy has no replay data."""
         conversation = self.conversation
-        return self._append(replace(message, id=conversation.next_id, parent=conversation.head, replay={}))
+        return self.append(replace(message, id=conversation.next_id, parent=conversation.head, replay={}))
 
     def begin_answer(self, parent: int | None, **more: Any) -> None:
         """Start an answer that follows `parent`; it joins the conversation when it ends."""
@@ -127,7 +140,7 @@ class Session:
         unfinished, self._unfinished = self._unfinished, None
         message = None
         if unfinished and (content or reasoning):
-            message = self._append(replace(unfinished, content=content, reasoning=reasoning, **more))
+            message = self.append(replace(unfinished, content=content, reasoning=reasoning, **more))
         if self._file:
             self._file.end_answer()
         if self._write_error and not self._is_reported and not sys.exc_info()[0]:  # never hides why the answer ended
@@ -241,7 +254,6 @@ class Session:
         return conversation.with_parent(message) if message and message.id not in conversation.messages else None
 
     def _apply(self, data: Mapping[str, Any], faults: list[str]) -> None:
-        """Do what a line of the file says."""
         conversation = self.conversation
         match Message.from_data(data) if data.get("type") == "message" else parse_event(data):
             case Message() as found:
@@ -263,19 +275,6 @@ class Session:
                 self.character = ellipsize(name, 100)
                 self._character_keys = self.overrides.keys() & set(keys)
 
-    def _append(self, message: Message) -> Message:
-        """Add a message to the conversation and to the file, which the first message creates."""
-        is_first = self._is_writable and not self._file
-        if is_first:
-            try:
-                self._file = store.create_file(self.name, message.content)
-                self.name = self._file.name
-            except DiskError as error:  # the next message tries again
-                self._write_error = self._write_error or error
-        self.conversation.add(message)
-        self._save(self._all_events() if is_first else [message], sync=True)
-        return message
-
     def _save_head(self) -> None:
         self._save([HeadMove(self.conversation.head)])
 
@@ -291,7 +290,6 @@ class Session:
             self._write_error, self._is_reported = None, False
 
     def _all_events(self) -> Iterator[Message | Event]:
-        """The events of the whole session."""
         conversation = self.conversation
         yield from conversation.messages.values()
         yield from setting_changes(self._flags | self.overrides)

@@ -24,7 +24,7 @@ from inspect import signature
 from llmcli.errors import UsageError
 from llmcli.params.param import LARGEST_FLOAT, InvalidValueError, format_value, quote
 from llmcli.params.policies.rules import BUILTIN, Function, Policy, TokenStep
-from llmcli.params.policies.user_functions import PRELOADED, PolicySource, find_source
+from llmcli.params.policies.user_functions import PolicySource, package_source
 from llmcli.text import did_you_mean
 
 SHAPE = "a number (0.8), a range (0.3..1.3) or a policy (sentence:1.1,0.7,0.4)"
@@ -114,11 +114,13 @@ class PolicyCall(Policy):
         arguments = ",".join([*texts, *(f"{key}={format_value(value)}" for key, value in self.options)])
         return f"{self.name}:{arguments}" if arguments else self.name
 
-    def load(self) -> None:
-        _ = self._function
+    def load(self, keep: bool = False) -> None:
+        function = self._function
+        if keep and self.source:
+            self.source.checked = function
         for arg in self.args:
             if isinstance(arg, Policy):
-                arg.load()
+                arg.load(keep)
 
     @cached_property
     def _function(self) -> Function:
@@ -127,7 +129,7 @@ class PolicyCall(Policy):
         if not self.source:
             hint = "give its file with --temp-policy-file, or change the temperature"
             raise UsageError(f"unknown temperature policy {self.name!r}", hint)
-        function = self.source.function(self.name)
+        function = self.source.function()
         try:
             signature(function).bind(None, *self.args, **dict(self.options))
         except TypeError as error:
@@ -138,20 +140,6 @@ class PolicyCall(Policy):
         return function
 
 
-def preload(policy: Policy) -> None:
-    """Load the functions of users before the model; the next answer uses them, and later ones load them again.
-
-    Raises UsageError when one cannot be loaded, or does not accept its arguments.
-    """
-    policy.load()
-    if isinstance(policy, PolicyCall):
-        if policy.source:
-            PRELOADED[policy.source.origin, policy.name] = policy._function
-        for arg in policy.args:
-            if isinstance(arg, Policy):
-                preload(arg)
-
-
 def names_in(policy: Policy) -> list[str]:
     """The names of `policy` and of all policies inside it."""
     if not isinstance(policy, PolicyCall):
@@ -159,12 +147,14 @@ def names_in(policy: Policy) -> list[str]:
     return [policy.name, *(name for arg in policy.args if isinstance(arg, Policy) for name in names_in(arg))]
 
 
-def bind(policy: Policy, file: str | None) -> Policy:
-    """`policy` with the sources of users' functions in it; `file` is the setting `temp_policy_file`."""
+def bind(policy: Policy, own: PolicySource | None) -> Policy:
+    """`policy` with the sources of users' functions in it; `own` is that of the setting `temp_policy_file`."""
     if not isinstance(policy, PolicyCall) or BUILTIN.keys() >= {*names_in(policy)}:
         return policy
-    source = policy.source or (None if policy.name in BUILTIN else find_source(policy.name, file))
-    args = tuple(bind(arg, file) if isinstance(arg, Policy) else arg for arg in policy.args)
+    source = policy.source
+    if not source and policy.name not in BUILTIN:
+        source = own if own and own.name == policy.name else package_source(policy.name)
+    args = tuple(bind(arg, own) if isinstance(arg, Policy) else arg for arg in policy.args)
     return replace(policy, args=args, source=source)
 
 

@@ -65,8 +65,11 @@ class Policy:
         """The part of the policy that the token uses, such as "0.7" of "think=1,answer=0.7"."""
         return str(self)
 
-    def load(self) -> None:
-        """Load the functions of users. Raises UsageError when one cannot be loaded, or does not take its arguments."""
+    def load(self, keep: bool = False) -> None:
+        """Load the functions of users; with `keep`, the next load from the same settings gets the same ones.
+
+        Raises UsageError when one cannot be loaded, or does not accept its arguments.
+        """
 
 
 @dataclass(frozen=True)

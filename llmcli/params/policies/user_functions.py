@@ -14,41 +14,49 @@ from llmcli.params.policies.rules import BUILTIN, Function
 from llmcli.text import ellipsize
 
 ENTRY_POINTS = "llmcli.temperature_policies"  # the entry point group for packages with policies
-PRELOADED: dict[tuple[str, str], Function] = {}  # by origin and name, for the next answer; see `policy.preload`
 _PACKAGE = str(Path(__file__).parents[2]) + os.sep  # the folder of llmcli's own code
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class PolicySource:
-    """Where the function of a user's policy is: `origin` names its file or package in errors."""
+    """Where the function `name` of a user's policy is: `origin` names its file or package in errors.
 
+    The first answer uses the function that a check loaded. Each later one loads it again, as its file may keep a state.
+    """
+
+    name: str
     origin: str
     load: Callable[[], object]
+    checked: Function | None = None
 
-    def function(self, name: str) -> Function:
-        """The function of the policy `name`. Raises UsageError when it cannot be loaded, or is not a function."""
+    def function(self) -> Function:
+        """The function of the policy. Raises UsageError when it cannot be loaded, or is not a function."""
         try:
             with redirect_stdout(sys.stderr):  # what the file prints is not a part of the answer
-                loaded = PRELOADED.pop((self.origin, name), None) or self.load()
+                loaded = self.checked or self.load()
         except (UsageError, KeyboardInterrupt):
             raise
         except BaseException as error:  # an imported package can raise anything
             reason = describe_exception(error)
-            raise UsageError(f"cannot load the policy {name!r} of {self.origin}: {reason}") from None
+            raise UsageError(f"cannot load the policy {self.name!r} of {self.origin}: {reason}") from None
         if not callable(loaded):
-            raise UsageError(f"{name!r} of {self.origin} is not a function")
+            raise UsageError(f"{self.name!r} of {self.origin} is not a function")
+        self.checked = None
         return loaded
 
 
-def find_source(name: str, file: str | None) -> PolicySource | None:
-    """The function `name` of the FILE.py:NAME in `file`, or of an installed package."""
-    path, _, function = (file or "").rpartition(":")
-    if name == function:
-        return PolicySource(path, partial(load_function, path, name))
+def file_source(reference: str) -> PolicySource:
+    """The function of a FILE.py:NAME; the file is not read yet."""
+    file, _, name = reference.rpartition(":")
+    return PolicySource(name, file, partial(load_function, file, name))
+
+
+def package_source(name: str) -> PolicySource | None:
+    """The function `name` of an installed package."""
     from importlib.metadata import entry_points  # takes 10 ms, so only for the names of users' functions
 
     point = next((point for point in entry_points(group=ENTRY_POINTS) if point.name == name), None)
-    return PolicySource(point.dist.name if point.dist else point.value, point.load) if point else None
+    return PolicySource(name, point.dist.name if point.dist else point.value, point.load) if point else None
 
 
 def parse_function_reference(text: str) -> str:

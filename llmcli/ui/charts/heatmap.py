@@ -91,7 +91,6 @@ def _colored(row: Runs, shown: Sequence[TokenTrace], looks: Sequence[str]) -> Ru
 
 
 def _bars(row: Runs, shown: Sequence[TokenTrace], steps: Sequence[int | None], unicode: bool) -> str:
-    """The row of bars below a row of text."""
     signs, filler = levels(unicode), "·" if unicode else "."
     bars = ""
     for index, text in row:
@@ -133,12 +132,12 @@ def _number(value: float) -> str:
     return f"{value:.2f}" if value < 100 else f"{value:.3g}"
 
 
-def sparkline(values: Sequence[float | None], width: int, unicode: bool = True) -> str:
+def sparkline(values: Sequence[float | None], width: int) -> str:
     """At most `width` characters, scaled from the minimum to the maximum; a longer series is drawn by its means.
 
     None, and a number that is not finite, is a gap. A series that does not change is drawn at mid height.
     """
-    signs, width = levels(unicode), min(width, len(values))
+    width = min(width, len(values))
     means: list[float | None] = []  # of parts of nearly equal size
     for column in range(width):
         part = values[column * len(values) // width : (column + 1) * len(values) // width]
@@ -147,8 +146,8 @@ def sparkline(values: Sequence[float | None], width: int, unicode: bool = True) 
     known = [mean for mean in means if mean is not None]
     low, high = min(known, default=0.0), max(known, default=0.0)
     if high - low <= 1e-9 * max(abs(low), abs(high)):  # rounding of the means of equal numbers
-        return "".join(" " if mean is None else signs[STEPS // 2 - 1] for mean in means)
-    return "".join(" " if mean is None else signs[step(mean, low, high)] for mean in means)
+        return "".join(" " if mean is None else _BARS[STEPS // 2 - 1] for mean in means)
+    return "".join(" " if mean is None else _BARS[step(mean, low, high)] for mean in means)
 
 
 def step(value: float, low: float, high: float) -> int:

@@ -101,7 +101,6 @@ def _sentences(tokens: Sequence[TokenTrace]) -> list[int]:
 def _panel(
     values: Sequence[float | None], marks: Sequence[float], top: int, name: str, unit: str, color: str
 ) -> Iterator[str]:
-    """Heading and grid of one measure."""
     known = [value for value in values if value is not None]
     yield f'<text x="{_LEFT}" y="{top - 10}" fill="{color}" style="font-weight:600">{name}</text>'
     if known:
@@ -177,7 +176,6 @@ def _axis(tokens: Sequence[TokenTrace], span: AxisRange, height: int) -> Iterato
 
 
 def _tooltips(tokens: Sequence[TokenTrace], span: AxisRange) -> Iterator[str]:
-    """The tooltip of each token, or of each bin."""
     yield f'<g class="t" fill="{_INK}">'
     for part in span.bins():
         left, right, own = span.x(part.start), span.x(part.stop), tokens[part.start : part.stop]

@@ -179,7 +179,6 @@ class _WhyTable:
         return _REMOVED if self._chain.removed_by(candidate) else ""
 
     def _head(self, step: ChainStep) -> tuple[str, str]:
-        """Name and value of a column."""
         if step.name == "temperature":
             return short_name(step.name), f"{self._inspected.trace.temperature:.3g}"
         sampler = SAMPLERS.get(step.name)

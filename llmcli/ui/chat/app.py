@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat.attachments import attach, find_mentions
 from llmcli.chat.controller import ChatController, PromptFit, overflow_error
-from llmcli.chat.conversation import Attachment, Message
+from llmcli.chat.conversation import Attachment, Message, attach, find_mentions
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import LlmcliError, TimeLimitError, UsageError
 from llmcli.params.settings import Settings
@@ -72,13 +71,14 @@ class ChatApp:
         self.draft = text  # in the input line again if it cannot be sent
         files = [attach(name) for name in find_mentions(text)]
         draft = self.session.conversation.draft("user", text, attachments=(*self.pending, *files))
-        if not self.wait_for_model() or not self.resolve_overflow(self.path(), draft=draft):
+        path = self.resolve_overflow(self.path(), draft=draft) if self.wait_for_model() else None
+        if not path:
             return
-        self.session.add("user", text, attachments=draft.attachments)
+        self.session.append(path[-1])
         self.draft, self.pending = "", []
         if files:
             console.note(f"attached: {', '.join(file.name for file in files)}")
-        self._answer(self.path())
+        self._answer(path)
 
     def replace(self, number: int, text: str) -> None:
         """Replace message `number` (from 1) in a new branch; a question is answered again."""
@@ -107,11 +107,11 @@ class ChatApp:
             if not path:
                 session.conversation.move(head)
         if path:
-            session.add("user", text, attachments=old.attachments)
+            session.append(path[-1])
             session.conversation.mark_edit(head)
             self.draft, self.editing = "", None
             self._note_left_messages(head, number + 2)
-            self._answer(self.path())
+            self._answer(path)
 
     def _note_left_messages(self, head: int | None, first: int) -> None:
         """Say where the messages up to `head` are, if there is a message `first`."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.errors import LlmcliError
-from llmcli.params.sampler_chain import TemperaturePlan, build_chain
+from llmcli.params.sampler_chain import plan_temperature
 from llmcli.params.settings import Settings
 from llmcli.text import ellipsize, plural
 from llmcli.ui.terminal.cells import first_that_fits
@@ -145,12 +145,12 @@ class TemperatureKeys:
     def __init__(self, turn: "Turn") -> None:
         self.answer, self._shift = turn.answer, turn.answer.request.live_shift or TemperatureShift()
         self.pressed = False  # whether one of the keys was pressed
-        steps = build_chain(turn.resolved.settings, needs_temperature=True)
-        plan = next(arg for step in steps for arg in step.args if isinstance(arg, TemperaturePlan))
-        engine = turn.answer.engine
-        can_move = engine.capabilities.live_temperature
+        settings, engine = turn.resolved.settings, turn.answer.engine
+        can_move, has_mirostat = engine.capabilities.live_temperature, settings.mirostat > 0
         self._refusal = "" if can_move else f"{engine.name} does not support it"
-        self._policy = plan.policy if can_move and not plan.only_reads else None  # None: the keys have no effect
+        has_temperature = has_mirostat or "temperature" in settings.samplers
+        # None: the keys have no effect.
+        self._policy = plan_temperature(settings, has_mirostat).policy if can_move and has_temperature else None
 
     def step(self, steps: int) -> None:
         """Move the temperature of the next tokens up or down; from any thread."""

@@ -3,8 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from llmcli.chat.attachments import attach, find_mentions
-from llmcli.chat.conversation import Message
+from llmcli.chat.conversation import Message, attach, find_mentions
 from llmcli.errors import UsageError
 from llmcli.inference.comparison import Variant, variants_of
 from llmcli.params.samplers import random_seed

@@ -5,8 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from llmcli.chat.attachments import attach, expand
-from llmcli.chat.conversation import Attachment
+from llmcli.chat.conversation import Attachment, attach, expand
 from llmcli.chat.export import format_of
 from llmcli.errors import UsageError
 from llmcli.inference.request import system_text

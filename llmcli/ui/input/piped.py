@@ -1,15 +1,13 @@
 '''The input of a chat without a terminal: a message on each line, or in a block between lines of """.'''
 
-import re
 from collections.abc import Callable
 from itertools import chain
 from typing import BinaryIO
 
 from llmcli.errors import UsageError
+from llmcli.text import block_body, closes_block, opens_block
 
 MOST = 16 << 20  # bytes of one message
-MARK = '"""'
-_COMMAND = re.compile(r'/[A-Za-z?][\w?-]*[ \t]+(?=""")')  # the argument of a command may be a block too
 
 
 class LineReader:
@@ -26,7 +24,7 @@ class LineReader:
         """The next message that is not blank; EOFError at the end, UsageError if it is too long (the next may fit)."""
         while True:
             self._marker()
-            text = body(self._message())
+            text = block_body(self._message())
             if text.strip():
                 return text
 
@@ -38,11 +36,11 @@ class LineReader:
         first = self._line()
         if first is None:
             raise EOFError
-        is_block, kept = opens(first), []
+        is_block, kept = opens_block(first), []
         for number, line in enumerate(chain([first], iter(self._line, None))):
             if self._size <= MOST:
                 kept.append(line if is_block else line.removesuffix("\\"))
-            is_last = number > 0 and closes(first, line) if is_block else not line.endswith("\\")
+            is_last = number > 0 and closes_block(first, line) if is_block else not line.endswith("\\")
             if is_last:
                 break
         if self._size > MOST:
@@ -61,41 +59,3 @@ class LineReader:
         if not data:
             return None
         return data.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "replace")
-
-
-def opens(first: str) -> bool:
-    """Whether this first line of a message begins a block that continues in the next line."""
-    line = _split_command(first)[1].rstrip()
-    return line.startswith(MARK) and not (line.endswith(MARK) and len(line) >= 2 * len(MARK))
-
-
-def closes(first: str, line: str) -> bool:
-    """Whether `line` ends the block that `first` opened.
-
-    A mark on a line of its own is closed on a line of its own, so that code with docstrings can be in the block; a mark
-    with text behind it is closed at the end of any line.
-    """
-    line = line.rstrip()
-    return line == MARK if _split_command(first)[1].rstrip() == MARK else line.endswith(MARK)
-
-
-def is_open(text: str) -> bool:
-    """Whether the message is a block that has not been closed."""
-    first, _, rest = text.partition("\n")
-    return opens(first) and not closes(first, rest.rstrip().rpartition("\n")[2])
-
-
-def body(text: str) -> str:
-    """The message without its marks; one that is not a block is unchanged."""
-    command, block = _split_command(text)
-    if not block.startswith(MARK):
-        return text
-    inner = block.removeprefix(MARK) if is_open(text) else block.rstrip().removeprefix(MARK).removesuffix(MARK)
-    head, newline, rest = inner.partition("\n")
-    return command + (inner if head.strip() or not newline else rest).removesuffix("\n")
-
-
-def _split_command(text: str) -> tuple[str, str]:
-    """The command before a block ("" where there is none), and the rest."""
-    found = _COMMAND.match(text)
-    return (found[0], text[found.end() :]) if found else ("", text)

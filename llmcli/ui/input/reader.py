@@ -21,13 +21,12 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.utils import get_cwidth, suspend_to_background_supported
 
 from llmcli.errors import LlmcliError
-from llmcli.text import sanitize
+from llmcli.text import BLOCK_MARK, block_body, is_open_block, sanitize
 from llmcli.ui.input.history import PrivateHistory
 from llmcli.ui.input.layout import Suggest, SuggestCompleter, make_layout, make_style, should_open_menu
-from llmcli.ui.input.piped import MARK, body, is_open
 
 LEAVE = "Ctrl-D or /exit ends the chat"
-OPEN_BLOCK = f"{MARK} on a line of its own sends"
+OPEN_BLOCK = f"{BLOCK_MARK} on a line of its own sends"
 _LONGEST = 10_000  # characters that are drawn: a key press takes 50 ms in a line of that length
 _MOST_LINES = 200  # that are drawn
 # Characters of private use stand for long pastes.
@@ -96,7 +95,7 @@ class TerminalReader:
                 text = ""
             except OSError as error:
                 raise EOFError from error
-            if (message := body(text)).strip():
+            if (message := block_body(text)).strip():
                 return message
             start = ""
 
@@ -151,7 +150,7 @@ class TerminalReader:
             self.send()
             return
         self.new_line()
-        if self.buffer.text.rstrip().endswith(MARK) and "\n" in self.buffer.text.rstrip():
+        if self.buffer.text.rstrip().endswith(BLOCK_MARK) and "\n" in self.buffer.text.rstrip():
             self.hint = OPEN_BLOCK
 
     def alt_enter(self) -> None:
@@ -223,7 +222,7 @@ class TerminalReader:
 
     def _needs_new_line(self) -> bool:
         document = self.buffer.document
-        if is_open(document.text):
+        if is_open_block(document.text):
             return True
         if document.current_line_before_cursor.endswith("\\") and not document.current_line_after_cursor.strip():
             self.buffer.delete_before_cursor()

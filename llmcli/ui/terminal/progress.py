@@ -43,7 +43,7 @@ class ProgressLine:
         self.update(f"loading the model {share:.0%}")
 
     def reading(self, done: int, total: int) -> None:
-        self.update(_reading(done, total))
+        self.update(f"reading the prompt {done / max(total, 1):.0%}")
 
     def identifying(self, done: int, total: int) -> None:
         self.update(f"computing the sha256 of the model {done / max(total, 1):.0%}")
@@ -76,9 +76,6 @@ class Spinner:
             if self.text:
                 self._show(self.text)
             self._ended.wait(_TICK)
-
-    def reading(self, done: int, total: int) -> None:
-        self.text = _reading(done, total)
 
     def end(self) -> bool:
         """Stop; False if it has been stopped before."""
@@ -272,7 +269,3 @@ class LiveRegion:
         self._rows, self._size = tail, size
         if out:
             self._write(f"{_BEGIN}{out}{_END}")
-
-
-def _reading(done: int, total: int) -> str:
-    return f"reading the prompt {done / max(total, 1):.0%}"

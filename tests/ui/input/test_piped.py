@@ -5,8 +5,9 @@ from io import BytesIO
 import pytest
 
 from llmcli.errors import UsageError
+from llmcli.text import block_body, is_open_block
 from llmcli.ui.input import piped
-from llmcli.ui.input.piped import LineReader, body, is_open
+from llmcli.ui.input.piped import LineReader
 
 
 def messages(data: bytes) -> list[str]:
@@ -68,8 +69,8 @@ def test_a_message_is_a_line_or_a_block(data: bytes, expected: list[str]) -> Non
     ],
 )
 def test_a_block_ends_as_it_began(text: str, still_open: bool, content: str) -> None:
-    assert is_open(text) is still_open
-    assert body(text) == content
+    assert is_open_block(text) is still_open
+    assert block_body(text) == content
 
 
 def test_a_message_that_is_too_long_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
