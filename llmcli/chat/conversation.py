@@ -152,6 +152,12 @@ def _is_plain(value: Any, depth: int = 2) -> bool:
     return value is None or isinstance(value, bool | str) or _is_finite(value)
 
 
+def continues(answer: Message, edited: Message) -> bool:
+    """Whether an answer continues an edited one: its replay data name it; without them, by its text."""
+    begun = answer.replay.get("begun", edited.id if not answer.replay else None)
+    return begun == edited.id and answer.content.startswith(edited.content)
+
+
 class Conversation:
     """All messages by id, and `head`: the id of the last message of the current branch (None = before the first)."""
 
@@ -211,9 +217,9 @@ class Conversation:
         for message in self.messages.values():
             children.setdefault(message.parent, []).append(message)
 
-        def is_continued(begun: Message) -> bool:
-            later = (other for other in children[begun.parent] if other.id > begun.id)
-            return begun.finish_reason == "edited" and any(other.content.startswith(begun.content) for other in later)
+        def is_continued(edited: Message) -> bool:
+            later = (other for other in children[edited.parent] if other.id > edited.id)
+            return edited.finish_reason == "edited" and any(continues(other, edited) for other in later)
 
         ends = [message for message in self.messages.values() if message.id not in children]
         return [message.id for message in ends if message.id == self.head or not is_continued(message)]

@@ -148,7 +148,7 @@ def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
     name = store.to_name(name)
     same = [one for one in store.names() if one.casefold() == name.casefold()]
     if store.path_of(name).is_file() or len(same) == 1:
-        return Session.load(name if name in same else same[0])
+        return Session.load(same[0] if len(same) == 1 else name)  # an empty file has no name in the list
     similar = store.similar_name(name)
     if similar or can_ask():  # the name may be mistyped
         console.note("; ".join(filter(None, (f"new session {name!r}", similar))))

@@ -172,7 +172,7 @@ def random_seed() -> int:
 
 def seed_after(seed: int, number: int) -> int:
     """The `number`-th seed after `seed`."""
-    return (seed + number) % _MAX_SEED
+    return (seed + number) % _MAX_SEED if number else seed
 
 
 def llama_seed(seed: int | None) -> int:

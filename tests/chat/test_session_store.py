@@ -309,6 +309,10 @@ def test_a_list_counts_the_branches_that_the_chat_counts() -> None:
         (one,) = listing.session_summaries()
         assert one.n_branches == len(conversation.leaves())
     assert one.n_branches == 3
+    conversation.move(conversation.path()[-1].parent)
+    session.add("assistant", "Never mind", replay={"seed": 1})  # a new answer that begins with the same word
+    (one,) = listing.session_summaries()
+    assert one.n_branches == len(conversation.leaves()) == 4
     session.close()
 
 

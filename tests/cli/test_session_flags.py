@@ -101,6 +101,15 @@ def test_a_known_session_is_opened_without_a_note(capfd: pytest.CaptureFixture[s
     opened.close()
 
 
+def test_an_empty_session_file_is_opened_as_a_new_session(home: Path) -> None:
+    file = home / "data" / "sessions" / "talk.jsonl"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    session = open_session(go_on=False, name="talk", keep=True)
+    assert (session.name, session.conversation.messages) == ("talk", {})
+    session.close()
+
+
 def test_a_script_gets_a_note_only_if_a_name_is_similar(capfd: pytest.CaptureFixture[str]) -> None:
     assert open_session(go_on=False, name="gost", keep=True).name == "gost"
     assert capfd.readouterr().err == ""

@@ -46,9 +46,16 @@ class _Line(msgspec.Struct, gc=False):  # it lives shortly, and a list has many
     role: str = ""
     content: str = ""
     finish_reason: object = None
+    replay: msgspec.Raw = msgspec.Raw()
 
 
 _decode = msgspec.json.Decoder(_Line).decode
+
+
+def _begun(replay: msgspec.Raw) -> object:
+    """The id of the answer that the one with these data continues, 0 for none; None without data."""
+    data = msgspec.json.decode(replay) if replay else None
+    return data.get("begun", 0) if isinstance(data, dict) and data else None
 
 
 class _Outline:
@@ -74,8 +81,9 @@ class _Outline:
                     parent = line.parent if line.parent in numbers else self.head
                     self.followed.add(parent)
                     numbers[line.id] = numbers[parent] + 1
-                    begun = self.edited.get(parent, ())
-                    self.continued.update(number for number, text in begun if line.content.startswith(text))
+                    for edited, text in self.edited.get(parent, ()):
+                        if line.content.startswith(text) and _begun(line.replay) in (None, edited):
+                            self.continued.add(edited)
                     if line.finish_reason == "edited":
                         self.edited.setdefault(parent, []).append((line.id, line.content))
                     self.head = line.id

@@ -139,7 +139,7 @@ def _setting_command(key: str) -> Command:
     once = f"/set {key} {value}" if requires_reload(key) else f"/retry {key}={value}"
     examples = (f"/{key} {value}", once, f"/reset {key}")
     made = Command(
-        f"{key} VALUE", help=setting.param.help, examples=examples, complete=complete_values(key), setting=key
+        f"{key} [VALUE]", help=setting.param.help, examples=examples, complete=complete_values(key), setting=key
     )
     made.run = lambda chat, argument: commands()["set"].run(chat, f"{key} {argument}")
     return made

@@ -35,6 +35,13 @@ def test_a_very_high_temperature_gets_a_warning(
     assert "  hint: try 0.8 (usual) or 1.2 (bold)" in text
 
 
+@pytest.mark.parametrize(("key", "value"), [("top_p", "0.95"), ("n_ctx", "0 (default)"), ("prefill", ""), ("raw", "false")])
+def test_a_setting_alone_shows_its_value(
+    chat: ChatApp, capfd: pytest.CaptureFixture[str], key: str, value: str
+) -> None:
+    assert output_of(chat, capfd, key).startswith(f"{key} = {value}")
+
+
 @pytest.mark.parametrize("argument", ["0", "1.2", "2", "0.3..1.3", "sentence:1.1,0.7"])
 def test_a_usual_temperature_gets_no_warning(chat: ChatApp, capfd: pytest.CaptureFixture[str], argument: str) -> None:
     assert "warning" not in output_of(chat, capfd, "temp", argument)
