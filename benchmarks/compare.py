@@ -15,6 +15,7 @@ from time import perf_counter
 
 from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import hardware
+from llmcli.engine.llama.context import Context
 from llmcli.inference.answer import Answer
 from llmcli.inference.comparison import Comparison
 from llmcli.inference.engine import Prompt, Request
@@ -64,7 +65,7 @@ def _run(local: LocalEngine, way: Callable[..., None], answers: list[Answer]) ->
 
 def _decoding(local: LocalEngine, answer: Answer, width: int) -> float:
     """Seconds of an evaluation of one further token for each of `width` sequences; the median of some."""
-    context = local.new_context(answer.settings, width * 512, n_seq_max=width)
+    context = Context(local.model, replace(answer.settings, n_ctx=width * 512), width)
     for seq_id in range(width):
         context.prefill(seq_id, answer.prompt.tokens)
     took = []

@@ -16,7 +16,7 @@ from benchmarks import bare_loop, chat
 from benchmarks.measure import HEAD, compare, contest, llmcli, row
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama import hardware
-from llmcli.engine.llama.context import Context, ContextParams
+from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
 from llmcli.engine.scheduler import generate
 from llmcli.files import cache_dir
@@ -35,7 +35,7 @@ def engine(path: Path, rounds: int) -> None:
     bare = bare_loop.make_context(raw, n_ctx, THREADS)
     model = Model.load([path], 0)
     prompt = model.vocab.tokenize("The quick brown fox jumps over the lazy dog. " * 60)[:512]
-    context = Context(model, ContextParams(n_ctx=n_ctx, n_threads=THREADS, n_threads_batch=THREADS))
+    context = Context(model, Settings(n_ctx=n_ctx, n_threads=THREADS))
     settings = Settings(seed=1, max_tokens=n_predict + 1, ignore_eos=True)
     ours: list[tuple[float, float]] = []
     theirs: list[tuple[float, float]] = []

@@ -6,15 +6,16 @@ It evaluates a few tokens with a tiny model of quantized weights: they take the 
 import tempfile
 from pathlib import Path
 
-from llmcli.engine.llama.context import Context, ContextParams
+from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
+from llmcli.params.model import ModelParams
 from tests.models.tiny_models import quantized
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = Model.load([quantized(Path(folder) / "tiny.gguf")], n_gpu_layers=0)
-        context = Context(model, ContextParams(n_ctx=64, n_threads=1, n_threads_batch=1, n_batch=64, n_ubatch=64))
+        context = Context(model, ModelParams(n_ctx=64, n_threads=1, n_batch=64, n_ubatch=64))
         context.prefill(0, [1] * 8)
         context.close()
         model.close()

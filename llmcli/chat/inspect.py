@@ -58,15 +58,13 @@ class AnswerInspector:
         position = b"".join(pieces).find(text.encode())
         return None if position < 0 else bisect_right(list(accumulate(map(len, pieces))), position)
 
-    def least_sure(self, cancellation: Cancellation | None = None, progress: Progress | None = None) -> int | None:
+    def least_sure(self, cancellation: Cancellation, progress: Progress) -> int | None:
         """The token with the highest entropy before the temperature step; None when the search was stopped."""
         sampled = [trace.entropy or 0.0 for trace in self.traces]
         values = sampled or self.inspector.entropies(cancellation, progress)
         return values.index(max(values)) if values else None
 
-    def candidate(
-        self, number: int, rank: int, cancellation: Cancellation | None = None, progress: Progress | None = None
-    ) -> int | None:
+    def candidate(self, number: int, rank: int, cancellation: Cancellation, progress: Progress) -> int | None:
         """The candidate of this rank (1 is the most likely) at token `number`; None when the search was stopped.
 
         Raises UsageError if there are not so many.

@@ -20,7 +20,7 @@ class Scheduler:
         self._waiting: list[Generation] = []  # for a sequence, or for the prompt of others
         self._reading: list[Generation] = []  # those whose prompt, which is the same, is being evaluated
         self._running: list[Generation] = []
-        self._free = list(range(context.params.n_seq_max))  # sequences; those that were used stand at the end
+        self._free = list(range(context.n_seq_max))  # sequences; those that were used stand at the end
         self._used: list[int] = []  # those that have had a generation, running or not
 
     @property
@@ -43,12 +43,11 @@ class Scheduler:
                 f"the prompt has {n_prompt} tokens, the context has {context.n_ctx}",
                 "shorten the prompt or raise --ctx-size",
             )
-        params = context.params
-        generation.n_ctx, generation.n_threads = context.n_ctx, (params.n_threads, params.n_threads_batch)
+        generation.n_ctx, generation.n_threads = context.n_ctx, context.n_threads
         generation.joined_ms = now_ms()
         self._waiting.append(generation)
         for one in self._all:
-            one.beside = max(one.beside, len(self._all) - 1, params.n_seq_max - 1)
+            one.beside = max(one.beside, len(self._all) - 1, context.n_seq_max - 1)
 
     def cancel(self, generation: Generation, reason: FinishReason = "interrupt") -> TokenEvent:
         """End a generation between two steps; returns its last event. Other threads set its `cancellation`."""

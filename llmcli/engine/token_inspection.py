@@ -84,15 +84,13 @@ class TokenInspector:
         constraints = ["grammar"] * (self.grammar is not None) + ["banned_strings"] * bool(self.settings.banned_strings)
         return [step.name for step in build_chain(self.settings) if SAMPLERS[step.name].is_stateful] + constraints
 
-    def inspect(
-        self, at: int, count: int, cancellation: Cancellation | None = None, progress: Progress | None = None
-    ) -> TokenInspection | None:
+    def inspect(self, at: int, count: int, cancellation: Cancellation, progress: Progress) -> TokenInspection | None:
         """Token `at`: the `count` most likely candidates before and after the chain, and the drawn token.
 
         If a step is stateful, the answer is generated again. If that gives other tokens, the state of such steps is
         reset, grammar and banned strings are omitted, and the result is not exact.
         """
-        cancellation, is_stateful = cancellation or Cancellation(), bool(self.stateful_steps)
+        is_stateful = bool(self.stateful_steps)
         with suppress(AbortedError), self.context.untouched():
             if is_stateful:
                 generation = self.make(self.settings, self.grammar, capture := CandidateCapture(), cancellation)
@@ -103,26 +101,21 @@ class TokenInspector:
             return replace(found, exact=not is_stateful)
         return None
 
-    def entropies(
-        self, cancellation: Cancellation | None = None, progress: Progress | None = None
-    ) -> list[float] | None:
+    def entropies(self, cancellation: Cancellation, progress: Progress) -> list[float] | None:
         """The entropy (nats) of the candidates before the temperature step, for each token of an answer."""
         found, nothing = [], CandidateCapture(lambda: False)
         with suppress(AbortedError), self.context.untouched():
             for at in range(len(self.tokens)):
-                generation = self._draw_after(at, nothing, cancellation or Cancellation(), None)
+                generation = self._draw_after(at, nothing, cancellation, None)
                 found.append(generation.traces[0].entropy or 0.0)
-                if progress:
-                    progress(at + 1, len(self.tokens))
+                progress(at + 1, len(self.tokens))
             return found
         return None
 
-    def token_at_rank(
-        self, at: int, rank: int, cancellation: Cancellation | None = None, progress: Progress | None = None
-    ) -> int | None:
+    def token_at_rank(self, at: int, rank: int, cancellation: Cancellation, progress: Progress) -> int | None:
         """The `rank`-th most likely token (from 1) of the model, before the chain, at token `at`."""
         with suppress(AbortedError), self.context.untouched():
-            generation = self._draw_after(at, capture := CandidateCapture(), cancellation or Cancellation(), progress)
+            generation = self._draw_after(at, capture := CandidateCapture(), cancellation, progress)
             return trace_chain(capture.snapshots[:1], generation.vocab.label, rank).candidates[rank - 1].id
         return None
 
@@ -141,7 +134,7 @@ class TokenInspector:
         return generation
 
     def _regenerate(
-        self, generation: Generation, capture: CandidateCapture, tokens: Sequence[int], progress: Progress | None
+        self, generation: Generation, capture: CandidateCapture, tokens: Sequence[int], progress: Progress
     ) -> bool:
         """Generate the answer again and capture the last of `tokens`; returns whether the tokens are the same."""
         last = len(tokens) - 1
@@ -156,8 +149,7 @@ class TokenInspector:
                     raise AbortedError
                 if event.n_final > last:  # before, a banned string can still remove it
                     break
-                if progress:
-                    progress(event.n_final, last)
+                progress(event.n_final, last)
         return [trace.id for trace in generation.traces[: last + 1]] == list(tokens)
 
     def _inspection(

@@ -12,7 +12,7 @@ from llmcli.engine.events import Batches, Cancellation, TemperatureShift, TokenE
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
-from llmcli.engine.llama.context import AbortedError, Context, ContextParams
+from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe
 from llmcli.engine.reasoning import show_tags
@@ -285,26 +285,10 @@ class LocalEngine:
         if context is None or n_ctx > context.n_ctx:  # a new one has to evaluate everything again
             self.notes += [note] if note else []
             self.close_context()
-            context = self._context = self.new_context(settings, n_ctx)
+            context = self._context = Context(self.model, replace(settings, n_ctx=n_ctx))
             self._add_load_time(begin)
         self._open_ended = settings.max_tokens < 0
         return context
-
-    def new_context(self, settings: Settings, n_ctx: int, **more: int) -> Context:
-        """An empty context; `more` are the fields of `ContextParams` for more than one answer."""
-        threads = settings.n_threads or hardware.usable_cores()
-        params = ContextParams(
-            n_ctx=n_ctx,
-            n_threads=threads,
-            n_threads_batch=settings.n_threads_batch or threads,
-            n_batch=settings.n_batch,
-            n_ubatch=settings.n_ubatch,
-            flash_attn=settings.flash_attn,
-            cache_type_k=settings.cache_type_k,
-            cache_type_v=settings.cache_type_v,
-            **more,
-        )
-        return Context(self.model, params)
 
     def _add_load_time(self, begin: float) -> None:
         elapsed = (perf_counter() - begin) * 1e3
@@ -324,7 +308,8 @@ class LocalEngine:
         shared = sizing.choose_shared(self.shape, longest, lengths, len(requests))
         chat_context = self._context
         n_ctx = max(shared.n_ctx, chat_context.evaluated() + 1 if chat_context else 0)
-        context = self._context = self.new_context(longest, n_ctx, n_seq_max=shared.width, n_ctx_seq=shared.n_ctx_seq)
+        context = Context(self.model, replace(longest, n_ctx=n_ctx), shared.width, shared.n_ctx_seq)
+        self._context = context
         if chat_context is None:
             self.notes += [shared.note] if shared.note else []
             self._add_load_time(begin)

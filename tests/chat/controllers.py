@@ -12,10 +12,11 @@ from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.sessions.session import Session
 from llmcli.config.presets import LayerStack
 from llmcli.engine.events import Cancellation, TokenEvent
-from llmcli.engine.llama.context import Context, ContextParams
+from llmcli.engine.llama.context import Context
 from llmcli.inference.engine import Engine, Prompt, Request
 from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.models.locations import ModelFile
+from llmcli.params.model import ModelParams
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
 from tests.inference.fake_engine import FakeEngine
@@ -64,7 +65,7 @@ class Greedy:
     leads: list[float]
 
 
-def fresh_answer(local: LocalEngine, prompt: Sequence[int], n_predict: int, params: ContextParams) -> Greedy:
+def fresh_answer(local: LocalEngine, prompt: Sequence[int], n_predict: int, params: ModelParams) -> Greedy:
     """The answer of a new context that evaluates the prompt in one batch."""
     context, found = Context(local.model, params), Greedy([], [])
     context.prefill(0, prompt)

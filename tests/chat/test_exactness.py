@@ -13,10 +13,11 @@ from llmcli.chat.compaction import Compaction
 from llmcli.chat.controller import ChatController, Turn
 from llmcli.chat.conversation import Message
 from llmcli.chat.prompting import PromptBuilder
-from llmcli.engine.llama.context import ContextParams, common_prefix
+from llmcli.engine.llama.context import common_prefix
 from llmcli.errors import UsageError
 from llmcli.inference.local import LocalEngine
 from llmcli.models.locations import starter_path
+from llmcli.params.model import ModelParams
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from tests.chat.controllers import GREEDY, answer, ask, controller_with, fresh_answer, greedy_answer, open_local
@@ -28,7 +29,7 @@ CUTTABLE = ("full_attention", "sliding_window")
 TINY_NOISE = 2e-3  # batches of other sizes round otherwise: how far ahead a token may be and yet lose
 # The starter's weights have four bits, and what they meet is rounded to eight: a batch cut at another place moves a
 # logit by up to 1.2, with no past at all. Read one by one its tokens give the same bits each time.
-ONE_BY_ONE = ContextParams(n_ctx=1024, n_threads=1, n_threads_batch=1, n_batch=1, n_ubatch=1)
+ONE_BY_ONE = ModelParams(n_ctx=1024, n_threads=1, n_batch=1, n_ubatch=1)
 # The template's tokens: before the system text, between an answer and a question, and behind that.
 BEFORE_SYSTEM, BETWEEN, BEHIND = (
     ("<|im_start|>", "system", "\n"),
@@ -50,7 +51,7 @@ class Walk:
     flag: Countdown
     random: Random
     noise: float
-    params: ContextParams
+    params: ModelParams
     ties: int = 0
     seen: list[str] = field(default_factory=list)
 
@@ -203,7 +204,7 @@ def large(starter: Path) -> Iterator[LocalEngine]:
     local.close()
 
 
-def walk(local: LocalEngine, seed: int, noise: float, params: ContextParams, **flags: Any) -> Walk:
+def walk(local: LocalEngine, seed: int, noise: float, params: ModelParams, **flags: Any) -> Walk:
     controller = controller_with(local, n_ctx=1024, max_tokens=6, **flags)
     return Walk(controller, local, Countdown(local.context), Random(seed), noise, params)
 
@@ -212,7 +213,7 @@ def walk(local: LocalEngine, seed: int, noise: float, params: ContextParams, **f
 @pytest.mark.parametrize("raw", [True, False])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_next_answer_is_that_of_a_new_context(tiny: LocalEngine, seed: int, raw: bool) -> None:
-    exact = ContextParams(n_ctx=1024, n_threads=1, n_threads_batch=1, **_EXACT)
+    exact = ModelParams(n_ctx=1024, n_threads=1, **_EXACT)
     steps = walk(tiny, seed, TINY_NOISE, exact, raw=raw)
     for _ in range(12):
         steps.step()

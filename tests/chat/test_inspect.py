@@ -16,6 +16,7 @@ from llmcli.inference.local import LocalEngine
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from tests.chat.controllers import answer, ask, controller_with
+from tests.engine.drive import UNSTOPPED
 
 ASKED = "Write about a comet, a map and a coin."
 XTC: dict[str, Any] = {"xtc_probability": 0.5, "xtc_threshold": 0.05}
@@ -34,7 +35,7 @@ def ask_and_inspect(controller: ChatController, **extra: Any) -> tuple[Turn, Ans
 
 def probability(inspector: AnswerInspector, number: int) -> float:
     """The probability of the sampled token when it is inspected."""
-    found = inspector.inspector.inspect(number, 5)
+    found = inspector.inspector.inspect(number, 5, *UNSTOPPED)
     assert found
     return next(found.stepwise.after(one) for one in found.stepwise.candidates if one.id == found.drawn)
 
@@ -68,7 +69,7 @@ def test_temperature_shifts_are_repeated(controller: ChatController) -> None:
             turn.answer.request.live_shift.add(0.6)
     inspector = last_answer(controller, turn)
     moved = next(one.i for one in inspector.traces if one.temperature == pytest.approx(1.5))
-    found = inspector.inspector.inspect(moved, 5)
+    found = inspector.inspector.inspect(moved, 5, *UNSTOPPED)
     assert found
     assert found.trace.temperature == pytest.approx(1.5)
     assert probability(inspector, moved) == pytest.approx(inspector.traces[moved].p, abs=1e-5)
@@ -77,7 +78,7 @@ def test_temperature_shifts_are_repeated(controller: ChatController) -> None:
 def test_the_least_sure_token_has_the_highest_entropy(controller: ChatController) -> None:
     _, inspector = ask_and_inspect(controller)
     entropies = [one.entropy or 0.0 for one in inspector.traces]
-    assert inspector.least_sure() == entropies.index(max(entropies))
+    assert inspector.least_sure(*UNSTOPPED) == entropies.index(max(entropies))
 
 
 def test_an_answer_of_an_earlier_chat_is_tokenized_again(controller: ChatController) -> None:
@@ -90,7 +91,7 @@ def test_an_answer_of_an_earlier_chat_is_tokenized_again(controller: ChatControl
     assert inspector.answer.settings.seed == 1
     assert inspector.answer.settings.temperature == Fixed(0.9)
     assert inspector.tokens == fresh.tokens  # these happen to be the same
-    assert inspector.least_sure() == fresh.least_sure()
+    assert inspector.least_sure(*UNSTOPPED) == fresh.least_sure(*UNSTOPPED)
     assert probability(inspector, 5) == pytest.approx(probability(fresh, 5), abs=0.02)
 
 
@@ -136,10 +137,10 @@ def test_an_aborted_inspection_has_no_result(controller: ChatController) -> None
     _, inspector = ask_and_inspect(controller)
     flag = Cancellation()
     flag.set()
-    assert inspector.inspector.inspect(3, 5, flag) is None
-    assert inspector.candidate(3, 1, flag) is None
-    assert last_answer(controller, None).least_sure(flag) is None
-    assert inspector.inspector.inspect(3, 5)
+    assert inspector.inspector.inspect(3, 5, flag, UNSTOPPED[1]) is None
+    assert inspector.candidate(3, 1, flag, UNSTOPPED[1]) is None
+    assert last_answer(controller, None).least_sure(flag, UNSTOPPED[1]) is None
+    assert inspector.inspector.inspect(3, 5, *UNSTOPPED)
 
 
 def test_an_inspection_does_not_change_the_next_answer(controller: ChatController, local: LocalEngine) -> None:
@@ -149,8 +150,8 @@ def test_an_inspection_does_not_change_the_next_answer(controller: ChatControlle
         turn, inspector = ask_and_inspect(controller)
         if inspects:
             for number in (7, 2, 0):
-                assert inspector.inspector.inspect(number, 5)
-            assert inspector.candidate(4, 3) is not None
+                assert inspector.inspector.inspect(number, 5, *UNSTOPPED)
+            assert inspector.candidate(4, 3, *UNSTOPPED) is not None
         second = ask(controller, "And then?")
         return turn.answer.text, second.answer.text, second.answer.record.timings.prompt_n
 
@@ -235,13 +236,13 @@ def test_a_branch_before_any_text_is_refused(local: LocalEngine, at: Any) -> Non
 
 def test_a_candidate_is_found_by_its_rank_in_the_model(controller: ChatController) -> None:
     _, inspector = ask_and_inspect(controller)
-    found = inspector.inspector.inspect(4, 6)
+    found = inspector.inspector.inspect(4, 6, *UNSTOPPED)
     assert found
     by_rank = {one.rank: one.id for one in found.stepwise.candidates}
-    assert [inspector.candidate(4, rank) for rank in (1, 2, 6)] == [by_rank[1], by_rank[2], by_rank[6]]
+    assert [inspector.candidate(4, rank, *UNSTOPPED) for rank in (1, 2, 6)] == [by_rank[1], by_rank[2], by_rank[6]]
     for rank in (0, 10**7):
         with pytest.raises(UsageError, match=r"candidate .* does not exist"):
-            inspector.candidate(4, rank)
+            inspector.candidate(4, rank, *UNSTOPPED)
 
 
 def test_no_file_that_a_loaded_answer_names_is_opened(controller: ChatController, tmp_path: Path) -> None:
@@ -271,6 +272,6 @@ def test_a_later_token_can_be_inspected_with_logprobs(local: LocalEngine) -> Non
     local.open_context(Settings(n_ctx=512, n_threads=1))
     controller = controller_with(local, n_ctx=512, max_tokens=6, logprobs=2, temperature=Fixed(0.9))
     _, inspector = ask_and_inspect(controller)
-    assert inspector.inspector.token_at_rank(3, 1) is not None
+    assert inspector.inspector.token_at_rank(3, 1, *UNSTOPPED) is not None
     earlier = last_answer(controller, None)
     assert probability(earlier, 3) == pytest.approx(probability(inspector, 3), abs=0.02)

@@ -221,7 +221,7 @@ def test_an_answer_after_any_history_repeats_exactly(tmp_path: Path, kind: str) 
     first.hasher.sha256()
     session = Session()
     controller = controller_with(first, n_ctx=N_CTX, max_tokens=6, session=session)
-    steps = WithoutCount(controller, first, Countdown(first.context), Random(3), 0.0, first.context.params)
+    steps = WithoutCount(controller, first, Countdown(first.context), Random(3), 0.0, controller.settings)
     for _ in range(40):
         steps.step()
     found = list(turns(session))

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from llmcli.engine.llama.context import Context, ContextParams
+from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model, Vocab
+from llmcli.params.model import ModelParams
 
 settings.register_profile("no deadline", deadline=None)  # on a busy machine an example can take long
 settings.load_profile("no deadline")
@@ -35,8 +36,7 @@ def fresh(model: Model) -> Iterator[MakeContext]:
 
     def make(n_ctx: int = 256, n_seq_max: int = 1, n_batch: int = 2048) -> Context:
         # One thread: on busy cores a second one is waited for at each operation.
-        params = ContextParams(n_ctx=n_ctx, n_threads=1, n_threads_batch=1, n_seq_max=n_seq_max, n_batch=n_batch)
-        made.append(Context(model, params))
+        made.append(Context(model, ModelParams(n_ctx=n_ctx, n_threads=1, n_batch=n_batch), n_seq_max))
         return made[-1]
 
     yield make
@@ -47,6 +47,6 @@ def fresh(model: Model) -> Iterator[MakeContext]:
 @pytest.fixture(scope="session")
 def context(model: Model) -> Iterator[Context]:
     """One context that many tests reuse, as a chat does."""
-    made = Context(model, ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1))
+    made = Context(model, ModelParams(n_ctx=512, n_threads=1))
     yield made
     made.close()

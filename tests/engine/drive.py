@@ -6,11 +6,12 @@ from typing import Any
 
 from llmcli.engine.events import Cancellation, Timings, TokenEvent
 from llmcli.engine.generation import Generation
-from llmcli.engine.llama.context import Context
+from llmcli.engine.llama.context import Context, Progress
 from llmcli.engine.scheduler import generate
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 
+UNSTOPPED: tuple[Cancellation, Progress] = (Cancellation(), lambda *_: None)  # a user who only waits
 GREEDY: dict[str, Any] = {"temperature": Fixed(0.0)}
 
 

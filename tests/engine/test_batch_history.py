@@ -12,16 +12,16 @@ from llmcli.engine.events import Batches
 from llmcli.engine.llama.context import (
     AbortedError,
     Context,
-    ContextParams,
     check_layout,
 )
 from llmcli.engine.llama.model import Model
+from llmcli.params.model import ModelParams
 from tests.engine.conftest import MakeContext
 from tests.engine.test_reuse import Countdown
 from tests.models import tiny_models
 
 # Batches of 64 rows and more are computed by other kernels than small ones.
-CONTEXT = ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1, n_batch=256, n_ubatch=128)
+CONTEXT = ModelParams(n_ctx=512, n_threads=1, n_batch=256, n_ubatch=128)
 
 
 def expand_batches(layout: Batches) -> list[tuple[int, int]]:

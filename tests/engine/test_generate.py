@@ -10,12 +10,13 @@ import pytest
 
 from llmcli.engine.events import Cancellation, FinishReason, TokenEvent
 from llmcli.engine.generation import Generation
-from llmcli.engine.llama.context import Context, ContextParams
+from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.sampling.chain import resolve_biases
 from llmcli.engine.scheduler import generate
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
 from llmcli.params.generation import Bias
+from llmcli.params.model import ModelParams
 from llmcli.params.settings import Settings
 from tests.engine.conftest import MakeContext
 from tests.engine.drive import GREEDY, run, start
@@ -138,7 +139,7 @@ def test_a_small_context_is_not_rounded_up(fresh: MakeContext) -> None:
 
 
 def test_a_cache_of_bf16_gives_an_answer(model: Model) -> None:
-    params = ContextParams(n_ctx=256, n_threads=1, n_threads_batch=1, cache_type_k="bf16", cache_type_v="bf16")
+    params = ModelParams(n_ctx=256, n_threads=1, cache_type_k="bf16", cache_type_v="bf16")
     context = Context(model, params)
     assert len(greedy_tokens(context, PROMPT, 4)) == 4
     context.close()
@@ -301,7 +302,7 @@ def test_settings_at_their_bounds_neither_crash_nor_hang(context: Context, value
 
 
 def test_an_impossible_context_is_an_error_with_the_reason(model: Model) -> None:
-    params = ContextParams(n_ctx=256, n_threads=1, n_threads_batch=1, flash_attn="off", cache_type_v="q8_0")
+    params = ModelParams(n_ctx=256, n_threads=1, flash_attn="off", cache_type_v="q8_0")
     with pytest.raises(
         LlmcliError, match="cannot create a context of 256 tokens: quantized V cache requires flash_attn"
     ):

@@ -8,10 +8,11 @@ import pytest
 
 from llmcli.engine.events import Cancellation
 from llmcli.engine.generation import Generation
-from llmcli.engine.llama.context import Context, ContextParams
+from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
 from llmcli.engine.scheduler import generate
 from llmcli.errors import ConstraintError, ContextOverflowError, PolicyError
+from llmcli.params.model import ModelParams
 from llmcli.params.policies.policy import Fixed, PolicyCall
 from llmcli.params.policies.user_functions import PolicySource
 from tests.engine.conftest import MakeContext
@@ -20,17 +21,14 @@ from tests.models import tiny_models
 
 KINDS = ("full_attention", "sliding_window", "recurrent", "hybrid")
 CUTTABLE = ("full_attention", "sliding_window")
-PARAMS = ContextParams(
-    n_ctx_seq=10**6,
+PARAMS = ModelParams(
     n_ctx=1024,
     n_threads=1,
-    n_threads_batch=1,
     n_batch=64,
     n_ubatch=16,
     cache_type_k="f32",
     cache_type_v="f32",
     flash_attn="off",
-    n_seq_max=4,
 )
 PROMPT = list(range(10, 95))  # more than a batch
 VARIED: Sequence[dict[str, Any]] = (
@@ -51,14 +49,14 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def shared_context(tiny: Model) -> Iterator[Context]:
-    context = Context(tiny, PARAMS)
+    context = Context(tiny, PARAMS, 4, 10**6)
     yield context
     context.close()
 
 
 def tokens_alone(model: Model, prompt: Sequence[int], **values: Any) -> list[int]:
     """The tokens of a generation in its own context."""
-    context = Context(model, replace(PARAMS, n_seq_max=1))
+    context = Context(model, PARAMS, 1, 10**6)
     generation = start(context, prompt, ignore_eos=True, **values)
     list(generate(context, [generation]))
     context.close()
@@ -181,7 +179,7 @@ def test_a_failure_at_the_first_token_does_not_stop_the_others(shared_context: C
 @pytest.mark.parametrize("after", [0, 1, 3, 9])
 def test_an_abort_ends_all_and_the_next_round_is_complete(tiny: Model, after: int) -> None:
     flag = Cancellation()
-    context = Context(tiny, PARAMS)
+    context = Context(tiny, PARAMS, 4, 10**6)
     variants = start_all(context, *[PROMPT] * 4)
     for variant in variants:
         variant.cancellation = flag
@@ -203,7 +201,7 @@ def test_an_abort_ends_all_and_the_next_round_is_complete(tiny: Model, after: in
 def test_a_full_shared_context_ends_all_generations(tiny: Model) -> None:
     if tiny.path.stem == "recurrent":
         pytest.skip("its memory does not grow")
-    context = Context(tiny, replace(PARAMS, n_ctx=256))
+    context = Context(tiny, replace(PARAMS, n_ctx=256), 4, 10**6)
     variants = [start(context, PROMPT, index=number, seed=number, ignore_eos=True) for number in range(4)]
     list(generate(context, variants))
     assert [variant.finish_reason for variant in variants] == ["length"] * 4
@@ -214,7 +212,7 @@ def test_a_full_shared_context_ends_all_generations(tiny: Model) -> None:
 
 
 def test_no_sequence_exceeds_its_limit(tiny: Model) -> None:
-    context = Context(tiny, replace(PARAMS, n_ctx_seq=100))
+    context = Context(tiny, PARAMS, 4, 100)
     assert context.n_ctx == 100
     variants = [start(context, PROMPT, index=number, seed=number, ignore_eos=True) for number in range(4)]
     list(generate(context, variants))
@@ -225,7 +223,7 @@ def test_no_sequence_exceeds_its_limit(tiny: Model) -> None:
 
 
 def test_a_context_continues_the_sequence_of_another(tiny: Model, shared_context: Context) -> None:
-    chat = Context(tiny, replace(PARAMS, n_seq_max=1))
+    chat = Context(tiny, PARAMS, 1, 10**6)
     chat.prefill(0, PROMPT)
     shared_context.receive(chat)
     assert shared_context.evaluated(PROMPT) == len(PROMPT)
@@ -243,7 +241,7 @@ def test_a_context_continues_the_sequence_of_another(tiny: Model, shared_context
 def test_a_sequence_that_does_not_fit_is_not_copied(tiny: Model) -> None:
     if tiny.path.stem == "recurrent":
         pytest.skip("it is one state, whatever was read")
-    chat, small = Context(tiny, replace(PARAMS, n_seq_max=1)), Context(tiny, replace(PARAMS, n_ctx=256))
+    chat, small = Context(tiny, PARAMS, 1, 10**6), Context(tiny, replace(PARAMS, n_ctx=256), 4, 10**6)
     chat.prefill(0, PROMPT * 4)
     small.receive(chat)
     assert small.evaluated() == 0

@@ -12,8 +12,7 @@ import pytest
 from llmcli.engine.events import TemperatureShift
 from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.engine.sampling.chain import ChainHooks, TokenSampler
-from llmcli.engine.sampling.python_samplers import DrawTracer
-from llmcli.engine.sampling.temperature import TemperatureReading
+from llmcli.engine.sampling.python_samplers import DrawTracer, TemperatureReading
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import PolicyError
 from llmcli.params.param import LARGEST_FLOAT

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from llmcli.engine.events import Cancellation
-from llmcli.engine.llama.context import AbortedError, Context, ContextParams
+from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model
+from llmcli.params.model import ModelParams
 from tests.models import tiny_models
 from tests.models.tiny_models import N_VOCAB
 
@@ -18,16 +19,14 @@ KINDS = ("full_attention", "sliding_window", "recurrent", "hybrid")
 CUTTABLE = ("full_attention", "sliding_window")
 N_SEQ, N_CTX, LONGEST = 2, 512, 480
 NOISE = 2e-3  # the size of a batch changes a logit by up to 5e-4, another past by 0.07 and more
-PARAMS = ContextParams(
+PARAMS = ModelParams(
     n_ctx=N_SEQ * N_CTX,
     n_threads=1,
-    n_threads_batch=1,
     n_batch=64,
     n_ubatch=16,
     cache_type_k="f32",
     cache_type_v="f32",
     flash_attn="off",
-    n_seq_max=N_SEQ,
 )
 
 
@@ -53,8 +52,8 @@ class Countdown(Cancellation):
 class SmallWindow(Context):
     """A context whose sliding window has minimal memory, so that old cells are overwritten."""
 
-    def _c_params(self, params: ContextParams) -> Any:
-        c = super()._c_params(params)
+    def _c_params(self, params: ModelParams, is_shared: bool) -> Any:
+        c = super()._c_params(params, is_shared)
         c.swa_full = False
         return c
 
@@ -73,7 +72,7 @@ def logits(context: Context, row: int = -1) -> list[float]:
 
 
 def fresh_logits(model: Model, tokens: list[int]) -> list[float]:
-    context = Context(model, replace(PARAMS, n_ctx=N_CTX, n_seq_max=1, n_batch=N_CTX, n_ubatch=N_CTX))
+    context = Context(model, replace(PARAMS, n_ctx=N_CTX, n_batch=N_CTX, n_ubatch=N_CTX))
     context.prefill(0, tokens)
     values = logits(context)
     context.close()
@@ -146,7 +145,7 @@ class Walk:
 
 
 def random_walk(model: Model, seed: int, kind: type[Context] = Context, turns: int = 30) -> None:
-    context = kind(model, PARAMS)
+    context = kind(model, PARAMS, N_SEQ)
     steps = Walk(model, Random(seed), context, Countdown(context))
     for _ in range(turns):
         steps.random.choice([steps.read, steps.read, steps.write, steps.stop])()
@@ -167,7 +166,7 @@ def test_an_overwritten_window_is_evaluated_again(tiny: Model) -> None:
 
 @pytest.mark.parametrize("keep", [100, 300, 440])
 def test_a_cut_outside_the_window_starts_over(tiny: Model, keep: int) -> None:
-    context = SmallWindow(tiny, PARAMS)
+    context = SmallWindow(tiny, PARAMS, N_SEQ)
     prompt = [3 + number % 200 for number in range(LONGEST)]
     context.prefill(0, prompt)
     edited = [*prompt[:keep], 7, 8, 9]
@@ -178,7 +177,7 @@ def test_a_cut_outside_the_window_starts_over(tiny: Model, keep: int) -> None:
 
 @pytest.mark.parametrize("operation", [1, 20, 90, 200])
 def test_an_aborted_batch_leaves_nothing_in_the_memory(tiny: Model, operation: int) -> None:
-    context = Context(tiny, PARAMS)
+    context = Context(tiny, PARAMS, N_SEQ)
     flag = Countdown(context)
     prompt = list(range(10, 200))
     context.prefill(0, prompt[:100])
@@ -195,7 +194,7 @@ def test_an_aborted_batch_leaves_nothing_in_the_memory(tiny: Model, operation: i
 @pytest.mark.parametrize("kind", [Context, SmallWindow])
 def test_a_longer_prompt_evaluates_only_new_tokens(tiny: Model, kind: type[Context]) -> None:
     """The usual case of a chat; it works with every kind of memory."""
-    context = kind(tiny, PARAMS)
+    context = kind(tiny, PARAMS, N_SEQ)
     prompt = list(range(10, 200))
     assert context.prefill(0, prompt) == 190
     for token in (7, 8, 9):
@@ -207,7 +206,7 @@ def test_a_longer_prompt_evaluates_only_new_tokens(tiny: Model, kind: type[Conte
 @pytest.mark.parametrize("keep", [0, 1, 100, 104])
 def test_an_edited_prompt_evaluates_only_the_changed_part(tiny: Model, keep: int) -> None:
     """A recurrent or hybrid state is evaluated from the start; attention continues from the edit."""
-    context = Context(tiny, PARAMS)
+    context = Context(tiny, PARAMS, N_SEQ)
     context.prefill(0, list(range(10, 115)))
     edited = [*range(10, 10 + keep), *range(200, 205)]
     expected = len(edited) - keep if tiny.path.stem in CUTTABLE else len(edited)
@@ -217,7 +216,7 @@ def test_an_edited_prompt_evaluates_only_the_changed_part(tiny: Model, keep: int
 
 
 def test_a_repeated_prompt_evaluates_one_token(tiny: Model) -> None:
-    context = Context(tiny, PARAMS)
+    context = Context(tiny, PARAMS, N_SEQ)
     prompt = list(range(10, 115))
     for expected in (105, 1 if tiny.path.stem in CUTTABLE else 105):
         assert context.prefill(0, prompt) == expected

@@ -13,27 +13,26 @@ from hypothesis import strategies as st
 
 from llmcli.engine.events import Cancellation, TokenEvent
 from llmcli.engine.generation import Generation
-from llmcli.engine.llama.context import Context, ContextParams
+from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
 from llmcli.engine.scheduler import Scheduler
 from llmcli.errors import ConstraintError, ContextOverflowError, LlmcliError, PolicyError
+from llmcli.params.model import ModelParams
 from llmcli.params.policies.policy import Fixed, PolicyCall
 from llmcli.params.policies.user_functions import PolicySource
 from tests.engine.drive import start
 from tests.models import tiny_models
 
-PARAMS = ContextParams(
+PARAMS = ModelParams(
     n_ctx=2048,
-    n_ctx_seq=10**6,
     n_threads=1,
-    n_threads_batch=1,
     n_batch=16,
     n_ubatch=16,
     cache_type_k="f32",
     cache_type_v="f32",
     flash_attn="off",
-    n_seq_max=3,
 )
+N_SEQ = 3
 PROMPT = list(range(10, 50))
 # Five requests: two with one prompt, one that shares its beginning, two others; one has a ban, one a grammar.
 REQUESTS: Sequence[tuple[list[int], str | None, dict[str, Any]]] = (
@@ -55,7 +54,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def context(model: Model) -> Iterator[Context]:
-    made = Context(model, PARAMS)
+    made = Context(model, PARAMS, N_SEQ, 10**6)
     yield made
     made.close()
 
@@ -77,7 +76,7 @@ def request(context: Context, number: int, **more: Any) -> Generation:
 
 
 def answer_alone(model: Model, number: int) -> tuple[str, list[int]]:
-    context = Context(model, replace(PARAMS, n_seq_max=1))
+    context = Context(model, PARAMS, 1, 10**6)
     scheduler, texts, generation = Scheduler(context), {number: ""}, request(context, number)
     scheduler.add(generation)
     run(scheduler, texts)
@@ -242,7 +241,7 @@ def test_a_request_cancelled_in_a_prompt_of_another_ends_alone(context: Context,
 
 
 def test_one_of_two_with_a_prompt_is_cancelled_while_it_is_read(context: Context, alone: list[str]) -> None:
-    for seq_id in range(PARAMS.n_seq_max):
+    for seq_id in range(N_SEQ):
         context.cut(seq_id)
     scheduler, texts = Scheduler(context), dict[int, str]()
     pair = [request(context, 4), request(context, 4)]
@@ -258,7 +257,7 @@ def test_one_of_two_with_a_prompt_is_cancelled_while_it_is_read(context: Context
 
 def test_others_advance_between_the_batches_of_a_prompt(context: Context, alone: list[str]) -> None:
     """A step reads one batch of 16 tokens, and each running request gets one token."""
-    for seq_id in range(PARAMS.n_seq_max):
+    for seq_id in range(N_SEQ):
         context.cut(seq_id)
     scheduler, texts = Scheduler(context), dict[int, str]()
     running, joining = request(context, 3), request(context, 4)
@@ -284,7 +283,7 @@ def test_others_advance_between_the_batches_of_a_prompt(context: Context, alone:
 def test_a_request_cancelled_in_a_batch_of_another_ends_alone(model: Model) -> None:
     """The batch is aborted and read again: the rest of the prompt has the batches that it has alone."""
     text, tokens = answer_alone(model, 4)
-    context = Context(model, PARAMS)
+    context = Context(model, PARAMS, N_SEQ, 10**6)
     scheduler, texts, trigger = Scheduler(context), dict[int, str](), Trigger(context)
     running, joining = request(context, 0), request(context, 4)
     scheduler.add(running)
@@ -304,7 +303,7 @@ def test_a_request_cancelled_in_a_batch_of_another_ends_alone(model: Model) -> N
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_cancellation_in_a_prompt_takes_effect_at_once(model: Model, which: int) -> None:
     """That of the request with the prompt, and that of another."""
-    context = Context(model, replace(PARAMS, n_ctx=8192, n_batch=4096, n_ubatch=4096))
+    context = Context(model, replace(PARAMS, n_ctx=8192, n_batch=4096, n_ubatch=4096), N_SEQ, 10**6)
     scheduler = Scheduler(context)
     both = [start(context, [5], max_tokens=60, ignore_eos=True), start(context, [7] * 4000, max_tokens=1, index=1)]
     scheduler.add(both[0])
@@ -398,7 +397,7 @@ def test_a_prompt_without_room_is_refused_and_others_go_on(context: Context, alo
 
 
 def test_tokens_kept_for_later_make_room_for_a_running_request(model: Model) -> None:
-    context = Context(model, replace(PARAMS, n_ctx=256, n_seq_max=2))
+    context = Context(model, replace(PARAMS, n_ctx=256), 2, 10**6)
     scheduler = Scheduler(context)
     for prompt, count in (([5] * 100, 40), ([7] * 100, 120)):
         last = start(context, prompt, max_tokens=count, ignore_eos=True)

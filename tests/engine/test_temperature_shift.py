@@ -3,7 +3,7 @@
 import pytest
 
 from llmcli.engine.events import TemperatureShift
-from llmcli.engine.sampling.temperature import TemperatureSampler
+from llmcli.engine.sampling.python_samplers import TemperatureSampler
 from llmcli.engine.sentences import DrawState
 from llmcli.params.policies.policy import parse_policy
 from llmcli.params.sampler_chain import TemperaturePlan, plan_temperature

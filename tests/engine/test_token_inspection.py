@@ -15,6 +15,7 @@ from llmcli.params.policies.policy import Entropy, Fixed, parse_policy
 from llmcli.params.sampler_chain import DEFAULT_ORDER
 from llmcli.params.settings import Settings
 from tests.engine.conftest import MakeContext
+from tests.engine.drive import UNSTOPPED
 
 PROMPT = "In it he found a map, a coin, a map, a coin, and"
 COUNT = 12
@@ -74,7 +75,7 @@ def make_target(context: Context, generation: Generation, moves: Sequence[Move] 
 
 
 def inspected(target: TokenInspector, at: int, count: int) -> TokenInspection:
-    found = target.inspect(at, count)
+    found = target.inspect(at, count, *UNSTOPPED)
     assert found
     return found
 
@@ -191,7 +192,7 @@ def test_a_different_answer_resets_the_stateful_steps(context: Context) -> None:
 def test_the_progress_of_a_regeneration_is_counted(context: Context) -> None:
     generation = generate_answer(context, **AGAIN["mirostat 2"])
     reported: list[tuple[int, int]] = []
-    make_target(context, generation).inspect(6, 5, None, lambda done, total: reported.append((done, total)))
+    make_target(context, generation).inspect(6, 5, Cancellation(), lambda *counts: reported.append(counts))
     assert reported == [(done, 6) for done in range(1, 7)]
 
 
@@ -200,7 +201,7 @@ def test_an_abort_stops_an_inspection(fresh: MakeContext, values: dict[str, Any]
     abort, context = Cancellation(), fresh()
     target = make_target(context, generate_answer(context, **values))
     abort.set()
-    assert target.inspect(5, 5, abort) is None
+    assert target.inspect(5, 5, abort, UNSTOPPED[1]) is None
     assert inspected(target, 5, 5).exact
 
 

@@ -3,14 +3,16 @@
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmcli.engine.events import Batches, Cancellation
-from llmcli.engine.llama import bindings
+from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError
+
+if TYPE_CHECKING:
+    from llmcli.params.model import ModelParams
 
 Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # llama.h, enum llama_flash_attn_type
@@ -32,54 +34,38 @@ class SavedSequence(NamedTuple):
     rows: list[int]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ContextParams:
-    """Sizes in tokens, numbers of threads, cache types by llama.cpp's names.
-
-    `n_seq_max` sequences have equal parts of the `n_ctx` tokens. With `n_ctx_seq` they share all of them, and each
-    sequence has at most `n_ctx_seq` tokens.
-    """
-
-    n_ctx: int
-    n_threads: int
-    n_threads_batch: int
-    n_batch: int = 2048
-    n_ubatch: int = 512
-    flash_attn: str = "auto"
-    cache_type_k: str = "f16"
-    cache_type_v: str = "f16"
-    n_seq_max: int = 1
-    n_ctx_seq: int = 0
-
-
 class Context:
     """Evaluates sequences of tokens, each under its own `seq_id` from 0 to n_seq_max - 1.
+
+    The sequences have equal parts of the `params.n_ctx` tokens (which is not 0). With `n_ctx_seq` they share all of
+    them, and each sequence has at most `n_ctx_seq` tokens.
 
     Raises LlmcliError when llama.cpp cannot create the context (such as out of memory), with its reason.
     """
 
-    def __init__(self, model: Model, params: ContextParams) -> None:
+    def __init__(self, model: Model, params: "ModelParams", n_seq_max: int = 1, n_ctx_seq: int = 0) -> None:
         self._api = api = bindings.load()
         self.model = model
-        self.params = params
-        self.n_batch = max(min(params.n_batch, params.n_ctx), params.n_seq_max)  # `step` has a row per sequence
+        self.n_seq_max = n_seq_max
+        threads = params.n_threads or hardware.usable_cores()
+        self.n_threads = threads, params.n_threads_batch or threads  # for single tokens, and for batches
+        self.n_batch = max(min(params.n_batch, params.n_ctx), n_seq_max)  # `step` has a row per sequence
         bindings.clear_log()
-        self.handle = api.llama_init_from_model(model.handle, self._c_params(params))
+        self.handle = api.llama_init_from_model(model.handle, self._c_params(params, n_ctx_seq > 0))
         if not self.handle:
             reason = bindings.last_log_error()
             hint = "" if reason and "alloc" not in reason else "try a smaller --ctx-size"
             reason = reason or "llama.cpp gives no reason"
             raise LlmcliError(f"cannot create a context of {params.n_ctx} tokens: {reason}", hint)
-        n_ctx_seq: int = api.llama_n_ctx_seq(self.handle)
+        possible: int = api.llama_n_ctx_seq(self.handle)
         # Of one sequence. llama.cpp rounds it up to a multiple of 256; the limit is the one that was asked for.
-        asked = params.n_ctx_seq or (params.n_ctx if params.n_seq_max == 1 else n_ctx_seq)
-        self.n_ctx = min(n_ctx_seq, asked)
+        self.n_ctx = min(possible, n_ctx_seq or (params.n_ctx if n_seq_max == 1 else possible))
         self._memory = api.llama_get_memory(self.handle)
         # What the memory of each sequence holds: the tokens, and for each the number of rows of its batch if it was
         # the first one there, else 0. So a cut of both lists is all that a removal of tokens takes.
-        self._evaluated: list[list[int]] = [[] for _ in range(params.n_seq_max)]
-        self._rows: list[list[int]] = [[] for _ in range(params.n_seq_max)]
-        self._make_batch(params.n_seq_max)
+        self._evaluated: list[list[int]] = [[] for _ in range(n_seq_max)]
+        self._rows: list[list[int]] = [[] for _ in range(n_seq_max)]
+        self._make_batch(n_seq_max)
         self._batch_seq_id = -1  # the sequence to which all rows of the batch belong, or -1
         # llama.cpp calls its abort callback after every tensor operation, about 1,000 times per token, so it must not
         # be Python. The C library's `strlen` has the right form: over this flag it returns 0 (continue) for an empty
@@ -179,7 +165,7 @@ class Context:
 
     def receive(self, other: "Context") -> None:
         """Copy the first sequence of `other`, a context of the same model and cache types, if it fits."""
-        self._load(0, other._save(0))
+        self._load(other._save())
 
     def prefill_as(self, seq_id: int, tokens: Sequence[int], layout: Batches) -> None:
         """Evaluate all of these batches of `tokens` again except the last one, which `prefill` then evaluates.
@@ -208,19 +194,19 @@ class Context:
             self.cut(seq_id, max(at for at, n_rows in enumerate(self._rows[seq_id][: len(tokens)]) if n_rows))
 
     @contextmanager
-    def untouched(self, seq_id: int = 0) -> Iterator[None]:
-        """Restore the sequence after this block, bit by bit, whatever the block evaluated.
+    def untouched(self) -> Iterator[None]:
+        """Restore the first sequence after this block, bit by bit, whatever the block evaluated.
 
         To evaluate the removed tokens again would give almost the same state: other batches have other rounding. It is
         what the next `prefill` does where the state has more than 512 MB and is not saved.
         """
-        is_small = self._api.llama_state_seq_get_size(self.handle, seq_id) <= _MAX_SAVED_STATE
-        saved = self._save(seq_id) if is_small and self._evaluated[seq_id] else None
+        is_small = self._api.llama_state_seq_get_size(self.handle, 0) <= _MAX_SAVED_STATE
+        saved = self._save() if is_small and self._evaluated[0] else None
         try:
             yield
         finally:
             if saved:
-                self._load(seq_id, saved)
+                self._load(saved)
 
     def close(self) -> None:
         """Free the memory; a second call has no effect."""
@@ -229,13 +215,13 @@ class Context:
         if handle:
             self._api.llama_free(handle)
 
-    def _c_params(self, params: ContextParams) -> ctypes.Structure:
+    def _c_params(self, params: "ModelParams", is_shared: bool) -> ctypes.Structure:
         api = self._api
         c: ctypes.Structure = api.llama_context_default_params()
         c.n_ctx, c.n_batch, c.n_ubatch = params.n_ctx, self.n_batch, min(params.n_ubatch, self.n_batch)
-        c.n_seq_max = params.n_seq_max
-        c.kv_unified = params.n_ctx_seq > 0  # sequences with a common prefix share its memory
-        c.n_threads, c.n_threads_batch = params.n_threads, params.n_threads_batch
+        c.n_seq_max = self.n_seq_max
+        c.kv_unified = is_shared  # sequences with a common prefix share its memory
+        c.n_threads, c.n_threads_batch = self.n_threads
         c.flash_attn_type = _FLASH_ATTN[params.flash_attn]
         c.type_k = getattr(api, "GGML_TYPE_" + params.cache_type_k.upper(), _BF16)
         c.type_v = getattr(api, "GGML_TYPE_" + params.cache_type_v.upper(), _BF16)
@@ -290,19 +276,19 @@ class Context:
             raise ContextOverflowError(f"the context of {self.n_ctx} tokens is full")
         raise LlmcliError(f"llama.cpp cannot evaluate the tokens: {bindings.last_log_error() or f'status {status}'}")
 
-    def _save(self, seq_id: int) -> SavedSequence:
-        size = self._api.llama_state_seq_get_size(self.handle, seq_id)
+    def _save(self) -> SavedSequence:
+        size = self._api.llama_state_seq_get_size(self.handle, 0)
         state = (ctypes.c_uint8 * size)()
-        self._api.llama_state_seq_get_data(self.handle, state, size, seq_id)
-        return SavedSequence(state, list(self._evaluated[seq_id]), list(self._rows[seq_id]))
+        self._api.llama_state_seq_get_data(self.handle, state, size, 0)
+        return SavedSequence(state, list(self._evaluated[0]), list(self._rows[0]))
 
-    def _load(self, seq_id: int, saved: SavedSequence) -> None:
-        """Replace a sequence by a saved one; it is empty if that does not fit."""
-        self.cut(seq_id)
-        if self._api.llama_state_seq_set_data(self.handle, saved.state, len(saved.state), seq_id):
-            self._evaluated[seq_id], self._rows[seq_id] = saved.evaluated, saved.rows
+    def _load(self, saved: SavedSequence) -> None:
+        """Replace the first sequence by a saved one; it is empty if that does not fit."""
+        self.cut(0)
+        if self._api.llama_state_seq_set_data(self.handle, saved.state, len(saved.state), 0):
+            self._evaluated[0], self._rows[0] = saved.evaluated, saved.rows
         else:
-            self.cut(seq_id)  # a part of it can be there
+            self.cut(0)  # a part of it can be there
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -145,9 +145,9 @@ class Vocab:
         """From now on include this control token (such as a reasoning tag) in texts."""
         self._pieces[token] = self.piece(token, special=True)
 
-    def detokenize(self, tokens: list[int], special: bool = False) -> str:
+    def detokenize(self, tokens: list[int]) -> str:
         """The text of `tokens`; invalid UTF-8 becomes U+FFFD."""
-        return b"".join(self.piece(token, special) for token in tokens).decode("utf-8", "replace")
+        return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
 
     def ends(self, token: int) -> bool:
         """Whether the token ends an answer: any end-of-generation token of the model, not only EOS."""

@@ -22,7 +22,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def probe(parts: Sequence[Path], seconds: float = _TIMEOUT_S) -> None:
+def probe(parts: Sequence[Path]) -> None:
     """Check that llama.cpp can load the file and evaluate tokens.
 
     Raises ModelInvalidError with llama.cpp's reason or how the child ended, LlmcliError for instructions of other CPUs.
@@ -34,10 +34,10 @@ def probe(parts: Sequence[Path], seconds: float = _TIMEOUT_S) -> None:
     name = parts[0].name
     try:
         child = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=seconds
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
-        raise ModelInvalidError(f"{name} does not load within {seconds:g} seconds", "use another model") from None
+        raise ModelInvalidError(f"{name} does not load within {_TIMEOUT_S} seconds", "use another model") from None
     if child.returncode == 0 and child.stdout.strip().endswith(_OK):
         return
     if child.returncode in _ILLEGAL_INSTRUCTION:
@@ -56,13 +56,14 @@ def probe(parts: Sequence[Path], seconds: float = _TIMEOUT_S) -> None:
 
 def main(paths: Sequence[str]) -> int:
     """The test itself, in the child process."""
-    from llmcli.engine.llama.context import Context, ContextParams
+    from llmcli.engine.llama.context import Context
     from llmcli.engine.llama.model import Model
+    from llmcli.params.model import ModelParams
 
     try:
         model = Model.load([Path(path) for path in paths])
         if model.generates:
-            params = ContextParams(n_ctx=64, n_threads=1, n_threads_batch=1, n_batch=64, n_ubatch=64)
+            params = ModelParams(n_ctx=64, n_threads=1, n_batch=64, n_ubatch=64)
             # Eight tokens, because one does not take the kernels for matrices.
             Context(model, params).prefill(0, [model.vocab.bos or 0] * 8)
     except LlmcliError as error:

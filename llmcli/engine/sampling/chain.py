@@ -10,8 +10,7 @@ from llmcli.engine.events import TemperatureShift
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
 from llmcli.engine.sampling.grammar import Grammar
-from llmcli.engine.sampling.python_samplers import CustomSampler, DrawTracer, python_sampler
-from llmcli.engine.sampling.temperature import TemperatureSampler
+from llmcli.engine.sampling.python_samplers import CustomSampler, DrawTracer, TemperatureSampler, python_sampler
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import ConstraintError, UsageError
 from llmcli.params.generation import Bias

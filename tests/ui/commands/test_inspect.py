@@ -14,6 +14,7 @@ from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands.registry import dispatch, suggest
 from tests.chat.controllers import controller_with, open_local
+from tests.engine.drive import UNSTOPPED
 
 ASKED = "What is a comet?"
 
@@ -143,7 +144,8 @@ def test_a_branch_of_a_continued_answer_keeps_its_beginning(recorder: ChatRecord
 def test_the_end_of_an_answer_is_a_candidate(recorder: ChatRecorder, engine: LocalEngine) -> None:
     recorder.send(ASKED)
     pieces = texts(recorder)
-    found = last_answer(recorder.chat.controller, recorder.chat.turn).inspector.inspect(4, engine.model.vocab.n_tokens)
+    inspector = last_answer(recorder.chat.controller, recorder.chat.turn).inspector
+    found = inspector.inspect(4, engine.model.vocab.n_tokens, *UNSTOPPED)
     assert found
     end = next(one for one in found.stepwise.candidates if one.text == "<|im_end|>")
     err = recorder.command("branch", f"4 {end.rank}")
