@@ -88,7 +88,7 @@ def test_import_skips_a_truncated_model(inside: Run, tmp_path: Path) -> None:
 def test_verify_finds_a_truncated_file_without_a_published_checksum(inside: Run, tmp_path: Path) -> None:
     cut = write_gguf(tmp_path / "cut.gguf", missing=100)
     ran = inside("models", "verify", str(cut))
-    assert (ran.status, ran.text.split()[3:5]) == (8, ["damaged", "cut"])
+    assert (ran.status, ran.text.split()[3:5]) == (8, ["damaged", str(cut)])
     assert ran.stderr.splitlines()[-1] == "  hint: copy or download it again"
 
 
