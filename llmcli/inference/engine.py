@@ -98,6 +98,7 @@ class Capabilities:
 
     ignored_settings: frozenset[str] = frozenset()  # keys of the settings that it does not have
     grammars: bool = True  # an answer can be made to match a grammar
+    logprobs: bool = True  # it gives the log-probabilities of tokens
     traces: bool = True  # it records how tokens are sampled
     live_temperature: bool = True  # the temperature can change while an answer is generated
     replay: bool = True  # it can evaluate a prompt in recorded batches
@@ -179,6 +180,8 @@ def check_request(engine: Engine, request: Request) -> None:
     changed = [key for key, field in fields().items() if key in ignored and getattr(settings, key) != field.default]
     if request.grammar is not None and not capabilities.grammars:
         changed.append("grammar")
+    if settings.logprobs and not capabilities.logprobs:
+        changed.append("logprobs")
     if request.trace is not None and not capabilities.traces:
         changed.append("trace")
     if request.live_shift is not None and not capabilities.live_temperature:

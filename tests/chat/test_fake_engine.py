@@ -115,6 +115,11 @@ def test_why_is_refused_by_the_name_of_the_engine(capfd: pytest.CaptureFixture[s
             lambda prompt: Request(prompt, SETTINGS, 'root ::= "a"'),
             "fake does not support grammar",
         ),
+        (
+            without(logprobs=False),
+            lambda prompt: Request(prompt, Settings(seed=1, logprobs=2)),
+            "fake does not support logprobs",
+        ),
         (without(traces=False), lambda prompt: Request(prompt, SETTINGS, trace=2), "fake does not support trace"),
         (
             without(live_temperature=False),
