@@ -92,6 +92,7 @@ def test_a_closed_stdout_is_one_error_and_status_6() -> None:
 def test_a_closed_stderr_and_a_closed_stdin_change_nothing() -> None:
     assert shell("$L generate hi -n 4 --stats 2>&-").returncode == 0
     assert shell("$L generate hi -n 4 <&-").returncode == 0
+    assert shell("printf 'hi\\n/history\\n' | $L chat --no-save -n 4 2>&-").returncode == 0
 
 
 @with_tiny
