@@ -12,10 +12,8 @@ from tools.texts import ROOT, SNAPSHOTS, MessageReader, messages, snapshots
 
 # Words that begin with a capital letter in the middle of a sentence too.
 NAMES = ("Ctrl-C", "Ctrl-D", "Enter", "Hugging", "Ollama")
-FORBIDDEN = re.compile(
-    r"\b(is no [a-z]+|gone on with|parted by|carries nothing|what has come|leaves nothing|said on stderr)\b"
-    r"|\b(anew|begun|mend)\b"
-)
+PHRASES = r"\b(is no [a-z]+|gone on with|parted by|carries nothing|what has come|leaves nothing|said on stderr)\b"
+FORBIDDEN = re.compile(PHRASES + r"|\b(anew|begun|mend)\b")
 SOURCE = """
 LIMIT = "use a smaller file"
 
@@ -80,6 +78,11 @@ def test_the_snapshots_have_every_kind_of_text() -> None:
 def test_every_message_keeps_the_rule(rule: str, is_kept: Callable[[str], bool]) -> None:
     texts = {(one.module, text) for one in messages() if one.kind != "output" for text in (one.text, one.hint) if text}
     assert sorted(pair for pair in texts if not is_kept(pair[1])) == [], f"every message {rule}"
+
+
+def test_no_comment_or_docstring_has_a_forbidden_phrase() -> None:
+    sources = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "llmcli").rglob("*.py")}
+    assert {name: found for name, text in sources.items() if (found := re.search(PHRASES, text))} == {}
 
 
 def without_values(text: str) -> str:

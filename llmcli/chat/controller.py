@@ -232,7 +232,7 @@ class ChatController:
     ) -> "Turn":
         """An answer to `path` with the settings in force, and those in `extra` above them.
 
-        Raises ContextOverflowError if there is no room for a token, UsageError for a grammar that does not parse.
+        Raises ContextOverflowError without room for a token, UsageError for a grammar that does not parse.
         """
         from llmcli.engine.events import TemperatureShift
         from llmcli.inference.answer import Answer

@@ -205,7 +205,7 @@ def _fail(generation: Generation, error: LlmcliError) -> TokenEvent:
 def generate(context: Context, generations: Sequence[Generation]) -> Generator[TokenEvent, None, None]:
     """Yield the events of these generations until each has finished, then free their samplers.
 
-    Before anything is evaluated, it raises ContextOverflowError when there is no space for a token after a prompt.
+    Before anything is evaluated, it raises ContextOverflowError where a prompt leaves no space for a token.
     """
     scheduler = Scheduler(context)
     try:

@@ -151,7 +151,7 @@ def partial_path(path: Path) -> Path:
 
 
 def read_partial(path: Path) -> Message | None:
-    """The unfinished answer of a chat that was killed; None if there is no text."""
+    """The unfinished answer of a chat that was killed; None without text."""
     message: Message | None = None
     texts: dict[str, list[str]] = {"answer": [], "think": []}
     with suppress(LlmcliError):  # usually the file does not exist

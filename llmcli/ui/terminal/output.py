@@ -39,7 +39,7 @@ def print_line(text: str, style: str = "") -> None:
 def print_text(text: str) -> None:
     """Write `text` at once. Raises DiskError when stdout is full, OutputClosedError when its reader has gone."""
     out = stream()
-    if out is None and _to_stderr:
+    if not out and _to_stderr:
         return  # as messages do
     if out is None:
         raise DiskError("stdout is closed", "leave it open, or redirect it to a file")
