@@ -90,7 +90,7 @@ def test_the_unfinished_answer_of_an_older_session_is_recovered(talk: str) -> No
     partial.parent.mkdir()
     shutil.copy(FILES / "talk.partial", partial)
     session = Session.load(talk)
-    assert session.notes == ["the last answer is not complete; /continue continues it"]
+    assert session.notes == ["the last answer is not complete; /continue resumes it"]
     message = session.conversation.messages[17]
     assert (message.parent, message.reasoning, message.content) == (14, "Hm.", "Red, green")
     session.close()

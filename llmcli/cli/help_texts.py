@@ -42,7 +42,7 @@ ALL_COMMANDS: Mapping[str, Command] = dict(_read_commands())
 COMMANDS: Mapping[str, Command] = {path: command for path, command in ALL_COMMANDS.items() if command.place}
 _NEXT = f"{PROGRAM} COMMAND --help shows the examples and options of a command."
 _HELP, _HELP_ALL = "Show this help and exit.", "Show the commands of all groups and exit."
-VERSION_HELP = "Show the versions and the devices and exit."
+VERSION_HELP = "Show versions and devices, then exit."
 _OPTIONS = (("--version", VERSION_HELP), ("-h, --help", _HELP), ("--help-all", _HELP_ALL))
 _COMMANDS = [(name, command.summary) for name, command in COMMANDS.items()]
 

@@ -112,7 +112,7 @@ def test_the_answer_of_a_killed_chat_is_recovered_once() -> None:
     assert not partial.exists()
     partial.write_bytes(left)  # as a kill leaves it
     assert texts(Session.read("talk"))[-1] == "half an answ\ufffd"
-    for notes in (["the last answer is not complete; /continue continues it"], []):
+    for notes in (["the last answer is not complete; /continue resumes it"], []):
         session = Session.load("talk")
         assert session.notes == notes
         message = session.conversation.path()[-1]

@@ -65,7 +65,7 @@ class Session:
         try:
             if unfinished := session._read():
                 session.append(unfinished)
-                session.notes.append("the last answer is not complete; /continue continues it")
+                session.notes.append("the last answer is not complete; /continue resumes it")
             if not session._write_error:
                 file.remove_partial()
         except BaseException:

@@ -171,9 +171,9 @@ def import_folders(
     ] = None,
     forget: Annotated[bool, typer.Option("--forget", help="Stop using the models of these folders.")] = False,
 ) -> None:
-    """Use the models of other programs in place.
+    """Use models of Ollama, LM Studio or a folder without a copy.
 
-    Models of Ollama, LM Studio or any folder are read where they are. They are never copied or changed.
+    They are read where they are, and never changed.
     """
     if folders and "" in folders:
         raise UsageError("the name of a folder is empty", _FOLDER_HINT)
