@@ -1,11 +1,10 @@
 """One answer, token by token: its text, where stop strings end it, and which tokens banned strings take back."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
-from typing import NamedTuple
 
+from llmcli.engine.answer_text import BanScanner, DrawState, HeldToken, ReasoningSplitter, StopScanner
 from llmcli.engine.events import (
     Cancellation,
     FinishReason,
@@ -15,97 +14,17 @@ from llmcli.engine.events import (
     TokenTrace,
     now_ms,
 )
-from llmcli.engine.llama.bindings import OwnedSampler
 from llmcli.engine.llama.context import Progress
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.reasoning import ReasoningSplitter, held_back
 from llmcli.engine.sampling.chain import ChainHooks, ConstrainedTokenSampler, StepObserver, TokenSampler, resolve_biases
 from llmcli.engine.sampling.grammar import Grammar
 from llmcli.engine.sampling.python_samplers import DrawTracer, alternatives, token_logprob
-from llmcli.engine.sentences import DrawState
 from llmcli.errors import ConstraintError, UsageError
 from llmcli.params.policies.policy import PolicyCall
 from llmcli.params.sampler_chain import build_chain, effective_policy
 from llmcli.params.settings import Settings
 
 _MAX_FORBIDDEN = 256  # tokens at one position; more would leave only very unlikely ones
-
-
-class StopScanner:
-    """Finds stop strings. It holds back the end of the text while that can be the start of one."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stops)
-        self._held = ""
-
-    def push(self, text: str, is_last: bool = False) -> tuple[str, str | None]:
-        """The text that is final (all of it, if it is the last), and the stop string that was found or None."""
-        text = self._held + text
-        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
-        final = len(text) if is_last else len(text) - held_back(text, self._stops)
-        at, stop = min(found, default=(len(text), None))
-        if stop is not None and at <= final:  # else the end of the text can become a match that starts before `at`
-            self._held = ""
-            return text[:at], stop
-        self._held = text[final:]
-        return text[:final], None
-
-
-class DrawSnapshot(NamedTuple):
-    """What the draw of a token changes, as it was before."""
-
-    sampler: tuple[OwnedSampler, OwnedSampler | None]  # chain and grammar
-    decoder: tuple[bytes, int]
-    state: DrawState | None
-
-
-class HeldToken(NamedTuple):
-    """A token whose text is held back."""
-
-    text: str
-    token: int
-    before: DrawSnapshot
-
-
-class BanScanner:
-    """Finds banned phrases in the answer; case-insensitive, like KoboldCpp's banned_strings."""
-
-    def __init__(self, phrases: Sequence[str]) -> None:
-        self._phrases = tuple(lower_by_character(phrase) for phrase in phrases)
-        self.held: list[HeldToken] = []
-
-    def push(self, held: HeldToken) -> int | None:
-        """Add a token; the number of tokens to remove if it completes a phrase, else None."""
-        self.held.append(held)
-        text = lower_by_character("".join(item.text for item in self.held))
-        starts = [at for phrase in self._phrases if (at := text.find(phrase)) >= 0]
-        if not starts:
-            return None
-        # From the token in which the phrase starts. It can be a part of a character, whose text a later token has.
-        ends = accumulate(len(item.text) for item in self.held)
-        first = next((index for index, end in enumerate(ends) if min(starts) < end), len(self.held) - 1)
-        return len(self.held) - first
-
-    def release(self) -> str:
-        """The text that can no longer become part of a phrase: of all tokens or none.
-
-        None are released while the end of the text can still become a phrase. If the following tokens are removed, a
-        token before them that seemed safe could start a phrase after all.
-        """
-        text = lower_by_character("".join(item.text for item in self.held))
-        return "" if held_back(text, self._phrases) else self.flush()
-
-    def flush(self) -> str:
-        """The text of all held tokens, at the end of the answer."""
-        text = "".join(item.text for item in self.held)
-        self.held = []  # this frees their snapshots
-        return text
-
-
-def lower_by_character(text: str) -> str:
-    """`text` in lower case, character by character: positions stay the same, and no letter depends on its neighbors."""
-    lower = text.lower().replace("ς", "σ")  # str.lower maps a sigma by its position in the word
-    return lower if len(lower) == len(text) else "".join(low if len(low := c.lower()) == 1 else c for c in text)
 
 
 @dataclass(eq=False)
@@ -174,14 +93,14 @@ class Generation(GenerationRecord):
 
     def advance(self, ctx: int, row: int, n_ctx: int) -> TokenEvent:
         """Draw the next token from logits row `row` of the llama.cpp context `ctx`."""
-        before = self._snapshot() if self._bans else None
+        restore = self._snapshot() if self._bans else None
         token = self._sampler.sample(ctx, row)
         self._trace_token(ctx, row, token)
         if self.vocab.ends(token):
             return self.finish("stop", token)
         text = self._append(ctx, row, token)
-        if self._bans and before:
-            n_removed = self._bans.push(HeldToken(text, token, before))
+        if self._bans and restore:
+            n_removed = self._bans.push(HeldToken(text, token, restore))
             if n_removed:
                 self._remove(self._bans, n_removed)
                 return self._event("", None)
@@ -251,26 +170,29 @@ class Generation(GenerationRecord):
         n_traces, n_held = len(self.traces), len(self._bans.held) if self._bans else 0
         return TokenEvent(text, token, reason, self, self.index, n_traces, max(n_traces - n_held, 0))
 
-    def _snapshot(self) -> DrawSnapshot:
-        """Copies for `_remove`, and the forbidden tokens of this draw.
+    def _snapshot(self) -> Callable[[], None]:
+        """Note what a draw changes, and forbid what is forbidden in this one; the result restores it.
 
         Sampler, decoder and counts are copied before each draw, because none of them can go back: a chain has random
         generators, a decoder has half a character, and a sentence can end in the middle of a token.
         """
-        assert isinstance(self._sampler, ConstrainedTokenSampler)
-        self._sampler.forbidden = self._banned_at.get(len(self.tokens), set())
-        state = self.state.copy() if self.state else None
-        return DrawSnapshot(self._sampler.snapshot(), self._decoder.getstate(), state)
+        sampler, decoder, state = self._sampler, self._decoder.getstate(), self.state and self.state.copy()
+        assert isinstance(sampler, ConstrainedTokenSampler)
+        sampler.forbidden = self._banned_at.get(len(self.tokens), set())
+        snapshot = sampler.snapshot()
+
+        def restore() -> None:
+            sampler.restore(snapshot)
+            self._decoder.setstate(decoder)
+            if self.state and state:
+                self.state.restore(state)
+
+        return restore
 
     def _remove(self, bans: BanScanner, count: int) -> None:
         """Remove the last `count` tokens and forbid the first of them at its position."""
         first, bans.held = bans.held[-count], bans.held[:-count]
-        before = first.before
-        assert isinstance(self._sampler, ConstrainedTokenSampler)
-        self._sampler.restore(before.sampler)
-        self._decoder.setstate(before.decoder)
-        if self.state and before.state:
-            self.state.restore(before.state)
+        first.restore()
         for values in (self.tokens, self.logprobs, self.traces):
             del values[-count:]
         self.timings.predicted_n -= count

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
+from llmcli.engine.answer_text import ReasoningSplitter
 from llmcli.engine.events import GenerationRecord, TokenEvent, TokenTrace
-from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.inference.engine import Engine, Request, check_request
 from llmcli.params.settings import Settings
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
+from llmcli.engine.answer_text import TAGS, ReasoningSplitter
 from llmcli.engine.events import Batches, Cancellation, TemperatureShift, TokenEvent
 from llmcli.engine.llama.context import common_prefix
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.reasoning import TAGS, ReasoningSplitter
 from llmcli.errors import UsageError
 from llmcli.params.settings import Layer, Settings, fields
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from llmcli.engine.answer_text import TAGS
 from llmcli.engine.events import Batches, Cancellation, TemperatureShift, TokenEvent
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama import bindings, hardware
@@ -15,7 +16,6 @@ from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe
-from llmcli.engine.reasoning import show_tags
 from llmcli.engine.sampling.chain import StepObserver
 from llmcli.engine.scheduler import generate
 from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
@@ -255,7 +255,7 @@ class LocalEngine:
         """The generation for a request. Raises UsageError for settings or a grammar that are not valid."""
         splitter = request.splitter()
         if splitter:
-            show_tags(self.tokenizer)
+            self.tokenizer.show_control(tag for pair in TAGS for tag in pair)
         try:
             return Generation(
                 self.tokenizer,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from llmcli.engine.answer_text import ReasoningSplitter
 from llmcli.engine.events import TokenTrace
-from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.inference.answer import Answer
 from llmcli.inference.engine import Request, TemplateOptions
 from llmcli.inference.local import LocalEngine
