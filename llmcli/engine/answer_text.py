@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 # The opening and closing tags of model families.
-TAGS = (
+REASONING_TAGS = (
     ("<think>", "</think>"),  # DeepSeek R1, Qwen 3, QwQ, SmolLM3, GLM, MiniMax
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
@@ -22,34 +22,7 @@ TAGS = (
     ("<|channel>thought", "<channel|>"),  # Gemma
     ("◁think▷", "◁/think▷"),  # Kimi
 )
-_OPENING_TAGS = tuple(opener for opener, _ in TAGS)
-# Marks that end a sentence only before white space, and marks that always end one.
-_SOFT = ".!?…‽‼⁇⁈⁉\u037e;"  # U+037E is the Greek question mark, which is mostly typed as a semicolon
-_HARD = "。！？｡．।॥؟۔։።፧፨។៕။"
-_EVENTS = frozenset(_SOFT + _HARD + "\n")
-# Closing marks belong to the sentence before, opening ones to the next; many quotation marks can be both.
-_CLOSERS = r"\"'”’»›)\]}*_`」』）】〉》〕］\U0001f300-\U0001faff\u2600-\u27bf\ufe0f\u200d"
-_OPENERS = "\"'“„”‘‚’«»‹›([{*_`#>¿¡—–-•「『（【"
-_FIRST_WORDS = """
-    I A The This That These Those It Its He She We They You There In On At But And As If When While However His Her My
-    Our Their What Why How Der Die Er Sie Es Wir Ich Dann В И Я Он Она Они Мы Это Но Там Потом"""
-_MONTHS = "Januar Jänner Februar März April Mai Juni Juli August September Oktober November Dezember Jahrhundert"
-_LOOKBEHIND = 32  # characters before a mark that decide about it
-_KEPT = 64  # characters before the undecided text that are stored
-# Groups: the marks; closing marks after them (French has a space before the guillemet, [1] is a citation); the gap;
-# opening marks. Bounded repetitions limit the time per token. A match at the end of the text can still grow.
-_MARK = re.compile(
-    rf"\n|((?:[{_SOFT[:-1]}{_HARD}]|(?<=[\u0370-\u03ff\u1f00-\u1fff]);){{1,16}})"
-    rf"((?:[{_CLOSERS}]|(?<![{_HARD}”’])[“‘«‹]|[ \u00a0\u202f][»›](?!\w)|\[\^?\d{{0,3}}(?:\]|\Z)){{0,8}})"
-    rf"([^\S\n]{{0,16}})((?:[{re.escape(_OPENERS)}][ \u00a0\u202f]?){{0,8}})"
-)
-_LETTER = re.compile(r"[^\W_]")
-_WORD = re.compile(r"[^\W\d_]{0,16}")
-_HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
-_LIST_MARKER = re.compile(r"[\s#>*_+([•—–-]{0,12}(?:\d{1,3}(?:\.\d{1,3}){0,4}|[^\W\d_]|[ivx]{1,5}|[IVXLC]{1,6})")
-_ORDINAL = re.compile(r"(?i)\b(?:(?<!I )am|im|der|die|das|dem|den|des|vom|zum|zur|beim) \d{1,2}$")  # am 3. Tag
-_INITIALS = re.compile(r"[^\W\d_]|(?:[^\W\d_]{1,2}\.-?)+[^\W\d_]{1,2}")
-_ADDRESS = re.compile(r"\d$|://|@|^www$")  # the point can be part of a number or an address
+_OPENING_TAGS = tuple(opener for opener, _ in REASONING_TAGS)
 
 
 class ReasoningSplitter:
@@ -62,9 +35,9 @@ class ReasoningSplitter:
     def __init__(self, prompt: str = "", inside: bool = False) -> None:
         """`inside`: the prompt ends in the middle of the reasoning, not just after its opening tag."""
         tail = prompt.rstrip()
-        self._closer = next((closer for opener, closer in TAGS if tail.endswith(opener)), "")
+        self._closer = next((closer for opener, closer in REASONING_TAGS if tail.endswith(opener)), "")
         if inside:
-            self._closer = max(TAGS, key=lambda pair: prompt.rfind(pair[0]))[1]
+            self._closer = max(REASONING_TAGS, key=lambda pair: prompt.rfind(pair[0]))[1]
         # start -> opened -> think -> gap -> answer; "opened" and "gap" skip line breaks after a tag
         self._state = "opened" if self._closer else "start"
         if inside:
@@ -93,7 +66,7 @@ class ReasoningSplitter:
 
     def _open(self) -> None:
         text = self._held.lstrip()
-        pair = next(((opener, closer) for opener, closer in TAGS if text.startswith(opener)), None)
+        pair = next(((opener, closer) for opener, closer in REASONING_TAGS if text.startswith(opener)), None)
         if pair:
             self._closer = pair[1]
             self._held = text[len(pair[0]) :]
@@ -160,10 +133,14 @@ class BanScanner:
         self._phrases = tuple(lower_by_character(phrase) for phrase in phrases)
         self.held: list[HeldToken] = []
 
+    @property
+    def _text(self) -> str:
+        return "".join(item.text for item in self.held)
+
     def push(self, held: HeldToken) -> int | None:
         """Add a token; the number of tokens to remove if it completes a phrase, else None."""
         self.held.append(held)
-        text = lower_by_character("".join(item.text for item in self.held))
+        text = lower_by_character(self._text)
         starts = [at for phrase in self._phrases if (at := text.find(phrase)) >= 0]
         if not starts:
             return None
@@ -178,13 +155,11 @@ class BanScanner:
         None are released while the end of the text can still become a phrase. If the following tokens are removed, a
         token before them that seemed safe could start a phrase after all.
         """
-        text = lower_by_character("".join(item.text for item in self.held))
-        return "" if held_back(text, self._phrases) else self.flush()
+        return "" if held_back(lower_by_character(self._text), self._phrases) else self.flush()
 
     def flush(self) -> str:
         """The text of all held tokens, at the end of the answer."""
-        text = "".join(item.text for item in self.held)
-        self.held = []  # this frees their snapshots
+        text, self.held = self._text, []  # which frees their snapshots
         return text
 
 
@@ -204,6 +179,27 @@ def held_back(text: str, phrases: Sequence[str]) -> int:
     return 0
 
 
+# Marks that end a sentence only before white space, and marks that always end one.
+_SOFT = ".!?…‽‼⁇⁈⁉\u037e;"  # U+037E is the Greek question mark, which is mostly typed as a semicolon
+_HARD = "。！？｡．।॥؟۔։።፧፨។៕။"
+_EVENTS = frozenset(_SOFT + _HARD + "\n")
+# Closing marks belong to the sentence before, opening ones to the next; many quotation marks can be both.
+_CLOSERS = r"\"'”’»›)\]}*_`」』）】〉》〕］\U0001f300-\U0001faff\u2600-\u27bf\ufe0f\u200d"
+_OPENERS = "\"'“„”‘‚’«»‹›([{*_`#>¿¡—–-•「『（【"
+_FIRST_WORDS = """
+    I A The This That These Those It Its He She We They You There In On At But And As If When While However His Her My
+    Our Their What Why How Der Die Er Sie Es Wir Ich Dann В И Я Он Она Они Мы Это Но Там Потом"""
+_MONTHS = "Januar Jänner Februar März April Mai Juni Juli August September Oktober November Dezember Jahrhundert"
+_LOOKBEHIND = 32  # characters before a mark that decide about it
+_KEPT = 64  # characters before the undecided text that are stored
+_LETTER = re.compile(r"[^\W_]")
+_WORD = re.compile(r"[^\W\d_]{0,16}")
+_LIST_MARKER = re.compile(r"[\s#>*_+([•—–-]{0,12}(?:\d{1,3}(?:\.\d{1,3}){0,4}|[^\W\d_]|[ivx]{1,5}|[IVXLC]{1,6})")
+_ORDINAL = re.compile(r"(?i)\b(?:(?<!I )am|im|der|die|das|dem|den|des|vom|zum|zur|beim) \d{1,2}$")  # am 3. Tag
+_INITIALS = re.compile(r"[^\W\d_]|(?:[^\W\d_]{1,2}\.-?)+[^\W\d_]{1,2}")
+_ADDRESS = re.compile(r"\d$|://|@|^www$")  # the point can be part of a number or an address
+
+
 class SentenceScan(NamedTuple):
     """The sentence ends in a text that are certain."""
 
@@ -220,7 +216,7 @@ def boundaries(text: str, at: int = 0, started: bool = False) -> SentenceScan:
     More text never changes what is decided, so the result does not depend on how a text is split into pieces.
     """
     ends = start = 0
-    while mark := _MARK.search(text, at):
+    while mark := _mark().search(text, at):
         started = started or _LETTER.search(text, at, mark.start()) is not None
         final, certain = _verdict(text, start, mark) if started else (False, True)
         if not certain:
@@ -231,6 +227,18 @@ def boundaries(text: str, at: int = 0, started: bool = False) -> SentenceScan:
             start, started = at, False
     started = started or _LETTER.search(text, at) is not None
     return SentenceScan(ends, start, len(text), started, False)
+
+
+@cache
+def _mark() -> re.Pattern[str]:
+    """The end of a sentence, or a line break; compiled when it is needed, which takes 8 ms."""
+    # Groups: the marks; closing marks after them (French has a space before the guillemet, [1] is a citation); the gap;
+    # opening marks. Bounded repetitions limit the time per token. A match at the end of the text can still grow.
+    return re.compile(
+        rf"\n|((?:[{_SOFT[:-1]}{_HARD}]|(?<=[\u0370-\u03ff\u1f00-\u1fff]);){{1,16}})"
+        rf"((?:[{_CLOSERS}]|(?<![{_HARD}”’])[“‘«‹]|[ \u00a0\u202f][»›](?!\w)|\[\^?\d{{0,3}}(?:\]|\Z)){{0,8}})"
+        rf"([^\S\n]{{0,16}})((?:[{re.escape(_OPENERS)}][ \u00a0\u202f]?){{0,8}})"
+    )
 
 
 @cache
@@ -254,8 +262,9 @@ def _verdict(text: str, start: int, mark: re.Match[str]) -> tuple[bool, bool]:
         is_number = run == "．" and (after.isdigit() or kind == "before anything")
         return not after or not (is_quote or is_number), bool(after)
     if after and not gap:
-        among_han = run[-1] in "!?" and _HAN.match(before[-1:]) and _HAN.match(after)
-        return after in "¿¡" or bool(among_han), True
+        beside = (before[-1:], after)
+        is_han = all("\u3040" <= one <= "\u30ff" or "\u3400" <= one <= "\u9fff" for one in beside)
+        return after in "¿¡" or (is_han and run[-1] in "!?"), True
     if not following:
         return kind in ("end", "before a number") or (kind in ("address", "day") and gap > ""), False
     if following.islower() and not "\u10d0" <= following <= "\u10ff":  # Georgian has no capital letters

@@ -1,58 +1,24 @@
 """The interface between whoever asks for answers and whatever generates them: a model in this process or elsewhere."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from llmcli.engine.answer_text import TAGS, ReasoningSplitter
-from llmcli.engine.events import Batches, Cancellation, TemperatureShift, TokenEvent
-from llmcli.engine.llama.context import common_prefix
+from llmcli.engine.answer_text import REASONING_TAGS as REASONING_TAGS
+from llmcli.engine.events import Batches, Cancellation, TokenEvent
+from llmcli.engine.events import Message as Message
+from llmcli.engine.events import Progress as Progress
+from llmcli.engine.events import Prompt as Prompt
+from llmcli.engine.events import Request as Request
+from llmcli.engine.events import TokenChunk as TokenChunk
 from llmcli.engine.llama.model import Vocab
 from llmcli.errors import UsageError
-from llmcli.params.settings import Layer, Settings, fields
+from llmcli.params.settings import Layer, fields
 
 if TYPE_CHECKING:
     from llmcli.engine.token_inspection import TokenInspector as TokenInspector
 
-Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
-Message = Mapping[str, object]  # "role" and "content"
-REASONING_TAGS = TAGS
 Tokenizer = Vocab  # that of another engine is a subclass
-
-
-@dataclass(frozen=True)
-class TokenChunk:
-    """A part of a prompt as tokens; other kinds come with the engines that read them: text, images."""
-
-    tokens: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt as it will be evaluated."""
-
-    text: str  # with control tokens
-    chunks: Sequence[TokenChunk]
-    request: Sequence[Message] | str = ""  # what it was made of: messages, or with `raw` a text
-    template: str = ""  # the source of the chat template
-    time: float = 0.0  # that the template got (seconds since 1970)
-
-    @classmethod
-    def of_tokens(cls, text: str, tokens: Sequence[int], request: Sequence[Message] | str = "") -> "Prompt":
-        """A prompt of one chunk, without a template."""
-        return cls(text, (TokenChunk(tokens),), request)
-
-    @cached_property
-    def tokens(self) -> Sequence[int]:
-        """The tokens of all chunks."""
-        if len(self.chunks) == 1:
-            return self.chunks[0].tokens
-        return [token for chunk in self.chunks for token in chunk.tokens]
-
-    def n_common(self, other: "Prompt") -> int:
-        """The number of tokens that both prompts begin with."""
-        return common_prefix(self.tokens, other.tokens)
 
 
 @dataclass(frozen=True)
@@ -65,31 +31,6 @@ class TemplateOptions:
     prefill: str = ""  # the beginning of the answer
     thinking: bool = True  # whether the model may reason first, where its template lets one choose
     time: float | None = None  # the time for the template (seconds since 1970); None = now
-
-
-@dataclass
-class Request:
-    """One answer that is asked for; `settings.seed` must be a number."""
-
-    prompt: Prompt
-    settings: Settings
-    grammar: str | None = None  # GBNF that the answer matches
-    progress: Progress | None = None  # called while the prompt is evaluated
-    reasoning: str = ""  # the reasoning so far, if the answer continues another one
-    live_shift: TemperatureShift | None = None  # changes the temperature while the answer is generated
-    trace: int | None = None  # record how each token is sampled, with so many alternatives; None = no trace
-    cancellation: Cancellation = field(default_factory=Cancellation)  # ends this answer, and keeps its text
-    label: str = ""  # its name in errors, where there are several
-
-    def continue_from(self, reasoning: str, text: str) -> None:
-        """Continue an answer, whose reasoning and text are at the end of the prompt already."""
-        self.reasoning, self.settings = reasoning, replace(self.settings, prefill=text or None)
-
-    def splitter(self) -> ReasoningSplitter | None:
-        """A new splitter of reasoning and answer; None where all text is the answer."""
-        if self.settings.raw or self.settings.prefill:
-            return None
-        return ReasoningSplitter(self.prompt.text, bool(self.reasoning))
 
 
 @dataclass(frozen=True, kw_only=True)

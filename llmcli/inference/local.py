@@ -8,21 +8,18 @@ from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from llmcli.engine.answer_text import TAGS
-from llmcli.engine.events import Batches, Cancellation, TemperatureShift, TokenEvent
-from llmcli.engine.generation import Generation
+from llmcli.engine.events import Batches, Cancellation, TokenEvent
+from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe
-from llmcli.engine.sampling.chain import StepObserver
-from llmcli.engine.scheduler import generate
 from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
 from llmcli.inference.engine import Capabilities, EngineIdentity, Message, Progress, Prompt, Request, TemplateOptions
-from llmcli.inference.prompt_tokens import PromptRenderer
+from llmcli.inference.request import PromptRenderer
 from llmcli.models import notes
 from llmcli.models.checksums import ModelHasher
 from llmcli.models.gguf.header import GGUFHeader
@@ -35,7 +32,7 @@ from llmcli.params.settings import find as find_setting
 from llmcli.text import format_size
 
 if TYPE_CHECKING:
-    from llmcli.engine.token_inspection import CandidateCapture, TokenInspector
+    from llmcli.engine.token_inspection import TokenInspector
 
 _MIN_REUSED = 64  # tokens; fewer are faster to evaluate again than to copy
 
@@ -206,16 +203,7 @@ class LocalEngine:
     def inspector(self, request: Request, tokens: Sequence[int]) -> "TokenInspector":
         from llmcli.engine.token_inspection import TokenInspector  # only /why needs it
 
-        def make(
-            settings: Settings, grammar: str | None, capture: "CandidateCapture", cancellation: Cancellation
-        ) -> Generation:
-            shift = TemperatureShift(request.live_shift.moves if request.live_shift else ())
-            settings = replace(settings, logprobs=0)  # the tokens before are appended without their logits
-            again = replace(request, settings=settings, grammar=grammar, live_shift=shift, trace=0)
-            again.cancellation, again.progress = cancellation, None
-            return self.start(again, on_step=capture.record)
-
-        return TokenInspector(self.context, request.settings, request.grammar, tokens, make)
+        return TokenInspector(self.context, request, tokens)
 
     def open_context(self, settings: Settings) -> None:
         """Create the context now, large enough for answers of any length, because a conversation grows."""
@@ -251,25 +239,10 @@ class LocalEngine:
             for generation in generations:
                 generation.close()
 
-    def start(self, request: Request, index: int = 0, on_step: StepObserver | None = None) -> Generation:
+    def start(self, request: Request, index: int = 0) -> Generation:
         """The generation for a request. Raises UsageError for settings or a grammar that are not valid."""
-        splitter = request.splitter()
-        if splitter:
-            self.tokenizer.show_control(tag for pair in TAGS for tag in pair)
         try:
-            return Generation(
-                self.tokenizer,
-                request.prompt.tokens,
-                request.settings,
-                request.grammar,
-                index=index,
-                cancellation=request.cancellation,
-                progress=request.progress,
-                splitter=splitter,
-                live_shift=request.live_shift,
-                trace=request.trace,
-                on_step=on_step,
-            )
+            return Generation(self.tokenizer, request, index)
         except LlmcliError as error:
             if not request.label:
                 raise

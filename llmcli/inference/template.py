@@ -19,8 +19,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Namespace, pass_context
 from jinja2.visitor import NodeTransformer
 
+from llmcli.engine.events import Message
 from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
-from llmcli.inference.engine import Message
 
 _T = TypeVar("_T")
 _OBJECT = 64  # cost of an object or of one iteration of a loop, in characters

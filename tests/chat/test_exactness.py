@@ -13,7 +13,7 @@ from llmcli.chat.compaction import Compaction
 from llmcli.chat.controller import ChatController, Turn
 from llmcli.chat.conversation import Message
 from llmcli.chat.prompting import PromptBuilder
-from llmcli.engine.llama.context import common_prefix
+from llmcli.engine.events import common_prefix
 from llmcli.errors import UsageError
 from llmcli.inference.local import LocalEngine
 from llmcli.models.locations import starter_path

@@ -8,7 +8,7 @@ import pytest
 from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.chat.prompting import PromptBuilder, as_messages
-from llmcli.engine.llama.context import common_prefix
+from llmcli.engine.events import common_prefix
 from llmcli.errors import LlmcliError
 from llmcli.inference.engine import Request
 from llmcli.inference.local import LocalEngine

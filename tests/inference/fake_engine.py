@@ -24,7 +24,7 @@ from llmcli.inference.engine import (
     Request,
     TemplateOptions,
 )
-from llmcli.inference.prompt_tokens import PromptRenderer
+from llmcli.inference.request import PromptRenderer
 from llmcli.params.settings import Layer
 from tests.inference.fake_vocab import FakeVocab
 

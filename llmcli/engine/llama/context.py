@@ -1,12 +1,12 @@
 """A llama.cpp context: it evaluates tokens, and reuses what it evaluated before."""
 
 import ctypes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from llmcli.engine.events import Batches, Cancellation
+from llmcli.engine.events import Batches, Cancellation, Progress, common_prefix
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError
@@ -14,7 +14,6 @@ from llmcli.errors import ContextOverflowError, LlmcliError
 if TYPE_CHECKING:
     from llmcli.params.model import ModelParams
 
-Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # llama.h, enum llama_flash_attn_type
 _BF16 = 30  # ggml.h, enum ggml_type; the one type of a cache that llama-cpp-python does not name
 _NO_SLOT, _ABORTED = 1, 2  # status of llama_decode
@@ -289,14 +288,6 @@ class Context:
             self._evaluated[0], self._rows[0] = saved.evaluated, saved.rows
         else:
             self.cut(0)  # a part of it can be there
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """The length of the common prefix of two sequences of tokens."""
-    n = min(len(a), len(b))
-    if list(a[:n]) == list(b[:n]):  # the usual case, compared at C speed
-        return n
-    return next(i for i in range(n) if a[i] != b[i])
 
 
 def check_layout(layout: Batches, n_tokens: int, n_batch: int, n_ctx: int) -> None:
