@@ -16,9 +16,8 @@ from time import perf_counter
 from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.context import Context
-from llmcli.inference.answer import Answer
 from llmcli.inference.comparison import Comparison
-from llmcli.inference.engine import Request, TemplateOptions
+from llmcli.inference.engine import Answer, Request, TemplateOptions
 from llmcli.inference.local import LocalEngine, resolve_model
 from llmcli.models.locations import model_locations
 from llmcli.params.settings import Settings

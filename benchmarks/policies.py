@@ -18,8 +18,7 @@ from typing import Any
 
 from llmcli.engine.events import Cancellation, TokenEvent
 from llmcli.engine.generation import Generation, generate
-from llmcli.inference.answer import Answer
-from llmcli.inference.engine import Prompt, Request, TemplateOptions
+from llmcli.inference.engine import Answer, Prompt, Request, TemplateOptions
 from llmcli.inference.local import LocalEngine, resolve_model
 from llmcli.inference.trace_file import TraceWriter
 from llmcli.models.locations import model_locations

@@ -7,8 +7,7 @@ from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
-from llmcli.inference.answer import Answer, Part
-from llmcli.inference.engine import Request
+from llmcli.inference.engine import Answer, Part, Request
 from llmcli.params.settings import Layer, resolve
 
 _REQUEST = (

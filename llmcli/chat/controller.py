@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
     from llmcli.chat.prompting import PromptBuilder
     from llmcli.engine.events import Cancellation
-    from llmcli.inference.answer import Answer, Part
-    from llmcli.inference.engine import Engine, Prompt
+    from llmcli.inference.engine import Answer, Engine, Part, Prompt
 
 ReadAhead = Callable[["PromptBuilder", "Cancellation"], None]
 # A change of one of these needs a reload of the model.
@@ -235,8 +234,7 @@ class ChatController:
         Raises ContextOverflowError without room for a token, UsageError for a grammar that does not parse.
         """
         from llmcli.engine.events import TemperatureShift
-        from llmcli.inference.answer import Answer
-        from llmcli.inference.engine import Request
+        from llmcli.inference.engine import Answer, Request
 
         engine = self.engine
         assert engine

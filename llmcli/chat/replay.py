@@ -12,10 +12,9 @@ from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.recorded_answer import RecordedAnswer
 from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.inference.answer import Answer, Part
 from llmcli.inference.answer_json import ReplayManifest, build_manifest, prompt_sha256
 from llmcli.inference.comparison import Comparison
-from llmcli.inference.engine import Engine, Request, TemplateOptions, Tokenizer, check_request
+from llmcli.inference.engine import Answer, Engine, Part, Request, TemplateOptions, Vocab, check_request
 from llmcli.inference.sizing import possible_gpu_layers
 from llmcli.params.settings import Settings
 from llmcli.text import ellipsize
@@ -161,7 +160,7 @@ def first_difference(
     recorded: tuple[str, str],
     replayed: tuple[str, str],
     tokens: Sequence[int],
-    vocab: Tokenizer,
+    vocab: Vocab,
     prefix: tuple[str, str] = ("", ""),
 ) -> Difference | None:
     """Where the reasoning and the text of an answer first differ from the recorded ones; None if they do not.

@@ -129,9 +129,8 @@ def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: boo
 
 def _comparison(engine: "Engine", requests: Sequence[_CompareRequest], cancellation: "Cancellation") -> "Comparison":
     """The answers to the requests, with settings that fit this model; warns if it has no chat template."""
-    from llmcli.inference.answer import Answer
     from llmcli.inference.comparison import Comparison
-    from llmcli.inference.engine import Request
+    from llmcli.inference.engine import Answer, Request
     from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
 
     prompts: dict[Any, Prompt] = {}  # rendering takes time, and most variants have the same prompt

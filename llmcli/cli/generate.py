@@ -27,8 +27,7 @@ from llmcli.ui.terminal.output import (
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.inference.answer import Answer
-    from llmcli.inference.engine import Engine, Request
+    from llmcli.inference.engine import Answer, Engine, Request
 
 PromptArgument = Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
 NoStdin = Annotated[bool, typer.Option("--no-stdin", help="Do not read stdin (the input of a shell loop).")]
@@ -78,7 +77,7 @@ def generate(
     question = join_prompt(asked, reads_stdin(asked, no_stdin), partial(read_prompt, asked))
     system, grammar = system_text(asked), grammar_text(asked, console.warn)
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
-    from llmcli.inference.answer import Answer
+    from llmcli.inference.engine import Answer
 
     target = find_model(asked)
     welcome(first.origins["model"])

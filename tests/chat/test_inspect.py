@@ -10,8 +10,7 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.inspect import AnswerInspector, last_answer
 from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
-from llmcli.inference.answer import Answer
-from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.engine import Answer, Prompt, Request
 from llmcli.inference.local import LocalEngine
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings

@@ -17,10 +17,9 @@ from llmcli.engine.llama import hardware
 from llmcli.engine.llama.hardware import ModelShape
 from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.inference import sizing
-from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.comparison import END, Comparison, Statistics, statistics_of, variant_data, variants_of
-from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.engine import Answer, Prompt, Request
 from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import PolicyCall

@@ -9,8 +9,7 @@ import pytest
 
 from llmcli.engine.answer_text import ReasoningSplitter
 from llmcli.engine.events import TokenTrace
-from llmcli.inference.answer import Answer
-from llmcli.inference.engine import Request, TemplateOptions
+from llmcli.inference.engine import Answer, Request, TemplateOptions
 from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
 from tests.chat.controllers import open_local
