@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
-from llmcli.engine.events import Cancellation, TokenEvent
+from llmcli.engine.events import Cancellation, Prompt, Request, TokenEvent
 from llmcli.engine.generation import Generation, generate
-from llmcli.inference.engine import Answer, Prompt, Request, TemplateOptions
+from llmcli.inference.engine import Answer, TemplateOptions
 from llmcli.inference.local import LocalEngine, resolve_model
 from llmcli.inference.trace_file import TraceWriter
 from llmcli.models.locations import model_locations

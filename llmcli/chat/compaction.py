@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
-from llmcli.engine.events import Cancellation
+from llmcli.engine.events import Cancellation, Request
 from llmcli.errors import UsageError
-from llmcli.inference.engine import Answer, Part, Request
+from llmcli.inference.engine import Answer, Part
 from llmcli.params.settings import Layer, resolve
 
 _REQUEST = (

@@ -18,8 +18,8 @@ from llmcli.params.settings import ResolvedSettings, Settings, fields, find, res
 if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
     from llmcli.chat.prompting import PromptBuilder
-    from llmcli.engine.events import Cancellation
-    from llmcli.inference.engine import Answer, Engine, Part, Prompt
+    from llmcli.engine.events import Cancellation, Prompt
+    from llmcli.inference.engine import Answer, Engine, Part
 
 ReadAhead = Callable[["PromptBuilder", "Cancellation"], None]
 # A change of one of these needs a reload of the model.
@@ -233,8 +233,8 @@ class ChatController:
 
         Raises ContextOverflowError without room for a token, UsageError for a grammar that does not parse.
         """
-        from llmcli.engine.events import TemperatureShift
-        from llmcli.inference.engine import Answer, Request
+        from llmcli.engine.events import Request, TemperatureShift
+        from llmcli.inference.engine import Answer
 
         engine = self.engine
         assert engine

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from llmcli.chat.conversation import Message
 from llmcli.chat.recorded_answer import recorded_settings, recorded_system
-from llmcli.engine.events import Cancellation, TokenTrace
+from llmcli.engine.events import Cancellation, Progress, Request, TokenChunk, TokenTrace
 from llmcli.errors import UsageError
-from llmcli.inference.engine import Answer, Progress, Request, TokenChunk, text_and_reasoning
+from llmcli.inference.engine import Answer, text_and_reasoning
 from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.settings import Settings
 

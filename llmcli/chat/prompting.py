@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import cache
 
 from llmcli.chat.conversation import Message
-from llmcli.engine.events import Cancellation
+from llmcli.engine.events import Cancellation, Prompt
 from llmcli.errors import LlmcliError
-from llmcli.inference.engine import REASONING_TAGS, Engine, Prompt, TemplateOptions
+from llmcli.inference.engine import REASONING_TAGS, Engine, TemplateOptions
 from llmcli.inference.request import PLAIN_TEMPLATE, template_options, with_plain_stop
 from llmcli.params.settings import Settings
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.recorded_answer import RecordedAnswer
-from llmcli.engine.events import Cancellation, TemperatureShift
+from llmcli.engine.events import Cancellation, Request, TemperatureShift
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer_json import ReplayManifest, build_manifest, prompt_sha256
 from llmcli.inference.comparison import Comparison
-from llmcli.inference.engine import Answer, Engine, Part, Request, TemplateOptions, Vocab, check_request
+from llmcli.inference.engine import Answer, Engine, Part, TemplateOptions, Vocab, check_request
 from llmcli.inference.sizing import possible_gpu_layers
 from llmcli.params.settings import Settings
 from llmcli.text import ellipsize

@@ -6,9 +6,10 @@ from itertools import chain, product
 from math import prod
 from time import perf_counter
 
+from llmcli.engine.events import Progress
 from llmcli.errors import UsageError
 from llmcli.inference.answer_json import answer_data
-from llmcli.inference.engine import Answer, Progress, check_request
+from llmcli.inference.engine import Answer, check_request
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import SettingValue, fields_of

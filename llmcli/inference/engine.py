@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Protocol
 
 from llmcli.engine.answer_text import REASONING_TAGS as REASONING_TAGS
 from llmcli.engine.answer_text import ReasoningSplitter
-from llmcli.engine.events import Batches, Cancellation, GenerationRecord, TokenEvent, TokenTrace
-from llmcli.engine.events import Message as Message
-from llmcli.engine.events import Progress as Progress
-from llmcli.engine.events import Prompt as Prompt
-from llmcli.engine.events import Request as Request
-from llmcli.engine.events import TokenChunk as TokenChunk
+from llmcli.engine.events import (
+    Batches,
+    Cancellation,
+    GenerationRecord,
+    Message,
+    Progress,
+    Prompt,
+    Request,
+    TokenEvent,
+    TokenTrace,
+)
 from llmcli.engine.llama.model import Vocab as Vocab
 from llmcli.errors import UsageError
 from llmcli.params.settings import Layer, Settings, fields

@@ -8,7 +8,7 @@ from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from llmcli.engine.events import Batches, Cancellation, TokenEvent
+from llmcli.engine.events import Batches, Cancellation, Message, Progress, Prompt, Request, TokenEvent
 from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
@@ -18,7 +18,7 @@ from llmcli.engine.llama.probe import probe
 from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
-from llmcli.inference.engine import Capabilities, EngineIdentity, Message, Progress, Prompt, Request, TemplateOptions
+from llmcli.inference.engine import Capabilities, EngineIdentity, TemplateOptions
 from llmcli.inference.request import PromptRenderer
 from llmcli.models import notes
 from llmcli.models.checksums import ModelHasher

@@ -11,9 +11,9 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.sessions.session import Session
 from llmcli.config.presets import LayerStack
-from llmcli.engine.events import Cancellation, TokenEvent
+from llmcli.engine.events import Cancellation, Prompt, Request, TokenEvent
 from llmcli.engine.llama.context import Context
-from llmcli.inference.engine import Engine, Prompt, Request
+from llmcli.inference.engine import Engine
 from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.model import ModelParams

@@ -7,9 +7,9 @@ from typing import Any
 
 from llmcli.chat.recorded_answer import RecordedAnswer, from_output
 from llmcli.chat.replay import Replay, replay_settings
-from llmcli.engine.events import TemperatureShift
+from llmcli.engine.events import Request, TemperatureShift
 from llmcli.inference.answer_json import answer_data
-from llmcli.inference.engine import Answer, Request
+from llmcli.inference.engine import Answer
 from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.inference.request import build_prompt, grammar_text
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelFile

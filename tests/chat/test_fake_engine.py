@@ -16,12 +16,12 @@ from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.recorded_answer import from_output, from_session
 from llmcli.chat.replay import BatchReplay, Replay, replay_settings
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.events import Cancellation, TemperatureShift
+from llmcli.engine.events import Cancellation, Request, TemperatureShift
 from llmcli.engine.llama import bindings
 from llmcli.errors import ConstraintError, ExitStatus, UsageError
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.comparison import END, Comparison, variant_data, variants_of
-from llmcli.inference.engine import Answer, Request
+from llmcli.inference.engine import Answer
 from llmcli.inference.request import build_prompt
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import ChatApp

@@ -14,9 +14,9 @@ from llmcli.chat.controller import ChatController, Turn
 from llmcli.chat.recorded_answer import RecordedAnswer, from_session
 from llmcli.chat.replay import Replay, replay_settings
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.events import FinishReason, TemperatureShift
+from llmcli.engine.events import FinishReason, Request, TemperatureShift
 from llmcli.inference.answer_json import answer_data
-from llmcli.inference.engine import Answer, Request
+from llmcli.inference.engine import Answer
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt
 from llmcli.params.settings import Settings, parse_data

@@ -9,21 +9,17 @@ from llmcli.engine.events import (
     Cancellation,
     FinishReason,
     GenerationRecord,
+    Message,
+    Progress,
+    Prompt,
+    Request,
     Timings,
     TokenEvent,
     TokenTrace,
 )
 from llmcli.engine.token_inspection import TokenInspector
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.inference.engine import (
-    Capabilities,
-    EngineIdentity,
-    Message,
-    Progress,
-    Prompt,
-    Request,
-    TemplateOptions,
-)
+from llmcli.inference.engine import Capabilities, EngineIdentity, TemplateOptions
 from llmcli.inference.request import PromptRenderer
 from llmcli.params.settings import Layer
 from tests.inference.fake_vocab import FakeVocab

@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.events import Cancellation, TokenEvent
+from llmcli.engine.events import Cancellation, Prompt, Request, TokenEvent
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.files import data_dir
 from llmcli.inference import local, sizing
-from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalEngine, ResolvedModel, resolve_model
 from llmcli.models.locations import ModelFile, model_locations
 from llmcli.params.policies.policy import Fixed

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from llmcli.engine.answer_text import ReasoningSplitter
-from llmcli.engine.events import TokenTrace
-from llmcli.inference.engine import Answer, Request, TemplateOptions
+from llmcli.engine.events import Request, TokenTrace
+from llmcli.inference.engine import Answer, TemplateOptions
 from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
 from tests.chat.controllers import open_local
