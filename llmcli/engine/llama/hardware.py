@@ -1,4 +1,4 @@
-"""Processors, devices and memory: what there is, and what a model needs."""
+"""Processors, devices and memory of this machine."""
 
 import ctypes
 import os
@@ -11,11 +11,6 @@ from llmcli.engine.llama import bindings
 from llmcli.errors import LlmcliError
 
 _KINDS = {0: "CPU", 1: "GPU", 2: "IGPU", 3: "ACCEL", 4: "META"}  # ggml-backend.h, enum ggml_backend_dev_type
-# Bytes per element of the K and V caches: bytes per block / elements per block (ggml.c, type traits).
-CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "q4_1": 20 / 32}
-CACHE_BYTES |= {"iq4_nl": 18 / 32, "q5_0": 22 / 32, "q5_1": 24 / 32}
-_USABLE = 0.9  # fraction of the free memory
-_ALIGN = 256  # llama.cpp rounds the context size up to a multiple
 
 
 @dataclass(frozen=True)
@@ -136,54 +131,3 @@ def machine() -> str:
     facts = [fact.rpartition(":")[2].partition("=") for fact in text.split("|")]
     features = [name.strip() for name, _, value in facts if value.strip() == "1"]
     return f"{', '.join(names)}: {' '.join(features)}"
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """The numbers of a model that an estimate needs."""
-
-    weights: int  # bytes
-    n_layers: int
-    n_ctx_train: int
-    n_embd: int
-    n_vocab: int
-    kv_width_k: int  # elements per token over all layers: the sum of heads x head length
-    kv_width_v: int
-
-
-@dataclass(frozen=True)
-class MemoryNeed:
-    """Bytes by purpose."""
-
-    weights: int
-    kv_cache: int
-    compute: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.kv_cache + self.compute
-
-
-def estimate(shape: ModelShape, n_ctx: int, n_ubatch: int, type_k: str, type_v: str) -> MemoryNeed:
-    """The memory for weights, KV cache and compute buffers; these are about logits and activations of a ubatch."""
-    per_token = shape.kv_width_k * CACHE_BYTES[type_k] + shape.kv_width_v * CACHE_BYTES[type_v]
-    compute = 4 * n_ubatch * (shape.n_vocab + 8 * shape.n_embd)
-    return MemoryNeed(shape.weights, int(per_token * n_ctx), compute)
-
-
-def fitting_context(shape: ModelShape, memory: int, n_ubatch: int, type_k: str, type_v: str) -> int:
-    """The largest context size, up to that of the training, that fits into `memory` bytes (0 = unknown)."""
-    one = estimate(shape, 1, n_ubatch, type_k, type_v)
-    free = memory * _USABLE - one.weights - one.compute
-    if memory <= 0 or one.kv_cache <= 0 or free >= shape.n_ctx_train * one.kv_cache:
-        return shape.n_ctx_train
-    return min(shape.n_ctx_train, max(_ALIGN, int(free / one.kv_cache) // _ALIGN * _ALIGN))
-
-
-def fitting_layers(shape: ModelShape, n_ctx: int, n_ubatch: int, type_k: str, type_v: str, gpu_memory: int) -> int:
-    """The number of layers, with the output layer, that fit into `gpu_memory` bytes with their part of the KV cache."""
-    need = estimate(shape, n_ctx, n_ubatch, type_k, type_v)
-    layers = shape.n_layers + 1
-    per_layer = (need.weights + need.kv_cache) / layers
-    free = gpu_memory * _USABLE - need.compute
-    return max(0, min(layers, int(free / per_layer))) if per_layer else layers
