@@ -55,23 +55,23 @@ def usable_cores() -> int:
     """The number of physical cores for this process, by affinity, SMT siblings and the container's CPU quota."""
     has_affinity = hasattr(os, "sched_getaffinity")  # not on Windows and macOS
     logical = sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
-    physical = _physical_cores(logical) or len(logical)
-    quota = _cpu_quota()
-    return max(1, min(physical, quota) if quota else physical)
-
-
-def _physical_cores(cpus: list[int]) -> int:
-    """The number of physical cores among `cpus`; 0 if it is unknown."""
+    n_cores = len(logical)
     if sys.platform == "darwin":
-        return _sysctl("hw.perflevel0.physicalcpu") or _sysctl("hw.physicalcpu")
-    if sys.platform == "win32":
-        return len(cpus) if len(cpus) <= 4 else len(cpus) // 2  # llama.cpp's rule for an unknown topology
-    cores = {_read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in cpus}
-    return 0 if "" in cores else len(cores)
+        n_cores = _sysctl("hw.perflevel0.physicalcpu") or _sysctl("hw.physicalcpu") or n_cores
+    elif sys.platform == "win32":
+        n_cores = n_cores if n_cores <= 4 else n_cores // 2  # llama.cpp's rule for an unknown topology
+    else:
+        siblings = {_read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in logical}
+        n_cores = n_cores if "" in siblings else len(siblings)
+    folder = "/sys/fs/cgroup/cpu/cpu.cfs_"
+    for text in (_read("/sys/fs/cgroup/cpu.max"), f"{_read(folder + 'quota_us')} {_read(folder + 'period_us')}"):
+        quota, _, period = text.partition(" ")  # "max" or -1 without a quota
+        if quota.isdecimal() and period.isdecimal():
+            return max(1, min(n_cores, -(-int(quota) // int(period))))
+    return max(1, n_cores)
 
 
 def _read(path: str) -> str:
-    """The text of a file of the system; empty if there is none."""
     try:
         return Path(path).read_text().strip()
     except OSError:
@@ -87,16 +87,6 @@ def _sysctl(name: str) -> int:
     return value.value
 
 
-def _cpu_quota() -> int:
-    """The number of CPUs in the container's quota, rounded up; 0 without a quota."""
-    folder = "/sys/fs/cgroup/cpu/cpu.cfs_"
-    for text in (_read("/sys/fs/cgroup/cpu.max"), f"{_read(folder + 'quota_us')} {_read(folder + 'period_us')}"):
-        quota, _, period = text.partition(" ")  # "max" or -1 without a quota
-        if quota.isdecimal() and period.isdecimal():
-            return -(-int(quota) // int(period))
-    return 0
-
-
 def available_memory() -> int:
     """Bytes of RAM that can be allocated without swapping; 0 if it is unknown."""
     if sys.platform.startswith("linux"):
@@ -104,20 +94,15 @@ def available_memory() -> int:
         system = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
     else:  # the free memory of llama.cpp's CPU device
         system = next((device.memory_free for device in devices() if device.kind == "CPU"), 0)
-    limit = _memory_limit()
-    return min(system, limit) if system and limit else system or limit
-
-
-def _memory_limit() -> int:
-    """Bytes left under the container's memory limit; 0 without one."""
     for folder, limit, used in (
         ("/sys/fs/cgroup/memory.", "max", "current"),
         ("/sys/fs/cgroup/memory/memory.", "limit_in_bytes", "usage_in_bytes"),
     ):
         top, taken = _read(folder + limit), _read(folder + used)
         if top.isdecimal() and taken.isdecimal():
-            return max(1, int(top) - int(taken)) if int(top) < 2**60 else 0  # more means: no limit
-    return 0
+            free = max(1, int(top) - int(taken))  # below the limit of the container
+            return min(system or free, free) if int(top) < 2**60 else system  # more means: no limit
+    return system
 
 
 @cache
