@@ -121,10 +121,6 @@ class Prompt:
             return self.chunks[0].tokens
         return [token for chunk in self.chunks for token in chunk.tokens]
 
-    def n_common(self, other: "Prompt") -> int:
-        """The number of tokens that both prompts begin with."""
-        return common_prefix(self.tokens, other.tokens)
-
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """The length of the common prefix of two sequences of tokens."""

@@ -99,7 +99,6 @@ class Generation(GenerationRecord):
         return self.finish("length", token, text) if self.is_full(n_ctx) else self._event(text, token)
 
     def _append(self, ctx: int, row: int, token: int) -> str:
-        """Append a token to the answer; returns its text, without the start of an incomplete character."""
         self.tokens.append(token)
         self.timings.predicted_n += 1
         text = self._decoder.decode(self.vocab.piece(token))
@@ -347,7 +346,6 @@ class Scheduler:
         return event
 
     def _evaluate_tokens(self, ready: Sequence[Generation]) -> list[TokenEvent]:
-        """Evaluate the last token of each in one batch, and draw the next ones."""
         start, context, cancellation = now_ms(), self._context, ready[0].request.cancellation
         # Only what ends all of them may abort: a memory that cannot remove a part (recurrent) would lose the others.
         is_shared = all(one.request.cancellation is cancellation for one in ready)

@@ -221,7 +221,6 @@ def trace_chain(
 
 
 def _probabilities(snapshot: CandidateSnapshot, n_vocab: int) -> "NDArray[np.float64]":
-    """The probability of each token of the vocabulary; NaN for removed ones."""
     import numpy as np
 
     rows = np.frombuffer(snapshot.rows, ROW_TYPE)

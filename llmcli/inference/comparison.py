@@ -73,7 +73,6 @@ def variants_of(specs: Sequence[str], seed: int, n_seeds: int = 1, parse: Parse 
 
 
 def _axis(spec: str, parse: Parse) -> list[Variant]:
-    """The values of one setting, each as a variant of its own."""
     name, equals, text = spec.partition("=")
     if not equals or not name.strip():
         raise UsageError(

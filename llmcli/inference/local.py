@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Batches, Cancellation, Message, Progress, Prompt, Request, TokenEvent
 from llmcli.engine.generation import Generation, generate
@@ -213,31 +213,18 @@ class LocalEngine:
     # Answers
 
     def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
-        events = self._events(requests)
-        next(events)  # from now on its end frees the samplers, also if nobody reads an event
-        return events
+        generations = [self.start(request, index) for index, request in enumerate(requests)]
+        if len(requests) == 1:
+            return generate(self._context_for(len(requests[0].prompt.tokens), requests[0].settings), generations)
+        return self._generate_together(requests, generations)
 
-    def _events(self, requests: Sequence[Request]) -> Generator[Any, None, None]:
-        """None once the requests are known to be valid, then the events.
-
-        Several answers come in rounds of as many at a time as the memory has room for.
-        """
-        generations: list[Generation] = []
-        try:
-            for index, request in enumerate(requests):
-                generations.append(self.start(request, index))
-            if len(requests) == 1:
-                context = self._context_for(len(requests[0].prompt.tokens), requests[0].settings)
-                yield None
-                yield from generate(context, generations)
-                return
-            yield None
-            with self._shared_context(requests) as width:
-                for first in range(0, len(generations), width):
-                    yield from generate(self.context, generations[first : first + width])
-        finally:
-            for generation in generations:
-                generation.close()
+    def _generate_together(
+        self, requests: Sequence[Request], generations: Sequence[Generation]
+    ) -> Generator[TokenEvent, None, None]:
+        """The events of several answers, which come in rounds of as many at a time as the memory has room for."""
+        with self._shared_context(requests) as width:
+            for first in range(0, len(generations), width):
+                yield from generate(self.context, generations[first : first + width])
 
     def start(self, request: Request, index: int = 0) -> Generation:
         """The generation for a request. Raises UsageError for settings or a grammar that are not valid."""

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -169,9 +170,9 @@ class PromptRenderer:
         self._nonce = str(int.from_bytes(os.urandom(8), "big"))  # digits, because `upper` or `title` do not change them
         self._written: dict[str, int] = {}  # the control tokens in the text of users, with their numbers
         self._marked = _Memo(self._mark)
-        self._pieces = _Memo(self._tokenize)
+        self._pieces = _Memo(partial(vocab.tokenize, parse_special=True))
         self._plain = _Memo(vocab.tokenize)
-        self._seen: set[int] = set()
+        self._last: Sequence[int] = ()  # the tokens of the last prompt
         self._checked: set[int] = set()
         self._cuts: list[str] = []
 
@@ -221,6 +222,7 @@ class PromptRenderer:
                 pieces = [piece for text in pieces for piece in _cut_before(name, text)]
             for piece in filter(None, pieces):
                 tokens += self._pieces(piece)
+        self._last = tokens
         return tokens
 
     def _with_bos(self, tokens: list[int]) -> list[int]:
@@ -246,15 +248,9 @@ class PromptRenderer:
                 break
         return content
 
-    def _tokenize(self, piece: str) -> list[int]:
-        tokens = self._vocab.tokenize(piece, parse_special=True)
-        self._seen.update(tokens)
-        return tokens
-
     def _update_cuts(self) -> None:
         """Cut at special tokens of earlier prompts, where that is safe; not of the first: to list them takes 15 ms."""
-        new = self._seen - self._checked
-        self._seen.clear()
+        new = set(self._last) - self._checked
         if not new:
             return
         self._checked |= new

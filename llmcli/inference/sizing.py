@@ -42,10 +42,7 @@ class MemoryNeed:
     weights: int
     kv_cache: int
     compute: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.kv_cache + self.compute
+    total: int
 
 
 def shape_of(headers: Sequence[GGUFHeader]) -> ModelShape:
@@ -152,7 +149,8 @@ def memory_need(shape: ModelShape, settings: ModelParams, n_ctx: int) -> MemoryN
     per_token_k = shape.kv_width_k * CACHE_BYTES[settings.cache_type_k]
     per_token_v = shape.kv_width_v * CACHE_BYTES[settings.cache_type_v]
     compute = 4 * settings.n_ubatch * (shape.n_vocab + 8 * shape.n_embd)
-    return MemoryNeed(shape.weights, int((per_token_k + per_token_v) * n_ctx), compute)
+    kv_cache = int((per_token_k + per_token_v) * n_ctx)
+    return MemoryNeed(shape.weights, kv_cache, compute, shape.weights + kv_cache + compute)
 
 
 def fitting_context(shape: ModelShape, settings: ModelParams, memory: int) -> int:

@@ -172,7 +172,6 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self._room, self._end = room, time.monotonic() + _SECONDS
 
     def _spend(self, amount: int) -> None:
-        """Charge for `amount` characters before they are produced."""
         self._room -= max(amount, 0)
         if self._room < 0:
             raise SecurityError("it produces too much text or loops too often")

@@ -16,6 +16,7 @@ from llmcli.engine.events import (
     Timings,
     TokenEvent,
     TokenTrace,
+    common_prefix,
 )
 from llmcli.engine.token_inspection import TokenInspector
 from llmcli.errors import LlmcliError, UsageError
@@ -124,7 +125,7 @@ class FakeEngine:
         self._evaluated = tokens
 
     def n_evaluated(self, tokens: Sequence[int]) -> int:
-        return Prompt.of_tokens("", tokens).n_common(Prompt.of_tokens("", self._evaluated))
+        return common_prefix(tokens, self._evaluated)
 
     def evaluate_batches(self, request: Request, layout: Batches) -> None:
         if sum(kept * times for _, kept, times in layout) != len(request.prompt.tokens):
