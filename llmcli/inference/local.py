@@ -221,10 +221,30 @@ class LocalEngine:
     def _generate_together(
         self, requests: Sequence[Request], generations: Sequence[Generation]
     ) -> Generator[TokenEvent, None, None]:
-        """The events of several answers, which come in rounds of as many at a time as the memory has room for."""
-        with self._shared_context(requests) as width:
-            for first in range(0, len(generations), width):
-                yield from generate(self.context, generations[first : first + width])
+        """The events of several answers, in rounds of as many at a time as the memory has room for.
+
+        They have a context of their own, and that of a conversation stays as it is; if there is none, it stays theirs.
+        """
+        begin = perf_counter()
+        limits = [one.settings.max_tokens for one in requests]
+        longest = replace(requests[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
+        lengths = [len(tokens) for tokens in {tuple(one.prompt.tokens) for one in requests}]
+        shared = sizing.choose_shared(self.shape, longest, lengths, len(requests))
+        chat_context = self._context
+        n_ctx = max(shared.n_ctx, chat_context.evaluated() + 1 if chat_context else 0)
+        context = self._context = Context(self.model, replace(longest, n_ctx=n_ctx), shared.width, shared.n_ctx_seq)
+        try:
+            if chat_context is None:
+                self.notes += [shared.note] if shared.note else []
+                self._add_load_time(begin)
+            elif chat_context.evaluated(requests[0].prompt.tokens) >= _MIN_REUSED:
+                context.receive(chat_context)
+            for first in range(0, len(generations), shared.width):
+                yield from generate(context, generations[first : first + shared.width])
+        finally:
+            if chat_context:
+                self._context = chat_context
+                context.close()
 
     def start(self, request: Request, index: int = 0) -> Generation:
         """The generation for a request. Raises UsageError for settings or a grammar that are not valid."""
@@ -254,34 +274,6 @@ class LocalEngine:
         elapsed = (perf_counter() - begin) * 1e3
         self.load_ms += elapsed
         self.waited_ms += elapsed
-
-    @contextmanager
-    def _shared_context(self, requests: Sequence[Request]) -> Iterator[int]:
-        """Within this block the context of the model is one for these answers; yields how many fit at a time.
-
-        The context of a conversation stays as it is. If there is none, the context of the answers becomes the model's.
-        """
-        begin = perf_counter()
-        limits = [one.settings.max_tokens for one in requests]
-        longest = replace(requests[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
-        lengths = [len(tokens) for tokens in {tuple(one.prompt.tokens) for one in requests}]
-        shared = sizing.choose_shared(self.shape, longest, lengths, len(requests))
-        chat_context = self._context
-        n_ctx = max(shared.n_ctx, chat_context.evaluated() + 1 if chat_context else 0)
-        context = Context(self.model, replace(longest, n_ctx=n_ctx), shared.width, shared.n_ctx_seq)
-        self._context = context
-        if chat_context is None:
-            self.notes += [shared.note] if shared.note else []
-            self._add_load_time(begin)
-            yield shared.width
-            return
-        try:
-            if chat_context.evaluated(requests[0].prompt.tokens) >= _MIN_REUSED:
-                context.receive(chat_context)
-            yield shared.width
-        finally:
-            self._context = chat_context
-            context.close()
 
 
 @contextmanager
