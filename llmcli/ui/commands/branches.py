@@ -11,14 +11,13 @@ from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_rows
 
 
-@command(
-    "branches",
-    help="List the branches of the conversation.",
-    detail="/retry and /edit start branches. * marks the current one; SHARED counts the messages that are the same as "
-    "in the current branch.",
-    examples=("/branches", "/branches, then /branch 2", "/retry, then /branches"),
-)
+@command("branches", examples=("/branches", "/branches, then /branch 2", "/retry, then /branches"))
 def branches(chat: ChatApp, _argument: str) -> None:
+    """List the branches of the conversation.
+
+    /retry and /edit start branches. * marks the current one; SHARED counts the messages that are the same as in the
+    current branch.
+    """
     conversation = chat.session.conversation
     leaves = conversation.leaves()
     if not leaves:
@@ -47,14 +46,14 @@ def _branch_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
 
 
 @command(
-    "branch N [K]",
-    help="Switch to branch N of the list.",
-    detail="With K: choose candidate K for token N of the last answer, as /alternatives N lists them, and continue "
-    "from there in a new branch.",
-    examples=("/branch 2", "/alternatives 5, then /branch 5 2", "/branch 0 3"),
-    complete=_branch_numbers,
+    "branch N [K]", examples=("/branch 2", "/alternatives 5, then /branch 5 2", "/branch 0 3"), complete=_branch_numbers
 )
 def branch(chat: ChatApp, argument: str) -> None:
+    """Switch to branch N of the list.
+
+    With K: choose candidate K for token N of the last answer, as /alternatives N lists them, and continue from
+    there in a new branch.
+    """
     if len(words := argument.split()) == 2:
         _branch_off(chat, *words)
         return

@@ -22,10 +22,6 @@ _COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the ol
 
 @command(
     "compare [QUESTION] KEY=V1,V2 … [answers=K]",
-    help="Answer with several settings side by side.",
-    detail="Without QUESTION, the model answers the last one again. With several KEYs, each combination is compared. "
-    "answers=K generates K answers for each, with different seeds. Use ; between values that contain a comma. "
-    "/keep N continues with one of the answers.",
     examples=(
         "/compare temp=0.2,0.8,1.4",
         "/compare answers=3",
@@ -34,6 +30,12 @@ _COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the ol
     complete=complete_assignments,
 )
 def compare(chat: ChatApp, argument: str) -> None:
+    """Answer with several settings side by side.
+
+    Without QUESTION, the model answers the last one again. With several KEYs, each combination is compared.
+    answers=K generates K answers for each, with different seeds. Use ; between values that contain a comma. /keep N
+    continues with one of the answers.
+    """
     question, specs, n_seeds = split_arguments(argument)
     seed = chat.controller.settings.seed
     seed = random_seed() if seed is None else seed
@@ -117,12 +119,11 @@ def _answer_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
 
 @command(
     "keep N",
-    help="Continue with answer N of the last comparison.",
-    detail="It follows its question, in a new branch.",
     examples=("/keep 2", "/keep 1, then /continue", "/compare answers=3, then /keep 3"),
     complete=_answer_numbers,
 )
 def keep(chat: ChatApp, argument: str) -> None:
+    """Continue with answer N of the last comparison. It follows its question, in a new branch."""
     compare_session = chat.compare_session
     if not compare_session or compare_session.session is not chat.session:
         raise UsageError("no comparison yet", _EXAMPLE_HINT)

@@ -41,15 +41,12 @@ def _words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
     return matching([("all", "every command"), *((name, entry.summary) for name, entry in commands().items())], start)
 
 
-@command(
-    "help [all|CMD|WORD]",
-    help="Show the commands, or details of one.",
-    detail="`all` lists every command and key. CMD is a command or a setting. Any other WORD searches the help.",
-    examples=("/help all", "/help temp", "/help top_p"),
-    aliases=("?",),
-    complete=_words,
-)
+@command("help [all|CMD|WORD]", examples=("/help all", "/help temp", "/help top_p"), aliases=("?",), complete=_words)
 def help_(chat: ChatApp, argument: str) -> None:
+    """Show the commands, or details of one.
+
+    `all` lists every command and key. CMD is a command or a setting. Any other WORD searches the help.
+    """
     if not argument:
         print_definitions([(f"  /{name}", commands()[name].summary) for name in _EVERYDAY])
         for line in _OVERVIEW:
@@ -68,7 +65,7 @@ def help_(chat: ChatApp, argument: str) -> None:
         _search(argument.lstrip("/"))
         return
     chat.say(f"/{found.usage}{_also(found)}", "1")
-    chat.say(found.description + (f" ({setting_note(chat, found.setting)})" if found.setting else ""))
+    chat.say(found.help + (f" ({setting_note(chat, found.setting)})" if found.setting else ""))
     chat.say("Examples:", "2")
     for example in found.examples:
         chat.say(f"  {example}")
@@ -82,7 +79,7 @@ def _search(text: str) -> None:
     """List the commands and settings whose help contains the words of `text`; UsageError if there are none."""
     words = re.findall(r"\w+", text.lower())
     stems = [re.escape(word[:-_ENDING] if len(word) > 2 * _ENDING else word) for word in words]
-    texts = {name: " ".join((name, entry.description, *entry.examples)) for name, entry in commands().items()}
+    texts = {name: " ".join((name, entry.help, *entry.examples)) for name, entry in commands().items()}
     texts |= {key: f"{key} {fields()[key].param.help}" for key in chat_setting_keys() if key not in texts}
     found = [target for word in words for target in registry.SYNONYMS.get(word, ())]
     found += [name for name, whole in texts.items() if all(re.search(rf"\b{stem}", whole.lower()) for stem in stems)]
@@ -92,47 +89,37 @@ def _search(text: str) -> None:
     print_definitions([(f"  /{name}", registry.require_command(name).summary) for name in dict.fromkeys(found)])
 
 
-@command(
-    "exit",
-    help="Leave the chat.",
-    detail="Everything is saved. Ctrl-D does the same.",
-    examples=("/exit", "/quit", "/bye"),
-    aliases=("quit", "bye", "q"),
-)
+@command("exit", examples=("/exit", "/quit", "/bye"), aliases=("quit", "bye", "q"))
 def exit_(_chat: ChatApp, _argument: str) -> None:
+    """Leave the chat. Everything is saved. Ctrl-D does the same."""
     raise EOFError  # as Ctrl-D does
 
 
 @command(
-    "markdown [on|off]",
-    help="Turn the rendering of Markdown on or off.",
-    detail="Off shows the text as the model writes it.",
-    examples=("/markdown", "/markdown off", "/markdown on"),
-    complete=complete_values("markdown"),
+    "markdown [on|off]", examples=("/markdown", "/markdown off", "/markdown on"), complete=complete_values("markdown")
 )
 def markdown(chat: ChatApp, argument: str) -> None:
+    """Turn the rendering of Markdown on or off. Off shows the text as the model writes it."""
     dispatch(chat, "set", f"markdown {argument}")
 
 
 @command(
     "theme [NAME|FILE]",
-    help="Set the colors of answers.",
-    detail="NAME is auto (what the terminal reports), dark, light, or a Pygments style, which colors code. FILE is a "
-    "theme file of rich.",
     examples=("/theme", "/theme light", "/theme monokai"),
     complete=lambda _chat, start: matching([(name, "") for name in theme_names()], start),
 )
 def theme(chat: ChatApp, argument: str) -> None:
+    """Set the colors of answers.
+
+    NAME is auto (what the terminal reports), dark, light, or a Pygments style, which colors code. FILE is a theme
+    file of rich.
+    """
     dispatch(chat, "set", f"theme {argument}")
 
 
-@command(
-    "multiline [on|off]",
-    help="Make Enter start a new line, and Alt-Enter send.",
-    detail="Alone it switches between the two.",
-    examples=("/multiline", "/multiline on", "/multiline off"),
-)
+@command("multiline [on|off]", examples=("/multiline", "/multiline on", "/multiline off"))
 def multiline(chat: ChatApp, argument: str) -> None:
+    """Make Enter start a new line, and Alt-Enter send. Alone it switches between the two."""
     if argument not in ("", "on", "off"):
         raise UsageError(f"/multiline must be on or off, got '{argument}'")
     reader = chat.reader

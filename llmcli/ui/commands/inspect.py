@@ -33,16 +33,14 @@ def _token_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
     return matching(((str(token.i), repr(token.text or token.reasoning)) for token in known), start)
 
 
-@command(
-    "why [N|TEXT]",
-    help="Show step by step how a token was sampled.",
-    detail="N is its number in the answer, from 0; TEXT is its text or the start of it. Alone it takes the token "
-    "with the highest entropy. The table has the most likely candidates and what each sampler did to them. After "
-    "/continue or /branch N K the numbers start again: the text before is a part of the prompt.",
-    examples=("/why", "/why 12", "/why comet"),
-    complete=_token_numbers,
-)
+@command("why [N|TEXT]", examples=("/why", "/why 12", "/why comet"), complete=_token_numbers)
 def why(chat: ChatApp, argument: str) -> None:
+    """Show step by step how a token was sampled.
+
+    N is its number in the answer, from 0; TEXT is its text or the start of it. Alone it takes the token with the
+    highest entropy. The table has the most likely candidates and what each sampler did to them. After /continue or
+    /branch N K the numbers start again: the text before is a part of the prompt.
+    """
     if inspected := _inspect(chat, argument, 8):
         answered, found = inspected
         print_why(found, answered.answer.settings)
@@ -51,13 +49,15 @@ def why(chat: ChatApp, argument: str) -> None:
 
 @command(
     "alternatives [N|TEXT]",
-    help="List the other candidates for a token.",
-    detail="N and TEXT as for /why. K is the rank of a candidate, BEFORE its probability by the model, AFTER its "
-    "probability after the sampler chain. /branch N K continues from it.",
     examples=("/alternatives", "/alternatives 12", "/alternatives 5, then /branch 5 2"),
     complete=_token_numbers,
 )
 def alternatives(chat: ChatApp, argument: str) -> None:
+    """List the other candidates for a token.
+
+    N and TEXT as for /why. K is the rank of a candidate, BEFORE its probability by the model, AFTER its probability
+    after the sampler chain. /branch N K continues from it.
+    """
     inspected = _inspect(chat, argument, 10)
     if not inspected:
         return
@@ -142,15 +142,13 @@ def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> 
         console.note(f"recomputed with different batch sizes; the original probability was {original:.1%}")
 
 
-@command(
-    "tokens [temperature|p|entropy]",
-    help="Show the tokens of the last answer in color.",
-    detail="The color shows the temperature, the probability (p) or the entropy of each token. Without color, bars "
-    "below the text show it.",
-    examples=("/tokens", "/tokens p", "/tokens entropy"),
-    aliases=("heat",),
-)
+@command("tokens [temperature|p|entropy]", examples=("/tokens", "/tokens p", "/tokens entropy"), aliases=("heat",))
 def tokens(chat: ChatApp, argument: str) -> None:
+    """Show the tokens of the last answer in color.
+
+    The color shows the temperature, the probability (p) or the entropy of each token. Without color, bars below the
+    text show it.
+    """
     by = {"": "temperature", "temp": "temperature", "probability": "p"}.get(argument, argument)
     if by not in get_args(Measure):
         raise UsageError(f"/tokens must be temperature, p or entropy, got '{argument}'")
@@ -164,14 +162,13 @@ def traces_of_last_answer(chat: ChatApp) -> list["TokenTrace"]:
     return chat.turn.answer.traces
 
 
-@command(
-    "trace [on [FOLDER]|off|FILE]",
-    help="Write how each token is sampled to a file.",
-    detail="`on` writes one file per answer. FILE.jsonl gets the trace of the last answer. Alone it shows whether "
-    "traces are on. `llmcli trace show FILE` reads them.",
-    examples=("/trace on", "/trace last.jsonl", "/trace off"),
-)
+@command("trace [on [FOLDER]|off|FILE]", examples=("/trace on", "/trace last.jsonl", "/trace off"))
 def trace(chat: ChatApp, argument: str) -> None:
+    """Write how each token is sampled to a file.
+
+    `on` writes one file per answer. FILE.jsonl gets the trace of the last answer. Alone it shows whether traces are
+    on. `llmcli trace show FILE` reads them.
+    """
     word, _, name = argument.partition(" ")
     if word in ("", "on", "off"):
         if word == "on":
@@ -207,13 +204,12 @@ def spark(chat: ChatApp) -> str:
     return f"{sparkline(values, min(room, len(values)))}\nlast answer: {span}"
 
 
-@command(
-    "stats",
-    help="Show token counts and speed of the last answer.",
-    detail="It also shows the time to the first token, the finish reason and the seed.",
-    examples=("/stats", "/retry, then /stats", "/model starter, then /retry, then /stats"),
-)
+@command("stats", examples=("/stats", "/retry, then /stats", "/model starter, then /retry, then /stats"))
 def stats(chat: ChatApp, _argument: str) -> None:
+    """Show token counts and speed of the last answer.
+
+    It also shows the time to the first token, the finish reason and the seed.
+    """
     answers = [message for message in chat.session.conversation.messages.values() if message.timings]
     last = next((message for message in reversed(chat.path()) if message.timings), None)
     if not last:

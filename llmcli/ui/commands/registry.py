@@ -20,32 +20,35 @@ from llmcli.ui.terminal.output import to_stderr
 Run = Callable[[ChatApp, str], None]
 Complete = Callable[[ChatApp, str], Iterable[tuple[str, str]]]  # the argument so far -> (value, note)
 _MODULES = ("messages", "branches", "compare", "settings", "inspect", "context", "sessions", "files", "help")
-# Names from other programs, by the commands and settings that do the same.
-_SYNONYMS_OF: Mapping[tuple[str, ...], str] = {
-    ("temp",): "creativity creative randomness dynatemp",
-    ("stats",): "speed bench benchmark perf usage",
-    ("why", "tokens"): "logprobs probabilities",
-    ("character",): "persona personality",
-    ("max_tokens",): "length",
-    ("n_ctx",): "ctx context_size",
-    ("system",): "prompt",
-    ("params",): "settings parameters options config",
-    ("model",): "info show",
-    ("json",): "format",
-    ("load",): "open resume",
-    ("sessions",): "list search find",
-    ("file",): "attach",
-    ("compact",): "summarize",
-    ("retry",): "again",
-    ("undo",): "delete",
-    ("theme",): "color colors color_scheme",
+# Words from other programs, and the commands and settings that do the same.
+SYNONYMS = {
+    word: targets.split()
+    for targets, words in {
+        "temp": "creativity creative randomness dynatemp",
+        "stats": "speed bench benchmark perf usage",
+        "why tokens": "logprobs probabilities",
+        "character": "persona personality",
+        "max_tokens": "length",
+        "n_ctx": "ctx context_size",
+        "system": "prompt",
+        "params": "settings parameters options config",
+        "model": "info show",
+        "json": "format",
+        "load": "open resume",
+        "sessions": "list search find",
+        "file": "attach",
+        "compact": "summarize",
+        "retry": "again",
+        "undo": "delete",
+        "theme": "color colors color_scheme",
+    }.items()
+    for word in words.split()
 }
-SYNONYMS = {word: targets for targets, words in _SYNONYMS_OF.items() for word in words.split()}
 
 
 @dataclass(kw_only=True)
 class Command:
-    """A slash command, as the decorator of the function that runs it. `help` is one sentence.
+    """A slash command, as the decorator of the function that runs it, whose docstring is the `help`.
 
     `usage` is its name and its argument, as in `think [on|off|hide]`: words in lower case are typed as they are, words
     in capitals stand for any text, and N alone for a number. Brackets are around what can be missing. `setting` is the
@@ -53,17 +56,16 @@ class Command:
     """
 
     usage: str = field(kw_only=False)
-    help: str
-    detail: str = ""
     examples: tuple[str, str, str]
     aliases: tuple[str, ...] = ()
     complete: Complete | None = None  # without it, the words of the usage
     setting: str = ""
+    help: str = ""
     run: Run = field(init=False)
 
     def __call__(self, run: Run) -> Run:
         """Declare the command."""
-        self.run = run
+        self.run, self.help = run, " ".join((run.__doc__ or "").split())
         _declared[self.name] = self
         return run
 
@@ -94,11 +96,6 @@ class Command:
         """The first sentence of the help without its full stop, for lists."""
         return self.help.partition(". ")[0].rstrip(".")
 
-    @property
-    def description(self) -> str:
-        """The help and its details as one paragraph."""
-        return f"{self.help} {self.detail}".rstrip()
-
 
 command = Command  # the name of the decorator
 _declared: dict[str, Command] = {}  # in the order of the imports
@@ -126,20 +123,22 @@ def find_command(name: str) -> Command | None:
     """The command called `name`, or the one that sets the setting of that name; None without either."""
     if known := commands_by_name().get(name):
         return known
-    with suppress(UsageError):
-        key = find(name).key
-        return _setting_command(key) if key in chat_setting_keys() else None
-    return None
-
-
-def _setting_command(key: str) -> Command:
-    setting = fields()[key]
-    known = [str(choice) for choice in (*setting.param.suggest, *setting.param.choices) if str(choice)]
-    value = "on" if setting.kind is bool else next(iter(known), "") or setting.format(setting.default) or "VALUE"
+    try:
+        setting = find(name)
+    except UsageError:
+        return None
+    key = setting.key
+    if key not in chat_setting_keys():
+        return None
+    values = [str(choice) for choice in (*setting.param.suggest, *setting.param.choices) if str(choice)]
+    value = "on" if setting.kind is bool else next(iter(values), "") or setting.format(setting.default) or "VALUE"
     once = f"/set {key} {value}" if requires_reload(key) else f"/retry {key}={value}"
-    examples = (f"/{key} {value}", once, f"/reset {key}")
     made = Command(
-        f"{key} [VALUE]", help=setting.param.help, examples=examples, complete=complete_values(key), setting=key
+        f"{key} [VALUE]",
+        examples=(f"/{key} {value}", once, f"/reset {key}"),
+        complete=complete_values(key),
+        setting=key,
+        help=setting.param.help,
     )
     made.run = lambda chat, argument: commands()["set"].run(chat, f"{key} {argument}")
     return made
@@ -187,35 +186,29 @@ def suggest(chat: ChatApp, text: str) -> Iterator[Suggestion]:
         quote, start = mention.groups()
         for value, note in _files(start, quote):
             yield Suggestion(f"@{value}", len(f"@{quote}{start}"), note)
-    elif text.startswith("/"):
-        name, space, argument = text[1:].partition(" ")
-        if not space:
-            yield from (Suggestion(value, len(text), note) for value, note in _names(chat, name.lower()))
-            return
-        last_word = len(argument) - (argument.rfind(" ") + 1)
-        for value, note in _arguments(chat, name.lower().replace("-", "_"), argument):
-            replaced = len(argument) if value.startswith(argument) else last_word
-            yield Suggestion(sanitize(value), replaced, sanitize(note))
-
-
-def _names(chat: ChatApp, start: str) -> Iterator[tuple[str, str]]:
-    """The commands and settings that begin with `start`, with their slash."""
-    for entry in commands().values():
-        if entry.name.startswith(start):
-            yield f"/{entry.name} " if " " in entry.usage else f"/{entry.name}", entry.summary
-    for key in chat_setting_keys():
-        if key.startswith(start) and key not in commands():
-            yield f"/{key} ", setting_note(chat, key)
-
-
-def _arguments(chat: ChatApp, name: str, argument: str) -> Iterator[tuple[str, str]]:
+        return
+    if not text.startswith("/"):
+        return
+    name, space, argument = text[1:].partition(" ")
+    name = name.lower()
+    if not space:
+        for entry in commands().values():
+            if entry.name.startswith(name):
+                end = " " if " " in entry.usage else ""
+                yield Suggestion(f"/{entry.name}{end}", len(text), entry.summary)
+        for key in chat_setting_keys():
+            if key.startswith(name) and key not in commands():
+                yield Suggestion(f"/{key} ", len(text), setting_note(chat, key))
+        return
+    found = find_command(name.replace("-", "_"))
+    if not found:
+        return
+    words = re.findall(r"\b[a-z]+\b", found.usage.removeprefix(found.name))
     with suppress(LlmcliError):
-        found = require_command(name)
-        if found.complete:
-            yield from found.complete(chat, argument)
-        else:
-            words = re.findall(r"\b[a-z]+\b", found.usage.removeprefix(found.name))
-            yield from matching(((word, "") for word in words), argument)
+        complete = found.complete or (lambda _chat, start: matching(((word, "") for word in words), start))
+        for value, note in complete(chat, argument):
+            replaced = argument if value.startswith(argument) else argument.rpartition(" ")[2]
+            yield Suggestion(sanitize(value), len(replaced), sanitize(note))
 
 
 def setting_note(chat: ChatApp, key: str) -> str:

@@ -13,25 +13,20 @@ from llmcli.ui.terminal.output import print_rows
 _SHOWN = 2  # messages, after a session was opened
 
 
-@command(
-    "fork NAME",
-    help="Continue in a copy of this session.",
-    detail="The copy gets the NAME; this session stays as it is.",
-    examples=("/fork other-ending", "/fork draft-2", "/fork short, then /undo 2"),
-)
+@command("fork NAME", examples=("/fork other-ending", "/fork draft-2", "/fork short, then /undo 2"))
 def fork(chat: ChatApp, argument: str) -> None:
+    """Continue in a copy of this session. The copy gets the NAME; this session stays as it is."""
     before = chat.session.name
     chat.controller.switch_session(chat.session.copy(argument))
     console.note(f"session {chat.session.name}" + (f" (a copy of {before}, which stays as it is)" if before else ""))
 
 
-@command(
-    "save NAME",
-    help="Name this chat, or save a copy under a new name.",
-    detail="Each message is saved at once anyway, under a name made of the date and the first words.",
-    examples=("/save novel", "/save ghost story", "/save draft-1"),
-)
+@command("save NAME", examples=("/save novel", "/save ghost story", "/save draft-1"))
 def save(chat: ChatApp, argument: str) -> None:
+    """Name this chat, or save a copy under a new name.
+
+    Each message is saved at once anyway, under a name made of the date and the first words.
+    """
     if chat.session.is_named and not chat.session.is_saved:
         raise UsageError("the session is empty: nothing to copy", "send a message first")
     if chat.session.is_named:
@@ -46,12 +41,14 @@ def save(chat: ChatApp, argument: str) -> None:
 
 @command(
     "load NAME",
-    help="Open another session and continue it.",
-    detail="/sessions lists them. The end of a name is enough: `comet` opens 2026-11-28-comet.",
     examples=("/load novel", "/load ghost-story", "/sessions, then /load draft-1"),
     complete=lambda _chat, start: [(session.name, session.title) for session in listing.session_summaries(start)],
 )
 def load(chat: ChatApp, argument: str) -> None:
+    """Open another session and continue it.
+
+    /sessions lists them. The end of a name is enough: `comet` opens 2026-11-28-comet.
+    """
     if store.to_name(argument) == chat.session.name:
         raise UsageError(f"session {chat.session.name} is already open")
     try:
@@ -88,13 +85,12 @@ def open_session(chat: ChatApp) -> None:
     console.note(f"session {chat.session.name}, {plural(len(path), 'message')}")
 
 
-@command(
-    "sessions [TEXT]",
-    help="List the sessions, or search their messages.",
-    detail="With TEXT, the messages of all sessions that contain it. /load NAME opens a session.",
-    examples=("/sessions", "/sessions comet", "/sessions, then /load novel"),
-)
+@command("sessions [TEXT]", examples=("/sessions", "/sessions comet", "/sessions, then /load novel"))
 def sessions(chat: ChatApp, argument: str) -> None:
+    """List the sessions, or search their messages.
+
+    With TEXT, the messages of all sessions that contain it. /load NAME opens a session.
+    """
     if argument:
         hits = [(hit.session, str(hit.number), hit.excerpt) for hit in listing.search(argument)]
         if hits:
@@ -113,12 +109,8 @@ def sessions(chat: ChatApp, argument: str) -> None:
     print_rows(("SESSION", "MESSAGES", "CHANGED", "BEGINS"), rows, right=("MESSAGES",), spare=("BEGINS", "MESSAGES"))
 
 
-@command(
-    "rename NAME",
-    help="Rename this session.",
-    detail="Words are joined by hyphens.",
-    examples=("/rename novel", "/rename ghost story", "/load draft-1, then /rename final"),
-)
+@command("rename NAME", examples=("/rename novel", "/rename ghost story", "/load draft-1, then /rename final"))
 def rename(chat: ChatApp, argument: str) -> None:
+    """Rename this session. Words are joined by hyphens."""
     chat.session.rename(argument)
     console.note(f"renamed to {chat.session.name}")
