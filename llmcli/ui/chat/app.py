@@ -115,10 +115,9 @@ class ChatApp:
 
     def _note_left_messages(self, head: int | None, first: int) -> None:
         """Say where the messages up to `head` are, if there is a message `first`."""
-        conversation = self.controller.session.conversation
-        left = conversation.path(head)
-        paths = [conversation.path(leaf) for leaf in conversation.leaves()]
-        branch = next((number for number, path in enumerate(paths, 1) if left[-1] in path), 0)
+        conversation = self.session.conversation
+        left, leaves = conversation.path(head), conversation.leaves()
+        branch = next((number for number, leaf in enumerate(leaves, 1) if left[-1] in conversation.path(leaf)), 0)
         if len(left) < first or not branch:
             return
         what = f"message {first} stays" if len(left) == first else f"messages {first} to {len(left)} stay"
@@ -152,9 +151,9 @@ class ChatApp:
             write_trace(turn.answer, str(self.traces / trace)) if self.traces else nullcontext(),
             to_stderr(False),
             busy_screen.open(turn.resolved.settings.timeout),
+            closing(turn.parts()) as parts,  # the text so far is kept before the session is closed
         ):
-            with closing(turn.parts()) as parts:  # the text so far is kept before the session is closed
-                busy_screen.show(parts, begun.content if begun else "")
+            busy_screen.show(parts, begun.content if begun else "")
             if self.live and turn.message:
                 print_line("")  # between one turn and the next
         if moved := temperature_keys.note():

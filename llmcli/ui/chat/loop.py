@@ -56,11 +56,14 @@ def run(chat: ChatApp, first: str = "") -> int:
 
 
 def _handle(chat: ChatApp, text: str) -> None:
-    if not text.startswith("/"):
-        if not _is_command_without_slash(chat, text):
-            chat.send(text)
-        return
+    """Run the command, or send the message; a word like `exit` alone is sent only when it is typed again."""
+    word = text.strip().lower()
+    name, refused = _WITHOUT_SLASH.get(word), chat.refused_word
     chat.refused_word = ""
+    if name and chat.editing is None and refused != word and can_ask():
+        chat.refused_word = word
+        console.note(f"not sent: type /{name} for the command, or '{word}' again to send it")
+        return
     command = registry.parse_command(text)
     if not command:
         chat.send(text.removeprefix("/") if text.startswith("//") else text)
@@ -69,18 +72,6 @@ def _handle(chat: ChatApp, text: str) -> None:
     if chat.stop_editing():
         console.note(f"message {number} is unchanged")
     registry.dispatch(chat, *command)
-
-
-def _is_command_without_slash(chat: ChatApp, text: str) -> bool:
-    """Whether a person typed a word like `exit` alone, and was told so; typed again, it is sent."""
-    word = text.strip().lower()
-    name = _WITHOUT_SLASH.get(word)
-    if not name or chat.editing is not None or chat.refused_word == word or not can_ask():
-        chat.refused_word = ""
-        return False
-    chat.refused_word = word
-    console.note(f"not sent: type /{name} for the command, or '{word}' again to send it")
-    return True
 
 
 def status_line(chat: ChatApp) -> str:

@@ -1,7 +1,6 @@
 """Commands that show how single tokens of the last answer were sampled."""
 
 import os
-import shutil
 from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +10,7 @@ from llmcli.engine.events import Measure
 from llmcli.errors import UsageError
 from llmcli.files import data_dir, make_private
 from llmcli.text import plural
-from llmcli.ui.charts.heatmap import print_heat, sparkline
+from llmcli.ui.charts.heatmap import print_heat
 from llmcli.ui.charts.trace_table import percent, print_why, short_name, token_text
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.busy_screen import BusyScreen
@@ -189,19 +188,6 @@ def trace(chat: ChatApp, argument: str) -> None:
         for token in traces:
             writer.write(token)
     console.note(f"wrote {plural(len(traces), 'token')} to {path} (see `llmcli trace show` and `llmcli trace plot`)")
-
-
-def spark(chat: ChatApp) -> str:
-    """The temperatures of the last answer as a line of bars, and their range; empty without temperatures."""
-    values = [one.temperature for one in chat.turn.answer.traces if one.id is not None] if chat.turn else []
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    low, high = min(known), max(known)
-    same = f"{low:.2f} throughout"
-    span = same if high - low < 0.005 else f"{low:.2f}..{high:.2f}, mean {sum(known) / len(known):.2f}"
-    room = min(shutil.get_terminal_size().columns - 1, 60) if chat.live else 60
-    return f"{sparkline(values, min(room, len(values)))}\nlast answer: {span}"
 
 
 @command("stats", examples=("/stats", "/retry, then /stats", "/model starter, then /retry, then /stats"))

@@ -1,6 +1,7 @@
 """Commands that show and change settings."""
 
 import re
+import shutil
 from dataclasses import replace
 
 from llmcli.chat.characters import use_character
@@ -17,9 +18,9 @@ from llmcli.params.policies.user_functions import load_function
 from llmcli.params.sampler_chain import SamplingParams, build_chain
 from llmcli.params.settings import fields, find, format_setting, ineffective_settings
 from llmcli.text import ellipsize
+from llmcli.ui.charts.heatmap import sparkline
 from llmcli.ui.charts.trace_table import step_values
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.inspect import spark
 from llmcli.ui.commands.registry import command, commands, complete_pair, complete_values, matching
 from llmcli.ui.markdown.theme import ground_of
 from llmcli.ui.terminal.console import console
@@ -122,8 +123,15 @@ def temp(chat: ChatApp, argument: str) -> None:
             raise UsageError(f"a step needs a fixed temperature, and this is {policy}", "set a number first: /temp 0.8")
         argument = f"{max(policy.value + float(argument), 0.0):.4g}"
     set_(chat, f"temperature {argument}")
-    if not argument and (bars := spark(chat)):
-        chat.say(bars)
+    values = [one.temperature for one in chat.turn.answer.traces if one.id is not None] if chat.turn else []
+    known = [value for value in values if value is not None]
+    if argument or not known:
+        return
+    low, high = min(known), max(known)
+    same = f"{low:.2f} throughout"
+    span = same if high - low < 0.005 else f"{low:.2f}..{high:.2f}, mean {sum(known) / len(known):.2f}"
+    room = min(shutil.get_terminal_size().columns - 1, 60) if chat.live else 60
+    chat.say(f"{sparkline(values, min(room, len(values)))}\nlast answer: {span}")
 
 
 @command("seed [N|random]", examples=("/seed", "/seed 42", "/seed random"))
