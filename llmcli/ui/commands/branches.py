@@ -11,7 +11,7 @@ from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_rows
 
 
-@command("branches", examples=("/branches", "/branches, then /branch 2", "/retry, then /branches"))
+@command("branches", "/branches", "/branches, then /branch 2", "/retry, then /branches")
 def branches(chat: ChatApp, _argument: str) -> None:
     """List the branches of the conversation.
 
@@ -45,9 +45,7 @@ def _branch_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
     return matching(((str(n), ellipsize(conversation.messages[leaf].content)) for n, leaf in leaves), start)
 
 
-@command(
-    "branch N [K]", examples=("/branch 2", "/alternatives 5, then /branch 5 2", "/branch 0 3"), complete=_branch_numbers
-)
+@command("branch N [K]", "/branch 2", "/alternatives 5, then /branch 5 2", "/branch 0 3", complete=_branch_numbers)
 def branch(chat: ChatApp, argument: str) -> None:
     """Switch to branch N of the list.
 

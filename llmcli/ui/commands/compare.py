@@ -22,11 +22,9 @@ _COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the ol
 
 @command(
     "compare [QUESTION] KEY=V1,V2 … [answers=K]",
-    examples=(
-        "/compare temp=0.2,0.8,1.4",
-        "/compare answers=3",
-        "/compare Why is the sky blue? temp=0.2,0.8 answers=2",
-    ),
+    "/compare temp=0.2,0.8,1.4",
+    "/compare answers=3",
+    "/compare Why is the sky blue? temp=0.2,0.8 answers=2",
     complete=complete_assignments,
 )
 def compare(chat: ChatApp, argument: str) -> None:
@@ -117,11 +115,7 @@ def _answer_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
     return matching(((str(number), one.request.label) for number, one in enumerate(compared, 1)), start)
 
 
-@command(
-    "keep N",
-    examples=("/keep 2", "/keep 1, then /continue", "/compare answers=3, then /keep 3"),
-    complete=_answer_numbers,
-)
+@command("keep N", "/keep 2", "/keep 1, then /continue", "/compare answers=3, then /keep 3", complete=_answer_numbers)
 def keep(chat: ChatApp, argument: str) -> None:
     """Continue with answer N of the last comparison. It follows its question, in a new branch."""
     compare_session = chat.compare_session

@@ -19,7 +19,7 @@ _OVERFLOW = {  # what happens at the next message
 }
 
 
-@command("context", examples=("/context", "/compact, then /context", "/n_ctx 8192, then /context"))
+@command("context", "/context", "/compact, then /context", "/n_ctx 8192, then /context")
 def context(chat: ChatApp, _argument: str) -> None:
     """Show what fills the context, message by message.
 
@@ -63,7 +63,7 @@ def _bar(parts: list[int], n_ctx: int) -> str:
     return f"[{bar:·<{width}}]"
 
 
-@command("compact [N]", examples=("/compact", "/compact 4", "/compact, then /context"))
+@command("compact [N]", "/compact", "/compact 4", "/compact, then /context")
 def compact(chat: ChatApp, argument: str) -> None:
     """Free context: summarize the oldest turns.
 

@@ -18,7 +18,7 @@ from llmcli.ui.terminal.console import confirm, console, edit
 from llmcli.ui.terminal.output import print_drawn
 
 
-@command("export FILE", examples=("/export talk.md", "/export talk.html", "/export talk.svg"), complete=complete_paths)
+@command("export FILE", "/export talk.md", "/export talk.html", "/export talk.svg", complete=complete_paths)
 def export(chat: ChatApp, argument: str) -> None:
     """Write the conversation to a file.
 
@@ -36,7 +36,7 @@ def export(chat: ChatApp, argument: str) -> None:
     console.note(f"exported to {os.path.abspath(path)}")
 
 
-@command("file [PATH …|none]", examples=("/file notes.txt", "/file src/*.py", "/file none"), complete=complete_paths)
+@command("file [PATH …|none]", "/file notes.txt", "/file src/*.py", "/file none", complete=complete_paths)
 def file(chat: ChatApp, argument: str) -> None:
     """Attach files to the next message.
 
@@ -57,7 +57,7 @@ def file(chat: ChatApp, argument: str) -> None:
     console.note(f"attached to the next message: {shown}")
 
 
-@command("copy [code|N]", examples=("/copy", "/copy code", "/copy 3"))
+@command("copy [code|N]", "/copy", "/copy code", "/copy 3")
 def copy(chat: ChatApp, argument: str) -> None:
     """Copy the last answer to the clipboard.
 
@@ -81,7 +81,7 @@ def copy(chat: ChatApp, argument: str) -> None:
     console.note(f"copied {plural(len(text), 'character')}{how}")
 
 
-@command("paste", examples=("/paste", "/paste, then Summarize this.", "/paste, then /file none"))
+@command("paste", "/paste", "/paste, then Summarize this.", "/paste, then /file none")
 def paste(chat: ChatApp, _argument: str) -> None:
     """Attach the clipboard's text to the next message. `/file none` removes it."""
     text = clipboard.paste()
@@ -91,7 +91,7 @@ def paste(chat: ChatApp, _argument: str) -> None:
     console.note(f"attached to the next message: {plural(len(text), 'character')} from the clipboard")
 
 
-@command("editor", examples=("/editor", "/edit 3", "/system edit"))
+@command("editor", "/editor", "/edit 3", "/system edit")
 def editor(chat: ChatApp, _argument: str) -> None:
     """Write the next message in your editor.
 

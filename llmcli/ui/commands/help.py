@@ -41,7 +41,7 @@ def _words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
     return matching([("all", "every command"), *((name, entry.summary) for name, entry in commands().items())], start)
 
 
-@command("help [all|CMD|WORD]", examples=("/help all", "/help temp", "/help top_p"), aliases=("?",), complete=_words)
+@command("help [all|CMD|WORD]", "/help all", "/help temp", "/help top_p", aliases=("?",), complete=_words)
 def help_(chat: ChatApp, argument: str) -> None:
     """Show the commands, or details of one.
 
@@ -89,15 +89,13 @@ def _search(text: str) -> None:
     print_definitions([(f"  /{name}", registry.require_command(name).summary) for name in dict.fromkeys(found)])
 
 
-@command("exit", examples=("/exit", "/quit", "/bye"), aliases=("quit", "bye", "q"))
+@command("exit", "/exit", "/quit", "/bye", aliases=("quit", "bye", "q"))
 def exit_(_chat: ChatApp, _argument: str) -> None:
     """Leave the chat. Everything is saved. Ctrl-D does the same."""
     raise EOFError  # as Ctrl-D does
 
 
-@command(
-    "markdown [on|off]", examples=("/markdown", "/markdown off", "/markdown on"), complete=complete_values("markdown")
-)
+@command("markdown [on|off]", "/markdown", "/markdown off", "/markdown on", complete=complete_values("markdown"))
 def markdown(chat: ChatApp, argument: str) -> None:
     """Turn the rendering of Markdown on or off. Off shows the text as the model writes it."""
     dispatch(chat, "set", f"markdown {argument}")
@@ -105,7 +103,9 @@ def markdown(chat: ChatApp, argument: str) -> None:
 
 @command(
     "theme [NAME|FILE]",
-    examples=("/theme", "/theme light", "/theme monokai"),
+    "/theme",
+    "/theme light",
+    "/theme monokai",
     complete=lambda _chat, start: matching([(name, "") for name in theme_names()], start),
 )
 def theme(chat: ChatApp, argument: str) -> None:
@@ -117,7 +117,7 @@ def theme(chat: ChatApp, argument: str) -> None:
     dispatch(chat, "set", f"theme {argument}")
 
 
-@command("multiline [on|off]", examples=("/multiline", "/multiline on", "/multiline off"))
+@command("multiline [on|off]", "/multiline", "/multiline on", "/multiline off")
 def multiline(chat: ChatApp, argument: str) -> None:
     """Make Enter start a new line, and Alt-Enter send. Alone it switches between the two."""
     if argument not in ("", "on", "off"):

@@ -32,7 +32,7 @@ def _token_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
     return matching(((str(token.i), repr(token.text or token.reasoning)) for token in known), start)
 
 
-@command("why [N|TEXT]", examples=("/why", "/why 12", "/why comet"), complete=_token_numbers)
+@command("why [N|TEXT]", "/why", "/why 12", "/why comet", complete=_token_numbers)
 def why(chat: ChatApp, argument: str) -> None:
     """Show step by step how a token was sampled.
 
@@ -48,7 +48,9 @@ def why(chat: ChatApp, argument: str) -> None:
 
 @command(
     "alternatives [N|TEXT]",
-    examples=("/alternatives", "/alternatives 12", "/alternatives 5, then /branch 5 2"),
+    "/alternatives",
+    "/alternatives 12",
+    "/alternatives 5, then /branch 5 2",
     complete=_token_numbers,
 )
 def alternatives(chat: ChatApp, argument: str) -> None:
@@ -141,7 +143,7 @@ def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> 
         console.note(f"recomputed with different batch sizes; the original probability was {original:.1%}")
 
 
-@command("tokens [temperature|p|entropy]", examples=("/tokens", "/tokens p", "/tokens entropy"), aliases=("heat",))
+@command("tokens [temperature|p|entropy]", "/tokens", "/tokens p", "/tokens entropy", aliases=("heat",))
 def tokens(chat: ChatApp, argument: str) -> None:
     """Show the tokens of the last answer in color.
 
@@ -161,7 +163,7 @@ def traces_of_last_answer(chat: ChatApp) -> list["TokenTrace"]:
     return chat.turn.answer.traces
 
 
-@command("trace [on [FOLDER]|off|FILE]", examples=("/trace on", "/trace last.jsonl", "/trace off"))
+@command("trace [on [FOLDER]|off|FILE]", "/trace on", "/trace last.jsonl", "/trace off")
 def trace(chat: ChatApp, argument: str) -> None:
     """Write how each token is sampled to a file.
 
@@ -190,7 +192,7 @@ def trace(chat: ChatApp, argument: str) -> None:
     console.note(f"wrote {plural(len(traces), 'token')} to {path} (see `llmcli trace show` and `llmcli trace plot`)")
 
 
-@command("stats", examples=("/stats", "/retry, then /stats", "/model starter, then /retry, then /stats"))
+@command("stats", "/stats", "/retry, then /stats", "/model starter, then /retry, then /stats")
 def stats(chat: ChatApp, _argument: str) -> None:
     """Show token counts and speed of the last answer.
 

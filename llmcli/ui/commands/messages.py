@@ -18,7 +18,9 @@ _LONG = 1200  # characters; a longer message is easier to change in an editor
 
 @command(
     "retry [KEY=VALUE …]",
-    examples=("/retry", "/retry temperature=1.2", "/retry temperature=1.2 seed=7"),
+    "/retry",
+    "/retry temperature=1.2",
+    "/retry temperature=1.2 seed=7",
     aliases=("regen", "regenerate"),
     complete=complete_assignments,
 )
@@ -54,9 +56,7 @@ def path_to_question(chat: ChatApp) -> list[Message]:
     return path if path and path[-1].role == "user" else []
 
 
-@command(
-    "continue", examples=("/continue", "/max_tokens 400, then /continue", "/edit 2 Once upon a time, then /continue")
-)
+@command("continue", "/continue", "/max_tokens 400, then /continue", "/edit 2 Once upon a time, then /continue")
 def continue_(chat: ChatApp, _argument: str) -> None:
     """Continue the last answer. After Ctrl-C, after a limit, or after you changed the answer with /edit."""
     path = chat.path()
@@ -67,7 +67,7 @@ def continue_(chat: ChatApp, _argument: str) -> None:
         console.note("the model added nothing")
 
 
-@command("edit [N [TEXT]]", examples=("/edit", "/edit 3", "/edit 1 What is a comet?"))
+@command("edit [N [TEXT]]", "/edit", "/edit 3", "/edit 1 What is a comet?")
 def edit(chat: ChatApp, argument: str) -> None:
     """Change a message, and answer again.
 
@@ -107,7 +107,7 @@ def parse_number(text: str) -> int | None:
     return int(text[:9]) if text.isdecimal() else None
 
 
-@command("undo [N]", examples=("/undo", "/undo 2", "/undo, then /redo"))
+@command("undo [N]", "/undo", "/undo 2", "/undo, then /redo")
 def undo(chat: ChatApp, argument: str) -> None:
     """Remove the last turn, or the last N. A turn is your message and its answer. /redo restores it."""
     removed = chat.session.conversation.undo(int(argument or 1))
@@ -116,14 +116,14 @@ def undo(chat: ChatApp, argument: str) -> None:
     console.note(f"removed {plural(len(removed), 'message')}, starting at {start!r} (/redo restores them){back}")
 
 
-@command("redo", examples=("/undo, then /redo", "/undo 3, then /redo", "/clear, then /redo"))
+@command("redo", "/undo, then /redo", "/undo 3, then /redo", "/clear, then /redo")
 def redo(chat: ChatApp, _argument: str) -> None:
     """Restore what /undo or /clear removed. For another answer to the same message, use /retry."""
     chat.session.conversation.redo()
     console.note(f"restored: the conversation has {plural(len(chat.path()), 'message')}")
 
 
-@command("clear", examples=("/clear", "/clear, then /redo", "/save plot, then /clear"), aliases=("new",))
+@command("clear", "/clear", "/clear, then /redo", "/save plot, then /clear", aliases=("new",))
 def clear(chat: ChatApp, _argument: str) -> None:
     """Start a new conversation. Settings and system prompt stay. /redo restores the earlier conversation."""
     chat.session.conversation.clear()
@@ -131,7 +131,7 @@ def clear(chat: ChatApp, _argument: str) -> None:
     console.note("new conversation; settings and system prompt stay (/redo restores the earlier one)")
 
 
-@command("history [N]", examples=("/history", "/history 4", "/history, then /edit 3"))
+@command("history [N]", "/history", "/history 4", "/history, then /edit 3")
 def history(chat: ChatApp, argument: str) -> None:
     """Show the conversation, or its last N messages. /edit and /copy take the numbers that it shows."""
     path = chat.path()

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import NamedTuple
@@ -46,28 +46,17 @@ SYNONYMS = {
 }
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Command:
-    """A slash command, as the decorator of the function that runs it, whose docstring is the `help`.
+    """A slash command. `help` is one paragraph; `setting` is the key, if it is not declared but made of a setting."""
 
-    `usage` is its name and its argument, as in `think [on|off|hide]`: words in lower case are typed as they are, words
-    in capitals stand for any text, and N alone for a number. Brackets are around what can be missing. `setting` is the
-    key, if it is not declared but made of a setting.
-    """
-
-    usage: str = field(kw_only=False)
-    examples: tuple[str, str, str]
-    aliases: tuple[str, ...] = ()
+    usage: str
+    examples: tuple[str, ...]
+    help: str
+    run: Run
     complete: Complete | None = None  # without it, the words of the usage
+    aliases: tuple[str, ...] = ()
     setting: str = ""
-    help: str = ""
-    run: Run = field(init=False)
-
-    def __call__(self, run: Run) -> Run:
-        """Declare the command."""
-        self.run, self.help = run, " ".join((run.__doc__ or "").split())
-        _declared[self.name] = self
-        return run
 
     @property
     def name(self) -> str:
@@ -97,8 +86,25 @@ class Command:
         return self.help.partition(". ")[0].rstrip(".")
 
 
-command = Command  # the name of the decorator
 _declared: dict[str, Command] = {}  # in the order of the imports
+
+
+def command(
+    usage: str, *examples: str, aliases: tuple[str, ...] = (), complete: Complete | None = None
+) -> Callable[[Run], Run]:
+    """Declare the command that the decorated function runs, with its docstring as help, and three examples.
+
+    `usage` is its name and its argument, as in `think [on|off|hide]`: words in lower case are typed as they are, words
+    in capitals stand for any text, and N alone for a number. Brackets are around what can be missing.
+    """
+
+    def declare(run: Run) -> Run:
+        text = " ".join((run.__doc__ or "").split())
+        made = Command(usage=usage, examples=examples, help=text, run=run, complete=complete, aliases=aliases)
+        _declared[made.name] = made
+        return run
+
+    return declare
 
 
 @cache
@@ -133,15 +139,14 @@ def find_command(name: str) -> Command | None:
     values = [str(choice) for choice in (*setting.param.suggest, *setting.param.choices) if str(choice)]
     value = "on" if setting.kind is bool else next(iter(values), "") or setting.format(setting.default) or "VALUE"
     once = f"/set {key} {value}" if requires_reload(key) else f"/retry {key}={value}"
-    made = Command(
-        f"{key} [VALUE]",
+    return Command(
+        usage=f"{key} [VALUE]",
         examples=(f"/{key} {value}", once, f"/reset {key}"),
+        help=setting.param.help,
+        run=lambda chat, argument: commands()["set"].run(chat, f"{key} {argument}"),
         complete=complete_values(key),
         setting=key,
-        help=setting.param.help,
     )
-    made.run = lambda chat, argument: commands()["set"].run(chat, f"{key} {argument}")
-    return made
 
 
 def require_command(name: str, argument: str = "") -> Command:

@@ -13,7 +13,7 @@ from llmcli.ui.terminal.output import print_rows
 _SHOWN = 2  # messages, after a session was opened
 
 
-@command("fork NAME", examples=("/fork other-ending", "/fork draft-2", "/fork short, then /undo 2"))
+@command("fork NAME", "/fork other-ending", "/fork draft-2", "/fork short, then /undo 2")
 def fork(chat: ChatApp, argument: str) -> None:
     """Continue in a copy of this session. The copy gets the NAME; this session stays as it is."""
     before = chat.session.name
@@ -21,7 +21,7 @@ def fork(chat: ChatApp, argument: str) -> None:
     console.note(f"session {chat.session.name}" + (f" (a copy of {before}, which stays as it is)" if before else ""))
 
 
-@command("save NAME", examples=("/save novel", "/save ghost story", "/save draft-1"))
+@command("save NAME", "/save novel", "/save ghost story", "/save draft-1")
 def save(chat: ChatApp, argument: str) -> None:
     """Name this chat, or save a copy under a new name.
 
@@ -41,7 +41,9 @@ def save(chat: ChatApp, argument: str) -> None:
 
 @command(
     "load NAME",
-    examples=("/load novel", "/load ghost-story", "/sessions, then /load draft-1"),
+    "/load novel",
+    "/load ghost-story",
+    "/sessions, then /load draft-1",
     complete=lambda _chat, start: [(session.name, session.title) for session in listing.session_summaries(start)],
 )
 def load(chat: ChatApp, argument: str) -> None:
@@ -85,7 +87,7 @@ def open_session(chat: ChatApp) -> None:
     console.note(f"session {chat.session.name}, {plural(len(path), 'message')}")
 
 
-@command("sessions [TEXT]", examples=("/sessions", "/sessions comet", "/sessions, then /load novel"))
+@command("sessions [TEXT]", "/sessions", "/sessions comet", "/sessions, then /load novel")
 def sessions(chat: ChatApp, argument: str) -> None:
     """List the sessions, or search their messages.
 
@@ -109,7 +111,7 @@ def sessions(chat: ChatApp, argument: str) -> None:
     print_rows(("SESSION", "MESSAGES", "CHANGED", "BEGINS"), rows, right=("MESSAGES",), spare=("BEGINS", "MESSAGES"))
 
 
-@command("rename NAME", examples=("/rename novel", "/rename ghost story", "/load draft-1, then /rename final"))
+@command("rename NAME", "/rename novel", "/rename ghost story", "/load draft-1, then /rename final")
 def rename(chat: ChatApp, argument: str) -> None:
     """Rename this session. Words are joined by hyphens."""
     chat.session.rename(argument)

@@ -30,7 +30,7 @@ from llmcli.ui.terminal.output import print_definitions, print_rows, warn_ineffe
 _HIGHEST = 2.0  # a temperature above it is most likely a mistake
 
 
-@command("stop [TEXT]", examples=("/stop", "/stop The end", "/stop none"), complete=complete_values("stop"))
+@command("stop [TEXT]", "/stop", "/stop The end", "/stop none", complete=complete_values("stop"))
 def stop(chat: ChatApp, argument: str) -> None:
     """Set a stop string, at which answers end.
 
@@ -43,10 +43,7 @@ def stop(chat: ChatApp, argument: str) -> None:
     chat.say("Ctrl-C stops an answer" + (f"; answers also stop at {', '.join(map(repr, texts))}" if texts else ""))
 
 
-@command(
-    "system [TEXT|@FILE|edit|none]",
-    examples=("/system Answer in one sentence.", "/system @reviewer.txt", "/system none"),
-)
+@command("system [TEXT|@FILE|edit|none]", "/system Answer in one sentence.", "/system @reviewer.txt", "/system none")
 def system(chat: ChatApp, argument: str) -> None:
     """Show or set the system prompt. From TEXT, from a file (@FILE) or in your editor (edit). `none` removes it."""
     current = system_text(chat.controller.settings) or ""
@@ -64,7 +61,7 @@ def system(chat: ChatApp, argument: str) -> None:
     console.note("system prompt removed" if removed else "system prompt changed")
 
 
-@command("set [KEY [VALUE]]", examples=("/set", "/set top_p 0.9", "/set repeat_penalty 1.1"), complete=complete_pair)
+@command("set [KEY [VALUE]]", "/set", "/set top_p 0.9", "/set repeat_penalty 1.1", complete=complete_pair)
 def set_(chat: ChatApp, argument: str) -> None:
     """Show or change any setting. Alone it lists all of them. /top_p 0.9 is short for /set top_p 0.9."""
     name, _, text = argument.partition(" ")
@@ -106,7 +103,9 @@ def _print_setting(chat: ChatApp, key: str) -> None:
 
 @command(
     "temp [POLICY]",
-    examples=("/temp 1.2", "/temp 0.3..1.3", "/temp sentence:1.1,0.7"),
+    "/temp 1.2",
+    "/temp 0.3..1.3",
+    "/temp sentence:1.1,0.7",
     aliases=("temperature",),
     complete=complete_values("temperature"),
 )
@@ -134,7 +133,7 @@ def temp(chat: ChatApp, argument: str) -> None:
     chat.say(f"{sparkline(values, min(room, len(values)))}\nlast answer: {span}")
 
 
-@command("seed [N|random]", examples=("/seed", "/seed 42", "/seed random"))
+@command("seed [N|random]", "/seed", "/seed 42", "/seed random")
 def seed(chat: ChatApp, argument: str) -> None:
     """Set the seed, or use a random one each time. The same seed, settings and messages give the same answer."""
     set_(chat, f"seed {argument}")
@@ -142,7 +141,9 @@ def seed(chat: ChatApp, argument: str) -> None:
 
 @command(
     "reset [KEY]",
-    examples=("/reset temperature", "/reset top_p", "/reset"),
+    "/reset temperature",
+    "/reset top_p",
+    "/reset",
     complete=lambda chat, start: matching(((key, "") for key in chat.session.overrides), start),
 )
 def reset(chat: ChatApp, argument: str) -> None:
@@ -154,7 +155,7 @@ def reset(chat: ChatApp, argument: str) -> None:
     console.note(f"reset: {', '.join(removed)}" if removed else "no setting was changed in this session")
 
 
-@command("params [all]", examples=("/params", "/params all", "/temp 1.2, then /params"))
+@command("params [all]", "/params", "/params all", "/temp 1.2, then /params")
 def params(chat: ChatApp, argument: str) -> None:
     """Show the sampling settings and their origin.
 
@@ -176,7 +177,9 @@ def _print_settings(chat: ChatApp, keys: list[str]) -> None:
 
 @command(
     "samplers [NAME,…]",
-    examples=("/samplers", "/samplers top_k,temperature", "/samplers default"),
+    "/samplers",
+    "/samplers top_k,temperature",
+    "/samplers default",
     complete=complete_values("samplers"),
 )
 def samplers(chat: ChatApp, argument: str) -> None:
@@ -200,9 +203,7 @@ def samplers(chat: ChatApp, argument: str) -> None:
     warn_ineffective(resolved)
 
 
-@command(
-    "model [REF]", examples=("/model", "/model starter", "/model ./my-model.gguf"), complete=complete_values("model")
-)
+@command("model [REF]", "/model", "/model starter", "/model ./my-model.gguf", complete=complete_values("model"))
 def model(chat: ChatApp, argument: str) -> None:
     """Show or switch the model. The conversation stays. `llmcli models list` lists the downloaded models."""
     controller = chat.controller
@@ -228,7 +229,7 @@ def model(chat: ChatApp, argument: str) -> None:
         console.note(f"model: {engine.name}, context: {engine.n_ctx} tokens")
 
 
-@command("think [on|off|hide]", examples=("/think", "/think hide", "/think off"))
+@command("think [on|off|hide]", "/think", "/think hide", "/think off")
 def think(chat: ChatApp, argument: str) -> None:
     """Fold, hide or disable the model's reasoning.
 
@@ -243,7 +244,7 @@ def think(chat: ChatApp, argument: str) -> None:
     chat.say(reasoning or f"no answer has reasoning (think = {chat.controller.settings.think})", "2")
 
 
-@command("json [on|off|SCHEMA]", examples=("/json on", '/json {"type": "array"}', "/json off"))
+@command("json [on|off|SCHEMA]", "/json on", '/json {"type": "array"}', "/json off")
 def json(chat: ChatApp, argument: str) -> None:
     """Make the model answer in JSON.
 
@@ -266,9 +267,7 @@ def _preset_words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
 
 
 @command(
-    "preset [NAME|none|save NAME|rm NAME]",
-    examples=("/preset", "/preset creative", "/preset save mine"),
-    complete=_preset_words,
+    "preset [NAME|none|save NAME|rm NAME]", "/preset", "/preset creative", "/preset save mine", complete=_preset_words
 )
 def preset(chat: ChatApp, argument: str) -> None:
     """List presets, or use one.
@@ -303,7 +302,9 @@ def preset(chat: ChatApp, argument: str) -> None:
 
 @command(
     "character [NAME|FILE|none]",
-    examples=("/character", "/character pirate", "/character none"),
+    "/character",
+    "/character pirate",
+    "/character none",
     aliases=("characters",),
     complete=lambda _chat, start: matching([*character_purposes().items(), ("none", "no character")], start),
 )
