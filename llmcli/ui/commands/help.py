@@ -1,6 +1,7 @@
 """Commands of the chat itself: help, leaving, how it looks."""
 
 import re
+from functools import partial
 from itertools import groupby
 
 from llmcli.chat.controller import chat_setting_keys
@@ -8,7 +9,7 @@ from llmcli.errors import UsageError
 from llmcli.params.settings import fields
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.registry import Command, command, commands, complete_values, dispatch, matching, setting_note
+from llmcli.ui.commands.registry import Command, command, commands, dispatch, matching, setting_note, values_of
 from llmcli.ui.markdown.theme import theme_names
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_definitions
@@ -95,19 +96,17 @@ def exit_(_chat: ChatApp, _argument: str) -> None:
     raise EOFError  # as Ctrl-D does
 
 
-@command("markdown [on|off]", "/markdown", "/markdown off", "/markdown on", complete=complete_values("markdown"))
+@command("markdown [on|off]", "/markdown", "/markdown off", "/markdown on", complete=partial(values_of, key="markdown"))
 def markdown(chat: ChatApp, argument: str) -> None:
     """Turn the rendering of Markdown on or off. Off shows the text as the model writes it."""
     dispatch(chat, "set", f"markdown {argument}")
 
 
-@command(
-    "theme [NAME|FILE]",
-    "/theme",
-    "/theme light",
-    "/theme monokai",
-    complete=lambda _chat, start: matching([(name, "") for name in theme_names()], start),
-)
+def _themes(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
+    return matching([(name, "") for name in theme_names()], start)
+
+
+@command("theme [NAME|FILE]", "/theme", "/theme light", "/theme monokai", complete=_themes)
 def theme(chat: ChatApp, argument: str) -> None:
     """Set the colors of answers.
 

@@ -27,12 +27,12 @@ _BEFORE = 32  # characters of the answer that are shown before a token
 _TOLERANCE = 0.005  # of a recomputed probability
 
 
-def _token_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
+def _tokens(chat: ChatApp, start: str) -> list[tuple[str, str]]:
     known = [token for token in chat.turn.answer.traces if token.id is not None] if chat.turn else []
     return matching(((str(token.i), repr(token.text or token.reasoning)) for token in known), start)
 
 
-@command("why [N|TEXT]", "/why", "/why 12", "/why comet", complete=_token_numbers)
+@command("why [N|TEXT]", "/why", "/why 12", "/why comet", complete=_tokens)
 def why(chat: ChatApp, argument: str) -> None:
     """Show step by step how a token was sampled.
 
@@ -47,11 +47,7 @@ def why(chat: ChatApp, argument: str) -> None:
 
 
 @command(
-    "alternatives [N|TEXT]",
-    "/alternatives",
-    "/alternatives 12",
-    "/alternatives 5, then /branch 5 2",
-    complete=_token_numbers,
+    "alternatives [N|TEXT]", "/alternatives", "/alternatives 12", "/alternatives 5, then /branch 5 2", complete=_tokens
 )
 def alternatives(chat: ChatApp, argument: str) -> None:
     """List the other candidates for a token.

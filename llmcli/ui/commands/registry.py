@@ -54,7 +54,7 @@ class Command:
     examples: tuple[str, ...]
     help: str
     run: Run
-    complete: Complete | None = None  # without it, the words of the usage
+    complete: Complete | None = None  # without it, the words of the usage, or the values of the setting of that name
     aliases: tuple[str, ...] = ()
     setting: str = ""
 
@@ -144,7 +144,6 @@ def find_command(name: str) -> Command | None:
         examples=(f"/{key} {value}", once, f"/reset {key}"),
         help=setting.param.help,
         run=lambda chat, argument: commands()["set"].run(chat, f"{key} {argument}"),
-        complete=complete_values(key),
         setting=key,
     )
 
@@ -208,10 +207,15 @@ def suggest(chat: ChatApp, text: str) -> Iterator[Suggestion]:
     found = find_command(name.replace("-", "_"))
     if not found:
         return
-    words = re.findall(r"\b[a-z]+\b", found.usage.removeprefix(found.name))
-    with suppress(LlmcliError):
-        complete = found.complete or (lambda _chat, start: matching(((word, "") for word in words), start))
-        for value, note in complete(chat, argument):
+    values: Iterable[tuple[str, str]]
+    with suppress(LlmcliError):  # also if no setting has that name
+        if found.complete:
+            values = found.complete(chat, argument)
+        elif words := re.findall(r"\b[a-z]+\b", found.usage.removeprefix(found.name)):
+            values = matching(((word, "") for word in words), argument)
+        else:
+            values = values_of(chat, argument, found.name)
+        for value, note in values:
             replaced = argument if value.startswith(argument) else argument.rpartition(" ")[2]
             yield Suggestion(sanitize(value), len(replaced), sanitize(note))
 
@@ -222,7 +226,7 @@ def setting_note(chat: ChatApp, key: str) -> str:
     return sanitize(" · ".join(filter(None, (f"now {current}", fields()[key].valid_values))))
 
 
-def _setting_values(chat: ChatApp, key: str, start: str) -> Iterator[tuple[str, str]]:
+def values_of(chat: ChatApp, start: str, key: str) -> Iterator[tuple[str, str]]:
     """The values that a setting can take, as far as they can be listed; of `model` the downloaded ones."""
     field = find(key)
     if field.key == "model":
@@ -248,13 +252,8 @@ def complete_pair(chat: ChatApp, text: str, separator: str = " ") -> Iterator[tu
         yield from ((other + separator, setting_note(chat, other)) for other in known)
         return
     with suppress(LlmcliError):
-        values = _setting_values(chat, key, start.lstrip())
+        values = values_of(chat, start.lstrip(), key)
         yield from ((f"{key}{separator}{value}", note) for value, note in values if value)
-
-
-def complete_values(key: str) -> Complete:
-    """Completion with the values of one setting."""
-    return lambda chat, start: _setting_values(chat, key, start)
 
 
 def complete_paths(_chat: ChatApp, argument: str) -> Iterator[tuple[str, str]]:

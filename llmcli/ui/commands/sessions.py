@@ -39,13 +39,11 @@ def save(chat: ChatApp, argument: str) -> None:
     console.note(f"saved as {name} (open it again with `llmcli chat --session {name}`)")
 
 
-@command(
-    "load NAME",
-    "/load novel",
-    "/load ghost-story",
-    "/sessions, then /load draft-1",
-    complete=lambda _chat, start: [(session.name, session.title) for session in listing.session_summaries(start)],
-)
+def _names(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
+    return [(session.name, session.title) for session in listing.session_summaries(start)]
+
+
+@command("load NAME", "/load novel", "/load ghost-story", "/sessions, then /load draft-1", complete=_names)
 def load(chat: ChatApp, argument: str) -> None:
     """Open another session and continue it.
 

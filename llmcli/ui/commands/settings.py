@@ -21,7 +21,7 @@ from llmcli.text import ellipsize
 from llmcli.ui.charts.heatmap import sparkline
 from llmcli.ui.charts.trace_table import step_values
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.registry import command, commands, complete_pair, complete_values, matching
+from llmcli.ui.commands.registry import command, commands, complete_pair, matching
 from llmcli.ui.markdown.theme import ground_of
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.console import edit as edit_text
@@ -30,7 +30,7 @@ from llmcli.ui.terminal.output import print_definitions, print_rows, warn_ineffe
 _HIGHEST = 2.0  # a temperature above it is most likely a mistake
 
 
-@command("stop [TEXT]", "/stop", "/stop The end", "/stop none", complete=complete_values("stop"))
+@command("stop [TEXT]", "/stop", "/stop The end", "/stop none")
 def stop(chat: ChatApp, argument: str) -> None:
     """Set a stop string, at which answers end.
 
@@ -101,14 +101,7 @@ def _print_setting(chat: ChatApp, key: str) -> None:
         grammar_text(chat.controller.settings)  # raises if the grammar is not valid
 
 
-@command(
-    "temp [POLICY]",
-    "/temp 1.2",
-    "/temp 0.3..1.3",
-    "/temp sentence:1.1,0.7",
-    aliases=("temperature",),
-    complete=complete_values("temperature"),
-)
+@command("temp [POLICY]", "/temp 1.2", "/temp 0.3..1.3", "/temp sentence:1.1,0.7", aliases=("temperature",))
 def temp(chat: ChatApp, argument: str) -> None:
     """Set the temperature: how freely tokens are sampled.
 
@@ -139,13 +132,11 @@ def seed(chat: ChatApp, argument: str) -> None:
     set_(chat, f"seed {argument}")
 
 
-@command(
-    "reset [KEY]",
-    "/reset temperature",
-    "/reset top_p",
-    "/reset",
-    complete=lambda chat, start: matching(((key, "") for key in chat.session.overrides), start),
-)
+def _changed(chat: ChatApp, start: str) -> list[tuple[str, str]]:
+    return matching(((key, "") for key in chat.session.overrides), start)
+
+
+@command("reset [KEY]", "/reset temperature", "/reset top_p", "/reset", complete=_changed)
 def reset(chat: ChatApp, argument: str) -> None:
     """Undo the changes of one setting, or of all.
 
@@ -175,13 +166,7 @@ def _print_settings(chat: ChatApp, keys: list[str]) -> None:
     print_rows(("KEY", "VALUE", "FROM"), rows, below=below)
 
 
-@command(
-    "samplers [NAME,…]",
-    "/samplers",
-    "/samplers top_k,temperature",
-    "/samplers default",
-    complete=complete_values("samplers"),
-)
+@command("samplers [NAME,…]", "/samplers", "/samplers top_k,temperature", "/samplers default")
 def samplers(chat: ChatApp, argument: str) -> None:
     """Show or set the sampler chain.
 
@@ -203,7 +188,7 @@ def samplers(chat: ChatApp, argument: str) -> None:
     warn_ineffective(resolved)
 
 
-@command("model [REF]", "/model", "/model starter", "/model ./my-model.gguf", complete=complete_values("model"))
+@command("model [REF]", "/model", "/model starter", "/model ./my-model.gguf")
 def model(chat: ChatApp, argument: str) -> None:
     """Show or switch the model. The conversation stays. `llmcli models list` lists the downloaded models."""
     controller = chat.controller

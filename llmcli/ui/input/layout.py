@@ -19,10 +19,10 @@ from prompt_toolkit.styles import Style
 from prompt_toolkit.widgets.toolbars import SearchToolbar
 
 from llmcli.text import sanitize
+from llmcli.ui.markdown.theme import ground_of
 
 _MENU_ROWS, _MENU_ENTRIES = 8, 500
 _FEWEST_COLUMNS, _FEWEST_ROWS = 30, 6  # of a window with a status
-_PLAIN, _DARK, _LIGHT = range(3)
 _STYLES = {  # without colors, on a dark background, on a light one
     "marker": ("bold", "bold ansicyan", "bold ansiblue"),
     "pasted": ("italic", "italic", "italic"),
@@ -33,11 +33,7 @@ _STYLES = {  # without colors, on a dark background, on a light one
     "completion-menu.completion": ("", "", ""),
     "completion-menu.completion.current": ("reverse", "noreverse bg:#005f87 #ffffff", "noreverse bg:#005faf #ffffff"),
     "completion-menu.meta.completion": ("dim", "bg:#262626 #8a8a8a", "bg:#eeeeee #767676"),
-    "completion-menu.meta.completion.current": (
-        "reverse",
-        "noreverse bg:#004b6b #d0d0d0",
-        "noreverse bg:#3a7fc0 #ffffff",
-    ),
+    "completion-menu.meta.completion.current": ("reverse", "bg:#004b6b #d0d0d0", "bg:#3a7fc0 #ffffff"),
 }
 
 # Given the text before the cursor, the completions: each with how many characters it replaces there, and a note.
@@ -94,9 +90,9 @@ def make_layout(
     return Layout(FloatContainer(rows, [menu]), line)
 
 
-def make_style(name: str, color: bool) -> Style:
-    """The style of that name ("dark" when it is unknown)."""
-    column = {"light": _LIGHT}.get(name, _DARK) if color else _PLAIN
+def make_style(theme: str, color: bool) -> Style:
+    """The style for the background of a theme. Raises UsageError for an unknown one."""
+    column = 0 if not color else 2 if ground_of(theme) == "light" else 1
     return Style.from_dict({part: looks[column] for part, looks in _STYLES.items()})
 
 

@@ -22,11 +22,11 @@ class LineReader:
 
     def read(self, default: str = "") -> str:  # noqa: ARG002 - a stream has no input line
         """The next message that is not blank; EOFError at the end, UsageError if it is too long (the next may fit)."""
-        while True:
+        text = ""
+        while not text.strip():
             self._marker()
             text = block_body(self._message())
-            if text.strip():
-                return text
+        return text
 
     def refresh(self) -> None:
         """Do nothing: a pipe has no status line."""
@@ -44,9 +44,8 @@ class LineReader:
             if is_last:
                 break
         if self._size > MOST:
-            raise UsageError(
-                f"skipped a message: it must have at most {MOST >> 20} MiB", "split it into several messages"
-            )
+            limit = f"it must have at most {MOST >> 20} MiB"
+            raise UsageError(f"skipped a message: {limit}", "split it into several messages")
         return "\n".join(kept)
 
     def _line(self) -> str | None:

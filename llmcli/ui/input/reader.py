@@ -1,6 +1,7 @@
 """The input line of a terminal: its keys, and the message or command that they write."""
 
 import asyncio
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,9 +22,11 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.utils import get_cwidth, suspend_to_background_supported
 
 from llmcli.errors import LlmcliError
+from llmcli.params.settings import Settings
 from llmcli.text import BLOCK_MARK, block_body, is_open_block, sanitize
 from llmcli.ui.input.history import PrivateHistory
 from llmcli.ui.input.layout import Suggest, SuggestCompleter, make_layout, make_style, should_open_menu
+from llmcli.ui.terminal.console import edit, wants_color
 
 LEAVE = "Ctrl-D or /exit ends the chat"
 OPEN_BLOCK = f"{BLOCK_MARK} on a line of its own sends"
@@ -40,14 +43,7 @@ class TerminalReader:
     """The input line of the chat, with the status below it; `hint` replaces the status until the next key."""
 
     def __init__(
-        self,
-        suggest: Suggest,
-        status: Callable[[], str],
-        history: Path,
-        editing_mode: str = "emacs",
-        style: str = "dark",
-        color: bool = True,
-        hint: Callable[[], str] = str,
+        self, suggest: Suggest, status: Callable[[], str], hint: Callable[[], str], history: Path, settings: Settings
     ) -> None:
         """`status` is shown below the line, `hint` in the line while it is empty; each drawing calls both."""
         output = get_app_session().output
@@ -69,12 +65,12 @@ class TerminalReader:
             history=self.history,
         )
         self.buffer.on_text_changed += self._clear_hint
-        vi = editing_mode == "vi"
+        vi, color = settings.editing_mode == "vi", wants_color(sys.stdout)
         self._app: Application[str] = Application(
             layout=make_layout(self.buffer, self._pasted.label, self._footer, lambda: _text_of(hint)),
             key_bindings=make_keys(self),
             editing_mode=EditingMode.VI if vi else EditingMode.EMACS,
-            style=make_style(style, color),
+            style=make_style(settings.theme, color),
             include_default_pygments_style=False,
             color_depth=None if color else ColorDepth.DEPTH_1_BIT,
             cursor=ModalCursorShapeConfig() if vi else None,
@@ -146,7 +142,14 @@ class TerminalReader:
         """Accept the chosen completion, or begin a new line where the text needs one, or send."""
         if self._accept_completion():
             return
-        if not self._needs_new_line():
+        document = self.buffer.document
+        needs_new_line = self.multiline and ("\n" in document.text or not document.text.startswith("/"))
+        if is_open_block(document.text):
+            needs_new_line = True
+        elif document.current_line_before_cursor.endswith("\\") and not document.current_line_after_cursor.strip():
+            self.buffer.delete_before_cursor()
+            needs_new_line = True
+        if not needs_new_line:
             self.send()
             return
         self.new_line()
@@ -155,10 +158,7 @@ class TerminalReader:
 
     def alt_enter(self) -> None:
         """Begin a new line, or send where Enter begins one."""
-        if self.multiline:
-            self.send()
-        else:
-            self.new_line()
+        (self.send if self.multiline else self.new_line)()
 
     def send(self) -> None:
         """End the prompt with the text; an empty text is not sent."""
@@ -198,8 +198,6 @@ class TerminalReader:
 
     async def open_editor(self) -> None:
         """Open the text, with its long pastes, in the user's editor."""
-        from llmcli.ui.terminal.console import edit  # which imports subprocess
-
         text = self._pasted.unfold(self.buffer.text)
         try:
             text = await run_in_terminal(lambda: edit(text), in_executor=True)
@@ -219,15 +217,6 @@ class TerminalReader:
         if before.endswith(" ") and should_open_menu(before):
             self.buffer.start_completion()  # of the command's argument
         return True
-
-    def _needs_new_line(self) -> bool:
-        document = self.buffer.document
-        if is_open_block(document.text):
-            return True
-        if document.current_line_before_cursor.endswith("\\") and not document.current_line_after_cursor.strip():
-            self.buffer.delete_before_cursor()
-            return True
-        return self.multiline and ("\n" in document.text or not document.text.startswith("/"))
 
 
 def make_keys(reader: TerminalReader) -> KeyBindingsBase:
