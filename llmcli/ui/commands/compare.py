@@ -17,7 +17,6 @@ from llmcli.ui.terminal.output import to_stderr
 
 _LAST_PAIR = re.compile(r"""(?:^|\s)([A-Za-z][\w-]*)=("[^"]*"|'[^']*'|\S+)\s*$""")  # KEY=VALUE at the end of a text
 _EXAMPLE_HINT = "try /compare Why is the sky blue? temp=0.2,0.8"
-_COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the old name
 
 
 @command(
@@ -57,17 +56,17 @@ def split_arguments(argument: str) -> tuple[str, list[str], int]:
     specs: list[str] = []
     n_seeds = 1
     while found := _LAST_PAIR.search(argument):
-        name, text = found[1], found[2]
-        if name not in _COUNTS and not _is_setting(name, text):
+        name, text = found.groups()
+        text = text[1:-1] if text[0] in "\"'" and text[-1] == text[0] else text
+        if name in ("answers", "n"):  # `n` is the old name
+            n_seeds = parse_number(text) or 0
+            if not n_seeds:
+                raise UsageError(f"{name} must be an integer of at least 1, got '{text}'", "try answers=2")
+        elif _is_setting(name, text):
+            specs.insert(0, f"{name}={text}")
+        else:
             break
         argument = argument[: found.start()].rstrip()
-        text = text[1:-1] if text[0] in "\"'" and text[-1] == text[0] else text
-        if name not in _COUNTS:
-            specs.insert(0, f"{name}={text}")
-        elif number := parse_number(text):
-            n_seeds = number
-        else:
-            raise UsageError(f"{name} must be an integer of at least 1, got '{text}'", "try answers=2")
     return argument, specs, n_seeds
 
 

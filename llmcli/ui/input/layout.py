@@ -92,7 +92,8 @@ def make_layout(
 
 def make_style(theme: str, color: bool) -> Style:
     """The style for the background of a theme. Raises UsageError for an unknown one."""
-    column = 0 if not color else 2 if ground_of(theme) == "light" else 1
+    ground = ground_of(theme)
+    column = 0 if not color else 2 if ground == "light" else 1
     return Style.from_dict({part: looks[column] for part, looks in _STYLES.items()})
 
 

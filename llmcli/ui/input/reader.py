@@ -1,9 +1,13 @@
-"""The input line of a terminal: its keys, and the message or command that they write."""
+"""The input line of a terminal: its keys, the message or command that they write, and the history of these."""
 
 import asyncio
+import json
+import os
+import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.cursor_shapes import ModalCursorShapeConfig
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
+from prompt_toolkit.history import History
 from prompt_toolkit.key_binding import KeyBindings, KeyBindingsBase, KeyPressEvent, merge_key_bindings
 from prompt_toolkit.key_binding.bindings.auto_suggest import load_auto_suggest_bindings
 from prompt_toolkit.keys import Keys
@@ -22,15 +27,18 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.utils import get_cwidth, suspend_to_background_supported
 
 from llmcli.errors import LlmcliError
+from llmcli.files import BINARY, make_private_folder, replace_private
 from llmcli.params.settings import Settings
 from llmcli.text import BLOCK_MARK, block_body, is_open_block, sanitize
-from llmcli.ui.input.history import PrivateHistory
 from llmcli.ui.input.layout import Suggest, SuggestCompleter, make_layout, make_style, should_open_menu
 from llmcli.ui.terminal.console import edit, wants_color
 
 LEAVE = "Ctrl-D or /exit ends the chat"
 OPEN_BLOCK = f"{BLOCK_MARK} on a line of its own sends"
-_LONGEST = 10_000  # characters that are drawn: a key press takes 50 ms in a line of that length
+KEPT_ENTRIES = 5000  # entries of the history
+MAX_ENTRY = 64 << 10  # bytes of one of them
+_MOST_READ = 32 << 20  # bytes at the end of its file
+_MOST_DRAWN = 10_000  # characters that are drawn: a key press takes 50 ms in a line of that length
 _MOST_LINES = 200  # that are drawn
 # Characters of private use stand for long pastes.
 _FIRST_SIGN = 0xF0000
@@ -264,7 +272,7 @@ class Pasted:
 
     def fold(self, text: str) -> str:
         """`text`, or the sign for it when it is long."""
-        if len(text) <= _LONGEST and text.count("\n") <= _MOST_LINES:
+        if len(text) <= _MOST_DRAWN and text.count("\n") <= _MOST_LINES:
             return text
         text = self.unfold(text)
         sign = next((sign for sign, known in self._texts.items() if known == text), _FIRST_SIGN + len(self._texts))
@@ -297,3 +305,72 @@ def _text_of(call: Callable[[], str]) -> str:
         return " ".join(sanitize(call()).split("\n"))
     except Exception:
         return ""
+
+
+class PrivateHistory(History):
+    """One JSON string a line. A file that cannot be read or written is an empty history, not an error.
+
+    `fold` shortens an entry for the input line.
+    """
+
+    def __init__(self, path: Path, fold: Callable[[str], str] = str) -> None:
+        super().__init__()
+        self._path = path
+        self._fold = fold
+
+    def append_string(self, string: str) -> None:
+        if not self._loaded:
+            self._loaded_strings = list(self.load_history_strings())
+            self._loaded = True
+        shown = self._fold(string)
+        if len(string.encode("utf-8", "replace")) > MAX_ENTRY or self._loaded_strings[:1] == [shown]:
+            return
+        self._loaded_strings.insert(0, shown)
+        self.store_string(string)
+
+    def load_history_strings(self) -> Iterable[str]:
+        """The newest entry first."""
+        if not os.path.isfile(self._path):  # to open a pipe would wait
+            return []
+        lines: list[bytes] = []
+        with suppress(OSError), self._path.open("rb") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - _MOST_READ)
+            file.seek(start)
+            lines = [line for line in file.read().split(b"\n")[bool(start) :] if line]  # the first may be cut
+            if len(lines) >= 2 * KEPT_ENTRIES:
+                replace_private(self._path, b"\n".join(lines[-KEPT_ENTRIES:]) + b"\n")
+                if late := file.read():  # of another chat, meanwhile
+                    _append(self._path, late)
+        # Without damaged lines and repetitions.
+        entries = [entry for entry, _ in groupby(filter(None, map(_entry, lines)))]
+        return map(self._fold, entries[: -KEPT_ENTRIES - 1 : -1])
+
+    def store_string(self, string: str) -> None:
+        line = json.dumps(string, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        with suppress(OSError):
+            make_private_folder(self._path.parent)
+            _append(self._path, line)
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Append a line in one write, so that lines of two chats never mix."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | BINARY | getattr(os, "O_NONBLOCK", 0)
+    file = os.open(path, flags, 0o600)
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return
+        if os.lseek(file, 0, os.SEEK_END) and os.lseek(file, -1, os.SEEK_END) >= 0 and os.read(file, 1) != b"\n":
+            line = b"\n" + line  # the disk was full, or the machine stopped, in the middle of a line
+        os.write(file, line)
+    finally:
+        os.close(file)
+
+
+def _entry(line: bytes) -> str:
+    if len(line) > 6 * MAX_ENTRY + 2:  # the longest entry, with each byte as an escape
+        return ""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return ""
+    return entry if isinstance(entry, str) else ""
