@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmcli.chat.controller import ChatController, PromptFit, overflow_error
 from llmcli.chat.conversation import Attachment, Message, attach, find_mentions
 from llmcli.chat.sessions.session import Session
+from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError, TimeLimitError, UsageError
 from llmcli.params.settings import Settings
 from llmcli.text import plural
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
     from llmcli.chat.compare import CompareSession
     from llmcli.chat.controller import Turn
-    from llmcli.inference.engine import Engine
+    from llmcli.inference.engine import Engine, Progress
     from llmcli.ui.input.piped import LineReader
     from llmcli.ui.input.reader import TerminalReader
+
+_T = TypeVar("_T")
 
 
 @dataclass(eq=False, repr=False)
@@ -123,10 +126,10 @@ class ChatApp:
         what = f"message {first} stays" if len(left) == first else f"messages {first} to {len(left)} stay"
         console.note(f"{what} in branch {branch}; /branch {branch} returns to {'it' if len(left) == first else 'them'}")
 
-    def stop_editing(self) -> bool:
-        """Stop editing a message, which stays as it is; whether one was edited."""
+    def stop_editing(self) -> int | None:
+        """Stop editing a message, which stays as it is; its number, or None if none was edited."""
         number, self.editing = self.editing, None
-        return number is not None
+        return number
 
     def answer(self, path: list[Message], extra: dict[str, Any] | None = None, begun: Message | None = None) -> None:
         """Let the model answer `path`, or continue its answer `begun`, if `resolve_overflow` finds room for it."""
@@ -206,6 +209,15 @@ class ChatApp:
         shown = display(self.controller.settings, self.live)
         shown.answer([("answer", text)])
         shown.finish()
+
+    def work(self, doing: str, run: "Callable[[Cancellation, Progress], _T | None]") -> _T | None:
+        """What `run` returns, with a spinner meanwhile; None, with a note, if the user stops it."""
+        with BusyScreen(self.controller.settings, self.live, doing).open() as busy_screen:
+            result = run(busy_screen.cancellation, busy_screen.progress)
+        if result is None:
+            console.note("stopped")
+            self.after_interrupt()
+        return result
 
     # The model
 

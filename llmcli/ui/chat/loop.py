@@ -17,7 +17,6 @@ from llmcli.ui.terminal.interrupt import clear_pending
 
 # Words that people type without the slash, and the command.
 _WITHOUT_SLASH = {"help": "help", "exit": "exit", "quit": "exit", "exit()": "exit", "quit()": "exit", ":q": "exit"}
-_HINT = ("Ask anything", "/ for commands", "Ctrl-C stops", "Ctrl-D leaves")
 _MARKER = 2  # columns of the `> ` before the text
 _SHORTEST_NAME = 12  # characters of a session name, however narrow the window
 _DATE = re.compile(r"\d{4}-\d\d-\d\d-(?=.)")  # at the start of names that llmcli makes
@@ -68,8 +67,7 @@ def _handle(chat: ChatApp, text: str) -> None:
     if not command:
         chat.send(text.removeprefix("/") if text.startswith("//") else text)
         return
-    number = chat.editing
-    if chat.stop_editing():
+    if number := chat.stop_editing():
         console.note(f"message {number} is unchanged")
     registry.dispatch(chat, *command)
 
@@ -108,7 +106,7 @@ def input_hint(chat: ChatApp) -> str:
     answered = any(message.role == "assistant" and message.finish_reason != "greeting" for message in chat.path())
     if chat.turn or answered or chat.editing is not None:
         return ""
-    hint = _fitting(*_HINT, less=_MARKER)
+    hint = _fitting("Ask anything", "/ for commands", "Ctrl-C stops", "Ctrl-D leaves", less=_MARKER)
     return hint if len(hint) < shutil.get_terminal_size().columns - _MARKER else ""
 
 

@@ -1,9 +1,10 @@
 """Commands that list the branches of the conversation, and switch between them."""
 
+from functools import partial
+
 from llmcli.errors import UsageError
 from llmcli.text import ellipsize
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.chat.busy_screen import BusyScreen
 from llmcli.ui.commands.inspect import open_inspector, parse_token_index
 from llmcli.ui.commands.messages import continue_, describe_settings, parse_number, show
 from llmcli.ui.commands.registry import command, matching
@@ -72,11 +73,8 @@ def _branch_off(chat: ChatApp, number: str, rank: str) -> None:
     if not answered:
         return
     at = parse_token_index(answered, number)
-    with BusyScreen(chat.controller.settings, chat.live, "evaluating the answer").open() as busy_screen:
-        token = answered.candidate(at, k, busy_screen.cancellation, busy_screen.progress)
+    token = chat.work("evaluating the answer", partial(answered.candidate, at, k))
     if token is None:
-        console.note("stopped")
-        chat.after_interrupt()
         return
     if token == answered.tokens[at]:
         raise UsageError(f"candidate {rank} is the token of this answer", "choose another candidate")

@@ -3,6 +3,7 @@
 import os
 from collections import defaultdict
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -13,7 +14,6 @@ from llmcli.text import plural
 from llmcli.ui.charts.heatmap import print_heat
 from llmcli.ui.charts.trace_table import percent, print_why, short_name, token_text
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.chat.busy_screen import BusyScreen
 from llmcli.ui.commands.messages import parse_number
 from llmcli.ui.commands.registry import command, matching
 from llmcli.ui.terminal.console import console
@@ -104,16 +104,12 @@ def _inspect(chat: ChatApp, argument: str, count: int) -> "tuple[AnswerInspector
     if argument:
         number: int | None = parse_token_index(answered, argument)
     else:
-        with BusyScreen(chat.controller.settings, chat.live, "measuring the answer").open() as busy_screen:
-            number = answered.least_sure(busy_screen.cancellation, busy_screen.progress)
-    found = None
-    if number is not None:
-        doing = "generating the answer again" if answered.inspector.stateful_steps else "evaluating the answer"
-        with BusyScreen(chat.controller.settings, chat.live, doing).open() as busy_screen:
-            found = answered.inspector.inspect(number, count, busy_screen.cancellation, busy_screen.progress)
+        number = chat.work("measuring the answer", answered.least_sure)
+    if number is None:
+        return None
+    doing = "generating the answer again" if answered.inspector.stateful_steps else "evaluating the answer"
+    found = chat.work(doing, partial(answered.inspector.inspect, number, count))
     if not found:
-        console.note("stopped")
-        chat.after_interrupt()
         return None
     text = (answered.answer.settings.prefill or "") + "".join(map(answered.text, range(found.at)))
     before = " ".join(text.split())

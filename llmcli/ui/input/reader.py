@@ -30,19 +30,13 @@ from llmcli.errors import LlmcliError
 from llmcli.files import BINARY, make_private_folder, replace_private
 from llmcli.params.settings import Settings
 from llmcli.text import BLOCK_MARK, block_body, is_open_block, sanitize
-from llmcli.ui.input.layout import Suggest, SuggestCompleter, make_layout, make_style, should_open_menu
+from llmcli.ui.input.layout import Pasted, Suggest, SuggestCompleter, make_layout, make_style, should_open_menu
 from llmcli.ui.terminal.console import edit, wants_color
 
 LEAVE = "Ctrl-D or /exit ends the chat"
-OPEN_BLOCK = f"{BLOCK_MARK} on a line of its own sends"
 KEPT_ENTRIES = 5000  # entries of the history
 MAX_ENTRY = 64 << 10  # bytes of one of them
 _MOST_READ = 32 << 20  # bytes at the end of its file
-_MOST_DRAWN = 10_000  # characters that are drawn: a key press takes 50 ms in a line of that length
-_MOST_LINES = 200  # that are drawn
-# Characters of private use stand for long pastes.
-_FIRST_SIGN = 0xF0000
-_MOST_SIGNS = 0xFFFE
 _DROPPED = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)]) | dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
 _CLEAN = {code: mark for code, mark in _DROPPED.items() if chr(code) not in "\t\n"}
 
@@ -61,7 +55,7 @@ class TerminalReader:
         self.hint = ""
         self.multiline = False  # whether Enter begins a new line and Alt-Enter sends
         self.on_drawn: Callable[[], object] | None = None  # called once, when the first prompt is on the screen
-        self.on_interrupt: Callable[[], bool] = lambda: False  # whether Ctrl-C has already canceled something
+        self.on_interrupt: Callable[[], object] = lambda: None  # true if Ctrl-C has already canceled something
         self._status = status
         self._pasted = Pasted()
         self.history = PrivateHistory(history, self._pasted.fold)
@@ -75,7 +69,7 @@ class TerminalReader:
         self.buffer.on_text_changed += self._clear_hint
         vi, color = settings.editing_mode == "vi", wants_color(sys.stdout)
         self._app: Application[str] = Application(
-            layout=make_layout(self.buffer, self._pasted.label, self._footer, lambda: _text_of(hint)),
+            layout=make_layout(self.buffer, self._pasted, self._footer, lambda: _text_of(hint)),
             key_bindings=make_keys(self),
             editing_mode=EditingMode.VI if vi else EditingMode.EMACS,
             style=make_style(settings.theme, color),
@@ -162,7 +156,7 @@ class TerminalReader:
             return
         self.new_line()
         if self.buffer.text.rstrip().endswith(BLOCK_MARK) and "\n" in self.buffer.text.rstrip():
-            self.hint = OPEN_BLOCK
+            self.hint = f"{BLOCK_MARK} on a line of its own sends"
 
     def alt_enter(self) -> None:
         """Begin a new line, or send where Enter begins one."""
@@ -262,36 +256,6 @@ def make_keys(reader: TerminalReader) -> KeyBindingsBase:
         reader.alt_enter()
 
     return merge_key_bindings([load_auto_suggest_bindings(), keys])
-
-
-class Pasted:
-    """The long pastes; each is one character (a sign) in the line, and is drawn as a label."""
-
-    def __init__(self) -> None:
-        self._texts: dict[int, str] = {}  # by the code of the sign
-
-    def fold(self, text: str) -> str:
-        """`text`, or the sign for it when it is long."""
-        if len(text) <= _MOST_DRAWN and text.count("\n") <= _MOST_LINES:
-            return text
-        text = self.unfold(text)
-        sign = next((sign for sign, known in self._texts.items() if known == text), _FIRST_SIGN + len(self._texts))
-        if sign == _FIRST_SIGN + _MOST_SIGNS:
-            return text
-        self._texts[sign] = text
-        return chr(sign)
-
-    def unfold(self, text: str) -> str:
-        """`text` with the paste in place of each sign."""
-        return text.translate(self._texts)
-
-    def label(self, sign: str) -> str:
-        """The label of a sign; empty for any other character."""
-        text = self._texts.get(ord(sign), "")
-        lines = len(text.splitlines())
-        if lines > 1:
-            return f"[pasted {lines:,} lines]"
-        return f"[pasted {len(text):,} characters]" if text else ""
 
 
 def clean(text: str) -> str:
