@@ -19,7 +19,7 @@ from llmcli.ui.terminal.interrupt import clear_pending
 _WITHOUT_SLASH = {"help": "help", "exit": "exit", "quit": "exit", "exit()": "exit", "quit()": "exit", ":q": "exit"}
 _MARKER = 2  # columns of the `> ` before the text
 _SHORTEST_NAME = 12  # characters of a session name, however narrow the window
-_DATE = re.compile(r"\d{4}-\d\d-\d\d-(?=.)")  # at the start of names that llmcli makes
+_DATE = re.compile(r"^\d{4}-\d\d-\d\d-(?=.)")  # at the start of names that llmcli makes
 
 
 def run(chat: ChatApp, first: str = "") -> int:
@@ -95,9 +95,7 @@ def status_line(chat: ChatApp) -> str:
         parts.append(plural(len(chat.pending), "file"))
     if name := chat.session.name:  # at most a third of the row; the date, which tells the least, is dropped first
         longest = max(shutil.get_terminal_size().columns // 3, _SHORTEST_NAME)
-        if len(name) > longest and _DATE.match(name):
-            name = "…" + _DATE.sub("", name)
-        parts.append(ellipsize(name, longest))
+        parts.append(ellipsize(name if len(name) <= longest else _DATE.sub("…", name), longest))
     return _fitting(*parts)
 
 

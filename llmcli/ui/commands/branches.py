@@ -6,7 +6,7 @@ from llmcli.errors import UsageError
 from llmcli.text import ellipsize
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands.inspect import open_inspector, parse_token_index
-from llmcli.ui.commands.messages import continue_, describe_settings, parse_number, show
+from llmcli.ui.commands.messages import continue_, describe_settings, parse_number, show_last
 from llmcli.ui.commands.registry import command, matching
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_rows
@@ -61,7 +61,7 @@ def branch(chat: ChatApp, argument: str) -> None:
     if not number or number > len(leaves):
         raise UsageError(f"branch {ellipsize(argument)} does not exist", "see the numbers in /branches")
     chat.session.conversation.move(leaves[number - 1])
-    show(chat, chat.path()[-2:], len(chat.path()) - 1)
+    show_last(chat, 2)
 
 
 def _branch_off(chat: ChatApp, number: str, rank: str) -> None:

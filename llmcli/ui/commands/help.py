@@ -50,8 +50,7 @@ def help_(chat: ChatApp, argument: str) -> None:
     """
     if not argument:
         print_definitions([(f"  /{name}", commands()[name].summary) for name in _EVERYDAY])
-        for line in _OVERVIEW:
-            chat.say(line, "2")
+        chat.say("\n".join(_OVERVIEW), "2")
         return
     if argument.lower() == "all":
         for heading, group in groupby(commands().values(), key=lambda entry: entry.heading):

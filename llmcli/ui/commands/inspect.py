@@ -85,12 +85,11 @@ def parse_token_index(answered: "AnswerInspector", argument: str) -> int:
     """The number of the token that `argument` names: a number, or its text with or without quotes; or UsageError."""
     most = len(answered.tokens) - 1
     number = parse_number(argument)
-    if number is not None:
-        if number <= most:
-            return number
+    if number is not None and number > most:
         raise UsageError(f"token {argument[:_BEFORE]} does not exist", f"use a number from 0 to {most}")
-    text = argument[1:-1] if argument[0] in "\"'" and argument[0] == argument[-1] else argument
-    number = answered.find(text) if text else None
+    if number is None:
+        text = argument[1:-1] if argument[0] in "\"'" and argument[0] == argument[-1] else argument
+        number = answered.find(text) if text else None
     if number is None:
         raise UsageError(f"{text[:_BEFORE]!r} is not in the last answer", f"use a number from 0 to {most}")
     return number
@@ -122,7 +121,6 @@ def _inspect(chat: ChatApp, argument: str, count: int) -> "tuple[AnswerInspector
 
 
 def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> None:
-    """Print a note if the inspection differs from what happened when the token was sampled."""
     if not answered.traces:
         console.note("this answer is from an earlier chat; its tokens may differ from the original ones")
     if not found.exact:

@@ -135,23 +135,21 @@ def clear(chat: ChatApp, _argument: str) -> None:
 def history(chat: ChatApp, argument: str) -> None:
     """Show the conversation, or its last N messages. /edit and /copy take the numbers that it shows."""
     path = chat.path()
-    number = int(argument or len(path))
-    if argument and not number:
+    if argument and not int(argument):
         raise UsageError("/history takes a number of at least 1, got '0'", "try /history 4")
-    start = max(len(path) - number, 0)
     if not path:
         console.note("the conversation is empty")
-    show(chat, path[start:], start + 1)
+    show_last(chat, int(argument or len(path)))
 
 
-def show(chat: ChatApp, messages: list[Message], number: int) -> None:
-    """Print messages under their numbers."""
-    for at, message in enumerate(messages, max(number, 1)):
+def show_last(chat: ChatApp, count: int) -> None:
+    """Print the last messages under their numbers."""
+    for number, message in list(enumerate(chat.path(), 1))[-count:]:
         files = "".join(f" +{one.name}" for one in message.attachments)
         when = f"{datetime.fromtimestamp(message.time):%H:%M}" if message.time else ""
         end = message.finish_reason if message.finish_reason != "stop" else ""  # "stop": the model ended the answer
         facts = " · ".join(filter(None, (when, message.model, describe_settings(message), end)))
-        chat.say(f"{at} {SPEAKER_NAMES[message.role]}{files}" + (f"  {facts}" if facts else ""), "2")
+        chat.say(f"{number} {SPEAKER_NAMES[message.role]}{files}" + (f"  {facts}" if facts else ""), "2")
         if message.role == "user":
             chat.say(message.content.rstrip("\n"))
         else:

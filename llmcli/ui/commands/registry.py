@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import NamedTuple
 
 from llmcli.chat.controller import chat_setting_keys, requires_reload
 from llmcli.config.presets import presets
@@ -176,20 +175,11 @@ def dispatch(chat: ChatApp, name: str, argument: str) -> None:
 # Completion
 
 
-class Suggestion(NamedTuple):
-    """`text` replaces the `back` characters before the cursor; `note` is shown beside it."""
-
-    text: str
-    back: int
-    note: str
-
-
-def suggest(chat: ChatApp, text: str) -> Iterator[Suggestion]:
-    """The completions of `text`, the input before the cursor."""
-    if mention := re.search(r'(?:^|\s)@("?)([^\s"]*)$', text):
-        quote, start = mention.groups()
-        for value, note in _files(start, quote):
-            yield Suggestion(f"@{value}", len(f"@{quote}{start}"), note)
+def suggest(chat: ChatApp, text: str) -> Iterator[tuple[str, int, str]]:
+    """The completions of `text`, the input before the cursor: each with how many characters it replaces, and a note."""
+    if mention := re.search(r'(?:^|\s)(@"?[^\s"]*)$', text):
+        for value, note in complete_paths(chat, mention[1][1:]):
+            yield f"@{value}", len(mention[1]), note
         return
     if not text.startswith("/"):
         return
@@ -199,10 +189,10 @@ def suggest(chat: ChatApp, text: str) -> Iterator[Suggestion]:
         for entry in commands().values():
             if entry.name.startswith(name):
                 end = " " if " " in entry.usage else ""
-                yield Suggestion(f"/{entry.name}{end}", len(text), entry.summary)
+                yield f"/{entry.name}{end}", len(text), entry.summary
         for key in chat_setting_keys():
             if key.startswith(name) and key not in commands():
-                yield Suggestion(f"/{key} ", len(text), setting_note(chat, key))
+                yield f"/{key} ", len(text), setting_note(chat, key)
         return
     found = find_command(name.replace("-", "_"))
     if not found:
@@ -217,7 +207,7 @@ def suggest(chat: ChatApp, text: str) -> Iterator[Suggestion]:
             values = values_of(chat, argument, found.name)
         for value, note in values:
             replaced = argument if value.startswith(argument) else argument.rpartition(" ")[2]
-            yield Suggestion(sanitize(value), len(replaced), sanitize(note))
+            yield sanitize(value), len(replaced), sanitize(note)
 
 
 def setting_note(chat: ChatApp, key: str) -> str:
@@ -257,15 +247,11 @@ def complete_pair(chat: ChatApp, text: str, separator: str = " ") -> Iterator[tu
 
 
 def complete_paths(_chat: ChatApp, argument: str) -> Iterator[tuple[str, str]]:
-    """The files and folders whose names start with the last word."""
-    return _files(argument.rpartition(" ")[2])
-
-
-def _files(start: str, quote: str = "") -> Iterator[tuple[str, str]]:
-    """The paths that begin with `start`, in quotes if they contain spaces."""
-    for name in matching_paths(start):
+    """The files and folders whose names start with the last word, in quotes if they contain spaces."""
+    word = argument.rpartition(" ")[2]
+    for name in matching_paths(word.removeprefix('"')):
         is_folder = name.endswith("/")
-        spaced = quote or " " in name
+        spaced = " " in name or word.startswith('"')
         text = f'"{name}' + ("" if is_folder else '"') if spaced else name
         if text.isprintable():
             yield text, "folder" if is_folder else ""

@@ -5,12 +5,10 @@ from llmcli.chat.sessions.session import Session
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text import format_age, plural
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.messages import show
+from llmcli.ui.commands.messages import show_last
 from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_rows
-
-_SHOWN = 2  # messages, after a session was opened
 
 
 @command("fork NAME", "/fork other-ending", "/fork draft-2", "/fork short, then /undo 2")
@@ -79,10 +77,9 @@ def open_session(chat: ChatApp) -> None:
     for note in chat.session.notes:
         console.warn(note)
     chat.session.notes.clear()
-    path = chat.path()
     if chat.live:
-        show(chat, path[-_SHOWN:], len(path) - _SHOWN + 1)
-    console.note(f"session {chat.session.name}, {plural(len(path), 'message')}")
+        show_last(chat, 2)
+    console.note(f"session {chat.session.name}, {plural(len(chat.path()), 'message')}")
 
 
 @command("sessions [TEXT]", "/sessions", "/sessions comet", "/sessions, then /load novel")

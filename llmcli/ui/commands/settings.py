@@ -23,8 +23,7 @@ from llmcli.ui.charts.trace_table import step_values
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands.registry import command, commands, complete_pair, matching
 from llmcli.ui.markdown.theme import ground_of
-from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.console import edit as edit_text
+from llmcli.ui.terminal.console import console, edit
 from llmcli.ui.terminal.output import print_definitions, print_rows, warn_ineffective
 
 _HIGHEST = 2.0  # a temperature above it is most likely a mistake
@@ -51,7 +50,7 @@ def system(chat: ChatApp, argument: str) -> None:
         chat.say(current or "no system prompt")
         return
     if argument == "edit":
-        argument = edit_text(current).strip()
+        argument = edit(current).strip()
     elif argument.startswith("@"):
         argument = read_text(argument[1:].strip()).rstrip("\n")
     elif re.fullmatch('"[^"]+"', argument):
@@ -91,7 +90,6 @@ def set_(chat: ChatApp, argument: str) -> None:
 
 
 def _print_setting(chat: ChatApp, key: str) -> None:
-    """Print the value of a setting, where it comes from, and why it has no effect if it has none."""
     resolved = chat.controller.resolved()
     settings, origin = resolved.settings, resolved.origins[key]
     source = {"session": "", "default": " (default)"}.get(origin, f" (from {origin})")
@@ -158,7 +156,6 @@ def params(chat: ChatApp, argument: str) -> None:
 
 
 def _print_settings(chat: ChatApp, keys: list[str]) -> None:
-    """Value, layer, and below it the reason for a setting that has no effect."""
     resolved = chat.controller.resolved()
     idle = ineffective_settings(resolved.settings, resolved.origins)
     rows = [(key, ellipsize(format_setting(resolved.settings, key)), resolved.origins[key]) for key in keys]

@@ -227,7 +227,6 @@ def make_keys(reader: TerminalReader) -> KeyBindingsBase:
     typing = filters.has_focus(DEFAULT_BUFFER)
     emacs, vi_insert = typing & filters.emacs_mode, typing & filters.vi_insert_mode
     empty = filters.Condition(lambda: not reader.buffer.text)
-    can_suspend = filters.Condition(suspend_to_background_supported)
 
     def bind(*names: str, when: filters.FilterOrBool = True, to: Callable[[], Any]) -> None:
         keys.add(*names, filter=when)(lambda _event: to())
@@ -242,7 +241,8 @@ def make_keys(reader: TerminalReader) -> KeyBindingsBase:
     bind("v", when=typing & filters.vi_navigation_mode, to=reader.open_editor)
     bind("escape", when=emacs & filters.has_completions, to=reader.buffer.cancel_completion)
     keys.add("c-d", filter=typing & empty)(lambda event: event.app.exit(exception=EOFError))
-    keys.add("c-z", filter=can_suspend)(lambda event: event.app.suspend_to_background())
+    if suspend_to_background_supported():
+        keys.add("c-z")(lambda event: event.app.suspend_to_background())
     keys.add(Keys.BracketedPaste, filter=typing)(lambda event: reader.paste(event.data))
 
     @filters.Condition
@@ -272,10 +272,7 @@ def _text_of(call: Callable[[], str]) -> str:
 
 
 class PrivateHistory(History):
-    """One JSON string a line. A file that cannot be read or written is an empty history, not an error.
-
-    `fold` shortens an entry for the input line.
-    """
+    """One JSON string a line, shown as `fold` shortens it. A file that cannot be used is an empty history, not an error."""
 
     def __init__(self, path: Path, fold: Callable[[str], str] = str) -> None:
         super().__init__()
