@@ -43,7 +43,7 @@ class ChatApp:
     editing: int | None = None  # the number of the message that the next one replaces
     pending: list[Attachment] = field(default_factory=list)  # files that go with the next message
     turn: "Turn | None" = None  # the last answer
-    n_prompt: int | None = None  # tokens in the context before the next message
+    fit: PromptFit | None = None  # how full the context is before the next message
     failure: LlmcliError | None = None  # the first error of a script
     compare_session: "CompareSession | None" = None  # the answers that were compared last
     traces: Path | None = None  # the folder for a trace of each answer
@@ -328,20 +328,18 @@ class ChatApp:
 
     def warn_if_full(self) -> None:
         """Count the tokens in the context, and warn when it is full for the next message."""
-        before, fit = self.n_prompt, self.count()
-        if fit and fit.is_over and before != self.n_prompt:
-            full = f"the context is full: {fit.n_prompt} of {fit.n_ctx} tokens"
+        before = self.fit
+        self.count()
+        if self.fit and self.fit.is_over and self.fit.n_prompt != (before and before.n_prompt):
+            full = f"the context is full: {self.fit.n_prompt} of {self.fit.n_ctx} tokens"
             console.warn(full, "make room with /compact or /undo")
 
-    def count(self) -> PromptFit | None:
-        """How full the context is; None while the model is loading, or without a status line."""
-        self.n_prompt = None
+    def count(self) -> None:
+        """Count the tokens in the context, unless the model is loading or there is no status line."""
+        self.fit = None
         with suppress(LlmcliError):
             if self.live and self.controller.engine:
-                fit = self.controller.fit(self.path())
-                self.n_prompt = fit.n_prompt
-                return fit
-        return None
+                self.fit = self.controller.fit(self.path())
 
 
 def _ask_policy(fit: PromptFit) -> str:

@@ -18,7 +18,6 @@ from llmcli.ui.terminal.interrupt import clear_pending
 # Words that people type without the slash, and the command.
 _WITHOUT_SLASH = {"help": "help", "exit": "exit", "quit": "exit", "exit()": "exit", "quit()": "exit", ":q": "exit"}
 _MARKER = 2  # columns of the `> ` before the text
-_SHORTEST_NAME = 12  # characters of a session name, however narrow the window
 _DATE = re.compile(r"^\d{4}-\d\d-\d\d-(?=.)")  # at the start of names that llmcli makes
 
 
@@ -83,9 +82,9 @@ def status_line(chat: ChatApp) -> str:
     if engine is None and controller.loading:
         parts.append("cannot be loaded" if controller.loading.error else controller.loading.status)
     if engine:
-        if chat.n_prompt is None:  # the model was loaded during this prompt
+        if chat.fit is None:  # the model was loaded during this prompt
             chat.count()
-        parts.append(f"context {_short(chat.n_prompt or 0)}/{_short(engine.n_ctx)}")
+        parts.append(f"context {_short(chat.fit.n_prompt if chat.fit else 0)}/{_short(engine.n_ctx)}")
     parts.append(f"temp {fields()['temperature'].format(settings.temperature)}")
     turn = chat.turn
     if turn and turn.answer.started and turn.message and chat.path()[-1:] == [turn.message]:  # nothing came after it
@@ -93,8 +92,8 @@ def status_line(chat: ChatApp) -> str:
         parts.append(f"{plural(speed, 'token')}/s" if speed else "")
     if chat.pending:
         parts.append(plural(len(chat.pending), "file"))
-    if name := chat.session.name:  # at most a third of the row; the date, which tells the least, is dropped first
-        longest = max(shutil.get_terminal_size().columns // 3, _SHORTEST_NAME)
+    if name := chat.session.name:  # of a long one, the date is dropped first, which tells the least
+        longest = max(shutil.get_terminal_size().columns // 3, 12)
         parts.append(ellipsize(name if len(name) <= longest else _DATE.sub("…", name), longest))
     return _fitting(*parts)
 

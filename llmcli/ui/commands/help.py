@@ -65,7 +65,7 @@ def help_(chat: ChatApp, argument: str) -> None:
         _search(argument.lstrip("/"))
         return
     chat.say(f"/{found.usage}{_also(found)}", "1")
-    chat.say(found.help + (f" ({setting_note(chat, found.setting)})" if found.setting else ""))
+    chat.say(found.help + ("" if found.name in commands() else f" ({setting_note(chat, found.name)})"))
     chat.say("Examples:", "2")
     for example in found.examples:
         chat.say(f"  {example}")

@@ -19,35 +19,32 @@ from llmcli.ui.terminal.output import to_stderr
 Run = Callable[[ChatApp, str], None]
 Complete = Callable[[ChatApp, str], Iterable[tuple[str, str]]]  # the argument so far -> (value, note)
 _MODULES = ("messages", "branches", "compare", "settings", "inspect", "context", "sessions", "files", "help")
-# Words from other programs, and the commands and settings that do the same.
-SYNONYMS = {
-    word: targets.split()
-    for targets, words in {
-        "temp": "creativity creative randomness dynatemp",
-        "stats": "speed bench benchmark perf usage",
-        "why tokens": "logprobs probabilities",
-        "character": "persona personality",
-        "max_tokens": "length",
-        "n_ctx": "ctx context_size",
-        "system": "prompt",
-        "params": "settings parameters options config",
-        "model": "info show",
-        "json": "format",
-        "load": "open resume",
-        "sessions": "list search find",
-        "file": "attach",
-        "compact": "summarize",
-        "retry": "again",
-        "undo": "delete",
-        "theme": "color colors color_scheme",
-    }.items()
-    for word in words.split()
+# Words from other programs, by the commands and settings that do the same.
+_SYNONYMS_OF = {
+    "temp": "creativity creative randomness dynatemp",
+    "stats": "speed bench benchmark perf usage",
+    "why tokens": "logprobs probabilities",
+    "character": "persona personality",
+    "max_tokens": "length",
+    "n_ctx": "ctx context_size",
+    "system": "prompt",
+    "params": "settings parameters options config",
+    "model": "info show",
+    "json": "format",
+    "load": "open resume",
+    "sessions": "list search find",
+    "file": "attach",
+    "compact": "summarize",
+    "retry": "again",
+    "undo": "delete",
+    "theme": "color colors color_scheme",
 }
+SYNONYMS = {word: targets.split() for targets, words in _SYNONYMS_OF.items() for word in words.split()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A slash command. `help` is one paragraph; `setting` is the key, if it is not declared but made of a setting."""
+    """A slash command, declared by `command` or made of a setting, whose key is its name. `help` is one paragraph."""
 
     usage: str
     examples: tuple[str, ...]
@@ -55,7 +52,6 @@ class Command:
     run: Run
     complete: Complete | None = None  # without it, the words of the usage, or the values of the setting of that name
     aliases: tuple[str, ...] = ()
-    setting: str = ""
 
     @property
     def name(self) -> str:
@@ -143,7 +139,6 @@ def find_command(name: str) -> Command | None:
         examples=(f"/{key} {value}", once, f"/reset {key}"),
         help=setting.param.help,
         run=lambda chat, argument: commands()["set"].run(chat, f"{key} {argument}"),
-        setting=key,
     )
 
 

@@ -121,7 +121,8 @@ def temp(chat: ChatApp, argument: str) -> None:
     same = f"{low:.2f} throughout"
     span = same if high - low < 0.005 else f"{low:.2f}..{high:.2f}, mean {sum(known) / len(known):.2f}"
     room = min(shutil.get_terminal_size().columns - 1, 60) if chat.live else 60
-    chat.say(f"{sparkline(values, min(room, len(values)))}\nlast answer: {span}")
+    chat.say(sparkline(values, min(room, len(values))))
+    chat.say(f"last answer: {span}")
 
 
 @command("seed [N|random]", "/seed", "/seed 42", "/seed random")

@@ -16,8 +16,7 @@ class LineReader:
     multiline = False
 
     def __init__(self, stream: BinaryIO, marker: Callable[[], None] = lambda: None) -> None:
-        self._stream = stream
-        self._marker = marker
+        self._stream, self._marker = stream, marker
         self._size = 0  # bytes of the current message
 
     def read(self, default: str = "") -> str:  # noqa: ARG002 - a stream has no input line
@@ -44,8 +43,9 @@ class LineReader:
             if is_last:
                 break
         if self._size > MOST:
-            limit = f"it must have at most {MOST >> 20} MiB"
-            raise UsageError(f"skipped a message: {limit}", "split it into several messages")
+            raise UsageError(
+                f"skipped a message: it must have at most {MOST >> 20} MiB", "split it into several messages"
+            )
         return "\n".join(kept)
 
     def _line(self) -> str | None:

@@ -272,12 +272,11 @@ def _text_of(call: Callable[[], str]) -> str:
 
 
 class PrivateHistory(History):
-    """One JSON string a line, shown as `fold` shortens it. A file that cannot be used is an empty history, not an error."""
+    """One JSON string a line, shown as `fold` shortens it. A file that cannot be used is an empty history, no error."""
 
     def __init__(self, path: Path, fold: Callable[[str], str] = str) -> None:
         super().__init__()
-        self._path = path
-        self._fold = fold
+        self._path, self._fold = path, fold
 
     def append_string(self, string: str) -> None:
         if not self._loaded:
