@@ -62,7 +62,7 @@ def _handle(chat: ChatApp, text: str) -> None:
         chat.refused_word = word
         console.note(f"not sent: type /{name} for the command, or '{word}' again to send it")
         return
-    command = registry.parse_command(text)
+    command = registry.parse_command(text) if text.startswith("/") else None
     if not command:
         chat.send(text.removeprefix("/") if text.startswith("//") else text)
         return
