@@ -44,19 +44,17 @@ class TruncatedHeaderError(ModelInvalidError):
 
 
 class Cursor:
-    """A read position in the bytes of a header; each error is a ModelInvalidError with the position.
+    """A read position in the bytes of a header, after the magic number; an error is a ModelInvalidError with it.
 
     `size` is the length of the file if `buffer` has only its beginning. A read past the buffer is then a
     TruncatedHeaderError; a read past the file means that the file is damaged.
     """
 
-    def __init__(self, buffer: mmap.mmap | bytes, position: int = 0, size: int = 0) -> None:
-        self._buffer = buffer
-        self._end = len(buffer)
+    def __init__(self, buffer: mmap.mmap | bytes, size: int = 0) -> None:
+        self._buffer, self._end = buffer, len(buffer)
         self._size = max(size, self._end)
-        self._kept = 0
-        self._strings = 0
-        self.position = position
+        self._kept = self._strings = 0
+        self.position = 4  # after the magic number
 
     def u32(self) -> int:
         return int(self._number(_U32))
@@ -64,8 +62,8 @@ class Cursor:
     def u64(self) -> int:
         return int(self._number(_U64))
 
-    def string(self, what: str, limit: int = MAX_STRING) -> bytes:
-        """The bytes of a string; `what` is its name in the error if it is longer than `limit` bytes."""
+    def text(self, what: str = "a text", limit: int = MAX_STRING, errors: str = "strict") -> str:
+        """A string of at most `limit` bytes; `what` is its name in errors. With "strict" it must be UTF-8, as keys."""
         start = self.position
         length = self.u64()
         if length > limit:
@@ -73,13 +71,8 @@ class Cursor:
         self._need(length)
         self._keep(length + _OBJECT)
         self.position += length
-        return self._buffer[self.position - length : self.position]
-
-    def text(self, what: str, limit: int = MAX_STRING) -> str:
-        """A string that must be UTF-8, such as a key or a tensor name."""
-        start = self.position
         try:
-            return self.string(what, limit).decode()
+            return self._buffer[self.position - length : self.position].decode(errors=errors)
         except UnicodeDecodeError:
             raise damaged(f"{what} at byte {start} is not UTF-8 text") from None
 
@@ -88,7 +81,7 @@ class Cursor:
         if kind == ARRAY:
             return self._array()
         if kind == STRING:
-            return self.string("a text").decode(errors="replace")
+            return self.text(errors="replace")
         if kind not in _SCALARS:
             raise damaged(f"unknown value type {kind} before byte {self.position}")
         return self._number(_SCALARS[kind])
@@ -116,7 +109,7 @@ class Cursor:
         if self._strings > MAX_STRINGS:
             raise damaged(f"the header has more than {MAX_STRINGS} strings")
         if length <= KEPT_STRINGS:
-            return [self.string("a text").decode(errors="replace") for _ in range(length)]
+            return [self.text(errors="replace") for _ in range(length)]
         # Skip a vocabulary. This is the hottest loop of a start (85 ns per string), hence the local names.
         position, buffer, unpack = self.position, self._buffer, _U64.unpack_from
         try:
@@ -126,7 +119,7 @@ class Cursor:
             position += 8  # the length that could not be read
         if position > self._end:
             message = f"the header is truncated: {length} strings at byte {self.position} exceed it"
-            raise self._past(position, message)
+            raise self._cut(position - self.position, message)
         self.position = position
         return ArraySummary("string", length)
 
@@ -148,14 +141,11 @@ class Cursor:
         if n_bytes > self._end - self.position:
             raise self._cut(n_bytes)
 
-    def _cut(self, n_bytes: int) -> ModelInvalidError:
+    def _cut(self, n_bytes: int, message: str = "") -> ModelInvalidError:
+        """The error for a header that needs `n_bytes` more, which the buffer does not have."""
         needed = self.position + n_bytes
         left = max((self._size if needed > self._size else self._end) - self.position, 0)
-        message = f"the header is truncated at byte {self.position}: {left} of {n_bytes} bytes"
-        return self._past(needed, message)
-
-    def _past(self, needed: int, message: str) -> ModelInvalidError:
-        """The error for a header that needs more bytes than the buffer has."""
+        message = message or f"the header is truncated at byte {self.position}: {left} of {n_bytes} bytes"
         return damaged(message) if needed > self._size else TruncatedHeaderError(message, needed)
 
 

@@ -15,16 +15,8 @@ MAX_DIMS = 4
 _INT64_MAX = (1 << 63) - 1
 
 
-class GGMLType(NamedTuple):
-    """A tensor type: `block` elements are stored in `size` bytes."""
-
-    name: str
-    block: int
-    size: int
-
-
-# Type number: name, elements of a block, bytes of a block (ggml_type_traits in ggml/src/ggml.c).
-_TYPES = (
+# Type number of a tensor: name, elements of a block, bytes of a block (ggml_type_traits in ggml/src/ggml.c).
+TYPES = (
     {0: ("F32", 1, 4), 1: ("F16", 1, 2), 28: ("F64", 1, 8), 30: ("BF16", 1, 2)}
     | {24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8)}
     | {2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34)}
@@ -36,7 +28,6 @@ _TYPES = (
     | {20: ("IQ4_NL", 32, 18), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66)}
     | {39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36)}
 )
-TYPES = {number: GGMLType(*row) for number, row in _TYPES.items()}
 # general.file_type: the name (llama_ftype in include/llama.h).
 _FILE_TYPES = (
     {0: "F32", 1: "F16", 32: "BF16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 40: "Q1_0", 41: "Q2_0"}
@@ -48,16 +39,8 @@ _FILE_TYPES = (
 )
 _GUESSED = 1024  # llama.cpp sets this bit when it guesses the file type
 # Keys of general.sampling.* (llama.cpp's src/llama-arch.cpp), and the names of three of them in llmcli.
-_FLOATS = (
-    "temp",
-    "top_p",
-    "min_p",
-    "xtc_probability",
-    "xtc_threshold",
-    "penalty_repeat",
-    "mirostat_tau",
-    "mirostat_eta",
-)
+_FLOATS = ["temp", "top_p", "min_p", "xtc_probability", "xtc_threshold"]
+_FLOATS += ["penalty_repeat", "mirostat_tau", "mirostat_eta"]
 _INTEGERS = ("top_k", "penalty_last_n", "mirostat")
 _OTHER_NAMES = {"temp": "temperature", "penalty_repeat": "repeat_penalty", "penalty_last_n": "repeat_last_n"}
 
@@ -107,16 +90,16 @@ def _size(name: str, shape: tuple[int, ...], type_id: int) -> int:
     # Zeros count as ones: a zero must not hide a huge factor in the product.
     if math.prod(n or 1 for n in shape) > _INT64_MAX:
         raise damaged(f"tensor {quote(name)} has the invalid shape {shape}")
-    kind = TYPES.get(type_id)
-    if kind is None:
+    if type_id not in TYPES:
         raise ModelInvalidError(
             f"tensor {quote(name)} has the unknown type {type_id}",
             "get another version of the model: this file is damaged, or for another version of llama.cpp",
         )
+    kind, block, size = TYPES[type_id]
     row = shape[0] if shape else 1
-    if row % kind.block:
-        raise damaged(f"tensor {quote(name)} has rows of {row} elements; {kind.name} needs multiples of {kind.block}")
-    n_bytes = math.prod(shape) // kind.block * kind.size
+    if row % block:
+        raise damaged(f"tensor {quote(name)} has rows of {row} elements; {kind} needs multiples of {block}")
+    n_bytes = math.prod(shape) // block * size
     if n_bytes > _INT64_MAX:
         raise damaged(f"tensor {quote(name)} has the invalid shape {shape}")
     return n_bytes
@@ -210,7 +193,7 @@ class GGUFHeader:
         totals: Counter[int] = Counter()
         for tensor in self.tensors:
             totals[tensor.type_id] += tensor.n_bytes
-        return TYPES[max(totals, key=lambda type_id: totals[type_id])].name if totals else ""
+        return TYPES[totals.most_common(1)[0][0]][0] if totals else ""
 
     @property
     def split_count(self) -> int:

@@ -9,9 +9,8 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
-from llmcli.errors import LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
+from llmcli.errors import LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.files import read_error
 from llmcli.models.gguf.cursor import Cursor, TruncatedHeaderError, Value, damaged, quote
 from llmcli.models.gguf.header import GGUFHeader, padded, read_tensors
@@ -27,8 +26,6 @@ MAX_TEMPLATE = 1 << 20  # characters; the longest known chat templates have abou
 MAX_ALIGNMENT = 1 << 20
 DEFAULT_ALIGNMENT = 32
 MAX_READ = 32 << 20  # bytes of a remote header; a vocabulary of 256,000 with its merges takes about 10 MiB
-# (start, end), end exclusive -> exactly these bytes, or fewer at the end of the file; may raise LlmcliError
-ReadRange = Callable[[int, int], bytes]
 _ENDS = tuple(MAX_READ >> halvings for halvings in range(5, -1, -1))  # 1 MiB, then twice as much each time
 _HEAD_BYTES = 1024  # of a file that is not GGUF: they tell what it is
 _SUMMARY_BYTES = 64 << 10  # in most files the general facts come before the vocabulary
@@ -60,14 +57,8 @@ _MAGICS: tuple[tuple[bytes, str, str], ...] = (
     *((b"\x80" + bytes([version]), _PICKLE, _OTHER_FORMAT) for version in (2, 3, 4, 5)),
 )
 _PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<error")
-_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
-
-
-class HeaderSummary(NamedTuple):
-    """The trained context in tokens, and a quantization such as Q4_K_M ("" when it is not known)."""
-
-    n_ctx_train: int | None
-    quantization: str
+# Models named X.GGUF exist.
+FILE_NAME = re.compile(r"(?P<stem>.+?)(?:-(?P<number>\d{5})-of-(?P<count>\d{5}))?\.gguf", re.I | re.A | re.S)
 
 
 def read_header(path: Path) -> GGUFHeader:
@@ -87,22 +78,16 @@ def read_header(path: Path) -> GGUFHeader:
         raise read_error(path, error) from error
 
 
-def read_remote_header(read_range: ReadRange, size: int, name: str) -> GGUFHeader:
+def read_remote_header(read_range: Callable[[int, int], bytes], size: int, name: str) -> GGUFHeader:
     """The validated header of the file `name` of `size` bytes, equal to the result of `read_header`.
 
-    Raises ModelInvalidError (not a valid GGUF file, or a header over 32 MiB), NetworkError (the wrong bytes) and
-    what `read_range` raises.
+    `read_range` gives the bytes from a start to an end (exclusive). Raises ModelInvalidError (not a valid GGUF file,
+    or a header over 32 MiB) and what `read_range` raises.
     """
     head = b""
     for end in _ENDS:
-        start, wanted = len(head), max(min(end, size) - len(head), 0)
-        piece = read_range(start, start + wanted) if wanted else b""
-        if len(piece) != wanted:
-            raise NetworkError(
-                f"{name}: the server sent {len(piece)} bytes from byte {start}, expected {wanted}",
-                "try again; if the error persists, the file has changed or its server is faulty",
-            )
-        head += piece
+        if len(head) < min(end, size):
+            head += read_range(len(head), min(end, size))
         try:
             return parse_header(head, size)
         except TruncatedHeaderError as cut:
@@ -119,25 +104,22 @@ def read_remote_header(read_range: ReadRange, size: int, name: str) -> GGUFHeade
     )
 
 
-def read_summary(path: Path) -> HeaderSummary:
-    """The summary of a GGUF file; an empty one if the file cannot be read or is not GGUF."""
+def read_summary(path: Path) -> GGUFHeader:
+    """A header with the general facts of a GGUF file; an empty one if the file cannot be read or is not GGUF."""
     metadata: dict[str, Value] = {}
     with contextlib.suppress(OSError, LlmcliError):  # the vocabulary goes beyond these bytes
         with path.open("rb") as file:
-            cursor = Cursor(file.read(_SUMMARY_BYTES))
-        if cursor.u32() == int.from_bytes(MAGIC, "little"):
-            cursor.u32()  # the version
-            cursor.u64()  # the number of tensors
-            _read_metadata(cursor, min(cursor.u64(), _SUMMARY_KEYS), metadata)
-    first = GGUFHeader(0, metadata, (), DEFAULT_ALIGNMENT, 0, 0)
-    context, quantization = first.n_ctx_train, first.quantization
-    if context is None or not quantization:
+            head = file.read(_SUMMARY_BYTES)
+        if head.startswith(MAGIC):
+            cursor = Cursor(head)
+            _version, _n_tensors, n_keys = cursor.u32(), cursor.u64(), cursor.u64()
+            _read_metadata(cursor, min(n_keys, _SUMMARY_KEYS), metadata)
+    header = GGUFHeader(0, metadata, (), DEFAULT_ALIGNMENT, 0, 0)
+    if header.n_ctx_train is None or not header.quantization:
         # Some programs write the file type after the vocabulary, or not at all.
         with contextlib.suppress(LlmcliError):
-            header = read_header(path)
-            context = header.n_ctx_train if context is None else context
-            quantization = quantization or header.quantization
-    return HeaderSummary(context, quantization)
+            return read_header(path)
+    return header
 
 
 def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
@@ -147,7 +129,7 @@ def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
     """
     if view[:4] != MAGIC:
         raise ModelInvalidError(*_describe(view[:_HEAD_BYTES], size))
-    cursor = Cursor(view, len(MAGIC), size)
+    cursor = Cursor(view, size)
     version = cursor.u32()
     _check_version(version)
     n_tensors, n_keys = cursor.u64(), cursor.u64()
@@ -200,12 +182,9 @@ def _map_file(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
         kind = "a folder" if stat.S_ISDIR(info.st_mode) else "not a regular file"
         raise ModelNotFoundError(f"{path} is {kind}", "give the path of a .gguf file")
     with path.open("rb") as file:
-        if info.st_size == 0:
-            yield b"", 0
-            return
         try:
             view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError, OverflowError):
+        except (OSError, ValueError, OverflowError):  # also for an empty file
             yield file.read(_MAX_UNMAPPABLE), info.st_size
             return
         with view:
@@ -290,14 +269,14 @@ def _is_text(data: bytes) -> bool:
 
 def stem_of(path: Path) -> str:
     """The file name without `.gguf` and without the part number."""
-    match = _NAME.fullmatch(path.name)
-    return match["stem"] if match else path.name.removesuffix(".gguf")
+    match = FILE_NAME.fullmatch(path.name)
+    return match["stem"] if match else path.name
 
 
 def is_later_part(name: str) -> bool:
     """True for a file name such as X-00002-of-00003.gguf: not the first part of a model."""
-    match = _NAME.fullmatch(name)
-    return match is not None and int(match["number"]) != 1
+    match = FILE_NAME.fullmatch(name)
+    return bool(match and match["number"]) and match["number"] != "00001"
 
 
 def parts_of(path: Path) -> tuple[Path, ...]:
@@ -306,8 +285,8 @@ def parts_of(path: Path) -> tuple[Path, ...]:
     Raises ModelNotFoundError when a part is missing, DiskError when the folder cannot be read, and
     ModelInvalidError for a name such as 3 of 2. It checks only names: `read_headers` checks the contents.
     """
-    match = _NAME.fullmatch(path.name)
-    if match is None:
+    match = FILE_NAME.fullmatch(path.name)
+    if not match or not match["number"] or path.suffix != ".gguf":  # llama.cpp finds no parts named X.GGUF
         return (path,)
     number, count = int(match["number"]), int(match["count"])
     if not 1 <= number <= count:

@@ -5,12 +5,13 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from llmcli.errors import ModelNotFoundError, UsageError
+from llmcli.models.gguf.parser import FILE_NAME, stem_of
 
 DEFAULT_QUANTIZATION = "Q4_K_M"
 _MAX_PARTS = 512  # the largest models have about 60
-_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.I | re.A | re.S)
 # The last group are draft models; MTP elsewhere in a name is a model that drafts for itself.
 _COMPANION = re.compile(r"mmproj[^/]*$|(?:^|/)(?:ggml-vocab|(?:mtp|draft|eagle3|dflash|dspark)[-_./])", re.I)
 _PROJECTORS = {"F16": 0, "BF16": 1, "Q8_0": 2, "F32": 3}  # best first
@@ -108,9 +109,7 @@ class Quantization:
     @property
     def name(self) -> str:
         """The file name without folder, part number and `.gguf`."""
-        name = file_name(self.path)
-        match = _PART.fullmatch(name)
-        return match["stem"] if match else name[: -len(".gguf")]
+        return stem_of(Path(self.path))
 
     @property
     def label(self) -> str:
@@ -135,8 +134,8 @@ def quantizations(files: Iterable[RepoFile]) -> list[Quantization]:
         is_imatrix = "imatrix" in file_name(file.path).lower() and not quantization_of(file.path)
         if not _is_gguf(file) or is_imatrix or _COMPANION.search(file.path):
             continue
-        match = _PART.fullmatch(file.path)
-        if match is None:
+        match = FILE_NAME.fullmatch(file.path)
+        if not match or not match["number"]:
             found.append(Quantization((file,)))
         elif 1 <= int(match["number"]) <= int(match["count"]) <= _MAX_PARTS:
             parts = splits.setdefault((match["stem"], int(match["count"])), {})
@@ -151,8 +150,13 @@ def projectors(files: Iterable[RepoFile]) -> list[RepoFile]:
     """The vision or audio projectors (`mmproj`), best first: the nearest to f16."""
     return sorted(
         (file for file in files if _is_gguf(file) and "mmproj" in file_name(file.path).lower()),
-        key=lambda file: (_PROJECTORS.get(quantization_of(file.path), len(_PROJECTORS)), file.path),
+        key=lambda file: (precision_rank(file.path), file.path),
     )
+
+
+def precision_rank(path: str) -> int:
+    """The place of a projector by its precision, 0 is the best."""
+    return _PROJECTORS.get(quantization_of(path), len(_PROJECTORS))
 
 
 def projector_for(variant: Quantization, files: Iterable[RepoFile]) -> RepoFile | None:

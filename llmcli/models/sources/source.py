@@ -6,7 +6,8 @@ from functools import cached_property
 from pathlib import Path
 
 from llmcli.errors import UsageError
-from llmcli.models.gguf.parser import HeaderSummary, read_summary
+from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.gguf.parser import read_summary
 from llmcli.models.hub.cache import CachedModel
 from llmcli.models.hub.repo_files import quantization_of
 from llmcli.models.locations import ModelFile, ModelLocations, Notify, Progress
@@ -39,7 +40,7 @@ class InstalledModel:
         return quantization_of(self.path.name) or self.summary.quantization
 
     @cached_property
-    def summary(self) -> HeaderSummary:
+    def summary(self) -> GGUFHeader:
         return read_summary(self.path)
 
 
