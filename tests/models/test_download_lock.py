@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.models.download.transfer import exclusive
-from llmcli.models.interrupted import interrupted_downloads
+from llmcli.models.installed import interrupted_downloads
 from tests.cli_result import shell_status
 from tests.hub.server import FakeHub
 from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes, wait_until

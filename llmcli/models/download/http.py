@@ -155,10 +155,10 @@ class RetryPolicy:
 
 
 class RemoteFile:
-    """A file of `size` bytes on a server; a subclass knows more of what its server sends."""
+    """A file of `size` bytes on a server; `sha256` is "" if it is not known. A subclass knows more of its server."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], size: int) -> None:
-        self.url, self.headers, self.size = url, headers, size
+    def __init__(self, url: str, headers: Mapping[str, str], size: int, sha256: str) -> None:
+        self.url, self.headers, self.size, self.sha256 = url, headers, size, sha256
         self.supports_ranges = False  # known after the first response
         self._signed = ""  # the URL of the last redirect; it expires
 
@@ -176,9 +176,9 @@ class RemoteFile:
             self._signed = str(response.url) if is_redirected else ""
             yield _skip_bytes(response.iter_raw(), skip)
 
-    def read(self, first: int, end: int, retries: RetryPolicy) -> bytes:
+    def read(self, first: int, end: int) -> bytes:
         """The bytes from `first` to `end` (exclusive), with as many requests as necessary. Raises LlmcliError."""
-        data = bytearray()
+        data, retries = bytearray(), RetryPolicy(lambda _text: None, attempts=4)
 
         def attempt() -> None:
             with self.open(first + len(data), end) as pieces:

@@ -32,28 +32,33 @@ _BLOCK = 4 << 20  # bytes hashed at a time
 
 
 def download_file(
-    remote: RemoteFile, target: Path, verify: Callable[[str], None], progress: Progress, notify: Notify
+    remote: RemoteFile,
+    target: Path,
+    name: str,
+    progress: Progress,
+    notify: Notify,
+    check: Callable[[Path], object] = lambda _path: None,
 ) -> str:
-    """Download the missing bytes, publish the file at `target` when `verify` accepts its sha256, and give that in hex.
+    """Download the missing bytes, publish the file at `target` if it is sound, and give its sha256 in hex.
 
-    Raises LlmcliError (the server refuses or fails, or `verify` refuses the file, which is then deleted), OSError or
+    It must have the sha256 of `remote`, if that is known; `check` can raise for another fault, and the file is
+    deleted then. `name` is for errors. Raises LlmcliError (also if the server refuses or fails), OSError or
     KeyboardInterrupt. The partial download is kept.
     """
     partial = PartialFile(partial_path(target), remote.size)
     digest = Transfer(remote, partial, progress, notify).run()
     try:
-        verify(digest)
+        if remote.sha256 not in ("", digest):
+            raise ModelInvalidError(
+                f"checksum mismatch for {name}: got {digest}, expected {remote.sha256}",
+                "try again later, or from another network",
+            )
+        check(partial.path)
     except LlmcliError:
         partial.discard()
         raise
     partial.publish(target)
     return digest
-
-
-def check_sha256(digest: str, expected: str, what: str, hint: str) -> None:
-    """Raise ModelInvalidError for a downloaded file with another sha256; `what` is its name in the error."""
-    if digest != expected:
-        raise ModelInvalidError(f"checksum mismatch for {what}: got {digest}, expected {expected}", hint)
 
 
 @contextmanager

