@@ -158,11 +158,25 @@ def models_of_repo(cache: Path, repo: str, whole: bool = True) -> list[CachedMod
         commits = sorted((entry.name != main, -entry.stat().st_mtime, entry.name) for entry in folders)
     models: list[CachedModel] = []
     for *_order, commit in commits:
-        files = list(_files(snapshots / commit, "", _MAX_DEPTH))
+        files = list(_files(snapshots / commit))
         projector = next(iter(projectors(files)), None)
         variants = (variant for variant in quantizations(files) if variant.complete == whole)
         models += [CachedModel(cache, repo, commit, variant, projector) for variant in variants]
     return models
+
+
+def _files(snapshot: Path) -> Iterator[RepoFile]:
+    """The .gguf files below a snapshot that are not broken links; the name of a blob is the sha256."""
+    for folder, below, names in os.walk(snapshot):
+        inside = Path(folder).relative_to(snapshot)
+        if len(inside.parts) == _MAX_DEPTH:
+            below.clear()
+        paths = (Path(folder, name) for name in names if name.lower().endswith(".gguf"))
+        for path in filter(Path.is_file, paths):
+            with contextlib.suppress(OSError):  # removed meanwhile
+                blob = os.path.basename(os.readlink(path)) if path.is_symlink() else ""
+                sha256 = blob if _SHA256.fullmatch(blob) else ""
+                yield RepoFile((inside / path.name).as_posix(), path.stat().st_size, sha256)
 
 
 @dataclass(frozen=True)
@@ -178,51 +192,24 @@ class PulledRevision:
     time: float
 
 
+def revision_path(data_dir: Path, reference: str) -> Path:
+    """The file with the record of a reference."""
+    return note_path(data_dir / "pulled", reference)
+
+
 def save_revision(data_dir: Path, record: PulledRevision) -> None:
     """Write the record; it replaces an older one. Raises OSError."""
-    write_json(_revision_path(data_dir, record.reference), asdict(record))
-
-
-def load_revision(data_dir: Path, reference: str) -> PulledRevision | None:
-    """The record of a reference; None if there is none or it cannot be read."""
-    return _read_revision(_revision_path(data_dir, reference))
+    write_json(revision_path(data_dir, record.reference), asdict(record))
 
 
 def all_revisions(data_dir: Path) -> list[PulledRevision]:
     """Every record, the newest first."""
-    with contextlib.suppress(OSError):
-        found = filter(None, map(_read_revision, (data_dir / "pulled").glob("*.json")))
-        return sorted(found, key=lambda record: -record.time)
-    return []
+    found = filter(None, map(read_revision, (data_dir / "pulled").glob("*.json")))
+    return sorted(found, key=lambda record: -record.time)
 
 
-def forget_revision(data_dir: Path, reference: str) -> None:
-    """Remove the record of a reference. Raises OSError."""
-    _revision_path(data_dir, reference).unlink(missing_ok=True)
-
-
-def _files(folder: Path, prefix: str, depth: int) -> Iterator[RepoFile]:
-    """The .gguf files below a snapshot that are not broken links; the name of a blob is the sha256."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False) and depth:
-            yield from _files(folder / entry.name, f"{prefix}{entry.name}/", depth - 1)
-        if not entry.name.lower().endswith(".gguf"):
-            continue
-        with contextlib.suppress(OSError):
-            if entry.is_file():
-                blob = os.path.basename(os.readlink(entry.path)) if entry.is_symlink() else ""
-                yield RepoFile(prefix + entry.name, entry.stat().st_size, blob if _SHA256.fullmatch(blob) else "")
-
-
-def _revision_path(data_dir: Path, reference: str) -> Path:
-    return note_path(data_dir / "pulled", reference)
-
-
-def _read_revision(path: Path) -> PulledRevision | None:
+def read_revision(path: Path) -> PulledRevision | None:
+    """The record in a file; None if there is none or it is not valid."""
     import msgspec  # imported here: it costs 8 ms, and most starts read no record
 
     data = read_json(path)

@@ -145,7 +145,7 @@ def plan_pull(
                 f"cannot verify {item.file.path}: the Hub publishes no sha256 for it",
                 f"choose another file of {reference.repo}",
             )
-    old, update = cache.load_revision(locations.data_dir, str(reference)), ""
+    old, update = cache.read_revision(cache.revision_path(locations.data_dir, str(reference))), ""
     if old and old.files != variant.parts:  # the reference means other files than when it was pulled
         version = f"commit {old.commit[:8]}, pulled {format_age(old.time)}"
         update = f"a newer version of this model; the old one ({version}) is kept, see `llmcli models list`"
