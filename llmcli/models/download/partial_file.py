@@ -6,7 +6,8 @@ import os
 import shutil
 import stat
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -134,25 +135,26 @@ def delete_partial(path: Path) -> None:
     _record_path(path).unlink(missing_ok=True)
 
 
-def check_free_space(cache: Path, needed: int, hint: str) -> None:
-    """Raise DiskError before the download starts if the disk does not have `needed` bytes."""
+@contextmanager
+def writing(folder: Path, needed: int, hint: str) -> Iterator[None]:
+    """Raise DiskError if the disk of `folder` does not have `needed` bytes, and for an OSError in the block."""
     try:
-        existing = next(path for path in (cache, *cache.parents) if path.exists())
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free
     except OSError as error:
-        raise DiskError(f"cannot use {cache}: {error_text(error)}", hint) from None
+        raise DiskError(f"cannot use {folder}: {error_text(error)}", hint) from None
     if needed and free < needed + RESERVE:
         raise DiskError(
             f"the download needs {needed / 1e9:.2f} GB, but {existing} has {free / 1e9:.2f} GB free",
             f"free some disk space (`llmcli models rm`), or {hint}",
         )
-
-
-def write_error(error: OSError, folder: Path, path: Path, hint: str) -> DiskError:
-    """The error for a download to `path` in `folder` that the disk stopped."""
-    if error.errno in _FULL:
-        return DiskError(f"the disk is full: {folder}", "free some disk space, then run the command again to resume")
-    return DiskError(f"cannot write {error.filename or path}: {error_text(error)}", hint)
+    try:
+        yield
+    except OSError as error:
+        text = f"cannot write {error.filename or folder}: {error_text(error)}"
+        if error.errno in _FULL:
+            text, hint = f"the disk is full: {folder}", "free some disk space, then run the command again to resume"
+        raise DiskError(text, hint) from error
 
 
 def _record_path(path: Path) -> Path:

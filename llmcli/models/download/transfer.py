@@ -7,8 +7,6 @@ one connection, several connections and a resumed download all work the same way
 import contextlib
 import errno
 import hashlib
-import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,38 +67,19 @@ def exclusive(lock: Path, what: str, notify: Notify, on_wait: Callable[[], None]
     """
     from filelock import FileLock, Timeout  # imported here: 70 ms that only downloads need
 
-    holder, guard = lock.with_suffix(".llmcli"), FileLock(lock)
+    guard = FileLock(lock)
     try:
         guard.acquire(blocking=False)
     except Timeout:
-        notify(f"waiting for {_holder_name(holder)} to download {what}")
+        notify(f"waiting for another program to download {what}")
         while not guard.is_locked:
             on_wait()
             with contextlib.suppress(Timeout):
                 guard.acquire(timeout=0.5)
     try:
-        with contextlib.suppress(OSError):
-            holder.unlink(missing_ok=True)
-            with holder.open("x") as file:  # "x" does not follow a planted link
-                file.write(f"{os.getpid()} {socket.gethostname()}")
         yield
     finally:
-        with contextlib.suppress(OSError):
-            holder.unlink(missing_ok=True)
         guard.release()
-
-
-def _holder_name(holder: Path) -> str:
-    """The process that wrote the file beside a lock, if it exists: a killed one leaves its file behind."""
-    with contextlib.suppress(OSError, ValueError, OverflowError):
-        pid, host = holder.read_text()[:300].split()
-        if host != socket.gethostname():
-            return f"process {int(pid)} on {host}"
-        if os.name == "posix":
-            with contextlib.suppress(PermissionError):  # it is of another user
-                os.kill(int(pid), 0)  # raises an OSError if it does not exist
-        return f"process {int(pid)}"
-    return "another program"
 
 
 class Transfer:

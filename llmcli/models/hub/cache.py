@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llmcli.errors import DiskError, error_text
+from llmcli.errors import DiskError
 from llmcli.files import read_json, write_json
 from llmcli.models.hub.repo_files import Quantization, RepoFile, is_safe_path, projectors, quantizations
 from llmcli.models.notes import note_path
@@ -48,17 +48,12 @@ def lock_path(blob: Path) -> Path:
 
 
 def create_folders(cache: Path, repo: str) -> None:
-    """Create the folders of a repository. Raises DiskError when that fails, or a link leads out of the cache."""
+    """Create the folders of a repository. Raises OSError, and DiskError when a link leads out of the cache."""
     if cache.parts[:1] == ("~",):  # the system does not know the user's home
         raise DiskError("this user has no home folder for the model cache", "set HOME, HF_HOME or HF_HUB_CACHE")
     folder = folder_of(cache, repo)
-    inner = [folder / "blobs", folder / "snapshots", folder / "refs", cache / ".locks" / folder.name]
-    try:
-        for subfolder in inner:
-            subfolder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"cannot create {error.filename or folder}: {error_text(error)}", MOVE_HINT) from None
-    for subfolder in inner:
+    for subfolder in (folder / "blobs", folder / "snapshots", folder / "refs", cache / ".locks" / folder.name):
+        subfolder.mkdir(parents=True, exist_ok=True)
         check_inside(subfolder, cache)
 
 

@@ -1,6 +1,5 @@
 """Pull from the Hub: plan the files of a model, download them into the cache, resume and verify them."""
 
-import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -15,9 +14,8 @@ from llmcli.models.download.http import RemoteFile
 from llmcli.models.download.partial_file import (
     PartialFile,
     bytes_downloaded,
-    check_free_space,
     partial_path,
-    write_error,
+    writing,
 )
 from llmcli.models.download.transfer import download_file, exclusive
 from llmcli.models.gguf.header import GGUFHeader
@@ -100,21 +98,15 @@ class PullPlan(DownloadPlan):
 
     def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
         """Download the missing files, verify the others, and record the commit of the reference."""
-        locations, repo = self.locations, self.repo
-        check_free_space(locations.hub, self.missing, cache.MOVE_HINT)
-        paths = [pull_file(item, str(self.reference), locations.data_dir, progress_for, notify) for item in self.files]
-        projector = self.projector.file if self.projector and self.projector in self.files else None
-        record = cache.PulledRevision(
-            str(self.reference), repo.name, repo.commit, self.variant.parts, projector, repo.license, time.time()
-        )
-        try:
+        locations, repo, name = self.locations, self.repo, str(self.reference)
+        with writing(locations.hub, self.missing, cache.MOVE_HINT):
+            paths = [pull_file(item, name, locations.data_dir, progress_for, notify) for item in self.files]
+            projector = self.projector.file if self.projector and self.projector in self.files else None
+            record = cache.PulledRevision(
+                name, repo.name, repo.commit, self.variant.parts, projector, repo.license, time.time()
+            )
             cache.write_ref(locations.hub, repo.name, repo.revision, repo.commit)
             cache.save_revision(locations.data_dir, record)
-        except OSError as error:
-            path = error.filename or f"to {locations.hub} or {locations.data_dir}"
-            raise DiskError(
-                f"cannot write {path}: {error_text(error)}", "free some disk space, or check the permissions"
-            ) from None
         parts = tuple(paths[: len(self.variant.parts)])
         return ModelFile(parts[0], parts, stem_of(parts[0]))
 
@@ -178,21 +170,14 @@ def pull_file(item: HubFile, reference: str, data_dir: Path, progress_for: Progr
     cache.create_folders(item.cache, item.repo)
     notes.update(data_dir, item.partial, reference=reference, size=item.size)
     progress = progress_for(file_name(item.file.path))
-
-    def report_other() -> None:
-        with contextlib.suppress(OSError):
-            progress(item.partial.stat().st_size, item.size)
-
-    try:
-        with exclusive(cache.lock_path(item.blob), item.file.path, notify, report_other):
-            if _is_sound(item, data_dir, progress_for, notify):
-                PartialFile(item.partial, item.size).discard()  # another program was faster
-            else:
-                _download_blob(item, progress, notify)
-            is_blob = _has_size(item.blob, item.size)
-            path = cache.publish(item.blob, item.pointer, item.cache) if is_blob else item.pointer
-    except OSError as error:
-        raise write_error(error, item.cache, item.partial, cache.MOVE_HINT) from error
+    lock = cache.lock_path(item.blob)
+    with exclusive(lock, item.file.path, notify, lambda: progress(item.size - item.missing, item.size)):
+        if _is_sound(item, data_dir, progress_for, notify):
+            PartialFile(item.partial, item.size).discard()  # another program was faster
+        else:
+            _download_blob(item, progress, notify)
+        is_blob = _has_size(item.blob, item.size)
+        path = cache.publish(item.blob, item.pointer, item.cache) if is_blob else item.pointer
     notes.forget(data_dir, item.partial)
     notes.record_sha256(data_dir, path, item.sha256)
     return path

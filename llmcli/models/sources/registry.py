@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import ModelNotFoundError
+from llmcli.models.catalog import catalog, find_entry
 from llmcli.models.gguf.parser import model_files_in
 from llmcli.models.hub.cache import cached_models
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations, ModelNotDownloadedError, Notify
@@ -60,8 +61,6 @@ def parse(text: str, aliases: Mapping[str, str] | None = None) -> Reference:
 
 def parse_remote(text: str, locations: ModelLocations) -> RemoteReference | None:
     """The reference to download; None for the starter, and for what cannot be downloaded (files, names, Ollama's)."""
-    from llmcli.models.catalog import find_entry
-
     reference = parse(text, locations.aliases)
     if isinstance(reference, NameReference) and (entry := find_entry(reference.text)):
         return entry.reference
@@ -78,11 +77,8 @@ def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
         imported = first_named(models, reference.text, lambda model: [model.name, *(part.name for part in model.parts)])
         if imported:
             return ModelFile(imported.path, imported.parts, imported.name)
-    if isinstance(reference, NameReference):
-        from llmcli.models.catalog import find_entry
-
-        entry = find_entry(reference.text)
-        reference = entry.reference if entry else reference
+    if isinstance(reference, NameReference) and (entry := find_entry(reference.text)):
+        reference = entry.reference
     if found := next(filter(None, (source.find(reference, locations) for source in sources())), None):
         return found
     if isinstance(reference, RemoteReference):
@@ -113,8 +109,6 @@ def stores_not_imported(locations: ModelLocations) -> list[tuple[Path, "Program"
 
 def _suggestion(name: str, locations: ModelLocations) -> str:
     """The hint for an unknown name: a similar model on this machine, then one of the catalog with its size."""
-    from llmcli.models.catalog import catalog  # only a mistake needs it
-
     if target := locations.aliases.get(name):
         return f"'{name}' is an alias of '{target}'; an alias of an alias is not followed: set it to a model"
     names, sizes = _local_names(locations), {entry.name: entry.size for entry in catalog()}

