@@ -58,7 +58,7 @@ def test_header_has_the_shape_of_the_model(file: Path) -> None:
     assert (header.version, header.architecture, header.name) == (3, "llama", "Tiny")
     assert (header.n_ctx_train, header.block_count, header.embedding_length) == (4096, 2, 64)
     assert (header.head_count, header.head_count_kv) == (4, [2, 1])
-    assert (header.key_length, header.value_length, header.n_vocab) == (16, 16, 100)
+    assert (header.head_length("key_length"), header.head_length("value_length"), header.n_vocab) == (16, 16, 100)
     assert (header.quantization, header.chat_template) == ("Q4_K_M", "{{ messages }}")
     assert (header.n_parameters, header.n_tensor_bytes) == (64 * 3 + 512, 64 * 3 * 4 + 288)
     assert [tensor.offset for tensor in header.tensors] == [0, 768]

@@ -158,15 +158,12 @@ class GGUFHeader:
         own = self._int_or_list(f"{self.architecture}.attention.head_count_kv")
         return self.head_count if own is None else own
 
-    @property
-    def key_length(self) -> int | None:
-        """The number of elements of one attention key of one head."""
-        return self._head_length("key_length")
-
-    @property
-    def value_length(self) -> int | None:
-        """The number of elements of one attention value of one head."""
-        return self._head_length("value_length")
+    def head_length(self, key: str) -> int | None:
+        """The number of elements of one attention key ("key_length") or value ("value_length") of one head."""
+        heads, width = self.head_count, self.embedding_length
+        most = max(heads, default=0) if isinstance(heads, list) else heads
+        default = width // most if width and most else None
+        return self._int(f"{self.architecture}.attention.{key}") or default
 
     @property
     def n_vocab(self) -> int | None:
@@ -213,8 +210,11 @@ class GGUFHeader:
         """
         found: dict[str, float | int | list[str]] = {}
         for key in (*_FLOATS, *_INTEGERS):
-            number = self._number(f"general.sampling.{key}")
-            if number is not None:
+            try:
+                number = float(str(self.metadata.get(f"general.sampling.{key}")))
+            except ValueError:
+                continue
+            if math.isfinite(number):
                 found[_OTHER_NAMES.get(key, key)] = int(number) if key in _INTEGERS else number
         names = (self._text("general.sampling.sequence") or "").split(";")
         if any(names):
@@ -234,19 +234,3 @@ class GGUFHeader:
         if isinstance(value, list):
             return [number for number in value if isinstance(number, int)]
         return value if isinstance(value, int) else None
-
-    def _number(self, key: str) -> float | None:
-        value = self.metadata.get(key)
-        if isinstance(value, ArraySummary | list | None):
-            return None
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            return None
-        return number if math.isfinite(number) else None
-
-    def _head_length(self, key: str) -> int | None:
-        heads, width = self.head_count, self.embedding_length
-        most = max(heads, default=0) if isinstance(heads, list) else heads
-        default = width // most if width and most else None
-        return self._int(f"{self.architecture}.attention.{key}") or default
