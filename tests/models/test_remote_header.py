@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from llmcli.errors import LlmcliError, ModelInvalidError
 from llmcli.models.gguf import parser
-from llmcli.models.gguf.cursor import TruncatedHeaderError
-from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.gguf.header import GGUFHeader, TruncatedHeaderError
 from llmcli.models.gguf.parser import MAX_READ, parse_header, read_header, read_remote_header
 from tests.models.gguf_writer import ARRAY, MODEL, STRING, U8, U32, Raw, Tensor, Typed, write_gguf
 from tests.models.test_gguf import BROKEN, OTHERS, busy_file

@@ -27,7 +27,6 @@ CONNECT_SECONDS = 10.0
 STALL_SECONDS = 30.0  # without a byte
 FIRST_PAUSE = 0.5  # seconds; doubled after each attempt
 MAX_PAUSE = 30.0
-_MAX_REDIRECTS = 5
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 _MAX_UNREACHABLE = 3  # attempts while the host was never reached
 MAX_RETRY_AFTER = 60.0  # seconds; a longer Retry-After of the server is an error with a hint
@@ -238,7 +237,7 @@ def _raise_if_transient(response: "httpx2.Response") -> None:
 def _check_redirect(url: str, target: str, to_other_hosts: bool, hops: int) -> None:
     if urlsplit(target).scheme not in ("http", "https"):
         raise NetworkError(f"{host_of(url)} redirects to an invalid URL")
-    if hops >= _MAX_REDIRECTS:
+    if hops >= 5:
         raise NetworkError(f"{host_of(url)} redirects too many times")
     if not to_other_hosts and not same_origin(url, target):
         raise NetworkError(

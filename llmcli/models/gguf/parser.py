@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import json
 import mmap
 import os
 import re
@@ -12,8 +13,16 @@ from pathlib import Path
 
 from llmcli.errors import LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.files import read_error
-from llmcli.models.gguf.cursor import Cursor, TruncatedHeaderError, Value, damaged, quote
-from llmcli.models.gguf.header import GGUFHeader, padded, read_tensors
+from llmcli.models.gguf.header import (
+    Cursor,
+    GGUFHeader,
+    TruncatedHeaderError,
+    Value,
+    damaged,
+    padded,
+    quote,
+    read_tensors,
+)
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -30,32 +39,10 @@ _ENDS = tuple(MAX_READ >> halvings for halvings in range(5, -1, -1))  # 1 MiB, t
 _HEAD_BYTES = 1024  # of a file that is not GGUF: they tell what it is
 _SUMMARY_BYTES = 64 << 10  # in most files the general facts come before the vocabulary
 _SUMMARY_KEYS = 200
-_UINT32 = 4
 _MAX_UNMAPPABLE = 64 << 20  # bytes read from a file system that cannot map files
 _NOT_LOADABLE = "get another version of the model: llama.cpp cannot load this file"
 _AGAIN = "download the model again"
 _OTHER_FORMAT = "get a GGUF version of the model: run `llmcli models search NAME`"
-_UNPACK = "unpack it and give the path of the .gguf file"
-_PICKLE = "this is a Python pickle (an old PyTorch checkpoint), not a GGUF model"
-# (first bytes, message, hint)
-_MAGICS: tuple[tuple[bytes, str, str], ...] = (
-    (b"PK\x03\x04", "this is a zip archive or a PyTorch checkpoint, not a GGUF model", _OTHER_FORMAT),
-    (b"PK\x05\x06", "this is an empty zip archive, not a model", _AGAIN),
-    (b"\x1f\x8b", "this is a gzip archive, not a model", _UNPACK),
-    (b"\x28\xb5\x2f\xfd", "this is a zstd archive, not a model", _UNPACK),
-    (b"\xfd7zXZ\x00", "this is an xz archive, not a model", _UNPACK),
-    (b"7z\xbc\xaf\x27\x1c", "this is a 7z archive, not a model", _UNPACK),
-    (b"\x89HDF", "this is an HDF5 file (Keras), not a GGUF model", _OTHER_FORMAT),
-    (b"lmgg", "this is a model in the old GGML format, which llama.cpp no longer reads", _OTHER_FORMAT),
-    (b"fmgg", "this is a model in the old GGMF format, which llama.cpp no longer reads", _OTHER_FORMAT),
-    (b"tjgg", "this is a model in the old GGJT format, which llama.cpp no longer reads", _OTHER_FORMAT),
-    (
-        b"version https://git-lfs",
-        "this is a Git LFS pointer, not the model itself",
-        "run `git lfs pull` in its repository",
-    ),
-    *((b"\x80" + bytes([version]), _PICKLE, _OTHER_FORMAT) for version in (2, 3, 4, 5)),
-)
 _PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<error")
 # Models named X.GGUF exist.
 FILE_NAME = re.compile(r"(?P<stem>.+?)(?:-(?P<number>\d{5})-of-(?P<count>\d{5}))?\.gguf", re.I | re.A | re.S)
@@ -213,7 +200,7 @@ def _read_metadata(cursor: Cursor, count: int, metadata: dict[str, Value]) -> No
         if key in metadata:
             raise damaged(f"duplicate metadata key {quote(key)}")
         kind = cursor.u32()
-        if key == "general.alignment" and kind != _UINT32:
+        if key == "general.alignment" and kind != 4:  # uint32
             raise damaged("general.alignment is not of type uint32")
         metadata[key] = cursor.value(kind)
 
@@ -243,8 +230,9 @@ def _describe(head: bytes, size: int) -> tuple[str, str]:
     # A safetensors file begins with the length of its JSON header in 8 bytes, then that JSON.
     if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= max(size - 8, 2):
         return "this is a safetensors file, not a GGUF model", _OTHER_FORMAT
-    for magic, message, hint in _MAGICS:
-        if head.startswith(magic):
+    formats = json.loads(Path(__file__).with_name("other_formats.json").read_text(encoding="utf-8"))
+    for start, message, hint in formats:
+        if head.startswith(start.encode("latin-1")):  # a character for each byte
             return message, hint
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if text.lower().startswith(_PAGES):

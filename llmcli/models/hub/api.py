@@ -16,7 +16,6 @@ from llmcli.models.locations import Notify
 from llmcli.models.reference import MAIN, HubReference, is_repo
 
 MAX_JSON = 32 << 20  # bytes of one response; the largest listings have about 2 MB
-_ATTEMPTS = 3
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 T = TypeVar("T")
 Count = Annotated[int, Meta(ge=0, lt=1 << 60)]
@@ -122,7 +121,7 @@ def search(text: str, limit: int, offline: bool = False, notify: Notify = lambda
 
 
 def _get(path: str, reference: HubReference, notify: Notify, kind: type[T]) -> T:
-    retries = RetryPolicy(notify, _ATTEMPTS, hint="check the network, the proxy and HF_ENDPOINT")
+    retries = RetryPolicy(notify, attempts=3, hint="check the network, the proxy and HF_ENDPOINT")
     body = retries.run(lambda: _request(path, reference))
     try:
         return msgspec.json.decode(body, type=kind)

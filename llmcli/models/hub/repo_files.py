@@ -181,13 +181,11 @@ def fits_memory(size: int, memory: int) -> bool:
 
 
 def best_fit(found: Sequence[Quantization], memory: int) -> tuple[Quantization, str]:
-    """The default variant for `memory` bytes (0 = unknown), and the reason: Q4_K_M, otherwise the best that fits.
+    """The default of one or more variants for `memory` bytes (0 = unknown), and why: Q4_K_M, or the best that fits.
 
     Raises ModelNotFoundError when no variant is complete.
     """
     complete = [variant for variant in found if variant.complete]
-    if not found:
-        raise ModelNotFoundError("the repository has no GGUF files", "choose another repository")
     if not complete:
         missing = _first([path for variant in found for path in variant.missing[:2]])
         raise ModelNotFoundError(f"all models are incomplete: {missing} is missing", "choose another repository")

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llmcli.errors import ModelNotFoundError
 from llmcli.models.catalog import catalog, find_entry
@@ -20,11 +19,9 @@ from llmcli.models.reference import (
     is_repo,
     not_a_reference,
 )
+from llmcli.models.sources.folder import Program, first_named
 from llmcli.models.sources.source import DownloadPlan, InstalledModel, Source
 from llmcli.text import nearest
-
-if TYPE_CHECKING:
-    from llmcli.models.sources.folder import Program
 
 # The first modules to ask, and the last: `url` takes each URL that is left, and `folder` each path and plain name.
 _FIRST, _LAST = ("starter", "hub", "ollama"), ("url", "lmstudio", "folder")
@@ -37,10 +34,8 @@ def sources() -> Iterator[Source]:
     return (import_module(f"{__package__}.{name}").SOURCE for name in names)
 
 
-def programs() -> Iterator["Program"]:
+def programs() -> Iterator[Program]:
     """The sources that are programs with models in folders; the last one takes any folder."""
-    from llmcli.models.sources.folder import Program
-
     return (source for source in sources() if isinstance(source, Program))
 
 
@@ -71,8 +66,6 @@ def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
     """The model for `text`, which is not the path of a file. Raises what `find_model_file` raises."""
     reference: Reference = parse(text)
     if isinstance(reference, PathReference | NameReference):
-        from llmcli.models.sources.folder import first_named
-
         models = [model for folder in locations.folders for model in models_in_folder(folder)]
         imported = first_named(models, reference.text, lambda model: [model.name, *(part.name for part in model.parts)])
         if imported:
@@ -101,7 +94,7 @@ def models_in_folder(folder: Path) -> list[InstalledModel]:
     return next(program for program in programs() if program.is_store(folder)).models_in(folder)
 
 
-def stores_not_imported(locations: ModelLocations) -> list[tuple[Path, "Program"]]:
+def stores_not_imported(locations: ModelLocations) -> list[tuple[Path, Program]]:
     """The folders of other programs that the user did not import."""
     found = [(folder, program) for program in programs() for folder in program.folders()]
     return [(folder, program) for folder, program in found if folder not in locations.folders]

