@@ -9,6 +9,7 @@ from pathlib import Path
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, error_text
 from llmcli.models import notes
 from llmcli.models.download.partial_file import PARTIAL, bytes_downloaded, delete_partial
+from llmcli.models.gguf.parser import read_headers
 from llmcli.models.hub.cache import lock_path, models_of_repo, repo_of
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations
 from llmcli.models.lookup import find_model_file
@@ -78,9 +79,6 @@ def verify(item: InstalledModel, data_dir: Path, progress_for: ProgressFor) -> l
 
     Without published values, a model whose header does not fit its bytes is damaged.
     """
-    from llmcli.models.checksums import sha256_of  # 4 ms that a list does not need
-    from llmcli.models.gguf.parser import read_headers
-
     otherwise = "unknown"
     try:
         if not all(item.digests):
@@ -89,7 +87,7 @@ def verify(item: InstalledModel, data_dir: Path, progress_for: ProgressFor) -> l
         otherwise = "damaged"
     results = []
     for path, expected in zip(item.parts, item.digests, strict=True):
-        digest = sha256_of(path, progress_for(path.name))
+        digest = notes.sha256_of(path, progress_for(path.name))
         if expected:
             notes.record_sha256(data_dir, path, digest)
         state = otherwise if not expected else "ok" if digest == expected else "damaged"

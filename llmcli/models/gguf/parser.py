@@ -13,16 +13,7 @@ from pathlib import Path
 
 from llmcli.errors import LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.files import read_error
-from llmcli.models.gguf.header import (
-    Cursor,
-    GGUFHeader,
-    TruncatedHeaderError,
-    Value,
-    damaged,
-    padded,
-    quote,
-    read_tensors,
-)
+from llmcli.models.gguf.header import Cursor, GGUFHeader, TruncatedHeaderError, Value, damaged, quote, read_tensors
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -128,9 +119,8 @@ def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)  # in bytes
     if not isinstance(alignment, int) or alignment & (alignment - 1) or not 1 <= alignment <= MAX_ALIGNMENT:
         raise damaged(f"general.alignment is {alignment!r}, not a power of two up to 1 MiB")
-    tensors = read_tensors(cursor, n_tensors, alignment)
+    tensors, data_offset = read_tensors(cursor, n_tensors, alignment)
     _check_metadata(metadata, n_tensors)
-    data_offset = padded(cursor.position, alignment) if tensors else cursor.position
     needed = max((data_offset + tensor.offset + tensor.n_bytes for tensor in tensors), default=data_offset)
     if needed > size:
         raise ModelInvalidError(f"the file is truncated: {size} of {needed} bytes", "download it again")

@@ -9,29 +9,15 @@ from urllib.parse import quote
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError, error_text
 from llmcli.models import notes
-from llmcli.models.checksums import sha256_of
 from llmcli.models.download.http import RemoteFile
-from llmcli.models.download.partial_file import (
-    PartialFile,
-    bytes_downloaded,
-    partial_path,
-    writing,
-)
+from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, partial_path, writing
 from llmcli.models.download.transfer import download_file, exclusive
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_remote_header, stem_of
 from llmcli.models.hub import cache
 from llmcli.models.hub.api import Repo, get_repo
 from llmcli.models.hub.environment import endpoint, gated_error, http_error, hub_headers, token_source
-from llmcli.models.hub.repo_files import (
-    Quantization,
-    RepoFile,
-    best_fit,
-    file_name,
-    projector_for,
-    quantizations,
-    select_quantization,
-)
+from llmcli.models.hub.repo_files import Quantization, RepoFile, best_fit, quantizations, select_quantization
 from llmcli.models.locations import ModelFile, ModelLocations, Notify, Progress
 from llmcli.models.reference import MAIN, HubReference
 from llmcli.models.sources.source import DownloadPlan, ProgressFor
@@ -51,6 +37,7 @@ class HubFile(RemoteFile):
         url = f"{endpoint()}/{repo}/resolve/{commit or MAIN}/{quote(file.path)}"
         super().__init__(url, hub_headers(), file.size, file.sha256)
         self.cache, self.repo, self.commit, self.file = cache_dir, repo, commit, file
+        self._reference = HubReference(repo, file=file.path, revision=commit or None)
         self.blob = cache.folder_of(cache_dir, repo) / "blobs" / file.sha256
         self.partial = partial_path(self.blob)
         self.pointer = cache.pointer_path(cache_dir, repo, commit, file.path)
@@ -74,15 +61,12 @@ class HubFile(RemoteFile):
         for sent, listed in ((etag, self.sha256), (commit, self.commit)):
             if sent and listed and sent != listed:
                 raise NetworkError(
-                    f"the Hub sent another checksum or commit for {self._reference()} than it lists",
+                    f"the Hub sent another checksum or commit for {self._reference} than it lists",
                     "try again later; if the error persists, do not trust this Hub or mirror",
                 )
 
     def error(self, response: "httpx2.Response") -> LlmcliError:
-        return http_error(response, self._reference())
-
-    def _reference(self) -> HubReference:
-        return HubReference(self.repo, file=self.file.path, revision=self.commit or None)
+        return http_error(response, self._reference)
 
 
 @dataclass(frozen=True)
@@ -128,7 +112,7 @@ def plan_pull(
     if repo.gated and not token_source():
         raise gated_error(reference.repo)
     files = [HubFile(locations.hub, repo.name, repo.commit, part) for part in variant.parts]
-    mmproj = projector_for(variant, repo.files)
+    mmproj = variant.projector(repo.files)
     extra = HubFile(locations.hub, repo.name, repo.commit, mmproj) if mmproj else None
     files += [extra] if extra and projector else []
     for item in files:
@@ -169,7 +153,7 @@ def pull_file(item: HubFile, reference: str, data_dir: Path, progress_for: Progr
         return item.pointer  # nothing is written: the cache can be read-only
     cache.create_folders(item.cache, item.repo)
     notes.update(data_dir, item.partial, reference=reference, size=item.size)
-    progress = progress_for(file_name(item.file.path))
+    progress = progress_for(item.pointer.name)
     lock = cache.lock_path(item.blob)
     with exclusive(lock, item.file.path, notify, lambda: progress(item.size - item.missing, item.size)):
         if _is_sound(item, data_dir, progress_for, notify):
@@ -190,7 +174,7 @@ def _is_sound(item: HubFile, data_dir: Path, progress_for: ProgressFor, notify: 
     existing, sha256 = item.blob if item.blob.is_file() else item.pointer, item.sha256
     if notes.read(data_dir, existing).get("sha256") == sha256:
         return True
-    if sha256_of(existing, progress_for(f"verifying {item.file.path}")) == sha256:
+    if notes.sha256_of(existing, progress_for(f"verifying {item.file.path}")) == sha256:
         notes.record_sha256(data_dir, existing, sha256)
         return True
     notify(f"{item.file.path} in the cache is damaged: downloading it again")

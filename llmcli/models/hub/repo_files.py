@@ -105,6 +105,11 @@ class Quantization:
         """The quantization without the prefix of Unsloth's dynamic ones (UD-)."""
         return self.quantization.removeprefix("UD-")
 
+    def projector(self, files: Iterable[RepoFile]) -> RepoFile | None:
+        """The best projector in the folder of the model, otherwise the best in the root of the repository."""
+        by_folder = {file.path.rpartition("/")[0]: file for file in reversed(projectors(files))}
+        return by_folder.get(self.path.rpartition("/")[0], by_folder.get(""))
+
     def bits_per_weight(self, n_parameters: int | None) -> float | None:
         """Computed if the number of parameters is known, otherwise the usual value of the quantization."""
         return 8 * self.size / n_parameters if n_parameters else nominal_bits(self.quantization)
@@ -142,14 +147,6 @@ def projectors(files: Iterable[RepoFile]) -> list[RepoFile]:
 def precision_rank(path: str) -> int:
     """The place of a projector by its precision, 0 is the best."""
     return _PROJECTORS.get(quantization_of(path), len(_PROJECTORS))
-
-
-def projector_for(variant: Quantization, files: Iterable[RepoFile]) -> RepoFile | None:
-    """The best projector in the folder of the variant, otherwise the best in the root of the repository."""
-    by_folder: dict[str, RepoFile] = {}
-    for file in projectors(files):
-        by_folder.setdefault(file.path.rpartition("/")[0], file)
-    return by_folder.get(variant.path.rpartition("/")[0], by_folder.get(""))
 
 
 def is_safe_path(path: str) -> bool:
@@ -274,18 +271,15 @@ def _shortest(same: list[Quantization], repo: str) -> Quantization:
     """The variant whose name is the start of all other names; otherwise they are different models: UsageError."""
 
     def base(variant: Quantization) -> str:
-        """The name up to the quantization."""
-        name = variant.name.casefold()
-        before, found, _ = name.rpartition(variant.quantization.casefold()) if variant.quantization else ("", "", "")
-        return (before if found else name).rstrip("-._")
+        """The name up to the quantization, which can also be in the name of a folder."""
+        before, found, rest = variant.name.casefold().rpartition(variant.quantization.casefold())
+        return (before if found else rest).rstrip("-._")
 
     first, *others = sorted(same, key=lambda variant: (len(variant.name), len(variant.path), variant.path))
-    start = base(first)
+    starts = tuple(base(first) + mark for mark in "-._")
     for other in others:
         equal_length = len(first.name) == len(other.name) and len(first.path) == len(other.path)
-        if equal_length or not (
-            base(other) == start or base(other).startswith((f"{start}-", f"{start}.", f"{start}_"))
-        ):
+        if equal_length or not f"{base(other)}-".startswith(starts):
             raise _several(repo, first.quantization, [variant.path for variant in same])
     return first
 

