@@ -83,7 +83,7 @@ def parse_hub(text: str, typed: str) -> HubReference:
     marks = re.findall(r"([:@])([^:@]+)", match["marks"]) if match else []
     is_printable = text.isprintable()  # a URL can contain %0a
     if not match or not is_repo(match["repo"]) or not is_printable or len(marks) > len(dict(marks)):
-        raise not_a_reference(typed)
+        raise form_error(typed)
     repo, file = match["repo"], match["file"].strip("/")
     quant, revision = dict(marks).get(":"), dict(marks).get("@")
     if revision and not REVISION.fullmatch(revision):
@@ -102,7 +102,7 @@ def parse_hub(text: str, typed: str) -> HubReference:
     return HubReference(repo, quant, file or None, revision)
 
 
-def not_a_reference(text: str) -> ModelNotFoundError:
+def form_error(text: str) -> ModelNotFoundError:
     """The error for a text without the form of a reference; the hint has the form that was probably meant."""
     guess = re.sub(r"\s+", "", text).replace(":", "/", 1)
     hint = f"did you mean '{guess}' or 'ollama:{text}'?" if "/" not in text and is_repo(guess) else FORMS

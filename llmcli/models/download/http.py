@@ -1,7 +1,6 @@
 """HTTP requests with timeouts and retries, and files that are read in ranges.
 
 Failures are transient (TransientError) or permanent (NetworkError).
-
 Redirects are followed by this module, so that a token is sent to the server's own host and nowhere else.
 """
 

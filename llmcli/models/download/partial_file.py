@@ -191,7 +191,6 @@ def _read_segments(path: Path, size: int) -> list[Segment]:
 
 
 def _sync_to_disk(path: Path) -> None:
-    """Sync a file or a folder to disk, if the system supports it."""
     try:
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     except OSError:  # Windows cannot open folders

@@ -16,7 +16,6 @@ from llmcli.files import read_error
 from llmcli.models.gguf.header import Cursor, GGUFHeader, TruncatedHeaderError, Value, damaged, quote, read_tensors
 
 MAGIC = b"GGUF"
-VERSIONS = (2, 3)
 MAX_TENSORS = 1 << 16  # the largest published models have a few thousand
 MAX_KEYS = 1 << 16
 MAX_KEY = 65535  # bytes
@@ -169,7 +168,7 @@ def _map_file(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
 
 
 def _check_version(version: int) -> None:
-    if version in VERSIONS:
+    if version in (2, 3):
         return
     if version == 1:
         raise ModelInvalidError("llama.cpp no longer reads GGUF version 1", "get a newer version of the model")

@@ -272,8 +272,8 @@ def _shortest(same: list[Quantization], repo: str) -> Quantization:
 
     def base(variant: Quantization) -> str:
         """The name up to the quantization, which can also be in the name of a folder."""
-        before, found, rest = variant.name.casefold().rpartition(variant.quantization.casefold())
-        return (before if found else rest).rstrip("-._")
+        end = variant.name.casefold().rfind(variant.quantization.casefold())
+        return variant.name.casefold()[: end if end >= 0 else None].rstrip("-._")
 
     first, *others = sorted(same, key=lambda variant: (len(variant.name), len(variant.path), variant.path))
     starts = tuple(base(first) + mark for mark in "-._")

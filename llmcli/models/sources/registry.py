@@ -10,15 +10,7 @@ from llmcli.models.catalog import catalog, find_entry
 from llmcli.models.gguf.parser import model_files_in
 from llmcli.models.hub.cache import cached_models
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations, ModelNotDownloadedError, Notify
-from llmcli.models.reference import (
-    FORMS,
-    NameReference,
-    PathReference,
-    Reference,
-    RemoteReference,
-    is_repo,
-    not_a_reference,
-)
+from llmcli.models.reference import FORMS, NameReference, PathReference, Reference, RemoteReference, form_error, is_repo
 from llmcli.models.sources.folder import Program, first_named
 from llmcli.models.sources.source import DownloadPlan, InstalledModel, Source
 from llmcli.text import nearest
@@ -51,7 +43,7 @@ def parse(text: str, aliases: Mapping[str, str] | None = None) -> Reference:
         raise ModelNotFoundError("the model reference is empty or contains control characters", FORMS)
     if found := next(filter(None, (source.parse(text) for source in sources())), None):
         return found
-    raise not_a_reference(text)
+    raise form_error(text)
 
 
 def parse_remote(text: str, locations: ModelLocations) -> RemoteReference | None:
