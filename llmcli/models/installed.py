@@ -144,7 +144,7 @@ class InterruptedDownload:
         return True
 
 
-def interrupted_downloads(locations: ModelLocations) -> list[InterruptedDownload]:
+def find_interrupted(locations: ModelLocations) -> list[InterruptedDownload]:
     """All interrupted downloads, the latest first, including those of other Hugging Face tools."""
     found = []
     for path in [*locations.hub.glob("models--*/blobs/*.incomplete"), *locations.cache_dir.rglob("*" + PARTIAL)]:

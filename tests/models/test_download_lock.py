@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.installed import interrupted_downloads
+from llmcli.models.installed import find_interrupted
 from tests.cli_result import shell_status
 from tests.hub.server import FakeHub
 from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes, wait_until
@@ -146,7 +146,7 @@ def test_active_download_is_not_removed(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
     with pulls.process() as running:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
-        (one,) = interrupted_downloads(pulls.locations)
+        (one,) = find_interrupted(pulls.locations)
         assert not one.remove(pulls.locations.data_dir)
         pulls.hub.hold_at = None
         stdout = running.communicate(timeout=30)[0]
@@ -155,6 +155,6 @@ def test_active_download_is_not_removed(pulls: Pulls) -> None:
 
 def test_partial_download_of_killed_process_can_be_removed(pulls: Pulls) -> None:
     pulls.begin(DATA[: SIZE // 2], DATA)
-    (one,) = interrupted_downloads(pulls.locations)
+    (one,) = find_interrupted(pulls.locations)
     assert one.remove(pulls.locations.data_dir)
     assert pulls.partials() == []

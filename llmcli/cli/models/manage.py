@@ -13,14 +13,7 @@ from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, ModelInvalidError, ModelNotFoundError, UsageError
 from llmcli.files import check_name
 from llmcli.models.gguf.parser import read_headers
-from llmcli.models.installed import (
-    InterruptedDownload,
-    installed_model,
-    interrupted_downloads,
-    inventory,
-    remove,
-    verify,
-)
+from llmcli.models.installed import InterruptedDownload, find_interrupted, installed_model, inventory, remove, verify
 from llmcli.models.locations import STARTER, ModelLocations, ModelNotDownloadedError, model_locations
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import RemoteReference
@@ -117,7 +110,7 @@ def partials(
     if resume and remove:
         raise UsageError("--resume and --remove cannot be used together", "use one of them")
     locations = model_locations(resolve_settings(flags))
-    found = interrupted_downloads(locations)
+    found = find_interrupted(locations)
     chosen = [item for item in found if name in (None, item.name, item.path.name)]
     if name is not None and not chosen:
         raise ModelNotFoundError(f"no interrupted download '{name}'", "list them with `llmcli models partials`")

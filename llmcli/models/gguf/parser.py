@@ -311,9 +311,6 @@ def read_headers(parts: Sequence[Path]) -> tuple[GGUFHeader, ...]:
 
 def model_files_in(folder: Path) -> list[str]:
     """The sorted .gguf file names in a folder (the first part of a split model); [] if it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if entry.name.endswith(".gguf"))
-    except OSError:
-        return []
-    return [name for name in names if not is_later_part(name)]
+    with contextlib.suppress(OSError):
+        return sorted(name for name in os.listdir(folder) if name.endswith(".gguf") and not is_later_part(name))
+    return []

@@ -26,7 +26,6 @@ class Repo:
     """One commit of a repository. `n_parameters` is the Hub's value from one of its GGUF files."""
 
     name: str
-    revision: str
     commit: str
     files: tuple[RepoFile, ...]
     gated: bool
@@ -100,8 +99,7 @@ def get_repo(reference: HubReference, offline: bool = False, notify: Notify = la
     NetworkError (the Hub cannot be reached, or its response is not valid).
     """
     check_online(offline, str(reference))
-    revision = reference.revision or MAIN
-    path = f"/api/models/{reference.repo}/revision/{quote(revision, safe='')}?blobs=true"
+    path = f"/api/models/{reference.repo}/revision/{quote(reference.revision or MAIN, safe='')}?blobs=true"
     answer = _get(path, reference, notify, _Revision)
     files = []
     for file in answer.siblings:
@@ -109,7 +107,7 @@ def get_repo(reference: HubReference, offline: bool = False, notify: Notify = la
         if file.size is not None and is_safe_path(file.rfilename):
             files.append(RepoFile(file.rfilename, file.size, sha256))
     n_parameters = answer.gguf.total if answer.gguf else None
-    return Repo(reference.repo, revision, answer.sha, tuple(files), bool(answer.gated), answer.license, n_parameters)
+    return Repo(reference.repo, answer.sha, tuple(files), bool(answer.gated), answer.license, n_parameters)
 
 
 def search(text: str, limit: int, offline: bool = False, notify: Notify = lambda _text: None) -> list[SearchResult]:

@@ -63,26 +63,25 @@ def check_inside(path: Path, cache: Path) -> None:
         raise DiskError(f"a link leads out of the cache: {path}", "inspect the link and remove it")
 
 
-def publish(blob: Path, pointer: Path, cache: Path) -> Path:
-    """Link a blob as a file of a commit, and give the path of the link.
+def publish(blob: Path, pointer: Path, cache: Path) -> None:
+    """Link a blob as a file of a commit.
 
     Raises OSError (the link cannot be created) and DiskError (a link leads out of the cache).
     """
     pointer.parent.mkdir(parents=True, exist_ok=True)
     check_inside(pointer.parent, cache)
-    if os.path.lexists(pointer) and os.path.realpath(pointer) == os.path.realpath(blob) and pointer.exists():
-        return pointer
+    if pointer.exists() and os.path.realpath(pointer) == os.path.realpath(blob):
+        return
     fresh = pointer.with_name(f".{os.urandom(4).hex()}.llmcli")
     try:
         os.symlink(os.path.relpath(blob, pointer.parent), fresh)
     except (OSError, NotImplementedError):
         os.replace(blob, pointer)  # no links (Windows without the privilege): use the file itself, as the Hub does
-        return pointer
+        return
     try:
         os.replace(fresh, pointer)
     finally:
         fresh.unlink(missing_ok=True)
-    return pointer
 
 
 def write_ref(cache: Path, repo: str, revision: str, commit: str) -> None:
@@ -135,10 +134,10 @@ class CachedModel:
 
 def cached_models(cache: Path) -> list[CachedModel]:
     """Every model of the cache, sorted by name; [] if the cache cannot be read."""
-    names: list[str] = []
-    with contextlib.suppress(OSError), os.scandir(cache) as entries:
-        names = sorted(filter(is_repo, (repo_of(entry.name) for entry in entries)))
-    return [model for name in names for model in models_of_repo(cache, name)]
+    with contextlib.suppress(OSError):
+        names = sorted(filter(is_repo, map(repo_of, os.listdir(cache))))
+        return [model for name in names for model in models_of_repo(cache, name)]
+    return []
 
 
 def models_of_repo(cache: Path, repo: str, whole: bool = True) -> list[CachedModel]:

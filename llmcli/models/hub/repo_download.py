@@ -84,14 +84,15 @@ class PullPlan(DownloadPlan):
         """Download the missing files, verify the others, and record the commit of the reference."""
         locations, repo, name = self.locations, self.repo, str(self.reference)
         with writing(locations.hub, self.missing, cache.MOVE_HINT):
-            paths = [pull_file(item, name, locations.data_dir, progress_for, notify) for item in self.files]
+            for item in self.files:
+                pull_file(item, name, locations.data_dir, progress_for, notify)
             projector = self.projector.file if self.projector and self.projector in self.files else None
             record = cache.PulledRevision(
                 name, repo.name, repo.commit, self.variant.parts, projector, repo.license, time.time()
             )
-            cache.write_ref(locations.hub, repo.name, repo.revision, repo.commit)
+            cache.write_ref(locations.hub, repo.name, self.reference.revision or MAIN, repo.commit)
             cache.save_revision(locations.data_dir, record)
-        parts = tuple(paths[: len(self.variant.parts)])
+        parts = tuple(item.pointer for item in self.files[: len(self.variant.parts)])
         return ModelFile(parts[0], parts, stem_of(parts[0]))
 
 
@@ -141,8 +142,8 @@ def plan_pull(
     )
 
 
-def pull_file(item: HubFile, reference: str, data_dir: Path, progress_for: ProgressFor, notify: Notify) -> Path:
-    """The path of the file in the cache: downloaded and verified, or verified if another program downloaded it.
+def pull_file(item: HubFile, reference: str, data_dir: Path, progress_for: ProgressFor, notify: Notify) -> None:
+    """Download and verify a file, or only verify it if it is in the cache.
 
     `reference` is the name of the download while it is interrupted. After an LlmcliError or a KeyboardInterrupt,
     nothing is published, and the partial download is kept.
@@ -150,7 +151,7 @@ def pull_file(item: HubFile, reference: str, data_dir: Path, progress_for: Progr
     is_linked = not item.blob.exists() or os.path.realpath(item.pointer) == os.path.realpath(item.blob)
     is_published = is_linked and _has_size(item.pointer, item.size)
     if is_published and _is_sound(item, data_dir, progress_for, notify):
-        return item.pointer  # nothing is written: the cache can be read-only
+        return  # nothing is written: the cache can be read-only
     cache.create_folders(item.cache, item.repo)
     notes.update(data_dir, item.partial, reference=reference, size=item.size)
     progress = progress_for(item.pointer.name)
@@ -160,11 +161,10 @@ def pull_file(item: HubFile, reference: str, data_dir: Path, progress_for: Progr
             PartialFile(item.partial, item.size).discard()  # another program was faster
         else:
             _download_blob(item, progress, notify)
-        is_blob = _has_size(item.blob, item.size)
-        path = cache.publish(item.blob, item.pointer, item.cache) if is_blob else item.pointer
+        if _has_size(item.blob, item.size):
+            cache.publish(item.blob, item.pointer, item.cache)
     notes.forget(data_dir, item.partial)
-    notes.record_sha256(data_dir, path, item.sha256)
-    return path
+    notes.record_sha256(data_dir, item.pointer, item.sha256)
 
 
 def _is_sound(item: HubFile, data_dir: Path, progress_for: ProgressFor, notify: Notify) -> bool:
