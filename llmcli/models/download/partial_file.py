@@ -151,10 +151,10 @@ def writing(folder: Path, needed: int, hint: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        text = f"cannot write {error.filename or folder}: {error_text(error)}"
         if error.errno in _FULL:
-            text, hint = f"the disk is full: {folder}", "free some disk space, then run the command again to resume"
-        raise DiskError(text, hint) from error
+            again = "free some disk space, then run the command again to resume"
+            raise DiskError(f"the disk is full: {folder}", again) from None
+        raise DiskError(f"cannot write {error.filename or folder}: {error_text(error)}", hint) from None
 
 
 def _record_path(path: Path) -> Path:
