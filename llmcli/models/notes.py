@@ -1,4 +1,4 @@
-"""Notes about files: what llmcli remembers of a model or a download, in one small JSON file for each of them; sha256.
+"""What is known of a file: the notes about models and downloads, in one small JSON file for each; the sha256.
 
 A note only saves work. A missing, damaged or unknown one means that nothing is known, and a folder that cannot be
 written is ignored. Two processes that write the same note at once can lose a fact, but never damage the file.
