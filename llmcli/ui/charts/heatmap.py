@@ -17,7 +17,7 @@ _LOOKS = [f"38;5;16;48;5;{ground}" for ground in (67, 110, 152, 230, 222, 216, 2
 _FAINT, _UNDERLINED = "2", ";4"
 _TAB = "    "
 _BARS, _DIGITS = "▁▂▃▄▅▆▇█", "12345678"
-STEPS = len(_BARS)
+_STEPS = len(_BARS)
 
 
 def print_heat(tokens: Sequence[TokenTrace], by: Measure) -> None:
@@ -35,35 +35,35 @@ def heat_rows(tokens: Sequence[TokenTrace], by: Measure, width: int, color: bool
     Where two tokens of one color meet within a word, one of them is underlined. Without color, a bar (without
     `unicode` a digit) is below the first character of each token, and dots are below the others.
     """
+    signs, dot, newline = (_BARS, "·", "↵") if unicode else (_DIGITS, ".", "\\n")
     shown = [token for token in tokens if token.text]
     values: list[float | None] = [getattr(token, by) for token in shown]
     known = [value for value in values if value is not None]
     top = 1.0 if by == "p" else max([1.0, *known])
     # Most entropies are close to 0 and a few are far off, so their steps grow with the square.
-    scale = [top * (at / STEPS) ** (2 if by == "entropy" else 1) for at in range(STEPS)]  # the start of each step
+    scale = [top * (at / _STEPS) ** (2 if by == "entropy" else 1) for at in range(_STEPS)]  # the start of each step
     steps = [None if value is None else max(bisect_right(scale, value) - 1, 0) for value in values]
     looks, rows = _looks(shown, steps, by), list[Runs]()
     if reasoning := sanitize("".join(token.reasoning for token in tokens)).replace("\t", _TAB).strip("\n"):
         inside = wrap([(_FAINT, reasoning)], max(width - 2, 1))
         rows = [[(_FAINT, "thinking")], *([(_FAINT, "  "), *row] for row in inside), []]
-    for line in _lines(shown, steps, unicode):
+    for line in _lines(shown, steps, newline):
         for row in fold(line, width):
-            rows.append(_colored(row, shown, looks))
-            bars = "" if color else _bars(row, shown, steps, unicode)
-            rows += [[("", bars)]] if bars else []
-    legend = [[], *_legend(by, known, scale, width, color, unicode)] if shown else []
+            words, bars = _words_and_bars(row, shown, steps, signs, dot)
+            rows.append([(looks[int(index)] if index else "", text) for index, text in words])
+            rows += [[("", bars)]] if bars and not color else []
+    legend = [[], *_legend(by, known, scale, width, color, signs)] if shown else []
     paint = styled if color else unstyled
     return [*map(paint, rows), *(paint(row).rstrip() for row in legend)]
 
 
-def _lines(shown: Sequence[TokenTrace], steps: Sequence[int | None], unicode: bool) -> Iterator[Runs]:
+def _lines(shown: Sequence[TokenTrace], steps: Sequence[int | None], newline: str) -> Iterator[Runs]:
     """The lines of the answer; the style of each run is the index of its token, and newlines of tokens are visible."""
     line: Runs = []
     for index, token in enumerate(shown):
-        ended = "" if steps[index] is None else "↵" if unicode else "\\n"
         *full, last = sanitize(token.text).replace("\t", _TAB).split("\n")
         for part in full:
-            yield [*line, (str(index), part + ended)]
+            yield [*line, (str(index), part + ("" if steps[index] is None else newline))]
             line = []
         line += [(str(index), last)] if last else []
     if line:
@@ -74,39 +74,30 @@ def _looks(shown: Sequence[TokenTrace], steps: Sequence[int | None], by: Measure
     """The colors of each token: a low probability has the color of a high temperature."""
     looks: list[str] = []
     for index, step in enumerate(steps):
-        ground = "" if step is None else _LOOKS[STEPS - 1 - step if by == "p" else step]
+        ground = "" if step is None else _LOOKS[_STEPS - 1 - step if by == "p" else step]
         before = looks[-1] if looks else ""
         joined = index and not shown[index - 1].text[-1:].isspace() and not shown[index].text[:1].isspace()
         looks.append(ground + _UNDERLINED if ground and joined and before == ground else ground)
     return looks
 
 
-def _colored(row: Runs, shown: Sequence[TokenTrace], looks: Sequence[str]) -> Runs:
-    """The row in color; the blanks before a word have none, so that words are separate."""
-    runs: Runs = []
-    for index, text in row:
-        blanks = _blanks(text, shown[int(index)])
-        runs += [("", text[:blanks]), (looks[int(index)] if text[blanks:] else "", text[blanks:])]
-    return runs
-
-
-def _bars(row: Runs, shown: Sequence[TokenTrace], steps: Sequence[int | None], unicode: bool) -> str:
-    signs, filler = levels(unicode), "·" if unicode else "."
+def _words_and_bars(
+    row: Runs, shown: Sequence[TokenTrace], steps: Sequence[int | None], signs: str, dot: str
+) -> tuple[Runs, str]:
+    """The row with its blanks before words apart, which have no token, so that words are separate; and its bars."""
+    words: Runs = []
     bars = ""
     for index, text in row:
-        step, blanks = steps[int(index)], _blanks(text, shown[int(index)])
-        size = cells(text) - blanks
-        bars += " " * blanks + (signs[step] + filler * (size - 1) if step is not None and size else " " * size)
-    return bars.rstrip()
-
-
-def _blanks(text: str, token: TokenTrace) -> int:
-    """The number of blanks before the word in this part of a token; 0 where the token is only blanks."""
-    return 0 if token.text.isspace() else len(text) - len(text.lstrip(" "))
+        token, step = shown[int(index)], steps[int(index)]
+        word = text if token.text.isspace() else text.lstrip(" ")
+        blanks, size = text[: len(text) - len(word)], cells(word)
+        words += [("", blanks), (index if word else "", word)]
+        bars += blanks + (" " * size if step is None or not size else signs[step] + dot * (size - 1))
+    return words, bars.rstrip()
 
 
 def _legend(
-    by: Measure, known: Sequence[float], scale: Sequence[float], width: int, color: bool, unicode: bool
+    by: Measure, known: Sequence[float], scale: Sequence[float], width: int, color: bool, signs: str
 ) -> list[Runs]:
     """The measure, its minimum, mean and maximum, and the value at which each step starts."""
     if not known:
@@ -115,16 +106,15 @@ def _legend(
     facts = f"{_NAMES[by]}: min {low}, mean {mean}, max {high} over {plural(len(known), 'token')}"
     numbers = [_number(value) for value in scale]
     looks = _LOOKS[::-1] if by == "p" else _LOOKS
-    signs = zip(levels(unicode), numbers, strict=True)
-    texts = [f" {number} " if color else f"{sign} {number}  " for sign, number in signs]
+    texts = [f" {n} " if color else f"{sign} {n}  " for sign, n in zip(signs, numbers, strict=True)]
     size = max(map(len, texts))
-    beside = next((many for many in (STEPS, STEPS // 2, STEPS // 4) if many * size <= width), 1)
+    beside = next((many for many in (_STEPS, _STEPS // 2, _STEPS // 4) if many * size <= width), 1)
     drawn = [(look, text.ljust(size)) for look, text in zip(looks, texts, strict=True)]
     note = f"each bar is the {_NAMES[by]} of the token above it"
     if color:
         order = "red (low) to blue (high)" if by == "p" else "blue (low) to red (high)"
         note = f"color: {_NAMES[by]} from {order}; an underline separates tokens of the same color"
-    steps = [drawn[at : at + beside] for at in range(0, STEPS, beside)]
+    steps = [drawn[at : at + beside] for at in range(0, _STEPS, beside)]
     return [*wrap([("", facts)], width), *steps, *wrap([(_FAINT, note)], width)]
 
 
@@ -145,18 +135,10 @@ def sparkline(values: Sequence[float | None], width: int) -> str:
         means.append(sum(numbers) / len(numbers) if numbers else None)
     known = [mean for mean in means if mean is not None]
     low, high = min(known, default=0.0), max(known, default=0.0)
-    if high - low <= 1e-9 * max(abs(low), abs(high)):  # rounding of the means of equal numbers
-        return "".join(" " if mean is None else _BARS[STEPS // 2 - 1] for mean in means)
-    return "".join(" " if mean is None else _BARS[step(mean, low, high)] for mean in means)
-
-
-def step(value: float, low: float, high: float) -> int:
-    """The level, from 0, of a value on a scale from `low` to `high`; values outside get the nearest level."""
-    if not high > low:
-        return 0
-    return min(max(int((value - low) / (high - low) * STEPS), 0), STEPS - 1)
-
-
-def levels(unicode: bool) -> str:
-    """The characters from a low to a high value: bars, or digits for a terminal without them."""
-    return _BARS if unicode else _DIGITS
+    # A range within the rounding of the means of equal numbers does not count.
+    span = high - low if high - low > 1e-9 * max(abs(low), abs(high)) else 0.0
+    line = ""
+    for mean in means:
+        level = int((mean - low) / span * _STEPS) if mean is not None and span else _STEPS // 2 - 1
+        line += " " if mean is None else _BARS[min(level, _STEPS - 1)]
+    return line
