@@ -113,7 +113,7 @@ class Renderer:
             case "indented":  # the indent distinguishes it from prose, and is copied as it was written
                 rows = folded(Text(block.text), width)
             case "plain":
-                rows = wrapped(Text().append(block.text, "dim" if block.level else None), width)
+                rows = wrapped(Text.styled(block.text, "dim" if block.level else ""), width)
             case "fence":
                 self._code = Highlighter(block.text, self._syntax)
                 rows = [ruled(code_title(block.text, width))]

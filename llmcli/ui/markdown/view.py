@@ -33,7 +33,8 @@ class AnswerView(LiveView):
         self._renderer = Renderer(theme_of(theme), color)
         self._inbox: list[str] = []
         self._answering = False
-        self._thinking: ReasoningFold | None = None
+        self._reasoning: list[str] = []  # its pieces, until the answer begins
+        self._reasoning_began = 0.0
         self._doing = ""
         self._foot: Callable[[], str] | None = None
         self._shows_reasoning = shows_reasoning
@@ -71,10 +72,10 @@ class AnswerView(LiveView):
         with self._lock:
             if self._answering:
                 self._commit()
-            if self._thinking is None:
-                self._thinking = ReasoningFold(self._clock())
+            if not self._reasoning:
+                self._reasoning_began = self._clock()
                 self._due = 0.0
-            self._thinking.pieces.append(sanitize(text))
+            self._reasoning.append(sanitize(text))
             if self._is_due():
                 self._draw()
 
@@ -103,13 +104,13 @@ class AnswerView(LiveView):
         with self._lock:
             self._finished = True
             self._foot = None
-            if self._thinking:
+            if self._reasoning:
                 self._begin()
             self._commit()
 
     def _redraw(self) -> None:
         """Draw the text so far, or, before there is any, the spinner."""
-        if self._thinking or self._answering:
+        if self._reasoning or self._answering:
             self._draw()
             return
         size, width = self._measure()
@@ -125,11 +126,13 @@ class AnswerView(LiveView):
         """Fold the reasoning, because the answer begins."""
         self._answering = True
         self._due = 0.0
-        if self._thinking is None:
+        if not self._reasoning:
             return
         size, width = self._measure()
-        summary = [(self._faint, self._thinking.summary(self._clock()))]
-        self._thinking = None
+        seconds = max(0.0, self._clock() - self._reasoning_began)
+        n_words = len("".join(self._reasoning).split())
+        summary = [(self._faint, f"thought for {seconds:.1f} s · {plural(n_words, 'word')}")]
+        self._reasoning = []
         self._region.draw([*self._renderer.apart(), *map(styled, wrap(summary, width))], [], size)
 
     def _commit(self) -> None:
@@ -144,10 +147,12 @@ class AnswerView(LiveView):
         if below and height >= _ROWS_WITH_GAP:  # without colors nothing else tells the foot from the answer
             below = ["", *below]
         tallest = max(1, min(height - 2, _TALLEST) - len(below))
-        if self._thinking:
+        if self._reasoning:
             done: list[str] = []
-            title, *last = self._thinking.rows(width)
-            tail = [styled([(self._faint, text)]) for text in (title, *last[-max(1, tallest - 1) :])]
+            text = "".join(self._reasoning)
+            start = max(len(text) // _WINDOW - 1, 0) * _WINDOW  # which moves rarely: the rows break at the same places
+            last = wrap([("", " ".join(text[start:].split()))], width)[-min(_REASONING_ROWS, max(1, tallest - 1)) :]
+            tail = [styled([(self._faint, row)]) for row in ("thinking", *map(unstyled, last))]
         else:
             done = self._renderer.rows(self._splitter.feed(self._text()), width)
             tail = self._renderer.preview(self._splitter.tail(), width)
@@ -157,25 +162,6 @@ class AnswerView(LiveView):
         text = sanitize("".join(self._inbox))
         self._inbox.clear()
         return text
-
-
-class ReasoningFold:
-    """Reasoning of the model: its last rows while it streams, and one line when it is over."""
-
-    def __init__(self, started: float) -> None:
-        self._started = started
-        self.pieces: list[str] = []
-
-    def rows(self, width: int) -> list[str]:
-        """The last rows of the text, under a title."""
-        text = "".join(self.pieces)
-        start = max(len(text) // _WINDOW - 1, 0) * _WINDOW  # which moves rarely: the rows break at the same places
-        last = wrap([("", " ".join(text[start:].split()))], width)[-_REASONING_ROWS:] if text else []
-        return ["thinking", *map(unstyled, last)]
-
-    def summary(self, now: float) -> str:
-        n_words = len("".join(self.pieces).split())
-        return f"thought for {max(0.0, now - self._started):.1f} s · {plural(n_words, 'word')}"
 
 
 def preload() -> None:
