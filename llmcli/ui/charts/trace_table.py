@@ -95,7 +95,7 @@ def why_rows(inspected: TokenInspection, settings: Settings, width: int, color: 
     rows = table.candidates()
     if max(cells(unstyled(row)) for row in rows) > width:
         rows = table.stacked_candidates()
-    return [(styled if color else unstyled)(_trimmed(row)) for row in [*rows, [], *table.effects()]]
+    return [(styled if color else unstyled)(row).replace(_JOINED, " ") for row in [*rows, [], *table.effects()]]
 
 
 class _WhyTable:
@@ -116,14 +116,14 @@ class _WhyTable:
         widths = [max(len(name) + 2, len(value), 5) for name, value in self._heads]
         start = " " * (self._rank_width + column + 4)
         names, values = (_aligned(words, widths) for words in zip(*self._heads, strict=True))
-        rows: list[Runs] = [[("1", start + names)], [(_REMOVED, start + values)]]
+        rows: list[Runs] = [[("1", start + names)], [(_REMOVED, (start + values).rstrip())]]
         room = min(self._width - cells(start + names) - 2, _WIDEST_BAR)
         most = max(map(self._chain.after, candidates))
         for one, text in zip(candidates, texts, strict=True):
-            after = self._chain.after(one)
-            line = f"{self._mark(one)}  {text}{' ' * (column - cells(text))}{_aligned(self._cells(one), widths)}"
-            bar = "█" * round(room * after / most) if room > 3 and after else ""
-            rows.append([(self._look(one), line), (_BAR, f"  {bar}")])
+            look, mark, own = self._entry(one)
+            bar = "█" * round(room * self._chain.after(one) / most) if room > 3 and most else ""
+            line = f"{mark}  {text}{' ' * (column - cells(text))}{_aligned(own, widths)}"
+            rows.append([(look, line), *([(_BAR, f"  {bar}")] if bar else [])])
         return rows
 
     def stacked_candidates(self) -> list[Runs]:
@@ -133,9 +133,9 @@ class _WhyTable:
         indent = " " * (self._rank_width + 3)
         room = max(self._width - len(indent), 1)
         for one in self._chain.candidates:
-            look, text = self._look(one), token_text(one.text, max(room, 4))
-            line = " → ".join(cell.replace(" ", _JOINED) for cell in self._cells(one)).replace("→ -", "-")
-            rows.append([(look, f"{self._mark(one)} {text}")])
+            look, mark, own = self._entry(one)
+            line = " → ".join(value.replace(" ", _JOINED) for value in own).replace("→ -", "-")
+            rows.append([(look, f"{mark} {token_text(one.text, max(room, 4))}")])
             rows += [[(look, indent), *row] for row in wrap([(look, line)], room)]
         return rows
 
@@ -164,19 +164,16 @@ class _WhyTable:
         last = f"{token_text(drawn.text, _WIDEST)}, {percent(self._chain.after(drawn))}% of {left}"
         return [*rows, *wrap([(_SAMPLED, f"{'sampled':<{column}}{last}")], width)]
 
-    def _mark(self, candidate: Candidate) -> str:
-        return f"{'>' if candidate.id == self._inspected.drawn else ' '} {candidate.rank:>{self._rank_width}}"
-
-    def _cells(self, candidate: Candidate) -> list[str]:
-        """The cells of a candidate; the last one names the step that removed it."""
-        row = [percent(candidate.before), *(percent(candidate.p[at]) for at in self._shown if at < len(candidate.p))]
-        removed_by = self._chain.removed_by(candidate)
-        return [*row, f"- {short_name(removed_by)}"] if removed_by else row
-
-    def _look(self, candidate: Candidate) -> str:
-        if candidate.id == self._inspected.drawn:
-            return _SAMPLED
-        return _REMOVED if self._chain.removed_by(candidate) else ""
+    def _entry(self, one: Candidate) -> tuple[str, str, list[str]]:
+        """The look of a candidate, its mark with its rank, and its values; the last names the step that removed it."""
+        look, sign = "", " "
+        values = [percent(one.before), *(percent(one.p[at]) for at in self._shown if at < len(one.p))]
+        if removed_by := self._chain.removed_by(one):
+            look = _REMOVED
+            values.append(f"- {short_name(removed_by)}")
+        if one.id == self._inspected.drawn:
+            look, sign = _SAMPLED, ">"
+        return look, f"{sign} {one.rank:>{self._rank_width}}", values
 
     def _head(self, step: ChainStep) -> tuple[str, str]:
         if step.name == "temperature":
@@ -200,13 +197,6 @@ class _WhyTable:
 
 def _aligned(words: Sequence[str], widths: Sequence[int]) -> str:
     return "".join(f" {word:>{width}}" for word, width in zip(words, widths, strict=False))
-
-
-def _trimmed(row: Runs) -> Runs:
-    row = [(look, text.replace(_JOINED, " ")) for look, text in row]
-    while row and not row[-1][1].strip():
-        row = row[:-1]
-    return [*row[:-1], (row[-1][0], row[-1][1].rstrip())] if row else row
 
 
 def percent(p: float) -> str:
