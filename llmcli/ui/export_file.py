@@ -59,8 +59,8 @@ def draw(rows: Sequence[str], columns: int, title: str) -> str:
                 run = {"text": piece, "row": number, "column": column, "style": style, "ink": ink, "ground": ground}
                 runs.append(run)
                 column += cells(piece)
-    title = " ".join(title.split())
-    return _filled("export.svg", title=title, columns=columns, n_rows=len(rows), theme=theme, runs=runs, cells=cells)
+    values = {"title": " ".join(title.split()), "columns": columns, "n_rows": len(rows), "theme": theme, "runs": runs}
+    return fill_template(Path(__file__).with_name("export.svg"), **values, cells=cells)
 
 
 def conversation(messages: Sequence[Message], title: str) -> str:
@@ -118,8 +118,8 @@ def page(messages: Sequence[Message], title: str, system: str | None) -> str:
     import hashlib
 
     style = Path(__file__).with_name("export.css").read_text(encoding="utf-8") + _code_style()
-    text = _filled(
-        "export.html",
+    text = fill_template(
+        Path(__file__).with_name("export.html"),
         digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         style=style,
         title=title,
@@ -132,14 +132,14 @@ def page(messages: Sequence[Message], title: str, system: str | None) -> str:
     return text.encode("utf-8", "replace").decode()  # a lone surrogate, from a name or a model, is not UTF-8
 
 
-def _filled(name: str, **values: object) -> str:
-    """A template beside this module with its values, all of them escaped."""
+def fill_template(path: Path, **values: object) -> str:
+    """A template of a page or a picture with its values, all of them escaped; `xml` also makes them safe."""
     import jinja2
     from markupsafe import Markup
 
     templates = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     templates.filters |= {"markdown": _page_elements, "xml": lambda text: Markup(xml_text(text))}
-    return templates.from_string(Path(__file__).with_name(name).read_text(encoding="utf-8")).render(values)
+    return templates.from_string(path.read_text(encoding="utf-8")).render(values)
 
 
 def _facts(message: Message) -> str:
