@@ -12,7 +12,7 @@ from llmcli.errors import DiskError
 from llmcli.params.settings import ResolvedSettings, Settings, ineffective_settings
 from llmcli.text import plural, sanitize
 from llmcli.ui.markdown.splitter import Block, Splitter
-from llmcli.ui.terminal.cells import styled, visible, wrap
+from llmcli.ui.terminal.cells import painted, visible, wrap
 from llmcli.ui.terminal.console import console, wants_color
 from llmcli.ui.terminal.output import print_drawn, print_line, print_rows, to_stderr
 from llmcli.ui.terminal.progress import LiveView
@@ -166,14 +166,14 @@ class CompareView(LiveView):
         self._count = -(-left // -(-left // fitting))
         size = self._answer_width(width)
         band = enumerate(self._columns[self._first : self._first + self._count], self._first + 1)
-        heads = [[(self._strong, f"{number}. {sanitize(column.label)}")] for number, column in band]
-        rows = _side_by_side([[styled(row) for row in wrap(head, size)] for head in heads], size)
+        heads = [wrap(f"{number}. {sanitize(column.label)}", size) for number, column in band]
+        rows = _side_by_side([[painted(row, self._strong) for row in head] for head in heads], size)
         return [*rows, _CROSS.join([_RULE * size] * self._count)]
 
     def _tail(self, band: Sequence[Column], size: int, tallest: int) -> list[str]:
         """The rows that can still change; of a column that is far ahead of another, the last ones."""
         more = len(self._columns) - self._first - self._count
-        hint = [styled([(self._faint, f"… {more} more below")])] if more and tallest > 1 else []
+        hint = [painted(f"… {more} more below", self._faint)] if more and tallest > 1 else []
         rows = _side_by_side([column.rows(size)[-(tallest - len(hint)) :] for column in band], size)
         return [*(rows or [""]), *hint]
 

@@ -17,7 +17,7 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.export import ENDINGS, SPEAKERS, export, iso_time
 from llmcli.errors import DiskError, error_text
 from llmcli.text import ellipsize, sanitize, xml_text
-from llmcli.ui.terminal.cells import cells, styled
+from llmcli.ui.terminal.cells import cells, painted
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -67,7 +67,7 @@ def conversation(messages: Sequence[Message], title: str) -> str:
     """A picture of messages as the chat shows them; its last row tells when the rest is too long."""
     rows = list(islice(_message_rows(messages), MOST_ROWS + 1))
     if len(rows) > MOST_ROWS:
-        rows[-1] = styled([("2", "… the rest is too long for a picture")])
+        rows[-1] = painted("… the rest is too long for a picture", "2")
     return draw(rows, _COLUMNS, title)
 
 

@@ -2,12 +2,13 @@
 
 import math
 import shutil
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from llmcli.engine.events import Measure, TokenTrace
 from llmcli.text import plural, sanitize
-from llmcli.ui.terminal.cells import Runs, cells, fold, styled, unstyled, wrap
+from llmcli.ui.terminal.cells import cells, folds, painted, wrap
 from llmcli.ui.terminal.console import encodable, is_terminal, wants_color
 from llmcli.ui.terminal.output import print_drawn, print_text, stream
 
@@ -18,6 +19,8 @@ _FAINT, _UNDERLINED = "2", ";4"
 _TAB = "    "
 _BARS, _DIGITS = "▁▂▃▄▅▆▇█", "12345678"
 _STEPS = len(_BARS)
+
+_Line = list[tuple[int, str]]  # texts with the index of their token
 
 
 def print_heat(tokens: Sequence[TokenTrace], by: Measure) -> None:
@@ -43,29 +46,27 @@ def heat_rows(tokens: Sequence[TokenTrace], by: Measure, width: int, color: bool
     # Most entropies are close to 0 and a few are far off, so their steps grow with the square.
     scale = [top * (at / _STEPS) ** (2 if by == "entropy" else 1) for at in range(_STEPS)]  # the start of each step
     steps = [None if value is None else max(bisect_right(scale, value) - 1, 0) for value in values]
-    looks, rows = _looks(shown, steps, by), list[Runs]()
+    looks = _looks(shown, steps, by) if color else [""] * len(shown)
+    faint, rows = _FAINT if color else "", list[str]()
     if reasoning := sanitize("".join(token.reasoning for token in tokens)).replace("\t", _TAB).strip("\n"):
-        inside = wrap([(_FAINT, reasoning)], max(width - 2, 1))
-        rows = [[(_FAINT, "thinking")], *([(_FAINT, "  "), *row] for row in inside), []]
+        inside = wrap(reasoning, max(width - 2, 1))
+        rows = [painted("thinking", faint), *(painted(f"  {row}", faint) for row in inside), ""]
     for line in _lines(shown, steps, newline):
-        for row in fold(line, width):
-            words, bars = _words_and_bars(row, shown, steps, signs, dot)
-            rows.append([(looks[int(index)] if index else "", text) for index, text in words])
-            rows += [[("", bars)]] if bars and not color else []
-    legend = [[], *_legend(by, known, scale, width, color, signs)] if shown else []
-    paint = styled if color else unstyled
-    return [*map(paint, rows), *(paint(row).rstrip() for row in legend)]
+        for row in _folded(line, width):
+            words, bars = _drawn(row, shown, steps, looks, signs + dot)
+            rows += [words] if color or not bars else [words, bars]
+    return [*rows, "", *_legend(by, known, scale, width, color, signs)] if shown else rows
 
 
-def _lines(shown: Sequence[TokenTrace], steps: Sequence[int | None], newline: str) -> Iterator[Runs]:
-    """The lines of the answer; the style of each run is the index of its token, and newlines of tokens are visible."""
-    line: Runs = []
+def _lines(shown: Sequence[TokenTrace], steps: Sequence[int | None], newline: str) -> Iterator[_Line]:
+    """The lines of the answer; each text has the index of its token, and newlines of tokens are visible."""
+    line: _Line = []
     for index, token in enumerate(shown):
         *full, last = sanitize(token.text).replace("\t", _TAB).split("\n")
         for part in full:
-            yield [*line, (str(index), part + ("" if steps[index] is None else newline))]
+            yield [*line, (index, part + ("" if steps[index] is None else newline))]
             line = []
-        line += [(str(index), last)] if last else []
+        line += [(index, last)] if last else []
     if line:
         yield line
 
@@ -81,27 +82,35 @@ def _looks(shown: Sequence[TokenTrace], steps: Sequence[int | None], by: Measure
     return looks
 
 
-def _words_and_bars(
-    row: Runs, shown: Sequence[TokenTrace], steps: Sequence[int | None], signs: str, dot: str
-) -> tuple[Runs, str]:
-    """The row with its blanks before words apart, which have no token, so that words are separate; and its bars."""
-    words: Runs = []
-    bars = ""
+def _folded(line: _Line, width: int) -> Iterator[_Line]:
+    """The rows of a line, each of them in parts of its tokens."""
+    starts = list(accumulate((len(text) for _, text in line), initial=0))
+    for start, end in folds("".join(text for _, text in line), width):
+        within = slice(bisect_right(starts, start) - 1, bisect_left(starts, end))
+        parts = zip(starts[within], line[within], strict=False)
+        yield [(index, text[max(start - at, 0) : end - at]) for at, (index, text) in parts]
+
+
+def _drawn(
+    row: _Line, shown: Sequence[TokenTrace], steps: Sequence[int | None], looks: Sequence[str], signs: str
+) -> tuple[str, str]:
+    """The words and the bars of a row; the blanks before a word have neither color nor bar: words are separate."""
+    words = bars = ""
     for index, text in row:
-        token, step = shown[int(index)], steps[int(index)]
-        word = text if token.text.isspace() else text.lstrip(" ")
+        step = steps[index]
+        word = text if shown[index].text.isspace() else text.lstrip(" ")
         blanks, size = text[: len(text) - len(word)], cells(word)
-        words += [("", blanks), (index if word else "", word)]
-        bars += blanks + (" " * size if step is None or not size else signs[step] + dot * (size - 1))
+        words += blanks + painted(word, looks[index])
+        bars += blanks + (" " * size if step is None or not size else signs[step] + signs[-1] * (size - 1))
     return words, bars.rstrip()
 
 
 def _legend(
     by: Measure, known: Sequence[float], scale: Sequence[float], width: int, color: bool, signs: str
-) -> list[Runs]:
+) -> list[str]:
     """The measure, its minimum, mean and maximum, and the value at which each step starts."""
     if not known:
-        return wrap([("", f"{_NAMES[by]}: this trace has no values")], width)
+        return wrap(f"{_NAMES[by]}: this trace has no values", width)
     low, mean, high = (_number(value) for value in (min(known), sum(known) / len(known), max(known)))
     facts = f"{_NAMES[by]}: min {low}, mean {mean}, max {high} over {plural(len(known), 'token')}"
     numbers = [_number(value) for value in scale]
@@ -109,13 +118,13 @@ def _legend(
     texts = [f" {n} " if color else f"{sign} {n}  " for sign, n in zip(signs, numbers, strict=True)]
     size = max(map(len, texts))
     beside = next((many for many in (_STEPS, _STEPS // 2, _STEPS // 4) if many * size <= width), 1)
-    drawn = [(look, text.ljust(size)) for look, text in zip(looks, texts, strict=True)]
+    drawn = [painted(text.ljust(size), look if color else "") for look, text in zip(looks, texts, strict=True)]
     note = f"each bar is the {_NAMES[by]} of the token above it"
     if color:
         order = "red (low) to blue (high)" if by == "p" else "blue (low) to red (high)"
         note = f"color: {_NAMES[by]} from {order}; an underline separates tokens of the same color"
-    steps = [drawn[at : at + beside] for at in range(0, _STEPS, beside)]
-    return [*wrap([("", facts)], width), *steps, *wrap([(_FAINT, note)], width)]
+    steps = ["".join(drawn[at : at + beside]).rstrip() for at in range(0, _STEPS, beside)]
+    return [*wrap(facts, width), *steps, *(painted(row, _FAINT if color else "") for row in wrap(note, width))]
 
 
 def _number(value: float) -> str:

@@ -8,7 +8,7 @@ from llmcli.text import plural, sanitize
 from llmcli.ui.markdown.render import Renderer
 from llmcli.ui.markdown.splitter import Splitter
 from llmcli.ui.markdown.theme import theme_of
-from llmcli.ui.terminal.cells import styled, unstyled, wrap
+from llmcli.ui.terminal.cells import painted, wrap
 from llmcli.ui.terminal.progress import LiveView
 
 _TALLEST, _REASONING_ROWS = 12, 3  # rows that are drawn again
@@ -131,9 +131,9 @@ class AnswerView(LiveView):
         size, width = self._measure()
         seconds = max(0.0, self._clock() - self._reasoning_began)
         n_words = len("".join(self._reasoning).split())
-        summary = [(self._faint, f"thought for {seconds:.1f} s · {plural(n_words, 'word')}")]
+        summary = wrap(f"thought for {seconds:.1f} s · {plural(n_words, 'word')}", width)
         self._reasoning = []
-        self._region.draw([*self._renderer.apart(), *map(styled, wrap(summary, width))], [], size)
+        self._region.draw([*self._renderer.apart(), *(painted(row, self._faint) for row in summary)], [], size)
 
     def _commit(self) -> None:
         """Write the answer so far as if it ended here."""
@@ -151,8 +151,8 @@ class AnswerView(LiveView):
             done: list[str] = []
             text = "".join(self._reasoning)
             start = max(len(text) // _WINDOW - 1, 0) * _WINDOW  # which moves rarely: the rows break at the same places
-            last = wrap([("", " ".join(text[start:].split()))], width)[-min(_REASONING_ROWS, max(1, tallest - 1)) :]
-            tail = [styled([(self._faint, row)]) for row in ("thinking", *map(unstyled, last))]
+            last = wrap(" ".join(text[start:].split()), width)[-min(_REASONING_ROWS, max(1, tallest - 1)) :]
+            tail = [painted(row, self._faint) for row in ("thinking", *last)]
         else:
             done = self._renderer.rows(self._splitter.feed(self._text()), width)
             tail = self._renderer.preview(self._splitter.tail(), width)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from llmcli.text import sanitize
-from llmcli.ui.terminal.cells import Runs, cells, fit, styled, unstyled, visible
+from llmcli.ui.terminal.cells import cells, fit, painted, visible
 from llmcli.ui.terminal.console import can_redraw, console, encodable, wants_color
 
 _PATIENCE = 0.3  # seconds; shorter work shows nothing
@@ -132,7 +132,7 @@ class Downloads:
             console.note(text)
             return
         with self._lock:
-            self._draw([styled([("2" if wants_color(sys.stderr) else "", sanitize(text))])])
+            self._draw([painted(sanitize(text), "2" if wants_color(sys.stderr) else "")])
 
     def _draw(self, above: Sequence[str] = (), finished: bool = False) -> None:
         columns, rows = shutil.get_terminal_size()
@@ -172,12 +172,12 @@ class _Download:
     def row(self, width: int, column: int) -> str:
         """Name in so many columns, bar, share, and as many of the facts as fit beside them."""
         share = min(self._done / max(self._total, 1), 1.0)
-        bar: Runs = []
+        bar, room = "", width
         if width >= _NARROW:
             done, color = round(_BAR * share), wants_color(sys.stderr)
             full, rest = ("━", "━" if color else "─") if encodable("━─", sys.stderr) == "━─" else ("=", "-")
-            bar = [("", "  "), ("36" if color else "", full * done), ("2" if color else "", rest * (_BAR - done))]
-        room = width - cells(unstyled(bar))
+            bar = painted(full * done, "36" if color else "") + painted(rest * (_BAR - done), "2" if color else "")
+            bar, room = f"  {bar}", width - len("  ") - _BAR
         column = min(column, max(room - _FACTS, room // 2, 1))
         text = f"  {share:>4.0%}"
         for fact in self.facts():
@@ -185,7 +185,7 @@ class _Download:
                 break
             text += f"  {fact}"
         name = self.name[: fit(self.name, 0, column)]
-        return styled([("", name + " " * (column - cells(name))), *bar, ("", text)])
+        return f"{name}{' ' * (column - cells(name))}{bar}{text}"
 
 
 class LiveView:
@@ -227,7 +227,7 @@ class LiveView:
         self._due = self._clock() + _REDRAW
 
     def _faint_row(self, text: str, width: int) -> str:
-        return styled([(self._faint, text[: fit(text, 0, width)])])
+        return painted(text[: fit(text, 0, width)], self._faint)
 
     def _measure(self) -> tuple[tuple[int, int], int]:
         """The window, and the width of the text: the last column stays free for the cursor."""
