@@ -41,7 +41,7 @@ class Column:
         self._renderer, self._is_raw = renderer, is_raw
         self._splitter = Splitter()
         self._kind = ""  # of the last piece
-        self._line, self._n_blank = "", 0  # the unfinished line of plain text, and the blank lines above it
+        self._plain = ""  # the last line of plain text, and the blank lines after it
         self._undrawn: list[Block] = []  # final; a column that waits does not know its width
         self._drawn: list[str] = []  # their rows
 
@@ -53,21 +53,21 @@ class Column:
         if not text:
             return
         if self._kind == "think" and kind != "think":
-            self._end_line()
-            self._n_blank = 1
+            self._end_plain()
+            self._plain = "\n"
         self._kind = kind
         if kind != "think" and not self._is_raw:
             self._undrawn += self._splitter.feed(text)
             return
-        *lines, last = text.replace("\t", "    ").split("\n")
-        for line in lines:
-            self._line += line
-            self._end_line()
-        self._line += last
+        self._plain += text.replace("\t", "    ")
+        # A line is final when text follows it: blank lines at the end are not drawn.
+        lines = self._plain.rstrip().split("\n")[:-1]
+        self._undrawn += map(self._block, lines)
+        self._plain = self._plain[sum(len(line) + 1 for line in lines) :]
 
     def end(self) -> None:
         """End the answer: all its rows are final."""
-        self._end_line()
+        self._end_plain()
         self._undrawn += self._splitter.finish()
         self.ended = True
 
@@ -79,21 +79,20 @@ class Column:
 
     def rows(self, width: int) -> list[str]:
         """The remaining rows."""
-        return [*self._drawn, *self._renderer.preview([*self._plain(), *self._splitter.tail()], width)]
+        plain = [self._block(self._plain)] if self._plain.strip() else []
+        return [*self._drawn, *self._renderer.preview([*plain, *self._splitter.tail()], width)]
 
     def take(self, count: int) -> list[str]:
         """Remove and return the first `count` rows."""
         taken, self._drawn = self._drawn[:count], self._drawn[count:]
         return taken
 
-    def _plain(self) -> list[Block]:
-        """The unfinished line below its blank lines; nothing while it is blank itself."""
-        texts = [*[""] * self._n_blank, self._line] if self._line.strip() else []
-        return [Block("plain", text, gap=False, level=self._kind == "think") for text in texts]
+    def _block(self, line: str) -> Block:
+        return Block("plain", line.rstrip(), gap=False, level=self._kind == "think")
 
-    def _end_line(self) -> None:
-        self._undrawn += self._plain()
-        self._line, self._n_blank = "", 0 if self._line.strip() else self._n_blank + 1
+    def _end_plain(self) -> None:
+        self._undrawn += [self._block(self._plain)] if self._plain.strip() else []
+        self._plain = ""
 
 
 class CompareView(LiveView):

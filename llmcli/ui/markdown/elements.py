@@ -134,7 +134,7 @@ class Code(Element):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         info, is_fenced = self.token.info, self.token.type == "fence"
         code = self.text.plain
-        text = Highlighter(info, self.markdown.syntax).finished(code.removesuffix("\n"))
+        text = Highlighter(info, self.markdown.syntax).colored(code.removesuffix("\n"))
         lines: Iterable[Text] = text.split("\n", allow_blank=True) if code else ()
         width = options.max_width if is_fenced else room(options.max_width, _INDENT)
         rows = [row for line in lines for row in folded(line, width)]

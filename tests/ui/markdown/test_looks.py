@@ -138,7 +138,7 @@ def test_a_line_is_colored_the_same_alone_and_as_it_grows() -> None:
 
 def test_finished_code_has_the_colors_of_code_that_streams() -> None:
     text = "class A:\n    def f(self):\n        return 'x' + str(1)\n"
-    finished = Highlighter("python", CODE).finished(text)
+    finished = Highlighter("python", CODE).colored(text)
     lines = finished.split("\n", allow_blank=True)
     assert [looks_in(line) for line in lines] == looks_of(text.split("\n"), "python")
 
@@ -150,8 +150,8 @@ def test_a_lexer_that_fails_leaves_finished_code_plain(monkeypatch: pytest.Monke
 
 def test_very_long_finished_code_stays_plain() -> None:
     code = Highlighter("python", CODE)
-    assert code.finished("return 1\n" * 4000).spans
-    assert not code.finished("return 1\n" * 5000).spans
+    assert code.colored("return 1\n" * 4000).spans
+    assert not code.colored("return 1\n" * 5000).spans
 
 
 @pytest.mark.parametrize("text", ["\ufeffx = 1", "x" * 5000, "'" * 500, "\x00"])
