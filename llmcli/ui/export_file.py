@@ -195,12 +195,10 @@ def _highlight(code: str, language: str, _attributes: str) -> str:
 def _code_style() -> str:
     from pygments import formatters
 
-    def rules(style: str) -> str:
-        lines = formatters.HtmlFormatter(style=style).get_token_style_defs("pre")
-        return "\n".join(re.sub(r" /\*.*?\*/", "", line) for line in lines)
-
-    dark = f"@media (prefers-color-scheme: dark) {{\n{rules('github-dark')}\n}}"
-    return f"{rules('default')}\n{dark}\npre .err {{ border: 0; background: none; }}\n"
+    styles = [formatters.HtmlFormatter(style=name).get_token_style_defs("pre") for name in ("default", "github-dark")]
+    light, dark = (re.sub(r" /\*.*?\*/", "", "\n".join(lines)) for lines in styles)
+    errors = "pre .err { border: 0; background: none; }"
+    return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{errors}\n"
 
 
 def document(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from llmcli.text import plural, sanitize
 from llmcli.ui.markdown.render import Renderer
-from llmcli.ui.markdown.splitter import Splitter
+from llmcli.ui.markdown.splitter import Block, Splitter
 from llmcli.ui.markdown.theme import theme_of
 from llmcli.ui.terminal.cells import painted, wrap
 from llmcli.ui.terminal.progress import LiveView
@@ -31,7 +31,7 @@ class AnswerView(LiveView):
         super().__init__(write, size, "2" if color else "", clock)
         self._splitter = Splitter()
         self._renderer = Renderer(theme_of(theme), color)
-        self._inbox: list[str] = []
+        self._undrawn: list[Block] = []  # final
         self._answering = False
         self._reasoning: list[str] = []  # its pieces, until the answer begins
         self._reasoning_began = 0.0
@@ -86,7 +86,7 @@ class AnswerView(LiveView):
         with self._lock:
             if not self._answering:
                 self._begin()
-            self._inbox.append(text)
+            self._undrawn += self._splitter.feed(sanitize(text))
             if self._is_due():
                 self._draw()
 
@@ -109,7 +109,6 @@ class AnswerView(LiveView):
             self._commit()
 
     def _redraw(self) -> None:
-        """Draw the text so far, or, before there is any, the spinner."""
         if self._reasoning or self._answering:
             self._draw()
             return
@@ -138,7 +137,7 @@ class AnswerView(LiveView):
     def _commit(self) -> None:
         """Write the answer so far as if it ended here."""
         size, width = self._measure()
-        blocks = self._splitter.feed(self._text()) + self._splitter.finish()
+        blocks, self._undrawn = self._undrawn + self._splitter.finish(), []
         self._region.draw(self._renderer.rows(blocks, width), [], size)
         self._answering = False
 
@@ -154,14 +153,10 @@ class AnswerView(LiveView):
             last = wrap(" ".join(text[start:].split()), width)[-min(_REASONING_ROWS, max(1, tallest - 1)) :]
             tail = [painted(row, self._faint) for row in ("thinking", *last)]
         else:
-            done = self._renderer.rows(self._splitter.feed(self._text()), width)
+            done = self._renderer.rows(self._undrawn, width)
+            self._undrawn = []
             tail = self._renderer.preview(self._splitter.tail(), width)
         return done, [*tail[-tallest:], *below]
-
-    def _text(self) -> str:
-        text = sanitize("".join(self._inbox))
-        self._inbox.clear()
-        return text
 
 
 def preload() -> None:

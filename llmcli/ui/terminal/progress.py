@@ -145,8 +145,6 @@ class Downloads:
 
 
 class _Download:
-    """How far a download is, and how fast."""
-
     def __init__(self, name: str) -> None:
         self.name = name
         self._samples: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
