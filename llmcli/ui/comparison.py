@@ -15,7 +15,7 @@ from llmcli.ui.markdown.splitter import Block, Splitter
 from llmcli.ui.terminal.cells import painted, visible, wrap
 from llmcli.ui.terminal.console import console, wants_color
 from llmcli.ui.terminal.output import print_drawn, print_line, print_rows, to_stderr
-from llmcli.ui.terminal.progress import LiveView
+from llmcli.ui.terminal.progress import Clock, LiveView, Size, Write
 
 if TYPE_CHECKING:
     from llmcli.inference.answer import Answer
@@ -103,12 +103,7 @@ class CompareView(LiveView):
     """
 
     def __init__(
-        self,
-        write: Callable[[str], None],
-        size: Callable[[], tuple[int, int]],
-        columns: Sequence[Column],
-        color: bool,
-        clock: Callable[[], float] = time.monotonic,
+        self, write: Write, size: Size, columns: Sequence[Column], color: bool, clock: Clock = time.monotonic
     ) -> None:
         super().__init__(write, size, "2" if color else "", clock)
         self._strong = "1" if color else ""

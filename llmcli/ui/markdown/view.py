@@ -9,7 +9,7 @@ from llmcli.ui.markdown.render import Renderer
 from llmcli.ui.markdown.splitter import Block, Splitter
 from llmcli.ui.markdown.theme import theme_of
 from llmcli.ui.terminal.cells import painted, wrap
-from llmcli.ui.terminal.progress import LiveView
+from llmcli.ui.terminal.progress import Clock, LiveView, Size, Write
 
 _TALLEST, _REASONING_ROWS = 12, 3  # rows that are drawn again
 _ROWS_WITH_FOOT, _ROWS_WITH_GAP = 4, 10  # of a window; a lower one has no foot, or no blank row above it
@@ -21,11 +21,11 @@ class AnswerView(LiveView):
 
     def __init__(
         self,
-        write: Callable[[str], None],
-        size: Callable[[], tuple[int, int]],
+        write: Write,
+        size: Size,
         theme: str,
         color: bool,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = time.monotonic,
         shows_reasoning: bool = True,
     ) -> None:
         super().__init__(write, size, "2" if color else "", clock)

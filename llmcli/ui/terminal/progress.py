@@ -23,6 +23,10 @@ _WINDOW = 100  # ticks; the speed of a download is that of the last ones
 _BAR, _NARROW = 16, 60  # columns: of a bar, and of a window that has no space for one
 _FACTS = 20  # columns beside a name: the share, and the time that is left
 
+Write = Callable[[str], None]  # of text with color and cursor sequences
+Size = Callable[[], tuple[int, int]]  # columns and rows of the window
+Clock = Callable[[], float]  # seconds
+
 
 class ProgressLine:
     """A line on stderr; nothing for short work, and nothing at all where stderr is not a terminal."""
@@ -90,7 +94,7 @@ class Downloads:
     """A context manager; `bar(name)` gives a function that takes (bytes so far, bytes in all)."""
 
     def __init__(self) -> None:
-        self._live = can_redraw(sys.stderr)
+        self._live = can_redraw(sys.stderr) and not console.quiet
         self._region = LiveRegion(console.write)
         self._bars: list[_Download] = []
         self._next = 0.0
@@ -124,11 +128,11 @@ class Downloads:
                     self._next = now + _TICK
                     self._draw()
 
-        return (lambda _done, _total: None) if console.quiet else update
+        return update
 
     def say(self, text: str) -> None:
         """Print a note above the bars."""
-        if not self._bars or console.quiet:
+        if not self._bars:
             console.note(text)
             return
         with self._lock:
@@ -193,9 +197,7 @@ class LiveView:
     alone; the moments of the drawings depend on the clock.
     """
 
-    def __init__(
-        self, write: Callable[[str], None], size: Callable[[], tuple[int, int]], faint: str, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, write: Write, size: Size, faint: str, clock: Clock) -> None:
         self._size = size
         self._clock = clock
         self._faint = faint
@@ -237,7 +239,7 @@ class LiveView:
 class LiveRegion:
     """Keeps the cursor behind the last row of the tail, or at the start of a new line without a tail."""
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    def __init__(self, write: Write) -> None:
         self._write = write
         self._rows: list[str] = []
         self._size = (0, 0)
