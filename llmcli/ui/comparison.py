@@ -247,9 +247,7 @@ def view_of(comparison: "Comparison", settings: Settings) -> CompareView:
     return CompareView(print_drawn, shutil.get_terminal_size, columns, color)
 
 
-def run(
-    comparison: "Comparison", view: CompareView | None, think: bool, first: Callable[[], object] = lambda: None
-) -> None:
+def run(comparison: "Comparison", view: CompareView | None, think: bool, first: Callable[[], object]) -> None:
     """Generate and draw the answers; `first` is called before anything is drawn, more than once."""
     from llmcli.inference.comparison import END
 
