@@ -71,7 +71,9 @@ class Splitter:
 
     def tail(self) -> list[Block]:
         """The blocks of the unfinished rest, as if the text ended here."""
-        twin = copy.deepcopy(self)
+        twin = copy.copy(self)
+        twin._lines = list(self._lines)
+        twin._done = []
         if twin._fresh and _AMBIGUOUS.fullmatch(twin._rest.strip(" ")):
             twin._rest = ""
         if twin._kind == "table":
