@@ -15,7 +15,7 @@ from llmcli.params.settings import Settings
 from llmcli.text import ellipsize, plural
 from llmcli.ui.terminal.cells import first_that_fits
 from llmcli.ui.terminal.console import wants_color
-from llmcli.ui.terminal.interrupt import stoppable
+from llmcli.ui.terminal.interrupt import bracket_pastes, exit_on_signal, interruptible, time_limit
 from llmcli.ui.terminal.output import AnswerWriter, print_drawn, stream_answer
 from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
@@ -64,7 +64,13 @@ class BusyScreen:
 
         Only `show` may write. Keys are kept for the next message, apart from those that `temperature_keys` reacts to.
         """
-        with stoppable(self.cancellation, self.live, timeout), ExitStack() as stack:
+        with (
+            exit_on_signal(defer=True),
+            interruptible(self.cancellation, presses=3),  # the first one stops the answer: a second one has no effect
+            time_limit(self.cancellation, timeout),
+            ExitStack() as stack,
+        ):
+            bracket_pastes()
             stack.callback(self._shown.finish)
             stack.enter_context(self.spinner)
             if self.live:
