@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llmcli.chat.controller import ChatController, PromptFit, overflow_error
 from llmcli.chat.conversation import Attachment, Message, attach, find_mentions
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.events import Cancellation
+from llmcli.engine.events import Cancellation, Progress
 from llmcli.errors import LlmcliError, TimeLimitError, UsageError
 from llmcli.params.settings import Settings
 from llmcli.text import plural
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
     from llmcli.chat.compare import CompareSession
     from llmcli.chat.controller import Turn
-    from llmcli.inference.engine import Engine, Progress
+    from llmcli.inference.engine import Engine
     from llmcli.ui.input.piped import LineReader
     from llmcli.ui.input.reader import TerminalReader
 
@@ -210,7 +210,7 @@ class ChatApp:
         shown.answer([("answer", text)])
         shown.finish()
 
-    def work(self, doing: str, run: "Callable[[Cancellation, Progress], _T | None]") -> _T | None:
+    def work(self, doing: str, run: Callable[[Cancellation, Progress], _T | None]) -> _T | None:
         """What `run` returns, with a spinner meanwhile; None, with a note, if the user stops it."""
         with BusyScreen(self.controller.settings, self.live, doing).open() as busy_screen:
             result = run(busy_screen.cancellation, busy_screen.progress)
