@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct, to_builtins
+from msgspec import Meta, Struct
 
 from llmcli.chat.controller import sliding_window
 from llmcli.chat.conversation import Message
@@ -64,8 +64,7 @@ class RecordedAnswer:
     is_complete: bool  # the model or a limit ended it
     values: Mapping[str, Any]  # the typed settings by key
     manifest: ReplayManifest
-    request: Sequence[Mapping[str, Any]] | str | None = None  # as in `Prompt`; None: it is made of the messages
-    path: Sequence[Message] = ()  # the messages of a session
+    path: Sequence[Message]  # the messages before it
     system: str | None = None
     continued: Message | None = None  # the answer that this one continues
     label: str = ""
@@ -97,12 +96,15 @@ def _from_data(data: Any, kind: type[_Output], source: str, policy_file: str) ->
     output = convert(data, kind)
     manifest = ReplayManifest.from_data(output.replay)
     values = _settings(output.params, source, policy_file)
-    request = output.prompt if values.get("raw") else to_builtins(output.messages)
-    if request is None:
+    messages = [_ChatMessage("user", output.prompt)] if output.prompt is not None else []
+    if not values.get("raw"):
+        messages = output.messages or []
+    if not messages:
         raise UsageError(f"{source}: {'prompt' if values.get('raw') else 'messages'} is missing", _WRITE_JSON)
+    path = [Message(0, None, message.role, message.content) for message in messages]
     is_complete = output.finish_reason in _COMPLETE
     return RecordedAnswer(
-        source, output.text, output.reasoning_content, is_complete, values, manifest, request, label=output.label
+        source, output.text, output.reasoning_content, is_complete, values, manifest, path, label=output.label
     )
 
 

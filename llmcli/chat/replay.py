@@ -2,8 +2,7 @@
 
 import codecs
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -12,9 +11,8 @@ from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.recorded_answer import RecordedAnswer
 from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.inference.answer import Answer, Part
+from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import ReplayManifest, build_manifest, prompt_sha256
-from llmcli.inference.comparison import Comparison
 from llmcli.inference.engine import Engine, Request, TemplateOptions, Tokenizer, check_request
 from llmcli.inference.sizing import possible_gpu_layers
 from llmcli.params.settings import Settings
@@ -30,7 +28,8 @@ def replay_settings(recorded: RecordedAnswer, model: str | None, current: Settin
     n_threads, n_threads_batch = (min(threads, os.cpu_count() or 1) for threads in manifest.threads)
     return replace(
         Settings(**{**recorded.values, **({"model": model} if model else {})}),
-        n_ctx=manifest.n_ctx,
+        # The context of several answers is sized for all of them.
+        n_ctx=recorded.values.get("n_ctx", 0) if recorded.label else manifest.n_ctx,
         n_threads=n_threads,
         n_threads_batch=n_threads_batch,
         n_gpu_layers=possible_gpu_layers(manifest.gpu_layers),
@@ -57,12 +56,15 @@ class Difference:
 
 
 class Replay:
-    """Iterate over `parts()`; afterwards `difference` and `reasons` hold the result, unless it was `stopped`."""
+    """Generate `answer` to its end, alone or beside others; then `compare` finds the `difference` and its `reasons`."""
 
     def __init__(
         self, engine: Engine, recorded: RecordedAnswer, settings: Settings, cancellation: Cancellation | None = None
     ) -> None:
-        """Make the request. Raises UsageError if the engine cannot repeat it, LlmcliError if the template fails."""
+        """Make the request, and evaluate its prompt as it was evaluated then: later batches depend on the earlier ones.
+
+        Raises UsageError if the engine cannot repeat it, LlmcliError if the template fails.
+        """
         if not engine.capabilities.replay:
             raise UsageError(f"{engine.name} does not support replay", "use a model of this machine")
         self.recorded = recorded
@@ -78,13 +80,9 @@ class Replay:
                     "give the right model with -m",
                 )
             template = TemplateOptions(source, "the recorded chat template", time=manifest.moment)
-        if recorded.request is None:
-            prompt_builder = PromptBuilder(engine, template)
-            settings = prompt_builder.with_plain_stop(settings)
-            prompt = prompt_builder.prompt(recorded.path, recorded.system, settings, recorded.continued)
-        else:
-            options = replace(template, prefill=settings.prefill or "", thinking=settings.think != "off")
-            prompt = engine.render(recorded.request, options)
+        prompt_builder = PromptBuilder(engine, template)
+        settings = prompt_builder.with_plain_stop(settings)
+        prompt = prompt_builder.prompt(recorded.path, recorded.system, settings, recorded.continued)
         request = Request(prompt, settings, manifest.grammar or settings.grammar, label=recorded.label)
         request.live_shift = TemperatureShift(manifest.moves) if manifest.moves else None
         request.cancellation = cancellation or request.cancellation
@@ -92,69 +90,30 @@ class Replay:
         if recorded.continued:
             request.continue_from(recorded.continued.reasoning, recorded.continued.content)
         self.answer = Answer(engine, request)
-
-    def parts(self) -> Iterator[Part]:
-        """The parts of the answer as they come, to its end or to where it was stopped the first time.
-
-        Raises as `Answer.parts` does, and UsageError if the recorded batches do not fit the prompt.
-        """
-        answer, manifest = self.answer, self.recorded.manifest
-        engine, request = answer.engine, answer.request
-        # The prompt in the recorded batches; a different prompt has different ones.
-        if manifest.layout and prompt_sha256(request.prompt.tokens) == manifest.prompt_sha256:
+        if recorded.label:  # one of several, which had other batches
+            return
+        request.max_drawn = manifest.drawn
+        if manifest.drawn == 0:  # it was stopped before its first token
+            request.cancellation.set()
+        if manifest.layout and prompt_sha256(prompt.tokens) == manifest.prompt_sha256:
             try:
                 engine.evaluate_batches(request, manifest.layout)
             except ValueError as error:
-                reason = f"cannot replay {self.recorded.source}: replay.layout: {error}"
+                reason = f"cannot replay {recorded.source}: replay.layout: {error}"
                 raise UsageError(reason, "record the answer again") from None
-        with closing(engine.generate([request])) as events:
-            yield from answer.begin()
-            while not answer.finish_reason and (manifest.drawn is None or answer.n_drawn < manifest.drawn):
-                yield from answer.push(next(events))
-            self.stopped = request.cancellation.is_set()
-            if not answer.finish_reason:
-                request.cancellation.set()
-                last = next(events)  # it has the text that was held back
-                answer.record = last.record
-                yield from answer.push(last) if manifest.flushed else answer.end()
-        if answer.record.failure:
-            raise answer.record.failure
-        if not self.stopped:
-            self.compare()
 
     def compare(self) -> None:
-        """Find the first difference from the recorded answer, and its reasons."""
+        """Find the first difference from the recorded answer, and its reasons, unless the user stopped the replay."""
         answer, recorded = self.answer, self.recorded
+        self.stopped = answer.finish_reason == "interrupt" and answer.n_drawn != answer.request.max_drawn
+        if self.stopped:
+            return
         before, after = (recorded.reasoning, recorded.text), (answer.reasoning, answer.text)
         if not recorded.is_complete and all(map(str.startswith, after, before)):
             before = after  # the record does not have the text of the last token yet
         prefix = answer.request.reasoning, answer.settings.prefill or ""
         self.difference = first_difference(before, after, answer.tokens, answer.engine.tokenizer, prefix)
         self.reasons = explain_mismatch(recorded.manifest, build_manifest(answer))
-
-
-class BatchReplay:
-    """Generate the answers of a comparison again, side by side. Run the `comparison`, then call `compare`."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        recorded: Sequence[RecordedAnswer],
-        settings: Sequence[Settings],
-        cancellation: Cancellation,
-    ) -> None:
-        self.replays = [
-            Replay(engine, old, replace(one, n_ctx=old.values.get("n_ctx", 0)), cancellation)
-            for one, old in zip(settings, recorded, strict=True)
-        ]
-        self.comparison = Comparison([one.answer for one in self.replays])
-
-    def compare(self) -> None:
-        """Find the first difference of each answer, and its reasons."""
-        for replay in self.replays:
-            replay.stopped = self.comparison.interrupted
-            if not replay.stopped:
-                replay.compare()
 
 
 def first_difference(

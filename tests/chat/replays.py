@@ -47,7 +47,8 @@ def given(
 
 def again(local: LocalEngine, recorded: RecordedAnswer) -> Replay:
     replay = Replay(local, recorded, replay_settings(recorded, None, Settings()))
-    parts = list(replay.parts())
+    parts = list(replay.answer.parts())
+    replay.compare()
     assert "".join(text for kind, text in parts if kind == "answer") == replay.answer.text
     return replay
 

@@ -14,7 +14,7 @@ from llmcli.chat.compare import CompareSession
 from llmcli.chat.controller import ChatController
 from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.recorded_answer import from_output, from_session
-from llmcli.chat.replay import BatchReplay, Replay, replay_settings
+from llmcli.chat.replay import Replay, replay_settings
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.engine.llama import bindings
@@ -183,7 +183,8 @@ def test_a_replay_is_the_same_or_says_where_it_differs() -> None:
     (recorded,) = from_output(json.dumps(answer_data(answer)), "test")
     same, other = (Replay(engine, recorded, replay_settings(recorded, None, SETTINGS)) for _ in range(2))
     for replay in (same, other):
-        list(replay.parts())
+        list(replay.answer.parts())
+        replay.compare()
     assert (same.difference, same.reasons) == (None, [])
     assert other.difference
     assert (other.difference.offset, other.difference.recorded, other.difference.replayed) == (2, "b", "x")
@@ -202,7 +203,8 @@ def test_an_answer_that_was_stopped_is_replayed_to_its_end(n_drawn: int) -> None
     (recorded,) = from_output(json.dumps(answer_data(answer)), "test")
     assert (recorded.text, recorded.manifest.drawn) == ("a b c"[: 2 * n_drawn], n_drawn)
     replay = Replay(engine, recorded, replay_settings(recorded, None, SETTINGS))
-    list(replay.parts())
+    list(replay.answer.parts())
+    replay.compare()
     assert (replay.difference, replay.reasons, replay.stopped) == (None, [], False)
     assert replay.answer.text == recorded.text
 
@@ -270,7 +272,8 @@ def test_a_session_and_a_comparison_are_replayed() -> None:
     ask(controller, "one two")
     recorded = from_session(controller.session, None)
     replay = Replay(engine, recorded, replay_settings(recorded, None, SETTINGS))
-    assert "".join(text for _, text in replay.parts()) == "one two "
+    assert "".join(text for _, text in replay.answer.parts()) == "one two "
+    replay.compare()
     assert (replay.difference, replay.reasons) == (None, [])
 
     prompt = build_prompt(engine, SETTINGS, "Q", None)
@@ -282,11 +285,11 @@ def test_a_session_and_a_comparison_are_replayed() -> None:
         "variants": [variant_data(*pair) for pair in zip(variants, compared.answers, strict=True)],
     }
     pair = from_output(json.dumps(data), "test")
-    settings = [replay_settings(one, None, SETTINGS) for one in pair]
-    batch = BatchReplay(engine, pair, settings, Cancellation())
-    list(batch.comparison.parts())
-    batch.compare()
-    assert [(one.difference, one.reasons, one.stopped) for one in batch.replays] == [(None, [], False)] * 2
+    replays = [Replay(engine, one, replay_settings(one, None, SETTINGS)) for one in pair]
+    list(Comparison([one.answer for one in replays]).parts())
+    for one in replays:
+        one.compare()
+    assert [(one.difference, one.reasons, one.stopped) for one in replays] == [(None, [], False)] * 2
 
 
 def test_the_model_is_closed_with_the_chat() -> None:
