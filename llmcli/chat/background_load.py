@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 from llmcli.engine.events import Cancellation
 
 if TYPE_CHECKING:
-    from llmcli.chat.prompting import PromptBuilder
     from llmcli.inference.engine import Engine
 
 # Gets what stops it and a function to report progress to; returns a model that is ready to answer.
-Load = Callable[[Cancellation, Callable[[str], None]], "PromptBuilder"]
+Load = Callable[[Cancellation, Callable[[str], None]], "Engine"]
 _TICK = 0.02  # seconds; a Ctrl-C waits for the next one
 CHECKING = "checking the file"
 
@@ -25,24 +24,19 @@ class BackgroundLoad:
         self.status = CHECKING  # its progress
         self._load, self._on_end = load, on_end
         self._cancellation = Cancellation()
-        self.prompt_builder: PromptBuilder | None = None  # of the model, once it is loaded
+        self.engine: Engine | None = None  # the model, once it is loaded
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            prompt_builder = self._load(self._cancellation, partial(setattr, self, "status"))
-            prompt_builder.engine.waited_ms = 0.0  # the user typed meanwhile
-            self.prompt_builder = prompt_builder
+            engine = self._load(self._cancellation, partial(setattr, self, "status"))
+            engine.waited_ms = 0.0  # the user typed meanwhile
+            self.engine = engine
         except BaseException as error:  # raised in the main thread, by `wait`
             self.error = error
         self._on_end()
-
-    @property
-    def engine(self) -> "Engine | None":
-        """The model once it is loaded."""
-        return self.prompt_builder.engine if self.prompt_builder else None
 
     def wait(self, tick: Callable[[str], bool]) -> "Engine | None":
         """The model, once it is loaded. Raises the error of the load.
@@ -65,6 +59,6 @@ class BackgroundLoad:
         self._cancellation.set()
         while self._thread.is_alive() and self.status != CHECKING:  # it runs in another process, and may take long
             self._thread.join(_TICK)
-        prompt_builder, self.prompt_builder = self.prompt_builder, None
-        if prompt_builder:
-            prompt_builder.engine.close()
+        engine, self.engine = self.engine, None
+        if engine:
+            engine.close()

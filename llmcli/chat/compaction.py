@@ -1,13 +1,11 @@
 """Compaction: the model summarizes the oldest turns, and the conversation continues from the summary."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
-from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
-from llmcli.inference.answer import Answer, Part
+from llmcli.inference.answer import Answer
 from llmcli.inference.engine import Request
 from llmcli.params.settings import Layer, resolve
 
@@ -21,10 +19,13 @@ _SHARE = 0.25  # of the context that the summary may fill
 
 
 class Compaction:
-    """A summary of the oldest messages of `path`. Iterate over `parts()`, change `text` if needed, then call `use`."""
+    """A summary of the oldest messages of `path`: generate `answer`, then `use` its text or another one."""
 
     def __init__(self, controller: ChatController, path: Sequence[Message], keep: int | None = None) -> None:
-        """Summarize `path` without the last `keep` turns (None = 2). Raises UsageError if there is too little."""
+        """Make the request to summarize `path` without the last `keep` turns (None = 2).
+
+        Raises UsageError if there is too little.
+        """
         starts = [index for index, message in enumerate(path) if message.role == "user"]
         keep = min(_KEPT_TURNS if keep is None else keep, len(starts) - 1)
         cut = starts[-keep] if keep > 0 else len(path)
@@ -32,19 +33,12 @@ class Compaction:
             raise UsageError("the conversation is too short to summarize", "see what fills the context with /context")
         self._controller = controller
         self.old, self._kept = path[:cut], path[cut:]
-        self.text = ""
-        self.n_skipped = 0  # number of the oldest messages that did not fit into the request
-        self.interrupted = False
-        self.cancellation = Cancellation()
-
-    def parts(self) -> Iterator[Part]:
-        """Stream the summary."""
-        controller, engine = self._controller, self._controller.engine
+        engine = controller.engine
         assert engine
         limit, layers = int(engine.n_ctx * _SHARE), controller.layers.above(controller.session.overrides)
-        quiet = Layer("compact", {"max_tokens": limit, "think": "off", "prefill": None, "raw": False})
+        free = {"raw": False, "prefill": None, "stop": (), "grammar": None, "grammar_file": None, "json_schema": None}
+        quiet = Layer("compact", {"max_tokens": limit, "think": "off", **free})
         settings = resolve([engine.defaults, *layers, quiet]).with_seed().settings
-        settings = replace(settings, grammar=None, grammar_file=None, json_schema=None, stop=())
         old = list(self.old)
         while True:  # without the oldest messages, until the request fits
             texts = "\n\n".join(f"{_NAMES[message.role]}: {message.text}" for message in old)
@@ -53,18 +47,14 @@ class Compaction:
             if len(prompt.tokens) + settings.max_tokens < engine.n_ctx or len(old) < 2:
                 break
             old = old[1:]
-        self.n_skipped = len(self.old) - len(old)
-        settings = controller.prompt_builder.with_plain_stop(settings)
-        answer = Answer(engine, Request(prompt, settings, cancellation=self.cancellation))
-        yield from (part for part in answer.parts() if part[0] == "answer")
-        self.text = answer.text.strip()
-        self.interrupted = answer.finish_reason == "interrupt"
+        self.n_skipped = len(self.old) - len(old)  # number of the oldest messages that did not fit into the request
+        self.answer = Answer(engine, Request(prompt, controller.prompt_builder.with_plain_stop(settings)))
 
-    def use(self) -> int:
+    def use(self, text: str) -> int:
         """Continue from the summary in a new branch; returns the number of messages that it replaces."""
         session = self._controller.session
         session.conversation.move(None)
-        session.add("summary", self.text)
+        session.add("summary", text)
         for message in self._kept:
             session.add_copy(message)
         self._controller.window_start = None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmcli.inference.answer import Answer, Part
     from llmcli.inference.engine import Engine, Prompt
 
-ReadAhead = Callable[["PromptBuilder", "Cancellation"], None]
+ReadAhead = Callable[["Engine", "Cancellation"], None]
 # A change of one of these needs a reload of the model.
 _MODEL_KEYS = frozenset(fields_of(ModelParams))
 # Settings that a running chat cannot change, each with what to do instead.
@@ -59,13 +59,14 @@ class ChatController:
     def __init__(
         self, session: Session, layers: LayerStack, load: Callable[[Settings, ReadAhead], "BackgroundLoad"]
     ) -> None:
-        """`load` starts to load a model; before it ends, it calls its second argument with the prompts of the model."""
+        """`load` starts to load a model; before it ends, it calls its second argument with the model."""
         self.session = session
         self.layers = layers  # the settings below the session
         self.window_start: int | None = None  # the oldest message that the model reads (None = all)
         self._start_loading = load
         self._resolved: ResolvedSettings | None = None
         self._resolved_for: Engine | None = None
+        self._prompt_builder: PromptBuilder | None = None
         self.loading: BackgroundLoad | None = None
         self._loaded_with: tuple[Any, ...] = ()  # the model settings of that load
 
@@ -77,8 +78,10 @@ class ChatController:
             self.close_model()
             settings, path = self.settings, self.window(self.session.conversation.path())
 
-            def read_ahead(prompt_builder: "PromptBuilder", cancellation: "Cancellation") -> None:
-                prompt_builder.read_ahead(path, system_text(settings), settings, cancellation)
+            def read_ahead(engine: "Engine", cancellation: "Cancellation") -> None:
+                from llmcli.chat.prompting import PromptBuilder
+
+                PromptBuilder(engine).read_ahead(path, system_text(settings), settings, cancellation)
 
             self._loaded_with = _model_settings(settings)
             self.loading = self._start_loading(settings, read_ahead)
@@ -96,15 +99,19 @@ class ChatController:
     @property
     def prompt_builder(self) -> "PromptBuilder":
         """How this model reads a conversation; a model must be loaded."""
-        assert self.loading
-        assert self.loading.prompt_builder
-        return self.loading.prompt_builder
+        from llmcli.chat.prompting import PromptBuilder
+
+        engine = self.engine
+        assert engine
+        if self._prompt_builder is None or self._prompt_builder.engine is not engine:
+            self._prompt_builder = PromptBuilder(engine)
+        return self._prompt_builder
 
     def close_model(self) -> None:
         """Free the model; the next `load_model` loads it again."""
         if self.loading:
             self.loading.close()
-        self.loading = self._resolved = None
+        self.loading = self._resolved = self._prompt_builder = None
 
     # The settings
 

@@ -30,9 +30,9 @@ from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt
 if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
     from llmcli.chat.controller import ReadAhead
-    from llmcli.chat.prompting import PromptBuilder
     from llmcli.config.characters import Character
     from llmcli.engine.events import Cancellation
+    from llmcli.inference.engine import Engine
     from llmcli.ui.chat.app import ChatApp
     from llmcli.ui.input.piped import LineReader
     from llmcli.ui.input.reader import TerminalReader
@@ -208,8 +208,7 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
     """Load the model of the settings in a thread, and evaluate the conversation ahead of the next message."""
     from llmcli.chat.background_load import BackgroundLoad
 
-    def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "PromptBuilder":
-        from llmcli.chat.prompting import PromptBuilder
+    def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "Engine":
         from llmcli.inference.local import LocalEngine, resolve_model
 
         target = resolve_model(settings.model, locations.model_locations(settings))
@@ -220,15 +219,14 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
         engine = LocalEngine(target, settings, cancellation, lambda share: report(f"loading {share:.0%}"), early)
         try:
             engine.open_context(settings)
-            prompt_builder = PromptBuilder(engine)
             report("reading the conversation")
             with suppress(LlmcliError):  # the first message reports a fault of the template or the length
-                ahead(prompt_builder, cancellation)
+                ahead(engine, cancellation)
         except BaseException:
             engine.close()
             raise
         engine.hasher.start()
-        return prompt_builder
+        return engine
 
     return BackgroundLoad(load, on_end)
 

@@ -112,11 +112,10 @@ class Walk:
 
     def compact(self) -> None:
         compaction = Compaction(self.controller, self.path, 1)
-        compaction.cancellation = self.flag
-        with closing(compaction.parts()) as parts:  # type: ignore[type-var]
+        compaction.answer.request.cancellation = self.flag
+        with closing(compaction.answer.parts()) as parts:  # type: ignore[type-var]
             next(parts, None)
-        compaction.text = self.text()
-        compaction.use()
+        compaction.use(self.text())
 
     def interrupt(self) -> None:
         """An abort at any place of the prompt or of the answer."""

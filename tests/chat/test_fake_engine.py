@@ -12,7 +12,6 @@ import pytest
 from llmcli.chat.background_load import BackgroundLoad
 from llmcli.chat.compare import CompareSession
 from llmcli.chat.controller import ChatController
-from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.recorded_answer import from_output, from_session
 from llmcli.chat.replay import Replay, replay_settings
 from llmcli.chat.sessions.session import Session
@@ -251,10 +250,10 @@ def test_only_the_first_answer_waited_for_the_model() -> None:
 def test_a_load_in_the_background_counts_from_the_wait_on() -> None:
     engine, is_waiting = FakeEngine(), threading.Event()
 
-    def load(_cancellation: Cancellation, _report: Callable[[str], None]) -> PromptBuilder:
+    def load(_cancellation: Cancellation, _report: Callable[[str], None]) -> FakeEngine:
         is_waiting.wait()
         engine.waited_ms = 60_000.0
-        return PromptBuilder(engine)
+        return engine
 
     loading = BackgroundLoad(load)
 

@@ -289,15 +289,17 @@ class ChatApp:
         from llmcli.chat.compaction import Compaction  # imports the engine, which completion does not need
 
         compaction = Compaction(self.controller, path, keep)
-        doing = "summarizing the oldest turns"
-        with BusyScreen(self.controller.settings, self.live, doing, compaction.cancellation).open() as busy_screen:
+        answer, doing = compaction.answer, "summarizing the oldest turns"
+        parts = (part for part in answer.parts() if part[0] == "answer")  # some models reason about everything
+        with BusyScreen(self.controller.settings, self.live, doing, answer.request.cancellation).open() as busy_screen:
             if self.live:
-                busy_screen.show(compaction.parts())
+                busy_screen.show(parts)
             else:
                 console.note(doing)
-                for _ in compaction.parts():
+                for _ in parts:
                     pass
-        choice = "no" if compaction.interrupted or not compaction.text else "yes"
+        summary, interrupted = answer.text.strip(), answer.finish_reason == "interrupt"
+        choice = "no" if interrupted or not summary else "yes"
         if choice == "yes" and compaction.n_skipped:
             omitted = plural(compaction.n_skipped, "message")
             console.warn(f"the summary omits the oldest {omitted}: they did not fit into the context")
@@ -306,12 +308,12 @@ class ChatApp:
             choice = choose("continue with this summary?", choices, "yes")
         if choice == "no":
             console.note("nothing changed")
-            if compaction.interrupted and not self.draft:  # otherwise a message is on its way
+            if interrupted and not self.draft:  # otherwise a message is on its way
                 self.after_interrupt()
             return False
         if choice == "edit":
-            compaction.text = edit(compaction.text).strip() or compaction.text
-        number = compaction.use()
+            summary = edit(summary).strip() or summary
+        number = compaction.use(summary)
         console.note(f"the summary replaces {plural(number, 'message')} (/branches lists the full conversation)")
         return True
 
