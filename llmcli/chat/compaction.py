@@ -1,6 +1,7 @@
 """Compaction: the model summarizes the oldest turns, and the conversation continues from the summary."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
@@ -54,8 +55,8 @@ class Compaction:
         """Continue from the summary in a new branch; returns the number of messages that it replaces."""
         session = self._controller.session
         session.conversation.move(None)
-        session.add("summary", text)
-        for message in self._kept:
-            session.add_copy(message)
+        head = session.add("summary", text).id
+        for message in self._kept:  # the copies have no replay data, which names messages of the old branch
+            head = session.append(replace(message, id=session.conversation.next_id, parent=head, replay={})).id
         self._controller.window_start = None
         return len(self.old)

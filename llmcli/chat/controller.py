@@ -18,13 +18,13 @@ from llmcli.params.settings import ResolvedSettings, Settings, fields, find, res
 if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
     from llmcli.chat.prompting import PromptBuilder
+    from llmcli.config.characters import Character
     from llmcli.engine.events import Cancellation
     from llmcli.inference.answer import Answer, Part
     from llmcli.inference.engine import Engine, Prompt
 
 ReadAhead = Callable[["Engine", "Cancellation"], None]
-# A change of one of these needs a reload of the model.
-_MODEL_KEYS = frozenset(fields_of(ModelParams))
+_MODEL_KEYS = fields_of(ModelParams)  # a change of one of these needs a reload of the model
 # Settings that a running chat cannot change, each with what to do instead.
 _NOT_IN_CHAT = {
     "prompt": "type the message",
@@ -68,7 +68,7 @@ class ChatController:
         self._resolved_for: Engine | None = None
         self._prompt_builder: PromptBuilder | None = None
         self.loading: BackgroundLoad | None = None
-        self._loaded_with: tuple[Any, ...] = ()  # the model settings of that load
+        self._loaded_with = Settings()  # the settings of that load
 
     # The model
 
@@ -83,14 +83,15 @@ class ChatController:
 
                 PromptBuilder(engine).read_ahead(path, system_text(settings), settings, cancellation)
 
-            self._loaded_with = _model_settings(settings)
+            self._loaded_with = settings
             self.loading = self._start_loading(settings, read_ahead)
         return self.loading
 
     @property
     def needs_reload(self) -> bool:
         """Whether a setting of the model has changed: the model is reloaded before the next answer."""
-        return self.loading is not None and self._loaded_with != _model_settings(self.settings)
+        before, now = self._loaded_with, self.settings
+        return self.loading is not None and any(getattr(before, key) != getattr(now, key) for key in _MODEL_KEYS)
 
     @property
     def engine(self) -> "Engine | None":
@@ -160,16 +161,28 @@ class ChatController:
         self._resolved = None
         return keys
 
+    def use_character(self, character: "Character | None") -> str:
+        """Answer as this character from now on (None = no character), also in place of one of the command line.
+
+        Returns the greeting to show. It is empty if the conversation has started, which then continues as it is.
+        """
+        from llmcli.config.characters import character_layer
+
+        self.session.remove_character()
+        if character:
+            values = character_layer(character).values
+            for key, value in values.items():
+                self.session.set(key, value)
+            self.session.set_character(character.name, values)
+        self.layers, self._resolved = self.layers.without("character"), None
+        return self.session.greet(character)
+
     def switch_session(self, session: Session) -> None:
         """Continue with another session; a character of the command line stays with the first one."""
         if session.character != self.session.character:
-            self.drop_character()
+            self.layers = self.layers.without("character")
         self.session.close()
         self.session, self.window_start, self._resolved = session, None, None
-
-    def drop_character(self) -> None:
-        """Remove the character of the command line and of the configuration from the layers below the session."""
-        self.layers, self._resolved = self.layers.without("character"), None
 
     # What the model reads
 
@@ -257,8 +270,8 @@ class ChatController:
             raise overflow_error(PromptFit(len(prompt.tokens), engine.n_ctx, 1))
         request = Request(prompt, resolved.settings, grammar_text(resolved.settings))
         request.live_shift = TemperatureShift() if engine.capabilities.live_temperature else None
-        request.cancellation = cancellation or request.cancellation
         request.trace = 0 if engine.capabilities.traces else None
+        request.cancellation = cancellation or request.cancellation
         if continued:
             request.continue_from(continued.reasoning, continued.content)
         parent = path[-1].id if path else None
@@ -349,7 +362,3 @@ def chat_setting_keys() -> list[str]:
     """The settings that have a command in the chat, the most used ones first."""
     first = [*fields_of(SamplingParams), *fields_of(GenerationParams)]
     return [key for key in dict.fromkeys([*first, *fields()]) if key not in _NOT_IN_CHAT]
-
-
-def _model_settings(settings: Settings) -> tuple[Any, ...]:
-    return tuple(getattr(settings, key) for key in _MODEL_KEYS)

@@ -22,10 +22,9 @@ class PromptBuilder:
     """Builds the prompts of a conversation for one engine."""
 
     def __init__(self, engine: Engine, template: TemplateOptions | None = None) -> None:
-        """`template` is used instead of the one of the settings or the model."""
+        """`template` is used in place of the one of the model."""
         self.engine = engine
-        self._fixed_template = template
-        self._options: tuple[str | None, TemplateOptions] | None = None
+        self._options = (None, template) if template else None  # the setting `chat_template`, and what it stands for
         self._last: tuple[tuple[_Messages, TemplateOptions], Prompt] | None = None
         self.count_tokens = cache(engine.count_tokens)  # of a text, which is counted once
 
@@ -89,8 +88,6 @@ class PromptBuilder:
 
     def template(self, settings: Settings) -> TemplateOptions:
         """The chat template of the settings or the model, read once; a plain one if there is neither."""
-        if self._fixed_template:
-            return self._fixed_template
         if self._options is None or self._options[0] != settings.chat_template:
             self._options = settings.chat_template, template_options(self.engine, settings)
         return self._options[1]

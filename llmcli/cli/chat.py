@@ -272,12 +272,11 @@ def _show_details(chat: "ChatApp") -> None:
 
 def _print_opening(chat: "ChatApp", character: "Character | None") -> None:
     """Show the end of a session that was opened, or the greeting of the character in a new one."""
-    from llmcli.chat.characters import greet
     from llmcli.ui.commands.sessions import open_session
 
     session = chat.controller.session
     if session.conversation.messages or session.notes:
         open_session(chat)
-    elif character and (greeting := greet(session, character)):
+    elif character and (greeting := session.greet(character)):
         chat.render(greeting)
         chat.say("")

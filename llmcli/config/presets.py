@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any
 
 from llmcli.config import config_file
-from llmcli.config.config_file import config_layer
 from llmcli.errors import UsageError
 from llmcli.files import check_name, config_path
 from llmcli.params.settings import Layer, Settings, environment_layer, find, parse_data, resolve, to_datum
@@ -63,7 +62,7 @@ def resolve_settings(flags: Layer) -> Settings:
 
 def base_layers(flags: Layer) -> list[Layer]:
     """The layers above the defaults, lowest first. Raises UsageError for an invalid value, with its source."""
-    return [config_layer(), environment_layer(os.environ), flags]
+    return [config_file.config_layer(), environment_layer(os.environ), flags]
 
 
 def presets() -> dict[str, Mapping[str, Any]]:

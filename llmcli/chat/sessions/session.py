@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
 
@@ -24,6 +24,9 @@ from llmcli.chat.sessions.events import (
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import read_events
 from llmcli.text import ellipsize
+
+if TYPE_CHECKING:
+    from llmcli.config.characters import Character
 
 _MAX_NOTES = 3
 _IDS = re.compile(rb'"(?:id|parent)":\s*(\d{1,8})\b')  # far below the largest id, so that others are free
@@ -116,10 +119,27 @@ class Session:
         self._save(self._all_events() if is_first else [message], sync=True)
         return message
 
-    def add_copy(self, message: Message) -> Message:
-        """Copy a message of the tree to the head; the copy has no replay data."""
-        conversation = self.conversation
-        return self.append(replace(message, id=conversation.next_id, parent=conversation.head, replay={}))
+    def greet(self, character: "Character | None") -> str:
+        """Start the conversation with the examples and the greeting of a character; returns the greeting to show.
+
+        A conversation that has started stays as it is; a greeting that nobody answered is replaced.
+        """
+        path = self.conversation.path()
+        if path and path[-1].finish_reason != "greeting":
+            return ""
+        if path:
+            self.conversation.move(None)
+        if not character:
+            return ""
+        # Without a file, they are written with the first message of the user.
+        add = self.append if self._file else self.conversation.add
+        draft = self.conversation.draft
+        for question, answer in character.examples:
+            add(draft("user", question))
+            add(draft("assistant", answer, finish_reason="greeting"))
+        if character.greeting:
+            add(draft("assistant", character.greeting, model=character.name, finish_reason="greeting"))
+        return character.greeting
 
     def begin_answer(self, parent: int | None, **more: Any) -> None:
         """Start an answer that follows `parent`; it joins the conversation when it ends."""

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.conversation import Message
 from llmcli.errors import DiskError, LlmcliError, UsageError
-from llmcli.files import OPEN_SAFE, VERSION, JsonlAppender, check_name, data_dir, encode, make_private, read_events
+from llmcli.files import VERSION, JsonlAppender, check_name, data_dir, encode, make_private, read_events
 from llmcli.text import did_you_mean
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 SUFFIX = ".jsonl"
-_PARTIAL = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | OPEN_SAFE
 
 
 def folder() -> Path:
@@ -178,7 +177,7 @@ class SessionFile:
         """
         path = path_of(name) if new else existing_path(name)
         self.name = name
-        self._partial = -1  # descriptor of the file of the unfinished answer
+        self._partial: JsonlAppender | None = None  # the pieces of the unfinished answer
         self._lock = acquire_lock(name)  # before the file exists, so that no `--continue` opens it
         try:
             if new:
@@ -215,24 +214,24 @@ class SessionFile:
 
     def begin_answer(self, event: Mapping[str, Any]) -> None:
         """Write what is known of an answer before its first token."""
-        with suppress(OSError):  # a full disk is reported when the answer ends
-            self._partial = os.open(partial_path(self.lines.path), _PARTIAL, 0o600)
+        self.remove_partial()
+        with suppress(DiskError, FileExistsError):  # a full disk is reported when the answer ends
+            self._partial = JsonlAppender(partial_path(self.lines.path), new=True)
         self.add_piece(event)
 
     def add_piece(self, event: Mapping[str, Any]) -> None:
         """Write a piece of the answer, in a few microseconds."""
-        if self._partial >= 0:
-            with suppress(OSError):
-                os.write(self._partial, encode(event))
+        if self._partial:
+            with suppress(DiskError):
+                self._partial.add([event])
 
     def end_answer(self) -> None:
         """Delete the pieces, unless the answer is not in the session yet. A second call does nothing."""
-        if self._partial < 0:
-            return
-        os.close(self._partial)
-        self._partial = -1
-        if not self.lines.waiting:
-            self.remove_partial()
+        if self._partial:
+            self._partial.close()
+            self._partial = None
+            if not self.lines.waiting:
+                self.remove_partial()
 
     def remove_partial(self) -> None:
         """Delete the file of the unfinished answer."""

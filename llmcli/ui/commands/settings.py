@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 
-from llmcli.chat.characters import use_character
 from llmcli.chat.controller import chat_setting_keys, requires_reload
 from llmcli.config.characters import character_purposes, load_character
 from llmcli.config.presets import NOT_IN_PRESETS, describe_preset, preset_purpose, presets, remove_preset, save_preset
@@ -322,7 +321,7 @@ def character(chat: ChatApp, argument: str) -> None:
     chosen = None if argument in ("none", "off") else load_character(argument)
     if chosen and "model" in chosen.settings:
         chat.ensure_model(replace(chat.controller.settings, model=chosen.settings["model"]))
-    greeting = use_character(chat.controller, chosen)
+    greeting = chat.controller.use_character(chosen)
     settings = f" ({describe_preset(chosen.settings)})" if chosen and chosen.settings else ""
     console.note(f"character: {chosen.name}{settings}" if chosen else "no character")
     if greeting:
