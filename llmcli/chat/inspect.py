@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from llmcli.chat.conversation import Message
-from llmcli.chat.recorded_answer import recorded_settings, recorded_system
+from llmcli.chat.replay import recorded_settings, recorded_system
 from llmcli.engine.events import Cancellation, TokenTrace
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer, text_and_reasoning

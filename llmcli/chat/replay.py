@@ -1,24 +1,198 @@
-"""An answer generated again, and where and why it differs."""
+"""A recorded answer, read from the output of `--json` or from a session; generated again, and where and why it differs.
+
+A record may come from others. No file that it names is opened, and no code that it names is run.
+"""
 
 import codecs
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from msgspec import Meta, Struct
+
+from llmcli.chat.controller import sliding_window
+from llmcli.chat.conversation import Message
 from llmcli.chat.prompting import PromptBuilder
-from llmcli.chat.recorded_answer import RecordedAnswer
+from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.files import convert, decode_json
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import ReplayManifest, build_manifest, prompt_sha256
+from llmcli.inference.comparison import MAX_VARIANTS
 from llmcli.inference.engine import Engine, Request, TemplateOptions, Tokenizer, check_request
 from llmcli.inference.sizing import possible_gpu_layers
-from llmcli.params.settings import Settings
+from llmcli.params.generation import InterfaceParams
+from llmcli.params.model import HubParams
+from llmcli.params.param import fields_of
+from llmcli.params.settings import Settings, fields, parse_data
 from llmcli.text import ellipsize
 
 _DIGEST_LETTERS = 12  # letters of a sha256
+_COMPLETE = ("stop", "length")
+_WRITE_JSON = "give a file that `llmcli generate --json` wrote"
+# Settings of another machine, and those that may name a file: its content is part of the replay data.
+_OMITTED = {*fields_of(HubParams), *fields_of(InterfaceParams), "prompt", "preset", "system", "timeout", "logprobs"}
+_OMITTED |= {key for key, field in fields().items() if field.param.path}
+
+
+class _ChatMessage(Struct):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class _Output(Struct):
+    """An object of `--json` that anybody may have written."""
+
+    text: str
+    finish_reason: str
+    params: dict[str, Any]
+    replay: Any
+    reasoning_content: str = ""
+    messages: Annotated[list[_ChatMessage], Meta(min_length=1)] | None = None
+    prompt: str | None = None
+    label: str = ""
+
+
+class _Variant(_Output, kw_only=True):
+    label: str
+
+
+class _Comparison(Struct):
+    variants: Annotated[list[Any], Meta(min_length=1, max_length=MAX_VARIANTS)]
+
+
+@dataclass(frozen=True)
+class RecordedAnswer:
+    """An answer with all that is needed to generate it again."""
+
+    source: str
+    text: str
+    reasoning: str
+    is_complete: bool  # the model or a limit ended it
+    values: Mapping[str, Any]  # the typed settings by key
+    manifest: ReplayManifest
+    path: Sequence[Message]  # the messages before it
+    system: str | None = None
+    continued: Message | None = None  # the answer that this one continues
+    label: str = ""
+
+
+def from_output(text: str, source: str, policy_file: str = "") -> list[RecordedAnswer]:
+    """The answer in one JSON object of `llmcli generate --json`, or all answers of `compare --json`, with their labels.
+
+    `policy_file` (FILE.py:NAME) is the one that the user allows; UsageError is raised if another one is needed, or the
+    text is not such an object.
+    """
+    answers: list[RecordedAnswer] = []
+    where = source  # as an error names it
+    try:
+        data = convert(decode_json(text), dict[str, Any])
+        if "variants" not in data:
+            return [_from_data(data, _Output, source, policy_file)]
+        for number, variant in enumerate(convert(data, _Comparison).variants, 1):
+            where = f"answer {number} of {source}"
+            answers.append(_from_data(variant, _Variant, where, policy_file))
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}", _WRITE_JSON) from None
+    return answers
+
+
+def _from_data(data: Any, kind: type[_Output], source: str, policy_file: str) -> RecordedAnswer:
+    if isinstance(data, dict) and "replay" not in data:
+        raise UsageError(f"{source} has no replay data", "create it with `llmcli generate --json`")
+    output = convert(data, kind)
+    manifest = ReplayManifest.from_data(output.replay)
+    values = _settings(output.params, source, policy_file)
+    messages = [_ChatMessage("user", output.prompt)] if output.prompt is not None else []
+    if not values.get("raw"):
+        messages = output.messages or []
+    if not messages:
+        raise UsageError(f"{source}: {'prompt' if values.get('raw') else 'messages'} is missing", _WRITE_JSON)
+    path = [Message(0, None, message.role, message.content) for message in messages]
+    is_complete = output.finish_reason in _COMPLETE
+    return RecordedAnswer(
+        source, output.text, output.reasoning_content, is_complete, values, manifest, path, label=output.label
+    )
+
+
+def from_session(session: Session, number: int | None, policy_file: str = "") -> RecordedAnswer:
+    """An answer of the current branch: the one of message `number` as /history counts (from 1), or the last one.
+
+    Raises UsageError if there is none, it has no replay data, or it needs a policy file that is not allowed.
+    """
+    path = session.conversation.path()
+    message = _find_answer(path, number, session.name)
+    source = f"answer {path.index(message) + 1} of {session.name}"
+    if not message.replay:
+        reason = "an older version wrote it, it is a copy from another branch, or a kill stopped it"
+        if message.finish_reason in ("edited", "greeting"):
+            reason = "no model wrote it"
+        raise UsageError(f"{source} has no replay data: {reason}", "choose another answer")
+    manifest = ReplayManifest.from_data(message.replay)
+    values = _settings(message.params, source, policy_file)
+    continued = session.conversation.messages.get(manifest.begun) if manifest.begun else None
+    if manifest.begun and not continued:
+        raise UsageError(f"{source} continues message {manifest.begun}, which does not exist", "choose another answer")
+    return RecordedAnswer(
+        source,
+        message.content,
+        message.reasoning,
+        message.finish_reason in _COMPLETE,
+        values,
+        manifest,
+        path=sliding_window(path[: path.index(message)], manifest.first),
+        system=recorded_system(message),
+        continued=continued,
+    )
+
+
+def _find_answer(path: Sequence[Message], number: int | None, name: str) -> Message:
+    if number is None:
+        last = next((message for message in reversed(path) if message.role == "assistant"), None)
+        if not last:
+            raise UsageError(f"{name} has no answer", "choose another session")
+        return last
+    if not 0 < number <= len(path):
+        raise UsageError(f"{name} has no message {number}", f"give a number from 1 to {len(path)}, as in /history")
+    message = path[number - 1]
+    if message.role == "user" and number < len(path):
+        message = path[number]
+    if message.role != "assistant":
+        raise UsageError(f"message {number} of {name} has no answer", "choose another message")
+    return message
+
+
+def _settings(data: Mapping[str, Any], source: str, policy_file: str) -> dict[str, Any]:
+    values = recorded_settings(data, source, policy_file)
+    if policy_file and not values["temp_policy_file"]:
+        raise UsageError(f"{source} has no policy file", "remove --temp-policy-file")
+    if values.get("seed") is None:
+        raise UsageError(f"{source}: params have no seed", _WRITE_JSON)
+    return values
+
+
+def recorded_settings(data: Mapping[str, Any], source: str, policy_file: str) -> dict[str, Any]:
+    """The typed settings without those that may name a file, with the policy file that the user allows, if one is used.
+
+    Raises UsageError for a setting that is not valid, or a policy file that is not allowed.
+    """
+    values = parse_data(data, f"{source}: params")
+    recorded = values.get("temp_policy_file")
+    if recorded and not policy_file:
+        hint = "if you trust it, allow it with --temp-policy-file FILE.py:NAME"
+        raise UsageError(f"{source} needs the policy file {str(recorded)[:200]}, which is code", hint)
+    kept = {key: value for key, value in values.items() if key not in _OMITTED}
+    return {**kept, "temp_policy_file": policy_file if recorded else None}
+
+
+def recorded_system(message: Message) -> str | None:
+    """The system prompt of an answer; one from a file is in its replay data."""
+    system = message.params.get("system")
+    is_text = isinstance(system, str) and not system.startswith("@")
+    return str(message.replay.get("system") or "") or (system if is_text else None)
 
 
 def replay_settings(recorded: RecordedAnswer, model: str | None, current: Settings) -> Settings:

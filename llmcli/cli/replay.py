@@ -23,8 +23,7 @@ from llmcli.ui.terminal.output import AnswerWriter, print_json, stream_answer
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.chat.recorded_answer import RecordedAnswer
-    from llmcli.chat.replay import Replay
+    from llmcli.chat.replay import RecordedAnswer, Replay
     from llmcli.inference.local import ResolvedModel
 
 _SESSION = "session:"
@@ -98,7 +97,7 @@ def _run_batch(replays: "Sequence[Replay]", settings: Settings, status: Progress
 
 def _recorded(what: str, line: int | None, policy_file: str) -> "Sequence[RecordedAnswer]":
     """The answers that the argument names; a file that exists comes before a session of the same name."""
-    from llmcli.chat.recorded_answer import from_output, from_session
+    from llmcli.chat.replay import from_output, from_session
     from llmcli.chat.sessions.session import Session
 
     path = os.path.expanduser(what)

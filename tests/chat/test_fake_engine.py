@@ -12,8 +12,7 @@ import pytest
 from llmcli.chat.background_load import BackgroundLoad
 from llmcli.chat.compare import CompareSession
 from llmcli.chat.controller import ChatController
-from llmcli.chat.recorded_answer import from_output, from_session
-from llmcli.chat.replay import Replay, replay_settings
+from llmcli.chat.replay import Replay, from_output, from_session, replay_settings
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.engine.llama import bindings

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmcli.chat.conversation import Message
-from llmcli.chat.recorded_answer import from_output, from_session
+from llmcli.chat.replay import from_output, from_session
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
 from llmcli.inference.answer_json import ReplayManifest

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from llmcli.chat.controller import ChatController, Turn
-from llmcli.chat.recorded_answer import RecordedAnswer, from_session
-from llmcli.chat.replay import Replay, replay_settings
+from llmcli.chat.replay import RecordedAnswer, Replay, from_session, replay_settings
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import FinishReason, TemperatureShift
 from llmcli.inference.answer import Answer
