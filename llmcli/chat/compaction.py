@@ -8,7 +8,6 @@ from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.engine import Request
-from llmcli.params.settings import Layer, resolve
 
 _REQUEST = (
     "Summarize the conversation below, so that it can continue from the summary. Keep names, numbers, decisions, "
@@ -36,10 +35,9 @@ class Compaction:
         self.old, self._kept = path[:cut], path[cut:]
         engine = controller.engine
         assert engine
-        limit, layers = int(engine.n_ctx * _SHARE), controller.layers.above(controller.session.overrides)
         free = {"raw": False, "prefill": None, "stop": (), "grammar": None, "grammar_file": None, "json_schema": None}
-        quiet = Layer("compact", {"max_tokens": limit, "think": "off", **free})
-        settings = resolve([engine.defaults, *layers, quiet]).with_seed().settings
+        quiet = {"max_tokens": int(engine.n_ctx * _SHARE), "think": "off", **free}
+        settings = controller.resolved(quiet).with_seed().settings
         old = list(self.old)
         while True:  # without the oldest messages, until the request fits
             texts = "\n\n".join(f"{_NAMES[message.role]}: {message.text}" for message in old)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
 from llmcli.config.presets import LayerStack
+from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.generation import GenerationParams
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
     from llmcli.chat.prompting import PromptBuilder
     from llmcli.config.characters import Character
-    from llmcli.engine.events import Cancellation
     from llmcli.inference.answer import Answer, Part
+    from llmcli.inference.comparison import Variant
     from llmcli.inference.engine import Engine, Prompt
 
-ReadAhead = Callable[["Engine", "Cancellation"], None]
+ReadAhead = Callable[["Engine", Cancellation], None]
 _MODEL_KEYS = fields_of(ModelParams)  # a change of one of these needs a reload of the model
 # Settings that a running chat cannot change, each with what to do instead.
 _NOT_IN_CHAT = {
@@ -78,7 +79,7 @@ class ChatController:
             self.close_model()
             settings, path = self.settings, self.window(self.session.conversation.path())
 
-            def read_ahead(engine: "Engine", cancellation: "Cancellation") -> None:
+            def read_ahead(engine: "Engine", cancellation: Cancellation) -> None:
                 from llmcli.chat.prompting import PromptBuilder
 
                 PromptBuilder(engine).read_ahead(path, system_text(settings), settings, cancellation)
@@ -116,14 +117,16 @@ class ChatController:
 
     # The settings
 
-    def resolved(self) -> ResolvedSettings:
-        """The settings in force and the layer of each; the seed is not drawn yet."""
+    def resolved(self, once: Mapping[str, Any] | None = None) -> ResolvedSettings:
+        """The settings in force, with those in `once` above them, and the layer of each; the seed is not drawn yet."""
         engine = self.engine
-        if self._resolved is None or engine is not self._resolved_for:
-            layers = self.layers.above(self.session.overrides)
-            self._resolved = resolve([engine.defaults, *layers] if engine else layers)
-            self._resolved_for = engine  # its default settings are among the layers
-        return self._resolved
+        if self._resolved and engine is self._resolved_for and not once:
+            return self._resolved
+        layers = self.layers.above(self.session.overrides, once)
+        resolved = resolve([engine.defaults, *layers] if engine else layers)
+        if not once:
+            self._resolved, self._resolved_for = resolved, engine
+        return resolved
 
     @property
     def settings(self) -> Settings:
@@ -140,7 +143,7 @@ class ChatController:
             return field.key, None
         value = field.parse_text(text)
         if field.key == "temperature":  # which may contain the function of the policy file that it replaces otherwise
-            resolve(self.layers.above(self.session.overrides, {field.key: value}))
+            self.resolved({field.key: value})
         return field.key, value
 
     def set(self, key: str, value: Any) -> None:
@@ -248,22 +251,18 @@ class ChatController:
         path: Sequence[Message],
         extra: Mapping[str, Any] | None = None,
         continued: Message | None = None,
-        cancellation: "Cancellation | None" = None,
+        cancellation: Cancellation | None = None,
     ) -> "Turn":
         """An answer to `path` with the settings in force, and those in `extra` above them.
 
         Raises ContextOverflowError without room for a token, UsageError for a grammar that does not parse.
         """
-        from llmcli.engine.events import TemperatureShift
         from llmcli.inference.answer import Answer
         from llmcli.inference.engine import Request
 
         engine = self.engine
         assert engine
-        resolved = self.resolved()
-        if extra:
-            resolved = resolve([engine.defaults, *self.layers.above(self.session.overrides, extra)])
-        resolved = resolved.with_seed()
+        resolved = self.resolved(extra).with_seed()
         resolved = replace(resolved, settings=self.prompt_builder.with_plain_stop(resolved.settings))
         prompt = self.prompt(path, continued, resolved.settings)
         if len(prompt.tokens) >= engine.n_ctx:
@@ -297,36 +296,30 @@ class Turn:
         Raises as `Answer.parts` does; the text so far is saved before.
         """
         session, answer, reason = self.session, self.answer, "error"
-        self._begin()
+        self.begin()
         try:
             if answer.reasoning:
                 session.add_piece("think", answer.reasoning)
-            is_prefill = bool(self.continued and self.continued.content)  # it comes first and is on the screen already
-            for kind, text in answer.parts():
+            for number, (kind, text) in enumerate(answer.parts()):
                 session.add_piece(kind, text)
-                if not is_prefill:
+                if number or not (self.continued and self.continued.content):  # which is on the screen already
                     yield kind, text
-                is_prefill = False
             reason = answer.finish_reason
         except (KeyboardInterrupt, GeneratorExit):
             reason = "interrupt"
             raise
         finally:
-            self._save(reason)
+            self.save(reason)
 
-    def keep(self, parent: int | None) -> None:
-        """Save the answer, which is one of several, as an answer to message `parent`."""
-        self.parent = parent
-        self._begin()
-        self._save(self.answer.finish_reason)
-
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Let the session know of the answer."""
         settings, origins = self.resolved.settings, self.resolved.origins
         chosen = [key for key, origin in origins.items() if origin != "default" and key not in _NOT_RECORDED]
         params = {key: to_datum(fields()[key], getattr(settings, key)) for key in dict.fromkeys([*chosen, "seed"])}
         self.session.begin_answer(self.parent, model=self.answer.engine.name, params=params)
 
-    def _save(self, reason: str) -> None:
+    def save(self, reason: str) -> None:
+        """Add the answer to the session, unless it has no new text."""
         from llmcli.inference.answer_json import replay_data
 
         answer, before = self.answer, self.continued
@@ -338,6 +331,46 @@ class Turn:
         self.message = self.session.end_answer(
             answer.text, answer.reasoning, finish_reason=reason, timings=timings, replay=replay
         )
+
+
+class CompareSession:
+    """Several answers to one question; the one that is kept becomes a message."""
+
+    def __init__(
+        self, controller: ChatController, path: Sequence[Message], new: bool, variants: "Sequence[Variant]", seed: int
+    ) -> None:
+        """`path` ends with the question, with `new` a draft; `seed` is for variants without one. Raises as `answer`."""
+        from llmcli.inference.comparison import Comparison
+
+        self.session = controller.session
+        self.question = path[-1]
+        self._new = new
+        self.cancellation = Cancellation()  # of all answers
+        self.turns: list[Turn] = []
+        for one in variants:
+            turn = controller.answer(path, {"seed": seed, **one.values}, cancellation=self.cancellation)
+            turn.answer.request.label = one.label
+            self.turns.append(turn)
+        self.comparison = Comparison([turn.answer for turn in self.turns])
+
+    def keep(self, number: int) -> Turn:
+        """Continue with answer `number`, from 1, in its own branch. Raises UsageError if it is missing or empty."""
+        if not 0 < number <= len(self.turns):
+            raise UsageError(f"answer {number} does not exist", f"give a number from 1 to {len(self.turns)}")
+        turn = self.turns[number - 1]
+        if turn.message:
+            self.session.conversation.move(turn.message.id)
+            return turn
+        if not turn.answer.text and not turn.answer.reasoning:
+            raise UsageError(f"answer {number} is empty", "keep another answer")
+        if self._new:
+            self.session.conversation.move(self.question.parent)
+            self.question = self.session.add("user", self.question.content, attachments=self.question.attachments)
+            self._new = False
+        turn.parent = self.question.id
+        turn.begin()
+        turn.save(turn.answer.finish_reason)
+        return turn
 
 
 def requires_reload(key: str) -> bool:

@@ -24,7 +24,8 @@ class PromptBuilder:
     def __init__(self, engine: Engine, template: TemplateOptions | None = None) -> None:
         """`template` is used in place of the one of the model."""
         self.engine = engine
-        self._options = (None, template) if template else None  # the setting `chat_template`, and what it stands for
+        # The setting `chat_template`, and what it stands for.
+        self._options: tuple[str | None, TemplateOptions] | None = (None, template) if template else None
         self._last: tuple[tuple[_Messages, TemplateOptions], Prompt] | None = None
         self.count_tokens = cache(engine.count_tokens)  # of a text, which is counted once
 
@@ -49,21 +50,18 @@ class PromptBuilder:
         """
         if not continued:
             return self._render(path, system, settings, settings.prefill or "")
-        before = self._render(path, system, settings).text
-        return self._render(path, system, settings, self._text_so_far(continued, before, settings))
-
-    def _text_so_far(self, continued: Message, before: str, settings: Settings) -> str:
-        """The answer so far, as the model wrote it after the prompt `before`, which may open the reasoning itself."""
         # The tags of this model, if its template contains them; else the most common ones.
         source = "" if settings.raw else self.template(settings).source
         known = (tags for tags in REASONING_TAGS if tags[1] and tags[1] in source)
         opening_tag, closing_tag = next(known, REASONING_TAGS[0])
+        before = self._render(path, system, settings).text  # which may open the reasoning itself
         is_open = not settings.raw and before.rstrip().endswith(opening_tag)
-        if not continued.reasoning and not is_open:
-            return continued.content
-        gap = "" if is_open and before.endswith("\n") else "\n"
-        reasoning = ("" if is_open else opening_tag) + gap + continued.reasoning
-        return reasoning + (f"\n{closing_tag}\n\n{continued.content}" if continued.content else "")
+        so_far = continued.content
+        if continued.reasoning or is_open:
+            gap = "" if is_open and before.endswith("\n") else "\n"
+            so_far = ("" if is_open else opening_tag) + gap + continued.reasoning
+            so_far += f"\n{closing_tag}\n\n{continued.content}" if continued.content else ""
+        return self._render(path, system, settings, so_far)
 
     def _render(self, path: Sequence[Message], system: str | None, settings: Settings, prefill: str = "") -> Prompt:
         if settings.raw:

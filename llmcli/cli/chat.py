@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmcli.chat.conversation import attach
-from llmcli.chat.sessions.events import saved_key
 from llmcli.chat.sessions.session import Session
+from llmcli.chat.sessions.store import saved_key
 from llmcli.cli import model_preload
 from llmcli.cli.completion import complete_reference, complete_remote, complete_session
 from llmcli.cli.options import argument_or_flag, with_settings

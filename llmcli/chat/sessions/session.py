@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +11,6 @@ from msgspec import to_builtins
 
 from llmcli.chat.conversation import Conversation, Message
 from llmcli.chat.sessions import store
-from llmcli.chat.sessions.events import (
-    CharacterChange,
-    Event,
-    HeadMove,
-    SettingChange,
-    SettingReset,
-    parse_event,
-    saved_key,
-    setting_changes,
-    typed_setting,
-)
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import read_events
 from llmcli.text import ellipsize
@@ -149,8 +139,9 @@ class Session:
 
     def add_piece(self, kind: str, text: str) -> None:
         """Write the next piece of the answer ("answer" or "think") to disk, so that a kill loses nothing."""
-        if self._file:
-            self._file.add_piece({kind: text})
+        if self._file and self._file.partial:
+            with suppress(DiskError):  # the answer is written once more when it ends
+                self._file.partial.add([{kind: text}])
 
     def end_answer(self, content: str, reasoning: str = "", **more: Any) -> Message | None:
         """End the answer. An empty one is not kept.
@@ -173,27 +164,27 @@ class Session:
     def set(self, key: str, value: Any) -> None:
         """Set a setting to a typed value from now on."""
         self._character_keys.discard(key)
-        if saved_key(key) != key:
-            self.overrides.pop(saved_key(key), None)  # the text of another file, which the session was opened with
+        if (saved := store.saved_key(key)) != key:
+            self.overrides.pop(saved, None)  # the text of another file, which the session was opened with
         self.overrides[key] = value
-        self._save(setting_changes({key: value}))
+        self._save(store.setting_changes({key: value}))
 
     def unset(self, key: str) -> None:
         """Remove the value that was set in the chat; the one of the command line is in force again."""
         if key in self.overrides:
             del self.overrides[key]
             given = {key: self._flags[key]} if key in self._flags else {}
-            self._save([*setting_changes(given)] or [SettingReset(saved_key(key))])
+            self._save([*store.setting_changes(given)] or [store.SettingReset(store.saved_key(key))])
 
     def save_flags(self, values: Mapping[str, Any]) -> None:
         """Write the settings of the command line, which are in force already, for the next start of this session."""
         self._flags |= values
-        self._save(setting_changes(values))
+        self._save(store.setting_changes(values))
 
     def set_character(self, name: str, keys: Iterable[str]) -> None:
         """Write who answers from now on, and which settings, set before, come from this character."""
         self.character, self._character_keys = name, set(keys)
-        self._save([CharacterChange(name, sorted(map(saved_key, keys)))])
+        self._save([store.CharacterChange(name, sorted(map(store.saved_key, keys)))])
 
     def remove_character(self) -> None:
         """Answer without a character; the settings that it has set are unset."""
@@ -203,7 +194,7 @@ class Session:
         for key in keys:
             self.overrides.pop(key, None)
             self._flags.pop(key, None)
-        self._save([*map(SettingReset, sorted(map(saved_key, keys))), CharacterChange("", [])])
+        self._save([*map(store.SettingReset, sorted(map(store.saved_key, keys))), store.CharacterChange("", [])])
 
     # The file
 
@@ -275,30 +266,30 @@ class Session:
 
     def _apply(self, data: Mapping[str, Any], faults: list[str]) -> None:
         conversation = self.conversation
-        match Message.from_data(data) if data.get("type") == "message" else parse_event(data):
+        match Message.from_data(data) if data.get("type") == "message" else store.parse_event(data):
             case Message() as found:
                 message = conversation.with_parent(found)
                 if message is not found:
                     faults.append(f"message {found.id} follows message {found.parent}, which does not exist")
                 if conversation.messages.get(message.id) != message:  # a line may be there twice
                     conversation.add(message)
-            case HeadMove(id=head):
+            case store.HeadMove(id=head):
                 conversation.move(head)
-            case SettingChange() as change:
-                key, value = typed_setting(change)
+            case store.SettingChange() as change:
+                key, value = store.typed_setting(change)
                 self.overrides[key] = value
                 self._character_keys.discard(key)
-            case SettingReset(key=key):
+            case store.SettingReset(key=key):
                 self.overrides.pop(key, None)
                 self._character_keys.discard(key)
-            case CharacterChange(name=name, keys=keys):
+            case store.CharacterChange(name=name, keys=keys):
                 self.character = ellipsize(name, 100)
                 self._character_keys = self.overrides.keys() & set(keys)
 
     def _save_head(self) -> None:
-        self._save([HeadMove(self.conversation.head)])
+        self._save([store.HeadMove(self.conversation.head)])
 
-    def _save(self, events: Iterable[Message | Event], sync: bool = False) -> None:
+    def _save(self, events: Iterable[Message | store.Event], sync: bool = False) -> None:
         """Add events to the file; before the first message there is none."""
         if not self._file:
             return
@@ -309,15 +300,15 @@ class Session:
         else:
             self._write_error, self._is_reported = None, False
 
-    def _all_events(self) -> Iterator[Message | Event]:
+    def _all_events(self) -> Iterator[Message | store.Event]:
         conversation = self.conversation
         yield from conversation.messages.values()
-        yield from setting_changes(self._flags | self.overrides)
+        yield from store.setting_changes(self._flags | self.overrides)
         if self.character:
-            yield CharacterChange(self.character, sorted(map(saved_key, self._character_keys)))
+            yield store.CharacterChange(self.character, sorted(map(store.saved_key, self._character_keys)))
         if conversation.head != next(reversed(conversation.messages), None):
-            yield HeadMove(conversation.head)
+            yield store.HeadMove(conversation.head)
 
 
-def _to_data(event: Message | Event) -> dict[str, Any]:
+def _to_data(event: Message | store.Event) -> dict[str, Any]:
     return event.to_data() if isinstance(event, Message) else to_builtins(event)

@@ -19,8 +19,7 @@ from llmcli.ui.terminal.output import print_line, to_stderr, warn_ineffective, w
 
 if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
-    from llmcli.chat.compare import CompareSession
-    from llmcli.chat.controller import Turn
+    from llmcli.chat.controller import CompareSession, Turn
     from llmcli.inference.engine import Engine
     from llmcli.ui.input.piped import LineReader
     from llmcli.ui.input.reader import TerminalReader

@@ -83,7 +83,7 @@ def _is_setting(name: str, text: str) -> bool:
 
 def _compare(chat: ChatApp, path: list[Message], new: bool, variants: Sequence[Variant], seed: int) -> None:
     """Generate the answers, show them and their statistics, and save them for /keep."""
-    from llmcli.chat.compare import CompareSession
+    from llmcli.chat.controller import CompareSession
     from llmcli.ui import comparison as screen
 
     compare_session = CompareSession(chat.controller, path, new, variants, seed)
