@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -43,9 +43,7 @@ class LayerStack:
     def without(self, name: str) -> "LayerStack":
         """These layers without the layer and the setting of this name."""
         kept = [layer for layer in self.below if layer.name != name]
-        return LayerStack(
-            [Layer(one.name, {key: one.values[key] for key in one.values if key != name}) for one in kept]
-        )
+        return LayerStack([replace(one, values={k: v for k, v in one.values.items() if k != name}) for one in kept])
 
 
 def layers_of(flags: Layer, *middle: Layer) -> LayerStack:

@@ -54,15 +54,17 @@ class Session:
         cannot be read.
         """
         session = cls(store.find_name(name))
-        file = session._file = store.SessionFile(session.name)
+        file = store.SessionFile(session.name)
         try:
-            if unfinished := session._read():
+            unfinished = session._read()
+            session._file = file  # what was read is in it already
+            if unfinished:
                 session.append(unfinished)
                 session.notes.append("the last answer is not complete; /continue resumes it")
             if not session._write_error:
                 file.remove_partial()
         except BaseException:
-            session.close()
+            file.close()
             raise
         return session
 
@@ -248,13 +250,11 @@ class Session:
         """Load the file; returns the unfinished answer of a chat that was killed."""
         path, conversation = store.path_of(self.name), self.conversation
         faults: list[str] = []
-        conversation.on_move = lambda: None  # what is read is in the file already
         for data in read_events(path, faults):
             try:
                 self._apply(data, faults)
             except (UsageError, ValueError) as error:
                 faults.append(f"skipped a line: {str(error)[:200]}")
-        conversation.on_move = self._save_head
         if faults:  # a new message must not take the id of a lost one, whose line may not have a readable id
             raw = path.read_bytes()
             conversation.lost_id = max([raw.count(b"\n"), *map(int, _IDS.findall(raw))])

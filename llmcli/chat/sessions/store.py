@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import date
 from itertools import count
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -171,15 +172,14 @@ def partial_path(path: Path) -> Path:
 def read_partial(path: Path) -> Message | None:
     """The unfinished answer of a chat that was killed; None without text."""
     message: Message | None = None
-    texts: dict[str, list[str]] = {"answer": [], "think": []}
+    content = reasoning = ""
     with suppress(LlmcliError):  # usually the file does not exist
         for event in read_events(partial_path(path)):
             if event.get("type") == "message":
                 with suppress(ValueError):
                     message = Message.from_data(event)
-            for kind in texts.keys() & event.keys():
-                texts[kind].append(str(event[kind]))
-    content, reasoning = "".join(texts["answer"]), "".join(texts["think"])
+            content += str(event.get("answer", ""))
+            reasoning += str(event.get("think", ""))
     if not message or not content + reasoning:
         return None
     return replace(message, content=content, reasoning=reasoning, finish_reason="interrupt")
@@ -270,12 +270,9 @@ def create_file(name: str, first: str) -> SessionFile:
     """
     if name:
         return SessionFile(name, new=True)
-    slug = ""
-    for word in re.findall(r"[A-Za-z0-9]+", first[:200]):
-        if len(slug) + len(word) > 32:
-            break
-        slug += f"-{word.lower()}"
-    name = f"{date.today().isoformat()}{slug or '-chat'}"
+    words = " ".join(re.findall(r"[A-Za-z0-9]+", first[:200])).lower()
+    slug = shorten(words, 32, placeholder="", break_long_words=False).replace(" ", "-")
+    name = f"{date.today().isoformat()}-{slug or 'chat'}"
     numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
     while True:
         with suppress(UsageError):
