@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llmcli.inference.engine import Engine, Prompt
 
 ReadAhead = Callable[["Engine", Cancellation], None]
-_MODEL_KEYS = fields_of(ModelParams)  # a change of one of these needs a reload of the model
+RELOAD_KEYS = fields_of(ModelParams)  # a change of one of these settings needs a reload of the model
 # Settings that a running chat cannot change, each with what to do instead.
 _NOT_IN_CHAT = {
     "prompt": "type the message",
@@ -92,7 +92,7 @@ class ChatController:
     def needs_reload(self) -> bool:
         """Whether a setting of the model has changed: the model is reloaded before the next answer."""
         before, now = self._loaded_with, self.settings
-        return self.loading is not None and any(getattr(before, key) != getattr(now, key) for key in _MODEL_KEYS)
+        return self.loading is not None and any(getattr(before, key) != getattr(now, key) for key in RELOAD_KEYS)
 
     @property
     def engine(self) -> "Engine | None":
@@ -247,11 +247,7 @@ class ChatController:
     # The next answer
 
     def answer(
-        self,
-        path: Sequence[Message],
-        extra: Mapping[str, Any] | None = None,
-        continued: Message | None = None,
-        cancellation: Cancellation | None = None,
+        self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, continued: Message | None = None
     ) -> "Turn":
         """An answer to `path` with the settings in force, and those in `extra` above them.
 
@@ -270,7 +266,6 @@ class ChatController:
         request = Request(prompt, resolved.settings, grammar_text(resolved.settings))
         request.live_shift = TemperatureShift() if engine.capabilities.live_temperature else None
         request.trace = 0 if engine.capabilities.traces else None
-        request.cancellation = cancellation or request.cancellation
         if continued:
             request.continue_from(continued.reasoning, continued.content)
         parent = path[-1].id if path else None
@@ -337,19 +332,19 @@ class CompareSession:
     """Several answers to one question; the one that is kept becomes a message."""
 
     def __init__(
-        self, controller: ChatController, path: Sequence[Message], new: bool, variants: "Sequence[Variant]", seed: int
+        self, controller: ChatController, path: Sequence[Message], variants: "Sequence[Variant]", seed: int
     ) -> None:
-        """`path` ends with the question, with `new` a draft; `seed` is for variants without one. Raises as `answer`."""
+        """`path` ends with the question, maybe a draft; `seed` is for variants without one. Raises as `answer`."""
         from llmcli.inference.comparison import Comparison
 
         self.session = controller.session
         self.question = path[-1]
-        self._new = new
+        self._is_draft = self.question.id not in self.session.conversation.messages
         self.cancellation = Cancellation()  # of all answers
         self.turns: list[Turn] = []
         for one in variants:
-            turn = controller.answer(path, {"seed": seed, **one.values}, cancellation=self.cancellation)
-            turn.answer.request.label = one.label
+            turn = controller.answer(path, {"seed": seed, **one.values})
+            turn.answer.request.label, turn.answer.request.cancellation = one.label, self.cancellation
             self.turns.append(turn)
         self.comparison = Comparison([turn.answer for turn in self.turns])
 
@@ -363,19 +358,14 @@ class CompareSession:
             return turn
         if not turn.answer.text and not turn.answer.reasoning:
             raise UsageError(f"answer {number} is empty", "keep another answer")
-        if self._new:
+        if self._is_draft:
             self.session.conversation.move(self.question.parent)
             self.question = self.session.add("user", self.question.content, attachments=self.question.attachments)
-            self._new = False
+            self._is_draft = False
         turn.parent = self.question.id
         turn.begin()
         turn.save(turn.answer.finish_reason)
         return turn
-
-
-def requires_reload(key: str) -> bool:
-    """Whether a change of this setting needs a reload of the model."""
-    return key in _MODEL_KEYS
 
 
 def sliding_window(path: Sequence[Message], first: int | None) -> list[Message]:

@@ -121,10 +121,10 @@ class Message:
         return convert(cleaned, cls)
 
     def to_data(self) -> dict[str, Any]:
-        """As a JSON object without empty fields; a list of sessions expects the fields of the tree at its beginning."""
-        data: dict[str, Any] = to_builtins(self)
+        """As a JSON object without empty fields."""
         time = datetime.fromtimestamp(self.time, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        data = {"type": "message", "id": self.id, "parent": self.parent, "time": time} | data | {"time": time}
+        first = {"type": "message", "id": self.id, "parent": self.parent, "time": time}
+        data = first | to_builtins(self) | {"time": time}
         return {key: value for key, value in data.items() if value not in ("", (), {})}
 
 

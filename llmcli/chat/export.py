@@ -31,21 +31,17 @@ def format_of(path: Path) -> str:
 
 
 def export(
-    messages: Sequence[Message],
-    title: str,
-    system: str | None,
-    format_name: str,
-    everything: Mapping[int, Message] | None = None,
+    messages: Sequence[Message], title: str, system: str | None, form: str, tree: Mapping[int, Message] | None = None
 ) -> str:
-    """The document in one of the formats md, txt and json; `everything` adds all branches, in JSON only."""
-    if format_name == "json":
+    """The document in one of the forms md, txt and json; `tree` adds all branches, in JSON only."""
+    if form == "json":
         entries = [*([{"role": "system", "content": system}] if system else []), *map(_entry, messages)]
         data: dict[str, Any] = {"version": 1, "title": title, "system": system, "messages": entries}
-        if everything is not None:
-            data["tree"] = [message.to_data() for message in everything.values()]
+        if tree is not None:
+            data["tree"] = [message.to_data() for message in tree.values()]
         text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
     else:
-        text = {"md": _markdown, "txt": _plain_text}[format_name](messages, title, system)
+        text = {"md": _markdown, "txt": _plain_text}[form](messages, title, system)
     return text.encode("utf-8", "replace").decode()  # a lone surrogate, from a name or a model, is not UTF-8
 
 

@@ -90,13 +90,10 @@ class PromptBuilder:
             self._options = settings.chat_template, template_options(self.engine, settings)
         return self._options[1]
 
-    def has_own_template(self, settings: Settings) -> bool:
-        """Whether the model or the user brings a template."""
-        return settings.raw or self.template(settings).source != PLAIN_TEMPLATE
-
     def with_plain_stop(self, settings: Settings) -> Settings:
         """The settings for an answer: with the plain template it ends where the user's turn would begin."""
-        return settings if self.has_own_template(settings) else with_plain_stop(settings)
+        is_plain = not settings.raw and self.template(settings).source == PLAIN_TEMPLATE
+        return with_plain_stop(settings) if is_plain else settings
 
 
 def as_messages(path: Sequence[Message], system: str | None) -> _Messages:

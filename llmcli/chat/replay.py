@@ -31,6 +31,7 @@ from llmcli.params.settings import Settings, fields, parse_data
 from llmcli.text import ellipsize
 
 _DIGEST_LETTERS = 12  # letters of a sha256
+_Texts = tuple[str, str]  # the reasoning and the text of an answer
 _COMPLETE = ("stop", "length")
 _WRITE_JSON = "give a file that `llmcli generate --json` wrote"
 # Settings of another machine, and those that may name a file: its content is part of the replay data.
@@ -54,10 +55,6 @@ class _Output(Struct):
     messages: Annotated[list[_ChatMessage], Meta(min_length=1)] | None = None
     prompt: str | None = None
     label: str = ""
-
-
-class _Variant(_Output, kw_only=True):
-    label: str
 
 
 class _Comparison(Struct):
@@ -91,19 +88,21 @@ def from_output(text: str, source: str, policy_file: str = "") -> list[RecordedA
     try:
         data = convert(decode_json(text), dict[str, Any])
         if "variants" not in data:
-            return [_from_data(data, _Output, source, policy_file)]
+            return [_from_data(data, source, policy_file)]
         for number, variant in enumerate(convert(data, _Comparison).variants, 1):
             where = f"answer {number} of {source}"
-            answers.append(_from_data(variant, _Variant, where, policy_file))
+            answers.append(_from_data(variant, where, policy_file))
+            if not answers[-1].label:
+                raise ValueError("label is missing")
     except ValueError as error:
         raise UsageError(f"{where}: {error}", _WRITE_JSON) from None
     return answers
 
 
-def _from_data(data: Any, kind: type[_Output], source: str, policy_file: str) -> RecordedAnswer:
+def _from_data(data: Any, source: str, policy_file: str) -> RecordedAnswer:
     if isinstance(data, dict) and "replay" not in data:
         raise UsageError(f"{source} has no replay data", "create it with `llmcli generate --json`")
-    output = convert(data, kind)
+    output = convert(data, _Output)
     manifest = ReplayManifest.from_data(output.replay)
     values = _settings(output.params, source, policy_file)
     messages = [_ChatMessage("user", output.prompt)] if output.prompt is not None else []
@@ -235,7 +234,7 @@ class Replay:
     def __init__(
         self, engine: Engine, recorded: RecordedAnswer, settings: Settings, cancellation: Cancellation | None = None
     ) -> None:
-        """Make the request, and evaluate its prompt as it was evaluated then: later batches depend on the earlier ones.
+        """Make the request, and evaluate its prompt in the recorded batches, as the numbers depend on them.
 
         Raises UsageError if the engine cannot repeat it, LlmcliError if the template fails.
         """
@@ -249,10 +248,8 @@ class Replay:
         if not settings.raw:
             source = manifest.template or engine.chat_template
             if not source:
-                raise LlmcliError(
-                    f"{engine.name} has no chat template, and the answer used the one of its model",
-                    "give the right model with -m",
-                )
+                hint = "give the right model with -m"
+                raise LlmcliError(f"{engine.name} has no chat template, and the answer used the one of its model", hint)
             template = TemplateOptions(source, "the recorded chat template", time=manifest.moment)
         prompt_builder = PromptBuilder(engine, template)
         settings = prompt_builder.with_plain_stop(settings)
@@ -291,11 +288,7 @@ class Replay:
 
 
 def first_difference(
-    recorded: tuple[str, str],
-    replayed: tuple[str, str],
-    tokens: Sequence[int],
-    vocab: Tokenizer,
-    prefix: tuple[str, str] = ("", ""),
+    recorded: _Texts, replayed: _Texts, tokens: Sequence[int], vocab: Tokenizer, prefix: _Texts = ("", "")
 ) -> Difference | None:
     """Where the reasoning and the text of an answer first differ from the recorded ones; None if they do not.
 

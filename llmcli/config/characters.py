@@ -17,7 +17,6 @@ from llmcli.files import config_dir, read_text
 from llmcli.params.settings import CODE_KEYS, Layer
 from llmcli.text import did_you_mean
 
-Examples = tuple[tuple[str, str], ...]  # pairs of a question and its answer
 SUFFIXES = (".toml", ".md", ".txt", ".json")  # in this order if a name has several files
 _BUILT_IN = Path(__file__).parent / "built_in_characters"
 _TEXT_KEYS = ("name", "purpose", "system", "greeting")
@@ -40,7 +39,7 @@ class Character:
     system: str = ""
     greeting: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    examples: Examples = ()
+    examples: tuple[tuple[str, str], ...] = ()
     purpose: str = ""  # one sentence, for lists
 
 

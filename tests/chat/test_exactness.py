@@ -126,7 +126,8 @@ class Walk:
     def stop(self) -> None:
         """Ctrl-C, or the end of a display, after some parts of the answer."""
         self.controller.session.add("user", self.text())
-        turn = self.controller.answer(self.path, cancellation=self.flag)
+        turn = self.controller.answer(self.path)
+        turn.answer.request.cancellation = self.flag
         parts, count = turn.parts(), self.random.randint(0, 4)
         for _ in range(count):
             next(parts, None)
@@ -142,7 +143,8 @@ class Walk:
         assert self.local._context
         before = list(self.local._context._evaluated[0])
         path = self.path if path is None else path
-        turn = self.controller.answer(path, extra, continued, cancellation=self.flag)
+        turn = self.controller.answer(path, extra, continued)
+        turn.answer.request.cancellation = self.flag
         for _ in turn.parts():
             pass
         self.flag.left = -1

@@ -150,7 +150,7 @@ def test_a_comparison_runs_and_a_failing_answer_ends_alone() -> None:
     controller = controller_with(engine)
     controller.session.add("user", "Why?")
     variants = variants_of(["temp=0.2,0.8,1.4"], 1)
-    compared = CompareSession(controller, controller.session.conversation.path(), False, variants, 1)
+    compared = CompareSession(controller, controller.session.conversation.path(), variants, 1)
     pieces = list(compared.comparison.parts())
     assert pieces[:3] == [(0, "answer", "a "), (1, "answer", "x "), (2, "answer", "1")]
     assert {(index, text) for index, kind, text in pieces if kind == END} == {(0, "stop"), (1, "error"), (2, "stop")}
@@ -165,7 +165,7 @@ def test_a_comparison_is_stopped_by_its_cancellation() -> None:
     controller = controller_with(engine)
     controller.session.add("user", "Why?")
     variants = variants_of(["temp=0.2,0.8"], 1)
-    compared = CompareSession(controller, controller.session.conversation.path(), False, variants, 1)
+    compared = CompareSession(controller, controller.session.conversation.path(), variants, 1)
     for number, _ in enumerate(compared.comparison.parts()):
         if number == 5:
             compared.cancellation.set()

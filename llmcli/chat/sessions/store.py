@@ -14,7 +14,7 @@ from datetime import date
 from itertools import count
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from msgspec import Struct
 
@@ -306,7 +306,6 @@ class CharacterChange(Struct, tag="character", tag_field="type"):
 
 
 Event = HeadMove | SettingChange | SettingReset | CharacterChange
-_KINDS: tuple[type[Event], ...] = (HeadMove, SettingChange, SettingReset, CharacterChange)
 
 
 def parse_event(data: Mapping[str, Any]) -> Event | None:
@@ -314,7 +313,7 @@ def parse_event(data: Mapping[str, Any]) -> Event | None:
 
     Raises ValueError if it is not valid, as in a file that was edited or cut.
     """
-    kind = next((kind for kind in _KINDS if kind.__struct_config__.tag == data.get("type")), None)
+    kind = next((kind for kind in get_args(Event) if kind.__struct_config__.tag == data.get("type")), None)
     return convert(data, kind) if kind else None
 
 

@@ -11,6 +11,7 @@ from llmcli.chat.controller import ChatController, PromptFit, overflow_error
 from llmcli.chat.conversation import Attachment, Message, attach, find_mentions
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import LlmcliError, TimeLimitError, UsageError
+from llmcli.inference.request import needs_plain_template
 from llmcli.params.settings import Settings
 from llmcli.text import plural
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys, display
@@ -220,7 +221,7 @@ class ChatApp:
         for note in engine.notes:
             console.warn(note)
         engine.notes.clear()
-        if not self.controller.prompt_builder.has_own_template(settings):
+        if needs_plain_template(engine, settings):
             console.note(f"{engine.name} has no chat template: a plain one is used (see /chat_template)")
         return engine
 

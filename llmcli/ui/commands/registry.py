@@ -8,7 +8,7 @@ from functools import cache
 from importlib import import_module
 from typing import NamedTuple
 
-from llmcli.chat.controller import chat_setting_keys, requires_reload
+from llmcli.chat.controller import RELOAD_KEYS, chat_setting_keys
 from llmcli.config.presets import presets
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import matching_paths
@@ -136,7 +136,7 @@ def _setting_command(key: str) -> Command:
     setting = fields()[key]
     known = [str(choice) for choice in (*setting.param.suggest, *setting.param.choices) if str(choice)]
     value = "on" if setting.kind is bool else next(iter(known), "") or setting.format(setting.default) or "VALUE"
-    once = f"/set {key} {value}" if requires_reload(key) else f"/retry {key}={value}"
+    once = f"/set {key} {value}" if key in RELOAD_KEYS else f"/retry {key}={value}"
     examples = (f"/{key} {value}", once, f"/reset {key}")
     made = Command(
         f"{key} [VALUE]", help=setting.param.help, examples=examples, complete=complete_values(key), setting=key
