@@ -22,7 +22,7 @@ class Compaction:
     """A summary of the oldest messages of `path`: generate `answer`, then `use` its text or another one."""
 
     def __init__(self, controller: ChatController, path: Sequence[Message], keep: int | None = None) -> None:
-        """Ask for a summary of `path` without the last `keep` turns (None = 2); UsageError for less than two messages."""
+        """Summarize `path` without the last `keep` turns (None = 2). Raises UsageError for less than two messages."""
         starts = [index for index, message in enumerate(path) if message.role == "user"]
         keep = min(_KEPT_TURNS if keep is None else keep, len(starts) - 1)
         cut = starts[-keep] if keep > 0 else len(path)

@@ -51,9 +51,7 @@ def iso_time(message: Message) -> str:
 
 
 def _markdown(messages: Sequence[Message], title: str, system: str | None) -> str:
-    parts = [f"# {' '.join(title.split())}"]
-    if system:
-        parts += ["## System prompt", _close_fence(system)]
+    parts = [f"# {' '.join(title.split())}", *(["## System prompt", _close_fence(system)] if system else [])]
     for message in messages:
         parts.append(f"## {_speaker(message)}")
         if message.reasoning:

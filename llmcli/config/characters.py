@@ -228,9 +228,8 @@ def _table_of_json(data: Any, path: Path) -> dict[str, Any]:
 
 def _fill_placeholders(text: str, name: str) -> str:
     words = {"user": "User", "original": ""}
-    return _PLACEHOLDER.sub(
-        lambda match: words.get((match[1] or match[2]).lower(), name or "the character"), text
-    ).strip()
+    filled = _PLACEHOLDER.sub(lambda match: words.get((match[1] or match[2]).lower(), name or "the character"), text)
+    return filled.strip()
 
 
 def _card_examples(text: str, name: str) -> list[dict[str, str]]:
