@@ -134,8 +134,9 @@ def _from_table(table: Mapping[str, Any], path: Path, body: str = "") -> Charact
     if "system" in settings:
         raise UsageError(f"{path}: `system` cannot be in settings", "write `system` above the table [settings]")
     if code := settings.keys() & CODE_KEYS:
-        hint = "if you trust the code, give it as a flag"
-        raise UsageError(f"{path}: a character cannot set {min(code)} (it runs code)", hint)
+        raise UsageError(
+            f"{path}: a character cannot set {min(code)} (it runs code)", "if you trust the code, give it as a flag"
+        )
     examples = table.get("examples", [])
     is_valid = isinstance(examples, list) and all(isinstance(example, dict) for example in examples)
     pairs = tuple((example.get("user"), example.get("assistant")) for example in examples) if is_valid else ()
