@@ -289,7 +289,8 @@ class ChatApp:
         from llmcli.chat.compaction import Compaction  # imports the engine, which completion does not need
 
         compaction = Compaction(self.controller, path, keep)
-        answer, doing = compaction.answer, "summarizing the oldest turns"
+        answer = compaction.answer
+        doing = "summarizing the oldest turns"
         parts = (part for part in answer.parts() if part[0] == "answer")  # some models reason about everything
         with BusyScreen(self.controller.settings, self.live, doing, answer.request.cancellation).open() as busy_screen:
             if self.live:
