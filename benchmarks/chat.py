@@ -18,8 +18,7 @@ from typing import Any
 
 from benchmarks import rendering
 from benchmarks.measure import HEAD, llmcli, one_run, row
-from llmcli.chat.background_load import BackgroundLoad
-from llmcli.chat.controller import ChatController
+from llmcli.chat.controller import BackgroundLoad, ChatController
 from llmcli.chat.sessions.session import Session
 from llmcli.config.presets import LayerStack
 from llmcli.engine.events import Cancellation

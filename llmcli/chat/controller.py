@@ -1,11 +1,14 @@
 """A chat without a terminal: the settings in force, the messages that the model reads, and the next answer."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.conversation import Message
-from llmcli.chat.sessions.session import Session
+from llmcli.chat.sessions.session import Session, Turn
 from llmcli.config.presets import LayerStack
 from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.errors import ContextOverflowError, UsageError
@@ -14,17 +17,19 @@ from llmcli.params.generation import GenerationParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import fields_of
 from llmcli.params.sampler_chain import SamplingParams
-from llmcli.params.settings import ResolvedSettings, Settings, fields, find, resolve, to_datum
+from llmcli.params.settings import ResolvedSettings, Settings, fields, find, resolve
 
 if TYPE_CHECKING:
-    from llmcli.chat.background_load import BackgroundLoad
     from llmcli.chat.prompting import PromptBuilder
     from llmcli.config.characters import Character
-    from llmcli.inference.answer import Answer, Part
     from llmcli.inference.comparison import Variant
     from llmcli.inference.engine import Engine, Prompt
 
 ReadAhead = Callable[["Engine", Cancellation], None]
+# Gets what stops it and a function to report progress to; returns a model that is ready to answer.
+Load = Callable[[Cancellation, Callable[[str], None]], "Engine"]
+CHECKING = "checking the file"  # the first status of a load
+_TICK = 0.02  # seconds; a Ctrl-C waits for the next one
 RELOAD_KEYS = fields_of(ModelParams)  # a change of one of these settings needs a reload of the model
 # Settings that a running chat cannot change, each with what to do instead.
 _NOT_IN_CHAT = {
@@ -34,8 +39,6 @@ _NOT_IN_CHAT = {
     "character": "use /character NAME",
     "editing_mode": "start with --editing-mode, or set it with `llmcli config set editing_mode`",
 }
-# Settings that do not describe how an answer is made.
-_NOT_RECORDED = ("prompt", "file", "pull", "offline", "model_folders")
 _ANSWER_RESERVE = 256  # tokens to leave free for an answer of unknown length
 _LONG_TOKEN = 16  # characters; few texts have longer tokens on average
 _FILL_AFTER_DROPPING = 0.75  # share of the context; dropping less would evaluate the whole prompt again each turn
@@ -248,7 +251,7 @@ class ChatController:
 
     def answer(
         self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, continued: Message | None = None
-    ) -> "Turn":
+    ) -> Turn:
         """An answer to `path` with the settings in force, and those in `extra` above them.
 
         Raises ContextOverflowError without room for a token, UsageError for a grammar that does not parse.
@@ -273,59 +276,51 @@ class ChatController:
         return Turn(self.session, Answer(engine, request), resolved, parent, continued, first)
 
 
-@dataclass
-class Turn:
-    """One answer in a session. Iterate over `parts()` to stream it and to save it."""
+class BackgroundLoad:
+    """One load; `on_end` is called in its thread at the end, also after an error."""
 
-    session: Session
-    answer: "Answer"
-    resolved: ResolvedSettings
-    parent: int | None  # the question
-    continued: Message | None = None  # the answer that this one continues, whose text is in the prompt already
-    first: int | None = None  # the first message in the prompt, if it does not contain all
-    message: Message | None = field(init=False, default=None)  # what was saved; None: it is empty
+    def __init__(self, load: Load, on_end: Callable[[], None] = lambda: None) -> None:
+        self.status = CHECKING  # its progress
+        self._load, self._on_end = load, on_end
+        self._cancellation = Cancellation()
+        self.engine: Engine | None = None  # the model, once it is loaded
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
-    def parts(self) -> "Generator[Part, None, None]":
-        """The parts of the answer as they are generated, without those of `continued`; a kill loses none.
-
-        Raises as `Answer.parts` does; the text so far is saved before.
-        """
-        session, answer, reason = self.session, self.answer, "error"
-        self.begin()
+    def _run(self) -> None:
         try:
-            if answer.reasoning:
-                session.add_piece("think", answer.reasoning)
-            for number, (kind, text) in enumerate(answer.parts()):
-                session.add_piece(kind, text)
-                if number or not (self.continued and self.continued.content):  # which is on the screen already
-                    yield kind, text
-            reason = answer.finish_reason
-        except (KeyboardInterrupt, GeneratorExit):
-            reason = "interrupt"
-            raise
-        finally:
-            self.save(reason)
+            engine = self._load(self._cancellation, partial(setattr, self, "status"))
+            engine.waited_ms = 0.0  # the user typed meanwhile
+            self.engine = engine
+        except BaseException as error:  # raised in the main thread, by `wait`
+            self.error = error
+        self._on_end()
 
-    def begin(self) -> None:
-        """Let the session know of the answer."""
-        settings, origins = self.resolved.settings, self.resolved.origins
-        chosen = [key for key, origin in origins.items() if origin != "default" and key not in _NOT_RECORDED]
-        params = {key: to_datum(fields()[key], getattr(settings, key)) for key in dict.fromkeys([*chosen, "seed"])}
-        self.session.begin_answer(self.parent, model=self.answer.engine.name, params=params)
+    def wait(self, tick: Callable[[str], bool]) -> "Engine | None":
+        """The model, once it is loaded. Raises the error of the load.
 
-    def save(self, reason: str) -> None:
-        """Add the answer to the session, unless it has no new text."""
-        from llmcli.inference.answer_json import replay_data
+        `tick(status)` is called meanwhile; if it returns False, the result is None.
+        """
+        begin = perf_counter()
+        while self._thread.is_alive():
+            self._thread.join(_TICK)
+            if self._thread.is_alive() and not tick(self.status):
+                return None
+        if self.error:
+            raise self.error
+        if self.engine:
+            self.engine.waited_ms += (perf_counter() - begin) * 1e3
+        return self.engine
 
-        answer, before = self.answer, self.continued
-        if before and len(answer.text) <= len(before.content) and len(answer.reasoning) == len(before.reasoning):
-            self.session.end_answer("")  # no new text: the answer that was to be continued stays as it is
-            return
-        timings = answer.timings() if answer.started else {}
-        replay = replay_data(answer, self.first, before.id if before else None)
-        self.message = self.session.end_answer(
-            answer.text, answer.reasoning, finish_reason=reason, timings=timings, replay=replay
-        )
+    def close(self) -> None:
+        """Stop the load, or free the model. A second call does nothing."""
+        self._cancellation.set()
+        while self._thread.is_alive() and self.status != CHECKING:  # it runs in another process, and may take long
+            self._thread.join(_TICK)
+        engine, self.engine = self.engine, None
+        if engine:
+            engine.close()
 
 
 class CompareSession:

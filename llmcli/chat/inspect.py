@@ -8,9 +8,10 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from llmcli.chat.controller import ChatController, Turn
+from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.chat.replay import recorded_settings, recorded_system
+from llmcli.chat.sessions.session import Turn
 from llmcli.engine.events import Cancellation, TokenTrace
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer, text_and_reasoning

@@ -28,8 +28,7 @@ from llmcli.ui.terminal.console import can_ask, can_redraw, console, is_terminal
 from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt
 
 if TYPE_CHECKING:
-    from llmcli.chat.background_load import BackgroundLoad
-    from llmcli.chat.controller import ReadAhead
+    from llmcli.chat.controller import BackgroundLoad, ReadAhead
     from llmcli.config.characters import Character
     from llmcli.engine.events import Cancellation
     from llmcli.inference.engine import Engine
@@ -206,7 +205,7 @@ def ensure_model(settings: Settings) -> None:
 
 def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None]) -> "BackgroundLoad":
     """Load the model of the settings in a thread, and evaluate the conversation ahead of the next message."""
-    from llmcli.chat.background_load import BackgroundLoad
+    from llmcli.chat.controller import BackgroundLoad
 
     def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "Engine":
         from llmcli.inference.local import LocalEngine, resolve_model

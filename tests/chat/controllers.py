@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmcli.chat.background_load import BackgroundLoad
-from llmcli.chat.controller import ChatController, Turn
+from llmcli.chat.controller import BackgroundLoad, ChatController
 from llmcli.chat.conversation import Message
-from llmcli.chat.sessions.session import Session
+from llmcli.chat.sessions.session import Session, Turn
 from llmcli.config.presets import LayerStack
 from llmcli.engine.events import Cancellation, TokenEvent
 from llmcli.engine.llama.context import Context

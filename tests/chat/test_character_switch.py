@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from llmcli.chat.background_load import BackgroundLoad
-from llmcli.chat.controller import ChatController
+from llmcli.chat.controller import BackgroundLoad, ChatController
 from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
 from llmcli.config.characters import Character, character_layer

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from llmcli.chat.compaction import Compaction
-from llmcli.chat.controller import ChatController, Turn
+from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.chat.prompting import PromptBuilder
+from llmcli.chat.sessions.session import Turn
 from llmcli.engine.llama.context import common_prefix
 from llmcli.errors import UsageError
 from llmcli.inference.local import LocalEngine

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.background_load import BackgroundLoad
-from llmcli.chat.controller import ChatController, CompareSession
+from llmcli.chat.controller import BackgroundLoad, ChatController, CompareSession
 from llmcli.chat.replay import Replay, from_output, from_session, replay_settings
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation, TemperatureShift

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.controller import ChatController, Turn
+from llmcli.chat.controller import ChatController
 from llmcli.chat.replay import RecordedAnswer, Replay, from_session, replay_settings
-from llmcli.chat.sessions.session import Session
+from llmcli.chat.sessions.session import Session, Turn
 from llmcli.engine.events import FinishReason, TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data

@@ -1,10 +1,10 @@
-"""A session: a conversation and its settings, both in a file at every moment."""
+"""A session: a conversation and its settings, both in a file at every moment; and an answer, saved while it comes."""
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
@@ -13,11 +13,15 @@ from llmcli.chat.conversation import Conversation, Message
 from llmcli.chat.sessions import store
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import read_events
+from llmcli.params.settings import ResolvedSettings, fields, to_datum
 from llmcli.text import ellipsize
 
 if TYPE_CHECKING:
     from llmcli.config.characters import Character
+    from llmcli.inference.answer import Answer, Part
 
+# Settings that do not describe how an answer is made.
+_NOT_RECORDED = ("prompt", "file", "pull", "offline", "model_folders")
 _MAX_NOTES = 3
 _IDS = re.compile(rb'"(?:id|parent)":\s*(\d{1,8})\b')  # far below the largest id, so that others are free
 _WRITE_HINT = "free some space or make the folder writable; the chat continues, but it is not saved"
@@ -308,6 +312,61 @@ class Session:
             yield store.CharacterChange(self.character, sorted(map(store.saved_key, self._character_keys)))
         if conversation.head != next(reversed(conversation.messages), None):
             yield store.HeadMove(conversation.head)
+
+
+@dataclass
+class Turn:
+    """One answer in a session. Iterate over `parts()` to stream it and to save it."""
+
+    session: Session
+    answer: "Answer"
+    resolved: ResolvedSettings
+    parent: int | None  # the question
+    continued: Message | None = None  # the answer that this one continues, whose text is in the prompt already
+    first: int | None = None  # the first message in the prompt, if it does not contain all
+    message: Message | None = field(init=False, default=None)  # what was saved; None: it is empty
+
+    def parts(self) -> "Generator[Part, None, None]":
+        """The parts of the answer as they are generated, without those of `continued`; a kill loses none.
+
+        Raises as `Answer.parts` does; the text so far is saved before.
+        """
+        session, answer, reason = self.session, self.answer, "error"
+        self.begin()
+        try:
+            if answer.reasoning:
+                session.add_piece("think", answer.reasoning)
+            for number, (kind, text) in enumerate(answer.parts()):
+                session.add_piece(kind, text)
+                if number or not (self.continued and self.continued.content):  # which is on the screen already
+                    yield kind, text
+            reason = answer.finish_reason
+        except (KeyboardInterrupt, GeneratorExit):
+            reason = "interrupt"
+            raise
+        finally:
+            self.save(reason)
+
+    def begin(self) -> None:
+        """Let the session know of the answer."""
+        settings, origins = self.resolved.settings, self.resolved.origins
+        chosen = [key for key, origin in origins.items() if origin != "default" and key not in _NOT_RECORDED]
+        params = {key: to_datum(fields()[key], getattr(settings, key)) for key in dict.fromkeys([*chosen, "seed"])}
+        self.session.begin_answer(self.parent, model=self.answer.engine.name, params=params)
+
+    def save(self, reason: str) -> None:
+        """Add the answer to the session, unless it has no new text."""
+        from llmcli.inference.answer_json import replay_data
+
+        answer, before = self.answer, self.continued
+        if before and len(answer.text) <= len(before.content) and len(answer.reasoning) == len(before.reasoning):
+            self.session.end_answer("")  # no new text: the answer that was to be continued stays as it is
+            return
+        timings = answer.timings() if answer.started else {}
+        replay = replay_data(answer, self.first, before.id if before else None)
+        self.message = self.session.end_answer(
+            answer.text, answer.reasoning, finish_reason=reason, timings=timings, replay=replay
+        )
 
 
 def _to_data(event: Message | store.Event) -> dict[str, Any]:

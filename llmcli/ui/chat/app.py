@@ -19,8 +19,8 @@ from llmcli.ui.terminal.console import choose, console, edit, is_terminal, wrapp
 from llmcli.ui.terminal.output import print_line, to_stderr, warn_ineffective, warn_slow, write_trace
 
 if TYPE_CHECKING:
-    from llmcli.chat.background_load import BackgroundLoad
-    from llmcli.chat.controller import CompareSession, Turn
+    from llmcli.chat.controller import BackgroundLoad, CompareSession
+    from llmcli.chat.sessions.session import Turn
     from llmcli.inference.engine import Engine
     from llmcli.ui.input.piped import LineReader
     from llmcli.ui.input.reader import TerminalReader
