@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmcli.chat.conversation import attach
-from llmcli.chat.sessions.events import saved_key
 from llmcli.chat.sessions.session import Session
+from llmcli.chat.sessions.store import saved_key
 from llmcli.cli import model_preload
 from llmcli.cli.completion import complete_reference, complete_remote, complete_session
 from llmcli.cli.options import argument_or_flag, with_settings
@@ -28,11 +28,10 @@ from llmcli.ui.terminal.console import can_ask, can_redraw, console, is_terminal
 from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt
 
 if TYPE_CHECKING:
-    from llmcli.chat.background_load import BackgroundLoad
-    from llmcli.chat.controller import ReadAhead
-    from llmcli.chat.prompting import PromptBuilder
+    from llmcli.chat.controller import BackgroundLoad, ReadAhead
     from llmcli.config.characters import Character
     from llmcli.engine.events import Cancellation
+    from llmcli.inference.engine import Engine
     from llmcli.ui.chat.app import ChatApp
     from llmcli.ui.input.piped import LineReader
     from llmcli.ui.input.reader import TerminalReader
@@ -203,10 +202,9 @@ def ensure_model(settings: Settings) -> None:
 
 def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None]) -> "BackgroundLoad":
     """Load the model of the settings in a thread, and evaluate the conversation ahead of the next message."""
-    from llmcli.chat.background_load import BackgroundLoad
+    from llmcli.chat.controller import BackgroundLoad
 
-    def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "PromptBuilder":
-        from llmcli.chat.prompting import PromptBuilder
+    def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "Engine":
         from llmcli.inference.local import LocalEngine, resolve_model
 
         target = resolve_model(settings.model, locations.model_locations(settings))
@@ -217,15 +215,14 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
         engine = LocalEngine(target, settings, cancellation, lambda share: report(f"loading {share:.0%}"), early)
         try:
             engine.open_context(settings)
-            prompt_builder = PromptBuilder(engine)
             report("reading the conversation")
             with suppress(LlmcliError):  # the first message reports a fault of the template or the length
-                ahead(prompt_builder, cancellation)
+                ahead(engine, cancellation)
         except BaseException:
             engine.close()
             raise
         engine.hasher.start()
-        return prompt_builder
+        return engine
 
     return BackgroundLoad(load, on_end)
 
@@ -271,12 +268,11 @@ def _show_details(chat: "ChatApp") -> None:
 
 def _print_opening(chat: "ChatApp", character: "Character | None") -> None:
     """Show the end of a session that was opened, or the greeting of the character in a new one."""
-    from llmcli.chat.characters import greet
     from llmcli.ui.commands.sessions import open_session
 
     session = chat.controller.session
     if session.conversation.messages or session.notes:
         open_session(chat)
-    elif character and (greeting := greet(session, character)):
+    elif character and (greeting := session.greet(character)):
         chat.render(greeting)
         chat.say("")

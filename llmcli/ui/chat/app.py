@@ -12,6 +12,7 @@ from llmcli.chat.conversation import Attachment, Message, attach, find_mentions
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation, Progress
 from llmcli.errors import LlmcliError, TimeLimitError, UsageError
+from llmcli.inference.request import needs_plain_template
 from llmcli.params.settings import Settings
 from llmcli.text import plural
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys, display
@@ -19,9 +20,9 @@ from llmcli.ui.terminal.console import choose, console, edit, is_terminal, wrapp
 from llmcli.ui.terminal.output import print_line, to_stderr, warn_ineffective, warn_slow, write_trace
 
 if TYPE_CHECKING:
-    from llmcli.chat.background_load import BackgroundLoad
-    from llmcli.chat.compare import CompareSession
-    from llmcli.chat.controller import Turn
+    from llmcli.chat.controller import BackgroundLoad, CompareSession
+    from llmcli.chat.sessions.session import Turn
+    from llmcli.engine.events import Progress
     from llmcli.inference.engine import Engine
     from llmcli.ui.input.piped import LineReader
     from llmcli.ui.input.reader import TerminalReader
@@ -232,7 +233,7 @@ class ChatApp:
         for note in engine.notes:
             console.warn(note)
         engine.notes.clear()
-        if not self.controller.prompt_builder.has_own_template(settings):
+        if needs_plain_template(engine, settings):
             console.note(f"{engine.name} has no chat template: a plain one is used (see /chat_template)")
         return engine
 
@@ -300,15 +301,18 @@ class ChatApp:
         from llmcli.chat.compaction import Compaction  # imports the engine, which completion does not need
 
         compaction = Compaction(self.controller, path, keep)
+        answer = compaction.answer
         doing = "summarizing the oldest turns"
-        with BusyScreen(self.controller.settings, self.live, doing, compaction.cancellation).open() as busy_screen:
+        parts = (part for part in answer.parts() if part[0] == "answer")  # some models reason about everything
+        with BusyScreen(self.controller.settings, self.live, doing, answer.request.cancellation).open() as busy_screen:
             if self.live:
-                busy_screen.show(compaction.parts())
+                busy_screen.show(parts)
             else:
                 console.note(doing)
-                for _ in compaction.parts():
+                for _ in parts:
                     pass
-        choice = "no" if compaction.interrupted or not compaction.text else "yes"
+        summary, interrupted = answer.text.strip(), answer.finish_reason == "interrupt"
+        choice = "no" if interrupted or not summary else "yes"
         if choice == "yes" and compaction.n_skipped:
             omitted = plural(compaction.n_skipped, "message")
             console.warn(f"the summary omits the oldest {omitted}: they did not fit into the context")
@@ -317,12 +321,12 @@ class ChatApp:
             choice = choose("continue with this summary?", choices, "yes")
         if choice == "no":
             console.note("nothing changed")
-            if compaction.interrupted and not self.draft:  # otherwise a message is on its way
+            if interrupted and not self.draft:  # otherwise a message is on its way
                 self.after_interrupt()
             return False
         if choice == "edit":
-            compaction.text = edit(compaction.text).strip() or compaction.text
-        number = compaction.use()
+            summary = edit(summary).strip() or summary
+        number = compaction.use(summary)
         console.note(f"the summary replaces {plural(number, 'message')} (/branches lists the full conversation)")
         return True
 

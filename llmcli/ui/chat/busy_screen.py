@@ -20,7 +20,7 @@ from llmcli.ui.terminal.output import AnswerWriter, print_drawn, stream_answer
 from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
 if TYPE_CHECKING:
-    from llmcli.chat.controller import Turn
+    from llmcli.chat.sessions.session import Turn
     from llmcli.ui.comparison import CompareView
     from llmcli.ui.markdown.view import AnswerView
 

@@ -48,7 +48,7 @@ def compare(chat: ChatApp, argument: str) -> None:
         raise UsageError("no question to answer", _EXAMPLE_HINT)
     fitting = chat.resolve_overflow(path, draft=draft)
     if fitting is not None:
-        _compare(chat, fitting, draft is not None, variants, seed)
+        _compare(chat, fitting, variants, seed)
 
 
 def split_arguments(argument: str) -> tuple[str, list[str], int]:
@@ -80,11 +80,11 @@ def _is_setting(name: str, text: str) -> bool:
         return False
 
 
-def _compare(chat: ChatApp, path: list[Message], new: bool, variants: Sequence[Variant], seed: int) -> None:
-    from llmcli.chat.compare import CompareSession
+def _compare(chat: ChatApp, path: list[Message], variants: Sequence[Variant], seed: int) -> None:
+    from llmcli.chat.controller import CompareSession
     from llmcli.ui import comparison as screen
 
-    compare_session = CompareSession(chat.controller, path, new, variants, seed)
+    compare_session = CompareSession(chat.controller, path, variants, seed)
     comparison, settings = compare_session.comparison, chat.controller.settings
     screen.warn_ineffective(
         [(one.label, turn.resolved) for one, turn in zip(variants, compare_session.turns, strict=True)]

@@ -4,7 +4,7 @@ import shlex
 from datetime import datetime
 from typing import Any
 
-from llmcli.chat.controller import requires_reload
+from llmcli.chat.controller import RELOAD_KEYS
 from llmcli.chat.conversation import SPEAKER_NAMES, Message
 from llmcli.errors import UsageError
 from llmcli.text import ellipsize, plural
@@ -40,7 +40,7 @@ def retry(chat: ChatApp, argument: str) -> None:
             hint = "try /retry temperature=1.2 for a freer answer, or change the question with /edit"
             raise UsageError(f"/retry takes settings as KEY=VALUE, got '{word}'", hint)
         key, value = chat.controller.parse(name, text)
-        if requires_reload(key):
+        if key in RELOAD_KEYS:
             raise UsageError(f"{key} cannot change for one answer", f"set it with /{key} {text}")
         values[key] = value
     path = path_to_question(chat)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 
-from llmcli.chat.controller import chat_setting_keys, requires_reload
+from llmcli.chat.controller import RELOAD_KEYS, chat_setting_keys
 from llmcli.config.presets import presets
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import matching_paths
@@ -133,7 +133,7 @@ def find_command(name: str) -> Command | None:
         return None
     values = [str(choice) for choice in (*setting.param.suggest, *setting.param.choices) if str(choice)]
     value = "on" if setting.kind is bool else next(iter(values), "") or setting.format(setting.default) or "VALUE"
-    once = f"/set {key} {value}" if requires_reload(key) else f"/retry {key}={value}"
+    once = f"/set {key} {value}" if key in RELOAD_KEYS else f"/retry {key}={value}"
     return Command(
         usage=f"{key} [VALUE]",
         examples=(f"/{key} {value}", once, f"/reset {key}"),

@@ -4,8 +4,7 @@ import re
 import shutil
 from dataclasses import replace
 
-from llmcli.chat.characters import use_character
-from llmcli.chat.controller import chat_setting_keys, requires_reload
+from llmcli.chat.controller import RELOAD_KEYS, chat_setting_keys
 from llmcli.config.characters import character_purposes, load_character
 from llmcli.config.presets import NOT_IN_PRESETS, describe_preset, preset_purpose, presets, remove_preset, save_preset
 from llmcli.errors import LlmcliError, UsageError
@@ -85,7 +84,7 @@ def set_(chat: ChatApp, argument: str) -> None:
     highest = value.value if isinstance(value, Fixed) else value.high if isinstance(value, Entropy) else 0.0
     if key == "temperature" and highest > _HIGHEST:
         console.warn(f"at temperature {highest:g} answers are mostly nonsense", "try 0.8 (usual) or 1.2 (bold)")
-    if requires_reload(key) and chat.controller.needs_reload:
+    if key in RELOAD_KEYS and chat.controller.needs_reload:
         console.note("the model is loaded again with the next answer")
 
 
@@ -306,7 +305,7 @@ def character(chat: ChatApp, argument: str) -> None:
     chosen = None if argument in ("none", "off") else load_character(argument)
     if chosen and "model" in chosen.settings:
         chat.ensure_model(replace(chat.controller.settings, model=chosen.settings["model"]))
-    greeting = use_character(chat.controller, chosen)
+    greeting = chat.controller.use_character(chosen)
     settings = f" ({describe_preset(chosen.settings)})" if chosen and chosen.settings else ""
     console.note(f"character: {chosen.name}{settings}" if chosen else "no character")
     if greeting:
