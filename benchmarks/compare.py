@@ -13,14 +13,12 @@ from dataclasses import replace
 from statistics import median
 from time import perf_counter
 
-from llmcli.engine.events import Cancellation
+from llmcli.engine.events import Cancellation, Request
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.context import Context
-from llmcli.inference.answer import Answer
 from llmcli.inference.comparison import Comparison
-from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.engine import Answer, TemplateOptions
 from llmcli.inference.local import LocalEngine, resolve_model
-from llmcli.inference.prompt_tokens import raw_tokens
 from llmcli.models.locations import model_locations
 from llmcli.params.settings import Settings
 
@@ -34,7 +32,7 @@ def main() -> None:
     settings = Settings(n_threads=threads, n_ctx=1024, max_tokens=_TOKENS, ignore_eos=True, raw=True)
     target = resolve_model(settings.model, model_locations(settings))
     with closing(LocalEngine(target, settings, Cancellation())) as local:
-        prompt = Prompt.of_tokens(_TEXT, raw_tokens(local.tokenizer, _TEXT))
+        prompt = local.render(_TEXT, TemplateOptions(""))
         answers = [Answer(local, Request(prompt, replace(settings, seed=seed), trace=0)) for seed in range(_WIDTH)]
         ways = (_in_turn, _together)
         read = [_run(local, way, answers)[1] for way in ways]

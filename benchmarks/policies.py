@@ -16,13 +16,10 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
-from llmcli.engine.events import Cancellation, TokenEvent
-from llmcli.engine.generation import Generation
-from llmcli.engine.scheduler import generate
-from llmcli.inference.answer import Answer
-from llmcli.inference.engine import Prompt, Request
+from llmcli.engine.events import Cancellation, Prompt, Request, TokenEvent
+from llmcli.engine.generation import Generation, generate
+from llmcli.inference.engine import Answer, TemplateOptions
 from llmcli.inference.local import LocalEngine, resolve_model
-from llmcli.inference.prompt_tokens import raw_tokens
 from llmcli.inference.trace_file import TraceWriter
 from llmcli.models.locations import model_locations
 from llmcli.params.policies.policy import parse_policy
@@ -51,7 +48,7 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     local = _open()
     with closing(local), TemporaryDirectory() as folder:
-        prompt = Prompt.of_tokens(_PROMPT, raw_tokens(local.tokenizer, _PROMPT))
+        prompt = local.render(_PROMPT, TemplateOptions(""))
         for kind in _KINDS:
             _run(local, prompt, kind, Path(folder))  # numpy is imported, pieces are known
         taken: dict[str, list[tuple[float, float]]] = {kind: [] for kind in _KINDS}

@@ -14,11 +14,11 @@ from statistics import median
 
 from benchmarks import bare_loop, chat
 from benchmarks.measure import HEAD, compare, contest, llmcli, row
-from llmcli.engine.generation import Generation
+from llmcli.engine.events import Prompt, Request
+from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
-from llmcli.engine.scheduler import generate
 from llmcli.files import cache_dir
 from llmcli.models.sources.starter import ensure_starter
 from llmcli.params.settings import Settings
@@ -42,7 +42,7 @@ def engine(path: Path, rounds: int) -> None:
 
     def run_ours() -> None:
         context.prefill(0, [0])  # forgets all but one token, so that the whole prompt runs
-        generation = Generation(model.vocab, prompt, settings)
+        generation = Generation(model.vocab, Request(Prompt.of_tokens("", prompt), settings))
         for _record in generate(context, [generation]):
             pass
         ours.append((generation.timings.prompt_per_second, generation.timings.predicted_per_second))

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
+from llmcli.engine.events import Request
 from llmcli.errors import UsageError
-from llmcli.inference.answer import Answer
-from llmcli.inference.engine import Request
+from llmcli.inference.engine import Answer
 
 _REQUEST = (
     "Summarize the conversation below, so that it can continue from the summary. Keep names, numbers, decisions, "

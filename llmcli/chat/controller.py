@@ -22,8 +22,9 @@ from llmcli.params.settings import ResolvedSettings, Settings, fields, find, res
 if TYPE_CHECKING:
     from llmcli.chat.prompting import PromptBuilder
     from llmcli.config.characters import Character
+    from llmcli.engine.events import Prompt
     from llmcli.inference.comparison import Variant
-    from llmcli.inference.engine import Engine, Prompt
+    from llmcli.inference.engine import Engine
 
 ReadAhead = Callable[["Engine", Cancellation], None]
 # Gets what stops it and a function to report progress to; returns a model that is ready to answer.
@@ -256,8 +257,8 @@ class ChatController:
 
         Raises ContextOverflowError without room for a token, UsageError for a grammar that does not parse.
         """
-        from llmcli.inference.answer import Answer
-        from llmcli.inference.engine import Request
+        from llmcli.engine.events import Request
+        from llmcli.inference.engine import Answer
 
         engine = self.engine
         assert engine

@@ -12,10 +12,9 @@ from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.chat.replay import recorded_settings, recorded_system
 from llmcli.chat.sessions.session import Turn
-from llmcli.engine.events import Cancellation, TokenTrace
+from llmcli.engine.events import Cancellation, Progress, Request, TokenChunk, TokenTrace, common_prefix
 from llmcli.errors import UsageError
-from llmcli.inference.answer import Answer, text_and_reasoning
-from llmcli.inference.engine import Progress, Request, TokenChunk
+from llmcli.inference.engine import Answer, text_and_reasoning
 from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.settings import Settings
 
@@ -129,7 +128,7 @@ def _from_text(controller: ChatController, message: Message, before: Sequence[Me
     window = controller.window(before)
     prompt = controller.prompt_builder.prompt(window, system, settings)
     whole = controller.prompt_builder.prompt(window, system, settings, message)
-    start = prompt.n_common(whole)
+    start = common_prefix(prompt.tokens, whole.tokens)
     shared = replace(prompt, chunks=(TokenChunk(prompt.tokens[:start]),))
     answer = Answer(controller.engine, Request(shared, settings, grammar))
     return AnswerInspector(message, answer, whole.tokens[start:])

@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import cache
 
 from llmcli.chat.conversation import Message
-from llmcli.engine.events import Cancellation
+from llmcli.engine.events import Cancellation, Prompt, common_prefix
 from llmcli.errors import LlmcliError
-from llmcli.inference.engine import REASONING_TAGS, Engine, Prompt, TemplateOptions
+from llmcli.inference.engine import REASONING_TAGS, Engine, TemplateOptions
 from llmcli.inference.request import PLAIN_TEMPLATE, template_options, with_plain_stop
 from llmcli.params.settings import Settings
 
@@ -39,7 +39,7 @@ class PromptBuilder:
                     self.engine.render(_SAMPLE, self.template(settings))
         question = Message(0, None, "user", "a")
         shortest, longer = (self._render(messages, system, settings) for messages in (path, [*path, question]))
-        self.engine.warm(shortest.tokens[: shortest.n_common(longer)], cancellation)
+        self.engine.warm(shortest.tokens[: common_prefix(shortest.tokens, longer.tokens)], cancellation)
 
     def prompt(
         self, path: Sequence[Message], system: str | None, settings: Settings, continued: Message | None = None

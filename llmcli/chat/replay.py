@@ -16,13 +16,12 @@ from llmcli.chat.controller import sliding_window
 from llmcli.chat.conversation import Message
 from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.events import Cancellation, TemperatureShift
+from llmcli.engine.events import Cancellation, Request, TemperatureShift
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import convert, decode_json
-from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import ReplayManifest, build_manifest, prompt_sha256
 from llmcli.inference.comparison import MAX_VARIANTS
-from llmcli.inference.engine import Engine, Request, TemplateOptions, Tokenizer, check_request
+from llmcli.inference.engine import Answer, Engine, TemplateOptions, Vocab, check_request
 from llmcli.inference.sizing import possible_gpu_layers
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.model import HubParams
@@ -288,7 +287,7 @@ class Replay:
 
 
 def first_difference(
-    recorded: _Texts, replayed: _Texts, tokens: Sequence[int], vocab: Tokenizer, prefix: _Texts = ("", "")
+    recorded: _Texts, replayed: _Texts, tokens: Sequence[int], vocab: Vocab, prefix: _Texts = ("", "")
 ) -> Difference | None:
     """Where the reasoning and the text of an answer first differ from the recorded ones; None if they do not.
 

@@ -21,9 +21,9 @@ from llmcli.ui.terminal.output import print_json
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.engine.events import Cancellation
+    from llmcli.engine.events import Cancellation, Prompt
     from llmcli.inference.comparison import Comparison, Variant
-    from llmcli.inference.engine import Engine, Prompt
+    from llmcli.inference.engine import Engine
 
 
 class _CompareRequest(NamedTuple):
@@ -129,9 +129,9 @@ def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: boo
 
 def _comparison(engine: "Engine", requests: Sequence[_CompareRequest], cancellation: "Cancellation") -> "Comparison":
     """The answers to the requests, with settings that fit this model; warns if it has no chat template."""
-    from llmcli.inference.answer import Answer
+    from llmcli.engine.events import Request
     from llmcli.inference.comparison import Comparison
-    from llmcli.inference.engine import Request
+    from llmcli.inference.engine import Answer
     from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
 
     prompts: dict[Any, Prompt] = {}  # rendering takes time, and most variants have the same prompt

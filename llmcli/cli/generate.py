@@ -27,8 +27,8 @@ from llmcli.ui.terminal.output import (
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.inference.answer import Answer
-    from llmcli.inference.engine import Engine, Request
+    from llmcli.engine.events import Request
+    from llmcli.inference.engine import Answer, Engine
 
 PromptArgument = Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
 NoStdin = Annotated[bool, typer.Option("--no-stdin", help="Do not read stdin (the input of a shell loop).")]
@@ -78,7 +78,7 @@ def generate(
     question = join_prompt(asked, reads_stdin(asked, no_stdin), partial(read_prompt, asked))
     system, grammar = system_text(asked), grammar_text(asked, console.warn)
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
-    from llmcli.inference.answer import Answer
+    from llmcli.inference.engine import Answer
 
     target = find_model(asked)
     welcome(first.origins["model"])
@@ -100,7 +100,7 @@ def generate(
 
 def _request(engine: "Engine", settings: Settings, question: str, system: str | None) -> "Request":
     """The request in the words of the model's chat template, or of a plain one, with a warning."""
-    from llmcli.inference.engine import Request
+    from llmcli.engine.events import Request
     from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
 
     if needs_plain_template(engine, settings):

@@ -1,21 +1,26 @@
-"""What passes between the engine and those above, as plain data: events, records, traces.
+"""What passes between the engine and those above, as plain data: requests, events, records, traces.
 
-`Cancellation` and `TemperatureShift` go the other way: whoever asks for an answer holds them, and moves them from its
-own thread while the engine reads them. They stand here because this is the only module of the engine that those above
-`inference/` may import.
+Whoever asks for an answer holds its `Cancellation` and `TemperatureShift`, and moves them from its own thread while the
+engine reads them. This is the only module of the engine that those above `inference/` may import.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from llmcli.errors import LlmcliError
 from llmcli.params.param import LARGEST_FLOAT
+from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:
     import ctypes
 
+    from llmcli.engine.answer_text import ReasoningSplitter
+
+Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
+Message = Mapping[str, object]  # "role" and "content"
 Measure = Literal["temperature", "p", "entropy"]  # values that can color tokens
 FinishReason = Literal["stop", "length", "timeout", "interrupt", "error"]
 # (rows of a batch, rows that were kept, number of such batches in succession)
@@ -48,39 +53,6 @@ class Cancellation:
 
     def is_set(self) -> bool:
         return self._is_set
-
-
-@dataclass(slots=True)
-class Timings:
-    """Counts and durations (ms) in llama-server's names; `ttft_ms` starts when the answer joins its scheduler."""
-
-    prompt_n: int = 0
-    prompt_ms: float = 0.0
-    predicted_n: int = 0
-    predicted_ms: float = 0.0
-    ttft_ms: float = 0.0
-
-    @property
-    def prompt_per_second(self) -> float:
-        return 1e3 * self.prompt_n / self.prompt_ms if self.prompt_ms else 0.0
-
-    @property
-    def predicted_per_second(self) -> float:
-        """Without the first token, whose logits come from the prompt."""
-        return 1e3 * (self.predicted_n - 1) / self.predicted_ms if self.predicted_ms and self.predicted_n > 1 else 0.0
-
-
-@dataclass(slots=True)
-class TokenEvent:
-    """One token of the answer, or its end: the last event has a `finish_reason`."""
-
-    text: str  # final after this token: empty while a character is incomplete or a stop string is possible
-    id: int | None  # None if no token was drawn
-    finish_reason: FinishReason | None
-    record: "GenerationRecord"
-    index: int = 0  # of the generation
-    n_traces: int = 0  # in `record`, up to this event
-    n_final: int = 0  # as many of them, from the first on, cannot be removed any more
 
 
 class TemperatureShift:
@@ -118,6 +90,105 @@ class TemperatureShift:
             self.moves.append((self._draws, shift))
             self._applied = shift
         return shift
+
+
+@dataclass(frozen=True)
+class TokenChunk:
+    """A part of a prompt as tokens; other kinds come with the engines that read them: text, images."""
+
+    tokens: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as it will be evaluated."""
+
+    text: str  # with control tokens
+    chunks: Sequence[TokenChunk]
+    request: Sequence[Message] | str = ""  # what it was made of: messages, or with `raw` a text
+    template: str = ""  # the source of the chat template
+    time: float = 0.0  # that the template got (seconds since 1970)
+
+    @classmethod
+    def of_tokens(cls, text: str, tokens: Sequence[int], request: Sequence[Message] | str = "") -> "Prompt":
+        """A prompt of one chunk, without a template."""
+        return cls(text, (TokenChunk(tokens),), request)
+
+    @cached_property
+    def tokens(self) -> Sequence[int]:
+        """The tokens of all chunks."""
+        if len(self.chunks) == 1:
+            return self.chunks[0].tokens
+        return [token for chunk in self.chunks for token in chunk.tokens]
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """The length of the common prefix of two sequences of tokens."""
+    n = min(len(a), len(b))
+    if list(a[:n]) == list(b[:n]):  # the usual case, compared at C speed
+        return n
+    return next(i for i in range(n) if a[i] != b[i])
+
+
+@dataclass
+class Request:
+    """One answer that is asked for; `settings.seed` must be a number."""
+
+    prompt: Prompt
+    settings: Settings
+    grammar: str | None = None  # GBNF that the answer matches
+    progress: Progress | None = None  # called while the prompt is evaluated
+    reasoning: str = ""  # the reasoning so far, if the answer continues another one
+    live_shift: TemperatureShift | None = None  # changes the temperature while the answer is generated
+    trace: int | None = None  # record how each token is sampled, with so many alternatives; None = no trace
+    cancellation: Cancellation = field(default_factory=Cancellation)  # ends this answer, and keeps its text
+    label: str = ""  # its name in errors, where there are several
+    max_drawn: int | None = None  # stop after so many sampled tokens, as a recorded answer was stopped
+
+    def continue_from(self, reasoning: str, text: str) -> None:
+        """Continue an answer, whose reasoning and text are at the end of the prompt already."""
+        self.reasoning, self.settings = reasoning, replace(self.settings, prefill=text or None)
+
+    def splitter(self) -> "ReasoningSplitter | None":
+        """A new splitter of reasoning and answer; None where all text is the answer."""
+        from llmcli.engine.answer_text import ReasoningSplitter  # its expressions take 5 ms to compile
+
+        if self.settings.raw or self.settings.prefill:
+            return None
+        return ReasoningSplitter(self.prompt.text, bool(self.reasoning))
+
+
+@dataclass(slots=True)
+class Timings:
+    """Counts and durations (ms) in llama-server's names; `ttft_ms` starts when the answer joins its scheduler."""
+
+    prompt_n: int = 0
+    prompt_ms: float = 0.0
+    predicted_n: int = 0
+    predicted_ms: float = 0.0
+    ttft_ms: float = 0.0
+
+    @property
+    def prompt_per_second(self) -> float:
+        return 1e3 * self.prompt_n / self.prompt_ms if self.prompt_ms else 0.0
+
+    @property
+    def predicted_per_second(self) -> float:
+        """Without the first token, whose logits come from the prompt."""
+        return 1e3 * (self.predicted_n - 1) / self.predicted_ms if self.predicted_ms and self.predicted_n > 1 else 0.0
+
+
+@dataclass(slots=True)
+class TokenEvent:
+    """One token of the answer, or its end: the last event has a `finish_reason`."""
+
+    text: str  # final after this token: empty while a character is incomplete or a stop string is possible
+    id: int | None  # None if no token was drawn
+    finish_reason: FinishReason | None
+    record: "GenerationRecord"
+    index: int = 0  # of the generation
+    n_traces: int = 0  # in `record`, up to this event
+    n_final: int = 0  # as many of them, from the first on, cannot be removed any more
 
 
 def now_ms() -> float:

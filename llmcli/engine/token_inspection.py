@@ -7,16 +7,24 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from llmcli.engine.events import Cancellation, Candidate, ChainStep, ChainTrace, TokenInspection, TokenTrace
-from llmcli.engine.generation import Generation
+from llmcli.engine.events import (
+    Cancellation,
+    Candidate,
+    ChainStep,
+    ChainTrace,
+    Progress,
+    Request,
+    TemperatureShift,
+    TokenInspection,
+    TokenTrace,
+)
+from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama import bindings
-from llmcli.engine.llama.context import AbortedError, Context, Progress
+from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.sampling.chain import BEGIN
 from llmcli.engine.sampling.python_samplers import ROW_TYPE, candidate_bytes
-from llmcli.engine.scheduler import generate
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.samplers import SAMPLERS
-from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,10 +69,6 @@ class CandidateCapture:
             self._drawn, self._is_drawn = array.data[array.selected].id, True
 
 
-# Settings, grammar, what captures the candidates, and what stops it -> a generation like the one of the answer.
-MakeGeneration = Callable[[Settings, str | None, CandidateCapture, Cancellation], Generation]
-
-
 @dataclass(frozen=True)
 class TokenInspector:
     """Shows how the `tokens` of an answer were drawn. The methods return None when they are cancelled.
@@ -73,16 +77,16 @@ class TokenInspector:
     """
 
     context: Context
-    settings: Settings
-    grammar: str | None
+    request: Request  # of the answer
     tokens: Sequence[int]
-    make: MakeGeneration
 
     @property
     def stateful_steps(self) -> list[str]:
         """The stateful steps: because of them, the answer is generated again up to the token."""
-        constraints = ["grammar"] * (self.grammar is not None) + ["banned_strings"] * bool(self.settings.banned_strings)
-        return [step.name for step in build_chain(self.settings) if SAMPLERS[step.name].is_stateful] + constraints
+        settings = self.request.settings
+        constraints = ["grammar"] if self.request.grammar is not None else []
+        constraints += ["banned_strings"] if settings.banned_strings else []
+        return [step.name for step in build_chain(settings) if SAMPLERS[step.name].is_stateful] + constraints
 
     def inspect(self, at: int, count: int, cancellation: Cancellation, progress: Progress) -> TokenInspection | None:
         """Token `at`: the `count` most likely candidates before and after the chain, and the drawn token.
@@ -93,7 +97,7 @@ class TokenInspector:
         is_stateful = bool(self.stateful_steps)
         with suppress(AbortedError), self.context.untouched():
             if is_stateful:
-                generation = self.make(self.settings, self.grammar, capture := CandidateCapture(), cancellation)
+                generation = self._generation(capture := CandidateCapture(), cancellation)
                 if self._regenerate(generation, capture, self.tokens[: at + 1], progress):
                     return self._inspection(generation, capture, at, count, generation.traces[at])
             generation = self._draw_after(at, capture := CandidateCapture(), cancellation, progress)
@@ -119,11 +123,23 @@ class TokenInspector:
             return trace_chain(capture.snapshots[:1], generation.vocab.label, rank).candidates[rank - 1].id
         return None
 
+    def _generation(
+        self, capture: CandidateCapture, cancellation: Cancellation, is_constrained: bool = True
+    ) -> Generation:
+        """A generation like the one of the answer, with or without its grammar and banned strings."""
+        request, settings = self.request, self.request.settings
+        settings = replace(settings, logprobs=0)  # the tokens before are appended without their logits
+        again = replace(request, settings=settings, trace=0, cancellation=cancellation, progress=None)
+        again.live_shift = TemperatureShift(request.live_shift.moves if request.live_shift else ())
+        if not is_constrained:
+            again.grammar, again.settings = None, replace(settings, banned_strings=())
+        return Generation(self.context.model.vocab, again, on_step=capture.record)
+
     def _draw_after(
         self, at: int, capture: CandidateCapture, cancellation: Cancellation, progress: Progress | None
     ) -> Generation:
         """Draw one token after the first `at`, without grammar and banned strings, whose state there is unknown."""
-        generation = self.make(replace(self.settings, banned_strings=()), None, capture, cancellation)
+        generation = self._generation(capture, cancellation, is_constrained=False)
         context = self.context
         with closing(generation):
             generation.append_drawn(self.tokens[:at])
@@ -145,7 +161,7 @@ class TokenInspector:
             for event in generate(self.context, [generation]):
                 if generation.failure:
                     raise generation.failure
-                if generation.finish_reason and generation.cancellation.is_set():
+                if generation.finish_reason and generation.request.cancellation.is_set():
                     raise AbortedError
                 if event.n_final > last:  # before, a banned string can still remove it
                     break
@@ -157,7 +173,7 @@ class TokenInspector:
     ) -> TokenInspection:
         text_of, drawn = generation.vocab.label, self.tokens[at]
         # Without the draw at the end, and without a temperature step that only reads.
-        has_temperature = any(step.name == "temperature" for step in build_chain(self.settings))
+        has_temperature = any(step.name == "temperature" for step in build_chain(self.request.settings))
         snapshots = capture.snapshots[:1]
         for before, after in pairwise(capture.snapshots):
             is_reading = after.name == "temperature" and not has_temperature and after.rows == before.rows
@@ -205,7 +221,6 @@ def trace_chain(
 
 
 def _probabilities(snapshot: CandidateSnapshot, n_vocab: int) -> "NDArray[np.float64]":
-    """The probability of each token of the vocabulary; NaN for removed ones."""
     import numpy as np
 
     rows = np.frombuffer(snapshot.rows, ROW_TYPE)

@@ -6,10 +6,10 @@ from itertools import chain, product
 from math import prod
 from time import perf_counter
 
+from llmcli.engine.events import Progress
 from llmcli.errors import UsageError
-from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
-from llmcli.inference.engine import Progress, check_request
+from llmcli.inference.engine import Answer, check_request
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import SettingValue, fields_of
@@ -73,7 +73,6 @@ def variants_of(specs: Sequence[str], seed: int, n_seeds: int = 1, parse: Parse 
 
 
 def _axis(spec: str, parse: Parse) -> list[Variant]:
-    """The values of one setting, each as a variant of its own."""
     name, equals, text = spec.partition("=")
     if not equals or not name.strip():
         raise UsageError(

@@ -1,58 +1,32 @@
-"""The interface between whoever asks for answers and whatever generates them: a model in this process or elsewhere."""
+"""The interface between who asks for an `Answer` and the `Engine` that generates it, in this process or elsewhere."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from llmcli.engine.events import Batches, Cancellation, TemperatureShift, TokenEvent
-from llmcli.engine.llama.context import common_prefix
-from llmcli.engine.llama.model import Vocab
-from llmcli.engine.reasoning import TAGS, ReasoningSplitter
+from llmcli.engine.answer_text import REASONING_TAGS as REASONING_TAGS
+from llmcli.engine.answer_text import ReasoningSplitter
+from llmcli.engine.events import (
+    Batches,
+    Cancellation,
+    GenerationRecord,
+    Message,
+    Progress,
+    Prompt,
+    Request,
+    TokenEvent,
+    TokenTrace,
+)
+from llmcli.engine.llama.model import Vocab as Vocab
 from llmcli.errors import UsageError
 from llmcli.params.settings import Layer, Settings, fields
 
 if TYPE_CHECKING:
     from llmcli.engine.token_inspection import TokenInspector as TokenInspector
 
-Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
-Message = Mapping[str, object]  # "role" and "content"
-REASONING_TAGS = TAGS
-Tokenizer = Vocab  # that of another engine is a subclass
-
-
-@dataclass(frozen=True)
-class TokenChunk:
-    """A part of a prompt as tokens; other kinds come with the engines that read them: text, images."""
-
-    tokens: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt as it will be evaluated."""
-
-    text: str  # with control tokens
-    chunks: Sequence[TokenChunk]
-    request: Sequence[Message] | str = ""  # what it was made of: messages, or with `raw` a text
-    template: str = ""  # the source of the chat template
-    time: float = 0.0  # that the template got (seconds since 1970)
-
-    @classmethod
-    def of_tokens(cls, text: str, tokens: Sequence[int], request: Sequence[Message] | str = "") -> "Prompt":
-        """A prompt of one chunk, without a template."""
-        return cls(text, (TokenChunk(tokens),), request)
-
-    @cached_property
-    def tokens(self) -> Sequence[int]:
-        """The tokens of all chunks."""
-        if len(self.chunks) == 1:
-            return self.chunks[0].tokens
-        return [token for chunk in self.chunks for token in chunk.tokens]
-
-    def n_common(self, other: "Prompt") -> int:
-        """The number of tokens that both prompts begin with."""
-        return common_prefix(self.tokens, other.tokens)
+Part = tuple[str, str]  # ("answer" or "think", text)
+_NO_TOKEN = TokenTrace(0, None, "", None, None, None, None, None, (), "", 0, 0.0)  # of text that belongs to no token
 
 
 @dataclass(frozen=True)
@@ -65,32 +39,6 @@ class TemplateOptions:
     prefill: str = ""  # the beginning of the answer
     thinking: bool = True  # whether the model may reason first, where its template lets one choose
     time: float | None = None  # the time for the template (seconds since 1970); None = now
-
-
-@dataclass
-class Request:
-    """One answer that is asked for; `settings.seed` must be a number."""
-
-    prompt: Prompt
-    settings: Settings
-    grammar: str | None = None  # GBNF that the answer matches
-    progress: Progress | None = None  # called while the prompt is evaluated
-    reasoning: str = ""  # the reasoning so far, if the answer continues another one
-    live_shift: TemperatureShift | None = None  # changes the temperature while the answer is generated
-    trace: int | None = None  # record how each token is sampled, with so many alternatives; None = no trace
-    cancellation: Cancellation = field(default_factory=Cancellation)  # ends this answer, and keeps its text
-    label: str = ""  # its name in errors, where there are several
-    max_drawn: int | None = None  # stop after so many sampled tokens, as a recorded answer was stopped
-
-    def continue_from(self, reasoning: str, text: str) -> None:
-        """Continue an answer, whose reasoning and text are at the end of the prompt already."""
-        self.reasoning, self.settings = reasoning, replace(self.settings, prefill=text or None)
-
-    def splitter(self) -> ReasoningSplitter | None:
-        """A new splitter of reasoning and answer; None where all text is the answer."""
-        if self.settings.raw or self.settings.prefill:
-            return None
-        return ReasoningSplitter(self.prompt.text, bool(self.reasoning))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +76,7 @@ class Engine(Protocol):
     waited_ms: float  # the part of it that somebody waited for; 0 after the first answer
 
     @property
-    def tokenizer(self) -> Tokenizer: ...
+    def tokenizer(self) -> Vocab: ...  # that of another engine is a subclass
     @property
     def facts(self) -> Sequence[str]: ...  # about the model, for `--verbose`
     @property
@@ -189,3 +137,113 @@ def check_request(engine: Engine, request: Request) -> None:
         changed.append("temperature changes during an answer")
     if changed:
         raise UsageError(f"{engine.name} does not support {', '.join(changed)}", "remove it, or use another model")
+
+
+class Answer:
+    """An answer while it is generated. Iterate over `parts()` to its end, then read the other attributes.
+
+    `on_token` is called with the trace of each token, in order, once the token cannot be removed any more. All texts of
+    the traces joined are the answer exactly; text that belongs to no token is a trace without an id.
+    """
+
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self.engine, self.request, self.prompt = engine, request, request.prompt
+        self.text, self.reasoning, self.finish_reason = "", request.reasoning, ""
+        self.n_drawn = 0  # tokens sampled, including those removed later
+        self.record = GenerationRecord()
+        self.started = False
+        self.traces: list[TokenTrace] = []
+        self.on_token: Callable[[TokenTrace], None] = lambda _token: None
+        self._splitter: ReasoningSplitter | None = None
+        self._waited_ms = 0.0  # for the model
+        self._texts: list[tuple[str, str]] = []  # the text and the reasoning of each token
+        self._n_sent = 0  # tokens whose traces were passed on
+
+    @property
+    def settings(self) -> Settings:
+        return self.request.settings
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The tokens of the answer, without those of the prompt."""
+        return self.record.tokens[len(self.prompt.tokens) :]
+
+    def parts(self) -> Iterator[Part]:
+        """The parts of the answer as they become certain, beginning with the prefill. Raises what ended it."""
+        check_request(self.engine, self.request)
+        with closing(self.engine.generate([self.request])) as events:
+            yield from self.begin()
+            for event in events:
+                yield from self.push(event)  # also the text that was held back by one that failed
+                if event.record.failure:
+                    raise event.record.failure
+                if self.n_drawn == self.request.max_drawn:
+                    self.request.cancellation.set()
+
+    def begin(self) -> Iterator[Part]:
+        """The parts before the first token. Call `push` with each event of the answer afterwards."""
+        self._waited_ms = self.engine.waited_ms
+        self._splitter = self.request.splitter()
+        if self.settings.prefill:
+            yield from self._add([("answer", self.settings.prefill)], None)
+
+    def push(self, event: TokenEvent) -> Iterator[Part]:
+        """The parts that one more event makes certain; after the last one, the text that was held back."""
+        self.record, self.started = event.record, True
+        # An event without a token and a reason is that of a banned token, which was drawn and removed.
+        self.n_drawn += event.id is not None or not event.finish_reason
+        parts = list(self._splitter.push(event.text)) if self._splitter else [("answer", event.text)]
+        yield from self._add(parts, event)
+        if event.finish_reason:
+            self.finish_reason, self.engine.waited_ms = event.finish_reason, 0.0
+            yield from self.end()
+
+    def end(self) -> Iterator[Part]:
+        """The text that was held back."""
+        if self._splitter:
+            yield from self._add(list(self._splitter.flush()), None)
+
+    def _add(self, parts: Sequence[Part], event: TokenEvent | None) -> Iterator[Part]:
+        if self.request.trace is not None:
+            self._send_traces(parts, event)
+        for kind, text in parts:
+            if kind == "think":
+                self.reasoning += text
+            else:
+                self.text += text
+            if text:
+                yield kind, text
+
+    def _send_traces(self, parts: Sequence[Part], event: TokenEvent | None) -> None:
+        """Pass on the traces that became certain with this text; without an event it belongs to no token."""
+        text, reasoning = text_and_reasoning(parts)
+        if event:
+            has_token = event.id is not None
+            del self._texts[event.n_traces - has_token :]  # tokens that were removed
+            self._texts += [(text, reasoning)] if has_token else []
+            while self._n_sent < min(event.n_final, len(self._texts)):
+                text_of, reasoning_of = self._texts[self._n_sent]
+                self._send(event.record.traces[self._n_sent]._replace(text=text_of, reasoning=reasoning_of))
+                self._n_sent += 1
+        if (not event or event.id is None) and (text or reasoning):
+            self._send(_NO_TOKEN._replace(i=self._n_sent, text=text, reasoning=reasoning))
+
+    def _send(self, trace: TokenTrace) -> None:
+        self.traces.append(trace)
+        self.on_token(trace)
+
+    def timings(self) -> dict[str, float]:
+        """Milliseconds and tokens per second under llama-server's names."""
+        t = self.record.timings
+        names = "prompt_n", "prompt_ms", "prompt_per_second", "predicted_n", "predicted_ms", "predicted_per_second"
+        values = {name: getattr(t, name) for name in names}
+        values |= {"ttft_ms": self._waited_ms + t.ttft_ms, "load_ms": self.engine.load_ms}
+        return {name: round(value, 3) for name, value in values.items()}
+
+
+def text_and_reasoning(parts: Sequence[Part]) -> tuple[str, str]:
+    """The texts of the answer and of the reasoning in some parts."""
+    if len(parts) == 1 and parts[0][0] == "answer":  # the usual case
+        return parts[0][1], ""
+    answer = "".join(text for kind, text in parts if kind == "answer")
+    return answer, "".join(text for kind, text in parts if kind == "think")

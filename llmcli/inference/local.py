@@ -6,23 +6,20 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llmcli.engine.events import Batches, Cancellation, TemperatureShift, TokenEvent
-from llmcli.engine.generation import Generation
+from llmcli.engine.events import Batches, Cancellation, Message, Progress, Prompt, Request, TokenEvent
+from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe
-from llmcli.engine.reasoning import show_tags
-from llmcli.engine.sampling.chain import StepObserver
-from llmcli.engine.scheduler import generate
 from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
-from llmcli.inference.engine import Capabilities, EngineIdentity, Message, Progress, Prompt, Request, TemplateOptions
-from llmcli.inference.prompt_tokens import PromptRenderer
+from llmcli.inference.engine import Capabilities, EngineIdentity, TemplateOptions
+from llmcli.inference.request import PromptRenderer
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_headers
@@ -35,7 +32,7 @@ from llmcli.params.settings import find as find_setting
 from llmcli.text import format_size
 
 if TYPE_CHECKING:
-    from llmcli.engine.token_inspection import CandidateCapture, TokenInspector
+    from llmcli.engine.token_inspection import TokenInspector
 
 _MIN_REUSED = 64  # tokens; fewer are faster to evaluate again than to copy
 
@@ -206,16 +203,7 @@ class LocalEngine:
     def inspector(self, request: Request, tokens: Sequence[int]) -> "TokenInspector":
         from llmcli.engine.token_inspection import TokenInspector  # only /why needs it
 
-        def make(
-            settings: Settings, grammar: str | None, capture: "CandidateCapture", cancellation: Cancellation
-        ) -> Generation:
-            shift = TemperatureShift(request.live_shift.moves if request.live_shift else ())
-            settings = replace(settings, logprobs=0)  # the tokens before are appended without their logits
-            again = replace(request, settings=settings, grammar=grammar, live_shift=shift, trace=0)
-            again.cancellation, again.progress = cancellation, None
-            return self.start(again, on_step=capture.record)
-
-        return TokenInspector(self.context, request.settings, request.grammar, tokens, make)
+        return TokenInspector(self.context, request, tokens)
 
     def open_context(self, settings: Settings) -> None:
         """Create the context now, large enough for answers of any length, because a conversation grows."""
@@ -225,51 +213,43 @@ class LocalEngine:
     # Answers
 
     def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
-        events = self._events(requests)
-        next(events)  # from now on its end frees the samplers, also if nobody reads an event
-        return events
+        generations = [self.start(request, index) for index, request in enumerate(requests)]
+        if len(requests) == 1:
+            return generate(self._context_for(len(requests[0].prompt.tokens), requests[0].settings), generations)
+        return self._generate_together(requests, generations)
 
-    def _events(self, requests: Sequence[Request]) -> Generator[Any, None, None]:
-        """None once the requests are known to be valid, then the events.
+    def _generate_together(
+        self, requests: Sequence[Request], generations: Sequence[Generation]
+    ) -> Generator[TokenEvent, None, None]:
+        """The events of several answers, in rounds of as many at a time as the memory has room for.
 
-        Several answers come in rounds of as many at a time as the memory has room for.
+        They have a context of their own, and that of a conversation stays as it is; if there is none, it stays theirs.
         """
-        generations: list[Generation] = []
+        begin = perf_counter()
+        limits = [one.settings.max_tokens for one in requests]
+        longest = replace(requests[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
+        lengths = [len(tokens) for tokens in {tuple(one.prompt.tokens) for one in requests}]
+        shared = sizing.choose_shared(self.shape, longest, lengths, len(requests))
+        chat_context = self._context
+        n_ctx = max(shared.n_ctx, chat_context.evaluated() + 1 if chat_context else 0)
+        context = self._context = Context(self.model, replace(longest, n_ctx=n_ctx), shared.width, shared.n_ctx_seq)
         try:
-            for index, request in enumerate(requests):
-                generations.append(self.start(request, index))
-            if len(requests) == 1:
-                context = self._context_for(len(requests[0].prompt.tokens), requests[0].settings)
-                yield None
-                yield from generate(context, generations)
-                return
-            yield None
-            with self._shared_context(requests) as width:
-                for first in range(0, len(generations), width):
-                    yield from generate(self.context, generations[first : first + width])
+            if chat_context is None:
+                self.notes += [shared.note] if shared.note else []
+                self._add_load_time(begin)
+            elif chat_context.evaluated(requests[0].prompt.tokens) >= _MIN_REUSED:
+                context.receive(chat_context)
+            for first in range(0, len(generations), shared.width):
+                yield from generate(context, generations[first : first + shared.width])
         finally:
-            for generation in generations:
-                generation.close()
+            if chat_context:
+                self._context = chat_context
+                context.close()
 
-    def start(self, request: Request, index: int = 0, on_step: StepObserver | None = None) -> Generation:
+    def start(self, request: Request, index: int = 0) -> Generation:
         """The generation for a request. Raises UsageError for settings or a grammar that are not valid."""
-        splitter = request.splitter()
-        if splitter:
-            show_tags(self.tokenizer)
         try:
-            return Generation(
-                self.tokenizer,
-                request.prompt.tokens,
-                request.settings,
-                request.grammar,
-                index=index,
-                cancellation=request.cancellation,
-                progress=request.progress,
-                splitter=splitter,
-                live_shift=request.live_shift,
-                trace=request.trace,
-                on_step=on_step,
-            )
+            return Generation(self.tokenizer, request, index)
         except LlmcliError as error:
             if not request.label:
                 raise
@@ -294,34 +274,6 @@ class LocalEngine:
         elapsed = (perf_counter() - begin) * 1e3
         self.load_ms += elapsed
         self.waited_ms += elapsed
-
-    @contextmanager
-    def _shared_context(self, requests: Sequence[Request]) -> Iterator[int]:
-        """Within this block the context of the model is one for these answers; yields how many fit at a time.
-
-        The context of a conversation stays as it is. If there is none, the context of the answers becomes the model's.
-        """
-        begin = perf_counter()
-        limits = [one.settings.max_tokens for one in requests]
-        longest = replace(requests[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
-        lengths = [len(tokens) for tokens in {tuple(one.prompt.tokens) for one in requests}]
-        shared = sizing.choose_shared(self.shape, longest, lengths, len(requests))
-        chat_context = self._context
-        n_ctx = max(shared.n_ctx, chat_context.evaluated() + 1 if chat_context else 0)
-        context = Context(self.model, replace(longest, n_ctx=n_ctx), shared.width, shared.n_ctx_seq)
-        self._context = context
-        if chat_context is None:
-            self.notes += [shared.note] if shared.note else []
-            self._add_load_time(begin)
-            yield shared.width
-            return
-        try:
-            if chat_context.evaluated(requests[0].prompt.tokens) >= _MIN_REUSED:
-                context.receive(chat_context)
-            yield shared.width
-        finally:
-            self._context = chat_context
-            context.close()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.llama import hardware
-from llmcli.inference.sizing import memory_need, shape_of
+from llmcli.inference.sizing import MemoryNeed, memory_need, shape_of
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_headers
@@ -17,13 +17,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ModelMemory:
+class ModelMemory(MemoryNeed):
     """Bytes that a model needs with a context of `n_ctx` tokens, and that are free (0 = unknown)."""
 
-    weights: int
-    kv_cache: int
-    compute: int
-    total: int
     n_ctx: int
     free: int
     fits: bool | None  # None: unknown
@@ -112,7 +108,6 @@ def remote_model_info(plan: "PullPlan", settings: Settings) -> ModelInfo:
 
 
 def _header_facts(headers: Sequence[GGUFHeader], size: int, settings: Settings) -> dict[str, Any]:
-    """The fields of `ModelInfo` that the headers of the files tell."""
     header, shape = headers[0], shape_of(headers)
     if len(headers) == 1 and header.split_count > 1:
         shape = replace(shape, weights=size)  # the tensors of the other parts were not read
@@ -128,5 +123,5 @@ def _header_facts(headers: Sequence[GGUFHeader], size: int, settings: Settings) 
         "n_vocab": header.n_vocab,
         "chat_template": header.chat_template,
         "sampling": header.sampling_defaults,
-        "memory": ModelMemory(**asdict(need), total=need.total, n_ctx=n_ctx, free=free, fits=fits),
+        "memory": ModelMemory(**asdict(need), n_ctx=n_ctx, free=free, fits=fits),
     }

@@ -1,21 +1,48 @@
-"""What fits in memory: the size of the context, and the layers on the GPU."""
+"""What a model needs, and what fits in memory: the size of the context, and the layers on the GPU."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llmcli.engine.llama import hardware
-from llmcli.engine.llama.hardware import MemoryNeed, ModelShape, estimate, fitting_context, fitting_layers
 from llmcli.engine.llama.model import ALL_LAYERS
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
 from llmcli.models.gguf.header import GGUFHeader
+from llmcli.params.model import ModelParams
 from llmcli.params.settings import Settings
 from llmcli.text import plural
 
+# Bytes per element of the K and V caches: bytes per block / elements per block (ggml.c, type traits).
+CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "q4_1": 20 / 32}
+CACHE_BYTES |= {"iq4_nl": 18 / 32, "q5_0": 22 / 32, "q5_1": 24 / 32}
+_USABLE = 0.9  # fraction of the free memory
 _ROUND = 256  # llama.cpp rounds a context up to this
 _GIB = 1 << 30
 _MAX_WIDTH = 16  # answers at a time; more do not make a processor faster
 _MIN_ROOM = 2048  # tokens that each of several answers of unlimited length gets at least, if the model has them
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The numbers of a model that an estimate needs."""
+
+    weights: int  # bytes
+    n_layers: int
+    n_ctx_train: int
+    n_embd: int
+    n_vocab: int
+    kv_width_k: int  # elements per token over all layers: the sum of heads x head length
+    kv_width_v: int
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes by purpose."""
+
+    weights: int
+    kv_cache: int
+    compute: int
+    total: int
 
 
 def shape_of(headers: Sequence[GGUFHeader]) -> ModelShape:
@@ -48,7 +75,7 @@ def choose_context(shape: ModelShape, settings: Settings, n_prompt: int) -> tupl
     if not settings.n_ctx:
         if settings.max_tokens >= 0:
             n_ctx = min(n_ctx, -(-(n_prompt + settings.max_tokens + 1) // _ROUND) * _ROUND)
-        fits = fitting_context(shape, hardware.available_memory(), *_buffers(settings))
+        fits = fitting_context(shape, settings, hardware.available_memory())
         if n_ctx > fits:
             n_ctx, note = fits, f"the context is {fits} of {shape.n_ctx_train} tokens: more does not fit in memory"
     if n_prompt >= n_ctx:
@@ -80,7 +107,7 @@ def choose_shared(shape: ModelShape, settings: Settings, prompts: Sequence[int],
     open_ended = max((alone - longest) // n_answers, _MIN_ROOM)
     room = min(alone - longest, settings.max_tokens + 1 if settings.max_tokens >= 0 else open_ended)
     together = replace(shape, n_ctx_train=sum(prompts) + n_answers * room)
-    fits = fitting_context(together, hardware.available_memory(), *_buffers(settings))
+    fits = fitting_context(together, settings, hardware.available_memory())
     rounds = -(-n_answers // min(max((fits - sum(prompts)) // room, 1), _MAX_WIDTH))
     width = -(-n_answers // rounds)
     n_ctx = -(-(sum(prompts) + width * room) // _ROUND) * _ROUND
@@ -117,9 +144,30 @@ def check_settings(shape: ModelShape, settings: Settings) -> list[str]:
     return notes
 
 
-def memory_need(shape: ModelShape, settings: Settings, n_ctx: int) -> MemoryNeed:
-    """The memory for a model with a context of this size."""
-    return estimate(shape, n_ctx, *_buffers(settings))
+def memory_need(shape: ModelShape, settings: ModelParams, n_ctx: int) -> MemoryNeed:
+    """The memory for weights, KV cache and compute buffers; these are about logits and activations of a ubatch."""
+    per_token_k = shape.kv_width_k * CACHE_BYTES[settings.cache_type_k]
+    per_token_v = shape.kv_width_v * CACHE_BYTES[settings.cache_type_v]
+    compute = 4 * settings.n_ubatch * (shape.n_vocab + 8 * shape.n_embd)
+    kv_cache = int((per_token_k + per_token_v) * n_ctx)
+    return MemoryNeed(shape.weights, kv_cache, compute, shape.weights + kv_cache + compute)
+
+
+def fitting_context(shape: ModelShape, settings: ModelParams, memory: int) -> int:
+    """The largest context size, up to that of the training, that fits into `memory` bytes (0 = unknown)."""
+    one = memory_need(shape, settings, 1)
+    free = memory * _USABLE - one.weights - one.compute
+    if memory <= 0 or one.kv_cache <= 0 or free >= shape.n_ctx_train * one.kv_cache:
+        return shape.n_ctx_train
+    return min(shape.n_ctx_train, max(_ROUND, int(free / one.kv_cache) // _ROUND * _ROUND))
+
+
+def fitting_layers(shape: ModelShape, settings: ModelParams, n_ctx: int, memory: int) -> int:
+    """The number of layers, with the output layer, that fit into `memory` bytes with their part of the cache."""
+    need, layers = memory_need(shape, settings, n_ctx), shape.n_layers + 1
+    per_layer = (need.weights + need.kv_cache) / layers
+    free = memory * _USABLE - need.compute
+    return max(0, min(layers, int(free / per_layer))) if per_layer else layers
 
 
 def choose_gpu_layers(shape: ModelShape, settings: Settings, n_ctx: int) -> int:
@@ -129,7 +177,7 @@ def choose_gpu_layers(shape: ModelShape, settings: Settings, n_ctx: int) -> int:
     if isinstance(settings.n_gpu_layers, int):
         return settings.n_gpu_layers
     free = sum(device.memory_free for device in hardware.devices() if device.kind in ("GPU", "IGPU"))
-    return fitting_layers(shape, n_ctx, *_buffers(settings), free) if free else 0
+    return fitting_layers(shape, settings, n_ctx, free) if free else 0
 
 
 def memory_and_cores() -> tuple[int, int]:
@@ -140,7 +188,3 @@ def memory_and_cores() -> tuple[int, int]:
 def possible_gpu_layers(count: int) -> int:
     """So many layers, or 0 on a machine without a GPU."""
     return count if count and hardware.has_gpu() else 0
-
-
-def _buffers(settings: Settings) -> tuple[int, str, str]:
-    return settings.n_ubatch, settings.cache_type_k, settings.cache_type_v

@@ -19,8 +19,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Namespace, pass_context
 from jinja2.visitor import NodeTransformer
 
+from llmcli.engine.events import Message
 from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
-from llmcli.inference.engine import Message
 
 _T = TypeVar("_T")
 _OBJECT = 64  # cost of an object or of one iteration of a loop, in characters
@@ -172,7 +172,6 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self._room, self._end = room, time.monotonic() + _SECONDS
 
     def _spend(self, amount: int) -> None:
-        """Charge for `amount` characters before they are produced."""
         self._room -= max(amount, 0)
         if self._room < 0:
             raise SecurityError("it produces too much text or loops too often")

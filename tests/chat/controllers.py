@@ -9,9 +9,9 @@ from llmcli.chat.controller import BackgroundLoad, ChatController
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session, Turn
 from llmcli.config.presets import LayerStack
-from llmcli.engine.events import Cancellation, TokenEvent
+from llmcli.engine.events import Cancellation, Prompt, Request, TokenEvent
 from llmcli.engine.llama.context import Context
-from llmcli.inference.engine import Engine, Prompt, Request
+from llmcli.inference.engine import Engine
 from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.model import ModelParams

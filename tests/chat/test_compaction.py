@@ -8,8 +8,8 @@ import pytest
 from llmcli.chat.compaction import Compaction
 from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Attachment
+from llmcli.engine.events import Prompt, Request
 from llmcli.errors import ContextOverflowError, UsageError
-from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
 from tests.chat.controllers import ask, controller_with, open_local, scripted

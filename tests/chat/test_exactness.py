@@ -14,7 +14,7 @@ from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.sessions.session import Turn
-from llmcli.engine.llama.context import common_prefix
+from llmcli.engine.events import common_prefix
 from llmcli.errors import UsageError
 from llmcli.inference.local import LocalEngine
 from llmcli.models.locations import starter_path

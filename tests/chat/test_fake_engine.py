@@ -12,13 +12,12 @@ import pytest
 from llmcli.chat.controller import BackgroundLoad, ChatController, CompareSession
 from llmcli.chat.replay import Replay, from_output, from_session, replay_settings
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.events import Cancellation, TemperatureShift
+from llmcli.engine.events import Cancellation, Request, TemperatureShift
 from llmcli.engine.llama import bindings
 from llmcli.errors import ConstraintError, ExitStatus, UsageError
-from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.comparison import END, Comparison, variant_data, variants_of
-from llmcli.inference.engine import Request
+from llmcli.inference.engine import Answer
 from llmcli.inference.request import build_prompt
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import ChatApp

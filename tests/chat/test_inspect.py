@@ -9,10 +9,9 @@ from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.chat.inspect import AnswerInspector, last_answer
 from llmcli.chat.sessions.session import Turn
-from llmcli.engine.events import Cancellation
+from llmcli.engine.events import Cancellation, Prompt, Request
 from llmcli.errors import UsageError
-from llmcli.inference.answer import Answer
-from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.engine import Answer
 from llmcli.inference.local import LocalEngine
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings

@@ -8,9 +8,8 @@ import pytest
 from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.chat.prompting import PromptBuilder, as_messages
-from llmcli.engine.llama.context import common_prefix
+from llmcli.engine.events import Request, common_prefix
 from llmcli.errors import LlmcliError
-from llmcli.inference.engine import Request
 from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
 from tests.chat.controllers import answer, ask, controller_with, open_local, scripted

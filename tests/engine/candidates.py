@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from llmcli.engine.answer_text import DrawState
 from llmcli.engine.llama import bindings
 from llmcli.engine.sampling.chain import ChainHooks, TokenSampler
-from llmcli.engine.sentences import DrawState
 from llmcli.engine.token_inspection import CandidateCapture
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.sampler_chain import SamplerStep, build_chain

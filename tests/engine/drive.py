@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmcli.engine.events import Cancellation, Timings, TokenEvent
-from llmcli.engine.generation import Generation
-from llmcli.engine.llama.context import Context, Progress
-from llmcli.engine.scheduler import generate
+from llmcli.engine.events import Cancellation, Progress, Prompt, Request, Timings, TokenEvent
+from llmcli.engine.generation import Generation, generate
+from llmcli.engine.llama.context import Context
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 
@@ -31,7 +30,8 @@ def start(context: Context, prompt: str | Sequence[int], grammar: str | None = N
     tokens = context.model.vocab.tokenize(prompt) if isinstance(prompt, str) else prompt
     index, cancellation = values.pop("index", 0), values.pop("cancellation", Cancellation())
     settings = Settings(**({"seed": 1} | values))
-    return Generation(context.model.vocab, tokens, settings, grammar, index, cancellation)
+    request = Request(Prompt.of_tokens("", tokens), settings, grammar, cancellation=cancellation)
+    return Generation(context.model.vocab, request, index)
 
 
 def run(context: Context, prompt: str | Sequence[int], grammar: str | None = None, **values: Any) -> FinishedAnswer:
@@ -41,5 +41,5 @@ def run(context: Context, prompt: str | Sequence[int], grammar: str | None = Non
     if generation.failure:
         raise generation.failure
     text = "".join(record.text for record in records)
-    ids = generation.tokens[len(generation.prompt) :]
+    ids = generation.tokens[len(generation.request.prompt.tokens) :]
     return FinishedAnswer(text, ids, generation.finish_reason, generation.timings, records)

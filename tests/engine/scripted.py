@@ -1,11 +1,11 @@
 """A generation without a model: its vocabulary and its preferred tokens are given."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
-from llmcli.engine.events import TokenEvent
+from llmcli.engine.events import Prompt, Request, TokenEvent
 from llmcli.engine.generation import Generation
 from llmcli.engine.sampling.chain import ConstrainedTokenSampler, TokenSampler
 from llmcli.errors import ConstraintError
@@ -24,6 +24,8 @@ class Pieces:
 
     def piece(self, token: int) -> bytes:
         return self._pieces[token]
+
+    def show_control(self, texts: Iterable[str]) -> None: ...
 
     def ends(self, token: int) -> bool:
         return token == END
@@ -82,7 +84,7 @@ def script_generation(pieces: Sequence[bytes], wishes: Wishes, **settings: Any) 
     """A generation for a one-token prompt that draws the tokens of `wishes`."""
     made: type[ScriptedGeneration] = type("Made", (ScriptedGeneration,), {"wishes": staticmethod(wishes)})
     vocab: Any = Pieces(pieces)
-    return made(vocab, [0], Settings(seed=1, **settings))
+    return made(vocab, Request(Prompt.of_tokens("", [0]), Settings(seed=1, **settings)))
 
 
 def script_pieces(pieces: Sequence[bytes], **settings: Any) -> ScriptedGeneration:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.engine.generation import lower_by_character
+from llmcli.engine.answer_text import lower_by_character
 from llmcli.engine.llama.context import Context
 from llmcli.errors import ConstraintError
 from llmcli.params.policies.policy import Fixed

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from llmcli.engine.answer_text import DrawState
 from llmcli.engine.llama import bindings
 from llmcli.engine.sampling.chain import ChainHooks, TokenSampler
 from llmcli.engine.sampling.python_samplers import CustomSampler
-from llmcli.engine.sentences import DrawState
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.sampler_chain import SamplerStep
 from tests.engine.candidates import apply_chain, apply_samplers, log_probabilities, make_chain, make_steps

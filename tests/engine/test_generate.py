@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from llmcli.engine.events import Cancellation, FinishReason, TokenEvent
-from llmcli.engine.generation import Generation
+from llmcli.engine.events import Cancellation, FinishReason, Prompt, Request, TokenEvent
+from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.sampling.chain import resolve_biases
-from llmcli.engine.scheduler import generate
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
 from llmcli.params.generation import Bias
 from llmcli.params.model import ModelParams
@@ -59,9 +58,9 @@ def test_a_prompt_longer_than_a_batch_gives_the_same_answer(fresh: MakeContext) 
 def test_progress_counts_all_tokens_of_the_prompt(fresh: MakeContext) -> None:
     context, seen = fresh(), list[tuple[int, int]]()
     generation = start(context, STORY, max_tokens=1)
-    generation.progress = lambda done, total: seen.append((done, total))
+    generation.request.progress = lambda done, total: seen.append((done, total))
     list(generate(context, [generation]))
-    n = len(generation.prompt)
+    n = len(generation.request.prompt.tokens)
     assert seen == [(n, n)]
 
 
@@ -79,7 +78,7 @@ def test_parallel_sequences_give_the_same_answers_as_alone(fresh: MakeContext) -
         texts[record.index] += record.text
     for index, (prompt, count) in enumerate(zip(prompts, counts, strict=True)):
         alone = run(fresh(), prompt, **GREEDY, max_tokens=count)
-        assert generations[index].tokens[len(generations[index].prompt) :] == alone.ids
+        assert generations[index].tokens[len(generations[index].request.prompt.tokens) :] == alone.ids
         assert texts[index] == alone.text
         assert generations[index].finish_reason == "length"
 
@@ -88,7 +87,7 @@ def test_a_sequence_continues_alone_after_a_shared_step(fresh: MakeContext) -> N
     context = fresh(n_ctx=512, n_seq_max=2)
     both = [start(context, PROMPT, **GREEDY, max_tokens=count, ignore_eos=True) for count in (4, 12)]
     list(generate(context, both))
-    assert [len(one.tokens) - len(one.prompt) for one in both] == [4, 12]
+    assert [len(one.tokens) - len(one.request.prompt.tokens) for one in both] == [4, 12]
     assert both[1].tokens[: len(both[0].tokens)] == both[0].tokens
     for _ in range(3):
         assert greedy_tokens(context, STORY, 5) == greedy_tokens(fresh(), STORY, 5)
@@ -296,7 +295,8 @@ def test_any_seed_is_reproducible(context: Context, seed: int) -> None:
 )
 def test_settings_at_their_bounds_neither_crash_nor_hang(context: Context, values: dict[str, object]) -> None:
     settings = Settings(seed=1, max_tokens=3, ignore_eos=True, **values)  # type: ignore[arg-type]
-    generation = Generation(context.model.vocab, context.model.vocab.tokenize(PROMPT), settings)
+    vocab = context.model.vocab
+    generation = Generation(vocab, Request(Prompt.of_tokens("", vocab.tokenize(PROMPT)), settings))
     list(generate(context, [generation]))
     assert generation.timings.predicted_n == 3
 

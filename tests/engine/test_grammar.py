@@ -56,7 +56,7 @@ def test_an_answer_is_complete_only_where_its_grammar_ends(context: Context) -> 
 
 def test_a_truncated_answer_is_not_complete(context: Context) -> None:
     generation = start(context, PROMPT, 'root ::= "aaaaaaaaaaaaaaaaaaaaaaaa"', max_tokens=1)
-    context.prefill(0, generation.prompt)
+    context.prefill(0, generation.request.prompt.tokens)
     generation.advance(context.handle, -1, context.n_ctx)
     assert not generation._sampler.complete()
     generation.close()

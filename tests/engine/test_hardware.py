@@ -1,4 +1,4 @@
-"""Cores, memory and devices of a machine, and the context size and layers that fit."""
+"""Cores, memory and devices of a machine."""
 
 import os
 import subprocess
@@ -7,12 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llmcli.engine.llama import hardware
-from llmcli.engine.llama.hardware import CACHE_BYTES, ModelShape, estimate, fitting_context, fitting_layers
-from llmcli.params.model import CACHE_TYPES
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's files")
 
@@ -128,53 +124,3 @@ def test_the_real_machine_has_cores_memory_and_a_cpu() -> None:
     cpu = next(device for device in hardware.devices() if device.kind == "CPU")
     assert cpu.name
     assert cpu.memory_total >= cpu.memory_free >= 0
-
-
-SHAPE = ModelShape(
-    weights=10**9, n_layers=24, n_ctx_train=8192, n_embd=2048, n_vocab=50_000, kv_width_k=12_288, kv_width_v=12_288
-)
-
-
-@pytest.mark.parametrize(("kind", "bytes_each"), [("f16", 2), ("f32", 4), ("q8_0", 34 / 32), ("q4_0", 18 / 32)])
-def test_the_estimate_adds_weights_cache_and_compute_buffers(kind: str, bytes_each: float) -> None:
-    need = estimate(SHAPE, 4096, 512, kind, "f16")
-    assert need.weights == 10**9
-    assert need.kv_cache == 4096 * 12_288 * (bytes_each + 2)
-    assert need.compute == 4 * 512 * (50_000 + 8 * 2048)
-    assert need.total == need.weights + need.kv_cache + need.compute
-
-
-def test_every_cache_type_has_a_size() -> None:
-    assert set(CACHE_BYTES) == set(CACHE_TYPES)
-
-
-@given(st.integers(0, 2**36), st.integers(0, 2**36), st.sampled_from([128, 2048, 8192, 131_072]))
-def test_more_memory_never_gives_less_context(a: int, b: int, n_ctx_train: int) -> None:
-    shape = ModelShape(**(vars(SHAPE) | {"n_ctx_train": n_ctx_train}))
-    low, high = sorted((max(a, 1), max(b, 1)))
-    small, large = (fitting_context(shape, room, 512, "f16", "f16") for room in (low, high))
-    assert 0 < small <= large <= n_ctx_train
-
-
-def test_the_fitting_context_is_the_largest_that_fits() -> None:
-    room = 3 * 10**8 + 10**9
-    n_ctx = fitting_context(SHAPE, room, 512, "f16", "f16")
-    assert n_ctx % 256 == 0
-    assert estimate(SHAPE, n_ctx, 512, "f16", "f16").total <= room * hardware._USABLE
-    assert estimate(SHAPE, n_ctx + 256, 512, "f16", "f16").total > room * hardware._USABLE
-
-
-@pytest.mark.parametrize("room", [0, -1])
-def test_unknown_memory_sets_no_limit(room: int) -> None:
-    assert fitting_context(SHAPE, room, 512, "f16", "f16") == 8192
-
-
-@given(st.integers(0, 2**36), st.integers(0, 2**36))
-def test_more_gpu_memory_never_takes_fewer_layers(a: int, b: int) -> None:
-    small, large = (fitting_layers(SHAPE, 4096, 512, "f16", "f16", room) for room in sorted((a, b)))
-    assert 0 <= small <= large <= 25
-
-
-@pytest.mark.parametrize(("room", "layers"), [(0, 0), (10**8, 0), (2**36, 25)])
-def test_no_layer_or_all_layers_fit(room: int, layers: int) -> None:
-    assert fitting_layers(SHAPE, 4096, 512, "f16", "f16", room) == layers

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
+from llmcli.engine.generation import generate
 from llmcli.engine.llama.context import Context
 from llmcli.engine.sampling.python_samplers import token_logprob
-from llmcli.engine.scheduler import generate
 from tests.engine.drive import GREEDY, start
 
 PROMPT = "The capital of France is"
@@ -31,7 +31,7 @@ def test_logprobs_equal_the_log_softmax_of_the_logits(context: Context) -> None:
 def test_each_drawn_token_has_its_logprobs(context: Context) -> None:
     generation = start(context, PROMPT, max_tokens=8, logprobs=2, **GREEDY)
     list(generate(context, [generation]))
-    drawn = generation.tokens[len(generation.prompt) :]
+    drawn = generation.tokens[len(generation.request.prompt.tokens) :]
     assert [entry.id for entry in generation.logprobs] == drawn
     assert all(entry.top[0] == (entry.id, entry.logprob) for entry in generation.logprobs)
 
@@ -39,7 +39,7 @@ def test_each_drawn_token_has_its_logprobs(context: Context) -> None:
 def test_removed_tokens_lose_their_logprobs(context: Context) -> None:
     generation = start(context, PROMPT, max_tokens=8, logprobs=1, banned_strings=("Paris",), **GREEDY)
     list(generate(context, [generation]))
-    assert [entry.id for entry in generation.logprobs] == generation.tokens[len(generation.prompt) :]
+    assert [entry.id for entry in generation.logprobs] == generation.tokens[len(generation.request.prompt.tokens) :]
 
 
 def test_logprobs_are_empty_by_default(context: Context) -> None:

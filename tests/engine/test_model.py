@@ -179,7 +179,7 @@ def test_a_control_token_can_be_shown(model: Model) -> None:
     assert model.handle
     own = Vocab(model._api, model.handle)
     assert own.piece(1) == b""
-    own.show_control(1)
+    own.show_control(["<|im_start|>"])
     assert own.piece(1) == b"<|im_start|>"
 
 

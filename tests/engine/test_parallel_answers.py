@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from llmcli.engine.events import Cancellation
-from llmcli.engine.generation import Generation
+from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
-from llmcli.engine.scheduler import generate
 from llmcli.errors import ConstraintError, ContextOverflowError, PolicyError
 from llmcli.params.model import ModelParams
 from llmcli.params.policies.policy import Fixed, PolicyCall
@@ -64,7 +63,7 @@ def tokens_alone(model: Model, prompt: Sequence[int], **values: Any) -> list[int
 
 
 def generated_tokens(generation: Generation) -> list[int]:
-    return generation.tokens[len(generation.prompt) :]
+    return generation.tokens[len(generation.request.prompt.tokens) :]
 
 
 def start_all(context: Context, *prompts: Sequence[int]) -> list[Generation]:
@@ -105,7 +104,7 @@ def test_each_different_prompt_is_evaluated_once(shared_context: Context) -> Non
     variants = start_all(shared_context, PROMPT, other, PROMPT, other)
     list(generate(shared_context, variants))
     for variant, values in zip(variants, VARIED, strict=True):
-        assert generated_tokens(variant) == tokens_alone(shared_context.model, variant.prompt, **values)
+        assert generated_tokens(variant) == tokens_alone(shared_context.model, variant.request.prompt.tokens, **values)
     cuttable = shared_context.model.path.stem in CUTTABLE
     assert [variant.timings.prompt_n for variant in variants] == [len(PROMPT), 3 if cuttable else len(other), 0, 0]
 
@@ -182,7 +181,7 @@ def test_an_abort_ends_all_and_the_next_round_is_complete(tiny: Model, after: in
     context = Context(tiny, PARAMS, 4, 10**6)
     variants = start_all(context, *[PROMPT] * 4)
     for variant in variants:
-        variant.cancellation = flag
+        variant.request.cancellation = flag
     if not after:
         flag.set("interrupt")
     for number, _ in enumerate(generate(context, variants), 1):

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llmcli.engine.answer_text import DrawState, ReasoningSplitter
 from llmcli.engine.events import TemperatureShift
-from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.engine.sampling.chain import ChainHooks, TokenSampler
 from llmcli.engine.sampling.python_samplers import DrawTracer, TemperatureReading
-from llmcli.engine.sentences import DrawState
 from llmcli.errors import PolicyError
 from llmcli.params.param import LARGEST_FLOAT
 from llmcli.params.policies.policy import Entropy, Fixed, PolicyCall, parse_policy

@@ -12,12 +12,11 @@ from typing import Any, Protocol
 
 import pytest
 
-from llmcli.engine.events import FinishReason, TemperatureShift
-from llmcli.engine.generation import Generation
+from llmcli.engine.events import FinishReason, Prompt, Request, TemperatureShift
+from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
-from llmcli.engine.scheduler import generate
 from llmcli.errors import PolicyError
 from llmcli.params.policies.policy import PolicyCall, parse_policy
 from llmcli.params.policies.rules import Policy
@@ -107,7 +106,8 @@ def make_generation(context: Context, temperature: str | Policy, trace: int | No
     tokens = vocab.tokenize(values.pop("prompt", PROMPT))
     policy = parse_policy(temperature) if isinstance(temperature, str) else temperature
     settings = Settings(**values, temperature=policy)
-    return Generation(vocab, tokens, settings, grammar, live_shift=shift, trace=trace)
+    request = Request(Prompt.of_tokens("", tokens), settings, grammar, live_shift=shift, trace=trace)
+    return Generation(vocab, request)
 
 
 def draws_of_a_range(context: Context, seed: int) -> list[Draws]:
@@ -217,7 +217,7 @@ def test_a_banned_string_resets_the_policy(context: Context) -> None:
     for generation in (*ways, traced):
         list(generate(context, [generation]))
     assert ways[0].tokens == ways[1].tokens == traced.tokens
-    assert [trace.id for trace in traced.traces] == traced.tokens[len(traced.prompt) :]
+    assert [trace.id for trace in traced.traces] == traced.tokens[len(traced.request.prompt.tokens) :]
     assert traced.state
     assert traced.state.index == traced.state.total == len(traced.traces)
 
@@ -241,7 +241,7 @@ def test_a_failing_policy_ends_only_its_answer(context: Context, values: dict[st
     assert isinstance(generation.failure, PolicyError)
     assert re.match(r"the temperature policy 'mine' (returned nan for|failed at) token 3", str(generation.failure))
     assert "division by zero" in str(generation.failure) or bad
-    assert len(generation.tokens) == len(generation.prompt) + 3
+    assert len(generation.tokens) == len(generation.request.prompt.tokens) + 3
     after = run(context, PROMPT, values.get("grammar"), max_tokens=8)
     assert (after.ids, after.text) == (before.ids, before.text)
 
@@ -270,8 +270,8 @@ def test_replayed_shifts_give_the_same_tokens(context: Context, temperature: str
     again = make_generation(context, temperature, shift=TemperatureShift(shift.moves), trace=0, **values)
     list(generate(context, [again]))
     assert again.tokens == played.tokens
-    assert again.live_shift
-    assert again.live_shift.moves == shift.moves
+    assert again.request.live_shift
+    assert again.request.live_shift.moves == shift.moves
     assert [trace.temperature for trace in again.traces] == [trace.temperature for trace in played.traces]
 
 

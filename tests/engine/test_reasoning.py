@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.engine.reasoning import TAGS, ReasoningSplitter, show_tags
+from llmcli.engine.answer_text import REASONING_TAGS, ReasoningSplitter
 from tests.inference.fake_vocab import FakeVocab
 
-PAIRS = [(opener, closer) for opener, closer in TAGS if closer]
+PAIRS = [(opener, closer) for opener, closer in REASONING_TAGS if closer]
 
 
 def split(*pieces: str, prompt: str = "") -> tuple[str, str]:
@@ -104,5 +104,5 @@ def test_reasoning_is_streamed_up_to_a_possible_closing_tag() -> None:
 def test_control_tokens_of_tags_are_shown_except_end_tokens() -> None:
     control = ["<think>", "</think>", "<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|im_end|>", "[/THINK]"]
     vocab = FakeVocab(control, ends=["[/THINK]"])
-    show_tags(vocab)
-    assert set(vocab.shown) == {"<think>", "</think>", "<|channel|>", "<|message|>", "<|start|>"}
+    vocab.show_control(tag for pair in REASONING_TAGS for tag in pair)
+    assert vocab.shown == {"<think>", "</think>", "<|channel|>", "<|message|>", "<|start|>"}

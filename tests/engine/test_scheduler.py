@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.engine.events import Cancellation, TokenEvent
-from llmcli.engine.generation import Generation
+from llmcli.engine.generation import Generation, Scheduler
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
-from llmcli.engine.scheduler import Scheduler
 from llmcli.errors import ConstraintError, ContextOverflowError, LlmcliError, PolicyError
 from llmcli.params.model import ModelParams
 from llmcli.params.policies.policy import Fixed, PolicyCall
@@ -85,7 +84,7 @@ def answer_alone(model: Model, number: int) -> tuple[str, list[int]]:
 
 
 def run(scheduler: Scheduler, texts: dict[int, str]) -> None:
-    while scheduler.is_busy:
+    while scheduler.generations:
         collect(scheduler.step(), texts)
 
 
@@ -145,10 +144,10 @@ def test_any_interleaving_gives_each_the_text_it_gives_alone(
             for _ in range(number):
                 collect(scheduler.step(), texts)
         elif action == "cancel" and running:
-            joined[number].cancellation.set("timeout")
+            joined[number].request.cancellation.set("timeout")
             stopped.add(number)
         elif action == "abort" and number % 5 in joined:
-            trigger.left, trigger.target = number, joined[number % 5].cancellation
+            trigger.left, trigger.target = number, joined[number % 5].request.cancellation
         elif action == "leave" and running:
             collect([scheduler.cancel(joined[number])], texts)
             stopped.add(number)
@@ -221,7 +220,7 @@ def test_a_step_gives_a_request_no_token_or_several_events(context: Context) -> 
     scheduler.add(request(context, 3))
     assert {event.index for event in scheduler.step()} == {0, 3}
     counts = []
-    while scheduler.is_busy:
+    while scheduler.generations:
         counts.append([event.index for event in scheduler.step()].count(0))
     assert max(counts) == 2
 
@@ -230,7 +229,7 @@ def test_a_request_cancelled_in_a_prompt_of_another_ends_alone(context: Context,
     scheduler, texts = Scheduler(context), dict[int, str]()
     running, waiting = request(context, 0), request(context, 4)
     reading = request(context, 3)
-    reading.progress = lambda _done, _total: waiting.cancellation.set("interrupt")
+    reading.request.progress = lambda _done, _total: waiting.request.cancellation.set("interrupt")
     scheduler.add(running)
     collect(scheduler.step(), texts)
     for one in (reading, waiting):
@@ -245,14 +244,14 @@ def test_one_of_two_with_a_prompt_is_cancelled_while_it_is_read(context: Context
         context.cut(seq_id)
     scheduler, texts = Scheduler(context), dict[int, str]()
     pair = [request(context, 4), request(context, 4)]
-    pair[0].progress = lambda done, total: pair[0].cancellation.set("timeout") if done < total else None
+    pair[0].request.progress = lambda done, total: pair[0].request.cancellation.set("timeout") if done < total else None
     for one in pair:
         scheduler.add(one)
     pair[0].index = 0
     run(scheduler, texts)
     assert [one.finish_reason for one in pair] == ["timeout", "length"]
     assert (texts[0], texts[4]) == ("", alone[4])
-    assert pair[1].timings.prompt_n < len(pair[1].prompt)  # the rest of what the other one began
+    assert pair[1].timings.prompt_n < len(pair[1].request.prompt.tokens)  # the rest of what the other one began
 
 
 def test_others_advance_between_the_batches_of_a_prompt(context: Context, alone: list[str]) -> None:
@@ -291,7 +290,7 @@ def test_a_request_cancelled_in_a_batch_of_another_ends_alone(model: Model) -> N
         collect(scheduler.step(), texts)
     scheduler.add(joining)
     collect(scheduler.step(), texts)
-    trigger.left, trigger.target = 30, running.cancellation
+    trigger.left, trigger.target = 30, running.request.cancellation
     events = scheduler.step()
     assert [(event.index, event.finish_reason) for event in events] == [(0, "timeout")]
     run(scheduler, texts)
@@ -309,7 +308,7 @@ def test_a_cancellation_in_a_prompt_takes_effect_at_once(model: Model, which: in
     scheduler.add(both[0])
     scheduler.step()
     scheduler.add(both[1])
-    timer = threading.Timer(0.05, both[which].cancellation.set)
+    timer = threading.Timer(0.05, both[which].request.cancellation.set)
     begin = time.perf_counter()
     timer.start()
     events = scheduler.step()
@@ -335,7 +334,7 @@ def test_a_shared_cancellation_ends_all_that_have_it(context: Context) -> None:
     scheduler.step()
     flag.set("timeout")
     assert [event.finish_reason for event in scheduler.step()] == ["timeout"] * 2
-    assert not scheduler.is_busy
+    assert not scheduler.generations
 
 
 def test_a_request_that_fails_ends_alone(context: Context, alone: list[str]) -> None:

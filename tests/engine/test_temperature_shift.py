@@ -2,9 +2,9 @@
 
 import pytest
 
+from llmcli.engine.answer_text import DrawState
 from llmcli.engine.events import TemperatureShift
 from llmcli.engine.sampling.python_samplers import TemperatureSampler
-from llmcli.engine.sentences import DrawState
 from llmcli.params.policies.policy import parse_policy
 from llmcli.params.sampler_chain import TemperaturePlan, plan_temperature
 from llmcli.params.settings import Settings

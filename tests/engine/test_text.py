@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmcli.engine.answer_text import StopScanner, held_back
 from llmcli.engine.events import FinishReason
-from llmcli.engine.generation import StopScanner
-from llmcli.engine.reasoning import held_back
 from tests.engine.scripted import run_to_end, script_pieces, text_of
 
 

@@ -1,16 +1,14 @@
 """The inspection of a token agrees with the trace of its draw."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from llmcli.engine.events import Cancellation, Move, TemperatureShift, TokenInspection
-from llmcli.engine.generation import Generation
+from llmcli.engine.events import Cancellation, Prompt, Request, TemperatureShift, TokenInspection
+from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama.context import Context
-from llmcli.engine.scheduler import generate
-from llmcli.engine.token_inspection import CandidateCapture, TokenInspector
+from llmcli.engine.token_inspection import TokenInspector
 from llmcli.params.policies.policy import Entropy, Fixed, parse_policy
 from llmcli.params.sampler_chain import DEFAULT_ORDER
 from llmcli.params.settings import Settings
@@ -51,27 +49,10 @@ AGAIN: dict[str, dict[str, Any]] = {
 }
 
 
-def make_target(context: Context, generation: Generation, moves: Sequence[Move] = ()) -> TokenInspector:
+def make_target(context: Context, generation: Generation) -> TokenInspector:
     """The target for an inspection of a finished generation."""
-
-    def make(
-        settings: Settings, grammar: str | None, capture: CandidateCapture, cancellation: Cancellation
-    ) -> Generation:
-        vocab, prompt = context.model.vocab, generation.prompt
-        shift = TemperatureShift(moves)
-        return Generation(
-            vocab,
-            prompt,
-            settings,
-            grammar,
-            live_shift=shift,
-            trace=0,
-            on_step=capture.record,
-            cancellation=cancellation,
-        )
-
     drawn = [trace.id for trace in generation.traces if trace.id is not None]
-    return TokenInspector(context, generation.settings, generation.grammar, drawn, make)
+    return TokenInspector(context, generation.request, drawn)
 
 
 def inspected(target: TokenInspector, at: int, count: int) -> TokenInspection:
@@ -87,7 +68,8 @@ def generate_answer(
     grammar = values.pop("grammar", None)
     settings = Settings(**{"seed": 7, "max_tokens": COUNT, **values})
     prompt = context.model.vocab.tokenize(text)
-    generation = Generation(context.model.vocab, prompt, settings, grammar, live_shift=shift, trace=5)
+    request = Request(Prompt.of_tokens("", prompt), settings, grammar, live_shift=shift, trace=5)
+    generation = Generation(context.model.vocab, request)
     for _ in generate(context, [generation]):
         pass
     return generation
@@ -149,7 +131,7 @@ def test_an_inspection_shows_only_steps_of_the_chain(context: Context) -> None:
 def test_an_inspection_applies_the_shift_of_its_token(context: Context) -> None:
     moves = [(3, 0.5), (8, -0.3)]
     generation = generate_answer(context, shift=TemperatureShift(moves))
-    target = make_target(context, generation, moves)
+    target = make_target(context, generation)
     at_temperature = [inspected(target, at, 5).trace.temperature for at in (2, 3, 7, 8)]
     assert at_temperature == pytest.approx([0.8, 1.3, 1.3, 0.5])
     assert_matches_trace(inspected(target, 6, 40), generation)
@@ -158,7 +140,7 @@ def test_an_inspection_applies_the_shift_of_its_token(context: Context) -> None:
 def test_a_shifted_temperature_of_one_is_shown(context: Context) -> None:
     moves = [(0, 0.5)]
     generation = generate_answer(context, shift=TemperatureShift(moves), temperature=Fixed(1.0), max_tokens=2)
-    found = inspected(make_target(context, generation, moves), 1, 40)
+    found = inspected(make_target(context, generation), 1, 40)
     assert found.stepwise.steps[-1].name == "temperature"
     assert_matches_trace(found, generation)
 

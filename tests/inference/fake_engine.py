@@ -9,22 +9,19 @@ from llmcli.engine.events import (
     Cancellation,
     FinishReason,
     GenerationRecord,
-    Timings,
-    TokenEvent,
-    TokenTrace,
-)
-from llmcli.engine.token_inspection import TokenInspector
-from llmcli.errors import LlmcliError, UsageError
-from llmcli.inference.engine import (
-    Capabilities,
-    EngineIdentity,
     Message,
     Progress,
     Prompt,
     Request,
-    TemplateOptions,
+    Timings,
+    TokenEvent,
+    TokenTrace,
+    common_prefix,
 )
-from llmcli.inference.prompt_tokens import PromptRenderer
+from llmcli.engine.token_inspection import TokenInspector
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.inference.engine import Capabilities, EngineIdentity, TemplateOptions
+from llmcli.inference.request import PromptRenderer
 from llmcli.params.settings import Layer
 from tests.inference.fake_vocab import FakeVocab
 
@@ -128,7 +125,7 @@ class FakeEngine:
         self._evaluated = tokens
 
     def n_evaluated(self, tokens: Sequence[int]) -> int:
-        return Prompt.of_tokens("", tokens).n_common(Prompt.of_tokens("", self._evaluated))
+        return common_prefix(tokens, self._evaluated)
 
     def evaluate_batches(self, request: Request, layout: Batches) -> None:
         if sum(kept * times for _, kept, times in layout) != len(request.prompt.tokens):

@@ -14,7 +14,7 @@ class FakeVocab(Vocab):
     def __init__(self, control: Iterable[str] = (), bos: str = "", ends: Iterable[str] = (), adds_bos: bool = False):
         self._names = [*control, *([bos] if bos and bos not in control else [])]
         self._ending = set(ends)
-        self.shown: list[str] = []
+        self._pieces: dict[int, bytes] = {}
         self.n_tokens = CONTROL + len(self._names)
         self.bos = CONTROL + self._names.index(bos) if bos else None
         self.eos = None
@@ -32,7 +32,7 @@ class FakeVocab(Vocab):
     def piece(self, token: int, special: bool = False) -> bytes:
         if token < CONTROL:
             return chr(token).encode()
-        return self._names[token - CONTROL].encode() if special else b""
+        return self._names[token - CONTROL].encode() if special else self._pieces.get(token, b"")
 
     def label(self, token: int) -> str:
         return self.piece(token, special=True).decode()
@@ -50,5 +50,6 @@ class FakeVocab(Vocab):
     def ends(self, token: int) -> bool:
         return token >= CONTROL and self._names[token - CONTROL] in self._ending
 
-    def show_control(self, token: int) -> None:
-        self.shown.append(self._names[token - CONTROL])
+    @property
+    def shown(self) -> set[str]:
+        return {piece.decode() for piece in self._pieces.values()}

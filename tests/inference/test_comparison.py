@@ -12,16 +12,15 @@ import pytest
 
 from llmcli.chat.controller import CompareSession
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.events import Cancellation
+from llmcli.engine.events import Cancellation, Prompt, Request
 from llmcli.engine.llama import hardware
-from llmcli.engine.llama.hardware import ModelShape
 from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.inference import sizing
-from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.comparison import END, Comparison, Statistics, statistics_of, variant_data, variants_of
-from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.engine import Answer
 from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.sizing import ModelShape
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import PolicyCall
 from llmcli.params.policies.user_functions import PolicySource

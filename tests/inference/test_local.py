@@ -6,14 +6,12 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.events import Cancellation, TokenEvent
-from llmcli.engine.generation import Generation
-from llmcli.engine.llama import hardware
+from llmcli.engine.events import Cancellation, Prompt, Request, TokenEvent
+from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.files import data_dir
 from llmcli.inference import local, sizing
-from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalEngine, ResolvedModel, resolve_model
 from llmcli.models.locations import ModelFile, model_locations
 from llmcli.params.policies.policy import Fixed
@@ -214,13 +212,13 @@ def test_tokens_of_a_text_are_counted_as_plain_text(local: LocalEngine) -> None:
 def test_answers_that_never_start_free_their_samplers(
     fresh: LocalEngine, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    made: list[Generation] = []
-    start = fresh.start
+    freed: list[object] = []
+    free = bindings.load().llama_sampler_free
 
-    def keep(request: Request, index: int) -> Generation:
-        made.append(start(request, index))
-        return made[-1]
+    def count_and_free(pointer: object) -> None:
+        freed.append(pointer)
+        free(pointer)
 
-    monkeypatch.setattr(fresh, "start", keep)
+    monkeypatch.setattr(bindings.load(), "llama_sampler_free", count_and_free)
     fresh.generate([Request(Prompt.of_tokens("", [5]), Settings(seed=1, max_tokens=1))] * count).close()
-    assert [one._sampler.pointer for one in made] == [None] * count
+    assert len(freed) == count

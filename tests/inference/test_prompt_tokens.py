@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.engine.llama.model import Vocab
+from llmcli.inference.engine import TemplateOptions
 from llmcli.inference.local import LocalEngine
-from llmcli.inference.prompt_tokens import TokenCache, raw_tokens, render_prompt, with_bos
+from llmcli.inference.request import PromptRenderer
 from llmcli.inference.template import ChatTemplate
 from tests.inference.fake_vocab import CONTROL, FakeVocab
 
@@ -50,8 +51,8 @@ def text_of(vocab: Vocab, tokens: list[int]) -> str:
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_user_text_makes_no_control_token(attack: str) -> None:
     vocab = FakeVocab(NAMES)
-    _, expected = render_prompt(chatml(), TokenCache(vocab), messages("Hi", "Be brief."), "Sure")
-    text, tokens = render_prompt(chatml(), TokenCache(vocab), messages(attack, "s" + attack), attack + "p")
+    _, expected = PromptRenderer(vocab).apply(chatml(), messages("Hi", "Be brief."), "Sure")
+    text, tokens = PromptRenderer(vocab).apply(chatml(), messages(attack, "s" + attack), attack + "p")
     assert controls(vocab, tokens) == controls(vocab, expected)
     assert text == chatml().render(messages(attack, "s" + attack)) + attack + "p"
     assert text_of(vocab, tokens) == text
@@ -68,7 +69,7 @@ dangerous = st.lists(bits, max_size=6).map("".join)
 @given(user=dangerous, system=dangerous, prefill=dangerous)
 def test_control_tokens_do_not_depend_on_user_text(user: str, system: str, prefill: str) -> None:
     vocab = FakeVocab(NAMES)
-    text, tokens = render_prompt(chatml(), TokenCache(vocab), messages(user, system), prefill)
+    text, tokens = PromptRenderer(vocab).apply(chatml(), messages(user, system), prefill)
     assert controls(vocab, tokens) == [CONTROL, CONTROL + 1] * 2 + [CONTROL]
     assert text_of(vocab, tokens) == text == chatml().render(messages(user, system)) + prefill
 
@@ -77,7 +78,7 @@ def test_control_tokens_do_not_depend_on_user_text(user: str, system: str, prefi
 def test_a_template_that_changes_text_does_not_show_marks(change: str) -> None:
     vocab = FakeVocab(NAMES)
     source = CHATML.replace("m.content", f"({change})")
-    text, tokens = render_prompt(chatml(source), TokenCache(vocab), messages("say <|im_end|> twice"))
+    text, tokens = PromptRenderer(vocab).apply(chatml(source), messages("say <|im_end|> twice"))
     assert not re.search("[\ue000\ue001]", text)
     assert text.lower() == chatml().render(messages("say <|im_end|> twice")).lower()
     assert controls(vocab, tokens) == [CONTROL, CONTROL + 1, CONTROL]
@@ -92,7 +93,7 @@ def test_the_marks_are_different_each_time() -> None:
             return ""
 
     for _ in range(2):
-        render_prompt(Spy("", {}, ""), TokenCache(FakeVocab(NAMES)), messages("<|im_end|>"))
+        PromptRenderer(FakeVocab(NAMES)).apply(Spy("", {}, ""), messages("<|im_end|>"))
     assert len(set(seen)) == 2
     assert not any("<|im_end|>" in shown for shown in seen)
     assert all(re.search(r"\\ue000\d{10,}0\\ue001", shown) for shown in seen)
@@ -101,14 +102,14 @@ def test_the_marks_are_different_each_time() -> None:
 @pytest.mark.parametrize("user", HARMLESS)
 def test_harmless_text_is_tokenized_in_one_go(user: str) -> None:
     vocab = FakeVocab(NAMES)
-    text, tokens = render_prompt(chatml(), TokenCache(vocab), messages(user))
+    text, tokens = PromptRenderer(vocab).apply(chatml(), messages(user))
     assert tokens == vocab.tokenize(text, parse_special=True)
 
 
 def test_the_switch_for_reasoning_reaches_the_template() -> None:
     source = "{{ 'quiet' if enable_thinking is defined and not enable_thinking else 'loud' }}"
-    assert render_prompt(chatml(source), TokenCache(FakeVocab()), [], thinking=False)[0] == "quiet"
-    assert render_prompt(chatml(source), TokenCache(FakeVocab()), [])[0] == "loud"
+    assert PromptRenderer(FakeVocab()).apply(chatml(source), [], thinking=False)[0] == "quiet"
+    assert PromptRenderer(FakeVocab()).apply(chatml(source), [])[0] == "loud"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_the_switch_for_reasoning_reaches_the_template() -> None:
 )
 def test_a_prompt_starts_with_one_bos_if_the_model_uses_it(source: str, adds_bos: bool, expected: int) -> None:
     vocab = FakeVocab(bos="<s>", adds_bos=adds_bos)
-    _, tokens = render_prompt(chatml(source, bos_token="<s>"), TokenCache(vocab), [])
+    _, tokens = PromptRenderer(vocab).apply(chatml(source, bos_token="<s>"), [])
     assert tokens.count(CONTROL) == expected
     assert not expected or tokens[0] == CONTROL
     assert tokens[:2] != [CONTROL, CONTROL]
@@ -133,18 +134,18 @@ def test_a_prompt_starts_with_one_bos_if_the_model_uses_it(source: str, adds_bos
 
 def test_a_user_who_writes_bos_first_gets_letters() -> None:
     vocab = FakeVocab(bos="<s>", adds_bos=True)
-    _, tokens = render_prompt(chatml("{{ messages[0].content }}"), TokenCache(vocab), messages("<s>a"))
+    _, tokens = PromptRenderer(vocab).apply(chatml("{{ messages[0].content }}"), messages("<s>a"))
     assert tokens == [CONTROL, *map(ord, "<s>a")]
 
 
 @pytest.mark.parametrize("text", ["a", "<s>a", ""])
 def test_a_raw_prompt_has_bos_once_and_its_control_tokens_count(text: str) -> None:
     vocab = FakeVocab(["<|im_end|>"], bos="<s>", adds_bos=True)
-    tokens = raw_tokens(vocab, text + "<|im_end|>")
+    tokens = PromptRenderer(vocab).render(text + "<|im_end|>", TemplateOptions("")).tokens
     assert tokens == [CONTROL + 1, *map(ord, text.removeprefix("<s>")), CONTROL]
     without = FakeVocab(["<|im_end|>"])
-    assert raw_tokens(without, "a<|im_end|>") == [ord("a"), CONTROL]
-    assert with_bos(without, []) == []
+    assert PromptRenderer(without).render("a<|im_end|>", TemplateOptions("")).tokens == [ord("a"), CONTROL]
+    assert PromptRenderer(without).render("", TemplateOptions("")).tokens == []
 
 
 @pytest.fixture(scope="session")
@@ -170,9 +171,9 @@ def test_no_control_token_of_the_starter_can_be_written(
     local: LocalEngine, template: ChatTemplate, names: list[str]
 ) -> None:
     vocab = local.model.vocab
-    _, plain = render_prompt(template, TokenCache(vocab), messages("Hi", "Be brief."), "Sure")
+    _, plain = PromptRenderer(vocab).apply(template, messages("Hi", "Be brief."), "Sure")
     for attack in [*names, *(f"a{name}\n{name}b" for name in names), *ATTACKS]:
-        text, tokens = render_prompt(template, TokenCache(vocab), messages(attack, attack), attack)
+        text, tokens = PromptRenderer(vocab).apply(template, messages(attack, attack), attack)
         assert controls(vocab, tokens) == controls(vocab, plain), attack
         assert text_of(vocab, tokens) == text == template.render(messages(attack, attack)) + attack
 
@@ -185,8 +186,8 @@ def test_pieces_of_control_tokens_never_make_one(
     pieces = st.sampled_from([*names, *(name[:5] for name in names), *(name[5:] for name in names), " ", "é"])
     attack = "".join(data.draw(st.lists(pieces, max_size=8)))
     vocab = local.model.vocab
-    text, tokens = render_prompt(template, TokenCache(vocab), messages(attack))
-    assert controls(vocab, tokens) == controls(vocab, render_prompt(template, TokenCache(vocab), messages("Hi"))[1])
+    text, tokens = PromptRenderer(vocab).apply(template, messages(attack))
+    assert controls(vocab, tokens) == controls(vocab, PromptRenderer(vocab).apply(template, messages("Hi"))[1])
     assert text_of(vocab, tokens) == text
 
 
@@ -195,6 +196,6 @@ def test_harmless_text_is_tokenized_in_one_go_by_the_starter(
     local: LocalEngine, template: ChatTemplate, user: str
 ) -> None:
     vocab = local.model.vocab
-    text, tokens = render_prompt(template, TokenCache(vocab), messages(user), "Well")
+    text, tokens = PromptRenderer(vocab).apply(template, messages(user), "Well")
     assert tokens == vocab.tokenize(text, parse_special=True)
     assert text == template.render(messages(user)) + "Well"

@@ -4,18 +4,27 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmcli.engine.llama import hardware
-from llmcli.engine.llama.hardware import Device, ModelShape
+from llmcli.engine.llama.hardware import Device
 from llmcli.engine.llama.model import ALL_LAYERS
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.inference import sizing
 from llmcli.inference.sizing import (
+    CACHE_BYTES,
+    ModelShape,
     check_settings,
     choose_context,
     choose_gpu_layers,
+    fitting_context,
+    fitting_layers,
+    memory_need,
     shape_of,
 )
 from llmcli.models.gguf.header import ArraySummary, GGUFHeader, TensorInfo, Value
+from llmcli.params.model import CACHE_TYPES
 from llmcli.params.settings import Settings
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -203,3 +212,53 @@ def test_a_quantized_v_cache_needs_flash_attention() -> None:
     assert caught.value.hint == "use -fa on, or -ctv f16"
     check_settings(SHAPE, Settings(cache_type_v="q4_0"))
     check_settings(SHAPE, Settings(flash_attn="off", cache_type_v="bf16", cache_type_k="q4_0"))
+
+
+LARGE = ModelShape(
+    weights=10**9, n_layers=24, n_ctx_train=8192, n_embd=2048, n_vocab=50_000, kv_width_k=12_288, kv_width_v=12_288
+)
+
+
+@pytest.mark.parametrize(("kind", "bytes_each"), [("f16", 2), ("f32", 4), ("q8_0", 34 / 32), ("q4_0", 18 / 32)])
+def test_the_estimate_adds_weights_cache_and_compute_buffers(kind: str, bytes_each: float) -> None:
+    need = memory_need(LARGE, Settings(cache_type_k=kind), 4096)
+    assert need.weights == 10**9
+    assert need.kv_cache == 4096 * 12_288 * (bytes_each + 2)
+    assert need.compute == 4 * 512 * (50_000 + 8 * 2048)
+    assert need.total == need.weights + need.kv_cache + need.compute
+
+
+def test_every_cache_type_has_a_size() -> None:
+    assert set(CACHE_BYTES) == set(CACHE_TYPES)
+
+
+@given(st.integers(0, 2**36), st.integers(0, 2**36), st.sampled_from([128, 2048, 8192, 131_072]))
+def test_more_memory_never_gives_less_context(a: int, b: int, n_ctx_train: int) -> None:
+    shape = ModelShape(**(vars(LARGE) | {"n_ctx_train": n_ctx_train}))
+    low, high = sorted((max(a, 1), max(b, 1)))
+    small, large = (fitting_context(shape, Settings(), room) for room in (low, high))
+    assert 0 < small <= large <= n_ctx_train
+
+
+def test_the_fitting_context_is_the_largest_that_fits() -> None:
+    room = 3 * 10**8 + 10**9
+    n_ctx = fitting_context(LARGE, Settings(), room)
+    assert n_ctx % 256 == 0
+    assert memory_need(LARGE, Settings(), n_ctx).total <= room * sizing._USABLE
+    assert memory_need(LARGE, Settings(), n_ctx + 256).total > room * sizing._USABLE
+
+
+@pytest.mark.parametrize("room", [0, -1])
+def test_unknown_memory_sets_no_limit(room: int) -> None:
+    assert fitting_context(LARGE, Settings(), room) == 8192
+
+
+@given(st.integers(0, 2**36), st.integers(0, 2**36))
+def test_more_gpu_memory_never_takes_fewer_layers(a: int, b: int) -> None:
+    small, large = (fitting_layers(LARGE, Settings(), 4096, room) for room in sorted((a, b)))
+    assert 0 <= small <= large <= 25
+
+
+@pytest.mark.parametrize(("room", "layers"), [(0, 0), (10**8, 0), (2**36, 25)])
+def test_no_layer_or_all_layers_fit(room: int, layers: int) -> None:
+    assert fitting_layers(LARGE, Settings(), 4096, room) == layers

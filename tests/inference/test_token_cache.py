@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.errors import LlmcliError
-from llmcli.inference import prompt_tokens
-from llmcli.inference.prompt_tokens import TokenCache, render_prompt
+from llmcli.inference import request as prompt_module
+from llmcli.inference.request import PromptRenderer
 from llmcli.inference.template import ChatTemplate
 from tests.inference.test_prompt_tokens import ATTACKS, chatml
 from tests.models.tiny_models import CONTROL, USER_DEFINED, vocabulary
@@ -61,9 +61,9 @@ def texts_of(history: list[Edit], pieces: list[str]) -> Iterator[list[str]]:
         yield text
 
 
-def trained_cache(vocab: Vocab, names: list[str]) -> TokenCache:
+def trained_cache(vocab: Vocab, names: list[str]) -> PromptRenderer:
     """A cache that has seen the special tokens `names`."""
-    cache = TokenCache(vocab)
+    cache = PromptRenderer(vocab)
     for name in names:
         cache.tokenize([name])
     return cache
@@ -91,7 +91,7 @@ def test_a_neighbor_does_not_change_where_a_text_is_cut(tiny: tuple[Vocab, list[
 @settings(max_examples=40, deadline=None)
 @given(history=edits)
 def test_the_tokens_of_the_starter_are_those_of_the_whole_text(starter_vocab: Vocab, history: list[Edit]) -> None:
-    cache = TokenCache(starter_vocab)
+    cache = PromptRenderer(starter_vocab)
     names = [name.decode() for name in starter_vocab.special.values()]
     for text in texts_of(history, [*names, *WORDS]):
         whole = "".join(text)
@@ -104,16 +104,16 @@ def test_a_cache_does_not_change_the_tokens_of_a_conversation(
     starter_vocab: Vocab, template: ChatTemplate, history: list[Edit]
 ) -> None:
     """Contents that spell control tokens, and answers with a prefill, are among them."""
-    cache = TokenCache(starter_vocab)
+    cache = PromptRenderer(starter_vocab)
     for contents in texts_of(history, [*ATTACKS, *WORDS[:7]]):
         messages = [{"role": "user" if i % 2 else "assistant", "content": text} for i, text in enumerate(contents)]
         prefill = contents[-1] if contents else ""
-        expected = render_prompt(template, TokenCache(starter_vocab), messages, prefill)
-        assert render_prompt(template, cache, messages, prefill) == expected
+        expected = PromptRenderer(starter_vocab).apply(template, messages, prefill)
+        assert cache.apply(template, messages, prefill) == expected
 
 
 def test_plain_text_without_a_mark_is_tokenized_as_plain(starter_vocab: Vocab) -> None:
-    cache = TokenCache(starter_vocab)
+    cache = PromptRenderer(starter_vocab)
     for _ in range(3):
         tokens = cache.tokenize(["<|im_end|>", "<|im_end|>", "<|im_end|>"])
         plain = starter_vocab.tokenize("<|im_end|>")
@@ -139,12 +139,12 @@ def counted(starter_vocab: Vocab, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     return count
 
 
-def warm_cache(template: ChatTemplate, cache: TokenCache) -> None:
+def warm_cache(template: ChatTemplate, cache: PromptRenderer) -> None:
     """As a chat does while the user types."""
     turn = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
     with suppress(LlmcliError):
         for _ in range(2):
-            render_prompt(template, cache, turn)
+            cache.apply(template, turn)
 
 
 def conversation(n_messages: int, word: str = "word") -> list[dict[str, str]]:
@@ -152,26 +152,26 @@ def conversation(n_messages: int, word: str = "word") -> list[dict[str, str]]:
 
 
 def test_only_new_text_is_tokenized(starter_vocab: Vocab, template: ChatTemplate, counted: Callable[[], int]) -> None:
-    cache = TokenCache(starter_vocab)
+    cache = PromptRenderer(starter_vocab)
     warm_cache(template, cache)
     messages = conversation(100)
-    render_prompt(template, cache, messages)
+    cache.apply(template, messages)
     assert counted() > 2 * sum(len(message["content"]) for message in messages)
-    render_prompt(template, cache, messages)
+    cache.apply(template, messages)
     assert counted() == 0
     new = {"role": "user", "content": "What was the first of them? <|im_end|>"}
     for changed in ([*messages, new], [*messages[:-1], new], [new, *messages[1:]], [*messages[:50], new]):
-        render_prompt(template, cache, changed)
+        cache.apply(template, changed)
         assert counted() < 250  # the content, marked and searched again, and the turn
 
 
 def test_the_third_prompt_is_cached_without_warming(
     starter_vocab: Vocab, template: ChatTemplate, counted: Callable[[], int]
 ) -> None:
-    cache = TokenCache(starter_vocab)
+    cache = PromptRenderer(starter_vocab)
     costs = []
     for _ in range(3):
-        render_prompt(template, cache, conversation(5))
+        cache.apply(template, conversation(5))
         costs.append(counted())
     assert costs[0] > costs[1] > costs[2] == 0
 
@@ -179,32 +179,32 @@ def test_the_third_prompt_is_cached_without_warming(
 def test_the_oldest_text_leaves_the_cache(
     starter_vocab: Vocab, template: ChatTemplate, counted: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prompt_tokens, "_CACHE_SIZE", 500)
-    cache = TokenCache(starter_vocab)
+    monkeypatch.setattr(prompt_module, "_CACHE_SIZE", 500)
+    cache = PromptRenderer(starter_vocab)
     warm_cache(template, cache)
     for word in ("one", "two", "three", "four"):
-        assert render_prompt(template, cache, conversation(2, word)) == render_prompt(
-            template, TokenCache(starter_vocab), conversation(2, word)
+        assert cache.apply(template, conversation(2, word)) == PromptRenderer(starter_vocab).apply(
+            template, conversation(2, word)
         )
     counted()
-    render_prompt(template, cache, conversation(2, "four"))
+    cache.apply(template, conversation(2, "four"))
     assert counted() == 0
-    render_prompt(template, cache, conversation(2, "one"))
+    cache.apply(template, conversation(2, "one"))
     assert counted() > 0
 
 
 def test_a_text_larger_than_the_cache_is_tokenized(starter_vocab: Vocab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompt_tokens, "_CACHE_SIZE", 10)
-    cache = TokenCache(starter_vocab)
+    monkeypatch.setattr(prompt_module, "_CACHE_SIZE", 10)
+    cache = PromptRenderer(starter_vocab)
     for text in ("a" * 50, "b", "a" * 50):
         assert cache.tokenize([text]) == starter_vocab.tokenize(text)
 
 
 def test_a_failing_template_fails_at_the_prompt_and_not_in_warm(starter_vocab: Vocab) -> None:
-    failing, cache = chatml("{{ raise_exception('no') }}"), TokenCache(starter_vocab)
+    failing, cache = chatml("{{ raise_exception('no') }}"), PromptRenderer(starter_vocab)
     warm_cache(failing, cache)
     messages = [{"role": "user", "content": "a"}]
     with pytest.raises(LlmcliError, match="fails: no"):
-        render_prompt(failing, cache, messages)
+        cache.apply(failing, messages)
     working = chatml()
-    assert render_prompt(working, cache, messages) == render_prompt(working, TokenCache(starter_vocab), messages)
+    assert cache.apply(working, messages) == PromptRenderer(starter_vocab).apply(working, messages)

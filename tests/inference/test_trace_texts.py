@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.events import TokenTrace
-from llmcli.engine.reasoning import ReasoningSplitter
-from llmcli.inference.answer import Answer
-from llmcli.inference.engine import Request, TemplateOptions
+from llmcli.engine.answer_text import ReasoningSplitter
+from llmcli.engine.events import Request, TokenTrace
+from llmcli.inference.engine import Answer, TemplateOptions
 from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
 from tests.chat.controllers import open_local

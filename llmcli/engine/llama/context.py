@@ -4,9 +4,9 @@ import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from llmcli.engine.events import Batches, Cancellation
+from llmcli.engine.events import Batches, Cancellation, Progress, common_prefix
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError
@@ -14,7 +14,6 @@ from llmcli.errors import ContextOverflowError, LlmcliError
 if TYPE_CHECKING:
     from llmcli.params.model import ModelParams
 
-Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # llama.h, enum llama_flash_attn_type
 _BF16 = 30  # ggml.h, enum ggml_type; the one type of a cache that llama-cpp-python does not name
 _NO_SLOT, _ABORTED = 1, 2  # status of llama_decode
@@ -24,14 +23,6 @@ _MAX_SAVED_STATE = 2**29  # bytes
 
 class AbortedError(Exception):
     """The cancellation was set during a computation; the context is still usable."""
-
-
-class SavedSequence(NamedTuple):
-    """A sequence outside of its context: llama.cpp's state of it, the tokens, and the rows of their batches."""
-
-    state: "ctypes.Array[ctypes.c_uint8]"
-    evaluated: list[int]
-    rows: list[int]
 
 
 class Context:
@@ -165,7 +156,7 @@ class Context:
 
     def receive(self, other: "Context") -> None:
         """Copy the first sequence of `other`, a context of the same model and cache types, if it fits."""
-        self._load(other._save())
+        other._save()(self)
 
     def prefill_as(self, seq_id: int, tokens: Sequence[int], layout: Batches) -> None:
         """Evaluate all of these batches of `tokens` again except the last one, which `prefill` then evaluates.
@@ -201,12 +192,12 @@ class Context:
         what the next `prefill` does where the state has more than 512 MB and is not saved.
         """
         is_small = self._api.llama_state_seq_get_size(self.handle, 0) <= _MAX_SAVED_STATE
-        saved = self._save() if is_small and self._evaluated[0] else None
+        load = self._save() if is_small and self._evaluated[0] else None
         try:
             yield
         finally:
-            if saved:
-                self._load(saved)
+            if load:
+                load(self)
 
     def close(self) -> None:
         """Free the memory; a second call has no effect."""
@@ -276,27 +267,21 @@ class Context:
             raise ContextOverflowError(f"the context of {self.n_ctx} tokens is full")
         raise LlmcliError(f"llama.cpp cannot evaluate the tokens: {bindings.last_log_error() or f'status {status}'}")
 
-    def _save(self) -> SavedSequence:
-        size = self._api.llama_state_seq_get_size(self.handle, 0)
+    def _save(self) -> "Callable[[Context], None]":
+        """A copy of the first sequence: it becomes that of a context, which is empty where the copy does not fit."""
+        api, size = self._api, self._api.llama_state_seq_get_size(self.handle, 0)
         state = (ctypes.c_uint8 * size)()
-        self._api.llama_state_seq_get_data(self.handle, state, size, 0)
-        return SavedSequence(state, list(self._evaluated[0]), list(self._rows[0]))
+        api.llama_state_seq_get_data(self.handle, state, size, 0)
+        evaluated, rows = list(self._evaluated[0]), list(self._rows[0])
 
-    def _load(self, saved: SavedSequence) -> None:
-        """Replace the first sequence by a saved one; it is empty if that does not fit."""
-        self.cut(0)
-        if self._api.llama_state_seq_set_data(self.handle, saved.state, len(saved.state), 0):
-            self._evaluated[0], self._rows[0] = saved.evaluated, saved.rows
-        else:
-            self.cut(0)  # a part of it can be there
+        def load(target: Context) -> None:
+            target.cut(0)
+            if api.llama_state_seq_set_data(target.handle, state, size, 0):
+                target._evaluated[0], target._rows[0] = evaluated, rows
+            else:
+                target.cut(0)  # a part of it can be there
 
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """The length of the common prefix of two sequences of tokens."""
-    n = min(len(a), len(b))
-    if list(a[:n]) == list(b[:n]):  # the usual case, compared at C speed
-        return n
-    return next(i for i in range(n) if a[i] != b[i])
+        return load
 
 
 def check_layout(layout: Batches, n_tokens: int, n_batch: int, n_ctx: int) -> None:

@@ -3,7 +3,7 @@
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from itertools import repeat
@@ -141,9 +141,11 @@ class Vocab:
             self._labels[token] = self.piece(token, special=True).decode("utf-8", "replace")
         return self._labels[token]
 
-    def show_control(self, token: int) -> None:
-        """From now on include this control token (such as a reasoning tag) in texts."""
-        self._pieces[token] = self.piece(token, special=True)
+    def show_control(self, texts: Iterable[str]) -> None:
+        """From now on include the control tokens that these texts (reasoning tags) spell in the texts of answers."""
+        for token in {token for text in texts for token in self.tokenize(text, parse_special=True)}:
+            if self.is_control(token) and not self.ends(token):
+                self._pieces[token] = self.piece(token, special=True)
 
     def detokenize(self, tokens: list[int]) -> str:
         """The text of `tokens`; invalid UTF-8 becomes U+FFFD."""

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from llmcli.engine.answer_text import DrawState
 from llmcli.engine.events import TemperatureShift
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
 from llmcli.engine.sampling.grammar import Grammar
 from llmcli.engine.sampling.python_samplers import CustomSampler, DrawTracer, TemperatureSampler, python_sampler
-from llmcli.engine.sentences import DrawState
 from llmcli.errors import ConstraintError, UsageError
 from llmcli.params.generation import Bias
 from llmcli.params.sampler_chain import SamplerStep, TemperaturePlan

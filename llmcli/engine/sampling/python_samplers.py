@@ -10,10 +10,10 @@ from operator import mul
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from llmcli.engine.answer_text import DrawState
 from llmcli.engine.events import Alternative, TemperatureShift, TokenLogprob
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.sentences import DrawState
 from llmcli.errors import PolicyError
 from llmcli.params.param import LARGEST_FLOAT, quote
 from llmcli.params.policies.policy import Entropy, Fixed

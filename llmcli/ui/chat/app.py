@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llmcli.chat.controller import ChatController, PromptFit, overflow_error
 from llmcli.chat.conversation import Attachment, Message, attach, find_mentions
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.events import Cancellation
+from llmcli.engine.events import Cancellation, Progress
 from llmcli.errors import LlmcliError, TimeLimitError, UsageError
 from llmcli.inference.request import needs_plain_template
 from llmcli.params.settings import Settings
@@ -22,7 +22,8 @@ from llmcli.ui.terminal.output import print_line, to_stderr, warn_ineffective, w
 if TYPE_CHECKING:
     from llmcli.chat.controller import BackgroundLoad, CompareSession
     from llmcli.chat.sessions.session import Turn
-    from llmcli.inference.engine import Engine, Progress
+    from llmcli.engine.events import Progress
+    from llmcli.inference.engine import Engine
     from llmcli.ui.input.piped import LineReader
     from llmcli.ui.input.reader import TerminalReader
 
@@ -210,7 +211,7 @@ class ChatApp:
         shown.answer([("answer", text)])
         shown.finish()
 
-    def work(self, doing: str, run: "Callable[[Cancellation, Progress], _T | None]") -> _T | None:
+    def work(self, doing: str, run: Callable[[Cancellation, Progress], _T | None]) -> _T | None:
         """What `run` returns, with a spinner meanwhile; None, with a note, if the user stops it."""
         with BusyScreen(self.controller.settings, self.live, doing).open() as busy_screen:
             result = run(busy_screen.cancellation, busy_screen.progress)

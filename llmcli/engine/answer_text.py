@@ -1,12 +1,183 @@
-"""The sentence, line and paragraph of the next token."""
+"""The text of an answer: reasoning, stop strings and banned strings; the sentence, line and paragraph of a token."""
 
 import re
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from llmcli.engine.reasoning import ReasoningSplitter
+# The opening and closing tags of model families.
+REASONING_TAGS = (
+    ("<think>", "</think>"),  # DeepSeek R1, Qwen 3, QwQ, SmolLM3, GLM, MiniMax
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),  # Seed-OSS
+    ("[THINK]", "[/THINK]"),  # Magistral
+    ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A Reasoning
+    ("<|channel|>analysis<|message|>", "<|start|>assistant<|channel|>final<|message|>"),  # gpt-oss
+    ("<|channel|>final<|message|>", ""),  # gpt-oss without reasoning
+    ("<|channel>thought", "<channel|>"),  # Gemma
+    ("◁think▷", "◁/think▷"),  # Kimi
+)
+_OPENING_TAGS = tuple(opener for opener, _ in REASONING_TAGS)
+
+
+class ReasoningSplitter:
+    """Splits streamed text into ("think", text) and ("answer", text), without tags and the line breaks next to them.
+
+    Only a tag at the start of the text opens the reasoning; later it is part of the answer. Some templates end the
+    prompt with the opening tag, so the end of the prompt is checked too.
+    """
+
+    def __init__(self, prompt: str = "", inside: bool = False) -> None:
+        """`inside`: the prompt ends in the middle of the reasoning, not just after its opening tag."""
+        tail = prompt.rstrip()
+        self._closer = next((closer for opener, closer in REASONING_TAGS if tail.endswith(opener)), "")
+        if inside:
+            self._closer = max(REASONING_TAGS, key=lambda pair: prompt.rfind(pair[0]))[1]
+        # start -> opened -> think -> gap -> answer; "opened" and "gap" skip line breaks after a tag
+        self._state = "opened" if self._closer else "start"
+        if inside:
+            self._state = "think"
+        self._held = ""
+
+    @property
+    def thinking(self) -> bool:
+        """Whether the next text is reasoning, as far as is known."""
+        return self._state in ("opened", "think")
+
+    def push(self, text: str) -> Iterator[tuple[str, str]]:
+        """Add a piece of text; yields the parts that are final."""
+        self._held += text
+        if self._state == "start":
+            self._open()
+        if self._state == "opened":
+            self._skip_lines("think")
+        if self._state == "think":
+            yield from self._think()
+        if self._state == "gap":
+            self._skip_lines("answer")
+        if self._state == "answer" and self._held:
+            yield "answer", self._held
+            self._held = ""
+
+    def _open(self) -> None:
+        text = self._held.lstrip()
+        pair = next(((opener, closer) for opener, closer in REASONING_TAGS if text.startswith(opener)), None)
+        if pair:
+            self._closer = pair[1]
+            self._held = text[len(pair[0]) :]
+            self._state = "opened"
+        elif not any(opener.startswith(text) for opener in _OPENING_TAGS):
+            self._state = "answer"
+
+    def _think(self) -> Iterator[tuple[str, str]]:
+        at = self._held.find(self._closer)
+        end = at if at >= 0 else len(self._held) - held_back(self._held, (self._closer,))
+        final = self._held[:end].rstrip("\n")
+        if at < 0:
+            self._held = self._held[len(final) :]
+        else:
+            self._held = self._held[at + len(self._closer) :]
+            self._state = "gap"
+        if final:
+            yield "think", final
+
+    def _skip_lines(self, next_state: str) -> None:
+        self._held = self._held.lstrip("\n")
+        if self._held:
+            self._state = next_state
+
+    def flush(self) -> Iterator[tuple[str, str]]:
+        """The text that was held back, at the end."""
+        held, self._held = self._held, ""
+        if held and self._state != "gap":
+            yield ("think" if self._state == "think" else "answer"), held
+
+
+class StopScanner:
+    """Finds stop strings. It holds back the end of the text while that can be the start of one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+
+    def push(self, text: str, is_last: bool = False) -> tuple[str, str | None]:
+        """The text that is final (all of it, if it is the last), and the stop string that was found or None."""
+        text = self._held + text
+        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        final = len(text) if is_last else len(text) - held_back(text, self._stops)
+        at, stop = min(found, default=(len(text), None))
+        if stop is not None and at <= final:  # else the end of the text can become a match that starts before `at`
+            self._held = ""
+            return text[:at], stop
+        self._held = text[final:]
+        return text[:final], None
+
+
+class HeldToken(NamedTuple):
+    """A token whose text is held back."""
+
+    text: str
+    token: int
+    restore: Callable[[], None]  # what its draw changed
+
+
+class BanScanner:
+    """Finds banned phrases in the answer; case-insensitive, like KoboldCpp's banned_strings."""
+
+    def __init__(self, phrases: Sequence[str]) -> None:
+        self._phrases = tuple(lower_by_character(phrase) for phrase in phrases)
+        self.held: list[HeldToken] = []
+
+    @property
+    def _text(self) -> str:
+        return "".join(item.text for item in self.held)
+
+    def push(self, held: HeldToken) -> int | None:
+        """Add a token; the number of tokens to remove if it completes a phrase, else None."""
+        self.held.append(held)
+        text = lower_by_character(self._text)
+        starts = [at for phrase in self._phrases if (at := text.find(phrase)) >= 0]
+        if not starts:
+            return None
+        # From the token in which the phrase starts. It can be a part of a character, whose text a later token has.
+        ends = accumulate(len(item.text) for item in self.held)
+        first = next((index for index, end in enumerate(ends) if min(starts) < end), len(self.held) - 1)
+        return len(self.held) - first
+
+    def release(self) -> str:
+        """The text that can no longer become part of a phrase: of all tokens or none.
+
+        None are released while the end of the text can still become a phrase. If the following tokens are removed, a
+        token before them that seemed safe could start a phrase after all.
+        """
+        return "" if held_back(lower_by_character(self._text), self._phrases) else self.flush()
+
+    def flush(self) -> str:
+        """The text of all held tokens, at the end of the answer."""
+        text, self.held = self._text, []  # which frees their snapshots
+        return text
+
+
+def lower_by_character(text: str) -> str:
+    """`text` in lower case, character by character: positions stay the same, and no letter depends on its neighbors."""
+    lower = text.lower().replace("ς", "σ")  # str.lower maps a sigma by its position in the word
+    return lower if len(lower) == len(text) else "".join(low if len(low := c.lower()) == 1 else c for c in text)
+
+
+def held_back(text: str, phrases: Sequence[str]) -> int:
+    """The length of the longest suffix of `text` that is a proper prefix of one of `phrases`."""
+    longest = max((len(phrase) for phrase in phrases), default=1)
+    for size in range(min(longest - 1, len(text)), 0, -1):
+        tail = text[-size:]
+        if any(phrase.startswith(tail) for phrase in phrases):
+            return size
+    return 0
+
 
 # Marks that end a sentence only before white space, and marks that always end one.
 _SOFT = ".!?…‽‼⁇⁈⁉\u037e;"  # U+037E is the Greek question mark, which is mostly typed as a semicolon
@@ -21,16 +192,8 @@ _FIRST_WORDS = """
 _MONTHS = "Januar Jänner Februar März April Mai Juni Juli August September Oktober November Dezember Jahrhundert"
 _LOOKBEHIND = 32  # characters before a mark that decide about it
 _KEPT = 64  # characters before the undecided text that are stored
-# Groups: the marks; closing marks after them (French has a space before the guillemet, [1] is a citation); the gap;
-# opening marks. Bounded repetitions limit the time per token. A match at the end of the text can still grow.
-_MARK = re.compile(
-    rf"\n|((?:[{_SOFT[:-1]}{_HARD}]|(?<=[\u0370-\u03ff\u1f00-\u1fff]);){{1,16}})"
-    rf"((?:[{_CLOSERS}]|(?<![{_HARD}”’])[“‘«‹]|[ \u00a0\u202f][»›](?!\w)|\[\^?\d{{0,3}}(?:\]|\Z)){{0,8}})"
-    rf"([^\S\n]{{0,16}})((?:[{re.escape(_OPENERS)}][ \u00a0\u202f]?){{0,8}})"
-)
 _LETTER = re.compile(r"[^\W_]")
 _WORD = re.compile(r"[^\W\d_]{0,16}")
-_HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 _LIST_MARKER = re.compile(r"[\s#>*_+([•—–-]{0,12}(?:\d{1,3}(?:\.\d{1,3}){0,4}|[^\W\d_]|[ivx]{1,5}|[IVXLC]{1,6})")
 _ORDINAL = re.compile(r"(?i)\b(?:(?<!I )am|im|der|die|das|dem|den|des|vom|zum|zur|beim) \d{1,2}$")  # am 3. Tag
 _INITIALS = re.compile(r"[^\W\d_]|(?:[^\W\d_]{1,2}\.-?)+[^\W\d_]{1,2}")
@@ -53,7 +216,7 @@ def boundaries(text: str, at: int = 0, started: bool = False) -> SentenceScan:
     More text never changes what is decided, so the result does not depend on how a text is split into pieces.
     """
     ends = start = 0
-    while mark := _MARK.search(text, at):
+    while mark := _mark().search(text, at):
         started = started or _LETTER.search(text, at, mark.start()) is not None
         final, certain = _verdict(text, start, mark) if started else (False, True)
         if not certain:
@@ -64,6 +227,18 @@ def boundaries(text: str, at: int = 0, started: bool = False) -> SentenceScan:
             start, started = at, False
     started = started or _LETTER.search(text, at) is not None
     return SentenceScan(ends, start, len(text), started, False)
+
+
+@cache
+def _mark() -> re.Pattern[str]:
+    """The end of a sentence, or a line break; compiled when it is needed, which takes 8 ms."""
+    # Groups: the marks; closing marks after them (French has a space before the guillemet, [1] is a citation); the gap;
+    # opening marks. Bounded repetitions limit the time per token. A match at the end of the text can still grow.
+    return re.compile(
+        rf"\n|((?:[{_SOFT[:-1]}{_HARD}]|(?<=[\u0370-\u03ff\u1f00-\u1fff]);){{1,16}})"
+        rf"((?:[{_CLOSERS}]|(?<![{_HARD}”’])[“‘«‹]|[ \u00a0\u202f][»›](?!\w)|\[\^?\d{{0,3}}(?:\]|\Z)){{0,8}})"
+        rf"([^\S\n]{{0,16}})((?:[{re.escape(_OPENERS)}][ \u00a0\u202f]?){{0,8}})"
+    )
 
 
 @cache
@@ -87,8 +262,9 @@ def _verdict(text: str, start: int, mark: re.Match[str]) -> tuple[bool, bool]:
         is_number = run == "．" and (after.isdigit() or kind == "before anything")
         return not after or not (is_quote or is_number), bool(after)
     if after and not gap:
-        among_han = run[-1] in "!?" and _HAN.match(before[-1:]) and _HAN.match(after)
-        return after in "¿¡" or bool(among_han), True
+        beside = (before[-1:], after)
+        is_han = all("\u3040" <= one <= "\u30ff" or "\u3400" <= one <= "\u9fff" for one in beside)
+        return after in "¿¡" or (is_han and run[-1] in "!?"), True
     if not following:
         return kind in ("end", "before a number") or (kind in ("address", "day") and gap > ""), False
     if following.islower() and not "\u10d0" <= following <= "\u10ff":  # Georgian has no capital letters
