@@ -68,7 +68,7 @@ def test_waiting_process_resumes_download_of_killed_process(pulls: Pulls) -> Non
         with pulls.process() as second:
             assert f"process {first.pid} " in line_about_waiting(second)
             first.send_signal(signal.SIGKILL)
-            first.wait(timeout=10)
+            first.wait(timeout=30)
             pulls.hub.hold_at = None
             stdout = second.communicate(timeout=30)[0]
     assert second.returncode == 0
@@ -85,7 +85,7 @@ def test_ctrl_c_ends_waiting_process_at_once(pulls: Pulls) -> None:
         with pulls.process() as second:
             line_about_waiting(second)
             second.send_signal(signal.SIGINT)
-            assert shell_status(second.wait(timeout=5)) == 130
+            assert shell_status(second.wait(timeout=30)) == 130
         pulls.hub.hold_at = None
         first.communicate(timeout=30)
     assert first.returncode == 0
