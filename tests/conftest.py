@@ -171,7 +171,7 @@ def run() -> Run:
     """Runs the real program: `run("generate", "hi", stdin="...", env={...})`."""
 
     def call(
-        *args: str, stdin: str | bytes | None = None, env: dict[str, str] | None = None, timeout: float = 60
+        *args: str, stdin: str | bytes | None = None, env: dict[str, str] | None = None, timeout: float = 120
     ) -> CliResult:
         data = stdin.encode() if isinstance(stdin, str) else stdin
         done = subprocess.run(

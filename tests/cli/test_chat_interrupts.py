@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.chat_terminal import CHAT, CTRL_C, CTRL_D, CTRL_Z, ENTER, LEAVE, PROMPT, Talk, pasted
+from tests.cli.chat_terminal import CHAT, CTRL_C, CTRL_D, CTRL_Z, ENTER, FOOT, LEAVE, PROMPT, Talk, pasted
 
 pytestmark = [
     pytest.mark.terminal,
@@ -196,6 +196,7 @@ def test_ctrl_z_and_fg_work_at_the_prompt_and_in_an_answer(home: Path) -> None:
         shell.until(lambda: shell.text().count("Stopped") == 2 and shell.line() == "$", "the shell again")
         assert modes(shell) == before
         shell.keys("fg", ENTER)
+        shell.until(lambda: shell.line().startswith(FOOT), "the row below the answer")
         shell.wait_more(120)
         shell.keys(CTRL_C)
         shell.ready()

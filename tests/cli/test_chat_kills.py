@@ -133,7 +133,7 @@ def test_a_killed_chat_keeps_every_word_that_it_showed() -> None:
     shown: list[str] = []
     for number in range(1, 4):
         process = subprocess.Popen(
-            [*CHAT, "--session", "talk", "--ignore-eos", "-n", "300"],
+            [*CHAT, "--session", "talk", "--ignore-eos", "-c", "4096", "-n", "3000"],  # not complete before the kill
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         assert process.stdin
