@@ -156,7 +156,7 @@ def test_a_killed_chat_keeps_every_word_that_it_showed() -> None:
 def test_a_chat_on_a_full_disk_answers_and_reports_it_once() -> None:
     done = subprocess.run(
         ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *CHAT, "-n", "4"],
-        input=b"One?\nTwo?\nThree?\n", capture_output=True, timeout=60,
+        input=b"One?\nTwo?\nThree?\n", capture_output=True, timeout=120,
     )  # fmt: skip
     errors = done.stderr.decode()
     assert done.returncode == 6

@@ -199,7 +199,7 @@ def test_ctrl_c_keeps_partial_file_and_says_how_to_resume(pulls: Pulls) -> None:
     with pulls.process() as running:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
         running.send_signal(signal.SIGINT)
-        stdout, stderr = running.communicate(timeout=30)
+        stdout, stderr = running.communicate(timeout=60)
     assert shell_status(running.returncode) == 130
     assert stdout == ""
     assert f"interrupted; run `llmcli pull {REPO}` to resume" in stderr

@@ -21,7 +21,7 @@ def on_terminal(*args: str, **env: str) -> tuple[str, int]:
         env={**os.environ, **env},
         dimensions=(24, 80),
         encoding="utf-8",
-        timeout=60,
+        timeout=120,
     )
     text = child.read()
     child.close()
