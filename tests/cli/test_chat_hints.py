@@ -10,7 +10,7 @@ from tests.conftest import Run
 
 LOOP = r'"I am not sure what you mean by that.\n"*'
 NOTE = "the answer repeats itself; /retry repeat_penalty=1.1 may help"
-ENDLESS = ("-m", "tiny.gguf", "-t", "1", "-c", "4096", "-n", "2000", "--ignore-eos", "--grammar-file", "loop.gbnf")
+ENDLESS = ("-m", "tiny.gguf", "-t", "1", "-c", "4096", "-n", "1400", "--ignore-eos", "--grammar-file", "loop.gbnf")
 terminal = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 
 
