@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,7 +13,7 @@ from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, ModelInvalidError, ModelNotFoundError, UsageError
 from llmcli.files import check_name
 from llmcli.models.gguf.parser import read_headers
-from llmcli.models.installed import installed_model, inventory, remove, verify
+from llmcli.models.installed import InterruptedDownload, find_interrupted, installed_model, inventory, remove, verify
 from llmcli.models.locations import STARTER, ModelLocations, ModelNotDownloadedError, model_locations
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import RemoteReference
@@ -26,9 +26,6 @@ from llmcli.text import format_age, format_size, plural
 from llmcli.ui.terminal.console import can_ask, confirm, console
 from llmcli.ui.terminal.output import print_json, print_line, print_rows
 from llmcli.ui.terminal.progress import Downloads
-
-if TYPE_CHECKING:
-    from llmcli.models.interrupted import InterruptedDownload
 
 _FOLDER_HINT = "give a folder with .gguf files, or an Ollama store"
 Reference = Annotated[
@@ -110,12 +107,10 @@ def partials(
     as_json: Json = False,
 ) -> None:
     """List, resume or delete interrupted downloads."""
-    from llmcli.models.interrupted import interrupted_downloads
-
     if resume and remove:
         raise UsageError("--resume and --remove cannot be used together", "use one of them")
     locations = model_locations(resolve_settings(flags))
-    found = interrupted_downloads(locations)
+    found = find_interrupted(locations)
     chosen = [item for item in found if name in (None, item.name, item.path.name)]
     if name is not None and not chosen:
         raise ModelNotFoundError(f"no interrupted download '{name}'", "list them with `llmcli models partials`")
@@ -225,7 +220,7 @@ def _set_alias(name: str, model: str) -> None:
     config_file.set_alias(name, model)
 
 
-def _resume(chosen: Sequence["InterruptedDownload"], locations: ModelLocations) -> None:
+def _resume(chosen: Sequence[InterruptedDownload], locations: ModelLocations) -> None:
     from llmcli.cli.models.pull import download_with_bars, plan_reference
 
     for name in dict.fromkeys(item.name for item in chosen if item.size):
@@ -239,7 +234,7 @@ def _resume(chosen: Sequence["InterruptedDownload"], locations: ModelLocations) 
             console.warn(f"cannot resume {item.path}: another program started it")
 
 
-def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> None:
+def _delete(chosen: Sequence[InterruptedDownload], data_dir: Path) -> None:
     deleted = [item for item in chosen if item.remove(data_dir)]
     for item in chosen:
         if item not in deleted:
