@@ -24,7 +24,7 @@ from llmcli.params.param import fields_of
 from llmcli.params.policies.policy import names_in
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.settings import Layer, Settings, fields, resolve
-from llmcli.ui.terminal.console import can_ask, can_redraw, console, is_terminal, wants_color
+from llmcli.ui.terminal.console import can_ask, can_redraw, console, is_terminal
 from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt
 
 if TYPE_CHECKING:
@@ -113,16 +113,13 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "TerminalReader 
     from llmcli.ui.chat.loop import input_hint, status_line
     from llmcli.ui.commands.registry import suggest
     from llmcli.ui.input.reader import TerminalReader
-    from llmcli.ui.markdown.theme import ground_of
 
     reader = TerminalReader(
         lambda before: suggest(chat, before),
         lambda: status_line(chat),
-        data_dir() / "history",
-        settings.editing_mode,
-        ground_of(settings.theme),
-        wants_color(sys.stdout),
         lambda: input_hint(chat),
+        data_dir() / "history",
+        settings,
     )
     reader.on_drawn = chat.controller.load_model
     reader.on_interrupt = chat.stop_editing
