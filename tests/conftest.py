@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
+import hypothesis
 import pytest
 from filelock import FileLock
 
@@ -35,6 +36,10 @@ _worker = os.environ.get("PYTEST_XDIST_WORKER", "")
 if _worker and hasattr(os, "sched_setaffinity"):
     _cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
+
+# On a busy machine an example can take long. Here, because a test takes what is the default when it is imported.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 _PROCESSES = frozenset({"run", "place", "there", "index"})  # the fixtures that start llmcli or pip
 _OUTSIDE = (
@@ -166,7 +171,7 @@ def run() -> Run:
     """Runs the real program: `run("generate", "hi", stdin="...", env={...})`."""
 
     def call(
-        *args: str, stdin: str | bytes | None = None, env: dict[str, str] | None = None, timeout: float = 60
+        *args: str, stdin: str | bytes | None = None, env: dict[str, str] | None = None, timeout: float = 120
     ) -> CliResult:
         data = stdin.encode() if isinstance(stdin, str) else stdin
         done = subprocess.run(

@@ -101,7 +101,7 @@ def test_processes_that_start_at_the_same_time_get_a_file_each(home: Path, tmp_p
     gate.touch()
     _create_sessions(str(home), str(gate), 20)
     for other in others:
-        other.join(30)
+        other.join(60)
         assert other.exitcode == 0
     assert len(listing.session_summaries()) == 60
     assert {one.n_messages for one in listing.session_summaries()} == {1}

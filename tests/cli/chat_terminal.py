@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ HINT = "Ask anything"  # how the gray text in an empty line begins
 FOOT = "Ctrl-C stops"  # how the row below a streaming answer begins
 GREEDY = ("--temp", "0", "-n", "20", "-c", "1024", "-t", "1")
 TINY = ("-m", "tiny.gguf", "-n", "100", "-t", "1")  # its text is noise; a grammar determines it
+LEAVE = "Ctrl-D or /exit ends the chat"  # the row below an empty line after Ctrl-C
+SYNCHRONIZED = 2026 << 5  # the mode of a terminal between the two ends of a drawing, as pyte keeps it
 PATIENCE = 45.0  # seconds; a loaded machine is slow, and no test asks how fast something is
 CHAT = (sys.executable, "-m", "llmcli", "chat")
 
@@ -74,6 +77,7 @@ class Talk:
             env=surroundings,
             cwd=str(cwd) if cwd else None,
             timeout=PATIENCE,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a background job ignores Ctrl-C
         )
         self.child.delaybeforesend = None
         self.child.ptyproc.delayafterclose = self.child.ptyproc.delayafterterminate = 0.02
@@ -187,6 +191,11 @@ class Talk:
         """Wait until a text can be seen in the window or above it."""
         self.until(lambda: text in self.text(), repr(text))
 
+    def wait_more(self, count: int) -> None:
+        """Wait for so many more characters: by then the keys are read, of which Ctrl-C would drop those that wait."""
+        before = len(self.text())
+        self.until(lambda: len(self.text()) > before + count, "more text")
+
     def wait_line(self, text: str) -> None:
         """Wait until the row with the cursor ends with a text."""
         self.until(lambda: self.line().endswith(text), f"a line {text!r}")
@@ -204,16 +213,20 @@ class Talk:
         return int(self.child.exitstatus if self.child.signalstatus is None else -self.child.signalstatus)
 
     def until(self, condition: Callable[[], object], what: str) -> None:
-        """Read what the program writes until the condition holds.
+        """Read what the program writes until the condition holds, and no drawing is half-way.
 
         Raises:
             AssertionError: with the screen, when it ends or takes too long before.
         """
         deadline = time.monotonic() + PATIENCE
-        while not condition():
+        while not condition() or (self._is_drawing() and not self.over):
             assert not self.over, f"ended while waiting for {what}:\n{self.text()}"
             assert time.monotonic() < deadline, f"waited in vain for {what}:\n{self.text()}\n{self.window.cursor}"
             self._pump(0.05)
+
+    def _is_drawing(self) -> bool:
+        """Whether only the beginning of a drawing has been read: the prompt hides the cursor until the end of each."""
+        return self.window.cursor.hidden or SYNCHRONIZED in self.window.mode
 
     def _pump(self, timeout: float) -> None:
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.chat_terminal import CHAT, CTRL_C, CTRL_D, CTRL_Z, ENTER, PROMPT, Talk, pasted
+from tests.cli.chat_terminal import CHAT, CTRL_C, CTRL_D, CTRL_Z, ENTER, FOOT, LEAVE, PROMPT, Talk, pasted
 
 pytestmark = [
     pytest.mark.terminal,
@@ -40,7 +40,13 @@ def in_shell() -> Talk:
 def start_story(chat: Talk) -> None:
     """Ask for a story, and wait for its first words."""
     chat.send(STORY)
-    chat.wait_for(BEGINNING)
+    chat.until(lambda: BEGINNING in chat.answer(STORY), "the story")
+
+
+def stop(chat: Talk) -> None:
+    """Press Ctrl-C twice; the second one can also come when the prompt is back, and then says how to leave."""
+    chat.keys(CTRL_C, CTRL_C)
+    chat.until(lambda: chat.line() == PROMPT and (" · " in chat.status() or chat.status() == LEAVE), "the prompt")
 
 
 def saved_messages(home: Path) -> list[dict[str, Any]]:
@@ -67,11 +73,12 @@ def test_ctrl_c_returns_to_the_prompt_in_every_state() -> None:
         chat.keys(CTRL_C)
         chat.until(lambda: "not sent" in chat.text() or "stopped; " in chat.text(), "the stop, before or after a token")
         chat.until(lambda: chat.line() in (PROMPT, f"{PROMPT} hi"), "the prompt")
-        chat.keys(CTRL_C)
+        if chat.line() != PROMPT:  # the message that was not sent
+            chat.keys(CTRL_C)
         chat.ready()
         chat.ask("/clear")
         chat.keys(CTRL_C)
-        chat.wait_for("Ctrl-D or /exit ends the chat")
+        chat.wait_for(LEAVE)
         chat.type("never sent")
         chat.keys(CTRL_C)
         chat.ready()
@@ -82,14 +89,14 @@ def test_ctrl_c_returns_to_the_prompt_in_every_state() -> None:
         first_words = chat.ask("/history 1").split("interrupt\n")[1].split()
         assert first_words[:1] == [BEGINNING]
         chat.send("/continue")
-        chat.keys(CTRL_C, CTRL_C)
-        chat.ready().ask("/clear")
+        stop(chat)
+        chat.ask("/clear")
         chat.keys(pasted("The quick brown fox jumps over the lazy dog. " * 500))  # 5,000 tokens to read
         chat.wait_line("characters]")
         chat.keys(ENTER)
         chat.wait_for("reading the prompt")
-        chat.keys(CTRL_C, CTRL_C)
-        chat.ready().ask("/clear")
+        stop(chat)
+        chat.ask("/clear")
         chat.ask("/max_tokens 8")
         assert chat.ask("What is a comet?").startswith("A comet is a small, icy particle\n")
         chat.keys(CTRL_D)
@@ -98,12 +105,19 @@ def test_ctrl_c_returns_to_the_prompt_in_every_state() -> None:
         assert "Traceback" not in chat.text()
 
 
+def test_ctrl_c_at_once_after_enter_stops_the_answer() -> None:
+    with Talk(*FLAGS) as chat:
+        chat.ready().keys(f"{STORY}{ENTER}{CTRL_C}")  # before the prompt has restored the terminal
+        chat.until(lambda: "not sent" in chat.text() or "stopped; " in chat.text(), "the stop, before or after a token")
+        chat.until(lambda: chat.line() in (PROMPT, f"{PROMPT} {STORY}"), "the prompt")
+
+
 def test_lines_typed_before_ctrl_c_are_in_the_line_and_do_not_run() -> None:
     with Talk(*FLAGS) as chat:
         chat.ready()
         start_story(chat)
         chat.keys("tell me", ENTER, "/clear", ENTER)
-        chat.until(lambda: len(chat.text()) > 200, "more of the story")
+        chat.wait_more(120)
         chat.keys(CTRL_C)
         chat.wait_line("  /clear")
         chat.keys(CTRL_C)
@@ -119,7 +133,7 @@ def test_lines_typed_during_a_comparison_do_not_run_after_ctrl_c() -> None:
         chat.send(f"/compare {STORY} temp=0,1")
         chat.wait_for(BEGINNING)
         chat.keys("tell me", ENTER, "/clear", ENTER)
-        chat.until(lambda: len(chat.text()) > 500, "more of the stories")
+        chat.wait_more(320)
         chat.keys(CTRL_C)
         chat.wait_line("  /clear")
         chat.keys(CTRL_C)
@@ -181,9 +195,9 @@ def test_ctrl_z_and_fg_work_at_the_prompt_and_in_an_answer(home: Path) -> None:
         shell.keys(CTRL_Z)
         shell.until(lambda: shell.text().count("Stopped") == 2 and shell.line() == "$", "the shell again")
         assert modes(shell) == before
-        so_far = shell.text()
         shell.keys("fg", ENTER)
-        shell.until(lambda: len(shell.text()) > len(so_far) + 120, "more of the story")
+        shell.until(lambda: shell.line().startswith(FOOT), "the row below the answer")
+        shell.wait_more(120)
         shell.keys(CTRL_C)
         shell.ready()
         assert STOPPED in shell.text()

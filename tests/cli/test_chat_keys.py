@@ -53,8 +53,8 @@ def test_commands_settings_values_and_files_are_completed(folder: Path) -> None:
         chat.wait_line("/overflow oldest")
         chat.keys(ENTER)
         chat.wait_for("overflow = oldest")
-        chat.ready().keys("/seed 7", ENTER)
-        chat.ready().keys("/reset se")
+        chat.ready().ask("/seed 7")
+        chat.keys("/reset se")
         chat.until(lambda: any(line.strip() == "seed" for line in chat.screen()), "the menu")
         chat.keys(TAB)
         chat.wait_line("/reset seed")
@@ -84,10 +84,11 @@ def test_keys_blocks_and_pastes_make_several_lines(folder: Path) -> None:
         chat.until(lambda: "  /exit" in chat.screen(), "the paste")
         assert "yes" not in chat.text().rpartition("> g")[2]  # a paste sends nothing
         chat.keys("i", ENTER)
-        chat.ready().keys("/multiline on", ENTER)
-        chat.ready().keys("j", ENTER, "k", ALT_ENTER)
-        chat.ready().keys("/multiline off", ENTER)
-        chat.ready()
+        chat.ready().ask("/multiline on")
+        chat.keys("j", ENTER, "k")
+        chat.until(lambda: chat.line() == "  k", "two lines")
+        chat.keys(ALT_ENTER)
+        chat.ready().ask("/multiline off")
         shown = chat.ask("/history")
         for text in ("\na\nb\nc\nd\n", "\ne\n\nf\n", "\ng\nh\n/exit\ni\n", "\nj\nk\n"):
             assert text in shown, text

@@ -149,6 +149,5 @@ def test_a_terminal_shows_columns_and_ctrl_c_stops_them_all(with_tiny: Path) -> 
         assert all(row.index("│") == 39 for row in rows)
         talk.keys(CTRL_C)
         talk.wait_for("2 answers")
-        talk.child.wait()
-        assert talk.child.signalstatus == signal.SIGINT
+        assert talk.wait_end() == -signal.SIGINT
         assert [row.split()[-1] for row in talk.screen() if row.startswith(("1  ", "2  "))] == ["interrupt"] * 2

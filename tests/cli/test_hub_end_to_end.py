@@ -64,7 +64,7 @@ class Place:
 
     def python(self, *args: str, stdin: str = "", **env: str) -> CliResult:
         done = subprocess.run(
-            [sys.executable, *args], input=stdin.encode(), capture_output=True, env=self.env | env, timeout=60
+            [sys.executable, *args], input=stdin.encode(), capture_output=True, env=self.env | env, timeout=120
         )
         return CliResult(done.stdout, done.stderr.decode("utf-8", "replace"), shell_status(done.returncode))
 
@@ -85,7 +85,7 @@ def on_terminal(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: a fork beside the threads of the hub
         child = pexpect.spawn(
-            sys.executable, ["-m", "llmcli", *args], env=terminal, dimensions=(40, columns), timeout=60
+            sys.executable, ["-m", "llmcli", *args], env=terminal, dimensions=(40, columns), timeout=120
         )
     before = b""
     if keys is not None:

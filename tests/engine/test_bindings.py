@@ -11,7 +11,7 @@ from llmcli.errors import LlmcliError
 
 def run_python(code: str) -> str:
     """The output of a new Python process."""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -90,7 +90,7 @@ def seconds(made: Sequence[SamplerStep], rows: Any, n: int) -> float:
     """The shortest time of several applications to the same candidates."""
     api = bindings.load()
     chain, best = make_chain(made, n), math.inf
-    for _ in range(7):
+    for _ in range(30):
         copy = type(rows).from_buffer_copy(rows)
         array = api.llama_token_data_array(ctypes.cast(copy, ctypes.POINTER(api.llama_token_data)), n, -1, False)
         begin = perf_counter()

@@ -25,6 +25,7 @@ class Control(Protocol):
 
     throttle: int | None
     hold_at: int | None
+    hold_if: Callable[[], bool]
     log: list[Request]
     errors: list[BaseException]
     stopped: threading.Event
@@ -161,7 +162,9 @@ class _Sending:
         """How many bytes may go out now; waits while the hub holds this position back."""
         if self._request.origin != "cdn":
             return _PIECE
-        self._wait_while(lambda: (hold := self._control.hold_at) is not None and position >= hold)
+        self._wait_while(
+            lambda: self._control.hold_if() or ((hold := self._control.hold_at) is not None and position >= hold)
+        )
         hold = self._control.hold_at
         return _PIECE if hold is None else max(1, min(_PIECE, hold - position))
 

@@ -29,6 +29,7 @@ class FakeHub(State):
         self.errors: list[BaseException] = []
         self.throttle: int | None = None  # bytes per second per connection
         self.hold_at: int | None = None  # the CDN sends no byte of a file from this position on
+        self.hold_if: Callable[[], bool] = lambda: False  # the CDN sends no byte while it is true
         self.extra_headers: _Extra = {}  # put into the answers of the hub; None removes a header
         self.other_serves: bytes | Path | None = None  # what the third origin answers, instead of 404
         self.stopped = threading.Event()

@@ -46,7 +46,7 @@ def ask(hub: FakeHub, home: Path, script: str, token: str | None = None) -> Any:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     env = kept | variables | ({"HF_TOKEN": token} if token else {})
     command = [sys.executable, "-c", f"{_PRELUDE}\n{script}\nprint(json.dumps(out))"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -117,7 +117,7 @@ class Pulls:
                 running.kill()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -129,8 +129,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def be_quick(monkeypatch: pytest.MonkeyPatch, stall: float = 0.3) -> None:
-    """Pauses that a test can wait for."""
+def be_quick(monkeypatch: pytest.MonkeyPatch, stall: float = 5.0) -> None:
+    """Pauses that a test can wait for; a server that is only slow has not stalled."""
     monkeypatch.setattr(http, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(http, "MAX_PAUSE", 0.005)
     monkeypatch.setattr(http, "STALL_SECONDS", stall)

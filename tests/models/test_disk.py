@@ -146,7 +146,7 @@ def test_cache_variables_work_without_a_home(pulls: Pulls) -> None:
     named = {"HF_HUB_CACHE": str(pulls.locations.hub), "LLMCLI_HOME": str(pulls.root / "own")}
     pulls.changes = dict.fromkeys(gone) | named
     with pulls.process() as running:
-        stdout, stderr = running.communicate(timeout=30)
+        stdout, stderr = running.communicate(timeout=60)
     assert running.returncode == 0, stderr
     assert sha256(Path(stdout.strip())) == DIGEST
     assert pulls.outside() == []

@@ -49,7 +49,7 @@ def test_three_processes_download_the_file_once(pulls: Pulls) -> None:
 
         wait_until(two_wait)
         pulls.hub.hold_at = None
-        places = [running.communicate(timeout=30)[0] for running in all_of_them]
+        places = [running.communicate(timeout=60)[0] for running in all_of_them]
     assert [running.returncode for running in all_of_them] == [0, 0, 0]
     assert len(set(places)) == 1
     assert sha256(Path(places[0].strip())) == DIGEST
@@ -72,9 +72,9 @@ def test_waiting_process_resumes_download_of_killed_process(pulls: Pulls) -> Non
         with pulls.process() as second:
             wait_for_line_about_waiting(second)
             first.send_signal(signal.SIGKILL)
-            first.wait(timeout=10)
+            first.wait(timeout=60)
             pulls.hub.hold_at = None
-            stdout = second.communicate(timeout=30)[0]
+            stdout = second.communicate(timeout=60)[0]
     assert second.returncode == 0
     assert sha256(Path(stdout.strip())) == DIGEST
     assert [request.range for request in pulls.hub.requests("cdn")][1] == f"bytes={SIZE // 2}-{SIZE - 1}"
@@ -89,9 +89,9 @@ def test_ctrl_c_ends_waiting_process_at_once(pulls: Pulls) -> None:
         with pulls.process() as second:
             wait_for_line_about_waiting(second)
             second.send_signal(signal.SIGINT)
-            assert shell_status(second.wait(timeout=5)) == 130
+            assert shell_status(second.wait(timeout=60)) == 130
         pulls.hub.hold_at = None
-        first.communicate(timeout=30)
+        first.communicate(timeout=60)
     assert first.returncode == 0
     assert pulls.hub.served == SIZE
 
@@ -149,7 +149,7 @@ def test_active_download_is_not_removed(pulls: Pulls) -> None:
         (one,) = find_interrupted(pulls.locations)
         assert not one.remove(pulls.locations.data_dir)
         pulls.hub.hold_at = None
-        stdout = running.communicate(timeout=30)[0]
+        stdout = running.communicate(timeout=60)[0]
     assert sha256(Path(stdout.strip())) == DIGEST
 
 

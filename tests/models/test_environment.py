@@ -64,7 +64,7 @@ def library_values() -> list[list[object]]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=120,
     )
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 

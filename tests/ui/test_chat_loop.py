@@ -31,7 +31,7 @@ def run_lines(engine: FakeEngine, *lines: str, **flags: Any) -> int:
 
 @pytest.mark.parametrize("line", ["one", "/compare one temp=0.2,0.8"])
 def test_a_timeout_is_the_status_of_a_script(line: str, capfd: pytest.CaptureFixture[str]) -> None:
-    status = run_lines(FakeEngine(("a ",) * 50, delay=0.02), line, timeout=0.1)
+    status = run_lines(FakeEngine(("a ",) * 1000, delay=0.02), line, timeout=0.1)
     assert status == ExitStatus.TIMEOUT
     assert "stopped after 0.1 s (timeout)" in capfd.readouterr().err
 

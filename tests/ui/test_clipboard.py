@@ -109,7 +109,7 @@ def test_a_program_that_keeps_running_does_not_block(
     make("xclip", "cat > taken\nsleep 20 &\necho $! > left\nps -o sid= -p $! > session")
     begin = time.monotonic()
     assert copy("x", shown.append) == "clipboard"
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 10  # and not the 20 of what it left running
     left = int((tmp_path / "left").read_text())
     assert int((tmp_path / "session").read_text()) != os.getsid(0)  # Ctrl-C in our terminal does not reach it
     os.kill(left, 15)

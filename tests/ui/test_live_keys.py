@@ -1,6 +1,7 @@
 """Keys pressed while an answer streams: some move the temperature, all others reach the prompt as typed."""
 
 import random
+import signal
 import sys
 import threading
 import time
@@ -9,12 +10,15 @@ from pathlib import Path
 from select import select
 
 import pytest
+from prompt_toolkit.input import typeahead
 from prompt_toolkit.input.vt100_parser import Vt100Parser
 from prompt_toolkit.key_binding import KeyPress
 
+from llmcli.engine.events import Cancellation
 from llmcli.ui.input import live_keys as module
 from llmcli.ui.input.live_keys import keep_typed_lines, live_keys, split_keys_and_text
-from tests.ui.input.keyboard import DOWN, ENTER, ESCAPE, UP, Keyboard, keyboard, paste
+from llmcli.ui.terminal.interrupt import interruptible
+from tests.ui.input.keyboard import CTRL_C, DOWN, ENTER, ESCAPE, UP, Keyboard, keyboard, paste
 
 PATIENCE = 30.0
 OTHER_UP, OTHER_DOWN = "\x1bOA", "\x1bOB"  # where the terminal is in application mode
@@ -112,13 +116,13 @@ class Answer:
         """Press keys, in pieces, and see them taken."""
         for piece in data:
             self._board.keys.send_bytes(piece.encode() if isinstance(piece, str) else piece)
-            self._until(lambda: not select([self._board.keys.fileno()], [], [], 0)[0])
+            self.until(lambda: not select([self._board.keys.fileno()], [], [], 0)[0])
 
     def wait(self, count: int) -> None:
         with self._stepped:
             assert self._stepped.wait_for(lambda: len(self.steps) >= count, PATIENCE), self.steps
 
-    def _until(self, condition: Callable[[], object]) -> None:
+    def until(self, condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < deadline
@@ -188,10 +192,36 @@ def test_escape_alone_is_a_key_after_a_moment(board: Keyboard) -> None:
     answer = Answer(board)
     with live_keys(answer.step):
         answer.press(ESCAPE)
-        time.sleep(4 * module._ESCAPE)
+        answer.until(lambda: typeahead._buffer[board.keys.typeahead_hash()])
         answer.press(UP)
         answer.wait(1)
     assert board(f"x{ENTER}") == "x"
+
+
+@pytest.fixture
+def heeding() -> Iterator[None]:
+    """Ctrl-C counts, also where the tests are a background job, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@needs_pipes
+@pytest.mark.usefixtures("heeding")
+@pytest.mark.parametrize("is_read", [True, False])
+def test_ctrl_c_while_the_prompt_ends_stops_the_answer(board: Keyboard, is_read: bool) -> None:
+    """The terminal is not restored yet: it is a key, which the prompt has read at its end, or has not."""
+    if is_read:
+        assert board(f"one{ENTER}a{CTRL_C}b") == "one"
+    else:
+        board.keys.send_text(f"a{CTRL_C}b")
+    cancellation = Cancellation()
+    answer = Answer(board)
+    with interruptible(cancellation), live_keys(answer.step):
+        answer.press("+")
+        assert cancellation.is_set()
+    assert board(ENTER) == "ab+"
+    assert answer.steps == []
 
 
 @needs_pipes

@@ -16,7 +16,12 @@ pytestmark = [
 def on_terminal(*args: str, **env: str) -> tuple[str, int]:
     """All that the program writes to an 80-column terminal, and its status."""
     child = pexpect.spawn(
-        sys.executable, ["-m", "llmcli", *args], env={**os.environ, **env}, dimensions=(24, 80), encoding="utf-8"
+        sys.executable,
+        ["-m", "llmcli", *args],
+        env={**os.environ, **env},
+        dimensions=(24, 80),
+        encoding="utf-8",
+        timeout=120,
     )
     text = child.read()
     child.close()

@@ -1,5 +1,6 @@
 """Keys pressed while an answer streams: some move the temperature, the others are kept for the prompt."""
 
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -62,14 +63,14 @@ def live_keys(step: Callable[[int], None] | None) -> Iterator[None]:
     `step`, are text, apart from arrows.
     """
     keys = get_app_session().input
-    stored = get_typeahead(keys)
+    stored = _without_interrupts(get_typeahead(keys))
     store_typeahead(keys, stored)
     typing = bool(stored) or step is None
     move = step or (lambda _direction: None)
 
     def take(pressed: Iterable[KeyPress], early: bool) -> None:
         nonlocal typing
-        steps, kept = split_keys_and_text(pressed, typing or early)
+        steps, kept = split_keys_and_text(_without_interrupts(pressed), typing or early)
         typing = typing or bool(kept)
         store_typeahead(keys, kept)
         for direction in steps:
@@ -77,6 +78,15 @@ def live_keys(step: Callable[[int], None] | None) -> Iterator[None]:
 
     with _console(take) if sys.platform == "win32" else _terminal(keys, take):
         yield
+
+
+def _without_interrupts(pressed: Iterable[KeyPress]) -> list[KeyPress]:
+    """The keys without Ctrl-C, which is a key until the prompt has restored the terminal: here it is a signal again."""
+    pressed = list(pressed)
+    kept = [key for key in pressed if key.key != Keys.ControlC]
+    if len(kept) < len(pressed):
+        signal.raise_signal(signal.SIGINT)
+    return kept
 
 
 @contextmanager

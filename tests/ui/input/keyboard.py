@@ -59,17 +59,25 @@ class Keyboard:
         return self._read(list(keys), default)
 
     def _read(self, keys: list[str], default: str) -> str:
-        app = self.reader._app
+        app, is_escape = self.reader._app, False
 
         def feed(_app: object) -> None:
-            if keys:
+            nonlocal is_escape
+            if keys and not is_escape and not app.key_processor.key_buffer:
+                is_escape = keys[0] == ESCAPE  # a key of its own after a moment, in which the screen may be drawn again
                 self.keys.send_text(keys.pop(0))
 
+        def pressed(_processor: object) -> None:
+            nonlocal is_escape
+            is_escape = False
+
         app.after_render += feed
+        app.key_processor.after_key_press += pressed
         try:
             return self.reader.read(default)
         finally:
             app.after_render -= feed
+            app.key_processor.after_key_press -= pressed
 
 
 @contextmanager

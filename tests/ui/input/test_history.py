@@ -121,7 +121,7 @@ def test_two_chats_at_once_never_tear_a_line(tmp_path: Path) -> None:
         "for n in range(300): h.append_string(f'{sys.argv[2]} {n} ' + sys.argv[2] * 5000)"
     )
     chats = [subprocess.Popen([sys.executable, "-c", code, str(path), name]) for name in "ab"]
-    assert [chat.wait(30) for chat in chats] == [0, 0]
+    assert [chat.wait(60) for chat in chats] == [0, 0]
     found = written(path)  # every line is whole
     for name in "ab":
         mine = [text for text in found if text[0] == name]
