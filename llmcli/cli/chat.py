@@ -7,7 +7,7 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from llmcli.chat.conversation import attach
 from llmcli.chat.sessions.events import saved_key
@@ -44,17 +44,14 @@ _SAVED = {*fields_of(RequestParams), *fields_of(GenerationParams), *fields_of(Sa
 @with_settings(only=[key for key in fields() if key != "logprobs"])
 def chat(
     flags: Layer,
-    text: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="First message.")] = None,
-    go_on: Annotated[bool, typer.Option("--continue", "-C", help="Continue the last session.")] = False,
+    text: Annotated[str | None, Argument(metavar="[PROMPT]", help="First message.")] = None,
+    go_on: Annotated[bool, Option("--continue", "-C", help="Continue the last session.")] = False,
     session: Annotated[
         str | None,
-        typer.Option(
-            "--session", "-S", metavar="NAME", help="Session to open or create.", autocompletion=complete_session
-        ),
+        Option("--session", "-S", metavar="NAME", help="Session to open or create.", autocompletion=complete_session),
     ] = None,
-    keep: Annotated[bool, typer.Option("--save/--no-save", help="Save the session to disk.")] = True,
+    keep: Annotated[bool, Option("--save/--no-save", help="Save the session to disk.")] = True,
 ) -> int:
-    """Chat with a model. Without a terminal, each line of stdin is a message, or each block between lines of \"\"\"."""
     from llmcli.ui.terminal.interrupt import disable_echo
 
     first = argument_or_flag(text, flags.values.get("prompt"), "prompt")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import typer
+from typer import Option
 
 from llmcli.cli.generate import NoStdin, PromptArgument, command_layers, warn_plain_template
 from llmcli.cli.options import CHAT_ONLY, with_settings
@@ -38,20 +38,18 @@ class _CompareRequest(NamedTuple):
 
 Vary = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         metavar="KEY=V1,V2",
         help="Setting and the values to compare, as in temp=0.2,0.8. Repeatable: every combination is compared.",
     ),
 ]
 Answers = Annotated[
     int,
-    typer.Option(
+    Option(
         metavar="N", min=1, help="Number of answers per variant, each with its own seed (-n is the number of tokens)."
     ),
 ]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object with the answers, settings and statistics.")
-]
+AsJson = Annotated[bool, Option("--json", help="Print one JSON object with the answers, settings and statistics.")]
 
 
 @with_settings(only=fields().keys() - CHAT_ONLY)
@@ -60,11 +58,10 @@ def compare(
     text: PromptArgument = None,
     vary: Vary = None,
     answers: Answers = 1,
-    n: Annotated[int | None, typer.Option("--n", metavar="N", min=1, hidden=True)] = None,
+    n: Annotated[int | None, Option("--n", metavar="N", min=1, hidden=True)] = None,
     as_json: AsJson = False,
     no_stdin: NoStdin = False,
 ) -> int:
-    """Answer PROMPT with several settings side by side and compare the answers."""
     from llmcli.inference.comparison import variants_of  # loads the engine, as do the other late imports
 
     layers = list(command_layers(flags, text))

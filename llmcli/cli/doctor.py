@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from llmcli import __version__
 from llmcli.cli.options import with_settings
@@ -40,9 +40,8 @@ def version_lines() -> list[str]:
 @with_settings(only=())
 def doctor(
     flags: Layer,  # noqa: ARG001 -- the decorator adds --quiet and --debug
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for a bug report.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object, for a bug report.")] = False,
 ) -> int:
-    """Check the installation and the configuration. The status is 1 on a problem."""
     problems: Problems = []
     facts = {"llmcli": __version__, "python": f"{platform.python_version()} ({sys.executable})"}
     facts["system"] = f"{platform.system()} {platform.release()} {platform.machine()}"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from llmcli.cli.options import CHAT_ONLY, argument_or_flag, with_settings
 from llmcli.cli.stdin import read_prompt, reads_stdin
@@ -30,26 +30,20 @@ if TYPE_CHECKING:
     from llmcli.inference.answer import Answer
     from llmcli.inference.engine import Engine, Request
 
-PromptArgument = Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
-NoStdin = Annotated[bool, typer.Option("--no-stdin", help="Do not read stdin (the input of a shell loop).")]
+PromptArgument = Annotated[str | None, Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
+NoStdin = Annotated[bool, Option("--no-stdin", help="Do not read stdin (the input of a shell loop).")]
 AsJson = Annotated[
     bool,
-    typer.Option(
-        "--json", help="Print text, counts and settings as one JSON object (JSON from the model: --json-schema)."
-    ),
+    Option("--json", help="Print text, counts and settings as one JSON object (JSON from the model: --json-schema)."),
 ]
-Stream = Annotated[bool, typer.Option(help="Streaming: print the text as it is generated, or at the end.")]
-Echo = Annotated[bool, typer.Option("--echo", help="Print the prompt before the answer.")]
-Stats = Annotated[bool, typer.Option("--stats", help="Print token counts and speed to stderr.")]
+Stream = Annotated[bool, Option(help="Streaming: print the text as it is generated, or at the end.")]
+Echo = Annotated[bool, Option("--echo", help="Print the prompt before the answer.")]
+Stats = Annotated[bool, Option("--stats", help="Print token counts and speed to stderr.")]
 TraceFile = Annotated[
-    str | None, typer.Option(metavar="FILE", help="JSON Lines file for the trace: how each token was sampled.")
+    str | None, Option(metavar="FILE", help="JSON Lines file for the trace: how each token was sampled.")
 ]
-Heat = Annotated[
-    Measure | None, typer.Option(help="Print the answer again to stderr, each token colored by this measure.")
-]
-ShowPrompt = Annotated[
-    bool, typer.Option("--show-prompt", help="Print the rendered prompt with special tokens, then exit.")
-]
+Heat = Annotated[Measure | None, Option(help="Print the answer again to stderr, each token colored by this measure.")]
+ShowPrompt = Annotated[bool, Option("--show-prompt", help="Print the rendered prompt with special tokens, then exit.")]
 
 
 @with_settings(only=fields().keys() - CHAT_ONLY)
@@ -65,7 +59,6 @@ def generate(
     show_prompt: ShowPrompt = False,
     no_stdin: NoStdin = False,
 ) -> int:
-    """Generate an answer to PROMPT, to stdin, or to both."""
     first = resolve(command_layers(flags, text))
     asked = first.settings
     if asked.logprobs and not as_json:

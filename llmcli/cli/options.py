@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from llmcli.cli.completion import completer
 from llmcli.errors import UsageError
@@ -18,15 +18,15 @@ from llmcli.ui.terminal.console import console
 
 _METAVARS = {int: "N", float: "X"}
 CHAT_ONLY = frozenset(fields_of(InterfaceParams))
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+Json = Annotated[bool, Option("--json", help="Print JSON.")]
+Force = Annotated[bool, Option("--force", help="Replace an existing file.")]
 
 
 def _set_console(
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")] = False,
+    quiet: Annotated[bool, Option("--quiet", "-q", help="Show errors only.")] = False,
     verbose: Annotated[
         int,
-        typer.Option(
+        Option(
             "--verbose",
             "-v",
             count=True,
@@ -34,7 +34,7 @@ def _set_console(
             help="Show settings with their sources, model facts and timings; twice (-vv): also llama.cpp's log.",
         ),
     ] = 0,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Apply the switches that every command has."""
     console.quiet = quiet
@@ -103,10 +103,10 @@ def _option(field: Field) -> Any:
     details: dict[str, Any] = {"help": help_text(field), "rich_help_panel": field.group, "show_default": False}
     if field.kind is bool:
         name = field.flags[0]
-        return Annotated[bool | None, typer.Option(f"{name}/--no-{name[2:]}", *field.flags[1:], **details)]
+        return Annotated[bool | None, Option(f"{name}/--no-{name[2:]}", *field.flags[1:], **details)]
     details["metavar"] = field.param.metavar or _short_choices(field) or _METAVARS.get(field.kind, "TEXT")
     kind = list[str] if field.repeated and field.key != "samplers" else str  # samplers are one text, with commas
-    return Annotated[kind | None, typer.Option(*field.flags, autocompletion=completer(field), **details)]
+    return Annotated[kind | None, Option(*field.flags, autocompletion=completer(field), **details)]
 
 
 def _short_choices(field: Field) -> str:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from llmcli.cli.completion import complete_session
 from llmcli.cli.options import with_settings
@@ -36,7 +36,7 @@ def replay(
     flags: Layer,
     what: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="FILE|SESSION[:N]",
             help="Output file of `generate --json` or `compare --json` (`-` reads stdin), or a session: its last "
             "answer, or the one of message N in /history. `session:NAME` is always a session.",
@@ -44,13 +44,12 @@ def replay(
         ),
     ],
     line: Annotated[
-        int | None, typer.Option("--line", metavar="N", min=1, help="Line of FILE to replay, counted from 1.")
+        int | None, Option("--line", metavar="N", min=1, help="Line of FILE to replay, counted from 1.")
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object with the text, the first difference and its reasons.")
+        bool, Option("--json", help="Print one JSON object with the text, the first difference and its reasons.")
     ] = False,
 ) -> int:
-    """Generate a recorded answer again and check that it is the same; the status is 1 if it is not."""
     policy_file = flags.get("temp_policy_file", str) or ""
     recorded = _recorded(what, line, policy_file)
     from llmcli.chat.replay import BatchReplay, Replay, replay_settings

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from llmcli.chat.sessions import store
 from llmcli.cli.completion import complete_session
@@ -25,23 +25,13 @@ if TYPE_CHECKING:
 _BOLD = "1"
 _EMPTY_BRANCH = "the current branch is empty; `llmcli sessions show {} --all` prints the other branches"
 
-app = typer.Typer()
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a session.", autocompletion=complete_session)]
+Name = Annotated[str, Argument(metavar="NAME", help="Name of a session.", autocompletion=complete_session)]
 ShortName = Annotated[
-    str, typer.Argument(metavar="NAME", help="Name of a session, or its last part.", autocompletion=complete_session)
+    str, Argument(metavar="NAME", help="Name of a session, or its last part.", autocompletion=complete_session)
 ]
 
 
-@app.callback(invoke_without_command=True)
-def default(context: typer.Context) -> None:
-    """List, show, search, export and delete sessions."""
-    if context.invoked_subcommand is None:
-        list_sessions()
-
-
-@app.command("list")
 def list_sessions(as_json: Json = False) -> None:
-    """List the sessions, the last changed first."""
     from llmcli.chat.sessions.listing import session_summaries
 
     listed = session_summaries()
@@ -62,12 +52,10 @@ def list_sessions(as_json: Json = False) -> None:
     print_rows(heads, rows, right=("MESSAGES", "BRANCHES"), spare=("FIRST MESSAGE", "BRANCHES", "MESSAGES"))
 
 
-@app.command("show")
 def show_session(
     name: ShortName,
-    everything: Annotated[bool, typer.Option("--all", help="Show every branch, not only the current one.")] = False,
+    everything: Annotated[bool, Option("--all", help="Show every branch, not only the current one.")] = False,
 ) -> None:
-    """Show the messages of a session."""
     session = _read(name)
     conversation = session.conversation
     if not everything:
@@ -99,11 +87,9 @@ def _print_messages(messages: "Sequence[Message]", first: int) -> None:
         print_line(sanitize(message.content.rstrip("\n")) + "\n")  # in a pipe too: `export` has the text verbatim
 
 
-@app.command("search")
 def search_sessions(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="Text to find (case is ignored).")], as_json: Json = False
+    text: Annotated[str, Argument(metavar="TEXT", help="Text to find (case is ignored).")], as_json: Json = False
 ) -> int:
-    """Search the messages of all sessions for a text."""
     from llmcli.chat.conversation import SPEAKER_NAMES
     from llmcli.chat.sessions.listing import search
 
@@ -118,15 +104,13 @@ def search_sessions(
     return ExitStatus.OK if hits else ExitStatus.FAILED
 
 
-@app.command("export")
 def export_session(
     name: ShortName,
     to: Annotated[
-        str, typer.Argument(metavar="FILE", help="FILE.md, .txt, .json, .html or .svg; `-` is Markdown on stdout.")
+        str, Argument(metavar="FILE", help="FILE.md, .txt, .json, .html or .svg; `-` is Markdown on stdout.")
     ] = "-",
     force: Force = False,
 ) -> None:
-    """Export a session as Markdown, plain text, JSON, a web page or a picture, by the suffix of FILE."""
     from llmcli.chat.export import format_of
     from llmcli.ui.export_file import document, write
 
@@ -154,14 +138,12 @@ def _system_prompt(session: "Session") -> str | None:
         return None
 
 
-@app.command("rm")
 def remove_sessions(
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME...", help="Full names of sessions.", autocompletion=complete_session)
+        list[str], Argument(metavar="NAME...", help="Full names of sessions.", autocompletion=complete_session)
     ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without confirmation.")] = False,
+    yes: Annotated[bool, Option("--yes", "-y", help="Delete without confirmation.")] = False,
 ) -> int:
-    """Delete sessions permanently."""
     names = list(dict.fromkeys(names))
     for name in names:
         store.existing_path(name)
@@ -177,11 +159,9 @@ def remove_sessions(
     return ExitStatus.OK
 
 
-@app.command("rename")
 def rename_session(
-    name: Name, new: Annotated[str, typer.Argument(metavar="NEW", help="New name; spaces become dashes.")]
+    name: Name, new: Annotated[str, Argument(metavar="NEW", help="New name; spaces become dashes.")]
 ) -> None:
-    """Rename a session."""
     new = store.to_name(new)
     store.rename(name, new)
     console.note(f"renamed to {new!r}")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from llmcli.cli.completion import complete_reference
 from llmcli.cli.options import Json, with_settings
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _FOLDER_HINT = "give a folder with .gguf files, or an Ollama store"
 Reference = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Model reference or alias.", autocompletion=complete_reference)
+    str, Argument(metavar="MODEL", help="Model reference or alias.", autocompletion=complete_reference)
 ]
 
 
@@ -40,12 +40,8 @@ Reference = Annotated[
 def remove_model(
     flags: Layer,
     model: Reference,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")] = False,
+    yes: Annotated[bool, Option("--yes", "-y", help="Skip the confirmation.")] = False,
 ) -> int:
-    """Delete a downloaded model.
-
-    The files and the freed disk space are shown first. Files that another model shares are kept.
-    """
     locations = model_locations(resolve_settings(flags))
     try:
         item = installed_model(find_model_file(model, locations), locations)
@@ -72,17 +68,12 @@ def verify_models(
     flags: Layer,
     model: Annotated[
         str | None,
-        typer.Argument(
+        Argument(
             metavar="[MODEL]", help="Model to verify (without it, all models).", autocompletion=complete_reference
         ),
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Verify models by their sha256.
-
-    The checksum of each file is computed and compared with the published one. The exit status is 8 if a file is
-    damaged.
-    """
     locations = model_locations(resolve_settings(flags))
     items = inventory(locations) if model is None else [installed_model(find_model_file(model, locations), locations)]
     with Downloads() as downloads:
@@ -103,13 +94,12 @@ def verify_models(
 def partials(
     flags: Layer,
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Interrupted download (without it, all of them).")
+        str | None, Argument(metavar="[NAME]", help="Interrupted download (without it, all of them).")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the download.")] = False,
-    remove: Annotated[bool, typer.Option("--remove", help="Delete the partial file.")] = False,
+    resume: Annotated[bool, Option("--resume", help="Resume the download.")] = False,
+    remove: Annotated[bool, Option("--remove", help="Delete the partial file.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List, resume or delete interrupted downloads."""
     from llmcli.models.interrupted import interrupted_downloads
 
     if resume and remove:
@@ -138,17 +128,13 @@ def partials(
 
 
 def alias(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of the alias.")] = None,
+    name: Annotated[str | None, Argument(metavar="[NAME]", help="Name of the alias.")] = None,
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="Model reference or path.", autocompletion=complete_reference),
+        Argument(metavar="[MODEL]", help="Model reference or path.", autocompletion=complete_reference),
     ] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Delete the alias.")] = False,
+    remove: Annotated[bool, Option("--remove", help="Delete the alias.")] = False,
 ) -> None:
-    """Set, show or delete an alias for a model.
-
-    Without arguments, all aliases are listed.
-    """
     known = config_file.aliases()
     if name is None:
         print_rows(("NAME", "MODEL"), list(known.items())) if known else console.note("no aliases")
@@ -167,14 +153,10 @@ def import_folders(
     flags: Layer,
     folders: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FOLDER]...", help="Folders with models (without them, Ollama's and LM Studio's)."),
+        Argument(metavar="[FOLDER]...", help="Folders with models (without them, Ollama's and LM Studio's)."),
     ] = None,
-    forget: Annotated[bool, typer.Option("--forget", help="Stop using the models of these folders.")] = False,
+    forget: Annotated[bool, Option("--forget", help="Stop using the models of these folders.")] = False,
 ) -> None:
-    """Use models of Ollama, LM Studio or a folder without a copy.
-
-    They are read where they are, and never changed.
-    """
     if folders and "" in folders:
         raise UsageError("the name of a folder is empty", _FOLDER_HINT)
     chosen = [Path(folder).expanduser().absolute() for folder in folders or []]

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from llmcli.cli.completion import complete_remote
 from llmcli.cli.options import with_settings
@@ -27,20 +27,16 @@ def pull(
     flags: Layer,
     reference: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="MODEL",
             help="Model to download: owner/repo[:Q4_K_M], a URL, or a name from `models recommend`.",
             autocompletion=complete_remote,
         ),
     ],
     mmproj: Annotated[
-        bool, typer.Option(help="Also download the vision projector (mmproj).", hidden=True)
+        bool, Option(help="Also download the vision projector (mmproj).", hidden=True)
     ] = False,  # hidden: llmcli cannot use images yet
 ) -> None:
-    """Download a model, or resume its download.
-
-    Every file is verified. The path of the model is printed to stdout.
-    """
     settings = resolve_settings(flags)
     locations = model_locations(settings)
     remote = parse_remote(reference, locations)

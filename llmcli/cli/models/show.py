@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from llmcli.cli.completion import complete_reference, complete_remote
 from llmcli.cli.options import Json, with_settings
@@ -36,13 +36,7 @@ if TYPE_CHECKING:
 
 
 @with_settings(only=("model_folders",))
-def list_models(
-    flags: Layer, as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False
-) -> None:
-    """List the models on this machine.
-
-    A model with an alias is listed by its alias; the line below it is the model or file that the alias names.
-    """
+def list_models(flags: Layer, as_json: Annotated[bool, Option("--json", help="Print a JSON array.")] = False) -> None:
     items = inventory_with_aliases(model_locations(resolve_settings(flags)))
     if as_json:
         print_json([_data(item) for item in items])
@@ -70,16 +64,11 @@ def show_model(
     flags: Layer,
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="Model on this machine or on the Hub.", autocompletion=complete_reference),
+        Argument(metavar="MODEL", help="Model on this machine or on the Hub.", autocompletion=complete_reference),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
-    template: Annotated[bool, typer.Option("--template", help="Print only the chat template.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print a JSON object.")] = False,
+    template: Annotated[bool, Option("--template", help="Print only the chat template.")] = False,
 ) -> None:
-    """Show details of a model.
-
-    Architecture, size, context, chat template, license, checksum and memory. A model on the Hub is not downloaded:
-    only its header is read.
-    """
     from llmcli.inference.model_info import local_model_info, remote_model_info
 
     settings = resolve_settings(flags)
@@ -109,16 +98,10 @@ def files(
     flags: Layer,
     repo: Annotated[
         str,
-        typer.Argument(
-            metavar="REPO", help="Repository on the Hub: owner/repo[@revision].", autocompletion=complete_remote
-        ),
+        Argument(metavar="REPO", help="Repository on the Hub: owner/repo[@revision].", autocompletion=complete_remote),
     ],
     as_json: Json = False,
 ) -> None:
-    """List the quantizations of a repository.
-
-    The table shows size, bits per weight, and whether a model fits into the memory of this machine.
-    """
     from llmcli.cli.models.pull import warn_about_token
     from llmcli.inference.sizing import memory_and_cores
     from llmcli.models.hub import api
@@ -150,14 +133,10 @@ def files(
 @with_settings(only=("offline",))
 def search(
     flags: Layer,
-    text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Search terms.")],
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Maximum number of repositories.")] = 15,
+    text: Annotated[list[str], Argument(metavar="TEXT...", help="Search terms.")],
+    limit: Annotated[int, Option("--limit", min=1, max=100, help="Maximum number of repositories.")] = 15,
     as_json: Json = False,
 ) -> None:
-    """Search the Hub for GGUF repositories.
-
-    The most downloaded repositories come first.
-    """
     from llmcli.cli.models.pull import warn_about_token
     from llmcli.models.hub import api
 
@@ -179,10 +158,6 @@ def search(
 
 @with_settings(only=())
 def recommend(flags: Layer, as_json: Json = False) -> None:  # noqa: ARG001 -- the decorator brings the switches
-    """List models that suit this machine.
-
-    The models come from llmcli's own short catalog, best first for the memory and cores of this machine.
-    """
     from llmcli.inference.sizing import memory_and_cores
     from llmcli.models import catalog
 
