@@ -18,7 +18,7 @@ def completer(field: Field) -> Callable[[str], Any] | None:
         "preset": _complete_preset,
         "character": complete_character,
     }
-    known = [str(value) for value in (*field.param.choices, *field.param.suggest)]
+    known = [str(value) for value in (*field.choices, *field.suggest)]
     if field.key in special or not known:
         return special.get(field.key)
     return lambda incomplete: [value for value in known if value.startswith(incomplete)]

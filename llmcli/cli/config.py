@@ -18,7 +18,7 @@ _NO_FLAGS = Layer("flag", {})
 
 
 def _keys(incomplete: str) -> list[tuple[str, str]]:
-    return [(key, field.param.help) for key, field in fields().items() if key.startswith(incomplete)]
+    return [(key, field.help) for key, field in fields().items() if key.startswith(incomplete)]
 
 
 Key = Annotated[str, Argument(metavar="KEY", help="Name of a setting, such as top_p.", autocompletion=_keys)]

@@ -104,27 +104,26 @@ def _option(field: Field) -> Any:
     if field.kind is bool:
         name = field.flags[0]
         return Annotated[bool | None, Option(f"{name}/--no-{name[2:]}", *field.flags[1:], **details)]
-    details["metavar"] = field.param.metavar or _short_choices(field) or _METAVARS.get(field.kind, "TEXT")
+    details["metavar"] = field.metavar or _short_choices(field) or _METAVARS.get(field.kind, "TEXT")
     kind = list[str] if field.repeated and field.key != "samplers" else str  # samplers are one text, with commas
     return Annotated[kind | None, Option(*field.flags, autocompletion=completer(field), **details)]
 
 
 def _short_choices(field: Field) -> str:
-    choices = "|".join(map(str, field.param.choices))
+    choices = "|".join(map(str, field.choices))
     return choices if len(choices) <= 24 else ""  # a longer list is in the help
 
 
 def help_text(field: Field) -> str:
     """The help of a setting: its sentence, then in brackets its unit, valid values and default."""
-    param = field.param
-    facts = [param.unit] if param.unit and param.unit not in param.help else []
+    facts = [field.unit] if field.unit and field.unit not in field.help else []
     # Short choices are in the metavar; the largest seed helps nobody.
-    if field.valid_values and not _short_choices(field) and (param.max or 0) < 2**31:
+    if field.valid_values and not _short_choices(field) and (field.max or 0) < 2**31:
         facts.append(field.valid_values)
     default = field.format(field.default)
     if default not in ("", "none", "false"):
         facts.append(f"default {default}")
-    return f"{param.help} [{', '.join(facts)}]" if facts else param.help
+    return f"{field.help} [{', '.join(facts)}]" if facts else field.help
 
 
 def output_path(name: str, force: bool) -> Path:

@@ -105,7 +105,7 @@ def _option_hint(name: str, ctx: Any, see: str) -> str:
         near = did_you_mean(word, flags, cutoff=0.85)
         return f"{near} {see}" if near else f"put options after the command, as in `llmcli chat {name} …`"
     # The names of other programs are aliases of settings.
-    known = {"--" + name.replace("_", "-"): field.flags[0] for field in fields().values() for name in field.param.keys}
+    known = {"--" + name.replace("_", "-"): field.flags[0] for field in fields().values() for name in field.keys}
     known = {alias: flag for alias, flag in known.items() if flag in flags} | dict(zip(flags, flags, strict=True))
     names = nearest(word, known, 1)
     if foreign := foreign_hint(word):

@@ -28,8 +28,7 @@ class TemperatureParams:
         Fixed(0.8),
         "Sampling temperature: a number (0 = always the likeliest token), a range LOW..HIGH (by the entropy of each "
         "token), or a rule such as sentence:1.1,0.7. Higher is more random; 0.7 to 1 is usual.",
-        flags=("--temp",),
-        keys=("temp",),
+        aliases="--temp",
         metavar="X|POLICY",
         suggest=(*("0", "0.7", "0.8", "1", "0.3..1.3", "0.3..1.3^0.7"), *EXAMPLES),
         text=parse_policy,
@@ -42,7 +41,7 @@ class TemperatureParams:
         1.0,
         "Dynamic temperature: exponent of the normalized entropy.",
         above=0,
-        flags=("--dynatemp-exp",),
+        aliases="--dynatemp-exp",
         needs_any=("dynatemp_range",),
     )
     smoothing_factor: float = setting(

@@ -119,5 +119,5 @@ def test_list_of_models_imports_only_what_it_needs() -> None:
     code = "import sys; from llmcli.cli.app import run; run(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code, "models", "list"], capture_output=True, text=True, check=True)
     modules = set(done.stderr.split())
-    assert "llmcli.cli.models.show" in modules
-    assert not modules & {"llmcli.cli.models.manage", "llmcli.cli.models.pull", "msgspec", "httpx2", "huggingface_hub"}
+    assert "llmcli.cli.models.manage" in modules
+    assert not modules & {"llmcli.cli.models.show", "llmcli.cli.models.pull", "msgspec", "httpx2", "huggingface_hub"}

@@ -45,7 +45,7 @@ def test_all_settings_survive_json() -> None:
 @pytest.mark.parametrize("spellings", ["flags", "keys", "env"])
 def test_no_two_settings_share_a_name(spellings: str) -> None:
     def of(field: Field) -> tuple[str, ...]:
-        return {"flags": field.flags, "keys": (field.key, *field.param.keys), "env": (field.env,)}[spellings]
+        return {"flags": field.flags, "keys": field.keys, "env": (field.env,)}[spellings]
 
     names = [name for field in fields().values() for name in of(field)]
     assert len(names) == len(set(names)) >= len(fields())
@@ -53,13 +53,13 @@ def test_no_two_settings_share_a_name(spellings: str) -> None:
 
 @pytest.mark.parametrize("field", fields().values(), ids=lambda field: field.key)
 def test_every_setting_has_help_and_a_valid_default(field: Field) -> None:
-    assert field.param.help.endswith(".")
+    assert field.help.endswith(".")
     assert field.parse_text(field.format(field.default)) == field.default
 
 
 @pytest.mark.parametrize("field", fields().values(), ids=lambda field: field.key)
 def test_every_alias_finds_its_setting(field: Field) -> None:
-    for name in (field.key, *field.param.keys, field.key.replace("_", "-"), "--" + field.key.upper()):
+    for name in (*field.keys, field.key.replace("_", "-"), "--" + field.key.upper()):
         assert find(name) is field
 
 

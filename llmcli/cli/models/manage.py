@@ -1,8 +1,8 @@
-"""The commands of `llmcli models` that manage the models on this machine: rm, verify, partials, alias, import."""
+"""The commands of `llmcli models` for the models on this machine: list, rm, verify, partials, alias, import."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
@@ -13,7 +13,7 @@ from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, ModelInvalidError, ModelNotFoundError, UsageError
 from llmcli.files import check_name
 from llmcli.models.gguf.parser import read_headers
-from llmcli.models.installed import installed_model, inventory, remove, verify
+from llmcli.models.installed import installed_model, inventory, inventory_with_aliases, remove, verify
 from llmcli.models.locations import STARTER, ModelLocations, ModelNotDownloadedError, model_locations
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import RemoteReference
@@ -22,7 +22,7 @@ from llmcli.models.sources.folder import skipped_files
 from llmcli.models.sources.registry import models_in_folder, parse, parse_remote, programs
 from llmcli.models.sources.source import InstalledModel
 from llmcli.params.settings import Layer
-from llmcli.text import format_age, format_size, plural
+from llmcli.text import format_age, format_size, plural, sanitize
 from llmcli.ui.terminal.console import can_ask, confirm, console
 from llmcli.ui.terminal.output import print_json, print_line, print_rows
 from llmcli.ui.terminal.progress import Downloads
@@ -34,6 +34,30 @@ _FOLDER_HINT = "give a folder with .gguf files, or an Ollama store"
 Reference = Annotated[
     str, Argument(metavar="MODEL", help="Model reference or alias.", autocompletion=complete_reference)
 ]
+
+
+@with_settings(only=("model_folders",))
+def list_models(flags: Layer, as_json: Annotated[bool, Option("--json", help="Print a JSON array.")] = False) -> None:
+    items = inventory_with_aliases(model_locations(resolve_settings(flags)))
+    if as_json:
+        print_json([_data(item) for item in items])
+    elif not items:
+        console.note("no models yet; see `llmcli models recommend`, then run `llmcli pull NAME`")
+    else:
+        heads = "NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"
+        rows = [
+            (
+                ", ".join(item.aliases) or item.name,
+                item.quantization,
+                format_size(item.size),
+                str(item.summary.n_ctx_train or ""),
+                format_age(item.last_used),
+                item.source.label or item.source.name,
+            )
+            for item in items
+        ]
+        targets = [sanitize(f"alias of {item.name}") if item.aliases else "" for item in items]
+        print_rows(heads, rows, ("SIZE", "CONTEXT"), below=targets, spare=("FROM", "QUANT"))
 
 
 @with_settings(only=("model_folders",))
@@ -176,6 +200,22 @@ def import_folders(
     rows = [(model.name, format_size(model.size), model.source.name) for model in models]
     print_rows(("NAME", "SIZE", "FROM"), rows, ("SIZE",))
     console.note(f"{plural(len(rows), 'model')} imported in place; use one with --model NAME")
+
+
+def _data(item: InstalledModel) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "aliases": list(item.aliases),
+        "quantization": item.quantization,
+        "size": item.size,
+        "n_ctx_train": item.summary.n_ctx_train,
+        "used": item.last_used,
+        "source": item.source.name,
+        "repo": item.cached.repo if item.cached else None,
+        "commit": item.cached.commit if item.cached else None,
+        "files": [str(part) for part in item.parts],
+        "sha256": list(item.digests),
+    }
 
 
 def _sound_models(folder: Path, is_named: bool) -> list[InstalledModel]:

@@ -1,4 +1,4 @@
-"""The commands of `llmcli models` that show models: list, show; on the Hub: files, search, recommend."""
+"""The commands of `llmcli models` that show a model, what the Hub has, and what suits this machine."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -7,56 +7,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from llmcli.cli.completion import complete_reference, complete_remote
+from llmcli.cli.models.pull import warn_about_token
 from llmcli.cli.options import Json, with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import UsageError
+from llmcli.inference.model_info import ModelInfo, local_model_info, remote_model_info
+from llmcli.inference.sizing import memory_and_cores
+from llmcli.models import catalog
+from llmcli.models.hub import repo_files
 from llmcli.models.hub.environment import repo_url
-from llmcli.models.hub.repo_files import (
-    Quantization,
-    best_fit,
-    fits_memory,
-    projectors,
-    quantizations,
-    select_quantization,
-)
-from llmcli.models.installed import inventory_with_aliases
+from llmcli.models.hub.repo_files import Quantization
 from llmcli.models.locations import ModelNotDownloadedError, model_locations
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import HubReference
 from llmcli.models.sources.registry import parse_remote
-from llmcli.models.sources.source import InstalledModel
 from llmcli.params.settings import Layer
-from llmcli.text import format_age, format_count, format_size, plural, sanitize
+from llmcli.text import format_age, format_count, format_size, plural
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_facts, print_json, print_line, print_rows
 
 if TYPE_CHECKING:
-    from llmcli.inference.model_info import ModelInfo
     from llmcli.models.hub.api import Repo
-
-
-@with_settings(only=("model_folders",))
-def list_models(flags: Layer, as_json: Annotated[bool, Option("--json", help="Print a JSON array.")] = False) -> None:
-    items = inventory_with_aliases(model_locations(resolve_settings(flags)))
-    if as_json:
-        print_json([_data(item) for item in items])
-    elif not items:
-        console.note("no models yet; see `llmcli models recommend`, then run `llmcli pull NAME`")
-    else:
-        heads = "NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"
-        rows = [
-            (
-                ", ".join(item.aliases) or item.name,
-                item.quantization,
-                format_size(item.size),
-                str(item.summary.n_ctx_train or ""),
-                format_age(item.last_used),
-                item.source.label or item.source.name,
-            )
-            for item in items
-        ]
-        targets = [sanitize(f"alias of {item.name}") if item.aliases else "" for item in items]
-        print_rows(heads, rows, ("SIZE", "CONTEXT"), below=targets, spare=("FROM", "QUANT"))
 
 
 @with_settings(only=("n_ctx", "n_ubatch", "cache_type_k", "cache_type_v", "offline", "model_folders"))
@@ -69,8 +40,6 @@ def show_model(
     as_json: Annotated[bool, Option("--json", help="Print a JSON object.")] = False,
     template: Annotated[bool, Option("--template", help="Print only the chat template.")] = False,
 ) -> None:
-    from llmcli.inference.model_info import local_model_info, remote_model_info
-
     settings = resolve_settings(flags)
     locations = model_locations(settings)
     try:
@@ -78,8 +47,6 @@ def show_model(
     except ModelNotDownloadedError as missing:
         if not isinstance(missing.reference, HubReference):
             raise
-        from llmcli.cli.models.pull import warn_about_token
-        from llmcli.inference.sizing import memory_and_cores
         from llmcli.models.hub.repo_download import plan_pull
 
         warn_about_token(locations)
@@ -102,8 +69,6 @@ def files(
     ],
     as_json: Json = False,
 ) -> None:
-    from llmcli.cli.models.pull import warn_about_token
-    from llmcli.inference.sizing import memory_and_cores
     from llmcli.models.hub import api
 
     locations = model_locations(resolve_settings(flags))
@@ -114,10 +79,10 @@ def files(
         raise UsageError(f"'{repo}' is not a repository on the Hub", "write owner/repo")
     warn_about_token(locations)
     listing = api.get_repo(reference, locations.offline, console.note)
-    found, (memory, _) = quantizations(listing.files), memory_and_cores()
+    found, (memory, _) = repo_files.quantizations(listing.files), memory_and_cores()
     if not found:
-        select_quantization(found, None, None, listing.name)  # raises the error with its hint
-    chosen, reason = best_fit(found, memory) if any(variant.complete for variant in found) else (None, "")
+        repo_files.select_quantization(found, None, None, listing.name)  # raises the error with its hint
+    chosen, reason = repo_files.best_fit(found, memory) if any(variant.complete for variant in found) else (None, "")
     if as_json:
         print_json(_listing_data(listing, found, chosen, memory))
         return
@@ -137,7 +102,6 @@ def search(
     limit: Annotated[int, Option("--limit", min=1, max=100, help="Maximum number of repositories.")] = 15,
     as_json: Json = False,
 ) -> None:
-    from llmcli.cli.models.pull import warn_about_token
     from llmcli.models.hub import api
 
     locations = model_locations(resolve_settings(flags))
@@ -158,9 +122,6 @@ def search(
 
 @with_settings(only=())
 def recommend(flags: Layer, as_json: Json = False) -> None:  # noqa: ARG001 -- the decorator brings the switches
-    from llmcli.inference.sizing import memory_and_cores
-    from llmcli.models import catalog
-
     memory, cores = memory_and_cores()
     entries = catalog.recommend(memory, cores)
     if as_json:
@@ -176,23 +137,7 @@ def recommend(flags: Layer, as_json: Json = False) -> None:  # noqa: ARG001 -- t
     console.note(f"the short name works too: `llmcli pull {entries[0].name}`")
 
 
-def _data(item: InstalledModel) -> dict[str, Any]:
-    return {
-        "name": item.name,
-        "aliases": list(item.aliases),
-        "quantization": item.quantization,
-        "size": item.size,
-        "n_ctx_train": item.summary.n_ctx_train,
-        "used": item.last_used,
-        "source": item.source.name,
-        "repo": item.cached.repo if item.cached else None,
-        "commit": item.cached.commit if item.cached else None,
-        "files": [str(part) for part in item.parts],
-        "sha256": list(item.digests),
-    }
-
-
-def _facts(info: "ModelInfo") -> Sequence[tuple[str, str]]:
+def _facts(info: ModelInfo) -> Sequence[tuple[str, str]]:
     memory, template = info.memory, info.chat_template
     parts = f" in {info.n_files} files" if info.n_files > 1 else ""
     bits = f", {8 * info.size / info.n_parameters:.1f} bits per weight" if info.n_parameters else ""
@@ -222,7 +167,7 @@ def _facts(info: "ModelInfo") -> Sequence[tuple[str, str]]:
     )
 
 
-def _checksum(info: "ModelInfo") -> str:
+def _checksum(info: ModelInfo) -> str:
     if not info.downloaded:
         return f"sha256 {info.sha256} (published)" if info.sha256 else ""
     if info.damaged:
@@ -240,7 +185,7 @@ def _variant_row(variant: Quantization, n_parameters: int | None, memory: int) -
         variant.quantization or "?",
         format_size(variant.size),
         f"{bits:.1f}" if bits else "",
-        ("yes" if fits_memory(variant.size, memory) else "no") if variant.complete else "parts missing",
+        ("yes" if repo_files.fits_memory(variant.size, memory) else "no") if variant.complete else "parts missing",
         variant.path + (f" (+{len(variant.parts) - 1})" if len(variant.parts) > 1 else ""),
     )
 
@@ -251,7 +196,7 @@ def _listing_data(repo: "Repo", found: list[Quantization], chosen: Quantization 
             "quantization": variant.quantization,
             "size": variant.size,
             "bits_per_weight": variant.bits_per_weight(repo.n_parameters),
-            "fits": fits_memory(variant.size, memory),
+            "fits": repo_files.fits_memory(variant.size, memory),
             "complete": variant.complete,
             "chosen": variant is chosen,
             "files": [asdict(part) for part in variant.parts],
@@ -259,4 +204,4 @@ def _listing_data(repo: "Repo", found: list[Quantization], chosen: Quantization 
         for variant in found
     ]
     facts = {"repo": repo.name, "commit": repo.commit, "license": repo.license, "gated": repo.gated}
-    return facts | {"models": models, "projectors": [asdict(file) for file in projectors(repo.files)]}
+    return facts | {"models": models, "projectors": [asdict(file) for file in repo_files.projectors(repo.files)]}

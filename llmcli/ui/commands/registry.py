@@ -134,13 +134,11 @@ def find_command(name: str) -> Command | None:
 
 def _setting_command(key: str) -> Command:
     setting = fields()[key]
-    known = [str(choice) for choice in (*setting.param.suggest, *setting.param.choices) if str(choice)]
+    known = [str(choice) for choice in (*setting.suggest, *setting.choices) if str(choice)]
     value = "on" if setting.kind is bool else next(iter(known), "") or setting.format(setting.default) or "VALUE"
     once = f"/set {key} {value}" if requires_reload(key) else f"/retry {key}={value}"
     examples = (f"/{key} {value}", once, f"/reset {key}")
-    made = Command(
-        f"{key} [VALUE]", help=setting.param.help, examples=examples, complete=complete_values(key), setting=key
-    )
+    made = Command(f"{key} [VALUE]", help=setting.help, examples=examples, complete=complete_values(key), setting=key)
     made.run = lambda chat, argument: commands()["set"].run(chat, f"{key} {argument}")
     return made
 
@@ -230,7 +228,7 @@ def _setting_values(chat: ChatApp, key: str, start: str) -> Iterator[tuple[str, 
     if field.key == "model":
         yield from matching(((name, "") for name in chat.model_names()), start)
         return
-    choices = ("on", "off") if field.kind is bool else (*field.param.choices, *field.param.suggest)
+    choices = ("on", "off") if field.kind is bool else (*field.choices, *field.suggest)
     note = setting_note(chat, field.key)
     yield from ((str(choice), note) for choice in choices if str(choice).startswith(start))
     if not choices and not start:
