@@ -259,14 +259,15 @@ def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Char
 
 def _show_details(chat: "ChatApp") -> None:
     """Load the model and show what `--verbose` knows; with -vv, llama.cpp's log too."""
-    from llmcli.cli.open_model import print_model_facts, print_settings
+    from llmcli.cli.open_model import print_settings
     from llmcli.inference.local import subscribe_log
 
     print_settings(chat.controller.resolved())
     if console.engine_log:
         subscribe_log(console.detail)
     if engine := chat.wait_for_model():
-        print_model_facts(engine)
+        for fact in engine.facts:
+            console.detail(fact)
 
 
 def _print_opening(chat: "ChatApp", character: "Character | None") -> None:

@@ -21,7 +21,7 @@ def _keys(incomplete: str) -> list[tuple[str, str]]:
     return [(key, field.help) for key, field in fields().items() if key.startswith(incomplete)]
 
 
-Key = Annotated[str, Argument(metavar="KEY", help="Name of a setting, such as top_p.", autocompletion=_keys)]
+Key = Annotated[str, Argument(help="Name of a setting, such as top_p.", autocompletion=_keys)]
 
 
 def list_settings(
@@ -48,9 +48,7 @@ def get_setting(key: Key) -> None:
     print_line(field.format(getattr(resolve_settings(_NO_FLAGS), field.key)))
 
 
-def set_setting(
-    key: Key, value: Annotated[list[str], Argument(metavar="VALUE...", help="Value, or the values of a list.")]
-) -> None:
+def set_setting(key: Key, value: Annotated[list[str], Argument(help="Value, or the values of a list.")]) -> None:
     field = find(key)
     if len(value) > 1 and not field.repeated:
         raise UsageError(f"{field.key} takes one value, got {len(value)}", "put a value with spaces in quotes")

@@ -27,14 +27,14 @@ _MIB = 1 << 20
 Problems = list[tuple[str, str]]  # message and hint of each
 
 
-def version_lines() -> list[str]:
-    """llama.cpp's build and devices, for `--version`; a broken installation is reported in the text."""
+def version() -> str:
+    """What `--version` shows: also llama.cpp's build and the devices, or why llama.cpp cannot be loaded."""
+    head = f"llmcli {__version__}\nllama-cpp-python {bindings.bindings_version()}"
     try:
         devices = [f"  {device.kind} {device.name}: {device.description}" for device in hardware.devices()]
-        build = bindings.llama_build()
+        return "\n".join([f"{head} ({bindings.llama_build()})", "devices:", *devices])
     except LlmcliError as error:
-        return [f"llama-cpp-python {bindings.bindings_version()}: {error}"]
-    return [f"llama-cpp-python {bindings.bindings_version()} ({build})", "devices:", *devices]
+        return f"{head}: {error}"
 
 
 @with_settings(only=())

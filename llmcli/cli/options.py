@@ -65,7 +65,6 @@ def with_settings(only: Container[str]) -> Callable[[Callable[..., Any]], Callab
         ]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
-        command.__doc__, command.__name__ = function.__doc__, function.__name__
         return command
 
     return decorate

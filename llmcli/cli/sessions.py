@@ -19,16 +19,13 @@ from llmcli.ui.terminal.console import can_ask, confirm, console
 from llmcli.ui.terminal.output import print_json, print_line, print_rows, print_text
 
 if TYPE_CHECKING:
-    from llmcli.chat.conversation import Message
     from llmcli.chat.sessions.session import Session
 
 _BOLD = "1"
 _EMPTY_BRANCH = "the current branch is empty; `llmcli sessions show {} --all` prints the other branches"
 
-Name = Annotated[str, Argument(metavar="NAME", help="Name of a session.", autocompletion=complete_session)]
-ShortName = Annotated[
-    str, Argument(metavar="NAME", help="Name of a session, or its last part.", autocompletion=complete_session)
-]
+Name = Annotated[str, Argument(help="Name of a session.", autocompletion=complete_session)]
+ShortName = Annotated[str, Argument(help="Name of a session, or its last part.", autocompletion=complete_session)]
 
 
 def list_sessions(as_json: Json = False) -> None:
@@ -56,14 +53,11 @@ def show_session(
     name: ShortName,
     everything: Annotated[bool, Option("--all", help="Show every branch, not only the current one.")] = False,
 ) -> None:
+    from llmcli.chat.conversation import SPEAKER_NAMES
+
     session = _read(name)
     conversation = session.conversation
-    if not everything:
-        _print_messages(conversation.path(), 1)
-        if not conversation.path():
-            console.note(_EMPTY_BRANCH.format(session.name))
-        return
-    leaves = conversation.leaves()
+    leaves: Sequence[int | None] = conversation.leaves() if everything else [conversation.head]
     shown: set[int] = set()  # a branch omits the messages that it shares with one above it
     for number, leaf in enumerate(leaves, 1):
         path = conversation.path(leaf)
@@ -74,21 +68,16 @@ def show_session(
             shared = len(path) - len(new)
             after = f", after message {shared}" if shared else ""
             print_line(f"branch {number} of {len(leaves)}{after}{mark}\n", _BOLD)
-        _print_messages(new, len(path) - len(new) + 1)
-
-
-def _print_messages(messages: "Sequence[Message]", first: int) -> None:
-    """Messages with their numbers as /history, /edit and `llmcli replay` count them."""
-    from llmcli.chat.conversation import SPEAKER_NAMES
-
-    for number, message in enumerate(messages, first):
-        files = "".join(f" +{file.name}" for file in message.attachments)
-        print_line(f"{number} {SPEAKER_NAMES[message.role]}{sanitize(files)}", _BOLD)
-        print_line(sanitize(message.content.rstrip("\n")) + "\n")  # in a pipe too: `export` has the text verbatim
+        for place, message in enumerate(new, len(path) - len(new) + 1):  # as /history and `llmcli replay` count
+            files = "".join(f" +{file.name}" for file in message.attachments)
+            print_line(f"{place} {SPEAKER_NAMES[message.role]}{sanitize(files)}", _BOLD)
+            print_line(sanitize(message.content.rstrip("\n")) + "\n")  # in a pipe too: `export` has the text verbatim
+    if not shown:
+        console.note(_EMPTY_BRANCH.format(session.name))
 
 
 def search_sessions(
-    text: Annotated[str, Argument(metavar="TEXT", help="Text to find (case is ignored).")], as_json: Json = False
+    text: Annotated[str, Argument(help="Text to find (case is ignored).")], as_json: Json = False
 ) -> int:
     from llmcli.chat.conversation import SPEAKER_NAMES
     from llmcli.chat.sessions.listing import search
@@ -112,6 +101,7 @@ def export_session(
     force: Force = False,
 ) -> None:
     from llmcli.chat.export import format_of
+    from llmcli.inference.request import system_text
     from llmcli.ui.export_file import document, write
 
     form = "md" if to == "-" else format_of(Path(to))
@@ -119,23 +109,18 @@ def export_session(
     path = session.conversation.path()
     if not path:
         console.note(_EMPTY_BRANCH.format(session.name))
-    text = document(path, session.name, _system_prompt(session), form, session.conversation.messages)
+    system = None
+    try:
+        system = system_text(resolve([config_layer(), Layer("session", session.overrides)]).settings)
+    except DiskError as error:  # the file of the system prompt was deleted
+        console.warn(f"the export has no system prompt: {error}", error.hint)
+    text = document(path, session.name, system, form, session.conversation.messages)
     if to == "-":
         print_text(text if text.endswith("\n") else text + "\n")
         return
     target = output_path(to, force)
     write(text, target)
     console.note(f"exported to {os.path.abspath(target)}")
-
-
-def _system_prompt(session: "Session") -> str | None:
-    from llmcli.inference.request import system_text
-
-    try:
-        return system_text(resolve([config_layer(), Layer("session", session.overrides)]).settings)
-    except DiskError as error:  # the file of the system prompt was deleted
-        console.warn(f"the export has no system prompt: {error}", error.hint)
-        return None
 
 
 def remove_sessions(
@@ -159,9 +144,7 @@ def remove_sessions(
     return ExitStatus.OK
 
 
-def rename_session(
-    name: Name, new: Annotated[str, Argument(metavar="NEW", help="New name; spaces become dashes.")]
-) -> None:
+def rename_session(name: Name, new: Annotated[str, Argument(help="New name; spaces become dashes.")]) -> None:
     new = store.to_name(new)
     store.rename(name, new)
     console.note(f"renamed to {new!r}")

@@ -18,7 +18,7 @@ from llmcli.ui.terminal.output import print_line
 @with_settings(only=("model", "pull", "offline", "model_folders"))
 def tokenize(
     flags: Layer,
-    text: Annotated[str | None, Argument(metavar="[TEXT]", help="Text to tokenize; without it, stdin.")] = None,
+    text: Annotated[str | None, Argument(help="Text to tokenize; without it, stdin.")] = None,
     as_json: Annotated[bool, Option("--json", help="Print one JSON object with ids, texts and their number.")] = False,
     ids: Annotated[bool, Option("--ids", help="Print the token ids only, in one line.")] = False,
     count: Annotated[bool, Option("--count", help="Print the number of tokens only.")] = False,

@@ -13,14 +13,12 @@ from llmcli.errors import UsageError
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_json, print_text
 
-File = Annotated[str, Argument(metavar="FILE", help="Trace file of `generate --trace FILE`; `-` reads stdin.")]
+File = Annotated[str, Argument(help="Trace file of `generate --trace FILE`; `-` reads stdin.")]
 
 
 def show_trace(
     file: File,
-    heat: Annotated[
-        Measure | None, Option("--heat", help="Print the answer, each token colored by this measure.")
-    ] = None,
+    heat: Annotated[Measure | None, Option(help="Print the answer, each token colored by this measure.")] = None,
     as_json: Annotated[bool, Option("--json", help="Print one JSON object with the tokens and a summary.")] = False,
 ) -> None:
     if heat and as_json:

@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from llmcli import __version__
 from llmcli.cli.help_texts import COMMANDS, PROGRAM, VERSION_HELP, help_page
 from llmcli.ui.terminal.output import print_line
 
@@ -48,6 +47,10 @@ class _HelpMixin:
     def __init__(self, *args: Any, **details: Any) -> None:
         super().__init__(*args, **details)
         self.params: list[Any]
+        for one in self.params:
+            if one.param_type_name == "argument" and not one.metavar:  # as in [MODEL] or FOLDER...
+                name = one.name.upper()
+                one.metavar = (name if one.required else f"[{name}]") + ("..." if one.nargs < 0 else "")
         self.params.append(
             typer.core.TyperOption(
                 param_decls=["--help-all"],
@@ -81,20 +84,8 @@ class HelpGroup(_HelpMixin, typer.core.TyperGroup):
     """A group of commands whose `--help` shows each command's whole sentence."""
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        from llmcli.cli.doctor import version_lines
-
-        print_line("\n".join([f"{PROGRAM} {__version__}", *version_lines()]))
-        raise typer.Exit
-
-
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help=VERSION_HELP)
-    ] = False,
-) -> None:
-    """Run language models on this machine."""
+def _root(version: Annotated[bool, typer.Option("--version", help=VERSION_HELP)] = False) -> None:
+    """The options of llmcli itself; `app` shows the version."""
 
 
 def _show_all(ctx: Any, _option: Any, wanted: bool) -> None:

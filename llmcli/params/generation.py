@@ -13,7 +13,7 @@ _BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
 
 @settings_group("Request")
 class RequestParams:
-    prompt: str | None = setting(None, "Prompt text (`-` = stdin).", aliases="-p", metavar="TEXT")
+    prompt: str | None = setting(None, "Prompt text (`-` = stdin).", aliases="-p")
     file: tuple[str, ...] = setting(
         (), "File to add to the prompt (`-` = stdin). Repeatable.", aliases="-f", metavar="FILE", path=True
     )
@@ -23,7 +23,7 @@ class RequestParams:
     preset: str | None = setting(
         None, "Preset of settings: creative, precise, code, ..., or one from the configuration file.", metavar="NAME"
     )
-    prefill: str | None = setting(None, "Text that the answer starts with.", metavar="TEXT")
+    prefill: str | None = setting(None, "Text that the answer starts with.")
     raw: bool = setting(False, "Raw completion of the prompt, without the chat template.")
     chat_template: str | None = setting(
         None, "Jinja chat template to use instead of the model's: inline or a file.", metavar="JINJA|FILE", path=True
@@ -121,7 +121,6 @@ class GenerationParams:
         (),
         "Stop string: generation ends before the earliest match. Repeatable.",
         aliases="--reverse-prompt -r stop_sequence stopping_strings",
-        metavar="TEXT",
         check=_reject_empty,
     )
     ignore_eos: bool = setting(
@@ -140,7 +139,6 @@ class GenerationParams:
         "Phrase to ban: generation backtracks when it appears. Repeatable, case-insensitive.",
         flag="--ban",
         aliases="banned_tokens",
-        metavar="TEXT",
         check=_reject_empty,
     )
     grammar: str | None = setting(None, "GBNF grammar that the output must match.", metavar="GBNF")

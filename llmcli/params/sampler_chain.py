@@ -32,7 +32,6 @@ class TemperatureParams:
         metavar="X|POLICY",
         suggest=(*("0", "0.7", "0.8", "1", "0.3..1.3", "0.3..1.3^0.7"), *EXAMPLES),
         text=parse_policy,
-        show=str,
     )
     dynatemp_range: float = setting(
         0.0, "Dynamic temperature: half width of the range around the temperature (0 = off).", min=0

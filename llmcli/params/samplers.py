@@ -114,7 +114,6 @@ class PenaltyParams:
         ("\n", ":", '"', "*"),
         "DRY sequence breaker: a text that ends a sequence. Repeatable; `none` clears the list.",
         flag="--dry-sequence-breaker",
-        metavar="TEXT",
     )
 
 

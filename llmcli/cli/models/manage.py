@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from llmcli.models.interrupted import InterruptedDownload
 
 _FOLDER_HINT = "give a folder with .gguf files, or an Ollama store"
-Reference = Annotated[
-    str, Argument(metavar="MODEL", help="Model reference or alias.", autocompletion=complete_reference)
-]
+Reference = Annotated[str, Argument(help="Model reference or alias.", autocompletion=complete_reference)]
 
 
 @with_settings(only=("model_folders",))
@@ -62,9 +60,7 @@ def list_models(flags: Layer, as_json: Annotated[bool, Option("--json", help="Pr
 
 @with_settings(only=("model_folders",))
 def remove_model(
-    flags: Layer,
-    model: Reference,
-    yes: Annotated[bool, Option("--yes", "-y", help="Skip the confirmation.")] = False,
+    flags: Layer, model: Reference, yes: Annotated[bool, Option("--yes", "-y", help="Skip the confirmation.")] = False
 ) -> int:
     locations = model_locations(resolve_settings(flags))
     try:
@@ -91,10 +87,7 @@ def remove_model(
 def verify_models(
     flags: Layer,
     model: Annotated[
-        str | None,
-        Argument(
-            metavar="[MODEL]", help="Model to verify (without it, all models).", autocompletion=complete_reference
-        ),
+        str | None, Argument(help="Model to verify (without it, all models).", autocompletion=complete_reference)
     ] = None,
     as_json: Json = False,
 ) -> int:
@@ -117,9 +110,7 @@ def verify_models(
 @with_settings(only=("offline",))
 def partials(
     flags: Layer,
-    name: Annotated[
-        str | None, Argument(metavar="[NAME]", help="Interrupted download (without it, all of them).")
-    ] = None,
+    name: Annotated[str | None, Argument(help="Interrupted download (without it, all of them).")] = None,
     resume: Annotated[bool, Option("--resume", help="Resume the download.")] = False,
     remove: Annotated[bool, Option("--remove", help="Delete the partial file.")] = False,
     as_json: Json = False,
@@ -152,18 +143,23 @@ def partials(
 
 
 def alias(
-    name: Annotated[str | None, Argument(metavar="[NAME]", help="Name of the alias.")] = None,
-    model: Annotated[
-        str | None,
-        Argument(metavar="[MODEL]", help="Model reference or path.", autocompletion=complete_reference),
-    ] = None,
+    name: Annotated[str | None, Argument(help="Name of the alias.")] = None,
+    model: Annotated[str | None, Argument(help="Model reference or path.", autocompletion=complete_reference)] = None,
     remove: Annotated[bool, Option("--remove", help="Delete the alias.")] = False,
 ) -> None:
     known = config_file.aliases()
     if name is None:
         print_rows(("NAME", "MODEL"), list(known.items())) if known else console.note("no aliases")
     elif model is not None and not remove:
-        _set_alias(name, known.get(model, model))
+        if check_name(name, "alias") == STARTER:
+            raise UsageError(f"'{name}' is the name of a model", "choose another name")
+        model = known.get(model, model)
+        path, locations = Path(model).expanduser(), model_locations(resolve_settings(Layer("flag", {})))
+        if path.is_file():
+            model = str(path.absolute())
+        elif parse_remote(model, locations) is None:
+            find_model_file(model, locations)  # raises an error for an unknown model
+        config_file.set_alias(name, model)
     elif name not in known:
         raise UsageError(f"unknown alias '{name}'", "list the aliases with `llmcli models alias`")
     elif remove:
@@ -234,17 +230,6 @@ def _sound_models(folder: Path, is_named: bool) -> list[InstalledModel]:
     for path in skipped_files(folder, found):
         console.warn(f"skipped {path}: not a GGUF model, or a part of it is missing")
     return sound
-
-
-def _set_alias(name: str, model: str) -> None:
-    if check_name(name, "alias") == STARTER:
-        raise UsageError(f"'{name}' is the name of a model", "choose another name")
-    path, locations = Path(model).expanduser(), model_locations(resolve_settings(Layer("flag", {})))
-    if path.is_file():
-        model = str(path.absolute())
-    elif parse_remote(model, locations) is None:
-        find_model_file(model, locations)  # raises an error for an unknown model
-    config_file.set_alias(name, model)
 
 
 def _resume(chosen: Sequence["InterruptedDownload"], locations: ModelLocations) -> None:

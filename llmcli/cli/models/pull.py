@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument
 
 from llmcli.cli.completion import complete_remote
 from llmcli.cli.options import with_settings
@@ -33,9 +33,6 @@ def pull(
             autocompletion=complete_remote,
         ),
     ],
-    mmproj: Annotated[
-        bool, Option(help="Also download the vision projector (mmproj).", hidden=True)
-    ] = False,  # hidden: llmcli cannot use images yet
 ) -> None:
     settings = resolve_settings(flags)
     locations = model_locations(settings)
@@ -53,7 +50,7 @@ def pull(
             console.note(f"{reference} is already downloaded; offline: did not check for updates")
             print_line(str(file.path))
             return
-    plan = plan_reference(remote, locations, mmproj)
+    plan = plan_reference(remote, locations)
     console.note(describe(plan))
     if plan.update:
         console.note(plan.update)
@@ -74,11 +71,11 @@ def pull_if_missing(missing: ModelNotDownloadedError, locations: ModelLocations,
     download_with_bars(plan)
 
 
-def plan_reference(reference: RemoteReference, locations: ModelLocations, projector: bool = False) -> DownloadPlan:
+def plan_reference(reference: RemoteReference, locations: ModelLocations) -> DownloadPlan:
     """Plan the download of a reference; warn before the token of the Hub is sent to another host."""
     if isinstance(reference, HubReference):
         warn_about_token(locations)
-    return plan_download(reference, locations, memory_and_cores()[0], console.note, projector)
+    return plan_download(reference, locations, memory_and_cores()[0], console.note)
 
 
 def describe(plan: DownloadPlan) -> str:

@@ -33,10 +33,7 @@ if TYPE_CHECKING:
 @with_settings(only=("n_ctx", "n_ubatch", "cache_type_k", "cache_type_v", "offline", "model_folders"))
 def show_model(
     flags: Layer,
-    model: Annotated[
-        str,
-        Argument(metavar="MODEL", help="Model on this machine or on the Hub.", autocompletion=complete_reference),
-    ],
+    model: Annotated[str, Argument(help="Model on this machine or on the Hub.", autocompletion=complete_reference)],
     as_json: Annotated[bool, Option("--json", help="Print a JSON object.")] = False,
     template: Annotated[bool, Option("--template", help="Print only the chat template.")] = False,
 ) -> None:
@@ -64,8 +61,7 @@ def show_model(
 def files(
     flags: Layer,
     repo: Annotated[
-        str,
-        Argument(metavar="REPO", help="Repository on the Hub: owner/repo[@revision].", autocompletion=complete_remote),
+        str, Argument(help="Repository on the Hub: owner/repo[@revision].", autocompletion=complete_remote)
     ],
     as_json: Json = False,
 ) -> None:
@@ -86,7 +82,13 @@ def files(
     if as_json:
         print_json(_listing_data(listing, found, chosen, memory))
         return
-    rows = [_variant_row(variant, listing.n_parameters, memory) for variant in found]
+    rows = []
+    for variant in found:
+        bits = variant.bits_per_weight(listing.n_parameters)
+        fits = "yes" if repo_files.fits_memory(variant.size, memory) else "no"
+        file = variant.path + (f" (+{len(variant.parts) - 1})" if len(variant.parts) > 1 else "")
+        label, size = variant.quantization or "?", format_size(variant.size)
+        rows.append((label, size, f"{bits:.1f}" if bits else "", fits if variant.complete else "parts missing", file))
     print_rows(("QUANT", "SIZE", "BITS", "FITS", "FILE"), rows, ("SIZE", "BITS"))
     if chosen:
         label = chosen.quantization or chosen.path
@@ -98,8 +100,8 @@ def files(
 @with_settings(only=("offline",))
 def search(
     flags: Layer,
-    text: Annotated[list[str], Argument(metavar="TEXT...", help="Search terms.")],
-    limit: Annotated[int, Option("--limit", min=1, max=100, help="Maximum number of repositories.")] = 15,
+    text: Annotated[list[str], Argument(help="Search terms.")],
+    limit: Annotated[int, Option(min=1, max=100, help="Maximum number of repositories.")] = 15,
     as_json: Json = False,
 ) -> None:
     from llmcli.models.hub import api
@@ -177,17 +179,6 @@ def _checksum(info: ModelInfo) -> str:
     if info.sha256:
         return f"sha256 {info.sha256} (published), not verified yet: run `llmcli models verify`"
     return "no published checksum"
-
-
-def _variant_row(variant: Quantization, n_parameters: int | None, memory: int) -> tuple[str, ...]:
-    bits = variant.bits_per_weight(n_parameters)
-    return (
-        variant.quantization or "?",
-        format_size(variant.size),
-        f"{bits:.1f}" if bits else "",
-        ("yes" if repo_files.fits_memory(variant.size, memory) else "no") if variant.complete else "parts missing",
-        variant.path + (f" (+{len(variant.parts) - 1})" if len(variant.parts) > 1 else ""),
-    )
 
 
 def _listing_data(repo: "Repo", found: list[Quantization], chosen: Quantization | None, memory: int) -> dict[str, Any]:
