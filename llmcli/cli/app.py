@@ -29,15 +29,17 @@ def _dispatch(arguments: list[str]) -> int:
     else:
         arguments = normalize_arguments(arguments)
         command = arguments[:2]
-        if command[:1] in ([], ["-h"], ["--help"], ["--version"]):  # Typer is not needed
+        page = "" if arguments else front_page()
+        if command[:1] == ["--version"]:
+            from llmcli.cli.doctor import version
+
+            page = version()
+        elif command and command[0] in ("-h", "--help"):
+            page = root_help()
+        if page:  # without Typer
             from llmcli.ui.terminal.output import print_line
 
-            if command[:1] == ["--version"]:
-                from llmcli.cli.doctor import version
-
-                print_line(version())
-            else:
-                print_line(root_help() if arguments else front_page())
+            print_line(page)
             return 0
         from llmcli.cli.usage_errors import check_command
 

@@ -13,12 +13,12 @@ _BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
 
 @settings_group("Request")
 class RequestParams:
-    prompt: str | None = setting(None, "Prompt text (`-` = stdin).", aliases="-p")
+    prompt: str | None = setting(None, "Prompt text (`-` = stdin).", names="-p")
     file: tuple[str, ...] = setting(
-        (), "File to add to the prompt (`-` = stdin). Repeatable.", aliases="-f", metavar="FILE", path=True
+        (), "File to add to the prompt (`-` = stdin). Repeatable.", names="-f", metavar="FILE", path=True
     )
     system: str | None = setting(
-        None, "System prompt: text or @FILE.", aliases="-s -sys --system-prompt", metavar="TEXT|@FILE"
+        None, "System prompt: text or @FILE.", names="--system -s -sys --system-prompt", metavar="TEXT|@FILE"
     )
     preset: str | None = setting(
         None, "Preset of settings: creative, precise, code, ..., or one from the configuration file.", metavar="NAME"
@@ -114,22 +114,22 @@ class GenerationParams:
         min=0,
         extra_values=(-1,),
         unit="tokens",
-        aliases="-n --predict --n-predict num_predict max_new_tokens max_completion_tokens max_length",
+        names="--max-tokens -n --predict --n-predict num_predict max_new_tokens max_completion_tokens max_length",
         suggest=("64", "256", "1024"),
     )
     stop: tuple[str, ...] = setting(
         (),
         "Stop string: generation ends before the earliest match. Repeatable.",
-        aliases="--reverse-prompt -r stop_sequence stopping_strings",
+        names="--stop --reverse-prompt -r stop_sequence stopping_strings",
         check=_reject_empty,
     )
     ignore_eos: bool = setting(
-        False, "Ignore end-of-sequence tokens: the model cannot end its answer.", aliases="ban_eos_token"
+        False, "Ignore end-of-sequence tokens: the model cannot end its answer.", names="ban_eos_token"
     )
     logit_bias: tuple[Bias, ...] = setting(
         (),
         'Logit bias of a token: ID=+1.5, "text"=-inf (-inf = never). Repeatable.',
-        aliases="-l",
+        names="-l",
         metavar="TOKEN=BIAS",
         data=bias_from_data,
         show=show_bias,
@@ -137,8 +137,7 @@ class GenerationParams:
     banned_strings: tuple[str, ...] = setting(
         (),
         "Phrase to ban: generation backtracks when it appears. Repeatable, case-insensitive.",
-        flag="--ban",
-        aliases="banned_tokens",
+        names="--ban banned_tokens",
         check=_reject_empty,
     )
     grammar: str | None = setting(None, "GBNF grammar that the output must match.", metavar="GBNF")

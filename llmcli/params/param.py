@@ -45,8 +45,8 @@ class Field:
     extra_values: tuple[float, ...] = ()  # valid values outside the range
     choices: tuple[str | int, ...] = ()
     suggest: tuple[str, ...] = ()
-    flag: str = ""  # replaces the flag made from the key
-    aliases: str = ""  # flags of llama.cpp, and keys of llama-server, KoboldCpp and Ollama
+    # Its flags, and keys of llama-server, KoboldCpp and Ollama. The first long flag replaces that of the key's name.
+    names: str = ""
     metavar: str = ""
     unit: str = ""
     default_text: str = ""  # stands for None
@@ -65,16 +65,16 @@ class Field:
     @property
     def flags(self) -> tuple[str, ...]:
         """The flag and its aliases, the canonical one first."""
-        flag = self.flag or "--" + self.key.replace("_", "-")
-        return (flag, *(name for name in self.aliases.split() if name.startswith("-")))
+        flags = [name for name in self.names.split() if name.startswith("-")]
+        long = [flag for flag in flags if flag.startswith("--")] or ["--" + self.key.replace("_", "-")]
+        return tuple(dict.fromkeys([long[0], *flags]))
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The key and its aliases, to which each long flag belongs."""
         long = [flag[2:].replace("-", "_") for flag in self.flags if flag.startswith("--")]
-        return tuple(
-            dict.fromkeys([self.key, *long, *(name for name in self.aliases.split() if not name.startswith("-"))])
-        )
+        others = [name for name in self.names.split() if not name.startswith("-")]
+        return tuple(dict.fromkeys([self.key, *long, *others]))
 
     @property
     def repeated(self) -> bool:

@@ -28,7 +28,7 @@ class TemperatureParams:
         Fixed(0.8),
         "Sampling temperature: a number (0 = always the likeliest token), a range LOW..HIGH (by the entropy of each "
         "token), or a rule such as sentence:1.1,0.7. Higher is more random; 0.7 to 1 is usual.",
-        aliases="--temp",
+        names="--temperature --temp",
         metavar="X|POLICY",
         suggest=(*("0", "0.7", "0.8", "1", "0.3..1.3", "0.3..1.3^0.7"), *EXAMPLES),
         text=parse_policy,
@@ -40,7 +40,7 @@ class TemperatureParams:
         1.0,
         "Dynamic temperature: exponent of the normalized entropy.",
         above=0,
-        aliases="--dynatemp-exp",
+        names="--dynatemp-exponent --dynatemp-exp",
         needs_any=("dynatemp_range",),
     )
     smoothing_factor: float = setting(
