@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from llmcli.chat.conversation import attach
+from llmcli.chat.sessions import store
 from llmcli.chat.sessions.events import saved_key
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import model_preload
 from llmcli.cli.completion import complete_reference, complete_remote, complete_session
-from llmcli.cli.options import argument_or_flag, with_settings
+from llmcli.cli.options import prompt_of, with_settings
 from llmcli.config.presets import layers_of, resolve_settings
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import cache_dir, data_dir, read_text
@@ -25,7 +26,7 @@ from llmcli.params.policies.policy import names_in
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.ui.terminal.console import can_ask, can_redraw, console, is_terminal, wants_color
-from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt
+from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt, disable_echo, exit_on_signal
 
 if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
@@ -52,9 +53,7 @@ def chat(
     ] = None,
     keep: Annotated[bool, Option("--save/--no-save", help="Save the session to disk.")] = True,
 ) -> int:
-    from llmcli.ui.terminal.interrupt import disable_echo
-
-    first = argument_or_flag(text, flags.values.get("prompt"), "prompt")
+    first = prompt_of(flags, text)
     if "-" in (first, *(flags.get("file", tuple) or ())):
         raise UsageError("`-` is not valid in a chat: stdin contains the messages", "remove the `-`")
     live = can_redraw(sys.stdout) and is_terminal(sys.stdin)
@@ -134,8 +133,6 @@ def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
         raise UsageError("--no-save starts a new session", "remove --continue and --session")
     if not go_on and not name:
         return Session(keep=keep)
-    from llmcli.chat.sessions import store
-
     if not name:
         last = next((one for one in store.names() if not store.is_open(one)), None)
         if last:
@@ -235,7 +232,6 @@ def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Char
     from llmcli.cli.open_model import welcome
     from llmcli.ui.chat.loop import run
     from llmcli.ui.commands.sessions import ensure_session_model
-    from llmcli.ui.terminal.interrupt import exit_on_signal
 
     controller = chat.controller
     with exit_on_signal(), defer_interrupt() if chat.live else nullcontext():

@@ -6,6 +6,7 @@ from typing import Any
 from llmcli.errors import LlmcliError
 from llmcli.files import matching_paths
 from llmcli.params.param import Field
+from llmcli.params.sampler_chain import SAMPLER_NAMES
 from llmcli.params.settings import Layer
 from llmcli.text import sanitize
 
@@ -25,8 +26,6 @@ def completer(field: Field) -> Callable[[str], Any] | None:
 
 
 def _complete_samplers(incomplete: str) -> list[str]:
-    from llmcli.params.sampler_chain import SAMPLER_NAMES
-
     head, comma, tail = incomplete.rpartition(",")
     used = set(head.split(","))
     return [head + comma + name for name in SAMPLER_NAMES if name.startswith(tail) and name not in used]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from llmcli.cli.options import CHAT_ONLY, argument_or_flag, with_settings
+from llmcli.cli.options import CHAT_ONLY, prompt_of, with_settings
 from llmcli.cli.stdin import read_prompt, reads_stdin
 from llmcli.config.presets import layers_of
 from llmcli.engine.events import Measure
@@ -131,8 +131,7 @@ def _print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bo
 
 def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:
     """Config file, preset, environment and flags, lowest first; the argument counts as the flag `--prompt`."""
-    prompt = argument_or_flag(text, flags.values.get("prompt"), "prompt")
-    given = dict(flags.values)
+    given, prompt = dict(flags.values), prompt_of(flags, text)
     if prompt is not None:
         given["prompt"] = fields()["prompt"].parse_text(prompt)
     return layers_of(Layer("flag", given)).below

@@ -133,8 +133,9 @@ def output_path(name: str, force: bool) -> Path:
     return path
 
 
-def argument_or_flag(argument: Any, flag: Any, name: str) -> Any:
-    """The value of an argument that is also an option. Raises UsageError when both are given."""
+def prompt_of(flags: Layer, argument: str | None) -> str | None:
+    """The prompt of the argument, or of `--prompt`. Raises UsageError when both are given."""
+    flag = flags.get("prompt", str)
     if argument is not None and flag is not None:
-        raise UsageError(f"the {name} is given twice, as an argument and as an option", "remove one of them")
+        raise UsageError("the prompt is given twice, as an argument and as an option", "remove one of them")
     return flag if argument is None else argument

@@ -4,22 +4,23 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
+from llmcli.chat.conversation import SPEAKER_NAMES
 from llmcli.chat.sessions import store
+from llmcli.chat.sessions.listing import search, session_summaries
+from llmcli.chat.sessions.session import Session
 from llmcli.cli.completion import complete_session
 from llmcli.cli.options import Force, Json, output_path
 from llmcli.config.config_file import config_layer
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
+from llmcli.inference.request import system_text
 from llmcli.params.settings import Layer, resolve
 from llmcli.text import format_age, plural, sanitize
 from llmcli.ui.terminal.console import can_ask, confirm, console
 from llmcli.ui.terminal.output import print_json, print_line, print_rows, print_text
-
-if TYPE_CHECKING:
-    from llmcli.chat.sessions.session import Session
 
 _BOLD = "1"
 _EMPTY_BRANCH = "the current branch is empty; `llmcli sessions show {} --all` prints the other branches"
@@ -29,8 +30,6 @@ ShortName = Annotated[str, Argument(help="Name of a session, or its last part.",
 
 
 def list_sessions(as_json: Json = False) -> None:
-    from llmcli.chat.sessions.listing import session_summaries
-
     listed = session_summaries()
     if as_json:
         print_json([asdict(session) for session in listed], indent=None)
@@ -53,8 +52,6 @@ def show_session(
     name: ShortName,
     everything: Annotated[bool, Option("--all", help="Show every branch, not only the current one.")] = False,
 ) -> None:
-    from llmcli.chat.conversation import SPEAKER_NAMES
-
     session = _read(name)
     conversation = session.conversation
     leaves: Sequence[int | None] = conversation.leaves() if everything else [conversation.head]
@@ -79,9 +76,6 @@ def show_session(
 def search_sessions(
     text: Annotated[str, Argument(help="Text to find (case is ignored).")], as_json: Json = False
 ) -> int:
-    from llmcli.chat.conversation import SPEAKER_NAMES
-    from llmcli.chat.sessions.listing import search
-
     hits = list(search(text))
     if as_json:
         print_json([asdict(hit) for hit in hits], indent=None)
@@ -101,7 +95,6 @@ def export_session(
     force: Force = False,
 ) -> None:
     from llmcli.chat.export import format_of
-    from llmcli.inference.request import system_text
     from llmcli.ui.export_file import document, write
 
     form = "md" if to == "-" else format_of(Path(to))
@@ -150,9 +143,7 @@ def rename_session(name: Name, new: Annotated[str, Argument(help="New name; spac
     console.note(f"renamed to {new!r}")
 
 
-def _read(name: str) -> "Session":
-    from llmcli.chat.sessions.session import Session
-
+def _read(name: str) -> Session:
     session = Session.read(name)
     for note in session.notes:
         console.warn(note)

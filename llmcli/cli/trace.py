@@ -10,6 +10,7 @@ from llmcli.cli.options import Force, output_path
 from llmcli.cli.stdin import piped_stdin
 from llmcli.engine.events import Measure, TokenTrace
 from llmcli.errors import UsageError
+from llmcli.files import lines_of
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_json, print_text
 
@@ -55,7 +56,6 @@ def plot_trace(
 
 
 def _read(file: str) -> list[TokenTrace]:
-    from llmcli.files import lines_of
     from llmcli.inference.trace_file import parse_trace, read_trace
 
     if not file.strip():
