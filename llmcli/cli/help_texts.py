@@ -132,7 +132,7 @@ def help_page(ctx: Any, everything: bool) -> str:
     entry = COMMANDS[path]
     is_group = not entry.place
     parameters = [one for one in command.get_params(ctx) if not getattr(one, "hidden", False)]
-    arguments = [(one.make_metavar(ctx), one.help or "") for one in parameters if one.param_type_name == "argument"]
+    arguments = [(one.metavar, one.help or "") for one in parameters if one.param_type_name == "argument"]
     options = [one for one in parameters if one.param_type_name == "option"]
     usage = " ".join(piece.strip("{}") for piece in command.collect_usage_pieces(ctx))
     rows: dict[str, list[Row]] = {}
@@ -147,7 +147,7 @@ def help_page(ctx: Any, everything: bool) -> str:
         wrapped(entry.summary, "  "),
         wrapped(entry.details, "  ") if everything else "",
         examples("Examples", entry),
-        section("Commands", commands_below(path, everything) if is_group else ()),
+        section("Commands", commands_below(path, everything)),
         section("Arguments", arguments),
         *(section(heading, group) for heading, group in rows.items()),
         _exit_statuses(everything) if path == "generate" else "",

@@ -38,7 +38,7 @@ Reference = Annotated[str, Argument(help="Model reference or alias.", autocomple
 def list_models(flags: Layer, as_json: Annotated[bool, Option("--json", help="Print a JSON array.")] = False) -> None:
     items = inventory_with_aliases(model_locations(resolve_settings(flags)))
     if as_json:
-        print_json([_data(item) for item in items])
+        print_json([_model_data(item) for item in items])
     elif not items:
         console.note("no models yet; see `llmcli models recommend`, then run `llmcli pull NAME`")
     else:
@@ -198,7 +198,7 @@ def import_folders(
     console.note(f"{plural(len(rows), 'model')} imported in place; use one with --model NAME")
 
 
-def _data(item: InstalledModel) -> dict[str, Any]:
+def _model_data(item: InstalledModel) -> dict[str, Any]:
     return {
         "name": item.name,
         "aliases": list(item.aliases),
