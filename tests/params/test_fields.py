@@ -63,6 +63,13 @@ def test_every_alias_finds_its_setting(field: Field) -> None:
         assert find(name) is field
 
 
+def test_a_long_flag_is_a_key_too() -> None:
+    assert find("predict") is find("num_predict") is fields()["max_tokens"]
+    assert fields()["n_threads"].flags == ("--threads", "-t")
+    assert fields()["n_threads"].keys == ("n_threads", "threads", "num_thread")
+    assert fields()["temperature"].flags == ("--temperature", "--temp")
+
+
 @pytest.mark.parametrize("field", FLOATS, ids=lambda field: field.key)
 def test_a_float_rejects_text_that_is_not_finite(field: Field) -> None:
     for word in ["nan", "inf", "-inf", "abc", "", "1e400", "0x10", "1,5"]:
