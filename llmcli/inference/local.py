@@ -24,11 +24,11 @@ from llmcli.inference import sizing
 from llmcli.inference.engine import Capabilities, EngineIdentity, Message, Progress, Prompt, Request, TemplateOptions
 from llmcli.inference.prompt_tokens import PromptRenderer
 from llmcli.models import notes
-from llmcli.models.checksums import ModelHasher
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_headers
 from llmcli.models.locations import ModelFile, ModelLocations, is_starter_downloaded, starter_path
 from llmcli.models.lookup import find_model_file
+from llmcli.models.notes import ModelHasher
 from llmcli.params.param import SettingValue
 from llmcli.params.settings import Layer, Settings
 from llmcli.params.settings import find as find_setting

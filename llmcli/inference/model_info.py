@@ -95,9 +95,7 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
 
 def remote_model_info(plan: "PullPlan", settings: Settings) -> ModelInfo:
     """The facts about a model on the Hub, of which only the header is read."""
-    from llmcli.models.hub.repo_download import remote_header
-
-    header = remote_header(plan.files[0])
+    header = plan.files[0].header()
     first = plan.variant.parts[0]
     return ModelInfo(
         **_header_facts([header], plan.variant.size, settings),

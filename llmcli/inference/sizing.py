@@ -30,8 +30,8 @@ def shape_of(headers: Sequence[GGUFHeader]) -> ModelShape:
         n_ctx_train=header.n_ctx_train or 2048,
         n_embd=header.embedding_length or 0,
         n_vocab=header.n_vocab or 0,
-        kv_width_k=n_heads * (header.key_length or 0),
-        kv_width_v=n_heads * (header.value_length or 0),
+        kv_width_k=n_heads * (header.head_length("key_length") or 0),
+        kv_width_v=n_heads * (header.head_length("value_length") or 0),
     )
 
 

@@ -1,4 +1,4 @@
-"""The models on this machine: listed, verified and removed."""
+"""The models on this machine: listed, verified and removed; the downloads that were interrupted."""
 
 import contextlib
 import os
@@ -8,6 +8,9 @@ from pathlib import Path
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, error_text
 from llmcli.models import notes
+from llmcli.models.download.partial_file import PARTIAL, bytes_downloaded, delete_partial
+from llmcli.models.gguf.parser import read_headers
+from llmcli.models.hub.cache import lock_path, models_of_repo, repo_of
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import NameReference
@@ -76,9 +79,6 @@ def verify(item: InstalledModel, data_dir: Path, progress_for: ProgressFor) -> l
 
     Without published values, a model whose header does not fit its bytes is damaged.
     """
-    from llmcli.models.checksums import sha256_of  # 4 ms that a list does not need
-    from llmcli.models.gguf.parser import read_headers
-
     otherwise = "unknown"
     try:
         if not all(item.digests):
@@ -87,7 +87,7 @@ def verify(item: InstalledModel, data_dir: Path, progress_for: ProgressFor) -> l
         otherwise = "damaged"
     results = []
     for path, expected in zip(item.parts, item.digests, strict=True):
-        digest = sha256_of(path, progress_for(path.name))
+        digest = notes.sha256_of(path, progress_for(path.name))
         if expected:
             notes.record_sha256(data_dir, path, digest)
         state = otherwise if not expected else "ok" if digest == expected else "damaged"
@@ -104,6 +104,58 @@ def remove(plan: RemovalPlan, locations: ModelLocations) -> None:
             raise DiskError(f"cannot remove {path}: {error_text(error)}", "check its permissions") from None
         notes.forget(locations.data_dir, path)
     plan.item.source.clean_up(plan, locations)
+
+
+@dataclass(frozen=True)
+class InterruptedDownload:
+    """An interrupted download. `name` is the reference to pull; `size` is 0 (unknown) if another program started it."""
+
+    name: str
+    path: Path
+    downloaded: int
+    size: int
+    time: float
+
+    @property
+    def is_from_llmcli(self) -> bool:
+        return ".llmcli." in self.path.name
+
+    @property
+    def has_complete_parts(self) -> bool:
+        """Whether it also left complete parts of a split model."""
+        folder = self.path.parent.parent
+        repo = repo_of(folder.name)
+        return bool(repo and models_of_repo(folder.parent, repo, whole=False))
+
+    def remove(self, data_dir: Path) -> bool:
+        """Delete the partial file; False if another program started the download or it is active. Raises OSError."""
+        from filelock import FileLock, Timeout
+
+        if not self.is_from_llmcli:
+            return False
+        target = self.path.with_name(self.path.name.removesuffix(PARTIAL))
+        lock = lock_path(target) if target.parent.name == "blobs" else target.with_suffix(".lock")
+        try:
+            with FileLock(lock, blocking=False):
+                delete_partial(self.path)
+                notes.forget(data_dir, self.path)
+        except Timeout:
+            return False
+        return True
+
+
+def find_interrupted(locations: ModelLocations) -> list[InterruptedDownload]:
+    """All interrupted downloads, the latest first, including those of other Hugging Face tools."""
+    found = []
+    for path in [*locations.hub.glob("models--*/blobs/*.incomplete"), *locations.cache_dir.rglob("*" + PARTIAL)]:
+        if not path.is_file() or path.is_symlink():
+            continue
+        note, info = notes.read(locations.data_dir, path), path.stat()
+        name, size = note.get("reference") or repo_of(path.parent.parent.name) or path.name, note.get("size", 0)
+        downloaded = bytes_downloaded(path, size) if size > 0 else info.st_size
+        if downloaded:
+            found.append(InterruptedDownload(name, path, downloaded, size, info.st_mtime))
+    return sorted(found, key=lambda item: -item.time)
 
 
 def _imported_models(locations: ModelLocations) -> Iterator[InstalledModel]:

@@ -25,18 +25,9 @@ def find_model_file(text: str, locations: ModelLocations) -> ModelFile:
     if text == STARTER:
         path = starter_path(locations.cache_dir)
         return ModelFile(path, (path,), STARTER, trusted=True)
-    if text.strip() and "\0" not in text and (on_disk := _on_disk(text)):
-        return on_disk
-    from llmcli.models.sources.registry import find_by_name  # 25 ms that a path does not need
-
-    return find_by_name(text, locations)
-
-
-def _on_disk(text: str) -> ModelFile | None:
-    """The file at this path, if there is one (a file called `starter` must be given as ./starter)."""
-    path = Path(os.path.abspath(os.path.expanduser(text)))
+    path = Path(os.path.abspath(os.path.expanduser(text)))  # a file called `starter` must be given as ./starter
     try:
-        is_file, is_folder = path.is_file(), path.is_dir()
+        is_file, is_folder = path.is_file(), bool(text.strip()) and path.is_dir()
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise ModelNotFoundError("the model reference is too long for a file name") from None
@@ -49,4 +40,6 @@ def _on_disk(text: str) -> ModelFile | None:
         more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
         hint = f"give one of its files: {', '.join(names[:_MAX_NAMES])}{more}"
         raise ModelNotFoundError(f"{path} is a folder, not a model", hint)
-    return None
+    from llmcli.models.sources.registry import find_by_name  # 25 ms that a path does not need
+
+    return find_by_name(text, locations)

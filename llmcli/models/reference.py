@@ -17,7 +17,8 @@ _REPO = re.compile(rf"{_PART}/{_PART}")
 _HUB = re.compile(rf"(?P<repo>{_PART}/{_PART})(?P<file>(?:/[^/@:]+)*?)(?P<marks>(?:[:@][^:@]+){{0,2}})")
 _QUANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-_REVISION = re.compile(r"(?!.*(?:\.\.|//))[A-Za-z0-9_][A-Za-z0-9._/-]{0,127}")
+# A branch, tag or commit whose name is safe as a file name.
+REVISION = re.compile(r"(?!.*(?:\.\.|//|\.lock$|[/.]$))[A-Za-z0-9_][A-Za-z0-9._/-]{0,127}")
 
 
 class Reference:
@@ -73,11 +74,6 @@ def is_repo(text: str) -> bool:
     return bool(_REPO.fullmatch(text)) and "--" not in text and ".." not in text and not text.endswith(".git")
 
 
-def is_revision(text: str) -> bool:
-    """True for a branch, tag or commit whose name is safe as a file name."""
-    return bool(_REVISION.fullmatch(text)) and not text.endswith((".lock", "/", "."))
-
-
 def parse_hub(text: str, typed: str) -> HubReference:
     """Parse owner/repo[/file.gguf][:quantization][@revision]; the last two can be in either order.
 
@@ -87,10 +83,10 @@ def parse_hub(text: str, typed: str) -> HubReference:
     marks = re.findall(r"([:@])([^:@]+)", match["marks"]) if match else []
     is_printable = text.isprintable()  # a URL can contain %0a
     if not match or not is_repo(match["repo"]) or not is_printable or len(marks) > len(dict(marks)):
-        raise not_a_reference(typed)
+        raise form_error(typed)
     repo, file = match["repo"], match["file"].strip("/")
     quant, revision = dict(marks).get(":"), dict(marks).get("@")
-    if revision and not is_revision(revision):
+    if revision and not REVISION.fullmatch(revision):
         raise ModelNotFoundError(f"{revision!r} is not a valid revision", "give a branch, a tag or a commit")
     if file and quant:
         raise ModelNotFoundError(f"'{typed}' has both a file and a quantization", f"did you mean '{repo}/{file}'?")
@@ -106,7 +102,7 @@ def parse_hub(text: str, typed: str) -> HubReference:
     return HubReference(repo, quant, file or None, revision)
 
 
-def not_a_reference(text: str) -> ModelNotFoundError:
+def form_error(text: str) -> ModelNotFoundError:
     """The error for a text without the form of a reference; the hint has the form that was probably meant."""
     guess = re.sub(r"\s+", "", text).replace(":", "/", 1)
     hint = f"did you mean '{guess}' or 'ollama:{text}'?" if "/" not in text and is_repo(guess) else FORMS

@@ -15,8 +15,7 @@ from llmcli.inference.sizing import (
     choose_gpu_layers,
     shape_of,
 )
-from llmcli.models.gguf.cursor import ArraySummary, Value
-from llmcli.models.gguf.header import GGUFHeader, TensorInfo
+from llmcli.models.gguf.header import ArraySummary, GGUFHeader, TensorInfo, Value
 from llmcli.params.settings import Settings
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -151,7 +150,7 @@ PLAIN: dict[str, Value] = {
     "llama.context_length": 4096,
     "llama.embedding_length": 512,
     "llama.attention.head_count": 8,
-    "tokenizer.ggml.tokens": ArraySummary("string", 1000),
+    "tokenizer.ggml.tokens": ArraySummary(1000),
 }
 
 

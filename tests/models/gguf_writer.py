@@ -110,11 +110,11 @@ def _kind(value: Any) -> int:
 
 
 def _size(tensor: Tensor) -> int:
-    kind = TYPES.get(tensor.type_id)
+    _, block, size = TYPES.get(tensor.type_id, ("", 1, 0))
     elements = 1
     for length in tensor.shape:
         elements *= length
-    return elements * kind.size // kind.block if kind else 32
+    return elements * size // block if size else 32
 
 
 def _entry(tensor: Tensor, offset: int) -> bytes:

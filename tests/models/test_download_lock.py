@@ -2,16 +2,15 @@
 
 import contextlib
 import hashlib
+import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from llmcli.models.download.transfer import exclusive
-from llmcli.models.interrupted import interrupted_downloads
+from llmcli.models.installed import find_interrupted
 from tests.cli_result import shell_status
 from tests.hub.server import FakeHub
 from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes, wait_until
@@ -38,13 +37,19 @@ def test_three_processes_download_the_file_once(pulls: Pulls) -> None:
     with pulls.process() as first, pulls.process() as second, pulls.process() as third:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
         all_of_them = (first, second, third)
-        holder = pulls.lock(DIGEST).with_suffix(".llmcli")
-        pid = int(holder.read_text().split()[0])
-        spinner = [running for running in all_of_them if running.pid != pid]
-        said = [line_about_waiting(running) for running in spinner]
+        said = dict.fromkeys(all_of_them, "")
+
+        def two_wait() -> bool:
+            for running in all_of_them:
+                assert running.stderr
+                os.set_blocking(running.stderr.fileno(), False)
+                with contextlib.suppress(BlockingIOError):
+                    said[running] += os.read(running.stderr.fileno(), 4096).decode()
+            return sum(f"waiting for another program to download {FILE}\n" in text for text in said.values()) == 2
+
+        wait_until(two_wait)
         pulls.hub.hold_at = None
         places = [running.communicate(timeout=30)[0] for running in all_of_them]
-    assert said == [f"waiting for process {pid} to download {FILE}\n"] * 2
     assert [running.returncode for running in all_of_them] == [0, 0, 0]
     assert len(set(places)) == 1
     assert sha256(Path(places[0].strip())) == DIGEST
@@ -52,12 +57,11 @@ def test_three_processes_download_the_file_once(pulls: Pulls) -> None:
     assert pulls.hub.served == SIZE
 
 
-def line_about_waiting(running: "subprocess.Popen[str]") -> str:
-    """What a process says when it meets one that downloads."""
+def wait_for_line_about_waiting(running: "subprocess.Popen[str]") -> None:
+    """A process says that it met one that downloads."""
     assert running.stderr
-    while "waiting for " not in (line := running.stderr.readline()):
+    while "waiting for another program" not in (line := running.stderr.readline()):
         assert line, "it did not wait"
-    return line
 
 
 @pytest.mark.slow
@@ -66,7 +70,7 @@ def test_waiting_process_resumes_download_of_killed_process(pulls: Pulls) -> Non
     with pulls.process() as first:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
         with pulls.process() as second:
-            assert f"process {first.pid} " in line_about_waiting(second)
+            wait_for_line_about_waiting(second)
             first.send_signal(signal.SIGKILL)
             first.wait(timeout=10)
             pulls.hub.hold_at = None
@@ -83,7 +87,7 @@ def test_ctrl_c_ends_waiting_process_at_once(pulls: Pulls) -> None:
     with pulls.process() as first:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
         with pulls.process() as second:
-            line_about_waiting(second)
+            wait_for_line_about_waiting(second)
             second.send_signal(signal.SIGINT)
             assert shell_status(second.wait(timeout=5)) == 130
         pulls.hub.hold_at = None
@@ -142,7 +146,7 @@ def test_active_download_is_not_removed(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
     with pulls.process() as running:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
-        (one,) = interrupted_downloads(pulls.locations)
+        (one,) = find_interrupted(pulls.locations)
         assert not one.remove(pulls.locations.data_dir)
         pulls.hub.hold_at = None
         stdout = running.communicate(timeout=30)[0]
@@ -151,23 +155,6 @@ def test_active_download_is_not_removed(pulls: Pulls) -> None:
 
 def test_partial_download_of_killed_process_can_be_removed(pulls: Pulls) -> None:
     pulls.begin(DATA[: SIZE // 2], DATA)
-    (one,) = interrupted_downloads(pulls.locations)
+    (one,) = find_interrupted(pulls.locations)
     assert one.remove(pulls.locations.data_dir)
     assert pulls.partials() == []
-
-
-def test_lock_message_does_not_name_a_dead_process(tmp_path: Path) -> None:
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    holder = tmp_path / "x.llmcli"
-    holder.write_text(f"{gone.pid} {socket.gethostname()}")
-    said: list[str] = []
-    with (tmp_path / "x.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-
-        def spinner() -> None:
-            fcntl.flock(file, fcntl.LOCK_UN)
-
-        with exclusive(tmp_path / "x.lock", "x", said.append, spinner):
-            pass
-    assert said == ["waiting for another program to download x"]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from llmcli.errors import ModelInvalidError, ModelNotFoundError
-from llmcli.models.gguf import cursor
-from llmcli.models.gguf.cursor import ArraySummary
+from llmcli.models.gguf import header as header_module
+from llmcli.models.gguf.header import ArraySummary
 from llmcli.models.gguf.parser import read_header
 from tests.models.gguf_writer import (
     ARRAY,
@@ -58,7 +58,7 @@ def test_header_has_the_shape_of_the_model(file: Path) -> None:
     assert (header.version, header.architecture, header.name) == (3, "llama", "Tiny")
     assert (header.n_ctx_train, header.block_count, header.embedding_length) == (4096, 2, 64)
     assert (header.head_count, header.head_count_kv) == (4, [2, 1])
-    assert (header.key_length, header.value_length, header.n_vocab) == (16, 16, 100)
+    assert (header.head_length("key_length"), header.head_length("value_length"), header.n_vocab) == (16, 16, 100)
     assert (header.quantization, header.chat_template) == ("Q4_K_M", "{{ messages }}")
     assert (header.n_parameters, header.n_tensor_bytes) == (64 * 3 + 512, 64 * 3 * 4 + 288)
     assert [tensor.offset for tensor in header.tensors] == [0, 768]
@@ -103,8 +103,8 @@ def test_header_keeps_short_arrays_and_summarizes_long_ones(file: Path) -> None:
         "after": "still in step",
     }
     found = read_header(write_gguf(file, metadata)).metadata
-    assert found["tokens"] == ArraySummary("string", 65)
-    assert found["scores"] == ArraySummary("float32", 2000)
+    assert found["tokens"] == ArraySummary(65)
+    assert found["scores"] == ArraySummary(2000)
     assert found["layers"] == list(range(512))
     assert found["empty"] == []
     assert found["after"] == "still in step"
@@ -339,7 +339,7 @@ def test_truncated_header_error_has_the_position(file: Path) -> None:
 
 @pytest.mark.slow
 def test_header_that_needs_too_much_memory_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cursor, "MAX_KEPT", 1 << 20)
+    monkeypatch.setattr(header_module, "MAX_KEPT", 1 << 20)
     for hog in ("x" * (1 << 20), Typed(U8, [0] * 1000), ["a"] * 60):
         write_gguf(file, MODEL | {f"k{i}": hog for i in range(300)})
         with pytest.raises(ModelInvalidError, match="take more than 1 MiB"):
@@ -347,7 +347,7 @@ def test_header_that_needs_too_much_memory_is_refused(file: Path, monkeypatch: p
 
 
 def test_huge_vocabularies_are_refused_early(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cursor, "MAX_STRINGS", 1000)
+    monkeypatch.setattr(header_module, "MAX_STRINGS", 1000)
     write_gguf(file, MODEL | {"a": [""] * 600, "b": [""] * 600})
     with pytest.raises(ModelInvalidError, match="more than 1000 strings"):
         read_header(file)

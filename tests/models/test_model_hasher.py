@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models import checksums
-from llmcli.models.checksums import ModelHasher
+from llmcli.models import notes
 from llmcli.models.locations import STARTER, STARTER_SHA256, ModelFile, Progress
+from llmcli.models.notes import ModelHasher
 
 DIGEST = "0123456789abcdef" * 4
 
@@ -17,13 +17,13 @@ DIGEST = "0123456789abcdef" * 4
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are read."""
     seen: list[Path] = []
-    real = checksums.sha256_of
+    real = notes.sha256_of
 
     def sha256_of(path: Path, progress: Progress, stop: Callable[[], bool]) -> str:
         seen.append(path)
         return real(path, progress, stop)
 
-    monkeypatch.setattr(checksums, "sha256_of", sha256_of)
+    monkeypatch.setattr(notes, "sha256_of", sha256_of)
     return seen
 
 

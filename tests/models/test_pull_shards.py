@@ -57,7 +57,7 @@ def test_pull_takes_all_parts_from_one_commit(pulls: Pulls) -> None:
     assert contents(path) == old
     asked = {request.path.split("/")[4] for request in pulls.hub.requests("hub") if "resolve" in request.path}
     assert asked == {first}
-    record = cache.load_revision(pulls.locations.data_dir, REPO)
+    record = cache.read_revision(cache.revision_path(pulls.locations.data_dir, REPO))
     assert record
     assert record.commit == first
     assert contents(find_model_file(REPO, pulls.locations).path) == old
@@ -125,7 +125,7 @@ def test_projector_is_planned_and_downloaded_on_request(pulls: Pulls) -> None:
     assert path == without
     assert contents(path) == {name.removeprefix("v/"): data for name, data in files.items()}
     assert pulls.hub.served == 2 * MIB
-    record = cache.load_revision(pulls.locations.data_dir, REPO)
+    record = cache.read_revision(cache.revision_path(pulls.locations.data_dir, REPO))
     assert record
     assert record.projector
     assert find_model_file(REPO, pulls.locations).parts == (path,)

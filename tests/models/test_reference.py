@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from llmcli.errors import ModelNotFoundError
 from llmcli.models.hub.repo_files import is_safe_path
-from llmcli.models.reference import HubReference, NameReference, PathReference, Reference, is_repo, is_revision
+from llmcli.models.reference import REVISION, HubReference, NameReference, PathReference, Reference, is_repo
 from llmcli.models.sources.ollama import OllamaReference
 from llmcli.models.sources.registry import parse
 from llmcli.models.sources.url import UrlReference
@@ -182,7 +182,7 @@ _words = st.from_regex(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,12}[A-Za-z0-9_])?", full
 _names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9 ._+()é日-]{0,12}\.gguf", fullmatch=True)
 _files = st.lists(_names, min_size=1, max_size=3).map("/".join).filter(is_safe_path)
 _repos = st.builds("{}/{}".format, _words, _words).filter(lambda name: is_repo(name) and not name.endswith(".gguf"))
-_revisions = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,12}", fullmatch=True).filter(is_revision)
+_revisions = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,12}", fullmatch=True).filter(REVISION.fullmatch)
 _harmless = _revisions.filter(lambda name: not name.lower().endswith(".gguf"))
 
 

@@ -11,22 +11,26 @@ from llmcli.models.installed import remove
 from llmcli.models.locations import ModelLocations
 from llmcli.models.reference import Reference
 from llmcli.models.sources.registry import sources
-from llmcli.models.sources.url import FileReference, Url, UrlReference
+from llmcli.models.sources.url import Url, UrlReference
 
 
 @dataclass(frozen=True)
-class SiteReference(FileReference):
-    name: str
+class SiteReference(UrlReference):
+    name: str = ""
 
     def path(self, cache_dir: Path) -> Path:
         return cache_dir / "site" / "owner" / self.name
+
+
+def site_reference(name: str) -> SiteReference:
+    return SiteReference(f"https://site.example/{name}", name=name)
 
 
 class Site(Url):
     name, folder, reference_type = "site", "site", SiteReference
 
     def parse(self, text: str) -> Reference | None:
-        return SiteReference(text.removeprefix("site:")) if text.startswith("site:") else None
+        return site_reference(text.removeprefix("site:")) if text.startswith("site:") else None
 
 
 @pytest.fixture
@@ -34,7 +38,7 @@ def locations(tmp_path: Path) -> ModelLocations:
     """A machine with two models of the site, which are in one folder."""
     found = ModelLocations(tmp_path / "cache", tmp_path / "data", hub=tmp_path / "hub")
     for name in ("a.gguf", "a.b.gguf"):
-        path = SiteReference(name).path(found.cache_dir)
+        path = site_reference(name).path(found.cache_dir)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"model")
         for left in (path.with_suffix(".lock"), partial_path(path)):
@@ -49,7 +53,7 @@ def test_file_of_a_site_is_found_by_its_own_reference_only(locations: ModelLocat
     found = Site().find(reference, locations)
     assert found is not None
     assert (found.name, found.path.name) == ("a", "a.gguf")
-    assert Site().find(SiteReference("c.gguf"), locations) is None
+    assert Site().find(site_reference("c.gguf"), locations) is None
     assert Site().find(UrlReference("https://example.org/a.gguf"), locations) is None
 
 

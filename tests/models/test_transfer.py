@@ -126,14 +126,14 @@ def test_very_long_segment_record_is_read(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_range_of_remote_file_is_read_with_as_few_bytes_as_possible(pulls: Pulls) -> None:
     pulls.hub.faults.append(Fault("close", at=5000))
-    remote = http.RemoteFile(f"{pulls.hub.endpoint}/{REPO}/resolve/main/{FILE}", {}, SIZE)
-    assert remote.read(1000, 9000, http.RetryPolicy(pulls.say)) == DATA[1000:9000]
+    remote = http.RemoteFile(f"{pulls.hub.endpoint}/{REPO}/resolve/main/{FILE}", {}, SIZE, "")
+    assert remote.read(1000, 9000) == DATA[1000:9000]
     assert [request.range for request in pulls.hub.requests("cdn")] == ["bytes=1000-8999", "bytes=5000-8999"]
 
 
 def test_refusal_of_any_server_names_its_host(pulls: Pulls) -> None:
     pulls.hub.faults.append(Fault("status:403", origin="hub"))
-    remote = http.RemoteFile(f"{pulls.hub.endpoint}/{REPO}/resolve/main/{FILE}", {}, SIZE)
+    remote = http.RemoteFile(f"{pulls.hub.endpoint}/{REPO}/resolve/main/{FILE}", {}, SIZE, "")
     with pytest.raises(NetworkError, match=r"^127\.0\.0\.1:\d+ returned status 403$"), remote.open(0, SIZE):
         pass
 

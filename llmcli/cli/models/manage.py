@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -12,8 +12,9 @@ from llmcli.config import config_file
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, ModelInvalidError, ModelNotFoundError, UsageError
 from llmcli.files import check_name
+from llmcli.models import installed
 from llmcli.models.gguf.parser import read_headers
-from llmcli.models.installed import installed_model, inventory, inventory_with_aliases, remove, verify
+from llmcli.models.installed import InterruptedDownload, installed_model
 from llmcli.models.locations import STARTER, ModelLocations, ModelNotDownloadedError, model_locations
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import RemoteReference
@@ -27,16 +28,13 @@ from llmcli.ui.terminal.console import can_ask, confirm, console
 from llmcli.ui.terminal.output import print_json, print_line, print_rows
 from llmcli.ui.terminal.progress import Downloads
 
-if TYPE_CHECKING:
-    from llmcli.models.interrupted import InterruptedDownload
-
 _FOLDER_HINT = "give a folder with .gguf files, or an Ollama store"
 Reference = Annotated[str, Argument(help="Model reference or alias.", autocompletion=complete_reference)]
 
 
 @with_settings(only=("model_folders",))
 def list_models(flags: Layer, as_json: Annotated[bool, Option("--json", help="Print a JSON array.")] = False) -> None:
-    items = inventory_with_aliases(model_locations(resolve_settings(flags)))
+    items = installed.inventory_with_aliases(model_locations(resolve_settings(flags)))
     if as_json:
         print_json([_model_data(item) for item in items])
     elif not items:
@@ -78,7 +76,7 @@ def remove_model(
         raise UsageError(f"refusing to remove {item.name} without confirmation", "use --yes")
     if not yes and not confirm(f"Remove {item.name} and free {format_size(plan.freed)}?", default=False):
         return ExitStatus.FAILED
-    remove(plan, locations)
+    installed.remove(plan, locations)
     console.note(f"removed {item.name}, {format_size(plan.freed)} freed")
     return ExitStatus.OK
 
@@ -92,9 +90,10 @@ def verify_models(
     as_json: Json = False,
 ) -> int:
     locations = model_locations(resolve_settings(flags))
-    items = inventory(locations) if model is None else [installed_model(find_model_file(model, locations), locations)]
+    file = None if model is None else find_model_file(model, locations)
+    items = [installed_model(file, locations)] if file else installed.inventory(locations)
     with Downloads() as downloads:
-        results = [result for item in items for result in verify(item, locations.data_dir, downloads.bar)]
+        results = [result for item in items for result in installed.verify(item, locations.data_dir, downloads.bar)]
     if as_json:
         print_json([{"file": str(result.path), "state": result.state, "sha256": result.sha256} for result in results])
     else:
@@ -115,12 +114,10 @@ def partials(
     remove: Annotated[bool, Option("--remove", help="Delete the partial file.")] = False,
     as_json: Json = False,
 ) -> None:
-    from llmcli.models.interrupted import interrupted_downloads
-
     if resume and remove:
         raise UsageError("--resume and --remove cannot be used together", "use one of them")
     locations = model_locations(resolve_settings(flags))
-    found = interrupted_downloads(locations)
+    found = installed.find_interrupted(locations)
     chosen = [item for item in found if name in (None, item.name, item.path.name)]
     if name is not None and not chosen:
         raise ModelNotFoundError(f"no interrupted download '{name}'", "list them with `llmcli models partials`")
@@ -232,7 +229,7 @@ def _sound_models(folder: Path, is_named: bool) -> list[InstalledModel]:
     return sound
 
 
-def _resume(chosen: Sequence["InterruptedDownload"], locations: ModelLocations) -> None:
+def _resume(chosen: Sequence[InterruptedDownload], locations: ModelLocations) -> None:
     from llmcli.cli.models.pull import download_with_bars, plan_reference
 
     for name in dict.fromkeys(item.name for item in chosen if item.size):
@@ -246,7 +243,7 @@ def _resume(chosen: Sequence["InterruptedDownload"], locations: ModelLocations) 
             console.warn(f"cannot resume {item.path}: another program started it")
 
 
-def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> None:
+def _delete(chosen: Sequence[InterruptedDownload], data_dir: Path) -> None:
     deleted = [item for item in chosen if item.remove(data_dir)]
     for item in chosen:
         if item not in deleted:

@@ -1,7 +1,6 @@
 """HTTP requests with timeouts and retries, and files that are read in ranges.
 
 Failures are transient (TransientError) or permanent (NetworkError).
-
 Redirects are followed by this module, so that a token is sent to the server's own host and nowhere else.
 """
 
@@ -27,7 +26,6 @@ CONNECT_SECONDS = 10.0
 STALL_SECONDS = 30.0  # without a byte
 FIRST_PAUSE = 0.5  # seconds; doubled after each attempt
 MAX_PAUSE = 30.0
-_MAX_REDIRECTS = 5
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 _MAX_UNREACHABLE = 3  # attempts while the host was never reached
 MAX_RETRY_AFTER = 60.0  # seconds; a longer Retry-After of the server is an error with a hint
@@ -155,10 +153,10 @@ class RetryPolicy:
 
 
 class RemoteFile:
-    """A file of `size` bytes on a server; a subclass knows more of what its server sends."""
+    """A file of `size` bytes on a server; `sha256` is "" if it is not known. A subclass knows more of its server."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], size: int) -> None:
-        self.url, self.headers, self.size = url, headers, size
+    def __init__(self, url: str, headers: Mapping[str, str], size: int, sha256: str) -> None:
+        self.url, self.headers, self.size, self.sha256 = url, headers, size, sha256
         self.supports_ranges = False  # known after the first response
         self._signed = ""  # the URL of the last redirect; it expires
 
@@ -176,9 +174,9 @@ class RemoteFile:
             self._signed = str(response.url) if is_redirected else ""
             yield _skip_bytes(response.iter_raw(), skip)
 
-    def read(self, first: int, end: int, retries: RetryPolicy) -> bytes:
+    def read(self, first: int, end: int) -> bytes:
         """The bytes from `first` to `end` (exclusive), with as many requests as necessary. Raises LlmcliError."""
-        data = bytearray()
+        data, retries = bytearray(), RetryPolicy(lambda _text: None, attempts=4)
 
         def attempt() -> None:
             with self.open(first + len(data), end) as pieces:
@@ -238,7 +236,7 @@ def _raise_if_transient(response: "httpx2.Response") -> None:
 def _check_redirect(url: str, target: str, to_other_hosts: bool, hops: int) -> None:
     if urlsplit(target).scheme not in ("http", "https"):
         raise NetworkError(f"{host_of(url)} redirects to an invalid URL")
-    if hops >= _MAX_REDIRECTS:
+    if hops >= 5:
         raise NetworkError(f"{host_of(url)} redirects too many times")
     if not to_other_hosts and not same_origin(url, target):
         raise NetworkError(

@@ -6,7 +6,8 @@ import os
 import shutil
 import stat
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -20,7 +21,6 @@ MIN_SPLIT = 8 << 20  # bytes; a smaller rest is not worth another connection
 RESERVE = 64 << 20  # bytes of disk space that stay free
 _RECORD_SIZE = 1024  # bytes, padded: each write must overwrite the one before completely
 _MAX_RECORD = 1 << 20  # bytes
-_GB = 10**9
 _FULL = errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)  # Windows has no EDQUOT
 
 
@@ -59,7 +59,7 @@ class PartialFile:
         if not self.done:
             self.discard()
         elif len(self.segments) == 1:
-            self.remove_record()
+            _record_path(path).unlink(missing_ok=True)
 
     @property
     def done(self) -> int:
@@ -103,10 +103,6 @@ class PartialFile:
             with FileIO(os.open(_record_path(self.path), flags, 0o666), "wb") as file:
                 file.write(record)
 
-    def remove_record(self) -> None:
-        """Remove the record: the file is complete or deleted."""
-        _record_path(self.path).unlink(missing_ok=True)
-
     def discard(self) -> None:
         """Delete everything and start from the beginning."""
         delete_partial(self.path)
@@ -116,7 +112,7 @@ class PartialFile:
         """Make the complete file the file `target`, in one step that survives a power cut. Raises OSError."""
         _sync_to_disk(self.path)
         os.replace(self.path, target)
-        self.remove_record()
+        _record_path(self.path).unlink(missing_ok=True)
         _sync_to_disk(target.parent)
 
 
@@ -139,25 +135,26 @@ def delete_partial(path: Path) -> None:
     _record_path(path).unlink(missing_ok=True)
 
 
-def check_free_space(cache: Path, needed: int, hint: str) -> None:
-    """Raise DiskError before the download starts if the disk does not have `needed` bytes."""
+@contextmanager
+def writing(folder: Path, needed: int, hint: str) -> Iterator[None]:
+    """Raise DiskError if the disk of `folder` does not have `needed` bytes, and for an OSError in the block."""
     try:
-        existing = next(path for path in (cache, *cache.parents) if path.exists())
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free
     except OSError as error:
-        raise DiskError(f"cannot use {cache}: {error_text(error)}", hint) from None
+        raise DiskError(f"cannot use {folder}: {error_text(error)}", hint) from None
     if needed and free < needed + RESERVE:
         raise DiskError(
-            f"the download needs {needed / _GB:.2f} GB, but {existing} has {free / _GB:.2f} GB free",
+            f"the download needs {needed / 1e9:.2f} GB, but {existing} has {free / 1e9:.2f} GB free",
             f"free some disk space (`llmcli models rm`), or {hint}",
         )
-
-
-def write_error(error: OSError, folder: Path, path: Path, hint: str) -> DiskError:
-    """The error for a download to `path` in `folder` that the disk stopped."""
-    if error.errno in _FULL:
-        return DiskError(f"the disk is full: {folder}", "free some disk space, then run the command again to resume")
-    return DiskError(f"cannot write {error.filename or path}: {error_text(error)}", hint)
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            again = "free some disk space, then run the command again to resume"
+            raise DiskError(f"the disk is full: {folder}", again) from None
+        raise DiskError(f"cannot write {error.filename or folder}: {error_text(error)}", hint) from None
 
 
 def _record_path(path: Path) -> Path:
@@ -165,41 +162,35 @@ def _record_path(path: Path) -> Path:
 
 
 def _read_segments(path: Path, size: int) -> list[Segment]:
-    """The segments in the record; without a record, one that the length of the file tells."""
+    """The segments in the record, if it is valid and fits the file; without one, the length of the file tells it."""
     length, record = 0, _record_path(path)
     with suppress(FileNotFoundError):
         info = path.lstat()
         if not stat.S_ISREG(info.st_mode):
             raise DiskError(f"{path} is not a regular file", "inspect it and remove it")
         length = info.st_size
+    nothing = [Segment(0, 0, size)]
     if length > size:
-        return [Segment(0, 0, size)]
+        return nothing
     if not os.path.lexists(record) or record.lstat().st_size == 0:  # empty: the process was killed before any gap
         return [Segment(0, length, size)]
-    return _recorded_segments(record, size, length) or [Segment(0, 0, size)]
-
-
-def _recorded_segments(record: Path, size: int, length: int) -> list[Segment] | None:
-    """The segments of the record; None if it is not valid, or does not match a file of `length` bytes."""
     import msgspec  # imported here: the lookup of a model needs only the paths
 
     try:
         with FileIO(os.open(record, os.O_RDONLY | OPEN_SAFE)) as file:
             data = msgspec.json.decode(file.read(_MAX_RECORD), type=_Record)
     except (OSError, msgspec.MsgspecError, RecursionError):
-        return None
-    segments = [Segment(*row) for row in data.segments]
-    edge = 0
+        return nothing
+    segments, edge = [Segment(*row) for row in data.segments], 0
     for segment in segments:
         limit = min(segment.end, length) if segment.position > segment.start else segment.end
         if segment.start != edge or not edge <= segment.position <= limit:
-            return None
+            return nothing
         edge = segment.end
-    return segments if edge == size == data.size else None
+    return segments if edge == size == data.size else nothing
 
 
 def _sync_to_disk(path: Path) -> None:
-    """Sync a file or a folder to disk, if the system supports it."""
     try:
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     except OSError:  # Windows cannot open folders

@@ -7,8 +7,6 @@ one connection, several connections and a resumed download all work the same way
 import contextlib
 import errno
 import hashlib
-import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,28 +30,33 @@ _BLOCK = 4 << 20  # bytes hashed at a time
 
 
 def download_file(
-    remote: RemoteFile, target: Path, verify: Callable[[str], None], progress: Progress, notify: Notify
+    remote: RemoteFile,
+    target: Path,
+    name: str,
+    progress: Progress,
+    notify: Notify,
+    check: Callable[[Path], object] = lambda _path: None,
 ) -> str:
-    """Download the missing bytes, publish the file at `target` when `verify` accepts its sha256, and give that in hex.
+    """Download the missing bytes, publish the file at `target` if it is sound, and give its sha256 in hex.
 
-    Raises LlmcliError (the server refuses or fails, or `verify` refuses the file, which is then deleted), OSError or
+    It must have the sha256 of `remote`, if that is known; `check` can raise for another fault, and the file is
+    deleted then. `name` is for errors. Raises LlmcliError (also if the server refuses or fails), OSError or
     KeyboardInterrupt. The partial download is kept.
     """
     partial = PartialFile(partial_path(target), remote.size)
     digest = Transfer(remote, partial, progress, notify).run()
     try:
-        verify(digest)
+        if remote.sha256 not in ("", digest):
+            raise ModelInvalidError(
+                f"checksum mismatch for {name}: got {digest}, expected {remote.sha256}",
+                "try again later, or from another network",
+            )
+        check(partial.path)
     except LlmcliError:
         partial.discard()
         raise
     partial.publish(target)
     return digest
-
-
-def check_sha256(digest: str, expected: str, what: str, hint: str) -> None:
-    """Raise ModelInvalidError for a downloaded file with another sha256; `what` is its name in the error."""
-    if digest != expected:
-        raise ModelInvalidError(f"checksum mismatch for {what}: got {digest}, expected {expected}", hint)
 
 
 @contextmanager
@@ -64,38 +67,19 @@ def exclusive(lock: Path, what: str, notify: Notify, on_wait: Callable[[], None]
     """
     from filelock import FileLock, Timeout  # imported here: 70 ms that only downloads need
 
-    holder, guard = lock.with_suffix(".llmcli"), FileLock(lock)
+    guard = FileLock(lock)
     try:
         guard.acquire(blocking=False)
     except Timeout:
-        notify(f"waiting for {_holder_name(holder)} to download {what}")
+        notify(f"waiting for another program to download {what}")
         while not guard.is_locked:
             on_wait()
             with contextlib.suppress(Timeout):
                 guard.acquire(timeout=0.5)
     try:
-        with contextlib.suppress(OSError):
-            holder.unlink(missing_ok=True)
-            with holder.open("x") as file:  # "x" does not follow a planted link
-                file.write(f"{os.getpid()} {socket.gethostname()}")
         yield
     finally:
-        with contextlib.suppress(OSError):
-            holder.unlink(missing_ok=True)
         guard.release()
-
-
-def _holder_name(holder: Path) -> str:
-    """The process that wrote the file beside a lock, if it exists: a killed one leaves its file behind."""
-    with contextlib.suppress(OSError, ValueError, OverflowError):
-        pid, host = holder.read_text()[:300].split()
-        if host != socket.gethostname():
-            return f"process {int(pid)} on {host}"
-        if os.name == "posix":
-            with contextlib.suppress(PermissionError):  # it is of another user
-                os.kill(int(pid), 0)  # raises an OSError if it does not exist
-        return f"process {int(pid)}"
-    return "another program"
 
 
 class Transfer:

@@ -1,30 +1,34 @@
-"""The facts in the header of a GGUF file (shape, chat template, quantization, sampling defaults), and its tensors."""
+"""Values and tensors in the header of a GGUF file, each length checked before anything is allocated, and its facts."""
 
 import math
+import mmap
+import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
+from struct import Struct
 from typing import NamedTuple
 
 from llmcli.errors import ModelInvalidError
-from llmcli.models.gguf.cursor import ArraySummary, Cursor, Value, damaged, quote
 
+MAX_STRING = 64 << 20  # bytes of one string
+MAX_KEPT = 64 << 20  # bytes of memory for all values of one file
+MAX_STRINGS = 1 << 22  # elements of all string arrays of one file; the largest vocabularies have about 300,000
+KEPT_NUMBERS = 1024  # longest array of numbers kept as a list: per-layer settings have at most 512
+KEPT_STRINGS = 64  # longest array of strings kept as a list; a vocabulary becomes an ArraySummary
+_OBJECT = 64  # bytes of a Python string in addition to its text; a number takes half of that
+_DAMAGED = "download the file again: it is damaged"
+STRING, ARRAY = 8, 9
+_U32, _U64 = Struct("<I"), Struct("<Q")
+# By type number of a value: its form for `struct`.
+_SCALARS = {number: Struct("<" + form) for number, form in enumerate("BbHhIif?  Qqd") if form != " "}
 MAX_NAME = 63  # bytes: GGML_MAX_NAME is 64 with the terminating zero
 MAX_DIMS = 4
 _INT64_MAX = (1 << 63) - 1
-
-
-class GGMLType(NamedTuple):
-    """A tensor type: `block` elements are stored in `size` bytes."""
-
-    name: str
-    block: int
-    size: int
-
-
-# Type number: name, elements of a block, bytes of a block (ggml_type_traits in ggml/src/ggml.c).
-_TYPES = (
+# Type number of a tensor: name, elements of a block, bytes of a block (ggml_type_traits in ggml/src/ggml.c).
+TYPES = (
     {0: ("F32", 1, 4), 1: ("F16", 1, 2), 28: ("F64", 1, 8), 30: ("BF16", 1, 2)}
     | {24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8)}
     | {2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34)}
@@ -36,7 +40,6 @@ _TYPES = (
     | {20: ("IQ4_NL", 32, 18), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66)}
     | {39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36)}
 )
-TYPES = {number: GGMLType(*row) for number, row in _TYPES.items()}
 # general.file_type: the name (llama_ftype in include/llama.h).
 _FILE_TYPES = (
     {0: "F32", 1: "F16", 32: "BF16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 40: "Q1_0", 41: "Q2_0"}
@@ -48,18 +51,144 @@ _FILE_TYPES = (
 )
 _GUESSED = 1024  # llama.cpp sets this bit when it guesses the file type
 # Keys of general.sampling.* (llama.cpp's src/llama-arch.cpp), and the names of three of them in llmcli.
-_FLOATS = (
-    "temp",
-    "top_p",
-    "min_p",
-    "xtc_probability",
-    "xtc_threshold",
-    "penalty_repeat",
-    "mirostat_tau",
-    "mirostat_eta",
-)
+_FLOATS = ["temp", "top_p", "min_p", "xtc_probability", "xtc_threshold"]
+_FLOATS += ["penalty_repeat", "mirostat_tau", "mirostat_eta"]
 _INTEGERS = ("top_k", "penalty_last_n", "mirostat")
 _OTHER_NAMES = {"temp": "temperature", "penalty_repeat": "repeat_penalty", "penalty_last_n": "repeat_last_n"}
+
+
+class ArraySummary(NamedTuple):
+    """What is kept of a long array."""
+
+    length: int
+
+
+Scalar = int | float | bool | str
+Value = Scalar | list[Scalar] | ArraySummary
+
+
+class TruncatedHeaderError(ModelInvalidError):
+    """The buffer ends inside the header, but the file is longer: at least its first `needed` bytes are necessary."""
+
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(message, _DAMAGED)
+        self.needed = needed
+
+
+class Cursor:
+    """A read position in the bytes of a header, after the magic number; an error is a ModelInvalidError with it.
+
+    `size` is the length of the file if `buffer` has only its beginning. A read past the buffer is then a
+    TruncatedHeaderError; a read past the file means that the file is damaged.
+    """
+
+    def __init__(self, buffer: mmap.mmap | bytes, size: int = 0) -> None:
+        self._buffer, self._end = buffer, len(buffer)
+        self._size = max(size, self._end)
+        self._kept = self._strings = 0
+        self.position = 4  # after the magic number
+
+    def u32(self) -> int:
+        return int(self._number(_U32))
+
+    def u64(self) -> int:
+        return int(self._number(_U64))
+
+    def text(self, what: str = "a text", limit: int = MAX_STRING, errors: str = "strict") -> str:
+        """A string of at most `limit` bytes; `what` is its name in errors. With "strict" it must be UTF-8, as keys."""
+        start = self.position
+        length = self.u64()
+        if length > limit:
+            raise damaged(f"{what} at byte {start} has {length} bytes, the limit is {limit}")
+        self._need(length)
+        self._keep(length + _OBJECT)
+        self.position += length
+        try:
+            return self._buffer[self.position - length : self.position].decode(errors=errors)
+        except UnicodeDecodeError:
+            raise damaged(f"{what} at byte {start} is not UTF-8 text") from None
+
+    def value(self, kind: int) -> Value:
+        """A metadata value of type number `kind`; a long array becomes an ArraySummary."""
+        if kind == ARRAY:
+            return self._array()
+        if kind == STRING:
+            return self.text(errors="replace")
+        if kind not in _SCALARS:
+            raise damaged(f"unknown value type {kind} before byte {self.position}")
+        return self._number(_SCALARS[kind])
+
+    def _array(self) -> list[Scalar] | ArraySummary:
+        kind = self.u32()
+        length = self.u64()
+        if kind == ARRAY:
+            raise damaged(f"nested array at byte {self.position}, which GGUF does not allow")
+        if kind == STRING:
+            return self._strings_or_summary(length)
+        if kind not in _SCALARS:
+            raise damaged(f"unknown array element type {kind} before byte {self.position}")
+        form = _SCALARS[kind]
+        self._need(length * form.size)
+        if length <= KEPT_NUMBERS:
+            self._keep(length * _OBJECT // 2)
+            return [self._number(form) for _ in range(length)]
+        self.position += length * form.size
+        return ArraySummary(length)
+
+    def _strings_or_summary(self, length: int) -> list[Scalar] | ArraySummary:
+        self._need(length * _U64.size)
+        self._strings += length
+        if self._strings > MAX_STRINGS:
+            raise damaged(f"the header has more than {MAX_STRINGS} strings")
+        if length <= KEPT_STRINGS:
+            return [self.text(errors="replace") for _ in range(length)]
+        # Skip a vocabulary. This is the hottest loop of a start (85 ns per string), hence the local names.
+        position, buffer, unpack = self.position, self._buffer, _U64.unpack_from
+        try:
+            for _ in repeat(None, length):
+                position += unpack(buffer, position)[0] + 8
+        except (struct.error, OverflowError):
+            position += 8  # the length that could not be read
+        if position > self._end:
+            message = f"the header is truncated: {length} strings at byte {self.position} exceed it"
+            raise self._cut(position - self.position, message)
+        self.position = position
+        return ArraySummary(length)
+
+    def _number(self, form: Struct) -> Scalar:
+        value: Scalar
+        try:
+            (value,) = form.unpack_from(self._buffer, self.position)
+        except struct.error:
+            raise self._cut(form.size) from None
+        self.position += form.size
+        return value
+
+    def _keep(self, n_bytes: int) -> None:
+        self._kept += n_bytes
+        if self._kept > MAX_KEPT:
+            raise damaged(f"the values of the header take more than {MAX_KEPT >> 20} MiB")
+
+    def _need(self, n_bytes: int) -> None:
+        if n_bytes > self._end - self.position:
+            raise self._cut(n_bytes)
+
+    def _cut(self, n_bytes: int, message: str = "") -> ModelInvalidError:
+        """The error for a header that needs `n_bytes` more, which the buffer does not have."""
+        needed = self.position + n_bytes
+        left = max((self._size if needed > self._size else self._end) - self.position, 0)
+        message = message or f"the header is truncated at byte {self.position}: {left} of {n_bytes} bytes"
+        return damaged(message) if needed > self._size else TruncatedHeaderError(message, needed)
+
+
+def damaged(message: str) -> ModelInvalidError:
+    """The error for a file whose bytes violate the format."""
+    return ModelInvalidError(message, _DAMAGED)
+
+
+def quote(name: str) -> str:
+    """A name from a file for an error message: short, and escaped so that it is one line."""
+    return repr(name if len(name) <= 64 else name[:61] + "...")
 
 
 class TensorInfo(NamedTuple):
@@ -72,8 +201,8 @@ class TensorInfo(NamedTuple):
     n_bytes: int
 
 
-def read_tensors(cursor: Cursor, count: int, alignment: int) -> tuple[TensorInfo, ...]:
-    """The tensor table: `count` entries from the cursor. Raises ModelInvalidError.
+def read_tensors(cursor: Cursor, count: int, alignment: int) -> tuple[tuple[TensorInfo, ...], int]:
+    """The tensor table, of `count` entries, and where the data begin, in bytes. Raises ModelInvalidError.
 
     As in llama.cpp, the tensors must be adjacent and in the order of the table, each padded to `alignment` bytes.
     """
@@ -94,7 +223,7 @@ def read_tensors(cursor: Cursor, count: int, alignment: int) -> tuple[TensorInfo
             raise damaged(f"tensor {quote(name)} is at offset {offset}, expected {expected}")
         seen.add(name)
         expected += padded(tensors[-1].n_bytes, alignment)
-    return tuple(tensors)
+    return tuple(tensors), padded(cursor.position, alignment) if tensors else cursor.position
 
 
 def padded(n_bytes: int, alignment: int) -> int:
@@ -107,16 +236,16 @@ def _size(name: str, shape: tuple[int, ...], type_id: int) -> int:
     # Zeros count as ones: a zero must not hide a huge factor in the product.
     if math.prod(n or 1 for n in shape) > _INT64_MAX:
         raise damaged(f"tensor {quote(name)} has the invalid shape {shape}")
-    kind = TYPES.get(type_id)
-    if kind is None:
+    if type_id not in TYPES:
         raise ModelInvalidError(
             f"tensor {quote(name)} has the unknown type {type_id}",
             "get another version of the model: this file is damaged, or for another version of llama.cpp",
         )
+    kind, block, size = TYPES[type_id]
     row = shape[0] if shape else 1
-    if row % kind.block:
-        raise damaged(f"tensor {quote(name)} has rows of {row} elements; {kind.name} needs multiples of {kind.block}")
-    n_bytes = math.prod(shape) // kind.block * kind.size
+    if row % block:
+        raise damaged(f"tensor {quote(name)} has rows of {row} elements; {kind} needs multiples of {block}")
+    n_bytes = math.prod(shape) // block * size
     if n_bytes > _INT64_MAX:
         raise damaged(f"tensor {quote(name)} has the invalid shape {shape}")
     return n_bytes
@@ -175,15 +304,12 @@ class GGUFHeader:
         own = self._int_or_list(f"{self.architecture}.attention.head_count_kv")
         return self.head_count if own is None else own
 
-    @property
-    def key_length(self) -> int | None:
-        """The number of elements of one attention key of one head."""
-        return self._head_length("key_length")
-
-    @property
-    def value_length(self) -> int | None:
-        """The number of elements of one attention value of one head."""
-        return self._head_length("value_length")
+    def head_length(self, key: str) -> int | None:
+        """The number of elements of one attention key ("key_length") or value ("value_length") of one head."""
+        heads, width = self.head_count, self.embedding_length
+        most = max(heads, default=0) if isinstance(heads, list) else heads
+        default = width // most if width and most else None
+        return self._int(f"{self.architecture}.attention.{key}") or default
 
     @property
     def n_vocab(self) -> int | None:
@@ -210,7 +336,7 @@ class GGUFHeader:
         totals: Counter[int] = Counter()
         for tensor in self.tensors:
             totals[tensor.type_id] += tensor.n_bytes
-        return TYPES[max(totals, key=lambda type_id: totals[type_id])].name if totals else ""
+        return TYPES[totals.most_common(1)[0][0]][0] if totals else ""
 
     @property
     def split_count(self) -> int:
@@ -230,8 +356,11 @@ class GGUFHeader:
         """
         found: dict[str, float | int | list[str]] = {}
         for key in (*_FLOATS, *_INTEGERS):
-            number = self._number(f"general.sampling.{key}")
-            if number is not None:
+            try:
+                number = float(str(self.metadata.get(f"general.sampling.{key}")))
+            except ValueError:
+                continue
+            if math.isfinite(number):
                 found[_OTHER_NAMES.get(key, key)] = int(number) if key in _INTEGERS else number
         names = (self._text("general.sampling.sequence") or "").split(";")
         if any(names):
@@ -251,19 +380,3 @@ class GGUFHeader:
         if isinstance(value, list):
             return [number for number in value if isinstance(number, int)]
         return value if isinstance(value, int) else None
-
-    def _number(self, key: str) -> float | None:
-        value = self.metadata.get(key)
-        if isinstance(value, ArraySummary | list | None):
-            return None
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            return None
-        return number if math.isfinite(number) else None
-
-    def _head_length(self, key: str) -> int | None:
-        heads, width = self.head_count, self.embedding_length
-        most = max(heads, default=0) if isinstance(heads, list) else heads
-        default = width // most if width and most else None
-        return self._int(f"{self.architecture}.attention.{key}") or default

@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import json
 import mmap
 import os
 import re
@@ -9,15 +10,12 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
-from llmcli.errors import LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
+from llmcli.errors import LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.files import read_error
-from llmcli.models.gguf.cursor import Cursor, TruncatedHeaderError, Value, damaged, quote
-from llmcli.models.gguf.header import GGUFHeader, padded, read_tensors
+from llmcli.models.gguf.header import Cursor, GGUFHeader, TruncatedHeaderError, Value, damaged, quote, read_tensors
 
 MAGIC = b"GGUF"
-VERSIONS = (2, 3)
 MAX_TENSORS = 1 << 16  # the largest published models have a few thousand
 MAX_KEYS = 1 << 16
 MAX_KEY = 65535  # bytes
@@ -27,47 +25,17 @@ MAX_TEMPLATE = 1 << 20  # characters; the longest known chat templates have abou
 MAX_ALIGNMENT = 1 << 20
 DEFAULT_ALIGNMENT = 32
 MAX_READ = 32 << 20  # bytes of a remote header; a vocabulary of 256,000 with its merges takes about 10 MiB
-# (start, end), end exclusive -> exactly these bytes, or fewer at the end of the file; may raise LlmcliError
-ReadRange = Callable[[int, int], bytes]
 _ENDS = tuple(MAX_READ >> halvings for halvings in range(5, -1, -1))  # 1 MiB, then twice as much each time
 _HEAD_BYTES = 1024  # of a file that is not GGUF: they tell what it is
 _SUMMARY_BYTES = 64 << 10  # in most files the general facts come before the vocabulary
 _SUMMARY_KEYS = 200
-_UINT32 = 4
 _MAX_UNMAPPABLE = 64 << 20  # bytes read from a file system that cannot map files
 _NOT_LOADABLE = "get another version of the model: llama.cpp cannot load this file"
 _AGAIN = "download the model again"
 _OTHER_FORMAT = "get a GGUF version of the model: run `llmcli models search NAME`"
-_UNPACK = "unpack it and give the path of the .gguf file"
-_PICKLE = "this is a Python pickle (an old PyTorch checkpoint), not a GGUF model"
-# (first bytes, message, hint)
-_MAGICS: tuple[tuple[bytes, str, str], ...] = (
-    (b"PK\x03\x04", "this is a zip archive or a PyTorch checkpoint, not a GGUF model", _OTHER_FORMAT),
-    (b"PK\x05\x06", "this is an empty zip archive, not a model", _AGAIN),
-    (b"\x1f\x8b", "this is a gzip archive, not a model", _UNPACK),
-    (b"\x28\xb5\x2f\xfd", "this is a zstd archive, not a model", _UNPACK),
-    (b"\xfd7zXZ\x00", "this is an xz archive, not a model", _UNPACK),
-    (b"7z\xbc\xaf\x27\x1c", "this is a 7z archive, not a model", _UNPACK),
-    (b"\x89HDF", "this is an HDF5 file (Keras), not a GGUF model", _OTHER_FORMAT),
-    (b"lmgg", "this is a model in the old GGML format, which llama.cpp no longer reads", _OTHER_FORMAT),
-    (b"fmgg", "this is a model in the old GGMF format, which llama.cpp no longer reads", _OTHER_FORMAT),
-    (b"tjgg", "this is a model in the old GGJT format, which llama.cpp no longer reads", _OTHER_FORMAT),
-    (
-        b"version https://git-lfs",
-        "this is a Git LFS pointer, not the model itself",
-        "run `git lfs pull` in its repository",
-    ),
-    *((b"\x80" + bytes([version]), _PICKLE, _OTHER_FORMAT) for version in (2, 3, 4, 5)),
-)
 _PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<error")
-_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
-
-
-class HeaderSummary(NamedTuple):
-    """The trained context in tokens, and a quantization such as Q4_K_M ("" when it is not known)."""
-
-    n_ctx_train: int | None
-    quantization: str
+# Models named X.GGUF exist.
+FILE_NAME = re.compile(r"(?P<stem>.+?)(?:-(?P<number>\d{5})-of-(?P<count>\d{5}))?\.gguf", re.I | re.A | re.S)
 
 
 def read_header(path: Path) -> GGUFHeader:
@@ -87,22 +55,16 @@ def read_header(path: Path) -> GGUFHeader:
         raise read_error(path, error) from error
 
 
-def read_remote_header(read_range: ReadRange, size: int, name: str) -> GGUFHeader:
+def read_remote_header(read_range: Callable[[int, int], bytes], size: int, name: str) -> GGUFHeader:
     """The validated header of the file `name` of `size` bytes, equal to the result of `read_header`.
 
-    Raises ModelInvalidError (not a valid GGUF file, or a header over 32 MiB), NetworkError (the wrong bytes) and
-    what `read_range` raises.
+    `read_range` gives the bytes from a start to an end (exclusive). Raises ModelInvalidError (not a valid GGUF file,
+    or a header over 32 MiB) and what `read_range` raises.
     """
     head = b""
     for end in _ENDS:
-        start, wanted = len(head), max(min(end, size) - len(head), 0)
-        piece = read_range(start, start + wanted) if wanted else b""
-        if len(piece) != wanted:
-            raise NetworkError(
-                f"{name}: the server sent {len(piece)} bytes from byte {start}, expected {wanted}",
-                "try again; if the error persists, the file has changed or its server is faulty",
-            )
-        head += piece
+        if len(head) < min(end, size):
+            head += read_range(len(head), min(end, size))
         try:
             return parse_header(head, size)
         except TruncatedHeaderError as cut:
@@ -119,25 +81,22 @@ def read_remote_header(read_range: ReadRange, size: int, name: str) -> GGUFHeade
     )
 
 
-def read_summary(path: Path) -> HeaderSummary:
-    """The summary of a GGUF file; an empty one if the file cannot be read or is not GGUF."""
+def read_summary(path: Path) -> GGUFHeader:
+    """A header with the general facts of a GGUF file; an empty one if the file cannot be read or is not GGUF."""
     metadata: dict[str, Value] = {}
     with contextlib.suppress(OSError, LlmcliError):  # the vocabulary goes beyond these bytes
         with path.open("rb") as file:
-            cursor = Cursor(file.read(_SUMMARY_BYTES))
-        if cursor.u32() == int.from_bytes(MAGIC, "little"):
-            cursor.u32()  # the version
-            cursor.u64()  # the number of tensors
-            _read_metadata(cursor, min(cursor.u64(), _SUMMARY_KEYS), metadata)
-    first = GGUFHeader(0, metadata, (), DEFAULT_ALIGNMENT, 0, 0)
-    context, quantization = first.n_ctx_train, first.quantization
-    if context is None or not quantization:
+            head = file.read(_SUMMARY_BYTES)
+        if head.startswith(MAGIC):
+            cursor = Cursor(head)
+            _version, _n_tensors, n_keys = cursor.u32(), cursor.u64(), cursor.u64()
+            _read_metadata(cursor, min(n_keys, _SUMMARY_KEYS), metadata)
+    header = GGUFHeader(0, metadata, (), DEFAULT_ALIGNMENT, 0, 0)
+    if header.n_ctx_train is None or not header.quantization:
         # Some programs write the file type after the vocabulary, or not at all.
         with contextlib.suppress(LlmcliError):
-            header = read_header(path)
-            context = header.n_ctx_train if context is None else context
-            quantization = quantization or header.quantization
-    return HeaderSummary(context, quantization)
+            return read_header(path)
+    return header
 
 
 def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
@@ -147,7 +106,7 @@ def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
     """
     if view[:4] != MAGIC:
         raise ModelInvalidError(*_describe(view[:_HEAD_BYTES], size))
-    cursor = Cursor(view, len(MAGIC), size)
+    cursor = Cursor(view, size)
     version = cursor.u32()
     _check_version(version)
     n_tensors, n_keys = cursor.u64(), cursor.u64()
@@ -159,9 +118,8 @@ def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)  # in bytes
     if not isinstance(alignment, int) or alignment & (alignment - 1) or not 1 <= alignment <= MAX_ALIGNMENT:
         raise damaged(f"general.alignment is {alignment!r}, not a power of two up to 1 MiB")
-    tensors = read_tensors(cursor, n_tensors, alignment)
+    tensors, data_offset = read_tensors(cursor, n_tensors, alignment)
     _check_metadata(metadata, n_tensors)
-    data_offset = padded(cursor.position, alignment) if tensors else cursor.position
     needed = max((data_offset + tensor.offset + tensor.n_bytes for tensor in tensors), default=data_offset)
     if needed > size:
         raise ModelInvalidError(f"the file is truncated: {size} of {needed} bytes", "download it again")
@@ -200,12 +158,9 @@ def _map_file(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
         kind = "a folder" if stat.S_ISDIR(info.st_mode) else "not a regular file"
         raise ModelNotFoundError(f"{path} is {kind}", "give the path of a .gguf file")
     with path.open("rb") as file:
-        if info.st_size == 0:
-            yield b"", 0
-            return
         try:
             view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError, OverflowError):
+        except (OSError, ValueError, OverflowError):  # also for an empty file
             yield file.read(_MAX_UNMAPPABLE), info.st_size
             return
         with view:
@@ -213,7 +168,7 @@ def _map_file(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
 
 
 def _check_version(version: int) -> None:
-    if version in VERSIONS:
+    if version in (2, 3):
         return
     if version == 1:
         raise ModelInvalidError("llama.cpp no longer reads GGUF version 1", "get a newer version of the model")
@@ -234,7 +189,7 @@ def _read_metadata(cursor: Cursor, count: int, metadata: dict[str, Value]) -> No
         if key in metadata:
             raise damaged(f"duplicate metadata key {quote(key)}")
         kind = cursor.u32()
-        if key == "general.alignment" and kind != _UINT32:
+        if key == "general.alignment" and kind != 4:  # uint32
             raise damaged("general.alignment is not of type uint32")
         metadata[key] = cursor.value(kind)
 
@@ -264,8 +219,9 @@ def _describe(head: bytes, size: int) -> tuple[str, str]:
     # A safetensors file begins with the length of its JSON header in 8 bytes, then that JSON.
     if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= max(size - 8, 2):
         return "this is a safetensors file, not a GGUF model", _OTHER_FORMAT
-    for magic, message, hint in _MAGICS:
-        if head.startswith(magic):
+    formats = json.loads(Path(__file__).with_name("other_formats.json").read_text(encoding="utf-8"))
+    for start, message, hint in formats:
+        if head.startswith(start.encode("latin-1")):  # a character for each byte
             return message, hint
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if text.lower().startswith(_PAGES):
@@ -290,14 +246,14 @@ def _is_text(data: bytes) -> bool:
 
 def stem_of(path: Path) -> str:
     """The file name without `.gguf` and without the part number."""
-    match = _NAME.fullmatch(path.name)
-    return match["stem"] if match else path.name.removesuffix(".gguf")
+    match = FILE_NAME.fullmatch(path.name)
+    return match["stem"] if match else path.name
 
 
 def is_later_part(name: str) -> bool:
     """True for a file name such as X-00002-of-00003.gguf: not the first part of a model."""
-    match = _NAME.fullmatch(name)
-    return match is not None and int(match["number"]) != 1
+    match = FILE_NAME.fullmatch(name)
+    return match is not None and match["number"] not in (None, "00001")
 
 
 def parts_of(path: Path) -> tuple[Path, ...]:
@@ -306,8 +262,8 @@ def parts_of(path: Path) -> tuple[Path, ...]:
     Raises ModelNotFoundError when a part is missing, DiskError when the folder cannot be read, and
     ModelInvalidError for a name such as 3 of 2. It checks only names: `read_headers` checks the contents.
     """
-    match = _NAME.fullmatch(path.name)
-    if match is None:
+    match = FILE_NAME.fullmatch(path.name)
+    if not match or not match["number"] or path.suffix != ".gguf":  # llama.cpp finds no parts named X.GGUF
         return (path,)
     number, count = int(match["number"]), int(match["count"])
     if not 1 <= number <= count:
@@ -355,9 +311,6 @@ def read_headers(parts: Sequence[Path]) -> tuple[GGUFHeader, ...]:
 
 def model_files_in(folder: Path) -> list[str]:
     """The sorted .gguf file names in a folder (the first part of a split model); [] if it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if entry.name.endswith(".gguf"))
-    except OSError:
-        return []
-    return [name for name in names if not is_later_part(name)]
+    with contextlib.suppress(OSError):
+        return sorted(name for name in os.listdir(folder) if name.endswith(".gguf") and not is_later_part(name))
+    return []

@@ -16,7 +16,6 @@ from llmcli.models.locations import Notify
 from llmcli.models.reference import MAIN, HubReference, is_repo
 
 MAX_JSON = 32 << 20  # bytes of one response; the largest listings have about 2 MB
-_ATTEMPTS = 3
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 T = TypeVar("T")
 Count = Annotated[int, Meta(ge=0, lt=1 << 60)]
@@ -27,7 +26,6 @@ class Repo:
     """One commit of a repository. `n_parameters` is the Hub's value from one of its GGUF files."""
 
     name: str
-    revision: str
     commit: str
     files: tuple[RepoFile, ...]
     gated: bool
@@ -101,8 +99,7 @@ def get_repo(reference: HubReference, offline: bool = False, notify: Notify = la
     NetworkError (the Hub cannot be reached, or its response is not valid).
     """
     check_online(offline, str(reference))
-    revision = reference.revision or MAIN
-    path = f"/api/models/{reference.repo}/revision/{quote(revision, safe='')}?blobs=true"
+    path = f"/api/models/{reference.repo}/revision/{quote(reference.revision or MAIN, safe='')}?blobs=true"
     answer = _get(path, reference, notify, _Revision)
     files = []
     for file in answer.siblings:
@@ -110,7 +107,7 @@ def get_repo(reference: HubReference, offline: bool = False, notify: Notify = la
         if file.size is not None and is_safe_path(file.rfilename):
             files.append(RepoFile(file.rfilename, file.size, sha256))
     n_parameters = answer.gguf.total if answer.gguf else None
-    return Repo(reference.repo, revision, answer.sha, tuple(files), bool(answer.gated), answer.license, n_parameters)
+    return Repo(reference.repo, answer.sha, tuple(files), bool(answer.gated), answer.license, n_parameters)
 
 
 def search(text: str, limit: int, offline: bool = False, notify: Notify = lambda _text: None) -> list[SearchResult]:
@@ -122,7 +119,7 @@ def search(text: str, limit: int, offline: bool = False, notify: Notify = lambda
 
 
 def _get(path: str, reference: HubReference, notify: Notify, kind: type[T]) -> T:
-    retries = RetryPolicy(notify, _ATTEMPTS, hint="check the network, the proxy and HF_ENDPOINT")
+    retries = RetryPolicy(notify, attempts=3, hint="check the network, the proxy and HF_ENDPOINT")
     body = retries.run(lambda: _request(path, reference))
     try:
         return msgspec.json.decode(body, type=kind)

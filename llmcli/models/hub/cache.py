@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llmcli.errors import DiskError, error_text
+from llmcli.errors import DiskError
 from llmcli.files import read_json, write_json
 from llmcli.models.hub.repo_files import Quantization, RepoFile, is_safe_path, projectors, quantizations
 from llmcli.models.notes import note_path
@@ -48,17 +48,12 @@ def lock_path(blob: Path) -> Path:
 
 
 def create_folders(cache: Path, repo: str) -> None:
-    """Create the folders of a repository. Raises DiskError when that fails, or a link leads out of the cache."""
+    """Create the folders of a repository. Raises OSError, and DiskError when a link leads out of the cache."""
     if cache.parts[:1] == ("~",):  # the system does not know the user's home
         raise DiskError("this user has no home folder for the model cache", "set HOME, HF_HOME or HF_HUB_CACHE")
     folder = folder_of(cache, repo)
-    inner = [folder / "blobs", folder / "snapshots", folder / "refs", cache / ".locks" / folder.name]
-    try:
-        for subfolder in inner:
-            subfolder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"cannot create {error.filename or folder}: {error_text(error)}", MOVE_HINT) from None
-    for subfolder in inner:
+    for subfolder in (folder / "blobs", folder / "snapshots", folder / "refs", cache / ".locks" / folder.name):
+        subfolder.mkdir(parents=True, exist_ok=True)
         check_inside(subfolder, cache)
 
 
@@ -68,26 +63,25 @@ def check_inside(path: Path, cache: Path) -> None:
         raise DiskError(f"a link leads out of the cache: {path}", "inspect the link and remove it")
 
 
-def publish(blob: Path, pointer: Path, cache: Path) -> Path:
-    """Link a blob as a file of a commit, and give the path of the link.
+def publish(blob: Path, pointer: Path, cache: Path) -> None:
+    """Link a blob as a file of a commit.
 
     Raises OSError (the link cannot be created) and DiskError (a link leads out of the cache).
     """
     pointer.parent.mkdir(parents=True, exist_ok=True)
     check_inside(pointer.parent, cache)
-    if os.path.lexists(pointer) and os.path.realpath(pointer) == os.path.realpath(blob) and pointer.exists():
-        return pointer
+    if pointer.exists() and os.path.realpath(pointer) == os.path.realpath(blob):
+        return
     fresh = pointer.with_name(f".{os.urandom(4).hex()}.llmcli")
     try:
         os.symlink(os.path.relpath(blob, pointer.parent), fresh)
     except (OSError, NotImplementedError):
         os.replace(blob, pointer)  # no links (Windows without the privilege): use the file itself, as the Hub does
-        return pointer
+        return
     try:
         os.replace(fresh, pointer)
     finally:
         fresh.unlink(missing_ok=True)
-    return pointer
 
 
 def write_ref(cache: Path, repo: str, revision: str, commit: str) -> None:
@@ -140,10 +134,10 @@ class CachedModel:
 
 def cached_models(cache: Path) -> list[CachedModel]:
     """Every model of the cache, sorted by name; [] if the cache cannot be read."""
-    names: list[str] = []
-    with contextlib.suppress(OSError), os.scandir(cache) as entries:
-        names = sorted(filter(is_repo, (repo_of(entry.name) for entry in entries)))
-    return [model for name in names for model in models_of_repo(cache, name)]
+    with contextlib.suppress(OSError):
+        names = sorted(filter(is_repo, map(repo_of, os.listdir(cache))))
+        return [model for name in names for model in models_of_repo(cache, name)]
+    return []
 
 
 def models_of_repo(cache: Path, repo: str, whole: bool = True) -> list[CachedModel]:
@@ -158,11 +152,25 @@ def models_of_repo(cache: Path, repo: str, whole: bool = True) -> list[CachedMod
         commits = sorted((entry.name != main, -entry.stat().st_mtime, entry.name) for entry in folders)
     models: list[CachedModel] = []
     for *_order, commit in commits:
-        files = list(_files(snapshots / commit, "", _MAX_DEPTH))
+        files = list(_files(snapshots / commit))
         projector = next(iter(projectors(files)), None)
         variants = (variant for variant in quantizations(files) if variant.complete == whole)
         models += [CachedModel(cache, repo, commit, variant, projector) for variant in variants]
     return models
+
+
+def _files(snapshot: Path) -> Iterator[RepoFile]:
+    """The .gguf files below a snapshot that are not broken links; the name of a blob is the sha256."""
+    for folder, below, names in os.walk(snapshot):
+        inside = Path(folder).relative_to(snapshot)
+        if len(inside.parts) == _MAX_DEPTH:
+            below.clear()
+        paths = (Path(folder, name) for name in names if name.lower().endswith(".gguf"))
+        for path in filter(Path.is_file, paths):
+            with contextlib.suppress(OSError):  # removed meanwhile
+                blob = os.path.basename(os.readlink(path)) if path.is_symlink() else ""
+                sha256 = blob if _SHA256.fullmatch(blob) else ""
+                yield RepoFile((inside / path.name).as_posix(), path.stat().st_size, sha256)
 
 
 @dataclass(frozen=True)
@@ -178,51 +186,24 @@ class PulledRevision:
     time: float
 
 
+def revision_path(data_dir: Path, reference: str) -> Path:
+    """The file with the record of a reference."""
+    return note_path(data_dir / "pulled", reference)
+
+
 def save_revision(data_dir: Path, record: PulledRevision) -> None:
     """Write the record; it replaces an older one. Raises OSError."""
-    write_json(_revision_path(data_dir, record.reference), asdict(record))
-
-
-def load_revision(data_dir: Path, reference: str) -> PulledRevision | None:
-    """The record of a reference; None if there is none or it cannot be read."""
-    return _read_revision(_revision_path(data_dir, reference))
+    write_json(revision_path(data_dir, record.reference), asdict(record))
 
 
 def all_revisions(data_dir: Path) -> list[PulledRevision]:
     """Every record, the newest first."""
-    with contextlib.suppress(OSError):
-        found = filter(None, map(_read_revision, (data_dir / "pulled").glob("*.json")))
-        return sorted(found, key=lambda record: -record.time)
-    return []
+    found = filter(None, map(read_revision, (data_dir / "pulled").glob("*.json")))
+    return sorted(found, key=lambda record: -record.time)
 
 
-def forget_revision(data_dir: Path, reference: str) -> None:
-    """Remove the record of a reference. Raises OSError."""
-    _revision_path(data_dir, reference).unlink(missing_ok=True)
-
-
-def _files(folder: Path, prefix: str, depth: int) -> Iterator[RepoFile]:
-    """The .gguf files below a snapshot that are not broken links; the name of a blob is the sha256."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False) and depth:
-            yield from _files(folder / entry.name, f"{prefix}{entry.name}/", depth - 1)
-        if not entry.name.lower().endswith(".gguf"):
-            continue
-        with contextlib.suppress(OSError):
-            if entry.is_file():
-                blob = os.path.basename(os.readlink(entry.path)) if entry.is_symlink() else ""
-                yield RepoFile(prefix + entry.name, entry.stat().st_size, blob if _SHA256.fullmatch(blob) else "")
-
-
-def _revision_path(data_dir: Path, reference: str) -> Path:
-    return note_path(data_dir / "pulled", reference)
-
-
-def _read_revision(path: Path) -> PulledRevision | None:
+def read_revision(path: Path) -> PulledRevision | None:
+    """The record in a file; None if there is none or it is not valid."""
     import msgspec  # imported here: it costs 8 ms, and most starts read no record
 
     data = read_json(path)

@@ -16,14 +16,12 @@ if TYPE_CHECKING:
 
     from llmcli.models.reference import HubReference
 
-OFFICIAL = "https://huggingface.co"
 _TRUE = {"1", "ON", "YES", "TRUE"}
-_TOKENS = "https://huggingface.co/settings/tokens"
 
 
 def endpoint() -> str:
     """The URL of the Hub or of the mirror in HF_ENDPOINT, without a slash at its end."""
-    return (os.environ.get("HF_ENDPOINT") or OFFICIAL).rstrip("/")
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
 def repo_url(repo: str) -> str:
@@ -117,7 +115,9 @@ def http_error(response: "httpx2.Response", reference: "HubReference") -> Llmcli
         return NotAllowedError(f"the Hub has disabled {reference.repo}", "choose another repository")
     if "Invalid credentials" in response.headers.get("x-error-message", ""):
         source = token_source() or "your configuration"
-        return NotAllowedError(f"the Hub refused the token from {source}", f"create a new token at {_TOKENS}")
+        return NotAllowedError(
+            f"the Hub refused the token from {source}", "create a new token at https://huggingface.co/settings/tokens"
+        )
     if code == "RepoNotFound" or status in (401, 404):
         search = f"search for it with `llmcli models search {reference.repo.split('/')[-1]}`"
         if token_source():

@@ -1,6 +1,5 @@
 """Pull from the Hub: plan the files of a model, download them into the cache, resume and verify them."""
 
-import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -10,30 +9,15 @@ from urllib.parse import quote
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError, error_text
 from llmcli.models import notes
-from llmcli.models.checksums import sha256_of
-from llmcli.models.download.http import RemoteFile, RetryPolicy
-from llmcli.models.download.partial_file import (
-    PartialFile,
-    bytes_downloaded,
-    check_free_space,
-    partial_path,
-    write_error,
-)
-from llmcli.models.download.transfer import check_sha256, download_file, exclusive
+from llmcli.models.download.http import RemoteFile
+from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, partial_path, writing
+from llmcli.models.download.transfer import download_file, exclusive
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_remote_header, stem_of
 from llmcli.models.hub import cache
 from llmcli.models.hub.api import Repo, get_repo
 from llmcli.models.hub.environment import endpoint, gated_error, http_error, hub_headers, token_source
-from llmcli.models.hub.repo_files import (
-    Quantization,
-    RepoFile,
-    best_fit,
-    file_name,
-    projector_for,
-    quantizations,
-    select_quantization,
-)
+from llmcli.models.hub.repo_files import Quantization, RepoFile, best_fit, quantizations, select_quantization
 from llmcli.models.locations import ModelFile, ModelLocations, Notify, Progress
 from llmcli.models.reference import MAIN, HubReference
 from llmcli.models.sources.source import DownloadPlan, ProgressFor
@@ -42,38 +26,47 @@ from llmcli.text import format_age
 if TYPE_CHECKING:
     import httpx2
 
-_ATTEMPTS = 4  # for a header
 
+class HubFile(RemoteFile):
+    """A file of one commit ("" = `main`) on the Hub, and its paths in the cache.
 
-@dataclass(frozen=True)
-class DownloadItem:
-    """One file at one commit, and its paths in the cache."""
+    The headers of each response must match the checksum and the commit of the listing.
+    """
 
-    cache: Path
-    repo: str
-    commit: str
-    file: RepoFile
-
-    @property
-    def blob(self) -> Path:
-        return cache.folder_of(self.cache, self.repo) / "blobs" / self.file.sha256
-
-    @property
-    def partial(self) -> Path:
-        return partial_path(self.blob)
-
-    @property
-    def pointer(self) -> Path:
-        return cache.pointer_path(self.cache, self.repo, self.commit, self.file.path)
+    def __init__(self, cache_dir: Path, repo: str, commit: str, file: RepoFile) -> None:
+        url = f"{endpoint()}/{repo}/resolve/{commit or MAIN}/{quote(file.path)}"
+        super().__init__(url, hub_headers(), file.size, file.sha256)
+        self.cache, self.repo, self.commit, self.file = cache_dir, repo, commit, file
+        self._reference = HubReference(repo, file=file.path, revision=commit or None)
+        self.blob = cache.folder_of(cache_dir, repo) / "blobs" / file.sha256
+        self.partial = partial_path(self.blob)
+        self.pointer = cache.pointer_path(cache_dir, repo, commit, file.path)
 
     def is_downloaded(self) -> bool:
         """True when the file is in the cache, at any commit."""
-        return any(_has_size(path, self.file.size) for path in (self.blob, self.pointer))
+        return any(_has_size(path, self.size) for path in (self.blob, self.pointer))
 
     @property
     def missing(self) -> int:
         """The bytes that are not downloaded yet; a partial download counts."""
-        return 0 if self.is_downloaded() else self.file.size - bytes_downloaded(self.partial, self.file.size)
+        return 0 if self.is_downloaded() else self.size - bytes_downloaded(self.partial, self.size)
+
+    def header(self) -> GGUFHeader:
+        """The header, read with range requests: a few MiB, at most 32. Raises as `read_remote_header`."""
+        return read_remote_header(self.read, self.size, self.file.path)
+
+    def check_headers(self, response: "httpx2.Response") -> None:
+        etag = response.headers.get("x-linked-etag", "").removeprefix("W/").strip('"')
+        commit = response.headers.get("x-repo-commit", "")
+        for sent, listed in ((etag, self.sha256), (commit, self.commit)):
+            if sent and listed and sent != listed:
+                raise NetworkError(
+                    f"the Hub sent another checksum or commit for {self._reference} than it lists",
+                    "try again later; if the error persists, do not trust this Hub or mirror",
+                )
+
+    def error(self, response: "httpx2.Response") -> LlmcliError:
+        return http_error(response, self._reference)
 
 
 @dataclass(frozen=True)
@@ -84,27 +77,22 @@ class PullPlan(DownloadPlan):
     locations: ModelLocations
     repo: Repo
     variant: Quantization
-    files: tuple[DownloadItem, ...]
-    projector: DownloadItem | None  # available; in `files` only on request
+    files: tuple[HubFile, ...]
+    projector: HubFile | None  # available; in `files` only on request
 
     def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
         """Download the missing files, verify the others, and record the commit of the reference."""
-        locations, repo = self.locations, self.repo
-        check_free_space(locations.hub, self.missing, cache.MOVE_HINT)
-        paths = [pull_file(item, str(self.reference), locations.data_dir, progress_for, notify) for item in self.files]
-        projector = self.projector.file if self.projector and self.projector in self.files else None
-        record = cache.PulledRevision(
-            str(self.reference), repo.name, repo.commit, self.variant.parts, projector, repo.license, time.time()
-        )
-        try:
-            cache.write_ref(locations.hub, repo.name, repo.revision, repo.commit)
+        locations, repo, name = self.locations, self.repo, str(self.reference)
+        with writing(locations.hub, self.missing, cache.MOVE_HINT):
+            for item in self.files:
+                pull_file(item, name, locations.data_dir, progress_for, notify)
+            projector = self.projector.file if self.projector and self.projector in self.files else None
+            record = cache.PulledRevision(
+                name, repo.name, repo.commit, self.variant.parts, projector, repo.license, time.time()
+            )
+            cache.write_ref(locations.hub, repo.name, self.reference.revision or MAIN, repo.commit)
             cache.save_revision(locations.data_dir, record)
-        except OSError as error:
-            path = error.filename or f"to {locations.hub} or {locations.data_dir}"
-            raise DiskError(
-                f"cannot write {path}: {error_text(error)}", "free some disk space, or check the permissions"
-            ) from None
-        parts = tuple(paths[: len(self.variant.parts)])
+        parts = tuple(item.pointer for item in self.files[: len(self.variant.parts)])
         return ModelFile(parts[0], parts, stem_of(parts[0]))
 
 
@@ -124,17 +112,17 @@ def plan_pull(
         variant, reason = best_fit(found, memory)
     if repo.gated and not token_source():
         raise gated_error(reference.repo)
-    files = [DownloadItem(locations.hub, repo.name, repo.commit, part) for part in variant.parts]
-    mmproj = projector_for(variant, repo.files)
-    extra = DownloadItem(locations.hub, repo.name, repo.commit, mmproj) if mmproj else None
+    files = [HubFile(locations.hub, repo.name, repo.commit, part) for part in variant.parts]
+    mmproj = variant.projector(repo.files)
+    extra = HubFile(locations.hub, repo.name, repo.commit, mmproj) if mmproj else None
     files += [extra] if extra and projector else []
     for item in files:
-        if not item.file.sha256:
+        if not item.sha256:
             raise ModelNotFoundError(
                 f"cannot verify {item.file.path}: the Hub publishes no sha256 for it",
                 f"choose another file of {reference.repo}",
             )
-    old, update = cache.load_revision(locations.data_dir, str(reference)), ""
+    old, update = cache.read_revision(cache.revision_path(locations.data_dir, str(reference))), ""
     if old and old.files != variant.parts:  # the reference means other files than when it was pulled
         version = f"commit {old.commit[:8]}, pulled {format_age(old.time)}"
         update = f"a newer version of this model; the old one ({version}) is kept, see `llmcli models list`"
@@ -142,7 +130,7 @@ def plan_pull(
     return PullPlan(
         reference=reference,
         title=f"{repo.name}/{variant.path}{parts}",
-        size=sum(item.file.size for item in files),
+        size=sum(item.size for item in files),
         missing=sum(item.missing for item in files),
         reason=reason,
         update=update,
@@ -154,76 +142,39 @@ def plan_pull(
     )
 
 
-def pull_file(item: DownloadItem, reference: str, data_dir: Path, progress_for: ProgressFor, notify: Notify) -> Path:
-    """The path of the file in the cache: downloaded and verified, or verified if another program downloaded it.
+def pull_file(item: HubFile, reference: str, data_dir: Path, progress_for: ProgressFor, notify: Notify) -> None:
+    """Download and verify a file, or only verify it if it is in the cache.
 
     `reference` is the name of the download while it is interrupted. After an LlmcliError or a KeyboardInterrupt,
     nothing is published, and the partial download is kept.
     """
     is_linked = not item.blob.exists() or os.path.realpath(item.pointer) == os.path.realpath(item.blob)
-    is_published = is_linked and _has_size(item.pointer, item.file.size)
+    is_published = is_linked and _has_size(item.pointer, item.size)
     if is_published and _is_sound(item, data_dir, progress_for, notify):
-        return item.pointer  # nothing is written: the cache can be read-only
+        return  # nothing is written: the cache can be read-only
     cache.create_folders(item.cache, item.repo)
-    notes.update(data_dir, item.partial, reference=reference, size=item.file.size)
-    progress = progress_for(file_name(item.file.path))
-
-    def report_other() -> None:
-        with contextlib.suppress(OSError):
-            progress(item.partial.stat().st_size, item.file.size)
-
-    try:
-        with exclusive(cache.lock_path(item.blob), item.file.path, notify, report_other):
-            if _is_sound(item, data_dir, progress_for, notify):
-                PartialFile(item.partial, item.file.size).discard()  # another program was faster
-            else:
-                _download_blob(item, progress, notify)
-            is_blob = _has_size(item.blob, item.file.size)
-            path = cache.publish(item.blob, item.pointer, item.cache) if is_blob else item.pointer
-    except OSError as error:
-        raise write_error(error, item.cache, item.partial, cache.MOVE_HINT) from error
+    notes.update(data_dir, item.partial, reference=reference, size=item.size)
+    progress = progress_for(item.pointer.name)
+    lock = cache.lock_path(item.blob)
+    with exclusive(lock, item.file.path, notify, lambda: progress(item.size - item.missing, item.size)):
+        if _is_sound(item, data_dir, progress_for, notify):
+            PartialFile(item.partial, item.size).discard()  # another program was faster
+        else:
+            _download_blob(item, progress, notify)
+        if _has_size(item.blob, item.size):
+            cache.publish(item.blob, item.pointer, item.cache)
     notes.forget(data_dir, item.partial)
-    notes.record_sha256(data_dir, path, item.file.sha256)
-    return path
+    notes.record_sha256(data_dir, item.pointer, item.sha256)
 
 
-class HubFile(RemoteFile):
-    """A file on the Hub, whose headers must match the checksum and the commit (if any) of its listing."""
-
-    def __init__(self, repo: str, commit: str, file: RepoFile) -> None:
-        url = f"{endpoint()}/{repo}/resolve/{commit or MAIN}/{quote(file.path)}"
-        super().__init__(url, hub_headers(), file.size)
-        self._reference = HubReference(repo, file=file.path, revision=commit or None)
-        self._sha256, self._commit = file.sha256, commit
-
-    def check_headers(self, response: "httpx2.Response") -> None:
-        etag = response.headers.get("x-linked-etag", "").removeprefix("W/").strip('"')
-        commit = response.headers.get("x-repo-commit", "")
-        for sent, listed in ((etag, self._sha256), (commit, self._commit)):
-            if sent and listed and sent != listed:
-                raise NetworkError(
-                    f"the Hub sent another checksum or commit for {self._reference} than it lists",
-                    "try again later; if the error persists, do not trust this Hub or mirror",
-                )
-
-    def error(self, response: "httpx2.Response") -> LlmcliError:
-        return http_error(response, self._reference)
-
-
-def remote_header(item: DownloadItem) -> GGUFHeader:
-    """The header, read with range requests: a few MiB, at most 32. Raises as `read_remote_header`."""
-    remote, retries = HubFile(item.repo, item.commit, item.file), RetryPolicy(lambda _text: None, _ATTEMPTS)
-    return read_remote_header(lambda start, end: remote.read(start, end, retries), item.file.size, item.file.path)
-
-
-def _is_sound(item: DownloadItem, data_dir: Path, progress_for: ProgressFor, notify: Notify) -> bool:
+def _is_sound(item: HubFile, data_dir: Path, progress_for: ProgressFor, notify: Notify) -> bool:
     """Whether the file is in the cache; a damaged one is removed."""
     if not item.is_downloaded():
         return False
-    existing, sha256 = item.blob if item.blob.is_file() else item.pointer, item.file.sha256
+    existing, sha256 = item.blob if item.blob.is_file() else item.pointer, item.sha256
     if notes.read(data_dir, existing).get("sha256") == sha256:
         return True
-    if sha256_of(existing, progress_for(f"verifying {item.file.path}")) == sha256:
+    if notes.sha256_of(existing, progress_for(f"verifying {item.file.path}")) == sha256:
         notes.record_sha256(data_dir, existing, sha256)
         return True
     notify(f"{item.file.path} in the cache is damaged: downloading it again")
@@ -236,22 +187,14 @@ def _is_sound(item: DownloadItem, data_dir: Path, progress_for: ProgressFor, not
     return False
 
 
-def _download_blob(item: DownloadItem, progress: Progress, notify: Notify) -> None:
+def _download_blob(item: HubFile, progress: Progress, notify: Notify) -> None:
     """Download and verify the blob; after a checksum mismatch, download it once more from the start."""
-    file = item.file
-
-    def verify(digest: str) -> None:
-        hint = "try again later, or from another network"
-        check_sha256(digest, file.sha256, f"{file.path} after two attempts", hint)
-
-    for is_last in (False, True):
-        try:
-            download_file(HubFile(item.repo, item.commit, file), item.blob, verify, progress, notify)
-            return
-        except ModelInvalidError:
-            if is_last:
-                raise
-            notify(f"checksum mismatch for {file.path}: downloading it again")
+    what = f"{item.file.path} after two attempts"
+    try:
+        download_file(item, item.blob, what, progress, notify)
+    except ModelInvalidError:
+        notify(f"checksum mismatch for {item.file.path}: downloading it again")
+        download_file(item, item.blob, what, progress, notify)
 
 
 def _has_size(path: Path, size: int) -> bool:

@@ -5,33 +5,19 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from llmcli.errors import ModelNotFoundError, UsageError
+from llmcli.models.gguf.parser import FILE_NAME, stem_of
 
 DEFAULT_QUANTIZATION = "Q4_K_M"
 _MAX_PARTS = 512  # the largest models have about 60
-_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.I | re.A | re.S)
 # The last group are draft models; MTP elsewhere in a name is a model that drafts for itself.
 _COMPANION = re.compile(r"mmproj[^/]*$|(?:^|/)(?:ggml-vocab|(?:mtp|draft|eagle3|dflash|dspark)[-_./])", re.I)
 _PROJECTORS = {"F16": 0, "BF16": 1, "Q8_0": 2, "F32": 3}  # best first
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\u00b9\u00b2\u00b3])", re.I)
-# Bits per weight of Llama 3.1 8B from llama.cpp's tools/quantize/README.md; for older types, from the sizes in its
-# quantize.cpp. The values of the `_L` and `_XL` mixes, MXFP4 and NVFP4 are approximate.
-_BITS = (
-    {"Q1_0": 1.13, "Q2_0": 2.25, "TQ1_0": 1.69, "TQ2_0": 2.06}
-    | {"IQ1_S": 2.0, "IQ1_M": 2.15, "IQ2_XXS": 2.38, "IQ2_XS": 2.59, "IQ2_S": 2.74, "IQ2_M": 2.93}
-    | {"IQ3_XXS": 3.25, "IQ3_XS": 3.5, "IQ3_S": 3.66, "IQ3_M": 3.76, "IQ4_XS": 4.46, "IQ4_NL": 4.68}
-    | {"Q2_K": 3.16, "Q2_K_S": 2.97, "Q2_K_L": 3.68, "Q2_K_XL": 3.4}
-    | {"Q3_K": 4.0, "Q3_K_S": 3.64, "Q3_K_M": 4.0, "Q3_K_L": 4.3, "Q3_K_XL": 4.5}
-    | {"Q4_0": 4.65, "Q4_0_4_4": 4.65, "Q4_0_4_8": 4.65, "Q4_0_8_8": 4.65, "Q4_1": 5.12}
-    | {"Q4_K": 4.89, "Q4_K_S": 4.67, "Q4_K_M": 4.89, "Q4_K_L": 5.29, "Q4_K_XL": 5.0}
-    | {"MXFP4": 4.6, "MXFP4_MOE": 4.6, "NVFP4": 4.6}
-    | {"Q5_0": 5.58, "Q5_1": 6.05, "Q5_K": 5.7, "Q5_K_S": 5.57, "Q5_K_M": 5.7, "Q5_K_L": 6.04, "Q5_K_XL": 5.75}
-    | {"Q6_K": 6.56, "Q6_K_L": 6.82, "Q6_K_XL": 7.3, "Q8_0": 8.5, "Q8_K_XL": 10.5}
-    | {"F16": 16.0, "BF16": 16.0, "F32": 32.0}
-    # Some publishers write only this, and mean the usual type of that width.
-    | {"Q2": 3.16, "Q3": 4.0, "Q4": 4.89, "Q5": 5.7, "Q6": 6.56, "Q8": 8.5}
-)
+_ROWS = Path(__file__).with_name("quantizations.txt").read_text(encoding="utf-8").splitlines()
+_BITS = {name: float(bits) for name, bits in (row.split() for row in _ROWS if not row.startswith("#"))}
 _OTHER_NAMES = {"FP16": "F16", "FP32": "F32"}
 _NAMES = "|".join(sorted([*_BITS, *_OTHER_NAMES], key=len, reverse=True))  # longest first: Q4_K_M before Q4_K
 _IN_NAME = re.compile(rf"(?<![A-Z0-9])(?:UD-)?(?:{_NAMES})(?![A-Z0-9])(?!(?<=Q\d)_)", re.ASCII)
@@ -108,9 +94,7 @@ class Quantization:
     @property
     def name(self) -> str:
         """The file name without folder, part number and `.gguf`."""
-        name = file_name(self.path)
-        match = _PART.fullmatch(name)
-        return match["stem"] if match else name[: -len(".gguf")]
+        return stem_of(Path(self.path))
 
     @property
     def label(self) -> str:
@@ -120,6 +104,11 @@ class Quantization:
     def plain(self) -> str:
         """The quantization without the prefix of Unsloth's dynamic ones (UD-)."""
         return self.quantization.removeprefix("UD-")
+
+    def projector(self, files: Iterable[RepoFile]) -> RepoFile | None:
+        """The best projector in the folder of the model, otherwise the best in the root of the repository."""
+        by_folder = {file.path.rpartition("/")[0]: file for file in reversed(projectors(files))}
+        return by_folder.get(self.path.rpartition("/")[0], by_folder.get(""))
 
     def bits_per_weight(self, n_parameters: int | None) -> float | None:
         """Computed if the number of parameters is known, otherwise the usual value of the quantization."""
@@ -135,8 +124,8 @@ def quantizations(files: Iterable[RepoFile]) -> list[Quantization]:
         is_imatrix = "imatrix" in file_name(file.path).lower() and not quantization_of(file.path)
         if not _is_gguf(file) or is_imatrix or _COMPANION.search(file.path):
             continue
-        match = _PART.fullmatch(file.path)
-        if match is None:
+        match = FILE_NAME.fullmatch(file.path)
+        if not match or not match["number"]:
             found.append(Quantization((file,)))
         elif 1 <= int(match["number"]) <= int(match["count"]) <= _MAX_PARTS:
             parts = splits.setdefault((match["stem"], int(match["count"])), {})
@@ -151,16 +140,13 @@ def projectors(files: Iterable[RepoFile]) -> list[RepoFile]:
     """The vision or audio projectors (`mmproj`), best first: the nearest to f16."""
     return sorted(
         (file for file in files if _is_gguf(file) and "mmproj" in file_name(file.path).lower()),
-        key=lambda file: (_PROJECTORS.get(quantization_of(file.path), len(_PROJECTORS)), file.path),
+        key=lambda file: (precision_rank(file.path), file.path),
     )
 
 
-def projector_for(variant: Quantization, files: Iterable[RepoFile]) -> RepoFile | None:
-    """The best projector in the folder of the variant, otherwise the best in the root of the repository."""
-    by_folder: dict[str, RepoFile] = {}
-    for file in projectors(files):
-        by_folder.setdefault(file.path.rpartition("/")[0], file)
-    return by_folder.get(variant.path.rpartition("/")[0], by_folder.get(""))
+def precision_rank(path: str) -> int:
+    """The place of a projector by its precision, 0 is the best."""
+    return _PROJECTORS.get(quantization_of(path), len(_PROJECTORS))
 
 
 def is_safe_path(path: str) -> bool:
@@ -192,13 +178,11 @@ def fits_memory(size: int, memory: int) -> bool:
 
 
 def best_fit(found: Sequence[Quantization], memory: int) -> tuple[Quantization, str]:
-    """The default variant for `memory` bytes (0 = unknown), and the reason: Q4_K_M, otherwise the best that fits.
+    """The default of one or more variants for `memory` bytes (0 = unknown), and why: Q4_K_M, or the best that fits.
 
     Raises ModelNotFoundError when no variant is complete.
     """
     complete = [variant for variant in found if variant.complete]
-    if not found:
-        raise ModelNotFoundError("the repository has no GGUF files", "choose another repository")
     if not complete:
         missing = _first([path for variant in found for path in variant.missing[:2]])
         raise ModelNotFoundError(f"all models are incomplete: {missing} is missing", "choose another repository")
@@ -287,18 +271,15 @@ def _shortest(same: list[Quantization], repo: str) -> Quantization:
     """The variant whose name is the start of all other names; otherwise they are different models: UsageError."""
 
     def base(variant: Quantization) -> str:
-        """The name up to the quantization."""
-        name = variant.name.casefold()
-        before, found, _ = name.rpartition(variant.quantization.casefold()) if variant.quantization else ("", "", "")
-        return (before if found else name).rstrip("-._")
+        """The name up to the quantization, which can also be in the name of a folder."""
+        end = variant.name.casefold().rfind(variant.quantization.casefold())
+        return variant.name.casefold()[: end if end >= 0 else None].rstrip("-._")
 
     first, *others = sorted(same, key=lambda variant: (len(variant.name), len(variant.path), variant.path))
-    start = base(first)
+    starts = tuple(base(first) + mark for mark in "-._")
     for other in others:
         equal_length = len(first.name) == len(other.name) and len(first.path) == len(other.path)
-        if equal_length or not (
-            base(other) == start or base(other).startswith((f"{start}-", f"{start}.", f"{start}_"))
-        ):
+        if equal_length or not f"{base(other)}-".startswith(starts):
             raise _several(repo, first.quantization, [variant.path for variant in same])
     return first
 

@@ -9,16 +9,15 @@ from pathlib import Path
 
 from llmcli.errors import LlmcliError
 from llmcli.models.gguf.parser import MAGIC, is_later_part, parts_of, stem_of
+from llmcli.models.hub.repo_files import precision_rank
 from llmcli.models.reference import Reference, parse_local
 from llmcli.models.sources.source import InstalledModel, Source
 
 MAX_ENTRIES = 10_000  # names read in one search
 MAX_DEPTH = 5  # levels of folders below the one given
-_SUFFIX = ".gguf"
 _HUB_FOLDERS = ("blobs", "snapshots")  # the Hub's cache has its own reader
 _PROJECTOR = re.compile(r"(?:^|(?<=[-._]))mmproj[-._]?", re.I)
 _IMATRIX = re.compile(r"imatrix(?:[-._]|$)", re.I)  # calibration data, not a model
-_PRECISIONS = ("f16", "bf16", "q8_0", "f32")  # of a projector, best first
 
 
 class Program(Source):
@@ -80,7 +79,7 @@ def skipped_files(folder: Path, models: Sequence[InstalledModel]) -> list[Path]:
 
 def _is_companion(path: Path) -> bool:
     """True for the projector of another model, and for calibration data."""
-    return bool(_PROJECTOR.search(path.name) or _IMATRIX.match(_stem(path)))
+    return bool(_PROJECTOR.search(path.name) or _IMATRIX.match(path.stem))
 
 
 def first_named(
@@ -95,7 +94,7 @@ def first_named(
 
 
 def _model(path: Path, source: Source, projectors: Sequence[Path]) -> InstalledModel | None:
-    if is_later_part(_with_lower_suffix(path).name):
+    if is_later_part(path.name):
         return None
     try:
         parts = parts_of(path)
@@ -105,28 +104,17 @@ def _model(path: Path, source: Source, projectors: Sequence[Path]) -> InstalledM
                 return None
     except (LlmcliError, OSError):  # a part is missing
         return None
-    name = _stem(path)
+    name = stem_of(path)
     projector = min(projectors, key=lambda other: _projector_key(other, name), default=None)
     return InstalledModel(name, source, parts, size, ("",) * len(parts), projector)
 
 
 def _projector_key(projector: Path, model: str) -> tuple[int, int, str]:
     """Sort key: the projector that shares the most leading words with the model's name first, then by precision."""
-    words = re.split(r"[-._]", _PROJECTOR.sub("", _stem(projector), count=1).casefold())
+    words = re.split(r"[-._]", _PROJECTOR.sub("", projector.stem, count=1).casefold())
     pairs = zip(words, re.split(r"[-._]", model.casefold()), strict=False)
     shared = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
-    ending = re.split(r"[-.]", projector.name.casefold())[-2].removeprefix("mmproj_")
-    rank = _PRECISIONS.index(ending) if ending in _PRECISIONS else len(_PRECISIONS)
-    return (-shared, rank, projector.name)
-
-
-def _with_lower_suffix(path: Path) -> Path:
-    """The path with the suffix in lower case, as `splits` expects it: models named X.GGUF exist."""
-    return path.with_name(path.name[: -len(_SUFFIX)] + _SUFFIX)
-
-
-def _stem(path: Path) -> str:
-    return stem_of(_with_lower_suffix(path))
+    return (-shared, precision_rank(projector.name), projector.name)
 
 
 def _gguf_files(folder: Path) -> Iterator[list[Path]]:
@@ -148,7 +136,7 @@ def _gguf_files(folder: Path) -> Iterator[list[Path]]:
         if depth < MAX_DEPTH:
             below = (name for name in names if name not in _HUB_FOLDERS and not name.startswith("models--"))
             pending += ((os.path.join(current, name), depth + 1) for name in below)
-        files = (Path(current, name) for name in names if name.lower().endswith(_SUFFIX))
+        files = (Path(current, name) for name in names if name.lower().endswith(".gguf"))
         yield [path for path in files if path.is_file()]
 
 

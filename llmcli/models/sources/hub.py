@@ -31,16 +31,26 @@ class Hub(Source):
         """owner/repo with its marks, or the URL of a page or file of the Hub or of its mirror (HF_ENDPOINT)."""
         if text.startswith("hf://"):
             return parse_hub(text.removeprefix("hf://").removeprefix("models/"), text)
-        if "://" in text or re.split(r"[/:?#]", text.lower(), maxsplit=1)[0] in _HOSTS:
-            return _parse_url(text)
-        has_prefix = ":" in text.partition("/")[0]  # as in ollama:NAME
-        return None if has_prefix or parse_local(text) else parse_hub(text, text)
+        if "://" not in text and re.split(r"[/:?#]", text.lower(), maxsplit=1)[0] not in _HOSTS:
+            has_prefix = ":" in text.partition("/")[0]  # as in ollama:NAME
+            return None if has_prefix or parse_local(text) else parse_hub(text, text)
+        try:
+            parts, mirror = urlsplit(text if "://" in text else f"https://{text}"), urlsplit(endpoint())
+        except ValueError:  # brackets without an IPv6 address between them
+            raise ModelNotFoundError(f"'{text}' is not a valid URL", FORMS) from None
+        host, base = parts.netloc.lower(), mirror.path.rstrip("/") + "/"
+        if parts.scheme not in ("http", "https"):
+            return None
+        if host in _HOSTS:
+            return _parse_page(parts.path, text)
+        is_mirror = mirror.netloc and host == mirror.netloc.lower() and parts.path.startswith(base)
+        return _parse_page(parts.path.removeprefix(base), text) if is_mirror else None
 
     def find(self, reference: Reference, locations: ModelLocations) -> ModelFile | None:
         """The model as it was pulled; otherwise the best match."""
         if not isinstance(reference, HubReference):
             return None
-        if pulled := cache.load_revision(locations.data_dir, str(reference)):
+        if pulled := cache.read_revision(cache.revision_path(locations.data_dir, str(reference))):
             folder = locations.hub, pulled.repo, pulled.commit
             parts = tuple(cache.pointer_path(*folder, file.path) for file in pulled.files)
             if all(path.is_file() for path in parts):
@@ -113,23 +123,20 @@ class Hub(Source):
             if os.listdir(folder) == ["snapshots"]:
                 (folder / "snapshots").rmdir()
                 folder.rmdir()
-        for record in cache.all_revisions(locations.data_dir):
-            if record.repo == model.repo and record.files[0] in model.variant.parts:
-                with contextlib.suppress(OSError):
-                    cache.forget_revision(locations.data_dir, record.reference)
+        records = (record for record in cache.all_revisions(locations.data_dir) if record.repo == model.repo)
+        for reference in [record.reference for record in records if record.files[0] in model.variant.parts]:
+            with contextlib.suppress(OSError):
+                cache.revision_path(locations.data_dir, reference).unlink(missing_ok=True)
 
     def incomplete_model(self, reference: Reference, locations: ModelLocations) -> InstalledModel | None:
         """The parts that an interrupted pull of a split model left behind; None when there are none."""
         if not isinstance(reference, HubReference):
             return None
         for model in models_of_repo(locations.hub, reference.repo, whole=False):
-            if reference.quant and canonical_quantization(reference.quant) != model.variant.quantization:
-                continue
-            if reference.file and reference.file not in (part.path for part in model.variant.parts):
-                continue
-            digests = tuple(part.sha256 for part in model.variant.parts)
-            name = f"{reference} (incomplete: {len(model.variant.missing)} parts missing)"
-            return InstalledModel(name, self, model.parts, model.variant.size, digests, cached=model)
+            if _is_exact(model, reference):
+                digests = tuple(part.sha256 for part in model.variant.parts)
+                name = f"{reference} (incomplete: {len(model.variant.missing)} parts missing)"
+                return InstalledModel(name, self, model.parts, model.variant.size, digests, cached=model)
         return None
 
     def _shortest_reference(self, model: CachedModel, locations: ModelLocations) -> str:
@@ -146,21 +153,6 @@ class Hub(Source):
 
 
 SOURCE = Hub()
-
-
-def _parse_url(text: str) -> HubReference | None:
-    """The reference of a page or file of the Hub; None for the URL of another server."""
-    try:
-        parts, mirror = urlsplit(text if "://" in text else f"https://{text}"), urlsplit(endpoint())
-    except ValueError:  # brackets without an IPv6 address between them
-        raise ModelNotFoundError(f"'{text}' is not a valid URL", FORMS) from None
-    host, base = parts.netloc.lower(), mirror.path.rstrip("/") + "/"
-    if parts.scheme not in ("http", "https"):
-        return None
-    if host in _HOSTS:
-        return _parse_page(parts.path, text)
-    is_mirror = mirror.netloc and host == mirror.netloc.lower() and parts.path.startswith(base)
-    return _parse_page(parts.path.removeprefix(base), text) if is_mirror else None
 
 
 def _parse_page(path: str, text: str) -> HubReference:

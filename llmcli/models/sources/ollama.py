@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.files import read_error
-from llmcli.models.gguf.cursor import quote
+from llmcli.models.gguf.header import quote
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.reference import LocalReference, Reference
 from llmcli.models.sources.folder import MAX_ENTRIES, Program, home_folder, list_names
@@ -181,7 +181,11 @@ def _layers(store: Path, name: OllamaName) -> list[_Layer]:
         with path.open("rb") as file:
             listed = json.loads(file.read(info.st_size))["layers"] or []  # null for a cloud model
         return [
-            _Layer(entry["mediaType"].removeprefix(_MEDIA_TYPE), str(entry["digest"]), entry.get("size"))
+            _Layer(
+                entry["mediaType"].removeprefix(_MEDIA_TYPE),
+                str(entry["digest"]),
+                entry.get("size"),
+            )
             for entry in listed
         ]
     except OSError as error:

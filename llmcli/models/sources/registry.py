@@ -4,26 +4,16 @@ import os
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llmcli.errors import ModelNotFoundError
+from llmcli.models.catalog import catalog, find_entry
 from llmcli.models.gguf.parser import model_files_in
 from llmcli.models.hub.cache import cached_models
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations, ModelNotDownloadedError, Notify
-from llmcli.models.reference import (
-    FORMS,
-    NameReference,
-    PathReference,
-    Reference,
-    RemoteReference,
-    is_repo,
-    not_a_reference,
-)
+from llmcli.models.reference import FORMS, NameReference, PathReference, Reference, RemoteReference, form_error, is_repo
+from llmcli.models.sources.folder import Program, first_named
 from llmcli.models.sources.source import DownloadPlan, InstalledModel, Source
 from llmcli.text import nearest
-
-if TYPE_CHECKING:
-    from llmcli.models.sources.folder import Program
 
 # The first modules to ask, and the last: `url` takes each URL that is left, and `folder` each path and plain name.
 _FIRST, _LAST = ("starter", "hub", "ollama"), ("url", "lmstudio", "folder")
@@ -36,10 +26,8 @@ def sources() -> Iterator[Source]:
     return (import_module(f"{__package__}.{name}").SOURCE for name in names)
 
 
-def programs() -> Iterator["Program"]:
+def programs() -> Iterator[Program]:
     """The sources that are programs with models in folders; the last one takes any folder."""
-    from llmcli.models.sources.folder import Program
-
     return (source for source in sources() if isinstance(source, Program))
 
 
@@ -55,13 +43,11 @@ def parse(text: str, aliases: Mapping[str, str] | None = None) -> Reference:
         raise ModelNotFoundError("the model reference is empty or contains control characters", FORMS)
     if found := next(filter(None, (source.parse(text) for source in sources())), None):
         return found
-    raise not_a_reference(text)
+    raise form_error(text)
 
 
 def parse_remote(text: str, locations: ModelLocations) -> RemoteReference | None:
     """The reference to download; None for the starter, and for what cannot be downloaded (files, names, Ollama's)."""
-    from llmcli.models.catalog import find_entry
-
     reference = parse(text, locations.aliases)
     if isinstance(reference, NameReference) and (entry := find_entry(reference.text)):
         return entry.reference
@@ -72,17 +58,12 @@ def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
     """The model for `text`, which is not the path of a file. Raises what `find_model_file` raises."""
     reference: Reference = parse(text)
     if isinstance(reference, PathReference | NameReference):
-        from llmcli.models.sources.folder import first_named
-
         models = [model for folder in locations.folders for model in models_in_folder(folder)]
         imported = first_named(models, reference.text, lambda model: [model.name, *(part.name for part in model.parts)])
         if imported:
             return ModelFile(imported.path, imported.parts, imported.name)
-    if isinstance(reference, NameReference):
-        from llmcli.models.catalog import find_entry
-
-        entry = find_entry(reference.text)
-        reference = entry.reference if entry else reference
+    if isinstance(reference, NameReference) and (entry := find_entry(reference.text)):
+        reference = entry.reference
     if found := next(filter(None, (source.find(reference, locations) for source in sources())), None):
         return found
     if isinstance(reference, RemoteReference):
@@ -105,7 +86,7 @@ def models_in_folder(folder: Path) -> list[InstalledModel]:
     return next(program for program in programs() if program.is_store(folder)).models_in(folder)
 
 
-def stores_not_imported(locations: ModelLocations) -> list[tuple[Path, "Program"]]:
+def stores_not_imported(locations: ModelLocations) -> list[tuple[Path, Program]]:
     """The folders of other programs that the user did not import."""
     found = [(folder, program) for program in programs() for folder in program.folders()]
     return [(folder, program) for folder, program in found if folder not in locations.folders]
@@ -113,8 +94,6 @@ def stores_not_imported(locations: ModelLocations) -> list[tuple[Path, "Program"
 
 def _suggestion(name: str, locations: ModelLocations) -> str:
     """The hint for an unknown name: a similar model on this machine, then one of the catalog with its size."""
-    from llmcli.models.catalog import catalog  # only a mistake needs it
-
     if target := locations.aliases.get(name):
         return f"'{name}' is an alias of '{target}'; an alias of an alias is not followed: set it to a model"
     names, sizes = _local_names(locations), {entry.name: entry.size for entry in catalog()}

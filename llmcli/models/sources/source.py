@@ -1,12 +1,14 @@
 """What a source of models can do: parse a reference, find, list and remove models, plan a download."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from llmcli.errors import UsageError
-from llmcli.models.gguf.parser import HeaderSummary, read_summary
+from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.gguf.parser import read_summary
 from llmcli.models.hub.cache import CachedModel
 from llmcli.models.hub.repo_files import quantization_of
 from llmcli.models.locations import ModelFile, ModelLocations, Notify, Progress
@@ -39,7 +41,7 @@ class InstalledModel:
         return quantization_of(self.path.name) or self.summary.quantization
 
     @cached_property
-    def summary(self) -> HeaderSummary:
+    def summary(self) -> GGUFHeader:
         return read_summary(self.path)
 
 
@@ -120,9 +122,7 @@ class Source:
 
 def remove_empty(folder: Path, top: Path) -> None:
     """Remove a folder and its parents below `top` as long as they are empty."""
-    while folder != top and top in folder.parents:
-        try:
+    with suppress(OSError):
+        while top in folder.parents:
             folder.rmdir()
-        except OSError:
-            return
-        folder = folder.parent
+            folder = folder.parent

