@@ -18,9 +18,7 @@ from typing import Any
 
 from benchmarks import rendering
 from benchmarks.measure import HEAD, llmcli, one_run, row
-from llmcli.chat.background_load import BackgroundLoad
-from llmcli.chat.controller import ChatController
-from llmcli.chat.prompting import PromptBuilder
+from llmcli.chat.controller import BackgroundLoad, ChatController
 from llmcli.chat.sessions.session import Session
 from llmcli.config.presets import LayerStack
 from llmcli.engine.events import Cancellation
@@ -59,7 +57,7 @@ def enter(path: Path, rounds: int, turns: int = 50) -> list[float]:
     settings = Settings(n_ctx=8192)
     local = LocalEngine(ResolvedModel(ModelFile(path, (path,), "starter", trusted=True)), settings, Cancellation())
     local.open_context(settings)
-    opening = BackgroundLoad(lambda _abort, _say: PromptBuilder(local))
+    opening = BackgroundLoad(lambda _abort, _say: local)
     opening.wait(lambda _doing: True)
     dialogue = ChatController(
         Session(), LayerStack([Layer("flag", {"n_ctx": 8192})]), lambda _settings, _ahead: opening

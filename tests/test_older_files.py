@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.chat.recorded_answer import from_output, from_session
+from llmcli.chat.replay import from_output, from_session
 from llmcli.chat.sessions import listing, store
 from llmcli.chat.sessions.session import Session
 from llmcli.inference.trace_file import read_trace, to_data

@@ -49,7 +49,7 @@ def command_table() -> str:
     for heading, group in groupby(commands().values(), key=lambda one: one.heading):
         rows.append(f"| **{heading}** | |")
         for one in group:
-            rows.append(f"| `/{_escaped(one.usage)}` | {_escaped(one.description)} |")
+            rows.append(f"| `/{_escaped(one.usage)}` | {_escaped(one.help)} |")
     return "\n".join(rows)
 
 

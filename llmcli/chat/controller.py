@@ -1,30 +1,36 @@
 """A chat without a terminal: the settings in force, the messages that the model reads, and the next answer."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.conversation import Message
-from llmcli.chat.sessions.session import Session
+from llmcli.chat.sessions.session import Session, Turn
 from llmcli.config.presets import LayerStack
+from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.generation import GenerationParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import fields_of
 from llmcli.params.sampler_chain import SamplingParams
-from llmcli.params.settings import ResolvedSettings, Settings, fields, find, resolve, to_datum
+from llmcli.params.settings import ResolvedSettings, Settings, fields, find, resolve
 
 if TYPE_CHECKING:
-    from llmcli.chat.background_load import BackgroundLoad
     from llmcli.chat.prompting import PromptBuilder
-    from llmcli.engine.events import Cancellation
-    from llmcli.inference.answer import Answer, Part
+    from llmcli.config.characters import Character
+    from llmcli.inference.comparison import Variant
     from llmcli.inference.engine import Engine, Prompt
 
-ReadAhead = Callable[["PromptBuilder", "Cancellation"], None]
-# A change of one of these needs a reload of the model.
-_MODEL_KEYS = frozenset(fields_of(ModelParams))
+ReadAhead = Callable[["Engine", Cancellation], None]
+# Gets what stops it and a function to report progress to; returns a model that is ready to answer.
+Load = Callable[[Cancellation, Callable[[str], None]], "Engine"]
+CHECKING = "checking the file"  # the first status of a load
+_TICK = 0.02  # seconds; a Ctrl-C waits for the next one
+RELOAD_KEYS = fields_of(ModelParams)  # a change of one of these settings needs a reload of the model
 # Settings that a running chat cannot change, each with what to do instead.
 _NOT_IN_CHAT = {
     "prompt": "type the message",
@@ -33,8 +39,6 @@ _NOT_IN_CHAT = {
     "character": "use /character NAME",
     "editing_mode": "start with --editing-mode, or set it with `llmcli config set editing_mode`",
 }
-# Settings that do not describe how an answer is made.
-_NOT_RECORDED = ("prompt", "file", "pull", "offline", "model_folders")
 _ANSWER_RESERVE = 256  # tokens to leave free for an answer of unknown length
 _LONG_TOKEN = 16  # characters; few texts have longer tokens on average
 _FILL_AFTER_DROPPING = 0.75  # share of the context; dropping less would evaluate the whole prompt again each turn
@@ -59,15 +63,16 @@ class ChatController:
     def __init__(
         self, session: Session, layers: LayerStack, load: Callable[[Settings, ReadAhead], "BackgroundLoad"]
     ) -> None:
-        """`load` starts to load a model; before it ends, it calls its second argument with the prompts of the model."""
+        """`load` starts to load a model; before it ends, it calls its second argument with the model."""
         self.session = session
         self.layers = layers  # the settings below the session
         self.window_start: int | None = None  # the oldest message that the model reads (None = all)
         self._start_loading = load
         self._resolved: ResolvedSettings | None = None
         self._resolved_for: Engine | None = None
+        self._prompt_builder: PromptBuilder | None = None
         self.loading: BackgroundLoad | None = None
-        self._loaded_with: tuple[Any, ...] = ()  # the model settings of that load
+        self._loaded_with = Settings()  # the settings of that load
 
     # The model
 
@@ -77,17 +82,20 @@ class ChatController:
             self.close_model()
             settings, path = self.settings, self.window(self.session.conversation.path())
 
-            def read_ahead(prompt_builder: "PromptBuilder", cancellation: "Cancellation") -> None:
-                prompt_builder.read_ahead(path, system_text(settings), settings, cancellation)
+            def read_ahead(engine: "Engine", cancellation: Cancellation) -> None:
+                from llmcli.chat.prompting import PromptBuilder
 
-            self._loaded_with = _model_settings(settings)
+                PromptBuilder(engine).read_ahead(path, system_text(settings), settings, cancellation)
+
+            self._loaded_with = settings
             self.loading = self._start_loading(settings, read_ahead)
         return self.loading
 
     @property
     def needs_reload(self) -> bool:
         """Whether a setting of the model has changed: the model is reloaded before the next answer."""
-        return self.loading is not None and self._loaded_with != _model_settings(self.settings)
+        before, now = self._loaded_with, self.settings
+        return self.loading is not None and any(getattr(before, key) != getattr(now, key) for key in RELOAD_KEYS)
 
     @property
     def engine(self) -> "Engine | None":
@@ -96,26 +104,32 @@ class ChatController:
     @property
     def prompt_builder(self) -> "PromptBuilder":
         """How this model reads a conversation; a model must be loaded."""
-        assert self.loading
-        assert self.loading.prompt_builder
-        return self.loading.prompt_builder
+        from llmcli.chat.prompting import PromptBuilder
+
+        engine = self.engine
+        assert engine
+        if self._prompt_builder is None or self._prompt_builder.engine is not engine:
+            self._prompt_builder = PromptBuilder(engine)
+        return self._prompt_builder
 
     def close_model(self) -> None:
         """Free the model; the next `load_model` loads it again."""
         if self.loading:
             self.loading.close()
-        self.loading = self._resolved = None
+        self.loading = self._resolved = self._prompt_builder = None
 
     # The settings
 
-    def resolved(self) -> ResolvedSettings:
-        """The settings in force and the layer of each; the seed is not drawn yet."""
+    def resolved(self, once: Mapping[str, Any] | None = None) -> ResolvedSettings:
+        """The settings in force, with those in `once` above them, and the layer of each; the seed is not drawn yet."""
         engine = self.engine
-        if self._resolved is None or engine is not self._resolved_for:
-            layers = self.layers.above(self.session.overrides)
-            self._resolved = resolve([engine.defaults, *layers] if engine else layers)
-            self._resolved_for = engine  # its default settings are among the layers
-        return self._resolved
+        if self._resolved and engine is self._resolved_for and not once:
+            return self._resolved
+        layers = self.layers.above(self.session.overrides, once)
+        resolved = resolve([engine.defaults, *layers] if engine else layers)
+        if not once:
+            self._resolved, self._resolved_for = resolved, engine
+        return resolved
 
     @property
     def settings(self) -> Settings:
@@ -132,7 +146,7 @@ class ChatController:
             return field.key, None
         value = field.parse_text(text)
         if field.key == "temperature":  # which may contain the function of the policy file that it replaces otherwise
-            resolve(self.layers.above(self.session.overrides, {field.key: value}))
+            self.resolved({field.key: value})
         return field.key, value
 
     def set(self, key: str, value: Any) -> None:
@@ -153,16 +167,28 @@ class ChatController:
         self._resolved = None
         return keys
 
+    def use_character(self, character: "Character | None") -> str:
+        """Answer as this character from now on (None = no character), also in place of one of the command line.
+
+        Returns the greeting to show. It is empty if the conversation has started, which then continues as it is.
+        """
+        from llmcli.config.characters import character_layer
+
+        self.session.remove_character()
+        if character:
+            values = character_layer(character).values
+            for key, value in values.items():
+                self.session.set(key, value)
+            self.session.set_character(character.name, values)
+        self.layers, self._resolved = self.layers.without("character"), None
+        return self.session.greet(character)
+
     def switch_session(self, session: Session) -> None:
         """Continue with another session; a character of the command line stays with the first one."""
         if session.character != self.session.character:
-            self.drop_character()
+            self.layers = self.layers.without("character")
         self.session.close()
         self.session, self.window_start, self._resolved = session, None, None
-
-    def drop_character(self) -> None:
-        """Remove the character of the command line and of the configuration from the layers below the session."""
-        self.layers, self._resolved = self.layers.without("character"), None
 
     # What the model reads
 
@@ -224,33 +250,24 @@ class ChatController:
     # The next answer
 
     def answer(
-        self,
-        path: Sequence[Message],
-        extra: Mapping[str, Any] | None = None,
-        continued: Message | None = None,
-        cancellation: "Cancellation | None" = None,
-    ) -> "Turn":
+        self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, continued: Message | None = None
+    ) -> Turn:
         """An answer to `path` with the settings in force, and those in `extra` above them.
 
         Raises ContextOverflowError without room for a token, UsageError for a grammar that does not parse.
         """
-        from llmcli.engine.events import TemperatureShift
         from llmcli.inference.answer import Answer
         from llmcli.inference.engine import Request
 
         engine = self.engine
         assert engine
-        resolved = self.resolved()
-        if extra:
-            resolved = resolve([engine.defaults, *self.layers.above(self.session.overrides, extra)])
-        resolved = resolved.with_seed()
+        resolved = self.resolved(extra).with_seed()
         resolved = replace(resolved, settings=self.prompt_builder.with_plain_stop(resolved.settings))
         prompt = self.prompt(path, continued, resolved.settings)
         if len(prompt.tokens) >= engine.n_ctx:
             raise overflow_error(PromptFit(len(prompt.tokens), engine.n_ctx, 1))
         request = Request(prompt, resolved.settings, grammar_text(resolved.settings))
         request.live_shift = TemperatureShift() if engine.capabilities.live_temperature else None
-        request.cancellation = cancellation or request.cancellation
         request.trace = 0 if engine.capabilities.traces else None
         if continued:
             request.continue_from(continued.reasoning, continued.content)
@@ -259,70 +276,91 @@ class ChatController:
         return Turn(self.session, Answer(engine, request), resolved, parent, continued, first)
 
 
-@dataclass
-class Turn:
-    """One answer in a session. Iterate over `parts()` to stream it and to save it."""
+class BackgroundLoad:
+    """One load; `on_end` is called in its thread at the end, also after an error."""
 
-    session: Session
-    answer: "Answer"
-    resolved: ResolvedSettings
-    parent: int | None  # the question
-    continued: Message | None = None  # the answer that this one continues, whose text is in the prompt already
-    first: int | None = None  # the first message in the prompt, if it does not contain all
-    message: Message | None = field(init=False, default=None)  # what was saved; None: it is empty
+    def __init__(self, load: Load, on_end: Callable[[], None] = lambda: None) -> None:
+        self.status = CHECKING  # its progress
+        self._load, self._on_end = load, on_end
+        self._cancellation = Cancellation()
+        self.engine: Engine | None = None  # the model, once it is loaded
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
-    def parts(self) -> "Generator[Part, None, None]":
-        """The parts of the answer as they are generated, without those of `continued`; a kill loses none.
-
-        Raises as `Answer.parts` does; the text so far is saved before.
-        """
-        session, answer, reason = self.session, self.answer, "error"
-        self._begin()
+    def _run(self) -> None:
         try:
-            if answer.reasoning:
-                session.add_piece("think", answer.reasoning)
-            is_prefill = bool(self.continued and self.continued.content)  # it comes first and is on the screen already
-            for kind, text in answer.parts():
-                session.add_piece(kind, text)
-                if not is_prefill:
-                    yield kind, text
-                is_prefill = False
-            reason = answer.finish_reason
-        except (KeyboardInterrupt, GeneratorExit):
-            reason = "interrupt"
-            raise
-        finally:
-            self._save(reason)
+            engine = self._load(self._cancellation, partial(setattr, self, "status"))
+            engine.waited_ms = 0.0  # the user typed meanwhile
+            self.engine = engine
+        except BaseException as error:  # raised in the main thread, by `wait`
+            self.error = error
+        self._on_end()
 
-    def keep(self, parent: int | None) -> None:
-        """Save the answer, which is one of several, as an answer to message `parent`."""
-        self.parent = parent
-        self._begin()
-        self._save(self.answer.finish_reason)
+    def wait(self, tick: Callable[[str], bool]) -> "Engine | None":
+        """The model, once it is loaded. Raises the error of the load.
 
-    def _begin(self) -> None:
-        settings, origins = self.resolved.settings, self.resolved.origins
-        chosen = [key for key, origin in origins.items() if origin != "default" and key not in _NOT_RECORDED]
-        params = {key: to_datum(fields()[key], getattr(settings, key)) for key in dict.fromkeys([*chosen, "seed"])}
-        self.session.begin_answer(self.parent, model=self.answer.engine.name, params=params)
+        `tick(status)` is called meanwhile; if it returns False, the result is None.
+        """
+        begin = perf_counter()
+        while self._thread.is_alive():
+            self._thread.join(_TICK)
+            if self._thread.is_alive() and not tick(self.status):
+                return None
+        if self.error:
+            raise self.error
+        if self.engine:
+            self.engine.waited_ms += (perf_counter() - begin) * 1e3
+        return self.engine
 
-    def _save(self, reason: str) -> None:
-        from llmcli.inference.answer_json import replay_data
-
-        answer, before = self.answer, self.continued
-        if before and len(answer.text) <= len(before.content) and len(answer.reasoning) == len(before.reasoning):
-            self.session.end_answer("")  # no new text: the answer that was to be continued stays as it is
-            return
-        timings = answer.timings() if answer.started else {}
-        replay = replay_data(answer, self.first, before.id if before else None)
-        self.message = self.session.end_answer(
-            answer.text, answer.reasoning, finish_reason=reason, timings=timings, replay=replay
-        )
+    def close(self) -> None:
+        """Stop the load, or free the model. A second call does nothing."""
+        self._cancellation.set()
+        while self._thread.is_alive() and self.status != CHECKING:  # it runs in another process, and may take long
+            self._thread.join(_TICK)
+        engine, self.engine = self.engine, None
+        if engine:
+            engine.close()
 
 
-def requires_reload(key: str) -> bool:
-    """Whether a change of this setting needs a reload of the model."""
-    return key in _MODEL_KEYS
+class CompareSession:
+    """Several answers to one question; the one that is kept becomes a message."""
+
+    def __init__(
+        self, controller: ChatController, path: Sequence[Message], variants: "Sequence[Variant]", seed: int
+    ) -> None:
+        """`path` ends with the question, maybe a draft; `seed` is for variants without one. Raises as `answer`."""
+        from llmcli.inference.comparison import Comparison
+
+        self.session = controller.session
+        self.question = path[-1]
+        self._is_draft = self.question.id not in self.session.conversation.messages
+        self.cancellation = Cancellation()  # of all answers
+        self.turns: list[Turn] = []
+        for one in variants:
+            turn = controller.answer(path, {"seed": seed, **one.values})
+            turn.answer.request.label, turn.answer.request.cancellation = one.label, self.cancellation
+            self.turns.append(turn)
+        self.comparison = Comparison([turn.answer for turn in self.turns])
+
+    def keep(self, number: int) -> Turn:
+        """Continue with answer `number`, from 1, in its own branch. Raises UsageError if it is missing or empty."""
+        if not 0 < number <= len(self.turns):
+            raise UsageError(f"answer {number} does not exist", f"give a number from 1 to {len(self.turns)}")
+        turn = self.turns[number - 1]
+        if turn.message:
+            self.session.conversation.move(turn.message.id)
+            return turn
+        if not turn.answer.text and not turn.answer.reasoning:
+            raise UsageError(f"answer {number} is empty", "keep another answer")
+        if self._is_draft:
+            self.session.conversation.move(self.question.parent)
+            self.question = self.session.add("user", self.question.content, attachments=self.question.attachments)
+            self._is_draft = False
+        turn.parent = self.question.id
+        turn.begin()
+        turn.save(turn.answer.finish_reason)
+        return turn
 
 
 def sliding_window(path: Sequence[Message], first: int | None) -> list[Message]:
@@ -342,7 +380,3 @@ def chat_setting_keys() -> list[str]:
     """The settings that have a command in the chat, the most used ones first."""
     first = [*fields_of(SamplingParams), *fields_of(GenerationParams)]
     return [key for key in dict.fromkeys([*first, *fields()]) if key not in _NOT_IN_CHAT]
-
-
-def _model_settings(settings: Settings) -> tuple[Any, ...]:
-    return tuple(getattr(settings, key) for key in _MODEL_KEYS)

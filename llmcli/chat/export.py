@@ -31,17 +31,17 @@ def format_of(path: Path) -> str:
 
 
 def export(
-    messages: Sequence[Message],
-    title: str,
-    system: str | None,
-    format_name: str,
-    everything: Mapping[int, Message] | None = None,
+    messages: Sequence[Message], title: str, system: str | None, form: str, tree: Mapping[int, Message] | None = None
 ) -> str:
-    """The document in one of the formats md, txt and json; `everything` adds all branches, in JSON only."""
-    if format_name == "json":
-        text = _json(messages, title, system, everything)
+    """The document in one of the forms md, txt and json; `tree` adds all branches, in JSON only."""
+    if form == "json":
+        entries = [*([{"role": "system", "content": system}] if system else []), *map(_entry, messages)]
+        data: dict[str, Any] = {"version": 1, "title": title, "system": system, "messages": entries}
+        if tree is not None:
+            data["tree"] = [message.to_data() for message in tree.values()]
+        text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
     else:
-        text = {"md": _markdown, "txt": _plain_text}[format_name](messages, title, system)
+        text = {"md": _markdown, "txt": _plain_text}[form](messages, title, system)
     return text.encode("utf-8", "replace").decode()  # a lone surrogate, from a name or a model, is not UTF-8
 
 
@@ -51,9 +51,7 @@ def iso_time(message: Message) -> str:
 
 
 def _markdown(messages: Sequence[Message], title: str, system: str | None) -> str:
-    parts = [f"# {' '.join(title.split())}"]
-    if system:
-        parts += ["## System prompt", _close_fence(system)]
+    parts = [f"# {' '.join(title.split())}", *(["## System prompt", _close_fence(system)] if system else [])]
     for message in messages:
         parts.append(f"## {_speaker(message)}")
         if message.reasoning:
@@ -66,9 +64,7 @@ def _markdown(messages: Sequence[Message], title: str, system: str | None) -> st
 
 
 def _plain_text(messages: Sequence[Message], title: str, system: str | None) -> str:
-    parts = [" ".join(title.split())]
-    if system:
-        parts.append(f"System prompt:\n{system}")
+    parts = [" ".join(title.split()), f"System prompt:\n{system}" if system else ""]
     for message in messages:
         ending = ENDINGS.get(message.finish_reason)
         parts.append(f"{_speaker(message)}:\n" + message.text.strip("\n") + (f"\n({ending})" if ending else ""))
@@ -88,15 +84,6 @@ def _close_fence(text: str) -> str:
         return text
     tokens = MarkdownIt("commonmark").disable("inline").parse(f"{text}\n\nx")
     return f"{text}\n{tokens[-1].markup}" if tokens[-1].type == "fence" else text
-
-
-def _json(messages: Sequence[Message], title: str, system: str | None, everything: Mapping[int, Message] | None) -> str:
-    listed = [{"role": "system", "content": system}] if system else []
-    entries = [*listed, *map(_entry, messages)]
-    data: dict[str, Any] = {"version": 1, "title": title, "system": system, "messages": entries}
-    if everything is not None:
-        data["tree"] = [message.to_data() for message in everything.values()]
-    return json.dumps(data, ensure_ascii=False, indent=2) + "\n"
 
 
 def _entry(message: Message) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
-from llmcli.chat.recorded_answer import recorded_settings, recorded_system
+from llmcli.chat.replay import recorded_settings, recorded_system
+from llmcli.chat.sessions.session import Turn
 from llmcli.engine.events import Cancellation, TokenTrace
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer, text_and_reasoning
@@ -18,7 +20,6 @@ from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:
-    from llmcli.chat.controller import ChatController, Turn
     from llmcli.inference.engine import TokenInspector
 
 
@@ -93,7 +94,7 @@ class AnswerInspector:
         return content, reasoning
 
 
-def last_answer(controller: "ChatController", turn: "Turn | None") -> AnswerInspector:
+def last_answer(controller: ChatController, turn: Turn | None) -> AnswerInspector:
     """The last answer of the current branch; `turn` is the last one of this chat.
 
     Raises UsageError if there is none, or it has no tokens.
@@ -114,7 +115,7 @@ def last_answer(controller: "ChatController", turn: "Turn | None") -> AnswerInsp
     return inspector
 
 
-def _from_text(controller: "ChatController", message: Message, before: Sequence[Message]) -> AnswerInspector:
+def _from_text(controller: ChatController, message: Message, before: Sequence[Message]) -> AnswerInspector:
     """An answer of which only the text and the settings are known."""
     assert controller.engine
     settings = controller.settings

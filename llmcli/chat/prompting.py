@@ -22,10 +22,10 @@ class PromptBuilder:
     """Builds the prompts of a conversation for one engine."""
 
     def __init__(self, engine: Engine, template: TemplateOptions | None = None) -> None:
-        """`template` is used instead of the one of the settings or the model."""
+        """`template` is used in place of the one of the model."""
         self.engine = engine
-        self._fixed_template = template
-        self._options: tuple[str | None, TemplateOptions] | None = None
+        # The setting `chat_template`, and what it stands for.
+        self._options: tuple[str | None, TemplateOptions] | None = (None, template) if template else None
         self._last: tuple[tuple[_Messages, TemplateOptions], Prompt] | None = None
         self.count_tokens = cache(engine.count_tokens)  # of a text, which is counted once
 
@@ -50,21 +50,18 @@ class PromptBuilder:
         """
         if not continued:
             return self._render(path, system, settings, settings.prefill or "")
-        before = self._render(path, system, settings).text
-        return self._render(path, system, settings, self._text_so_far(continued, before, settings))
-
-    def _text_so_far(self, continued: Message, before: str, settings: Settings) -> str:
-        """The answer so far, as the model wrote it after the prompt `before`, which may open the reasoning itself."""
         # The tags of this model, if its template contains them; else the most common ones.
         source = "" if settings.raw else self.template(settings).source
         known = (tags for tags in REASONING_TAGS if tags[1] and tags[1] in source)
         opening_tag, closing_tag = next(known, REASONING_TAGS[0])
+        before = self._render(path, system, settings).text  # which may open the reasoning itself
         is_open = not settings.raw and before.rstrip().endswith(opening_tag)
-        if not continued.reasoning and not is_open:
-            return continued.content
-        gap = "" if is_open and before.endswith("\n") else "\n"
-        reasoning = ("" if is_open else opening_tag) + gap + continued.reasoning
-        return reasoning + (f"\n{closing_tag}\n\n{continued.content}" if continued.content else "")
+        so_far = continued.content
+        if continued.reasoning or is_open:
+            gap = "" if is_open and before.endswith("\n") else "\n"
+            so_far = ("" if is_open else opening_tag) + gap + continued.reasoning
+            so_far += f"\n{closing_tag}\n\n{continued.content}" if continued.content else ""
+        return self._render(path, system, settings, so_far)
 
     def _render(self, path: Sequence[Message], system: str | None, settings: Settings, prefill: str = "") -> Prompt:
         if settings.raw:
@@ -89,19 +86,14 @@ class PromptBuilder:
 
     def template(self, settings: Settings) -> TemplateOptions:
         """The chat template of the settings or the model, read once; a plain one if there is neither."""
-        if self._fixed_template:
-            return self._fixed_template
         if self._options is None or self._options[0] != settings.chat_template:
             self._options = settings.chat_template, template_options(self.engine, settings)
         return self._options[1]
 
-    def has_own_template(self, settings: Settings) -> bool:
-        """Whether the model or the user brings a template."""
-        return settings.raw or self.template(settings).source != PLAIN_TEMPLATE
-
     def with_plain_stop(self, settings: Settings) -> Settings:
         """The settings for an answer: with the plain template it ends where the user's turn would begin."""
-        return settings if self.has_own_template(settings) else with_plain_stop(settings)
+        is_plain = not settings.raw and self.template(settings).source == PLAIN_TEMPLATE
+        return with_plain_stop(settings) if is_plain else settings
 
 
 def as_messages(path: Sequence[Message], system: str | None) -> _Messages:

@@ -1,26 +1,197 @@
-"""An answer generated again, and where and why it differs."""
+"""A recorded answer, read from the output of `--json` or from a session; generated again, and where and why it differs.
+
+A record may come from others. No file that it names is opened, and no code that it names is run.
+"""
 
 import codecs
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from msgspec import Meta, Struct
+
+from llmcli.chat.controller import sliding_window
+from llmcli.chat.conversation import Message
 from llmcli.chat.prompting import PromptBuilder
-from llmcli.chat.recorded_answer import RecordedAnswer
+from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.inference.answer import Answer, Part
+from llmcli.files import convert, decode_json
+from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import ReplayManifest, build_manifest, prompt_sha256
-from llmcli.inference.comparison import Comparison
+from llmcli.inference.comparison import MAX_VARIANTS
 from llmcli.inference.engine import Engine, Request, TemplateOptions, Tokenizer, check_request
 from llmcli.inference.sizing import possible_gpu_layers
-from llmcli.params.settings import Settings
+from llmcli.params.generation import InterfaceParams
+from llmcli.params.model import HubParams
+from llmcli.params.param import fields_of
+from llmcli.params.settings import Settings, fields, parse_data
 from llmcli.text import ellipsize
 
 _DIGEST_LETTERS = 12  # letters of a sha256
+_Texts = tuple[str, str]  # the reasoning and the text of an answer
+_COMPLETE = ("stop", "length")
+_WRITE_JSON = "give a file that `llmcli generate --json` wrote"
+# Settings of another machine, and those that may name a file: its content is part of the replay data.
+_OMITTED = {*fields_of(HubParams), *fields_of(InterfaceParams), "prompt", "preset", "system", "timeout", "logprobs"}
+_OMITTED |= {key for key, field in fields().items() if field.path}
+
+
+class _ChatMessage(Struct):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class _Output(Struct):
+    """An object of `--json` that anybody may have written."""
+
+    text: str
+    finish_reason: str
+    params: dict[str, Any]
+    replay: Any
+    reasoning_content: str = ""
+    messages: Annotated[list[_ChatMessage], Meta(min_length=1)] | None = None
+    prompt: str | None = None
+    label: str = ""
+
+
+class _Comparison(Struct):
+    variants: Annotated[list[Any], Meta(min_length=1, max_length=MAX_VARIANTS)]
+
+
+@dataclass(frozen=True)
+class RecordedAnswer:
+    """An answer with all that is needed to generate it again."""
+
+    source: str
+    text: str
+    reasoning: str
+    is_complete: bool  # the model or a limit ended it
+    values: Mapping[str, Any]  # the typed settings by key
+    manifest: ReplayManifest
+    path: Sequence[Message]  # the messages before it
+    system: str | None = None
+    continued: Message | None = None  # the answer that this one continues
+    label: str = ""
+
+
+def from_output(text: str, source: str, policy_file: str = "") -> list[RecordedAnswer]:
+    """The answer in one JSON object of `llmcli generate --json`, or all answers of `compare --json`, with their labels.
+
+    `policy_file` (FILE.py:NAME) is the one that the user allows; UsageError is raised if another one is needed, or the
+    text is not such an object.
+    """
+    answers: list[RecordedAnswer] = []
+    where = source  # as an error names it
+    try:
+        data = convert(decode_json(text), dict[str, Any])
+        if "variants" not in data:
+            return [_from_data(data, source, policy_file)]
+        for number, variant in enumerate(convert(data, _Comparison).variants, 1):
+            where = f"answer {number} of {source}"
+            answers.append(_from_data(variant, where, policy_file))
+            if not answers[-1].label:
+                raise ValueError("label is missing")
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}", _WRITE_JSON) from None
+    return answers
+
+
+def _from_data(data: Any, source: str, policy_file: str) -> RecordedAnswer:
+    if isinstance(data, dict) and "replay" not in data:
+        raise UsageError(f"{source} has no replay data", "create it with `llmcli generate --json`")
+    output = convert(data, _Output)
+    manifest = ReplayManifest.from_data(output.replay)
+    values = _settings(output.params, source, policy_file)
+    messages = [_ChatMessage("user", output.prompt)] if output.prompt is not None else []
+    if not values.get("raw"):
+        messages = output.messages or []
+    if not messages:
+        raise UsageError(f"{source}: {'prompt' if values.get('raw') else 'messages'} is missing", _WRITE_JSON)
+    path = [Message(0, None, message.role, message.content) for message in messages]
+    is_complete = output.finish_reason in _COMPLETE
+    return RecordedAnswer(
+        source, output.text, output.reasoning_content, is_complete, values, manifest, path, label=output.label
+    )
+
+
+def from_session(session: Session, number: int | None, policy_file: str = "") -> RecordedAnswer:
+    """An answer of the current branch: the one of message `number` as /history counts (from 1), or the last one.
+
+    Raises UsageError if there is none, it has no replay data, or it needs a policy file that is not allowed.
+    """
+    path = session.conversation.path()
+    message = _find_answer(path, number, session.name)
+    source = f"answer {path.index(message) + 1} of {session.name}"
+    if not message.replay:
+        reason = "an older version wrote it, it is a copy from another branch, or a kill stopped it"
+        if message.finish_reason in ("edited", "greeting"):
+            reason = "no model wrote it"
+        raise UsageError(f"{source} has no replay data: {reason}", "choose another answer")
+    manifest = ReplayManifest.from_data(message.replay)
+    values = _settings(message.params, source, policy_file)
+    continued = session.conversation.messages.get(manifest.begun) if manifest.begun else None
+    if manifest.begun and not continued:
+        raise UsageError(f"{source} continues message {manifest.begun}, which does not exist", "choose another answer")
+    return RecordedAnswer(
+        source,
+        message.content,
+        message.reasoning,
+        message.finish_reason in _COMPLETE,
+        values,
+        manifest,
+        path=sliding_window(path[: path.index(message)], manifest.first),
+        system=recorded_system(message),
+        continued=continued,
+    )
+
+
+def _find_answer(path: Sequence[Message], number: int | None, name: str) -> Message:
+    if number is None:
+        last = next((message for message in reversed(path) if message.role == "assistant"), None)
+        if not last:
+            raise UsageError(f"{name} has no answer", "choose another session")
+        return last
+    if not 0 < number <= len(path):
+        raise UsageError(f"{name} has no message {number}", f"give a number from 1 to {len(path)}, as in /history")
+    message = path[number - 1]
+    if message.role == "user" and number < len(path):
+        message = path[number]
+    if message.role != "assistant":
+        raise UsageError(f"message {number} of {name} has no answer", "choose another message")
+    return message
+
+
+def _settings(data: Mapping[str, Any], source: str, policy_file: str) -> dict[str, Any]:
+    values = recorded_settings(data, source, policy_file)
+    if policy_file and not values["temp_policy_file"]:
+        raise UsageError(f"{source} has no policy file", "remove --temp-policy-file")
+    if values.get("seed") is None:
+        raise UsageError(f"{source}: params have no seed", _WRITE_JSON)
+    return values
+
+
+def recorded_settings(data: Mapping[str, Any], source: str, policy_file: str) -> dict[str, Any]:
+    """The typed settings without those that may name a file, with the policy file that the user allows, if one is used.
+
+    Raises UsageError for a setting that is not valid, or a policy file that is not allowed.
+    """
+    values = parse_data(data, f"{source}: params")
+    recorded = values.get("temp_policy_file")
+    if recorded and not policy_file:
+        hint = "if you trust it, allow it with --temp-policy-file FILE.py:NAME"
+        raise UsageError(f"{source} needs the policy file {str(recorded)[:200]}, which is code", hint)
+    kept = {key: value for key, value in values.items() if key not in _OMITTED}
+    return {**kept, "temp_policy_file": policy_file if recorded else None}
+
+
+def recorded_system(message: Message) -> str | None:
+    """The system prompt of an answer; one from a file is in its replay data."""
+    system = message.params.get("system")
+    is_text = isinstance(system, str) and not system.startswith("@")
+    return str(message.replay.get("system") or "") or (system if is_text else None)
 
 
 def replay_settings(recorded: RecordedAnswer, model: str | None, current: Settings) -> Settings:
@@ -30,7 +201,8 @@ def replay_settings(recorded: RecordedAnswer, model: str | None, current: Settin
     n_threads, n_threads_batch = (min(threads, os.cpu_count() or 1) for threads in manifest.threads)
     return replace(
         Settings(**{**recorded.values, **({"model": model} if model else {})}),
-        n_ctx=manifest.n_ctx,
+        # The context of several answers is sized for all of them.
+        n_ctx=recorded.values.get("n_ctx", 0) if recorded.label else manifest.n_ctx,
         n_threads=n_threads,
         n_threads_batch=n_threads_batch,
         n_gpu_layers=possible_gpu_layers(manifest.gpu_layers),
@@ -57,12 +229,15 @@ class Difference:
 
 
 class Replay:
-    """Iterate over `parts()`; afterwards `difference` and `reasons` hold the result, unless it was `stopped`."""
+    """Generate `answer` to its end, alone or beside others; then `compare` finds the `difference` and its `reasons`."""
 
     def __init__(
         self, engine: Engine, recorded: RecordedAnswer, settings: Settings, cancellation: Cancellation | None = None
     ) -> None:
-        """Make the request. Raises UsageError if the engine cannot repeat it, LlmcliError if the template fails."""
+        """Make the request, and evaluate its prompt in the recorded batches, as the numbers depend on them.
+
+        Raises UsageError if the engine cannot repeat it, LlmcliError if the template fails.
+        """
         if not engine.capabilities.replay:
             raise UsageError(f"{engine.name} does not support replay", "use a model of this machine")
         self.recorded = recorded
@@ -73,18 +248,12 @@ class Replay:
         if not settings.raw:
             source = manifest.template or engine.chat_template
             if not source:
-                raise LlmcliError(
-                    f"{engine.name} has no chat template, and the answer used the one of its model",
-                    "give the right model with -m",
-                )
+                hint = "give the right model with -m"
+                raise LlmcliError(f"{engine.name} has no chat template, and the answer used the one of its model", hint)
             template = TemplateOptions(source, "the recorded chat template", time=manifest.moment)
-        if recorded.request is None:
-            prompt_builder = PromptBuilder(engine, template)
-            settings = prompt_builder.with_plain_stop(settings)
-            prompt = prompt_builder.prompt(recorded.path, recorded.system, settings, recorded.continued)
-        else:
-            options = replace(template, prefill=settings.prefill or "", thinking=settings.think != "off")
-            prompt = engine.render(recorded.request, options)
+        prompt_builder = PromptBuilder(engine, template)
+        settings = prompt_builder.with_plain_stop(settings)
+        prompt = prompt_builder.prompt(recorded.path, recorded.system, settings, recorded.continued)
         request = Request(prompt, settings, manifest.grammar or settings.grammar, label=recorded.label)
         request.live_shift = TemperatureShift(manifest.moves) if manifest.moves else None
         request.cancellation = cancellation or request.cancellation
@@ -92,39 +261,24 @@ class Replay:
         if recorded.continued:
             request.continue_from(recorded.continued.reasoning, recorded.continued.content)
         self.answer = Answer(engine, request)
-
-    def parts(self) -> Iterator[Part]:
-        """The parts of the answer as they come, to its end or to where it was stopped the first time.
-
-        Raises as `Answer.parts` does, and UsageError if the recorded batches do not fit the prompt.
-        """
-        answer, manifest = self.answer, self.recorded.manifest
-        engine, request = answer.engine, answer.request
-        # The prompt in the recorded batches; a different prompt has different ones.
-        if manifest.layout and prompt_sha256(request.prompt.tokens) == manifest.prompt_sha256:
+        if recorded.label:  # one of several, which had other batches
+            return
+        request.max_drawn = manifest.drawn
+        if manifest.drawn == 0:  # it was stopped before its first token
+            request.cancellation.set()
+        if manifest.layout and prompt_sha256(prompt.tokens) == manifest.prompt_sha256:
             try:
                 engine.evaluate_batches(request, manifest.layout)
             except ValueError as error:
-                reason = f"cannot replay {self.recorded.source}: replay.layout: {error}"
+                reason = f"cannot replay {recorded.source}: replay.layout: {error}"
                 raise UsageError(reason, "record the answer again") from None
-        with closing(engine.generate([request])) as events:
-            yield from answer.begin()
-            while not answer.finish_reason and (manifest.drawn is None or answer.n_drawn < manifest.drawn):
-                yield from answer.push(next(events))
-            self.stopped = request.cancellation.is_set()
-            if not answer.finish_reason:
-                request.cancellation.set()
-                last = next(events)  # it has the text that was held back
-                answer.record = last.record
-                yield from answer.push(last) if manifest.flushed else answer.end()
-        if answer.record.failure:
-            raise answer.record.failure
-        if not self.stopped:
-            self.compare()
 
     def compare(self) -> None:
-        """Find the first difference from the recorded answer, and its reasons."""
+        """Find the first difference from the recorded answer, and its reasons, unless the user stopped the replay."""
         answer, recorded = self.answer, self.recorded
+        self.stopped = answer.finish_reason == "interrupt" and answer.n_drawn != answer.request.max_drawn
+        if self.stopped:
+            return
         before, after = (recorded.reasoning, recorded.text), (answer.reasoning, answer.text)
         if not recorded.is_complete and all(map(str.startswith, after, before)):
             before = after  # the record does not have the text of the last token yet
@@ -133,36 +287,8 @@ class Replay:
         self.reasons = explain_mismatch(recorded.manifest, build_manifest(answer))
 
 
-class BatchReplay:
-    """Generate the answers of a comparison again, side by side. Run the `comparison`, then call `compare`."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        recorded: Sequence[RecordedAnswer],
-        settings: Sequence[Settings],
-        cancellation: Cancellation,
-    ) -> None:
-        self.replays = [
-            Replay(engine, old, replace(one, n_ctx=old.values.get("n_ctx", 0)), cancellation)
-            for one, old in zip(settings, recorded, strict=True)
-        ]
-        self.comparison = Comparison([one.answer for one in self.replays])
-
-    def compare(self) -> None:
-        """Find the first difference of each answer, and its reasons."""
-        for replay in self.replays:
-            replay.stopped = self.comparison.interrupted
-            if not replay.stopped:
-                replay.compare()
-
-
 def first_difference(
-    recorded: tuple[str, str],
-    replayed: tuple[str, str],
-    tokens: Sequence[int],
-    vocab: Tokenizer,
-    prefix: tuple[str, str] = ("", ""),
+    recorded: _Texts, replayed: _Texts, tokens: Sequence[int], vocab: Tokenizer, prefix: _Texts = ("", "")
 ) -> Difference | None:
     """Where the reasoning and the text of an answer first differ from the recorded ones; None if they do not.
 

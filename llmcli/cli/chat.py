@@ -11,8 +11,8 @@ from typer import Argument, Option
 
 from llmcli.chat.conversation import attach
 from llmcli.chat.sessions import store
-from llmcli.chat.sessions.events import saved_key
 from llmcli.chat.sessions.session import Session
+from llmcli.chat.sessions.store import saved_key
 from llmcli.cli import model_preload
 from llmcli.cli.completion import complete_reference, complete_remote, complete_session
 from llmcli.cli.options import prompt_of, with_settings
@@ -25,15 +25,14 @@ from llmcli.params.param import fields_of
 from llmcli.params.policies.policy import names_in
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.settings import Layer, Settings, fields, resolve
-from llmcli.ui.terminal.console import can_ask, can_redraw, console, is_terminal, wants_color
+from llmcli.ui.terminal.console import can_ask, can_redraw, console, is_terminal
 from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt, disable_echo, exit_on_signal
 
 if TYPE_CHECKING:
-    from llmcli.chat.background_load import BackgroundLoad
-    from llmcli.chat.controller import ReadAhead
-    from llmcli.chat.prompting import PromptBuilder
+    from llmcli.chat.controller import BackgroundLoad, ReadAhead
     from llmcli.config.characters import Character
     from llmcli.engine.events import Cancellation
+    from llmcli.inference.engine import Engine
     from llmcli.ui.chat.app import ChatApp
     from llmcli.ui.input.piped import LineReader
     from llmcli.ui.input.reader import TerminalReader
@@ -109,16 +108,13 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "TerminalReader 
     from llmcli.ui.chat.loop import input_hint, status_line
     from llmcli.ui.commands.registry import suggest
     from llmcli.ui.input.reader import TerminalReader
-    from llmcli.ui.markdown.theme import ground_of
 
     reader = TerminalReader(
         lambda before: suggest(chat, before),
         lambda: status_line(chat),
-        data_dir() / "history",
-        settings.editing_mode,
-        ground_of(settings.theme),
-        wants_color(sys.stdout),
         lambda: input_hint(chat),
+        data_dir() / "history",
+        settings,
     )
     reader.on_drawn = chat.controller.load_model
     reader.on_interrupt = chat.stop_editing
@@ -200,10 +196,9 @@ def ensure_model(settings: Settings) -> None:
 
 def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None]) -> "BackgroundLoad":
     """Load the model of the settings in a thread, and evaluate the conversation ahead of the next message."""
-    from llmcli.chat.background_load import BackgroundLoad
+    from llmcli.chat.controller import BackgroundLoad
 
-    def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "PromptBuilder":
-        from llmcli.chat.prompting import PromptBuilder
+    def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "Engine":
         from llmcli.inference.local import LocalEngine, resolve_model
 
         target = resolve_model(settings.model, locations.model_locations(settings))
@@ -214,15 +209,14 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
         engine = LocalEngine(target, settings, cancellation, lambda share: report(f"loading {share:.0%}"), early)
         try:
             engine.open_context(settings)
-            prompt_builder = PromptBuilder(engine)
             report("reading the conversation")
             with suppress(LlmcliError):  # the first message reports a fault of the template or the length
-                ahead(prompt_builder, cancellation)
+                ahead(engine, cancellation)
         except BaseException:
             engine.close()
             raise
         engine.hasher.start()
-        return prompt_builder
+        return engine
 
     return BackgroundLoad(load, on_end)
 
@@ -268,12 +262,11 @@ def _show_details(chat: "ChatApp") -> None:
 
 def _print_opening(chat: "ChatApp", character: "Character | None") -> None:
     """Show the end of a session that was opened, or the greeting of the character in a new one."""
-    from llmcli.chat.characters import greet
     from llmcli.ui.commands.sessions import open_session
 
     session = chat.controller.session
     if session.conversation.messages or session.notes:
         open_session(chat)
-    elif character and (greeting := greet(session, character)):
+    elif character and (greeting := session.greet(character)):
         chat.render(greeting)
         chat.say("")

@@ -23,8 +23,7 @@ from llmcli.ui.terminal.output import AnswerWriter, print_json, stream_answer
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.chat.recorded_answer import RecordedAnswer
-    from llmcli.chat.replay import BatchReplay, Replay
+    from llmcli.chat.replay import RecordedAnswer, Replay
 
 _SESSION = "session:"
 _LARGEST = 64 << 20  # bytes of stdin
@@ -49,7 +48,7 @@ def replay(
 ) -> int:
     policy_file = flags.get("temp_policy_file", str) or ""
     recorded = _recorded(what, line, policy_file)
-    from llmcli.chat.replay import BatchReplay, Replay, replay_settings
+    from llmcli.chat.replay import Replay, replay_settings
     from llmcli.cli.open_model import find_model, open_model
 
     current = resolve_settings(flags)
@@ -63,14 +62,13 @@ def replay(
     with open_model(target, settings[0], status) as (engine, cancellation):
         engine.identify(status.identifying, cancellation)
         status.clear()
+        replays = [Replay(engine, *pair, cancellation) for pair in zip(recorded, settings, strict=True)]
         if recorded[0].label:
-            batch = BatchReplay(engine, recorded, settings, cancellation)
-            replays = batch.replays
-            _run_batch(batch, current, status, as_json)
+            _run_batch(replays, current, status, as_json)
         else:
-            replays = [Replay(engine, recorded[0], settings[0], cancellation)]
             writer = AnswerWriter()
-            stream_answer(replays[0].parts(), writer, status, live=not as_json, think=settings[0].think)
+            stream_answer(replays[0].answer.parts(), writer, status, live=not as_json, think=settings[0].think)
+            replays[0].compare()
             print_json(_data(replays[0]), indent=None) if as_json else writer.end()
     if any(one.stopped for one in replays):
         console.note("stopped: the replay is not complete")
@@ -80,25 +78,27 @@ def replay(
     return ExitStatus.FAILED if any(one.difference for one in replays) else ExitStatus.OK
 
 
-def _run_batch(again: "BatchReplay", settings: Settings, status: ProgressLine, as_json: bool) -> None:
-    from llmcli.ui import comparison
+def _run_batch(replays: "Sequence[Replay]", settings: Settings, status: ProgressLine, as_json: bool) -> None:
+    from llmcli.inference.comparison import Comparison
+    from llmcli.ui import comparison as screen
 
     live, think = can_redraw(sys.stdout) and not as_json, False
-    again.comparison.progress = status.reading
-    view = comparison.view_of(again.comparison, settings) if live else None
-    comparison.run(again.comparison, view, think, status.clear)
-    again.compare()
+    comparison = Comparison([one.answer for one in replays])
+    comparison.progress = status.reading
+    screen.run(comparison, screen.view_of(comparison, settings) if live else None, think, status.clear)
+    for one in replays:
+        one.compare()
     if as_json:
-        same = not any(one.difference for one in again.replays)
-        answers = [{"label": one.recorded.label, **_data(one)} for one in again.replays]
+        same = not any(one.difference for one in replays)
+        answers = [{"label": one.recorded.label, **_data(one)} for one in replays]
         print_json({"same": same, "variants": answers}, indent=None)
     elif not live:
-        comparison.print_texts(again.comparison, think)
+        screen.print_texts(comparison, think)
 
 
 def _recorded(what: str, line: int | None, policy_file: str) -> "Sequence[RecordedAnswer]":
     """The answers that the argument names; a file that exists comes before a session of the same name."""
-    from llmcli.chat.recorded_answer import from_output, from_session
+    from llmcli.chat.replay import from_output, from_session
     from llmcli.chat.sessions.session import Session
 
     path = os.path.expanduser(what)

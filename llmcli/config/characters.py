@@ -17,7 +17,6 @@ from llmcli.files import config_dir, read_text
 from llmcli.params.settings import CODE_KEYS, Layer
 from llmcli.text import did_you_mean
 
-Examples = tuple[tuple[str, str], ...]  # pairs of a question and its answer
 SUFFIXES = (".toml", ".md", ".txt", ".json")  # in this order if a name has several files
 _BUILT_IN = Path(__file__).parent / "built_in_characters"
 _TEXT_KEYS = ("name", "purpose", "system", "greeting")
@@ -40,7 +39,7 @@ class Character:
     system: str = ""
     greeting: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    examples: Examples = ()
+    examples: tuple[tuple[str, str], ...] = ()
     purpose: str = ""  # one sentence, for lists
 
 
@@ -128,6 +127,16 @@ def _from_table(table: Mapping[str, Any], path: Path, body: str = "") -> Charact
     if texts["system"] and body.strip():
         hint = "keep `system` or the text below the front matter"
         raise UsageError(f"{path}: the system prompt is given twice", hint)
+    settings = table.get("settings", {})
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path}: settings must be a table")
+    settings = validate_preset(settings, f"{path}: settings")
+    if "system" in settings:
+        raise UsageError(f"{path}: `system` cannot be in settings", "write `system` above the table [settings]")
+    if code := settings.keys() & CODE_KEYS:
+        raise UsageError(
+            f"{path}: a character cannot set {min(code)} (it runs code)", "if you trust the code, give it as a flag"
+        )
     examples = table.get("examples", [])
     is_valid = isinstance(examples, list) and all(isinstance(example, dict) for example in examples)
     pairs = tuple((example.get("user"), example.get("assistant")) for example in examples) if is_valid else ()
@@ -137,7 +146,7 @@ def _from_table(table: Mapping[str, Any], path: Path, body: str = "") -> Charact
         " ".join(texts["name"].split()) or path.stem,
         texts["system"].strip() or body.strip(),
         texts["greeting"].strip(),
-        _settings(table.get("settings", {}), path),
+        settings,
         pairs,
         " ".join(texts["purpose"].split()),
     )
@@ -152,19 +161,6 @@ def _texts(table: Mapping[str, Any], keys: Sequence[str], path: Path) -> dict[st
     return texts
 
 
-def _settings(table: Any, path: Path) -> Mapping[str, Any]:
-    if not isinstance(table, dict):
-        raise UsageError(f"{path}: settings must be a table")
-    values = validate_preset(table, f"{path}: settings")
-    if "system" in values:
-        raise UsageError(f"{path}: `system` cannot be in settings", "write `system` above the table [settings]")
-    if code := values.keys() & CODE_KEYS:
-        raise UsageError(
-            f"{path}: a character cannot set {min(code)} (it runs code)", "if you trust the code, give it as a flag"
-        )
-    return values
-
-
 def _split_front_matter(text: str, path: Path) -> tuple[dict[str, Any], str]:
     """The table of the front matter, if there is one, and the rest of the text. Raises ValueError for invalid TOML."""
     lines = text.split("\n")
@@ -176,11 +172,11 @@ def _split_front_matter(text: str, path: Path) -> tuple[dict[str, Any], str]:
     head = lines[1:end]
     first = next((line for line in head if line.strip() and not line.lstrip().startswith("#")), "")
     # The empty line stands for `---`, so that errors have the line numbers of the file.
-    table = tomllib.loads("\n".join(["", *head, ""])) if _TOML.match(first) else _simple_table(head, str(path))
+    table = tomllib.loads("\n".join(["", *head, ""])) if _TOML.match(first) else _simple_table(head, path)
     return table, "\n".join(lines[end + 1 :])
 
 
-def _simple_table(head: list[str], source: str) -> dict[str, Any]:
+def _simple_table(head: list[str], path: Path) -> dict[str, Any]:
     """The table of lines `key: value`; a key that is not of a character is a setting."""
     table: dict[str, Any] = {"settings": {}}
     value: Any
@@ -189,14 +185,12 @@ def _simple_table(head: list[str], source: str) -> dict[str, Any]:
             continue
         key, colon, value = (part.strip() for part in line.partition(":"))
         if not colon or not key:
-            raise UsageError(f"{source}, line {number}: expected `key: value`")
+            raise UsageError(f"{path}, line {number}: expected `key: value`")
         if key == "settings" and not value:
             continue  # the settings follow, indented or not
         if value in ("", "|", ">", "|-", ">-"):
-            raise UsageError(
-                f"{source}, line {number}: {key} has no value",
-                'for text of several lines, write TOML: key = """text"""',
-            )
+            hint = 'for text of several lines, write TOML: key = """text"""'
+            raise UsageError(f"{path}, line {number}: {key} has no value", hint)
         if value.startswith("["):
             with suppress(ValueError, RecursionError):  # not a list: a text
                 value = json.loads(value)
@@ -235,19 +229,17 @@ def _table_of_json(data: Any, path: Path) -> dict[str, Any]:
 
 def _fill_placeholders(text: str, name: str) -> str:
     words = {"user": "User", "original": ""}
-    return _PLACEHOLDER.sub(
-        lambda match: words.get((match[1] or match[2]).lower(), name or "the character"), text
-    ).strip()
+    filled = _PLACEHOLDER.sub(lambda match: words.get((match[1] or match[2]).lower(), name or "the character"), text)
+    return filled.strip()
 
 
 def _card_examples(text: str, name: str) -> list[dict[str, str]]:
     """Pairs of a question and the answer of the character; empty if the text has another form."""
     examples = []
     for block in _START.split(text):
-        marks = list(_SPEAKER.finditer(block))
-        ends = [*(mark.start() for mark in marks[1:]), len(block)]
-        turns = [(mark[1] or mark[2], block[mark.end() : end]) for mark, end in zip(marks, ends, strict=False)]
-        for (speaker, question), (next_speaker, answer) in pairwise(turns):
+        _, *turns = _SPEAKER.split(block)  # two groups for the speaker, then what is said, and so on
+        said = [(one or other, words) for one, other, words in zip(turns[::3], turns[1::3], turns[2::3], strict=True)]
+        for (speaker, question), (next_speaker, answer) in pairwise(said):
             if speaker.lower() == "user" and next_speaker.lower() != "user":
                 pair = {"user": _fill_placeholders(question, name), "assistant": _fill_placeholders(answer, name)}
                 examples.append(pair)

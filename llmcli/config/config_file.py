@@ -87,13 +87,10 @@ def set_value(name: str, value: SettingValue) -> Path:
 
 def unset_value(name: str) -> bool:
     """Remove one setting from the file, or a key that is not a setting; False when it is not there."""
-    if name in _read().keys() - {ALIASES, PRESETS}:
-        edit(lambda document: document.pop(name))
-        return True
-    is_set = bool(_spellings(find(name)))
-    if is_set:
-        set_value(name, None)
-    return is_set
+    names = [name] if name in _read().keys() - {ALIASES, PRESETS} else _spellings(find(name))
+    if names:
+        edit(lambda document: [document.pop(one) for one in names])
+    return bool(names)
 
 
 def ensure_file() -> Path:
@@ -105,7 +102,7 @@ def ensure_file() -> Path:
     return path
 
 
-def edit(change: Callable[[Any], None]) -> Path:
+def edit(change: Callable[[Any], object]) -> Path:
     """Change the file as a tomlkit document, with its comments and order. Raises UsageError when that fails."""
     import tomllib
 

@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from llmcli.config import config_file
-from llmcli.config.config_file import config_layer
 from llmcli.errors import UsageError
 from llmcli.files import check_name, config_path
 from llmcli.params.settings import Layer, Settings, environment_layer, find, parse_data, resolve, to_datum
@@ -44,9 +43,7 @@ class LayerStack:
     def without(self, name: str) -> "LayerStack":
         """These layers without the layer and the setting of this name."""
         kept = [layer for layer in self.below if layer.name != name]
-        return LayerStack(
-            [Layer(one.name, {key: one.values[key] for key in one.values if key != name}) for one in kept]
-        )
+        return LayerStack([replace(one, values={k: v for k, v in one.values.items() if k != name}) for one in kept])
 
 
 def layers_of(flags: Layer, *middle: Layer) -> LayerStack:
@@ -63,7 +60,7 @@ def resolve_settings(flags: Layer) -> Settings:
 
 def base_layers(flags: Layer) -> list[Layer]:
     """The layers above the defaults, lowest first. Raises UsageError for an invalid value, with its source."""
-    return [config_layer(), environment_layer(os.environ), flags]
+    return [config_file.config_layer(), environment_layer(os.environ), flags]
 
 
 def presets() -> dict[str, Mapping[str, Any]]:

@@ -50,6 +50,8 @@ class Answer:
                 yield from self.push(event)  # also the text that was held back by one that failed
                 if event.record.failure:
                     raise event.record.failure
+                if self.n_drawn == self.request.max_drawn:
+                    self.request.cancellation.set()
 
     def begin(self) -> Iterator[Part]:
         """The parts before the first token. Call `push` with each event of the answer afterwards."""

@@ -80,6 +80,7 @@ class Request:
     trace: int | None = None  # record how each token is sampled, with so many alternatives; None = no trace
     cancellation: Cancellation = field(default_factory=Cancellation)  # ends this answer, and keeps its text
     label: str = ""  # its name in errors, where there are several
+    max_drawn: int | None = None  # stop after so many sampled tokens, as a recorded answer was stopped
 
     def continue_from(self, reasoning: str, text: str) -> None:
         """Continue an answer, whose reasoning and text are at the end of the prompt already."""

@@ -12,10 +12,10 @@ from llmcli.errors import DiskError
 from llmcli.params.settings import ResolvedSettings, Settings, ineffective_settings
 from llmcli.text import plural, sanitize
 from llmcli.ui.markdown.splitter import Block, Splitter
-from llmcli.ui.terminal.cells import styled, visible, wrap
+from llmcli.ui.terminal.cells import painted, visible, wrap
 from llmcli.ui.terminal.console import console, wants_color
 from llmcli.ui.terminal.output import print_drawn, print_line, print_rows, to_stderr
-from llmcli.ui.terminal.progress import LiveView
+from llmcli.ui.terminal.progress import Clock, LiveView, Size, Write
 
 if TYPE_CHECKING:
     from llmcli.inference.answer import Answer
@@ -41,7 +41,7 @@ class Column:
         self._renderer, self._is_raw = renderer, is_raw
         self._splitter = Splitter()
         self._kind = ""  # of the last piece
-        self._line, self._n_blank = "", 0  # the unfinished line of plain text, and the blank lines above it
+        self._plain = ""  # the last line of plain text, and the blank lines after it
         self._undrawn: list[Block] = []  # final; a column that waits does not know its width
         self._drawn: list[str] = []  # their rows
 
@@ -53,21 +53,21 @@ class Column:
         if not text:
             return
         if self._kind == "think" and kind != "think":
-            self._end_line()
-            self._n_blank = 1
+            self._end_plain()
+            self._plain = "\n"
         self._kind = kind
         if kind != "think" and not self._is_raw:
             self._undrawn += self._splitter.feed(text)
             return
-        *lines, last = text.replace("\t", "    ").split("\n")
-        for line in lines:
-            self._line += line
-            self._end_line()
-        self._line += last
+        self._plain += text.replace("\t", "    ")
+        # A line is final when text follows it: blank lines at the end are not drawn.
+        lines = self._plain.rstrip().split("\n")[:-1]
+        self._undrawn += map(self._block, lines)
+        self._plain = self._plain[sum(len(line) + 1 for line in lines) :]
 
     def end(self) -> None:
         """End the answer: all its rows are final."""
-        self._end_line()
+        self._end_plain()
         self._undrawn += self._splitter.finish()
         self.ended = True
 
@@ -79,21 +79,20 @@ class Column:
 
     def rows(self, width: int) -> list[str]:
         """The remaining rows."""
-        return [*self._drawn, *self._renderer.preview([*self._plain(), *self._splitter.tail()], width)]
+        plain = [self._block(self._plain)] if self._plain.strip() else []
+        return [*self._drawn, *self._renderer.preview([*plain, *self._splitter.tail()], width)]
 
     def take(self, count: int) -> list[str]:
         """Remove and return the first `count` rows."""
         taken, self._drawn = self._drawn[:count], self._drawn[count:]
         return taken
 
-    def _plain(self) -> list[Block]:
-        """The unfinished line below its blank lines; nothing while it is blank itself."""
-        texts = [*[""] * self._n_blank, self._line] if self._line.strip() else []
-        return [Block("plain", text, gap=False, level=self._kind == "think") for text in texts]
+    def _block(self, line: str) -> Block:
+        return Block("plain", line.rstrip(), gap=False, level=self._kind == "think")
 
-    def _end_line(self) -> None:
-        self._undrawn += self._plain()
-        self._line, self._n_blank = "", 0 if self._line.strip() else self._n_blank + 1
+    def _end_plain(self) -> None:
+        self._undrawn += [self._block(self._plain)] if self._plain.strip() else []
+        self._plain = ""
 
 
 class CompareView(LiveView):
@@ -104,12 +103,7 @@ class CompareView(LiveView):
     """
 
     def __init__(
-        self,
-        write: Callable[[str], None],
-        size: Callable[[], tuple[int, int]],
-        columns: Sequence[Column],
-        color: bool,
-        clock: Callable[[], float] = time.monotonic,
+        self, write: Write, size: Size, columns: Sequence[Column], color: bool, clock: Clock = time.monotonic
     ) -> None:
         super().__init__(write, size, "2" if color else "", clock)
         self._strong = "1" if color else ""
@@ -166,14 +160,14 @@ class CompareView(LiveView):
         self._count = -(-left // -(-left // fitting))
         size = self._answer_width(width)
         band = enumerate(self._columns[self._first : self._first + self._count], self._first + 1)
-        heads = [[(self._strong, f"{number}. {sanitize(column.label)}")] for number, column in band]
-        rows = _side_by_side([[styled(row) for row in wrap(head, size)] for head in heads], size)
+        heads = [wrap(f"{number}. {sanitize(column.label)}", size) for number, column in band]
+        rows = _side_by_side([[painted(row, self._strong) for row in head] for head in heads], size)
         return [*rows, _CROSS.join([_RULE * size] * self._count)]
 
     def _tail(self, band: Sequence[Column], size: int, tallest: int) -> list[str]:
         """The rows that can still change; of a column that is far ahead of another, the last ones."""
         more = len(self._columns) - self._first - self._count
-        hint = [styled([(self._faint, f"… {more} more below")])] if more and tallest > 1 else []
+        hint = [painted(f"… {more} more below", self._faint)] if more and tallest > 1 else []
         rows = _side_by_side([column.rows(size)[-(tallest - len(hint)) :] for column in band], size)
         return [*(rows or [""]), *hint]
 
@@ -253,9 +247,7 @@ def view_of(comparison: "Comparison", settings: Settings) -> CompareView:
     return CompareView(print_drawn, shutil.get_terminal_size, columns, color)
 
 
-def run(
-    comparison: "Comparison", view: CompareView | None, think: bool, first: Callable[[], object] = lambda: None
-) -> None:
+def run(comparison: "Comparison", view: CompareView | None, think: bool, first: Callable[[], object]) -> None:
     """Generate and draw the answers; `first` is called before anything is drawn, more than once."""
     from llmcli.inference.comparison import END
 

@@ -17,19 +17,17 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.export import ENDINGS, SPEAKERS, export, iso_time
 from llmcli.errors import DiskError, error_text
 from llmcli.text import ellipsize, sanitize, xml_text
-from llmcli.ui.terminal.cells import cells, styled
+from llmcli.ui.terminal.cells import cells, painted
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
+    from rich.color_triplet import ColorTriplet
     from rich.style import Style
     from rich.terminal_theme import TerminalTheme
 
 MOST_ROWS, _COLUMNS = 300, 80  # of a picture of a conversation
 _MAX_CHARACTERS = 50_000  # of one message
 _MARK = "\x1b[1;36m> \x1b[0m"
-_COLUMN, _ROW, _BASELINE = 8.4, 17, 13  # pixels
-_LEFT, _TOP, _BOTTOM = 14, 44, 14
-_FONTS = "ui-monospace,SFMono-Regular,Menlo,Consolas,DejaVu Sans Mono,monospace"
 # Wide characters are drawn separately: in a font of another width they must not stretch the letters beside them.
 _WIDE = "\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff01-\uff60\U0001f000-\U0003fffd\u200d\ufe0f"
 _PIECE = re.compile(f"[{_WIDE}]+|[^{_WIDE}]+")
@@ -45,36 +43,31 @@ def draw(rows: Sequence[str], columns: int, title: str) -> str:
     from rich.ansi import AnsiDecoder
     from rich.color import parse_rgb_hex
     from rich.console import Console
+    from rich.style import Style
     from rich.terminal_theme import TerminalTheme
 
     background, foreground, *colors = map(parse_rgb_hex, _COLORS.split())
     theme = TerminalTheme(background, foreground, list(colors[:8]), list(colors[8:]))
     decoder, console = AnsiDecoder(), Console(file=StringIO())
-    width, height = round(columns * _COLUMN) + 2 * _LEFT, len(rows) * _ROW + _TOP + _BOTTOM
-    heading, faint = xml_text(" ".join(title.split())), theme.ansi_colors[8].hex
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width}" height="{height}"'
-        f' viewBox="0 0 {width} {height}">',
-        f"<title>{heading}</title>",
-        f'<rect width="{width}" height="{height}" rx="8" fill="{theme.background_color.hex}"/>',
-        *(f'<circle cx="{20 + 18 * at}" cy="19" r="5.5" fill="{faint}"/>' for at in range(3)),
-        f'<g font-family="{_FONTS}" font-size="14" fill="{theme.foreground_color.hex}" xml:space="preserve">',
-        f'<text x="{width // 2}" y="24" text-anchor="middle" fill="{faint}">{heading}</text>',
-    ]
-    for at, row in enumerate(rows):
+    runs = []
+    for number, row in enumerate(rows):
         column = 0
         for text, style, _ in decoder.decode_line(row).render(console):
+            style = style or Style.null()
+            ink, ground = _colors(style, theme)
             for piece in _PIECE.findall(text):
-                lines += _run(piece, style, theme, column, _TOP + at * _ROW)
+                run = {"text": piece, "row": number, "column": column, "style": style, "ink": ink, "ground": ground}
+                runs.append(run)
                 column += cells(piece)
-    return "\n".join([*lines, "</g>", "</svg>", ""])
+    values = {"title": " ".join(title.split()), "columns": columns, "n_rows": len(rows), "theme": theme, "runs": runs}
+    return fill_template(Path(__file__).with_name("export.svg"), **values, cells=cells)
 
 
 def conversation(messages: Sequence[Message], title: str) -> str:
     """A picture of messages as the chat shows them; its last row tells when the rest is too long."""
     rows = list(islice(_message_rows(messages), MOST_ROWS + 1))
     if len(rows) > MOST_ROWS:
-        rows[-1] = styled([("2", "… the rest is too long for a picture")])
+        rows[-1] = painted("… the rest is too long for a picture", "2")
     return draw(rows, _COLUMNS, title)
 
 
@@ -107,37 +100,16 @@ def _message_rows(messages: Sequence[Message]) -> Iterator[str]:
             yield from renderer.rows([Block("plain", sanitize(" ".join(note.split())), False, level=1)], _COLUMNS - 1)
 
 
-def _run(text: str, style: "Style | None", theme: "TerminalTheme", column: int, top: int) -> Iterator[str]:
-    """A text in one style: its background, if it has one, and its letters, stretched to their columns."""
+def _colors(style: "Style", theme: "TerminalTheme") -> "tuple[ColorTriplet, ColorTriplet]":
+    """The colors of the letters and of the ground of a style."""
     from rich.color import blend_rgb
     from rich.color_triplet import ColorTriplet
-    from rich.style import Style
 
-    style = style or Style.null()
-    foreground = style.color.get_truecolor(theme) if style.color else theme.foreground_color
-    background = style.bgcolor.get_truecolor(theme, foreground=False) if style.bgcolor else theme.background_color
+    ink = style.color.get_truecolor(theme) if style.color else theme.foreground_color
+    ground = style.bgcolor.get_truecolor(theme, foreground=False) if style.bgcolor else theme.background_color
     if style.reverse:
-        foreground, background = background, foreground
-    if style.dim:
-        foreground = ColorTriplet(*blend_rgb(foreground, background, 0.4))
-    if background != theme.background_color:
-        left, width = _LEFT + column * _COLUMN, cells(text) * _COLUMN
-        yield f'<rect x="{left:g}" y="{top}" width="{width:g}" height="{_ROW}" fill="{background.hex}"/>'
-    bare = text.lstrip(" ")
-    column, bare = column + len(text) - len(bare), bare.rstrip(" ")
-    if not bare:
-        return
-    decoration = "line-through" if style.strike else ""
-    attributes = {
-        "fill": foreground.hex if foreground != theme.foreground_color else "",
-        "font-weight": "bold" if style.bold else "",
-        "font-style": "italic" if style.italic else "",
-        "text-decoration": "underline" if style.underline else decoration,
-        "textLength": f"{cells(bare) * _COLUMN:g}",
-    }
-    text_attributes = "".join(f' {name}="{value}"' for name, value in attributes.items() if value)
-    x, y = f"{_LEFT + column * _COLUMN:g}", top + _BASELINE
-    yield f'<text x="{x}" y="{y}"{text_attributes} lengthAdjust="spacingAndGlyphs">{xml_text(bare)}</text>'
+        ink, ground = ground, ink
+    return ColorTriplet(*blend_rgb(ink, ground, 0.4)) if style.dim else ink, ground
 
 
 def page(messages: Sequence[Message], title: str, system: str | None) -> str:
@@ -145,13 +117,9 @@ def page(messages: Sequence[Message], title: str, system: str | None) -> str:
     import base64
     import hashlib
 
-    import jinja2
-
-    folder = Path(__file__).parent
-    style = (folder / "export.css").read_text(encoding="utf-8") + _code_style()
-    pages = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    pages.filters["markdown"] = _page_elements
-    text = pages.from_string((folder / "export.html").read_text(encoding="utf-8")).render(
+    style = Path(__file__).with_name("export.css").read_text(encoding="utf-8") + _code_style()
+    text = fill_template(
+        Path(__file__).with_name("export.html"),
         digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         style=style,
         title=title,
@@ -162,6 +130,16 @@ def page(messages: Sequence[Message], title: str, system: str | None) -> str:
         facts=_facts,
     )
     return text.encode("utf-8", "replace").decode()  # a lone surrogate, from a name or a model, is not UTF-8
+
+
+def fill_template(path: Path, **values: object) -> str:
+    """A template of a page or a picture with its values, all of them escaped; `xml` also makes them safe."""
+    import jinja2
+    from markupsafe import Markup
+
+    templates = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    templates.filters |= {"markdown": _page_elements, "xml": lambda text: Markup(xml_text(text))}
+    return templates.from_string(path.read_text(encoding="utf-8")).render(values)
 
 
 def _facts(message: Message) -> str:
@@ -217,12 +195,10 @@ def _highlight(code: str, language: str, _attributes: str) -> str:
 def _code_style() -> str:
     from pygments import formatters
 
-    def rules(style: str) -> str:
-        lines = formatters.HtmlFormatter(style=style).get_token_style_defs("pre")
-        return "\n".join(re.sub(r" /\*.*?\*/", "", line) for line in lines)
-
-    dark = f"@media (prefers-color-scheme: dark) {{\n{rules('github-dark')}\n}}"
-    return f"{rules('default')}\n{dark}\npre .err {{ border: 0; background: none; }}\n"
+    styles = [formatters.HtmlFormatter(style=name).get_token_style_defs("pre") for name in ("default", "github-dark")]
+    light, dark = (re.sub(r" /\*.*?\*/", "", "\n".join(lines)) for lines in styles)
+    errors = "pre .err { border: 0; background: none; }"
+    return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{errors}\n"
 
 
 def document(

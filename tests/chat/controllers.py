@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmcli.chat.background_load import BackgroundLoad
-from llmcli.chat.controller import ChatController, Turn
+from llmcli.chat.controller import BackgroundLoad, ChatController
 from llmcli.chat.conversation import Message
-from llmcli.chat.prompting import PromptBuilder
-from llmcli.chat.sessions.session import Session
+from llmcli.chat.sessions.session import Session, Turn
 from llmcli.config.presets import LayerStack
 from llmcli.engine.events import Cancellation, TokenEvent
 from llmcli.engine.llama.context import Context
@@ -35,7 +33,7 @@ def open_local(path: Path, settings: Settings, abort: Cancellation | None = None
 def controller_with(local: Engine, *below: Layer, session: Session | None = None, **flags: Any) -> ChatController:
     """A controller whose session is not saved, unless one is given."""
     layers = LayerStack([*below, Layer("flag", {"n_threads": 1, "seed": 1, **flags})])
-    loading = BackgroundLoad(lambda _abort, _say: PromptBuilder(local))
+    loading = BackgroundLoad(lambda _abort, _say: local)
     loading.wait(lambda _doing: True)
     controller = ChatController(session or Session(keep=False), layers, lambda _settings, _ahead: loading)
     controller.load_model()

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmcli.chat.recorded_answer import RecordedAnswer, from_output
-from llmcli.chat.replay import Replay, replay_settings
+from llmcli.chat.replay import RecordedAnswer, Replay, from_output, replay_settings
 from llmcli.engine.events import TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
@@ -47,7 +46,8 @@ def given(
 
 def again(local: LocalEngine, recorded: RecordedAnswer) -> Replay:
     replay = Replay(local, recorded, replay_settings(recorded, None, Settings()))
-    parts = list(replay.parts())
+    parts = list(replay.answer.parts())
+    replay.compare()
     assert "".join(text for kind, text in parts if kind == "answer") == replay.answer.text
     return replay
 

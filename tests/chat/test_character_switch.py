@@ -4,9 +4,7 @@ import json
 
 import pytest
 
-from llmcli.chat.background_load import BackgroundLoad
-from llmcli.chat.characters import greet, use_character
-from llmcli.chat.controller import ChatController
+from llmcli.chat.controller import BackgroundLoad, ChatController
 from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
 from llmcli.config.characters import Character, character_layer
@@ -46,33 +44,33 @@ def test_a_character_replaces_the_one_before_it(from_command_line: bool) -> None
     session = Session("talk")
     controller = started_with(AHAB, session) if from_command_line else new_controller(session)
     if not from_command_line:
-        use_character(controller, AHAB)
+        controller.use_character(AHAB)
     assert settings_of(controller) == ("Ahab", "You hunt a whale.", Fixed(1.2), 5)
-    use_character(controller, EVE)
+    controller.use_character(EVE)
     assert settings_of(controller) == (
         "Eve",
         "You are Eve.",
         Fixed(0.5),
         Settings().top_k,
     )
-    use_character(controller, None)
+    controller.use_character(None)
     assert settings_of(controller) == DEFAULTS
 
 
 def test_a_character_wins_over_the_flags_of_the_start() -> None:
     controller = new_controller(Session(keep=False), Layer("flag", {"system": "Be brief.", "character": "eve"}))
-    use_character(controller, AHAB)
+    controller.use_character(AHAB)
     assert controller.settings.system == "You hunt a whale."
     assert controller.settings.character is None
-    use_character(controller, None)
+    controller.use_character(None)
     assert controller.settings.system == "Be brief."
 
 
 def test_a_setting_of_the_user_stays_when_the_character_leaves() -> None:
     controller = new_controller(Session(keep=False))
-    use_character(controller, AHAB)
+    controller.use_character(AHAB)
     controller.set("top_k", 9)
-    use_character(controller, None)
+    controller.use_character(None)
     assert settings_of(controller) == ("", None, Settings().temperature, 9)
 
 
@@ -81,7 +79,7 @@ def test_a_session_is_opened_with_its_character(from_command_line: bool) -> None
     session = Session("talk")
     controller = started_with(AHAB, session) if from_command_line else new_controller(session)
     if not from_command_line:
-        use_character(controller, AHAB)
+        controller.use_character(AHAB)
     session.add("user", "hi")
     session.copy("copy").close()
     session.close()
@@ -89,7 +87,7 @@ def test_a_session_is_opened_with_its_character(from_command_line: bool) -> None
         controller = new_controller(Session.load(name))
         assert controller.session.character == "Ahab"
         assert settings_of(controller) == ("Ahab", "You hunt a whale.", Fixed(1.2), 5)
-        use_character(controller, None)
+        controller.use_character(None)
         controller.session.close()
         assert (Session.read(name).character, Session.read(name).overrides) == ("", {})
 
@@ -114,13 +112,13 @@ def contents(session: Session) -> list[str]:
 def test_a_greeting_starts_an_empty_conversation_only() -> None:
     session = Session("talk")
     controller = new_controller(session)
-    assert use_character(controller, AHAB) == "Hast thou seen it?"
-    assert use_character(controller, EVE) == "Hello."
+    assert controller.use_character(AHAB) == "Hast thou seen it?"
+    assert controller.use_character(EVE) == "Hello."
     assert contents(session) == ["Who?", "Eve.", "Hello."]
     assert session.conversation.path()[-1].model == "Eve"
     assert not session.is_saved
     session.add("user", "Hi.")
-    assert use_character(controller, AHAB) == ""
+    assert controller.use_character(AHAB) == ""
     assert contents(session) == ["Who?", "Eve.", "Hello.", "Hi."]
     session.close()
 
@@ -129,7 +127,7 @@ def test_a_greeting_after_a_clear_is_on_disk() -> None:
     session = Session("talk")
     session.add("user", "Hi.")
     session.conversation.clear()
-    assert greet(session, AHAB) == "Hast thou seen it?"
+    assert session.greet(AHAB) == "Hast thou seen it?"
     session.close()
     assert contents(Session.read("talk")) == ["Hast thou seen it?"]
 

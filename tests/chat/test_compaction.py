@@ -53,10 +53,11 @@ def add_turns(controller: ChatController, *questions: str) -> None:
         controller.session.add("assistant", f" {text * 2}")
 
 
-def compact(controller: ChatController, keep: int = 2) -> Compaction:
+def compact(controller: ChatController, keep: int = 2) -> int:
+    """Continue from the summary of the model; returns the number of messages that it replaces."""
     compaction = Compaction(controller, controller.session.conversation.path(), keep)
-    list(compaction.parts())
-    return compaction
+    list(compaction.answer.parts())
+    return compaction.use(compaction.answer.text.strip())
 
 
 def texts(controller: ChatController) -> list[tuple[str, str]]:
@@ -65,7 +66,7 @@ def texts(controller: ChatController) -> list[tuple[str, str]]:
 
 def test_the_conversation_continues_from_the_summary(controller: ChatController, requests: Requests) -> None:
     add_turns(controller, "a", "b", "c", "d")
-    before, number = texts(controller), compact(controller).use()
+    before, number = texts(controller), compact(controller)
     assert number == 4
     assert texts(controller) == [("summary", "All is well."), *before[4:]]
 
@@ -74,7 +75,7 @@ def test_the_old_branch_stays(controller: ChatController, requests: Requests) ->
     add_turns(controller, "a", "b", "c")
     conversation = controller.session.conversation
     old, messages = conversation.head, dict(conversation.messages)
-    compact(controller).use()
+    compact(controller)
     assert conversation.messages | messages == conversation.messages
     assert old in conversation.leaves()
     controller.session.conversation.move(old)
@@ -83,7 +84,7 @@ def test_the_old_branch_stays(controller: ChatController, requests: Requests) ->
 
 def test_the_model_reads_the_summary_in_place_of_the_turns(controller: ChatController, requests: Requests) -> None:
     add_turns(controller, "a", "b", "c")
-    compact(controller, 1).use()
+    compact(controller, 1)
     text = controller.prompt(controller.session.conversation.path()).text
     assert text.startswith("be brief\n\nWhat was said before, in summary:\nAll is well.\n\nUser: c\n")
     assert "User: a" not in text
@@ -92,16 +93,16 @@ def test_the_model_reads_the_summary_in_place_of_the_turns(controller: ChatContr
 def test_turns_that_were_dropped_are_in_the_summary(controller: ChatController, requests: Requests) -> None:
     add_turns(controller, "a", "b", "c")
     controller.window_start = controller.session.conversation.path()[4].id
-    compact(controller, 1).use()
+    compact(controller, 1)
     assert "User: a\n\nAssistant:  aa" in requests[0][0].text
     assert controller.window_start is None
 
 
 def test_an_older_summary_is_part_of_the_next_one(controller: ChatController, requests: Requests) -> None:
     add_turns(controller, "a", "b", "c")
-    compact(controller, 1).use()
+    compact(controller, 1)
     add_turns(controller, "d", "e")
-    assert compact(controller, 1).use() == 5
+    assert compact(controller, 1) == 5
     assert "Earlier: All is well.\n\nUser: c" in requests[1][0].text
     assert [role for role, _ in texts(controller)] == ["summary", "user", "assistant"]
 
@@ -110,7 +111,7 @@ def test_files_of_old_turns_are_summarized_and_of_new_ones_stay(controller: Chat
     for name in ("old.txt", "new.txt"):
         controller.session.add("user", "see", attachments=(Attachment(name, f"in {name}"),))
         controller.session.add("assistant", " yes")
-    compact(controller, 1).use()
+    compact(controller, 1)
     assert "in old.txt" in requests[0][0].text
     assert "in new.txt" not in requests[0][0].text
     assert [one.name for one in controller.session.conversation.path()[1].attachments] == ["new.txt"]
@@ -121,7 +122,7 @@ def test_at_least_the_first_turn_is_summarized(
     controller: ChatController, requests: Requests, keep: int, stay: int
 ) -> None:
     add_turns(controller, "a", "b", "c")
-    assert compact(controller, keep).use() == 6 - stay
+    assert compact(controller, keep) == 6 - stay
     assert len(texts(controller)) == 1 + stay
 
 
@@ -141,7 +142,8 @@ def test_the_summary_ignores_constraints_of_answers(controller: ChatController, 
     controller.set("max_tokens", 3)
     controller.set("top_k", 7)
     add_turns(controller, "a", "b", "c")
-    assert compact(controller).text == "All is well."
+    compact(controller)
+    assert texts(controller)[0] == ("summary", "All is well.")
     settings = requests[0][1]
     assert (settings.json_schema, settings.prefill, settings.think, settings.top_k) == (None, None, "off", 7)
     assert settings.max_tokens == N_CTX // 4
@@ -171,16 +173,15 @@ def test_a_stopped_summary_is_marked_as_interrupted(controller: ChatController) 
     assert controller.engine
     add_turns(controller, "a", "b", "c")
     compaction = Compaction(controller, controller.session.conversation.path())
-    for _ in compaction.parts():
-        compaction.cancellation.set()
-    assert compaction.interrupted
+    for _ in compaction.answer.parts():
+        compaction.answer.request.cancellation.set()
+    assert compaction.answer.finish_reason == "interrupt"
 
 
 def test_the_next_answer_reads_a_summary_that_the_user_edited(controller: ChatController) -> None:
     add_turns(controller, "a", "b", "c")
-    compaction = compact(controller)
-    compaction.text = "we sail"  # as the user changed it
-    compaction.use()
+    compaction = Compaction(controller, controller.session.conversation.path())
+    compaction.use("we sail")  # as the user changed it
     turn = ask(controller, "d")
     assert "we sail" in turn.answer.prompt.text
     assert turn.message

@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.background_load import BackgroundLoad
-from llmcli.chat.controller import ChatController
-from llmcli.chat.prompting import PromptBuilder
+from llmcli.chat.controller import BackgroundLoad, ChatController
 from llmcli.chat.sessions.session import Session
 from llmcli.cli.chat import character_of
 from llmcli.config.presets import layers_of
@@ -183,7 +181,7 @@ def test_a_stale_model_is_closed_before_the_next_is_loaded(tmp_path: Path) -> No
         assert first
         assert not first.model.handle
         sizes.append(settings.n_ctx)
-        return BackgroundLoad(lambda _abort, _say: PromptBuilder(open_local(path, settings)))
+        return BackgroundLoad(lambda _abort, _say: open_local(path, settings))
 
     controller._start_loading = load
     controller.set("n_ctx", 512)

@@ -163,7 +163,8 @@ def do(session: Session, step: str, value: Any) -> Session:
         session.end_answer(value, finish_reason="stop")
     elif step == "copy" and conversation.messages:
         messages = list(conversation.messages.values())
-        session.add_copy(messages[value % len(messages)])
+        copied = messages[value % len(messages)]
+        session.append(replace(copied, id=conversation.next_id, parent=conversation.head))
     elif step == "set":
         session.set("top_k", value)
     elif step == "unset":

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from llmcli.chat.compaction import Compaction
-from llmcli.chat.controller import ChatController, Turn
+from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.chat.prompting import PromptBuilder
+from llmcli.chat.sessions.session import Turn
 from llmcli.engine.llama.context import common_prefix
 from llmcli.errors import UsageError
 from llmcli.inference.local import LocalEngine
@@ -112,11 +113,10 @@ class Walk:
 
     def compact(self) -> None:
         compaction = Compaction(self.controller, self.path, 1)
-        compaction.cancellation = self.flag
-        with closing(compaction.parts()) as parts:  # type: ignore[type-var]
+        compaction.answer.request.cancellation = self.flag
+        with closing(compaction.answer.parts()) as parts:  # type: ignore[type-var]
             next(parts, None)
-        compaction.text = self.text()
-        compaction.use()
+        compaction.use(self.text())
 
     def interrupt(self) -> None:
         """An abort at any place of the prompt or of the answer."""
@@ -127,7 +127,8 @@ class Walk:
     def stop(self) -> None:
         """Ctrl-C, or the end of a display, after some parts of the answer."""
         self.controller.session.add("user", self.text())
-        turn = self.controller.answer(self.path, cancellation=self.flag)
+        turn = self.controller.answer(self.path)
+        turn.answer.request.cancellation = self.flag
         parts, count = turn.parts(), self.random.randint(0, 4)
         for _ in range(count):
             next(parts, None)
@@ -143,7 +144,8 @@ class Walk:
         assert self.local._context
         before = list(self.local._context._evaluated[0])
         path = self.path if path is None else path
-        turn = self.controller.answer(path, extra, continued, cancellation=self.flag)
+        turn = self.controller.answer(path, extra, continued)
+        turn.answer.request.cancellation = self.flag
         for _ in turn.parts():
             pass
         self.flag.left = -1

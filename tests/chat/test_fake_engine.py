@@ -9,12 +9,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.background_load import BackgroundLoad
-from llmcli.chat.compare import CompareSession
-from llmcli.chat.controller import ChatController
-from llmcli.chat.prompting import PromptBuilder
-from llmcli.chat.recorded_answer import from_output, from_session
-from llmcli.chat.replay import BatchReplay, Replay, replay_settings
+from llmcli.chat.controller import BackgroundLoad, ChatController, CompareSession
+from llmcli.chat.replay import Replay, from_output, from_session, replay_settings
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.engine.llama import bindings
@@ -153,7 +149,7 @@ def test_a_comparison_runs_and_a_failing_answer_ends_alone() -> None:
     controller = controller_with(engine)
     controller.session.add("user", "Why?")
     variants = variants_of(["temp=0.2,0.8,1.4"], 1)
-    compared = CompareSession(controller, controller.session.conversation.path(), False, variants, 1)
+    compared = CompareSession(controller, controller.session.conversation.path(), variants, 1)
     pieces = list(compared.comparison.parts())
     assert pieces[:3] == [(0, "answer", "a "), (1, "answer", "x "), (2, "answer", "1")]
     assert {(index, text) for index, kind, text in pieces if kind == END} == {(0, "stop"), (1, "error"), (2, "stop")}
@@ -168,7 +164,7 @@ def test_a_comparison_is_stopped_by_its_cancellation() -> None:
     controller = controller_with(engine)
     controller.session.add("user", "Why?")
     variants = variants_of(["temp=0.2,0.8"], 1)
-    compared = CompareSession(controller, controller.session.conversation.path(), False, variants, 1)
+    compared = CompareSession(controller, controller.session.conversation.path(), variants, 1)
     for number, _ in enumerate(compared.comparison.parts()):
         if number == 5:
             compared.cancellation.set()
@@ -183,7 +179,8 @@ def test_a_replay_is_the_same_or_says_where_it_differs() -> None:
     (recorded,) = from_output(json.dumps(answer_data(answer)), "test")
     same, other = (Replay(engine, recorded, replay_settings(recorded, None, SETTINGS)) for _ in range(2))
     for replay in (same, other):
-        list(replay.parts())
+        list(replay.answer.parts())
+        replay.compare()
     assert (same.difference, same.reasons) == (None, [])
     assert other.difference
     assert (other.difference.offset, other.difference.recorded, other.difference.replayed) == (2, "b", "x")
@@ -202,7 +199,8 @@ def test_an_answer_that_was_stopped_is_replayed_to_its_end(n_drawn: int) -> None
     (recorded,) = from_output(json.dumps(answer_data(answer)), "test")
     assert (recorded.text, recorded.manifest.drawn) == ("a b c"[: 2 * n_drawn], n_drawn)
     replay = Replay(engine, recorded, replay_settings(recorded, None, SETTINGS))
-    list(replay.parts())
+    list(replay.answer.parts())
+    replay.compare()
     assert (replay.difference, replay.reasons, replay.stopped) == (None, [], False)
     assert replay.answer.text == recorded.text
 
@@ -249,10 +247,10 @@ def test_only_the_first_answer_waited_for_the_model() -> None:
 def test_a_load_in_the_background_counts_from_the_wait_on() -> None:
     engine, is_waiting = FakeEngine(), threading.Event()
 
-    def load(_cancellation: Cancellation, _report: Callable[[str], None]) -> PromptBuilder:
+    def load(_cancellation: Cancellation, _report: Callable[[str], None]) -> FakeEngine:
         is_waiting.wait()
         engine.waited_ms = 60_000.0
-        return PromptBuilder(engine)
+        return engine
 
     loading = BackgroundLoad(load)
 
@@ -270,7 +268,8 @@ def test_a_session_and_a_comparison_are_replayed() -> None:
     ask(controller, "one two")
     recorded = from_session(controller.session, None)
     replay = Replay(engine, recorded, replay_settings(recorded, None, SETTINGS))
-    assert "".join(text for _, text in replay.parts()) == "one two "
+    assert "".join(text for _, text in replay.answer.parts()) == "one two "
+    replay.compare()
     assert (replay.difference, replay.reasons) == (None, [])
 
     prompt = build_prompt(engine, SETTINGS, "Q", None)
@@ -282,11 +281,11 @@ def test_a_session_and_a_comparison_are_replayed() -> None:
         "variants": [variant_data(*pair) for pair in zip(variants, compared.answers, strict=True)],
     }
     pair = from_output(json.dumps(data), "test")
-    settings = [replay_settings(one, None, SETTINGS) for one in pair]
-    batch = BatchReplay(engine, pair, settings, Cancellation())
-    list(batch.comparison.parts())
-    batch.compare()
-    assert [(one.difference, one.reasons, one.stopped) for one in batch.replays] == [(None, [], False)] * 2
+    replays = [Replay(engine, one, replay_settings(one, None, SETTINGS)) for one in pair]
+    list(Comparison([one.answer for one in replays]).parts())
+    for one in replays:
+        one.compare()
+    assert [(one.difference, one.reasons, one.stopped) for one in replays] == [(None, [], False)] * 2
 
 
 def test_the_model_is_closed_with_the_chat() -> None:

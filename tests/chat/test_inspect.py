@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.controller import ChatController, Turn
+from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.chat.inspect import AnswerInspector, last_answer
+from llmcli.chat.sessions.session import Turn
 from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer

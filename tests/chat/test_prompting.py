@@ -116,10 +116,10 @@ def test_another_template_applies_to_the_next_prompt(controller: ChatController)
     plain = rendered(controller, ("user", "a"))
     controller.set("chat_template", "{{ messages[-1].content }}!")
     assert rendered(controller, ("user", "a")) == "a!"
-    assert controller.prompt_builder.has_own_template(controller.settings)
+    assert not controller.prompt_builder.with_plain_stop(controller.settings).stop
     controller.reset()
     assert rendered(controller, ("user", "a")) == plain
-    assert not controller.prompt_builder.has_own_template(controller.settings)
+    assert controller.prompt_builder.with_plain_stop(controller.settings).stop == ("\nUser:",)
 
 
 def test_without_a_template_the_prompt_is_plain_text(controller: ChatController) -> None:

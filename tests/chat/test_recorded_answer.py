@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmcli.chat.conversation import Message
-from llmcli.chat.recorded_answer import from_output, from_session
+from llmcli.chat.replay import from_output, from_session
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
 from llmcli.inference.answer_json import ReplayManifest
@@ -73,7 +73,7 @@ def test_an_output_is_read() -> None:
     (recorded,) = from_output(output(reasoning_content="hm"), "out.json")
     assert (recorded.text, recorded.reasoning, recorded.is_complete) == ("Yes.", "hm", True)
     assert recorded.values == {"seed": 1, "temperature": Fixed(0.5), "temp_policy_file": None}
-    assert recorded.request == [{"role": "user", "content": "Q"}]
+    assert [(message.role, message.content) for message in recorded.path] == [("user", "Q")]
 
 
 # Hostile
@@ -246,7 +246,7 @@ def test_an_answer_of_a_session_is_read() -> None:
     session = session_with()
     recorded = from_session(session, None)
     assert recorded.values == {"seed": 3, "top_k": 2, "temp_policy_file": None}
-    assert (recorded.text, recorded.system, recorded.request) == ("Because.", "Be brief.", None)
+    assert (recorded.text, recorded.system) == ("Because.", "Be brief.")
     assert [message.content for message in recorded.path] == ["Why?"]
     assert from_session(session, 2) == recorded == from_session(session, 1)
 

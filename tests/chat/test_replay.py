@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.controller import ChatController, Turn
-from llmcli.chat.recorded_answer import RecordedAnswer, from_session
-from llmcli.chat.replay import Replay, replay_settings
-from llmcli.chat.sessions.session import Session
+from llmcli.chat.controller import ChatController
+from llmcli.chat.replay import RecordedAnswer, Replay, from_session, replay_settings
+from llmcli.chat.sessions.session import Session, Turn
 from llmcli.engine.events import FinishReason, TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
@@ -264,10 +263,11 @@ def test_a_stopped_answer_repeats_up_to_its_end(
 def test_a_stopped_replay_has_no_result(first: LocalEngine, second: LocalEngine) -> None:
     recorded = read(given(first, {}, QUESTIONS[0]))
     replay = Replay(second, recorded, replay_settings(recorded, None, Settings()))
-    parts = replay.parts()
+    parts = replay.answer.parts()
     next(parts)
     replay.answer.request.cancellation.set()
     list(parts)
+    replay.compare()
     assert replay.stopped
     assert (replay.difference, replay.reasons) == (None, [])
 

@@ -309,8 +309,8 @@ def test_help_all_lists_every_command_and_help_shows_each(run: Run, with_tiny: P
     for name, one in commands().items():
         assert any(line.startswith(f"  /{name}") for line in lines), name
         assert any(line.startswith(f"/{name}") for line in lines), name
-        assert one.description in lines
-        start = lines.index(one.description)
+        assert one.help in lines
+        start = lines.index(one.help)
         assert lines[start + 1 : start + 5] == ["Examples:", *(f"  {example}" for example in one.examples)]
         for alias in one.aliases:
             assert sum(f"/{alias}" in line for line in lines) >= 2, alias

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.compare import CompareSession
+from llmcli.chat.controller import CompareSession
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import hardware
@@ -269,7 +269,7 @@ def test_a_kept_answer_is_saved_with_its_question_and_settings(path: Path, home:
     assert first
     draft = session.conversation.draft("user", "and the hill")
     compare_session = CompareSession(
-        controller, [*session.conversation.path(), draft], True, variants_of(["temp=0.2,1.0"], 3, 2), 3
+        controller, [*session.conversation.path(), draft], variants_of(["temp=0.2,1.0"], 3, 2), 3
     )
     answers = texts(compare_session.comparison)
     assert session.conversation.path()[-1] == first
@@ -301,7 +301,7 @@ def test_an_empty_answer_cannot_be_kept(path: Path) -> None:
     controller = controller_with(local, n_ctx=512)
     controller.session.add("user", "the river")
     compare_session = CompareSession(
-        controller, controller.session.conversation.path(), False, variants_of(["max_tokens=0,3"], 1), 1
+        controller, controller.session.conversation.path(), variants_of(["max_tokens=0,3"], 1), 1
     )
     texts(compare_session.comparison)
     with pytest.raises(UsageError, match="answer 1 is empty"):

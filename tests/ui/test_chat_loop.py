@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.background_load import BackgroundLoad
-from llmcli.chat.controller import ChatController
+from llmcli.chat.controller import BackgroundLoad, ChatController
 from llmcli.chat.sessions.session import Session
 from llmcli.config.presets import layers_of
 from llmcli.errors import ExitStatus

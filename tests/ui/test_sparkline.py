@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmcli.ui.charts.heatmap import levels, sparkline, step
+from llmcli.ui.charts.heatmap import sparkline
 
 
 def test_the_extremes_have_the_lowest_and_the_highest_bar() -> None:
@@ -39,10 +39,6 @@ def test_no_values_or_no_width_give_an_empty_text() -> None:
     assert sparkline([1, 2], 0) == ""
 
 
-def test_digits_replace_bars_where_there_are_none() -> None:
-    assert levels(False) == "12345678"
-
-
-@pytest.mark.parametrize(("value", "level"), [(-1, 0), (0, 0), (0.124, 0), (0.125, 1), (0.999, 7), (1, 7), (9, 7)])
-def test_a_level_is_an_eighth_of_the_scale(value: float, level: int) -> None:
-    assert step(value, 0.0, 1.0) == level
+@pytest.mark.parametrize(("value", "bar"), [(0, "▁"), (0.124, "▁"), (0.125, "▂"), (0.5, "▅"), (0.999, "█"), (1, "█")])
+def test_a_level_is_an_eighth_of_the_scale(value: float, bar: str) -> None:
+    assert sparkline([0, value, 1], 3) == f"▁{bar}█"

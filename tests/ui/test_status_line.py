@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from llmcli.chat.controller import PromptFit
 from llmcli.chat.conversation import Message
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.loop import input_hint, status_line
@@ -29,7 +30,7 @@ def fake_chat(path: tuple[Message, ...] = (), session: str = "", **more: Any) ->
         loading=None,
     )
     named = SimpleNamespace(name=session, character=more.pop("character", ""))
-    parts = {"editing": None, "turn": None, "pending": [], "n_prompt": 57, **more}
+    parts = {"editing": None, "turn": None, "pending": [], "fit": PromptFit(57, 8192, 1), **more}
     return SimpleNamespace(controller=controller, session=named, path=lambda: list(path), **parts)
 
 

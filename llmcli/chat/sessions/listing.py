@@ -52,12 +52,6 @@ class _Line(msgspec.Struct, gc=False):  # it lives shortly, and a list has many
 _decode = msgspec.json.Decoder(_Line).decode
 
 
-def _begun(replay: msgspec.Raw) -> object:
-    """The id of the answer that the one with these data continues, 0 for none; None without data."""
-    data = msgspec.json.decode(replay) if replay else None
-    return data.get("begun", 0) if isinstance(data, dict) and data else None
-
-
 class _Outline:
     """The tree of a session, without its texts."""
 
@@ -82,7 +76,9 @@ class _Outline:
                     self.followed.add(parent)
                     numbers[line.id] = numbers[parent] + 1
                     for edited, text in self.edited.get(parent, ()):
-                        if line.content.startswith(text) and _begun(line.replay) in (None, edited):
+                        replay = msgspec.json.decode(line.replay) if line.replay else None
+                        begun = replay.get("begun") if isinstance(replay, dict) and replay else edited
+                        if line.content.startswith(text) and begun == edited:
                             self.continued.add(edited)
                     if line.finish_reason == "edited":
                         self.edited.setdefault(parent, []).append((line.id, line.content))

@@ -1,30 +1,27 @@
-"""A session: a conversation and its settings, both in a file at every moment."""
+"""A session: a conversation and its settings, both in a file at every moment; and an answer, saved while it comes."""
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
 
 from llmcli.chat.conversation import Conversation, Message
 from llmcli.chat.sessions import store
-from llmcli.chat.sessions.events import (
-    CharacterChange,
-    Event,
-    HeadMove,
-    SettingChange,
-    SettingReset,
-    parse_event,
-    saved_key,
-    setting_changes,
-    typed_setting,
-)
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import read_events
+from llmcli.params.settings import ResolvedSettings, fields, to_datum
 from llmcli.text import ellipsize
 
+if TYPE_CHECKING:
+    from llmcli.config.characters import Character
+    from llmcli.inference.answer import Answer, Part
+
+# Settings that do not describe how an answer is made.
+_NOT_RECORDED = ("prompt", "file", "pull", "offline", "model_folders")
 _MAX_NOTES = 3
 _IDS = re.compile(rb'"(?:id|parent)":\s*(\d{1,8})\b')  # far below the largest id, so that others are free
 _WRITE_HINT = "free some space or make the folder writable; the chat continues, but it is not saved"
@@ -61,15 +58,17 @@ class Session:
         cannot be read.
         """
         session = cls(store.find_name(name))
-        file = session._file = store.SessionFile(session.name)
+        file = store.SessionFile(session.name)
         try:
-            if unfinished := session._read():
+            unfinished = session._read()
+            session._file = file  # what was read is in it already
+            if unfinished:
                 session.append(unfinished)
                 session.notes.append("the last answer is not complete; /continue resumes it")
             if not session._write_error:
                 file.remove_partial()
         except BaseException:
-            session.close()
+            file.close()
             raise
         return session
 
@@ -116,10 +115,27 @@ class Session:
         self._save(self._all_events() if is_first else [message], sync=True)
         return message
 
-    def add_copy(self, message: Message) -> Message:
-        """Copy a message of the tree to the head; the copy has no replay data."""
-        conversation = self.conversation
-        return self.append(replace(message, id=conversation.next_id, parent=conversation.head, replay={}))
+    def greet(self, character: "Character | None") -> str:
+        """Start the conversation with the examples and the greeting of a character; returns the greeting to show.
+
+        A conversation that has started stays as it is; a greeting that nobody answered is replaced.
+        """
+        path = self.conversation.path()
+        if path and path[-1].finish_reason != "greeting":
+            return ""
+        if path:
+            self.conversation.move(None)
+        if not character:
+            return ""
+        # Without a file, they are written with the first message of the user.
+        add = self.append if self._file else self.conversation.add
+        draft = self.conversation.draft
+        for question, answer in character.examples:
+            add(draft("user", question))
+            add(draft("assistant", answer, finish_reason="greeting"))
+        if character.greeting:
+            add(draft("assistant", character.greeting, model=character.name, finish_reason="greeting"))
+        return character.greeting
 
     def begin_answer(self, parent: int | None, **more: Any) -> None:
         """Start an answer that follows `parent`; it joins the conversation when it ends."""
@@ -129,8 +145,9 @@ class Session:
 
     def add_piece(self, kind: str, text: str) -> None:
         """Write the next piece of the answer ("answer" or "think") to disk, so that a kill loses nothing."""
-        if self._file:
-            self._file.add_piece({kind: text})
+        if self._file and self._file.partial:
+            with suppress(DiskError):  # the answer is written once more when it ends
+                self._file.partial.add([{kind: text}])
 
     def end_answer(self, content: str, reasoning: str = "", **more: Any) -> Message | None:
         """End the answer. An empty one is not kept.
@@ -153,27 +170,27 @@ class Session:
     def set(self, key: str, value: Any) -> None:
         """Set a setting to a typed value from now on."""
         self._character_keys.discard(key)
-        if saved_key(key) != key:
-            self.overrides.pop(saved_key(key), None)  # the text of another file, which the session was opened with
+        if (saved := store.saved_key(key)) != key:
+            self.overrides.pop(saved, None)  # the text of another file, which the session was opened with
         self.overrides[key] = value
-        self._save(setting_changes({key: value}))
+        self._save(store.setting_changes({key: value}))
 
     def unset(self, key: str) -> None:
         """Remove the value that was set in the chat; the one of the command line is in force again."""
         if key in self.overrides:
             del self.overrides[key]
             given = {key: self._flags[key]} if key in self._flags else {}
-            self._save([*setting_changes(given)] or [SettingReset(saved_key(key))])
+            self._save([*store.setting_changes(given)] or [store.SettingReset(store.saved_key(key))])
 
     def save_flags(self, values: Mapping[str, Any]) -> None:
         """Write the settings of the command line, which are in force already, for the next start of this session."""
         self._flags |= values
-        self._save(setting_changes(values))
+        self._save(store.setting_changes(values))
 
     def set_character(self, name: str, keys: Iterable[str]) -> None:
         """Write who answers from now on, and which settings, set before, come from this character."""
         self.character, self._character_keys = name, set(keys)
-        self._save([CharacterChange(name, sorted(map(saved_key, keys)))])
+        self._save([store.CharacterChange(name, sorted(map(store.saved_key, keys)))])
 
     def remove_character(self) -> None:
         """Answer without a character; the settings that it has set are unset."""
@@ -183,7 +200,7 @@ class Session:
         for key in keys:
             self.overrides.pop(key, None)
             self._flags.pop(key, None)
-        self._save([*map(SettingReset, sorted(map(saved_key, keys))), CharacterChange("", [])])
+        self._save([*map(store.SettingReset, sorted(map(store.saved_key, keys))), store.CharacterChange("", [])])
 
     # The file
 
@@ -237,13 +254,11 @@ class Session:
         """Load the file; returns the unfinished answer of a chat that was killed."""
         path, conversation = store.path_of(self.name), self.conversation
         faults: list[str] = []
-        conversation.on_move = lambda: None  # what is read is in the file already
         for data in read_events(path, faults):
             try:
                 self._apply(data, faults)
             except (UsageError, ValueError) as error:
                 faults.append(f"skipped a line: {str(error)[:200]}")
-        conversation.on_move = self._save_head
         if faults:  # a new message must not take the id of a lost one, whose line may not have a readable id
             raw = path.read_bytes()
             conversation.lost_id = max([raw.count(b"\n"), *map(int, _IDS.findall(raw))])
@@ -255,30 +270,30 @@ class Session:
 
     def _apply(self, data: Mapping[str, Any], faults: list[str]) -> None:
         conversation = self.conversation
-        match Message.from_data(data) if data.get("type") == "message" else parse_event(data):
+        match Message.from_data(data) if data.get("type") == "message" else store.parse_event(data):
             case Message() as found:
                 message = conversation.with_parent(found)
                 if message is not found:
                     faults.append(f"message {found.id} follows message {found.parent}, which does not exist")
                 if conversation.messages.get(message.id) != message:  # a line may be there twice
                     conversation.add(message)
-            case HeadMove(id=head):
+            case store.HeadMove(id=head):
                 conversation.move(head)
-            case SettingChange() as change:
-                key, value = typed_setting(change)
+            case store.SettingChange() as change:
+                key, value = store.typed_setting(change)
                 self.overrides[key] = value
                 self._character_keys.discard(key)
-            case SettingReset(key=key):
+            case store.SettingReset(key=key):
                 self.overrides.pop(key, None)
                 self._character_keys.discard(key)
-            case CharacterChange(name=name, keys=keys):
+            case store.CharacterChange(name=name, keys=keys):
                 self.character = ellipsize(name, 100)
                 self._character_keys = self.overrides.keys() & set(keys)
 
     def _save_head(self) -> None:
-        self._save([HeadMove(self.conversation.head)])
+        self._save([store.HeadMove(self.conversation.head)])
 
-    def _save(self, events: Iterable[Message | Event], sync: bool = False) -> None:
+    def _save(self, events: Iterable[Message | store.Event], sync: bool = False) -> None:
         """Add events to the file; before the first message there is none."""
         if not self._file:
             return
@@ -289,15 +304,70 @@ class Session:
         else:
             self._write_error, self._is_reported = None, False
 
-    def _all_events(self) -> Iterator[Message | Event]:
+    def _all_events(self) -> Iterator[Message | store.Event]:
         conversation = self.conversation
         yield from conversation.messages.values()
-        yield from setting_changes(self._flags | self.overrides)
+        yield from store.setting_changes(self._flags | self.overrides)
         if self.character:
-            yield CharacterChange(self.character, sorted(map(saved_key, self._character_keys)))
+            yield store.CharacterChange(self.character, sorted(map(store.saved_key, self._character_keys)))
         if conversation.head != next(reversed(conversation.messages), None):
-            yield HeadMove(conversation.head)
+            yield store.HeadMove(conversation.head)
 
 
-def _to_data(event: Message | Event) -> dict[str, Any]:
+@dataclass
+class Turn:
+    """One answer in a session. Iterate over `parts()` to stream it and to save it."""
+
+    session: Session
+    answer: "Answer"
+    resolved: ResolvedSettings
+    parent: int | None  # the question
+    continued: Message | None = None  # the answer that this one continues, whose text is in the prompt already
+    first: int | None = None  # the first message in the prompt, if it does not contain all
+    message: Message | None = field(init=False, default=None)  # what was saved; None: it is empty
+
+    def parts(self) -> "Generator[Part, None, None]":
+        """The parts of the answer as they are generated, without those of `continued`; a kill loses none.
+
+        Raises as `Answer.parts` does; the text so far is saved before.
+        """
+        session, answer, reason = self.session, self.answer, "error"
+        self.begin()
+        try:
+            if answer.reasoning:
+                session.add_piece("think", answer.reasoning)
+            for number, (kind, text) in enumerate(answer.parts()):
+                session.add_piece(kind, text)
+                if number or not (self.continued and self.continued.content):  # which is on the screen already
+                    yield kind, text
+            reason = answer.finish_reason
+        except (KeyboardInterrupt, GeneratorExit):
+            reason = "interrupt"
+            raise
+        finally:
+            self.save(reason)
+
+    def begin(self) -> None:
+        """Let the session know of the answer."""
+        settings, origins = self.resolved.settings, self.resolved.origins
+        chosen = [key for key, origin in origins.items() if origin != "default" and key not in _NOT_RECORDED]
+        params = {key: to_datum(fields()[key], getattr(settings, key)) for key in dict.fromkeys([*chosen, "seed"])}
+        self.session.begin_answer(self.parent, model=self.answer.engine.name, params=params)
+
+    def save(self, reason: str) -> None:
+        """Add the answer to the session, unless it has no new text."""
+        from llmcli.inference.answer_json import replay_data
+
+        answer, before = self.answer, self.continued
+        if before and len(answer.text) <= len(before.content) and len(answer.reasoning) == len(before.reasoning):
+            self.session.end_answer("")  # no new text: the answer that was to be continued stays as it is
+            return
+        timings = answer.timings() if answer.started else {}
+        replay = replay_data(answer, self.first, before.id if before else None)
+        self.message = self.session.end_answer(
+            answer.text, answer.reasoning, finish_reason=reason, timings=timings, replay=replay
+        )
+
+
+def _to_data(event: Message | store.Event) -> dict[str, Any]:
     return event.to_data() if isinstance(event, Message) else to_builtins(event)

@@ -1,26 +1,45 @@
-"""The folder of sessions: names, files and locks."""
+"""The folder of sessions: names, locks, files, and their lines beside messages: heads, settings, characters.
+
+A file may come from others: no setting in it runs code or names a file that would be read into a prompt. So the file
+has the text of a system prompt, a grammar, a schema or a template, in place of the name of its file.
+"""
 
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import date
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any, get_args
 
-from llmcli.chat.conversation import Message
+from msgspec import Struct
+
+from llmcli.chat.conversation import Message, MessageId
 from llmcli.errors import DiskError, LlmcliError, UsageError
-from llmcli.files import OPEN_SAFE, VERSION, JsonlAppender, check_name, data_dir, encode, make_private, read_events
+from llmcli.files import (
+    VERSION,
+    JsonlAppender,
+    check_name,
+    convert,
+    data_dir,
+    encode,
+    make_private,
+    read_events,
+    read_text,
+)
+from llmcli.inference.request import is_inline
+from llmcli.params.settings import CODE_KEYS, fields, find, to_datum
 from llmcli.text import did_you_mean
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 SUFFIX = ".jsonl"
-_PARTIAL = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | OPEN_SAFE
+_TEXTS = ("system", "grammar_file", "json_schema", "chat_template")  # settings that may name a text file
 
 
 def folder() -> Path:
@@ -153,15 +172,14 @@ def partial_path(path: Path) -> Path:
 def read_partial(path: Path) -> Message | None:
     """The unfinished answer of a chat that was killed; None without text."""
     message: Message | None = None
-    texts: dict[str, list[str]] = {"answer": [], "think": []}
+    content = reasoning = ""
     with suppress(LlmcliError):  # usually the file does not exist
         for event in read_events(partial_path(path)):
             if event.get("type") == "message":
                 with suppress(ValueError):
                     message = Message.from_data(event)
-            for kind in texts.keys() & event.keys():
-                texts[kind].append(str(event[kind]))
-    content, reasoning = "".join(texts["answer"]), "".join(texts["think"])
+            content += str(event.get("answer", ""))
+            reasoning += str(event.get("think", ""))
     if not message or not content + reasoning:
         return None
     return replace(message, content=content, reasoning=reasoning, finish_reason="interrupt")
@@ -178,7 +196,7 @@ class SessionFile:
         """
         path = path_of(name) if new else existing_path(name)
         self.name = name
-        self._partial = -1  # descriptor of the file of the unfinished answer
+        self.partial: JsonlAppender | None = None  # the pieces of the unfinished answer
         self._lock = acquire_lock(name)  # before the file exists, so that no `--continue` opens it
         try:
             if new:
@@ -215,24 +233,18 @@ class SessionFile:
 
     def begin_answer(self, event: Mapping[str, Any]) -> None:
         """Write what is known of an answer before its first token."""
-        with suppress(OSError):  # a full disk is reported when the answer ends
-            self._partial = os.open(partial_path(self.lines.path), _PARTIAL, 0o600)
-        self.add_piece(event)
-
-    def add_piece(self, event: Mapping[str, Any]) -> None:
-        """Write a piece of the answer, in a few microseconds."""
-        if self._partial >= 0:
-            with suppress(OSError):
-                os.write(self._partial, encode(event))
+        self.remove_partial()
+        with suppress(DiskError, FileExistsError):  # a full disk is reported when the answer ends
+            self.partial = JsonlAppender(partial_path(self.lines.path), new=True)
+            self.partial.add([event])
 
     def end_answer(self) -> None:
         """Delete the pieces, unless the answer is not in the session yet. A second call does nothing."""
-        if self._partial < 0:
-            return
-        os.close(self._partial)
-        self._partial = -1
-        if not self.lines.waiting:
-            self.remove_partial()
+        if self.partial:
+            self.partial.close()
+            self.partial = None
+            if not self.lines.waiting:
+                self.remove_partial()
 
     def remove_partial(self) -> None:
         """Delete the file of the unfinished answer."""
@@ -258,13 +270,100 @@ def create_file(name: str, first: str) -> SessionFile:
     """
     if name:
         return SessionFile(name, new=True)
-    slug = ""
-    for word in re.findall(r"[A-Za-z0-9]+", first[:200]):
-        if len(slug) + len(word) > 32:
-            break
-        slug += f"-{word.lower()}"
-    name = f"{date.today().isoformat()}{slug or '-chat'}"
+    words = " ".join(re.findall(r"[A-Za-z0-9]+", first[:200])).lower()
+    slug = shorten(words, 32, placeholder="", break_long_words=False).replace(" ", "-")
+    name = f"{date.today().isoformat()}-{slug or 'chat'}"
     numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
     while True:
         with suppress(UsageError):
             return SessionFile(next(numbered), new=True)
+
+
+class HeadMove(Struct, tag="head", tag_field="type"):
+    """The current branch ends with another message (None = before the first)."""
+
+    id: MessageId | None
+
+
+class SettingChange(Struct, tag="set", tag_field="type"):
+    """A setting has a value from now on, as JSON data."""
+
+    key: str
+    value: Any = None
+
+
+class SettingReset(Struct, tag="unset", tag_field="type"):
+    """The session does not set a setting any more."""
+
+    key: str
+
+
+class CharacterChange(Struct, tag="character", tag_field="type"):
+    """A character answers from now on ("" = none); `keys` are the settings that it has set before."""
+
+    name: str
+    keys: list[str]
+
+
+Event = HeadMove | SettingChange | SettingReset | CharacterChange
+
+
+def parse_event(data: Mapping[str, Any]) -> Event | None:
+    """The event of a JSON object; None for the header, and for a type that this version does not know.
+
+    Raises ValueError if it is not valid, as in a file that was edited or cut.
+    """
+    kind = next((kind for kind in get_args(Event) if kind.__struct_config__.tag == data.get("type")), None)
+    return convert(data, kind) if kind else None
+
+
+def setting_changes(values: Mapping[str, Any]) -> Iterator[SettingChange | SettingReset]:
+    """The events of typed values of settings; a value that no session can have is not set."""
+    for key, value in values.items():
+        is_refused = key in CODE_KEYS or _names_file(key, value)
+        if is_refused and key in _TEXTS and (text := _file_text(key, value)) is not None:
+            value, is_refused = text, _names_file(saved_key(key), text)
+        key = saved_key(key)
+        yield SettingReset(key) if is_refused else SettingChange(key, to_datum(fields()[key], value))
+
+
+def _file_text(key: str, name: str) -> str | None:
+    """The text of a file that a setting names; None if it cannot be read, which the next answer reports."""
+    path = name[1:] if key == "system" else name
+    if os.path.isfile(os.path.expanduser(path)):  # not a pipe, which can be read only once
+        with suppress(LlmcliError):
+            return read_text(path).rstrip("\n") if key == "system" else read_text(path)
+    return None
+
+
+def saved_key(key: str) -> str:
+    """The key under which a session file has a setting."""
+    return "grammar" if key == "grammar_file" else key
+
+
+def typed_setting(change: SettingChange) -> tuple[str, Any]:
+    """The key and the typed value of a setting. Raises UsageError if no session can have it."""
+    field = find(change.key)
+    if field.key in CODE_KEYS:
+        raise UsageError(f"a session file cannot set {field.key} (it runs code)")
+    value = field.parse_data(change.value)
+    if _names_file(field.key, value):
+        raise UsageError(f"a session file cannot set {field.key} to the name of a file")
+    if field.key == "preset" and value:
+        from llmcli.config.presets import preset_layer
+
+        preset_layer(str(value))  # raises if the preset was deleted
+    return field.key, value
+
+
+def _names_file(key: str, value: Any) -> bool:
+    """Whether a setting names a file that is not a model."""
+    if not value:
+        return False
+    if key == "system":
+        return bool(value.startswith("@"))
+    if key in ("json_schema", "chat_template"):
+        return not is_inline(value)
+    if key == "theme":
+        return not re.fullmatch(r"[\w-]+", value)
+    return fields()[key].path and key != "model_folders"

@@ -2,12 +2,13 @@
 
 import math
 import shutil
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from llmcli.engine.events import Measure, TokenTrace
 from llmcli.text import plural, sanitize
-from llmcli.ui.terminal.cells import Runs, cells, fold, styled, unstyled, wrap
+from llmcli.ui.terminal.cells import cells, folds, painted, wrap
 from llmcli.ui.terminal.console import encodable, is_terminal, wants_color
 from llmcli.ui.terminal.output import print_drawn, print_text, stream
 
@@ -17,7 +18,9 @@ _LOOKS = [f"38;5;16;48;5;{ground}" for ground in (67, 110, 152, 230, 222, 216, 2
 _FAINT, _UNDERLINED = "2", ";4"
 _TAB = "    "
 _BARS, _DIGITS = "▁▂▃▄▅▆▇█", "12345678"
-STEPS = len(_BARS)
+_STEPS = len(_BARS)
+
+_Line = list[tuple[int, str]]  # texts with the index of their token
 
 
 def print_heat(tokens: Sequence[TokenTrace], by: Measure) -> None:
@@ -35,37 +38,35 @@ def heat_rows(tokens: Sequence[TokenTrace], by: Measure, width: int, color: bool
     Where two tokens of one color meet within a word, one of them is underlined. Without color, a bar (without
     `unicode` a digit) is below the first character of each token, and dots are below the others.
     """
+    signs, dot, newline = (_BARS, "·", "↵") if unicode else (_DIGITS, ".", "\\n")
     shown = [token for token in tokens if token.text]
     values: list[float | None] = [getattr(token, by) for token in shown]
     known = [value for value in values if value is not None]
     top = 1.0 if by == "p" else max([1.0, *known])
     # Most entropies are close to 0 and a few are far off, so their steps grow with the square.
-    scale = [top * (at / STEPS) ** (2 if by == "entropy" else 1) for at in range(STEPS)]  # the start of each step
+    scale = [top * (at / _STEPS) ** (2 if by == "entropy" else 1) for at in range(_STEPS)]  # the start of each step
     steps = [None if value is None else max(bisect_right(scale, value) - 1, 0) for value in values]
-    looks, rows = _looks(shown, steps, by), list[Runs]()
+    looks = _looks(shown, steps, by) if color else [""] * len(shown)
+    faint, rows = _FAINT if color else "", list[str]()
     if reasoning := sanitize("".join(token.reasoning for token in tokens)).replace("\t", _TAB).strip("\n"):
-        inside = wrap([(_FAINT, reasoning)], max(width - 2, 1))
-        rows = [[(_FAINT, "thinking")], *([(_FAINT, "  "), *row] for row in inside), []]
-    for line in _lines(shown, steps, unicode):
-        for row in fold(line, width):
-            rows.append(_colored(row, shown, looks))
-            bars = "" if color else _bars(row, shown, steps, unicode)
-            rows += [[("", bars)]] if bars else []
-    legend = [[], *_legend(by, known, scale, width, color, unicode)] if shown else []
-    paint = styled if color else unstyled
-    return [*map(paint, rows), *(paint(row).rstrip() for row in legend)]
+        inside = wrap(reasoning, max(width - 2, 1))
+        rows = [painted("thinking", faint), *(painted(f"  {row}", faint) for row in inside), ""]
+    for line in _lines(shown, steps, newline):
+        for row in _folded(line, width):
+            words, bars = _drawn(row, shown, steps, looks, signs + dot)
+            rows += [words] if color or not bars else [words, bars]
+    return [*rows, "", *_legend(by, known, scale, width, color, signs)] if shown else rows
 
 
-def _lines(shown: Sequence[TokenTrace], steps: Sequence[int | None], unicode: bool) -> Iterator[Runs]:
-    """The lines of the answer; the style of each run is the index of its token, and newlines of tokens are visible."""
-    line: Runs = []
+def _lines(shown: Sequence[TokenTrace], steps: Sequence[int | None], newline: str) -> Iterator[_Line]:
+    """The lines of the answer; each text has the index of its token, and newlines of tokens are visible."""
+    line: _Line = []
     for index, token in enumerate(shown):
-        ended = "" if steps[index] is None else "↵" if unicode else "\\n"
         *full, last = sanitize(token.text).replace("\t", _TAB).split("\n")
         for part in full:
-            yield [*line, (str(index), part + ended)]
+            yield [*line, (index, part + ("" if steps[index] is None else newline))]
             line = []
-        line += [(str(index), last)] if last else []
+        line += [(index, last)] if last else []
     if line:
         yield line
 
@@ -74,58 +75,56 @@ def _looks(shown: Sequence[TokenTrace], steps: Sequence[int | None], by: Measure
     """The colors of each token: a low probability has the color of a high temperature."""
     looks: list[str] = []
     for index, step in enumerate(steps):
-        ground = "" if step is None else _LOOKS[STEPS - 1 - step if by == "p" else step]
+        ground = "" if step is None else _LOOKS[_STEPS - 1 - step if by == "p" else step]
         before = looks[-1] if looks else ""
         joined = index and not shown[index - 1].text[-1:].isspace() and not shown[index].text[:1].isspace()
         looks.append(ground + _UNDERLINED if ground and joined and before == ground else ground)
     return looks
 
 
-def _colored(row: Runs, shown: Sequence[TokenTrace], looks: Sequence[str]) -> Runs:
-    """The row in color; the blanks before a word have none, so that words are separate."""
-    runs: Runs = []
+def _folded(line: _Line, width: int) -> Iterator[_Line]:
+    """The rows of a line, each of them in parts of its tokens."""
+    starts = list(accumulate((len(text) for _, text in line), initial=0))
+    for start, end in folds("".join(text for _, text in line), width):
+        within = slice(bisect_right(starts, start) - 1, bisect_left(starts, end))
+        parts = zip(starts[within], line[within], strict=False)
+        yield [(index, text[max(start - at, 0) : end - at]) for at, (index, text) in parts]
+
+
+def _drawn(
+    row: _Line, shown: Sequence[TokenTrace], steps: Sequence[int | None], looks: Sequence[str], signs: str
+) -> tuple[str, str]:
+    """The words and the bars of a row; the blanks before a word have neither color nor bar: words are separate."""
+    words = bars = ""
     for index, text in row:
-        blanks = _blanks(text, shown[int(index)])
-        runs += [("", text[:blanks]), (looks[int(index)] if text[blanks:] else "", text[blanks:])]
-    return runs
-
-
-def _bars(row: Runs, shown: Sequence[TokenTrace], steps: Sequence[int | None], unicode: bool) -> str:
-    signs, filler = levels(unicode), "·" if unicode else "."
-    bars = ""
-    for index, text in row:
-        step, blanks = steps[int(index)], _blanks(text, shown[int(index)])
-        size = cells(text) - blanks
-        bars += " " * blanks + (signs[step] + filler * (size - 1) if step is not None and size else " " * size)
-    return bars.rstrip()
-
-
-def _blanks(text: str, token: TokenTrace) -> int:
-    """The number of blanks before the word in this part of a token; 0 where the token is only blanks."""
-    return 0 if token.text.isspace() else len(text) - len(text.lstrip(" "))
+        step = steps[index]
+        word = text if shown[index].text.isspace() else text.lstrip(" ")
+        blanks, size = text[: len(text) - len(word)], cells(word)
+        words += blanks + painted(word, looks[index])
+        bars += blanks + (" " * size if step is None or not size else signs[step] + signs[-1] * (size - 1))
+    return words, bars.rstrip()
 
 
 def _legend(
-    by: Measure, known: Sequence[float], scale: Sequence[float], width: int, color: bool, unicode: bool
-) -> list[Runs]:
+    by: Measure, known: Sequence[float], scale: Sequence[float], width: int, color: bool, signs: str
+) -> list[str]:
     """The measure, its minimum, mean and maximum, and the value at which each step starts."""
     if not known:
-        return wrap([("", f"{_NAMES[by]}: this trace has no values")], width)
+        return wrap(f"{_NAMES[by]}: this trace has no values", width)
     low, mean, high = (_number(value) for value in (min(known), sum(known) / len(known), max(known)))
     facts = f"{_NAMES[by]}: min {low}, mean {mean}, max {high} over {plural(len(known), 'token')}"
     numbers = [_number(value) for value in scale]
     looks = _LOOKS[::-1] if by == "p" else _LOOKS
-    signs = zip(levels(unicode), numbers, strict=True)
-    texts = [f" {number} " if color else f"{sign} {number}  " for sign, number in signs]
+    texts = [f" {n} " if color else f"{sign} {n}  " for sign, n in zip(signs, numbers, strict=True)]
     size = max(map(len, texts))
-    beside = next((many for many in (STEPS, STEPS // 2, STEPS // 4) if many * size <= width), 1)
-    drawn = [(look, text.ljust(size)) for look, text in zip(looks, texts, strict=True)]
+    beside = next((many for many in (_STEPS, _STEPS // 2, _STEPS // 4) if many * size <= width), 1)
+    drawn = [painted(text.ljust(size), look if color else "") for look, text in zip(looks, texts, strict=True)]
     note = f"each bar is the {_NAMES[by]} of the token above it"
     if color:
         order = "red (low) to blue (high)" if by == "p" else "blue (low) to red (high)"
         note = f"color: {_NAMES[by]} from {order}; an underline separates tokens of the same color"
-    steps = [drawn[at : at + beside] for at in range(0, STEPS, beside)]
-    return [*wrap([("", facts)], width), *steps, *wrap([(_FAINT, note)], width)]
+    steps = ["".join(drawn[at : at + beside]).rstrip() for at in range(0, _STEPS, beside)]
+    return [*wrap(facts, width), *steps, *(painted(row, _FAINT if color else "") for row in wrap(note, width))]
 
 
 def _number(value: float) -> str:
@@ -145,18 +144,10 @@ def sparkline(values: Sequence[float | None], width: int) -> str:
         means.append(sum(numbers) / len(numbers) if numbers else None)
     known = [mean for mean in means if mean is not None]
     low, high = min(known, default=0.0), max(known, default=0.0)
-    if high - low <= 1e-9 * max(abs(low), abs(high)):  # rounding of the means of equal numbers
-        return "".join(" " if mean is None else _BARS[STEPS // 2 - 1] for mean in means)
-    return "".join(" " if mean is None else _BARS[step(mean, low, high)] for mean in means)
-
-
-def step(value: float, low: float, high: float) -> int:
-    """The level, from 0, of a value on a scale from `low` to `high`; values outside get the nearest level."""
-    if not high > low:
-        return 0
-    return min(max(int((value - low) / (high - low) * STEPS), 0), STEPS - 1)
-
-
-def levels(unicode: bool) -> str:
-    """The characters from a low to a high value: bars, or digits for a terminal without them."""
-    return _BARS if unicode else _DIGITS
+    # A range within the rounding of the means of equal numbers does not count.
+    span = high - low if high - low > 1e-9 * max(abs(low), abs(high)) else 0.0
+    line = ""
+    for mean in means:
+        level = int((mean - low) / span * _STEPS) if mean is not None and span else _STEPS // 2 - 1
+        line += " " if mean is None else _BARS[min(level, _STEPS - 1)]
+    return line

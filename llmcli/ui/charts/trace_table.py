@@ -8,7 +8,7 @@ from llmcli.engine.events import Alternative, Candidate, ChainStep, TokenInspect
 from llmcli.params.samplers import SAMPLERS
 from llmcli.params.settings import Settings, fields, needed_settings
 from llmcli.text import plural, sanitize
-from llmcli.ui.terminal.cells import Runs, cells, fit, styled, unstyled, wrap
+from llmcli.ui.terminal.cells import cells, fit, painted, visible, wrap
 from llmcli.ui.terminal.console import is_terminal, wants_color
 from llmcli.ui.terminal.output import columns, print_drawn, print_line, print_rows, print_text, stream
 
@@ -17,7 +17,6 @@ _SPARE = ("POLICY", "SENTENCE", "CANDIDATES", "RANK")
 _SIGNS = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})  # for blanks
 _WIDEST, _NARROW = 16, 10  # columns of the text of a token; the second in a narrow window
 _SHORT_NAMES = {"logit_bias": "bias", "banned_strings": "bans"} | {one.name: one.heading for one in SAMPLERS.values()}
-_SAMPLED, _REMOVED, _BAR = "1", "2", "36"  # looks
 _JOINED = "\N{NO-BREAK SPACE}"
 _WIDEST_BAR = 20  # columns
 
@@ -35,14 +34,14 @@ def print_trace(tokens: Sequence[TokenTrace]) -> None:
     below = [_alternatives(token.top, width) for token in tokens]
     right = [head for head in _HEADS if head not in ("TEXT", "POLICY")]
     print_rows(_HEADS, rows, right=right, below=below, spare=_SPARE)
-    print_line("\n" + "\n".join(map(unstyled, wrap([("", summary_line(tokens))], columns()))))
+    print_line("\n" + "\n".join(wrap(summary_line(tokens), columns())))
 
 
 def _alternatives(top: Sequence[Alternative], width: int) -> str:
     """The alternatives, each with its probability before and after the sampler chain; wrapped on a terminal."""
     parts = [f"{token_text(one.text, width)} {one.before:.3f}→{f'{one.p:.3f}' if one.p else 'out'}" for one in top]
     text = ", ".join(part.replace(" ", _JOINED) for part in parts)
-    return "\n  ".join(unstyled(row).replace(_JOINED, " ") for row in wrap([("", text)], columns() - 2))
+    return "\n  ".join(wrap(text, columns() - 2)).replace(_JOINED, " ")
 
 
 def token_text(text: str, columns: int) -> str:
@@ -91,24 +90,25 @@ def print_why(inspected: TokenInspection, settings: Settings) -> None:
 
 def why_rows(inspected: TokenInspection, settings: Settings, width: int, color: bool) -> list[str]:
     """Rows of at most `width` columns (20 or more), safe to draw: the candidates, then the effect of each step."""
-    table = _WhyTable(inspected, settings, width)
+    table = _WhyTable(inspected, settings, width, color)
     rows = table.candidates()
-    if max(cells(unstyled(row)) for row in rows) > width:
+    if max(map(visible, rows)) > width:
         rows = table.stacked_candidates()
-    return [(styled if color else unstyled)(_trimmed(row)) for row in [*rows, [], *table.effects()]]
+    return [row.replace(_JOINED, " ") for row in [*rows, "", *table.effects()]]
 
 
 class _WhyTable:
     """The rows about one token. A step that changed nothing has no column."""
 
-    def __init__(self, inspected: TokenInspection, settings: Settings, width: int) -> None:
+    def __init__(self, inspected: TokenInspection, settings: Settings, width: int, color: bool) -> None:
         self._inspected, self._settings, self._width = inspected, settings, width
+        self._strong, self._faint, self._bar = ("1", "2", "36") if color else ("", "", "")
         self._chain = chain = inspected.stepwise
         self._shown = [at for at, step in enumerate(chain.steps) if step.moved or step.live < step.before]
         self._heads = [("model", "%"), *(self._head(chain.steps[at]) for at in self._shown)]
         self._rank_width = max(len(str(one.rank)) for one in chain.candidates)
 
-    def candidates(self) -> list[Runs]:
+    def candidates(self) -> list[str]:
         """A row for each candidate, with a bar for its probability after the chain."""
         candidates = self._chain.candidates
         texts = [token_text(one.text, _WIDEST) for one in candidates]
@@ -116,30 +116,30 @@ class _WhyTable:
         widths = [max(len(name) + 2, len(value), 5) for name, value in self._heads]
         start = " " * (self._rank_width + column + 4)
         names, values = (_aligned(words, widths) for words in zip(*self._heads, strict=True))
-        rows: list[Runs] = [[("1", start + names)], [(_REMOVED, start + values)]]
+        rows = [painted(start + names, self._strong), painted((start + values).rstrip(), self._faint)]
         room = min(self._width - cells(start + names) - 2, _WIDEST_BAR)
         most = max(map(self._chain.after, candidates))
         for one, text in zip(candidates, texts, strict=True):
-            after = self._chain.after(one)
-            line = f"{self._mark(one)}  {text}{' ' * (column - cells(text))}{_aligned(self._cells(one), widths)}"
-            bar = "█" * round(room * after / most) if room > 3 and after else ""
-            rows.append([(self._look(one), line), (_BAR, f"  {bar}")])
+            look, mark, own = self._entry(one)
+            bar = "█" * round(room * self._chain.after(one) / most) if room > 3 and most else ""
+            line = f"{mark}  {text}{' ' * (column - cells(text))}{_aligned(own, widths)}"
+            rows.append(painted(line, look) + (painted(f"  {bar}", self._bar) if bar else ""))
         return rows
 
-    def stacked_candidates(self) -> list[Runs]:
+    def stacked_candidates(self) -> list[str]:
         """Each candidate above its probabilities, for a narrow window; the first rows name the steps."""
         legend = " → ".join(f"{name} {value}".rstrip().replace(" ", _JOINED) for name, value in self._heads)
-        rows = wrap([("1", legend)], self._width)
+        rows = [painted(row, self._strong) for row in wrap(legend, self._width)]
         indent = " " * (self._rank_width + 3)
         room = max(self._width - len(indent), 1)
         for one in self._chain.candidates:
-            look, text = self._look(one), token_text(one.text, max(room, 4))
-            line = " → ".join(cell.replace(" ", _JOINED) for cell in self._cells(one)).replace("→ -", "-")
-            rows.append([(look, f"{self._mark(one)} {text}")])
-            rows += [[(look, indent), *row] for row in wrap([(look, line)], room)]
+            look, mark, own = self._entry(one)
+            line = " → ".join(value.replace(" ", _JOINED) for value in own).replace("→ -", "-")
+            texts = f"{mark} {token_text(one.text, max(room, 4))}", *(indent + row for row in wrap(line, room))
+            rows += [painted(text, look) for text in texts]
         return rows
 
-    def effects(self) -> list[Runs]:
+    def effects(self) -> list[str]:
         """The effect of each step, and the token that was sampled."""
         steps, width = self._chain.steps, self._width
         described = [self._title_and_note(step) for step in steps]
@@ -147,7 +147,7 @@ class _WhyTable:
         column = max(len(title) for title, _ in [*described, ("sampled", "")]) + 2
         middle = max(map(len, counts), default=0) + 2
         unexplained = {"removed": " of the probability", "moved": " of the probability"}
-        rows: list[Runs] = []
+        rows: list[str] = []
         for step, (title, note), count in zip(steps, described, counts, strict=True):
             effect = f"moved {percent(step.moved)}%" if step.moved else "no change"
             if step.live < step.before:
@@ -156,27 +156,23 @@ class _WhyTable:
             verb = effect.partition(" ")[0]
             if len(line + unexplained.get(verb, "")) <= width:
                 line += unexplained.pop(verb, "")
-            rows += [[("", line)]] if cells(line) <= width else wrap([("", line)], width)
-            if note:
-                rows += [[(_REMOVED, "  "), *row] for row in wrap([(_REMOVED, note)], max(width - 2, 10))]
+            rows += wrap(line, width)
+            rows += [painted(f"  {row}", self._faint) for row in wrap(note, max(width - 2, 10)) if row]
         drawn = next(one for one in self._chain.candidates if one.id == self._inspected.drawn)
         left = plural(steps[-1].live if steps else self._chain.n_vocab, "candidate")
         last = f"{token_text(drawn.text, _WIDEST)}, {percent(self._chain.after(drawn))}% of {left}"
-        return [*rows, *wrap([(_SAMPLED, f"{'sampled':<{column}}{last}")], width)]
+        return [*rows, *(painted(row, self._strong) for row in wrap(f"{'sampled':<{column}}{last}", width))]
 
-    def _mark(self, candidate: Candidate) -> str:
-        return f"{'>' if candidate.id == self._inspected.drawn else ' '} {candidate.rank:>{self._rank_width}}"
-
-    def _cells(self, candidate: Candidate) -> list[str]:
-        """The cells of a candidate; the last one names the step that removed it."""
-        row = [percent(candidate.before), *(percent(candidate.p[at]) for at in self._shown if at < len(candidate.p))]
-        removed_by = self._chain.removed_by(candidate)
-        return [*row, f"- {short_name(removed_by)}"] if removed_by else row
-
-    def _look(self, candidate: Candidate) -> str:
-        if candidate.id == self._inspected.drawn:
-            return _SAMPLED
-        return _REMOVED if self._chain.removed_by(candidate) else ""
+    def _entry(self, one: Candidate) -> tuple[str, str, list[str]]:
+        """The look of a candidate, its mark with its rank, and its values; the last names the step that removed it."""
+        look, sign = "", " "
+        values = [percent(one.before), *(percent(one.p[at]) for at in self._shown if at < len(one.p))]
+        if removed_by := self._chain.removed_by(one):
+            look = self._faint
+            values.append(f"- {short_name(removed_by)}")
+        if one.id == self._inspected.drawn:
+            look, sign = self._strong, ">"
+        return look, f"{sign} {one.rank:>{self._rank_width}}", values
 
     def _head(self, step: ChainStep) -> tuple[str, str]:
         if step.name == "temperature":
@@ -200,13 +196,6 @@ class _WhyTable:
 
 def _aligned(words: Sequence[str], widths: Sequence[int]) -> str:
     return "".join(f" {word:>{width}}" for word, width in zip(words, widths, strict=False))
-
-
-def _trimmed(row: Runs) -> Runs:
-    row = [(look, text.replace(_JOINED, " ")) for look, text in row]
-    while row and not row[-1][1].strip():
-        row = row[:-1]
-    return [*row[:-1], (row[-1][0], row[-1][1].rstrip())] if row else row
 
 
 def percent(p: float) -> str:

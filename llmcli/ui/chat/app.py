@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmcli.chat.controller import ChatController, PromptFit, overflow_error
 from llmcli.chat.conversation import Attachment, Message, attach, find_mentions
 from llmcli.chat.sessions.session import Session
+from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError, TimeLimitError, UsageError
+from llmcli.inference.request import needs_plain_template
 from llmcli.params.settings import Settings
 from llmcli.text import plural
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys, display
@@ -18,12 +20,13 @@ from llmcli.ui.terminal.console import choose, console, edit, is_terminal, wrapp
 from llmcli.ui.terminal.output import print_line, to_stderr, warn_ineffective, warn_slow, write_trace
 
 if TYPE_CHECKING:
-    from llmcli.chat.background_load import BackgroundLoad
-    from llmcli.chat.compare import CompareSession
-    from llmcli.chat.controller import Turn
-    from llmcli.inference.engine import Engine
+    from llmcli.chat.controller import BackgroundLoad, CompareSession
+    from llmcli.chat.sessions.session import Turn
+    from llmcli.inference.engine import Engine, Progress
     from llmcli.ui.input.piped import LineReader
     from llmcli.ui.input.reader import TerminalReader
+
+_T = TypeVar("_T")
 
 
 @dataclass(eq=False, repr=False)
@@ -40,7 +43,7 @@ class ChatApp:
     editing: int | None = None  # the number of the message that the next one replaces
     pending: list[Attachment] = field(default_factory=list)  # files that go with the next message
     turn: "Turn | None" = None  # the last answer
-    n_prompt: int | None = None  # tokens in the context before the next message
+    fit: PromptFit | None = None  # how full the context is before the next message
     failure: LlmcliError | None = None  # the first error of a script
     compare_session: "CompareSession | None" = None  # the answers that were compared last
     traces: Path | None = None  # the folder for a trace of each answer
@@ -115,19 +118,18 @@ class ChatApp:
 
     def _note_left_messages(self, head: int | None, first: int) -> None:
         """Say where the messages up to `head` are, if there is a message `first`."""
-        conversation = self.controller.session.conversation
-        left = conversation.path(head)
-        paths = [conversation.path(leaf) for leaf in conversation.leaves()]
-        branch = next((number for number, path in enumerate(paths, 1) if left[-1] in path), 0)
+        conversation = self.session.conversation
+        left, leaves = conversation.path(head), conversation.leaves()
+        branch = next((number for number, leaf in enumerate(leaves, 1) if left[-1] in conversation.path(leaf)), 0)
         if len(left) < first or not branch:
             return
         what = f"message {first} stays" if len(left) == first else f"messages {first} to {len(left)} stay"
         console.note(f"{what} in branch {branch}; /branch {branch} returns to {'it' if len(left) == first else 'them'}")
 
-    def stop_editing(self) -> bool:
-        """Stop editing a message, which stays as it is; whether one was edited."""
+    def stop_editing(self) -> int | None:
+        """Stop editing a message, which stays as it is; its number, or None if none was edited."""
         number, self.editing = self.editing, None
-        return number is not None
+        return number
 
     def answer(self, path: list[Message], extra: dict[str, Any] | None = None, begun: Message | None = None) -> None:
         """Let the model answer `path`, or continue its answer `begun`, if `resolve_overflow` finds room for it."""
@@ -152,9 +154,9 @@ class ChatApp:
             write_trace(turn.answer, str(self.traces / trace)) if self.traces else nullcontext(),
             to_stderr(False),
             busy_screen.open(turn.resolved.settings.timeout),
+            closing(turn.parts()) as parts,  # the text so far is kept before the session is closed
         ):
-            with closing(turn.parts()) as parts:  # the text so far is kept before the session is closed
-                busy_screen.show(parts, begun.content if begun else "")
+            busy_screen.show(parts, begun.content if begun else "")
             if self.live and turn.message:
                 print_line("")  # between one turn and the next
         if moved := temperature_keys.note():
@@ -208,6 +210,15 @@ class ChatApp:
         shown.answer([("answer", text)])
         shown.finish()
 
+    def work(self, doing: str, run: "Callable[[Cancellation, Progress], _T | None]") -> _T | None:
+        """What `run` returns, with a spinner meanwhile; None, with a note, if the user stops it."""
+        with BusyScreen(self.controller.settings, self.live, doing).open() as busy_screen:
+            result = run(busy_screen.cancellation, busy_screen.progress)
+        if result is None:
+            console.note("stopped")
+            self.after_interrupt()
+        return result
+
     # The model
 
     def wait_for_model(self) -> "Engine | None":
@@ -221,7 +232,7 @@ class ChatApp:
         for note in engine.notes:
             console.warn(note)
         engine.notes.clear()
-        if not self.controller.prompt_builder.has_own_template(settings):
+        if needs_plain_template(engine, settings):
             console.note(f"{engine.name} has no chat template: a plain one is used (see /chat_template)")
         return engine
 
@@ -289,15 +300,18 @@ class ChatApp:
         from llmcli.chat.compaction import Compaction  # imports the engine, which completion does not need
 
         compaction = Compaction(self.controller, path, keep)
+        answer = compaction.answer
         doing = "summarizing the oldest turns"
-        with BusyScreen(self.controller.settings, self.live, doing, compaction.cancellation).open() as busy_screen:
+        parts = (part for part in answer.parts() if part[0] == "answer")  # some models reason about everything
+        with BusyScreen(self.controller.settings, self.live, doing, answer.request.cancellation).open() as busy_screen:
             if self.live:
-                busy_screen.show(compaction.parts())
+                busy_screen.show(parts)
             else:
                 console.note(doing)
-                for _ in compaction.parts():
+                for _ in parts:
                     pass
-        choice = "no" if compaction.interrupted or not compaction.text else "yes"
+        summary, interrupted = answer.text.strip(), answer.finish_reason == "interrupt"
+        choice = "no" if interrupted or not summary else "yes"
         if choice == "yes" and compaction.n_skipped:
             omitted = plural(compaction.n_skipped, "message")
             console.warn(f"the summary omits the oldest {omitted}: they did not fit into the context")
@@ -306,31 +320,29 @@ class ChatApp:
             choice = choose("continue with this summary?", choices, "yes")
         if choice == "no":
             console.note("nothing changed")
-            if compaction.interrupted and not self.draft:  # otherwise a message is on its way
+            if interrupted and not self.draft:  # otherwise a message is on its way
                 self.after_interrupt()
             return False
         if choice == "edit":
-            compaction.text = edit(compaction.text).strip() or compaction.text
-        number = compaction.use()
+            summary = edit(summary).strip() or summary
+        number = compaction.use(summary)
         console.note(f"the summary replaces {plural(number, 'message')} (/branches lists the full conversation)")
         return True
 
     def warn_if_full(self) -> None:
         """Count the tokens in the context, and warn when it is full for the next message."""
-        before, fit = self.n_prompt, self.count()
-        if fit and fit.is_over and before != self.n_prompt:
-            full = f"the context is full: {fit.n_prompt} of {fit.n_ctx} tokens"
+        before = self.fit
+        self.count()
+        if self.fit and self.fit.is_over and self.fit.n_prompt != (before and before.n_prompt):
+            full = f"the context is full: {self.fit.n_prompt} of {self.fit.n_ctx} tokens"
             console.warn(full, "make room with /compact or /undo")
 
-    def count(self) -> PromptFit | None:
-        """How full the context is; None while the model is loading, or without a status line."""
-        self.n_prompt = None
+    def count(self) -> None:
+        """Count the tokens in the context, unless the model is loading or there is no status line."""
+        self.fit = None
         with suppress(LlmcliError):
             if self.live and self.controller.engine:
-                fit = self.controller.fit(self.path())
-                self.n_prompt = fit.n_prompt
-                return fit
-        return None
+                self.fit = self.controller.fit(self.path())
 
 
 def _ask_policy(fit: PromptFit) -> str:

@@ -15,12 +15,12 @@ from llmcli.params.settings import Settings
 from llmcli.text import ellipsize, plural
 from llmcli.ui.terminal.cells import first_that_fits
 from llmcli.ui.terminal.console import wants_color
-from llmcli.ui.terminal.interrupt import stoppable
+from llmcli.ui.terminal.interrupt import bracket_pastes, exit_on_signal, interruptible, time_limit
 from llmcli.ui.terminal.output import AnswerWriter, print_drawn, stream_answer
 from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
 if TYPE_CHECKING:
-    from llmcli.chat.controller import Turn
+    from llmcli.chat.sessions.session import Turn
     from llmcli.ui.comparison import CompareView
     from llmcli.ui.markdown.view import AnswerView
 
@@ -64,7 +64,13 @@ class BusyScreen:
 
         Only `show` may write. Keys are kept for the next message, apart from those that `temperature_keys` reacts to.
         """
-        with stoppable(self.cancellation, self.live, timeout), ExitStack() as stack:
+        with (
+            exit_on_signal(defer=True),
+            interruptible(self.cancellation, presses=3),  # the first one stops the answer: a second one has no effect
+            time_limit(self.cancellation, timeout),
+            ExitStack() as stack,
+        ):
+            bracket_pastes()
             stack.callback(self._shown.finish)
             stack.enter_context(self.spinner)
             if self.live:
@@ -112,21 +118,17 @@ class PlainDisplay:
     def __init__(self, settings: Settings) -> None:
         self._think = settings.think
         self._progress = ProgressLine()
-        self.status = self._progress.update
-        self._writer = AnswerWriter()
+        self.status, self.finish = self._progress.update, self._progress.clear
 
     def answer(self, parts: Iterable[tuple[str, str]], so_far: str = "") -> None:
         tail = so_far.rpartition("\n")[2]  # again, so that a reader sees a whole line
         shown = chain([("answer", tail)], parts) if tail else parts
-        stream_answer(shown, self._writer, self._progress, live=True, think=self._think)
-        self._writer.end()
+        writer = AnswerWriter()
+        stream_answer(shown, writer, self._progress, live=True, think=self._think)
+        writer.end()
 
     def foot(self, row: Callable[[], str], now: bool = True) -> None:
         """Do nothing: a row of plain text cannot be erased."""
-
-    def finish(self) -> None:
-        self._progress.clear()
-        self._writer.abandon()
 
 
 def display(settings: Settings, live: bool) -> "AnswerView | PlainDisplay":
@@ -209,11 +211,8 @@ class RepetitionDetector:
             return
         self._unchecked = 0
         self._text = self._text[-_WINDOWS[-1] :]
-        self.found = any(_repeats(self._text[-size:]) for size in _WINDOWS if len(self._text) >= size)
-
-
-def _repeats(text: str) -> bool:
-    """Whether a text consists of few different units; a run of blanks counts as one."""
-    text = " ".join(text.split())
-    grams = [text[at : at + _GRAM] for at in range(len(text) - _GRAM)]
-    return bool(grams) and len(set(grams)) <= _FEWEST * len(grams)
+        for size in _WINDOWS:
+            if len(self._text) >= size:
+                end = " ".join(self._text[-size:].split())  # a run of blanks counts as one
+                grams = [end[at : at + _GRAM] for at in range(len(end) - _GRAM)]
+                self.found |= bool(grams) and len(set(grams)) <= _FEWEST * len(grams)

@@ -17,10 +17,8 @@ from llmcli.ui.terminal.interrupt import clear_pending
 
 # Words that people type without the slash, and the command.
 _WITHOUT_SLASH = {"help": "help", "exit": "exit", "quit": "exit", "exit()": "exit", "quit()": "exit", ":q": "exit"}
-_HINT = ("Ask anything", "/ for commands", "Ctrl-C stops", "Ctrl-D leaves")
 _MARKER = 2  # columns of the `> ` before the text
-_SHORTEST_NAME = 12  # characters of a session name, however narrow the window
-_DATE = re.compile(r"\d{4}-\d\d-\d\d-(?=.)")  # at the start of names that llmcli makes
+_DATE = re.compile(r"^\d{4}-\d\d-\d\d-(?=.)")  # at the start of names that llmcli makes
 
 
 def run(chat: ChatApp, first: str = "") -> int:
@@ -56,31 +54,21 @@ def run(chat: ChatApp, first: str = "") -> int:
 
 
 def _handle(chat: ChatApp, text: str) -> None:
-    if not text.startswith("/"):
-        if not _is_command_without_slash(chat, text):
-            chat.send(text)
-        return
+    """Run the command, or send the message; a word like `exit` alone is sent only when it is typed again."""
+    word = text.strip().lower()
+    name, refused = _WITHOUT_SLASH.get(word), chat.refused_word
     chat.refused_word = ""
-    command = registry.parse_command(text)
+    if name and chat.editing is None and refused != word and can_ask():
+        chat.refused_word = word
+        console.note(f"not sent: type /{name} for the command, or '{word}' again to send it")
+        return
+    command = registry.parse_command(text) if text.startswith("/") else None
     if not command:
         chat.send(text.removeprefix("/") if text.startswith("//") else text)
         return
-    number = chat.editing
-    if chat.stop_editing():
+    if number := chat.stop_editing():
         console.note(f"message {number} is unchanged")
     registry.dispatch(chat, *command)
-
-
-def _is_command_without_slash(chat: ChatApp, text: str) -> bool:
-    """Whether a person typed a word like `exit` alone, and was told so; typed again, it is sent."""
-    word = text.strip().lower()
-    name = _WITHOUT_SLASH.get(word)
-    if not name or chat.editing is not None or chat.refused_word == word or not can_ask():
-        chat.refused_word = ""
-        return False
-    chat.refused_word = word
-    console.note(f"not sent: type /{name} for the command, or '{word}' again to send it")
-    return True
 
 
 def status_line(chat: ChatApp) -> str:
@@ -94,9 +82,9 @@ def status_line(chat: ChatApp) -> str:
     if engine is None and controller.loading:
         parts.append("cannot be loaded" if controller.loading.error else controller.loading.status)
     if engine:
-        if chat.n_prompt is None:  # the model was loaded during this prompt
+        if chat.fit is None:  # the model was loaded during this prompt
             chat.count()
-        parts.append(f"context {_short(chat.n_prompt or 0)}/{_short(engine.n_ctx)}")
+        parts.append(f"context {_short(chat.fit.n_prompt if chat.fit else 0)}/{_short(engine.n_ctx)}")
     parts.append(f"temp {fields()['temperature'].format(settings.temperature)}")
     turn = chat.turn
     if turn and turn.answer.started and turn.message and chat.path()[-1:] == [turn.message]:  # nothing came after it
@@ -104,11 +92,9 @@ def status_line(chat: ChatApp) -> str:
         parts.append(f"{plural(speed, 'token')}/s" if speed else "")
     if chat.pending:
         parts.append(plural(len(chat.pending), "file"))
-    if name := chat.session.name:  # at most a third of the row; the date, which tells the least, is dropped first
-        longest = max(shutil.get_terminal_size().columns // 3, _SHORTEST_NAME)
-        if len(name) > longest and _DATE.match(name):
-            name = "…" + _DATE.sub("", name)
-        parts.append(ellipsize(name, longest))
+    if name := chat.session.name:  # of a long one, the date is dropped first, which tells the least
+        longest = max(shutil.get_terminal_size().columns // 3, 12)
+        parts.append(ellipsize(name if len(name) <= longest else _DATE.sub("…", name), longest))
     return _fitting(*parts)
 
 
@@ -117,7 +103,7 @@ def input_hint(chat: ChatApp) -> str:
     answered = any(message.role == "assistant" and message.finish_reason != "greeting" for message in chat.path())
     if chat.turn or answered or chat.editing is not None:
         return ""
-    hint = _fitting(*_HINT, less=_MARKER)
+    hint = _fitting("Ask anything", "/ for commands", "Ctrl-C stops", "Ctrl-D leaves", less=_MARKER)
     return hint if len(hint) < shutil.get_terminal_size().columns - _MARKER else ""
 
 

@@ -1,24 +1,24 @@
 """Commands that list the branches of the conversation, and switch between them."""
 
+from functools import partial
+
 from llmcli.errors import UsageError
 from llmcli.text import ellipsize
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.chat.busy_screen import BusyScreen
 from llmcli.ui.commands.inspect import open_inspector, parse_token_index
-from llmcli.ui.commands.messages import continue_, describe_settings, parse_number, show
+from llmcli.ui.commands.messages import continue_, describe_settings, parse_number, show_last
 from llmcli.ui.commands.registry import command, matching
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_rows
 
 
-@command(
-    "branches",
-    help="List the branches of the conversation.",
-    detail="/retry and /edit start branches. * marks the current one; SHARED counts the messages that are the same as "
-    "in the current branch.",
-    examples=("/branches", "/branches, then /branch 2", "/retry, then /branches"),
-)
+@command("branches", "/branches", "/branches, then /branch 2", "/retry, then /branches")
 def branches(chat: ChatApp, _argument: str) -> None:
+    """List the branches of the conversation.
+
+    /retry and /edit start branches. * marks the current one; SHARED counts the messages that are the same as in the
+    current branch.
+    """
     conversation = chat.session.conversation
     leaves = conversation.leaves()
     if not leaves:
@@ -46,15 +46,13 @@ def _branch_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
     return matching(((str(n), ellipsize(conversation.messages[leaf].content)) for n, leaf in leaves), start)
 
 
-@command(
-    "branch N [K]",
-    help="Switch to branch N of the list.",
-    detail="With K: choose candidate K for token N of the last answer, as /alternatives N lists them, and continue "
-    "from there in a new branch.",
-    examples=("/branch 2", "/alternatives 5, then /branch 5 2", "/branch 0 3"),
-    complete=_branch_numbers,
-)
+@command("branch N [K]", "/branch 2", "/alternatives 5, then /branch 5 2", "/branch 0 3", complete=_branch_numbers)
 def branch(chat: ChatApp, argument: str) -> None:
+    """Switch to branch N of the list.
+
+    With K: choose candidate K for token N of the last answer, as /alternatives N lists them, and continue from
+    there in a new branch.
+    """
     if len(words := argument.split()) == 2:
         _branch_off(chat, *words)
         return
@@ -63,7 +61,7 @@ def branch(chat: ChatApp, argument: str) -> None:
     if not number or number > len(leaves):
         raise UsageError(f"branch {ellipsize(argument)} does not exist", "see the numbers in /branches")
     chat.session.conversation.move(leaves[number - 1])
-    show(chat, chat.path()[-2:], len(chat.path()) - 1)
+    show_last(chat, 2)
 
 
 def _branch_off(chat: ChatApp, number: str, rank: str) -> None:
@@ -75,11 +73,8 @@ def _branch_off(chat: ChatApp, number: str, rank: str) -> None:
     if not answered:
         return
     at = parse_token_index(answered, number)
-    with BusyScreen(chat.controller.settings, chat.live, "evaluating the answer").open() as busy_screen:
-        token = answered.candidate(at, k, busy_screen.cancellation, busy_screen.progress)
+    token = chat.work("evaluating the answer", partial(answered.candidate, at, k))
     if token is None:
-        console.note("stopped")
-        chat.after_interrupt()
         return
     if token == answered.tokens[at]:
         raise UsageError(f"candidate {rank} is the token of this answer", "choose another candidate")

@@ -17,23 +17,22 @@ from llmcli.ui.terminal.output import to_stderr
 
 _LAST_PAIR = re.compile(r"""(?:^|\s)([A-Za-z][\w-]*)=("[^"]*"|'[^']*'|\S+)\s*$""")  # KEY=VALUE at the end of a text
 _EXAMPLE_HINT = "try /compare Why is the sky blue? temp=0.2,0.8"
-_COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the old name
 
 
 @command(
     "compare [QUESTION] KEY=V1,V2 … [answers=K]",
-    help="Answer with several settings side by side.",
-    detail="Without QUESTION, the model answers the last one again. With several KEYs, each combination is compared. "
-    "answers=K generates K answers for each, with different seeds. Use ; between values that contain a comma. "
-    "/keep N continues with one of the answers.",
-    examples=(
-        "/compare temp=0.2,0.8,1.4",
-        "/compare answers=3",
-        "/compare Why is the sky blue? temp=0.2,0.8 answers=2",
-    ),
+    "/compare temp=0.2,0.8,1.4",
+    "/compare answers=3",
+    "/compare Why is the sky blue? temp=0.2,0.8 answers=2",
     complete=complete_assignments,
 )
 def compare(chat: ChatApp, argument: str) -> None:
+    """Answer with several settings side by side.
+
+    Without QUESTION, the model answers the last one again. With several KEYs, each combination is compared.
+    answers=K generates K answers for each, with different seeds. Use ; between values that contain a comma. /keep N
+    continues with one of the answers.
+    """
     question, specs, n_seeds = split_arguments(argument)
     seed = chat.controller.settings.seed
     seed = random_seed() if seed is None else seed
@@ -49,7 +48,7 @@ def compare(chat: ChatApp, argument: str) -> None:
         raise UsageError("no question to answer", _EXAMPLE_HINT)
     fitting = chat.resolve_overflow(path, draft=draft)
     if fitting is not None:
-        _compare(chat, fitting, draft is not None, variants, seed)
+        _compare(chat, fitting, variants, seed)
 
 
 def split_arguments(argument: str) -> tuple[str, list[str], int]:
@@ -57,17 +56,17 @@ def split_arguments(argument: str) -> tuple[str, list[str], int]:
     specs: list[str] = []
     n_seeds = 1
     while found := _LAST_PAIR.search(argument):
-        name, text = found[1], found[2]
-        if name not in _COUNTS and not _is_setting(name, text):
+        name, text = found.groups()
+        text = text[1:-1] if text[0] in "\"'" and text[-1] == text[0] else text
+        if name in ("answers", "n"):  # `n` is the old name
+            n_seeds = parse_number(text) or 0
+            if not n_seeds:
+                raise UsageError(f"{name} must be an integer of at least 1, got '{text}'", "try answers=2")
+        elif _is_setting(name, text):
+            specs.insert(0, f"{name}={text}")
+        else:
             break
         argument = argument[: found.start()].rstrip()
-        text = text[1:-1] if text[0] in "\"'" and text[-1] == text[0] else text
-        if name not in _COUNTS:
-            specs.insert(0, f"{name}={text}")
-        elif number := parse_number(text):
-            n_seeds = number
-        else:
-            raise UsageError(f"{name} must be an integer of at least 1, got '{text}'", "try answers=2")
     return argument, specs, n_seeds
 
 
@@ -81,12 +80,11 @@ def _is_setting(name: str, text: str) -> bool:
         return False
 
 
-def _compare(chat: ChatApp, path: list[Message], new: bool, variants: Sequence[Variant], seed: int) -> None:
-    """Generate the answers, show them and their statistics, and save them for /keep."""
-    from llmcli.chat.compare import CompareSession
+def _compare(chat: ChatApp, path: list[Message], variants: Sequence[Variant], seed: int) -> None:
+    from llmcli.chat.controller import CompareSession
     from llmcli.ui import comparison as screen
 
-    compare_session = CompareSession(chat.controller, path, new, variants, seed)
+    compare_session = CompareSession(chat.controller, path, variants, seed)
     comparison, settings = compare_session.comparison, chat.controller.settings
     screen.warn_ineffective(
         [(one.label, turn.resolved) for one, turn in zip(variants, compare_session.turns, strict=True)]
@@ -115,14 +113,9 @@ def _answer_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
     return matching(((str(number), one.request.label) for number, one in enumerate(compared, 1)), start)
 
 
-@command(
-    "keep N",
-    help="Continue with answer N of the last comparison.",
-    detail="It follows its question, in a new branch.",
-    examples=("/keep 2", "/keep 1, then /continue", "/compare answers=3, then /keep 3"),
-    complete=_answer_numbers,
-)
+@command("keep N", "/keep 2", "/keep 1, then /continue", "/compare answers=3, then /keep 3", complete=_answer_numbers)
 def keep(chat: ChatApp, argument: str) -> None:
+    """Continue with answer N of the last comparison. It follows its question, in a new branch."""
     compare_session = chat.compare_session
     if not compare_session or compare_session.session is not chat.session:
         raise UsageError("no comparison yet", _EXAMPLE_HINT)

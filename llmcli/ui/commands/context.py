@@ -19,13 +19,12 @@ _OVERFLOW = {  # what happens at the next message
 }
 
 
-@command(
-    "context",
-    help="Show what fills the context, message by message.",
-    detail="The table has a row for each message, with its number of tokens.",
-    examples=("/context", "/compact, then /context", "/n_ctx 8192, then /context"),
-)
+@command("context", "/context", "/compact, then /context", "/n_ctx 8192, then /context")
 def context(chat: ChatApp, _argument: str) -> None:
+    """Show what fills the context, message by message.
+
+    The table has a row for each message, with its number of tokens.
+    """
     if not (engine := chat.wait_for_model()):
         return
     controller, path = chat.controller, chat.path()
@@ -64,12 +63,11 @@ def _bar(parts: list[int], n_ctx: int) -> str:
     return f"[{bar:·<{width}}]"
 
 
-@command(
-    "compact [N]",
-    help="Free context: summarize the oldest turns.",
-    detail="The model writes the summary, and you see it before it is used. The last N turns (default 2) stay.",
-    examples=("/compact", "/compact 4", "/compact, then /context"),
-)
+@command("compact [N]", "/compact", "/compact 4", "/compact, then /context")
 def compact(chat: ChatApp, argument: str) -> None:
+    """Free context: summarize the oldest turns.
+
+    The model writes the summary, and you see it before it is used. The last N turns (default 2) stay.
+    """
     if chat.wait_for_model():
         chat.compact(chat.path(), int(argument) if argument else None)

@@ -18,15 +18,12 @@ from llmcli.ui.terminal.console import confirm, console, edit
 from llmcli.ui.terminal.output import print_drawn
 
 
-@command(
-    "export FILE",
-    help="Write the conversation to a file.",
-    detail="Its ending selects the format: .md (Markdown), .txt, .json, .html (a page for a browser) or "
-    ".svg (a picture).",
-    examples=("/export talk.md", "/export talk.html", "/export talk.svg"),
-    complete=complete_paths,
-)
+@command("export FILE", "/export talk.md", "/export talk.html", "/export talk.svg", complete=complete_paths)
 def export(chat: ChatApp, argument: str) -> None:
+    """Write the conversation to a file.
+
+    Its ending selects the format: .md (Markdown), .txt, .json, .html (a page for a browser) or .svg (a picture).
+    """
     from llmcli.ui.export_file import document, write  # imports rich
 
     path = Path(os.path.expanduser(argument.strip('"')))
@@ -39,14 +36,12 @@ def export(chat: ChatApp, argument: str) -> None:
     console.note(f"exported to {os.path.abspath(path)}")
 
 
-@command(
-    "file [PATH …|none]",
-    help="Attach files to the next message.",
-    detail="@PATH in a message does the same. Patterns such as *.py work too. `none` removes the attached files.",
-    examples=("/file notes.txt", "/file src/*.py", "/file none"),
-    complete=complete_paths,
-)
+@command("file [PATH …|none]", "/file notes.txt", "/file src/*.py", "/file none", complete=complete_paths)
 def file(chat: ChatApp, argument: str) -> None:
+    """Attach files to the next message.
+
+    @PATH in a message does the same. Patterns such as *.py work too. `none` removes the attached files.
+    """
     if argument == "none":
         chat.pending = []
         console.note("no files are attached to the next message")
@@ -62,13 +57,12 @@ def file(chat: ChatApp, argument: str) -> None:
     console.note(f"attached to the next message: {shown}")
 
 
-@command(
-    "copy [code|N]",
-    help="Copy the last answer to the clipboard.",
-    detail="`code` copies its last code block only, N the message with that number in /history.",
-    examples=("/copy", "/copy code", "/copy 3"),
-)
+@command("copy [code|N]", "/copy", "/copy code", "/copy 3")
 def copy(chat: ChatApp, argument: str) -> None:
+    """Copy the last answer to the clipboard.
+
+    `code` copies its last code block only, N the message with that number in /history.
+    """
     path = chat.path()
     if argument in ("", "code"):
         message = next((message for message in reversed(path) if message.role == "assistant"), None)
@@ -87,13 +81,9 @@ def copy(chat: ChatApp, argument: str) -> None:
     console.note(f"copied {plural(len(text), 'character')}{how}")
 
 
-@command(
-    "paste",
-    help="Attach the clipboard's text to the next message.",
-    detail="`/file none` removes it.",
-    examples=("/paste", "/paste, then Summarize this.", "/paste, then /file none"),
-)
+@command("paste", "/paste", "/paste, then Summarize this.", "/paste, then /file none")
 def paste(chat: ChatApp, _argument: str) -> None:
+    """Attach the clipboard's text to the next message. `/file none` removes it."""
     text = clipboard.paste()
     if not text.strip():
         raise UsageError("the clipboard contains no text", "copy a text first")
@@ -101,14 +91,13 @@ def paste(chat: ChatApp, _argument: str) -> None:
     console.note(f"attached to the next message: {plural(len(text), 'character')} from the clipboard")
 
 
-@command(
-    "editor",
-    help="Write the next message in your editor.",
-    detail="The editor is $VISUAL or $EDITOR. The text is put into the input line, and Enter sends it. Ctrl-X Ctrl-E "
-    "does the same.",
-    examples=("/editor", "/edit 3", "/system edit"),
-)
+@command("editor", "/editor", "/edit 3", "/system edit")
 def editor(chat: ChatApp, _argument: str) -> None:
+    """Write the next message in your editor.
+
+    The editor is $VISUAL or $EDITOR. The text is put into the input line, and Enter sends it. Ctrl-X Ctrl-E does
+    the same.
+    """
     chat.draft = edit(chat.draft)
     if not chat.live and chat.draft:
         text, chat.draft = chat.draft, ""

@@ -1,9 +1,9 @@
 """Commands that show how single tokens of the last answer were sampled."""
 
 import os
-import shutil
 from collections import defaultdict
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -11,10 +11,9 @@ from llmcli.engine.events import Measure
 from llmcli.errors import UsageError
 from llmcli.files import data_dir, make_private
 from llmcli.text import plural
-from llmcli.ui.charts.heatmap import print_heat, sparkline
+from llmcli.ui.charts.heatmap import print_heat
 from llmcli.ui.charts.trace_table import percent, print_why, short_name, token_text
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.chat.busy_screen import BusyScreen
 from llmcli.ui.commands.messages import parse_number
 from llmcli.ui.commands.registry import command, matching
 from llmcli.ui.terminal.console import console
@@ -28,21 +27,19 @@ _BEFORE = 32  # characters of the answer that are shown before a token
 _TOLERANCE = 0.005  # of a recomputed probability
 
 
-def _token_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
+def _tokens(chat: ChatApp, start: str) -> list[tuple[str, str]]:
     known = [token for token in chat.turn.answer.traces if token.id is not None] if chat.turn else []
     return matching(((str(token.i), repr(token.text or token.reasoning)) for token in known), start)
 
 
-@command(
-    "why [N|TEXT]",
-    help="Show step by step how a token was sampled.",
-    detail="N is its number in the answer, from 0; TEXT is its text or the start of it. Alone it takes the token "
-    "with the highest entropy. The table has the most likely candidates and what each sampler did to them. After "
-    "/continue or /branch N K the numbers start again: the text before is a part of the prompt.",
-    examples=("/why", "/why 12", "/why comet"),
-    complete=_token_numbers,
-)
+@command("why [N|TEXT]", "/why", "/why 12", "/why comet", complete=_tokens)
 def why(chat: ChatApp, argument: str) -> None:
+    """Show step by step how a token was sampled.
+
+    N is its number in the answer, from 0; TEXT is its text or the start of it. Alone it takes the token with the
+    highest entropy. The table has the most likely candidates and what each sampler did to them. After /continue or
+    /branch N K the numbers start again: the text before is a part of the prompt.
+    """
     if inspected := _inspect(chat, argument, 8):
         answered, found = inspected
         print_why(found, answered.answer.settings)
@@ -50,14 +47,14 @@ def why(chat: ChatApp, argument: str) -> None:
 
 
 @command(
-    "alternatives [N|TEXT]",
-    help="List the other candidates for a token.",
-    detail="N and TEXT as for /why. K is the rank of a candidate, BEFORE its probability by the model, AFTER its "
-    "probability after the sampler chain. /branch N K continues from it.",
-    examples=("/alternatives", "/alternatives 12", "/alternatives 5, then /branch 5 2"),
-    complete=_token_numbers,
+    "alternatives [N|TEXT]", "/alternatives", "/alternatives 12", "/alternatives 5, then /branch 5 2", complete=_tokens
 )
 def alternatives(chat: ChatApp, argument: str) -> None:
+    """List the other candidates for a token.
+
+    N and TEXT as for /why. K is the rank of a candidate, BEFORE its probability by the model, AFTER its probability
+    after the sampler chain. /branch N K continues from it.
+    """
     inspected = _inspect(chat, argument, 10)
     if not inspected:
         return
@@ -88,12 +85,11 @@ def parse_token_index(answered: "AnswerInspector", argument: str) -> int:
     """The number of the token that `argument` names: a number, or its text with or without quotes; or UsageError."""
     most = len(answered.tokens) - 1
     number = parse_number(argument)
-    if number is not None:
-        if number <= most:
-            return number
+    if number is not None and number > most:
         raise UsageError(f"token {argument[:_BEFORE]} does not exist", f"use a number from 0 to {most}")
-    text = argument[1:-1] if argument[0] in "\"'" and argument[0] == argument[-1] else argument
-    number = answered.find(text) if text else None
+    if number is None:
+        text = argument[1:-1] if argument[0] in "\"'" and argument[0] == argument[-1] else argument
+        number = answered.find(text) if text else None
     if number is None:
         raise UsageError(f"{text[:_BEFORE]!r} is not in the last answer", f"use a number from 0 to {most}")
     return number
@@ -107,16 +103,12 @@ def _inspect(chat: ChatApp, argument: str, count: int) -> "tuple[AnswerInspector
     if argument:
         number: int | None = parse_token_index(answered, argument)
     else:
-        with BusyScreen(chat.controller.settings, chat.live, "measuring the answer").open() as busy_screen:
-            number = answered.least_sure(busy_screen.cancellation, busy_screen.progress)
-    found = None
-    if number is not None:
-        doing = "generating the answer again" if answered.inspector.stateful_steps else "evaluating the answer"
-        with BusyScreen(chat.controller.settings, chat.live, doing).open() as busy_screen:
-            found = answered.inspector.inspect(number, count, busy_screen.cancellation, busy_screen.progress)
+        number = chat.work("measuring the answer", answered.least_sure)
+    if number is None:
+        return None
+    doing = "generating the answer again" if answered.inspector.stateful_steps else "evaluating the answer"
+    found = chat.work(doing, partial(answered.inspector.inspect, number, count))
     if not found:
-        console.note("stopped")
-        chat.after_interrupt()
         return None
     text = (answered.answer.settings.prefill or "") + "".join(map(answered.text, range(found.at)))
     before = " ".join(text.split())
@@ -129,7 +121,6 @@ def _inspect(chat: ChatApp, argument: str, count: int) -> "tuple[AnswerInspector
 
 
 def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> None:
-    """Print a note if the inspection differs from what happened when the token was sampled."""
     if not answered.traces:
         console.note("this answer is from an earlier chat; its tokens may differ from the original ones")
     if not found.exact:
@@ -142,15 +133,13 @@ def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> 
         console.note(f"recomputed with different batch sizes; the original probability was {original:.1%}")
 
 
-@command(
-    "tokens [temperature|p|entropy]",
-    help="Show the tokens of the last answer in color.",
-    detail="The color shows the temperature, the probability (p) or the entropy of each token. Without color, bars "
-    "below the text show it.",
-    examples=("/tokens", "/tokens p", "/tokens entropy"),
-    aliases=("heat",),
-)
+@command("tokens [temperature|p|entropy]", "/tokens", "/tokens p", "/tokens entropy", aliases=("heat",))
 def tokens(chat: ChatApp, argument: str) -> None:
+    """Show the tokens of the last answer in color.
+
+    The color shows the temperature, the probability (p) or the entropy of each token. Without color, bars below the
+    text show it.
+    """
     by = {"": "temperature", "temp": "temperature", "probability": "p"}.get(argument, argument)
     if by not in get_args(Measure):
         raise UsageError(f"/tokens must be temperature, p or entropy, got '{argument}'")
@@ -164,14 +153,13 @@ def traces_of_last_answer(chat: ChatApp) -> list["TokenTrace"]:
     return chat.turn.answer.traces
 
 
-@command(
-    "trace [on [FOLDER]|off|FILE]",
-    help="Write how each token is sampled to a file.",
-    detail="`on` writes one file per answer. FILE.jsonl gets the trace of the last answer. Alone it shows whether "
-    "traces are on. `llmcli trace show FILE` reads them.",
-    examples=("/trace on", "/trace last.jsonl", "/trace off"),
-)
+@command("trace [on [FOLDER]|off|FILE]", "/trace on", "/trace last.jsonl", "/trace off")
 def trace(chat: ChatApp, argument: str) -> None:
+    """Write how each token is sampled to a file.
+
+    `on` writes one file per answer. FILE.jsonl gets the trace of the last answer. Alone it shows whether traces are
+    on. `llmcli trace show FILE` reads them.
+    """
     word, _, name = argument.partition(" ")
     if word in ("", "on", "off"):
         if word == "on":
@@ -194,26 +182,12 @@ def trace(chat: ChatApp, argument: str) -> None:
     console.note(f"wrote {plural(len(traces), 'token')} to {path} (see `llmcli trace show` and `llmcli trace plot`)")
 
 
-def spark(chat: ChatApp) -> str:
-    """The temperatures of the last answer as a line of bars, and their range; empty without temperatures."""
-    values = [one.temperature for one in chat.turn.answer.traces if one.id is not None] if chat.turn else []
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    low, high = min(known), max(known)
-    same = f"{low:.2f} throughout"
-    span = same if high - low < 0.005 else f"{low:.2f}..{high:.2f}, mean {sum(known) / len(known):.2f}"
-    room = min(shutil.get_terminal_size().columns - 1, 60) if chat.live else 60
-    return f"{sparkline(values, min(room, len(values)))}\nlast answer: {span}"
-
-
-@command(
-    "stats",
-    help="Show token counts and speed of the last answer.",
-    detail="It also shows the time to the first token, the finish reason and the seed.",
-    examples=("/stats", "/retry, then /stats", "/model starter, then /retry, then /stats"),
-)
+@command("stats", "/stats", "/retry, then /stats", "/model starter, then /retry, then /stats")
 def stats(chat: ChatApp, _argument: str) -> None:
+    """Show token counts and speed of the last answer.
+
+    It also shows the time to the first token, the finish reason and the seed.
+    """
     answers = [message for message in chat.session.conversation.messages.values() if message.timings]
     last = next((message for message in reversed(chat.path()) if message.timings), None)
     if not last:

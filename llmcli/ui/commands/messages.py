@@ -4,7 +4,7 @@ import shlex
 from datetime import datetime
 from typing import Any
 
-from llmcli.chat.controller import requires_reload
+from llmcli.chat.controller import RELOAD_KEYS
 from llmcli.chat.conversation import SPEAKER_NAMES, Message
 from llmcli.errors import UsageError
 from llmcli.text import ellipsize, plural
@@ -18,13 +18,17 @@ _LONG = 1200  # characters; a longer message is easier to change in an editor
 
 @command(
     "retry [KEY=VALUE …]",
-    help="Generate another answer.",
-    detail="Settings given as KEY=VALUE apply to this answer only. The earlier answer stays as a branch.",
-    examples=("/retry", "/retry temperature=1.2", "/retry temperature=1.2 seed=7"),
+    "/retry",
+    "/retry temperature=1.2",
+    "/retry temperature=1.2 seed=7",
     aliases=("regen", "regenerate"),
     complete=complete_assignments,
 )
 def retry(chat: ChatApp, argument: str) -> None:
+    """Generate another answer.
+
+    Settings given as KEY=VALUE apply to this answer only. The earlier answer stays as a branch.
+    """
     try:
         words = shlex.split(argument)
     except ValueError as error:
@@ -36,7 +40,7 @@ def retry(chat: ChatApp, argument: str) -> None:
             hint = "try /retry temperature=1.2 for a freer answer, or change the question with /edit"
             raise UsageError(f"/retry takes settings as KEY=VALUE, got '{word}'", hint)
         key, value = chat.controller.parse(name, text)
-        if requires_reload(key):
+        if key in RELOAD_KEYS:
             raise UsageError(f"{key} cannot change for one answer", f"set it with /{key} {text}")
         values[key] = value
     path = path_to_question(chat)
@@ -52,13 +56,9 @@ def path_to_question(chat: ChatApp) -> list[Message]:
     return path if path and path[-1].role == "user" else []
 
 
-@command(
-    "continue",
-    help="Continue the last answer.",
-    detail="After Ctrl-C, after a limit, or after you changed the answer with /edit.",
-    examples=("/continue", "/max_tokens 400, then /continue", "/edit 2 Once upon a time, then /continue"),
-)
+@command("continue", "/continue", "/max_tokens 400, then /continue", "/edit 2 Once upon a time, then /continue")
 def continue_(chat: ChatApp, _argument: str) -> None:
+    """Continue the last answer. After Ctrl-C, after a limit, or after you changed the answer with /edit."""
     path = chat.path()
     if not path or path[-1].role != "assistant":
         raise UsageError("no answer to continue", "use /retry to answer the last message")
@@ -67,15 +67,14 @@ def continue_(chat: ChatApp, _argument: str) -> None:
         console.note("the model added nothing")
 
 
-@command(
-    "edit [N [TEXT]]",
-    help="Change a message, and answer again.",
-    detail="N is its number in /history; without N it is your last message. Without TEXT you edit the message in the "
-    "input line, or in $EDITOR if it is long. To extend a changed answer of the model, use /continue. The earlier "
-    "version and all messages after it stay in a branch; a note says which.",
-    examples=("/edit", "/edit 3", "/edit 1 What is a comet?"),
-)
+@command("edit [N [TEXT]]", "/edit", "/edit 3", "/edit 1 What is a comet?")
 def edit(chat: ChatApp, argument: str) -> None:
+    """Change a message, and answer again.
+
+    N is its number in /history; without N it is your last message. Without TEXT you edit the message in the input
+    line, or in $EDITOR if it is long. To extend a changed answer of the model, use /continue. The earlier version
+    and all messages after it stay in a branch; a note says which.
+    """
     path = chat.path()
     number, _, text = argument.partition(" ")
     questions = [n for n, message in enumerate(path, 1) if message.role == "user"]
@@ -108,68 +107,49 @@ def parse_number(text: str) -> int | None:
     return int(text[:9]) if text.isdecimal() else None
 
 
-@command(
-    "undo [N]",
-    help="Remove the last turn, or the last N.",
-    detail="A turn is your message and its answer. /redo restores it.",
-    examples=("/undo", "/undo 2", "/undo, then /redo"),
-)
+@command("undo [N]", "/undo", "/undo 2", "/undo, then /redo")
 def undo(chat: ChatApp, argument: str) -> None:
+    """Remove the last turn, or the last N. A turn is your message and its answer. /redo restores it."""
     removed = chat.session.conversation.undo(int(argument or 1))
     start = ellipsize(removed[0].content)
     back = "; the messages before /edit are back" if chat.session.conversation.head != removed[0].parent else ""
     console.note(f"removed {plural(len(removed), 'message')}, starting at {start!r} (/redo restores them){back}")
 
 
-@command(
-    "redo",
-    help="Restore what /undo or /clear removed.",
-    detail="For another answer to the same message, use /retry.",
-    examples=("/undo, then /redo", "/undo 3, then /redo", "/clear, then /redo"),
-)
+@command("redo", "/undo, then /redo", "/undo 3, then /redo", "/clear, then /redo")
 def redo(chat: ChatApp, _argument: str) -> None:
+    """Restore what /undo or /clear removed. For another answer to the same message, use /retry."""
     chat.session.conversation.redo()
     console.note(f"restored: the conversation has {plural(len(chat.path()), 'message')}")
 
 
-@command(
-    "clear",
-    help="Start a new conversation.",
-    detail="Settings and system prompt stay. /redo restores the earlier conversation.",
-    examples=("/clear", "/clear, then /redo", "/save plot, then /clear"),
-    aliases=("new",),
-)
+@command("clear", "/clear", "/clear, then /redo", "/save plot, then /clear", aliases=("new",))
 def clear(chat: ChatApp, _argument: str) -> None:
+    """Start a new conversation. Settings and system prompt stay. /redo restores the earlier conversation."""
     chat.session.conversation.clear()
     chat.pending = []
     console.note("new conversation; settings and system prompt stay (/redo restores the earlier one)")
 
 
-@command(
-    "history [N]",
-    help="Show the conversation, or its last N messages.",
-    detail="/edit and /copy take the numbers that it shows.",
-    examples=("/history", "/history 4", "/history, then /edit 3"),
-)
+@command("history [N]", "/history", "/history 4", "/history, then /edit 3")
 def history(chat: ChatApp, argument: str) -> None:
+    """Show the conversation, or its last N messages. /edit and /copy take the numbers that it shows."""
     path = chat.path()
-    number = int(argument or len(path))
-    if argument and not number:
+    if argument and not int(argument):
         raise UsageError("/history takes a number of at least 1, got '0'", "try /history 4")
-    start = max(len(path) - number, 0)
     if not path:
         console.note("the conversation is empty")
-    show(chat, path[start:], start + 1)
+    show_last(chat, int(argument or len(path)))
 
 
-def show(chat: ChatApp, messages: list[Message], number: int) -> None:
-    """Print messages under their numbers."""
-    for at, message in enumerate(messages, max(number, 1)):
+def show_last(chat: ChatApp, count: int) -> None:
+    """Print the last messages under their numbers."""
+    for number, message in list(enumerate(chat.path(), 1))[-count:]:
         files = "".join(f" +{one.name}" for one in message.attachments)
         when = f"{datetime.fromtimestamp(message.time):%H:%M}" if message.time else ""
         end = message.finish_reason if message.finish_reason != "stop" else ""  # "stop": the model ended the answer
         facts = " · ".join(filter(None, (when, message.model, describe_settings(message), end)))
-        chat.say(f"{at} {SPEAKER_NAMES[message.role]}{files}" + (f"  {facts}" if facts else ""), "2")
+        chat.say(f"{number} {SPEAKER_NAMES[message.role]}{files}" + (f"  {facts}" if facts else ""), "2")
         if message.role == "user":
             chat.say(message.content.rstrip("\n"))
         else:

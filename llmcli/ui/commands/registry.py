@@ -3,12 +3,11 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import NamedTuple
 
-from llmcli.chat.controller import chat_setting_keys, requires_reload
+from llmcli.chat.controller import RELOAD_KEYS, chat_setting_keys
 from llmcli.config.presets import presets
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import matching_paths
@@ -20,52 +19,39 @@ from llmcli.ui.terminal.output import to_stderr
 Run = Callable[[ChatApp, str], None]
 Complete = Callable[[ChatApp, str], Iterable[tuple[str, str]]]  # the argument so far -> (value, note)
 _MODULES = ("messages", "branches", "compare", "settings", "inspect", "context", "sessions", "files", "help")
-# Names from other programs, by the commands and settings that do the same.
-_SYNONYMS_OF: Mapping[tuple[str, ...], str] = {
-    ("temp",): "creativity creative randomness dynatemp",
-    ("stats",): "speed bench benchmark perf usage",
-    ("why", "tokens"): "logprobs probabilities",
-    ("character",): "persona personality",
-    ("max_tokens",): "length",
-    ("n_ctx",): "ctx context_size",
-    ("system",): "prompt",
-    ("params",): "settings parameters options config",
-    ("model",): "info show",
-    ("json",): "format",
-    ("load",): "open resume",
-    ("sessions",): "list search find",
-    ("file",): "attach",
-    ("compact",): "summarize",
-    ("retry",): "again",
-    ("undo",): "delete",
-    ("theme",): "color colors color_scheme",
+# Words from other programs, by the commands and settings that do the same.
+_SYNONYMS_OF = {
+    "temp": "creativity creative randomness dynatemp",
+    "stats": "speed bench benchmark perf usage",
+    "why tokens": "logprobs probabilities",
+    "character": "persona personality",
+    "max_tokens": "length",
+    "n_ctx": "ctx context_size",
+    "system": "prompt",
+    "params": "settings parameters options config",
+    "model": "info show",
+    "json": "format",
+    "load": "open resume",
+    "sessions": "list search find",
+    "file": "attach",
+    "compact": "summarize",
+    "retry": "again",
+    "undo": "delete",
+    "theme": "color colors color_scheme",
 }
-SYNONYMS = {word: targets for targets, words in _SYNONYMS_OF.items() for word in words.split()}
+SYNONYMS = {word: targets.split() for targets, words in _SYNONYMS_OF.items() for word in words.split()}
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Command:
-    """A slash command, as the decorator of the function that runs it. `help` is one sentence.
+    """A slash command, declared by `command` or made of a setting, whose key is its name. `help` is one paragraph."""
 
-    `usage` is its name and its argument, as in `think [on|off|hide]`: words in lower case are typed as they are, words
-    in capitals stand for any text, and N alone for a number. Brackets are around what can be missing. `setting` is the
-    key, if it is not declared but made of a setting.
-    """
-
-    usage: str = field(kw_only=False)
+    usage: str
+    examples: tuple[str, ...]
     help: str
-    detail: str = ""
-    examples: tuple[str, str, str]
+    run: Run
+    complete: Complete | None = None  # without it, the words of the usage, or the values of the setting of that name
     aliases: tuple[str, ...] = ()
-    complete: Complete | None = None  # without it, the words of the usage
-    setting: str = ""
-    run: Run = field(init=False)
-
-    def __call__(self, run: Run) -> Run:
-        """Declare the command."""
-        self.run = run
-        _declared[self.name] = self
-        return run
 
     @property
     def name(self) -> str:
@@ -94,14 +80,26 @@ class Command:
         """The first sentence of the help without its full stop, for lists."""
         return self.help.partition(". ")[0].rstrip(".")
 
-    @property
-    def description(self) -> str:
-        """The help and its details as one paragraph."""
-        return f"{self.help} {self.detail}".rstrip()
 
-
-command = Command  # the name of the decorator
 _declared: dict[str, Command] = {}  # in the order of the imports
+
+
+def command(
+    usage: str, *examples: str, aliases: tuple[str, ...] = (), complete: Complete | None = None
+) -> Callable[[Run], Run]:
+    """Declare the command that the decorated function runs, with its docstring as help, and three examples.
+
+    `usage` is its name and its argument, as in `think [on|off|hide]`: words in lower case are typed as they are, words
+    in capitals stand for any text, and N alone for a number. Brackets are around what can be missing.
+    """
+
+    def declare(run: Run) -> Run:
+        text = " ".join((run.__doc__ or "").split())
+        made = Command(usage=usage, examples=examples, help=text, run=run, complete=complete, aliases=aliases)
+        _declared[made.name] = made
+        return run
+
+    return declare
 
 
 @cache
@@ -126,21 +124,22 @@ def find_command(name: str) -> Command | None:
     """The command called `name`, or the one that sets the setting of that name; None without either."""
     if known := commands_by_name().get(name):
         return known
-    with suppress(UsageError):
-        key = find(name).key
-        return _setting_command(key) if key in chat_setting_keys() else None
-    return None
-
-
-def _setting_command(key: str) -> Command:
-    setting = fields()[key]
-    known = [str(choice) for choice in (*setting.suggest, *setting.choices) if str(choice)]
-    value = "on" if setting.kind is bool else next(iter(known), "") or setting.format(setting.default) or "VALUE"
-    once = f"/set {key} {value}" if requires_reload(key) else f"/retry {key}={value}"
-    examples = (f"/{key} {value}", once, f"/reset {key}")
-    made = Command(f"{key} [VALUE]", help=setting.help, examples=examples, complete=complete_values(key), setting=key)
-    made.run = lambda chat, argument: commands()["set"].run(chat, f"{key} {argument}")
-    return made
+    try:
+        setting = find(name)
+    except UsageError:
+        return None
+    key = setting.key
+    if key not in chat_setting_keys():
+        return None
+    values = [str(choice) for choice in (*setting.suggest, *setting.choices) if str(choice)]
+    value = "on" if setting.kind is bool else next(iter(values), "") or setting.format(setting.default) or "VALUE"
+    once = f"/set {key} {value}" if key in RELOAD_KEYS else f"/retry {key}={value}"
+    return Command(
+        usage=f"{key} [VALUE]",
+        examples=(f"/{key} {value}", once, f"/reset {key}"),
+        help=setting.help,
+        run=lambda chat, argument: commands()["set"].run(chat, f"{key} {argument}"),
+    )
 
 
 def require_command(name: str, argument: str = "") -> Command:
@@ -171,49 +170,39 @@ def dispatch(chat: ChatApp, name: str, argument: str) -> None:
 # Completion
 
 
-class Suggestion(NamedTuple):
-    """`text` replaces the `back` characters before the cursor; `note` is shown beside it."""
-
-    text: str
-    back: int
-    note: str
-
-
-def suggest(chat: ChatApp, text: str) -> Iterator[Suggestion]:
-    """The completions of `text`, the input before the cursor."""
-    if mention := re.search(r'(?:^|\s)@("?)([^\s"]*)$', text):
-        quote, start = mention.groups()
-        for value, note in _files(start, quote):
-            yield Suggestion(f"@{value}", len(f"@{quote}{start}"), note)
-    elif text.startswith("/"):
-        name, space, argument = text[1:].partition(" ")
-        if not space:
-            yield from (Suggestion(value, len(text), note) for value, note in _names(chat, name.lower()))
-            return
-        last_word = len(argument) - (argument.rfind(" ") + 1)
-        for value, note in _arguments(chat, name.lower().replace("-", "_"), argument):
-            replaced = len(argument) if value.startswith(argument) else last_word
-            yield Suggestion(sanitize(value), replaced, sanitize(note))
-
-
-def _names(chat: ChatApp, start: str) -> Iterator[tuple[str, str]]:
-    """The commands and settings that begin with `start`, with their slash."""
-    for entry in commands().values():
-        if entry.name.startswith(start):
-            yield f"/{entry.name} " if " " in entry.usage else f"/{entry.name}", entry.summary
-    for key in chat_setting_keys():
-        if key.startswith(start) and key not in commands():
-            yield f"/{key} ", setting_note(chat, key)
-
-
-def _arguments(chat: ChatApp, name: str, argument: str) -> Iterator[tuple[str, str]]:
-    with suppress(LlmcliError):
-        found = require_command(name)
+def suggest(chat: ChatApp, text: str) -> Iterator[tuple[str, int, str]]:
+    """The completions of `text`, the input before the cursor: each with how many characters it replaces, and a note."""
+    if mention := re.search(r'(?:^|\s)(@"?[^\s"]*)$', text):
+        for value, note in complete_paths(chat, mention[1][1:]):
+            yield f"@{value}", len(mention[1]), note
+        return
+    if not text.startswith("/"):
+        return
+    name, space, argument = text[1:].partition(" ")
+    name = name.lower()
+    if not space:
+        for entry in commands().values():
+            if entry.name.startswith(name):
+                end = " " if " " in entry.usage else ""
+                yield f"/{entry.name}{end}", len(text), entry.summary
+        for key in chat_setting_keys():
+            if key.startswith(name) and key not in commands():
+                yield f"/{key} ", len(text), setting_note(chat, key)
+        return
+    found = find_command(name.replace("-", "_"))
+    if not found:
+        return
+    values: Iterable[tuple[str, str]]
+    with suppress(LlmcliError):  # also if no setting has that name
         if found.complete:
-            yield from found.complete(chat, argument)
+            values = found.complete(chat, argument)
+        elif words := re.findall(r"\b[a-z]+\b", found.usage.removeprefix(found.name)):
+            values = matching(((word, "") for word in words), argument)
         else:
-            words = re.findall(r"\b[a-z]+\b", found.usage.removeprefix(found.name))
-            yield from matching(((word, "") for word in words), argument)
+            values = values_of(chat, argument, found.name)
+        for value, note in values:
+            replaced = argument if value.startswith(argument) else argument.rpartition(" ")[2]
+            yield sanitize(value), len(replaced), sanitize(note)
 
 
 def setting_note(chat: ChatApp, key: str) -> str:
@@ -222,7 +211,7 @@ def setting_note(chat: ChatApp, key: str) -> str:
     return sanitize(" · ".join(filter(None, (f"now {current}", fields()[key].valid_values))))
 
 
-def _setting_values(chat: ChatApp, key: str, start: str) -> Iterator[tuple[str, str]]:
+def values_of(chat: ChatApp, start: str, key: str) -> Iterator[tuple[str, str]]:
     """The values that a setting can take, as far as they can be listed; of `model` the downloaded ones."""
     field = find(key)
     if field.key == "model":
@@ -248,25 +237,16 @@ def complete_pair(chat: ChatApp, text: str, separator: str = " ") -> Iterator[tu
         yield from ((other + separator, setting_note(chat, other)) for other in known)
         return
     with suppress(LlmcliError):
-        values = _setting_values(chat, key, start.lstrip())
+        values = values_of(chat, start.lstrip(), key)
         yield from ((f"{key}{separator}{value}", note) for value, note in values if value)
 
 
-def complete_values(key: str) -> Complete:
-    """Completion with the values of one setting."""
-    return lambda chat, start: _setting_values(chat, key, start)
-
-
 def complete_paths(_chat: ChatApp, argument: str) -> Iterator[tuple[str, str]]:
-    """The files and folders whose names start with the last word."""
-    return _files(argument.rpartition(" ")[2])
-
-
-def _files(start: str, quote: str = "") -> Iterator[tuple[str, str]]:
-    """The paths that begin with `start`, in quotes if they contain spaces."""
-    for name in matching_paths(start):
+    """The files and folders whose names start with the last word, in quotes if they contain spaces."""
+    word = argument.rpartition(" ")[2]
+    for name in matching_paths(word.removeprefix('"')):
         is_folder = name.endswith("/")
-        spaced = quote or " " in name
+        spaced = " " in name or word.startswith('"')
         text = f'"{name}' + ("" if is_folder else '"') if spaced else name
         if text.isprintable():
             yield text, "folder" if is_folder else ""

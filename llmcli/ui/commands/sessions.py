@@ -5,33 +5,26 @@ from llmcli.chat.sessions.session import Session
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text import format_age, plural
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.messages import show
+from llmcli.ui.commands.messages import show_last
 from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_rows
 
-_SHOWN = 2  # messages, after a session was opened
 
-
-@command(
-    "fork NAME",
-    help="Continue in a copy of this session.",
-    detail="The copy gets the NAME; this session stays as it is.",
-    examples=("/fork other-ending", "/fork draft-2", "/fork short, then /undo 2"),
-)
+@command("fork NAME", "/fork other-ending", "/fork draft-2", "/fork short, then /undo 2")
 def fork(chat: ChatApp, argument: str) -> None:
+    """Continue in a copy of this session. The copy gets the NAME; this session stays as it is."""
     before = chat.session.name
     chat.controller.switch_session(chat.session.copy(argument))
     console.note(f"session {chat.session.name}" + (f" (a copy of {before}, which stays as it is)" if before else ""))
 
 
-@command(
-    "save NAME",
-    help="Name this chat, or save a copy under a new name.",
-    detail="Each message is saved at once anyway, under a name made of the date and the first words.",
-    examples=("/save novel", "/save ghost story", "/save draft-1"),
-)
+@command("save NAME", "/save novel", "/save ghost story", "/save draft-1")
 def save(chat: ChatApp, argument: str) -> None:
+    """Name this chat, or save a copy under a new name.
+
+    Each message is saved at once anyway, under a name made of the date and the first words.
+    """
     if chat.session.is_named and not chat.session.is_saved:
         raise UsageError("the session is empty: nothing to copy", "send a message first")
     if chat.session.is_named:
@@ -44,14 +37,16 @@ def save(chat: ChatApp, argument: str) -> None:
     console.note(f"saved as {name} (open it again with `llmcli chat --session {name}`)")
 
 
-@command(
-    "load NAME",
-    help="Open another session and continue it.",
-    detail="/sessions lists them. The end of a name is enough: `comet` opens 2026-11-28-comet.",
-    examples=("/load novel", "/load ghost-story", "/sessions, then /load draft-1"),
-    complete=lambda _chat, start: [(session.name, session.title) for session in listing.session_summaries(start)],
-)
+def _names(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
+    return [(session.name, session.title) for session in listing.session_summaries(start)]
+
+
+@command("load NAME", "/load novel", "/load ghost-story", "/sessions, then /load draft-1", complete=_names)
 def load(chat: ChatApp, argument: str) -> None:
+    """Open another session and continue it.
+
+    /sessions lists them. The end of a name is enough: `comet` opens 2026-11-28-comet.
+    """
     if store.to_name(argument) == chat.session.name:
         raise UsageError(f"session {chat.session.name} is already open")
     try:
@@ -82,19 +77,17 @@ def open_session(chat: ChatApp) -> None:
     for note in chat.session.notes:
         console.warn(note)
     chat.session.notes.clear()
-    path = chat.path()
     if chat.live:
-        show(chat, path[-_SHOWN:], len(path) - _SHOWN + 1)
-    console.note(f"session {chat.session.name}, {plural(len(path), 'message')}")
+        show_last(chat, 2)
+    console.note(f"session {chat.session.name}, {plural(len(chat.path()), 'message')}")
 
 
-@command(
-    "sessions [TEXT]",
-    help="List the sessions, or search their messages.",
-    detail="With TEXT, the messages of all sessions that contain it. /load NAME opens a session.",
-    examples=("/sessions", "/sessions comet", "/sessions, then /load novel"),
-)
+@command("sessions [TEXT]", "/sessions", "/sessions comet", "/sessions, then /load novel")
 def sessions(chat: ChatApp, argument: str) -> None:
+    """List the sessions, or search their messages.
+
+    With TEXT, the messages of all sessions that contain it. /load NAME opens a session.
+    """
     if argument:
         hits = [(hit.session, str(hit.number), hit.excerpt) for hit in listing.search(argument)]
         if hits:
@@ -113,12 +106,8 @@ def sessions(chat: ChatApp, argument: str) -> None:
     print_rows(("SESSION", "MESSAGES", "CHANGED", "BEGINS"), rows, right=("MESSAGES",), spare=("BEGINS", "MESSAGES"))
 
 
-@command(
-    "rename NAME",
-    help="Rename this session.",
-    detail="Words are joined by hyphens.",
-    examples=("/rename novel", "/rename ghost story", "/load draft-1, then /rename final"),
-)
+@command("rename NAME", "/rename novel", "/rename ghost story", "/load draft-1, then /rename final")
 def rename(chat: ChatApp, argument: str) -> None:
+    """Rename this session. Words are joined by hyphens."""
     chat.session.rename(argument)
     console.note(f"renamed to {chat.session.name}")

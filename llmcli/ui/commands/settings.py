@@ -1,10 +1,10 @@
 """Commands that show and change settings."""
 
 import re
+import shutil
 from dataclasses import replace
 
-from llmcli.chat.characters import use_character
-from llmcli.chat.controller import chat_setting_keys, requires_reload
+from llmcli.chat.controller import RELOAD_KEYS, chat_setting_keys
 from llmcli.config.characters import character_purposes, load_character
 from llmcli.config.presets import NOT_IN_PRESETS, describe_preset, preset_purpose, presets, remove_preset, save_preset
 from llmcli.errors import LlmcliError, UsageError
@@ -17,26 +17,23 @@ from llmcli.params.policies.user_functions import load_function
 from llmcli.params.sampler_chain import SamplingParams, build_chain
 from llmcli.params.settings import fields, find, format_setting, ineffective_settings
 from llmcli.text import ellipsize
+from llmcli.ui.charts.heatmap import sparkline
 from llmcli.ui.charts.trace_table import step_values
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.inspect import spark
-from llmcli.ui.commands.registry import command, commands, complete_pair, complete_values, matching
+from llmcli.ui.commands.registry import command, commands, complete_pair, matching
 from llmcli.ui.markdown.theme import ground_of
-from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.console import edit as edit_text
+from llmcli.ui.terminal.console import console, edit
 from llmcli.ui.terminal.output import print_definitions, print_rows, warn_ineffective
 
 _HIGHEST = 2.0  # a temperature above it is most likely a mistake
 
 
-@command(
-    "stop [TEXT]",
-    help="Set a stop string, at which answers end.",
-    detail="`none` removes all of them. Ctrl-C stops the answer that the model is writing.",
-    examples=("/stop", "/stop The end", "/stop none"),
-    complete=complete_values("stop"),
-)
+@command("stop [TEXT]", "/stop", "/stop The end", "/stop none")
 def stop(chat: ChatApp, argument: str) -> None:
+    """Set a stop string, at which answers end.
+
+    `none` removes all of them. Ctrl-C stops the answer that the model is writing.
+    """
     if argument:
         set_(chat, f"stop {argument}")
         return
@@ -44,19 +41,15 @@ def stop(chat: ChatApp, argument: str) -> None:
     chat.say("Ctrl-C stops an answer" + (f"; answers also stop at {', '.join(map(repr, texts))}" if texts else ""))
 
 
-@command(
-    "system [TEXT|@FILE|edit|none]",
-    help="Show or set the system prompt.",
-    detail="From TEXT, from a file (@FILE) or in your editor (edit). `none` removes it.",
-    examples=("/system Answer in one sentence.", "/system @reviewer.txt", "/system none"),
-)
+@command("system [TEXT|@FILE|edit|none]", "/system Answer in one sentence.", "/system @reviewer.txt", "/system none")
 def system(chat: ChatApp, argument: str) -> None:
+    """Show or set the system prompt. From TEXT, from a file (@FILE) or in your editor (edit). `none` removes it."""
     current = system_text(chat.controller.settings) or ""
     if not argument:
         chat.say(current or "no system prompt")
         return
     if argument == "edit":
-        argument = edit_text(current).strip()
+        argument = edit(current).strip()
     elif argument.startswith("@"):
         argument = read_text(argument[1:].strip()).rstrip("\n")
     elif re.fullmatch('"[^"]+"', argument):
@@ -66,14 +59,9 @@ def system(chat: ChatApp, argument: str) -> None:
     console.note("system prompt removed" if removed else "system prompt changed")
 
 
-@command(
-    "set [KEY [VALUE]]",
-    help="Show or change any setting.",
-    detail="Alone it lists all of them. /top_p 0.9 is short for /set top_p 0.9.",
-    examples=("/set", "/set top_p 0.9", "/set repeat_penalty 1.1"),
-    complete=complete_pair,
-)
+@command("set [KEY [VALUE]]", "/set", "/set top_p 0.9", "/set repeat_penalty 1.1", complete=complete_pair)
 def set_(chat: ChatApp, argument: str) -> None:
+    """Show or change any setting. Alone it lists all of them. /top_p 0.9 is short for /set top_p 0.9."""
     name, _, text = argument.partition(" ")
     if not name:
         _print_settings(chat, chat_setting_keys())
@@ -96,12 +84,11 @@ def set_(chat: ChatApp, argument: str) -> None:
     highest = value.value if isinstance(value, Fixed) else value.high if isinstance(value, Entropy) else 0.0
     if key == "temperature" and highest > _HIGHEST:
         console.warn(f"at temperature {highest:g} answers are mostly nonsense", "try 0.8 (usual) or 1.2 (bold)")
-    if requires_reload(key) and chat.controller.needs_reload:
+    if key in RELOAD_KEYS and chat.controller.needs_reload:
         console.note("the model is loaded again with the next answer")
 
 
 def _print_setting(chat: ChatApp, key: str) -> None:
-    """Print the value of a setting, where it comes from, and why it has no effect if it has none."""
     resolved = chat.controller.resolved()
     settings, origin = resolved.settings, resolved.origins[key]
     source = {"session": "", "default": " (default)"}.get(origin, f" (from {origin})")
@@ -111,63 +98,64 @@ def _print_setting(chat: ChatApp, key: str) -> None:
         grammar_text(chat.controller.settings)  # raises if the grammar is not valid
 
 
-@command(
-    "temp [POLICY]",
-    help="Set the temperature: how freely tokens are sampled.",
-    detail="0 strict, 0.8 usual, 1.2 bold; above 1.5 mostly nonsense. A policy changes it from token to token: "
-    "0.3..1.3 follows the entropy, sentence:1.1,0.7 the number of the sentence. Alone it shows the temperatures of "
-    "the last answer.",
-    examples=("/temp 1.2", "/temp 0.3..1.3", "/temp sentence:1.1,0.7"),
-    aliases=("temperature",),
-    complete=complete_values("temperature"),
-)
+@command("temp [POLICY]", "/temp 1.2", "/temp 0.3..1.3", "/temp sentence:1.1,0.7", aliases=("temperature",))
 def temp(chat: ChatApp, argument: str) -> None:
+    """Set the temperature: how freely tokens are sampled.
+
+    0 strict, 0.8 usual, 1.2 bold; above 1.5 mostly nonsense. A policy changes it from token to token: 0.3..1.3
+    follows the entropy, sentence:1.1,0.7 the number of the sentence. Alone it shows the temperatures of the last
+    answer.
+    """
     if re.fullmatch(r"[+-]\d*\.?\d+", argument):
         policy = chat.controller.settings.temperature
         if not isinstance(policy, Fixed):
             raise UsageError(f"a step needs a fixed temperature, and this is {policy}", "set a number first: /temp 0.8")
         argument = f"{max(policy.value + float(argument), 0.0):.4g}"
     set_(chat, f"temperature {argument}")
-    if not argument and (bars := spark(chat)):
-        chat.say(bars)
+    values = [one.temperature for one in chat.turn.answer.traces if one.id is not None] if chat.turn else []
+    known = [value for value in values if value is not None]
+    if argument or not known:
+        return
+    low, high = min(known), max(known)
+    same = f"{low:.2f} throughout"
+    span = same if high - low < 0.005 else f"{low:.2f}..{high:.2f}, mean {sum(known) / len(known):.2f}"
+    room = min(shutil.get_terminal_size().columns - 1, 60) if chat.live else 60
+    chat.say(sparkline(values, min(room, len(values))))
+    chat.say(f"last answer: {span}")
 
 
-@command(
-    "seed [N|random]",
-    help="Set the seed, or use a random one each time.",
-    detail="The same seed, settings and messages give the same answer.",
-    examples=("/seed", "/seed 42", "/seed random"),
-)
+@command("seed [N|random]", "/seed", "/seed 42", "/seed random")
 def seed(chat: ChatApp, argument: str) -> None:
+    """Set the seed, or use a random one each time. The same seed, settings and messages give the same answer."""
     set_(chat, f"seed {argument}")
 
 
-@command(
-    "reset [KEY]",
-    help="Undo the changes of one setting, or of all.",
-    detail="A setting returns to the value that it had before this session changed it.",
-    examples=("/reset temperature", "/reset top_p", "/reset"),
-    complete=lambda chat, start: matching(((key, "") for key in chat.session.overrides), start),
-)
+def _changed(chat: ChatApp, start: str) -> list[tuple[str, str]]:
+    return matching(((key, "") for key in chat.session.overrides), start)
+
+
+@command("reset [KEY]", "/reset temperature", "/reset top_p", "/reset", complete=_changed)
 def reset(chat: ChatApp, argument: str) -> None:
+    """Undo the changes of one setting, or of all.
+
+    A setting returns to the value that it had before this session changed it.
+    """
     removed = chat.controller.reset(find(argument).key if argument else None)
     console.note(f"reset: {', '.join(removed)}" if removed else "no setting was changed in this session")
 
 
-@command(
-    "params [all]",
-    help="Show the sampling settings and their origin.",
-    detail="Each row has the value, the layer that it comes from, and the reason if it has no effect. `all` adds the "
-    "other settings.",
-    examples=("/params", "/params all", "/temp 1.2, then /params"),
-)
+@command("params [all]", "/params", "/params all", "/temp 1.2, then /params")
 def params(chat: ChatApp, argument: str) -> None:
+    """Show the sampling settings and their origin.
+
+    Each row has the value, the layer that it comes from, and the reason if it has no effect. `all` adds the other
+    settings.
+    """
     usual = {*fields_of(SamplingParams), *fields_of(GenerationParams)}
     _print_settings(chat, [key for key in chat_setting_keys() if argument or key in usual])
 
 
 def _print_settings(chat: ChatApp, keys: list[str]) -> None:
-    """Value, layer, and below it the reason for a setting that has no effect."""
     resolved = chat.controller.resolved()
     idle = ineffective_settings(resolved.settings, resolved.origins)
     rows = [(key, ellipsize(format_setting(resolved.settings, key)), resolved.origins[key]) for key in keys]
@@ -175,14 +163,12 @@ def _print_settings(chat: ChatApp, keys: list[str]) -> None:
     print_rows(("KEY", "VALUE", "FROM"), rows, below=below)
 
 
-@command(
-    "samplers [NAME,…]",
-    help="Show or set the sampler chain.",
-    detail="Samplers apply in this order; omitted samplers are off. `default` is llama.cpp's chain.",
-    examples=("/samplers", "/samplers top_k,temperature", "/samplers default"),
-    complete=complete_values("samplers"),
-)
+@command("samplers [NAME,…]", "/samplers", "/samplers top_k,temperature", "/samplers default")
 def samplers(chat: ChatApp, argument: str) -> None:
+    """Show or set the sampler chain.
+
+    Samplers apply in this order; omitted samplers are off. `default` is llama.cpp's chain.
+    """
     if argument:
         set_(chat, f"samplers {argument}")
         return
@@ -199,14 +185,9 @@ def samplers(chat: ChatApp, argument: str) -> None:
     warn_ineffective(resolved)
 
 
-@command(
-    "model [REF]",
-    help="Show or switch the model.",
-    detail="The conversation stays. `llmcli models list` lists the downloaded models.",
-    examples=("/model", "/model starter", "/model ./my-model.gguf"),
-    complete=complete_values("model"),
-)
+@command("model [REF]", "/model", "/model starter", "/model ./my-model.gguf")
 def model(chat: ChatApp, argument: str) -> None:
+    """Show or switch the model. The conversation stays. `llmcli models list` lists the downloaded models."""
     controller = chat.controller
     if not argument:
         if engine := controller.engine:
@@ -230,13 +211,12 @@ def model(chat: ChatApp, argument: str) -> None:
         console.note(f"model: {engine.name}, context: {engine.n_ctx} tokens")
 
 
-@command(
-    "think [on|off|hide]",
-    help="Fold, hide or disable the model's reasoning.",
-    detail="`on` folds it, `hide` hides it, `off` asks the model not to reason. Alone it shows the last reasoning.",
-    examples=("/think", "/think hide", "/think off"),
-)
+@command("think [on|off|hide]", "/think", "/think hide", "/think off")
 def think(chat: ChatApp, argument: str) -> None:
+    """Fold, hide or disable the model's reasoning.
+
+    `on` folds it, `hide` hides it, `off` asks the model not to reason. Alone it shows the last reasoning.
+    """
     if argument not in ("", "on", "off", "hide", "show"):
         raise UsageError(f"/think must be on, off or hide, got '{argument}'")
     if argument:
@@ -246,13 +226,12 @@ def think(chat: ChatApp, argument: str) -> None:
     chat.say(reasoning or f"no answer has reasoning (think = {chat.controller.settings.think})", "2")
 
 
-@command(
-    "json [on|off|SCHEMA]",
-    help="Make the model answer in JSON.",
-    detail="SCHEMA is a JSON schema or a file with one; answers then match it. `off` allows any text again.",
-    examples=("/json on", '/json {"type": "array"}', "/json off"),
-)
+@command("json [on|off|SCHEMA]", "/json on", '/json {"type": "array"}', "/json off")
 def json(chat: ChatApp, argument: str) -> None:
+    """Make the model answer in JSON.
+
+    SCHEMA is a JSON schema or a file with one; answers then match it. `off` allows any text again.
+    """
     if not argument:
         _print_setting(chat, "json_schema")
         return
@@ -270,14 +249,14 @@ def _preset_words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
 
 
 @command(
-    "preset [NAME|none|save NAME|rm NAME]",
-    help="List presets, or use one.",
-    detail="`none` stops using one. `save NAME` saves the settings of this session as a preset in the configuration "
-    "file, `rm NAME` deletes a preset of yours.",
-    examples=("/preset", "/preset creative", "/preset save mine"),
-    complete=_preset_words,
+    "preset [NAME|none|save NAME|rm NAME]", "/preset", "/preset creative", "/preset save mine", complete=_preset_words
 )
 def preset(chat: ChatApp, argument: str) -> None:
+    """List presets, or use one.
+
+    `none` stops using one. `save NAME` saves the settings of this session as a preset in the configuration file,
+    `rm NAME` deletes a preset of yours.
+    """
     word, _, name = argument.partition(" ")
     name = name.strip()
     if word in ("", "list"):
@@ -305,14 +284,18 @@ def preset(chat: ChatApp, argument: str) -> None:
 
 @command(
     "character [NAME|FILE|none]",
-    help="List characters, or chat with one.",
-    detail="A character has a system prompt, a greeting and settings. Alone it lists them. `none` removes it. Yours "
-    "are files in the folder `characters` of the configuration, or any FILE.",
-    examples=("/character", "/character pirate", "/character none"),
+    "/character",
+    "/character pirate",
+    "/character none",
     aliases=("characters",),
     complete=lambda _chat, start: matching([*character_purposes().items(), ("none", "no character")], start),
 )
 def character(chat: ChatApp, argument: str) -> None:
+    """List characters, or chat with one.
+
+    A character has a system prompt, a greeting and settings. Alone it lists them. `none` removes it. Yours are
+    files in the folder `characters` of the configuration, or any FILE.
+    """
     if argument in ("", "list"):
         print_rows(("CHARACTER", "PURPOSE"), list(character_purposes().items()))
         current = chat.session.character
@@ -322,7 +305,7 @@ def character(chat: ChatApp, argument: str) -> None:
     chosen = None if argument in ("none", "off") else load_character(argument)
     if chosen and "model" in chosen.settings:
         chat.ensure_model(replace(chat.controller.settings, model=chosen.settings["model"]))
-    greeting = use_character(chat.controller, chosen)
+    greeting = chat.controller.use_character(chosen)
     settings = f" ({describe_preset(chosen.settings)})" if chosen and chosen.settings else ""
     console.note(f"character: {chosen.name}{settings}" if chosen else "no character")
     if greeting:

@@ -19,10 +19,13 @@ from prompt_toolkit.styles import Style
 from prompt_toolkit.widgets.toolbars import SearchToolbar
 
 from llmcli.text import sanitize
+from llmcli.ui.markdown.theme import ground_of
 
 _MENU_ROWS, _MENU_ENTRIES = 8, 500
 _FEWEST_COLUMNS, _FEWEST_ROWS = 30, 6  # of a window with a status
-_PLAIN, _DARK, _LIGHT = range(3)
+_MOST_DRAWN = 10_000  # characters that are drawn: a key press takes 50 ms in a line of that length
+_MOST_LINES = 200  # that are drawn
+_FIRST_SIGN, _MOST_SIGNS = 0xF0000, 0xFFFE  # characters of private use, which stand for long pastes
 _STYLES = {  # without colors, on a dark background, on a light one
     "marker": ("bold", "bold ansicyan", "bold ansiblue"),
     "pasted": ("italic", "italic", "italic"),
@@ -33,11 +36,7 @@ _STYLES = {  # without colors, on a dark background, on a light one
     "completion-menu.completion": ("", "", ""),
     "completion-menu.completion.current": ("reverse", "noreverse bg:#005f87 #ffffff", "noreverse bg:#005faf #ffffff"),
     "completion-menu.meta.completion": ("dim", "bg:#262626 #8a8a8a", "bg:#eeeeee #767676"),
-    "completion-menu.meta.completion.current": (
-        "reverse",
-        "noreverse bg:#004b6b #d0d0d0",
-        "noreverse bg:#3a7fc0 #ffffff",
-    ),
+    "completion-menu.meta.completion.current": ("reverse", "bg:#004b6b #d0d0d0", "bg:#3a7fc0 #ffffff"),
 }
 
 # Given the text before the cursor, the completions: each with how many characters it replaces there, and a note.
@@ -45,12 +44,9 @@ Suggest = Callable[[str], Iterable[tuple[str, int, str]]]
 
 
 def make_layout(
-    buffer: Buffer, label: Callable[[str], str], status: Callable[[], str], hint: Callable[[], str]
+    buffer: Buffer, pasted: processors.Processor, status: Callable[[], str], hint: Callable[[], str]
 ) -> Layout:
-    """The text with its menu, the search line, and below them the status.
-
-    `label` is what is drawn in place of a character, if anything; `hint` is shown in an empty line.
-    """
+    """The text with its menu, the search line, and below them the status; `hint` is shown in an empty line."""
     search = SearchToolbar()
     typing = has_focus(buffer) & ~is_done
     empty = Condition(lambda: not buffer.text)
@@ -61,7 +57,7 @@ def make_layout(
                 processors.HighlightIncrementalSearchProcessor(),
                 processors.HighlightSelectionProcessor(),
                 processors.TabsProcessor(char1=" ", char2=" "),
-                ShowLabels(label),
+                pasted,
                 processors.ConditionalProcessor(processors.AppendAutoSuggestion(), typing),
                 processors.ConditionalProcessor(processors.AfterInput(hint, "class:hint"), typing & empty),
             ],
@@ -94,25 +90,49 @@ def make_layout(
     return Layout(FloatContainer(rows, [menu]), line)
 
 
-def make_style(name: str, color: bool) -> Style:
-    """The style of that name ("dark" when it is unknown)."""
-    column = {"light": _LIGHT}.get(name, _DARK) if color else _PLAIN
+def make_style(theme: str, color: bool) -> Style:
+    """The style for the background of a theme. Raises UsageError for an unknown one."""
+    ground = ground_of(theme)
+    column = 0 if not color else 2 if ground == "light" else 1
     return Style.from_dict({part: looks[column] for part, looks in _STYLES.items()})
 
 
-class ShowLabels(processors.Processor):
-    """Draws the label of a character in place of it."""
+class Pasted(processors.Processor):
+    """The long pastes; each is one character (a sign) in the line, and is drawn as a label."""
 
-    def __init__(self, label: Callable[[str], str]) -> None:
-        self._label = label
+    def __init__(self) -> None:
+        self._texts: dict[int, str] = {}  # by the code of the sign
+
+    def fold(self, text: str) -> str:
+        """`text`, or the sign for it when it is long."""
+        if len(text) <= _MOST_DRAWN and text.count("\n") <= _MOST_LINES:
+            return text
+        text = self.unfold(text)
+        sign = next((sign for sign, known in self._texts.items() if known == text), _FIRST_SIGN + len(self._texts))
+        if sign == _FIRST_SIGN + _MOST_SIGNS:
+            return text
+        self._texts[sign] = text
+        return chr(sign)
+
+    def unfold(self, text: str) -> str:
+        """`text` with the paste in place of each sign."""
+        return text.translate(self._texts)
+
+    def label(self, sign: str) -> str:
+        """The label of a sign; empty for any other character."""
+        text = self._texts.get(ord(sign), "")
+        lines = len(text.splitlines())
+        if lines > 1:
+            return f"[pasted {lines:,} lines]"
+        return f"[pasted {len(text):,} characters]" if text else ""
 
     def apply_transformation(self, transformation_input: processors.TransformationInput) -> processors.Transformation:
         fragments = transformation_input.fragments
         text = fragment_list_to_text(fragments)
-        if text.isascii() or not any(map(self._label, text)):
+        if text.isascii() or not any(map(self.label, text)):
             return processors.Transformation(fragments)
         shown = [
-            (f"{style} class:pasted", label) if (label := self._label(char)) else (style, char)
+            (f"{style} class:pasted", label) if (label := self.label(char)) else (style, char)
             for style, char, *_ in explode_text_fragments(fragments)
         ]
         starts = [0, *accumulate(len(char) for _, char in shown)]

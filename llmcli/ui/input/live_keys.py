@@ -42,10 +42,7 @@ def split_keys_and_text(keys: Iterable[KeyPress], typing: bool = False) -> tuple
 
 
 def keep_typed_lines(after_text: bool) -> None:
-    """Let the prompt get what was typed, with a new line for each Enter: nothing is sent unseen.
-
-    `after_text`: it follows a text that is in the line.
-    """
+    """Let the prompt get what was typed, after a text or not; Enter is a new line, so that nothing is sent unseen."""
     keys = get_app_session().input
     with live_keys(None):  # which keeps those that nobody has read yet
         pass
@@ -60,10 +57,9 @@ def keep_typed_lines(after_text: bool) -> None:
 def live_keys(step: Callable[[int], None] | None) -> Iterator[None]:
     """Within this block, inside `disable_echo`, a thread calls `step` for each step; other keys are kept.
 
-    Without `step` all keys but arrows are text.
-
     The parser of the prompt reads the keys, and they are stored where the prompt looks first. So the prompt completes
-    a key or a paste that the end of the block has cut. Keys typed before the block, apart from arrows, are text.
+    a key or a paste that the end of the block has cut. Keys typed before the block, and all keys where there is no
+    `step`, are text, apart from arrows.
     """
     keys = get_app_session().input
     stored = get_typeahead(keys)

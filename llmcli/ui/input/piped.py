@@ -16,17 +16,16 @@ class LineReader:
     multiline = False
 
     def __init__(self, stream: BinaryIO, marker: Callable[[], None] = lambda: None) -> None:
-        self._stream = stream
-        self._marker = marker
+        self._stream, self._marker = stream, marker
         self._size = 0  # bytes of the current message
 
     def read(self, default: str = "") -> str:  # noqa: ARG002 - a stream has no input line
         """The next message that is not blank; EOFError at the end, UsageError if it is too long (the next may fit)."""
-        while True:
+        text = ""
+        while not text.strip():
             self._marker()
             text = block_body(self._message())
-            if text.strip():
-                return text
+        return text
 
     def refresh(self) -> None:
         """Do nothing: a pipe has no status line."""

@@ -1,8 +1,13 @@
-"""The input line of a terminal: its keys, and the message or command that they write."""
+"""The input line of a terminal: its keys, the message or command that they write, and the history of these."""
 
 import asyncio
-from collections.abc import Callable
+import json
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,7 @@ from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.cursor_shapes import ModalCursorShapeConfig
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
+from prompt_toolkit.history import History
 from prompt_toolkit.key_binding import KeyBindings, KeyBindingsBase, KeyPressEvent, merge_key_bindings
 from prompt_toolkit.key_binding.bindings.auto_suggest import load_auto_suggest_bindings
 from prompt_toolkit.keys import Keys
@@ -21,17 +27,16 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.utils import get_cwidth, suspend_to_background_supported
 
 from llmcli.errors import LlmcliError
+from llmcli.files import BINARY, make_private_folder, replace_private
+from llmcli.params.settings import Settings
 from llmcli.text import BLOCK_MARK, block_body, is_open_block, sanitize
-from llmcli.ui.input.history import PrivateHistory
-from llmcli.ui.input.layout import Suggest, SuggestCompleter, make_layout, make_style, should_open_menu
+from llmcli.ui.input.layout import Pasted, Suggest, SuggestCompleter, make_layout, make_style, should_open_menu
+from llmcli.ui.terminal.console import edit, wants_color
 
 LEAVE = "Ctrl-D or /exit ends the chat"
-OPEN_BLOCK = f"{BLOCK_MARK} on a line of its own sends"
-_LONGEST = 10_000  # characters that are drawn: a key press takes 50 ms in a line of that length
-_MOST_LINES = 200  # that are drawn
-# Characters of private use stand for long pastes.
-_FIRST_SIGN = 0xF0000
-_MOST_SIGNS = 0xFFFE
+KEPT_ENTRIES = 5000  # entries of the history
+MAX_ENTRY = 64 << 10  # bytes of one of them
+_MOST_READ = 32 << 20  # bytes at the end of its file
 _DROPPED = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)]) | dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
 _CLEAN = {code: mark for code, mark in _DROPPED.items() if chr(code) not in "\t\n"}
 
@@ -40,14 +45,7 @@ class TerminalReader:
     """The input line of the chat, with the status below it; `hint` replaces the status until the next key."""
 
     def __init__(
-        self,
-        suggest: Suggest,
-        status: Callable[[], str],
-        history: Path,
-        editing_mode: str = "emacs",
-        style: str = "dark",
-        color: bool = True,
-        hint: Callable[[], str] = str,
+        self, suggest: Suggest, status: Callable[[], str], hint: Callable[[], str], history: Path, settings: Settings
     ) -> None:
         """`status` is shown below the line, `hint` in the line while it is empty; each drawing calls both."""
         output = get_app_session().output
@@ -57,7 +55,7 @@ class TerminalReader:
         self.hint = ""
         self.multiline = False  # whether Enter begins a new line and Alt-Enter sends
         self.on_drawn: Callable[[], object] | None = None  # called once, when the first prompt is on the screen
-        self.on_interrupt: Callable[[], bool] = lambda: False  # whether Ctrl-C has already canceled something
+        self.on_interrupt: Callable[[], object] = lambda: None  # true if Ctrl-C has already canceled something
         self._status = status
         self._pasted = Pasted()
         self.history = PrivateHistory(history, self._pasted.fold)
@@ -69,12 +67,12 @@ class TerminalReader:
             history=self.history,
         )
         self.buffer.on_text_changed += self._clear_hint
-        vi = editing_mode == "vi"
+        vi, color = settings.editing_mode == "vi", wants_color(sys.stdout)
         self._app: Application[str] = Application(
-            layout=make_layout(self.buffer, self._pasted.label, self._footer, lambda: _text_of(hint)),
+            layout=make_layout(self.buffer, self._pasted, self._footer, lambda: _text_of(hint)),
             key_bindings=make_keys(self),
             editing_mode=EditingMode.VI if vi else EditingMode.EMACS,
-            style=make_style(style, color),
+            style=make_style(settings.theme, color),
             include_default_pygments_style=False,
             color_depth=None if color else ColorDepth.DEPTH_1_BIT,
             cursor=ModalCursorShapeConfig() if vi else None,
@@ -146,19 +144,23 @@ class TerminalReader:
         """Accept the chosen completion, or begin a new line where the text needs one, or send."""
         if self._accept_completion():
             return
-        if not self._needs_new_line():
+        document = self.buffer.document
+        needs_new_line = self.multiline and ("\n" in document.text or not document.text.startswith("/"))
+        if is_open_block(document.text):
+            needs_new_line = True
+        elif document.current_line_before_cursor.endswith("\\") and not document.current_line_after_cursor.strip():
+            self.buffer.delete_before_cursor()
+            needs_new_line = True
+        if not needs_new_line:
             self.send()
             return
         self.new_line()
         if self.buffer.text.rstrip().endswith(BLOCK_MARK) and "\n" in self.buffer.text.rstrip():
-            self.hint = OPEN_BLOCK
+            self.hint = f"{BLOCK_MARK} on a line of its own sends"
 
     def alt_enter(self) -> None:
         """Begin a new line, or send where Enter begins one."""
-        if self.multiline:
-            self.send()
-        else:
-            self.new_line()
+        (self.send if self.multiline else self.new_line)()
 
     def send(self) -> None:
         """End the prompt with the text; an empty text is not sent."""
@@ -198,8 +200,6 @@ class TerminalReader:
 
     async def open_editor(self) -> None:
         """Open the text, with its long pastes, in the user's editor."""
-        from llmcli.ui.terminal.console import edit  # which imports subprocess
-
         text = self._pasted.unfold(self.buffer.text)
         try:
             text = await run_in_terminal(lambda: edit(text), in_executor=True)
@@ -220,15 +220,6 @@ class TerminalReader:
             self.buffer.start_completion()  # of the command's argument
         return True
 
-    def _needs_new_line(self) -> bool:
-        document = self.buffer.document
-        if is_open_block(document.text):
-            return True
-        if document.current_line_before_cursor.endswith("\\") and not document.current_line_after_cursor.strip():
-            self.buffer.delete_before_cursor()
-            return True
-        return self.multiline and ("\n" in document.text or not document.text.startswith("/"))
-
 
 def make_keys(reader: TerminalReader) -> KeyBindingsBase:
     """The key bindings of the chat; they have priority over those of prompt_toolkit."""
@@ -236,7 +227,6 @@ def make_keys(reader: TerminalReader) -> KeyBindingsBase:
     typing = filters.has_focus(DEFAULT_BUFFER)
     emacs, vi_insert = typing & filters.emacs_mode, typing & filters.vi_insert_mode
     empty = filters.Condition(lambda: not reader.buffer.text)
-    can_suspend = filters.Condition(suspend_to_background_supported)
 
     def bind(*names: str, when: filters.FilterOrBool = True, to: Callable[[], Any]) -> None:
         keys.add(*names, filter=when)(lambda _event: to())
@@ -251,7 +241,8 @@ def make_keys(reader: TerminalReader) -> KeyBindingsBase:
     bind("v", when=typing & filters.vi_navigation_mode, to=reader.open_editor)
     bind("escape", when=emacs & filters.has_completions, to=reader.buffer.cancel_completion)
     keys.add("c-d", filter=typing & empty)(lambda event: event.app.exit(exception=EOFError))
-    keys.add("c-z", filter=can_suspend)(lambda event: event.app.suspend_to_background())
+    if suspend_to_background_supported():
+        keys.add("c-z")(lambda event: event.app.suspend_to_background())
     keys.add(Keys.BracketedPaste, filter=typing)(lambda event: reader.paste(event.data))
 
     @filters.Condition
@@ -267,36 +258,6 @@ def make_keys(reader: TerminalReader) -> KeyBindingsBase:
     return merge_key_bindings([load_auto_suggest_bindings(), keys])
 
 
-class Pasted:
-    """The long pastes; each is one character (a sign) in the line, and is drawn as a label."""
-
-    def __init__(self) -> None:
-        self._texts: dict[int, str] = {}  # by the code of the sign
-
-    def fold(self, text: str) -> str:
-        """`text`, or the sign for it when it is long."""
-        if len(text) <= _LONGEST and text.count("\n") <= _MOST_LINES:
-            return text
-        text = self.unfold(text)
-        sign = next((sign for sign, known in self._texts.items() if known == text), _FIRST_SIGN + len(self._texts))
-        if sign == _FIRST_SIGN + _MOST_SIGNS:
-            return text
-        self._texts[sign] = text
-        return chr(sign)
-
-    def unfold(self, text: str) -> str:
-        """`text` with the paste in place of each sign."""
-        return text.translate(self._texts)
-
-    def label(self, sign: str) -> str:
-        """The label of a sign; empty for any other character."""
-        text = self._texts.get(ord(sign), "")
-        lines = len(text.splitlines())
-        if lines > 1:
-            return f"[pasted {lines:,} lines]"
-        return f"[pasted {len(text):,} characters]" if text else ""
-
-
 def clean(text: str) -> str:
     """`text` with plain line ends, and without control characters and lone surrogates."""
     return text.replace("\r\n", "\n").replace("\r", "\n").translate(_CLEAN)
@@ -308,3 +269,68 @@ def _text_of(call: Callable[[], str]) -> str:
         return " ".join(sanitize(call()).split("\n"))
     except Exception:
         return ""
+
+
+class PrivateHistory(History):
+    """One JSON string a line, shown as `fold` shortens it. A file that cannot be used is an empty history, no error."""
+
+    def __init__(self, path: Path, fold: Callable[[str], str] = str) -> None:
+        super().__init__()
+        self._path, self._fold = path, fold
+
+    def append_string(self, string: str) -> None:
+        if not self._loaded:
+            self._loaded_strings = list(self.load_history_strings())
+            self._loaded = True
+        shown = self._fold(string)
+        if len(string.encode("utf-8", "replace")) > MAX_ENTRY or self._loaded_strings[:1] == [shown]:
+            return
+        self._loaded_strings.insert(0, shown)
+        self.store_string(string)
+
+    def load_history_strings(self) -> Iterable[str]:
+        """The newest entry first."""
+        if not os.path.isfile(self._path):  # to open a pipe would wait
+            return []
+        lines: list[bytes] = []
+        with suppress(OSError), self._path.open("rb") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - _MOST_READ)
+            file.seek(start)
+            lines = [line for line in file.read().split(b"\n")[bool(start) :] if line]  # the first may be cut
+            if len(lines) >= 2 * KEPT_ENTRIES:
+                replace_private(self._path, b"\n".join(lines[-KEPT_ENTRIES:]) + b"\n")
+                if late := file.read():  # of another chat, meanwhile
+                    _append(self._path, late)
+        # Without damaged lines and repetitions.
+        entries = [entry for entry, _ in groupby(filter(None, map(_entry, lines)))]
+        return map(self._fold, entries[: -KEPT_ENTRIES - 1 : -1])
+
+    def store_string(self, string: str) -> None:
+        line = json.dumps(string, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        with suppress(OSError):
+            make_private_folder(self._path.parent)
+            _append(self._path, line)
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Append a line in one write, so that lines of two chats never mix."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | BINARY | getattr(os, "O_NONBLOCK", 0)
+    file = os.open(path, flags, 0o600)
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return
+        if os.lseek(file, 0, os.SEEK_END) and os.lseek(file, -1, os.SEEK_END) >= 0 and os.read(file, 1) != b"\n":
+            line = b"\n" + line  # the disk was full, or the machine stopped, in the middle of a line
+        os.write(file, line)
+    finally:
+        os.close(file)
+
+
+def _entry(line: bytes) -> str:
+    if len(line) > 6 * MAX_ENTRY + 2:  # the longest entry, with each byte as an escape
+        return ""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return ""
+    return entry if isinstance(entry, str) else ""

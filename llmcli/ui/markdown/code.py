@@ -29,9 +29,12 @@ class Highlighter:
         self._before: list[str] = []
         self._closer = ""  # what ends the comment that is open
 
-    def finished(self, code: str) -> Text:
-        """A whole program."""
-        return self._colored(code) if len(code) <= _LONGEST_CODE else Text(code)
+    def colored(self, code: str) -> Text:
+        """A whole program; a very long one stays plain."""
+        if len(code) > _LONGEST_CODE:
+            return Text(code)
+        look = self._theme.get_style_for_token
+        return Text().append_tokens((text, look(kind)) for kind, text in self._tokens(code))
 
     def peek(self, line: str) -> Text:
         """The next line, unfinished."""
@@ -39,7 +42,7 @@ class Highlighter:
             return Text(line)
         head = "".join(f"{text}\n" for text in self._before)
         closer = self._closer_after(line)
-        colored = self._colored(head + line + ("" if closer in line else closer))
+        colored = self.colored(head + line + ("" if closer in line else closer))
         return colored[len(head) : len(head) + len(line)]
 
     def line(self, line: str) -> Text:
@@ -55,10 +58,6 @@ class Highlighter:
         self._before.append(line[:_LONGEST_LINE])
         self._closer = "" if self._closer and self._closer in line else self._closer_after(line)
         return colored
-
-    def _colored(self, code: str) -> Text:
-        look = self._theme.get_style_for_token
-        return Text().append_tokens((text, look(kind)) for kind, text in self._tokens(code))
 
     def _closer_after(self, line: str) -> str:
         """The text that closes the comment that `line` opens, or that is open already."""

@@ -4,7 +4,7 @@ Those of rich center, fold, omit or pad: here each draws its own rows, and the t
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, zip_longest
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from rich import markdown
@@ -16,7 +16,7 @@ from rich.text import Text
 from llmcli.text import sanitize
 from llmcli.ui.markdown.code import Highlighter, language_of
 from llmcli.ui.markdown.splitter import renumber_list
-from llmcli.ui.terminal.cells import cells, fit, fold, line_breaks, unstyled
+from llmcli.ui.terminal.cells import cells, fit, folds, line_breaks
 
 if TYPE_CHECKING:
     from typing import Self
@@ -49,8 +49,7 @@ def wrapped(text: Text, width: int) -> list[Text]:
 
 def folded(text: Text, width: int) -> Iterable[Text]:
     """Rows of at most `width` columns with every blank kept, for code."""
-    rows = fold([("", text.plain)], width)
-    return text.divide(list(accumulate(len(unstyled(row)) for row in rows[:-1])))
+    return text.divide([end for _, end in folds(text.plain, width)[:-1]])
 
 
 def drawn(rows: Iterable[Text], console: Console) -> Iterator[Segment]:
@@ -74,7 +73,7 @@ def code_title(info: str, width: int) -> str:
 
 def ruled(text: str) -> Text:
     """A row of lines: a rule, or the one above or below code."""
-    return Text().append(text, "markdown.hr")
+    return Text.styled(text, "markdown.hr")
 
 
 def beside(margins: tuple[str, str], look: str, rows: Iterable[Segment], console: Console) -> Iterator[Segment]:
@@ -135,7 +134,7 @@ class Code(Element):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         info, is_fenced = self.token.info, self.token.type == "fence"
         code = self.text.plain
-        text = Highlighter(info, self.markdown.syntax).finished(code.removesuffix("\n"))
+        text = Highlighter(info, self.markdown.syntax).colored(code.removesuffix("\n"))
         lines: Iterable[Text] = text.split("\n", allow_blank=True) if code else ()
         width = options.max_width if is_fenced else room(options.max_width, _INDENT)
         rows = [row for line in lines for row in folded(line, width)]
@@ -190,7 +189,7 @@ class Item(Flow):
         mark = self.margins[0]
         if room(options.max_width, cells(mark)) < options.max_width:
             return super().__rich_console__(console, options)
-        marks = wrapped(Text().append(mark, self.look), options.max_width)
+        marks = wrapped(Text.styled(mark, self.look), options.max_width)
         return [*drawn(marks, console), *self._stacked(console, options)]
 
     def _stacked(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
@@ -254,7 +253,7 @@ def _columns(table: Sequence[Sequence[Text]], widths: Sequence[int]) -> Iterator
     broken = [[wrapped(cell, width) for cell, width in zip(row, widths, strict=True)] for row in table]
     is_ragged = any(len(cell) > 1 for row in broken[1:] for cell in row)
     bar = Text().append(_BETWEEN, "markdown.table.border")
-    ruler = Text().append("─┼─".join("─" * width for width in widths), "markdown.table.border")
+    ruler = Text.styled("─┼─".join("─" * width for width in widths), "markdown.table.border")
     for number, row in enumerate(broken):
         if number > 1 and is_ragged:
             yield ruler

@@ -113,7 +113,7 @@ class Renderer:
             case "indented":  # the indent distinguishes it from prose, and is copied as it was written
                 rows = folded(Text(block.text), width)
             case "plain":
-                rows = wrapped(Text().append(block.text, "dim" if block.level else None), width)
+                rows = wrapped(Text.styled(block.text, "dim" if block.level else ""), width)
             case "fence":
                 self._code = Highlighter(block.text, self._syntax)
                 rows = [ruled(code_title(block.text, width))]
@@ -139,10 +139,9 @@ def _tokens(block: Block) -> list[Token]:
     if block.kind == "rule":
         return [Token("hr", "hr", 0)]
     text = block.text.strip(" \n")
-    if block.kind == "heading":
-        return _element("heading", f"h{block.level}", _parser(has_links(text)).parseInline(text))
-    if block.kind == "paragraph":
-        return _element("paragraph", "p", _parser(has_links(text)).parseInline(text))
+    if block.kind in ("heading", "paragraph"):
+        tag = f"h{block.level}" if block.level else "p"
+        return _element(block.kind, tag, _parser(has_links(text)).parseInline(text))
     if any(len(line) - len(line.lstrip(" >*+-0123456789.)")) > _DEEPEST for line in block.text.split("\n")):
         return _element("paragraph", "p", [Token("text", "", 0, content=block.text.strip("\n"))])
     tokens = _parser(has_links(block.text)).parse(block.text)

@@ -3,7 +3,6 @@
 import copy
 import re
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 # Characters. Longer lines and blocks are split, at places that depend on the text alone: the cost stays linear.
 LONGEST_LINE = 2000
@@ -102,7 +101,14 @@ class Splitter:
         if not fresh and self._kind not in ("", "fence", "indented"):
             self._add(line)
             return
-        if self._kind and self._CONTINUE[self._kind](self, line):
+        # Each adds a line to the open block; False when that block has ended and the line is not part of it.
+        adders = {
+            "paragraph": self._in_paragraph,
+            "fence": self._in_fence,
+            "indented": self._in_indented,
+            "item": self._in_item,
+        }
+        if self._kind and adders.get(self._kind, self._in_lines)(line):
             return
         self._close()
         if not line.strip():
@@ -201,16 +207,6 @@ class Splitter:
             return False
         self._add(line)
         return True
-
-    # Each adds a line to the open block; False when that block has ended and the line is not part of it.
-    _CONTINUE: ClassVar = {
-        "paragraph": _in_paragraph,
-        "fence": _in_fence,
-        "indented": _in_indented,
-        "item": _in_item,
-        "quote": _in_lines,
-        "table": _in_lines,
-    }
 
     def _open(self, kind: str) -> None:
         self._drop()

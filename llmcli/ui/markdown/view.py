@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 
 from llmcli.text import plural, sanitize
 from llmcli.ui.markdown.render import Renderer
-from llmcli.ui.markdown.splitter import Splitter
+from llmcli.ui.markdown.splitter import Block, Splitter
 from llmcli.ui.markdown.theme import theme_of
-from llmcli.ui.terminal.cells import styled, unstyled, wrap
-from llmcli.ui.terminal.progress import LiveView
+from llmcli.ui.terminal.cells import painted, wrap
+from llmcli.ui.terminal.progress import Clock, LiveView, Size, Write
 
 _TALLEST, _REASONING_ROWS = 12, 3  # rows that are drawn again
 _ROWS_WITH_FOOT, _ROWS_WITH_GAP = 4, 10  # of a window; a lower one has no foot, or no blank row above it
@@ -21,19 +21,20 @@ class AnswerView(LiveView):
 
     def __init__(
         self,
-        write: Callable[[str], None],
-        size: Callable[[], tuple[int, int]],
+        write: Write,
+        size: Size,
         theme: str,
         color: bool,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = time.monotonic,
         shows_reasoning: bool = True,
     ) -> None:
         super().__init__(write, size, "2" if color else "", clock)
         self._splitter = Splitter()
         self._renderer = Renderer(theme_of(theme), color)
-        self._inbox: list[str] = []
+        self._undrawn: list[Block] = []  # final
         self._answering = False
-        self._thinking: ReasoningFold | None = None
+        self._reasoning: list[str] = []  # its pieces, until the answer begins
+        self._reasoning_began = 0.0
         self._doing = ""
         self._foot: Callable[[], str] | None = None
         self._shows_reasoning = shows_reasoning
@@ -71,10 +72,10 @@ class AnswerView(LiveView):
         with self._lock:
             if self._answering:
                 self._commit()
-            if self._thinking is None:
-                self._thinking = ReasoningFold(self._clock())
+            if not self._reasoning:
+                self._reasoning_began = self._clock()
                 self._due = 0.0
-            self._thinking.pieces.append(sanitize(text))
+            self._reasoning.append(sanitize(text))
             if self._is_due():
                 self._draw()
 
@@ -85,7 +86,7 @@ class AnswerView(LiveView):
         with self._lock:
             if not self._answering:
                 self._begin()
-            self._inbox.append(text)
+            self._undrawn += self._splitter.feed(sanitize(text))
             if self._is_due():
                 self._draw()
 
@@ -103,13 +104,12 @@ class AnswerView(LiveView):
         with self._lock:
             self._finished = True
             self._foot = None
-            if self._thinking:
+            if self._reasoning:
                 self._begin()
             self._commit()
 
     def _redraw(self) -> None:
-        """Draw the text so far, or, before there is any, the spinner."""
-        if self._thinking or self._answering:
+        if self._reasoning or self._answering:
             self._draw()
             return
         size, width = self._measure()
@@ -125,17 +125,19 @@ class AnswerView(LiveView):
         """Fold the reasoning, because the answer begins."""
         self._answering = True
         self._due = 0.0
-        if self._thinking is None:
+        if not self._reasoning:
             return
         size, width = self._measure()
-        summary = [(self._faint, self._thinking.summary(self._clock()))]
-        self._thinking = None
-        self._region.draw([*self._renderer.apart(), *map(styled, wrap(summary, width))], [], size)
+        seconds = max(0.0, self._clock() - self._reasoning_began)
+        n_words = len("".join(self._reasoning).split())
+        summary = wrap(f"thought for {seconds:.1f} s · {plural(n_words, 'word')}", width)
+        self._reasoning = []
+        self._region.draw([*self._renderer.apart(), *(painted(row, self._faint) for row in summary)], [], size)
 
     def _commit(self) -> None:
         """Write the answer so far as if it ended here."""
         size, width = self._measure()
-        blocks = self._splitter.feed(self._text()) + self._splitter.finish()
+        blocks, self._undrawn = self._undrawn + self._splitter.finish(), []
         self._region.draw(self._renderer.rows(blocks, width), [], size)
         self._answering = False
 
@@ -144,38 +146,17 @@ class AnswerView(LiveView):
         if below and height >= _ROWS_WITH_GAP:  # without colors nothing else tells the foot from the answer
             below = ["", *below]
         tallest = max(1, min(height - 2, _TALLEST) - len(below))
-        if self._thinking:
+        if self._reasoning:
             done: list[str] = []
-            title, *last = self._thinking.rows(width)
-            tail = [styled([(self._faint, text)]) for text in (title, *last[-max(1, tallest - 1) :])]
+            text = "".join(self._reasoning)
+            start = max(len(text) // _WINDOW - 1, 0) * _WINDOW  # which moves rarely: the rows break at the same places
+            last = wrap(" ".join(text[start:].split()), width)[-min(_REASONING_ROWS, max(1, tallest - 1)) :]
+            tail = [painted(row, self._faint) for row in ("thinking", *last)]
         else:
-            done = self._renderer.rows(self._splitter.feed(self._text()), width)
+            done = self._renderer.rows(self._undrawn, width)
+            self._undrawn = []
             tail = self._renderer.preview(self._splitter.tail(), width)
         return done, [*tail[-tallest:], *below]
-
-    def _text(self) -> str:
-        text = sanitize("".join(self._inbox))
-        self._inbox.clear()
-        return text
-
-
-class ReasoningFold:
-    """Reasoning of the model: its last rows while it streams, and one line when it is over."""
-
-    def __init__(self, started: float) -> None:
-        self._started = started
-        self.pieces: list[str] = []
-
-    def rows(self, width: int) -> list[str]:
-        """The last rows of the text, under a title."""
-        text = "".join(self.pieces)
-        start = max(len(text) // _WINDOW - 1, 0) * _WINDOW  # which moves rarely: the rows break at the same places
-        last = wrap([("", " ".join(text[start:].split()))], width)[-_REASONING_ROWS:] if text else []
-        return ["thinking", *map(unstyled, last)]
-
-    def summary(self, now: float) -> str:
-        n_words = len("".join(self.pieces).split())
-        return f"thought for {max(0.0, now - self._started):.1f} s · {plural(n_words, 'word')}"
 
 
 def preload() -> None:

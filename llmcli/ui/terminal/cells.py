@@ -2,13 +2,9 @@
 
 import re
 import shutil
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate
 
-# A text with its looks: the parameters of the color sequence ("1;36", or "" for none) and the text, in turn.
-Runs = list[tuple[str, str]]
 _GAP = " · "
 # Scripts that break between any two characters, but not before closing marks.
 _WIDE = (
@@ -41,19 +37,14 @@ def visible(row: str) -> int:
     return cells(_SGR.sub("", row))
 
 
-def styled(runs: Runs) -> str:
-    """The text with its color sequences."""
-    return "".join(f"\x1b[{look}m{text}\x1b[0m" if look else text for look, text in runs)
+def painted(text: str, look: str) -> str:
+    """The text in a color sequence with the parameters `look`, such as "1;36"; as it is where there are none."""
+    return f"\x1b[{look}m{text}\x1b[0m" if look and text else text
 
 
-def unstyled(runs: Runs) -> str:
-    """The text alone."""
-    return "".join(text for _, text in runs)
-
-
-def wrap(runs: Runs, width: int) -> list[Runs]:
+def wrap(text: str, width: int) -> list[str]:
     """Rows of at most `width` columns, broken between words where possible."""
-    return slice_cells(runs, line_breaks(unstyled(runs), width))
+    return [text[start:end] for start, end in line_breaks(text, width)]
 
 
 def line_breaks(text: str, width: int) -> list[tuple[int, int]]:
@@ -84,13 +75,11 @@ def line_breaks(text: str, width: int) -> list[tuple[int, int]]:
     return [*rows, (start, end)]
 
 
-def fold(runs: Runs, width: int) -> list[Runs]:
-    """Rows of at most `width` columns with every blank kept, for code; broken after a blank if one is near."""
-    return slice_cells(runs, folds(unstyled(runs), width))
-
-
 def folds(text: str, width: int) -> list[tuple[int, int]]:
-    """Start and end of each row of at most `width` columns, broken after a blank if one is near."""
+    """Start and end of each row of at most `width` columns with every blank kept, for code.
+
+    A row ends after a blank if one is near.
+    """
     rows: list[tuple[int, int]] = []
     start = 0
     while (end := fit(text, start, width)) < len(text):
@@ -116,18 +105,6 @@ def fit(text: str, start: int, width: int) -> int:
         if taken > width:
             return last if last > start else max(at, start + 1)
     return len(text)
-
-
-def slice_cells(runs: Runs, rows: list[tuple[int, int]]) -> list[Runs]:
-    """The runs of each row; the rows follow each other."""
-    starts = list(accumulate((len(text) for _, text in runs), initial=0))
-    sliced: list[Runs] = []
-    for start, end in rows:
-        within = slice(bisect_right(starts, start) - 1, bisect_left(starts, end))
-        pieces = zip(starts[within], runs[within], strict=False)
-        parts = [(look, text[max(start - at, 0) : end - at]) for at, (look, text) in pieces]
-        sliced.append([part for part in parts if part[1]])
-    return sliced
 
 
 def first_that_fits(*rows: Sequence[str], less: int = 0) -> str:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation
 
 _ENDS = ("SIGTERM", "SIGHUP")  # SIGHUP: the terminal was closed; Windows does not have it
-_PRESSES = 3  # of Ctrl-C end what the chat does; the first one stops the answer, so a second one has no effect
 _pending = False  # Ctrl-C was pressed where there was nothing to stop yet
 _without_echo: "_Terminal | None" = None  # the terminal, inside `disable_echo`
 _PASTE_ON, _PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
@@ -84,21 +83,6 @@ def time_limit(cancellation: "Cancellation", seconds: float) -> AbstractContextM
     return in_background(wait, ended.set) if seconds else nullcontext()
 
 
-@contextmanager
-def stoppable(cancellation: "Cancellation", live: bool, timeout: float = 0) -> Iterator[None]:
-    """Within this block of a chat the model works: Ctrl-C and the time limit (seconds, 0 = none) set `cancellation`.
-
-    A signal that ends the program waits for the end of the block. On a terminal (`live`) keys are not echoed.
-    """
-    with (
-        exit_on_signal(defer=True),
-        interruptible(cancellation, _PRESSES),
-        disable_echo(live),
-        time_limit(cancellation, timeout),
-    ):
-        yield
-
-
 def defer_interrupt() -> AbstractContextManager[None]:
     """Within this block Ctrl-C raises nothing: it stops the next `interruptible` block, or `clear_pending` drops it.
 
@@ -162,13 +146,10 @@ def _handling(handler: Callable[[int, FrameType | None], None], *names: str) -> 
 def disable_echo(live: bool) -> Iterator[None]:
     """Within this block keys are not echoed, Enter stays the key it is, and pastes keep their brackets.
 
-    Ctrl-C and Ctrl-Z work as usual. A prompt inside sets its own state, and restores this one; a block inside another
-    only turns bracketed paste on again, which a prompt turns off.
+    Ctrl-C and Ctrl-Z work as usual. A prompt inside sets its own state, and restores this one.
     """
     global _without_echo
-    if _without_echo:
-        _without_echo.bracket()
-    if _without_echo or not live or sys.platform == "win32" or not sys.stdin.isatty():
+    if not live or sys.platform == "win32" or not sys.stdin.isatty():
         yield
         return
     terminal = _Terminal(sys.stdin.fileno())
@@ -193,6 +174,12 @@ def enable_echo() -> Iterator[None]:
     finally:
         if terminal:
             terminal.apply(terminal.quiet)
+
+
+def bracket_pastes() -> None:
+    """Inside `disable_echo`: let pastes keep their brackets again, which a prompt has turned off."""
+    if _without_echo:
+        _without_echo.bracket()
 
 
 def echo_is_off() -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from llmcli.errors import DiskError, OutputClosedError, UsageError
 from llmcli.text import sanitize
-from llmcli.ui.terminal.cells import cells, line_breaks
+from llmcli.ui.terminal.cells import cells, wrap
 from llmcli.ui.terminal.console import console, encodable, is_terminal, wants_color
 from llmcli.ui.terminal.progress import ProgressLine
 
@@ -260,8 +260,7 @@ def _print_block(heads: Sequence[str], row: Sequence[str]) -> None:
     indent = max((len(head) for head in heads[1:]), default=0) + 2 * len(_GAP)
     for head, cell in zip(heads[1:], row[1:], strict=True):
         if cell:
-            spans = line_breaks(cell, max(columns() - indent, _FEWEST))
-            _print_hanging(_GAP + head.lower(), [cell[start:end] for start, end in spans], indent)
+            _print_hanging(_GAP + head.lower(), wrap(cell, max(columns() - indent, _FEWEST)), indent)
 
 
 def _print_hanging(name: str, lines: Sequence[str], indent: int) -> None:

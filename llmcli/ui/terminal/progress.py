@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from llmcli.text import sanitize
-from llmcli.ui.terminal.cells import Runs, cells, fit, styled, unstyled, visible
+from llmcli.ui.terminal.cells import cells, fit, painted, visible
 from llmcli.ui.terminal.console import can_redraw, console, encodable, wants_color
 
 _PATIENCE = 0.3  # seconds; shorter work shows nothing
@@ -22,6 +22,10 @@ _MB = 10**6  # bytes, as in `format_size`
 _WINDOW = 100  # ticks; the speed of a download is that of the last ones
 _BAR, _NARROW = 16, 60  # columns: of a bar, and of a window that has no space for one
 _FACTS = 20  # columns beside a name: the share, and the time that is left
+
+Write = Callable[[str], None]  # of text with color and cursor sequences
+Size = Callable[[], tuple[int, int]]  # columns and rows of the window
+Clock = Callable[[], float]  # seconds
 
 
 class ProgressLine:
@@ -90,7 +94,7 @@ class Downloads:
     """A context manager; `bar(name)` gives a function that takes (bytes so far, bytes in all)."""
 
     def __init__(self) -> None:
-        self._live = can_redraw(sys.stderr)
+        self._live = can_redraw(sys.stderr) and not console.quiet
         self._region = LiveRegion(console.write)
         self._bars: list[_Download] = []
         self._next = 0.0
@@ -124,15 +128,15 @@ class Downloads:
                     self._next = now + _TICK
                     self._draw()
 
-        return (lambda _done, _total: None) if console.quiet else update
+        return update
 
     def say(self, text: str) -> None:
         """Print a note above the bars."""
-        if not self._bars or console.quiet:
+        if not self._bars:
             console.note(text)
             return
         with self._lock:
-            self._draw([styled([("2" if wants_color(sys.stderr) else "", sanitize(text))])])
+            self._draw([painted(sanitize(text), "2" if wants_color(sys.stderr) else "")])
 
     def _draw(self, above: Sequence[str] = (), finished: bool = False) -> None:
         columns, rows = shutil.get_terminal_size()
@@ -145,8 +149,6 @@ class Downloads:
 
 
 class _Download:
-    """How far a download is, and how fast."""
-
     def __init__(self, name: str) -> None:
         self.name = name
         self._samples: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
@@ -172,12 +174,12 @@ class _Download:
     def row(self, width: int, column: int) -> str:
         """Name in so many columns, bar, share, and as many of the facts as fit beside them."""
         share = min(self._done / max(self._total, 1), 1.0)
-        bar: Runs = []
+        bar, room = "", width
         if width >= _NARROW:
             done, color = round(_BAR * share), wants_color(sys.stderr)
             full, rest = ("━", "━" if color else "─") if encodable("━─", sys.stderr) == "━─" else ("=", "-")
-            bar = [("", "  "), ("36" if color else "", full * done), ("2" if color else "", rest * (_BAR - done))]
-        room = width - cells(unstyled(bar))
+            bar = painted(full * done, "36" if color else "") + painted(rest * (_BAR - done), "2" if color else "")
+            bar, room = f"  {bar}", width - len("  ") - _BAR
         column = min(column, max(room - _FACTS, room // 2, 1))
         text = f"  {share:>4.0%}"
         for fact in self.facts():
@@ -185,7 +187,7 @@ class _Download:
                 break
             text += f"  {fact}"
         name = self.name[: fit(self.name, 0, column)]
-        return styled([("", name + " " * (column - cells(name))), *bar, ("", text)])
+        return f"{name}{' ' * (column - cells(name))}{bar}{text}"
 
 
 class LiveView:
@@ -195,9 +197,7 @@ class LiveView:
     alone; the moments of the drawings depend on the clock.
     """
 
-    def __init__(
-        self, write: Callable[[str], None], size: Callable[[], tuple[int, int]], faint: str, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, write: Write, size: Size, faint: str, clock: Clock) -> None:
         self._size = size
         self._clock = clock
         self._faint = faint
@@ -227,7 +227,7 @@ class LiveView:
         self._due = self._clock() + _REDRAW
 
     def _faint_row(self, text: str, width: int) -> str:
-        return styled([(self._faint, text[: fit(text, 0, width)])])
+        return painted(text[: fit(text, 0, width)], self._faint)
 
     def _measure(self) -> tuple[tuple[int, int], int]:
         """The window, and the width of the text: the last column stays free for the cursor."""
@@ -239,7 +239,7 @@ class LiveView:
 class LiveRegion:
     """Keeps the cursor behind the last row of the tail, or at the start of a new line without a tail."""
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    def __init__(self, write: Write) -> None:
         self._write = write
         self._rows: list[str] = []
         self._size = (0, 0)

@@ -248,11 +248,11 @@ def test_an_inspection_does_not_change_later_answers(engine: LocalEngine, capfd:
 
 def test_completion_lists_tokens_and_candidates(recorder: ChatRecorder) -> None:
     recorder.send(ASKED)
-    offered = {one.text: one.note for one in suggest(recorder.chat, "/why 1")}
+    offered = {text: note for text, _, note in suggest(recorder.chat, "/why 1")}
     assert list(offered) == ["1", *(str(number) for number in range(10, 20))]
     assert offered["1"] == repr(texts(recorder)[1])
-    assert [one.text for one in suggest(recorder.chat, "/branch 3 ")] == []
+    assert [text for text, _, _ in suggest(recorder.chat, "/branch 3 ")] == []
     recorder.command("alternatives", "3")
-    offered = {one.text: one.note for one in suggest(recorder.chat, "/branch 3 1")}
+    offered = {text: note for text, _, note in suggest(recorder.chat, "/branch 3 1")}
     assert list(offered)[:2] == ["3 1", "3 10"]
     assert offered["3 1"]

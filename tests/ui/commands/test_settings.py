@@ -125,10 +125,10 @@ def test_a_character_with_a_model_must_have_it(chat: ChatApp, tmp_path: Path) ->
 
 
 def test_character_completes_names_with_their_purpose(chat: ChatApp) -> None:
-    offered = {one.text: one.note for one in suggest(chat, "/character ")}
+    offered = {text: note for text, _, note in suggest(chat, "/character ")}
     assert set(offered) == {"editor", "pirate", "tutor", "none"}
     assert offered["pirate"].startswith("Tells stories")
-    assert [one.text for one in suggest(chat, "/character pi")] == ["pirate"]
+    assert [text for text, _, _ in suggest(chat, "/character pi")] == ["pirate"]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_theme_takes_a_pygments_style_and_a_theme_file(
     path.write_text("[styles]\nmarkdown.h1 = red\n")
     for theme in ("light", "monokai", str(path)):
         assert output_of(chat, capfd, "theme", theme) == f"theme = {theme}\n"
-    assert [one.text for one in suggest(chat, "/theme mono")] == ["monokai"]
+    assert [text for text, _, _ in suggest(chat, "/theme mono")] == ["monokai"]
 
 
 @pytest.mark.parametrize("command", ["theme", "set"])

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+from llmcli.params.settings import Settings
 from llmcli.ui.input.reader import TerminalReader
 
 
@@ -23,7 +24,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
     hint = " ".join(sys.argv[2:])
-    reader = TerminalReader(suggest, lambda: "the status", Path(sys.argv[1]), hint=lambda: hint)
+    reader = TerminalReader(suggest, lambda: "the status", lambda: hint, Path(sys.argv[1]), Settings())
     try:
         while True:
             print(f"<{reader.read()!r}>", flush=True)

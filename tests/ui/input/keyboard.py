@@ -9,6 +9,7 @@ from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
+from llmcli.params.settings import Settings
 from llmcli.ui.input.layout import Suggest
 from llmcli.ui.input.reader import TerminalReader
 
@@ -79,7 +80,7 @@ def keyboard(history: Path, columns: int = 80, rows: int = 24) -> Iterator[Keybo
         mode: str = "emacs",
         hint: Callable[[], str] = str,
     ) -> TerminalReader:
-        return TerminalReader(suggest, status, history, mode, hint=hint)
+        return TerminalReader(suggest, status, hint, history, Settings(editing_mode=mode))
 
     with create_pipe_input() as keys, create_app_session(input=keys, output=Small(columns, rows)):
         yield Keyboard(keys, make)

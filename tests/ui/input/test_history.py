@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.files import replace_private
-from llmcli.ui.input import history
-from llmcli.ui.input.history import LONGEST, PrivateHistory
+from llmcli.ui.input import reader
+from llmcli.ui.input.reader import MAX_ENTRY, PrivateHistory
 
 
 def entries(path: Path) -> list[str]:
@@ -54,9 +54,9 @@ def test_an_entry_repeated_at_once_is_kept_once(tmp_path: Path) -> None:
 def test_long_entries_are_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     kept = PrivateHistory(path)
-    kept.append_string("ü" * (LONGEST // 2))
-    kept.append_string("ü" * (LONGEST // 2) + "x")
-    assert [len(text) for text in entries(path)] == [LONGEST // 2]
+    kept.append_string("ü" * (MAX_ENTRY // 2))
+    kept.append_string("ü" * (MAX_ENTRY // 2) + "x")
+    assert [len(text) for text in entries(path)] == [MAX_ENTRY // 2]
     assert len(kept.get_strings()) == 1
 
 
@@ -87,7 +87,7 @@ def test_a_named_pipe_does_not_block_the_chat(tmp_path: Path) -> None:
 
 
 def test_a_long_file_is_trimmed_to_the_newest_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "KEPT", 10)
+    monkeypatch.setattr(reader, "KEPT_ENTRIES", 10)
     path = tmp_path / "history.jsonl"
     path.write_text("".join(f'"{number}"\n' for number in range(19)))
     assert entries(path) == [str(number) for number in range(18, 8, -1)]
@@ -107,8 +107,8 @@ def test_trimming_keeps_what_another_chat_adds(tmp_path: Path, monkeypatch: pyte
         PrivateHistory(path).store_string("late")
         replace_private(path, data)
 
-    monkeypatch.setattr(history, "KEPT", 10)
-    monkeypatch.setattr("llmcli.ui.input.history.replace_private", slow_replace)
+    monkeypatch.setattr(reader, "KEPT_ENTRIES", 10)
+    monkeypatch.setattr("llmcli.ui.input.reader.replace_private", slow_replace)
     entries(path)
     assert written(path) == [*(str(number) for number in range(10, 20)), "late"]
 
@@ -116,7 +116,7 @@ def test_trimming_keeps_what_another_chat_adds(tmp_path: Path, monkeypatch: pyte
 def test_two_chats_at_once_never_tear_a_line(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     code = (
-        "import sys; from pathlib import Path; from llmcli.ui.input.history import PrivateHistory as H\n"
+        "import sys; from pathlib import Path; from llmcli.ui.input.reader import PrivateHistory as H\n"
         "h = H(Path(sys.argv[1]))\n"
         "for n in range(300): h.append_string(f'{sys.argv[2]} {n} ' + sys.argv[2] * 5000)"
     )
