@@ -26,7 +26,7 @@ def test_a_setting_has_every_surface(field: Field, home: Path) -> None:
     option = OPTIONS[field.key]
     assert set(field.flags) <= set(option.opts), "flag"
     assert option.help == help_text(field), "help"
-    assert field.param.help.endswith("."), "help is a sentence"
+    assert field.help.endswith("."), "help is a sentence"
     assert field.group, "heading"
 
     data = to_data(Settings())
@@ -43,14 +43,14 @@ def test_a_setting_has_every_surface(field: Field, home: Path) -> None:
     assert f"`{field.flags[0]}`" in row, "row of docs/parameters.md"
 
     number = field.kind in (int, float)
-    assert completer(field) or number or field.kind is bool or field.param.path or field.key in FREE, "completion"
+    assert completer(field) or number or field.kind is bool or field.path or field.key in FREE, "completion"
 
 
 @pytest.mark.parametrize("field", fields().values(), ids=lambda field: field.key)
 def test_every_help_text_contains_its_bounds_and_default(field: Field) -> None:
     text = OPTIONS[field.key].help
-    assert text.startswith(field.param.help)
-    if not field.param.choices and field.key != "seed":  # choices are in the metavar; the bounds of a seed help nobody
+    assert text.startswith(field.help)
+    if not field.choices and field.key != "seed":  # choices are in the metavar; the bounds of a seed help nobody
         assert field.valid_values in text
     default = field.format(field.default)
     assert default in text or default in ("none", "false")

@@ -33,7 +33,7 @@ def parameter_table() -> str:
 def _row(field: Field) -> str:
     flags = " ".join(f"`{flag}`" for flag in field.flags)
     default = field.format(field.default)
-    cells = flags, f"`{field.key}`", field.param.help, f"`{default}`" if default else "none", field.valid_values
+    cells = flags, f"`{field.key}`", field.help, f"`{default}`" if default else "none", field.valid_values
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "\\n") for cell in cells) + " |"
 
 

@@ -35,7 +35,7 @@ _COMPLETE = ("stop", "length")
 _WRITE_JSON = "give a file that `llmcli generate --json` wrote"
 # Settings of another machine, and those that may name a file: its content is part of the replay data.
 _OMITTED = {*fields_of(HubParams), *fields_of(InterfaceParams), "prompt", "preset", "system", "timeout", "logprobs"}
-_OMITTED |= {key for key, field in fields().items() if field.param.path}
+_OMITTED |= {key for key, field in fields().items() if field.path}
 
 
 class _ChatMessage(Struct):

@@ -28,16 +28,22 @@ def _dispatch(arguments: list[str]) -> int:
         os.environ["COLUMNS"] = "10000"  # a shell takes each line for a candidate: no help text may wrap
     else:
         arguments = normalize_arguments(arguments)
-        if not arguments or arguments[0] in ("-h", "--help"):
+        command = arguments[:2]
+        page = "" if arguments else front_page()
+        if command[:1] == ["--version"]:
+            from llmcli.cli.doctor import version
+
+            page = version()
+        elif command and command[0] in ("-h", "--help"):
+            page = root_help()
+        if page:  # without Typer
             from llmcli.ui.terminal.output import print_line
 
-            print_line(root_help() if arguments else front_page())
+            print_line(page)
             return 0
         from llmcli.cli.usage_errors import check_command
 
         check_command(arguments)
-        # The version is shown by the module of doctor.
-        command = ["doctor"] if arguments[0] == "--version" else arguments[:2]
     from llmcli.cli.typer_app import make_app  # Typer takes 50 ms, while the model is loading already
 
     result: Any = make_app(*command)(arguments, prog_name=PROGRAM, standalone_mode=False)

@@ -7,14 +7,15 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from llmcli.chat.conversation import attach
+from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
 from llmcli.chat.sessions.store import saved_key
 from llmcli.cli import model_preload
 from llmcli.cli.completion import complete_reference, complete_remote, complete_session
-from llmcli.cli.options import argument_or_flag, with_settings
+from llmcli.cli.options import prompt_of, with_settings
 from llmcli.config.presets import layers_of, resolve_settings
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import cache_dir, data_dir, read_text
@@ -25,7 +26,7 @@ from llmcli.params.policies.policy import names_in
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.ui.terminal.console import can_ask, can_redraw, console, is_terminal
-from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt
+from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt, disable_echo, exit_on_signal
 
 if TYPE_CHECKING:
     from llmcli.chat.controller import BackgroundLoad, ReadAhead
@@ -43,20 +44,15 @@ _SAVED = {*fields_of(RequestParams), *fields_of(GenerationParams), *fields_of(Sa
 @with_settings(only=[key for key in fields() if key != "logprobs"])
 def chat(
     flags: Layer,
-    text: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="First message.")] = None,
-    go_on: Annotated[bool, typer.Option("--continue", "-C", help="Continue the last session.")] = False,
+    text: Annotated[str | None, Argument(metavar="[PROMPT]", help="First message.")] = None,
+    go_on: Annotated[bool, Option("--continue", "-C", help="Continue the last session.")] = False,
     session: Annotated[
         str | None,
-        typer.Option(
-            "--session", "-S", metavar="NAME", help="Session to open or create.", autocompletion=complete_session
-        ),
+        Option("--session", "-S", metavar="NAME", help="Session to open or create.", autocompletion=complete_session),
     ] = None,
-    keep: Annotated[bool, typer.Option("--save/--no-save", help="Save the session to disk.")] = True,
+    keep: Annotated[bool, Option("--save/--no-save", help="Save the session to disk.")] = True,
 ) -> int:
-    """Chat with a model. Without a terminal, each line of stdin is a message, or each block between lines of \"\"\"."""
-    from llmcli.ui.terminal.interrupt import disable_echo
-
-    first = argument_or_flag(text, flags.values.get("prompt"), "prompt")
+    first = prompt_of(flags, text)
     if "-" in (first, *(flags.get("file", tuple) or ())):
         raise UsageError("`-` is not valid in a chat: stdin contains the messages", "remove the `-`")
     live = can_redraw(sys.stdout) and is_terminal(sys.stdin)
@@ -133,8 +129,6 @@ def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
         raise UsageError("--no-save starts a new session", "remove --continue and --session")
     if not go_on and not name:
         return Session(keep=keep)
-    from llmcli.chat.sessions import store
-
     if not name:
         last = next((one for one in store.names() if not store.is_open(one)), None)
         if last:
@@ -232,7 +226,6 @@ def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Char
     from llmcli.cli.open_model import welcome
     from llmcli.ui.chat.loop import run
     from llmcli.ui.commands.sessions import ensure_session_model
-    from llmcli.ui.terminal.interrupt import exit_on_signal
 
     controller = chat.controller
     with exit_on_signal(), defer_interrupt() if chat.live else nullcontext():
@@ -256,14 +249,15 @@ def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Char
 
 def _show_details(chat: "ChatApp") -> None:
     """Load the model and show what `--verbose` knows; with -vv, llama.cpp's log too."""
-    from llmcli.cli.open_model import print_model_facts, print_settings
+    from llmcli.cli.open_model import print_settings
     from llmcli.inference.local import subscribe_log
 
     print_settings(chat.controller.resolved())
     if console.engine_log:
         subscribe_log(console.detail)
     if engine := chat.wait_for_model():
-        print_model_facts(engine)
+        for fact in engine.facts:
+            console.detail(fact)
 
 
 def _print_opening(chat: "ChatApp", character: "Character | None") -> None:

@@ -6,16 +6,16 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import typer
+from typer import Option
 
-from llmcli.cli.generate import NoStdin, PromptArgument, command_layers, warn_plain_template
+from llmcli.cli.generate import NoStdin, PromptArgument, command_layers, exit_status, warn_plain_template
 from llmcli.cli.options import CHAT_ONLY, with_settings
 from llmcli.cli.stdin import read_prompt, reads_stdin
 from llmcli.config.presets import LayerStack
-from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
+from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.samplers import random_seed
-from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
+from llmcli.params.settings import Layer, ResolvedSettings, fields, resolve
 from llmcli.ui.terminal.console import can_redraw, console
 from llmcli.ui.terminal.output import print_json
 from llmcli.ui.terminal.progress import ProgressLine
@@ -36,35 +36,31 @@ class _CompareRequest(NamedTuple):
     grammar: str | None
 
 
-Vary = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="KEY=V1,V2",
-        help="Setting and the values to compare, as in temp=0.2,0.8. Repeatable: every combination is compared.",
-    ),
-]
-Answers = Annotated[
-    int,
-    typer.Option(
-        metavar="N", min=1, help="Number of answers per variant, each with its own seed (-n is the number of tokens)."
-    ),
-]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object with the answers, settings and statistics.")
-]
-
-
 @with_settings(only=fields().keys() - CHAT_ONLY)
 def compare(
     flags: Layer,
     text: PromptArgument = None,
-    vary: Vary = None,
-    answers: Answers = 1,
-    n: Annotated[int | None, typer.Option("--n", metavar="N", min=1, hidden=True)] = None,
-    as_json: AsJson = False,
+    vary: Annotated[
+        list[str] | None,
+        Option(
+            metavar="KEY=V1,V2",
+            help="Setting and the values to compare, as in temp=0.2,0.8. Repeatable: every combination is compared.",
+        ),
+    ] = None,
+    answers: Annotated[
+        int,
+        Option(
+            metavar="N",
+            min=1,
+            help="Number of answers per variant, each with its own seed (-n is the number of tokens).",
+        ),
+    ] = 1,
+    n: Annotated[int | None, Option("--n", metavar="N", min=1, hidden=True)] = None,
+    as_json: Annotated[
+        bool, Option("--json", help="Print one JSON object with the answers, settings and statistics.")
+    ] = False,
     no_stdin: NoStdin = False,
 ) -> int:
-    """Answer PROMPT with several settings side by side and compare the answers."""
     from llmcli.inference.comparison import variants_of  # loads the engine, as do the other late imports
 
     layers = list(command_layers(flags, text))
@@ -97,14 +93,13 @@ def compare(
         comparison.progress = status.reading
         screen.run(comparison, screen.view_of(comparison, asked) if live else None, think, status.clear)
         if as_json:
-            variants = [one.variant for one in requests]
             print_json(_data(comparison, variants, seed, status), indent=None)
     if not as_json and not live:
         screen.print_texts(comparison, think)
     if not as_json:
         screen.print_summary(comparison, live)
     screen.print_errors(comparison)
-    return _exit_status(comparison, asked)
+    return exit_status(comparison.answers)
 
 
 def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: bool) -> list[_CompareRequest]:
@@ -165,22 +160,3 @@ def _data(
         "seed": seed,
         "variants": [variant_data(*pair) for pair in zip(variants, comparison.answers, strict=True)],
     }
-
-
-def _exit_status(comparison: "Comparison", asked: Settings) -> int:
-    """The exit status of answers that are written. Raises ConstraintError when a grammar was not met."""
-    if comparison.interrupted:
-        return ExitStatus.INTERRUPTED
-    if any(answer.finish_reason == "timeout" for answer in comparison.answers):
-        console.note(f"stopped by --timeout after {asked.timeout:g} s")
-        return ExitStatus.TIMEOUT
-    for answer in comparison.answers:
-        if answer.record.failure:
-            return answer.record.failure.status
-    for answer in comparison.answers:
-        if not answer.record.is_complete:
-            raise ConstraintError(
-                f"{answer.request.label}: the answer ended before it was complete (JSON or grammar)",
-                "raise --max-tokens",
-            )
-    return ExitStatus.OK

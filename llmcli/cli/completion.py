@@ -6,6 +6,7 @@ from typing import Any
 from llmcli.errors import LlmcliError
 from llmcli.files import matching_paths
 from llmcli.params.param import Field
+from llmcli.params.sampler_chain import SAMPLER_NAMES
 from llmcli.params.settings import Layer
 from llmcli.text import sanitize
 
@@ -18,15 +19,13 @@ def completer(field: Field) -> Callable[[str], Any] | None:
         "preset": _complete_preset,
         "character": complete_character,
     }
-    known = [str(value) for value in (*field.param.choices, *field.param.suggest)]
+    known = [str(value) for value in (*field.choices, *field.suggest)]
     if field.key in special or not known:
         return special.get(field.key)
     return lambda incomplete: [value for value in known if value.startswith(incomplete)]
 
 
 def _complete_samplers(incomplete: str) -> list[str]:
-    from llmcli.params.sampler_chain import SAMPLER_NAMES
-
     head, comma, tail = incomplete.rpartition(",")
     used = set(head.split(","))
     return [head + comma + name for name in SAMPLER_NAMES if name.startswith(tail) and name not in used]

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from llmcli.config import config_file as store
 from llmcli.config.presets import base_layers, preset_layer, resolve_settings
@@ -15,23 +15,20 @@ from llmcli.ui.terminal.console import console, open_in_editor
 from llmcli.ui.terminal.output import print_facts, print_json, print_line
 
 _NO_FLAGS = Layer("flag", {})
-app = typer.Typer(no_args_is_help=True)
 
 
 def _keys(incomplete: str) -> list[tuple[str, str]]:
-    return [(key, field.param.help) for key, field in fields().items() if key.startswith(incomplete)]
+    return [(key, field.help) for key, field in fields().items() if key.startswith(incomplete)]
 
 
-Key = Annotated[str, typer.Argument(metavar="KEY", help="Name of a setting, such as top_p.", autocompletion=_keys)]
+Key = Annotated[str, Argument(help="Name of a setting, such as top_p.", autocompletion=_keys)]
 
 
-@app.command("list")
 def list_settings(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="List the defaults too.")] = False,
-    changed: Annotated[bool, typer.Option("--changed", hidden=True)] = False,  # noqa: ARG001 -- the default now
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
+    everything: Annotated[bool, Option("--all", help="List the defaults too.")] = False,
+    changed: Annotated[bool, Option("--changed", hidden=True)] = False,  # noqa: ARG001 -- the default now
 ) -> None:
-    """List the settings that are set, with their values and sources."""
     resolved = resolve(base_layers(_NO_FLAGS))
     is_set = [key for key, origin in resolved.origins.items() if origin != "default"]
     keys = list(fields()) if everything else is_set
@@ -46,18 +43,12 @@ def list_settings(
         console.note(f"{what} their defaults: `llmcli config list --all`")
 
 
-@app.command("get")
 def get_setting(key: Key) -> None:
-    """Print the value of a setting."""
     field = find(key)
     print_line(field.format(getattr(resolve_settings(_NO_FLAGS), field.key)))
 
 
-@app.command("set", context_settings={"ignore_unknown_options": True})  # of a negative value
-def set_setting(
-    key: Key, value: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Value, or the values of a list.")]
-) -> None:
-    """Write the value of a setting into the configuration file."""
+def set_setting(key: Key, value: Annotated[list[str], Argument(help="Value, or the values of a list.")]) -> None:
     field = find(key)
     if len(value) > 1 and not field.repeated:
         raise UsageError(f"{field.key} takes one value, got {len(value)}", "put a value with spaces in quotes")
@@ -71,25 +62,19 @@ def set_setting(
     store.set_value(field.key, parsed)
 
 
-@app.command("unset")
 def unset_setting(
-    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Names of settings.", autocompletion=_keys)],
+    keys: Annotated[list[str], Argument(metavar="KEY...", help="Names of settings.", autocompletion=_keys)],
 ) -> None:
-    """Remove settings from the configuration file."""
     for key in keys:
         if not store.unset_value(key):
             console.note(f"{find(key).key} is not set in {config_path()}")
 
 
-@app.command("path")
 def show_path() -> None:
-    """Print the path of the configuration file."""
     print_line(str(config_path()))
 
 
-@app.command("edit")
 def edit_file() -> None:
-    """Edit the configuration file with $VISUAL or $EDITOR."""
     path = store.ensure_file()
     open_in_editor(path)
     store.config_layer()

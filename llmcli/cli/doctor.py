@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from llmcli import __version__
 from llmcli.cli.options import with_settings
@@ -27,22 +27,21 @@ _MIB = 1 << 20
 Problems = list[tuple[str, str]]  # message and hint of each
 
 
-def version_lines() -> list[str]:
-    """llama.cpp's build and devices, for `--version`; a broken installation is reported in the text."""
+def version() -> str:
+    """What `--version` shows: also llama.cpp's build and the devices, or why llama.cpp cannot be loaded."""
+    head = f"llmcli {__version__}\nllama-cpp-python {bindings.bindings_version()}"
     try:
         devices = [f"  {device.kind} {device.name}: {device.description}" for device in hardware.devices()]
-        build = bindings.llama_build()
+        return "\n".join([f"{head} ({bindings.llama_build()})", "devices:", *devices])
     except LlmcliError as error:
-        return [f"llama-cpp-python {bindings.bindings_version()}: {error}"]
-    return [f"llama-cpp-python {bindings.bindings_version()} ({build})", "devices:", *devices]
+        return f"{head}: {error}"
 
 
 @with_settings(only=())
 def doctor(
     flags: Layer,  # noqa: ARG001 -- the decorator adds --quiet and --debug
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for a bug report.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object, for a bug report.")] = False,
 ) -> int:
-    """Check the installation and the configuration. The status is 1 on a problem."""
     problems: Problems = []
     facts = {"llmcli": __version__, "python": f"{platform.python_version()} ({sys.executable})"}
     facts["system"] = f"{platform.system()} {platform.release()} {platform.machine()}"

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
-from llmcli.cli.options import CHAT_ONLY, argument_or_flag, with_settings
+from llmcli.cli.options import CHAT_ONLY, prompt_of, with_settings
 from llmcli.cli.stdin import read_prompt, reads_stdin
 from llmcli.config.presets import layers_of
 from llmcli.engine.events import Measure
@@ -30,42 +30,34 @@ if TYPE_CHECKING:
     from llmcli.engine.events import Request
     from llmcli.inference.engine import Answer, Engine
 
-PromptArgument = Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
-NoStdin = Annotated[bool, typer.Option("--no-stdin", help="Do not read stdin (the input of a shell loop).")]
-AsJson = Annotated[
-    bool,
-    typer.Option(
-        "--json", help="Print text, counts and settings as one JSON object (JSON from the model: --json-schema)."
-    ),
-]
-Stream = Annotated[bool, typer.Option(help="Streaming: print the text as it is generated, or at the end.")]
-Echo = Annotated[bool, typer.Option("--echo", help="Print the prompt before the answer.")]
-Stats = Annotated[bool, typer.Option("--stats", help="Print token counts and speed to stderr.")]
-TraceFile = Annotated[
-    str | None, typer.Option(metavar="FILE", help="JSON Lines file for the trace: how each token was sampled.")
-]
-Heat = Annotated[
-    Measure | None, typer.Option(help="Print the answer again to stderr, each token colored by this measure.")
-]
-ShowPrompt = Annotated[
-    bool, typer.Option("--show-prompt", help="Print the rendered prompt with special tokens, then exit.")
-]
+PromptArgument = Annotated[str | None, Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
+NoStdin = Annotated[bool, Option("--no-stdin", help="Do not read stdin (the input of a shell loop).")]
 
 
 @with_settings(only=fields().keys() - CHAT_ONLY)
 def generate(
     flags: Layer,
     text: PromptArgument = None,
-    as_json: AsJson = False,
-    stream: Stream = True,
-    echo: Echo = False,
-    stats: Stats = False,
-    trace: TraceFile = None,
-    heat: Heat = None,
-    show_prompt: ShowPrompt = False,
+    as_json: Annotated[
+        bool,
+        Option(
+            "--json", help="Print text, counts and settings as one JSON object (JSON from the model: --json-schema)."
+        ),
+    ] = False,
+    stream: Annotated[bool, Option(help="Streaming: print the text as it is generated, or at the end.")] = True,
+    echo: Annotated[bool, Option("--echo", help="Print the prompt before the answer.")] = False,
+    stats: Annotated[bool, Option("--stats", help="Print token counts and speed to stderr.")] = False,
+    trace: Annotated[
+        str | None, Option(metavar="FILE", help="JSON Lines file for the trace: how each token was sampled.")
+    ] = None,
+    heat: Annotated[
+        Measure | None, Option(help="Print the answer again to stderr, each token colored by this measure.")
+    ] = None,
+    show_prompt: Annotated[
+        bool, Option("--show-prompt", help="Print the rendered prompt with special tokens, then exit.")
+    ] = False,
     no_stdin: NoStdin = False,
 ) -> int:
-    """Generate an answer to PROMPT, to stdin, or to both."""
     first = resolve(command_layers(flags, text))
     asked = first.settings
     if asked.logprobs and not as_json:
@@ -139,15 +131,14 @@ def _print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bo
 
 def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:
     """Config file, preset, environment and flags, lowest first; the argument counts as the flag `--prompt`."""
-    prompt = argument_or_flag(text, flags.values.get("prompt"), "prompt")
-    given = dict(flags.values)
+    given, prompt = dict(flags.values), prompt_of(flags, text)
     if prompt is not None:
         given["prompt"] = fields()["prompt"].parse_text(prompt)
     return layers_of(Layer("flag", given)).below
 
 
 def _report(answer: "Answer", heat: Measure | None, stats: bool) -> int:
-    """Print what stderr tells of an answer. Raises ConstraintError when its grammar was not met."""
+    """Print what stderr tells of an answer, and return its exit status."""
     if heat:
         from llmcli.ui.charts.heatmap import print_heat
 
@@ -163,16 +154,29 @@ def _report(answer: "Answer", heat: Measure | None, stats: bool) -> int:
             f"end: {reason} | seed {settings.seed}",
             always=stats,
         )
-    if reason == "interrupt":
-        return ExitStatus.INTERRUPTED
-    if reason == "timeout":
-        console.note(f"stopped by --timeout after {settings.timeout:g} s")
-        return ExitStatus.TIMEOUT
-    if not answer.record.is_complete:
-        raise ConstraintError("the answer ended before it was complete (JSON or grammar)", "raise --max-tokens")
+    status = exit_status([answer])
     if reason == "length" and 0 < settings.max_tokens <= t["predicted_n"]:
         console.note(f"cut off: max_tokens is {settings.max_tokens}; raise it with -n")
     elif reason == "length" and settings.max_tokens:
         size = f" of {answer.record.n_ctx} tokens" if answer.record.n_ctx else ""
         console.note(f"cut off: the context{size} is full" + ("; raise it with -c" if settings.n_ctx else ""))
+    return status
+
+
+def exit_status(answers: Sequence["Answer"]) -> int:
+    """The exit status of answers that are written. Raises ConstraintError when a grammar was not met."""
+    reasons = [answer.finish_reason for answer in answers]
+    if "interrupt" in reasons:
+        return ExitStatus.INTERRUPTED
+    if "timeout" in reasons:
+        console.note(f"stopped by --timeout after {answers[0].settings.timeout:g} s")
+        return ExitStatus.TIMEOUT
+    for answer in answers:
+        if answer.record.failure:
+            return answer.record.failure.status
+    for answer in answers:
+        if not answer.record.is_complete:
+            label = f"{answer.request.label}: " if answer.request.label else ""
+            fault = f"{label}the answer ended before it was complete (JSON or grammar)"
+            raise ConstraintError(fault, "raise --max-tokens")
     return ExitStatus.OK

@@ -11,19 +11,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PROGRAM = "llmcli"
-ABOUT = "Run language models on this machine: chat, generate, compare."
-DOCUMENTATION = "Manual: README.md and the folder docs/ of the project."
 Row = tuple[str, str]
 
 
 class Command(NamedTuple):
-    """Where a command is (module:function, app or make_group), and the texts of its help; commands.txt has them all."""
+    """Where a command is, and the texts of its help."""
 
-    place: str  # empty for the command of a group, which its app knows
+    place: str  # module:function; empty for a group of commands
     summary: str
     details: str  # what `--help-all` adds to the summary
     common: Sequence[str]  # the options that `--help` shows, in this order; without any it shows all of them
-    examples: str  # three lines of shell
+    examples: Sequence[str]  # three lines of shell
 
 
 def _read_commands() -> Iterator[tuple[str, Command]]:
@@ -33,60 +31,71 @@ def _read_commands() -> Iterator[tuple[str, Command]]:
         path, _, place = title.removeprefix(f"[{PROGRAM}").partition("]")
         shell = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
         options = [line.removeprefix("options: ") for line in lines if line.startswith("options: ")]
-        summary, *details = [line for line in lines if not line.startswith(("$ ", "options: "))] or [""]
+        summary, *details = [line for line in lines if not line.startswith(("$ ", "options: "))]
         common = " ".join(options).split()
-        yield path.strip(), Command(place.strip(), summary, " ".join(details), common, "\n".join(shell))
+        yield path.strip(), Command(place.strip(), summary, " ".join(details), common, shell)
 
 
-ALL_COMMANDS: Mapping[str, Command] = dict(_read_commands())
-COMMANDS: Mapping[str, Command] = {path: command for path, command in ALL_COMMANDS.items() if command.place}
+COMMANDS: Mapping[str, Command] = dict(_read_commands())
+_MEANINGS = {"version": ["--version"], "sessions": ["sessions", "list"]}  # of a word alone
+_MANUAL = "Manual: README.md and the folder docs/ of the project."
 _NEXT = f"{PROGRAM} COMMAND --help shows the examples and options of a command."
 _HELP, _HELP_ALL = "Show this help and exit.", "Show the commands of all groups and exit."
 VERSION_HELP = "Show versions and devices, then exit."
 _OPTIONS = (("--version", VERSION_HELP), ("-h, --help", _HELP), ("--help-all", _HELP_ALL))
-_COMMANDS = [(name, command.summary) for name, command in COMMANDS.items()]
 
 
 def front_page() -> str:
     """What `llmcli` alone shows."""
-    parts = [wrapped(ABOUT), *examples("Start here", ALL_COMMANDS[""].examples), *section("Commands", _COMMANDS)]
-    return "\n\n".join([*parts, f"{wrapped(_NEXT)}\n{wrapped(DOCUMENTATION)}"])
+    root, manual = COMMANDS[""], f"{wrapped(_NEXT)}\n{wrapped(_MANUAL)}"
+    return _page(wrapped(root.summary), examples("Start here", root), section("Commands", commands_below("")), manual)
 
 
 def root_help() -> str:
     """What `llmcli --help` shows."""
-    parts = [
+    root = COMMANDS[""]
+    return _page(
         f"Usage: {PROGRAM} COMMAND [OPTIONS]",
-        wrapped(ABOUT, "  "),
-        *examples("Examples", ALL_COMMANDS[""].examples),
-    ]
-    return "\n\n".join([*parts, *section("Commands", _COMMANDS), *section("Options", _OPTIONS), wrapped(_NEXT)])
+        wrapped(root.summary, "  "),
+        examples("Examples", root),
+        section("Commands", commands_below("")),
+        section("Options", _OPTIONS),
+        wrapped(_NEXT),
+    )
+
+
+def _page(*parts: str) -> str:
+    return "\n\n".join(filter(None, parts))
+
+
+def commands_below(group: str, everything: bool = False) -> list[Row]:
+    """The commands of a group ("" is llmcli itself) with their sentences; with `everything` also those below them."""
+    prefix = f"{group} ".lstrip()
+    below = {path.removeprefix(prefix): one.summary for path, one in COMMANDS.items() if path.startswith(prefix)}
+    return [(name, text) for name, text in below.items() if name and (everything or " " not in name)]
 
 
 def normalize_arguments(arguments: Sequence[str]) -> list[str]:
-    """The command line with `help [COMMAND]` and `version` as the options that they mean."""
+    """The command line with `help [COMMAND]`, `version` and `sessions` as what they mean."""
     if arguments[:1] == ["help"]:
         words = [word for word in arguments[1:] if not word.startswith("-")]
         return [*words, "--help"]
-    return ["--version"] if list(arguments) == ["version"] else list(arguments)
+    return [*_MEANINGS.get(" ".join(arguments), arguments)]
 
 
-def examples(heading: str, lines: str) -> list[str]:
-    """Command lines under a heading; nothing without any. In a narrow terminal, each comment is above its command."""
-    if not lines:
-        return []
-    block = lines.split("\n")
-    if max(map(len, block)) + 2 > width():
-        pairs = [line.partition("  #")[::2] for line in block]
-        lines = "\n".join(f"#{comment}\n{command.rstrip()}" if comment else command for command, comment in pairs)
-        block = lines.split("\n")
-    return ["\n".join([f"{heading}:", *(f"  {line}" for line in block)])]
+def examples(heading: str, command: Command) -> str:
+    """The examples of a command under a heading. In a narrow terminal, each comment is above its line."""
+    lines = command.examples
+    if max(map(len, lines)) + 2 > width():
+        pairs = [line.partition("  #")[::2] for line in lines]
+        lines = [line for code, comment in pairs for line in (f"#{comment}" if comment else "", code.rstrip()) if line]
+    return "\n".join([f"{heading}:", *(f"  {line}" for line in lines)])
 
 
-def section(heading: str, rows: Sequence[Row]) -> list[str]:
+def section(heading: str, rows: Sequence[Row]) -> str:
     """Rows in two columns under a heading; nothing without rows."""
     if not rows:
-        return []
+        return ""
     column = 4 + max((len(name) for name, _ in rows if len(name) <= 26), default=0)  # a longer one is above its help
     lines = [f"{heading}:"]
     for name, text in rows:
@@ -97,7 +106,7 @@ def section(heading: str, rows: Sequence[Row]) -> list[str]:
         else:
             lines.append(f"  {name:<{column - 2}}{wrapped_text.pop(0)}".rstrip())
         lines += [" " * column + line for line in wrapped_text]
-    return ["\n".join(lines)]
+    return "\n".join(lines)
 
 
 def wrapped(text: str, indent: str = "") -> str:
@@ -117,65 +126,53 @@ def help_page(ctx: Any, everything: bool) -> str:
 
     Usage, sentence, examples, commands, arguments, options: the common ones, those of a group not at all, or all.
     """
-    command, is_group = ctx.command, hasattr(ctx.command, "commands")
-    path = ctx.command_path.removeprefix(PROGRAM).strip()  # as in `models pull`
+    command, path = ctx.command, ctx.command_path.removeprefix(PROGRAM).strip()  # as in `models pull`
     if not path and not everything:
         return root_help()
-    entry = ALL_COMMANDS[path]
+    entry = COMMANDS[path]
+    is_group = not entry.place
     parameters = [one for one in command.get_params(ctx) if not getattr(one, "hidden", False)]
-    arguments = [(one.make_metavar(ctx), one.help or "") for one in parameters if one.param_type_name == "argument"]
+    arguments = [(one.metavar, one.help or "") for one in parameters if one.param_type_name == "argument"]
     options = [one for one in parameters if one.param_type_name == "option"]
     usage = " ".join(piece.strip("{}") for piece in command.collect_usage_pieces(ctx))
-    texts = (command.help or "").strip().split("\n\n") if everything else [_first_sentence(command.help)]
-    parts = [wrapped(f"Usage: {ctx.command_path} {usage}")]
-    parts += [wrapped(" ".join(text.split()), "  ") for text in texts]
-    parts += examples("Examples", entry.examples)
-    if is_group:
-        parts += section("Commands", list(_commands(command, "", everything)))
-    parts += section("Arguments", arguments)
-    common = [] if is_group else _common(entry.common, options)
     rows: dict[str, list[Row]] = {}
-    for option in options if everything else common:
+    for option in options if everything else _common(entry, options):
         heading = getattr(option, "rich_help_panel", None) if everything else None
         rows.setdefault(heading or "Options", []).append(_option_row(option, ctx, everything))
-    for heading, group in rows.items():
-        parts += section(heading, group)
-    if path == "generate":
-        from llmcli.errors import ExitStatus
-
-        meanings = [(str(status.value), status.meaning) for status in ExitStatus]
-        brief = wrapped("; ".join("\N{NO-BREAK SPACE}".join(pair) for pair in meanings), "  ")
-        short = ["Exit status:\n" + brief.replace("\N{NO-BREAK SPACE}", " ")]
-        parts += section("Exit status", meanings) if everything else short
+    last = f"{ctx.command_path} --help-all shows all {len(options)} options."
     if is_group:
-        parts.append(wrapped(f"{ctx.command_path} COMMAND --help shows the examples and options of a command."))
-    elif not everything:
-        parts.append(wrapped(f"{ctx.command_path} --help-all shows all {len(options)} options."))
-    return "\n\n".join(parts)
+        last = f"{ctx.command_path} COMMAND --help shows the examples and options of a command."
+    return _page(
+        wrapped(f"Usage: {ctx.command_path} {usage}"),
+        wrapped(entry.summary, "  "),
+        wrapped(entry.details, "  ") if everything else "",
+        examples("Examples", entry),
+        section("Commands", commands_below(path, everything)),
+        section("Arguments", arguments),
+        *(section(heading, group) for heading, group in rows.items()),
+        _exit_statuses(everything) if path == "generate" else "",
+        wrapped(last) if is_group or not everything else "",
+    )
 
 
-def _first_sentence(text: str | None) -> str:
-    """The first sentence of a help text, in one line."""
-    paragraph = " ".join((text or "").strip().partition("\n\n")[0].split())
-    sentence, stop, _ = paragraph.partition(". ")
-    return sentence + stop.strip()
+def _exit_statuses(everything: bool) -> str:
+    from llmcli.errors import ExitStatus
+
+    meanings = [(str(status.value), status.meaning) for status in ExitStatus]
+    if everything:
+        return section("Exit status", meanings)
+    text = wrapped("; ".join("\N{NO-BREAK SPACE}".join(pair) for pair in meanings), "  ")
+    return "Exit status:\n" + text.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def _commands(group: Any, prefix: str, everything: bool) -> Iterator[Row]:
-    order = list(group.commands) if prefix or COMMANDS.keys() - group.commands else list(COMMANDS)
-    for name in order:
-        command = group.commands[name]
-        yield prefix + name, _first_sentence(command.help)
-        if everything and hasattr(command, "commands"):
-            yield from _commands(command, f"{prefix}{name} ", everything)
-
-
-def _common(names: Sequence[str], options: Sequence[Any]) -> list[Any]:
-    """The options with these names, in this order; without names, all but those of every command."""
-    if not names:
+def _common(command: Command, options: Sequence[Any]) -> list[Any]:
+    """The common options of a command in its order, or all but those of every command; a group has none."""
+    if not command.place:
+        return []
+    if not command.common:
         return [one for one in options if not {"--help", "--help-all", "--quiet", "--verbose", "--debug"} & {*one.opts}]
     by_flag = {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}
-    return [by_flag[name] for name in names]
+    return [by_flag[name] for name in command.common]
 
 
 def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
@@ -209,4 +206,5 @@ def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
     if everything:
         return label, text
     text, bracket, end = text.rpartition(" [") if text.endswith("]") else (text, "", "")
-    return label, _first_sentence(text) + bracket + end  # the facts in brackets stay
+    sentence, stop, _ = text.partition(". ")
+    return label, sentence + stop.strip() + bracket + end  # the facts in brackets stay

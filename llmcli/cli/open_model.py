@@ -8,7 +8,6 @@ from llmcli.cli import model_preload
 from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError, TimeLimitError
 from llmcli.files import config_path, data_dir, make_private
-from llmcli.inference.engine import Engine
 from llmcli.inference.local import LocalEngine, ResolvedModel, resolve_model, subscribe_log
 from llmcli.models.locations import ModelLocations, ModelNotDownloadedError, model_locations
 from llmcli.params.settings import ResolvedSettings, Settings, format_setting
@@ -38,7 +37,8 @@ def open_model(
     cancellation = Cancellation()
     with interruptible(cancellation), time_limit(cancellation, settings.timeout):
         engine = _load(target, settings, cancellation, status)
-        print_model_facts(engine)
+        for fact in engine.facts:
+            console.detail(fact)
         _print_notes(target)
         try:
             yield engine, cancellation
@@ -78,12 +78,6 @@ def print_settings(resolved: ResolvedSettings) -> None:
     for key, origin in resolved.origins.items():
         if origin != "default":
             console.detail(f"{key} = {ellipsize(format_setting(resolved.settings, key), 60)} (from {origin})")
-
-
-def print_model_facts(engine: Engine) -> None:
-    """With `--verbose`: the file of the model, what its header says, and how long the load took."""
-    for fact in engine.facts:
-        console.detail(fact)
 
 
 def welcome(origin: str) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from llmcli.cli.completion import completer
 from llmcli.errors import UsageError
@@ -18,15 +18,15 @@ from llmcli.ui.terminal.console import console
 
 _METAVARS = {int: "N", float: "X"}
 CHAT_ONLY = frozenset(fields_of(InterfaceParams))
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+Json = Annotated[bool, Option("--json", help="Print JSON.")]
+Force = Annotated[bool, Option("--force", help="Replace an existing file.")]
 
 
 def _set_console(
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")] = False,
+    quiet: Annotated[bool, Option("--quiet", "-q", help="Show errors only.")] = False,
     verbose: Annotated[
         int,
-        typer.Option(
+        Option(
             "--verbose",
             "-v",
             count=True,
@@ -34,7 +34,7 @@ def _set_console(
             help="Show settings with their sources, model facts and timings; twice (-vv): also llama.cpp's log.",
         ),
     ] = 0,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Apply the switches that every command has."""
     console.quiet = quiet
@@ -65,7 +65,6 @@ def with_settings(only: Container[str]) -> Callable[[Callable[..., Any]], Callab
         ]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
-        command.__doc__, command.__name__ = function.__doc__, function.__name__
         return command
 
     return decorate
@@ -103,28 +102,27 @@ def _option(field: Field) -> Any:
     details: dict[str, Any] = {"help": help_text(field), "rich_help_panel": field.group, "show_default": False}
     if field.kind is bool:
         name = field.flags[0]
-        return Annotated[bool | None, typer.Option(f"{name}/--no-{name[2:]}", *field.flags[1:], **details)]
-    details["metavar"] = field.param.metavar or _short_choices(field) or _METAVARS.get(field.kind, "TEXT")
+        return Annotated[bool | None, Option(f"{name}/--no-{name[2:]}", *field.flags[1:], **details)]
+    details["metavar"] = field.metavar or _short_choices(field) or _METAVARS.get(field.kind, "TEXT")
     kind = list[str] if field.repeated and field.key != "samplers" else str  # samplers are one text, with commas
-    return Annotated[kind | None, typer.Option(*field.flags, autocompletion=completer(field), **details)]
+    return Annotated[kind | None, Option(*field.flags, autocompletion=completer(field), **details)]
 
 
 def _short_choices(field: Field) -> str:
-    choices = "|".join(map(str, field.param.choices))
+    choices = "|".join(map(str, field.choices))
     return choices if len(choices) <= 24 else ""  # a longer list is in the help
 
 
 def help_text(field: Field) -> str:
     """The help of a setting: its sentence, then in brackets its unit, valid values and default."""
-    param = field.param
-    facts = [param.unit] if param.unit and param.unit not in param.help else []
+    facts = [field.unit] if field.unit and field.unit not in field.help else []
     # Short choices are in the metavar; the largest seed helps nobody.
-    if field.valid_values and not _short_choices(field) and (param.max or 0) < 2**31:
+    if field.valid_values and not _short_choices(field) and (field.max or 0) < 2**31:
         facts.append(field.valid_values)
     default = field.format(field.default)
     if default not in ("", "none", "false"):
         facts.append(f"default {default}")
-    return f"{param.help} [{', '.join(facts)}]" if facts else param.help
+    return f"{field.help} [{', '.join(facts)}]" if facts else field.help
 
 
 def output_path(name: str, force: bool) -> Path:
@@ -135,8 +133,9 @@ def output_path(name: str, force: bool) -> Path:
     return path
 
 
-def argument_or_flag(argument: Any, flag: Any, name: str) -> Any:
-    """The value of an argument that is also an option. Raises UsageError when both are given."""
+def prompt_of(flags: Layer, argument: str | None) -> str | None:
+    """The prompt of the argument, or of `--prompt`. Raises UsageError when both are given."""
+    flag = flags.get("prompt", str)
     if argument is not None and flag is not None:
-        raise UsageError(f"the {name} is given twice, as an argument and as an option", "remove one of them")
+        raise UsageError("the prompt is given twice, as an argument and as an option", "remove one of them")
     return flag if argument is None else argument

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from llmcli.cli.completion import complete_session
 from llmcli.cli.options import with_settings
@@ -24,7 +24,6 @@ from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.chat.replay import RecordedAnswer, Replay
-    from llmcli.inference.local import ResolvedModel
 
 _SESSION = "session:"
 _LARGEST = 64 << 20  # bytes of stdin
@@ -35,29 +34,31 @@ def replay(
     flags: Layer,
     what: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="FILE|SESSION[:N]",
             help="Output file of `generate --json` or `compare --json` (`-` reads stdin), or a session: its last "
             "answer, or the one of message N in /history. `session:NAME` is always a session.",
             autocompletion=complete_session,
         ),
     ],
-    line: Annotated[
-        int | None, typer.Option("--line", metavar="N", min=1, help="Line of FILE to replay, counted from 1.")
-    ] = None,
+    line: Annotated[int | None, Option(metavar="N", min=1, help="Line of FILE to replay, counted from 1.")] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object with the text, the first difference and its reasons.")
+        bool, Option("--json", help="Print one JSON object with the text, the first difference and its reasons.")
     ] = False,
 ) -> int:
-    """Generate a recorded answer again and check that it is the same; the status is 1 if it is not."""
     policy_file = flags.get("temp_policy_file", str) or ""
     recorded = _recorded(what, line, policy_file)
     from llmcli.chat.replay import Replay, replay_settings
-    from llmcli.cli.open_model import open_model
+    from llmcli.cli.open_model import find_model, open_model
 
     current = resolve_settings(flags)
     settings = [replay_settings(one, flags.get("model", str), current) for one in recorded]
-    target, status = _find(settings[0], "model" in flags.values), ProgressLine()
+    try:
+        target, status = find_model(settings[0]), ProgressLine()
+    except ModelNotFoundError as error:
+        if "model" not in flags.values:
+            error.hint = f"{error.hint}, or give the model with -m" if error.hint else "give the model with -m"
+        raise
     with open_model(target, settings[0], status) as (engine, cancellation):
         engine.identify(status.identifying, cancellation)
         status.clear()
@@ -136,17 +137,6 @@ def _output(name: str, line: int | None) -> tuple[str, str]:
     if len(full) > 1 and all(lines[number - 1].strip().startswith("{") for number in full[:2]):
         raise UsageError(f"{source} contains {len(full)} outputs", f"choose one, as in --line {full[0]}")
     return text, source
-
-
-def _find(settings: Settings, given: bool) -> "ResolvedModel":
-    from llmcli.cli.open_model import find_model
-
-    try:
-        return find_model(settings)
-    except ModelNotFoundError as error:
-        if not given:
-            error.hint = f"{error.hint}, or give the model with -m" if error.hint else "give the model with -m"
-        raise
 
 
 def _data(again: "Replay") -> dict[str, object]:

@@ -4,46 +4,32 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
+from llmcli.chat.conversation import SPEAKER_NAMES
 from llmcli.chat.sessions import store
+from llmcli.chat.sessions.listing import search, session_summaries
+from llmcli.chat.sessions.session import Session
 from llmcli.cli.completion import complete_session
 from llmcli.cli.options import Force, Json, output_path
 from llmcli.config.config_file import config_layer
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
+from llmcli.inference.request import system_text
 from llmcli.params.settings import Layer, resolve
 from llmcli.text import format_age, plural, sanitize
 from llmcli.ui.terminal.console import can_ask, confirm, console
 from llmcli.ui.terminal.output import print_json, print_line, print_rows, print_text
 
-if TYPE_CHECKING:
-    from llmcli.chat.conversation import Message
-    from llmcli.chat.sessions.session import Session
-
 _BOLD = "1"
 _EMPTY_BRANCH = "the current branch is empty; `llmcli sessions show {} --all` prints the other branches"
 
-app = typer.Typer()
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a session.", autocompletion=complete_session)]
-ShortName = Annotated[
-    str, typer.Argument(metavar="NAME", help="Name of a session, or its last part.", autocompletion=complete_session)
-]
+Name = Annotated[str, Argument(help="Name of a session.", autocompletion=complete_session)]
+ShortName = Annotated[str, Argument(help="Name of a session, or its last part.", autocompletion=complete_session)]
 
 
-@app.callback(invoke_without_command=True)
-def default(context: typer.Context) -> None:
-    """List, show, search, export and delete sessions."""
-    if context.invoked_subcommand is None:
-        list_sessions()
-
-
-@app.command("list")
 def list_sessions(as_json: Json = False) -> None:
-    """List the sessions, the last changed first."""
-    from llmcli.chat.sessions.listing import session_summaries
-
     listed = session_summaries()
     if as_json:
         print_json([asdict(session) for session in listed], indent=None)
@@ -62,20 +48,13 @@ def list_sessions(as_json: Json = False) -> None:
     print_rows(heads, rows, right=("MESSAGES", "BRANCHES"), spare=("FIRST MESSAGE", "BRANCHES", "MESSAGES"))
 
 
-@app.command("show")
 def show_session(
     name: ShortName,
-    everything: Annotated[bool, typer.Option("--all", help="Show every branch, not only the current one.")] = False,
+    everything: Annotated[bool, Option("--all", help="Show every branch, not only the current one.")] = False,
 ) -> None:
-    """Show the messages of a session."""
     session = _read(name)
     conversation = session.conversation
-    if not everything:
-        _print_messages(conversation.path(), 1)
-        if not conversation.path():
-            console.note(_EMPTY_BRANCH.format(session.name))
-        return
-    leaves = conversation.leaves()
+    leaves: Sequence[int | None] = conversation.leaves() if everything else [conversation.head]
     shown: set[int] = set()  # a branch omits the messages that it shares with one above it
     for number, leaf in enumerate(leaves, 1):
         path = conversation.path(leaf)
@@ -86,27 +65,17 @@ def show_session(
             shared = len(path) - len(new)
             after = f", after message {shared}" if shared else ""
             print_line(f"branch {number} of {len(leaves)}{after}{mark}\n", _BOLD)
-        _print_messages(new, len(path) - len(new) + 1)
+        for place, message in enumerate(new, len(path) - len(new) + 1):  # as /history and `llmcli replay` count
+            files = "".join(f" +{file.name}" for file in message.attachments)
+            print_line(f"{place} {SPEAKER_NAMES[message.role]}{sanitize(files)}", _BOLD)
+            print_line(sanitize(message.content.rstrip("\n")) + "\n")  # in a pipe too: `export` has the text verbatim
+    if not shown:
+        console.note(_EMPTY_BRANCH.format(session.name))
 
 
-def _print_messages(messages: "Sequence[Message]", first: int) -> None:
-    """Messages with their numbers as /history, /edit and `llmcli replay` count them."""
-    from llmcli.chat.conversation import SPEAKER_NAMES
-
-    for number, message in enumerate(messages, first):
-        files = "".join(f" +{file.name}" for file in message.attachments)
-        print_line(f"{number} {SPEAKER_NAMES[message.role]}{sanitize(files)}", _BOLD)
-        print_line(sanitize(message.content.rstrip("\n")) + "\n")  # in a pipe too: `export` has the text verbatim
-
-
-@app.command("search")
 def search_sessions(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="Text to find (case is ignored).")], as_json: Json = False
+    text: Annotated[str, Argument(help="Text to find (case is ignored).")], as_json: Json = False
 ) -> int:
-    """Search the messages of all sessions for a text."""
-    from llmcli.chat.conversation import SPEAKER_NAMES
-    from llmcli.chat.sessions.listing import search
-
     hits = list(search(text))
     if as_json:
         print_json([asdict(hit) for hit in hits], indent=None)
@@ -118,15 +87,13 @@ def search_sessions(
     return ExitStatus.OK if hits else ExitStatus.FAILED
 
 
-@app.command("export")
 def export_session(
     name: ShortName,
     to: Annotated[
-        str, typer.Argument(metavar="FILE", help="FILE.md, .txt, .json, .html or .svg; `-` is Markdown on stdout.")
+        str, Argument(metavar="FILE", help="FILE.md, .txt, .json, .html or .svg; `-` is Markdown on stdout.")
     ] = "-",
     force: Force = False,
 ) -> None:
-    """Export a session as Markdown, plain text, JSON, a web page or a picture, by the suffix of FILE."""
     from llmcli.chat.export import format_of
     from llmcli.ui.export_file import document, write
 
@@ -135,7 +102,12 @@ def export_session(
     path = session.conversation.path()
     if not path:
         console.note(_EMPTY_BRANCH.format(session.name))
-    text = document(path, session.name, _system_prompt(session), form, session.conversation.messages)
+    system = None
+    try:
+        system = system_text(resolve([config_layer(), Layer("session", session.overrides)]).settings)
+    except DiskError as error:  # the file of the system prompt was deleted
+        console.warn(f"the export has no system prompt: {error}", error.hint)
+    text = document(path, session.name, system, form, session.conversation.messages)
     if to == "-":
         print_text(text if text.endswith("\n") else text + "\n")
         return
@@ -144,24 +116,12 @@ def export_session(
     console.note(f"exported to {os.path.abspath(target)}")
 
 
-def _system_prompt(session: "Session") -> str | None:
-    from llmcli.inference.request import system_text
-
-    try:
-        return system_text(resolve([config_layer(), Layer("session", session.overrides)]).settings)
-    except DiskError as error:  # the file of the system prompt was deleted
-        console.warn(f"the export has no system prompt: {error}", error.hint)
-        return None
-
-
-@app.command("rm")
 def remove_sessions(
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME...", help="Full names of sessions.", autocompletion=complete_session)
+        list[str], Argument(metavar="NAME...", help="Full names of sessions.", autocompletion=complete_session)
     ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without confirmation.")] = False,
+    yes: Annotated[bool, Option("--yes", "-y", help="Delete without confirmation.")] = False,
 ) -> int:
-    """Delete sessions permanently."""
     names = list(dict.fromkeys(names))
     for name in names:
         store.existing_path(name)
@@ -177,19 +137,13 @@ def remove_sessions(
     return ExitStatus.OK
 
 
-@app.command("rename")
-def rename_session(
-    name: Name, new: Annotated[str, typer.Argument(metavar="NEW", help="New name; spaces become dashes.")]
-) -> None:
-    """Rename a session."""
+def rename_session(name: Name, new: Annotated[str, Argument(help="New name; spaces become dashes.")]) -> None:
     new = store.to_name(new)
     store.rename(name, new)
     console.note(f"renamed to {new!r}")
 
 
-def _read(name: str) -> "Session":
-    from llmcli.chat.sessions.session import Session
-
+def _read(name: str) -> Session:
     session = Session.read(name)
     for note in session.notes:
         console.warn(note)

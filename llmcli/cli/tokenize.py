@@ -4,7 +4,7 @@ import json
 import sys
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from llmcli.cli.options import with_settings
 from llmcli.cli.stdin import read_stdin
@@ -18,20 +18,15 @@ from llmcli.ui.terminal.output import print_line
 @with_settings(only=("model", "pull", "offline", "model_folders"))
 def tokenize(
     flags: Layer,
-    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Text to tokenize; without it, stdin.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object with ids, texts and their number.")
-    ] = False,
-    ids: Annotated[bool, typer.Option("--ids", help="Print the token ids only, in one line.")] = False,
-    count: Annotated[bool, typer.Option("--count", help="Print the number of tokens only.")] = False,
+    text: Annotated[str | None, Argument(help="Text to tokenize; without it, stdin.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object with ids, texts and their number.")] = False,
+    ids: Annotated[bool, Option("--ids", help="Print the token ids only, in one line.")] = False,
+    count: Annotated[bool, Option("--count", help="Print the number of tokens only.")] = False,
     special: Annotated[
-        bool, typer.Option("--special/--no-special", help="Parse texts such as <|im_end|> as special tokens.")
+        bool, Option("--special/--no-special", help="Parse texts such as <|im_end|> as special tokens.")
     ] = False,
-    bos: Annotated[
-        bool, typer.Option("--bos/--no-bos", help="Add the BOS and EOS tokens that the model expects.")
-    ] = False,
+    bos: Annotated[bool, Option("--bos/--no-bos", help="Add the BOS and EOS tokens that the model expects.")] = False,
 ) -> None:
-    """Show the tokens of TEXT, or of stdin."""
     if as_json + ids + count > 1:
         raise UsageError("--json, --ids and --count cannot be used together", "remove all but one of them")
     if text is None and is_terminal(sys.stdin):

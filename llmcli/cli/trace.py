@@ -4,35 +4,24 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from llmcli.cli.options import Force, output_path
 from llmcli.cli.stdin import piped_stdin
 from llmcli.engine.events import Measure, TokenTrace
 from llmcli.errors import UsageError
+from llmcli.files import lines_of
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_json, print_text
 
-app = typer.Typer(no_args_is_help=True)
-File = Annotated[str, typer.Argument(metavar="FILE", help="Trace file of `generate --trace FILE`; `-` reads stdin.")]
+File = Annotated[str, Argument(help="Trace file of `generate --trace FILE`; `-` reads stdin.")]
 
 
-@app.command("show")
 def show_trace(
     file: File,
-    heat: Annotated[
-        Measure | None, typer.Option("--heat", help="Print the answer, each token colored by this measure.")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object with the tokens and a summary.")
-    ] = False,
+    heat: Annotated[Measure | None, Option(help="Print the answer, each token colored by this measure.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object with the tokens and a summary.")] = False,
 ) -> None:
-    """Show a row for each token: probability, temperature, entropy and the alternatives.
-
-    P: probability at sampling. RANK: 1 is the most likely candidate. T: temperature. H: entropy in nats before
-    sampling. CANDIDATES: tokens left by the samplers. Below a row: alternatives with their probability before and
-    after the samplers.
-    """
     if heat and as_json:
         raise UsageError("--heat and --json cannot be used together", "remove one of them")
     from llmcli.inference.trace_file import to_data
@@ -48,15 +37,11 @@ def show_trace(
         print_trace(tokens)
 
 
-@app.command("plot")
 def plot_trace(
     file: File,
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE.svg", help="File for the plot; `-` is stdout.")
-    ],
+    output: Annotated[str, Option("--output", "-o", metavar="FILE.svg", help="File for the plot; `-` is stdout.")],
     force: Force = False,
 ) -> None:
-    """Plot temperature, entropy and probability of the tokens as an SVG file."""
     from llmcli.ui.charts.trace_plot import plot_svg
     from llmcli.ui.export_file import write
 
@@ -71,7 +56,6 @@ def plot_trace(
 
 
 def _read(file: str) -> list[TokenTrace]:
-    from llmcli.files import lines_of
     from llmcli.inference.trace_file import parse_trace, read_trace
 
     if not file.strip():

@@ -5,8 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmcli import __version__
-from llmcli.cli.help_texts import ABOUT, COMMANDS, PROGRAM, VERSION_HELP, help_page
+from llmcli.cli.help_texts import COMMANDS, PROGRAM, VERSION_HELP, help_page
 from llmcli.ui.terminal.output import print_line
 
 
@@ -15,26 +14,30 @@ def make_app(wanted: str = "", subcommand: str = "") -> typer.Typer:
     app = typer.Typer(
         name=PROGRAM,
         cls=HelpGroup,
-        help=ABOUT,
         suggest_commands=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for name, command in COMMANDS.items():
-        if wanted in COMMANDS and name != wanted:
+    selected = next((path for path in (f"{wanted} {subcommand}", wanted) if path in COMMANDS), "").split()
+    groups = {"": app}
+    for path, command in COMMANDS.items():
+        if not path or any(a != b for a, b in zip(path.split(), selected, strict=False)):
+            continue  # neither above nor below the selected one
+        group, _, name = path.rpartition(" ")
+        if not command.place:
+            groups[path] = typer.Typer(no_args_is_help=True)
+            groups[group].add_typer(groups[path], name=name, help=command.summary, cls=HelpGroup)
             continue
-        module, _, attribute = command.place.partition(":")
-        target = getattr(import_module(module), attribute)
-        target = target(subcommand) if attribute == "make_group" else target
-        if isinstance(target, typer.Typer):
-            for info in target.registered_commands:
-                info.cls = HelpCommand
-            app.add_typer(target, name=name, help=command.summary, cls=HelpGroup)
-        else:
-            text = f"{command.summary}\n\n{command.details}".strip()
-            app.command(name, cls=HelpCommand, help=text)(target)
+        module, _, function = command.place.partition(":")
+        add = groups[group].command(
+            name,
+            cls=HelpCommand,
+            help=command.summary,
+            context_settings={"ignore_unknown_options": path == "config set"},  # a value may be negative
+        )
+        add(getattr(import_module(module), function))
     return app
 
 
@@ -44,6 +47,10 @@ class _HelpMixin:
     def __init__(self, *args: Any, **details: Any) -> None:
         super().__init__(*args, **details)
         self.params: list[Any]
+        for one in self.params:
+            if one.param_type_name == "argument" and not one.metavar:  # as in [MODEL] or FOLDER...
+                name = one.name.upper()
+                one.metavar = (name if one.required else f"[{name}]") + ("..." if one.nargs < 0 else "")
         self.params.append(
             typer.core.TyperOption(
                 param_decls=["--help-all"],
@@ -77,20 +84,8 @@ class HelpGroup(_HelpMixin, typer.core.TyperGroup):
     """A group of commands whose `--help` shows each command's whole sentence."""
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        from llmcli.cli.doctor import version_lines
-
-        print_line("\n".join([f"{PROGRAM} {__version__}", *version_lines()]))
-        raise typer.Exit
-
-
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help=VERSION_HELP)
-    ] = False,
-) -> None:
-    """Run language models on this machine."""
+def _root(version: Annotated[bool, typer.Option("--version", help=VERSION_HELP)] = False) -> None:
+    """The options of llmcli itself; `app` shows the version."""
 
 
 def _show_all(ctx: Any, _option: Any, wanted: bool) -> None:

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from llmcli.cli.help_texts import COMMANDS
+from llmcli.cli.help_texts import commands_below
 from llmcli.errors import UsageError
 from llmcli.params.param import range_text
 from llmcli.text import did_you_mean, ellipsize, foreign_hint, nearest
@@ -44,7 +44,7 @@ def check_command(arguments: Sequence[str]) -> None:
     for word in rest if name in _TEXT_COMMANDS else ():
         if word in ("-cnv", "-no-cnv"):  # which the parser would read as -c nv and -n o-cnv
             raise UsageError(f"no such option '{word}'", foreign_hint(word))
-    if name not in COMMANDS and not name.startswith("-"):
+    if name not in dict(commands_below("")) and not name.startswith("-"):
         raise UsageError(f"no such command {ellipsize(name, 60)!r}", _suggest_command(name, rest))
 
 
@@ -53,7 +53,7 @@ def _suggest_command(name: str, rest: Sequence[str]) -> str:
     if name in _FOREIGN_COMMANDS:
         model, text = (ellipsize(words[0], 60), _quoted(words)) if words else ("MODEL", '"…"')
         return _FOREIGN_COMMANDS[name].replace("{model}", model).replace("{text}", text)
-    near = did_you_mean(name, COMMANDS, cutoff=0.8 if words else 0.7) if name.isidentifier() else ""
+    near = did_you_mean(name, dict(commands_below("")), cutoff=0.8 if words else 0.7) if name.isidentifier() else ""
     text = _quoted([name, *words])
     return near or f"use `llmcli generate {text}` to ask, or `llmcli chat {text}` to talk"
 
@@ -105,7 +105,7 @@ def _option_hint(name: str, ctx: Any, see: str) -> str:
         near = did_you_mean(word, flags, cutoff=0.85)
         return f"{near} {see}" if near else f"put options after the command, as in `llmcli chat {name} …`"
     # The names of other programs are aliases of settings.
-    known = {"--" + name.replace("_", "-"): field.flags[0] for field in fields().values() for name in field.param.keys}
+    known = {"--" + name.replace("_", "-"): field.flags[0] for field in fields().values() for name in field.keys}
     known = {alias: flag for alias, flag in known.items() if flag in flags} | dict(zip(flags, flags, strict=True))
     names = nearest(word, known, 1)
     if foreign := foreign_hint(word):

@@ -103,7 +103,7 @@ def remote_model_info(plan: "PullPlan", settings: Settings) -> ModelInfo:
         commit=plan.repo.commit,
         file=f"{plan.repo.name}/{first.path}",
         sha256=first.sha256,
-        projector=plan.projector.file.path if plan.projector else None,
+        projector=plan.projector.path if plan.projector else None,
     )
 
 

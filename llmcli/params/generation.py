@@ -13,17 +13,17 @@ _BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
 
 @settings_group("Request")
 class RequestParams:
-    prompt: str | None = setting(None, "Prompt text (`-` = stdin).", flags=("-p",), metavar="TEXT")
+    prompt: str | None = setting(None, "Prompt text (`-` = stdin).", names="-p")
     file: tuple[str, ...] = setting(
-        (), "File to add to the prompt (`-` = stdin). Repeatable.", flags=("-f",), metavar="FILE", path=True
+        (), "File to add to the prompt (`-` = stdin). Repeatable.", names="-f", metavar="FILE", path=True
     )
     system: str | None = setting(
-        None, "System prompt: text or @FILE.", flags=("-s", "-sys", "--system-prompt"), metavar="TEXT|@FILE"
+        None, "System prompt: text or @FILE.", names="--system -s -sys --system-prompt", metavar="TEXT|@FILE"
     )
     preset: str | None = setting(
         None, "Preset of settings: creative, precise, code, ..., or one from the configuration file.", metavar="NAME"
     )
-    prefill: str | None = setting(None, "Text that the answer starts with.", metavar="TEXT")
+    prefill: str | None = setting(None, "Text that the answer starts with.")
     raw: bool = setting(False, "Raw completion of the prompt, without the chat template.")
     chat_template: str | None = setting(
         None, "Jinja chat template to use instead of the model's: inline or a file.", metavar="JINJA|FILE", path=True
@@ -114,25 +114,22 @@ class GenerationParams:
         min=0,
         extra_values=(-1,),
         unit="tokens",
-        flags=("-n", "--predict", "--n-predict"),
-        keys=("n_predict", "num_predict", "max_new_tokens", "max_completion_tokens", "max_length"),
+        names="--max-tokens -n --predict --n-predict num_predict max_new_tokens max_completion_tokens max_length",
         suggest=("64", "256", "1024"),
     )
     stop: tuple[str, ...] = setting(
         (),
         "Stop string: generation ends before the earliest match. Repeatable.",
-        flags=("--reverse-prompt", "-r"),
-        keys=("stop_sequence", "stopping_strings"),
-        metavar="TEXT",
+        names="--stop --reverse-prompt -r stop_sequence stopping_strings",
         check=_reject_empty,
     )
     ignore_eos: bool = setting(
-        False, "Ignore end-of-sequence tokens: the model cannot end its answer.", keys=("ban_eos_token",)
+        False, "Ignore end-of-sequence tokens: the model cannot end its answer.", names="ban_eos_token"
     )
     logit_bias: tuple[Bias, ...] = setting(
         (),
         'Logit bias of a token: ID=+1.5, "text"=-inf (-inf = never). Repeatable.',
-        flags=("-l",),
+        names="-l",
         metavar="TOKEN=BIAS",
         data=bias_from_data,
         show=show_bias,
@@ -140,9 +137,7 @@ class GenerationParams:
     banned_strings: tuple[str, ...] = setting(
         (),
         "Phrase to ban: generation backtracks when it appears. Repeatable, case-insensitive.",
-        flag="--ban",
-        keys=("ban", "banned_tokens"),
-        metavar="TEXT",
+        names="--ban banned_tokens",
         check=_reject_empty,
     )
     grammar: str | None = setting(None, "GBNF grammar that the output must match.", metavar="GBNF")

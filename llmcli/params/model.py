@@ -24,7 +24,7 @@ class ModelParams:
     model: str = setting(
         "starter",
         "Model: a .gguf file, owner/repo[:Q4_K_M] on the Hub, ollama:NAME, an alias, or `starter`.",
-        flags=("-m",),
+        names="-m",
         metavar="MODEL",
         suggest=("starter",),
     )
@@ -33,9 +33,7 @@ class ModelParams:
         "Context size (0 = as much as the model has and the memory allows).",
         min=0,
         unit="tokens",
-        flag="--ctx-size",
-        flags=("-c", "--n-ctx"),
-        keys=("ctx_size", "num_ctx", "max_context_length", "context_length"),
+        names="--ctx-size -c --n-ctx num_ctx max_context_length context_length",
         suggest=("2048", "4096", "8192"),
     )
     n_threads: int = setting(
@@ -43,50 +41,32 @@ class ModelParams:
         "Number of CPU threads for generation (0 = usable physical cores).",
         min=0,
         max=MAX_THREADS,
-        flag="--threads",
-        flags=("-t",),
-        keys=("threads", "num_thread"),
+        names="--threads -t num_thread",
     )
     n_threads_batch: int = setting(
         0,
         "Number of CPU threads for prompt processing (0 = same as for generation).",
         min=0,
         max=MAX_THREADS,
-        flag="--threads-batch",
-        flags=("-tb",),
-        keys=("threads_batch",),
+        names="--threads-batch -tb",
     )
     n_batch: int = setting(
-        2048,
-        "Logical batch size for prompt processing.",
-        min=1,
-        unit="tokens",
-        flag="--batch-size",
-        flags=("-b",),
-        keys=("batch_size", "num_batch"),
+        2048, "Logical batch size for prompt processing.", min=1, unit="tokens", names="--batch-size -b num_batch"
     )
     n_ubatch: int = setting(
-        512,
-        "Physical batch size for prompt processing.",
-        min=1,
-        unit="tokens",
-        flag="--ubatch-size",
-        flags=("-ub",),
-        keys=("ubatch_size",),
+        512, "Physical batch size for prompt processing.", min=1, unit="tokens", names="--ubatch-size -ub"
     )
     n_gpu_layers: GpuLayers = setting(
         "auto",
         "Number of layers in GPU memory: a number, auto (as many as fit) or all.",
-        flag="--gpu-layers",
-        flags=("-ngl", "--n-gpu-layers"),
-        keys=("gpu_layers", "ngl", "num_gpu", "gpulayers"),
+        names="--gpu-layers -ngl --n-gpu-layers ngl num_gpu gpulayers",
         metavar="N|auto|all",
         suggest=("auto", "all", "0"),
         text=parse_gpu_layers,
     )
-    flash_attn: str = setting("auto", "Flash attention mode.", flags=("-fa",), choices=("on", "off", "auto"))
-    cache_type_k: str = setting("f16", "Data type of the K cache.", flags=("-ctk",), choices=CACHE_TYPES)
-    cache_type_v: str = setting("f16", "Data type of the V cache.", flags=("-ctv",), choices=CACHE_TYPES)
+    flash_attn: str = setting("auto", "Flash attention mode.", names="-fa", choices=("on", "off", "auto"))
+    cache_type_k: str = setting("f16", "Data type of the K cache.", names="-ctk", choices=CACHE_TYPES)
+    cache_type_v: str = setting("f16", "Data type of the V cache.", names="-ctv", choices=CACHE_TYPES)
 
 
 @settings_group("Model sources")
@@ -96,8 +76,7 @@ class HubParams:
     model_folders: tuple[str, ...] = setting(
         (),
         "Additional folder with models. Repeatable; `llmcli models import` saves one.",
-        flag="--model-folder",
-        keys=("model_folder",),
+        names="--model-folder",
         metavar="FOLDER",
         path=True,
     )

@@ -31,8 +31,8 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
 
 
 @dataclass(frozen=True)
-class Param:
-    """The metadata of a setting. Flags, config keys, slash commands, help and errors are generated from it.
+class Field:
+    """A setting, declared once. Its flags, configuration keys, slash command, help and errors are generated from it.
 
     All parsers of values raise a ValueError whose text completes the sentence "KEY must be ...".
     """
@@ -45,9 +45,8 @@ class Param:
     extra_values: tuple[float, ...] = ()  # valid values outside the range
     choices: tuple[str | int, ...] = ()
     suggest: tuple[str, ...] = ()
-    flag: str = ""  # replaces the flag made from the key
-    flags: tuple[str, ...] = ()  # its aliases: llama.cpp's spellings
-    keys: tuple[str, ...] = ()  # aliases of the key: those of llama-server, KoboldCpp and Ollama
+    # Its flags, and keys of llama-server, KoboldCpp and Ollama. The first long flag replaces that of the key's name.
+    names: str = ""
     metavar: str = ""
     unit: str = ""
     default_text: str = ""  # stands for None
@@ -57,46 +56,25 @@ class Param:
     show: Callable[..., str] | None = None
     check: Callable[..., SettingValue] | None = None
     path: bool = False
-
-
-def _with_default(declare: Callable[P, Param]) -> Callable[Concatenate[T, P], T]:
-    def field(default: T, /, *args: P.args, **details: P.kwargs) -> T:
-        made: T = dataclasses.field(default=default, metadata={"param": declare(*args, **details)})
-        return made
-
-    return field
-
-
-# Declares a setting as a field of a dataclass: `top_k: int = setting(40, "help", min=0)`. It takes what `Param` takes.
-setting = _with_default(Param)
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-def settings_group(title: str) -> Callable[[type[T]], type[T]]:
-    """Decorator of a dataclass with settings; `title` is its heading in help and manual."""
-
-    def declare(cls: type[T]) -> type[T]:
-        group = dataclass(frozen=True, kw_only=True)(cls)
-        _TITLES[group] = title
-        return group
-
-    return declare
-
-
-@dataclass(frozen=True)
-class Field:
-    """A declared setting: its key, its type, its default and its `Param`. `group` is its heading in help and manual."""
-
-    key: str
-    kind: type
-    default: SettingValue
-    param: Param
-    group: str
+    # Of the attribute and the class that declare it:
+    key: str = ""
+    kind: type = str
+    default: SettingValue = None
+    group: str = ""  # its heading in help and manual
 
     @property
     def flags(self) -> tuple[str, ...]:
         """The flag and its aliases, the canonical one first."""
-        return (self.param.flag or "--" + self.key.replace("_", "-"), *self.param.flags)
+        flags = [name for name in self.names.split() if name.startswith("-")]
+        long = [flag for flag in flags if flag.startswith("--")] or ["--" + self.key.replace("_", "-")]
+        return tuple(dict.fromkeys([long[0], *flags]))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key and its aliases, to which each long flag belongs."""
+        long = [flag[2:].replace("-", "_") for flag in self.flags if flag.startswith("--")]
+        others = [name for name in self.names.split() if not name.startswith("-")]
+        return tuple(dict.fromkeys([self.key, *long, *others]))
 
     @property
     def repeated(self) -> bool:
@@ -111,24 +89,23 @@ class Field:
     @property
     def valid_values(self) -> str:
         """The choices or the range in words, for errors, help, completion and the documentation; else empty."""
-        param = self.param
-        if param.choices:
-            return "one of " + ", ".join(map(str, param.choices))
-        if param.min is param.max is param.above is None:
+        if self.choices:
+            return "one of " + ", ".join(map(str, self.choices))
+        if self.min is self.max is self.above is None:
             return ""
-        return range_text(param.min, param.max, param.above, param.extra_values)
+        return range_text(self.min, self.max, self.above, self.extra_values)
 
     def parse_text(self, text: str) -> SettingValue:
         """The value of a flag, an environment variable or a slash command. Raises UsageError if it is not valid."""
-        if self.default is None and text == self.param.default_text:
+        if self.default is None and text == self.default_text:
             return None
-        return self._checked(self.param.text or self.param.data or self._builtin_text, text)
+        return self._checked(self.text or self.data or self._builtin_text, text)
 
     def parse_texts(self, texts: list[str]) -> SettingValue:
         """The value of a repeatable flag; a single `none` clears the list."""
         if texts == ["none"]:
             return ()
-        parse: Callable[..., SettingValue] = self.param.data or (lambda text: (self._item(text),))
+        parse: Callable[..., SettingValue] = self.data or (lambda text: (self._item(text),))
         items: list[Any] = []
         for text in texts:
             parsed = self._checked(parse, text)
@@ -139,35 +116,34 @@ class Field:
         """The value in a JSON or TOML document. Raises UsageError if it is not valid."""
         if value is None and self.default is None:
             return None
-        return self._checked(self.param.data or self._builtin_data, value)
+        return self._checked(self.data or self._builtin_data, value)
 
     def _broken_rule(self, value: object) -> str:
         """The rule of the range or the choices that `value` breaks, or an empty text; NaN is in no range."""
-        param = self.param
-        if param.choices:
-            return "" if value in param.choices else self.valid_values
-        if not is_number(value) or value in param.extra_values:
+        if self.choices:
+            return "" if value in self.choices else self.valid_values
+        if not is_number(value) or value in self.extra_values:
             return ""
         largest = LARGEST_INT if isinstance(value, int) else LARGEST_FLOAT
-        if param.max is None and abs(value) > largest:
+        if self.max is None and abs(value) > largest:
             return "finite" if abs(value) == math.inf else f"at most {format_value(largest)} in absolute value"
-        is_above = (param.min is None or value >= param.min) and (param.above is None or value > param.above)
-        is_valid = abs(value) < math.inf and is_above and (param.max is None or value <= param.max)
+        is_above = (self.min is None or value >= self.min) and (self.above is None or value > self.above)
+        is_valid = abs(value) < math.inf and is_above and (self.max is None or value <= self.max)
         return "" if is_valid else self.valid_values or "finite"
 
     def format(self, value: object) -> str:
         """The text that `parse_text` reads back as `value`."""
         if value is None:
-            return self.param.default_text
-        return self.param.show(value) if self.param.show else format_value(value)
+            return self.default_text
+        return self.show(value) if self.show else format_value(value)
 
     def _item(self, text: str) -> str:
         """One item of a list as typed; in file names a backslash is not an escape."""
-        return text if self.param.path else unescape(as_utf8(text))
+        return text if self.path else unescape(as_utf8(text))
 
     def _builtin_text(self, text: str) -> SettingValue:
         if not self.repeated:
-            return from_data(self.kind, text if self.param.path else as_utf8(text))
+            return from_data(self.kind, text if self.path else as_utf8(text))
         if text == "none":
             return ()
         if text.startswith("["):
@@ -176,12 +152,12 @@ class Field:
         return (self._item(text),)
 
     def _builtin_data(self, value: object) -> SettingValue:
-        if not self.param.text:
+        if not self.text:
             return strings_from_data(value) if self.repeated else from_data(self.kind, value)
         if isinstance(value, str) or is_number(value):
-            return self.param.text(value if isinstance(value, str) else repr(value))
+            return self.text(value if isinstance(value, str) else repr(value))
         try:
-            return self.param.text("")
+            return self.text("")
         except InvalidValueError as error:
             raise ValueError(error.rule) from None
 
@@ -189,12 +165,12 @@ class Field:
         try:
             parsed = parse(value)
             if rule := self._broken_rule(parsed):
-                off = _OFF.search(self.param.help) if parsed in (0, -1) else None  # other programs use the other one
+                off = _OFF.search(self.help) if parsed in (0, -1) else None  # other programs use the other one
                 raise self.error(parsed, InvalidValueError(rule, hint=f"use {off[1]} to turn it off" if off else ""))
-            return self.param.check(parsed) if self.param.check else parsed
+            return self.check(parsed) if self.check else parsed
         except ValueError as error:
-            if str(error) == _RULES[float] and self.param.unit:
-                error = ValueError(f"a number of {self.param.unit}")
+            if str(error) == _RULES[float] and self.unit:
+                error = ValueError(f"a number of {self.unit}")
             raise self.error(value, error) from None
 
     def error(self, value: object, error: ValueError, source: str = "") -> UsageError:
@@ -211,16 +187,41 @@ class Field:
         return UsageError(f"{source}: {text}" if source else text, known.hint)
 
 
+def _with_default(declare: Callable[P, Field]) -> Callable[Concatenate[T, P], T]:
+    def field(default: T, /, *args: P.args, **details: P.kwargs) -> T:
+        made: T = dataclasses.field(default=default, metadata={"setting": declare(*args, **details)})
+        return made
+
+    return field
+
+
+# Declares a setting as a field of a dataclass: `top_k: int = setting(40, "help", min=0)`. It takes what `Field` takes.
+setting = _with_default(Field)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def settings_group(title: str) -> Callable[[type[T]], type[T]]:
+    """Decorator of a dataclass with settings; `title` is its heading in help and manual."""
+
+    def declare(cls: type[T]) -> type[T]:
+        group = dataclass(frozen=True, kw_only=True)(cls)
+        _TITLES[group] = title
+        return group
+
+    return declare
+
+
 @cache
 def fields_of(cls: type) -> Mapping[str, Field]:
     """The settings that the dataclass `cls` declares, by key, in the order of its base classes."""
     hints = get_type_hints(cls)
-    declared = {one.name: one.metadata["param"] for one in dataclasses.fields(cls) if "param" in one.metadata}
+    declared = {one.name: one.metadata["setting"] for one in dataclasses.fields(cls) if one.metadata}
     fields = {}
     for base in cls.__mro__:
         for name in filter(declared.__contains__, get_annotations(base)):
             kind, *_ = get_args(hints[name]) or [hints[name]]  # of `int | None`, int; of `tuple[str, ...]`, str
-            fields[name] = Field(name, kind, getattr(cls, name), declared[name], _TITLES[base])
+            place = {"key": name, "kind": kind, "default": getattr(cls, name), "group": _TITLES[base]}
+            fields[name] = dataclasses.replace(declared[name], **place)
     return MappingProxyType(fields)
 
 

@@ -28,12 +28,10 @@ class TemperatureParams:
         Fixed(0.8),
         "Sampling temperature: a number (0 = always the likeliest token), a range LOW..HIGH (by the entropy of each "
         "token), or a rule such as sentence:1.1,0.7. Higher is more random; 0.7 to 1 is usual.",
-        flags=("--temp",),
-        keys=("temp",),
+        names="--temperature --temp",
         metavar="X|POLICY",
         suggest=(*("0", "0.7", "0.8", "1", "0.3..1.3", "0.3..1.3^0.7"), *EXAMPLES),
         text=parse_policy,
-        show=str,
     )
     dynatemp_range: float = setting(
         0.0, "Dynamic temperature: half width of the range around the temperature (0 = off).", min=0
@@ -42,7 +40,7 @@ class TemperatureParams:
         1.0,
         "Dynamic temperature: exponent of the normalized entropy.",
         above=0,
-        flags=("--dynatemp-exp",),
+        names="--dynatemp-exponent --dynatemp-exp",
         needs_any=("dynatemp_range",),
     )
     smoothing_factor: float = setting(

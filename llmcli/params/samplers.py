@@ -30,8 +30,7 @@ class TruncationParams:
         "Locally typical sampling: cumulative probability to keep (1 = off).",
         min=0,
         max=1,
-        flags=("--typical",),
-        keys=("typ_p", "typical"),
+        names="--typical-p --typical typ_p",
     )
     top_n_sigma: float = setting(
         -1.0,
@@ -39,8 +38,7 @@ class TruncationParams:
         above=0,
         extra_values=(-1.0,),
         suggest=("1", "1.5"),
-        flags=("--top-nsigma",),
-        keys=("top_nsigma", "nsigma"),
+        names="--top-n-sigma --top-nsigma nsigma",
     )
     top_a: float = setting(
         0.0, "Top-a sampling: keeps probabilities of at least a * (highest probability)^2 (0 = off).", min=0, max=1
@@ -51,8 +49,7 @@ class TruncationParams:
         min=0,
         max=1,
         suggest=("0.95", "0.9"),
-        flags=("--tfs",),
-        keys=("tfs",),
+        names="--tfs-z --tfs",
     )
     xtc_probability: float = setting(
         0.0,
@@ -60,7 +57,7 @@ class TruncationParams:
         min=0,
         max=1,
         suggest=("0.5",),
-        keys=("xtc",),
+        names="xtc",
     )
     xtc_threshold: float = setting(0.1, "XTC: minimum probability of a top choice (above 0.5 = off).", min=0, max=1)
     min_keep: int = setting(0, "Minimum number of tokens that truncation keeps (0 = none).", min=0, unit="tokens")
@@ -80,29 +77,29 @@ class PenaltyParams:
         min=0,
         extra_values=(-1,),
         unit="tokens",
-        keys=("rep_pen_range", "repetition_penalty_range"),
+        names="rep_pen_range repetition_penalty_range",
     )
     repeat_penalty: float = setting(
         1.0,
         "Repetition penalty: divisor for the logits of recent tokens (1 = off).",
         above=0,
         suggest=("1.05", "1.1"),
-        keys=("rep_pen", "repetition_penalty"),
+        names="rep_pen repetition_penalty",
         check=_check_divisor,
     )
     presence_penalty: float = setting(
-        0.0, "Presence penalty: subtracted once from the logits of recent tokens (0 = off).", keys=("presence_pen",)
+        0.0, "Presence penalty: subtracted once from the logits of recent tokens (0 = off).", names="presence_pen"
     )
     frequency_penalty: float = setting(
         0.0,
         "Frequency penalty: subtracted per occurrence from the logits of recent tokens (0 = off).",
-        keys=("frequency_pen", "freq_pen"),
+        names="frequency_pen freq_pen",
     )
     dry_multiplier: float = setting(
         0.0,
         "DRY repetition penalty: multiplier for tokens that extend a repeated sequence (0 = off).",
         suggest=("0.8",),
-        keys=("dry",),
+        names="dry",
     )
     dry_base: float = setting(1.75, "DRY: base of the exponential growth per repeated token.", min=1)
     dry_allowed_length: int = setting(2, "DRY: length of repeated sequences without a penalty.", min=0, unit="tokens")
@@ -116,8 +113,7 @@ class PenaltyParams:
     dry_sequence_breakers: tuple[str, ...] = setting(
         ("\n", ":", '"', "*"),
         "DRY sequence breaker: a text that ends a sequence. Repeatable; `none` clears the list.",
-        flag="--dry-sequence-breaker",
-        metavar="TEXT",
+        names="--dry-sequence-breaker",
     )
 
 
@@ -139,17 +135,19 @@ class SelectionParams:
         max=_MAX_SEED,
         default_text="random",
         suggest=("random", "1", "42"),
-        keys=("sampler_seed", "rng_seed"),
+        names="sampler_seed rng_seed",
         text=_seed_from_text,
     )
     mirostat: int = setting(
         0,
         "Mirostat version (0 = off): keeps perplexity near a target. Replaces the sampler chain.",
         choices=(0, 1, 2),
-        keys=("mirostat_mode",),
+        names="mirostat_mode",
     )
-    mirostat_tau: float = setting(5.0, "Mirostat: target entropy (tau).", min=0, unit="bits", flags=("--mirostat-ent",))
-    mirostat_eta: float = setting(0.1, "Mirostat: learning rate (eta).", min=0, flags=("--mirostat-lr",))
+    mirostat_tau: float = setting(
+        5.0, "Mirostat: target entropy (tau).", min=0, unit="bits", names="--mirostat-tau --mirostat-ent"
+    )
+    mirostat_eta: float = setting(0.1, "Mirostat: learning rate (eta).", min=0, names="--mirostat-eta --mirostat-lr")
     adaptive_target: float = setting(
         -1.0,
         "Adaptive-p: target probability of the drawn tokens (-1 = off). Needs adaptive_p in --samplers.",

@@ -38,8 +38,7 @@ def fields() -> Mapping[str, Field]:
 
 @cache
 def _by_name() -> Mapping[str, Field]:
-    aliases = {name: field for field in fields().values() for name in field.param.keys}
-    return aliases | dict(fields())
+    return {name: field for field in fields().values() for name in field.keys}
 
 
 def find(name: str) -> Field:
@@ -231,4 +230,4 @@ def _reason(field: Field, p: Settings, policy: Policy) -> str:
 def needed_settings(field: Field) -> tuple[str, ...]:
     """The settings one of which must differ from its default; otherwise this one has no effect."""
     switches = next((one.switches for one in SAMPLERS.values() if field.key in one.fields), ())
-    return field.param.needs_any or (() if field.key in switches else switches)
+    return field.needs_any or (() if field.key in switches else switches)

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 
 from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
@@ -193,9 +192,9 @@ def test_rename_changes_the_name_of_a_session(saved: str, capfd: pytest.CaptureF
         sessions.rename_session("ghost-story", "../novel")
 
 
-def test_the_command_alone_lists_the_sessions(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
-    sessions.default(typer.Context(typer.main.get_command(sessions.app)))
-    assert out(capfd).startswith("SESSION")
+def test_the_command_alone_lists_the_sessions(saved: str, inside: Run) -> None:
+    assert inside("sessions").text.startswith("SESSION")
+    assert inside("sessions").text == inside("sessions", "list").text
 
 
 def test_continue_opens_the_last_session_that_is_not_open(saved: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -63,12 +63,12 @@ class Pulls:
     def say(self, text: str) -> None:
         self.said.append(text)
 
-    def plan(self, projector: bool = False) -> PullPlan:
-        return plan_pull(self.reference, self.locations, 0, self.say, projector)
+    def plan(self) -> PullPlan:
+        return plan_pull(self.reference, self.locations, 0, self.say)
 
-    def pull(self, progress: Progress = no_progress, projector: bool = False) -> Path:
+    def pull(self, progress: Progress = no_progress) -> Path:
         """Plan and pull in this process; the place of the model."""
-        return self.plan(projector).download(lambda _name: progress, self.say).path
+        return self.plan().download(lambda _name: progress, self.say).path
 
     def begin(self, data: bytes, whole: bytes) -> Path:
         """Put the first bytes of a file where an earlier pull would have left them."""

@@ -1,4 +1,4 @@
-"""Split models: pulled completely and from one commit, or not at all; the projector on request."""
+"""Split models: pulled completely and from one commit, or not at all; without their projector."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,23 +111,16 @@ def test_identical_parts_are_downloaded_once(pulls: Pulls) -> None:
     assert pulls.hub.served == MIB
 
 
-def test_projector_is_planned_and_downloaded_on_request(pulls: Pulls) -> None:
+def test_projector_is_known_and_not_downloaded(pulls: Pulls) -> None:
     files = {"v/m-Q4_K_M.gguf": some_bytes(MIB), "v/mmproj-m-f16.gguf": some_bytes(MIB, 2)}
     pulls.hub.add(REPO, {**files, "mmproj-BF16.gguf": b"no", "v/mmproj-m-Q8_0.gguf": b"no"})
     plan = pulls.plan()
     assert plan.projector
-    assert plan.projector.file.path == "v/mmproj-m-f16.gguf"
+    assert plan.projector.path == "v/mmproj-m-f16.gguf"
     assert (plan.size, plan.missing) == (MIB, MIB)
-    without = pulls.pull()
-    assert list(contents(without)) == ["m-Q4_K_M.gguf"]
-    assert pulls.plan(projector=True).missing == MIB
-    path = pulls.pull(projector=True)
-    assert path == without
-    assert contents(path) == {name.removeprefix("v/"): data for name, data in files.items()}
-    assert pulls.hub.served == 2 * MIB
-    record = cache.read_revision(cache.revision_path(pulls.locations.data_dir, REPO))
-    assert record
-    assert record.projector
+    path = pulls.pull()
+    assert list(contents(path)) == ["m-Q4_K_M.gguf"]
+    assert pulls.hub.served == MIB
     assert find_model_file(REPO, pulls.locations).parts == (path,)
 
 

@@ -40,8 +40,8 @@ def legal_values(field: Field) -> tuple[Any, ...]:
 
 
 def _of_kind(field: Field) -> tuple[Any, ...]:
-    if field.param.choices:
-        return tuple(field.param.choices)
+    if field.choices:
+        return tuple(field.choices)
     if field.repeated:
         return ((), ("none",), *((text,) for text in _TEXTS), _TEXTS)
     if field.kind is bool:
@@ -50,8 +50,7 @@ def _of_kind(field: Field) -> tuple[Any, ...]:
 
 
 def _numbers(field: Field) -> Iterator[Any]:
-    param = field.param
-    yield from param.extra_values
-    yield from (field.kind(bound) for bound in (param.min, param.max) if bound is not None)
+    yield from field.extra_values
+    yield from (field.kind(bound) for bound in (field.min, field.max) if bound is not None)
     inside = (0.5, 0.123456789, 1 / 3) if field.kind is float else (1, 2, 40, 2**31 - 1)
-    yield from (value for value in inside if param.max is None or value <= param.max if (param.min or 0) <= value)
+    yield from (value for value in inside if field.max is None or value <= field.max if (field.min or 0) <= value)

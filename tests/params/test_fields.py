@@ -45,7 +45,7 @@ def test_all_settings_survive_json() -> None:
 @pytest.mark.parametrize("spellings", ["flags", "keys", "env"])
 def test_no_two_settings_share_a_name(spellings: str) -> None:
     def of(field: Field) -> tuple[str, ...]:
-        return {"flags": field.flags, "keys": (field.key, *field.param.keys), "env": (field.env,)}[spellings]
+        return {"flags": field.flags, "keys": field.keys, "env": (field.env,)}[spellings]
 
     names = [name for field in fields().values() for name in of(field)]
     assert len(names) == len(set(names)) >= len(fields())
@@ -53,14 +53,21 @@ def test_no_two_settings_share_a_name(spellings: str) -> None:
 
 @pytest.mark.parametrize("field", fields().values(), ids=lambda field: field.key)
 def test_every_setting_has_help_and_a_valid_default(field: Field) -> None:
-    assert field.param.help.endswith(".")
+    assert field.help.endswith(".")
     assert field.parse_text(field.format(field.default)) == field.default
 
 
 @pytest.mark.parametrize("field", fields().values(), ids=lambda field: field.key)
 def test_every_alias_finds_its_setting(field: Field) -> None:
-    for name in (field.key, *field.param.keys, field.key.replace("_", "-"), "--" + field.key.upper()):
+    for name in (*field.keys, field.key.replace("_", "-"), "--" + field.key.upper()):
         assert find(name) is field
+
+
+def test_a_long_flag_is_a_key_too() -> None:
+    assert find("predict") is find("num_predict") is fields()["max_tokens"]
+    assert fields()["n_threads"].flags == ("--threads", "-t")
+    assert fields()["n_threads"].keys == ("n_threads", "threads", "num_thread")
+    assert fields()["temperature"].flags == ("--temperature", "--temp")
 
 
 @pytest.mark.parametrize("field", FLOATS, ids=lambda field: field.key)

@@ -366,4 +366,4 @@ def _names_file(key: str, value: Any) -> bool:
         return not is_inline(value)
     if key == "theme":
         return not re.fullmatch(r"[\w-]+", value)
-    return fields()[key].param.path and key != "model_folders"
+    return fields()[key].path and key != "model_folders"

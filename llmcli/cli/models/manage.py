@@ -1,10 +1,10 @@
-"""The commands of `llmcli models` that manage the models on this machine: rm, verify, partials, alias, import."""
+"""The commands of `llmcli models` for the models on this machine: list, rm, verify, partials, alias, import."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from llmcli.cli.completion import complete_reference
 from llmcli.cli.options import Json, with_settings
@@ -12,8 +12,9 @@ from llmcli.config import config_file
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, ModelInvalidError, ModelNotFoundError, UsageError
 from llmcli.files import check_name
+from llmcli.models import installed
 from llmcli.models.gguf.parser import read_headers
-from llmcli.models.installed import InterruptedDownload, find_interrupted, installed_model, inventory, remove, verify
+from llmcli.models.installed import InterruptedDownload, installed_model
 from llmcli.models.locations import STARTER, ModelLocations, ModelNotDownloadedError, model_locations
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import RemoteReference
@@ -22,27 +23,43 @@ from llmcli.models.sources.folder import skipped_files
 from llmcli.models.sources.registry import models_in_folder, parse, parse_remote, programs
 from llmcli.models.sources.source import InstalledModel
 from llmcli.params.settings import Layer
-from llmcli.text import format_age, format_size, plural
+from llmcli.text import format_age, format_size, plural, sanitize
 from llmcli.ui.terminal.console import can_ask, confirm, console
 from llmcli.ui.terminal.output import print_json, print_line, print_rows
 from llmcli.ui.terminal.progress import Downloads
 
 _FOLDER_HINT = "give a folder with .gguf files, or an Ollama store"
-Reference = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Model reference or alias.", autocompletion=complete_reference)
-]
+Reference = Annotated[str, Argument(help="Model reference or alias.", autocompletion=complete_reference)]
+
+
+@with_settings(only=("model_folders",))
+def list_models(flags: Layer, as_json: Annotated[bool, Option("--json", help="Print a JSON array.")] = False) -> None:
+    items = installed.inventory_with_aliases(model_locations(resolve_settings(flags)))
+    if as_json:
+        print_json([_model_data(item) for item in items])
+    elif not items:
+        console.note("no models yet; see `llmcli models recommend`, then run `llmcli pull NAME`")
+    else:
+        heads = "NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"
+        rows = [
+            (
+                ", ".join(item.aliases) or item.name,
+                item.quantization,
+                format_size(item.size),
+                str(item.summary.n_ctx_train or ""),
+                format_age(item.last_used),
+                item.source.label or item.source.name,
+            )
+            for item in items
+        ]
+        targets = [sanitize(f"alias of {item.name}") if item.aliases else "" for item in items]
+        print_rows(heads, rows, ("SIZE", "CONTEXT"), below=targets, spare=("FROM", "QUANT"))
 
 
 @with_settings(only=("model_folders",))
 def remove_model(
-    flags: Layer,
-    model: Reference,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")] = False,
+    flags: Layer, model: Reference, yes: Annotated[bool, Option("--yes", "-y", help="Skip the confirmation.")] = False
 ) -> int:
-    """Delete a downloaded model.
-
-    The files and the freed disk space are shown first. Files that another model shares are kept.
-    """
     locations = model_locations(resolve_settings(flags))
     try:
         item = installed_model(find_model_file(model, locations), locations)
@@ -59,7 +76,7 @@ def remove_model(
         raise UsageError(f"refusing to remove {item.name} without confirmation", "use --yes")
     if not yes and not confirm(f"Remove {item.name} and free {format_size(plan.freed)}?", default=False):
         return ExitStatus.FAILED
-    remove(plan, locations)
+    installed.remove(plan, locations)
     console.note(f"removed {item.name}, {format_size(plan.freed)} freed")
     return ExitStatus.OK
 
@@ -68,22 +85,15 @@ def remove_model(
 def verify_models(
     flags: Layer,
     model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]", help="Model to verify (without it, all models).", autocompletion=complete_reference
-        ),
+        str | None, Argument(help="Model to verify (without it, all models).", autocompletion=complete_reference)
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Verify models by their sha256.
-
-    The checksum of each file is computed and compared with the published one. The exit status is 8 if a file is
-    damaged.
-    """
     locations = model_locations(resolve_settings(flags))
-    items = inventory(locations) if model is None else [installed_model(find_model_file(model, locations), locations)]
+    file = None if model is None else find_model_file(model, locations)
+    items = [installed_model(file, locations)] if file else installed.inventory(locations)
     with Downloads() as downloads:
-        results = [result for item in items for result in verify(item, locations.data_dir, downloads.bar)]
+        results = [result for item in items for result in installed.verify(item, locations.data_dir, downloads.bar)]
     if as_json:
         print_json([{"file": str(result.path), "state": result.state, "sha256": result.sha256} for result in results])
     else:
@@ -99,18 +109,15 @@ def verify_models(
 @with_settings(only=("offline",))
 def partials(
     flags: Layer,
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Interrupted download (without it, all of them).")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the download.")] = False,
-    remove: Annotated[bool, typer.Option("--remove", help="Delete the partial file.")] = False,
+    name: Annotated[str | None, Argument(help="Interrupted download (without it, all of them).")] = None,
+    resume: Annotated[bool, Option("--resume", help="Resume the download.")] = False,
+    remove: Annotated[bool, Option("--remove", help="Delete the partial file.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List, resume or delete interrupted downloads."""
     if resume and remove:
         raise UsageError("--resume and --remove cannot be used together", "use one of them")
     locations = model_locations(resolve_settings(flags))
-    found = find_interrupted(locations)
+    found = installed.find_interrupted(locations)
     chosen = [item for item in found if name in (None, item.name, item.path.name)]
     if name is not None and not chosen:
         raise ModelNotFoundError(f"no interrupted download '{name}'", "list them with `llmcli models partials`")
@@ -133,22 +140,23 @@ def partials(
 
 
 def alias(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of the alias.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Argument(metavar="[MODEL]", help="Model reference or path.", autocompletion=complete_reference),
-    ] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Delete the alias.")] = False,
+    name: Annotated[str | None, Argument(help="Name of the alias.")] = None,
+    model: Annotated[str | None, Argument(help="Model reference or path.", autocompletion=complete_reference)] = None,
+    remove: Annotated[bool, Option("--remove", help="Delete the alias.")] = False,
 ) -> None:
-    """Set, show or delete an alias for a model.
-
-    Without arguments, all aliases are listed.
-    """
     known = config_file.aliases()
     if name is None:
         print_rows(("NAME", "MODEL"), list(known.items())) if known else console.note("no aliases")
     elif model is not None and not remove:
-        _set_alias(name, known.get(model, model))
+        if check_name(name, "alias") == STARTER:
+            raise UsageError(f"'{name}' is the name of a model", "choose another name")
+        model = known.get(model, model)
+        path, locations = Path(model).expanduser(), model_locations(resolve_settings(Layer("flag", {})))
+        if path.is_file():
+            model = str(path.absolute())
+        elif parse_remote(model, locations) is None:
+            find_model_file(model, locations)  # raises an error for an unknown model
+        config_file.set_alias(name, model)
     elif name not in known:
         raise UsageError(f"unknown alias '{name}'", "list the aliases with `llmcli models alias`")
     elif remove:
@@ -162,14 +170,10 @@ def import_folders(
     flags: Layer,
     folders: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FOLDER]...", help="Folders with models (without them, Ollama's and LM Studio's)."),
+        Argument(metavar="[FOLDER]...", help="Folders with models (without them, Ollama's and LM Studio's)."),
     ] = None,
-    forget: Annotated[bool, typer.Option("--forget", help="Stop using the models of these folders.")] = False,
+    forget: Annotated[bool, Option("--forget", help="Stop using the models of these folders.")] = False,
 ) -> None:
-    """Use models of Ollama, LM Studio or a folder without a copy.
-
-    They are read where they are, and never changed.
-    """
     if folders and "" in folders:
         raise UsageError("the name of a folder is empty", _FOLDER_HINT)
     chosen = [Path(folder).expanduser().absolute() for folder in folders or []]
@@ -191,6 +195,22 @@ def import_folders(
     console.note(f"{plural(len(rows), 'model')} imported in place; use one with --model NAME")
 
 
+def _model_data(item: InstalledModel) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "aliases": list(item.aliases),
+        "quantization": item.quantization,
+        "size": item.size,
+        "n_ctx_train": item.summary.n_ctx_train,
+        "used": item.last_used,
+        "source": item.source.name,
+        "repo": item.cached.repo if item.cached else None,
+        "commit": item.cached.commit if item.cached else None,
+        "files": [str(part) for part in item.parts],
+        "sha256": list(item.digests),
+    }
+
+
 def _sound_models(folder: Path, is_named: bool) -> list[InstalledModel]:
     """The models of a folder that are complete; a warning names each other file. Raises if a named folder has none."""
     found, sound, faults = models_in_folder(folder), [], []
@@ -207,17 +227,6 @@ def _sound_models(folder: Path, is_named: bool) -> list[InstalledModel]:
     for path in skipped_files(folder, found):
         console.warn(f"skipped {path}: not a GGUF model, or a part of it is missing")
     return sound
-
-
-def _set_alias(name: str, model: str) -> None:
-    if check_name(name, "alias") == STARTER:
-        raise UsageError(f"'{name}' is the name of a model", "choose another name")
-    path, locations = Path(model).expanduser(), model_locations(resolve_settings(Layer("flag", {})))
-    if path.is_file():
-        model = str(path.absolute())
-    elif parse_remote(model, locations) is None:
-        find_model_file(model, locations)  # raises an error for an unknown model
-    config_file.set_alias(name, model)
 
 
 def _resume(chosen: Sequence[InterruptedDownload], locations: ModelLocations) -> None:

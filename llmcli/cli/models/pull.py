@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 from llmcli.cli.completion import complete_remote
 from llmcli.cli.options import with_settings
@@ -27,20 +27,13 @@ def pull(
     flags: Layer,
     reference: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="MODEL",
             help="Model to download: owner/repo[:Q4_K_M], a URL, or a name from `models recommend`.",
             autocompletion=complete_remote,
         ),
     ],
-    mmproj: Annotated[
-        bool, typer.Option(help="Also download the vision projector (mmproj).", hidden=True)
-    ] = False,  # hidden: llmcli cannot use images yet
 ) -> None:
-    """Download a model, or resume its download.
-
-    Every file is verified. The path of the model is printed to stdout.
-    """
     settings = resolve_settings(flags)
     locations = model_locations(settings)
     remote = parse_remote(reference, locations)
@@ -57,7 +50,7 @@ def pull(
             console.note(f"{reference} is already downloaded; offline: did not check for updates")
             print_line(str(file.path))
             return
-    plan = plan_reference(remote, locations, mmproj)
+    plan = plan_reference(remote, locations)
     console.note(describe(plan))
     if plan.update:
         console.note(plan.update)
@@ -78,11 +71,11 @@ def pull_if_missing(missing: ModelNotDownloadedError, locations: ModelLocations,
     download_with_bars(plan)
 
 
-def plan_reference(reference: RemoteReference, locations: ModelLocations, projector: bool = False) -> DownloadPlan:
+def plan_reference(reference: RemoteReference, locations: ModelLocations) -> DownloadPlan:
     """Plan the download of a reference; warn before the token of the Hub is sent to another host."""
     if isinstance(reference, HubReference):
         warn_about_token(locations)
-    return plan_download(reference, locations, memory_and_cores()[0], console.note, projector)
+    return plan_download(reference, locations, memory_and_cores()[0], console.note)
 
 
 def describe(plan: DownloadPlan) -> str:

@@ -1,87 +1,42 @@
-"""The commands of `llmcli models` that show models: list, show; on the Hub: files, search, recommend."""
+"""The commands of `llmcli models` that show a model, what the Hub has, and what suits this machine."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from llmcli.cli.completion import complete_reference, complete_remote
+from llmcli.cli.models.pull import warn_about_token
 from llmcli.cli.options import Json, with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import UsageError
+from llmcli.inference.model_info import ModelInfo, local_model_info, remote_model_info
+from llmcli.inference.sizing import memory_and_cores
+from llmcli.models import catalog
+from llmcli.models.hub import repo_files
 from llmcli.models.hub.environment import repo_url
-from llmcli.models.hub.repo_files import (
-    Quantization,
-    best_fit,
-    fits_memory,
-    projectors,
-    quantizations,
-    select_quantization,
-)
-from llmcli.models.installed import inventory_with_aliases
+from llmcli.models.hub.repo_files import Quantization
 from llmcli.models.locations import ModelNotDownloadedError, model_locations
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import HubReference
 from llmcli.models.sources.registry import parse_remote
-from llmcli.models.sources.source import InstalledModel
 from llmcli.params.settings import Layer
-from llmcli.text import format_age, format_count, format_size, plural, sanitize
+from llmcli.text import format_age, format_count, format_size, plural
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_facts, print_json, print_line, print_rows
 
 if TYPE_CHECKING:
-    from llmcli.inference.model_info import ModelInfo
     from llmcli.models.hub.api import Repo
-
-
-@with_settings(only=("model_folders",))
-def list_models(
-    flags: Layer, as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False
-) -> None:
-    """List the models on this machine.
-
-    A model with an alias is listed by its alias; the line below it is the model or file that the alias names.
-    """
-    items = inventory_with_aliases(model_locations(resolve_settings(flags)))
-    if as_json:
-        print_json([_data(item) for item in items])
-    elif not items:
-        console.note("no models yet; see `llmcli models recommend`, then run `llmcli pull NAME`")
-    else:
-        heads = "NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"
-        rows = [
-            (
-                ", ".join(item.aliases) or item.name,
-                item.quantization,
-                format_size(item.size),
-                str(item.summary.n_ctx_train or ""),
-                format_age(item.last_used),
-                item.source.label or item.source.name,
-            )
-            for item in items
-        ]
-        targets = [sanitize(f"alias of {item.name}") if item.aliases else "" for item in items]
-        print_rows(heads, rows, ("SIZE", "CONTEXT"), below=targets, spare=("FROM", "QUANT"))
 
 
 @with_settings(only=("n_ctx", "n_ubatch", "cache_type_k", "cache_type_v", "offline", "model_folders"))
 def show_model(
     flags: Layer,
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="Model on this machine or on the Hub.", autocompletion=complete_reference),
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
-    template: Annotated[bool, typer.Option("--template", help="Print only the chat template.")] = False,
+    model: Annotated[str, Argument(help="Model on this machine or on the Hub.", autocompletion=complete_reference)],
+    as_json: Annotated[bool, Option("--json", help="Print a JSON object.")] = False,
+    template: Annotated[bool, Option("--template", help="Print only the chat template.")] = False,
 ) -> None:
-    """Show details of a model.
-
-    Architecture, size, context, chat template, license, checksum and memory. A model on the Hub is not downloaded:
-    only its header is read.
-    """
-    from llmcli.inference.model_info import local_model_info, remote_model_info
-
     settings = resolve_settings(flags)
     locations = model_locations(settings)
     try:
@@ -89,8 +44,6 @@ def show_model(
     except ModelNotDownloadedError as missing:
         if not isinstance(missing.reference, HubReference):
             raise
-        from llmcli.cli.models.pull import warn_about_token
-        from llmcli.inference.sizing import memory_and_cores
         from llmcli.models.hub.repo_download import plan_pull
 
         warn_about_token(locations)
@@ -108,19 +61,10 @@ def show_model(
 def files(
     flags: Layer,
     repo: Annotated[
-        str,
-        typer.Argument(
-            metavar="REPO", help="Repository on the Hub: owner/repo[@revision].", autocompletion=complete_remote
-        ),
+        str, Argument(help="Repository on the Hub: owner/repo[@revision].", autocompletion=complete_remote)
     ],
     as_json: Json = False,
 ) -> None:
-    """List the quantizations of a repository.
-
-    The table shows size, bits per weight, and whether a model fits into the memory of this machine.
-    """
-    from llmcli.cli.models.pull import warn_about_token
-    from llmcli.inference.sizing import memory_and_cores
     from llmcli.models.hub import api
 
     locations = model_locations(resolve_settings(flags))
@@ -131,14 +75,20 @@ def files(
         raise UsageError(f"'{repo}' is not a repository on the Hub", "write owner/repo")
     warn_about_token(locations)
     listing = api.get_repo(reference, locations.offline, console.note)
-    found, (memory, _) = quantizations(listing.files), memory_and_cores()
+    found, (memory, _) = repo_files.quantizations(listing.files), memory_and_cores()
     if not found:
-        select_quantization(found, None, None, listing.name)  # raises the error with its hint
-    chosen, reason = best_fit(found, memory) if any(variant.complete for variant in found) else (None, "")
+        repo_files.select_quantization(found, None, None, listing.name)  # raises the error with its hint
+    chosen, reason = repo_files.best_fit(found, memory) if any(variant.complete for variant in found) else (None, "")
     if as_json:
         print_json(_listing_data(listing, found, chosen, memory))
         return
-    rows = [_variant_row(variant, listing.n_parameters, memory) for variant in found]
+    rows = []
+    for variant in found:
+        bits = variant.bits_per_weight(listing.n_parameters)
+        fits = "yes" if repo_files.fits_memory(variant.size, memory) else "no"
+        file = variant.path + (f" (+{len(variant.parts) - 1})" if len(variant.parts) > 1 else "")
+        label, size = variant.quantization or "?", format_size(variant.size)
+        rows.append((label, size, f"{bits:.1f}" if bits else "", fits if variant.complete else "parts missing", file))
     print_rows(("QUANT", "SIZE", "BITS", "FITS", "FILE"), rows, ("SIZE", "BITS"))
     if chosen:
         label = chosen.quantization or chosen.path
@@ -150,15 +100,10 @@ def files(
 @with_settings(only=("offline",))
 def search(
     flags: Layer,
-    text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Search terms.")],
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Maximum number of repositories.")] = 15,
+    text: Annotated[list[str], Argument(help="Search terms.")],
+    limit: Annotated[int, Option(min=1, max=100, help="Maximum number of repositories.")] = 15,
     as_json: Json = False,
 ) -> None:
-    """Search the Hub for GGUF repositories.
-
-    The most downloaded repositories come first.
-    """
-    from llmcli.cli.models.pull import warn_about_token
     from llmcli.models.hub import api
 
     locations = model_locations(resolve_settings(flags))
@@ -179,13 +124,6 @@ def search(
 
 @with_settings(only=())
 def recommend(flags: Layer, as_json: Json = False) -> None:  # noqa: ARG001 -- the decorator brings the switches
-    """List models that suit this machine.
-
-    The models come from llmcli's own short catalog, best first for the memory and cores of this machine.
-    """
-    from llmcli.inference.sizing import memory_and_cores
-    from llmcli.models import catalog
-
     memory, cores = memory_and_cores()
     entries = catalog.recommend(memory, cores)
     if as_json:
@@ -201,23 +139,7 @@ def recommend(flags: Layer, as_json: Json = False) -> None:  # noqa: ARG001 -- t
     console.note(f"the short name works too: `llmcli pull {entries[0].name}`")
 
 
-def _data(item: InstalledModel) -> dict[str, Any]:
-    return {
-        "name": item.name,
-        "aliases": list(item.aliases),
-        "quantization": item.quantization,
-        "size": item.size,
-        "n_ctx_train": item.summary.n_ctx_train,
-        "used": item.last_used,
-        "source": item.source.name,
-        "repo": item.cached.repo if item.cached else None,
-        "commit": item.cached.commit if item.cached else None,
-        "files": [str(part) for part in item.parts],
-        "sha256": list(item.digests),
-    }
-
-
-def _facts(info: "ModelInfo") -> Sequence[tuple[str, str]]:
+def _facts(info: ModelInfo) -> Sequence[tuple[str, str]]:
     memory, template = info.memory, info.chat_template
     parts = f" in {info.n_files} files" if info.n_files > 1 else ""
     bits = f", {8 * info.size / info.n_parameters:.1f} bits per weight" if info.n_parameters else ""
@@ -247,7 +169,7 @@ def _facts(info: "ModelInfo") -> Sequence[tuple[str, str]]:
     )
 
 
-def _checksum(info: "ModelInfo") -> str:
+def _checksum(info: ModelInfo) -> str:
     if not info.downloaded:
         return f"sha256 {info.sha256} (published)" if info.sha256 else ""
     if info.damaged:
@@ -259,24 +181,13 @@ def _checksum(info: "ModelInfo") -> str:
     return "no published checksum"
 
 
-def _variant_row(variant: Quantization, n_parameters: int | None, memory: int) -> tuple[str, ...]:
-    bits = variant.bits_per_weight(n_parameters)
-    return (
-        variant.quantization or "?",
-        format_size(variant.size),
-        f"{bits:.1f}" if bits else "",
-        ("yes" if fits_memory(variant.size, memory) else "no") if variant.complete else "parts missing",
-        variant.path + (f" (+{len(variant.parts) - 1})" if len(variant.parts) > 1 else ""),
-    )
-
-
 def _listing_data(repo: "Repo", found: list[Quantization], chosen: Quantization | None, memory: int) -> dict[str, Any]:
     models = [
         {
             "quantization": variant.quantization,
             "size": variant.size,
             "bits_per_weight": variant.bits_per_weight(repo.n_parameters),
-            "fits": fits_memory(variant.size, memory),
+            "fits": repo_files.fits_memory(variant.size, memory),
             "complete": variant.complete,
             "chosen": variant is chosen,
             "files": [asdict(part) for part in variant.parts],
@@ -284,4 +195,4 @@ def _listing_data(repo: "Repo", found: list[Quantization], chosen: Quantization 
         for variant in found
     ]
     facts = {"repo": repo.name, "commit": repo.commit, "license": repo.license, "gated": repo.gated}
-    return facts | {"models": models, "projectors": [asdict(file) for file in projectors(repo.files)]}
+    return facts | {"models": models, "projectors": [asdict(file) for file in repo_files.projectors(repo.files)]}

@@ -71,14 +71,14 @@ class HubFile(RemoteFile):
 
 @dataclass(frozen=True)
 class PullPlan(DownloadPlan):
-    """A pull from the Hub: `files` are those of the model and, on request, the projector."""
+    """A pull from the Hub: `files` are those of the model."""
 
     reference: HubReference
     locations: ModelLocations
     repo: Repo
     variant: Quantization
     files: tuple[HubFile, ...]
-    projector: HubFile | None  # available; in `files` only on request
+    projector: RepoFile | None  # of the model, for its facts; not downloaded
 
     def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
         """Download the missing files, verify the others, and record the commit of the reference."""
@@ -86,9 +86,8 @@ class PullPlan(DownloadPlan):
         with writing(locations.hub, self.missing, cache.MOVE_HINT):
             for item in self.files:
                 pull_file(item, name, locations.data_dir, progress_for, notify)
-            projector = self.projector.file if self.projector and self.projector in self.files else None
             record = cache.PulledRevision(
-                name, repo.name, repo.commit, self.variant.parts, projector, repo.license, time.time()
+                name, repo.name, repo.commit, self.variant.parts, None, repo.license, time.time()
             )
             cache.write_ref(locations.hub, repo.name, self.reference.revision or MAIN, repo.commit)
             cache.save_revision(locations.data_dir, record)
@@ -96,9 +95,7 @@ class PullPlan(DownloadPlan):
         return ModelFile(parts[0], parts, stem_of(parts[0]))
 
 
-def plan_pull(
-    reference: HubReference, locations: ModelLocations, memory: int, notify: Notify, projector: bool = False
-) -> PullPlan:
+def plan_pull(reference: HubReference, locations: ModelLocations, memory: int, notify: Notify) -> PullPlan:
     """Ask the Hub, in one request, what `reference` is now. `memory` in bytes guides the selection (0 = unknown).
 
     Raises ModelNotFoundError (no such model, parts are missing, or no sha256 is published), NotAllowedError (it is
@@ -113,9 +110,6 @@ def plan_pull(
     if repo.gated and not token_source():
         raise gated_error(reference.repo)
     files = [HubFile(locations.hub, repo.name, repo.commit, part) for part in variant.parts]
-    mmproj = variant.projector(repo.files)
-    extra = HubFile(locations.hub, repo.name, repo.commit, mmproj) if mmproj else None
-    files += [extra] if extra and projector else []
     for item in files:
         if not item.sha256:
             raise ModelNotFoundError(
@@ -138,7 +132,7 @@ def plan_pull(
         repo=repo,
         variant=variant,
         files=tuple(files),
-        projector=extra,
+        projector=variant.projector(repo.files),
     )
 
 

@@ -72,14 +72,12 @@ class Hub(Source):
             digests = tuple(part.sha256 or recorded.get((model.repo, part.path), "") for part in model.variant.parts)
             yield InstalledModel(name, self, model.parts, model.variant.size, digests, cached=model)
 
-    def plan(
-        self, reference: Reference, locations: ModelLocations, memory: int, notify: Notify, projector: bool = False
-    ) -> DownloadPlan | None:
+    def plan(self, reference: Reference, locations: ModelLocations, memory: int, notify: Notify) -> DownloadPlan | None:
         if not isinstance(reference, HubReference):
             return None
         from llmcli.models.hub.repo_download import plan_pull  # 8 ms that a downloaded model does not need
 
-        return plan_pull(reference, locations, memory, notify, projector)
+        return plan_pull(reference, locations, memory, notify)
 
     def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
         """Plan the removal: the same bytes can be in the cache at several commits, and all of them are this model.

@@ -73,11 +73,9 @@ def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
     raise ModelNotFoundError(f"model '{reference}' not found", _suggestion(str(reference), locations))
 
 
-def plan_download(
-    reference: RemoteReference, locations: ModelLocations, memory: int, notify: Notify, projector: bool = False
-) -> DownloadPlan:
+def plan_download(reference: RemoteReference, locations: ModelLocations, memory: int, notify: Notify) -> DownloadPlan:
     """What a download of the reference will fetch. Raises what `Source.plan` raises."""
-    plans = (source.plan(reference, locations, memory, notify, projector) for source in sources())
+    plans = (source.plan(reference, locations, memory, notify) for source in sources())
     return next(filter(None, plans))
 
 

@@ -101,9 +101,7 @@ class Source:
         """The models that this source has downloaded, with a name that `find` takes."""
         return ()
 
-    def plan(
-        self, reference: Reference, locations: ModelLocations, memory: int, notify: Notify, projector: bool = False
-    ) -> DownloadPlan | None:
+    def plan(self, reference: Reference, locations: ModelLocations, memory: int, notify: Notify) -> DownloadPlan | None:
         """What a download of the reference will fetch. `memory` in bytes guides the selection (0 = unknown).
 
         Raises LlmcliError if the model does not exist, or the server cannot be reached.

@@ -77,9 +77,7 @@ class Url(Source):
             published = notes.read(locations.data_dir, path).get("published", "")
             yield InstalledModel(str(path), self, (path,), path.stat().st_size, (published,))
 
-    def plan(
-        self, reference: Reference, locations: ModelLocations, memory: int, notify: Notify, projector: bool = False
-    ) -> DownloadPlan | None:
+    def plan(self, reference: Reference, locations: ModelLocations, memory: int, notify: Notify) -> DownloadPlan | None:
         if not isinstance(reference, self.reference_type):
             return None
         from llmcli.models.download.http import RetryPolicy  # 8 ms, only for downloads

@@ -80,7 +80,7 @@ def _search(text: str) -> None:
     words = re.findall(r"\w+", text.lower())
     stems = [re.escape(word[:-_ENDING] if len(word) > 2 * _ENDING else word) for word in words]
     texts = {name: " ".join((name, entry.help, *entry.examples)) for name, entry in commands().items()}
-    texts |= {key: f"{key} {fields()[key].param.help}" for key in chat_setting_keys() if key not in texts}
+    texts |= {key: f"{key} {fields()[key].help}" for key in chat_setting_keys() if key not in texts}
     found = [target for word in words for target in registry.SYNONYMS.get(word, ())]
     found += [name for name, whole in texts.items() if all(re.search(rf"\b{stem}", whole.lower()) for stem in stems)]
     if not words or not found:

@@ -131,13 +131,13 @@ def find_command(name: str) -> Command | None:
     key = setting.key
     if key not in chat_setting_keys():
         return None
-    values = [str(choice) for choice in (*setting.param.suggest, *setting.param.choices) if str(choice)]
+    values = [str(choice) for choice in (*setting.suggest, *setting.choices) if str(choice)]
     value = "on" if setting.kind is bool else next(iter(values), "") or setting.format(setting.default) or "VALUE"
     once = f"/set {key} {value}" if key in RELOAD_KEYS else f"/retry {key}={value}"
     return Command(
         usage=f"{key} [VALUE]",
         examples=(f"/{key} {value}", once, f"/reset {key}"),
-        help=setting.param.help,
+        help=setting.help,
         run=lambda chat, argument: commands()["set"].run(chat, f"{key} {argument}"),
     )
 
@@ -217,7 +217,7 @@ def values_of(chat: ChatApp, start: str, key: str) -> Iterator[tuple[str, str]]:
     if field.key == "model":
         yield from matching(((name, "") for name in chat.model_names()), start)
         return
-    choices = ("on", "off") if field.kind is bool else (*field.param.choices, *field.param.suggest)
+    choices = ("on", "off") if field.kind is bool else (*field.choices, *field.suggest)
     note = setting_note(chat, field.key)
     yield from ((str(choice), note) for choice in choices if str(choice).startswith(start))
     if not choices and not start:

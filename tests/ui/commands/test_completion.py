@@ -72,8 +72,7 @@ def test_a_command_with_an_argument_ends_in_a_space(chat: ChatApp) -> None:
 @pytest.mark.parametrize("key", chat_setting_keys())
 def test_a_setting_with_choices_offers_them(chat: ChatApp, key: str) -> None:
     found = list(suggest(chat, f"/set {key} "))
-    param = fields()[key].param
-    if param.choices or param.suggest:
+    if fields()[key].choices or fields()[key].suggest:
         assert found
 
 
