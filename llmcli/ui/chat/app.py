@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmcli.chat.controller import ChatController, PromptFit
-from llmcli.chat.conversation import Attachment, Message, attach, find_mentions
+from llmcli.chat.conversation import Attachment, Message, attach, find_mentions, missing_mentions
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation, Progress
 from llmcli.errors import ContextOverflowError, LlmcliError, TimeLimitError, UsageError
@@ -65,6 +65,12 @@ class ChatApp:
         with to_stderr(not self.live):
             print_line("\n".join(map(wrapped, text.split("\n"))) if self.live else text, style)
 
+    def warn_of_session(self) -> None:
+        """Show what is wrong with the file of the session."""
+        for note in self.session.notes:
+            console.warn(note)
+        self.session.notes.clear()
+
     # Messages
 
     def send(self, text: str) -> None:
@@ -79,10 +85,17 @@ class ChatApp:
         if not path:
             return
         self.session.append(path[-1])
+        self.warn_of_session()
         self.draft, self.pending = "", []
         if files:
             console.note(f"attached: {', '.join(file.name for file in files)}")
+        self.note_missing_files(text)
         self._answer(path)
+
+    def note_missing_files(self, text: str) -> None:
+        """Say which files are mentioned in a message and do not exist."""
+        if missing := missing_mentions(text):
+            console.note(f"not attached, no such file: {', '.join(missing)}")
 
     def replace(self, number: int, text: str) -> None:
         """Replace message `number` (from 1) in a new branch; a question is answered again."""

@@ -48,6 +48,7 @@ def compare(chat: ChatApp, argument: str) -> None:
         raise UsageError("no question to answer", _EXAMPLE_HINT)
     fitting = chat.resolve_overflow(path, draft=draft)
     if fitting is not None:
+        chat.note_missing_files(question)
         _compare(chat, fitting, variants, seed)
 
 
