@@ -109,11 +109,9 @@ class Session:
         if is_first:
             try:
                 self._file = store.create_file(self.name, message.content)
-                if self.name not in ("", self._file.name):
-                    self.notes.append(
-                        f"another chat has the name {self.name!r}: this one is saved as {self._file.name!r}"
-                    )
-                self.name = self._file.name
+                before, self.name = self.name, self._file.name
+                if before not in ("", self.name):
+                    self.notes.append(f"another chat has the name {before!r}: this one is saved as {self.name!r}")
             except DiskError as error:  # the next message tries again
                 self._write_error = self._write_error or error
         self.conversation.add(message)
@@ -354,10 +352,14 @@ class Turn:
 
     def begin(self) -> None:
         """Let the session know of the answer."""
-        settings, origins = self.resolved.settings, self.resolved.origins
-        chosen = [key for key, origin in origins.items() if origin != "default" and key not in _NOT_RECORDED]
-        params = {key: to_datum(fields()[key], getattr(settings, key)) for key in dict.fromkeys([*chosen, "seed"])}
-        self.session.begin_answer(self.parent, model=self.answer.engine.name, params=params)
+        self.session.begin_answer(self.parent, model=self.answer.engine.name, params=self._params())
+
+    def _params(self) -> dict[str, object]:
+        """What the session keeps of the settings; another try has another seed."""
+        settings = replace(self.resolved.settings, seed=self.answer.settings.seed)
+        chosen = [key for key, origin in self.resolved.origins.items() if origin != "default"]
+        kept = dict.fromkeys([*(key for key in chosen if key not in _NOT_RECORDED), "seed"])
+        return {key: to_datum(fields()[key], getattr(settings, key)) for key in kept}
 
     def save(self, reason: str) -> None:
         """Add the answer to the session, unless it has no new text."""
@@ -370,7 +372,12 @@ class Turn:
         timings = answer.timings() if answer.started else {}
         replay = replay_data(answer, self.first, before.id if before else None)
         self.message = self.session.end_answer(
-            answer.text, answer.reasoning, finish_reason=reason, timings=timings, replay=replay
+            answer.text,
+            answer.reasoning,
+            finish_reason=reason,
+            timings=timings,
+            replay=replay,
+            params=self._params(),
         )
 
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from rich.theme import Theme
 
 _DEEPEST = 60  # columns of list and quote marks at the start of a line; each takes some frames of Python's stack
-# LaTeX: \(…\), \[…\], $$…$$, and $…$ that has a sign of LaTeX and no blank inside the dollars, as in pandoc; a price has
-# none of both. Also one of the brackets alone, as at the end of a paragraph.
+# LaTeX: \(…\), \[…\], $$…$$, and $…$ that has a sign of LaTeX, and no blank next to its dollars (as in
+# pandoc, where a price is text). Also a bracket alone, such as the first one of a formula of several paragraphs.
 _MATH = re.compile(
     r"\\\(.{1,1000}?\\\)|\\\[.{1,1000}?\\\]|\\[][()]|\$\$[^$`]{1,1000}\$\$"
     r"|\$(?=[^$`\n]{0,1000}[\\^_{])(?![\s$])[^$`\n]{1,1000}(?<!\s)\$(?!\d)",
