@@ -66,7 +66,7 @@ class Compaction:
         prompt = prompt_without(self.n_skipped)
         if len(prompt.tokens) >= engine.n_ctx:
             message = f"the last message to summarize has {len(prompt.tokens)} tokens, the context has {engine.n_ctx}"
-            raise ContextOverflowError(message, "drop it with --overflow oldest, or use a larger --ctx-size")
+            raise ContextOverflowError(message, "drop it with /overflow oldest, or use a larger /n_ctx")
         self.answer = Answer(engine, Request(prompt, controller.prompt_builder.with_plain_stop(settings)))
 
     def use(self, text: str) -> int:

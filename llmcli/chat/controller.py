@@ -279,12 +279,11 @@ class ChatController:
         last = self.fit_of_last(path, continued)
         if last.n_prompt < last.n_ctx:
             message = f"the conversation has {self.fit(path, continued).n_prompt} tokens, the context has {last.n_ctx}"
-            hint = "make room with /compact, /undo or --overflow oldest, or use a larger --ctx-size"
+            hint = "make room with /compact, /undo or /overflow oldest, or use a larger /n_ctx"
             return ContextOverflowError(message, hint)
-        what = "the question with its answer" if continued else "the last message alone"
-        if system_text(self.settings):
-            what += " and the system prompt"
-        message = f"{what}: {last.n_prompt} tokens, the context has {last.n_ctx}"
+        what = "the question with its answer" if continued else "the last message"
+        what += " and the system prompt have" if system_text(self.settings) else " alone has"
+        message = f"{what} {last.n_prompt} tokens, the context has {last.n_ctx}"
         return ContextOverflowError(message, _shorter_hint([] if continued else path))
 
     # The next answer
@@ -415,7 +414,7 @@ def _last_question(path: Sequence[Message]) -> int | None:
 
 def _shorter_hint(path: Sequence[Message]) -> str:
     """What to do when the end of `path` does not fit alone."""
-    hint = "send a shorter message, or use a larger --ctx-size" if path else "use a larger --ctx-size"
+    hint = "send a shorter message, or use a larger /n_ctx" if path else "use a larger /n_ctx"
     return hint + ("; /file none removes attached files" if path and path[-1].attachments else "")
 
 

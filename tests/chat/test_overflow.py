@@ -179,11 +179,11 @@ def test_a_question_that_is_too_long_alone_changes_nothing(controller: ChatContr
     controller.drop_oldest(ask(controller, *(letter * 40 for letter in "abcdef")))
     before = controller.window_start
     with pytest.raises(
-        ContextOverflowError, match=r"the last message alone.*: \d+ tokens, the context has 256"
+        ContextOverflowError, match=r"the last message and the system prompt have \d+ tokens, the context has 256"
     ) as error:
         controller.drop_oldest(ask(controller, "g" * 300))
     assert error.value.status == 7
-    assert error.value.hint == "send a shorter message, or use a larger --ctx-size"
+    assert error.value.hint == "send a shorter message, or use a larger /n_ctx"
     assert controller.window_start == before
 
 

@@ -47,10 +47,10 @@ def test_a_message_that_never_fits_gets_no_useless_choice(
 ) -> None:
     chat = chat_with(*before, live=True, overflow=policy)
     with pytest.raises(
-        ContextOverflowError, match=f"the last message alone: 5.. tokens, the context has {N_CTX}"
+        ContextOverflowError, match=f"the last message alone has 5.. tokens, the context has {N_CTX}"
     ) as no:
         chat.send("x" * 500)
-    assert no.value.hint == "send a shorter message, or use a larger --ctx-size"
+    assert no.value.hint == "send a shorter message, or use a larger /n_ctx"
     assert offered == []
     assert chat.draft == "x" * 500
     assert len(chat.path()) == 2 * len(before)
@@ -76,7 +76,7 @@ def test_a_summary_is_offered_only_where_it_is_possible(offered: list[list[str]]
 def test_a_refusal_names_older_turns_only_where_there_are_some() -> None:
     with pytest.raises(ContextOverflowError, match="the conversation has") as error:
         chat_with("a" * 300, overflow="error").send("x" * 100)
-    assert error.value.hint == "make room with /compact, /undo or --overflow oldest, or use a larger --ctx-size"
+    assert error.value.hint == "make room with /compact, /undo or /overflow oldest, or use a larger /n_ctx"
 
 
 def test_the_dropped_messages_are_named_and_stay_in_context(capfd: pytest.CaptureFixture[str]) -> None:
