@@ -20,7 +20,8 @@ from llmcli.ui.terminal.console import choose, console, edit, is_terminal, wrapp
 from llmcli.ui.terminal.output import print_line, to_stderr, warn_ineffective, warn_slow, write_trace
 
 if TYPE_CHECKING:
-    from llmcli.chat.controller import BackgroundLoad, CompareSession
+    from llmcli.chat.compare import CompareSession
+    from llmcli.chat.controller import BackgroundLoad
     from llmcli.chat.sessions.session import Turn
     from llmcli.engine.events import Progress
     from llmcli.inference.engine import Engine

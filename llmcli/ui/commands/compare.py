@@ -82,7 +82,7 @@ def _is_setting(name: str, text: str) -> bool:
 
 
 def _compare(chat: ChatApp, path: list[Message], variants: Sequence[Variant], seed: int) -> None:
-    from llmcli.chat.controller import CompareSession
+    from llmcli.chat.compare import CompareSession
     from llmcli.ui import comparison as screen
 
     compare_session = CompareSession(chat.controller, path, variants, seed)
