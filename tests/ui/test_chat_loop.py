@@ -116,6 +116,12 @@ def test_a_continued_answer_in_a_pipe_is_only_its_continuation(capfd: pytest.Cap
     assert capfd.readouterr().out == "Once\n upon\n"
 
 
+def test_a_continued_edited_answer_is_whole_in_a_pipe(capfd: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine(("Once",), (" upon",))
+    assert run_lines(engine, "a story", "/edit 2 Then", "/continue") == 0
+    assert capfd.readouterr().out == "Once\nThen upon\n"
+
+
 def test_a_chat_whose_name_was_taken_is_saved_under_another(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for answer in ("one", "two"):
         chat = ChatApp(controller_with(FakeEngine((answer,)), session=Session("same")))

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -171,7 +172,10 @@ class ChatApp:
             busy_screen.open(turn.resolved.settings.timeout),
             closing(turn.parts()) as parts,  # the text so far is kept before the session is closed
         ):
-            busy_screen.show(parts, begun.content if begun else "")
+            so_far = begun.content if begun else ""
+            # A pipe has the text of an answer already, but not what the user made of it with /edit or /branch N K.
+            is_new = begun is not None and not self.live and begun.finish_reason == "edited"
+            busy_screen.show(chain([("answer", so_far)] if is_new else [], parts), so_far)
             if self.live and turn.message:
                 print_line("")  # between one turn and the next
         if moved := temperature_keys.note():
