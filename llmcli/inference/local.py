@@ -22,6 +22,7 @@ from llmcli.inference.engine import Capabilities, EngineIdentity, TemplateOption
 from llmcli.inference.request import PromptRenderer
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.gguf.kind import ModelKind, kind_of
 from llmcli.models.gguf.parser import read_headers
 from llmcli.models.locations import ModelFile, ModelLocations, is_starter_downloaded, starter_path
 from llmcli.models.lookup import find_model_file
@@ -54,6 +55,14 @@ class ResolvedModel:
         return self.headers[0]
 
     @cached_property
+    def kind(self) -> ModelKind:
+        return kind_of(self.header)
+
+    def kind_error(self) -> ModelInvalidError:
+        """The error for a model of the wrong kind: what it is, and what would help."""
+        return ModelInvalidError(f"{self.file.name} is {self.kind.noun}", self.kind.hint)
+
+    @cached_property
     def layer(self) -> Layer:
         """The model's own sampling defaults (`general.sampling.*`); invalid ones are skipped with a note."""
         values: dict[str, SettingValue] = {}
@@ -77,7 +86,8 @@ def resolve_model(
     llama.cpp may abort on a corrupt one; `checking` is called before with the name and the size of the file, because
     that takes as long as a load.
 
-    Raises ModelNotDownloadedError or ModelNotFoundError, and ModelInvalidError when the file crashes llama.cpp.
+    Raises ModelNotDownloadedError or ModelNotFoundError, and ModelInvalidError when llama.cpp cannot load a model of
+    this kind (an adapter, a projector, an unknown architecture), or the file crashes it.
     """
     target, cache_dir = ResolvedModel(find_model_file(model, locations)), locations.cache_dir
     file, build = target.file, bindings.bindings_version()
@@ -88,8 +98,8 @@ def resolve_model(
     notes.update(locations.data_dir, file.path, used=time.time())
     if file.trusted or notes.is_probed(locations.data_dir, file.parts, build):
         return target
-    if target.header.is_vocab_only:
-        raise ModelInvalidError(f"{file.path.name} contains a vocabulary and no weights", "use another file")
+    if not target.kind.loads:
+        raise target.kind_error()
     if checking:
         checking(file.path.name, sum(header.file_size for header in target.headers))
     probe(file.parts)
@@ -116,6 +126,10 @@ class LocalEngine:
         does not fit in memory; KeyboardInterrupt when the load is cancelled.
         """
         begin = perf_counter()
+        if not target.kind.generates:
+            if loaded:
+                loaded.close()
+            raise target.kind_error()
         self.target, self.shape = target, sizing.shape_of(target.headers)
         target.notes += sizing.check_settings(self.shape, settings)
         self.name, self.notes, self.defaults = target.file.name, target.notes, target.layer

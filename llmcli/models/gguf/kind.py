@@ -102,6 +102,6 @@ def _is_audio(header: GGUFHeader) -> bool:
 
 def _has_own_projector(header: GGUFHeader) -> bool:
     """Whether the projector is inside the file, where Ollama's converter puts it; for llama.cpp it is a second file."""
-    own = tuple(f"{header.architecture}.{part}." for part in ("vision", "audio", "mm"))
-    tensors = (tensor.name.startswith(("v.", "a.", "mm.")) for tensor in header.tensors)
-    return any(key.startswith(own) for key in header.metadata) or any(tensors)
+    if header.tensors:
+        return any(tensor.name.startswith(("v.", "a.", "mm.")) for tensor in header.tensors)
+    return any(key.startswith(f"{header.architecture}.vision.") for key in header.metadata)  # a summary
