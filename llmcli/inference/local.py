@@ -19,6 +19,7 @@ from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
 from llmcli.inference.engine import Capabilities, EngineIdentity, TemplateOptions
+from llmcli.inference.ollama_template import chat_template_of
 from llmcli.inference.request import PromptRenderer
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
@@ -61,6 +62,13 @@ class ResolvedModel:
     def kind_error(self) -> ModelInvalidError:
         """The error for a model of the wrong kind: what it is, and what would help."""
         return ModelInvalidError(f"{self.file.name} is {self.kind.noun}", self.kind.hint)
+
+    @cached_property
+    def chat_template(self) -> str:
+        """The model's own chat template, "" if it has none; a note says that one cannot be used."""
+        template, note = chat_template_of(self.file, self.header)
+        self.notes += [note] if note else []
+        return template
 
     @cached_property
     def layer(self) -> Layer:
@@ -133,7 +141,7 @@ class LocalEngine:
         self.target, self.shape = target, sizing.shape_of(target.headers)
         target.notes += sizing.check_settings(self.shape, settings)
         self.name, self.notes, self.defaults = target.file.name, target.notes, target.layer
-        self.chat_template = target.header.chat_template or ""
+        self.chat_template = target.chat_template
         self.hasher = ModelHasher(target.file, data_dir())
         self.gpu_layers = 0
         if loaded is None:

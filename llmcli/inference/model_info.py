@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.llama import hardware
+from llmcli.inference.ollama_template import chat_template_of
 from llmcli.inference.sizing import MemoryNeed, memory_need, shape_of
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
@@ -79,7 +80,7 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
         pulled, parts = cache.all_revisions(locations.data_dir), item.cached.variant.parts
         license_name = next((one.license for one in pulled if one.files == parts), "")
     return ModelInfo(
-        **_header_facts(headers, item.size, settings),
+        **_header_facts(headers, item.size, settings, chat_template_of(file, headers[0])[0] or None),
         n_parameters=sum(part.n_parameters for part in headers),
         name=item.name,
         downloaded=True,
@@ -100,7 +101,7 @@ def remote_model_info(plan: "PullPlan", settings: Settings) -> ModelInfo:
     header = plan.header()
     first = plan.variant.parts[0]
     return ModelInfo(
-        **_header_facts([header], plan.variant.size, settings),
+        **_header_facts([header], plan.variant.size, settings, header.chat_template),
         n_parameters=header.n_parameters if len(plan.variant.parts) == 1 else plan.repo.n_parameters,
         name=str(plan.reference),
         downloaded=False,
@@ -113,7 +114,7 @@ def remote_model_info(plan: "PullPlan", settings: Settings) -> ModelInfo:
     )
 
 
-def _header_facts(headers: Sequence[GGUFHeader], size: int, settings: Settings) -> dict[str, Any]:
+def _header_facts(headers: Sequence[GGUFHeader], size: int, settings: Settings, template: str | None) -> dict[str, Any]:
     header, shape, kind = headers[0], shape_of(headers), kind_of(headers[0])
     if len(headers) == 1 and header.split_count > 1:
         shape = replace(shape, weights=size)  # the tensors of the other parts were not read
@@ -130,7 +131,7 @@ def _header_facts(headers: Sequence[GGUFHeader], size: int, settings: Settings) 
         "size": size,
         "n_ctx_train": header.n_ctx_train,
         "n_vocab": header.n_vocab,
-        "chat_template": header.chat_template,
+        "chat_template": template,
         "sampling": header.sampling_defaults,
         "memory": ModelMemory(**asdict(need), n_ctx=n_ctx, free=free, fits=fits),
     }

@@ -51,12 +51,16 @@ def model_locations(settings: "Settings") -> ModelLocations:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model on disk. `path` is the first of `parts`; `trusted` is True if llmcli downloaded and verified it."""
+    """A model on disk. `path` is the first of `parts`; `trusted` is True if llmcli downloaded and verified it.
+
+    `ollama_template` is the chat template that Ollama's store has for it, a Go template; "" if there is none.
+    """
 
     path: Path
     parts: tuple[Path, ...]
     name: str
     trusted: bool = False
+    ollama_template: str = ""
 
 
 class ModelNotDownloadedError(ModelNotFoundError):

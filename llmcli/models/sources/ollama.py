@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError
-from llmcli.files import read_error
+from llmcli.files import read_error, read_limited
 from llmcli.models.gguf.header import quote
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.reference import LocalReference, Reference
@@ -90,8 +90,8 @@ class Ollama(Program):
     def find(self, reference: Reference, locations: ModelLocations) -> ModelFile | None:
         if not isinstance(reference, OllamaReference):
             return None
-        found = find_in_stores(reference.text, [*self.folders(), *filter(self.is_store, locations.folders)])
-        return ModelFile(found.path, found.parts, str(reference))
+        store, name, found = _find(reference.text, [*self.folders(), *filter(self.is_store, locations.folders)])
+        return ModelFile(found.path, found.parts, str(reference), ollama_template=_template(store, name))
 
     def search_paths(self) -> list[Path]:
         """$OLLAMA_MODELS or ~/.ollama/models, then the stores of Ollama as a service."""
@@ -117,10 +117,16 @@ SOURCE = Ollama()
 
 
 def find_in_stores(name: str, stores: Sequence[Path]) -> InstalledModel:
-    """The model with this name in Ollama (without `ollama:`); registry.ollama.ai/library and :latest are defaults.
+    """The model with this name in Ollama. Raises as `_find`."""
+    return _find(name, stores)[2]
 
-    Raises ModelNotFoundError (its hint has the nearest names), ModelInvalidError (the manifest is damaged, the file is
-    missing, or it is not a GGUF model) or DiskError.
+
+def _find(name: str, stores: Sequence[Path]) -> tuple[Path, OllamaName, InstalledModel]:
+    """The store, the full name and the model of a name (without `ollama:`).
+
+    registry.ollama.ai/library and :latest are the defaults of its pieces. Raises ModelNotFoundError (its hint has the
+    nearest names), ModelInvalidError (the manifest is damaged, the file is missing, or it is not a GGUF model) or
+    DiskError.
     """
     match = _NAME.fullmatch(name)
     if match is None:
@@ -134,7 +140,7 @@ def find_in_stores(name: str, stores: Sequence[Path]) -> InstalledModel:
     first_error: LlmcliError | None = None
     for store, other in sorted(same, key=lambda pair: pair[1] != requested):  # the exact name first
         try:
-            return _model(store, other)
+            return store, other, _model(store, other)
         except LlmcliError as error:
             first_error = first_error or error
     raise first_error or _not_found(requested, [other for _, other in known], stores)
@@ -168,6 +174,15 @@ def _model(store: Path, name: OllamaName) -> InstalledModel:
     projectors = [_blob(store, name, layer)[0] for layer in layers if layer.kind == "projector"]
     digest = weights[0].digest.removeprefix("sha256:")
     return InstalledModel(f"{_PREFIX}{name}", SOURCE, (path,), size, (digest,), next(iter(projectors), None))
+
+
+def _template(store: Path, name: OllamaName) -> str:
+    """The chat template in the store, a Go template; "" if the model has none, or it cannot be read."""
+    with contextlib.suppress(LlmcliError, OSError, ValueError):
+        for layer in _layers(store, name):
+            if layer.kind == "template":
+                return read_limited(_blob(store, name, layer)[0]).decode()
+    return ""
 
 
 def _layers(store: Path, name: OllamaName) -> list[_Layer]:
