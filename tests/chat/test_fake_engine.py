@@ -12,7 +12,7 @@ import pytest
 from llmcli.chat.controller import BackgroundLoad, ChatController, CompareSession
 from llmcli.chat.replay import Replay, from_output, from_session, replay_settings
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.events import Cancellation, Request, TemperatureShift
+from llmcli.engine.events import Cancellation, Constraint, Request, TemperatureShift
 from llmcli.engine.llama import bindings
 from llmcli.errors import ConstraintError, ExitStatus, UsageError
 from llmcli.inference.answer_json import answer_data
@@ -81,6 +81,15 @@ def test_reasoning_and_the_plain_template_need_no_llama(capfd: pytest.CaptureFix
     chat.session.close()
 
 
+def test_a_session_knows_the_seed_of_the_try_that_matched(capfd: pytest.CaptureFixture[str]) -> None:
+    schema = '{"type": "integer", "not": {"multipleOf": 2}}'
+    _, chat = chat_with(FakeEngine(("2",), ("3",)), "/seed 5", f"/json {schema}", "A number", "/json")
+    assert (chat.path()[-1].content, chat.path()[-1].params["seed"]) == ("3", 6)
+    err = capfd.readouterr().err
+    assert "json_schema: only the finished answer shows whether it matches /not; it is generated again" in err
+    chat.session.close()
+
+
 def test_an_engine_that_fails_ends_the_turn_and_not_the_chat(capfd: pytest.CaptureFixture[str]) -> None:
     engine = FakeEngine(("I ", "see", ConstraintError("no token fits")), ("fine",))
     status, chat = chat_with(engine, "one", "two")
@@ -106,8 +115,8 @@ def test_why_is_refused_by_the_name_of_the_engine(capfd: pytest.CaptureFixture[s
             "fake does not support top_k",
         ),
         (
-            without(grammars=False),
-            lambda prompt: Request(prompt, SETTINGS, 'root ::= "a"'),
+            without(constraints=False),
+            lambda prompt: Request(prompt, SETTINGS, Constraint("grammar", 'root ::= "a"')),
             "fake does not support grammar",
         ),
         (
