@@ -19,7 +19,7 @@ from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
 from llmcli.inference.engine import Capabilities, EngineIdentity, TemplateOptions
-from llmcli.inference.ollama_template import chat_template_of
+from llmcli.inference.ollama_template import chat_template_of, sampling_defaults_of
 from llmcli.inference.request import PromptRenderer
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
@@ -72,11 +72,12 @@ class ResolvedModel:
 
     @cached_property
     def layer(self) -> Layer:
-        """The model's own sampling defaults (`general.sampling.*`); invalid ones are skipped with a note."""
+        """The model's own sampling defaults (`general.sampling.*`, Ollama's); invalid ones are skipped with a note."""
         values: dict[str, SettingValue] = {}
-        for key, raw in self.header.sampling_defaults.items():
+        for key, raw in (self.header.sampling_defaults | sampling_defaults_of(self.file)).items():
             try:
-                values[key] = find_setting(key).parse_data(raw)
+                setting = find_setting(key)
+                values[setting.key] = setting.parse_data(raw)
             except UsageError as error:
                 self.notes.append(f"ignored a sampling default of the model: {error}")
         return Layer("model", values)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.llama import hardware
-from llmcli.inference.ollama_template import chat_template_of
+from llmcli.inference.ollama_template import chat_template_of, sampling_defaults_of
 from llmcli.inference.sizing import MemoryNeed, memory_need, shape_of
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
@@ -70,6 +70,9 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
 
     item = installed_model(file, locations)
     headers = read_headers(file.parts)
+    facts = _header_facts(headers, item.size, settings)
+    facts["chat_template"] = chat_template_of(file, headers[0])[0] or None
+    facts["sampling"] |= sampling_defaults_of(file)
     note = notes.read(locations.data_dir, file.path)
     sha256, hashed = note.get("sha256", ""), note.get("hashed")
     if item.source.name == "starter":  # it was verified when it was downloaded
@@ -80,7 +83,7 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
         pulled, parts = cache.all_revisions(locations.data_dir), item.cached.variant.parts
         license_name = next((one.license for one in pulled if one.files == parts), "")
     return ModelInfo(
-        **_header_facts(headers, item.size, settings, chat_template_of(file, headers[0])[0] or None),
+        **facts,
         n_parameters=sum(part.n_parameters for part in headers),
         name=item.name,
         downloaded=True,
@@ -101,7 +104,7 @@ def remote_model_info(plan: "PullPlan", settings: Settings) -> ModelInfo:
     header = plan.header()
     first = plan.variant.parts[0]
     return ModelInfo(
-        **_header_facts([header], plan.variant.size, settings, header.chat_template),
+        **_header_facts([header], plan.variant.size, settings),
         n_parameters=header.n_parameters if len(plan.variant.parts) == 1 else plan.repo.n_parameters,
         name=str(plan.reference),
         downloaded=False,
@@ -114,7 +117,7 @@ def remote_model_info(plan: "PullPlan", settings: Settings) -> ModelInfo:
     )
 
 
-def _header_facts(headers: Sequence[GGUFHeader], size: int, settings: Settings, template: str | None) -> dict[str, Any]:
+def _header_facts(headers: Sequence[GGUFHeader], size: int, settings: Settings) -> dict[str, Any]:
     header, shape, kind = headers[0], shape_of(headers), kind_of(headers[0])
     if len(headers) == 1 and header.split_count > 1:
         shape = replace(shape, weights=size)  # the tensors of the other parts were not read
@@ -131,7 +134,7 @@ def _header_facts(headers: Sequence[GGUFHeader], size: int, settings: Settings, 
         "size": size,
         "n_ctx_train": header.n_ctx_train,
         "n_vocab": header.n_vocab,
-        "chat_template": template,
+        "chat_template": header.chat_template,
         "sampling": header.sampling_defaults,
         "memory": ModelMemory(**asdict(need), n_ctx=n_ctx, free=free, fits=fits),
     }

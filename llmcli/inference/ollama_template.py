@@ -7,11 +7,15 @@ import ast
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 from llmcli.errors import ModelInvalidError
 from llmcli.models.gguf.header import GGUFHeader, quote
 from llmcli.models.locations import ModelFile
 
+# Of a Modelfile; the context and the seed are of the machine and of the user.
+_PARAMETERS = ["temperature", "top_k", "top_p", "min_p", "typical_p", "tfs_z", "num_predict", "stop", "repeat_penalty"]
+_PARAMETERS += ["repeat_last_n", "presence_penalty", "frequency_penalty", "mirostat", "mirostat_eta", "mirostat_tau"]
 _MAX_SOURCE = 1 << 16  # characters; the longest of Ollama's library has 8,000
 _MAX_DEPTH = 40  # blocks in blocks, or parentheses in parentheses
 _TOKEN = re.compile(
@@ -67,6 +71,15 @@ def chat_template_of(file: ModelFile, header: GGUFHeader) -> tuple[str, str]:
         return to_jinja(file.ollama_template), ""
     except ModelInvalidError as error:
         return own, f"{error}; {'that of the model file is used' if own else error.hint}"
+
+
+def sampling_defaults_of(file: ModelFile) -> dict[str, object]:
+    """The settings that Ollama has for a model, as far as they are about sampling; the caller must check the values."""
+    with suppress(ValueError, RecursionError):
+        parameters = json.loads(file.ollama_parameters or "{}")
+        if isinstance(parameters, dict):
+            return {key: value for key, value in parameters.items() if key in _PARAMETERS}
+    return {}
 
 
 def to_jinja(source: str) -> str:

@@ -53,7 +53,8 @@ def model_locations(settings: "Settings") -> ModelLocations:
 class ModelFile:
     """A model on disk. `path` is the first of `parts`; `trusted` is True if llmcli downloaded and verified it.
 
-    `ollama_template` is the chat template that Ollama's store has for it, a Go template; "" if there is none.
+    `ollama_template` is the chat template that Ollama's store has for it, a Go template, and `ollama_parameters` are
+    its settings there, a JSON object; "" if there is none.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class ModelFile:
     name: str
     trusted: bool = False
     ollama_template: str = ""
+    ollama_parameters: str = ""
 
 
 class ModelNotDownloadedError(ModelNotFoundError):

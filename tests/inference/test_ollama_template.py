@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import LlmcliError, ModelInvalidError
+from llmcli.inference.local import ResolvedModel
 from llmcli.inference.ollama_template import chat_template_of, is_trivial, to_jinja
 from llmcli.inference.template import ChatTemplate
 from llmcli.models.gguf.parser import read_header
 from llmcli.models.locations import ModelFile
+from llmcli.params.policies.policy import Fixed
+from llmcli.params.settings import resolve
 from tests.models.gguf_writer import MODEL, write_gguf
 
 USER, MORE = {"role": "user", "content": "hi"}, {"role": "user", "content": "more"}
@@ -193,3 +196,21 @@ def test_template_in_the_store_comes_before_that_of_the_file(tmp_path: Path, own
     assert template == own
     assert note.startswith("the template of Ollama is not supported: ")
     assert ("that of the model file is used" in note) == bool(own)
+
+
+def test_settings_of_ollama_are_defaults_of_the_model(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", MODEL | {"general.sampling.temp": 0.5, "general.sampling.top_k": 7})
+    parameters = '{"stop": ["<end>", "User:"], "temperature": 0.1, "num_predict": 9, "num_ctx": 64, "top_p": 7, "x": 1}'
+    target = ResolvedModel(ModelFile(path, (path,), "m", trusted=True, ollama_parameters=parameters))
+    settings = resolve([target.layer]).settings
+    assert (settings.stop, settings.temperature, settings.top_k) == (("<end>", "User:"), Fixed(0.1), 7)
+    assert (settings.max_tokens, settings.n_ctx, settings.top_p) == (9, 0, 0.95)
+    assert len(target.notes) == 1
+    assert "top_p" in target.notes[0]
+
+
+@pytest.mark.parametrize("parameters", ["", "{", "[1]", "null", "[" * 100_000])
+def test_damaged_settings_of_ollama_change_nothing(tmp_path: Path, parameters: str) -> None:
+    path = write_gguf(tmp_path / "m.gguf")
+    target = ResolvedModel(ModelFile(path, (path,), "m", trusted=True, ollama_parameters=parameters))
+    assert (target.layer.values, target.notes) == ({}, [])

@@ -91,7 +91,8 @@ class Ollama(Program):
         if not isinstance(reference, OllamaReference):
             return None
         store, name, found = _find(reference.text, [*self.folders(), *filter(self.is_store, locations.folders)])
-        return ModelFile(found.path, found.parts, str(reference), ollama_template=_template(store, name))
+        template, parameters = (_text(store, name, kind) for kind in ("template", "params"))
+        return ModelFile(found.path, found.parts, str(reference), False, template, parameters)
 
     def search_paths(self) -> list[Path]:
         """$OLLAMA_MODELS or ~/.ollama/models, then the stores of Ollama as a service."""
@@ -176,11 +177,11 @@ def _model(store: Path, name: OllamaName) -> InstalledModel:
     return InstalledModel(f"{_PREFIX}{name}", SOURCE, (path,), size, (digest,), next(iter(projectors), None))
 
 
-def _template(store: Path, name: OllamaName) -> str:
-    """The chat template in the store, a Go template; "" if the model has none, or it cannot be read."""
+def _text(store: Path, name: OllamaName, kind: str) -> str:
+    """The text of the layer of this kind; "" if the model has none, or it cannot be read."""
     with contextlib.suppress(LlmcliError, OSError, ValueError):
         for layer in _layers(store, name):
-            if layer.kind == "template":
+            if layer.kind == kind:
                 return read_limited(_blob(store, name, layer)[0]).decode()
     return ""
 
