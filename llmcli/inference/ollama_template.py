@@ -192,7 +192,7 @@ class _Translator:
                 if name in _CONSTANTS:
                     name, operands = "", [_CONSTANTS[name]]
             if value is not None and not name:
-                raise _error("after a | there is no function")
+                raise _error("a function is missing after |")
             own: list[str] = []
             while at < len(tokens) and tokens[at] not in (("mark", "|"), ("mark", ")")):
                 at, operand = self._operand(tokens, at, dot, depth)

@@ -152,7 +152,7 @@ def test_each_part_of_a_go_template_means_the_same(source: str, text: str) -> No
         ("{{ ( .Prompt }}", "a parenthesis is not closed"),
         ("{{ .Prompt ) }}", "')' is not expected"),
         ("{{ .Prompt .System }}", "has no value, or several"),
-        ("{{ .Prompt | }}", "there is no function"),
+        ("{{ .Prompt | }}", "a function is missing after |"),
         ("{{ if }}{{ end }}", "has no value"),
         ("{{ range .Messages }}" * 50, "nested too deeply"),
         ("{{ " + "(" * 50 + ".Prompt" + ")" * 50 + " }}", "nested too deeply"),
