@@ -19,7 +19,6 @@ from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
 from llmcli.inference.engine import Capabilities, EngineIdentity, TemplateOptions
-from llmcli.inference.ollama_template import chat_template_of, sampling_defaults_of
 from llmcli.inference.request import PromptRenderer
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
@@ -66,6 +65,10 @@ class ResolvedModel:
     @cached_property
     def chat_template(self) -> str:
         """The model's own chat template, "" if it has none; a note says that one cannot be used."""
+        if not self.file.ollama_template:
+            return self.header.chat_template or ""
+        from llmcli.inference.ollama_template import chat_template_of  # few models need it
+
         template, note = chat_template_of(self.file, self.header)
         self.notes += [note] if note else []
         return template
@@ -74,7 +77,12 @@ class ResolvedModel:
     def layer(self) -> Layer:
         """The model's own sampling defaults (`general.sampling.*`, Ollama's); invalid ones are skipped with a note."""
         values: dict[str, SettingValue] = {}
-        for key, raw in (self.header.sampling_defaults | sampling_defaults_of(self.file)).items():
+        found: dict[str, object] = {**self.header.sampling_defaults}
+        if self.file.ollama_parameters:
+            from llmcli.inference.ollama_template import sampling_defaults_of
+
+            found |= sampling_defaults_of(self.file)
+        for key, raw in found.items():
             try:
                 setting = find_setting(key)
                 values[setting.key] = setting.parse_data(raw)
@@ -88,12 +96,13 @@ def resolve_model(
     locations: ModelLocations,
     fetch: Progress | None = None,
     checking: Callable[[str, int], None] | None = None,
+    for_text: bool = False,
 ) -> ResolvedModel:
     """Find the model of a reference, download it if it is the starter, and check its file, without other requests.
 
-    `fetch` gets the bytes that are downloaded, and all. A new file is first loaded in a child process, because
-    llama.cpp may abort on a corrupt one; `checking` is called before with the name and the size of the file, because
-    that takes as long as a load.
+    With `for_text`, a model that does not generate text is refused before it is loaded. `fetch` gets the bytes that
+    are downloaded, and all. A new file is first loaded in a child process, because llama.cpp may abort on a corrupt
+    one; `checking` is called before with the name and the size of the file, because that takes as long as a load.
 
     Raises ModelNotDownloadedError or ModelNotFoundError, and ModelInvalidError when llama.cpp cannot load a model of
     this kind (an adapter, a projector, an unknown architecture), or the file crashes it.
@@ -105,6 +114,8 @@ def resolve_model(
 
         ensure_starter(cache_dir, fetch, locations.offline)
     notes.update(locations.data_dir, file.path, used=time.time())
+    if for_text and not file.trusted and not target.kind.generates:
+        raise target.kind_error()
     if file.trusted or notes.is_probed(locations.data_dir, file.parts, build):
         return target
     if not target.kind.loads:

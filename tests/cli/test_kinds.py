@@ -85,6 +85,15 @@ def test_generate_with_pull_does_not_download_an_adapter(place: Place) -> None:
     assert is_empty(place)
 
 
+def test_pull_of_a_url_refuses_an_adapter_before_its_download(place: Place, tmp_path: Path) -> None:
+    place.hub.other_serves = write_gguf(tmp_path / "a.gguf", ADAPTER, extra=WEIGHTS)
+    ran = place.run("pull", f"{place.hub.other}/a.gguf")
+    assert (ran.status, ran.stdout) == (8, b"")
+    assert "a.gguf is an adapter (LoRA)" in ran.stderr
+    assert sum(request.sent for request in place.hub.requests("other")) <= (1 << 20) + 1
+    assert not [*place.home.rglob("*.gguf"), *place.home.rglob("*.incomplete")]
+
+
 @pytest.mark.terminal
 @pytest.mark.parametrize(("keys", "status"), [("y\r", 0), ("\r", 1), ("\x04", 1)])
 def test_pull_asks_before_it_downloads_an_embedding_model(place: Place, keys: str, status: int) -> None:

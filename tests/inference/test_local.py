@@ -84,6 +84,14 @@ def test_a_vocabulary_without_weights_is_refused(tmp_path: Path, probed: list[Se
     assert probed == []
 
 
+def test_embedding_model_is_refused_before_it_is_loaded(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
+    path = write_gguf(tmp_path / "embed.gguf", {"general.architecture": "bert", "bert.block_count": 1})
+    with pytest.raises(ModelInvalidError, match="embed is an embedding model"):
+        resolve_model(str(path), model_locations(Settings()), for_text=True)
+    assert probed == []
+    assert resolved(str(path)).kind.name == "embedding"  # for its vocabulary
+
+
 def test_a_file_that_is_not_a_model_is_refused_before_the_probe(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
     path = tmp_path / "page.gguf"
     path.write_text("<!DOCTYPE html><html></html>")

@@ -15,13 +15,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, UsageError
 from llmcli.files import read_error, read_limited
 from llmcli.models.gguf.header import quote
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.reference import LocalReference, Reference
 from llmcli.models.sources.folder import MAX_ENTRIES, Program, home_folder, list_names
-from llmcli.models.sources.source import InstalledModel
+from llmcli.models.sources.source import InstalledModel, RemovalPlan
 from llmcli.text import nearest
 
 HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
@@ -79,7 +79,7 @@ class Ollama(Program):
     """Ollama's stores: its own, and those that the user imported."""
 
     name = "ollama"
-    owner, removal_hint = "Ollama", "remove it with `ollama rm`"
+    owner = "Ollama"
     has_names = True
 
     def parse(self, text: str) -> Reference | None:
@@ -104,6 +104,9 @@ class Ollama(Program):
 
     def is_store(self, folder: Path) -> bool:
         return os.path.isdir(folder / "manifests") and os.path.isdir(folder / "blobs")
+
+    def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
+        raise UsageError(f"{item.name} belongs to Ollama", f"run `ollama rm {item.name.removeprefix(_PREFIX)}`")
 
     def models_in(self, folder: Path) -> list[InstalledModel]:
         """The usable models of a store, sorted by name. Never raises: `find` gives the errors of the others."""
