@@ -35,7 +35,7 @@ def pull(
             autocompletion=complete_remote,
         ),
     ],
-    yes: Annotated[bool, Option("--yes", "-y", help="Download a model that does not generate text too.")] = False,
+    yes: Annotated[bool, Option("--yes", "-y", help="Download a model of any kind, without a question.")] = False,
 ) -> int:
     settings = resolve_settings(flags)
     locations = model_locations(settings)
@@ -54,11 +54,11 @@ def pull(
             print_line(str(file.path))
             return ExitStatus.OK
     plan = plan_reference(remote, locations)
-    kind, problem = inspect(plan)
+    kind, problem = ("", None) if yes else inspect(plan)
     console.note(describe(plan, kind))
     if plan.update:
         console.note(plan.update)
-    if problem and not yes:
+    if problem:
         if not can_ask():
             raise ModelInvalidError(str(problem), f"{problem.hint}; to download this one too, add --yes")
         console.warn(str(problem), problem.hint)
