@@ -24,7 +24,7 @@ from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import HubReference
 from llmcli.models.sources.registry import parse_remote
 from llmcli.params.settings import Layer
-from llmcli.text import format_age, format_count, format_size, plural
+from llmcli.text import ellipsize, format_age, format_count, format_size, plural
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_facts, print_json, print_line, print_rows
 
@@ -97,9 +97,9 @@ def files(
         label = chosen.quantization or chosen.path
         console.note(f"`llmcli pull {listing.name}` downloads {label}: {reason}")
     if header and (kind := kind_of(header)).generates:
-        console.note(f"{kind.name} model, architecture {header.architecture}")
+        console.note(f"{kind.name} model, architecture {ellipsize(header.architecture)}")
     elif header:
-        console.warn(f"this is {kind.noun} (architecture {header.architecture})", kind.hint)
+        console.warn(f"this is {kind.noun} (architecture {ellipsize(header.architecture)})", kind.hint)
     if listing.gated:
         console.note(f"{listing.name} is gated; accept its terms at {repo_url(listing.name)} first")
 
