@@ -1,8 +1,8 @@
 """The interface between who asks for an `Answer` and the `Engine` that generates it, in this process or elsewhere."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from llmcli.engine.answer_text import REASONING_TAGS as REASONING_TAGS
@@ -38,7 +38,8 @@ class TemplateOptions:
     origin: str = "the chat template"  # its name in errors
     is_given: bool = False  # by the user, who can correct it
     prefill: str = ""  # the beginning of the answer
-    thinking: bool = True  # whether the model may reason first, where its template lets one choose
+    # Further variables of the template, such as whether the model reasons first.
+    arguments: Mapping[str, object] = field(default_factory=dict)
     time: float | None = None  # the time for the template (seconds since 1970); None = now
 
 
@@ -127,7 +128,7 @@ class Engine(Protocol):
 def check_request(engine: Engine, request: Request) -> None:
     """Refuse what an engine cannot do, with a UsageError that names the engine and the setting."""
     capabilities, settings, ignored = engine.capabilities, request.settings, engine.capabilities.ignored_settings
-    changed = [key for key, field in fields().items() if key in ignored and getattr(settings, key) != field.default]
+    changed = [key for key, one in fields().items() if key in ignored and getattr(settings, key) != one.default]
     if request.constraint is not None and not capabilities.constraints:
         changed.append(request.constraint.kind)
     if settings.logprobs and not capabilities.logprobs:

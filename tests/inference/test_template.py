@@ -8,7 +8,9 @@ from llmcli.errors import LlmcliError, ModelInvalidError
 from llmcli.inference.template import ChatTemplate
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
-USER = [{"role": "user", "content": "Hi <b> & 'c'"}]
+QUESTION = "Hi <b> & 'c'"
+USER = [{"role": "user", "content": QUESTION}]
+ECHO = "{{ messages[-1].content }}"
 SYSTEM = [{"role": "system", "content": "Be brief."}, *USER]
 TURNS = [*SYSTEM, {"role": "assistant", "content": "Hello!"}, {"role": "user", "content": "More"}]
 
@@ -88,8 +90,8 @@ QWEN3 = """{%- set ns = namespace(last=messages|length - 1, open=true) %}
 {%- endif %}"""
 
 
-def render(source: str, messages: list[dict[str, str]], **options: bool) -> str:
-    return ChatTemplate(source, SPECIAL, "the template").render(messages, **options)
+def render(source: str, messages: list[dict[str, str]], **arguments: object) -> str:
+    return ChatTemplate(source, SPECIAL, "the template").render(messages, arguments)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_published_shapes_render_as_written_by_hand(source: str, messages: list[
 
 
 def test_a_variable_of_the_template_switches_reasoning_off() -> None:
-    assert render(QWEN3, USER, thinking=False) == render(QWEN3, USER) + "<think>\n\n</think>\n\n"
+    assert render(QWEN3, USER, enable_thinking=False) == render(QWEN3, USER) + "<think>\n\n</think>\n\n"
 
 
 @pytest.mark.parametrize(
@@ -187,15 +189,15 @@ def test_a_variable_of_the_template_switches_reasoning_off() -> None:
     ],
 )  # fmt: skip
 def test_functions_of_templates_work_as_in_jinja(source: str, expected: str) -> None:
-    assert render(source, USER) == expected
+    assert render(source + ECHO, USER) == expected + QUESTION
 
 
 def test_the_template_gets_the_current_date() -> None:
-    assert render("{{ strftime_now('%Y') }}", USER) in {str(datetime.now().year), str(datetime.now().year - 1)}
+    assert render("{{ strftime_now('%Y') }}", []) in {str(datetime.now().year), str(datetime.now().year - 1)}
 
 
 def test_block_lines_leave_no_blank_lines() -> None:
-    assert render("a\n  {% if true %}\nb\n  {% endif %}\nc\n", USER) == "a\nb\nc"
+    assert render("a\n  {% if true %}\nb\n  {% endif %}\nc\n", []) == "a\nb\nc"
 
 
 @pytest.mark.parametrize(
@@ -256,10 +258,10 @@ def test_the_messages_given_are_not_changed() -> None:
 
 
 def test_a_template_renders_again_after_it_failed() -> None:
-    template = ChatTemplate("{{ 'a' * messages[0].content | int }}", {}, "the template")
+    template = ChatTemplate("{{ 'a' * messages[0].content | int }}" + ECHO, {}, "the template")
     with pytest.raises(LlmcliError):
         template.render([{"role": "user", "content": "1000000000"}])
-    assert template.render([{"role": "user", "content": "3"}]) == "aaa"
+    assert template.render([{"role": "user", "content": "3"}]) == "aaa3"
 
 
 def test_a_long_conversation_has_room() -> None:
