@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llmcli.engine.token_inspection import TokenInspector as TokenInspector
 
 Part = tuple[str, str]  # ("answer" or "think", text)
+REASONING_HINT = "end the reasoning with --think-budget, or use a larger --ctx-size"
 _NO_TOKEN = TokenTrace(0, None, "", None, None, None, None, None, (), "", 0, 0.0)  # of text that belongs to no token
 
 
@@ -262,14 +263,22 @@ class Answer:
         self.traces.append(trace)
         self.on_token(trace)
 
+    def reasoning_only(self) -> str:
+        """That there is reasoning and no answer, though neither the user nor the time limit ended it; else empty."""
+        if not self.reasoning or self.text.strip() or self.finish_reason not in ("stop", "length"):
+            return ""
+        n_tokens = self.record.timings.predicted_n
+        if self.finish_reason == "length":
+            return f"the reasoning took all {n_tokens} tokens: the answer did not begin"
+        return f"the model stopped after {n_tokens} tokens of reasoning: the answer did not begin"
+
     def constraint_failure(self) -> ConstraintError | None:
         """Why the answer, which has ended, does not match its constraint; None if it does, or has none."""
         constraint = self.request.constraint
         if not constraint or (self.record.is_complete and not self.problem):
             return None
-        if self.finish_reason == "length" and self.reasoning and not self.text:
-            reason = f"the reasoning took all {self.record.timings.predicted_n} tokens: the answer did not begin"
-            return ConstraintError(reason, "end the reasoning with --think-budget, or use a larger --ctx-size")
+        if reason := self.reasoning_only():
+            return ConstraintError(reason, REASONING_HINT)
         if not self.record.is_complete or self.finish_reason == "length":
             hint = "raise --max-tokens" if self.finish_reason == "length" else "a stop string ended it: remove --stop"
             return ConstraintError("the answer ended before it matched the constraint", hint)

@@ -177,8 +177,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return self._percent(left, right)
         if operator == "*":
             self._spend(max(_repeated(left, right), _repeated(right, left)))
-        is_power = operator == "**" and isinstance(left, int) and isinstance(right, (int, float))
-        if is_power and left.bit_length() * abs(right) > 64:
+        number: Any = right
+        if operator == "**" and isinstance(left, int) and left.bit_length() * abs(number) > 64:
             raise SecurityError("it computes a number that is too large")
         return self._weigh(super().call_binop(context, operator, left, right))
 

@@ -10,6 +10,12 @@ from tests.inference.fake_vocab import FakeVocab
 PAIRS = [(opener, closer) for opener, closer in MODEL_TAGS if closer]
 
 
+def test_reasoning_that_plain_words_open_is_begun_by_the_prompt_only() -> None:
+    text = "Here are my reasoning steps:\nhm\n[BEGIN FINAL RESPONSE]\nYes"
+    assert split(text) == ("", text)
+    assert split("hm\n[BEGIN FINAL RESPONSE]\nYes", prompt="Here are my reasoning steps:\n") == ("hm", "Yes")
+
+
 def split(*pieces: str, prompt: str = "") -> tuple[str, str]:
     """The reasoning and the answer of streamed pieces."""
     splitter = ReasoningSplitter(prompt)
