@@ -156,7 +156,7 @@ def _report(answer: "Answer", heat: Measure | None, stats: bool) -> int:
             always=stats,
         )
     status = exit_status([answer])
-    if reason == "length" and 0 < settings.max_tokens <= t["predicted_n"]:
+    if reason == "length" and 0 < settings.max_tokens <= t["predicted_n"] and not answer.fills_context:
         console.note(f"cut off: max_tokens is {settings.max_tokens}; raise it with -n")
     elif reason == "length" and settings.max_tokens:
         size = f" of {answer.record.n_ctx} tokens" if answer.record.n_ctx else ""

@@ -263,6 +263,11 @@ class Answer:
         self.traces.append(trace)
         self.on_token(trace)
 
+    @property
+    def fills_context(self) -> bool:
+        """Whether the prompt and the answer fill the context; `max_tokens` counts without the reasoning."""
+        return 0 < self.record.n_ctx <= len(self.record.tokens)
+
     def reasoning_only(self) -> str:
         """That there is reasoning and no answer, though neither the user nor the time limit ended it; else empty."""
         if not self.reasoning or self.text.strip() or self.finish_reason not in ("stop", "length"):

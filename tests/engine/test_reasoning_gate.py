@@ -175,9 +175,11 @@ def test_reasoning_without_an_answer_is_told(local: LocalEngine, settings: Setti
     assert (answer.text, answer.finish_reason) == ("", "length")
     n_tokens = len(answer.tokens)
     assert answer.reasoning_only() == f"the reasoning took all {n_tokens} tokens: the answer did not begin"
+    assert answer.fills_context
     answer = answer_of(local, settings, temperature=Fixed(0.0), ignore_eos=True, think_budget=5)
     assert answer.text
     assert answer.reasoning_only() == ""
+    assert not answer.fills_context
 
 
 def test_an_answer_that_did_not_begin_is_no_success(local: LocalEngine, settings: Settings) -> None:

@@ -177,7 +177,7 @@ class ChatApp:
             self.note_timeout(settings.timeout, on)
         elif reason == "length":
             limit = settings.max_tokens
-            reached = 0 <= limit <= turn.answer.timings()["predicted_n"]
+            reached = 0 <= limit <= turn.answer.timings()["predicted_n"] and not turn.answer.fills_context
             why = f"max_tokens is {limit}" if reached else "the context is full; /compact or /undo makes room"
             console.note(f"cut off: {why}" + (on if reached else ""))
         if failure := turn.answer.constraint_failure():
