@@ -4,6 +4,7 @@ from datetime import datetime
 
 import pytest
 
+from llmcli.engine.answer_text import ReasoningSplitter
 from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.inference.template import ChatTemplate
 
@@ -207,6 +208,55 @@ def test_the_template_gets_the_current_date() -> None:
 
 def test_block_lines_leave_no_blank_lines() -> None:
     assert render("a\n  {% if true %}\nb\n  {% endif %}\nc\n", []) == "a\nb\nc"
+
+
+# How model families open the reasoning, written anew: the end of the prompt with reasoning and without.
+FAMILIES = {
+    "GLM 4.7": (
+        "<|assistant|>{{- '</think>' if (enable_thinking is defined and not enable_thinking) else '<think>' -}}",
+        ("<|assistant|><think>", "<|assistant|></think>"),
+    ),
+    "Qwen 3.5": (
+        "assistant\n{% if enable_thinking is defined and enable_thinking is false %}"
+        "{{- '<think>\\n\\n</think>\\n\\n' }}"
+        "{% else %}{{- '<think>\\n' }}{% endif %}",
+        ("assistant\n<think>\n", "assistant\n<think>\n\n</think>\n\n"),
+    ),
+    "Qwen 3": (
+        "assistant\n{{ '<think></think>' if not enable_thinking | default(true) }}",
+        ("assistant\n", "</think>"),
+    ),
+    "DeepSeek V3.1": (
+        "{% if not thinking is defined %}{% set thinking = false %}{% endif %}"
+        "<｜Assistant｜>{{ '<think>' if thinking else '</think>' }}",
+        ("<｜Assistant｜><think>", "<｜Assistant｜></think>"),
+    ),
+    "Gemma 4": (
+        "<|turn>model\n{{ '<|channel>thought\\n<channel|>' if not enable_thinking | default(false) }}",
+        ("<|turn>model\n", "<|channel>thought\n<channel|>"),
+    ),
+    "Granite 3.3": ("{{ 'Write your thoughts.' if thinking }}<|role|>", ("Write your thoughts.<|role|>", "Hi<|role|>")),
+    "MiniMax M2": ("{{ ']~b]ai' ~ '\\n' ~ '<think>' ~ '\\n' }}", ("]~b]ai\n<think>\n",) * 2),
+    "Nemotron": (
+        "{% set on = enable_thinking if enable_thinking is defined else true %}"
+        "a{{ '<think>\\n' if on else '<think></think>' }}",
+        ("a<think>\n", "a<think></think>"),
+    ),
+    "Hy3": ("a<think:opensource>{{ '</think:opensource>' if not thinking }}", (":opensource>", "</think:opensource>")),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reasoning_begins_where_a_family_begins_it(family: str) -> None:
+    source, ends = FAMILIES[family]
+    for thinks, end in zip((True, False), ends, strict=True):
+        text = render(f"{{{{ messages[0].content }}}}{source}", [{"role": "user", "content": "Hi"}], **switch(thinks))
+        assert text.endswith(end)
+        assert ReasoningSplitter(text).thinking == text.rstrip().endswith(("<think>", "<think:opensource>"))
+
+
+def switch(thinks: bool) -> dict[str, bool]:
+    return {"enable_thinking": thinks, "thinking": thinks}
 
 
 # SmolVLM and Idefics iterate over a content; others take its first part.
