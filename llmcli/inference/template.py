@@ -81,13 +81,12 @@ class ChatTemplate:
 
     def _describe(self, error: Exception) -> str:
         """The error in one line; with the line of the template, if that has several."""
-        line, trace = getattr(error, "lineno", None) if isinstance(error, TemplateSyntaxError) else None, None
-        text = (error.message or "") if isinstance(error, TemplateSyntaxError) else str(error)
-        if line is None:
-            trace = error.__traceback__
+        line, text, trace = None, str(error), error.__traceback__
         while trace:  # Jinja writes the lines of the template into it
             line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == "<template>" else line
             trace = trace.tb_next
+        if isinstance(error, TemplateSyntaxError):
+            line, text = error.lineno, error.message or ""
         place = f"line {line}: " if line and "\n" in self.source.strip() else ""
         return place + " ".join((text or type(error).__name__).split())[:160]
 

@@ -314,6 +314,11 @@ def test_templates_of_llama_cpp_write_every_message(name: str) -> None:
     assert text.index("Be brief.") < text.index(QUESTION) < text.index("Hello!") < text.index("More")
 
 
+def test_a_text_with_nul_stays_whole_in_a_template_of_llama_cpp() -> None:
+    text = render("chatml", [{"role": "user", "content": "a\0b ü " * 1000}])
+    assert text == "<|im_start|>user\n" + "a\ufffdb ü " * 1000 + "<|im_end|>\n<|im_start|>assistant\n"
+
+
 def test_an_error_has_the_line_of_the_template() -> None:
     with pytest.raises(ModelInvalidError, match=r"^the template is not valid Jinja: line 3: expected token"):
         render("a\n{# b #}\n{{ a b }}\n", USER)

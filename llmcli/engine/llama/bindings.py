@@ -171,10 +171,11 @@ def chat_template_names() -> tuple[str, ...]:
 def apply_chat_template(name: str, messages: Sequence[Mapping[str, object]]) -> str:
     """The prompt for `messages` of {"role", "content"} under a template that llama.cpp has built in.
 
-    A text ends at its first NUL. Raises LlmcliError when llama.cpp does not know the name.
+    A NUL, at which texts of C end, becomes U+FFFD. Raises LlmcliError when llama.cpp does not know the name.
     """
     api = load()
-    texts = [tuple(str(message[key]).encode("utf-8", "replace") for key in ("role", "content")) for message in messages]
+    given = [[str(message[key]).replace("\0", "\ufffd") for key in ("role", "content")] for message in messages]
+    texts = [[text.encode("utf-8", "replace") for text in one] for one in given]
     chat = (api.llama_chat_message * len(texts))(
         *(api.llama_chat_message(role=one[0], content=one[1]) for one in texts)
     )
