@@ -48,7 +48,7 @@ def template_args_from_data(value: object) -> tuple[str, ...]:
         if not key.isidentifier() or iskeyword(key):
             raise ValueError(_ARG_SHAPE)
         if key in _NOT_ARGS:
-            raise InvalidValueError(f"a variable that is the user's: the template gets {key} from llmcli")
+            raise InvalidValueError("a variable of your own", f"the template gets {key} from llmcli")
     return tuple(f"{key}={json.dumps(one, ensure_ascii=False)}" for key, one in value.items())
 
 
@@ -58,9 +58,12 @@ def _template_json(text: str, key: str = "KEY") -> object:
 
     try:
         return json.loads(text, parse_constant=no_number)
-    except (json.JSONDecodeError, RecursionError):
+    except InvalidValueError:
+        raise
+    except (ValueError, RecursionError):  # also a number with thousands of digits
+        pair = f'{key.strip()}="{text.strip()}"'
         is_word = text.strip().replace("-", "_").isidentifier()
-        hint = f"a text needs its quotes, also in a shell: '{key.strip()}=\"{text.strip()}\"'" if is_word else ""
+        hint = f"a text has quotes: {pair}; in a shell '{pair}'" if is_word else ""
         raise InvalidValueError(_ARG_SHAPE, hint=hint) from None
 
 
