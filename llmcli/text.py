@@ -50,6 +50,11 @@ def xml_text(text: str) -> str:
     return escape(sanitize(text).replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd"))
 
 
+def without_line_feed(text: str) -> str:
+    """`text` without one line feed at its end, which `echo` and editors add."""
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
+
+
 def ellipsize(text: str, length: int = 40) -> str:
     """At most `length` characters; a cut text ends with an ellipsis."""
     line = " ".join(text.split())

@@ -10,7 +10,7 @@ from typer import Option
 
 from llmcli.cli.generate import NoStdin, PromptArgument, command_layers, exit_status, warn_plain_template
 from llmcli.cli.options import CHAT_ONLY, with_settings
-from llmcli.cli.stdin import read_prompt, reads_stdin
+from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
 from llmcli.config.presets import LayerStack
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.sampler_chain import check_chain
@@ -37,6 +37,7 @@ class _CompareRequest(NamedTuple):
 
 
 @with_settings(only=fields().keys() - CHAT_ONLY)
+@stdin_as_file()
 def compare(
     flags: Layer,
     text: PromptArgument = None,

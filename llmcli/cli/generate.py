@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from llmcli.cli.options import CHAT_ONLY, prompt_of, with_settings
-from llmcli.cli.stdin import read_prompt, reads_stdin
+from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
 from llmcli.config.presets import layers_of
 from llmcli.engine.events import Measure
 from llmcli.errors import ConstraintError, ExitStatus
@@ -35,6 +35,7 @@ NoStdin = Annotated[bool, Option("--no-stdin", help="Do not read stdin (the inpu
 
 
 @with_settings(only=fields().keys() - CHAT_ONLY)
+@stdin_as_file()
 def generate(
     flags: Layer,
     text: PromptArgument = None,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from llmcli.engine.events import Message, Prompt, TokenChunk
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.files import read_text
+from llmcli.files import is_stdin, read_text
 from llmcli.params.settings import Settings
-from llmcli.text import ellipsize
+from llmcli.text import ellipsize, without_line_feed
 
 if TYPE_CHECKING:  # a list of sessions needs no engine
     from llmcli.engine.llama.model import Vocab
@@ -40,23 +40,38 @@ _LANGUAGES = (
 _Value = TypeVar("_Value")
 
 
+def stdin_options(settings: Settings) -> list[str]:
+    """The option, if there is one, that reads stdin: with `-` or /dev/stdin as its file. Raises UsageError for two."""
+    files = {"--prompt": "-" if settings.prompt == "-" else None, "--system": system_file(settings.system)}
+    files |= {"--grammar-file": settings.grammar_file, "--json-schema": settings.json_schema}
+    given = [*files.items(), *(("--file", name) for name in settings.file)]
+    if not settings.raw:
+        given.append(("--chat-template", settings.chat_template))
+    names = [option for option, name in given if name and is_stdin(name)]
+    if len(names) > 1:
+        both = " and ".join(dict.fromkeys(names))
+        twice = "two options read it" if len({*names}) > 1 else "it is given twice"
+        raise UsageError(f"stdin can be read only once, and {twice}: {both}", "remove one of them, or use a file")
+    return names
+
+
 def join_prompt(settings: Settings, piped: bool, read_stdin: Callable[[], str]) -> str:
     """The prompt, the files and what is piped in, in this order, with a blank line between.
 
-    `-` as the prompt or as a file is stdin, at that place; otherwise a pipe's content comes last. Each file is a block
-    under its name, as in the chat. A single file without a prompt is the prompt, verbatim; with `raw` every file is.
-    Raises UsageError when there is nothing to ask.
+    `-` as the prompt or as a file is stdin, at that place; otherwise a pipe's content comes last, unless another option
+    reads it. Each file is a block under its name, as in the chat. A single file without a prompt is the prompt; with
+    `raw` every file is, verbatim. Without `raw`, a line feed at the end of stdin or of such a file does not count, so
+    that `echo hi |` asks the same as the argument `hi`. Raises UsageError when there is nothing to ask.
     """
-    names = [name for name in (settings.prompt, *settings.file) if name is not None]
-    if names.count("-") > 1:
-        raise UsageError("stdin can be read only once, and '-' is given twice", "remove one of them")
-    is_the_prompt = not settings.prompt and len(settings.file) == 1
-    parts = [] if settings.prompt is None else [read_stdin() if settings.prompt == "-" else settings.prompt]
+    is_the_prompt, reads_stdin = not settings.prompt and len(settings.file) == 1, stdin_options(settings)
+    tidy = str if settings.raw else without_line_feed
+    parts = [] if settings.prompt is None else [tidy(read_stdin()) if settings.prompt == "-" else settings.prompt]
     for name in settings.file:
-        text = read_stdin() if name == "-" else read_text(name)
-        parts.append(text if name == "-" or settings.raw or is_the_prompt else file_block(name, text))
-    if piped and "-" not in names:
-        parts.append(read_stdin())
+        text = read_stdin() if is_stdin(name) else read_text(name, settings.encoding)
+        is_block = not (is_stdin(name) or settings.raw or is_the_prompt)
+        parts.append(file_block(name, text) if is_block else tidy(text))
+    if piped and not reads_stdin:
+        parts.append(tidy(read_stdin()))
     kept = [part.rstrip("\n") if index < len(parts) - 1 else part for index, part in enumerate(parts)]
     text = "\n\n".join(part for part in kept if part)
     if not text.strip() and not (settings.raw and text):
@@ -64,12 +79,17 @@ def join_prompt(settings: Settings, piped: bool, read_stdin: Callable[[], str]) 
     return text
 
 
+def system_file(text: object) -> str | None:
+    """The file that a system prompt names with `@FILE`, or `-` for stdin; None if it is a text."""
+    if not isinstance(text, str) or (text != "-" and not text.startswith("@")):
+        return None
+    return text.removeprefix("@")
+
+
 def system_text(settings: Settings) -> str | None:
     """The system prompt: the text, or the content of `@FILE`."""
-    text = settings.system
-    if text and text.startswith("@"):
-        return read_text(text[1:]).rstrip("\n")
-    return text or None
+    file = system_file(settings.system)
+    return settings.system or None if file is None else read_text(file, settings.encoding).rstrip("\n")
 
 
 def grammar_text(settings: Settings, warn: Callable[[str], object] | None = None) -> str | None:
@@ -81,11 +101,11 @@ def grammar_text(settings: Settings, warn: Callable[[str], object] | None = None
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} cannot be used together", "use one of them")
     if settings.grammar_file is not None:
-        return read_text(settings.grammar_file)
+        return read_text(settings.grammar_file, settings.encoding)
     if settings.json_schema is not None:
         from llmcli.engine.sampling.grammar import schema_to_gbnf, unenforced_keywords
 
-        schema = _inline_or_file(settings.json_schema)
+        schema = _inline_or_file(settings.json_schema, settings.encoding)
         gbnf = schema_to_gbnf(schema)
         if warn and (words := unenforced_keywords(schema)):
             warn(f"json_schema: cannot enforce {', '.join(words)}; check the output")
@@ -100,8 +120,8 @@ def is_inline(text: str) -> bool:
     return "{" in text or len(text) > _MAX_NAME or "\n" in text
 
 
-def _inline_or_file(text: str) -> str:
-    return text if is_inline(text) else read_text(text)
+def _inline_or_file(text: str, encoding: str) -> str:
+    return text if is_inline(text) else read_text(text, encoding)
 
 
 def build_prompt(engine: "Engine", settings: Settings, text: str, system: str | None) -> Prompt:
@@ -122,7 +142,7 @@ def template_options(engine: "Engine", settings: Settings) -> "TemplateOptions":
         return TemplateOptions("", prefill=prefill)
     if settings.chat_template is not None:
         try:
-            source = _inline_or_file(settings.chat_template)
+            source = _inline_or_file(settings.chat_template, settings.encoding)
         except LlmcliError as error:
             error.hint = "give a Jinja template or its file; llmcli has no built-in templates"
             raise

@@ -11,6 +11,15 @@ Bias = tuple[int | str, float]
 _BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
 
 
+def _check_encoding(name: str) -> str:
+    """The name of an encoding of Python in small letters. Raises ValueError for one that is not of texts."""
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):
+        raise ValueError("a text encoding, such as utf-8, latin-1, cp1252 or utf-16-le") from None
+    return name.lower().replace("_", "-")
+
+
 @settings_group("Request")
 class RequestParams:
     prompt: str | None = setting(None, "Prompt text (`-` = stdin).", names="-p")
@@ -18,7 +27,17 @@ class RequestParams:
         (), "File to add to the prompt (`-` = stdin). Repeatable.", names="-f", metavar="FILE", path=True
     )
     system: str | None = setting(
-        None, "System prompt: text or @FILE.", names="--system -s -sys --system-prompt", metavar="TEXT|@FILE"
+        None,
+        "System prompt: text or @FILE (`-` = stdin).",
+        names="--system -s -sys --system-prompt",
+        metavar="TEXT|@FILE",
+    )
+    encoding: str = setting(
+        "utf-8",
+        "Encoding of stdin and of the files of a request; a byte order mark counts more.",
+        metavar="NAME",
+        suggest=("utf-8", "latin-1", "cp1252", "utf-16-le"),
+        check=_check_encoding,
     )
     preset: str | None = setting(
         None, "Preset of settings: creative, precise, code, ..., or one from the configuration file.", metavar="NAME"
@@ -26,7 +45,10 @@ class RequestParams:
     prefill: str | None = setting(None, "Text that the answer starts with.")
     raw: bool = setting(False, "Raw completion of the prompt, without the chat template.")
     chat_template: str | None = setting(
-        None, "Jinja chat template to use instead of the model's: inline or a file.", metavar="JINJA|FILE", path=True
+        None,
+        "Jinja chat template to use instead of the model's: inline or a file (`-` = stdin).",
+        metavar="JINJA|FILE",
+        path=True,
     )
     think: str = setting(
         "show",
@@ -142,10 +164,13 @@ class GenerationParams:
     )
     grammar: str | None = setting(None, "GBNF grammar that the output must match.", metavar="GBNF")
     grammar_file: str | None = setting(
-        None, "File with a GBNF grammar that the output must match.", metavar="FILE", path=True
+        None, "File with a GBNF grammar that the output must match (`-` = stdin).", metavar="FILE", path=True
     )
     json_schema: str | None = setting(
-        None, "JSON schema that the output must match: inline JSON or a file.", metavar="SCHEMA|FILE", path=True
+        None,
+        "JSON schema that the output must match: inline JSON or a file (`-` = stdin).",
+        metavar="SCHEMA|FILE",
+        path=True,
     )
     logprobs: int = setting(
         0,

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, UsageError
-from llmcli.files import read_text
+from llmcli.files import read_text, text_reading
 from llmcli.inference.request import (
     build_prompt,
     grammar_text,
     join_prompt,
     needs_plain_template,
     system_text,
+    template_options,
     with_plain_stop,
 )
-from llmcli.params.settings import Settings
+from llmcli.params.settings import Settings, fields
 from tests.inference.fake_engine import FakeEngine
 from tests.inference.fake_vocab import CONTROL, FakeVocab
 
@@ -44,14 +45,19 @@ def join(piped: str | None = None, read: str = "IN\n", **settings: Any) -> str:
     [
         ({"prompt": "Q"}, "Q"),
         ({"prompt": " Q\n"}, " Q\n"),
-        ({"piped": "text\n"}, "text\n"),
-        ({"prompt": "Q", "piped": "text\n"}, "Q\n\ntext\n"),
+        ({"piped": "text\n"}, "text"),
+        ({"piped": "text\r\n"}, "text"),
+        ({"piped": "text\n\n"}, "text\n"),
+        ({"piped": "text\n", "raw": True}, "text\n"),
+        ({"prompt": "Q", "piped": "text\n"}, "Q\n\ntext"),
         ({"prompt": "Q\n\n\n", "piped": "\n text"}, "Q\n\n\n text"),
         ({"prompt": "Q", "piped": ""}, "Q"),
         ({"prompt": "", "piped": "text"}, "text"),
-        ({"prompt": "-"}, "IN\n"),
+        ({"prompt": "-"}, "IN"),
+        ({"file": ("/dev/stdin",)}, "IN"),
+        ({"prompt": "Q", "system": "@-", "piped": "text"}, "Q"),
         ({"prompt": "-", "piped": "text"}, "text"),
-        ({"file": ("a.txt",)}, "A\n"),
+        ({"file": ("a.txt",)}, "A"),
         ({"file": ("a.txt", "b.txt")}, "File a.txt:\n```\nA\n```\n\nFile b.txt:\n```\nB\n\n```"),
         (
             {"prompt": "Q", "file": ("a.txt", "b.txt"), "piped": "text"},
@@ -61,7 +67,7 @@ def join(piped: str | None = None, read: str = "IN\n", **settings: Any) -> str:
         ({"prompt": "-", "file": ("a.txt",)}, "IN\n\nFile a.txt:\n```\nA\n```"),
         ({"file": ("a.txt",), "piped": "text"}, "A\n\ntext"),
         ({"prompt": "Q", "file": ("a.txt",)}, "Q\n\nFile a.txt:\n```\nA\n```"),
-        ({"prompt": "", "file": ("a.txt",)}, "A\n"),
+        ({"prompt": "", "file": ("a.txt",)}, "A"),
         ({"prompt": "Q", "file": ("a.txt", "b.txt"), "raw": True}, "Q\n\nA\n\nB\n\n"),
         ({"prompt": " ", "raw": True}, " "),
         ({"prompt": "\n", "raw": True}, "\n"),
@@ -78,10 +84,36 @@ def test_an_empty_request_is_a_usage_error(given: dict[str, Any]) -> None:
     assert "llmcli generate" in caught.value.hint
 
 
-@pytest.mark.parametrize("given", [{"prompt": "-", "file": ("-",)}, {"file": ("-", "-")}])
-def test_stdin_cannot_be_given_twice(given: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="only once"):
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"prompt": "-", "file": ("-",)}, "--prompt and --file"),
+        ({"file": ("-", "/dev/fd/0")}, "given twice: --file"),
+        ({"prompt": "-", "system": "@/dev/stdin"}, "--prompt and --system"),
+        ({"prompt": "Q", "system": "-", "json_schema": "-"}, "--system and --json-schema"),
+        ({"prompt": "Q", "grammar_file": "/dev/stdin", "chat_template": "-"}, "--grammar-file and --chat-template"),
+    ],
+)
+def test_two_readers_of_stdin_are_refused_by_name(given: dict[str, Any], names: str) -> None:
+    with pytest.raises(UsageError, match=f"only once.*{names}"):
         join(**given)
+
+
+def test_each_text_option_reads_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_reading, "stdin", lambda: b"IN\n")
+    for name in ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"):
+        assert system_text(Settings(system=f"@{name}")) == "IN"
+        assert grammar_text(Settings(grammar_file=name)) == "IN\n"
+        with pytest.raises(UsageError, match="JSON"):
+            grammar_text(Settings(json_schema=name))
+        assert template_options(FakeEngine(), Settings(chat_template=name)).source == "IN\n"
+    assert system_text(Settings(system="-")) == "IN"
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_a_file_is_not_stdin_where_stdin_has_another_use(name: str) -> None:
+    with pytest.raises(UsageError, match="is stdin, which cannot be read as a file here"):
+        read_text(name)
 
 
 def test_a_terminal_as_stdin_is_not_read() -> None:
@@ -101,6 +133,54 @@ def test_a_terminal_as_stdin_is_not_read() -> None:
 def test_a_file_is_read_as_utf_8_exactly(folder: Path, data: bytes, text: str) -> None:
     (folder / "x").write_bytes(data)
     assert read_text("x") == text
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "text"),
+    [
+        (b"Gr\xfc\xdfe", "latin-1", "Grüße"),
+        (b"\x80 5", "cp1252", "€ 5"),
+        ("Grüße\0".encode("utf-16-le"), "utf-16-le", "Grüße\0"),
+        ("\ufeffGrüße".encode("utf-16-le"), "utf-8", "Grüße"),
+        ("\ufeffGrüße".encode("utf-16-be"), "utf-8", "Grüße"),
+        ("\ufeffGrüße".encode("utf-32-le"), "utf-8", "Grüße"),
+        ("\ufeffGrüße".encode("utf-32-be"), "utf-8", "Grüße"),
+        ("\ufeffGrüße".encode("utf-16-le"), "latin-1", "Grüße"),  # a byte order mark counts more
+    ],
+)
+def test_an_encoding_is_the_one_given_or_of_the_mark(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, encoding: str, text: str
+) -> None:
+    monkeypatch.setattr(text_reading, "warn", lambda *_: pytest.fail("warned"))
+    (folder / "x").write_bytes(data)
+    assert read_text("x", encoding) == text
+    assert join(file=("x",), encoding=encoding) == text
+    assert system_text(Settings(system="@x", encoding=encoding)) == text
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "warning"),
+    [
+        (b"Gr\xfc\xdfe", "utf-8", "x is not UTF-8 (byte 0xfc at position 2): some characters are lost"),
+        (b"\xff\xfea\0b", "utf-8", "x is not UTF-16-LE (byte 0x62 at position 2): some characters are lost"),
+        (b"a\x81", "cp1252", "x is not CP1252 (byte 0x81 at position 1): some characters are lost"),
+    ],
+)
+def test_bytes_that_an_encoding_does_not_have_are_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, encoding: str, warning: str
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(text_reading, "warn", lambda message, hint: warnings.append(f"{message}; {hint}"))
+    (folder / "x").write_bytes(data)
+    assert "\ufffd" in read_text("x", encoding)
+    assert warnings == [f"{warning}; set its encoding, such as --encoding latin-1"]
+
+
+@pytest.mark.parametrize("name", ["", "klingon", "hex", "undefined", "utf-8\0"])
+def test_only_a_text_encoding_is_accepted(name: str) -> None:
+    with pytest.raises(UsageError, match="encoding must be a text encoding, such as utf-8, latin-1"):
+        fields()["encoding"].parse_text(name)
+    assert fields()["encoding"].parse_text("UTF_8") == "utf-8"
 
 
 @pytest.mark.parametrize(

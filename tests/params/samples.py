@@ -20,6 +20,7 @@ _SPECIAL: dict[str, tuple[Any, ...]] = {
     "temp_policy_file": (None, "wave.py:wave", "C:\\my rules\\a b.py:warm_2"),
     "samplers": ((), ("top_k",), ("temperature", "min_p"), tuple(reversed(DEFAULT_ORDER)), ("infill", "adaptive_p")),
     "seed": (None, 0, 42, 2**32 - 1),
+    "encoding": ("latin-1", "utf-16-le"),
     "n_gpu_layers": (0, 12, "auto", "all"),
     "logit_bias": (
         (),

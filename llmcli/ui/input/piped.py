@@ -5,6 +5,7 @@ from itertools import chain
 from typing import BinaryIO
 
 from llmcli.errors import UsageError
+from llmcli.files import decode_bytes
 from llmcli.text import block_body, closes_block, opens_block
 
 MOST = 16 << 20  # bytes of one message
@@ -57,4 +58,4 @@ class LineReader:
             self._size += len(rest)
         if not data:
             return None
-        return data.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "replace")
+        return decode_bytes(data.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").removesuffix(b"\r"), "stdin")
