@@ -140,7 +140,7 @@ def _comparison(engine: "Engine", requests: Sequence[_CompareRequest], cancellat
         s = with_plain_stop(s) if needs_plain_template(engine, s) else s
         key = one.text, one.system, s.prefill, s.raw, s.chat_template, s.think == "off"
         if key not in prompts:
-            prompts[key] = build_prompt(engine, s, one.text, one.system)
+            prompts[key] = build_prompt(engine, s, one.text, one.system, cancellation)
         request = Request(prompts[key], s, one.constraint, cancellation=cancellation, label=one.variant.label)
         answers.append(Answer(engine, request))
     return Comparison(answers)

@@ -27,7 +27,7 @@ from llmcli.ui.terminal.output import (
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.engine.events import Request
+    from llmcli.engine.events import Cancellation, Request
     from llmcli.inference.engine import Answer, Engine
 
 PromptArgument = Annotated[str | None, Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
@@ -81,18 +81,20 @@ def generate(
     print_settings(resolved)
     status = ProgressLine()
     with open_model(target, resolved.settings, status) as (engine, cancellation):
-        request = _request(engine, resolved.settings, question, system)
+        request = _request(engine, resolved.settings, question, system, cancellation)
         if show_prompt:
             print_text(request.prompt.text.removesuffix("\n") + "\n")
             return ExitStatus.OK
-        request.constraint, request.progress, request.cancellation = constraint, status.reading, cancellation
+        request.constraint, request.progress = constraint, status.reading
         answer = Answer(engine, request)
         with write_trace(answer, trace, heat is not None):
             _print_answer(answer, status, question if echo else "", as_json, stream)
     return _report(answer, heat, stats)
 
 
-def _request(engine: "Engine", settings: Settings, question: str, system: str | None) -> "Request":
+def _request(
+    engine: "Engine", settings: Settings, question: str, system: str | None, cancellation: "Cancellation"
+) -> "Request":
     """The request in the words of the model's chat template, or of a plain one, with a warning."""
     from llmcli.engine.events import Request
     from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
@@ -100,7 +102,8 @@ def _request(engine: "Engine", settings: Settings, question: str, system: str | 
     if needs_plain_template(engine, settings):
         warn_plain_template(engine)
         settings = with_plain_stop(settings)
-    return Request(build_prompt(engine, settings, question, system), settings)
+    prompt = build_prompt(engine, settings, question, system, cancellation)
+    return Request(prompt, settings, cancellation=cancellation)
 
 
 def warn_plain_template(engine: "Engine") -> None:

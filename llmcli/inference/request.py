@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from llmcli.engine.events import Message, Prompt, TokenChunk
-from llmcli.errors import LlmcliError, UsageError
+from llmcli.engine.events import Cancellation, Message, Prompt, TokenChunk
+from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
 from llmcli.files import is_stdin, read_text
 from llmcli.params.settings import Settings
 from llmcli.text import without_line_feed
@@ -30,6 +30,8 @@ PLAIN_TEMPLATE = (
 )
 PLAIN_STOP = "\nUser:"
 _CACHE_SIZE = 1 << 22  # characters of the cached texts, of each kind; a token takes about 40 bytes
+_PIECE = 1 << 14  # characters of a long text that are tokenized at a time, in about 10 ms
+_CUT_TOKENS = 8  # more than a cut between two pieces adds
 _MAX_NAME = 255  # characters; longer texts are not file names
 # Languages whose name in a fence differs from their suffix; models and Markdown renderers know the others by suffix.
 _LANGUAGES = (
@@ -101,13 +103,37 @@ def _inline_or_file(text: str, encoding: str) -> str:
     return text if is_inline(text) else read_text(text, encoding)
 
 
-def build_prompt(engine: "Engine", settings: Settings, text: str, system: str | None) -> Prompt:
-    """The prompt as it is evaluated: through the chat template (a plain one if there is none); verbatim with `raw`."""
+def build_prompt(
+    engine: "Engine", settings: Settings, text: str, system: str | None, cancellation: Cancellation | None = None
+) -> Prompt:
+    """The prompt as it is evaluated: through the chat template (a plain one if there is none); verbatim with `raw`.
+
+    Raises ContextOverflowError as soon as it is certain that the prompt does not fit, and KeyboardInterrupt when it is
+    cancelled.
+    """
+    _check_length(engine, settings, text if settings.raw else f"{system or ''}{text}", cancellation)
     options = template_options(engine, settings)
     if settings.raw:
         return engine.render(text, options)
     messages = [{"role": "system", "content": system}] if system else []
     return engine.render([*messages, {"role": "user", "content": text}], options)
+
+
+def _check_length(engine: "Engine", settings: Settings, text: str, cancellation: Cancellation | None) -> None:
+    """Count the tokens of a long text piece by piece: to tokenize all of it may take minutes and gigabytes."""
+    if len(text) <= 2 * _PIECE:
+        return
+    n_ctx, count = settings.n_ctx or engine.n_ctx_train, 0
+    for start in range(0, len(text), _PIECE):
+        if cancellation and cancellation.is_set():
+            raise KeyboardInterrupt
+        piece = text[start : start + _PIECE]
+        count += max(len(engine.tokenizer.tokenize(piece, parse_special=settings.raw)) - _CUT_TOKENS, 0)
+        if count >= n_ctx:
+            raise ContextOverflowError(
+                f"the prompt has more than {count} tokens, and the context has {n_ctx}",
+                "shorten the prompt" + (" or raise --ctx-size" if settings.n_ctx else ""),
+            )
 
 
 def template_options(engine: "Engine", settings: Settings) -> "TemplateOptions":
