@@ -10,7 +10,19 @@ from typing import Any
 
 import pytest
 
-from tests.cli.chat_terminal import CHAT, CTRL_C, CTRL_D, CTRL_Z, ENTER, FOOT, LEAVE, PROMPT, Talk, pasted
+from tests.cli.chat_terminal import (
+    CHAT,
+    CTRL_BACKSLASH,
+    CTRL_C,
+    CTRL_D,
+    CTRL_Z,
+    ENTER,
+    FOOT,
+    LEAVE,
+    PROMPT,
+    Talk,
+    pasted,
+)
 
 pytestmark = [
     pytest.mark.terminal,
@@ -176,6 +188,19 @@ def test_a_window_closed_while_an_answer_streams_loses_nothing(home: Path) -> No
         chat.child.ptyproc.terminated = True
     assert [message["role"] for message in saved_messages(home)] == ["user", "assistant"]
     assert saved_messages(home)[1]["content"].startswith(BEGINNING)
+
+
+def test_ctrl_backslash_in_an_answer_restores_the_terminal() -> None:
+    with in_shell() as shell:
+        before = modes(shell)
+        shell.keys(" ".join(f'"{word}"' for word in (*CHAT, *FLAGS)), ENTER)
+        shell.ready()
+        start_story(shell)
+        shell.keys(CTRL_BACKSLASH)
+        shell.wait_line("$")
+        assert modes(shell) == before
+        shell.keys("echo status $?", ENTER)
+        shell.wait_for(f"status {128 + signal.SIGQUIT}")
 
 
 def test_ctrl_z_and_fg_work_at_the_prompt_and_in_an_answer(home: Path) -> None:

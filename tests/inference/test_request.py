@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.events import Constraint
-from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, UsageError
+from llmcli.engine.events import Cancellation, Constraint
+from llmcli.errors import ContextOverflowError, DiskError, LlmcliError, ModelInvalidError, UsageError
 from llmcli.files import read_text, text_reading
 from llmcli.inference.constraints import read_constraint
 from llmcli.inference.request import (
@@ -275,6 +275,29 @@ def test_a_template_given_inline_or_as_a_file_comes_first(folder: Path) -> None:
     for given, expected in (("inline:{{ messages[0].content }}", "inline:Q"), ("t.jinja", "file:Q")):
         assert build_prompt(engine_with(TEMPLATE), Settings(chat_template=given), "Q", None).text == expected
         assert build_prompt(engine_with(None), Settings(chat_template=given), "Q", None).text == expected
+
+
+def test_a_text_that_cannot_fit_is_refused_at_once() -> None:
+    class Counting(FakeVocab):
+        n_read = 0
+
+        def tokenize(self, text: str, **options: bool) -> list[int]:
+            self.n_read += len(text)
+            return super().tokenize(text, **options)
+
+    vocab = Counting()
+    for settings, n_ctx in ((Settings(), 4096), (Settings(n_ctx=100_000), 100_000)):
+        vocab.n_read = 0
+        with pytest.raises(ContextOverflowError, match=f"the prompt has more than .* and the context has {n_ctx}"):
+            build_prompt(FakeEngine(tokenizer=vocab), settings, "x" * 5_000_000, None)
+        assert vocab.n_read < n_ctx + (1 << 15)
+
+
+def test_a_cancellation_stops_a_long_prompt() -> None:
+    cancellation = Cancellation()
+    cancellation.set()
+    with pytest.raises(KeyboardInterrupt):
+        build_prompt(FakeEngine(), Settings(n_ctx=10**7), "x" * 100_000, None, cancellation)
 
 
 @pytest.mark.parametrize("missing", [None, ""])
