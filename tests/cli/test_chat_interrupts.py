@@ -191,16 +191,18 @@ def test_a_window_closed_while_an_answer_streams_loses_nothing(home: Path) -> No
 
 
 def test_ctrl_backslash_in_an_answer_restores_the_terminal() -> None:
-    with in_shell() as shell:
-        before = modes(shell)
-        shell.keys(" ".join(f'"{word}"' for word in (*CHAT, *FLAGS)), ENTER)
-        shell.ready()
-        start_story(shell)
-        shell.keys(CTRL_BACKSLASH)
-        shell.wait_line("$")
-        assert modes(shell) == before
-        shell.keys("echo status $?", ENTER)
-        shell.wait_for(f"status {128 + signal.SIGQUIT}")
+    import termios
+
+    with Talk(*FLAGS) as chat:
+        chat.ready()
+        start_story(chat)
+        assert not modes(chat)[3] & termios.ECHO
+        chat.keys(CTRL_BACKSLASH)
+        assert chat.wait_end() == 128 + signal.SIGQUIT
+        for mode in (termios.ECHO, termios.ICANON):
+            assert modes(chat)[3] & mode
+        assert modes(chat)[0] & termios.ICRNL
+        assert is_restored(chat.raw)
 
 
 def test_ctrl_z_and_fg_work_at_the_prompt_and_in_an_answer(home: Path) -> None:
