@@ -147,7 +147,7 @@ def test_unofficial_endpoint_is_shown_without_password(
         ({"SSL_CERT_DIR": "/nonexistent"}, "SSL_CERT_DIR"),
         ({"HTTPS_PROXY": "http://127.0.0.1:abc"}, "HTTPS_PROXY"),
         ({"https_proxy": "foo://x:1", "HTTP_PROXY": "http://x:1"}, "https_proxy"),
-        ({"ALL_PROXY": "http://[bad"}, "ALL_PROXY"),
+        ({"ALL_PROXY": "http://x:abc"}, "ALL_PROXY"),
     ],
 )
 def test_a_variable_that_no_request_can_use_is_named(
