@@ -315,6 +315,28 @@ def test_a_binary_stdin_is_refused_as_a_binary_file() -> None:
     )
 
 
+@with_tiny
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have only names in Unicode")
+def test_a_file_name_that_is_not_utf_8_is_opened(tmp_path: Path, with_tiny: Path) -> None:
+    for name, source in (("caf\\xe9.txt", tmp_path / "text"), ("caf\\xe9.gguf", with_tiny)):
+        (tmp_path / "text").write_text("Be kind.")
+        shell(f"cp '{source}' \"$(printf '{tmp_path}/{name}')\"")
+    path = f"$(printf '{tmp_path}/caf\\xe9')"
+    ran = shell(f'$L generate Q -m "{path}.gguf" -s "@{path}.txt" -f "{path}.txt" --show-prompt')
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert ran.stdout.decode().count("Be kind.") == 2
+
+
+@with_tiny
+def test_names_that_the_terminal_cannot_show_are_one_error() -> None:
+    for arguments in ("hi -m 模型.gguf", "hi -f 模型.txt", "hi --模型", "hi --trace /nonexistent/模型"):
+        ran = shell(f"$L generate {arguments}", PYTHONIOENCODING="ascii")
+        assert ran.returncode in (2, 3, 6)
+        assert ran.stderr.startswith(b"error: ")
+        assert b"??" in ran.stderr
+        assert b"bug" not in ran.stderr
+
+
 def test_a_background_job_ignores_ctrl_c() -> None:
     program = subprocess.Popen(
         heeding(sys.executable, "-m", "llmcli", "generate", "hi", "-q", "--ignore-eos", "-n", "60", ctrl_c="SIG_IGN"),
