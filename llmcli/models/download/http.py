@@ -52,7 +52,9 @@ def client() -> "httpx2.Client":
             os.listdir(path)  # OpenSSL would only find every certificate invalid
         return httpx2.Client()
     except OSError as error:
-        message = f"{certificates or 'the system'} has no certificates: cannot read {path}: {error_text(error)}"
+        if not certificates:
+            raise NetworkError(f"cannot read the certificates of the system: {error_text(error)}") from None
+        message = f"{certificates} has no certificates: cannot read {path}: {error_text(error)}"
         raise NetworkError(message, f"correct {certificates}, or unset it") from None
     except (ImportError, ValueError, httpx2.InvalidURL) as error:  # a SOCKS proxy without its package, or not a URL
         names = " and ".join(_proxy_variables()) or "the proxy of the system"
