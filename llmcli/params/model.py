@@ -27,6 +27,7 @@ class ModelParams:
         names="-m",
         metavar="MODEL",
         suggest=("starter",),
+        path=True,
     )
     n_ctx: int = setting(
         0,
