@@ -4,8 +4,9 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from llmcli.errors import LlmcliError, ModelNotFoundError
 from llmcli.models.gguf.parser import stem_of
@@ -41,21 +42,25 @@ class Hub(Source):
         host, base = parts.netloc.lower(), mirror.path.rstrip("/") + "/"
         if parts.scheme not in ("http", "https"):
             return None
+        # The page of a repository shows the facts of the file that its query names.
+        shown = parse_qs(parts.query).get("show_file_info", [""])[0]
         if host in _HOSTS:
-            return _parse_page(parts.path, text)
+            return _parse_page(parts.path, shown, text)
         is_mirror = mirror.netloc and host == mirror.netloc.lower() and parts.path.startswith(base)
-        return _parse_page(parts.path.removeprefix(base), text) if is_mirror else None
+        return _parse_page(parts.path.removeprefix(base), shown, text) if is_mirror else None
 
     def find(self, reference: Reference, locations: ModelLocations) -> ModelFile | None:
         """The model as it was pulled; otherwise the best match."""
         if not isinstance(reference, HubReference):
             return None
-        if pulled := cache.read_revision(cache.revision_path(locations.data_dir, str(reference))):
-            folder = locations.hub, pulled.repo, pulled.commit
-            parts = tuple(cache.pointer_path(*folder, file.path) for file in pulled.files)
-            if all(path.is_file() for path in parts):
-                return ModelFile(parts[0], parts, stem_of(parts[0]))
-        model = _best_match(reference, locations)
+        here = _in_cache(reference, locations)
+        for name in dict.fromkeys((str(reference), str(here))):
+            if pulled := cache.read_revision(cache.revision_path(locations.data_dir, name)):
+                folder = locations.hub, pulled.repo, pulled.commit
+                parts = tuple(cache.pointer_path(*folder, file.path) for file in pulled.files)
+                if all(path.is_file() for path in parts):
+                    return ModelFile(parts[0], parts, stem_of(parts[0]))
+        model = _best_match(here, locations)
         return ModelFile(model.parts[0], model.parts, model.variant.name) if model else None
 
     def models(self, locations: ModelLocations) -> Iterator[InstalledModel]:
@@ -130,6 +135,7 @@ class Hub(Source):
         """The parts that an interrupted pull of a split model left behind; None when there are none."""
         if not isinstance(reference, HubReference):
             return None
+        reference = _in_cache(reference, locations)
         for model in models_of_repo(locations.hub, reference.repo, whole=False):
             if _is_exact(model, reference):
                 digests = tuple(part.sha256 for part in model.variant.parts)
@@ -153,16 +159,31 @@ class Hub(Source):
 SOURCE = Hub()
 
 
-def _parse_page(path: str, text: str) -> HubReference:
-    """Parse owner/repo, owner/repo:Q4_K_M, or .../blob|resolve|tree|raw/REVISION[/FILE]."""
+def _parse_page(path: str, shown: str, text: str) -> HubReference:
+    """Parse owner/repo, owner/repo:Q4_K_M, or .../blob|resolve|tree|raw/REVISION[/FILE]; `shown` is FILE on a page."""
     pieces = [unquote(piece) for piece in path.strip("/").split("/", 4)]  # split first: a revision can contain %2F
     if pieces[0] in ("datasets", "spaces"):
         raise ModelNotFoundError(f"'{text}' is not a model", "give the URL of a model repository")
+    shown = shown if shown.lower().endswith(".gguf") else ""
     if len(pieces) < 4 or pieces[2] not in ("blob", "resolve", "tree", "raw"):
-        return parse_hub("/".join(pieces), text)
+        return parse_hub("/".join(pieces) + (f"/{shown}" if shown and len(pieces) == 2 else ""), text)
     repo, revision = "/".join(pieces[:2]), pieces[3]
-    file = pieces[4] if len(pieces) > 4 and pieces[4].lower().endswith(".gguf") else ""
+    file = pieces[4] if len(pieces) > 4 and pieces[4].lower().endswith(".gguf") else shown
     return parse_hub(repo + (f"/{file}" if file else "") + ("" if revision == MAIN else f"@{revision}"), text)
+
+
+def _in_cache(reference: HubReference, locations: ModelLocations) -> HubReference:
+    """The reference with the name of the repository in the cache: in its own case, and its new one if it was renamed."""
+    repo = cache.repo_in_cache(locations.hub, reference.repo)
+    if not cache.folder_of(locations.hub, repo).is_dir():
+        pulled, typed = cache.all_revisions(locations.data_dir), reference.repo.casefold()
+        repo = next((record.repo for record in pulled if _repo_of(record.reference).casefold() == typed), repo)
+    return replace(reference, repo=repo)
+
+
+def _repo_of(reference: str) -> str:
+    """The repository in the text of a reference to the Hub."""
+    return "/".join(re.split(r"[/:@]", reference, maxsplit=2)[:2])
 
 
 def _best_match(reference: HubReference, locations: ModelLocations) -> CachedModel | None:
