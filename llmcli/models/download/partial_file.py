@@ -21,6 +21,7 @@ MIN_SPLIT = 8 << 20  # bytes; a smaller rest is not worth another connection
 RESERVE = 64 << 20  # bytes of disk space that stay free
 _RECORD_SIZE = 1024  # bytes, padded: each write must overwrite the one before completely
 _MAX_RECORD = 1 << 20  # bytes
+_BLOCK = 4 << 20  # bytes copied at a time
 _FULL = errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)  # Windows has no EDQUOT
 
 
@@ -107,6 +108,26 @@ class PartialFile:
         """Delete everything and start from the beginning."""
         delete_partial(self.path)
         self.segments = [Segment(0, 0, self.size)]
+
+    def is_deleted(self, file: FileIO) -> bool:
+        """Whether another program deleted or replaced the file, which is open as `file`."""
+        try:
+            return not os.path.samestat(os.stat(self.path), os.fstat(file.fileno()))
+        except FileNotFoundError:
+            return True
+
+    def restore(self, file: FileIO) -> None:
+        """Copy the deleted file, whose bytes are on disk as long as it is open as `file`. Raises OSError."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.unlink(missing_ok=True)
+        try:
+            file.seek(0)
+            with self.open() as copy:
+                shutil.copyfileobj(file, copy, _BLOCK)
+        except OSError:
+            self.discard()
+            raise
+        self.record()
 
     def publish(self, target: Path) -> None:
         """Make the complete file the file `target`, in one step that survives a power cut. Raises OSError."""
