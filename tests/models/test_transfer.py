@@ -28,6 +28,9 @@ transfer.WINDOW, transfer.MIN_GAIN, transfer.RECORD_INTERVAL, partial_file.MIN_S
 """
 
 
+deletes_open_files = pytest.mark.skipif(os.name == "nt", reason="Windows does not delete a file that is open")
+
+
 @pytest.fixture
 def pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
     with pulling(DATA, tmp_path, monkeypatch) as made:
@@ -231,6 +234,7 @@ def test_snapshot_has_the_file_if_links_are_impossible(pulls: Pulls, monkeypatch
     assert pulls.hub.served == served
 
 
+@deletes_open_files
 @pytest.mark.parametrize("whole_folder", [False, True])
 @pytest.mark.parametrize("connections", [1, 2])
 def test_partial_file_that_is_pruned_is_restored_at_once(
@@ -256,6 +260,7 @@ def test_partial_file_that_is_pruned_is_restored_at_once(
     assert pulls.partials() == []
 
 
+@deletes_open_files
 def test_an_interrupt_after_a_prune_keeps_the_bytes(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
 
@@ -272,6 +277,7 @@ def test_an_interrupt_after_a_prune_keeps_the_bytes(pulls: Pulls) -> None:
     assert pulls.hub.requests("cdn")[1].range == f"bytes={SIZE // 2}-{SIZE - 1}"
 
 
+@deletes_open_files
 def test_file_that_is_deleted_again_and_again_is_an_error(pulls: Pulls) -> None:
     pulls.hub.throttle = MIB
 

@@ -81,12 +81,19 @@ class PullPlan(DownloadPlan):
     files: tuple[HubFile, ...]
     projector: RepoFile | None  # of the model, for its facts; not downloaded
 
+    def replaces(self, partial: Path) -> bool:
+        here = cache.folder_of(self.locations.hub, self.repo.name) / "blobs"
+        listed = {partial_path(here / file.sha256).name for file in self.repo.files if file.sha256}
+        return partial.parent == here and partial.name not in listed
+
     def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
         """Download the missing files, verify the others, and record the commit of the reference."""
         locations, repo, name = self.locations, self.repo, str(self.reference)
         with writing(locations.hub, self.missing, cache.MOVE_HINT):
             for item in self.files:
                 pull_file(item, name, locations.data_dir, progress_for, notify)
+            if not all(item.pointer.exists() for item in self.files):  # a part, while the next ones were downloaded
+                raise DiskError(f"another program deleted files of {name} meanwhile", f"run `llmcli pull {name}` again")
             record = cache.PulledRevision(
                 name, repo.name, repo.commit, self.variant.parts, None, repo.license, time.time()
             )
@@ -167,6 +174,7 @@ def pull_file(item: HubFile, reference: str, data_dir: Path, progress_for: Progr
             cache.publish(item.blob, item.pointer, item.cache)
     notes.forget(data_dir, item.partial)
     notes.record_sha256(data_dir, item.pointer, item.sha256)
+    notes.update(data_dir, item.pointer, reference=reference)
 
 
 def _is_sound(item: HubFile, data_dir: Path, progress_for: ProgressFor, notify: Notify) -> bool:

@@ -3,19 +3,20 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from llmcli.errors import LlmcliError, ModelNotFoundError
+from llmcli.models import notes
 from llmcli.models.gguf.parser import stem_of
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import CachedModel, cached_models, models_of_repo
 from llmcli.models.hub.environment import endpoint
-from llmcli.models.hub.repo_files import canonical_quantization, select_quantization
+from llmcli.models.hub.repo_files import RepoFile, canonical_quantization, select_quantization
 from llmcli.models.locations import ModelFile, ModelLocations, Notify
-from llmcli.models.reference import FORMS, MAIN, HubReference, Reference, parse_hub, parse_local
+from llmcli.models.reference import FORMS, MAIN, HubReference, Reference, is_repo, parse_hub, parse_local
 from llmcli.models.sources.source import DownloadPlan, InstalledModel, RemovalPlan, Source, remove_empty
 
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
@@ -87,6 +88,8 @@ class Hub(Source):
     def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
         """Plan the removal: the same bytes can be in the cache at several commits, and all of them are this model.
 
+        A projector that another program downloaded stays, unless that program downloaded the model too.
+
         Raises DiskError if a link leads out of the cache.
         """
         model = item.cached
@@ -95,9 +98,11 @@ class Hub(Source):
         same = [other for other in of_repo if other.is_same(model)]
         pointers = [part for other in same for part in other.parts]
         commits = [other.commit for other in models_of_repo(model.cache, model.repo)]
+        is_foreign = not any(_is_pulled(other, other.variant.parts, locations) for other in same)
         for other in same:
-            if other.projector and commits.count(other.commit) <= 1:  # it belongs to no other model of the commit
-                pointers.append(other.path_of(other.projector))
+            projector = other.projector if commits.count(other.commit) <= 1 else None  # of no other model of the commit
+            if projector and (is_foreign or _is_pulled(other, [projector], locations)):
+                pointers.append(other.path_of(projector))
         blobs = dict.fromkeys(_blob_of(pointer) for pointer in pointers if pointer.is_symlink())
         folder = cache.folder_of(locations.hub, model.repo)
         for path in (*pointers, *blobs):
@@ -109,7 +114,15 @@ class Hub(Source):
         freed = sum(path.stat().st_size for path in (*unused, *pointers) if not path.is_symlink())
         shared = [Path(os.path.realpath(blob)) for blob in unused if blob.is_symlink()]
         kept = (*(blob for blob in blobs if blob not in unused), *shared)
-        return RemovalPlan(item, (*pointers, *unused), freed, kept)
+        return RemovalPlan(item, (*pointers, *unused), freed, kept, is_foreign)
+
+    def repair_hint(self, item: InstalledModel, locations: ModelLocations) -> str:
+        model = item.cached
+        assert model  # every item of this source has it
+        name, at, _ = item.name.partition("@")
+        if not is_repo(_repo_of(name)):  # no reference leads to it: the name is its path
+            name, at = f"{model.repo}/{model.variant.path}", "@"
+        return f"download it again with `llmcli pull {name}{at and f'@{model.commit}'}`"
 
     def clean_up(self, plan: RemovalPlan, locations: ModelLocations) -> None:
         model = plan.item.cached
@@ -131,17 +144,26 @@ class Hub(Source):
             with contextlib.suppress(OSError):
                 cache.revision_path(locations.data_dir, reference).unlink(missing_ok=True)
 
-    def incomplete_model(self, reference: Reference, locations: ModelLocations) -> InstalledModel | None:
-        """The parts that an interrupted pull of a split model left behind; None when there are none."""
-        if not isinstance(reference, HubReference):
-            return None
-        reference = _in_cache(reference, locations)
-        for model in models_of_repo(locations.hub, reference.repo, whole=False):
-            if _is_exact(model, reference):
-                digests = tuple(part.sha256 for part in model.variant.parts)
-                name = f"{reference} (incomplete: {len(model.variant.missing)} parts missing)"
-                return InstalledModel(name, self, model.parts, model.variant.size, digests, cached=model)
-        return None
+    def all_named(self, reference: HubReference, locations: ModelLocations) -> list[InstalledModel]:
+        """All models that a reference can mean, and the parts that an interrupted pull of a split model left behind.
+
+        Each has a name that means only it, if there are several.
+        """
+        here = _in_cache(reference, locations)
+        found = [model for model in self.models(locations) if model.cached and model.cached.repo == here.repo]
+        for model in models_of_repo(locations.hub, here.repo, whole=False):
+            digests = tuple(part.sha256 for part in model.variant.parts)
+            what = f":{model.variant.quantization}" if model.variant.quantization else f"/{model.variant.path}"
+            name = f"{model.repo}{what} (incomplete: {len(model.variant.missing)} parts missing)"
+            found.append(InstalledModel(name, self, model.parts, model.variant.size, digests, cached=model))
+        of_repo = (model for whole in (True, False) for model in models_of_repo(locations.hub, here.repo, whole))
+        fitting = [model for model in _of_revision(list(of_repo), here, locations) if _is_exact(model, here)]
+        found = [item for item in found if any(item.cached and model.is_same(item.cached) for model in fitting)]
+        names = [item.name.partition("@")[0] for item in found]
+        return [
+            replace(item, name=f"{name}@{item.cached.commit[:8]}") if item.cached and names.count(name) > 1 else item
+            for item, name in zip(found, names, strict=True)
+        ]
 
     def _shortest_reference(self, model: CachedModel, locations: ModelLocations) -> str:
         """The shortest reference that finds this model, and not a similar one or another commit; or else its path."""
@@ -173,7 +195,7 @@ def _parse_page(path: str, shown: str, text: str) -> HubReference:
 
 
 def _in_cache(reference: HubReference, locations: ModelLocations) -> HubReference:
-    """The reference with the name of the repository in the cache: in its own case, and its new one if it was renamed."""
+    """The reference with the name of its repository in the cache: in its own case, and the new one of a renamed one."""
     repo = cache.repo_in_cache(locations.hub, reference.repo)
     if not cache.folder_of(locations.hub, repo).is_dir():
         pulled, typed = cache.all_revisions(locations.data_dir), reference.repo.casefold()
@@ -188,11 +210,7 @@ def _repo_of(reference: str) -> str:
 
 def _best_match(reference: HubReference, locations: ModelLocations) -> CachedModel | None:
     """The matching model of the cache. With several commits: an exact match first, then one that llmcli pulled."""
-    models = models_of_repo(locations.hub, reference.repo)
-    if reference.revision:
-        commit = cache.read_ref(locations.hub, reference.repo, reference.revision)
-        short = reference.revision if _SHORT_COMMIT.fullmatch(reference.revision) else "-"
-        models = [model for model in models if model.commit == commit or model.commit.startswith(short)]
+    models = _of_revision(models_of_repo(locations.hub, reference.repo), reference, locations)
     exact = {model.commit for model in models if _is_exact(model, reference)}
     commits = dict.fromkeys(model.commit for model in models)
     if len(commits) > 1:
@@ -203,6 +221,24 @@ def _best_match(reference: HubReference, locations: ModelLocations) -> CachedMod
         with contextlib.suppress(ModelNotFoundError):
             return found[select_quantization(list(found), reference.quant, reference.file, reference.repo)]
     return None
+
+
+def _of_revision(models: list[CachedModel], reference: HubReference, locations: ModelLocations) -> list[CachedModel]:
+    """The models at the revision of the reference; all of them if it has none."""
+    if not reference.revision:
+        return models
+    commit = cache.read_ref(locations.hub, reference.repo, reference.revision)
+    short = reference.revision if _SHORT_COMMIT.fullmatch(reference.revision) else "-"
+    return [model for model in models if model.commit == commit or model.commit.startswith(short)]
+
+
+def _is_pulled(model: CachedModel, files: Iterable[RepoFile], locations: ModelLocations) -> bool:
+    """Whether llmcli downloaded one of these files of a model: a note or a record says so."""
+    if any(notes.read(locations.data_dir, model.path_of(file)).get("reference") for file in files):
+        return True
+    records = (record for record in cache.all_revisions(locations.data_dir) if record.repo == model.repo)
+    pulled = {file.path: file for record in records for file in (*record.files, *filter(None, [record.projector]))}
+    return any(file.path in pulled and file.sha256 in ("", pulled[file.path].sha256) for file in files)
 
 
 def _is_exact(model: CachedModel, reference: HubReference) -> bool:
