@@ -190,7 +190,7 @@ def fits_memory(size: int, memory: int) -> bool:
 def best_fit(found: Sequence[Quantization], memory: int) -> tuple[Quantization, str]:
     """The default of one or more variants for `memory` bytes (0 = unknown), and why: Q4_K_M, or the best that fits.
 
-    A file whose name has no known quantization can be of any type, so it is the default only if there is no other.
+    A file whose name has no known quantization can be of any type, so it comes last.
 
     Raises ModelNotFoundError when no variant is complete.
     """
