@@ -86,6 +86,18 @@ def test_model_of_another_case_in_the_cache_is_not_mixed(pulls: Pulls) -> None:
         assert find_model_file("O/M-gguf", pulls.locations).path == second
 
 
+def test_record_of_another_case_is_replaced_by_a_pull(pulls: Pulls) -> None:
+    """An earlier release stored a model under the name that was typed."""
+    typed = "o/m-gguf"
+    pulls.hub.add(typed, {FILE: OTHER})
+    old = pull(pulls, typed)
+    del pulls.hub.repos[typed]
+    pulls.hub.any_case = True
+    new = pull(pulls, typed)
+    assert (old.read_bytes(), new.read_bytes()) == (OTHER, DATA)
+    assert find_model_file(typed, pulls.locations).path == new
+
+
 def test_renamed_model_is_stored_once_and_found_by_both(pulls: Pulls) -> None:
     pulls.hub.rename(REPO, RENAMED)
     path = pull(pulls, REPO)

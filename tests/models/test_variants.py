@@ -82,6 +82,8 @@ def test_type_of_the_source_file_is_not_the_quantization(name: str, quantization
 def test_every_listed_type_is_found_by_its_name(wanted: str) -> None:
     found = quantizations(files("m-Q8_0.gguf", "m-Q8_0_L.gguf", "m-Q4_K_R4.gguf", "m-FP8.gguf", "IQ4_KS/m.gguf"))
     assert wanted.upper() in select_quantization(found, wanted, None, REPO).path.upper()
+    with pytest.raises(ModelNotFoundError, match="no 'Q6_K', only"):
+        select_quantization(quantizations(files("m-Q6_K-Q4_0.gguf")), "Q6_K", None, REPO)
     with pytest.raises(UsageError, match="2 files for FP8"):
         select_quantization(quantizations(files("a-FP8.gguf", "b-FP8.gguf")), "FP8", None, REPO)
 

@@ -51,9 +51,7 @@ def download_file(
     for _ in range(_MAX_RESTORED):
         if digest := Transfer(remote, partial, progress, notify).run():
             break
-        notify(
-            f"another program deleted the partial download of {target.name}: it is restored, and the download resumes"
-        )
+        notify("another program deleted the partial download: it is restored, and the download resumes")
     if not digest:
         raise DiskError(
             f"another program deletes {partial.path} again and again", "stop it, then run the command again"

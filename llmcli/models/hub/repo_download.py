@@ -99,7 +99,7 @@ class PullPlan(DownloadPlan):
             )
             cache.write_ref(locations.hub, repo.name, self.reference.revision or MAIN, repo.commit)
             cache.save_revision(locations.data_dir, record)
-            if _is_renamed(self.typed.repo, repo.name):  # the earlier name stays a name of the model
+            if self.typed != self.reference:  # an earlier record of this name can mean a copy in another folder
                 cache.save_revision(locations.data_dir, replace(record, reference=str(self.typed)))
         parts = tuple(item.pointer for item in self.files[: len(self.variant.parts)])
         return ModelFile(parts[0], parts, stem_of(parts[0]))

@@ -280,19 +280,16 @@ def _with_quantization(found: Sequence[Quantization], requested: str, repo: str)
             return _shortest([variant for variant in same if variant.complete] or same, repo)
     # A type without a row in the table, such as IQ4_KS or FP8, has the name that its publisher gave it.
     word = re.compile(rf"(?:^|[-_./]){re.escape(requested)}(?=[-./]|$)", re.I)
-    if named := [variant for variant in found if word.search(variant.path)]:
-        return _only(named, requested, repo)
+    named = [variant for variant in found if nominal_bits(requested) is None and word.search(variant.path)]
+    if len(named) > 1:
+        raise _several(repo, requested, [variant.path for variant in named])
+    if named:
+        return named[0]
     labels = list(dict.fromkeys(variant.label for variant in found))
     near = sorted(_nearest(requested, labels, len(labels)), key=lambda label: _distance(label, requested))[:_MAX_NAMES]
     first = next(variant for variant in found if variant.label == near[0])
     reference = f"{repo}:{near[0]}" if first.quantization else f"{repo}/{first.path}"
     raise ModelNotFoundError(f"{repo} has no '{requested}', only {', '.join(near)}", f"try '{reference}'")
-
-
-def _only(named: list[Quantization], what: str, repo: str) -> Quantization:
-    if len(named) > 1:
-        raise _several(repo, what, [variant.path for variant in named])
-    return named[0]
 
 
 def _shortest(same: list[Quantization], repo: str) -> Quantization:
