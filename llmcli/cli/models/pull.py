@@ -46,7 +46,9 @@ def pull(
                 pull_starter(locations, downloads.bar, downloads.say)
         from llmcli.inference.local import resolve_model  # loads the engine
 
-        print_line(str(resolve_model(reference, locations).file.path))
+        with Downloads() as downloads:
+            starting = downloads.bar("downloading the starter model")
+            print_line(str(resolve_model(reference, locations, starting).file.path))
         return
     if locations.is_offline:
         with suppress(ModelNotDownloadedError):

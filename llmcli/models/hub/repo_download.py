@@ -81,11 +81,6 @@ class PullPlan(DownloadPlan):
     files: tuple[HubFile, ...]
     projector: RepoFile | None  # of the model, for its facts; not downloaded
 
-    def replaces(self, partial: Path) -> bool:
-        here = cache.folder_of(self.locations.hub, self.repo.name) / "blobs"
-        listed = {partial_path(here / file.sha256).name for file in self.repo.files if file.sha256}
-        return partial.parent == here and partial.name not in listed
-
     def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
         """Download the missing files, verify the others, and record the commit of the reference."""
         locations, repo, name = self.locations, self.repo, str(self.reference)
@@ -103,6 +98,11 @@ class PullPlan(DownloadPlan):
                 cache.save_revision(locations.data_dir, replace(record, reference=str(self.typed)))
         parts = tuple(item.pointer for item in self.files[: len(self.variant.parts)])
         return ModelFile(parts[0], parts, stem_of(parts[0]))
+
+    def replaces(self, partial: Path) -> bool:
+        here = cache.folder_of(self.locations.hub, self.repo.name) / "blobs"
+        listed = {partial_path(here / file.sha256).name for file in self.repo.files if file.sha256}
+        return partial.parent == here and partial.name not in listed
 
 
 def plan_pull(reference: HubReference, locations: ModelLocations, memory: int, notify: Notify) -> PullPlan:

@@ -56,13 +56,13 @@ class DownloadPlan:
     reason: str  # for this file, if the user did not choose it
     update: str  # a message if the reference now means other files than those on this machine
 
-    def replaces(self, partial: Path) -> bool:
-        """Whether a partial download for this reference cannot be resumed: its server no longer has the content."""
-        return False
-
     def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
         """Download and verify what is missing. Raises LlmcliError; the partial download is kept then."""
         raise NotImplementedError
+
+    def replaces(self, partial: Path) -> bool:
+        """Whether a partial download for this reference cannot be resumed: its server no longer has the content."""
+        return False
 
 
 @dataclass(frozen=True)

@@ -119,10 +119,6 @@ class FilePlan(DownloadPlan):
     version: str
     data_dir: Path
 
-    def replaces(self, partial: Path) -> bool:
-        is_other = notes.read(self.data_dir, partial).get("version") != self.version
-        return partial == partial_path(self.path) and is_other
-
     def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
         """Download the file, and verify its sha256 (if it is known) and its header."""
         from llmcli.models.download.transfer import exclusive
@@ -141,6 +137,10 @@ class FilePlan(DownloadPlan):
         if sha256:
             notes.update(self.data_dir, path, published=sha256)
         return ModelFile(path, (path,), stem_of(path))
+
+    def replaces(self, partial: Path) -> bool:
+        is_other = notes.read(self.data_dir, partial).get("version") != self.version
+        return partial == partial_path(self.path) and is_other
 
     def _is_sound(self, progress: Progress) -> bool:
         """Whether the file has the sha256 of the URL, otherwise that of the bytes that the server sent, if known."""
