@@ -96,6 +96,19 @@ def test_rm_of_a_model_at_two_commits_asks_for_one(place: Place, tmp_path: Path)
     assert listed(place) == []
 
 
+def test_rm_lists_files_of_one_type_by_their_paths(place: Place, tmp_path: Path) -> None:
+    repo = place.hub.repos[REPO]
+    repo.commit({"tiny-extra-Q8_0.gguf": gguf(tmp_path / "extra.gguf", 128)})
+    for name in ("tiny-Q8_0.gguf", "tiny-extra-Q8_0.gguf"):
+        assert place.run("pull", f"{REPO}/{name}").status == 0
+    refused = place.run("models", "rm", f"{REPO}:Q8_0", "-y")
+    names = [f"{REPO}/tiny-Q8_0.gguf", f"{REPO}/tiny-extra-Q8_0.gguf"]
+    assert error_line(refused.stderr) == f"'{REPO}:Q8_0' means 2 models: {', '.join(names)}"
+    for name in names:
+        assert place.run("models", "rm", name, "-y").status == 0
+    assert listed(place) == []
+
+
 def test_rm_of_foreign_files_needs_a_yes_of_its_own(place: Place) -> None:
     pointer = add_file(place.cache, "m-Q4_K_M.gguf", (place.folder.parent / "tiny-Q8_0.gguf").read_bytes(), repo=OTHER)
     refused = place.run("models", "rm", OTHER, "-y")

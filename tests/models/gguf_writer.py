@@ -83,7 +83,8 @@ def gguf_bytes(
         head += _entry(tensor, offset)
         offset += size + -size % align
     data = head + bytes(-len(head) % align) + bytes(min(offset, 1 << 20))
-    return data[: len(data) - faults.get("missing", 0)][: faults.get("keep")] + faults.get("extra", b"")
+    cut: bytes = data[: len(data) - faults.get("missing", 0)][: faults.get("keep")]
+    return cut + bytes(faults.get("extra", b""))
 
 
 def _string(text: str | bytes) -> bytes:

@@ -51,7 +51,7 @@ def download_file(
     for _ in range(_MAX_RESTORED):
         if digest := Transfer(remote, partial, progress, notify).run():
             break
-        notify("another program deleted the partial download: it is restored, and the download resumes")
+        notify("another program deleted the partial download; it is restored")
     if not digest:
         raise DiskError(
             f"another program deletes {partial.path} again and again", "stop it, then run the command again"

@@ -18,6 +18,7 @@ from llmcli.models.hub.repo_files import RepoFile, canonical_quantization, selec
 from llmcli.models.locations import ModelFile, ModelLocations, Notify
 from llmcli.models.reference import FORMS, MAIN, HubReference, Reference, is_repo, parse_hub, parse_local
 from llmcli.models.sources.source import DownloadPlan, InstalledModel, RemovalPlan, Source, remove_empty
+from llmcli.text import plural
 
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")
@@ -147,23 +148,26 @@ class Hub(Source):
     def all_named(self, reference: HubReference, locations: ModelLocations) -> list[InstalledModel]:
         """All models that a reference can mean, and the parts that an interrupted pull of a split model left behind.
 
-        Each has a name that means only it, if there are several.
+        If there are several, each has a name that means only it.
         """
         here = _in_cache(reference, locations)
-        found = [model for model in self.models(locations) if model.cached and model.cached.repo == here.repo]
-        for model in models_of_repo(locations.hub, here.repo, whole=False):
-            digests = tuple(part.sha256 for part in model.variant.parts)
-            what = f":{model.variant.quantization}" if model.variant.quantization else f"/{model.variant.path}"
-            name = f"{model.repo}{what} (incomplete: {len(model.variant.missing)} parts missing)"
-            found.append(InstalledModel(name, self, model.parts, model.variant.size, digests, cached=model))
-        of_repo = (model for whole in (True, False) for model in models_of_repo(locations.hub, here.repo, whole))
-        fitting = [model for model in _of_revision(list(of_repo), here, locations) if _is_exact(model, here)]
-        found = [item for item in found if any(item.cached and model.is_same(item.cached) for model in fitting)]
-        names = [item.name.partition("@")[0] for item in found]
-        return [
-            replace(item, name=f"{name}@{item.cached.commit[:8]}") if item.cached and names.count(name) > 1 else item
-            for item, name in zip(found, names, strict=True)
-        ]
+        models = [item.cached for item in self.models(locations) if item.cached and item.cached.repo == here.repo]
+        models += models_of_repo(locations.hub, here.repo, whole=False)
+        of_repo = [one for whole in (True, False) for one in models_of_repo(locations.hub, here.repo, whole)]
+        fitting = [model for model in _of_revision(of_repo, here, locations) if _is_exact(model, here)]
+        found = [model for model in models if any(model.is_same(other) for other in fitting)]
+        paths = [model.variant.path for model in found]
+        items = []
+        for model in found:
+            variant, missing = model.variant, len(model.variant.missing)
+            same_type = {other.variant.path for other in found if other.variant.quantization == variant.quantization}
+            is_by_type = variant.quantization and len(same_type) == 1
+            name = f"{model.repo}:{variant.quantization}" if is_by_type else f"{model.repo}/{variant.path}"
+            name += f"@{model.commit[:8]}" if paths.count(variant.path) > 1 else ""
+            name += f" (incomplete: {plural(missing, 'part')} missing)" if missing else ""
+            digests = tuple(part.sha256 for part in variant.parts)
+            items.append(InstalledModel(name, self, model.parts, variant.size, digests, cached=model))
+        return items
 
     def _shortest_reference(self, model: CachedModel, locations: ModelLocations) -> str:
         """The shortest reference that finds this model, and not a similar one or another commit; or else its path."""
