@@ -72,9 +72,10 @@ class PartialFile:
         """The position of the first missing byte; the size when the file is complete."""
         return next((segment.position for segment in self.segments if segment.left > 0), self.size)
 
-    def open(self) -> FileIO:
-        """Open the file for writing, without a buffer; it is created if missing, and links are not followed."""
-        return FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT | OPEN_SAFE, 0o666), "r+b")
+    def open(self, create: bool = True) -> FileIO:
+        """Open the file for writing, without a buffer; links are not followed."""
+        flags = os.O_RDWR | OPEN_SAFE | (os.O_CREAT if create else 0)
+        return FileIO(os.open(self.path, flags, 0o666), "r+b")
 
     def split(self) -> Segment | None:
         """Split the longest missing range and give the second half; None when no range is long enough.
@@ -118,6 +119,8 @@ class PartialFile:
 
     def restore(self, file: FileIO) -> None:
         """Copy the deleted file, whose bytes are on disk as long as it is open as `file`. Raises OSError."""
+        # New segments: a thread that still waits for the network can only move the old ones.
+        segments = [Segment(old.start, old.position, old.end) for old in self.segments]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.unlink(missing_ok=True)
         try:
@@ -127,6 +130,7 @@ class PartialFile:
         except OSError:
             self.discard()
             raise
+        self.segments = segments
         self.record()
 
     def publish(self, target: Path) -> None:

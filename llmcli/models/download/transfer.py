@@ -157,7 +157,7 @@ class Transfer:
     def _download(self, segment: Segment) -> None:
         """Download one segment, with as many requests as necessary."""
         retries = RetryPolicy(self._notify, stop=self._stop)
-        with self._partial.open() as file:
+        with self._partial.open(create=False) as file:  # a deleted one is restored with its bytes, not created empty
             retries.run(lambda: self._stream(segment, file, retries))
 
     def _stream(self, segment: Segment, file: FileIO, retries: RetryPolicy) -> None:
