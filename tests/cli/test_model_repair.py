@@ -285,3 +285,14 @@ def start(place: Place, name: str, sha256: str, size: int) -> Path:
     half.write_bytes(b"GGUF" + bytes(16))
     notes.update(place.home / "data", half, reference=name, size=size)
     return half
+
+
+def test_type_that_llama_cpp_lacks_is_refused_before_download(place: Place, tmp_path: Path) -> None:
+    data = gguf(tmp_path / "x.gguf", 32)
+    at = data.index(b"token_embd.weight") + len(b"token_embd.weight") + 4 + 8  # after the number and the dimension
+    place.hub.add(OTHER, {"x-Q4_K_M.gguf": data[:at] + b"\x8b" + data[at + 1 :] + bytes(8 << 20)})
+    refused = place.run("pull", OTHER)
+    assert (refused.status, refused.stdout) == (8, b"")
+    assert "tensor 'token_embd.weight' has the unknown type 139" in refused.stderr
+    assert place.hub.served <= 2 << 20
+    assert listed(place) == []
