@@ -24,7 +24,7 @@ from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.kind import ModelKind, kind_of
 from llmcli.models.gguf.parser import read_headers
-from llmcli.models.locations import ModelFile, ModelLocations, is_starter_downloaded, starter_path
+from llmcli.models.locations import STARTER_SHA256, ModelFile, ModelLocations, is_starter_downloaded, starter_path
 from llmcli.models.lookup import find_model_file
 from llmcli.models.notes import ModelHasher
 from llmcli.params.param import SettingValue
@@ -113,6 +113,7 @@ def resolve_model(
         from llmcli.models.sources.starter import ensure_starter
 
         ensure_starter(cache_dir, fetch, locations.offline)
+        notes.record_sha256(locations.data_dir, file.path, STARTER_SHA256)
     notes.update(locations.data_dir, file.path, used=time.time())
     if for_text and not file.trusted and not target.kind.generates:
         raise target.kind_error()

@@ -75,8 +75,6 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
     facts["sampling"] |= sampling_defaults_of(file)
     note = notes.read(locations.data_dir, file.path)
     sha256, hashed = note.get("sha256", ""), note.get("hashed")
-    if item.source.name == "starter":  # it was verified when it was downloaded
-        sha256, hashed = item.digests[0], file.path.stat().st_mtime
     projector = item.cached.projector.path if item.cached and item.cached.projector else item.projector
     license_name = str(headers[0].metadata.get("general.license", ""))
     if not license_name and item.cached:  # what the Hub gave when the model was pulled

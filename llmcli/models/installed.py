@@ -48,7 +48,7 @@ def inventory_with_aliases(locations: ModelLocations) -> list[InstalledModel]:
 
 
 def installed_model(file: ModelFile, locations: ModelLocations) -> InstalledModel:
-    """The inventory item of a model file; a new item for a file outside the inventory.
+    """The inventory item of a model file; a new item for a file outside the inventory, with what its program knows.
 
     Raises ModelNotFoundError if the file does not exist (the starter, before it is downloaded).
     """
@@ -61,6 +61,11 @@ def installed_model(file: ModelFile, locations: ModelLocations) -> InstalledMode
     if same_file:  # the same bytes can have several names
         return max(same_file, key=lambda item: _likeness(item, file))
     size, used = sum(part.stat().st_size for part in file.parts), notes.read(locations.data_dir, file.path).get("used")
+    for folder, program in stores_not_imported(locations):  # what such a program knows of its file holds all the same
+        for model in program.models_in(folder):
+            if os.path.realpath(model.path) == real:
+                name = model.name if program.has_names else str(file.path)
+                return replace(model, name=name, last_used=used)
     return InstalledModel(str(file.path), FILE, file.parts, size, ("",) * len(file.parts), last_used=used)
 
 

@@ -31,10 +31,11 @@ class FileNote(TypedDict, total=False):
     probed: str  # the release of llama.cpp that has loaded it safely
     sha256: str  # of its bytes
     hashed: float  # when the sha256 was computed
-    reference: str  # of a download that is not complete: what `llmcli pull` resumes
+    reference: str  # what `llmcli pull` downloaded or, of a download that is not complete, resumes
     size: int  # of the complete download, in bytes
     version: str  # of a file from a URL: its ETag or Last-Modified
     published: str  # of a file from a URL: the sha256 that the URL gave
+    received: str  # of a file from a URL: the sha256 of the bytes that the server sent
 
 
 def read(data_dir: Path, file: Path) -> FileNote:
@@ -120,7 +121,9 @@ class ModelHasher:
 
     def __init__(self, file: ModelFile, data_dir: Path) -> None:
         self._file, self._data_dir = file, data_dir
-        self._digests = {file.path: STARTER_SHA256} if file.trusted and file.name == STARTER else {}  # of the parts
+        self._digests: dict[Path, str] = {}  # of the parts
+        if file.trusted and file.name == STARTER:  # its own, unless it was found to have another one
+            self._digests[file.path] = read(data_dir, file.path).get("sha256") or STARTER_SHA256
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 

@@ -1,5 +1,6 @@
 """The routes of the Hub: the API, the URLs of files, and the errors of both."""
 
+import re
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
@@ -43,6 +44,8 @@ def cdn_reply(state: State, request: Request) -> Reply:
 
 
 def _in_repo(state: State, request: Request, name: str, rest: tuple[str, ...]) -> Reply:
+    if state.any_case:
+        name = next((own for own in (*state.repos, *state.renamed) if own.casefold() == name.casefold()), name)
     if name in state.renamed:
         return _moved(request, name, state.renamed[name])
     repo = state.repos.get(name)
@@ -67,9 +70,9 @@ def _of_repo(state: State, request: Request, repo: Repo, rest: tuple[str, ...]) 
         return error_reply(404, "RevisionNotFound", f"Invalid rev id: {rest[1]}")
     match rest:
         case () | ("revision", _):
-            blobs = request.params.get("blobs", [""])[0].lower() in ("true", "1")
+            blobs = request.params.get("blobs", [""])[0].lower() in ("true", "1") and "blobs" not in state.lacks
             return json_reply(asked_for(model_value(repo, commit, blobs), request.params))
-        case ("tree", _, *folder):
+        case ("tree", _, *folder) if "tree" not in state.lacks:
             return _tree(state, request, commit, "/".join(folder))
         case ("paths-info", _):
             return _paths_info(request, commit)
@@ -88,6 +91,7 @@ def _resolve(state: State, request: Request, repo: Repo, commit: Commit, path: s
         return file_reply(request, content.source, content.size, headers | {"ETag": f'"{content.blob_id}"'})
     etag, location = f'"{content.sha256}"', state.sign(repo, path, content)
     headers |= {"ETag": etag, "X-Linked-Etag": etag, "X-Linked-Size": str(content.size)}
+    headers = {} if "headers" in state.lacks else headers
     headers |= {"Location": location, "Accept-Ranges": "bytes"}
     text = f"Found. Redirecting to {location}".encode()
     return replace(bytes_reply(text, "text/plain; charset=utf-8", 302, headers), stretch=None)
@@ -130,5 +134,5 @@ def _whoami(state: State, request: Request) -> Reply:
 
 def _moved(request: Request, old: str, new: str) -> Reply:
     parts = "/".join(quote(part, safe="") for part in request.parts)
-    path = parts.replace(old, new, 1) + (f"?{request.query}" if request.query else "")
+    path = re.sub(re.escape(old), new, parts, count=1, flags=re.I) + (f"?{request.query}" if request.query else "")
     return replace(bytes_reply(b"", "text/plain", 307, {"Location": f"/{path}"}), stretch=None)

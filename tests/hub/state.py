@@ -16,6 +16,8 @@ class State:
 
     token: str | None = "hf_right"  # the one right token; a request with any other is refused
     requires_token: bool = False  # even public repositories answer only to the token
+    lacks: frozenset[str] = frozenset()  # what a mirror does not have: "blobs", "tree", "headers"
+    any_case: bool = False  # a name of a repository is right in any case, as on the Hub
     page_size: int = 1000  # entries of one page of a tree or of a search
     endpoint: str = ""
     cdn: str = ""

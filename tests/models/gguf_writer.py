@@ -56,7 +56,17 @@ def write_gguf(
     tensors: Sequence[Tensor] = (Tensor("token_embd.weight"),),
     **faults: Any,
 ) -> Path:
-    """Write a GGUF file and give its path. `metadata` (default MODEL) may be pairs: keys can stand twice.
+    """Write a GGUF file and give its path; the arguments are those of `gguf_bytes`."""
+    path.write_bytes(gguf_bytes(metadata, tensors, **faults))
+    return path
+
+
+def gguf_bytes(
+    metadata: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
+    tensors: Sequence[Tensor] = (Tensor("token_embd.weight"),),
+    **faults: Any,
+) -> bytes:
+    """The bytes of a GGUF file. `metadata` (default MODEL) may be pairs: keys can stand twice.
 
     Faults: magic, version, n_tensors, n_keys (what the header claims), align (padding really written, 32),
     missing (bytes cut from the end), keep (bytes kept from the start), extra (bytes appended).
@@ -73,9 +83,8 @@ def write_gguf(
         head += _entry(tensor, offset)
         offset += size + -size % align
     data = head + bytes(-len(head) % align) + bytes(min(offset, 1 << 20))
-    data = data[: len(data) - faults.get("missing", 0)][: faults.get("keep")] + faults.get("extra", b"")
-    path.write_bytes(data)
-    return path
+    cut: bytes = data[: len(data) - faults.get("missing", 0)][: faults.get("keep")]
+    return cut + bytes(faults.get("extra", b""))
 
 
 def _string(text: str | bytes) -> bytes:

@@ -20,13 +20,16 @@ from llmcli.models.hub.repo_download import PullPlan, plan_pull
 from llmcli.models.locations import ModelLocations, Progress
 from llmcli.models.reference import HubReference
 from tests.hub.server import FakeHub
+from tests.models.gguf_writer import gguf_bytes
 
 REPO, FILE = "o/m-GGUF", "m-Q4_K_M.gguf"
 MIB = 1 << 20
 
 
 def some_bytes(count: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(count)
+    """Random bytes that begin with the header of a model, if they are enough: `pull` reads it before a download."""
+    head = gguf_bytes() if count > MIB else b""
+    return head + random.Random(seed).randbytes(count - len(head))
 
 
 @lru_cache(8)

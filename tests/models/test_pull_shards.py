@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
+from llmcli.errors import DiskError, LlmcliError, ModelNotFoundError, NetworkError
 from llmcli.models.hub import cache
+from llmcli.models.locations import Progress
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import HubReference
 from tests.hub.server import FakeHub, Fault
@@ -129,3 +130,19 @@ def test_projector_alone_is_not_a_model(pulls: Pulls) -> None:
     with pytest.raises(LlmcliError, match="no GGUF"):
         pulls.pull()
     assert [request.origin for request in pulls.hub.log] == ["hub"]
+
+
+def test_part_that_is_deleted_during_the_pull_is_an_error(pulls: Pulls) -> None:
+    files = shards(1)
+    pulls.hub.add(REPO, dict(files))
+    first, *_, last = files
+
+    def delete_first(name: str) -> Progress:
+        if name == last:
+            next(pulls.folder.rglob(first)).unlink()
+        return no_progress
+
+    with pytest.raises(DiskError, match="another program deleted files of o/m-GGUF meanwhile") as caught:
+        pulls.plan().download(delete_first, pulls.say)
+    assert caught.value.hint == f"run `llmcli pull {REPO}` again"
+    assert contents(pulls.pull()) == files

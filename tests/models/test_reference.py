@@ -87,6 +87,11 @@ def test_reference_spelling_is_normalized(text: str, canonical: str) -> None:
         ("https://huggingface.co/owner/repo/resolve/main/x.gguf?download=true", "owner/repo/x.gguf"),
         ("https://huggingface.co/owner/repo/raw/v1/sub/x.gguf", "owner/repo/sub/x.gguf@v1"),
         ("https://huggingface.co/owner/repo/tree/main", "owner/repo"),
+        ("https://huggingface.co/owner/repo?show_file_info=X-Q8_0.gguf", "owner/repo/X-Q8_0.gguf"),
+        ("hf.co/owner/repo/?show_file_info=sub%2FX-00001-of-00002.gguf", "owner/repo/sub/X-00001-of-00002.gguf"),
+        ("https://huggingface.co/owner/repo/tree/v1?show_file_info=X.gguf", "owner/repo/X.gguf@v1"),
+        ("https://huggingface.co/owner/repo?show_file_info=model.safetensors", "owner/repo"),
+        ("https://huggingface.co/owner/repo/blob/main/a.gguf?show_file_info=b.gguf", "owner/repo/a.gguf"),
         ("https://huggingface.co/owner/repo/tree/main/sub", "owner/repo"),
         (f"https://huggingface.co/owner/repo/tree/{COMMIT}", f"owner/repo@{COMMIT}"),
         ("https://huggingface.co/owner/repo/blob/main/two%20words.gguf", "owner/repo/two words.gguf"),
@@ -102,6 +107,7 @@ def test_url_of_the_mirror_is_a_hub_reference(mirror: str, monkeypatch: pytest.M
     assert isinstance(parse(f"{mirror}/owner/repo/resolve/v1/x.gguf"), UrlReference)
     monkeypatch.setenv("HF_ENDPOINT", mirror)
     assert parse(f"{mirror}/owner/repo/resolve/v1/x.gguf") == parse("owner/repo/x.gguf@v1")
+    assert parse(f"{mirror}/owner/repo?show_file_info=x.gguf") == parse("owner/repo/x.gguf")
     assert isinstance(parse("https://other.example/owner/x.gguf"), UrlReference)
 
 

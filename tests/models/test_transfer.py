@@ -4,6 +4,7 @@ import hashlib
 import os
 import random
 import re
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.errors import ModelInvalidError, NetworkError
+from llmcli.errors import DiskError, ModelInvalidError, NetworkError
 from llmcli.models.download import http, partial_file, transfer
 from tests.cli_result import shell_status
 from tests.hub.server import Fault
@@ -25,6 +26,9 @@ EARLY_SPLIT = """
 from llmcli.models.download import partial_file, transfer
 transfer.WINDOW, transfer.MIN_GAIN, transfer.RECORD_INTERVAL, partial_file.MIN_SPLIT = 0.1, 0.0, 1 << 15, 1 << 18
 """
+
+
+deletes_open_files = pytest.mark.skipif(os.name == "nt", reason="Windows does not delete a file that is open")
 
 
 @pytest.fixture
@@ -228,3 +232,58 @@ def test_snapshot_has_the_file_if_links_are_impossible(pulls: Pulls, monkeypatch
     served = pulls.hub.served
     assert pulls.pull() == path
     assert pulls.hub.served == served
+
+
+@deletes_open_files
+@pytest.mark.parametrize("whole_folder", [False, True])
+@pytest.mark.parametrize("connections", [1, 2])
+def test_partial_file_that_is_pruned_is_restored_at_once(
+    pulls: Pulls, monkeypatch: pytest.MonkeyPatch, whole_folder: bool, connections: int
+) -> None:
+    """`hf cache prune` deletes what ends in .incomplete, `hf cache rm` the folder of the repository."""
+    if connections > 1:
+        early_split(monkeypatch)
+        monkeypatch.setattr(transfer, "MIN_GAIN", 0.0)
+    pulls.hub.throttle = 2 * MIB
+    pruned: list[int] = []
+
+    def prune(done: int, total: int) -> None:
+        if not pruned and done > total // 2 and len(pulls.hub.requests("cdn")) >= connections:
+            pruned.append(done)
+            for path in [pulls.folder] if whole_folder else pulls.partials():
+                shutil.rmtree(path) if whole_folder else path.unlink()
+
+    assert sha256(pulls.pull(prune)) == DIGEST
+    assert len(pruned) == 1
+    assert [text for text in pulls.said if "another program deleted the partial download" in text]
+    assert pulls.hub.served < SIZE + 2 * MIB
+    assert pulls.partials() == []
+
+
+@deletes_open_files
+def test_an_interrupt_after_a_prune_keeps_the_bytes(pulls: Pulls) -> None:
+    pulls.hub.hold_at = SIZE // 2
+
+    def prune(done: int, _total: int) -> None:
+        if done == SIZE // 2:
+            pulls.partials()[0].unlink()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pulls.pull(prune)
+    assert pulls.partial_bytes() == SIZE // 2
+    pulls.hub.hold_at = None
+    assert sha256(pulls.pull()) == DIGEST
+    assert pulls.hub.requests("cdn")[1].range == f"bytes={SIZE // 2}-{SIZE - 1}"
+
+
+@deletes_open_files
+def test_file_that_is_deleted_again_and_again_is_an_error(pulls: Pulls) -> None:
+    pulls.hub.throttle = MIB
+
+    def prune(_done: int, _total: int) -> None:
+        for path in pulls.partials():
+            path.unlink()
+
+    with pytest.raises(DiskError, match=r"another program deletes .*\.llmcli\.incomplete again and again"):
+        pulls.pull(prune)

@@ -62,6 +62,56 @@ def test_a_quantization_has_its_usual_bits_in_any_spelling() -> None:
     assert nominal_bits("Q9_Z") is None
 
 
+@pytest.mark.parametrize(
+    ("name", "quantization"),
+    [
+        ("X-Q4_K_M-fp16.gguf", "Q4_K_M"),
+        ("X-fp16-Q4_K_M.gguf", "Q4_K_M"),
+        ("X-Q8_0-BF16.gguf", "Q8_0"),
+        ("X-bf16-F16.gguf", "F16"),
+        ("F16/X-Q5_K.gguf", "Q5_K"),
+        ("X-Q8_0_L.gguf", "Q8_0_L"),
+        ("X-Q4_K_R4.gguf", ""),
+    ],
+)
+def test_type_of_the_source_file_is_not_the_quantization(name: str, quantization: str) -> None:
+    assert quantization_of(name) == quantization
+
+
+@pytest.mark.parametrize("wanted", ["Q8_0_L", "q4_k_r4", "FP8", "iq4_ks"])
+def test_every_listed_type_is_found_by_its_name(wanted: str) -> None:
+    found = quantizations(files("m-Q8_0.gguf", "m-Q8_0_L.gguf", "m-Q4_K_R4.gguf", "m-FP8.gguf", "IQ4_KS/m.gguf"))
+    assert wanted.upper() in select_quantization(found, wanted, None, REPO).path.upper()
+    with pytest.raises(ModelNotFoundError, match="no 'Q6_K', only"):
+        select_quantization(quantizations(files("m-Q6_K-Q4_0.gguf")), "Q6_K", None, REPO)
+    with pytest.raises(UsageError, match="2 files for FP8"):
+        select_quantization(quantizations(files("a-FP8.gguf", "b-FP8.gguf")), "FP8", None, REPO)
+
+
+def test_adapters_and_encoders_are_no_quantizations() -> None:
+    beside = ["clip-vit-large-patch14-F16.gguf", "lora-x-F16.gguf", "x-LoRA-f16.gguf", "sub/adapter.gguf"]
+    kept = ["x-Q4_0.gguf", "explora-Q4_0.gguf", "eclipse-clip-Q4_0.gguf"]
+    assert {variant.path for variant in quantizations(files(*beside, *kept))} == set(kept)
+    assert {variant.path for variant in quantizations(files(*beside))} == set(beside)
+
+
+@pytest.mark.parametrize(
+    ("names", "taken", "reason"),
+    [
+        (("x.gguf", "x-Q3_K_M.gguf"), "x-Q3_K_M.gguf", "the only file with a known quantization"),
+        (("x-FP8.gguf", "x-Q3_K_M.gguf", "x-Q2_K.gguf"), "x-Q3_K_M.gguf", "no Q4_K_M, the nearest is Q3_K_M"),
+        (("x-Q4_0_4_4.gguf", "x-Q8_0.gguf", "x-Q6_K.gguf"), "x-Q6_K.gguf", "no Q4_K_M, the nearest is Q6_K"),
+        (("x-Q4_0_4_4.gguf",), "x-Q4_0_4_4.gguf", "the only file"),
+        (("x.gguf",), "x.gguf", "the only file"),
+    ],
+)
+def test_known_quantizations_come_before_other_files(names: tuple[str, ...], taken: str, reason: str) -> None:
+    large = [RepoFile(name, (4 if "Q" in name else 9) * GIB, "") for name in names]
+    variant, why = best_fit(quantizations(large), 0)
+    assert (variant.path, why) == (taken, reason)
+    assert best_fit(quantizations(large), 64 * GIB)[0].quantization not in ("FP8", "") or len(names) == 1
+
+
 def test_bits_are_computed_from_known_parameters() -> None:
     (variant,) = offer(Q8_0=1)
     assert variant.bits_per_weight(2 * GIB) == 4.0

@@ -10,14 +10,21 @@ from llmcli.cli.completion import complete_reference
 from llmcli.cli.options import Json, with_settings
 from llmcli.config import config_file
 from llmcli.config.presets import resolve_settings
-from llmcli.errors import ExitStatus, ModelInvalidError, ModelNotFoundError, UsageError
+from llmcli.errors import (
+    ExitStatus,
+    LlmcliError,
+    ModelInvalidError,
+    ModelNotFoundError,
+    NotAllowedError,
+    UsageError,
+)
 from llmcli.files import check_name
 from llmcli.models import installed
 from llmcli.models.gguf.parser import read_headers
 from llmcli.models.installed import InterruptedDownload, installed_model
 from llmcli.models.locations import STARTER, ModelLocations, ModelNotDownloadedError, model_locations
 from llmcli.models.lookup import find_model_file
-from llmcli.models.reference import RemoteReference
+from llmcli.models.reference import HubReference, RemoteReference
 from llmcli.models.sources import hub
 from llmcli.models.sources.folder import skipped_files
 from llmcli.models.sources.registry import models_in_folder, parse, parse_remote, programs
@@ -60,20 +67,27 @@ def list_models(flags: Layer, as_json: Annotated[bool, Option("--json", help="Pr
 
 @with_settings(only=("model_folders",))
 def remove_model(
-    flags: Layer, model: Reference, yes: Annotated[bool, Option("--yes", "-y", help="Skip the confirmation.")] = False
+    flags: Layer,
+    model: Reference,
+    yes: Annotated[bool, Option("--yes", "-y", help="Skip the confirmation.")] = False,
+    foreign: Annotated[
+        bool, Option("--foreign", help="With --yes: remove files that another program downloaded too.")
+    ] = False,
 ) -> int:
     locations = model_locations(resolve_settings(flags))
-    try:
-        item = installed_model(find_model_file(model, locations), locations)
-    except ModelNotDownloadedError as missing:
-        if not (incomplete := hub.SOURCE.incomplete_model(missing.reference, locations)):
-            raise ModelNotFoundError(str(missing), "list the models with `llmcli models list`") from None
-        item = incomplete
+    item = _only_model(model, locations)
     plan = item.source.plan_removal(item, locations)
+    if plan.is_foreign and yes and not foreign:
+        raise UsageError(
+            f"{item.name} was not downloaded by llmcli: another program can need it",
+            "add --foreign to remove it all the same",
+        )
     for path in plan.names:
         console.note(f"will remove {path}")
     for path in plan.kept:
         console.note(f"will keep {path} (shared with another model)")
+    if plan.is_foreign:
+        console.warn(f"{item.name} was not downloaded by llmcli: another program can need it")
     if not yes and not can_ask():
         raise UsageError(f"refusing to remove {item.name} without confirmation", "use --yes")
     if not yes and not confirm(f"Remove {item.name} and free {format_size(plan.freed)}?", default=False):
@@ -95,16 +109,15 @@ def verify_models(
     file = None if model is None else find_model_file(model, locations)
     items = [installed_model(file, locations)] if file else installed.inventory(locations)
     with Downloads() as downloads:
-        results = [result for item in items for result in installed.verify(item, locations.data_dir, downloads.bar)]
+        verified = [(item, installed.verify(item, locations.data_dir, downloads.bar)) for item in items]
+    results = [result for _, of_item in verified for result in of_item]
     if as_json:
         print_json([{"file": str(result.path), "state": result.state, "sha256": result.sha256} for result in results])
     else:
         print_rows(("STATE", "MODEL", "SHA256"), [(result.state, result.name, result.sha256) for result in results])
-    damaged = [result for result in results if result.state == "damaged"]
-    for result in damaged:
-        by_pull = f"download it again with `llmcli pull {result.name}`"
-        hint = by_pull if parse_remote(result.name, locations) else "copy or download it again"
-        console.warn(f"{result.path} is damaged", hint)
+    damaged = [(item, result) for item, of_item in verified for result in of_item if result.state == "damaged"]
+    for item, result in damaged:
+        console.warn(f"{result.path} is damaged", item.source.repair_hint(item, locations))
     return ExitStatus.MODEL_INVALID if damaged else ExitStatus.OK
 
 
@@ -197,6 +210,25 @@ def import_folders(
     console.note(f"{plural(len(rows), 'model')} imported in place; use one with --model NAME")
 
 
+def _only_model(text: str, locations: ModelLocations) -> InstalledModel:
+    """The model that a name means; unlike elsewhere, a name that can mean several is an error, not the best match."""
+    is_file = Path(text).expanduser().is_file()
+    reference = None if is_file else parse_remote(text, locations)
+    found = hub.SOURCE.all_named(reference, locations) if isinstance(reference, HubReference) else []
+    if len(found) > 1:
+        names = ", ".join(item.name for item in found)
+        raise UsageError(f"'{text}' means {len(found)} models: {names}", "give one of these names")
+    if found:
+        return found[0]
+    try:
+        item = installed_model(find_model_file(text, locations), locations)
+    except ModelNotDownloadedError as missing:
+        raise ModelNotFoundError(str(missing), "list the models with `llmcli models list`") from None
+    if item.cached and isinstance(reference, HubReference):  # the nearest one, such as UD-Q4_K_M for Q4_K_M
+        raise UsageError(f"'{text}' is not on this machine, only {item.name}", "give this name if you mean it")
+    return item
+
+
 def _model_data(item: InstalledModel) -> dict[str, Any]:
     return {
         "name": item.name,
@@ -234,17 +266,29 @@ def _sound_models(folder: Path, is_named: bool) -> list[InstalledModel]:
 
 
 def _resume(chosen: Sequence[InterruptedDownload], locations: ModelLocations) -> None:
-    from llmcli.cli.models.pull import download_with_bars, plan_reference
+    from llmcli.cli.models.pull import describe, download_with_bars, plan_reference
 
+    error: LlmcliError | None = None
     for name in dict.fromkeys(item.name for item in chosen if item.size):
         reference = parse(name)
-        if isinstance(reference, RemoteReference):
-            print_line(str(download_with_bars(plan_reference(reference, locations)).path))
+        if not isinstance(reference, RemoteReference):
+            continue
+        try:
+            plan = plan_reference(reference, locations)
+            console.note(describe(plan))
+            print_line(str(download_with_bars(plan).path))
+        except (ModelNotFoundError, NotAllowedError) as refusal:  # it is about this model only
+            console.note(f"kept the partial download; delete it with `llmcli models partials {name} --remove`")
+            if error:
+                console.warn(str(error), error.hint)
+            error = refusal
     for item in chosen:
         if not item.size and item.is_from_llmcli:
             console.warn(f"cannot resume {item.path}: its model is not known", "pull its model again")
         elif not item.size:
             console.warn(f"cannot resume {item.path}: another program started it")
+    if error:
+        raise error
 
 
 def _delete(chosen: Sequence[InterruptedDownload], data_dir: Path) -> None:

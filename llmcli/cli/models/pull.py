@@ -12,7 +12,8 @@ from llmcli.errors import ExitStatus, ModelInvalidError, NetworkError
 from llmcli.inference.sizing import memory_and_cores
 from llmcli.models.gguf.kind import kind_of
 from llmcli.models.hub import environment
-from llmcli.models.locations import ModelFile, ModelLocations, ModelNotDownloadedError, model_locations
+from llmcli.models.installed import find_interrupted
+from llmcli.models.locations import STARTER, ModelFile, ModelLocations, ModelNotDownloadedError, model_locations
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import HubReference, RemoteReference
 from llmcli.models.sources.registry import parse_remote, plan_download
@@ -41,6 +42,11 @@ def pull(
     locations = model_locations(settings)
     remote = parse_remote(reference, locations)
     if remote is None:  # the starter, or a file
+        if locations.aliases.get(reference, reference) == STARTER:
+            from llmcli.models.sources.starter import pull_starter
+
+            with Downloads() as downloads:
+                pull_starter(locations, downloads.bar, downloads.say)
         from llmcli.inference.local import resolve_model  # loads the engine
 
         with Downloads() as downloads:
@@ -86,10 +92,18 @@ def pull_if_missing(missing: ModelNotDownloadedError, locations: ModelLocations,
 
 
 def plan_reference(reference: RemoteReference, locations: ModelLocations) -> DownloadPlan:
-    """Plan the download of a reference; warn before the token of the Hub is sent to another host."""
+    """Plan the download of a reference; warn before the token of the Hub is sent to another host.
+
+    A partial download of an older version is deleted: nothing can resume it.
+    """
     if isinstance(reference, HubReference):
         warn_about_token(locations)
-    return plan_download(reference, locations, memory_and_cores()[0], console.note)
+    plan = plan_download(reference, locations, memory_and_cores()[0], console.note)
+    for item in find_interrupted(locations):
+        if item.name == str(plan.reference) and plan.replaces(item.path) and item.remove(locations.data_dir):
+            size = format_size(item.downloaded)
+            console.note(f"deleted {size} of {item.name} from an interrupted download: its server has another file now")
+    return plan
 
 
 def inspect(plan: DownloadPlan) -> tuple[str, ModelInvalidError | None]:

@@ -197,7 +197,7 @@ def _checksum(info: ModelInfo) -> str:
     if not info.downloaded:
         return f"sha256 {info.sha256} (published)" if info.sha256 else ""
     if info.damaged:
-        return f"DAMAGED: the sha256 is not {info.sha256}; `llmcli pull` repairs it"
+        return f"DAMAGED: the sha256 is not {info.sha256}; `llmcli models verify` says what repairs it"
     if info.verified:
         return f"sha256 {info.sha256}, verified {format_age(info.verified)}"
     if info.sha256:

@@ -22,6 +22,7 @@ MIN_SPLIT = 8 << 20  # bytes; a smaller rest is not worth another connection
 RESERVE = 64 << 20  # bytes of disk space that stay free
 _RECORD_SIZE = 1024  # bytes, padded: each write must overwrite the one before completely
 _MAX_RECORD = 1 << 20  # bytes
+_BLOCK = 4 << 20  # bytes copied at a time
 _FULL = errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)  # Windows has no EDQUOT
 
 
@@ -72,9 +73,10 @@ class PartialFile:
         """The position of the first missing byte; the size when the file is complete."""
         return next((segment.position for segment in self.segments if segment.left > 0), self.size)
 
-    def open(self) -> FileIO:
-        """Open the file for writing, without a buffer; it is created if missing, and links are not followed."""
-        return FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT | OPEN_SAFE, 0o666), "r+b")
+    def open(self, create: bool = True) -> FileIO:
+        """Open the file for writing, without a buffer; links are not followed."""
+        flags = os.O_RDWR | OPEN_SAFE | (os.O_CREAT if create else 0)
+        return FileIO(os.open(self.path, flags, 0o666), "r+b")
 
     def split(self) -> Segment | None:
         """Split the longest missing range and give the second half; None when no range is long enough.
@@ -108,6 +110,29 @@ class PartialFile:
         """Delete everything and start from the beginning."""
         delete_partial(self.path)
         self.segments = [Segment(0, 0, self.size)]
+
+    def is_deleted(self, file: FileIO) -> bool:
+        """Whether another program deleted or replaced the file, which is open as `file`."""
+        try:
+            return not os.path.samestat(os.stat(self.path), os.fstat(file.fileno()))
+        except FileNotFoundError:
+            return True
+
+    def restore(self, file: FileIO) -> None:
+        """Copy the deleted file, whose bytes are on disk as long as it is open as `file`. Raises OSError."""
+        # New segments: a thread that still waits for the network can only move the old ones.
+        segments = [Segment(old.start, old.position, old.end) for old in self.segments]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.unlink(missing_ok=True)
+        try:
+            file.seek(0)
+            with self.open() as copy:
+                shutil.copyfileobj(file, copy, _BLOCK)
+        except OSError:
+            self.discard()
+            raise
+        self.segments = segments
+        self.record()
 
     def publish(self, target: Path) -> None:
         """Make the complete file the file `target`, in one step that survives a power cut. Raises OSError."""

@@ -14,7 +14,7 @@ from io import FileIO
 from pathlib import Path
 from time import monotonic
 
-from llmcli.errors import LlmcliError, ModelInvalidError
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError
 from llmcli.models.download.http import RemoteFile, RetryPolicy, TransientError
 from llmcli.models.download.partial_file import PartialFile, Segment, partial_path
 from llmcli.models.locations import Notify, Progress
@@ -27,6 +27,7 @@ RECORD_INTERVAL = 512 << 10  # bytes of one segment between two records of its p
 _TICK = 0.1  # seconds between two updates of progress and connections
 _PAUSE = 0.02  # seconds until the hasher checks for more bytes
 _BLOCK = 4 << 20  # bytes hashed at a time
+_MAX_RESTORED = 4  # runs of one download
 
 
 def download_file(
@@ -39,12 +40,22 @@ def download_file(
 ) -> str:
     """Download the missing bytes, publish the file at `target` if it is sound, and give its sha256 in hex.
 
+    A partial download that another program deletes meanwhile (`hf cache prune`) is restored where the system can.
+
     It must have the sha256 of `remote`, if that is known; `check` can raise for another fault, and the file is
     deleted then. `name` is for errors. Raises LlmcliError (also if the server refuses or fails), OSError or
     KeyboardInterrupt. The partial download is kept.
     """
     partial = PartialFile(partial_path(target), remote.size)
-    digest = Transfer(remote, partial, progress, notify).run()
+    digest = ""
+    for _ in range(_MAX_RESTORED):
+        if digest := Transfer(remote, partial, progress, notify).run():
+            break
+        notify("another program deleted the partial download; it is restored")
+    if not digest:
+        raise DiskError(
+            f"another program deletes {partial.path} again and again", "stop it, then run the command again"
+        )
     try:
         if remote.sha256 not in ("", digest):
             raise ModelInvalidError(
@@ -83,7 +94,7 @@ def exclusive(lock: Path, what: str, notify: Notify, on_wait: Callable[[], None]
 
 
 class Transfer:
-    """One run of a download; `run` returns when the file is complete, or raises."""
+    """One run of a download; `run` returns when the file is complete or another program deleted it, or raises."""
 
     def __init__(self, remote: RemoteFile, partial: PartialFile, progress: Progress, notify: Notify) -> None:
         self._remote, self._partial, self._progress, self._notify = remote, partial, progress, notify
@@ -93,26 +104,32 @@ class Transfer:
         self._digest = ""
 
     def run(self) -> str:
-        """Download the missing bytes and give the sha256 of the whole file, in hex. Raises as `download_file`."""
-        self._partial.open().close()
-        hasher = self._start(self._hash)
-        try:
-            for segment in [segment for segment in self._partial.segments if segment.left > 0]:
-                self._workers.append(self._start(self._download, segment))
-            self._supervise(hasher)
-        finally:
-            self._stop.set()
-            for thread in (*self._workers, hasher):
-                thread.join(_TICK)  # a thread that waits for the network ends by itself and writes nothing more
-            self._partial.record()
+        """Download the missing bytes and give the sha256 of the whole file, in hex. Raises as `download_file`.
+
+        It is "" if another program deleted the file: its bytes are restored, and the next run downloads the rest.
+        """
+        with self._partial.open() as file:
+            hasher = self._start(self._hash)
+            try:
+                for segment in [segment for segment in self._partial.segments if segment.left > 0]:
+                    self._workers.append(self._start(self._download, segment))
+                self._supervise(hasher, file)
+            finally:
+                self._stop.set()
+                for thread in (*self._workers, hasher):
+                    thread.join(_TICK)  # a thread that waits for the network ends by itself and writes nothing more
+                if self._partial.is_deleted(file):
+                    self._digest, self._error = "", None
+                    self._partial.restore(file)
+                self._partial.record()
         if self._error:
             raise self._error
         return self._digest
 
-    def _supervise(self, hasher: threading.Thread) -> None:
-        """Report progress and add connections as long as they pay, until everything is done."""
+    def _supervise(self, hasher: threading.Thread, file: FileIO) -> None:
+        """Report progress and add connections as long as they pay, until everything is done or the file is deleted."""
         ramp = ConnectionRamp(monotonic(), self._partial.done, max(1, len(self._workers)))
-        while hasher.is_alive() and not self._error:
+        while hasher.is_alive() and not self._error and not self._partial.is_deleted(file):
             self._progress(self._partial.done, self._partial.size)
             hasher.join(_TICK)
             ramp.update(monotonic(), self._partial.done)
@@ -140,7 +157,7 @@ class Transfer:
     def _download(self, segment: Segment) -> None:
         """Download one segment, with as many requests as necessary."""
         retries = RetryPolicy(self._notify, stop=self._stop)
-        with self._partial.open() as file:
+        with self._partial.open(create=False) as file:  # a deleted one is restored with its bytes, not created empty
             retries.run(lambda: self._stream(segment, file, retries))
 
     def _stream(self, segment: Segment, file: FileIO, retries: RetryPolicy) -> None:

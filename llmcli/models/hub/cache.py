@@ -36,6 +36,15 @@ def repo_of(folder_name: str) -> str:
     return f"{owner}/{name}" if folder_name.startswith("models--") and dashes and owner and name else ""
 
 
+def repo_in_cache(cache: Path, repo: str) -> str:
+    """The name under which the cache has a repository, in any case, as the Hub allows it; `repo` if it has none."""
+    with contextlib.suppress(OSError):
+        here, wanted = os.listdir(cache), folder_of(cache, repo).name
+        same = [name for name in here if name.casefold() == wanted.casefold()]
+        return repo if wanted in same or not same else repo_of(min(same))
+    return repo
+
+
 def pointer_path(cache: Path, repo: str, commit: str, path: str) -> Path:
     """The path of the link to a file of a commit."""
     return folder_of(cache, repo).joinpath("snapshots", commit, *path.split("/"))

@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -71,9 +71,10 @@ class HubFile(RemoteFile):
 
 @dataclass(frozen=True)
 class PullPlan(DownloadPlan):
-    """A pull from the Hub: `files` are those of the model."""
+    """A pull from the Hub: `files` are those of the model. The reference has the Hub's own name of the repository."""
 
     reference: HubReference
+    typed: HubReference
     locations: ModelLocations
     repo: Repo
     variant: Quantization
@@ -89,13 +90,22 @@ class PullPlan(DownloadPlan):
         with writing(locations.hub, self.missing, cache.MOVE_HINT):
             for item in self.files:
                 pull_file(item, name, locations.data_dir, progress_for, notify)
+            if not all(item.pointer.exists() for item in self.files):  # a part, while the next ones were downloaded
+                raise DiskError(f"another program deleted files of {name} meanwhile", f"run `llmcli pull {name}` again")
             record = cache.PulledRevision(
                 name, repo.name, repo.commit, self.variant.parts, None, repo.license, time.time()
             )
             cache.write_ref(locations.hub, repo.name, self.reference.revision or MAIN, repo.commit)
             cache.save_revision(locations.data_dir, record)
+            if self.typed != self.reference:  # an earlier record of this name can mean a copy in another folder
+                cache.save_revision(locations.data_dir, replace(record, reference=str(self.typed)))
         parts = tuple(item.pointer for item in self.files[: len(self.variant.parts)])
         return ModelFile(parts[0], parts, stem_of(parts[0]))
+
+    def replaces(self, partial: Path) -> bool:
+        here = cache.folder_of(self.locations.hub, self.repo.name) / "blobs"
+        listed = {partial_path(here / file.sha256).name for file in self.repo.files if file.sha256}
+        return partial.parent == here and partial.name not in listed
 
 
 def plan_pull(reference: HubReference, locations: ModelLocations, memory: int, notify: Notify) -> PullPlan:
@@ -104,7 +114,10 @@ def plan_pull(reference: HubReference, locations: ModelLocations, memory: int, n
     Raises ModelNotFoundError (no such model, parts are missing, or no sha256 is published), NotAllowedError (it is
     gated and no token is set) or NetworkError.
     """
-    repo = get_repo(reference, locations.offline, notify)
+    typed, repo = reference, get_repo(reference, locations.offline, notify)
+    reference = replace(typed, repo=repo.name)
+    if _is_renamed(typed.repo, repo.name):
+        notify(f"{typed.repo} is now {repo.name} on the Hub")
     found = quantizations(repo.files)
     if reference.quant or reference.file or not found:
         variant, reason = select_quantization(found, reference.quant, reference.file, reference.repo), ""
@@ -119,13 +132,15 @@ def plan_pull(reference: HubReference, locations: ModelLocations, memory: int, n
                 f"cannot verify {item.file.path}: the Hub publishes no sha256 for it",
                 f"choose another file of {reference.repo}",
             )
-    old, update = cache.read_revision(cache.revision_path(locations.data_dir, str(reference))), ""
+    records = (cache.revision_path(locations.data_dir, str(name)) for name in (reference, typed))
+    old, update = next(filter(None, map(cache.read_revision, records)), None), ""
     if old and old.files != variant.parts:  # the reference means other files than when it was pulled
         version = f"commit {old.commit[:8]}, pulled {format_age(old.time)}"
         update = f"a newer version of this model; the old one ({version}) is kept, see `llmcli models list`"
     parts = f" in {len(variant.parts)} parts" if len(variant.parts) > 1 else ""
     return PullPlan(
         reference=reference,
+        typed=typed,
         title=f"{repo.name}/{variant.path}{parts}",
         size=sum(item.size for item in files),
         missing=sum(item.missing for item in files),
@@ -162,6 +177,7 @@ def pull_file(item: HubFile, reference: str, data_dir: Path, progress_for: Progr
             cache.publish(item.blob, item.pointer, item.cache)
     notes.forget(data_dir, item.partial)
     notes.record_sha256(data_dir, item.pointer, item.sha256)
+    notes.update(data_dir, item.pointer, reference=reference)
 
 
 def _is_sound(item: HubFile, data_dir: Path, progress_for: ProgressFor, notify: Notify) -> bool:
@@ -192,6 +208,11 @@ def _download_blob(item: HubFile, progress: Progress, notify: Notify) -> None:
     except ModelInvalidError:
         notify(f"checksum mismatch for {item.file.path}: downloading it again")
         download_file(item, item.blob, what, progress, notify)
+
+
+def _is_renamed(typed: str, name: str) -> bool:
+    """Whether the Hub has another name for a repository: the case of a name does not count."""
+    return typed.casefold() != name.casefold()
 
 
 def _has_size(path: Path, size: int) -> bool:

@@ -14,13 +14,18 @@ DEFAULT_QUANTIZATION = "Q4_K_M"
 _MAX_PARTS = 512  # the largest models have about 60
 # The last group are draft models; MTP elsewhere in a name is a model that drafts for itself.
 _COMPANION = re.compile(r"mmproj[^/]*$|(?:^|/)(?:ggml-vocab|(?:mtp|draft|eagle3|dflash|dspark)[-_./])", re.I)
+# An adapter (LoRA) or an image encoder (CLIP): not a model, unless the repository has nothing else.
+_PART_OF_MODEL = re.compile(r"(?:^|/)clip[-_.][^/]*$|(?:^|[-_./])(?:q?lora|adapter)[-_.][^/]*$", re.I)
 _PROJECTORS = {"F16": 0, "BF16": 1, "Q8_0": 2, "F32": 3}  # best first
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\u00b9\u00b2\u00b3])", re.I)
 _ROWS = Path(__file__).with_name("quantizations.txt").read_text(encoding="utf-8").splitlines()
 _BITS = {name: float(bits) for name, bits in (row.split() for row in _ROWS if not row.startswith("#"))}
 _OTHER_NAMES = {"FP16": "F16", "FP32": "F32"}
 _NAMES = "|".join(sorted([*_BITS, *_OTHER_NAMES], key=len, reverse=True))  # longest first: Q4_K_M before Q4_K
-_IN_NAME = re.compile(rf"(?<![A-Z0-9])(?:UD-)?(?:{_NAMES})(?![A-Z0-9])(?!(?<=Q\d)_)", re.ASCII)
+# Q4_K_R4 and the like are types of ik_llama.cpp, not Q4_K.
+_IN_NAME = re.compile(rf"(?<![A-Z0-9])(?:UD-)?(?:{_NAMES})(?![A-Z0-9]|_R\d)(?!(?<=Q\d)_)", re.ASCII)
+_UNQUANTIZED = {"F16", "BF16", "F32"}
+_NOT_READ = {"Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8"}  # llama.cpp no longer reads them
 _GIB = 1 << 30
 _MAX_BITS = 8.6  # Q8_0 and below: larger files are sources for quantization
 _MAX_NAMES = 8  # in one message
@@ -36,12 +41,13 @@ def canonical_quantization(quantization: str) -> str:
 def quantization_of(file_name: str) -> str:
     """The quantization in a file name or, if it has none, in the name of the nearest folder; "" if there is none.
 
-    The last one in a name counts: an earlier one can be the type of the source file.
+    The last one in a name counts: an earlier one can be another version. F16, BF16 and F32 count only if they are
+    alone: beside another one, they are the type of the source file or of some tensors.
     """
     for component in reversed(file_name.split("/")):
-        found = _IN_NAME.findall(component.upper())
+        found = [canonical_quantization(name) for name in _IN_NAME.findall(component.upper())]
         if found:
-            return canonical_quantization(found[-1])
+            return ([name for name in found if name not in _UNQUANTIZED] or found)[-1]
     return ""
 
 
@@ -119,11 +125,15 @@ def quantizations(files: Iterable[RepoFile]) -> list[Quantization]:
     """The models among the files, smallest first: only GGUF, split models as one, without companion files."""
     found: list[Quantization] = []
     splits: dict[tuple[str, int], dict[int, RepoFile]] = {}
-    for file in files:
-        # A quantization made with an imatrix can have `imatrix` in its name.
-        is_imatrix = "imatrix" in file_name(file.path).lower() and not quantization_of(file.path)
-        if not _is_gguf(file) or is_imatrix or _COMPANION.search(file.path):
-            continue
+    # A quantization made with an imatrix can have `imatrix` in its name.
+    kept = [
+        file
+        for file in files
+        if _is_gguf(file)
+        and not _COMPANION.search(file.path)
+        and ("imatrix" not in file_name(file.path).lower() or quantization_of(file.path))
+    ]
+    for file in [file for file in kept if not _PART_OF_MODEL.search(file.path)] or kept:
         match = FILE_NAME.fullmatch(file.path)
         if not match or not match["number"]:
             found.append(Quantization((file,)))
@@ -180,9 +190,14 @@ def fits_memory(size: int, memory: int) -> bool:
 def best_fit(found: Sequence[Quantization], memory: int) -> tuple[Quantization, str]:
     """The default of one or more variants for `memory` bytes (0 = unknown), and why: Q4_K_M, or the best that fits.
 
+    A file whose name has no known quantization can be of any type, so it comes last.
+
     Raises ModelNotFoundError when no variant is complete.
     """
     complete = [variant for variant in found if variant.complete]
+    known = [variant for variant in complete if _is_readable(variant)]
+    only = "the only file with a known quantization" if 0 < len(known) < len(complete) else "the only file"
+    complete = known or complete
     if not complete:
         missing = _first([path for variant in found for path in variant.missing[:2]])
         raise ModelNotFoundError(f"all models are incomplete: {missing} is missing", "choose another repository")
@@ -197,11 +212,11 @@ def best_fit(found: Sequence[Quantization], memory: int) -> tuple[Quantization, 
         if variant in fitting:
             return variant, f"{DEFAULT_QUANTIZATION} is the default"
     if len(complete) == 1:
-        return smallest, "the only file" if fitting else f"the only file {too_large(smallest)}"
+        return smallest, only if fitting else f"{only} {too_large(smallest)}"
     if not fitting:
         return smallest, f"no file fits; the smallest, {smallest.label}, {too_large(smallest)}"
     why = f"{DEFAULT_QUANTIZATION} {too_large(usual[0])}" if usual else f"no {DEFAULT_QUANTIZATION}"
-    moderate = [variant for variant in fitting if (nominal_bits(variant.quantization) or 0) <= _MAX_BITS]
+    moderate = [variant for variant in fitting if (nominal_bits(variant.quantization) or 99) <= _MAX_BITS]
     if not moderate:
         return smallest, f"{why}, the smallest is {smallest.label}"
     if memory <= 0:  # the largest may be far too large
@@ -246,6 +261,9 @@ def _with_file(found: Sequence[Quantization], file: str, repo: str) -> Quantizat
     paths = {path: variant for variant in found for path in (*(part.path for part in variant.parts), *variant.missing)}
     if file in paths:
         return paths[file]
+    same = {path: variant for path, variant in paths.items() if path.casefold() == file.casefold()}
+    if len(same) == 1:
+        return next(iter(same.values()))
     deeper = [path for path in paths if "/" not in file and file_name(path) == file]
     if len(deeper) > 1:
         raise _several(repo, file, deeper)
@@ -260,6 +278,13 @@ def _with_quantization(found: Sequence[Quantization], requested: str, repo: str)
         same = [variant for variant in found if variant.quantization == name]
         if same:
             return _shortest([variant for variant in same if variant.complete] or same, repo)
+    # A type without a row in the table, such as IQ4_KS or FP8, has the name that its publisher gave it.
+    word = re.compile(rf"(?:^|[-_./]){re.escape(requested)}(?=[-./]|$)", re.I)
+    named = [variant for variant in found if nominal_bits(requested) is None and word.search(variant.path)]
+    if len(named) > 1:
+        raise _several(repo, requested, [variant.path for variant in named])
+    if named:
+        return named[0]
     labels = list(dict.fromkeys(variant.label for variant in found))
     near = sorted(_nearest(requested, labels, len(labels)), key=lambda label: _distance(label, requested))[:_MAX_NAMES]
     first = next(variant for variant in found if variant.label == near[0])
@@ -299,6 +324,11 @@ def _nearest(requested: str, names: list[str], limit: int = _MAX_NAMES) -> list[
         return difflib.SequenceMatcher(None, requested.casefold()[:99], file_name(name).casefold()[:99]).ratio()
 
     return sorted(names[:_MAX_COMPARED], key=similarity, reverse=True)[:limit]
+
+
+def _is_readable(variant: Quantization) -> bool:
+    """Whether the name has a quantization that llama.cpp reads."""
+    return bool(variant.quantization) and variant.quantization not in _NOT_READ
 
 
 def _preference(variant: Quantization) -> tuple[bool, int, int, str]:

@@ -3,19 +3,22 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from llmcli.errors import LlmcliError, ModelNotFoundError
+from llmcli.models import notes
 from llmcli.models.gguf.parser import stem_of
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import CachedModel, cached_models, models_of_repo
 from llmcli.models.hub.environment import endpoint
-from llmcli.models.hub.repo_files import canonical_quantization, select_quantization
+from llmcli.models.hub.repo_files import RepoFile, canonical_quantization, select_quantization
 from llmcli.models.locations import ModelFile, ModelLocations, Notify
-from llmcli.models.reference import FORMS, MAIN, HubReference, Reference, parse_hub, parse_local
+from llmcli.models.reference import FORMS, MAIN, HubReference, Reference, is_repo, parse_hub, parse_local
 from llmcli.models.sources.source import DownloadPlan, InstalledModel, RemovalPlan, Source, remove_empty
+from llmcli.text import plural
 
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")
@@ -41,21 +44,25 @@ class Hub(Source):
         host, base = parts.netloc.lower(), mirror.path.rstrip("/") + "/"
         if parts.scheme not in ("http", "https"):
             return None
+        # The page of a repository shows the facts of the file that its query names.
+        shown = parse_qs(parts.query).get("show_file_info", [""])[0]
         if host in _HOSTS:
-            return _parse_page(parts.path, text)
+            return _parse_page(parts.path, shown, text)
         is_mirror = mirror.netloc and host == mirror.netloc.lower() and parts.path.startswith(base)
-        return _parse_page(parts.path.removeprefix(base), text) if is_mirror else None
+        return _parse_page(parts.path.removeprefix(base), shown, text) if is_mirror else None
 
     def find(self, reference: Reference, locations: ModelLocations) -> ModelFile | None:
         """The model as it was pulled; otherwise the best match."""
         if not isinstance(reference, HubReference):
             return None
-        if pulled := cache.read_revision(cache.revision_path(locations.data_dir, str(reference))):
-            folder = locations.hub, pulled.repo, pulled.commit
-            parts = tuple(cache.pointer_path(*folder, file.path) for file in pulled.files)
-            if all(path.is_file() for path in parts):
-                return ModelFile(parts[0], parts, stem_of(parts[0]))
-        model = _best_match(reference, locations)
+        here = _in_cache(reference, locations)
+        for name in dict.fromkeys((str(reference), str(here))):
+            if pulled := cache.read_revision(cache.revision_path(locations.data_dir, name)):
+                folder = locations.hub, pulled.repo, pulled.commit
+                parts = tuple(cache.pointer_path(*folder, file.path) for file in pulled.files)
+                if all(path.is_file() for path in parts):
+                    return ModelFile(parts[0], parts, stem_of(parts[0]))
+        model = _best_match(here, locations)
         return ModelFile(model.parts[0], model.parts, model.variant.name) if model else None
 
     def models(self, locations: ModelLocations) -> Iterator[InstalledModel]:
@@ -82,6 +89,8 @@ class Hub(Source):
     def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
         """Plan the removal: the same bytes can be in the cache at several commits, and all of them are this model.
 
+        A projector that another program downloaded stays, unless that program downloaded the model too.
+
         Raises DiskError if a link leads out of the cache.
         """
         model = item.cached
@@ -90,9 +99,11 @@ class Hub(Source):
         same = [other for other in of_repo if other.is_same(model)]
         pointers = [part for other in same for part in other.parts]
         commits = [other.commit for other in models_of_repo(model.cache, model.repo)]
+        is_foreign = not any(_is_pulled(other, other.variant.parts, locations) for other in same)
         for other in same:
-            if other.projector and commits.count(other.commit) <= 1:  # it belongs to no other model of the commit
-                pointers.append(other.path_of(other.projector))
+            projector = other.projector if commits.count(other.commit) <= 1 else None  # of no other model of the commit
+            if projector and (is_foreign or _is_pulled(other, [projector], locations)):
+                pointers.append(other.path_of(projector))
         blobs = dict.fromkeys(_blob_of(pointer) for pointer in pointers if pointer.is_symlink())
         folder = cache.folder_of(locations.hub, model.repo)
         for path in (*pointers, *blobs):
@@ -104,7 +115,15 @@ class Hub(Source):
         freed = sum(path.stat().st_size for path in (*unused, *pointers) if not path.is_symlink())
         shared = [Path(os.path.realpath(blob)) for blob in unused if blob.is_symlink()]
         kept = (*(blob for blob in blobs if blob not in unused), *shared)
-        return RemovalPlan(item, (*pointers, *unused), freed, kept)
+        return RemovalPlan(item, (*pointers, *unused), freed, kept, is_foreign)
+
+    def repair_hint(self, item: InstalledModel, locations: ModelLocations) -> str:
+        model = item.cached
+        assert model  # every item of this source has it
+        name, at, _ = item.name.partition("@")
+        if not is_repo(_repo_of(name)):  # no reference leads to it: the name is its path
+            name, at = f"{model.repo}/{model.variant.path}", "@"
+        return f"download it again with `llmcli pull {name}{at and f'@{model.commit}'}`"
 
     def clean_up(self, plan: RemovalPlan, locations: ModelLocations) -> None:
         model = plan.item.cached
@@ -126,16 +145,29 @@ class Hub(Source):
             with contextlib.suppress(OSError):
                 cache.revision_path(locations.data_dir, reference).unlink(missing_ok=True)
 
-    def incomplete_model(self, reference: Reference, locations: ModelLocations) -> InstalledModel | None:
-        """The parts that an interrupted pull of a split model left behind; None when there are none."""
-        if not isinstance(reference, HubReference):
-            return None
-        for model in models_of_repo(locations.hub, reference.repo, whole=False):
-            if _is_exact(model, reference):
-                digests = tuple(part.sha256 for part in model.variant.parts)
-                name = f"{reference} (incomplete: {len(model.variant.missing)} parts missing)"
-                return InstalledModel(name, self, model.parts, model.variant.size, digests, cached=model)
-        return None
+    def all_named(self, reference: HubReference, locations: ModelLocations) -> list[InstalledModel]:
+        """All models that a reference can mean, and the parts that an interrupted pull of a split model left behind.
+
+        If there are several, each has a name that means only it.
+        """
+        here = _in_cache(reference, locations)
+        models = [item.cached for item in self.models(locations) if item.cached and item.cached.repo == here.repo]
+        models += models_of_repo(locations.hub, here.repo, whole=False)
+        of_repo = [one for whole in (True, False) for one in models_of_repo(locations.hub, here.repo, whole)]
+        fitting = [model for model in _of_revision(of_repo, here, locations) if _is_exact(model, here)]
+        found = [model for model in models if any(model.is_same(other) for other in fitting)]
+        paths = [model.variant.path for model in found]
+        items = []
+        for model in found:
+            variant, missing = model.variant, len(model.variant.missing)
+            same_type = {other.variant.path for other in found if other.variant.quantization == variant.quantization}
+            is_by_type = variant.quantization and len(same_type) == 1
+            name = f"{model.repo}:{variant.quantization}" if is_by_type else f"{model.repo}/{variant.path}"
+            name += f"@{model.commit[:8]}" if paths.count(variant.path) > 1 else ""
+            name += f" (incomplete: {plural(missing, 'part')} missing)" if missing else ""
+            digests = tuple(part.sha256 for part in variant.parts)
+            items.append(InstalledModel(name, self, model.parts, variant.size, digests, cached=model))
+        return items
 
     def _shortest_reference(self, model: CachedModel, locations: ModelLocations) -> str:
         """The shortest reference that finds this model, and not a similar one or another commit; or else its path."""
@@ -153,25 +185,36 @@ class Hub(Source):
 SOURCE = Hub()
 
 
-def _parse_page(path: str, text: str) -> HubReference:
-    """Parse owner/repo, owner/repo:Q4_K_M, or .../blob|resolve|tree|raw/REVISION[/FILE]."""
+def _parse_page(path: str, shown: str, text: str) -> HubReference:
+    """Parse owner/repo, owner/repo:Q4_K_M, or .../blob|resolve|tree|raw/REVISION[/FILE]; `shown` is FILE on a page."""
     pieces = [unquote(piece) for piece in path.strip("/").split("/", 4)]  # split first: a revision can contain %2F
     if pieces[0] in ("datasets", "spaces"):
         raise ModelNotFoundError(f"'{text}' is not a model", "give the URL of a model repository")
+    shown = shown if shown.lower().endswith(".gguf") else ""
     if len(pieces) < 4 or pieces[2] not in ("blob", "resolve", "tree", "raw"):
-        return parse_hub("/".join(pieces), text)
+        return parse_hub("/".join(pieces) + (f"/{shown}" if shown and len(pieces) == 2 else ""), text)
     repo, revision = "/".join(pieces[:2]), pieces[3]
-    file = pieces[4] if len(pieces) > 4 and pieces[4].lower().endswith(".gguf") else ""
+    file = pieces[4] if len(pieces) > 4 and pieces[4].lower().endswith(".gguf") else shown
     return parse_hub(repo + (f"/{file}" if file else "") + ("" if revision == MAIN else f"@{revision}"), text)
+
+
+def _in_cache(reference: HubReference, locations: ModelLocations) -> HubReference:
+    """The reference with the name of its repository in the cache: in its own case, and the new one of a renamed one."""
+    repo = cache.repo_in_cache(locations.hub, reference.repo)
+    if not cache.folder_of(locations.hub, repo).is_dir():
+        pulled, typed = cache.all_revisions(locations.data_dir), reference.repo.casefold()
+        repo = next((record.repo for record in pulled if _repo_of(record.reference).casefold() == typed), repo)
+    return replace(reference, repo=repo)
+
+
+def _repo_of(reference: str) -> str:
+    """The repository in the text of a reference to the Hub."""
+    return "/".join(re.split(r"[/:@]", reference, maxsplit=2)[:2])
 
 
 def _best_match(reference: HubReference, locations: ModelLocations) -> CachedModel | None:
     """The matching model of the cache. With several commits: an exact match first, then one that llmcli pulled."""
-    models = models_of_repo(locations.hub, reference.repo)
-    if reference.revision:
-        commit = cache.read_ref(locations.hub, reference.repo, reference.revision)
-        short = reference.revision if _SHORT_COMMIT.fullmatch(reference.revision) else "-"
-        models = [model for model in models if model.commit == commit or model.commit.startswith(short)]
+    models = _of_revision(models_of_repo(locations.hub, reference.repo), reference, locations)
     exact = {model.commit for model in models if _is_exact(model, reference)}
     commits = dict.fromkeys(model.commit for model in models)
     if len(commits) > 1:
@@ -182,6 +225,24 @@ def _best_match(reference: HubReference, locations: ModelLocations) -> CachedMod
         with contextlib.suppress(ModelNotFoundError):
             return found[select_quantization(list(found), reference.quant, reference.file, reference.repo)]
     return None
+
+
+def _of_revision(models: list[CachedModel], reference: HubReference, locations: ModelLocations) -> list[CachedModel]:
+    """The models at the revision of the reference; all of them if it has none."""
+    if not reference.revision:
+        return models
+    commit = cache.read_ref(locations.hub, reference.repo, reference.revision)
+    short = reference.revision if _SHORT_COMMIT.fullmatch(reference.revision) else "-"
+    return [model for model in models if model.commit == commit or model.commit.startswith(short)]
+
+
+def _is_pulled(model: CachedModel, files: Iterable[RepoFile], locations: ModelLocations) -> bool:
+    """Whether llmcli downloaded one of these files of a model: a note or a record says so."""
+    if any(notes.read(locations.data_dir, model.path_of(file)).get("reference") for file in files):
+        return True
+    records = (record for record in cache.all_revisions(locations.data_dir) if record.repo == model.repo)
+    pulled = {file.path: file for record in records for file in (*record.files, *filter(None, [record.projector]))}
+    return any(file.path in pulled and file.sha256 in ("", pulled[file.path].sha256) for file in files)
 
 
 def _is_exact(model: CachedModel, reference: HubReference) -> bool:

@@ -41,6 +41,9 @@ class LmStudio(Program):
                 return ModelFile(found.path, found.parts, found.name)
         return None
 
+    def repair_hint(self, item: InstalledModel, locations: ModelLocations) -> str:
+        return "delete it in LM Studio, and download it there again"
+
     def search_paths(self) -> list[Path]:
         home = home_folder()
         if home is None:

@@ -94,6 +94,11 @@ class Ollama(Program):
         template, parameters = (_text(store, name, kind) for kind in ("template", "params"))
         return ModelFile(found.path, found.parts, str(reference), False, template, parameters)
 
+    def repair_hint(self, item: InstalledModel, locations: ModelLocations) -> str:
+        # Ollama takes a blob that is there for sound, whatever its bytes or its size.
+        name = item.name.removeprefix(_PREFIX) if item.name.startswith(_PREFIX) else "NAME"
+        return f"delete {item.path}, then run `ollama pull {name}`: it keeps the damaged file otherwise"
+
     def search_paths(self) -> list[Path]:
         """$OLLAMA_MODELS or ~/.ollama/models, then the stores of Ollama as a service."""
         configured = os.environ.get("OLLAMA_MODELS", "").strip().strip("\"'")  # as Ollama reads it
@@ -225,9 +230,9 @@ def _blob(store: Path, name: OllamaName, layer: _Layer) -> tuple[Path, int]:
     except OSError as error:
         raise read_error(path, error) from error
     if not stat.S_ISREG(info.st_mode):
-        raise _damaged(name, f"{path} is not a file")
+        raise _damaged(name, f"{path} is not a file", "remove it, then ")
     if isinstance(layer.size, int) and info.st_size != layer.size:
-        raise _damaged(name, f"{path} has {info.st_size} bytes, expected {layer.size}")
+        raise _damaged(name, f"{path} has {info.st_size} bytes, expected {layer.size}", "delete this file, then ")
     if not os.access(path, os.R_OK):
         raise DiskError(f"cannot read {path}: it belongs to another user", "check its permissions")
     return path, info.st_size
@@ -247,5 +252,6 @@ def _not_found(requested: OllamaName, known: Sequence[OllamaName], stores: Seque
     return ModelNotFoundError(f"Ollama model '{requested}' not found on this machine", hint)
 
 
-def _damaged(name: OllamaName, why: str) -> ModelInvalidError:
-    return ModelInvalidError(f"Ollama model '{name}' is damaged: {why}", f"run `ollama pull {name}` to repair it")
+def _damaged(name: OllamaName, why: str, first: str = "") -> ModelInvalidError:
+    hint = f"{first}run `ollama pull {name}` to repair it"
+    return ModelInvalidError(f"Ollama model '{name}' is damaged: {why}", hint)

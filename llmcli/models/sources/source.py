@@ -70,15 +70,23 @@ class DownloadPlan:
         """Download and verify what is missing. Raises LlmcliError; the partial download is kept then."""
         raise NotImplementedError
 
+    def replaces(self, partial: Path) -> bool:
+        """Whether a partial download for this reference cannot be resumed: its server no longer has the content."""
+        return False
+
 
 @dataclass(frozen=True)
 class RemovalPlan:
-    """The files to remove, in order, and the bytes freed. `kept` are files that other models share."""
+    """The files to remove, in order, and the bytes freed. `kept` are files that other models share.
+
+    `is_foreign` is True if another program downloaded them, as far as is known: it can still need them.
+    """
 
     item: InstalledModel
     files: tuple[Path, ...]
     freed: int
     kept: tuple[Path, ...] = ()
+    is_foreign: bool = False
 
     @property
     def names(self) -> tuple[Path, ...]:
@@ -122,6 +130,10 @@ class Source:
         if not self.is_removable:
             raise UsageError(f"{item.path} belongs to {self.owner}", self.removal_hint)
         return RemovalPlan(item, item.parts, item.size)
+
+    def repair_hint(self, item: InstalledModel, locations: ModelLocations) -> str:
+        """What the user can do about a damaged file of one of its models."""
+        return "copy or download it again"
 
     def clean_up(self, plan: RemovalPlan, locations: ModelLocations) -> None:
         """Remove what is left of a model after its files are removed."""

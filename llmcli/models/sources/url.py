@@ -1,6 +1,7 @@
 """Models of other servers, from the URL of a .gguf file: downloaded and verified, found, listed and removed."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +76,9 @@ class Url(Source):
 
     def models(self, locations: ModelLocations) -> Iterator[InstalledModel]:
         for path in sorted((locations.cache_dir / self.folder).rglob("*.gguf")):
-            published = notes.read(locations.data_dir, path).get("published", "")
-            yield InstalledModel(str(path), self, (path,), path.stat().st_size, (published,))
+            note = notes.read(locations.data_dir, path)
+            digest = note.get("published") or note.get("received") or ""
+            yield InstalledModel(str(path), self, (path,), path.stat().st_size, (digest,))
 
     def plan(self, reference: Reference, locations: ModelLocations, memory: int, notify: Notify) -> DownloadPlan | None:
         if not isinstance(reference, self.reference_type):
@@ -100,6 +102,10 @@ class Url(Source):
         others = (path for path in model.parent.iterdir() if path != model)
         beside = [path for path in others if path.stem == model.stem or path.name.startswith(f"{model.name}.")]
         return RemovalPlan(item, (model, *beside), item.size)
+
+    def repair_hint(self, item: InstalledModel, locations: ModelLocations) -> str:
+        reference = notes.read(locations.data_dir, item.path).get("reference", "URL")  # older notes do not have it
+        return f"download it again with `llmcli pull {shlex.quote(reference)}`"
 
 
 SOURCE = Url()
@@ -128,12 +134,29 @@ class FilePlan(DownloadPlan):
             make_private_folder(path.parent)
             with exclusive(path.with_suffix(".lock"), path.name, notify, lambda: None):
                 has_size = path.is_file() and path.stat().st_size == self.size
-                is_current = has_size and _is_version(self.data_dir, path, self.version)
-                if not is_current or (sha256 and notes.sha256_of(path, progress) != sha256):
+                if not has_size or not _is_version(self.data_dir, path, self.version):
                     self._download(progress, notify)
+                elif not self._is_sound(progress):
+                    notify(f"{path.name} is damaged, or another file: downloading it again")
+                    self._download(progress, notify)
+        notes.update(self.data_dir, path, reference=str(self.reference))
         if sha256:
             notes.update(self.data_dir, path, published=sha256)
         return ModelFile(path, (path,), stem_of(path))
+
+    def replaces(self, partial: Path) -> bool:
+        is_other = notes.read(self.data_dir, partial).get("version") != self.version
+        return partial == partial_path(self.path) and is_other
+
+    def _is_sound(self, progress: Progress) -> bool:
+        """Whether the file has the sha256 of the URL, otherwise that of the bytes that the server sent, if known."""
+        note = notes.read(self.data_dir, self.path)
+        expected = self.reference.sha256 or note.get("received")
+        if not expected:
+            return True
+        if not note.get("sha256"):
+            notes.record_sha256(self.data_dir, self.path, notes.sha256_of(self.path, progress))
+        return notes.read(self.data_dir, self.path).get("sha256", expected) == expected
 
     def _download(self, progress: Progress, notify: Notify) -> None:
         from llmcli.models.download.http import RemoteFile, host_of
@@ -149,7 +172,7 @@ class FilePlan(DownloadPlan):
         except ModelInvalidError as error:
             raise ModelInvalidError(str(error).replace(str(partial), url), "check the URL") from None
         notes.forget(self.data_dir, partial)
-        notes.update(self.data_dir, self.path, version=self.version)
+        notes.update(self.data_dir, self.path, version=self.version, received=digest)
         notes.record_sha256(self.data_dir, self.path, digest)
         if not sha256:
             notify(f"not verified: {host_of(url)} publishes no checksum; the file has sha256={digest}")
