@@ -62,10 +62,10 @@ def installed_model(file: ModelFile, locations: ModelLocations) -> InstalledMode
         return max(same_file, key=lambda item: _likeness(item, file))
     size, used = sum(part.stat().st_size for part in file.parts), notes.read(locations.data_dir, file.path).get("used")
     for folder, program in stores_not_imported(locations):  # what such a program knows of its file holds all the same
-        for model in program.models_in(folder):
-            if os.path.realpath(model.path) == real:
-                name = model.name if program.has_names else str(file.path)
-                return replace(model, name=name, last_used=used)
+        same_file = [model for model in program.models_in(folder) if os.path.realpath(model.path) == real]
+        if same_file:
+            model = max(same_file, key=lambda item: _likeness(item, file))
+            return replace(model, name=model.name if program.has_names else str(file.path), last_used=used)
     return InstalledModel(str(file.path), FILE, file.parts, size, ("",) * len(file.parts), last_used=used)
 
 
