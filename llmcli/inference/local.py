@@ -14,7 +14,7 @@ from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model, Vocab
-from llmcli.engine.llama.probe import probe
+from llmcli.engine.llama.probe import probe, probe_record
 from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
@@ -80,20 +80,20 @@ def resolve_model(
     Raises ModelNotDownloadedError or ModelNotFoundError, and ModelInvalidError when the file crashes llama.cpp.
     """
     target, cache_dir = ResolvedModel(find_model_file(model, locations)), locations.cache_dir
-    file, build = target.file, bindings.bindings_version()
+    file, record = target.file, probe_record()
     if file.path == starter_path(cache_dir) and not is_starter_downloaded(cache_dir):
         from llmcli.models.sources.starter import ensure_starter
 
         ensure_starter(cache_dir, fetch, locations.offline)
     notes.update(locations.data_dir, file.path, used=time.time())
-    if file.trusted or notes.is_probed(locations.data_dir, file.parts, build):
+    if file.trusted or notes.is_probed(locations.data_dir, file.parts, record):
         return target
     if target.header.is_vocab_only:
         raise ModelInvalidError(f"{file.path.name} contains a vocabulary and no weights", "use another file")
     if checking:
         checking(file.path.name, sum(header.file_size for header in target.headers))
     probe(file.parts)
-    notes.record_probed(locations.data_dir, file.parts, build)
+    notes.record_probed(locations.data_dir, file.parts, record)
     return target
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from llmcli.engine.events import Batches, Cancellation, Progress, common_prefix
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.model import Model
-from llmcli.errors import ContextOverflowError, LlmcliError
+from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError
 
 if TYPE_CHECKING:
     from llmcli.params.model import ModelParams
@@ -132,6 +132,8 @@ class Context:
         for seq_id, token in tokens:
             self._evaluated[seq_id].append(token)
             self._rows[seq_id].append(n)
+        for row, (seq_id, _) in enumerate(tokens):
+            self._check_logits(row, seq_id)
 
     def share(self, source: int, target: int) -> None:
         """Make the sequence `target` equal to `source`, without an evaluation (in a unified cache, without a copy)."""
@@ -199,6 +201,18 @@ class Context:
             if load:
                 load(self)
 
+    def logits(self, n_vocab: int, row: int = -1) -> Sequence[float]:
+        """A copy of the logits of one row of the last evaluation."""
+        values: list[float] = self._api.llama_get_logits_ith(self.handle, row)[:n_vocab]
+        return values
+
+    def not_a_number(self) -> ModelInvalidError:
+        """The error for logits that are NaN."""
+        hint = "check the file with `llmcli models verify`, or use another one"
+        if hardware.has_gpu():
+            hint = "compute on the CPU with -ngl 0, or check the file with `llmcli models verify`"
+        return ModelInvalidError(f"{self.model.path.name} computes NaN (not a number) instead of probabilities", hint)
+
     def close(self) -> None:
         """Free the memory; a second call has no effect."""
         self.watch([])
@@ -249,6 +263,15 @@ class Context:
         self._decode(n, [seq_id])
         evaluated.extend(tokens)
         self._rows[seq_id] += [n, *[0] * (n - 1)]
+        if last:
+            self._check_logits(-1, seq_id)
+
+    def _check_logits(self, row: int, seq_id: int) -> None:
+        """Raise ModelInvalidError if the first logit of a row is NaN: it is if any activation of the row is (1 us)."""
+        logit = self._api.llama_get_logits_ith(self.handle, row)[0]
+        if logit != logit:
+            self.cut(seq_id)  # no later answer may attend to what is NaN too
+            raise self.not_a_number()
 
     def _decode(self, n: int, seq_ids: list[int]) -> None:
         # The flag is cleared before the question: a `set` in another thread is seen here, or writes to the flag later.
