@@ -17,7 +17,7 @@ from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe, probe_record
 from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.files import data_dir
-from llmcli.inference import sizing
+from llmcli.inference import placement, sizing
 from llmcli.inference.engine import Capabilities, EngineIdentity, TemplateOptions
 from llmcli.inference.request import PromptRenderer
 from llmcli.models import notes
@@ -116,8 +116,8 @@ class LocalEngine:
         does not fit in memory; KeyboardInterrupt when the load is cancelled.
         """
         begin = perf_counter()
-        self.target, self.shape = target, sizing.shape_of(target.headers)
-        target.notes += sizing.check_settings(self.shape, settings)
+        self.target, self.shape = target, sizing.shape_of(target.headers, settings)
+        target.notes += sizing.check_settings(self.shape, settings) + placement.check(target.header, settings)
         self.name, self.notes, self.defaults = target.file.name, target.notes, target.layer
         self.chat_template = target.header.chat_template or ""
         self.hasher = ModelHasher(target.file, data_dir())
@@ -125,7 +125,7 @@ class LocalEngine:
         if loaded is None:
             n_gpu_layers = sizing.choose_gpu_layers(self.shape, settings, settings.n_ctx or self.shape.n_ctx_train)
             self.gpu_layers = sizing.possible_gpu_layers(n_gpu_layers)
-            loaded = Model.load(target.file.parts, n_gpu_layers, progress, cancellation)
+            loaded = Model.load(target.file.parts, n_gpu_layers, progress, cancellation, settings=settings)
         self.model, self.tokenizer = loaded, loaded.vocab
         if not loaded.generates:
             loaded.close()

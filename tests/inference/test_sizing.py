@@ -28,7 +28,7 @@ from llmcli.params.model import CACHE_TYPES
 from llmcli.params.settings import Settings
 
 MIB, GIB = 1 << 20, 1 << 30
-# 100 MiB of weights; 4 KiB of f16 cache a token, so 8 MiB for the trained context; 2 MiB of scratch for 512 tokens.
+# 100 MiB of weights; 4 KiB and 48 bytes of f16 cache a token; for 512 tokens, 2 MiB of scratch or 1 KiB of mask a token.
 SHAPE = ModelShape(
     weights=100 * MIB, n_layers=9, n_ctx_train=2048, n_embd=0, n_vocab=1024, kv_width_k=1024, kv_width_v=1024
 )

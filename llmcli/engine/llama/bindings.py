@@ -69,7 +69,7 @@ def load() -> types.ModuleType:
 
 
 def _catch_failures(api: types.ModuleType) -> None:
-    """Let a failed assertion of ggml, or an uncaught C++ exception, end the program with one error instead of abort()."""
+    """Let a failed assertion of ggml or an uncaught C++ exception end the program with one error, not with abort()."""
     global _failure_callbacks
     failed = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(lambda text: _end((text or b"").decode("utf-8", "replace")))
     terminated = ctypes.CFUNCTYPE(None)(lambda: _end("C++ exception"))

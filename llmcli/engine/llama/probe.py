@@ -68,7 +68,9 @@ def probe(parts: Sequence[Path]) -> None:
     reason = reason or f"llama.cpp ended with status {child.returncode}"
     begun = [step for step in _STEPS if step in steps]
     at = f" (step: {begun[-1]})" if begun else ""
-    raise ModelInvalidError(f"{name} crashes llama.cpp: {reason}{at}", "do not use this file: it is corrupt or malicious")
+    raise ModelInvalidError(
+        f"{name} crashes llama.cpp: {reason}{at}", "do not use this file: it is corrupt or malicious"
+    )
 
 
 def main(paths: Sequence[str]) -> int:
