@@ -18,7 +18,17 @@ PARAMETERS = (docs.ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
 COMMANDS = typer.main.get_command(make_app()).commands  # type: ignore[attr-defined]
 OPTIONS = {option.name: option for name in ("chat", "generate") for option in COMMANDS[name].params}
 # Texts whose values are free: nothing but a file name could be offered.
-FREE = {"prompt", "system", "prefill", "stop", "banned_strings", "logit_bias", "dry_sequence_breakers", "grammar", "override_kv"}
+FREE = {
+    "prompt",
+    "system",
+    "prefill",
+    "stop",
+    "banned_strings",
+    "logit_bias",
+    "dry_sequence_breakers",
+    "grammar",
+    "override_kv",
+}
 
 
 @pytest.mark.parametrize("field", fields().values(), ids=lambda field: field.key)

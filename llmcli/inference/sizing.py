@@ -162,16 +162,16 @@ def _size(n_bytes: int) -> str:
 def memory_need(shape: ModelShape, settings: ModelParams, n_ctx: int) -> MemoryNeed:
     """The memory for weights, KV cache and compute buffers.
 
-    The compute buffers have place for the logits and activations of a ubatch, or for its masks over the whole context,
-    whichever is larger, as llama.cpp uses the same memory for both. Without flash attention, each head has its own
-    scores beside the mask.
+    The compute buffers have place for the activations of a ubatch, and for its logits or its masks over the whole
+    context, whichever are larger: llama.cpp uses the same memory for both. A sliding window has a mask of its own, and
+    without flash attention each head has its scores beside the mask.
     """
     per_token_k = shape.kv_width_k * CACHE_BYTES[settings.cache_type_k]
     per_token_v = shape.kv_width_v * CACHE_BYTES[settings.cache_type_v]
-    mask = 4 * (1 + shape.n_heads) if settings.flash_attn == "off" else 2
-    masks = settings.n_ubatch * n_ctx * (mask + (mask if shape.has_window and settings.flash_attn != "off" else 0))
-    compute = max(4 * settings.n_ubatch * (shape.n_vocab + 8 * shape.n_embd), masks)
     kv_cache = int((per_token_k + per_token_v + _CELL) * n_ctx) if shape.kv_width_k else 0
+    n_masks = 1 + shape.has_window
+    per_mask = 4 * (n_masks + shape.n_heads) if settings.flash_attn == "off" else 2 * n_masks
+    compute = settings.n_ubatch * (32 * shape.n_embd + max(4 * shape.n_vocab, per_mask * n_ctx))
     return MemoryNeed(shape.weights, kv_cache, compute, shape.weights + kv_cache + compute)
 
 

@@ -144,9 +144,7 @@ JOB = LEGACY | {SELF: "4:memory:/slurm/uid_1/job_2\n3:cpu,cpuacct:/slurm/uid_1/j
     ("texts", "cores"),
     [
         pytest.param(UNIT, 4, id="no limit"),
-        pytest.param(
-            UNIT | {"/sys/fs/cgroup/system.slice/llmcli.service/cpu.max": "100000 100000"}, 1, id="v2 unit"
-        ),
+        pytest.param(UNIT | {"/sys/fs/cgroup/system.slice/llmcli.service/cpu.max": "100000 100000"}, 1, id="v2 unit"),
         pytest.param(
             UNIT
             | {

@@ -77,6 +77,11 @@ def main(paths: Sequence[str]) -> int:
     """The test itself, in the child process."""
     from llmcli.engine.llama.model import Model
 
+    if sys.platform != "win32":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, most))  # a crash here is expected: no core dump
     try:
         _begin("load")
         model = Model.load([Path(path) for path in paths])
