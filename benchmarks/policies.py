@@ -46,7 +46,7 @@ _KINDS: dict[str, tuple[str, int | None]] = {
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-    local = _open()
+    local = open_starter(512)
     with closing(local), TemporaryDirectory() as folder:
         prompt = local.render(_PROMPT, TemplateOptions(""))
         for kind in _KINDS:
@@ -63,8 +63,9 @@ def main() -> None:
         print(f"{kind:32} {ratio:6.3f} {drawing * 1e6:11.0f} {(drawing - plain) / whole * _TOKENS:7.2%}")
 
 
-def _open() -> LocalEngine:
-    settings = Settings(n_ctx=512)
+def open_starter(n_ctx: int) -> LocalEngine:
+    """The starter with a context of this size."""
+    settings = Settings(n_ctx=n_ctx)
     local = LocalEngine(resolve_model(settings.model, model_locations(settings)), settings, Cancellation())
     local.open_context(settings)
     return local

@@ -28,6 +28,7 @@ FREE = {
     "dry_sequence_breakers",
     "grammar",
     "override_kv",
+    "regex",
 }
 
 

@@ -32,7 +32,15 @@ class Compaction:
         self.old, self._kept = path[:cut], path[cut:]
         engine = controller.engine
         assert engine
-        free = {"raw": False, "prefill": None, "stop": (), "grammar": None, "grammar_file": None, "json_schema": None}
+        free = {
+            "raw": False,
+            "prefill": None,
+            "stop": (),
+            "grammar": None,
+            "grammar_file": None,
+            "json_schema": None,
+            "regex": None,
+        }
         quiet = {"max_tokens": int(engine.n_ctx * _SHARE), "think": "off", **free}
         settings = controller.resolved(quiet).with_seed().settings
         old = list(self.old)

@@ -12,7 +12,8 @@ from llmcli.chat.sessions.session import Session, Turn
 from llmcli.config.presets import LayerStack
 from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.errors import ContextOverflowError, UsageError
-from llmcli.inference.request import grammar_text, system_text
+from llmcli.inference.constraints import read_constraint
+from llmcli.inference.request import system_text
 from llmcli.params.generation import GenerationParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import fields_of
@@ -255,7 +256,7 @@ class ChatController:
     ) -> Turn:
         """An answer to `path` with the settings in force, and those in `extra` above them.
 
-        Raises ContextOverflowError without room for a token, UsageError for a grammar that does not parse.
+        Raises ContextOverflowError without room for a token, UsageError for a constraint that is not valid.
         """
         from llmcli.engine.events import Request
         from llmcli.inference.engine import Answer
@@ -267,7 +268,7 @@ class ChatController:
         prompt = self.prompt(path, continued, resolved.settings)
         if len(prompt.tokens) >= engine.n_ctx:
             raise overflow_error(PromptFit(len(prompt.tokens), engine.n_ctx, 1))
-        request = Request(prompt, resolved.settings, grammar_text(resolved.settings))
+        request = Request(prompt, resolved.settings, read_constraint(resolved.settings))
         request.live_shift = TemperatureShift() if engine.capabilities.live_temperature else None
         request.trace = 0 if engine.capabilities.traces else None
         if continued:

@@ -108,12 +108,13 @@ class Message:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> "Message":
-        """The message of a JSON object, without timings and replay data that are not valid. Raises ValueError."""
+        """The message of a JSON object, without values that no setting and no timing can have. Raises ValueError."""
         from llmcli.inference.answer_json import ReplayManifest  # which a list of sessions does not need
 
         cleaned = {**data, "time": _seconds_of(data.get("time"))}
-        if isinstance(timings := data.get("timings"), dict):  # sums of them stay in the range of a float
-            cleaned["timings"] = {key: n for key, n in timings.items() if is_number(n) and abs(n) < 1e300}
+        for key, is_valid in (("params", _is_plain), ("timings", _is_finite)):
+            if isinstance(values := data.get(key), dict):
+                cleaned[key] = {name: value for name, value in values.items() if is_valid(value)}
         try:
             ReplayManifest.from_data(data.get("replay"))
         except ValueError:
@@ -134,6 +135,17 @@ def _seconds_of(timestamp: Any) -> float:
     except (ValueError, OverflowError, OSError):
         return 0.0
     return seconds if 0 <= seconds < _MAX_TIME else 0.0
+
+
+def _is_finite(value: Any) -> bool:
+    return is_number(value) and abs(value) < 1e300  # sums of such values stay in the range of a float
+
+
+def _is_plain(value: Any, depth: int = 2) -> bool:
+    """Whether a setting can have this value: a number, a string, or a list of them."""
+    if isinstance(value, list):
+        return depth > 0 and all(_is_plain(one, depth - 1) for one in value)
+    return value is None or isinstance(value, bool | str) or _is_finite(value)
 
 
 def continues(answer: Message, edited: Message) -> bool:

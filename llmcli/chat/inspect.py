@@ -14,8 +14,9 @@ from llmcli.chat.replay import recorded_settings, recorded_system
 from llmcli.chat.sessions.session import Turn
 from llmcli.engine.events import Cancellation, Progress, Request, TokenChunk, TokenTrace, common_prefix
 from llmcli.errors import UsageError
+from llmcli.inference.constraints import read_constraint, recorded_constraint
 from llmcli.inference.engine import Answer, text_and_reasoning
-from llmcli.inference.request import grammar_text, system_text
+from llmcli.inference.request import system_text
 from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:
@@ -121,14 +122,15 @@ def _from_text(controller: ChatController, message: Message, before: Sequence[Me
     if message.params:  # the session may come from others
         values = recorded_settings(message.params, "this answer", settings.temp_policy_file or "")
         settings, system = Settings(**values), recorded_system(message)
-        grammar = str(message.replay.get("grammar") or "") or settings.grammar
+        grammar, schema = (str(message.replay.get(key) or "") for key in ("grammar", "schema"))
+        constraint = recorded_constraint(grammar, schema, settings)
     else:
-        system, grammar = system_text(settings), grammar_text(settings)
+        system, constraint = system_text(settings), read_constraint(settings)
     settings = controller.prompt_builder.with_plain_stop(replace(settings, seed=settings.seed or 0))
     window = controller.window(before)
     prompt = controller.prompt_builder.prompt(window, system, settings)
     whole = controller.prompt_builder.prompt(window, system, settings, message)
     start = common_prefix(prompt.tokens, whole.tokens)
     shared = replace(prompt, chunks=(TokenChunk(prompt.tokens[:start]),))
-    answer = Answer(controller.engine, Request(shared, settings, grammar))
+    answer = Answer(controller.engine, Request(shared, settings, constraint))
     return AnswerInspector(message, answer, whole.tokens[start:])

@@ -21,6 +21,7 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import convert, decode_json
 from llmcli.inference.answer_json import ReplayManifest, build_manifest, prompt_sha256
 from llmcli.inference.comparison import MAX_VARIANTS
+from llmcli.inference.constraints import recorded_constraint
 from llmcli.inference.engine import Answer, Engine, TemplateOptions, Vocab, check_request
 from llmcli.inference.sizing import possible_gpu_layers
 from llmcli.params.generation import InterfaceParams
@@ -252,7 +253,8 @@ class Replay:
         prompt_builder = PromptBuilder(engine, template)
         settings = prompt_builder.with_plain_stop(settings)
         prompt = prompt_builder.prompt(recorded.path, recorded.system, settings, recorded.continued)
-        request = Request(prompt, settings, manifest.grammar or settings.grammar, label=recorded.label)
+        constraint = recorded_constraint(manifest.grammar, manifest.schema, settings)
+        request = Request(prompt, settings, constraint, label=recorded.label)
         request.live_shift = TemperatureShift(manifest.moves) if manifest.moves else None
         request.cancellation = cancellation or request.cancellation
         check_request(engine, request)

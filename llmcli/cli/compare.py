@@ -21,19 +21,19 @@ from llmcli.ui.terminal.output import print_json
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.engine.events import Cancellation, Prompt
+    from llmcli.engine.events import Cancellation, Constraint, Prompt
     from llmcli.inference.comparison import Comparison, Variant
     from llmcli.inference.engine import Engine
 
 
 class _CompareRequest(NamedTuple):
-    """The request of a variant: its settings with their origins, its texts, and its grammar."""
+    """The request of a variant: its settings with their origins, its texts, and its constraint."""
 
     variant: "Variant"
     resolved: ResolvedSettings
     text: str
     system: str | None
-    grammar: str | None
+    constraint: "Constraint | None"
 
 
 @with_settings(only=fields().keys() - CHAT_ONLY)
@@ -104,9 +104,10 @@ def compare(
 
 def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: bool) -> list[_CompareRequest]:
     """The request of each variant before the model is known. Raises LlmcliError with the label of a variant."""
-    from llmcli.inference.request import grammar_text, join_prompt, system_text
+    from llmcli.inference.constraints import read_constraint
+    from llmcli.inference.request import join_prompt, system_text
 
-    warn = cache(console.warn)  # once, if all variants have the same schema
+    note = cache(console.note)  # once, if all variants have the same schema
     all_resolved = [resolve(LayerStack(layers).above({}, variant.values)) for variant in variants]
     read = cache(partial(read_prompt, all_resolved[0].settings))
     requests = []
@@ -115,10 +116,10 @@ def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: boo
         text = join_prompt(settings, piped, read)
         try:
             check_chain(settings)
-            system, grammar = system_text(settings), grammar_text(settings, warn)
+            system, constraint = system_text(settings), read_constraint(settings, note)
         except LlmcliError as error:
             raise type(error)(f"{variant.label}: {error}", error.hint) from None
-        requests.append(_CompareRequest(variant, resolved, text, system, grammar))
+        requests.append(_CompareRequest(variant, resolved, text, system, constraint))
     return requests
 
 
@@ -139,7 +140,7 @@ def _comparison(engine: "Engine", requests: Sequence[_CompareRequest], cancellat
         key = one.text, one.system, s.prefill, s.raw, s.chat_template, s.think == "off"
         if key not in prompts:
             prompts[key] = build_prompt(engine, s, one.text, one.system)
-        request = Request(prompts[key], s, one.grammar, cancellation=cancellation, label=one.variant.label)
+        request = Request(prompts[key], s, one.constraint, cancellation=cancellation, label=one.variant.label)
         answers.append(Answer(engine, request))
     return Comparison(answers)
 

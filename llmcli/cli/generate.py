@@ -65,10 +65,11 @@ def generate(
     if "trace_top" in flags.values and trace is None:
         console.warn("trace_top has no effect: it needs --trace", "record a trace with --trace FILE")
     check_chain(asked)
-    from llmcli.inference.request import grammar_text, join_prompt, system_text
+    from llmcli.inference.constraints import read_constraint
+    from llmcli.inference.request import join_prompt, system_text
 
     question = join_prompt(asked, reads_stdin(asked, no_stdin), partial(read_prompt, asked))
-    system, grammar = system_text(asked), grammar_text(asked, console.warn)
+    system, constraint = system_text(asked), read_constraint(asked, console.note)
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
     from llmcli.inference.engine import Answer
 
@@ -83,7 +84,7 @@ def generate(
         if show_prompt:
             print_text(request.prompt.text.removesuffix("\n") + "\n")
             return ExitStatus.OK
-        request.grammar, request.progress, request.cancellation = grammar, status.reading, cancellation
+        request.constraint, request.progress, request.cancellation = constraint, status.reading, cancellation
         answer = Answer(engine, request)
         with write_trace(answer, trace, heat is not None):
             _print_answer(answer, status, question if echo else "", as_json, stream)
@@ -164,7 +165,7 @@ def _report(answer: "Answer", heat: Measure | None, stats: bool) -> int:
 
 
 def exit_status(answers: Sequence["Answer"]) -> int:
-    """The exit status of answers that are written. Raises ConstraintError when a grammar was not met."""
+    """The exit status of answers that are written. Raises ConstraintError when a constraint was not met."""
     reasons = [answer.finish_reason for answer in answers]
     if "interrupt" in reasons:
         return ExitStatus.INTERRUPTED
@@ -175,8 +176,7 @@ def exit_status(answers: Sequence["Answer"]) -> int:
         if answer.record.failure:
             return answer.record.failure.status
     for answer in answers:
-        if not answer.record.is_complete:
+        if failure := answer.constraint_failure():
             label = f"{answer.request.label}: " if answer.request.label else ""
-            fault = f"{label}the answer ended before it was complete (JSON or grammar)"
-            raise ConstraintError(fault, "raise --max-tokens")
+            raise ConstraintError(f"{label}{failure}", failure.hint)
     return ExitStatus.OK

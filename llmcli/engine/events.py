@@ -79,7 +79,7 @@ class TemperatureShift:
         self._temperatures = (*self._temperatures[1 - _RECENT :], temperature)
 
     def start_draw(self, index: int) -> float:
-        """The shift for the draw of token `index`; the same when a grammar rejects the token and it is drawn again."""
+        """The shift for the draw of token `index`; the same when a constraint rejects it and it is drawn again."""
         if index == self._index:
             return self._applied
         self._index, self._draws = index, self._draws + 1
@@ -130,13 +130,30 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return next(i for i in range(n) if a[i] != b[i])
 
 
+@dataclass(frozen=True)
+class Constraint:
+    """What an answer must match, from its first character to its last."""
+
+    kind: Literal["grammar", "json_schema", "regex"]
+    text: str  # GBNF, a JSON schema as JSON, or a regular expression in the syntax of Rust
+
+    @property
+    def unenforced(self) -> Sequence[str]:
+        """What `text` does not say: only `problem` of the finished answer finds it."""
+        return ()
+
+    def problem(self, _answer: str) -> str | None:
+        """Why a finished answer does not match; None if it does."""
+        return None
+
+
 @dataclass
 class Request:
     """One answer that is asked for; `settings.seed` must be a number."""
 
     prompt: Prompt
     settings: Settings
-    grammar: str | None = None  # GBNF that the answer matches
+    constraint: Constraint | None = None  # what the answer must match
     progress: Progress | None = None  # called while the prompt is evaluated
     reasoning: str = ""  # the reasoning so far, if the answer continues another one
     live_shift: TemperatureShift | None = None  # changes the temperature while the answer is generated
@@ -247,7 +264,7 @@ class GenerationRecord:
     n_threads: tuple[int, int] = (0, 0)  # for the tokens of the answer, and for the prompt
     beside: int = 0  # number of generations that could share its batches
     failure: LlmcliError | None = None  # the error that ended it
-    is_complete: bool = True  # whether the answer matches its grammar
+    is_complete: bool = True  # whether the answer matches its constraint
     policy_ms: float = 0.0  # time in the temperature policy, in milliseconds
 
 
@@ -298,5 +315,5 @@ class TokenInspection:
     drawn: int
     stepwise: ChainTrace
     trace: TokenTrace  # of the temperature step
-    refused: str | None  # the text of the token that was drawn first and that the grammar rejected
+    refused: str | None  # the text of the token that was drawn first and that the constraint rejected
     exact: bool = True  # not where the state of a stateful step had to be reset

@@ -1,19 +1,26 @@
 """Answers, token by token: a `Generation` is one; a `Scheduler` steps several, while some join and others leave."""
 
 import codecs
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from llmcli.engine.answer_text import REASONING_TAGS, BanScanner, DrawState, HeldToken, StopScanner
-from llmcli.engine.events import FinishReason, GenerationRecord, Request, TokenEvent, TokenTrace, now_ms
+from llmcli.engine.events import FinishReason, GenerationRecord, Request, TokenEvent, now_ms
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.sampling.chain import ChainHooks, ConstrainedTokenSampler, StepObserver, TokenSampler, resolve_biases
-from llmcli.engine.sampling.grammar import Grammar
-from llmcli.engine.sampling.python_samplers import DrawTracer, alternatives, token_logprob
+from llmcli.engine.reasoning_gate import ReasoningGate
+from llmcli.engine.sampling.chain import (
+    ChainHooks,
+    ConstrainedTokenSampler,
+    StepObserver,
+    TokenSampler,
+    make_token_sampler,
+)
+from llmcli.engine.sampling.python_samplers import DrawTracer, token_logprob
 from llmcli.errors import ConstraintError, ContextOverflowError, LlmcliError, UsageError
 from llmcli.params.policies.policy import PolicyCall
-from llmcli.params.sampler_chain import build_chain, effective_policy
+from llmcli.params.sampler_chain import effective_policy
 
 _MAX_FORBIDDEN = 256  # tokens at one position; more would leave only very unlikely ones
 
@@ -22,7 +29,7 @@ _MAX_FORBIDDEN = 256  # tokens at one position; more would leave only very unlik
 class Generation(GenerationRecord):
     """The state of one answer, which a `Scheduler` runs.
 
-    Raises UsageError for an empty prompt, an invalid grammar, or a bias for a token that does not exist.
+    Raises UsageError for an empty prompt, an invalid constraint, or a bias for a token that does not exist.
     """
 
     vocab: Vocab
@@ -48,26 +55,23 @@ class Generation(GenerationRecord):
         self._tracer = DrawTracer() if is_traced else None
         if self.state and settings.prefill:
             self.state.read(settings.prefill)
+        # Constraint, stop strings and max_tokens begin where it opens.
+        self.gate = ReasoningGate.of_request(self.vocab, request)
         self._sampler = self._make_sampler()
         self._sampler.accept(prompt)  # penalties and DRY look at the prompt too, as in llama.cpp's programs
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = StopScanner(settings.stop) if settings.stop else None
         self._bans = BanScanner(settings.banned_strings) if settings.banned_strings else None
         self._banned_at: dict[int, set[int]] = {}
-        self._limit = len(prompt) + settings.max_tokens if settings.max_tokens >= 0 else 2**31
+        self._forced = deque(self.gate.closing_tokens() if self.gate else ())  # tokens that are not drawn but given
+        self._answer_at: int | None = None if self.gate and settings.max_tokens else len(prompt)  # number of its token
 
     def _make_sampler(self) -> TokenSampler:
-        request, settings, vocab = self.request, self.request.settings, self.vocab
-        hooks = ChainHooks(self.state, request.live_shift, self._tracer, self.on_step) if self.state else None
-        steps = build_chain(settings, needs_temperature=hooks is not None)
-        biases = resolve_biases(vocab, settings.logit_bias, settings.ignore_eos)
-        if request.grammar is None and not settings.banned_strings:
-            return TokenSampler(vocab, steps, biases, hooks)
-        grammar = None if request.grammar is None else Grammar(vocab, request.grammar)
-        return ConstrainedTokenSampler(vocab, steps, biases, grammar, hooks)
+        hooks = ChainHooks(self.state, self.request.live_shift, self._tracer, self.on_step) if self.state else None
+        return make_token_sampler(self.vocab, self.request.settings, hooks, self.request.constraint, self.gate)
 
     def append_drawn(self, tokens: Sequence[int]) -> None:
-        """Append tokens that were drawn before, without log-probabilities; no grammar or banned string applies."""
+        """Append tokens that were drawn before, without log-probabilities; no constraint or banned string applies."""
         self._sampler.accept(tokens)
         for token in tokens:
             if self.request.live_shift and self.state:
@@ -76,26 +80,34 @@ class Generation(GenerationRecord):
 
     def is_full(self, n_ctx: int) -> bool:
         """Whether no more tokens can be drawn: the limit is reached or the context is full."""
-        return len(self.tokens) >= self._limit or len(self.tokens) > n_ctx
+        limit = -1 if self._answer_at is None else self.request.settings.max_tokens
+        return 0 <= limit <= len(self.tokens) - (self._answer_at or 0) or len(self.tokens) > n_ctx
 
     def advance(self, ctx: int, row: int, n_ctx: int) -> TokenEvent:
         """Draw the next token from logits row `row` of the llama.cpp context `ctx`."""
         restore = self._snapshot() if self._bans else None
-        token = self._sampler.sample(ctx, row)
-        self._trace_token(ctx, row, token)
+        is_forced = bool(self._forced)
+        token = self._sampler.force(self._forced.popleft()) if is_forced else self._sampler.sample(ctx, row)
+        self._trace_token(ctx, row, token, is_forced)
         if self.vocab.ends(token):
             return self.finish("stop", token)
         text = self._append(ctx, row, token)
+        if self.gate:
+            self._forced.extend(self.gate.push(token, is_forced))
+            if self.gate.is_open:
+                self.gate, self._answer_at = None, len(self.tokens) - 1
         if self._bans and restore:
             n_removed = self._bans.push(HeldToken(text, token, restore))
             if n_removed:
                 self._remove(self._bans, n_removed)
                 return self._event("", None)
             text = self._bans.release()
-        if self._stops:
+        if self._stops and not self.gate:
             text, stop = self._stops.push(text)
             if stop is not None:
                 return self._end(text, token, "stop")
+        if self._sampler.must_end():
+            return self.finish("stop", token, text)
         return self.finish("length", token, text) if self.is_full(n_ctx) else self._event(text, token)
 
     def _append(self, ctx: int, row: int, token: int) -> str:
@@ -108,29 +120,13 @@ class Generation(GenerationRecord):
             self.logprobs.append(token_logprob(ctx, row, self.vocab.n_tokens, token, count))
         return text
 
-    def _trace_token(self, ctx: int, row: int, token: int) -> None:
+    def _trace_token(self, ctx: int, row: int, token: int, is_forced: bool) -> None:
         state, tracer, temperature = self.state, self._tracer, self._sampler.temperature
-        if not state or not tracer or not temperature:
-            return
-        reading, n = temperature.reading, self.request.trace
-        # The alternatives are read now: the next evaluation overwrites the logits.
-        self.traces.append(
-            TokenTrace(
-                i=len(self.traces),
-                id=token,
-                text="",
-                p=tracer.p,
-                rank=tracer.rank,
-                entropy=reading.entropy,
-                temperature=reading.temperature,
-                candidates=reading.candidates,
-                top=alternatives(ctx, row, self.vocab, n, tracer.left()) if n else (),
-                policy=reading.policy,
-                sentence=state.text.sentence,
-                time=now_ms() - self._start_ms,
-                thinking=state.thinking,
-            )
-        )
+        if state and tracer and temperature:
+            drawn = None if is_forced else temperature.reading
+            trace = tracer.trace(ctx, row, self.vocab, token, self.request.trace or 0, drawn)
+            trace = trace._replace(i=len(self.traces), sentence=state.text.sentence, thinking=state.thinking)
+            self.traces.append(trace._replace(time=now_ms() - self._start_ms))
 
     def finish(self, reason: FinishReason, token: int | None = None, text: str = "") -> TokenEvent:
         """The last event: its text, and all that was held back."""
@@ -148,7 +144,8 @@ class Generation(GenerationRecord):
     def _end(self, text: str, token: int | None, reason: FinishReason) -> TokenEvent:
         temperature = self._sampler.temperature
         self.policy_ms = temperature.seconds * 1e3 if temperature else 0.0
-        self.is_complete = self._sampler.complete()
+        is_reasoning = bool(self.request.constraint and self.gate and self.gate.thinking)
+        self.is_complete = self._sampler.may_end() and not is_reasoning
         self.finish_reason = reason
         return self._event(text, token, reason)
 
@@ -163,6 +160,7 @@ class Generation(GenerationRecord):
         generators, a decoder has half a character, and a sentence can end in the middle of a token.
         """
         sampler, decoder, state = self._sampler, self._decoder.getstate(), self.state and self.state.copy()
+        gate, forced, answer_at = self.gate and self.gate.copy(), self._forced.copy(), self._answer_at
         assert isinstance(sampler, ConstrainedTokenSampler)
         sampler.forbidden = self._banned_at.get(len(self.tokens), set())
         snapshot = sampler.snapshot()
@@ -170,6 +168,8 @@ class Generation(GenerationRecord):
         def restore() -> None:
             sampler.restore(snapshot)
             self._decoder.setstate(decoder)
+            self.gate, self._forced, self._answer_at = gate, forced, answer_at
+            sampler.gate = gate if sampler.matcher else None
             if self.state and state:
                 self.state.restore(state)
 

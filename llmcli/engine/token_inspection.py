@@ -44,7 +44,7 @@ class CandidateSnapshot(NamedTuple):
 class CandidateCapture:
     """Captures the candidates of the last draw. `record` is the hook for the chain, `wants` whether to capture a draw.
 
-    A token that the grammar rejects is drawn again: then `first` is the token of the first draw.
+    A token that the constraint rejects is drawn again: then `first` is the token of the first draw.
     """
 
     def __init__(self, wants: Callable[[], bool] = lambda: True) -> None:
@@ -84,7 +84,7 @@ class TokenInspector:
     def stateful_steps(self) -> list[str]:
         """The stateful steps: because of them, the answer is generated again up to the token."""
         settings = self.request.settings
-        constraints = ["grammar"] if self.request.grammar is not None else []
+        constraints = ["constraint"] if self.request.constraint is not None else []
         constraints += ["banned_strings"] if settings.banned_strings else []
         return [step.name for step in build_chain(settings) if SAMPLERS[step.name].is_stateful] + constraints
 
@@ -92,7 +92,7 @@ class TokenInspector:
         """Token `at`: the `count` most likely candidates before and after the chain, and the drawn token.
 
         If a step is stateful, the answer is generated again. If that gives other tokens, the state of such steps is
-        reset, grammar and banned strings are omitted, and the result is not exact.
+        reset, constraint and banned strings are omitted, and the result is not exact.
         """
         is_stateful = bool(self.stateful_steps)
         with suppress(AbortedError), self.context.untouched():
@@ -126,19 +126,19 @@ class TokenInspector:
     def _generation(
         self, capture: CandidateCapture, cancellation: Cancellation, is_constrained: bool = True
     ) -> Generation:
-        """A generation like the one of the answer, with or without its grammar and banned strings."""
+        """A generation like the one of the answer, with or without its constraint and banned strings."""
         request, settings = self.request, self.request.settings
         settings = replace(settings, logprobs=0)  # the tokens before are appended without their logits
         again = replace(request, settings=settings, trace=0, cancellation=cancellation, progress=None)
         again.live_shift = TemperatureShift(request.live_shift.moves if request.live_shift else ())
         if not is_constrained:
-            again.grammar, again.settings = None, replace(settings, banned_strings=())
+            again.constraint, again.settings = None, replace(settings, banned_strings=())
         return Generation(self.context.model.vocab, again, on_step=capture.record)
 
     def _draw_after(
         self, at: int, capture: CandidateCapture, cancellation: Cancellation, progress: Progress | None
     ) -> Generation:
-        """Draw one token after the first `at`, without grammar and banned strings, whose state there is unknown."""
+        """Draw one token after the first `at`, without constraint and banned strings, whose state there is unknown."""
         generation = self._generation(capture, cancellation, is_constrained=False)
         context = self.context
         with closing(generation):
@@ -179,8 +179,8 @@ class TokenInspector:
             is_reading = after.name == "temperature" and not has_temperature and after.rows == before.rows
             if after.name != "dist" and not is_reading:
                 snapshots.append(after)
-        has_grammar = any(snapshot.name == "grammar" for snapshot in snapshots)
-        refused = text_of(capture.first) if has_grammar and capture.first is not None else None
+        is_masked = any(snapshot.name == "constraint" for snapshot in snapshots)
+        refused = text_of(capture.first) if is_masked and capture.first is not None else None
         return TokenInspection(at, drawn, trace_chain(snapshots, text_of, count, drawn), trace, refused)
 
 

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct, to_builtins
 
 from llmcli.errors import LlmcliError
 from llmcli.files import convert, decode_json, encode
+from llmcli.inference.json_schema import JsonSchema
 from llmcli.inference.request import system_text
 from llmcli.params.generation import GenerationParams, InterfaceParams
 from llmcli.params.model import HubParams, PlacementParams, RopeParams
@@ -27,10 +28,19 @@ if TYPE_CHECKING:  # a session reads manifests without the engine
 _UNRELATED = {*fields_of(HubParams), *fields_of(InterfaceParams), *fields_of(PlacementParams), "trace_top"}
 # The settings that decide which tokens are generated; grammar and policy file count by their content.
 _DECIDING = (
-    {*fields_of(SamplingParams), *fields_of(GenerationParams), "prefill", "raw"}
+    {*fields_of(SamplingParams), *fields_of(GenerationParams), "prefill", "raw", "think_budget"}
     | {*fields_of(RopeParams), "override_kv", "swa_full"}
     | {"n_batch", "n_ubatch", "flash_attn", "cache_type_k", "cache_type_v"}
-) - {"grammar", "grammar_file", "json_schema", "temp_policy_file", "logprobs", "trace_top", "timeout"}
+) - {
+    "grammar",
+    "grammar_file",
+    "json_schema",
+    "constraint_retries",
+    "temp_policy_file",
+    "logprobs",
+    "trace_top",
+    "timeout",
+}
 _HASH_SECONDS = 3.0  # that the end of an answer may wait for the sha256 of its model
 _Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _Tokens = Annotated[int, Meta(ge=1, le=1 << 24)]
@@ -92,11 +102,12 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_sha256: _Sha256  # of the prompt's tokens, as 32-bit numbers, the lowest byte first
     # The batches of the prompt: tokens evaluated, tokens kept, number of such batches.
     layout: Annotated[Sequence[tuple[_Tokens, _Tokens, _Tokens]], _MAX_ROWS]
-    settings_sha256: _Sha256 = ""  # of `settings`, the prefill and the grammar
+    settings_sha256: _Sha256 = ""  # of `settings`, the prefill and the schema or grammar
     # Those that decide which tokens are generated and differ from their defaults, so that a setting that a later
     # version adds changes nothing. Version 0.1.0 wrote only their sha256.
     settings: dict[str, object] = {}
-    grammar: str = ""  # the GBNF text, if it came from a file or a schema
+    grammar: str = ""  # the GBNF text, if it came from a file; before 0.2.0 also from a schema
+    schema: str = ""  # the JSON schema
     system: str = ""  # the system prompt, if it came from a file
     policy_sha256: _Sha256 = ""  # of the file with the temperature policy
     policy: str = ""  # the name of its function
@@ -131,7 +142,9 @@ def replay_data(answer: "Answer", first: int | None = None, continued: int | Non
 def build_manifest(answer: "Answer", first: int | None = None, continued: int | None = None) -> ReplayManifest:
     """The manifest of an answer whose prompt was evaluated; `first` and `continued` are numbers of messages."""
     prompt, settings, record = answer.prompt, answer.settings, answer.record
-    grammar, shift = answer.request.grammar, answer.request.live_shift
+    constraint, shift = answer.request.constraint, answer.request.live_shift
+    grammar = constraint.text if constraint and constraint.kind == "grammar" else None
+    schema = constraint.schema if isinstance(constraint, JsonSchema) else ""
     is_complete = answer.finish_reason in ("stop", "length")
     deciding = _deciding_settings(settings)
     # Who stops an answer does not want to wait.
@@ -146,9 +159,10 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
         moment=prompt.time if "strftime_now" in prompt.template else None,
         prompt_sha256=prompt_sha256(prompt.tokens),
         layout=tuple(record.layout),
-        settings_sha256=_text_sha256(json.dumps([deciding, grammar])),
+        settings_sha256=_text_sha256(json.dumps([deciding, schema or grammar])),
         settings={key: value for key, value in deciding.items() if key != "prefill"},  # a prefill may be long
         grammar="" if grammar == settings.grammar else grammar or "",
+        schema="" if schema == settings.json_schema else schema,
         system=_system_file(settings),
         policy=policy,
         policy_sha256=_file_sha256(policy_file) if policy_file else "",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from llmcli.engine.answer_text import REASONING_TAGS as REASONING_TAGS
@@ -19,7 +19,8 @@ from llmcli.engine.events import (
     TokenTrace,
 )
 from llmcli.engine.llama.model import Vocab as Vocab
-from llmcli.errors import UsageError
+from llmcli.errors import ConstraintError, UsageError
+from llmcli.params.sampler_chain import is_random
 from llmcli.params.settings import Layer, Settings, fields
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Capabilities:
     """What an engine can do: everything, unless said otherwise."""
 
     ignored_settings: frozenset[str] = frozenset()  # keys of the settings that it does not have
-    grammars: bool = True  # an answer can be made to match a grammar
+    constraints: bool = True  # an answer can be made to match a grammar, a schema or a regular expression
     logprobs: bool = True  # it gives the log-probabilities of tokens
     traces: bool = True  # it records how tokens are sampled
     live_temperature: bool = True  # the temperature can change while an answer is generated
@@ -127,8 +128,8 @@ def check_request(engine: Engine, request: Request) -> None:
     """Refuse what an engine cannot do, with a UsageError that names the engine and the setting."""
     capabilities, settings, ignored = engine.capabilities, request.settings, engine.capabilities.ignored_settings
     changed = [key for key, field in fields().items() if key in ignored and getattr(settings, key) != field.default]
-    if request.grammar is not None and not capabilities.grammars:
-        changed.append("grammar")
+    if request.constraint is not None and not capabilities.constraints:
+        changed.append(request.constraint.kind)
     if settings.logprobs and not capabilities.logprobs:
         changed.append("logprobs")
     if request.trace is not None and not capabilities.traces:
@@ -148,12 +149,16 @@ class Answer:
 
     def __init__(self, engine: Engine, request: Request) -> None:
         self.engine, self.request, self.prompt = engine, request, request.prompt
-        self.text, self.reasoning, self.finish_reason = "", request.reasoning, ""
+        self.on_token: Callable[[TokenTrace], None] = lambda _token: None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.text, self.reasoning, self.finish_reason = "", self.request.reasoning, ""
+        self.problem: str | None = None  # why the finished text does not match its constraint
         self.n_drawn = 0  # tokens sampled, including those removed later
         self.record = GenerationRecord()
         self.started = False
         self.traces: list[TokenTrace] = []
-        self.on_token: Callable[[TokenTrace], None] = lambda _token: None
         self._splitter: ReasoningSplitter | None = None
         self._waited_ms = 0.0  # for the model
         self._texts: list[tuple[str, str]] = []  # the text and the reasoning of each token
@@ -169,8 +174,30 @@ class Answer:
         return self.record.tokens[len(self.prompt.tokens) :]
 
     def parts(self) -> Iterator[Part]:
-        """The parts of the answer as they become certain, beginning with the prefill. Raises what ended it."""
+        """The parts of the answer as they become certain, beginning with the prefill. Raises what ended it.
+
+        Where only a finished answer can be checked for its constraint, its parts come after its end, and one that does
+        not match is generated again with the next seed, at most `constraint_retries` times.
+        """
         check_request(self.engine, self.request)
+        constraint = self.request.constraint
+        if not constraint or not constraint.unenforced:
+            yield from self._generate()
+            return
+        send, self.on_token = self.on_token, lambda _token: None
+        parts = list(self._generate())
+        for _ in range(self.settings.constraint_retries):
+            if not self.problem or not is_random(self.settings):
+                break
+            settings = replace(self.settings, seed=((self.settings.seed or 0) + 1) % 2**32)
+            self.request = replace(self.request, settings=settings)
+            self._reset()
+            parts = list(self._generate())
+        for trace in self.traces:
+            send(trace)
+        yield from parts
+
+    def _generate(self) -> Iterator[Part]:
         with closing(self.engine.generate([self.request])) as events:
             yield from self.begin()
             for event in events:
@@ -197,6 +224,8 @@ class Answer:
         if event.finish_reason:
             self.finish_reason, self.engine.waited_ms = event.finish_reason, 0.0
             yield from self.end()
+            if self.request.constraint and self.finish_reason in ("stop", "length"):
+                self.problem = self.request.constraint.problem(self.text)
 
     def end(self) -> Iterator[Part]:
         """The text that was held back."""
@@ -231,6 +260,20 @@ class Answer:
     def _send(self, trace: TokenTrace) -> None:
         self.traces.append(trace)
         self.on_token(trace)
+
+    def constraint_failure(self) -> ConstraintError | None:
+        """Why the answer, which has ended, does not match its constraint; None if it does, or has none."""
+        constraint = self.request.constraint
+        if not constraint or (self.record.is_complete and not self.problem):
+            return None
+        if self.finish_reason == "length" and self.reasoning and not self.text:
+            reason = f"the reasoning took all {self.record.timings.predicted_n} tokens: the answer did not begin"
+            return ConstraintError(reason, "end the reasoning with --think-budget, or use a larger --ctx-size")
+        if not self.record.is_complete or self.finish_reason == "length":
+            hint = "raise --max-tokens" if self.finish_reason == "length" else "a stop string ended it: remove --stop"
+            return ConstraintError("the answer ended before it matched the constraint", hint)
+        reason = f"the answer does not match {constraint.kind}: {self.problem}"
+        return ConstraintError(reason, "try again, with more --constraint-retries and a temperature above 0")
 
     def timings(self) -> dict[str, float]:
         """Milliseconds and tokens per second under llama-server's names."""

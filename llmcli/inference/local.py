@@ -247,7 +247,7 @@ class LocalEngine:
                 context.close()
 
     def start(self, request: Request, index: int = 0) -> Generation:
-        """The generation for a request. Raises UsageError for settings or a grammar that are not valid."""
+        """The generation for a request. Raises UsageError for settings or a constraint that are not valid."""
         try:
             return Generation(self.tokenizer, request, index)
         except LlmcliError as error:

@@ -1,4 +1,4 @@
-"""The parts of a request: text, files and stdin; system prompt; grammar; chat template; and the prompt as tokens."""
+"""The parts of a request: text, files and stdin; system prompt; chat template; and the prompt as tokens."""
 
 import os
 import re
@@ -13,7 +13,6 @@ from llmcli.engine.events import Message, Prompt, TokenChunk
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import read_text
 from llmcli.params.settings import Settings
-from llmcli.text import ellipsize
 
 if TYPE_CHECKING:  # a list of sessions needs no engine
     from llmcli.engine.llama.model import Vocab
@@ -70,29 +69,6 @@ def system_text(settings: Settings) -> str | None:
     if text and text.startswith("@"):
         return read_text(text[1:]).rstrip("\n")
     return text or None
-
-
-def grammar_text(settings: Settings, warn: Callable[[str], object] | None = None) -> str | None:
-    """The GBNF grammar of whichever of the three settings is given; `warn` gets what a schema asks and GBNF cannot do.
-
-    Raises UsageError when two of them are given, or one does not parse.
-    """
-    given = [key for key in ("grammar", "grammar_file", "json_schema") if getattr(settings, key) is not None]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} cannot be used together", "use one of them")
-    if settings.grammar_file is not None:
-        return read_text(settings.grammar_file)
-    if settings.json_schema is not None:
-        from llmcli.engine.sampling.grammar import schema_to_gbnf, unenforced_keywords
-
-        schema = _inline_or_file(settings.json_schema)
-        gbnf = schema_to_gbnf(schema)
-        if warn and (words := unenforced_keywords(schema)):
-            warn(f"json_schema: cannot enforce {', '.join(words)}; check the output")
-        return gbnf
-    if settings.grammar and settings.grammar.endswith(".gbnf"):
-        raise UsageError(f"grammar must be GBNF, got '{ellipsize(settings.grammar)}'", "use --grammar-file for a file")
-    return settings.grammar
 
 
 def is_inline(text: str) -> bool:

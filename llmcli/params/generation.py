@@ -33,6 +33,12 @@ class RequestParams:
         "Reasoning of the model: show it, hide it, or ask the model for none (off).",
         choices=("show", "hide", "off"),
     )
+    think_budget: int = setting(
+        -1,
+        "Number of tokens after which reasoning is ended and the answer begins (-1 = no limit).",
+        min=-1,
+        unit="tokens",
+    )
 
 
 def parse_bias(text: str) -> tuple[Bias, ...]:
@@ -145,7 +151,20 @@ class GenerationParams:
         None, "File with a GBNF grammar that the output must match.", metavar="FILE", path=True
     )
     json_schema: str | None = setting(
-        None, "JSON schema that the output must match: inline JSON or a file.", metavar="SCHEMA|FILE", path=True
+        None,
+        "JSON schema that the output must match: inline JSON, a file, or short: 'name: str, age: int, tags: [str]'.",
+        metavar="SCHEMA|FILE",
+        path=True,
+    )
+    regex: str | None = setting(
+        None, "Regular expression that the whole output must match (Rust syntax, no look-around).", metavar="REGEX"
+    )
+    constraint_retries: int = setting(
+        2,
+        "Number of new tries when an answer does not match what only a finished answer can be checked for.",
+        min=0,
+        max=1000,
+        unit="tries",
     )
     logprobs: int = setting(
         0,

@@ -220,3 +220,9 @@ def check_chain(p: SamplingParams) -> None:
     """Check settings before a model is loaded. Raises UsageError for an invalid chain, temperature or policy file."""
     effective_policy(p).load(keep=True)
     build_chain(replace(p, seed=0))
+
+
+def is_random(p: SamplingParams) -> bool:
+    """Whether another seed can give another answer."""
+    policy = effective_policy(p)
+    return p.top_k != 1 and not (isinstance(policy, Fixed) and policy.value <= 0)

@@ -8,9 +8,10 @@ from typing import Any
 from llmcli.chat.replay import RecordedAnswer, Replay, from_output, replay_settings
 from llmcli.engine.events import Request, TemperatureShift
 from llmcli.inference.answer_json import answer_data
+from llmcli.inference.constraints import read_constraint
 from llmcli.inference.engine import Answer
 from llmcli.inference.local import LocalEngine, ResolvedModel
-from llmcli.inference.request import build_prompt, grammar_text
+from llmcli.inference.request import build_prompt
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelFile
 from llmcli.params.settings import Layer, Settings, parse_data, resolve
 
@@ -35,7 +36,7 @@ def given(
     settings = resolve([Layer("test", parse_data(values, "test"))]).settings
     system = Path(settings.system[1:]).read_text() if settings.system else None
     prompt = build_prompt(local, settings, question, system)
-    answer = Answer(local, Request(prompt, settings, grammar_text(settings), live_shift=shift))
+    answer = Answer(local, Request(prompt, settings, read_constraint(settings), live_shift=shift))
     for number, _ in enumerate(answer.parts()):
         if shift and number in (1, 4):
             shift.add(0.4 if number == 1 else -0.7)

@@ -12,7 +12,7 @@ import pytest
 from llmcli.chat.controller import BackgroundLoad, ChatController, CompareSession
 from llmcli.chat.replay import Replay, from_output, from_session, replay_settings
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.events import Cancellation, Request, TemperatureShift
+from llmcli.engine.events import Cancellation, Constraint, Request, TemperatureShift
 from llmcli.engine.llama import bindings
 from llmcli.errors import ConstraintError, ExitStatus, UsageError
 from llmcli.inference.answer_json import answer_data
@@ -106,8 +106,8 @@ def test_why_is_refused_by_the_name_of_the_engine(capfd: pytest.CaptureFixture[s
             "fake does not support top_k",
         ),
         (
-            without(grammars=False),
-            lambda prompt: Request(prompt, SETTINGS, 'root ::= "a"'),
+            without(constraints=False),
+            lambda prompt: Request(prompt, SETTINGS, Constraint("grammar", 'root ::= "a"')),
             "fake does not support grammar",
         ),
         (

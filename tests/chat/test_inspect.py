@@ -258,7 +258,7 @@ def test_no_file_that_a_loaded_answer_names_is_opened(controller: ChatController
     files = {"grammar-file": missing, "json_schema": missing, "chat_template": missing, "system": f"@{missing}"}
     controller.session.add("assistant", "A comet.", params={"seed": 1, **files})
     request = last_answer(controller, None).answer.request
-    assert (request.grammar, request.settings.grammar_file, request.settings.json_schema) == (None, None, None)
+    assert (request.constraint, request.settings.grammar_file, request.settings.json_schema) == (None, None, None)
 
 
 def test_the_own_policy_file_is_used_for_an_earlier_answer(controller: ChatController) -> None:

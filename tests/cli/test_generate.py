@@ -1,6 +1,7 @@
 """`llmcli generate`, as a user runs it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -180,9 +181,38 @@ def test_a_json_schema_shapes_the_output(run: Run, tmp_path: Path) -> None:
 
 
 @with_tiny
-def test_a_schema_warns_of_what_it_cannot_enforce(run: Run) -> None:
-    ran = run("generate", "A number", "--json-schema", '{"type":"integer","maximum":9}', "-n", "8", "--seed", "1")
-    assert "json_schema: cannot enforce maximum" in ran.stderr
+def test_an_answer_that_cannot_match_its_schema_has_status_9(run: Run) -> None:
+    schema = '{"type": "integer", "minimum": 3, "maximum": 7, "not": {"minimum": 1}}'
+    ran = run("generate", "A number", "--json-schema", schema, "-n", "8", "--seed", "1")
+    assert ran.status == 9
+    assert int(ran.text) in range(3, 8)
+    told = "only the finished answer shows whether it matches /not; it is generated again if it does not match"
+    assert told in ran.stderr
+    assert "error: the answer does not match json_schema: " in ran.stderr
+
+
+@with_tiny
+def test_the_short_form_and_a_regex_shape_the_output(run: Run) -> None:
+    short = run("generate", "A person", "--json-schema", 'ok: bool, size: "S"|"M"', "--seed", "1", "-n", "64")
+    assert list(json.loads(short.text)) == ["ok", "size"]
+    assert re.fullmatch(r"[0-9]{3}-[0-9]{4}\n", run("generate", "A number", "--regex", r"\d{3}-\d{4}").text)
+
+
+@with_tiny
+def test_a_stop_string_in_the_middle_of_json_is_no_success(run: Run) -> None:
+    for given in (("--json-schema", "name: str"), ("--regex", '"[a-z]{4}"')):
+        ran = run("generate", "A person", *given, "--stop", '"', "-n", "64")
+        assert ran.status == 9
+        assert "hint: a stop string ended it: remove --stop" in ran.stderr
+
+
+@with_tiny
+def test_an_answer_to_continue_counts_for_its_constraint(run: Run) -> None:
+    ran = run("generate", "A person", "--json-schema", "ok: bool", "--prefill", '{"ok')
+    assert isinstance(json.loads(ran.text)["ok"], bool)
+    refused = run("generate", "A person", "--json-schema", "ok: bool", "--prefill", "ok")
+    assert (refused.status, refused.text) == (2, "")
+    assert "the beginning of the answer (prefill) does not match the constraint" in refused.stderr
 
 
 @with_tiny
@@ -190,9 +220,7 @@ def test_an_answer_that_does_not_meet_its_grammar_has_status_9(run: Run) -> None
     ran = run("generate", "Digits", "--grammar", "root ::= [0-9]{200}", "-n", "5")
     assert ran.status == 9
     assert ran.text.strip().isdecimal()
-    assert (
-        ran.stderr == "error: the answer ended before it was complete (JSON or grammar)\n  hint: raise --max-tokens\n"
-    )
+    assert ran.stderr == "error: the answer ended before it matched the constraint\n  hint: raise --max-tokens\n"
 
 
 @with_tiny

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmcli.engine.events import Cancellation, Progress, Prompt, Request, Timings, TokenEvent
+from llmcli.engine.events import Cancellation, Constraint, Progress, Prompt, Request, Timings, TokenEvent
 from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama.context import Context
 from llmcli.params.policies.policy import Fixed
@@ -25,16 +25,21 @@ class FinishedAnswer:
     records: list[TokenEvent]
 
 
-def start(context: Context, prompt: str | Sequence[int], grammar: str | None = None, **values: Any) -> Generation:
+def start(
+    context: Context, prompt: str | Sequence[int], grammar: str | Constraint | None = None, **values: Any
+) -> Generation:
     """A generation for a prompt as text or as tokens."""
     tokens = context.model.vocab.tokenize(prompt) if isinstance(prompt, str) else prompt
     index, cancellation = values.pop("index", 0), values.pop("cancellation", Cancellation())
     settings = Settings(**({"seed": 1} | values))
-    request = Request(Prompt.of_tokens("", tokens), settings, grammar, cancellation=cancellation)
+    constraint = Constraint("grammar", grammar) if isinstance(grammar, str) else grammar
+    request = Request(Prompt.of_tokens("", tokens), settings, constraint, cancellation=cancellation)
     return Generation(context.model.vocab, request, index)
 
 
-def run(context: Context, prompt: str | Sequence[int], grammar: str | None = None, **values: Any) -> FinishedAnswer:
+def run(
+    context: Context, prompt: str | Sequence[int], grammar: str | Constraint | None = None, **values: Any
+) -> FinishedAnswer:
     """The whole answer to a prompt; further arguments are settings."""
     generation = start(context, prompt, grammar, **values)
     records = list(generate(context, [generation]))

@@ -43,7 +43,8 @@ class Script(ConstrainedTokenSampler):
 
     def __init__(self, wishes: Wishes) -> None:
         self.temperature = None
-        self.grammar = None
+        self.matcher = None
+        self.gate = None
         self.forbidden = set()
         self.open: WeakSet[Snapshot] = WeakSet()  # snapshots that are still kept
         self._wishes = wishes

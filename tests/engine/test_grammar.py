@@ -1,6 +1,5 @@
-"""Grammars and JSON schemas: the output matches them, and errors are one line."""
+"""GBNF grammars: the output matches them, and errors are one line."""
 
-import json
 import re
 from typing import Any
 
@@ -8,7 +7,7 @@ import pytest
 
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.sampling.grammar import Grammar, schema_to_gbnf, unenforced_keywords
+from llmcli.engine.sampling.grammar import Grammar
 from llmcli.errors import ConstraintError, UsageError
 from llmcli.params.policies.policy import Fixed
 from tests.engine.drive import GREEDY, run, start
@@ -47,9 +46,9 @@ def test_an_answer_is_complete_only_where_its_grammar_ends(context: Context) -> 
     allowed = []
     for text in ("a", "b", "c"):
         token = context.model.vocab.tokenize(text)[0]
-        assert sampler.grammar.allows(token)
-        sampler.grammar.accept(token)
-        allowed.append(generation._sampler.complete())
+        assert sampler.matcher.allows(token)
+        sampler.matcher.accept(token)
+        allowed.append(generation._sampler.may_end())
     generation.close()
     assert allowed == [False, False, True]
 
@@ -58,7 +57,7 @@ def test_a_truncated_answer_is_not_complete(context: Context) -> None:
     generation = start(context, PROMPT, 'root ::= "aaaaaaaaaaaaaaaaaaaaaaaa"', max_tokens=1)
     context.prefill(0, generation.request.prompt.tokens)
     generation.advance(context.handle, -1, context.n_ctx)
-    assert not generation._sampler.complete()
+    assert not generation._sampler.may_end()
     generation.close()
 
 
@@ -99,7 +98,7 @@ def test_an_invalid_grammar_is_an_error_with_the_reason(
     vocab: Vocab, capfd: pytest.CaptureFixture[str], grammar: str, reason: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        Grammar(vocab, grammar)
+        Grammar.parse(vocab, grammar)
     message = str(caught.value)
     assert reason in message
     assert "\n" not in message
@@ -109,73 +108,11 @@ def test_an_invalid_grammar_is_an_error_with_the_reason(
 
 def test_a_grammar_works_in_a_program_without_stderr(vocab: Vocab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", None)
-    grammar = Grammar(vocab, 'root ::= "a"')
+    grammar = Grammar.parse(vocab, 'root ::= "a"')
     letter, other = vocab.tokenize("a")[-1], vocab.tokenize("b")[-1]
     assert (grammar.allows(letter), grammar.allows(other), grammar.may_end()) == (True, False, False)
     grammar.accept(letter)
     assert grammar.may_end()
     grammar.close()
     with pytest.raises(UsageError, match="Undefined rule identifier 'x'"):
-        Grammar(vocab, "root ::= x")
-
-
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 12},
-        "age": {"type": "integer"},
-        "colour": {"enum": ["red", "green"]},
-        "tags": {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2},
-    },
-    "required": ["name", "age", "colour", "tags"],
-    "additionalProperties": False,
-}
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-def test_the_answer_matches_its_json_schema(context: Context, seed: int) -> None:
-    answer = run(context, PROMPT, schema_to_gbnf(json.dumps(SCHEMA)), seed=seed, max_tokens=90)
-    assert answer.reason == "stop"
-    data = json.loads(answer.text)
-    assert list(data) == ["name", "age", "colour", "tags"]
-    assert isinstance(data["name"], str)
-    assert isinstance(data["age"], int)
-    assert data["colour"] in ("red", "green")
-    assert all(isinstance(tag, bool) for tag in data["tags"])
-    assert len(data["tags"]) in (1, 2)
-
-
-@pytest.mark.parametrize(
-    ("schema", "reason"),
-    [
-        ("", "json_schema is not valid JSON"),
-        ("{", "json_schema is not valid JSON"),
-        ("[1]", "json_schema must be a JSON object"),
-        ("3", "json_schema must be a JSON object"),
-        ('{"type": "nonsense"}', "json_schema is not supported: "),
-        ('{"$ref": "#/missing"}', "json_schema is not supported: "),
-        ('{"pattern": "^(", "type": "string"}', "json_schema is not supported: "),
-        ('{"items": ' * 5000 + "{}" + "}" * 5000, "json_schema is nested too deep"),
-    ],
-)
-def test_an_invalid_schema_is_an_error_in_one_line(schema: str, reason: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        schema_to_gbnf(schema)
-    assert reason in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("schema", "words"),
-    [
-        ('{"type": "integer", "minimum": 1, "maximum": 9}', ["maximum", "minimum"]),
-        ('{"type": "object", "properties": {"n": {"multipleOf": 3}}}', ["multipleOf"]),
-        ('{"anyOf": [{"type": "array", "uniqueItems": true}, {"not": {}}]}', ["not", "uniqueItems"]),
-        ('{"type": "object", "properties": {"minimum": {"type": "string"}}}', []),
-        ('{"enum": [{"maximum": 1}]}', []),
-        ('{"type": "string", "minLength": 1, "pattern": "^a$"}', []),
-        ("true", []),
-    ],
-)
-def test_keywords_that_are_not_enforced_are_listed(schema: str, words: list[str]) -> None:
-    assert unenforced_keywords(schema) == words
+        Grammar.parse(vocab, "root ::= x")

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from llmcli.engine.events import FinishReason, Prompt, Request, TemperatureShift
+from llmcli.engine.events import Constraint, FinishReason, Prompt, Request, TemperatureShift
 from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.context import Context
@@ -106,7 +106,8 @@ def make_generation(context: Context, temperature: str | Policy, trace: int | No
     tokens = vocab.tokenize(values.pop("prompt", PROMPT))
     policy = parse_policy(temperature) if isinstance(temperature, str) else temperature
     settings = Settings(**values, temperature=policy)
-    request = Request(Prompt.of_tokens("", tokens), settings, grammar, live_shift=shift, trace=trace)
+    constraint = Constraint("grammar", grammar) if grammar else None
+    request = Request(Prompt.of_tokens("", tokens), settings, constraint, live_shift=shift, trace=trace)
     return Generation(vocab, request)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llmcli.engine.answer_text import TextPosition, boundaries
+from llmcli.engine.sentences import TextPosition, boundaries
 
 # A bar stands where a sentence ends; one at the very end says that the next token is taken for another sentence.
 LATIN = [

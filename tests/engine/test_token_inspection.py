@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.events import Cancellation, Prompt, Request, TemperatureShift, TokenInspection
+from llmcli.engine.events import Cancellation, Constraint, Prompt, Request, TemperatureShift, TokenInspection
 from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama.context import Context
 from llmcli.engine.token_inspection import TokenInspector
@@ -68,7 +68,8 @@ def generate_answer(
     grammar = values.pop("grammar", None)
     settings = Settings(**{"seed": 7, "max_tokens": COUNT, **values})
     prompt = context.model.vocab.tokenize(text)
-    request = Request(Prompt.of_tokens("", prompt), settings, grammar, live_shift=shift, trace=5)
+    constraint = Constraint("grammar", grammar) if grammar else None
+    request = Request(Prompt.of_tokens("", prompt), settings, constraint, live_shift=shift, trace=5)
     generation = Generation(context.model.vocab, request)
     for _ in generate(context, [generation]):
         pass
@@ -148,16 +149,16 @@ def test_a_shifted_temperature_of_one_is_shown(context: Context) -> None:
 def test_a_token_that_the_grammar_rejected_is_named(context: Context) -> None:
     generation = generate_answer(context, grammar='root ::= [x-z]+ "."', max_tokens=3)
     found = inspected(make_target(context, generation), 1, 5)
-    assert found.stepwise.steps[0].name == "grammar"
+    assert found.stepwise.steps[0].name == "constraint"
     assert found.refused
     by_id = {one.id: one for one in found.stepwise.candidates}
-    assert found.stepwise.removed_by(by_id[max(by_id, key=lambda token: by_id[token].before)]) == "grammar"
+    assert found.stepwise.removed_by(by_id[max(by_id, key=lambda token: by_id[token].before)]) == "constraint"
 
 
 def test_an_accepted_token_shows_no_grammar_step(context: Context) -> None:
     generation = generate_answer(context, grammar="root ::= .*", max_tokens=3)
     found = inspected(make_target(context, generation), 1, 5)
-    assert "grammar" not in [step.name for step in found.stepwise.steps]
+    assert "constraint" not in [step.name for step in found.stepwise.steps]
     assert found.refused is None
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.events import Request
+from llmcli.engine.events import Constraint, Request
 from llmcli.errors import UsageError
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.engine import Answer
@@ -21,7 +21,8 @@ TIMINGS = ["prompt_n", "prompt_ms", "prompt_per_second", "predicted_n", "predict
 
 
 def ask(local: LocalEngine, settings: Settings, text: str = "Say hi.", grammar: str | None = None) -> Answer:
-    return Answer(local, Request(build_prompt(local, settings, text, None), settings, grammar))
+    constraint = Constraint("grammar", grammar) if grammar else None
+    return Answer(local, Request(build_prompt(local, settings, text, None), settings, constraint))
 
 
 def read(answer: Answer) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ import pytest
 
 from llmcli.chat.controller import CompareSession
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.events import Cancellation, Prompt, Request
+from llmcli.engine.events import Cancellation, Constraint, Prompt, Request
 from llmcli.engine.llama import hardware
 from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.inference import sizing
@@ -165,7 +165,7 @@ def test_the_same_comparison_again_gives_the_same_texts(path: Path) -> None:
 def test_an_answer_that_fails_ends_alone(tiny: LocalEngine) -> None:
     compared = comparison(tiny, "temp=0.2,1.0")
     failing = compared.answers[0]
-    failing.request.grammar = 'root ::= "a"'
+    failing.request.constraint = Constraint("grammar", 'root ::= "a"')
     nothing = tuple((token, -math.inf) for token in range(tiny.model.vocab.n_tokens))
     failing.request.settings = replace(failing.settings, logit_bias=nothing)
     whole = alone(tiny, compared.answers[1].settings)
@@ -180,7 +180,7 @@ def test_an_answer_that_fails_ends_alone(tiny: LocalEngine) -> None:
 
 def test_an_invalid_setting_names_its_variant_and_leaks_nothing(tiny: LocalEngine) -> None:
     compared = comparison(tiny, "temp=0.2,1.0")
-    compared.answers[1].request.grammar = "root ::= ("
+    compared.answers[1].request.constraint = Constraint("grammar", "root ::= (")
     with pytest.raises(UsageError, match=r"temp=1\.0: "):
         texts(compared)
 

@@ -12,7 +12,6 @@ from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, UsageError
 from llmcli.files import read_text
 from llmcli.inference.request import (
     build_prompt,
-    grammar_text,
     join_prompt,
     needs_plain_template,
     system_text,
@@ -174,34 +173,6 @@ def test_the_system_prompt_is_a_text_or_a_file(given: str | None, expected: str 
 def test_a_system_prompt_that_cannot_be_read_is_refused(given: str, kind: type[LlmcliError]) -> None:
     with pytest.raises(kind):
         system_text(Settings(system=given))
-
-
-def test_a_grammar_comes_from_whichever_setting_has_it(folder: Path) -> None:
-    (folder / "g.gbnf").write_text('root ::= "a"\n')
-    (folder / "s.json").write_text('{"type": "integer"}')
-    assert grammar_text(Settings()) is None
-    assert grammar_text(Settings(grammar='root ::= "b"')) == 'root ::= "b"'
-    assert grammar_text(Settings(grammar_file="g.gbnf")) == 'root ::= "a"\n'
-    inline = grammar_text(Settings(json_schema='{"type": "integer"}'))
-    assert inline
-    assert "root ::=" in inline
-    assert grammar_text(Settings(json_schema="s.json")) == inline
-
-
-@pytest.mark.parametrize(
-    ("given", "kind", "telling"),
-    [
-        ({"grammar": "a", "json_schema": "{}"}, UsageError, "grammar and json_schema cannot"),
-        ({"grammar": "a", "grammar_file": "b"}, UsageError, "grammar and grammar_file cannot"),
-        ({"grammar_file": "missing"}, DiskError, "file not found: missing"),
-        ({"json_schema": "missing.json"}, DiskError, "file not found: missing.json"),
-        ({"json_schema": "{bad"}, UsageError, "JSON"),
-        ({"json_schema": ""}, UsageError, "empty"),
-    ],
-)
-def test_an_invalid_grammar_is_refused(given: dict[str, Any], kind: type[LlmcliError], telling: str) -> None:
-    with pytest.raises(kind, match=telling):
-        grammar_text(Settings(**given))
 
 
 TEMPLATE = "{% for m in messages %}{{ bos_token }}[{{ m.role }}]{{ m.content }}{% endfor %}"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmcli.engine.answer_text import ReasoningSplitter
-from llmcli.engine.events import Request, TokenTrace
+from llmcli.engine.events import Constraint, Request, TokenTrace
 from llmcli.inference.engine import Answer, TemplateOptions
 from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
@@ -82,9 +82,9 @@ def test_a_prefill_is_text_without_a_token(local: LocalEngine) -> None:
 def test_the_traces_separate_reasoning_from_the_answer(local: LocalEngine) -> None:
     reasoning = "Let me see"
     prompt = "<think>\n" + reasoning
-    grammar = 'root ::= " " [a-z ]{8} "</think>\\n\\nYes" [a-z. ]{10}'
-    settings = replace(SETTINGS, raw=False)
-    request = Request(local.render(prompt, TemplateOptions("")), settings, grammar, reasoning=reasoning, trace=0)
+    constraint = Constraint("grammar", 'root ::= "Yes" [a-z. ]{10}')
+    settings = replace(SETTINGS, raw=False, think_budget=4)
+    request = Request(local.render(prompt, TemplateOptions("")), settings, constraint, reasoning=reasoning, trace=0)
     answer = Answer(local, request)
     assert ReasoningSplitter(prompt, True).thinking
     for _ in answer.parts():

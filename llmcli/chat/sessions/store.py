@@ -31,6 +31,7 @@ from llmcli.files import (
     read_events,
     read_text,
 )
+from llmcli.inference.constraints import is_inline_schema
 from llmcli.inference.request import is_inline
 from llmcli.params.settings import CODE_KEYS, fields, find, to_datum
 from llmcli.text import did_you_mean
@@ -362,7 +363,9 @@ def _names_file(key: str, value: Any) -> bool:
         return False
     if key == "system":
         return bool(value.startswith("@"))
-    if key in ("json_schema", "chat_template"):
+    if key == "json_schema":
+        return not is_inline_schema(value)
+    if key == "chat_template":
         return not is_inline(value)
     if key == "theme":
         return not re.fullmatch(r"[\w-]+", value)

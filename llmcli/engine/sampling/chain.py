@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 
 from llmcli.engine.answer_text import DrawState
-from llmcli.engine.events import TemperatureShift
+from llmcli.engine.events import Constraint, TemperatureShift
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.sampling.grammar import Grammar
+from llmcli.engine.reasoning_gate import ReasoningGate
+from llmcli.engine.sampling.constraints import Matcher, make_matcher
 from llmcli.engine.sampling.python_samplers import CustomSampler, DrawTracer, TemperatureSampler, python_sampler
 from llmcli.errors import ConstraintError, UsageError
 from llmcli.params.generation import Bias
-from llmcli.params.sampler_chain import SamplerStep, TemperaturePlan
+from llmcli.params.sampler_chain import SamplerStep, TemperaturePlan, build_chain
 from llmcli.params.samplers import SAMPLERS
+from llmcli.params.settings import Settings
 
 # llama.cpp's `typical` sorts by the NaN of masked candidates: the order is wrong, or the sort never ends. A min-p this
 # small removes the masked candidates before it, and no token that could be drawn.
@@ -108,6 +110,11 @@ class TokenSampler(bindings.OwnedSampler):
             self.raise_failure()
         return token
 
+    def force(self, token: int) -> int:
+        """Add a token that is not drawn but given; no constraint applies to it."""
+        self.accept([token])
+        return token
+
     def accept(self, tokens: Sequence[int]) -> None:
         """Add tokens to the history of the penalties, DRY and adaptive-p."""
         accept, pointer = self._api.llama_sampler_accept, self.pointer
@@ -121,40 +128,54 @@ class TokenSampler(bindings.OwnedSampler):
                 failure, sampler.failure = sampler.failure, None
                 raise failure
 
-    def complete(self) -> bool:
-        """Whether the output can end now."""
+    def may_end(self) -> bool:
+        """Whether the answer can end now."""
         return True
+
+    def must_end(self) -> bool:
+        """Whether nothing can follow, as far as is known before a draw."""
+        return False
 
 
 class ConstrainedTokenSampler(TokenSampler):
-    """Draws tokens that match a grammar and are not forbidden.
+    """Draws tokens that match a constraint and are not forbidden.
 
-    As in llama.cpp's common_sampler_sample, the chain draws without the grammar first. Only if the grammar rejects the
-    token, a second draw applies the grammar to all candidates, which is slow. The gate, a Python sampler, stands before
-    the chain and calls it, so that the candidates stay in C.
+    As in llama.cpp's common_sampler_sample, the chain draws without the constraint first. Only if that rejects the
+    token, a second draw masks all candidates, which is slow. The entry, a Python sampler, stands before the chain and
+    calls it, so that the candidates stay in C.
     """
 
     def __init__(
-        self, vocab: Vocab, steps: Steps, biases: Biases, grammar: Grammar | None, hooks: ChainHooks | None
+        self,
+        vocab: Vocab,
+        steps: Steps,
+        biases: Biases,
+        hooks: ChainHooks | None = None,
+        matcher: Matcher | None = None,
+        gate: ReasoningGate | None = None,
     ) -> None:
-        # The gate applies the biases itself, before it checks whether a candidate is left.
+        """The constraint begins where the `gate` says that the answer does."""
+        # The entry applies the biases itself, before it checks whether a candidate is left.
         super().__init__(vocab, steps, (), hooks)
         api = self._api
         self._on_step: StepObserver = hooks.on_step if hooks and hooks.on_step else lambda _name, _candidates: None
-        self.grammar = grammar
+        self.matcher = matcher
+        self.gate = gate if matcher else None
+        if self.gate:
+            self.gate.completes_tags = True
         self.forbidden: set[int] = set()
-        self._with_grammar = False
+        self._is_masked = False
         self._is_empty = False
         self._bias = bindings.OwnedSampler(make_bias(vocab, biases)) if biases else None
         self._greedy = bindings.OwnedSampler(api.llama_sampler_init_greedy())
-        gate = CustomSampler("gate", self._apply)
-        self.python_samplers.append(gate)  # for its errors
+        entry = CustomSampler("constraint", self._apply)
+        self.python_samplers.append(entry)  # for its errors
         # A chain of one sampler, because llama_sampler_sample reuses its buffer of candidates only for a chain.
         self._outer = bindings.OwnedSampler(api.llama_sampler_chain_init(api.llama_sampler_chain_default_params()))
-        api.llama_sampler_chain_add(self._outer.pointer, gate.pointer)
+        api.llama_sampler_chain_add(self._outer.pointer, entry.pointer)
 
     def _apply(self, candidates: "bindings.Candidates") -> None:
-        """Apply forbidden tokens, grammar and biases, then the chain."""
+        """Apply forbidden tokens, the mask of the constraint and biases, then the chain."""
         apply, array = self._api.llama_sampler_apply, candidates.contents
         array.selected = 0  # llama.cpp aborts without a selected token, which an exception below would cause
         self._on_step(BEGIN, candidates)
@@ -162,13 +183,13 @@ class ConstrainedTokenSampler(TokenSampler):
             array.data[token].logit = -math.inf
         if self.forbidden:
             self._on_step("banned_strings", candidates)
-        if self._with_grammar and self.grammar:
-            apply(self.grammar.pointer, candidates)
-            self._on_step("grammar", candidates)
+        if self._is_masked and self.matcher:
+            self.matcher.apply(candidates)
+            self._on_step("constraint", candidates)
         if self._bias:
             apply(self._bias.pointer, candidates)
             self._on_step("logit_bias", candidates)
-        if self._with_grammar or self.forbidden:  # a chain without a live candidate would draw a masked one
+        if self._is_masked or self.forbidden:  # a chain without a live candidate would draw a masked one
             apply(self._greedy.pointer, candidates)
             self._is_empty = array.data[array.selected].logit == -math.inf
             if self._is_empty:
@@ -177,44 +198,94 @@ class ConstrainedTokenSampler(TokenSampler):
         apply(self.pointer, candidates)
 
     def sample(self, ctx: int, row: int) -> int:
-        """The next token. Raises ConstraintError when grammar, biases and banned strings exclude every token."""
-        self._with_grammar = False
+        """The next token. Raises ConstraintError when constraint, biases and banned strings exclude every token."""
+        self._is_masked = False
         token = self._draw(ctx, row)
-        if self.grammar and not self.grammar.allows(token):
-            self._with_grammar = True
+        is_free = False
+        if self.matcher and self.gate:
+            token, is_free = self._draw_reasoning(ctx, row, token, self.gate)
+        if self.matcher and not is_free and not self.matcher.allows(token):
+            self._is_masked = True
             token = self._draw(ctx, row)
-        # llama_sampler_sample has added the token to the outer chain, whose gate has no history: this one has it.
+        # llama_sampler_sample has added the token to the outer chain, whose entry has no history: this one has it.
         self.accept([token])
-        if self.grammar:
-            self.grammar.accept(token)
+        if self.matcher and not is_free:
+            self.matcher.accept(token)
+            self._open_gate()
         return token
+
+    def _open_gate(self) -> None:
+        if self.gate:
+            self.gate.is_open, self.gate = True, None
+
+    def _draw_reasoning(self, ctx: int, row: int, token: int, gate: ReasoningGate) -> tuple[int, bool]:
+        """A token that is all reasoning or all answer, and whether it is reasoning, which is free."""
+        forbidden = self.forbidden
+        try:
+            while (side := gate.side(token)) == "both":
+                self.forbidden = self.forbidden | {token}
+                token = self._draw(ctx, row)
+        finally:
+            self.forbidden = forbidden
+        assert self.matcher
+        is_opener = side == "answer" and not self.matcher.allows(token) and bool(gate.rest_of_opener(token))
+        return token, side == "reasoning" or is_opener
 
     def _draw(self, ctx: int, row: int) -> int:
         self._is_empty = False
         token: int = self._sample(self._outer.pointer, ctx, row)
         self.raise_failure()
-        if self._is_empty or (self._with_grammar and self.grammar and not self.grammar.allows(token)):
+        if self._is_empty or (self._is_masked and self.matcher and not self.matcher.allows(token)):
             raise ConstraintError("no token satisfies the constraints", "relax the grammar, --ban or --logit-bias")
         return token
 
-    def snapshot(self) -> tuple[bindings.OwnedSampler, bindings.OwnedSampler | None]:
-        """A copy of the state of chain and grammar, for `restore`."""
-        return self.clone(), self.grammar.clone() if self.grammar else None
+    def snapshot(self) -> tuple[bindings.OwnedSampler, Matcher | None]:
+        """A copy of the state of chain and constraint, for `restore`."""
+        return self.clone(), self.matcher.copy() if self.matcher else None
 
-    def restore(self, snapshot: tuple[bindings.OwnedSampler, bindings.OwnedSampler | None]) -> None:
-        """Continue from a snapshot, which is empty afterwards."""
+    def restore(self, snapshot: tuple[bindings.OwnedSampler, Matcher | None]) -> None:
+        """Continue from a snapshot, which must not be used afterwards."""
         self.replace(snapshot[0])
-        if self.grammar and snapshot[1]:
-            self.grammar.replace(snapshot[1])
+        if self.matcher:
+            self.matcher.close()
+        self.matcher = snapshot[1]
 
-    def complete(self) -> bool:
-        return self.grammar is None or self.grammar.may_end()
+    def may_end(self) -> bool:
+        return self.matcher is None or self.matcher.may_end()
+
+    def must_end(self) -> bool:
+        return self.matcher is not None and self.matcher.must_end()
 
     def close(self) -> None:
         self._outer.close()
         super().close()
-        if self.grammar:
-            self.grammar.close()
+        if self.matcher:
+            self.matcher.close()
+
+
+def make_token_sampler(
+    vocab: Vocab,
+    settings: Settings,
+    hooks: ChainHooks | None,
+    constraint: Constraint | None,
+    gate: ReasoningGate | None,
+) -> TokenSampler:
+    """The sampler of an answer. A prefill is the beginning of what the constraint is of.
+
+    Raises UsageError when the constraint is not valid, the prefill does not match it, or a bias has no token.
+    """
+    steps = build_chain(settings, needs_temperature=hooks is not None)
+    biases = resolve_biases(vocab, settings.logit_bias, settings.ignore_eos)
+    if constraint is None and not settings.banned_strings:
+        return TokenSampler(vocab, steps, biases, hooks)
+    matcher = make_matcher(vocab, constraint) if constraint else None
+    for token in vocab.tokenize_exactly((settings.prefill or "").encode()) if matcher else ():
+        assert matcher
+        if not matcher.allows(token):
+            told = "the beginning of the answer (prefill) does not match the constraint"
+            raise UsageError(told, "change one of them")
+        matcher.accept(token)
+    return ConstrainedTokenSampler(vocab, steps, biases, hooks, matcher, gate)
 
 
 def make_bias(vocab: Vocab, biases: Biases) -> "bindings.Pointer":

@@ -1,7 +1,6 @@
-"""GBNF grammars, parsed and matched by llama.cpp, and JSON schemas as such grammars."""
+"""GBNF grammars, parsed and matched by llama.cpp."""
 
 import ctypes
-import json
 import math
 import os
 import sys
@@ -15,36 +14,34 @@ from llmcli.engine.llama.model import Vocab
 from llmcli.errors import UsageError
 
 _MAX_RULES = 10_000  # the parser of llama.cpp is recursive and overflows the stack
-# Keywords that constrain a value and that the converter ignores.
-_NOT_ENFORCED = frozenset((
-    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "uniqueItems", "contains"),
-    *("minContains", "maxContains", "minProperties", "maxProperties", "patternProperties", "propertyNames"),
-    *("dependentRequired", "dependentSchemas", "if", "then", "else", "not"),
-))  # fmt: skip
-_NAMES = ("properties", "$defs", "definitions")  # objects whose keys are names, not keywords
-_VALUES = ("const", "enum", "default", "examples")  # keywords whose content is data, not a schema
 
 
 class Grammar(OwnedSampler):
-    """A parsed GBNF grammar and the position in it. Raises UsageError for an invalid one, with llama.cpp's reason."""
+    """A parsed GBNF grammar and the position in it."""
 
-    def __init__(self, vocab: Vocab, gbnf: str) -> None:
-        api = bindings.load()
+    def __init__(self, vocab: Vocab, pointer: "bindings.Pointer | None") -> None:
+        super().__init__(pointer)
         self._vocab = vocab
+        self._candidate = self._api.llama_token_data(0, 1.0, 0.0)
+        self._array = self._api.llama_token_data_array(ctypes.pointer(self._candidate), 1, -1, False)
+
+    @classmethod
+    def parse(cls, vocab: Vocab, gbnf: str) -> "Grammar":
+        """A grammar at its start. Raises UsageError for an invalid one, with llama.cpp's reason."""
         if not gbnf.strip():
             raise UsageError("the grammar is empty", 'write rules in GBNF, such as root ::= "yes" | "no"')
         if gbnf.count("(") + gbnf.count("::=") > _MAX_RULES:
             raise UsageError(f"the grammar has more than {_MAX_RULES} rules and groups")
         bindings.clear_log()
+        text = gbnf.encode("utf-8", "replace")
         with _capture_stderr() as lines:
-            super().__init__(api.llama_sampler_init_grammar(vocab.pointer, gbnf.encode("utf-8", "replace"), b"root"))
-        if not self.pointer:
+            pointer = bindings.load().llama_sampler_init_grammar(vocab.pointer, text, b"root")
+        if not pointer:
             mark = "error parsing grammar: "
             reasons = [line.partition(": ")[2].replace(mark, "") for line in lines if mark[:-2] in line]
             reason = (reasons[0] if reasons else bindings.last_log_error())[:160] or "llama.cpp gives no reason"
             raise UsageError(f"the grammar is not valid GBNF: {reason}", "see llama.cpp's GBNF guide")
-        self._candidate = api.llama_token_data(0, 1.0, 0.0)
-        self._array = api.llama_token_data_array(ctypes.pointer(self._candidate), 1, -1, False)
+        return cls(vocab, pointer)
 
     def allows(self, token: int) -> bool:
         """Whether the grammar allows `token` next."""
@@ -56,6 +53,18 @@ class Grammar(OwnedSampler):
     def accept(self, token: int) -> None:
         """Advance by `token`, which must be allowed: otherwise llama.cpp aborts the process."""
         self._api.llama_sampler_accept(self.pointer, token)
+
+    def apply(self, candidates: "bindings.Candidates") -> None:
+        """Mask the candidates that cannot be next."""
+        self._api.llama_sampler_apply(self.pointer, candidates)
+
+    def must_end(self) -> bool:
+        """Never known before the next draw: it takes a walk over the vocabulary."""
+        return False
+
+    def copy(self) -> "Grammar":
+        """A grammar at the same position that advances alone."""
+        return Grammar(self._vocab, self._api.llama_sampler_clone(self.pointer))
 
     def may_end(self) -> bool:
         """Whether the output can end now."""
@@ -80,43 +89,3 @@ def _capture_stderr() -> Iterator[list[str]]:
             os.close(saved)
             file.seek(0)
             lines += file.read().decode("utf-8", "replace").splitlines()
-
-
-def schema_to_gbnf(schema: str) -> str:
-    """The GBNF grammar of a JSON schema (llama-cpp-python's port of llama.cpp's converter).
-
-    Raises UsageError when the schema is not valid JSON, or the converter does not support it.
-    """
-    try:
-        parsed = json.loads(schema)
-    except ValueError as error:
-        raise UsageError(f"json_schema is not valid JSON: {error}") from None
-    except RecursionError:
-        raise UsageError("json_schema is nested too deep") from None
-    if not isinstance(parsed, (dict, bool)):
-        raise UsageError("json_schema must be a JSON object")
-    try:
-        return str(bindings.submodule("llama_grammar").json_schema_to_gbnf(json.dumps(parsed)))
-    except Exception as error:  # the converter does not wrap the errors of its dictionaries
-        text = str(error) or type(error).__name__
-        raise UsageError(f"json_schema is not supported: {text.splitlines()[0][:120]}") from None
-
-
-def unenforced_keywords(schema: str) -> list[str]:
-    """The keywords of a schema that the grammar does not enforce, sorted."""
-    return sorted(set(_keywords(json.loads(schema))))
-
-
-def _keywords(node: object) -> Iterator[str]:
-    if isinstance(node, list):
-        for item in node:
-            yield from _keywords(item)
-    if not isinstance(node, dict):
-        return
-    for key, value in node.items():
-        if key in _NOT_ENFORCED:
-            yield key
-        if key in _NAMES and isinstance(value, dict):
-            yield from _keywords(list(value.values()))
-        elif key not in _VALUES:
-            yield from _keywords(value)

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmcli.engine.answer_text import DrawState
-from llmcli.engine.events import Alternative, TemperatureShift, TokenLogprob
+from llmcli.engine.events import Alternative, TemperatureShift, TokenLogprob, TokenTrace
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
 from llmcli.errors import PolicyError
@@ -244,10 +244,20 @@ class DrawTracer(CustomSampler):
         self.p = probabilities[array.selected]
         self.rank = 1 + sum(map(self.p.__lt__, probabilities))
 
-    def left(self) -> dict[int, float]:
-        """The candidates of the last draw: probability by token id."""
-        rows = memoryview(self._rows)
-        return dict(zip(rows.cast("i")[::3].tolist(), rows.cast("f")[2::3].tolist(), strict=True))
+    def trace(
+        self, ctx: int, row: int, vocab: Vocab, token: int, count: int, reading: TemperatureReading | None
+    ) -> TokenTrace:
+        """The trace of the last draw, with `count` alternatives; without a reading, of a token that was not drawn.
+
+        It reads the logits in batch row `row` of the context `ctx`, which the next evaluation overwrites.
+        """
+        found = TokenTrace(0, token, "", None, None, None, None, None, (), "", 0, 0.0)
+        left: dict[int, float] = {}
+        if reading:
+            found = found._replace(**reading._asdict(), p=self.p, rank=self.rank)
+            rows = memoryview(self._rows)
+            left = dict(zip(rows.cast("i")[::3].tolist(), rows.cast("f")[2::3].tolist(), strict=True)) if count else {}
+        return found._replace(top=alternatives(ctx, row, vocab, count, left)) if count else found
 
 
 def alternatives(ctx: int, row: int, vocab: Vocab, count: int, left: Mapping[int, float]) -> tuple[Alternative, ...]:

@@ -189,7 +189,7 @@ class _WhyTable:
             title, note = f"{key} {value}", ""
         if step.name == "temperature":
             title, note = f"temp {trace.temperature:.3g}", f"policy {trace.policy}, entropy {trace.entropy:.2f} nats"
-        if step.name == "grammar":
+        if step.name == "constraint":
             note = f"{token_text(self._inspected.refused or '', _WIDEST)} was sampled first, and rejected"
         return title, note
 

@@ -180,8 +180,8 @@ class ChatApp:
             reached = 0 <= limit <= turn.answer.timings()["predicted_n"]
             why = f"max_tokens is {limit}" if reached else "the context is full; /compact or /undo makes room"
             console.note(f"cut off: {why}" + (on if reached else ""))
-        if not turn.answer.record.is_complete:
-            console.warn("the answer ended before it was complete (JSON or grammar)")
+        if failure := turn.answer.constraint_failure():
+            console.warn(str(failure))
         if repeats:
             free = "" if settings.dry_multiplier else "dry_multiplier=0.8"  # a remedy that is not in use
             free = "repeat_penalty=1.1" if settings.repeat_penalty == 1 else free

@@ -9,7 +9,8 @@ from llmcli.config.characters import character_purposes, load_character
 from llmcli.config.presets import NOT_IN_PRESETS, describe_preset, preset_purpose, presets, remove_preset, save_preset
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import config_dir, read_text
-from llmcli.inference.request import grammar_text, system_text
+from llmcli.inference.constraints import CONSTRAINT_KEYS, read_constraint
+from llmcli.inference.request import system_text
 from llmcli.params.generation import GenerationParams
 from llmcli.params.param import fields_of
 from llmcli.params.policies.policy import Entropy, Fixed
@@ -94,8 +95,8 @@ def _print_setting(chat: ChatApp, key: str) -> None:
     source = {"session": "", "default": " (default)"}.get(origin, f" (from {origin})")
     reason = ineffective_settings(settings, resolved.origins).get(key)
     console.note(f"{key} = {format_setting(settings, key)}{source}" + (f" (no effect: {reason})" if reason else ""))
-    if key in ("grammar", "grammar_file", "json_schema"):
-        grammar_text(chat.controller.settings)  # raises if the grammar is not valid
+    if key in CONSTRAINT_KEYS:
+        read_constraint(chat.controller.settings)  # raises if it is not valid
 
 
 @command("temp [POLICY]", "/temp 1.2", "/temp 0.3..1.3", "/temp sentence:1.1,0.7", aliases=("temperature",))
@@ -174,8 +175,8 @@ def samplers(chat: ChatApp, argument: str) -> None:
         return
     resolved, steps = chat.controller.resolved(), []
     settings = resolved.settings
-    if settings.grammar or settings.grammar_file or settings.json_schema:
-        steps.append(("grammar", "removes tokens that do not match"))
+    if given := [key for key in CONSTRAINT_KEYS if getattr(settings, key) is not None]:
+        steps.append(("constraint", f"{given[0]}: removes tokens that do not match"))
     if settings.logit_bias or settings.ignore_eos:
         steps.append(("logit_bias", fields()["logit_bias"].format(settings.logit_bias)))
     seeded = settings if settings.seed is not None else replace(settings, seed=0)
@@ -237,8 +238,8 @@ def json(chat: ChatApp, argument: str) -> None:
         return
     value = {"on": '{"type": "object"}', "off": None}.get(argument, argument)
     if value:
-        asked = replace(chat.controller.settings, json_schema=value, grammar=None, grammar_file=None)
-        grammar_text(asked, console.warn)
+        asked = replace(chat.controller.settings, json_schema=value, grammar=None, grammar_file=None, regex=None)
+        read_constraint(asked, console.note)
     chat.controller.set("json_schema", value)
     console.note("JSON output is off" if value is None else "JSON output is on")
 

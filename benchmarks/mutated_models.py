@@ -1,4 +1,4 @@
-"""Does a damaged or malicious model file ever crash the program? `python -m tools.mutated_models --count 5000`.
+"""Does a damaged or malicious model file ever crash the program? `python -m benchmarks.mutated_models --count 5000`.
 
 Each file is one of the tiny models of the tests with random changes, and goes through `llmcli generate` in a forked
 child. What must not happen: an end by a signal (a core dump), a traceback, more than 10 seconds, or anything on stdout

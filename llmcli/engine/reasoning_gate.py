@@ -1,0 +1,97 @@
+"""Where reasoning ends and the answer begins, told token by token: constraint, stop strings and limits begin there."""
+
+import codecs
+import re
+from collections.abc import Sequence
+from copy import copy
+from typing import Literal
+
+from llmcli.engine.answer_text import REASONING_TAGS, ReasoningSplitter
+from llmcli.engine.events import Request
+from llmcli.engine.llama.model import Vocab
+
+Side = Literal["reasoning", "answer", "both"]
+
+
+class ReasoningGate:
+    """Follows an answer until its reasoning is over, if there is any.
+
+    `budget` is the number of tokens after which the reasoning is ended with the text `closing`; negative: no limit.
+    """
+
+    def __init__(self, vocab: Vocab, splitter: ReasoningSplitter, openers: Sequence[str], budget: int, closing: str):
+        self._vocab, self._splitter, self._openers = vocab, splitter, tuple(openers)
+        self._budget, self._closing = budget, closing
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._is_over = False  # whether the budget was used up
+        self.n_tokens = 0  # of the reasoning
+        self.is_open = False  # whether the answer has begun
+        self.completes_tags = False  # whether a first token that begins a tag is followed by the rest of it
+
+    @classmethod
+    def of_request(cls, vocab: Vocab, request: Request) -> "ReasoningGate | None":
+        """The gate of an answer; None if neither its prompt nor the template of that has a tag of reasoning.
+
+        The reasoning is ended in the words of the template: with its line breaks before and after the closing tag.
+        """
+        splitter, template, prompt = request.splitter(), request.prompt.template, request.prompt.text
+        openers = [opener for opener, closer in REASONING_TAGS if closer and opener in template]
+        if not splitter or not (openers or splitter.thinking):
+            return None
+        _, closer = max(REASONING_TAGS, key=lambda pair: max(template.rfind(pair[0]), prompt.rfind(pair[0])))
+        found = re.search(rf"((?:\\n)*){re.escape(closer)}((?:\\n)*)", template)
+        before, after = found.groups() if found else (r"\n", r"\n\n")
+        closing = before.replace(r"\n", "\n") + closer + after.replace(r"\n", "\n")
+        return cls(vocab, splitter, openers, request.settings.think_budget, closing)
+
+    @property
+    def thinking(self) -> bool:
+        """Whether the next token is reasoning."""
+        return self._splitter.thinking
+
+    def side(self, token: int) -> Side:
+        """What `token` would be next; the end of an answer is not reasoning, and what begins a tag is answer so far."""
+        if self._vocab.ends(token):
+            return "both" if self.thinking else "answer"
+        trial = self.copy()
+        text = trial._read(token)
+        if trial.thinking or trial._splitter.state == "gap":
+            return "reasoning"
+        return "both" if self.thinking or (self._splitter.state == "gap" and text.startswith("\n")) else "answer"
+
+    def rest_of_opener(self, token: int) -> list[int]:
+        """The tokens that complete the opening tag that `token` begins, as the first one; empty if it begins none."""
+        text = self._vocab.piece(token).decode("utf-8", "replace")
+        is_first = self._splitter.state == "start" and text
+        opener = next((opener for opener in self._openers if is_first and opener.startswith(text)), text)
+        return self._vocab.tokenize(opener[len(text) :], parse_special=True)
+
+    def push(self, token: int, is_forced: bool = False) -> list[int]:
+        """Add a token; returns the tokens that must follow: the rest of a tag, or those that end the reasoning."""
+        rest = self.rest_of_opener(token) if self.completes_tags and not (is_forced or self.is_open) else []
+        was_thinking = self.thinking
+        self._read(token)
+        self.n_tokens += was_thinking and self.thinking
+        self.is_open = self.is_open or self._splitter.state == "answer"
+        return rest or self.closing_tokens()
+
+    def closing_tokens(self) -> list[int]:
+        """The tokens that end the reasoning now; empty while the budget lasts, and afterwards."""
+        is_whole = not self._decoder.getstate()[0]  # not in the middle of a character
+        if not self.thinking or self._is_over or not 0 <= self._budget <= self.n_tokens or not is_whole:
+            return []
+        self._is_over = True
+        return self._vocab.tokenize(self._closing, parse_special=True)
+
+    def copy(self) -> "ReasoningGate":
+        """A gate at the same place that advances alone."""
+        other = copy(self)
+        other._splitter, other._decoder = copy(self._splitter), codecs.getincrementaldecoder("utf-8")("replace")
+        other._decoder.setstate(self._decoder.getstate())
+        return other
+
+    def _read(self, token: int) -> str:
+        text = self._decoder.decode(self._vocab.piece(token))
+        for _ in self._splitter.push(text):
+            pass
+        return text

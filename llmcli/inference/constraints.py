@@ -1,0 +1,105 @@
+"""What the settings say that an answer must match."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from llmcli.engine.events import Constraint
+from llmcli.errors import UsageError
+from llmcli.files import read_text
+from llmcli.inference.json_schema import read_schema
+from llmcli.inference.request import is_inline
+from llmcli.inference.schema_shorthand import expand_shorthand, is_shorthand
+from llmcli.params.settings import Settings
+from llmcli.text import ellipsize
+
+CONSTRAINT_KEYS = ("grammar", "grammar_file", "json_schema", "regex")
+
+
+def read_constraint(settings: Settings, warn: Callable[[str], object] | None = None) -> Constraint | None:
+    """The constraint that one of the settings gives; `warn` gets what only the finished answer can be checked for.
+
+    Raises UsageError when two of them are given, or one is not valid or cannot be enforced.
+    """
+    given = [key for key in CONSTRAINT_KEYS if getattr(settings, key) is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} cannot be used together", "use one of them")
+    if settings.json_schema is not None:
+        schema = read_schema(schema_text(settings.json_schema))
+        if warn and schema.unenforced:
+            warn(_unenforced_note(schema.unenforced, settings.constraint_retries))
+        return schema
+    if settings.regex is not None:
+        return read_regex(settings.regex)
+    if settings.grammar_file is not None:
+        return Constraint("grammar", read_text(settings.grammar_file))
+    if settings.grammar is None:
+        return None
+    if settings.grammar.endswith(".gbnf"):
+        raise UsageError(f"grammar must be GBNF, got '{ellipsize(settings.grammar)}'", "use --grammar-file for a file")
+    return Constraint("grammar", settings.grammar)
+
+
+def recorded_constraint(grammar: str, schema: str, settings: Settings) -> Constraint | None:
+    """The constraint of a recorded answer; no file is read. Raises UsageError when it is not valid."""
+    if grammar:
+        return Constraint("grammar", grammar)
+    if schema:
+        return read_schema(schema)
+    is_inline = bool(settings.json_schema and is_inline_schema(settings.json_schema))
+    return read_constraint(
+        replace(settings, grammar_file=None, json_schema=settings.json_schema if is_inline else None)
+    )
+
+
+def schema_text(text: str) -> str:
+    """The JSON of a schema that is given as JSON, in the shorthand, or as the name of a file with one of the two."""
+    if not is_inline_schema(text):
+        text = read_text(text)
+    return expand_shorthand(text) if is_shorthand(text) else text
+
+
+def is_inline_schema(text: str) -> bool:
+    """Whether a schema is the content itself; any other text is the name of a file."""
+    return is_inline(text) or is_shorthand(text) or text.strip() in ("true", "false")
+
+
+@dataclass(frozen=True)
+class Regex(Constraint):
+    """A regular expression that the whole answer matches."""
+
+    def problem(self, answer: str) -> str | None:
+        """A stop string can cut an answer where the expression does not end."""
+        from llmcli.engine.sampling.guidance import matches_regex
+
+        return None if matches_regex(self.text, answer) else "it ends too early"
+
+
+def read_regex(text: str) -> Regex:
+    """Raises UsageError, with the reason, for what llguidance does not support."""
+    from llmcli.engine.sampling.guidance import regex_error
+
+    regex = Regex("regex", _with_ascii_digits(text))
+    if reason := regex_error(regex.text):
+        hint = "use the syntax of Rust's regex crate: no look-around, no back references, no \\b"
+        raise UsageError(f"regex is not supported: {reason}", hint)
+    return regex
+
+
+def _with_ascii_digits(regex: str) -> str:
+    r"""`\d` is 0 to 9, as in JSON schemas: in Rust it is a digit of any script."""
+    result, in_class = "", False
+    for piece in re.findall(r"\\.|.", regex, re.DOTALL):
+        if piece == r"\d":
+            piece = "0-9" if in_class else "[0-9]"
+        in_class = piece == "[" or (in_class and piece != "]")
+        result += piece
+    return result
+
+
+def _unenforced_note(places: Sequence[str], retries: int) -> str:
+    shown = ", ".join(places[:3]) + (f" and {len(places) - 3} more" if len(places) > 3 else "")
+    again = (
+        f"generated again if it does not match, at most {retries} times" if retries else "refused if it does not match"
+    )
+    return f"json_schema: only the finished answer shows whether it matches {shown}; it is {again}"

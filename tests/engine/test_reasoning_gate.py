@@ -1,0 +1,137 @@
+"""Where reasoning ends: a constraint, stop strings and the limit of tokens are those of the answer."""
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from llmcli.engine.answer_text import ReasoningSplitter
+from llmcli.engine.events import Constraint, Request
+from llmcli.engine.reasoning_gate import ReasoningGate
+from llmcli.inference.engine import Answer
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.request import build_prompt
+from llmcli.params.policies.policy import Fixed
+from llmcli.params.settings import Settings
+from tests.inference.fake_vocab import FakeVocab
+
+PIECES = ("<think>", "</think>", "<", "th", "ink>", "hm", "\n", "\n\n", "{", "\n{", "</think>{")
+
+
+class PieceVocab(FakeVocab):
+    """Tokens are the indexes of `PIECES`; a text is tokenized by its longest beginnings."""
+
+    def piece(self, token: int, special: bool = False) -> bytes:  # noqa: ARG002
+        return PIECES[token].encode()
+
+    def ends(self, token: int) -> bool:
+        return token == len(PIECES)
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:  # noqa: ARG002
+        found = []
+        while text:
+            piece = max((piece for piece in PIECES if text.startswith(piece)), key=len)
+            found.append(PIECES.index(piece))
+            text = text[len(piece) :]
+        return found
+
+
+def gate_for(prompt: str = "", budget: int = -1) -> ReasoningGate:
+    closing = "\n</think>\n\n"
+    return ReasoningGate(PieceVocab(), ReasoningSplitter(prompt), ("<think>",), budget, closing)
+
+
+def sides(gate: ReasoningGate, *pieces: str) -> list[str]:
+    """What each of these tokens is, when the ones before it were drawn."""
+    found: list[str] = []
+    for piece in pieces:
+        token = PIECES.index(piece) if piece else len(PIECES)
+        found.append(gate.side(token))
+        if piece:
+            gate.push(token)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pieces", "expected"),
+    [
+        ("<think>\n", ("hm", "</think>", "\n\n", "{"), ["reasoning", "reasoning", "reasoning", "answer"]),
+        ("", ("<think>", "\n", "hm", "</think>", "{"), ["reasoning"] * 4 + ["answer"]),
+        ("", ("{", "<think>"), ["answer", "answer"]),
+        ("<think>", ("hm", "</think>{"), ["reasoning", "both"]),
+        ("<think>", ("hm", "</think>", "\n{"), ["reasoning", "reasoning", "both"]),
+        ("<think>", ("hm", ""), ["reasoning", "both"]),
+        ("<think>", ("</think>", ""), ["reasoning", "answer"]),
+    ],
+)
+def test_a_token_is_reasoning_or_answer(prompt: str, pieces: tuple[str, ...], expected: list[str]) -> None:
+    assert sides(gate_for(prompt), *pieces) == expected
+
+
+def test_the_beginning_of_a_tag_is_completed() -> None:
+    gate = gate_for()
+    assert [PIECES[token] for token in gate.rest_of_opener(PIECES.index("<"))] == ["th", "ink>"]
+    assert gate.rest_of_opener(PIECES.index("<think>")) == []
+    assert gate.rest_of_opener(PIECES.index("{")) == []
+    gate.push(PIECES.index("<think>"))
+    assert gate.rest_of_opener(PIECES.index("<")) == []
+
+
+@pytest.mark.parametrize("budget", [0, 1, 3])
+def test_reasoning_ends_after_its_budget(budget: int) -> None:
+    gate = gate_for("<think>", budget)
+    closing = gate.closing_tokens()
+    for _ in range(budget):
+        assert closing == []
+        closing = gate.push(PIECES.index("hm"))
+    assert "".join(PIECES[token] for token in closing) == "\n</think>\n\n"
+    assert [gate.push(token) for token in closing] == [[]] * len(closing)
+    assert (gate.thinking, gate.is_open) == (False, False)
+    gate.push(PIECES.index("{"))
+    assert gate.is_open
+
+
+THINKING = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: <think>\n"
+
+
+def answer_of(local: LocalEngine, settings: Settings, constraint: Constraint | None = None, **given: Any) -> Answer:
+    """The answer under a template that begins the reasoning."""
+    settings = replace(settings, samplers=("temperature",), chat_template=THINKING, max_tokens=20, **given)
+    answer = Answer(local, Request(build_prompt(local, settings, "Why?", None), settings, constraint))
+    for _ in answer.parts():
+        pass
+    return answer
+
+
+SCHEMA = Constraint(
+    "json_schema",
+    '{"properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "type": "object", "additionalProperties": false}',
+)
+
+
+@pytest.mark.parametrize("constraint", [SCHEMA, Constraint("grammar", 'root ::= "{\\"ok\\": true}"')])
+def test_a_constraint_begins_after_the_reasoning(
+    local: LocalEngine, settings: Settings, constraint: Constraint
+) -> None:
+    answer = answer_of(local, settings, constraint, think_budget=6, temperature=Fixed(1.0))
+    assert isinstance(json.loads(answer.text)["ok"], bool)
+    assert answer.reasoning
+    assert "{" not in answer.reasoning or not answer.reasoning.startswith("{")
+    assert answer.record.is_complete
+    assert answer.constraint_failure() is None
+
+
+def test_max_tokens_and_stop_strings_are_those_of_the_answer(local: LocalEngine, settings: Settings) -> None:
+    answer = answer_of(local, settings, think_budget=30, temperature=Fixed(1.0), ignore_eos=True, stop=("e",))
+    assert len(local.tokenizer.tokenize(answer.reasoning)) > 20
+    assert "e" in answer.reasoning
+    assert "e" not in answer.text
+
+
+def test_an_answer_that_did_not_begin_is_no_success(local: LocalEngine, settings: Settings) -> None:
+    answer = answer_of(local, settings, SCHEMA, temperature=Fixed(0.0))
+    assert (answer.text, answer.finish_reason) == ("", "length")
+    failure = answer.constraint_failure()
+    assert re.fullmatch(r"the reasoning took all \d+ tokens: the answer did not begin", str(failure))

@@ -1,0 +1,139 @@
+"""JSON schemas: what is enforced token by token, what at the end, and what is refused before the first token."""
+
+import json
+from typing import Any
+
+import pytest
+
+from llmcli.engine.llama.model import Vocab
+from llmcli.engine.sampling.constraints import make_matcher
+from llmcli.errors import UsageError
+from llmcli.inference.json_schema import JsonSchema, read_schema
+from tests.engine.conftest import model as model
+from tests.engine.conftest import vocab as vocab
+
+SHORT = {"type": "string", "minLength": 3, "maxLength": 5}
+LINKED = {"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": False}
+
+
+def generates(vocab: Vocab, schema: JsonSchema, text: str) -> bool:
+    """Whether the grammar lets a model write exactly this text."""
+    matcher = make_matcher(vocab, schema)
+    for token in vocab.tokenize(text):
+        if not matcher.allows(token):
+            return False
+        matcher.accept(token)
+    return matcher.may_end()
+
+
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        (SHORT, ['"abc"', r'"a\nb"', r'"\u00e9\"a"'], ['"a\nbc"', '"ab"', '"abcdef"']),
+        ({"enum": ["C:\\dir", 'a"b']}, [r'"C:\\dir"', r'"a\"b"'], [r'"C:\dir"', '"a"b"']),
+        ({"type": ["string", "null"], "enum": ["a", None, 3]}, ['"a"', "null"], ["3", '"b"']),
+        ({"properties": {"a": {}}, "type": "object", "required": ["b"]}, ['{"a": 1, "b": 2}'], ['{"a": 1}']),
+        ({"$ref": "#/$defs/n", "minimum": 3, "$defs": {"n": {"type": "integer"}}}, ["3", "40"], ["2", '"3"']),
+        ({"allOf": [{"enum": [1, 2]}, {"enum": [2, 3]}]}, ["2"], ["1", "3"]),
+        ({"type": "string", "pattern": "^a+$", "minLength": 2}, ['"aa"'], ['"a"', '"ab"']),
+        ({"type": "integer", "minimum": 3, "maximum": 7}, ["3", "7"], ["2", "8", "-1234567889000000"]),
+        ({"type": "number", "multipleOf": 0.5, "exclusiveMaximum": 2}, ["1.5"], ["2", "1.2"]),
+        (LINKED, ['{"next": {"next": {}}}', "{}"], ['{"other": 1}']),
+        ({"$ref": "#a", "$defs": {"x": {"$anchor": "a", "type": "boolean"}}}, ["true"], ["1"]),
+        ({"properties": {"a": True, "b": False}, "type": "object"}, ['{"a": [1, {}]}'], ['{"b": 1}']),
+        ({"type": "string", "pattern": r"\d\w\.x"}, ['"a1b.xz"', r'"1_.x"'], ['"1b-x"', '"\u0664b.x"']),
+        ({"type": "string", "maxLength": 2500}, ['"' + "a" * 2500 + '"'], ['"' + "a" * 2501 + '"']),
+        ({"properties": {"a": {"description": "x"}}, "required": ["a"]}, ['{"a": null}', '{"a": {}}'], ['{"b": 1}']),
+        ({"enum": list(range(10_000))}, ["9999"], ["10000"]),
+        ({}, ["null", '{"a": [1, 2.5, "x"]}', "true"], ["{", "nul", " null", "null\n"]),
+    ],
+)  # fmt: skip
+def test_a_grammar_enforces_the_schema(vocab: Vocab, schema: object, right: list[str], wrong: list[str]) -> None:
+    read = read_schema(json.dumps(schema))
+    assert not read.unenforced
+    for text in right:
+        assert generates(vocab, read, text), text
+        assert read.problem(text) is None, text
+    assert [text for text in wrong if generates(vocab, read, text)] == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "places", "right", "wrong"),
+    [
+        ({"type": "array", "contains": {"const": 3}}, ["/contains"], "[1, 3]", "[1]"),
+        ({"type": "integer", "not": {"const": 3}}, ["/not"], "4", "3"),
+        ({"type": "array", "uniqueItems": True}, ["/uniqueItems"], "[1, 2]", "[1, 1]"),
+        ({"oneOf": [{"minimum": 1}, {"minimum": 3}], "type": "integer"}, ["/oneOf"], "2", "4"),
+        ({"properties": {"a/b": {"not": {}}}}, ["/properties/a~1b/not"], "{}", '{"a/b": 1}'),
+        (
+            {"type": "object", "patternProperties": {"a": {"type": "integer"}, "b": True, "ab": {}}},
+            ["/patternProperties"],
+            '{"a": 1}',
+            '{"a": "x"}',
+        ),
+        (
+            {"if": {"required": ["a"]}, "then": {"required": ["b"]}, "else": {"required": ["c"]}},
+            ["/if", "/then", "/else"],
+            '{"a": 1, "b": 1}',
+            '{"a": 1}',
+        ),
+        ({"type": "string", "pattern": "^(?!a)"}, ["/pattern"], '"b"', '"a"'),
+    ],
+)  # fmt: skip
+def test_the_rest_is_found_in_the_finished_answer(
+    vocab: Vocab, schema: object, places: list[str], right: str, wrong: str
+) -> None:
+    read = read_schema(json.dumps(schema))
+    assert list(read.unenforced) == places
+    assert generates(vocab, read, right)
+    assert read.problem(right) is None
+    assert read.problem(wrong)
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ("", "json_schema is not valid JSON"),
+        ("{", "json_schema is not valid JSON"),
+        ("[1]", "json_schema must be a JSON object"),
+        ("3", "json_schema must be a JSON object"),
+        ("false", "nothing can match false"),
+        ('{"type": "nonsense"}', 'json_schema is not valid at /type: "nonsense" is not valid'),
+        ('{"$ref": "#/missing"}', "json_schema is not valid: Pointer '/missing' does not exist"),
+        ('{"$ref": "http://127.0.0.1:9/s.json"}', "cannot fetch http://127.0.0.1:9/s.json"),
+        ('{"$ref": "file:///etc/passwd"}', "cannot fetch file:///etc/passwd"),
+        ('{"pattern": "^(", "type": "string"}', "json_schema is not valid at /pattern"),
+        ('{"properties": {"a": {"minimum": "x"}}}', "json_schema is not valid at /properties/a/minimum"),
+        ('{"type": "array", "minItems": 3, "maxItems": 1}', "nothing can match it: minItems (3) is greater"),
+        ('{"enum": []}', "json_schema"),
+        ('{"minimum": NaN}', "NaN is not a JSON number"),
+        ('{"type": "string", "type": "integer"}', "the key 'type' stands twice in one object"),
+        ('{"items": ' * 5000 + "{}" + "}" * 5000, "json_schema is nested too deep"),
+    ],
+)
+def test_an_invalid_schema_is_an_error_in_one_line(schema: str, reason: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_schema(schema)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_large_schema_is_read(vocab: Vocab) -> None:
+    properties: dict[str, Any] = {
+        f"field{number}": {"type": "string", "description": "x" * 900} for number in range(1000)
+    }
+    read = read_schema(json.dumps({"type": "object", "properties": properties, "additionalProperties": False}))
+    assert len(read.text) > 900_000
+    assert generates(vocab, read, '{"field0": "a", "field999": "b"}')
+
+
+@pytest.mark.parametrize("answer", ["", "{", "NaN", '{"a": 1, "a": 2}', "null null"])
+def test_an_answer_that_is_no_json_has_a_problem(answer: str) -> None:
+    problem = read_schema("{}").problem(answer)
+    assert problem
+    assert problem.startswith("not JSON: ")
+
+
+def test_a_problem_names_its_place_in_the_answer() -> None:
+    read = read_schema('{"properties": {"a": {"items": {"type": "integer"}}}}')
+    assert read.problem('{"a": [1, "x"]}') == '/a/1: "x" is not of type "integer"'
