@@ -2,7 +2,7 @@
 
 Each file is one of the tiny models of the tests with random changes, and goes through `llmcli generate` in a forked
 child. What must not happen: an end by a signal (a core dump), a traceback, more than 10 seconds of processor time (or a
-minute by the clock), or anything on stdout but the answer. Files that break a rule are kept. Only for systems with `fork`.
+minute by the clock), or anything on stdout but the answer. Files that break a rule are kept. It needs `fork`.
 """
 
 import argparse
