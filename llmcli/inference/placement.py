@@ -65,6 +65,8 @@ def _check_override(header: GGUFHeader, text: str) -> str:
         raise UsageError(
             f"override_kv: {key} has the type {present}, not {_TYPES[type(value)]}", f"use {key}={present}:…"
         )
+    if key.endswith(".context_length") and isinstance(value, int) and value < 1:
+        raise UsageError(f"override_kv: {key} must be at least 1")
     return ""
 
 

@@ -171,7 +171,8 @@ def memory_need(shape: ModelShape, settings: ModelParams, n_ctx: int) -> MemoryN
     kv_cache = int((per_token_k + per_token_v + _CELL) * n_ctx) if shape.kv_width_k else 0
     n_masks = 1 + shape.has_window
     per_mask = 4 * (n_masks + shape.n_heads) if settings.flash_attn == "off" else 2 * n_masks
-    compute = settings.n_ubatch * (32 * shape.n_embd + max(4 * shape.n_vocab, per_mask * n_ctx))
+    n_ubatch = min(settings.n_ubatch, settings.n_batch, n_ctx)
+    compute = n_ubatch * (32 * shape.n_embd + max(4 * shape.n_vocab, per_mask * n_ctx))
     return MemoryNeed(shape.weights, kv_cache, compute, shape.weights + kv_cache + compute)
 
 

@@ -224,6 +224,12 @@ class ModelParams(PlacementParams, RopeParams):
     )
 
     @property
+    def changes_positions(self) -> bool:
+        """Whether positions or metadata are not those of the model file."""
+        changed = (getattr(self, key) != field.default for key, field in fields_of(RopeParams).items())
+        return bool(self.override_kv) or any(changed)
+
+    @property
     def has_default_load(self) -> bool:
         """Whether the model is loaded as without any settings, apart from its layers on the GPU."""
         changed = (getattr(self, key) != field.default for key, field in fields_of(PlacementParams).items())

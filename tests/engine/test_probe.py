@@ -2,6 +2,7 @@
 
 import os
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,17 @@ def test_a_context_that_computes_nan_says_so(nan: Path) -> None:
     model.close()
 
 
+def test_nan_by_a_setting_names_the_settings(tiny: Path) -> None:
+    params = ModelParams(n_ctx=64, n_threads=1, rope_scaling="yarn", yarn_ext_factor=3e38, rope_freq_scale=0.5)
+    model = Model.load([tiny], 0)
+    context = Context(model, params)
+    with pytest.raises(ModelInvalidError, match="computes NaN") as caught:
+        context.prefill(0, list(range(5, 40)))
+    assert caught.value.hint == "remove the settings for RoPE and YaRN, and --override-kv"
+    context.close()
+    model.close()
+
+
 def test_an_answer_that_becomes_nan_ends_with_an_error(run: Run, nan: Path, home: Path) -> None:
     record_probed(home / "data", [nan], probe_record())
     ran = run(*ASK, "-m", str(nan))
@@ -113,3 +125,25 @@ def test_a_failure_of_llama_cpp_is_one_error_on_stderr(
     assert hint.startswith("  hint: check the file with")
     assert "#0" not in ran.stderr
     assert not [name for name in os.listdir(tmp_path) if name.startswith("core")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_failure_leaves_a_terminal_with_echo() -> None:
+    import pty
+    import termios
+
+    code = (
+        "import tty; tty.setraw(0); from llmcli.engine.llama import bindings; bindings._end('/x/ggml.c:1: why\\nmore')"
+    )
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    shown = b""
+    while b"another model" not in shown:
+        shown += os.read(terminal, 1000)
+    flags = termios.tcgetattr(terminal)[3]
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 8
+    os.close(terminal)
+    assert b"error: llama.cpp stopped the program: ggml.c:1: why\r\n" in shown
+    assert flags & termios.ECHO
+    assert flags & termios.ICANON

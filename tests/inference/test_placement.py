@@ -89,6 +89,7 @@ def test_what_cannot_work_is_refused_before_the_load() -> None:
         ("llama.context_length=float:1", r"llama\.context_length has the type int, not float"),
         ("tokenizer.ggml.add_bos_token=int:0", r"add_bos_token has the type bool, not int"),
         ("tokenizer.ggml.tokens=str:x", r"tokens is a list"),
+        ("llama.context_length=int:-5", r"context_length must be at least 1"),
     ],
 )
 def test_an_override_that_llama_cpp_would_ignore_is_refused(override: str, error: str) -> None:

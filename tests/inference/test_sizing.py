@@ -235,6 +235,15 @@ def test_the_masks_of_a_long_context_are_in_the_estimate(settings: dict[str, Any
     assert memory_need(shape, Settings(n_ubatch=64, **settings), 131_072).compute == 64 * each
 
 
+def test_a_ubatch_is_never_larger_than_batch_and_context() -> None:
+    def compute(n_ctx: int, **settings: Any) -> int:
+        return memory_need(LARGE, Settings(**settings), n_ctx).compute
+
+    assert compute(4096, n_ubatch=2**31 - 1) == compute(4096, n_ubatch=2048)
+    assert compute(4096, n_ubatch=2**31 - 1, n_batch=64) == compute(4096, n_ubatch=64)
+    assert compute(256, n_ubatch=512) == compute(256, n_ubatch=256)
+
+
 def test_a_sliding_window_has_a_mask_of_its_own() -> None:
     shape = replace(LARGE, has_window=True)
     assert memory_need(shape, Settings(), 131_072).compute == 512 * (32 * 2048 + 2 * 2 * 131_072)
@@ -281,7 +290,7 @@ def test_a_refusal_without_a_context_size_has_real_figures(memory: int) -> None:
     with pytest.raises(LlmcliError) as caught:
         check_settings(SHAPE, Settings())
     assert str(caught.value) == (
-        "a context of 256 tokens needs 3 MiB of memory in addition to the model's 100 MiB, and 1 MiB are free"
+        "a context of 256 tokens needs 2 MiB of memory in addition to the model's 100 MiB, and 1 MiB are free"
     )
     assert "--ctx-size" not in caught.value.hint
 

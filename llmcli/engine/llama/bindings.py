@@ -8,7 +8,7 @@ import sys
 import types
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,9 +84,26 @@ def _catch_failures(api: types.ModuleType) -> None:
 def _end(reason: str) -> None:
     """End the program at once, from any thread: after this call llama.cpp would abort, with a core dump."""
     reason = os.path.basename(reason.splitlines()[0] if reason else "")[:160]
-    text = f"\nerror: {FAILURE}: {reason}\n  hint: check the file with `llmcli models verify`, or use another model\n"
+    hint = "check the file with `llmcli models verify`, remove --override-kv, or use another model"
+    text = f"\nerror: {FAILURE}: {reason}\n  hint: {hint}\n"
+    _reset_terminal()
     os.write(2, text.encode("utf-8", "replace"))  # Python's streams may be locked by the thread that failed
     os._exit(ExitStatus.MODEL_INVALID)
+
+
+def _reset_terminal() -> None:
+    """Leave the shell a terminal with echo and lines: a chat may have turned them off, and cannot turn them on now."""
+    if sys.platform == "win32" or not (os.isatty(0) and os.isatty(2)):
+        return
+    import termios
+
+    with suppress(termios.error, OSError):
+        state = termios.tcgetattr(0)
+        state[0] |= termios.ICRNL
+        state[1] |= termios.OPOST
+        state[3] |= termios.ECHO | termios.ICANON | termios.ISIG | termios.IEXTEN
+        termios.tcsetattr(0, termios.TCSANOW, state)
+        os.write(2, b"\x1b[?2004l\x1b[?25h")  # no brackets around pastes, and a cursor
 
 
 def submodule(name: str) -> types.ModuleType:

@@ -46,6 +46,7 @@ class Context:
             hint = "" if reason and "alloc" not in reason else "try a smaller --ctx-size"
             reason = reason or "llama.cpp gives no reason"
             raise LlmcliError(f"cannot create a context of {params.n_ctx} tokens: {reason}", hint)
+        self._changes_positions = params.changes_positions
         pool = structures.thread_pool_params(params)
         self._thread_pool = structures.ThreadPool(self.handle, pool) if pool else None
         possible: int = api.llama_n_ctx_seq(self.handle)
@@ -209,7 +210,9 @@ class Context:
     def not_a_number(self) -> ModelInvalidError:
         """The error for logits that are NaN."""
         hint = "check the file with `llmcli models verify`, or use another one"
-        if hardware.has_gpu():
+        if self._changes_positions:
+            hint = "remove the settings for RoPE and YaRN, and --override-kv"
+        elif hardware.has_gpu():
             hint = "compute on the CPU with -ngl 0, or check the file with `llmcli models verify`"
         return ModelInvalidError(f"{self.model.path.name} computes NaN (not a number) instead of probabilities", hint)
 

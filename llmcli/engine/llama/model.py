@@ -83,9 +83,10 @@ class Model:
         if abort and abort.is_set():
             raise KeyboardInterrupt
         reason = bindings.last_log_error() or "llama.cpp gives no reason"
-        raise ModelInvalidError(
-            f"cannot load {parts[0].name}: {reason}", "download the model again, or use another one"
-        )
+        hint = "download the model again, or use another one"
+        if settings and settings.override_kv:
+            hint = "remove --override-kv"
+        raise ModelInvalidError(f"cannot load {parts[0].name}: {reason}", hint)
 
     @cached_property
     def generates(self) -> bool:
