@@ -162,7 +162,7 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
         settings_sha256=_text_sha256(json.dumps([deciding, schema or grammar])),
         settings={key: value for key, value in deciding.items() if key != "prefill"},  # a prefill may be long
         grammar="" if grammar == settings.grammar else grammar or "",
-        schema="" if schema == settings.json_schema else schema,
+        schema=schema,
         system=_system_file(settings),
         policy=policy,
         policy_sha256=_file_sha256(policy_file) if policy_file else "",

@@ -46,10 +46,7 @@ def recorded_constraint(grammar: str, schema: str, settings: Settings) -> Constr
         return Constraint("grammar", grammar)
     if schema:
         return read_schema(schema)
-    is_inline = bool(settings.json_schema and is_inline_schema(settings.json_schema))
-    return read_constraint(
-        replace(settings, grammar_file=None, json_schema=settings.json_schema if is_inline else None)
-    )
+    return read_constraint(replace(settings, grammar_file=None, json_schema=None))
 
 
 def schema_text(text: str) -> str:

@@ -75,7 +75,9 @@ def read_schema(text: str) -> JsonSchema:
     while reason:
         place = _refused(schema, reason)
         if place is None:
-            raise UsageError(f"json_schema is not supported: {reason}", "simplify the schema")
+            named = re.search(r"#(/\S+)", reason)  # of the schema that a $ref names
+            where = f" ($ref to {named[1]})" if named else ""
+            raise UsageError(f"json_schema is not supported{where}: {reason}", "simplify the schema")
         culprits.append(_pointer(place))
         schema = _without(schema, place)
         reason, warnings = _compile(schema)
@@ -142,6 +144,9 @@ def _unenforced(schema: Mapping[str, object], warnings: list[str]) -> tuple[str,
 def _refused(schema: Mapping[str, object], reason: str) -> tuple[str | int, ...] | None:
     """The place of the keyword without which llguidance takes the schema, or refuses it for another reason."""
     found = [(*place, keyword) for place, keyword, _ in _keywords(schema) if keyword not in _SILENT]
+    if "references" in reason:  # those with others beside them are refused
+        references = {place[:-1] for place in found if place[-1] == "$ref"}
+        found.sort(key=lambda place: place[:-1] not in references or place[-1] == "$ref")
     for place in found[:_MAX_TRIALS]:
         if _compile(_without(schema, place))[0] != reason:
             return place

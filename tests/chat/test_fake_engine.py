@@ -81,6 +81,15 @@ def test_reasoning_and_the_plain_template_need_no_llama(capfd: pytest.CaptureFix
     chat.session.close()
 
 
+def test_a_session_knows_the_seed_of_the_try_that_matched(capfd: pytest.CaptureFixture[str]) -> None:
+    schema = '{"type": "integer", "not": {"multipleOf": 2}}'
+    _, chat = chat_with(FakeEngine(("2",), ("3",)), "/seed 5", f"/json {schema}", "A number", "/json")
+    assert (chat.path()[-1].content, chat.path()[-1].params["seed"]) == ("3", 6)
+    err = capfd.readouterr().err
+    assert "json_schema: only the finished answer shows whether it matches /not; it is generated again" in err
+    chat.session.close()
+
+
 def test_an_engine_that_fails_ends_the_turn_and_not_the_chat(capfd: pytest.CaptureFixture[str]) -> None:
     engine = FakeEngine(("I ", "see", ConstraintError("no token fits")), ("fine",))
     status, chat = chat_with(engine, "one", "two")

@@ -30,6 +30,7 @@ THINKING = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[ass
 THOUGHT = 'root ::= [a-z ]{20,60} "\\n</think>\\n\\n" [A-Z] [a-z ]{5,20} "."'
 COUNTED = 'root ::= [0-9]+ ("," [0-9]+)*'
 SCHEMA = '{"type": "object", "properties": {"river": {"type": "string", "maxLength": 12}}, "required": ["river"]}'
+WIDE = '{"type": "integer", "minimum": 1, "maximum": 9, "not": {"multipleOf": 2}}'
 
 # All kinds of policies, and what else decides which token comes.
 KINDS: dict[str, dict[str, Any]] = {
@@ -72,6 +73,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "grammar": {"temperature": "0.5..1.5", "grammar": COUNTED},
     "grammar in a file": {"temperature": 1.2, "grammar_file": "COUNTED"},
     "schema": {"temperature": "linear:1.2->0.6@9", "json_schema": SCHEMA, "max_tokens": 40},
+    "regex": {"regex": r"[a-z ]{12} \d{3}", "max_tokens": 40},
+    "checked at the end": {"json_schema": WIDE, "max_tokens": 12, "constraint_retries": 9, "temperature": 1.5},
     "bans": {"temperature": "sentence:1.2,0.6", "banned_strings": [" the", "e ", ","]},
     "bias": {"temperature": 1, "logit_bias": [[" moon", 4.0], [260, False]]},
     "stop": {"temperature": 1.1, "stop": ["o", "zz"]},

@@ -55,10 +55,11 @@ def test_a_ban_and_a_schema_apply_together(context: Context) -> None:
 
 
 def test_an_obedient_model_costs_no_mask(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmcli.engine.sampling.guidance import GuidanceMatcher
+    from llmcli.engine.sampling import guidance
 
     masks: list[object] = []
-    monkeypatch.setattr(GuidanceMatcher, "apply", lambda _self, candidates: masks.append(candidates))
+    monkeypatch.setattr(guidance.GuidanceMatcher, "apply", lambda _self, candidates: masks.append(candidates))
+    monkeypatch.setattr(guidance, "token_index", masks.append)
     free = run(context, "The capital of France is", temperature=Fixed(0.0), max_tokens=12)
     bound = run(
         context, "The capital of France is", Constraint("regex", "(?s).*"), temperature=Fixed(0.0), max_tokens=12

@@ -349,10 +349,14 @@ class Turn:
 
     def begin(self) -> None:
         """Let the session know of the answer."""
-        settings, origins = self.resolved.settings, self.resolved.origins
-        chosen = [key for key, origin in origins.items() if origin != "default" and key not in _NOT_RECORDED]
-        params = {key: to_datum(fields()[key], getattr(settings, key)) for key in dict.fromkeys([*chosen, "seed"])}
-        self.session.begin_answer(self.parent, model=self.answer.engine.name, params=params)
+        self.session.begin_answer(self.parent, model=self.answer.engine.name, params=self._params())
+
+    def _params(self) -> dict[str, object]:
+        """What the session keeps of the settings; another try has another seed."""
+        settings = replace(self.resolved.settings, seed=self.answer.settings.seed)
+        chosen = [key for key, origin in self.resolved.origins.items() if origin != "default"]
+        kept = dict.fromkeys([*(key for key in chosen if key not in _NOT_RECORDED), "seed"])
+        return {key: to_datum(fields()[key], getattr(settings, key)) for key in kept}
 
     def save(self, reason: str) -> None:
         """Add the answer to the session, unless it has no new text."""
@@ -365,7 +369,12 @@ class Turn:
         timings = answer.timings() if answer.started else {}
         replay = replay_data(answer, self.first, before.id if before else None)
         self.message = self.session.end_answer(
-            answer.text, answer.reasoning, finish_reason=reason, timings=timings, replay=replay
+            answer.text,
+            answer.reasoning,
+            finish_reason=reason,
+            timings=timings,
+            replay=replay,
+            params=self._params(),
         )
 
 

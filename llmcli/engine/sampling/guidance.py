@@ -4,6 +4,7 @@ import ctypes
 import math
 import re
 import weakref
+from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -33,51 +34,70 @@ _CONTROL = b"\xff"  # begins no text in UTF-8: llguidance's mark of a token that
 
 
 class GuidanceMatcher:
-    """A constraint of llguidance and the position in it."""
+    """A constraint of llguidance and the position in it.
 
-    def __init__(self, vocab: Vocab, kind: str, text: str, matcher: "LLMatcher | None" = None) -> None:
-        self._vocab, self._kind, self._text = vocab, kind, text
-        self._matcher = matcher or LLMatcher(
-            token_index(vocab), llguidance_grammar(kind, text), log_level=0, limits=LIMITS
-        )
-        if self._matcher.is_error():
-            raise UsageError(f"{kind} is not valid: {first_line(self._matcher.get_error())}")
+    A token is checked by its bytes. Only a mask needs an index of the vocabulary, which takes 100 ms to make: a model
+    that obeys does not pay for it.
+    """
+
+    def __init__(self, vocab: Vocab, kind: str, text: str) -> None:
+        self._vocab, self._kind = vocab, kind
+        self._grammar = llguidance_grammar(kind, text)
+        self._bytes = LLMatcher(_byte_index(), self._grammar, log_level=0, limits=LIMITS)
+        self._tokens: LLMatcher | None = None  # from the first mask on
+        self._accepted: list[int] = []  # the tokens before it
+        if self._bytes.is_error():
+            raise UsageError(f"{kind} is not valid: {first_line(self._bytes.get_error())}")
 
     def allows(self, token: int) -> bool:
         if self._vocab.ends(token):
-            return self._matcher.is_accepting()
-        return bool(self._matcher.validate_tokens([token]))
+            return self._bytes.is_accepting()
+        data = [*self._vocab.piece(token)]
+        is_text = bool(data) and not self._vocab.is_control(token)
+        return is_text and self._bytes.validate_tokens(data) == len(data)
 
     def accept(self, token: int) -> None:
-        if not self._vocab.ends(token) and not self._matcher.consume_token(token):
-            raise self._failure()
+        if self._vocab.ends(token):
+            return
+        is_valid = self._bytes.consume_tokens([*self._vocab.piece(token)])
+        if self._tokens is None:
+            self._accepted.append(token)
+        elif not self._tokens.consume_token(token):
+            raise self._failure(self._tokens)
+        if not is_valid:
+            raise self._failure(self._bytes)
 
     def may_end(self) -> bool:
-        return self._matcher.is_accepting()
+        return self._bytes.is_accepting()
 
     def must_end(self) -> bool:
-        return self._matcher.is_stopped()
+        return self._bytes.is_stopped()
 
     def apply(self, candidates: "Candidates") -> None:
-        import numpy as np  # takes 80 ms, so only for an answer that did not obey
+        import numpy as np  # takes 80 ms, as the index does
 
-        bits = self._matcher.compute_bitmask()
-        if self._matcher.is_error():
-            raise self._failure()
+        if self._tokens is None:
+            self._tokens = LLMatcher(token_index(self._vocab), self._grammar, log_level=0, limits=LIMITS)
+            self._tokens.consume_tokens(self._accepted)
+        bits = self._tokens.compute_bitmask()
+        if self._tokens.is_error():
+            raise self._failure(self._tokens)
         array = candidates.contents
         rows = np.ctypeslib.as_array(ctypes.cast(array.data, ctypes.POINTER(ctypes.c_float)), (array.size, 3))
         allowed = np.unpackbits(np.frombuffer(bits, np.uint8), count=array.size, bitorder="little")
         rows[allowed == 0, 1] = -math.inf  # id, logit, p
 
     def copy(self) -> "GuidanceMatcher":
-        return GuidanceMatcher(self._vocab, self._kind, self._text, self._matcher.deep_copy())
+        other = copy(self)
+        other._bytes, other._accepted = self._bytes.deep_copy(), [*self._accepted]
+        other._tokens = self._tokens.deep_copy() if self._tokens else None
+        return other
 
     def close(self) -> None:
         """Nothing to free."""
 
-    def _failure(self) -> ConstraintError:
-        reason = first_line(self._matcher.get_error())
-        return ConstraintError(f"the {self._kind} is too complex: {reason}", "simplify it")
+    def _failure(self, matcher: LLMatcher) -> ConstraintError:
+        return ConstraintError(f"the {self._kind} is too complex: {first_line(matcher.get_error())}", "simplify it")
 
 
 def llguidance_grammar(kind: str, text: str) -> str:
@@ -128,10 +148,8 @@ class _Tokens:
         self.eos_token_id = ends[0] if ends else vocab.n_tokens - 1
         self.bos_token_id = vocab.bos
         self.tokens = list(vocab.all_pieces)
-        for token in vocab.special:
-            piece = self.tokens[token]
-            if vocab.is_control(token) or (piece.startswith(b"<") and piece.endswith(b">")):
-                self.tokens[token] = _CONTROL + piece
+        for token in filter(vocab.is_control, vocab.special):
+            self.tokens[token] = _CONTROL + self.tokens[token]
 
     def __call__(self, text: bytes | str) -> list[int]:
         vocab = self._vocab()
