@@ -159,6 +159,8 @@ def main() -> int:
             status, stdout, stderr, seconds = run_generate(path, home)
             statuses[status] += 1
             slowest = max(slowest, seconds)
+            if number % 50 == 49:
+                print(f"{number + 1 - options.first} files, {faults} faults", file=sys.stderr, flush=True)
             if fault := fault_of(status, stdout, stderr, seconds):
                 faults += 1
                 options.keep.mkdir(exist_ok=True)
