@@ -58,7 +58,7 @@ def schema_text(text: str) -> str:
 
 def is_inline_schema(text: str) -> bool:
     """Whether a schema is the content itself; any other text is the name of a file."""
-    return is_inline(text) or is_shorthand(text) or text.strip() in ("true", "false")
+    return is_inline(text) or is_shorthand(text) or text.strip() in ("true", "false") or text.lstrip()[:1] == "["
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class Regex(Constraint):
 
 def read_regex(text: str) -> Regex:
     """Raises UsageError, with the reason, for what llguidance does not support."""
-    from llmcli.engine.sampling.guidance import regex_error
+    from llmcli.engine.sampling.guidance import regex_error, start_error
 
     regex = Regex("regex", _with_ascii_digits(text))
-    if reason := regex_error(regex.text):
+    if reason := regex_error(regex.text) or start_error("regex", regex.text):
         hint = "use the syntax of Rust's regex crate: no look-around, no back references, no \\b"
         raise UsageError(f"regex is not supported: {reason}", hint)
     return regex

@@ -5,10 +5,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from llmcli.engine.events import Constraint
 from llmcli.errors import UsageError
+from llmcli.params.param import LARGEST_FLOAT
 
 if TYPE_CHECKING:
     import jsonschema_rs
@@ -65,9 +66,13 @@ def read_schema(text: str) -> JsonSchema:
     if not isinstance(schema, dict):
         raise UsageError("json_schema must be a JSON object", "use {} for any JSON")
     _make_validator(schema)
+    from llmcli.engine.sampling.guidance import start_error  # it loads llguidance
+
     whole = json.dumps(schema)
     reason, warnings = _compile(schema)
     if not reason:
+        if reason := start_error("json_schema", whole):
+            raise UsageError(f"json_schema: {reason}", "simplify the schema")
         return JsonSchema("json_schema", whole, whole, _unenforced(schema, warnings))
     if reason.startswith("Unsatisfiable schema"):
         raise UsageError(f"json_schema: nothing can match it: {reason.partition(': ')[2] or reason}")
@@ -95,10 +100,18 @@ def _parse(text: str) -> object:
             raise ValueError(f"the key {twice!r} stands twice in one object")
         return found
 
-    def refuse(name: str) -> object:
-        raise ValueError(f"{name} is not a JSON number")
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"{name} is not a number that fits")
 
-    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    def finite(digits: str) -> float:
+        return float(digits) if abs(float(digits)) <= LARGEST_FLOAT else refuse(digits)
+
+    value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair is not a character") from None
+    return value
 
 
 def _make_validator(schema: dict[str, object]) -> "jsonschema_rs.Validator":

@@ -45,6 +45,7 @@ def test_a_constraint_comes_from_whichever_setting_has_it(folder: Path) -> None:
         ({"json_schema": "missing.json"}, DiskError, "file not found: missing.json"),
         ({"json_schema": "{bad"}, UsageError, "JSON"),
         ({"json_schema": ""}, UsageError, "empty"),
+        ({"json_schema": "[1]"}, UsageError, "must be a JSON object"),
         ({"grammar": "x.gbnf"}, UsageError, "grammar must be GBNF"),
     ],
 )

@@ -114,6 +114,16 @@ def regex_error(regex: str) -> str:
     return " ".join(reasons[0]).strip() if reasons else first_line(message)
 
 
+def start_error(kind: str, text: str) -> str:
+    """Why no text can match a constraint that is valid, or it is too complex; empty if there is a first character."""
+    matcher = LLMatcher(_byte_index(), llguidance_grammar(kind, text), log_level=0, limits=LIMITS)
+    is_possible = any(matcher.compute_bitmask())
+    if matcher.is_error():
+        reason = first_line(matcher.get_error())
+        return "nothing can match it" if reason.startswith("NoExtension") else f"it is too complex: {reason}"
+    return "" if is_possible else "nothing can match it"
+
+
 def matches_regex(regex: str, text: str) -> bool:
     """Whether the whole text matches."""
     matcher = LLMatcher(_byte_index(), llguidance_grammar("regex", regex), log_level=0)
