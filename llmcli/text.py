@@ -24,6 +24,7 @@ _FOREIGN = {
     ),
 }
 BLOCK_MARK = '"""'  # before and after a message of several lines
+_COMMAND = re.compile(r"/([A-Za-z?][\w?-]*)(?:\s+|=|$)")
 _BLOCK_COMMAND = re.compile(r'/[A-Za-z?][\w?-]*[ \t]+(?=""")')  # the argument of a command may be a block too
 _BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)
 # What stands for each code point that could drive a terminal; line feed and tab pass.
@@ -119,6 +120,20 @@ def _letters(name: str) -> str:
     return _SEPARATORS.sub("", name.lower())
 
 
+def parse_command(text: str) -> tuple[str, str] | None:
+    """The name and the argument of a command line; None for a message. `/etc/hosts is ...` is a message.
+
+    `/top_k=9` is `/top_k 9`.
+    """
+    match = _COMMAND.match(text)
+    return (match[1].lower().replace("-", "_"), text[match.end() :].strip()) if match else None
+
+
+def needs_block(text: str) -> bool:
+    """Whether `text` must be in a block to be a message: it begins like a command or like a block."""
+    return bool(parse_command(text)) or is_open_block(text)
+
+
 def opens_block(first: str) -> bool:
     """Whether this first line of a message begins a block that continues in the next line."""
     line = _split_command(first)[1].rstrip()
@@ -147,6 +162,9 @@ def block_body(text: str) -> str:
     if not block.startswith(BLOCK_MARK):
         return text
     inner = block.removeprefix(BLOCK_MARK)
+    first, _, rest = block.partition("\n")
+    if rest.strip() and not opens_block(first):  # a docstring of one line above other code
+        return text
     if not is_open_block(text):
         inner = inner.rstrip().removesuffix(BLOCK_MARK)
     head, newline, rest = inner.partition("\n")

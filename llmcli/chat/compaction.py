@@ -1,12 +1,13 @@
 """Compaction: the model summarizes the oldest turns, and the conversation continues from the summary."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 
 from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
-from llmcli.engine.events import Request
-from llmcli.errors import UsageError
+from llmcli.engine.events import Prompt, Request
+from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.engine import Answer
 
 _REQUEST = (
@@ -18,14 +19,22 @@ _KEPT_TURNS = 2  # the last turns are not summarized
 _SHARE = 0.25  # of the context that the summary may fill
 
 
+def n_summarized(path: Sequence[Message], keep: int | None = None) -> int:
+    """How many messages a summary of `path` replaces: all before the last `keep` turns (None = 2)."""
+    starts = [index for index, message in enumerate(path) if message.role == "user"]
+    keep = min(_KEPT_TURNS if keep is None else keep, len(starts) - 1)
+    return starts[-keep] if keep > 0 else len(path)
+
+
 class Compaction:
     """A summary of the oldest messages of `path`: generate `answer`, then `use` its text or another one."""
 
     def __init__(self, controller: ChatController, path: Sequence[Message], keep: int | None = None) -> None:
-        """Summarize `path` without the last `keep` turns (None = 2). Raises UsageError for less than two messages."""
-        starts = [index for index, message in enumerate(path) if message.role == "user"]
-        keep = min(_KEPT_TURNS if keep is None else keep, len(starts) - 1)
-        cut = starts[-keep] if keep > 0 else len(path)
+        """Summarize `path` without the last `keep` turns (None = 2). Raises UsageError for less than two messages.
+
+        Raises ContextOverflowError if the last one of them does not fit into the request.
+        """
+        cut = n_summarized(path, keep)
         if cut < 2:
             raise UsageError("the conversation is too short to summarize", "see what fills the context with /context")
         self._controller = controller
@@ -43,15 +52,21 @@ class Compaction:
         }
         quiet = {"max_tokens": int(engine.n_ctx * _SHARE), "think": "off", **free}
         settings = controller.resolved(quiet).with_seed().settings
-        old = list(self.old)
-        while True:  # without the oldest messages, until the request fits
-            texts = "\n\n".join(f"{_NAMES[message.role]}: {message.text}" for message in old)
+
+        def prompt_without(n_oldest: int) -> Prompt:
+            texts = "\n\n".join(f"{_NAMES[message.role]}: {message.text}" for message in self.old[n_oldest:])
             question = Message(0, None, "user", _REQUEST + texts)
-            prompt = controller.prompt_builder.prompt([question], None, settings)
-            if len(prompt.tokens) + settings.max_tokens < engine.n_ctx or len(old) < 2:
-                break
-            old = old[1:]
-        self.n_skipped = len(self.old) - len(old)  # number of the oldest messages that did not fit into the request
+            return controller.prompt_builder.prompt([question], None, settings)
+
+        def fits(n_oldest: int) -> bool:
+            return len(prompt_without(n_oldest).tokens) + settings.max_tokens < engine.n_ctx
+
+        # How many of the oldest messages do not fit into the request. The search reads a half of them, a quarter, ...
+        self.n_skipped = bisect_left(range(len(self.old) - 1), True, key=fits)
+        prompt = prompt_without(self.n_skipped)
+        if len(prompt.tokens) >= engine.n_ctx:
+            message = f"the last message to summarize has {len(prompt.tokens)} tokens, the context has {engine.n_ctx}"
+            raise ContextOverflowError(message, "drop it with /overflow oldest, or use a larger /n_ctx")
         self.answer = Answer(engine, Request(prompt, controller.prompt_builder.with_plain_stop(settings)))
 
     def use(self, text: str) -> int:

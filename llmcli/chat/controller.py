@@ -1,9 +1,11 @@
 """A chat without a terminal: the settings in force, the messages that the model reads, and the next answer."""
 
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from llmcli.chat.prompting import PromptBuilder
     from llmcli.config.characters import Character
     from llmcli.engine.events import Prompt
-    from llmcli.inference.comparison import Variant
     from llmcli.inference.engine import Engine
 
 ReadAhead = Callable[["Engine", Cancellation], None]
@@ -198,6 +199,11 @@ class ChatController:
         """The part of a path that the model reads: all of it, or what is left after the oldest turns were dropped."""
         return sliding_window(path, self.window_start)
 
+    def unread(self, path: Sequence[Message]) -> list[int]:
+        """The numbers of the dropped messages, from 1."""
+        read = {message.id for message in self.window(path)}
+        return [number for number, message in enumerate(path, 1) if message.id not in read]
+
     def prompt(
         self, path: Sequence[Message], continued: Message | None = None, settings: Settings | None = None
     ) -> "Prompt":
@@ -215,6 +221,20 @@ class ChatController:
         reserve = min(_ANSWER_RESERVE if limit < 0 else limit, n_ctx // 4)
         return PromptFit(len(self.prompt(path, continued).tokens), n_ctx, max(reserve, 1))
 
+    def fit_of_last(self, path: Sequence[Message], continued: Message | None = None) -> PromptFit:
+        """How the prompt fits once everything that can be dropped is dropped."""
+        before, self.window_start = self.window_start, _last_question(path)
+        try:
+            return self.fit(path, continued)
+        finally:
+            self.window_start = before
+
+    def droppable(self, path: Sequence[Message]) -> list[Message]:
+        """What the model reads before the last question, without summaries, which are never dropped."""
+        last = _last_question(path)
+        read = [] if last is None else takewhile(lambda message: message.id != last, self.window(path))
+        return [message for message in read if message.role != "summary"]
+
     def check_length(self, draft: Message) -> None:
         """Refuse a message far too long for the context at once: to count its tokens would take many seconds.
 
@@ -224,30 +244,46 @@ class ChatController:
         n_ctx, text = self.engine.n_ctx, draft.text
         most = n_ctx * _LONG_TOKEN
         if len(text) > most and (n_tokens := self.engine.count_tokens(text[:most])) > n_ctx:
-            message = f"the conversation has more than {n_tokens} tokens, the context has {n_ctx}"
-            raise ContextOverflowError(message, "send a shorter message; /file none removes attached files")
+            message = f"the message has more than {n_tokens} tokens, the context has {n_ctx}"
+            raise ContextOverflowError(message, _shorter_hint([draft]))
 
     def drop_oldest(self, path: Sequence[Message], continued: Message | None = None) -> int:
-        """Drop whole turns, the oldest first, until there is room; returns the number of dropped messages.
+        """Drop the fewest whole turns, the oldest first, that make room; returns the number of dropped messages.
 
-        Raises ContextOverflowError if the last message alone is too long.
+        There is room when the prompt fills at most three quarters of the context and leaves the reserve of the answer;
+        where the last turn is too long for that, the reserve or, in the end, one token is enough. Raises
+        ContextOverflowError if the last question does not fit alone.
         """
-        before, window = self.window_start, [message for message in self.window(path) if message.role != "summary"]
-        starts = [index for index, message in enumerate(window) if message.role == "user"]
-        fit = self.fit(path, continued)
-        for start in starts[1:]:
-            dropped = sum(self.prompt_builder.count_tokens(message.text) for message in window[:start])
-            if fit.n_prompt - dropped > _FILL_AFTER_DROPPING * fit.n_ctx and start != starts[-1]:
-                continue
-            self.window_start = window[start].id
-            if not self.fit(path, continued).is_over:
-                return start
-        self.window_start = None if not starts else window[starts[-1]].id
-        fit = self.fit(path, continued)
-        if fit.n_prompt < fit.n_ctx:
-            return starts[-1] if starts else 0
-        self.window_start = before
-        raise overflow_error(fit)
+        last = self.fit_of_last(path, continued)
+        if last.n_prompt >= last.n_ctx:
+            raise self.overflow_error(path, continued)
+        before, most = len(self.droppable(path)), last.n_ctx - last.reserve
+        starts = [message.id for message in self.window(path) if message.role == "user"]
+
+        def fits(start: int, limit: int) -> bool:
+            self.window_start = start
+            return self.fit(path, continued).n_prompt <= limit
+
+        for limit in (min(int(_FILL_AFTER_DROPPING * last.n_ctx), most), most):
+            # A turn has a token or more. The search reads a half of the turns, a quarter, ...: it takes linear time.
+            begin = min(max(len(starts) - limit, 1), len(starts))
+            index = bisect_left(starts, True, begin, key=partial(fits, limit=limit))
+            if index < len(starts):
+                break
+        self.window_start = [*starts[index:], _last_question(path)][0]
+        return before - len(self.droppable(path))
+
+    def overflow_error(self, path: Sequence[Message], continued: Message | None = None) -> ContextOverflowError:
+        """The error for a conversation that does not fit; its hint has only what helps."""
+        last = self.fit_of_last(path, continued)
+        if last.n_prompt < last.n_ctx:
+            message = f"the conversation has {self.fit(path, continued).n_prompt} tokens, the context has {last.n_ctx}"
+            hint = "make room with /compact, /undo or /overflow oldest, or use a larger /n_ctx"
+            return ContextOverflowError(message, hint)
+        what = "the question with its answer" if continued else "the last message"
+        what += " and the system prompt have" if system_text(self.settings) else " alone has"
+        message = f"{what} {last.n_prompt} tokens, the context has {last.n_ctx}"
+        return ContextOverflowError(message, _shorter_hint([] if continued else path))
 
     # The next answer
 
@@ -267,7 +303,7 @@ class ChatController:
         resolved = replace(resolved, settings=self.prompt_builder.with_plain_stop(resolved.settings))
         prompt = self.prompt(path, continued, resolved.settings)
         if len(prompt.tokens) >= engine.n_ctx:
-            raise overflow_error(PromptFit(len(prompt.tokens), engine.n_ctx, 1))
+            raise self.overflow_error(path, continued)
         request = Request(prompt, resolved.settings, read_constraint(resolved.settings))
         request.live_shift = TemperatureShift() if engine.capabilities.live_temperature else None
         request.trace = 0 if engine.capabilities.traces else None
@@ -325,57 +361,20 @@ class BackgroundLoad:
             engine.close()
 
 
-class CompareSession:
-    """Several answers to one question; the one that is kept becomes a message."""
-
-    def __init__(
-        self, controller: ChatController, path: Sequence[Message], variants: "Sequence[Variant]", seed: int
-    ) -> None:
-        """`path` ends with the question, maybe a draft; `seed` is for variants without one. Raises as `answer`."""
-        from llmcli.inference.comparison import Comparison
-
-        self.session = controller.session
-        self.question = path[-1]
-        self._is_draft = self.question.id not in self.session.conversation.messages
-        self.cancellation = Cancellation()  # of all answers
-        self.turns: list[Turn] = []
-        for one in variants:
-            turn = controller.answer(path, {"seed": seed, **one.values})
-            turn.answer.request.label, turn.answer.request.cancellation = one.label, self.cancellation
-            self.turns.append(turn)
-        self.comparison = Comparison([turn.answer for turn in self.turns])
-
-    def keep(self, number: int) -> Turn:
-        """Continue with answer `number`, from 1, in its own branch. Raises UsageError if it is missing or empty."""
-        if not 0 < number <= len(self.turns):
-            raise UsageError(f"answer {number} does not exist", f"give a number from 1 to {len(self.turns)}")
-        turn = self.turns[number - 1]
-        if turn.message:
-            self.session.conversation.move(turn.message.id)
-            return turn
-        if not turn.answer.text and not turn.answer.reasoning:
-            raise UsageError(f"answer {number} is empty", "keep another answer")
-        if self._is_draft:
-            self.session.conversation.move(self.question.parent)
-            self.question = self.session.add("user", self.question.content, attachments=self.question.attachments)
-            self._is_draft = False
-        turn.parent = self.question.id
-        turn.begin()
-        turn.save(turn.answer.finish_reason)
-        return turn
-
-
 def sliding_window(path: Sequence[Message], first: int | None) -> list[Message]:
     """The messages from id `first` on and the summaries before it; all messages if the id does not exist."""
     start = next((index for index, message in enumerate(path) if message.id == first), 0)
     return [message for index, message in enumerate(path) if index >= start or message.role == "summary"]
 
 
-def overflow_error(fit: PromptFit) -> ContextOverflowError:
-    """The error for a conversation that does not fit."""
-    message = f"the conversation has {fit.n_prompt} tokens, the context has {fit.n_ctx}"
-    hint = "make room with /compact, /undo or --overflow oldest, or use a larger --ctx-size"
-    return ContextOverflowError(message, hint)
+def _last_question(path: Sequence[Message]) -> int | None:
+    return next((message.id for message in reversed(path) if message.role == "user"), None)
+
+
+def _shorter_hint(path: Sequence[Message]) -> str:
+    """What to do when the end of `path` does not fit alone."""
+    hint = "send a shorter message, or use a larger /n_ctx" if path else "use a larger /n_ctx"
+    return hint + ("; /file none removes attached files" if path and path[-1].attachments else "")
 
 
 def chat_setting_keys() -> list[str]:

@@ -25,6 +25,7 @@ SPEAKER_NAMES = {"user": "you", "assistant": "model", "summary": "summary"}
 _MAX_FILES = 100
 _MAX_NAME = 4096  # characters; no system opens a longer path
 _MENTION = re.compile(r"""(?<![\w.%+/\\@-])@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
+_FILE_NAME = re.compile(r"[\w ./~-]*[\w-]\.[A-Za-z]\w{0,4}|[.~]{0,2}/[\w ./-]+")  # with a suffix, or a path
 _PUNCTUATION = ".,;:!?)]}>\"'`*。，；：！？）"
 
 
@@ -51,6 +52,22 @@ def find_mentions(text: str) -> list[str]:
         if _is_file(name):
             names[name] = None
     return [*names]
+
+
+def missing_mentions(text: str) -> list[str]:
+    """The words behind `@` in a message that look like the name of a file that does not exist, at most three.
+
+    In a text of several lines, which was pasted or written with care, they are most likely code: `@app.route`.
+    """
+    if "\n" in text.strip():
+        return []
+    found = (double or single or bare.rstrip(_PUNCTUATION) for double, single, bare in _MENTION.findall(text))
+    names = dict.fromkeys(name for name in found if _FILE_NAME.fullmatch(name) and not _exists(name))
+    return [f"@{name}" for name in islice(names, 3)]
+
+
+def _exists(name: str) -> bool:
+    return len(name) > _MAX_NAME or os.path.exists(os.path.expanduser(name))
 
 
 def _is_file(name: str) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from itertools import groupby
 
 from llmcli.chat.conversation import Message
 from llmcli.engine.events import Cancellation, Prompt, common_prefix
@@ -104,11 +105,7 @@ def as_messages(path: Sequence[Message], system: str | None) -> _Messages:
     summaries = [f"{_SUMMARY}\n{message.text}" for message in path if message.role == "summary"]
     texts = [text for text in (system, *summaries) if text]
     messages: _Messages = [{"role": "system", "content": "\n\n".join(texts)}] if texts else []
-    for message in path:
-        if message.role == "summary":
-            continue
-        if messages and messages[-1]["role"] == message.role:
-            messages[-1]["content"] += f"\n\n{message.text}"
-        else:
-            messages.append({"role": message.role, "content": message.text})
+    spoken = (message for message in path if message.role != "summary")
+    for role, group in groupby(spoken, key=lambda message: message.role):
+        messages.append({"role": role, "content": "\n\n".join(message.text for message in group)})
     return messages

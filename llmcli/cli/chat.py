@@ -201,7 +201,7 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
     def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "Engine":
         from llmcli.inference.local import LocalEngine, resolve_model
 
-        target = resolve_model(settings.model, locations.model_locations(settings))
+        target = resolve_model(settings.model, locations.model_locations(settings), for_text=True)
         report("loading")
         if cancellation.is_set():
             raise KeyboardInterrupt

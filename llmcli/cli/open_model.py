@@ -17,16 +17,19 @@ from llmcli.ui.terminal.interrupt import interruptible, time_limit
 from llmcli.ui.terminal.progress import Downloads, ProgressLine
 
 
-def find_model(settings: Settings) -> ResolvedModel:
-    """Find the model and check it; a missing model is downloaded if the user allows it."""
+def find_model(settings: Settings, for_text: bool = True) -> ResolvedModel:
+    """Find the model and check it; a missing model is downloaded if the user allows it.
+
+    Raises ModelInvalidError for one that does not generate text, unless only its vocabulary is needed.
+    """
     locations = model_locations(settings)
     try:
-        return _resolve(settings.model, locations)
+        return _resolve(settings.model, locations, for_text)
     except ModelNotDownloadedError as missing:
         from llmcli.cli.models.pull import pull_if_missing
 
         pull_if_missing(missing, locations, settings.pull)
-        return _resolve(settings.model, locations)
+        return _resolve(settings.model, locations, for_text)
 
 
 @contextmanager
@@ -91,10 +94,10 @@ def welcome(origin: str) -> None:
         marker.touch(mode=0o600)
 
 
-def _resolve(model: str, locations: ModelLocations) -> ResolvedModel:
+def _resolve(model: str, locations: ModelLocations, for_text: bool) -> ResolvedModel:
     def report_check(name: str, size: int) -> None:
         if size >= 1 << 30:  # bytes; the check of a smaller file is too fast for a message
             console.note(f"checking {name} in a separate process (first use)")
 
     with Downloads() as downloads:
-        return resolve_model(model, locations, downloads.bar("downloading the starter model"), report_check)
+        return resolve_model(model, locations, downloads.bar("downloading the starter model"), report_check, for_text)

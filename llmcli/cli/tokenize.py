@@ -36,7 +36,7 @@ def tokenize(
     from llmcli.cli.open_model import find_model
     from llmcli.inference.local import open_tokenizer
 
-    target = find_model(settings)
+    target = find_model(settings, for_text=False)
     with open_tokenizer(target) as tokenizer:
         tokens = tokenizer.tokenize(text, add_special=bos, parse_special=special)
         pieces = [tokenizer.piece(token, special=True).decode("utf-8", "replace") for token in tokens]

@@ -22,6 +22,7 @@ from llmcli.inference.engine import Capabilities, EngineIdentity, TemplateOption
 from llmcli.inference.request import PromptRenderer
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.gguf.kind import ModelKind, kind_of
 from llmcli.models.gguf.parser import read_headers
 from llmcli.models.locations import ModelFile, ModelLocations, is_starter_downloaded, starter_path
 from llmcli.models.lookup import find_model_file
@@ -54,12 +55,37 @@ class ResolvedModel:
         return self.headers[0]
 
     @cached_property
+    def kind(self) -> ModelKind:
+        return kind_of(self.header)
+
+    def kind_error(self) -> ModelInvalidError:
+        """The error for a model of the wrong kind: what it is, and what would help."""
+        return ModelInvalidError(f"{self.file.name} is {self.kind.noun}", self.kind.hint)
+
+    @cached_property
+    def chat_template(self) -> str:
+        """The model's own chat template, "" if it has none; a note says that one cannot be used."""
+        if not self.file.ollama_template:
+            return self.header.chat_template or ""
+        from llmcli.inference.ollama_template import chat_template_of  # few models need it
+
+        template, note = chat_template_of(self.file, self.header)
+        self.notes += [note] if note else []
+        return template
+
+    @cached_property
     def layer(self) -> Layer:
-        """The model's own sampling defaults (`general.sampling.*`); invalid ones are skipped with a note."""
+        """The model's own sampling defaults (`general.sampling.*`, Ollama's); invalid ones are skipped with a note."""
         values: dict[str, SettingValue] = {}
-        for key, raw in self.header.sampling_defaults.items():
+        found: dict[str, object] = {**self.header.sampling_defaults}
+        if self.file.ollama_parameters:
+            from llmcli.inference.ollama_template import sampling_defaults_of
+
+            found |= sampling_defaults_of(self.file)
+        for key, raw in found.items():
             try:
-                values[key] = find_setting(key).parse_data(raw)
+                setting = find_setting(key)
+                values[setting.key] = setting.parse_data(raw)
             except UsageError as error:
                 self.notes.append(f"ignored a sampling default of the model: {error}")
         return Layer("model", values)
@@ -70,14 +96,16 @@ def resolve_model(
     locations: ModelLocations,
     fetch: Progress | None = None,
     checking: Callable[[str, int], None] | None = None,
+    for_text: bool = False,
 ) -> ResolvedModel:
     """Find the model of a reference, download it if it is the starter, and check its file, without other requests.
 
-    `fetch` gets the bytes that are downloaded, and all. A new file is first loaded in a child process, because
-    llama.cpp may abort on a corrupt one; `checking` is called before with the name and the size of the file, because
-    that takes as long as a load.
+    With `for_text`, a model that does not generate text is refused before it is loaded. `fetch` gets the bytes that
+    are downloaded, and all. A new file is first loaded in a child process, because llama.cpp may abort on a corrupt
+    one; `checking` is called before with the name and the size of the file, because that takes as long as a load.
 
-    Raises ModelNotDownloadedError or ModelNotFoundError, and ModelInvalidError when the file crashes llama.cpp.
+    Raises ModelNotDownloadedError or ModelNotFoundError, and ModelInvalidError when llama.cpp cannot load a model of
+    this kind (an adapter, a projector, an unknown architecture), or the file crashes it.
     """
     target, cache_dir = ResolvedModel(find_model_file(model, locations)), locations.cache_dir
     file, record = target.file, probe_record()
@@ -86,10 +114,12 @@ def resolve_model(
 
         ensure_starter(cache_dir, fetch, locations.offline)
     notes.update(locations.data_dir, file.path, used=time.time())
+    if for_text and not file.trusted and not target.kind.generates:
+        raise target.kind_error()
     if file.trusted or notes.is_probed(locations.data_dir, file.parts, record):
         return target
-    if target.header.is_vocab_only:
-        raise ModelInvalidError(f"{file.path.name} contains a vocabulary and no weights", "use another file")
+    if not target.kind.loads:
+        raise target.kind_error()
     if checking:
         checking(file.path.name, sum(header.file_size for header in target.headers))
     probe(file.parts)
@@ -116,10 +146,14 @@ class LocalEngine:
         does not fit in memory; KeyboardInterrupt when the load is cancelled.
         """
         begin = perf_counter()
+        if not target.kind.generates:
+            if loaded:
+                loaded.close()
+            raise target.kind_error()
         self.target, self.shape = target, sizing.shape_of(target.headers, settings)
         target.notes += sizing.check_settings(self.shape, settings) + placement.check(target.header, settings)
         self.name, self.notes, self.defaults = target.file.name, target.notes, target.layer
-        self.chat_template = target.header.chat_template or ""
+        self.chat_template = target.chat_template
         self.hasher = ModelHasher(target.file, data_dir())
         self.gpu_layers = 0
         if loaded is None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.model import ALL_LAYERS
+from llmcli.inference.ollama_template import chat_template_of, sampling_defaults_of
 from llmcli.inference.placement import loading_settings, placement_facts
 from llmcli.inference.sizing import (
     MemoryNeed,
@@ -17,6 +18,7 @@ from llmcli.inference.sizing import (
 )
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.gguf.kind import kind_of
 from llmcli.models.gguf.parser import read_headers
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.params.settings import Settings
@@ -38,12 +40,17 @@ class ModelMemory(MemoryNeed):
 class ModelInfo:
     """The facts about a model. The fields are the keys of the JSON data, in this order.
 
-    `sampling` are the model's own settings. `loading` is what the settings for loading come to, and those that are not
-    the default. `sha256` is the published one; `verified` is when the file was found to
-    have it, `damaged` means that it has another one. Times are in seconds since 1970, sizes in bytes.
+    `kind` is one word (`models/gguf/kind.py`); `problem` says what a model is that does not generate text, and
+    `advice` what would help where llama.cpp cannot load it. `sampling` are the model's own settings. `loading` is what
+    the settings for loading come to, and those that are not the default. `sha256` is the published one; `verified` is
+    when the file was found to have it, `damaged` means that it has another one. Times are in seconds since 1970, sizes
+    in bytes.
     """
 
     title: str
+    kind: str
+    problem: str
+    advice: str
     architecture: str
     n_parameters: int | None
     quantization: str
@@ -74,6 +81,9 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
 
     item = installed_model(file, locations)
     headers = read_headers(file.parts)
+    facts = _header_facts(headers, item.size, settings)
+    facts["chat_template"] = chat_template_of(file, headers[0])[0] or None
+    facts["sampling"] |= sampling_defaults_of(file)
     note = notes.read(locations.data_dir, file.path)
     sha256, hashed = note.get("sha256", ""), note.get("hashed")
     if item.source.name == "starter":  # it was verified when it was downloaded
@@ -84,7 +94,7 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
         pulled, parts = cache.all_revisions(locations.data_dir), item.cached.variant.parts
         license_name = next((one.license for one in pulled if one.files == parts), "")
     return ModelInfo(
-        **_header_facts(headers, item.size, settings),
+        **facts,
         n_parameters=sum(part.n_parameters for part in headers),
         name=item.name,
         downloaded=True,
@@ -102,7 +112,7 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
 
 def remote_model_info(plan: "PullPlan", settings: Settings) -> ModelInfo:
     """The facts about a model on the Hub, of which only the header is read."""
-    header = plan.files[0].header()
+    header = plan.header()
     first = plan.variant.parts[0]
     return ModelInfo(
         **_header_facts([header], plan.variant.size, settings),
@@ -119,7 +129,7 @@ def remote_model_info(plan: "PullPlan", settings: Settings) -> ModelInfo:
 
 
 def _header_facts(headers: Sequence[GGUFHeader], size: int, settings: Settings) -> dict[str, Any]:
-    header, shape = headers[0], shape_of(headers, settings)
+    header, shape, kind = headers[0], shape_of(headers, settings), kind_of(headers[0])
     if len(headers) == 1 and header.split_count > 1:
         shape = replace(shape, weights=size)  # the tensors of the other parts were not read
     n_ctx, free = settings.n_ctx or shape.n_ctx_train, hardware.available_memory()
@@ -127,6 +137,9 @@ def _header_facts(headers: Sequence[GGUFHeader], size: int, settings: Settings) 
     fits = need.total <= free if free else None
     return {
         "title": header.name,
+        "kind": kind.name,
+        "problem": "" if kind.generates else kind.noun,
+        "advice": "" if kind.loads else kind.hint,
         "architecture": header.architecture,
         "quantization": header.quantization,
         "size": size,

@@ -11,7 +11,7 @@ from llmcli.models import notes
 from llmcli.models.download.partial_file import PARTIAL, bytes_downloaded, delete_partial
 from llmcli.models.gguf.parser import read_headers
 from llmcli.models.hub.cache import lock_path, models_of_repo, repo_of
-from llmcli.models.locations import STARTER, ModelFile, ModelLocations
+from llmcli.models.locations import LATEST, STARTER, ModelFile, ModelLocations
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import NameReference
 from llmcli.models.sources.folder import FILE
@@ -59,9 +59,15 @@ def installed_model(file: ModelFile, locations: ModelLocations) -> InstalledMode
     real = os.path.realpath(file.path)
     same_file = [item for item in inventory(locations) if os.path.realpath(item.path) == real]
     if same_file:  # the same bytes can have several names
-        return max(same_file, key=lambda item: (item.path == file.path, item.path.name == file.path.name))
+        return max(same_file, key=lambda item: _likeness(item, file))
     size, used = sum(part.stat().st_size for part in file.parts), notes.read(locations.data_dir, file.path).get("used")
     return InstalledModel(str(file.path), FILE, file.parts, size, ("",) * len(file.parts), last_used=used)
+
+
+def _likeness(item: InstalledModel, file: ModelFile) -> tuple[bool, bool, bool]:
+    """The sort key for models with the same bytes, such as two tags of Ollama: the one that is meant is the largest."""
+    asked, name = (text.removesuffix(LATEST).casefold() for text in (file.name, item.name))
+    return item.path == file.path, name == asked, item.path.name == file.path.name
 
 
 @dataclass(frozen=True)

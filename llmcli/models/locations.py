@@ -18,6 +18,7 @@ Progress = Callable[[int, int], None]  # (bytes so far, bytes in all)
 Notify = Callable[[str], None]  # shows a message to the user
 MOVE_HINT = "move the cache with LLMCLI_HOME"  # for `cache_dir`; the cache of the Hub has its own
 STARTER = "starter"  # the model reference
+LATEST = ":latest"  # the tag that Ollama adds to a name; for other models it says nothing
 STARTER_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 STARTER_SIZE = 98_362_432  # bytes
 STARTER_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -50,12 +51,18 @@ def model_locations(settings: "Settings") -> ModelLocations:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model on disk. `path` is the first of `parts`; `trusted` is True if llmcli downloaded and verified it."""
+    """A model on disk. `path` is the first of `parts`; `trusted` is True if llmcli downloaded and verified it.
+
+    `ollama_template` is the chat template that Ollama's store has for it, a Go template, and `ollama_parameters` are
+    its settings there, a JSON object; "" if there is none.
+    """
 
     path: Path
     parts: tuple[Path, ...]
     name: str
     trusted: bool = False
+    ollama_template: str = ""
+    ollama_parameters: str = ""
 
 
 class ModelNotDownloadedError(ModelNotFoundError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from llmcli.errors import ModelNotFoundError
 from llmcli.files import read_error
 from llmcli.models.gguf.parser import model_files_in, parts_of, stem_of
-from llmcli.models.locations import STARTER, ModelFile, ModelLocations, starter_path
+from llmcli.models.locations import LATEST, STARTER, ModelFile, ModelLocations, starter_path
 
 _MAX_NAMES = 5  # in one message
 
@@ -22,7 +22,7 @@ def find_model_file(text: str, locations: ModelLocations) -> ModelFile:
     ModelInvalidError (a split model or an entry of Ollama's store).
     """
     text = locations.aliases.get(text, text)
-    if text == STARTER:
+    if text.removesuffix(LATEST) == STARTER:
         path = starter_path(locations.cache_dir)
         return ModelFile(path, (path,), STARTER, trusted=True)
     path = Path(os.path.abspath(os.path.expanduser(text)))  # a file called `starter` must be given as ./starter

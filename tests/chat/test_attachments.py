@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from llmcli.chat.conversation import Attachment, Message, attach, expand, find_mentions
+from llmcli.chat.conversation import Attachment, Message, attach, expand, find_mentions, missing_mentions
 from llmcli.errors import DiskError, UsageError
 
 WINDOWS = sys.platform == "win32"
@@ -189,3 +189,23 @@ def test_no_text_ends_its_own_fence(text: str) -> None:
     tokens = MarkdownIt("commonmark").parse(text_of(Attachment("a.txt", text), Attachment("b.txt", "end")))
     fences = [token.content for token in tokens if token.type == "fence"]
     assert fences == [text if text.endswith("\n") or not text else text + "\n", "end\n"]
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("see @typo.txt, and @src/no.py.", ["@typo.txt", "@src/no.py"]),
+        ('see @"no such file.txt" @./no @~/no', ["@no such file.txt", "@./no", "@~/no"]),
+        ("see @a.b @c.d @e.f @g.h", ["@a.b", "@c.d", "@e.f"]),
+        ("mail me@example.com, ask @ada, use @scope/package and @pytest.fixture", []),
+        ("@app.get\ndef f():", []),
+        ("see @here.txt and @folder.d", []),
+    ],
+)
+def test_a_mention_that_looks_like_a_missing_file_is_found(
+    text: str, missing: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.txt").write_text("x")
+    (tmp_path / "folder.d").mkdir()
+    assert missing_mentions(text) == missing

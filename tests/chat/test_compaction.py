@@ -10,9 +10,11 @@ from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Attachment
 from llmcli.engine.events import Prompt, Request
 from llmcli.errors import ContextOverflowError, UsageError
+from llmcli.inference.engine import TemplateOptions
 from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
 from tests.chat.controllers import ask, controller_with, open_local, scripted
+from tests.inference.fake_engine import FakeEngine
 from tests.models.tiny_models import full_attention
 
 N_CTX = 512
@@ -186,3 +188,24 @@ def test_the_next_answer_reads_a_summary_that_the_user_edited(controller: ChatCo
     assert "we sail" in turn.answer.prompt.text
     assert turn.message
     assert turn.message.parent == controller.session.conversation.path()[-2].id
+
+
+@pytest.mark.parametrize("n_turns", [50, 500, 5000])
+def test_a_long_conversation_is_summarized_in_linear_time(n_turns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine(n_ctx=4096)
+    controller = controller_with(engine)
+    add_turns(controller, *("hi" for _ in range(n_turns)))
+    rendered: list[int] = []
+    render = engine.render
+
+    def count(asked: Any, options: TemplateOptions) -> Prompt:
+        prompt = render(asked, options)
+        rendered.append(len(prompt.text))
+        return prompt
+
+    monkeypatch.setattr(engine, "render", count)
+    compaction = Compaction(controller, controller.session.conversation.path())
+    per_turn = len("User: hi\n\nAssistant:  hihi\n\n")
+    assert sum(rendered) < n_turns * per_turn + 100_000
+    most = (0.75 * engine.n_ctx - 300) / per_turn  # turns: the request itself has 300 letters, each of which is a token
+    assert (len(compaction.old) - compaction.n_skipped) / 2 == pytest.approx(min(n_turns - 2, most), abs=3)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.controller import BackgroundLoad, ChatController, CompareSession
+from llmcli.chat.compare import CompareSession
+from llmcli.chat.controller import BackgroundLoad, ChatController
 from llmcli.chat.replay import Replay, from_output, from_session, replay_settings
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation, Constraint, Request, TemperatureShift

@@ -1,15 +1,22 @@
 """A conversation that does not fit the context: what is dropped, and what never is."""
 
 from collections.abc import Iterator
+from random import Random
+from time import process_time
+from typing import Any
 
 import pytest
 
-from llmcli.chat.controller import ChatController, PromptFit, overflow_error
+from llmcli.chat.controller import ChatController, PromptFit
 from llmcli.chat.conversation import Message
+from llmcli.chat.prompting import as_messages
+from llmcli.engine.events import Prompt
 from llmcli.errors import ContextOverflowError
+from llmcli.inference.engine import TemplateOptions
 from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
 from tests.chat.controllers import answer, controller_with, open_local
+from tests.inference.fake_engine import FakeEngine
 from tests.models.tiny_models import full_attention
 
 N_CTX = 256
@@ -117,22 +124,75 @@ def test_a_greeting_is_dropped_with_the_first_turn(controller: ChatController) -
     assert "ahoy" not in prompt_text(controller, path)
 
 
+def test_exactly_the_turns_that_must_go_are_dropped(controller: ChatController) -> None:
+    random = Random(1)
+    for _ in range(20):
+        controller.session.conversation.clear()
+        controller.window_start = None
+        path = ask(controller, *("q" * random.choice((1, 2, 9, 40)) for _ in range(random.randint(30, 60))))
+        dropped = controller.drop_oldest(path)
+        most = 0.75 * N_CTX
+        assert controller.fit(path).n_prompt <= most
+        assert controller.unread(path) == [*range(1, dropped + 1)]
+        controller.window_start = path[dropped - 2].id  # with one more turn
+        assert controller.fit(path).n_prompt > most
+
+
+def test_where_three_quarters_do_not_do_the_reserve_counts(controller: ChatController) -> None:
+    path = ask(controller, "a" * 90, "b", "c" * 180)
+    assert controller.drop_oldest(path) == 2
+    fit = controller.fit(path)
+    assert 0.75 * fit.n_ctx < fit.n_prompt <= fit.n_ctx - fit.reserve
+    path = ask(controller, "d" * 215)
+    assert controller.drop_oldest(path) == 2
+    fit = controller.fit(path)
+    assert fit.n_ctx - fit.reserve < fit.n_prompt < fit.n_ctx
+
+
+@pytest.mark.parametrize("n_turns", [100, 1000, 10_000])
+def test_dropping_takes_linear_time(n_turns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine(n_ctx=512)
+    controller = controller_with(engine)
+    path = ask(controller, *("hi" for _ in range(n_turns)))
+    rendered: list[int] = []
+    render = engine.render
+
+    def count(asked: Any, options: TemplateOptions) -> Prompt:
+        rendered.append(len(asked))
+        return render(asked, options)
+
+    monkeypatch.setattr(engine, "render", count)
+    controller.drop_oldest(path)
+    assert controller.window(path)[0].content == "hi"
+    assert sum(rendered) < 2 * n_turns + engine.n_ctx
+
+
+def test_questions_without_an_answer_are_joined_in_linear_time() -> None:
+    path = [Message(number, number - 1 or None, "user", "x" * 1000) for number in range(1, 10_001)]
+    begin = process_time()
+    (joined,) = as_messages(path, None)
+    assert joined["content"] == "\n\n".join(["x" * 1000] * 10_000)
+    assert process_time() - begin < 1
+
+
 def test_a_question_that_is_too_long_alone_changes_nothing(controller: ChatController) -> None:
     controller.drop_oldest(ask(controller, *(letter * 40 for letter in "abcdef")))
     before = controller.window_start
-    with pytest.raises(ContextOverflowError, match=r"the conversation has \d+ tokens, the context has 256") as error:
+    with pytest.raises(
+        ContextOverflowError, match=r"the last message and the system prompt have \d+ tokens, the context has 256"
+    ) as error:
         controller.drop_oldest(ask(controller, "g" * 300))
     assert error.value.status == 7
-    assert "/compact" in error.value.hint
+    assert error.value.hint == "send a shorter message, or use a larger /n_ctx"
     assert controller.window_start == before
 
 
 def test_an_answer_without_room_for_a_token_is_refused(controller: ChatController) -> None:
     controller.session.add("user", "g" * 300)
-    with pytest.raises(ContextOverflowError):
+    with pytest.raises(ContextOverflowError) as error:
         answer(controller)
+    assert error.value.status == 7
     assert len(controller.session.conversation.messages) == 1
-    assert overflow_error(PromptFit(300, 256, 1)).status == 7
 
 
 def test_an_answer_that_fills_the_context_is_cut_and_kept(controller: ChatController) -> None:
@@ -163,7 +223,7 @@ def test_a_message_far_too_long_is_refused_without_a_full_count(controller: Chat
 
     controller.engine.count_tokens = counted_tokens  # type: ignore[union-attr,method-assign]
     try:
-        with pytest.raises(ContextOverflowError, match="the conversation has more than"):
+        with pytest.raises(ContextOverflowError, match="the message has more than"):
             controller.check_length(controller.session.conversation.draft("user", "q" * 10_000_000))
         controller.check_length(controller.session.conversation.draft("user", "q" * 1000))
     finally:

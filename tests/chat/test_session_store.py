@@ -126,15 +126,17 @@ def test_a_second_chat_on_a_session_is_refused_while_it_is_open() -> None:
 def test_two_chats_with_the_same_new_name_do_not_mix() -> None:
     first, second = Session("talk"), Session("talk")
     first.add("user", "first")
-    for _ in range(2):
-        with pytest.raises(UsageError, match=r"'talk' already exists|is open in another chat"):
-            second.add("user", "second")
-    assert second.conversation.messages == {}
-    second.rename("other")
     second.add("user", "second")
-    assert [texts(Session.read(name)) for name in ("talk", "other")] == [["first"], ["second"]]
+    assert second.notes == ["another chat has the name 'talk': this one is saved as 'talk-2'"]
+    assert [texts(Session.read(name)) for name in ("talk", "talk-2")] == [["first"], ["second"]]
     first.close()
     second.close()
+
+
+def test_a_name_that_is_not_valid_is_refused_at_the_first_message() -> None:
+    for name in ("../x", "x" * 200):
+        with pytest.raises(UsageError, match="not a valid name"):
+            Session(name).add("user", "hi")
 
 
 def test_a_session_is_renamed_with_its_unfinished_answer() -> None:

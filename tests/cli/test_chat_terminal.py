@@ -185,7 +185,7 @@ def test_a_full_context_asks_what_to_do_before_it_sends(folder: Path) -> None:
         assert "warning: the model no longer" not in chat.text()
         chat.keys(ENTER)
         chat.choose("o", "Enter = back")
-        assert "warning: the model no longer reads the oldest" in chat.text()
+        assert "warning: the model no longer reads messages 1 to 2" in chat.text()
         assert "not read" in chat.ask("/context")
         chat.ask("/overflow error")
         chat.keys("d" + fill, ENTER)  # which stands in the line again at once
@@ -198,7 +198,7 @@ def test_a_refused_megabyte_stays_in_the_line(folder: Path) -> None:
         chat.ready().keys(pasted("word " * 200_000))
         chat.wait_line("[pasted 1,000,000 characters]")
         chat.keys(ENTER)
-        chat.wait_for("error: the conversation has")
+        chat.wait_for("error: the message has more than")
         chat.wait_line("[pasted 1,000,000 characters]")
         chat.keys(CTRL_C)
         (folder / "x.bin").write_bytes(bytes(range(256)))

@@ -189,6 +189,8 @@ def test_files_lists_each_quantization_with_size_bits_and_fit(fresh: Place) -> N
     assert "mmproj" not in ran.stderr
     assert f"`llmcli pull {REPO}` downloads Q4_K_M: Q4_K_M is the default" in ran.stderr
     data = json.loads(as_json.text)
+    assert "text model, architecture llama" in ran.stderr
+    assert (data["kind"], data["architecture"]) == ("text", "llama")
     assert data["commit"] == fresh.hub.repos[REPO].head
     assert [(one["quantization"], one["chosen"]) for one in data["models"]] == [
         ("Q8_0", False),
@@ -222,7 +224,8 @@ def test_pull_downloads_default_and_prints_only_its_path(pulled: tuple[Place, Cl
     assert ran.status == 0
     assert path.name == "Smol-Q4_K_M.gguf"
     assert hashlib.sha256(path.read_bytes()).hexdigest() == STARTER_SHA256
-    assert lines[0] == f"{REPO}/Smol-Q4_K_M.gguf, 98 MB (Q4_K_M is the default)"
+    reason = "(Q4_K_M is the default)"
+    assert lines[0] == f"{REPO}/Smol-Q4_K_M.gguf, 98 MB {reason}: text model, architecture llama"
     assert lines[1:]
     assert all(line.startswith("Smol-Q4_K_M.gguf: ") for line in lines[1:])
     assert path.is_relative_to(place.cache)
@@ -234,13 +237,15 @@ def test_list_and_show_name_the_pulled_model(there: Place) -> None:
     ran, listed, shown, described, template = there.runs(*lines)
     assert (ran.status, ran.stderr) == (0, "")
     head, row = ran.text.splitlines()
-    assert head.split() == ["NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"]
-    assert row.split()[:5] == [f"{REPO}:Q4_K_M", "Q4_K_M", "98", "MB", "8192"]
+    assert head.split() == ["NAME", "KIND", "ARCH", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"]
+    assert row.split()[:7] == [f"{REPO}:Q4_K_M", "text", "llama", "Q4_K_M", "98", "MB", "8192"]
     assert row.endswith("Hub cache")
     [item] = json.loads(listed.text)
     assert set(item) == {
         "name",
         "aliases",
+        "kind",
+        "architecture",
         "quantization",
         "size",
         "n_ctx_train",
@@ -369,13 +374,13 @@ def screen_of(written: bytes, columns: int) -> list[str]:
 def test_a_list_fits_the_terminal_in_columns_or_stacked(there: Place) -> None:
     wide, _ = on_terminal(there, "models", "list")
     head, row = screen_of(wide, 80)
-    assert head.split() == ["NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"]
-    assert row.startswith(f"{REPO}:Q4_K_M  Q4_K_M  98 MB     8192  ")
+    assert head.split() == ["NAME", "KIND", "ARCH", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"]
+    assert row.startswith(f"{REPO}:Q4_K_M  text  llama  Q4_K_M  98 MB     8192  ")
     assert b"\x1b[1mNAME" in wide
     narrow, _ = on_terminal(there, "models", "list", columns=40, env={"NO_COLOR": "1"})
     name, *facts = screen_of(narrow, 40)
     assert name == f"{REPO}:Q4_K_M"
-    assert facts[:3] == ["  quant    Q4_K_M", "  size     98 MB", "  context  8192"]
+    assert facts[:3] == ["  kind     text", "  arch     llama", "  quant    Q4_K_M"]
     assert b"\x1b" not in narrow
 
 

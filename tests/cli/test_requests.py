@@ -102,10 +102,11 @@ def expected(hub: FakeHub, name: str) -> list[tuple[str, str, str]]:
     if name == "search":
         return [("hub", "GET", "/api/models")]
     listing = ("hub", "GET", f"/api/models/{OPEN}/revision/main")
-    if name == "files":
+    if name == "listing":
         return [listing]
-    file = repo.files[FILE]
-    return [listing, ("hub", "GET", f"/{OPEN}/resolve/{repo.head}/{FILE}"), ("cdn", "GET", f"/{file.sha256}")]
+    content = ("cdn", "GET", f"/{repo.files[FILE].sha256}")
+    header = [listing, ("hub", "GET", f"/{OPEN}/resolve/{repo.head}/{FILE}"), content]
+    return header if name in ("files", "show") else [*header, content]  # the header tells whether to download
 
 
 @pytest.mark.parametrize("name", ASKING)
@@ -123,10 +124,10 @@ def test_a_file_is_requested_only_when_needed(place: Place, hub: FakeHub) -> Non
     assert place.run("pull", OPEN).status == 0
     hub.log.clear()
     assert place.run("pull", OPEN).status == 0
-    assert sent_requests(hub) == expected(hub, "files")
+    assert sent_requests(hub) == expected(hub, "listing")
     hub.log.clear()
     assert place.run("pull", f"{OPEN}:Q8_0").status == 3
-    assert sent_requests(hub) == expected(hub, "files")
+    assert sent_requests(hub) == expected(hub, "listing")
     hub.log.clear()
     lines = (f"generate hi -m {OPEN}:Q8_0", "models rm -y a/b", "models verify a/b", "models recommend")
     assert [ran.status for ran in place.runs(*(tuple(line.split()) for line in lines))] == [3, 3, 3, 0]
@@ -150,7 +151,7 @@ def test_without_a_token_none_is_sent_or_mentioned(place: Place, hub: FakeHub, e
     ran = assert_silent(place.run("pull", OPEN, **env))
     assert ran.status == 0
     assert "token" not in ran.stderr
-    assert [request.token for request in hub.log] == [None] * 3
+    assert [request.token for request in hub.log] == [None] * 4
 
 
 def test_the_token_of_hf_auth_login_is_used(place: Place, hub: FakeHub, tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_the_token_of_hf_auth_login_is_used(place: Place, hub: FakeHub, tmp_path
         ran = assert_silent(place.run("models", "files", PRIVATE, **env))
         assert ran.status == 0
         assert f"your Hugging Face token ({folder / 'token'}) is sent to" in ran.stderr
-        assert [request.token for request in hub.log] == [SENTINEL]
+        assert [request.token for request in hub.requests("hub")] == [SENTINEL] * 2
 
 
 @pytest.mark.parametrize("kind", ["hub", "files"])
@@ -177,7 +178,7 @@ def test_a_redirect_to_another_host_gets_no_token(place: Place, hub: FakeHub, ki
         assert hub.requests("other") == []
     else:  # the files of a hub lie elsewhere
         assert ran.status == 0, ran.stderr
-        assert [request.token for request in hub.requests("other")] == [None]
+        assert [request.token for request in hub.requests("other")] == [None] * 2
 
 
 def test_an_address_outside_the_hub_gets_no_token(place: Place, hub: FakeHub) -> None:

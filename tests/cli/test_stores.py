@@ -128,6 +128,17 @@ def test_ollama_names_work_without_import(stores: Stores, tmp_path: Path) -> Non
     assert "ollama:smollm2:135m" in near.stderr
 
 
+def test_ollama_model_is_asked_through_the_template_of_ollama(stores: Stores, starter: Path, tmp_path: Path) -> None:
+    template = "{{ if .System }}{{ .System }}\n{{ end }}Q: {{ .Prompt }}\nA: {{ .Response }}<|im_end|>\n"
+    add_ollama_model(tmp_path / "store", "qa/latest", starter, template=template)
+    fresh, env = Place(tmp_path, stores.place.hub), {"OLLAMA_MODELS": str(tmp_path / "store")}
+    asked = fresh.run("generate", "Who?", "--system", "Be brief.", "-m", "ollama:qa", "--show-prompt", **env)
+    assert (asked.status, asked.text) == (0, "Be brief.\nQ: Who?\nA: \n")
+    shown = json.loads(fresh.run("models", "show", "ollama:qa", "--json", **env).text)
+    assert "{{ Prompt }}" in shown["chat_template"]
+    assert shown["sampling"] == {"stop": ["</s>"]}
+
+
 def test_folder_is_imported_in_place_and_forgotten(stores: Stores, tmp_path: Path) -> None:
     fresh = Place(tmp_path, stores.place.hub)
     os.link(stores.studio / REPO / FILE, stores.folder / "mine.gguf")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.controller import CompareSession
+from llmcli.chat.compare import CompareSession
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation, Constraint, Prompt, Request
 from llmcli.engine.llama import hardware

@@ -79,9 +79,17 @@ def test_a_folder_that_is_not_writable_costs_only_a_probe(tmp_path: Path, probed
 
 def test_a_vocabulary_without_weights_is_refused(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
     path = write_gguf(tmp_path / "vocab.gguf", {**MODEL, "tokenizer.ggml.model": "llama"}, tensors=())
-    with pytest.raises(ModelInvalidError, match="vocabulary and no weights"):
+    with pytest.raises(ModelInvalidError, match="a vocabulary without weights"):
         resolved(str(path))
     assert probed == []
+
+
+def test_embedding_model_is_refused_before_it_is_loaded(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
+    path = write_gguf(tmp_path / "embed.gguf", {"general.architecture": "bert", "bert.block_count": 1})
+    with pytest.raises(ModelInvalidError, match="embed is an embedding model"):
+        resolve_model(str(path), model_locations(Settings()), for_text=True)
+    assert probed == []
+    assert resolved(str(path)).kind.name == "embedding"  # for its vocabulary
 
 
 def test_a_file_that_is_not_a_model_is_refused_before_the_probe(tmp_path: Path, probed: list[Sequence[Path]]) -> None:

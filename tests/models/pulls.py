@@ -105,9 +105,12 @@ class Pulls:
 
     @contextmanager
     def process(self, script: str = "") -> Iterator["subprocess.Popen[str]"]:
-        """`llmcli pull` as a user runs it, with what `script` prepares in it; it is killed at the end."""
+        """`llmcli pull` as a user runs it, with what `script` prepares in it; it is killed at the end.
+
+        The files of these tests are no models, so no header is read before.
+        """
         start = ["-m", "llmcli"] if not script else ["-c", f"{script}\nfrom llmcli.cli.app import main; main()"]
-        command = [sys.executable, *start, "pull", str(self.reference)]
+        command = [sys.executable, *start, "pull", "--yes", str(self.reference)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
         running: subprocess.Popen[str] = subprocess.Popen(command, text=True, env=self.environment(), **pipes)  # type: ignore[call-overload]
         with running:

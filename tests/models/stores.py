@@ -11,7 +11,12 @@ KIND = "application/vnd.ollama.image."
 
 
 def add_ollama_model(
-    store: Path, place: str, source: Path | None, projector: Path | None = None, kinds: tuple[str, ...] = ("model",)
+    store: Path,
+    place: str,
+    source: Path | None,
+    projector: Path | None = None,
+    kinds: tuple[str, ...] = ("model",),
+    template: str = "{{ .Prompt }}",
 ) -> Path:
     """Put a model into an Ollama store as `ollama pull` does, and give its manifest.
 
@@ -21,7 +26,7 @@ def add_ollama_model(
     layers = [add_blob(store, source, kind) for kind in kinds] if source else []
     if projector:
         layers.append(add_blob(store, projector, "projector"))
-    layers += [_text(store, "template", "{{ .Prompt }}"), _text(store, "params", '{"stop":["</s>"]}')]
+    layers += [_text(store, "template", template), _text(store, "params", '{"stop":["</s>"]}')]
     config = _text(store, "", '{"model_format":"gguf","model_family":"llama"}')
     config["mediaType"] = "application/vnd.docker.container.image.v1+json"
     path = store / "manifests" / (place if place.count("/") == 3 else f"registry.ollama.ai/library/{place}")

@@ -58,10 +58,27 @@ def seem_empty(monkeypatch: pytest.MonkeyPatch, free: int = 1 << 40) -> None:
 
 def test_full_disk_is_an_error_before_the_first_byte(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     seem_empty(monkeypatch, free=50_000_000)
-    with pytest.raises(DiskError, match=r"needs 0\.00 GB, but .* has 0\.05 GB free"):
+    with pytest.raises(DiskError, match=r"needs 3 MB, and 67 MB must stay free: .* has 50 MB, 20 MB too little"):
         pulls.pull()
     assert pulls.hub.requests("cdn") == []
     assert not pulls.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("free", "says"),
+    [
+        (87_108_863, "has 87 MB, 1 kB too little"),
+        (86_108_864, "has 86 MB, 1 MB too little"),
+        (0, "has 0 kB, 87 MB too little"),
+    ],
+)
+def test_the_figures_of_a_full_disk_explain_the_error(
+    free: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seem_empty(monkeypatch, free)
+    expected = f"the download needs 20 MB, and 67 MB must stay free: .* {says}$"
+    with pytest.raises(DiskError, match=expected), partial_file.writing(tmp_path, 20_000_000, ""):
+        pytest.fail("it started")
 
 
 def test_full_disk_keeps_the_partial_download(pulls: Pulls, small_disk: Mount, monkeypatch: pytest.MonkeyPatch) -> None:

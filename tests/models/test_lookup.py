@@ -13,6 +13,7 @@ from llmcli.models.hub.repo_files import RepoFile
 from llmcli.models.locations import ModelLocations, ModelNotDownloadedError
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import HubReference
+from llmcli.models.sources.registry import parse
 from llmcli.models.sources.url import UrlReference
 from tests.models.gguf_writer import write_gguf
 from tests.models.hub_folder import NEW, OLD, REPO, add_file, add_parts, set_ref, sha256, touch_commit
@@ -133,6 +134,36 @@ def test_an_ollama_model_is_suggested_instead_of_a_download(
     similar = error_of("qwen2.5-code", locations)[1]
     assert similar.startswith("did you mean 'ollama:qwen2.5-coder:0.5b' (on this machine) or ")
     assert similar.endswith("'qwen2.5-coder-7b' (4.7 GB to download)?")
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("llama3.2", "did you mean 'ollama:llama3.2'?"),
+        ("llama3.2:latest", "did you mean 'ollama:llama3.2'?"),
+        ("llama3.2:1b", "did you mean 'ollama:llama3.2:1b'?"),
+        ("llama3.2:3b", "did you mean 'ollama:llama3.2:latest'?"),
+        ("qwen9", "did you mean 'ollama:qwen9:8b'?"),
+        ("ann/pet:v1", "did you mean 'ollama:ann/pet:v1'? if not, download it with `llmcli pull ann/pet:v1`"),
+        ("ann/pet", "did you mean 'ollama:ann/pet:v1'? if not, download it with `llmcli pull ann/pet`"),
+    ],
+)
+def test_name_of_an_ollama_model_gets_its_reference(
+    locations: ModelLocations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, hint: str
+) -> None:
+    for name in ("llama3.2/1b", "llama3.2/latest", "qwen9/8b", "registry.ollama.ai/ann/pet/v1"):
+        add_ollama_model(tmp_path / "ollama", name, write_gguf(tmp_path / "x.gguf"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    assert error_of(typed, locations)[1] == hint
+
+
+def test_the_tag_latest_is_understood_for_other_models(locations: ModelLocations, tmp_path: Path) -> None:
+    assert find_model_file("starter:latest", locations).name == "starter"
+    assert str(parse("owner/repo:latest")) == "owner/repo"
+    assert str(parse("ollama:llama3.2:latest")) == "ollama:llama3.2:latest"
+    (tmp_path / "mine").mkdir()
+    path = write_gguf(tmp_path / "mine" / "griffin-Q8_0.gguf")
+    assert find_model_file("griffin-Q8_0:latest", replace(locations, folders=(tmp_path / "mine",))).path == path
 
 
 def test_a_cached_model_and_an_imported_one_are_suggested(locations: ModelLocations, tmp_path: Path) -> None:

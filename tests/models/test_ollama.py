@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import DiskError, ModelInvalidError, ModelNotFoundError
+from llmcli.models.locations import ModelLocations
 from llmcli.models.sources import ollama
 from tests.models.gguf_writer import write_gguf
 from tests.models.stores import KIND, add_blob, add_ollama_model, write_manifest
@@ -58,6 +59,19 @@ def test_ollama_model_has_its_projector(store: Path, gguf: Path, tmp_path: Path)
     projector = ollama.find_in_stores("llava:7b", [store]).projector
     assert projector is not None
     assert projector.read_bytes() == sight.read_bytes()
+
+
+def test_template_and_settings_of_ollama_come_with_the_model(store: Path) -> None:
+    locations = ModelLocations(store / "cache", store / "data", folders=(store,))
+    found = ollama.SOURCE.find(ollama.OllamaReference("llama3.2"), locations)
+    assert found is not None
+    assert (found.ollama_template, found.ollama_parameters) == ("{{ .Prompt }}", '{"stop":["</s>"]}')
+    for blob in (store / "blobs").iterdir():
+        if blob.read_bytes() == b"{{ .Prompt }}":
+            blob.unlink()  # the model works without it
+    found = ollama.SOURCE.find(ollama.OllamaReference("llama3.2"), locations)
+    assert found is not None
+    assert found.ollama_template == ""
 
 
 def test_names_that_differ_in_case_only_stay_apart(store: Path, tmp_path: Path) -> None:

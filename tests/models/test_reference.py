@@ -112,7 +112,6 @@ def test_url_of_the_mirror_is_a_hub_reference(mirror: str, monkeypatch: pytest.M
         ("owner/repo:file.gguf", "did you mean 'owner/repo/file.gguf'?"),
         ("owner/repo/file.gguf:Q4_K_M", "did you mean 'owner/repo/file.gguf'?"),
         ("owner/repo:Q4 K M", "did you mean 'owner/repo:Q4_K_M'?"),
-        ("phi:latest", "'ollama:phi:latest'?"),
         ("owner:repo", "did you mean 'owner/repo' or"),
         ("owner/repo@a..b", "a branch, a tag or a commit"),
         ("owner/repo@-f", "a branch, a tag or a commit"),

@@ -63,3 +63,71 @@ def test_lines_typed_while_a_model_loads_do_not_run(board: Keyboard, home: Path)
     assert stopped
     assert board("!", ENTER, default=chat.draft) == "hi\ntell me\n/clear!"
     assert chat.session.conversation.messages == {}
+
+
+@pytest.mark.parametrize("text", ["// not a path", "//", "/etc/hosts is a file", "a \\"])
+def test_a_message_is_the_text_that_was_typed(text: str) -> None:
+    engine = FakeEngine()
+    assert run_lines(engine, text) == 0
+    assert engine.requests[0].prompt.text.startswith(f"user: {text}\n")
+
+
+@pytest.mark.parametrize("text", ["/exit", "/help\nmore", "/undo 9", "exit", "/nothing"])
+def test_what_is_in_a_block_is_a_message(text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine()
+    assert run_lines(engine, '"""', text, '"""', "/undo 1", "next") == 0
+    assert [one.prompt.text.partition("\nassistant")[0] for one in engine.requests] == [f"user: {text}", "user: next"]
+    assert "is sent as a message" not in capfd.readouterr().err
+
+
+def test_a_word_that_is_a_command_is_sent_with_a_note(capfd: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine()
+    assert run_lines(engine, "exit", "/exit", "never") == 0
+    assert len(engine.requests) == 1
+    assert "'exit' is sent as a message; /exit is the command\n" in capfd.readouterr().err
+
+
+def test_a_mention_of_a_missing_file_is_said(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_lines(FakeEngine(), "what is in @typo.txt and @src/none?", "/compare see @./no temp=0,1") == 0
+    err = capfd.readouterr().err
+    assert "not attached, no such file: @typo.txt\n" in err
+    assert "not attached, no such file: @./no\n" in err
+
+
+@pytest.mark.parametrize("line", ["/top_k=9", "/top_k = 9", "/set top_k=9", "/set top_k = 9", "/set top_k 9"])
+def test_a_setting_takes_an_equals_sign(line: str, capfd: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine()
+    assert run_lines(engine, line) == 0
+    assert engine.requests == []
+    assert "top_k = 9\n" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("line", "value"), [("/stop =", "="), ("/stop a=b", "a=b"), ("/set stop ==", "==")])
+def test_an_equals_sign_in_a_value_stays(line: str, value: str) -> None:
+    chat = ChatApp(controller_with(FakeEngine()))
+    chat.reader = LineReader(io.BytesIO(line.encode()))
+    assert run(chat) == 0
+    assert chat.controller.settings.stop == (value,)
+
+
+def test_a_continued_answer_in_a_pipe_is_only_its_continuation(capfd: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine(("Once",), (" upon",))
+    assert run_lines(engine, "a story", "/continue") == 0
+    assert capfd.readouterr().out == "Once\n upon\n"
+
+
+def test_a_continued_edited_answer_is_whole_in_a_pipe(capfd: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine(("Once",), (" upon",))
+    assert run_lines(engine, "a story", "/edit 2 Then", "/continue") == 0
+    assert capfd.readouterr().out == "Once\nThen upon\n"
+
+
+def test_a_chat_whose_name_was_taken_is_saved_under_another(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for answer in ("one", "two"):
+        chat = ChatApp(controller_with(FakeEngine((answer,)), session=Session("same")))
+        chat.reader = LineReader(io.BytesIO(answer.encode()))
+        assert run(chat) == 0
+        chat.session.close()
+    assert "another chat has the name 'same': this one is saved as 'same-2'" in capfd.readouterr().err
+    saved = [[message.content for message in Session.read(name).conversation.path()] for name in ("same", "same-2")]
+    assert saved == [["one", "one"], ["two", "two"]]

@@ -115,14 +115,14 @@ def test_a_step_with_several_values_shows_them_below(values: dict[str, Any], lin
     assert line in rows_of(79, **values)
 
 
-def test_a_token_rejected_by_the_grammar_is_shown() -> None:
+def test_a_token_rejected_by_a_constraint_is_shown() -> None:
     film = capture_steps(make_steps(draw=True, top_k=3), log_probabilities(P), [(0, -math.inf)])
-    film.snapshots[1] = film.snapshots[1].__class__("grammar", film.snapshots[1].rows)
+    film.snapshots[1] = film.snapshots[1].__class__("constraint", film.snapshots[1].rows)
     found, settings = inspection(refused=" map")
     found = TokenInspection(3, 1, trace_chain(film.snapshots[:-1], TEXTS.__getitem__, 8, 1), found.trace, " map")
     rows = why_rows(found, settings, 79, False)
     assert "  ␣map was sampled first, and rejected" in rows
-    assert rows[2].split() == ["1", "␣comet", "41.0", "-", "grammar"]
+    assert rows[2].split() == ["1", "␣comet", "41.0", "-", "constraint"]
 
 
 def test_in_a_narrow_window_candidates_stand_below_each_other() -> None:

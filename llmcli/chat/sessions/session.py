@@ -102,13 +102,16 @@ class Session:
     def append(self, message: Message) -> Message:
         """Add a drafted message to the conversation, and to the file, which the first message creates.
 
-        It is on disk when this returns. Raises UsageError if it is the first, and another session has taken the name.
+        It is on disk when this returns. If another chat has taken the name before the first message, a note says under
+        which name this one is saved.
         """
         is_first = self._is_writable and not self._file
         if is_first:
             try:
                 self._file = store.create_file(self.name, message.content)
-                self.name = self._file.name
+                before, self.name = self.name, self._file.name
+                if before not in ("", self.name):
+                    self.notes.append(f"another chat has the name {before!r}: this one is saved as {self.name!r}")
             except DiskError as error:  # the next message tries again
                 self._write_error = self._write_error or error
         self.conversation.add(message)

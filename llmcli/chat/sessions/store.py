@@ -267,17 +267,19 @@ class SessionFile:
 def create_file(name: str, first: str) -> SessionFile:
     """A new file with this name, or, if it is empty, with a name of the date and the first words of a message.
 
-    Raises UsageError if a session of that name exists, DiskError if the file cannot be created.
+    If a session has that name, a number follows it. Raises UsageError if the name is not valid, DiskError if the file
+    cannot be created.
     """
-    if name:
-        return SessionFile(name, new=True)
-    words = " ".join(re.findall(r"[A-Za-z0-9]+", first[:200])).lower()
-    slug = shorten(words, 32, placeholder="", break_long_words=False).replace(" ", "-")
-    name = f"{date.today().isoformat()}-{slug or 'chat'}"
-    numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
-    while True:
+    if not name:
+        words = " ".join(re.findall(r"[A-Za-z0-9]+", first[:200])).lower()
+        slug = shorten(words, 32, placeholder="", break_long_words=False).replace(" ", "-")
+        name = f"{date.today().isoformat()}-{slug or 'chat'}"
+    for number in count(1):
+        numbered = name if number == 1 else f"{name}-{number}"
+        path_of(numbered)  # raises for a name that is not valid, or has become too long
         with suppress(UsageError):
-            return SessionFile(next(numbered), new=True)
+            return SessionFile(numbered, new=True)
+    raise AssertionError
 
 
 class HeadMove(Struct, tag="head", tag_field="type"):

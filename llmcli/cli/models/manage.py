@@ -40,10 +40,12 @@ def list_models(flags: Layer, as_json: Annotated[bool, Option("--json", help="Pr
     elif not items:
         console.note("no models yet; see `llmcli models recommend`, then run `llmcli pull NAME`")
     else:
-        heads = "NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"
+        heads = "NAME", "KIND", "ARCH", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"
         rows = [
             (
                 ", ".join(item.aliases) or item.name,
+                item.kind,
+                item.summary.architecture,
                 item.quantization,
                 format_size(item.size),
                 str(item.summary.n_ctx_train or ""),
@@ -53,7 +55,7 @@ def list_models(flags: Layer, as_json: Annotated[bool, Option("--json", help="Pr
             for item in items
         ]
         targets = [sanitize(f"alias of {item.name}") if item.aliases else "" for item in items]
-        print_rows(heads, rows, ("SIZE", "CONTEXT"), below=targets, spare=("FROM", "QUANT"))
+        print_rows(heads, rows, ("SIZE", "CONTEXT"), below=targets, spare=("ARCH", "FROM", "QUANT"))
 
 
 @with_settings(only=("model_folders",))
@@ -199,6 +201,8 @@ def _model_data(item: InstalledModel) -> dict[str, Any]:
     return {
         "name": item.name,
         "aliases": list(item.aliases),
+        "kind": item.kind,
+        "architecture": item.summary.architecture,
         "quantization": item.quantization,
         "size": item.size,
         "n_ctx_train": item.summary.n_ctx_train,

@@ -3,12 +3,14 @@
 from contextlib import suppress
 from typing import Annotated
 
-from typer import Argument
+from typer import Argument, Option
 
 from llmcli.cli.completion import complete_remote
 from llmcli.cli.options import with_settings
 from llmcli.config.presets import resolve_settings
+from llmcli.errors import ExitStatus, ModelInvalidError, NetworkError
 from llmcli.inference.sizing import memory_and_cores
+from llmcli.models.gguf.kind import kind_of
 from llmcli.models.hub import environment
 from llmcli.models.locations import ModelFile, ModelLocations, ModelNotDownloadedError, model_locations
 from llmcli.models.lookup import find_model_file
@@ -16,7 +18,7 @@ from llmcli.models.reference import HubReference, RemoteReference
 from llmcli.models.sources.registry import parse_remote, plan_download
 from llmcli.models.sources.source import DownloadPlan
 from llmcli.params.settings import Layer
-from llmcli.text import format_size
+from llmcli.text import ellipsize, format_size
 from llmcli.ui.terminal.console import can_ask, confirm, console
 from llmcli.ui.terminal.output import print_line
 from llmcli.ui.terminal.progress import Downloads
@@ -33,7 +35,8 @@ def pull(
             autocompletion=complete_remote,
         ),
     ],
-) -> None:
+    yes: Annotated[bool, Option("--yes", "-y", help="Download a model of any kind, without a question.")] = False,
+) -> int:
     settings = resolve_settings(flags)
     locations = model_locations(settings)
     remote = parse_remote(reference, locations)
@@ -43,29 +46,40 @@ def pull(
         with Downloads() as downloads:
             starting = downloads.bar("downloading the starter model")
             print_line(str(resolve_model(reference, locations, starting).file.path))
-        return
+        return ExitStatus.OK
     if locations.is_offline:
         with suppress(ModelNotDownloadedError):
             file = find_model_file(reference, locations)
             console.note(f"{reference} is already downloaded; offline: did not check for updates")
             print_line(str(file.path))
-            return
+            return ExitStatus.OK
     plan = plan_reference(remote, locations)
-    console.note(describe(plan))
+    kind, problem = ("", None) if yes else inspect(plan)
+    console.note(describe(plan, kind))
     if plan.update:
         console.note(plan.update)
+    if problem:
+        if not can_ask():
+            raise ModelInvalidError(str(problem), f"{problem.hint}; to download this one too, add --yes")
+        console.warn(str(problem), problem.hint)
+        if not confirm("Download it all the same?", default=False):
+            return ExitStatus.FAILED
     print_line(str(download_with_bars(plan).path))
+    return ExitStatus.OK
 
 
 def pull_if_missing(missing: ModelNotDownloadedError, locations: ModelLocations, without_asking: bool) -> None:
     """Download the model of a command: at once with --pull, or after a confirmation on a terminal.
 
-    Raises `missing` if the user does not allow it.
+    Raises `missing` if the user does not allow it, and ModelInvalidError for a model that does not generate text.
     """
     if not without_asking and (not can_ask() or locations.is_offline):
         raise missing
     plan = plan_reference(missing.reference, locations)
-    console.note(f"{missing.reference} is not downloaded yet: {describe(plan)}")
+    kind, problem = inspect(plan)
+    if problem:
+        raise problem
+    console.note(f"{missing.reference} is not downloaded yet: {describe(plan, kind)}")
     if not without_asking and not confirm("Download it?", default=True):
         raise missing
     download_with_bars(plan)
@@ -78,12 +92,30 @@ def plan_reference(reference: RemoteReference, locations: ModelLocations) -> Dow
     return plan_download(reference, locations, memory_and_cores()[0], console.note)
 
 
-def describe(plan: DownloadPlan) -> str:
-    """One line: what will be downloaded, its size, and the reason for the choice."""
+def inspect(plan: DownloadPlan) -> tuple[str, ModelInvalidError | None]:
+    """The kind and architecture of a model, and why it is of no use for text, from its header, before the download.
+
+    Both are empty where nothing is left to ask: after an interrupted download, or if the server does not answer now.
+    """
+    if plan.missing < plan.size:
+        return "", None
+    try:
+        header = plan.header()
+    except ModelInvalidError as error:
+        return "", error
+    except NetworkError:  # the download itself tries longer
+        return "", None
+    kind = kind_of(header)
+    problem = None if kind.generates else ModelInvalidError(f"{plan.title} is {kind.noun}", kind.hint)
+    return f"{kind.name} model, architecture {ellipsize(header.architecture)}", problem
+
+
+def describe(plan: DownloadPlan, kind: str = "") -> str:
+    """One line: what will be downloaded, its size, the reason for the choice, and what kind of model it is."""
     rest = f", {format_size(plan.missing)} left to download" if plan.missing < plan.size else ""
     rest = rest if plan.missing else ", already downloaded"
     reason = f" ({plan.reason})" if plan.reason else ""
-    return f"{plan.title}, {format_size(plan.size)}{rest}{reason}"
+    return f"{plan.title}, {format_size(plan.size)}{rest}{reason}{kind and f': {kind}'}"
 
 
 def download_with_bars(plan: DownloadPlan) -> ModelFile:

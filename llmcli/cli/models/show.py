@@ -10,21 +10,23 @@ from llmcli.cli.completion import complete_reference, complete_remote
 from llmcli.cli.models.pull import warn_about_token
 from llmcli.cli.options import Json, with_settings
 from llmcli.config.presets import resolve_settings
-from llmcli.errors import UsageError
+from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.inference.model_info import ModelInfo, local_model_info, remote_model_info
 from llmcli.inference.sizing import memory_and_cores
 from llmcli.models import catalog
+from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.gguf.kind import kind_of
 from llmcli.models.hub import repo_files
 from llmcli.models.hub.environment import repo_url
 from llmcli.models.hub.repo_files import Quantization
-from llmcli.models.locations import ModelNotDownloadedError, model_locations
+from llmcli.models.locations import ModelLocations, ModelNotDownloadedError, model_locations
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import HubReference
 from llmcli.models.sources.registry import parse_remote
 from llmcli.params.model import ModelParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer
-from llmcli.text import format_age, format_count, format_size, plural
+from llmcli.text import ellipsize, format_age, format_count, format_size, plural
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_facts, print_json, print_line, print_rows
 
@@ -81,8 +83,9 @@ def files(
     if not found:
         repo_files.select_quantization(found, None, None, listing.name)  # raises the error with its hint
     chosen, reason = repo_files.best_fit(found, memory) if any(variant.complete for variant in found) else (None, "")
+    header = _header_of(chosen, listing, locations) if chosen else None
     if as_json:
-        print_json(_listing_data(listing, found, chosen, memory))
+        print_json(_listing_data(listing, found, chosen, memory, header))
         return
     rows = []
     for variant in found:
@@ -95,6 +98,10 @@ def files(
     if chosen:
         label = chosen.quantization or chosen.path
         console.note(f"`llmcli pull {listing.name}` downloads {label}: {reason}")
+    if header and (kind := kind_of(header)).generates:
+        console.note(f"{kind.name} model, architecture {ellipsize(header.architecture)}")
+    elif header:
+        console.warn(f"this is {kind.noun} (architecture {ellipsize(header.architecture)})", kind.hint)
     if listing.gated:
         console.note(f"{listing.name} is gated; accept its terms at {repo_url(listing.name)} first")
 
@@ -149,20 +156,24 @@ def _facts(info: ModelInfo) -> Sequence[tuple[str, str]]:
     split = ", ".join(f"{format_size(getattr(memory, key))} {key}" for key in ("weights", "kv_cache", "compute"))
     need = f"{format_size(memory.total)} at a context of {memory.n_ctx} tokens ({split})"
     fits = {True: "yes", False: "no", None: ""}[memory.fits]
+    loads = not info.advice  # what llama.cpp cannot load needs no memory and has no template
+    none = "none" if loads else ""
     return (
         ("name", info.name),
         ("model", info.title),
+        ("kind", info.problem or info.kind),
+        ("advice", info.advice),
         ("architecture", info.architecture),
         ("parameters", format_count(info.n_parameters) if info.n_parameters else ""),
         ("quantization", info.quantization + bits),
         ("size", format_size(info.size) + parts),
         ("trained context", f"{info.n_ctx_train} tokens" if info.n_ctx_train else ""),
         ("vocabulary", f"{info.n_vocab} tokens" if info.n_vocab else ""),
-        ("memory", need),
-        ("fits in memory", fits),
-        ("loading", "; ".join(f"{name} {text}" for name, text in info.loading.items())),
-        ("chat template", f"yes, {len(template)} characters (--template prints it)" if template else "none"),
-        ("sampling defaults", sampling or "none"),
+        ("memory", need if loads else ""),
+        ("fits in memory", fits if loads else ""),
+        ("loading", "; ".join(f"{name} {text}" for name, text in info.loading.items()) if loads else ""),
+        ("chat template", f"yes, {len(template)} characters (--template prints it)" if template else none),
+        ("sampling defaults", sampling or none),
         ("license", info.license),
         ("mmproj", info.projector or ""),
         ("commit", info.commit or ""),
@@ -170,6 +181,19 @@ def _facts(info: ModelInfo) -> Sequence[tuple[str, str]]:
         ("checksum", _checksum(info)),
         ("last used", format_age(info.used) if info.downloaded else ""),
     )
+
+
+def _header_of(variant: Quantization, repo: "Repo", locations: ModelLocations) -> GGUFHeader | None:
+    """The header of a file on the Hub, which tells its kind; a warning for one that llama.cpp cannot read."""
+    from llmcli.models.hub.repo_download import HubFile
+
+    try:
+        return HubFile(locations.hub, repo.name, repo.commit, variant.parts[0]).header()
+    except ModelInvalidError as error:
+        console.warn(str(error), error.hint)
+    except LlmcliError:  # a gated repository, or no answer: the list is there all the same
+        pass
+    return None
 
 
 def _checksum(info: ModelInfo) -> str:
@@ -184,7 +208,9 @@ def _checksum(info: ModelInfo) -> str:
     return "no published checksum"
 
 
-def _listing_data(repo: "Repo", found: list[Quantization], chosen: Quantization | None, memory: int) -> dict[str, Any]:
+def _listing_data(
+    repo: "Repo", found: list[Quantization], chosen: Quantization | None, memory: int, header: GGUFHeader | None
+) -> dict[str, Any]:
     models = [
         {
             "quantization": variant.quantization,
@@ -198,4 +224,5 @@ def _listing_data(repo: "Repo", found: list[Quantization], chosen: Quantization 
         for variant in found
     ]
     facts = {"repo": repo.name, "commit": repo.commit, "license": repo.license, "gated": repo.gated}
+    facts |= {"kind": kind_of(header).name if header else None, "architecture": header.architecture if header else None}
     return facts | {"models": models, "projectors": [asdict(file) for file in repo_files.projectors(repo.files)]}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from llmcli.errors import DiskError, error_text
 from llmcli.files import OPEN_SAFE
+from llmcli.text import format_size
 
 PARTIAL = ".llmcli.incomplete"  # the Hub's own tools list and prune files that end in .incomplete
 RECORD_SUFFIX = ".ranges"
@@ -144,8 +145,10 @@ def writing(folder: Path, needed: int, hint: str) -> Iterator[None]:
     except OSError as error:
         raise DiskError(f"cannot use {folder}: {error_text(error)}", hint) from None
     if needed and free < needed + RESERVE:
+        missing = format_size(max(needed + RESERVE - free, 1000))
         raise DiskError(
-            f"the download needs {needed / 1e9:.2f} GB, but {existing} has {free / 1e9:.2f} GB free",
+            f"the download needs {format_size(needed)}, and {format_size(RESERVE)} must stay free: {existing} has "
+            f"{format_size(free)}, {missing} too little",
             f"free some disk space (`llmcli models rm`), or {hint}",
         )
     try:

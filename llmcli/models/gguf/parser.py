@@ -132,6 +132,8 @@ def _check_metadata(metadata: Mapping[str, Value], n_tensors: int) -> None:
         return  # only the first part of a split model describes it
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str) or not architecture:
+        if metadata.get("general.type") == "imatrix":
+            raise ModelInvalidError("this is calibration data (imatrix) for quantizing, not a model", _NOT_LOADABLE)
         raise ModelInvalidError("this GGUF file is not a model (no general.architecture)", _NOT_LOADABLE)
     if not n_tensors and "split.count" not in metadata and "tokenizer.ggml.model" not in metadata:
         raise ModelInvalidError("the file has neither tensors nor a vocabulary", _NOT_LOADABLE)

@@ -80,6 +80,9 @@ class PullPlan(DownloadPlan):
     files: tuple[HubFile, ...]
     projector: RepoFile | None  # of the model, for its facts; not downloaded
 
+    def header(self) -> GGUFHeader:
+        return self.files[0].header()
+
     def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
         """Download the missing files, verify the others, and record the commit of the reference."""
         locations, repo, name = self.locations, self.repo, str(self.reference)

@@ -15,13 +15,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError
-from llmcli.files import read_error
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, UsageError
+from llmcli.files import read_error, read_limited
 from llmcli.models.gguf.header import quote
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.reference import LocalReference, Reference
 from llmcli.models.sources.folder import MAX_ENTRIES, Program, home_folder, list_names
-from llmcli.models.sources.source import InstalledModel
+from llmcli.models.sources.source import InstalledModel, RemovalPlan
 from llmcli.text import nearest
 
 HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
@@ -79,7 +79,7 @@ class Ollama(Program):
     """Ollama's stores: its own, and those that the user imported."""
 
     name = "ollama"
-    owner, removal_hint = "Ollama", "remove it with `ollama rm`"
+    owner = "Ollama"
     has_names = True
 
     def parse(self, text: str) -> Reference | None:
@@ -90,8 +90,9 @@ class Ollama(Program):
     def find(self, reference: Reference, locations: ModelLocations) -> ModelFile | None:
         if not isinstance(reference, OllamaReference):
             return None
-        found = find_in_stores(reference.text, [*self.folders(), *filter(self.is_store, locations.folders)])
-        return ModelFile(found.path, found.parts, str(reference))
+        store, name, found = _find(reference.text, [*self.folders(), *filter(self.is_store, locations.folders)])
+        template, parameters = (_text(store, name, kind) for kind in ("template", "params"))
+        return ModelFile(found.path, found.parts, str(reference), False, template, parameters)
 
     def search_paths(self) -> list[Path]:
         """$OLLAMA_MODELS or ~/.ollama/models, then the stores of Ollama as a service."""
@@ -103,6 +104,9 @@ class Ollama(Program):
 
     def is_store(self, folder: Path) -> bool:
         return os.path.isdir(folder / "manifests") and os.path.isdir(folder / "blobs")
+
+    def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
+        raise UsageError(f"{item.name} belongs to Ollama", f"run `ollama rm {item.name.removeprefix(_PREFIX)}`")
 
     def models_in(self, folder: Path) -> list[InstalledModel]:
         """The usable models of a store, sorted by name. Never raises: `find` gives the errors of the others."""
@@ -117,10 +121,16 @@ SOURCE = Ollama()
 
 
 def find_in_stores(name: str, stores: Sequence[Path]) -> InstalledModel:
-    """The model with this name in Ollama (without `ollama:`); registry.ollama.ai/library and :latest are defaults.
+    """The model with this name in Ollama. Raises as `_find`."""
+    return _find(name, stores)[2]
 
-    Raises ModelNotFoundError (its hint has the nearest names), ModelInvalidError (the manifest is damaged, the file is
-    missing, or it is not a GGUF model) or DiskError.
+
+def _find(name: str, stores: Sequence[Path]) -> tuple[Path, OllamaName, InstalledModel]:
+    """The store, the full name and the model of a name (without `ollama:`).
+
+    registry.ollama.ai/library and :latest are the defaults of its pieces. Raises ModelNotFoundError (its hint has the
+    nearest names), ModelInvalidError (the manifest is damaged, the file is missing, or it is not a GGUF model) or
+    DiskError.
     """
     match = _NAME.fullmatch(name)
     if match is None:
@@ -134,7 +144,7 @@ def find_in_stores(name: str, stores: Sequence[Path]) -> InstalledModel:
     first_error: LlmcliError | None = None
     for store, other in sorted(same, key=lambda pair: pair[1] != requested):  # the exact name first
         try:
-            return _model(store, other)
+            return store, other, _model(store, other)
         except LlmcliError as error:
             first_error = first_error or error
     raise first_error or _not_found(requested, [other for _, other in known], stores)
@@ -168,6 +178,15 @@ def _model(store: Path, name: OllamaName) -> InstalledModel:
     projectors = [_blob(store, name, layer)[0] for layer in layers if layer.kind == "projector"]
     digest = weights[0].digest.removeprefix("sha256:")
     return InstalledModel(f"{_PREFIX}{name}", SOURCE, (path,), size, (digest,), next(iter(projectors), None))
+
+
+def _text(store: Path, name: OllamaName, kind: str) -> str:
+    """The text of the layer of this kind; "" if the model has none, or it cannot be read."""
+    with contextlib.suppress(LlmcliError, OSError, ValueError):
+        for layer in _layers(store, name):
+            if layer.kind == kind:
+                return read_limited(_blob(store, name, layer)[0]).decode()
+    return ""
 
 
 def _layers(store: Path, name: OllamaName) -> list[_Layer]:

@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from llmcli.errors import ModelNotFoundError
+from llmcli.errors import LlmcliError, ModelNotFoundError
 from llmcli.models.catalog import catalog, find_entry
 from llmcli.models.gguf.parser import model_files_in
 from llmcli.models.hub.cache import cached_models
-from llmcli.models.locations import STARTER, ModelFile, ModelLocations, ModelNotDownloadedError, Notify
+from llmcli.models.locations import LATEST, STARTER, ModelFile, ModelLocations, ModelNotDownloadedError, Notify
 from llmcli.models.reference import FORMS, NameReference, PathReference, Reference, RemoteReference, form_error, is_repo
 from llmcli.models.sources.folder import Program, first_named
 from llmcli.models.sources.source import DownloadPlan, InstalledModel, Source
@@ -37,6 +38,8 @@ def parse(text: str, aliases: Mapping[str, str] | None = None) -> Reference:
     Raises ModelNotFoundError if it is not valid; the hint has the form that was probably meant.
     """
     text = (aliases or {}).get(text, text).strip()
+    if not any(text.startswith(f"{source.name}:") for source in sources() if source.has_names):
+        text = text.removesuffix(LATEST) or text
     if text.count("/") == 2 and is_repo(text.removesuffix("/")):  # a shell adds a slash when it completes a folder
         text = text.removesuffix("/")
     if not text or not text.isprintable():
@@ -56,7 +59,11 @@ def parse_remote(text: str, locations: ModelLocations) -> RemoteReference | None
 
 def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
     """The model for `text`, which is not the path of a file. Raises what `find_model_file` raises."""
-    reference: Reference = parse(text)
+    try:
+        reference: Reference = parse(text)
+    except ModelNotFoundError as error:
+        error.hint = _suggestion_of_program(text, locations) or error.hint
+        raise
     if isinstance(reference, PathReference | NameReference):
         models = [model for folder in locations.folders for model in models_in_folder(folder)]
         imported = first_named(models, reference.text, lambda model: [model.name, *(part.name for part in model.parts)])
@@ -67,7 +74,10 @@ def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
     if found := next(filter(None, (source.find(reference, locations) for source in sources())), None):
         return found
     if isinstance(reference, RemoteReference):
-        raise ModelNotDownloadedError(reference)
+        missing = ModelNotDownloadedError(reference)
+        if same := _suggestion_of_program(text, locations):
+            missing.hint = f"{same} if not, {missing.hint}"
+        raise missing
     if isinstance(reference, PathReference):
         raise _file_not_found(reference.text)
     raise ModelNotFoundError(f"model '{reference}' not found", _suggestion(str(reference), locations))
@@ -94,6 +104,8 @@ def _suggestion(name: str, locations: ModelLocations) -> str:
     """The hint for an unknown name: a similar model on this machine, then one of the catalog with its size."""
     if target := locations.aliases.get(name):
         return f"'{name}' is an alias of '{target}'; an alias of an alias is not followed: set it to a model"
+    if same := _suggestion_of_program(name, locations):
+        return same
     names, sizes = _local_names(locations), {entry.name: entry.size for entry in catalog()}
     local, listed = _nearest(name, names), _nearest(name, {entry: entry for entry in sizes})
     download = f"'{listed}' ({sizes.get(listed, 0) / 1e9:.1f} GB to download)"
@@ -103,6 +115,18 @@ def _suggestion(name: str, locations: ModelLocations) -> str:
     if local:
         return f"did you mean '{local}' (on this machine) or {download}?"
     return f"did you mean {download}?" if listed else "see `llmcli models list` and `llmcli models recommend`"
+
+
+def _suggestion_of_program(name: str, locations: ModelLocations) -> str:
+    """The hint for a name that is one in another program, such as `llama3.2` of Ollama, or its model; "" if none is."""
+    named = [source for source in sources() if source.has_names]
+    for source in named:
+        reference = f"{source.name}:{name}"
+        with suppress(LlmcliError):
+            if (parsed := source.parse(reference)) and source.find(parsed, locations):
+                return f"did you mean '{reference}'?"
+    other = _local_names(locations).get(name.partition(":")[0], "")  # with another tag
+    return f"did you mean '{other}'?" if other.partition(":")[0] in [source.name for source in named] else ""
 
 
 def _local_names(locations: ModelLocations) -> dict[str, str]:
@@ -115,7 +139,7 @@ def _local_names(locations: ModelLocations) -> dict[str, str]:
     for folder, program in stores_not_imported(locations):
         names |= {one.name: one.name if program.has_names else str(one.path) for one in program.models_in(folder)}
     prefixes = [source.name for source in sources() if source.has_names]
-    for reference in list(names):
+    for reference in sorted(names, key=lambda name: not name.endswith(LATEST)):
         prefix, _, name = reference.partition(":")
         if prefix in prefixes:  # ollama:NAME:TAG can be known as NAME:TAG or NAME
             names.setdefault(name, reference)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llmcli.errors import UsageError
 from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.gguf.kind import kind_of
 from llmcli.models.gguf.parser import read_summary
 from llmcli.models.hub.cache import CachedModel
 from llmcli.models.hub.repo_files import quantization_of
@@ -40,6 +41,11 @@ class InstalledModel:
     def quantization(self) -> str:
         return quantization_of(self.path.name) or self.summary.quantization
 
+    @property
+    def kind(self) -> str:
+        """What the model is for, in one word; "" if its file cannot be read."""
+        return kind_of(self.summary).name if self.summary.metadata else ""
+
     @cached_property
     def summary(self) -> GGUFHeader:
         return read_summary(self.path)
@@ -55,6 +61,10 @@ class DownloadPlan:
     missing: int  # the part of `size` that is not downloaded yet
     reason: str  # for this file, if the user did not choose it
     update: str  # a message if the reference now means other files than those on this machine
+
+    def header(self) -> GGUFHeader:
+        """The header of the (first) file, read in a few MiB without its weights. Raises LlmcliError."""
+        raise NotImplementedError
 
     def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
         """Download and verify what is missing. Raises LlmcliError; the partial download is kept then."""

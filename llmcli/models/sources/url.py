@@ -10,7 +10,8 @@ from llmcli.errors import ModelInvalidError, ModelNotFoundError, NetworkError
 from llmcli.files import make_private_folder
 from llmcli.models import notes
 from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, partial_path, writing
-from llmcli.models.gguf.parser import read_header, stem_of
+from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.gguf.parser import read_header, read_remote_header, stem_of
 from llmcli.models.hub.environment import check_online
 from llmcli.models.hub.repo_files import is_safe_path
 from llmcli.models.locations import MOVE_HINT, ModelFile, ModelLocations, Notify, Progress
@@ -112,6 +113,11 @@ class FilePlan(DownloadPlan):
     path: Path
     version: str
     data_dir: Path
+
+    def header(self) -> GGUFHeader:
+        from llmcli.models.download.http import RemoteFile
+
+        return read_remote_header(RemoteFile(self.reference.url, {}, self.size, "").read, self.size, self.path.name)
 
     def download(self, progress_for: ProgressFor, notify: Notify) -> ModelFile:
         """Download the file, and verify its sha256 (if it is known) and its header."""

@@ -4,14 +4,15 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llmcli.chat.controller import ChatController, PromptFit, overflow_error
-from llmcli.chat.conversation import Attachment, Message, attach, find_mentions
+from llmcli.chat.controller import ChatController, PromptFit
+from llmcli.chat.conversation import Attachment, Message, attach, find_mentions, missing_mentions
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation, Progress
-from llmcli.errors import LlmcliError, TimeLimitError, UsageError
+from llmcli.errors import ContextOverflowError, LlmcliError, TimeLimitError, UsageError
 from llmcli.inference.request import needs_plain_template
 from llmcli.params.settings import Settings
 from llmcli.text import plural
@@ -20,7 +21,8 @@ from llmcli.ui.terminal.console import choose, console, edit, is_terminal, wrapp
 from llmcli.ui.terminal.output import print_line, to_stderr, warn_ineffective, warn_slow, write_trace
 
 if TYPE_CHECKING:
-    from llmcli.chat.controller import BackgroundLoad, CompareSession
+    from llmcli.chat.compare import CompareSession
+    from llmcli.chat.controller import BackgroundLoad
     from llmcli.chat.sessions.session import Turn
     from llmcli.engine.events import Progress
     from llmcli.inference.engine import Engine
@@ -65,6 +67,12 @@ class ChatApp:
         with to_stderr(not self.live):
             print_line("\n".join(map(wrapped, text.split("\n"))) if self.live else text, style)
 
+    def warn_of_session(self) -> None:
+        """Show what is wrong with the file of the session."""
+        for note in self.session.notes:
+            console.warn(note)
+        self.session.notes.clear()
+
     # Messages
 
     def send(self, text: str) -> None:
@@ -79,10 +87,17 @@ class ChatApp:
         if not path:
             return
         self.session.append(path[-1])
+        self.warn_of_session()
         self.draft, self.pending = "", []
         if files:
             console.note(f"attached: {', '.join(file.name for file in files)}")
+        self.note_missing_files(text)
         self._answer(path)
+
+    def note_missing_files(self, text: str) -> None:
+        """Say which files are mentioned in a message and do not exist."""
+        if missing := missing_mentions(text):
+            console.note(f"not attached, no such file: {', '.join(missing)}")
 
     def replace(self, number: int, text: str) -> None:
         """Replace message `number` (from 1) in a new branch; a question is answered again."""
@@ -157,7 +172,10 @@ class ChatApp:
             busy_screen.open(turn.resolved.settings.timeout),
             closing(turn.parts()) as parts,  # the text so far is kept before the session is closed
         ):
-            busy_screen.show(parts, begun.content if begun else "")
+            so_far = begun.content if begun else ""
+            # A pipe has the text of an answer already, but not what the user made of it with /edit or /branch N K.
+            is_new = begun is not None and not self.live and begun.finish_reason == "edited"
+            busy_screen.show(chain([("answer", so_far)] if is_new else [], parts), so_far)
             if self.live and turn.message:
                 print_line("")  # between one turn and the next
         if moved := temperature_keys.note():
@@ -271,16 +289,23 @@ class ChatApp:
         fit = controller.fit(whole, begun)
         if not fit.is_over:
             return whole
+        last = controller.fit_of_last(whole, begun)
+        if last.n_prompt >= last.n_ctx:
+            raise controller.overflow_error(whole, begun)
+        if not controller.droppable(whole):  # the answer gets what is left
+            return whole
         policy = controller.settings.overflow
         if policy == "ask" and self.live:
-            policy = _ask_policy(fit)
+            from llmcli.chat.compaction import n_summarized  # imports the engine, which completion does not need
+
+            policy = _ask_policy(fit, can_summarize=n_summarized(path) > 1)
         if policy in ("ask", "error"):
-            raise overflow_error(fit)
+            raise controller.overflow_error(whole, begun)
         if policy == "back":
             return None
         compacted = False
         if policy == "compact" and len(whole) > 2:
-            with suppress(UsageError):  # too few turns
+            with suppress(UsageError, ContextOverflowError):  # too few turns, or one that is too long
                 compacted = self.compact(path)
         if compacted:
             conversation = self.session.conversation
@@ -288,9 +313,9 @@ class ChatApp:
             whole = [*self.path(), draft] if draft else self.path()
             if not controller.fit(whole, begun).is_over:
                 return whole
-        if number := controller.drop_oldest(whole, begun):
-            dropped = plural(number, "message")
-            console.warn(f"the model no longer reads the oldest {dropped}: the context of {fit.n_ctx} tokens is full")
+        if controller.drop_oldest(whole, begun):
+            dropped = describe_numbers(controller.unread(whole))
+            console.warn(f"the model no longer reads {dropped}: the context of {fit.n_ctx} tokens is full")
         return whole
 
     def compact(self, path: list[Message], keep: int | None = None) -> bool:
@@ -314,8 +339,8 @@ class ChatApp:
         summary, interrupted = answer.text.strip(), answer.finish_reason == "interrupt"
         choice = "no" if interrupted or not summary else "yes"
         if choice == "yes" and compaction.n_skipped:
-            omitted = plural(compaction.n_skipped, "message")
-            console.warn(f"the summary omits the oldest {omitted}: they did not fit into the context")
+            omitted = describe_numbers(range(1, compaction.n_skipped + 1))
+            console.warn(f"the summary omits {omitted}, for which the context has no room")
         if choice == "yes" and self.live:
             choices = {"yes": "use it", "edit": "change it first", "no": "change nothing"}
             choice = choose("continue with this summary?", choices, "yes")
@@ -346,12 +371,17 @@ class ChatApp:
                 self.fit = self.controller.fit(self.path())
 
 
-def _ask_policy(fit: PromptFit) -> str:
+def describe_numbers(numbers: Sequence[int]) -> str:
+    """Messages by the numbers of the first and the last, as in `messages 1 to 4`."""
+    first, last = numbers[0], numbers[-1]
+    return f"message {first}" if first == last else f"messages {first} to {last}"
+
+
+def _ask_policy(fit: PromptFit, can_summarize: bool) -> str:
     needed = f"{fit.n_prompt} tokens, and {fit.reserve} for an answer"
     console.warn(f"the conversation does not fit: {needed}, in a context of {fit.n_ctx}")
-    choices = {
-        "oldest": "drop the oldest turns from what the model reads",
-        "compact": "let the model summarize the oldest turns",
-        "back": "do not send the message",
-    }
+    choices = {"oldest": "drop the oldest turns from what the model reads"}
+    if can_summarize:
+        choices["compact"] = "let the model summarize the oldest turns"
+    choices["back"] = "do not send the message"
     return choose("how to continue?", choices, "back")

@@ -115,13 +115,14 @@ class BusyScreen:
 class PlainDisplay:
     """Shows one answer, as `AnswerView` does, but as the text that it is; reasoning and progress go to stderr."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._think = settings.think
+    def __init__(self, settings: Settings, live: bool) -> None:
+        self._think, self._live = settings.think, live
         self._progress = ProgressLine()
         self.status, self.finish = self._progress.update, self._progress.clear
 
     def answer(self, parts: Iterable[tuple[str, str]], so_far: str = "") -> None:
-        tail = so_far.rpartition("\n")[2]  # again, so that a reader sees a whole line
+        # Again, so that a reader at a terminal sees a whole line.
+        tail = so_far.rpartition("\n")[2] if self._live else ""
         shown = chain([("answer", tail)], parts) if tail else parts
         writer = AnswerWriter()
         stream_answer(shown, writer, self._progress, live=True, think=self._think)
@@ -134,7 +135,7 @@ class PlainDisplay:
 def display(settings: Settings, live: bool) -> "AnswerView | PlainDisplay":
     """The display for the present settings."""
     if not live or not settings.markdown:
-        return PlainDisplay(settings)
+        return PlainDisplay(settings, live)
     from llmcli.ui.markdown.view import AnswerView  # slow to import: not while the prompt starts
 
     color, shows_reasoning = wants_color(sys.stdout), settings.think == "show"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmcli.errors import ExitStatus, LlmcliError, OutputClosedError
 from llmcli.params.settings import fields
-from llmcli.text import ellipsize, plural
+from llmcli.text import ellipsize, parse_command, plural
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
 from llmcli.ui.terminal.cells import first_that_fits
@@ -26,17 +26,18 @@ def run(chat: ChatApp, first: str = "") -> int:
 
     Without a terminal it is the status of the first error, so that a script can react.
     """
-    text = first  # to act on; empty while the next one is read
+    text, is_block = first, False  # to act on; empty while the next one is read
     with suppress(EOFError):  # also of /exit
         while True:
             try:
                 if text:
-                    _handle(chat, text)
+                    _handle(chat, text, is_block)
                 text = ""
                 clear_pending()
                 chat.warn_if_full()
                 draft, chat.draft = chat.draft, ""
                 text = chat.reader.read(draft)
+                is_block = chat.reader.is_block
             except OutputClosedError:
                 raise
             except LlmcliError as error:  # also a message that is too long: the next one can be read
@@ -53,18 +54,26 @@ def run(chat: ChatApp, first: str = "") -> int:
     return chat.failure.status
 
 
-def _handle(chat: ChatApp, text: str) -> None:
-    """Run the command, or send the message; a word like `exit` alone is sent only when it is typed again."""
+def _handle(chat: ChatApp, text: str, is_block: bool) -> None:
+    """Run the command, or send the message; a word like `exit` alone is sent only when it is typed again.
+
+    A block is a message, whatever it contains.
+    """
+    if is_block:
+        chat.send(text)
+        return
     word = text.strip().lower()
     name, refused = _WITHOUT_SLASH.get(word), chat.refused_word
     chat.refused_word = ""
-    if name and chat.editing is None and refused != word and can_ask():
-        chat.refused_word = word
-        console.note(f"not sent: type /{name} for the command, or '{word}' again to send it")
-        return
-    command = registry.parse_command(text) if text.startswith("/") else None
+    if name and chat.editing is None and refused != word:
+        if can_ask():
+            chat.refused_word = word
+            console.note(f"not sent: type /{name} for the command, or '{word}' again to send it")
+            return
+        console.note(f"{word!r} is sent as a message; /{name} is the command")
+    command = parse_command(text)
     if not command:
-        chat.send(text.removeprefix("/") if text.startswith("//") else text)
+        chat.send(text)
         return
     if number := chat.stop_editing():
         console.note(f"message {number} is unchanged")

@@ -48,6 +48,7 @@ def compare(chat: ChatApp, argument: str) -> None:
         raise UsageError("no question to answer", _EXAMPLE_HINT)
     fitting = chat.resolve_overflow(path, draft=draft)
     if fitting is not None:
+        chat.note_missing_files(question)
         _compare(chat, fitting, variants, seed)
 
 
@@ -81,7 +82,7 @@ def _is_setting(name: str, text: str) -> bool:
 
 
 def _compare(chat: ChatApp, path: list[Message], variants: Sequence[Variant], seed: int) -> None:
-    from llmcli.chat.controller import CompareSession
+    from llmcli.chat.compare import CompareSession
     from llmcli.ui import comparison as screen
 
     compare_session = CompareSession(chat.controller, path, variants, seed)

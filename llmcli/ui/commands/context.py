@@ -23,24 +23,30 @@ _OVERFLOW = {  # what happens at the next message
 def context(chat: ChatApp, _argument: str) -> None:
     """Show what fills the context, message by message.
 
-    The table has a row for each message, with its number of tokens.
+    The table has a row for each message that the model reads, with its number of tokens, and one for all messages that
+    were dropped.
     """
     if not (engine := chat.wait_for_model()):
         return
     controller, path = chat.controller, chat.path()
-    read = {message.id for message in controller.window(path)}
+    unread = controller.unread(path)
     fit = controller.fit(path)
     count = controller.prompt_builder.count_tokens
-    counted = [count(message.text) if message.id in read else 0 for message in path]
+    # The dropped messages are one row.
+    dropped = {*unread}
+    read = [(number, message) for number, message in enumerate(path, 1) if number not in dropped]
+    counted = [count(message.text) for _, message in read]
     system = system_text(controller.settings)
     n_system = engine.count_tokens(system) if system else 0
     n_template = max(fit.n_prompt - sum(counted) - n_system, 0)
     rows = [("", "template", _amount(n_template, fit.n_ctx), "")]
     if system:
         rows.insert(0, ("", "system", _amount(n_system, fit.n_ctx), ellipsize(system)))
-    for number, (message, tokens) in enumerate(zip(path, counted, strict=True), 1):
-        amount = _amount(tokens, fit.n_ctx) if message.id in read else "not read"
-        rows.append((str(number), SPEAKER_NAMES[message.role], amount, ellipsize(message.content)))
+    if unread:
+        rows.append((f"{unread[0]}-{unread[-1]}", "dropped", "not read", ""))
+    for (number, message), tokens in zip(read, counted, strict=True):
+        row = (str(number), SPEAKER_NAMES[message.role], _amount(tokens, fit.n_ctx), ellipsize(message.content))
+        rows.append(row)
     free = max(fit.n_ctx - fit.n_prompt, 0)
     chat.say(_bar([n_system + n_template, *counted], fit.n_ctx))
     cached = engine.n_evaluated(controller.prompt(path).tokens)

@@ -114,12 +114,6 @@ def commands_by_name() -> dict[str, Command]:
     return {**commands(), **{alias: entry for entry in commands().values() for alias in entry.aliases}}
 
 
-def parse_command(text: str) -> tuple[str, str] | None:
-    """The name and the argument of a command line; None for a message. `/etc/hosts is ...` is a message."""
-    match = re.match(r"/([A-Za-z?][\w?-]*)(?:\s+|$)", text)
-    return (match[1].lower().replace("-", "_"), text[match.end() :].strip()) if match else None
-
-
 def find_command(name: str) -> Command | None:
     """The command called `name`, or the one that sets the setting of that name; None without either."""
     if known := commands_by_name().get(name):

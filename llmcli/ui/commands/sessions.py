@@ -74,9 +74,7 @@ def ensure_session_model(chat: ChatApp) -> None:
 
 def open_session(chat: ChatApp) -> None:
     """Show what is wrong with a session that was opened, and its last messages."""
-    for note in chat.session.notes:
-        console.warn(note)
-    chat.session.notes.clear()
+    chat.warn_of_session()
     if chat.live:
         show_last(chat, 2)
     console.note(f"session {chat.session.name}, {plural(len(chat.path()), 'message')}")

@@ -26,6 +26,7 @@ from llmcli.ui.markdown.theme import ground_of
 from llmcli.ui.terminal.console import console, edit
 from llmcli.ui.terminal.output import print_definitions, print_rows, warn_ineffective
 
+_SEPARATOR = re.compile(r"=|\s+=\s+|\s+")
 _HIGHEST = 2.0  # a temperature above it is most likely a mistake
 
 
@@ -63,7 +64,7 @@ def system(chat: ChatApp, argument: str) -> None:
 @command("set [KEY [VALUE]]", "/set", "/set top_p 0.9", "/set repeat_penalty 1.1", complete=complete_pair)
 def set_(chat: ChatApp, argument: str) -> None:
     """Show or change any setting. Alone it lists all of them. /top_p 0.9 is short for /set top_p 0.9."""
-    name, _, text = argument.partition(" ")
+    name, text = split_pair(argument)
     if not name:
         _print_settings(chat, chat_setting_keys())
         return
@@ -87,6 +88,12 @@ def set_(chat: ChatApp, argument: str) -> None:
         console.warn(f"at temperature {highest:g} answers are mostly nonsense", "try 0.8 (usual) or 1.2 (bold)")
     if key in RELOAD_KEYS and chat.controller.needs_reload:
         console.note("the model is loaded again with the next answer")
+
+
+def split_pair(text: str) -> tuple[str, str]:
+    """The key and the value of `key value`, `key=value` or `key = value`."""
+    key, *value = _SEPARATOR.split(text, maxsplit=1)
+    return key, "".join(value)
 
 
 def _print_setting(chat: ChatApp, key: str) -> None:

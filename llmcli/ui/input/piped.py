@@ -5,7 +5,8 @@ from itertools import chain
 from typing import BinaryIO
 
 from llmcli.errors import UsageError
-from llmcli.text import block_body, closes_block, opens_block
+from llmcli.text import BLOCK_MARK, block_body, closes_block, is_open_block, opens_block
+from llmcli.ui.terminal.console import console
 
 MOST = 16 << 20  # bytes of one message
 
@@ -15,16 +16,22 @@ class LineReader:
 
     multiline = False
 
-    def __init__(self, stream: BinaryIO, marker: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, stream: BinaryIO, marker: Callable[[], None] | None = None) -> None:
+        """`marker` shows a user at a terminal that a message can be typed; there `\\` at the end continues a line."""
         self._stream, self._marker = stream, marker
+        self.is_block = False  # whether the last message was in a block: then it is not a command
         self._size = 0  # bytes of the current message
 
     def read(self, default: str = "") -> str:  # noqa: ARG002 - a stream has no input line
         """The next message that is not blank; EOFError at the end, UsageError if it is too long (the next may fit)."""
         text = ""
         while not text.strip():
-            self._marker()
-            text = block_body(self._message())
+            if self._marker:
+                self._marker()
+            text = block_body(whole := self._message())
+            self.is_block = whole.startswith(BLOCK_MARK)
+            if is_open_block(whole):
+                console.warn(f"the block at the end of the input is not closed: its last line must be {BLOCK_MARK}")
         return text
 
     def refresh(self) -> None:
@@ -35,11 +42,11 @@ class LineReader:
         first = self._line()
         if first is None:
             raise EOFError
-        is_block, kept = opens_block(first), []
+        is_block, continues, kept = opens_block(first), self._marker is not None, []
         for number, line in enumerate(chain([first], iter(self._line, None))):
             if self._size <= MOST:
-                kept.append(line if is_block else line.removesuffix("\\"))
-            is_last = number > 0 and closes_block(first, line) if is_block else not line.endswith("\\")
+                kept.append(line.removesuffix("\\") if continues and not is_block else line)
+            is_last = number > 0 and closes_block(first, line) if is_block else not (continues and line.endswith("\\"))
             if is_last:
                 break
         if self._size > MOST:

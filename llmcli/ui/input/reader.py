@@ -29,7 +29,7 @@ from prompt_toolkit.utils import get_cwidth, suspend_to_background_supported
 from llmcli.errors import LlmcliError
 from llmcli.files import BINARY, make_private_folder, replace_private
 from llmcli.params.settings import Settings
-from llmcli.text import BLOCK_MARK, block_body, is_open_block, sanitize
+from llmcli.text import BLOCK_MARK, block_body, is_open_block, needs_block, sanitize
 from llmcli.ui.input.layout import Pasted, Suggest, SuggestCompleter, make_layout, make_style, should_open_menu
 from llmcli.ui.terminal.console import edit, wants_color
 
@@ -53,6 +53,7 @@ class TerminalReader:
             # No cursor position request: a terminal that does not answer costs a second and a warning.
             output.enable_cpr = False
         self.hint = ""
+        self.is_block = False  # whether the last message was in a block: then it is not a command
         self.multiline = False  # whether Enter begins a new line and Alt-Enter sends
         self.on_drawn: Callable[[], object] | None = None  # called once, when the first prompt is on the screen
         self.on_interrupt: Callable[[], object] = lambda: None  # true if Ctrl-C has already canceled something
@@ -84,7 +85,8 @@ class TerminalReader:
 
     def read(self, default: str = "") -> str:
         """The message that the user sends; `default` is in the line at first. EOFError: Ctrl-D, or no terminal."""
-        start = self._pasted.fold(clean(default))
+        before, shown, after = self._parts(clean(default))
+        start = Document(before + shown + after, len(before + shown))
         while True:
             try:
                 text = self._prompt(start)
@@ -94,14 +96,15 @@ class TerminalReader:
             except OSError as error:
                 raise EOFError from error
             if (message := block_body(text)).strip():
+                self.is_block = text.startswith(BLOCK_MARK)
                 return message
-            start = ""
+            start = Document()
 
-    def _prompt(self, start: str) -> str:
+    def _prompt(self, start: Document) -> str:
         """The text exactly as typed; it stays on the screen, or is printed completely into the scrollback."""
         self.hint = ""
         self._app.erase_when_done = False
-        self.buffer.reset(Document(start))
+        self.buffer.reset(start)
         try:
             shown = self._app.run(pre_run=self._catch_errors, set_exception_handler=False)
         finally:  # prompt_toolkit omits this when a signal ends it during the first drawing
@@ -110,6 +113,11 @@ class TerminalReader:
             drawn = "".join(self._pasted.label(char) or char for char in shown)
             self._app.print_text([("class:marker", "> "), ("", sanitize(drawn).replace("\n", "\n  ") + "\n")])
         return clean(self._pasted.unfold(shown))
+
+    def _parts(self, message: str) -> tuple[str, str, str]:
+        """A message as it stands in the line, between the marks of a block if it would be a command without them."""
+        mark = BLOCK_MARK if needs_block(message) else ""
+        return mark and f"{mark}\n", self._pasted.fold(message), mark and f"\n{mark}"
 
     def refresh(self) -> None:
         """Redraw the status; from any thread."""
@@ -188,9 +196,13 @@ class TerminalReader:
             self._accept_completion()
 
     def paste(self, text: str) -> None:
-        """Insert a text; a paste never sends."""
+        """Insert a text; a paste never sends, and its lines are text: only one line alone may be a command."""
+        text = clean(text)
+        is_message = not self.buffer.text and "\n" in text.strip()
+        before, shown, after = self._parts(text) if is_message else ("", self._pasted.fold(text), "")
         self.buffer.save_to_undo_stack()
-        self.buffer.insert_text(self._pasted.fold(clean(text)))
+        self.buffer.insert_text(before + shown)
+        self.buffer.insert_text(after, move_cursor=False)
 
     def interrupt(self) -> None:
         """Clear the line; show how to leave where there is nothing to clear."""

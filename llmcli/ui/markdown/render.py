@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     from rich.theme import Theme
 
 _DEEPEST = 60  # columns of list and quote marks at the start of a line; each takes some frames of Python's stack
-_MATH = re.compile(r"\\\(.{1,1000}?\\\)|\\\[.{1,1000}?\\\]", re.DOTALL)
+# LaTeX: \(…\), \[…\], $$…$$, and $…$ that has a sign of LaTeX, and no blank next to its dollars (as in
+# pandoc, where a price is text). Also a bracket alone, such as the first one of a formula of several paragraphs.
+_MATH = re.compile(
+    r"\\\(.{1,1000}?\\\)|\\\[.{1,1000}?\\\]|\\[][()]|\$\$[^$`]{1,1000}\$\$"
+    r"|\$(?=[^$`\n]{0,1000}[\\^_{])(?![\s$])[^$`\n]{1,1000}(?<!\s)\$(?!\d)",
+    re.DOTALL,
+)
 
 
 class AnswerMarkdown(Markdown):
@@ -211,7 +217,7 @@ def _parser(links: bool) -> MarkdownIt:
 
 
 def _math(state: "StateInline", silent: bool) -> bool:
-    r"""A rule of the parser: LaTeX in `\(…\)` or `\[…\]` stays as it is written."""
+    r"""A rule of the parser: LaTeX stays as it is written."""
     found = _MATH.match(state.src, state.pos, state.posMax)
     if not found:
         return False

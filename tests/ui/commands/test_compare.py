@@ -12,6 +12,7 @@ from llmcli.chat.sessions.session import Session
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
+from llmcli.text import parse_command
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.compare import split_arguments
@@ -72,7 +73,7 @@ def chat(controller: ChatController) -> ChatApp:
 
 
 def type_command(chat: ChatApp, line: str) -> None:
-    parsed = registry.parse_command(line)
+    parsed = parse_command(line)
     assert parsed
     registry.dispatch(chat, *parsed)
 

@@ -8,6 +8,7 @@ import pytest
 from llmcli.chat.controller import chat_setting_keys
 from llmcli.errors import DiskError, LlmcliError, UsageError
 from llmcli.params.settings import fields
+from llmcli.text import parse_command
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands.registry import (
     SYNONYMS,
@@ -16,7 +17,6 @@ from llmcli.ui.commands.registry import (
     commands_by_name,
     dispatch,
     find_command,
-    parse_command,
     require_command,
 )
 from tools.docs import ROOT, command_table
@@ -142,6 +142,9 @@ def test_a_setting_of_one_request_cannot_be_set(chat: ChatApp, key: str) -> None
         ("/5 is a number", None),
         ("hello /help", None),
         ("//help", None),
+        ("// help", None),
+        ("/top_k=9", ("top_k", "9")),
+        ("/top-k = 9", ("top_k", "= 9")),
     ],
 )
 def test_a_slash_starts_a_command_but_not_a_path(text: str, parsed: tuple[str, str] | None) -> None:

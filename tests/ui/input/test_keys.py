@@ -87,6 +87,30 @@ def test_a_paste_never_sends(typed: Keyboard, pasted: str, sent: str) -> None:
     assert typed(paste(pasted), ENTER) == sent
 
 
+@pytest.mark.parametrize(
+    "text", ["/exit\nmore", "/help me\n", "/help\n\n" + "line\n" * 300, '"""Doc.\nmore\n"""\nimport x', '"""a."""\nb']
+)
+def test_pasted_lines_are_a_message_also_from_the_history(typed: Keyboard, text: str) -> None:
+    is_line = text.count("\n") == 1 and text.endswith("\n")
+    assert typed(paste(text), ENTER) == text
+    assert typed.reader.is_block is not is_line
+    assert typed(UP, ENTER) == text
+    assert typed.reader.is_block is not is_line
+
+
+def test_text_typed_after_a_paste_is_in_its_block(typed: Keyboard) -> None:
+    assert typed(paste("/exit\nmore"), "!", ENTER) == "/exit\nmore!"
+    assert typed("see ", paste("/exit\nmore"), ENTER) == "see /exit\nmore"
+    assert not typed.reader.is_block
+
+
+def test_a_message_that_was_not_sent_stays_a_message(typed: Keyboard) -> None:
+    assert typed("?", ENTER, default="/exit\nmore") == "/exit\nmore?"
+    assert typed.reader.is_block
+    assert typed("/exit", ENTER) == "/exit"
+    assert not typed.reader.is_block
+
+
 def test_ctrl_d_on_an_empty_line_ends(typed: Keyboard) -> None:
     with pytest.raises(EOFError):
         typed("a", BACKSPACE, CTRL_D)

@@ -29,8 +29,8 @@ def messages(data: bytes) -> list[str]:
         (b"\xef\xbb\xbfone\r\ntwo\r\n", ["one", "two"]),
         ("naïve 🙂\n".encode(), ["naïve 🙂"]),
         (b"a\xff\xfeb\n", ["a��b"]),
-        (b"one\\\ntwo\\\nthree\nfour\n", ["one\ntwo\nthree", "four"]),
-        (b"one\\", ["one"]),
+        (b"one\\\n/help\nC:\\", ["one\\", "/help", "C:\\"]),
+        (b"// one\n", ["// one"]),
         (b'"""\none\n\ntwo\n"""\nthree\n', ["one\n\ntwo", "three"]),
         (b'"""\r\none\r\n"""  \r\nthree\r\n', ["one", "three"]),
         (b'"""one\ntwo"""\nthree\n', ["one\ntwo", "three"]),
@@ -63,6 +63,7 @@ def test_a_message_is_a_line_or_a_block(data: bytes, expected: list[str]) -> Non
         ('"""\n\none\n\n"""', False, "\none\n"),
         ('"""one', True, "one"),
         ('"""one\n  two"""', False, "one\n  two"),
+        ('"""one."""\ntwo', False, '"""one."""\ntwo'),
         ('""""""', False, ""),
         ('"""""', True, '""'),
         (' """\none', False, ' """\none'),
@@ -91,3 +92,16 @@ def test_the_marker_is_shown_once_for_each_message() -> None:
     reader = LineReader(BytesIO(b'one\n"""\ntwo\n"""\nthree\\\nfour\n\nfive\n'), lambda: shown.append("> "))
     assert [reader.read() for _ in range(4)] == ["one", "two", "three\nfour", "five"]
     assert len(shown) == 5  # once more after the empty line
+
+
+def test_a_block_that_is_not_closed_is_sent_with_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
+    assert messages(b'one\n"""\ntwo\n') == ["one", "two"]
+    said = capfd.readouterr().err
+    assert said == 'warning: the block at the end of the input is not closed: its last line must be """\n'
+    assert messages(b'"""\ntwo\n"""\n') == ["two"]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_backslash_continues_a_line_at_a_terminal_only() -> None:
+    assert LineReader(BytesIO(b"one\\\ntwo\n"), lambda: None).read() == "one\ntwo"
+    assert LineReader(BytesIO(b"one\\\ntwo\n")).read() == "one\\"
