@@ -21,6 +21,7 @@ OPTIONS = {option.name: option for name in ("chat", "generate") for option in CO
 FREE = {
     "prompt",
     "system",
+    "template_arg",
     "prefill",
     "stop",
     "banned_strings",

@@ -10,7 +10,7 @@ from llmcli.chat.conversation import Message
 from llmcli.engine.events import Cancellation, Prompt, common_prefix
 from llmcli.errors import LlmcliError
 from llmcli.inference.engine import REASONING_TAGS, Engine, TemplateOptions
-from llmcli.inference.request import PLAIN_TEMPLATE, template_options, with_plain_stop
+from llmcli.inference.request import PLAIN_TEMPLATE, template_arguments, template_options, with_plain_stop
 from llmcli.params.settings import Settings
 
 _SUMMARY = "What was said before, in summary:"
@@ -23,10 +23,11 @@ class PromptBuilder:
     """Builds the prompts of a conversation for one engine."""
 
     def __init__(self, engine: Engine, template: TemplateOptions | None = None) -> None:
-        """`template` is used in place of the one of the model."""
+        """`template` is used in place of the one of the settings or the model."""
         self.engine = engine
+        self._given = template
         # The setting `chat_template`, and what it stands for.
-        self._options: tuple[str | None, TemplateOptions] | None = (None, template) if template else None
+        self._options: tuple[str | None, TemplateOptions] | None = None
         self._last: tuple[tuple[_Messages, TemplateOptions], Prompt] | None = None
         self.count_tokens = cache(engine.count_tokens)  # of a text, which is counted once
 
@@ -68,7 +69,7 @@ class PromptBuilder:
         if settings.raw:
             text = "".join(message.text for message in path)
             return self.engine.render(text, TemplateOptions("", prefill=prefill))
-        options = replace(self.template(settings), prefill=prefill, thinking=settings.think != "off")
+        options = replace(self.template(settings), prefill=prefill)
         messages = as_messages(path, system)
         inputs = messages, options
         if self._last and self._last[0] == inputs:  # the check of the length has just rendered the same
@@ -87,9 +88,11 @@ class PromptBuilder:
 
     def template(self, settings: Settings) -> TemplateOptions:
         """The chat template of the settings or the model, read once; a plain one if there is neither."""
+        if self._given:
+            return self._given
         if self._options is None or self._options[0] != settings.chat_template:
             self._options = settings.chat_template, template_options(self.engine, settings)
-        return self._options[1]
+        return replace(self._options[1], arguments=template_arguments(settings))
 
     def with_plain_stop(self, settings: Settings) -> Settings:
         """The settings for an answer: with the plain template it ends where the user's turn would begin."""

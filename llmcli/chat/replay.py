@@ -23,6 +23,7 @@ from llmcli.inference.answer_json import ReplayManifest, build_manifest, prompt_
 from llmcli.inference.comparison import MAX_VARIANTS
 from llmcli.inference.constraints import recorded_constraint
 from llmcli.inference.engine import Answer, Engine, TemplateOptions, Vocab, check_request
+from llmcli.inference.request import template_arguments
 from llmcli.inference.sizing import possible_gpu_layers
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.model import HubParams, PlacementParams
@@ -249,7 +250,10 @@ class Replay:
             if not source:
                 hint = "give the right model with -m"
                 raise LlmcliError(f"{engine.name} has no chat template, and the answer used the one of its model", hint)
-            template = TemplateOptions(source, "the recorded chat template", time=manifest.moment)
+            arguments = manifest.template_arguments
+            if arguments is None:
+                arguments = template_arguments(settings) if settings.think == "off" else {}
+            template = TemplateOptions(source, "the recorded chat template", arguments=arguments, time=manifest.moment)
         prompt_builder = PromptBuilder(engine, template)
         settings = prompt_builder.with_plain_stop(settings)
         prompt = prompt_builder.prompt(recorded.path, recorded.system, settings, recorded.continued)

@@ -137,7 +137,7 @@ def _comparison(engine: "Engine", requests: Sequence[_CompareRequest], cancellat
     for one in requests:
         s = one.resolved.settings
         s = with_plain_stop(s) if needs_plain_template(engine, s) else s
-        key = one.text, one.system, s.prefill, s.raw, s.chat_template, s.think == "off"
+        key = one.text, one.system, s.prefill, s.raw, s.chat_template, s.think == "off", s.template_arg
         if key not in prompts:
             prompts[key] = build_prompt(engine, s, one.text, one.system)
         request = Request(prompts[key], s, one.constraint, cancellation=cancellation, label=one.variant.label)

@@ -156,7 +156,7 @@ def _report(answer: "Answer", heat: Measure | None, stats: bool) -> int:
             always=stats,
         )
     status = exit_status([answer])
-    if reason == "length" and 0 < settings.max_tokens <= t["predicted_n"]:
+    if reason == "length" and 0 < settings.max_tokens <= t["predicted_n"] and not answer.fills_context:
         console.note(f"cut off: max_tokens is {settings.max_tokens}; raise it with -n")
     elif reason == "length" and settings.max_tokens:
         size = f" of {answer.record.n_ctx} tokens" if answer.record.n_ctx else ""
@@ -165,7 +165,12 @@ def _report(answer: "Answer", heat: Measure | None, stats: bool) -> int:
 
 
 def exit_status(answers: Sequence["Answer"]) -> int:
-    """The exit status of answers that are written. Raises ConstraintError when a constraint was not met."""
+    """The exit status of answers that are written; a warning tells of one that is reasoning only.
+
+    Raises ConstraintError when a constraint was not met.
+    """
+    from llmcli.inference.engine import REASONING_HINT
+
     reasons = [answer.finish_reason for answer in answers]
     if "interrupt" in reasons:
         return ExitStatus.INTERRUPTED
@@ -176,7 +181,9 @@ def exit_status(answers: Sequence["Answer"]) -> int:
         if answer.record.failure:
             return answer.record.failure.status
     for answer in answers:
+        label = f"{answer.request.label}: " if answer.request.label else ""
         if failure := answer.constraint_failure():
-            label = f"{answer.request.label}: " if answer.request.label else ""
             raise ConstraintError(f"{label}{failure}", failure.hint)
+        if reason := answer.reasoning_only():
+            console.warn(label + reason, REASONING_HINT)
     return ExitStatus.OK

@@ -20,8 +20,12 @@ REASONING_TAGS = (
     ("<|channel|>final<|message|>", ""),  # gpt-oss without reasoning
     ("<|channel>thought", "<channel|>"),  # Gemma
     ("◁think▷", "◁/think▷"),  # Kimi
+    ("<mm:think>", "</mm:think>"),  # MiniMax M3
+    ("<think:opensource>", "</think:opensource>"),  # Hy3
+    ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),  # Apriel
 )
-_OPENING_TAGS = tuple(opener for opener, _ in REASONING_TAGS)
+# What the answer of a model can begin with: the last one is plain text, which opens the reasoning in a prompt only.
+MODEL_TAGS = REASONING_TAGS[:-1]
 
 
 class ReasoningSplitter:
@@ -70,12 +74,12 @@ class ReasoningSplitter:
 
     def _open(self) -> None:
         text = self._held.lstrip()
-        pair = next(((opener, closer) for opener, closer in REASONING_TAGS if text.startswith(opener)), None)
+        pair = next(((opener, closer) for opener, closer in MODEL_TAGS if text.startswith(opener)), None)
         if pair:
             self._closer = pair[1]
             self._held = text[len(pair[0]) :]
             self._state = "opened"
-        elif not any(opener.startswith(text) for opener in _OPENING_TAGS):
+        elif not any(opener.startswith(text) for opener, _ in MODEL_TAGS):
             self._state = "answer"
 
     def _think(self) -> Iterator[tuple[str, str]]:

@@ -107,6 +107,7 @@ class Prompt:
     chunks: Sequence[TokenChunk]
     request: Sequence[Message] | str = ""  # what it was made of: messages, or with `raw` a text
     template: str = ""  # the source of the chat template
+    arguments: Mapping[str, object] = field(default_factory=dict)  # its variables beside the messages
     time: float = 0.0  # that the template got (seconds since 1970)
 
     @classmethod

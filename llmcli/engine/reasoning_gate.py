@@ -11,6 +11,8 @@ from llmcli.engine.events import Request
 from llmcli.engine.llama.model import Vocab
 
 Side = Literal["reasoning", "answer", "both"]
+_BREAKS = r"""((?:\\n|['"]\s*[~+]\s*['"])*)"""  # line breaks in a text of a template, also where texts are joined
+_LOOKED_FOR = r"""(['"]\s*(?:in\b|[),]))?"""  # behind a text that the template only compares or splits with
 
 
 class ReasoningGate:
@@ -30,18 +32,14 @@ class ReasoningGate:
 
     @classmethod
     def of_request(cls, vocab: Vocab, request: Request) -> "ReasoningGate | None":
-        """The gate of an answer; None if neither its prompt nor the template of that has a tag of reasoning.
-
-        The reasoning is ended in the words of the template: with its line breaks before and after the closing tag.
-        """
+        """The gate of an answer; None if neither its prompt nor the template of that has a tag of reasoning."""
         splitter, template, prompt = request.splitter(), request.prompt.template, request.prompt.text
         openers = [opener for opener, closer in REASONING_TAGS if closer and opener in template]
         if not splitter or not (openers or splitter.thinking):
             return None
-        _, closer = max(REASONING_TAGS, key=lambda pair: max(template.rfind(pair[0]), prompt.rfind(pair[0])))
-        found = re.search(rf"((?:\\n)*){re.escape(closer)}((?:\\n)*)", template)
-        before, after = found.groups() if found else (r"\n", r"\n\n")
-        closing = before.replace(r"\n", "\n") + closer + after.replace(r"\n", "\n")
+        pairs = [pair for pair in REASONING_TAGS if pair[1]]
+        opener, closer = max(pairs, key=lambda pair: (prompt.rfind(pair[0]), template.rfind(pair[0])))
+        closing = closing_text(opener, closer, template, prompt)
         return cls(vocab, splitter, openers, request.settings.think_budget, closing)
 
     @property
@@ -95,3 +93,23 @@ class ReasoningGate:
         for _ in self._splitter.push(text):
             pass
         return text
+
+
+def closing_text(opener: str, closer: str, template: str, prompt: str) -> str:
+    """The closing tag with the line breaks before and after it that the model is used to.
+
+    They are those with which the template writes earlier or empty reasoning; one that writes none tells by its opening
+    tag whether tags have their own lines.
+    """
+    if closer.startswith("<|start|>"):  # gpt-oss: a message of its own, so that the one before it must end
+        return "<|end|>" + closer
+    written = []
+    for found in re.finditer(_BREAKS + re.escape(closer) + _BREAKS + _LOOKED_FOR, template):
+        before, after = (found[group].count(r"\n") for group in (1, 2))
+        if template[: found.start()].endswith(opener):  # an empty reasoning has the line breaks of both tags
+            before = min(before, 1)
+        if before + after and not found[3]:
+            written.append((before + after, before, after))
+    has_lines = opener + "\n" in prompt or opener + r"\n" in template
+    *_, before, after = max(written, default=(3, 1, 2) if has_lines else (0, 0, 0))
+    return "\n" * before + closer + "\n" * after

@@ -98,6 +98,8 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     gpu_layers: Annotated[int, Meta(ge=-1, le=1 << 16)] = 0  # layers that were on a GPU
     template_sha256: _Sha256 = ""  # of the chat template; empty for a raw prompt
     template: str = ""  # the chat template, if it was not the model's own
+    # The variables that the template got beside the messages. Version 0.1.0 gave it none, or with `think` off two.
+    template_arguments: dict[str, object] | None = None
     moment: _Number | None = None  # the time that the template got (seconds since 1970), if it asks for it
     prompt_sha256: _Sha256  # of the prompt's tokens, as 32-bit numbers, the lowest byte first
     # The batches of the prompt: tokens evaluated, tokens kept, number of such batches.
@@ -156,6 +158,7 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
         threads=record.n_threads,
         template_sha256=_text_sha256(prompt.template) if prompt.template else "",
         template="" if prompt.template == answer.engine.chat_template else prompt.template,
+        template_arguments=dict(prompt.arguments) if prompt.template else None,
         moment=prompt.time if "strftime_now" in prompt.template else None,
         prompt_sha256=prompt_sha256(prompt.tokens),
         layout=tuple(record.layout),

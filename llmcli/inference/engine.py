@@ -1,8 +1,8 @@
 """The interface between who asks for an `Answer` and the `Engine` that generates it, in this process or elsewhere."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from llmcli.engine.answer_text import REASONING_TAGS as REASONING_TAGS
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llmcli.engine.token_inspection import TokenInspector as TokenInspector
 
 Part = tuple[str, str]  # ("answer" or "think", text)
+REASONING_HINT = "end the reasoning with --think-budget, or use a larger --ctx-size"
 _NO_TOKEN = TokenTrace(0, None, "", None, None, None, None, None, (), "", 0, 0.0)  # of text that belongs to no token
 
 
@@ -38,7 +39,8 @@ class TemplateOptions:
     origin: str = "the chat template"  # its name in errors
     is_given: bool = False  # by the user, who can correct it
     prefill: str = ""  # the beginning of the answer
-    thinking: bool = True  # whether the model may reason first, where its template lets one choose
+    # Further variables of the template, such as whether the model reasons first.
+    arguments: Mapping[str, object] = field(default_factory=dict)
     time: float | None = None  # the time for the template (seconds since 1970); None = now
 
 
@@ -127,7 +129,7 @@ class Engine(Protocol):
 def check_request(engine: Engine, request: Request) -> None:
     """Refuse what an engine cannot do, with a UsageError that names the engine and the setting."""
     capabilities, settings, ignored = engine.capabilities, request.settings, engine.capabilities.ignored_settings
-    changed = [key for key, field in fields().items() if key in ignored and getattr(settings, key) != field.default]
+    changed = [key for key, one in fields().items() if key in ignored and getattr(settings, key) != one.default]
     if request.constraint is not None and not capabilities.constraints:
         changed.append(request.constraint.kind)
     if settings.logprobs and not capabilities.logprobs:
@@ -261,14 +263,27 @@ class Answer:
         self.traces.append(trace)
         self.on_token(trace)
 
+    @property
+    def fills_context(self) -> bool:
+        """Whether the prompt and the answer fill the context; `max_tokens` counts without the reasoning."""
+        return 0 < self.record.n_ctx <= len(self.record.tokens)
+
+    def reasoning_only(self) -> str:
+        """That there is reasoning and no answer, though neither the user nor the time limit ended it; else empty."""
+        if not self.reasoning or self.text.strip() or self.finish_reason not in ("stop", "length"):
+            return ""
+        n_tokens = self.record.timings.predicted_n
+        if self.finish_reason == "length":
+            return f"the reasoning took all {n_tokens} tokens: the answer did not begin"
+        return f"the model stopped after {n_tokens} tokens of reasoning: the answer did not begin"
+
     def constraint_failure(self) -> ConstraintError | None:
         """Why the answer, which has ended, does not match its constraint; None if it does, or has none."""
         constraint = self.request.constraint
         if not constraint or (self.record.is_complete and not self.problem):
             return None
-        if self.finish_reason == "length" and self.reasoning and not self.text:
-            reason = f"the reasoning took all {self.record.timings.predicted_n} tokens: the answer did not begin"
-            return ConstraintError(reason, "end the reasoning with --think-budget, or use a larger --ctx-size")
+        if reason := self.reasoning_only():
+            return ConstraintError(reason, REASONING_HINT)
         if not self.record.is_complete or self.finish_reason == "length":
             hint = "raise --max-tokens" if self.finish_reason == "length" else "a stop string ended it: remove --stop"
             return ConstraintError("the answer ended before it matched the constraint", hint)

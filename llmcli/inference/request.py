@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from llmcli.engine.events import Message, Prompt, TokenChunk
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import read_text
+from llmcli.params.generation import template_args_as_data
 from llmcli.params.settings import Settings
+from llmcli.text import did_you_mean
 
 if TYPE_CHECKING:  # a list of sessions needs no engine
     from llmcli.engine.llama.model import Vocab
@@ -76,10 +78,6 @@ def is_inline(text: str) -> bool:
     return "{" in text or len(text) > _MAX_NAME or "\n" in text
 
 
-def _inline_or_file(text: str) -> str:
-    return text if is_inline(text) else read_text(text)
-
-
 def build_prompt(engine: "Engine", settings: Settings, text: str, system: str | None) -> Prompt:
     """The prompt as it is evaluated: through the chat template (a plain one if there is none); verbatim with `raw`."""
     options = template_options(engine, settings)
@@ -93,19 +91,50 @@ def template_options(engine: "Engine", settings: Settings) -> "TemplateOptions":
     """The chat template given in the settings, else the model's own, else a plain one; none with `raw`."""
     from llmcli.inference.engine import TemplateOptions
 
-    prefill, thinking = settings.prefill or "", settings.think != "off"
+    prefill, arguments = settings.prefill or "", template_arguments(settings)
     if settings.raw:
         return TemplateOptions("", prefill=prefill)
     if settings.chat_template is not None:
-        try:
-            source = _inline_or_file(settings.chat_template)
-        except LlmcliError as error:
-            error.hint = "give a Jinja template or its file; llmcli has no built-in templates"
-            raise
-        return TemplateOptions(source or PLAIN_TEMPLATE, "the chat template", True, prefill, thinking)
+        source = _given_template(settings.chat_template)
+        return TemplateOptions(source or PLAIN_TEMPLATE, "the chat template", True, prefill, arguments)
     if engine.chat_template:
-        return TemplateOptions(engine.chat_template, "the model's chat template", False, prefill, thinking)
-    return TemplateOptions(PLAIN_TEMPLATE, "the plain chat template", False, prefill, thinking)
+        return TemplateOptions(engine.chat_template, "the model's chat template", False, prefill, arguments)
+    return TemplateOptions(PLAIN_TEMPLATE, "the plain chat template", False, prefill, arguments)
+
+
+def _given_template(text: str) -> str:
+    """A Jinja template: the text itself, or the content of the file with this name; or a name of llama.cpp, which wins.
+
+    Raises LlmcliError for a file that cannot be read.
+    """
+    if not text or is_inline(text) or is_builtin_template(text):
+        return text
+    try:
+        return read_text(text)
+    except LlmcliError as error:
+        from llmcli.engine.llama.bindings import chat_template_names
+
+        error.hint = did_you_mean(text, chat_template_names()) or (
+            "give a Jinja template, its file, or the name of a template of llama.cpp, such as chatml or llama3"
+        )
+        raise
+
+
+def is_builtin_template(text: str) -> bool:
+    """Whether it is the name of a chat template of llama.cpp."""
+    from llmcli.engine.llama.bindings import chat_template_names  # the library takes 30 ms
+
+    return text in chat_template_names()
+
+
+def template_arguments(settings: Settings) -> dict[str, object]:
+    """The variables of a chat template beside the messages.
+
+    Templates ask with one of two names whether the model reasons; some reason only when they are told. As in llama.cpp,
+    a model that can reason does, unless the user does not want that.
+    """
+    thinks = settings.think != "off"
+    return {"enable_thinking": thinks, "thinking": thinks, **template_args_as_data(settings.template_arg)}
 
 
 def needs_plain_template(engine: "Engine", settings: Settings) -> bool:
@@ -166,11 +195,15 @@ class PromptRenderer:
             self._template = ChatTemplate(options.source, special, options.origin, options.is_given)
         template = self._template
         template.time = time.time() if options.time is None else options.time
-        text, tokens = self.apply(template, request, options.prefill, options.thinking)
-        return Prompt(text, (TokenChunk(tokens),), request, template.source, template.time)
+        text, tokens = self.apply(template, request, options.prefill, options.arguments)
+        return Prompt(text, (TokenChunk(tokens),), request, template.source, options.arguments, template.time)
 
     def apply(
-        self, template: "ChatTemplate", messages: Sequence[Message], prefill: str = "", thinking: bool = True
+        self,
+        template: "ChatTemplate",
+        messages: Sequence[Message],
+        prefill: str = "",
+        arguments: Mapping[str, object] | None = None,
     ) -> tuple[str, list[int]]:
         """The prompt as text and as tokens, ending where the answer begins (after `prefill`).
 
@@ -179,7 +212,7 @@ class PromptRenderer:
         tokens are those that llama.cpp makes of the whole text.
         """
         safe = [{**message, "content": self._marked(str(message["content"]))} for message in messages]
-        text = template.render(safe, thinking) + self._marked(prefill)
+        text = template.render(safe, arguments) + self._marked(prefill)
         names = list(self._written)
         parts = re.split(rf"\ue000{self._nonce}(\d+)\ue001", text)  # every second part is the number of a mark
         parts = [names[int(part)] if index % 2 else part for index, part in enumerate(parts)]

@@ -4,11 +4,73 @@ import json
 import math
 import re
 from contextlib import suppress
+from keyword import iskeyword
 
-from llmcli.params.param import LARGEST_FLOAT, format_value, is_int, is_number, setting, settings_group, unescape
+from llmcli.params.param import (
+    LARGEST_FLOAT,
+    InvalidValueError,
+    format_value,
+    is_int,
+    is_number,
+    setting,
+    settings_group,
+    unescape,
+)
 
 Bias = tuple[int | str, float]
 _BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
+
+
+_ARG_SHAPE = 'KEY=JSON, such as reasoning_effort="high" or keep_past_thinking=true'
+# What a chat template gets from the program, and what Jinja defines or reserves.
+_NOT_ARGS = (
+    *("messages", "add_generation_prompt", "bos_token", "eos_token", "raise_exception", "strftime_now"),
+    *("caller", "cycler", "dict", "joiner", "kwargs", "loop", "namespace", "range", "self", "super", "varargs"),
+)
+
+
+def template_args_from_data(value: object) -> tuple[str, ...]:
+    """`KEY=JSON`, a list of them, or a JSON object as in llama-server's `chat_template_kwargs`; as `KEY=JSON` texts."""
+    if isinstance(value, str) and value.strip() in ("", "none"):
+        return ()
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        value = _template_json(value)
+    if isinstance(value, str):
+        key, equals, text = value.partition("=")
+        if not equals:
+            raise ValueError(_ARG_SHAPE)
+        value = {key.strip(): _template_json(text, key)}
+    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return tuple(one for item in value for one in template_args_from_data(item))
+    if not isinstance(value, dict):
+        raise ValueError(_ARG_SHAPE)
+    for key in value:
+        if not key.isidentifier() or iskeyword(key):
+            raise ValueError(_ARG_SHAPE)
+        if key in _NOT_ARGS:
+            raise InvalidValueError("a variable of your own", f"the template gets {key} from llmcli")
+    return tuple(f"{key}={json.dumps(one, ensure_ascii=False)}" for key, one in value.items())
+
+
+def _template_json(text: str, key: str = "KEY") -> object:
+    def no_number(name: str) -> object:
+        raise InvalidValueError(_ARG_SHAPE, f"{name} is not JSON")
+
+    try:
+        return json.loads(text, parse_constant=no_number)
+    except InvalidValueError:
+        raise
+    except (ValueError, RecursionError):  # also a number with thousands of digits
+        pair = f'{key.strip()}="{text.strip()}"'
+        is_word = text.strip().replace("-", "_").isidentifier()
+        hint = f"a text has quotes: {pair}; in a shell '{pair}'" if is_word else ""
+        raise InvalidValueError(_ARG_SHAPE, hint=hint) from None
+
+
+def template_args_as_data(arguments: tuple[str, ...]) -> dict[str, object]:
+    """The variables by name; of several values for one name the last one counts."""
+    pairs = (one.partition("=") for one in arguments)
+    return {key: json.loads(text) for key, _, text in pairs}
 
 
 @settings_group("Request")
@@ -26,11 +88,21 @@ class RequestParams:
     prefill: str | None = setting(None, "Text that the answer starts with.")
     raw: bool = setting(False, "Raw completion of the prompt, without the chat template.")
     chat_template: str | None = setting(
-        None, "Jinja chat template to use instead of the model's: inline or a file.", metavar="JINJA|FILE", path=True
+        None,
+        "Chat template to use instead of the model's: Jinja text, a file, or a name of llama.cpp such as chatml.",
+        metavar="JINJA|FILE|NAME",
+        path=True,
+    )
+    template_arg: tuple[str, ...] = setting(
+        (),
+        'Variable of the chat template: keep_past_thinking=true, reasoning_effort="high". Repeatable.',
+        names="--template-arg --chat-template-kwargs",
+        metavar="KEY=JSON",
+        data=template_args_from_data,
     )
     think: str = setting(
         "show",
-        "Reasoning of the model: show it, hide it, or ask the model for none (off).",
+        "Reasoning of the model: turn it on and show it, turn it on and hide it, or ask the model for none (off).",
         choices=("show", "hide", "off"),
     )
     think_budget: int = setting(

@@ -23,7 +23,7 @@ T = TypeVar("T")
 CODE_KEYS = ("temp_policy_file",)  # it names code: a session file from elsewhere must not run code
 # Environment variables of the program that are not settings.
 _SWITCHES = ("LLMCLI_HOME", "LLMCLI_DEBUG")
-_CHAT_ONLY = ("system", "chat_template", "think")
+_CHAT_ONLY = ("system", "chat_template", "template_arg", "think")
 
 
 @dataclass(frozen=True, kw_only=True)

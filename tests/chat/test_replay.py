@@ -1,5 +1,6 @@
 """An answer given again is the same to the letter, whatever it was drawn with; and what differs is found and named."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -84,6 +85,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "raw prefill": {"temperature": "line:1.2,0.5", "raw": True, "prefill": "\nAnd"},
     "no thinking": {"temperature": 0.9, "think": "off"},
     "template": {"temperature": 0.9, "chat_template": "{{ messages[-1].content }} ({{ strftime_now('%s') }}):"},
+    "variables of the template": {
+        "chat_template": "{{ messages[-1].content }} {{ thinking }} {{ effort }}:",
+        "template_arg": ['effort="low"', "thinking=7"],
+    },
+    "built-in template": {"temperature": 0.9, "chat_template": "llama3"},
     "system in a file": {"temperature": 1.1, "system": "@SYSTEM"},
     "probabilities": {"temperature": 1.1, "logprobs": 3},
     "one thread each": {"temperature": 1.1, "n_threads_batch": 1},
@@ -134,6 +140,18 @@ def test_an_output_repeats_exactly(
     assert (replay.answer.text, replay.answer.reasoning) == (data["text"], data.get("reasoning_content", ""))
     assert len(replay.answer.tokens) == data["completion_tokens"]
     assert replay.answer.finish_reason == data["finish_reason"]
+
+
+def test_an_older_record_did_not_tell_the_template_of_reasoning(first: LocalEngine, second: LocalEngine) -> None:
+    data = given(first, {"chat_template": "{{ messages[-1].content }}:", "seed": 3}, QUESTIONS[0])
+    template = "{{ messages[-1].content }}{{ ' on' if thinking }}:"
+    sha256 = hashlib.sha256(template.encode()).hexdigest()
+    manifest = {**data["replay"], "template": template, "template_sha256": sha256}
+    told = again(second, read(data, replay=manifest))
+    assert "the prompt is different" in told.reasons[0]
+    del manifest["template_arguments"]
+    replay = again(second, read(data, replay=manifest))
+    assert (replay.difference, replay.reasons) == (None, [])
 
 
 @pytest.mark.parametrize("kind", MOVED)

@@ -223,6 +223,7 @@ def test_a_file_that_is_cut_anywhere_can_be_continued() -> None:
         ('{"type":"set","key":"system","value":"@/etc/hosts"}', "cannot set system to the name of a file"),
         ('{"type":"set","key":"json_schema","value":"/etc/hosts"}', "cannot set json_schema to the name of a file"),
         ('{"type":"set","key":"chat_template","value":"~/.ssh/id"}', "cannot set chat_template to the name of a file"),
+        ('{"type":"set","key":"template_arg","value":["messages=1"]}', "the template gets messages from llmcli"),
         ('{"type":"set","key":"theme","value":"/dev/stdin"}', "cannot set theme to the name of a file"),
         ('{"type":"set","key":"file","value":["/etc/hosts"]}', "cannot set file to the name of a file"),
     ],
@@ -236,6 +237,16 @@ def test_a_line_that_is_not_valid_is_reported_and_skipped(line: str, message: st
     session.add("user", "more")
     session.close()
     assert texts(Session.load("talk"))[-1] == "more"
+
+
+def test_the_template_of_a_session_can_be_a_name_of_llama_cpp() -> None:
+    session = saved_session()
+    session.set("chat_template", "chatml")
+    session.set("template_arg", ('effort="low"',))
+    session.close()
+    again = Session.load("talk")
+    assert (again.notes, again.overrides) == ([], {"chat_template": "chatml", "template_arg": ('effort="low"',)})
+    again.close()
 
 
 def test_a_setting_from_a_file_is_saved_as_its_text(tmp_path: Path) -> None:

@@ -275,6 +275,31 @@ def test_a_time_limit_counts_before_the_first_token_too(run: Run, seconds: str) 
 
 
 @with_tiny
+def test_reasoning_that_fills_the_context_is_a_warning(run: Run) -> None:
+    args = ("generate", "Hi", "-c", "256", "-n", "8", "--ignore-eos", "--think", "hide")
+    ran = run(*args, "--chat-template", "{{ messages[0].content }}{{ '<think>' if thinking }}")
+    assert (ran.status, ran.text) == (0, "\n")
+    warning, hint, cut = ran.stderr.splitlines()
+    assert re.fullmatch(r"warning: the reasoning took all \d+ tokens: the answer did not begin", warning)
+    assert "--think-budget" in hint
+    assert cut.startswith("cut off: the context of 256 tokens is full")
+    ran = run(*args, "--chat-template", "{{ messages[0].content }}<think>", "--think-budget", "4")
+    assert ran.text.strip()
+    assert ran.stderr == "cut off: max_tokens is 8; raise it with -n\n"
+
+
+@with_tiny
+def test_the_rendered_prompt_shows_what_the_template_was_told(run: Run) -> None:
+    template = "{{ thinking }} {{ effort }} {{ messages[0].content }}"
+    ran = run("generate", "Hi", "--show-prompt", "--chat-template", template, "--template-arg", 'effort="low"')
+    assert ran.text == "True low Hi\n"
+    more = ("--chat-template-kwargs", '{"effort": 1, "thinking": null}', "--think", "off")
+    assert run("generate", "Hi", "--show-prompt", "--chat-template", template, *more).text == "None 1 Hi\n"
+    ran = run("generate", "Hi", "--show-prompt", "--chat-template", "chatml")
+    assert ran.text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+@with_tiny
 def test_a_full_context_is_noted_and_quiet_silences_it(run: Run) -> None:
     args = ("generate", "Hi", "-c", "256", "-n", "-1", "--ignore-eos")
     ran = run(*args)

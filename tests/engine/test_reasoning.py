@@ -4,10 +4,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.engine.answer_text import REASONING_TAGS, ReasoningSplitter
+from llmcli.engine.answer_text import MODEL_TAGS, REASONING_TAGS, ReasoningSplitter
 from tests.inference.fake_vocab import FakeVocab
 
-PAIRS = [(opener, closer) for opener, closer in REASONING_TAGS if closer]
+PAIRS = [(opener, closer) for opener, closer in MODEL_TAGS if closer]
+
+
+def test_reasoning_that_plain_words_open_is_begun_by_the_prompt_only() -> None:
+    text = "Here are my reasoning steps:\nhm\n[BEGIN FINAL RESPONSE]\nYes"
+    assert split(text) == ("", text)
+    assert split("hm\n[BEGIN FINAL RESPONSE]\nYes", prompt="Here are my reasoning steps:\n") == ("hm", "Yes")
 
 
 def split(*pieces: str, prompt: str = "") -> tuple[str, str]:

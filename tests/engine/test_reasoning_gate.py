@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from llmcli.engine.answer_text import ReasoningSplitter
-from llmcli.engine.events import Constraint, Request
-from llmcli.engine.reasoning_gate import ReasoningGate
+from llmcli.engine.events import Constraint, Prompt, Request
+from llmcli.engine.reasoning_gate import ReasoningGate, closing_text
 from llmcli.inference.engine import Answer
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt
@@ -93,6 +93,46 @@ def test_reasoning_ends_after_its_budget(budget: int) -> None:
     assert gate.is_open
 
 
+# What the templates of Qwen 3, MiniMax M2, GLM 4.7, SmolLM3, DeepSeek R1 and V3.1, and Gemma 4 tell of their tags.
+SPLIT = "{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "expected"),
+    [
+        (SPLIT + r"{{ '<think>\n' + reasoning.strip('\n') + '\n</think>\n\n' + content }}", "", "\n</think>\n\n"),
+        (SPLIT + r"{{ '<think>' ~ '\n' ~ reasoning ~ '\n' ~ '</think>' ~ '\n\n' }}", "", "\n</think>\n\n"),
+        (SPLIT + "{{ '<think>' + reasoning.strip() +  '</think>'}}", "a<think>", "</think>"),
+        (r"<think> Thought </think> Solution{{ '<think>\n\n</think>\n' + content }}", "", "\n</think>\n"),
+        (SPLIT + r"{{ '<think>\n' }}", "a<think>\n", "\n</think>\n\n"),
+        (SPLIT + "{{ '<think></think>' }}", "a<think>", "</think>"),
+    ],
+)
+def test_reasoning_is_ended_in_the_words_of_the_template(template: str, prompt: str, expected: str) -> None:
+    assert closing_text("<think>", "</think>", template, prompt) == expected
+
+
+def test_the_reasoning_of_a_channel_ends_with_its_message() -> None:
+    prompt = Prompt("<|start|>assistant", (), (), "{{ '<|channel|>analysis<|message|>' }}<|channel|>final<|message|>")
+    gate = ReasoningGate.of_request(CharacterVocab(), Request(prompt, Settings(think_budget=0)))
+    assert gate
+    closing = [token for character in "<|channel|>analysis<|message|>" for token in gate.push(ord(character))]
+    assert "".join(map(chr, closing)) == "<|end|><|start|>assistant<|channel|>final<|message|>"
+
+
+class CharacterVocab(FakeVocab):
+    """Tokens are characters."""
+
+    def piece(self, token: int, special: bool = False) -> bytes:  # noqa: ARG002
+        return chr(token).encode()
+
+    def ends(self, token: int) -> bool:
+        return not token
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:  # noqa: ARG002
+        return [ord(character) for character in text]
+
+
 THINKING = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: <think>\n"
 
 
@@ -128,6 +168,18 @@ def test_max_tokens_and_stop_strings_are_those_of_the_answer(local: LocalEngine,
     assert len(local.tokenizer.tokenize(answer.reasoning)) > 20
     assert "e" in answer.reasoning
     assert "e" not in answer.text
+
+
+def test_reasoning_without_an_answer_is_told(local: LocalEngine, settings: Settings) -> None:
+    answer = answer_of(local, settings, temperature=Fixed(0.0), ignore_eos=True)
+    assert (answer.text, answer.finish_reason) == ("", "length")
+    n_tokens = len(answer.tokens)
+    assert answer.reasoning_only() == f"the reasoning took all {n_tokens} tokens: the answer did not begin"
+    assert answer.fills_context
+    answer = answer_of(local, settings, temperature=Fixed(0.0), ignore_eos=True, think_budget=5)
+    assert answer.text
+    assert answer.reasoning_only() == ""
+    assert not answer.fills_context
 
 
 def test_an_answer_that_did_not_begin_is_no_success(local: LocalEngine, settings: Settings) -> None:

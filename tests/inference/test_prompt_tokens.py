@@ -108,7 +108,7 @@ def test_harmless_text_is_tokenized_in_one_go(user: str) -> None:
 
 def test_the_switch_for_reasoning_reaches_the_template() -> None:
     source = "{{ 'quiet' if enable_thinking is defined and not enable_thinking else 'loud' }}"
-    assert PromptRenderer(FakeVocab()).apply(chatml(source), [], thinking=False)[0] == "quiet"
+    assert PromptRenderer(FakeVocab()).apply(chatml(source), [], arguments={"enable_thinking": False})[0] == "quiet"
     assert PromptRenderer(FakeVocab()).apply(chatml(source), [])[0] == "loud"
 
 

@@ -226,7 +226,7 @@ def test_a_raw_prompt_needs_no_template() -> None:
     [
         ("{% if %}", UsageError, "^the chat template is not valid Jinja"),
         ("{{ raise_exception('no') }}", UsageError, "^the chat template fails: no"),
-        ("chatml", DiskError, "file not found: chatml"),
+        ("chatmll", DiskError, "file not found: chatmll"),
     ],
 )
 def test_an_error_names_the_origin_of_the_template(given: str, kind: type[LlmcliError], telling: str) -> None:
@@ -236,8 +236,29 @@ def test_an_error_names_the_origin_of_the_template(given: str, kind: type[Llmcli
         build_prompt(engine_with("{% if %}"), Settings(), "Q", None)
 
 
-def test_reasoning_is_switched_off_only_when_asked() -> None:
-    local = engine_with("{{ enable_thinking is defined and not enable_thinking }}")
-    assert build_prompt(local, Settings(think="off"), "Q", None).text == "True"
-    for think in ("show", "hide"):
-        assert build_prompt(local, Settings(think=think), "Q", None).text == "False"
+@pytest.mark.parametrize(("think", "expected"), [("show", "onQ"), ("hide", "onQ"), ("off", "offQ")])
+@pytest.mark.parametrize("name", ["enable_thinking", "thinking"])
+def test_reasoning_is_on_unless_the_user_wants_none(name: str, think: str, expected: str) -> None:
+    local = engine_with(f"{{{{ 'on' if {name} else 'off' }}}}{{{{ messages[0].content }}}}")
+    assert build_prompt(local, Settings(think=think), "Q", None).text == expected
+
+
+def test_variables_of_the_user_reach_the_template() -> None:
+    local = engine_with("{{ effort }}{{ thinking }}{{ parts | sum }}{{ messages[0].content }}")
+    given = ('effort="low"', "thinking=false", "parts=[1, 2]", 'effort="high"')
+    assert build_prompt(local, Settings(template_arg=given), "Q", None).text == "highFalse3Q"
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"),
+    [
+        (None, "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n"),
+        (
+            "S",
+            "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n",
+        ),
+    ],
+)
+def test_a_template_of_llama_cpp_is_used_by_its_name(system: str | None, expected: str) -> None:
+    prompt = build_prompt(engine_with(TEMPLATE), Settings(chat_template="chatml"), "Q", system)
+    assert (prompt.text, prompt.template) == (expected, "chatml")

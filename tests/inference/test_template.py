@@ -4,11 +4,14 @@ from datetime import datetime
 
 import pytest
 
-from llmcli.errors import LlmcliError, ModelInvalidError
+from llmcli.engine.answer_text import ReasoningSplitter
+from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.inference.template import ChatTemplate
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
-USER = [{"role": "user", "content": "Hi <b> & 'c'"}]
+QUESTION = "Hi <b> & 'c'"
+USER = [{"role": "user", "content": QUESTION}]
+ECHO = "{{ messages[-1].content }}"
 SYSTEM = [{"role": "system", "content": "Be brief."}, *USER]
 TURNS = [*SYSTEM, {"role": "assistant", "content": "Hello!"}, {"role": "user", "content": "More"}]
 
@@ -88,8 +91,8 @@ QWEN3 = """{%- set ns = namespace(last=messages|length - 1, open=true) %}
 {%- endif %}"""
 
 
-def render(source: str, messages: list[dict[str, str]], **options: bool) -> str:
-    return ChatTemplate(source, SPECIAL, "the template").render(messages, **options)
+def render(source: str, messages: list[dict[str, str]], **arguments: object) -> str:
+    return ChatTemplate(source, SPECIAL, "the template").render(messages, arguments)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +150,7 @@ def test_published_shapes_render_as_written_by_hand(source: str, messages: list[
 
 
 def test_a_variable_of_the_template_switches_reasoning_off() -> None:
-    assert render(QWEN3, USER, thinking=False) == render(QWEN3, USER) + "<think>\n\n</think>\n\n"
+    assert render(QWEN3, USER, enable_thinking=False) == render(QWEN3, USER) + "<think>\n\n</think>\n\n"
 
 
 @pytest.mark.parametrize(
@@ -184,18 +187,145 @@ def test_a_variable_of_the_template_switches_reasoning_off() -> None:
         ("{{ 'a b'.split() | last | upper }}{{ ' x '.strip() }}{{ 'abc'[::-1] }}", "Bxcba"),
         ("{{ messages[0].get('name', 'none') }}{{ messages[0]['role'] | title }}{{ '3' | int + 1 }}", "noneUser4"),
         ("{% raw %}{{ x }}{% endraw %}{# gone #}", "{{ x }}"),
+        ("{{ '%s is %05.1f%% (%-3s|%+d)' % ('x', 2.345, 'a', 7) }}{{ '%(a)s' % {'a': 1} }}", "x is 002.3% (a  |+7)1"),
+        ("{{ '%s-%s' | format('a', [1]) }}{{ '%(b)s' | format(b=2) }}{{ '%x' % 255 }}{{ '100%%' % () }}",
+         "a-[1]2ff100%"),
+        ("{{ '{:.2f}|{:>4}|{:,}'.format(3.14159, 'ab', 12345) }}", "3.14|  ab|12,345"),
+        ("{{ [1, 2, 3] | sum }}{{ [{'n': 2}, {'n': 0.5}] | sum('n') }}{{ [[1], [2]] | sum(start=[]) }}", "62.5[1, 2]"),
+        ("{{ 'one two three four' | truncate(12) }}{{ 'abcdef' | truncate(3, true, '', 0) }}", "one two...abc"),
+        ("{% for g in [{'k': 'b', 'v': 1}, {'k': 'a', 'v': 2}, {'k': 'b', 'v': 3}] | groupby('k') %}"
+         "{{ g.grouper }}{{ g.list | map(attribute='v') | list }}{% endfor %}", "a[2]b[1, 3]"),
+        ("{% for key, items in [{'k': 1}] | groupby('k') %}{{ key }}{{ items | length }}{% endfor %}", "11"),
     ],
 )  # fmt: skip
 def test_functions_of_templates_work_as_in_jinja(source: str, expected: str) -> None:
-    assert render(source, USER) == expected
+    assert render(source + ECHO, USER) == expected + QUESTION
 
 
 def test_the_template_gets_the_current_date() -> None:
-    assert render("{{ strftime_now('%Y') }}", USER) in {str(datetime.now().year), str(datetime.now().year - 1)}
+    assert render("{{ strftime_now('%Y') }}", []) in {str(datetime.now().year), str(datetime.now().year - 1)}
 
 
 def test_block_lines_leave_no_blank_lines() -> None:
-    assert render("a\n  {% if true %}\nb\n  {% endif %}\nc\n", USER) == "a\nb\nc"
+    assert render("a\n  {% if true %}\nb\n  {% endif %}\nc\n", []) == "a\nb\nc"
+
+
+# How model families open the reasoning, written anew: the end of the prompt with reasoning and without.
+FAMILIES = {
+    "GLM 4.7": (
+        "<|assistant|>{{- '</think>' if (enable_thinking is defined and not enable_thinking) else '<think>' -}}",
+        ("<|assistant|><think>", "<|assistant|></think>"),
+    ),
+    "Qwen 3.5": (
+        "assistant\n{% if enable_thinking is defined and enable_thinking is false %}"
+        "{{- '<think>\\n\\n</think>\\n\\n' }}"
+        "{% else %}{{- '<think>\\n' }}{% endif %}",
+        ("assistant\n<think>\n", "assistant\n<think>\n\n</think>\n\n"),
+    ),
+    "Qwen 3": (
+        "assistant\n{{ '<think></think>' if not enable_thinking | default(true) }}",
+        ("assistant\n", "</think>"),
+    ),
+    "DeepSeek V3.1": (
+        "{% if not thinking is defined %}{% set thinking = false %}{% endif %}"
+        "<｜Assistant｜>{{ '<think>' if thinking else '</think>' }}",
+        ("<｜Assistant｜><think>", "<｜Assistant｜></think>"),
+    ),
+    "Gemma 4": (
+        "<|turn>model\n{{ '<|channel>thought\\n<channel|>' if not enable_thinking | default(false) }}",
+        ("<|turn>model\n", "<|channel>thought\n<channel|>"),
+    ),
+    "Granite 3.3": ("{{ 'Write your thoughts.' if thinking }}<|role|>", ("Write your thoughts.<|role|>", "Hi<|role|>")),
+    "MiniMax M2": ("{{ ']~b]ai' ~ '\\n' ~ '<think>' ~ '\\n' }}", ("]~b]ai\n<think>\n",) * 2),
+    "Nemotron": (
+        "{% set on = enable_thinking if enable_thinking is defined else true %}"
+        "a{{ '<think>\\n' if on else '<think></think>' }}",
+        ("a<think>\n", "a<think></think>"),
+    ),
+    "Hy3": ("a<think:opensource>{{ '</think:opensource>' if not thinking }}", (":opensource>", "</think:opensource>")),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reasoning_begins_where_a_family_begins_it(family: str) -> None:
+    source, ends = FAMILIES[family]
+    for thinks, end in zip((True, False), ends, strict=True):
+        text = render(f"{{{{ messages[0].content }}}}{source}", [{"role": "user", "content": "Hi"}], **switch(thinks))
+        assert text.endswith(end)
+        assert ReasoningSplitter(text).thinking == text.rstrip().endswith(("<think>", "<think:opensource>"))
+
+
+def switch(thinks: bool) -> dict[str, bool]:
+    return {"enable_thinking": thinks, "thinking": thinks}
+
+
+# SmolVLM and Idefics iterate over a content; others take its first part.
+PARTS = """{% for m in messages %}{{ m.role }}:{% for part in m.content %}
+{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}
+{% endfor %}|{% endfor %}"""
+FIRST_PART = "{% for m in messages %}{{ m.role }}:{{ m.content[0]['text'] | trim }}|{% endfor %}"
+
+
+@pytest.mark.parametrize("source", [PARTS, FIRST_PART])
+@pytest.mark.parametrize("question", ["Hi", "a", "<b>"])
+def test_a_template_for_typed_content_gets_it(source: str, question: str) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}]
+    assert render(source, messages) == f"system:Be brief.|user:{question}|"
+
+
+def test_a_system_message_that_a_template_omits_comes_before_the_first_question() -> None:
+    source = "{% for m in messages if m.role != 'system' %}[{{ m.content }}]{% endfor %}"
+    assert render(source, SYSTEM) == f"[Be brief.\n\n{QUESTION}]"
+    assert render("yandex", SYSTEM) == f" Пользователь: Be brief.\n\n{QUESTION}\n\n Ассистент:[SEP]"
+
+
+@pytest.mark.parametrize("source", ["Hello!", "{{ messages[0].content }}", "{{ messages[-1].role }}"])
+def test_a_template_that_omits_the_question_is_an_error(source: str) -> None:
+    with pytest.raises(LlmcliError, match="does not write the last message of the user into the prompt") as caught:
+        render(source, TURNS)
+    assert "--raw" in caught.value.hint
+    with pytest.raises(UsageError, match="does not write"):
+        ChatTemplate(source, {}, "the chat template", is_given=True).render(TURNS)
+
+
+def test_a_question_that_a_filter_changes_stands_in_the_prompt() -> None:
+    assert render("{{ messages[0].content | upper | e }}", USER) == "HI &lt;B&gt; &amp; &#39;C&#39;"
+
+
+def test_variables_of_the_user_do_not_replace_those_of_the_program() -> None:
+    template = ChatTemplate("{{ bos_token }}{{ messages[0].content }}{{ x }}", SPECIAL, "the template")
+    text = template.render(USER, {"bos_token": "no", "messages": [], "x": 1, "self": 2})
+    assert text == f"<s>{QUESTION}1"
+
+
+def test_a_variable_can_be_what_a_template_demands() -> None:
+    source = "{{ functions }}" + ECHO + "{% if functions.x %}{% endif %}"
+    with pytest.raises(LlmcliError, match="'functions' is undefined"):
+        render(source, USER)
+    assert render(source, USER, functions=[]) == "[]" + QUESTION
+
+
+@pytest.mark.parametrize(
+    "name", ["chatml", "llama3", "gemma", "mistral-v7", "phi4", "deepseek3", "command-r", "vicuna"]
+)
+def test_templates_of_llama_cpp_write_every_message(name: str) -> None:
+    text = render(name, TURNS)
+    assert all(message["content"] in text for message in TURNS)
+    assert text.index("Be brief.") < text.index(QUESTION) < text.index("Hello!") < text.index("More")
+
+
+def test_a_text_with_nul_stays_whole_in_a_template_of_llama_cpp() -> None:
+    text = render("chatml", [{"role": "user", "content": "a\0b ü " * 1000}])
+    assert text == "<|im_start|>user\n" + "a\ufffdb ü " * 1000 + "<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_an_error_has_the_line_of_the_template() -> None:
+    with pytest.raises(ModelInvalidError, match=r"^the template is not valid Jinja: line 3: expected token"):
+        render("a\n{# b #}\n{{ a b }}\n", USER)
+    with pytest.raises(LlmcliError, match=r"^the template fails: line 2: 'x' is undefined"):
+        render("a\n{{ x.y }}\n" + ECHO, USER)
+    with pytest.raises(LlmcliError, match=r"^the template fails: line 3: no, please"):
+        render("a\n\n{{ raise_exception('no, please') }}\n" + ECHO, USER)
 
 
 @pytest.mark.parametrize(
@@ -256,10 +386,10 @@ def test_the_messages_given_are_not_changed() -> None:
 
 
 def test_a_template_renders_again_after_it_failed() -> None:
-    template = ChatTemplate("{{ 'a' * messages[0].content | int }}", {}, "the template")
+    template = ChatTemplate("{{ 'a' * messages[0].content | int }}" + ECHO, {}, "the template")
     with pytest.raises(LlmcliError):
         template.render([{"role": "user", "content": "1000000000"}])
-    assert template.render([{"role": "user", "content": "3"}]) == "aaa"
+    assert template.render([{"role": "user", "content": "3"}]) == "aaa3"
 
 
 def test_a_long_conversation_has_room() -> None:

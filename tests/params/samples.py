@@ -19,6 +19,7 @@ _SPECIAL: dict[str, tuple[Any, ...]] = {
     "temperature": (Fixed(0.0), Fixed(0.1), Entropy(0.3, 1.3), Entropy(0.0, 2.0, 0.7), Entropy(1e-7, 1e7), *_POLICIES),
     "temp_policy_file": (None, "wave.py:wave", "C:\\my rules\\a b.py:warm_2"),
     "samplers": ((), ("top_k",), ("temperature", "min_p"), tuple(reversed(DEFAULT_ORDER)), ("infill", "adaptive_p")),
+    "template_arg": (("a=1",), ('a="x = y"', "b=null"), ('a={"b": [1, 2.5, "ü\\n"]}',)),
     "seed": (None, 0, 42, 2**32 - 1),
     "n_gpu_layers": (0, 12, "auto", "all"),
     "tensor_split": ("", "1", "3,1", "0,2.5"),

@@ -159,3 +159,46 @@ AMOUNTS = st.floats(allow_nan=False, width=32).filter(lambda value: value < INF)
 def test_any_list_of_biases_survives_text_and_json(value: tuple[Bias, ...]) -> None:
     assert BIAS.parse_text(BIAS.format(value)) == value
     assert BIAS.parse_data(json.loads(json.dumps(to_datum(BIAS, value), allow_nan=False))) == value
+
+
+TEMPLATE_ARG = fields()["template_arg"]
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        (["a=1"], ("a=1",)),
+        (["a = [1, 2]", 'b="x=y"'], ("a=[1, 2]", 'b="x=y"')),
+        (['{"a": {"b": null}, "c": true}'], ('a={"b": null}', "c=true")),
+        (['a="ü"', "none", "a=2"], ('a="ü"', "a=2")),
+    ],
+)
+def test_a_variable_of_a_template_is_a_name_and_json(given: list[str], value: tuple[str, ...]) -> None:
+    assert TEMPLATE_ARG.parse_texts(given) == value
+    assert TEMPLATE_ARG.parse_data(list(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("given", "telling", "hint"),
+    [
+        ("a", "must be KEY=JSON", ""),
+        ("a=", "must be KEY=JSON", ""),
+        ("=1", "must be KEY=JSON", ""),
+        ("a b=1", "must be KEY=JSON", ""),
+        ("a={", "must be KEY=JSON", ""),
+        ("a=NaN", "NaN is not JSON", ""),
+        ("a=" + "9" * 5000, "must be KEY=JSON", ""),
+        ("a=" + "[" * 100_000, "must be KEY=JSON", ""),
+        ("effort=high", "must be KEY=JSON", """a text has quotes: effort="high"; in a shell 'effort="high"'"""),
+        ("messages=[]", "the template gets messages from llmcli", ""),
+        ('{"bos_token": "x"}', "the template gets bos_token from llmcli", ""),
+        ("self=1", "the template gets self from llmcli", ""),
+        ("for=1", "must be KEY=JSON", ""),
+        ("[1]", "must be KEY=JSON", ""),
+    ],
+)
+def test_what_is_not_a_variable_of_a_template_is_refused(given: str, telling: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=r"^template_arg must be") as caught:
+        TEMPLATE_ARG.parse_texts([given])
+    assert telling in str(caught.value)
+    assert caught.value.hint == hint

@@ -32,7 +32,7 @@ from llmcli.files import (
     read_text,
 )
 from llmcli.inference.constraints import is_inline_schema
-from llmcli.inference.request import is_inline
+from llmcli.inference.request import is_builtin_template, is_inline
 from llmcli.params.settings import CODE_KEYS, fields, find, to_datum
 from llmcli.text import did_you_mean
 
@@ -368,7 +368,7 @@ def _names_file(key: str, value: Any) -> bool:
     if key == "json_schema":
         return not is_inline_schema(value)
     if key == "chat_template":
-        return not is_inline(value)
+        return not is_inline(value) and not is_builtin_template(value)
     if key == "theme":
         return not re.fullmatch(r"[\w-]+", value)
     return fields()[key].path and key != "model_folders"

@@ -7,7 +7,7 @@ import re
 import sys
 import types
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -202,6 +202,39 @@ def last_log_error() -> str:
     lines = [re.sub(r"^\w+: ", "", line).strip() for line in _errors]
     specific = [line for line in lines if line and not re.fullmatch(r"failed to load model\W*", line)]
     return specific[0] if specific else ""
+
+
+@cache
+def chat_template_names() -> tuple[str, ...]:
+    """The names of the chat templates that llama.cpp has built in."""
+    api = load()
+    names = (ctypes.c_char_p * api.llama_chat_builtin_templates(None, 0))()
+    api.llama_chat_builtin_templates(names, len(names))
+    return tuple(sorted(name.decode() for name in names if name))
+
+
+def apply_chat_template(name: str, messages: Sequence[Mapping[str, object]]) -> str:
+    """The prompt for `messages` of {"role", "content"} under a template that llama.cpp has built in.
+
+    A NUL, at which texts of C end, becomes U+FFFD. Raises LlmcliError when llama.cpp does not know the name.
+    """
+    api = load()
+    given = [[str(message[key]).replace("\0", "\ufffd") for key in ("role", "content")] for message in messages]
+    texts = [[text.encode("utf-8", "replace") for text in one] for one in given]
+    chat = (api.llama_chat_message * len(texts))(
+        *(api.llama_chat_message(role=one[0], content=one[1]) for one in texts)
+    )
+    size = 0
+    while True:  # a first call tells how many bytes the prompt has
+        buffer = ctypes.create_string_buffer(size)
+        length = api.llama_chat_apply_template(name.encode(), chat, len(texts), True, buffer, size)
+        if length < 0:
+            raise LlmcliError(
+                f"llama.cpp has no chat template {name!r}", f"use one of {', '.join(chat_template_names())}"
+            )
+        if length <= size:
+            return buffer.raw[:length].decode("utf-8", "replace")
+        size = length
 
 
 class OwnedSampler:

@@ -195,11 +195,13 @@ class ChatApp:
             self.note_timeout(settings.timeout, on)
         elif reason == "length":
             limit = settings.max_tokens
-            reached = 0 <= limit <= turn.answer.timings()["predicted_n"]
+            reached = 0 <= limit <= turn.answer.timings()["predicted_n"] and not turn.answer.fills_context
             why = f"max_tokens is {limit}" if reached else "the context is full; /compact or /undo makes room"
             console.note(f"cut off: {why}" + (on if reached else ""))
         if failure := turn.answer.constraint_failure():
             console.warn(str(failure))
+        elif only := turn.answer.reasoning_only():
+            console.warn(only, "end the reasoning earlier with /think_budget 500, or do without it: /think off")
         if repeats:
             free = "" if settings.dry_multiplier else "dry_multiplier=0.8"  # a remedy that is not in use
             free = "repeat_penalty=1.1" if settings.repeat_penalty == 1 else free

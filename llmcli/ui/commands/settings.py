@@ -221,9 +221,10 @@ def model(chat: ChatApp, argument: str) -> None:
 
 @command("think [on|off|hide]", "/think", "/think hide", "/think off")
 def think(chat: ChatApp, argument: str) -> None:
-    """Fold, hide or disable the model's reasoning.
+    """Turn the model's reasoning on or off, or hide it.
 
-    `on` folds it, `hide` hides it, `off` asks the model not to reason. Alone it shows the last reasoning.
+    `on` asks for it and folds it, `hide` asks for it and hides it, `off` asks the model not to reason. Alone it shows
+    the last reasoning.
     """
     if argument not in ("", "on", "off", "hide", "show"):
         raise UsageError(f"/think must be on, off or hide, got '{argument}'")
