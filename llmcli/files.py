@@ -3,8 +3,9 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -23,9 +24,13 @@ _JSON_TYPES = {"int": "an integer", "float": "a number", "str": "a string", "boo
 _JSON_TYPES |= {"array": "a list", "object": "an object"}
 _EXPECTED = re.compile(r"Expected `([^`]+)`((?: of length)?(?: [<>]=)?(?: [\d.+e-]+)?)(?:, got .*)?")
 _MAX_LINE = 64 << 20  # bytes; no session has a longer line
-_MAX_TEXT = 64 << 20  # bytes of one text file
+_MAX_TEXT = 64 << 20  # bytes of one text file, and of stdin
 _MAX_JSON = 4 << 20  # bytes; a longer file is cut, and so it is not valid
 _MAX_NAME = 64  # characters
+_STDIN_NAMES = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+# Byte order marks with their encodings; the one of UTF-32 begins with the one of UTF-16.
+_MARKS = {b"\xff\xfe\0\0": "utf-32-le", b"\0\0\xfe\xff": "utf-32-be", b"\xef\xbb\xbf": "utf-8"}
+_MARKS |= {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 _NAME_HINT = "start with a letter or a digit; use letters from a to z, digits, dots, dashes and underscores"
 _WRITABLE_HINT = "set LLMCLI_HOME to a folder that you can write to"
 _WRITE_HINT = "free some space or make the folder writable; the session is not saved"
@@ -142,13 +147,34 @@ def read_json(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def read_text(name: str) -> str:
-    """The text of a file; bytes that are not UTF-8 become U+FFFD.
+@dataclass
+class TextReading:
+    """What the program around this module adds to the reading of texts: it prints warnings, and has stdin."""
 
-    Raises UsageError (the name is empty) or DiskError (missing, a folder, too large, binary or not readable).
+    warn: Callable[[str, str], object] = lambda _message, _hint: None
+    stdin: Callable[..., bytes] | None = None  # reads all of it; None where no file may be stdin, as in a chat
+
+
+text_reading = TextReading()
+
+
+def is_stdin(name: str) -> bool:
+    """Whether a file name means stdin."""
+    return name in _STDIN_NAMES
+
+
+def read_text(name: str, encoding: str = "utf-8") -> str:
+    """The text of a file, or of stdin, as `decode_text` reads it.
+
+    Raises UsageError (the name is empty, or stdin has another use) or DiskError (missing, a folder, too large, binary
+    or not readable).
     """
     if not name.strip():
         raise UsageError("the file name is empty", "give the name of a file")
+    if is_stdin(name):
+        if text_reading.stdin is None:
+            raise UsageError(f"'{name}' is stdin, which cannot be read as a file here", "give the name of a file")
+        return decode_text(text_reading.stdin(), "stdin", encoding)
     path = Path(os.path.expanduser(name))
     try:
         if path.is_dir():
@@ -158,26 +184,49 @@ def read_text(name: str) -> str:
         raise DiskError(f"file not found: {name}") from None
     except (OSError, ValueError) as error:
         raise DiskError(f"cannot read {name}: {error_text(error)}") from None
-    return decode_text(data, name)
+    return decode_text(data, name, encoding)
 
 
 def read_limited(path: Path) -> bytes:
     """The bytes of a text file. Raises OSError, and DiskError when it is too large."""
-    with path.open("rb") as file:  # a pipe or a device has no size: read one byte more than allowed
-        data = file.read(_MAX_TEXT + 1)
+    with path.open("rb") as file:
+        return read_at_most(file, str(path), "give a smaller file")
+
+
+def read_at_most(file: BinaryIO, name: str, hint: str) -> bytes:
+    """All bytes of an open file. Raises OSError, and DiskError with `hint` when there are too many for a text."""
+    data = file.read(_MAX_TEXT + 1)  # a pipe or a device has no size: read one byte more than allowed
     if len(data) > _MAX_TEXT:
-        raise DiskError(f"{path} is larger than {_MAX_TEXT >> 20} MiB", "give a smaller file")
+        raise DiskError(f"{name} is larger than {_MAX_TEXT >> 20} MiB", hint)
     return data
 
 
-def decode_text(data: bytes, name: str) -> str:
-    """The text that a file or stdin (`name`) contains; bytes that are not UTF-8 become U+FFFD.
+def decode_text(data: bytes, name: str, encoding: str = "utf-8") -> str:
+    """The text that a file or stdin (`name`) contains; a byte order mark counts more than `encoding`.
 
-    Raises DiskError when it is binary.
+    Bytes that the encoding does not have become U+FFFD, with a warning. Raises DiskError when it is binary.
     """
-    if b"\0" in data[:8192]:
-        raise DiskError(f"{name} is not a text file", "give a text file")
-    return data.decode("utf-8-sig", "replace")
+    mark, encoding = byte_order_mark(data, encoding)
+    if encoding == "utf-8" and b"\0" in data[:8192]:
+        raise DiskError(f"{name} is not a text file", "give a text file, or its encoding, such as --encoding utf-16-le")
+    return decode_bytes(data[len(mark) :], name, encoding)
+
+
+def byte_order_mark(data: bytes, encoding: str) -> tuple[bytes, str]:
+    """The byte order mark at the beginning, and the encoding that it names; without one, nothing and `encoding`."""
+    mark = next(filter(data.startswith, _MARKS), b"")
+    return mark, _MARKS.get(mark, encoding)
+
+
+def decode_bytes(data: bytes, name: str, encoding: str = "utf-8") -> str:
+    """The text of some bytes of a file or of stdin; those that are not valid become U+FFFD, with a warning."""
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        place = f"byte 0x{data[error.start]:02x} at position {error.start}"
+        warning = f"{name} is not {encoding.upper()} ({place}): some characters are lost"
+        text_reading.warn(warning, "set its encoding, such as --encoding latin-1")
+        return data.decode(encoding, "replace")
 
 
 def read_error(path: Path, error: OSError) -> DiskError:

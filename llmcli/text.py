@@ -45,11 +45,30 @@ def sanitize(text: str) -> str:
     return text if text.isprintable() and text.isascii() else text.translate(_TABLE)
 
 
+def escape_json(text: str) -> str:
+    """A JSON text of the same value, in which what could drive a terminal (C1, bidi, ...) is an escape such as \\u009b.
+
+    A lone surrogate, which UTF-8 cannot encode, becomes U+FFFD.
+    """
+    import json
+
+    def escape(found: re.Match[str]) -> str:
+        return _TABLE[ord(found[0])] if "\ud800" <= found[0] <= "\udfff" else json.dumps(found[0])[1:-1]
+
+    unsafe = "[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]"
+    return re.sub(unsafe, escape, text)
+
+
 def xml_text(text: str) -> str:
     """`text` as safe XML; the two characters that XML cannot contain are replaced."""
     from html import escape
 
     return escape(sanitize(text).replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd"))
+
+
+def without_line_feed(text: str) -> str:
+    """`text` without one line feed at its end, which `echo` and editors add."""
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
 def ellipsize(text: str, length: int = 40) -> str:

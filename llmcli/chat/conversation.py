@@ -74,12 +74,12 @@ def _is_file(name: str) -> bool:
     return 0 < len(name) <= _MAX_NAME and os.path.isfile(os.path.expanduser(name))
 
 
-def attach(path: str) -> Attachment:
+def attach(path: str, encoding: str = "utf-8") -> Attachment:
     """The file as an attachment. Raises DiskError if it is not a readable text file, UsageError for an empty name."""
     full = os.path.expanduser(path)
     if os.path.exists(full) and not os.path.isfile(full) and not os.path.isdir(full):
         raise DiskError(f"{path} is a device or a pipe", "give a regular file")  # reading it might never end
-    return Attachment(path, read_text(path))
+    return Attachment(path, read_text(path, encoding))
 
 
 def expand(pattern: str) -> list[str]:

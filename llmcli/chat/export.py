@@ -9,6 +9,7 @@ from typing import Any
 
 from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
+from llmcli.text import escape_json
 
 _FORMATS = {".md": "md", ".markdown": "md", ".txt": "txt", ".json": "json"}
 _FORMATS |= {".html": "html", ".htm": "html", ".svg": "svg"}
@@ -39,7 +40,7 @@ def export(
         data: dict[str, Any] = {"version": 1, "title": title, "system": system, "messages": entries}
         if tree is not None:
             data["tree"] = [message.to_data() for message in tree.values()]
-        text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
+        text = escape_json(json.dumps(data, ensure_ascii=False, indent=2)) + "\n"
     else:
         text = {"md": _markdown, "txt": _plain_text}[form](messages, title, system)
     return text.encode("utf-8", "replace").decode()  # a lone surrogate, from a name or a model, is not UTF-8

@@ -23,7 +23,7 @@ from llmcli.inference.answer_json import ReplayManifest, build_manifest, prompt_
 from llmcli.inference.comparison import MAX_VARIANTS
 from llmcli.inference.constraints import recorded_constraint
 from llmcli.inference.engine import Answer, Engine, TemplateOptions, Vocab, check_request
-from llmcli.inference.request import template_arguments
+from llmcli.inference.request import system_file, template_arguments
 from llmcli.inference.sizing import possible_gpu_layers
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.model import HubParams, PlacementParams
@@ -192,7 +192,7 @@ def recorded_settings(data: Mapping[str, Any], source: str, policy_file: str) ->
 def recorded_system(message: Message) -> str | None:
     """The system prompt of an answer; one from a file is in its replay data."""
     system = message.params.get("system")
-    is_text = isinstance(system, str) and not system.startswith("@")
+    is_text = isinstance(system, str) and system_file(system) is None
     return str(message.replay.get("system") or "") or (system if is_text else None)
 
 

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,9 +17,11 @@ from llmcli.chat.sessions.store import saved_key
 from llmcli.cli import model_preload
 from llmcli.cli.completion import complete_reference, complete_remote, complete_session
 from llmcli.cli.options import prompt_of, with_settings
+from llmcli.cli.stdin import stdin_lines
 from llmcli.config.presets import layers_of, resolve_settings
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import cache_dir, data_dir, read_text
+from llmcli.inference.request import stdin_options, system_file
 from llmcli.models import locations
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.param import fields_of
@@ -53,8 +56,10 @@ def chat(
     keep: Annotated[bool, Option("--save/--no-save", help="Save the session to disk.")] = True,
 ) -> int:
     first = prompt_of(flags, text)
-    if "-" in (first, *(flags.get("file", tuple) or ())):
-        raise UsageError("`-` is not valid in a chat: stdin contains the messages", "remove the `-`")
+    if readers := stdin_options(replace(resolve_settings(flags), prompt=first)):
+        raise UsageError(
+            f"{readers[0]} cannot read stdin in a chat: stdin contains the messages", "give a text or a file"
+        )
     live = can_redraw(sys.stdout) and is_terminal(sys.stdin)
     with disable_echo(live):  # the user may type already
         return _start_chat(flags, open_session(go_on, session, keep), first or "", live)
@@ -104,7 +109,8 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "TerminalReader 
         if sys.stdin is None:
             raise LlmcliError("stdin is closed", "pipe messages to stdin, or use a terminal")
         mark = partial(print, "> ", end="", file=sys.stderr, flush=True)
-        return LineReader(sys.stdin.buffer, mark) if is_terminal(sys.stdin) else LineReader(sys.stdin.buffer)
+        lines = stdin_lines(settings.encoding)
+        return LineReader(lines, mark) if is_terminal(sys.stdin) else LineReader(lines)
     from llmcli.ui.chat.loop import input_hint, status_line
     from llmcli.ui.commands.registry import suggest
     from llmcli.ui.input.reader import TerminalReader
@@ -165,13 +171,14 @@ def save_overrides(session: Session, *layers: Layer) -> None:
         session.unset("temperature")
     for key in {*flags, *map(saved_key, flags)} & session.overrides.keys():
         session.unset(key)
-    session.save_flags({key: _portable(key, value) for key, value in flags.items() if key in _SAVED})
+    encoding = str(flags.get("encoding", fields()["encoding"].default))
+    session.save_flags({key: _portable(key, value, encoding) for key, value in flags.items() if key in _SAVED})
 
 
-def _portable(key: str, value: Any) -> Any:
+def _portable(key: str, value: Any, encoding: str) -> Any:
     """A value that does not depend on the current folder, or on a file that may change."""
-    if key == "system" and isinstance(value, str) and value.startswith("@"):
-        return read_text(value[1:]).rstrip("\n")
+    if key == "system" and (file := system_file(value)) is not None:
+        return read_text(file, encoding).rstrip("\n")
     if key == "model" and isinstance(value, str):
         path = os.path.expanduser(value)
         return os.path.abspath(path) if os.path.isfile(path) else value
@@ -237,7 +244,7 @@ def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Char
             if console.verbose:  # what it shows would run into the prompt
                 _show_details(chat)
             _print_opening(chat, character)
-            chat.pending += [attach(name) for name in files]
+            chat.pending += [attach(name, controller.settings.encoding) for name in files]
             status = run(chat, first)
             if chat.live and controller.session.is_saved:
                 console.note(f"saved as {controller.session.name!r}; `llmcli chat --continue` resumes it")

@@ -10,7 +10,7 @@ from typer import Option
 
 from llmcli.cli.generate import NoStdin, PromptArgument, command_layers, exit_status, warn_plain_template
 from llmcli.cli.options import CHAT_ONLY, with_settings
-from llmcli.cli.stdin import read_prompt, reads_stdin
+from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
 from llmcli.config.presets import LayerStack
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.sampler_chain import check_chain
@@ -37,6 +37,7 @@ class _CompareRequest(NamedTuple):
 
 
 @with_settings(only=fields().keys() - CHAT_ONLY)
+@stdin_as_file()
 def compare(
     flags: Layer,
     text: PromptArgument = None,
@@ -139,7 +140,7 @@ def _comparison(engine: "Engine", requests: Sequence[_CompareRequest], cancellat
         s = with_plain_stop(s) if needs_plain_template(engine, s) else s
         key = one.text, one.system, s.prefill, s.raw, s.chat_template, s.think == "off", s.template_arg
         if key not in prompts:
-            prompts[key] = build_prompt(engine, s, one.text, one.system)
+            prompts[key] = build_prompt(engine, s, one.text, one.system, cancellation)
         request = Request(prompts[key], s, one.constraint, cancellation=cancellation, label=one.variant.label)
         answers.append(Answer(engine, request))
     return Comparison(answers)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from llmcli.cli.options import CHAT_ONLY, prompt_of, with_settings
-from llmcli.cli.stdin import read_prompt, reads_stdin
+from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
 from llmcli.config.presets import layers_of
 from llmcli.engine.events import Measure
 from llmcli.errors import ConstraintError, ExitStatus
@@ -27,7 +27,7 @@ from llmcli.ui.terminal.output import (
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.engine.events import Request
+    from llmcli.engine.events import Cancellation, Request
     from llmcli.inference.engine import Answer, Engine
 
 PromptArgument = Annotated[str | None, Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
@@ -35,6 +35,7 @@ NoStdin = Annotated[bool, Option("--no-stdin", help="Do not read stdin (the inpu
 
 
 @with_settings(only=fields().keys() - CHAT_ONLY)
+@stdin_as_file()
 def generate(
     flags: Layer,
     text: PromptArgument = None,
@@ -80,18 +81,20 @@ def generate(
     print_settings(resolved)
     status = ProgressLine()
     with open_model(target, resolved.settings, status) as (engine, cancellation):
-        request = _request(engine, resolved.settings, question, system)
+        request = _request(engine, resolved.settings, question, system, cancellation)
         if show_prompt:
             print_text(request.prompt.text.removesuffix("\n") + "\n")
             return ExitStatus.OK
-        request.constraint, request.progress, request.cancellation = constraint, status.reading, cancellation
+        request.constraint, request.progress = constraint, status.reading
         answer = Answer(engine, request)
         with write_trace(answer, trace, heat is not None):
             _print_answer(answer, status, question if echo else "", as_json, stream)
     return _report(answer, heat, stats)
 
 
-def _request(engine: "Engine", settings: Settings, question: str, system: str | None) -> "Request":
+def _request(
+    engine: "Engine", settings: Settings, question: str, system: str | None, cancellation: "Cancellation"
+) -> "Request":
     """The request in the words of the model's chat template, or of a plain one, with a warning."""
     from llmcli.engine.events import Request
     from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
@@ -99,7 +102,8 @@ def _request(engine: "Engine", settings: Settings, question: str, system: str | 
     if needs_plain_template(engine, settings):
         warn_plain_template(engine)
         settings = with_plain_stop(settings)
-    return Request(build_prompt(engine, settings, question, system), settings)
+    prompt = build_prompt(engine, settings, question, system, cancellation)
+    return Request(prompt, settings, cancellation=cancellation)
 
 
 def warn_plain_template(engine: "Engine") -> None:

@@ -39,15 +39,29 @@ def open_model(
     """A model, and what stops its answers, until Ctrl-C or the time limit of the settings. Raises TimeLimitError."""
     cancellation = Cancellation()
     with interruptible(cancellation), time_limit(cancellation, settings.timeout):
-        engine = _load(target, settings, cancellation, status)
+        with _report_timeout(settings, cancellation, "the model is still loading"):
+            engine = _load(target, settings, cancellation, status)
         for fact in engine.facts:
             console.detail(fact)
         _print_notes(target)
         try:
-            yield engine, cancellation
+            with _report_timeout(settings, cancellation, "the tokens of the prompt are still counted"):
+                yield engine, cancellation
         finally:
             engine.close()
     _print_notes(target)  # those that an answer added
+
+
+@contextmanager
+def _report_timeout(settings: Settings, cancellation: Cancellation, doing: str) -> Iterator[None]:
+    """Raise TimeLimitError if it is the time limit that ends this block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not cancellation.is_set() or cancellation.reason != "timeout":
+            raise
+        message = f"stopped by --timeout after {settings.timeout:g} s: {doing}"
+        raise TimeLimitError(message, "raise --timeout") from None
 
 
 def _print_notes(target: ResolvedModel) -> None:
@@ -64,12 +78,6 @@ def _load(target: ResolvedModel, settings: Settings, cancellation: Cancellation,
         engine = LocalEngine(target, settings, cancellation, status.loading, preloaded)
         engine.waited_ms = (perf_counter() - start) * 1e3
         return engine
-    except KeyboardInterrupt:
-        if cancellation.is_set() and cancellation.reason == "timeout":
-            raise TimeLimitError(
-                f"stopped by --timeout after {settings.timeout:g} s: the model is still loading", "raise --timeout"
-            ) from None
-        raise
     finally:
         status.clear()
 

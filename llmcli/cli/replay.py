@@ -13,7 +13,7 @@ from llmcli.cli.options import with_settings
 from llmcli.cli.stdin import piped_stdin
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import DiskError, ExitStatus, ModelNotFoundError, UsageError
-from llmcli.files import read_text
+from llmcli.files import decode_text, is_stdin, read_text
 from llmcli.params.model import HubParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, Settings
@@ -102,7 +102,7 @@ def _recorded(what: str, line: int | None, policy_file: str) -> "Sequence[Record
     from llmcli.chat.sessions.session import Session
 
     path = os.path.expanduser(what)
-    if not what.startswith(_SESSION) and (what == "-" or (os.path.exists(path) and not os.path.isdir(path))):
+    if not what.startswith(_SESSION) and (is_stdin(what) or (os.path.exists(path) and not os.path.isdir(path))):
         return from_output(*_output(what, line), policy_file)
     if line is not None:
         raise UsageError(f"--line needs a file, and {what} is not a file", "use SESSION:N for an answer of a session")
@@ -119,13 +119,13 @@ def _recorded(what: str, line: int | None, policy_file: str) -> "Sequence[Record
 
 def _output(name: str, line: int | None) -> tuple[str, str]:
     """The JSON text of one output, and its name for errors."""
-    source = "stdin" if name == "-" else name
-    if name == "-":
+    source = "stdin" if is_stdin(name) else name
+    if is_stdin(name):
         with piped_stdin("pipe in the output of `llmcli generate --json`, or give a file") as stdin:
             data = stdin.read(_LARGEST + 1)
         if len(data) > _LARGEST:
             raise DiskError(f"stdin is larger than {_LARGEST >> 20} MiB", "give one output")
-        text = data.decode("utf-8-sig", "replace")
+        text = decode_text(data, "stdin")
     else:
         text = read_text(name)
     lines = text.split("\n")

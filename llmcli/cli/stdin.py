@@ -6,10 +6,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, TextIO
+from io import BufferedReader, RawIOBase, TextIOWrapper
+from typing import BinaryIO, TextIO, cast
 
 from llmcli.errors import DiskError, UsageError
-from llmcli.files import decode_text
+from llmcli.files import byte_order_mark, decode_text, read_at_most, text_reading
 from llmcli.params.settings import Settings
 from llmcli.ui.terminal.console import console, is_terminal
 
@@ -18,22 +19,31 @@ _END = "; end it with Ctrl-D"
 
 
 def reads_stdin(settings: Settings, no_stdin: bool) -> bool:
-    """Whether stdin, if no terminal, is added to the prompt. Raises UsageError if it is asked for and forbidden."""
-    if no_stdin and "-" in (settings.prompt, *settings.file):
-        raise UsageError("--no-stdin and '-' (stdin) cannot be used together", "remove one of them")
-    return not no_stdin and not is_terminal(sys.stdin)
+    """Whether stdin, if no terminal, is added to the prompt.
+
+    Raises UsageError if two options read stdin, or one does although it is forbidden.
+    """
+    from llmcli.inference.request import stdin_options
+
+    readers = stdin_options(settings)
+    if no_stdin and readers:
+        raise UsageError(f"--no-stdin and {readers[0]} (stdin) cannot be used together", "remove one of them")
+    return not no_stdin and not readers and not is_terminal(sys.stdin)
 
 
 def read_prompt(settings: Settings) -> str:
     """All of stdin as a part of the prompt; warns if it is probably the input of a shell loop."""
-    added = bool(settings.prompt or settings.file) and "-" not in (settings.prompt, *settings.file)
+    from llmcli.inference.request import stdin_options
+
+    added = bool(settings.prompt or settings.file) and not stdin_options(settings)
     if added and sys.stdin and _is_half_read(sys.stdin):
         console.warn(
             "the rest of stdin becomes part of this prompt: in a shell loop, this is the input of the loop",
             "add --no-stdin to keep stdin for the loop, or `-f -` to read it without this warning",
             always=True,
         )
-    return read_stdin(", which is added to the prompt; use --no-stdin to ignore it" if added else _END)
+    hint = ", which is added to the prompt; use --no-stdin to ignore it" if added else _END
+    return read_stdin(hint, settings.encoding)
 
 
 def _is_half_read(stream: TextIO) -> bool:
@@ -46,16 +56,56 @@ def _is_half_read(stream: TextIO) -> bool:
         return False
 
 
-def read_stdin(hint: str = _END) -> str:
+def read_stdin(hint: str = _END, encoding: str = "utf-8") -> str:
     """All of stdin as text; without input, a note with `hint` says that the program waits. Raises DiskError."""
+    read = text_reading.stdin or _read_bytes
+    return decode_text(read(hint), "stdin", encoding)
+
+
+@contextmanager
+def stdin_as_file() -> Iterator[None]:
+    """Within this block a file name such as `-` means stdin, which is read once and is the same for all variants."""
+    kept: list[bytes] = []
+
+    def read(hint: str = _END) -> bytes:
+        if not kept:
+            kept.append(_read_bytes(hint))
+        return kept[0]
+
+    text_reading.stdin = read
+    try:
+        yield
+    finally:
+        text_reading.stdin = None
+
+
+class _Utf8Lines(RawIOBase):
+    """Stdin in another encoding, whose lines are read as UTF-8."""
+
+    def __init__(self, stream: BinaryIO, encoding: str) -> None:
+        self._text = TextIOWrapper(stream, encoding, errors="replace", newline="\n")
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        return self._text.readline(-1 if size is None else size).encode("utf-8", "replace")
+
+
+def stdin_lines(encoding: str) -> BinaryIO:
+    """Stdin, of which lines of UTF-8 are read, whatever its encoding is."""
+    stream = sys.stdin.buffer
+    if isinstance(stream, BufferedReader) and not is_terminal(sys.stdin):
+        _, encoding = byte_order_mark(stream.peek(4), encoding)
+    return stream if encoding == "utf-8" else cast(BinaryIO, _Utf8Lines(stream, encoding))
+
+
+def _read_bytes(hint: str) -> bytes:
     if sys.stdin is None:
-        return ""
+        return b""
     note = threading.Timer(_PATIENCE, console.note, [f"waiting for stdin{hint}"])
     note.daemon = True
     note.start()
     try:
         with _read_errors():
-            return decode_text(sys.stdin.buffer.read(), "stdin")
+            return read_at_most(sys.stdin.buffer, "stdin", "give less text")
     finally:
         note.cancel()
 

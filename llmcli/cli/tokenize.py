@@ -15,10 +15,10 @@ from llmcli.ui.terminal.console import is_terminal
 from llmcli.ui.terminal.output import print_line
 
 
-@with_settings(only=("model", "pull", "offline", "model_folders"))
+@with_settings(only=("model", "encoding", "pull", "offline", "model_folders"))
 def tokenize(
     flags: Layer,
-    text: Annotated[str | None, Argument(help="Text to tokenize; without it, stdin.")] = None,
+    text: Annotated[str | None, Argument(help="Text to tokenize; without it, or with `-`, all of stdin.")] = None,
     as_json: Annotated[bool, Option("--json", help="Print one JSON object with ids, texts and their number.")] = False,
     ids: Annotated[bool, Option("--ids", help="Print the token ids only, in one line.")] = False,
     count: Annotated[bool, Option("--count", help="Print the number of tokens only.")] = False,
@@ -31,8 +31,8 @@ def tokenize(
         raise UsageError("--json, --ids and --count cannot be used together", "remove all but one of them")
     if text is None and is_terminal(sys.stdin):
         raise UsageError("the text is missing", 'give one, as in `llmcli tokenize "Hello"`')
-    text = read_stdin() if text is None or text == "-" else text
     settings = resolve_settings(flags)
+    text = read_stdin(encoding=settings.encoding) if text is None or text == "-" else text
     from llmcli.cli.open_model import find_model
     from llmcli.inference.local import open_tokenizer
 

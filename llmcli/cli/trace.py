@@ -10,7 +10,7 @@ from llmcli.cli.options import Force, output_path
 from llmcli.cli.stdin import piped_stdin
 from llmcli.engine.events import Measure, TokenTrace
 from llmcli.errors import UsageError
-from llmcli.files import lines_of
+from llmcli.files import is_stdin, lines_of
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_json, print_text
 
@@ -48,7 +48,7 @@ def plot_trace(
     target = None if output == "-" else output_path(output, force)
     if target and target.suffix.lower() not in ("", ".svg"):
         raise UsageError(f"unknown format of a plot: {target.name!r}", "use a name that ends in .svg")
-    picture = plot_svg(_read(file), "trace" if file == "-" else Path(file).name)
+    picture = plot_svg(_read(file), "trace" if is_stdin(file) else Path(file).name)
     if target:
         write(picture, target)
     else:
@@ -61,7 +61,7 @@ def _read(file: str) -> list[TokenTrace]:
     if not file.strip():
         raise UsageError("the file name is empty", "give the name of a file")
     notes: list[str] = []
-    if file == "-":
+    if is_stdin(file):
         with piped_stdin("pipe in a trace, or give a file") as stdin:
             tokens = parse_trace(lines_of(stdin), "stdin", notes)
     else:
@@ -69,6 +69,6 @@ def _read(file: str) -> list[TokenTrace]:
     for note in notes:
         console.warn(note)
     if not tokens:
-        name = "stdin" if file == "-" else file
+        name = "stdin" if is_stdin(file) else file
         raise UsageError(f"{name} contains no tokens", "create a trace with `llmcli generate --trace FILE`")
     return tokens

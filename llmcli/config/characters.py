@@ -88,7 +88,7 @@ def character_purposes() -> dict[str, str]:
 def character_layer(character: Character) -> Layer:
     """The settings of a character, its system prompt among them."""
     system = character.system
-    if system.startswith("@"):
+    if system == "-" or system.startswith("@"):
         system = f" {system}"  # at the start it would name a file to be read
     values = {**character.settings, **({"system": system} if system else {})}
     return Layer("character", values, f"character {character.name}")

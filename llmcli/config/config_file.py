@@ -133,6 +133,9 @@ def _spellings(field: Field) -> list[str]:
 def _replace(path: Path, text: str) -> None:
     make_private(path.parent)
     try:
-        replace_private(path.resolve(), text.encode("utf-8", "replace"))  # a symlink stays a symlink
+        replace_private(path.resolve(), text.encode())  # a symlink stays a symlink
+    except UnicodeEncodeError:
+        message = "the configuration file cannot have a text or a name that is not UTF-8"
+        raise UsageError(message, "rename the file or the folder") from None
     except OSError as error:
         raise DiskError(f"cannot write {path}: {error_text(error)}") from None

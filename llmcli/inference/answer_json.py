@@ -14,7 +14,7 @@ from msgspec import Meta, Struct, to_builtins
 from llmcli.errors import LlmcliError
 from llmcli.files import convert, decode_json, encode
 from llmcli.inference.json_schema import JsonSchema
-from llmcli.inference.request import system_text
+from llmcli.inference.request import system_file, system_text
 from llmcli.params.generation import GenerationParams, InterfaceParams
 from llmcli.params.model import HubParams, PlacementParams, RopeParams
 from llmcli.params.param import fields_of
@@ -24,8 +24,8 @@ from llmcli.params.settings import Settings, fields, ineffective_keys, to_data, 
 if TYPE_CHECKING:  # a session reads manifests without the engine
     from llmcli.inference.engine import Answer
 
-# The settings that no answer depends on: for downloads, devices, the chat and the trace.
-_UNRELATED = {*fields_of(HubParams), *fields_of(InterfaceParams), *fields_of(PlacementParams), "trace_top"}
+# The settings that no answer depends on: for downloads, devices, the chat, the trace, and files that are read already.
+_UNRELATED = {*fields_of(HubParams), *fields_of(InterfaceParams), *fields_of(PlacementParams), "trace_top", "encoding"}
 # The settings that decide which tokens are generated; grammar and policy file count by their content.
 _DECIDING = (
     {*fields_of(SamplingParams), *fields_of(GenerationParams), "prefill", "raw", "think_budget"}
@@ -205,7 +205,7 @@ def _deciding_settings(settings: Settings) -> dict[str, object]:
 
 
 def _system_file(settings: Settings) -> str:
-    is_file = (settings.system or "").startswith("@")
+    is_file = system_file(settings.system) is not None
     with suppress(LlmcliError):  # the file may be gone by now
         return (system_text(settings) or "") if is_file else ""
     return ""

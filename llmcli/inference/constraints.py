@@ -25,14 +25,14 @@ def read_constraint(settings: Settings, warn: Callable[[str], object] | None = N
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} cannot be used together", "use one of them")
     if settings.json_schema is not None:
-        schema = read_schema(schema_text(settings.json_schema))
+        schema = read_schema(schema_text(settings.json_schema, settings.encoding))
         if warn and schema.unenforced:
             warn(_unenforced_note(schema.unenforced, settings.constraint_retries))
         return schema
     if settings.regex is not None:
         return read_regex(settings.regex)
     if settings.grammar_file is not None:
-        return Constraint("grammar", read_text(settings.grammar_file))
+        return Constraint("grammar", read_text(settings.grammar_file, settings.encoding))
     if settings.grammar is None:
         return None
     if settings.grammar.endswith(".gbnf"):
@@ -49,10 +49,10 @@ def recorded_constraint(grammar: str, schema: str, settings: Settings) -> Constr
     return read_constraint(replace(settings, grammar_file=None, json_schema=None))
 
 
-def schema_text(text: str) -> str:
+def schema_text(text: str, encoding: str = "utf-8") -> str:
     """The JSON of a schema that is given as JSON, in the shorthand, or as the name of a file with one of the two."""
     if not is_inline_schema(text):
-        text = read_text(text)
+        text = read_text(text, encoding)
     return expand_shorthand(text) if is_shorthand(text) else text
 
 

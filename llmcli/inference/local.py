@@ -154,6 +154,7 @@ class LocalEngine:
         target.notes += sizing.check_settings(self.shape, settings) + placement.check(target.header, settings)
         self.name, self.notes, self.defaults = target.file.name, target.notes, target.layer
         self.chat_template = target.chat_template
+        self.n_ctx_train = self.shape.n_ctx_train
         self.hasher = ModelHasher(target.file, data_dir())
         self.gpu_layers = 0
         if loaded is None:
@@ -164,6 +165,7 @@ class LocalEngine:
         if not loaded.generates:
             loaded.close()
             raise ModelInvalidError(f"{self.name} is not a text generation model", "use a decoder model")
+        self.tokenizer.abort = cancellation
         self._context: Context | None = None
         self._open_ended = False  # whether the context was sized for answers of any length
         self._renderer = PromptRenderer(loaded.vocab)

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from llmcli.engine.events import Message, Prompt, TokenChunk
-from llmcli.errors import LlmcliError, UsageError
-from llmcli.files import read_text
+from llmcli.engine.events import Cancellation, Message, Prompt, TokenChunk
+from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
+from llmcli.files import is_stdin, read_text
 from llmcli.params.generation import template_args_as_data
 from llmcli.params.settings import Settings
-from llmcli.text import did_you_mean
+from llmcli.text import did_you_mean, without_line_feed
 
 if TYPE_CHECKING:  # a list of sessions needs no engine
     from llmcli.engine.llama.model import Vocab
@@ -31,6 +31,8 @@ PLAIN_TEMPLATE = (
 )
 PLAIN_STOP = "\nUser:"
 _CACHE_SIZE = 1 << 22  # characters of the cached texts, of each kind; a token takes about 40 bytes
+_PIECE = 1 << 14  # characters of a long text that are tokenized at a time, in about 10 ms
+_CUT_TOKENS = 8  # more than a cut between two pieces adds
 _MAX_NAME = 255  # characters; longer texts are not file names
 # Languages whose name in a fence differs from their suffix; models and Markdown renderers know the others by suffix.
 _LANGUAGES = (
@@ -41,23 +43,38 @@ _LANGUAGES = (
 _Value = TypeVar("_Value")
 
 
+def stdin_options(settings: Settings) -> list[str]:
+    """The option, if there is one, that reads stdin: with `-` or /dev/stdin as its file. Raises UsageError for two."""
+    files = {"--prompt": "-" if settings.prompt == "-" else None, "--system": system_file(settings.system)}
+    files |= {"--grammar-file": settings.grammar_file, "--json-schema": settings.json_schema}
+    given = [*files.items(), *(("--file", name) for name in settings.file)]
+    if not settings.raw:
+        given.append(("--chat-template", settings.chat_template))
+    names = [option for option, name in given if name and is_stdin(name)]
+    if len(names) > 1:
+        both = " and ".join(dict.fromkeys(names))
+        twice = "two options read it" if len({*names}) > 1 else "it is given twice"
+        raise UsageError(f"stdin can be read only once, and {twice}: {both}", "remove one of them, or use a file")
+    return names
+
+
 def join_prompt(settings: Settings, piped: bool, read_stdin: Callable[[], str]) -> str:
     """The prompt, the files and what is piped in, in this order, with a blank line between.
 
-    `-` as the prompt or as a file is stdin, at that place; otherwise a pipe's content comes last. Each file is a block
-    under its name, as in the chat. A single file without a prompt is the prompt, verbatim; with `raw` every file is.
-    Raises UsageError when there is nothing to ask.
+    `-` as the prompt or as a file is stdin, at that place; otherwise a pipe's content comes last, unless another option
+    reads it. Each file is a block under its name, as in the chat. A single file without a prompt is the prompt; with
+    `raw` every file is, verbatim. Without `raw`, a line feed at the end of stdin or of such a file does not count, so
+    that `echo hi |` asks the same as the argument `hi`. Raises UsageError when there is nothing to ask.
     """
-    names = [name for name in (settings.prompt, *settings.file) if name is not None]
-    if names.count("-") > 1:
-        raise UsageError("stdin can be read only once, and '-' is given twice", "remove one of them")
-    is_the_prompt = not settings.prompt and len(settings.file) == 1
-    parts = [] if settings.prompt is None else [read_stdin() if settings.prompt == "-" else settings.prompt]
+    is_the_prompt, reads_stdin = not settings.prompt and len(settings.file) == 1, stdin_options(settings)
+    tidy = str if settings.raw else without_line_feed
+    parts = [] if settings.prompt is None else [tidy(read_stdin()) if settings.prompt == "-" else settings.prompt]
     for name in settings.file:
-        text = read_stdin() if name == "-" else read_text(name)
-        parts.append(text if name == "-" or settings.raw or is_the_prompt else file_block(name, text))
-    if piped and "-" not in names:
-        parts.append(read_stdin())
+        text = read_stdin() if is_stdin(name) else read_text(name, settings.encoding)
+        is_block = not (is_stdin(name) or settings.raw or is_the_prompt)
+        parts.append(file_block(name, text) if is_block else tidy(text))
+    if piped and not reads_stdin:
+        parts.append(tidy(read_stdin()))
     kept = [part.rstrip("\n") if index < len(parts) - 1 else part for index, part in enumerate(parts)]
     text = "\n\n".join(part for part in kept if part)
     if not text.strip() and not (settings.raw and text):
@@ -65,12 +82,17 @@ def join_prompt(settings: Settings, piped: bool, read_stdin: Callable[[], str]) 
     return text
 
 
+def system_file(text: object) -> str | None:
+    """The file that a system prompt names with `@FILE`, or `-` for stdin; None if it is a text."""
+    if not isinstance(text, str) or (text != "-" and not text.startswith("@")):
+        return None
+    return text.removeprefix("@")
+
+
 def system_text(settings: Settings) -> str | None:
     """The system prompt: the text, or the content of `@FILE`."""
-    text = settings.system
-    if text and text.startswith("@"):
-        return read_text(text[1:]).rstrip("\n")
-    return text or None
+    file = system_file(settings.system)
+    return settings.system or None if file is None else read_text(file, settings.encoding).rstrip("\n")
 
 
 def is_inline(text: str) -> bool:
@@ -78,13 +100,37 @@ def is_inline(text: str) -> bool:
     return "{" in text or len(text) > _MAX_NAME or "\n" in text
 
 
-def build_prompt(engine: "Engine", settings: Settings, text: str, system: str | None) -> Prompt:
-    """The prompt as it is evaluated: through the chat template (a plain one if there is none); verbatim with `raw`."""
+def build_prompt(
+    engine: "Engine", settings: Settings, text: str, system: str | None, cancellation: Cancellation | None = None
+) -> Prompt:
+    """The prompt as it is evaluated: through the chat template (a plain one if there is none); verbatim with `raw`.
+
+    Raises ContextOverflowError as soon as it is certain that the prompt does not fit, and KeyboardInterrupt when it is
+    cancelled.
+    """
+    _check_length(engine, settings, text if settings.raw else f"{system or ''}{text}", cancellation)
     options = template_options(engine, settings)
     if settings.raw:
         return engine.render(text, options)
     messages = [{"role": "system", "content": system}] if system else []
     return engine.render([*messages, {"role": "user", "content": text}], options)
+
+
+def _check_length(engine: "Engine", settings: Settings, text: str, cancellation: Cancellation | None) -> None:
+    """Count the tokens of a long text piece by piece: to tokenize all of it may take minutes and gigabytes."""
+    if len(text) <= 2 * _PIECE:
+        return
+    n_ctx, count = settings.n_ctx or engine.n_ctx_train, 0
+    for start in range(0, len(text), _PIECE):
+        if cancellation and cancellation.is_set():
+            raise KeyboardInterrupt
+        piece = text[start : start + _PIECE]
+        count += max(len(engine.tokenizer.tokenize(piece, parse_special=settings.raw)) - _CUT_TOKENS, 0)
+        if count >= n_ctx:
+            raise ContextOverflowError(
+                f"the prompt has more than {count} tokens, and the context has {n_ctx}",
+                "shorten the prompt" + (" or raise --ctx-size" if settings.n_ctx else ""),
+            )
 
 
 def template_options(engine: "Engine", settings: Settings) -> "TemplateOptions":
@@ -95,14 +141,14 @@ def template_options(engine: "Engine", settings: Settings) -> "TemplateOptions":
     if settings.raw:
         return TemplateOptions("", prefill=prefill)
     if settings.chat_template is not None:
-        source = _given_template(settings.chat_template)
+        source = _given_template(settings.chat_template, settings.encoding)
         return TemplateOptions(source or PLAIN_TEMPLATE, "the chat template", True, prefill, arguments)
     if engine.chat_template:
         return TemplateOptions(engine.chat_template, "the model's chat template", False, prefill, arguments)
     return TemplateOptions(PLAIN_TEMPLATE, "the plain chat template", False, prefill, arguments)
 
 
-def _given_template(text: str) -> str:
+def _given_template(text: str, encoding: str) -> str:
     """A Jinja template: the text itself, or the content of the file with this name; or a name of llama.cpp, which wins.
 
     Raises LlmcliError for a file that cannot be read.
@@ -110,7 +156,7 @@ def _given_template(text: str) -> str:
     if not text or is_inline(text) or is_builtin_template(text):
         return text
     try:
-        return read_text(text)
+        return read_text(text, encoding)
     except LlmcliError as error:
         from llmcli.engine.llama.bindings import chat_template_names
 

@@ -73,6 +73,15 @@ def template_args_as_data(arguments: tuple[str, ...]) -> dict[str, object]:
     return {key: json.loads(text) for key, _, text in pairs}
 
 
+def _check_encoding(name: str) -> str:
+    """The name of an encoding of Python in small letters. Raises ValueError for one that is not of texts."""
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):
+        raise ValueError("a text encoding, such as utf-8, latin-1, cp1252 or utf-16-le") from None
+    return name.lower().replace("_", "-")
+
+
 @settings_group("Request")
 class RequestParams:
     prompt: str | None = setting(None, "Prompt text (`-` = stdin).", names="-p")
@@ -80,7 +89,17 @@ class RequestParams:
         (), "File to add to the prompt (`-` = stdin). Repeatable.", names="-f", metavar="FILE", path=True
     )
     system: str | None = setting(
-        None, "System prompt: text or @FILE.", names="--system -s -sys --system-prompt", metavar="TEXT|@FILE"
+        None,
+        "System prompt: text or @FILE (`-` = stdin).",
+        names="--system -s -sys --system-prompt",
+        metavar="TEXT|@FILE",
+    )
+    encoding: str = setting(
+        "utf-8",
+        "Encoding of stdin and of the files of a request; a byte order mark counts more.",
+        metavar="NAME",
+        suggest=("utf-8", "latin-1", "cp1252", "utf-16-le"),
+        check=_check_encoding,
     )
     preset: str | None = setting(
         None, "Preset of settings: creative, precise, code, ..., or one from the configuration file.", metavar="NAME"
@@ -89,7 +108,8 @@ class RequestParams:
     raw: bool = setting(False, "Raw completion of the prompt, without the chat template.")
     chat_template: str | None = setting(
         None,
-        "Chat template to use instead of the model's: Jinja text, a file, or a name of llama.cpp such as chatml.",
+        "Chat template to use instead of the model's: Jinja text, a file (`-` = stdin), or a name of llama.cpp such as "
+        "chatml.",
         metavar="JINJA|FILE|NAME",
         path=True,
     )
@@ -220,11 +240,12 @@ class GenerationParams:
     )
     grammar: str | None = setting(None, "GBNF grammar that the output must match.", metavar="GBNF")
     grammar_file: str | None = setting(
-        None, "File with a GBNF grammar that the output must match.", metavar="FILE", path=True
+        None, "File with a GBNF grammar that the output must match (`-` = stdin).", metavar="FILE", path=True
     )
     json_schema: str | None = setting(
         None,
-        "JSON schema that the output must match: inline JSON, a file, or short: 'name: str, age: int, tags: [str]'.",
+        "JSON schema that the output must match: inline JSON, a file (`-` = stdin), or short: "
+        "'name: str, age: int, tags: [str]'.",
         metavar="SCHEMA|FILE",
         path=True,
     )

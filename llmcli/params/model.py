@@ -170,6 +170,7 @@ class ModelParams(PlacementParams, RopeParams):
         names="-m",
         metavar="MODEL",
         suggest=("starter",),
+        path=True,
     )
     n_ctx: int = setting(
         0,

@@ -55,7 +55,7 @@ class Field:
     data: Callable[[object], SettingValue] | None = None  # parses all of them
     show: Callable[..., str] | None = None
     check: Callable[..., SettingValue] | None = None
-    path: bool = False
+    path: bool = False  # it can be the name of a file, which need not be UTF-8
     # Of the attribute and the class that declare it:
     key: str = ""
     kind: type = str
@@ -143,7 +143,8 @@ class Field:
 
     def _builtin_text(self, text: str) -> SettingValue:
         if not self.repeated:
-            return from_data(self.kind, text if self.path else as_utf8(text))
+            names_file = self.path or (self.metavar.endswith("@FILE") and text.startswith("@"))
+            return from_data(self.kind, text if names_file else as_utf8(text))
         if text == "none":
             return ()
         if text.startswith("["):

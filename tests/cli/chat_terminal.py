@@ -16,6 +16,7 @@ from tests.models.tiny_models import full_attention
 
 ENTER, TAB, ESCAPE, UP, DOWN, BACKSPACE = "\r", "\t", "\x1b", "\x1b[A", "\x1b[B", "\x7f"
 CTRL_C, CTRL_D, CTRL_J, CTRL_R, CTRL_X_CTRL_E, CTRL_Z = "\x03", "\x04", "\n", "\x12", "\x18\x05", "\x1a"
+CTRL_BACKSLASH = "\x1c"
 ALT_ENTER = ESCAPE + ENTER
 PROMPT = ">"
 HINT = "Ask anything"  # how the gray text in an empty line begins

@@ -10,7 +10,19 @@ from typing import Any
 
 import pytest
 
-from tests.cli.chat_terminal import CHAT, CTRL_C, CTRL_D, CTRL_Z, ENTER, FOOT, LEAVE, PROMPT, Talk, pasted
+from tests.cli.chat_terminal import (
+    CHAT,
+    CTRL_BACKSLASH,
+    CTRL_C,
+    CTRL_D,
+    CTRL_Z,
+    ENTER,
+    FOOT,
+    LEAVE,
+    PROMPT,
+    Talk,
+    pasted,
+)
 
 pytestmark = [
     pytest.mark.terminal,
@@ -176,6 +188,21 @@ def test_a_window_closed_while_an_answer_streams_loses_nothing(home: Path) -> No
         chat.child.ptyproc.terminated = True
     assert [message["role"] for message in saved_messages(home)] == ["user", "assistant"]
     assert saved_messages(home)[1]["content"].startswith(BEGINNING)
+
+
+def test_ctrl_backslash_in_an_answer_restores_the_terminal() -> None:
+    import termios
+
+    with Talk(*FLAGS) as chat:
+        chat.ready()
+        start_story(chat)
+        assert not modes(chat)[3] & termios.ECHO
+        chat.keys(CTRL_BACKSLASH)
+        assert chat.wait_end() == 128 + signal.SIGQUIT
+        for mode in (termios.ECHO, termios.ICANON):
+            assert modes(chat)[3] & mode
+        assert modes(chat)[0] & termios.ICRNL
+        assert is_restored(chat.raw)
 
 
 def test_ctrl_z_and_fg_work_at_the_prompt_and_in_an_answer(home: Path) -> None:

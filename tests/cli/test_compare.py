@@ -93,7 +93,7 @@ def test_stdin_is_part_of_every_prompt(inside: Run, with_tiny: Path) -> None:
         (["hi", "--n", "2", "--answers", "2"], 2, "--answers and --n cannot be used together\n  hint: use --answers"),
         (["hi", "--temp", "0.2,1.4"], 2, "  hint: to compare several values, use `llmcli compare --vary temp=0.2,1.4`"),
         (["hi", "--top-k", "10,40"], 2, "  hint: to compare several values, use `llmcli compare --vary top-k=10,40`"),
-        (["-", "--no-stdin", "--vary", "temp=1,2"], 2, "--no-stdin and '-' (stdin) cannot be used together"),
+        (["-", "--no-stdin", "--vary", "temp=1,2"], 2, "--no-stdin and --prompt (stdin) cannot be used together"),
     ],
 )
 def test_a_usage_error_comes_before_the_model_is_loaded(inside: Run, flags: list[str], status: int, says: str) -> None:

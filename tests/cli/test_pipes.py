@@ -147,10 +147,33 @@ def test_stdin_that_is_read_on_purpose_gets_no_warning(lines: Path) -> None:
 
 @with_tiny
 def test_no_stdin_and_a_dash_cannot_be_used_together() -> None:
-    for arguments in ("-", "Q -f -"):
+    for arguments, option in (("-", "--prompt"), ("Q -f -", "--file"), ("Q -s @/dev/stdin", "--system")):
         ran = shell(f"$L generate {arguments} --no-stdin")
         assert ran.returncode == 2
-        assert b"--no-stdin and '-' (stdin) cannot be used together" in ran.stderr
+        assert f"--no-stdin and {option} (stdin) cannot be used together" in ran.stderr.decode()
+
+
+@with_tiny
+def test_stdin_is_the_system_prompt_if_it_is_asked_for() -> None:
+    for name in ("-", "@-", "@/dev/stdin"):
+        ran = shell(f"printf 'Be kind.' | $L generate Q -s {name} --show-prompt")
+        assert (ran.returncode, ran.stderr) == (0, b"")
+        assert ran.stdout == b"system: Be kind.\nuser: Q\nassistant: \n"
+
+
+def test_a_piped_line_and_an_argument_get_the_same_answer() -> None:
+    piped, given = (shell(f"{line} -n 8 --seed 4 -q") for line in ("echo hi | $L generate", "$L generate hi"))
+    assert piped.stdout == given.stdout
+
+
+@with_tiny
+def test_a_piped_chat_reads_its_encoding() -> None:
+    for text, flags in (("caf\\xe9", "--encoding latin-1"), ("\\xff\\xfec\\0a\\0f\\0\\xe9\\0", "")):
+        shell(f"printf '{text}' | $L chat {flags} -n 1 -S coffee")
+        ran = shell("$L sessions show coffee; $L sessions rm -y coffee")
+        assert ran.stdout.decode().count("café") == 1
+    ran = shell("printf 'caf\\xe9' | $L chat -n 1 --no-save")
+    assert b"warning: stdin is not UTF-8 (byte 0xe9 at position 3)" in ran.stderr
 
 
 @with_tiny
@@ -287,7 +310,31 @@ def test_a_piped_chat_that_meets_its_time_limit_ends_with_124() -> None:
 def test_a_binary_stdin_is_refused_as_a_binary_file() -> None:
     ran = shell("printf 'a\\0b' | $L generate 'What is it?'")
     assert (ran.returncode, ran.stdout) == (6, b"")
-    assert ran.stderr == b"error: stdin is not a text file\n  hint: give a text file\n"
+    assert ran.stderr == (
+        b"error: stdin is not a text file\n  hint: give a text file, or its encoding, such as --encoding utf-16-le\n"
+    )
+
+
+@with_tiny
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have only names in Unicode")
+def test_a_file_name_that_is_not_utf_8_is_opened(tmp_path: Path, with_tiny: Path) -> None:
+    for name, source in (("caf\\xe9.txt", tmp_path / "text"), ("caf\\xe9.gguf", with_tiny)):
+        (tmp_path / "text").write_text("Be kind.")
+        shell(f"cp '{source}' \"$(printf '{tmp_path}/{name}')\"")
+    path = f"$(printf '{tmp_path}/caf\\xe9')"
+    ran = shell(f'$L generate Q -m "{path}.gguf" -s "@{path}.txt" -f "{path}.txt" --show-prompt')
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert ran.stdout.decode().count("Be kind.") == 2
+
+
+@with_tiny
+def test_names_that_the_terminal_cannot_show_are_one_error() -> None:
+    for arguments in ("hi -m 模型.gguf", "hi -f 模型.txt", "hi --模型", "hi --trace /nonexistent/模型"):
+        ran = shell(f"$L generate {arguments}", PYTHONIOENCODING="ascii")
+        assert ran.returncode in (2, 3, 6)
+        assert ran.stderr.startswith(b"error: ")
+        assert b"??" in ran.stderr
+        assert b"bug" not in ran.stderr
 
 
 def test_a_background_job_ignores_ctrl_c() -> None:

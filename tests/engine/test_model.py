@@ -4,6 +4,7 @@ import os
 import stat
 import struct
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe
 from llmcli.errors import LlmcliError, ModelInvalidError
 from tests.models.gguf_writer import MODEL, write_gguf
+from tests.models.pulls import wait_until
 from tests.models.tiny_models import quantized
 
 BROKEN = ["empty", "text", "header", "cut"]
@@ -35,6 +37,24 @@ def test_a_broken_file_is_an_error_with_the_reason(broken: Path) -> None:
         Model.load([broken], n_gpu_layers=0)
     assert "gives no reason" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_long_text_stops_to_be_tokenized_at_once(starter: Path) -> None:
+    model = Model.load([starter], vocab_only=True)
+    text = "The quick brown fox jumps over the lazy dog. " * 50_000
+    model.vocab.abort = Cancellation()
+    model.vocab.abort.set()
+    with pytest.raises(KeyboardInterrupt):
+        model.vocab.tokenize(text)
+    assert model.vocab.is_busy  # nobody waited for it
+    model.close()  # while it is in use
+    wait_until(lambda: not model.vocab.is_busy)
+
+
+def test_a_long_text_has_the_tokens_of_its_parts(starter: Path) -> None:
+    with closing(Model.load([starter], vocab_only=True)) as model:
+        line = "The quick brown fox jumps over the lazy dog.\n"
+        assert model.vocab.tokenize(line * 4000) == model.vocab.tokenize(line) * 4000
 
 
 @pytest.mark.parametrize("broken", ["header", "cut"], indirect=True)

@@ -49,7 +49,7 @@ class FakeEngine:
         self.capabilities = capabilities or Capabilities(inspection=False)
         self.tokenizer = tokenizer or FakeVocab()
         self.chat_template = chat_template
-        self.n_ctx = n_ctx
+        self.n_ctx = self.n_ctx_train = n_ctx
         self.defaults = Layer("model", {})
         self.notes: list[str] = []
         self.facts = ("model: fake",)

@@ -68,7 +68,9 @@ THINKING = """{{- $lastUserIdx := -1 -}}
 
 
 def render(source: str, messages: list[dict[str, str]], thinking: bool = True) -> str:
-    return ChatTemplate(to_jinja(source), {"bos_token": "", "eos_token": ""}, "the template").render(messages, thinking)
+    return ChatTemplate(to_jinja(source), {"bos_token": "", "eos_token": ""}, "the template").render(
+        messages, {"enable_thinking": thinking, "thinking": thinking}
+    )
 
 
 def test_template_of_turns_ends_where_the_answer_begins() -> None:

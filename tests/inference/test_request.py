@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 
-from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, UsageError
-from llmcli.files import read_text
+from llmcli.engine.events import Cancellation, Constraint
+from llmcli.errors import ContextOverflowError, DiskError, LlmcliError, ModelInvalidError, UsageError
+from llmcli.files import read_text, text_reading
+from llmcli.inference.constraints import read_constraint
 from llmcli.inference.request import (
     build_prompt,
     join_prompt,
     needs_plain_template,
     system_text,
+    template_options,
     with_plain_stop,
 )
-from llmcli.params.settings import Settings
+from llmcli.params.settings import Settings, fields
 from tests.inference.fake_engine import FakeEngine
 from tests.inference.fake_vocab import CONTROL, FakeVocab
 
@@ -43,14 +46,19 @@ def join(piped: str | None = None, read: str = "IN\n", **settings: Any) -> str:
     [
         ({"prompt": "Q"}, "Q"),
         ({"prompt": " Q\n"}, " Q\n"),
-        ({"piped": "text\n"}, "text\n"),
-        ({"prompt": "Q", "piped": "text\n"}, "Q\n\ntext\n"),
+        ({"piped": "text\n"}, "text"),
+        ({"piped": "text\r\n"}, "text"),
+        ({"piped": "text\n\n"}, "text\n"),
+        ({"piped": "text\n", "raw": True}, "text\n"),
+        ({"prompt": "Q", "piped": "text\n"}, "Q\n\ntext"),
         ({"prompt": "Q\n\n\n", "piped": "\n text"}, "Q\n\n\n text"),
         ({"prompt": "Q", "piped": ""}, "Q"),
         ({"prompt": "", "piped": "text"}, "text"),
-        ({"prompt": "-"}, "IN\n"),
+        ({"prompt": "-"}, "IN"),
+        ({"file": ("/dev/stdin",)}, "IN"),
+        ({"prompt": "Q", "system": "@-", "piped": "text"}, "Q"),
         ({"prompt": "-", "piped": "text"}, "text"),
-        ({"file": ("a.txt",)}, "A\n"),
+        ({"file": ("a.txt",)}, "A"),
         ({"file": ("a.txt", "b.txt")}, "File a.txt:\n```\nA\n```\n\nFile b.txt:\n```\nB\n\n```"),
         (
             {"prompt": "Q", "file": ("a.txt", "b.txt"), "piped": "text"},
@@ -60,7 +68,7 @@ def join(piped: str | None = None, read: str = "IN\n", **settings: Any) -> str:
         ({"prompt": "-", "file": ("a.txt",)}, "IN\n\nFile a.txt:\n```\nA\n```"),
         ({"file": ("a.txt",), "piped": "text"}, "A\n\ntext"),
         ({"prompt": "Q", "file": ("a.txt",)}, "Q\n\nFile a.txt:\n```\nA\n```"),
-        ({"prompt": "", "file": ("a.txt",)}, "A\n"),
+        ({"prompt": "", "file": ("a.txt",)}, "A"),
         ({"prompt": "Q", "file": ("a.txt", "b.txt"), "raw": True}, "Q\n\nA\n\nB\n\n"),
         ({"prompt": " ", "raw": True}, " "),
         ({"prompt": "\n", "raw": True}, "\n"),
@@ -77,10 +85,36 @@ def test_an_empty_request_is_a_usage_error(given: dict[str, Any]) -> None:
     assert "llmcli generate" in caught.value.hint
 
 
-@pytest.mark.parametrize("given", [{"prompt": "-", "file": ("-",)}, {"file": ("-", "-")}])
-def test_stdin_cannot_be_given_twice(given: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="only once"):
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"prompt": "-", "file": ("-",)}, "--prompt and --file"),
+        ({"file": ("-", "/dev/fd/0")}, "given twice: --file"),
+        ({"prompt": "-", "system": "@/dev/stdin"}, "--prompt and --system"),
+        ({"prompt": "Q", "system": "-", "json_schema": "-"}, "--system and --json-schema"),
+        ({"prompt": "Q", "grammar_file": "/dev/stdin", "chat_template": "-"}, "--grammar-file and --chat-template"),
+    ],
+)
+def test_two_readers_of_stdin_are_refused_by_name(given: dict[str, Any], names: str) -> None:
+    with pytest.raises(UsageError, match=f"only once.*{names}"):
         join(**given)
+
+
+def test_each_text_option_reads_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_reading, "stdin", lambda: b"IN\n")
+    for name in ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"):
+        assert system_text(Settings(system=f"@{name}")) == "IN"
+        assert read_constraint(Settings(grammar_file=name)) == Constraint("grammar", "IN\n")
+        with pytest.raises(UsageError, match="JSON"):
+            read_constraint(Settings(json_schema=name))
+        assert template_options(FakeEngine(), Settings(chat_template=name)).source == "IN\n"
+    assert system_text(Settings(system="-")) == "IN"
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_a_file_is_not_stdin_where_stdin_has_another_use(name: str) -> None:
+    with pytest.raises(UsageError, match="is stdin, which cannot be read as a file here"):
+        read_text(name)
 
 
 def test_a_terminal_as_stdin_is_not_read() -> None:
@@ -100,6 +134,54 @@ def test_a_terminal_as_stdin_is_not_read() -> None:
 def test_a_file_is_read_as_utf_8_exactly(folder: Path, data: bytes, text: str) -> None:
     (folder / "x").write_bytes(data)
     assert read_text("x") == text
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "text"),
+    [
+        (b"Gr\xfc\xdfe", "latin-1", "Grüße"),
+        (b"\x80 5", "cp1252", "€ 5"),
+        ("Grüße\0".encode("utf-16-le"), "utf-16-le", "Grüße\0"),
+        ("\ufeffGrüße".encode("utf-16-le"), "utf-8", "Grüße"),
+        ("\ufeffGrüße".encode("utf-16-be"), "utf-8", "Grüße"),
+        ("\ufeffGrüße".encode("utf-32-le"), "utf-8", "Grüße"),
+        ("\ufeffGrüße".encode("utf-32-be"), "utf-8", "Grüße"),
+        ("\ufeffGrüße".encode("utf-16-le"), "latin-1", "Grüße"),  # a byte order mark counts more
+    ],
+)
+def test_an_encoding_is_the_one_given_or_of_the_mark(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, encoding: str, text: str
+) -> None:
+    monkeypatch.setattr(text_reading, "warn", lambda *_: pytest.fail("warned"))
+    (folder / "x").write_bytes(data)
+    assert read_text("x", encoding) == text
+    assert join(file=("x",), encoding=encoding) == text
+    assert system_text(Settings(system="@x", encoding=encoding)) == text
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "warning"),
+    [
+        (b"Gr\xfc\xdfe", "utf-8", "x is not UTF-8 (byte 0xfc at position 2): some characters are lost"),
+        (b"\xff\xfea\0b", "utf-8", "x is not UTF-16-LE (byte 0x62 at position 2): some characters are lost"),
+        (b"a\x81", "cp1252", "x is not CP1252 (byte 0x81 at position 1): some characters are lost"),
+    ],
+)
+def test_bytes_that_an_encoding_does_not_have_are_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, encoding: str, warning: str
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(text_reading, "warn", lambda message, hint: warnings.append(f"{message}; {hint}"))
+    (folder / "x").write_bytes(data)
+    assert "\ufffd" in read_text("x", encoding)
+    assert warnings == [f"{warning}; set its encoding, such as --encoding latin-1"]
+
+
+@pytest.mark.parametrize("name", ["", "klingon", "hex", "undefined", "utf-8\0"])
+def test_only_a_text_encoding_is_accepted(name: str) -> None:
+    with pytest.raises(UsageError, match="encoding must be a text encoding, such as utf-8, latin-1"):
+        fields()["encoding"].parse_text(name)
+    assert fields()["encoding"].parse_text("UTF_8") == "utf-8"
 
 
 @pytest.mark.parametrize(
@@ -193,6 +275,29 @@ def test_a_template_given_inline_or_as_a_file_comes_first(folder: Path) -> None:
     for given, expected in (("inline:{{ messages[0].content }}", "inline:Q"), ("t.jinja", "file:Q")):
         assert build_prompt(engine_with(TEMPLATE), Settings(chat_template=given), "Q", None).text == expected
         assert build_prompt(engine_with(None), Settings(chat_template=given), "Q", None).text == expected
+
+
+def test_a_text_that_cannot_fit_is_refused_at_once() -> None:
+    class Counting(FakeVocab):
+        n_read = 0
+
+        def tokenize(self, text: str, **options: bool) -> list[int]:
+            self.n_read += len(text)
+            return super().tokenize(text, **options)
+
+    vocab = Counting()
+    for settings, n_ctx in ((Settings(), 4096), (Settings(n_ctx=100_000), 100_000)):
+        vocab.n_read = 0
+        with pytest.raises(ContextOverflowError, match=f"the prompt has more than .* and the context has {n_ctx}"):
+            build_prompt(FakeEngine(tokenizer=vocab), settings, "x" * 5_000_000, None)
+        assert vocab.n_read < n_ctx + (1 << 15)
+
+
+def test_a_cancellation_stops_a_long_prompt() -> None:
+    cancellation = Cancellation()
+    cancellation.set()
+    with pytest.raises(KeyboardInterrupt):
+        build_prompt(FakeEngine(), Settings(n_ctx=10**7), "x" * 100_000, None, cancellation)
 
 
 @pytest.mark.parametrize("missing", [None, ""])

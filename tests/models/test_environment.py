@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from llmcli.errors import NetworkError
+from llmcli.models.download.http import client
 from llmcli.models.hub import environment
 
 ENVIRONMENTS: list[dict[str, str]] = [
@@ -135,3 +137,34 @@ def test_unofficial_endpoint_is_shown_without_password(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     assert environment.unofficial_endpoint() == unusual
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({"SSL_CERT_FILE": "/nonexistent"}, "SSL_CERT_FILE"),
+        ({"SSL_CERT_FILE": os.devnull}, "SSL_CERT_FILE"),  # without a certificate
+        ({"SSL_CERT_DIR": "/nonexistent"}, "SSL_CERT_DIR"),
+        ({"HTTPS_PROXY": "http://127.0.0.1:abc"}, "HTTPS_PROXY"),
+        ({"https_proxy": "foo://x:1", "HTTP_PROXY": "http://x:1"}, "https_proxy"),
+        ({"ALL_PROXY": "http://x:abc"}, "ALL_PROXY"),
+    ],
+)
+def test_a_variable_that_no_request_can_use_is_named(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], name: str
+) -> None:
+    for other in ("SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+        monkeypatch.delenv(other.lower(), raising=False)
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(NetworkError, match=rf"^(cannot use )?{name}\b") as caught:
+        client.__wrapped__()
+    assert "unset it" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"])
+def test_a_timeout_that_is_not_a_number_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "abc")
+    with pytest.raises(NetworkError, match=f"^{name} must be a whole number of seconds, got 'abc'"):
+        environment.hub_headers()

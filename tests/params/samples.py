@@ -21,6 +21,7 @@ _SPECIAL: dict[str, tuple[Any, ...]] = {
     "samplers": ((), ("top_k",), ("temperature", "min_p"), tuple(reversed(DEFAULT_ORDER)), ("infill", "adaptive_p")),
     "template_arg": (("a=1",), ('a="x = y"', "b=null"), ('a={"b": [1, 2.5, "ü\\n"]}',)),
     "seed": (None, 0, 42, 2**32 - 1),
+    "encoding": ("latin-1", "utf-16-le"),
     "n_gpu_layers": (0, 12, "auto", "all"),
     "tensor_split": ("", "1", "3,1", "0,2.5"),
     "override_kv": (

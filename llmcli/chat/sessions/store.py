@@ -32,7 +32,7 @@ from llmcli.files import (
     read_text,
 )
 from llmcli.inference.constraints import is_inline_schema
-from llmcli.inference.request import is_builtin_template, is_inline
+from llmcli.inference.request import is_builtin_template, is_inline, system_file
 from llmcli.params.settings import CODE_KEYS, fields, find, to_datum
 from llmcli.text import did_you_mean
 
@@ -322,20 +322,22 @@ def parse_event(data: Mapping[str, Any]) -> Event | None:
 
 def setting_changes(values: Mapping[str, Any]) -> Iterator[SettingChange | SettingReset]:
     """The events of typed values of settings; a value that no session can have is not set."""
+    encoding = str(values.get("encoding", fields()["encoding"].default))
     for key, value in values.items():
         is_refused = key in CODE_KEYS or _names_file(key, value)
-        if is_refused and key in _TEXTS and (text := _file_text(key, value)) is not None:
+        if is_refused and key in _TEXTS and (text := _file_text(key, value, encoding)) is not None:
             value, is_refused = text, _names_file(saved_key(key), text)
         key = saved_key(key)
         yield SettingReset(key) if is_refused else SettingChange(key, to_datum(fields()[key], value))
 
 
-def _file_text(key: str, name: str) -> str | None:
+def _file_text(key: str, name: str, encoding: str) -> str | None:
     """The text of a file that a setting names; None if it cannot be read, which the next answer reports."""
-    path = name[1:] if key == "system" else name
+    path = (system_file(name) or "") if key == "system" else name
     if os.path.isfile(os.path.expanduser(path)):  # not a pipe, which can be read only once
         with suppress(LlmcliError):
-            return read_text(path).rstrip("\n") if key == "system" else read_text(path)
+            text = read_text(path, encoding)
+            return text.rstrip("\n") if key == "system" else text
     return None
 
 
@@ -364,7 +366,7 @@ def _names_file(key: str, value: Any) -> bool:
     if not value:
         return False
     if key == "system":
-        return bool(value.startswith("@"))
+        return system_file(value) is not None
     if key == "json_schema":
         return not is_inline_schema(value)
     if key == "chat_template":

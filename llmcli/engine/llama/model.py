@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
@@ -22,6 +23,8 @@ if TYPE_CHECKING:  # a start with little to import: the load of a model waits fo
 ALL_LAYERS = -1  # a negative number offloads all layers (llama.h)
 Progress = Callable[[float], None]
 _MAX_BYTES = 2**30  # llama_tokenize counts bytes and tokens in int32
+_LONG = 1 << 17  # bytes; to tokenize a longer text takes more than about 50 ms
+_POLL = 0.02  # seconds between two looks at a Ctrl-C
 _NULL = -1  # LLAMA_TOKEN_NULL
 
 
@@ -95,9 +98,9 @@ class Model:
         return bool(api.llama_model_has_decoder(self.handle)) and not api.llama_model_has_encoder(self.handle)
 
     def close(self) -> None:
-        """Free the memory; a second call has no effect."""
+        """Free the memory; a second call has no effect. It stays while a text is tokenized that nobody waits for."""
         handle, self.handle = self.handle, None
-        if handle:
+        if handle and not self.vocab.is_busy:
             self._api.llama_model_free(handle)
 
 
@@ -113,16 +116,42 @@ class Vocab:
         self.eos: int | None = None if eos == _NULL else eos
         # Whether the model needs a BOS token before each prompt.
         self.adds_bos = bool(api.llama_vocab_get_add_bos(self.pointer)) and self.bos is not None
+        self.abort: Cancellation | None = None  # stops the tokenization of a long text
+        self._thread: threading.Thread | None = None  # in which one is tokenized
         # What llama.cpp said of a token: calls with a buffer are slow, and most tokens come again and again.
         self._pieces: dict[int, bytes] = {}
         self._labels: dict[int, str] = {}
         self._ends: dict[int, bool] = {}
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
-        """The tokens of `text`; `parse_special` parses texts such as `<|im_end|>` as control tokens."""
+        """The tokens of `text`; `parse_special` parses texts such as `<|im_end|>` as control tokens.
+
+        Raises KeyboardInterrupt at once if a long text is stopped by Ctrl-C or by `abort`.
+        """
         data = text.encode("utf-8", "replace")
         if len(data) > _MAX_BYTES:
             raise UsageError("the text is too long: more than 1 GiB")
+        if len(data) < _LONG:
+            return self._tokenize(data, add_special, parse_special)
+        # Python sees a Ctrl-C only when the main thread is not inside of llama.cpp, which cannot be stopped there.
+        found: list[list[int]] = []
+        thread = threading.Thread(
+            target=lambda: found.append(self._tokenize(data, add_special, parse_special)), daemon=True
+        )
+        self._thread = thread
+        thread.start()
+        while thread.is_alive():
+            thread.join(_POLL)
+            if self.abort and self.abort.is_set():
+                raise KeyboardInterrupt
+        return found[0]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a text is still tokenized that was stopped."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def _tokenize(self, data: bytes, add_special: bool, parse_special: bool) -> list[int]:
         size, count = len(data) + 8, -1
         while count < 0:  # the buffer is too small: -count tokens are needed
             buffer = (ctypes.c_int32 * size)()

@@ -6,6 +6,7 @@ Redirects are followed by this module, so that a token is sent to the server's o
 
 import contextlib
 import functools
+import os
 import random
 import re
 import threading
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from llmcli.errors import LlmcliError, NetworkError
+from llmcli.errors import LlmcliError, NetworkError, error_text
 from llmcli.models.locations import Notify
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ MAX_PAUSE = 30.0
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 _MAX_UNREACHABLE = 3  # attempts while the host was never reached
 MAX_RETRY_AFTER = 60.0  # seconds; a longer Retry-After of the server is an error with a hint
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _KEPT = "try again later; the partial download is kept"
 MAX_RANGE = 32 << 30  # bytes of one request: content delivery networks cut longer responses (at 50 GB)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -37,13 +39,43 @@ MIN_PROGRESS = 256 << 10  # bytes that count as progress: a server that always s
 
 @functools.cache
 def client() -> "httpx2.Client":
-    """The client of all requests; proxies and certificates come from the environment."""
+    """The client of all requests; proxies and certificates come from the environment.
+
+    Raises NetworkError with the name of the variable that is not valid.
+    """
     import httpx2  # imported here: it costs 60 ms
 
+    certificates = next((name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)), "")
+    path = os.environ.get(certificates, "")
     try:
+        if certificates == "SSL_CERT_DIR":
+            os.listdir(path)  # OpenSSL would only find every certificate invalid
         return httpx2.Client()
-    except (ImportError, ValueError) as error:  # a SOCKS proxy without its package, or an invalid URL
-        raise NetworkError(f"cannot use the proxy settings: {error}", "check HTTPS_PROXY and ALL_PROXY") from None
+    except OSError as error:
+        if not certificates:
+            raise NetworkError(f"cannot read the certificates of the system: {error_text(error)}") from None
+        message = f"{certificates} has no certificates: cannot read {path}: {error_text(error)}"
+        raise NetworkError(message, f"correct {certificates}, or unset it") from None
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:  # a SOCKS proxy without its package, or not a URL
+        names = " and ".join(_proxy_variables()) or "the proxy of the system"
+        reason = str(error).partition(".")[0]
+        raise NetworkError(f"cannot use {names}: {reason}", "write http://HOST:PORT, or unset it") from None
+
+
+def _proxy_variables() -> list[str]:
+    """The variables with a proxy that cannot be used; all of them if each one could be."""
+    import httpx2
+
+    set_names = [name for name, value in os.environ.items() if name.lower() in _PROXIES and value]
+    invalid = []
+    for name in set_names:
+        value = os.environ[name]
+        try:
+            with httpx2.Client(proxy=value if "://" in value else f"http://{value}", trust_env=False):
+                pass
+        except (ImportError, ValueError, httpx2.InvalidURL):
+            invalid.append(name)
+    return invalid or set_names
 
 
 @contextmanager

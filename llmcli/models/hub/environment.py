@@ -66,6 +66,7 @@ def hub_headers() -> dict[str, str]:
     """The headers for the Hub itself: the user agent, and the user's token if there is one."""
     import logging
 
+    _check_timeouts()
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     try:
@@ -83,6 +84,17 @@ def hub_headers() -> dict[str, str]:
             "the Hugging Face token contains invalid characters", "set a new token with `hf auth login`"
         )
     return headers
+
+
+def _check_timeouts() -> None:
+    """Refuse what huggingface_hub, which reads these variables when it is imported, cannot read."""
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        value = os.environ.get(name, "0")
+        try:
+            int(value)
+        except ValueError:
+            message = f"{name} must be a whole number of seconds, got {value[:40]!r}"
+            raise NetworkError(message, f"correct {name}, or unset it") from None
 
 
 def unofficial_endpoint() -> str:

@@ -81,7 +81,7 @@ class ChatApp:
             self.replace(self.editing, text)
             return
         self.draft = text  # in the input line again if it cannot be sent
-        files = [attach(name) for name in find_mentions(text)]
+        files = [attach(name, self.controller.settings.encoding) for name in find_mentions(text)]
         draft = self.session.conversation.draft("user", text, attachments=(*self.pending, *files))
         path = self.resolve_overflow(self.path(), draft=draft) if self.wait_for_model() else None
         if not path:

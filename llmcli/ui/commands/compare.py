@@ -41,7 +41,7 @@ def compare(chat: ChatApp, argument: str) -> None:
         return
     path, draft = path_to_question(chat), None
     if question:
-        files = [attach(name) for name in find_mentions(question)]
+        files = [attach(name, chat.controller.settings.encoding) for name in find_mentions(question)]
         draft = chat.session.conversation.draft("user", question, attachments=(*chat.pending, *files))
         path = chat.path()
     elif not path:

@@ -52,7 +52,7 @@ def file(chat: ChatApp, argument: str) -> None:
         raise UsageError(f"/file: {error}", "quote a name that contains spaces") from None
     if not names and not chat.pending:
         raise UsageError("/file needs a file name", "try /file notes.txt")
-    chat.pending += [attach(name) for name in names]
+    chat.pending += [attach(name, chat.controller.settings.encoding) for name in names]
     shown = ", ".join(f"{attached.name} ({plural(len(attached.text), 'character')})" for attached in chat.pending)
     console.note(f"attached to the next message: {shown}")
 

@@ -53,7 +53,7 @@ def system(chat: ChatApp, argument: str) -> None:
     if argument == "edit":
         argument = edit(current).strip()
     elif argument.startswith("@"):
-        argument = read_text(argument[1:].strip()).rstrip("\n")
+        argument = read_text(argument[1:].strip(), chat.controller.settings.encoding).rstrip("\n")
     elif re.fullmatch('"[^"]+"', argument):
         argument = argument[1:-1]
     removed = argument in ("none", "")

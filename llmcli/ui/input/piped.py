@@ -5,6 +5,7 @@ from itertools import chain
 from typing import BinaryIO
 
 from llmcli.errors import UsageError
+from llmcli.files import decode_bytes
 from llmcli.text import BLOCK_MARK, block_body, closes_block, is_open_block, opens_block
 from llmcli.ui.terminal.console import console
 
@@ -64,4 +65,4 @@ class LineReader:
             self._size += len(rest)
         if not data:
             return None
-        return data.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "replace")
+        return decode_bytes(data.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").removesuffix(b"\r"), "stdin")

@@ -6,10 +6,12 @@ import sys
 import textwrap
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 from llmcli.errors import DiskError, UsageError
+from llmcli.files import decode_text, text_reading
 from llmcli.text import sanitize
 from llmcli.ui.terminal.interrupt import allow_interrupt, enable_echo
 
@@ -102,6 +104,7 @@ class Console:
 
 
 console = Console()
+text_reading.warn = partial(console.warn, always=True)
 
 
 def can_ask() -> bool:
@@ -153,7 +156,7 @@ def edit(text: str) -> str:
         with os.fdopen(handle, "w", encoding="utf-8", errors="replace", newline="\n") as file:
             file.write(f"{text}\n")
         open_in_editor(path)
-        return path.read_text(encoding="utf-8-sig", errors="replace").removesuffix("\n")
+        return decode_text(path.read_bytes().replace(b"\r\n", b"\n"), "the edited text").removesuffix("\n")
     except OSError as error:
         raise DiskError(f"cannot read the edited text: {error.strerror}") from None
     finally:

@@ -32,14 +32,18 @@ def interruptible(cancellation: "Cancellation", presses: int = 2) -> Iterator[No
     import socket  # 3 ms that run while the model is loading
 
     ends = {getattr(signal, name, None) for name in ("SIGINT", *_ENDS)}
+    quits = getattr(signal, "SIGQUIT", None)
     count = 0
     reader, writer = socket.socketpair()  # on Windows only a socket can be the wake-up descriptor
     writer.setblocking(False)
 
     def watch() -> None:
-        while number := reader.recv(1):
-            if number[0] in ends:
-                cancellation.set("interrupt")
+        with suppress(OSError):  # closed, where a Ctrl-C came before `in_background` was ready
+            while number := reader.recv(1):
+                if number[0] in ends:
+                    cancellation.set("interrupt")
+                elif number[0] == quits and _without_echo:
+                    _without_echo.quit(number[0], None)
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         nonlocal count
@@ -146,14 +150,14 @@ def _handling(handler: Callable[[int, FrameType | None], None], *names: str) -> 
 def disable_echo(live: bool) -> Iterator[None]:
     """Within this block keys are not echoed, Enter stays the key it is, and pastes keep their brackets.
 
-    Ctrl-C and Ctrl-Z work as usual. A prompt inside sets its own state, and restores this one.
+    Ctrl-C, Ctrl-Z and Ctrl-\\ work as usual. A prompt inside sets its own state, and restores this one.
     """
     global _without_echo
     if not live or sys.platform == "win32" or not sys.stdin.isatty():
         yield
         return
     terminal = _Terminal(sys.stdin.fileno())
-    with _handling(terminal.stop, "SIGTSTP"):
+    with _handling(terminal.stop, "SIGTSTP"), _handling(terminal.quit, "SIGQUIT"):
         terminal.apply(terminal.quiet)
         _without_echo = terminal
         try:
@@ -188,7 +192,7 @@ def echo_is_off() -> bool:
 
 
 class _Terminal:
-    """The two states of the terminal: as before, and without echo. Ctrl-Z restores the first one for the shell."""
+    """The terminal as before, and without echo; Ctrl-Z and Ctrl-\\ restore the first state for the shell."""
 
     def __init__(self, descriptor: int) -> None:
         import termios
@@ -212,6 +216,13 @@ class _Terminal:
         """Turn bracketed paste on while nothing is echoed, and off otherwise."""
         with suppress(OSError):
             os.write(sys.stdout.fileno(), _PASTE_OFF if self._state is self.before else _PASTE_ON)
+
+    def quit(self, number: int, _frame: FrameType | None) -> None:
+        """End the process at once, with the status of the signal: its own action would leave the shell without echo."""
+        self.apply(self.before)
+        with suppress(OSError):
+            os.write(sys.stdout.fileno(), b"\n")
+        os._exit(128 + number)
 
     def stop(self, _number: int, _frame: FrameType | None) -> None:
         state = self._state

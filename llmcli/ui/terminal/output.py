@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from llmcli.errors import DiskError, OutputClosedError, UsageError
-from llmcli.text import sanitize
+from llmcli.text import escape_json, sanitize
 from llmcli.ui.terminal.cells import cells, wrap
 from llmcli.ui.terminal.console import console, encodable, is_terminal, wants_color
 from llmcli.ui.terminal.progress import ProgressLine
@@ -193,10 +193,10 @@ def warn_slow(answer: "Answer") -> None:
 
 
 def print_json(data: Any, indent: int | None = 2) -> None:
-    """Write a value as JSON, indented or in one line."""
+    """Write a value as JSON, indented or in one line; characters that could drive a terminal are escapes."""
     import json  # imported here: answers do not need it
 
-    print_line(json.dumps(data, ensure_ascii=False, indent=indent))
+    print_line(escape_json(json.dumps(data, ensure_ascii=False, indent=indent)))
 
 
 def print_rows(
