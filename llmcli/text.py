@@ -14,8 +14,9 @@ _FOREIGN = {
     ),
     "use repeat_penalty: llama.cpp has no slope for it": "reppenslope",
     "use samplers, a list of names": "sampleorder samplerorder",
-    "llmcli does not have this option of llama.cpp yet": (
-        "mlock mmap nommap lora lorascaled maingpu tensorsplit splitmode keep numa image mmproj"
+    "llmcli does not have this option of llama.cpp yet": ("lora lorascaled keep image mmproj"),
+    "use --load-mode: mmap, none (without mmap), mlock, mmap+mlock or dio": (
+        "mlock mmap nommap dio directio usemmap usemlock nodirectio"
     ),
     "use shell redirection: `llmcli generate ... > FILE`": "o output outputfile",
     "it is not needed: `llmcli chat` talks, and `llmcli generate` answers once": (

@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 
 from llmcli.engine.events import Cancellation
-from llmcli.engine.llama.bindings import bindings_version
+from llmcli.engine.llama.probe import probe_record
 from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.models.notes import record_probed
@@ -198,7 +198,7 @@ def with_tiny(home: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny model as the one that the environment names, tried before; for tests that do not care what is said."""
     monkeypatch.setenv("LLMCLI_MODEL", str(tiny))
     (home / "cache").mkdir(parents=True, exist_ok=True)
-    record_probed(home / "data", [tiny], bindings_version())
+    record_probed(home / "data", [tiny], probe_record())
     return tiny
 
 

@@ -28,6 +28,7 @@ FREE = {
     "logit_bias",
     "dry_sequence_breakers",
     "grammar",
+    "override_kv",
     "regex",
 }
 

@@ -26,7 +26,7 @@ from llmcli.inference.engine import Answer, Engine, TemplateOptions, Vocab, chec
 from llmcli.inference.request import system_file, template_arguments
 from llmcli.inference.sizing import possible_gpu_layers
 from llmcli.params.generation import InterfaceParams
-from llmcli.params.model import HubParams
+from llmcli.params.model import HubParams, PlacementParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Settings, fields, parse_data
 from llmcli.text import ellipsize
@@ -37,6 +37,7 @@ _COMPLETE = ("stop", "length")
 _WRITE_JSON = "give a file that `llmcli generate --json` wrote"
 # Settings of another machine, and those that may name a file: its content is part of the replay data.
 _OMITTED = {*fields_of(HubParams), *fields_of(InterfaceParams), "prompt", "preset", "system", "timeout", "logprobs"}
+_OMITTED |= {*fields_of(PlacementParams)}  # the devices of another machine
 _OMITTED |= {key for key, field in fields().items() if field.path}
 
 
@@ -196,7 +197,7 @@ def recorded_system(message: Message) -> str | None:
 
 
 def replay_settings(recorded: RecordedAnswer, model: str | None, current: Settings) -> Settings:
-    """The recorded settings, with the recorded context and threads; those for downloads are the `current` ones."""
+    """The recorded settings, with the recorded context and threads; for downloads and devices the `current` ones."""
     manifest = recorded.manifest
     # More threads than processors would wait for each other without end.
     n_threads, n_threads_batch = (min(threads, os.cpu_count() or 1) for threads in manifest.threads)
@@ -207,9 +208,7 @@ def replay_settings(recorded: RecordedAnswer, model: str | None, current: Settin
         n_threads=n_threads,
         n_threads_batch=n_threads_batch,
         n_gpu_layers=possible_gpu_layers(manifest.gpu_layers),
-        pull=current.pull,
-        offline=current.offline,
-        model_folders=current.model_folders,
+        **{key: getattr(current, key) for key in (*fields_of(HubParams), *fields_of(PlacementParams))},
     )
 
 

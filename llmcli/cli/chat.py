@@ -212,7 +212,7 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
         report("loading")
         if cancellation.is_set():
             raise KeyboardInterrupt
-        early = model_preload.claim(target.file.parts)
+        early = model_preload.claim(target.file.parts if settings.has_default_load else ())
         engine = LocalEngine(target, settings, cancellation, lambda share: report(f"loading {share:.0%}"), early)
         try:
             engine.open_context(settings)

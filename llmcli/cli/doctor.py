@@ -3,7 +3,7 @@
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -12,14 +12,17 @@ from typer import Option
 from llmcli import __version__
 from llmcli.cli.options import with_settings
 from llmcli.config.config_file import aliases, config_layer
-from llmcli.config.presets import presets
+from llmcli.config.presets import presets, resolve_settings
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.probe import probe
 from llmcli.errors import ExitStatus, LlmcliError
 from llmcli.files import cache_dir, config_dir, config_path, data_dir
+from llmcli.inference.placement import placement_facts
 from llmcli.models import locations
 from llmcli.models.hub import environment
-from llmcli.params.settings import Layer, environment_layer
+from llmcli.params.model import PlacementParams
+from llmcli.params.param import fields_of
+from llmcli.params.settings import Layer, environment_layer, resolve
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_facts, print_json
 
@@ -37,9 +40,9 @@ def version() -> str:
         return f"{head}: {error}"
 
 
-@with_settings(only=())
+@with_settings(only={*fields_of(PlacementParams), "n_threads", "n_threads_batch"})
 def doctor(
-    flags: Layer,  # noqa: ARG001 -- the decorator adds --quiet and --debug
+    flags: Layer,
     as_json: Annotated[bool, Option("--json", help="Print one JSON object, for a bug report.")] = False,
 ) -> int:
     problems: Problems = []
@@ -49,6 +52,7 @@ def doctor(
     memory = hardware.available_memory()
     facts["cores"] = f"{hardware.usable_cores()} usable (physical), {os.cpu_count()} logical"
     facts["memory"] = f"{memory // _MIB} MiB available" if memory else "unknown"
+    facts |= _loading_facts(flags, problems)
     facts |= _file_facts(problems)
     facts["hub"] = environment.endpoint() + (" (offline)" if environment.is_offline() else "")
     facts["HF cache"] = _with_access(environment.hub_cache())
@@ -84,6 +88,19 @@ def _engine_facts(problems: Problems) -> dict[str, str]:
         message = f"llama-cpp-python {facts['llama-cpp-python']} is not tested with this release"
         problems.append((message, f"install the tested version with `pip install {tested}`"))
     return facts
+
+
+def _loading_facts(flags: Layer, problems: Problems) -> Mapping[str, str]:
+    """What the settings for loading come to on this machine: those of the flags over all that are in force."""
+    try:
+        settings = resolve_settings(flags)
+    except LlmcliError:  # `_file_facts` finds the fault
+        settings = resolve([flags]).settings
+    try:
+        return placement_facts(settings)
+    except LlmcliError as error:
+        problems.append((str(error), error.hint))
+        return {}
 
 
 def _file_facts(problems: Problems) -> dict[str, str]:

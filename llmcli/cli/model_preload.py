@@ -112,7 +112,7 @@ def _safe_parts(reference: str) -> Sequence[Path]:
     file = find_model_file(reference, ModelLocations(cache_dir(), data_dir()))
     if len(file.parts) > 1 or file.path.stat().st_size > _MAX_SIZE:
         return ()
-    from llmcli.engine.llama.bindings import bindings_version
+    from llmcli.engine.llama.probe import probe_record
     from llmcli.models.notes import is_probed
 
-    return file.parts if is_probed(data_dir(), file.parts, bindings_version()) else ()
+    return file.parts if is_probed(data_dir(), file.parts, probe_record()) else ()

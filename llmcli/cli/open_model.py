@@ -74,7 +74,7 @@ def _load(target: ResolvedModel, settings: Settings, cancellation: Cancellation,
         subscribe_log(console.detail)
     start = perf_counter()
     try:
-        preloaded = model_preload.claim(target.file.parts)
+        preloaded = model_preload.claim(target.file.parts if settings.has_default_load else ())
         engine = LocalEngine(target, settings, cancellation, status.loading, preloaded)
         engine.waited_ms = (perf_counter() - start) * 1e3
         return engine

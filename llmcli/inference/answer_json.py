@@ -16,7 +16,7 @@ from llmcli.files import convert, decode_json, encode
 from llmcli.inference.json_schema import JsonSchema
 from llmcli.inference.request import system_file, system_text
 from llmcli.params.generation import GenerationParams, InterfaceParams
-from llmcli.params.model import HubParams
+from llmcli.params.model import HubParams, PlacementParams, RopeParams
 from llmcli.params.param import fields_of
 from llmcli.params.sampler_chain import DEFAULT_ORDER, SamplingParams, build_chain
 from llmcli.params.settings import Settings, fields, ineffective_keys, to_data, to_datum
@@ -24,11 +24,12 @@ from llmcli.params.settings import Settings, fields, ineffective_keys, to_data, 
 if TYPE_CHECKING:  # a session reads manifests without the engine
     from llmcli.inference.engine import Answer
 
-# The settings that no answer depends on: for downloads, the chat, the trace, and files that are read already.
-_UNRELATED = {*fields_of(HubParams), *fields_of(InterfaceParams), "trace_top", "encoding"}
+# The settings that no answer depends on: for downloads, devices, the chat, the trace, and files that are read already.
+_UNRELATED = {*fields_of(HubParams), *fields_of(InterfaceParams), *fields_of(PlacementParams), "trace_top", "encoding"}
 # The settings that decide which tokens are generated; grammar and policy file count by their content.
 _DECIDING = (
     {*fields_of(SamplingParams), *fields_of(GenerationParams), "prefill", "raw", "think_budget"}
+    | {*fields_of(RopeParams), "override_kv", "swa_full"}
     | {"n_batch", "n_ubatch", "flash_attn", "cache_type_k", "cache_type_v"}
 ) - {
     "grammar",
@@ -54,6 +55,7 @@ def answer_data(answer: "Answer") -> dict[str, object]:
     """The answer as JSON data, names and timings as in llama-server."""
     timings = answer.record.timings
     omitted = _UNRELATED | ineffective_keys(answer.settings)  # cannot have changed the answer
+    omitted |= {key for key, one in fields_of(RopeParams).items() if getattr(answer.settings, key) == one.default}
     values = to_data(answer.settings).items()
     reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
     return {

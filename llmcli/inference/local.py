@@ -14,10 +14,10 @@ from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model, Vocab
-from llmcli.engine.llama.probe import probe
+from llmcli.engine.llama.probe import probe, probe_record
 from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.files import data_dir
-from llmcli.inference import sizing
+from llmcli.inference import placement, sizing
 from llmcli.inference.engine import Capabilities, EngineIdentity, TemplateOptions
 from llmcli.inference.request import PromptRenderer
 from llmcli.models import notes
@@ -108,7 +108,7 @@ def resolve_model(
     this kind (an adapter, a projector, an unknown architecture), or the file crashes it.
     """
     target, cache_dir = ResolvedModel(find_model_file(model, locations)), locations.cache_dir
-    file, build = target.file, bindings.bindings_version()
+    file, record = target.file, probe_record()
     if file.path == starter_path(cache_dir) and not is_starter_downloaded(cache_dir):
         from llmcli.models.sources.starter import ensure_starter
 
@@ -117,14 +117,14 @@ def resolve_model(
     notes.update(locations.data_dir, file.path, used=time.time())
     if for_text and not file.trusted and not target.kind.generates:
         raise target.kind_error()
-    if file.trusted or notes.is_probed(locations.data_dir, file.parts, build):
+    if file.trusted or notes.is_probed(locations.data_dir, file.parts, record):
         return target
     if not target.kind.loads:
         raise target.kind_error()
     if checking:
         checking(file.path.name, sum(header.file_size for header in target.headers))
     probe(file.parts)
-    notes.record_probed(locations.data_dir, file.parts, build)
+    notes.record_probed(locations.data_dir, file.parts, record)
     return target
 
 
@@ -151,8 +151,8 @@ class LocalEngine:
             if loaded:
                 loaded.close()
             raise target.kind_error()
-        self.target, self.shape = target, sizing.shape_of(target.headers)
-        target.notes += sizing.check_settings(self.shape, settings)
+        self.target, self.shape = target, sizing.shape_of(target.headers, settings)
+        target.notes += sizing.check_settings(self.shape, settings) + placement.check(target.header, settings)
         self.name, self.notes, self.defaults = target.file.name, target.notes, target.layer
         self.chat_template = target.chat_template
         self.n_ctx_train = self.shape.n_ctx_train
@@ -161,7 +161,7 @@ class LocalEngine:
         if loaded is None:
             n_gpu_layers = sizing.choose_gpu_layers(self.shape, settings, settings.n_ctx or self.shape.n_ctx_train)
             self.gpu_layers = sizing.possible_gpu_layers(n_gpu_layers)
-            loaded = Model.load(target.file.parts, n_gpu_layers, progress, cancellation)
+            loaded = Model.load(target.file.parts, n_gpu_layers, progress, cancellation, settings=settings)
         self.model, self.tokenizer = loaded, loaded.vocab
         if not loaded.generates:
             loaded.close()

@@ -5,8 +5,17 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.llama import hardware
+from llmcli.engine.llama.model import ALL_LAYERS
 from llmcli.inference.ollama_template import chat_template_of, sampling_defaults_of
-from llmcli.inference.sizing import MemoryNeed, memory_need, shape_of
+from llmcli.inference.placement import loading_settings, placement_facts
+from llmcli.inference.sizing import (
+    MemoryNeed,
+    ModelShape,
+    choose_gpu_layers,
+    memory_need,
+    possible_gpu_layers,
+    shape_of,
+)
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.kind import kind_of
@@ -32,9 +41,10 @@ class ModelInfo:
     """The facts about a model. The fields are the keys of the JSON data, in this order.
 
     `kind` is one word (`models/gguf/kind.py`); `problem` says what a model is that does not generate text, and
-    `advice` what would help where llama.cpp cannot load it. `sampling` are the model's own settings. `sha256` is the
-    published one; `verified` is when the file was found to have it, `damaged` means that it has another one. Times are
-    in seconds since 1970, sizes in bytes.
+    `advice` what would help where llama.cpp cannot load it. `sampling` are the model's own settings. `loading` is what
+    the settings for loading come to, and those that are not the default. `sha256` is the published one; `verified` is
+    when the file was found to have it, `damaged` means that it has another one. Times are in seconds since 1970, sizes
+    in bytes.
     """
 
     title: str
@@ -50,6 +60,7 @@ class ModelInfo:
     chat_template: str | None
     sampling: Mapping[str, object]
     memory: ModelMemory
+    loading: Mapping[str, str]
     name: str
     downloaded: bool
     n_files: int
@@ -116,7 +127,7 @@ def remote_model_info(plan: "PullPlan", settings: Settings) -> ModelInfo:
 
 
 def _header_facts(headers: Sequence[GGUFHeader], size: int, settings: Settings) -> dict[str, Any]:
-    header, shape, kind = headers[0], shape_of(headers), kind_of(headers[0])
+    header, shape, kind = headers[0], shape_of(headers, settings), kind_of(headers[0])
     if len(headers) == 1 and header.split_count > 1:
         shape = replace(shape, weights=size)  # the tensors of the other parts were not read
     n_ctx, free = settings.n_ctx or shape.n_ctx_train, hardware.available_memory()
@@ -135,4 +146,15 @@ def _header_facts(headers: Sequence[GGUFHeader], size: int, settings: Settings) 
         "chat_template": header.chat_template,
         "sampling": header.sampling_defaults,
         "memory": ModelMemory(**asdict(need), n_ctx=n_ctx, free=free, fits=fits),
+        "loading": {
+            "gpu layers": _gpu_layers(shape, settings, n_ctx),
+            **placement_facts(settings),
+            **loading_settings(settings),
+        },
     }
+
+
+def _gpu_layers(shape: ModelShape, settings: Settings, n_ctx: int) -> str:
+    """The layers that would be on the GPU, of all with the output layer."""
+    chosen, layers = possible_gpu_layers(choose_gpu_layers(shape, settings, n_ctx)), shape.n_layers + 1
+    return f"{layers if chosen == ALL_LAYERS else min(chosen, layers)} of {layers}"

@@ -1,12 +1,14 @@
 """What a model needs, and what fits in memory: the size of the context, and the layers on the GPU."""
 
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.model import ALL_LAYERS
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
+from llmcli.inference.placement import with_overrides
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.params.model import ModelParams
 from llmcli.params.settings import Settings
@@ -17,7 +19,8 @@ CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 
 CACHE_BYTES |= {"iq4_nl": 18 / 32, "q5_0": 22 / 32, "q5_1": 24 / 32}
 _USABLE = 0.9  # fraction of the free memory
 _ROUND = 256  # llama.cpp rounds a context up to this
-_GIB = 1 << 30
+_CELL = 48  # bytes per token of the cache, whatever the model: its position and its sequences (llama-kv-cells.h)
+_GIB, _MIB = 1 << 30, 1 << 20
 _MAX_WIDTH = 16  # answers at a time; more do not make a processor faster
 _MIN_ROOM = 2048  # tokens that each of several answers of unlimited length gets at least, if the model has them
 
@@ -33,6 +36,8 @@ class ModelShape:
     n_vocab: int
     kv_width_k: int  # elements per token over all layers: the sum of heads x head length
     kv_width_v: int
+    n_heads: int = 0  # of attention
+    has_window: bool = False  # some layers have a sliding window, and a mask of their own
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,12 @@ class MemoryNeed:
     total: int
 
 
-def shape_of(headers: Sequence[GGUFHeader]) -> ModelShape:
-    """What the memory estimate needs, from the headers of all the model's files (metadata is in the first)."""
-    header = headers[0]
+def shape_of(headers: Sequence[GGUFHeader], settings: ModelParams | None = None) -> ModelShape:
+    """What the memory estimate needs, from the headers of all the model's files (metadata is in the first).
+
+    The overrides of the settings count as if they were in the file.
+    """
+    header = with_overrides(headers[0], settings) if settings else headers[0]
     layers = header.block_count or 1
     heads = header.head_count_kv or 0
     n_heads = sum(heads) if isinstance(heads, list) else heads * layers
@@ -59,6 +67,8 @@ def shape_of(headers: Sequence[GGUFHeader]) -> ModelShape:
         n_vocab=header.n_vocab or 0,
         kv_width_k=n_heads * (header.head_length("key_length") or 0),
         kv_width_v=n_heads * (header.head_length("value_length") or 0),
+        n_heads=max(n_own, default=0) if isinstance(n_own := header.head_count, list) else n_own or 0,
+        has_window=bool(header.metadata.get(f"{header.architecture}.attention.sliding_window")),
     )
 
 
@@ -70,7 +80,8 @@ def choose_context(shape: ModelShape, settings: Settings, n_prompt: int) -> tupl
     ContextOverflowError when the prompt leaves no room for an answer.
     """
     n_ctx, note = settings.n_ctx or shape.n_ctx_train, ""
-    if settings.n_ctx > shape.n_ctx_train:
+    stretched = int(shape.n_ctx_train * max(1.0, settings.rope_scale, 1 / (settings.rope_freq_scale or 1)))
+    if settings.n_ctx > stretched:
         note = f"the context of {n_ctx} tokens is larger than the {shape.n_ctx_train} the model was trained on"
     if not settings.n_ctx:
         if settings.max_tokens >= 0:
@@ -122,44 +133,56 @@ def check_settings(shape: ModelShape, settings: Settings) -> list[str]:
     """
     if settings.flash_attn == "off" and settings.cache_type_v not in ("f32", "f16", "bf16"):
         raise UsageError(f"cache_type_v {settings.cache_type_v} needs flash attention", "use -fa on, or -ctv f16")
-    notes, n_ctx, memory = [], settings.n_ctx or 1, hardware.available_memory()
+    notes, n_ctx, memory = [], settings.n_ctx or min(_ROUND, shape.n_ctx_train), hardware.available_memory()
     need = memory_need(shape, settings, n_ctx)
     # The weights are mapped from the file and may be paged; the caches must be in memory.
     if memory and need.kv_cache + need.compute > memory:
+        hint = "use a smaller --ctx-size or --ubatch-size, or --cache-type-k q8_0 --cache-type-v q8_0"
         raise LlmcliError(
-            f"a context of {n_ctx} tokens needs {need.kv_cache / _GIB:.1f} GiB of memory in addition to the "
-            f"model's {need.weights / _GIB:.1f} GiB, and {memory / _GIB:.1f} GiB are free",
-            "use a smaller --ctx-size, or --cache-type-k q8_0 --cache-type-v q8_0",
+            f"a context of {n_ctx} tokens needs {_size(need.kv_cache + need.compute)} of memory in addition to the "
+            f"model's {_size(need.weights)}, and {_size(memory)} are free",
+            hint if settings.n_ctx else "use a smaller --ubatch-size or a smaller model, or free memory",
         )
     if memory and need.total > memory and settings.n_gpu_layers in (0, "auto"):
         notes.append(
-            f"the model needs {need.total / _GIB:.1f} GiB of memory and {memory / _GIB:.1f} GiB are free: it is slow; "
+            f"the model needs {_size(need.total)} of memory and {_size(memory)} are free: it is slow; "
             "a smaller quantization is faster"
         )
-    if settings.n_gpu_layers not in ("auto", 0) and not hardware.has_gpu():
-        notes.append("n_gpu_layers has no effect: this build of llama.cpp has no GPU support, see `llmcli doctor`")
     n_threads, n_cores = max(settings.n_threads, settings.n_threads_batch), os.cpu_count() or 1
     if n_threads > n_cores:  # they wait for each other
         notes.append(f"{n_threads} threads are slow: this machine has {plural(n_cores, 'core')}")
     return notes
 
 
+def _size(n_bytes: int) -> str:
+    """A size in the units of memory, with a figure that differs from zero."""
+    return f"{n_bytes / _GIB:.1f} GiB" if n_bytes >= _GIB else f"{max(1, round(n_bytes / _MIB))} MiB"
+
+
 def memory_need(shape: ModelShape, settings: ModelParams, n_ctx: int) -> MemoryNeed:
-    """The memory for weights, KV cache and compute buffers; these are about logits and activations of a ubatch."""
+    """The memory for weights, KV cache and compute buffers.
+
+    The compute buffers have place for the activations of a ubatch, and for its logits or its masks over the whole
+    context, whichever are larger: llama.cpp uses the same memory for both. A sliding window has a mask of its own, and
+    without flash attention each head has its scores beside the mask.
+    """
     per_token_k = shape.kv_width_k * CACHE_BYTES[settings.cache_type_k]
     per_token_v = shape.kv_width_v * CACHE_BYTES[settings.cache_type_v]
-    compute = 4 * settings.n_ubatch * (shape.n_vocab + 8 * shape.n_embd)
-    kv_cache = int((per_token_k + per_token_v) * n_ctx)
+    kv_cache = int((per_token_k + per_token_v + _CELL) * n_ctx) if shape.kv_width_k else 0
+    n_masks = 1 + shape.has_window
+    per_mask = 4 * (n_masks + shape.n_heads) if settings.flash_attn == "off" else 2 * n_masks
+    n_ubatch = min(settings.n_ubatch, settings.n_batch, n_ctx)
+    compute = n_ubatch * (32 * shape.n_embd + max(4 * shape.n_vocab, per_mask * n_ctx))
     return MemoryNeed(shape.weights, kv_cache, compute, shape.weights + kv_cache + compute)
 
 
 def fitting_context(shape: ModelShape, settings: ModelParams, memory: int) -> int:
     """The largest context size, up to that of the training, that fits into `memory` bytes (0 = unknown)."""
-    one = memory_need(shape, settings, 1)
-    free = memory * _USABLE - one.weights - one.compute
-    if memory <= 0 or one.kv_cache <= 0 or free >= shape.n_ctx_train * one.kv_cache:
+    if memory <= 0 or memory_need(shape, settings, shape.n_ctx_train).total <= memory * _USABLE:
         return shape.n_ctx_train
-    return min(shape.n_ctx_train, max(_ROUND, int(free / one.kv_cache) // _ROUND * _ROUND))
+    sizes = range(_ROUND, shape.n_ctx_train + 1, _ROUND)
+    n_fitting = bisect_right(sizes, memory * _USABLE, key=lambda n_ctx: memory_need(shape, settings, n_ctx).total)
+    return min(shape.n_ctx_train, max(1, n_fitting) * _ROUND)
 
 
 def fitting_layers(shape: ModelShape, settings: ModelParams, n_ctx: int, memory: int) -> int:

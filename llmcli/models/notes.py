@@ -28,7 +28,7 @@ class FileNote(TypedDict, total=False):
     """The facts about one file; an unknown one is absent. Times are in seconds since 1970."""
 
     used: float  # when a command last opened the model
-    probed: str  # the release of llama.cpp that has loaded it safely
+    probed: str  # the release of llama.cpp that was tested with it, and the steps of the test
     sha256: str  # of its bytes
     hashed: float  # when the sha256 was computed
     reference: str  # what `llmcli pull` downloaded or, of a download that is not complete, resumes
@@ -59,15 +59,15 @@ def forget(data_dir: Path, file: Path) -> None:
         note_path(data_dir / FOLDER, os.path.realpath(file)).unlink(missing_ok=True)
 
 
-def is_probed(data_dir: Path, parts: Iterable[Path], build: str) -> bool:
-    """True when this release of llama.cpp has loaded these files, and none has changed since."""
-    return all(_load(data_dir, part)[1].get("probed") == build for part in parts)
+def is_probed(data_dir: Path, parts: Iterable[Path], record: str) -> bool:
+    """True when these files have passed the test that `record` describes, and none has changed since."""
+    return all(_load(data_dir, part)[1].get("probed") == record for part in parts)
 
 
-def record_probed(data_dir: Path, parts: Iterable[Path], build: str) -> None:
-    """Remember that this release of llama.cpp has loaded these files."""
+def record_probed(data_dir: Path, parts: Iterable[Path], record: str) -> None:
+    """Remember that these files have passed the test that `record` describes."""
     for part in parts:
-        update(data_dir, part, probed=build)
+        update(data_dir, part, probed=record)
 
 
 def record_sha256(data_dir: Path, file: Path, sha256: str) -> None:

@@ -244,3 +244,71 @@ def test_the_bash_script_completes_in_bash() -> None:
     )
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
     assert done.stdout.strip() == "--temperature"
+
+
+def test_doctor_says_what_the_loading_flags_come_to(run: Run, home: Path) -> None:
+    run("config", "set", "load_mode", "mlock")
+    ran = run("doctor", "--json", "-t", "3", "--check-tensors", env={"LLMCLI_N_THREADS_BATCH": "1"})
+    facts = json.loads(ran.text)["facts"]
+    assert ran.status == 0
+    assert facts["threads"] == "3 for generation, 1 for prompts"
+    assert facts["load mode"].startswith("mlock")
+    assert facts["load mode"].endswith(", weights checked")
+    assert "node" in facts["NUMA"]
+
+
+def test_doctor_names_a_device_that_is_not_there(run: Run) -> None:
+    ran = run("doctor", "--device", "CUDA99")
+    assert ran.status == 1
+    assert "error: device 'CUDA99' does not exist" in ran.stderr
+
+
+@pytest.mark.parametrize("command", [("doctor",), ("generate", "hi")])
+@pytest.mark.parametrize("flag", ["-t", "-tb"])
+def test_a_number_of_threads_beyond_the_limit_is_refused(inside: Run, command: tuple[str, ...], flag: str) -> None:
+    ran = inside(*command, flag, "100000")
+    assert ran.status == 2
+    assert "must be between 0 and 512, got 100000" in ran.stderr
+
+
+def test_show_lists_the_settings_for_loading(run: Run, with_tiny: Path) -> None:
+    flags = ("--rope-scale", "4", "--override-kv", "llama.context_length=int:512", "--no-swa-full")
+    ran = run("models", "show", str(with_tiny), "--json", *flags)
+    info = json.loads(ran.text)
+    assert ran.status == 0, ran.stderr
+    assert info["memory"]["n_ctx"] == 512
+    assert info["loading"]["gpu layers"] == "0 of 3"
+    expected = {"rope_scale": "4", "swa_full": "false", "override_kv": '["llama.context_length=int:512"]'}
+    assert info["loading"].items() >= expected.items()
+    assert "rope_scale 4" in run("models", "show", str(with_tiny), *flags).text
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--override-kv", "llama.context_length=float:1"), "llama.context_length has the type int, not float"),
+        (("--override-kv", "nonsense"), "override_kv must be KEY=TYPE:VALUE"),
+        (("--override-kv", "a=int:x"), "KEY=int:VALUE, where VALUE is an integer"),
+        (("--override-kv", f"a=int:{2**70}"), "at most 64 bits"),
+        (("--override-kv", f"a=str:{'x' * 128}"), "at most 127 bytes"),
+        (("--tensor-split", "3,x"), "tensor_split must be numbers"),
+        (("--tensor-split", "0,0"), "one of them above 0"),
+        (("--load-mode", "fast"), "load_mode must be one of auto, none, mmap, mlock, mmap+mlock, dio"),
+        (("--device", "CUDA99"), "device 'CUDA99' does not exist"),
+        (("--rope-scale", "2", "--rope-freq-scale", "0.5"), "two names of one factor"),
+        (("--poll", "101"), "poll must be between 0 and 100"),
+    ],
+)
+def test_a_loading_flag_that_cannot_work_is_refused(
+    run: Run, with_tiny: Path, flags: tuple[str, ...], words: str
+) -> None:
+    ran = run("generate", "hi", "-n", "1", *flags)
+    assert (ran.status, ran.stdout) == (2, b"")
+    assert words in ran.stderr
+
+
+def test_several_overrides_work_in_one_flag_and_in_several(run: Run, with_tiny: Path) -> None:
+    first, second = "llama.context_length=int:512", "tokenizer.ggml.add_bos_token=bool:false"
+    for flags in ((f"{first},{second}",), (first, "--override-kv", second)):
+        ran = run("generate", "hi", "-n", "1", "-t", "1", "--json", "--override-kv", *flags)
+        assert json.loads(ran.text)["params"]["override_kv"] == [first, second]

@@ -54,7 +54,11 @@ PAIRS = ["0-1", "0-1", "2-3", "2-3"]
         ([0, 1, 2, 3], siblings(["0", "1"]), 4),
         ([0, 1, 2, 3], {V2: "max 100000\n"}, 4),
         ([0, 1, 2, 3], {V2: "200000 100000\n"}, 2),
-        ([0, 1, 2, 3], {V2: "150000 100000\n"}, 2),
+        ([0, 1, 2, 3], {V2: "120000 100000\n"}, 1),
+        ([0, 1, 2, 3], {V2: "169000 100000\n"}, 1),
+        ([0, 1, 2, 3], {V2: "170000 100000\n"}, 2),
+        ([0, 1, 2, 3], {V2: "230000 100000\n"}, 2),
+        ([0, 1, 2, 3], {V2: "100000 0\n"}, 4),
         ([0, 1, 2, 3], {V2: "10000 100000\n"}, 1),
         ([0, 1, 2, 3], {V2: "900000 100000\n"}, 4),
         ([0, 1, 2, 3], {V2: "nonsense"}, 4),
@@ -115,6 +119,134 @@ def test_available_memory_respects_the_container_limit(
     files: dict[str, str], texts: Mapping[str, str], free: int
 ) -> None:
     files.update(texts)
+    assert hardware.available_memory() == free
+
+
+def mount(point: str, kind: str, options: str, root: str = "/") -> str:
+    """A line of /proc/self/mountinfo."""
+    return f"31 23 0:28 {root} {point} rw,relatime shared:9 - {kind} {kind} {options}\n"
+
+
+SELF, MOUNTS = "/proc/self/cgroup", "/proc/self/mountinfo"
+TOP_CPU, TOP_MEMORY = "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/memory"
+UNIFIED = {MOUNTS: mount("/sys/fs/cgroup", "cgroup2", "rw")}
+LEGACY = {
+    MOUNTS: mount(TOP_CPU, "cgroup", "rw,cpu,cpuacct")
+    + mount(TOP_MEMORY, "cgroup", "rw,memory")
+    + mount("/sys/fs/cgroup/unified", "cgroup2", "rw")
+}
+UNIT = UNIFIED | {SELF: "0::/system.slice/llmcli.service\n"}
+JOB = LEGACY | {SELF: "4:memory:/slurm/uid_1/job_2\n3:cpu,cpuacct:/slurm/uid_1/job_2\n1:name=systemd:/\n0::/\n"}
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("texts", "cores"),
+    [
+        pytest.param(UNIT, 4, id="no limit"),
+        pytest.param(UNIT | {"/sys/fs/cgroup/system.slice/llmcli.service/cpu.max": "100000 100000"}, 1, id="v2 unit"),
+        pytest.param(
+            UNIT
+            | {
+                "/sys/fs/cgroup/system.slice/llmcli.service/cpu.max": "max 100000",
+                "/sys/fs/cgroup/system.slice/cpu.max": "200000 100000",
+            },
+            2,
+            id="v2 slice above the unit",
+        ),
+        pytest.param(
+            UNIT
+            | {
+                "/sys/fs/cgroup/system.slice/llmcli.service/cpu.max": "300000 100000",
+                "/sys/fs/cgroup/system.slice/cpu.max": "200000 100000",
+            },
+            2,
+            id="v2 the narrowest",
+        ),
+        pytest.param(
+            JOB
+            | {
+                f"{TOP_CPU}/slurm/uid_1/cpu.cfs_quota_us": "100000",
+                f"{TOP_CPU}/slurm/uid_1/cpu.cfs_period_us": "50000",
+                f"{TOP_CPU}/slurm/uid_1/job_2/cpu.cfs_quota_us": "-1",
+                f"{TOP_CPU}/slurm/uid_1/job_2/cpu.cfs_period_us": "50000",
+            },
+            2,
+            id="v1 job",
+        ),
+        pytest.param(
+            {
+                SELF: "3:cpu,cpuacct:/docker/abc/inner\n",
+                MOUNTS: mount(TOP_CPU, "cgroup", "rw,cpu,cpuacct", root="/docker/abc"),
+                f"{TOP_CPU}/inner/cpu.cfs_quota_us": "100000",
+                f"{TOP_CPU}/inner/cpu.cfs_period_us": "100000",
+            },
+            1,
+            id="v1 container whose mount begins at its own group",
+        ),
+        pytest.param(
+            {
+                SELF: "0::/../other\n",
+                MOUNTS: mount("/sys/fs/cgroup", "cgroup2", "rw", root="/.."),
+                "/sys/fs/cgroup/cpu.max": "200000 100000",
+            },
+            2,
+            id="v2 process moved into a namespace",
+        ),
+        pytest.param({SELF: "nonsense\n::\n", MOUNTS: "x - y\n\n - \n", V2: "100000 100000"}, 1, id="unreadable"),
+    ],
+)
+def test_the_cpu_quota_of_every_group_above_counts(
+    files: dict[str, str], monkeypatch: pytest.MonkeyPatch, texts: Mapping[str, str], cores: int
+) -> None:
+    files.update(texts)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
+    assert hardware.usable_cores() == cores
+
+
+def limit(folder: str, top: object, used: object, inactive: int = 0) -> dict[str, str]:
+    """The files of a memory limit, of version 1 below TOP_MEMORY and else of version 2."""
+    is_legacy = folder.startswith(TOP_MEMORY)
+    names = ("limit_in_bytes", "usage_in_bytes", "total_") if is_legacy else ("max", "current", "")
+    stat = f"cache 7\n{names[2]}inactive_file {inactive}\n"
+    return {
+        f"{folder}/memory.{names[0]}": f"{top}\n",
+        f"{folder}/memory.{names[1]}": f"{used}\n",
+        f"{folder}/memory.stat": stat,
+    }
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("texts", "free"),
+    [
+        pytest.param(UNIT | limit("/sys/fs/cgroup/system.slice/llmcli.service", 9000, 2000), 7000, id="v2 unit"),
+        pytest.param(UNIT | limit("/sys/fs/cgroup/system.slice", 9000, 2000), 7000, id="v2 slice above the unit"),
+        pytest.param(
+            UNIT
+            | limit("/sys/fs/cgroup/system.slice/llmcli.service", 9000, 2000)
+            | limit("/sys/fs/cgroup/system.slice", 9000, 8500),
+            500,
+            id="v2 the narrowest",
+        ),
+        pytest.param(
+            UNIT
+            | limit("/sys/fs/cgroup/system.slice/llmcli.service", "max", 2000)
+            | {"/sys/fs/cgroup/system.slice/llmcli.service/memory.high": "6000"},
+            4000,
+            id="v2 soft limit",
+        ),
+        pytest.param(UNIT | limit("/sys/fs/cgroup/system.slice", 9000, 8000, inactive=5000), 6000, id="v2 old files"),
+        pytest.param(JOB | limit(f"{TOP_MEMORY}/slurm/uid_1/job_2", 9000, 2000), 7000, id="v1 job"),
+        pytest.param(JOB | limit(f"{TOP_MEMORY}/slurm", 9000, 2000, inactive=1000), 8000, id="v1 above the job"),
+        pytest.param(JOB | limit(f"{TOP_MEMORY}/slurm", 2**63 - 4096, 2000), 1000 * 1024, id="v1 no limit"),
+        pytest.param(UNIT | limit("/sys/fs/cgroup/other.slice", 9000, 2000), 1000 * 1024, id="the group of others"),
+    ],
+)
+def test_the_memory_limit_of_every_group_above_counts(
+    files: dict[str, str], texts: Mapping[str, str], free: int
+) -> None:
+    files.update({"/proc/meminfo": MEMINFO} | dict(texts))
     assert hardware.available_memory() == free
 
 

@@ -49,15 +49,6 @@ class Countdown(Cancellation):
         return self.is_set() or self._flag[0] != b"\0"
 
 
-class SmallWindow(Context):
-    """A context whose sliding window has minimal memory, so that old cells are overwritten."""
-
-    def _c_params(self, params: ModelParams, is_shared: bool) -> Any:
-        c = super()._c_params(params, is_shared)
-        c.swa_full = False
-        return c
-
-
 @pytest.fixture(scope="module", params=KINDS)
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     path = tmp_path_factory.mktemp("tiny") / f"{request.param}.gguf"
@@ -144,8 +135,8 @@ class Walk:
         self.held[seq_id] = wanted[: self.context.evaluated(None, seq_id)]
 
 
-def random_walk(model: Model, seed: int, kind: type[Context] = Context, turns: int = 30) -> None:
-    context = kind(model, PARAMS, N_SEQ)
+def random_walk(model: Model, seed: int, params: ModelParams = PARAMS, turns: int = 30) -> None:
+    context = Context(model, params, N_SEQ)
     steps = Walk(model, Random(seed), context, Countdown(context))
     for _ in range(turns):
         steps.random.choice([steps.read, steps.read, steps.write, steps.stop])()
@@ -160,13 +151,12 @@ def test_a_reused_context_gives_the_answers_of_a_fresh_one(tiny: Model, seed: in
 
 @pytest.mark.slow
 def test_an_overwritten_window_is_evaluated_again(tiny: Model) -> None:
-    """By default llama.cpp keeps whole windows (`swa_full`), as llmcli does: this test is for a change of that."""
-    random_walk(tiny, 2, SmallWindow)
+    random_walk(tiny, 2, replace(PARAMS, swa_full=False))
 
 
 @pytest.mark.parametrize("keep", [100, 300, 440])
 def test_a_cut_outside_the_window_starts_over(tiny: Model, keep: int) -> None:
-    context = SmallWindow(tiny, PARAMS, N_SEQ)
+    context = Context(tiny, replace(PARAMS, swa_full=False), N_SEQ)
     prompt = [3 + number % 200 for number in range(LONGEST)]
     context.prefill(0, prompt)
     edited = [*prompt[:keep], 7, 8, 9]
@@ -191,10 +181,10 @@ def test_an_aborted_batch_leaves_nothing_in_the_memory(tiny: Model, operation: i
     context.close()
 
 
-@pytest.mark.parametrize("kind", [Context, SmallWindow])
-def test_a_longer_prompt_evaluates_only_new_tokens(tiny: Model, kind: type[Context]) -> None:
+@pytest.mark.parametrize("swa_full", [True, False])
+def test_a_longer_prompt_evaluates_only_new_tokens(tiny: Model, swa_full: bool) -> None:
     """The usual case of a chat; it works with every kind of memory."""
-    context = kind(tiny, PARAMS, N_SEQ)
+    context = Context(tiny, replace(PARAMS, swa_full=swa_full), N_SEQ)
     prompt = list(range(10, 200))
     assert context.prefill(0, prompt) == 190
     for token in (7, 8, 9):

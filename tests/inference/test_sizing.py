@@ -1,15 +1,19 @@
 """The size of the context and the layers on the GPU, where the user leaves them open."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.engine.llama import hardware
+from llmcli.engine.llama import bindings, hardware
+from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.hardware import Device
-from llmcli.engine.llama.model import ALL_LAYERS
+from llmcli.engine.llama.model import ALL_LAYERS, Model
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference import sizing
 from llmcli.inference.sizing import (
@@ -24,11 +28,13 @@ from llmcli.inference.sizing import (
     shape_of,
 )
 from llmcli.models.gguf.header import ArraySummary, GGUFHeader, TensorInfo, Value
+from llmcli.models.gguf.parser import read_headers
 from llmcli.params.model import CACHE_TYPES
 from llmcli.params.settings import Settings
+from tests.models import tiny_models
 
 MIB, GIB = 1 << 20, 1 << 30
-# 100 MiB of weights; 4 KiB of f16 cache a token, so 8 MiB for the trained context; 2 MiB of scratch for 512 tokens.
+# 100 MiB of weights; 4 KiB and 48 bytes of f16 cache a token; 2 MiB of logits for 512 tokens, or 1 KiB of mask a token.
 SHAPE = ModelShape(
     weights=100 * MIB, n_layers=9, n_ctx_train=2048, n_embd=0, n_vocab=1024, kv_width_k=1024, kv_width_v=1024
 )
@@ -106,7 +112,7 @@ def test_a_context_that_cannot_fit_is_refused_with_the_figures(memory: int) -> N
     with pytest.raises(LlmcliError) as caught:
         check_settings(SHAPE, Settings(n_ctx=1 << 20))
     assert str(caught.value) == (
-        "a context of 1048576 tokens needs 4.0 GiB of memory in addition to the model's 0.1 GiB, and 4.0 GiB are free"
+        "a context of 1048576 tokens needs 5.0 GiB of memory in addition to the model's 100 MiB, and 4.0 GiB are free"
     )
     assert "--ctx-size" in caught.value.hint
     check_settings(SHAPE, Settings(n_ctx=1 << 20, cache_type_k="q8_0", cache_type_v="q8_0"))
@@ -189,16 +195,6 @@ def test_a_header_with_few_keys_still_has_a_shape() -> None:
     assert choose_context(shape, Settings(), 10) == (2048, "")
 
 
-@pytest.mark.parametrize(("layers", "gpu"), [("auto", False), (0, False), (9, True)])
-def test_a_missing_gpu_is_noted_only_if_it_is_requested(
-    monkeypatch: pytest.MonkeyPatch, layers: int | str, gpu: bool
-) -> None:
-    monkeypatch.setattr(hardware, "has_gpu", lambda: gpu)
-    assert check_settings(SHAPE, Settings(n_gpu_layers=layers)) == []
-    monkeypatch.setattr(hardware, "has_gpu", lambda: False)
-    assert "no effect" in check_settings(SHAPE, Settings(n_gpu_layers="all"))[0]
-
-
 @pytest.mark.parametrize("values", [{"n_threads": 5}, {"n_threads_batch": 5}])
 def test_more_threads_than_cores_are_noted(monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
@@ -223,9 +219,92 @@ LARGE = ModelShape(
 def test_the_estimate_adds_weights_cache_and_compute_buffers(kind: str, bytes_each: float) -> None:
     need = memory_need(LARGE, Settings(cache_type_k=kind), 4096)
     assert need.weights == 10**9
-    assert need.kv_cache == 4096 * 12_288 * (bytes_each + 2)
+    assert need.kv_cache == 4096 * (12_288 * (bytes_each + 2) + 48)
     assert need.compute == 4 * 512 * (50_000 + 8 * 2048)
     assert need.total == need.weights + need.kv_cache + need.compute
+
+
+@pytest.mark.parametrize(
+    ("settings", "bytes_each"),  # of a token of the context, and a token of the ubatch
+    [({}, 2), ({"flash_attn": "on"}, 2), ({"flash_attn": "off"}, 4 * (1 + 32))],
+)
+def test_the_masks_of_a_long_context_are_in_the_estimate(settings: dict[str, Any], bytes_each: int) -> None:
+    shape = replace(LARGE, n_heads=32)
+    each = 32 * 2048 + 131_072 * bytes_each
+    assert memory_need(shape, Settings(**settings), 131_072).compute == 512 * each
+    assert memory_need(shape, Settings(n_ubatch=64, **settings), 131_072).compute == 64 * each
+
+
+def test_a_ubatch_is_never_larger_than_batch_and_context() -> None:
+    def compute(n_ctx: int, **settings: Any) -> int:
+        return memory_need(LARGE, Settings(**settings), n_ctx).compute
+
+    assert compute(4096, n_ubatch=2**31 - 1) == compute(4096, n_ubatch=2048)
+    assert compute(4096, n_ubatch=2**31 - 1, n_batch=64) == compute(4096, n_ubatch=64)
+    assert compute(256, n_ubatch=512) == compute(256, n_ubatch=256)
+
+
+def test_a_sliding_window_has_a_mask_of_its_own() -> None:
+    shape = replace(LARGE, has_window=True)
+    assert memory_need(shape, Settings(), 131_072).compute == 512 * (32 * 2048 + 2 * 2 * 131_072)
+
+
+@pytest.mark.parametrize("flash_attn", ["on", "off"])
+@pytest.mark.parametrize("n_ctx", [512, 16_384])
+@pytest.mark.parametrize("make", [tiny_models.full_attention, tiny_models.sliding_window])
+def test_the_estimate_is_what_llama_cpp_allocates(
+    tmp_path: Path, flash_attn: str, n_ctx: int, make: Callable[[Path], Path]
+) -> None:
+    path = make(tmp_path / "m.gguf")
+    settings = Settings(n_ctx=n_ctx, flash_attn=flash_attn, n_threads=1)
+    lines: list[str] = []
+    bindings.subscribe_log(lines.append)
+    model = Model.load([path], 0)
+    Context(model, settings).close()
+    model.close()
+    bindings._listeners.remove(lines.append)
+    real = {"KV": 0.0, "compute": 0.0}
+    for line in lines:
+        if found := re.search(r"(KV|compute) buffer size = +([\d.]+) MiB", line):
+            real[found[1]] += float(found[2]) * MIB
+    need = memory_need(shape_of(read_headers([path])), settings, n_ctx)
+    assert real["KV"] <= need.kv_cache <= 1.5 * real["KV"]
+    assert 0.9 * real["compute"] <= need.compute <= 1.5 * real["compute"]
+
+
+@pytest.mark.parametrize("memory", [2 * GIB], indirect=True)
+@pytest.mark.parametrize("kv_width", [0, 1, 1024])
+@pytest.mark.parametrize("flash_attn", ["auto", "off"])
+def test_a_huge_trained_context_is_cut_to_what_fits(memory: int, kv_width: int, flash_attn: str) -> None:
+    shape = replace(SHAPE, n_ctx_train=2**31 - 1, kv_width_k=kv_width, kv_width_v=kv_width, n_heads=16)
+    settings = Settings(flash_attn=flash_attn)
+    n_ctx, note = choose_context(shape, settings, 10)
+    assert 256 <= n_ctx < 2**21
+    assert memory_need(shape, settings, n_ctx).total <= memory * 0.9
+    assert note == f"the context is {n_ctx} of 2147483647 tokens: more does not fit in memory"
+    assert check_settings(shape, settings) == []
+
+
+@pytest.mark.parametrize("memory", [1 * MIB], indirect=True)
+def test_a_refusal_without_a_context_size_has_real_figures(memory: int) -> None:
+    with pytest.raises(LlmcliError) as caught:
+        check_settings(SHAPE, Settings())
+    assert str(caught.value) == (
+        "a context of 256 tokens needs 2 MiB of memory in addition to the model's 100 MiB, and 1 MiB are free"
+    )
+    assert "--ctx-size" not in caught.value.hint
+
+
+def test_rope_scaling_makes_room_for_a_longer_context() -> None:
+    for settings in (Settings(rope_scale=4.0), Settings(rope_freq_scale=0.25)):
+        assert choose_context(SHAPE, replace(settings, n_ctx=8192), 0) == (8192, "")
+        assert "larger than the 2048" in choose_context(SHAPE, replace(settings, n_ctx=8193), 0)[1]
+
+
+def test_overrides_of_the_metadata_count_in_the_shape() -> None:
+    settings = Settings(override_kv=("llama.context_length=int:512", "llama.attention.head_count_kv=int:2"))
+    shape = shape_of([header(PLAIN)], settings)
+    assert (shape.n_ctx_train, shape.kv_width_k) == (512, 4 * 2 * 64)
 
 
 def test_every_cache_type_has_a_size() -> None:

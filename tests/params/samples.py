@@ -23,6 +23,12 @@ _SPECIAL: dict[str, tuple[Any, ...]] = {
     "seed": (None, 0, 42, 2**32 - 1),
     "encoding": ("latin-1", "utf-16-le"),
     "n_gpu_layers": (0, 12, "auto", "all"),
+    "tensor_split": ("", "1", "3,1", "0,2.5"),
+    "override_kv": (
+        (),
+        ("llama.context_length=int:4096",),
+        ("a=bool:true", "b=float:-1e-05", "c=str:x, y = z", "d=str:"),
+    ),
     "logit_bias": (
         (),
         ((7, 1.5),),

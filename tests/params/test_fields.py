@@ -256,7 +256,7 @@ def test_a_setting_has_its_name_in_other_programs(name: str, key: str) -> None:
     [
         ("dynatemp", "use a range as temperature, such as 0.3..1.3"),
         ("rep_pen_slope", "use repeat_penalty: llama.cpp has no slope for it"),
-        ("mlock", "llmcli does not have this option of llama.cpp yet"),
+        ("lora", "llmcli does not have this option of llama.cpp yet"),
         ("personality", ""),
     ],
 )

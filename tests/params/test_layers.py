@@ -52,9 +52,9 @@ def test_the_environment_is_a_layer_of_typed_values() -> None:
         ("LLMCLI_TEMP", "1", "unknown environment variable LLMCLI_TEMP", "did you mean 'LLMCLI_TEMPERATURE'?"),
         ("LLMCLI_CTX_SIZE", "9", "unknown environment variable LLMCLI_CTX_SIZE", "did you mean 'LLMCLI_N_CTX'?"),
         (
-            "LLMCLI_MLOCK",
+            "LLMCLI_LORA",
             "1",
-            "unknown environment variable LLMCLI_MLOCK",
+            "unknown environment variable LLMCLI_LORA",
             "llmcli does not have this option of llama.cpp yet",
         ),
         ("LLMCLI_TOPP", "1", "unknown environment variable LLMCLI_TOPP", "did you mean 'LLMCLI_TOP_P'?"),

@@ -23,6 +23,8 @@ from llmcli.models.locations import ModelLocations, ModelNotDownloadedError, mod
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import HubReference
 from llmcli.models.sources.registry import parse_remote
+from llmcli.params.model import ModelParams
+from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer
 from llmcli.text import ellipsize, format_age, format_count, format_size, plural
 from llmcli.ui.terminal.console import console
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from llmcli.models.hub.api import Repo
 
 
-@with_settings(only=("n_ctx", "n_ubatch", "cache_type_k", "cache_type_v", "offline", "model_folders"))
+@with_settings(only={*fields_of(ModelParams), "offline", "model_folders"} - {"model"})
 def show_model(
     flags: Layer,
     model: Annotated[str, Argument(help="Model on this machine or on the Hub.", autocompletion=complete_reference)],
@@ -169,6 +171,7 @@ def _facts(info: ModelInfo) -> Sequence[tuple[str, str]]:
         ("vocabulary", f"{info.n_vocab} tokens" if info.n_vocab else ""),
         ("memory", need if loads else ""),
         ("fits in memory", fits if loads else ""),
+        ("loading", "; ".join(f"{name} {text}" for name, text in info.loading.items()) if loads else ""),
         ("chat template", f"yes, {len(template)} characters (--template prints it)" if template else none),
         ("sampling defaults", sampling or none),
         ("license", info.license),

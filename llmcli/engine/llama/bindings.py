@@ -2,27 +2,32 @@
 
 import ctypes
 import importlib.util
+import os
 import re
 import sys
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.errors import LlmcliError
+from llmcli.errors import ExitStatus, LlmcliError
 
 # The release whose structures and signatures this package uses; pyproject.toml pins the same range.
 TESTED_BINDINGS = "0.3.36"
+FAILURE = "llama.cpp stopped the program"  # the text that begins the error of an assertion
 _INFO, _ERROR, _CONT = 2, 4, 5  # ggml.h, enum ggml_log_level
 # The C library: some of its functions serve as callbacks without Python.
 C_LIBRARY = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
 _errors: deque[str] = deque(maxlen=16)
 _listeners: list[Callable[[str], None]] = []
 _last_level = _INFO
-_callback: object = None  # llama.cpp keeps only the pointer, so this reference keeps the function alive
+# llama.cpp keeps only the pointers of callbacks, so these references keep the functions alive.
+_callback: object = None
+_failure_callbacks: tuple[object, ...] = ()
+_SET_TERMINATE = "_ZSt13set_terminatePFvvE"  # std::set_terminate, as GCC and Clang name it
 
 if TYPE_CHECKING:  # the classes at run time are those of the bindings, and ctypes makes the types of pointers
 
@@ -54,11 +59,51 @@ def load() -> types.ModuleType:
     `import llama_cpp` imports the real package. Raises LlmcliError when the package or its library is missing.
     """
     global _callback
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # ggml reads it when it is loaded; where gdb is there, its trace is on stdout
     api = submodule("llama_cpp")
+    _catch_failures(api)
     _callback = api.llama_log_callback(_on_log)
     api.llama_log_set(_callback, ctypes.c_void_p(0))  # by default the log goes to stderr
     api.llama_backend_init()
     return api
+
+
+def _catch_failures(api: types.ModuleType) -> None:
+    """Let a failed assertion of ggml or an uncaught C++ exception end the program with one error, not with abort()."""
+    global _failure_callbacks
+    failed = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(lambda text: _end((text or b"").decode("utf-8", "replace")))
+    terminated = ctypes.CFUNCTYPE(None)(lambda: _end("C++ exception"))
+    _failure_callbacks = failed, terminated
+    for name, callback in (("ggml_set_abort_callback", failed), (_SET_TERMINATE, terminated)):
+        install = getattr(api._lib, name, None)  # also what the library itself needs; not on Windows
+        if install:
+            install.restype, install.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+            install(ctypes.cast(callback, ctypes.c_void_p))
+
+
+def _end(reason: str) -> None:
+    """End the program at once, from any thread: after this call llama.cpp would abort, with a core dump."""
+    reason = os.path.basename(reason.splitlines()[0] if reason else "")[:160]
+    hint = "check the file with `llmcli models verify`, remove --override-kv, or use another model"
+    text = f"\nerror: {FAILURE}: {reason}\n  hint: {hint}\n"
+    _reset_terminal()
+    os.write(2, text.encode("utf-8", "replace"))  # Python's streams may be locked by the thread that failed
+    os._exit(ExitStatus.MODEL_INVALID)
+
+
+def _reset_terminal() -> None:
+    """Leave the shell a terminal with echo and lines: a chat may have turned them off, and cannot turn them on now."""
+    if sys.platform == "win32" or not (os.isatty(0) and os.isatty(2)):
+        return
+    import termios
+
+    with suppress(termios.error, OSError):
+        state = termios.tcgetattr(0)
+        state[0] |= termios.ICRNL
+        state[1] |= termios.OPOST
+        state[3] |= termios.ECHO | termios.ICANON | termios.ISIG | termios.IEXTEN
+        termios.tcsetattr(0, termios.TCSANOW, state)
+        os.write(2, b"\x1b[?2004l\x1b[?25h")  # no brackets around pastes, and a cursor
 
 
 def submodule(name: str) -> types.ModuleType:

@@ -7,15 +7,13 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Batches, Cancellation, Progress, common_prefix
-from llmcli.engine.llama import bindings, hardware
+from llmcli.engine.llama import bindings, hardware, structures
 from llmcli.engine.llama.model import Model
-from llmcli.errors import ContextOverflowError, LlmcliError
+from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError
 
 if TYPE_CHECKING:
     from llmcli.params.model import ModelParams
 
-_FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # llama.h, enum llama_flash_attn_type
-_BF16 = 30  # ggml.h, enum ggml_type; the one type of a cache that llama-cpp-python does not name
 _NO_SLOT, _ABORTED = 1, 2  # status of llama_decode
 _BATCH_WITH_PROGRESS = 512  # tokens; larger batches would move the bar in long jumps
 _MAX_SAVED_STATE = 2**29  # bytes
@@ -38,16 +36,19 @@ class Context:
         self._api = api = bindings.load()
         self.model = model
         self.n_seq_max = n_seq_max
-        threads = params.n_threads or hardware.usable_cores()
-        self.n_threads = threads, params.n_threads_batch or threads  # for single tokens, and for batches
+        self.n_threads = structures.threads(params)  # for single tokens, and for batches
         self.n_batch = max(min(params.n_batch, params.n_ctx), n_seq_max)  # `step` has a row per sequence
         bindings.clear_log()
-        self.handle = api.llama_init_from_model(model.handle, self._c_params(params, n_ctx_seq > 0))
+        c_params = structures.context_params(params, self.n_batch, n_seq_max, n_ctx_seq > 0)
+        self.handle = api.llama_init_from_model(model.handle, c_params)
         if not self.handle:
             reason = bindings.last_log_error()
             hint = "" if reason and "alloc" not in reason else "try a smaller --ctx-size"
             reason = reason or "llama.cpp gives no reason"
             raise LlmcliError(f"cannot create a context of {params.n_ctx} tokens: {reason}", hint)
+        self._changes_positions = params.changes_positions
+        pool = structures.thread_pool_params(params)
+        self._thread_pool = structures.ThreadPool(self.handle, pool) if pool else None
         possible: int = api.llama_n_ctx_seq(self.handle)
         # Of one sequence. llama.cpp rounds it up to a multiple of 256; the limit is the one that was asked for.
         self.n_ctx = min(possible, n_ctx_seq or (params.n_ctx if n_seq_max == 1 else possible))
@@ -132,6 +133,8 @@ class Context:
         for seq_id, token in tokens:
             self._evaluated[seq_id].append(token)
             self._rows[seq_id].append(n)
+        for row, (seq_id, _) in enumerate(tokens):
+            self._check_logits(row, seq_id)
 
     def share(self, source: int, target: int) -> None:
         """Make the sequence `target` equal to `source`, without an evaluation (in a unified cache, without a copy)."""
@@ -199,25 +202,28 @@ class Context:
             if load:
                 load(self)
 
+    def logits(self, n_vocab: int, row: int = -1) -> Sequence[float]:
+        """A copy of the logits of one row of the last evaluation."""
+        values: list[float] = self._api.llama_get_logits_ith(self.handle, row)[:n_vocab]
+        return values
+
+    def not_a_number(self) -> ModelInvalidError:
+        """The error for logits that are NaN."""
+        hint = "check the file with `llmcli models verify`, or use another one"
+        if self._changes_positions:
+            hint = "remove the settings for RoPE and YaRN, and --override-kv"
+        elif hardware.has_gpu():
+            hint = "compute on the CPU with -ngl 0, or check the file with `llmcli models verify`"
+        return ModelInvalidError(f"{self.model.path.name} computes NaN (not a number) instead of probabilities", hint)
+
     def close(self) -> None:
         """Free the memory; a second call has no effect."""
         self.watch([])
         handle, self.handle = self.handle, None
         if handle:
             self._api.llama_free(handle)
-
-    def _c_params(self, params: "ModelParams", is_shared: bool) -> ctypes.Structure:
-        api = self._api
-        c: ctypes.Structure = api.llama_context_default_params()
-        c.n_ctx, c.n_batch, c.n_ubatch = params.n_ctx, self.n_batch, min(params.n_ubatch, self.n_batch)
-        c.n_seq_max = self.n_seq_max
-        c.kv_unified = is_shared  # sequences with a common prefix share its memory
-        c.n_threads, c.n_threads_batch = self.n_threads
-        c.flash_attn_type = _FLASH_ATTN[params.flash_attn]
-        c.type_k = getattr(api, "GGML_TYPE_" + params.cache_type_k.upper(), _BF16)
-        c.type_v = getattr(api, "GGML_TYPE_" + params.cache_type_v.upper(), _BF16)
-        c.no_perf = True
-        return c
+        if self._thread_pool:
+            self._thread_pool.close()
 
     def _make_batch(self, n_seq_max: int) -> None:
         """The arrays of the `llama_batch`, allocated once; each evaluation writes into them."""
@@ -249,6 +255,15 @@ class Context:
         self._decode(n, [seq_id])
         evaluated.extend(tokens)
         self._rows[seq_id] += [n, *[0] * (n - 1)]
+        if last:
+            self._check_logits(-1, seq_id)
+
+    def _check_logits(self, row: int, seq_id: int) -> None:
+        """Raise ModelInvalidError if the first logit of a row is NaN: it is if any activation of the row is (1 us)."""
+        logit = self._api.llama_get_logits_ith(self.handle, row)[0]
+        if logit != logit:
+            self.cut(seq_id)  # no later answer may attend to what is NaN too
+            raise self.not_a_number()
 
     def _decode(self, n: int, seq_ids: list[int]) -> None:
         # The flag is cleared before the question: a `set` in another thread is seen here, or writes to the flag later.

@@ -13,11 +13,12 @@ from time import perf_counter
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from llmcli.engine.llama import bindings
+from llmcli.engine.llama import bindings, hardware
 from llmcli.errors import ModelInvalidError, UsageError
 
 if TYPE_CHECKING:  # a start with little to import: the load of a model waits for it
     from llmcli.engine.events import Cancellation
+    from llmcli.params.model import ModelParams
 
 ALL_LAYERS = -1  # a negative number offloads all layers (llama.h)
 Progress = Callable[[float], None]
@@ -46,16 +47,23 @@ class Model:
         abort: "Cancellation | None" = None,
         vocab_only: bool = False,
         quiet: bool = False,
+        settings: "ModelParams | None" = None,
     ) -> "Model":
         """Load a model from its file, or from all files of a split model in order; without weights if `vocab_only`.
 
         `progress` is called with the fraction that was read, 0 to 1. A set `abort` cancels the load. `quiet` discards
-        llama.cpp's log, and with it the reason of a failure: then no Python code runs during the load. Raises
-        ModelInvalidError with llama.cpp's reason, or KeyboardInterrupt when `abort` is set.
+        llama.cpp's log, and with it the reason of a failure: then no Python code runs during the load. `settings` say
+        how to load it, and with which devices. Raises ModelInvalidError with llama.cpp's reason, UsageError for a
+        device that is not there, or KeyboardInterrupt when `abort` is set.
         """
         api = bindings.load()
         params = api.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
+        if settings:
+            from llmcli.engine.llama import structures
+
+            hardware.start_numa(settings.numa)
+            params, _kept = structures.model_params(settings, n_gpu_layers)
         params.vocab_only = vocab_only
 
         def on_progress(fraction: float, _user_data: object) -> bool:
@@ -78,9 +86,10 @@ class Model:
         if abort and abort.is_set():
             raise KeyboardInterrupt
         reason = bindings.last_log_error() or "llama.cpp gives no reason"
-        raise ModelInvalidError(
-            f"cannot load {parts[0].name}: {reason}", "download the model again, or use another one"
-        )
+        hint = "download the model again, or use another one"
+        if settings and settings.override_kv:
+            hint = "remove --override-kv"
+        raise ModelInvalidError(f"cannot load {parts[0].name}: {reason}", hint)
 
     @cached_property
     def generates(self) -> bool:

@@ -1,18 +1,26 @@
 """A test of an unknown model file in a child process, so that an abort inside ggml ends only the child.
 
-The child runs `main`: it loads the file, evaluates a few tokens, and prints `ok`.
+The child runs `main`, which does what a chat does: it loads the file, tokenizes every byte that text can have,
+detokenizes every token, evaluates a prompt and a token, and samples. It prints each step before it begins, then `ok`.
 """
 
+import math
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from llmcli.engine.llama import bindings
 from llmcli.engine.llama.bindings import bindings_version
 from llmcli.errors import ExitStatus, LlmcliError, ModelInvalidError
 
+if TYPE_CHECKING:
+    from llmcli.engine.llama.model import Model
+
 _TIMEOUT_S = 600  # a large file on a slow disk
 _OK = "ok"
+_STEPS = ("load", "tokenize", "detokenize", "evaluate", "sample")
 _ILLEGAL_INSTRUCTION = (-signal.SIGILL, 0xC000001D)  # POSIX, Windows
 _CHILD = """
 import sys
@@ -22,8 +30,13 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+def probe_record() -> str:
+    """What this release tests, and with which llama.cpp: a file whose note says something else is tested again."""
+    return " ".join((bindings_version(), *_STEPS))
+
+
 def probe(parts: Sequence[Path]) -> None:
-    """Check that llama.cpp can load the file and evaluate tokens.
+    """Check that llama.cpp can do with the file what a chat does.
 
     Raises ModelInvalidError with llama.cpp's reason or how the child ended, LlmcliError for instructions of other CPUs.
     """
@@ -46,28 +59,90 @@ def probe(parts: Sequence[Path]) -> None:
             "compile it without them: CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --force-reinstall --no-cache-dir "
             f"--no-deps --no-binary llama-cpp-python llama-cpp-python=={bindings_version()}",
         )
-    if child.returncode == ExitStatus.MODEL_INVALID:
-        reason = child.stdout.strip() or f"cannot load {name}"
-        raise ModelInvalidError(reason, "download the model again, or use another one")
+    steps = child.stdout.split("\n")
     lines = [line.strip() for line in child.stderr.splitlines() if "GGML_ASSERT" in line or "error" in line.lower()]
-    reason = lines[0].rpartition("/")[2][:160] if lines else f"llama.cpp ended with status {child.returncode}"
-    raise ModelInvalidError(f"{name} crashes llama.cpp: {reason}", "do not use this file: it is corrupt or malicious")
+    if child.returncode == ExitStatus.MODEL_INVALID and not any(bindings.FAILURE in line for line in lines):
+        reason = child.stdout.strip().rpartition("\n")[2] or f"cannot load {name}"
+        raise ModelInvalidError(reason, "download the model again, or use another one")
+    reason = lines[0].rpartition("/")[2].rpartition(f"{bindings.FAILURE}: ")[2][:160] if lines else ""
+    reason = reason or f"llama.cpp ended with status {child.returncode}"
+    begun = [step for step in _STEPS if step in steps]
+    at = f" (step: {begun[-1]})" if begun else ""
+    raise ModelInvalidError(
+        f"{name} crashes llama.cpp: {reason}{at}", "do not use this file: it is corrupt or malicious"
+    )
 
 
 def main(paths: Sequence[str]) -> int:
     """The test itself, in the child process."""
-    from llmcli.engine.llama.context import Context
     from llmcli.engine.llama.model import Model
-    from llmcli.params.model import ModelParams
 
+    if sys.platform != "win32":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, most))  # a crash here is expected: no core dump
     try:
+        _begin("load")
         model = Model.load([Path(path) for path in paths])
+        _check_vocab(model)
         if model.generates:
-            params = ModelParams(n_ctx=64, n_threads=1, n_batch=64, n_ubatch=64)
-            # Eight tokens, because one does not take the kernels for matrices.
-            Context(model, params).prefill(0, [model.vocab.bos or 0] * 8)
+            _check_answer(model)
     except LlmcliError as error:
         print(str(error))
         return ExitStatus.MODEL_INVALID
     print(_OK)
     return ExitStatus.OK
+
+
+def _begin(step: str) -> None:
+    print(step, flush=True)  # a crash loses what is not written
+
+
+def _check_vocab(model: "Model") -> None:
+    """Tokenize each character that UTF-8 has in one to three bytes, and some with four; then detokenize each token.
+
+    A character without a token of its own becomes the tokens of its bytes, and llama.cpp aborts if one is missing.
+    """
+    vocab = model.vocab
+    if not vocab.n_tokens:
+        return
+    _begin("tokenize")
+    for code in range(128):
+        # A tokenizer that drops a letter without a word would answer to another text than the user's.
+        if not vocab.tokenize(chr(code)) and chr(code).isalnum():
+            raise ModelInvalidError(f"{model.path.name} has a vocabulary without a token for {chr(code)!r}")
+    codes = [*range(0xD800), *range(0xE000, 0x10000), *range(0x10000, 0x110000, 0x3FD)]
+    vocab.tokenize("".join(map(chr, codes)), add_special=True)
+    vocab.tokenize("".join(map(chr, reversed(codes))), parse_special=True)  # neighbors that merge with others
+    _begin("detokenize")
+    for token in range(vocab.n_tokens):
+        vocab.piece(token)
+        vocab.label(token)
+        vocab.ends(token)
+    vocab.special  # noqa: B018 -- it reads the texts and the attributes of all tokens
+
+
+def _check_answer(model: "Model") -> None:
+    """Evaluate a prompt with the first and the last token, then draw some tokens, each with finite logits."""
+    from llmcli.engine.events import Prompt, Request
+    from llmcli.engine.generation import Generation, generate
+    from llmcli.engine.llama.context import Context
+    from llmcli.params.settings import Settings
+
+    _begin("evaluate")
+    vocab = model.vocab
+    context = Context(model, Settings(n_ctx=64, n_threads=1, n_batch=64, n_ubatch=64))
+    last = vocab.n_tokens - 1
+    # Eight tokens, because one does not take the kernels for matrices.
+    tokens = [vocab.bos or 0, 0, last // 4, last // 2, last, *vocab.tokenize("a b")[:3], 0, 0][:8]
+    context.prefill(0, tokens)
+    logits = context.logits(vocab.n_tokens)
+    if any(map(math.isnan, logits)):
+        raise context.not_a_number()
+    _begin("sample")
+    # DRY is the one sampler of llama.cpp that reads the texts of the vocabulary.
+    settings = Settings(seed=1, max_tokens=4, ignore_eos=True, dry_multiplier=0.8)
+    for event in generate(context, [Generation(vocab, Request(Prompt.of_tokens("", tokens), settings))]):
+        if event.record.failure:
+            raise event.record.failure
