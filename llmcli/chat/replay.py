@@ -38,7 +38,7 @@ _WRITE_JSON = "give a file that `llmcli generate --json` wrote"
 # Settings of another machine, and those that may name a file: its content is part of the replay data.
 _OMITTED = {*fields_of(HubParams), *fields_of(InterfaceParams), "prompt", "preset", "system", "timeout", "logprobs"}
 _OMITTED |= {*fields_of(PlacementParams)}  # the devices of another machine
-_OMITTED |= {key for key, field in fields().items() if field.path}
+_OMITTED |= {key for key, field in fields().items() if field.path and key != "model"}
 
 
 class _ChatMessage(Struct):
@@ -208,7 +208,7 @@ def replay_settings(recorded: RecordedAnswer, model: str | None, current: Settin
         n_threads=n_threads,
         n_threads_batch=n_threads_batch,
         n_gpu_layers=possible_gpu_layers(manifest.gpu_layers),
-        **{key: getattr(current, key) for key in (*fields_of(HubParams), *fields_of(PlacementParams))},
+        **{key: getattr(current, key) for key in ({*fields_of(HubParams), *fields_of(PlacementParams)} - {"model"})},
     )
 
 

@@ -52,7 +52,7 @@ WRONG = [
     (["--typ-p", "0.9"], 2, "did you mean '--typical-p'?"),
     (["--ban-tokens", "x"], 2, "did you mean '--ban'?"),
     (["--dynatemp-low", "0.3"], 2, "use a range as temperature, such as 0.3..1.3; see"),
-    (["--no-mmap"], 2, "llmcli does not have this option of llama.cpp yet; see"),
+    (["--no-mmap"], 2, "use --load-mode: mmap, none (without mmap)"),
     (["--lora", "x"], 2, "llmcli does not have this option of llama.cpp yet; see"),
     (["--image", "x.png"], 2, "llmcli does not have this option of llama.cpp yet; see"),
     (["-o", "x.txt"], 2, "use shell redirection: `llmcli generate ... > FILE`; see"),

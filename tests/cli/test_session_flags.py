@@ -1,7 +1,6 @@
 """What a session saves of its command line."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +13,9 @@ from llmcli.config.config_file import set_alias, set_value
 from llmcli.params.policies.policy import Fixed, PolicyCall
 from llmcli.params.policies.rules import Policy
 from llmcli.params.settings import Layer
+from llmcli.ui.chat.app import ChatApp
+from tests.chat.controllers import controller_with
+from tests.inference.fake_engine import FakeEngine
 
 SCHEMA = '{"type": "object", "description": "' + "x" * 400 + '"}'
 
@@ -190,6 +192,5 @@ def test_a_configured_character_answers_in_a_new_session_only() -> None:
 def test_a_session_without_a_readable_message_opens_with_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
     session = Session("talk")
     session.notes.append("talk.jsonl: skipped line 2, which is not valid")
-    chat: Any = SimpleNamespace(controller=SimpleNamespace(session=session), session=session, live=False, path=list)
-    _print_opening(chat, None)
+    _print_opening(ChatApp(controller_with(FakeEngine(), session=session)), None)
     assert capfd.readouterr().err.startswith("warning: talk.jsonl: skipped line 2, which is not valid\n")

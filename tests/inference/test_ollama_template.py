@@ -103,7 +103,7 @@ def test_template_of_messages_loops_over_them() -> None:
 
 def test_template_of_ollama_knows_whether_to_think() -> None:
     end = "<|im_end|>\n<|im_start|>assistant\n"
-    assert render(THINKING, [SYSTEM, USER]) == f"<|im_start|>system\nbe<|im_end|>\n<|im_start|>user\nhi{end}"
+    assert render(THINKING, [SYSTEM, USER]) == f"<|im_start|>system\nbe<|im_end|>\n<|im_start|>user\nhi /think{end}"
     assert render(THINKING, [USER], thinking=False) == f"<|im_start|>user\nhi /no_think{end}"
 
 
@@ -138,7 +138,9 @@ def test_template_of_ollama_knows_whether_to_think() -> None:
     ],
 )
 def test_each_part_of_a_go_template_means_the_same(source: str, text: str) -> None:
-    assert render(source, [SYSTEM, USER]) == text
+    # A template that leaves the system prompt out gets it before the question.
+    is_whole = ".System" in source or ("Messages" in source and "continue" not in source)
+    assert render(source, [SYSTEM, USER] if is_whole else [USER]) == text
 
 
 @pytest.mark.parametrize(

@@ -373,4 +373,4 @@ def _names_file(key: str, value: Any) -> bool:
         return not is_inline(value) and not is_builtin_template(value)
     if key == "theme":
         return not re.fullmatch(r"[\w-]+", value)
-    return fields()[key].path and key != "model_folders"
+    return fields()[key].path and key not in ("model", "model_folders")
