@@ -38,7 +38,7 @@ class JsonSchema(Constraint):
     def problem(self, answer: str) -> str | None:
         """Why an answer does not match: the place in it and the reason; None if it does."""
         try:
-            value = _parse(answer)
+            value = _parse(answer, any_number=True)
         except ValueError as error:
             return f"not JSON: {error}"
         found = next(iter(self._validator.iter_errors(value)), None)
@@ -89,7 +89,7 @@ def read_schema(text: str) -> JsonSchema:
     return JsonSchema("json_schema", json.dumps(schema), whole, (*culprits, *_unenforced(schema, warnings)))
 
 
-def _parse(text: str) -> object:
+def _parse(text: str, any_number: bool = False) -> object:
     """JSON without what the standard does not have: NaN and infinity, and without keys that stand twice."""
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -104,7 +104,7 @@ def _parse(text: str) -> object:
         raise ValueError(f"{name} is not a number that fits")
 
     def finite(digits: str) -> float:
-        return float(digits) if abs(float(digits)) <= LARGEST_FLOAT else refuse(digits)
+        return float(digits) if any_number or abs(float(digits)) <= LARGEST_FLOAT else refuse(digits)
 
     value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
     try:

@@ -45,7 +45,7 @@ class ChatTemplate:
         try:
             self._template = self._sandbox.from_string(source)
         except Exception as error:  # of Jinja, or of Python, which compiles the code that Jinja makes
-            reason = self._describe(error)
+            reason = self._describe(error).rstrip(".")
             raise self._error(ModelInvalidError(f"{origin} is not valid Jinja: {reason}", _HINT)) from None
 
     def render(self, messages: Sequence[Message], arguments: Mapping[str, object] | None = None) -> str:

@@ -105,7 +105,7 @@ def test_an_alias_is_added_used_listed_and_removed(there: Place) -> None:
     assert old.text == f"{REPO}:Q4_0\n"
     table, data = there.runs(("models", "list"), ("models", "list", "--json"))
     _heads, row, target = table.text.splitlines()
-    assert row.startswith("old, mine  Q4_0  ")
+    assert row.startswith("old, mine  text  llama  Q4_0  ")
     assert target == f"  alias of {REPO}:Q4_0"
     assert [(item["name"], item["aliases"]) for item in json.loads(data.text)] == [(f"{REPO}:Q4_0", ["old", "mine"])]
     assert there.run("config", "set", "top_k", "7").status == 0  # after a table, and yet not inside of it

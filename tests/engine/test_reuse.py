@@ -86,6 +86,7 @@ class Walk:
     random: Random
     context: Context
     flag: Countdown
+    can_cut: bool  # whether the memory keeps what is outside of a sliding window
     held: list[list[int]] = field(default_factory=lambda: [[] for _ in range(N_SEQ)])
 
     def tokens(self, most: int) -> list[int]:
@@ -105,7 +106,7 @@ class Walk:
         assert_same(logits(self.context), fresh_logits(self.model, prompt))
         new = len(prompt) - min(common_prefix_length(self.held[seq_id], prompt), len(prompt) - 1)
         extends = prompt[: len(self.held[seq_id])] == self.held[seq_id] and prompt != self.held[seq_id]
-        if extends or (self.model.path.stem in CUTTABLE and type(self.context) is Context):
+        if extends or (self.model.path.stem in CUTTABLE and self.can_cut):
             assert ran == new
         self.held[seq_id] = prompt
 
@@ -137,7 +138,7 @@ class Walk:
 
 def random_walk(model: Model, seed: int, params: ModelParams = PARAMS, turns: int = 30) -> None:
     context = Context(model, params, N_SEQ)
-    steps = Walk(model, Random(seed), context, Countdown(context))
+    steps = Walk(model, Random(seed), context, Countdown(context), params.swa_full)
     for _ in range(turns):
         steps.random.choice([steps.read, steps.read, steps.write, steps.stop])()
     context.close()
