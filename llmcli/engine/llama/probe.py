@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmcli.engine.llama.model import Model
 
 _TIMEOUT_S = 600  # a large file on a slow disk
+_PORTION = 256  # characters; the time for a text without words grows with its square
 _OK = "ok"
 _STEPS = ("load", "tokenize", "detokenize", "evaluate", "sample")
 _ILLEGAL_INSTRUCTION = (-signal.SIGILL, 0xC000001D)  # POSIX, Windows
@@ -113,14 +114,13 @@ def _check_vocab(model: "Model") -> None:
         if not vocab.tokenize(chr(code)) and chr(code).isalnum():
             raise ModelInvalidError(f"{model.path.name} has a vocabulary without a token for {chr(code)!r}")
     codes = [*range(0xD800), *range(0xE000, 0x10000), *range(0x10000, 0x110000, 0x3FD)]
-    vocab.tokenize("".join(map(chr, codes)), add_special=True)
-    vocab.tokenize("".join(map(chr, reversed(codes))), parse_special=True)  # neighbors that merge with others
+    for start in range(0, len(codes), _PORTION):
+        text = "".join(map(chr, codes[start : start + _PORTION]))
+        vocab.tokenize(text, add_special=True)
+        vocab.tokenize(text[::-1], parse_special=True)  # neighbors that merge with others
     _begin("detokenize")
-    for token in range(vocab.n_tokens):
-        vocab.piece(token)
-        vocab.label(token)
-        vocab.ends(token)
-    vocab.special  # noqa: B018 -- it reads the texts and the attributes of all tokens
+    # They read the pieces, the texts and the attributes of all tokens.
+    vocab.all_pieces, vocab.end_tokens, vocab.special  # noqa: B018
 
 
 def _check_answer(model: "Model") -> None:
