@@ -143,6 +143,7 @@ def _unenforced(schema: Mapping[str, object], warnings: list[str]) -> tuple[str,
     """What the grammar of a schema does not enforce: keywords with their pointers."""
     keys = {key for text in warnings if text.startswith("Unimplemented keys") for key in re.findall(r'"(.*?)"', text)}
     formats = {text.partition(": ")[2] for text in warnings if text.startswith("Unknown format")}
+    formats = {name for name in formats if _validates_format(name)}  # the standard has no check for others
     places = []
     for place, keyword, value in _keywords(schema):
         if (
@@ -151,7 +152,17 @@ def _unenforced(schema: Mapping[str, object], warnings: list[str]) -> tuple[str,
             or (keyword == "format" and isinstance(value, str) and value in formats)
         ):
             places.append(_pointer((*place, keyword)))
-    return tuple(places) or tuple(text[:100] for text in warnings)
+    return tuple(places) or tuple(text[:100] for text in warnings if not text.startswith("Unknown format"))
+
+
+def _validates_format(name: str) -> bool:
+    import jsonschema_rs
+
+    try:
+        jsonschema_rs.validator_for({"format": name}, validate_formats=True, ignore_unknown_formats=False, offline=True)
+    except jsonschema_rs.ValidationError:
+        return False
+    return True
 
 
 def _refused(schema: Mapping[str, object], reason: str) -> tuple[str | int, ...] | None:

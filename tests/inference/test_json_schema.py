@@ -121,6 +121,13 @@ def test_an_invalid_schema_is_an_error_in_one_line(schema: str, reason: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_only_formats_that_a_validator_knows_are_checked() -> None:
+    assert read_schema('{"type": "string", "format": "path"}').unenforced == ()
+    known = read_schema('{"type": "string", "format": "json-pointer"}')
+    assert known.problem('"/a/b"') is None
+    assert known.problem('"a"')
+
+
 def test_a_large_schema_is_read(vocab: Vocab) -> None:
     properties: dict[str, Any] = {
         f"field{number}": {"type": "string", "description": "x" * 900} for number in range(1000)

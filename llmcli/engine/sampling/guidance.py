@@ -146,6 +146,7 @@ def _byte_index() -> LLTokenizer:
 
 
 def first_line(text: str) -> str:
+    """The first line of a message of llguidance, whose others draw the place."""
     return text.strip().split("\n")[0][:200]
 
 

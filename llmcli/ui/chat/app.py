@@ -366,7 +366,7 @@ class ChatApp:
             console.warn(full, "make room with /compact or /undo")
 
     def count(self) -> None:
-        """Count the tokens in the context, unless the model is loading or there is no status line."""
+        """Count the tokens in the context, unless the model is loading or no status line is shown."""
         self.fit = None
         with suppress(LlmcliError):
             if self.live and self.controller.engine:
