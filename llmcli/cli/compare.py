@@ -117,7 +117,8 @@ def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: boo
         text = join_prompt(settings, piped, read)
         try:
             check_chain(settings)
-            system, constraint = system_text(settings), read_constraint(settings, note)
+            once = replace(settings, constraint_retries=0)  # each answer is one of several, and streams
+            system, constraint = system_text(settings), read_constraint(once, note)
         except LlmcliError as error:
             raise type(error)(f"{variant.label}: {error}", error.hint) from None
         requests.append(_CompareRequest(variant, resolved, text, system, constraint))

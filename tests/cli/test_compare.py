@@ -102,6 +102,14 @@ def test_a_usage_error_comes_before_the_model_is_loaded(inside: Run, flags: list
     assert says in ran.stderr
 
 
+def test_a_comparison_does_not_promise_another_try(inside: Run, with_tiny: Path) -> None:
+    schema = '{"const": 3, "not": {"const": 3}}'
+    ran = inside(*BASE, "--json-schema", schema, "--vary", "temp=0,1")
+    assert ran.status == 9
+    assert ran.stderr.count("only the finished answer shows whether it matches /not; it is refused if it does not") == 1
+    assert "error: temp=0: the answer does not match json_schema: " in ran.stderr
+
+
 def test_a_failed_answer_is_reported_last_and_gives_its_status(inside: Run, with_tiny: Path) -> None:
     digits = [f"--logit-bias={token}=-inf" for token in range(51, 61)]  # as bytes, the only ones there are
     ran = inside(*BASE, *digits, "--vary", 'grammar=root ::= [0-9]+;root ::= "ab"')
