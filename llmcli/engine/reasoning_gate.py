@@ -14,6 +14,8 @@ Side = Literal["reasoning", "answer", "both"]
 _BREAKS = r"""((?:\\n|['"]\s*[~+]\s*['"])*)"""  # line breaks in a text of a template, also where texts are joined
 _LOOKED_FOR = r"""(['"]\s*(?:in\b|[),]))?"""  # behind a text that the template only compares or splits with
 
+_TAG_TOKENS = 64  # more than the tags, their line breaks and the rest of a character take
+
 
 class ReasoningGate:
     """Follows an answer until its reasoning is over, if there is any.
@@ -29,6 +31,7 @@ class ReasoningGate:
         self.n_tokens = 0  # of the reasoning
         self.is_open = False  # whether the answer has begun
         self.completes_tags = False  # whether a first token that begins a tag is followed by the rest of it
+        self._is_expected = True  # not if the prompt has ended the reasoning
 
     @classmethod
     def of_request(cls, vocab: Vocab, request: Request) -> "ReasoningGate | None":
@@ -40,7 +43,16 @@ class ReasoningGate:
         pairs = [pair for pair in REASONING_TAGS if pair[1]]
         opener, closer = max(pairs, key=lambda pair: (prompt.rfind(pair[0]), template.rfind(pair[0])))
         closing = closing_text(opener, closer, template, prompt)
-        return cls(vocab, splitter, openers, request.settings.think_budget, closing)
+        gate = cls(vocab, splitter, openers, request.settings.think_budget, closing)
+        gate._is_expected = not prompt.rstrip().endswith(tuple(closer for _, closer in pairs))
+        return gate
+
+    @property
+    def max_tokens(self) -> int:
+        """The number of tokens that the reasoning can take with its tags; -1 if it has no limit."""
+        if not self._is_expected:
+            return 0
+        return self._budget + _TAG_TOKENS if self._budget >= 0 else -1
 
     @property
     def thinking(self) -> bool:
