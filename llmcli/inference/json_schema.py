@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from llmcli.engine.events import Constraint
 from llmcli.errors import UsageError
+from llmcli.inference.schema_shorthand import SHAPE
 from llmcli.params.param import LARGEST_FLOAT
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def read_schema(text: str) -> JsonSchema:
     try:
         schema = _parse(text)
     except ValueError as error:
-        raise UsageError(f"json_schema is not valid JSON: {error}") from None
+        raise UsageError(f"json_schema is not valid JSON: {error}", f"write JSON, or {SHAPE}") from None
     except RecursionError:
         raise UsageError("json_schema is nested too deep") from None
     if schema is False:
