@@ -134,7 +134,7 @@ class RequestParams:
     think_budget: int = setting(
         -1,
         "Number of tokens after which reasoning is ended and the answer begins (-1 = no limit).",
-        names="--reasoning-budget",
+        names="--think-budget --reasoning-budget",
         min=-1,
         unit="tokens",
     )
