@@ -190,6 +190,12 @@ def test_a_file_that_is_not_a_model(
     assert_one_error(start("generate", "hi", "-m", str(bad_models / name)), status, words)
 
 
+def test_pull_takes_no_projector_because_nothing_can_use_it(inside: Run) -> None:
+    for args in (("--mmproj",), ("--mmproj", "F16")):
+        hint = "llmcli does not have this option of llama.cpp yet; see `llmcli pull --help`"
+        assert_one_error(inside("pull", "owner/repo", *args), 2, f"no such option '--mmproj'\n  hint: {hint}\n")
+
+
 def test_a_model_with_damaged_weights_is_refused(run: Run, tmp_path: Path, starter: Path) -> None:
     broken = tmp_path / "rubbish.gguf"
     shutil.copy(starter, broken)
