@@ -137,11 +137,7 @@ class Constraint:
 
     kind: Literal["grammar", "json_schema", "regex"]
     text: str  # GBNF, a JSON schema as JSON, or a regular expression in the syntax of Rust
-
-    @property
-    def unenforced(self) -> Sequence[str]:
-        """What `text` does not say: only `problem` of the finished answer finds it."""
-        return ()
+    unenforced: Sequence[str] = ()  # what `text` does not say: only `problem` of the finished answer finds it
 
     def problem(self, _answer: str) -> str | None:
         """Why a finished answer does not match; None if it does."""

@@ -74,10 +74,10 @@ class Regex(Constraint):
 
 def read_regex(text: str) -> Regex:
     """Raises UsageError, with the reason, for what llguidance does not support."""
-    from llmcli.engine.sampling.guidance import regex_error, start_error
+    from llmcli.engine.sampling.guidance import refusal, start_error
 
     regex = Regex("regex", _with_ascii_digits(text))
-    if reason := regex_error(regex.text) or start_error("regex", regex.text):
+    if reason := refusal("regex", regex.text) or start_error("regex", regex.text):
         hint = "use the syntax of Rust's regex crate: no look-around, no back references, no \\b"
         raise UsageError(f"regex is not supported: {reason}", hint)
     return regex

@@ -26,10 +26,12 @@ _SILENT = frozenset((
 
 @dataclass(frozen=True)
 class JsonSchema(Constraint):
-    """A schema that can be enforced: by its `text` alone, or by that and a validation of the finished answer."""
+    """A schema that can be enforced: by its `text` alone, or by that and a validation of the finished answer.
 
-    schema: str = ""  # as JSON; the text is without what llguidance does not have, so that more may match
-    unenforced: tuple[str, ...] = ()  # JSON pointers of the keywords that only the validation enforces
+    `text` is without what llguidance does not have, so that more may match; `unenforced` has the JSON pointers of that.
+    """
+
+    schema: str = ""  # the whole schema, as JSON
 
     @cached_property
     def _validator(self) -> "jsonschema_rs.Validator":
@@ -53,6 +55,19 @@ def read_schema(text: str) -> JsonSchema:
     Raises UsageError when it is not valid, nothing can match it, or it asks for what cannot be enforced; with the
     keyword and its JSON pointer.
     """
+    from llmcli.engine.sampling.guidance import ignored_parts, start_error  # it loads llguidance
+
+    schema = _schema_object(text)
+    _make_validator(schema)
+    supported, refused = _without_refused(schema)
+    enforced = json.dumps(supported)
+    if reason := start_error("json_schema", enforced):
+        raise UsageError(f"json_schema: {reason}", "simplify the schema")
+    ignored = _unenforced(supported, ignored_parts("json_schema", enforced))
+    return JsonSchema("json_schema", enforced, (*refused, *ignored), json.dumps(schema))
+
+
+def _schema_object(text: str) -> dict[str, object]:
     try:
         schema = _parse(text)
     except ValueError as error:
@@ -62,31 +77,10 @@ def read_schema(text: str) -> JsonSchema:
     if schema is False:
         raise UsageError("json_schema: nothing can match false", "use {} for any JSON")
     if schema is True:
-        schema = {}
+        return {}
     if not isinstance(schema, dict):
         raise UsageError("json_schema must be a JSON object", "use {} for any JSON")
-    _make_validator(schema)
-    from llmcli.engine.sampling.guidance import start_error  # it loads llguidance
-
-    whole = json.dumps(schema)
-    reason, warnings = _compile(schema)
-    if not reason:
-        if reason := start_error("json_schema", whole):
-            raise UsageError(f"json_schema: {reason}", "simplify the schema")
-        return JsonSchema("json_schema", whole, whole, _unenforced(schema, warnings))
-    if reason.startswith("Unsatisfiable schema"):
-        raise UsageError(f"json_schema: nothing can match it: {reason.partition(': ')[2] or reason}")
-    culprits = []
-    while reason:
-        place = _refused(schema, reason)
-        if place is None:
-            named = re.search(r"#(/\S+)", reason)  # of the schema that a $ref names
-            where = f" ($ref to {named[1]})" if named else ""
-            raise UsageError(f"json_schema is not supported{where}: {reason}", "simplify the schema")
-        culprits.append(_pointer(place))
-        schema = _without(schema, place)
-        reason, warnings = _compile(schema)
-    return JsonSchema("json_schema", json.dumps(schema), whole, (*culprits, *_unenforced(schema, warnings)))
+    return schema
 
 
 def _parse(text: str, any_number: bool = False) -> object:
@@ -127,16 +121,26 @@ def _make_validator(schema: dict[str, object]) -> "jsonschema_rs.Validator":
         raise UsageError(f"json_schema is not valid{place}: {message[:200]}", hint) from None
 
 
-def _compile(schema: Mapping[str, object]) -> tuple[str, list[str]]:
-    """Why llguidance refuses a schema ("" if it does not), and what it ignores."""
-    from llguidance import LLMatcher
+def _without_refused(schema: dict[str, object]) -> tuple[dict[str, object], list[str]]:
+    """A schema without the keywords that llguidance refuses, and their JSON pointers."""
+    removed: list[str] = []
+    while reason := _refusal(schema):
+        if not removed and reason.startswith("Unsatisfiable schema"):
+            raise UsageError(f"json_schema: nothing can match it: {reason.partition(': ')[2] or reason}")
+        place = _refused(schema, reason)
+        if place is None:
+            named = re.search(r"#(/\S+)", reason)  # of the schema that a $ref names
+            where = f" ($ref to {named[1]})" if named else ""
+            raise UsageError(f"json_schema is not supported{where}: {reason}", "simplify the schema")
+        removed.append(_pointer(place))
+        schema = _without(schema, place)
+    return schema, removed
 
-    from llmcli.engine.sampling.guidance import LIMITS, first_line, llguidance_grammar
 
-    is_error, messages = LLMatcher.validate_grammar_with_warnings(
-        llguidance_grammar("json_schema", json.dumps(schema)), limits=LIMITS
-    )
-    return (first_line(messages[0]), []) if is_error else ("", messages)
+def _refusal(schema: Mapping[str, object]) -> str:
+    from llmcli.engine.sampling.guidance import refusal
+
+    return refusal("json_schema", json.dumps(schema))
 
 
 def _unenforced(schema: Mapping[str, object], warnings: list[str]) -> tuple[str, ...]:
@@ -172,7 +176,7 @@ def _refused(schema: Mapping[str, object], reason: str) -> tuple[str | int, ...]
         references = {place[:-1] for place in found if place[-1] == "$ref"}
         found.sort(key=lambda place: place[:-1] not in references or place[-1] == "$ref")
     for place in found[:_MAX_TRIALS]:
-        if _compile(_without(schema, place))[0] != reason:
+        if _refusal(_without(schema, place)) != reason:
             return place
     return None
 

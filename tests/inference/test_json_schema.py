@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from llmcli.engine.llama.model import Vocab
+from llmcli.engine.sampling import guidance
 from llmcli.engine.sampling.constraints import make_matcher
 from llmcli.errors import UsageError
 from llmcli.inference.json_schema import JsonSchema, read_schema
@@ -110,6 +111,7 @@ def test_the_rest_is_found_in_the_finished_answer(
         ('{"minimum": 1e400}', "1e400 is not a number that fits"),
         (r'{"enum": ["\ud800"]}', "half of a surrogate pair is not a character"),
         ('{"$ref": "#"}', "json_schema: nothing can match it"),
+        ('{"$ref": "#", "pattern": "^(?!a)"}', "json_schema: nothing can match it"),
         ('{"type": "string", "type": "integer"}', "the key 'type' stands twice in one object"),
         ('{"items": ' * 5000 + "{}" + "}" * 5000, "json_schema is nested too deep"),
     ],
@@ -147,3 +149,11 @@ def test_an_answer_that_is_no_json_has_a_problem(answer: str) -> None:
 def test_a_problem_names_its_place_in_the_answer() -> None:
     read = read_schema('{"properties": {"a": {"items": {"type": "integer"}}}}')
     assert read.problem('{"a": [1, "x"]}') == '/a/1: "x" is not of type "integer"'
+
+
+def test_check_and_answers_compile_a_schema_once(vocab: Vocab) -> None:
+    guidance._compiled.cache_clear()
+    read = read_schema('{"enum": ["a", "b"]}')
+    assert generates(vocab, read, '"a"')
+    assert generates(vocab, read, '"b"')
+    assert guidance._compiled.cache_info().misses == 1
