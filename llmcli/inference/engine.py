@@ -5,8 +5,6 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from llmcli.engine.answer_text import REASONING_TAGS as REASONING_TAGS
-from llmcli.engine.answer_text import ReasoningSplitter
 from llmcli.engine.events import (
     Batches,
     Cancellation,
@@ -19,6 +17,8 @@ from llmcli.engine.events import (
     TokenTrace,
 )
 from llmcli.engine.llama.model import Vocab as Vocab
+from llmcli.engine.reasoning import REASONING_TAGS as REASONING_TAGS
+from llmcli.engine.reasoning import ReasoningSplitter as ReasoningSplitter
 from llmcli.errors import ConstraintError, UsageError
 from llmcli.params.sampler_chain import is_random
 from llmcli.params.settings import Layer, Settings, fields
@@ -213,7 +213,7 @@ class Answer:
     def begin(self) -> Iterator[Part]:
         """The parts before the first token. Call `push` with each event of the answer afterwards."""
         self._waited_ms = self.engine.waited_ms
-        self._splitter = self.request.splitter()
+        self._splitter = ReasoningSplitter.of_request(self.request)
         if self.settings.prefill:
             yield from self._add([("answer", self.settings.prefill)], None)
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.answer_text import ReasoningSplitter
 from llmcli.engine.events import Constraint, Prompt, Request
-from llmcli.engine.reasoning_gate import ReasoningGate, closing_text
+from llmcli.engine.reasoning import ReasoningGate, ReasoningSplitter, closing_text
 from llmcli.inference.engine import Answer
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt

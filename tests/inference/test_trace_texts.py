@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.answer_text import ReasoningSplitter
 from llmcli.engine.events import Constraint, Request, TokenTrace
+from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.inference.engine import Answer, TemplateOptions
 from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings

@@ -1,18 +1,122 @@
-"""Where reasoning ends and the answer begins, told token by token: constraint, stop strings and limits begin there."""
+"""The reasoning before an answer: its tags, its text, and its end, where constraint, stop strings and limits begin."""
 
 import codecs
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import Literal
 
-from llmcli.engine.answer_text import REASONING_TAGS, ReasoningSplitter
+from llmcli.engine.answer_text import held_back
 from llmcli.engine.events import Request
 from llmcli.engine.llama.model import Vocab
 
+# The opening and closing tags of model families.
+REASONING_TAGS = (
+    ("<think>", "</think>"),  # DeepSeek R1, Qwen 3, QwQ, SmolLM3, GLM, MiniMax
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),  # Seed-OSS
+    ("[THINK]", "[/THINK]"),  # Magistral
+    ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A Reasoning
+    ("<|channel|>analysis<|message|>", "<|start|>assistant<|channel|>final<|message|>"),  # gpt-oss
+    ("<|channel|>final<|message|>", ""),  # gpt-oss without reasoning
+    ("<|channel>thought", "<channel|>"),  # Gemma
+    ("◁think▷", "◁/think▷"),  # Kimi
+    ("<mm:think>", "</mm:think>"),  # MiniMax M3
+    ("<think:opensource>", "</think:opensource>"),  # Hy3
+    ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),  # Apriel
+)
+# What the answer of a model can begin with: the last one is plain text, which opens the reasoning in a prompt only.
+MODEL_TAGS = REASONING_TAGS[:-1]
 Side = Literal["reasoning", "answer", "both"]
 _BREAKS = r"""((?:\\n|['"]\s*[~+]\s*['"])*)"""  # line breaks in a text of a template, also where texts are joined
 _LOOKED_FOR = r"""(['"]\s*(?:in\b|[),]))?"""  # behind a text that the template only compares or splits with
+
+
+class ReasoningSplitter:
+    """Splits streamed text into ("think", text) and ("answer", text), without tags and the line breaks next to them.
+
+    Only a tag at the start of the text opens the reasoning; later it is part of the answer. Some templates end the
+    prompt with the opening tag, so the end of the prompt is checked too.
+    """
+
+    def __init__(self, prompt: str = "", inside: bool = False) -> None:
+        """`inside`: the prompt ends in the middle of the reasoning, not just after its opening tag."""
+        tail = prompt.rstrip()
+        self._closer = next((closer for opener, closer in REASONING_TAGS if tail.endswith(opener)), "")
+        if inside:
+            self._closer = max(REASONING_TAGS, key=lambda pair: prompt.rfind(pair[0]))[1]
+        # start -> opened -> think -> gap -> answer; "opened" and "gap" skip line breaks after a tag
+        self._state = "opened" if self._closer else "start"
+        if inside:
+            self._state = "think"
+        self._held = ""
+
+    @classmethod
+    def of_request(cls, request: Request) -> "ReasoningSplitter | None":
+        """A splitter for the answer to a request; None where all text is the answer."""
+        if request.settings.raw or request.settings.prefill:
+            return None
+        return cls(request.prompt.text, bool(request.reasoning))
+
+    @property
+    def state(self) -> str:
+        """Where the text is: "start", "opened", "think", "gap" or "answer"."""
+        return self._state
+
+    @property
+    def thinking(self) -> bool:
+        """Whether the next text is reasoning, as far as is known."""
+        return self._state in ("opened", "think")
+
+    def push(self, text: str) -> Iterator[tuple[str, str]]:
+        """Add a piece of text; yields the parts that are final."""
+        self._held += text
+        if self._state == "start":
+            self._open()
+        if self._state == "opened":
+            self._skip_lines("think")
+        if self._state == "think":
+            yield from self._think()
+        if self._state == "gap":
+            self._skip_lines("answer")
+        if self._state == "answer" and self._held:
+            yield "answer", self._held
+            self._held = ""
+
+    def _open(self) -> None:
+        text = self._held.lstrip()
+        pair = next(((opener, closer) for opener, closer in MODEL_TAGS if text.startswith(opener)), None)
+        if pair:
+            self._closer = pair[1]
+            self._held = text[len(pair[0]) :]
+            self._state = "opened"
+        elif not any(opener.startswith(text) for opener, _ in MODEL_TAGS):
+            self._state = "answer"
+
+    def _think(self) -> Iterator[tuple[str, str]]:
+        at = self._held.find(self._closer)
+        end = at if at >= 0 else len(self._held) - held_back(self._held, (self._closer,))
+        final = self._held[:end].rstrip("\n")
+        if at < 0:
+            self._held = self._held[len(final) :]
+        else:
+            self._held = self._held[at + len(self._closer) :]
+            self._state = "gap"
+        if final:
+            yield "think", final
+
+    def _skip_lines(self, next_state: str) -> None:
+        self._held = self._held.lstrip("\n")
+        if self._held:
+            self._state = next_state
+
+    def flush(self) -> Iterator[tuple[str, str]]:
+        """The text that was held back, at the end."""
+        held, self._held = self._held, ""
+        if held and self._state != "gap":
+            yield ("think" if self._state == "think" else "answer"), held
 
 
 class ReasoningGate:
@@ -33,7 +137,8 @@ class ReasoningGate:
     @classmethod
     def of_request(cls, vocab: Vocab, request: Request) -> "ReasoningGate | None":
         """The gate of an answer; None if neither its prompt nor the template of that has a tag of reasoning."""
-        splitter, template, prompt = request.splitter(), request.prompt.template, request.prompt.text
+        splitter = ReasoningSplitter.of_request(request)
+        template, prompt = request.prompt.template, request.prompt.text
         openers = [opener for opener, closer in REASONING_TAGS if closer and opener in template]
         if not splitter or not (openers or splitter.thinking):
             return None
