@@ -17,7 +17,8 @@ from time import perf_counter
 from typing import Any
 
 from llmcli.engine.events import Cancellation, Prompt, Request, TokenEvent
-from llmcli.engine.generation import Generation, generate
+from llmcli.engine.generation import Generation
+from llmcli.engine.scheduler import generate
 from llmcli.inference.engine import Answer, TemplateOptions
 from llmcli.inference.local import LocalEngine, resolve_model
 from llmcli.inference.trace_file import TraceWriter

@@ -9,12 +9,13 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Batches, Cancellation, Message, Progress, Prompt, Request, TokenEvent
-from llmcli.engine.generation import Generation, generate
+from llmcli.engine.generation import Generation
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe, probe_record
+from llmcli.engine.scheduler import generate
 from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import placement, sizing

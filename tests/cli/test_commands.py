@@ -15,7 +15,7 @@ from tools import docs
 
 HEAVY = (
     *("llama_cpp", "llama_cpp.llama_cpp", "numpy", "huggingface_hub", "prompt_toolkit", "jinja2"),
-    *("llmcli.engine.generation", "llmcli.inference.local"),
+    *("llmcli.engine.generation", "llmcli.engine.scheduler", "llmcli.inference.local"),
 )
 
 

@@ -126,8 +126,9 @@ def _check_vocab(model: "Model") -> None:
 def _check_answer(model: "Model") -> None:
     """Evaluate a prompt with the first and the last token, then draw some tokens, each with finite logits."""
     from llmcli.engine.events import Prompt, Request
-    from llmcli.engine.generation import Generation, generate
+    from llmcli.engine.generation import Generation
     from llmcli.engine.llama.context import Context
+    from llmcli.engine.scheduler import generate
     from llmcli.params.settings import Settings
 
     _begin("evaluate")
