@@ -15,12 +15,14 @@ from llmcli.inference.constraints import read_constraint
 from llmcli.inference.request import (
     build_prompt,
     join_prompt,
+    make_requests,
     needs_plain_template,
+    read_question,
     system_text,
     template_options,
     with_plain_stop,
 )
-from llmcli.params.settings import Settings, fields
+from llmcli.params.settings import Layer, Settings, fields, resolve
 from tests.inference.fake_engine import FakeEngine
 from tests.inference.fake_vocab import CONTROL, FakeVocab
 
@@ -367,3 +369,19 @@ def test_variables_of_the_user_reach_the_template() -> None:
 def test_a_template_of_llama_cpp_is_used_by_its_name(system: str | None, expected: str) -> None:
     prompt = build_prompt(engine_with(TEMPLATE), Settings(chat_template="chatml"), "Q", system)
     assert (prompt.text, prompt.template) == (expected, "chatml")
+
+
+def test_equal_questions_share_one_prompt() -> None:
+    layers = {"seed": 1}, {"seed": 2, "regex": "a"}, {"seed": 1, "prefill": "P"}, {"seed": 1, "template_arg": ("a=1",)}
+    questions = [read_question(resolve([Layer("flag", one)]), "Q", print) for one in layers]
+    requests = make_requests(FakeEngine(), questions, Cancellation())
+    first, second, *others = [one.prompt for one in requests]
+    assert first is second
+    assert len({id(one) for one in (first, *others)}) == 3
+    assert requests[1].constraint == read_constraint(Settings(regex="a"))
+
+
+def test_an_error_of_a_question_has_its_label() -> None:
+    with pytest.raises(UsageError, match=r"^top_k=3: grammar and regex cannot be used together$") as caught:
+        read_question(resolve([Layer("flag", {"grammar": "a", "regex": "a"})]), "Q", print, "top_k=3")
+    assert caught.value.hint == "use one of them"
