@@ -22,6 +22,7 @@ from llmcli.inference.request import (
     template_options,
     with_plain_stop,
 )
+from llmcli.params.param import SettingValue
 from llmcli.params.settings import Layer, Settings, fields, resolve
 from tests.inference.fake_engine import FakeEngine
 from tests.inference.fake_vocab import CONTROL, FakeVocab
@@ -372,8 +373,8 @@ def test_a_template_of_llama_cpp_is_used_by_its_name(system: str | None, expecte
 
 
 def test_equal_questions_share_one_prompt() -> None:
-    layers = {"seed": 1}, {"seed": 2, "regex": "a"}, {"seed": 1, "prefill": "P"}, {"seed": 1, "template_arg": ("a=1",)}
-    questions = [read_question(resolve([Layer("flag", one)]), "Q", print) for one in layers]
+    values: list[dict[str, SettingValue]] = [{}, {"regex": "a"}, {"prefill": "P"}, {"template_arg": ("a=1",)}]
+    questions = [read_question(resolve([Layer("flag", one)]), "Q", print) for one in values]
     requests = make_requests(FakeEngine(), questions, Cancellation())
     first, second, *others = [one.prompt for one in requests]
     assert first is second
