@@ -50,8 +50,8 @@ def compare(
     ] = False,
     no_stdin: NoStdin = False,
 ) -> int:
+    from llmcli.inference.answer import Answer
     from llmcli.inference.comparison import Comparison, variants_of  # loads the engine, as do the other late imports
-    from llmcli.inference.engine import Answer
 
     layers = list(command_layers(flags, text))
     first = resolve(layers)

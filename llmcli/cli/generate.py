@@ -25,7 +25,7 @@ from llmcli.ui.terminal.output import (
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.inference.engine import Answer
+    from llmcli.inference.answer import Answer
 
 
 @with_settings(only=fields().keys() - CHAT_ONLY)
@@ -64,7 +64,7 @@ def generate(
     piped = reads_stdin(asked, no_stdin)
     question = read_question(first, join_prompt(asked, piped, partial(read_prompt, asked)), console.note)
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
-    from llmcli.inference.engine import Answer
+    from llmcli.inference.answer import Answer
 
     target = find_model(asked)
     welcome(first.origins["model"])

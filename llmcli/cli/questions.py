@@ -13,7 +13,8 @@ from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation, Request
-    from llmcli.inference.engine import Answer, Engine
+    from llmcli.inference.answer import Answer
+    from llmcli.inference.engine import Engine
     from llmcli.inference.request import Question
 
 PromptArgument = Annotated[str | None, Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
@@ -45,7 +46,7 @@ def exit_status(answers: Sequence["Answer"]) -> int:
 
     Raises ConstraintError when a constraint was not met.
     """
-    from llmcli.inference.engine import REASONING_HINT
+    from llmcli.inference.answer import REASONING_HINT
 
     reasons = [answer.finish_reason for answer in answers]
     if "interrupt" in reasons:

@@ -9,7 +9,7 @@ import pytest
 
 from llmcli.engine.events import Constraint, Prompt, Request
 from llmcli.engine.reasoning import ReasoningGate, ReasoningSplitter, closing_text
-from llmcli.inference.engine import Answer
+from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt
 from llmcli.params.policies.policy import Fixed
