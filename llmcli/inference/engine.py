@@ -15,7 +15,6 @@ from llmcli.engine.events import (
 )
 from llmcli.engine.llama.model import Vocab as Vocab
 from llmcli.engine.reasoning import REASONING_TAGS as REASONING_TAGS
-from llmcli.engine.reasoning import ReasoningSplitter as ReasoningSplitter
 from llmcli.errors import UsageError
 from llmcli.params.settings import Layer, fields
 
