@@ -10,7 +10,7 @@ from llmcli.chat.conversation import Message
 from llmcli.engine.events import Cancellation, Prompt, common_prefix
 from llmcli.errors import LlmcliError
 from llmcli.inference.engine import REASONING_TAGS, Engine, TemplateOptions
-from llmcli.inference.request import PLAIN_TEMPLATE, template_arguments, template_options, with_plain_stop
+from llmcli.inference.request import template_arguments, template_options, with_plain_stop
 from llmcli.params.settings import Settings
 
 _SUMMARY = "What was said before, in summary:"
@@ -96,8 +96,7 @@ class PromptBuilder:
 
     def with_plain_stop(self, settings: Settings) -> Settings:
         """The settings for an answer: with the plain template it ends where the user's turn would begin."""
-        is_plain = not settings.raw and self.template(settings).source == PLAIN_TEMPLATE
-        return with_plain_stop(settings) if is_plain else settings
+        return with_plain_stop(settings, self.template(settings).source)
 
 
 def as_messages(path: Sequence[Message], system: str | None) -> _Messages:

@@ -125,7 +125,7 @@ def make_requests(engine: "Engine", questions: Sequence[Question], cancellation:
     prompts: dict[tuple[object, ...], Prompt] = {}  # one text may be long, and asked with many settings
     requests = []
     for one in questions:
-        settings = with_plain_stop(one.settings) if needs_plain_template(engine, one.settings) else one.settings
+        settings = with_plain_stop(one.settings, template_options(engine, one.settings).source)
         key = one.text, one.system, *(getattr(settings, name) for name in fields_of(RequestParams))
         if key not in prompts:
             prompts[key] = build_prompt(engine, settings, one.text, one.system, cancellation)
@@ -221,8 +221,10 @@ def needs_plain_template(engine: "Engine", settings: Settings) -> bool:
     return not settings.raw and settings.chat_template is None and not engine.chat_template
 
 
-def with_plain_stop(settings: Settings) -> Settings:
-    """The settings for an answer under the plain template: it ends where the next turn of the user would begin."""
+def with_plain_stop(settings: Settings, template: str) -> Settings:
+    """The settings for an answer: under the plain template it ends where the next turn of the user would begin."""
+    if settings.raw or template != PLAIN_TEMPLATE:
+        return settings
     return replace(settings, stop=tuple(dict.fromkeys([*settings.stop, PLAIN_STOP])))
 
 

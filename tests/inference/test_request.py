@@ -13,6 +13,7 @@ from llmcli.errors import ContextOverflowError, DiskError, LlmcliError, ModelInv
 from llmcli.files import read_text, text_reading
 from llmcli.inference.constraints import read_constraint
 from llmcli.inference.request import (
+    PLAIN_TEMPLATE,
     build_prompt,
     join_prompt,
     make_requests,
@@ -318,9 +319,19 @@ def test_a_plain_template_is_needed_only_without_another() -> None:
 
 
 def test_a_plain_answer_stops_where_the_user_would_continue() -> None:
-    settings = with_plain_stop(Settings(stop=("end",)))
+    settings = with_plain_stop(Settings(stop=("end",)), PLAIN_TEMPLATE)
     assert settings.stop == ("end", "\nUser:")
-    assert with_plain_stop(settings) == settings
+    assert with_plain_stop(settings, PLAIN_TEMPLATE) == settings
+    assert with_plain_stop(Settings(raw=True), PLAIN_TEMPLATE).stop == with_plain_stop(Settings(), "{{ x }}").stop == ()
+
+
+def test_an_empty_template_file_has_the_plain_stop_too() -> None:
+    Path("empty.jinja").touch()
+    given: list[dict[str, SettingValue]] = [{"chat_template": "empty.jinja"}, {}]
+    chosen, own = (read_question(resolve([Layer("flag", one)]), "Q", print) for one in given)
+    first, second = make_requests(engine_with(TEMPLATE), [chosen, own], Cancellation())
+    assert first.prompt.text == "User: Q\nAssistant:"
+    assert (first.settings.stop, second.settings.stop) == (("\nUser:",), ())
 
 
 def test_a_raw_prompt_needs_no_template() -> None:
