@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from llmcli.engine.events import GenerationRecord, Request, TokenEvent, TokenTrace
 from llmcli.engine.reasoning import ReasoningSplitter as ReasoningSplitter
+from llmcli.engine.reasoning import begun_answer as begun_answer
 from llmcli.errors import ConstraintError
 from llmcli.inference.engine import Engine, check_request
 from llmcli.params.sampler_chain import is_random

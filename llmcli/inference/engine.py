@@ -14,7 +14,6 @@ from llmcli.engine.events import (
     TokenEvent,
 )
 from llmcli.engine.llama.model import Vocab as Vocab
-from llmcli.engine.reasoning import REASONING_TAGS as REASONING_TAGS
 from llmcli.errors import UsageError
 from llmcli.params.settings import Layer, fields
 
