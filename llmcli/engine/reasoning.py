@@ -33,6 +33,7 @@ _PAIRS = [pair for pair in REASONING_TAGS if pair[1]]
 Side = Literal["reasoning", "answer", "both"]
 _BREAKS = r"""((?:\\n|['"]\s*[~+]\s*['"])*)"""  # line breaks in a text of a template, also where texts are joined
 _LOOKED_FOR = r"""(['"]\s*(?:in\b|[),]))?"""  # behind a text that the template only compares or splits with
+_TAG_TOKENS = 64  # more than the tags, their line breaks and the rest of a character take
 
 
 class ReasoningSplitter:
@@ -134,6 +135,7 @@ class ReasoningGate:
         self.n_tokens = 0  # of the reasoning
         self.is_open = False  # whether the answer has begun
         self.completes_tags = False  # whether a first token that begins a tag is followed by the rest of it
+        self._is_expected = True  # not if the prompt has ended the reasoning
 
     @classmethod
     def of_request(cls, vocab: Vocab, request: Request) -> "ReasoningGate | None":
@@ -144,7 +146,16 @@ class ReasoningGate:
         if not splitter or not (openers or splitter.thinking):
             return None
         closing = closing_text(*model_tags(template, prompt), template, prompt)
-        return cls(vocab, splitter, openers, request.settings.think_budget, closing)
+        gate = cls(vocab, splitter, openers, request.settings.think_budget, closing)
+        gate._is_expected = not prompt.rstrip().endswith(tuple(closer for _, closer in _PAIRS))
+        return gate
+
+    @property
+    def max_tokens(self) -> int:
+        """The number of tokens that the reasoning can take with its tags; -1 if it has no limit."""
+        if not self._is_expected:
+            return 0
+        return self._budget + _TAG_TOKENS if self._budget >= 0 else -1
 
     @property
     def thinking(self) -> bool:

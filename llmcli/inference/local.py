@@ -252,20 +252,22 @@ class LocalEngine:
 
     def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
         generations = [self.start(request, index) for index, request in enumerate(requests)]
+        limits = [one.max_new_tokens for one in generations]  # `max_tokens` and the reasoning before the answer
+        longest = replace(requests[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
         if len(requests) == 1:
-            return generate(self._context_for(len(requests[0].prompt.tokens), requests[0].settings), generations)
-        return self._generate_together(requests, generations)
+            return generate(self._context_for(len(requests[0].prompt.tokens), longest), generations)
+        return self._generate_together(requests, generations, longest)
 
     def _generate_together(
-        self, requests: Sequence[Request], generations: Sequence[Generation]
+        self, requests: Sequence[Request], generations: Sequence[Generation], longest: Settings
     ) -> Generator[TokenEvent, None, None]:
         """The events of several answers, in rounds of as many at a time as the memory has room for.
+
+        `longest` has the `max_tokens` of the longest of them with its reasoning.
 
         They have a context of their own, and that of a conversation stays as it is; if there is none, it stays theirs.
         """
         begin = perf_counter()
-        limits = [one.settings.max_tokens for one in requests]
-        longest = replace(requests[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
         lengths = [len(tokens) for tokens in {tuple(one.prompt.tokens) for one in requests}]
         shared = sizing.choose_shared(self.shape, longest, lengths, len(requests))
         chat_context = self._context
