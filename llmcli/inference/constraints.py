@@ -75,10 +75,16 @@ def read_regex(text: str) -> Regex:
     """Raises UsageError, with the reason, for what llguidance does not support."""
     from llmcli.engine.sampling.guidance import refusal, start_error
 
+    hint = "use the syntax of Rust's regex crate: no look-around, no back references, no \\b"
+    if text != text.encode("utf-8", "replace").decode():
+        raise UsageError("regex is not valid UTF-8")
+    if re.search(r"(?<!\\)(\\\\)*\\\Z", text):  # llguidance would drop it
+        raise UsageError("regex ends in the middle of an escape", "a backslash itself is \\\\")
     regex = Regex("regex", _with_ascii_digits(text))
-    if reason := refusal("regex", regex.text) or start_error("regex", regex.text):
-        hint = "use the syntax of Rust's regex crate: no look-around, no back references, no \\b"
+    if reason := refusal("regex", regex.text):
         raise UsageError(f"regex is not supported: {reason}", hint)
+    if reason := start_error("regex", regex.text):
+        raise UsageError(f"regex: {reason}", "simplify it")
     return regex
 
 

@@ -3,6 +3,7 @@
 import ctypes
 import math
 import re
+import threading
 import weakref
 from copy import copy
 from functools import cache, lru_cache
@@ -30,6 +31,8 @@ _JSON_OPTIONS: "JsonCompileOptions" = {
 }
 # Its own limit allows objects of about 500 optional properties.
 _LIMITS = LLParserLimits(max_items_in_row=20_000, step_max_items=500_000)
+_STACK = 256 * 2**20  # bytes, of which only those that are used take memory
+NOTHING = "nothing can match it"
 _CONTROL = b"\xff"  # begins no text in UTF-8: llguidance's mark of a token that a text cannot contain
 
 
@@ -41,8 +44,7 @@ class GuidanceMatcher:
     """
 
     def __init__(self, vocab: Vocab, kind: str, text: str) -> None:
-        self._vocab, self._kind = vocab, kind
-        self._grammar = _grammar(kind, text)
+        self._vocab, self._kind, self._text = vocab, kind, text
         if reason := refusal(kind, text):
             raise UsageError(f"{kind} is not valid: {reason}")
         self._bytes = _compiled(kind, text).deep_copy()
@@ -77,7 +79,7 @@ class GuidanceMatcher:
         import numpy as np  # takes 80 ms, as the index does
 
         if self._tokens is None:
-            self._tokens = LLMatcher(token_index(self._vocab), self._grammar, log_level=0, limits=_LIMITS)
+            self._tokens = _compile(token_index(self._vocab), self._kind, self._text)
             self._tokens.consume_tokens(self._accepted)
         bits = self._tokens.compute_bitmask()
         if self._tokens.is_error():
@@ -102,7 +104,10 @@ class GuidanceMatcher:
 
 def refusal(kind: str, text: str) -> str:
     """Why llguidance does not support a constraint; empty if it does."""
-    message = _compiled(kind, text).get_error()
+    try:
+        message = _compiled(kind, text).get_error()
+    except ValueError as error:  # JSON that is nested deeper, or has larger numbers, than llguidance reads
+        return re.sub(r" at line .*", "", _first_line(str(error)))
     reasons = re.findall(r"error: (.*)|\(in regex\): (?!regex parse)(.*)", message) if kind == "regex" else []
     return " ".join(reasons[0]).strip() if reasons else _first_line(message)
 
@@ -113,13 +118,15 @@ def ignored_parts(kind: str, text: str) -> list[str]:
 
 
 def start_error(kind: str, text: str) -> str:
-    """Why no text can match a constraint that is valid, or it is too complex; empty if there is a first character."""
+    """Why no text can match a constraint that is valid, or it is too complex; empty if a text can begin."""
     matcher = _compiled(kind, text).deep_copy()
-    is_possible = any(matcher.compute_bitmask())
-    if matcher.is_error():
-        reason = _first_line(matcher.get_error())
-        return "nothing can match it" if reason.startswith("NoExtension") else f"it is too complex: {reason}"
-    return "" if is_possible else "nothing can match it"
+    bits = matcher.compute_bitmask()
+    if not matcher.is_error() and any(bits):  # what is too long, such as a{1000000}, shows after one character
+        matcher.consume_token(next(byte for byte in range(257) if bits[byte // 8] >> byte % 8 & 1))
+    if not matcher.is_error():
+        return "" if any(bits) else NOTHING
+    reason = _first_line(matcher.get_error())
+    return NOTHING if reason.startswith("NoExtension") else f"it is too complex: {reason}"
 
 
 def matches_regex(regex: str, text: str) -> bool:
@@ -133,14 +140,28 @@ def matches_regex(regex: str, text: str) -> bool:
 @lru_cache(maxsize=8)
 def _compiled(kind: str, text: str) -> LLMatcher:
     """The matcher of a constraint at its start, for copies; or with the error of one that is not supported."""
-    return LLMatcher(_byte_index(), _grammar(kind, text), log_level=0, limits=_LIMITS)
+    return _compile(_byte_index(), kind, text)
 
 
-def _grammar(kind: str, text: str) -> str:
-    """The constraint in llguidance's own format; whether it is valid is known once a matcher is made of it."""
+def _compile(index: LLTokenizer, kind: str, text: str) -> LLMatcher:
+    """A matcher for one kind of tokens. Raises ValueError for JSON that llguidance does not read.
+
+    llguidance follows a `$ref` by recursion: 700 of them in succession need more than the stack of the main thread.
+    """
     if kind == "regex":
-        return LLMatcher.grammar_from_regex(text)
-    return LLMatcher.grammar_from_json_schema(text, overrides=_JSON_OPTIONS)
+        return LLMatcher(index, LLMatcher.grammar_from_regex(text), log_level=0, limits=_LIMITS)
+    grammar = LLMatcher.grammar_from_json_schema(text, overrides=_JSON_OPTIONS)
+    matchers: list[LLMatcher] = []
+    usual = threading.stack_size(_STACK)
+    try:
+        thread = threading.Thread(
+            target=lambda: matchers.append(LLMatcher(index, grammar, log_level=0, limits=_LIMITS)), daemon=True
+        )
+        thread.start()
+    finally:
+        threading.stack_size(usual)
+    thread.join()  # which Ctrl-C ends: a large schema takes seconds
+    return matchers[0]
 
 
 def _first_line(text: str) -> str:
