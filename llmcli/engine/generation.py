@@ -5,10 +5,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from llmcli.engine.answer_text import REASONING_TAGS, BanScanner, DrawState, HeldToken, StopScanner
+from llmcli.engine.answer_text import BanScanner, HeldToken, StopScanner
+from llmcli.engine.draw_state import DrawState
 from llmcli.engine.events import FinishReason, GenerationRecord, Request, TokenEvent, now_ms
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.reasoning_gate import ReasoningGate
+from llmcli.engine.reasoning import REASONING_TAGS, ReasoningGate, ReasoningSplitter
 from llmcli.engine.sampling.chain import (
     ChainHooks,
     ConstrainedTokenSampler,
@@ -45,7 +46,7 @@ class Generation(GenerationRecord):
             raise UsageError("the prompt is empty", "add text to the prompt")
         self.tokens = list(prompt)
         self._start_ms = now_ms()
-        splitter, is_traced = request.splitter(), request.trace is not None
+        splitter, is_traced = ReasoningSplitter.of_request(request), request.trace is not None
         if splitter:
             self.vocab.show_control(tag for pair in REASONING_TAGS for tag in pair)
         has_policy = isinstance(effective_policy(settings), PolicyCall)

@@ -16,11 +16,11 @@ from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe, probe_record
 from llmcli.engine.scheduler import generate
-from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
+from llmcli.errors import ModelInvalidError, UsageError, labeled
 from llmcli.files import data_dir
 from llmcli.inference import placement, sizing
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
-from llmcli.inference.request import PromptRenderer
+from llmcli.inference.prompt_renderer import PromptRenderer
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.kind import ModelKind, kind_of
@@ -294,12 +294,8 @@ class LocalEngine:
 
     def start(self, request: Request, index: int = 0) -> Generation:
         """The generation for a request. Raises UsageError for settings or a constraint that are not valid."""
-        try:
+        with labeled(request.label):
             return Generation(self.tokenizer, request, index)
-        except LlmcliError as error:
-            if not request.label:
-                raise
-            raise type(error)(f"{request.label}: {error}", error.hint) from None
 
     def _context_for(self, n_prompt: int, settings: Settings) -> Context:
         context, needed = self._context, n_prompt + max(settings.max_tokens, 0)

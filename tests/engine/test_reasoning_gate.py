@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.answer_text import ReasoningSplitter
 from llmcli.engine.events import Cancellation, Constraint, Prompt, Request, TokenChunk
-from llmcli.engine.reasoning_gate import ReasoningGate, closing_text
-from llmcli.inference.engine import Answer
+from llmcli.engine.reasoning import ReasoningGate, ReasoningSplitter, begun_answer, closing_text, model_tags
+from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.inference.request import build_prompt
 from llmcli.models.locations import ModelFile
@@ -120,6 +119,30 @@ def test_the_reasoning_of_a_channel_ends_with_its_message() -> None:
     assert gate
     closing = [token for character in "<|channel|>analysis<|message|>" for token in gate.push(ord(character))]
     assert "".join(map(chr, closing)) == "<|end|><|start|>assistant<|channel|>final<|message|>"
+
+
+ANALYSIS, FINAL = "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "expected"),
+    [
+        ("", "", "<think>\nwhy\n</think>\n\nso"),
+        (r"{{ '<think>\n' + x + '\n</think>\n\n' }}", "a: <think>\n", "why\n</think>\n\nso"),
+        ("{{ '<think>' + x + '</think>' }}", "a:", "<think>why</think>so"),
+        ("{{ '" + ANALYSIS + "' + x + '<|end|>' }}", "<|start|>assistant", f"{ANALYSIS}why{FINAL}so"),
+    ],
+)
+def test_a_begun_answer_is_in_the_words_of_the_template(template: str, prompt: str, expected: str) -> None:
+    assert begun_answer("why", "so", template, prompt) == expected
+
+
+def test_a_user_who_writes_of_other_tags_changes_nothing() -> None:
+    template = r"{{ '<think>\n' }}"
+    assert model_tags(template, "What is <reasoning> for?") == ("<think>", "</think>")
+    assert model_tags(template, "What is <thought> for?\n<reasoning>\n") == ("<reasoning>", "</reasoning>")
+    assert model_tags("", "<thought> and <reasoning>: so far")[0] == "<reasoning>"
+    assert begun_answer("", "so", template, "What is <reasoning> for?") == "so"
 
 
 class CharacterVocab(FakeVocab):
