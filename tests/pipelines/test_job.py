@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import pytest
@@ -75,12 +76,16 @@ def test_an_outcome_is_emitted_before_the_next_job_is_waited_for() -> None:
 def test_a_wait_for_a_job_does_not_end_the_batch_of_the_engine() -> None:
     """A context that is made again has to evaluate the common beginning again."""
     engine = FakeEngine(reply=echo)
-    batches: list[int] = []
-    generate = engine.generate_batch
-    engine.generate_batch = lambda *given: (batches.append(1), generate(*given))[1]  # type: ignore[method-assign]
+    batches, generate = count(), engine.generate_batch
+
+    def generate_batch(*given: Any) -> Any:
+        next(batches)
+        return generate(*given)
+
+    engine.generate_batch = generate_batch  # type: ignore[method-assign]
     jobs = iter([one_answer("a"), one_answer("b")])
     JobRunner(engine, lambda is_idle: next(jobs, None) if is_idle else None).run(lambda _one: None)
-    assert batches == [1]
+    assert next(batches) == 1
 
 
 def test_a_job_gets_the_answers_of_a_step_in_their_order() -> None:
@@ -102,12 +107,16 @@ def test_a_step_without_requests_goes_on_at_once() -> None:
 
     (found,) = outcomes(FakeEngine(reply=echo), [empty_step()])
     assert found.result == {"text": "a"}
-    assert run_job(FakeEngine(reply=echo), empty_step(), lambda _step, answer: list(answer.parts())) == {"text": "a"}
+    assert run_job(FakeEngine(reply=echo), empty_step(), generate_to_its_end) == {"text": "a"}
+
+
+def generate_to_its_end(_step: Step, answer: Answer) -> None:
+    assert list(answer.parts())
 
 
 def failing(error: Exception) -> Job:
+    yield from ()
     raise error
-    yield
 
 
 def test_a_job_that_fails_ends_alone() -> None:
