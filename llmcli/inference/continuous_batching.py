@@ -147,6 +147,7 @@ class Width:
         self._later = [] if n_parallel else list(_WIDTHS[1:])
         self.now = n_parallel or _WIDTHS[0]
         self.most = max(self.now, *self._later, 1)
+        self._is_settled = n_parallel > 0
         self._best = (0.0, self.now)  # tokens per second, and the width
         self._tokens = self._steps = 0
         self._seconds = 0.0
@@ -159,15 +160,15 @@ class Width:
 
     def observe(self, n_tokens: int, seconds: float) -> None:
         """A step, with as many answers as are allowed, took so long; after some of them, another width is tried."""
-        if not self._later:
+        if self._is_settled:
             return
         self._tokens, self._seconds, self._steps = self._tokens + n_tokens, self._seconds + seconds, self._steps + 1
         if self._seconds < _TRIAL_S or self._steps < _TRIAL_STEPS:
             return
         rate = self._tokens / self._seconds
-        if rate < self._best[0] * _GAIN:
-            self.now, self._later = self._best[1], []
-            return
-        self._best = (rate, self.now)
-        self.now = self._later.pop(0)
+        is_better = rate >= self._best[0] * _GAIN
+        if is_better:
+            self._best = (rate, self.now)
+        self._is_settled = not (is_better and self._later)
+        self.now = self._best[1] if self._is_settled else self._later.pop(0)
         self._tokens, self._seconds, self._steps = 0, 0.0, 0
