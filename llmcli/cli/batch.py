@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 from typer import Argument, Option
 
 from llmcli.cli.options import CHAT_ONLY, Force, with_settings
+from llmcli.cli.questions import warn_plain_template
 from llmcli.cli.stdin import stdin_as_file
 from llmcli.config.presets import layers_of
 from llmcli.errors import DiskError, ExitStatus, UsageError, error_text
@@ -89,7 +90,6 @@ def batch(
     resume |= retry_failed
     path = _check_output(source, output, resume, force)
     _check_settings(asked, source)
-    from llmcli.cli.generate import warn_plain_template
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
     from llmcli.inference.request import needs_plain_template
     from llmcli.pipelines.batch import Batch

@@ -8,10 +8,11 @@ from time import perf_counter
 from llmcli.engine.events import Cancellation, Constraint, Request
 from llmcli.errors import ConstraintError, LlmcliError, NetworkError, TimeLimitError, UsageError
 from llmcli.files import encode
+from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.constraints import CONSTRAINT_KEYS, read_constraint
-from llmcli.inference.engine import Answer, Engine
-from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
+from llmcli.inference.engine import Engine
+from llmcli.inference.request import build_prompt, template_options, with_plain_stop
 from llmcli.params.sampler_chain import is_random
 from llmcli.params.settings import Layer, Settings
 from llmcli.pipelines.batch_input import BatchLine, BatchReader, IdTable, LineSource
@@ -152,9 +153,7 @@ class Batch:
         raise AssertionError
 
     def _answer(self, asked: LineRequest) -> Job:
-        settings = asked.settings
-        if needs_plain_template(self._engine, settings):
-            settings = with_plain_stop(settings)
+        settings = with_plain_stop(asked.settings, template_options(self._engine, asked.settings).source)
         constraint = self._constraint(settings)
         prompt = build_prompt(self._engine, settings, asked.question, asked.system, self._cancellation)
         (answer,) = yield Step([Request(prompt, settings, constraint)])

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from llmcli.config.presets import preset_layer
 from llmcli.engine.events import Message
 from llmcli.errors import UsageError
+from llmcli.files import is_inline
 from llmcli.inference.constraints import is_inline_schema
 from llmcli.inference.engine import Engine
-from llmcli.inference.request import is_builtin_template, is_inline, system_text
+from llmcli.inference.request import is_builtin_template, system_text
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.model import HubParams, ModelParams
 from llmcli.params.param import SettingValue, fields_of

@@ -10,7 +10,7 @@ import pytest
 
 from llmcli.engine.events import Cancellation, Prompt, Request
 from llmcli.errors import ConstraintError, LlmcliError, UsageError
-from llmcli.inference.engine import Answer
+from llmcli.inference.answer import Answer
 from llmcli.inference.json_schema import read_schema
 from llmcli.params.settings import Settings
 from llmcli.pipelines import job as job_module
@@ -82,7 +82,7 @@ def test_a_wait_for_a_job_does_not_end_the_batch_of_the_engine() -> None:
         next(batches)
         return generate(*given)
 
-    engine.generate_batch = generate_batch  # type: ignore[method-assign]
+    engine.generate_batch = generate_batch  # type: ignore[method-assign, assignment]
     jobs = iter([one_answer("a"), one_answer("b")])
     JobRunner(engine, lambda is_idle: next(jobs, None) if is_idle else None).run(lambda _one: None)
     assert next(batches) == 1
