@@ -1,5 +1,6 @@
 """The input of a batch: JSON Lines, OpenAI Batch lines, CSV or plain text, line by line, without a wait."""
 
+import codecs
 import csv
 import hashlib
 import io
@@ -27,6 +28,8 @@ _DELIMITERS = ",;\t|"
 _AHEAD = 64  # lines that are read ahead from a pipe
 _POLL = 0.1  # seconds between two looks at the cancellation while the next line is waited for
 _ESCAPED = re.compile("[\ud800-\udfff]")  # stands for a byte that is not valid
+_NOT_VALID = "llmcli.not_valid"  # how bytes are decoded that are not valid: as what UTF-8 does not have
+codecs.register_error(_NOT_VALID, lambda error: ("\udc80", getattr(error, "end", 0)))
 _CELL_HINT = 'put quotes around a cell with a delimiter in it, as in "a, b"'
 _ENCODING_HINT = "set its encoding, such as --encoding latin-1"
 
@@ -96,13 +99,12 @@ class BatchReader:
         file.read(len(mark))
         if self._encoding == "utf-8":
             return enumerate(_whole_lines(file.readline), 1)
-        # A byte that is not valid becomes a lone surrogate, which stays invalid in UTF-8.
-        text = io.TextIOWrapper(file, self._encoding, errors="surrogateescape", newline="\n")
+        text = io.TextIOWrapper(file, self._encoding, errors=_NOT_VALID, newline="\n")
         return enumerate(_whole_lines(lambda size: text.readline(size).encode("utf-8", "surrogatepass")), 1)
 
     def _text(self, line: bytes) -> str:
         """The text of a line. Raises UsageError if its bytes are not valid."""
-        if len(line) > _MAX_LINE:
+        if _is_cut(line):
             raise UsageError(f"the line is longer than {_MAX_LINE >> 20} MiB", "split it")
         try:
             return line.decode()
@@ -154,7 +156,7 @@ class BatchReader:
 
     def _csv_text(self, lines: Iterator[tuple[int, bytes]]) -> Iterator[str]:
         for number, line in lines:
-            if len(line) > _MAX_LINE:
+            if _is_cut(line):
                 raise UsageError(f"line {number} of {self._name} is longer than {_MAX_LINE >> 20} MiB", "split it")
             yield line.decode("utf-8", "surrogateescape")
 
@@ -176,10 +178,14 @@ def line_id_of(value: object) -> LineId | None:
     return value if is_int(value) else None
 
 
+def _is_cut(line: bytes) -> bool:
+    return len(line) > _MAX_LINE and not line.endswith(b"\n")
+
+
 def _whole_lines(readline: Callable[[int], bytes]) -> Iterator[bytes]:
     """The lines; the rest of one that is too long is dropped, so that the memory holds it."""
     while line := readline(_MAX_LINE + 1):
-        if len(line) > _MAX_LINE and not line.endswith(b"\n"):
+        if _is_cut(line):
             while (rest := readline(_MAX_LINE)) and not rest.endswith(b"\n"):
                 pass
         yield line

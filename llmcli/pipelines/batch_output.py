@@ -16,6 +16,7 @@ from llmcli.files import BINARY
 from llmcli.pipelines.batch_input import LineId, line_id_of
 
 _REQUEST_ID = re.compile(r"batch_req_(\d+)")  # of an OpenAI Batch line without a custom_id
+_BEGIN = b'{"id":'  # of each line
 _BLOCK = 1 << 16  # bytes that are read at a time, from the end, to find the last line
 
 
@@ -53,11 +54,11 @@ class OutputFile:
     def __init__(self, path: Path, is_resumed: bool = False, is_rewritten: bool = False, is_forced: bool = False):
         """Open the file; with `is_rewritten`, the lines go to a new one, which replaces it at the end."""
         self.path = path = Path(os.path.realpath(path))
-        self.is_rewritten = is_rewritten and path.exists()
+        self.is_rewritten = self._is_apart = is_rewritten and path.exists()
         self._name = str(path)
         self._temporary = path.with_name(f".{path.name}.retry")
         self._earlier_size = 0  # bytes
-        self._n_written = 0
+        self._n_written, self._n_earlier = 0, -1  # lines; -1 = not known yet
         self._descriptors: list[int] = []
         try:
             self._open(path, is_resumed, is_forced)
@@ -79,7 +80,7 @@ class OutputFile:
         if not is_resumed:
             os.ftruncate(self._descriptors[0], 0)
             return
-        self._earlier_size = _end_of_lines(path)
+        self._earlier_size = self._end_of_lines(path)
         os.ftruncate(self._descriptors[0], self._earlier_size)
         if self.is_rewritten:
             self._temporary.unlink(missing_ok=True)  # of a run that was killed
@@ -87,12 +88,34 @@ class OutputFile:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | BINARY
             self._descriptors.append(os.open(self._temporary, flags, mode))
 
+    def _end_of_lines(self, path: Path) -> int:
+        """The bytes up to the end of the last whole line; a kill can leave a part of one after it."""
+        with path.open("rb") as file:
+            end, found = file.seek(0, os.SEEK_END), -1
+            while end and found < 0:
+                start = max(end - _BLOCK, 0)
+                file.seek(start)
+                found = file.read(end - start).rfind(b"\n")
+                end = start + found + 1 if found >= 0 else start
+            file.seek(end)
+            if not _BEGIN.startswith(file.read(len(_BEGIN))):  # removing it would destroy a file of something else
+                raise self._not_a_batch("the end")
+        return end
+
+    def _not_a_batch(self, place: str) -> UsageError:
+        hint = "choose another file, or replace it with --force"
+        return UsageError(f"{place} of {self._name} is not the output of a batch", hint)
+
     def earlier(self) -> Iterator[WrittenLine]:
         """The lines of earlier runs. Raises UsageError for a line that no batch wrote."""
         if not self._earlier_size:
             return
         with self.path.open("rb") as file:
-            yield from self._earlier_lines(file)
+            n_earlier = 0
+            for line in self._earlier_lines(file):
+                n_earlier += 1
+                yield line
+            self._n_earlier = n_earlier
 
     def _earlier_lines(self, file: BinaryIO) -> Iterator[WrittenLine]:
         import msgspec
@@ -108,12 +131,13 @@ class OutputFile:
             if line_id is None and (found := _REQUEST_ID.fullmatch(str(values.get("id")))):
                 line_id = int(found[1])
             if line_id is None:
-                hint = "choose another file, or replace it with --force"
-                raise UsageError(f"line {number} of {self._name} is not the output of a batch", hint)
+                raise self._not_a_batch(f"line {number}")
             yield WrittenLine(line_id, values.get("error") is not None, line)
 
     def write(self, line: bytes) -> None:
         """Append a line. What a full disk leaves of it is removed. Raises DiskError or OutputClosedError."""
+        if self._is_apart and self._n_written == self._n_earlier:  # this is a line that no earlier run wrote
+            self._replace()
         descriptor, rest = self._descriptors[-1], line
         try:
             while rest:
@@ -128,21 +152,27 @@ class OutputFile:
         self._n_written += 1
 
     def finish(self) -> None:
-        """Close the file. A new one gets the lines of the old one that follow, and replaces it. Raises DiskError."""
-        is_new = self.is_rewritten and bool(self._descriptors)
+        """Close the file. A new one first gets the lines of the old one that follow, and replaces it."""
         try:
-            if is_new:
+            if self._is_apart:
                 for line in islice(self.earlier(), self._n_written, None):
                     self.write(line.data)
-            self.close()
-            if is_new:
-                os.replace(self._temporary, self.path)
-        except OSError as error:
-            raise DiskError(f"cannot replace {self._name}: {error_text(error)}") from None
+                self._replace()
         finally:
             self.close()
-            if is_new:
+            if self._is_apart:
                 self._temporary.unlink(missing_ok=True)
+
+    def _replace(self) -> None:
+        """Let the new file replace the old one, and go on with it. Raises DiskError."""
+        self.close()  # Windows does not rename an open file
+        try:
+            os.replace(self._temporary, self.path)
+            self._is_apart = False
+            self._descriptors.append(os.open(self.path, os.O_WRONLY | os.O_APPEND | BINARY))
+        except OSError as error:
+            raise DiskError(f"cannot replace {self._name}: {error_text(error)}") from None
+        _lock(self._descriptors[0], self.path)
 
     def close(self) -> None:
         """Close the file. A second call does nothing."""
@@ -163,17 +193,3 @@ def _lock(descriptor: int, path: Path) -> None:
         raise UsageError(f"another run of llmcli writes {path}", "wait for its end, or choose another file") from None
     except OSError:  # a file system without locks
         return
-
-
-def _end_of_lines(path: Path) -> int:
-    """The bytes up to the end of the last whole line; a kill can leave a part of one after it."""
-    with path.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end:
-            start = max(end - _BLOCK, 0)
-            file.seek(start)
-            found = file.read(end - start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
-            end = start
-    return 0
