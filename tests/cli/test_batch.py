@@ -92,6 +92,7 @@ def test_one_at_a_time_the_starter_gives_the_answers_it_gives_alone(run: Run, tm
 
 
 @with_tiny
+@pytest.mark.slow
 def test_a_slow_producer_gets_each_answer_at_once(tmp_path: Path) -> None:
     process = start_batch("-", *FAST, stdin=subprocess.PIPE)
     assert process.stdin
@@ -130,12 +131,8 @@ def test_ctrl_c_keeps_the_finished_lines_and_says_how_to_go_on(run: Run, tmp_pat
     assert [line["id"] for line in written] == [*range(1, len(written) + 1)]
     assert 2 <= len(written) < 40
     assert all("error" not in line for line in written)
-    count = len(written)
-    assert (
-        f"warning: interrupted after {count} lines\n  hint: the same command with --resume goes on\n" in stderr.decode()
-    )
-    assert "Traceback" not in stderr.decode()
-    assert "Fatal" not in stderr.decode()
+    warning = f"warning: interrupted after {len(written)} lines\n  hint: the same command with --resume goes on\n"
+    assert stderr.decode().endswith(warning)
 
 
 def wait_open(process: "subprocess.Popen[bytes]") -> tuple[bytes, bytes]:
@@ -208,6 +205,7 @@ def test_a_replayed_pipe_is_resumed(run: Run, tmp_path: Path) -> None:
 
 @with_tiny
 @only_posix
+@pytest.mark.slow
 def test_a_closed_pipe_ends_the_batch_quietly(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("prompt\n" * 500)
     process = start_batch(str(tmp_path / "in.txt"), *FAST, "-q")
