@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from llmcli.errors import DiskError, LlmcliError, UsageError, error_text
 from llmcli.files import check_name, config_dir, convert, data_dir, decode_text, read_json, write_json
 from llmcli.inference.constraints import CONSTRAINT_KEYS
 from llmcli.params.settings import CODE_KEYS, Layer
+from llmcli.pipelines.task_helpers import HELPERS
 from llmcli.pipelines.tasks import INPUT, PLACE, Example, Form, LongInput, Task, Variable
 from llmcli.text import did_you_mean
 
@@ -58,6 +59,7 @@ class _FrontMatter(Struct, forbid_unknown_fields=True):
     size: str = ""
     input: LongInput = "error"
     overlap: int = 0
+    helper: str = ""
     combine: str = ""
     form: Form = "text"
     system: str = ""
@@ -230,16 +232,20 @@ def _task(front: _FrontMatter, prompt: str, path: Path, source: str) -> Task:
             raise _FaultError(
                 name, f"{name[:80]!r} cannot be the name of a variable", "use letters, digits and underscores"
             )
+    if front.helper and front.helper not in HELPERS:
+        hint = did_you_mean(front.helper, HELPERS) or f"use one of {', '.join(HELPERS)}"
+        raise _FaultError("helper", f"unknown helper {front.helper[:80]!r}", hint)
     variables = {name: Variable(name, one.default, one.help) for name, one in front.variables.items()}
+    computed = HELPERS[front.helper].places if front.helper else ()
     constraint = {str(kind): text for kind, text in front.constraint.items()}
     for text in (prompt, front.system, front.combine, *constraint.values()):
         for place in PLACE.finditer(text):
-            if place[1] not in variables and place[1] != INPUT:
+            if place[1] not in (*variables, *computed, INPUT):
                 hint = did_you_mean(place[1], variables) or f"declare it: [variables] {place[1]} = {{help = ...}}"
                 raise _FaultError(place[0], f"{place[0][:80]} is not a variable of this task", hint)
     return Task(
         name=path.stem,
-        prompt=_with_input(prompt),
+        prompt=_with_input(prompt, computed),
         description=" ".join(front.description.split()),
         variables=variables,
         system=front.system.strip(),
@@ -248,7 +254,8 @@ def _task(front: _FrontMatter, prompt: str, path: Path, source: str) -> Task:
         size=_parse_size(front.size),
         long_input=front.input,
         overlap=max(front.overlap, 0),
-        combine=_with_input(front.combine.strip("\n")) if front.combine.strip() else "",
+        combine=_with_input(front.combine.strip("\n"), ()) if front.combine.strip() else "",
+        helper=front.helper,
         form=front.form,
         examples=[Example(one.input, one.variables) for one in front.examples],
         source=source,
@@ -256,9 +263,9 @@ def _task(front: _FrontMatter, prompt: str, path: Path, source: str) -> Task:
     )
 
 
-def _with_input(prompt: str) -> str:
-    """The prompt with a place for the input: where it has none, after a blank line."""
-    has_place = any(place[1] == INPUT for place in PLACE.finditer(prompt))
+def _with_input(prompt: str, computed: Sequence[str]) -> str:
+    """The prompt with a place for the input, or for what is computed from it: without one, after a blank line."""
+    has_place = any(place[1] in (INPUT, *computed) for place in PLACE.finditer(prompt))
     return prompt if has_place else f"{prompt}\n\n{{{{{INPUT}}}}}"
 
 
