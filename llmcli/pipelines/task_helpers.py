@@ -18,6 +18,7 @@ _COPY_WORDS = 5  # a copied passage has so many words at least
 _COPIED = 0.8  # share of the words in copied passages from which on a text is a copy
 _MOST_PLACES = 32  # places of one passage in the other text that are compared
 _MOST_ITEMS = 100
+_MOST_ANNOTATIONS = 100  # of one part of the input
 _MOST_VALUES = 8  # different values of a column that are listed
 _EMPTY = ("", "na", "n/a", "null", "none", "nan")
 
@@ -34,6 +35,17 @@ class Helper:
     places: Sequence[str] = ()
 
 
+def split_list(text: str, what: str) -> list[str]:
+    """The items of a list with semicolons, or else with commas. Raises UsageError for less than two, or equal ones."""
+    items = [item.strip() for item in text.split(";" if ";" in text else ",")]
+    items = [item for item in items if item]
+    if len(items) < 2:
+        raise UsageError(f"{what} must be at least two, got {text[:60]!r}", "separate them by commas or semicolons")
+    if twice := [item for index, item in enumerate(items) if item in items[:index]]:
+        raise UsageError(f"{what}: {twice[0][:60]!r} stands twice")
+    return items
+
+
 def code_only(_values: Mapping[str, str], answers: Sequence[tuple[Window, str]]) -> str:
     """The first code block of the answer without its fences; without one, the answer."""
     text = answers[0][1]
@@ -42,6 +54,15 @@ def code_only(_values: Mapping[str, str], answers: Sequence[tuple[Window, str]])
     text = text.strip("\n")
     is_span = len(text) > 2 and text[0] == text[-1] == "`" and text.count("`") == 2
     return text[1:-1] if is_span else text
+
+
+def annotation_schema(values: Mapping[str, str]) -> dict[str, str]:
+    """The schema of the annotations with these labels."""
+    text = {"type": "string", "minLength": 1, "maxLength": 120}
+    one: dict[str, object] = {"type": "object"}
+    one |= {"properties": {"text": text, "label": {"enum": split_list(values["labels"], "labels")}}}
+    one |= {"required": ["text", "label"], "additionalProperties": False}
+    return {"schema": json.dumps({"type": "array", "items": one, "maxItems": _MOST_ANNOTATIONS})}
 
 
 def annotations(_values: Mapping[str, str], answers: Sequence[tuple[Window, str]]) -> str:
@@ -251,7 +272,7 @@ _TYPES: Mapping[str, Callable[[str], object]]
 _TYPES = {"integer": int, "number": float, "boolean": lambda text: text.lower() == "true"}
 
 HELPERS: Mapping[str, Helper] = {
-    "annotations": Helper(annotations),
+    "annotations": Helper(annotations, annotation_schema, ("schema",)),
     "code": Helper(code_only),
     "compare": Helper(compared),
     "rank": Helper(ranked_items, number_items, ("items", "schema")),

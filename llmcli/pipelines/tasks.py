@@ -15,7 +15,7 @@ from llmcli.inference.request import build_prompt, needs_plain_template, system_
 from llmcli.params.settings import Layer, Settings
 from llmcli.pipelines.job import Job, Step
 from llmcli.pipelines.long_input import Window, fits, join_windows, split_text, windows
-from llmcli.pipelines.task_helpers import HELPERS
+from llmcli.pipelines.task_helpers import HELPERS, split_list
 from llmcli.text import did_you_mean
 
 INPUT = "input"  # the variable of the text that a task works on
@@ -25,7 +25,7 @@ Form = Literal["text", "line", "lines", "shorter", "json"]
 STOPPED = ("interrupt", "timeout")  # reasons of an answer that the user ended
 _BEFORE = 'For context only, the end of the text before this one:\n"""\n{}\n"""\n\n'
 _LEAST_ROOM = 16  # tokens of a part
-_OF_ONE_ANSWER = ("timings", "messages", "prompt", "replay", "tokens", "reasoning_content")  # not of several
+_OF_ONE_ANSWER = ("timings", "messages", "prompt", "replay", "tokens", "reasoning_content")  # generated as it stands
 
 
 @dataclass(frozen=True)
@@ -113,17 +113,6 @@ class Task:
 def fill(text: str, values: Mapping[str, str]) -> str:
     """The text with the values in their places, in one pass: what a value contains is not a place."""
     return PLACE.sub(lambda found: values.get(found[1], found[0]), text)
-
-
-def split_list(text: str, what: str) -> list[str]:
-    """The items of a list with semicolons, or else with commas. Raises UsageError for less than two, or equal ones."""
-    items = [item.strip() for item in text.split(";" if ";" in text else ",")]
-    items = [item for item in items if item]
-    if len(items) < 2:
-        raise UsageError(f"{what} must be at least two, got {text[:60]!r}", "separate them by commas or semicolons")
-    if twice := [item for index, item in enumerate(items) if item in items[:index]]:
-        raise UsageError(f"{what}: {twice[0][:60]!r} stands twice")
-    return items
 
 
 def _inline_schema(text: str) -> str:
@@ -247,7 +236,7 @@ class _Asked:
         else:
             text = pairs[0][1] if len(pairs) == 1 else join_windows(parts, [text for _, text in pairs])
         data = {**answer_data(stopped or answers[-1]), "text": text, "task": self.task.name}
-        if len(answers) == 1:
+        if len(answers) == 1 and not self.task.helper:
             return data
         cut = next((answer.finish_reason for answer in last if answer.finish_reason != "stop"), "stop")
         for key in _OF_ONE_ANSWER:
@@ -255,4 +244,5 @@ class _Asked:
         tokens = {"prompt_tokens": sum(len(answer.prompt.tokens) for answer in answers)}
         tokens["completion_tokens"] = sum(answer.record.timings.predicted_n for answer in answers)
         reason = stopped.finish_reason if stopped else cut
-        return {**data, **tokens, "finish_reason": reason, "n_parts": len(answers)}
+        n_parts = {"n_parts": len(answers)} if len(answers) > 1 else {}
+        return {**data, **tokens, "finish_reason": reason, **n_parts}
