@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from msgspec import Struct
 
@@ -34,12 +34,12 @@ _AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
 Confirm = Callable[[Path], bool]  # asks whether the user trusts a task file of a project
 
 
-class _FaultError(Exception):
-    """What is wrong with a task file, at the line of a key."""
+class _FaultError(UsageError):
+    """What is wrong with a task file, at the line of a key or a place."""
 
-    def __init__(self, key: str, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.key, self.hint = key, hint
+    def __init__(self, message: str, hint: str = "", key: str = "") -> None:
+        super().__init__(message, hint)
+        self.key = key
 
 
 class _Variable(Struct, forbid_unknown_fields=True):
@@ -57,15 +57,15 @@ class _FrontMatter(Struct, forbid_unknown_fields=True):
 
     description: str = ""
     size: str = ""
-    input: LongInput = "error"
+    input: str = "error"
     overlap: int = 0
     helper: str = ""
     combine: str = ""
-    form: Form = "text"
+    form: str = "text"
     system: str = ""
     variables: dict[str, _Variable] = {}
     settings: dict[str, Any] = {}
-    constraint: dict[Literal["choices", "json_schema", "regex", "grammar"], str] = {}
+    constraint: dict[str, str] = {}
     examples: list[_Example] = []
 
 
@@ -214,35 +214,43 @@ def _convert(table: Mapping[str, Any]) -> _FrontMatter:
     for key in table:
         if key not in _FrontMatter.__struct_fields__:
             hint = did_you_mean(key, _FrontMatter.__struct_fields__) or "put settings below [settings]"
-            raise _FaultError(key, f"unknown key {key[:80]!r}", hint)
+            raise _FaultError(f"unknown key {key[:80]!r}", hint, key)
     variables = table.get("variables", {})
-    if isinstance(variables, dict):  # `to = "French"` is short for `to = {default = "French"}`
-        short = {name: {"default": one} if isinstance(one, str) else one for name, one in variables.items()}
-        table = {**table, "variables": short}
+    if isinstance(variables, dict):  # each on its own, for errors with its name
+        table = {**table, "variables": {name: _variable(name, one) for name, one in variables.items()}}
     return convert(table, _FrontMatter)
+
+
+def _variable(name: str, value: Any) -> _Variable:
+    """A variable: a table, or `to = "French"`, which is short for `to = {default = "French"}`."""
+    return convert({"default": value} if isinstance(value, str) else value, _Variable, f"variables.{name}")
 
 
 def _task(front: _FrontMatter, prompt: str, path: Path, source: str) -> Task:
     if not prompt.strip():
-        raise _FaultError("", "there is no prompt", f"write it below the second {MARK}")
+        raise _FaultError("there is no prompt", f"write it below the second {MARK}")
+    long_input = _choice("input", front.input, get_args(LongInput))
+    form = _choice("form", front.form, get_args(Form))
+    for kind in front.constraint:
+        if kind not in _KINDS:
+            hint = did_you_mean(kind, _KINDS) or f"use one of {', '.join(_KINDS)}"
+            raise _FaultError(f"unknown constraint {kind[:80]!r}", hint, kind)
     if len(front.constraint) > 1:
-        raise _FaultError("constraint", f"{' and '.join(front.constraint)} cannot be used together", "use one of them")
+        raise _FaultError(f"{' and '.join(front.constraint)} cannot be used together", "use one of them", "constraint")
     for name in front.variables:
         if not _NAME.fullmatch(name) or name == INPUT:
-            raise _FaultError(
-                name, f"{name[:80]!r} cannot be the name of a variable", "use letters, digits and underscores"
-            )
+            hint = "use letters, digits and underscores; `input` is the text that the task works on"
+            raise _FaultError(f"{name[:80]!r} cannot be the name of a variable", hint, name)
     if front.helper and front.helper not in HELPERS:
         hint = did_you_mean(front.helper, HELPERS) or f"use one of {', '.join(HELPERS)}"
-        raise _FaultError("helper", f"unknown helper {front.helper[:80]!r}", hint)
+        raise _FaultError(f"unknown helper {front.helper[:80]!r}", hint, "helper")
     variables = {name: Variable(name, one.default, one.help) for name, one in front.variables.items()}
     computed = HELPERS[front.helper].places if front.helper else ()
-    constraint = {str(kind): text for kind, text in front.constraint.items()}
-    for text in (prompt, front.system, front.combine, *constraint.values()):
+    for text in (prompt, front.system, front.combine, *front.constraint.values()):
         for place in PLACE.finditer(text):
             if place[1] not in (*variables, *computed, INPUT):
                 hint = did_you_mean(place[1], variables) or f"declare it: [variables] {place[1]} = {{help = ...}}"
-                raise _FaultError(place[0], f"{place[0][:80]} is not a variable of this task", hint)
+                raise _FaultError(f"{place[0][:80]} is not a variable of this task", hint, place[0])
     return Task(
         name=path.stem,
         prompt=_with_input(prompt, computed),
@@ -250,17 +258,24 @@ def _task(front: _FrontMatter, prompt: str, path: Path, source: str) -> Task:
         variables=variables,
         system=front.system.strip(),
         settings=Layer("task", _settings(front.settings), str(path)),
-        constraint=constraint,
+        constraint=front.constraint,
         size=_parse_size(front.size),
-        long_input=front.input,
+        long_input=long_input,
         overlap=max(front.overlap, 0),
         combine=_with_input(front.combine.strip("\n"), ()) if front.combine.strip() else "",
         helper=front.helper,
-        form=front.form,
+        form=form,
         examples=[Example(one.input, one.variables) for one in front.examples],
         source=source,
         path=path,
     )
+
+
+def _choice(key: str, value: str, choices: Sequence[Any]) -> Any:
+    if value not in choices:
+        hint = did_you_mean(value, choices)
+        raise _FaultError(f"{key} must be one of {', '.join(choices)}, got {value[:60]!r}", hint, key)
+    return value
 
 
 def _with_input(prompt: str, computed: Sequence[str]) -> str:
@@ -273,11 +288,11 @@ def _settings(table: Mapping[str, Any]) -> dict[str, Any]:
     """The typed settings. Raises UsageError for those that a task cannot set."""
     values = validate_preset(table, "settings")
     if "system" in values:
-        raise _FaultError("system", "system cannot be in settings", "write `system` above the tables")
+        raise _FaultError("system cannot be in settings", "write `system` above the tables", "system")
     if found := sorted(values.keys() & CODE_KEYS):
-        raise _FaultError(found[0], f"a task cannot set {found[0]} (it runs code)", "give it as a flag")
+        raise _FaultError(f"a task cannot set {found[0]} (it runs code)", "give it as a flag", found[0])
     if found := sorted(values.keys() & CONSTRAINT_KEYS):
-        raise _FaultError(found[0], f"{found[0]} cannot be in settings", "write it below [constraint]")
+        raise _FaultError(f"{found[0]} cannot be in settings", "write it below [constraint]", found[0])
     return values
 
 
@@ -285,7 +300,7 @@ def _parse_size(text: str) -> int:
     """Parameters of a text such as 3B or 500M; 0 for none."""
     found = _SIZE.fullmatch(text.strip())
     if text.strip() and not found:
-        raise _FaultError("size", f"size must be a number of parameters such as 3B or 500M, got {text[:60]!r}")
+        raise _FaultError(f"size must be a number of parameters such as 3B or 500M, got {text[:60]!r}", key="size")
     return int(float(found[1]) * (10**9 if found[2] in "bB" else 10**6)) if found else 0
 
 
