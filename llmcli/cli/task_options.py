@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llmcli.cli.completion import complete_task, complete_variable
+from llmcli.cli.questions import warn_plain_template
 from llmcli.errors import UsageError
 from llmcli.params.settings import Layer, Settings
 from llmcli.text import format_count
@@ -63,10 +64,7 @@ class ChosenTask:
         """The job of the input that `layer` got."""
         from llmcli.pipelines.tasks import task_job
 
-        if not (engine.chat_template or settings.chat_template or settings.raw):
-            from llmcli.cli.generate import warn_plain_template
-
-            warn_plain_template(engine)
+        warn_plain_template(engine, [settings])
         return task_job(engine, settings, self.task, self.variables, cancellation)
 
     def warn_of_small_model(self, target: "ResolvedModel") -> None:

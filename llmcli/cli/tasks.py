@@ -24,7 +24,8 @@ from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation
-    from llmcli.inference.engine import Answer, Engine
+    from llmcli.inference.answer import Answer
+    from llmcli.inference.engine import Engine
     from llmcli.pipelines.job import Step
 
 Name = Annotated[str, Argument(help="Name of a task, or its file.", autocompletion=complete_task)]

@@ -8,7 +8,8 @@ from functools import partial
 
 from llmcli.engine.events import Request, TokenEvent
 from llmcli.errors import LlmcliError
-from llmcli.inference.engine import Answer, Engine, check_request
+from llmcli.inference.answer import Answer
+from llmcli.inference.engine import Engine, check_request
 
 _FEW = 8  # answers of one job that all run at a time
 _WINDOW = 256  # jobs that have begun before the oldest has ended, at most; their results wait for it in memory

@@ -8,10 +8,11 @@ from typing import Literal
 
 from llmcli.engine.events import Cancellation, Request
 from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
+from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.constraints import is_inline_schema, read_constraint
-from llmcli.inference.engine import Answer, Engine
-from llmcli.inference.request import build_prompt, needs_plain_template, system_text, with_plain_stop
+from llmcli.inference.engine import Engine
+from llmcli.inference.request import build_prompt, system_text, template_options, with_plain_stop
 from llmcli.params.settings import Layer, Settings
 from llmcli.pipelines.job import Job, Step
 from llmcli.pipelines.long_input import Window, fits, join_windows, split_text, windows
@@ -182,7 +183,7 @@ class _Asked:
     ) -> None:
         self.engine, self.task, self._cancellation = engine, task, cancellation
         self.values, self._system = task.complete(variables), system_text(settings)
-        self._settings = with_plain_stop(settings) if needs_plain_template(engine, settings) else settings
+        self._settings = with_plain_stop(settings, template_options(engine, settings).source)
         self._constraint = read_constraint(settings)
         self._n_ctx = engine.context_size(settings)
 

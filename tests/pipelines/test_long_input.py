@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmcli.engine.events import Request
 from llmcli.errors import ConstraintError, ContextOverflowError, LlmcliError
-from llmcli.inference.engine import Answer
+from llmcli.inference.answer import Answer
 from llmcli.params.settings import Layer, Settings
 from llmcli.pipelines.job import Result, Step, run_job
 from llmcli.pipelines.long_input import fits, join_windows, split_text, windows
