@@ -91,7 +91,6 @@ def batch(
     path = _check_output(source, output, resume, force)
     _check_settings(asked, source)
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
-    from llmcli.inference.request import needs_plain_template
     from llmcli.pipelines.batch import Batch
     from llmcli.pipelines.batch_input import BatchReader, LineSource
     from llmcli.pipelines.batch_line import check_template
@@ -106,8 +105,7 @@ def batch(
         status = ProgressLine()
         # The time limit is that of each line.
         with open_model(target, replace(resolved.settings, timeout=0.0), status) as (engine, cancellation):
-            if needs_plain_template(engine, resolved.settings):
-                warn_plain_template(engine)
+            warn_plain_template(engine, [resolved.settings])
             if full:
                 engine.identify(status.identifying, cancellation)
                 status.clear()

@@ -9,6 +9,7 @@ import re
 import threading
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import PurePath
@@ -133,7 +134,6 @@ class BatchReader:
         first, header = next(lines)
         text = header.decode("utf-8", "surrogateescape")
         delimiter = max(_DELIMITERS, key=re.sub('"[^"]*"', "", text).count)
-        csv.field_size_limit(_MAX_LINE)
         rows = csv.reader(chain([text], self._csv_text(lines)), delimiter=delimiter, strict=True)
         try:
             columns = [name.strip() for name in next(rows)]
@@ -145,7 +145,8 @@ class BatchReader:
         while True:
             number = first + rows.line_num
             try:
-                cells = next(rows)
+                with _large_cells():
+                    cells = next(rows)
             except StopIteration:
                 return
             except csv.Error as error:
@@ -169,6 +170,16 @@ class BatchReader:
         if any(map(_ESCAPED.search, cells)):
             return BatchLine(number, error=UsageError(f"the row is not {self._encoding.upper()}", _ENCODING_HINT))
         return BatchLine(number, values, None, own_id)
+
+
+@contextmanager
+def _large_cells() -> Iterator[None]:
+    """Let a cell be as long as a line; the limit is one of the whole process."""
+    limit = csv.field_size_limit(_MAX_LINE)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 def line_id_of(value: object) -> LineId | None:

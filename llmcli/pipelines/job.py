@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from threading import TIMEOUT_MAX, Timer
 
 from llmcli.engine.events import Cancellation, Request, TokenEvent
@@ -11,6 +12,7 @@ from llmcli.errors import LlmcliError
 from llmcli.inference.answer import Answer
 from llmcli.inference.engine import Engine, check_request
 
+_FEW = 8  # answers of one job that all run at a time
 _WINDOW = 256  # jobs that have begun before the oldest has ended, at most; their results wait for it in memory
 
 
@@ -180,10 +182,16 @@ def _next_step(engine: Engine, job: Job, answers: Sequence[Answer] | None) -> St
     return step
 
 
-def run_job(engine: Engine, job: Job, show: Callable[[Step, Answer], None]) -> Result:
+def run_job(
+    engine: Engine,
+    job: Job,
+    show: Callable[[Step, Answer], None],
+    progress: Callable[[Step, int], None] = lambda _step, _n_ended: None,
+) -> Result:
     """Run one job to its end. `show` generates the answer of a last step that has one, and shows it as it comes.
 
-    Raises the LlmcliError that ends the job.
+    `progress` gets the other steps, with the number of their answers that have ended. Raises the LlmcliError that ends
+    the job.
     """
     answers: Sequence[Answer] | None = None
     while True:
@@ -196,11 +204,11 @@ def run_job(engine: Engine, job: Job, show: Callable[[Step, Answer], None]) -> R
         if step.is_last and len(answers) == 1:
             show(step, answers[0])
         else:
-            _generate_all(engine, answers)
+            _generate_all(engine, answers, partial(progress, step))
 
 
-def _generate_all(engine: Engine, answers: Sequence[Answer]) -> None:
-    waiting, asked = deque(answers), list[Answer]()
+def _generate_all(engine: Engine, answers: Sequence[Answer], progress: Callable[[int], None]) -> None:
+    waiting, asked, n_ended = deque(answers), list[Answer](), 0
 
     def next_request(_is_idle: bool) -> Request | None:
         if not waiting:
@@ -208,9 +216,14 @@ def _generate_all(engine: Engine, answers: Sequence[Answer]) -> None:
         asked.append(waiting.popleft())
         return asked[-1].request
 
-    with closing(engine.generate_batch(next_request)) as events:
+    # A few answers need no context for the most that could run.
+    n_parallel = len(answers) if len(answers) <= _FEW else 0
+    with closing(engine.generate_batch(next_request, n_parallel)) as events:
         for event in events:
             answer = asked[event.index]
             deque(answer.push(event), maxlen=0)
             if event.finish_reason and answer.try_again():
                 waiting.append(answer)
+            else:
+                n_ended += event.finish_reason is not None
+            progress(n_ended)
