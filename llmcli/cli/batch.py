@@ -4,7 +4,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,13 +16,14 @@ from typer import Argument, Option
 from llmcli.cli.options import CHAT_ONLY, Force, with_settings
 from llmcli.cli.questions import warn_plain_template
 from llmcli.cli.stdin import stdin_as_file
+from llmcli.cli.task_options import ChosenTask, TaskName, TaskVariables, ask_for_trust, parse_variables
 from llmcli.config.presets import layers_of
 from llmcli.errors import DiskError, ExitStatus, UsageError, error_text
 from llmcli.files import is_stdin
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.text import format_duration, plural
-from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.console import can_ask, console
 from llmcli.ui.terminal.output import print_text, warn_ineffective
 from llmcli.ui.terminal.progress import BatchProgress, ProgressLine
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from llmcli.pipelines.batch import Batch, BatchOptions
     from llmcli.pipelines.batch_input import BatchReader
     from llmcli.pipelines.batch_output import BatchOutput, WrittenLine
+    from llmcli.pipelines.tasks import Task
 
 _MAX_PARALLEL = 256  # llama.cpp, LLAMA_MAX_SEQ
 _NOT_HERE = CHAT_ONLY | {"prompt", "file", "trace_top"}
@@ -69,11 +71,14 @@ def batch(
         int,
         Option("--retry", metavar="N", min=0, max=1000, help="Tries with other seeds for a line that fails by chance."),
     ] = 0,
+    task: TaskName = None,
+    var: TaskVariables = None,
     full: Annotated[
         bool, Option("--full", help="Add params, messages and replay to each line, as in `generate --json`.")
     ] = False,
 ) -> int:
-    layers = layers_of(flags).below
+    chosen, variables = _load_task(task, var, template)
+    layers = layers_of(flags, *([chosen.settings] if chosen else [])).below
     first = resolve(layers)
     asked = first.settings
     check_chain(asked)
@@ -81,6 +86,8 @@ def batch(
 
     options = BatchOptions(
         template=template,
+        task=chosen,
+        variables=variables,
         retries=retry,
         retries_failed=retry_failed,
         shard=_parse_shard(shard),
@@ -93,7 +100,7 @@ def batch(
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
     from llmcli.pipelines.batch import Batch
     from llmcli.pipelines.batch_input import BatchReader, LineSource
-    from llmcli.pipelines.batch_line import check_template
+    from llmcli.pipelines.batch_line import check_columns
     from llmcli.pipelines.batch_output import OutputFile
 
     with _open_input(source) as (file, is_slow):
@@ -102,6 +109,8 @@ def batch(
         resolved = first.over(target.layer)
         warn_ineffective(resolved)
         print_settings(resolved)
+        if chosen:
+            ChosenTask(chosen, {}).warn_of_small_model(target)
         status = ProgressLine()
         # The time limit is that of each line.
         with open_model(target, replace(resolved.settings, timeout=0.0), status) as (engine, cancellation):
@@ -110,19 +119,36 @@ def batch(
                 engine.identify(status.identifying, cancellation)
                 status.clear()
             name = "stdin" if is_stdin(source) else source
-            checks = partial(check_template, template)
+            checks = partial(check_columns, template=template, task=chosen, variables=variables)
             reader = BatchReader(file, name, asked.encoding, None if form == "auto" else form, checks)
             lines = LineSource(reader, is_slow, cancellation)
             progress = BatchProgress(_count(source, options))
             out: BatchOutput
             out = OutputFile(path, resume, retry_failed, force) if path else _Stdout(progress)
-            task = Batch(engine, layers, lines, reader, out, options, cancellation, partial(_show, progress))
+            work = Batch(engine, layers, lines, reader, out, options, cancellation, partial(_show, progress))
             try:
-                task.run()
+                work.run()
             finally:
                 progress.clear()
                 out.finish()
-    return _report(task, reader, name, path, is_interrupted=cancellation.is_set())
+    return _report(work, reader, name, path, is_interrupted=cancellation.is_set())
+
+
+def _load_task(
+    name: str | None, texts: Sequence[str] | None, template: str | None
+) -> tuple["Task | None", Mapping[str, str]]:
+    """The task of this name with the variables that all lines share. Raises UsageError."""
+    if name is None:
+        if texts:
+            raise UsageError("--var has no effect without --task", "name the task, as in --task translate")
+        return None, {}
+    if template is not None:
+        raise UsageError("--prompt and --task cannot be used together", "remove one of them")
+    from llmcli.pipelines.task_files import find_task
+
+    found, variables = find_task(name, ask_for_trust if can_ask() else None), parse_variables(texts or ())
+    found.complete({**dict.fromkeys(found.variables, ""), **variables})  # the others may come with the lines
+    return found, variables
 
 
 def _parse_parallel(text: str) -> int:
@@ -227,23 +253,23 @@ class _Stdout:
     def finish(self) -> None: ...
 
 
-def _show(progress: BatchProgress, task: "Batch") -> None:
-    counts = task.counts
-    progress.update(counts.done, counts.earlier, counts.failed.total(), task.n_tokens)
+def _show(progress: BatchProgress, work: "Batch") -> None:
+    counts = work.counts
+    progress.update(counts.done, counts.earlier, counts.failed.total(), work.n_tokens)
 
 
-def _report(task: "Batch", reader: "BatchReader", name: str, path: Path | None, is_interrupted: bool) -> int:
+def _report(work: "Batch", reader: "BatchReader", name: str, path: Path | None, is_interrupted: bool) -> int:
     """Print the statistics and what to do next; returns the exit status."""
-    counts = task.counts
-    for note in task.notes():
+    counts = work.counts
+    for note in work.notes():
         console.warn(note)
-    speed = f"{task.n_tokens / counts.seconds:.1f} tokens/s" if counts.seconds else ""
+    speed = f"{work.n_tokens / counts.seconds:.1f} tokens/s" if counts.seconds else ""
     kinds = ", ".join(f"{number} {kind}" for kind, number in counts.failed.most_common())
     failed = f", {counts.failed.total()} failed ({kinds})" if kinds else ""
     console.note(
         f"{plural(counts.done, 'line')}: {counts.answered} answered{failed} | "
-        f"{plural(task.n_tokens, 'token')}, {speed}, {format_duration(counts.seconds)} | "
-        f"seed {task.parser.common.settings.seed}"
+        f"{plural(work.n_tokens, 'token')}, {speed}, {format_duration(counts.seconds)} | "
+        f"seed {work.parser.common.settings.seed}"
     )
     if is_interrupted:
         hint = "the same command with --resume goes on" if path else "with --output FILE, --resume could go on"
@@ -253,12 +279,12 @@ def _report(task: "Batch", reader: "BatchReader", name: str, path: Path | None, 
         raise UsageError(f"{name} has no lines", "write a prompt on each line")
     if not counts.failed:
         return ExitStatus.OK
-    _warn_failed(task, path)
+    _warn_failed(work, path)
     return ExitStatus.LINES_FAILED
 
 
-def _warn_failed(task: "Batch", path: Path | None) -> None:
-    counts, error = task.counts, task.counts.first_error
+def _warn_failed(work: "Batch", path: Path | None) -> None:
+    counts, error = work.counts, work.counts.first_error
     if error and not counts.answered:
         console.warn(f"no line was answered; the first error: {error}", error.hint)
     else:

@@ -1,7 +1,7 @@
 """A batch: each line of an input becomes a job, and each outcome a line of the output, in the order of the input."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
@@ -20,6 +20,7 @@ from llmcli.pipelines.batch_line import LineParser, LineRequest
 from llmcli.pipelines.batch_output import BatchOutput, WrittenLine
 from llmcli.pipelines.job import Job, JobRunner, Outcome, Result, Step
 from llmcli.pipelines.openai_batch import error_type, output_line
+from llmcli.pipelines.tasks import Task, task_job
 from llmcli.text import escape_json
 
 _MAX_CONSTRAINTS = 64  # that are kept, when lines have their own
@@ -30,6 +31,8 @@ class BatchOptions:
     """What the command line says of a batch."""
 
     template: str | None = None  # of the prompts, with places such as {{word}}
+    task: Task | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)  # of the task, for all lines
     retries: int = 0  # new tries of a line that may succeed with another seed
     retries_failed: bool = False  # answer those lines again that failed in an earlier run
     shard: tuple[int, int] = (1, 1)  # this part, from 1, of so many
@@ -77,7 +80,7 @@ class Batch:
         """`layers` are the settings that all lines share, lowest first. `on_event` is called after each token."""
         self._engine, self._options, self._cancellation = engine, options, cancellation
         self._source, self._reader, self._output = source, reader, output
-        self.parser = LineParser(engine, layers, options.template)
+        self.parser = LineParser(engine, layers, options.template, options.task, options.variables)
         self._constraints: dict[tuple[object, ...], Constraint | None] = {}
         self._earlier: Iterator[WrittenLine] | None = output.earlier()
         self._ids = IdTable()
@@ -147,12 +150,15 @@ class Batch:
             asked = self.parser.parse(line, self._reader.format, attempt)
             try:
                 return (yield from self._answer(asked))
-            except FailedAnswerError as error:
-                if attempt == self._options.retries or not _may_pass(error.cause, asked.settings):
+            except LlmcliError as error:
+                cause = error.cause if isinstance(error, FailedAnswerError) else error
+                if attempt == self._options.retries or not _may_pass(cause, asked.settings):
                     raise
         raise AssertionError
 
     def _answer(self, asked: LineRequest) -> Job:
+        if self.parser.task:
+            return (yield from self._do_task(self.parser.task, asked))
         settings = with_plain_stop(asked.settings, template_options(self._engine, asked.settings).source)
         constraint = self._constraint(settings)
         prompt = build_prompt(self._engine, settings, asked.question, asked.system, self._cancellation)
@@ -160,6 +166,14 @@ class Batch:
         data = answer_data(answer, self._options.is_full) if answer.record.tokens else {}
         if error := _failure(answer):
             raise FailedAnswerError(error, data)
+        return data
+
+    def _do_task(self, task: Task, asked: LineRequest) -> Job:
+        is_full = self._options.is_full
+        job = task_job(self._engine, asked.settings, task, asked.variables, self._cancellation, is_full)
+        data = yield from job
+        if data["finish_reason"] == "timeout":
+            raise FailedAnswerError(_timeout(asked.settings), data)
         return data
 
     def _constraint(self, settings: Settings) -> Constraint | None:
@@ -225,8 +239,12 @@ def _failure(answer: Answer) -> LlmcliError | None:
     if answer.record.failure:
         return answer.record.failure
     if answer.finish_reason == "timeout":
-        return TimeLimitError(f"stopped by timeout after {answer.settings.timeout:g} s", "raise --timeout")
+        return _timeout(answer.settings)
     return answer.constraint_failure()
+
+
+def _timeout(settings: Settings) -> TimeLimitError:
+    return TimeLimitError(f"stopped by timeout after {settings.timeout:g} s", "raise --timeout")
 
 
 def _may_pass(error: LlmcliError, settings: Settings) -> bool:

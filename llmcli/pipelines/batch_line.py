@@ -3,21 +3,22 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from llmcli.config.presets import preset_layer
 from llmcli.engine.events import Message
 from llmcli.errors import UsageError
 from llmcli.files import is_inline
-from llmcli.inference.constraints import is_inline_schema
+from llmcli.inference.constraints import CONSTRAINT_KEYS, is_inline_schema
 from llmcli.inference.engine import Engine
-from llmcli.inference.request import is_builtin_template, system_text
+from llmcli.inference.request import is_builtin_template, system_file, system_text
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.model import HubParams, ModelParams
 from llmcli.params.param import SettingValue, fields_of
 from llmcli.params.settings import CODE_KEYS, Layer, ResolvedSettings, Settings, find, resolve
 from llmcli.pipelines.batch_input import TEXT_COLUMNS, BatchLine, Format
 from llmcli.pipelines.openai_batch import names_another_model, native_values
+from llmcli.pipelines.tasks import INPUT, Task
 from llmcli.text import did_you_mean
 
 PLACE = re.compile(r"\{\{\s*([A-Za-z_][\w -]*?)\s*\}\}")
@@ -37,29 +38,39 @@ class LineRequest:
     question: Question
     settings: Settings
     system: str | None
+    variables: Mapping[str, str] = field(default_factory=dict)  # of the task, with its input
 
 
 class LineParser:
     """Reads lines of one format for one engine."""
 
-    def __init__(self, engine: Engine, layers: Sequence[Layer], template: str | None = None) -> None:
-        """`layers` are the settings that all lines share, lowest first; `template` is that of the prompts."""
+    def __init__(
+        self,
+        engine: Engine,
+        layers: Sequence[Layer],
+        template: str | None = None,
+        task: Task | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """`layers` are the settings that all lines share, lowest first, those of the `task` among them.
+
+        `template` is that of the prompts; `variables` are those of the task that all lines share.
+        """
         self._engine, self._layers, self._template = engine, layers, template
+        self.task, self._variables = task, variables or {}
         self.common: ResolvedSettings = resolve(layers).over(engine.defaults).with_seed()
         self._system = system_text(self.common.settings)
         self.other_models: set[str] = set()  # some models that OpenAI Batch lines ask for, and that do not answer
 
     def parse(self, line: BatchLine, form: Format | None, attempt: int = 0) -> LineRequest:
         """What a line asks; a further `attempt` has another seed. Raises UsageError for what is not valid."""
-        question, own = self._question(line, form)
-        values = self._own_settings(own)
-        preset, system, settings = values.get("preset"), self._system, self.common.settings
-        if values:
-            above = [preset_layer(preset)] if isinstance(preset, str) else []
-            settings = resolve([*self._layers, *above, Layer("line", values)]).over(self._engine.defaults).settings
-        if "system" in values:
-            system = settings.system  # a text, whatever it begins with
-        if values.get("seed") is None:
+        values = {key: one for key, one in line.values.items() if key != "id" or form == "openai"}
+        variables = self._take_variables(values, form)
+        question, own = self._question(values, form)
+        given = self._own_settings(own)
+        variables = {**self._variables, **variables, INPUT: question} if isinstance(question, str) else {}
+        settings = self._settings(given, variables)
+        if given.get("seed") is None:
             settings = replace(settings, seed=((self.common.settings.seed or 0) + line.number - 1) % 2**32)
         if attempt:
             settings = replace(settings, seed=((settings.seed or 0) + attempt * _RETRY_SEEDS) % 2**32)
@@ -67,11 +78,37 @@ class LineParser:
             raise UsageError("the prompt is empty")
         if settings.raw and not isinstance(question, str):
             raise UsageError("raw and messages cannot be used together", "use prompt, or remove raw")
-        return LineRequest(question, settings, system)
+        system = settings.system if "system" in given else self._system  # that of a line is a text, however it begins
+        return LineRequest(question, settings, system, variables)
 
-    def _question(self, line: BatchLine, form: Format | None) -> tuple[Question, dict[str, object]]:
+    def _settings(self, own: Mapping[str, SettingValue], variables: Mapping[str, str]) -> Settings:
+        """The settings of a line: its own above those of the task and those that all lines share."""
+        if not own and not self.task:
+            return self.common.settings
+        layers, preset = [*self._layers], own.get("preset")
+        if self.task:
+            task_layer, system = self.task.layer(variables), own.get("system")
+            if {*own, *layers[-1].values} & {*CONSTRAINT_KEYS}:  # one of the line or a flag replaces that of the task
+                kept = {key: one for key, one in task_layer.values.items() if key not in CONSTRAINT_KEYS}
+                task_layer = replace(task_layer, values=kept)
+            layers = [task_layer if one.name == task_layer.name else one for one in layers]
+            if isinstance(system, str) and system_file(system) is not None:
+                own = {**own, "system": f" {system}"}  # at the start, it would name a file
+        if isinstance(preset, str):
+            layers.append(preset_layer(preset))
+        return resolve([*layers, Layer("line", own)]).over(self._engine.defaults).settings
+
+    def _take_variables(self, values: dict[str, object], form: Format | None) -> dict[str, str]:
+        """Take the variables of the task out of the values of a line."""
+        if not self.task:
+            return {}
+        if form == "openai":
+            raise UsageError("a task cannot answer an OpenAI Batch line", 'write a line as {"input": "..."}')
+        return {name: _as_text(values.pop(name)) for name in self.task.variables if name in values}
+
+    def _question(self, values: dict[str, object], form: Format | None) -> tuple[Question, Mapping[str, object]]:
         """The prompt or the messages, and the settings of the line as JSON data."""
-        template, values = self._template, dict(line.values)
+        template = self._template
         if form == "openai":
             other = names_another_model(values, (self._engine.name, self.common.settings.model))
             if other and len(self.other_models) < 3:
@@ -79,12 +116,12 @@ class LineParser:
             values = native_values(values)
         elif form != "jsonl":  # all values are variables
             return _filled(template, values), {}
-        values.pop("id", None)
         if "messages" in values:
-            if template is not None or "prompt" in values:
-                raise UsageError(f"messages and {'--' * ('prompt' not in values)}prompt cannot be used together")
+            if template is not None or self.task or "prompt" in values:
+                other = "--prompt" if template is not None else "--task" if self.task else "prompt"
+                raise UsageError(f"messages and {other} cannot be used together")
             return _messages(values.pop("messages")), values
-        if template is None:
+        if template is None and not self.task:
             prompt = values.pop("prompt", None)
             if prompt is None:
                 near = did_you_mean("prompt", values)
@@ -92,8 +129,11 @@ class LineParser:
             if not isinstance(prompt, str):
                 raise UsageError("prompt must be a string")
             return prompt, values
-        names = {*PLACE.findall(template)} | {*TEXT_COLUMNS}
+        names = {*PLACE.findall(template or "")} | {*TEXT_COLUMNS}
         variables = {name: values.pop(name) for name in names if name in values}
+        if self.task and not variables:
+            near = did_you_mean(INPUT, values)
+            raise UsageError("input is missing", near or 'write a line as {"input": "..."}')
         return _filled(template, variables), values
 
     def _own_settings(self, own: Mapping[str, object]) -> dict[str, SettingValue]:
@@ -114,19 +154,22 @@ class LineParser:
         return values
 
 
-def check_template(template: str | None, columns: Sequence[str]) -> None:
-    """Raise UsageError if the columns of a CSV file do not have what the template or the prompt needs."""
-    if template is None:
-        if not {*columns} & {*TEXT_COLUMNS}:
-            hint = "name a column in a template, such as --prompt 'Translate: {{" + (columns or ["word"])[0] + "}}'"
-            raise UsageError(f"the CSV file has none of the columns {', '.join(TEXT_COLUMNS)}", hint)
-        return
-    for name in PLACE.findall(template):
-        if name not in columns and not (name in TEXT_COLUMNS and {*columns} & {*TEXT_COLUMNS}):
+def check_columns(
+    columns: Sequence[str], template: str | None, task: Task | None = None, variables: Mapping[str, str] | None = None
+) -> None:
+    """Raise UsageError if the columns of a CSV file do not have what the template or the task needs."""
+    has_text = bool({*columns} & {*TEXT_COLUMNS})
+    if template is None and not has_text:
+        hint = "name a column in a template, such as --prompt 'Translate: {{" + (columns or ["word"])[0] + "}}'"
+        raise UsageError(f"the CSV file has none of the columns {', '.join(TEXT_COLUMNS)}", hint)
+    for name in PLACE.findall(template or ""):
+        if name not in columns and not (name in TEXT_COLUMNS and has_text):
             hint = did_you_mean(name, columns) or f"the columns are {', '.join(columns)}"
             raise UsageError(f"the CSV file has no column {name!r}, which --prompt names", hint)
-    if not PLACE.search(template) and (single := [name for name in columns if f"{{{name}}}" in template]):
+    if template and not PLACE.search(template) and (single := [one for one in columns if f"{{{one}}}" in template]):
         raise UsageError(f"--prompt has {{{single[0]}}} in single braces", f"write {{{{{single[0]}}}}}")
+    if task:
+        task.complete({**dict.fromkeys({*columns} & {*task.variables}, ""), **(variables or {})})
 
 
 def _check_no_file(key: str, value: SettingValue) -> None:

@@ -129,13 +129,14 @@ def task_job(
     task: Task,
     variables: Mapping[str, str],
     cancellation: Cancellation | None = None,
+    is_full: bool = True,
 ) -> Job:
     """The job of one input, which is the variable `input`. `settings` have the layer of the task, and a seed.
 
     An input that leaves no room for its answer in the context is treated as the task says. The result has the fields of
-    `--json`. Raises UsageError for variables that do not fit.
+    `--json`, with `is_full` those of what was asked too. Raises UsageError for variables that do not fit.
     """
-    asked = _Asked(engine, settings, task, variables, cancellation or Cancellation())
+    asked = _Asked(engine, settings, task, variables, cancellation or Cancellation(), is_full)
     text = asked.values[INPUT]
     if task.long_input == "error" or fits(text, asked.room(), engine.count_tokens):
         (answer,) = yield Step([asked.request(text)], is_last=not task.helper)
@@ -179,8 +180,15 @@ class _Asked:
     """What all requests of a job share."""
 
     def __init__(
-        self, engine: Engine, settings: Settings, task: Task, variables: Mapping[str, str], cancellation: Cancellation
+        self,
+        engine: Engine,
+        settings: Settings,
+        task: Task,
+        variables: Mapping[str, str],
+        cancellation: Cancellation,
+        is_full: bool,
     ) -> None:
+        self._is_full = is_full
         self.engine, self.task, self._cancellation = engine, task, cancellation
         self.values, self._system = task.complete(variables), system_text(settings)
         self._settings = with_plain_stop(settings, template_options(engine, settings).source)
@@ -236,7 +244,7 @@ class _Asked:
             text = HELPERS[self.task.helper].finish(self.values, pairs)
         else:
             text = pairs[0][1] if len(pairs) == 1 else join_windows(parts, [text for _, text in pairs])
-        data = {**answer_data(stopped or answers[-1]), "text": text, "task": self.task.name}
+        data = {**answer_data(stopped or answers[-1], self._is_full), "text": text, "task": self.task.name}
         if len(answers) == 1 and not self.task.helper:
             return data
         cut = next((answer.finish_reason for answer in last if answer.finish_reason != "stop"), "stop")

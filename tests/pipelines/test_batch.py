@@ -9,7 +9,7 @@ import pytest
 from llmcli.engine.events import Cancellation, Request
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
 from llmcli.files import config_path
-from llmcli.pipelines.batch_line import check_template
+from llmcli.pipelines.batch_line import check_columns
 from tests.inference.fake_engine import FakeEngine
 from tests.pipelines.batches import Lines, echo, errors, make_batch, question_of, run_batch
 
@@ -166,10 +166,10 @@ def test_columns_that_a_prompt_needs_are_missed_at_once(
     template: str | None, columns: list[str], message: str, hint: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        check_template(template, columns)
+        check_columns(columns, template)
     assert str(caught.value) == message
     assert hint in caught.value.hint
-    check_template("{{text}} {{word}}", ["word", "prompt"])
+    check_columns(["word", "prompt"], "{{text}} {{word}}")
 
 
 def test_raw_lines_are_prompts_as_they_are() -> None:
