@@ -1,4 +1,4 @@
-"""A task for each line of a batch: its variables come from the line or the command, its settings below those of both."""
+"""A task for each line of a batch: variables of the line and of the command, settings below those of both."""
 
 import json
 from collections.abc import Mapping
