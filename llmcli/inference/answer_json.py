@@ -51,12 +51,9 @@ _MessageId = Annotated[int, Meta(ge=1, le=10**9)]
 _MAX_ROWS = Meta(max_length=1 << 16)
 
 
-def answer_data(answer: "Answer") -> dict[str, object]:
-    """The answer as JSON data, names and timings as in llama-server."""
+def answer_data(answer: "Answer", is_full: bool = True) -> dict[str, object]:
+    """The answer as JSON data, names and timings as in llama-server; only with `is_full` what it was asked with."""
     timings = answer.record.timings
-    omitted = _UNRELATED | ineffective_keys(answer.settings)  # cannot have changed the answer
-    omitted |= {key for key, one in fields_of(RopeParams).items() if getattr(answer.settings, key) == one.default}
-    values = to_data(answer.settings).items()
     reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
     return {
         "text": answer.text,
@@ -66,12 +63,20 @@ def answer_data(answer: "Answer") -> dict[str, object]:
         "prompt_tokens": len(answer.prompt.tokens),
         "completion_tokens": timings.predicted_n,
         "seed": answer.settings.seed,
-        "params": {key: value for key, value in values if key not in omitted and value not in (None, [], "")},
+        **({"params": _params_data(answer.settings)} if is_full else {}),
         "timings": answer.timings(),
         **({"tokens": _token_data(answer)} if answer.settings.logprobs else {}),
-        "prompt" if answer.settings.raw else "messages": answer.prompt.request,
-        "replay": replay_data(answer),
+        **({("prompt" if answer.settings.raw else "messages"): answer.prompt.request} if is_full else {}),
+        **({"replay": replay_data(answer)} if is_full else {}),
     }
+
+
+def _params_data(settings: Settings) -> dict[str, object]:
+    """The settings that can have changed an answer."""
+    omitted = _UNRELATED | ineffective_keys(settings)
+    omitted |= {key for key, one in fields_of(RopeParams).items() if getattr(settings, key) == one.default}
+    values = to_data(settings).items()
+    return {key: value for key, value in values if key not in omitted and value not in (None, [], "")}
 
 
 def _token_data(answer: "Answer") -> list[dict[str, object]]:

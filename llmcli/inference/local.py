@@ -197,6 +197,9 @@ class LocalEngine:
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer.tokenize(text))
 
+    def context_size(self, settings: Settings) -> int:
+        return sizing.choose_context(self.shape, replace(settings, max_tokens=-1), 0)[0]
+
     def render(self, request: Sequence[Message] | str, options: TemplateOptions) -> Prompt:
         return self._renderer.render(request, options)
 

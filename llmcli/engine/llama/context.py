@@ -274,12 +274,12 @@ class Context:
         status = self._api.llama_decode(self.handle, self._batch)
         if status == 0:
             return
+        if status == _NO_SLOT:  # llama.cpp looks for space before it evaluates: the memory is as before
+            raise ContextOverflowError(f"the context of {self.n_ctx} tokens is full")
         for seq_id in seq_ids:  # remove what the micro-batches before the failure left in the memory
             self.cut(seq_id, len(self._evaluated[seq_id]))
         if status == _ABORTED or self._abort_flag[0] != b"\0":
             raise AbortedError
-        if status == _NO_SLOT:
-            raise ContextOverflowError(f"the context of {self.n_ctx} tokens is full")
         raise LlmcliError(f"llama.cpp cannot evaluate the tokens: {bindings.last_log_error() or f'status {status}'}")
 
     def _save(self) -> "Callable[[Context], None]":
