@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from typer import Option
 
 from llmcli.cli.generate import NoStdin, PromptArgument, command_layers, exit_status, warn_plain_template
-from llmcli.cli.options import CHAT_ONLY, with_settings
+from llmcli.cli.options import CHAT_ONLY, DECISION, with_settings
 from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
 from llmcli.config.presets import LayerStack
 from llmcli.errors import LlmcliError, UsageError
@@ -36,7 +36,7 @@ class _CompareRequest(NamedTuple):
     constraint: "Constraint | None"
 
 
-@with_settings(only=fields().keys() - CHAT_ONLY)
+@with_settings(only=fields().keys() - CHAT_ONLY - DECISION)
 @stdin_as_file()
 def compare(
     flags: Layer,

@@ -28,6 +28,7 @@ from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation, Request
+    from llmcli.inference.decision import Decision, Question
     from llmcli.inference.engine import Answer, Engine
 
 PromptArgument = Annotated[str | None, Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
@@ -67,8 +68,12 @@ def generate(
         console.warn("trace_top has no effect: it needs --trace", "record a trace with --trace FILE")
     check_chain(asked)
     from llmcli.inference.constraints import read_constraint
+    from llmcli.inference.decision import read_question
     from llmcli.inference.request import join_prompt, system_text
 
+    decided = read_question(asked)
+    if decided and (trace or heat):
+        console.warn(f"{'trace' if trace else 'heat'} has no effect: a decision is scored, not sampled")
     question = join_prompt(asked, reads_stdin(asked, no_stdin), partial(read_prompt, asked))
     system, constraint = system_text(asked), read_constraint(asked, console.note)
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
@@ -81,6 +86,11 @@ def generate(
     print_settings(resolved)
     status = ProgressLine()
     with open_model(target, resolved.settings, status) as (engine, cancellation):
+        if decided:
+            decision = _decide(engine, resolved.settings, decided, question, system, cancellation, show_prompt)
+            if decision:
+                _print_decision(engine, decision, question if echo else "", as_json, stats)
+            return ExitStatus.OK
         request = _request(engine, resolved.settings, question, system, cancellation)
         if show_prompt:
             print_text(request.prompt.text.removesuffix("\n") + "\n")
@@ -112,6 +122,44 @@ def warn_plain_template(engine: "Engine") -> None:
         f"{engine.name} has no chat template: a plain one is used (User: ... Assistant: ...)",
         "use --raw to complete the prompt as it is, or give a template with --chat-template",
     )
+
+
+def _decide(
+    engine: "Engine",
+    settings: Settings,
+    question: "Question",
+    text: str,
+    system: str | None,
+    cancellation: "Cancellation",
+    show_prompt: bool,
+) -> "Decision | None":
+    """The decision about a text; only the prompt is printed if `show_prompt`."""
+    from llmcli.inference.decision import decide, decision_prompt
+    from llmcli.inference.request import needs_plain_template
+
+    if needs_plain_template(engine, settings):
+        warn_plain_template(engine)
+    if show_prompt:
+        prompt = decision_prompt(engine, settings, question, text, system, cancellation)
+        print_text(prompt.text.removesuffix("\n") + "\n")
+        return None
+    return decide(engine, settings, question, text, system, cancellation)
+
+
+def _print_decision(engine: "Engine", decision: "Decision", echo: str, as_json: bool, stats: bool) -> None:
+    if as_json:
+        from llmcli.inference.answer_json import decision_data
+
+        print_json(decision_data(engine, decision), indent=None)
+    else:
+        print_text((f"{echo}\n\n" if echo else "") + decision.text + "\n")
+    if stats or console.verbose:
+        n_tokens, count = len(decision.prompt.tokens), len(decision.choices)
+        console.note(
+            f"prompt {n_tokens} tokens | {count} choices | {decision.elapsed_ms / 1e3:.2f} s "
+            f"(model {engine.load_ms / 1e3:.2f} s) | {decision.choice.value}: {decision.choice.probability:.1%}",
+            always=stats,
+        )
 
 
 def _print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bool, stream: bool) -> None:
