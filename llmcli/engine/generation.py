@@ -5,10 +5,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from llmcli.engine.answer_text import REASONING_TAGS, BanScanner, DrawState, HeldToken, StopScanner
+from llmcli.engine.answer_text import BanScanner, HeldToken, StopScanner
+from llmcli.engine.draw_state import DrawState
 from llmcli.engine.events import FinishReason, GenerationRecord, Request, TokenEvent, now_ms
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.reasoning_gate import ReasoningGate
+from llmcli.engine.reasoning import REASONING_TAGS, ReasoningGate, ReasoningSplitter
 from llmcli.engine.sampling.chain import (
     ChainHooks,
     ConstrainedTokenSampler,
@@ -45,7 +46,7 @@ class Generation(GenerationRecord):
             raise UsageError("the prompt is empty", "add text to the prompt")
         self.tokens = list(prompt)
         self._start_ms = now_ms()
-        splitter, is_traced = request.splitter(), request.trace is not None
+        splitter, is_traced = ReasoningSplitter.of_request(request), request.trace is not None
         if splitter:
             self.vocab.show_control(tag for pair in REASONING_TAGS for tag in pair)
         has_policy = isinstance(effective_policy(settings), PolicyCall)
@@ -64,6 +65,13 @@ class Generation(GenerationRecord):
         self._banned_at: dict[int, set[int]] = {}
         self._forced = deque(self.gate.closing_tokens() if self.gate else ())  # tokens that are not drawn but given
         self._answer_at: int | None = None if self.gate and settings.max_tokens else len(prompt)  # number of its token
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The number of tokens that reasoning and answer can have together; -1 if it is not known."""
+        answer = self.request.settings.max_tokens
+        reasoning = self.gate.max_tokens if self.gate and answer > 0 else 0
+        return -1 if reasoning < 0 else answer + reasoning
 
     def _make_sampler(self) -> TokenSampler:
         hooks = ChainHooks(self.state, self.request.live_shift, self._tracer, self.on_step) if self.state else None

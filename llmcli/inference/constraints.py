@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 
 from llmcli.engine.events import Constraint
 from llmcli.errors import UsageError
-from llmcli.files import read_text
+from llmcli.files import is_inline, read_text
 from llmcli.inference.json_schema import read_schema
-from llmcli.inference.request import is_inline
 from llmcli.inference.schema_shorthand import expand_shorthand, is_shorthand
 from llmcli.params.settings import Settings
 from llmcli.text import ellipsize
@@ -74,12 +73,18 @@ class Regex(Constraint):
 
 def read_regex(text: str) -> Regex:
     """Raises UsageError, with the reason, for what llguidance does not support."""
-    from llmcli.engine.sampling.guidance import regex_error, start_error
+    from llmcli.engine.sampling.guidance import refusal, start_error
 
+    hint = "use the syntax of Rust's regex crate: no look-around, no back references, no \\b"
+    if text != text.encode("utf-8", "replace").decode():
+        raise UsageError("regex is not valid UTF-8")
+    if re.search(r"(?<!\\)(\\\\)*\\\Z", text):  # llguidance would drop it
+        raise UsageError("regex ends in the middle of an escape", "a backslash itself is \\\\")
     regex = Regex("regex", _with_ascii_digits(text))
-    if reason := regex_error(regex.text) or start_error("regex", regex.text):
-        hint = "use the syntax of Rust's regex crate: no look-around, no back references, no \\b"
+    if reason := refusal("regex", regex.text):
         raise UsageError(f"regex is not supported: {reason}", hint)
+    if reason := start_error("regex", regex.text):
+        raise UsageError(f"regex: {reason}", "simplify it")
     return regex
 
 

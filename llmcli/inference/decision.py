@@ -11,11 +11,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
 from llmcli.engine.events import Cancellation, Message, Prompt, common_prefix
-from llmcli.engine.reasoning_gate import closing_text
+from llmcli.engine.reasoning import REASONING_TAGS, closing_text
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
 from llmcli.files import read_text
 from llmcli.inference.constraints import CONSTRAINT_KEYS
-from llmcli.inference.engine import REASONING_TAGS, TemplateOptions, check_scores
+from llmcli.inference.engine import TemplateOptions, check_scores
 from llmcli.inference.request import build_prompt, system_file, template_options
 from llmcli.params.decision import DECISION_KEYS, rating_levels, split_choice
 from llmcli.params.settings import Settings
@@ -39,7 +39,7 @@ class Choice:
 
 
 @dataclass
-class Question:
+class ChoiceSet:
     """What is decided. With the same settings it can be asked of many texts: its prior is computed once."""
 
     kind: Literal["choices", "predicate", "rating"]
@@ -64,7 +64,7 @@ class ScoredChoice:
 class Decision:
     """A decision: the choices in their order, with probabilities whose sum is 1."""
 
-    question: Question
+    choice_set: ChoiceSet
     settings: Settings
     prompt: Prompt
     choices: Sequence[ScoredChoice]
@@ -83,14 +83,14 @@ class Decision:
     @property
     def text(self) -> str:
         """The answer: the choice, or the rating with two decimals."""
-        return f"{self.rating:.2f}" if self.question.kind == "rating" else self.choice.value
+        return f"{self.rating:.2f}" if self.choice_set.kind == "rating" else self.choice.value
 
     def data(self) -> dict[str, object]:
         """The fields of the JSON output that a decision has and a text has not."""
         special: dict[str, object] = {}
-        if self.question.kind == "rating":
+        if self.choice_set.kind == "rating":
             special = {"rating": self.rating}
-        elif self.question.kind == "predicate":
+        elif self.choice_set.kind == "predicate":
             special = {"probability": self.choices[0].probability}  # of yes
         details = {}
         for one in self.choices:
@@ -105,7 +105,7 @@ class Decision:
         }
 
 
-def read_question(settings: Settings) -> Question | None:
+def read_choice_set(settings: Settings) -> ChoiceSet | None:
     """What the settings let the model decide; None if it is to write a text. A file with choices is read.
 
     Raises UsageError for choices that are not valid, and for settings that exclude each other.
@@ -118,13 +118,13 @@ def read_question(settings: Settings) -> Question | None:
         raise UsageError(f"{' and '.join([*kinds, *others])} cannot be used together", "use one of them")
     prior = "" if settings.choice_prior == "auto" else settings.choice_prior
     if settings.predicate:
-        return Question("predicate", (Choice("yes"), Choice("no")), "Answer with yes or no, and nothing else.", prior)
+        return ChoiceSet("predicate", (Choice("yes"), Choice("no")), "Answer with yes or no, and nothing else.", prior)
     if settings.rating:
         levels = rating_levels(settings.rating)
         told = f"Answer with a whole number from {levels[0]} to {levels[-1]}, and nothing else."
-        return Question("rating", [Choice(str(level)) for level in levels], told, prior)
+        return ChoiceSet("rating", [Choice(str(level)) for level in levels], told, prior)
     choices = _read_choices(settings)
-    return Question("choices", choices, _instruction(choices), prior)
+    return ChoiceSet("choices", choices, _instruction(choices), prior)
 
 
 def _read_choices(settings: Settings) -> Sequence[Choice]:
@@ -156,7 +156,7 @@ def _instruction(choices: Sequence[Choice]) -> str:
 def decide(
     engine: "Engine",
     settings: Settings,
-    question: Question,
+    choice_set: ChoiceSet,
     text: str,
     system: str | None = None,
     cancellation: Cancellation | None = None,
@@ -169,12 +169,12 @@ def decide(
     Raises UsageError when the engine gives no scores, ContextOverflowError when the prompt or a choice does not fit,
     TimeLimitError or KeyboardInterrupt when it is cancelled.
     """
-    check_scores(engine, question.kind)
+    check_scores(engine, choice_set.kind)
     begin = perf_counter()
-    prompt, prefix, tails = decision_tokens(engine, settings, question, text, system, cancellation)
+    prompt, prefix, tails = decision_tokens(engine, settings, choice_set, text, system, cancellation)
     logprobs = _sums(engine, settings, prefix, tails, cancellation)
-    lead = _lead(engine, prompt, [one.value for one in question.choices])
-    priors = _priors(engine, settings, question, lead, system, cancellation)
+    lead = _lead(engine, prompt, [one.value for one in choice_set.choices])
+    priors = _priors(engine, settings, choice_set, lead, system, cancellation)
     weights = [own - prior for own, prior in zip(logprobs, priors or [0.0] * len(logprobs), strict=True)]
     best = max(weights)
     weights = [math.exp(weight - best) for weight in weights]
@@ -183,15 +183,15 @@ def decide(
         ScoredChoice(
             one.value.strip(), logprobs[at], priors[at] if priors else None, len(tails[at]), weights[at] / total
         )
-        for at, one in enumerate(question.choices)
+        for at, one in enumerate(choice_set.choices)
     ]
-    return Decision(question, settings, prompt, choices, (perf_counter() - begin) * 1e3)
+    return Decision(choice_set, settings, prompt, choices, (perf_counter() - begin) * 1e3)
 
 
 def decision_prompt(
     engine: "Engine",
     settings: Settings,
-    question: Question,
+    choice_set: ChoiceSet,
     text: str,
     system: str | None,
     cancellation: Cancellation | None = None,
@@ -199,14 +199,14 @@ def decision_prompt(
     """The prompt of a decision: with the instruction, unless it is raw, and without reasoning."""
     if settings.raw:
         return build_prompt(engine, settings, text, system, cancellation)
-    told = f"{text}\n\n{question.instruction}" if text else question.instruction
+    told = f"{text}\n\n{choice_set.instruction}" if text else choice_set.instruction
     return build_prompt(engine, replace(settings, think="off"), told, system, cancellation)
 
 
 def decision_tokens(
     engine: "Engine",
     settings: Settings,
-    question: Question,
+    choice_set: ChoiceSet,
     text: str,
     system: str | None,
     cancellation: Cancellation | None = None,
@@ -218,8 +218,8 @@ def decision_tokens(
     such tokens belong to the choices. Where a choice is the beginning of another one, the token that ends a turn
     belongs to each: else the shorter one would contain the longer one.
     """
-    prompt = decision_prompt(engine, settings, question, text, system, cancellation)
-    values = [one.value for one in question.choices]
+    prompt = decision_prompt(engine, settings, choice_set, text, system, cancellation)
+    values = [one.value for one in choice_set.choices]
     options = template_options(engine, replace(settings, think="off"))
     closing = "" if settings.raw else _end_of_reasoning(prompt)
     if closing:
@@ -299,16 +299,16 @@ def _sums(
 def _priors(
     engine: "Engine",
     settings: Settings,
-    question: Question,
+    choice_set: ChoiceSet,
     lead: str,
     system: str | None,
     cancellation: Cancellation | None,
 ) -> list[float]:
     """What each choice gets after the text without content; empty without a prior."""
-    if question.prior is None:
+    if choice_set.prior is None:
         return []
     key = (system or "", lead)
-    if key not in question.priors:
-        _, prefix, tails = decision_tokens(engine, settings, question, question.prior, system, cancellation, lead)
-        question.priors[key] = _sums(engine, settings, prefix, tails, cancellation)
-    return question.priors[key]
+    if key not in choice_set.priors:
+        _, prefix, tails = decision_tokens(engine, settings, choice_set, choice_set.prior, system, cancellation, lead)
+        choice_set.priors[key] = _sums(engine, settings, prefix, tails, cancellation)
+    return choice_set.priors[key]

@@ -10,7 +10,7 @@ import pytest
 from llmcli.engine.events import Cancellation
 from llmcli.engine.llama.context import Context
 from llmcli.errors import ContextOverflowError, DiskError, UsageError
-from llmcli.inference.decision import Decision, decide, decision_prompt, decision_tokens, read_question
+from llmcli.inference.decision import Decision, decide, decision_prompt, decision_tokens, read_choice_set
 from llmcli.inference.engine import Engine
 from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.models.locations import ModelFile
@@ -33,9 +33,9 @@ def settings(choices: str | Sequence[str], **values: Any) -> Settings:
 
 
 def decided(engine: Engine, asked: Settings, text: str = "It rains.", system: str | None = None) -> Decision:
-    question = read_question(asked)
-    assert question
-    return decide(engine, asked, question, text, system)
+    choice_set = read_choice_set(asked)
+    assert choice_set
+    return decide(engine, asked, choice_set, text, system)
 
 
 def letters(**logprobs: float) -> Callable[[Sequence[int], int], float]:
@@ -71,9 +71,9 @@ def test_a_probability_is_the_softmax_of_the_sums() -> None:
 
 def test_probabilities_equal_those_computed_from_logits(tiny: LocalEngine) -> None:
     asked = settings("the,an,her", **EXACT)
-    decision, question = decided(tiny, asked, "a text"), read_question(asked)
-    assert question
-    _, prefix, tails = decision_tokens(tiny, asked, question, "a text", None)
+    decision, choice_set = decided(tiny, asked, "a text"), read_choice_set(asked)
+    assert choice_set
+    _, prefix, tails = decision_tokens(tiny, asked, choice_set, "a text", None)
     context = Context(tiny.model, ModelParams(n_ctx=512, **EXACT))
     sums = []
     for tokens in tails:
@@ -120,10 +120,10 @@ def test_a_prior_is_subtracted() -> None:
 
 def test_the_prior_of_a_question_is_computed_once() -> None:
     engine, asked = FakeEngine(), settings("a,b", choice_prior="N/A")
-    question = read_question(asked)
-    assert question
+    choice_set = read_choice_set(asked)
+    assert choice_set
     for text in ("one", "two", "three"):
-        decide(engine, asked, question, text)
+        decide(engine, asked, choice_set, text)
     assert len(engine.scored) == 4
     assert "N/A" in "".join(map(chr, engine.scored[1][0]))
 
@@ -186,9 +186,9 @@ def test_a_raw_choice_follows_a_space_where_one_is_due(prompt: str, choices: str
 def test_a_raw_choice_is_tokenized_with_its_prompt(tiny: LocalEngine) -> None:
     """`<|` is one token: where it crosses the end of the prompt, it is scored, and so is `<` for the other choice."""
     asked, vocab = settings("|a,qa", raw=True), tiny.tokenizer
-    question = read_question(asked)
-    assert question
-    prompt, prefix, tails = decision_tokens(tiny, asked, question, "x<", None)
+    choice_set = read_choice_set(asked)
+    assert choice_set
+    prompt, prefix, tails = decision_tokens(tiny, asked, choice_set, "x<", None)
     assert (vocab.detokenize([*prompt.tokens]), vocab.detokenize([*prefix])) == (" x<", " x")
     assert [list(map(vocab.label, tail)) for tail in tails] == [["<|", "a"], ["<", "q", "a"]]
 
@@ -226,9 +226,9 @@ def test_reasoning_is_off_or_ended_before_the_choice(template: str, end: str) ->
 
 
 def told(asked: Settings, text: str = "It rains.", system: str | None = None) -> str:
-    question = read_question(asked)
-    assert question
-    return decision_prompt(FakeEngine(), asked, question, text, system).text
+    choice_set = read_choice_set(asked)
+    assert choice_set
+    return decision_prompt(FakeEngine(), asked, choice_set, text, system).text
 
 
 @pytest.mark.parametrize(
@@ -273,17 +273,17 @@ def test_a_description_is_neither_scored_nor_printed() -> None:
     ],
 )
 def test_choices_are_written_in_several_forms(given: str, values: list[str]) -> None:
-    question = read_question(settings(given))
-    assert question
-    assert [one.value for one in question.choices] == values
+    choice_set = read_choice_set(settings(given))
+    assert choice_set
+    assert [one.value for one in choice_set.choices] == values
 
 
 def test_choices_in_a_file_are_one_on_each_line(tmp_path: Path) -> None:
     file = tmp_path / "labels.txt"
     file.write_text("one, two\n\nthree=a number; or not\r\n@home\n", encoding="utf-8")
-    question = read_question(settings(f"@{file}"))
-    assert question
-    pairs = [(one.value, one.description) for one in question.choices]
+    choice_set = read_choice_set(settings(f"@{file}"))
+    assert choice_set
+    pairs = [(one.value, one.description) for one in choice_set.choices]
     assert pairs == [("one, two", ""), ("three", "a number; or not"), ("@home", "")]
 
 
@@ -302,7 +302,7 @@ def test_choices_in_a_file_are_one_on_each_line(tmp_path: Path) -> None:
 )
 def test_choices_that_cannot_be_decided_are_refused(asked: Settings, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        read_question(asked)
+        read_choice_set(asked)
 
 
 @pytest.mark.parametrize("text", ["5..1", "1..1", "1-5", "a..b", "1..2000", "1.5..3", "1..10000000000"])
@@ -313,7 +313,7 @@ def test_a_rating_is_a_range_of_integers(text: str) -> None:
 
 def test_a_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="labels"):
-        read_question(settings(f"@{tmp_path / 'labels.txt'}"))
+        read_choice_set(settings(f"@{tmp_path / 'labels.txt'}"))
 
 
 def test_what_does_not_fit_is_an_error() -> None:
@@ -338,9 +338,9 @@ def test_an_engine_without_scores_is_refused_by_name() -> None:
 
 def test_a_cancelled_decision_ends(tiny: LocalEngine) -> None:
     asked, stop = settings("a,b", **EXACT), Cancellation()
-    question = read_question(asked)
-    assert question
+    choice_set = read_choice_set(asked)
+    assert choice_set
     stop.set()
     with pytest.raises(KeyboardInterrupt):
-        decide(tiny, asked, question, "text", None, stop)
-    assert decide(tiny, asked, question, "text", None, Cancellation()).choices
+        decide(tiny, asked, choice_set, "text", None, stop)
+    assert decide(tiny, asked, choice_set, "text", None, Cancellation()).choices
