@@ -70,9 +70,10 @@ def generate(
     if "trace_top" in flags.values and trace is None:
         console.warn("trace_top has no effect: it needs --trace", "record a trace with --trace FILE")
     chosen = load_task(task, var)
-    if diff and (as_json or not chosen):
-        wrong = "--diff and --json cannot be used together" if chosen else "--diff has no effect without --task"
-        raise UsageError(wrong, "remove --diff" if chosen else "give a task, such as --task proofread")
+    if diff and not chosen:
+        raise UsageError("--diff has no effect without --task", "give a task, such as --task proofread")
+    if diff and as_json:
+        raise UsageError("--diff and --json cannot be used together", "remove one of them")
     from llmcli.inference.request import join_prompt, read_question
 
     choice_set = _read_choice_set(asked, trace, heat) if asked.is_decision else None
