@@ -21,6 +21,8 @@ OPTIONS = {option.name: option for name in ("chat", "generate") for option in CO
 FREE = {
     "prompt",
     "choices",
+    "extract",
+    "best",
     "system",
     "template_arg",
     "prefill",

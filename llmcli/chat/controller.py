@@ -20,6 +20,7 @@ from llmcli.params.decision import DecisionParams
 from llmcli.params.generation import GenerationParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import fields_of
+from llmcli.params.result import ResultParams
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.settings import ResolvedSettings, Settings, fields, find, resolve
 
@@ -40,7 +41,7 @@ _NOT_IN_CHAT = {
     "prompt": "type the message",
     "file": "add a file to the next message with /file PATH",
     "logprobs": "use `llmcli generate --json`, or /why in the chat",
-    **dict.fromkeys(fields_of(DecisionParams), "use `llmcli generate`"),
+    **dict.fromkeys([*fields_of(DecisionParams), *fields_of(ResultParams)], "use `llmcli generate`"),
     "character": "use /character NAME",
     "editing_mode": "start with --editing-mode, or set it with `llmcli config set editing_mode`",
 }

@@ -1,15 +1,18 @@
 """`llmcli generate`: one prompt in, one answer out, made for pipes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from typer import Option
 
-from llmcli.cli.options import CHAT_ONLY, with_settings
-from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, exit_status, requests_of, warn_plain_template
+from llmcli.cli.options import CHAT_ONLY, with_output_file, with_settings
+from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, exit_status, warn_plain_template
+from llmcli.cli.session_answer import GoOn, SessionName, open_session_answer
 from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
-from llmcli.cli.task_options import TaskName, TaskVariables, load_task
+from llmcli.cli.task_options import TaskName, TaskVariables, load_judge, load_task
 from llmcli.engine.events import Measure
 from llmcli.errors import ConstraintError, ExitStatus, UsageError
 from llmcli.params.settings import Layer, Settings, fields, resolve
@@ -18,6 +21,7 @@ from llmcli.ui.terminal.output import (
     AnswerWriter,
     print_diff,
     print_json,
+    print_line,
     print_text,
     stream_answer,
     to_stderr,
@@ -28,14 +32,20 @@ from llmcli.ui.terminal.output import (
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.engine.events import Prompt
-    from llmcli.inference.answer import Answer
+    from llmcli.chat.conversation import Message
+    from llmcli.cli.session_answer import SessionAnswer
+    from llmcli.cli.task_options import ChosenTask
+    from llmcli.engine.events import Cancellation, Prompt
+    from llmcli.inference.answer import Answer, Part
     from llmcli.inference.decision import ChoiceSet, Decision
     from llmcli.inference.engine import Engine
+    from llmcli.inference.request import Question
     from llmcli.pipelines.job import Job, Result, Step
+    from llmcli.pipelines.tasks import Task
 
 
-@with_settings(only=fields().keys() - CHAT_ONLY)
+@with_settings(only=fields().keys() - CHAT_ONLY | {"overflow"})
+@with_output_file
 @stdin_as_file()
 def generate(
     flags: Layer,
@@ -62,48 +72,93 @@ def generate(
     task: TaskName = None,
     var: TaskVariables = None,
     diff: Annotated[bool, Option("--diff", help="With --task: print a diff of the input and the answer.")] = False,
+    session: SessionName = None,
+    go_on: GoOn = False,
 ) -> int:
-    first = resolve(command_layers(flags, text))
+    options = _Options(text, as_json, stream, echo, stats, trace, heat, show_prompt, no_stdin, diff)
+    chosen = load_task(task, var)
+    if diff and (as_json or not chosen):
+        wrong = "--diff and --json cannot be used together" if chosen else "--diff has no effect without --task"
+        raise UsageError(wrong, "remove --diff" if chosen else "give a task, such as --task proofread")
+    if session is None and not go_on:
+        if "overflow" in flags.values:
+            console.warn("overflow has no effect: it needs --session or --continue")
+        return _generate(flags, options, chosen)
+    asked = resolve(command_layers(flags, text)).settings
+    refused = {"--task": task, "a decision": asked.is_decision, "--samples": asked.samples > 1}
+    with closing(open_session_answer(flags, go_on, session, refused)) as opened:
+        return _generate(flags, options, None, opened)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What the command line says beside the settings."""
+
+    text: str | None
+    as_json: bool
+    stream: bool
+    echo: bool
+    stats: bool
+    trace: str | None
+    heat: Measure | None
+    show_prompt: bool
+    no_stdin: bool
+    diff: bool
+
+
+def _generate(
+    flags: Layer, options: _Options, chosen: "ChosenTask | None", session: "SessionAnswer | None" = None
+) -> int:
+    as_json, trace, heat = options.as_json, options.trace, options.heat
+    first = resolve(command_layers(flags, options.text))
     asked = first.settings
     if asked.logprobs and not as_json:
         console.warn("logprobs has no effect: it needs --json", "to see probabilities, use --heat p or --trace FILE")
     if "trace_top" in flags.values and trace is None:
         console.warn("trace_top has no effect: it needs --trace", "record a trace with --trace FILE")
-    chosen = load_task(task, var)
-    if diff and not chosen:
-        raise UsageError("--diff has no effect without --task", "give a task, such as --task proofread")
-    if diff and as_json:
-        raise UsageError("--diff and --json cannot be used together", "remove one of them")
     from llmcli.inference.request import join_prompt, read_question
 
     choice_set = _read_choice_set(asked, trace, heat) if asked.is_decision else None
-    given = join_prompt(asked, reads_stdin(asked, no_stdin), partial(read_prompt, asked))
+    read = asked if session is None else replace(session.settings, prompt=asked.prompt, file=asked.file)
+    given = join_prompt(read, reads_stdin(read, options.no_stdin), partial(read_prompt, read))
     if chosen:
-        first = resolve(command_layers(flags, text, chosen.layer(given, flags)))
+        first = resolve(command_layers(flags, options.text, chosen.layer(given, flags)))
+    if session:
+        first = session.controller.resolved()
     question = read_question(first, given, console.note)
+    judge_task = load_judge(asked.best) if asked.samples > 1 and not choice_set else None
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
     from llmcli.inference.answer import Answer
 
     target = find_model(question.settings)
     welcome(first.origins["model"])
     question = question.over(target.layer)
+    settings = question.settings if session is None else replace(question.settings, extract=asked.extract)
     warn_ineffective(question.resolved)
     print_settings(question.resolved)
     if chosen:
         chosen.warn_of_small_model(target)
-    status, shown, result = ProgressLine(), list[Answer](), dict[str, object]()
+    if (trace or heat) and settings.samples > 1 and not choice_set:
+        console.warn(f"{'trace' if trace else 'heat'} has no effect: it shows one answer, not several samples")
+    if options.diff and (settings.extract or settings.samples > 1):
+        raise UsageError(f"--diff and --{'extract' if settings.extract else 'samples'} cannot be used together")
+    status, shown = ProgressLine(), list[Answer]()
+    is_printed_here = not (as_json or options.diff or settings.extract)
 
-    def show(answer: Answer) -> None:
+    def show(answer: Answer, parts: "Iterator[Part] | None" = None) -> None:
         shown.append(answer)
         answer.request.progress = status.reading
         with write_trace(answer, trace, heat is not None):
-            if chosen and (as_json or diff):  # what is printed is the result
-                stream_answer(answer.parts(), AnswerWriter(), status, live=False, think=question.settings.think)
-                if as_json:
-                    answer.request.cancellation.clear()
-                    engine.identify(status.identifying, answer.request.cancellation)
-                return
-            _print_answer(answer, status, question.text if echo else "", as_json, stream)
+            writer, parts = AnswerWriter(), answer.parts() if parts is None else parts
+            if is_printed_here:
+                writer.write(_echo(question.text, settings, options))
+            live = is_printed_here and options.stream
+            stream_answer(parts, writer, status, live=live, think=answer.settings.think)
+            if as_json:
+                _identify(engine, cancellation, status)
+            elif is_printed_here:
+                writer.write("" if live else answer.text)
+                writer.end()
 
     with open_model(target, question.settings, status) as (engine, cancellation):
         if choice_set:
@@ -111,37 +166,73 @@ def generate(
 
             warn_plain_template(engine, [question.settings])
             posed = engine, question.settings, choice_set, question.text, question.system, cancellation
-            if show_prompt:
+            if options.show_prompt:
                 _print_prompt(decision_prompt(*posed))
             else:
-                _print_decision(engine, decide(*posed), question.text if echo else "", as_json, stats)
+                _print_decision(engine, decide(*posed), question.text if options.echo else "", as_json, options.stats)
             return ExitStatus.OK
-        if chosen:
-            job = chosen.job(engine, question.settings, cancellation)
-            if show_prompt:
-                for request in next(job).requests:
+        if session:
+            path = session.read_prompt(engine, question.text, cancellation)
+            if options.show_prompt:
+                _print_prompt(session.controller.prompt(path))
+                return ExitStatus.OK
+            outcome = _ask_session(session, path, cancellation, status, show, settings.extract)
+        else:
+            job = _job(engine, question, settings, chosen, judge_task, cancellation)
+            if options.show_prompt:
+                for request in next(job).requests[: None if chosen else 1]:
                     _print_prompt(request.prompt)
                 return ExitStatus.OK
-            result = _run_task(engine, job, show, shown, status)
-            if as_json:
-                print_json(result, indent=None)
-            elif diff:
-                print_diff(question.text, str(result["text"]))
-            elif not shown:
-                print_text(str(result["text"]).rstrip("\n") + "\n")
-        else:
-            (request,) = requests_of(engine, [question], cancellation)
-            if show_prompt:
-                _print_prompt(request.prompt)
-                return ExitStatus.OK
-            show(Answer(engine, request))
-    return _report(shown[-1], heat, stats) if shown else _report_parts(result, question.settings, stats)
+            if as_json and settings.samples > 1:
+                _identify(engine, cancellation, status)
+            outcome = _run(engine, job, show, shown, status)
+        if as_json:
+            print_json(_json_of(outcome.result, settings), indent=None)
+        elif not (shown and is_printed_here):
+            _print_result(outcome.result, question.text, settings, options)
+    code = _report(shown[-1], heat, options.stats) if shown else _report_parts(outcome.result, settings, options.stats)
+    if outcome.failure and code == ExitStatus.OK:
+        raise outcome.failure
+    return code
 
 
-def _run_task(
+@dataclass(frozen=True)
+class _Outcome:
+    """The data of an answer, and why it is not what was asked for."""
+
+    result: "Result"
+    failure: ConstraintError | None = None
+
+
+def _job(
+    engine: "Engine",
+    question: "Question",
+    settings: Settings,
+    chosen: "ChosenTask | None",
+    judge_task: "Task | None",
+    cancellation: "Cancellation",
+) -> "Job":
+    """The job of a question, with its task, and what is made of one answer or several."""
+    from llmcli.inference.request import make_requests
+    from llmcli.pipelines.samples import Judge, check_samples, request_job, result_job
+
+    warn_plain_template(engine, [settings])
+    check_samples(settings)
+
+    def job_of(own: Settings) -> "Job":
+        if chosen:
+            return chosen.job(engine, own, cancellation)
+        one = replace(question, resolved=replace(question.resolved, settings=own))
+        return request_job(make_requests(engine, [one], cancellation)[0])
+
+    judge = Judge(engine, judge_task, question.text, cancellation) if judge_task else None
+    return result_job(settings, job_of, judge)
+
+
+def _run(
     engine: "Engine", job: "Job", show: Callable[["Answer"], None], shown: Sequence["Answer"], status: ProgressLine
-) -> "Result":
-    """Run the job of a task; `show` shows the answer that is its result. Raises what ended it."""
+) -> _Outcome:
+    """Run a job; `show` shows the answer that is its result. Raises what ended it, if none was shown."""
     from llmcli.inference.answer_json import answer_data
     from llmcli.pipelines.job import run_job
 
@@ -150,13 +241,73 @@ def _run_task(
         status.update(f"{step.label} {min(n_ended + 1, total)} of {total}" if step.label else "generating the answer")
 
     try:
-        return run_job(engine, job, lambda _step, answer: show(answer), progress)
-    except ConstraintError:
+        return _Outcome(run_job(engine, job, lambda _step, answer: show(answer), progress))
+    except ConstraintError as failure:
         if not shown:
             raise
-        return answer_data(shown[-1])  # the report raises it again, after the answer
+        return _Outcome(answer_data(shown[-1]), failure)
     finally:
         status.clear()
+
+
+def _ask_session(
+    session: "SessionAnswer",
+    path: "list[Message]",
+    cancellation: "Cancellation",
+    status: ProgressLine,
+    show: Callable[["Answer", "Iterator[Part]"], None],
+    extract: str | None,
+) -> _Outcome:
+    """Answer the last message of a conversation."""
+    from llmcli.inference.answer_json import answer_data
+    from llmcli.pipelines.samples import with_extracted
+
+    turn = session.ask(path, cancellation, status)
+    try:
+        with closing(turn.parts()) as parts:
+            show(turn.answer, parts)
+    finally:
+        session.end(turn)
+    result = {**answer_data(turn.answer), "session": session.session.name}
+    try:
+        return _Outcome(with_extracted(result, extract))
+    except ConstraintError as failure:
+        return _Outcome(result, failure)
+
+
+def _identify(engine: "Engine", cancellation: "Cancellation", status: ProgressLine) -> None:
+    """Wait for the sha256 of the model, which is a part of the JSON of an answer."""
+    cancellation.clear()
+    engine.identify(status.identifying, cancellation)
+    status.clear()
+
+
+def _json_of(result: "Result", settings: Settings) -> object:
+    """What `--json` prints: the result; of several answers, of which none is chosen, the list of them."""
+    if "samples" in result and "best" not in result:
+        return result["samples"]
+    return {"text": result["text"], "extracted": None, **result} if settings.extract else result
+
+
+def _echo(text: str, settings: Settings, options: _Options) -> str:
+    if not options.echo:
+        return ""
+    return text if settings.raw else f"{text}\n\n"
+
+
+def _print_result(result: "Result", text: str, settings: Settings, options: _Options) -> None:
+    """Print a result that was not streamed: nothing if that which was asked for is not in it."""
+    key = "extracted" if settings.extract else "text"
+    if options.diff:
+        print_diff(text, str(result["text"]))
+    elif "samples" in result and "best" not in result:
+        samples = cast("Sequence[Result]", () if settings.best else result["samples"])
+        for one in samples:
+            if one.get(key) is not None:
+                print_line(f"== seed={one['seed']} ==")
+                print_text(str(one[key]).rstrip("\n") + "\n")
+    elif result.get(key) is not None:
+        print_text(_echo(text, settings, options) + str(result[key]).rstrip("\n") + "\n")
 
 
 def _read_choice_set(settings: Settings, trace: str | None, heat: Measure | None) -> "ChoiceSet | None":
@@ -185,26 +336,6 @@ def _print_decision(engine: "Engine", decision: "Decision", echo: str, as_json: 
             f"(model {engine.load_ms / 1e3:.2f} s) | {best.value}: {best.probability:.1%}",
             always=stats,
         )
-
-
-def _print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bool, stream: bool) -> None:
-    """Generate the answer to its end and write it: as it comes, at the end, or as one JSON object."""
-    writer, settings = AnswerWriter(), answer.settings
-    if echo and not as_json:
-        writer.write(echo if settings.raw else echo + "\n\n")
-    stream_answer(answer.parts(), writer, status, live=stream and not as_json, think=settings.think)
-    if as_json:
-        from llmcli.inference.answer_json import answer_data
-
-        cancellation = answer.request.cancellation
-        cancellation.clear()
-        answer.engine.identify(status.identifying, cancellation)
-        status.clear()
-        print_json(answer_data(answer), indent=None)
-        return
-    if not stream:
-        writer.write(answer.text)
-    writer.end()
 
 
 def _report(answer: "Answer", heat: Measure | None, stats: bool) -> int:
@@ -241,6 +372,8 @@ def _report_parts(result: "Result", settings: Settings, stats: bool) -> int:
             f"end: {result['finish_reason']} | seed {settings.seed}",
             always=stats,
         )
+    for error in cast("Sequence[str]", result.get("errors", ())):
+        console.warn(f"a sample failed: {error}")
     if result["finish_reason"] == "interrupt":
         return ExitStatus.INTERRUPTED
     if result["finish_reason"] == "timeout":

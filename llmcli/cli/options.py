@@ -10,16 +10,18 @@ from typing import Annotated, Any
 from typer import Option
 
 from llmcli.cli.completion import completer
-from llmcli.errors import UsageError
+from llmcli.errors import ExitStatus, UsageError
 from llmcli.params.decision import DecisionParams
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.param import Field, fields_of
+from llmcli.params.result import ResultParams
 from llmcli.params.settings import Layer, fields
 from llmcli.ui.terminal.console import console
 
 _METAVARS = {int: "N", float: "X"}
 CHAT_ONLY = frozenset(fields_of(InterfaceParams))
 DECISION = frozenset(fields_of(DecisionParams))
+RESULT = frozenset(fields_of(ResultParams))
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
 Force = Annotated[bool, Option("--force", help="Replace an existing file.")]
 
@@ -125,6 +127,42 @@ def help_text(field: Field) -> str:
     if default not in ("", "none", "false"):
         facts.append(f"default {default}")
     return f"{field.help} [{', '.join(facts)}]" if facts else field.help
+
+
+def with_output_file(function: Callable[..., int]) -> Callable[..., int]:
+    """Decorate a command so that `--output` and its companions take what it prints to stdout, if it returns 0."""
+
+    def command(
+        output: Annotated[
+            str | None,
+            Option("--output", "-o", metavar="FILE", help="File for the output, written when the answer is complete."),
+        ] = None,
+        append: Annotated[bool, Option("--append", help="With --output: add to the end of the file.")] = False,
+        tee: Annotated[bool, Option("--tee", help="With --output: print to stdout too.")] = False,
+        force: Force = False,
+        **given: Any,
+    ) -> int:
+        chosen = [name for name, is_on in (("append", append), ("tee", tee), ("force", force)) if is_on]
+        if output is None and chosen:
+            raise UsageError(f"--{chosen[0]} has no effect without --output", "name the file: -o FILE")
+        if append and force:
+            raise UsageError("--append and --force cannot be used together", "remove one of them")
+        if output is None or output == "-":
+            return function(**given)
+        from llmcli.ui.terminal.output_file import OutputFile
+
+        with OutputFile(output, append, force, tee) as file:
+            status = function(**given)
+            if status == ExitStatus.OK:
+                file.complete()
+        return status
+
+    own = inspect.signature(command, eval_str=True).parameters
+    parameters = [*inspect.signature(function, eval_str=True).parameters.values(), *list(own.values())[:-1]]
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
+    )
+    return command
 
 
 def output_path(name: str, force: bool) -> Path:

@@ -10,6 +10,7 @@ from typer import Option
 from llmcli.cli.completion import complete_task, complete_variable
 from llmcli.cli.questions import warn_plain_template
 from llmcli.errors import UsageError
+from llmcli.params.result import BEST_RULES
 from llmcli.params.settings import Layer, Settings
 from llmcli.text import format_count
 from llmcli.ui.terminal.console import can_ask, confirm, console
@@ -90,6 +91,18 @@ def load_task(name: str | None, variables: Sequence[str] | None) -> ChosenTask |
     chosen = ChosenTask(task, parse_variables(variables or ()))
     task.complete(chosen.variables)  # before a model is loaded
     return chosen
+
+
+def load_judge(best: str | None) -> "Task | None":
+    """The task that the setting `best` names, unless it is a rule. Raises UsageError for one that cannot judge."""
+    if best is None or best in BEST_RULES:
+        return None
+    from llmcli.pipelines.samples import check_judge
+    from llmcli.pipelines.task_files import find_task
+
+    task = find_task(best, ask_for_trust if can_ask() else None)
+    check_judge(task)
+    return task
 
 
 def parse_variables(texts: Sequence[str]) -> dict[str, str]:

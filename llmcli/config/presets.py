@@ -13,6 +13,7 @@ from llmcli.errors import UsageError
 from llmcli.files import check_name, config_path
 from llmcli.params.decision import DecisionParams
 from llmcli.params.param import fields_of
+from llmcli.params.result import ResultParams
 from llmcli.params.settings import Layer, Settings, environment_layer, find, parse_data, resolve, to_datum
 from llmcli.text import did_you_mean, ellipsize
 
@@ -40,8 +41,9 @@ class LayerStack:
             if values.get("preset"):
                 layers.append(preset_layer(values["preset"]))
             layers.append(Layer(name, values))
-        decision = fields_of(DecisionParams)  # a chat and a comparison generate texts, whatever a preset says
-        return [replace(one, values={k: v for k, v in one.values.items() if k not in decision}) for one in layers]
+        # A chat and a comparison show whole texts, whatever a preset says.
+        others = {*fields_of(DecisionParams), *fields_of(ResultParams)}
+        return [replace(one, values={k: v for k, v in one.values.items() if k not in others}) for one in layers]
 
     def without(self, name: str) -> "LayerStack":
         """These layers without the layer and the setting of this name."""

@@ -19,6 +19,7 @@ from llmcli.params.decision import DecisionParams
 from llmcli.params.generation import GenerationParams, InterfaceParams
 from llmcli.params.model import HubParams, PlacementParams, RopeParams
 from llmcli.params.param import fields_of
+from llmcli.params.result import ResultParams
 from llmcli.params.sampler_chain import DEFAULT_ORDER, SamplingParams, build_chain
 from llmcli.params.settings import Settings, fields, ineffective_keys, to_data, to_datum
 
@@ -93,7 +94,7 @@ def decision_data(engine: "Engine", decision: "Decision") -> dict[str, object]:
 def _effective_params(settings: Settings) -> dict[str, object]:
     """The settings that can have changed the answer."""
     omitted = _UNRELATED | ineffective_keys(settings)
-    for group in (RopeParams, DecisionParams):
+    for group in (RopeParams, DecisionParams, ResultParams):
         omitted |= {key for key, one in fields_of(group).items() if getattr(settings, key) == one.default}
     values = to_data(settings).items()
     return {key: value for key, value in values if key not in omitted and value not in (None, [], "")}

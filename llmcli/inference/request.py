@@ -235,11 +235,16 @@ def with_plain_stop(settings: Settings, template: str) -> Settings:
     return replace(settings, stop=tuple(dict.fromkeys([*settings.stop, PLAIN_STOP])))
 
 
+def fence_language(name: str) -> str:
+    """The name that a code fence has for a language, which may be named by the suffix of its files, such as py."""
+    return _LANGUAGES.get(name.lower(), name.lower())
+
+
 def file_block(name: str, text: str) -> str:
     """The text of a file between fences, under its name; the fence is longer than any in the text."""
     path = Path(name)
-    key = (path.name if path.name in ("Makefile", "Dockerfile") else path.suffix[1:]).lower()
-    language = _LANGUAGES.get(key, key)
+    key = path.name if path.name in ("Makefile", "Dockerfile") else path.suffix[1:]
+    language = fence_language(key)
     if not (language.isascii() and language.isalnum() and len(language) <= 10):
         language = ""
     fence = "`" * (max(map(len, re.findall("`{3,}", text)), default=2) + 1)

@@ -15,6 +15,7 @@ from llmcli.params.param import Field, SettingValue, fields_of
 from llmcli.params.policies.policy import Entropy, Fixed, names_in, unknown_name
 from llmcli.params.policies.rules import BUILTIN, Policy
 from llmcli.params.policies.user_functions import package_source
+from llmcli.params.result import ResultParams
 from llmcli.params.sampler_chain import SamplingParams, effective_policy
 from llmcli.params.samplers import SAMPLERS, random_seed
 from llmcli.text import foreign_hint, nearest
@@ -26,13 +27,21 @@ CODE_KEYS = ("temp_policy_file",)  # it names code: a session file from elsewher
 _SWITCHES = ("LLMCLI_HOME", "LLMCLI_DEBUG")
 _CHAT_ONLY = ("system", "chat_template", "template_arg", "think")
 # What a decision does without. A setting of one request (a flag) gets a warning, a habit (the configuration) does not.
-_OF_SAMPLING = {*fields_of(SamplingParams), *fields_of(GenerationParams), "think", "think_budget"} - {"timeout"}
+_OF_SAMPLING = {*fields_of(SamplingParams), *fields_of(GenerationParams), *fields_of(ResultParams)}
+_OF_SAMPLING = (_OF_SAMPLING | {"think", "think_budget"}) - {"timeout"}
 _OF_REQUESTS = ("flag", "line")  # layers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(
-    RequestParams, GenerationParams, DecisionParams, SamplingParams, ModelParams, HubParams, InterfaceParams
+    RequestParams,
+    GenerationParams,
+    DecisionParams,
+    ResultParams,
+    SamplingParams,
+    ModelParams,
+    HubParams,
+    InterfaceParams,
 ):
     """All settings of the program."""
 

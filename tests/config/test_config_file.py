@@ -39,7 +39,7 @@ def test_every_value_is_read_from_the_file_as_it_was_set(key: str) -> None:
         *(
             HARD
             if field.kind is str
-            and key not in ("temp_policy_file", "encoding", "tensor_split", "rating")
+            and key not in ("temp_policy_file", "encoding", "tensor_split", "rating", "extract")
             and not field.choices
             and not field.repeated
             else ()

@@ -24,6 +24,7 @@ _SPECIAL: dict[str, tuple[Any, ...]] = {
     "encoding": ("latin-1", "utf-16-le"),
     "choices": (("a", "b"), ("a, b", "x\\=1", "ü=the sun; or not"), ("@labels.txt",)),
     "rating": ("1..5", "-2..2"),
+    "extract": ("code", "code:c++", "json", "last-line", r"(?i)answer: (\w+)"),
     "n_gpu_layers": (0, 12, "auto", "all"),
     "tensor_split": ("", "1", "3,1", "0,2.5"),
     "override_kv": (

@@ -39,6 +39,7 @@ ASKED_FOR = [
     "compare",
     "recommend",
     "describe-data",
+    "best-answer",
 ]
 # An answer in the form that each task promises, where it is not a line of text, and one that is not.
 ANSWERS = {
@@ -50,6 +51,7 @@ ANSWERS = {
     "outline": "- the winter\n- the boat",
     "compare": "same meaning",
     "recommend": "[2, 1, 3]",
+    "best-answer": "2",
     "describe-data": json.dumps(
         {"description": "People.", "columns": dict.fromkeys(["id", "name", "born", "height"], "A fact.")}
     ),
@@ -69,7 +71,11 @@ def test_a_built_in_task_explains_itself(name: str) -> None:
     assert task.size > 0
     for variable in task.variables.values():
         assert variable.help, variable.name
-        assert variable.default is not None or f"{variable.name}=" in task.description or name == "compare"
+        assert (
+            variable.default is not None
+            or f"{variable.name}=" in task.description
+            or name in ("compare", "best-answer")
+        )
     used = {place[1] for text in (task.prompt, *task.constraint.values()) for place in PLACE.finditer(text)}
     assert task.variables.keys() <= used, "each variable is used"
     assert "temperature" in task.settings.values

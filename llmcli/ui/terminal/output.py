@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import zip_longest
 from pathlib import Path
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from llmcli.params.settings import ResolvedSettings
 
 _to_stderr = False
+_write_file: Callable[[bytes], object] | None = None  # takes the output in place of stdout
+_is_copied = False  # the output goes to stdout too
 _GAP = "  "
 _BOLD, _DIM = "1", "2"
 _FEWEST = 10  # columns for text beside an indent
@@ -30,7 +32,7 @@ _FEWEST = 10  # columns for text beside an indent
 def print_line(text: str, style: str = "") -> None:
     """Write a line; `style` (the numbers of an SGR sequence) counts on a terminal with colors only."""
     out = stream()
-    if style and is_terminal(out) and wants_color(out):
+    if style and not _write_file and is_terminal(out) and wants_color(out):
         print_drawn(f"\x1b[{style}m{sanitize(text)}\x1b[0m\n")
     else:
         print_text(text + "\n")
@@ -38,6 +40,10 @@ def print_line(text: str, style: str = "") -> None:
 
 def print_text(text: str) -> None:
     """Write `text` at once. Raises DiskError when stdout is full, OutputClosedError when its reader has gone."""
+    if _write_file and not _to_stderr:
+        _write_file(text.encode("utf-8", "replace"))
+        if not _is_copied:
+            return
     out = stream()
     if not out and _to_stderr:
         return  # as messages do
@@ -80,6 +86,17 @@ def to_stderr(wanted: bool) -> Iterator[None]:
         yield
     finally:
         _to_stderr = before
+
+
+@contextmanager
+def redirect(write: Callable[[bytes], object], copy: bool) -> Iterator[None]:
+    """Within this block `write` gets the output in place of stdout; with `copy` stdout gets it too."""
+    global _write_file, _is_copied
+    before, _write_file, _is_copied = (_write_file, _is_copied), write, copy
+    try:
+        yield
+    finally:
+        _write_file, _is_copied = before
 
 
 @contextmanager
