@@ -244,7 +244,7 @@ def test_partial_file_that_is_pruned_is_restored_at_once(
     if connections > 1:
         early_split(monkeypatch)
         monkeypatch.setattr(transfer, "MIN_GAIN", 0.0)
-    pulls.hub.throttle = 2 * MIB
+    pulls.hub.throttle = 2 * MIB if connections > 1 else 8 * MIB
     pruned: list[int] = []
 
     def prune(done: int, total: int) -> None:
