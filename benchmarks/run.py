@@ -15,10 +15,11 @@ from statistics import median
 from benchmarks import bare_loop, chat
 from benchmarks.measure import HEAD, compare, contest, llmcli, row
 from llmcli.engine.events import Prompt, Request
-from llmcli.engine.generation import Generation, generate
+from llmcli.engine.generation import Generation
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
+from llmcli.engine.scheduler import generate
 from llmcli.files import cache_dir
 from llmcli.models.sources.starter import ensure_starter
 from llmcli.params.settings import Settings

@@ -14,8 +14,8 @@ from llmcli.chat.replay import recorded_settings, recorded_system
 from llmcli.chat.sessions.session import Turn
 from llmcli.engine.events import Cancellation, Progress, Request, TokenChunk, TokenTrace, common_prefix
 from llmcli.errors import UsageError
+from llmcli.inference.answer import Answer, ReasoningSplitter, text_and_reasoning
 from llmcli.inference.constraints import read_constraint, recorded_constraint
-from llmcli.inference.engine import Answer, text_and_reasoning
 from llmcli.inference.request import system_text
 from llmcli.params.settings import Settings
 
@@ -84,7 +84,7 @@ class AnswerInspector:
         text = decoder.decode(b"".join(vocab.piece(one) for one in [*self.tokens[:number], token]))
         if decoder.getstate()[0]:
             raise UsageError("this token ends within a character", "choose another token")
-        splitter = answer.request.splitter()
+        splitter = ReasoningSplitter.of_request(answer.request)
         if not splitter:
             return (answer.settings.prefill or "") + text, answer.request.reasoning
         content, reasoning = text_and_reasoning([*splitter.push(text), *splitter.flush()])

@@ -17,8 +17,6 @@ from llmcli.params.settings import Settings
 if TYPE_CHECKING:
     import ctypes
 
-    from llmcli.engine.answer_text import ReasoningSplitter
-
 Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 Message = Mapping[str, object]  # "role" and "content"
 Measure = Literal["temperature", "p", "entropy"]  # values that can color tokens
@@ -137,11 +135,7 @@ class Constraint:
 
     kind: Literal["grammar", "json_schema", "regex"]
     text: str  # GBNF, a JSON schema as JSON, or a regular expression in the syntax of Rust
-
-    @property
-    def unenforced(self) -> Sequence[str]:
-        """What `text` does not say: only `problem` of the finished answer finds it."""
-        return ()
+    unenforced: Sequence[str] = ()  # what `text` does not say: only `problem` of the finished answer finds it
 
     def problem(self, _answer: str) -> str | None:
         """Why a finished answer does not match; None if it does."""
@@ -166,14 +160,6 @@ class Request:
     def continue_from(self, reasoning: str, text: str) -> None:
         """Continue an answer, whose reasoning and text are at the end of the prompt already."""
         self.reasoning, self.settings = reasoning, replace(self.settings, prefill=text or None)
-
-    def splitter(self) -> "ReasoningSplitter | None":
-        """A new splitter of reasoning and answer; None where all text is the answer."""
-        from llmcli.engine.answer_text import ReasoningSplitter  # its expressions take 5 ms to compile
-
-        if self.settings.raw or self.settings.prefill:
-            return None
-        return ReasoningSplitter(self.prompt.text, bool(self.reasoning))
 
 
 @dataclass(slots=True)

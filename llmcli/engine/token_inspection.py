@@ -18,11 +18,12 @@ from llmcli.engine.events import (
     TokenInspection,
     TokenTrace,
 )
-from llmcli.engine.generation import Generation, generate
+from llmcli.engine.generation import Generation
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.sampling.chain import BEGIN
 from llmcli.engine.sampling.python_samplers import ROW_TYPE, candidate_bytes
+from llmcli.engine.scheduler import generate
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.samplers import SAMPLERS
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, product
+from itertools import product
 from math import prod
 from time import perf_counter
 
 from llmcli.engine.events import Progress
 from llmcli.errors import UsageError
+from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
-from llmcli.inference.engine import Answer, check_request
+from llmcli.inference.engine import check_request
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import SettingValue, fields_of
@@ -188,8 +189,8 @@ class Comparison:
             index, answer, now = event.index, self.answers[event.index], perf_counter()
             if answer.started:  # before its first token its prompt was evaluated
                 self.seconds += now - last
-            last, begin = now, () if answer.started else answer.begin()
-            for kind, text in chain(begin, answer.push(event)):
+            last = now
+            for kind, text in answer.push(event):
                 yield index, kind, text
             if event.finish_reason:
                 yield index, END, event.finish_reason

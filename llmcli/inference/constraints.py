@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from llmcli.engine.events import Constraint
-from llmcli.errors import UsageError
-from llmcli.files import read_text
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.files import is_inline, read_text
 from llmcli.inference.json_schema import read_schema
-from llmcli.inference.request import is_inline
-from llmcli.inference.schema_shorthand import expand_shorthand, is_shorthand
+from llmcli.inference.schema_shorthand import SHAPE, expand_shorthand, is_shorthand
 from llmcli.params.settings import Settings
 from llmcli.text import ellipsize
 
@@ -23,7 +22,8 @@ def read_constraint(settings: Settings, warn: Callable[[str], object] | None = N
     """
     given = [key for key in CONSTRAINT_KEYS if getattr(settings, key) is not None]
     if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} cannot be used together", "use one of them")
+        hint = "use one of them; the value `none` removes the other"
+        raise UsageError(f"{' and '.join(given)} cannot be used together", hint)
     if settings.json_schema is not None:
         schema = read_schema(schema_text(settings.json_schema, settings.encoding))
         if warn and schema.unenforced:
@@ -52,7 +52,11 @@ def recorded_constraint(grammar: str, schema: str, settings: Settings) -> Constr
 def schema_text(text: str, encoding: str = "utf-8") -> str:
     """The JSON of a schema that is given as JSON, in the shorthand, or as the name of a file with one of the two."""
     if not is_inline_schema(text):
-        text = read_text(text, encoding)
+        try:
+            text = read_text(text, encoding)
+        except LlmcliError as error:
+            error.hint = error.hint or f"give a JSON schema, its file, or {SHAPE}"
+            raise
     return expand_shorthand(text) if is_shorthand(text) else text
 
 
@@ -74,12 +78,18 @@ class Regex(Constraint):
 
 def read_regex(text: str) -> Regex:
     """Raises UsageError, with the reason, for what llguidance does not support."""
-    from llmcli.engine.sampling.guidance import regex_error, start_error
+    from llmcli.engine.sampling.guidance import refusal, start_error
 
+    hint = "use the syntax of Rust's regex crate: no look-around, no back references, no \\b"
+    if text != text.encode("utf-8", "replace").decode():
+        raise UsageError("regex is not valid UTF-8")
+    if re.search(r"(?<!\\)(\\\\)*\\\Z", text):  # llguidance would drop it
+        raise UsageError("regex ends in the middle of an escape", "a backslash itself is \\\\")
     regex = Regex("regex", _with_ascii_digits(text))
-    if reason := regex_error(regex.text) or start_error("regex", regex.text):
-        hint = "use the syntax of Rust's regex crate: no look-around, no back references, no \\b"
+    if reason := refusal("regex", regex.text):
         raise UsageError(f"regex is not supported: {reason}", hint)
+    if reason := start_error("regex", regex.text):
+        raise UsageError(f"regex: {reason}", "simplify it")
     return regex
 
 

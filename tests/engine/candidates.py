@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from llmcli.engine.answer_text import DrawState
+from llmcli.engine.draw_state import DrawState
 from llmcli.engine.llama import bindings
 from llmcli.engine.sampling.chain import ChainHooks, TokenSampler
 from llmcli.engine.token_inspection import CandidateCapture

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcli.engine.events import Cancellation, Constraint, Progress, Prompt, Request, Timings, TokenEvent
-from llmcli.engine.generation import Generation, generate
+from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import Context
+from llmcli.engine.scheduler import generate
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 

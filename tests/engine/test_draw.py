@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.answer_text import DrawState
+from llmcli.engine.draw_state import DrawState
 from llmcli.engine.llama import bindings
 from llmcli.engine.sampling.chain import ChainHooks, TokenSampler
 from llmcli.engine.sampling.python_samplers import CustomSampler

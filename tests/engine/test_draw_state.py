@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.engine.answer_text import DrawState, ReasoningSplitter
+from llmcli.engine.draw_state import DrawState
 from llmcli.engine.events import TemperatureShift
+from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.params.policies.policy import parse_policy
 from tests.engine.scripted import END, script_generation
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import pytest
 
 from llmcli.engine.events import Cancellation, FinishReason, Prompt, Request, TokenEvent
-from llmcli.engine.generation import Generation, generate
+from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.sampling.chain import resolve_biases
+from llmcli.engine.scheduler import generate
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
 from llmcli.params.generation import Bias
 from llmcli.params.model import ModelParams

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from llmcli.engine.generation import generate
 from llmcli.engine.llama.context import Context
 from llmcli.engine.sampling.python_samplers import token_logprob
+from llmcli.engine.scheduler import generate
 from tests.engine.drive import GREEDY, start
 
 PROMPT = "The capital of France is"

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from llmcli.engine.events import Cancellation
-from llmcli.engine.generation import Generation, generate
+from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
+from llmcli.engine.scheduler import generate
 from llmcli.errors import ConstraintError, ContextOverflowError, PolicyError
 from llmcli.params.model import ModelParams
 from llmcli.params.policies.policy import Fixed, PolicyCall

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli.engine.answer_text import DrawState, ReasoningSplitter
+from llmcli.engine.draw_state import DrawState
 from llmcli.engine.events import TemperatureShift
+from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.engine.sampling.chain import ChainHooks, TokenSampler
 from llmcli.engine.sampling.python_samplers import DrawTracer, TemperatureReading
 from llmcli.errors import PolicyError

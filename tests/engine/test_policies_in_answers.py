@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import pytest
 
 from llmcli.engine.events import Constraint, FinishReason, Prompt, Request, TemperatureShift
-from llmcli.engine.generation import Generation, generate
+from llmcli.engine.generation import Generation
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
+from llmcli.engine.scheduler import generate
 from llmcli.errors import PolicyError
 from llmcli.params.policies.policy import PolicyCall, parse_policy
 from llmcli.params.policies.rules import Policy

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.engine.answer_text import MODEL_TAGS, REASONING_TAGS, ReasoningSplitter
+from llmcli.engine.reasoning import MODEL_TAGS, REASONING_TAGS, ReasoningSplitter
 from tests.inference.fake_vocab import FakeVocab
 
 PAIRS = [(opener, closer) for opener, closer in MODEL_TAGS if closer]

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.engine.events import Cancellation, TokenEvent
-from llmcli.engine.generation import Generation, Scheduler
+from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
+from llmcli.engine.scheduler import Scheduler
 from llmcli.errors import ConstraintError, ContextOverflowError, LlmcliError, PolicyError
 from llmcli.params.model import ModelParams
 from llmcli.params.policies.policy import Fixed, PolicyCall

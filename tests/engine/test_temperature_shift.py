@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmcli.engine.answer_text import DrawState
+from llmcli.engine.draw_state import DrawState
 from llmcli.engine.events import TemperatureShift
 from llmcli.engine.sampling.python_samplers import TemperatureSampler
 from llmcli.params.policies.policy import parse_policy

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from llmcli.engine.events import Cancellation, Constraint, Prompt, Request, TemperatureShift, TokenInspection
-from llmcli.engine.generation import Generation, generate
+from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import Context
+from llmcli.engine.scheduler import generate
 from llmcli.engine.token_inspection import TokenInspector
 from llmcli.params.policies.policy import Entropy, Fixed, parse_policy
 from llmcli.params.sampler_chain import DEFAULT_ORDER

@@ -83,6 +83,22 @@ def test_a_regex_that_is_not_supported_is_refused(regex: str, reason: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("regex", "reason"),
+    [
+        ("\\", "regex ends in the middle of an escape"),
+        (r"\d\\" + "\\", "regex ends in the middle of an escape"),
+        ("\ud800", "regex is not valid UTF-8"),
+        ("a{1000000}", "regex: it is too complex"),
+        ("[a&&b]", "regex: nothing can match it"),
+    ],
+)
+def test_a_regex_that_cannot_be_matched_is_refused(regex: str, reason: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_regex(regex)
+    assert str(caught.value).startswith(reason)
+
+
+@pytest.mark.parametrize(
     ("regex", "right", "wrong"),
     [
         (r"\d{2}", "42", "\u0664\u0662"),

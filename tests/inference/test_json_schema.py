@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from llmcli.engine.llama.model import Vocab
+from llmcli.engine.sampling import guidance
 from llmcli.engine.sampling.constraints import make_matcher
 from llmcli.errors import UsageError
 from llmcli.inference.json_schema import JsonSchema, read_schema
@@ -78,6 +79,21 @@ def test_a_grammar_enforces_the_schema(vocab: Vocab, schema: object, right: list
             '{"a": 1}',
         ),
         ({"type": "string", "pattern": "^(?!a)"}, ["/pattern"], '"b"', '"a"'),
+        ({"type": "integer", "multipleOf": 1_000_003}, ["/multipleOf"], "2000006", "2000007"),
+        (
+            {"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}], "type": "integer"},
+            ["/allOf/1/multipleOf"],
+            "99400891",
+            "9973",
+        ),
+        ({"type": "number", "maximum": 1e300}, ["/maximum"], "1e299", "1e301"),
+        ({"type": "integer", "minimum": 10**400}, ["/minimum"], "1" + "0" * 401, "5"),
+        (
+            {"patternProperties": {f"^a{number}$": {"type": "null"} for number in range(101)}},
+            ["/patternProperties"],
+            '{"a1": null}',
+            '{"a1": 1}',
+        ),
     ],
 )  # fmt: skip
 def test_the_rest_is_found_in_the_finished_answer(
@@ -88,6 +104,95 @@ def test_the_rest_is_found_in_the_finished_answer(
     assert generates(vocab, read, right)
     assert read.problem(right) is None
     assert read.problem(wrong)
+
+
+NOT_A = {"type": "string", "pattern": "^(?!a)"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "places", "right", "wrong"),
+    [
+        ({"a": NOT_A, "b": {"type": "null"}}, ["/properties/a/pattern"], '{"a": "x", "b": null}', '{"a": "x", "b": 1}'),
+        (
+            {"a": NOT_A, "b": {"type": "null"}, "c": NOT_A, "d": {"type": "string", "pattern": "(?=b)."}},
+            ["/properties/a/pattern", "/properties/c/pattern", "/properties/d/pattern"],
+            '{"a": "x", "b": null, "d": "b"}',
+            '{"a": "x", "d": 1}',
+        ),
+        (
+            {"a": {"anyOf": [{"$ref": "#/$defs/x"}, {"type": "null"}]}},
+            ["/$defs/x/items/pattern"],
+            '{"a": ["b"]}',
+            '{"a": [1]}',
+        ),
+    ],
+)
+def test_the_grammar_keeps_all_but_what_is_refused(
+    vocab: Vocab, schema: object, places: list[str], right: str, wrong: str
+) -> None:
+    defs = {"x": {"type": "array", "items": NOT_A}} if "$defs" in places[0] else {}
+    whole = {"type": "object", "properties": schema, "additionalProperties": False, "$defs": defs}
+    read = read_schema(json.dumps(whole))
+    assert list(read.unenforced) == places
+    assert generates(vocab, read, right)
+    assert not generates(vocab, read, wrong)
+    assert read.problem('{"a": "a"}')
+
+
+def test_names_are_free_where_their_patterns_are_refused(vocab: Vocab) -> None:
+    names = {"type": "object", "patternProperties": {"^(?!x)": {"type": "null"}}, "additionalProperties": False}
+    read = read_schema(json.dumps(names))
+    assert read.unenforced == ("/patternProperties",)
+    assert generates(vocab, read, '{"a": null}')
+    assert read.problem('{"x": null}')
+
+
+@pytest.mark.parametrize("kind", ["array", "object"])
+def test_a_thousand_references_in_succession_are_read(vocab: Vocab, kind: str) -> None:
+    inner: Any = {"type": "array", "items": {}} if kind == "array" else {"type": "object", "properties": {"a": {}}}
+    defs: dict[str, Any] = {"d1500": {"type": "null"}}
+    for number in range(1500):
+        one = defs[f"d{number}"] = json.loads(json.dumps(inner))
+        (one if kind == "array" else one["properties"])["items" if kind == "array" else "a"] = {
+            "$ref": f"#/$defs/d{number + 1}"
+        }
+    read = read_schema(json.dumps({"$ref": "#/$defs/d0", "$defs": defs}))
+    assert generates(vocab, read, "[[[]]]" if kind == "array" else '{"a": {}}')
+    assert not generates(vocab, read, "[1]" if kind == "array" else '{"a": 1}')
+
+
+def test_a_schema_that_takes_too_long_is_refused() -> None:
+    names = {f"n{number}": {"type": "null"} for number in range(4001)}
+    with pytest.raises(UsageError, match="/properties/a/properties has 4001 properties; at most 4000"):
+        read_schema(json.dumps({"properties": {"a": {"properties": names}}}))
+    defs: dict[str, Any] = {f"d{number}": {"$ref": f"#/$defs/d{number + 1}"} for number in range(2000)}
+    defs["d2000"] = json.loads('{"items": ' * 30 + "{}" + "}" * 30)
+    with pytest.raises(UsageError, match=r"too many \$ref"):
+        read_schema(json.dumps({"$ref": "#/$defs/d0", "$defs": defs}))
+
+
+@pytest.mark.parametrize(("keyword", "draft"), [("items", "draft-07"), ("exclusiveMinimum", "draft-04")])
+def test_a_schema_of_an_older_draft_gets_its_hint(keyword: str, draft: str) -> None:
+    schema: dict[str, object] = {keyword: [{"type": "null"}] if keyword == "items" else True, "minimum": 1}
+    with pytest.raises(UsageError) as caught:
+        read_schema(json.dumps(schema))
+    name = f"http://json-schema.org/{draft}/schema#"
+    assert caught.value.hint == f'for an older draft add "$schema": "{name}"'
+    assert not read_schema(json.dumps({"$schema": name, **schema})).unenforced
+
+
+@pytest.mark.parametrize(
+    ("schema", "answer", "problem"),
+    [
+        ({}, "[" * 300 + "]" * 300, None),
+        ({}, "[" * 2000 + "]" * 2000, "it is nested too deep to be validated"),
+        ({}, "9" * 5000, "not JSON: an integer of 5000 digits is not a number that fits"),
+        ({"type": "number"}, "-1e400", None),
+        ({"type": "integer", "minimum": 3}, "9" * 400, None),
+    ],
+)
+def test_an_extreme_answer_is_valid_or_has_a_problem(schema: object, answer: str, problem: str | None) -> None:
+    assert read_schema(json.dumps(schema)).problem(answer) == problem
 
 
 @pytest.mark.parametrize(
@@ -104,14 +209,25 @@ def test_the_rest_is_found_in_the_finished_answer(
         ('{"$ref": "file:///etc/passwd"}', "cannot fetch file:///etc/passwd"),
         ('{"pattern": "^(", "type": "string"}', "json_schema is not valid at /pattern"),
         ('{"properties": {"a": {"minimum": "x"}}}', "json_schema is not valid at /properties/a/minimum"),
-        ('{"type": "array", "minItems": 3, "maxItems": 1}', "nothing can match it: minItems (3) is greater"),
-        ('{"enum": []}', "json_schema"),
+        (
+            '{"type": "array", "minItems": 3, "maxItems": 1}',
+            "nothing can match it at /maxItems: minItems (3) is greater",
+        ),
+        ('{"enum": []}', "nothing can match it at /enum"),
+        ('{"type": "string", "pattern": "^a{3}$", "maxLength": 2}', "nothing can match it at /maxLength"),
+        ('{"type": "object", "properties": {"a": false}, "required": ["a"]}', "nothing can match it at /required"),
+        ('{"minimum": ' + "9" * 5000 + "}", "an integer of 5000 digits is not a number that fits"),
+        ('{"items": [{"type": "null"}]}', "json_schema is not valid at /items"),
         ('{"minimum": NaN}', "NaN is not a number that fits"),
         ('{"minimum": 1e400}', "1e400 is not a number that fits"),
         (r'{"enum": ["\ud800"]}', "half of a surrogate pair is not a character"),
         ('{"$ref": "#"}', "json_schema: nothing can match it"),
+        ('{"$ref": "#", "pattern": "^(?!a)"}', "json_schema: nothing can match it"),
         ('{"type": "string", "type": "integer"}', "the key 'type' stands twice in one object"),
         ('{"items": ' * 5000 + "{}" + "}" * 5000, "json_schema is nested too deep"),
+        ('{"items": ' * 500 + "{}" + "}" * 500, "json_schema is nested too deep"),
+        ('{"items": ' * 150 + "{}" + "}" * 150, "json_schema is nested too deep"),
+        ('{"const": ' + "[" * 400 + "]" * 400 + "}", "json_schema is nested too deep"),
     ],
 )
 def test_an_invalid_schema_is_an_error_in_one_line(schema: str, reason: str) -> None:
@@ -147,3 +263,11 @@ def test_an_answer_that_is_no_json_has_a_problem(answer: str) -> None:
 def test_a_problem_names_its_place_in_the_answer() -> None:
     read = read_schema('{"properties": {"a": {"items": {"type": "integer"}}}}')
     assert read.problem('{"a": [1, "x"]}') == '/a/1: "x" is not of type "integer"'
+
+
+def test_check_and_answers_compile_a_schema_once(vocab: Vocab) -> None:
+    guidance._compiled.cache_clear()
+    read = read_schema('{"enum": ["a", "b"]}')
+    assert generates(vocab, read, '"a"')
+    assert generates(vocab, read, '"b"')
+    assert guidance._compiled.cache_info().misses == 1

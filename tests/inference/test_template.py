@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from llmcli.engine.answer_text import ReasoningSplitter
+from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.inference.template import ChatTemplate
 

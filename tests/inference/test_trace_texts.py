@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.answer_text import ReasoningSplitter
 from llmcli.engine.events import Constraint, Request, TokenTrace
-from llmcli.inference.engine import Answer, TemplateOptions
+from llmcli.engine.reasoning import ReasoningSplitter
+from llmcli.inference.answer import Answer
+from llmcli.inference.engine import TemplateOptions
 from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
 from tests.chat.controllers import open_local

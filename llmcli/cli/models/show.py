@@ -87,13 +87,7 @@ def files(
     if as_json:
         print_json(_listing_data(listing, found, chosen, memory, header))
         return
-    rows = []
-    for variant in found:
-        bits = variant.bits_per_weight(listing.n_parameters)
-        fits = "yes" if repo_files.fits_memory(variant.size, memory) else "no"
-        file = variant.path + (f" (+{len(variant.parts) - 1})" if len(variant.parts) > 1 else "")
-        label, size = variant.quantization or "?", format_size(variant.size)
-        rows.append((label, size, f"{bits:.1f}" if bits else "", fits if variant.complete else "parts missing", file))
+    rows = [_listing_row(variant, listing, memory) for variant in found]
     print_rows(("QUANT", "SIZE", "BITS", "FITS", "FILE"), rows, ("SIZE", "BITS"))
     if chosen:
         label = chosen.quantization or chosen.path
@@ -158,6 +152,9 @@ def _facts(info: ModelInfo) -> Sequence[tuple[str, str]]:
     fits = {True: "yes", False: "no", None: ""}[memory.fits]
     loads = not info.advice  # what llama.cpp cannot load needs no memory and has no template
     none = "none" if loads else ""
+    # A setting that a fact tells of ("load mode") does not need a row of its own.
+    told = {name.replace(" ", "_") for name in info.loading if " " in name}
+    loading = {name: text for name, text in info.loading.items() if name not in told}
     return (
         ("name", info.name),
         ("model", info.title),
@@ -171,7 +168,7 @@ def _facts(info: ModelInfo) -> Sequence[tuple[str, str]]:
         ("vocabulary", f"{info.n_vocab} tokens" if info.n_vocab else ""),
         ("memory", need if loads else ""),
         ("fits in memory", fits if loads else ""),
-        ("loading", "; ".join(f"{name} {text}" for name, text in info.loading.items()) if loads else ""),
+        *(loading.items() if loads else ()),
         ("chat template", f"yes, {len(template)} characters (--template prints it)" if template else none),
         ("sampling defaults", sampling or none),
         ("license", info.license),
@@ -181,6 +178,14 @@ def _facts(info: ModelInfo) -> Sequence[tuple[str, str]]:
         ("checksum", _checksum(info)),
         ("last used", format_age(info.used) if info.downloaded else ""),
     )
+
+
+def _listing_row(variant: Quantization, repo: "Repo", memory: int) -> Sequence[str]:
+    bits = variant.bits_per_weight(repo.n_parameters)
+    fits = "yes" if repo_files.fits_memory(variant.size, memory) else "no"
+    file = variant.path + (f" (+{len(variant.parts) - 1})" if len(variant.parts) > 1 else "")
+    label, size = variant.quantization or "?", format_size(variant.size)
+    return label, size, f"{bits:.1f}" if bits else "", fits if variant.complete else "parts missing", file
 
 
 def _header_of(variant: Quantization, repo: "Repo", locations: ModelLocations) -> GGUFHeader | None:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from llmcli.engine.answer_text import DrawState
+from llmcli.engine.draw_state import DrawState
 from llmcli.engine.events import Constraint, TemperatureShift
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.reasoning_gate import ReasoningGate
+from llmcli.engine.reasoning import ReasoningGate
 from llmcli.engine.sampling.constraints import Matcher, make_matcher
 from llmcli.engine.sampling.python_samplers import CustomSampler, DrawTracer, TemperatureSampler, python_sampler
 from llmcli.errors import ConstraintError, UsageError

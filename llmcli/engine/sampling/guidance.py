@@ -3,9 +3,10 @@
 import ctypes
 import math
 import re
+import threading
 import weakref
 from copy import copy
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
@@ -29,7 +30,9 @@ _JSON_OPTIONS: "JsonCompileOptions" = {
     "coerce_one_of": True,
 }
 # Its own limit allows objects of about 500 optional properties.
-LIMITS = LLParserLimits(max_items_in_row=20_000, step_max_items=500_000)
+_LIMITS = LLParserLimits(max_items_in_row=20_000, step_max_items=500_000)
+_STACK = 256 * 2**20  # bytes, of which only those that are used take memory
+NOTHING = "nothing can match it"
 _CONTROL = b"\xff"  # begins no text in UTF-8: llguidance's mark of a token that a text cannot contain
 
 
@@ -41,13 +44,12 @@ class GuidanceMatcher:
     """
 
     def __init__(self, vocab: Vocab, kind: str, text: str) -> None:
-        self._vocab, self._kind = vocab, kind
-        self._grammar = llguidance_grammar(kind, text)
-        self._bytes = LLMatcher(_byte_index(), self._grammar, log_level=0, limits=LIMITS)
+        self._vocab, self._kind, self._text = vocab, kind, text
+        if reason := refusal(kind, text):
+            raise UsageError(f"{kind} is not valid: {reason}")
+        self._bytes = _compiled(kind, text).deep_copy()
         self._tokens: LLMatcher | None = None  # from the first mask on
         self._accepted: list[int] = []  # the tokens before it
-        if self._bytes.is_error():
-            raise UsageError(f"{kind} is not valid: {first_line(self._bytes.get_error())}")
 
     def allows(self, token: int) -> bool:
         if self._vocab.ends(token):
@@ -77,7 +79,7 @@ class GuidanceMatcher:
         import numpy as np  # takes 80 ms, as the index does
 
         if self._tokens is None:
-            self._tokens = LLMatcher(token_index(self._vocab), self._grammar, log_level=0, limits=LIMITS)
+            self._tokens = _compile(token_index(self._vocab), self._kind, self._text)
             self._tokens.consume_tokens(self._accepted)
         bits = self._tokens.compute_bitmask()
         if self._tokens.is_error():
@@ -97,38 +99,74 @@ class GuidanceMatcher:
         """Nothing to free."""
 
     def _failure(self, matcher: LLMatcher) -> ConstraintError:
-        return ConstraintError(f"the {self._kind} is too complex: {first_line(matcher.get_error())}", "simplify it")
+        return ConstraintError(f"the {self._kind} is too complex: {_first_line(matcher.get_error())}", "simplify it")
 
 
-def llguidance_grammar(kind: str, text: str) -> str:
-    """The constraint in llguidance's own format; whether it is valid is known once a matcher is made of it."""
-    if kind == "regex":
-        return LLMatcher.grammar_from_regex(text)
-    return LLMatcher.grammar_from_json_schema(text, overrides=_JSON_OPTIONS)
+def refusal(kind: str, text: str) -> str:
+    """Why llguidance does not support a constraint; empty if it does."""
+    try:
+        message = _compiled(kind, text).get_error()
+    except ValueError as error:  # JSON that is nested deeper, or has larger numbers, than llguidance reads
+        return re.sub(r" at line .*", "", _first_line(str(error)))
+    reasons = re.findall(r"error: (.*)|\(in regex\): (?!regex parse)(.*)", message) if kind == "regex" else []
+    return " ".join(reasons[0]).strip() if reasons else _first_line(message)
 
 
-def regex_error(regex: str) -> str:
-    """Why llguidance does not support a regular expression; empty if it does."""
-    message = LLMatcher.validate_grammar(llguidance_grammar("regex", regex))
-    reasons = re.findall(r"error: (.*)|\(in regex\): (?!regex parse)(.*)", message)
-    return " ".join(reasons[0]).strip() if reasons else first_line(message)
+def ignored_parts(kind: str, text: str) -> list[str]:
+    """What a constraint says that llguidance ignores, in its own words."""
+    return _compiled(kind, text).get_grammar_warnings()
 
 
 def start_error(kind: str, text: str) -> str:
-    """Why no text can match a constraint that is valid, or it is too complex; empty if there is a first character."""
-    matcher = LLMatcher(_byte_index(), llguidance_grammar(kind, text), log_level=0, limits=LIMITS)
-    is_possible = any(matcher.compute_bitmask())
-    if matcher.is_error():
-        reason = first_line(matcher.get_error())
-        return "nothing can match it" if reason.startswith("NoExtension") else f"it is too complex: {reason}"
-    return "" if is_possible else "nothing can match it"
+    """Why no text can match a constraint that is valid, or it is too complex; empty if a text can begin."""
+    matcher = _compiled(kind, text).deep_copy()
+    bits = matcher.compute_bitmask()
+    if not matcher.is_error() and any(bits):  # what is too long, such as a{1000000}, shows after one character
+        matcher.consume_token(next(byte for byte in range(257) if bits[byte // 8] >> byte % 8 & 1))
+    if not matcher.is_error():
+        return "" if any(bits) else NOTHING
+    reason = _first_line(matcher.get_error())
+    return NOTHING if reason.startswith("NoExtension") else f"it is too complex: {reason}"
 
 
 def matches_regex(regex: str, text: str) -> bool:
     """Whether the whole text matches."""
-    matcher = LLMatcher(_byte_index(), llguidance_grammar("regex", regex), log_level=0)
+    matcher = _compiled("regex", regex).deep_copy()
     data = list(text.encode("utf-8", "surrogatepass"))
     return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
+
+
+# The checks of a constraint and its answers compile it once: an object of 1,500 properties takes 600 ms.
+@lru_cache(maxsize=8)
+def _compiled(kind: str, text: str) -> LLMatcher:
+    """The matcher of a constraint at its start, for copies; or with the error of one that is not supported."""
+    return _compile(_byte_index(), kind, text)
+
+
+def _compile(index: LLTokenizer, kind: str, text: str) -> LLMatcher:
+    """A matcher for one kind of tokens. Raises ValueError for JSON that llguidance does not read.
+
+    llguidance follows a `$ref` by recursion: 700 of them in succession need more than the stack of the main thread.
+    """
+    if kind == "regex":
+        return LLMatcher(index, LLMatcher.grammar_from_regex(text), log_level=0, limits=_LIMITS)
+    grammar = LLMatcher.grammar_from_json_schema(text, overrides=_JSON_OPTIONS)
+    matchers: list[LLMatcher] = []
+    usual = threading.stack_size(_STACK)
+    try:
+        thread = threading.Thread(
+            target=lambda: matchers.append(LLMatcher(index, grammar, log_level=0, limits=_LIMITS)), daemon=True
+        )
+        thread.start()
+    finally:
+        threading.stack_size(usual)
+    thread.join()  # which Ctrl-C ends: a large schema takes seconds
+    return matchers[0]
+
+
+def _first_line(text: str) -> str:
+    """The first line of a message of llguidance, whose others draw the place."""
+    return text.strip().split("\n")[0][:200]
 
 
 @cache
@@ -143,11 +181,6 @@ def _byte_index() -> LLTokenizer:
             return list(text.encode() if isinstance(text, str) else text)
 
     return LLTokenizer(TokenizerWrapper(Bytes()), slices=[])
-
-
-def first_line(text: str) -> str:
-    """The first line of a message of llguidance, whose others draw the place."""
-    return text.strip().split("\n")[0][:200]
 
 
 class _Tokens:

@@ -10,7 +10,7 @@ from operator import mul
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmcli.engine.answer_text import DrawState
+from llmcli.engine.draw_state import DrawState
 from llmcli.engine.events import Alternative, TemperatureShift, TokenLogprob, TokenTrace
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
