@@ -261,6 +261,24 @@ def test_partial_file_that_is_pruned_is_restored_at_once(
 
 
 @deletes_open_files
+def test_a_folder_deleted_before_a_split_is_restored(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    early_split(monkeypatch)
+    pulls.hub.throttle = 4 * MIB
+    split, pruned = partial_file.PartialFile.split, list[Path]()
+
+    def prune(partial: partial_file.PartialFile) -> partial_file.Segment | None:
+        if not pruned:
+            pruned.append(partial.path)
+            shutil.rmtree(pulls.folder)
+        return split(partial)
+
+    monkeypatch.setattr(partial_file.PartialFile, "split", prune)
+    assert sha256(pulls.pull()) == DIGEST
+    assert len(pruned) == 1
+    assert pulls.said == ["another program deleted the partial download; it is restored"]
+
+
+@deletes_open_files
 def test_an_interrupt_after_a_prune_keeps_the_bytes(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
 
