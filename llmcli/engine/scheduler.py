@@ -13,6 +13,9 @@ class Scheduler:
 
     A generation that ends leaves its tokens in the memory of the context, as a prefix for later ones, until its
     sequence or the memory is needed. One that fails ends alone, with the reason "error" and its `failure`.
+
+    Where the memory that the sequences share is full, those that joined last wait until another one ends, and all their
+    tokens are evaluated again. So an answer has the whole `n_ctx` of a sequence, whatever runs beside it.
     """
 
     def __init__(self, context: Context) -> None:
@@ -20,6 +23,7 @@ class Scheduler:
         self._waiting: list[Generation] = []  # for a sequence, or for the prompt of others
         self._reading: list[Generation] = []  # those whose prompt, which is the same, is being evaluated
         self._running: list[Generation] = []
+        self._is_full = False  # no prompt begins until a generation leaves
         self._free = list(range(context.n_seq_max))  # sequences; those that were used stand at the end
         self._used: list[int] = []  # those that have had a generation, running or not
 
@@ -27,6 +31,11 @@ class Scheduler:
     def generations(self) -> list[Generation]:
         """Those that wait or run."""
         return [*self._waiting, *self._reading, *self._running]
+
+    @property
+    def n_running(self) -> int:
+        """The number of those that draw a token in each step; 0 while a prompt is read beside them."""
+        return 0 if self._waiting or self._reading else len(self._running)
 
     def add(self, generation: Generation) -> None:
         """Let a generation join; it waits where all sequences are in use. Its end frees its samplers.
@@ -61,7 +70,7 @@ class Scheduler:
         if events:
             return events
         running = list(self._running)
-        if self._waiting and self._free and not self._reading:
+        if self._waiting and self._free and not self._reading and not self._is_full:
             self._begin_prompt()
         if self._reading:
             try:
@@ -69,7 +78,7 @@ class Scheduler:
             except AbortedError:  # by any of them: the others read the batch again in the next step
                 return self._end_cancelled()
         # Those that removed tokens first evaluate the tokens before them.
-        events += [self._backtrack(one) for one in running if one.needs_evaluation]
+        events += [self._backtrack(one) for one in running if one.needs_evaluation and one in self._running]
         ready = [one for one in running if not (one.needs_evaluation or one.finish_reason)]
         events += self._evaluate_tokens(ready) if ready else []
         for one in self.generations:
@@ -83,6 +92,7 @@ class Scheduler:
 
     def _leave(self, generation: Generation) -> None:
         generation.close()
+        self._is_full = False
         if generation in self._waiting:
             self._waiting.remove(generation)
             return
@@ -123,7 +133,12 @@ class Scheduler:
         try:
             first.timings.prompt_n += context.prefill_batch(first.seq_id, first.tokens, first.request.progress)
         except ContextOverflowError as error:
-            return self._read_batch() if self._free_memory() else [first.fail(error)]
+            if self._free_memory():
+                return self._read_batch()
+            if not self._running:
+                return [first.fail(error)]
+            self._suspend(group)
+            return []
         except LlmcliError as error:
             return [first.fail(error)]
         first.timings.prompt_ms += now_ms() - start
@@ -134,9 +149,10 @@ class Scheduler:
         self._reading, self._running = [], self._running + group
         events = []
         for one in group:
-            one.layout, one.needs_evaluation = context.layout(one.seq_id), False
+            one.needs_evaluation = False
+            one.layout = one.layout or context.layout(one.seq_id)  # it has one if it was suspended
             events.append(one.finish("length") if one.is_full(context.n_ctx) else self._draw(one, -1))
-            one.timings.ttft_ms = now_ms() - one.joined_ms
+            one.timings.ttft_ms = one.timings.ttft_ms or now_ms() - one.joined_ms
         return events
 
     def _backtrack(self, generation: Generation) -> TokenEvent:
@@ -148,7 +164,9 @@ class Scheduler:
         except AbortedError:
             return generation.finish(generation.request.cancellation.reason)
         except ContextOverflowError:
-            return self._backtrack(generation) if self._free_memory() else generation.finish("length")
+            if self._free_memory() or self._suspend_last(generation):
+                return self._backtrack(generation)
+            return generation.finish("length")
         except LlmcliError as error:
             return generation.fail(error)
         generation.needs_evaluation = False
@@ -166,11 +184,11 @@ class Scheduler:
         except AbortedError:
             return [one.finish(cancellation.reason) for one in ready]
         except ContextOverflowError:  # the context that the sequences share is full
-            if self._free_memory():
-                return self._evaluate_tokens(ready)
+            if self._free_memory() or self._suspend_last(ready[0]):
+                return self._evaluate_tokens([one for one in ready if one in self._running])
             return [one.finish("length") for one in ready]
         except LlmcliError:  # the one whose token cannot be evaluated ends alone
-            return [self._backtrack(one) for one in ready]
+            return [self._backtrack(one) for one in ready if one in self._running]
         shared_ms = now_ms() - start
         events = []
         for row, one in enumerate(ready):  # the logits of all rows stand in the context until its next evaluation
@@ -184,6 +202,24 @@ class Scheduler:
             return generation.advance(self._context.handle, row, self._context.n_ctx)
         except LlmcliError as error:
             return generation.fail(error)
+
+    def _suspend_last(self, kept: Generation) -> bool:
+        """Suspend the running generation that joined last, but not `kept`; returns whether there was one."""
+        last = next((one for one in reversed(self._running) if one is not kept and not one.finish_reason), None)
+        if last:
+            self._suspend([last])
+        return last is not None
+
+    def _suspend(self, generations: Sequence[Generation]) -> None:
+        """Take the memory of these; they are the next to begin once there is room."""
+        for one in generations:
+            self._context.cut(one.seq_id)
+            self._free.append(one.seq_id)
+            one.needs_evaluation = True
+        self._reading = [one for one in self._reading if one not in generations]
+        self._running = [one for one in self._running if one not in generations]
+        self._waiting[:0] = generations
+        self._is_full = True
 
     def _free_memory(self) -> bool:
         """Remove the tokens that only later prompts could reuse; returns whether there were any."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, product
+from itertools import product
 from math import prod
 from time import perf_counter
 
@@ -188,8 +188,8 @@ class Comparison:
             index, answer, now = event.index, self.answers[event.index], perf_counter()
             if answer.started:  # before its first token its prompt was evaluated
                 self.seconds += now - last
-            last, begin = now, () if answer.started else answer.begin()
-            for kind, text in chain(begin, answer.push(event)):
+            last = now
+            for kind, text in answer.push(event):
                 yield index, kind, text
             if event.finish_reason:
                 yield index, END, event.finish_reason

@@ -26,6 +26,9 @@ from llmcli.params.settings import Layer, Settings, fields
 if TYPE_CHECKING:
     from llmcli.engine.token_inspection import TokenInspector as TokenInspector
 
+# Called for the next request, with True if no answer is being generated: it may wait then, and None ends the batch.
+# Otherwise None says only that there is none at the moment.
+RequestSource = Callable[[bool], Request | None]
 Part = tuple[str, str]  # ("answer" or "think", text)
 REASONING_HINT = "end the reasoning with --think-budget, or use a larger --ctx-size"
 _NO_TOKEN = TokenTrace(0, None, "", None, None, None, None, None, (), "", 0, 0.0)  # of text that belongs to no token
@@ -108,6 +111,14 @@ class Engine(Protocol):
         ContextOverflowError when a prompt does not fit, and UsageError, before all, when a request is not valid.
         """
 
+    def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
+        """The events of any number of answers, each with the index of its request; an ended one makes room at once.
+
+        At most `n_parallel` are generated at a time; with 0, as many as are fast on this machine. A request that cannot
+        be answered ends alone, also one whose prompt does not fit: its last event has the reason "error". All requests
+        have the same settings of the model and its context.
+        """
+
     def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:
         """Evaluate the first tokens of a later prompt; a cancellation keeps those that are evaluated."""
 
@@ -160,7 +171,7 @@ class Answer:
         self.problem: str | None = None  # why the finished text does not match its constraint
         self.n_drawn = 0  # tokens sampled, including those removed later
         self.record = GenerationRecord()
-        self.started = False
+        self.started = self._has_begun = False
         self.traces: list[TokenTrace] = []
         self._splitter: ReasoningSplitter | None = None
         self._waited_ms = 0.0  # for the model
@@ -211,7 +222,8 @@ class Answer:
                     self.request.cancellation.set()
 
     def begin(self) -> Iterator[Part]:
-        """The parts before the first token. Call `push` with each event of the answer afterwards."""
+        """The parts before the first token; `push` begins an answer that has not begun."""
+        self._has_begun = True
         self._waited_ms = self.engine.waited_ms
         self._splitter = ReasoningSplitter.of_request(self.request)
         if self.settings.prefill:
@@ -219,6 +231,8 @@ class Answer:
 
     def push(self, event: TokenEvent) -> Iterator[Part]:
         """The parts that one more event makes certain; after the last one, the text that was held back."""
+        if not self._has_begun:
+            yield from self.begin()
         self.record, self.started = event.record, True
         # An event without a token and a reason is that of a banned token, which was drawn and removed.
         self.n_drawn += event.id is not None or not event.finish_reason

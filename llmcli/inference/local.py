@@ -19,7 +19,7 @@ from llmcli.engine.scheduler import generate
 from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import placement, sizing
-from llmcli.inference.engine import Capabilities, EngineIdentity, TemplateOptions
+from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
 from llmcli.inference.request import PromptRenderer
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
@@ -283,6 +283,12 @@ class LocalEngine:
             if chat_context:
                 self._context = chat_context
                 context.close()
+
+    def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
+        from llmcli.inference.continuous_batching import ContinuousBatch
+
+        batch = ContinuousBatch(self.model, self.shape, self.start, requests, n_parallel, self.notes.append)
+        return batch.events()
 
     def start(self, request: Request, index: int = 0) -> Generation:
         """The generation for a request. Raises UsageError for settings or a constraint that are not valid."""

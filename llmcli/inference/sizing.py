@@ -125,6 +125,20 @@ def choose_shared(shape: ModelShape, settings: Settings, prompts: Sequence[int],
     return SharedContext(n_ctx, longest + room, width, note)
 
 
+def choose_batch(shape: ModelShape, settings: Settings, longest: int, n_parallel: int) -> SharedContext:
+    """The context for up to `n_parallel` answers at a time, to prompts of at most `longest` tokens.
+
+    Each may become as long as it could alone. Where all of them become long, some wait until others end.
+    """
+    alone, note = choose_context(shape, settings, longest)
+    room = settings.max_tokens + 1 if settings.max_tokens >= 0 else _MIN_ROOM
+    each = min(alone, longest + room)
+    wanted = max(alone, -(-n_parallel * each // _ROUND) * _ROUND)
+    fits = fitting_context(replace(shape, n_ctx_train=wanted), settings, hardware.available_memory())
+    n_ctx = max(alone, fits)
+    return SharedContext(n_ctx, alone, max(min(n_parallel, n_ctx // each), 1), note)
+
+
 def check_settings(shape: ModelShape, settings: Settings) -> list[str]:
     """Refuse what cannot work, before anything is loaded; the result is notes on what is slow or ignored.
 

@@ -20,7 +20,7 @@ from llmcli.engine.events import (
 )
 from llmcli.engine.token_inspection import TokenInspector
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.inference.engine import Capabilities, EngineIdentity, TemplateOptions
+from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
 from llmcli.inference.request import PromptRenderer
 from llmcli.params.settings import Layer
 from tests.inference.fake_vocab import FakeVocab
@@ -56,6 +56,7 @@ class FakeEngine:
         self.load_ms = self.waited_ms = 1.0
         self.requests: list[Request] = []  # all that were asked
         self.is_closed = False
+        self.n_running = 0  # most answers of a batch at a time
         self._scripts = list(scripts) or [("Hello.",)]
         self._reply = reply or self._next_script
         self._delay = delay
@@ -81,6 +82,23 @@ class FakeEngine:
         self.requests += requests
         running = [self._answer(index, one, len(requests)) for index, one in enumerate(requests)]
         while running:
+            for answer in list(running):
+                event = next(answer)
+                if event.finish_reason:
+                    running.remove(answer)
+                yield event
+
+    def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
+        """A piece of each answer in turn, of at most `n_parallel` (4) at a time."""
+        running: list[Generator[TokenEvent, None, None]] = []
+        n_asked = 0
+        while True:
+            while len(running) < (n_parallel or 4) and (request := requests(not running)):
+                self.n_running = max(self.n_running, len(running) + 1)
+                running.append(self._answer(n_asked, request, n_parallel or 4))
+                n_asked += 1
+            if not running:
+                return
             for answer in list(running):
                 event = next(answer)
                 if event.finish_reason:

@@ -1,0 +1,1 @@
+"""Many inputs, or inputs of several steps: jobs, batches and tasks."""
