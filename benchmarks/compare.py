@@ -16,8 +16,9 @@ from time import perf_counter
 from llmcli.engine.events import Cancellation, Request
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.context import Context
+from llmcli.inference.answer import Answer
 from llmcli.inference.comparison import Comparison
-from llmcli.inference.engine import Answer, TemplateOptions
+from llmcli.inference.engine import TemplateOptions
 from llmcli.inference.local import LocalEngine, resolve_model
 from llmcli.models.locations import model_locations
 from llmcli.params.settings import Settings

@@ -21,8 +21,8 @@ from statistics import median
 from benchmarks.policies import open_starter
 from llmcli.engine.events import Request
 from llmcli.errors import LlmcliError
+from llmcli.inference.answer import Answer
 from llmcli.inference.constraints import read_constraint
-from llmcli.inference.engine import Answer
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt
 from llmcli.params.policies.policy import Fixed

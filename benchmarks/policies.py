@@ -19,7 +19,8 @@ from typing import Any
 from llmcli.engine.events import Cancellation, Prompt, Request, TokenEvent
 from llmcli.engine.generation import Generation
 from llmcli.engine.scheduler import generate
-from llmcli.inference.engine import Answer, TemplateOptions
+from llmcli.inference.answer import Answer
+from llmcli.inference.engine import TemplateOptions
 from llmcli.inference.local import LocalEngine, resolve_model
 from llmcli.inference.trace_file import TraceWriter
 from llmcli.models.locations import model_locations

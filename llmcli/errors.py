@@ -1,5 +1,7 @@
 """The errors of the program, and the exit status of each."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 
@@ -83,6 +85,17 @@ class ModelInvalidError(LlmcliError, status=ExitStatus.MODEL_INVALID):
 
 class ConstraintError(LlmcliError, status=ExitStatus.CONSTRAINT_UNMET):
     """No output can satisfy the constraints (grammar, schema, banned strings)."""
+
+
+@contextmanager
+def labeled(label: str) -> Iterator[None]:
+    """Put a label in front of the errors of this block: which of several answers they are about; "" for none."""
+    try:
+        yield
+    except LlmcliError as error:
+        if not label:
+            raise
+        raise type(error)(f"{label}: {error}", error.hint) from None
 
 
 def error_text(error: Exception) -> str:

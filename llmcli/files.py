@@ -27,6 +27,7 @@ _MAX_LINE = 64 << 20  # bytes; no session has a longer line
 _MAX_TEXT = 64 << 20  # bytes of one text file, and of stdin
 _MAX_JSON = 4 << 20  # bytes; a longer file is cut, and so it is not valid
 _MAX_NAME = 64  # characters
+_MAX_FILE_NAME = 255  # characters
 _STDIN_NAMES = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 # Byte order marks with their encodings; the one of UTF-32 begins with the one of UTF-16.
 _MARKS = {b"\xff\xfe\0\0": "utf-32-le", b"\0\0\xfe\xff": "utf-32-be", b"\xef\xbb\xbf": "utf-8"}
@@ -161,6 +162,11 @@ text_reading = TextReading()
 def is_stdin(name: str) -> bool:
     """Whether a file name means stdin."""
     return name in _STDIN_NAMES
+
+
+def is_inline(text: str) -> bool:
+    """Whether a template or a schema is the content itself; any other text is the name of a file."""
+    return "{" in text or len(text) > _MAX_FILE_NAME or "\n" in text
 
 
 def read_text(name: str, encoding: str = "utf-8") -> str:

@@ -8,7 +8,7 @@ from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.engine.events import Prompt, Request
 from llmcli.errors import ContextOverflowError, UsageError
-from llmcli.inference.engine import Answer
+from llmcli.inference.answer import Answer
 
 _REQUEST = (
     "Summarize the conversation below, so that it can continue from the summary. Keep names, numbers, decisions, "

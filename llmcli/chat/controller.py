@@ -295,7 +295,7 @@ class ChatController:
         Raises ContextOverflowError without room for a token, UsageError for a constraint that is not valid.
         """
         from llmcli.engine.events import Request
-        from llmcli.inference.engine import Answer
+        from llmcli.inference.answer import Answer
 
         engine = self.engine
         assert engine

@@ -14,8 +14,8 @@ from llmcli.chat.replay import recorded_settings, recorded_system
 from llmcli.chat.sessions.session import Turn
 from llmcli.engine.events import Cancellation, Progress, Request, TokenChunk, TokenTrace, common_prefix
 from llmcli.errors import UsageError
+from llmcli.inference.answer import Answer, ReasoningSplitter, text_and_reasoning
 from llmcli.inference.constraints import read_constraint, recorded_constraint
-from llmcli.inference.engine import Answer, ReasoningSplitter, text_and_reasoning
 from llmcli.inference.request import system_text
 from llmcli.params.settings import Settings
 

@@ -9,8 +9,9 @@ from itertools import groupby
 from llmcli.chat.conversation import Message
 from llmcli.engine.events import Cancellation, Prompt, common_prefix
 from llmcli.errors import LlmcliError
-from llmcli.inference.engine import REASONING_TAGS, Engine, TemplateOptions
-from llmcli.inference.request import PLAIN_TEMPLATE, template_arguments, template_options, with_plain_stop
+from llmcli.inference.answer import begun_answer
+from llmcli.inference.engine import Engine, TemplateOptions
+from llmcli.inference.request import template_arguments, template_options, with_plain_stop
 from llmcli.params.settings import Settings
 
 _SUMMARY = "What was said before, in summary:"
@@ -52,17 +53,10 @@ class PromptBuilder:
         """
         if not continued:
             return self._render(path, system, settings, settings.prefill or "")
-        # The tags of this model, if its template contains them; else the most common ones.
-        source = "" if settings.raw else self.template(settings).source
-        known = (tags for tags in REASONING_TAGS if tags[1] and tags[1] in source)
-        opening_tag, closing_tag = next(known, REASONING_TAGS[0])
-        before = self._render(path, system, settings).text  # which may open the reasoning itself
-        is_open = not settings.raw and before.rstrip().endswith(opening_tag)
-        so_far = continued.content
-        if continued.reasoning or is_open:
-            gap = "" if is_open and before.endswith("\n") else "\n"
-            so_far = ("" if is_open else opening_tag) + gap + continued.reasoning
-            so_far += f"\n{closing_tag}\n\n{continued.content}" if continued.content else ""
+        template, before = "", ""
+        if not settings.raw:  # the prompt may open the reasoning itself
+            template, before = self.template(settings).source, self._render(path, system, settings).text
+        so_far = begun_answer(continued.reasoning, continued.content, template, before)
         return self._render(path, system, settings, so_far)
 
     def _render(self, path: Sequence[Message], system: str | None, settings: Settings, prefill: str = "") -> Prompt:
@@ -96,8 +90,7 @@ class PromptBuilder:
 
     def with_plain_stop(self, settings: Settings) -> Settings:
         """The settings for an answer: with the plain template it ends where the user's turn would begin."""
-        is_plain = not settings.raw and self.template(settings).source == PLAIN_TEMPLATE
-        return with_plain_stop(settings) if is_plain else settings
+        return with_plain_stop(settings, self.template(settings).source)
 
 
 def as_messages(path: Sequence[Message], system: str | None) -> _Messages:

@@ -19,10 +19,11 @@ from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation, Request, TemperatureShift
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import convert, decode_json
+from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import ReplayManifest, build_manifest, prompt_sha256
 from llmcli.inference.comparison import MAX_VARIANTS
 from llmcli.inference.constraints import recorded_constraint
-from llmcli.inference.engine import Answer, Engine, TemplateOptions, Vocab, check_request
+from llmcli.inference.engine import Engine, TemplateOptions, Vocab, check_request
 from llmcli.inference.request import system_file, template_arguments
 from llmcli.inference.sizing import possible_gpu_layers
 from llmcli.params.generation import InterfaceParams

@@ -4,36 +4,24 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from llmcli.cli.generate import NoStdin, PromptArgument, command_layers, exit_status, warn_plain_template
 from llmcli.cli.options import CHAT_ONLY, with_settings
+from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, exit_status, requests_of
 from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
 from llmcli.config.presets import LayerStack
-from llmcli.errors import LlmcliError, UsageError
-from llmcli.params.sampler_chain import check_chain
+from llmcli.errors import UsageError
 from llmcli.params.samplers import random_seed
-from llmcli.params.settings import Layer, ResolvedSettings, fields, resolve
+from llmcli.params.settings import Layer, fields, resolve
 from llmcli.ui.terminal.console import can_redraw, console
 from llmcli.ui.terminal.output import print_json
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.engine.events import Cancellation, Constraint, Prompt
     from llmcli.inference.comparison import Comparison, Variant
-    from llmcli.inference.engine import Engine
-
-
-class _CompareRequest(NamedTuple):
-    """The request of a variant: its settings with their origins, its texts, and its constraint."""
-
-    variant: "Variant"
-    resolved: ResolvedSettings
-    text: str
-    system: str | None
-    constraint: "Constraint | None"
+    from llmcli.inference.request import Question
 
 
 @with_settings(only=fields().keys() - CHAT_ONLY)
@@ -62,7 +50,8 @@ def compare(
     ] = False,
     no_stdin: NoStdin = False,
 ) -> int:
-    from llmcli.inference.comparison import variants_of  # loads the engine, as do the other late imports
+    from llmcli.inference.answer import Answer
+    from llmcli.inference.comparison import Comparison, variants_of  # loads the engine, as do the other late imports
 
     layers = list(command_layers(flags, text))
     first = resolve(layers)
@@ -77,20 +66,21 @@ def compare(
     variants = variants_of(vary or [], seed, n or answers)
     if asked.prompt is not None and "prompt" in variants[0].values:
         raise UsageError("the prompt is given twice: as an argument and with --vary", "remove one of them")
-    requests = _requests(variants, layers, reads_stdin(asked, no_stdin))
+    questions = _questions(variants, layers, reads_stdin(asked, no_stdin))
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome
     from llmcli.ui import comparison as screen
 
     target = find_model(asked)
     welcome(first.origins["model"])
-    requests = [one._replace(resolved=one.resolved.over(target.layer)) for one in requests]
-    screen.warn_ineffective([(one.variant.label, one.resolved) for one in requests])
-    varied = {key for one in requests for key in one.variant.values} | ({"seed"} if asked.seed is None else set())
-    shared = {key: origin for key, origin in requests[0].resolved.origins.items() if key not in varied}
-    print_settings(replace(requests[0].resolved, origins=shared))
+    questions = [one.over(target.layer) for one in questions]
+    screen.warn_ineffective([(one.label, one.resolved) for one in questions])
+    varied = {key for one in variants for key in one.values} | ({"seed"} if asked.seed is None else set())
+    shared = {key: origin for key, origin in questions[0].resolved.origins.items() if key not in varied}
+    print_settings(replace(questions[0].resolved, origins=shared))
     status, live, think = ProgressLine(), can_redraw(sys.stdout) and not as_json, asked.think == "show"
     with open_model(target, asked, status) as (engine, cancellation):
-        comparison = _comparison(engine, requests, cancellation)
+        requests = requests_of(engine, questions, cancellation)
+        comparison = Comparison([Answer(engine, request) for request in requests])
         comparison.progress = status.reading
         screen.run(comparison, screen.view_of(comparison, asked) if live else None, think, status.clear)
         if as_json:
@@ -103,48 +93,19 @@ def compare(
     return exit_status(comparison.answers)
 
 
-def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: bool) -> list[_CompareRequest]:
-    """The request of each variant before the model is known. Raises LlmcliError with the label of a variant."""
-    from llmcli.inference.constraints import read_constraint
-    from llmcli.inference.request import join_prompt, system_text
+def _questions(variants: Sequence["Variant"], layers: Sequence[Layer], piped: bool) -> list["Question"]:
+    """The question of each variant. Raises LlmcliError with the label of a variant."""
+    from llmcli.inference.request import join_prompt, read_question
 
     note = cache(console.note)  # once, if all variants have the same schema
     all_resolved = [resolve(LayerStack(layers).above({}, variant.values)) for variant in variants]
     read = cache(partial(read_prompt, all_resolved[0].settings))
-    requests = []
+    questions = []
     for variant, resolved in zip(variants, all_resolved, strict=True):
-        settings = resolved.settings
-        text = join_prompt(settings, piped, read)
-        try:
-            check_chain(settings)
-            once = replace(settings, constraint_retries=0)  # each answer is one of several, and streams
-            system, constraint = system_text(settings), read_constraint(once, note)
-        except LlmcliError as error:
-            raise type(error)(f"{variant.label}: {error}", error.hint) from None
-        requests.append(_CompareRequest(variant, resolved, text, system, constraint))
-    return requests
-
-
-def _comparison(engine: "Engine", requests: Sequence[_CompareRequest], cancellation: "Cancellation") -> "Comparison":
-    """The answers to the requests, with settings that fit this model; warns if it has no chat template."""
-    from llmcli.engine.events import Request
-    from llmcli.inference.comparison import Comparison
-    from llmcli.inference.engine import Answer
-    from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
-
-    prompts: dict[Any, Prompt] = {}  # rendering takes time, and most variants have the same prompt
-    answers = []
-    if any(needs_plain_template(engine, one.resolved.settings) for one in requests):
-        warn_plain_template(engine)
-    for one in requests:
-        s = one.resolved.settings
-        s = with_plain_stop(s) if needs_plain_template(engine, s) else s
-        key = one.text, one.system, s.prefill, s.raw, s.chat_template, s.think == "off", s.template_arg
-        if key not in prompts:
-            prompts[key] = build_prompt(engine, s, one.text, one.system, cancellation)
-        request = Request(prompts[key], s, one.constraint, cancellation=cancellation, label=one.variant.label)
-        answers.append(Answer(engine, request))
-    return Comparison(answers)
+        text = join_prompt(resolved.settings, piped, read)
+        once = replace(resolved.settings, constraint_retries=0)  # each answer is one of several, and streams
+        questions.append(read_question(replace(resolved, settings=once), text, note, variant.label))
+    return questions
 
 
 def _data(

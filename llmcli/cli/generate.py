@@ -1,18 +1,16 @@
 """`llmcli generate`: one prompt in, one answer out, made for pipes."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
+from typer import Option
 
-from llmcli.cli.options import CHAT_ONLY, prompt_of, with_settings
+from llmcli.cli.options import CHAT_ONLY, with_settings
+from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, exit_status, requests_of
 from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
-from llmcli.config.presets import layers_of
 from llmcli.engine.events import Measure
-from llmcli.errors import ConstraintError, ExitStatus
-from llmcli.params.sampler_chain import check_chain
-from llmcli.params.settings import Layer, Settings, fields, resolve
+from llmcli.errors import ExitStatus
+from llmcli.params.settings import Layer, fields, resolve
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import (
     AnswerWriter,
@@ -27,11 +25,7 @@ from llmcli.ui.terminal.output import (
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.engine.events import Cancellation, Request
-    from llmcli.inference.engine import Answer, Engine
-
-PromptArgument = Annotated[str | None, Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
-NoStdin = Annotated[bool, Option("--no-stdin", help="Do not read stdin (the input of a shell loop).")]
+    from llmcli.inference.answer import Answer
 
 
 @with_settings(only=fields().keys() - CHAT_ONLY)
@@ -65,53 +59,29 @@ def generate(
         console.warn("logprobs has no effect: it needs --json", "to see probabilities, use --heat p or --trace FILE")
     if "trace_top" in flags.values and trace is None:
         console.warn("trace_top has no effect: it needs --trace", "record a trace with --trace FILE")
-    check_chain(asked)
-    from llmcli.inference.constraints import read_constraint
-    from llmcli.inference.request import join_prompt, system_text
+    from llmcli.inference.request import join_prompt, read_question
 
-    question = join_prompt(asked, reads_stdin(asked, no_stdin), partial(read_prompt, asked))
-    system, constraint = system_text(asked), read_constraint(asked, console.note)
+    piped = reads_stdin(asked, no_stdin)
+    question = read_question(first, join_prompt(asked, piped, partial(read_prompt, asked)), console.note)
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
-    from llmcli.inference.engine import Answer
+    from llmcli.inference.answer import Answer
 
     target = find_model(asked)
     welcome(first.origins["model"])
-    resolved = first.over(target.layer).with_seed()
-    warn_ineffective(resolved)
-    print_settings(resolved)
+    question = question.over(target.layer)
+    warn_ineffective(question.resolved)
+    print_settings(question.resolved)
     status = ProgressLine()
-    with open_model(target, resolved.settings, status) as (engine, cancellation):
-        request = _request(engine, resolved.settings, question, system, cancellation)
+    with open_model(target, question.settings, status) as (engine, cancellation):
+        (request,) = requests_of(engine, [question], cancellation)
         if show_prompt:
             print_text(request.prompt.text.removesuffix("\n") + "\n")
             return ExitStatus.OK
-        request.constraint, request.progress = constraint, status.reading
+        request.progress = status.reading
         answer = Answer(engine, request)
         with write_trace(answer, trace, heat is not None):
-            _print_answer(answer, status, question if echo else "", as_json, stream)
+            _print_answer(answer, status, question.text if echo else "", as_json, stream)
     return _report(answer, heat, stats)
-
-
-def _request(
-    engine: "Engine", settings: Settings, question: str, system: str | None, cancellation: "Cancellation"
-) -> "Request":
-    """The request in the words of the model's chat template, or of a plain one, with a warning."""
-    from llmcli.engine.events import Request
-    from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
-
-    if needs_plain_template(engine, settings):
-        warn_plain_template(engine)
-        settings = with_plain_stop(settings)
-    prompt = build_prompt(engine, settings, question, system, cancellation)
-    return Request(prompt, settings, cancellation=cancellation)
-
-
-def warn_plain_template(engine: "Engine") -> None:
-    """Warn that the model has no chat template."""
-    console.warn(
-        f"{engine.name} has no chat template: a plain one is used (User: ... Assistant: ...)",
-        "use --raw to complete the prompt as it is, or give a template with --chat-template",
-    )
 
 
 def _print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bool, stream: bool) -> None:
@@ -132,14 +102,6 @@ def _print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bo
     if not stream:
         writer.write(answer.text)
     writer.end()
-
-
-def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:
-    """Config file, preset, environment and flags, lowest first; the argument counts as the flag `--prompt`."""
-    given, prompt = dict(flags.values), prompt_of(flags, text)
-    if prompt is not None:
-        given["prompt"] = fields()["prompt"].parse_text(prompt)
-    return layers_of(Layer("flag", given)).below
 
 
 def _report(answer: "Answer", heat: Measure | None, stats: bool) -> int:
@@ -166,28 +128,3 @@ def _report(answer: "Answer", heat: Measure | None, stats: bool) -> int:
         size = f" of {answer.record.n_ctx} tokens" if answer.record.n_ctx else ""
         console.note(f"cut off: the context{size} is full" + ("; raise it with -c" if settings.n_ctx else ""))
     return status
-
-
-def exit_status(answers: Sequence["Answer"]) -> int:
-    """The exit status of answers that are written; a warning tells of one that is reasoning only.
-
-    Raises ConstraintError when a constraint was not met.
-    """
-    from llmcli.inference.engine import REASONING_HINT
-
-    reasons = [answer.finish_reason for answer in answers]
-    if "interrupt" in reasons:
-        return ExitStatus.INTERRUPTED
-    if "timeout" in reasons:
-        console.note(f"stopped by --timeout after {answers[0].settings.timeout:g} s")
-        return ExitStatus.TIMEOUT
-    for answer in answers:
-        if answer.record.failure:
-            return answer.record.failure.status
-    for answer in answers:
-        label = f"{answer.request.label}: " if answer.request.label else ""
-        if failure := answer.constraint_failure():
-            raise ConstraintError(f"{label}{failure}", failure.hint)
-        if reason := answer.reasoning_only():
-            console.warn(label + reason, REASONING_HINT)
-    return ExitStatus.OK

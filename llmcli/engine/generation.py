@@ -66,6 +66,13 @@ class Generation(GenerationRecord):
         self._forced = deque(self.gate.closing_tokens() if self.gate else ())  # tokens that are not drawn but given
         self._answer_at: int | None = None if self.gate and settings.max_tokens else len(prompt)  # number of its token
 
+    @property
+    def max_new_tokens(self) -> int:
+        """The number of tokens that reasoning and answer can have together; -1 if it is not known."""
+        answer = self.request.settings.max_tokens
+        reasoning = self.gate.max_tokens if self.gate and answer > 0 else 0
+        return -1 if reasoning < 0 else answer + reasoning
+
     def _make_sampler(self) -> TokenSampler:
         hooks = ChainHooks(self.state, self.request.live_shift, self._tracer, self.on_step) if self.state else None
         return make_token_sampler(self.vocab, self.request.settings, hooks, self.request.constraint, self.gate)

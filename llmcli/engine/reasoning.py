@@ -29,9 +29,11 @@ REASONING_TAGS = (
 )
 # What the answer of a model can begin with: the last one is plain text, which opens the reasoning in a prompt only.
 MODEL_TAGS = REASONING_TAGS[:-1]
+_PAIRS = [pair for pair in REASONING_TAGS if pair[1]]
 Side = Literal["reasoning", "answer", "both"]
 _BREAKS = r"""((?:\\n|['"]\s*[~+]\s*['"])*)"""  # line breaks in a text of a template, also where texts are joined
 _LOOKED_FOR = r"""(['"]\s*(?:in\b|[),]))?"""  # behind a text that the template only compares or splits with
+_TAG_TOKENS = 64  # more than the tags, their line breaks and the rest of a character take
 
 
 class ReasoningSplitter:
@@ -133,19 +135,27 @@ class ReasoningGate:
         self.n_tokens = 0  # of the reasoning
         self.is_open = False  # whether the answer has begun
         self.completes_tags = False  # whether a first token that begins a tag is followed by the rest of it
+        self._is_expected = True  # not if the prompt has ended the reasoning
 
     @classmethod
     def of_request(cls, vocab: Vocab, request: Request) -> "ReasoningGate | None":
         """The gate of an answer; None if neither its prompt nor the template of that has a tag of reasoning."""
         splitter = ReasoningSplitter.of_request(request)
         template, prompt = request.prompt.template, request.prompt.text
-        openers = [opener for opener, closer in REASONING_TAGS if closer and opener in template]
+        openers = [opener for opener, _ in _PAIRS if opener in template]
         if not splitter or not (openers or splitter.thinking):
             return None
-        pairs = [pair for pair in REASONING_TAGS if pair[1]]
-        opener, closer = max(pairs, key=lambda pair: (prompt.rfind(pair[0]), template.rfind(pair[0])))
-        closing = closing_text(opener, closer, template, prompt)
-        return cls(vocab, splitter, openers, request.settings.think_budget, closing)
+        closing = closing_text(*model_tags(template, prompt), template, prompt)
+        gate = cls(vocab, splitter, openers, request.settings.think_budget, closing)
+        gate._is_expected = not prompt.rstrip().endswith(tuple(closer for _, closer in _PAIRS))
+        return gate
+
+    @property
+    def max_tokens(self) -> int:
+        """The number of tokens that the reasoning can take with its tags; -1 if it has no limit."""
+        if not self._is_expected:
+            return 0
+        return self._budget + _TAG_TOKENS if self._budget >= 0 else -1
 
     @property
     def thinking(self) -> bool:
@@ -200,11 +210,31 @@ class ReasoningGate:
         return text
 
 
+def model_tags(template: str, prompt: str) -> tuple[str, str]:
+    """The tags of a model: those that its prompt ends with, else those of its template, else the last in its prompt.
+
+    A user can write of others.
+    """
+    end = prompt.rstrip()
+    return max(_PAIRS, key=lambda pair: (end.endswith(pair[0]), template.rfind(pair[0]), prompt.rfind(pair[0])))
+
+
+def begun_answer(reasoning: str, text: str, template: str, prompt: str) -> str:
+    """What stands behind `prompt` if an answer has this reasoning and this text so far, as the template writes it."""
+    opener, closer = model_tags(template, prompt)
+    is_open = prompt.rstrip().endswith(opener)
+    if not (reasoning or is_open):
+        return text
+    closing = closing_text(opener, closer, template, prompt)
+    gap = "\n" if closing.startswith("\n") and not (is_open and prompt.endswith("\n")) else ""
+    return ("" if is_open else opener) + gap + reasoning + (closing + text if text else "")
+
+
 def closing_text(opener: str, closer: str, template: str, prompt: str) -> str:
     """The closing tag with the line breaks before and after it that the model is used to.
 
     They are those with which the template writes earlier or empty reasoning; one that writes none tells by its opening
-    tag whether tags have their own lines.
+    tag whether tags have their own lines, which is usual.
     """
     if closer.startswith("<|start|>"):  # gpt-oss: a message of its own, so that the one before it must end
         return "<|end|>" + closer
@@ -215,6 +245,6 @@ def closing_text(opener: str, closer: str, template: str, prompt: str) -> str:
             before = min(before, 1)
         if before + after and not found[3]:
             written.append((before + after, before, after))
-    has_lines = opener + "\n" in prompt or opener + r"\n" in template
+    has_lines = opener + "\n" in prompt or opener + r"\n" in template or opener not in template + prompt
     *_, before, after = max(written, default=(3, 1, 2) if has_lines else (0, 0, 0))
     return "\n" * before + closer + "\n" * after

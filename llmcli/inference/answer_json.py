@@ -22,7 +22,7 @@ from llmcli.params.sampler_chain import DEFAULT_ORDER, SamplingParams, build_cha
 from llmcli.params.settings import Settings, fields, ineffective_keys, to_data, to_datum
 
 if TYPE_CHECKING:  # a session reads manifests without the engine
-    from llmcli.inference.engine import Answer
+    from llmcli.inference.answer import Answer
 
 # The settings that no answer depends on: for downloads, devices, the chat, the trace, and files that are read already.
 _UNRELATED = {*fields_of(HubParams), *fields_of(InterfaceParams), *fields_of(PlacementParams), "trace_top", "encoding"}

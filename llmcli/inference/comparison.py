@@ -8,8 +8,9 @@ from time import perf_counter
 
 from llmcli.engine.events import Progress
 from llmcli.errors import UsageError
+from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
-from llmcli.inference.engine import Answer, check_request
+from llmcli.inference.engine import check_request
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import SettingValue, fields_of

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 
 from llmcli.engine.events import Constraint
 from llmcli.errors import UsageError
-from llmcli.files import read_text
+from llmcli.files import is_inline, read_text
 from llmcli.inference.json_schema import read_schema
-from llmcli.inference.request import is_inline
 from llmcli.inference.schema_shorthand import expand_shorthand, is_shorthand
 from llmcli.params.settings import Settings
 from llmcli.text import ellipsize

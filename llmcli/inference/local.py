@@ -16,11 +16,11 @@ from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe, probe_record
 from llmcli.engine.scheduler import generate
-from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
+from llmcli.errors import ModelInvalidError, UsageError, labeled
 from llmcli.files import data_dir
 from llmcli.inference import placement, sizing
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
-from llmcli.inference.request import PromptRenderer
+from llmcli.inference.prompt_renderer import PromptRenderer
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.kind import ModelKind, kind_of
@@ -252,20 +252,22 @@ class LocalEngine:
 
     def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
         generations = [self.start(request, index) for index, request in enumerate(requests)]
+        limits = [one.max_new_tokens for one in generations]  # `max_tokens` and the reasoning before the answer
+        longest = replace(requests[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
         if len(requests) == 1:
-            return generate(self._context_for(len(requests[0].prompt.tokens), requests[0].settings), generations)
-        return self._generate_together(requests, generations)
+            return generate(self._context_for(len(requests[0].prompt.tokens), longest), generations)
+        return self._generate_together(requests, generations, longest)
 
     def _generate_together(
-        self, requests: Sequence[Request], generations: Sequence[Generation]
+        self, requests: Sequence[Request], generations: Sequence[Generation], longest: Settings
     ) -> Generator[TokenEvent, None, None]:
         """The events of several answers, in rounds of as many at a time as the memory has room for.
+
+        `longest` has the `max_tokens` of the longest of them with its reasoning.
 
         They have a context of their own, and that of a conversation stays as it is; if there is none, it stays theirs.
         """
         begin = perf_counter()
-        limits = [one.settings.max_tokens for one in requests]
-        longest = replace(requests[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
         lengths = [len(tokens) for tokens in {tuple(one.prompt.tokens) for one in requests}]
         shared = sizing.choose_shared(self.shape, longest, lengths, len(requests))
         chat_context = self._context
@@ -292,12 +294,8 @@ class LocalEngine:
 
     def start(self, request: Request, index: int = 0) -> Generation:
         """The generation for a request. Raises UsageError for settings or a constraint that are not valid."""
-        try:
+        with labeled(request.label):
             return Generation(self.tokenizer, request, index)
-        except LlmcliError as error:
-            if not request.label:
-                raise
-            raise type(error)(f"{request.label}: {error}", error.hint) from None
 
     def _context_for(self, n_prompt: int, settings: Settings) -> Context:
         context, needed = self._context, n_prompt + max(settings.max_tokens, 0)

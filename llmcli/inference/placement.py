@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 
-from llmcli.engine.llama import hardware
+from llmcli.engine.llama import hardware, structures
 from llmcli.errors import UsageError
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.params.model import ModelParams, PlacementParams, RopeParams, read_override
@@ -82,7 +82,7 @@ def _lockable() -> int | None:
 
 def placement_facts(settings: ModelParams) -> Mapping[str, str]:
     """How a model is loaded and computed on this machine with these settings, by name."""
-    n_threads = settings.n_threads or hardware.usable_cores()
+    n_threads, n_threads_batch = structures.threads(settings)
     offload = [device.name for device in hardware.devices() if device.kind in ("GPU", "IGPU")]
     if settings.device != "auto":
         hardware.offload_handles(settings.device)
@@ -94,7 +94,7 @@ def placement_facts(settings: ModelParams) -> Mapping[str, str]:
     limit = _lockable()
     lockable = "" if limit is None or "mlock" not in settings.load_mode else f" (at most {limit // _MIB} MiB locked)"
     facts = {
-        "threads": f"{n_threads} for generation, {settings.n_threads_batch or n_threads} for prompts",
+        "threads": f"{n_threads} for generation, {n_threads_batch} for prompts",
         "load mode": mode + lockable + (", weights checked" if settings.check_tensors else ""),
         "offload": ", ".join(offload) + (split if len(offload) > 1 else "")
         if offload

@@ -1,25 +1,23 @@
-"""The parts of a request: text, files and stdin; system prompt; chat template; and the prompt as tokens."""
+"""Requests from settings: text, files and stdin; system prompt; chat template."""
 
-import os
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
-from llmcli.engine.events import Cancellation, Message, Prompt, TokenChunk
-from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
-from llmcli.files import is_stdin, read_text
-from llmcli.params.generation import template_args_as_data
-from llmcli.params.settings import Settings
+from llmcli.engine.events import Cancellation, Constraint, Prompt, Request
+from llmcli.errors import ContextOverflowError, LlmcliError, UsageError, labeled
+from llmcli.files import is_inline, is_stdin, read_text
+from llmcli.inference.constraints import read_constraint
+from llmcli.params.generation import RequestParams, template_args_as_data
+from llmcli.params.param import fields_of
+from llmcli.params.sampler_chain import check_chain
+from llmcli.params.settings import Layer, ResolvedSettings, Settings
 from llmcli.text import did_you_mean, without_line_feed
 
 if TYPE_CHECKING:  # a list of sessions needs no engine
-    from llmcli.engine.llama.model import Vocab
     from llmcli.inference.engine import Engine, TemplateOptions
-    from llmcli.inference.template import ChatTemplate
 
 # For models without a chat template: plain words, which a base model continues as well as anything. An answer of the
 # model begins with the space after the colon, and is read again as it was written.
@@ -30,17 +28,14 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 PLAIN_STOP = "\nUser:"
-_CACHE_SIZE = 1 << 22  # characters of the cached texts, of each kind; a token takes about 40 bytes
 _PIECE = 1 << 14  # characters of a long text that are tokenized at a time, in about 10 ms
 _CUT_TOKENS = 8  # more than a cut between two pieces adds
-_MAX_NAME = 255  # characters; longer texts are not file names
 # Languages whose name in a fence differs from their suffix; models and Markdown renderers know the others by suffix.
 _LANGUAGES = (
     {"sh": "bash", "h": "c", "hpp": "cpp", "js": "javascript", "mjs": "javascript", "kt": "kotlin", "md": "markdown"}
     | {"ps1": "powershell", "py": "python", "pyi": "python", "rb": "ruby", "rs": "rust", "ts": "typescript"}
     | {"yml": "yaml", "log": "", "text": "", "txt": ""}
 )
-_Value = TypeVar("_Value")
 
 
 def stdin_options(settings: Settings) -> list[str]:
@@ -95,9 +90,47 @@ def system_text(settings: Settings) -> str | None:
     return settings.system or None if file is None else read_text(file, settings.encoding).rstrip("\n")
 
 
-def is_inline(text: str) -> bool:
-    """Whether a schema or a template is the content itself; any other text is the name of a file."""
-    return "{" in text or len(text) > _MAX_NAME or "\n" in text
+@dataclass(frozen=True)
+class Question:
+    """What a model is asked, read and checked before there is a model; `label` names it in errors."""
+
+    resolved: ResolvedSettings
+    text: str
+    system: str | None
+    constraint: Constraint | None
+    label: str = ""
+
+    @property
+    def settings(self) -> Settings:
+        return self.resolved.settings
+
+    def over(self, defaults: Layer) -> "Question":
+        """The question with the model's own settings below its own, and with a seed."""
+        return replace(self, resolved=self.resolved.over(defaults).with_seed())
+
+
+def read_question(resolved: ResolvedSettings, text: str, warn: Callable[[str], object], label: str = "") -> Question:
+    """The question `text`, with the system prompt and the constraint of the settings; `warn` as in `read_constraint`.
+
+    Raises LlmcliError, with the label, for settings that are not valid together, or a file that cannot be read.
+    """
+    settings = resolved.settings
+    with labeled(label):
+        check_chain(settings)
+        return Question(resolved, text, system_text(settings), read_constraint(settings, warn), label)
+
+
+def make_requests(engine: "Engine", questions: Sequence[Question], cancellation: Cancellation) -> list[Request]:
+    """The requests for questions, in the words of the chat template, or of a plain one. Raises as `build_prompt`."""
+    prompts: dict[tuple[object, ...], Prompt] = {}  # one text may be long, and asked with many settings
+    requests = []
+    for one in questions:
+        settings = with_plain_stop(one.settings, template_options(engine, one.settings).source)
+        key = one.text, one.system, *(getattr(settings, name) for name in fields_of(RequestParams))
+        if key not in prompts:
+            prompts[key] = build_prompt(engine, settings, one.text, one.system, cancellation)
+        requests.append(Request(prompts[key], settings, one.constraint, cancellation=cancellation, label=one.label))
+    return requests
 
 
 def build_prompt(
@@ -188,8 +221,10 @@ def needs_plain_template(engine: "Engine", settings: Settings) -> bool:
     return not settings.raw and settings.chat_template is None and not engine.chat_template
 
 
-def with_plain_stop(settings: Settings) -> Settings:
-    """The settings for an answer under the plain template: it ends where the next turn of the user would begin."""
+def with_plain_stop(settings: Settings, template: str) -> Settings:
+    """The settings for an answer: under the plain template it ends where the next turn of the user would begin."""
+    if settings.raw or template != PLAIN_TEMPLATE:
+        return settings
     return replace(settings, stop=tuple(dict.fromkeys([*settings.stop, PLAIN_STOP])))
 
 
@@ -204,162 +239,3 @@ def file_block(name: str, text: str) -> str:
     name = "".join(char if char.isprintable() else "\ufffd" for char in name)
     end = "" if text.endswith("\n") or not text else "\n"
     return f"File {name}:\n{fence}{language}\n{text}{end}{fence}"
-
-
-class PromptRenderer:
-    """Makes prompts for one vocabulary. What was compiled or tokenized for the last ones is used again.
-
-    llama.cpp first cuts a text at the texts of special tokens, and tokenizes the pieces between them separately
-    (`tokenizer_st_partition`). So a text may be cut in front of a control token, and the tokens of the pieces joined,
-    if no other special token can overlap that place or strip space there. The tokens of earlier prompts tell which
-    control tokens a template writes.
-    """
-
-    def __init__(self, vocab: "Vocab") -> None:
-        self._vocab = vocab
-        self._template: ChatTemplate | None = None
-        self._nonce = str(int.from_bytes(os.urandom(8), "big"))  # digits, because `upper` or `title` do not change them
-        self._written: dict[str, int] = {}  # the control tokens in the text of users, with their numbers
-        self._marked = _Memo(self._mark)
-        self._pieces = _Memo(partial(vocab.tokenize, parse_special=True))
-        self._plain = _Memo(vocab.tokenize)
-        self._last: Sequence[int] = ()  # the tokens of the last prompt
-        self._checked: set[int] = set()
-        self._cuts: list[str] = []
-
-    def render(self, request: Sequence[Message] | str, options: "TemplateOptions") -> Prompt:
-        """The prompt for messages, or for a raw text, whose special tokens count: the user writes the template."""
-        if isinstance(request, str):
-            text = request + options.prefill
-            tokens = self._vocab.tokenize(text, add_special=True, parse_special=True)
-            return Prompt.of_tokens(text, self._with_bos(tokens), request)
-        if self._template is None or self._template.source != options.source:
-            from llmcli.inference.template import ChatTemplate  # Jinja takes its time
-
-            names = {"bos_token": self._vocab.bos, "eos_token": self._vocab.eos}
-            special = {name: "" if token is None else _piece(self._vocab, token) for name, token in names.items()}
-            self._template = ChatTemplate(options.source, special, options.origin, options.is_given)
-        template = self._template
-        template.time = time.time() if options.time is None else options.time
-        text, tokens = self.apply(template, request, options.prefill, options.arguments)
-        return Prompt(text, (TokenChunk(tokens),), request, template.source, options.arguments, template.time)
-
-    def apply(
-        self,
-        template: "ChatTemplate",
-        messages: Sequence[Message],
-        prefill: str = "",
-        arguments: Mapping[str, object] | None = None,
-    ) -> tuple[str, list[int]]:
-        """The prompt as text and as tokens, ending where the answer begins (after `prefill`).
-
-        Where a content spells a control token (`<|im_end|>` in a pasted file), a mark that nobody can guess takes its
-        place while the template runs, and the text is tokenized as plain text afterwards. Where no content does, the
-        tokens are those that llama.cpp makes of the whole text.
-        """
-        safe = [{**message, "content": self._marked(str(message["content"]))} for message in messages]
-        text = template.render(safe, arguments) + self._marked(prefill)
-        names = list(self._written)
-        parts = re.split(rf"\ue000{self._nonce}(\d+)\ue001", text)  # every second part is the number of a mark
-        parts = [names[int(part)] if index % 2 else part for index, part in enumerate(parts)]
-        return "".join(parts), self._with_bos(self.tokenize(parts))
-
-    def tokenize(self, parts: Sequence[str]) -> list[int]:
-        """The tokens of the parts, joined; every second part is plain text, whatever control tokens it spells."""
-        self._update_cuts()
-        tokens: list[int] = []
-        for index, part in enumerate(parts):
-            if index % 2:
-                tokens += self._plain(part)
-                continue
-            pieces = [part]  # each of them is tokenized on its own
-            for name in self._cuts:
-                pieces = [piece for text in pieces for piece in _cut_before(name, text)]
-            for piece in filter(None, pieces):
-                tokens += self._pieces(piece)
-        self._last = tokens
-        return tokens
-
-    def _with_bos(self, tokens: list[int]) -> list[int]:
-        """The tokens with exactly one BOS in front if the model uses one, also where the text has it already."""
-        bos = self._vocab.bos
-        if not self._vocab.adds_bos or bos is None:
-            return tokens
-        start = next((index for index, token in enumerate(tokens) if token != bos), len(tokens))
-        return [bos, *tokens[start:]]
-
-    def _mark(self, content: str) -> str:
-        """The content with a mark, which nobody can guess, for each text of a control token."""
-        vocab = self._vocab
-        while control := {
-            token for token in set(vocab.tokenize(content, parse_special=True)) if vocab.is_control(token)
-        }:
-            before = content
-            for name in sorted((_piece(vocab, token) for token in control), key=len):
-                if name and name in content:
-                    number = self._written.setdefault(name, len(self._written))
-                    content = content.replace(name, f"\ue000{self._nonce}{number}\ue001")
-            if content == before:  # a control token that the tokenizer adds
-                break
-        return content
-
-    def _update_cuts(self) -> None:
-        """Cut at special tokens of earlier prompts, where that is safe; not of the first: to list them takes 15 ms."""
-        new = set(self._last) - self._checked
-        if not new:
-            return
-        self._checked |= new
-        texts = set(self._vocab.special.values())
-        for token in new & self._vocab.special.keys():
-            name = self._vocab.special[token]
-            if not self._vocab.strips_left(token) and _stands_alone(name, texts):
-                self._cuts.append(name.decode())
-
-
-class _Memo(Generic[_Value]):
-    """A function of a text that caches its last results, up to a total size of their texts."""
-
-    def __init__(self, function: Callable[[str], _Value]) -> None:
-        self._function = function
-        self._results: dict[str, _Value] = {}  # the last used one is the last
-        self._room = _CACHE_SIZE
-
-    def __call__(self, text: str) -> _Value:
-        if text in self._results:
-            result = self._results.pop(text)
-        else:
-            result = self._function(text)
-            self._room -= len(text)
-        self._results[text] = result
-        while self._room < 0:
-            oldest = next(iter(self._results))
-            del self._results[oldest]
-            self._room += len(oldest)
-        return result
-
-
-def _piece(vocab: "Vocab", token: int) -> str:
-    return vocab.piece(token, special=True).decode("utf-8", "replace")
-
-
-def _cut_before(name: str, text: str) -> list[str]:
-    first, *others = text.split(name)
-    return [first, *(name + other for other in others)]
-
-
-def _stands_alone(name: bytes, texts: set[bytes]) -> bool:
-    """Whether the tokenizer cuts at every `name` in a text: none of `texts` can match a part of it first.
-
-    The tokenizer searches for longer texts first. Some strip the space beside them, so `name` must not have any.
-    """
-    if name.split() != [name] or name.decode("utf-8", "ignore").encode() != name:  # or it is not UTF-8
-        return False
-    return not any(_overlap(name, text) for text in texts if text != name and len(text) >= len(name))
-
-
-def _overlap(name: bytes, text: bytes) -> bool:
-    if name in text:
-        return True
-    if name[:1] in text[1:] and any(name.startswith(text[i:]) for i in range(1, len(text))):
-        return True
-    return text[:1] in name[1:] and any(text.startswith(name[i:]) for i in range(1, len(name)))

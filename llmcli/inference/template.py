@@ -7,8 +7,9 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from jinja2.exceptions import SecurityError
 
 from llmcli.engine.events import Message
-from llmcli.engine.llama.bindings import apply_chat_template, chat_template_names
+from llmcli.engine.llama.bindings import apply_chat_template
 from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
+from llmcli.inference.request import is_builtin_template
 from llmcli.inference.sandbox import Sandbox
 
 _HINT = "use another template with --chat-template"
@@ -38,7 +39,7 @@ class ChatTemplate:
         self._omits_system = False  # whether it takes a system message, and does not write it
         self._sandbox = Sandbox()
         self._template = None
-        if is_builtin(source):
+        if is_builtin_template(source):
             return
         if len(source) > _MAX_SOURCE:
             raise self._error(ModelInvalidError(f"{origin} has more than {_MAX_SOURCE} characters", _HINT))
@@ -137,11 +138,6 @@ class ChatTemplate:
 
     def _content(self, message: Message) -> object:
         return [{"type": "text", "text": message["content"]}] if self._takes_parts else message["content"]
-
-
-def is_builtin(source: str) -> bool:
-    """Whether a template is the name of one of llama.cpp."""
-    return "{" not in source and source in chat_template_names()
 
 
 def _without_system(messages: Sequence[Message]) -> Sequence[Message]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from llmcli.engine.events import Request, TokenEvent
 from llmcli.errors import LlmcliError
-from llmcli.inference.engine import Answer, Engine, check_request
+from llmcli.inference.answer import Answer
+from llmcli.inference.engine import Engine, check_request
 
 _WINDOW = 256  # jobs that have begun before the oldest has ended, at most; their results wait for it in memory
 

@@ -18,8 +18,8 @@ from llmcli.ui.terminal.output import print_drawn, print_line, print_rows, to_st
 from llmcli.ui.terminal.progress import Clock, LiveView, Size, Write
 
 if TYPE_CHECKING:
+    from llmcli.inference.answer import Answer
     from llmcli.inference.comparison import Comparison
-    from llmcli.inference.engine import Answer
     from llmcli.ui.markdown.render import Renderer
 
 _NARROWEST = 28  # minimum columns of an answer

@@ -7,9 +7,9 @@ from typing import Any
 
 from llmcli.chat.replay import RecordedAnswer, Replay, from_output, replay_settings
 from llmcli.engine.events import Request, TemperatureShift
+from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.constraints import read_constraint
-from llmcli.inference.engine import Answer
 from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.inference.request import build_prompt
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelFile

@@ -16,9 +16,9 @@ from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation, Constraint, Request, TemperatureShift
 from llmcli.engine.llama import bindings
 from llmcli.errors import ConstraintError, ExitStatus, UsageError
+from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.comparison import END, Comparison, variant_data, variants_of
-from llmcli.inference.engine import Answer
 from llmcli.inference.request import build_prompt
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import ChatApp

@@ -11,7 +11,7 @@ from llmcli.chat.inspect import AnswerInspector, last_answer
 from llmcli.chat.sessions.session import Turn
 from llmcli.engine.events import Cancellation, Prompt, Request
 from llmcli.errors import UsageError
-from llmcli.inference.engine import Answer
+from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalEngine
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings

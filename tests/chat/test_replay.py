@@ -15,8 +15,8 @@ from llmcli.chat.controller import ChatController
 from llmcli.chat.replay import RecordedAnswer, Replay, from_session, replay_settings
 from llmcli.chat.sessions.session import Session, Turn
 from llmcli.engine.events import FinishReason, Request, TemperatureShift
+from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
-from llmcli.inference.engine import Answer
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt
 from llmcli.params.settings import Settings, parse_data

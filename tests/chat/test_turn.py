@@ -18,7 +18,8 @@ from tests.chat.controllers import ask, controller_with, open_local, scripted
 from tests.models.tiny_models import full_attention
 
 # Templates that say how this model thinks, and one that opens the reasoning itself.
-TELLS = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]{# <think> </think> #}"
+TELLS = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+TELLS += "{# <think>\\n \\n</think>\\n\\n #}"
 OPENS = TELLS + "<think>{{ '\\n' }}"
 OPENS_SHORT = TELLS + "<think>"
 

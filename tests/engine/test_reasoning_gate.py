@@ -3,15 +3,17 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmcli.engine.events import Constraint, Prompt, Request
-from llmcli.engine.reasoning import ReasoningGate, ReasoningSplitter, closing_text
-from llmcli.inference.engine import Answer
-from llmcli.inference.local import LocalEngine
+from llmcli.engine.events import Cancellation, Constraint, Prompt, Request, TokenChunk
+from llmcli.engine.reasoning import ReasoningGate, ReasoningSplitter, begun_answer, closing_text, model_tags
+from llmcli.inference.answer import Answer
+from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.inference.request import build_prompt
+from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from tests.inference.fake_vocab import FakeVocab
@@ -119,6 +121,30 @@ def test_the_reasoning_of_a_channel_ends_with_its_message() -> None:
     assert "".join(map(chr, closing)) == "<|end|><|start|>assistant<|channel|>final<|message|>"
 
 
+ANALYSIS, FINAL = "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "expected"),
+    [
+        ("", "", "<think>\nwhy\n</think>\n\nso"),
+        (r"{{ '<think>\n' + x + '\n</think>\n\n' }}", "a: <think>\n", "why\n</think>\n\nso"),
+        ("{{ '<think>' + x + '</think>' }}", "a:", "<think>why</think>so"),
+        ("{{ '" + ANALYSIS + "' + x + '<|end|>' }}", "<|start|>assistant", f"{ANALYSIS}why{FINAL}so"),
+    ],
+)
+def test_a_begun_answer_is_in_the_words_of_the_template(template: str, prompt: str, expected: str) -> None:
+    assert begun_answer("why", "so", template, prompt) == expected
+
+
+def test_a_user_who_writes_of_other_tags_changes_nothing() -> None:
+    template = r"{{ '<think>\n' }}"
+    assert model_tags(template, "What is <reasoning> for?") == ("<think>", "</think>")
+    assert model_tags(template, "What is <thought> for?\n<reasoning>\n") == ("<reasoning>", "</reasoning>")
+    assert model_tags("", "<thought> and <reasoning>: so far")[0] == "<reasoning>"
+    assert begun_answer("", "so", template, "What is <reasoning> for?") == "so"
+
+
 class CharacterVocab(FakeVocab):
     """Tokens are characters."""
 
@@ -186,3 +212,30 @@ def test_an_answer_that_did_not_begin_is_no_success(local: LocalEngine, settings
     assert (answer.text, answer.finish_reason) == ("", "length")
     failure = answer.constraint_failure()
     assert re.fullmatch(r"the reasoning took all \d+ tokens: the answer did not begin", str(failure))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "values", "expected"),
+    [
+        ("<think>\n", {"max_tokens": 20, "think_budget": 100}, 184),
+        ("<think>\n", {"max_tokens": 20}, -1),
+        ("<think>\n", {"max_tokens": 0}, 0),
+        ("<think>\n", {"think_budget": 100}, -1),
+        ("<think>\n\n</think>\n\n", {"max_tokens": 20}, 20),
+        ("a", {"max_tokens": 20}, 20),
+    ],
+)
+def test_the_reasoning_counts_for_the_length_of_an_answer(
+    local: LocalEngine, prompt: str, values: dict[str, Any], expected: int
+) -> None:
+    template = "{{ '<think>' }}" if "<think>" in prompt else ""
+    request = Request(Prompt(prompt, (TokenChunk((1,)),), (), template), Settings(seed=1, **values))
+    assert local.start(request).max_new_tokens == expected
+
+
+def test_a_context_has_room_for_reasoning_and_answer(tiny: Path) -> None:
+    local = LocalEngine(ResolvedModel(ModelFile(tiny, (tiny,), "tiny", trusted=True)), Settings(), Cancellation())
+    answer = answer_of(local, Settings(seed=1, n_threads=1), think_budget=300, ignore_eos=True)
+    assert (len(answer.record.tokens) > 320, answer.fills_context) == (True, False)
+    assert answer.record.n_ctx == 512
+    local.close()

@@ -21,7 +21,7 @@ from llmcli.engine.events import (
 from llmcli.engine.token_inspection import TokenInspector
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
-from llmcli.inference.request import PromptRenderer
+from llmcli.inference.prompt_renderer import PromptRenderer
 from llmcli.params.settings import Layer
 from tests.inference.fake_vocab import FakeVocab
 

@@ -8,8 +8,8 @@ import pytest
 
 from llmcli.engine.events import Constraint, Request
 from llmcli.errors import UsageError
+from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
-from llmcli.inference.engine import Answer
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt
 from llmcli.params.settings import Layer, Settings, fields, parse_data, resolve

@@ -16,9 +16,9 @@ from llmcli.engine.events import Cancellation, Constraint, Prompt, Request
 from llmcli.engine.llama import hardware
 from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.inference import sizing
+from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.comparison import END, Comparison, Statistics, statistics_of, variant_data, variants_of
-from llmcli.inference.engine import Answer
 from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.inference.sizing import ModelShape
 from llmcli.models.locations import ModelFile

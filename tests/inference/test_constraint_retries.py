@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from llmcli.engine.events import Request, TokenTrace
-from llmcli.inference.engine import Answer
+from llmcli.inference.answer import Answer
 from llmcli.inference.json_schema import read_schema
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings

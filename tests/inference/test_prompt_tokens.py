@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmcli.engine.llama.model import Vocab
 from llmcli.inference.engine import TemplateOptions
 from llmcli.inference.local import LocalEngine
-from llmcli.inference.request import PromptRenderer
+from llmcli.inference.prompt_renderer import PromptRenderer
 from llmcli.inference.template import ChatTemplate
 from tests.inference.fake_vocab import CONTROL, FakeVocab
 

@@ -13,14 +13,18 @@ from llmcli.errors import ContextOverflowError, DiskError, LlmcliError, ModelInv
 from llmcli.files import read_text, text_reading
 from llmcli.inference.constraints import read_constraint
 from llmcli.inference.request import (
+    PLAIN_TEMPLATE,
     build_prompt,
     join_prompt,
+    make_requests,
     needs_plain_template,
+    read_question,
     system_text,
     template_options,
     with_plain_stop,
 )
-from llmcli.params.settings import Settings, fields
+from llmcli.params.param import SettingValue
+from llmcli.params.settings import Layer, Settings, fields, resolve
 from tests.inference.fake_engine import FakeEngine
 from tests.inference.fake_vocab import CONTROL, FakeVocab
 
@@ -315,9 +319,19 @@ def test_a_plain_template_is_needed_only_without_another() -> None:
 
 
 def test_a_plain_answer_stops_where_the_user_would_continue() -> None:
-    settings = with_plain_stop(Settings(stop=("end",)))
+    settings = with_plain_stop(Settings(stop=("end",)), PLAIN_TEMPLATE)
     assert settings.stop == ("end", "\nUser:")
-    assert with_plain_stop(settings) == settings
+    assert with_plain_stop(settings, PLAIN_TEMPLATE) == settings
+    assert with_plain_stop(Settings(raw=True), PLAIN_TEMPLATE).stop == with_plain_stop(Settings(), "{{ x }}").stop == ()
+
+
+def test_an_empty_template_file_has_the_plain_stop_too() -> None:
+    Path("empty.jinja").touch()
+    given: list[dict[str, SettingValue]] = [{"chat_template": "empty.jinja"}, {}]
+    chosen, own = (read_question(resolve([Layer("flag", one)]), "Q", print) for one in given)
+    first, second = make_requests(engine_with(TEMPLATE), [chosen, own], Cancellation())
+    assert first.prompt.text == "User: Q\nAssistant:"
+    assert (first.settings.stop, second.settings.stop) == (("\nUser:",), ())
 
 
 def test_a_raw_prompt_needs_no_template() -> None:
@@ -367,3 +381,19 @@ def test_variables_of_the_user_reach_the_template() -> None:
 def test_a_template_of_llama_cpp_is_used_by_its_name(system: str | None, expected: str) -> None:
     prompt = build_prompt(engine_with(TEMPLATE), Settings(chat_template="chatml"), "Q", system)
     assert (prompt.text, prompt.template) == (expected, "chatml")
+
+
+def test_equal_questions_share_one_prompt() -> None:
+    values: list[dict[str, SettingValue]] = [{}, {"regex": "a"}, {"prefill": "P"}, {"template_arg": ("a=1",)}]
+    questions = [read_question(resolve([Layer("flag", one)]), "Q", print) for one in values]
+    requests = make_requests(FakeEngine(), questions, Cancellation())
+    first, second, *others = [one.prompt for one in requests]
+    assert first is second
+    assert len({id(one) for one in (first, *others)}) == 3
+    assert requests[1].constraint == read_constraint(Settings(regex="a"))
+
+
+def test_an_error_of_a_question_has_its_label() -> None:
+    with pytest.raises(UsageError, match=r"^top_k=3: grammar and regex cannot be used together$") as caught:
+        read_question(resolve([Layer("flag", {"grammar": "a", "regex": "a"})]), "Q", print, "top_k=3")
+    assert caught.value.hint == "use one of them"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.errors import LlmcliError
-from llmcli.inference import request as prompt_module
-from llmcli.inference.request import PromptRenderer
+from llmcli.inference import prompt_renderer as prompt_module
+from llmcli.inference.prompt_renderer import PromptRenderer
 from llmcli.inference.template import ChatTemplate
 from tests.inference.test_prompt_tokens import ATTACKS, chatml
 from tests.models.tiny_models import CONTROL, USER_DEFINED, vocabulary

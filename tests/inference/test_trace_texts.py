@@ -9,7 +9,8 @@ import pytest
 
 from llmcli.engine.events import Constraint, Request, TokenTrace
 from llmcli.engine.reasoning import ReasoningSplitter
-from llmcli.inference.engine import Answer, TemplateOptions
+from llmcli.inference.answer import Answer
+from llmcli.inference.engine import TemplateOptions
 from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
 from tests.chat.controllers import open_local

@@ -18,7 +18,7 @@ from llmcli.text import ellipsize
 
 if TYPE_CHECKING:
     from llmcli.config.characters import Character
-    from llmcli.inference.engine import Answer, Part
+    from llmcli.inference.answer import Answer, Part
 
 # Settings that do not describe how an answer is made.
 _NOT_RECORDED = ("prompt", "file", "pull", "offline", "model_folders")

@@ -27,12 +27,13 @@ from llmcli.files import (
     convert,
     data_dir,
     encode,
+    is_inline,
     make_private,
     read_events,
     read_text,
 )
 from llmcli.inference.constraints import is_inline_schema
-from llmcli.inference.request import is_builtin_template, is_inline, system_file
+from llmcli.inference.request import is_builtin_template, system_file
 from llmcli.params.settings import CODE_KEYS, fields, find, to_datum
 from llmcli.text import did_you_mean
 

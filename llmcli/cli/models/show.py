@@ -87,13 +87,7 @@ def files(
     if as_json:
         print_json(_listing_data(listing, found, chosen, memory, header))
         return
-    rows = []
-    for variant in found:
-        bits = variant.bits_per_weight(listing.n_parameters)
-        fits = "yes" if repo_files.fits_memory(variant.size, memory) else "no"
-        file = variant.path + (f" (+{len(variant.parts) - 1})" if len(variant.parts) > 1 else "")
-        label, size = variant.quantization or "?", format_size(variant.size)
-        rows.append((label, size, f"{bits:.1f}" if bits else "", fits if variant.complete else "parts missing", file))
+    rows = [_listing_row(variant, listing, memory) for variant in found]
     print_rows(("QUANT", "SIZE", "BITS", "FITS", "FILE"), rows, ("SIZE", "BITS"))
     if chosen:
         label = chosen.quantization or chosen.path
@@ -181,6 +175,14 @@ def _facts(info: ModelInfo) -> Sequence[tuple[str, str]]:
         ("checksum", _checksum(info)),
         ("last used", format_age(info.used) if info.downloaded else ""),
     )
+
+
+def _listing_row(variant: Quantization, repo: "Repo", memory: int) -> Sequence[str]:
+    bits = variant.bits_per_weight(repo.n_parameters)
+    fits = "yes" if repo_files.fits_memory(variant.size, memory) else "no"
+    file = variant.path + (f" (+{len(variant.parts) - 1})" if len(variant.parts) > 1 else "")
+    label, size = variant.quantization or "?", format_size(variant.size)
+    return label, size, f"{bits:.1f}" if bits else "", fits if variant.complete else "parts missing", file
 
 
 def _header_of(variant: Quantization, repo: "Repo", locations: ModelLocations) -> GGUFHeader | None:

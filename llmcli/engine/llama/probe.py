@@ -16,6 +16,8 @@ from llmcli.engine.llama.bindings import bindings_version
 from llmcli.errors import ExitStatus, LlmcliError, ModelInvalidError
 
 if TYPE_CHECKING:
+    import subprocess
+
     from llmcli.engine.llama.model import Model
 
 _TIMEOUT_S = 600  # a large file on a slow disk
@@ -52,10 +54,14 @@ def probe(parts: Sequence[Path]) -> None:
         )
     except subprocess.TimeoutExpired:
         raise ModelInvalidError(f"{name} does not load within {_TIMEOUT_S} seconds", "use another model") from None
-    if child.returncode == 0 and child.stdout.strip().endswith(_OK):
-        return
+    if child.returncode != 0 or not child.stdout.strip().endswith(_OK):
+        raise _failure(child, name)
+
+
+def _failure(child: "subprocess.CompletedProcess[str]", name: str) -> LlmcliError:
+    """The error for a child that failed, from its status, its steps and what ggml wrote."""
     if child.returncode in _ILLEGAL_INSTRUCTION:
-        raise LlmcliError(
+        return LlmcliError(
             "llama.cpp uses CPU instructions that this machine does not run",
             "compile it without them: CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --force-reinstall --no-cache-dir "
             f"--no-deps --no-binary llama-cpp-python llama-cpp-python=={bindings_version()}",
@@ -64,14 +70,13 @@ def probe(parts: Sequence[Path]) -> None:
     lines = [line.strip() for line in child.stderr.splitlines() if "GGML_ASSERT" in line or "error" in line.lower()]
     if child.returncode == ExitStatus.MODEL_INVALID and not any(bindings.FAILURE in line for line in lines):
         reason = child.stdout.strip().rpartition("\n")[2] or f"cannot load {name}"
-        raise ModelInvalidError(reason, "download the model again, or use another one")
+        return ModelInvalidError(reason, "download the model again, or use another one")
     reason = lines[0].rpartition("/")[2].rpartition(f"{bindings.FAILURE}: ")[2][:160] if lines else ""
     reason = reason or f"llama.cpp ended with status {child.returncode}"
     begun = [step for step in _STEPS if step in steps]
     at = f" (step: {begun[-1]})" if begun else ""
-    raise ModelInvalidError(
-        f"{name} crashes llama.cpp: {reason}{at}", "do not use this file: it is corrupt or malicious"
-    )
+    message = f"{name} crashes llama.cpp: {reason}{at}"
+    return ModelInvalidError(message, "do not use this file: it is corrupt or malicious")
 
 
 def main(paths: Sequence[str]) -> int:

@@ -1,6 +1,5 @@
 """What a GGUF file is for, from its header: text, embeddings, a part of another model, or nothing for llama.cpp."""
 
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -52,7 +51,7 @@ def kind_of(header: GGUFHeader) -> ModelKind:
     A chat model and an embedding model can have one architecture: then its pooling decides, as in llama.cpp.
     """
     architecture, general = header.architecture, header.metadata.get("general.type")
-    known = _architectures().get(architecture)
+    known = known_architectures().get(architecture)
     if general == "adapter" or architecture == "controlvector":
         return _adapter(header)
     if known == "projector" or general == "mmproj":
@@ -75,13 +74,9 @@ def kind_of(header: GGUFHeader) -> ModelKind:
     return _KINDS[known]
 
 
-def kinds_of_architecture(name: str) -> Sequence[str]:
-    """The architectures of one kind, such as "embedding"."""
-    return [architecture for architecture, kind in _architectures().items() if kind == name]
-
-
 @cache
-def _architectures() -> dict[str, str]:
+def known_architectures() -> dict[str, str]:
+    """The kind of each architecture, such as "embedding"; "ollama" for those that only Ollama loads."""
     lines = Path(__file__).with_name("architectures.txt").read_text(encoding="utf-8").splitlines()
     rows = [line.split() for line in lines if not line.startswith("#")]
     return {architecture: kind for kind, *names in rows for architecture in names}

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,17 +127,10 @@ def plan_pull(reference: HubReference, locations: ModelLocations, memory: int, n
     if repo.gated and not token_source():
         raise gated_error(reference.repo)
     files = [HubFile(locations.hub, repo.name, repo.commit, part) for part in variant.parts]
-    for item in files:
-        if not item.sha256:
-            raise ModelNotFoundError(
-                f"cannot verify {item.file.path}: the Hub publishes no sha256 for it",
-                f"choose another file of {reference.repo}",
-            )
-    records = (cache.revision_path(locations.data_dir, str(name)) for name in (reference, typed))
-    old, update = next(filter(None, map(cache.read_revision, records)), None), ""
-    if old and old.files != variant.parts:  # the reference means other files than when it was pulled
-        version = f"commit {old.commit[:8]}, pulled {format_age(old.time)}"
-        update = f"a newer version of this model; the old one ({version}) is kept, see `llmcli models list`"
+    unverified = next((item.file.path for item in files if not item.sha256), None)
+    if unverified:
+        message = f"cannot verify {unverified}: the Hub publishes no sha256 for it"
+        raise ModelNotFoundError(message, f"choose another file of {reference.repo}")
     parts = f" in {len(variant.parts)} parts" if len(variant.parts) > 1 else ""
     return PullPlan(
         reference=reference,
@@ -145,13 +139,23 @@ def plan_pull(reference: HubReference, locations: ModelLocations, memory: int, n
         size=sum(item.size for item in files),
         missing=sum(item.missing for item in files),
         reason=reason,
-        update=update,
+        update=_note_of_update((reference, typed), variant, locations),
         locations=locations,
         repo=repo,
         variant=variant,
         files=tuple(files),
         projector=variant.projector(repo.files),
     )
+
+
+def _note_of_update(names: Sequence[HubReference], variant: Quantization, locations: ModelLocations) -> str:
+    """A note if a reference, by any of its names, means other files than when it was pulled; else empty."""
+    records = (cache.revision_path(locations.data_dir, str(name)) for name in names)
+    old = next(filter(None, map(cache.read_revision, records)), None)
+    if not old or old.files == variant.parts:
+        return ""
+    version = f"commit {old.commit[:8]}, pulled {format_age(old.time)}"
+    return f"a newer version of this model; the old one ({version}) is kept, see `llmcli models list`"
 
 
 def pull_file(item: HubFile, reference: str, data_dir: Path, progress_for: ProgressFor, notify: Notify) -> None:

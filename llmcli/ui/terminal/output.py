@@ -18,7 +18,7 @@ from llmcli.ui.terminal.console import console, encodable, is_terminal, wants_co
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.inference.engine import Answer
+    from llmcli.inference.answer import Answer
     from llmcli.params.settings import ResolvedSettings
 
 _to_stderr = False
