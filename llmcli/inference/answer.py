@@ -166,6 +166,8 @@ class Answer:
             hint = "raise --max-tokens" if self.finish_reason == "length" else "a stop string ended it: remove --stop"
             return ConstraintError("the answer ended before it matched the constraint", hint)
         reason = f"the answer does not match {constraint.kind}: {self.problem}"
+        if self.settings.stop and not constraint.unenforced:  # its end is not in the text
+            return ConstraintError(reason, "a stop string ended it: remove --stop")
         return ConstraintError(reason, "try again, with more --constraint-retries and a temperature above 0")
 
     def timings(self) -> dict[str, float]:

@@ -238,9 +238,16 @@ class GenerationParams:
         names="--ban banned_tokens",
         check=_reject_empty,
     )
-    grammar: str | None = setting(None, "GBNF grammar that the output must match.", metavar="GBNF")
+    # An empty text is an error and not "none": it is what a script has whose variable or file is missing.
+    grammar: str | None = setting(
+        None, "GBNF grammar that the output must match (none = any text).", metavar="GBNF", default_text="none"
+    )
     grammar_file: str | None = setting(
-        None, "File with a GBNF grammar that the output must match (`-` = stdin).", metavar="FILE", path=True
+        None,
+        "File with a GBNF grammar that the output must match (`-` = stdin).",
+        metavar="FILE",
+        path=True,
+        default_text="none",
     )
     json_schema: str | None = setting(
         None,
@@ -248,9 +255,13 @@ class GenerationParams:
         "'name: str, age: int, tags: [str]'.",
         metavar="SCHEMA|FILE",
         path=True,
+        default_text="none",
     )
     regex: str | None = setting(
-        None, "Regular expression that the whole output must match (Rust syntax, no look-around).", metavar="REGEX"
+        None,
+        "Regular expression that the whole output must match (Rust syntax, no look-around).",
+        metavar="REGEX",
+        default_text="none",
     )
     constraint_retries: int = setting(
         2,
