@@ -11,6 +11,8 @@ from llmcli.engine.llama import bindings
 from llmcli.errors import LlmcliError, UsageError
 
 _KINDS = {0: "CPU", 1: "GPU", 2: "IGPU", 3: "ACCEL", 4: "META"}  # ggml-backend.h, enum ggml_backend_dev_type
+_NUMA = {"off": 0, "distribute": 1, "isolate": 2, "numactl": 3}  # ggml-cpu.h, enum ggml_numa_strategy
+_numa_started = False
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,6 @@ def offload_handles(names: str) -> list[int]:
             )
             raise UsageError(f"device {name!r} does not exist", known)
     return [by_name(name.encode()) for name in wanted]
-
-
-_NUMA = {"off": 0, "distribute": 1, "isolate": 2, "numactl": 3}  # ggml-cpu.h, enum ggml_numa_strategy
-_numa_started = False
 
 
 def start_numa(strategy: str) -> None:

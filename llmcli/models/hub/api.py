@@ -179,6 +179,7 @@ def _from_responses(reference: HubReference, commit: str, files: list[RepoFile])
             suppress(LlmcliError, TransientError),
             request(url, {**hub_headers(), "range": "bytes=0-0"}, to_other_hosts=True) as last,
         ):
+            # The server that has the bytes, behind a redirect, has another ETag: not the sha256.
             own = [one.headers for one in (*last.history, last) if same_origin(str(one.url), url)]
             etags = [headers.get("x-linked-etag", "").removeprefix("W/").strip('"') for headers in own]
             sizes = [headers.get("x-linked-size", "") for headers in own]
