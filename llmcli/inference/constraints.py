@@ -51,8 +51,6 @@ def recorded_constraint(grammar: str, schema: str, settings: Settings) -> Constr
 
 def schema_text(text: str, encoding: str = "utf-8") -> str:
     """The JSON of a schema that is given as JSON, in the shorthand, or as the name of a file with one of the two."""
-    if not text.strip():
-        raise UsageError("json_schema is empty", "use {} for any JSON, or none for any text")
     if not is_inline_schema(text):
         try:
             text = read_text(text, encoding)
@@ -83,8 +81,6 @@ def read_regex(text: str) -> Regex:
     from llmcli.engine.sampling.guidance import refusal, start_error
 
     hint = "use the syntax of Rust's regex crate: no look-around, no back references, no \\b"
-    if not text:
-        raise UsageError("regex is empty", "use none for any text")
     if text != text.encode("utf-8", "replace").decode():
         raise UsageError("regex is not valid UTF-8")
     if re.search(r"(?<!\\)(\\\\)*\\\Z", text):  # llguidance would drop it

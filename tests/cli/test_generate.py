@@ -211,15 +211,6 @@ def test_a_stop_string_in_the_middle_of_json_is_no_success(run: Run) -> None:
 
 
 @with_tiny
-def test_an_empty_constraint_is_an_error_and_none_is_off(run: Run) -> None:
-    for flag in ("--json-schema", "--regex", "--grammar", "--grammar-file"):
-        ran = run("generate", "A person", flag, "", "-n", "4")
-        assert (ran.status, ran.stdout) == (2, b"")
-        assert " is empty" in ran.stderr
-        assert run("generate", "A person", flag, "none", "-n", "4").status == 0
-
-
-@with_tiny
 def test_an_answer_to_continue_counts_for_its_constraint(run: Run) -> None:
     ran = run("generate", "A person", "--json-schema", "ok: bool", "--prefill", '{"ok')
     assert isinstance(json.loads(ran.text)["ok"], bool)

@@ -107,6 +107,7 @@ def test_a_regex_that_cannot_be_matched_is_refused(regex: str, reason: str) -> N
         (r"\\d", r"\d", "4"),
         ("^a+$", "aaa", ""),
         ("(?i)yes|no", "NO", "yesno"),
+        ("", "", "a"),
     ],
 )
 def test_a_regex_is_one_of_the_whole_text(regex: str, right: str, wrong: str) -> None:
