@@ -147,7 +147,7 @@ def _read_choices(settings: Settings) -> Sequence[Choice]:
 
 
 def _instruction(choices: Sequence[Choice]) -> str:
-    if not any(one.description for one in choices):
+    if not any(one.description or "," in one.value for one in choices):
         return f"Answer with one of these, and nothing else: {', '.join(one.value for one in choices)}."
     rows = [f"- {one.value}" + (f": {one.description}" if one.description else "") for one in choices]
     return "\n".join(["Answer with one of these, and nothing else:", *rows])
@@ -196,10 +196,13 @@ def decision_prompt(
     system: str | None,
     cancellation: Cancellation | None = None,
 ) -> Prompt:
-    """The prompt of a decision: with the instruction, unless it is raw, and without reasoning."""
+    """The prompt of a decision: with the instruction, unless it is raw, and without reasoning.
+
+    The instruction comes first: of many texts, all have it in their beginning, which is evaluated once.
+    """
     if settings.raw:
         return build_prompt(engine, settings, text, system, cancellation)
-    told = f"{text}\n\n{choice_set.instruction}" if text else choice_set.instruction
+    told = f"{choice_set.instruction}\n\n{text}" if text else choice_set.instruction
     return build_prompt(engine, replace(settings, think="off"), told, system, cancellation)
 
 

@@ -84,13 +84,13 @@ def test_a_preset_with_choices_is_for_generate_only(inside: Run) -> None:
 def test_the_prompt_that_is_shown_has_the_choices(inside: Run) -> None:
     ran = inside("generate", "a b", "--choices", "sun=it shines;rain", "--show-prompt")
     told = "Answer with one of these, and nothing else:\n- sun: it shines\n- rain"
-    assert ran.text == f"user: a b\n\n{told}\nassistant: \n"
+    assert ran.text == f"user: {told}\n\na b\nassistant: \n"
 
 
 def test_choices_can_come_from_stdin(inside: Run) -> None:
     found = data(inside, "generate", "a b", "--choices", "@-", stdin="sun\nrain, too\n")
     assert list(found["choices"]) == ["sun", "rain, too"]
-    assert "sun" in found["messages"][0]["content"].partition("a b\n\nAnswer")[2]
+    assert found["messages"][0]["content"].endswith("- sun\n- rain, too\n\na b")
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,16 @@ def test_a_shared_beginning_is_evaluated_once(tiny: Model) -> None:
     context.close()
 
 
+@pytest.mark.parametrize("tiny", ["full_attention"], indirect=True)
+def test_several_tokens_of_a_sequence_are_one_batch(tiny: Model) -> None:
+    context = Context(tiny, PARAMS, 2, CELLS)
+    context.extend([(0, 10), (1, 20), (0, 11), (0, 12)])
+    context.extend([(1, 21)])
+    assert (context.layout(0), context.layout(1)) == ([(4, 3, 1)], [(4, 1, 1), (1, 1, 1)])
+    assert (context.evaluated([10, 11, 12], 0), context.evaluated([20, 21], 1)) == (3, 2)
+    context.close()
+
+
 def test_a_context_is_usable_after_a_cancelled_score(context: Context) -> None:
     expected, stop = score(context, CELLS, PREFIX, CONTINUATIONS), Cancellation()
     context.watch([stop])

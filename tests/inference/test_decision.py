@@ -244,7 +244,7 @@ def told(asked: Settings, text: str = "It rains.", system: str | None = None) ->
     ],
 )
 def test_the_prompt_names_the_possible_answers(asked: Settings, sentence: str) -> None:
-    assert told(asked, system="Be fair.") == f"system: Be fair.\nuser: It rains.\n\n{sentence}\nassistant: "
+    assert told(asked, system="Be fair.") == f"system: Be fair.\nuser: {sentence}\n\nIt rains.\nassistant: "
 
 
 def test_a_raw_prompt_stays_as_it_is() -> None:

@@ -150,7 +150,8 @@ class Context:
         self._decode(len(rows), [*ends])
         for row, (seq_id, token) in enumerate(rows):
             self._evaluated[seq_id].append(token)
-            self._rows[seq_id].append(len(rows))
+            self._rows[seq_id].append(len(rows) if seq_id in ends else 0)
+            ends.pop(seq_id, None)  # the others are not the first one of their sequence
             self._check_logits(row, seq_id)
 
     def share(self, source: int, target: int) -> None:
