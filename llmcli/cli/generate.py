@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Annotated, cast
 
 from typer import Option
@@ -16,6 +17,7 @@ from llmcli.cli.task_options import TaskName, TaskVariables, load_judge, load_ta
 from llmcli.engine.events import Measure
 from llmcli.errors import ConstraintError, ExitStatus, UsageError
 from llmcli.params.settings import Layer, Settings, fields, resolve
+from llmcli.text import plural
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import (
     AnswerWriter,
@@ -138,8 +140,6 @@ def _generate(
     print_settings(question.resolved)
     if chosen:
         chosen.warn_of_small_model(target)
-    if (trace or heat) and settings.samples > 1 and not choice_set:
-        console.warn(f"{'trace' if trace else 'heat'} has no effect: it shows one answer, not several samples")
     if options.diff and (settings.extract or settings.samples > 1):
         raise UsageError(f"--diff and --{'extract' if settings.extract else 'samples'} cannot be used together")
     status, shown = ProgressLine(), list[Answer]()
@@ -190,6 +190,8 @@ def _generate(
             print_json(_json_of(outcome.result, settings), indent=None)
         elif not (shown and is_printed_here):
             _print_result(outcome.result, question.text, settings, options)
+    if not shown and (trace or heat):
+        console.warn(f"{'trace' if trace else 'heat'} has no effect: the answer has several parts, or was computed")
     code = _report(shown[-1], heat, options.stats) if shown else _report_parts(outcome.result, settings, options.stats)
     if outcome.failure and code == ExitStatus.OK:
         raise outcome.failure
@@ -236,9 +238,12 @@ def _run(
     from llmcli.inference.answer_json import answer_data
     from llmcli.pipelines.job import run_job
 
+    n_events = count(1)
+
     def progress(step: "Step", n_ended: int) -> None:
-        total = len(step.requests)
-        status.update(f"{step.label} {min(n_ended + 1, total)} of {total}" if step.label else "generating the answer")
+        total, n_tokens = len(step.requests), next(n_events)
+        place = f"{step.label} {min(n_ended + 1, total)} of {total}, " if step.label else ""
+        status.update(f"{place}{plural(n_tokens, 'token')}")
 
     try:
         return _Outcome(run_job(engine, job, lambda _step, answer: show(answer), progress))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.pipelines.task_files import find_task, trust
+from llmcli.pipelines.task_files import find_task, is_trusted, trust
 from tests.conftest import Run
 
 TWO_LINES = "One line is here.\nAnother line is there.\n"
@@ -156,6 +156,18 @@ def test_the_result_of_a_helper_is_printed_alone(run: Run, tmp_path: Path) -> No
     assert json.loads(ran.text)["verdict"] == "copied"
 
 
+@pytest.mark.usefixtures("with_tiny")
+def test_a_trace_of_an_answer_in_parts_is_refused_with_a_warning(run: Run, tmp_path: Path) -> None:
+    flags = ("-c", "600", "-t", "1", "-n", "4", "--trace", str(tmp_path / "trace.jsonl"))
+    ran = run("generate", "-T", "proofread", *flags, stdin=LONG)
+    assert "warning: trace has no effect: the answer has several parts, or was computed" in ran.stderr
+    assert "note" not in ran.text
+    ran = run("generate", "-T", "proofread", *flags, "--echo", "--stats", stdin=TWO_LINES)
+    assert ran.text.startswith(TWO_LINES)
+    assert (tmp_path / "trace.jsonl").exists()
+    assert "generated 4 tokens" in ran.stderr
+
+
 # The commands
 
 
@@ -176,6 +188,20 @@ def test_show_prints_the_file_of_a_task(inside: Run, project: Path) -> None:
     ran = inside("tasks", "show", "review")
     assert ran.text == project.read_text()
     assert "is not trusted yet" in ran.stderr
+
+
+@pytest.mark.terminal
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
+@pytest.mark.parametrize(("key", "is_kept"), [("y", True), ("n", False), ("", False)])
+def test_show_asks_in_a_terminal_whether_a_task_is_trusted(project: Path, key: str, is_kept: bool) -> None:
+    pexpect = pytest.importorskip("pexpect")
+    command = f"{sys.executable} -m llmcli tasks show review"
+    shown = pexpect.run(command, events={"y/N": f"{key}\n"}, encoding="utf-8")
+    assert "Review this: {{input}}" in shown
+    assert str(project) in shown.replace("\r\n", "")
+    assert is_trusted(project.read_bytes()) is is_kept
+    assert ("y/N" in pexpect.run(command, events={"y/N": "\n"}, encoding="utf-8")) is not is_kept
 
 
 def test_show_fills_the_places_of_variables(inside: Run) -> None:

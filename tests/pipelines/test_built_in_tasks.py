@@ -125,7 +125,9 @@ def test_an_answer_of_another_form_is_found(name: str) -> None:
 def test_an_answer_that_is_not_json_or_empty_is_found() -> None:
     task = find_task("extract")
     assert form_problem(task, "{", "") == "it is not JSON"
-    assert form_problem(task, " \n", "") == "it is empty"
+    assert form_problem(find_task("draft"), " \n", "") == "it has no words"
+    assert form_problem(find_task("commit-message"), "```\n```", "") == "it has no words"
+    assert form_problem(find_task("annotate"), "[]", "") == ""
 
 
 @pytest.mark.parametrize("name", NAMES)
