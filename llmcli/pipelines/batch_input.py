@@ -312,9 +312,9 @@ class IdTable:
         return place
 
     def _grow(self) -> None:
-        old = [(key, number) for key, number in zip(self._hashes, self._numbers, strict=True) if key]
-        self._hashes = array("Q", bytes(16 * len(self._hashes)))
-        self._numbers = array("Q", bytes(8 * len(self._hashes)))
-        for key, number in old:
-            place = self._place(key)
-            self._hashes[place], self._numbers[place] = key, number
+        hashes, numbers = self._hashes, self._numbers
+        self._hashes, self._numbers = array("Q", bytes(16 * len(hashes))), array("Q", bytes(16 * len(hashes)))
+        for key, number in zip(hashes, numbers, strict=True):
+            if key:
+                place = self._place(key)
+                self._hashes[place], self._numbers[place] = key, number
