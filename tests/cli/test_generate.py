@@ -221,6 +221,13 @@ def test_an_answer_that_does_not_meet_its_grammar_has_status_9(run: Run) -> None
     assert ran.status == 9
     assert ran.text.strip().isdecimal()
     assert ran.stderr == "error: the answer ended before it matched the constraint\n  hint: raise --max-tokens\n"
+    long = ("generate", "Digits", "--json-schema", '{"type": "string", "minLength": 999}')
+    for limit, room in ((("-n", "5"), "raise --max-tokens"), (("-c", "64"), "use a larger --ctx-size")):
+        ran = run(*long, *limit)
+        assert (ran.status, ran.stderr.splitlines()[1]) == (
+            9,
+            f"  hint: {room}, or limit texts and lists: maxLength, maxItems",
+        )
 
 
 @with_tiny
