@@ -28,6 +28,7 @@ from llmcli.ui.terminal.output import (
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
+    from llmcli.engine.events import Request
     from llmcli.inference.answer import Answer
     from llmcli.inference.engine import Engine
     from llmcli.pipelines.job import Job, Result, Step
@@ -68,9 +69,10 @@ def generate(
     if "trace_top" in flags.values and trace is None:
         console.warn("trace_top has no effect: it needs --trace", "record a trace with --trace FILE")
     chosen = load_task(task, var)
-    if diff and (as_json or not chosen):
-        wrong = "--diff and --json cannot be used together" if chosen else "--diff has no effect without --task"
-        raise UsageError(wrong, "remove --diff" if chosen else "give a task, such as --task proofread")
+    if diff and not chosen:
+        raise UsageError("--diff has no effect without --task", "give a task, such as --task proofread")
+    if diff and as_json:
+        raise UsageError("--diff and --json cannot be used together", "remove one of them")
     from llmcli.inference.request import join_prompt, read_question
 
     given = join_prompt(asked, reads_stdin(asked, no_stdin), partial(read_prompt, asked))
@@ -87,7 +89,7 @@ def generate(
     print_settings(question.resolved)
     if chosen:
         chosen.warn_of_small_model(target)
-    status, shown, result = ProgressLine(), list[Answer](), dict[str, object]()
+    status, shown = ProgressLine(), list[Answer]()
 
     def show(answer: Answer) -> None:
         shown.append(answer)
@@ -104,30 +106,34 @@ def generate(
     with open_model(target, question.settings, status) as (engine, cancellation):
         if chosen:
             job = chosen.job(engine, question.settings, cancellation)
-            if show_prompt:
-                for request in next(job).requests:
-                    print_text(request.prompt.text.removesuffix("\n") + "\n")
-                return ExitStatus.OK
-            result = _run_task(engine, job, show, shown, status)
-            if as_json:
-                print_json(result, indent=None)
-            elif diff:
-                print_diff(question.text, str(result["text"]))
-            elif not shown:
-                print_text(str(result["text"]).rstrip("\n") + "\n")
         else:
-            (request,) = requests_of(engine, [question], cancellation)
-            if show_prompt:
+            job = _one_answer(*requests_of(engine, [question], cancellation))
+        if show_prompt:
+            for request in next(job).requests:
                 print_text(request.prompt.text.removesuffix("\n") + "\n")
-                return ExitStatus.OK
-            show(Answer(engine, request))
-    return _report(shown[-1], heat, stats) if shown else _report_parts(result, question.settings, stats)
+            return ExitStatus.OK
+        result = _run(engine, job, show, shown, status)
+        if chosen:
+            _print_result(result, question.text, as_json, diff, echo, is_shown=bool(shown))
+    if shown:
+        return _report(shown[-1], heat, stats)
+    if trace or heat:
+        console.warn(f"{'trace' if trace else 'heat'} has no effect: the answer has several parts, or was computed")
+    return _report_parts(result, question.settings, stats)
 
 
-def _run_task(
+def _one_answer(request: "Request") -> "Job":
+    """The job of a prompt without a task."""
+    from llmcli.pipelines.job import Step
+
+    yield Step([request])
+    return {}
+
+
+def _run(
     engine: "Engine", job: "Job", show: Callable[["Answer"], None], shown: Sequence["Answer"], status: ProgressLine
 ) -> "Result":
-    """Run the job of a task; `show` shows the answer that is its result. Raises what ended it."""
+    """Run a job; `show` shows the answer that is its result, if one is. Raises what ended it."""
     from llmcli.inference.answer_json import answer_data
     from llmcli.pipelines.job import run_job
 
@@ -143,6 +149,17 @@ def _run_task(
         return answer_data(shown[-1])  # the report raises it again, after the answer
     finally:
         status.clear()
+
+
+def _print_result(result: "Result", given: str, as_json: bool, diff: bool, echo: bool, is_shown: bool) -> None:
+    """Print the result of a task, unless its text is printed already."""
+    text = str(result["text"])
+    if as_json:
+        print_json(result, indent=None)
+    elif diff:
+        print_diff(given, text)
+    elif not is_shown:
+        print_text((f"{given}\n\n" if echo else "") + text.rstrip("\n") + "\n")
 
 
 def _print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bool, stream: bool) -> None:

@@ -169,6 +169,7 @@ class LocalEngine:
             raise ModelInvalidError(f"{self.name} is not a text generation model", "use a decoder model")
         self.tokenizer.abort = cancellation
         self._context: Context | None = None
+        self._largest = 0  # size of the largest context that fits in memory; 0 = not known yet
         self._open_ended = False  # whether the context was sized for answers of any length
         self._renderer = PromptRenderer(loaded.vocab)
         self.load_ms = loaded.load_ms
@@ -198,7 +199,11 @@ class LocalEngine:
         return len(self.tokenizer.tokenize(text))
 
     def context_size(self, settings: Settings) -> int:
-        return sizing.choose_context(self.shape, replace(settings, max_tokens=-1), 0)[0]
+        if settings.n_ctx:
+            return settings.n_ctx
+        if not self._largest:  # once: a context that exists takes the memory of a second one
+            self._largest = sizing.choose_context(self.shape, replace(settings, max_tokens=-1), 0)[0]
+        return self._largest
 
     def render(self, request: Sequence[Message] | str, options: TemplateOptions) -> Prompt:
         return self._renderer.render(request, options)

@@ -27,7 +27,7 @@ _MAX_BYTES = 1 << 20
 _MAX_PARENTS = 64  # folders above the current one in which a project is searched
 _TRUSTED = "trusted-tasks.json"  # in the data folder
 _KINDS = ("choices", "json_schema", "regex", "grammar")  # of constraints
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([MB])", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,5}(?:\.\d{1,3})?)\s*([MB])", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
 
@@ -228,29 +228,16 @@ def _variable(name: str, value: Any) -> _Variable:
 
 def _task(front: _FrontMatter, prompt: str, path: Path, source: str) -> Task:
     if not prompt.strip():
-        raise _FaultError("there is no prompt", f"write it below the second {MARK}")
+        raise _FaultError("the prompt is missing", f"write it below the second {MARK}")
     long_input = _choice("input", front.input, get_args(LongInput))
     form = _choice("form", front.form, get_args(Form))
-    for kind in front.constraint:
-        if kind not in _KINDS:
-            hint = did_you_mean(kind, _KINDS) or f"use one of {', '.join(_KINDS)}"
-            raise _FaultError(f"unknown constraint {kind[:80]!r}", hint, kind)
-    if len(front.constraint) > 1:
-        raise _FaultError(f"{' and '.join(front.constraint)} cannot be used together", "use one of them", "constraint")
-    for name in front.variables:
-        if not _NAME.fullmatch(name) or name == INPUT:
-            hint = "use letters, digits and underscores; `input` is the text that the task works on"
-            raise _FaultError(f"{name[:80]!r} cannot be the name of a variable", hint, name)
-    if front.helper and front.helper not in HELPERS:
-        hint = did_you_mean(front.helper, HELPERS) or f"use one of {', '.join(HELPERS)}"
-        raise _FaultError(f"unknown helper {front.helper[:80]!r}", hint, "helper")
-    variables = {name: Variable(name, one.default, one.help) for name, one in front.variables.items()}
+    _check_constraint(front.constraint)
+    if front.helper:
+        _choice("helper", front.helper, [*HELPERS])
+    variables = {name: Variable(_check_variable(name), one.default, one.help) for name, one in front.variables.items()}
     computed = HELPERS[front.helper].places if front.helper else ()
     for text in (prompt, front.system, front.combine, *front.constraint.values()):
-        for place in PLACE.finditer(text):
-            if place[1] not in (*variables, *computed, INPUT):
-                hint = did_you_mean(place[1], variables) or f"declare it: [variables] {place[1]} = {{help = ...}}"
-                raise _FaultError(f"{place[0][:80]} is not a variable of this task", hint, place[0])
+        _check_places(text, [*variables, *computed, INPUT])
     return Task(
         name=path.stem,
         prompt=_with_input(prompt, computed),
@@ -269,6 +256,31 @@ def _task(front: _FrontMatter, prompt: str, path: Path, source: str) -> Task:
         source=source,
         path=path,
     )
+
+
+def _check_constraint(constraint: Mapping[str, str]) -> None:
+    for kind in constraint:
+        if kind not in _KINDS:
+            hint = did_you_mean(kind, _KINDS) or f"use one of {', '.join(_KINDS)}"
+            raise _FaultError(f"unknown constraint {kind[:80]!r}", hint, kind)
+    if len(constraint) > 1:
+        raise _FaultError(f"{' and '.join(constraint)} cannot be used together", "use one of them", "constraint")
+
+
+def _check_variable(name: str) -> str:
+    """The name of a variable, if it can be one."""
+    if _NAME.fullmatch(name) and name != INPUT:
+        return name
+    hint = "use letters, digits and underscores; `input` is the text that the task works on"
+    raise _FaultError(f"{name[:80]!r} cannot be the name of a variable", hint, name)
+
+
+def _check_places(text: str, names: Sequence[str]) -> None:
+    """Refuse a place for what is not a variable."""
+    for place in PLACE.finditer(text):
+        if place[1] not in names:
+            hint = did_you_mean(place[1], names) or f"declare {place[1]} below [variables]"
+            raise _FaultError(f"{place[0][:80]} is not a variable of this task", hint, place[0])
 
 
 def _choice(key: str, value: str, choices: Sequence[Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from llmcli.errors import UsageError
 from llmcli.pipelines.long_input import Window
 
-_FENCED = re.compile(r"^(`{3,}|~{3,})[^\n]*\n(.*?)^\1", re.MULTILINE | re.DOTALL)
+_FENCED = re.compile(r"^(`{3,}|~{3,})[^\n]*\n(.*?)(?:^\1|\Z)", re.MULTILINE | re.DOTALL)
 _BULLET = re.compile(r"\s*(?:[-*+•]|\d{1,3}[.)])\s+")
 _COPY_WORDS = 5  # a copied passage has so many words at least
 _COPIED = 0.8  # share of the words in copied passages from which on a text is a copy
@@ -47,7 +47,7 @@ def split_list(text: str, what: str) -> list[str]:
 
 
 def code_only(_values: Mapping[str, str], answers: Sequence[tuple[Window, str]]) -> str:
-    """The first code block of the answer without its fences; without one, the answer."""
+    """The first code block of the answer without its fences, also one that was cut off; without one, the answer."""
     text = answers[0][1]
     if found := _FENCED.search(text):
         return found[2].rstrip("\n")

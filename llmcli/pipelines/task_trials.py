@@ -45,17 +45,18 @@ def trials(task: Task, engine: Engine, n_ctx: int, given: Mapping[str, str]) -> 
 
 def form_problem(task: Task, text: str, given: str) -> str:
     """Why an answer to the input `given` does not have the form that the task promises; empty if it has."""
-    if not text.strip():
-        return "it is empty"
-    if task.form == "line" and "\n" in text.strip():
-        return "it has more than one line"
-    if task.form == "lines" and "\n" not in text.strip() and "," not in text:
-        return "it is not a list"
-    if task.form == "shorter" and len(text) > len(given):
-        return "it is longer than the input"
     if task.form == "json":
         try:
             json.loads(text)
         except (ValueError, RecursionError):
             return "it is not JSON"
+        return ""
+    if not any(map(str.isalnum, text)):
+        return "it has no words"
+    if task.form == "line" and "\n" in text.strip():
+        return "it has more than one line"
+    if task.form == "lines" and "\n" not in text.strip():
+        return "it is not a list"
+    if task.form == "shorter" and len(text) > len(given):
+        return "it is longer than the input"
     return ""

@@ -26,6 +26,7 @@ Form = Literal["text", "line", "lines", "shorter", "json"]
 STOPPED = ("interrupt", "timeout")  # reasons of an answer that the user ended
 _BEFORE = 'For context only, the end of the text before this one:\n"""\n{}\n"""\n\n'
 _LEAST_ROOM = 16  # tokens of a part
+_SHORT = 1 << 15  # characters of a text whose prompt is made to see whether it fits
 _OF_ONE_ANSWER = ("timings", "messages", "prompt", "replay", "tokens", "reasoning_content")  # generated as it stands
 
 
@@ -138,8 +139,8 @@ def task_job(
     """
     asked = _Asked(engine, settings, task, variables, cancellation or Cancellation(), is_full)
     text = asked.values[INPUT]
-    if task.long_input == "error" or fits(text, asked.room(), engine.count_tokens):
-        (answer,) = yield Step([asked.request(text)], is_last=not task.helper)
+    if request := asked.short_request(text):
+        (answer,) = yield Step([request], is_last=not task.helper)
         return asked.result([answer], [Window(0, text)])
     if task.long_input == "windows":
         return (yield from _answer_windows(asked, text))
@@ -207,6 +208,23 @@ class _Asked:
         constraint = self._constraint if limit is None else None
         return Request(rendered, settings, constraint, cancellation=self._cancellation)
 
+    def short_request(self, text: str) -> Request | None:
+        """The request for a text; None if the task treats it as a long one."""
+        if self.task.long_input == "error":
+            return self.request(text)
+        if len(text) < _SHORT:  # most texts; and nothing but their prompt is counted
+            request = self.request(text)
+            n_tokens, is_equal = len(request.prompt.tokens), self.task.long_input == "windows"
+            if n_tokens + (2 * n_tokens if is_equal else self._reserve) <= self._n_ctx:
+                return request
+        return self.request(text) if fits(text, self.room(), self.engine.count_tokens) else None
+
+    @property
+    def _reserve(self) -> int:
+        """The tokens for an answer that is shorter than its text."""
+        limit, quarter = self._settings.max_tokens, self._n_ctx // 4
+        return quarter if limit < 0 else min(quarter, limit)
+
     def room(self, overlap: int = 0) -> int:
         """The tokens that a text can have, so that its answer has room: twice as many as the text, or a quarter of all.
 
@@ -215,12 +233,8 @@ class _Asked:
         texts = (self.task.prompt, self.task.combine or self.task.prompt)
         fixed = max(len(self.request("", "" if not overlap else " ", prompt).prompt.tokens) for prompt in texts)
         free = self._n_ctx - fixed - overlap
-        if self.task.long_input == "windows":
-            room = free // 3
-        else:
-            limit, quarter = self._settings.max_tokens, self._n_ctx // 4
-            room = free - (quarter if limit < 0 else min(quarter, limit))
-        if room < _LEAST_ROOM and self.task.long_input != "error":
+        room = free // 3 if self.task.long_input == "windows" else free - self._reserve
+        if room < _LEAST_ROOM:
             hint = "raise --ctx-size" if self._settings.n_ctx else "use a model with a larger context"
             raise ContextOverflowError(f"the context of {self._n_ctx} tokens has no room for the task and a text", hint)
         return room

@@ -156,6 +156,18 @@ def test_the_result_of_a_helper_is_printed_alone(run: Run, tmp_path: Path) -> No
     assert json.loads(ran.text)["verdict"] == "copied"
 
 
+@pytest.mark.usefixtures("with_tiny")
+def test_a_trace_of_an_answer_in_parts_is_refused_with_a_warning(run: Run, tmp_path: Path) -> None:
+    flags = ("-c", "600", "-t", "1", "-n", "4", "--trace", str(tmp_path / "trace.jsonl"))
+    ran = run("generate", "-T", "proofread", *flags, stdin=LONG)
+    assert "warning: trace has no effect: the answer has several parts, or was computed" in ran.stderr
+    assert "note" not in ran.text
+    ran = run("generate", "-T", "proofread", *flags, "--echo", "--stats", stdin=TWO_LINES)
+    assert ran.text.startswith(TWO_LINES)
+    assert (tmp_path / "trace.jsonl").exists()
+    assert "generated 4 tokens" in ran.stderr
+
+
 # The commands
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from llmcli.engine.events import Request
 from llmcli.errors import UsageError
+from llmcli.inference.answer import Answer
 from llmcli.inference.constraints import CONSTRAINT_KEYS, read_constraint
 from llmcli.params.settings import Layer, resolve
-from llmcli.pipelines.job import Result, run_job
+from llmcli.pipelines.job import Result, Step, run_job
 from llmcli.pipelines.task_files import find_task, task_files
 from llmcli.pipelines.task_trials import form_problem, trials
 from llmcli.pipelines.tasks import PLACE, Task, task_job
@@ -93,7 +94,12 @@ def tried(task: Task, variables: Mapping[str, str], answer: str) -> Result:
 
     engine = FakeEngine(reply=reply, n_ctx=100_000)
     settings = resolve([task.layer(variables), Layer("flag", {"seed": 1})]).settings
-    return run_job(engine, task_job(engine, settings, task, variables), lambda _, one: [*one.parts()] and None)
+    return run_job(engine, task_job(engine, settings, task, variables), generate_all)
+
+
+def generate_all(_step: Step, answer: Answer) -> None:
+    for _ in answer.parts():
+        pass
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -113,7 +119,9 @@ def test_an_answer_of_another_form_is_found(name: str) -> None:
 def test_an_answer_that_is_not_json_or_empty_is_found() -> None:
     task = find_task("extract")
     assert form_problem(task, "{", "") == "it is not JSON"
-    assert form_problem(task, " \n", "") == "it is empty"
+    assert form_problem(find_task("draft"), " \n", "") == "it has no words"
+    assert form_problem(find_task("commit-message"), "```\n```", "") == "it has no words"
+    assert form_problem(find_task("annotate"), "[]", "") == ""
 
 
 @pytest.mark.parametrize("name", NAMES)

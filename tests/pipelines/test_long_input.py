@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmcli.engine.events import Request
 from llmcli.errors import ConstraintError, ContextOverflowError, LlmcliError
 from llmcli.inference.answer import Answer
-from llmcli.params.settings import Layer, Settings
+from llmcli.params.settings import Layer, Settings, resolve
 from llmcli.pipelines.job import Result, Step, run_job
 from llmcli.pipelines.long_input import fits, join_windows, split_text, windows
 from llmcli.pipelines.tasks import Task, Variable, task_job
@@ -205,7 +205,7 @@ def test_the_parts_before_an_interruption_are_kept() -> None:
 def test_a_part_that_breaks_its_constraint_is_named() -> None:
     task = Task(name="digits", prompt="Change:{{input}}", long_input="windows", constraint={"regex": "[0-9]+"})
     engine = FakeEngine(reply=lambda request: ["x" if "number 30" in asked_text(request) else "12"], n_ctx=900)
-    settings = Settings(seed=1, **dict(task.layer({"input": ""}).values))
+    settings = resolve([task.layer({"input": ""}), Layer("flag", {"seed": 1})]).settings
     job = task_job(engine, settings, task, {"input": LONG})
     with pytest.raises(ConstraintError, match=r"part [2-9] of \d+: the answer does not match regex"):
         run_job(engine, job, lambda _step, _answer: None)

@@ -26,7 +26,7 @@ def finish(helper: str, answer: str, **values: str) -> str:
         ("````md\n```\ninner\n```\n````", "```\ninner\n```"),
         ("`ls -l`", "ls -l"),
         ("echo `a` `b`", "echo `a` `b`"),
-        ("```python\nnot closed", "```python\nnot closed"),
+        ("```python\ncut o", "cut o"),
     ],
 )
 def test_code_is_printed_without_its_fences(answer: str, code: str) -> None:

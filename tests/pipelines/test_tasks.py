@@ -141,9 +141,6 @@ def test_a_model_without_a_template_stops_at_the_next_turn() -> None:
 
 def test_a_raw_task_is_the_prompt_verbatim() -> None:
     engine = FakeEngine(("ok",))
-    run_job(
-        engine,
-        task_job(engine, Settings(seed=1, raw=True), LETTER, {"to": "Ann", "input": "Hi"}),
-        lambda _, answer: [*answer.parts()] and None,
-    )
-    assert engine.requests[0].prompt.text == "To Ann, kind:\nHi"
+    job = task_job(engine, Settings(seed=1, raw=True), LETTER, {"to": "Ann", "input": "Hi"})
+    (request,) = next(job).requests
+    assert request.prompt.text == "To Ann, kind:\nHi"
