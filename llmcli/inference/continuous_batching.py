@@ -45,7 +45,7 @@ class ContinuousBatch:
         self._is_open_ended = False  # whether the context was sized for answers of any length
 
     def events(self) -> Generator[TokenEvent, None, None]:
-        """The events of all answers. Raises LlmcliError when there is no memory for a context."""
+        """The events of all answers. Raises LlmcliError when a context does not fit in memory."""
         while self._take(is_idle=True):
             while len(self._taken) < self._width.now and self._take(is_idle=False):
                 pass

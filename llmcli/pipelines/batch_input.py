@@ -230,7 +230,7 @@ def _json_object(text: str) -> dict[str, object]:
 
 
 def count_lines(path: str, most: int = 64 << 20) -> int | None:
-    """The number of lines that are not blank, for a progress line; None for a large file, or one that is no file."""
+    """The number of lines that are not blank, for a progress line; None for a large file, or a pipe."""
     try:
         with open(path, "rb") as file:
             if not file.seekable() or file.seek(0, io.SEEK_END) > most:
