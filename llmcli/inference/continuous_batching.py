@@ -75,7 +75,7 @@ class ContinuousBatch:
         settings = replace(requests[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
         size = None
         if self._longest and 2 * self._longest > longest:
-            with suppress(ContextOverflowError):  # there is no room for twice the length
+            with suppress(ContextOverflowError):  # twice the length does not fit
                 size = sizing.choose_batch(self._shape, settings, 2 * self._longest, self._width.most)
         size = size or sizing.choose_batch(self._shape, settings, longest, self._width.most)
         if size.note:
@@ -86,7 +86,7 @@ class ContinuousBatch:
 
     def _run(self, context: Context) -> Generator[TokenEvent, None, None]:
         """The events of all answers that fit this context, until nothing runs or a request needs a larger one."""
-        scheduler, width = Scheduler(context), self._width
+        scheduler, width = Scheduler(context, is_mixed=self._width.most > 1), self._width
         is_new = True
         try:
             while True:

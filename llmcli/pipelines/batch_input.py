@@ -230,7 +230,7 @@ def _json_object(text: str) -> dict[str, object]:
 
 
 def count_lines(path: str, most: int = 64 << 20) -> int | None:
-    """The number of lines that are not blank, for a progress line; None for a large file, or one that is no file."""
+    """The number of lines that are not blank, for a progress line; None for a large file, or a pipe."""
     try:
         with open(path, "rb") as file:
             if not file.seekable() or file.seek(0, io.SEEK_END) > most:
@@ -312,9 +312,9 @@ class IdTable:
         return place
 
     def _grow(self) -> None:
-        old = [(key, number) for key, number in zip(self._hashes, self._numbers, strict=True) if key]
-        self._hashes = array("Q", bytes(16 * len(self._hashes)))
-        self._numbers = array("Q", bytes(8 * len(self._hashes)))
-        for key, number in old:
-            place = self._place(key)
-            self._hashes[place], self._numbers[place] = key, number
+        hashes, numbers = self._hashes, self._numbers
+        self._hashes, self._numbers = array("Q", bytes(16 * len(hashes))), array("Q", bytes(16 * len(hashes)))
+        for key, number in zip(hashes, numbers, strict=True):
+            if key:
+                place = self._place(key)
+                self._hashes[place], self._numbers[place] = key, number

@@ -1,6 +1,8 @@
 """A batch on an engine without a model: what lines ask, what is written for them, and which fail."""
 
+import gc
 import json
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from llmcli.engine.events import Cancellation, Request
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
 from llmcli.files import config_path
+from llmcli.inference import prompt_renderer
 from llmcli.pipelines.batch_line import check_columns
 from tests.inference.fake_engine import FakeEngine
 from tests.pipelines.batches import Lines, echo, errors, make_batch, question_of, run_batch
@@ -321,6 +324,31 @@ def test_what_fails_for_sure_is_not_tried_again(line: dict[str, Any], script: An
     (written,) = run_batch(FakeEngine(reply=reply), lines_of(line), retries=5)
     assert "error" in written
     assert count <= 1
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_batch_does_not_grow_with_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m benchmarks.batch memory` measures 100,000 lines."""
+    monkeypatch.setattr(prompt_renderer, "_CACHE_TEXTS", 50)
+    sizes: dict[int, int] = {}
+
+    class Measured(Lines):
+        n_lines = 0
+
+        def write(self, _line: bytes) -> None:
+            self.n_lines += 1
+            if self.n_lines in (400, 1600):
+                gc.collect()
+                sizes[self.n_lines] = tracemalloc.get_traced_memory()[0]
+
+    lines = lines_of(*({"id": f"line {number}", "prompt": f"prompt {number}"} for number in range(1700)))
+    batch = make_batch(FakeEngine(reply=echo), lines, Measured())
+    tracemalloc.start()
+    try:
+        batch.run()
+    finally:
+        tracemalloc.stop()
+    assert sizes[1600] - sizes[400] < 100_000  # bytes
 
 
 # Parts and ends
