@@ -122,6 +122,8 @@ def _generate(
 
     choice_set = _read_choice_set(asked, trace, heat) if asked.is_decision else None
     read = asked if session is None else replace(session.settings, prompt=asked.prompt, file=asked.file)
+    if choice_set and chosen:
+        raise UsageError(f"--task and --{choice_set.kind} cannot be used together", "remove one of them")
     given = join_prompt(read, reads_stdin(read, options.no_stdin), partial(read_prompt, read))
     if chosen:
         first = resolve(command_layers(flags, options.text, chosen.layer(given, flags)))
