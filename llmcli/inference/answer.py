@@ -165,6 +165,8 @@ class Answer:
         if not self.record.is_complete or self.finish_reason == "length":
             return ConstraintError("the answer ended before it matched the constraint", self._cut_hint(constraint))
         reason = f"the answer does not match {constraint.kind}: {self.problem}"
+        if self.settings.stop and not constraint.unenforced:  # its end is not in the text
+            return ConstraintError(reason, "a stop string ended it: remove --stop")
         return ConstraintError(reason, "try again, with more --constraint-retries and a temperature above 0")
 
     def _cut_hint(self, constraint: Constraint) -> str:

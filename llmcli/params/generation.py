@@ -289,6 +289,7 @@ class GenerationParams:
         min=0,
         max=1000,
         unit="tries",
+        needs_any=("json_schema",),
     )
     logprobs: int = setting(
         0,

@@ -197,7 +197,8 @@ def import_folders(
     if forget:
         left = tuple(folder for folder in kept if Path(folder).expanduser().absolute() not in chosen)
         if len(left) == len(kept):
-            raise UsageError("none of these folders is imported", f"imported: {', '.join(kept) or 'no folder'}")
+            message = f"not imported: {', '.join(map(str, chosen))}" if chosen else "give the folder to forget"
+            raise UsageError(message, f"imported: {', '.join(kept) or 'no folder'}")
         config_file.set_value("model_folders", left)
         return
     if not chosen:

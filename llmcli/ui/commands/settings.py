@@ -235,7 +235,7 @@ def think(chat: ChatApp, argument: str) -> None:
     chat.say(reasoning or f"no answer has reasoning (think = {chat.controller.settings.think})", "2")
 
 
-@command("json [on|off|SCHEMA]", "/json on", '/json {"type": "array"}', "/json off")
+@command("json [on|off|SCHEMA]", "/json name: str, age: int", '/json {"type": "array"}', "/json off")
 def json(chat: ChatApp, argument: str) -> None:
     """Make the model answer in JSON.
 
