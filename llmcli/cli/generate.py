@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
@@ -13,6 +14,7 @@ from llmcli.cli.task_options import TaskName, TaskVariables, load_task
 from llmcli.engine.events import Measure
 from llmcli.errors import ConstraintError, ExitStatus, UsageError
 from llmcli.params.settings import Layer, Settings, fields, resolve
+from llmcli.text import plural
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import (
     AnswerWriter,
@@ -137,9 +139,12 @@ def _run(
     from llmcli.inference.answer_json import answer_data
     from llmcli.pipelines.job import run_job
 
+    n_events = count(1)
+
     def progress(step: "Step", n_ended: int) -> None:
-        total = len(step.requests)
-        status.update(f"{step.label} {min(n_ended + 1, total)} of {total}" if step.label else "generating the answer")
+        total, n_tokens = len(step.requests), next(n_events)
+        place = f"{step.label} {min(n_ended + 1, total)} of {total}, " if step.label else ""
+        status.update(f"{place}{plural(n_tokens, 'token')}")
 
     try:
         return run_job(engine, job, lambda _step, answer: show(answer), progress)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.pipelines.task_files import find_task, trust
+from llmcli.pipelines.task_files import find_task, is_trusted, trust
 from tests.conftest import Run
 
 TWO_LINES = "One line is here.\nAnother line is there.\n"
@@ -188,6 +188,20 @@ def test_show_prints_the_file_of_a_task(inside: Run, project: Path) -> None:
     ran = inside("tasks", "show", "review")
     assert ran.text == project.read_text()
     assert "is not trusted yet" in ran.stderr
+
+
+@pytest.mark.terminal
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
+@pytest.mark.parametrize(("key", "is_kept"), [("y", True), ("n", False), ("", False)])
+def test_show_asks_in_a_terminal_whether_a_task_is_trusted(project: Path, key: str, is_kept: bool) -> None:
+    pexpect = pytest.importorskip("pexpect")
+    command = f"{sys.executable} -m llmcli tasks show review"
+    shown = pexpect.run(command, events={"y/N": f"{key}\n"}, encoding="utf-8")
+    assert "Review this: {{input}}" in shown
+    assert str(project) in shown.replace("\r\n", "")
+    assert is_trusted(project.read_bytes()) is is_kept
+    assert ("y/N" in pexpect.run(command, events={"y/N": "\n"}, encoding="utf-8")) is not is_kept
 
 
 def test_show_fills_the_places_of_variables(inside: Run) -> None:
