@@ -97,6 +97,8 @@ def batch(
     resume |= retry_failed
     path = _check_output(source, output, resume, force)
     _check_settings(asked, source)
+    if chosen and asked.is_decision:
+        raise UsageError("a decision and --task cannot be used together", "remove one of them")
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
     from llmcli.pipelines.batch import Batch
     from llmcli.pipelines.batch_input import BatchReader, LineSource
@@ -190,12 +192,16 @@ def _check_output(source: str, name: str | None, resume: bool, force: bool) -> P
 def _check_settings(asked: Settings, source: str) -> None:
     """Raise UsageError for what would make each line fail, before the model is loaded."""
     from llmcli.inference.constraints import read_constraint
+    from llmcli.inference.decision import read_choice_set
     from llmcli.inference.request import stdin_options
 
     readers = stdin_options(replace(asked, prompt=None, file=()))
     if is_stdin(source) and readers:
         raise UsageError(f"stdin can be read only once, and two options read it: INPUT and {readers[0]}", "use a file")
-    read_constraint(asked, console.note)
+    if asked.is_decision:
+        read_choice_set(asked)
+    else:
+        read_constraint(asked, console.note)
 
 
 @contextmanager
