@@ -9,8 +9,8 @@
 and one after the other in the same process (goal: at least 1.9 times as fast). With the path of llama.cpp's
 llama-batched-bench, it takes part with the width that the batch has chosen and the same lengths (at least 0.9).
 `memory` prints the peak memory of batches of 10,000 and of 100,000 lines on an engine without a model, and of 100 and
-2,000 lines on the starter. `kills` kills a batch 30 times at random moments, resumes it, and compares the output with the input.
-`profile` prints where the time of a batch goes.
+2,000 lines on the starter. `kills` kills a batch 30 times at random moments, resumes it, and compares the output with
+the input. `profile` prints where the time of a batch goes.
 """
 
 import cProfile
@@ -54,8 +54,12 @@ def main() -> None:
     if command == "speed":
         tool = arguments.pop(0) if arguments and not arguments[0].isdigit() else ""
         speed(tool, *map(int, arguments))
+    elif command == "memory":
+        memory(*map(int, arguments))
+    elif command == "kills":
+        kills(*map(int, arguments))
     else:
-        {"memory": memory, "kills": kills, "profile": profile}[command](*map(int, arguments))
+        profile(*map(int, arguments))
 
 
 def _requests(local: LocalEngine, count: int) -> list[Request]:

@@ -16,7 +16,7 @@ from typer import Argument, Option
 from llmcli.cli.options import CHAT_ONLY, Force, with_settings
 from llmcli.cli.questions import warn_plain_template
 from llmcli.cli.stdin import stdin_as_file
-from llmcli.cli.task_options import ChosenTask, TaskName, TaskVariables, ask_for_trust, parse_variables
+from llmcli.cli.task_options import ChosenTask, TaskName, TaskVariables, ask_for_trust, load_judge, parse_variables
 from llmcli.config.presets import layers_of
 from llmcli.errors import DiskError, ExitStatus, UsageError, error_text
 from llmcli.files import is_stdin
@@ -88,6 +88,7 @@ def batch(
         template=template,
         task=chosen,
         variables=variables,
+        judge=load_judge(asked.best) if asked.samples > 1 else None,
         retries=retry,
         retries_failed=retry_failed,
         shard=_parse_shard(shard),
@@ -97,6 +98,8 @@ def batch(
     resume |= retry_failed
     path = _check_output(source, output, resume, force)
     _check_settings(asked, source)
+    if chosen and asked.is_decision:
+        raise UsageError("a decision and --task cannot be used together", "remove one of them")
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
     from llmcli.pipelines.batch import Batch
     from llmcli.pipelines.batch_input import BatchReader, LineSource
@@ -190,12 +193,18 @@ def _check_output(source: str, name: str | None, resume: bool, force: bool) -> P
 def _check_settings(asked: Settings, source: str) -> None:
     """Raise UsageError for what would make each line fail, before the model is loaded."""
     from llmcli.inference.constraints import read_constraint
+    from llmcli.inference.decision import read_choice_set
     from llmcli.inference.request import stdin_options
 
     readers = stdin_options(replace(asked, prompt=None, file=()))
     if is_stdin(source) and readers:
         raise UsageError(f"stdin can be read only once, and two options read it: INPUT and {readers[0]}", "use a file")
-    read_constraint(asked, console.note)
+    if asked.samples > 1 and asked.best is None and not asked.is_decision:
+        raise UsageError("--samples needs --best in a batch: a line has one answer", "choose it with --best vote")
+    if asked.is_decision:
+        read_choice_set(asked)
+    else:
+        read_constraint(asked, console.note)
 
 
 @contextmanager

@@ -218,10 +218,9 @@ def _job(
 ) -> "Job":
     """The job of a question, with its task, and what is made of one answer or several."""
     from llmcli.inference.request import make_requests
-    from llmcli.pipelines.samples import Judge, check_samples, request_job, result_job
+    from llmcli.pipelines.samples import Judge, request_job, result_job
 
     warn_plain_template(engine, [settings])
-    check_samples(settings)
 
     def job_of(own: Settings) -> "Job":
         if chosen:

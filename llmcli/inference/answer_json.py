@@ -75,7 +75,7 @@ def answer_data(answer: "Answer", is_full: bool = True) -> dict[str, object]:
     }
 
 
-def decision_data(engine: "Engine", decision: "Decision") -> dict[str, object]:
+def decision_data(engine: "Engine", decision: "Decision", is_full: bool = True) -> dict[str, object]:
     """A decision as JSON data: that of an answer, as far as it has it, and the probabilities."""
     n_prompt, elapsed_ms = len(decision.prompt.tokens), round(decision.elapsed_ms, 3)
     return {
@@ -85,9 +85,9 @@ def decision_data(engine: "Engine", decision: "Decision") -> dict[str, object]:
         **decision.data(),
         "prompt_tokens": n_prompt,
         "completion_tokens": decision.choice.n_tokens,
-        "params": _effective_params(decision.settings),
+        **({"params": _effective_params(decision.settings)} if is_full else {}),
         "timings": {"prompt_n": n_prompt, "prompt_ms": elapsed_ms, "load_ms": round(engine.load_ms, 3)},
-        "prompt" if decision.settings.raw else "messages": decision.prompt.request,
+        **({("prompt" if decision.settings.raw else "messages"): decision.prompt.request} if is_full else {}),
     }
 
 

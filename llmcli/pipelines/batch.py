@@ -4,15 +4,19 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
+from typing import Generic, TypeVar
 
-from llmcli.engine.events import Cancellation, Constraint, Request
+from llmcli.engine.events import Cancellation, Request
 from llmcli.errors import ConstraintError, LlmcliError, NetworkError, TimeLimitError, UsageError
 from llmcli.files import encode
 from llmcli.inference.answer import Answer
-from llmcli.inference.answer_json import answer_data
+from llmcli.inference.answer_json import answer_data, decision_data
 from llmcli.inference.constraints import CONSTRAINT_KEYS, read_constraint
+from llmcli.inference.decision import decide, read_choice_set
 from llmcli.inference.engine import Engine
 from llmcli.inference.request import build_prompt, template_options, with_plain_stop
+from llmcli.params.decision import DECISION_KEYS
+from llmcli.params.result import BEST_RULES
 from llmcli.params.sampler_chain import is_random
 from llmcli.params.settings import Layer, Settings
 from llmcli.pipelines.batch_input import BatchLine, BatchReader, IdTable, LineSource
@@ -20,10 +24,13 @@ from llmcli.pipelines.batch_line import LineParser, LineRequest
 from llmcli.pipelines.batch_output import BatchOutput, WrittenLine
 from llmcli.pipelines.job import Job, JobRunner, Outcome, Result, Step
 from llmcli.pipelines.openai_batch import error_type, output_line
+from llmcli.pipelines.samples import Judge, result_job
 from llmcli.pipelines.tasks import Task, task_job
 from llmcli.text import escape_json
 
-_MAX_CONSTRAINTS = 64  # that are kept, when lines have their own
+_DECISION_SETTINGS = (*DECISION_KEYS, "choice_prior", "raw")
+_MOST_KEPT = 64  # constraints that are kept, when lines have their own
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +40,7 @@ class BatchOptions:
     template: str | None = None  # of the prompts, with places such as {{word}}
     task: Task | None = None
     variables: Mapping[str, str] = field(default_factory=dict)  # of the task, for all lines
+    judge: Task | None = None  # that the setting `best` names
     retries: int = 0  # new tries of a line that may succeed with another seed
     retries_failed: bool = False  # answer those lines again that failed in an earlier run
     shard: tuple[int, int] = (1, 1)  # this part, from 1, of so many
@@ -81,7 +89,8 @@ class Batch:
         self._engine, self._options, self._cancellation = engine, options, cancellation
         self._source, self._reader, self._output = source, reader, output
         self.parser = LineParser(engine, layers, options.template, options.task, options.variables)
-        self._constraints: dict[tuple[object, ...], Constraint | None] = {}
+        self._constraints = _OfSettings(read_constraint, CONSTRAINT_KEYS)
+        self._choice_sets = _OfSettings(read_choice_set, (*_DECISION_SETTINGS, *CONSTRAINT_KEYS))
         self._earlier: Iterator[WrittenLine] | None = output.earlier()
         self._ids = IdTable()
         self._n_read = 0  # lines of the input, of all shards
@@ -99,6 +108,9 @@ class Batch:
         begin = perf_counter()
         try:
             self._runner.run(self._emit)
+        except KeyboardInterrupt:
+            if not self._cancellation.is_set():
+                raise
         finally:
             self.counts.seconds = perf_counter() - begin
 
@@ -157,10 +169,32 @@ class Batch:
         raise AssertionError
 
     def _answer(self, asked: LineRequest) -> Job:
+        if self.parser.task and asked.settings.is_decision:
+            raise UsageError("a decision and --task cannot be used together", "remove one of them")
+        if asked.settings.is_decision:
+            return self._decide(asked)
+        if asked.settings.samples > 1 and asked.settings.best is None:
+            raise UsageError("samples needs best in a batch: a line has one answer", "choose it with best: vote")
+        judge = self._judge(asked)
+        return (yield from result_job(asked.settings, lambda own: self._generate(replace(asked, settings=own)), judge))
+
+    def _judge(self, asked: LineRequest) -> Judge | None:
+        """The judge of the samples of a line. Raises UsageError for one that the command does not name."""
+        best, task = asked.settings.best, self._options.judge
+        if asked.settings.samples == 1 or best in (None, *BEST_RULES):
+            return None
+        if task is None or best != self.parser.common.settings.best:
+            raise UsageError(f"best of a line must be logprob or vote, got {str(best)[:60]!r}", "give a task as a flag")
+        if not isinstance(asked.question, str):
+            raise UsageError("a task cannot judge the answers to messages", "use prompt")
+        return Judge(self._engine, task, asked.question, self._cancellation)
+
+    def _generate(self, asked: LineRequest) -> Job:
+        """One answer to a line."""
         if self.parser.task:
             return (yield from self._do_task(self.parser.task, asked))
         settings = with_plain_stop(asked.settings, template_options(self._engine, asked.settings).source)
-        constraint = self._constraint(settings)
+        constraint = self._constraints(settings)
         prompt = build_prompt(self._engine, settings, asked.question, asked.system, self._cancellation)
         (answer,) = yield Step([Request(prompt, settings, constraint)])
         data = answer_data(answer, self._options.is_full) if answer.record.tokens else {}
@@ -176,13 +210,13 @@ class Batch:
             raise FailedAnswerError(_timeout(asked.settings), data)
         return data
 
-    def _constraint(self, settings: Settings) -> Constraint | None:
-        key = tuple(getattr(settings, name) for name in CONSTRAINT_KEYS)
-        if key not in self._constraints:
-            if len(self._constraints) >= _MAX_CONSTRAINTS:
-                self._constraints.clear()
-            self._constraints[key] = read_constraint(settings)
-        return self._constraints[key]
+    def _decide(self, asked: LineRequest) -> Result:
+        """Score the choices of a line; that takes less time than a step of answers."""
+        choice_set = self._choice_sets(asked.settings)
+        if choice_set is None or not isinstance(asked.question, str):
+            raise UsageError("a decision and messages cannot be used together", "use prompt")
+        posed = self._engine, asked.settings, choice_set, asked.question, asked.system, self._cancellation
+        return decision_data(self._engine, decide(*posed), self._options.is_full)
 
     # Outcomes
 
@@ -218,6 +252,22 @@ class Batch:
             return []
         names = ", ".join(sorted(self.parser.other_models))
         return [f"the lines ask for {names}: {self._engine.name} answered them"]
+
+
+class _OfSettings(Generic[_Made]):
+    """What is made of some of the settings, kept for the next lines with the same values of them."""
+
+    def __init__(self, make: Callable[[Settings], _Made], keys: Sequence[str]) -> None:
+        self._make, self._keys = make, keys
+        self._kept: dict[tuple[object, ...], _Made] = {}
+
+    def __call__(self, settings: Settings) -> _Made:
+        key = tuple(getattr(settings, name) for name in self._keys)
+        if key not in self._kept:
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            self._kept[key] = self._make(settings)
+        return self._kept[key]
 
 
 def _ended_job() -> Job:

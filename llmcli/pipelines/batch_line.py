@@ -174,6 +174,8 @@ def check_columns(
 
 def _check_no_file(key: str, value: SettingValue) -> None:
     """Raise UsageError for a setting of a line that names a file: a line is data, whoever wrote it."""
+    if key == "choices" and isinstance(value, tuple) and any(str(one).startswith("@") for one in value):
+        raise UsageError("choices of a line cannot be a file", "write its content into the line")
     if not isinstance(value, str):
         return
     is_schema_file = key == "json_schema" and not is_inline_schema(value)

@@ -152,6 +152,7 @@ class JobRunner:
         while self._n_emitted in self._outcomes:
             self._n_emitted += 1
             self._emit(self._outcomes.pop(self._n_emitted - 1))
+        self._on_event()
 
 
 class _TimeLimit:

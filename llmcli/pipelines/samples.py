@@ -93,6 +93,7 @@ def _text_and_cut(result: Result) -> tuple[str, bool]:
 
 
 def _several(settings: Settings, job_of: Callable[[Settings], Job], judge: Judge | None) -> Job:
+    check_samples(settings)
     seeds = [seed_after(settings.seed or 0, index) for index in range(settings.samples)]
     one = replace(settings, logprobs=max(settings.logprobs, 1)) if settings.best == "logprob" else settings
     results, means, errors = yield from _side_by_side([job_of(replace(one, seed=seed)) for seed in seeds])
