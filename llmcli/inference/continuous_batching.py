@@ -43,7 +43,7 @@ class ContinuousBatch:
         self._width, self._note = Width(n_parallel), note
 
     def events(self) -> Generator[TokenEvent, None, None]:
-        """The events of all answers. Raises LlmcliError when there is no memory for a context."""
+        """The events of all answers. Raises LlmcliError when a context does not fit in memory."""
         while self._take(is_idle=True):
             while len(self._taken) < self._width.now and self._take(is_idle=False):
                 pass
