@@ -126,9 +126,23 @@ def text_source(arguments: Sequence[str], files: Sequence[str], settings: Settin
         raise UsageError("stdin can be read only once, and it is given twice", "remove one of them")
     if whole and not files:
         raise UsageError("--whole needs a file", "add --file FILE")
+    for name in arguments:
+        _check_not_a_file(name)
     source = TextSource(arguments, files, partial(stdin_lines, settings.encoding), settings.encoding, whole)
     source.check()
     return source
+
+
+def _check_not_a_file(text: str) -> None:
+    """Refuse the name of a store, after which `search` was probably forgotten; warn of the name of a text file."""
+    from llmcli.pipelines.vector_store import SUFFIXES
+
+    if len(text) > _LONGEST or not os.path.isfile(text):
+        return
+    if text.lower().endswith(SUFFIXES):
+        hint = "use `llmcli embed search QUERY STORE`, or `llmcli embed duplicates STORE`"
+        raise UsageError(f"{text!r} is the name of a store, not a text", hint)
+    console.warn(f"{text!r} is taken as a text; for the text of this file, use --file")
 
 
 def _output_kind(output: str | None, force: bool, pooling: str | None) -> str:

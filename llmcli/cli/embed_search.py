@@ -1,5 +1,6 @@
 """`llmcli embed search` and `llmcli embed duplicates`: what is alike in a store of vectors."""
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,6 +78,8 @@ def duplicates(
     from llmcli.pipelines.vector_search import duplicate_groups, similar_pairs
     from llmcli.pipelines.vector_store import VectorStore
 
+    if math.isnan(above):
+        raise UsageError("--above must be between -1 and 1, got nan")
     status, n_found = ProgressLine(), 0
     vectors = VectorStore(Path(os.path.expanduser(store)))
     report = lambda n: status.update(f"{plural(n, 'text')} compared")  # noqa: E731

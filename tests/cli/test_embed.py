@@ -166,12 +166,23 @@ def test_a_store_of_another_model_names_both(inside: Run, models: Path) -> None:
         (("x", "--whole"), "--whole needs a file"),
         (("-f", "-", "-f", "-"), "stdin can be read only once, and it is given twice"),
         (("search", " ", "x.db"), "the query is empty"),
+        (("duplicates", "x.db", "--above", "nan"), "--above must be between -1 and 1, got nan"),
     ],
 )
 def test_a_wrong_use_is_refused(inside: Run, arguments: tuple[str, ...], message: str) -> None:
     ran = inside("embed", *arguments)
     assert (ran.status, ran.text, ran.stderr.splitlines()[0]) == (2, "", f"error: {message}")
     assert not Path("x.db").exists()
+
+
+def test_a_text_that_names_a_file_is_not_taken_silently(inside: Run) -> None:
+    ran = inside("embed", "notes.txt")
+    assert (ran.status, len(objects(ran.text))) == (0, 1)
+    assert ran.stderr == "warning: 'notes.txt' is taken as a text; for the text of this file, use --file\n"
+    inside("embed", "x", "-o", "notes.db")
+    forgotten = inside("embed", "where do cats sleep?", "notes.db")
+    assert (forgotten.status, forgotten.text) == (2, "")
+    assert "'notes.db' is the name of a store, not a text" in forgotten.stderr
 
 
 def test_a_missing_file_is_an_error_before_the_model(inside: Run) -> None:
