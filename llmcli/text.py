@@ -18,6 +18,9 @@ _FOREIGN = {
     "use --load-mode: mmap, none (without mmap), mlock, mmap+mlock or dio": (
         "mlock mmap nommap dio directio usemmap usemlock nodirectio"
     ),
+    "use --think show, --think hide or --think off": "nothink nothinking hidethinking reasoning noreasoning rea",
+    "use --template-arg, such as 'reasoning_effort=\"low\"'": "reasoningeffort",
+    "use --think hide; with --json, the reasoning has its own key": "reasoningformat",
     "use shell redirection: `llmcli generate ... > FILE`": "o output outputfile",
     "it is not needed: `llmcli chat` talks, and `llmcli generate` answers once": (
         "cnv nocnv conversation noconversation singleturn"

@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from _pytest.runner import runtestprotocol
 from filelock import FileLock
 
 from llmcli.engine.events import Cancellation
@@ -41,6 +43,7 @@ if _worker and hasattr(os, "sched_setaffinity"):
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
 
+_NOTABLE_S = 0.005  # as `--durations-min`
 _PROCESSES = frozenset({"run", "place", "there", "index"})  # the fixtures that start llmcli or pip
 _OUTSIDE = (
     "LLMCLI_",
@@ -77,9 +80,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Leave what is loaded by now to no collection of garbage: that is a tenth of the time."""
+    """Leave what is loaded by now to no collection of garbage, and collect seldom: that is a tenth of the time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """In a worker: log the calls of tests, and of the rest only what fails or takes long.
+
+    Else xdist sends six messages for each test, and reading them takes the program that starts the workers seconds.
+    """
+    if not _worker:
+        return None
+    for report in runtestprotocol(item, log=False, nextitem=nextitem):
+        if report.when == "call" or not report.passed or report.duration > _NOTABLE_S:
+            item.ihook.pytest_runtest_logreport(report=report)
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable(
+    report: pytest.CollectReport | pytest.TestReport,
+) -> Generator[None, dict[str, Any] | None, dict[str, Any] | None]:
+    """Spare xdist the keywords of tests that pass: nobody reads them, and they are half of what a worker sends."""
+    data = yield
+    if data and report.passed:
+        data["keywords"] = {}
+    return data
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +124,6 @@ def home(request: pytest.FixtureRequest, machines: Iterator[Path], monkeypatch: 
     The folder of either is made by whoever writes there.
     """
     machine: Path = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else next(machines)
-    machine.mkdir(exist_ok=True)
     for name in [name for name in os.environ if name.upper().startswith(_OUTSIDE)]:
         monkeypatch.delenv(name)
     folder = machine / "llmcli home"  # with a space, as on many users' machines

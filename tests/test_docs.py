@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,12 @@ def commands_in(line: str) -> Iterator[list[str]]:
             call.append(word)
     if call is not None:
         yield call
+
+
+@cache
+def program() -> Any:
+    """The parser of the whole command line, which takes some time to make."""
+    return typer.main.get_command(make_app())
 
 
 def unknown_flags(words: list[str], command: Any) -> list[str]:
@@ -182,12 +189,11 @@ def test_diffs_in_examples_apply_to_the_code(text: str) -> None:
 
 @pytest.mark.parametrize("text", [*blocks_of("console"), *blocks_of("sh")])
 def test_flags_in_examples_exist(text: str) -> None:
-    program = typer.main.get_command(make_app())
     for line in text.splitlines():
         if "llmcli" not in line or line.lstrip().startswith("#") or "'!" in line:
             continue
         for words in commands_in(line.removeprefix("$ ")):
-            assert not unknown_flags(words, program), line
+            assert not unknown_flags(words, program()), line
 
 
 @pytest.mark.parametrize(
@@ -199,5 +205,4 @@ def test_flags_in_examples_exist(text: str) -> None:
     ],
 )
 def test_reader_of_examples_finds_wrong_flags(line: str, wrong: list[str]) -> None:
-    program = typer.main.get_command(make_app())
-    assert [flag for words in commands_in(line) for flag in unknown_flags(words, program)] == wrong
+    assert [flag for words in commands_in(line) for flag in unknown_flags(words, program())] == wrong

@@ -18,6 +18,7 @@ import typer
 from llmcli.cli.help_texts import front_page, help_page
 from llmcli.cli.typer_app import make_app
 from llmcli.ui.commands.registry import commands, dispatch
+from tools.layout import MODULES, tree
 
 ROOT = Path(__file__).parent.parent
 SNAPSHOTS = ROOT / "tests" / "snapshots"
@@ -119,15 +120,14 @@ def messages_snapshot() -> str:
 @cache
 def messages() -> list[Message]:
     """The messages of every module, in the order of the files; read once."""
-    paths = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "llmcli").rglob("*.py")}
-    trees = {name: ast.parse(paths[name].read_text(encoding="utf-8")) for name in sorted(paths)}
+    trees = {module: tree(module) for module in MODULES}
     errors = _error_classes(trees.values())
-    return [message for name, tree in trees.items() for message in MessageReader(name, tree, errors).messages()]
+    return [message for name, code in trees.items() for message in MessageReader(name, code, errors).messages()]
 
 
 def _error_classes(trees: Iterable[ast.Module]) -> set[str]:
     """The names of the classes that take a message and a hint."""
-    classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    classes = [node for code in trees for node in code.body if isinstance(node, ast.ClassDef)]
     found = {"LlmcliError"}
     for _ in classes:
         found |= {one.name for one in classes if any(_name_of(base) in found for base in one.bases)}

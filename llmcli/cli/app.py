@@ -87,18 +87,25 @@ def _report(error: Exception) -> int:
 def main() -> None:
     """The console script.
 
-    After Ctrl-C the process dies by SIGINT, once Python has closed everything: a shell shows 130, and ends its loop.
+    After Ctrl-C the process dies by SIGINT: a shell shows 130, and ends its loop.
     """
     try:
         status = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        status = _INTERRUPTED
+    try:
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
     except KeyboardInterrupt:
         status = _INTERRUPTED
-    except OSError:
-        status = 6  # ExitStatus.IO: what was left in stdout's buffer could not be written
-    if status == _INTERRUPTED and sys.platform != "win32":
-        sys.excepthook = lambda *_: None  # no traceback
-        raise KeyboardInterrupt
+    except OSError:  # ExitStatus.IO: what was left in stdout's buffer could not be written
+        status = status if status == _INTERRUPTED else 6
+    if sys.getprofile() or sys.gettrace():
+        sys.exit(status)
     # Python's own end takes 25 ms, frees what ends with the process, and waits for threads of a user's policy.
-    sys.exit(status) if sys.getprofile() or sys.gettrace() else os._exit(status)
+    if status == _INTERRUPTED and sys.platform != "win32":
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(status)

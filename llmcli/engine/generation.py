@@ -92,8 +92,8 @@ class Generation(GenerationRecord):
 
     def advance(self, ctx: int, row: int, n_ctx: int) -> TokenEvent:
         """Draw the next token from logits row `row` of the llama.cpp context `ctx`."""
-        restore = self._snapshot() if self._bans else None
         is_forced = bool(self._forced)
+        restore = self._snapshot() if self._bans and not is_forced else None
         token = self._sampler.force(self._forced.popleft()) if is_forced else self._sampler.sample(ctx, row)
         self._trace_token(ctx, row, token, is_forced)
         if self.vocab.ends(token):
@@ -109,6 +109,8 @@ class Generation(GenerationRecord):
                 self._remove(self._bans, n_removed)
                 return self._event("", None)
             text = self._bans.release()
+        elif self._bans:  # a token that is given cannot be drawn again: no ban applies to it
+            text = self._bans.flush() + text
         if self._stops and not self.gate:
             text, stop = self._stops.push(text)
             if stop is not None:

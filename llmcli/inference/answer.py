@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
-from llmcli.engine.events import GenerationRecord, Request, TokenEvent, TokenTrace
+from llmcli.engine.events import Constraint, GenerationRecord, Request, TokenEvent, TokenTrace
 from llmcli.engine.reasoning import ReasoningSplitter as ReasoningSplitter
 from llmcli.engine.reasoning import begun_answer as begun_answer
 from llmcli.errors import ConstraintError
@@ -163,10 +163,19 @@ class Answer:
         if reason := self.reasoning_only():
             return ConstraintError(reason, REASONING_HINT)
         if not self.record.is_complete or self.finish_reason == "length":
-            hint = "raise --max-tokens" if self.finish_reason == "length" else "a stop string ended it: remove --stop"
-            return ConstraintError("the answer ended before it matched the constraint", hint)
+            return ConstraintError("the answer ended before it matched the constraint", self._cut_hint(constraint))
         reason = f"the answer does not match {constraint.kind}: {self.problem}"
+        if self.settings.stop and not constraint.unenforced:  # its end is not in the text
+            return ConstraintError(reason, "a stop string ended it: remove --stop")
         return ConstraintError(reason, "try again, with more --constraint-retries and a temperature above 0")
+
+    def _cut_hint(self, constraint: Constraint) -> str:
+        """What helps an answer that ended before it matched its constraint."""
+        if self.finish_reason != "length":
+            return "a stop string ended it: remove --stop"
+        room = "use a larger --ctx-size" if self.fills_context else "raise --max-tokens"
+        # A small model often does not find the end of a text or of a list.
+        return room + (", or limit texts and lists: maxLength, maxItems" if constraint.kind == "json_schema" else "")
 
     def timings(self) -> dict[str, float]:
         """Milliseconds and tokens per second under llama-server's names."""

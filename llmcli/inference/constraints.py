@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from llmcli.engine.events import Constraint
-from llmcli.errors import UsageError
+from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import is_inline, read_text
 from llmcli.inference.json_schema import read_schema
-from llmcli.inference.schema_shorthand import expand_shorthand, is_shorthand
+from llmcli.inference.schema_shorthand import SHAPE, expand_shorthand, is_shorthand
 from llmcli.params.settings import Settings
 from llmcli.text import ellipsize
 
@@ -22,7 +22,8 @@ def read_constraint(settings: Settings, warn: Callable[[str], object] | None = N
     """
     given = [key for key in CONSTRAINT_KEYS if getattr(settings, key) is not None]
     if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} cannot be used together", "use one of them")
+        hint = "use one of them; the value `none` removes the other"
+        raise UsageError(f"{' and '.join(given)} cannot be used together", hint)
     if settings.json_schema is not None:
         schema = read_schema(schema_text(settings.json_schema, settings.encoding))
         if warn and schema.unenforced:
@@ -51,7 +52,11 @@ def recorded_constraint(grammar: str, schema: str, settings: Settings) -> Constr
 def schema_text(text: str, encoding: str = "utf-8") -> str:
     """The JSON of a schema that is given as JSON, in the shorthand, or as the name of a file with one of the two."""
     if not is_inline_schema(text):
-        text = read_text(text, encoding)
+        try:
+            text = read_text(text, encoding)
+        except LlmcliError as error:
+            error.hint = error.hint or f"give a JSON schema, its file, or {SHAPE}"
+            raise
     return expand_shorthand(text) if is_shorthand(text) else text
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from llmcli.engine.events import Constraint
 from llmcli.errors import UsageError
+from llmcli.inference.schema_shorthand import SHAPE
 
 if TYPE_CHECKING:
     import jsonschema_rs
@@ -97,7 +98,7 @@ def _schema_object(text: str) -> dict[str, object]:
     try:
         schema = _parse(text)
     except ValueError as error:
-        raise UsageError(f"json_schema is not valid JSON: {error}") from None
+        raise UsageError(f"json_schema is not valid JSON: {error}", f"write JSON, or {SHAPE}") from None
     except RecursionError:
         raise _too_deep() from None
     if schema is False:

@@ -15,19 +15,31 @@ _TYPES: dict[str, dict[str, object]] = {
 }
 _FIELD = re.compile(r"\s*(?:(?P<name>[\w-]+)|\"(?P<quoted>[^\"]+)\")(?P<optional>\?)?\s*:")
 _TOKEN = re.compile(r"\s*(\"(?:[^\"\\]|\\.)*\"|-?\d+(?:\.\d+)?(?![\w-])|[\w-]+|[\[\]{}|,:?])", re.DOTALL)
-_SHAPE = 'write fields such as name: str, age?: int, tags: [str], size: "S"|"M", owner: {id: int}'
+# A type in place of fields; JSON has a quote after a brace, and a list is not a schema.
+_TYPE = re.compile(rf'\s*(?:["\[]|{{\s*[A-Za-z_][\w-]*\??\s*:|-?[\d.]+\s*\||(?:{"|".join(_TYPES)})\s*(?:\||$))')
+SHAPE = 'fields such as name: str, age?: int, tags: [str], size: "S"|"M", owner: {id: int}'
 _MAX_DEPTH = 32
 
 
 def is_shorthand(text: str) -> bool:
     """Whether a text is in the short form, and not JSON or the name of a file."""
-    return bool(_FIELD.match(text)) and not re.match(r"\s*[A-Za-z]:[\\/]", text)
+    if _FIELD.match(text):
+        return not re.match(r"\s*[A-Za-z]:[\\/]", text)  # a drive of Windows
+    return bool(_TYPE.match(text)) and not _is_json(text)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def expand_shorthand(text: str) -> str:
-    """The JSON schema, as JSON. Raises UsageError when it is not in the short form, with the place.
+    """The JSON schema of fields or of one type, as JSON. Raises UsageError when it is not in the short form.
 
-    All fields are required, except those with a question mark, and there are no others.
+    The error has the place. All fields are required, except those with a question mark, and there are no others.
     """
     return json.dumps(_Parser(text).parse())
 
@@ -37,9 +49,10 @@ class _Parser:
         self._text, self._at = text, 0
 
     def parse(self) -> dict[str, object]:
-        schema = self._fields("", 0)
+        has_fields = bool(_FIELD.match(self._text))
+        schema = self._fields("", 0) if has_fields else self._type(0)
         if self._text[self._at :].strip():
-            self._fail("a comma")
+            self._fail("a comma" if has_fields else "the end")
         return schema
 
     def _fields(self, end: str, depth: int) -> dict[str, object]:
@@ -93,7 +106,7 @@ class _Parser:
             try:
                 return {"const": json.loads(token)}
             except ValueError:
-                raise UsageError(f"json_schema: {token} is not a JSON value", _SHAPE) from None
+                raise UsageError(f"json_schema: {token} is not a JSON value", f"write {SHAPE}") from None
         if token not in _TYPES:
             self._at -= len(token)
             self._fail("a type: " + ", ".join(_TYPES))
@@ -110,4 +123,6 @@ class _Parser:
 
     def _fail(self, expected: str) -> NoReturn:
         place = self._text[self._at :].strip()[:20]
-        raise UsageError(f"json_schema: expected {expected}{f' at {place!r}' if place else ' at the end'}", _SHAPE)
+        raise UsageError(
+            f"json_schema: expected {expected}{f' at {place!r}' if place else ' at the end'}", f"write {SHAPE}"
+        )

@@ -29,6 +29,11 @@ _NOT_ARGS = (
 )
 
 
+def _think_from_data(value: object) -> str:
+    """`/think on`, Ollama's `--think=false` and TOML's `think = false` mean a choice too."""
+    return {"on": "show", "true": "show", "false": "off"}.get(text := str(value).lower(), text)
+
+
 def template_args_from_data(value: object) -> tuple[str, ...]:
     """`KEY=JSON`, a list of them, or a JSON object as in llama-server's `chat_template_kwargs`; as `KEY=JSON` texts."""
     if isinstance(value, str) and value.strip() in ("", "none"):
@@ -124,10 +129,12 @@ class RequestParams:
         "show",
         "Reasoning of the model: turn it on and show it, turn it on and hide it, or ask the model for none (off).",
         choices=("show", "hide", "off"),
+        data=_think_from_data,
     )
     think_budget: int = setting(
         -1,
         "Number of tokens after which reasoning is ended and the answer begins (-1 = no limit).",
+        names="--think-budget --reasoning-budget",
         min=-1,
         unit="tokens",
     )
@@ -204,6 +211,13 @@ def _reject_empty(texts: tuple[str, ...]) -> tuple[str, ...]:
     return texts
 
 
+def _check_constraint(text: str | None) -> str | None:
+    """An empty text comes from an empty variable of a script, whose answers would match nothing."""
+    if text is not None and not text.strip():
+        raise InvalidValueError("a non-empty text", hint="write none for no constraint")
+    return text
+
+
 @settings_group("Generation")
 class GenerationParams:
     max_tokens: int = setting(
@@ -238,9 +252,20 @@ class GenerationParams:
         names="--ban banned_tokens",
         check=_reject_empty,
     )
-    grammar: str | None = setting(None, "GBNF grammar that the output must match.", metavar="GBNF")
+    grammar: str | None = setting(
+        None,
+        "GBNF grammar that the output must match.",
+        metavar="GBNF",
+        default_text="none",
+        check=_check_constraint,
+    )
     grammar_file: str | None = setting(
-        None, "File with a GBNF grammar that the output must match (`-` = stdin).", metavar="FILE", path=True
+        None,
+        "File with a GBNF grammar that the output must match (`-` = stdin).",
+        metavar="FILE",
+        path=True,
+        default_text="none",
+        check=_check_constraint,
     )
     json_schema: str | None = setting(
         None,
@@ -248,9 +273,15 @@ class GenerationParams:
         "'name: str, age: int, tags: [str]'.",
         metavar="SCHEMA|FILE",
         path=True,
+        default_text="none",
+        check=_check_constraint,
     )
     regex: str | None = setting(
-        None, "Regular expression that the whole output must match (Rust syntax, no look-around).", metavar="REGEX"
+        None,
+        "Regular expression that the whole output must match (Rust syntax, no look-around).",
+        metavar="REGEX",
+        default_text="none",
+        check=_check_constraint,
     )
     constraint_retries: int = setting(
         2,
@@ -258,6 +289,7 @@ class GenerationParams:
         min=0,
         max=1000,
         unit="tries",
+        needs_any=("json_schema",),
     )
     logprobs: int = setting(
         0,

@@ -53,6 +53,12 @@ WRONG = [
     (["--dynatemp-low", "0.3"], 2, "use a range as temperature, such as 0.3..1.3; see"),
     (["--no-mmap"], 2, "use --load-mode: mmap, none (without mmap)"),
     (["--lora", "x"], 2, "llmcli does not have this option of llama.cpp yet; see"),
+    (["--reasoning", "off"], 2, "use --think show, --think hide or --think off; see"),
+    (["--no-think"], 2, "use --think show, --think hide or --think off; see"),
+    (["--reasoning-effort", "low"], 2, "use --template-arg, such as 'reasoning_effort=\"low\"'; see"),
+    (["--json-schema", ""], 2, "json_schema must be a non-empty text, got ''\n  hint: write none for no constraint"),
+    (["--regex", " "], 2, "regex must be a non-empty text, got ' '"),
+    (["--json-schema", "name, age"], 6, "hint: give a JSON schema, its file, or fields such as name: str"),
     (["--image", "x.png"], 2, "llmcli does not have this option of llama.cpp yet; see"),
     (["-o", "x.txt"], 2, "use shell redirection: `llmcli generate ... > FILE`; see"),
     (["-no-cnv"], 2, "no such option '-no-cnv'\n  hint: it is not needed"),
@@ -182,6 +188,12 @@ def test_a_file_that_is_not_a_model(
 ) -> None:
     start = run if name in ("cut.gguf", "layers.gguf", "missing.gguf") else inside
     assert_one_error(start("generate", "hi", "-m", str(bad_models / name)), status, words)
+
+
+def test_pull_takes_no_projector_because_nothing_can_use_it(inside: Run) -> None:
+    for args in (("--mmproj",), ("--mmproj", "F16")):
+        hint = "llmcli does not have this option of llama.cpp yet; see `llmcli pull --help`"
+        assert_one_error(inside("pull", "owner/repo", *args), 2, f"no such option '--mmproj'\n  hint: {hint}\n")
 
 
 def test_a_model_with_damaged_weights_is_refused(run: Run, tmp_path: Path, starter: Path) -> None:

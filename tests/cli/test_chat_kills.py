@@ -242,6 +242,7 @@ def test_a_full_disk_does_not_hide_why_an_answer_ended(monkeypatch: pytest.Monke
 
 
 def test_a_home_that_is_not_writable_does_not_end_the_chat(home: Path) -> None:
+    home.parent.mkdir(exist_ok=True)
     home.write_text("a file where the folder should be")
     session = Session()
     with pytest.raises(DiskError, match="cannot create"):

@@ -200,8 +200,12 @@ def test_the_short_form_and_a_regex_shape_the_output(run: Run) -> None:
 
 @with_tiny
 def test_a_stop_string_in_the_middle_of_json_is_no_success(run: Run) -> None:
-    for given in (("--json-schema", "name: str"), ("--regex", '"[a-z]{4}"')):
-        ran = run("generate", "A person", *given, "--stop", '"', "-n", "64")
+    for given in (
+        ("--json-schema", "name: str"),
+        ("--regex", '"[a-z]{4}"'),
+        ("--json-schema", "a: 1|2", "--stop", "}"),
+    ):
+        ran = run("generate", "A person", *given, "--stop", '"' if "--stop" not in given else "]", "-n", "64")
         assert ran.status == 9
         assert "hint: a stop string ended it: remove --stop" in ran.stderr
 
@@ -221,6 +225,13 @@ def test_an_answer_that_does_not_meet_its_grammar_has_status_9(run: Run) -> None
     assert ran.status == 9
     assert ran.text.strip().isdecimal()
     assert ran.stderr == "error: the answer ended before it matched the constraint\n  hint: raise --max-tokens\n"
+    long = ("generate", "Digits", "--json-schema", '{"type": "string", "minLength": 999}')
+    for limit, room in ((("-n", "5"), "raise --max-tokens"), (("-c", "64"), "use a larger --ctx-size")):
+        ran = run(*long, *limit)
+        assert (ran.status, ran.stderr.splitlines()[1]) == (
+            9,
+            f"  hint: {room}, or limit texts and lists: maxLength, maxItems",
+        )
 
 
 @with_tiny

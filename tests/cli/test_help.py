@@ -144,12 +144,12 @@ def test_help_and_help_all_print_these_texts(inside: Run) -> None:
         assert inside(*path.split(), "--help-all", env={"COLUMNS": "80"}).text == help_of(path, everything=True) + "\n"
 
 
-@pytest.mark.parametrize("name", ["chat", "generate", "compare"])
-def test_the_help_of_a_large_command_fits_one_screen(name: str) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_fits_one_screen(name: str) -> None:
     assert len(help_of(name, everything=False).splitlines()) <= 45
 
 
-@pytest.mark.parametrize("name", ["chat", "generate", "compare"])
+@pytest.mark.parametrize("name", ["chat", "generate", "compare", "doctor", "models show"])
 def test_the_common_options_of_a_command_exist(name: str) -> None:
     flags = {flag for option in visible_options(name) for flag in (*option.opts, *option.secondary_opts)}
     assert set(help_texts.COMMANDS[name].common) <= flags

@@ -191,6 +191,7 @@ def test_advice_mends_a_model_of_ollama(place: Place, tmp_path: Path, imported: 
     assert f"delete {blob}, then run `ollama pull tiny:latest`" in found.stderr
 
 
+@pytest.mark.slow  # it runs pip
 def test_advice_mends_the_starter(inside: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = CONTENT
     for name in [name for name in os.environ if name.startswith("PIP_")]:

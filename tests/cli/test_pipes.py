@@ -254,6 +254,13 @@ def test_ctrl_c_while_the_prompt_is_read_answers_at_once(tmp_path: Path) -> None
     assert (program.returncode, text, errors) == (BY_SIGINT, b"\n", b"")
 
 
+def test_ctrl_c_does_not_wait_for_the_end_of_python() -> None:
+    code = "import atexit; from llmcli.cli import app; atexit.register(print, 'late'); print('text', end='')"
+    ends = "app.run = lambda _: __import__('signal').raise_signal(2); app.main()"
+    done = subprocess.run(heeding(sys.executable, "-c", f"{code}; {ends}"), capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (BY_SIGINT, b"text", b"")
+
+
 def test_ctrl_c_ends_the_loop_of_a_shell() -> None:
     line = f"for x in 1 2 3; do echo run $x; {LLMCLI} generate hi -q --ignore-eos -n 5000; done"
     program = subprocess.Popen(

@@ -151,6 +151,8 @@ def test_folder_is_imported_in_place_and_forgotten(stores: Stores, tmp_path: Pat
         assert (stores.folder / "mine.gguf").exists()
         assert fresh.run("models", "import", "--forget", str(stores.folder)).status == 0
         assert fresh.run(*ASK, "-m", "mine").status == 3
+        again = fresh.run("models", "import", "--forget", str(stores.folder))
+        assert (again.status, again.stderr.splitlines()[-1]) == (2, "  hint: imported: no folder")
     finally:
         (stores.folder / "mine.gguf").unlink()
 

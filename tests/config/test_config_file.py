@@ -31,7 +31,8 @@ HARD = ('a """ b', "it's # no comment", "a\r\nb\n", "\x1b\x01\x7f", "C:\\new\\u0
 
 
 @pytest.mark.parametrize("key", fields())
-def test_every_value_is_read_from_the_file_as_it_was_set(key: str) -> None:
+def test_every_value_is_read_from_the_file_as_it_was_set(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)  # the disk is waited for some hundred times
     field = fields()[key]
     values = [value for value in legal_values(field) if value is not None]
     for value in [
@@ -199,6 +200,7 @@ def test_a_link_to_the_file_stays_a_link(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_created_is_a_disk_error(home: Path) -> None:
+    home.parent.mkdir()
     home.write_text("a file where the folder should be")
     with pytest.raises(DiskError, match="cannot"):
         set_value("seed", 1)

@@ -123,6 +123,7 @@ def test_an_exception_in_a_python_sampler_is_raised_once() -> None:
 
 
 def test_all_samplers_are_freed_with_their_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    gc.collect()  # samplers of other tests
     api = bindings.load()
     free, freed = api.llama_sampler_free, []
 

@@ -92,6 +92,9 @@ def test_a_finished_grammar_with_ignore_eos_is_an_error(context: Context) -> Non
         ('root ::= "' + "a" * 1000, "is not valid GBNF: unexpected end of input"),
         ("root ::= " + "(" * 100_000 + '"a"' + ")" * 100_000, "the grammar has more than 10000 rules"),
         ("root ::= \udcff", "is not valid GBNF: "),
+        ('root ::= "a"{3,1}', "is not valid GBNF: {3,1} is not a range"),
+        ("root ::= " + '"a" | ' * 20_000 + '"b"', "the grammar has more than 10000 rules"),
+        ('root ::= "a\0b"', "the grammar contains a NUL character"),
     ],
 )
 def test_an_invalid_grammar_is_an_error_with_the_reason(
@@ -104,6 +107,12 @@ def test_an_invalid_grammar_is_an_error_with_the_reason(
     assert "\n" not in message
     assert len(message) < 250
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_grammar_quotes_is_not_counted(vocab: Vocab) -> None:
+    text = "{3,1}" + "|(" * 6000
+    grammar = Grammar.parse(vocab, f'root ::= "{text}" [{{3,1}}] # {{3,1}}')
+    assert grammar.allows(vocab.tokenize("{")[-1])
 
 
 def test_a_grammar_works_in_a_program_without_stderr(vocab: Vocab, monkeypatch: pytest.MonkeyPatch) -> None:

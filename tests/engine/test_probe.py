@@ -42,12 +42,14 @@ def nan(tmp_path: Path) -> Path:
     return with_nan(tmp_path / "nan.gguf", -1000, 1000)
 
 
+@pytest.mark.slow  # one child process each
 @pytest.mark.parametrize("byte", [ord("A"), 0x00, 0x0A, 0x80, 0xBF, 0xC3, 0xE0, 0xF0, 0xF4])
 def test_a_vocabulary_without_a_byte_is_refused(tmp_path: Path, byte: int) -> None:
     with pytest.raises(ModelInvalidError, match=r"^m\.gguf crashes llama\.cpp: .*\(step: tokenize\)$"):
         probe([without_byte(tmp_path / "m.gguf", byte)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("byte", [0xC0, 0xC1, 0xF5, 0xFF])
 def test_a_byte_that_no_text_has_may_be_missing(tmp_path: Path, byte: int) -> None:
     probe([without_byte(tmp_path / "m.gguf", byte)])
@@ -62,6 +64,7 @@ def test_a_vocabulary_that_drops_a_letter_is_refused(starter: Path, tmp_path: Pa
         probe([tmp_path / "m.gguf"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [tiny_models.recurrent, tiny_models.hybrid, tiny_models.sliding_window, tiny_models.encoder]
 )

@@ -195,6 +195,14 @@ def test_max_tokens_and_stop_strings_are_those_of_the_answer(local: LocalEngine,
     assert "e" not in answer.text
 
 
+@pytest.mark.parametrize("phrase", ["</think>", "ink>", "<"])
+def test_no_ban_applies_to_the_end_of_the_reasoning(local: LocalEngine, settings: Settings, phrase: str) -> None:
+    cut = replace(settings, banned_strings=(phrase,))
+    answer = answer_of(local, cut, SCHEMA, think_budget=4, temperature=Fixed(1.0), timeout=20)
+    assert isinstance(json.loads(answer.text)["ok"], bool)
+    assert phrase not in answer.reasoning
+
+
 def test_reasoning_without_an_answer_is_told(local: LocalEngine, settings: Settings) -> None:
     answer = answer_of(local, settings, temperature=Fixed(0.0), ignore_eos=True)
     assert (answer.text, answer.finish_reason) == ("", "length")

@@ -47,7 +47,7 @@ class Origin(socketserver.ThreadingTCPServer):
         self.name, self.control, self.answer = name, control, answer
         self.port: int = self.server_address[1]
         self._open: set[Any] = set()
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.005,))
         self._thread.start()
 
     def stop(self) -> None:

@@ -73,7 +73,7 @@ def file(hub: FakeHub) -> str:
 @pytest.mark.parametrize(("kind", "end"), [("reset", "reset"), ("close", "short"), ("stall", "silence")])
 def test_fake_hub_breaks_the_connection_at_the_requested_byte(hub: FakeHub, kind: str, end: str) -> None:
     hub.faults += [Fault(kind, at=HALF), Fault("status:503", path="b.gguf")]
-    got = get(file(hub), patience=1)
+    got = get(file(hub), patience=0.5 if kind == "stall" else 5)
     assert (got.status, got.end, got.body == DATA[:HALF]) == (200, end, True)
     assert hub.requests("cdn")[0].sent == HALF
     rest = get(file(hub), start=HALF)
@@ -123,7 +123,7 @@ def test_fake_hub_lists_wrong_checksums_commits_and_paths(hub: FakeHub, repo: Re
 
 def test_fake_hub_stops_a_download_until_its_release(hub: FakeHub) -> None:
     hub.hold_at = HALF
-    assert get(file(hub), patience=1).body == DATA[:HALF]
+    assert get(file(hub), patience=0.5).body == DATA[:HALF]
     assert hub.served == HALF
     spinner: list[Got] = []
     thread = threading.Thread(target=lambda: spinner.append(get(file(hub), start=HALF - 1)))

@@ -12,6 +12,7 @@ import pytest
 
 from tests.hub.server import FakeHub, Fault, Repo
 
+pytestmark = pytest.mark.slow  # each starts a Python process that imports the real client
 MODEL, README = bytes(range(256)) * 8192, b"# tiny\n"
 _PRELUDE = """
 import json, sys

@@ -396,4 +396,4 @@ def test_equal_questions_share_one_prompt() -> None:
 def test_an_error_of_a_question_has_its_label() -> None:
     with pytest.raises(UsageError, match=r"^top_k=3: grammar and regex cannot be used together$") as caught:
         read_question(resolve([Layer("flag", {"grammar": "a", "regex": "a"})]), "Q", print, "top_k=3")
-    assert caught.value.hint == "use one of them"
+    assert caught.value.hint == "use one of them; the value `none` removes the other"

@@ -20,8 +20,8 @@ BIG = "x" * 100_000
 
 @pytest.fixture
 def tight(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An eighth of the limits, so that reaching them takes less time."""
-    monkeypatch.setattr(template, "_ROOM", template._ROOM // 8)
+    """An eighth of the time and less of the text, so that reaching the limits takes less time."""
+    monkeypatch.setattr(template, "_ROOM", template._ROOM // 64)
     monkeypatch.setattr(sandbox, "_SECONDS", sandbox._SECONDS / 8)
 
 

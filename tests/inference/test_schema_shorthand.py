@@ -61,8 +61,49 @@ def test_a_file_or_json_is_not_the_short_form(text: str) -> None:
         ("a: " + "[" * 100, "nested too deep"),
         ("a: " + "{b: " * 100, "nested too deep"),
         ("a: str}", "expected a comma at '}'"),
+        ("[str", r"expected \] at the end"),
+        ("int int", "expected the end at .int."),
     ],
 )
 def test_a_mistake_in_the_short_form_is_told_with_its_place(text: str, telling: str) -> None:
     with pytest.raises(UsageError, match=telling):
         expand_shorthand(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "schema"),
+    [
+        ("int", {"type": "integer"}),
+        ("date", {"type": "string", "format": "date"}),
+        ("int | null", {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
+        ('"a"|"b"', {"enum": ["a", "b"]}),
+        ("1|2.5", {"enum": [1, 2.5]}),
+        ("[str]", {"type": "array", "items": {"type": "string"}}),
+        (
+            "[{ n?: int }]",
+            {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {"n": {"type": "integer"}},
+                    "required": [],
+                    "additionalProperties": False,
+                },
+            },
+        ),
+    ],
+)
+def test_the_short_form_can_be_one_type(text: str, schema: object) -> None:
+    assert is_shorthand(text)
+    assert json.loads(expand_shorthand(text)) == schema
+
+
+def test_fields_can_stand_in_braces() -> None:
+    assert expand_shorthand("{name: str, age: int}") == expand_shorthand("name: str, age: int")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"type": "object"', "{'type': 'object'}", '["a"]', "integers.json", "int.json", "[]"]
+)
+def test_json_and_names_of_files_are_not_one_type(text: str) -> None:
+    assert not is_shorthand(text)

@@ -102,6 +102,9 @@ def test_other_tags_of_the_model_are_offered(store: Path) -> None:
         ollama.find_in_stores("llama3.2:3b", [store])
     assert "'ollama:llama3.2:1b' or 'ollama:llama3.2:latest'?" in caught.value.hint
     assert "`ollama pull llama3.2:3b`" in caught.value.hint
+    with pytest.raises(ModelNotFoundError) as caught:
+        ollama.find_in_stores("llama3.2:3b", [store, store])
+    assert caught.value.hint.count("'ollama:llama3.2:1b'") == 1
 
 
 def test_typo_in_ollama_name_gets_the_nearest_name(store: Path) -> None:

@@ -222,3 +222,9 @@ def test_any_text_parses_or_raises_model_not_found(text: str, endpoint: str) -> 
     if not isinstance(meant, UrlReference | PathReference):
         assert str(meant).isprintable()
         assert parse(str(meant)) == meant
+
+
+def test_a_quantization_of_a_catalog_name_gets_its_repository() -> None:
+    message, hint = error_of("Qwen3-4B:Q8_0")
+    assert message == "'Qwen3-4B:Q8_0' is not a valid model reference"
+    assert hint == "did you mean 'unsloth/Qwen3-4B-Instruct-2507-GGUF:Q8_0'?"

@@ -244,7 +244,7 @@ def test_partial_file_that_is_pruned_is_restored_at_once(
     if connections > 1:
         early_split(monkeypatch)
         monkeypatch.setattr(transfer, "MIN_GAIN", 0.0)
-    pulls.hub.throttle = 2 * MIB
+    pulls.hub.throttle = 2 * MIB if connections > 1 else 8 * MIB
     pruned: list[int] = []
 
     def prune(done: int, total: int) -> None:
@@ -258,6 +258,24 @@ def test_partial_file_that_is_pruned_is_restored_at_once(
     assert [text for text in pulls.said if "another program deleted the partial download" in text]
     assert pulls.hub.served < SIZE + 2 * MIB
     assert pulls.partials() == []
+
+
+@deletes_open_files
+def test_a_folder_deleted_before_a_split_is_restored(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    early_split(monkeypatch)
+    pulls.hub.throttle = 4 * MIB
+    split, pruned = partial_file.PartialFile.split, list[Path]()
+
+    def prune(partial: partial_file.PartialFile) -> partial_file.Segment | None:
+        if not pruned:
+            pruned.append(partial.path)
+            shutil.rmtree(pulls.folder)
+        return split(partial)
+
+    monkeypatch.setattr(partial_file.PartialFile, "split", prune)
+    assert sha256(pulls.pull()) == DIGEST
+    assert len(pruned) == 1
+    assert pulls.said == ["another program deleted the partial download; it is restored"]
 
 
 @deletes_open_files

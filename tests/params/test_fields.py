@@ -245,6 +245,7 @@ def test_an_unknown_setting_without_similar_names_has_no_hint() -> None:
         ("num_ctx", "n_ctx"),
         ("num_predict", "max_tokens"),
         ("max_new_tokens", "max_tokens"),
+        ("reasoning_budget", "think_budget"),
     ],
 )
 def test_a_setting_has_its_name_in_other_programs(name: str, key: str) -> None:
@@ -308,3 +309,19 @@ def test_more_threads_than_llama_cpp_can_have_are_refused(key: str) -> None:
     assert field.parse_text("512") == 512
     with pytest.raises(UsageError, match="between 0 and 512"):
         field.parse_text("513")
+
+
+@pytest.mark.parametrize("key", ["grammar", "grammar_file", "json_schema", "regex"])
+def test_a_constraint_is_never_an_empty_text(key: str) -> None:
+    for text in ("", " "):
+        with pytest.raises(UsageError, match=f"{key} must be a non-empty text"):
+            parse(key, text)
+    assert parse(key, "none") is None
+
+
+@pytest.mark.parametrize(("value", "expected"), [("on", "show"), ("True", "show"), (True, "show"), (False, "off")])
+def test_think_can_be_turned_on_and_off_as_in_ollama(value: object, expected: str) -> None:
+    assert fields()["think"].parse_data(value) == expected
+    assert parse("think", str(value)) == expected
+    with pytest.raises(UsageError, match="think must be one of show, hide, off, got 'maybe'"):
+        parse("think", "maybe")

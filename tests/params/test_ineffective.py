@@ -41,6 +41,8 @@ def reasons_for(**values: Any) -> dict[str, str]:
         ({"smoothing_curve": 2.0}, {"smoothing_curve": "needs smoothing_factor"}),
         ({"mirostat_tau": 3.0}, {"mirostat_tau": "needs mirostat"}),
         ({"dynatemp_exponent": 2.0}, {"dynatemp_exponent": "needs dynatemp_range"}),
+        ({"constraint_retries": 5}, {"constraint_retries": "needs json_schema"}),
+        ({"constraint_retries": 5, "json_schema": "{}"}, {}),
         ({"top_k": 5, "samplers": ("temperature",)}, {"top_k": "top_k is not in samplers"}),
         (
             {"temperature": RANGE, "dynatemp_range": 0.5, "dynatemp_exponent": 2.0},

@@ -160,7 +160,7 @@ def test_a_changed_policy_file_applies_to_the_next_answer(write: Write) -> None:
 
 def test_a_policy_file_can_be_in_home_and_have_a_bom(home: Path) -> None:
     folder = home.parent / "user"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "p.py").write_bytes(b"\xef\xbb\xbf" + WAVE.encode())
     assert temperatures(effective_policy(Settings(temp_policy_file=parse_setting("~/p.py:wave")))) == [0.5, 0.75, 0.5]
 

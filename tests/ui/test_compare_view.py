@@ -129,7 +129,7 @@ def test_indentation_and_blank_lines_stay() -> None:
 
 
 def test_answers_of_many_rows_scroll_away_and_stay_whole() -> None:
-    texts = [" ".join(f"{name}{number}" for number in range(300)) for name in "ab"]
+    texts = [" ".join(f"{name}{number}" for number in range(150)) for name in "ab"]
     terminal = shown(texts, 80, rows=10)
     assert [words("".join(column)) for column in bands(terminal.lines())[0]] == [words(text) for text in texts]
 
@@ -146,7 +146,7 @@ def test_the_output_grows_linearly_with_the_texts() -> None:
         view.finish()
         return sum(n_written)
 
-    assert written(1000) < 2.1 * written(500)
+    assert written(600) < 2.1 * written(300)
 
 
 def test_a_column_far_ahead_shows_its_end_and_loses_nothing() -> None:

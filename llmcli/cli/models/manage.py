@@ -193,16 +193,20 @@ def import_folders(
         raise UsageError("the name of a folder is empty", _FOLDER_HINT)
     chosen = [Path(folder).expanduser().absolute() for folder in folders or []]
     chosen = chosen or [folder for program in programs() for folder in program.folders()]
+    kept = list(resolve_settings(flags).model_folders)
+    if forget:
+        left = tuple(folder for folder in kept if Path(folder).expanduser().absolute() not in chosen)
+        if len(left) == len(kept):
+            message = f"not imported: {', '.join(map(str, chosen))}" if chosen else "give the folder to forget"
+            raise UsageError(message, f"imported: {', '.join(kept) or 'no folder'}")
+        config_file.set_value("model_folders", left)
+        return
     if not chosen:
         searched = ", ".join(str(path) for program in programs() for path in program.search_paths())
         raise ModelNotFoundError(
             f"no models of Ollama or LM Studio found in {searched}",
             "give a folder with .gguf files: llmcli models import FOLDER",
         )
-    kept = list(resolve_settings(flags).model_folders)
-    if forget:
-        config_file.set_value("model_folders", tuple(folder for folder in kept if Path(folder) not in chosen))
-        return
     models = [model for folder in chosen for model in _sound_models(folder, is_named=bool(folders))]
     config_file.set_value("model_folders", tuple(dict.fromkeys([*kept, *map(str, chosen)])))
     rows = [(model.name, format_size(model.size), model.source.name) for model in models]

@@ -152,6 +152,9 @@ def _facts(info: ModelInfo) -> Sequence[tuple[str, str]]:
     fits = {True: "yes", False: "no", None: ""}[memory.fits]
     loads = not info.advice  # what llama.cpp cannot load needs no memory and has no template
     none = "none" if loads else ""
+    # A setting that a fact tells of ("load mode") does not need a row of its own.
+    told = {name.replace(" ", "_") for name in info.loading if " " in name}
+    loading = {name: text for name, text in info.loading.items() if name not in told}
     return (
         ("name", info.name),
         ("model", info.title),
@@ -165,7 +168,7 @@ def _facts(info: ModelInfo) -> Sequence[tuple[str, str]]:
         ("vocabulary", f"{info.n_vocab} tokens" if info.n_vocab else ""),
         ("memory", need if loads else ""),
         ("fits in memory", fits if loads else ""),
-        ("loading", "; ".join(f"{name} {text}" for name, text in info.loading.items()) if loads else ""),
+        *(loading.items() if loads else ()),
         ("chat template", f"yes, {len(template)} characters (--template prints it)" if template else none),
         ("sampling defaults", sampling or none),
         ("license", info.license),

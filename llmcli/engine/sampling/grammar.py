@@ -3,6 +3,7 @@
 import ctypes
 import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,12 @@ from llmcli.engine.llama.bindings import OwnedSampler
 from llmcli.engine.llama.model import Vocab
 from llmcli.errors import UsageError
 
-_MAX_RULES = 10_000  # the parser of llama.cpp is recursive and overflows the stack
+# llama.cpp's parser is recursive and overflows the stack, takes quadratic time for alternatives, and does not end for
+# a repetition {3,1}.
+_MAX_RULES = 10_000
+_TEXTS = re.compile(
+    r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', re.DOTALL
+)  # texts, classes of characters, comments
 
 
 class Grammar(OwnedSampler):
@@ -30,8 +36,14 @@ class Grammar(OwnedSampler):
         """A grammar at its start. Raises UsageError for an invalid one, with llama.cpp's reason."""
         if not gbnf.strip():
             raise UsageError("the grammar is empty", 'write rules in GBNF, such as root ::= "yes" | "no"')
-        if gbnf.count("(") + gbnf.count("::=") > _MAX_RULES:
-            raise UsageError(f"the grammar has more than {_MAX_RULES} rules and groups")
+        if "\0" in gbnf:
+            raise UsageError("the grammar contains a NUL character", "write it as \\x00")
+        bare = _TEXTS.sub("", gbnf)
+        if sum(map(bare.count, ("(", "::=", "|"))) > _MAX_RULES:
+            raise UsageError(f"the grammar has more than {_MAX_RULES} rules, groups and alternatives")
+        for least, most in re.findall(r"\{\s*(\d+)\s*,\s*(\d+)\s*\}", bare):
+            if int(least[:20]) > int(most[:20]):
+                raise UsageError(f"the grammar is not valid GBNF: {{{least},{most}}} is not a range")
         bindings.clear_log()
         text = gbnf.encode("utf-8", "replace")
         with _capture_stderr() as lines:

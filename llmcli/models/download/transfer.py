@@ -114,6 +114,9 @@ class Transfer:
                 for segment in [segment for segment in self._partial.segments if segment.left > 0]:
                     self._workers.append(self._start(self._download, segment))
                 self._supervise(hasher, file)
+            except FileNotFoundError:  # deleted between a look at it and the record of a new segment
+                if not self._partial.is_deleted(file):
+                    raise
             finally:
                 self._stop.set()
                 for thread in (*self._workers, hasher):

@@ -245,8 +245,10 @@ def _not_found(requested: OllamaName, known: Sequence[OllamaName], stores: Seque
             f"Ollama model '{requested}' not found: no readable Ollama store on this machine",
             f"set OLLAMA_MODELS to the folder with Ollama's models, or run {pull}",
         )
-    same_model = [str(name) for name in known if name.folded()[:3] == requested.folded()[:3]]  # with other tags
-    near = same_model[:_MAX_NAMES] or nearest(str(requested), map(str, known), _MAX_NAMES)
+    same_model = dict.fromkeys(  # with other tags; two stores can have one
+        str(name) for name in known if name.folded()[:3] == requested.folded()[:3]
+    )
+    near = list(same_model)[:_MAX_NAMES] or nearest(str(requested), map(str, known), _MAX_NAMES)
     names = " or ".join(f"'{_PREFIX}{name}'" for name in near)
     hint = f"did you mean {names}? if not, run {pull}" if near else f"run {pull} first"
     return ModelNotFoundError(f"Ollama model '{requested}' not found on this machine", hint)

@@ -46,7 +46,11 @@ def parse(text: str, aliases: Mapping[str, str] | None = None) -> Reference:
         raise ModelNotFoundError("the model reference is empty or contains control characters", FORMS)
     if found := next(filter(None, (source.parse(text) for source in sources())), None):
         return found
-    raise form_error(text)
+    error = form_error(text)
+    name, _, quant = text.partition(":")
+    if entry := find_entry(name):  # its short name is one quantization of a repository
+        error.hint = f"did you mean '{entry.repo}:{quant}'?"
+    raise error
 
 
 def parse_remote(text: str, locations: ModelLocations) -> RemoteReference | None:

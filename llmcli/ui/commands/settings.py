@@ -81,6 +81,8 @@ def set_(chat: ChatApp, argument: str) -> None:
     if key == "temp_policy_file" and value:
         file, _, function = value.rpartition(":")
         load_function(file, function)  # raises an error for a file or a function that does not exist
+    if key in CONSTRAINT_KEYS and value is not None:
+        read_constraint(replace(chat.controller.settings, **{key: value}), console.note)  # raises if it is not valid
     chat.controller.set(key, value)
     _print_setting(chat, key)
     highest = value.value if isinstance(value, Fixed) else value.high if isinstance(value, Entropy) else 0.0
@@ -102,8 +104,6 @@ def _print_setting(chat: ChatApp, key: str) -> None:
     source = {"session": "", "default": " (default)"}.get(origin, f" (from {origin})")
     reason = ineffective_settings(settings, resolved.origins).get(key)
     console.note(f"{key} = {format_setting(settings, key)}{source}" + (f" (no effect: {reason})" if reason else ""))
-    if key in CONSTRAINT_KEYS:
-        read_constraint(chat.controller.settings)  # raises if it is not valid
 
 
 @command("temp [POLICY]", "/temp 1.2", "/temp 0.3..1.3", "/temp sentence:1.1,0.7", aliases=("temperature",))
@@ -235,19 +235,19 @@ def think(chat: ChatApp, argument: str) -> None:
     chat.say(reasoning or f"no answer has reasoning (think = {chat.controller.settings.think})", "2")
 
 
-@command("json [on|off|SCHEMA]", "/json on", '/json {"type": "array"}', "/json off")
+@command("json [on|off|SCHEMA]", "/json name: str, age: int", '/json {"type": "array"}', "/json off")
 def json(chat: ChatApp, argument: str) -> None:
     """Make the model answer in JSON.
 
-    SCHEMA is a JSON schema or a file with one; answers then match it. `off` allows any text again.
+    SCHEMA is a JSON schema, a file with one, or short, as in name: str, age: int; answers then match it. `on` allows
+    any JSON object, `off` any text again.
     """
     if not argument:
         _print_setting(chat, "json_schema")
         return
     value = {"on": '{"type": "object"}', "off": None}.get(argument, argument)
     if value:
-        asked = replace(chat.controller.settings, json_schema=value, grammar=None, grammar_file=None, regex=None)
-        read_constraint(asked, console.note)
+        read_constraint(replace(chat.controller.settings, json_schema=value), console.note)
     chat.controller.set("json_schema", value)
     console.note("JSON output is off" if value is None else "JSON output is on")
 

@@ -195,3 +195,19 @@ def test_an_unknown_theme_leaves_the_old_one(chat: ChatApp, command: str) -> Non
     with pytest.raises(UsageError, match="theme must be"):
         dispatch(chat, command, "theme drak" if command == "set" else "drak")
     assert chat.controller.settings.theme == "auto"
+
+
+def test_a_constraint_that_is_not_valid_changes_nothing(chat: ChatApp) -> None:
+    dispatch(chat, "regex", "a|b")
+    for name, argument, telling in (
+        ("regex", "(", "unclosed group"),
+        ("json", "on", "json_schema and regex cannot be used together"),
+        ("grammar", 'root ::= "a"', "grammar and regex cannot be used together"),
+    ):
+        with pytest.raises(UsageError, match=telling):
+            dispatch(chat, name, argument)
+    settings = chat.controller.settings
+    assert (settings.regex, settings.json_schema, settings.grammar) == ("a|b", None, None)
+    dispatch(chat, "regex", "none")
+    dispatch(chat, "json", "{name: str}")
+    assert chat.controller.settings.json_schema == "{name: str}"
