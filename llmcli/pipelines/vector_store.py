@@ -237,7 +237,8 @@ class ArrayFile:
 
     def close(self) -> None:
         """Delete what was not saved."""
-        self._file.close()
+        with suppress(OSError):  # the disk is full, and that was said
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def _write_header(self) -> None:

@@ -220,6 +220,17 @@ def test_an_array_appears_when_it_is_complete(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["a.npy"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = ArrayFile(tmp_path / "a.npy", 3)
+    file._file.close()
+    monkeypatch.setattr(file, "_file", open("/dev/full", "wb"))  # noqa: SIM115 - the array closes it
+    with pytest.raises(DiskError, match=r"cannot write .*a\.npy: No space left"):
+        file.add([vector(1, 2, 3)] * 10000)
+    file.close()
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_an_array_that_is_not_saved_leaves_nothing(tmp_path: Path) -> None:
     file = ArrayFile(tmp_path / "a.npy", 3)
     file.add([vector(1, 2, 3)])
