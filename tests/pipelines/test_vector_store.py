@@ -101,6 +101,8 @@ def corrupt(path: Path, statement: str) -> None:
         "DELETE FROM store WHERE key = 'model'",
         "DROP TABLE vectors",
         "DROP TABLE store",
+        "CREATE VIEW v AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n",
+        "CREATE TRIGGER t AFTER INSERT ON vectors BEGIN DELETE FROM vectors; END",
     ],
 )
 def test_a_store_that_was_changed_is_refused(path: Path, statement: str) -> None:
