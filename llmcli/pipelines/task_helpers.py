@@ -62,7 +62,8 @@ def annotation_schema(values: Mapping[str, str]) -> dict[str, str]:
     one: dict[str, object] = {"type": "object"}
     one |= {"properties": {"text": text, "label": {"enum": split_list(values["labels"], "labels")}}}
     one |= {"required": ["text", "label"], "additionalProperties": False}
-    return {"schema": json.dumps({"type": "array", "items": one, "maxItems": _MOST_ANNOTATIONS})}
+    n_most = min(2 + len(values["input"].split()) // 3, _MOST_ANNOTATIONS)  # so that a weak model comes to an end
+    return {"schema": json.dumps({"type": "array", "items": one, "maxItems": n_most})}
 
 
 def annotations(_values: Mapping[str, str], answers: Sequence[tuple[Window, str]]) -> str:
