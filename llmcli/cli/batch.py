@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, NamedTuple
 
 from typer import Argument, Option
 
@@ -20,6 +20,7 @@ from llmcli.cli.task_options import ChosenTask, TaskName, TaskVariables, ask_for
 from llmcli.config.presets import layers_of
 from llmcli.errors import DiskError, ExitStatus, UsageError, error_text
 from llmcli.files import is_stdin
+from llmcli.params.param import as_utf8
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.text import format_duration, plural
@@ -79,13 +80,12 @@ def batch(
 ) -> int:
     chosen, variables = _load_task(task, var, template)
     layers = layers_of(flags, *([chosen.settings] if chosen else [])).below
-    first = resolve(layers)
-    asked = first.settings
+    asked = resolve(layers).settings
     check_chain(asked)
     from llmcli.pipelines.batch import BatchOptions
 
     options = BatchOptions(
-        template=template,
+        template=None if template is None else as_utf8(template),
         task=chosen,
         variables=variables,
         judge=load_judge(asked.best) if asked.samples > 1 else None,
@@ -100,41 +100,62 @@ def batch(
     _check_settings(asked, source)
     if chosen and asked.is_decision:
         raise UsageError("a decision and --task cannot be used together", "remove one of them")
+    return _answer_lines(layers, options, _Files(source, form, path, resume, retry_failed, force))
+
+
+class _Files(NamedTuple):
+    """The input, and the output (None = stdout) with how it is opened."""
+
+    source: str
+    form: _Form
+    output: Path | None
+    is_resumed: bool
+    is_rewritten: bool
+    is_forced: bool
+
+
+def _answer_lines(layers: Sequence[Layer], options: "BatchOptions", files: _Files) -> int:
+    """Answer the lines of the input with these settings, and return the exit status."""
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
     from llmcli.pipelines.batch import Batch
-    from llmcli.pipelines.batch_input import BatchReader, LineSource
-    from llmcli.pipelines.batch_line import check_columns
+    from llmcli.pipelines.batch_input import LineSource
     from llmcli.pipelines.batch_output import OutputFile
 
-    with _open_input(source) as (file, is_slow):
-        target = find_model(asked)
+    first, status = resolve(layers), ProgressLine()
+    with _open_input(files.source) as (file, is_slow):
+        target = find_model(first.settings)
         welcome(first.origins["model"])
         resolved = first.over(target.layer)
         warn_ineffective(resolved)
         print_settings(resolved)
-        if chosen:
-            ChosenTask(chosen, {}).warn_of_small_model(target)
-        status = ProgressLine()
+        if options.task:
+            ChosenTask(options.task, {}).warn_of_small_model(target)
         # The time limit is that of each line.
         with open_model(target, replace(resolved.settings, timeout=0.0), status) as (engine, cancellation):
             warn_plain_template(engine, [resolved.settings])
-            if full:
+            if options.is_full:
                 engine.identify(status.identifying, cancellation)
                 status.clear()
-            name = "stdin" if is_stdin(source) else source
-            checks = partial(check_columns, template=template, task=chosen, variables=variables)
-            reader = BatchReader(file, name, asked.encoding, None if form == "auto" else form, checks)
-            lines = LineSource(reader, is_slow, cancellation)
-            progress = BatchProgress(_count(source, options))
-            out: BatchOutput
-            out = OutputFile(path, resume, retry_failed, force) if path else _Stdout(progress)
-            work = Batch(engine, layers, lines, reader, out, options, cancellation, partial(_show, progress))
+            reader = _make_reader(file, files, options, resolved.settings.encoding)
+            lines, progress = LineSource(reader, is_slow, cancellation), BatchProgress(_count(files.source, options))
+            output: BatchOutput
+            output = OutputFile(files.output, *files[3:]) if files.output else _Stdout(progress)
+            work = Batch(engine, layers, lines, reader, output, options, cancellation, partial(_show, progress))
             try:
                 work.run()
             finally:
                 progress.clear()
-                out.finish()
-    return _report(work, reader, name, path, is_interrupted=cancellation.is_set())
+                output.finish()
+    return _report(work, reader, files.output, is_interrupted=cancellation.is_set())
+
+
+def _make_reader(file: BinaryIO, files: _Files, options: "BatchOptions", encoding: str) -> "BatchReader":
+    from llmcli.pipelines.batch_input import BatchReader
+    from llmcli.pipelines.batch_line import check_columns
+
+    name = "stdin" if is_stdin(files.source) else files.source
+    checks = partial(check_columns, template=options.template, task=options.task, variables=options.variables)
+    return BatchReader(file, name, encoding, None if files.form == "auto" else files.form, checks)
 
 
 def _load_task(
@@ -267,7 +288,7 @@ def _show(progress: BatchProgress, work: "Batch") -> None:
     progress.update(counts.done, counts.earlier, counts.failed.total(), work.n_tokens)
 
 
-def _report(work: "Batch", reader: "BatchReader", name: str, path: Path | None, is_interrupted: bool) -> int:
+def _report(work: "Batch", reader: "BatchReader", path: Path | None, is_interrupted: bool) -> int:
     """Print the statistics and what to do next; returns the exit status."""
     counts = work.counts
     for note in work.notes():
@@ -285,7 +306,7 @@ def _report(work: "Batch", reader: "BatchReader", name: str, path: Path | None, 
         console.warn(f"interrupted after {plural(counts.done, 'line')}", hint)
         return ExitStatus.INTERRUPTED
     if not counts.done and reader.format is None:
-        raise UsageError(f"{name} has no lines", "write a prompt on each line")
+        raise UsageError(f"{reader.name} has no lines", "write a prompt on each line")
     if not counts.failed:
         return ExitStatus.OK
     _warn_failed(work, path)

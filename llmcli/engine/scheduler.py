@@ -2,12 +2,13 @@
 
 from collections.abc import Generator, Sequence
 
-from llmcli.engine.events import FinishReason, TokenEvent, now_ms
+from llmcli.engine.events import FinishReason, TokenEvent, common_prefix, now_ms
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.errors import ContextOverflowError, LlmcliError
 
 _SHORT = 64  # tokens of the end of a prompt that is evaluated together with others
+_WORTH_A_COPY = 16  # tokens of a common beginning
 _MIXED_ROWS = 256  # tokens of such ends in one batch, at most: those that run wait for it
 
 
@@ -147,7 +148,9 @@ class Scheduler:
             n_known = max((context.evaluated(first.tokens, seq_id) for seq_id in self._used), default=0)
             n_left = len(first.tokens) - min(n_known, len(first.tokens) - 1)
             has_twin = any(one.tokens == first.tokens for one in self._waiting[1:])
-            if has_twin or n_left > min(_SHORT, room):
+            # What it shares with one of this batch can be copied after it.
+            n_soon = max((common_prefix(first.tokens, one.tokens) for one in joining), default=0)
+            if has_twin or n_soon >= n_known + _WORTH_A_COPY or n_left > min(_SHORT, room):
                 break
             self._begin_prompt()
             if len(first.tokens) - context.keep_prefix(first.seq_id, first.tokens) > n_left:

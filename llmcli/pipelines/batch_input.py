@@ -66,7 +66,7 @@ class BatchReader:
         check_columns: Callable[[Sequence[str]], None] = lambda _columns: None,
     ) -> None:
         self.format: Format | None = form
-        self._file, self._name, self._encoding, self._check_columns = file, name, encoding, check_columns
+        self._file, self.name, self._encoding, self._check_columns = file, name, encoding, check_columns
 
     def __iter__(self) -> Iterator[BatchLine]:
         try:
@@ -75,20 +75,20 @@ class BatchReader:
             if first is None:
                 return
             if self.format is None:
-                self.format = _guess_format(self._name, first[1])
+                self.format = _guess_format(self.name, first[1])
             all_lines = chain([first], lines)
             if self.format == "csv":
                 yield from self._csv_rows(all_lines)
                 return
             if self.format != "text" and first[1].lstrip()[:1] == b"[":
-                hint = f"put one object on each line, such as with: jq -c '.[]' {self._name}"
-                raise UsageError(f"{self._name} is one JSON array, not JSON Lines", hint)
+                hint = f"put one object on each line, such as with: jq -c '.[]' {self.name}"
+                raise UsageError(f"{self.name} is one JSON array, not JSON Lines", hint)
             parse = self._text_line if self.format == "text" else self._json_line
             for number, line in all_lines:
                 if line.strip():
                     yield parse(number, line)
         except OSError as error:
-            raise DiskError(f"cannot read {self._name}: {error_text(error)}") from None
+            raise DiskError(f"cannot read {self.name}: {error_text(error)}") from None
 
     def _numbered_lines(self) -> Iterator[tuple[int, bytes]]:
         """The lines as UTF-8, with their numbers."""
@@ -96,7 +96,7 @@ class BatchReader:
         start = cast(io.BufferedReader, file).peek(4)
         mark, self._encoding = byte_order_mark(start, self._encoding)
         if self._encoding == "utf-8" and b"\0" in start[:8192]:
-            raise DiskError(f"{self._name} is not a text file", "give a text file, or set its --encoding")
+            raise DiskError(f"{self.name} is not a text file", "give a text file, or set its --encoding")
         file.read(len(mark))
         if self._encoding == "utf-8":
             return enumerate(_whole_lines(file.readline), 1)
@@ -138,9 +138,9 @@ class BatchReader:
         try:
             columns = [name.strip() for name in next(rows)]
         except csv.Error as error:
-            raise UsageError(f"the header of {self._name} is not valid CSV: {error}") from None
+            raise UsageError(f"the header of {self.name} is not valid CSV: {error}") from None
         if twice := [name for at, name in enumerate(columns) if name and name in columns[:at]]:
-            raise UsageError(f"{self._name} has two columns with the name {twice[0]!r}", "rename one of them")
+            raise UsageError(f"{self.name} has two columns with the name {twice[0]!r}", "rename one of them")
         self._check_columns([name for name in columns if name])
         while True:
             number = first + rows.line_num
@@ -158,7 +158,7 @@ class BatchReader:
     def _csv_text(self, lines: Iterator[tuple[int, bytes]]) -> Iterator[str]:
         for number, line in lines:
             if _is_cut(line):
-                raise UsageError(f"line {number} of {self._name} is longer than {_MAX_LINE >> 20} MiB", "split it")
+                raise UsageError(f"line {number} of {self.name} is longer than {_MAX_LINE >> 20} MiB", "split it")
             yield line.decode("utf-8", "surrogateescape")
 
     def _row(self, number: int, columns: Sequence[str], cells: Sequence[str]) -> BatchLine:

@@ -62,23 +62,24 @@ def annotation_schema(values: Mapping[str, str]) -> dict[str, str]:
     one: dict[str, object] = {"type": "object"}
     one |= {"properties": {"text": text, "label": {"enum": split_list(values["labels"], "labels")}}}
     one |= {"required": ["text", "label"], "additionalProperties": False}
-    return {"schema": json.dumps({"type": "array", "items": one, "maxItems": _MOST_ANNOTATIONS})}
+    n_most = min(2 + len(values["input"].split()) // 3, _MOST_ANNOTATIONS)  # so that a weak model comes to an end
+    return {"schema": json.dumps({"type": "array", "items": one, "maxItems": n_most})}
 
 
 def annotations(_values: Mapping[str, str], answers: Sequence[tuple[Window, str]]) -> str:
     """The annotated passages with their places in the input, in characters; those that are not in it are omitted."""
-    found: list[dict[str, object]] = []
+    found: dict[tuple[int, int], dict[str, object]] = {}  # by place, each once
     for part, answer in answers:
         at = 0
         for one in _json_list(answer):
             passage, label = (str(one.get(key, "")) for key in ("text", "label")) if isinstance(one, dict) else ("", "")
-            place = part.text.find(passage, at) if passage else -1
-            place = part.text.find(passage) if passage and place < 0 else place
-            if place >= 0:
+            place = part.text.find(passage, at)
+            place = part.text.find(passage) if place < 0 else place
+            if passage and place >= 0:
                 at = place + len(passage)
-                start = part.start + place
-                found.append({"text": passage, "label": label, "start": start, "end": start + len(passage)})
-    lines = (json.dumps(one, ensure_ascii=False) for one in found)
+                start, end = part.start + place, part.start + at
+                found.setdefault((start, end), {"text": passage, "label": label, "start": start, "end": end})
+    lines = (json.dumps(one, ensure_ascii=False) for one in found.values())
     return "[\n  " + ",\n  ".join(lines) + "\n]" if found else "[]"
 
 

@@ -85,16 +85,18 @@ def test_ends_of_prompts_are_evaluated_in_one_batch(
     assert [one.tokens for one in asked] == [alone(model, tail) for tail in tails]
 
 
-def test_the_common_beginning_is_evaluated_once(context: Context, model: Model) -> None:
+@pytest.mark.parametrize("end", [50, 140])
+def test_the_common_beginning_is_evaluated_once(context: Context, model: Model, end: int) -> None:
     """All join at once: the first prompt is read before the others, which share it."""
     scheduler = Scheduler(context, is_mixed=True)
-    asked = [ask(context, [*range(40, 140), number], number) for number in range(4)]
+    tails = [[*range(40, end), number] for number in range(4)]
+    asked = [ask(context, tail, index) for index, tail in enumerate(tails)]
     for one in asked:
         scheduler.add(one)
     run(scheduler, {})
-    assert [one.tokens for one in asked] == [alone(model, [*range(40, 140), number]) for number in range(4)]
+    assert [one.tokens for one in asked] == [alone(model, tail) for tail in tails]
     if keeps_parts(model):
-        assert [one.timings.prompt_n for one in asked] == [131, 1, 1, 1]
+        assert [one.timings.prompt_n for one in asked] == [end - 9, 1, 1, 1]
 
 
 def test_a_long_end_is_read_on_its_own(context: Context, batches: list[tuple[int, int]]) -> None:
