@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from typer import Option
 
+from llmcli.cli.decision_answer import answer_by_decision, read_choices
 from llmcli.cli.options import CHAT_ONLY, with_output_file, with_settings
 from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, exit_status, warn_plain_template
 from llmcli.cli.session_answer import GoOn, SessionName, open_session_answer
@@ -24,6 +25,7 @@ from llmcli.ui.terminal.output import (
     print_diff,
     print_json,
     print_line,
+    print_prompt,
     print_text,
     stream_answer,
     to_stderr,
@@ -37,9 +39,8 @@ if TYPE_CHECKING:
     from llmcli.chat.conversation import Message
     from llmcli.cli.session_answer import SessionAnswer
     from llmcli.cli.task_options import ChosenTask
-    from llmcli.engine.events import Cancellation, Prompt
+    from llmcli.engine.events import Cancellation
     from llmcli.inference.answer import Answer, Part
-    from llmcli.inference.decision import ChoiceSet, Decision
     from llmcli.inference.engine import Engine
     from llmcli.inference.request import Question
     from llmcli.pipelines.job import Job, Result, Step
@@ -120,7 +121,8 @@ def _generate(
         console.warn("trace_top has no effect: it needs --trace", "record a trace with --trace FILE")
     from llmcli.inference.request import join_prompt, read_question
 
-    choice_set = _read_choice_set(asked, trace, heat) if asked.is_decision else None
+    traced = "trace" if trace else "heat" if heat else ""
+    choice_set = read_choices(asked, traced)
     read = asked if session is None else replace(session.settings, prompt=asked.prompt, file=asked.file)
     if choice_set and chosen:
         raise UsageError(f"--task and --{choice_set.kind} cannot be used together", "remove one of them")
@@ -164,26 +166,20 @@ def _generate(
 
     with open_model(target, question.settings, status) as (engine, cancellation):
         if choice_set:
-            from llmcli.inference.decision import decide, decision_prompt
-
-            warn_plain_template(engine, [question.settings])
-            posed = engine, question.settings, choice_set, question.text, question.system, cancellation
-            if options.show_prompt:
-                _print_prompt(decision_prompt(*posed))
-            else:
-                _print_decision(engine, decide(*posed), question.text if options.echo else "", as_json, options.stats)
+            shown_as = {key: getattr(options, key) for key in ("show_prompt", "echo", "as_json", "stats")}
+            answer_by_decision(engine, question, choice_set, cancellation, **shown_as)
             return ExitStatus.OK
         if session:
             path = session.read_prompt(engine, question.text, cancellation)
             if options.show_prompt:
-                _print_prompt(session.controller.prompt(path))
+                print_prompt(session.controller.prompt(path).text)
                 return ExitStatus.OK
             outcome = _ask_session(session, path, cancellation, status, show, settings.extract)
         else:
             job = _job(engine, question, settings, chosen, judge_task, cancellation)
             if options.show_prompt:
-                for request in next(job).requests[: None if chosen else 1]:
-                    _print_prompt(request.prompt)
+                for prompt in dict.fromkeys(request.prompt.text for request in next(job).requests):
+                    print_prompt(prompt)
                 return ExitStatus.OK
             if as_json and settings.samples > 1:
                 _identify(engine, cancellation, status)
@@ -192,8 +188,8 @@ def _generate(
             print_json(_json_of(outcome.result, settings), indent=None)
         elif not (shown and is_printed_here):
             _print_result(outcome.result, question.text, settings, options)
-    if not shown and (trace or heat):
-        console.warn(f"{'trace' if trace else 'heat'} has no effect: the answer has several parts, or was computed")
+    if not shown and traced:
+        console.warn(f"{traced} has no effect: the answer has several parts, or was computed")
     code = _report(shown[-1], heat, options.stats) if shown else _report_parts(outcome.result, settings, options.stats)
     if outcome.failure and code == ExitStatus.OK:
         raise outcome.failure
@@ -308,40 +304,14 @@ def _print_result(result: "Result", text: str, settings: Settings, options: _Opt
         print_diff(text, str(result["text"]))
     elif "samples" in result and "best" not in result:
         samples = cast("Sequence[Result]", () if settings.best else result["samples"])
-        for one in samples:
-            if one.get(key) is not None:
-                print_line(f"== seed={one['seed']} ==")
-                print_text(str(one[key]).rstrip("\n") + "\n")
+        found = [one for one in samples if one.get(key) is not None]
+        for one in found:
+            print_line(f"== seed={one['seed']} ==")
+            print_text(str(one[key]).rstrip("\n") + "\n")
+        if found and (n_missing := len(samples) - len(found)):
+            console.warn(f"{plural(n_missing, 'answer')} of {len(samples)} did not have what --extract names")
     elif result.get(key) is not None:
         print_text(_echo(text, settings, options) + str(result[key]).rstrip("\n") + "\n")
-
-
-def _read_choice_set(settings: Settings, trace: str | None, heat: Measure | None) -> "ChoiceSet | None":
-    from llmcli.inference.decision import read_choice_set  # loads the engine
-
-    if trace or heat:
-        console.warn(f"{'trace' if trace else 'heat'} has no effect: a decision is scored, not sampled")
-    return read_choice_set(settings)
-
-
-def _print_prompt(prompt: "Prompt") -> None:
-    print_text(prompt.text.removesuffix("\n") + "\n")
-
-
-def _print_decision(engine: "Engine", decision: "Decision", echo: str, as_json: bool, stats: bool) -> None:
-    if as_json:
-        from llmcli.inference.answer_json import decision_data
-
-        print_json(decision_data(engine, decision), indent=None)
-    else:
-        print_text((f"{echo}\n\n" if echo else "") + decision.text + "\n")
-    if stats or console.verbose:
-        n_tokens, best = len(decision.prompt.tokens), decision.choice
-        console.note(
-            f"prompt {n_tokens} tokens | {len(decision.choices)} choices | {decision.elapsed_ms / 1e3:.2f} s "
-            f"(model {engine.load_ms / 1e3:.2f} s) | {best.value}: {best.probability:.1%}",
-            always=stats,
-        )
 
 
 def _report(answer: "Answer", heat: Measure | None, stats: bool) -> int:

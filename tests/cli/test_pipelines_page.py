@@ -22,6 +22,7 @@ FILES = {
     "notes/a.md": "The boat came back in March.\n",
     "notes/b.md": "The library opens at nine.\n",
     "reviews.csv": "id,review\n1,I like it.\n2,It broke.\n",
+    "lines.txt": "The library opens at nine.\nThe boat came back.\nThe lamp was out.\n",
     "words.txt": "boat\nlamp\n",
     "draft.txt": "The libary opens at nine.\n",
 }
@@ -68,7 +69,7 @@ def test_a_one_liner_runs_as_it_stands(folder: Path, title: str, command: str) -
 def check_effect(title: str, output: str, folder: Path) -> None:
     """What a one-liner promises beside a text."""
     lines = output.splitlines()
-    match title.partition(".")[0]:
+    match title.removesuffix("."):
         case "Classify a text":
             assert output.strip() in LABELS
         case "Decide in an `if`":
@@ -88,6 +89,8 @@ def check_effect(title: str, output: str, folder: Path) -> None:
             right, wrong = (line.split("\t") for line in lines)
             assert (right[1], wrong[1]) == ("The cats sleep.", "The cats sleeps.")
             assert float(wrong[0]) < float(right[0]) < 0
+        case "Search by meaning":
+            assert len([line for line in FILES["lines.txt"].splitlines() if line in output]) == 2
         case "Proofread a text":
             assert output == "" or "-The libary opens at nine." in lines  # the starter may see no mistake
         case _:

@@ -59,6 +59,11 @@ def print_text(text: str) -> None:
             data = data[os.write(out.fileno(), data) :]
 
 
+def print_prompt(text: str) -> None:
+    """Write a rendered prompt, which ends with one line feed."""
+    print_text(text.removesuffix("\n") + "\n")
+
+
 def print_drawn(text: str) -> None:
     """Write to a terminal a text that is safe already: with the color and cursor sequences of llmcli only."""
     with _write_errors():
