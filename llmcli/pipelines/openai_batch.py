@@ -106,15 +106,15 @@ def _error_body(error: LlmcliError) -> dict[str, object]:
 
 
 def _answer_body(is_chat: bool, number: int, data: Values) -> dict[str, object]:
-    tokens = data.get("tokens")
+    tokens, text = data.get("tokens"), data.get("extracted", data["text"])
     prompt, completion = int(str(data["prompt_tokens"])), int(str(data["completion_tokens"]))
     choice: dict[str, object] = {"index": 0, "finish_reason": data["finish_reason"]}
     if is_chat:
         reasoning = {"reasoning_content": data["reasoning_content"]} if "reasoning_content" in data else {}
-        choice["message"] = {"role": "assistant", "content": data["text"], "refusal": None, **reasoning}
+        choice["message"] = {"role": "assistant", "content": text, "refusal": None, **reasoning}
         choice["logprobs"] = {"content": tokens, "refusal": None} if tokens else None
     else:
-        choice["text"], choice["logprobs"] = data["text"], _legacy_logprobs(tokens)
+        choice["text"], choice["logprobs"] = text, _legacy_logprobs(tokens)
     return {
         "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{number}",
         "object": "chat.completion" if is_chat else "text_completion",

@@ -31,6 +31,13 @@ def test_a_line_without_the_part_fails_alone() -> None:
     assert lines[1]["extracted"] == "1"
 
 
+def test_an_openai_line_has_the_part_as_its_content() -> None:
+    body = {"model": "fake", "messages": [{"role": "user", "content": "x=1;"}]}
+    asked = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    (line,) = run_batch(FakeEngine(reply=echo), lines_of(asked), values={"extract": "=(.)"})
+    assert line["response"]["body"]["choices"][0]["message"]["content"] == "1"
+
+
 def test_the_samples_of_a_line_vote() -> None:
     values = {"samples": 3, "best": "vote"}
     (line,) = run_batch(FakeEngine(reply=by_seed), lines_of({"prompt": "b a a", "seed": 0}), values=values)
