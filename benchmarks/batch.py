@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,8 +143,8 @@ class _Count:
     n_lines: int = 0
     is_rewritten = False
 
-    def earlier(self) -> Iterator[WrittenLine]:
-        return iter(())
+    def earlier(self) -> Generator[WrittenLine, None, None]:
+        yield from ()
 
     def write(self, _line: bytes) -> None:
         self.n_lines += 1
