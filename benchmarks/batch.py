@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,8 +143,8 @@ class _Count:
     n_lines: int = 0
     is_rewritten = False
 
-    def earlier(self) -> Iterator[WrittenLine]:
-        return iter(())
+    def earlier(self) -> Generator[WrittenLine, None, None]:
+        yield from ()
 
     def write(self, _line: bytes) -> None:
         self.n_lines += 1
@@ -209,8 +209,11 @@ def kills(n_kills: int = 30) -> None:
         command = llmcli("batch", str(path), "-o", str(output), "--resume", "--full", "-n", "24", "--ignore-eos", "-q")
         done = 0
         while done < n_kills:
-            process = subprocess.Popen(command)
-            time.sleep(moments.uniform(0.3, 4.0))
+            process, size = subprocess.Popen(command), _size_of(output)
+            if done % 3:  # else also while it starts
+                while process.poll() is None and _size_of(output) == size:
+                    time.sleep(0.01)
+            time.sleep(moments.uniform(0.0, 2.0))
             if process.poll() is not None:
                 raise SystemExit(
                     f"the batch ended with status {process.returncode} after {done} kills: give it more lines"
@@ -218,14 +221,17 @@ def kills(n_kills: int = 30) -> None:
             process.kill()
             process.wait()
             done += 1
-            size = os.path.getsize(output) if output.exists() else 0
-            print(f"kill {done}: {size} bytes", flush=True)
+            print(f"kill {done}: {_size_of(output)} bytes", flush=True)
         if status := subprocess.run(command).returncode:
             raise SystemExit(f"the batch ended with status {status}")
         lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line["id"] for line in lines] == [*range(len(source))]
     assert [line["messages"][-1]["content"] for line in lines] == source
     print(f"{n_kills} kills: each of {len(lines)} lines once, in order")
+
+
+def _size_of(path: Path) -> int:
+    return os.path.getsize(path) if path.exists() else 0
 
 
 if __name__ == "__main__":

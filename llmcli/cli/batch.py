@@ -4,7 +4,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -269,8 +269,8 @@ class _Stdout:
     def __init__(self, progress: BatchProgress) -> None:
         self._progress = progress
 
-    def earlier(self) -> "Iterator[WrittenLine]":
-        return iter(())
+    def earlier(self) -> "Generator[WrittenLine, None, None]":
+        yield from ()
 
     def write(self, line: bytes) -> None:
         self._progress.clear()

@@ -1,7 +1,7 @@
 """A batch: each line of an input becomes a job, and each outcome a line of the output, in the order of the input."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Generic, TypeVar
@@ -91,7 +91,7 @@ class Batch:
         self.parser = LineParser(engine, layers, options.template, options.task, options.variables)
         self._constraints = _OfSettings(read_constraint, CONSTRAINT_KEYS)
         self._choice_sets = _OfSettings(read_choice_set, (*_DECISION_SETTINGS, *CONSTRAINT_KEYS))
-        self._earlier: Iterator[WrittenLine] | None = output.earlier()
+        self._earlier: Generator[WrittenLine, None, None] | None = output.earlier()
         self._ids = IdTable()
         self._n_read = 0  # lines of the input, of all shards
         self._pending: deque[tuple[BatchLine, WrittenLine | None]] = deque()  # jobs without an outcome
@@ -112,6 +112,8 @@ class Batch:
             if not self._cancellation.is_set():
                 raise
         finally:
+            if self._earlier:
+                self._earlier.close()  # Windows does not replace an open file
             self.counts.seconds = perf_counter() - begin
 
     # Jobs

@@ -67,7 +67,7 @@ class LineParser:
         values = {key: one for key, one in line.values.items() if key != "id" or form == "openai"}
         variables = self._take_variables(values, form)
         question, own = self._question(values, form)
-        given = self._own_settings(own)
+        given = self._own_settings(own, form)
         variables = {**self._variables, **variables, INPUT: question} if isinstance(question, str) else {}
         settings = self._settings(given, variables)
         if given.get("seed") is None:
@@ -136,11 +136,16 @@ class LineParser:
             raise UsageError("input is missing", near or 'write a line as {"input": "..."}')
         return _filled(template, variables), values
 
-    def _own_settings(self, own: Mapping[str, object]) -> dict[str, SettingValue]:
+    def _own_settings(self, own: Mapping[str, object], form: Format | None) -> dict[str, SettingValue]:
         """The typed settings of a line. Raises UsageError for one that is unknown, not valid, or not a line's own."""
         values: dict[str, SettingValue] = {}
         for name, value in own.items():
-            setting = find(name)
+            try:
+                setting = find(name)
+            except UsageError as error:
+                if form == "jsonl" and not error.hint:
+                    error.hint = f"remove it, or use it as a variable: --prompt '... {{{{{name[:40]}}}}}'"
+                raise
             key = setting.key
             if key in _FILES:
                 raise UsageError(f"{key} cannot be set in a line: it names a file", _FILES[key])

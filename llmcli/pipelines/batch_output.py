@@ -4,7 +4,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -34,7 +34,7 @@ class BatchOutput(Protocol):
 
     is_rewritten: bool  # every line is written again, the earlier ones among them
 
-    def earlier(self) -> Iterator[WrittenLine]:
+    def earlier(self) -> Generator[WrittenLine, None, None]:
         """The lines of earlier runs, in their order."""
 
     def write(self, line: bytes) -> None:
@@ -106,7 +106,7 @@ class OutputFile:
         hint = "choose another file, or replace it with --force"
         return UsageError(f"{place} of {self._name} is not the output of a batch", hint)
 
-    def earlier(self) -> Iterator[WrittenLine]:
+    def earlier(self) -> Generator[WrittenLine, None, None]:
         """The lines of earlier runs. Raises UsageError for a line that no batch wrote."""
         if not self._earlier_size:
             return

@@ -157,10 +157,13 @@ def wait_for_lines(path: Path, count: int) -> None:
 def kill_and_resume(args: Sequence[str], output: Path, source: Sequence[str], n_kills: int, seed: int) -> None:
     """Kill a batch at random moments, resume it each time, and compare with the lines of the input at the end."""
     moments = random.Random(seed)
-    for _ in range(n_kills):
+    for number in range(n_kills):
+        n_written = output.read_bytes().count(b"\n") if output.exists() else 0
         process = start_batch(*args, "-o", str(output), "--resume", stderr=subprocess.DEVNULL)
         assert process.stdout
-        time.sleep(moments.uniform(0.2, 3.0))
+        if number:  # the first one also while the program starts
+            wait_for_lines(output, n_written + 1)
+        time.sleep(moments.uniform(0.0, 0.6))
         process.kill()
         process.wait()
         process.stdout.close()

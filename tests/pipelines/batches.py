@@ -1,7 +1,7 @@
 """Runs a batch on a fake engine."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +21,8 @@ class Lines:
     written: list[bytes] = field(default_factory=list)
     is_rewritten = False
 
-    def earlier(self) -> Iterator[WrittenLine]:
-        return iter(())
+    def earlier(self) -> Generator[WrittenLine, None, None]:
+        yield from ()
 
     def write(self, line: bytes) -> None:
         self.written.append(line)

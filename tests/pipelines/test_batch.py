@@ -191,6 +191,7 @@ def test_raw_lines_are_prompts_as_they_are() -> None:
         ({"prompt": 5}, "prompt must be a string", ""),
         ({"prompt": " \n"}, "the prompt is empty", ""),
         ({"prompt": "a", "temperatur": 1}, "unknown setting 'temperatur'", "did you mean 'temperature'?"),
+        ({"prompt": "a", "label": 3}, "unknown setting 'label'", "remove it, or use it as a variable: --prompt"),
         ({"prompt": "a", "temperature": "hot"}, "temperature must be", ""),
         ({"prompt": "a", "max_tokens": 1.5}, "max_tokens must be an integer", ""),
         ({"prompt": "a", "top_p": 7}, "top_p must be between 0 and 1, got 7", ""),
