@@ -356,5 +356,6 @@ def _report_parts(result: "Result", settings: Settings, stats: bool) -> int:
         console.note(f"stopped by --timeout after {settings.timeout:g} s")
         return ExitStatus.TIMEOUT
     if result["finish_reason"] == "length":
-        console.note("cut off: the answer to a part reached max_tokens, or the end of the context")
+        what = "an answer" if "samples" in result else "the answer to a part"
+        console.note(f"cut off: {what} reached max_tokens, or the end of the context")
     return ExitStatus.OK

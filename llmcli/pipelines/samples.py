@@ -139,7 +139,9 @@ def _several(settings: Settings, job_of: Callable[[Settings], Job], judge: Judge
         about["judgment"] = judgment["text"]
     kept = ("text", "extracted", "seed", "finish_reason", "mean_logprob")
     samples = [{key: result[key] for key in kept if key in result} for result in results]
-    return {**results[index], **whole, "best": {**about, "sample": index + 1}, "samples": samples}
+    about["sample"] = index + 1
+    reason = results[index]["finish_reason"]  # that of the others does not count
+    return {**results[index], **whole, "finish_reason": reason, "best": about, "samples": samples}
 
 
 def _side_by_side(

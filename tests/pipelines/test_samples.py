@@ -67,6 +67,12 @@ def test_the_earliest_of_equal_votes_wins() -> None:
     assert result["best"] == {"rule": "vote", "votes": 2, "sample": 1}
 
 
+def test_the_chosen_answer_keeps_its_own_finish_reason() -> None:
+    engine = FakeEngine(reply=lambda request: ["a", "b"] if request.settings.seed == 12 else ["a"])
+    assert result_of(engine, best="vote", max_tokens=1)["finish_reason"] == "stop"
+    assert result_of(engine, max_tokens=1)["finish_reason"] == "length"
+
+
 def test_the_extracted_parts_vote() -> None:
     texts = ["7", "So 8", "It is 8, or 9.", "no idea", "7 or 8"]
     result = result_of(FakeEngine(reply=by_seed(texts)), best="vote", extract=r"[89]|idea")
