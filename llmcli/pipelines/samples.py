@@ -25,6 +25,7 @@ ANSWERS, NUMBERS = "answers", "numbers"  # variables of a task that judges
 # The settings that a judge shares with what it judges: the model and its template, not the form of the answers.
 _SHARED = {*fields_of(ModelParams), *fields_of(HubParams), *fields_of(RequestParams), "seed", "timeout"}
 _SHARED -= {"prompt", "file", "system", "prefill", "raw", "preset"}
+_OF_A_SAMPLE = ("text", "extracted", "seed", "finish_reason", "mean_logprob")  # what the JSON has of each
 
 
 @dataclass(frozen=True)
@@ -95,53 +96,76 @@ def _text_and_cut(result: Result) -> tuple[str, bool]:
 def _several(settings: Settings, job_of: Callable[[Settings], Job], judge: Judge | None) -> Job:
     check_samples(settings)
     seeds = [seed_after(settings.seed or 0, index) for index in range(settings.samples)]
-    one = replace(settings, logprobs=max(settings.logprobs, 1)) if settings.best == "logprob" else settings
-    results, means, errors = yield from _side_by_side([job_of(replace(one, seed=seed)) for seed in seeds])
+    is_recorded = settings.logprobs > 0 or settings.best != "logprob"  # as the user asked
+    asked = settings if is_recorded else replace(settings, logprobs=1)
+    results, means, errors = yield from _side_by_side([job_of(replace(asked, seed=seed)) for seed in seeds])
     if not results:
         raise errors[0]
-    if not settings.logprobs:  # they were recorded for the choice only
-        for result in results:
-            result.pop("tokens", None)
-            if isinstance(params := result.get("params"), dict):
-                params.pop("logprobs", None)
-    whole = _sums(results)
-    if errors:
-        whole["errors"] = [str(error) for error in errors]
+    if not is_recorded:
+        results = [_without_logprobs(result) for result in results]
+    whole = {**_sums(results), **({"errors": [str(error) for error in errors]} if errors else {})}
     stopped = next((result for result in results if result["finish_reason"] in STOPPED), None)
     if stopped:
         return {**whole, "finish_reason": stopped["finish_reason"], "samples": results}
-    texts: Sequence[str | None] = [str(result["text"]) for result in results]
-    if settings.extract is not None:
-        found = extract_each(settings.extract, [_text_and_cut(result) for result in results])
-        texts = [None if isinstance(one, ConstraintError) else one for one in found]
-        results = [
-            {"text": result["text"], "extracted": text, **result} for result, text in zip(results, texts, strict=True)
-        ]
-        if not any(text is not None for text in texts):
-            raise next(one for one in found if isinstance(one, ConstraintError))
+    results = _with_each_extracted(results, settings.extract)
     if settings.best is None:
         return {**whole, "samples": results}
     if settings.best == "logprob":
-        results = [{**result, "mean_logprob": round(mean, 6)} for result, mean in zip(results, means, strict=True)]
-    candidates = [index for index, text in enumerate(texts) if text is not None]
-    about: dict[str, object] = {"rule": settings.best}
-    if settings.best == "logprob":
-        index = max(candidates, key=lambda index: means[index])
-    elif settings.best == "vote":
-        index, about["votes"] = most_frequent(texts)
-    else:
-        assert judge
-        answers = [texts[index] or "" for index in candidates]
-        judgment = yield from _unshown(judge.job(settings, answers)) if len(answers) > 1 else _no_judgment()
-        if judgment["finish_reason"] in STOPPED:
-            return {**whole, "finish_reason": judgment["finish_reason"], "samples": results}
-        index = candidates[_number(str(judgment["text"]), len(answers)) - 1]
-        about["judgment"] = judgment["text"]
-    kept = ("text", "extracted", "seed", "finish_reason", "mean_logprob")
-    samples = [{key: result[key] for key in kept if key in result} for result in results]
-    about["sample"] = index + 1
+        rounded = (None if mean == -math.inf else round(mean, 6) for mean in means)  # JSON has no infinity
+        results = [{**result, "mean_logprob": mean} for result, mean in zip(results, rounded, strict=True)]
+    texts = [_optional_text(result["text" if settings.extract is None else "extracted"]) for result in results]
+    index, about = yield from _choose(settings, texts, means, judge)
+    if "finish_reason" in about:
+        return {**whole, **about, "samples": results}
+    samples = [{key: result[key] for key in _OF_A_SAMPLE if key in result} for result in results]
+    best = {"rule": settings.best, **about, "sample": index + 1}
     reason = results[index]["finish_reason"]  # that of the others does not count
-    return {**results[index], **whole, "finish_reason": reason, "best": about, "samples": samples}
+    return {**results[index], **whole, "finish_reason": reason, "best": best, "samples": samples}
+
+
+def _without_logprobs(result: Result) -> Result:
+    params = result.get("params")
+    kept = {key: value for key, value in result.items() if key != "tokens"}
+    if isinstance(params, dict):
+        kept["params"] = {key: value for key, value in params.items() if key != "logprobs"}
+    return kept
+
+
+def _with_each_extracted(results: Sequence[Result], what: str | None) -> list[Result]:
+    """The results with the field `extracted`, which may be None. Raises ConstraintError if it always is."""
+    if what is None:
+        return list(results)
+    found = extract_each(what, [_text_and_cut(result) for result in results])
+    errors = [one for one in found if isinstance(one, ConstraintError)]
+    if len(errors) == len(found):
+        raise errors[0]
+    parts = [None if isinstance(one, ConstraintError) else one for one in found]
+    return [{"text": result["text"], "extracted": part, **result} for result, part in zip(results, parts, strict=True)]
+
+
+def _optional_text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _choose(
+    settings: Settings, texts: Sequence[str | None], means: Sequence[float], judge: Judge | None
+) -> Generator[Step, Sequence[Answer], tuple[int, dict[str, object]]]:
+    """The index of the best text, and what the choice was made by; `finish_reason` there says that it was stopped."""
+    candidates = [index for index, text in enumerate(texts) if text is not None]
+    if settings.best == "logprob":
+        return max(candidates, key=lambda index: means[index]), {}
+    if settings.best == "vote":
+        index, votes = most_frequent(texts)
+        return index, {"votes": votes}
+    if len(candidates) == 1:
+        return candidates[0], {}
+    assert judge
+    answers = [texts[index] or "" for index in candidates]
+    judgment = yield from _unshown(judge.job(settings, answers))
+    if judgment["finish_reason"] in STOPPED:
+        return -1, {"finish_reason": judgment["finish_reason"]}
+    text = str(judgment["text"])
+    return candidates[_number(text, len(answers)) - 1], {"judgment": text}
 
 
 def _side_by_side(
@@ -198,11 +222,6 @@ def _unshown(job: Job) -> Job:
             result: Result = end.value
             return result
         answers = yield replace(step, is_last=False)
-
-
-def _no_judgment() -> Job:
-    yield from ()
-    return {"finish_reason": "stop", "text": "1"}
 
 
 def _number(text: str, count: int) -> int:
