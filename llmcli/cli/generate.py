@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from llmcli.cli.task_options import ChosenTask
     from llmcli.engine.events import Cancellation
     from llmcli.inference.answer import Answer, Part
+    from llmcli.inference.decision import ChoiceSet
     from llmcli.inference.engine import Engine
+    from llmcli.inference.local import ResolvedModel
     from llmcli.inference.request import Question
     from llmcli.pipelines.job import Job, Result, Step
     from llmcli.pipelines.tasks import Task
@@ -108,66 +110,90 @@ class _Options:
     no_stdin: bool
     diff: bool
 
+    @property
+    def traced(self) -> str:
+        """The option that shows how the answer is sampled."""
+        return "trace" if self.trace else "heat" if self.heat else ""
 
-def _generate(
-    flags: Layer, options: _Options, chosen: "ChosenTask | None", session: "SessionAnswer | None" = None
-) -> int:
-    as_json, trace, heat = options.as_json, options.trace, options.heat
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the model is asked, read and checked before it is loaded."""
+
+    question: "Question"
+    settings: Settings  # those of the question, with the ones of the result
+    chosen: "ChosenTask | None"
+    choice_set: "ChoiceSet | None"  # of a decision
+    judge: "Task | None"
+    target: "ResolvedModel"
+
+
+def _ask(flags: Layer, options: _Options, chosen: "ChosenTask | None", session: "SessionAnswer | None") -> _Asked:
+    """Read what is asked, and find the model."""
     first = resolve(command_layers(flags, options.text))
     asked = first.settings
-    if asked.logprobs and not as_json:
+    if asked.logprobs and not options.as_json:
         console.warn("logprobs has no effect: it needs --json", "to see probabilities, use --heat p or --trace FILE")
-    if "trace_top" in flags.values and trace is None:
+    if "trace_top" in flags.values and options.trace is None:
         console.warn("trace_top has no effect: it needs --trace", "record a trace with --trace FILE")
     from llmcli.inference.request import join_prompt, read_question
 
-    traced = "trace" if trace else "heat" if heat else ""
-    choice_set = read_choices(asked, traced)
-    read = asked if session is None else replace(session.settings, prompt=asked.prompt, file=asked.file)
+    choice_set = read_choices(asked, options.traced)
     if choice_set and chosen:
         raise UsageError(f"--task and --{choice_set.kind} cannot be used together", "remove one of them")
+    read = asked if session is None else replace(session.settings, prompt=asked.prompt, file=asked.file)
     given = join_prompt(read, reads_stdin(read, options.no_stdin), partial(read_prompt, read))
     if chosen:
         first = resolve(command_layers(flags, options.text, chosen.layer(given, flags)))
     if session:
         first = session.controller.resolved()
     question = read_question(first, given, console.note)
-    judge_task = load_judge(asked.best) if asked.samples > 1 and not choice_set else None
-    from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
-    from llmcli.inference.answer import Answer
+    final = question.settings
+    if options.diff and (final.extract or final.samples > 1):
+        raise UsageError(f"--diff and --{'extract' if final.extract else 'samples'} cannot be used together")
+    judge = load_judge(final.best) if final.samples > 1 and not choice_set else None
+    from llmcli.cli.open_model import find_model, print_settings, welcome  # these load the engine
 
-    target = find_model(question.settings)
+    target = find_model(final)
     welcome(first.origins["model"])
     question = question.over(target.layer)
-    settings = question.settings if session is None else replace(question.settings, extract=asked.extract)
     warn_ineffective(question.resolved)
     print_settings(question.resolved)
     if chosen:
         chosen.warn_of_small_model(target)
-    if options.diff and (settings.extract or settings.samples > 1):
-        raise UsageError(f"--diff and --{'extract' if settings.extract else 'samples'} cannot be used together")
+    settings = question.settings if session is None else replace(question.settings, extract=asked.extract)
+    return _Asked(question, settings, chosen, choice_set, judge, target)
+
+
+def _generate(
+    flags: Layer, options: _Options, chosen: "ChosenTask | None", session: "SessionAnswer | None" = None
+) -> int:
+    asked = _ask(flags, options, chosen, session)
+    question, settings, as_json = asked.question, asked.settings, options.as_json
+    from llmcli.cli.open_model import open_model
+    from llmcli.inference.answer import Answer
+
     status, shown = ProgressLine(), list[Answer]()
     is_printed_here = not (as_json or options.diff or settings.extract)
 
     def show(answer: Answer, parts: "Iterator[Part] | None" = None) -> None:
         shown.append(answer)
         answer.request.progress = status.reading
-        with write_trace(answer, trace, heat is not None):
-            writer, parts = AnswerWriter(), answer.parts() if parts is None else parts
+        with write_trace(answer, options.trace, options.heat is not None):
+            writer, live = AnswerWriter(), is_printed_here and options.stream
             if is_printed_here:
                 writer.write(_echo(question.text, settings, options))
-            live = is_printed_here and options.stream
-            stream_answer(parts, writer, status, live=live, think=answer.settings.think)
+            stream_answer(parts or answer.parts(), writer, status, live=live, think=answer.settings.think)
             if as_json:
                 _identify(engine, cancellation, status)
             elif is_printed_here:
                 writer.write("" if live else answer.text)
                 writer.end()
 
-    with open_model(target, question.settings, status) as (engine, cancellation):
-        if choice_set:
+    with open_model(asked.target, question.settings, status) as (engine, cancellation):
+        if asked.choice_set:
             shown_as = {key: getattr(options, key) for key in ("show_prompt", "echo", "as_json", "stats")}
-            answer_by_decision(engine, question, choice_set, cancellation, **shown_as)
+            answer_by_decision(engine, question, asked.choice_set, cancellation, **shown_as)
             return ExitStatus.OK
         if session:
             path = session.read_prompt(engine, question.text, cancellation)
@@ -176,11 +202,12 @@ def _generate(
                 return ExitStatus.OK
             outcome = _ask_session(session, path, cancellation, status, show, settings.extract)
         else:
-            job = _job(engine, question, settings, chosen, judge_task, cancellation)
-            if options.show_prompt:
-                for prompt in dict.fromkeys(request.prompt.text for request in next(job).requests):
-                    print_prompt(prompt)
+            if options.show_prompt:  # all samples have the same
+                one = replace(asked, settings=replace(settings, samples=1))
+                for request in next(_job(engine, one, cancellation)).requests:
+                    print_prompt(request.prompt.text)
                 return ExitStatus.OK
+            job = _job(engine, asked, cancellation)
             if as_json and settings.samples > 1:
                 _identify(engine, cancellation, status)
             outcome = _run(engine, job, show, shown, status)
@@ -188,12 +215,7 @@ def _generate(
             print_json(_json_of(outcome.result, settings), indent=None)
         elif not (shown and is_printed_here):
             _print_result(outcome.result, question.text, settings, options)
-    if not shown and traced:
-        console.warn(f"{traced} has no effect: the answer has several parts, or was computed")
-    code = _report(shown[-1], heat, options.stats) if shown else _report_parts(outcome.result, settings, options.stats)
-    if outcome.failure and code == ExitStatus.OK:
-        raise outcome.failure
-    return code
+    return _report_outcome(outcome, shown, settings, options)
 
 
 @dataclass(frozen=True)
@@ -204,19 +226,13 @@ class _Outcome:
     failure: ConstraintError | None = None
 
 
-def _job(
-    engine: "Engine",
-    question: "Question",
-    settings: Settings,
-    chosen: "ChosenTask | None",
-    judge_task: "Task | None",
-    cancellation: "Cancellation",
-) -> "Job":
+def _job(engine: "Engine", asked: _Asked, cancellation: "Cancellation") -> "Job":
     """The job of a question, with its task, and what is made of one answer or several."""
     from llmcli.inference.request import make_requests
     from llmcli.pipelines.samples import Judge, request_job, result_job
 
-    warn_plain_template(engine, [settings])
+    question, chosen = asked.question, asked.chosen
+    warn_plain_template(engine, [question.settings])
 
     def job_of(own: Settings) -> "Job":
         if chosen:
@@ -224,8 +240,8 @@ def _job(
         one = replace(question, resolved=replace(question.resolved, settings=own))
         return request_job(make_requests(engine, [one], cancellation)[0])
 
-    judge = Judge(engine, judge_task, question.text, cancellation) if judge_task else None
-    return result_job(settings, job_of, judge)
+    judge = Judge(engine, asked.judge, question.text, cancellation) if asked.judge else None
+    return result_job(asked.settings, job_of, judge)
 
 
 def _run(
@@ -312,6 +328,19 @@ def _print_result(result: "Result", text: str, settings: Settings, options: _Opt
             console.warn(f"{plural(n_missing, 'answer')} of {len(samples)} did not have what --extract names")
     elif result.get(key) is not None:
         print_text(_echo(text, settings, options) + str(result[key]).rstrip("\n") + "\n")
+
+
+def _report_outcome(outcome: _Outcome, shown: Sequence["Answer"], settings: Settings, options: _Options) -> int:
+    """Print what stderr tells of an outcome, and return its exit status. Raises why it is not what was asked for."""
+    if shown:
+        code = _report(shown[-1], options.heat, options.stats)
+    else:
+        if options.traced:
+            console.warn(f"{options.traced} has no effect: the answer has several parts, or was computed")
+        code = _report_parts(outcome.result, settings, options.stats)
+    if outcome.failure and code == ExitStatus.OK:
+        raise outcome.failure
+    return code
 
 
 def _report(answer: "Answer", heat: Measure | None, stats: bool) -> int:

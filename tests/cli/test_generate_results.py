@@ -186,6 +186,16 @@ def test_the_answers_of_a_task_can_be_samples(run: Run) -> None:
     assert run("generate", "Hi", *FEW, *arguments).text in ("good\n", "bad\n")
 
 
+def test_a_task_file_can_ask_for_samples_and_a_part(run: Run, tmp_path: Path) -> None:
+    settings = 'samples = 2\nbest = "best-answer"\nextract = "x=(.*);"\n[constraint]\nregex = "x=[0-9]{2};"'
+    (tmp_path / "count.md").write_text(
+        f'+++\ndescription = "Count."\n[settings]\n{settings}\n+++\nCount: {{{{input}}}}\n'
+    )
+    ran = run("generate", "Hi", *FEW, "-T", str(tmp_path / "count.md"))
+    assert ran.status == 0
+    assert ran.text.strip().isdecimal()
+
+
 def test_equal_samples_are_refused(run: Run) -> None:
     ran = run("generate", "Hi", *FEW, "--samples", "2", "--temp", "0")
     assert ran.status == 2
