@@ -53,7 +53,8 @@ class OutputFile:
 
     def __init__(self, path: Path, is_resumed: bool = False, is_rewritten: bool = False, is_forced: bool = False):
         """Open the file; with `is_rewritten`, the lines go to a new one, which replaces it at the end."""
-        self.path = path = Path(os.path.realpath(path))
+        is_device = path.exists() and not path.is_file()  # or a pipe, whose real path may not exist
+        self.path = path = path if is_device else Path(os.path.realpath(path))
         self.is_rewritten = self._is_apart = is_rewritten and path.exists()
         self._name = str(path)
         self._temporary = path.with_name(f".{path.name}.retry")

@@ -225,3 +225,14 @@ def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
     answer(link, is_resumed=True, is_rewritten=True, retries_failed=True)
     assert link.is_symlink()
     assert texts(tmp_path / "real.jsonl") == ALL
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="only a POSIX system has it")
+def test_lines_go_to_a_pipe_of_the_shell() -> None:
+    reader, writer = os.pipe()  # as in -o >(jq .)
+    output = OutputFile(Path(f"/dev/fd/{writer}"))
+    output.write(b'{"id":1}\n')
+    output.finish()
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        assert pipe.read() == b'{"id":1}\n'

@@ -91,6 +91,16 @@ def test_a_device_is_written_to_as_it_is() -> None:
     assert not Path("/dev/null.partial").exists()
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="only a POSIX system has it")
+def test_a_pipe_of_the_shell_is_written_to() -> None:
+    reader, writer = os.pipe()  # as in -o >(wc)
+    with os.fdopen(reader) as pipe, OutputFile(f"/dev/fd/{writer}") as file:
+        print_text("one\n")
+        file.complete()
+        os.close(writer)
+        assert pipe.readline() == "one\n"
+
+
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")

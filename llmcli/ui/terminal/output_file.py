@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 
 from llmcli.errors import DiskError, UsageError, error_text
-from llmcli.files import OPEN_SAFE
+from llmcli.files import BINARY, OPEN_SAFE
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import redirect
 
@@ -22,13 +22,14 @@ class OutputFile:
         """Raises UsageError for a file that exists and is not to be changed, DiskError for one that cannot be."""
         if not name.strip():
             raise UsageError("the file name of --output is empty", "give the name of a file")
-        path = Path(os.path.realpath(os.path.expanduser(name)))
+        path = Path(os.path.expanduser(name))
         if path.is_dir():
             raise UsageError(f"{name} is a folder, not a file", "give the name of a file")
         if path.is_file() and not (append or force):
             raise UsageError(f"{name} already exists", "replace it with --force, or add to it with --append")
+        is_device = path.exists() and not path.is_file()  # or a pipe: neither can be replaced
+        path = path if is_device else Path(os.path.realpath(path))  # a link stays one
         self._name, self._path, self._append, self._tee = name, path, append, tee
-        is_device = path.exists() and not path.is_file()  # or a pipe with a name: neither can be replaced
         self._partial = None if is_device else path.with_name(f"{path.name}.partial")
         self._is_complete = False
         try:
@@ -38,7 +39,7 @@ class OutputFile:
 
     def _open(self) -> int:
         if not self._partial:
-            return os.open(self._path, os.O_WRONLY | OPEN_SAFE)
+            return os.open(self._path, os.O_WRONLY | BINARY)
         self._partial.unlink(missing_ok=True)  # of an earlier run
         if self._path.exists() and not os.access(self._path, os.W_OK):
             raise PermissionError(13, "Permission denied")
