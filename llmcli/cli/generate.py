@@ -379,6 +379,8 @@ def _report_parts(result: "Result", settings: Settings, stats: bool) -> int:
         )
     for error in cast("Sequence[str]", result.get("errors", ())):
         console.warn(f"a sample failed: {error}")
+    if cast("Result", result.get("best", {})).get("votes") == 1 < settings.samples:
+        console.warn("no two answers are equal: the first one is printed", "let parts of them vote, with --extract")
     if result["finish_reason"] == "interrupt":
         return ExitStatus.INTERRUPTED
     if result["finish_reason"] == "timeout":

@@ -174,6 +174,12 @@ def test_a_vote_counts_the_extracted_parts(run: Run) -> None:
     assert run("generate", "Hi", *forced).text == data["extracted"] + "\n"
 
 
+def test_a_vote_of_different_answers_is_warned_about(run: Run) -> None:
+    ran = run("generate", "Hi", *[one for one in FEW if one != "-q"], "--samples", "3", "--best", "vote")
+    assert ran.status == 0
+    assert "warning: no two answers are equal: the first one is printed\n  hint: let parts of them vote" in ran.stderr
+
+
 def test_a_task_can_judge(run: Run) -> None:
     ran = run("generate", "Hi", *FEW, "--samples", "3", "--best", "best-answer", "--json")
     data = json.loads(ran.text)
