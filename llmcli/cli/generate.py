@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llmcli.cli.options import CHAT_ONLY, with_settings
-from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, exit_status, requests_of
+from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, exit_status, requests_of, warn_plain_template
 from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
 from llmcli.cli.task_options import TaskName, TaskVariables, load_task
 from llmcli.engine.events import Measure
@@ -30,8 +30,9 @@ from llmcli.ui.terminal.output import (
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.engine.events import Request
+    from llmcli.engine.events import Prompt, Request
     from llmcli.inference.answer import Answer
+    from llmcli.inference.decision import ChoiceSet, Decision
     from llmcli.inference.engine import Engine
     from llmcli.pipelines.job import Job, Result, Step
 
@@ -77,6 +78,7 @@ def generate(
         raise UsageError("--diff and --json cannot be used together", "remove one of them")
     from llmcli.inference.request import join_prompt, read_question
 
+    choice_set = _read_choice_set(asked, trace, heat) if asked.is_decision and not chosen else None
     given = join_prompt(asked, reads_stdin(asked, no_stdin), partial(read_prompt, asked))
     if chosen:
         first = resolve(command_layers(flags, text, chosen.layer(given, flags)))
@@ -106,14 +108,28 @@ def generate(
             _print_answer(answer, status, question.text if echo else "", as_json, stream)
 
     with open_model(target, question.settings, status) as (engine, cancellation):
+        if choice_set:
+            from llmcli.inference.decision import decide, decision_prompt
+
+            warn_plain_template(engine, [question.settings])
+            posed = engine, question.settings, choice_set, question.text, question.system, cancellation
+            if show_prompt:
+                _print_prompt(decision_prompt(*posed))
+            else:
+                _print_decision(engine, decide(*posed), question.text if echo else "", as_json, stats)
+            return ExitStatus.OK
+        if chosen and show_prompt:
+            for prompt in chosen.prompts(engine, question.settings, cancellation):
+                _print_prompt(prompt)
+            return ExitStatus.OK
         if chosen:
             job = chosen.job(engine, question.settings, cancellation)
         else:
-            job = _one_answer(*requests_of(engine, [question], cancellation))
-        if show_prompt:
-            for request in next(job).requests:
-                print_text(request.prompt.text.removesuffix("\n") + "\n")
-            return ExitStatus.OK
+            (request,) = requests_of(engine, [question], cancellation)
+            if show_prompt:
+                _print_prompt(request.prompt)
+                return ExitStatus.OK
+            job = _one_answer(request)
         result = _run(engine, job, show, shown, status)
         if chosen:
             _print_result(result, question.text, as_json, diff, echo, is_shown=bool(shown))
@@ -165,6 +181,34 @@ def _print_result(result: "Result", given: str, as_json: bool, diff: bool, echo:
         print_diff(given, text)
     elif not is_shown:
         print_text((f"{given}\n\n" if echo else "") + text.rstrip("\n") + "\n")
+
+
+def _read_choice_set(settings: Settings, trace: str | None, heat: Measure | None) -> "ChoiceSet | None":
+    from llmcli.inference.decision import read_choice_set  # loads the engine
+
+    if trace or heat:
+        console.warn(f"{'trace' if trace else 'heat'} has no effect: a decision is scored, not sampled")
+    return read_choice_set(settings)
+
+
+def _print_prompt(prompt: "Prompt") -> None:
+    print_text(prompt.text.removesuffix("\n") + "\n")
+
+
+def _print_decision(engine: "Engine", decision: "Decision", echo: str, as_json: bool, stats: bool) -> None:
+    if as_json:
+        from llmcli.inference.answer_json import decision_data
+
+        print_json(decision_data(engine, decision), indent=None)
+    else:
+        print_text((f"{echo}\n\n" if echo else "") + decision.text + "\n")
+    if stats or console.verbose:
+        n_tokens, best = len(decision.prompt.tokens), decision.choice
+        console.note(
+            f"prompt {n_tokens} tokens | {len(decision.choices)} choices | {decision.elapsed_ms / 1e3:.2f} s "
+            f"(model {engine.load_ms / 1e3:.2f} s) | {best.value}: {best.probability:.1%}",
+            always=stats,
+        )
 
 
 def _print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bool, stream: bool) -> None:

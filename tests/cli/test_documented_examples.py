@@ -1,4 +1,4 @@
-"""The examples of the pages about structured output and tasks, run as they stand."""
+"""The examples of the pages about structured output, decisions, scores and tasks, run as they stand."""
 
 import json
 import re
@@ -12,13 +12,19 @@ from tests.conftest import Run
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def examples_of(page: str) -> list[str]:
-    lines = (DOCS / page).read_text(encoding="utf-8").splitlines()
-    return [line.removeprefix("$ llmcli ") for line in lines if line.startswith("$ llmcli ")]
+def examples_of(page: str) -> list[tuple[str, str]]:
+    """The calls of llmcli in a page, each with the file that is its stdin."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    found = re.findall(r"^\$ (?:cat (\S+) \| )?llmcli (.*)$", text, re.MULTILINE)
+    return [(call, file) for file, call in found]
+
+
+STRUCTURED, DECISIONS = examples_of("structured-output.md"), examples_of("decisions.md")
+TASKS = examples_of("tasks.md")
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("example", examples_of("structured-output.md"))
+@pytest.mark.parametrize("example", [call for call, _ in STRUCTURED])
 @pytest.mark.usefixtures("with_tiny")
 def test_a_documented_example_succeeds_or_says_why(run: Run, example: str) -> None:
     ran = run(*shlex.split(example), "--seed", "1", "-t", "1")
@@ -29,7 +35,23 @@ def test_a_documented_example_succeeds_or_says_why(run: Run, example: str) -> No
         json.loads(ran.text)
 
 
-@pytest.mark.parametrize("example", examples_of("tasks.md"))
+@pytest.mark.parametrize(("example", "file"), DECISIONS)
+@pytest.mark.usefixtures("with_tiny")
+def test_a_documented_decision_or_score_succeeds(
+    inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example: str, file: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = {name: f"a line of {name}\nan other one\n" for name in ("mail.txt", "book.txt", "sentences.txt")}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    ran = inside(*shlex.split(example), "-t", "1", stdin=texts.get(file))
+    assert (ran.status, ran.stderr) == (0, "")
+    assert ran.text.endswith("\n")
+    if "--json" in example:
+        assert [json.loads(line) for line in ran.text.splitlines()]
+
+
+@pytest.mark.parametrize("example", [call for call, _ in TASKS])
 @pytest.mark.usefixtures("with_tiny")
 def test_an_example_with_a_task_succeeds_or_says_why(
     run: Run, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -46,6 +68,7 @@ def test_an_example_with_a_task_succeeds_or_says_why(
         assert re.match(r"error: the answer ended before it matched", ran.stderr)
 
 
-@pytest.mark.parametrize("page", ["structured-output.md", "tasks.md"])
-def test_the_page_has_examples(page: str) -> None:
-    assert len(examples_of(page)) > 8
+def test_the_pages_have_examples() -> None:
+    assert len(STRUCTURED) > 8
+    assert len(DECISIONS) > 8
+    assert len(TASKS) > 8
