@@ -27,7 +27,7 @@ TaskName = Annotated[
         "--task",
         "-T",
         metavar="NAME",
-        help="Task that says what to do with the input: summarize, translate, ... (see `llmcli tasks list`).",
+        help="Task for the input: summarize, translate, ... (see `llmcli tasks list`).",
         autocompletion=complete_task,
     ),
 ]
