@@ -78,9 +78,7 @@ def generate(
         raise UsageError("--diff and --json cannot be used together", "remove one of them")
     from llmcli.inference.request import join_prompt, read_question
 
-    choice_set = _read_choice_set(asked, trace, heat) if asked.is_decision else None
-    if choice_set and chosen:
-        raise UsageError(f"--task and --{choice_set.kind} cannot be used together", "remove one of them")
+    choice_set = _read_choice_set(asked, trace, heat) if asked.is_decision and not chosen else None
     given = join_prompt(asked, reads_stdin(asked, no_stdin), partial(read_prompt, asked))
     if chosen:
         first = resolve(command_layers(flags, text, chosen.layer(given, flags)))
@@ -120,14 +118,18 @@ def generate(
             else:
                 _print_decision(engine, decide(*posed), question.text if echo else "", as_json, stats)
             return ExitStatus.OK
+        if chosen and show_prompt:
+            for prompt in chosen.prompts(engine, question.settings, cancellation):
+                _print_prompt(prompt)
+            return ExitStatus.OK
         if chosen:
             job = chosen.job(engine, question.settings, cancellation)
         else:
-            job = _one_answer(*requests_of(engine, [question], cancellation))
-        if show_prompt:
-            for request in next(job).requests:
-                print_text(request.prompt.text.removesuffix("\n") + "\n")
-            return ExitStatus.OK
+            (request,) = requests_of(engine, [question], cancellation)
+            if show_prompt:
+                _print_prompt(request.prompt)
+                return ExitStatus.OK
+            job = _one_answer(request)
         result = _run(engine, job, show, shown, status)
         if chosen:
             _print_result(result, question.text, as_json, diff, echo, is_shown=bool(shown))

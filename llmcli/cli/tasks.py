@@ -1,6 +1,5 @@
 """`llmcli tasks`: list, show, write and try tasks."""
 
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +16,7 @@ from llmcli.params.settings import Layer, fields, resolve
 from llmcli.pipelines import task_files
 from llmcli.pipelines.job import run_job
 from llmcli.pipelines.tasks import INPUT, Task, fill, task_job
-from llmcli.text import ellipsize, format_count, sanitize
+from llmcli.text import ellipsize, format_count
 from llmcli.ui.terminal.console import can_ask, console, open_in_editor
 from llmcli.ui.terminal.output import print_json, print_line, print_rows, print_text
 from llmcli.ui.terminal.progress import ProgressLine
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from llmcli.inference.answer import Answer
     from llmcli.inference.engine import Engine
     from llmcli.pipelines.job import Step
+    from llmcli.pipelines.task_trials import Trial
 
 Name = Annotated[str, Argument(help="Name of a task, or its file.", autocompletion=complete_task)]
 _SKELETON = Path(task_files.__file__).parent / "task_skeleton.md"
@@ -148,32 +148,38 @@ def try_tasks(
     answers: Annotated[bool, Option("--answers", help="Print the answers too.")] = False,
     as_json: Json = False,
 ) -> int:
-    confirm_trust = ask_for_trust if can_ask() else None
+    confirm_trust, given = ask_for_trust if can_ask() else None, parse_variables(var or ())
     tasks = [task_files.find_task(name, confirm_trust) for name in names or _testable()]
+    if unknown := given.keys() - {name for task in tasks for name in task.variables}:
+        raise UsageError(f"none of these tasks has a variable {min(unknown)[:80]!r}", "see `llmcli tasks list`")
     if "n_ctx" not in flags.values:
         flags = Layer("flag", {**flags.values, "n_ctx": _TRIAL_CONTEXT})
     first = resolve(layers_of(flags).below)
     from llmcli.cli.open_model import find_model, open_model, welcome
+    from llmcli.pipelines.task_trials import trials
 
     target, status = find_model(first.settings), ProgressLine()
     welcome(first.origins["model"])
     rows: list[dict[str, object]] = []
     with open_model(target, first.settings, status) as (engine, cancellation):
         for task in tasks:
-            for row in _try(task, engine, flags, parse_variables(var or ()), status, cancellation):
-                rows.append(row)
+            own = {name: text for name, text in given.items() if name in task.variables}
+            for trial in trials(task, engine, first.settings.n_ctx, own):
+                if cancellation.is_set():  # what was tried before is shown
+                    break
+                rows.append(_try(task, trial, engine, flags, status, cancellation))
                 if answers and not as_json:
-                    print_line(f"{row['task']}, {row['input']}", "1")
-                    print_line(sanitize(str(row["text"] or row["problem"])) + "\n")
+                    print_line(f"{task.name}, {trial.label}", "1")
+                    print_text(str(rows[-1]["text"] or rows[-1]["problem"]).rstrip("\n") + "\n\n")
     if as_json:
         print_json(rows, indent=None)
     else:
         heads = ["TASK", "INPUT", "PARTS", "TOKENS", "SECONDS", "RESULT"]
-        cells = [
-            [str(row[key]) for key in ("task", "input", "n_parts", "completion_tokens", "seconds")] for row in rows
-        ]
-        table = [[*cell, str(row["problem"] or "ok")] for cell, row in zip(cells, rows, strict=True)]
+        keys = ("task", "input", "n_parts", "completion_tokens", "seconds")
+        table = [[*(str(row[key]) for key in keys), str(row["problem"] or "ok")] for row in rows]
         print_rows(heads, table, right=("PARTS", "TOKENS", "SECONDS"), spare=("SECONDS", "TOKENS"))
+    if cancellation.is_set():
+        return ExitStatus.TIMEOUT if cancellation.reason == "timeout" else ExitStatus.INTERRUPTED
     return ExitStatus.FAILED if any(row["problem"] for row in rows) else ExitStatus.OK
 
 
@@ -183,47 +189,39 @@ def _testable() -> list[str]:
 
 
 def _try(
-    task: Task,
-    engine: "Engine",
-    flags: Layer,
-    given: Mapping[str, str],
-    status: ProgressLine,
-    cancellation: "Cancellation",
-) -> Iterator[dict[str, object]]:
-    """A row for each trial of a task."""
-    from llmcli.pipelines.task_trials import form_problem, trials
+    task: Task, trial: "Trial", engine: "Engine", flags: Layer, status: ProgressLine, cancellation: "Cancellation"
+) -> dict[str, object]:
+    """The row of a trial."""
+    from llmcli.pipelines.task_trials import form_problem
 
-    n_ctx = resolve(layers_of(flags).below).settings.n_ctx
-    for trial in trials(task, engine, n_ctx, given):
-        started, result, problem = monotonic(), dict[str, object](), ""
+    started, result, problem = monotonic(), dict[str, object](), ""
 
-        def progress(step: "Step", n_ended: int, label: str = trial.label) -> None:
-            status.update(f"{task.name}, {label}: {step.label or 'answer'} {n_ended} of {len(step.requests)}")
+    def progress(step: "Step", n_ended: int) -> None:
+        status.update(f"{task.name}, {trial.label}: {step.label or 'answer'} {n_ended} of {len(step.requests)}")
 
-        def show(step: "Step", answer: "Answer", tell: Callable[["Step", int], None] = progress) -> None:
-            for _ in answer.parts():
-                tell(step, 0)
+    def show(step: "Step", answer: "Answer") -> None:
+        for _ in answer.parts():
+            progress(step, 0)
 
-        try:
-            layers = layers_of(flags, task.layer(trial.variables)).below
-            settings = resolve(layers).over(engine.defaults).with_seed().settings
-            result = run_job(engine, task_job(engine, settings, task, trial.variables, cancellation), show, progress)
-            problem = form_problem(task, str(result["text"]), trial.variables[INPUT])
-        except LlmcliError as error:
-            problem = str(error)
-        finally:
-            status.clear()
-        if result.get("finish_reason") == "interrupt":
-            raise KeyboardInterrupt
-        if result.get("finish_reason") == "length" and problem:
-            problem += " (cut off)"
-        yield {
-            "task": task.name,
-            "input": trial.label,
-            "n_parts": result.get("n_parts", 1),
-            "completion_tokens": result.get("completion_tokens", 0),
-            "seconds": round(monotonic() - started, 1),
-            "finish_reason": result.get("finish_reason", "error"),
-            "problem": problem,
-            "text": result.get("text", ""),
-        }
+    try:
+        layers = layers_of(flags, task.layer(trial.variables)).below
+        settings = resolve(layers).over(engine.defaults).with_seed().settings
+        result = run_job(engine, task_job(engine, settings, task, trial.variables, cancellation), show, progress)
+        problem = form_problem(task, str(result["text"]), trial.variables[INPUT])
+    except LlmcliError as error:
+        problem = str(error)
+    finally:
+        status.clear()
+    reason = result.get("finish_reason", "error")
+    if cancellation.is_set():
+        problem = f"stopped ({reason})"
+    return {
+        "task": task.name,
+        "input": trial.label,
+        "n_parts": result.get("n_parts", 1),
+        "completion_tokens": result.get("completion_tokens", 0),
+        "seconds": round(monotonic() - started, 1),
+        "finish_reason": reason,
+        "problem": f"{problem} (cut off)" if problem and reason == "length" else problem,
+        "text": result.get("text", ""),
+    }

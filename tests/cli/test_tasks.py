@@ -289,6 +289,15 @@ def test_test_fails_if_an_answer_has_another_form(run: Run, home: Path) -> None:
     assert ran.text.count("it is not JSON") == 2
 
 
+@pytest.mark.usefixtures("with_tiny")
+def test_a_variable_is_given_to_the_tasks_that_have_it(run: Run) -> None:
+    flags = ("tasks", "test", "translate", "sentiment", "-c", "500", *FEW)
+    assert "none of these tasks has a variable 'too'" in run(*flags, "--var", "too=x").stderr
+    rows = json.loads(run(*flags, "--var", "to=Latin", "--json").text)
+    assert [row["task"] for row in rows] == ["translate", "translate", "sentiment", "sentiment"]
+    assert not any("has no variable" in row["problem"] for row in rows)
+
+
 # Completion
 
 
