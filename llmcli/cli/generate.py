@@ -11,7 +11,7 @@ from typer import Option
 
 from llmcli.cli.decision_answer import answer_by_decision, read_choices
 from llmcli.cli.options import CHAT_ONLY, with_output_file, with_settings
-from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, exit_status, warn_plain_template
+from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, exit_status, requests_of, warn_plain_template
 from llmcli.cli.session_answer import GoOn, SessionName, open_session_answer
 from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
 from llmcli.cli.task_options import TaskName, TaskVariables, load_judge, load_task
@@ -138,9 +138,7 @@ def _ask(flags: Layer, options: _Options, chosen: "ChosenTask | None", session: 
         console.warn("trace_top has no effect: it needs --trace", "record a trace with --trace FILE")
     from llmcli.inference.request import join_prompt, read_question
 
-    choice_set = read_choices(asked, options.traced)
-    if choice_set and chosen:
-        raise UsageError(f"--task and --{choice_set.kind} cannot be used together", "remove one of them")
+    choice_set = None if chosen else read_choices(asked, options.traced)
     read = asked if session is None else replace(session.settings, prompt=asked.prompt, file=asked.file)
     given = join_prompt(read, reads_stdin(read, options.no_stdin), partial(read_prompt, read))
     if chosen:
@@ -151,7 +149,7 @@ def _ask(flags: Layer, options: _Options, chosen: "ChosenTask | None", session: 
     final = question.settings
     if options.diff and (final.extract or final.samples > 1):
         raise UsageError(f"--diff and --{'extract' if final.extract else 'samples'} cannot be used together")
-    judge = load_judge(final.best) if final.samples > 1 and not choice_set else None
+    judge = load_judge(final.best) if final.samples > 1 and not final.is_decision else None
     from llmcli.cli.open_model import find_model, print_settings, welcome  # these load the engine
 
     target = find_model(final)
@@ -162,6 +160,8 @@ def _ask(flags: Layer, options: _Options, chosen: "ChosenTask | None", session: 
     if chosen:
         chosen.warn_of_small_model(target)
     settings = question.settings if session is None else replace(question.settings, extract=asked.extract)
+    if settings.is_decision:
+        settings = replace(settings, extract=None, samples=1)
     return _Asked(question, settings, chosen, choice_set, judge, target)
 
 
@@ -202,10 +202,8 @@ def _generate(
                 return ExitStatus.OK
             outcome = _ask_session(session, path, cancellation, status, show, settings.extract)
         else:
-            if options.show_prompt:  # all samples have the same
-                one = replace(asked, settings=replace(settings, samples=1))
-                for request in next(_job(engine, one, cancellation)).requests:
-                    print_prompt(request.prompt.text)
+            if options.show_prompt:
+                _print_prompts(engine, asked, cancellation)
                 return ExitStatus.OK
             job = _job(engine, asked, cancellation)
             if as_json and settings.samples > 1:
@@ -226,17 +224,28 @@ class _Outcome:
     failure: ConstraintError | None = None
 
 
+def _print_prompts(engine: "Engine", asked: _Asked, cancellation: "Cancellation") -> None:
+    """Print the first prompt, which all samples have; with a task and a long input, those of the parts."""
+    if asked.chosen:
+        for prompt in asked.chosen.prompts(engine, asked.settings, cancellation):
+            print_prompt(prompt.text)
+    else:
+        (request,) = requests_of(engine, [asked.question], cancellation)
+        print_prompt(request.prompt.text)
+
+
 def _job(engine: "Engine", asked: _Asked, cancellation: "Cancellation") -> "Job":
     """The job of a question, with its task, and what is made of one answer or several."""
     from llmcli.inference.request import make_requests
     from llmcli.pipelines.samples import Judge, request_job, result_job
+    from llmcli.pipelines.tasks import task_job
 
     question, chosen = asked.question, asked.chosen
     warn_plain_template(engine, [question.settings])
 
     def job_of(own: Settings) -> "Job":
         if chosen:
-            return chosen.job(engine, own, cancellation)
+            return task_job(engine, own, chosen.task, chosen.variables, cancellation)
         one = replace(question, resolved=replace(question.resolved, settings=own))
         return request_job(make_requests(engine, [one], cancellation)[0])
 

@@ -16,7 +16,7 @@ from llmcli.text import format_count
 from llmcli.ui.terminal.console import can_ask, confirm, console
 
 if TYPE_CHECKING:
-    from llmcli.engine.events import Cancellation
+    from llmcli.engine.events import Cancellation, Prompt
     from llmcli.inference.engine import Engine
     from llmcli.inference.local import ResolvedModel
     from llmcli.pipelines.job import Job
@@ -54,12 +54,14 @@ class ChosenTask:
     def layer(self, text: str, flags: Layer) -> Layer:
         """The settings of the task for an input; a constraint in the flags replaces its own."""
         from llmcli.inference.constraints import CONSTRAINT_KEYS
+        from llmcli.params.decision import DECISION_KEYS
 
+        own = {*CONSTRAINT_KEYS, *DECISION_KEYS}
         self.variables["input"] = text
         layer = self.task.layer(self.variables)
-        if not flags.values.keys() & {*CONSTRAINT_KEYS}:
+        if not flags.values.keys() & own:
             return layer
-        return replace(layer, values={key: one for key, one in layer.values.items() if key not in CONSTRAINT_KEYS})
+        return replace(layer, values={key: one for key, one in layer.values.items() if key not in own})
 
     def job(self, engine: "Engine", settings: Settings, cancellation: "Cancellation") -> "Job":
         """The job of the input that `layer` got."""
@@ -67,6 +69,12 @@ class ChosenTask:
 
         warn_plain_template(engine, [settings])
         return task_job(engine, settings, self.task, self.variables, cancellation)
+
+    def prompts(self, engine: "Engine", settings: Settings, cancellation: "Cancellation") -> "Sequence[Prompt]":
+        """The prompts that the job asks first."""
+        from llmcli.pipelines.tasks import task_prompts
+
+        return task_prompts(engine, settings, self.task, self.variables, cancellation)
 
     def warn_of_small_model(self, target: "ResolvedModel") -> None:
         """Warn if the model has fewer parameters than the task needs."""

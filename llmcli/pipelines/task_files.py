@@ -15,6 +15,7 @@ from llmcli.config.presets import validate_preset
 from llmcli.errors import DiskError, LlmcliError, UsageError, error_text
 from llmcli.files import check_name, config_dir, convert, data_dir, decode_text, read_json, write_json
 from llmcli.inference.constraints import CONSTRAINT_KEYS
+from llmcli.params.decision import DECISION_KEYS
 from llmcli.params.settings import CODE_KEYS, Layer
 from llmcli.pipelines.task_helpers import HELPERS
 from llmcli.pipelines.tasks import INPUT, PLACE, Example, Form, LongInput, Task, Variable
@@ -303,7 +304,7 @@ def _settings(table: Mapping[str, Any]) -> dict[str, Any]:
         raise _FaultError("system cannot be in settings", "write `system` above the tables", "system")
     if found := sorted(values.keys() & CODE_KEYS):
         raise _FaultError(f"a task cannot set {found[0]} (it runs code)", "give it as a flag", found[0])
-    if found := sorted(values.keys() & CONSTRAINT_KEYS):
+    if found := sorted(values.keys() & {*CONSTRAINT_KEYS, *DECISION_KEYS}):
         raise _FaultError(f"{found[0]} cannot be in settings", "write it below [constraint]", found[0])
     return values
 

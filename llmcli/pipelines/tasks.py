@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from llmcli.engine.events import Cancellation, Request
+from llmcli.engine.events import Cancellation, Prompt, Request
 from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.inference.answer import Answer
-from llmcli.inference.answer_json import answer_data
+from llmcli.inference.answer_json import answer_data, decision_data
 from llmcli.inference.constraints import is_inline_schema, read_constraint
+from llmcli.inference.decision import ChoiceSet, decide, decision_prompt, read_choice_set
 from llmcli.inference.engine import Engine
 from llmcli.inference.request import build_prompt, system_text, template_options, with_plain_stop
 from llmcli.params.settings import Layer, Settings
@@ -104,7 +105,8 @@ class Task:
             settings["system"] = f" {system}" if system[:1] in "@-" else system  # at the start it would name a file
         for kind, text in self.constraint.items():
             if kind == "choices":
-                settings["regex"] = "|".join(map(re.escape, split_list(fill(text, values), "choices")))
+                # A space before it: at the start, @ would name a file.
+                settings[kind] = tuple(f" {item}" for item in split_list(fill(text, values), kind))
             elif kind == "json_schema":
                 settings[kind] = _inline_schema(fill(text, values))
             else:
@@ -139,12 +141,23 @@ def task_job(
     """
     asked = _Asked(engine, settings, task, variables, cancellation or Cancellation(), is_full)
     text = asked.values[INPUT]
+    if settings.is_decision:
+        return asked.decide()
     if request := asked.short_request(text):
         (answer,) = yield Step([request], is_last=not task.helper)
         return asked.result([answer], [Window(0, text)])
     if task.long_input == "windows":
         return (yield from _answer_windows(asked, text))
     return (yield from _answer_reduced(asked, text))
+
+
+def task_prompts(
+    engine: Engine, settings: Settings, task: Task, variables: Mapping[str, str], cancellation: Cancellation
+) -> Sequence[Prompt]:
+    """The prompts of the first step of a job, or of its decision."""
+    if settings.is_decision:
+        return [_Asked(engine, settings, task, variables, cancellation).decision_prompt()]
+    return [request.prompt for request in next(task_job(engine, settings, task, variables, cancellation)).requests]
 
 
 def _answer_windows(asked: "_Asked", text: str) -> Job:
@@ -207,6 +220,23 @@ class _Asked:
         rendered = build_prompt(self.engine, settings, message, self._system, self._cancellation)
         constraint = self._constraint if limit is None else None
         return Request(rendered, settings, constraint, cancellation=self._cancellation)
+
+    def decide(self) -> dict[str, object]:
+        """The data of the choice that is the answer, which is scored and not generated."""
+        decision = decide(self.engine, self._settings, *self._posed())
+        text = decision.text
+        if self.task.helper:
+            text = HELPERS[self.task.helper].finish(self.values, [(Window(0, self.values[INPUT]), text)])
+        return {**decision_data(self.engine, decision), "text": text, "task": self.task.name}
+
+    def decision_prompt(self) -> Prompt:
+        """The prompt of a decision."""
+        return decision_prompt(self.engine, self._settings, *self._posed())
+
+    def _posed(self) -> tuple[ChoiceSet, str, str | None, Cancellation]:
+        choice_set = read_choice_set(self._settings)
+        assert choice_set
+        return choice_set, fill(self.task.prompt, self.values), self._system, self._cancellation
 
     def short_request(self, text: str) -> Request | None:
         """The request for a text; None if the task treats it as a long one."""

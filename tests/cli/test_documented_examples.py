@@ -1,4 +1,4 @@
-"""The examples of the pages about structured output, tasks, batches, decisions and scores, run as they stand."""
+"""The examples of the pages about structured output, decisions, scores, tasks and batches, run as they stand."""
 
 import json
 import re
@@ -19,9 +19,9 @@ def examples_of(page: str) -> list[tuple[str, str]]:
     return [(call, file) for file, call in found]
 
 
-BATCHES = [call for call, file in examples_of("batches.md") if not file]
 STRUCTURED, DECISIONS = examples_of("structured-output.md"), examples_of("decisions.md")
-TASKS = [call for call, file in examples_of("tasks.md") if not file]
+TASKS = examples_of("tasks.md")
+BATCHES = [call for call, file in examples_of("batches.md") if not file]
 
 
 @pytest.mark.model
@@ -34,23 +34,6 @@ def test_a_documented_example_succeeds_or_says_why(run: Run, example: str) -> No
         assert re.match(r"(?:.*\n)?error: the answer (ended before it matched|does not match) ", ran.stderr)
     elif "--json-schema" in example:
         json.loads(ran.text)
-
-
-@pytest.mark.parametrize("example", TASKS)
-@pytest.mark.usefixtures("with_tiny")
-def test_an_example_with_a_task_succeeds_or_says_why(
-    run: Run, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "notes.txt").write_text("The library opens at nine.\nOn Sundays it is closed.\n")
-    (tmp_path / "people.csv").write_text("id,name\n1,Ada\n2,Alan\n")
-    asks = example.startswith(("generate", "tasks test"))
-    ran = run(*shlex.split(example), *(("--seed", "1", "-t", "1", "-n", "40", "-q") if asks else ()))
-    assert ran.text.strip() or ran.status == 9
-    if example.startswith("tasks test"):  # the tiny model talks noise
-        assert ran.status in (0, 1), ran.stderr
-    elif ran.status:
-        assert re.match(r"error: the answer ended before it matched", ran.stderr)
 
 
 @pytest.mark.parametrize(("example", "file"), DECISIONS)
@@ -67,6 +50,23 @@ def test_a_documented_decision_or_score_succeeds(
     assert ran.text.endswith("\n")
     if "--json" in example:
         assert [json.loads(line) for line in ran.text.splitlines()]
+
+
+@pytest.mark.parametrize("example", [call for call, _ in TASKS])
+@pytest.mark.usefixtures("with_tiny")
+def test_an_example_with_a_task_succeeds_or_says_why(
+    run: Run, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("The library opens at nine.\nOn Sundays it is closed.\n")
+    (tmp_path / "people.csv").write_text("id,name\n1,Ada\n2,Alan\n")
+    asks = example.startswith(("generate", "tasks test"))
+    ran = run(*shlex.split(example), *(("--seed", "1", "-t", "1", "-n", "40", "-q") if asks else ()))
+    assert ran.text.strip() or ran.status == 9
+    if example.startswith("tasks test"):  # the tiny model talks noise
+        assert ran.status in (0, 1), ran.stderr
+    elif ran.status:
+        assert re.match(r"error: the answer ended before it matched", ran.stderr)
 
 
 @pytest.mark.parametrize("example", BATCHES)

@@ -10,6 +10,8 @@ from llmcli.engine.events import Request
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.constraints import CONSTRAINT_KEYS, read_constraint
+from llmcli.inference.decision import read_choice_set
+from llmcli.params.decision import DECISION_KEYS
 from llmcli.params.settings import Layer, resolve
 from llmcli.pipelines.job import Result, Step, run_job
 from llmcli.pipelines.task_files import find_task, task_files
@@ -89,9 +91,10 @@ def first_trial(task: Task) -> Mapping[str, str]:
 def test_the_constraint_of_a_built_in_task_is_valid(name: str) -> None:
     task = find_task(name)
     layer = task.layer(first_trial(task))
-    constraint = read_constraint(resolve([layer]).settings)
-    assert (constraint is not None) == bool(task.constraint)
-    assert len(layer.values.keys() & {*CONSTRAINT_KEYS}) == len(task.constraint)
+    settings = resolve([layer]).settings
+    found = [one for one in (read_constraint(settings), read_choice_set(settings)) if one]
+    assert len(found) == len(task.constraint)
+    assert len(layer.values.keys() & {*CONSTRAINT_KEYS, *DECISION_KEYS}) == len(task.constraint)
 
 
 def tried(task: Task, variables: Mapping[str, str], answer: str) -> Result:

@@ -80,16 +80,35 @@ def test_a_variable_cannot_make_the_system_prompt_a_file(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "regex"),
+    ("labels", "choices"),
     [
-        ("good, bad", "good|bad"),
-        ("a, b; c.d", "a,\\ b|c\\.d"),
-        ("yes;no;", "yes|no"),
+        ("good, bad", (" good", " bad")),
+        ("a, b; c.d", (" a, b", " c.d")),
+        ("yes;no;", (" yes", " no")),
     ],
 )
-def test_choices_are_separated_by_commas_or_semicolons(labels: str, regex: str) -> None:
+def test_choices_are_separated_by_commas_or_semicolons(labels: str, choices: tuple[str, ...]) -> None:
     task = Task(name="t", prompt="{{input}}", constraint={"choices": "{{l}}"}, variables={"l": Variable("l")})
-    assert task.layer({"l": labels, "input": ""}).values == {"regex": regex}
+    assert task.layer({"l": labels, "input": ""}).values == {"choices": choices}
+
+
+def test_a_choice_is_scored_and_never_the_name_of_a_file() -> None:
+    task = Task(name="t", prompt="{{input}}", constraint={"choices": "{{l}}"}, variables={"l": Variable("l")})
+    engine = FakeEngine(logprob=lambda _before, token: 0.0 if chr(token) in "@/etc" else -9.0)
+    result = result_of(engine, task, {"l": "good, @/etc", "input": "x"})
+    assert (result["text"], result["task"]) == ("@/etc", "t")
+    probabilities = result["choices"]
+    assert isinstance(probabilities, dict)
+    assert sum(probabilities.values()) == pytest.approx(1)
+    assert engine.requests == []  # nothing is generated
+
+
+def test_choices_in_the_flags_replace_those_of_a_task() -> None:
+    task = Task(name="t", prompt="{{input}}", constraint={"choices": "a, b"})
+    settings = resolve([task.layer({"input": ""}), Layer("flag", {"seed": 1, "choices": ("x", "yy")})]).settings
+    engine = FakeEngine()
+    result = run_job(engine, task_job(engine, settings, task, {"input": "?"}), lambda _step, _answer: None)
+    assert result["text"] == "x"
 
 
 @pytest.mark.parametrize(("labels", "message"), [("one", "at least two"), ("", "at least two"), ("a, b, a", "twice")])
@@ -128,7 +147,7 @@ def test_a_task_with_a_helper_shows_only_its_result() -> None:
 
 
 def test_an_answer_that_breaks_its_constraint_is_an_error() -> None:
-    task = Task(name="t", prompt="{{input}}", constraint={"choices": "good, bad"})
+    task = Task(name="t", prompt="{{input}}", constraint={"regex": "good|bad"})
     with pytest.raises(ConstraintError, match="does not match regex"):
         result_of(FakeEngine(("goo",)), task, {"input": "x"})
 
