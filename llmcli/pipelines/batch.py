@@ -168,8 +168,6 @@ class Batch:
         raise AssertionError
 
     def _answer(self, asked: LineRequest) -> Job:
-        if self.parser.task and asked.settings.is_decision:
-            raise UsageError("a decision and --task cannot be used together", "remove one of them")
         if self.parser.task:
             return (yield from self._do_task(self.parser.task, asked))
         if asked.settings.is_decision:
