@@ -98,8 +98,6 @@ def batch(
     resume |= retry_failed
     path = _check_output(source, output, resume, force)
     _check_settings(asked, source)
-    if chosen and asked.is_decision:
-        raise UsageError("a decision and --task cannot be used together", "remove one of them")
     return _answer_lines(layers, options, _Files(source, form, path, resume, retry_failed, force))
 
 

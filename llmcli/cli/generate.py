@@ -227,6 +227,7 @@ class _Outcome:
 def _print_prompts(engine: "Engine", asked: _Asked, cancellation: "Cancellation") -> None:
     """Print the first prompt, which all samples have; with a task and a long input, those of the parts."""
     if asked.chosen:
+        warn_plain_template(engine, [asked.settings])
         for prompt in asked.chosen.prompts(engine, asked.settings, cancellation):
             print_prompt(prompt.text)
     else:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llmcli.cli.completion import complete_task, complete_variable
-from llmcli.cli.questions import warn_plain_template
 from llmcli.errors import UsageError
 from llmcli.params.result import BEST_RULES
 from llmcli.params.settings import Layer, Settings
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation, Prompt
     from llmcli.inference.engine import Engine
     from llmcli.inference.local import ResolvedModel
-    from llmcli.pipelines.job import Job
     from llmcli.pipelines.tasks import Task
 
 TaskName = Annotated[
@@ -62,13 +60,6 @@ class ChosenTask:
         if not flags.values.keys() & own:
             return layer
         return replace(layer, values={key: one for key, one in layer.values.items() if key not in own})
-
-    def job(self, engine: "Engine", settings: Settings, cancellation: "Cancellation") -> "Job":
-        """The job of the input that `layer` got."""
-        from llmcli.pipelines.tasks import task_job
-
-        warn_plain_template(engine, [settings])
-        return task_job(engine, settings, self.task, self.variables, cancellation)
 
     def prompts(self, engine: "Engine", settings: Settings, cancellation: "Cancellation") -> "Sequence[Prompt]":
         """The prompts that the job asks first."""

@@ -171,10 +171,8 @@ class Batch:
         raise AssertionError
 
     def _answer(self, asked: LineRequest) -> Job:
-        if self.parser.task and asked.settings.is_decision:
-            raise UsageError("a decision and --task cannot be used together", "remove one of them")
         if asked.settings.is_decision:
-            return self._decide(asked)
+            return (yield from self._do_task(self.parser.task, asked)) if self.parser.task else self._decide(asked)
         if asked.settings.samples > 1 and asked.settings.best is None:
             raise UsageError("samples needs best in a batch: a line has one answer", "choose it with best: vote")
         judge = self._judge(asked)

@@ -12,6 +12,7 @@ from llmcli.files import is_inline
 from llmcli.inference.constraints import CONSTRAINT_KEYS, is_inline_schema
 from llmcli.inference.engine import Engine
 from llmcli.inference.request import is_builtin_template, system_file, system_text
+from llmcli.params.decision import DECISION_KEYS
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.model import HubParams, ModelParams
 from llmcli.params.param import SettingValue, fields_of
@@ -88,8 +89,9 @@ class LineParser:
         layers, preset = [*self._layers], own.get("preset")
         if self.task:
             task_layer, system = self.task.layer(variables), own.get("system")
-            if {*own, *layers[-1].values} & {*CONSTRAINT_KEYS}:  # one of the line or a flag replaces that of the task
-                kept = {key: one for key, one in task_layer.values.items() if key not in CONSTRAINT_KEYS}
+            forms = {*CONSTRAINT_KEYS, *DECISION_KEYS}
+            if {*own, *layers[-1].values} & forms:  # one of the line or a flag replaces that of the task
+                kept = {key: one for key, one in task_layer.values.items() if key not in forms}
                 task_layer = replace(task_layer, values=kept)
             layers = [task_layer if one.name == task_layer.name else one for one in layers]
             if isinstance(system, str) and system_file(system) is not None:

@@ -73,6 +73,8 @@ def result_job(settings: Settings, job_of: Callable[[Settings], Job], judge: Jud
     result is that of the answer, with `extracted`; of several answers it has `samples`, and `best` where one is chosen.
     Raises ConstraintError if no answer has what is to be extracted.
     """
+    if settings.is_decision:  # its answer is one of those that are given
+        return (yield from job_of(settings))
     if settings.samples > 1:
         return (yield from _several(settings, job_of, judge))
     result = yield from job_of(settings)

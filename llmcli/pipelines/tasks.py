@@ -200,7 +200,7 @@ class _Asked:
         task: Task,
         variables: Mapping[str, str],
         cancellation: Cancellation,
-        is_full: bool,
+        is_full: bool = True,
     ) -> None:
         self._is_full = is_full
         self.engine, self.task, self._cancellation = engine, task, cancellation
@@ -227,7 +227,7 @@ class _Asked:
         text = decision.text
         if self.task.helper:
             text = HELPERS[self.task.helper].finish(self.values, [(Window(0, self.values[INPUT]), text)])
-        return {**decision_data(self.engine, decision), "text": text, "task": self.task.name}
+        return {**decision_data(self.engine, decision, self._is_full), "text": text, "task": self.task.name}
 
     def decision_prompt(self) -> Prompt:
         """The prompt of a decision."""

@@ -44,7 +44,8 @@ def make_batch(
     cancellation = cancellation or Cancellation()
     reader = BatchReader(io.BytesIO(text.encode() if isinstance(text, str) else text), name, "utf-8", form)
     source = LineSource(reader, False, cancellation)
-    layers = [Layer("flag", {"seed": 7, **(values or {})})]
+    task = options.get("task")
+    layers = [*([task.settings] if task else []), Layer("flag", {"seed": 7, **(values or {})})]
     return Batch(engine, layers, source, reader, output, BatchOptions(**options), cancellation)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from llmcli.engine.events import Cancellation
+from llmcli.pipelines.tasks import Task
 from tests.inference.fake_engine import FakeEngine
 from tests.pipelines.batches import Lines, echo, make_batch, run_batch
 
@@ -46,6 +47,14 @@ def test_a_prior_is_scored_once_for_all_lines() -> None:
     engine = FakeEngine(logprob=prefers_g)
     run_batch(engine, "one\ntwo\nthree\n", "in.txt", values={"choices": ("good", "evil"), "choice_prior": "auto"})
     assert len(engine.scored) == 4
+
+
+def test_a_task_decides_its_lines() -> None:
+    task = Task(name="judge", prompt="{{input}}", constraint={"choices": "good,evil"})
+    lines = lines_of({"input": "It was great."}, {"input": "x", "choices": ["dog", "cat"]})
+    plain, own = run_batch(FakeEngine(logprob=prefers_g), lines, task=task)
+    assert (plain["choice"], plain["task"], "messages" in plain) == ("good", "judge", False)
+    assert own["choices"].keys() == {"dog", "cat"}
 
 
 @pytest.mark.parametrize(

@@ -47,12 +47,11 @@ def test_the_samples_of_a_line_vote() -> None:
 
 
 def test_a_judge_of_the_command_chooses_for_each_line() -> None:
-    def reply(asked: Request) -> Sequence[str]:
-        return ["2"] if "Answer 1:" in question_of(asked) else by_seed(asked)
-
+    second = FakeEngine().tokenizer.tokenize("2")[-1]
+    engine = FakeEngine(reply=by_seed, logprob=lambda _before, token: -1.0 if token == second else -2.0)
     values = {"samples": 2, "best": "best-answer"}
     texts = lines_of({"prompt": "a b", "seed": 0}, {"prompt": "c d", "seed": 0})
-    lines = run_batch(FakeEngine(reply=reply), texts, values=values, judge=find_task("best-answer"))
+    lines = run_batch(engine, texts, values=values, judge=find_task("best-answer"))
     assert [line["text"] for line in lines] == ["b", "d"]
 
 

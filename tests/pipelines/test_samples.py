@@ -106,15 +106,42 @@ def test_a_judge_reads_the_numbered_answers_and_chooses() -> None:
         return by_seed(BY_SEED)(request)
 
     engine = FakeEngine(reply=reply)
-    judge = Judge(engine, find_task("best-answer"), "How many?", Cancellation())
-    result = result_of(engine, judge, best="best-answer", extract=r"\d", max_tokens=1, stop=("x",))
+    task = Task(
+        name="j",
+        prompt="Task:\n{{input}}\n\n{{answers}}\n",
+        variables={"answers": Variable("answers")},
+        constraint={"regex": "[1-4]"},
+    )
+    result = result_of(
+        engine, Judge(engine, task, "How many?", Cancellation()), best="j", extract=r"\d", max_tokens=1, stop=("x",)
+    )
     assert (result["extracted"], result["seed"]) == ("7", 11)
-    assert result["best"] == {"rule": "best-answer", "judgment": "2", "sample": 2}
+    assert result["best"] == {"rule": "j", "judgment": "2", "sample": 2}
     (request,) = judged
     assert "Task:\nHow many?\n\nAnswer 1:\n7\n\nAnswer 2:\n7\n\nAnswer 3:\n8\n\nAnswer 4:\n8\n" in request.prompt.text
     assert request.constraint
-    assert request.constraint.text == "1|2|3|4"
+    assert request.constraint.text == "[1-4]"
     assert (request.settings.max_tokens, request.settings.stop) == (-1, ())
+
+
+def test_the_judge_that_is_built_in_decides_by_scores() -> None:
+    third = FakeEngine().tokenizer.tokenize("3")[-1]
+    engine = FakeEngine(reply=by_seed(BY_SEED), logprob=lambda _before, token: -1.0 if token == third else -2.0)
+    result = result_of(engine, Judge(engine, find_task("best-answer"), "How many?", Cancellation()), best="best-answer")
+    assert result["text"] == "It is 8."
+    assert result["best"] == {"rule": "best-answer", "judgment": "3", "sample": 3}
+
+
+def test_a_decision_has_no_samples_and_no_parts() -> None:
+    settings = Settings(seed=1, samples=3, best="vote", extract="zz", predicate=True)
+
+    def job_of(own: Settings) -> Job:
+        assert own == settings
+        yield from ()
+        return {"text": "yes", "finish_reason": "stop"}
+
+    result = run_job(FakeEngine(), result_job(settings, job_of), lambda _step, _answer: None)
+    assert result == {"text": "yes", "finish_reason": "stop"}
 
 
 def test_a_judgment_that_is_not_a_number_is_an_error() -> None:
