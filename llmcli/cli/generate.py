@@ -5,13 +5,14 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
+from llmcli.cli.answer_output import AnswerOptions, Outcome, echo_of, identify, json_of, print_result, report_outcome
 from llmcli.cli.decision_answer import answer_by_decision, read_choices
 from llmcli.cli.options import CHAT_ONLY, with_output_file, with_settings
-from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, exit_status, requests_of, warn_plain_template
+from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, requests_of, warn_plain_template
 from llmcli.cli.session_answer import GoOn, SessionName, open_session_answer
 from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
 from llmcli.cli.task_options import TaskName, TaskVariables, load_judge, load_task
@@ -22,15 +23,10 @@ from llmcli.text import plural
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import (
     AnswerWriter,
-    print_diff,
     print_json,
-    print_line,
     print_prompt,
-    print_text,
     stream_answer,
-    to_stderr,
     warn_ineffective,
-    warn_slow,
     write_trace,
 )
 from llmcli.ui.terminal.progress import ProgressLine
@@ -45,7 +41,7 @@ if TYPE_CHECKING:
     from llmcli.inference.engine import Engine
     from llmcli.inference.local import ResolvedModel
     from llmcli.inference.request import Question
-    from llmcli.pipelines.job import Job, Result, Step
+    from llmcli.pipelines.job import Job, Step
     from llmcli.pipelines.tasks import Task
 
 
@@ -80,7 +76,7 @@ def generate(
     session: SessionName = None,
     go_on: GoOn = False,
 ) -> int:
-    options = _Options(text, as_json, stream, echo, stats, trace, heat, show_prompt, no_stdin, diff)
+    options = AnswerOptions(text, as_json, stream, echo, stats, trace, heat, show_prompt, no_stdin, diff)
     chosen = load_task(task, var)
     if diff and (as_json or not chosen):
         wrong = "--diff and --json cannot be used together" if chosen else "--diff has no effect without --task"
@@ -96,27 +92,6 @@ def generate(
 
 
 @dataclass(frozen=True)
-class _Options:
-    """What the command line says beside the settings."""
-
-    text: str | None
-    as_json: bool
-    stream: bool
-    echo: bool
-    stats: bool
-    trace: str | None
-    heat: Measure | None
-    show_prompt: bool
-    no_stdin: bool
-    diff: bool
-
-    @property
-    def traced(self) -> str:
-        """The option that shows how the answer is sampled."""
-        return "trace" if self.trace else "heat" if self.heat else ""
-
-
-@dataclass(frozen=True)
 class _Asked:
     """What the model is asked, read and checked before it is loaded."""
 
@@ -128,7 +103,7 @@ class _Asked:
     target: "ResolvedModel"
 
 
-def _ask(flags: Layer, options: _Options, chosen: "ChosenTask | None", session: "SessionAnswer | None") -> _Asked:
+def _ask(flags: Layer, options: AnswerOptions, chosen: "ChosenTask | None", session: "SessionAnswer | None") -> _Asked:
     """Read what is asked, and find the model."""
     first = resolve(command_layers(flags, options.text))
     asked = first.settings
@@ -166,7 +141,7 @@ def _ask(flags: Layer, options: _Options, chosen: "ChosenTask | None", session: 
 
 
 def _generate(
-    flags: Layer, options: _Options, chosen: "ChosenTask | None", session: "SessionAnswer | None" = None
+    flags: Layer, options: AnswerOptions, chosen: "ChosenTask | None", session: "SessionAnswer | None" = None
 ) -> int:
     asked = _ask(flags, options, chosen, session)
     question, settings, as_json = asked.question, asked.settings, options.as_json
@@ -182,10 +157,10 @@ def _generate(
         with write_trace(answer, options.trace, options.heat is not None):
             writer, live = AnswerWriter(), is_printed_here and options.stream
             if is_printed_here:
-                writer.write(_echo(question.text, settings, options))
+                writer.write(echo_of(question.text, settings, options))
             stream_answer(parts or answer.parts(), writer, status, live=live, think=answer.settings.think)
             if as_json:
-                _identify(engine, cancellation, status)
+                identify(engine, cancellation, status)
             elif is_printed_here:
                 writer.write("" if live else answer.text)
                 writer.end()
@@ -207,21 +182,13 @@ def _generate(
                 return ExitStatus.OK
             job = _job(engine, asked, cancellation)
             if as_json and settings.samples > 1:
-                _identify(engine, cancellation, status)
+                identify(engine, cancellation, status)
             outcome = _run(engine, job, show, shown, status)
         if as_json:
-            print_json(_json_of(outcome.result, settings), indent=None)
+            print_json(json_of(outcome.result, settings), indent=None)
         elif not (shown and is_printed_here):
-            _print_result(outcome.result, question.text, settings, options)
-    return _report_outcome(outcome, shown, settings, options)
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """The data of an answer, and why it is not what was asked for."""
-
-    result: "Result"
-    failure: ConstraintError | None = None
+            print_result(outcome.result, question.text, settings, options)
+    return report_outcome(outcome, shown, settings, options)
 
 
 def _print_prompts(engine: "Engine", asked: _Asked, cancellation: "Cancellation") -> None:
@@ -256,7 +223,7 @@ def _job(engine: "Engine", asked: _Asked, cancellation: "Cancellation") -> "Job"
 
 def _run(
     engine: "Engine", job: "Job", show: Callable[["Answer"], None], shown: Sequence["Answer"], status: ProgressLine
-) -> _Outcome:
+) -> Outcome:
     """Run a job; `show` shows the answer that is its result. Raises what ended it, if none was shown."""
     from llmcli.inference.answer_json import answer_data
     from llmcli.pipelines.job import run_job
@@ -269,11 +236,11 @@ def _run(
         status.update(f"{place}{plural(n_tokens, 'token')}")
 
     try:
-        return _Outcome(run_job(engine, job, lambda _step, answer: show(answer), progress))
+        return Outcome(run_job(engine, job, lambda _step, answer: show(answer), progress))
     except ConstraintError as failure:
         if not shown:
             raise
-        return _Outcome(answer_data(shown[-1]), failure)
+        return Outcome(answer_data(shown[-1]), failure)
     finally:
         status.clear()
 
@@ -285,7 +252,7 @@ def _ask_session(
     status: ProgressLine,
     show: Callable[["Answer", "Iterator[Part]"], None],
     extract: str | None,
-) -> _Outcome:
+) -> Outcome:
     """Answer the last message of a conversation."""
     from llmcli.inference.answer_json import answer_data
     from llmcli.pipelines.samples import with_extracted
@@ -298,105 +265,6 @@ def _ask_session(
         session.end(turn)
     result = {**answer_data(turn.answer), "session": session.session.name}
     try:
-        return _Outcome(with_extracted(result, extract))
+        return Outcome(with_extracted(result, extract))
     except ConstraintError as failure:
-        return _Outcome(result, failure)
-
-
-def _identify(engine: "Engine", cancellation: "Cancellation", status: ProgressLine) -> None:
-    """Wait for the sha256 of the model, which is a part of the JSON of an answer."""
-    cancellation.clear()
-    engine.identify(status.identifying, cancellation)
-    status.clear()
-
-
-def _json_of(result: "Result", settings: Settings) -> object:
-    """What `--json` prints: the result; of several answers, of which none is chosen, the list of them."""
-    if "samples" in result and "best" not in result:
-        return result["samples"]
-    return {"text": result["text"], "extracted": None, **result} if settings.extract else result
-
-
-def _echo(text: str, settings: Settings, options: _Options) -> str:
-    if not options.echo:
-        return ""
-    return text if settings.raw else f"{text}\n\n"
-
-
-def _print_result(result: "Result", text: str, settings: Settings, options: _Options) -> None:
-    """Print a result that was not streamed: nothing if that which was asked for is not in it."""
-    key = "extracted" if settings.extract else "text"
-    if options.diff:
-        print_diff(text, str(result["text"]))
-    elif "samples" in result and "best" not in result:
-        samples = cast("Sequence[Result]", () if settings.best else result["samples"])
-        found = [one for one in samples if one.get(key) is not None]
-        for one in found:
-            print_line(f"== seed={one['seed']} ==")
-            print_text(str(one[key]).rstrip("\n") + "\n")
-        if found and (n_missing := len(samples) - len(found)):
-            console.warn(f"{plural(n_missing, 'answer')} of {len(samples)} did not have what --extract names")
-    elif result.get(key) is not None:
-        print_text(_echo(text, settings, options) + str(result[key]).rstrip("\n") + "\n")
-
-
-def _report_outcome(outcome: _Outcome, shown: Sequence["Answer"], settings: Settings, options: _Options) -> int:
-    """Print what stderr tells of an outcome, and return its exit status. Raises why it is not what was asked for."""
-    if shown:
-        code = _report(shown[-1], options.heat, options.stats)
-    else:
-        if options.traced:
-            console.warn(f"{options.traced} has no effect: the answer has several parts, or was computed")
-        code = _report_parts(outcome.result, settings, options.stats)
-    if outcome.failure and code == ExitStatus.OK:
-        raise outcome.failure
-    return code
-
-
-def _report(answer: "Answer", heat: Measure | None, stats: bool) -> int:
-    """Print what stderr tells of an answer, and return its exit status."""
-    if heat:
-        from llmcli.ui.charts.heatmap import print_heat
-
-        with to_stderr(True):
-            print_heat(answer.traces, heat)
-    warn_slow(answer)
-    reason, settings, t = answer.finish_reason, answer.settings, answer.timings()
-    if stats or console.verbose:
-        console.note(
-            f"prompt {t['prompt_n']} tokens, {t['prompt_per_second']:.1f} tokens/s | "
-            f"generated {t['predicted_n']} tokens, {t['predicted_per_second']:.1f} tokens/s | "
-            f"first token {t['ttft_ms'] / 1e3:.2f} s (model {t['load_ms'] / 1e3:.2f} s) | "
-            f"end: {reason} | seed {settings.seed}",
-            always=stats,
-        )
-    status = exit_status([answer])
-    if reason == "length" and 0 < settings.max_tokens <= t["predicted_n"] and not answer.fills_context:
-        console.note(f"cut off: max_tokens is {settings.max_tokens}; raise it with -n")
-    elif reason == "length" and settings.max_tokens:
-        size = f" of {answer.record.n_ctx} tokens" if answer.record.n_ctx else ""
-        console.note(f"cut off: the context{size} is full" + ("; raise it with -c" if settings.n_ctx else ""))
-    return status
-
-
-def _report_parts(result: "Result", settings: Settings, stats: bool) -> int:
-    """Print what stderr tells of an answer that was made of others, and return its exit status."""
-    if stats or console.verbose:
-        console.note(
-            f"prompts {result['prompt_tokens']} tokens | generated {result['completion_tokens']} tokens | "
-            f"end: {result['finish_reason']} | seed {settings.seed}",
-            always=stats,
-        )
-    for error in cast("Sequence[str]", result.get("errors", ())):
-        console.warn(f"a sample failed: {error}")
-    if cast("Result", result.get("best", {})).get("votes") == 1 < settings.samples:
-        console.warn("no two answers are equal: the first one is printed", "let parts of them vote, with --extract")
-    if result["finish_reason"] == "interrupt":
-        return ExitStatus.INTERRUPTED
-    if result["finish_reason"] == "timeout":
-        console.note(f"stopped by --timeout after {settings.timeout:g} s")
-        return ExitStatus.TIMEOUT
-    if result["finish_reason"] == "length":
-        what = "an answer" if "samples" in result else "the answer to a part"
-        console.note(f"cut off: {what} reached max_tokens, or the end of the context")
-    return ExitStatus.OK
+        return Outcome(result, failure)

@@ -188,8 +188,18 @@ def test_a_task_can_judge(run: Run) -> None:
 
 
 def test_the_answers_of_a_task_can_be_samples(run: Run) -> None:
-    arguments = ("-T", "classify", "--var", "labels=good,bad", "--temp", "1", "--samples", "3", "--best", "vote")
-    assert run("generate", "Hi", *FEW, *arguments).text in ("good\n", "bad\n")
+    ran = run("generate", "Hi", *FEW, "-T", "expand", "--samples", "3", "--best", "logprob", "--json")
+    data = json.loads(ran.text)
+    assert data["task"] == "expand"
+    assert [one["seed"] for one in data["samples"]] == [1, 2, 3]
+
+
+def test_a_task_with_labels_decides_without_samples(run: Run) -> None:
+    arguments = ("-T", "classify", "--var", "labels=good,bad", "--samples", "3", "--best", "vote", "--extract", "zz")
+    ran = run("generate", "Hi", *[one for one in FEW if one != "-q"], *arguments)
+    assert ran.text in ("good\n", "bad\n")
+    assert "samples (from flag) has no effect: a decision is scored, not sampled" in ran.stderr
+    assert "extract (from flag) has no effect: a decision is scored, not sampled" in ran.stderr
 
 
 def test_a_task_file_can_ask_for_samples_and_a_part(run: Run, tmp_path: Path) -> None:
