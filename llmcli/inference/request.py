@@ -208,6 +208,8 @@ def _given_template(text: str, encoding: str) -> str:
 
 def is_builtin_template(text: str) -> bool:
     """Whether it is the name of a chat template of llama.cpp."""
+    if is_inline(text):
+        return False
     from llmcli.engine.llama.bindings import chat_template_names  # the library takes 30 ms
 
     return text in chat_template_names()
