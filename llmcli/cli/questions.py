@@ -30,15 +30,19 @@ def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:
 
 
 def requests_of(engine: "Engine", questions: Sequence["Question"], cancellation: "Cancellation") -> list["Request"]:
-    """The requests for questions; warns if the model has no chat template and one is needed."""
-    from llmcli.inference.request import make_requests, needs_plain_template
+    """The requests for questions; warns of a missing chat template, and of variables that it does not read."""
+    from llmcli.inference.request import make_requests, needs_plain_template, unread_arguments
 
     if any(needs_plain_template(engine, one.settings) for one in questions):
         console.warn(
             f"{engine.name} has no chat template: a plain one is used (User: ... Assistant: ...)",
             "use --raw to complete the prompt as it is, or give a template with --chat-template",
         )
-    return make_requests(engine, questions, cancellation)
+    requests = make_requests(engine, questions, cancellation)
+    for warning in dict.fromkeys(unread_arguments(one.prompt, one.settings) for one in requests):
+        if warning:
+            console.warn(*warning)
+    return requests
 
 
 def exit_status(answers: Sequence["Answer"]) -> int:

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from jinja2 import TemplateError, TemplateSyntaxError
 from jinja2.exceptions import SecurityError
+from jinja2.meta import find_undeclared_variables
 
 from llmcli.engine.events import Message
 from llmcli.engine.llama.bindings import apply_chat_template
@@ -138,6 +140,14 @@ class ChatTemplate:
 
     def _content(self, message: Message) -> object:
         return [{"type": "text", "text": message["content"]}] if self._takes_parts else message["content"]
+
+
+@lru_cache(maxsize=8)
+def variables_of(source: str) -> frozenset[str]:
+    """The variables that a valid chat template can read; a template of llama.cpp reads none."""
+    if is_builtin_template(source):
+        return frozenset()
+    return frozenset(find_undeclared_variables(Sandbox().parse(source)))
 
 
 def _without_system(messages: Sequence[Message]) -> Sequence[Message]:

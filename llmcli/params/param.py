@@ -153,6 +153,11 @@ class Field:
         return (self._item(text),)
 
     def _builtin_data(self, value: object) -> SettingValue:
+        if self.choices and self.kind is str and not isinstance(value, str):  # in TOML, on is true
+            word = ("on" if value else "off") if isinstance(value, bool) else ""
+            if word not in self.choices:
+                raise ValueError(self.valid_values)
+            return word
         if not self.text:
             return strings_from_data(value) if self.repeated else from_data(self.kind, value)
         if isinstance(value, str) or is_number(value):

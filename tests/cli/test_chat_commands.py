@@ -180,6 +180,13 @@ def test_settings_are_set_shown_saved_and_reset(run: Run, with_tiny: Path) -> No
     assert "top_p = 0.5 (no effect: top_p is not in samplers)" in lines
 
 
+def test_a_chat_tells_once_of_a_variable_no_template_reads(run: Run, with_tiny: Path) -> None:
+    template = '/chat_template "{{ x }}{{ messages[-1].content }}"'
+    ran = talk(run, template, "/template_arg y=1", "Hi", "Hi", "/template_arg x=1", "Hi")
+    assert ran.stderr.count("template_arg y has no effect: the chat template does not read it\n  hint: it reads x") == 1
+    assert ran.stderr.count("no effect") == 1
+
+
 def test_system_takes_a_text_a_file_or_the_editor(run: Run, here: Path, with_tiny: Path) -> None:
     (here / "sys.txt").write_text("You are terse.\n")
     editor = here / "ed"

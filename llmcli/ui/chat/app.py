@@ -13,7 +13,7 @@ from llmcli.chat.conversation import Attachment, Message, attach, find_mentions,
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation, Progress
 from llmcli.errors import ContextOverflowError, LlmcliError, TimeLimitError, UsageError
-from llmcli.inference.request import needs_plain_template
+from llmcli.inference.request import needs_plain_template, unread_arguments
 from llmcli.params.settings import Settings
 from llmcli.text import plural
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys, display
@@ -163,6 +163,9 @@ class ChatApp:
         busy_screen = BusyScreen(settings, self.live, "reading the prompt", request.cancellation, temperature_keys)
         request.progress = busy_screen.progress
         warn_ineffective(turn.resolved, self._warned)
+        if (unread := unread_arguments(request.prompt, turn.resolved.settings)) and unread[0] not in self._warned:
+            console.warn(*unread)
+            self._warned.add(unread[0])
         if self.live:
             print_line("")  # between question and answer
         trace = f"{self.session.name or 'chat'}-{self.session.conversation.next_id}.jsonl"  # one for each answer
