@@ -12,7 +12,14 @@ from llmcli.chat.controller import ChatController, PromptFit
 from llmcli.chat.conversation import Attachment, Message, attach, find_mentions, missing_mentions
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation, Progress
-from llmcli.errors import ContextOverflowError, LlmcliError, TimeLimitError, UsageError
+from llmcli.errors import (
+    ContextOverflowError,
+    LlmcliError,
+    ModelInvalidError,
+    ModelNotFoundError,
+    TimeLimitError,
+    UsageError,
+)
 from llmcli.inference.request import needs_plain_template, unread_arguments
 from llmcli.params.settings import Settings
 from llmcli.text import plural
@@ -270,8 +277,11 @@ class ChatApp:
         try:
             with busy_screen.open():
                 engine = loading.wait(tick)
-        except BaseException:
+        except BaseException as error:
             self.controller.close_model()  # the next message tries again
+            if isinstance(error, (ModelInvalidError, ModelNotFoundError)):
+                other = "use another model with /model NAME"
+                error.hint = f"{error.hint}, or {other}" if error.hint else other
             raise
         if not engine:
             console.note("not sent: the model is still loading")
