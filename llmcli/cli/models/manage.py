@@ -41,9 +41,11 @@ Reference = Annotated[str, Argument(help="Model reference or alias.", autocomple
 
 @with_settings(only=("model_folders",))
 def list_models(flags: Layer, as_json: Annotated[bool, Option("--json", help="Print a JSON array.")] = False) -> None:
-    items = installed.inventory_with_aliases(model_locations(resolve_settings(flags)))
+    locations = model_locations(resolve_settings(flags))
+    items = installed.inventory_with_aliases(locations)
+    damages = [installed.damage(item, locations.data_dir) for item in items]
     if as_json:
-        print_json([_model_data(item) for item in items])
+        print_json([_model_data(item) | {"damage": damage} for item, damage in zip(items, damages, strict=True)])
     elif not items:
         console.note("no models yet; see `llmcli models recommend`, then run `llmcli pull NAME`")
     else:
@@ -51,7 +53,7 @@ def list_models(flags: Layer, as_json: Annotated[bool, Option("--json", help="Pr
         rows = [
             (
                 ", ".join(item.aliases) or item.name,
-                item.kind,
+                "damaged" if damage else item.kind,
                 item.summary.architecture,
                 item.quantization,
                 format_size(item.size),
@@ -59,10 +61,13 @@ def list_models(flags: Layer, as_json: Annotated[bool, Option("--json", help="Pr
                 format_age(item.last_used),
                 item.source.label or item.source.name,
             )
-            for item in items
+            for item, damage in zip(items, damages, strict=True)
         ]
         targets = [sanitize(f"alias of {item.name}") if item.aliases else "" for item in items]
         print_rows(heads, rows, ("SIZE", "CONTEXT"), below=targets, spare=("ARCH", "FROM", "QUANT"))
+        for item, damage in zip(items, damages, strict=True):
+            if damage:
+                console.warn(f"{item.name} is damaged: {damage}", item.source.repair_hint(item, locations))
 
 
 @with_settings(only=("model_folders",))

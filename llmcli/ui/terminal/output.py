@@ -129,7 +129,7 @@ def stream_answer(
 ) -> None:
     """Print the parts of an answer: with `live` the text to stdout, and the reasoning to stderr if `think` is "show".
 
-    At the end, also after an error, the progress line is erased and an open line on stdout is ended.
+    At the end, also after an error, the progress line is erased and an open line is ended.
     """
     in_reasoning = False
     try:
@@ -152,6 +152,8 @@ def stream_answer(
         raise
     finally:
         status.clear()
+        if in_reasoning:  # which was stopped: what follows on stderr has its own line
+            console.think("\n")
 
 
 @contextmanager
