@@ -25,6 +25,7 @@ class ExitStatus(IntEnum):
     CONTEXT_OVERFLOW = 7, "the prompt does not fit the context"
     MODEL_INVALID = 8, "damaged or unsupported model file"
     CONSTRAINT_UNMET = 9, "the output constraint is not met"
+    LINES_FAILED = 10, "some lines of a batch failed"
     TIMEOUT = 124, "stopped by --timeout"
     INTERRUPTED = 130, "interrupted by Ctrl-C"
     BROKEN_PIPE = 141, "the reader of stdout closed it"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import typer
 
+from llmcli.cli.help_texts import COMMANDS
 from llmcli.cli.typer_app import make_app
 from tools.layout import MODULES
 
@@ -34,6 +35,7 @@ PUBLISHED = (
     "https://raw.githubusercontent.com/llmcli/llmcli/main/",
 )
 _NAMED = re.compile(r"`((?:[a-z_]+/)+|(?:[a-z_]+/)*[a-z_]+\.(?:py|md|yml|toml))(?::(\w+))?`")
+DEFAULTS = {path: command.default for path, command in COMMANDS.items()}
 FOLDERS = (ROOT / "llmcli", ROOT, ROOT / ".github/workflows")
 _NOT_OURS = {"config.toml", "utils.py", "helpers.py", "common.py", "characters/", "waves.py"}
 _GENERATED = re.compile(r"^<!-- (\w+) -->$.*?^<!-- /\1 -->$", re.MULTILINE | re.DOTALL)
@@ -87,6 +89,8 @@ def unknown_flags(words: list[str], command: Any) -> list[str]:
     """The flags in `words` that the command which they name does not have."""
     while words and words[0] in getattr(command, "commands", {}):
         command, words = command.commands[words[0]], words[1:]
+    if default := DEFAULTS.get(getattr(command, "name", "")):
+        command = command.commands[default]
     known = {opt for option in command.params for opt in (*option.opts, *option.secondary_opts)}
     known |= {"--help", "-h", "--install-completion"}
     return [word for word in words if re.match(r"--?[a-zA-Z]", word) and word.partition("=")[0] not in known]

@@ -22,6 +22,7 @@ class Command(NamedTuple):
     details: str  # what `--help-all` adds to the summary
     common: Sequence[str]  # the options that `--help` shows, in this order; without any it shows all of them
     examples: Sequence[str]  # three lines of shell
+    default: str = ""  # of a group: the command that is meant where none is named
 
 
 def _read_commands() -> Iterator[tuple[str, Command]]:
@@ -31,9 +32,10 @@ def _read_commands() -> Iterator[tuple[str, Command]]:
         path, _, place = title.removeprefix(f"[{PROGRAM}").partition("]")
         shell = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
         options = [line.removeprefix("options: ") for line in lines if line.startswith("options: ")]
-        summary, *details = [line for line in lines if not line.startswith(("$ ", "options: "))]
+        default = "".join(line.removeprefix("default: ") for line in lines if line.startswith("default: "))
+        summary, *details = [line for line in lines if not line.startswith(("$ ", "options: ", "default: "))]
         common = " ".join(options).split()
-        yield path.strip(), Command(place.strip(), summary, " ".join(details), common, shell)
+        yield path.strip(), Command(place.strip(), summary, " ".join(details), common, shell, default)
 
 
 COMMANDS: Mapping[str, Command] = dict(_read_commands())

@@ -1,8 +1,9 @@
 """Find and load the model of a command, with progress messages."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import perf_counter
+from typing import TYPE_CHECKING, TypeVar
 
 from llmcli.cli import model_preload
 from llmcli.engine.events import Cancellation
@@ -16,11 +17,16 @@ from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import interruptible, time_limit
 from llmcli.ui.terminal.progress import Downloads, ProgressLine
 
+if TYPE_CHECKING:
+    from llmcli.inference.embedding import EmbeddingModel
+
+_Model = TypeVar("_Model", "LocalEngine", "EmbeddingModel")
+
 
 def find_model(settings: Settings, for_text: bool = True) -> ResolvedModel:
     """Find the model and check it; a missing model is downloaded if the user allows it.
 
-    Raises ModelInvalidError for one that does not generate text, unless only its vocabulary is needed.
+    Raises ModelInvalidError for one that does not generate text, unless its vocabulary or its vectors are needed.
     """
     locations = model_locations(settings)
     try:
@@ -28,7 +34,7 @@ def find_model(settings: Settings, for_text: bool = True) -> ResolvedModel:
     except ModelNotDownloadedError as missing:
         from llmcli.cli.models.pull import pull_if_missing
 
-        pull_if_missing(missing, locations, settings.pull)
+        pull_if_missing(missing, locations, settings.pull, for_text)
         return _resolve(settings.model, locations, for_text)
 
 
@@ -37,18 +43,41 @@ def open_model(
     target: ResolvedModel, settings: Settings, status: ProgressLine
 ) -> Iterator[tuple[LocalEngine, Cancellation]]:
     """A model, and what stops its answers, until Ctrl-C or the time limit of the settings. Raises TimeLimitError."""
+    with _open(target, settings, lambda cancellation: _load(target, settings, cancellation, status)) as opened:
+        yield opened
+
+
+@contextmanager
+def open_embedding_model(
+    target: ResolvedModel, settings: Settings, status: ProgressLine, pooling: str = ""
+) -> Iterator[tuple["EmbeddingModel", Cancellation]]:
+    """The same for a model that computes vectors."""
+    from llmcli.inference.embedding import EmbeddingModel  # most commands compute none
+
+    def load(cancellation: Cancellation) -> EmbeddingModel:
+        with _load_log(status):
+            return EmbeddingModel(target, settings, pooling, cancellation, status.loading)
+
+    with _open(target, settings, load) as opened:
+        yield opened
+
+
+@contextmanager
+def _open(
+    target: ResolvedModel, settings: Settings, load: Callable[[Cancellation], _Model]
+) -> Iterator[tuple[_Model, Cancellation]]:
     cancellation = Cancellation()
     with interruptible(cancellation), time_limit(cancellation, settings.timeout):
         with _report_timeout(settings, cancellation, "the model is still loading"):
-            engine = _load(target, settings, cancellation, status)
-        for fact in engine.facts:
+            model = load(cancellation)
+        for fact in model.facts:
             console.detail(fact)
         _print_notes(target)
         try:
             with _report_timeout(settings, cancellation, "the tokens of the prompt are still counted"):
-                yield engine, cancellation
+                yield model, cancellation
         finally:
-            engine.close()
+            model.close()
     _print_notes(target)  # those that an answer added
 
 
@@ -70,14 +99,21 @@ def _print_notes(target: ResolvedModel) -> None:
 
 
 def _load(target: ResolvedModel, settings: Settings, cancellation: Cancellation, status: ProgressLine) -> LocalEngine:
-    if console.engine_log:
-        subscribe_log(console.detail)
-    start = perf_counter()
-    try:
+    with _load_log(status):
+        start = perf_counter()
         preloaded = model_preload.claim(target.file.parts if settings.has_default_load else ())
         engine = LocalEngine(target, settings, cancellation, status.loading, preloaded)
         engine.waited_ms = (perf_counter() - start) * 1e3
         return engine
+
+
+@contextmanager
+def _load_log(status: ProgressLine) -> Iterator[None]:
+    """With `-vv` the log of llama.cpp is shown from now on; at the end of the block the progress line is erased."""
+    if console.engine_log:
+        subscribe_log(console.detail)
+    try:
+        yield
     finally:
         status.clear()
 

@@ -8,6 +8,8 @@ import typer
 from llmcli.cli.help_texts import COMMANDS, PROGRAM, VERSION_HELP, help_page
 from llmcli.ui.terminal.output import print_line
 
+_HELP_FLAGS = ("-h", "--help", "--help-all")
+
 
 def make_app(wanted: str = "", subcommand: str = "") -> typer.Typer:
     """The Typer app with the command `wanted` (and its `subcommand`), or with all of them; one alone starts faster."""
@@ -27,7 +29,7 @@ def make_app(wanted: str = "", subcommand: str = "") -> typer.Typer:
             continue  # neither above nor below the selected one
         group, _, name = path.rpartition(" ")
         if not command.place:
-            groups[path] = typer.Typer(no_args_is_help=True)
+            groups[path] = typer.Typer(no_args_is_help=not command.default)
             groups[group].add_typer(groups[path], name=name, help=command.summary, cls=HelpGroup)
             continue
         module, _, function = command.place.partition(":")
@@ -81,7 +83,14 @@ class HelpCommand(_HelpMixin, typer.core.TyperCommand):
 
 
 class HelpGroup(_HelpMixin, typer.core.TyperGroup):
-    """A group of commands whose `--help` shows each command's whole sentence."""
+    """A group of commands whose `--help` shows each command's whole sentence; one of them can be the default."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        default = COMMANDS[ctx.command_path.removeprefix(PROGRAM).strip()].default
+        is_named = args[:1] and args[0] in (*self.commands, *_HELP_FLAGS)
+        if default and not is_named and (args or not ctx.resilient_parsing):  # which offers the names of all
+            args = [default, *args]
+        return super().parse_args(ctx, args)
 
 
 def _root(version: Annotated[bool, typer.Option("--version", help=VERSION_HELP)] = False) -> None:

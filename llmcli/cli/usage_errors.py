@@ -26,7 +26,8 @@ _FOREIGN_COMMANDS = {
         "stop": "end the command that uses the model; none stays loaded after it",
         "serve": "use `llmcli generate` in scripts; llmcli has no server",
         "bench": "use `llmcli generate --verbose`, which shows the speed; llmcli has no benchmark command",
-        "embed embeddings": "llmcli has no command for embeddings",
+        "embeddings": "use `llmcli embed {text}`",
+        "similar": "use `llmcli embed search QUERY STORE`",
     }.items()
     for name in names.split()
 }

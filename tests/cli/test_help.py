@@ -203,7 +203,7 @@ def test_the_whole_root_help_lists_the_commands_of_the_groups(inside: Run) -> No
         (["ask", "why"], '`llmcli generate "why"`'),
         (["serve"], "`llmcli generate`"),
         (["bench"], "`llmcli generate --verbose`"),
-        (["embed", "x"], "llmcli has no command for embeddings"),
+        (["embeddings", "x"], '`llmcli embed "x"`'),
         (["stop"], "none stays loaded"),
         (["models", "ls"], "'list'"),
         (["sessions", "delete", "x"], "'rm'"),

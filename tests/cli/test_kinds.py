@@ -44,8 +44,8 @@ def place(server: FakeHub, tmp_path: Path) -> Place:
     return Place(tmp_path, server)
 
 
-@pytest.mark.parametrize(("name", "metadata", "what", "help_"), REFUSED)
-def test_pull_in_a_pipe_refuses_what_gives_no_text(
+@pytest.mark.parametrize(("name", "metadata", "what", "help_"), REFUSED[1:])
+def test_pull_in_a_pipe_refuses_what_no_command_can_run(
     place: Place, name: str, metadata: dict[str, Any], what: str, help_: str
 ) -> None:
     ran = place.run("pull", f"test/{name}", stdin="y\n")
@@ -60,9 +60,10 @@ def test_pull_in_a_pipe_refuses_what_gives_no_text(
     assert is_empty(place)
 
 
-def test_pull_with_yes_downloads_an_embedding_model(place: Place) -> None:
-    ran = place.run("pull", "test/embed", "--yes")
+def test_pull_downloads_an_embedding_model_and_says_so(place: Place) -> None:
+    ran = place.run("pull", "test/embed")
     assert ran.status == 0
+    assert "embedding model, architecture qwen3" in ran.stderr
     assert Path(sole(ran.text)).stat().st_size > len(WEIGHTS)
     [item] = json.loads(place.run("models", "list", "--json").text)
     assert (item["kind"], item["architecture"]) == ("embedding", "qwen3")
@@ -75,6 +76,14 @@ def test_pull_refuses_a_type_that_llama_cpp_cannot_read(place: Place) -> None:
     assert (ran.status, ran.stdout) == (8, b"")
     assert "has the unknown type 99" in ran.stderr
     assert is_empty(place)
+
+
+def test_only_embed_downloads_an_embedding_model(place: Place) -> None:
+    refused = place.run(*ask("test/embed", "--pull"))
+    assert (refused.status, is_empty(place)) == (8, True)
+    assert "`llmcli embed` gives its vectors" in refused.stderr
+    assert "m-Q4_0.gguf" in place.run("embed", "x", "--model", "test/embed", "--pull").stderr
+    assert not is_empty(place)
 
 
 def test_generate_with_pull_does_not_download_an_adapter(place: Place) -> None:
@@ -95,11 +104,11 @@ def test_pull_of_a_url_refuses_an_adapter_before_its_download(place: Place, tmp_
 
 @pytest.mark.terminal
 @pytest.mark.parametrize(("keys", "status", "columns"), [("y\r", 0, 80), ("\r", 1, 40), ("\x04", 1, 80)])
-def test_pull_asks_before_it_downloads_an_embedding_model(place: Place, keys: str, status: int, columns: int) -> None:
-    written, ended = on_terminal(place, "pull", "test/embed", keys=keys, columns=columns)
+def test_pull_asks_before_it_downloads_an_adapter(place: Place, keys: str, status: int, columns: int) -> None:
+    written, ended = on_terminal(place, "pull", "test/adapter", keys=keys, columns=columns)
     assert ended == status
     said = " ".join(written.decode().split())
-    assert "m-Q4_0.gguf is an embedding model" in said
+    assert "m-Q4_0.gguf is an adapter (LoRA)" in said
     assert "Download it all the same? [y/N]" in said
     assert is_empty(place) == (status != 0)
 

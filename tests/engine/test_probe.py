@@ -65,7 +65,9 @@ def test_a_vocabulary_that_drops_a_letter_is_refused(starter: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [tiny_models.recurrent, tiny_models.hybrid, tiny_models.sliding_window])
+@pytest.mark.parametrize(
+    "make", [tiny_models.recurrent, tiny_models.hybrid, tiny_models.sliding_window, tiny_models.encoder]
+)
 def test_every_kind_of_model_passes_the_test(tmp_path: Path, make: type) -> None:
     probe([make(tmp_path / "m.gguf")])
 
@@ -73,6 +75,14 @@ def test_every_kind_of_model_passes_the_test(tmp_path: Path, make: type) -> None
 def test_weights_that_are_nan_are_refused_by_name(nan: Path) -> None:
     with pytest.raises(ModelInvalidError, match=r"^nan\.gguf computes NaN \(not a number\) instead of probabilities$"):
         probe([nan])
+
+
+def test_an_embedding_model_is_tried_with_vectors(tmp_path: Path) -> None:
+    path = tiny_models.encoder(tmp_path / "nan.gguf")
+    data = path.read_bytes()
+    path.write_bytes(data[:-128] + NAN * 32)  # the bias of the last norm
+    with pytest.raises(ModelInvalidError, match=r"^nan\.gguf computes NaN \(not a number\) instead of vectors$"):
+        probe([path])
 
 
 def test_a_context_that_computes_nan_says_so(nan: Path) -> None:

@@ -50,6 +50,52 @@ def hybrid(path: Path) -> Path:
     return _write(path, "jamba", _of_mamba() | _of_attention() | heads, weights)
 
 
+def encoder(path: Path, pooling: int = 1, n_scores: int = 0) -> Path:
+    """A bert: every token sees all tokens; the mean of their vectors is that of the text (`pooling`: llama.h).
+
+    With `n_scores` it is a reranking model, with so many outputs.
+    """
+    sizes = _of_attention() | {"context_length": N_CTX_ENCODER, "attention.causal": False, "pooling_type": pooling}
+    sizes |= {"attention.layer_norm_epsilon": 1e-5}
+    if n_scores > 1:
+        sizes |= {"classifier.output_labels": Typed(STRING, [str(number) for number in range(n_scores)])}
+    return _write(path, "bert", sizes, encoder_weights(n_scores), words=_word_pieces())
+
+
+def encoder_weights(n_scores: int = 0) -> _Weights:
+    """The shapes of its tensors, with the columns first."""
+    weights: _Weights = {
+        "token_embd.weight": (_N_EMBD, len(WORD_PIECES)),
+        "position_embd.weight": (_N_EMBD, N_CTX_ENCODER),
+    }
+    weights |= {"token_types.weight": (_N_EMBD, 2), **_with_bias("token_embd_norm", (_N_EMBD,))}
+    for number in range(_N_LAYERS):
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            weights |= _with_bias(f"blk.{number}.{name}", (_N_EMBD, _N_EMBD))
+        weights |= _with_bias(f"blk.{number}.attn_output_norm", (_N_EMBD,))
+        weights |= _with_bias(f"blk.{number}.ffn_up", (_N_EMBD, _N_FF))
+        weights |= _with_bias(f"blk.{number}.ffn_down", (_N_FF, _N_EMBD))
+        weights |= _with_bias(f"blk.{number}.layer_output_norm", (_N_EMBD,))
+    if n_scores:
+        weights |= _with_bias("cls", (_N_EMBD, _N_EMBD)) | _with_bias("cls.output", (_N_EMBD, n_scores))
+    return weights
+
+
+def _with_bias(name: str, shape: tuple[int, ...]) -> _Weights:
+    return {f"{name}.weight": shape, f"{name}.bias": shape[-1:]}
+
+
+def weights_as_arrays(weights: _Weights) -> dict[str, Any]:
+    """What the file of a model with these tensors contains, for a computation by hand: rows first, as in numpy."""
+    import numpy
+
+    numbers = zip(weights.items(), _numbers(weights), strict=True)
+    return {
+        name: numpy.frombuffer(data, numpy.float32)[: numpy.prod(shape)].reshape(shape[::-1])
+        for (name, shape), data in numbers
+    }
+
+
 def vocabulary(path: Path, special: Mapping[str, int] | None = None, name: str = "tiny") -> Path:
     """A vocabulary without weights and some special tokens more; llama.cpp gives attributes to some by the `name`."""
     sizes = {f"llama.{key}": value for key, value in _of_attention().items()}
@@ -73,6 +119,23 @@ def vocab(special: Mapping[str, int] | None = None) -> dict[str, Any]:
         "tokenizer.ggml.unknown_token_id": 0,
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
+    }
+
+
+_LETTERS = [chr(letter) for letter in range(ord("a"), ord("z") + 1)]
+# Of a bert: special tokens, letters at the beginning of a word, and within it. 2 is [CLS] and 3 is [SEP].
+WORD_PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"\u2581{one}" for one in _LETTERS), *_LETTERS]
+N_CTX_ENCODER = 64
+
+
+def _word_pieces() -> dict[str, Any]:
+    special = {"padding": 0, "unknown": 1, "cls": 2, "bos": 2, "seperator": 3, "mask": 4}  # as GGUF spells it
+    return {
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.tokens": Typed(STRING, WORD_PIECES),
+        "tokenizer.ggml.token_type": Typed(I32, [CONTROL] * 5 + [_NORMAL] * (len(WORD_PIECES) - 5)),
+        "tokenizer.ggml.token_type_count": 2,
+        **{f"tokenizer.ggml.{name}_token_id": number for name, number in special.items()},
     }
 
 
@@ -126,11 +189,18 @@ def _weights(*layers: _Weights) -> _Weights:
     return weights
 
 
-def _write(path: Path, architecture: str, values: Mapping[str, Any], weights: _Weights, template: str = "") -> Path:
+def _write(
+    path: Path,
+    architecture: str,
+    values: Mapping[str, Any],
+    weights: _Weights,
+    template: str = "",
+    words: Mapping[str, Any] | None = None,
+) -> Path:
     metadata = {"general.architecture": architecture, **{f"{architecture}.{key}": v for key, v in values.items()}}
     if template:
         metadata["tokenizer.chat_template"] = template
-    write_gguf(path, metadata | vocab(), [Tensor(name, shape) for name, shape in weights.items()])
+    write_gguf(path, metadata | dict(words or vocab()), [Tensor(name, shape) for name, shape in weights.items()])
     data = b"".join(_numbers(weights))
     with path.open("r+b") as file:
         file.seek(-len(data), 2)  # the writer left zeros there

@@ -60,7 +60,7 @@ def pull(
             print_line(str(file.path))
             return ExitStatus.OK
     plan = plan_reference(remote, locations)
-    kind, problem = ("", None) if yes else inspect(plan)
+    kind, problem = ("", None) if yes else inspect(plan, for_text=False)
     console.note(describe(plan, kind))
     if plan.update:
         console.note(plan.update)
@@ -74,15 +74,18 @@ def pull(
     return ExitStatus.OK
 
 
-def pull_if_missing(missing: ModelNotDownloadedError, locations: ModelLocations, without_asking: bool) -> None:
+def pull_if_missing(
+    missing: ModelNotDownloadedError, locations: ModelLocations, without_asking: bool, for_text: bool = True
+) -> None:
     """Download the model of a command: at once with --pull, or after a confirmation on a terminal.
 
-    Raises `missing` if the user does not allow it, and ModelInvalidError for a model that does not generate text.
+    Raises `missing` if the user does not allow it, and ModelInvalidError for a model that does not generate text, or
+    with `for_text` false for one that gives no vectors and scores either.
     """
     if not without_asking and (not can_ask() or locations.is_offline):
         raise missing
     plan = plan_reference(missing.reference, locations)
-    kind, problem = inspect(plan)
+    kind, problem = inspect(plan, for_text)
     if problem:
         raise problem
     console.note(f"{missing.reference} is not downloaded yet: {describe(plan, kind)}")
@@ -106,8 +109,8 @@ def plan_reference(reference: RemoteReference, locations: ModelLocations) -> Dow
     return plan
 
 
-def inspect(plan: DownloadPlan) -> tuple[str, ModelInvalidError | None]:
-    """The kind and architecture of a model, and why it is of no use for text, from its header, before the download.
+def inspect(plan: DownloadPlan, for_text: bool) -> tuple[str, ModelInvalidError | None]:
+    """The kind and architecture of a model, and why it is of no use (for text), from its header, before the download.
 
     Both are empty where nothing is left to ask: after an interrupted download, or if the server does not answer now.
     """
@@ -120,7 +123,8 @@ def inspect(plan: DownloadPlan) -> tuple[str, ModelInvalidError | None]:
     except NetworkError:  # the download itself tries longer
         return "", None
     kind = kind_of(header)
-    problem = None if kind.generates else ModelInvalidError(f"{plan.title} is {kind.noun}", kind.hint)
+    is_useful = kind.generates if for_text else kind.runs
+    problem = None if is_useful else ModelInvalidError(f"{plan.title} is {kind.noun}", kind.hint)
     return f"{kind.name} model, architecture {ellipsize(header.architecture)}", problem
 
 

@@ -32,14 +32,16 @@ class Context:
     Raises LlmcliError when llama.cpp cannot create the context (such as out of memory), with its reason.
     """
 
-    def __init__(self, model: Model, params: "ModelParams", n_seq_max: int = 1, n_ctx_seq: int = 0) -> None:
+    def __init__(
+        self, model: Model, params: "ModelParams", n_seq_max: int = 1, n_ctx_seq: int = 0, pooling: str = ""
+    ) -> None:
         self._api = api = bindings.load()
         self.model = model
         self.n_seq_max = n_seq_max
         self.n_threads = structures.threads(params)  # for single tokens, and for batches
         self.n_batch = max(min(params.n_batch, params.n_ctx), n_seq_max)  # `step` has a row per sequence
         bindings.clear_log()
-        c_params = structures.context_params(params, self.n_batch, n_seq_max, n_ctx_seq > 0)
+        c_params = structures.context_params(params, self.n_batch, n_seq_max, n_ctx_seq > 0, pooling)
         self.handle = api.llama_init_from_model(model.handle, c_params)
         if not self.handle:
             reason = bindings.last_log_error()
@@ -207,14 +209,14 @@ class Context:
         values: list[float] = self._api.llama_get_logits_ith(self.handle, row)[:n_vocab]
         return values
 
-    def not_a_number(self) -> ModelInvalidError:
-        """The error for logits that are NaN."""
+    def not_a_number(self, expected: str = "probabilities") -> ModelInvalidError:
+        """The error for results that are NaN."""
         hint = "check the file with `llmcli models verify`, or use another one"
         if self._changes_positions:
             hint = "remove the settings for RoPE and YaRN, and --override-kv"
         elif hardware.has_gpu():
             hint = "compute on the CPU with -ngl 0, or check the file with `llmcli models verify`"
-        return ModelInvalidError(f"{self.model.path.name} computes NaN (not a number) instead of probabilities", hint)
+        return ModelInvalidError(f"{self.model.path.name} computes NaN (not a number) instead of {expected}", hint)
 
     def close(self) -> None:
         """Free the memory; a second call has no effect."""

@@ -97,6 +97,20 @@ class Model:
         api = self._api
         return bool(api.llama_model_has_decoder(self.handle)) and not api.llama_model_has_encoder(self.handle)
 
+    @cached_property
+    def pooling(self) -> str:
+        """How its header says that the vectors of the tokens become that of a text; "" if it says nothing."""
+        from llmcli.engine.llama.structures import POOLING_TYPES
+
+        number = self._metadata(f"{self._metadata('general.architecture')}.pooling_type")
+        return next((name for name, one in POOLING_TYPES.items() if str(one) == number), "")
+
+    def _metadata(self, key: str) -> str:
+        """A value of the header as llama.cpp spells it; "" without one."""
+        buffer = ctypes.create_string_buffer(128)
+        self._api.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
     def close(self) -> None:
         """Free the memory; a second call has no effect. It stays while a text is tokenized that nobody waits for."""
         handle, self.handle = self.handle, None

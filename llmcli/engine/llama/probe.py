@@ -1,7 +1,8 @@
 """A test of an unknown model file in a child process, so that an abort inside ggml ends only the child.
 
 The child runs `main`, which does what a chat does: it loads the file, tokenizes every byte that text can have,
-detokenizes every token, evaluates a prompt and a token, and samples. It prints each step before it begins, then `ok`.
+detokenizes every token, evaluates a prompt and a token, and samples; or what `embed` does, with an embedding model. It
+prints each step before it begins, then `ok`.
 """
 
 import math
@@ -18,12 +19,12 @@ from llmcli.errors import ExitStatus, LlmcliError, ModelInvalidError
 if TYPE_CHECKING:
     import subprocess
 
-    from llmcli.engine.llama.model import Model
+    from llmcli.engine.llama.model import Model, Vocab
 
 _TIMEOUT_S = 600  # a large file on a slow disk
 _PORTION = 256  # characters; the time for a text without words grows with its square
 _OK = "ok"
-_STEPS = ("load", "tokenize", "detokenize", "evaluate", "sample")
+_STEPS = ("load", "tokenize", "detokenize", "evaluate", "sample", "embed")
 _ILLEGAL_INSTRUCTION = (-signal.SIGILL, 0xC000001D)  # POSIX, Windows
 _CHILD = """
 import sys
@@ -92,7 +93,9 @@ def main(paths: Sequence[str]) -> int:
         _begin("load")
         model = Model.load([Path(path) for path in paths])
         _check_vocab(model)
-        if model.generates:
+        if model.pooling not in ("", "none"):
+            _check_vectors(model)
+        elif model.generates:
             _check_answer(model)
     except LlmcliError as error:
         print(str(error))
@@ -139,9 +142,7 @@ def _check_answer(model: "Model") -> None:
     _begin("evaluate")
     vocab = model.vocab
     context = Context(model, Settings(n_ctx=64, n_threads=1, n_batch=64, n_ubatch=64))
-    last = vocab.n_tokens - 1
-    # Eight tokens, because one does not take the kernels for matrices.
-    tokens = [vocab.bos or 0, 0, last // 4, last // 2, last, *vocab.tokenize("a b")[:3], 0, 0][:8]
+    tokens = _some_tokens(vocab)
     context.prefill(0, tokens)
     logits = context.logits(vocab.n_tokens)
     if any(map(math.isnan, logits)):
@@ -152,3 +153,19 @@ def _check_answer(model: "Model") -> None:
     for event in generate(context, [Generation(vocab, Request(Prompt.of_tokens("", tokens), settings))]):
         if event.record.failure:
             raise event.record.failure
+
+
+def _check_vectors(model: "Model") -> None:
+    """Compute the vectors of two texts, with the pooling of the model."""
+    from llmcli.engine.embedding import EmbeddingContext
+    from llmcli.params.settings import Settings
+
+    _begin("embed")
+    tokens = _some_tokens(model.vocab)
+    EmbeddingContext(model, Settings(n_threads=1), 64, model.pooling).vectors([tokens, tokens[:3]])
+
+
+def _some_tokens(vocab: "Vocab") -> list[int]:
+    """The first and the last token and some others: eight, because one does not take the kernels for matrices."""
+    last = vocab.n_tokens - 1
+    return [vocab.bos or 0, 0, last // 4, last // 2, last, *vocab.tokenize("a b")[:3], 0, 0][:8]

@@ -14,6 +14,7 @@ _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}  # llama.h, llama_
 _ROPE_SCALING = {"auto": -1, "none": 0, "linear": 1, "yarn": 2}  # llama.h, llama_rope_scaling_type
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # llama.h, llama_flash_attn_type
 _OVERRIDES = {int: (0, "val_i64"), float: (1, "val_f64"), bool: (2, "val_bool"), str: (3, "val_str")}
+POOLING_TYPES = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}  # llama.h, llama_pooling_type
 _BF16 = 30  # ggml.h, enum ggml_type; the one type of a cache that llama-cpp-python does not name
 # The weights of experts: llama.cpp, common/common.h, LLM_FFN_EXPS_REGEX and llm_ffn_exps_block_regex.
 _EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
@@ -75,8 +76,13 @@ def model_params(settings: "ModelParams", n_gpu_layers: int) -> tuple[ctypes.Str
     return c, kept
 
 
-def context_params(settings: "ModelParams", n_batch: int, n_seq_max: int, is_shared: bool) -> ctypes.Structure:
-    """The `llama_context_params` of the settings; sequences with a common prefix share its memory if `is_shared`."""
+def context_params(
+    settings: "ModelParams", n_batch: int, n_seq_max: int, is_shared: bool, pooling: str = ""
+) -> ctypes.Structure:
+    """The `llama_context_params` of the settings; sequences with a common prefix share its memory if `is_shared`.
+
+    With a `pooling` type the context computes vectors, and no logits.
+    """
     api = bindings.load()
     c: ctypes.Structure = api.llama_context_default_params()
     c.n_ctx, c.n_batch, c.n_ubatch = settings.n_ctx, n_batch, min(settings.n_ubatch, n_batch)
@@ -93,6 +99,8 @@ def context_params(settings: "ModelParams", n_batch: int, n_seq_max: int, is_sha
     for key in ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"):
         setattr(c, key, getattr(settings, key))
     c.no_perf = True
+    if pooling:
+        c.embeddings, c.pooling_type = True, POOLING_TYPES[pooling]
     return c
 
 

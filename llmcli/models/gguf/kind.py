@@ -28,10 +28,19 @@ class ModelKind(NamedTuple):
         """Whether it is a model that generates text, token by token: a model for `generate` and `chat`."""
         return self.name == TEXT.name
 
+    @property
+    def runs(self) -> bool:
+        """Whether a command can run it: it generates text, or it gives vectors or scores."""
+        return self.name in (TEXT.name, EMBEDDING.name, RERANKER.name)
+
 
 TEXT = ModelKind("text", "a model for text", "")
-EMBEDDING = ModelKind("embedding", "an embedding model, which gives vectors and no text")
-RERANKER = ModelKind("reranker", "a reranking model, which gives scores and no text")
+EMBEDDING = ModelKind(
+    "embedding", "an embedding model, which gives vectors and no text", f"{_CHAT}; `llmcli embed` gives its vectors"
+)
+RERANKER = ModelKind(
+    "reranker", "a reranking model, which gives scores and no text", f"{_CHAT}; `llmcli rerank` gives its scores"
+)
 _KINDS = {
     "text": TEXT,
     "embedding": EMBEDDING,
