@@ -86,6 +86,16 @@ def test_import_skips_a_truncated_model(inside: Run, tmp_path: Path) -> None:
     assert [line.split()[0] for line in ran.text.splitlines()] == ["NAME", "good"]
 
 
+def test_long_texts_in_a_header_are_shortened(inside: Run, tmp_path: Path) -> None:
+    texts = dict.fromkeys(("general.architecture", "general.name", "general.license"), "x" * 100_000)
+    file = write_gguf(tmp_path / "long.gguf", texts)
+    assert inside("models", "import", str(tmp_path)).status == 0
+    for args in (("show", str(file)), ("list",)):
+        ran = inside("models", *args)
+        assert ran.status == 0
+        assert max(map(len, (ran.text + ran.stderr).splitlines())) < 250
+
+
 def test_list_names_a_truncated_model(inside: Run, tmp_path: Path) -> None:
     write_gguf(tmp_path / "good.gguf")
     cut = write_gguf(tmp_path / "cut.gguf", missing=100)

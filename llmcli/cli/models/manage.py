@@ -30,7 +30,7 @@ from llmcli.models.sources.folder import skipped_files
 from llmcli.models.sources.registry import models_in_folder, parse, parse_remote, programs
 from llmcli.models.sources.source import InstalledModel
 from llmcli.params.settings import Layer
-from llmcli.text import format_age, format_size, plural, sanitize
+from llmcli.text import ellipsize, format_age, format_size, plural, sanitize
 from llmcli.ui.terminal.console import can_ask, confirm, console
 from llmcli.ui.terminal.output import print_json, print_line, print_rows
 from llmcli.ui.terminal.progress import Downloads
@@ -54,7 +54,7 @@ def list_models(flags: Layer, as_json: Annotated[bool, Option("--json", help="Pr
             (
                 ", ".join(item.aliases) or item.name,
                 "damaged" if damage else item.kind,
-                item.summary.architecture,
+                ellipsize(item.summary.architecture, 20),
                 item.quantization,
                 format_size(item.size),
                 str(item.summary.n_ctx_train or ""),
