@@ -107,12 +107,14 @@ def verify(item: InstalledModel, data_dir: Path, progress_for: ProgressFor) -> l
 
 
 def damage(item: InstalledModel, data_dir: Path) -> str:
-    """Why a header does not fit the bytes of its file, such as a truncated one; empty if all do, or cannot be read.
+    """Why a file is known to be damaged: its header does not fit its bytes, or `verify` has found it; else empty.
 
     A header takes up to 150 ms, so it is read once, until its file changes.
     """
-    for part in item.parts:
+    for part, published in zip(item.parts, item.digests, strict=True):
         note = notes.read(data_dir, part)
+        if published and note.get("sha256", published) != published:
+            return "its sha256 is not the published one"
         reason = note.get("damage", "" if note.get("probed") else None)
         if reason is None:
             try:
