@@ -10,6 +10,7 @@ from llmcli.config.presets import layers_of
 from llmcli.errors import ConstraintError, ExitStatus
 from llmcli.params.settings import Layer, fields
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.output import warn_unread_arguments
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation, Request
@@ -31,7 +32,7 @@ def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:
 
 def requests_of(engine: "Engine", questions: Sequence["Question"], cancellation: "Cancellation") -> list["Request"]:
     """The requests for questions; warns of a missing chat template, and of variables that it does not read."""
-    from llmcli.inference.request import make_requests, needs_plain_template, unread_arguments
+    from llmcli.inference.request import make_requests, needs_plain_template
 
     if any(needs_plain_template(engine, one.settings) for one in questions):
         console.warn(
@@ -39,9 +40,9 @@ def requests_of(engine: "Engine", questions: Sequence["Question"], cancellation:
             "use --raw to complete the prompt as it is, or give a template with --chat-template",
         )
     requests = make_requests(engine, questions, cancellation)
-    for warning in dict.fromkeys(unread_arguments(one.prompt, one.settings) for one in requests):
-        if warning:
-            console.warn(*warning)
+    known: set[str] = set()
+    for one in requests:
+        warn_unread_arguments(one.prompt, one.settings, known)
     return requests
 
 

@@ -10,7 +10,7 @@ from llmcli.engine.events import Cancellation, Constraint, Prompt, Request
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError, labeled
 from llmcli.files import is_inline, is_stdin, read_text
 from llmcli.inference.constraints import read_constraint
-from llmcli.params.generation import NOT_TEMPLATE_ARGS, RequestParams, template_args_as_data
+from llmcli.params.generation import RequestParams, template_args_as_data
 from llmcli.params.param import fields_of
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, ResolvedSettings, Settings
@@ -214,21 +214,6 @@ def template_arguments(settings: Settings) -> dict[str, object]:
     """
     thinks = settings.think != "off"
     return {"enable_thinking": thinks, "thinking": thinks, **template_args_as_data(settings.template_arg)}
-
-
-def unread_arguments(prompt: Prompt, settings: Settings) -> tuple[str, str] | None:
-    """A warning, and its hint, of variables in the settings that the chat template of a prompt does not read."""
-    names = template_args_as_data(settings.template_arg)
-    if not names or not prompt.template:
-        return None
-    from llmcli.inference.template import variables_of  # Jinja takes its time
-
-    read = variables_of(prompt.template)
-    unread, others = [name for name in names if name not in read], sorted(read - {*NOT_TEMPLATE_ARGS})
-    if not unread:
-        return None
-    hint = did_you_mean(unread[0], others) or (f"it reads {', '.join(others[:8])}" if others else "")
-    return f"template_arg {', '.join(unread)} has no effect: the chat template does not read it", hint
 
 
 def needs_plain_template(engine: "Engine", settings: Settings) -> bool:

@@ -21,9 +21,9 @@ from llmcli.inference.request import (
     read_question,
     system_text,
     template_options,
-    unread_arguments,
     with_plain_stop,
 )
+from llmcli.inference.template import unread_arguments
 from llmcli.params.param import SettingValue
 from llmcli.params.settings import Layer, Settings, fields, resolve
 from tests.inference.fake_engine import FakeEngine

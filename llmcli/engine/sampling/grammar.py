@@ -24,7 +24,7 @@ _TEXTS = re.compile(
     r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', re.DOTALL
 )  # texts, classes of characters, comments
 _SYMBOL = re.compile(r'[a-zA-Z0-9-]+(?:\s*::=)?|["(|)?*+.]|<[^>]*>|\{[^}]*\}')  # where texts and classes are a quote
-_MAX_PASSES = 100  # over a grammar, whose rules can refer to later ones
+_MAX_PASSES = 20  # over a grammar, whose rules can refer to later ones
 
 
 class Grammar(OwnedSampler):

@@ -12,26 +12,25 @@ from llmcli.chat.controller import ChatController, PromptFit
 from llmcli.chat.conversation import Attachment, Message, attach, find_mentions, missing_mentions
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation, Progress
-from llmcli.errors import (
-    ContextOverflowError,
-    LlmcliError,
-    ModelInvalidError,
-    ModelNotFoundError,
-    TimeLimitError,
-    UsageError,
-)
-from llmcli.inference.request import needs_plain_template, unread_arguments
+from llmcli.errors import ContextOverflowError, LlmcliError, TimeLimitError, UsageError
+from llmcli.inference.request import needs_plain_template
 from llmcli.params.settings import Settings
 from llmcli.text import plural
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys, display
 from llmcli.ui.terminal.console import choose, console, edit, is_terminal, wrapped
-from llmcli.ui.terminal.output import print_line, to_stderr, warn_ineffective, warn_slow, write_trace
+from llmcli.ui.terminal.output import (
+    print_line,
+    to_stderr,
+    warn_ineffective,
+    warn_slow,
+    warn_unread_arguments,
+    write_trace,
+)
 
 if TYPE_CHECKING:
     from llmcli.chat.compare import CompareSession
     from llmcli.chat.controller import BackgroundLoad
     from llmcli.chat.sessions.session import Turn
-    from llmcli.engine.events import Progress
     from llmcli.inference.engine import Engine
     from llmcli.ui.input.piped import LineReader
     from llmcli.ui.input.reader import TerminalReader
@@ -170,9 +169,7 @@ class ChatApp:
         busy_screen = BusyScreen(settings, self.live, "reading the prompt", request.cancellation, temperature_keys)
         request.progress = busy_screen.progress
         warn_ineffective(turn.resolved, self._warned)
-        if (unread := unread_arguments(request.prompt, turn.resolved.settings)) and unread[0] not in self._warned:
-            console.warn(*unread)
-            self._warned.add(unread[0])
+        warn_unread_arguments(request.prompt, turn.resolved.settings, self._warned)
         if self.live:
             print_line("")  # between question and answer
         trace = f"{self.session.name or 'chat'}-{self.session.conversation.next_id}.jsonl"  # one for each answer
@@ -277,11 +274,8 @@ class ChatApp:
         try:
             with busy_screen.open():
                 engine = loading.wait(tick)
-        except BaseException as error:
+        except BaseException:
             self.controller.close_model()  # the next message tries again
-            if isinstance(error, (ModelInvalidError, ModelNotFoundError)):
-                other = "use another model with /model NAME"
-                error.hint = f"{error.hint}, or {other}" if error.hint else other
             raise
         if not engine:
             console.note("not sent: the model is still loading")
