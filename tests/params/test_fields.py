@@ -201,6 +201,7 @@ def test_a_bool_accepts_words_for_true_and_false(text: str, value: bool) -> None
 )
 def test_true_and_false_are_on_and_off_among_choices(key: str, value: bool, meaning: str) -> None:
     assert fields()[key].parse_data(value) == meaning
+    assert parse(key, str(value)) == meaning
 
 
 @pytest.mark.parametrize(("key", "value"), [("numa", True), ("flash_attn", 1), ("cache_type_k", False), ("numa", [])])
