@@ -14,8 +14,9 @@ from llmcli.engine.events import (
     TokenEvent,
 )
 from llmcli.engine.llama.model import Vocab as Vocab
+from llmcli.engine.sentences import sentence_ends as sentence_ends
 from llmcli.errors import UsageError
-from llmcli.params.settings import Layer, fields
+from llmcli.params.settings import Layer, Settings, fields
 
 if TYPE_CHECKING:
     from llmcli.engine.token_inspection import TokenInspector as TokenInspector
@@ -49,6 +50,7 @@ class Capabilities:
     live_temperature: bool = True  # the temperature can change while an answer is generated
     replay: bool = True  # it can evaluate a prompt in recorded batches
     inspection: bool = True  # it can show how a token of an answer was sampled
+    scores: bool = True  # it gives the log-probabilities of texts that it did not generate
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,9 @@ class Engine(Protocol):
     def count_tokens(self, text: str) -> int:
         """Number of tokens of a text in a message."""
 
+    def context_size(self, settings: Settings) -> int:
+        """Size in tokens of the largest context for one answer: that of the settings, or what fits in memory."""
+
     def render(self, request: Sequence[Message] | str, options: TemplateOptions) -> Prompt:
         """The prompt for messages, or for a raw text.
 
@@ -108,6 +113,19 @@ class Engine(Protocol):
         At most `n_parallel` are generated at a time; with 0, as many as are fast on this machine. A request that cannot
         be answered ends alone, also one whose prompt does not fit: its last event has the reason "error". All requests
         have the same settings of the model and its context.
+        """
+
+    def score(
+        self,
+        prefix: Sequence[int],
+        continuations: Sequence[Sequence[int]],
+        cancellation: Cancellation | None = None,
+    ) -> list[list[float]]:
+        """The natural log-probability of each token of each continuation of a prefix, which has a token at least.
+
+        It is that of the model over the whole vocabulary: no setting of the sampling counts. The beginning that a
+        prefix shares with that of the last call is evaluated once. Raises ContextOverflowError when the prefix with the
+        longest continuation does not fit; TimeLimitError or KeyboardInterrupt when it is cancelled.
         """
 
     def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:
@@ -143,3 +161,9 @@ def check_request(engine: Engine, request: Request) -> None:
         changed.append("temperature changes during an answer")
     if changed:
         raise UsageError(f"{engine.name} does not support {', '.join(changed)}", "remove it, or use another model")
+
+
+def check_scores(engine: Engine, what: str) -> None:
+    """Refuse what needs scores, with a UsageError, where an engine has none."""
+    if not engine.capabilities.scores:
+        raise UsageError(f"{engine.name} does not support {what}", "use a model on this machine")
