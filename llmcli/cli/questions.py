@@ -10,6 +10,7 @@ from llmcli.config.presets import layers_of
 from llmcli.errors import ConstraintError, ExitStatus
 from llmcli.params.settings import Layer, Settings, fields
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.output import warn_unread_arguments
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation, Request
@@ -30,11 +31,14 @@ def command_layers(flags: Layer, text: str | None, *task: Layer) -> Sequence[Lay
 
 
 def requests_of(engine: "Engine", questions: Sequence["Question"], cancellation: "Cancellation") -> list["Request"]:
-    """The requests for questions; warns if the model has no chat template and one is needed."""
+    """The requests for questions; warns of a missing chat template, and of variables that it does not read."""
     from llmcli.inference.request import make_requests
 
     warn_plain_template(engine, [one.settings for one in questions])
-    return make_requests(engine, questions, cancellation)
+    requests, known = make_requests(engine, questions, cancellation), set[str]()
+    for one in requests:
+        warn_unread_arguments(one.prompt, one.settings, known)
+    return requests
 
 
 def warn_plain_template(engine: "Engine", settings: Sequence[Settings]) -> None:

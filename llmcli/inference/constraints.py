@@ -8,7 +8,7 @@ from llmcli.engine.events import Constraint
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import is_inline, read_text
 from llmcli.inference.json_schema import read_schema
-from llmcli.inference.schema_shorthand import SHAPE, expand_shorthand, is_shorthand
+from llmcli.inference.schema_shorthand import SHAPE, expand_shorthand, is_json, is_shorthand
 from llmcli.params.settings import Settings
 from llmcli.text import ellipsize
 
@@ -55,7 +55,11 @@ def schema_text(text: str, encoding: str = "utf-8") -> str:
         try:
             text = read_text(text, encoding)
         except LlmcliError as error:
-            error.hint = error.hint or f"give a JSON schema, its file, or {SHAPE}"
+            hint = f"give a JSON schema, its file, or {SHAPE}"
+            if is_json(text):
+                reason = f"json_schema must be a JSON object or the name of a file, and '{ellipsize(text)}' is neither"
+                raise UsageError(reason, hint) from None
+            error.hint = error.hint or hint
             raise
     return expand_shorthand(text) if is_shorthand(text) else text
 

@@ -4,44 +4,21 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from llmcli.engine.events import Constraint
 from llmcli.errors import UsageError
+from llmcli.inference.schema_refusals import keywords, pointer, too_deep, without_refused
 from llmcli.inference.schema_shorthand import SHAPE
 
 if TYPE_CHECKING:
     import jsonschema_rs
 
-Place = tuple[str | int, ...]  # the keys and indexes that lead to a schema or a keyword
-Keyword = tuple[Place, str, object]  # (place of its schema, name, value)
-
-_MAX_PROPERTIES = 4000  # llguidance takes 6 s for so many, and four times as long for twice as many
-_MAX_PATTERNS = 100  # in one `patternProperties`: 0.2 s, and 3 s for twice as many
-_MAX_DEPTH = 50_000  # of all `$ref` that follow each other: llguidance's recursion
-_LARGEST_MULTIPLE = 20_000  # in significant digits; llguidance makes as many states, in 0.2 s
 _MAX_DIGITS = 4300  # of an integer: Python's limit, because longer ones take long
-_MAX_KEYWORDS = 2000  # of a schema in which the refused keyword is looked for; in larger ones it takes too long
-_MAX_SINGLE = 8  # keywords that are removed one by one; afterwards with all of the same name
-_NAMES = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # their keys are names
-_DATA = ("const", "enum", "default", "examples", "required", "dependentRequired")  # data, not schemas
-# Keywords that say what a value is for, or where a schema is: none of them is refused.
-_SILENT = frozenset((
-    *("title", "description", "default", "examples", "$id", "id", "$schema", "$comment", "$anchor", "$defs"),
-    *("definitions", "readOnly", "writeOnly", "deprecated", "type"),
-))  # fmt: skip
 _OLD_DRAFTS = {"items": "draft-07", "exclusiveMinimum": "draft-04", "exclusiveMaximum": "draft-04"}
-# What would forbid more without the keyword: names that only the removed patterns allow, for example.
-_DEPENDENT = {
-    "properties": ("additionalProperties",),
-    "patternProperties": ("additionalProperties",),
-    "prefixItems": ("items",),
-}
 
 
 @dataclass(frozen=True)
@@ -71,7 +48,7 @@ class JsonSchema(Constraint):
             return f"it cannot be validated: {error}"
         if found is None:
             return None
-        return f"{_pointer(found.instance_path)}: {found.message[:200]}" if found.instance_path else found.message[:200]
+        return f"{pointer(found.instance_path)}: {found.message[:200]}" if found.instance_path else found.message[:200]
 
 
 def read_schema(text: str) -> JsonSchema:
@@ -84,14 +61,10 @@ def read_schema(text: str) -> JsonSchema:
 
     schema = _schema_object(text)
     _make_validator(schema)
-    supported, removed = _without_refused(schema)
+    supported, removed = without_refused(schema)
     enforced = json.dumps(supported)
     ignored = _unenforced(supported, ignored_parts("json_schema", enforced))
-    return JsonSchema("json_schema", enforced, (*map(_pointer, removed), *ignored), json.dumps(schema))
-
-
-def _too_deep() -> UsageError:
-    return UsageError("json_schema is nested too deep", "move inner schemas to $defs")
+    return JsonSchema("json_schema", enforced, (*map(pointer, removed), *ignored), json.dumps(schema))
 
 
 def _schema_object(text: str) -> dict[str, object]:
@@ -100,7 +73,7 @@ def _schema_object(text: str) -> dict[str, object]:
     except ValueError as error:
         raise UsageError(f"json_schema is not valid JSON: {error}", f"write JSON, or {SHAPE}") from None
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep() from None
     if schema is False:
         raise UsageError("json_schema: nothing can match false", "use {} for any JSON")
     if schema is True:
@@ -152,66 +125,10 @@ def _make_validator(schema: dict[str, object]) -> "jsonschema_rs.Validator":
         hint = "resolve what it refers to into one schema: nothing is fetched" if "://" in message else ""
         if "$schema" not in schema and keyword in _OLD_DRAFTS:
             hint = f'for an older draft add "$schema": "http://json-schema.org/{_OLD_DRAFTS[keyword]}/schema#"'
-        place = f" at {_pointer(error.instance_path)}" if error.instance_path else ""
+        place = f" at {pointer(error.instance_path)}" if error.instance_path else ""
         raise UsageError(f"json_schema is not valid{place}: {message[:200]}", hint) from None
     except ValueError:  # its own limit, for the schema as data
-        raise _too_deep() from None
-
-
-def _without_refused(whole: dict[str, object]) -> tuple[dict[str, object], Sequence[Place]]:
-    """A schema without the keywords that llguidance refuses, or would take too long for; and their places."""
-    from llmcli.engine.sampling.guidance import NOTHING
-
-    found = list(_keywords(whole))
-    for place, keyword, value in found:
-        if keyword == "properties" and isinstance(value, dict) and len(value) > _MAX_PROPERTIES:
-            at = _pointer((*place, keyword))
-            raise UsageError(f"json_schema: {at} has {len(value)} properties; at most {_MAX_PROPERTIES} are supported")
-    depth = max((len(place) for place, _, _ in found), default=0) + 1
-    if len({value for _, keyword, value in found if keyword == "$ref"}) * depth > _MAX_DEPTH:
-        raise UsageError("json_schema: too many $ref to different places", "simplify the schema")
-    removed = _too_large(found)
-    schema = _without(whole, removed)
-    while reason := _refusal(schema):
-        if reason.startswith("recursion limit"):
-            raise _too_deep()
-        culprit = _culprit(schema, reason)
-        at = f" at {_pointer(culprit)}" if culprit else ""
-        if reason.startswith((NOTHING, "Unsatisfiable schema")):
-            why = re.sub(r"Regex is empty: .*", "no text has this form", reason.partition(": ")[2])
-            raise UsageError(f"json_schema: nothing can match it{at}" + (f": {why}" if why else ""))
-        if culprit is None:
-            named = re.search(r"#(/\S+)", reason)  # of the schema that a $ref names
-            where = f" ($ref to {named[1]})" if named else ""
-            raise UsageError(f"json_schema is not supported{where}: {reason}", "simplify the schema")
-        # What is refused once is refused wherever it is.
-        is_many = len(removed) >= _MAX_SINGLE
-        values = {(*place, keyword): value for place, keyword, value in found}
-        same = [one for one in values if one[-1] == culprit[-1] and (is_many or values[one] == values[culprit])]
-        removed = [place for place in values if place in {*removed, *same}]
-        schema = _without(whole, removed)
-    return schema, removed
-
-
-def _too_large(found: Sequence[Keyword]) -> list[Place]:
-    """The places of what llguidance would need minutes for."""
-    product, places = 1, []
-    for place, keyword, value in found:
-        is_large = keyword == "patternProperties" and isinstance(value, dict) and len(value) > _MAX_PATTERNS
-        if keyword == "multipleOf" and isinstance(value, (int, float)):  # those in one schema come to their product
-            digits = int("".join(map(str, Decimal(str(value)).normalize().as_tuple().digits)))
-            is_large = math.lcm(product, digits) > _LARGEST_MULTIPLE
-            product = product if is_large else math.lcm(product, digits)
-        if is_large:
-            places.append((*place, keyword))
-    return places
-
-
-def _refusal(schema: Mapping[str, object]) -> str:
-    from llmcli.engine.sampling.guidance import refusal, start_error
-
-    text = json.dumps(schema)
-    return refusal("json_schema", text) or start_error("json_schema", text)
+        raise too_deep() from None
 
 
 def _unenforced(schema: Mapping[str, object], warnings: list[str]) -> tuple[str, ...]:
@@ -220,13 +137,13 @@ def _unenforced(schema: Mapping[str, object], warnings: list[str]) -> tuple[str,
     formats = {text.partition(": ")[2] for text in warnings if text.startswith("Unknown format")}
     formats = {name for name in formats if _validates_format(name)}  # the standard has no check for others
     places = []
-    for place, keyword, value in _keywords(schema):
+    for place, keyword, value in keywords(schema):
         if (
             keyword in keys
             or keyword == "oneOf"
             or (keyword == "format" and isinstance(value, str) and value in formats)
         ):
-            places.append(_pointer((*place, keyword)))
+            places.append(pointer((*place, keyword)))
     return tuple(places) or tuple(text[:100] for text in warnings if not text.startswith("Unknown format"))
 
 
@@ -238,54 +155,3 @@ def _validates_format(name: str) -> bool:
     except jsonschema_rs.ValidationError:
         return False
     return True
-
-
-def _culprit(schema: Mapping[str, object], reason: str) -> Place | None:
-    """The keyword for which llguidance refuses a schema: that with which the keywords before it are refused."""
-    places = [(*place, keyword) for place, keyword, _ in _keywords(schema) if keyword not in _SILENT]
-    if len(places) > _MAX_KEYWORDS:
-        places = [place for place in places if len(place) == 1]
-    if _refusal(_without(schema, places)) == reason:
-        return None
-    accepted, refused = 0, len(places)  # numbers of keywords
-    while refused - accepted > 1:
-        middle = (accepted + refused) // 2
-        if _refusal(_without(schema, places[middle:])) == reason:
-            refused = middle
-        else:
-            accepted = middle
-    return places[refused - 1]
-
-
-def _without(schema: Mapping[str, object], places: Sequence[Place]) -> dict[str, object]:
-    """A copy of a schema without the keywords at some places, which come in the order of `_keywords`."""
-    result: dict[str, object] = json.loads(json.dumps(schema))
-    for *path, keyword in reversed(places):
-        node: Any = result
-        with suppress(KeyError):  # inside of what went with another keyword
-            for step in path:
-                node = node[step]
-            for key in (keyword, *_DEPENDENT.get(str(keyword), ())):
-                node.pop(key, None)
-    return result
-
-
-def _keywords(node: object, place: Place = ()) -> Iterator[Keyword]:
-    """The keywords of a schema and of those in it, `$ref` before others: llguidance refuses some of them beside it."""
-    if isinstance(node, list):
-        for index, item in enumerate(node):
-            yield from _keywords(item, (*place, index))
-    if not isinstance(node, dict):
-        return
-    for keyword, value in sorted(node.items(), key=lambda item: item[0] != "$ref"):
-        yield place, keyword, value
-        if keyword in _NAMES and isinstance(value, dict):
-            for name, item in value.items():
-                yield from _keywords(item, (*place, keyword, name))
-        elif keyword not in _DATA:
-            yield from _keywords(value, (*place, keyword))
-
-
-def _pointer(place: Sequence[str | int]) -> str:
-    """A place as a JSON pointer (RFC 6901)."""
-    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in place)

@@ -25,10 +25,10 @@ def is_shorthand(text: str) -> bool:
     """Whether a text is in the short form, and not JSON or the name of a file."""
     if _FIELD.match(text):
         return not re.match(r"\s*[A-Za-z]:[\\/]", text)  # a drive of Windows
-    return bool(_TYPE.match(text)) and not _is_json(text)
+    return bool(_TYPE.match(text)) and not is_json(text)
 
 
-def _is_json(text: str) -> bool:
+def is_json(text: str) -> bool:
     try:
         json.loads(text)
     except (ValueError, RecursionError):

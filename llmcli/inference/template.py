@@ -2,15 +2,20 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from jinja2 import TemplateError, TemplateSyntaxError
 from jinja2.exceptions import SecurityError
+from jinja2.meta import find_undeclared_variables
 
-from llmcli.engine.events import Message
+from llmcli.engine.events import Message, Prompt
 from llmcli.engine.llama.bindings import apply_chat_template
 from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.inference.request import is_builtin_template
 from llmcli.inference.sandbox import Sandbox
+from llmcli.params.generation import NOT_TEMPLATE_ARGS, template_args_as_data
+from llmcli.params.settings import Settings
+from llmcli.text import did_you_mean
 
 _HINT = "use another template with --chat-template"
 _GIVEN_HINT = (
@@ -138,6 +143,27 @@ class ChatTemplate:
 
     def _content(self, message: Message) -> object:
         return [{"type": "text", "text": message["content"]}] if self._takes_parts else message["content"]
+
+
+def unread_arguments(prompt: Prompt, settings: Settings) -> tuple[str, str] | None:
+    """A warning, and its hint, of variables in the settings that the chat template of a prompt does not read."""
+    names = template_args_as_data(settings.template_arg)
+    if not names or not prompt.template:
+        return None
+    read = _variables_of(prompt.template)
+    unread, others = [name for name in names if name not in read], sorted(read - {*NOT_TEMPLATE_ARGS})
+    if not unread:
+        return None
+    hint = did_you_mean(unread[0], others) or (f"it reads {', '.join(others[:8])}" if others else "")
+    return f"template_arg {', '.join(unread)} has no effect: the chat template does not read it", hint
+
+
+@lru_cache(maxsize=8)
+def _variables_of(source: str) -> frozenset[str]:
+    """The variables that a valid chat template can read; a template of llama.cpp reads none."""
+    if is_builtin_template(source):
+        return frozenset()
+    return frozenset(find_undeclared_variables(Sandbox().parse(source)))
 
 
 def _without_system(messages: Sequence[Message]) -> Sequence[Message]:

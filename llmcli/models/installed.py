@@ -9,7 +9,7 @@ from pathlib import Path
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, error_text
 from llmcli.models import notes
 from llmcli.models.download.partial_file import PARTIAL, bytes_downloaded, delete_partial
-from llmcli.models.gguf.parser import read_headers
+from llmcli.models.gguf.parser import read_header, read_headers
 from llmcli.models.hub.cache import lock_path, models_of_repo, repo_of
 from llmcli.models.locations import LATEST, STARTER, ModelFile, ModelLocations
 from llmcli.models.lookup import find_model_file
@@ -104,6 +104,30 @@ def verify(item: InstalledModel, data_dir: Path, progress_for: ProgressFor) -> l
         state = otherwise if not expected else "ok" if digest == expected else "damaged"
         results.append(VerifyResult(item.name, path, state, digest))
     return results
+
+
+def damage(item: InstalledModel, data_dir: Path) -> str:
+    """Why a file is known to be damaged: its header does not fit its bytes, or `verify` has found it; else empty.
+
+    A header takes up to 150 ms, so it is read once, until its file changes.
+    """
+    for part, published in zip(item.parts, item.digests, strict=True):
+        note = notes.read(data_dir, part)
+        if published and note.get("sha256", published) != published:
+            return "its sha256 is not the published one"
+        reason = note.get("damage", "" if note.get("probed") else None)
+        if reason is None:
+            try:
+                read_header(part)
+                reason = ""
+            except ModelInvalidError as error:
+                reason = str(error).removeprefix(f"{part}: ")
+            except LlmcliError:
+                continue
+            notes.update(data_dir, part, damage=reason)
+        if reason:
+            return reason
+    return ""
 
 
 def remove(plan: RemovalPlan, locations: ModelLocations) -> None:

@@ -21,7 +21,7 @@ from llmcli.models.locations import STARTER, STARTER_SHA256, ModelFile, Progress
 FOLDER = "notes"  # in the data folder
 _BLOCK = 4 << 20
 _BLOB = re.compile(r"(?:sha256-)?([0-9a-f]{64})")  # the Hub's cache and Ollama's store name a file after its sha256
-_OF_BYTES = {"probed", "sha256", "hashed"}  # facts that end when the file changes
+_OF_BYTES = {"probed", "damage", "sha256", "hashed"}  # facts that end when the file changes
 
 
 class FileNote(TypedDict, total=False):
@@ -29,6 +29,7 @@ class FileNote(TypedDict, total=False):
 
     used: float  # when a command last opened the model
     probed: str  # the release of llama.cpp that was tested with it, and the steps of the test
+    damage: str  # why its header does not fit its bytes; "" if it does
     sha256: str  # of its bytes
     hashed: float  # when the sha256 was computed
     reference: str  # what `llmcli pull` downloaded or, of a download that is not complete, resumes

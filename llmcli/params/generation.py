@@ -23,7 +23,7 @@ _BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
 
 _ARG_SHAPE = 'KEY=JSON, such as reasoning_effort="high" or keep_past_thinking=true'
 # What a chat template gets from the program, and what Jinja defines or reserves.
-_NOT_ARGS = (
+NOT_TEMPLATE_ARGS = (
     *("messages", "add_generation_prompt", "bos_token", "eos_token", "raise_exception", "strftime_now"),
     *("caller", "cycler", "dict", "joiner", "kwargs", "loop", "namespace", "range", "self", "super", "varargs"),
 )
@@ -52,7 +52,7 @@ def template_args_from_data(value: object) -> tuple[str, ...]:
     for key in value:
         if not key.isidentifier() or iskeyword(key):
             raise ValueError(_ARG_SHAPE)
-        if key in _NOT_ARGS:
+        if key in NOT_TEMPLATE_ARGS:
             raise InvalidValueError("a variable of your own", f"the template gets {key} from llmcli")
     return tuple(f"{key}={json.dumps(one, ensure_ascii=False)}" for key, one in value.items())
 

@@ -141,7 +141,19 @@ class Field:
         """One item of a list as typed; in file names a backslash is not an escape."""
         return text if self.path else unescape(as_utf8(text))
 
+    def _choice(self, value: object) -> str:
+        """A choice; true, yes or 1 is `on` among the choices, as in llama.cpp, and false is `off`."""
+        if value not in self.choices and isinstance(value, (bool, str)):
+            truth = _BOOLEANS.get(str(value).strip().lower())
+            word = {True: "on", False: "off", None: ""}[truth]
+            value = word if word in self.choices else value
+        if not isinstance(value, str):
+            raise ValueError(self.valid_values)
+        return value
+
     def _builtin_text(self, text: str) -> SettingValue:
+        if self.choices and self.kind is str:
+            return self._choice(as_utf8(text))
         if not self.repeated:
             names_file = self.path or (self.metavar.endswith("@FILE") and text.startswith("@"))
             return from_data(self.kind, text if names_file else as_utf8(text))
@@ -153,6 +165,8 @@ class Field:
         return (self._item(text),)
 
     def _builtin_data(self, value: object) -> SettingValue:
+        if self.choices and self.kind is str:
+            return self._choice(value)
         if not self.text:
             return strings_from_data(value) if self.repeated else from_data(self.kind, value)
         if isinstance(value, str) or is_number(value):

@@ -300,7 +300,7 @@ def test_foreign_and_doubled_lines_are_ignored() -> None:
 def test_many_problems_are_reported_in_few_lines() -> None:
     session = reopen_edited(lambda kept: kept.extend(["junk"] * 1000))
     assert len(session.notes) == 4
-    assert session.notes[-1] == "talk.jsonl: 997 more problems like these"
+    assert session.notes[-1] == "talk.jsonl: 997 other problems"
     session.close()
 
 

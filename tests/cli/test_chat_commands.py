@@ -180,6 +180,23 @@ def test_settings_are_set_shown_saved_and_reset(run: Run, with_tiny: Path) -> No
     assert "top_p = 0.5 (no effect: top_p is not in samplers)" in lines
 
 
+def test_a_model_that_cannot_be_loaded_gets_a_command_as_hint(run: Run, here: Path, with_tiny: Path) -> None:
+    (here / "cut.gguf").write_bytes(with_tiny.read_bytes()[:-1000])
+    first = talk(run, "Hi", "/model", flags=("-m", "cut.gguf", *FLAGS))
+    hint = "  hint: download it again, or use another model with /model NAME"
+    assert stderr_lines(first)[-2:] == [hint, "model: cut.gguf (not loaded)"]
+    second = talk(run, "/model cut.gguf", "/flash_attn off", "/cache_type_v q4_0", "Hi")
+    assert hint in stderr_lines(second)
+    assert stderr_lines(second)[-1] == "  hint: use /flash_attn on, or /cache_type_v f16"
+
+
+def test_a_chat_tells_once_of_a_variable_no_template_reads(run: Run, with_tiny: Path) -> None:
+    template = '/chat_template "{{ x }}{{ messages[-1].content }}"'
+    ran = talk(run, template, "/template_arg y=1", "Hi", "Hi", "/template_arg x=1", "Hi")
+    assert ran.stderr.count("template_arg y has no effect: the chat template does not read it\n  hint: it reads x") == 1
+    assert ran.stderr.count("no effect") == 1
+
+
 def test_system_takes_a_text_a_file_or_the_editor(run: Run, here: Path, with_tiny: Path) -> None:
     (here / "sys.txt").write_text("You are terse.\n")
     editor = here / "ed"

@@ -113,6 +113,16 @@ def test_logprobs_add_the_tokens_to_the_json(run: Run) -> None:
 
 
 @with_tiny
+def test_variables_that_a_template_does_not_read_are_told(run: Run) -> None:
+    args = ("--chat-template", "{{ effort }}{{ messages[0].content }}", "--template-arg", "efort=1")
+    warning = (
+        "warning: template_arg efort has no effect: the chat template does not read it\n  hint: did you mean 'effort'?"
+    )
+    assert run("generate", "Hi", *SHORT, *args).stderr.count(warning) == 1
+    assert "no effect" not in run("generate", "Hi", *SHORT, *args[:2], "--template-arg", "effort=1").stderr
+
+
+@with_tiny
 def test_logprobs_without_json_name_the_alternatives(run: Run) -> None:
     stderr = run("generate", "Hi", *SHORT, "--logprobs", "3").stderr
     assert "logprobs has no effect: it needs --json\n  hint: to see probabilities, use --heat p" in stderr

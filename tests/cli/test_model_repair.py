@@ -59,6 +59,18 @@ def advice(verified: CliResult) -> list[str]:
     return shlex.split(hint)
 
 
+def test_list_knows_what_verify_found(place: Place) -> None:
+    flip(Path(place.run("pull", f"{REPO}:Q8_0").stdout.decode().strip()))
+    damages = []
+    for _ in range(2):
+        damages += [one["damage"] for one in json.loads(place.run("models", "list", "--json").stdout)]
+        assert place.run("models", "verify").status == 8
+    assert damages == ["", "its sha256 is not the published one"]
+    assert "damaged" in place.run("models", "list").stdout.decode()
+    assert place.run("pull", f"{REPO}:Q8_0").status == 0
+    assert "damaged" not in place.run("models", "list").stdout.decode()
+
+
 def test_rm_of_a_name_that_means_several_lists_them(place: Place) -> None:
     for kind in ("Q4_K_M", "Q8_0"):
         assert place.run("pull", f"{REPO}:{kind}").status == 0

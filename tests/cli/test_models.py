@@ -86,6 +86,32 @@ def test_import_skips_a_truncated_model(inside: Run, tmp_path: Path) -> None:
     assert [line.split()[0] for line in ran.text.splitlines()] == ["NAME", "good"]
 
 
+def test_long_texts_in_a_header_are_shortened(inside: Run, tmp_path: Path) -> None:
+    texts = dict.fromkeys(("general.architecture", "general.name", "general.license"), "x" * 100_000)
+    file = write_gguf(tmp_path / "long.gguf", texts)
+    assert inside("models", "import", str(tmp_path)).status == 0
+    for args in (("show", str(file)), ("list",)):
+        ran = inside("models", *args)
+        assert ran.status == 0
+        assert max(map(len, (ran.text + ran.stderr).splitlines())) < 250
+
+
+def test_list_names_a_truncated_model(inside: Run, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "good.gguf")
+    cut = write_gguf(tmp_path / "cut.gguf", missing=100)
+    assert inside("models", "import", str(tmp_path)).status == 0
+    size, repair = cut.stat().st_size, "copy or download it again"
+    for _ in range(2):  # the second time without a look at the file
+        ran = inside("models", "list")
+        rows = [line.split()[:2] for line in ran.text.splitlines()]
+        assert rows == [["NAME", "KIND"], ["cut", "damaged"], ["good", "text"]]
+        why = f"the file is truncated: {size} of {size + 100} bytes"
+        assert ran.stderr == f"warning: cut is damaged: {why}\n  hint: {repair}\n"
+        assert [one["damage"] for one in json.loads(inside("models", "list", "--json").text)] == [why, ""]
+    write_gguf(cut)
+    assert [one["damage"] for one in json.loads(inside("models", "list", "--json").text)] == ["", ""]
+
+
 def test_verify_finds_a_truncated_file_without_a_published_checksum(inside: Run, tmp_path: Path) -> None:
     cut = write_gguf(tmp_path / "cut.gguf", missing=100)
     ran = inside("models", "verify", str(cut))

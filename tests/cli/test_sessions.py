@@ -116,7 +116,7 @@ def test_a_session_without_a_readable_message_is_an_error(saved: str, capfd: pyt
         sessions.show_session(saved)
     warned = capfd.readouterr().err.splitlines()
     assert warned[0] == "warning: talk.jsonl: skipped line 1, which is not valid"
-    assert warned[-1] == "warning: talk.jsonl: 6 more problems like these"
+    assert warned[-1] == "warning: talk.jsonl: 6 other problems"
 
 
 def test_an_export_has_the_format_of_its_suffix(saved: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,13 @@ from llmcli.params.policies.policy import Fixed
 from tests.engine.drive import GREEDY, run, start
 
 PROMPT = "Name a colour and a number:"
+# For each of them llama.cpp would take hours for a token of many spaces.
+OPTIONAL = (
+    'root ::= "x" ' + '" "? ' * 30 + '"b"',
+    "root ::= " + "ws " * 11 + '"b"\nws ::= [ ]* opt # none\nopt ::= [ ] | ""',
+    'root ::= (" "?){30} "b"',
+    "root ::= " + '(" "{0,3} (" " |)) ' * 11 + '"b"',
+)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +102,7 @@ def test_a_finished_grammar_with_ignore_eos_is_an_error(context: Context) -> Non
         ('root ::= "a"{3,1}', "is not valid GBNF: {3,1} is not a range"),
         ("root ::= " + '"a" | ' * 20_000 + '"b"', "the grammar has more than 10000 rules"),
         ('root ::= "a\0b"', "the grammar contains a NUL character"),
+        *((text, "more than 20 optional parts in a row") for text in OPTIONAL),
     ],
 )
 def test_an_invalid_grammar_is_an_error_with_the_reason(
@@ -107,6 +115,22 @@ def test_an_invalid_grammar_is_an_error_with_the_reason(
     assert "\n" not in message
     assert len(message) < 250
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        "root ::= " + '" "? "x" ' * 30,
+        'root ::= "x"{0,500} ("y"? "z")* ("?" | "*")+',
+        'root ::= ws "{" ws "x" ws ":" ws "}" ws\nws ::= | " " | "\\n" [ \\t]{0,20}',
+        "root ::= " + '("x" ' * 200 + '"y"' + ")?" * 200,
+        'root ::= "x" list?\nlist ::= "," root list? # ' + '"a"? ' * 30,
+        "root ::= " + '" "? ' * 20 + '"x"',
+    ],
+)
+def test_optional_parts_that_llama_cpp_matches_fast_are_parsed(vocab: Vocab, grammar: str) -> None:
+    parsed = Grammar.parse(vocab, grammar)
+    assert any(parsed.allows(vocab.tokenize(text)[-1]) for text in ("x", "{"))
 
 
 def test_what_a_grammar_quotes_is_not_counted(vocab: Vocab) -> None:

@@ -45,6 +45,8 @@ def test_a_constraint_comes_from_whichever_setting_has_it(folder: Path) -> None:
         ({"json_schema": "missing.json"}, DiskError, "file not found: missing.json"),
         ({"json_schema": "{bad"}, UsageError, "JSON"),
         ({"json_schema": ""}, UsageError, "empty"),
+        ({"json_schema": "3"}, UsageError, "must be a JSON object or the name of a file, and '3' is neither"),
+        ({"json_schema": '"x"'}, UsageError, """must be a JSON object or the name of a file, and '"x"' is neither"""),
         ({"json_schema": "[1]"}, UsageError, "must be a JSON object"),
         ({"grammar": "x.gbnf"}, UsageError, "grammar must be GBNF"),
     ],

@@ -23,6 +23,7 @@ from llmcli.inference.request import (
     template_options,
     with_plain_stop,
 )
+from llmcli.inference.template import unread_arguments
 from llmcli.params.param import SettingValue
 from llmcli.params.settings import Layer, Settings, fields, resolve
 from tests.inference.fake_engine import FakeEngine
@@ -332,6 +333,31 @@ def test_an_empty_template_file_has_the_plain_stop_too() -> None:
     first, second = make_requests(engine_with(TEMPLATE), [chosen, own], Cancellation())
     assert first.prompt.text == "User: Q\nAssistant:"
     assert (first.settings.stop, second.settings.stop) == (("\nUser:",), ())
+
+
+@pytest.mark.parametrize(
+    ("template", "given", "warning"),
+    [
+        ("{% if not x is defined %}{% set x = 1 %}{% endif %}{{ x }}", ("x=2",), None),
+        ("{% macro m(a) %}{{ effort ~ a }}{% endmacro %}{{ m(1) }}{% for y in tools %}{{ y }}{% endfor %}",
+         ("effort=1", "efort=1", "y=1", "tools=[]"), (["efort", "y"], "did you mean 'effort'?")),
+        ("{% set x = 1 %}{{ x }}{% if think %}{{ tools }}{% endif %}", ("x=2",), (["x"], "it reads think, tools")),
+        ("", ("x=2",), (["x"], "")),
+        ("chatml", ("x=2",), (["x"], "")),
+        ("{{ x }}", (), None),
+    ],
+)  # fmt: skip
+def test_a_variable_that_no_template_reads_is_told(
+    template: str, given: tuple[str, ...], warning: tuple[list[str], str] | None
+) -> None:
+    source = template if template in ("", "chatml") else template + "{{ messages[-1].content }}"
+    settings = Settings(template_arg=given, chat_template=source)
+    found = unread_arguments(build_prompt(engine_with(None), settings, "Q", None), settings)
+    if warning is None:
+        assert found is None
+    else:
+        text = f"template_arg {', '.join(warning[0])} has no effect: the chat template does not read it"
+        assert found == (text, warning[1])
 
 
 def test_a_raw_prompt_needs_no_template() -> None:

@@ -196,6 +196,20 @@ def test_a_bool_accepts_words_for_true_and_false(text: str, value: bool) -> None
     assert fields()["ignore_eos"].parse_data(text) is value
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "meaning"), [("flash_attn", True, "on"), ("flash_attn", False, "off"), ("numa", False, "off")]
+)
+def test_true_and_false_are_on_and_off_among_choices(key: str, value: bool, meaning: str) -> None:
+    assert fields()[key].parse_data(value) == meaning
+    assert parse(key, str(value)) == meaning
+
+
+@pytest.mark.parametrize(("key", "value"), [("numa", True), ("flash_attn", 1), ("cache_type_k", False), ("numa", [])])
+def test_other_data_is_refused_with_the_choices(key: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"^{key} must be one of "):
+        fields()[key].parse_data(value)
+
+
 @pytest.mark.parametrize("value", [0, 1, None, [], "falsch"])
 def test_a_bool_rejects_other_data(value: Any) -> None:
     with pytest.raises(UsageError, match=r"^ignore_eos must be true or false"):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import AnswerWriter, stream_answer
 from llmcli.ui.terminal.progress import ProgressLine
 
@@ -53,6 +54,12 @@ def test_reasoning_goes_to_stderr_and_only_when_shown(capfdbinary: pytest.Captur
     assert shown.err == b"hm\n\n"
     stream_answer(parts, AnswerWriter(), ProgressLine(), live=True, think="hide")
     assert capfdbinary.readouterr().err == b""
+
+
+def test_reasoning_that_is_stopped_ends_its_line(capfd: pytest.CaptureFixture[str]) -> None:
+    stream_answer([("think", "hm, bu")], AnswerWriter(), ProgressLine(), live=True, think="show")
+    console.note("stopped")
+    assert capfd.readouterr().err == "hm, bu\nstopped\n"
 
 
 def test_an_error_in_an_answer_ends_its_line(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -14,7 +14,7 @@ from llmcli.chat.sessions import store
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import read_events
 from llmcli.params.settings import ResolvedSettings, fields, to_datum
-from llmcli.text import ellipsize
+from llmcli.text import ellipsize, plural
 
 if TYPE_CHECKING:
     from llmcli.config.characters import Character
@@ -267,7 +267,7 @@ class Session:
             conversation.lost_id = max([raw.count(b"\n"), *map(int, _IDS.findall(raw))])
         self.notes += [f"{path.name}: {fault}" for fault in faults[:_MAX_NOTES]]
         if (more := len(faults) - _MAX_NOTES) > 0:
-            self.notes.append(f"{path.name}: {more} more problems like these")
+            self.notes.append(f"{path.name}: {plural(more, 'other problem')}")
         message = store.read_partial(path)
         return conversation.with_parent(message) if message and message.id not in conversation.messages else None
 

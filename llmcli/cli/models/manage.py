@@ -30,7 +30,7 @@ from llmcli.models.sources.folder import skipped_files
 from llmcli.models.sources.registry import models_in_folder, parse, parse_remote, programs
 from llmcli.models.sources.source import InstalledModel
 from llmcli.params.settings import Layer
-from llmcli.text import format_age, format_size, plural, sanitize
+from llmcli.text import ellipsize, format_age, format_size, plural, sanitize
 from llmcli.ui.terminal.console import can_ask, confirm, console
 from llmcli.ui.terminal.output import print_json, print_line, print_rows
 from llmcli.ui.terminal.progress import Downloads
@@ -41,9 +41,11 @@ Reference = Annotated[str, Argument(help="Model reference or alias.", autocomple
 
 @with_settings(only=("model_folders",))
 def list_models(flags: Layer, as_json: Annotated[bool, Option("--json", help="Print a JSON array.")] = False) -> None:
-    items = installed.inventory_with_aliases(model_locations(resolve_settings(flags)))
+    locations = model_locations(resolve_settings(flags))
+    items = installed.inventory_with_aliases(locations)
+    damages = [installed.damage(item, locations.data_dir) for item in items]
     if as_json:
-        print_json([_model_data(item) for item in items])
+        print_json([_model_data(item) | {"damage": damage} for item, damage in zip(items, damages, strict=True)])
     elif not items:
         console.note("no models yet; see `llmcli models recommend`, then run `llmcli pull NAME`")
     else:
@@ -51,18 +53,21 @@ def list_models(flags: Layer, as_json: Annotated[bool, Option("--json", help="Pr
         rows = [
             (
                 ", ".join(item.aliases) or item.name,
-                item.kind,
-                item.summary.architecture,
+                "damaged" if damage else item.kind,
+                ellipsize(item.summary.architecture, 20),
                 item.quantization,
                 format_size(item.size),
                 str(item.summary.n_ctx_train or ""),
                 format_age(item.last_used),
                 item.source.label or item.source.name,
             )
-            for item in items
+            for item, damage in zip(items, damages, strict=True)
         ]
         targets = [sanitize(f"alias of {item.name}") if item.aliases else "" for item in items]
         print_rows(heads, rows, ("SIZE", "CONTEXT"), below=targets, spare=("ARCH", "FROM", "QUANT"))
+        for item, damage in zip(items, damages, strict=True):
+            if damage:
+                console.warn(f"{item.name} is damaged: {damage}", item.source.repair_hint(item, locations))
 
 
 @with_settings(only=("model_folders",))

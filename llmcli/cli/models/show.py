@@ -33,6 +33,8 @@ from llmcli.ui.terminal.output import print_facts, print_json, print_line, print
 if TYPE_CHECKING:
     from llmcli.models.hub.api import Repo
 
+_LONGEST_TEXT = 200  # characters of a text in a header, which can have a megabyte
+
 
 @with_settings(only={*fields_of(ModelParams), "offline", "model_folders"} - {"model"})
 def show_model(
@@ -157,10 +159,10 @@ def _facts(info: ModelInfo) -> Sequence[tuple[str, str]]:
     loading = {name: text for name, text in info.loading.items() if name not in told}
     return (
         ("name", info.name),
-        ("model", info.title),
+        ("model", ellipsize(info.title, _LONGEST_TEXT)),
         ("kind", info.problem or info.kind),
         ("advice", info.advice),
-        ("architecture", info.architecture),
+        ("architecture", ellipsize(info.architecture)),
         ("parameters", format_count(info.n_parameters) if info.n_parameters else ""),
         ("quantization", info.quantization + bits),
         ("size", format_size(info.size) + parts),
@@ -170,8 +172,8 @@ def _facts(info: ModelInfo) -> Sequence[tuple[str, str]]:
         ("fits in memory", fits if loads else ""),
         *(loading.items() if loads else ()),
         ("chat template", f"yes, {len(template)} characters (--template prints it)" if template else none),
-        ("sampling defaults", sampling or none),
-        ("license", info.license),
+        ("sampling defaults", ellipsize(sampling, _LONGEST_TEXT) or none),
+        ("license", ellipsize(info.license, _LONGEST_TEXT)),
         ("mmproj", info.projector or ""),
         ("commit", info.commit or ""),
         ("file", info.file),

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.bindings import OwnedSampler
@@ -15,11 +16,15 @@ from llmcli.engine.llama.model import Vocab
 from llmcli.errors import UsageError
 
 # llama.cpp's parser is recursive and overflows the stack, takes quadratic time for alternatives, and does not end for
-# a repetition {3,1}.
+# a repetition {3,1}. For each token it tries all ways to omit optional parts: if there are 20 in a row, a token of many
+# spaces takes seconds, and with 30 of them hours.
 _MAX_RULES = 10_000
+_MAX_OPTIONAL = 20
 _TEXTS = re.compile(
     r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', re.DOTALL
 )  # texts, classes of characters, comments
+_SYMBOL = re.compile(r'[a-zA-Z0-9-]+(?:\s*::=)?|["(|)?*+.]|<[^>]*>|\{[^}]*\}')  # where texts and classes are a quote
+_MAX_PASSES = 20  # over a grammar, whose rules can refer to later ones
 
 
 class Grammar(OwnedSampler):
@@ -44,6 +49,11 @@ class Grammar(OwnedSampler):
         for least, most in re.findall(r"\{\s*(\d+)\s*,\s*(\d+)\s*\}", bare):
             if int(least[:20]) > int(most[:20]):
                 raise UsageError(f"the grammar is not valid GBNF: {{{least},{most}}} is not a range")
+        if _longest_optional_run(_TEXTS.sub(_shorten, gbnf)) > _MAX_OPTIONAL:
+            raise UsageError(
+                f"the grammar has more than {_MAX_OPTIONAL} optional parts in a row, which llama.cpp is too slow for",
+                'nest them: ("a" ("b" "c"?)?)?, or "a"{0,30}',
+            )
         bindings.clear_log()
         text = gbnf.encode("utf-8", "replace")
         with _capture_stderr() as lines:
@@ -83,6 +93,74 @@ class Grammar(OwnedSampler):
         # A grammar allows all end tokens or none, and the list of all of them takes a walk over the vocabulary.
         eos = self._vocab.eos
         return any(self.allows(token) for token in (self._vocab.end_tokens if eos is None else [eos]))
+
+
+def _shorten(text: re.Match[str]) -> str:
+    """A quote for a text or a class of characters; nothing for a comment or an empty text."""
+    return "" if text[0] == '""' or text[0][0] == "#" else '"'
+
+
+@dataclass
+class _Group:
+    """A rule, or what stands in parentheses, while it is read.
+
+    A part counts as the optional parts in a row that it is made of; as 0 if it cannot be empty.
+    """
+
+    part: int | None = None  # the last one, which a repetition can change
+    run: int = 0  # the optional parts in a row before it
+    is_optional: bool = True  # whether this alternative can be empty so far
+    count: int = 0  # the largest of the alternatives before it that can be empty
+
+    def add(self, part: int | None) -> None:
+        if self.part is not None:
+            self.run = self.run + self.part if self.part else 0
+            self.is_optional = self.is_optional and bool(self.part)
+        self.part = part
+
+    def repeat(self, symbol: str) -> None:
+        numbers = [int(number[:9]) for number in re.findall(r"\d+", symbol)]
+        if self.part:
+            self.part *= max(numbers, default=1)
+        elif symbol in "?*" or numbers[:1] == [0]:
+            self.part = 1
+
+    def end_alternative(self) -> None:
+        self.add(None)
+        if self.is_optional:
+            self.count = max(self.count, self.run, 1)
+        self.run, self.is_optional = 0, True
+
+
+def _longest_optional_run(short: str) -> int:
+    """The largest number of optional parts in a row in a grammar with quotes for its texts, or one above the limit."""
+    symbols = [*_SYMBOL.findall(short), "::="]
+    counts: dict[str, int] = {}  # of the rules
+    longest = 0
+    for _ in range(_MAX_PASSES):
+        before, rule, groups = dict(counts), "", [_Group()]
+        for symbol in symbols:
+            group = groups[-1]
+            if symbol.endswith("::="):
+                group.end_alternative()
+                counts[rule], rule, groups = group.count, symbol[:-3].strip(), [_Group()]
+            elif symbol == "|":
+                group.end_alternative()
+            elif symbol == "(":
+                groups.append(_Group())
+            elif symbol == ")":
+                group.end_alternative()
+                if len(groups) > 1:
+                    groups.pop()
+                groups[-1].add(group.count)
+            elif symbol[0] in "?*+{":
+                group.repeat(symbol)
+            else:
+                group.add(counts.get(symbol, 0))
+            longest = max(longest, groups[-1].run + (groups[-1].part or 0))
+        if counts == before or longest > _MAX_OPTIONAL:
+            break
+    return longest
 
 
 @contextmanager

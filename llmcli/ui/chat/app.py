@@ -18,13 +18,19 @@ from llmcli.params.settings import Settings
 from llmcli.text import plural
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys, display
 from llmcli.ui.terminal.console import choose, console, edit, is_terminal, wrapped
-from llmcli.ui.terminal.output import print_line, to_stderr, warn_ineffective, warn_slow, write_trace
+from llmcli.ui.terminal.output import (
+    print_line,
+    to_stderr,
+    warn_ineffective,
+    warn_slow,
+    warn_unread_arguments,
+    write_trace,
+)
 
 if TYPE_CHECKING:
     from llmcli.chat.compare import CompareSession
     from llmcli.chat.controller import BackgroundLoad
     from llmcli.chat.sessions.session import Turn
-    from llmcli.engine.events import Progress
     from llmcli.inference.engine import Engine
     from llmcli.ui.input.piped import LineReader
     from llmcli.ui.input.reader import TerminalReader
@@ -163,6 +169,7 @@ class ChatApp:
         busy_screen = BusyScreen(settings, self.live, "reading the prompt", request.cancellation, temperature_keys)
         request.progress = busy_screen.progress
         warn_ineffective(turn.resolved, self._warned)
+        warn_unread_arguments(request.prompt, turn.resolved.settings, self._warned)
         if self.live:
             print_line("")  # between question and answer
         trace = f"{self.session.name or 'chat'}-{self.session.conversation.next_id}.jsonl"  # one for each answer

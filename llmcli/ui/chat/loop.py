@@ -6,7 +6,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from llmcli.errors import ExitStatus, LlmcliError, OutputClosedError
+from llmcli.chat.controller import chat_setting_keys
+from llmcli.errors import ExitStatus, LlmcliError, ModelInvalidError, ModelNotFoundError, OutputClosedError
 from llmcli.params.settings import fields
 from llmcli.text import ellipsize, parse_command, plural
 from llmcli.ui.chat.app import ChatApp
@@ -41,7 +42,7 @@ def run(chat: ChatApp, first: str = "") -> int:
             except OutputClosedError:
                 raise
             except LlmcliError as error:  # also a message that is too long: the next one can be read
-                console.error(str(error), error.hint)
+                console.error(str(error), _hint(error))
                 chat.failure = chat.failure or error
                 text = ""
             except KeyboardInterrupt:
@@ -78,6 +79,16 @@ def _handle(chat: ChatApp, text: str, is_block: bool) -> None:
     if number := chat.stop_editing():
         console.note(f"message {number} is unchanged")
     registry.dispatch(chat, *command)
+
+
+def _hint(error: LlmcliError) -> str:
+    """The hint of an error with slash commands in place of flags, except in commands of the shell."""
+    commands = {flag: f"/{key}" for key in chat_setting_keys() for flag in fields()[key].flags}
+    parts = error.hint.split("`")
+    for index, part in enumerate(parts[::2]):
+        parts[2 * index] = re.sub(r"(?<!\S)-[\w-]+", lambda flag: commands.get(flag[0], flag[0]), part)
+    other = "use another model with /model NAME" if isinstance(error, (ModelInvalidError, ModelNotFoundError)) else ""
+    return ", or ".join(filter(None, ("`".join(parts), other)))
 
 
 def status_line(chat: ChatApp) -> str:

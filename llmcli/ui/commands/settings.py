@@ -201,7 +201,9 @@ def model(chat: ChatApp, argument: str) -> None:
         if engine := controller.engine:
             chat.say(f"model: {engine.name}, context: {engine.n_ctx} tokens")
         else:
-            chat.say(f"model: {controller.settings.model} (loading)")
+            loading = controller.loading
+            state = "not loaded" if not loading else "cannot be loaded" if loading.error else "loading"
+            chat.say(f"model: {controller.settings.model} ({state})")
         return
     key, value = controller.parse("model", argument)
     before = chat.session.overrides.get("model")

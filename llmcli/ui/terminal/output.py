@@ -18,8 +18,9 @@ from llmcli.ui.terminal.console import console, encodable, is_terminal, wants_co
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
+    from llmcli.engine.events import Prompt
     from llmcli.inference.answer import Answer
-    from llmcli.params.settings import ResolvedSettings
+    from llmcli.params.settings import ResolvedSettings, Settings
 
 _to_stderr = False
 _write_file: Callable[[bytes], object] | None = None  # takes the output in place of stdout
@@ -151,7 +152,7 @@ def stream_answer(
 ) -> None:
     """Print the parts of an answer: with `live` the text to stdout, and the reasoning to stderr if `think` is "show".
 
-    At the end, also after an error, the progress line is erased and an open line on stdout is ended.
+    At the end, also after an error, the progress line is erased and an open line is ended.
     """
     in_reasoning = False
     try:
@@ -174,6 +175,8 @@ def stream_answer(
         raise
     finally:
         status.clear()
+        if in_reasoning:  # which was stopped: what follows on stderr has its own line
+            console.think("\n")
 
 
 @contextmanager
@@ -203,6 +206,18 @@ def warn_ineffective(resolved: "ResolvedSettings", known: set[str] | None = None
         if f"{key}: {reason}" not in known:
             console.warn(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
         known.add(f"{key}: {reason}")
+
+
+def warn_unread_arguments(prompt: "Prompt", settings: "Settings", known: set[str]) -> None:
+    """Warn of variables that the chat template of a prompt does not read; `known` as in `warn_ineffective`."""
+    if not settings.template_arg:
+        return
+    from llmcli.inference.template import unread_arguments  # Jinja takes its time
+
+    unread = unread_arguments(prompt, settings)
+    if unread and unread[0] not in known:
+        console.warn(*unread)
+        known.add(unread[0])
 
 
 def warn_slow(answer: "Answer") -> None:
