@@ -27,8 +27,8 @@ class PromptBuilder:
         """`template` is used in place of the one of the settings or the model."""
         self.engine = engine
         self._given = template
-        # The setting `chat_template`, and what it stands for.
-        self._options: tuple[str | None, TemplateOptions] | None = None
+        # The settings `chat_template` and `raw` (a summary is never raw), and what they stand for.
+        self._options: tuple[tuple[str | None, bool], TemplateOptions] | None = None
         self._last: tuple[tuple[_Messages, TemplateOptions], Prompt] | None = None
         self.count_tokens = cache(engine.count_tokens)  # of a text, which is counted once
 
@@ -84,8 +84,9 @@ class PromptBuilder:
         """The chat template of the settings or the model, read once; a plain one if there is neither."""
         if self._given:
             return self._given
-        if self._options is None or self._options[0] != settings.chat_template:
-            self._options = settings.chat_template, template_options(self.engine, settings)
+        asked = settings.chat_template, settings.raw
+        if self._options is None or self._options[0] != asked:
+            self._options = asked, template_options(self.engine, settings)
         return replace(self._options[1], arguments=template_arguments(settings))
 
     def with_plain_stop(self, settings: Settings) -> Settings:

@@ -75,6 +75,25 @@ def complete_character(incomplete: str) -> list[tuple[str, str]]:
     return names + [(path, "") for path in _complete_path(incomplete, SUFFIXES)]
 
 
+def complete_task(incomplete: str) -> list[tuple[str, str]]:
+    """The tasks with their descriptions; a project's that is not trusted has none."""
+    from llmcli.pipelines.task_files import task_files, task_or_none
+
+    found = [(path.stem, task_or_none(path, source)) for path, source in task_files()]
+    return _safe_words((name, one.description if one else "") for name, one in found if name.startswith(incomplete))
+
+
+def complete_variable(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
+    """The variables of the task on the command line, with their help."""
+    from llmcli.pipelines.task_files import find_task
+
+    try:
+        variables = find_task(str(ctx.params.get("task") or ctx.params.get("name"))).variables.values()
+    except (LlmcliError, OSError):
+        return []
+    return _safe_words((f"{one.name}=", one.help) for one in variables if f"{one.name}=".startswith(incomplete))
+
+
 def complete_remote(incomplete: str) -> list[str]:
     """What can be downloaded: the names of the catalog, and the models on this machine."""
     from llmcli.models.catalog import catalog

@@ -8,7 +8,7 @@ from typer import Argument, Option
 from llmcli.cli.options import prompt_of
 from llmcli.config.presets import layers_of
 from llmcli.errors import ConstraintError, ExitStatus
-from llmcli.params.settings import Layer, fields
+from llmcli.params.settings import Layer, Settings, fields
 from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
@@ -21,27 +21,27 @@ PromptArgument = Annotated[str | None, Argument(metavar="[PROMPT]", help="Prompt
 NoStdin = Annotated[bool, Option("--no-stdin", help="Do not read stdin (the input of a shell loop).")]
 
 
-def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:
-    """Config file, preset, environment and flags, lowest first; the argument counts as the flag `--prompt`."""
+def command_layers(flags: Layer, text: str | None, *task: Layer) -> Sequence[Layer]:
+    """Config file, preset, task, environment and flags, lowest first; the argument counts as the flag `--prompt`."""
     given, prompt = dict(flags.values), prompt_of(flags, text)
     if prompt is not None:
         given["prompt"] = fields()["prompt"].parse_text(prompt)
-    return layers_of(Layer("flag", given)).below
+    return layers_of(Layer("flag", given), *task).below
 
 
 def requests_of(engine: "Engine", questions: Sequence["Question"], cancellation: "Cancellation") -> list["Request"]:
     """The requests for questions; warns if the model has no chat template and one is needed."""
     from llmcli.inference.request import make_requests
 
-    warn_plain_template(engine, questions)
+    warn_plain_template(engine, [one.settings for one in questions])
     return make_requests(engine, questions, cancellation)
 
 
-def warn_plain_template(engine: "Engine", questions: Sequence["Question"]) -> None:
-    """Warn if the model has no chat template and one of the questions needs one."""
+def warn_plain_template(engine: "Engine", settings: Sequence[Settings]) -> None:
+    """Warn if the model has no chat template and one is needed."""
     from llmcli.inference.request import needs_plain_template
 
-    if any(needs_plain_template(engine, one.settings) for one in questions):
+    if any(needs_plain_template(engine, one) for one in settings):
         console.warn(
             f"{engine.name} has no chat template: a plain one is used (User: ... Assistant: ...)",
             "use --raw to complete the prompt as it is, or give a template with --chat-template",

@@ -1,6 +1,7 @@
 """The ends of sentences, lines and paragraphs in a text that arrives in pieces."""
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +54,20 @@ def boundaries(text: str, at: int = 0, started: bool = False) -> SentenceScan:
             start, started = at, False
     started = started or _LETTER.search(text, at) is not None
     return SentenceScan(ends, start, len(text), started, False)
+
+
+def sentence_ends(text: str) -> Iterator[int]:
+    """Where the sentences of a finished text end: after the mark and the white space behind it, or the line break."""
+    at = start = 0
+    started = False
+    while mark := _mark().search(text, at):
+        started = started or _LETTER.search(text, at, mark.start()) is not None
+        if mark[1] and not (started and _verdict(text, start, mark)[0]):
+            at = mark.end(1)
+            continue
+        at = start = mark.end(3) if mark[1] else mark.end()
+        started = False
+        yield at
 
 
 @cache

@@ -14,8 +14,9 @@ from llmcli.engine.events import (
     TokenEvent,
 )
 from llmcli.engine.llama.model import Vocab as Vocab
+from llmcli.engine.sentences import sentence_ends as sentence_ends
 from llmcli.errors import UsageError
-from llmcli.params.settings import Layer, fields
+from llmcli.params.settings import Layer, Settings, fields
 
 if TYPE_CHECKING:
     from llmcli.engine.token_inspection import TokenInspector as TokenInspector
@@ -89,6 +90,9 @@ class Engine(Protocol):
 
     def count_tokens(self, text: str) -> int:
         """Number of tokens of a text in a message."""
+
+    def context_size(self, settings: Settings) -> int:
+        """Size in tokens of the largest context for one answer: that of the settings, or what fits in memory."""
 
     def render(self, request: Sequence[Message] | str, options: TemplateOptions) -> Prompt:
         """The prompt for messages, or for a raw text.

@@ -172,6 +172,7 @@ class LocalEngine:
         self._settings = settings
         self._scoring: tuple[Context, int] | None = None  # a context for scores, and its size in tokens
         self._context: Context | None = None
+        self._largest = 0  # size of the largest context that fits in memory; 0 = not known yet
         self._open_ended = False  # whether the context was sized for answers of any length
         self._renderer = PromptRenderer(loaded.vocab)
         self.load_ms = loaded.load_ms
@@ -199,6 +200,13 @@ class LocalEngine:
 
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer.tokenize(text))
+
+    def context_size(self, settings: Settings) -> int:
+        if settings.n_ctx:
+            return settings.n_ctx
+        if not self._largest:  # once: a context that exists takes the memory of a second one
+            self._largest = sizing.choose_context(self.shape, replace(settings, max_tokens=-1), 0)[0]
+        return self._largest
 
     def render(self, request: Sequence[Message] | str, options: TemplateOptions) -> Prompt:
         return self._renderer.render(request, options)

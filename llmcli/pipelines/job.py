@@ -4,12 +4,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 
 from llmcli.engine.events import Request, TokenEvent
 from llmcli.errors import LlmcliError
 from llmcli.inference.answer import Answer
 from llmcli.inference.engine import Engine, check_request
 
+_FEW = 8  # answers of one job that all run at a time
 _WINDOW = 256  # jobs that have begun before the oldest has ended, at most; their results wait for it in memory
 
 
@@ -121,10 +123,16 @@ class JobRunner:
             self._waiting.extend((running, answer) for answer in running.answers)
 
 
-def run_job(engine: Engine, job: Job, show: Callable[[Step, Answer], None]) -> Result:
+def run_job(
+    engine: Engine,
+    job: Job,
+    show: Callable[[Step, Answer], None],
+    progress: Callable[[Step, int], None] = lambda _step, _n_ended: None,
+) -> Result:
     """Run one job to its end. `show` generates the answer of a last step that has one, and shows it as it comes.
 
-    Raises the LlmcliError that ends the job.
+    `progress` gets the other steps, with the number of their answers that have ended. Raises the LlmcliError that ends
+    the job.
     """
     try:
         step = next(job)
@@ -133,15 +141,19 @@ def run_job(engine: Engine, job: Job, show: Callable[[Step, Answer], None]) -> R
             if step.is_last and len(answers) == 1:
                 show(step, answers[0])
             else:
-                _generate_all(engine, answers)
+                _generate_all(engine, answers, partial(progress, step))
             step = job.send(answers)
     except StopIteration as end:
         result: Result = end.value
         return result
 
 
-def _generate_all(engine: Engine, answers: Sequence[Answer]) -> None:
-    requests = iter([answer.request for answer in answers])
-    with closing(engine.generate_batch(lambda _is_idle: next(requests, None))) as events:
+def _generate_all(engine: Engine, answers: Sequence[Answer], progress: Callable[[int], None]) -> None:
+    requests, n_ended = iter([answer.request for answer in answers]), 0
+    # A few answers need no context for the most that could run.
+    n_parallel = len(answers) if len(answers) <= _FEW else 0
+    with closing(engine.generate_batch(lambda _is_idle: next(requests, None), n_parallel)) as events:
         for event in events:
             deque(answers[event.index].push(event), maxlen=0)
+            n_ended += event.finish_reason is not None
+            progress(n_ended)

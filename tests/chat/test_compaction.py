@@ -153,6 +153,16 @@ def test_the_summary_ignores_constraints_of_answers(controller: ChatController, 
     assert controller.settings.max_tokens == 3
 
 
+def test_a_raw_chat_has_a_summary_under_the_template(controller: ChatController, requests: Requests) -> None:
+    controller.set("raw", True)
+    add_turns(controller, "a", "b", "c")
+    controller.prompt_builder.with_plain_stop(controller.settings)  # as for an answer, before the summary
+    compact(controller)
+    prompt = requests[0][0]
+    assert prompt.template
+    assert prompt.text.startswith("User: Summarize")
+
+
 def test_the_oldest_text_is_skipped_if_the_request_is_too_long(controller: ChatController, requests: Requests) -> None:
     add_turns(controller, "a" * 60, "b" * 60, "c" * 20, "d")
     compact(controller, 1)

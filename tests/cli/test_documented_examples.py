@@ -1,4 +1,4 @@
-"""The examples of the pages about structured output, decisions and scores, run as they stand."""
+"""The examples of the pages about structured output, decisions, scores and tasks, run as they stand."""
 
 import json
 import re
@@ -20,6 +20,7 @@ def examples_of(page: str) -> list[tuple[str, str]]:
 
 
 STRUCTURED, DECISIONS = examples_of("structured-output.md"), examples_of("decisions.md")
+TASKS = examples_of("tasks.md")
 
 
 @pytest.mark.model
@@ -50,6 +51,24 @@ def test_a_documented_decision_or_score_succeeds(
         assert [json.loads(line) for line in ran.text.splitlines()]
 
 
+@pytest.mark.parametrize("example", [call for call, _ in TASKS])
+@pytest.mark.usefixtures("with_tiny")
+def test_an_example_with_a_task_succeeds_or_says_why(
+    run: Run, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("The library opens at nine.\nOn Sundays it is closed.\n")
+    (tmp_path / "people.csv").write_text("id,name\n1,Ada\n2,Alan\n")
+    asks = example.startswith(("generate", "tasks test"))
+    ran = run(*shlex.split(example), *(("--seed", "1", "-t", "1", "-n", "40", "-q") if asks else ()))
+    assert ran.text.strip() or ran.status == 9
+    if example.startswith("tasks test"):  # the tiny model talks noise
+        assert ran.status in (0, 1), ran.stderr
+    elif ran.status:
+        assert re.match(r"error: the answer ended before it matched", ran.stderr)
+
+
 def test_the_pages_have_examples() -> None:
     assert len(STRUCTURED) > 8
     assert len(DECISIONS) > 8
+    assert len(TASKS) > 8

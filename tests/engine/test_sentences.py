@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llmcli.engine.sentences import TextPosition, boundaries
+from llmcli.engine.sentences import TextPosition, boundaries, sentence_ends
 
 # A bar stands where a sentence ends; one at the very end says that the next token is taken for another sentence.
 LATIN = [
@@ -169,6 +169,17 @@ def test_sentences_end_where_a_reader_expects_it(case: str) -> None:
     text = case.replace("|", "")
     assert mark_sentence_ends(text) == case
     assert sentence_counts(text)[-1] == case.count("|")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_finished_text_is_cut_where_its_sentences_end(case: str) -> None:
+    text, begun = case.replace("|", ""), case.split("|")
+    marked = {len("".join(begun[: number + 1]).rstrip()) for number in range(len(begun) - 1)}
+    found = {len(text[:end].rstrip()) for end in sentence_ends(text)}
+    assert marked <= found
+    places = sorted({0, *found})
+    for start, end in itertools.pairwise(places):  # what is cut besides is a line without a letter
+        assert end in marked or not any(map(str.isalnum, text[start:end]))
 
 
 @pytest.mark.parametrize("case", CASES)

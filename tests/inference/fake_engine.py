@@ -22,7 +22,7 @@ from llmcli.engine.token_inspection import TokenInspector
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
 from llmcli.inference.prompt_renderer import PromptRenderer
-from llmcli.params.settings import Layer
+from llmcli.params.settings import Layer, Settings
 from tests.inference.fake_vocab import FakeVocab
 
 Script = Sequence[str | BaseException]  # pieces of an answer; an error ends it, another exception is raised
@@ -77,6 +77,9 @@ class FakeEngine:
 
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer.tokenize(text))
+
+    def context_size(self, settings: Settings) -> int:
+        return settings.n_ctx or self.n_ctx
 
     def render(self, request: Sequence[Message] | str, options: TemplateOptions) -> Prompt:
         return self._renderer.render(request, options)

@@ -199,6 +199,16 @@ def print_json(data: Any, indent: int | None = 2) -> None:
     print_line(escape_json(json.dumps(data, ensure_ascii=False, indent=indent)))
 
 
+def print_diff(before: str, after: str) -> None:
+    """Print what differs between two texts, line by line, as `diff -u` does."""
+    import difflib  # takes 3 ms
+
+    colors = {"-": "31", "+": "32", "@": "36"}
+    old, new = ([f"{line}\n" for line in text.rstrip("\n").split("\n")] for text in (before, after))
+    for line in difflib.unified_diff(old, new, "input", "answer"):
+        print_line(line.rstrip("\n"), colors.get(line[0], ""))
+
+
 def print_rows(
     heads: Sequence[str],
     rows: Sequence[Sequence[str]],

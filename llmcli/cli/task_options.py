@@ -1,0 +1,121 @@
+"""The options that choose a task and its variables, and what commands do with them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+from llmcli.cli.completion import complete_task, complete_variable
+from llmcli.cli.questions import warn_plain_template
+from llmcli.errors import UsageError
+from llmcli.params.settings import Layer, Settings
+from llmcli.text import format_count
+from llmcli.ui.terminal.console import can_ask, confirm, console
+
+if TYPE_CHECKING:
+    from llmcli.engine.events import Cancellation, Prompt
+    from llmcli.inference.engine import Engine
+    from llmcli.inference.local import ResolvedModel
+    from llmcli.pipelines.job import Job
+    from llmcli.pipelines.tasks import Task
+
+TaskName = Annotated[
+    str | None,
+    Option(
+        "--task",
+        "-T",
+        metavar="NAME",
+        help="Task for the input: summarize, translate, ... (see `llmcli tasks list`).",
+        autocompletion=complete_task,
+    ),
+]
+TaskVariables = Annotated[
+    list[str] | None,
+    Option(
+        "--var",
+        metavar="NAME=TEXT",
+        help="Variable of the task (NAME=@FILE reads a file). Repeatable.",
+        autocompletion=complete_variable,
+    ),
+]
+_NEAR = 0.8  # of the named size: a model called 3B may have 2.6 billion parameters
+
+
+@dataclass(frozen=True)
+class ChosenTask:
+    """A task with the variables of the command line."""
+
+    task: "Task"
+    variables: dict[str, str]
+
+    def layer(self, text: str, flags: Layer) -> Layer:
+        """The settings of the task for an input; a constraint in the flags replaces its own."""
+        from llmcli.inference.constraints import CONSTRAINT_KEYS
+        from llmcli.params.decision import DECISION_KEYS
+
+        own = {*CONSTRAINT_KEYS, *DECISION_KEYS}
+        self.variables["input"] = text
+        layer = self.task.layer(self.variables)
+        if not flags.values.keys() & own:
+            return layer
+        return replace(layer, values={key: one for key, one in layer.values.items() if key not in own})
+
+    def job(self, engine: "Engine", settings: Settings, cancellation: "Cancellation") -> "Job":
+        """The job of the input that `layer` got."""
+        from llmcli.pipelines.tasks import task_job
+
+        warn_plain_template(engine, [settings])
+        return task_job(engine, settings, self.task, self.variables, cancellation)
+
+    def prompts(self, engine: "Engine", settings: Settings, cancellation: "Cancellation") -> "Sequence[Prompt]":
+        """The prompts that the job asks first."""
+        from llmcli.pipelines.tasks import task_prompts
+
+        return task_prompts(engine, settings, self.task, self.variables, cancellation)
+
+    def warn_of_small_model(self, target: "ResolvedModel") -> None:
+        """Warn if the model has fewer parameters than the task needs."""
+        n_parameters = sum(header.n_parameters for header in target.headers)
+        if 0 < n_parameters < self.task.size * _NEAR:
+            size, own = format_count(self.task.size), format_count(n_parameters)
+            console.warn(
+                f"the task {self.task.name} needs a model with {size} parameters, and {target.file.name} has {own}",
+                "choose a larger model with -m; `llmcli models recommend` lists some",
+            )
+
+
+def load_task(name: str | None, variables: Sequence[str] | None) -> ChosenTask | None:
+    """The task of this name, if one is named. Raises UsageError for one that does not exist, or is not trusted."""
+    if name is None:
+        if variables:
+            raise UsageError("--var has no effect without --task", "name the task, as in --task translate")
+        return None
+    from llmcli.pipelines.task_files import find_task
+
+    task = find_task(name, ask_for_trust if can_ask() else None)
+    chosen = ChosenTask(task, parse_variables(variables or ()))
+    task.complete(chosen.variables)  # before a model is loaded
+    return chosen
+
+
+def parse_variables(texts: Sequence[str]) -> dict[str, str]:
+    """The values of `NAME=TEXT` and `NAME=@FILE`. Raises UsageError, and DiskError for a file that cannot be read."""
+    from llmcli.files import read_text
+    from llmcli.params.param import as_utf8
+
+    values = {}
+    for one in texts:
+        name, equals, text = one.partition("=")
+        if not equals:
+            raise UsageError(f"--var must be NAME=TEXT, got {one[:60]!r}", "as in --var to=French")
+        values[name.strip()] = read_text(text[1:]).rstrip("\n") if text.startswith("@") else as_utf8(text)
+    return values
+
+
+def ask_for_trust(path: Path) -> bool:
+    """Ask whether a task file of a project may be used; asked once for each content."""
+    console.note(f"the task comes from this project: {path}")
+    console.note(f"it can change prompts and settings; `llmcli tasks show {path.stem}` prints it")
+    return confirm("Trust this task file?", False)
