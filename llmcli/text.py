@@ -95,6 +95,12 @@ def format_count(number: int) -> str:
     return str(number)
 
 
+def format_duration(seconds: float) -> str:
+    """A duration as a clock shows it: 0:01:20."""
+    left = round(seconds)
+    return f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
+
+
 def format_age(then: float | None) -> str:
     """How long ago a moment (seconds since 1970) was: "3 days ago"; "never" for None, NaN and infinity."""
     if then is None or not math.isfinite(then):

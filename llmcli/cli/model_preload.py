@@ -17,6 +17,7 @@ from llmcli.errors import LlmcliError
 if TYPE_CHECKING:
     from llmcli.engine.llama.model import Model
 
+_COMMANDS = ("generate", "compare", "chat", "batch")
 _MAX_SIZE = 256 << 20  # bytes; the load of a larger file needs a progress line and a way to stop it
 
 
@@ -44,7 +45,11 @@ def start(arguments: Sequence[str]) -> None:
     """Start the load if this command needs a model that is on this machine and has loaded safely before."""
     global _current
     words = set(arguments)
-    if not words or arguments[0] not in ("generate", "compare", "chat") or {"--help", "-h", "--help-all"} & words:
+    if (
+        not words
+        or arguments[0] not in ("generate", "compare", "chat", "batch")
+        or {"--help", "-h", "--help-all"} & words
+    ):
         return
     if sum(word in ("-v", "--verbose") for word in arguments) > 1 or any(word.startswith("-vv") for word in arguments):
         return  # a load in the background drops llama.cpp's log

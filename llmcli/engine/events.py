@@ -37,6 +37,7 @@ class Cancellation:
         self.reason: FinishReason = "interrupt"
         # Abort flags of the contexts that watch it. Replaced as a whole, because `set` can run in any thread.
         self.flags: tuple[ctypes.Array[ctypes.c_char], ...] = ()
+        self.followers: tuple[Cancellation, ...] = ()  # that are set with it; replaced as a whole too
 
     def set(self, reason: FinishReason = "interrupt") -> None:
         """Stop now, and whatever starts before `clear`. The first reason is kept."""
@@ -45,6 +46,8 @@ class Cancellation:
         self._is_set = True  # before the flags: see `Context.watch`
         for flag in self.flags:
             flag[0] = b"!"
+        for one in self.followers:
+            one.set(reason)
 
     def clear(self) -> None:
         self._is_set = False

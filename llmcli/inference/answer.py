@@ -27,6 +27,7 @@ class Answer:
     def __init__(self, engine: Engine, request: Request) -> None:
         self.engine, self.request, self.prompt = engine, request, request.prompt
         self.on_token: Callable[[TokenTrace], None] = lambda _token: None
+        self._n_tries = 0  # new ones
         self._reset()
 
     def _reset(self) -> None:
@@ -63,16 +64,23 @@ class Answer:
             return
         send, self.on_token = self.on_token, lambda _token: None
         parts = list(self._generate())
-        for _ in range(self.settings.constraint_retries):
-            if not self.problem or not is_random(self.settings):
-                break
-            settings = replace(self.settings, seed=((self.settings.seed or 0) + 1) % 2**32)
-            self.request = replace(self.request, settings=settings)
-            self._reset()
+        while self.try_again():
             parts = list(self._generate())
         for trace in self.traces:
             send(trace)
         yield from parts
+
+    def try_again(self) -> bool:
+        """Begin an ended answer anew with the next seed, if it does not match and another try can; else False."""
+        constraint, settings = self.request.constraint, self.settings
+        if not constraint or not constraint.unenforced or not self.problem or not is_random(settings):
+            return False
+        if self._n_tries >= settings.constraint_retries:
+            return False
+        self._n_tries += 1
+        self.request = replace(self.request, settings=replace(settings, seed=((settings.seed or 0) + 1) % 2**32))
+        self._reset()
+        return True
 
     def _generate(self) -> Iterator[Part]:
         with closing(self.engine.generate([self.request])) as events:

@@ -54,8 +54,8 @@ _MessageId = Annotated[int, Meta(ge=1, le=10**9)]
 _MAX_ROWS = Meta(max_length=1 << 16)
 
 
-def answer_data(answer: "Answer") -> dict[str, object]:
-    """The answer as JSON data, names and timings as in llama-server."""
+def answer_data(answer: "Answer", is_full: bool = True) -> dict[str, object]:
+    """The answer as JSON data, names and timings as in llama-server; only with `is_full` what it was asked with."""
     timings = answer.record.timings
     reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
     return {
@@ -66,15 +66,15 @@ def answer_data(answer: "Answer") -> dict[str, object]:
         "prompt_tokens": len(answer.prompt.tokens),
         "completion_tokens": timings.predicted_n,
         "seed": answer.settings.seed,
-        "params": _effective_params(answer.settings),
+        **({"params": _effective_params(answer.settings)} if is_full else {}),
         "timings": answer.timings(),
         **({"tokens": _token_data(answer)} if answer.settings.logprobs else {}),
-        "prompt" if answer.settings.raw else "messages": answer.prompt.request,
-        "replay": replay_data(answer),
+        **({("prompt" if answer.settings.raw else "messages"): answer.prompt.request} if is_full else {}),
+        **({"replay": replay_data(answer)} if is_full else {}),
     }
 
 
-def decision_data(engine: "Engine", decision: "Decision") -> dict[str, object]:
+def decision_data(engine: "Engine", decision: "Decision", is_full: bool = True) -> dict[str, object]:
     """A decision as JSON data: that of an answer, as far as it has it, and the probabilities."""
     n_prompt, elapsed_ms = len(decision.prompt.tokens), round(decision.elapsed_ms, 3)
     return {
@@ -84,9 +84,9 @@ def decision_data(engine: "Engine", decision: "Decision") -> dict[str, object]:
         **decision.data(),
         "prompt_tokens": n_prompt,
         "completion_tokens": decision.choice.n_tokens,
-        "params": _effective_params(decision.settings),
+        **({"params": _effective_params(decision.settings)} if is_full else {}),
         "timings": {"prompt_n": n_prompt, "prompt_ms": elapsed_ms, "load_ms": round(engine.load_ms, 3)},
-        "prompt" if decision.settings.raw else "messages": decision.prompt.request,
+        **({("prompt" if decision.settings.raw else "messages"): decision.prompt.request} if is_full else {}),
     }
 
 

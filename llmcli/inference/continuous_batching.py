@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import count
 from time import perf_counter
@@ -41,6 +41,8 @@ class ContinuousBatch:
         self._taken: deque[tuple[int, Request]] = deque()  # with their indexes; they have not begun
         self._indexes = count()
         self._width, self._note = Width(n_parallel), note
+        self._longest = 0  # tokens of the longest prompt for which there was a context
+        self._is_open_ended = False  # whether the context was sized for answers of any length
 
     def events(self) -> Generator[TokenEvent, None, None]:
         """The events of all answers. Raises LlmcliError when a context does not fit in memory."""
@@ -67,32 +69,41 @@ class ContinuousBatch:
         return request is not None
 
     def _make_context(self, requests: Sequence[Request]) -> Context:
-        longest = max((request.prompt.tokens for request in requests), key=len)
+        """A context for these requests. One that replaces another has room for prompts of twice the length."""
+        longest = max(len(request.prompt.tokens) for request in requests)
         limits = [request.settings.max_tokens for request in requests]
         settings = replace(requests[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
-        size = sizing.choose_batch(self._shape, settings, len(longest), self._width.most)
+        size = None
+        if self._longest and 2 * self._longest > longest:
+            with suppress(ContextOverflowError):  # twice the length does not fit
+                size = sizing.choose_batch(self._shape, settings, 2 * self._longest, self._width.most)
+        size = size or sizing.choose_batch(self._shape, settings, longest, self._width.most)
         if size.note:
             self._note(size.note)
         self._width.limit(size.width)
+        self._longest, self._is_open_ended = max(longest, self._longest), settings.max_tokens < 0
         return Context(self._model, replace(settings, n_ctx=size.n_ctx), size.width, size.n_ctx_seq)
 
     def _run(self, context: Context) -> Generator[TokenEvent, None, None]:
         """The events of all answers that fit this context, until nothing runs or a request needs a larger one."""
-        scheduler, width = Scheduler(context), self._width
+        scheduler, width = Scheduler(context, is_mixed=self._width.most > 1), self._width
+        is_new = True
         try:
             while True:
-                n_generations = len(scheduler.generations)
-                while n_generations < width.now and (self._taken or self._take(not n_generations)):
+                while len(scheduler.generations) < width.now and (
+                    self._taken or self._take(is_idle=not scheduler.generations)
+                ):
                     index, request = self._taken[0]
-                    if self._outgrows(context, request):
+                    # The first request never makes a new context need another one, whatever memory is free by now.
+                    if not is_new and self._outgrows(context, request):
                         break
+                    is_new = False
                     self._taken.popleft()
                     try:
-                        scheduler.add(self._start(request, index))
+                        self._add(scheduler, self._start(request, index))
                     except LlmcliError as error:
                         yield _failed(index, error)
-                    n_generations = len(scheduler.generations)
-                if not n_generations:
+                if not scheduler.generations:
                     return
                 is_steady, start = scheduler.n_running == width.now, perf_counter()
                 events = scheduler.step()
@@ -103,10 +114,17 @@ class ContinuousBatch:
             for generation in scheduler.generations:
                 generation.close()
 
+    def _add(self, scheduler: Scheduler, generation: Generation) -> None:
+        try:
+            scheduler.add(generation)
+        except LlmcliError:
+            generation.close()
+            raise
+
     def _outgrows(self, context: Context, request: Request) -> bool:
-        """Whether a larger context would have room for an answer that does not fit this one."""
-        n_prompt = len(request.prompt.tokens)
-        if n_prompt + max(request.settings.max_tokens, 0) < context.n_ctx:
+        """Whether an answer that may not fit this context has more room in a larger one."""
+        n_prompt, limit = len(request.prompt.tokens), request.settings.max_tokens
+        if (limit >= 0 and n_prompt + limit < context.n_ctx) or (limit < 0 and self._is_open_ended):
             return False
         try:
             return sizing.choose_context(self._shape, request.settings, n_prompt)[0] > context.n_ctx
@@ -129,6 +147,7 @@ class Width:
         self._later = [] if n_parallel else list(_WIDTHS[1:])
         self.now = n_parallel or _WIDTHS[0]
         self.most = max(self.now, *self._later, 1)
+        self._is_settled = n_parallel > 0
         self._best = (0.0, self.now)  # tokens per second, and the width
         self._tokens = self._steps = 0
         self._seconds = 0.0
@@ -141,15 +160,15 @@ class Width:
 
     def observe(self, n_tokens: int, seconds: float) -> None:
         """A step, with as many answers as are allowed, took so long; after some of them, another width is tried."""
-        if not self._later:
+        if self._is_settled:
             return
         self._tokens, self._seconds, self._steps = self._tokens + n_tokens, self._seconds + seconds, self._steps + 1
         if self._seconds < _TRIAL_S or self._steps < _TRIAL_STEPS:
             return
         rate = self._tokens / self._seconds
-        if rate < self._best[0] * _GAIN:
-            self.now, self._later = self._best[1], []
-            return
-        self._best = (rate, self.now)
-        self.now = self._later.pop(0)
+        is_better = rate >= self._best[0] * _GAIN
+        if is_better:
+            self._best = (rate, self.now)
+        self._is_settled = not (is_better and self._later)
+        self.now = self._best[1] if self._is_settled else self._later.pop(0)
         self._tokens, self._seconds, self._steps = 0, 0.0, 0

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llmcli.inference.engine import TemplateOptions
     from llmcli.inference.template import ChatTemplate
 
+_CACHE_TEXTS = 4096  # cached texts, of each kind: a batch has any number of short ones
 _CACHE_SIZE = 1 << 22  # characters of the cached texts, of each kind; a token takes about 40 bytes
 _Value = TypeVar("_Value")
 
@@ -129,7 +130,7 @@ class PromptRenderer:
 
 
 class _Memo(Generic[_Value]):
-    """A function of a text that caches its last results, up to a total size of their texts."""
+    """A function of a text that caches its last results, up to a number and a total size of their texts."""
 
     def __init__(self, function: Callable[[str], _Value]) -> None:
         self._function = function
@@ -143,7 +144,7 @@ class _Memo(Generic[_Value]):
             result = self._function(text)
             self._room -= len(text)
         self._results[text] = result
-        while self._room < 0:
+        while self._room < 0 or len(self._results) > _CACHE_TEXTS:
             oldest = next(iter(self._results))
             del self._results[oldest]
             self._room += len(oldest)

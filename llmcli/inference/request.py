@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.engine.events import Cancellation, Constraint, Prompt, Request
+from llmcli.engine.events import Cancellation, Constraint, Message, Prompt, Request
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError, labeled
 from llmcli.files import is_inline, is_stdin, read_text
 from llmcli.inference.constraints import read_constraint
@@ -135,19 +135,25 @@ def make_requests(engine: "Engine", questions: Sequence[Question], cancellation:
 
 
 def build_prompt(
-    engine: "Engine", settings: Settings, text: str, system: str | None, cancellation: Cancellation | None = None
+    engine: "Engine",
+    settings: Settings,
+    request: str | Sequence[Message],
+    system: str | None,
+    cancellation: Cancellation | None = None,
 ) -> Prompt:
     """The prompt as it is evaluated: through the chat template (a plain one if there is none); verbatim with `raw`.
 
+    `request` is what the user says, or messages; `system` is not added to messages that begin with a system prompt.
     Raises ContextOverflowError as soon as it is certain that the prompt does not fit, and KeyboardInterrupt when it is
     cancelled.
     """
-    _check_length(engine, settings, text if settings.raw else f"{system or ''}{text}", cancellation)
-    options = template_options(engine, settings)
-    if settings.raw:
-        return engine.render(text, options)
-    messages = [{"role": "system", "content": system}] if system else []
-    return engine.render([*messages, {"role": "user", "content": text}], options)
+    messages = [{"role": "user", "content": request}] if isinstance(request, str) else [*request]
+    if system and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    is_raw = settings.raw and isinstance(request, str)
+    text = request if is_raw else "".join(str(message["content"]) for message in messages)
+    _check_length(engine, settings, str(text), cancellation)
+    return engine.render(request if is_raw else messages, template_options(engine, settings))
 
 
 def _check_length(engine: "Engine", settings: Settings, text: str, cancellation: Cancellation | None) -> None:
@@ -202,6 +208,8 @@ def _given_template(text: str, encoding: str) -> str:
 
 def is_builtin_template(text: str) -> bool:
     """Whether it is the name of a chat template of llama.cpp."""
+    if is_inline(text):
+        return False
     from llmcli.engine.llama.bindings import chat_template_names  # the library takes 30 ms
 
     return text in chat_template_names()

@@ -22,6 +22,7 @@ _ROUND = 256  # llama.cpp rounds a context up to this
 _CELL = 48  # bytes per token of the cache, whatever the model: its position and its sequences (llama-kv-cells.h)
 _GIB, _MIB = 1 << 30, 1 << 20
 _MAX_WIDTH = 16  # answers at a time; more do not make a processor faster
+_BATCH_ROOM = 512  # tokens for each of many answers of unlimited length; few of them become longer
 _MIN_ROOM = 2048  # tokens that each of several answers of unlimited length gets at least, if the model has them
 
 
@@ -131,7 +132,7 @@ def choose_batch(shape: ModelShape, settings: Settings, longest: int, n_parallel
     Each may become as long as it could alone. Where all of them become long, some wait until others end.
     """
     alone, note = choose_context(shape, settings, longest)
-    room = settings.max_tokens + 1 if settings.max_tokens >= 0 else _MIN_ROOM
+    room = settings.max_tokens + 1 if settings.max_tokens >= 0 else _BATCH_ROOM
     each = min(alone, longest + room)
     wanted = max(alone, -(-n_parallel * each // _ROUND) * _ROUND)
     fits = fitting_context(replace(shape, n_ctx_train=wanted), settings, hardware.available_memory())

@@ -1,12 +1,13 @@
 """A job is what one input asks of the engine: steps of answers that are generated side by side, and a result."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from threading import TIMEOUT_MAX, Timer
 
-from llmcli.engine.events import Request, TokenEvent
+from llmcli.engine.events import Cancellation, Request, TokenEvent
 from llmcli.errors import LlmcliError
 from llmcli.inference.answer import Answer
 from llmcli.inference.engine import Engine, check_request
@@ -55,72 +56,131 @@ class _Running:
 class JobRunner:
     """Runs jobs side by side in one engine."""
 
-    def __init__(self, engine: Engine, jobs: JobSource, n_parallel: int = 0) -> None:
-        """At most `n_parallel` answers are generated at a time; 0 lets the engine choose."""
+    def __init__(
+        self,
+        engine: Engine,
+        jobs: JobSource,
+        n_parallel: int = 0,
+        cancellation: Cancellation | None = None,
+        on_event: Callable[[], None] = lambda: None,
+    ) -> None:
+        """At most `n_parallel` answers are generated at a time; 0 lets the engine choose.
+
+        `cancellation` ends all answers; each also ends at its own `timeout`. `on_event` is called after each event.
+        """
         self._engine, self._jobs, self._n_parallel = engine, jobs, n_parallel
+        self._cancellation, self._on_event = cancellation or Cancellation(), on_event
+        self._emit: Callable[[Outcome], None] = lambda _outcome: None
         self._is_ended = False  # no more jobs come
-        self._n_begun = self._n_yielded = 0
+        self._n_begun = self._n_emitted = 0
         self._waiting: deque[tuple[_Running, Answer]] = deque()  # answers that are not asked for yet
-        self._asked: dict[int, tuple[_Running, Answer]] = {}  # answers that have not ended, by the index of the request
+        self._asked: dict[int, tuple[_Running, Answer, _TimeLimit | None]] = {}  # not ended, by index of the request
         self._n_asked = 0
         self._outcomes: dict[int, Outcome] = {}  # of ended jobs, while an earlier one has not ended
         self.n_tokens = 0  # generated so far
 
-    def outcomes(self) -> Iterator[Outcome]:
-        """The outcomes in the order of the jobs, each as soon as those before it are there."""
-        while not self._is_ended:
-            self._n_asked = 0
+    def run(self, emit: Callable[[Outcome], None]) -> None:
+        """Run all jobs. `emit` gets the outcomes in the order of the jobs, each once those before it are there.
+
+        After a cancellation it returns at once; jobs that have not ended by then have no outcome.
+        """
+        self._emit = emit
+        try:
             with closing(self._engine.generate_batch(self._next_request, self._n_parallel)) as events:
                 for event in events:
+                    if event.finish_reason == "interrupt":
+                        return
                     self._push(event)
-                    yield from self._ready()
-            yield from self._ready()
+                    self._on_event()
+        finally:
+            for _, _, limit in self._asked.values():
+                if limit:
+                    limit.end()
 
     def _push(self, event: TokenEvent) -> None:
-        running, answer = self._asked[event.index]
+        running, answer, limit = self._asked[event.index]
         deque(answer.push(event), maxlen=0)
         self.n_tokens += event.id is not None
-        if event.finish_reason:
-            del self._asked[event.index]
-            running.n_open -= 1
-            if not running.n_open:
-                self._advance(running, running.answers)
-
-    def _ready(self) -> Iterator[Outcome]:
-        while self._n_yielded in self._outcomes:
-            self._n_yielded += 1
-            yield self._outcomes.pop(self._n_yielded - 1)
+        if not event.finish_reason:
+            return
+        if limit:
+            limit.end()
+        del self._asked[event.index]
+        if answer.try_again():
+            self._waiting.appendleft((running, answer))
+            return
+        running.n_open -= 1
+        if not running.n_open:
+            self._advance(running, running.answers)
 
     def _next_request(self, is_idle: bool) -> Request | None:
         """The next request of any job. Jobs that end without one, such as with an error, are passed over."""
         while not self._waiting:
-            is_ready = self._n_yielded in self._outcomes
-            if (is_idle and is_ready) or self._n_begun - self._n_yielded >= _WINDOW:
-                return None
-            job = None if self._is_ended else self._jobs(is_idle)
+            is_full = self._n_begun - self._n_emitted >= _WINDOW
+            job = None if is_full or self._is_ended else self._jobs(is_idle)
             if job is None:
                 self._is_ended |= is_idle
                 return None
             self._n_begun += 1
             self._advance(_Running(self._n_begun - 1, job), None)
-        self._asked[self._n_asked] = asked = self._waiting.popleft()
+        running, answer = self._waiting.popleft()
+        seconds = answer.settings.timeout
+        limit = _TimeLimit(self._cancellation, seconds) if seconds else None
+        answer.request.cancellation = limit.cancellation if limit else self._cancellation
+        self._asked[self._n_asked] = running, answer, limit
         self._n_asked += 1
-        return asked[1].request
+        return answer.request
 
     def _advance(self, running: _Running, answers: Sequence[Answer] | None) -> None:
-        """Begin the next step of a job, or note its outcome."""
+        """Begin the next step of a job, or emit its outcome."""
         try:
-            step = next(running.job) if answers is None else running.job.send(answers)
-            for request in step.requests:
-                check_request(self._engine, request)
+            step = _next_step(self._engine, running.job, answers)
         except StopIteration as end:
-            self._outcomes[running.index] = Outcome(running.index, result=end.value)
+            self._end(Outcome(running.index, result=end.value))
         except LlmcliError as error:
-            self._outcomes[running.index] = Outcome(running.index, error=error)
+            self._end(Outcome(running.index, error=error))
+        except Exception as error:  # a fault of the program must not end what runs beside this job
+            hint = "this is a bug; report it"
+            self._end(Outcome(running.index, error=LlmcliError(f"{type(error).__name__}: {error}", hint)))
         else:
             running.answers = [Answer(self._engine, request) for request in step.requests]
             running.n_open = len(running.answers)
             self._waiting.extend((running, answer) for answer in running.answers)
+
+    def _end(self, outcome: Outcome) -> None:
+        self._outcomes[outcome.index] = outcome
+        while self._n_emitted in self._outcomes:
+            self._n_emitted += 1
+            self._emit(self._outcomes.pop(self._n_emitted - 1))
+        self._on_event()
+
+
+class _TimeLimit:
+    """The cancellation of one answer, which ends with that of all."""
+
+    def __init__(self, shared: Cancellation, seconds: float) -> None:
+        self.cancellation = Cancellation()
+        self._shared = shared
+        shared.followers = (*shared.followers, self.cancellation)
+        if shared.is_set():  # before it was followed
+            self.cancellation.set(shared.reason)
+        self._timer = Timer(min(seconds, TIMEOUT_MAX), self.cancellation.set, ["timeout"])
+        self._timer.daemon = True
+        self._timer.start()
+
+    def end(self) -> None:
+        self._timer.cancel()
+        self._shared.followers = tuple(one for one in self._shared.followers if one is not self.cancellation)
+
+
+def _next_step(engine: Engine, job: Job, answers: Sequence[Answer] | None) -> Step:
+    """The next step of a job that has requests. Raises StopIteration with its result, or what the job raises."""
+    step = next(job) if answers is None else job.send(answers)
+    while not step.requests:
+        step = job.send(())
+    for request in step.requests:
+        check_request(engine, request)
+    return step
 
 
 def run_job(
@@ -134,26 +194,37 @@ def run_job(
     `progress` gets the other steps, with the number of their answers that have ended. Raises the LlmcliError that ends
     the job.
     """
-    try:
-        step = next(job)
-        while True:
-            answers = [Answer(engine, request) for request in step.requests]
-            if step.is_last and len(answers) == 1:
-                show(step, answers[0])
-            else:
-                _generate_all(engine, answers, partial(progress, step))
-            step = job.send(answers)
-    except StopIteration as end:
-        result: Result = end.value
-        return result
+    answers: Sequence[Answer] | None = None
+    while True:
+        try:
+            step = _next_step(engine, job, answers)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        answers = [Answer(engine, request) for request in step.requests]
+        if step.is_last and len(answers) == 1:
+            show(step, answers[0])
+        else:
+            _generate_all(engine, answers, partial(progress, step))
 
 
 def _generate_all(engine: Engine, answers: Sequence[Answer], progress: Callable[[int], None]) -> None:
-    requests, n_ended = iter([answer.request for answer in answers]), 0
+    waiting, asked, n_ended = deque(answers), list[Answer](), 0
+
+    def next_request(_is_idle: bool) -> Request | None:
+        if not waiting:
+            return None
+        asked.append(waiting.popleft())
+        return asked[-1].request
+
     # A few answers need no context for the most that could run.
     n_parallel = len(answers) if len(answers) <= _FEW else 0
-    with closing(engine.generate_batch(lambda _is_idle: next(requests, None), n_parallel)) as events:
+    with closing(engine.generate_batch(next_request, n_parallel)) as events:
         for event in events:
-            deque(answers[event.index].push(event), maxlen=0)
-            n_ended += event.finish_reason is not None
+            answer = asked[event.index]
+            deque(answer.push(event), maxlen=0)
+            if event.finish_reason and answer.try_again():
+                waiting.append(answer)
+            else:
+                n_ended += event.finish_reason is not None
             progress(n_ended)

@@ -132,13 +132,14 @@ def task_job(
     task: Task,
     variables: Mapping[str, str],
     cancellation: Cancellation | None = None,
+    is_full: bool = True,
 ) -> Job:
     """The job of one input, which is the variable `input`. `settings` have the layer of the task, and a seed.
 
     An input that leaves no room for its answer in the context is treated as the task says. The result has the fields of
-    `--json`. Raises UsageError for variables that do not fit.
+    `--json`, with `is_full` those of what was asked too. Raises UsageError for variables that do not fit.
     """
-    asked = _Asked(engine, settings, task, variables, cancellation or Cancellation())
+    asked = _Asked(engine, settings, task, variables, cancellation or Cancellation(), is_full)
     text = asked.values[INPUT]
     if settings.is_decision:
         return asked.decide()
@@ -193,8 +194,15 @@ class _Asked:
     """What all requests of a job share."""
 
     def __init__(
-        self, engine: Engine, settings: Settings, task: Task, variables: Mapping[str, str], cancellation: Cancellation
+        self,
+        engine: Engine,
+        settings: Settings,
+        task: Task,
+        variables: Mapping[str, str],
+        cancellation: Cancellation,
+        is_full: bool = True,
     ) -> None:
+        self._is_full = is_full
         self.engine, self.task, self._cancellation = engine, task, cancellation
         self.values, self._system = task.complete(variables), system_text(settings)
         self._settings = with_plain_stop(settings, template_options(engine, settings).source)
@@ -219,7 +227,7 @@ class _Asked:
         text = decision.text
         if self.task.helper:
             text = HELPERS[self.task.helper].finish(self.values, [(Window(0, self.values[INPUT]), text)])
-        return {**decision_data(self.engine, decision), "text": text, "task": self.task.name}
+        return {**decision_data(self.engine, decision, self._is_full), "text": text, "task": self.task.name}
 
     def decision_prompt(self) -> Prompt:
         """The prompt of a decision."""
@@ -280,7 +288,7 @@ class _Asked:
             text = HELPERS[self.task.helper].finish(self.values, pairs)
         else:
             text = pairs[0][1] if len(pairs) == 1 else join_windows(parts, [text for _, text in pairs])
-        data = {**answer_data(stopped or answers[-1]), "text": text, "task": self.task.name}
+        data = {**answer_data(stopped or answers[-1], self._is_full), "text": text, "task": self.task.name}
         if len(answers) == 1 and not self.task.helper:
             return data
         cut = next((answer.finish_reason for answer in last if answer.finish_reason != "stop"), "stop")

@@ -1,4 +1,4 @@
-"""The examples of the pages about structured output, decisions, scores and tasks, run as they stand."""
+"""The examples of the pages about structured output, decisions, scores, tasks and batches, run as they stand."""
 
 import json
 import re
@@ -21,6 +21,7 @@ def examples_of(page: str) -> list[tuple[str, str]]:
 
 STRUCTURED, DECISIONS = examples_of("structured-output.md"), examples_of("decisions.md")
 TASKS = examples_of("tasks.md")
+BATCHES = [call for call, file in examples_of("batches.md") if not file]
 
 
 @pytest.mark.model
@@ -68,7 +69,29 @@ def test_an_example_with_a_task_succeeds_or_says_why(
         assert re.match(r"error: the answer ended before it matched", ran.stderr)
 
 
+@pytest.mark.parametrize("example", BATCHES)
+@pytest.mark.usefixtures("with_tiny")
+def test_a_documented_batch_answers_its_lines(
+    inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("prompts.txt", "reviews.txt"):
+        (tmp_path / name).write_text("One.\nTwo.\n")
+    (tmp_path / "words.csv").write_text("word\ncat\ndog\n")
+    for name in ("prompts.jsonl", "reviews.jsonl"):
+        key = "input" if "-T" in example else "prompt"
+        (tmp_path / name).write_text(json.dumps({key: "One."}) + "\n" + json.dumps({key: "Two."}) + "\n")
+    words = shlex.split(example, comments=True)
+    ran = inside(*words, "-t", "1", "-n", "8", "-q")
+    assert ran.status in ((0, 10) if "-T" in words else (0,)), ran.stderr  # 10: the tiny model talks noise
+    output = tmp_path / words[words.index("-o") + 1]
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    ids = [2, 3] if words[1].endswith(".csv") else [1, 2]  # the header is line 1
+    assert [line["id"] for line in lines] == (ids[:1] if "--shard" in words else ids)
+
+
 def test_the_pages_have_examples() -> None:
+    assert len(BATCHES) > 6
     assert len(STRUCTURED) > 8
     assert len(DECISIONS) > 8
     assert len(TASKS) > 8

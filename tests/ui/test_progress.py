@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.progress import Downloads, ProgressLine
+from llmcli.ui.terminal.progress import BatchProgress, Downloads, ProgressLine
 from tests.ui.markdown import emulator
 
 
@@ -106,3 +106,69 @@ def test_a_pipe_or_a_dumb_terminal_gets_no_progress_line(
     status.loading(0.5)
     status.clear()
     assert stream.getvalue() == ""
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_batch_in_a_pipe_prints_a_line_every_ten_seconds(capfd: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    progress = BatchProgress(100, clock)
+    for second in range(1, 31):
+        clock.now = float(second)
+        progress.update(second, 0, second // 20, 50 * second)
+    progress.clear()
+    assert capfd.readouterr().err.splitlines() == [
+        "10 of 100 lines, 50 tokens/s, 0:01:30 left",
+        "20 of 100 lines, 50 tokens/s, 0:01:20 left, 1 failed",
+        "30 of 100 lines, 50 tokens/s, 0:01:10 left, 1 failed",
+    ]
+
+
+def test_a_quiet_batch_prints_no_progress(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "quiet", True)
+    clock = Clock()
+    progress = BatchProgress(100, clock)
+    clock.now = 60.0
+    progress.update(5, 0, 0, 5)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("total", "columns", "text"),
+    [
+        (None, 80, "12 lines, 5 tokens/s, 2 failed"),
+        (40, 80, "12 of 40 lines, 5 tokens/s, 0:00:28 left, 2 failed"),
+        (40, 45, "12 of 40 lines, 5 tokens/s, 0:00:28 left"),
+        (40, 30, "12 of 40 lines, 5 tokens/s"),
+        (40, 10, "12 of 40 "),
+        (10, 80, "12 lines, 5 tokens/s, 2 failed"),  # the count was too low
+    ],
+)
+def test_the_line_of_a_batch_fits_the_window(
+    monkeypatch: pytest.MonkeyPatch, total: int | None, columns: int, text: str
+) -> None:
+    """Lines of an earlier run do not count for the time that is left."""
+    terminal, clock = on_terminal(monkeypatch), Clock()
+    monkeypatch.setattr("llmcli.ui.terminal.progress.shutil.get_terminal_size", lambda: Size(columns))
+    progress = BatchProgress(total, clock)
+    clock.now = 10.0
+    progress.update(12, 2, 2, 50)
+    progress.update(13, 2, 2, 50)  # too soon
+    assert terminal.getvalue() == f"\r\x1b[K{text}"
+    progress.clear()
+    assert terminal.getvalue().endswith("\r\x1b[K")
+
+
+class Size:
+    """What the system says of a window."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns, self.lines = columns, 5

@@ -107,16 +107,43 @@ class Context:
         """Evaluate one batch of what `prefill` evaluates; `evaluated` then tells whether it was the last one."""
         if len(tokens) > self.n_ctx:
             raise ContextOverflowError(f"{len(tokens)} tokens do not fit the context of {self.n_ctx} tokens")
-        evaluated = self._evaluated[seq_id]
-        # The logits of the last token may be overwritten, and a context has no others: it is evaluated again.
-        keep = min(common_prefix(evaluated, tokens), len(tokens) - 1)
-        if keep < len(evaluated):
-            keep = self.cut(seq_id, keep)
+        evaluated, keep = self._evaluated[seq_id], self.keep_prefix(seq_id, tokens)
         end = keep + (min(self.n_batch, _BATCH_WITH_PROGRESS) if progress else self.n_batch)
         self._evaluate(seq_id, tokens[keep:end], last=end >= len(tokens))
         if progress:
             progress(len(evaluated), len(tokens))
         return len(evaluated) - keep
+
+    def keep_prefix(self, seq_id: int, tokens: Sequence[int]) -> int:
+        """Remove all but the common prefix with `tokens`, without the last of them; returns the number kept."""
+        evaluated = self._evaluated[seq_id]
+        # The logits of the last token may be overwritten, and a context has no others: it is evaluated again.
+        keep = min(common_prefix(evaluated, tokens), len(tokens) - 1)
+        return self.cut(seq_id, keep) if keep < len(evaluated) else keep
+
+    def append(self, parts: Sequence[tuple[int, Sequence[int]]]) -> Sequence[int]:
+        """Evaluate more tokens of several sequences, each (seq_id, tokens), in one batch.
+
+        Returns for each the row with the logits of its last token. Raises what `step` raises.
+        """
+        n, rows = 0, []
+        for seq_id, tokens in parts:
+            position, end = len(self._evaluated[seq_id]), n + len(tokens)
+            self._tokens[n:end] = list(tokens)
+            self._positions[n:end] = list(range(position, position + len(tokens)))
+            self._wants_logits[n:end] = [0] * len(tokens)
+            self._seq_pointers[n:end] = [self._seq_pointer[seq_id]] * len(tokens)
+            n = end
+            self._wants_logits[n - 1] = 1
+            rows.append(n - 1)
+        self._batch_seq_id = -1
+        self._decode(n, [seq_id for seq_id, _ in parts])
+        for seq_id, tokens in parts:
+            self._evaluated[seq_id].extend(tokens)
+            self._rows[seq_id] += [n, *[0] * (len(tokens) - 1)]
+        for row, (seq_id, _) in zip(rows, parts, strict=True):
+            self._check_logits(row, seq_id)
+        return rows
 
     def step(self, tokens: Sequence[tuple[int, int]]) -> None:
         """Evaluate one more token for each (seq_id, token) in one batch; row i of the logits belongs to pair i.
@@ -294,12 +321,12 @@ class Context:
         status = self._api.llama_decode(self.handle, self._batch)
         if status == 0:
             return
+        if status == _NO_SLOT:  # llama.cpp looks for space before it evaluates: the memory is as before
+            raise ContextOverflowError(f"the context of {self.n_ctx} tokens is full")
         for seq_id in seq_ids:  # remove what the micro-batches before the failure left in the memory
             self.cut(seq_id, len(self._evaluated[seq_id]))
         if status == _ABORTED or self._abort_flag[0] != b"\0":
             raise AbortedError
-        if status == _NO_SLOT:
-            raise ContextOverflowError(f"the context of {self.n_ctx} tokens is full")
         raise LlmcliError(f"llama.cpp cannot evaluate the tokens: {bindings.last_log_error() or f'status {status}'}")
 
     def _save(self) -> "Callable[[Context], None]":

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
 
-from llmcli.text import sanitize
+from llmcli.text import format_duration, plural, sanitize
 from llmcli.ui.terminal.cells import cells, fit, painted, visible
 from llmcli.ui.terminal.console import can_redraw, console, encodable, wants_color
 
@@ -17,6 +17,7 @@ _REDRAW = 1 / 30  # seconds between two drawings of a view
 _SHARE = 40  # a drawing is followed by a pause this many times its own time
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"  # the terminal shows the text between them at once
+_BATCH_NOTE = 10.0  # seconds between two notes about a batch
 _NOTE = 5.0  # seconds between two lines about a download where there are no bars
 _MB = 10**6  # bytes, as in `format_size`
 _WINDOW = 100  # ticks; the speed of a download is that of the last ones
@@ -51,6 +52,46 @@ class ProgressLine:
 
     def identifying(self, done: int, total: int) -> None:
         self.update(f"computing the sha256 of the model {done / max(total, 1):.0%}")
+
+    def clear(self) -> None:
+        """Erase the line; cheap when there is none."""
+        if self._shown:
+            self._shown = False
+            console.write("\r\x1b[K")
+
+
+class BatchProgress:
+    """How far a batch is: a line on a terminal, elsewhere a note every ten seconds."""
+
+    def __init__(self, total: int | None, clock: Clock = monotonic) -> None:
+        """`total` is the number of lines, if it is known."""
+        self._live, self._total, self._clock = can_redraw(sys.stderr), total, clock
+        self._start = clock()
+        self._next = self._start + (_PATIENCE if self._live else _BATCH_NOTE)
+        self._shown = False
+
+    def update(self, done: int, earlier: int, failed: int, n_tokens: int) -> None:
+        """`done` lines are written, `earlier` of them by another run; so many tokens are generated."""
+        now = self._clock()
+        if now < self._next:
+            return
+        self._next = now + (_TICK if self._live else _BATCH_NOTE)
+        facts = self._facts(done, earlier, failed, n_tokens, now - self._start)
+        if not self._live:
+            console.note(", ".join(facts))
+        elif not console.quiet:
+            room = shutil.get_terminal_size().columns - 1
+            while len(facts) > 1 and len(", ".join(facts)) > room:
+                facts.pop()
+            self._shown = True
+            console.write(f"\r\x1b[K{', '.join(facts)[:room]}")
+
+    def _facts(self, done: int, earlier: int, failed: int, n_tokens: int, seconds: float) -> list[str]:
+        lines = f"{done} of {self._total} lines" if self._total and done <= self._total else plural(done, "line")
+        facts = [lines, f"{n_tokens / seconds:.0f} tokens/s"]
+        if self._total and earlier < done <= self._total:
+            facts.append(f"{format_duration((self._total - done) * seconds / (done - earlier))} left")
+        return [*facts, f"{failed} failed"] if failed else facts
 
     def clear(self) -> None:
         """Erase the line; cheap when there is none."""
@@ -167,8 +208,8 @@ class _Download:
         if self._now - start < _PATIENCE or self._done <= first:
             return [sizes]
         speed = (self._done - first) / (self._now - start)
-        left = round((self._total - self._done) / speed)
-        time = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left" if left else "done"
+        left = (self._total - self._done) / speed
+        time = f"{format_duration(left)} left" if round(left) else "done"
         return [time, f"{speed / _MB:.1f} MB/s", sizes]
 
     def row(self, width: int, column: int) -> str:

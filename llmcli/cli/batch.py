@@ -1,0 +1,317 @@
+"""`llmcli batch`: each line of a file is answered, many at a time, and can be resumed after any interruption."""
+
+import os
+import re
+import stat
+import sys
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, NamedTuple
+
+from typer import Argument, Option
+
+from llmcli.cli.options import CHAT_ONLY, Force, with_settings
+from llmcli.cli.questions import warn_plain_template
+from llmcli.cli.stdin import stdin_as_file
+from llmcli.cli.task_options import ChosenTask, TaskName, TaskVariables, ask_for_trust, parse_variables
+from llmcli.config.presets import layers_of
+from llmcli.errors import DiskError, ExitStatus, UsageError, error_text
+from llmcli.files import is_stdin
+from llmcli.params.param import as_utf8
+from llmcli.params.sampler_chain import check_chain
+from llmcli.params.settings import Layer, Settings, fields, resolve
+from llmcli.text import format_duration, plural
+from llmcli.ui.terminal.console import can_ask, console
+from llmcli.ui.terminal.output import print_text, warn_ineffective
+from llmcli.ui.terminal.progress import BatchProgress, ProgressLine
+
+if TYPE_CHECKING:
+    from llmcli.pipelines.batch import Batch, BatchOptions
+    from llmcli.pipelines.batch_input import BatchReader
+    from llmcli.pipelines.batch_output import BatchOutput, WrittenLine
+    from llmcli.pipelines.tasks import Task
+
+_MAX_PARALLEL = 256  # llama.cpp, LLAMA_MAX_SEQ
+_NOT_HERE = CHAT_ONLY | {"prompt", "file", "trace_top"}
+_Form = Literal["auto", "jsonl", "openai", "csv", "text"]
+
+
+@with_settings(only=fields().keys() - _NOT_HERE)
+@stdin_as_file()
+def batch(
+    flags: Layer,
+    source: Annotated[str, Argument(metavar="INPUT", help="File with a question on each line (`-` = stdin).")],
+    output: Annotated[
+        str | None, Option("--output", "-o", metavar="FILE", help="File for the answers, instead of stdout.")
+    ] = None,
+    resume: Annotated[bool, Option("--resume", help="Continue an output that was interrupted.")] = False,
+    retry_failed: Annotated[
+        bool, Option("--retry-failed", help="Continue an output, and answer the lines that failed again.")
+    ] = False,
+    force: Force = False,
+    template: Annotated[
+        str | None,
+        Option(
+            "--prompt",
+            "-p",
+            metavar="TEXT",
+            help="Template of the prompts: {{NAME}} is a column or a key, {{input}} the text of the line.",
+        ),
+    ] = None,
+    form: Annotated[_Form, Option("--format", help="Format of INPUT; auto = by its name and its first line.")] = "auto",
+    parallel: Annotated[
+        str, Option("--parallel", metavar="N|auto", help="Number of answers at a time; auto = the fastest.")
+    ] = "auto",
+    shard: Annotated[
+        str, Option("--shard", metavar="I/N", help="Answer the I-th of N parts: every N-th line from line I on.")
+    ] = "1/1",
+    retry: Annotated[
+        int,
+        Option("--retry", metavar="N", min=0, max=1000, help="Tries with other seeds for a line that fails by chance."),
+    ] = 0,
+    task: TaskName = None,
+    var: TaskVariables = None,
+    full: Annotated[
+        bool, Option("--full", help="Add params, messages and replay to each line, as in `generate --json`.")
+    ] = False,
+) -> int:
+    chosen, variables = _load_task(task, var, template)
+    layers = layers_of(flags, *([chosen.settings] if chosen else [])).below
+    asked = resolve(layers).settings
+    check_chain(asked)
+    from llmcli.pipelines.batch import BatchOptions
+
+    options = BatchOptions(
+        template=None if template is None else as_utf8(template),
+        task=chosen,
+        variables=variables,
+        retries=retry,
+        retries_failed=retry_failed,
+        shard=_parse_shard(shard),
+        is_full=full,
+        n_parallel=_parse_parallel(parallel),
+    )
+    resume |= retry_failed
+    path = _check_output(source, output, resume, force)
+    _check_settings(asked, source)
+    return _answer_lines(layers, options, _Files(source, form, path, resume, retry_failed, force))
+
+
+class _Files(NamedTuple):
+    """The input, and the output (None = stdout) with how it is opened."""
+
+    source: str
+    form: _Form
+    output: Path | None
+    is_resumed: bool
+    is_rewritten: bool
+    is_forced: bool
+
+
+def _answer_lines(layers: Sequence[Layer], options: "BatchOptions", files: _Files) -> int:
+    """Answer the lines of the input with these settings, and return the exit status."""
+    from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
+    from llmcli.pipelines.batch import Batch
+    from llmcli.pipelines.batch_input import LineSource
+    from llmcli.pipelines.batch_output import OutputFile
+
+    first, status = resolve(layers), ProgressLine()
+    with _open_input(files.source) as (file, is_slow):
+        target = find_model(first.settings)
+        welcome(first.origins["model"])
+        resolved = first.over(target.layer)
+        warn_ineffective(resolved)
+        print_settings(resolved)
+        if options.task:
+            ChosenTask(options.task, {}).warn_of_small_model(target)
+        # The time limit is that of each line.
+        with open_model(target, replace(resolved.settings, timeout=0.0), status) as (engine, cancellation):
+            warn_plain_template(engine, [resolved.settings])
+            if options.is_full:
+                engine.identify(status.identifying, cancellation)
+                status.clear()
+            reader = _make_reader(file, files, options, resolved.settings.encoding)
+            lines, progress = LineSource(reader, is_slow, cancellation), BatchProgress(_count(files.source, options))
+            output: BatchOutput
+            output = OutputFile(files.output, *files[3:]) if files.output else _Stdout(progress)
+            work = Batch(engine, layers, lines, reader, output, options, cancellation, partial(_show, progress))
+            try:
+                work.run()
+            finally:
+                progress.clear()
+                output.finish()
+    return _report(work, reader, files.output, is_interrupted=cancellation.is_set())
+
+
+def _make_reader(file: BinaryIO, files: _Files, options: "BatchOptions", encoding: str) -> "BatchReader":
+    from llmcli.pipelines.batch_input import BatchReader
+    from llmcli.pipelines.batch_line import check_columns
+
+    name = "stdin" if is_stdin(files.source) else files.source
+    checks = partial(check_columns, template=options.template, task=options.task, variables=options.variables)
+    return BatchReader(file, name, encoding, None if files.form == "auto" else files.form, checks)
+
+
+def _load_task(
+    name: str | None, texts: Sequence[str] | None, template: str | None
+) -> tuple["Task | None", Mapping[str, str]]:
+    """The task of this name with the variables that all lines share. Raises UsageError."""
+    if name is None:
+        if texts:
+            raise UsageError("--var has no effect without --task", "name the task, as in --task translate")
+        return None, {}
+    if template is not None:
+        raise UsageError("--prompt and --task cannot be used together", "remove one of them")
+    from llmcli.pipelines.task_files import find_task
+
+    found, variables = find_task(name, ask_for_trust if can_ask() else None), parse_variables(texts or ())
+    found.complete({**dict.fromkeys(found.variables, ""), **variables})  # the others may come with the lines
+    return found, variables
+
+
+def _parse_parallel(text: str) -> int:
+    """The number of answers at a time; 0 for auto."""
+    if text == "auto":
+        return 0
+    if not re.fullmatch(r"\d{1,4}", text) or not 1 <= int(text) <= _MAX_PARALLEL:
+        raise UsageError(f"--parallel must be auto, or an integer between 1 and {_MAX_PARALLEL}, got {text[:40]!r}")
+    return int(text)
+
+
+def _parse_shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip())
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise UsageError(f"--shard must be I/N with I between 1 and N, got {text[:40]!r}", "as in --shard 1/4")
+    return int(found[1]), int(found[2])
+
+
+def _check_output(source: str, name: str | None, resume: bool, force: bool) -> Path | None:
+    """The path of the output file; None for stdout. Raises UsageError if it must not be written."""
+    if name is None or is_stdin(name):
+        if resume:
+            raise UsageError("--resume and --retry-failed need --output", "name the file: -o FILE")
+        return None
+    if not name.strip():
+        raise UsageError("the file name of --output is empty", "give the name of a file")
+    if resume and force:
+        raise UsageError("--force and --resume cannot be used together", "remove one of them")
+    path = Path(os.path.expanduser(name))
+    if path.is_dir():
+        raise UsageError(f"{name} is a folder, not a file", "give the name of a file")
+    if path.exists() and not is_stdin(source) and os.path.exists(source) and path.samefile(source):
+        raise UsageError("the output and the input are the same file", "give another name to --output")
+    if path.is_file() and not resume and not force:
+        raise UsageError(f"{path} already exists", "continue it with --resume, or replace it with --force")
+    return path
+
+
+def _check_settings(asked: Settings, source: str) -> None:
+    """Raise UsageError for what would make each line fail, before the model is loaded."""
+    from llmcli.inference.constraints import read_constraint
+    from llmcli.inference.decision import read_choice_set
+    from llmcli.inference.request import stdin_options
+
+    readers = stdin_options(replace(asked, prompt=None, file=()))
+    if is_stdin(source) and readers:
+        raise UsageError(f"stdin can be read only once, and two options read it: INPUT and {readers[0]}", "use a file")
+    if asked.is_decision:
+        read_choice_set(asked)
+    else:
+        read_constraint(asked, console.note)
+
+
+@contextmanager
+def _open_input(name: str) -> Iterator[tuple[BinaryIO, bool]]:
+    """The input, and whether it can be slow: all but a file on a disk. Raises DiskError."""
+    try:
+        if is_stdin(name):
+            if sys.stdin is None:
+                raise DiskError("stdin is closed", "give the name of a file")
+            # A reader of its own: at the end, Python would wait for one that a thread is reading from.
+            file = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+        else:
+            file = open(os.path.expanduser(name), "rb")  # noqa: SIM115
+    except FileNotFoundError:
+        raise DiskError(f"file not found: {name}") from None
+    except (OSError, ValueError) as error:
+        raise DiskError(f"cannot read {name}: {error_text(error)}") from None
+    is_slow = not stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    try:
+        yield file, is_slow
+    finally:
+        if not is_slow:  # the thread may still read from it
+            file.close()
+
+
+def _count(source: str, options: "BatchOptions") -> int | None:
+    """The number of lines that are to be answered, if that can be known."""
+    from llmcli.pipelines.batch_input import count_lines
+
+    if is_stdin(source) or console.quiet:
+        return None
+    total, (part, parts) = count_lines(os.path.expanduser(source)), options.shard
+    return None if total is None else len(range(part - 1, total, parts))
+
+
+class _Stdout:
+    """Lines on stdout, each at once."""
+
+    is_rewritten = False
+
+    def __init__(self, progress: BatchProgress) -> None:
+        self._progress = progress
+
+    def earlier(self) -> "Generator[WrittenLine, None, None]":
+        yield from ()
+
+    def write(self, line: bytes) -> None:
+        self._progress.clear()
+        try:
+            print_text(line.decode())
+        except DiskError as error:
+            error.hint = error.hint or "free some space; with --output FILE, --resume goes on"
+            raise
+
+    def finish(self) -> None: ...
+
+
+def _show(progress: BatchProgress, work: "Batch") -> None:
+    counts = work.counts
+    progress.update(counts.done, counts.earlier, counts.failed.total(), work.n_tokens)
+
+
+def _report(work: "Batch", reader: "BatchReader", path: Path | None, is_interrupted: bool) -> int:
+    """Print the statistics and what to do next; returns the exit status."""
+    counts = work.counts
+    for note in work.notes():
+        console.warn(note)
+    speed = f"{work.n_tokens / counts.seconds:.1f} tokens/s" if counts.seconds else ""
+    kinds = ", ".join(f"{number} {kind}" for kind, number in counts.failed.most_common())
+    failed = f", {counts.failed.total()} failed ({kinds})" if kinds else ""
+    console.note(
+        f"{plural(counts.done, 'line')}: {counts.answered} answered{failed} | "
+        f"{plural(work.n_tokens, 'token')}, {speed}, {format_duration(counts.seconds)} | "
+        f"seed {work.parser.common.settings.seed}"
+    )
+    if is_interrupted:
+        hint = "the same command with --resume goes on" if path else "with --output FILE, --resume could go on"
+        console.warn(f"interrupted after {plural(counts.done, 'line')}", hint)
+        return ExitStatus.INTERRUPTED
+    if not counts.done and reader.format is None:
+        raise UsageError(f"{reader.name} has no lines", "write a prompt on each line")
+    if not counts.failed:
+        return ExitStatus.OK
+    _warn_failed(work, path)
+    return ExitStatus.LINES_FAILED
+
+
+def _warn_failed(work: "Batch", path: Path | None) -> None:
+    counts, error = work.counts, work.counts.first_error
+    if error and not counts.answered:
+        console.warn(f"no line was answered; the first error: {error}", error.hint)
+    else:
+        again = "--retry-failed answers them again" if path else "see `error` in their output"
+        console.warn(f"{plural(counts.failed.total(), 'line')} failed", again)

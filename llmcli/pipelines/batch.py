@@ -1,0 +1,283 @@
+"""A batch: each line of an input becomes a job, and each outcome a line of the output, in the order of the input."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Generic, TypeVar
+
+from llmcli.engine.events import Cancellation, Request
+from llmcli.errors import ConstraintError, LlmcliError, NetworkError, TimeLimitError, UsageError
+from llmcli.files import encode
+from llmcli.inference.answer import Answer
+from llmcli.inference.answer_json import answer_data, decision_data
+from llmcli.inference.constraints import CONSTRAINT_KEYS, read_constraint
+from llmcli.inference.decision import decide, read_choice_set
+from llmcli.inference.engine import Engine
+from llmcli.inference.request import build_prompt, template_options, with_plain_stop
+from llmcli.params.decision import DECISION_KEYS
+from llmcli.params.sampler_chain import is_random
+from llmcli.params.settings import Layer, Settings
+from llmcli.pipelines.batch_input import BatchLine, BatchReader, IdTable, LineSource
+from llmcli.pipelines.batch_line import LineParser, LineRequest
+from llmcli.pipelines.batch_output import BatchOutput, WrittenLine
+from llmcli.pipelines.job import Job, JobRunner, Outcome, Result, Step
+from llmcli.pipelines.openai_batch import error_type, output_line
+from llmcli.pipelines.tasks import Task, task_job
+from llmcli.text import escape_json
+
+_DECISION_SETTINGS = (*DECISION_KEYS, "choice_prior", "raw")
+_MOST_KEPT = 64  # constraints that are kept, when lines have their own
+_Made = TypeVar("_Made")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """What the command line says of a batch."""
+
+    template: str | None = None  # of the prompts, with places such as {{word}}
+    task: Task | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)  # of the task, for all lines
+    retries: int = 0  # new tries of a line that may succeed with another seed
+    retries_failed: bool = False  # answer those lines again that failed in an earlier run
+    shard: tuple[int, int] = (1, 1)  # this part, from 1, of so many
+    is_full: bool = False  # all fields of `generate --json`
+    n_parallel: int = 0  # 0 = measured
+
+
+@dataclass
+class BatchCounts:
+    """The lines so far. Those of earlier runs count as failed or answered, and as `earlier` too."""
+
+    answered: int = 0
+    failed: Counter[str] = field(default_factory=Counter)  # by the type of the error
+    earlier: int = 0
+    seconds: float = 0.0
+    first_error: LlmcliError | None = None
+
+    @property
+    def done(self) -> int:
+        return self.answered + self.failed.total()
+
+
+class FailedAnswerError(LlmcliError):
+    """Why an answer is not what was asked for; `data` is what there is of it."""
+
+    def __init__(self, cause: LlmcliError, data: Result) -> None:
+        super().__init__(str(cause), cause.hint)
+        self.cause, self.data = cause, data
+
+
+class Batch:
+    """Answers the lines of one input."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        layers: Sequence[Layer],
+        source: LineSource,
+        reader: BatchReader,
+        output: BatchOutput,
+        options: BatchOptions,
+        cancellation: Cancellation,
+        on_event: Callable[["Batch"], None] = lambda _batch: None,
+    ) -> None:
+        """`layers` are the settings that all lines share, lowest first. `on_event` is called after each token."""
+        self._engine, self._options, self._cancellation = engine, options, cancellation
+        self._source, self._reader, self._output = source, reader, output
+        self.parser = LineParser(engine, layers, options.template, options.task, options.variables)
+        self._constraints = _OfSettings(read_constraint, CONSTRAINT_KEYS)
+        self._choice_sets = _OfSettings(read_choice_set, (*_DECISION_SETTINGS, *CONSTRAINT_KEYS))
+        self._earlier: Generator[WrittenLine, None, None] | None = output.earlier()
+        self._ids = IdTable()
+        self._n_read = 0  # lines of the input, of all shards
+        self._pending: deque[tuple[BatchLine, WrittenLine | None]] = deque()  # jobs without an outcome
+        self._runner = JobRunner(engine, self._next_job, options.n_parallel, cancellation, lambda: on_event(self))
+        self.counts = BatchCounts()
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that were generated."""
+        return self._runner.n_tokens
+
+    def run(self) -> None:
+        """Answer all lines, or those up to a cancellation. Raises what ends the batch: an error of input or output."""
+        begin = perf_counter()
+        try:
+            self._runner.run(self._emit)
+        except KeyboardInterrupt:
+            if not self._cancellation.is_set():
+                raise
+        finally:
+            if self._earlier:
+                self._earlier.close()  # Windows does not replace an open file
+            self.counts.seconds = perf_counter() - begin
+
+    # Jobs
+
+    def _next_job(self, may_wait: bool) -> Job | None:
+        while line := self._source.take(may_wait):
+            self._n_read += 1
+            line = self._checked(line)
+            part, parts = self._options.shard
+            if (self._n_read - part) % parts:
+                continue
+            written = self._written(line)
+            if written and not (written.is_failed and self._options.retries_failed):
+                self._count_earlier(written)
+                if not self._output.is_rewritten:
+                    continue
+                self._pending.append((line, written))
+                return _ended_job()
+            self._pending.append((line, None))
+            return self._line_job(line)
+        if may_wait and not self._cancellation.is_set() and self._earlier and next(self._earlier, None):
+            raise _foreign_output("the output has more lines than the input")
+        return None
+
+    def _checked(self, line: BatchLine) -> BatchLine:
+        """The line, as one with an error if its id is not its own."""
+        earlier = None if line.own_id is None else self._ids.add(line.own_id, line.number)
+        if earlier is None or line.error:
+            return line
+        return replace(line, error=UsageError(f"line {earlier} has the same id", "give each line an id of its own"))
+
+    def _written(self, line: BatchLine) -> WrittenLine | None:
+        """The line of an earlier run for this line. Raises UsageError if that run had another input."""
+        if not self._earlier:
+            return None
+        written = next(self._earlier, None)
+        if written is None:
+            self._earlier = None
+        elif written.id != line.id:
+            raise _foreign_output(f"it has {written.id!r} where line {line.number} of the input has {line.id!r}")
+        return written
+
+    def _line_job(self, line: BatchLine) -> Job:
+        """Answer a line, and answer it again with other seeds where that may help."""
+        if line.error:
+            raise line.error
+        for attempt in range(self._options.retries + 1):
+            asked = self.parser.parse(line, self._reader.format, attempt)
+            try:
+                return (yield from self._answer(asked))
+            except LlmcliError as error:
+                cause = error.cause if isinstance(error, FailedAnswerError) else error
+                if attempt == self._options.retries or not _may_pass(cause, asked.settings):
+                    raise
+        raise AssertionError
+
+    def _answer(self, asked: LineRequest) -> Job:
+        if self.parser.task:
+            return (yield from self._do_task(self.parser.task, asked))
+        if asked.settings.is_decision:
+            return self._decide(asked)
+        settings = with_plain_stop(asked.settings, template_options(self._engine, asked.settings).source)
+        constraint = self._constraints(settings)
+        prompt = build_prompt(self._engine, settings, asked.question, asked.system, self._cancellation)
+        (answer,) = yield Step([Request(prompt, settings, constraint)])
+        data = answer_data(answer, self._options.is_full) if answer.record.tokens else {}
+        if error := _failure(answer):
+            raise FailedAnswerError(error, data)
+        return data
+
+    def _do_task(self, task: Task, asked: LineRequest) -> Job:
+        is_full = self._options.is_full
+        job = task_job(self._engine, asked.settings, task, asked.variables, self._cancellation, is_full)
+        data = yield from job
+        if data["finish_reason"] == "timeout":
+            raise FailedAnswerError(_timeout(asked.settings), data)
+        return data
+
+    def _decide(self, asked: LineRequest) -> Result:
+        """Score the choices of a line; that takes less time than a step of answers."""
+        choice_set = self._choice_sets(asked.settings)
+        if choice_set is None or not isinstance(asked.question, str):
+            raise UsageError("a decision and messages cannot be used together", "use prompt")
+        posed = self._engine, asked.settings, choice_set, asked.question, asked.system, self._cancellation
+        return decision_data(self._engine, decide(*posed), self._options.is_full)
+
+    # Outcomes
+
+    def _emit(self, outcome: Outcome) -> None:
+        line, written = self._pending.popleft()
+        if written:
+            self._output.write(written.data)
+            return
+        error, data = outcome.error, outcome.result or {}
+        if isinstance(error, FailedAnswerError):
+            data, error = error.data, error.cause
+        if self._reader.format == "openai":
+            made = output_line(line.values, line.number, data, error)
+        else:
+            made = {"id": line.id, **({"error": _error_data(error)} if error else {}), **data}
+        self._output.write(escape_json(encode(made).decode()).encode())
+        if error:
+            self.counts.failed[error_type(error)] += 1
+            self.counts.first_error = self.counts.first_error or error
+        else:
+            self.counts.answered += 1
+
+    def _count_earlier(self, written: WrittenLine) -> None:
+        self.counts.earlier += 1
+        if written.is_failed:
+            self.counts.failed["earlier"] += 1
+        else:
+            self.counts.answered += 1
+
+    def notes(self) -> list[str]:
+        """What the user should know of the lines: models that OpenAI Batch lines name, and that did not answer."""
+        if not self.parser.other_models:
+            return []
+        names = ", ".join(sorted(self.parser.other_models))
+        return [f"the lines ask for {names}: {self._engine.name} answered them"]
+
+
+class _OfSettings(Generic[_Made]):
+    """What is made of some of the settings, kept for the next lines with the same values of them."""
+
+    def __init__(self, make: Callable[[Settings], _Made], keys: Sequence[str]) -> None:
+        self._make, self._keys = make, keys
+        self._kept: dict[tuple[object, ...], _Made] = {}
+
+    def __call__(self, settings: Settings) -> _Made:
+        key = tuple(getattr(settings, name) for name in self._keys)
+        if key not in self._kept:
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            self._kept[key] = self._make(settings)
+        return self._kept[key]
+
+
+def _ended_job() -> Job:
+    yield from ()
+    return {}
+
+
+def _foreign_output(reason: str) -> UsageError:
+    hint = "resume with the same input, --shard and --format, or choose another file"
+    return UsageError(f"the output is not that of this input: {reason}", hint)
+
+
+def _error_data(error: LlmcliError) -> dict[str, str]:
+    return {"type": error_type(error), "message": str(error), **({"hint": error.hint} if error.hint else {})}
+
+
+def _failure(answer: Answer) -> LlmcliError | None:
+    """Why an ended answer is not what was asked for."""
+    if answer.record.failure:
+        return answer.record.failure
+    if answer.finish_reason == "timeout":
+        return _timeout(answer.settings)
+    return answer.constraint_failure()
+
+
+def _timeout(settings: Settings) -> TimeLimitError:
+    return TimeLimitError(f"stopped by timeout after {settings.timeout:g} s", "raise --timeout")
+
+
+def _may_pass(error: LlmcliError, settings: Settings) -> bool:
+    """Whether a new try with another seed may succeed: a constraint is not met, or the engine fails."""
+    if isinstance(error, ConstraintError):
+        return is_random(settings)
+    return type(error) in (LlmcliError, NetworkError)

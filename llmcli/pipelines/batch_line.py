@@ -1,0 +1,240 @@
+"""What a line of a batch asks: its prompt or its messages, and its own settings above those that all lines share."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from llmcli.config.presets import preset_layer
+from llmcli.engine.events import Message
+from llmcli.errors import UsageError
+from llmcli.files import is_inline
+from llmcli.inference.constraints import CONSTRAINT_KEYS, is_inline_schema
+from llmcli.inference.engine import Engine
+from llmcli.inference.request import is_builtin_template, system_file, system_text
+from llmcli.params.decision import DECISION_KEYS
+from llmcli.params.generation import InterfaceParams
+from llmcli.params.model import HubParams, ModelParams
+from llmcli.params.param import SettingValue, fields_of
+from llmcli.params.settings import CODE_KEYS, Layer, ResolvedSettings, Settings, find, resolve
+from llmcli.pipelines.batch_input import TEXT_COLUMNS, BatchLine, Format
+from llmcli.pipelines.openai_batch import names_another_model, native_values
+from llmcli.pipelines.tasks import INPUT, Task
+from llmcli.text import did_you_mean
+
+PLACE = re.compile(r"\{\{\s*([A-Za-z_][\w -]*?)\s*\}\}")
+# What all lines share: one model in one context.
+_SHARED = {*fields_of(ModelParams), *fields_of(HubParams), *fields_of(InterfaceParams), "encoding"}
+# What names a file: a line is data, whoever wrote it. With what to do instead.
+_FILES = {"file": "put the text into prompt", "grammar_file": "put the grammar into grammar"}
+_FILES |= dict.fromkeys(CODE_KEYS, "give it as a flag")
+_RETRY_SEEDS = 1 << 16  # between the seed of a try and that of the next one
+Question = str | Sequence[Message]
+
+
+@dataclass(frozen=True)
+class LineRequest:
+    """What a line asks."""
+
+    question: Question
+    settings: Settings
+    system: str | None
+    variables: Mapping[str, str] = field(default_factory=dict)  # of the task, with its input
+
+
+class LineParser:
+    """Reads lines of one format for one engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        layers: Sequence[Layer],
+        template: str | None = None,
+        task: Task | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """`layers` are the settings that all lines share, lowest first, those of the `task` among them.
+
+        `template` is that of the prompts; `variables` are those of the task that all lines share.
+        """
+        self._engine, self._layers, self._template = engine, layers, template
+        self.task, self._variables = task, variables or {}
+        self.common: ResolvedSettings = resolve(layers).over(engine.defaults).with_seed()
+        self._system = system_text(self.common.settings)
+        self.other_models: set[str] = set()  # some models that OpenAI Batch lines ask for, and that do not answer
+
+    def parse(self, line: BatchLine, form: Format | None, attempt: int = 0) -> LineRequest:
+        """What a line asks; a further `attempt` has another seed. Raises UsageError for what is not valid."""
+        values = {key: one for key, one in line.values.items() if key != "id" or form == "openai"}
+        variables = self._take_variables(values, form)
+        question, own = self._question(values, form)
+        given = self._own_settings(own, form)
+        variables = {**self._variables, **variables, INPUT: question} if isinstance(question, str) else {}
+        settings = self._settings(given, variables)
+        if given.get("seed") is None:
+            settings = replace(settings, seed=((self.common.settings.seed or 0) + line.number - 1) % 2**32)
+        if attempt:
+            settings = replace(settings, seed=((settings.seed or 0) + attempt * _RETRY_SEEDS) % 2**32)
+        if isinstance(question, str) and not question.strip() and not (settings.raw and question):
+            raise UsageError("the prompt is empty")
+        if settings.raw and not isinstance(question, str):
+            raise UsageError("raw and messages cannot be used together", "use prompt, or remove raw")
+        system = settings.system if "system" in given else self._system  # that of a line is a text, however it begins
+        return LineRequest(question, settings, system, variables)
+
+    def _settings(self, own: Mapping[str, SettingValue], variables: Mapping[str, str]) -> Settings:
+        """The settings of a line: its own above those of the task and those that all lines share."""
+        if not own and not self.task:
+            return self.common.settings
+        layers, preset = [*self._layers], own.get("preset")
+        if self.task:
+            task_layer, system = self.task.layer(variables), own.get("system")
+            forms = {*CONSTRAINT_KEYS, *DECISION_KEYS}
+            if {*own, *layers[-1].values} & forms:  # one of the line or a flag replaces that of the task
+                kept = {key: one for key, one in task_layer.values.items() if key not in forms}
+                task_layer = replace(task_layer, values=kept)
+            layers = [task_layer if one.name == task_layer.name else one for one in layers]
+            if isinstance(system, str) and system_file(system) is not None:
+                own = {**own, "system": f" {system}"}  # at the start, it would name a file
+        if isinstance(preset, str):
+            layers.append(preset_layer(preset))
+        return resolve([*layers, Layer("line", own)]).over(self._engine.defaults).settings
+
+    def _take_variables(self, values: dict[str, object], form: Format | None) -> dict[str, str]:
+        """Take the variables of the task out of the values of a line."""
+        if not self.task:
+            return {}
+        if form == "openai":
+            raise UsageError("a task cannot answer an OpenAI Batch line", 'write a line as {"input": "..."}')
+        return {name: _as_text(values.pop(name)) for name in self.task.variables if name in values}
+
+    def _question(self, values: dict[str, object], form: Format | None) -> tuple[Question, Mapping[str, object]]:
+        """The prompt or the messages, and the settings of the line as JSON data."""
+        template = self._template
+        if form == "openai":
+            other = names_another_model(values, (self._engine.name, self.common.settings.model))
+            if other and len(self.other_models) < 3:
+                self.other_models.add(other)
+            values = native_values(values)
+        elif form != "jsonl":  # all values are variables
+            return _filled(template, values), {}
+        if "messages" in values:
+            if template is not None or self.task or "prompt" in values:
+                other = "--prompt" if template is not None else "--task" if self.task else "prompt"
+                raise UsageError(f"messages and {other} cannot be used together")
+            return _messages(values.pop("messages")), values
+        if template is None and not self.task:
+            prompt = values.pop("prompt", None)
+            if prompt is None:
+                near = did_you_mean("prompt", values)
+                raise UsageError("prompt or messages is missing", near or 'write a line as {"prompt": "..."}')
+            if not isinstance(prompt, str):
+                raise UsageError("prompt must be a string")
+            return prompt, values
+        names = {*PLACE.findall(template or "")} | {*TEXT_COLUMNS}
+        variables = {name: values.pop(name) for name in names if name in values}
+        if self.task and not variables:
+            near = did_you_mean(INPUT, values)
+            raise UsageError("input is missing", near or 'write a line as {"input": "..."}')
+        return _filled(template, variables), values
+
+    def _own_settings(self, own: Mapping[str, object], form: Format | None) -> dict[str, SettingValue]:
+        """The typed settings of a line. Raises UsageError for one that is unknown, not valid, or not a line's own."""
+        values: dict[str, SettingValue] = {}
+        for name, value in own.items():
+            try:
+                setting = find(name)
+            except UsageError as error:
+                if form == "jsonl" and not error.hint:
+                    error.hint = f"remove it, or use it as a variable: --prompt '... {{{{{name[:40]}}}}}'"
+                raise
+            key = setting.key
+            if key in _FILES:
+                raise UsageError(f"{key} cannot be set in a line: it names a file", _FILES[key])
+            if key == "json_schema" and isinstance(value, (dict, bool)):
+                value = json.dumps(value)
+            values[key] = parsed = setting.parse_data(value)
+            if key in _SHARED and parsed != getattr(self.common.settings, key):
+                reason = f"{key} cannot be set in a line: all lines share one context"
+                raise UsageError(reason, f"give it to the command: {setting.flags[0]}")
+            _check_no_file(key, parsed)
+        return values
+
+
+def check_columns(
+    columns: Sequence[str], template: str | None, task: Task | None = None, variables: Mapping[str, str] | None = None
+) -> None:
+    """Raise UsageError if the columns of a CSV file do not have what the template or the task needs."""
+    has_text = bool({*columns} & {*TEXT_COLUMNS})
+    if template is None and not has_text:
+        hint = "name a column in a template, such as --prompt 'Translate: {{" + (columns or ["word"])[0] + "}}'"
+        raise UsageError(f"the CSV file has none of the columns {', '.join(TEXT_COLUMNS)}", hint)
+    for name in PLACE.findall(template or ""):
+        if name not in columns and not (name in TEXT_COLUMNS and has_text):
+            hint = did_you_mean(name, columns) or f"the columns are {', '.join(columns)}"
+            raise UsageError(f"the CSV file has no column {name!r}, which --prompt names", hint)
+    if template and not PLACE.search(template) and (single := [one for one in columns if f"{{{one}}}" in template]):
+        raise UsageError(f"--prompt has {{{single[0]}}} in single braces", f"write {{{{{single[0]}}}}}")
+    if task:
+        task.complete({**dict.fromkeys({*columns} & {*task.variables}, ""), **(variables or {})})
+
+
+def _check_no_file(key: str, value: SettingValue) -> None:
+    """Raise UsageError for a setting of a line that names a file: a line is data, whoever wrote it."""
+    if key == "choices" and isinstance(value, tuple) and any(str(one).startswith("@") for one in value):
+        raise UsageError("choices of a line cannot be a file", "write its content into the line")
+    if not isinstance(value, str):
+        return
+    is_schema_file = key == "json_schema" and not is_inline_schema(value)
+    is_template_file = key == "chat_template" and value and not (is_inline(value) or is_builtin_template(value))
+    if is_schema_file or is_template_file:
+        raise UsageError(f"{key} of a line cannot be a file, got {value[:60]!r}", "write its content into the line")
+
+
+def _filled(template: str | None, variables: Mapping[str, object]) -> str:
+    """The template with the variables in its places, or followed by the text of the line; without one, that text."""
+    text = next((variables[name] for name in TEXT_COLUMNS if name in variables), None)
+    if template is None:
+        return _as_text(text)
+    if not PLACE.search(template):
+        return template if text is None else f"{template}\n\n{_as_text(text)}"
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1]
+        if name in variables:
+            return _as_text(variables[name])
+        if name in TEXT_COLUMNS and text is not None:
+            return _as_text(text)
+        raise UsageError(f"the line has no {name!r}, which --prompt names", did_you_mean(name, variables))
+
+    return PLACE.sub(value, template)
+
+
+def _as_text(value: object) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _messages(value: object) -> Sequence[Message]:
+    """The messages of a line. Raises UsageError, which names the place, for what is not valid."""
+    if not isinstance(value, list) or not value:
+        raise UsageError("messages must be a list of objects with role and content")
+    return [_message(one, f"messages[{number}]") for number, one in enumerate(value)]
+
+
+def _message(value: object, place: str) -> Message:
+    role = value.get("role") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(role, str):
+        raise UsageError(f"{place} must be an object with role and content")
+    if role not in ("system", "developer", "user", "assistant"):
+        raise UsageError(f"{place}.role must be system, user or assistant, got {role[:40]!r}")
+    content = value.get("content")
+    if isinstance(content, list):
+        parts = [
+            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
+        ]
+        content = None if None in parts else "".join(str(part) for part in parts)
+    if not isinstance(content, str):
+        raise UsageError(f"{place}.content must be a string, or a list of texts")
+    return {"role": "system" if role == "developer" else role, "content": content}
