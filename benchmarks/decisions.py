@@ -164,7 +164,7 @@ def _logprob(context: Context, prefix: Sequence[int], tail: Sequence[int]) -> fl
     for row in range(len(prefix) - 1, len(tokens) - 1):
         logits = np.ctypeslib.as_array(get(context.handle, row), (n_vocab,)).astype(np.float64)
         total += logits[tokens[row + 1]] - logits.max() - math.log(np.exp(logits - logits.max()).sum())
-    return total
+    return float(total)
 
 
 if __name__ == "__main__":
