@@ -20,6 +20,7 @@ OPTIONS = {option.name: option for name in ("chat", "generate") for option in CO
 # Texts whose values are free: nothing but a file name could be offered.
 FREE = {
     "prompt",
+    "choices",
     "system",
     "template_arg",
     "prefill",

@@ -16,6 +16,7 @@ from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.constraints import read_constraint
 from llmcli.inference.request import system_text
+from llmcli.params.decision import DecisionParams
 from llmcli.params.generation import GenerationParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import fields_of
@@ -39,6 +40,7 @@ _NOT_IN_CHAT = {
     "prompt": "type the message",
     "file": "add a file to the next message with /file PATH",
     "logprobs": "use `llmcli generate --json`, or /why in the chat",
+    **dict.fromkeys(fields_of(DecisionParams), "use `llmcli generate`"),
     "character": "use /character NAME",
     "editing_mode": "start with --editing-mode, or set it with `llmcli config set editing_mode`",
 }

@@ -16,7 +16,7 @@ from llmcli.chat.sessions.session import Session
 from llmcli.chat.sessions.store import saved_key
 from llmcli.cli import model_preload
 from llmcli.cli.completion import complete_reference, complete_remote, complete_session
-from llmcli.cli.options import prompt_of, with_settings
+from llmcli.cli.options import DECISION, prompt_of, with_settings
 from llmcli.cli.stdin import stdin_lines
 from llmcli.config.presets import layers_of, resolve_settings
 from llmcli.errors import LlmcliError, UsageError
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _SAVED = {*fields_of(RequestParams), *fields_of(GenerationParams), *fields_of(SamplingParams), "model", "n_ctx"}
 
 
-@with_settings(only=[key for key in fields() if key != "logprobs"])
+@with_settings(only=fields().keys() - DECISION - {"logprobs"})
 def chat(
     flags: Layer,
     text: Annotated[str | None, Argument(metavar="[PROMPT]", help="First message.")] = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from llmcli.cli.options import CHAT_ONLY, with_settings
+from llmcli.cli.options import CHAT_ONLY, DECISION, with_settings
 from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, exit_status, requests_of
 from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
 from llmcli.config.presets import LayerStack
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llmcli.inference.request import Question
 
 
-@with_settings(only=fields().keys() - CHAT_ONLY)
+@with_settings(only=fields().keys() - CHAT_ONLY - DECISION)
 @stdin_as_file()
 def compare(
     flags: Layer,

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llmcli.cli.options import CHAT_ONLY, with_settings
-from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, exit_status, requests_of
+from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, exit_status, requests_of, warn_plain_template
 from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
 from llmcli.engine.events import Measure
 from llmcli.errors import ExitStatus
-from llmcli.params.settings import Layer, fields, resolve
+from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import (
     AnswerWriter,
@@ -25,7 +25,10 @@ from llmcli.ui.terminal.output import (
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
+    from llmcli.engine.events import Prompt
     from llmcli.inference.answer import Answer
+    from llmcli.inference.decision import ChoiceSet, Decision
+    from llmcli.inference.engine import Engine
 
 
 @with_settings(only=fields().keys() - CHAT_ONLY)
@@ -61,6 +64,7 @@ def generate(
         console.warn("trace_top has no effect: it needs --trace", "record a trace with --trace FILE")
     from llmcli.inference.request import join_prompt, read_question
 
+    choice_set = _read_choice_set(asked, trace, heat) if asked.is_decision else None
     piped = reads_stdin(asked, no_stdin)
     question = read_question(first, join_prompt(asked, piped, partial(read_prompt, asked)), console.note)
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
@@ -73,15 +77,53 @@ def generate(
     print_settings(question.resolved)
     status = ProgressLine()
     with open_model(target, question.settings, status) as (engine, cancellation):
+        if choice_set:
+            from llmcli.inference.decision import decide, decision_prompt
+
+            warn_plain_template(engine, [question])
+            posed = engine, question.settings, choice_set, question.text, question.system, cancellation
+            if show_prompt:
+                _print_prompt(decision_prompt(*posed))
+            else:
+                _print_decision(engine, decide(*posed), question.text if echo else "", as_json, stats)
+            return ExitStatus.OK
         (request,) = requests_of(engine, [question], cancellation)
         if show_prompt:
-            print_text(request.prompt.text.removesuffix("\n") + "\n")
+            _print_prompt(request.prompt)
             return ExitStatus.OK
         request.progress = status.reading
         answer = Answer(engine, request)
         with write_trace(answer, trace, heat is not None):
             _print_answer(answer, status, question.text if echo else "", as_json, stream)
     return _report(answer, heat, stats)
+
+
+def _read_choice_set(settings: Settings, trace: str | None, heat: Measure | None) -> "ChoiceSet | None":
+    from llmcli.inference.decision import read_choice_set  # loads the engine
+
+    if trace or heat:
+        console.warn(f"{'trace' if trace else 'heat'} has no effect: a decision is scored, not sampled")
+    return read_choice_set(settings)
+
+
+def _print_prompt(prompt: "Prompt") -> None:
+    print_text(prompt.text.removesuffix("\n") + "\n")
+
+
+def _print_decision(engine: "Engine", decision: "Decision", echo: str, as_json: bool, stats: bool) -> None:
+    if as_json:
+        from llmcli.inference.answer_json import decision_data
+
+        print_json(decision_data(engine, decision), indent=None)
+    else:
+        print_text((f"{echo}\n\n" if echo else "") + decision.text + "\n")
+    if stats or console.verbose:
+        n_tokens, best = len(decision.prompt.tokens), decision.choice
+        console.note(
+            f"prompt {n_tokens} tokens | {len(decision.choices)} choices | {decision.elapsed_ms / 1e3:.2f} s "
+            f"(model {engine.load_ms / 1e3:.2f} s) | {best.value}: {best.probability:.1%}",
+            always=stats,
+        )
 
 
 def _print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bool, stream: bool) -> None:

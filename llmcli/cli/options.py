@@ -11,6 +11,7 @@ from typer import Option
 
 from llmcli.cli.completion import completer
 from llmcli.errors import UsageError
+from llmcli.params.decision import DecisionParams
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.param import Field, fields_of
 from llmcli.params.settings import Layer, fields
@@ -18,6 +19,7 @@ from llmcli.ui.terminal.console import console
 
 _METAVARS = {int: "N", float: "X"}
 CHAT_ONLY = frozenset(fields_of(InterfaceParams))
+DECISION = frozenset(fields_of(DecisionParams))
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
 Force = Annotated[bool, Option("--force", help="Replace an existing file.")]
 

@@ -31,14 +31,21 @@ def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:
 
 def requests_of(engine: "Engine", questions: Sequence["Question"], cancellation: "Cancellation") -> list["Request"]:
     """The requests for questions; warns if the model has no chat template and one is needed."""
-    from llmcli.inference.request import make_requests, needs_plain_template
+    from llmcli.inference.request import make_requests
+
+    warn_plain_template(engine, questions)
+    return make_requests(engine, questions, cancellation)
+
+
+def warn_plain_template(engine: "Engine", questions: Sequence["Question"]) -> None:
+    """Warn if the model has no chat template and one of the questions needs one."""
+    from llmcli.inference.request import needs_plain_template
 
     if any(needs_plain_template(engine, one.settings) for one in questions):
         console.warn(
             f"{engine.name} has no chat template: a plain one is used (User: ... Assistant: ...)",
             "use --raw to complete the prompt as it is, or give a template with --chat-template",
         )
-    return make_requests(engine, questions, cancellation)
 
 
 def exit_status(answers: Sequence["Answer"]) -> int:

@@ -11,6 +11,8 @@ from typing import Any
 from llmcli.config import config_file
 from llmcli.errors import UsageError
 from llmcli.files import check_name, config_path
+from llmcli.params.decision import DecisionParams
+from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, Settings, environment_layer, find, parse_data, resolve, to_datum
 from llmcli.text import did_you_mean, ellipsize
 
@@ -38,7 +40,8 @@ class LayerStack:
             if values.get("preset"):
                 layers.append(preset_layer(values["preset"]))
             layers.append(Layer(name, values))
-        return layers
+        decision = fields_of(DecisionParams)  # a chat and a comparison generate texts, whatever a preset says
+        return [replace(one, values={k: v for k, v in one.values.items() if k not in decision}) for one in layers]
 
     def without(self, name: str) -> "LayerStack":
         """These layers without the layer and the setting of this name."""

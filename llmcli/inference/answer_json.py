@@ -15,6 +15,7 @@ from llmcli.errors import LlmcliError
 from llmcli.files import convert, decode_json, encode
 from llmcli.inference.json_schema import JsonSchema
 from llmcli.inference.request import system_file, system_text
+from llmcli.params.decision import DecisionParams
 from llmcli.params.generation import GenerationParams, InterfaceParams
 from llmcli.params.model import HubParams, PlacementParams, RopeParams
 from llmcli.params.param import fields_of
@@ -23,6 +24,8 @@ from llmcli.params.settings import Settings, fields, ineffective_keys, to_data, 
 
 if TYPE_CHECKING:  # a session reads manifests without the engine
     from llmcli.inference.answer import Answer
+    from llmcli.inference.decision import Decision
+    from llmcli.inference.engine import Engine
 
 # The settings that no answer depends on: for downloads, devices, the chat, the trace, and files that are read already.
 _UNRELATED = {*fields_of(HubParams), *fields_of(InterfaceParams), *fields_of(PlacementParams), "trace_top", "encoding"}
@@ -54,9 +57,6 @@ _MAX_ROWS = Meta(max_length=1 << 16)
 def answer_data(answer: "Answer") -> dict[str, object]:
     """The answer as JSON data, names and timings as in llama-server."""
     timings = answer.record.timings
-    omitted = _UNRELATED | ineffective_keys(answer.settings)  # cannot have changed the answer
-    omitted |= {key for key, one in fields_of(RopeParams).items() if getattr(answer.settings, key) == one.default}
-    values = to_data(answer.settings).items()
     reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
     return {
         "text": answer.text,
@@ -66,12 +66,37 @@ def answer_data(answer: "Answer") -> dict[str, object]:
         "prompt_tokens": len(answer.prompt.tokens),
         "completion_tokens": timings.predicted_n,
         "seed": answer.settings.seed,
-        "params": {key: value for key, value in values if key not in omitted and value not in (None, [], "")},
+        "params": _effective_params(answer.settings),
         "timings": answer.timings(),
         **({"tokens": _token_data(answer)} if answer.settings.logprobs else {}),
         "prompt" if answer.settings.raw else "messages": answer.prompt.request,
         "replay": replay_data(answer),
     }
+
+
+def decision_data(engine: "Engine", decision: "Decision") -> dict[str, object]:
+    """A decision as JSON data: that of an answer, as far as it has it, and the probabilities."""
+    n_prompt, elapsed_ms = len(decision.prompt.tokens), round(decision.elapsed_ms, 3)
+    return {
+        "text": decision.text,
+        "model": engine.name,
+        "finish_reason": "stop",
+        **decision.data(),
+        "prompt_tokens": n_prompt,
+        "completion_tokens": decision.choice.n_tokens,
+        "params": _effective_params(decision.settings),
+        "timings": {"prompt_n": n_prompt, "prompt_ms": elapsed_ms, "load_ms": round(engine.load_ms, 3)},
+        "prompt" if decision.settings.raw else "messages": decision.prompt.request,
+    }
+
+
+def _effective_params(settings: Settings) -> dict[str, object]:
+    """The settings that can have changed the answer."""
+    omitted = _UNRELATED | ineffective_keys(settings)
+    for group in (RopeParams, DecisionParams):
+        omitted |= {key for key, one in fields_of(group).items() if getattr(settings, key) == one.default}
+    values = to_data(settings).items()
+    return {key: value for key, value in values if key not in omitted and value not in (None, [], "")}
 
 
 def _token_data(answer: "Answer") -> list[dict[str, object]]:

@@ -49,6 +49,7 @@ class Capabilities:
     live_temperature: bool = True  # the temperature can change while an answer is generated
     replay: bool = True  # it can evaluate a prompt in recorded batches
     inspection: bool = True  # it can show how a token of an answer was sampled
+    scores: bool = True  # it gives the log-probabilities of texts that it did not generate
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,19 @@ class Engine(Protocol):
         have the same settings of the model and its context.
         """
 
+    def score(
+        self,
+        prefix: Sequence[int],
+        continuations: Sequence[Sequence[int]],
+        cancellation: Cancellation | None = None,
+    ) -> list[list[float]]:
+        """The natural log-probability of each token of each continuation of a prefix, which has a token at least.
+
+        It is that of the model over the whole vocabulary: no setting of the sampling counts. The beginning that a
+        prefix shares with that of the last call is evaluated once. Raises ContextOverflowError when the prefix with the
+        longest continuation does not fit; TimeLimitError or KeyboardInterrupt when it is cancelled.
+        """
+
     def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:
         """Evaluate the first tokens of a later prompt; a cancellation keeps those that are evaluated."""
 
@@ -143,3 +157,9 @@ def check_request(engine: Engine, request: Request) -> None:
         changed.append("temperature changes during an answer")
     if changed:
         raise UsageError(f"{engine.name} does not support {', '.join(changed)}", "remove it, or use another model")
+
+
+def check_scores(engine: Engine, what: str) -> None:
+    """Refuse what needs scores, with a UsageError, where an engine has none."""
+    if not engine.capabilities.scores:
+        raise UsageError(f"{engine.name} does not support {what}", "use a model on this machine")

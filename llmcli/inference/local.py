@@ -16,7 +16,7 @@ from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe, probe_record
 from llmcli.engine.scheduler import generate
-from llmcli.errors import ModelInvalidError, UsageError, labeled
+from llmcli.errors import ModelInvalidError, TimeLimitError, UsageError, labeled
 from llmcli.files import data_dir
 from llmcli.inference import placement, sizing
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
@@ -36,6 +36,7 @@ from llmcli.text import format_size
 if TYPE_CHECKING:
     from llmcli.engine.token_inspection import TokenInspector
 
+_BESIDE = 512  # tokens of a context for scores beyond those of the longest text: several short ones at a time
 _MIN_REUSED = 64  # tokens; fewer are faster to evaluate again than to copy
 
 
@@ -168,6 +169,8 @@ class LocalEngine:
             loaded.close()
             raise ModelInvalidError(f"{self.name} is not a text generation model", "use a decoder model")
         self.tokenizer.abort = cancellation
+        self._settings = settings
+        self._scoring: tuple[Context, int] | None = None  # a context for scores, and its size in tokens
         self._context: Context | None = None
         self._open_ended = False  # whether the context was sized for answers of any length
         self._renderer = PromptRenderer(loaded.vocab)
@@ -202,6 +205,7 @@ class LocalEngine:
 
     def close(self) -> None:
         self.close_context()
+        self._close_scoring()
         self.model.close()
 
     # The context
@@ -291,6 +295,44 @@ class LocalEngine:
 
         batch = ContinuousBatch(self.model, self.shape, self.start, requests, n_parallel, self.notes.append)
         return batch.events()
+
+    def score(
+        self, prefix: Sequence[int], continuations: Sequence[Sequence[int]], cancellation: Cancellation | None = None
+    ) -> list[list[float]]:
+        from llmcli.engine.scoring import score  # only decisions and scores need it
+
+        context, size = self._scoring_context(len(prefix), list(map(len, continuations)))
+        context.watch([cancellation] if cancellation else [])
+        try:
+            return score(context, size, prefix, continuations)
+        except AbortedError:
+            if cancellation and cancellation.reason == "timeout":
+                message = f"stopped by --timeout after {self._settings.timeout:g} s"
+                raise TimeLimitError(message, "raise --timeout") from None
+            raise KeyboardInterrupt from None
+
+    def _scoring_context(self, n_prefix: int, lengths: Sequence[int]) -> tuple[Context, int]:
+        """The context for scores, made anew where a longer text comes; it grows by half at least."""
+        from llmcli.engine.scoring import WIDTH
+
+        longest = n_prefix + max(lengths, default=0)
+        if self._scoring and longest <= self._scoring[0].n_ctx:
+            return self._scoring
+        begin, before = perf_counter(), self._scoring[0].n_ctx if self._scoring else 0
+        grown = max(longest, min(before * 3 // 2, self.n_ctx_train))
+        n_ctx, note = sizing.choose_context(self.shape, replace(self._settings, max_tokens=0), grown - 1)
+        self.notes += [note] if note else []
+        self._close_scoring()
+        size = n_ctx + _BESIDE
+        context = Context(self.model, replace(self._settings, n_ctx=size), WIDTH + 1, n_ctx)
+        self._scoring = context, size
+        self._add_load_time(begin)
+        return self._scoring
+
+    def _close_scoring(self) -> None:
+        if self._scoring:
+            self._scoring[0].close()
+            self._scoring = None
 
     def start(self, request: Request, index: int = 0) -> Generation:
         """The generation for a request. Raises UsageError for settings or a constraint that are not valid."""

@@ -43,6 +43,7 @@ def stdin_options(settings: Settings) -> list[str]:
     files = {"--prompt": "-" if settings.prompt == "-" else None, "--system": system_file(settings.system)}
     files |= {"--grammar-file": settings.grammar_file, "--json-schema": settings.json_schema}
     given = [*files.items(), *(("--file", name) for name in settings.file)]
+    given += [("--choices", system_file(text)) for text in settings.choices if text.startswith("@")]
     if not settings.raw:
         given.append(("--chat-template", settings.chat_template))
     names = [option for option, name in given if name and is_stdin(name)]

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
 from llmcli.errors import UsageError
+from llmcli.params.decision import DECISION_KEYS, DecisionParams
 from llmcli.params.generation import GenerationParams, InterfaceParams, RequestParams
 from llmcli.params.model import HubParams, ModelParams
 from llmcli.params.param import Field, SettingValue, fields_of
@@ -24,11 +25,21 @@ CODE_KEYS = ("temp_policy_file",)  # it names code: a session file from elsewher
 # Environment variables of the program that are not settings.
 _SWITCHES = ("LLMCLI_HOME", "LLMCLI_DEBUG")
 _CHAT_ONLY = ("system", "chat_template", "template_arg", "think")
+# What a decision does without. A setting of one request (a flag) gets a warning, a habit (the configuration) does not.
+_OF_SAMPLING = {*fields_of(SamplingParams), *fields_of(GenerationParams), "think", "think_budget"} - {"timeout"}
+_OF_REQUESTS = ("flag", "line")  # layers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(RequestParams, GenerationParams, SamplingParams, ModelParams, HubParams, InterfaceParams):
+class Settings(
+    RequestParams, GenerationParams, DecisionParams, SamplingParams, ModelParams, HubParams, InterfaceParams
+):
     """All settings of the program."""
+
+    @property
+    def is_decision(self) -> bool:
+        """Whether the answer is one of several that are scored, instead of a text that is generated."""
+        return any(getattr(self, key) for key in DECISION_KEYS)
 
 
 def fields() -> Mapping[str, Field]:
@@ -180,6 +191,8 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
 def ineffective_settings(settings: Settings, origins: Mapping[str, str]) -> dict[str, str]:
     """For each setting that was set to a value other than its default and has no effect: the reason."""
     chosen = [field for field in fields().values() if origins[field.key] != "default"]
+    if settings.is_decision:
+        chosen = [one for one in chosen if one.key not in _OF_SAMPLING or origins[one.key] in _OF_REQUESTS]
     changed = [field for field in chosen if getattr(settings, field.key) != field.default]
     policy = effective_policy(settings)
     return {field.key: reason for field in changed if (reason := _reason(field, settings, policy))}
@@ -187,13 +200,15 @@ def ineffective_settings(settings: Settings, origins: Mapping[str, str]) -> dict
 
 def ineffective_keys(settings: Settings) -> set[str]:
     """The settings that cannot change an answer at their present values, even if they were not set."""
-    # The reason for a temperature tells how it is read, not that it is ignored.
-    policy = effective_policy(settings)
-    return {key for key, field in fields().items() if key != "temperature" and _reason(field, settings, policy)}
+    # The reason for a temperature tells how it is read, not that it is ignored, unless nothing is sampled.
+    policy, kept = effective_policy(settings), () if settings.is_decision else ("temperature",)
+    return {key for key, field in fields().items() if key not in kept and _reason(field, settings, policy)}
 
 
 def _reason(field: Field, p: Settings, policy: Policy) -> str:
     """Why a setting has no effect under the effective policy, or an empty text."""
+    if p.is_decision and field.key in _OF_SAMPLING:
+        return "a decision is scored, not sampled"
     # The sampler with this setting that `samplers` can contain.
     sampler = next((one for one in SAMPLERS.values() if field.key in one.fields and one.place != "program"), None)
     if field.key == "temperature" and policy != p.temperature:

@@ -1,4 +1,4 @@
-"""The examples of the page about structured output, run as they stand."""
+"""The examples of the pages about structured output, decisions and scores, run as they stand."""
 
 import json
 import re
@@ -9,16 +9,21 @@ import pytest
 
 from tests.conftest import Run
 
-PAGE = Path(__file__).parents[2] / "docs/structured-output.md"
-EXAMPLES = [
-    line.removeprefix("$ llmcli ")
-    for line in PAGE.read_text(encoding="utf-8").splitlines()
-    if line.startswith("$ llmcli ")
-]
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def examples_of(page: str) -> list[tuple[str, str]]:
+    """The calls of llmcli in a page, each with the file that is its stdin."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    found = re.findall(r"^\$ (?:cat (\S+) \| )?llmcli (.*)$", text, re.MULTILINE)
+    return [(call, file) for file, call in found]
+
+
+STRUCTURED, DECISIONS = examples_of("structured-output.md"), examples_of("decisions.md")
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize("example", [call for call, _ in STRUCTURED])
 @pytest.mark.usefixtures("with_tiny")
 def test_a_documented_example_succeeds_or_says_why(run: Run, example: str) -> None:
     ran = run(*shlex.split(example), "--seed", "1", "-t", "1")
@@ -29,5 +34,22 @@ def test_a_documented_example_succeeds_or_says_why(run: Run, example: str) -> No
         json.loads(ran.text)
 
 
-def test_the_page_has_examples() -> None:
-    assert len(EXAMPLES) > 8
+@pytest.mark.parametrize(("example", "file"), DECISIONS)
+@pytest.mark.usefixtures("with_tiny")
+def test_a_documented_decision_or_score_succeeds(
+    inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example: str, file: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = {name: f"a line of {name}\nan other one\n" for name in ("mail.txt", "book.txt", "sentences.txt")}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    ran = inside(*shlex.split(example), "-t", "1", stdin=texts.get(file))
+    assert (ran.status, ran.stderr) == (0, "")
+    assert ran.text.endswith("\n")
+    if "--json" in example:
+        assert [json.loads(line) for line in ran.text.splitlines()]
+
+
+def test_the_pages_have_examples() -> None:
+    assert len(STRUCTURED) > 8
+    assert len(DECISIONS) > 8

@@ -19,7 +19,7 @@ from llmcli.engine.events import (
     common_prefix,
 )
 from llmcli.engine.token_inspection import TokenInspector
-from llmcli.errors import LlmcliError, UsageError
+from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
 from llmcli.inference.prompt_renderer import PromptRenderer
 from llmcli.params.settings import Layer
@@ -33,6 +33,7 @@ class FakeEngine:
     """Gives the scripts one after the other, the last one again and again; or what `reply` makes of each request.
 
     `delay` is in seconds per piece. Each piece counts as one token. An answer ends at the settings' `max_tokens`.
+    `logprob` is that of a token after others.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class FakeEngine:
         tokenizer: FakeVocab | None = None,
         chat_template: str = _TEMPLATE,
         n_ctx: int = 4096,
+        logprob: Callable[[Sequence[int], int], float] = lambda _before, _token: -1.0,
     ) -> None:
         self.name = "fake"
         self.capabilities = capabilities or Capabilities(inspection=False)
@@ -62,6 +64,8 @@ class FakeEngine:
         self._delay = delay
         self._renderer = PromptRenderer(self.tokenizer)
         self._evaluated: Sequence[int] = ()
+        self._logprob = logprob
+        self.scored: list[tuple[list[int], list[list[int]]]] = []  # prefixes and continuations
 
     def _next_script(self, _request: Request) -> Script:
         return self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
@@ -138,6 +142,20 @@ class FakeEngine:
                 record.traces.append(TokenTrace(n, token, "", 0.5, 1, 0.7, 1.0, 2, (), "1.0", 0, float(n)))
             yield event(piece, token)
         yield event("", None, request.cancellation.reason if request.cancellation.is_set() else "stop")
+
+    def score(
+        self, prefix: Sequence[int], continuations: Sequence[Sequence[int]], cancellation: Cancellation | None = None
+    ) -> list[list[float]]:
+        longest = len(prefix) + max(map(len, continuations), default=0)
+        if longest > self.n_ctx:
+            raise ContextOverflowError(f"the prompt has {longest} tokens, and the context has {self.n_ctx}")
+        if cancellation and cancellation.is_set():
+            raise KeyboardInterrupt
+        self.scored.append(([*prefix], [[*tokens] for tokens in continuations]))
+        return [
+            [self._logprob([*prefix, *tokens[:index]], token) for index, token in enumerate(tokens)]
+            for tokens in continuations
+        ]
 
     def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:  # noqa: ARG002
         self._evaluated = tokens

@@ -22,6 +22,8 @@ _SPECIAL: dict[str, tuple[Any, ...]] = {
     "template_arg": (("a=1",), ('a="x = y"', "b=null"), ('a={"b": [1, 2.5, "ü\\n"]}',)),
     "seed": (None, 0, 42, 2**32 - 1),
     "encoding": ("latin-1", "utf-16-le"),
+    "choices": (("a", "b"), ("a, b", "x\\=1", "ü=the sun; or not"), ("@labels.txt",)),
+    "rating": ("1..5", "-2..2"),
     "n_gpu_layers": (0, 12, "auto", "all"),
     "tensor_split": ("", "1", "3,1", "0,2.5"),
     "override_kv": (

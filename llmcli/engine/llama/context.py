@@ -138,6 +138,24 @@ class Context:
         for row, (seq_id, _) in enumerate(tokens):
             self._check_logits(row, seq_id)
 
+    def extend(self, rows: Sequence[tuple[int, int]]) -> None:
+        """Evaluate (seq_id, token) pairs in one batch, each behind the tokens of its sequence, all with their logits.
+
+        Unlike in `step`, a sequence can have several tokens, in order. There are at most `n_batch`. Raises as `step`.
+        """
+        ends = {seq_id: len(self._evaluated[seq_id]) for seq_id, _ in rows}
+        for row, (seq_id, token) in enumerate(rows):
+            self._tokens[row], self._positions[row], self._wants_logits[row] = token, ends[seq_id], 1
+            self._seq_pointers[row] = self._seq_pointer[seq_id]
+            ends[seq_id] += 1
+        self._batch_seq_id = -1
+        self._decode(len(rows), [*ends])
+        for row, (seq_id, token) in enumerate(rows):
+            self._evaluated[seq_id].append(token)
+            self._rows[seq_id].append(len(rows) if seq_id in ends else 0)
+            ends.pop(seq_id, None)  # the others are not the first one of their sequence
+            self._check_logits(row, seq_id)
+
     def share(self, source: int, target: int) -> None:
         """Make the sequence `target` equal to `source`, without an evaluation (in a unified cache, without a copy)."""
         api, memory = self._api, self._memory

@@ -122,7 +122,7 @@ def test_every_setting_is_a_command(key: str) -> None:
     assert require_command(key).name in (key, *commands())
 
 
-@pytest.mark.parametrize("key", ["prompt", "file", "logprobs", "character", "editing_mode"])
+@pytest.mark.parametrize("key", ["prompt", "file", "choices", "rating", "logprobs", "character", "editing_mode"])
 def test_a_setting_of_one_request_cannot_be_set(chat: ChatApp, key: str) -> None:
     assert key in fields()
     with pytest.raises(UsageError, match="cannot be set in a running chat"):
