@@ -84,8 +84,10 @@ def embed(
         raise UsageError(f"pooling must be one of {', '.join(_POOLINGS)}, got {pooling!r}")
     source = text_source(text or [], file or [], settings, whole)
     if similarity:
-        if output or pooling in ("rank", "none"):
-            raise UsageError("--similarity needs one vector for each text, and prints to stdout", "remove --output")
+        if output:
+            raise UsageError("--similarity prints to stdout and stores no vectors", "remove --output")
+        if pooling in ("rank", "none"):
+            raise UsageError(f"pooling {pooling} gives no vector of a text to compare", "remove --pooling")
         return _print_similarities(source, settings, pooling or "", truncate, as_json)
     kind = _output_kind(output, force, pooling)
     from llmcli.cli.open_model import find_model, open_embedding_model

@@ -103,6 +103,9 @@ class VectorStore:
 
     def _read_identity(self) -> StoreIdentity:
         with self._errors():
+            # A view or a trigger could compute without an end.
+            if self._db.execute("SELECT 1 FROM sqlite_master WHERE type NOT IN ('table', 'index')").fetchone():
+                raise self._not_a_store()
             values = dict(self._db.execute("SELECT key, value FROM store"))
         if values.get("version", VERSION) != VERSION:
             raise UsageError(f"{self.path} was written by a newer version of llmcli", "update llmcli")
@@ -237,7 +240,8 @@ class ArrayFile:
 
     def close(self) -> None:
         """Delete what was not saved."""
-        self._file.close()
+        with suppress(OSError):  # the disk is full, and that was said
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def _write_header(self) -> None:

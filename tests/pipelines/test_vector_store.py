@@ -101,6 +101,8 @@ def corrupt(path: Path, statement: str) -> None:
         "DELETE FROM store WHERE key = 'model'",
         "DROP TABLE vectors",
         "DROP TABLE store",
+        "CREATE VIEW v AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n",
+        "CREATE TRIGGER t AFTER INSERT ON vectors BEGIN DELETE FROM vectors; END",
     ],
 )
 def test_a_store_that_was_changed_is_refused(path: Path, statement: str) -> None:
@@ -218,6 +220,17 @@ def test_an_array_appears_when_it_is_complete(tmp_path: Path) -> None:
     found = np.load(tmp_path / "a.npy")
     assert (found.shape, found.dtype, found[999].tolist()) == ((1000, 3), np.float32, [999, 0, 1])
     assert [one.name for one in tmp_path.iterdir()] == ["a.npy"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = ArrayFile(tmp_path / "a.npy", 3)
+    file._file.close()
+    monkeypatch.setattr(file, "_file", open("/dev/full", "wb"))  # noqa: SIM115 - the array closes it
+    with pytest.raises(DiskError, match=r"cannot write .*a\.npy: No space left"):
+        file.add([vector(1, 2, 3)] * 10000)
+    file.close()
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_an_array_that_is_not_saved_leaves_nothing(tmp_path: Path) -> None:
