@@ -58,7 +58,7 @@ def speed(local: LocalEngine, n_lines: int) -> None:
         "free": lambda line: _generate(local, choice_set, line),
         "one by one": lambda line: _evaluate_each(local, context, choice_set, line),
     }
-    seconds: Counter[str] = Counter()
+    seconds = dict.fromkeys(ways, 0.0)
     for number, line in enumerate(_lines(n_lines + 1)):
         for name, way in ways.items():  # in turn, so that a busy moment of the machine hits all of them
             begin = perf_counter()
@@ -110,7 +110,9 @@ def blimp(local: LocalEngine, folder: Path, n_pairs: int) -> None:
     context = Context(local.model, Settings(n_ctx=_N_CTX))
     right: Counter[str] = Counter()
     worst, n_different, pairs = 0.0, 0, _pairs(folder, n_pairs)
-    for good, bad in pairs:
+    for number, (good, bad) in enumerate(pairs):
+        if number and number % 250 == 0:
+            print(f"{number} pairs: {dict(right)}, {n_different} different", flush=True)
         settings = Settings(choices=tuple(text.replace("=", "\\=") for text in (good, bad)), raw=True)
         choice_set = _choice_set(settings)
         decision = decide(local, settings, choice_set, _START)
@@ -133,6 +135,7 @@ def _pairs(folder: Path, n_pairs: int) -> Sequence[tuple[str, str]]:
     source, pairs = random.Random(0), []
     for file in files:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        rows = [row for row in rows if row["sentence_good"] != row["sentence_bad"]]  # they are in 7 pairs
         chosen = source.sample(rows, min(len(rows), -(-n_pairs // len(files))))
         pairs += [(row["sentence_good"], row["sentence_bad"]) for row in chosen]
     source.shuffle(pairs)

@@ -18,14 +18,14 @@ from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, Settings, resolve
 from llmcli.text import plural, without_line_feed
 from llmcli.ui.terminal.console import console, is_terminal
-from llmcli.ui.terminal.output import print_facts, print_json, print_line
+from llmcli.ui.terminal.output import print_facts, print_json, print_line, print_rows
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.inference.engine import Engine
     from llmcli.inference.score import Score
 
-_ROW = "{:>12}  {:>13}  {:>12}  {:>6}  {}"
+_HEADS = "LINE", "LOGPROB", "BITS/BYTE", "PERPLEXITY", "TOKENS"
 
 
 @with_settings(only={*fields_of(ModelParams), *fields_of(HubParams), "encoding", "timeout"})
@@ -112,15 +112,17 @@ def _print_tokens(engine: "Engine", score: "Score") -> None:
 
 def _print_lines(engine: "Engine", scores: Iterator["Score"], tokens: bool) -> None:
     if not tokens:
-        print_line(_ROW.format("LOGPROB", "BITS PER BYTE", "PERPLEXITY", "TOKENS", "LINE"))
+        rows, texts = [], []
+        for number, one in enumerate(scores, 1):
+            figures = one.logprob, one.bits_per_byte, one.perplexity
+            rows.append([str(number), *map(_number, figures), str(len(one.counted))])
+            texts.append(one.text)
+        print_rows(_HEADS, rows, right=_HEADS, below=texts)
+        return
     for index, score in enumerate(scores):
-        if tokens:
-            if index:
-                print_line("")
-            _print_tokens(engine, score)
-            continue
-        row = f"{score.logprob:.4f}", _number(score.bits_per_byte), _number(score.perplexity), len(score.counted)
-        print_line(_ROW.format(*row, score.text).rstrip())
+        if index:
+            print_line("")
+        _print_tokens(engine, score)
 
 
 def _number(value: float | None) -> str:

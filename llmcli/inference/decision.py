@@ -1,7 +1,9 @@
 """Decisions: one of several answers, by the probability of each whole answer, without generating any text."""
 
 import math
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -131,7 +133,7 @@ def _read_choices(settings: Settings) -> Sequence[Choice]:
     texts: list[str] = []
     for text in settings.choices:
         name = system_file(text) if text.startswith("@") else None
-        lines = [text] if name is None else read_text(name, settings.encoding).splitlines()
+        lines = [text] if name is None else re.split(r"\r?\n", read_text(name, settings.encoding))
         texts += [line for line in lines if name is None or line.strip()]
     choices = [Choice(*split_choice(text)) for text in texts]
     if not settings.raw:  # there, spaces count
@@ -141,7 +143,7 @@ def _read_choices(settings: Settings) -> Sequence[Choice]:
         raise UsageError("a choice is empty", "give each choice a text, as in --choices good,bad")
     if len(values) < 2:
         raise UsageError(f"choices needs two choices or more, got {len(values)}", "give them as in --choices good,bad")
-    if twice := next((value for value in values if values.count(value) > 1), ""):
+    if twice := next((value for value, count in Counter(values).items() if count > 1), ""):
         raise UsageError(f"choices has {ellipsize(twice)!r} twice", "remove one of them")
     return choices
 

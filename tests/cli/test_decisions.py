@@ -140,6 +140,13 @@ def test_lines_are_json_lines(inside: Run) -> None:
     assert rows[2]["logprob"] == pytest.approx(data(inside, "score", "an owl")["logprob"], abs=1e-3)
 
 
+def test_lines_are_a_table(inside: Run) -> None:
+    rows = inside("score", "--lines", "-t", "1", stdin="the cat\n\nan owl\n").text.splitlines()
+    assert rows[0].split() == ["LINE", "LOGPROB", "BITS/BYTE", "PERPLEXITY", "TOKENS"]
+    assert (rows[2], rows[5]) == ("  the cat", "  an owl")
+    assert rows[3].split() == ["2", "0.0000", "-", "-", "0"]
+
+
 def test_tokens_have_a_row_each(inside: Run) -> None:
     found = data(inside, "score", "--prefix", "the", " an", "--tokens")
     assert [token["token"] for token in found["tokens"]] == ["\u2581an".replace("\u2581", " ")]
