@@ -60,7 +60,7 @@ def test_json_is_one_object_with_settings_and_statistics(inside: Run, with_tiny:
         {"temperature": temperature, "seed": seed} for temperature in (0.2, "0.3..1.3") for seed in (3, 4)
     ]
     assert [one["timings"]["prompt_n"] for one in variants] == [variants[0]["prompt_tokens"], 0, 0, 0]
-    assert {one["params"]["constraint_retries"] for one in variants} == {0}  # no answer of several is tried again
+    assert not any("constraint_retries" in one["params"] for one in variants)  # without a schema it has no effect
     assert all(one["stats"]["tokens"] == one["completion_tokens"] == 12 for one in variants)
     assert [one["text"] for one in data("--vary", "temp=0.2,0.3..1.3", "--answers", "2")["variants"]] == [  # type: ignore[attr-defined]
         one["text"] for one in variants
