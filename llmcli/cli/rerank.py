@@ -1,5 +1,6 @@
 """`llmcli rerank`: documents in the order of how well they answer a query."""
 
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _METHODS = {
     "reranker": "outputs of a reranking model",
     "similarity": "cosines of vectors",
+    "likelihood": "mean log-probabilities of the query after each document",
 }
 _Ranked = list[tuple[float, int, "Text"]]  # score, number of the document, document
 
@@ -48,12 +50,12 @@ def rerank(
     from llmcli.cli.open_model import find_model
 
     target = find_model(settings, for_text=False)
-    method = "reranker" if target.kind.name == "reranker" else "similarity"
+    method = {"text": "likelihood", "reranker": "reranker"}.get(target.kind.name, "similarity")
     ranked, status = _rank(target, settings, method, query, source, truncate)
     ranked = sorted(ranked, key=lambda one: -one[0])[:number]
     console.note(f"scores: {_METHODS[method]}")
     if as_json:
-        results = [{"index": index, "score": score, **text_data(text)} for score, index, text in ranked]
+        results = [{"index": index, "score": round(score, 6), **text_data(text)} for score, index, text in ranked]
         print_json({"model": target.file.name, "method": method, "results": results}, indent=None)
     else:
         print_texts([text for _, _, text in ranked], [score for score, _, _ in ranked])
@@ -64,11 +66,20 @@ def _rank(
     target: "ResolvedModel", settings: Settings, method: str, query: str, source: "TextSource", truncate: bool
 ) -> tuple[_Ranked, int]:
     """The score of each document, those with an error left out; and the exit status."""
-    from llmcli.cli.open_model import open_embedding_model
+    from llmcli.cli.open_model import open_embedding_model, open_model
+    from llmcli.inference.embedding import query_likelihoods
 
-    status, pooling = ProgressLine(), "rank" if method == "reranker" else ""
-    with open_embedding_model(target, settings, status, pooling) as (model, cancellation):
+    status = ProgressLine()
+    with ExitStack() as stack:
+        if method == "likelihood":
+            engine, cancellation = stack.enter_context(open_model(target, settings, status))
+            n_ctx = (settings.n_ctx or engine.n_ctx_train) * truncate
+            evaluate = partial(query_likelihoods, engine, query, cancellation=cancellation, n_ctx=n_ctx)
+        else:
+            pooling = "rank" if method == "reranker" else ""
+            model, cancellation = stack.enter_context(open_embedding_model(target, settings, status, pooling))
+            evaluate = partial(model.rank, query, truncate=truncate)
         run = EmbeddingRun(status, cancellation)
-        found = enumerate(run.results(source, partial(model.rank, query, truncate=truncate)))
+        found = enumerate(run.results(source, evaluate))
         ranked = [(one.score, index, text) for index, (text, one) in found if one.score is not None]
         return ranked, run.report(source.n_empty)

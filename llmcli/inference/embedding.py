@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from llmcli.engine.embedding import EmbeddingContext, max_sequences, n_dimensions, pair_tokens
 from llmcli.engine.events import Cancellation, Progress
 from llmcli.engine.llama.context import AbortedError
 from llmcli.engine.llama.model import Model
-from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
+from llmcli.errors import ContextOverflowError, LlmcliError, TimeLimitError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import placement, sizing
 from llmcli.inference.local import ResolvedModel
@@ -19,8 +20,11 @@ from llmcli.text import format_size
 
 if TYPE_CHECKING:
     from llmcli.engine.embedding import Vector as Vector
+    from llmcli.inference.engine import Engine
 
 POOLING_NAMES = ("none", "mean", "cls", "last", "rank")  # by number, as in a header (llama.h, llama_pooling_type)
+_TOO_LONG = "split it, or use --truncate to leave out its end"
+_PASSAGE, _QUESTION = "Passage: ", "\nPlease write a question based on this passage.\nQuestion:"
 _RERANK_TEMPLATE = "tokenizer.chat_template.rerank"
 
 
@@ -190,7 +194,7 @@ class EmbeddingModel:
         if not n_tokens:
             return UsageError("the text is empty", "remove it")
         message = f"the text has {n_tokens} tokens, and the context has {self.n_ctx}"
-        return ContextOverflowError(message, "split it, or use --truncate to leave out its end")
+        return ContextOverflowError(message, _TOO_LONG)
 
     def _room(self, n_tokens: int) -> int:
         """The size of a context for so many tokens: that of a batch, or a power of two for a longer text."""
@@ -207,6 +211,35 @@ class EmbeddingModel:
             self._context = None
         self._context = EmbeddingContext(self._model, self.settings, room, self.pooling)
         return self._context
+
+
+def query_likelihoods(
+    engine: "Engine", query: str, documents: Iterable[str], cancellation: Cancellation, n_ctx: int = 0
+) -> Iterator[Evaluation]:
+    """The scores of documents by a model for text: the mean log-probability of a query's tokens after each of them.
+
+    Query likelihood (Ponte & Croft 1998), with the words of UPR (Sachan et al. 2022, "Improving Passage Retrieval with
+    Zero-Shot Question Generation"). With `n_ctx`, the end of a document is left out where the tokens are more.
+    It ends early when it is cancelled.
+    """
+    tokenizer = engine.tokenizer
+    begin = [tokenizer.bos] if tokenizer.adds_bos and tokenizer.bos is not None else []
+    before = begin + tokenizer.tokenize(_PASSAGE)
+    after, asked = tokenizer.tokenize(_QUESTION), tokenizer.tokenize(f" {query}")
+    for document in documents:
+        tokens = tokenizer.tokenize(document)
+        n_tokens = len(before) + len(tokens) + len(after) + len(asked)
+        kept = tokens[: max(n_ctx - n_tokens + len(tokens), 0)] if n_ctx else tokens
+        is_truncated = len(kept) < len(tokens)
+        try:
+            [logprobs] = engine.score([*before, *kept, *after], [asked], cancellation)
+            yield Evaluation(n_tokens, score=fmean(logprobs), is_truncated=is_truncated)
+        except ContextOverflowError as error:
+            yield Evaluation(n_tokens, error=ContextOverflowError(str(error), _TOO_LONG))
+        except (KeyboardInterrupt, TimeLimitError):
+            if not cancellation.is_set():
+                raise
+            return
 
 
 def normalized(vectors: "Vector") -> "Vector":

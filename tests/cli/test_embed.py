@@ -265,6 +265,15 @@ def test_rerank_with_an_embedding_model_orders_by_cosine(inside: Run) -> None:
     assert "scores: cosines of vectors" in ran.stderr
 
 
+def test_rerank_with_a_model_for_text_says_so(inside: Run, tiny: Path, home: Path) -> None:
+    record_probed(home / "data", [tiny], probe_record())
+    ran = inside("rerank", "the hen", "notes.txt", "-m", str(tiny), "--json")
+    found = json.loads(ran.text)
+    assert (ran.status, found["method"], len(found["results"])) == (0, "likelihood", 4)
+    assert all(one["score"] < 0 for one in found["results"])
+    assert "scores: mean log-probabilities of the query after each document" in ran.stderr
+
+
 def test_rerank_of_whole_files_names_the_files(inside: Run) -> None:
     for name in ("a", "b"):
         Path(f"{name}.txt").write_text(f"{name}\n\n{name} {name}\n")

@@ -9,8 +9,8 @@ import pytest
 
 from llmcli.engine.events import Cancellation
 from llmcli.errors import ContextOverflowError, ModelInvalidError, UsageError
-from llmcli.inference.embedding import EmbeddingModel, cosine, normalized
-from llmcli.inference.local import ResolvedModel
+from llmcli.inference.embedding import EmbeddingModel, cosine, normalized, query_likelihoods
+from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.settings import Settings
 from tests.models.gguf_writer import write_gguf
@@ -178,3 +178,41 @@ def test_a_cancellation_ends_the_vectors_early(open_model: Open, tmp_path: Path)
 def test_the_cosine_of_opposite_vectors_is_minus_1() -> None:
     a = np.array([3, 4], np.float32)
     assert [cosine(a, a), cosine(a, -a), cosine(a, np.zeros(2, np.float32))] == pytest.approx([1, -1, 0])
+
+
+@pytest.fixture
+def engine(tiny: Path) -> Iterator[LocalEngine]:
+    model = LocalEngine(ResolvedModel(ModelFile(tiny, (tiny,), "tiny")), Settings(n_threads=1, n_ctx=256))
+    yield model
+    model.close()
+
+
+def test_a_model_for_text_scores_by_the_query_after_each_document(engine: LocalEngine) -> None:
+    documents = ["the hen", "an answer"]
+    found = [*query_likelihoods(engine, "hen", documents, Cancellation())]
+    for document, one in zip(documents, found, strict=True):
+        tokenize = engine.tokenizer.tokenize
+        words = "\nPlease write a question based on this passage.\nQuestion:"
+        prefix = [1, *tokenize("Passage: "), *tokenize(document), *tokenize(words)]
+        tokens = tokenize(" hen")
+        [logprobs] = engine.score(prefix, [tokens])
+        assert one.score == pytest.approx(sum(logprobs) / len(tokens), abs=3e-3)
+        assert one.n_tokens == len(prefix) + len(tokens)
+    assert found[0].score != pytest.approx(found[1].score, abs=1e-2)
+
+
+def test_a_document_that_does_not_fit_is_cut_or_an_error(engine: LocalEngine) -> None:
+    failed, _ = query_likelihoods(engine, "hen", [LONG, "a"], Cancellation())
+    assert isinstance(failed.error, ContextOverflowError)
+    assert failed.error.hint == "split it, or use --truncate to leave out its end"
+    cut, short = query_likelihoods(engine, "hen", [LONG, "a"], Cancellation(), n_ctx=256)
+    assert (cut.is_truncated, short.is_truncated) == (True, False)
+    assert cut.score is not None
+
+
+def test_likelihoods_end_early_when_they_are_cancelled(engine: LocalEngine) -> None:
+    cancellation = Cancellation()
+    results = query_likelihoods(engine, "hen", ["a", "b", "c"], cancellation)
+    assert next(results).score is not None
+    cancellation.set("interrupt")
+    assert [*results] == []
