@@ -21,7 +21,7 @@ _FOREIGN = {
     "use --think show, --think hide or --think off": "nothink nothinking hidethinking reasoning noreasoning rea",
     "use --template-arg, such as 'reasoning_effort=\"low\"'": "reasoningeffort",
     "use --think hide; with --json, the reasoning has its own key": "reasoningformat",
-    "use shell redirection: `llmcli generate ... > FILE`": "o output outputfile",
+    "use `llmcli generate -o FILE`, or shell redirection (> FILE)": "o output outputfile",
     "it is not needed: `llmcli chat` talks, and `llmcli generate` answers once": (
         "cnv nocnv conversation noconversation singleturn"
     ),

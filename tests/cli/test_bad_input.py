@@ -60,7 +60,7 @@ WRONG = [
     (["--regex", " "], 2, "regex must be a non-empty text, got ' '"),
     (["--json-schema", "name, age"], 6, "hint: give a JSON schema, its file, or fields such as name: str"),
     (["--image", "x.png"], 2, "llmcli does not have this option of llama.cpp yet; see"),
-    (["-o", "x.txt"], 2, "use shell redirection: `llmcli generate ... > FILE`; see"),
+    (["--outputfile", "x.txt"], 2, "use `llmcli generate -o FILE`, or shell redirection (> FILE); see"),
     (["-no-cnv"], 2, "no such option '-no-cnv'\n  hint: it is not needed"),
     (["--trace", "-"], 2, "--trace cannot write to stdout"),
     (["--grammar", "x.gbnf"], 2, "use --grammar-file for a file"),
