@@ -27,6 +27,7 @@ from llmcli.ui.terminal.output import (
     print_prompt,
     stream_answer,
     warn_ineffective,
+    warn_unread_arguments,
     write_trace,
 )
 from llmcli.ui.terminal.progress import ProgressLine
@@ -210,12 +211,15 @@ def _job(engine: "Engine", asked: _Asked, cancellation: "Cancellation") -> "Job"
 
     question, chosen = asked.question, asked.chosen
     warn_plain_template(engine, [question.settings])
+    known = set[str]()  # the warnings so far: each sample has the same ones
 
     def job_of(own: Settings) -> "Job":
         if chosen:
             return task_job(engine, own, chosen.task, chosen.variables, cancellation)
         one = replace(question, resolved=replace(question.resolved, settings=own))
-        return request_job(make_requests(engine, [one], cancellation)[0])
+        (request,) = make_requests(engine, [one], cancellation)
+        warn_unread_arguments(request.prompt, own, known)
+        return request_job(request)
 
     judge = Judge(engine, asked.judge, question.text, cancellation) if asked.judge else None
     return result_job(asked.settings, job_of, judge)

@@ -244,6 +244,7 @@ def test_list_and_show_name_the_pulled_model(there: Place) -> None:
     assert set(item) == {
         "name",
         "aliases",
+        "damage",
         "kind",
         "architecture",
         "quantization",
