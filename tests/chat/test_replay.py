@@ -57,6 +57,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "chat_template": THINKING,
         "grammar": THOUGHT,
         "max_tokens": 60,
+        "think_budget": 24,
     },
     "own file": {"temp_policy_file": "WARM", "temperature": 0.8},
     "own file in a policy": {"temp_policy_file": "WARM", "temperature": "sentence:(warm:low=0.9),warm"},

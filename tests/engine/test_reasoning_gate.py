@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -203,20 +204,29 @@ def test_no_ban_applies_to_the_end_of_the_reasoning(local: LocalEngine, settings
     assert phrase not in answer.reasoning
 
 
-def test_reasoning_without_an_answer_is_told(local: LocalEngine, settings: Settings) -> None:
-    answer = answer_of(local, settings, temperature=Fixed(0.0), ignore_eos=True)
+@pytest.fixture
+def narrow(local: LocalEngine) -> Iterator[LocalEngine]:
+    """The starter with a context that is full soon."""
+    local.close_context()
+    local.open_context(Settings(n_ctx=128, n_threads=1))
+    yield local
+    local.close_context()
+
+
+def test_reasoning_without_an_answer_is_told(narrow: LocalEngine, settings: Settings) -> None:
+    answer = answer_of(narrow, settings, temperature=Fixed(0.0), ignore_eos=True)
     assert (answer.text, answer.finish_reason) == ("", "length")
     n_tokens = len(answer.tokens)
     assert answer.reasoning_only() == f"the reasoning took all {n_tokens} tokens: the answer did not begin"
     assert answer.fills_context
-    answer = answer_of(local, settings, temperature=Fixed(0.0), ignore_eos=True, think_budget=5)
+    answer = answer_of(narrow, settings, temperature=Fixed(0.0), ignore_eos=True, think_budget=5)
     assert answer.text
     assert answer.reasoning_only() == ""
     assert not answer.fills_context
 
 
-def test_an_answer_that_did_not_begin_is_no_success(local: LocalEngine, settings: Settings) -> None:
-    answer = answer_of(local, settings, SCHEMA, temperature=Fixed(0.0))
+def test_an_answer_that_did_not_begin_is_no_success(narrow: LocalEngine, settings: Settings) -> None:
+    answer = answer_of(narrow, settings, SCHEMA, temperature=Fixed(0.0))
     assert (answer.text, answer.finish_reason) == ("", "length")
     failure = answer.constraint_failure()
     assert re.fullmatch(r"the reasoning took all \d+ tokens: the answer did not begin", str(failure))
