@@ -289,6 +289,8 @@ def _show(progress: BatchProgress, work: "Batch") -> None:
 def _report(work: "Batch", reader: "BatchReader", path: Path | None, is_interrupted: bool) -> int:
     """Print the statistics and what to do next; returns the exit status."""
     counts = work.counts
+    if not counts.done and reader.format is None and not is_interrupted:
+        raise UsageError(f"{reader.name} has no lines", "write a prompt on each line")
     for note in work.notes():
         console.warn(note)
     speed = f"{work.n_tokens / counts.seconds:.1f} tokens/s" if counts.seconds else ""
@@ -303,8 +305,6 @@ def _report(work: "Batch", reader: "BatchReader", path: Path | None, is_interrup
         hint = "the same command with --resume goes on" if path else "with --output FILE, --resume could go on"
         console.warn(f"interrupted after {plural(counts.done, 'line')}", hint)
         return ExitStatus.INTERRUPTED
-    if not counts.done and reader.format is None:
-        raise UsageError(f"{reader.name} has no lines", "write a prompt on each line")
     if not counts.failed:
         return ExitStatus.OK
     _warn_failed(work, path)

@@ -25,6 +25,13 @@ from llmcli.params.sampler_chain import effective_policy
 _MAX_FORBIDDEN = 256  # tokens at one position; more would leave only very unlikely ones
 
 
+def max_new_tokens(request: Request, gate: ReasoningGate | None) -> int:
+    """The number of tokens that the reasoning and the answer to a request can have together; -1 if it is not known."""
+    answer = request.settings.max_tokens
+    reasoning = gate.max_tokens if gate and answer > 0 else 0
+    return -1 if reasoning < 0 else answer + reasoning
+
+
 @dataclass(eq=False)
 class Generation(GenerationRecord):
     """The state of one answer, which a `Scheduler` runs.
@@ -69,9 +76,7 @@ class Generation(GenerationRecord):
     @property
     def max_new_tokens(self) -> int:
         """The number of tokens that reasoning and answer can have together; -1 if it is not known."""
-        answer = self.request.settings.max_tokens
-        reasoning = self.gate.max_tokens if self.gate and answer > 0 else 0
-        return -1 if reasoning < 0 else answer + reasoning
+        return max_new_tokens(self.request, self.gate)
 
     def _make_sampler(self) -> TokenSampler:
         hooks = ChainHooks(self.state, self.request.live_shift, self._tracer, self.on_step) if self.state else None

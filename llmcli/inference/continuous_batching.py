@@ -8,9 +8,10 @@ from itertools import count
 from time import perf_counter
 
 from llmcli.engine.events import GenerationRecord, Request, TokenEvent
-from llmcli.engine.generation import Generation
+from llmcli.engine.generation import Generation, max_new_tokens
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
+from llmcli.engine.reasoning import ReasoningGate
 from llmcli.engine.scheduler import Scheduler
 from llmcli.errors import ContextOverflowError, LlmcliError
 from llmcli.inference import sizing
@@ -71,7 +72,7 @@ class ContinuousBatch:
     def _make_context(self, requests: Sequence[Request]) -> Context:
         """A context for these requests. One that replaces another has room for prompts of twice the length."""
         longest = max(len(request.prompt.tokens) for request in requests)
-        limits = [request.settings.max_tokens for request in requests]
+        limits = [self._max_new_tokens(request) for request in requests]
         settings = replace(requests[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
         size = None
         if self._longest and 2 * self._longest > longest:
@@ -123,13 +124,18 @@ class ContinuousBatch:
 
     def _outgrows(self, context: Context, request: Request) -> bool:
         """Whether an answer that may not fit this context has more room in a larger one."""
-        n_prompt, limit = len(request.prompt.tokens), request.settings.max_tokens
+        n_prompt, limit = len(request.prompt.tokens), self._max_new_tokens(request)
         if (limit >= 0 and n_prompt + limit < context.n_ctx) or (limit < 0 and self._is_open_ended):
             return False
         try:
-            return sizing.choose_context(self._shape, request.settings, n_prompt)[0] > context.n_ctx
+            settings = replace(request.settings, max_tokens=limit)
+            return sizing.choose_context(self._shape, settings, n_prompt)[0] > context.n_ctx
         except ContextOverflowError:
             return False
+
+    def _max_new_tokens(self, request: Request) -> int:
+        """`max_tokens` with the reasoning before the answer; -1 if it has no limit."""
+        return max_new_tokens(request, ReasoningGate.of_request(self._model.vocab, request))
 
 
 def _failed(index: int, error: LlmcliError) -> TokenEvent:

@@ -66,6 +66,7 @@ def test_an_input_without_a_valid_line_says_so(run: Run, tmp_path: Path) -> None
     empty = run("batch", "-", stdin="\n\n")
     assert empty.status == 2
     assert empty.stderr.endswith("error: stdin has no lines\n  hint: write a prompt on each line\n")
+    assert "0 lines" not in empty.stderr
 
 
 @with_tiny

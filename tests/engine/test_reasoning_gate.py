@@ -256,4 +256,8 @@ def test_a_context_has_room_for_reasoning_and_answer(tiny: Path) -> None:
     answer = answer_of(local, Settings(seed=1, n_threads=1), think_budget=300, ignore_eos=True)
     assert (len(answer.record.tokens) > 320, answer.fills_context) == (True, False)
     assert answer.record.n_ctx == 512
+    taken = iter([answer.request])
+    *_, last = local.generate_batch(lambda _is_idle: next(taken, None), 1)
+    assert (last.finish_reason, last.record.n_ctx) == ("length", 512)
+    assert last.record.tokens == answer.record.tokens
     local.close()
