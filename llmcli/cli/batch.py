@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, NamedTuple
 from typer import Argument, Option
 
 from llmcli.cli.options import CHAT_ONLY, Force, with_settings
-from llmcli.cli.questions import warn_plain_template
+from llmcli.cli.questions import warn_dropped, warn_plain_template
 from llmcli.cli.stdin import stdin_as_file
 from llmcli.cli.task_options import ChosenTask, TaskName, TaskVariables, ask_for_trust, load_judge, parse_variables
 from llmcli.config.presets import layers_of
@@ -114,15 +114,15 @@ class _Files(NamedTuple):
 
 def _answer_lines(layers: Sequence[Layer], options: "BatchOptions", files: _Files) -> int:
     """Answer the lines of the input with these settings, and return the exit status."""
-    from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
+    from llmcli.cli.open_model import find_target, open_model, print_settings, welcome  # these load the engine
     from llmcli.pipelines.batch import Batch
     from llmcli.pipelines.batch_input import LineSource
     from llmcli.pipelines.batch_output import OutputFile
 
     first, status = resolve(layers), ProgressLine()
     with _open_input(files.source) as (file, is_slow):
-        target = find_model(first.settings)
-        welcome(first.origins["model"])
+        target = find_target(first.settings)
+        welcome(first)
         resolved = first.over(target.layer)
         warn_ineffective(resolved)
         print_settings(resolved)
@@ -131,6 +131,7 @@ def _answer_lines(layers: Sequence[Layer], options: "BatchOptions", files: _File
         # The time limit is that of each line.
         with open_model(target, replace(resolved.settings, timeout=0.0), status) as (engine, cancellation):
             warn_plain_template(engine, [resolved.settings])
+            warn_dropped(engine, [resolved.settings])
             if options.is_full:
                 engine.identify(status.identifying, cancellation)
                 status.clear()

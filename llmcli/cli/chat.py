@@ -238,7 +238,7 @@ def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Char
     with exit_on_signal(), defer_interrupt() if chat.live else nullcontext():
         try:
             ensure_session_model(chat)
-            welcome(controller.resolved().origins["model"])
+            welcome(controller.resolved())
             if not chat.live:  # at a terminal the load begins when the prompt is drawn
                 controller.load_model()
             if console.verbose:  # what it shows would run into the prompt

@@ -18,6 +18,7 @@ def completer(field: Field) -> Callable[[str], Any] | None:
         "samplers": _complete_samplers,
         "preset": _complete_preset,
         "character": complete_character,
+        "endpoint": complete_endpoint,
     }
     known = [str(value) for value in (*field.choices, *field.suggest)]
     if field.key in special or not known:
@@ -92,6 +93,16 @@ def complete_variable(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
     except (LlmcliError, OSError):
         return []
     return _safe_words((f"{one.name}=", one.help) for one in variables if f"{one.name}=".startswith(incomplete))
+
+
+def complete_endpoint(incomplete: str) -> list[str]:
+    """The names of the profiles."""
+    from llmcli.config.endpoints import endpoint_profiles
+
+    try:
+        return _safe_names(name for name in endpoint_profiles() if name.startswith(incomplete))
+    except (LlmcliError, OSError):
+        return []
 
 
 def complete_remote(incomplete: str) -> list[str]:

@@ -12,7 +12,7 @@ from typer import Option
 from llmcli.cli.answer_output import AnswerOptions, Outcome, echo_of, identify, json_of, print_result, report_outcome
 from llmcli.cli.decision_answer import answer_by_decision, read_choices
 from llmcli.cli.options import CHAT_ONLY, with_output_file, with_settings
-from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, requests_of, warn_plain_template
+from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, requests_of, warn_dropped, warn_plain_template
 from llmcli.cli.session_answer import GoOn, SessionName, open_session_answer
 from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
 from llmcli.cli.task_options import TaskName, TaskVariables, load_judge, load_task
@@ -34,13 +34,13 @@ from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.chat.conversation import Message
+    from llmcli.cli.open_model import Target
     from llmcli.cli.session_answer import SessionAnswer
     from llmcli.cli.task_options import ChosenTask
     from llmcli.engine.events import Cancellation
     from llmcli.inference.answer import Answer, Part
     from llmcli.inference.decision import ChoiceSet
     from llmcli.inference.engine import Engine
-    from llmcli.inference.local import ResolvedModel
     from llmcli.inference.request import Question
     from llmcli.pipelines.job import Job, Step
     from llmcli.pipelines.tasks import Task
@@ -101,7 +101,7 @@ class _Asked:
     chosen: "ChosenTask | None"
     choice_set: "ChoiceSet | None"  # of a decision
     judge: "Task | None"
-    target: "ResolvedModel"
+    target: "Target"
 
 
 def _ask(flags: Layer, options: AnswerOptions, chosen: "ChosenTask | None", session: "SessionAnswer | None") -> _Asked:
@@ -126,10 +126,10 @@ def _ask(flags: Layer, options: AnswerOptions, chosen: "ChosenTask | None", sess
     if options.diff and (final.extract or final.samples > 1):
         raise UsageError(f"--diff and --{'extract' if final.extract else 'samples'} cannot be used together")
     judge = load_judge(final.best) if final.samples > 1 and not final.is_decision else None
-    from llmcli.cli.open_model import find_model, print_settings, welcome  # these load the engine
+    from llmcli.cli.open_model import find_target, print_settings, welcome  # these load the engine
 
-    target = find_model(final)
-    welcome(first.origins["model"])
+    target = find_target(final)
+    welcome(first)
     question = question.over(target.layer)
     warn_ineffective(question.resolved)
     print_settings(question.resolved)
@@ -167,6 +167,7 @@ def _generate(
                 writer.end()
 
     with open_model(asked.target, question.settings, status) as (engine, cancellation):
+        warn_dropped(engine, [question.settings])
         if asked.choice_set:
             shown_as = {key: getattr(options, key) for key in ("show_prompt", "echo", "as_json", "stats")}
             answer_by_decision(engine, question, asked.choice_set, cancellation, **shown_as)

@@ -35,6 +35,7 @@ def requests_of(engine: "Engine", questions: Sequence["Question"], cancellation:
     from llmcli.inference.request import make_requests
 
     warn_plain_template(engine, [one.settings for one in questions])
+    warn_dropped(engine, [one.settings for one in questions])
     requests, known = make_requests(engine, questions, cancellation), set[str]()
     for one in requests:
         warn_unread_arguments(one.prompt, one.settings, known)
@@ -50,6 +51,14 @@ def warn_plain_template(engine: "Engine", settings: Sequence[Settings]) -> None:
             f"{engine.name} has no chat template: a plain one is used (User: ... Assistant: ...)",
             "use --raw to complete the prompt as it is, or give a template with --chat-template",
         )
+
+
+def warn_dropped(engine: "Engine", settings: Sequence[Settings]) -> None:
+    """Warn of each setting that the engine does not have, and that is left out because the user says so."""
+    from llmcli.inference.engine import dropped_settings
+
+    for one in dict.fromkeys(name for own in settings for name in dropped_settings(engine, own)):
+        console.warn(f"{one} is left out: {engine.name} does not support it")
 
 
 def exit_status(answers: Sequence["Answer"]) -> int:

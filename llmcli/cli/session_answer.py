@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmcli.chat.conversation import Message
     from llmcli.chat.sessions.session import Session, Turn
     from llmcli.engine.events import Cancellation
-    from llmcli.inference.local import LocalEngine
+    from llmcli.inference.engine import Engine
 
 SessionName = Annotated[
     str | None,
@@ -51,7 +51,7 @@ class SessionAnswer:
         """Close and unlock the session."""
         self.session.close()
 
-    def read_prompt(self, engine: "LocalEngine", text: str, cancellation: "Cancellation") -> "list[Message]":
+    def read_prompt(self, engine: "Engine", text: str, cancellation: "Cancellation") -> "list[Message]":
         """The conversation with the text as its next question, which is not saved yet, as far as the context has room.
 
         Raises ContextOverflowError, as the setting `overflow` says.

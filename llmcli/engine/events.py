@@ -101,11 +101,25 @@ class TokenChunk:
 
 
 @dataclass(frozen=True)
+class TextChunk:
+    """A prompt that another program renders: messages or a text, and the beginning of the answer."""
+
+    request: Sequence[Message] | str
+    prefill: str = ""
+    tokenize: Callable[["TextChunk"], Sequence[int]] | None = None
+
+    @cached_property
+    def tokens(self) -> Sequence[int]:
+        """What the other program makes of it, where it tells; it is asked once."""
+        return self.tokenize(self) if self.tokenize else ()
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A prompt as it will be evaluated."""
 
     text: str  # with control tokens
-    chunks: Sequence[TokenChunk]
+    chunks: Sequence[TokenChunk | TextChunk]
     request: Sequence[Message] | str = ""  # what it was made of: messages, or with `raw` a text
     template: str = ""  # the source of the chat template
     arguments: Mapping[str, object] = field(default_factory=dict)  # its variables beside the messages
@@ -196,6 +210,7 @@ class TokenEvent:
     index: int = 0  # of the generation
     n_traces: int = 0  # in `record`, up to this event
     n_final: int = 0  # as many of them, from the first on, cannot be removed any more
+    reasoning: str = ""  # text of the reasoning, if the engine itself tells it from the answer
 
 
 def now_ms() -> float:

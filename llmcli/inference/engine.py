@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 RequestSource = Callable[[bool], Request | None]
 
 
+_NEVER_DROPPED = ("prefill",)  # without it, an answer is one to something else
+
+
 @dataclass(frozen=True)
 class TemplateOptions:
     """How messages become a prompt. For a raw text only the `prefill` counts."""
@@ -51,6 +54,10 @@ class Capabilities:
     replay: bool = True  # it can evaluate a prompt in recorded batches
     inspection: bool = True  # it can show how a token of an answer was sampled
     scores: bool = True  # it gives the log-probabilities of texts that it did not generate
+    tokens: bool = True  # it has a tokenizer at hand, and the tokens of its answers have numbers
+    own_defaults: bool = False  # settings that nobody set have the values of a server, which are not known here
+    # What it does not have of some settings, where that depends on their values.
+    unsupported: Callable[[Settings], Sequence[str]] = lambda _settings: ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class Engine(Protocol):
     @property
     def facts(self) -> Sequence[str]: ...  # about the model, for `--verbose`
     @property
-    def n_ctx(self) -> int: ...  # size of the context in tokens; 0 before there is one
+    def n_ctx(self) -> int: ...  # size of the context in tokens; 0 before there is one, or if it is not known
 
     def identity(self, patience: float = 0.0) -> EngineIdentity:
         """What answers depend on; waits at most `patience` seconds for the sha256 of the model."""
@@ -89,7 +96,10 @@ class Engine(Protocol):
         """Compute the sha256 of the model; `progress` counts bytes."""
 
     def count_tokens(self, text: str) -> int:
-        """Number of tokens of a text in a message."""
+        """Number of tokens of a text in a message; an estimate, if the engine has no tokenizer."""
+
+    def count_prompt(self, prompt: Prompt) -> int:
+        """Number of tokens of a prompt; an estimate, if the engine has no tokenizer."""
 
     def context_size(self, settings: Settings) -> int:
         """Size in tokens of the largest context for one answer: that of the settings, or what fits in memory."""
@@ -128,6 +138,9 @@ class Engine(Protocol):
         longest continuation does not fit; TimeLimitError or KeyboardInterrupt when it is cancelled.
         """
 
+    def open_context(self, settings: Settings) -> None:
+        """Make the context of a conversation now, large enough for answers of any length."""
+
     def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:
         """Evaluate the first tokens of a later prompt; a cancellation keeps those that are evaluated."""
 
@@ -147,10 +160,27 @@ class Engine(Protocol):
         """Free everything. A second call does nothing."""
 
 
+def unsupported_settings(engine: Engine, settings: Settings) -> list[str]:
+    """What an engine does not have of some settings: each is an error, or dropped if the settings say so."""
+    ignored = engine.capabilities.ignored_settings
+    changed = [key for key, one in fields().items() if key in ignored and getattr(settings, key) != one.default]
+    return [*changed, *engine.capabilities.unsupported(settings)]
+
+
+def dropped_settings(engine: Engine, settings: Settings) -> list[str]:
+    """Those that are left out because the settings say so."""
+    lost = unsupported_settings(engine, settings) if settings.drop_unsupported else []
+    return [one for one in lost if one not in _NEVER_DROPPED]
+
+
 def check_request(engine: Engine, request: Request) -> None:
     """Refuse what an engine cannot do, with a UsageError that names the engine and the setting."""
-    capabilities, settings, ignored = engine.capabilities, request.settings, engine.capabilities.ignored_settings
-    changed = [key for key, one in fields().items() if key in ignored and getattr(settings, key) != one.default]
+    capabilities, settings = engine.capabilities, request.settings
+    dropped = dropped_settings(engine, settings)
+    changed = [one for one in unsupported_settings(engine, settings) if one not in dropped]
+    hint = "remove it, or use another model"
+    if changed and capabilities.own_defaults:
+        hint = "remove it, or let --drop-unsupported leave it out"
     if request.constraint is not None and not capabilities.constraints:
         changed.append(request.constraint.kind)
     if settings.logprobs and not capabilities.logprobs:
@@ -160,7 +190,7 @@ def check_request(engine: Engine, request: Request) -> None:
     if request.live_shift is not None and not capabilities.live_temperature:
         changed.append("temperature changes during an answer")
     if changed:
-        raise UsageError(f"{engine.name} does not support {', '.join(changed)}", "remove it, or use another model")
+        raise UsageError(f"{engine.name} does not support {', '.join(changed)}", hint)
 
 
 def check_scores(engine: Engine, what: str) -> None:

@@ -201,6 +201,9 @@ class LocalEngine:
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer.tokenize(text))
 
+    def count_prompt(self, prompt: Prompt) -> int:
+        return len(prompt.tokens)
+
     def context_size(self, settings: Settings) -> int:
         if settings.n_ctx:
             return settings.n_ctx

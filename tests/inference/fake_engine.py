@@ -78,6 +78,9 @@ class FakeEngine:
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer.tokenize(text))
 
+    def count_prompt(self, prompt: Prompt) -> int:
+        return len(prompt.tokens)
+
     def context_size(self, settings: Settings) -> int:
         return settings.n_ctx or self.n_ctx
 
@@ -159,6 +162,8 @@ class FakeEngine:
             [self._logprob([*prefix, *tokens[:index]], token) for index, token in enumerate(tokens)]
             for tokens in continuations
         ]
+
+    def open_context(self, settings: Settings) -> None: ...
 
     def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:  # noqa: ARG002
         self._evaluated = tokens

@@ -204,6 +204,8 @@ class ChatApp:
             limit = settings.max_tokens
             reached = 0 <= limit <= turn.answer.timings()["predicted_n"] and not turn.answer.fills_context
             why = f"max_tokens is {limit}" if reached else "the context is full; /compact or /undo makes room"
+            if limit < 0 and turn.answer.engine.capabilities.own_defaults:
+                why = "the server has a limit of its own; set a larger one with /max_tokens"
             console.note(f"cut off: {why}" + (on if reached else ""))
         if failure := turn.answer.constraint_failure():
             console.warn(str(failure))
