@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, NamedTuple
 from typer import Argument, Option
 
 from llmcli.cli.options import CHAT_ONLY, Force, with_settings
-from llmcli.cli.questions import warn_dropped, warn_plain_template
+from llmcli.cli.questions import warn_plain_template
 from llmcli.cli.stdin import stdin_as_file
 from llmcli.cli.task_options import ChosenTask, TaskName, TaskVariables, ask_for_trust, load_judge, parse_variables
 from llmcli.config.presets import layers_of
@@ -25,7 +25,7 @@ from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.text import format_duration, plural
 from llmcli.ui.terminal.console import can_ask, console
-from llmcli.ui.terminal.output import print_text, warn_ineffective
+from llmcli.ui.terminal.output import print_text, warn_dropped, warn_ineffective
 from llmcli.ui.terminal.progress import BatchProgress, ProgressLine
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _answer_lines(layers: Sequence[Layer], options: "BatchOptions", files: _File
         # The time limit is that of each line.
         with open_model(target, replace(resolved.settings, timeout=0.0), status) as (engine, cancellation):
             warn_plain_template(engine, [resolved.settings])
-            warn_dropped(engine, [resolved.settings])
+            warn_dropped(engine, resolved.settings, set())
             if options.is_full:
                 engine.identify(status.identifying, cancellation)
                 status.clear()

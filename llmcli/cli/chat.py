@@ -186,7 +186,17 @@ def _portable(key: str, value: Any, encoding: str) -> Any:
 
 
 def ensure_model(settings: Settings) -> None:
-    """Make sure that the model is here; download it if the user agrees. Raises ModelNotFoundError."""
+    """Make sure that the model is here; download it if the user agrees. Raises ModelNotFoundError.
+
+    At an endpoint, it makes sure that the server has the model of a session.
+    """
+    if settings.endpoint:
+        if settings.given.get("model") == "session":
+            from llmcli.inference.endpoint_server import open_endpoint
+
+            with allow_interrupt():
+                open_endpoint(settings).check_model()
+        return
     if settings.model != locations.STARTER:
         from llmcli.models.lookup import find_model_file
 
@@ -204,6 +214,12 @@ def ensure_model(settings: Settings) -> None:
 def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None]) -> "BackgroundLoad":
     """Load the model of the settings in a thread, and evaluate the conversation ahead of the next message."""
     from llmcli.chat.controller import BackgroundLoad
+
+    def connect(cancellation: "Cancellation", _report: Callable[[str], None]) -> "Engine":
+        from llmcli.inference.endpoint import EndpointEngine
+        from llmcli.inference.endpoint_server import open_endpoint
+
+        return EndpointEngine(open_endpoint(settings), cancellation=cancellation)
 
     def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "Engine":
         from llmcli.inference.local import LocalEngine, resolve_model
@@ -225,7 +241,7 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
         engine.hasher.start()
         return engine
 
-    return BackgroundLoad(load, on_end)
+    return BackgroundLoad(connect, on_end, "connecting") if settings.endpoint else BackgroundLoad(load, on_end)
 
 
 def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Character | None") -> int:

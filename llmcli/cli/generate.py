@@ -12,7 +12,7 @@ from typer import Option
 from llmcli.cli.answer_output import AnswerOptions, Outcome, echo_of, identify, json_of, print_result, report_outcome
 from llmcli.cli.decision_answer import answer_by_decision, read_choices
 from llmcli.cli.options import CHAT_ONLY, with_output_file, with_settings
-from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, requests_of, warn_dropped, warn_plain_template
+from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, requests_of, warn_plain_template
 from llmcli.cli.session_answer import GoOn, SessionName, open_session_answer
 from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
 from llmcli.cli.task_options import TaskName, TaskVariables, load_judge, load_task
@@ -26,6 +26,7 @@ from llmcli.ui.terminal.output import (
     print_json,
     print_prompt,
     stream_answer,
+    warn_dropped,
     warn_ineffective,
     warn_unread_arguments,
     write_trace,
@@ -167,7 +168,7 @@ def _generate(
                 writer.end()
 
     with open_model(asked.target, question.settings, status) as (engine, cancellation):
-        warn_dropped(engine, [question.settings])
+        warn_dropped(engine, question.settings, set())
         if asked.choice_set:
             shown_as = {key: getattr(options, key) for key in ("show_prompt", "echo", "as_json", "stats")}
             answer_by_decision(engine, question, asked.choice_set, cancellation, **shown_as)

@@ -97,13 +97,13 @@ def _open(
             model = load(cancellation)
         for fact in model.facts:
             console.detail(fact)
-        _print_notes(target)
+        console.warn_all(target.notes)
         try:
             with _report_timeout(settings, cancellation, "the tokens of the prompt are still counted"):
                 yield model, cancellation
         finally:
             model.close()
-    _print_notes(target)  # those that an answer added
+    console.warn_all(target.notes)  # those that an answer added
 
 
 @contextmanager
@@ -116,11 +116,6 @@ def _report_timeout(settings: Settings, cancellation: Cancellation, doing: str) 
             raise
         message = f"stopped by --timeout after {settings.timeout:g} s: {doing}"
         raise TimeLimitError(message, "raise --timeout") from None
-
-
-def _print_notes(target: Target) -> None:
-    while target.notes:
-        console.warn(target.notes.pop(0))
 
 
 def _load(target: ResolvedModel, settings: Settings, cancellation: Cancellation, status: ProgressLine) -> LocalEngine:

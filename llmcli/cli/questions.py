@@ -10,7 +10,7 @@ from llmcli.config.presets import layers_of
 from llmcli.errors import ConstraintError, ExitStatus
 from llmcli.params.settings import Layer, Settings, fields
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import warn_unread_arguments
+from llmcli.ui.terminal.output import warn_dropped, warn_unread_arguments
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation, Request
@@ -35,9 +35,9 @@ def requests_of(engine: "Engine", questions: Sequence["Question"], cancellation:
     from llmcli.inference.request import make_requests
 
     warn_plain_template(engine, [one.settings for one in questions])
-    warn_dropped(engine, [one.settings for one in questions])
     requests, known = make_requests(engine, questions, cancellation), set[str]()
     for one in requests:
+        warn_dropped(engine, one.settings, known)
         warn_unread_arguments(one.prompt, one.settings, known)
     return requests
 
@@ -51,14 +51,6 @@ def warn_plain_template(engine: "Engine", settings: Sequence[Settings]) -> None:
             f"{engine.name} has no chat template: a plain one is used (User: ... Assistant: ...)",
             "use --raw to complete the prompt as it is, or give a template with --chat-template",
         )
-
-
-def warn_dropped(engine: "Engine", settings: Sequence[Settings]) -> None:
-    """Warn of each setting that the engine does not have, and that is left out because the user says so."""
-    from llmcli.inference.engine import dropped_settings
-
-    for one in dict.fromkeys(name for own in settings for name in dropped_settings(engine, own)):
-        console.warn(f"{one} is left out: {engine.name} does not support it")
 
 
 def exit_status(answers: Sequence["Answer"]) -> int:

@@ -78,9 +78,11 @@ class SessionAnswer:
     ) -> "list[Message]":
         controller, whole = self.controller, [*path, draft]
         fit, last = controller.fit(whole), controller.fit_of_last(whole)
+        if not fit.is_over:
+            return whole
         if last.n_prompt >= last.n_ctx:
             raise controller.overflow_error(whole)
-        if not fit.is_over or not controller.droppable(whole):
+        if not controller.droppable(whole):
             return whole
         policy = self.settings.overflow
         if policy in ("ask", "error"):

@@ -59,6 +59,7 @@ class EndpointEngine:
         self._cancellation = cancellation
         self.served, self.dialect = served, served.dialect
         self.name, self.notes, self.defaults = served.model, served.notes, served.layer
+        self.remark = served.remark
         self.chat_template = served.chat_template or _THE_SERVERS
         self.capabilities = Capabilities(
             traces=False,
@@ -355,7 +356,7 @@ class _Exchange:
     # In the thread of the reader of the events
 
     def event(self, item: Delta | LlmcliError | None) -> TokenEvent | None:
-        """The event for what the thread has read; None if it is no text."""
+        """The event for what the thread has read; None without a text."""
         if isinstance(item, LlmcliError):
             self._record.failure = item
             return self.end("error")

@@ -40,7 +40,7 @@ MAX_LINE = 16 << 20  # bytes of one event
 _MAX_BODY = 64 << 20  # bytes of a whole answer
 _MAX_ERROR = 64 << 10  # bytes of the text of an error
 _MAX_REDIRECTS = 3
-_HINT = "try again later"
+_HINT = "check that the server runs, or try again later"
 _OVERFLOW = re.compile(
     r"context.{0,20}(length|size|window)|exceed.{0,40}context|too many tokens|too long", re.IGNORECASE
 )

@@ -68,6 +68,11 @@ class Dialect:
         }
         return special.get(key, key in self.names or key in _HERE)
 
+    @property
+    def taken(self) -> Sequence[str]:
+        """The settings that reach the server."""
+        return [key for key in _SENT if key not in _HERE and self.takes(key)]
+
     def unsupported(self, settings: Settings) -> Sequence[str]:
         """The settings that the server does not take, and that would change an answer at their present values."""
         idle = ineffective_keys(settings)

@@ -3,16 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from threading import Thread
 
 from llmcli.config.endpoints import Endpoint, find_endpoint
-from llmcli.errors import LlmcliError, NetworkError, UsageError
+from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError, UsageError
 from llmcli.inference.endpoint_client import Connection, as_network_error, with_retries
 from llmcli.inference.endpoint_dialect import DIALECTS, Dialect, kind_of_owner
 from llmcli.models.download.http import TransientError
 from llmcli.params.param import SettingValue, fields_of, is_int
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.settings import Layer, Settings
-from llmcli.text import plural
+from llmcli.text import did_you_mean, plural
 
 Json = Mapping[str, object]
 Notify = Callable[[str], None]
@@ -49,6 +50,13 @@ class ServedEndpoint:
     def host(self) -> str:
         return self.endpoint.host
 
+    def check_model(self) -> None:
+        """Raise ModelNotFoundError if the server lists its models, and the one that is asked is not among them."""
+        names = [one.name for one in self.models]
+        if names and self.model not in names and f"{self.model}:latest" not in names:
+            hint = did_you_mean(self.model, names) or "see `llmcli models list --endpoint`"
+            raise ModelNotFoundError(f"{self.host} does not have the model {self.model}", hint)
+
 
 def open_endpoint(settings: Settings, notify: Notify = lambda _text: None) -> ServedEndpoint:
     """The endpoint of the settings with the model that they name, or its first one. Raises LlmcliError."""
@@ -72,6 +80,22 @@ def look_at(endpoint: Endpoint, notify: Notify = lambda _text: None) -> ServedEn
     if endpoint.sends_key_openly:
         found.notes.append(f"the key is sent to {endpoint.host} without encryption: others on the way can read it")
     return found
+
+
+def names_at(text: str, seconds: float) -> list[str]:
+    """The names of the models at an endpoint, for completion: empty if they do not come within so many seconds."""
+    found: list[str] = []
+
+    def ask() -> None:
+        with suppress(LlmcliError, TransientError):
+            endpoint = find_endpoint(text)
+            with closing(Connection(endpoint)) as connection:
+                found.extend(one.name for one in _models(connection.get(f"{endpoint.base}/models"), endpoint.host))
+
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return list(found)
 
 
 def _look(connection: Connection) -> ServedEndpoint:

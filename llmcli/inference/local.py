@@ -156,6 +156,7 @@ class LocalEngine:
         self.target, self.shape = target, sizing.shape_of(target.headers, settings)
         target.notes += sizing.check_settings(self.shape, settings) + placement.check(target.header, settings)
         self.name, self.notes, self.defaults = target.file.name, target.notes, target.layer
+        self.remark = ""
         self.chat_template = target.chat_template
         self.n_ctx_train = self.shape.n_ctx_train
         self.hasher = ModelHasher(target.file, data_dir())

@@ -14,7 +14,7 @@ from llmcli.inference.engine import Engine
 from llmcli.inference.request import is_builtin_template, system_file, system_text
 from llmcli.params.decision import DECISION_KEYS
 from llmcli.params.generation import InterfaceParams
-from llmcli.params.model import HubParams, ModelParams
+from llmcli.params.model import EndpointParams, HubParams, ModelParams
 from llmcli.params.param import SettingValue, fields_of
 from llmcli.params.settings import CODE_KEYS, Layer, ResolvedSettings, Settings, find, resolve
 from llmcli.pipelines.batch_input import TEXT_COLUMNS, BatchLine, Format
@@ -24,7 +24,13 @@ from llmcli.text import did_you_mean
 
 PLACE = re.compile(r"\{\{\s*([A-Za-z_][\w -]*?)\s*\}\}")
 # What all lines share: one model in one context.
-_SHARED = {*fields_of(ModelParams), *fields_of(HubParams), *fields_of(InterfaceParams), "encoding"}
+_SHARED = {
+    *fields_of(ModelParams),
+    *fields_of(EndpointParams),
+    *fields_of(HubParams),
+    *fields_of(InterfaceParams),
+    "encoding",
+}
 # What names a file: a line is data, whoever wrote it. With what to do instead.
 _FILES = {"file": "put the text into prompt", "grammar_file": "put the grammar into grammar"}
 _FILES |= dict.fromkeys(CODE_KEYS, "give it as a flag")

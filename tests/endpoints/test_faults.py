@@ -82,7 +82,7 @@ def test_a_lasting_error_ends_after_some_tries(inside: Run) -> None:
     assert ended == (
         5,
         "",
-        "error: 127.0.0.1: server error (status 500): broken (5 attempts)\n  hint: try again later\n",
+        "error: 127.0.0.1: server error (status 500): broken (5 attempts)\n  hint: check that the server runs, or try again later\n",
     )
     assert len(dialect.asked) == 5
 
@@ -159,7 +159,7 @@ def test_half_a_stream_keeps_the_text_and_fails(cut: bool, inside: Run) -> None:
     with serving(reply=streams(word("Half"), word(" an"), cut=cut)) as (url, dialect):
         code, text, stderr = ask(inside, url)
     assert (code, text) == (5, "Half an\n")
-    assert stderr.endswith("; the answer is not complete\n  hint: try again later\n")
+    assert stderr.endswith("; the answer is not complete\n  hint: check that the server runs, or try again later\n")
     assert len(dialect.asked) == 1
 
 

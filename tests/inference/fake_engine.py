@@ -54,6 +54,7 @@ class FakeEngine:
         self.n_ctx = self.n_ctx_train = n_ctx
         self.defaults = Layer("model", {})
         self.notes: list[str] = []
+        self.remark = ""
         self.facts = ("model: fake",)
         self.load_ms = self.waited_ms = 1.0
         self.requests: list[Request] = []  # all that were asked

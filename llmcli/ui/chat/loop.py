@@ -104,7 +104,8 @@ def status_line(chat: ChatApp) -> str:
     if engine:
         if chat.fit is None:  # the model was loaded during this prompt
             chat.count()
-        parts.append(f"context {_short(chat.fit.n_prompt if chat.fit else 0)}/{_short(engine.n_ctx)}")
+        of_all = f"/{_short(engine.n_ctx)}" if engine.n_ctx else ""
+        parts.append(f"context {_short(chat.fit.n_prompt if chat.fit else 0)}{of_all}")
     parts.append(f"temp {fields()['temperature'].format(settings.temperature)}")
     turn = chat.turn
     if turn and turn.answer.started and turn.message and chat.path()[-1:] == [turn.message]:  # nothing came after it
