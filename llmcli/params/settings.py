@@ -51,6 +51,14 @@ class Settings(
         return any(getattr(self, key) for key in DECISION_KEYS)
 
 
+class UnknownSettingError(UsageError):
+    """No setting has this `name`."""
+
+    def __init__(self, name: str, hint: str) -> None:
+        super().__init__(f"unknown setting {name[:80]!r}", hint)
+        self.name = name
+
+
 def fields() -> Mapping[str, Field]:
     """All declared settings by key."""
     return fields_of(Settings)
@@ -62,13 +70,13 @@ def _by_name() -> Mapping[str, Field]:
 
 
 def find(name: str) -> Field:
-    """The setting called `name`: its key or an alias, with dashes or underscores. Raises UsageError if none is."""
+    """The setting called `name`: its key or an alias, with dashes or underscores. Raises UnknownSettingError."""
     key = name.strip().lstrip("-").replace("-", "_").lower()
     field = _by_name().get(key)
     if field is None:
         near = nearest(key, _by_name(), 1)
         hint = foreign_hint(key) or (f"did you mean '{_by_name()[near[0]].key}'?" if near else "")
-        raise UsageError(f"unknown setting {name.strip()[:80]!r}", hint)
+        raise UnknownSettingError(name.strip(), hint)
     return field
 
 
