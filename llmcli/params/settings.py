@@ -54,9 +54,7 @@ class Settings(
 class UnknownSettingError(UsageError):
     """No setting has this `name`."""
 
-    def __init__(self, name: str, hint: str) -> None:
-        super().__init__(f"unknown setting {name[:80]!r}", hint)
-        self.name = name
+    name = ""
 
 
 def fields() -> Mapping[str, Field]:
@@ -76,7 +74,9 @@ def find(name: str) -> Field:
     if field is None:
         near = nearest(key, _by_name(), 1)
         hint = foreign_hint(key) or (f"did you mean '{_by_name()[near[0]].key}'?" if near else "")
-        raise UnknownSettingError(name.strip(), hint)
+        error = UnknownSettingError(f"unknown setting {name.strip()[:80]!r}", hint)
+        error.name = name.strip()
+        raise error
     return field
 
 
