@@ -69,7 +69,7 @@ def answer_data(answer: "Answer", is_full: bool = True) -> dict[str, object]:
         "seed": answer.settings.seed,
         **({"params": _effective_params(answer.settings)} if is_full else {}),
         "timings": answer.timings(),
-        **({"tokens": _token_data(answer)} if answer.settings.logprobs else {}),
+        **({"tokens": token_data(answer)} if answer.settings.logprobs else {}),
         **({("prompt" if answer.settings.raw else "messages"): answer.prompt.request} if is_full else {}),
         **({"replay": replay_data(answer)} if is_full else {}),
     }
@@ -100,8 +100,8 @@ def _effective_params(settings: Settings) -> dict[str, object]:
     return {key: value for key, value in values if key not in omitted and value not in (None, [], "")}
 
 
-def _token_data(answer: "Answer") -> list[dict[str, object]]:
-    """The tokens with their log-probabilities, in the form of llama-server's `completion_probabilities`."""
+def token_data(answer: "Answer", start: int = 0, end: int | None = None) -> list[dict[str, object]]:
+    """These tokens with their log-probabilities, in the form of llama-server's `completion_probabilities`."""
 
     def entry(token: int, logprob: float) -> dict[str, object]:
         piece = answer.engine.tokenizer.piece(token, special=True)
@@ -109,7 +109,7 @@ def _token_data(answer: "Answer") -> list[dict[str, object]]:
 
     return [
         {**entry(token.id, token.logprob), "top_logprobs": [entry(*other) for other in token.top]}
-        for token in answer.record.logprobs
+        for token in answer.record.logprobs[start:end]
     ]
 
 

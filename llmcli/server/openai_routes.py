@@ -1,0 +1,202 @@
+"""OpenAI's routes for text: /v1/chat/completions and /v1/completions."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llmcli import __version__
+from llmcli.errors import UsageError
+from llmcli.inference.answer import Answer, text_and_reasoning
+from llmcli.inference.answer_json import token_data
+from llmcli.inference.openai_format import chat_choice, legacy_logprobs, native_values, text_choice
+from llmcli.inference.question_data import parse_messages
+from llmcli.server.errors import error_data
+from llmcli.server.http import DONE, Values, event, event_stream, json_response, read_body, take, unless_gone
+from llmcli.server.served_model import Question, ServedModel
+from llmcli.server.service import Service, service_of
+from llmcli.server.worker import AnswerGroup, Update
+
+_MOST_CHOICES = 128
+
+
+@dataclass
+class _Asked:
+    """A request for text, beside its settings."""
+
+    is_chat: bool
+    model: ServedModel
+    questions: Sequence[Question]
+    own: Values  # settings, in the names of llmcli
+    n: int = 1
+    is_streamed: bool = False
+    has_usage: bool = False  # a stream ends with the usage
+    id: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def head(self, is_chunk: bool = False) -> Values:
+        """The fields that each response and each chunk begin with."""
+        kind = ("chat.completion" if self.is_chat else "text_completion") + (
+            ".chunk" if is_chunk and self.is_chat else ""
+        )
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model.name,
+            "system_fingerprint": f"b-llmcli-{__version__}",
+        }
+
+
+async def chat_completions(request: Request) -> Response:
+    """Answers to messages."""
+    return await _answer(request, await _read(request, is_chat=True))
+
+
+async def completions(request: Request) -> Response:
+    """Continuations of texts."""
+    return await _answer(request, await _read(request, is_chat=False))
+
+
+async def _read(request: Request, is_chat: bool) -> _Asked:
+    body = await read_body(request)
+    service: Service = service_of(request)
+    model = await service.model(take(body, "model", str, ""), request)
+    stream, options = take(body, "stream", bool, False), take(body, "stream_options", dict, {})
+    n = take(body, "n", int, 1)
+    if not 1 <= n <= _MOST_CHOICES:
+        raise UsageError(f"n must be between 1 and {_MOST_CHOICES}, got {n}")
+    own = native_values(body, is_chat)
+    if is_chat:
+        questions: Sequence[Question] = [parse_messages(own.pop("messages", None))]
+    else:
+        questions = _prompts(own.pop("prompt", None))
+    name = f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex[:24]}"
+    return _Asked(is_chat, model, questions, own, n, stream, bool(options.get("include_usage")), name)
+
+
+def _prompts(value: object) -> Sequence[Question]:
+    """A text, a list of texts, the tokens of a prompt, or a list of those. Raises UsageError."""
+    values = value if isinstance(value, list) and not _is_tokens(value) else [value]
+    if not values or not all(isinstance(one, str) or _is_tokens(one) for one in values):
+        raise UsageError("prompt must be a string, a list of strings, a list of tokens, or a list of such lists")
+    return values  # type: ignore[return-value]
+
+
+def _is_tokens(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
+    )
+
+
+async def _answer(request: Request, asked: _Asked) -> Response:
+    settings = asked.model.settings(asked.own)
+    model = asked.model
+    requests = await model.in_thread(lambda: [model.make_request(one, settings) for one in asked.questions])
+    group = model.start(requests, asked.n)
+    if asked.is_streamed:
+        return await event_stream(_events(asked, group))
+    await unless_gone(request, group.end())
+    choices = [_choice(asked, answer, index) for index, answer in enumerate(group.answers)]
+    return json_response({**asked.head(), "choices": choices, "usage": usage(group), "timings": timings(group)})
+
+
+def _choice(asked: _Asked, answer: Answer, index: int) -> Values:
+    failure = answer.constraint_failure()
+    data: Values = {"text": answer.text, "finish_reason": finish_reason(answer), "tokens": token_data(answer)}
+    if answer.reasoning:
+        data["reasoning_content"] = answer.reasoning
+    choice = (chat_choice if asked.is_chat else text_choice)(data, index)
+    return {**choice, **({"error": error_data(failure)["error"]} if failure else {})}
+
+
+async def _events(asked: _Asked, group: AnswerGroup) -> AsyncIterator[bytes]:
+    """The chunks of a stream. Raises an error that comes before the first one."""
+    n_sent = [0] * len(group.answers)
+    has_begun = [False] * len(group.answers)
+    head = asked.head(is_chunk=True)
+    async with aclosing(group.updates()) as updates:
+        async for update in updates:
+            if update.error and not any(has_begun):
+                raise update.error
+            if asked.is_chat and not has_begun[update.index]:
+                yield event({**head, "choices": [_delta(update.index, {"role": "assistant", "content": None})]})
+            has_begun[update.index] = True
+            if update.error:
+                yield event(error_data(update.error))
+                return
+            answer = group.answers[update.index]
+            logprobs = _new_logprobs(answer, n_sent, update)
+            for text, reasoning in [text_and_reasoning(update.parts)]:
+                if text or reasoning or logprobs:
+                    yield event({**head, "choices": [_piece(asked, update.index, text, reasoning, logprobs)]})
+            if update.is_last:
+                last = (
+                    _delta(update.index, {}) if asked.is_chat else {"index": update.index, "text": "", "logprobs": None}
+                )
+                closing = {} if asked.has_usage else {"timings": timings(group)}
+                yield event({**head, "choices": [{**last, "finish_reason": finish_reason(answer)}], **closing})
+    if asked.has_usage:
+        yield event({**head, "choices": [], "usage": usage(group), "timings": timings(group)})
+    yield DONE
+
+
+def _delta(index: int, delta: Values) -> Values:
+    return {"index": index, "delta": delta, "finish_reason": None}
+
+
+def _piece(asked: _Asked, index: int, text: str, reasoning: str, logprobs: Sequence[Values]) -> Values:
+    if not asked.is_chat:
+        legacy = legacy_logprobs(logprobs) if logprobs else None
+        return {"index": index, "text": text, "logprobs": legacy, "finish_reason": None}
+    delta: Values = {**({"reasoning_content": reasoning} if reasoning else {}), **({"content": text} if text else {})}
+    return {**_delta(index, delta), **({"logprobs": {"content": logprobs}} if logprobs else {})}
+
+
+def _new_logprobs(answer: Answer, n_sent: list[int], update: Update) -> Sequence[Values]:
+    if not answer.settings.logprobs:
+        return []
+    start, n_sent[update.index] = n_sent[update.index], max(update.n_logprobs, n_sent[update.index])
+    return token_data(answer, start, update.n_logprobs)
+
+
+def finish_reason(answer: Answer) -> str:
+    """In OpenAI's words: an answer that its time limit or its client ended has no reason of its own there."""
+    return answer.finish_reason if answer.finish_reason in ("stop", "length") else "length"
+
+
+def usage(group: AnswerGroup) -> Values:
+    """The tokens of all answers; a prompt with several answers counts once."""
+    prompts = {id(one.prompt): len(one.prompt.tokens) for one in group.answers}
+    n_generated = sum(one.record.timings.predicted_n for one in group.answers)
+    n_prompt = sum(prompts.values())
+    n_read = sum(one.record.timings.prompt_n for one in group.answers)
+    return {
+        "prompt_tokens": n_prompt,
+        "completion_tokens": n_generated,
+        "total_tokens": n_prompt + n_generated,
+        "prompt_tokens_details": {"cached_tokens": max(n_prompt - n_read, 0)},
+    }
+
+
+def timings(group: AnswerGroup) -> Values:
+    """In llama-server's names and milliseconds: those of the first answer."""
+    answer = group.answers[0]
+    t = answer.record.timings
+    return {
+        "cache_n": max(len(answer.prompt.tokens) - t.prompt_n, 0),
+        "prompt_n": t.prompt_n,
+        "prompt_ms": t.prompt_ms,
+        "prompt_per_token_ms": t.prompt_ms / t.prompt_n if t.prompt_n else 0.0,
+        "prompt_per_second": t.prompt_per_second,
+        "predicted_n": t.predicted_n,
+        "predicted_ms": t.predicted_ms,
+        "predicted_per_token_ms": t.predicted_ms / (t.predicted_n - 1) if t.predicted_n > 1 else 0.0,
+        "predicted_per_second": t.predicted_per_second,
+    }
