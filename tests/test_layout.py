@@ -29,11 +29,9 @@ BELOW = {
     "__init__": set(),
     "__main__": {"cli"},
 }
-ONLY_IN = (
-    {"llama_cpp": {"engine"}, "huggingface_hub": {"models"}, "typer": {"cli"}, "prompt_toolkit": {"ui"}}
-    | {"starlette": {"server"}}
-    | {"starlette": {"server"}}
-)
+ONLY_IN = {"llama_cpp": {"engine"}, "huggingface_hub": {"models"}, "typer": {"cli"}, "prompt_toolkit": {"ui"}} | {
+    "starlette": {"server"}
+}
 ONLY_STANDARD = {"params", "text", "errors"}
 # Not on Windows, or only there: such a module is imported where it is known to exist.
 ONE_SYSTEM = {"crypt", "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty"} | {
