@@ -8,7 +8,17 @@ from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from llmcli.engine.events import Batches, Cancellation, Message, Progress, Prompt, Request, TokenEvent
+from llmcli.engine.events import (
+    Batches,
+    Cancellation,
+    Message,
+    Progress,
+    Prompt,
+    Request,
+    ScoredPrompt,
+    TokenEvent,
+    common_prefix,
+)
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
@@ -171,6 +181,7 @@ class LocalEngine:
         self.tokenizer.abort = cancellation
         self._settings = settings
         self._scoring: tuple[Context, int] | None = None  # a context for scores, and its size in tokens
+        self._scored: tuple[int, ScoredPrompt] | None = None  # with how many alternatives, and the last prompt
         self._context: Context | None = None
         self._largest = 0  # size of the largest context that fits in memory; 0 = not known yet
         self._open_ended = False  # whether the context was sized for answers of any length
@@ -310,9 +321,27 @@ class LocalEngine:
         from llmcli.engine.scoring import score  # only decisions and scores need it
 
         context, size = self._scoring_context(len(prefix), list(map(len, continuations)))
+        with self._scoring_until(context, cancellation):
+            return score(context, size, prefix, continuations)
+
+    def score_prompt(self, tokens: Sequence[int], n_top: int, cancellation: Cancellation | None = None) -> ScoredPrompt:
+        from llmcli.engine.scoring import score_prompt
+
+        context, _ = self._scoring_context(len(tokens), ())
+        n_last, last = self._scored or (n_top, ScoredPrompt((), (), ()))
+        n_known = max(common_prefix(last.tokens, tokens) - 1, 0) if n_last == n_top else 0
+        self._scored = None
+        with self._scoring_until(context, cancellation):
+            scored = score_prompt(context, tokens, n_top, last.logprobs[:n_known])
+        self._scored = n_top, scored
+        return scored
+
+    @contextmanager
+    def _scoring_until(self, context: Context, cancellation: Cancellation | None) -> Iterator[None]:
+        """Within this block the cancellation ends an evaluation. Raises what it is for."""
         context.watch([cancellation] if cancellation else [])
         try:
-            return score(context, size, prefix, continuations)
+            yield
         except AbortedError:
             if cancellation and cancellation.reason == "timeout":
                 message = f"stopped by --timeout after {self._settings.timeout:g} s"
