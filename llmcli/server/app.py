@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from llmcli.errors import LlmcliError
-from llmcli.server import openai_routes, status_routes
+from llmcli.server import decision_routes, openai_routes, status_routes
 from llmcli.server.errors import RequestError, UnknownError
 from llmcli.server.http import error_response
 from llmcli.server.service import Service
@@ -32,6 +32,7 @@ def make_app(service: Service) -> Starlette:
         Route("/models", status_routes.models),
         *_both("/chat/completions", openai_routes.chat_completions),
         *_both("/completions", openai_routes.completions),
+        *_both("/decisions", decision_routes.decisions),
     ]
     handlers = {LlmcliError: _on_error, HTTPException: _on_http_error, Exception: _on_fault}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)  # type: ignore[arg-type]

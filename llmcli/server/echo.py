@@ -34,7 +34,7 @@ async def _read_echo(model: ServedModel, request: Request) -> Echo:
     if not settings.logprobs:
         return Echo(text, [])
     check_scores(engine, "echo with logprobs")
-    scored = await model.worker.call(lambda: engine.score_prompt(tokens, settings.logprobs, request.cancellation))
+    scored = await model.worker.call(lambda stop: engine.score_prompt(tokens, settings.logprobs, stop))
     first: Values = {**token_entry(engine.tokenizer, tokens[0], None), "top_logprobs": None}
     others = [
         {

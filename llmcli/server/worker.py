@@ -9,7 +9,7 @@ from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import TypeVar
 
-from llmcli.engine.events import FinishReason, Request, TokenEvent
+from llmcli.engine.events import Cancellation, FinishReason, Request, TokenEvent
 from llmcli.errors import LlmcliError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.engine import Engine
@@ -157,15 +157,20 @@ class ModelWorker:
             self._waiting.extend(group.running)
             self._condition.notify()
 
-    async def call(self, function: Callable[[], _T]) -> _T:
-        """What a function of the engine returns: it runs between two steps of the answers."""
-        future: Future[_T] = Future()
+    async def call(self, function: Callable[[Cancellation], _T]) -> _T:
+        """What a function of the engine returns: it runs between two steps of the answers.
+
+        Its argument ends it early, when nobody waits for the result any more. Raises BusyError.
+        """
+        future, cancellation = Future[_T](), Cancellation()
 
         def run() -> None:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                future.set_result(function())
+                future.set_result(function(cancellation))
+            except (KeyboardInterrupt, SystemExit) as error:  # those would end the event loop too
+                future.set_exception(LlmcliError(f"interrupted ({type(error).__name__})"))
             except BaseException as error:  # for whoever waits
                 future.set_exception(error)
 
@@ -174,7 +179,11 @@ class ModelWorker:
                 raise BusyError("the server is shutting down")
             self._calls.append(run)
             self._condition.notify()
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            cancellation.set()
+            raise
 
     def close(self, grace: float) -> None:
         """Let what runs and waits end within `grace` seconds, then end it; no more is accepted. Frees the engine."""
