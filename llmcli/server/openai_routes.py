@@ -18,7 +18,7 @@ from llmcli.inference.openai_format import chat_choice, legacy_logprobs, native_
 from llmcli.inference.question_data import parse_messages
 from llmcli.server.echo import Echo, read_echoes
 from llmcli.server.errors import error_data
-from llmcli.server.http import DONE, Values, event, event_stream, json_response, read_body, take, unless_gone
+from llmcli.server.http import DONE, Values, event, event_stream, is_tokens, json_response, read_body, take, unless_gone
 from llmcli.server.served_model import Question, ServedModel
 from llmcli.server.service import Service, service_of
 from llmcli.server.worker import AnswerGroup, Update
@@ -85,18 +85,10 @@ async def _read(request: Request, is_chat: bool) -> _Asked:
 
 def _prompts(value: object) -> Sequence[Question]:
     """A text, a list of texts, the tokens of a prompt, or a list of those. Raises UsageError."""
-    values = value if isinstance(value, list) and not _is_tokens(value) else [value]
-    if not values or not all(isinstance(one, str) or _is_tokens(one) for one in values):
+    values = value if isinstance(value, list) and not is_tokens(value) else [value]
+    if not values or not all(isinstance(one, str) or is_tokens(one) for one in values):
         raise UsageError("prompt must be a string, a list of strings, a list of tokens, or a list of such lists")
     return values  # type: ignore[return-value]
-
-
-def _is_tokens(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
-    )
 
 
 async def _answer(request: Request, asked: _Asked) -> Response:

@@ -122,10 +122,13 @@ def _is_checked_at_end(answer: Answer) -> bool:
 
 
 class ModelWorker:
-    """Computes with one engine, in a thread of its own: no two threads ever use it."""
+    """Computes with one model, in a thread of its own: no two threads ever use it."""
 
-    def __init__(self, engine: Engine, n_parallel: int, n_queued: int) -> None:
-        """At most `n_parallel` answers are generated at a time (0 = as many as are fast), and `n_queued` wait."""
+    def __init__(self, engine: Engine | None, n_parallel: int, n_queued: int) -> None:
+        """At most `n_parallel` answers are generated at a time (0 = as many as are fast), and `n_queued` wait.
+
+        Without an engine, for a model that generates no text, only `call` is possible.
+        """
         self._engine, self._n_parallel, self._n_queued = engine, n_parallel, n_queued
         self._condition = threading.Condition()
         self._waiting: deque[RunningAnswer] = deque()
@@ -186,7 +189,7 @@ class ModelWorker:
             raise
 
     def close(self, grace: float) -> None:
-        """Let what runs and waits end within `grace` seconds, then end it; no more is accepted. Frees the engine."""
+        """Let what runs and waits end within `grace` seconds, then end it; no more is accepted."""
         with self._condition:
             self._is_closing = True
             self._condition.notify()
@@ -194,12 +197,14 @@ class ModelWorker:
         for one in [*self._asked.values(), *self._waiting]:
             one.answer.request.cancellation.set()
         self._thread.join()
-        self._engine.close()
 
     # In the thread
 
     def _compute(self) -> None:
         while not (self._is_closing and not self._waiting):
+            if self._engine is None:
+                self._next_request(is_idle=True)
+                continue
             try:
                 with closing(self._engine.generate_batch(self._next_request, self._n_parallel)) as events:
                     for event in events:
