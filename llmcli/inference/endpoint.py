@@ -16,6 +16,7 @@ from llmcli.engine.events import (
     Progress,
     Prompt,
     Request,
+    ScoredPrompt,
     TextChunk,
     TokenEvent,
     now_ms,
@@ -134,6 +135,8 @@ class EndpointEngine:
 
     def _messages(self, chunk: TextChunk) -> dict[str, object]:
         """The messages of a body, with the beginning of the answer as the last one."""
+        if chunk.prefill and self.dialect.has_prefill:
+            return {"messages": list(chunk.request), "prefill": chunk.prefill}
         if not chunk.prefill or self.dialect.continues is None:
             return {"messages": list(chunk.request)}
         begun = {"role": "assistant", "content": chunk.prefill}
@@ -272,6 +275,9 @@ class EndpointEngine:
 
     # Scores
 
+    def score_prompt(self, tokens: Sequence[int], n_top: int, cancellation: Cancellation | None = None) -> ScoredPrompt:  # noqa: ARG002
+        raise UsageError(f"{self.name} does not support scores of a whole prompt", "use a model on this machine")
+
     def score(
         self, prefix: Sequence[int], continuations: Sequence[Sequence[int]], cancellation: Cancellation | None = None
     ) -> list[list[float]]:
@@ -304,6 +310,7 @@ class _Exchange:
         self._has_text = False
         self._n_answer: int | None = None
         self._body = engine.body(request)
+        self._repeated = len(str(self._body[1].get("prefill", "")))  # characters of the answer that are here already
         Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -365,7 +372,9 @@ class _Exchange:
     def _piece(self, delta: Delta) -> TokenEvent | None:
         record, timings = self._record, self._record.timings
         self._engine.check_answer(delta)
-        piece = delta.reasoning + delta.text
+        text = delta.text[self._repeated :]
+        self._repeated -= len(delta.text) - len(text)
+        piece = delta.reasoning + text
         if piece:
             if not self._first:
                 self._first = now_ms()
@@ -380,7 +389,7 @@ class _Exchange:
             timings.prompt_ms, timings.predicted_ms = delta.prompt_ms, delta.answer_ms
         if not piece:
             return None
-        return TokenEvent(delta.text, record.tokens[-1], None, record, self._index, reasoning=delta.reasoning)
+        return TokenEvent(text, record.tokens[-1], None, record, self._index, reasoning=delta.reasoning)
 
     def end(self, reason: FinishReason) -> TokenEvent:
         """The last event."""

@@ -45,6 +45,7 @@ class Dialect:
     template_args: bool = False  # chat_template_kwargs
     think_budget: str = ""
     continues: Mapping[str, object] | None = None  # with a beginning of the answer as the last message; None: it cannot
+    has_prefill: bool = False  # it takes the beginning in a field of its own, and repeats it
     constraints: Mapping[str, Callable[[str], Body]] = field(default_factory=dict)  # by kind
     policies: bool = False  # each rule for the temperature
     ranges: bool = False  # a range of temperatures, by entropy
@@ -60,7 +61,7 @@ class Dialect:
             "think": bool(self.think_off),
             "template_arg": self.template_args,
             "think_budget": bool(self.think_budget),
-            "prefill": self.continues is not None,
+            "prefill": self.has_prefill or self.continues is not None,
             "grammar": "grammar" in self.constraints,
             "grammar_file": "grammar" in self.constraints,
             "json_schema": "json_schema" in self.constraints,
@@ -180,6 +181,10 @@ def _structured(key: str) -> Callable[[str], Body]:
     return lambda text: {"structured_outputs": {key: decode_json(text.encode()) if key == "json" else text}}
 
 
+def _json_field(name: str) -> Callable[[str], Body]:
+    return lambda text: {name: decode_json(text.encode())}
+
+
 def _field(name: str) -> Callable[[str], Body]:
     return lambda text: {name: text}
 
@@ -199,15 +204,19 @@ DIALECTS = {
             "llmcli",
             _same(*_OPENAI, *(key for key in _ALL if key not in _OPENAI)),
             bias_texts=True,
-            think_off=_NO_THINKING,
+            think_off={"think": "off"},
             template_args=True,
             think_budget="think_budget",
-            continues=_CONTINUE,
-            constraints={"json_schema": _schema, "grammar": _field("grammar"), "regex": _field("regex")},
+            has_prefill=True,
+            constraints={
+                "json_schema": _json_field("json_schema"),
+                "grammar": _field("grammar"),
+                "regex": _field("regex"),
+            },
             policies=True,
             ranges=True,
-            counts="template",
             scores=True,
+            counts="template",
         ),
         Dialect(
             "llama-server",

@@ -11,6 +11,7 @@ from llmcli.engine.events import (
     Progress,
     Prompt,
     Request,
+    ScoredPrompt,
     TokenEvent,
 )
 from llmcli.engine.llama.model import Vocab as Vocab
@@ -141,6 +142,12 @@ class Engine(Protocol):
 
     def open_context(self, settings: Settings) -> None:
         """Make the context of a conversation now, large enough for answers of any length."""
+
+    def score_prompt(self, tokens: Sequence[int], n_top: int, cancellation: Cancellation | None = None) -> ScoredPrompt:
+        """The log-probability of each token of a prompt, with the `n_top` most likely ones in its place.
+
+        The beginning that it shares with the prompt of the last call is evaluated once. Raises as `score`.
+        """
 
     def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:
         """Evaluate the first tokens of a later prompt; a cancellation keeps those that are evaluated."""

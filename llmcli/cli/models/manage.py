@@ -249,7 +249,12 @@ def _list_endpoint(text: str, as_json: bool) -> None:
     served = look_at(find_endpoint(text), console.note)
     console.warn_all(served.notes)
     if as_json:
-        print_json([{"name": one.name, "owner": one.owner, "n_ctx": one.n_ctx or served.n_ctx or None} for one in served.models])
+        print_json(
+            [
+                {"name": one.name, "owner": one.owner, "n_ctx": one.n_ctx or served.n_ctx or None}
+                for one in served.models
+            ]
+        )
     elif not served.models:
         console.note(f"{served.host} does not list its models; name one with -m")
     else:

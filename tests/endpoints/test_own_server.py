@@ -1,0 +1,103 @@
+"""`llmcli serve` as the endpoint of llmcli: every setting goes through."""
+
+import json
+
+import pytest
+
+from llmcli.engine.events import Request
+from tests.conftest import Run
+from tests.inference.fake_engine import FakeEngine
+from tests.server.conftest import running_server
+
+ALL = {
+    "--temp": "sentence:1.1,0.7",
+    "--top-k": "5",
+    "--xtc-probability": "0.5",
+    "--smoothing-factor": "0.3",
+    "--dry-sequence-breaker": "x",
+    "--samplers": "top_k,xtc,temperature",
+    "--logit-bias": '"word"=-inf',
+    "--ban": "never",
+    "--stop": "END",
+    "--seed": "7",
+    "--max-tokens": "9",
+    "--repeat-penalty": "1.2",
+    "--think-budget": "5",
+    "--template-arg": 'mode="x"',
+}
+
+
+def scripted(*words: str) -> tuple[FakeEngine, list[Request]]:
+    """An engine that gives these words, and what it is asked."""
+    asked: list[Request] = []
+
+    def reply(request: Request) -> tuple[str, ...]:
+        asked.append(request)
+        return words
+
+    return FakeEngine(reply=reply), asked
+
+
+def test_every_setting_reaches_the_engine_behind_the_server(inside: Run) -> None:
+    engine, asked = scripted("Hel", "lo.")
+    with running_server(engine) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        flags = [word for pair in ALL.items() for word in pair]
+        ran = inside("generate", "why?", "--endpoint", url, *flags)
+        there = asked[-1].settings
+        inside("generate", "why?", *flags, "--endpoint", url, "--think", "off")
+        assert asked[-1].settings.think == "off"
+    assert (ran.status, ran.text) == (0, "Hello.\n")
+    assert str(there.temperature) == "sentence:1.1,0.7"
+    assert (there.top_k, there.xtc_probability, there.smoothing_factor) == (5, 0.5, 0.3)
+    assert there.dry_sequence_breakers == ("x",)
+    assert there.samplers == ("top_k", "xtc", "temperature")
+    assert there.logit_bias == (("word", float("-inf")),)
+    assert (there.banned_strings, there.stop) == (("never",), ("END",))
+    assert (there.seed, there.max_tokens, there.repeat_penalty) == (7, 9, 1.2)
+    assert (there.think_budget, there.template_arg) == (5, ('mode="x"',))
+
+
+def test_the_beginning_of_an_answer_is_there_once(inside: Run) -> None:
+    engine, asked = scripted("Hel", "lo.")
+    with running_server(engine) as server:
+        ran = inside("generate", "why?", "--endpoint", f"http://127.0.0.1:{server.port}", "--prefill", "Well. ")
+    assert ran.text == "Well. Hello.\n"
+    assert asked[-1].settings.prefill == "Well. "
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "kind"),
+    [
+        ("--json-schema", "name: str", "json_schema"),
+        ("--regex", "Hello.", "regex"),
+        ("--grammar", 'root ::= "x"', "grammar"),
+    ],
+)
+def test_a_constraint_reaches_the_engine(flag: str, value: str, kind: str, inside: Run) -> None:
+    engine, asked = scripted('{"name": "x"}' if kind == "json_schema" else "Hello.")
+    with running_server(engine) as server:
+        ran = inside("generate", "why?", "--endpoint", f"http://127.0.0.1:{server.port}", flag, value)
+    constraint = asked[-1].constraint
+    assert ran.status == 0
+    assert constraint
+    assert constraint.kind == kind
+
+
+def test_raw_texts_reasoning_and_log_probabilities_come_back(inside: Run) -> None:
+    engine, asked = scripted("<think>Hm.</think>", "Hello.")
+    with running_server(engine) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        data = json.loads(inside("generate", "why?", "--endpoint", url, "--json").text)
+        raw = inside("generate", "The sky is", "--raw", "--endpoint", url)
+    assert (data["text"], data["reasoning_content"]) == ("Hello.", "Hm.")
+    assert data["completion_tokens"] == 2
+    assert asked[-1].prompt.text == "The sky is"
+    assert raw.text == "<think>Hm.</think>Hello.\n"
+
+
+def test_what_the_server_refuses_is_told(inside: Run) -> None:
+    with running_server(FakeEngine(n_ctx=16)) as server:
+        ran = inside("generate", "word " * 40, "--endpoint", f"http://127.0.0.1:{server.port}")
+    assert ran.status == 7
+    assert "the prompt does not fit the context of" in ran.stderr
