@@ -44,23 +44,36 @@ class EndpointVocab(Vocab):
             self._pieces[number] = piece
             return number
 
-    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:  # noqa: ARG002
-        """The tokens of a text; the server reads texts of control tokens as such. Raises UsageError without a route."""
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        """The tokens of a text. Raises UsageError for a server without a route for that."""
         if not text and not add_special:
             return []
-        body = {"prompt": text, "content": text, "add_special_tokens": add_special, "add_special": add_special}
-        return self._tokens(body | {"return_token_strs": True, "with_pieces": False})
+        return self._tokens({"prompt": text, "add_special_tokens": add_special, "parse_special": parse_special})
 
     def tokenize_messages(self, body: Mapping[str, object]) -> list[int]:
         """The tokens of messages in the words of the chat template."""
-        return self._tokens({**body, "return_token_strs": True})
+        return self._tokens(body)
 
     def _tokens(self, body: Mapping[str, object]) -> list[int]:
-        data = self._request("/tokenize", body)
-        tokens = data.get("tokens")
-        if not isinstance(tokens, list) or not all(is_int(one) for one in tokens):
+        """The tokens; some servers give their texts too, as a string or, where they are no whole characters, bytes."""
+        data = self._request("/tokenize", {**body, "with_pieces": True})
+        found = data.get("tokens")
+        tokens = [self._token(one) for one in found] if isinstance(found, list) else [None]
+        if None in tokens:
             raise NetworkError(f"{self._name}: /tokenize gave no tokens", "use a model on this machine")
-        return tokens
+        return [one for one in tokens if one is not None]
+
+    def _token(self, data: object) -> int | None:
+        if not isinstance(data, dict):
+            return data if is_int(data) else None
+        number, piece = data.get("id"), data.get("piece")
+        if not is_int(number):
+            return None
+        if isinstance(piece, str):
+            self.number_of(piece.encode("utf-8", "replace"), number)
+        elif isinstance(piece, list) and all(is_int(one) and 0 <= one < 256 for one in piece):
+            self.number_of(bytes(piece), number)
+        return number
 
     def piece(self, token: int, special: bool = False) -> bytes:  # noqa: ARG002
         if token not in self._pieces:
