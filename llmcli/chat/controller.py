@@ -142,6 +142,11 @@ class ChatController:
     def settings(self) -> Settings:
         return self.resolved().settings
 
+    def is_of_server(self, key: str) -> bool:
+        """Whether a setting of the sampling has a value that only the server behind the engine knows."""
+        engine, is_sampling = self.engine, key in fields_of(SamplingParams) and key not in self.settings.given
+        return bool(engine and is_sampling and not engine.capabilities.tells_defaults)
+
     def parse(self, name: str, text: str) -> tuple[str, Any]:
         """The key and the typed value of the text after `/set`. Raises UsageError for one that is not valid here."""
         field = find(name)

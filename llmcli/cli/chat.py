@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
@@ -28,6 +28,7 @@ from llmcli.params.param import fields_of
 from llmcli.params.policies.policy import names_in
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.settings import Layer, Settings, fields, resolve
+from llmcli.text import sanitize
 from llmcli.ui.terminal.console import can_ask, can_redraw, console, is_terminal
 from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt, disable_echo, exit_on_signal
 
@@ -87,11 +88,23 @@ def _start_chat(flags: Layer, session: Session, first: str, live: bool) -> int:
             preload()  # what the first answer needs
 
     controller = ChatController(session, layers, partial(open_model, on_end=show_loaded))
-    chat = ChatApp(controller, live, lambda: complete_reference(""), ensure_model)
+    chat = ChatApp(controller, live, lambda: _model_names(controller.settings.endpoint), ensure_model)
     chat.reader = _reader(chat, settings, live)
     if live and is_model_name(first, flags):
         console.note(f"{first!r} is sent as a message; to use the model, start with `llmcli chat -m {first}`")
     return run_chat(chat, first, flags.get("file", tuple) or (), character)
+
+
+def _model_names(endpoint: str | None) -> list[str]:
+    """The names that /model completes."""
+    return _names_at(endpoint) if endpoint else complete_reference("")
+
+
+@cache
+def _names_at(endpoint: str) -> list[str]:
+    from llmcli.inference.endpoint_server import names_at
+
+    return [sanitize(name) for name in names_at(endpoint, 1.0)]
 
 
 def is_model_name(text: str, flags: Layer) -> bool:

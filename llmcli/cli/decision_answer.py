@@ -42,7 +42,7 @@ def answer_by_decision(
     warn_plain_template(engine, [question.settings])
     posed = engine, question.settings, choice_set, question.text, question.system, cancellation
     if show_prompt:
-        print_prompt(decision_prompt(*posed).text)
+        print_prompt(engine.prompt_text(decision_prompt(*posed)))
         return
     decision = decide(*posed)
     if as_json:

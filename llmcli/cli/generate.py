@@ -176,7 +176,7 @@ def _generate(
         if session:
             path = session.read_prompt(engine, question.text, cancellation)
             if options.show_prompt:
-                print_prompt(session.controller.prompt(path).text)
+                print_prompt(engine.prompt_text(session.controller.prompt(path)))
                 return ExitStatus.OK
             outcome = _ask_session(session, path, cancellation, status, show, settings.extract)
         else:
@@ -199,10 +199,10 @@ def _print_prompts(engine: "Engine", asked: _Asked, cancellation: "Cancellation"
     if asked.chosen:
         warn_plain_template(engine, [asked.settings])
         for prompt in asked.chosen.prompts(engine, asked.settings, cancellation):
-            print_prompt(prompt.text)
+            print_prompt(engine.prompt_text(prompt))
     else:
         (request,) = requests_of(engine, [asked.question], cancellation)
-        print_prompt(request.prompt.text)
+        print_prompt(engine.prompt_text(request.prompt))
 
 
 def _job(engine: "Engine", asked: _Asked, cancellation: "Cancellation") -> "Job":

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import (
@@ -24,7 +24,8 @@ from llmcli.engine.events import (
 from llmcli.errors import LlmcliError, NetworkError, UsageError
 from llmcli.inference.endpoint_answer import Delta, read_delta
 from llmcli.inference.endpoint_client import (
-    Connection,
+    TICK,
+    ConnectionPool,
     as_network_error,
     error_of,
     raise_for_error,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from llmcli.engine.token_inspection import TokenInspector
 
 N_PARALLEL = 4  # answers at a time, where nobody says how many
-_TICK = 0.02  # seconds; a Ctrl-C waits for the next one
 _ASSUMED_CTX = 8192  # tokens, where the server does not tell
 _BYTES_PER_TOKEN = 3.0  # of an estimate that is rather too high
 _PER_MESSAGE = 8  # tokens of a chat template
@@ -70,14 +70,13 @@ class EndpointEngine:
             scores=self.dialect.scores,
             tokens=False,
             own_defaults=True,
+            tells_defaults=served.tells_defaults,
             unsupported=self.dialect.unsupported,
         )
         self.n_ctx_train = served.n_ctx or _ASSUMED_CTX
         self.load_ms = self.waited_ms = 0.0
-        self.notify = notify or self._note
+        self.pool = ConnectionPool(served.endpoint, notify or self._note)
         self.tokenizer = EndpointVocab(self.name, self._post if self.dialect.counts else None)
-        self._idle: list[Connection] = []
-        self._lock = Lock()
         self._told: set[str] = set()
 
     def _note(self, text: str) -> None:
@@ -107,10 +106,7 @@ class EndpointEngine:
         return settings.n_ctx or self.n_ctx_train
 
     def close(self) -> None:
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for one in idle:
-            one.close()
+        self.pool.close()
 
     # Prompts
 
@@ -119,6 +115,17 @@ class EndpointEngine:
         tokenize = partial(self._tokenize, options.arguments) if self.dialect.scores else None
         text = request + options.prefill if isinstance(request, str) else ""
         return Prompt(text, (TextChunk(request, options.prefill, tokenize),), request)
+
+    def prompt_text(self, prompt: Prompt) -> str:
+        (chunk,) = prompt.chunks
+        if prompt.text or not isinstance(chunk, TextChunk):
+            return prompt.text
+        if self.dialect.counts == "template":
+            data = self._post("/apply-template", self._messages(chunk))
+            return str(data.get("prompt", "")) if isinstance(data, dict) else ""
+        if self.dialect.scores:
+            return self.tokenizer.detokenize([*chunk.tokens])
+        raise UsageError(f"{self.name} does not show its prompts", "use a model on this machine")
 
     def count_tokens(self, text: str) -> int:
         return int(len(text.encode("utf-8", "replace")) / _BYTES_PER_TOKEN) + 1
@@ -178,7 +185,7 @@ class EndpointEngine:
                 if not running:
                     return
                 try:
-                    exchange, item = inbox.get(timeout=_TICK)
+                    exchange, item = inbox.get(timeout=TICK)
                 except Empty:
                     exchange, item = None, None
                 for one in [one for one in running if one.request.cancellation.is_set()]:
@@ -221,48 +228,9 @@ class EndpointEngine:
             return None
         return max(self.n_ctx - self.count_prompt(request.prompt), 1)
 
-    def connection(self) -> Connection:
-        """A connection that is not in use."""
-        with self._lock:
-            return self._idle.pop() if self._idle else Connection(self.served.endpoint)
-
-    def release(self, connection: Connection) -> None:
-        """Keep a connection for the next answer, unless it was ended."""
-        if connection.aborted.is_set():
-            connection.close()
-        else:
-            with self._lock:
-                self._idle.append(connection)
-
     def _post(self, route: str, body: Mapping[str, object]) -> object:
         """The JSON data of a route of the server's own."""
-        return self.post(self.served.endpoint.root + route, {"model": self.name, **body})
-
-    def post(self, url: str, body: Mapping[str, object], cancellation: Cancellation | None = None) -> object:
-        """The JSON data that answers a body, with retries.
-
-        Raises LlmcliError, and KeyboardInterrupt when it is cancelled.
-        """
-        connection, cancellation = self.connection(), cancellation or self._cancellation
-        found: list[object] = []
-
-        def run() -> None:
-            try:
-                found.append(with_retries(connection, self.notify, lambda: connection.post(url, body)))
-            except BaseException as error:  # raised in the thread that waits
-                found.append(error)
-
-        thread = Thread(target=run, daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(_TICK)
-            if cancellation and cancellation.is_set():
-                connection.abort()
-                raise KeyboardInterrupt
-        self.release(connection)
-        if isinstance(found[0], BaseException):
-            raise found[0]
-        return found[0]
+        return self.pool.post(self.served.endpoint.root + route, {"model": self.name, **body}, self._cancellation)
 
     def check_answer(self, delta: Delta) -> None:
         """Note what the user should know of an answer: another model, or a text that the server removed."""
@@ -286,7 +254,8 @@ class EndpointEngine:
         from llmcli.inference.endpoint_score import score  # few servers can do that
 
         def ask(body: Mapping[str, object]) -> object:
-            return self.post(f"{self.served.endpoint.base}/completions", {"model": self.name, **body}, cancellation)
+            url = f"{self.served.endpoint.base}/completions"
+            return self.pool.post(url, {"model": self.name, **body}, cancellation or self._cancellation)
 
         return score(ask, prefix, continuations, self.served.host)
 
@@ -302,7 +271,7 @@ class _Exchange:
         n_parallel: int,
         put: Callable[[tuple["_Exchange", Delta | LlmcliError | None]], None],
     ) -> None:
-        self.request, self.connection = request, engine.connection()
+        self.request, self.connection = request, engine.pool.take()
         self._engine, self._index, self._put = engine, index, put
         self._record = GenerationRecord(beside=n_parallel - 1)
         self._begin, self._first = now_ms(), 0.0
@@ -317,14 +286,14 @@ class _Exchange:
         """Read the answer, in a thread of its own; the last item says how it ended."""
         end: LlmcliError | None = None
         try:
-            with_retries(self.connection, self._engine.notify, self._read)
+            with_retries(self.connection, self._engine.pool.notify, self._read)
         except LlmcliError as error:
             end = error
         except KeyboardInterrupt:  # it was ended while it waited
             end = NetworkError("the connection was closed")
         except Exception as error:  # a fault of the program must not leave others waiting
             end = LlmcliError(f"{type(error).__name__}: {error}", "this is a bug; report it")
-        self._engine.release(self.connection)
+        self._engine.pool.release(self.connection)
         self._put((self, end))
 
     def _read(self) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmcli import __version__
 from llmcli.config.endpoints import API_KEY, Endpoint
+from llmcli.engine.events import Cancellation
 from llmcli.errors import (
     ContextOverflowError,
     LlmcliError,
@@ -36,6 +37,7 @@ Json = Mapping[str, object]
 SILENCE_SECONDS = 600.0  # without a byte: a long prompt, a queue, or reasoning that is not sent, take their time
 LOOK_SECONDS = 10.0  # for what a server says of itself
 ATTEMPTS = 5
+TICK = 0.02  # seconds; a Ctrl-C waits for the next one
 MAX_LINE = 16 << 20  # bytes of one event
 _MAX_BODY = 64 << 20  # bytes of a whole answer
 _MAX_ERROR = 64 << 10  # bytes of the text of an error
@@ -323,6 +325,61 @@ def with_retries(
         return attempt()
 
     return retries.run(once)
+
+
+class ConnectionPool:
+    """The connections to an endpoint: those that are not in use wait for the next request."""
+
+    def __init__(self, endpoint: Endpoint, notify: Callable[[str], None]) -> None:
+        """`notify` gets what the user should know while he waits."""
+        self._endpoint, self.notify = endpoint, notify
+        self._idle: list[Connection] = []
+        self._lock = threading.Lock()
+
+    def take(self) -> Connection:
+        """A connection that is not in use; `release` gives it back."""
+        with self._lock:
+            return self._idle.pop() if self._idle else Connection(self._endpoint)
+
+    def release(self, connection: Connection) -> None:
+        """Keep a connection for the next request, unless it was ended."""
+        if connection.aborted.is_set():
+            connection.close()
+        else:
+            with self._lock:
+                self._idle.append(connection)
+
+    def post(self, url: str, body: Json, cancellation: Cancellation | None = None) -> object:
+        """The JSON data that answers a body, with retries.
+
+        Raises LlmcliError, and KeyboardInterrupt when it is cancelled.
+        """
+        connection, found = self.take(), list[object]()
+
+        def run() -> None:
+            try:
+                found.append(with_retries(connection, self.notify, lambda: connection.post(url, body)))
+            except BaseException as error:  # raised in the thread that waits
+                found.append(error)
+            self.release(connection)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(TICK)
+            if cancellation and cancellation.is_set():
+                connection.abort()
+                raise KeyboardInterrupt
+        if isinstance(found[0], BaseException):
+            raise found[0]
+        return found[0]
+
+    def close(self) -> None:
+        """Close all that are not in use."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for one in idle:
+            one.close()
 
 
 def as_network_error(error: TransientError) -> LlmcliError:

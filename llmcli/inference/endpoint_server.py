@@ -39,6 +39,7 @@ class ServedEndpoint:
     models: Sequence[ServedModel]
     version: str = ""
     layer: Layer = field(default_factory=lambda: Layer("server", {}))  # its defaults, as far as it tells them
+    tells_defaults: bool = False
     chat_template: str = ""
     n_slots: int = 0  # answers at a time; 0 = not known
     model: str = ""
@@ -165,17 +166,25 @@ def _read_props(served: ServedEndpoint, data: Json) -> None:
     served.chat_template = template if isinstance(template, str) else ""
     served.version = str(data.get("build_info", ""))[:40]
     params = defaults.get("params")
+    if isinstance(params, dict):
+        served.layer = Layer("server", _defaults(params, served.dialect))
+        served.tells_defaults = True
+
+
+def _defaults(params: Json, dialect: Dialect) -> dict[str, SettingValue]:
+    """The defaults of a server where they are not those of llmcli, which has them from llama.cpp as well."""
     values: dict[str, SettingValue] = {}
     for key, one in fields_of(SamplingParams).items():
-        if (
-            isinstance(params, dict)
-            and key in params
-            and key in served.dialect.names
-            and key not in ("seed", "samplers")
-        ):
-            with suppress(UsageError):  # a value that llmcli does not know
-                values[key] = one.parse_data(params[key])
-    served.layer = Layer("server", values)
+        if key not in params or key not in dialect.names or key in ("seed", "samplers"):
+            continue
+        value = params[key]
+        if isinstance(value, float):
+            value = float(f"{value:.6g}")  # 0.1 comes as 0.10000000149011612
+        with suppress(UsageError):  # a value that llmcli does not know
+            parsed = one.parse_data(value)
+            if parsed != one.default:
+                values[key] = parsed
+    return values
 
 
 def _choose(served: ServedEndpoint, settings: Settings) -> None:

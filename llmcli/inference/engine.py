@@ -56,7 +56,8 @@ class Capabilities:
     inspection: bool = True  # it can show how a token of an answer was sampled
     scores: bool = True  # it gives the log-probabilities of texts that it did not generate
     tokens: bool = True  # it has a tokenizer at hand, and the tokens of its answers have numbers
-    own_defaults: bool = False  # settings that nobody set have the values of a server, which are not known here
+    own_defaults: bool = False  # settings that nobody set have the values of a server
+    tells_defaults: bool = True  # and these are known
     # What it does not have of some settings, where that depends on their values.
     unsupported: Callable[[Settings], Sequence[str]] = lambda _settings: ()
 
@@ -99,6 +100,9 @@ class Engine(Protocol):
 
     def count_tokens(self, text: str) -> int:
         """Number of tokens of a text in a message; an estimate, if the engine has no tokenizer."""
+
+    def prompt_text(self, prompt: Prompt) -> str:
+        """The text of a prompt, with control tokens. Raises UsageError where nobody tells it."""
 
     def count_prompt(self, prompt: Prompt) -> int:
         """Number of tokens of a prompt; an estimate, if the engine has no tokenizer."""

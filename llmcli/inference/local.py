@@ -211,6 +211,9 @@ class LocalEngine:
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer.tokenize(text))
 
+    def prompt_text(self, prompt: Prompt) -> str:
+        return prompt.text
+
     def count_prompt(self, prompt: Prompt) -> int:
         return len(prompt.tokens)
 

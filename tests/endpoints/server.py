@@ -114,7 +114,7 @@ class Handler(BaseHTTPRequestHandler):
                 data = [one | {"max_model_len": dialect.n_ctx} for one in data]
             self.json({"object": "list", "data": data})
         elif self.path == "/props" and dialect.kind == "llama-server":
-            params = {"temperature": 0.5, "top_k": 20, "top_p": 0.9, "min_p": 0.1}
+            params = {"temperature": 0.5, "top_k": 20, "top_p": 0.949999988079071, "min_p": 0.10000000149011612}
             self.json({
                 "default_generation_settings": {"n_ctx": dialect.n_ctx, "params": params},
                 "total_slots": 4,
@@ -150,6 +150,9 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, body: dict[str, Any]) -> None:
         if self.path in ("/tokenize", "/detokenize"):
             self.tokens(body)
+        elif self.path == "/apply-template":
+            lines = [f"<{one['role']}>{one['content']}" for one in body["messages"]]
+            self.json({"prompt": "".join(lines) + "<assistant>"})
         elif body.get("echo"):
             self.json(self.scores(body))
         elif self.path in ("/v1/chat/completions", "/v1/completions"):

@@ -95,6 +95,16 @@ def test_what_an_endpoint_cannot_do_in_a_chat_is_named(command: str, said: str, 
     assert said in ran.stderr
 
 
+@pytest.mark.parametrize(("kind", "shown"), [("vllm", "server"), ("llama-server", "default")])
+def test_defaults_that_only_the_server_knows_are_not_shown(kind: str, shown: str, run: Run) -> None:
+    with serving(kind=kind, **ALONE) as (url, _):
+        ran = run(*NO_SAVE, url, "--min-p", "0.3", stdin="why?\n/params\n")
+    rows = {line.split()[0]: line.split()[1:] for line in ran.stderr.splitlines() if line.strip()}
+    assert rows["min_p"] == ["0.3", "flag"]
+    assert rows["top_p"] == (["-", "server"] if shown == "server" else ["0.95", "default"])
+    assert rows["temperature"] == (["-", "server"] if shown == "server" else ["0.5", "server"])
+
+
 def test_what_a_chat_leaves_out_is_said_once(inside: Run) -> None:
     with serving(**ALONE) as (url, _):
         ran = inside(*NO_SAVE, url, "--drop-unsupported", "--min-p", "0.3", stdin="why?\nand?\n")

@@ -158,9 +158,11 @@ def test_the_defaults_of_llama_server_are_shown_as_its_own(inside: Run) -> None:
     with serving(kind="llama-server", **ALONE) as (url, dialect):
         ran = inside("generate", "why?", "--endpoint", url, "-v")
     assert "temperature = 0.5 (from server)\n" in ran.stderr
+    assert "min_p = 0.1 (from server)\n" in ran.stderr
+    assert "top_p" not in ran.stderr
     assert "endpoint: " + url + "/v1 (llama-server b1-test)\n" in ran.stderr
     assert "context 4096 tokens\n" in ran.stderr
-    assert "temperature" not in {**dialect.body} or dialect.body["temperature"] == 0.5
+    assert not {"temperature", "min_p", "top_p"} & dialect.body.keys()
 
 
 @pytest.mark.parametrize(
@@ -273,3 +275,21 @@ def test_a_limit_of_the_server_is_named(inside: Run) -> None:
         ran = inside("generate", "why?", "--endpoint", url, "-m", "only-model")
     assert ran.status == 0
     assert ran.stderr == "cut off: the server has a limit of its own; set a larger one with -n\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [("vllm", "user: why?\nassistant: \n"), ("llama-server", "<user>why?<assistant>\n")],
+)
+def test_the_rendered_prompt_comes_from_the_server(kind: str, shown: str, inside: Run) -> None:
+    with serving(kind=kind, **ALONE) as (url, dialect):
+        assert inside("generate", "why?", "--endpoint", url, "--show-prompt").text == shown
+        assert inside("generate", "why?", "--endpoint", url, "--show-prompt", "--raw").text == "why?\n"
+        assert not [path for path, _ in dialect.asked if "completions" in path]
+
+
+def test_a_server_that_does_not_show_its_prompts_is_named(inside: Run) -> None:
+    with serving(**ALONE) as (url, _):
+        ran = inside("generate", "why?", "--endpoint", url, "--show-prompt")
+    assert ran.status == 2
+    assert "only-model does not show its prompts" in ran.stderr

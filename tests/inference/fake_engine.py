@@ -81,6 +81,9 @@ class FakeEngine:
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer.tokenize(text))
 
+    def prompt_text(self, prompt: Prompt) -> str:
+        return prompt.text
+
     def count_prompt(self, prompt: Prompt) -> int:
         return len(prompt.tokens)
 

@@ -170,7 +170,9 @@ def params(chat: ChatApp, argument: str) -> None:
 def _print_settings(chat: ChatApp, keys: list[str]) -> None:
     resolved = chat.controller.resolved()
     idle = ineffective_settings(resolved.settings, resolved.origins)
-    rows = [(key, ellipsize(format_setting(resolved.settings, key)), resolved.origins[key]) for key in keys]
+    of_server = [key for key in keys if chat.controller.is_of_server(key)]
+    values = {key: "-" if key in of_server else ellipsize(format_setting(resolved.settings, key)) for key in keys}
+    rows = [(key, values[key], "server" if key in of_server else resolved.origins[key]) for key in keys]
     below = [f"no effect: {idle[key]}" if key in idle else "" for key in keys]
     print_rows(("KEY", "VALUE", "FROM"), rows, below=below)
 
