@@ -1,17 +1,12 @@
 """The engine behind a URL: a server with OpenAI's API generates the answers, several at a time."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import TYPE_CHECKING
 
 from llmcli.engine.events import (
     Batches,
     Cancellation,
-    FinishReason,
-    GenerationRecord,
     Message,
     Progress,
     Prompt,
@@ -19,26 +14,15 @@ from llmcli.engine.events import (
     ScoredPrompt,
     TextChunk,
     TokenEvent,
-    now_ms,
 )
-from llmcli.errors import LlmcliError, NetworkError, UsageError
-from llmcli.inference.endpoint_answer import Delta, read_delta
-from llmcli.inference.endpoint_client import (
-    TICK,
-    ConnectionPool,
-    as_network_error,
-    error_of,
-    raise_for_error,
-    with_retries,
-)
+from llmcli.errors import UsageError
+from llmcli.inference.endpoint_answer import Delta
+from llmcli.inference.endpoint_client import TICK, ConnectionPool
+from llmcli.inference.endpoint_exchange import Exchange, Item
 from llmcli.inference.endpoint_server import Notify, ServedEndpoint
 from llmcli.inference.endpoint_tokens import EndpointVocab
-from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
-from llmcli.models.download.http import TransientError
+from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions, TokenInspector
 from llmcli.params.settings import Settings
-
-if TYPE_CHECKING:
-    from llmcli.engine.token_inspection import TokenInspector
 
 N_PARALLEL = 4  # answers at a time, where nobody says how many
 _ASSUMED_CTX = 8192  # tokens, where the server does not tell
@@ -63,10 +47,10 @@ class EndpointEngine:
         self.remark = served.remark
         self.chat_template = served.chat_template or _THE_SERVERS
         self.capabilities = Capabilities(
-            traces=False,
+            traces=self.dialect.traces,
             live_temperature=False,
             replay=False,
-            inspection=False,
+            inspection=self.dialect.traces,
             scores=self.dialect.scores,
             tokens=False,
             own_defaults=True,
@@ -161,8 +145,14 @@ class EndpointEngine:
     def evaluate_batches(self, request: Request, layout: Batches) -> None:  # noqa: ARG002
         raise UsageError(f"{self.name} does not support a replay", "use a model on this machine")
 
-    def inspector(self, request: Request, tokens: Sequence[int]) -> "TokenInspector":  # noqa: ARG002
-        raise UsageError(f"{self.name} does not support /why", "use a model on this machine")
+    def inspector(self, request: Request, tokens: Sequence[int]) -> TokenInspector:
+        if not self.dialect.traces:
+            raise UsageError(f"{self.name} does not support /why", "use a model on this machine")
+        from llmcli.inference.endpoint_inspection import EndpointInspector
+
+        url = f"{self.served.endpoint.root}/llmcli/inspect"
+        _, body = self.body(request)
+        return EndpointInspector(partial(self.pool.post, url), request, body, tokens, self.served.host)
 
     # Answers
 
@@ -174,13 +164,15 @@ class EndpointEngine:
         return self._events(requests, n_parallel or N_PARALLEL)
 
     def _events(self, source: RequestSource, n_parallel: int) -> Generator[TokenEvent, None, None]:
-        inbox: SimpleQueue[tuple[_Exchange, Delta | LlmcliError | None]] = SimpleQueue()
-        running: dict[_Exchange, None] = {}
+        inbox: SimpleQueue[tuple[Exchange, Item]] = SimpleQueue()
+        running: dict[Exchange, None] = {}
         n_begun = 0
         try:
             while True:
                 while len(running) < n_parallel and (request := source(not running)):
-                    running[_Exchange(self, request, n_begun, n_parallel, inbox.put)] = None
+                    asked = self.body(request)
+                    one = Exchange(request, n_begun, n_parallel, asked, self.pool, self.tokenizer, inbox.put)
+                    running[one] = None
                     n_begun += 1
                 if not running:
                     return
@@ -194,11 +186,12 @@ class EndpointEngine:
                     yield one.end(one.request.cancellation.reason)
                 if exchange in running:
                     assert exchange
-                    event = exchange.event(item)
-                    if event and event.finish_reason:
+                    if isinstance(item, Delta):
+                        self._check_answer(item)
+                    events = exchange.events(item)
+                    if events and events[-1].finish_reason:
                         del running[exchange]
-                    if event:
-                        yield event
+                    yield from events
         finally:
             for one in running:
                 one.connection.abort()
@@ -210,6 +203,7 @@ class EndpointEngine:
         settings, base = request.settings, self.served.endpoint.base
         body: dict[str, object] = {"model": self.name, "stream": True, "stream_options": {"include_usage": True}}
         body |= self.dialect.body(settings, request.constraint, self.defaults.values)
+        body |= {} if request.trace is None else {"llmcli": {"trace": request.trace}}
         if isinstance(chunk.request, str):
             if settings.max_tokens < 0:
                 body[self.dialect.max_tokens] = self._room(request)
@@ -232,7 +226,7 @@ class EndpointEngine:
         """The JSON data of a route of the server's own."""
         return self.pool.post(self.served.endpoint.root + route, {"model": self.name, **body}, self._cancellation)
 
-    def check_answer(self, delta: Delta) -> None:
+    def _check_answer(self, delta: Delta) -> None:
         """Note what the user should know of an answer: another model, or a text that the server removed."""
         said, asked = delta.model, self.name
         if said and not said.startswith(asked) and said not in self._told:
@@ -258,111 +252,3 @@ class EndpointEngine:
             return self.pool.post(url, {"model": self.name, **body}, cancellation or self._cancellation)
 
         return score(ask, prefix, continuations, self.served.host)
-
-
-class _Exchange:
-    """One request on its way: a thread reads what comes, and `event` makes it a part of the answer."""
-
-    def __init__(
-        self,
-        engine: EndpointEngine,
-        request: Request,
-        index: int,
-        n_parallel: int,
-        put: Callable[[tuple["_Exchange", Delta | LlmcliError | None]], None],
-    ) -> None:
-        self.request, self.connection = request, engine.pool.take()
-        self._engine, self._index, self._put = engine, index, put
-        self._record = GenerationRecord(beside=n_parallel - 1)
-        self._begin, self._first = now_ms(), 0.0
-        self._finish_reason: FinishReason | None = None
-        self._has_text = False
-        self._n_answer: int | None = None
-        self._body = engine.body(request)
-        self._repeated = len(str(self._body[1].get("prefill", "")))  # characters of the answer that are here already
-        Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        """Read the answer, in a thread of its own; the last item says how it ended."""
-        end: LlmcliError | None = None
-        try:
-            with_retries(self.connection, self._engine.pool.notify, self._read)
-        except LlmcliError as error:
-            end = error
-        except KeyboardInterrupt:  # it was ended while it waited
-            end = NetworkError("the connection was closed")
-        except Exception as error:  # a fault of the program must not leave others waiting
-            end = LlmcliError(f"{type(error).__name__}: {error}", "this is a bug; report it")
-        self._engine.pool.release(self.connection)
-        self._put((self, end))
-
-    def _read(self) -> None:
-        try:
-            for delta in self._deltas():
-                self._has_text |= bool(delta.text or delta.reasoning)
-                self._finish_reason = delta.finish_reason or self._finish_reason
-                self._put((self, delta))
-        except TransientError as error:
-            if self._has_text:
-                raise as_network_error(error) from None
-            raise
-        if not self._finish_reason and not self.connection.is_done:
-            problem = TransientError(f"{self.connection.endpoint.host} ended the connection in the middle")
-            raise as_network_error(problem) if self._has_text else problem
-
-    def _deltas(self) -> Iterator[Delta]:
-        url, body = self._body
-        endpoint = self.connection.endpoint
-        with closing(self._objects(url, body)) as objects:
-            for data in objects:
-                if error := error_of(data) if "error" in data else {}:
-                    code = error.get("code")
-                    raise_for_error(endpoint, code if isinstance(code, int) else 500, error)
-                yield read_delta(data, self._engine.tokenizer, endpoint.host)
-
-    def _objects(self, url: str, body: Mapping[str, object]) -> Generator[Mapping[str, object], None, None]:
-        """The objects of the stream; a server that does not know `stream_options` is asked again without them."""
-        try:
-            yield from self.connection.events(url, body)
-        except UsageError as error:
-            if "stream_options" not in str(error) or "stream_options" not in body:
-                raise
-            yield from self.connection.events(url, {k: v for k, v in body.items() if k != "stream_options"})
-
-    # In the thread of the reader of the events
-
-    def event(self, item: Delta | LlmcliError | None) -> TokenEvent | None:
-        """The event for what the thread has read; None without a text."""
-        if isinstance(item, LlmcliError):
-            self._record.failure = item
-            return self.end("error")
-        return self.end(self._finish_reason or "stop") if item is None else self._piece(item)
-
-    def _piece(self, delta: Delta) -> TokenEvent | None:
-        record, timings = self._record, self._record.timings
-        self._engine.check_answer(delta)
-        text = delta.text[self._repeated :]
-        self._repeated -= len(delta.text) - len(text)
-        piece = delta.reasoning + text
-        if piece:
-            if not self._first:
-                self._first = now_ms()
-                timings.ttft_ms = timings.prompt_ms = self._first - self._begin
-            record.tokens.append(self._engine.tokenizer.number_of(piece.encode()))
-            timings.predicted_n = len(record.tokens)
-            timings.predicted_ms = now_ms() - self._first
-        record.logprobs += delta.logprobs
-        timings.prompt_n = timings.prompt_n if delta.n_prompt is None else delta.n_prompt
-        self._n_answer = self._n_answer if delta.n_answer is None else delta.n_answer
-        if delta.prompt_ms is not None and delta.answer_ms is not None:
-            timings.prompt_ms, timings.predicted_ms = delta.prompt_ms, delta.answer_ms
-        if not piece:
-            return None
-        return TokenEvent(text, record.tokens[-1], None, record, self._index, reasoning=delta.reasoning)
-
-    def end(self, reason: FinishReason) -> TokenEvent:
-        """The last event."""
-        if self._n_answer is not None:
-            self._record.timings.predicted_n = self._n_answer
-        self._record.finish_reason = reason
-        return TokenEvent("", None, reason, self._record, self._index)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmcli.engine.events import FinishReason, TokenLogprob
+from llmcli.engine.events import FinishReason, TokenLogprob, TokenTrace
 from llmcli.errors import NetworkError
 from llmcli.params.param import is_int, is_number
 
@@ -32,13 +32,14 @@ class Delta:
     prompt_ms: float | None = None
     answer_ms: float | None = None
     model: str = ""
+    traces: Sequence[TokenTrace] = ()  # of tokens that are final; their texts joined are the answer
 
 
 def read_delta(data: Json, vocab: "EndpointVocab", host: str) -> Delta:
     """What an object of /chat/completions or /completions says, streamed or whole.
 
-    A server of llmcli puts what OpenAI's objects have no place for under `llmcli`. Raises NetworkError for an object
-    of another kind.
+    A server of llmcli puts what OpenAI's objects have no place for under `llmcli`: traces. Raises NetworkError for an
+    object of another kind.
     """
     choices = data.get("choices")
     if not isinstance(choices, list) or not all(isinstance(one, dict) for one in choices):
@@ -62,7 +63,19 @@ def read_delta(data: Json, vocab: "EndpointVocab", host: str) -> Delta:
         _number(timings.get("prompt_ms")),
         _number(timings.get("predicted_ms")),
         _text(data.get("model")),
+        _traces(_dict(choice.get("llmcli")).get("trace"), host),
     )
+
+
+def _traces(data: object, host: str) -> list[TokenTrace]:
+    if not isinstance(data, list):
+        return []
+    from llmcli.inference.trace_file import from_data  # only a server of llmcli has traces
+
+    try:
+        return [from_data(one) for one in data]
+    except ValueError as error:
+        raise NetworkError(f"{host} sent a trace that is not valid: {error}") from None
 
 
 def _texts(content: object) -> tuple[str, str]:

@@ -51,6 +51,7 @@ class Dialect:
     ranges: bool = False  # a range of temperatures, by entropy
     always_seeded: bool = True  # it takes a seed that nobody asked for
     counts: str = ""  # how it counts the tokens of messages: "" = not at all, "messages", or "template"
+    traces: bool = False  # it tells how tokens are drawn
     scores: bool = False  # `echo` with log-probabilities, and routes that tokenize
 
     def takes(self, key: str) -> bool:
@@ -215,8 +216,9 @@ DIALECTS = {
             },
             policies=True,
             ranges=True,
-            scores=True,
             counts="template",
+            traces=True,
+            scores=True,
         ),
         Dialect(
             "llama-server",

@@ -44,6 +44,10 @@ class EndpointVocab(Vocab):
             self._pieces[number] = piece
             return number
 
+    def show(self, token: int, text: str) -> None:
+        """How a token is displayed, as a trace has it: its text as far as it was final."""
+        self._labels.setdefault(token, text)
+
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
         """The tokens of a text. Raises UsageError for a server without a route for that."""
         if not text and not add_special:

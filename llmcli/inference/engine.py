@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from llmcli.engine.events import (
     Batches,
@@ -13,14 +13,12 @@ from llmcli.engine.events import (
     Request,
     ScoredPrompt,
     TokenEvent,
+    TokenInspection,
 )
 from llmcli.engine.llama.model import Vocab as Vocab
 from llmcli.engine.sentences import sentence_ends as sentence_ends
 from llmcli.errors import UsageError
 from llmcli.params.settings import Layer, Settings, fields
-
-if TYPE_CHECKING:
-    from llmcli.engine.token_inspection import TokenInspector as TokenInspector
 
 # Called for the next request, with True if no answer is being generated: it may wait then, and None ends the batch.
 # Otherwise None says only that there is none at the moment.
@@ -70,6 +68,18 @@ class EngineIdentity:
     build: str = ""  # the release of the library
     machine: str = ""  # the processor
     gpu_layers: int = 0  # number of layers on a GPU
+
+
+class TokenInspector(Protocol):
+    """Shows how the tokens of an answer were drawn; see `engine/token_inspection.py`."""
+
+    @property
+    def stateful_steps(self) -> list[str]: ...
+    def inspect(
+        self, at: int, count: int, cancellation: Cancellation, progress: Progress
+    ) -> TokenInspection | None: ...
+    def entropies(self, cancellation: Cancellation, progress: Progress) -> list[float] | None: ...
+    def token_at_rank(self, at: int, rank: int, cancellation: Cancellation, progress: Progress) -> int | None: ...
 
 
 class Engine(Protocol):
@@ -165,7 +175,7 @@ class Engine(Protocol):
         Raises ValueError when the batches do not fit, ContextOverflowError when the prompt does not.
         """
 
-    def inspector(self, request: Request, tokens: Sequence[int]) -> "TokenInspector":
+    def inspector(self, request: Request, tokens: Sequence[int]) -> TokenInspector:
         """Shows how `tokens`, the answer to a request, were sampled."""
 
     def close(self) -> None:

@@ -12,10 +12,6 @@ from tests.endpoints.server import serving
 SECRET = "sk-very-secret"
 
 
-def facts(text: str) -> dict[str, str]:
-    return {line[:21].strip(): line[21:] for line in text.splitlines() if line[:1] != " "}
-
-
 @pytest.mark.parametrize(
     ("kind", "server", "temperature", "constraints", "scores"),
     [
@@ -30,8 +26,8 @@ def test_doctor_says_what_a_server_can_do(
     kind: str, server: str, temperature: str, constraints: str, scores: str, inside: Run
 ) -> None:
     with serving(kind=kind) as (url, _):
-        ran = inside("doctor", "--endpoint", url)
-    found = facts(ran.text)
+        ran = inside("doctor", "--endpoint", url, "--json")
+    found = json.loads(ran.text)["facts"]
     assert ran.status == 0
     assert (found["endpoint"], found["server"]) == (f"{url}/v1", server)
     assert (found["models"], found["key"]) == ("first-model, second-model", "not present")

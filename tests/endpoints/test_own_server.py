@@ -1,10 +1,15 @@
 """`llmcli serve` as the endpoint of llmcli: every setting goes through."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from llmcli.engine.events import Request
+from llmcli.inference.local import ResolvedModel
+from llmcli.params.settings import Layer
+from llmcli.server.loading import entry_of
 from tests.conftest import Run
 from tests.inference.fake_engine import FakeEngine
 from tests.server.conftest import running_server
@@ -101,3 +106,45 @@ def test_what_the_server_refuses_is_told(inside: Run) -> None:
         ran = inside("generate", "word " * 40, "--endpoint", f"http://127.0.0.1:{server.port}")
     assert ran.status == 7
     assert "the prompt does not fit the context of" in ran.stderr
+
+
+def test_traces_and_their_colors_come_through_the_server(inside: Run, tmp_path: Path) -> None:
+    engine, asked = scripted("Hel", "lo", " you.")
+    with running_server(engine) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        trace = tmp_path / "trace.jsonl"
+        ran = inside("generate", "why?", "--endpoint", url, "--trace", str(trace), "--trace-top", "3")
+        compared = inside("compare", "why?", "--endpoint", url, "--vary", "temp=0.2,0.9", "--json")
+    assert (ran.status, ran.text) == (0, "Hello you.\n")
+    tokens = [json.loads(line) for line in trace.read_text().splitlines()]
+    assert [(one["i"], one["text"], one["p"]) for one in tokens] == [(0, "Hel", 0.5), (1, "lo", 0.5), (2, " you.", 0.5)]
+    assert 3 in [one.trace for one in asked]  # the server itself asks for something at its start
+    assert [one["stats"]["mean_p"] for one in json.loads(compared.text)["variants"]] == [0.5, 0.5]
+
+
+def test_a_traced_answer_has_its_prefill_and_reasoning_once(inside: Run, tmp_path: Path) -> None:
+    engine, _ = scripted("<think>", "Hm.", "</think>", "Hello.")
+    with running_server(engine) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        trace = tmp_path / "trace.jsonl"
+        plain = inside("generate", "why?", "--endpoint", url, "--trace", str(trace), "--json")
+        begun = inside("generate", "why?", "--endpoint", url, "--prefill", "Well. ", "--trace", str(trace), "--json")
+    data = json.loads(plain.text)
+    assert (data["text"], data["reasoning_content"]) == ("Hello.", "Hm.")
+    assert json.loads(begun.text)["text"] == "Well. <think>Hm.</think>Hello."
+    tokens = [json.loads(line) for line in trace.read_text().splitlines()]
+    assert "".join(one["text"] for one in tokens) == "Well. <think>Hm.</think>Hello."
+
+
+@pytest.mark.model
+def test_why_shows_how_a_token_was_drawn_at_the_server(run: Run, target: ResolvedModel) -> None:
+    entry = entry_of(target, [Layer("flag", {"n_ctx": 256, "n_threads": 1})], 2, 8)
+    with running_server(entries=[entry]) as server:
+        script = "Name a river.\n/tokens p\n/why 1\n/alternatives 1\n/why\n"
+        flags = ("-n", "5", "--seed", "5", "--temp", "0.3..1.3")
+        ran = run("chat", "--no-save", "--endpoint", f"http://127.0.0.1:{server.port}", *flags, stdin=script)
+    assert ran.status == 0, ran.stderr
+    assert "temperature 0.3..1.3" in ran.stderr or "0.3..1.3" in ran.stderr
+    assert "token 1 (0 to 4)" in ran.stderr
+    assert re.search(r"K +TOKEN +BEFORE % +AFTER %", ran.stderr)
+    assert "* was sampled" in ran.stderr
