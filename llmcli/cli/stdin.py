@@ -7,12 +7,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader, RawIOBase, TextIOWrapper
-from typing import BinaryIO, TextIO, cast
+from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import byte_order_mark, decode_text, read_at_most, text_reading
 from llmcli.params.settings import Settings
 from llmcli.ui.terminal.console import console, is_terminal
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _PATIENCE = 3.0  # seconds without input on stdin before a note says that the program waits
 _END = "; end it with Ctrl-D"
@@ -84,6 +87,16 @@ class _Utf8Lines(RawIOBase):
 
     def __init__(self, stream: BinaryIO, encoding: str) -> None:
         self._text = TextIOWrapper(stream, encoding, errors="replace", newline="\n")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        """For `read`: a character has at most four bytes."""
+        view = memoryview(buffer)
+        data = self.readline(len(view) // 4)
+        view[: len(data)] = data
+        return len(data)
 
     def readline(self, size: int | None = -1, /) -> bytes:
         return self._text.readline(-1 if size is None else size).encode("utf-8", "replace")
