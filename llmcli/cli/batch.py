@@ -169,7 +169,7 @@ def _load_task(
     from llmcli.pipelines.task_files import find_task
 
     found, variables = find_task(name, ask_for_trust if can_ask() else None), parse_variables(texts or ())
-    found.complete({**dict.fromkeys(found.variables, ""), **variables})  # the others may come with the lines
+    found.complete({**dict.fromkeys(found.variables, "?"), **variables})  # the others may come with the lines
     return found, variables
 
 

@@ -108,12 +108,15 @@ def parse_variables(texts: Sequence[str]) -> dict[str, str]:
     """The values of `NAME=TEXT` and `NAME=@FILE`. Raises UsageError, and DiskError for a file that cannot be read."""
     from llmcli.files import read_text
     from llmcli.params.param import as_utf8
+    from llmcli.pipelines.tasks import INPUT
 
     values = {}
     for one in texts:
         name, equals, text = one.partition("=")
         if not equals:
             raise UsageError(f"--var must be NAME=TEXT, got {one[:60]!r}", "as in --var to=French")
+        if name.strip() == INPUT:
+            raise UsageError("--var cannot set input: it is the text that the task works on", "give it as the prompt")
         values[name.strip()] = read_text(text[1:]).rstrip("\n") if text.startswith("@") else as_utf8(text)
     return values
 

@@ -176,7 +176,7 @@ def check_columns(
     if template and not PLACE.search(template) and (single := [one for one in columns if f"{{{one}}}" in template]):
         raise UsageError(f"--prompt has {{{single[0]}}} in single braces", f"write {{{{{single[0]}}}}}")
     if task:
-        task.complete({**dict.fromkeys({*columns} & {*task.variables}, ""), **(variables or {})})
+        task.complete({**dict.fromkeys({*columns} & {*task.variables}, "?"), **(variables or {})})
 
 
 def _check_no_file(key: str, value: SettingValue) -> None:

@@ -34,6 +34,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         (("-T", "sumarize", "hi"), "error: unknown task 'sumarize'\n  hint: did you mean 'summarize'?\n"),
         (("-T", "translate", "hi"), "error: the task translate needs to (language of the translation)\n"),
+        (
+            ("-T", "translate", "--var", "to= ", "hi"),
+            "error: the task translate needs to (language of the translation)\n",
+        ),
+        (("-T", "title", "--var", "input=a", "hi"), "error: --var cannot set input: it is the text that the task"),
         (("-T", "translate", "--var", "tto=x", "hi"), "error: the task translate has no variable 'tto'\n"),
         (("-T", "translate", "--var", "French", "hi"), "error: --var must be NAME=TEXT, got 'French'\n"),
         (("-T", "classify", "--var", "labels=one", "hi"), "error: choices must be at least two, got 'one'\n"),
@@ -287,6 +292,17 @@ def test_test_fails_if_an_answer_has_another_form(run: Run, home: Path) -> None:
     assert ran.status == 1
     assert "json, short\naa\n" in ran.text
     assert ran.text.count("it is not JSON") == 2
+
+
+@pytest.mark.usefixtures("with_tiny")
+def test_test_takes_samples_and_extracts_as_generate_does(run: Run) -> None:
+    flags = ("tasks", "test", "explain", "-c", "500", *FEW)
+    sampled = json.loads(run(*flags, "--samples", "3", "--best", "vote", "--json").text)
+    assert sampled[0]["completion_tokens"] == 3 * 4
+    extracted = json.loads(run(*flags, "--extract", "^.", "--json").text)
+    assert len(extracted[0]["text"]) == 1
+    undecided = json.loads(run(*flags, "--samples", "3", "--json").text)
+    assert undecided[0]["problem"] == "samples needs best: a trial has one answer"
 
 
 @pytest.mark.usefixtures("with_tiny")
