@@ -24,7 +24,6 @@ _FOREIGN_COMMANDS = {
         "ask prompt complete": "use `llmcli generate {text}`",
         "ps": "use `llmcli models list` for the models on this machine; none stays loaded after its command",
         "stop": "end the command that uses the model; none stays loaded after it",
-        "serve": "use `llmcli generate` in scripts; llmcli has no server",
         "bench": "use `llmcli generate --verbose`, which shows the speed; llmcli has no benchmark command",
         "embeddings": "use `llmcli embed {text}`",
         "similar": "use `llmcli embed search QUERY STORE`",
