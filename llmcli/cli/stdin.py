@@ -21,14 +21,16 @@ _PATIENCE = 3.0  # seconds without input on stdin before a note says that the pr
 _END = "; end it with Ctrl-D"
 
 
-def reads_stdin(settings: Settings, no_stdin: bool) -> bool:
-    """Whether stdin, if no terminal, is added to the prompt.
+def reads_stdin(settings: Settings, no_stdin: bool, other: str = "") -> bool:
+    """Whether stdin, if no terminal, is added to the prompt. `other` is an option beside the settings that reads it.
 
     Raises UsageError if two options read stdin, or one does although it is forbidden.
     """
     from llmcli.inference.request import stdin_options
 
-    readers = stdin_options(settings)
+    readers = [*stdin_options(settings), *filter(None, [other])]
+    if len(readers) > 1:
+        raise UsageError(f"stdin can be read only once, and two options read it: {' and '.join(readers)}", "use a file")
     if no_stdin and readers:
         raise UsageError(f"--no-stdin and {readers[0]} (stdin) cannot be used together", "remove one of them")
     return not no_stdin and not readers and not is_terminal(sys.stdin)

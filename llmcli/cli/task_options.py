@@ -9,6 +9,7 @@ from typer import Option
 
 from llmcli.cli.completion import complete_task, complete_variable
 from llmcli.errors import UsageError
+from llmcli.files import is_stdin
 from llmcli.params.result import BEST_RULES
 from llmcli.params.settings import Layer, Settings
 from llmcli.text import format_count
@@ -48,6 +49,7 @@ class ChosenTask:
 
     task: "Task"
     variables: dict[str, str]
+    stdin_variable: str = ""  # as in `--var to`: the one that reads stdin, which is then no part of the prompt
 
     def layer(self, text: str, flags: Layer) -> Layer:
         """The settings of the task for an input; a constraint in the flags replaces its own."""
@@ -87,7 +89,7 @@ def load_task(name: str | None, variables: Sequence[str] | None) -> ChosenTask |
     from llmcli.pipelines.task_files import find_task
 
     task = find_task(name, ask_for_trust if can_ask() else None)
-    chosen = ChosenTask(task, parse_variables(variables or ()))
+    chosen = ChosenTask(task, parse_variables(variables or ()), stdin_variable(variables or ()))
     task.complete(chosen.variables)  # before a model is loaded
     return chosen
 
@@ -119,6 +121,12 @@ def parse_variables(texts: Sequence[str]) -> dict[str, str]:
             raise UsageError("--var cannot set input: it is the text that the task works on", "give it as the prompt")
         values[name.strip()] = read_text(text[1:]).rstrip("\n") if text.startswith("@") else as_utf8(text)
     return values
+
+
+def stdin_variable(texts: Sequence[str]) -> str:
+    """The first of the variables `NAME=@-`, as an option; empty without one."""
+    pairs = (one.partition("=") for one in texts)
+    return next((f"--var {name}" for name, _, text in pairs if text[:1] == "@" and is_stdin(text[1:])), "")
 
 
 def ask_for_trust(path: Path) -> bool:

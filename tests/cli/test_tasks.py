@@ -295,6 +295,19 @@ def test_test_fails_if_an_answer_has_another_form(run: Run, home: Path) -> None:
 
 
 @pytest.mark.usefixtures("with_tiny")
+def test_a_variable_from_stdin_is_no_part_of_the_prompt(run: Run) -> None:
+    flags = ("-T", "translate", "--var", "to=@-")
+    shown = run("generate", *flags, "Hello.", "--show-prompt", stdin="French\n").text
+    assert "Translate the text below into French." in shown
+    assert shown.count("French") == 1
+    twice = run("generate", *flags, "-f", "-", stdin="French\n")
+    assert (twice.status, twice.text) == (2, "")
+    assert "stdin can be read only once, and two options read it: --file and --var to" in twice.stderr
+    assert "--no-stdin and --var to (stdin) cannot" in run("generate", *flags, "Hi", "--no-stdin", stdin="x").stderr
+    assert "two options read it: INPUT and --var to" in run("batch", "-", *flags, stdin="x").stderr
+
+
+@pytest.mark.usefixtures("with_tiny")
 def test_test_takes_samples_and_extracts_as_generate_does(run: Run) -> None:
     flags = ("tasks", "test", "explain", "-c", "500", *FEW)
     sampled = json.loads(run(*flags, "--samples", "3", "--best", "vote", "--json").text)
