@@ -49,7 +49,7 @@ class ChosenTask:
 
     task: "Task"
     variables: dict[str, str]
-    stdin_variable: str = ""  # as in `--var to`: the one that reads stdin, which is then no part of the prompt
+    stdin_variable: str = ""  # as in `--var to`: the one that reads stdin, which is then not a part of the prompt
 
     def layer(self, text: str, flags: Layer) -> Layer:
         """The settings of the task for an input; a constraint in the flags replaces its own."""

@@ -295,7 +295,7 @@ def test_test_fails_if_an_answer_has_another_form(run: Run, home: Path) -> None:
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_a_variable_from_stdin_is_no_part_of_the_prompt(run: Run) -> None:
+def test_stdin_of_a_variable_is_not_a_part_of_the_prompt(run: Run) -> None:
     flags = ("-T", "translate", "--var", "to=@-")
     shown = run("generate", *flags, "Hello.", "--show-prompt", stdin="French\n").text
     assert "Translate the text below into French." in shown
