@@ -97,8 +97,13 @@ def load_judge(best: str | None) -> "Task | None":
     if best is None or best in BEST_RULES:
         return None
     from llmcli.pipelines.samples import check_judge
-    from llmcli.pipelines.task_files import find_task
+    from llmcli.pipelines.task_files import find_task, find_task_file
 
+    try:
+        find_task_file(best)
+    except UsageError as error:
+        names = ", ".join(BEST_RULES)
+        raise UsageError(f"best must be {names} or a task that judges, got {best[:60]!r}", error.hint) from None
     task = find_task(best, ask_for_trust if can_ask() else None)
     check_judge(task)
     return task

@@ -52,7 +52,7 @@ def test_json_has_the_extracted_part_or_null(run: Run) -> None:
         (("--continue", "--samples", "2"), "--continue and --samples cannot be used together"),
         (("--session", "a", "--predicate"), "--session and a decision cannot be used together"),
         (("--session", "a", "--continue"), "--continue and --session cannot be used together"),
-        (("--samples", "2", "--best", "no-such"), "unknown task 'no-such'"),
+        (("--samples", "2", "--best", "no-such"), "best must be logprob, vote or a task that judges, got 'no-such'"),
         (("--samples", "2", "--best", "title"), "the task title cannot choose the best answer"),
         (("-T", "title", "--diff", "--extract", "code"), "--diff and --extract cannot be used together"),
     ],
