@@ -245,6 +245,8 @@ def test_a_full_disk_ends_the_batch_with_a_way_on(run: Run, tmp_path: Path) -> N
         (("-o", ""), "the file name of --output is empty"),
         (("-o", "out.txt", "--resume", "--force"), "--force and --resume cannot be used together"),
         (("--regex", "("), "regex is not supported"),
+        (("-T", "translate", "--var", "tto=x"), "the task translate has no variable 'tto'"),
+        (("-T", "translat", "--var", "to=x"), "unknown task 'translat'"),
         (("--preset", "creativ"), "unknown preset 'creativ'"),
     ],
 )

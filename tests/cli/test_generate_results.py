@@ -212,6 +212,18 @@ def test_a_task_file_can_ask_for_samples_and_a_part(run: Run, tmp_path: Path) ->
     assert ran.text.strip().isdecimal()
 
 
+def test_a_task_that_names_itself_as_its_judge_ends(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "loop.md"
+    path.write_text(
+        '+++\nvariables = { answers = "none", numbers = "1, 2" }\nconstraint = { choices = "{{numbers}}" }\n'
+        f"[settings]\nsamples = 2\nbest = '{path}'\n+++\nWhich of {{{{answers}}}}? {{{{input}}}}\n"
+    )
+    ran = run("generate", "Hi", *FEW, "--samples", "2", "--best", str(path), "--json")
+    best = json.loads(ran.text)["best"]
+    assert (ran.status, best["judgment"]) == (0, str(best["sample"]))
+    assert run("generate", "Hi", *FEW, "-T", str(path)).text in ("1\n", "2\n")
+
+
 def test_equal_samples_are_refused(run: Run) -> None:
     ran = run("generate", "Hi", *FEW, "--samples", "2", "--temp", "0")
     assert ran.status == 2

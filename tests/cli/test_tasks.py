@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.pipelines.task_files import find_task, is_trusted, trust
+from llmcli.ui.terminal.progress import ProgressLine
 from tests.conftest import Run
 
 TWO_LINES = "One line is here.\nAnother line is there.\n"
@@ -120,6 +121,26 @@ def test_a_long_input_is_answered_in_parts(run: Run) -> None:
     ran = run(*words, *FEW, stdin=LONG)
     assert ran.text == data["text"] + "\n"
     assert ran.status == 0
+
+
+@pytest.mark.usefixtures("with_tiny")
+def test_progress_counts_the_parts_of_a_long_input(inside: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(ProgressLine, "update", lambda _self, text: shown.append(text))
+    data = json.loads(inside("generate", "-T", "proofread", "-c", "600", "--json", *FEW, stdin=LONG).text)
+    n_parts, n_tokens = data["n_parts"], data["completion_tokens"]
+    parts = [text for text in shown if text.startswith("part ")]
+    assert parts[0] == f"part 1 of {n_parts}, 1 token"
+    assert parts[-1].startswith(f"part {n_parts} of {n_parts}, ")
+    assert parts[-1].endswith(f" {n_tokens} tokens")
+
+
+@pytest.mark.usefixtures("with_tiny")
+def test_a_shell_command_is_printed_and_not_run(inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = inside("generate", "-T", "shell", "--regex", "touch made", "Make a file.", *FEW, "-n", "40", stdin="")
+    assert (ran.status, ran.text) == (0, "touch made\n")
+    assert not Path("made").exists()
 
 
 @pytest.mark.usefixtures("with_tiny")
