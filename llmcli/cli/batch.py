@@ -85,6 +85,7 @@ def batch(
     asked = resolve(layers).settings
     check_chain(asked)
     from llmcli.pipelines.batch import BatchOptions
+    from llmcli.pipelines.batch_line import check_template
 
     options = BatchOptions(
         template=None if template is None else as_utf8(template),
@@ -97,6 +98,7 @@ def batch(
         is_full=full,
         n_parallel=_parse_parallel(parallel),
     )
+    check_template(options.template)
     resume |= retry_failed
     path = _check_output(source, output, resume, force)
     _check_settings(asked, source)
@@ -297,7 +299,7 @@ def _report(work: "Batch", path: Path | None, is_interrupted: bool) -> int:
         console.warn(note)
     n_new, seconds = counts.done - counts.earlier, counts.seconds or math.inf
     speed = f"{plural(work.n_tokens, 'token')}, {work.n_tokens / seconds:.1f} tokens/s"
-    if not work.n_tokens and n_new:  # decisions
+    if not work.n_tokens and counts.answered > counts.earlier:  # decisions
         speed = f"{n_new / seconds:.1f} lines/s"
     kinds = ", ".join(f"{number} {kind}" for kind, number in counts.failed.most_common())
     failed = f", {counts.failed.total()} failed ({kinds})" if kinds else ""

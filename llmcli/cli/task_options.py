@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llmcli.cli.completion import complete_task, complete_variable
+from llmcli.cli.questions import warn_file_name
 from llmcli.errors import UsageError
 from llmcli.params.result import BEST_RULES
 from llmcli.params.settings import Layer, Settings
@@ -119,6 +120,7 @@ def parse_variables(texts: Sequence[str]) -> dict[str, str]:
         name, equals, text = one.partition("=")
         if not equals:
             raise UsageError(f"--var must be NAME=TEXT, got {one[:60]!r}", "as in --var to=French")
+        warn_file_name(text, f"use --var {name.strip()}=@{text}")
         values[name.strip()] = read_text(text[1:]).rstrip("\n") if text.startswith("@") else as_utf8(text)
     return values
 

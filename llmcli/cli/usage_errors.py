@@ -108,8 +108,11 @@ def explain_usage_error(error: Any) -> tuple[str, str]:
 def _extra_hint(ctx: Any) -> str:
     """What is probably meant with more arguments than a command takes."""
     text = ctx.params.get("text") if ctx else None
-    if text and ctx.params.get("file") and os.path.isfile(text):  # `-f *.txt`
-        return "give each file its own --file; "
+    if text and os.path.isfile(text):
+        if ctx.params.get("file"):  # `-f *.txt`
+            return "give each file its own --file; "
+        if ctx.info_name == "compare":
+            return "to compare two texts, use `llmcli generate -T compare -f FILE --var other=@FILE`; "
     return _EXTRA_HINTS.get(ctx.info_name, "") if ctx else ""
 
 

@@ -153,10 +153,15 @@ def check_columns(
         if name not in columns and not (name in TEXT_COLUMNS and has_text):
             hint = did_you_mean(name, columns) or f"the columns are {', '.join(columns)}"
             raise UsageError(f"the CSV file has no column {name!r}, which --prompt names", hint)
-    if template and not PLACE.search(template) and (single := [one for one in columns if f"{{{one}}}" in template]):
-        raise UsageError(f"--prompt has {{{single[0]}}} in single braces", f"write {{{{{single[0]}}}}}")
+    check_template(template, columns)
     if task:
         task.complete({**dict.fromkeys({*columns} & {*task.variables}, ""), **(variables or {})})
+
+
+def check_template(template: str | None, names: Sequence[str] = TEXT_COLUMNS) -> None:
+    """Raise UsageError for a template without a place that has one of these names in single braces."""
+    if template and not PLACE.search(template) and (single := [one for one in names if f"{{{one}}}" in template]):
+        raise UsageError(f"--prompt has {{{single[0]}}} in single braces", f"write {{{{{single[0]}}}}}")
 
 
 def _filled(template: str | None, variables: Mapping[str, object]) -> str:

@@ -149,6 +149,7 @@ def test_files_of_a_pattern_each_need_an_option(inside: Run, tmp_path: Path) -> 
     for name in names:
         Path(name).write_text("text\n")
     assert_one_error(inside("generate", "-f", *names, "Summarize this"), 2, "give each file its own --file")
+    assert_one_error(inside("compare", *names), 2, "use `llmcli generate -T compare -f FILE --var other=@FILE`")
 
 
 def test_an_empty_source_of_the_prompt_is_named(inside: Run, tmp_path: Path) -> None:

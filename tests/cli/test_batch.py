@@ -247,6 +247,7 @@ def test_a_full_disk_ends_the_batch_with_a_way_on(run: Run, tmp_path: Path) -> N
         (("--regex", "("), "regex is not supported"),
         (("-T", "translate", "--var", "tto=x"), "the task translate has no variable 'tto'"),
         (("-T", "translat", "--var", "to=x"), "unknown task 'translat'"),
+        (("-p", "Translate {input}"), "--prompt has {input} in single braces\n  hint: write {{input}}"),
         (("--preset", "creativ"), "unknown preset 'creativ'"),
     ],
 )

@@ -109,6 +109,17 @@ def test_a_variable_can_be_the_content_of_a_file(run: Run, tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("with_tiny")
+def test_a_variable_that_names_a_file_is_not_taken_silently(
+    inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("b.txt").write_text("the cat\n")
+    ran = inside("generate", "-T", "compare", "--var", "other=b.txt", "the", "--show-prompt", "--no-stdin")
+    warning = "warning: 'b.txt' is taken as a text; for the text of this file, use --var other=@b.txt\n"
+    assert (ran.status, warning in ran.stderr) == (0, True)
+
+
+@pytest.mark.usefixtures("with_tiny")
 def test_a_long_input_is_answered_in_parts(run: Run) -> None:
     words = ("generate", "-T", "proofread", "-c", "600")
     prompts = run(*words, "--show-prompt", stdin=LONG).text
