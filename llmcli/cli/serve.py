@@ -43,6 +43,16 @@ def serve(
     queue: Annotated[
         int, Option("--queue", metavar="N", min=0, max=100_000, help="Number of answers that wait; others get 503.")
     ] = 64,
+    alias: Annotated[
+        list[str] | None,
+        Option(
+            "--alias",
+            metavar="NAME,...",
+            help="Name of the model for clients, and other names for it. Repeatable: one for each --model.",
+        ),
+    ] = None,
+    metrics: Annotated[bool, Option(help="Show counts for Prometheus at /metrics.")] = True,
+    slots: Annotated[bool, Option(help="Show at /slots what is answered at the moment.")] = True,
     grace: Annotated[
         float, Option("--grace", metavar="SECONDS", min=0, max=3600, help="Time for running answers at the end.")
     ] = 10.0,
@@ -51,21 +61,22 @@ def serve(
         raise UsageError("serve needs the packages starlette and uvicorn", 'install them: pip install "llmcli[serve]"')
     from llmcli.server.service import ServerOptions
 
-    options = ServerOptions(_parse_parallel(parallel), queue, grace)
+    options = ServerOptions(_parse_parallel(parallel), queue, grace, metrics, slots, console.verbose)
     stacks = [layers_of(replace(flags, values={**flags.values, "model": one})).below for one in model or ()]
     stacks = stacks or [layers_of(flags).below]
     for layers in stacks:
         check_chain(resolve(layers).settings)
+    names = _parse_aliases(alias or [], len(stacks))
     with _listen(host, port) as listener, ExitStack() as loaded:
-        models = [loaded.enter_context(_open(layers, options)) for layers in stacks]
+        models = [loaded.enter_context(_open(*one, options)) for one in zip(stacks, names, strict=True)]
         from llmcli.server.service import Service
 
         asyncio.run(_run(Service(models, options), listener))
 
 
 @contextmanager
-def _open(layers: Sequence[Layer], options: "ServerOptions") -> Iterator["ServedModel"]:
-    """Find and load the model of these layers."""
+def _open(layers: Sequence[Layer], names: Sequence[str], options: "ServerOptions") -> Iterator["ServedModel"]:
+    """Find and load the model of these layers; the first of its names, if it has any, is what clients see."""
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome
     from llmcli.server.served_model import ServedModel
 
@@ -77,7 +88,9 @@ def _open(layers: Sequence[Layer], options: "ServerOptions") -> Iterator["Served
     # The time limit is that of each request.
     with open_model(target, replace(resolved.settings, timeout=0.0), ProgressLine()) as (engine, _):
         own = Layer("context", {"n_ctx": engine.context_size(resolved.settings)})
-        yield ServedModel(target.file.name, engine, [*layers, own], options.n_parallel, options.n_queued)
+        name = names[0] if names else target.file.name
+        stack = [*layers, own]
+        yield ServedModel(name, engine, stack, options.n_parallel, options.n_queued, names, target.file.path.name)
 
 
 @contextmanager
@@ -111,6 +124,17 @@ async def _run(service: "Service", listener: socket.socket) -> None:
         lifespan="on",
     )
     await uvicorn.Server(config).serve(sockets=[listener])
+
+
+def _parse_aliases(texts: Sequence[str], n_models: int) -> Sequence[Sequence[str]]:
+    """The names of each model; empty without any. Raises UsageError for one that two models have."""
+    if len(texts) > n_models:
+        raise UsageError(f"--alias is given {len(texts)} times for {n_models} models", "give it once for each --model")
+    names = [[name.strip() for name in text.split(",") if name.strip()] for text in texts]
+    every = [name for group in names for name in group]
+    if twice := next((name for name in every if every.count(name) > 1), None):
+        raise UsageError(f"--alias gives the name {twice!r} twice", "give each model names of its own")
+    return [*names, *[[]] * (n_models - len(names))]
 
 
 def _parse_parallel(text: str) -> int:

@@ -1,5 +1,6 @@
 """Chat templates: how messages become a prompt, by a Jinja text in a sandbox or by a template of llama.cpp."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -55,19 +56,22 @@ class ChatTemplate:
             raise self._error(ModelInvalidError(f"{origin} is not valid Jinja: {reason}", _HINT)) from None
 
     def render(self, messages: Sequence[Message], arguments: Mapping[str, object] | None = None) -> str:
-        """The prompt text for `messages` of {"role", "content"}; `arguments` are further variables of the template.
+        """The prompt text for `messages`; `arguments` are further variables of the template.
 
+        A message has a `role` and a `content`, and what a template reads beside them: `reasoning_content`, `tool_calls`.
         Where a template refuses or omits a system message, it comes before the first user message, as in llama.cpp.
         Raises LlmcliError when the template fails, exceeds the limits of time and text, or omits the last message of
         the user.
         """
-        variables = {**(arguments or {}), "add_generation_prompt": True, **self._special}
+        variables = {"add_generation_prompt": True, **(arguments or {}), **self._special}
         self._sandbox.time = time.time() if self.time is None else self.time
         if not self._is_probed:
             self._probe(variables)
         attempts = [messages]
         if messages and messages[0]["role"] == "system":
             attempts = [_without_system(messages)] if self._omits_system else [messages, _without_system(messages)]
+        if any("tool_calls" in message for message in messages):
+            attempts = [form for attempt in attempts for form in (attempt, _with_texts_of_calls(attempt))]
         for attempt in attempts:
             try:
                 text = self._render(attempt, variables)
@@ -75,7 +79,7 @@ class ChatTemplate:
                     return text
             except Exception as error:  # of the template, or of Python code that it runs
                 failure = error
-                if not isinstance(failure, TemplateError) or isinstance(failure, SecurityError):
+                if not isinstance(failure, (TemplateError, TypeError)) or isinstance(failure, SecurityError):
                     break
             else:
                 reason = f"{self._origin} does not write the last message of the user into the prompt"
@@ -128,7 +132,7 @@ class ChatTemplate:
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, object]) -> str:
         if self._template is None:
-            return apply_chat_template(self.source, messages)
+            return apply_chat_template(self.source, messages, bool(variables["add_generation_prompt"]))
         size = sum(len(str(message["content"])) for message in messages) + sum(len(str(v)) for v in variables.values())
         self._sandbox.start(_ROOM + 128 * size)
         limit = 8 * size + _SPARE_OUTPUT
@@ -172,3 +176,23 @@ def _without_system(messages: Sequence[Message]) -> Sequence[Message]:
     if rest and rest[0]["role"] == "user":
         content, rest = f"{content}\n\n{rest[0]['content']}", rest[1:]
     return [{"role": "user", "content": content}, *rest]
+
+
+def _with_texts_of_calls(messages: Sequence[Message]) -> Sequence[Message]:
+    """The messages with the arguments of tool calls as texts of JSON: most templates take objects, some only texts."""
+
+    def as_text(call: object) -> object:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(call, dict) or not isinstance(function, dict):
+            return call
+        return {
+            **call,
+            "function": {**function, "arguments": json.dumps(function.get("arguments"), ensure_ascii=False)},
+        }
+
+    return [
+        {**one, "tool_calls": [as_text(call) for call in calls]}
+        if isinstance(calls := one.get("tool_calls"), list)
+        else one
+        for one in messages
+    ]

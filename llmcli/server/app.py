@@ -11,7 +11,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from llmcli.errors import LlmcliError
-from llmcli.server import openai_routes, status_routes
+from llmcli.server import (
+    anthropic_routes,
+    native_routes,
+    openai_routes,
+    responses_routes,
+    status_routes,
+    tokenizer_routes,
+)
 from llmcli.server.errors import RequestError, UnknownError
 from llmcli.server.http import error_response
 from llmcli.server.service import Service
@@ -29,9 +36,24 @@ def make_app(service: Service) -> Starlette:
         Route("/health", status_routes.health),
         Route("/v1/health", status_routes.health),
         Route("/v1/models", status_routes.models),
+        Route("/v1/models/{name:path}", status_routes.model),
         Route("/models", status_routes.models),
+        Route("/props", status_routes.props),
+        Route("/slots", status_routes.slots),
+        Route("/metrics", status_routes.metrics),
         *_both("/chat/completions", openai_routes.chat_completions),
-        *_both("/completions", openai_routes.completions),
+        *_both("/chat/completions/input_tokens", tokenizer_routes.input_tokens),
+        _post("/v1/completions", openai_routes.completions),
+        _post("/completions", native_routes.completion),  # as in llama-server
+        _post("/completion", native_routes.completion),
+        *_both("/responses", responses_routes.responses),
+        _post("/v1/messages", anthropic_routes.messages),
+        _post("/v1/messages/count_tokens", anthropic_routes.count_tokens),
+        *_both("/tokenize", tokenizer_routes.tokenize),
+        *_both("/detokenize", tokenizer_routes.detokenize),
+        *_both("/apply-template", tokenizer_routes.apply_template),
+        Route("/tokenizer_info", tokenizer_routes.tokenizer_info),
+        Route("/v1/tokenizer_info", tokenizer_routes.tokenizer_info),
     ]
     handlers = {LlmcliError: _on_error, HTTPException: _on_http_error, Exception: _on_fault}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)  # type: ignore[arg-type]
@@ -41,11 +63,15 @@ def make_app(service: Service) -> Starlette:
 
 def _both(path: str, handler: object) -> list[Route]:
     """The same handler with and without /v1, as in llama-server."""
-    return [Route(start + path, handler, methods=["POST"]) for start in ("/v1", "")]  # type: ignore[arg-type]
+    return [_post(start + path, handler) for start in ("/v1", "")]
 
 
-async def _on_error(_request: Request, error: LlmcliError) -> Response:
-    return error_response(error)
+def _post(path: str, handler: object) -> Route:
+    return Route(path, handler, methods=["POST"])  # type: ignore[arg-type]
+
+
+async def _on_error(request: Request, error: LlmcliError) -> Response:
+    return error_response(error, request.url.path)
 
 
 async def _on_http_error(request: Request, error: HTTPException) -> Response:

@@ -99,6 +99,22 @@ def error_data(error: LlmcliError) -> dict[str, object]:
     return {"error": {"code": code, "message": message, "type": kind, "param": None, **details}}
 
 
+def anthropic_error_data(error: LlmcliError) -> dict[str, object]:
+    """The body in Anthropic's form."""
+    code, kind = status_and_type(error)
+    kinds = {500: "api_error", 503: "overloaded_error", 504: "timeout_error"}
+    known = kind in (
+        "authentication_error",
+        "permission_error",
+        "not_found_error",
+        "request_too_large",
+        "rate_limit_error",
+    )
+    data = error_data(error)["error"]
+    assert isinstance(data, dict)
+    return {"type": "error", "error": {**data, "type": kinds.get(code, kind if known else "invalid_request_error")}}
+
+
 def headers_of(error: LlmcliError) -> Mapping[str, str]:
     """The headers of the response to an error."""
     return error.headers if isinstance(error, RequestError) else {}

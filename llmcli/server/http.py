@@ -10,9 +10,10 @@ from starlette.responses import Response, StreamingResponse
 
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import decode_json, encode
-from llmcli.server.errors import TooLargeError, error_data, headers_of, status_and_type
+from llmcli.server.errors import TooLargeError, anthropic_error_data, error_data, headers_of, status_and_type
 
 _T = TypeVar("_T")
+_D = TypeVar("_D")
 Values = dict[str, object]
 MOST_BYTES = 16 << 20  # of a body
 
@@ -38,7 +39,7 @@ async def read_body(request: Request) -> Values:
     return values
 
 
-def take(values: Values, key: str, kind: type[_T], default: _T) -> _T:
+def take(values: Values, key: str, kind: type[_T], default: _D) -> _T | _D:
     """Remove a key and return its value; null counts as absent. Raises UsageError for a value of another type."""
     value = values.pop(key, None)
     if value is None:
@@ -55,10 +56,11 @@ def json_response(data: Mapping[str, object] | list[object], code: int = 200) ->
     return Response(body, code, media_type="application/json")
 
 
-def error_response(error: LlmcliError) -> Response:
-    """The response to an error, in OpenAI's form."""
+def error_response(error: LlmcliError, path: str = "") -> Response:
+    """The response to an error, in OpenAI's form, or in Anthropic's under its paths."""
     code, _ = status_and_type(error)
-    return Response(encode(error_data(error)), code, headers_of(error), media_type="application/json")
+    data = anthropic_error_data(error) if path.startswith("/v1/messages") else error_data(error)
+    return Response(encode(data), code, headers_of(error), media_type="application/json")
 
 
 async def unless_gone(request: Request, work: Awaitable[_T]) -> _T:

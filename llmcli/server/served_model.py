@@ -7,6 +7,7 @@ from dataclasses import replace
 from threading import Lock
 from typing import TypeVar
 
+from llmcli import __version__
 from llmcli.config.presets import preset_layer
 from llmcli.engine.events import Message, Prompt, Request
 from llmcli.errors import UsageError
@@ -17,12 +18,13 @@ from llmcli.inference.question_data import parse_own_settings
 from llmcli.inference.request import build_prompt, system_text, template_options, with_plain_stop
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, resolve
+from llmcli.server.chat_question import ChatQuestion
 from llmcli.server.errors import ContextError
 from llmcli.server.worker import AnswerGroup, ModelWorker
 
 _T = TypeVar("_T")
 # A text, messages, or the tokens of a prompt.
-Question = str | Sequence[Message] | Sequence[int]
+Question = str | ChatQuestion | Sequence[Message] | Sequence[int]
 
 
 class ServedModel:
@@ -36,9 +38,12 @@ class ServedModel:
         n_parallel: int = 0,
         n_queued: int = 64,
         aliases: Sequence[str] = (),
+        file_name: str = "",
     ) -> None:
         """`layers` are the settings that all requests share, lowest first: `n_ctx` among them is that of a request."""
         self.name, self.engine, self.aliases = name, engine, aliases
+        self.file_name = file_name or name
+        self.fingerprint = f"b{engine.identity().build}-llmcli-{__version__}"
         self._layers = layers
         self.common: ResolvedSettings = resolve(layers).over(engine.defaults)
         self._system = system_text(self.common.settings)
@@ -77,11 +82,16 @@ class ServedModel:
                 f"the request has {n_prompt} tokens, which exceeds the available context size of {self.n_ctx} tokens",
                 details={"n_prompt_tokens": n_prompt, "n_ctx": self.n_ctx},
             )
-        return Request(prompt, settings, read_constraint(settings))
+        request = Request(prompt, settings, read_constraint(settings))
+        if isinstance(question, ChatQuestion) and question.begun:
+            request.continue_from(question.reasoning, question.text)
+        return request
 
     def _prompt(self, question: Question, settings: Settings) -> Prompt:
         if isinstance(question, str):
             return build_prompt(self.engine, settings, question, self._system_of(settings))
+        if isinstance(question, ChatQuestion):
+            return question.prompt(self.engine, settings, self._system_of(settings))
         if question and isinstance(question[0], int):
             return Prompt.of_tokens("", [int(str(token)) for token in question])
         messages = [one for one in question if isinstance(one, Mapping)]
@@ -91,7 +101,17 @@ class ServedModel:
         """The system prompt: that of a request is a text, however it begins."""
         return self._system if settings.system == self.common.settings.system else settings.system
 
-    def start(self, requests: Sequence[Request], n_choices: int = 1) -> AnswerGroup:
+    async def read_prompt(self, question: Question, own: Mapping[str, object]) -> Prompt:
+        """The prompt of a question that is not answered, with these settings of its own; it may have any length."""
+        settings = self.settings(own)
+
+        def render() -> Prompt:
+            with self._lock:
+                return self._prompt(question, settings)
+
+        return await self.in_thread(render)
+
+    def start(self, requests: Sequence[Request], n_choices: int = 1, has_progress: bool = False) -> AnswerGroup:
         """Begin the answers to some requests, `n_choices` to each, which differ in their seeds. Raises BusyError."""
         self.used_at = time.time()
         answers = []
@@ -100,7 +120,7 @@ class ServedModel:
                 seed = ((request.settings.seed or 0) + number) % 2**32
                 own = replace(request, settings=replace(request.settings, seed=seed)) if number else request
                 answers.append(Answer(self.engine, own))
-        group = AnswerGroup(answers)
+        group = AnswerGroup(answers, has_progress)
         self.worker.submit(group)
         return group
 

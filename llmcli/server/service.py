@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from llmcli.server.errors import UnknownError
+from llmcli.server.metrics import Metrics
 from llmcli.server.served_model import ServedModel
 
 
@@ -17,6 +18,9 @@ class ServerOptions:
     n_parallel: int = 0  # answers at a time; 0 = as many as are fast
     n_queued: int = 64  # answers that wait
     grace: float = 10.0  # seconds that answers have at the end
+    has_metrics: bool = True  # at /metrics
+    has_slots: bool = True  # at /slots
+    is_verbose: bool = False  # every response has __verbose
 
 
 class Service:
@@ -39,6 +43,7 @@ class Service:
         for one in self.models:
             request = one.make_request("Hello", one.settings({"max_tokens": 1, "raw": True}))
             await one.start([request]).end()
+            one.worker.metrics = Metrics()
 
     def close(self) -> None:
         """End all answers within the grace, and free the models."""

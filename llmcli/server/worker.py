@@ -9,14 +9,25 @@ from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import TypeVar
 
-from llmcli.engine.events import FinishReason, Request, TokenEvent
+from llmcli.engine.events import FinishReason, Request, TokenEvent, now_ms
 from llmcli.errors import LlmcliError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.engine import Engine
 from llmcli.server.errors import BusyError
+from llmcli.server.metrics import Metrics
 
 _T = TypeVar("_T")
 _MOST_AT_A_TIME = 32  # answers, where the engine chooses how many
+
+
+@dataclass(frozen=True)
+class PromptProgress:
+    """How much of a prompt is read: tokens in all, those that were known before, those by now, and the time."""
+
+    total: int
+    cache: int
+    processed: int
+    time_ms: float
 
 
 @dataclass(frozen=True)
@@ -25,9 +36,10 @@ class Update:
 
     index: int  # of the answer in its group
     parts: Sequence[Part]
-    n_logprobs: int = 0  # of the tokens so far, in `answer.record.logprobs`
+    n_tokens: int = 0  # of the answer so far
     is_last: bool = False
     error: LlmcliError | None = None
+    progress: PromptProgress | None = None  # before the first token, if the group has asked for it
 
 
 class RunningAnswer:
@@ -37,6 +49,18 @@ class RunningAnswer:
         self.answer, self.index, self._send_update = answer, index, send
         # Only when it has ended is it known whether the answer is valid; an invalid one is generated again.
         self._held: list[Part] | None = [] if _is_checked_at_end(answer) else None
+        self.slot = -1  # its place among those that run at a time
+        self._progress: PromptProgress | None = None
+        self._started_ms = 0.0  # when its prompt was begun
+
+    def read(self, done: int, total: int) -> None:
+        """`done` of `total` tokens of its prompt are read."""
+        before = self._progress
+        self._started_ms = self._started_ms or now_ms()
+        if before is None or done > before.processed:
+            cache, elapsed = before.cache if before else done, now_ms() - self._started_ms
+            self._progress = PromptProgress(total, cache, done, elapsed if before else 0.0)
+            self._send_update(Update(self.index, (), progress=self._progress))
 
     def push(self, event: TokenEvent) -> bool:
         """Add an event of the engine; returns whether the answer has ended and must be generated again."""
@@ -49,8 +73,8 @@ class RunningAnswer:
             self._held += parts
             parts = self._held if is_last else []
         if parts or is_last:
-            n_logprobs = len(event.record.logprobs)
-            self._send_update(Update(self.index, parts, n_logprobs, is_last, event.record.failure))
+            n_tokens = len(event.record.tokens) - len(answer.prompt.tokens)
+            self._send_update(Update(self.index, parts, max(n_tokens, 0), is_last, event.record.failure))
         return False
 
     def fail(self, error: LlmcliError) -> None:
@@ -66,9 +90,13 @@ class RunningAnswer:
 class AnswerGroup:
     """The answers that one client waits for, in an event loop. To be made there."""
 
-    def __init__(self, answers: Sequence[Answer]) -> None:
+    def __init__(self, answers: Sequence[Answer], has_progress: bool = False) -> None:
+        """With `has_progress`, updates tell how much of the prompts is read."""
         self.answers = answers
         self.running = [RunningAnswer(answer, index, self._send) for index, answer in enumerate(answers)]
+        if has_progress:
+            for one in self.running:
+                one.answer.request.progress = one.read
         self._loop = asyncio.get_running_loop()
         self._updates: asyncio.Queue[Update] = asyncio.Queue()
         self._lock = threading.Lock()
@@ -132,6 +160,9 @@ class ModelWorker:
         self._calls: deque[Callable[[], None]] = deque()
         self._asked: dict[int, RunningAnswer] = {}  # by the index of the request
         self._n_asked = 0
+        self.n_slots = n_parallel or _MOST_AT_A_TIME
+        self.slots: list[RunningAnswer | None] = [None] * self.n_slots  # what each of them answers
+        self.metrics = Metrics()
         self._is_closing = False
         self._thread = threading.Thread(target=self._compute, name="model", daemon=True)
         self._thread.start()
@@ -151,7 +182,7 @@ class ModelWorker:
         with self._condition:
             if self._is_closing:
                 raise BusyError("the server is shutting down")
-            n_free = max((self._n_parallel or _MOST_AT_A_TIME) - len(self._asked), 0)
+            n_free = max(self.n_slots - len(self._asked), 0)
             if len(self._waiting) + len(group.running) > self._n_queued + n_free:
                 raise BusyError(f"too many requests: {len(self._waiting)} wait already")
             self._waiting.extend(group.running)
@@ -204,9 +235,11 @@ class ModelWorker:
 
     def _push(self, event: TokenEvent) -> None:
         running = self._asked[event.index]
-        is_wanted_again = running.push(event)
+        self.metrics.count_event(event)
         if event.finish_reason:
-            del self._asked[event.index]
+            self.metrics.count_answer(event.record, running.answer.request)
+            self._leave(event.index)
+        is_wanted_again = running.push(event)
         if is_wanted_again:
             with self._condition:
                 self._waiting.appendleft(running)
@@ -223,17 +256,24 @@ class ModelWorker:
                         continue
                     self._asked[self._n_asked] = running
                     self._n_asked += 1
+                    running.slot = self.slots.index(None) if None in self.slots else 0
+                    self.slots[running.slot] = running
                     return running.answer.request
                 if not is_idle or self._is_closing:
                     return None
                 if not self._calls:
                     self._condition.wait()
 
+    def _leave(self, index: int) -> None:
+        running = self._asked.pop(index)
+        if self.slots[running.slot] is running:
+            self.slots[running.slot] = None
+
     def _run_calls(self) -> None:
         while self._calls:
             self._calls.popleft()()
 
     def _fail_all(self, error: LlmcliError) -> None:
-        for running in self._asked.values():
+        for index, running in list(self._asked.items()):
+            self._leave(index)
             running.fail(error)
-        self._asked.clear()
