@@ -13,7 +13,7 @@ from llmcli.engine.events import Message, Prompt, Request
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.constraints import read_constraint
-from llmcli.inference.engine import Engine
+from llmcli.inference.engine import Engine, Vocab
 from llmcli.inference.question_data import parse_own_settings
 from llmcli.inference.request import build_prompt, system_text, template_options, with_plain_stop
 from llmcli.params.sampler_chain import check_chain
@@ -93,7 +93,8 @@ class ServedModel:
         if isinstance(question, ChatQuestion):
             return question.prompt(self.engine, settings, self._system_of(settings))
         if question and isinstance(question[0], int):
-            return Prompt.of_tokens("", [int(str(token)) for token in question])
+            check_tokens(self.engine.tokenizer, question)
+            return Prompt.of_tokens("", [token for token in question if isinstance(token, int)])
         messages = [one for one in question if isinstance(one, Mapping)]
         return build_prompt(self.engine, settings, messages, self._system_of(settings))
 
@@ -127,3 +128,10 @@ class ServedModel:
     async def in_thread(self, function: Callable[[], _T]) -> _T:
         """What a function that needs no step of the model returns, such as a tokenization; it runs in some thread."""
         return await asyncio.to_thread(function)
+
+
+def check_tokens(tokenizer: Vocab, tokens: Sequence[object]) -> None:
+    """Raise UsageError for what is not a list of tokens of this vocabulary."""
+    for one in tokens:
+        if not isinstance(one, int) or isinstance(one, bool) or not 0 <= one < tokenizer.n_tokens:
+            raise UsageError(f"a token must be an integer between 0 and {tokenizer.n_tokens - 1}, got {str(one)[:40]}")

@@ -11,7 +11,7 @@ from llmcli.inference.openai_format import native_values
 from llmcli.server.chat_question import take_chat
 from llmcli.server.http import Values, json_response, read_body, take
 from llmcli.server.native_routes import mixed_tokens
-from llmcli.server.served_model import ServedModel
+from llmcli.server.served_model import ServedModel, check_tokens
 from llmcli.server.service import service_of
 
 
@@ -55,13 +55,6 @@ async def detokenize(request: Request) -> Response:
     pieces = await model.in_thread(lambda: [tokenizer.piece(one, special=True) for one in tokens])
     text = b"".join(pieces).decode("utf-8", "replace")
     return json_response({"content": text, "prompt": text})
-
-
-def check_tokens(tokenizer: Vocab, tokens: Sequence[object]) -> None:
-    """Raise UsageError for what is not a list of tokens of this vocabulary."""
-    for one in tokens:
-        if not isinstance(one, int) or isinstance(one, bool) or not 0 <= one < tokenizer.n_tokens:
-            raise UsageError(f"a token must be an integer between 0 and {tokenizer.n_tokens - 1}, got {str(one)[:40]}")
 
 
 async def apply_template(request: Request) -> Response:
