@@ -114,7 +114,14 @@ def _same(name: str) -> Callable[[str], list[str]]:
 
 
 def _aliases(value: str) -> list[str]:
-    return ["--alias", ",".join(sorted(value.split(",")))]  # llama-server takes the first one of the alphabet
+    """llama-server calls the model by the first name of the alphabet, and answers whatever model a client names."""
+    return ["--alias", ",".join([*sorted(value.split(",")), *_NAMED_BY_CLIENTS])]
+
+
+def _pooling(value: str) -> list[str]:
+    if value != "mean":  # which is that of a chat model in llmcli
+        raise SystemExit(f"llmcli serve has no pooling {value}")
+    return []
 
 
 def _reasoning(value: str) -> list[str]:
@@ -132,16 +139,23 @@ _CONVERTERS: dict[str, Callable[[str], list[str]]] = {
     **{
         name: _same(name) for name in ("--host", "--port", "--seed", "--batch-size", "--ubatch-size", "--chat-template")
     },
-    "--temp": _same("--temperature"), "--model": _same("--model"), "--n-predict": _same("--max-tokens"),
-    "--chat-template-file": _same("--chat-template"), "--alias": _aliases, "--reasoning": _reasoning,
-    "--api-key": _key_file, "--pooling": _same("--pooling"), "-fa": _same("--flash-attn"), "--tags": _same("--tag"),
+    "--temp": _same("--temperature"),
+    "--model": _same("--model"),
+    "--n-predict": _same("--max-tokens"),
+    "--chat-template-file": _same("--chat-template"),
+    "--alias": _aliases,
+    "--reasoning": _reasoning,
+    "--api-key": _key_file,
+    "--pooling": _pooling,
+    "-fa": _same("--flash-attn"),
     "--verbose": lambda _: ["--verbose"],
-    "--embedding": lambda _: ["--embedding"],
-    "--reranking": lambda _: ["--reranking"],
     "--cors-origins": _same("--cors-origin"),
 }
-# llmcli has a template in Jinja always, never downloads while it serves, and keeps prefixes of idle answers always.
+_NAMED_BY_CLIENTS = ("test", "gpt-3.5-turbo", "gpt-3.5-turbo-instruct", "gpt-4.1", "davinci-002", "codellama70b")
+# llmcli has a template in Jinja always, never downloads while it serves, keeps prefixes of idle answers always, and has
+# vectors and ranks of each model.
 _WITHOUT_MEANING = {
+    *("--embedding", "--reranking"),
     *("--jinja", "--no-jinja", "--offline", "--slots", "--no-slots", "--metrics", "--cont-batching"),
     *("--cache-ram", "--no-cache-idle-slots", "--backend_sampling", "--swa-full", "--no-ui"),
 }

@@ -58,7 +58,7 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], arguments: Mapping[str, object] | None = None) -> str:
         """The prompt text for `messages`; `arguments` are further variables of the template.
 
-        A message has a `role` and a `content`, and what a template reads beside them: `reasoning_content`, `tool_calls`.
+        A message has `role` and `content`, and what a template reads beside them: `reasoning_content`, `tool_calls`.
         Where a template refuses or omits a system message, it comes before the first user message, as in llama.cpp.
         Raises LlmcliError when the template fails, exceeds the limits of time and text, or omits the last message of
         the user.

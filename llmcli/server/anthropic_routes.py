@@ -29,7 +29,7 @@ async def messages(request: Request) -> Response:
         raise UsageError("n must be 1: a message has one answer")
     asked.questions = [take_chat(body)]
     asked.own = native_values(body, is_chat=True)
-    group, name = await asked.start(), f"msg_{uuid.uuid4().hex[:24]}"
+    group, name = asked.start(await asked.read()), f"msg_{uuid.uuid4().hex[:24]}"
     if asked.is_streamed:
         return await event_stream(_events(asked, group, name))
     await unless_gone(request, group.end())

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -13,11 +12,13 @@ from starlette.routing import Route
 from llmcli.errors import LlmcliError
 from llmcli.server import (
     anthropic_routes,
+    decision_routes,
     native_routes,
     openai_routes,
     responses_routes,
     status_routes,
     tokenizer_routes,
+    vector_routes,
 )
 from llmcli.server.errors import RequestError, UnknownError
 from llmcli.server.http import error_response
@@ -30,7 +31,7 @@ def make_app(service: Service) -> Starlette:
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
-        await anyio.to_thread.run_sync(service.close)
+        await service.close()
 
     routes = [
         Route("/health", status_routes.health),
@@ -54,6 +55,10 @@ def make_app(service: Service) -> Starlette:
         *_both("/apply-template", tokenizer_routes.apply_template),
         Route("/tokenizer_info", tokenizer_routes.tokenizer_info),
         Route("/v1/tokenizer_info", tokenizer_routes.tokenizer_info),
+        *_both("/embeddings", vector_routes.embeddings),
+        *_both("/rerank", vector_routes.rerank),
+        *_both("/reranking", vector_routes.rerank),
+        *_both("/decisions", decision_routes.decisions),
     ]
     handlers = {LlmcliError: _on_error, HTTPException: _on_http_error, Exception: _on_fault}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)  # type: ignore[arg-type]

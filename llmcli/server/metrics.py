@@ -1,7 +1,7 @@
 """What a server counts, and its text in the form of Prometheus, under the names of llama-server."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from llmcli.engine.events import GenerationRecord, Request, TokenEvent
 
@@ -19,7 +19,18 @@ class Metrics:
     n_steps: int = 0  # batches that were evaluated
     n_stepped: int = 0  # answers that had a token in these
     n_longest: int = 0  # tokens of the longest prompt with its answer
-    _seen: set[int] = field(default_factory=set)  # answers that have an event of the present step
+    _seen: set[int] = field(default_factory=set, init=False)  # answers that have an event of the present step
+
+    @classmethod
+    def of(cls, several: Sequence["Metrics"]) -> "Metrics":
+        """The counts of several models together."""
+        total = cls()
+        for one in several:
+            for key in fields(cls):
+                if key.init and key.name != "n_longest":
+                    setattr(total, key.name, getattr(total, key.name) + getattr(one, key.name))
+            total.n_longest = max(total.n_longest, one.n_longest)
+        return total
 
     def count_event(self, event: TokenEvent) -> None:
         """Count an event; a second one of the same answer is that of a new step."""
@@ -44,37 +55,31 @@ class Metrics:
 
 def prometheus_text(models: Sequence[Metrics], n_running: int, n_waiting: int) -> str:
     """The counts of all models together."""
-
-    def total(name: str) -> float:
-        return float(sum(getattr(one, name) for one in models))
-
-    def rate(count: str, ms: str) -> float:
-        return 1e3 * total(count) / total(ms) if total(ms) else 0.0
-
+    m = Metrics.of(models)
     counters = [
-        ("prompt_tokens_total", "Number of prompt tokens processed, excluding cached tokens", total("n_prompt")),
-        ("prompt_tokens_cached_total", "Number of prompt tokens reused from the cache", total("n_cached")),
-        ("prompt_seconds_total", "Total time spent processing prompts", total("prompt_ms") / 1e3),
-        ("tokens_predicted_total", "Number of generation tokens processed", total("n_predicted")),
-        ("tokens_predicted_seconds_total", "Total time spent generating tokens", total("predicted_ms") / 1e3),
-        ("n_decode_total", "Total number of batches evaluated", total("n_steps")),
-        ("n_tokens_max", "Largest observed sequence length (prompt + generation)", max(m.n_longest for m in models)),
+        ("prompt_tokens_total", "Number of prompt tokens processed, excluding cached tokens", m.n_prompt),
+        ("prompt_tokens_cached_total", "Number of prompt tokens reused from the cache", m.n_cached),
+        ("prompt_seconds_total", "Total time spent processing prompts", m.prompt_ms / 1e3),
+        ("tokens_predicted_total", "Number of generation tokens processed", m.n_predicted),
+        ("tokens_predicted_seconds_total", "Total time spent generating tokens", m.predicted_ms / 1e3),
+        ("n_decode_total", "Total number of batches evaluated", m.n_steps),
+        ("n_tokens_max", "Largest observed sequence length (prompt + generation)", m.n_longest),
         ("spec_decode_num_draft_tokens_total", "Speculative: Total draft tokens generated", 0),
         ("spec_decode_num_accepted_tokens_total", "Speculative: Total draft tokens accepted", 0),
         ("spec_decode_num_drafts_total", "Speculative: Total verification steps", 0),
     ]
     gauges = [
-        ("prompt_tokens_seconds", "Average prompt throughput in tokens/s", rate("n_prompt", "prompt_ms")),
-        ("predicted_tokens_seconds", "Average generation throughput in tokens/s", rate("n_rated", "predicted_ms")),
+        ("prompt_tokens_seconds", "Average prompt throughput in tokens/s", _rate(m.n_prompt, m.prompt_ms)),
+        ("predicted_tokens_seconds", "Average generation throughput in tokens/s", _rate(m.n_rated, m.predicted_ms)),
         ("requests_processing", "Number of requests processing", n_running),
         ("requests_deferred", "Number of requests deferred", n_waiting),
-        (
-            "n_busy_slots_per_decode",
-            "Average number of answers per batch",
-            total("n_stepped") / max(total("n_steps"), 1),
-        ),
+        ("n_busy_slots_per_decode", "Average number of answers per batch", m.n_stepped / max(m.n_steps, 1)),
     ]
     return "".join([*_lines("counter", counters), *_lines("gauge", gauges)])
+
+
+def _rate(count: int, ms: float) -> float:
+    return 1e3 * count / ms if ms else 0.0
 
 
 def _lines(kind: str, values: Iterable[tuple[str, str, float]]) -> Iterable[str]:

@@ -59,7 +59,7 @@ async def completion(request: Request) -> Response:
     """Continuations of texts, in llama-server's own form."""
     body = await read_body(request)
     asked = _Asked(await take_request(request, body), body)
-    group = await asked.request.start()
+    group = asked.request.start(await asked.request.read())
     if asked.request.is_streamed:
         return await event_stream(_events(asked, group))
     await unless_gone(request, group.end())
@@ -230,7 +230,7 @@ async def _events(asked: _Asked, group: AnswerGroup) -> AsyncIterator[bytes]:
                     "id_slot": group.running[index].slot,
                     "tokens_predicted": n_sent[index],
                     "tokens_evaluated": len(answer.prompt.tokens),
-                    **piece.extras,
+                    **piece.additions,
                 }
                 if piece.tokens and (probabilities := asked.probabilities(answer, start, n_sent[index])):
                     data["completion_probabilities"] = probabilities

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from llmcli.engine.events import Request as EngineRequest
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import token_data
-from llmcli.inference.openai_format import chat_choice, legacy_logprobs, native_values, text_choice
+from llmcli.inference.openai_format import chat_choice, legacy_logprobs, native_values, text_choice, usage_data
 from llmcli.server.chat_question import take_chat
+from llmcli.server.echo import Echo, read_echoes
 from llmcli.server.errors import error_data
-from llmcli.server.http import DONE, Values, event, event_stream, json_response, read_body, take, unless_gone
+from llmcli.server.http import DONE, Values, event, event_stream, is_tokens, json_response, read_body, take, unless_gone
 from llmcli.server.native_routes import verbose_data
 from llmcli.server.served_model import Question
 from llmcli.server.text_requests import Piece, TextRequest, answer_timings, finish_reason, take_request, usage
@@ -58,8 +60,8 @@ async def completions(request: Request) -> Response:
 async def _read(request: Request, is_chat: bool) -> _Asked:
     body = await read_body(request)
     asked = await take_request(request, body)
+    asked.has_echo = take(body, "echo", bool, False)
     if is_chat:
-        asked.has_echo = take(body, "echo", bool, False)
         asked.questions = [take_chat(body)]
         asked.own = native_values(body, is_chat)
     else:
@@ -71,26 +73,25 @@ async def _read(request: Request, is_chat: bool) -> _Asked:
 
 def _prompts(value: object) -> Sequence[Question]:
     """A text, a list of texts, the tokens of a prompt, or a list of those. Raises UsageError."""
-    values = value if isinstance(value, list) and not _is_tokens(value) else [value]
-    if not values or not all(isinstance(one, str) or _is_tokens(one) for one in values):
+    values = value if isinstance(value, list) and not is_tokens(value) else [value]
+    if not values or not all(isinstance(one, str) or is_tokens(one) for one in values):
         raise UsageError("prompt must be a string, a list of strings, a list of tokens, or a list of such lists")
     return values  # type: ignore[return-value]
 
 
-def _is_tokens(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
-    )
-
-
 async def _answer(request: Request, asked: _Asked) -> Response:
-    group = await asked.request.start()
+    model, requests = asked.request.model, await asked.request.read()
+    has_echoes = asked.request.has_echo and not asked.is_chat
+    echoes = await unless_gone(request, read_echoes(model, requests)) if has_echoes else []
+    if echoes and all(one.following for one in echoes) and not asked.request.is_streamed:
+        return json_response(_echoed(asked, requests, echoes))
+    group = asked.request.start(requests)
     if asked.request.is_streamed:
-        return await event_stream(_events(asked, group))
+        return await event_stream(_events(asked, group, echoes))
     await unless_gone(request, group.end())
-    choices = [_choice(asked, answer, index) for index, answer in enumerate(group.answers)]
+    choices = [_choice(asked, answer, index, echoes) for index, answer in enumerate(group.answers)]
+    for choice, answer in zip(choices, group.answers, strict=True):
+        choice |= await asked.request.extras.data(answer, answer.traces, is_last=True)
     tail: Values = {"usage": usage(group), "timings": answer_timings(group.answers[0])}
     return json_response({**asked.head(), "choices": choices, **tail, **_verbose(asked, group)})
 
@@ -99,16 +100,30 @@ def _verbose(asked: _Asked, group: AnswerGroup) -> Values:
     return {"__verbose": verbose_data(asked.request, group.answers[0])} if asked.request.is_verbose else {}
 
 
-def _choice(asked: _Asked, answer: Answer, index: int) -> Values:
+def _echoed(asked: _Asked, requests: Sequence[EngineRequest], echoes: Sequence[Echo]) -> Values:
+    """The response for prompts with at most one token after them, which needed no generation."""
+    choices, n_prompt, n_generated = list[Values](), sum(len(one.prompt.tokens) for one in requests), 0
+    for echo in echoes:
+        data = echo.following or {}
+        tokens = data["tokens"] if isinstance(data["tokens"], list) else []
+        n_generated += len(tokens) * asked.request.n
+        joined = {**data, "text": f"{echo.text}{data['text']}", "tokens": [*echo.tokens, *tokens]}
+        choices += [text_choice(joined, len(choices) + index) for index in range(asked.request.n)]
+    return {**asked.head(), "choices": choices, "usage": usage_data(n_prompt, n_generated)}
+
+
+def _choice(asked: _Asked, answer: Answer, index: int, echoes: Sequence[Echo]) -> Values:
     failure, request = answer.constraint_failure(), asked.request
-    data: Values = {"text": request.text(answer), "finish_reason": finish_reason(answer), "tokens": token_data(answer)}
+    echo = echoes[index // request.n] if echoes else Echo("", [])
+    text, tokens = echo.text + request.text(answer), [*echo.tokens, *token_data(answer)]
+    data: Values = {"text": text, "finish_reason": finish_reason(answer), "tokens": tokens}
     if reasoning := request.reasoning(answer):
         data["reasoning_content"] = reasoning
     choice = (chat_choice if asked.is_chat else text_choice)(data, index)
     return {**choice, **({"error": error_data(failure)["error"]} if failure else {})}
 
 
-async def _events(asked: _Asked, group: AnswerGroup) -> AsyncIterator[bytes]:
+async def _events(asked: _Asked, group: AnswerGroup, echoes: Sequence[Echo]) -> AsyncIterator[bytes]:
     """The chunks of a stream. Raises an error that comes before the first one."""
     head, request, has_role = asked.head(is_chunk=True), asked.request, set[int]()
     async with aclosing(request.pieces(group)) as pieces:
@@ -117,14 +132,18 @@ async def _events(asked: _Asked, group: AnswerGroup) -> AsyncIterator[bytes]:
             if asked.is_chat and index not in has_role:
                 has_role.add(index)
                 role: Values = {"role": "assistant", "content": None}
-                yield event({**head, "choices": [_delta(index, role)], **(piece.extras if piece.progress else {})})
+                yield event({**head, "choices": [_delta(index, role)], **(piece.additions if piece.progress else {})})
             elif piece.progress:
-                yield event({**head, "choices": [_piece(asked, piece)], **piece.extras})
+                yield event({**head, "choices": [_piece(asked, piece)], **piece.additions})
+            if echoes and piece.is_first and not piece.progress:
+                echo = echoes[index // request.n]
+                yield event({**head, "choices": [_piece(asked, Piece(index, echo.text, logprobs=echo.tokens))]})
             if piece.error:
                 yield event(error_data(piece.error))
                 return
-            if piece.text or piece.reasoning or piece.logprobs:
-                yield event({**head, "choices": [_piece(asked, piece)], **piece.extras})
+            extra = await request.extras.data(group.answers[index], piece.traces, piece.is_last)
+            if piece.text or piece.reasoning or piece.logprobs or extra:
+                yield event({**head, "choices": [{**_piece(asked, piece), **extra}], **piece.additions})
             if piece.is_last:
                 answer = group.answers[index]
                 last = _delta(index, {}) if asked.is_chat else {"index": index, "text": "", "logprobs": None}

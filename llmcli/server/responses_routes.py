@@ -111,7 +111,7 @@ async def responses(request: Request) -> Response:
     request_.questions = [take_chat(body)]
     asked = _Asked(request_, body.get("max_tokens"))
     request_.own = native_values(body, is_chat=True)
-    group = await request_.start()
+    group = request_.start(await request_.read())
     if request_.is_streamed:
         return await event_stream(_events(asked, group))
     await unless_gone(request, group.end())
@@ -207,10 +207,10 @@ class _Stream:
         """The events that a piece adds."""
         if piece.reasoning:
             yield from self._open("reasoning")
-            yield self._delta("response.reasoning_text.delta", piece.reasoning, piece.extras)
+            yield self._delta("response.reasoning_text.delta", piece.reasoning, piece.additions)
         if piece.text:
             yield from self._open("message")
-            yield self._delta("response.output_text.delta", piece.text, piece.extras)
+            yield self._delta("response.output_text.delta", piece.text, piece.additions)
 
     def _delta(self, kind: str, text: str, extras: Values) -> bytes:
         self._text += text
@@ -252,9 +252,9 @@ async def _events(asked: _Asked, group: AnswerGroup) -> AsyncIterator[bytes]:
             if not has_begun:
                 has_begun = True
                 yield stream.event("response.created", {}, response=running)
-                yield stream.event("response.in_progress", piece.extras if piece.progress else {}, response=running)
+                yield stream.event("response.in_progress", piece.additions if piece.progress else {}, response=running)
             elif piece.progress:
-                yield stream.event("response.in_progress", piece.extras, response=running)
+                yield stream.event("response.in_progress", piece.additions, response=running)
             if piece.error:
                 yield _failed(stream, asked, piece.error)
                 return

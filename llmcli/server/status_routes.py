@@ -21,7 +21,15 @@ async def health(_request: Request) -> Response:
 
 async def models(request: Request) -> Response:
     """The models, in OpenAI's form."""
-    return json_response({"object": "list", "data": [_model_data(one) for one in service_of(request).models]})
+    service = service_of(request)
+    loaded = service.models
+    names = {one.name for one in loaded}
+    others = [
+        {"id": one.name, "object": "model", "created": int(service.started_at), "owned_by": "llmcli", "meta": None}
+        for one in service.entries
+        if one.name not in names
+    ]
+    return json_response({"object": "list", "data": [*map(_model_data, loaded), *others]})
 
 
 def _model_data(model: ServedModel) -> Values:
@@ -34,9 +42,12 @@ def _model_data(model: ServedModel) -> Values:
         "max_model_len": model.n_ctx,
         "meta": {
             "n_ctx": model.n_ctx,
-            "n_ctx_train": model.engine.n_ctx_train,
-            "n_vocab": model.engine.tokenizer.n_tokens,
             "file": model.file_name,
+            **(
+                {"n_ctx_train": model.engine.n_ctx_train, "n_vocab": model.engine.tokenizer.n_tokens}
+                if model.generates
+                else {}
+            ),
         },
     }
 
@@ -98,6 +109,6 @@ async def metrics(request: Request) -> Response:
         raise UnsupportedError("this server does not show metrics", "start it without --no-metrics")
     workers = [one.worker for one in service.models]
     n_running, n_waiting = sum(one.n_running for one in workers), sum(one.n_waiting for one in workers)
-    text = prometheus_text([one.metrics for one in workers], n_running, n_waiting)
+    text = prometheus_text(service.metrics, n_running, n_waiting)
     headers = {"Process-Start-Time-Unix": str(int(service.started_at))}
     return Response(text, headers=headers, media_type="text/plain; version=0.0.4")

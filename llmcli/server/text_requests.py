@@ -6,10 +6,13 @@ from dataclasses import asdict, dataclass, field
 
 from starlette.requests import Request
 
+from llmcli.engine.events import Request as EngineRequest
+from llmcli.engine.events import TokenTrace
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, text_and_reasoning
 from llmcli.inference.answer_json import token_data
 from llmcli.server.chat_question import ChatQuestion
+from llmcli.server.extras import Extras, read_extras
 from llmcli.server.http import Values, take
 from llmcli.server.served_model import Question, ServedModel
 from llmcli.server.service import service_of
@@ -42,14 +45,20 @@ class TextRequest:
     is_verbose: bool = False
     has_echo: bool = False  # an answer begins with what the client sent of it
     trace: int | None = None  # the number of alternatives of each token that are traced
+    extras: Extras = field(default_factory=Extras)
 
-    async def start(self) -> AnswerGroup:
-        """Begin the answers. Raises UsageError, ContextError or BusyError."""
+    async def read(self) -> Sequence[EngineRequest]:
+        """The questions as requests to the engine. Raises UsageError, or ContextError."""
         settings, model = self.model.settings(self.own), self.model
         requests = await model.in_thread(lambda: [model.make_request(one, settings) for one in self.questions])
+        traces = [one for one in (self.trace, self.extras.trace) if one is not None]
         for request in requests:
-            request.trace = self.trace
-        return model.start(requests, self.n, self.has_progress and self.is_streamed)
+            request.trace = max(traces, default=None)
+        return requests
+
+    def start(self, requests: Sequence[EngineRequest]) -> AnswerGroup:
+        """Begin the answers. Raises BusyError."""
+        return self.model.start(requests, self.n, self.has_progress and self.is_streamed)
 
     def text(self, answer: Answer) -> str:
         """The text of an answer without the beginning that the client sent."""
@@ -96,6 +105,7 @@ class TextRequest:
             update.is_last,
             update.error,
             timings=answer_timings(answer) if self.has_timings else None,
+            traces=update.traces,
         )
 
 
@@ -113,9 +123,10 @@ class Piece:
     error: LlmcliError | None = None
     progress: Values | None = None
     timings: Values | None = None
+    traces: Sequence[TokenTrace] = ()  # of tokens that became certain, with a trace
 
     @property
-    def extras(self) -> Values:
+    def additions(self) -> Values:
         """The fields of a chunk that the client asked for beside the answer."""
         progress: Values = {"prompt_progress": self.progress} if self.progress else {}
         return progress | ({"timings": self.timings} if self.timings else {})
@@ -135,6 +146,7 @@ async def take_request(request: Request, body: Values) -> TextRequest:
         take(body, "timings_per_token", bool, False),
         take(body, "return_progress", bool, False),
         take(body, "verbose", bool, service.options.is_verbose),
+        extras=read_extras(body),
     )
     if not 1 <= asked.n <= _MOST_CHOICES:
         raise UsageError(f"n must be between 1 and {_MOST_CHOICES}, got {asked.n}")

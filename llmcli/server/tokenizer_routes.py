@@ -11,7 +11,7 @@ from llmcli.inference.openai_format import native_values
 from llmcli.server.chat_question import take_chat
 from llmcli.server.http import Values, json_response, read_body, take
 from llmcli.server.native_routes import mixed_tokens
-from llmcli.server.served_model import ServedModel, check_tokens
+from llmcli.server.served_model import ServedModel
 from llmcli.server.service import service_of
 
 
@@ -51,7 +51,9 @@ async def detokenize(request: Request) -> Response:
     body = await read_body(request)
     model = await service_of(request).model(take(body, "model", str, ""), request)
     tokenizer, tokens = model.engine.tokenizer, take(body, "tokens", list, [])
-    check_tokens(tokenizer, tokens)
+    if not all(isinstance(one, int) and not isinstance(one, bool) for one in tokens):
+        raise UsageError("tokens must be a list of integers")
+    tokenizer.check(tokens)
     pieces = await model.in_thread(lambda: [tokenizer.piece(one, special=True) for one in tokens])
     text = b"".join(pieces).decode("utf-8", "replace")
     return json_response({"content": text, "prompt": text})

@@ -9,7 +9,7 @@ from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import TypeVar
 
-from llmcli.engine.events import FinishReason, Request, TokenEvent, now_ms
+from llmcli.engine.events import Cancellation, FinishReason, Request, TokenEvent, TokenTrace, now_ms
 from llmcli.errors import LlmcliError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.engine import Engine
@@ -37,6 +37,7 @@ class Update:
     index: int  # of the answer in its group
     parts: Sequence[Part]
     n_tokens: int = 0  # of the answer so far
+    traces: Sequence[TokenTrace] = ()  # of tokens that became certain, if the request asks for a trace
     is_last: bool = False
     error: LlmcliError | None = None
     progress: PromptProgress | None = None  # before the first token, if the group has asked for it
@@ -52,6 +53,9 @@ class RunningAnswer:
         self.slot = -1  # its place among those that run at a time
         self._progress: PromptProgress | None = None
         self._started_ms = 0.0  # when its prompt was begun
+        self._traces: list[TokenTrace] = []
+        if answer.request.trace is not None:
+            answer.on_token = self._add_trace
 
     def read(self, done: int, total: int) -> None:
         """`done` of `total` tokens of its prompt are read."""
@@ -62,29 +66,34 @@ class RunningAnswer:
             self._progress = PromptProgress(total, cache, done, elapsed if before else 0.0)
             self._send_update(Update(self.index, (), progress=self._progress))
 
+    def _add_trace(self, trace: TokenTrace) -> None:
+        self._traces.append(trace)
+
     def push(self, event: TokenEvent) -> bool:
         """Add an event of the engine; returns whether the answer has ended and must be generated again."""
         answer = self.answer
         parts, is_last = list(answer.push(event)), event.finish_reason is not None
         if is_last and answer.try_again():
-            self._held = []
+            self._held, self._traces = [], []
             return True
         if self._held is not None:
             self._held += parts
             parts = self._held if is_last else []
-        if parts or is_last:
-            n_tokens = len(event.record.tokens) - len(answer.prompt.tokens)
-            self._send_update(Update(self.index, parts, max(n_tokens, 0), is_last, event.record.failure))
+        traces = [] if self._held is not None and not is_last else self._traces
+        if parts or traces or is_last:
+            self._traces = []
+            n_tokens = max(len(event.record.tokens) - len(answer.prompt.tokens), 0)
+            self._send_update(Update(self.index, parts, n_tokens, traces, is_last, event.record.failure))
         return False
 
     def fail(self, error: LlmcliError) -> None:
         """End it with an error that is not its own."""
-        self._send_update(Update(self.index, (), 0, True, error))
+        self._send_update(Update(self.index, (), is_last=True, error=error))
 
     def end_unasked(self) -> None:
         """End it before it has begun, because it is cancelled."""
         self.answer.finish_reason = self.answer.request.cancellation.reason
-        self._send_update(Update(self.index, (), 0, True))
+        self._send_update(Update(self.index, (), is_last=True))
 
 
 class AnswerGroup:
@@ -150,10 +159,13 @@ def _is_checked_at_end(answer: Answer) -> bool:
 
 
 class ModelWorker:
-    """Computes with one engine, in a thread of its own: no two threads ever use it."""
+    """Computes with one model, in a thread of its own: no two threads ever use it."""
 
-    def __init__(self, engine: Engine, n_parallel: int, n_queued: int) -> None:
-        """At most `n_parallel` answers are generated at a time (0 = as many as are fast), and `n_queued` wait."""
+    def __init__(self, engine: Engine | None, n_parallel: int, n_queued: int) -> None:
+        """At most `n_parallel` answers are generated at a time (0 = as many as are fast), and `n_queued` wait.
+
+        Without an engine, for a model that generates no text, only `call` is possible.
+        """
         self._engine, self._n_parallel, self._n_queued = engine, n_parallel, n_queued
         self._condition = threading.Condition()
         self._waiting: deque[RunningAnswer] = deque()
@@ -188,15 +200,20 @@ class ModelWorker:
             self._waiting.extend(group.running)
             self._condition.notify()
 
-    async def call(self, function: Callable[[], _T]) -> _T:
-        """What a function of the engine returns: it runs between two steps of the answers."""
-        future: Future[_T] = Future()
+    async def call(self, function: Callable[[Cancellation], _T]) -> _T:
+        """What a function of the engine returns: it runs between two steps of the answers.
+
+        Its argument ends it early, when nobody waits for the result any more. Raises BusyError.
+        """
+        future, cancellation = Future[_T](), Cancellation()
 
         def run() -> None:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                future.set_result(function())
+                future.set_result(function(cancellation))
+            except (KeyboardInterrupt, SystemExit) as error:  # those would end the event loop too
+                future.set_exception(LlmcliError(f"interrupted ({type(error).__name__})"))
             except BaseException as error:  # for whoever waits
                 future.set_exception(error)
 
@@ -205,10 +222,14 @@ class ModelWorker:
                 raise BusyError("the server is shutting down")
             self._calls.append(run)
             self._condition.notify()
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            cancellation.set()
+            raise
 
     def close(self, grace: float) -> None:
-        """Let what runs and waits end within `grace` seconds, then end it; no more is accepted. Frees the engine."""
+        """Let what runs and waits end within `grace` seconds, then end it; no more is accepted."""
         with self._condition:
             self._is_closing = True
             self._condition.notify()
@@ -216,12 +237,14 @@ class ModelWorker:
         for one in [*self._asked.values(), *self._waiting]:
             one.answer.request.cancellation.set()
         self._thread.join()
-        self._engine.close()
 
     # In the thread
 
     def _compute(self) -> None:
         while not (self._is_closing and not self._waiting):
+            if self._engine is None:
+                self._next_request(is_idle=True)
+                continue
             try:
                 with closing(self._engine.generate_batch(self._next_request, self._n_parallel)) as events:
                     for event in events:

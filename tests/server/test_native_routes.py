@@ -69,7 +69,7 @@ def test_a_prompt_can_be_texts_and_tokens(serve: ServerMaker, prompt: object, ev
         ({"prompt": []}, "prompt must not be an empty list"),
         ({"prompt": [True]}, "prompt must be a string, a list of tokens and strings, or a list of prompts"),
         ({"prompt": {"prompt_string": "a", "multimodal_data": ["b"]}}, "multimodal_data is not supported"),
-        ({"prompt": [0x120000]}, "a token must be an integer between 0 and 1114111, got 1179648"),
+        ({"prompt": [0x120000]}, "1179648 is not a token: the vocabulary has 1114112"),
         ({"prompt": "a", "lora": [{"id": 0, "scale": 1}]}, "lora is not supported: leave it out"),
         ({"prompt": "a", "n_predict": -7}, "max_tokens must be at least 0, or -1, got -7"),
         ({"prompt": "a", "n_prob": 3}, "unknown setting 'n_prob'"),
