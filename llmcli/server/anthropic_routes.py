@@ -10,6 +10,7 @@ from starlette.responses import Response
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.openai_format import native_values
+from llmcli.inference.request import PLAIN_STOP
 from llmcli.server.chat_question import take_chat
 from llmcli.server.errors import anthropic_error_data
 from llmcli.server.http import Values, event, event_stream, json_response, read_body, take, unless_gone
@@ -36,7 +37,8 @@ async def messages(request: Request) -> Response:
     (answer,) = group.answers
     if failure := answer.constraint_failure():
         raise failure
-    return json_response({**_message(asked, name, _blocks(asked, answer)), **_end(answer), "usage": _usage(answer)})
+    data = {**_message(asked, name, _blocks(asked, answer)), **_end(answer), "usage": _usage(answer)}
+    return json_response({**data, **await asked.extra_data(answer)})
 
 
 async def count_tokens(request: Request) -> Response:
@@ -118,7 +120,7 @@ def _message(asked: TextRequest, name: str, content: Sequence[Values]) -> Values
 
 def _end(answer: Answer) -> Values:
     """Why an answer ended."""
-    stop = answer.record.stop_string if answer.record.stop_string in answer.settings.stop else ""
+    stop = answer.record.stop_string.removeprefix(PLAIN_STOP)  # that of the plain template is the end of the turn
     reasons = {"stop": "stop_sequence" if stop else "end_turn"}
     return {"stop_reason": reasons.get(answer.finish_reason, "max_tokens"), "stop_sequence": stop or None}
 
@@ -159,7 +161,7 @@ async def _events(asked: TextRequest, group: AnswerGroup, name: str) -> AsyncIte
                 return
     if block:
         yield _event("content_block_stop", index=index)
-    yield _event("message_delta", delta=_end(answer), usage=_usage(answer))
+    yield _event("message_delta", delta=_end(answer), usage=_usage(answer), **await asked.extra_data(answer))
     yield _event("message_stop")
 
 

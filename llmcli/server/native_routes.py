@@ -63,7 +63,7 @@ async def completion(request: Request) -> Response:
     if asked.request.is_streamed:
         return await event_stream(_events(asked, group))
     await unless_gone(request, group.end())
-    results = [_result(asked, group, index) for index in range(len(group.answers))]
+    results = [await _result(asked, group, index) for index in range(len(group.answers))]
     return json_response(results[0] if len(results) == 1 else [*results])
 
 
@@ -108,9 +108,9 @@ def _is_token(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _result(asked: _Asked, group: AnswerGroup, index: int, is_end_of_stream: bool = False) -> Values:
+async def _result(asked: _Asked, group: AnswerGroup, index: int, is_end_of_stream: bool = False) -> Values:
     answer = group.answers[index]
-    data = answer_data(asked.request, answer, index)
+    data = answer_data(asked.request, answer, index) | await asked.request.extra_data(answer)
     data |= {"id_slot": group.running[index].slot, "tokens": [*answer.tokens] if asked.has_tokens else []}
     if is_end_of_stream:
         data |= {"content": "", "tokens": []}
@@ -236,4 +236,4 @@ async def _events(asked: _Asked, group: AnswerGroup) -> AsyncIterator[bytes]:
                     data["completion_probabilities"] = probabilities
                 yield event(data)
             if piece.is_last:
-                yield event(_result(asked, group, index, is_end_of_stream=True))
+                yield event(await _result(asked, group, index, is_end_of_stream=True))

@@ -91,7 +91,7 @@ async def _answer(request: Request, asked: _Asked) -> Response:
     await unless_gone(request, group.end())
     choices = [_choice(asked, answer, index, echoes) for index, answer in enumerate(group.answers)]
     for choice, answer in zip(choices, group.answers, strict=True):
-        choice |= await asked.request.extras.data(answer, answer.traces, is_last=True)
+        choice |= await asked.request.extra_data(answer)
     tail: Values = {"usage": usage(group), "timings": answer_timings(group.answers[0])}
     return json_response({**asked.head(), "choices": choices, **tail, **_verbose(asked, group)})
 

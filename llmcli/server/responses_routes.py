@@ -36,6 +36,7 @@ class _Asked:
 
     request: TextRequest
     max_tokens: object
+    instructions: str
     id: str = field(default_factory=lambda: f"resp_{uuid.uuid4().hex}")
     reasoning_id: str = field(default_factory=lambda: f"rs_{uuid.uuid4().hex}")
     message_id: str = field(default_factory=lambda: f"msg_{uuid.uuid4().hex}")
@@ -53,7 +54,7 @@ class _Asked:
             "output": output,
             "error": None,
             "incomplete_details": None,
-            "instructions": None,
+            "instructions": self.instructions or None,
             "max_output_tokens": self.max_tokens,
             "metadata": {},
             "parallel_tool_calls": False,
@@ -89,7 +90,7 @@ class _Asked:
             "input_tokens": counts["prompt_tokens"],
             "input_tokens_details": counts["prompt_tokens_details"],
             "output_tokens": counts["completion_tokens"],
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": answer.engine.count_tokens(answer.reasoning)},
             "total_tokens": counts["total_tokens"],
         }
         if finish_reason(answer) == "stop":
@@ -104,21 +105,25 @@ def _part(text: str) -> Values:
 
 async def responses(request: Request) -> Response:
     """An answer to a text, or to the items of a conversation."""
-    body = _chat_body(await read_body(request))
+    body = await read_body(request)
+    instructions = take(body, "instructions", str, "")
+    body = _chat_body(body, instructions)
     request_ = await take_request(request, body)
     if request_.n > 1:
         raise UsageError("n must be 1: a response has one answer")
     request_.questions = [take_chat(body)]
-    asked = _Asked(request_, body.get("max_tokens"))
+    asked = _Asked(request_, body.get("max_tokens"), instructions)
     request_.own = native_values(body, is_chat=True)
     group = request_.start(await request_.read())
     if request_.is_streamed:
         return await event_stream(_events(asked, group))
     await unless_gone(request, group.end())
-    return json_response({**asked.end(group), "timings": answer_timings(group.answers[0])})
+    (answer,) = group.answers
+    timings = {"timings": answer_timings(answer)}
+    return json_response({**asked.end(group), **timings, **await request_.extra_data(answer)})
 
 
-def _chat_body(body: Values) -> Values:
+def _chat_body(body: Values, instructions: str) -> Values:
     """The body of a chat completion with the same meaning. Raises UsageError for what that does not have."""
     for key in _WITHOUT_EFFECT:
         body.pop(key, None)
@@ -131,7 +136,7 @@ def _chat_body(body: Values) -> Values:
     if not isinstance(given, (str, list)) or not given:
         raise UsageError("input must be a string, or a list of items")
     items = [{"role": "user", "content": given}] if isinstance(given, str) else _joined(map(_message, given))
-    if instructions := take(body, "instructions", str, ""):
+    if instructions:
         items.insert(0, {"role": "system", "content": instructions})
     body["messages"] = items
     if (limit := body.pop("max_output_tokens", None)) is not None:
@@ -262,7 +267,7 @@ async def _events(asked: _Asked, group: AnswerGroup) -> AsyncIterator[bytes]:
                 yield one
     (answer,) = group.answers
     try:
-        end = asked.end(group)
+        end = {**asked.end(group), **await asked.request.extra_data(answer)}
     except LlmcliError as error:
         yield _failed(stream, asked, error)
         return

@@ -73,6 +73,10 @@ class TextRequest:
         first = self.questions[0]
         return first if isinstance(first, ChatQuestion) and first.begun and not self.has_echo else None
 
+    async def extra_data(self, answer: Answer) -> Values:
+        """The field `llmcli` of a finished answer, if the client asked for it."""
+        return await self.extras.data(answer, answer.traces if self.extras.trace is not None else (), is_last=True)
+
     async def pieces(self, group: AnswerGroup) -> AsyncGenerator["Piece", None]:
         """What is added to the answers. Raises an error before the first piece; a later one is in a piece."""
         n_sent, has_begun = [0] * len(group.answers), [False] * len(group.answers)

@@ -106,3 +106,12 @@ def test_progress_of_a_prompt_comes_before_its_answer(serve: ServerMaker) -> Non
     assert first["timings"]["predicted_n"] == 0
     assert not [one for one in others if "prompt_progress" in one]
     assert all(one["timings"]["predicted_n"] for one in others)
+
+
+@pytest.mark.parametrize("path", ["/completion", "/v1/messages", "/v1/responses"])
+def test_the_manifest_of_an_answer_is_given_in_each_form(serve: ServerMaker, path: str) -> None:
+    bodies: Any = {"/v1/messages": {"messages": [{"role": "user", "content": "Hi"}]}, "/v1/responses": {"input": "Hi"}}
+    body = bodies.get(path, {"prompt": "Hi"})
+    extra = serve().post(path, {**body, "llmcli": {"replay": True, "trace": 0}}).data["llmcli"]
+    assert "".join(one["text"] for one in extra["trace"]) == "Hello."
+    assert extra["replay"]["build"] == "fake 1"
