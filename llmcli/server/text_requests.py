@@ -65,7 +65,9 @@ class TextRequest:
         return answer.text[len(self._begun.text) :] if self._begun else answer.text
 
     def reasoning(self, answer: Answer) -> str:
-        """The reasoning of an answer, likewise."""
+        """The reasoning of an answer, likewise; none where the client wants it hidden."""
+        if answer.settings.think == "hide":
+            return ""
         return answer.reasoning[len(self._begun.reasoning) :] if self._begun else answer.reasoning
 
     @property
@@ -99,6 +101,7 @@ class TextRequest:
         if is_first and self._begun and self._begun.text and parts:
             parts = parts[1:]  # the client sent it
         text, reasoning = text_and_reasoning(parts)
+        reasoning = "" if answer.settings.think == "hide" else reasoning
         return Piece(
             update.index,
             text,
