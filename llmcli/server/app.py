@@ -13,8 +13,10 @@ from llmcli.errors import LlmcliError
 from llmcli.server import (
     anthropic_routes,
     decision_routes,
+    inspection_routes,
     native_routes,
     openai_routes,
+    page_routes,
     responses_routes,
     status_routes,
     tokenizer_routes,
@@ -34,6 +36,9 @@ def make_app(service: Service) -> Starlette:
         await service.close()
 
     routes = [
+        Route("/", page_routes.page),
+        Route("/status", page_routes.status),
+        Route("/llmcli/inspect", inspection_routes.inspect, methods=["POST"]),
         Route("/health", status_routes.health),
         Route("/v1/health", status_routes.health),
         Route("/v1/models", status_routes.models),
