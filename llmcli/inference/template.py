@@ -1,8 +1,10 @@
 """Chat templates: how messages become a prompt, by a Jinja text in a sandbox or by a template of llama.cpp."""
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 
 from jinja2 import TemplateError, TemplateSyntaxError
@@ -42,6 +44,8 @@ class ChatTemplate:
         self._origin, self._is_given = origin, is_given
         self._is_probed = False
         self._takes_parts = False  # whether it iterates over a content, which must be a list of typed parts
+        # Whether tools are a text in it, as in FireFunction.
+        self._takes_functions = bool(re.search(r"\bfunctions\b", source)) and not re.search(r"\btools\b", source)
         self._omits_system = False  # whether it takes a system message, and does not write it
         self._sandbox = Sandbox()
         self._template = None
@@ -63,8 +67,9 @@ class ChatTemplate:
         Raises LlmcliError when the template fails, exceeds the limits of time and text, or omits the last message of
         the user.
         """
-        variables = {"add_generation_prompt": True, **(arguments or {}), **self._special}
         self._sandbox.time = time.time() if self.time is None else self.time
+        arguments = arguments or {}
+        variables = {"add_generation_prompt": True, **self._usual(arguments), **arguments, **self._special}
         if not self._is_probed:
             self._probe(variables)
         attempts = [messages]
@@ -85,6 +90,14 @@ class ChatTemplate:
                 reason = f"{self._origin} does not write the last message of the user into the prompt"
                 raise self._error(LlmcliError(reason, f"{_HINT}, or use --raw"))
         raise self._error(LlmcliError(f"{self._origin} fails: {self._describe(failure)}", f"{_HINT}, or use --raw"))
+
+    def _usual(self, arguments: Mapping[str, object]) -> Mapping[str, object]:
+        """What llama.cpp gives each template: the date, without which Llama 3 writes one of 2024 into its prompt."""
+        now, tools = datetime.fromtimestamp(self._sandbox.time), arguments.get("tools")
+        dates = {"date_string": now.strftime("%d %b %Y"), "datetime": now.strftime("%b %d %Y")}
+        if not self._takes_functions:
+            return dates
+        return {**dates, "functions": json.dumps(tools, ensure_ascii=False, indent=2) if tools else ""}
 
     def _error(self, error: LlmcliError) -> LlmcliError:
         return UsageError(str(error), _GIVEN_HINT) if self._is_given else error
