@@ -40,8 +40,10 @@ class Metrics:
         self.n_stepped += 1
         self._seen.add(event.index)
 
-    def count_answer(self, record: GenerationRecord, request: Request) -> None:
-        """Count an answer that has ended."""
+    def count_answer(self, record: GenerationRecord, request: Request, is_last: bool) -> None:
+        """Count an answer that has ended; after the last one of those that run, a new step comes."""
+        if is_last:
+            self._seen.clear()
         t, n_prompt = record.timings, len(request.prompt.tokens)
         self.n_prompt += t.prompt_n
         self.n_cached += max(n_prompt - t.prompt_n, 0) if t.predicted_n else 0

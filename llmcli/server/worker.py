@@ -260,8 +260,8 @@ class ModelWorker:
         running = self._asked[event.index]
         self.metrics.count_event(event)
         if event.finish_reason:
-            self.metrics.count_answer(event.record, running.answer.request)
             self._leave(event.index)
+            self.metrics.count_answer(event.record, running.answer.request, not self._asked)
         is_wanted_again = running.push(event)
         if is_wanted_again:
             with self._condition:

@@ -105,6 +105,7 @@ def test_the_details_are_only_there_on_request(serve: ServerMaker) -> None:
         ({**BEGUN, "prefill": "Well"}, "prefill and a last message of the assistant both begin the answer"),
         ({"n": 0}, "n must be between 1 and 128, got 0"),
         ({"reasoning_format": "none"}, "reasoning_format is not supported: leave it out"),
+        ({"response_format": {"type": "json_object", "schema": 123}}, "response_format.schema must be an object"),
         ({"response_format": {"type": "sound"}}, "response_format must be text, json_object, or json_schema"),
         ({"messages": []}, "messages must be a list of objects with role and content"),
         ({"stream_options": []}, "stream_options must be an object"),

@@ -24,6 +24,14 @@ def test_counts_are_those_of_the_timings(serve: ServerMaker) -> None:
     assert after["tokens_predicted_total"] == sum(one["predicted_n"] for one in timings) == 3
     assert after["prompt_tokens_total"] == sum(one["prompt_n"] for one in timings) == 4
     assert (after["n_tokens_max"], after["requests_processing"], after["requests_deferred"]) == (5, 0, 0)
+    assert (after["n_decode_total"], after["n_busy_slots_per_decode"]) == (5, 1)  # each answer has an event for its end
+
+
+def test_answers_side_by_side_share_their_batches(serve: ServerMaker) -> None:
+    client = serve(FakeEngine(WARM, ["a", "b", "c"]))
+    client.post("/completion", {"prompt": ["x", "y"]})
+    after = counts(client)
+    assert (after["n_decode_total"], after["n_busy_slots_per_decode"]) == (4, 2)
 
 
 def test_each_count_has_a_help_and_a_type(serve: ServerMaker) -> None:
