@@ -96,8 +96,9 @@ def _is_tokens(value: object) -> bool:
 
 
 async def _answer(request: Request, asked: _Asked) -> Response:
-    settings = asked.model.settings(asked.own)
     model = asked.model
+    model.worker.check_room(len(asked.questions) * asked.n)  # before many prompts are tokenized
+    settings = model.settings(asked.own)
     requests = await model.in_thread(lambda: [model.make_request(one, settings) for one in asked.questions])
     group = model.start(requests, asked.n)
     if asked.is_streamed:

@@ -18,6 +18,7 @@ from llmcli.inference.request import build_prompt, system_text, template_options
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, resolve
 from llmcli.server.errors import ContextError
+from llmcli.server.request_log import current_record
 from llmcli.server.worker import AnswerGroup, ModelWorker
 
 _T = TypeVar("_T")
@@ -102,6 +103,8 @@ class ServedModel:
                 answers.append(Answer(self.engine, own))
         group = AnswerGroup(answers)
         self.worker.submit(group)
+        if record := current_record():
+            record.groups.append(group)
         return group
 
     async def in_thread(self, function: Callable[[], _T]) -> _T:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from llmcli.engine.events import FinishReason, Request, TokenEvent
-from llmcli.errors import LlmcliError
+from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.engine import Engine
 from llmcli.server.errors import BusyError
@@ -73,8 +74,22 @@ class AnswerGroup:
         self._updates: asyncio.Queue[Update] = asyncio.Queue()
         self._lock = threading.Lock()
         self._undelivered: list[Update] = []
+        self.first_at = 0.0  # when the first piece of text was there; as in `time.perf_counter`
+        self.error: LlmcliError | None = None
         seconds = answers[0].settings.timeout
         self._timer = self._loop.call_later(seconds, self.cancel, "timeout") if seconds else None
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """The tokens of the prompts, of them those evaluated before, and those of all answers so far.
+
+        A prompt with several answers counts once.
+        """
+        prompts = {id(one.prompt): len(one.prompt.tokens) for one in self.answers}
+        timings = [one.record.timings for one in self.answers]
+        n_prompt, n_read = sum(prompts.values()), sum(one.prompt_n for one in timings)
+        n_cached = max(n_prompt - n_read, 0) if self.answers[0].started else 0
+        return n_prompt, n_cached, sum(one.predicted_n for one in timings)
 
     def cancel(self, reason: FinishReason = "interrupt") -> None:
         """End all answers, from any thread; what is generated so far is kept."""
@@ -103,6 +118,8 @@ class AnswerGroup:
 
     def _send(self, update: Update) -> None:
         """Called in the thread of the model: one message to the loop for all updates that it has not seen yet."""
+        self.first_at = self.first_at or (time.perf_counter() if update.parts else 0.0)
+        self.error = self.error or update.error
         with self._lock:
             self._undelivered.append(update)
             is_first = len(self._undelivered) == 1
@@ -133,7 +150,8 @@ class ModelWorker:
         self._asked: dict[int, RunningAnswer] = {}  # by the index of the request
         self._n_asked = 0
         self._is_closing = False
-        self._thread = threading.Thread(target=self._compute, name="model", daemon=True)
+        self._failure = ""  # what ended the thread, if it did not end in good order
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
     @property
@@ -147,15 +165,23 @@ class ModelWorker:
         return len(self._waiting)
 
     def submit(self, group: AnswerGroup) -> None:
-        """Generate these answers. Raises BusyError when too many wait already, or the server is about to end."""
+        """Generate these answers. Raises what `check_room` raises."""
         with self._condition:
-            if self._is_closing:
-                raise BusyError("the server is shutting down")
-            n_free = max((self._n_parallel or _MOST_AT_A_TIME) - len(self._asked), 0)
-            if len(self._waiting) + len(group.running) > self._n_queued + n_free:
-                raise BusyError(f"too many requests: {len(self._waiting)} wait already")
+            self.check_room(len(group.running))
             self._waiting.extend(group.running)
             self._condition.notify()
+
+    def check_room(self, n_answers: int) -> None:
+        """Raise BusyError when too many wait already or the server is about to end, UsageError for too many at once."""
+        self.check_running()
+        if self._is_closing:
+            raise BusyError("the server is shutting down")
+        n_parallel = self._n_parallel or _MOST_AT_A_TIME
+        most = self._n_queued + n_parallel
+        if n_answers > most:
+            raise UsageError(f"the request asks for {n_answers} answers, and the server takes {most} at a time")
+        if len(self._waiting) + n_answers > self._n_queued + max(n_parallel - len(self._asked), 0):
+            raise BusyError(f"too many requests: {len(self._waiting)} wait already")
 
     async def call(self, function: Callable[[], _T]) -> _T:
         """What a function of the engine returns: it runs between two steps of the answers."""
@@ -170,8 +196,7 @@ class ModelWorker:
                 future.set_exception(error)
 
         with self._condition:
-            if self._is_closing:
-                raise BusyError("the server is shutting down")
+            self.check_room(0)
             self._calls.append(run)
             self._condition.notify()
         return await asyncio.wrap_future(future)
@@ -182,12 +207,36 @@ class ModelWorker:
             self._is_closing = True
             self._condition.notify()
         self._thread.join(grace)
-        for one in [*self._asked.values(), *self._waiting]:
-            one.answer.request.cancellation.set()
+        self.end_answers(BusyError("the server is shutting down: the answer is not complete"))
         self._thread.join()
         self._engine.close()
 
+    def end_answers(self, error: LlmcliError) -> None:
+        """End all answers that run or wait with an error, within a step of the model."""
+        with self._condition:
+            waiting = [*self._waiting]
+            self._waiting.clear()
+        ended = [*self._asked.values(), *waiting]
+        for one in ended:
+            one.fail(error)
+        for one in ended:
+            one.answer.request.cancellation.set()
+
+    def check_running(self) -> None:
+        """Raise LlmcliError if the thread has ended by a fault."""
+        if self._failure:
+            raise LlmcliError(self._failure, "start the server again")
+
     # In the thread
+
+    def _run(self) -> None:
+        try:
+            self._compute()
+        except BaseException as error:  # without the thread nobody would ever answer
+            with self._condition:
+                self._failure = f"the model has stopped: {_described(error)}"
+            self.end_answers(LlmcliError(self._failure, "start the server again"))
+            self._run_calls()
 
     def _compute(self) -> None:
         while not (self._is_closing and not self._waiting):
@@ -197,9 +246,9 @@ class ModelWorker:
                         self._push(event)
                         self._run_calls()
             except LlmcliError as error:
-                self._fail_all(error)
+                self._fail_asked(error)
             except Exception as error:  # a fault of the program must not end the server
-                self._fail_all(LlmcliError(f"{type(error).__name__}: {error}", "this is a bug; report it"))
+                self._fail_asked(LlmcliError(_described(error), "this is a bug; report it"))
             self._n_asked = 0
 
     def _push(self, event: TokenEvent) -> None:
@@ -233,7 +282,14 @@ class ModelWorker:
         while self._calls:
             self._calls.popleft()()
 
-    def _fail_all(self, error: LlmcliError) -> None:
+    def _fail_asked(self, error: LlmcliError) -> None:
+        """Fail the answers that were generated; those that wait too, if it failed before it took one of them."""
+        if not self._asked:
+            self.end_answers(error)
         for running in self._asked.values():
             running.fail(error)
         self._asked.clear()
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
