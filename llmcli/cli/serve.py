@@ -1,13 +1,14 @@
 """`llmcli serve`: models behind HTTP, for other programs."""
 
 import asyncio
+import math
 import os
 import re
 import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,13 +22,14 @@ from llmcli.cli.options import CHAT_ONLY, RESULT, with_settings
 from llmcli.config.presets import layers_of
 from llmcli.errors import UsageError
 from llmcli.params.sampler_chain import check_chain
-from llmcli.params.settings import Layer, ResolvedSettings, fields, resolve
+from llmcli.params.settings import Layer, fields, resolve
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.server.http_server import HttpServer
     from llmcli.server.keys import Keys
+    from llmcli.server.loading import ModelEntry
     from llmcli.server.request_log import RequestRecord
     from llmcli.server.served_model import ServedModel
     from llmcli.server.service import ServerOptions
@@ -47,6 +49,16 @@ def serve(
     ] = None,
     host: Annotated[str, Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, Option("--port", min=0, max=65535, help="Port to listen on; 0 = any free one.")] = 8080,
+    pin: Annotated[
+        list[str] | None, Option("--pin", metavar="NAME", help="Model of several that stays loaded. Repeatable.")
+    ] = None,
+    keep_alive: Annotated[
+        str,
+        Option("--keep-alive", metavar="TIME", help="Time after its last request that one of several stays loaded."),
+    ] = "10m",
+    any_model: Annotated[
+        bool, Option("--any-model", help="Let requests name any model of `llmcli models list`; none is downloaded.")
+    ] = False,
     parallel: Annotated[
         str, Option("--parallel", metavar="N|auto", help="Number of answers at a time; auto = the fastest.")
     ] = "auto",
@@ -90,7 +102,7 @@ def serve(
     from llmcli.server.http_server import ConnectionLimits, HttpServer
     from llmcli.server.service import ServerOptions, Service
 
-    options = ServerOptions(_parse_parallel(parallel), queue, grace)
+    options = ServerOptions(_parse_parallel(parallel), queue, grace, _parse_duration(keep_alive))
     stacks = [layers_of(replace(flags, values={**flags.values, "model": one})).below for one in model or ()]
     stacks = stacks or [layers_of(flags).below]
     for layers in stacks:
@@ -106,43 +118,72 @@ def serve(
     limits = ConnectionLimits(_allow_connections(max_connections), client_timeout)
     with ExitStack() as stack:
         listeners = [stack.enter_context(listen(one)) for one in addresses]
-        service = Service([stack.enter_context(_open(layers, options)) for layers in stacks], options)
-        app = make_app(service, access, partial(_write_log, log_json, log_content))
-        server = HttpServer(app, service, limits)
-        with _reading_again_at_hangup(server, keys):
-            asyncio.run(_run(server, listeners))
-    if server.is_interrupted:
-        raise KeyboardInterrupt
+        entries = [_find(layers, options) for layers in stacks]
+        if twice := next((one.name for one in entries if sum(one.name == other.name for other in entries) > 1), ""):
+            raise UsageError(f"two models are called {twice}", "name one of them with `llmcli models alias`")
+        kept = _choose_pinned(pin or (), entries)
+        find_other = partial(_find_other, flags, options) if any_model else lambda _name: None
+
+        def make_server(pinned: Sequence["ServedModel"]) -> HttpServer:
+            service = Service(pinned, options, [one for one in entries if one not in kept], find_other)
+            return HttpServer(make_app(service, access, partial(_write_log, log_json, log_content)), service, limits)
+
+        asyncio.run(_run(kept, make_server, listeners, keys))
 
 
-@contextmanager
-def _open(layers: Sequence[Layer], options: "ServerOptions") -> Iterator["ServedModel"]:
-    """Find and load the model of these layers."""
-    from llmcli.cli.open_model import find_model, open_model, print_settings, welcome
-    from llmcli.server.served_model import ServedModel
+def _find(layers: Sequence[Layer], options: "ServerOptions") -> "ModelEntry":
+    """Find the model of these layers; a missing one is downloaded if the user allows it."""
+    from llmcli.cli.open_model import find_model, print_settings, welcome
+    from llmcli.server.loading import entry_of
 
     first = resolve(layers)
-    target = find_model(first.settings)
+    target = find_model(first.settings, for_text=False)
     welcome(first.origins["model"])
-    resolved: ResolvedSettings = first.over(target.layer)
-    print_settings(resolved)
-    # The time limit is that of each request.
-    with open_model(target, replace(resolved.settings, timeout=0.0), ProgressLine()) as (engine, _):
-        engine.tokenizer.abort = None  # what stops a load is also set by SIGHUP
-        own = Layer("context", {"n_ctx": engine.context_size(resolved.settings)})
-        yield ServedModel(target.file.name, engine, [*layers, own], options.n_parallel, options.n_queued)
+    print_settings(first.over(target.layer))
+    status = ProgressLine()
+    return entry_of(target, layers, options.n_parallel, options.n_queued, console.warn, status.loading)
 
 
-async def _run(server: "HttpServer", listeners: Sequence[socket.socket]) -> None:
-    try:
-        await server.service.start()
-        addresses = [f"http://{_url_host(one)}" for one in listeners]
-        names = ", ".join(one.name for one in server.service.models)
-        console.note(f"{names}: {', '.join(addresses)} (Ctrl-C ends it)")
+def _find_other(flags: Layer, options: "ServerOptions", name: str) -> "ModelEntry | None":
+    """A model that a request names as `llmcli models list` does; never by a path, and none is downloaded."""
+    from llmcli.inference.local import resolve_model
+    from llmcli.models.installed import inventory_with_aliases
+    from llmcli.models.locations import model_locations
+    from llmcli.server.loading import entry_of
+
+    layers = layers_of(replace(flags, values={**flags.values, "model": name, "offline": True})).below
+    locations = model_locations(resolve(layers).settings)
+    if name not in {one.name for one in inventory_with_aliases(locations)}:
+        return None
+    return entry_of(resolve_model(name, locations), layers, options.n_parallel, options.n_queued)
+
+
+def _choose_pinned(names: Sequence[str], entries: Sequence["ModelEntry"]) -> list["ModelEntry"]:
+    """The models that stay loaded: those named, or the only one. Raises UsageError for a name that is none of them."""
+    known = [one.name for one in entries]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--pin {name[:40]!r} is not a model of this server", f"use one of: {', '.join(known)}")
+    return [one for one in entries if one.name in names or len(entries) == 1]
+
+
+async def _run(
+    pinned: Sequence["ModelEntry"],
+    make_server: "Callable[[Sequence[ServedModel]], HttpServer]",
+    listeners: Sequence[socket.socket],
+    keys: "Keys | None",
+) -> None:
+    """Load the models, and serve until the end. Raises KeyboardInterrupt where Ctrl-C ended it in good order."""
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # asyncio would wait for the thread that loads
+    server = make_server([await asyncio.to_thread(one.load) for one in pinned])
+    await server.service.start()
+    addresses = ", ".join(f"http://{_url_host(one)}" for one in listeners)
+    console.note(f"{', '.join(server.service.names)}: {addresses} (Ctrl-C ends it)")
+    with _reading_again_at_hangup(server, keys):
         await server.serve([*listeners])
-    finally:  # also where Ctrl-C comes before it serves
-        server.service.end_answers()
-        await asyncio.to_thread(server.service.close)
+    if server.is_interrupted:
+        raise KeyboardInterrupt
 
 
 def _url_host(listener: socket.socket) -> str:
@@ -203,6 +244,16 @@ def _write_log(as_json: bool, has_content: bool, record: "RequestRecord") -> Non
         console.write(json_line(data) if as_json else text_line(data))
     if record.error and console.debug:
         traceback.print_exception(record.error)
+
+
+def _parse_duration(text: str) -> float:
+    """Seconds of a duration such as 90, 90s, 10m or 2h; endless for `forever`. Raises UsageError."""
+    if text == "forever":
+        return math.inf
+    found = re.fullmatch(r"(\d{1,7}(?:\.\d+)?)([smh]?)", text.strip())
+    if not found:
+        raise UsageError(f"--keep-alive must be a duration such as 90s, 10m, 2h or forever, got {text[:40]!r}")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def _parse_parallel(text: str) -> int:

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -12,7 +11,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from llmcli.errors import LlmcliError
-from llmcli.server import openai_routes, status_routes
+from llmcli.server import decision_routes, openai_routes, status_routes, vector_routes
 from llmcli.server.errors import RequestError, UnknownError
 from llmcli.server.guard import Access, Guard
 from llmcli.server.http import ClientGoneError, error_response
@@ -33,7 +32,7 @@ def make_app(
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
-        await anyio.to_thread.run_sync(service.close)
+        await service.close()
 
     routes = [
         Route("/health", status_routes.health),
@@ -42,6 +41,10 @@ def make_app(
         Route("/models", status_routes.models),
         *_both("/chat/completions", openai_routes.chat_completions),
         *_both("/completions", openai_routes.completions),
+        *_both("/embeddings", vector_routes.embeddings),
+        *_both("/rerank", vector_routes.rerank),
+        *_both("/reranking", vector_routes.rerank),
+        *_both("/decisions", decision_routes.decisions),
     ]
     handlers = {LlmcliError: _on_error, HTTPException: _on_http_error, ClientDisconnect: _on_gone, Exception: _on_fault}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)  # type: ignore[arg-type]

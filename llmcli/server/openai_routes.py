@@ -10,13 +10,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llmcli import __version__
+from llmcli.engine.events import Request as EngineRequest
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer, text_and_reasoning
 from llmcli.inference.answer_json import token_data
-from llmcli.inference.openai_format import chat_choice, legacy_logprobs, native_values, text_choice
+from llmcli.inference.openai_format import chat_choice, legacy_logprobs, native_values, text_choice, usage_data
 from llmcli.inference.question_data import parse_messages
+from llmcli.server.echo import Echo, read_echoes
 from llmcli.server.errors import error_data
-from llmcli.server.http import DONE, Values, event, event_stream, json_response, read_body, take, unless_gone
+from llmcli.server.http import DONE, Values, event, event_stream, is_tokens, json_response, read_body, take, unless_gone
 from llmcli.server.served_model import Question, ServedModel
 from llmcli.server.service import Service, service_of
 from llmcli.server.worker import AnswerGroup, Update
@@ -35,6 +37,7 @@ class _Asked:
     n: int = 1
     is_streamed: bool = False
     has_usage: bool = False  # a stream ends with the usage
+    has_echo: bool = False  # the text begins with the prompt
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -70,29 +73,22 @@ async def _read(request: Request, is_chat: bool) -> _Asked:
     n = take(body, "n", int, 1)
     if not 1 <= n <= _MOST_CHOICES:
         raise UsageError(f"n must be between 1 and {_MOST_CHOICES}, got {n}")
+    has_echo = not is_chat and take(body, "echo", bool, False)
     own = native_values(body, is_chat)
     if is_chat:
         questions: Sequence[Question] = [parse_messages(own.pop("messages", None))]
     else:
         questions = _prompts(own.pop("prompt", None))
     name = f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex[:24]}"
-    return _Asked(is_chat, model, questions, own, n, stream, bool(options.get("include_usage")), name)
+    return _Asked(is_chat, model, questions, own, n, stream, bool(options.get("include_usage")), has_echo, name)
 
 
 def _prompts(value: object) -> Sequence[Question]:
     """A text, a list of texts, the tokens of a prompt, or a list of those. Raises UsageError."""
-    values = value if isinstance(value, list) and not _is_tokens(value) else [value]
-    if not values or not all(isinstance(one, str) or _is_tokens(one) for one in values):
+    values = value if isinstance(value, list) and not is_tokens(value) else [value]
+    if not values or not all(isinstance(one, str) or is_tokens(one) for one in values):
         raise UsageError("prompt must be a string, a list of strings, a list of tokens, or a list of such lists")
     return values  # type: ignore[return-value]
-
-
-def _is_tokens(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
-    )
 
 
 async def _answer(request: Request, asked: _Asked) -> Response:
@@ -100,24 +96,41 @@ async def _answer(request: Request, asked: _Asked) -> Response:
     model.worker.check_room(len(asked.questions) * asked.n)  # before many prompts are tokenized
     settings = model.settings(asked.own)
     requests = await model.in_thread(lambda: [model.make_request(one, settings) for one in asked.questions])
+    echoes = await unless_gone(request, read_echoes(model, requests)) if asked.has_echo else []
+    if echoes and all(one.following for one in echoes) and not asked.is_streamed:
+        return json_response(_echoed(asked, requests, echoes))
     group = model.start(requests, asked.n)
     if asked.is_streamed:
-        return await event_stream(_events(asked, group))
+        return await event_stream(_events(asked, group, echoes))
     await unless_gone(request, group.end())
-    choices = [_choice(asked, answer, index) for index, answer in enumerate(group.answers)]
+    choices = [_choice(asked, answer, index, echoes) for index, answer in enumerate(group.answers)]
     return json_response({**asked.head(), "choices": choices, "usage": usage(group), "timings": timings(group)})
 
 
-def _choice(asked: _Asked, answer: Answer, index: int) -> Values:
+def _echoed(asked: _Asked, requests: Sequence[EngineRequest], echoes: Sequence[Echo]) -> Values:
+    """The response for prompts with at most one token after them, which needed no generation."""
+    choices, n_prompt, n_generated = list[Values](), sum(len(one.prompt.tokens) for one in requests), 0
+    for echo in echoes:
+        data = echo.following or {}
+        tokens = data["tokens"] if isinstance(data["tokens"], list) else []
+        n_generated += len(tokens) * asked.n
+        joined = {**data, "text": f"{echo.text}{data['text']}", "tokens": [*echo.tokens, *tokens]}
+        choices += [text_choice(joined, len(choices) + index) for index in range(asked.n)]
+    return {**asked.head(), "choices": choices, "usage": usage_data(n_prompt, n_generated)}
+
+
+def _choice(asked: _Asked, answer: Answer, index: int, echoes: Sequence[Echo]) -> Values:
     failure = answer.constraint_failure()
-    data: Values = {"text": answer.text, "finish_reason": finish_reason(answer), "tokens": token_data(answer)}
+    echo = echoes[index // asked.n] if echoes else Echo("", [])
+    text, tokens = echo.text + answer.text, [*echo.tokens, *token_data(answer)]
+    data: Values = {"text": text, "finish_reason": finish_reason(answer), "tokens": tokens}
     if answer.reasoning:
         data["reasoning_content"] = answer.reasoning
     choice = (chat_choice if asked.is_chat else text_choice)(data, index)
     return {**choice, **({"error": error_data(failure)["error"]} if failure else {})}
 
 
-async def _events(asked: _Asked, group: AnswerGroup) -> AsyncIterator[bytes]:
+async def _events(asked: _Asked, group: AnswerGroup, echoes: Sequence[Echo]) -> AsyncIterator[bytes]:
     """The chunks of a stream. Raises an error that comes before the first one."""
     n_sent = [0] * len(group.answers)
     has_begun = [False] * len(group.answers)
@@ -128,6 +141,9 @@ async def _events(asked: _Asked, group: AnswerGroup) -> AsyncIterator[bytes]:
                 raise update.error
             if asked.is_chat and not has_begun[update.index]:
                 yield event({**head, "choices": [_delta(update.index, {"role": "assistant", "content": None})]})
+            if echoes and not has_begun[update.index]:
+                echo = echoes[update.index // asked.n]
+                yield event({**head, "choices": [_piece(asked, update.index, echo.text, "", echo.tokens)]})
             has_begun[update.index] = True
             if update.error:
                 yield event(error_data(update.error))

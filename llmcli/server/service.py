@@ -1,16 +1,24 @@
-"""What a server serves: its models, what they may cost, and what it counts."""
+"""The models of a server: loaded when they are asked for, and unloaded when nobody asks or memory is needed."""
 
+import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from llmcli.errors import LlmcliError
+from llmcli.inference import sizing
 from llmcli.server.errors import BusyError, ForbiddenError, RateError, UnknownError
 from llmcli.server.keys import Key, TokenMeter
+from llmcli.server.loading import ModelEntry
 from llmcli.server.request_log import RequestRecord, current_record
 from llmcli.server.served_model import ServedModel
+from llmcli.text import did_you_mean, format_size
+
+_LOOK_S = 1.0  # between two looks for models that nobody has asked for
 
 
 @dataclass(frozen=True)
@@ -20,69 +28,159 @@ class ServerOptions:
     n_parallel: int = 0  # answers at a time; 0 = as many as are fast
     n_queued: int = 64  # answers that wait
     grace: float = 10.0  # seconds that answers have at the end
+    keep_alive: float = 600.0  # seconds after the last request that a model stays loaded, unless it is pinned
 
 
 class Service:
-    """The models of a server."""
+    """The models of a server, by name."""
 
-    def __init__(self, models: Sequence[ServedModel], options: ServerOptions) -> None:
-        self.models, self.options = models, options
+    def __init__(
+        self,
+        pinned: Sequence[ServedModel],
+        options: ServerOptions,
+        entries: Sequence[ModelEntry] = (),
+        find_other: Callable[[str], ModelEntry | None] = lambda _name: None,
+    ) -> None:
+        """`pinned` models stay loaded; those of `entries` are loaded when a request asks for them.
+
+        `find_other` finds a model that is not among them by the name that a request gives; None without one.
+        """
+        self.pinned, self.options, self.entries, self._find_other = pinned, options, entries, find_other
         self.started_at = time.time()
         self.running: set[RequestRecord] = set()
         self.meter = TokenMeter()
         self.is_stopping = False  # no request is accepted any more
+        self._loaded: dict[str, ServedModel] = {one.name: one for one in pinned}
+        self._loading = asyncio.Lock()  # one model at a time
+        self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """Those that are loaded now."""
+        return list(self._loaded.values())
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all models that a request may ask for, the default first."""
+        return [*(one.name for one in self.pinned), *(one.name for one in self.entries)]
+
+    async def start(self) -> None:
+        """Load the default model, and let those that are loaded generate a token. Raises LlmcliError."""
+        for one in self.pinned:
+            await _warm(one)
+        if not self.pinned and self.entries:
+            await self._load(self.entries[0])
+        self._watcher = asyncio.create_task(self._watch())
 
     async def model(self, name: str, _request: Request) -> ServedModel:
-        """The model that a request names; without a name the first one that its key may use.
+        """The model that a request names, without a name the default; it is loaded if it is not.
 
-        Raises UnknownError, ForbiddenError for a model that the key may not use, or RateError for a key at its limit.
+        Raises UnknownError for one that is not served, BusyError where memory has no room for it, ForbiddenError for
+        one that the key of the request may not use, RateError where the key is at its limit.
         """
         record = current_record()
         key = record.key if record else None
-        for one in self.models if name else self.allowed_models():
-            if name in ("", one.name, *one.aliases):
-                if record:
-                    record.model = one.name
-                if key:
-                    self._check_limits(key, one)
-                return one
-        known = ", ".join(one.name for one in self.allowed_models())
-        raise UnknownError(f"model {name[:80]!r} is not served here", f"use one of: {known}")
+        if key:
+            self._check_rate(key)
+        wanted = name or next((one for one in self.names if key and one in key.models), self.names[0])
+        model = self._find_loaded(wanted)
+        if model is None:
+            entry = self._entry(wanted)
+            _check_allowed(key, entry)
+            async with self._loading:
+                model = self._find_loaded(wanted) or await self._load(entry)
+        _check_allowed(key, model)
+        model.used_at = time.time()
+        if record:
+            record.model = model.name
+        return model
 
-    def allowed_models(self) -> Sequence[ServedModel]:
-        """The models that the key of this request may use."""
-        record = current_record()
-        key = record.key if record else None
-        return [one for one in self.models if not key or _is_allowed(key, one)]
-
-    def _check_limits(self, key: Key, model: ServedModel) -> None:
-        if not _is_allowed(key, model):
-            raise ForbiddenError(f"the key {key.name!r} may not use the model {model.name!r}", "use one of /v1/models")
+    def _check_rate(self, key: Key) -> None:
         n_running = sum(one.n_prompt + one.n_generated for one in self.running if one.key == key)
         seconds = self.meter.wait(key, n_running)
         if seconds:
             message = f"the key {key.name!r} has used its {key.tokens_per_minute} tokens of this minute"
             raise RateError(message, "try again later", headers={"Retry-After": str(math.ceil(seconds))})
 
-    async def start(self) -> None:
-        """Let each model generate a token, so that its context exists. Raises LlmcliError if it does not fit."""
-        for one in self.models:
-            request = one.make_request("Hello", one.settings({"max_tokens": 1, "raw": True}))
-            await one.start([request]).end()
+    def _find_loaded(self, wanted: str) -> ServedModel | None:
+        return next((one for one in self.models if wanted in (one.name, *one.aliases)), None)
+
+    def _entry(self, wanted: str) -> ModelEntry:
+        entry = next((one for one in self.entries if wanted in (one.name, *one.aliases)), None)
+        entry = entry or self._find_other(wanted)
+        if entry is None:
+            names = self.names
+            hint = did_you_mean(wanted, names) or f"use one of: {', '.join(names[:10])}"
+            raise UnknownError(f"model {wanted[:80]!r} is not served here", hint)
+        return entry
+
+    async def _load(self, entry: ModelEntry) -> ServedModel:
+        await self._make_room(entry)
+        model = await asyncio.to_thread(entry.load)
+        try:
+            await _warm(model)
+        except LlmcliError:
+            await asyncio.to_thread(model.close, 0.0)
+            raise
+        self._loaded[model.name] = model
+        return model
+
+    async def _make_room(self, entry: ModelEntry) -> None:
+        """Unload the models that were not asked for the longest, until the memory has room. Raises BusyError."""
+        while (free := sizing.memory_and_cores()[0]) and entry.n_bytes > free:
+            idle = [one for one in self.models if one not in self.pinned and one.is_idle]
+            if not idle:
+                need = f"{entry.name} needs {format_size(entry.n_bytes)} of memory, and {format_size(free)} are free"
+                if len(self._loaded) > len(self.pinned):
+                    raise BusyError(f"{need} while other models answer")
+                raise LlmcliError(need, "use a smaller model or --ctx-size, or pin fewer models")
+            await self._unload(min(idle, key=lambda one: one.used_at))
+
+    async def _unload(self, model: ServedModel) -> None:
+        del self._loaded[model.name]
+        await asyncio.to_thread(model.close, self.options.grace)
+
+    async def _watch(self) -> None:
+        """Unload what nobody has asked for in a while."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            now = time.time()
+            async with self._loading:
+                for one in self.models:
+                    if one not in self.pinned and one.is_idle and now - one.used_at > self.options.keep_alive:
+                        await self._unload(one)
 
     def end_answers(self) -> None:
         """End all answers that run or wait with an error that says why."""
         for one in self.models:
             one.worker.end_answers(BusyError("the server is shutting down: the answer is not complete"))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End all answers within the grace, and free the models."""
-        for one in self.models:
-            one.worker.close(self.options.grace)
+        if self._watcher:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+        await asyncio.gather(*(asyncio.to_thread(one.close, self.options.grace) for one in self.models))
 
 
-def _is_allowed(key: Key, model: ServedModel) -> bool:
-    return not key.models or not {model.name, *model.aliases}.isdisjoint(key.models)
+async def _warm(model: ServedModel) -> None:
+    """Let a model generate a token, so that its context exists. Raises LlmcliError if it does not fit."""
+    if model.generates:
+        request = model.make_request("Hello", model.settings({"max_tokens": 1, "raw": True}))
+        await model.start([request]).end()
+    else:
+        await model.worker.call(lambda _stop: model.vectors())
+
+
+def is_allowed(key: Key | None, model: ServedModel | ModelEntry) -> bool:
+    """Whether a key may use a model; without a key all are allowed."""
+    return not key or not key.models or not {model.name, *model.aliases}.isdisjoint(key.models)
+
+
+def _check_allowed(key: Key | None, model: ServedModel | ModelEntry) -> None:
+    if key and not is_allowed(key, model):
+        raise ForbiddenError(f"the key {key.name!r} may not use the model {model.name!r}", "use one of /v1/models")
 
 
 def service_of(request: Request) -> Service:

@@ -4,8 +4,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llmcli.server.http import json_response
+from llmcli.server.request_log import current_record
 from llmcli.server.served_model import ServedModel
-from llmcli.server.service import service_of
+from llmcli.server.service import is_allowed, service_of
 
 
 async def health(request: Request) -> Response:
@@ -17,7 +18,16 @@ async def health(request: Request) -> Response:
 
 async def models(request: Request) -> Response:
     """The models that the key may use, in OpenAI's form."""
-    return json_response({"object": "list", "data": [_model_data(one) for one in service_of(request).allowed_models()]})
+    service, record = service_of(request), current_record()
+    key = record.key if record else None
+    loaded = [one for one in service.models if is_allowed(key, one)]
+    names = {one.name for one in loaded}
+    others = [
+        {"id": one.name, "object": "model", "created": int(service.started_at), "owned_by": "llmcli", "meta": None}
+        for one in service.entries
+        if one.name not in names and is_allowed(key, one)
+    ]
+    return json_response({"object": "list", "data": [*map(_model_data, loaded), *others]})
 
 
 def _model_data(model: ServedModel) -> dict[str, object]:
@@ -27,5 +37,5 @@ def _model_data(model: ServedModel) -> dict[str, object]:
         "created": int(model.loaded_at),
         "owned_by": "llmcli",
         "aliases": list(model.aliases),
-        "meta": {"n_ctx": model.n_ctx, "n_ctx_train": model.engine.n_ctx_train},
+        "meta": {"n_ctx": model.n_ctx},
     }

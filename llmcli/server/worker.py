@@ -10,7 +10,7 @@ from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import TypeVar
 
-from llmcli.engine.events import FinishReason, Request, TokenEvent
+from llmcli.engine.events import Cancellation, FinishReason, Request, TokenEvent
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.engine import Engine
@@ -139,10 +139,13 @@ def _is_checked_at_end(answer: Answer) -> bool:
 
 
 class ModelWorker:
-    """Computes with one engine, in a thread of its own: no two threads ever use it."""
+    """Computes with one model, in a thread of its own: no two threads ever use it."""
 
-    def __init__(self, engine: Engine, n_parallel: int, n_queued: int) -> None:
-        """At most `n_parallel` answers are generated at a time (0 = as many as are fast), and `n_queued` wait."""
+    def __init__(self, engine: Engine | None, n_parallel: int, n_queued: int) -> None:
+        """At most `n_parallel` answers are generated at a time (0 = as many as are fast), and `n_queued` wait.
+
+        Without an engine, for a model that generates no text, only `call` is possible.
+        """
         self._engine, self._n_parallel, self._n_queued = engine, n_parallel, n_queued
         self._condition = threading.Condition()
         self._waiting: deque[RunningAnswer] = deque()
@@ -183,15 +186,20 @@ class ModelWorker:
         if len(self._waiting) + n_answers > self._n_queued + max(n_parallel - len(self._asked), 0):
             raise BusyError(f"too many requests: {len(self._waiting)} wait already")
 
-    async def call(self, function: Callable[[], _T]) -> _T:
-        """What a function of the engine returns: it runs between two steps of the answers."""
-        future: Future[_T] = Future()
+    async def call(self, function: Callable[[Cancellation], _T]) -> _T:
+        """What a function of the engine returns: it runs between two steps of the answers.
+
+        Its argument ends it early, when nobody waits for the result any more. Raises BusyError.
+        """
+        future, cancellation = Future[_T](), Cancellation()
 
         def run() -> None:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                future.set_result(function())
+                future.set_result(function(cancellation))
+            except (KeyboardInterrupt, SystemExit) as error:  # those would end the event loop too
+                future.set_exception(LlmcliError(f"interrupted ({type(error).__name__})"))
             except BaseException as error:  # for whoever waits
                 future.set_exception(error)
 
@@ -199,17 +207,20 @@ class ModelWorker:
             self.check_room(0)
             self._calls.append(run)
             self._condition.notify()
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            cancellation.set()
+            raise
 
     def close(self, grace: float) -> None:
-        """Let what runs and waits end within `grace` seconds, then end it; no more is accepted. Frees the engine."""
+        """Let what runs and waits end within `grace` seconds, then end it; no more is accepted."""
         with self._condition:
             self._is_closing = True
             self._condition.notify()
         self._thread.join(grace)
         self.end_answers(BusyError("the server is shutting down: the answer is not complete"))
         self._thread.join()
-        self._engine.close()
 
     def end_answers(self, error: LlmcliError) -> None:
         """End all answers that run or wait with an error, within a step of the model."""
@@ -240,6 +251,9 @@ class ModelWorker:
 
     def _compute(self) -> None:
         while not (self._is_closing and not self._waiting):
+            if self._engine is None:
+                self._next_request(is_idle=True)
+                continue
             try:
                 with closing(self._engine.generate_batch(self._next_request, self._n_parallel)) as events:
                     for event in events:
