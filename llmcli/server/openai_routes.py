@@ -19,11 +19,12 @@ from llmcli.inference.question_data import parse_messages
 from llmcli.server.echo import Echo, read_echoes
 from llmcli.server.errors import error_data
 from llmcli.server.http import DONE, Values, event, event_stream, is_tokens, json_response, read_body, take, unless_gone
+from llmcli.server.request_log import count_read
 from llmcli.server.served_model import Question, ServedModel
 from llmcli.server.service import Service, service_of
 from llmcli.server.worker import AnswerGroup, Update
 
-_MOST_CHOICES = 128
+_MOST_CHOICES, _MOST_PROMPTS = 128, 2048
 
 
 @dataclass
@@ -86,6 +87,8 @@ async def _read(request: Request, is_chat: bool) -> _Asked:
 def _prompts(value: object) -> Sequence[Question]:
     """A text, a list of texts, the tokens of a prompt, or a list of those. Raises UsageError."""
     values = value if isinstance(value, list) and not is_tokens(value) else [value]
+    if len(values) > _MOST_PROMPTS:
+        raise UsageError(f"prompt must be a list of at most {_MOST_PROMPTS} prompts, got {len(values)}")
     if not values or not all(isinstance(one, str) or is_tokens(one) for one in values):
         raise UsageError("prompt must be a string, a list of strings, a list of tokens, or a list of such lists")
     return values  # type: ignore[return-value]
@@ -93,7 +96,8 @@ def _prompts(value: object) -> Sequence[Question]:
 
 async def _answer(request: Request, asked: _Asked) -> Response:
     model = asked.model
-    model.worker.check_room(len(asked.questions) * asked.n)  # before many prompts are tokenized
+    if not asked.has_echo:  # whose prompts do not wait in the queue
+        model.worker.check_room(len(asked.questions) * asked.n)
     settings = model.settings(asked.own)
     requests = await model.in_thread(lambda: [model.make_request(one, settings) for one in asked.questions])
     echoes = await unless_gone(request, read_echoes(model, requests)) if asked.has_echo else []
@@ -116,6 +120,7 @@ def _echoed(asked: _Asked, requests: Sequence[EngineRequest], echoes: Sequence[E
         n_generated += len(tokens) * asked.n
         joined = {**data, "text": f"{echo.text}{data['text']}", "tokens": [*echo.tokens, *tokens]}
         choices += [text_choice(joined, len(choices) + index) for index in range(asked.n)]
+    count_read(n_prompt + n_generated)
     return {**asked.head(), "choices": choices, "usage": usage_data(n_prompt, n_generated)}
 
 
@@ -190,15 +195,12 @@ def finish_reason(answer: Answer) -> str:
 
 def usage(group: AnswerGroup) -> Values:
     """The tokens of all answers; a prompt with several answers counts once."""
-    prompts = {id(one.prompt): len(one.prompt.tokens) for one in group.answers}
-    n_generated = sum(one.record.timings.predicted_n for one in group.answers)
-    n_prompt = sum(prompts.values())
-    n_read = sum(one.record.timings.prompt_n for one in group.answers)
+    n_prompt, n_cached, n_generated = group.counts
     return {
         "prompt_tokens": n_prompt,
         "completion_tokens": n_generated,
         "total_tokens": n_prompt + n_generated,
-        "prompt_tokens_details": {"cached_tokens": max(n_prompt - n_read, 0)},
+        "prompt_tokens_details": {"cached_tokens": n_cached},
     }
 
 

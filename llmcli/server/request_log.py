@@ -95,6 +95,12 @@ def current_record() -> RequestRecord | None:
     return _current.get()
 
 
+def count_read(n_tokens: int) -> None:
+    """Count tokens that a request lets a model read without an answer."""
+    if record := _current.get():
+        record.n_read += n_tokens
+
+
 class RequestLog:
     """The outermost layer: gives each request a record and the header x-request-id, and writes its line at its end."""
 
