@@ -81,7 +81,7 @@ class Guard:
             send = _with_cors(send, origin, headers if is_preflight else None)
         response: ASGIApp
         try:
-            self._check_form(headers)
+            self._check_form(headers, scope["http_version"])
             self._check_host(headers)
             if is_preflight:  # it has no key, and does nothing
                 response = Response(headers={"Allow": _METHODS})
@@ -94,7 +94,9 @@ class Guard:
             response = error_response(error)
         await response(scope, receive, send)
 
-    def _check_form(self, headers: Headers) -> None:
+    def _check_form(self, headers: Headers, version: str) -> None:
+        if version not in ("1.0", "1.1"):
+            raise RequestError(f"HTTP/{version} is not supported", "use HTTP/1.1", headers=_CLOSE)
         if len(headers.raw) > _MOST_HEADERS:
             raise HeadersTooLargeError(f"the request has more than {_MOST_HEADERS} headers")
         if "transfer-encoding" in headers and "content-length" in headers:

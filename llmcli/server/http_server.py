@@ -100,8 +100,8 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         """uvicorn calls it for what is not HTTP, also in the middle of a body, where nothing more can be sent."""
-        hint = f"or its headers have more than {_HEAD_BYTES >> 10} KiB"
-        self._refuse(RequestError("the request is not valid HTTP", hint))
+        limit = f"{_HEAD_BYTES >> 10} KiB"
+        self._refuse(RequestError(f"the request is not valid HTTP, or its headers have more than {limit}"))
 
     def _watch_request(self, has_begun: bool) -> None:
         state = self.conn.their_state

@@ -164,7 +164,7 @@ def text_line(data: Mapping[str, object]) -> str:
         words.append(f"first={data['first_token_ms']}ms")
     words.append(f"total={data['total_ms']}ms")
     words += [f"{name}={_quoted(data[name])}" for name in ("error", "message", "prompts", "answers") if name in data]
-    return sanitize(" ".join(words)) + "\n"
+    return sanitize(" ".join(words)).replace("\n", "␊") + "\n"
 
 
 def _quoted(value: object) -> str:

@@ -300,6 +300,9 @@ class ModelWorker:
         """Fail the answers that were generated; those that wait too, if it failed before it took one of them."""
         if not self._asked:
             self.end_answers(error)
+            self._run_calls()
+            with self._condition:  # or it would fail again and again, for nobody
+                self._condition.wait_for(lambda: self._waiting or self._calls or self._is_closing)
         for running in self._asked.values():
             running.fail(error)
         self._asked.clear()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,14 @@ class Client:
     service: Service
     server: HttpServer
     records: list[RequestRecord]  # of the requests that have ended
+    thread: threading.Thread  # of the server
+
+    def record(self) -> RequestRecord:
+        """That of the last request, which ends a little later than its response."""
+        deadline = time.monotonic() + 10
+        while self.service.running and time.monotonic() < deadline:
+            time.sleep(0.002)
+        return self.records[-1]
 
     def post(self, path: str, data: object, headers: Mapping[str, str] | None = None) -> Reply:
         return self.request("POST", path, json.dumps(data).encode(), headers)
@@ -104,7 +113,7 @@ def running_server(
         thread.join(0.005)
         assert thread.is_alive(), "the server has not started"
     try:
-        yield Client(port, service, server, records)
+        yield Client(port, service, server, records, thread)
     finally:
         server.should_exit = True
         thread.join(20)
