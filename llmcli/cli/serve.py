@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from llmcli.server.served_model import ServedModel
     from llmcli.server.service import ServerOptions
 
-_NOT_HERE = CHAT_ONLY | RESULT | {"prompt", "file", "model", "prefill", "raw"}
+_NOT_HERE = CHAT_ONLY | RESULT | {"prompt", "file", "model", "prefill", "raw", "choices", "predicate", "rating"}
 _MAX_PARALLEL = 256  # llama.cpp, LLAMA_MAX_SEQ
 _SPARE_FILES = 64  # that are open beside connections
 _API_KEY = "LLMCLI_API_KEY"  # a variable with one more key

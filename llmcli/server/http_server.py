@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import FrameType
@@ -23,6 +24,7 @@ from llmcli.server.service import Service
 
 _HEAD_BYTES = 64 << 10  # of all headers together
 _KEEP_ALIVE = 30  # seconds between two requests of a connection
+_THREADS = 32  # that read requests
 _END = 2.0  # seconds in which answers that are ended send their last event
 
 
@@ -171,7 +173,14 @@ class HttpServer(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve on these sockets. Returns when it has ended in good order."""
         self._loop = asyncio.get_running_loop()
-        await super().serve(sockets)
+        # The usual number of threads is small: some requests whose schemas take long must not stop all others.
+        executor = ThreadPoolExecutor(_THREADS, "request")
+        self._loop.set_default_executor(executor)
+        try:
+            await super().serve(sockets)
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+            self._loop.set_default_executor(ThreadPoolExecutor(1))  # asyncio would wait for each thread
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """The handler of the signals: the first one ends the server in good order, a second Ctrl-C ends it at once."""

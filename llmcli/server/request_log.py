@@ -74,7 +74,8 @@ class RequestRecord:
             "first_token_ms": round((first - self.started_at) * 1e3, 1) if first else None,
             "total_ms": round((time.perf_counter() - self.started_at) * 1e3, 1),
         }
-        if fault := self.fault():
+        fault = self.fault()
+        if fault and self.status != CLIENT_GONE:
             known = fault if isinstance(fault, LlmcliError) else LlmcliError("")
             data["error"] = status_and_type(known)[1]
             # What is wrong with a request quotes it; what is wrong with the server must be seen.

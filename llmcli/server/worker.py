@@ -17,6 +17,7 @@ from llmcli.inference.engine import Engine
 from llmcli.server.errors import BusyError
 
 _T = TypeVar("_T")
+_LAST_STEP = 5.0  # seconds, at the end
 _MOST_AT_A_TIME = 32  # answers, where the engine chooses how many
 
 
@@ -222,14 +223,18 @@ class ModelWorker:
             cancellation.set()
             raise
 
-    def close(self, grace: float) -> None:
-        """Let what runs and waits end within `grace` seconds, then end it; no more is accepted."""
+    def close(self, grace: float) -> bool:
+        """Let what runs and waits end within `grace` seconds, then end it; no more is accepted.
+
+        Returns whether it has ended: a step that takes long cannot be stopped.
+        """
         with self._condition:
             self._is_closing = True
             self._condition.notify()
         self._thread.join(grace)
         self.end_answers(BusyError("the server is shutting down: the answer is not complete"))
-        self._thread.join()
+        self._thread.join(_LAST_STEP)
+        return not self._thread.is_alive()
 
     def end_answers(self, error: LlmcliError) -> None:
         """End all answers that run or wait with an error, within a step of the model."""
