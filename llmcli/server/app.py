@@ -11,7 +11,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from llmcli.errors import LlmcliError
-from llmcli.server import decision_routes, openai_routes, status_routes, vector_routes
+from llmcli.server import decision_routes, inspection_routes, openai_routes, page_routes, status_routes, vector_routes
 from llmcli.server.errors import RequestError, UnknownError
 from llmcli.server.guard import Access, Guard
 from llmcli.server.http import ClientGoneError, error_response
@@ -35,6 +35,9 @@ def make_app(
         await service.close()
 
     routes = [
+        Route("/", page_routes.page),
+        Route("/status", page_routes.status),
+        Route("/llmcli/inspect", inspection_routes.inspect, methods=["POST"]),
         Route("/health", status_routes.health),
         Route("/v1/health", status_routes.health),
         Route("/v1/models", status_routes.models),
