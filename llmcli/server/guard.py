@@ -25,7 +25,7 @@ from llmcli.server.service import Service
 
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "[::1]"))
 ANY, ANY_ADDRESS = "*", "#"  # in `Access.hosts`
-OPEN_PATHS = frozenset(("/health", "/v1/health"))  # for whoever watches the server: they need no key
+OPEN_PATHS = frozenset(("/", "/health", "/v1/health"))  # they need no key, and say nothing of what it does
 _MOST_HEADERS = 128
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]/@]+)(:\d{1,5})?")
 _LOCAL_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")

@@ -101,8 +101,12 @@ async def _answer(request: Request, asked: _Asked) -> Response:
     model = asked.model
     if not asked.has_echo:  # whose prompts do not wait in the queue
         model.worker.check_room(len(asked.questions) * asked.n)
-    settings = model.settings(asked.own)
-    requests = await model.in_thread(lambda: [model.make_request(one, settings) for one in asked.questions])
+
+    def read() -> list[EngineRequest]:
+        settings = model.settings(asked.own)
+        return [model.make_request(one, settings) for one in asked.questions]
+
+    requests = await model.in_thread(read)
     for one in requests:
         one.trace = asked.extras.trace
     echoes = await unless_gone(request, read_echoes(model, requests)) if asked.has_echo else []

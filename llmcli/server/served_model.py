@@ -16,15 +16,15 @@ from llmcli.inference.embedding import EmbeddingModel
 from llmcli.inference.engine import Engine
 from llmcli.inference.question_data import parse_own_settings
 from llmcli.inference.request import build_prompt, system_text, template_options, with_plain_stop
-from llmcli.params.sampler_chain import check_chain
 from llmcli.params.param import SettingValue
+from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
 from llmcli.server.errors import ContextError, UnsupportedError
 from llmcli.server.request_log import current_record
 from llmcli.server.worker import AnswerGroup, ModelWorker
 
 _T = TypeVar("_T")
-# Settings that other requests would wait for: characters that are compiled, and texts that are compared with each token.
+# Settings that others would wait for: characters that are compiled, and texts that are compared with each token.
 _MOST_CHARACTERS = {"chat_template": 1 << 15, "temperature": 1 << 12, "grammar": 1 << 18}
 _MOST_ITEMS = {"dry_sequence_breakers": 64}
 _ANY_LENGTH = ("system", "prefill")  # parts of the prompt, whose tokens are counted

@@ -164,14 +164,17 @@ def test_a_valid_key_is_taken_in_both_headers(serve: ServerMaker, access: Access
     client = serve(access=access)
     for headers in [bearer(ALICE), {"X-Api-Key": ALICE}, {"authorization": f"bearer  {ALICE}"}]:
         assert client.post("/v1/chat/completions", ASK, headers).code == 200
-        assert client.record().key
-        assert client.record().key.name == "alice"
+        key = client.record().key
+        assert key
+        assert key.name == "alice"
 
 
-def test_health_needs_no_key(serve: ServerMaker, access: Access) -> None:
+def test_health_and_the_page_need_no_key(serve: ServerMaker, access: Access) -> None:
     client = serve(access=access)
-    assert client.get("/health").code == 200
-    assert client.get("/v1/health").code == 200
+    for path in ("/health", "/v1/health", "/"):
+        assert client.get(path).code == 200
+    for path in ("/status", "/v1/models", "//", "/health/", "/%2e/health", "/../health"):
+        assert client.get(path).code == 401, path
 
 
 def test_a_key_uses_and_sees_its_models_only(serve: ServerMaker, access: Access) -> None:

@@ -57,7 +57,11 @@ def client() -> Any:
 
 
 @given(BODIES)
-@settings(max_examples=int(os.environ.get("EXAMPLES", "120")), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=int(os.environ.get("EXAMPLES", "120")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 def test_no_body_makes_a_route_fail(client: Client, request_data: tuple[str, Any, Any, bool]) -> None:
     route, own, question, is_valid_question = request_data
     if is_valid_question:
@@ -112,8 +116,8 @@ def test_no_setting_of_a_request_names_a_file_or_runs_code(client: Client) -> No
             reply = client.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], key: value})
             assert reply.code in (400, 404), (key, reply.body)
             assert "root:" not in reply.body.decode()
-    for value in ("@/etc/passwd", ["@/etc/passwd"]):
-        assert client.post("/v1/completions", {"prompt": "a", "choices": value}).code == 400
+    for choices in ("@/etc/passwd", ["@/etc/passwd"]):
+        assert client.post("/v1/completions", {"prompt": "a", "choices": choices}).code == 400
 
 
 def test_a_package_function_runs_only_if_the_command_names_it(monkeypatch: pytest.MonkeyPatch, client: Client) -> None:
