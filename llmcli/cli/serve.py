@@ -23,6 +23,7 @@ from llmcli.config.presets import layers_of
 from llmcli.errors import UsageError
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, fields, resolve
+from llmcli.text import ellipsize
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.progress import ProgressLine
 
@@ -126,7 +127,7 @@ def serve(
 
         def make_server(pinned: Sequence["ServedModel"]) -> HttpServer:
             service = Service(pinned, options, [one for one in entries if one not in kept], find_other)
-            return HttpServer(make_app(service, access, partial(_write_log, log_json, log_content)), service, limits)
+            return HttpServer(make_app(service, access, partial(write_log, log_json, log_content)), service, limits)
 
         asyncio.run(_run(kept, make_server, listeners, keys))
 
@@ -180,6 +181,9 @@ async def _run(
     await server.service.start()
     addresses = ", ".join(f"http://{_url_host(one)}" for one in listeners)
     console.note(f"{', '.join(server.service.names)}: {addresses} (Ctrl-C ends it)")
+    if keys:
+        names = ellipsize(", ".join(keys.names), 60)
+        console.note(f"clients need a key: {names}")
     with _reading_again_at_hangup(server, keys):
         await server.serve([*listeners])
     if server.is_interrupted:
@@ -236,7 +240,8 @@ def _reading_again_at_hangup(server: "HttpServer", keys: "Keys | None") -> Itera
         signal.signal(number, before)
 
 
-def _write_log(as_json: bool, has_content: bool, record: "RequestRecord") -> None:
+def write_log(as_json: bool, has_content: bool, record: "RequestRecord") -> None:
+    """Write the line of a request to stderr, unless `--quiet`; with `--debug` the traceback of its error too."""
     from llmcli.server.request_log import json_line, text_line
 
     if not console.quiet:

@@ -121,7 +121,7 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def _make_room(self) -> None:
-        """Close the oldest connection for which nothing is computed, or this one if there is no other."""
+        """Close the oldest connection for which nothing is computed; without one, this one."""
         idle = [one for one in self.connections if isinstance(one, Connection) and one.is_idle and one is not self]
         if idle:
             min(idle, key=lambda one: one._opened_at).transport.close()

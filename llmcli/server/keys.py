@@ -53,6 +53,11 @@ class Keys:
         self._looked_at = time.monotonic()
         self._keys = (*self._own, *self._read())
 
+    @property
+    def names(self) -> list[str]:
+        """Who has a key."""
+        return [one.name for one in self._keys]
+
     def find(self, text: str) -> Key | None:
         """The key with this text. The time that it takes tells nothing about the keys."""
         self._read_if_changed()

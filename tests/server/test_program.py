@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from llmcli.cli.serve import write_log
+from llmcli.server.request_log import RequestRecord
+from llmcli.ui.terminal.console import console
 from tests.server.conftest import Reply
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -176,3 +179,16 @@ def test_a_closed_stderr_does_not_end_it(start: Maker) -> None:
     assert program.request("/v1/completions", b'{"prompt": "a", "max_tokens": 2}').code == 200
     program.process.terminate()
     assert program.end() == 0
+
+
+def test_quiet_has_no_log_and_debug_has_tracebacks(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    record = RequestRecord("1", "GET", "/health", status=200, error=ValueError("a fault"))
+    for is_quiet, n_lines in ((True, 0), (False, 1)):
+        monkeypatch.setattr(console, "quiet", is_quiet)
+        write_log(False, False, record)
+        assert capfd.readouterr().err.count("\n") == n_lines
+    monkeypatch.setattr(console, "debug", True)
+    write_log(False, False, record)
+    assert "ValueError: a fault" in capfd.readouterr().err
