@@ -3,7 +3,8 @@
 import signal
 import threading
 import time
-from http.client import HTTPConnection
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 import pytest
@@ -142,3 +143,39 @@ def test_the_first_signal_ends_it_and_the_second_ctrl_c_at_once(
     assert handlers == [(signal.SIGINT, signal.SIG_DFL)]
     assert has_ended(client)
     assert client.server.is_interrupted
+
+
+def test_a_step_that_cannot_be_stopped_does_not_hold_the_end(
+    serve: ServerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmcli.server.worker._LAST_STEP", 0.2)
+    engine = FakeEngine(["x"], ["x"], delay=0.001)
+    client = serve(engine, options=ServerOptions(n_parallel=1, grace=0.1))
+    engine._delay = 4.0  # of a step
+    answer = Asked(client, {"prompt": "a"})
+    start = time.monotonic()
+    stop(client)
+    assert answer.end().code == 503
+    assert has_ended(client)
+    assert time.monotonic() - start < 3.5
+    assert not engine.is_closed, "what llama.cpp uses is not freed under it"
+
+
+def test_a_request_that_takes_long_to_read_does_not_hold_the_end(
+    serve: ServerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve(options=ServerOptions(grace=0.1))
+    (model,) = client.service.models
+    monkeypatch.setattr(type(model), "make_request", lambda *_: time.sleep(4.0))
+    monkeypatch.setattr("llmcli.server.http_server._END", 0.2)
+
+    def ask() -> None:
+        with suppress(HTTPException, OSError):
+            client.post("/v1/completions", {"prompt": "a"})
+
+    threading.Thread(target=ask, daemon=True).start()
+    time.sleep(0.2)
+    start = time.monotonic()
+    stop(client)
+    assert has_ended(client)
+    assert time.monotonic() - start < 3.5
