@@ -11,6 +11,9 @@ from llmcli.inference.request import is_builtin_template
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.model import HubParams, ModelParams
 from llmcli.params.param import Field, SettingValue, fields_of
+from llmcli.params.policies.policy import names_in
+from llmcli.params.policies.rules import BUILTIN, Policy
+from llmcli.params.policies.user_functions import package_source
 from llmcli.params.settings import CODE_KEYS, Settings, find
 
 # What all questions share: one model in one context.
@@ -109,7 +112,18 @@ def _parse(setting: Field, value: object, common: Settings, noun: str) -> Settin
         reason = f"{key} cannot be set in a {noun}: all {noun}s share one context"
         raise UsageError(reason, f"give it to the command: {setting.flags[0]}")
     _check_no_file(key, parsed, noun)
+    if key == "temperature" and isinstance(parsed, Policy):
+        _check_no_code(parsed, common, noun)
     return parsed
+
+
+def _check_no_code(policy: Policy, common: Settings, noun: str) -> None:
+    """A function of a user's file or package runs only where the command itself names it."""
+    known = {*BUILTIN, *names_in(common.temperature), (common.temp_policy_file or "").rpartition(":")[2]}
+    for name in names_in(policy):
+        if name not in known and package_source(name):
+            reason = f"temperature of a {noun} cannot name {name!r}: it is the function of a package"
+            raise UsageError(reason, "name it in the command: --temperature")
 
 
 def _check_no_file(key: str, value: SettingValue, noun: str) -> None:

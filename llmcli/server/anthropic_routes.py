@@ -15,7 +15,7 @@ from llmcli.server.chat_question import take_chat
 from llmcli.server.errors import anthropic_error_data
 from llmcli.server.http import Values, event, event_stream, json_response, read_body, take, unless_gone
 from llmcli.server.service import service_of
-from llmcli.server.text_requests import TextRequest, n_cached, take_request
+from llmcli.server.text_requests import TextRequest, count_cached, take_request
 from llmcli.server.worker import AnswerGroup
 
 # Keys that change no answer here.
@@ -126,7 +126,7 @@ def _end(answer: Answer) -> Values:
 
 
 def _usage(answer: Answer) -> Values:
-    cached = n_cached(answer)
+    cached = count_cached(answer)
     return {
         "input_tokens": len(answer.prompt.tokens) - cached,
         "cache_read_input_tokens": cached,

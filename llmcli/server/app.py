@@ -1,13 +1,14 @@
 """The app: each path with its handler, and what stands before and after all of them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from llmcli.errors import LlmcliError
 from llmcli.server import (
@@ -23,12 +24,21 @@ from llmcli.server import (
     vector_routes,
 )
 from llmcli.server.errors import RequestError, UnknownError
-from llmcli.server.http import error_response
+from llmcli.server.guard import Access, Guard
+from llmcli.server.http import ClientGoneError, error_response
+from llmcli.server.request_log import RequestLog, RequestRecord
 from llmcli.server.service import Service
 
 
-def make_app(service: Service) -> Starlette:
-    """The ASGI app of a service, which it closes at its end."""
+def make_app(
+    service: Service,
+    access: Access | None = None,
+    log: Callable[[RequestRecord], None] = lambda _record: None,
+) -> ASGIApp:
+    """The ASGI app of a service, which it closes at its end; without `access` for this machine, without keys.
+
+    `log` gets each request at its end.
+    """
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -65,10 +75,10 @@ def make_app(service: Service) -> Starlette:
         *_both("/reranking", vector_routes.rerank),
         *_both("/decisions", decision_routes.decisions),
     ]
-    handlers = {LlmcliError: _on_error, HTTPException: _on_http_error, Exception: _on_fault}
+    handlers = {LlmcliError: _on_error, HTTPException: _on_http_error, ClientDisconnect: _on_gone, Exception: _on_fault}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)  # type: ignore[arg-type]
     app.state.service = service
-    return app
+    return RequestLog(Guard(app, service, access or Access()), service.running, service.meter, log)
 
 
 def _both(path: str, handler: object) -> list[Route]:
@@ -88,6 +98,10 @@ async def _on_http_error(request: Request, error: HTTPException) -> Response:
     if error.status_code in (404, 405):
         return error_response(UnknownError(f"no such route: {request.method} {request.url.path}"))
     return error_response(RequestError(str(error.detail)))
+
+
+async def _on_gone(_request: Request, _error: ClientDisconnect) -> Response:
+    return error_response(ClientGoneError("the client closed the connection"))  # nobody reads it
 
 
 async def _on_fault(_request: Request, error: Exception) -> Response:

@@ -57,6 +57,18 @@ class TooLargeError(RequestError):
     code, kind = 413, "request_too_large"
 
 
+class RequestTimeoutError(RequestError):
+    """The client has not sent its request in time."""
+
+    code = 408
+
+
+class HeadersTooLargeError(RequestError):
+    """The request has more headers than the server accepts."""
+
+    code = 431
+
+
 class ContextError(RequestError):
     """The prompt does not fit the context."""
 
@@ -80,8 +92,8 @@ class BusyError(RequestError):
 
     code, kind = 503, "unavailable_error"
 
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint, headers={"Retry-After": "1"})
+    def __init__(self, message: str, hint: str = "", headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, hint, headers={"Retry-After": "1", **(headers or {})})
 
 
 def status_and_type(error: LlmcliError) -> tuple[int, str]:

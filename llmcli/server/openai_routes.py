@@ -19,9 +19,12 @@ from llmcli.server.echo import Echo, read_echoes
 from llmcli.server.errors import error_data
 from llmcli.server.http import DONE, Values, event, event_stream, is_tokens, json_response, read_body, take, unless_gone
 from llmcli.server.native_routes import verbose_data
+from llmcli.server.request_log import count_read
 from llmcli.server.served_model import Question
 from llmcli.server.text_requests import Piece, TextRequest, answer_timings, finish_reason, take_request, usage
 from llmcli.server.worker import AnswerGroup
+
+_MOST_PROMPTS = 2048
 
 
 @dataclass
@@ -74,6 +77,8 @@ async def _read(request: Request, is_chat: bool) -> _Asked:
 def _prompts(value: object) -> Sequence[Question]:
     """A text, a list of texts, the tokens of a prompt, or a list of those. Raises UsageError."""
     values = value if isinstance(value, list) and not is_tokens(value) else [value]
+    if len(values) > _MOST_PROMPTS:
+        raise UsageError(f"prompt must be a list of at most {_MOST_PROMPTS} prompts, got {len(values)}")
     if not values or not all(isinstance(one, str) or is_tokens(one) for one in values):
         raise UsageError("prompt must be a string, a list of strings, a list of tokens, or a list of such lists")
     return values  # type: ignore[return-value]
@@ -109,6 +114,7 @@ def _echoed(asked: _Asked, requests: Sequence[EngineRequest], echoes: Sequence[E
         n_generated += len(tokens) * asked.request.n
         joined = {**data, "text": f"{echo.text}{data['text']}", "tokens": [*echo.tokens, *tokens]}
         choices += [text_choice(joined, len(choices) + index) for index in range(asked.request.n)]
+    count_read(n_prompt + n_generated)
     return {**asked.head(), "choices": choices, "usage": usage_data(n_prompt, n_generated)}
 
 

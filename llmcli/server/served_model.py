@@ -17,13 +17,21 @@ from llmcli.inference.embedding import EmbeddingModel
 from llmcli.inference.engine import Engine
 from llmcli.inference.question_data import parse_own_settings
 from llmcli.inference.request import build_prompt, system_text, template_options, with_plain_stop
+from llmcli.params.param import SettingValue
 from llmcli.params.sampler_chain import check_chain
-from llmcli.params.settings import Layer, ResolvedSettings, Settings, resolve
+from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
 from llmcli.server.chat_question import ChatQuestion
 from llmcli.server.errors import ContextError, UnsupportedError
+from llmcli.server.request_log import current_record
 from llmcli.server.worker import AnswerGroup, ModelWorker
 
 _T = TypeVar("_T")
+# Settings that others would wait for: characters that are compiled, and texts that are compared with each token.
+_MOST_CHARACTERS = {"chat_template": 1 << 15, "temperature": 1 << 12, "grammar": 1 << 18}
+_MOST_ITEMS = {"dry_sequence_breakers": 64}
+_ANY_LENGTH = ("system", "prefill")  # parts of the prompt, whose tokens are counted
+_ELSEWHERE = {"choices": "use /v1/decisions", "predicate": "use /v1/decisions", "rating": "use /v1/decisions"}
+_ELSEWHERE |= {"samples": "use n", "best": "use n, and choose", "extract": "remove it"}
 # A text, messages, or the tokens of a prompt.
 Question = str | ChatQuestion | Sequence[Message] | Sequence[int]
 
@@ -90,7 +98,8 @@ class ServedModel:
 
     def close(self, grace: float) -> None:
         """End what runs, within `grace` seconds, and free everything."""
-        self.worker.close(grace)
+        if not self.worker.close(grace):
+            return  # llama.cpp still computes: what it uses cannot be freed
         if self._vectors:
             self._vectors.close()
         if self._engine:
@@ -105,6 +114,8 @@ class ServedModel:
     def settings(self, own: Mapping[str, object]) -> Settings:
         """The settings of a request with these of its own. Raises UsageError for one that is not valid."""
         values = parse_own_settings(own, self.common.settings, "request")
+        for key, value in values.items():
+            _check_own(key, value)
         layers, preset = [*self._layers], values.get("preset")
         if isinstance(preset, str):
             layers.append(preset_layer(preset))
@@ -151,9 +162,9 @@ class ServedModel:
 
     async def read_prompt(self, question: Question, own: Mapping[str, object]) -> Prompt:
         """The prompt of a question that is not answered, with these settings of its own; it may have any length."""
-        settings = self.settings(own)
 
         def render() -> Prompt:
+            settings = self.settings(own)
             with self._lock:
                 return self._prompt(question, settings)
 
@@ -170,8 +181,27 @@ class ServedModel:
                 answers.append(Answer(self.engine, own))
         group = AnswerGroup(answers, has_progress)
         self.worker.submit(group)
+        if record := current_record():
+            record.groups.append(group)
         return group
 
     async def in_thread(self, function: Callable[[], _T]) -> _T:
         """What a function that needs no step of the model returns, such as a tokenization; it runs in some thread."""
         return await asyncio.to_thread(function)
+
+
+def _check_own(key: str, value: SettingValue) -> None:
+    """Raise UsageError for a setting of a request that has no effect here, or that takes too long to read."""
+    if key in _ELSEWHERE and value != fields()[key].default:
+        raise UsageError(f"{key} cannot be set in a request", _ELSEWHERE[key])
+    if key in _ANY_LENGTH:
+        return
+    items = value if isinstance(value, tuple) else [value]
+    most = _MOST_ITEMS.get(key, _MOST_CHARACTERS.get(key, 1 << 16))
+    if len(items) > most:
+        raise UsageError(f"{key} of a request must have at most {most} items, got {len(items)}")
+    texts = [one[0] if isinstance(one, tuple) else one for one in items]
+    size = sum(len(str(one)) for one in texts if not isinstance(one, int))
+    most = _MOST_CHARACTERS.get(key, 1 << 16)
+    if size > most:
+        raise UsageError(f"{key} of a request must have at most {most} characters, got {size}")

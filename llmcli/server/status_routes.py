@@ -8,26 +8,30 @@ from llmcli.server.errors import UnsupportedError
 from llmcli.server.http import Values, json_response
 from llmcli.server.metrics import prometheus_text
 from llmcli.server.native_routes import sampling_data
+from llmcli.server.request_log import current_record
 from llmcli.server.served_model import ServedModel
-from llmcli.server.service import service_of
+from llmcli.server.service import is_allowed, service_of
 from llmcli.server.tokenizer_routes import special_tokens
 from llmcli.server.worker import RunningAnswer
 
 
-async def health(_request: Request) -> Response:
-    """Whether it answers requests; it needs no key."""
+async def health(request: Request) -> Response:
+    """Whether it answers requests; it needs no key. Raises LlmcliError if the thread of a model has ended."""
+    for model in service_of(request).models:
+        model.worker.check_running()
     return json_response({"status": "ok"})
 
 
 async def models(request: Request) -> Response:
-    """The models, in OpenAI's form."""
-    service = service_of(request)
-    loaded = service.models
+    """The models that the key may use, in OpenAI's form."""
+    service, record = service_of(request), current_record()
+    key = record.key if record else None
+    loaded = [one for one in service.models if is_allowed(key, one)]
     names = {one.name for one in loaded}
     others = [
         {"id": one.name, "object": "model", "created": int(service.started_at), "owned_by": "llmcli", "meta": None}
         for one in service.entries
-        if one.name not in names
+        if one.name not in names and is_allowed(key, one)
     ]
     return json_response({"object": "list", "data": [*map(_model_data, loaded), *others]})
 

@@ -48,9 +48,16 @@ class TextRequest:
     extras: Extras = field(default_factory=Extras)
 
     async def read(self) -> Sequence[EngineRequest]:
-        """The questions as requests to the engine. Raises UsageError, or ContextError."""
-        settings, model = self.model.settings(self.own), self.model
-        requests = await model.in_thread(lambda: [model.make_request(one, settings) for one in self.questions])
+        """The questions as requests to the engine. Raises UsageError, ContextError or BusyError."""
+        model = self.model
+        if not self.has_echo:  # whose prompts do not wait in the queue
+            model.worker.check_room(len(self.questions) * self.n)
+
+        def make() -> list[EngineRequest]:
+            settings = model.settings(self.own)
+            return [model.make_request(one, settings) for one in self.questions]
+
+        requests = await model.in_thread(make)
         traces = [one for one in (self.trace, self.extras.trace) if one is not None]
         for request in requests:
             request.trace = max(traces, default=None)
@@ -173,22 +180,19 @@ def finish_reason(answer: Answer) -> str:
     return answer.finish_reason if answer.finish_reason in ("stop", "length") else "length"
 
 
-def n_cached(answer: Answer) -> int:
+def count_cached(answer: Answer) -> int:
     """The number of tokens of its prompt that were not evaluated for it."""
     return max(len(answer.prompt.tokens) - answer.record.timings.prompt_n, 0)
 
 
 def usage(group: AnswerGroup) -> Values:
     """The tokens of all answers; a prompt with several answers counts once."""
-    prompts = {id(one.prompt): len(one.prompt.tokens) for one in group.answers}
-    n_generated = sum(one.record.timings.predicted_n for one in group.answers)
-    n_prompt = sum(prompts.values())
-    n_read = sum(one.record.timings.prompt_n for one in group.answers)
+    n_prompt, n_cached, n_generated = group.counts
     return {
         "prompt_tokens": n_prompt,
         "completion_tokens": n_generated,
         "total_tokens": n_prompt + n_generated,
-        "prompt_tokens_details": {"cached_tokens": max(n_prompt - n_read, 0)},
+        "prompt_tokens_details": {"cached_tokens": n_cached},
     }
 
 
@@ -196,7 +200,7 @@ def answer_timings(answer: Answer) -> Values:
     """In llama-server's names and milliseconds; the first token takes no time, as its logits come from the prompt."""
     t = answer.record.timings
     return {
-        "cache_n": n_cached(answer),
+        "cache_n": count_cached(answer),
         "prompt_n": t.prompt_n,
         "prompt_ms": t.prompt_ms,
         "prompt_per_token_ms": t.prompt_ms / t.prompt_n if t.prompt_n else 0.0,

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
@@ -10,13 +11,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from llmcli.engine.events import Cancellation, FinishReason, Request, TokenEvent, TokenTrace, now_ms
-from llmcli.errors import LlmcliError
+from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.engine import Engine
 from llmcli.server.errors import BusyError
 from llmcli.server.metrics import Metrics
 
 _T = TypeVar("_T")
+_LAST_STEP = 5.0  # seconds, at the end
 _MOST_AT_A_TIME = 32  # answers, where the engine chooses how many
 
 
@@ -110,8 +112,22 @@ class AnswerGroup:
         self._updates: asyncio.Queue[Update] = asyncio.Queue()
         self._lock = threading.Lock()
         self._undelivered: list[Update] = []
+        self.first_at = 0.0  # when the first piece of text was there; as in `time.perf_counter`
+        self.error: LlmcliError | None = None
         seconds = answers[0].settings.timeout
         self._timer = self._loop.call_later(seconds, self.cancel, "timeout") if seconds else None
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """The tokens of the prompts, of them those evaluated before, and those of all answers so far.
+
+        A prompt with several answers counts once.
+        """
+        prompts = {id(one.prompt): len(one.prompt.tokens) for one in self.answers}
+        timings = [one.record.timings for one in self.answers]
+        n_prompt, n_read = sum(prompts.values()), sum(one.prompt_n for one in timings)
+        n_cached = max(n_prompt - n_read, 0) if self.answers[0].started else 0
+        return n_prompt, n_cached, sum(one.predicted_n for one in timings)
 
     def cancel(self, reason: FinishReason = "interrupt") -> None:
         """End all answers, from any thread; what is generated so far is kept."""
@@ -140,6 +156,8 @@ class AnswerGroup:
 
     def _send(self, update: Update) -> None:
         """Called in the thread of the model: one message to the loop for all updates that it has not seen yet."""
+        self.first_at = self.first_at or (time.perf_counter() if update.parts else 0.0)
+        self.error = self.error or update.error
         with self._lock:
             self._undelivered.append(update)
             is_first = len(self._undelivered) == 1
@@ -176,7 +194,8 @@ class ModelWorker:
         self.slots: list[RunningAnswer | None] = [None] * self.n_slots  # what each of them answers
         self.metrics = Metrics()
         self._is_closing = False
-        self._thread = threading.Thread(target=self._compute, name="model", daemon=True)
+        self._failure = ""  # what ended the thread, if it did not end in good order
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
     @property
@@ -190,15 +209,22 @@ class ModelWorker:
         return len(self._waiting)
 
     def submit(self, group: AnswerGroup) -> None:
-        """Generate these answers. Raises BusyError when too many wait already, or the server is about to end."""
+        """Generate these answers. Raises what `check_room` raises."""
         with self._condition:
-            if self._is_closing:
-                raise BusyError("the server is shutting down")
-            n_free = max(self.n_slots - len(self._asked), 0)
-            if len(self._waiting) + len(group.running) > self._n_queued + n_free:
-                raise BusyError(f"too many requests: {len(self._waiting)} wait already")
+            self.check_room(len(group.running))
             self._waiting.extend(group.running)
             self._condition.notify()
+
+    def check_room(self, n_answers: int) -> None:
+        """Raise BusyError when too many wait already or the server is about to end, UsageError for too many at once."""
+        self.check_running()
+        if self._is_closing:
+            raise BusyError("the server is shutting down")
+        most = self._n_queued + self.n_slots
+        if n_answers > most:
+            raise UsageError(f"the request asks for {n_answers} answers, and the server takes {most} at a time")
+        if len(self._waiting) + n_answers > self._n_queued + max(self.n_slots - len(self._asked), 0):
+            raise BusyError(f"too many requests: {len(self._waiting)} wait already")
 
     async def call(self, function: Callable[[Cancellation], _T]) -> _T:
         """What a function of the engine returns: it runs between two steps of the answers.
@@ -218,8 +244,7 @@ class ModelWorker:
                 future.set_exception(error)
 
         with self._condition:
-            if self._is_closing:
-                raise BusyError("the server is shutting down")
+            self.check_room(0)
             self._calls.append(run)
             self._condition.notify()
         try:
@@ -228,17 +253,45 @@ class ModelWorker:
             cancellation.set()
             raise
 
-    def close(self, grace: float) -> None:
-        """Let what runs and waits end within `grace` seconds, then end it; no more is accepted."""
+    def close(self, grace: float) -> bool:
+        """Let what runs and waits end within `grace` seconds, then end it; no more is accepted.
+
+        Returns whether it has ended: a step that takes long cannot be stopped.
+        """
         with self._condition:
             self._is_closing = True
             self._condition.notify()
         self._thread.join(grace)
-        for one in [*self._asked.values(), *self._waiting]:
+        self.end_answers(BusyError("the server is shutting down: the answer is not complete"))
+        self._thread.join(_LAST_STEP)
+        return not self._thread.is_alive()
+
+    def end_answers(self, error: LlmcliError) -> None:
+        """End all answers that run or wait with an error, within a step of the model."""
+        with self._condition:
+            waiting = [*self._waiting]
+            self._waiting.clear()
+        ended = [*self._asked.values(), *waiting]
+        for one in ended:
+            one.fail(error)
+        for one in ended:
             one.answer.request.cancellation.set()
-        self._thread.join()
+
+    def check_running(self) -> None:
+        """Raise LlmcliError if the thread has ended by a fault."""
+        if self._failure:
+            raise LlmcliError(self._failure, "start the server again")
 
     # In the thread
+
+    def _run(self) -> None:
+        try:
+            self._compute()
+        except BaseException as error:  # without the thread nobody would ever answer
+            with self._condition:
+                self._failure = f"the model has stopped: {_described(error)}"
+            self.end_answers(LlmcliError(self._failure, "start the server again"))
+            self._run_calls()
 
     def _compute(self) -> None:
         while not (self._is_closing and not self._waiting):
@@ -251,9 +304,9 @@ class ModelWorker:
                         self._push(event)
                         self._run_calls()
             except LlmcliError as error:
-                self._fail_all(error)
+                self._fail_asked(error)
             except Exception as error:  # a fault of the program must not end the server
-                self._fail_all(LlmcliError(f"{type(error).__name__}: {error}", "this is a bug; report it"))
+                self._fail_asked(LlmcliError(_described(error), "this is a bug; report it"))
             self._n_asked = 0
 
     def _push(self, event: TokenEvent) -> None:
@@ -296,7 +349,17 @@ class ModelWorker:
         while self._calls:
             self._calls.popleft()()
 
-    def _fail_all(self, error: LlmcliError) -> None:
+    def _fail_asked(self, error: LlmcliError) -> None:
+        """Fail the answers that were generated; those that wait too, if it failed before it took one of them."""
+        if not self._asked:
+            self.end_answers(error)
+            self._run_calls()
+            with self._condition:  # or it would fail again and again, for nobody
+                self._condition.wait_for(lambda: self._waiting or self._calls or self._is_closing)
         for index, running in list(self._asked.items()):
             self._leave(index)
             running.fail(error)
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
