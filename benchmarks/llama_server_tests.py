@@ -93,6 +93,7 @@ def _options(arguments: Sequence[str]) -> list[str]:
         options += ["--ctx-size", str(n_ctx if is_unified else n_ctx // n_parallel)]
     options += ["--parallel", str(n_parallel)]
     options += [] if "--metrics" in given else ["--no-metrics"]
+    options += ["--cors-origin", given.pop("--cors-origins", "*")]
     options += ["--no-slots"] if "--no-slots" in given else []
     for name, value in given.items():
         if name not in _WITHOUT_MEANING:
@@ -149,7 +150,6 @@ _CONVERTERS: dict[str, Callable[[str], list[str]]] = {
     "--pooling": _pooling,
     "-fa": _same("--flash-attn"),
     "--verbose": lambda _: ["--verbose"],
-    "--cors-origins": _same("--cors-origin"),
 }
 _NAMED_BY_CLIENTS = ("test", "gpt-3.5-turbo", "gpt-3.5-turbo-instruct", "gpt-4.1", "davinci-002", "codellama70b")
 # llmcli has a template in Jinja always, never downloads while it serves, keeps prefixes of idle answers always, and has

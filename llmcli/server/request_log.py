@@ -133,6 +133,8 @@ class RequestLog:
             if message["type"] == "http.response.start":
                 one.status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = one.id
+                # As they are usually written: some clients compare names with their case, though HTTP has none.
+                message["headers"] = [(name.title(), value) for name, value in message["headers"]]
             await send(message)
             is_complete = message["type"] == "http.response.body" and not message.get("more_body")
 

@@ -68,7 +68,9 @@ class Client:
 
     def request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None = None) -> Reply:
         connection, response = self.open(method, path, body, headers)
-        reply = Reply(response.status, dict(response.headers.items()), response.read())
+        reply = Reply(
+            response.status, {name.lower(): value for name, value in response.headers.items()}, response.read()
+        )
         connection.close()
         return reply
 

@@ -50,7 +50,9 @@ class Program:
 
     def request(self, path: str, body: bytes | None = None, **headers: str) -> Reply:
         connection, response = self.open(path, body, **headers)
-        reply = Reply(response.status, dict(response.headers.items()), response.read())
+        reply = Reply(
+            response.status, {name.lower(): value for name, value in response.headers.items()}, response.read()
+        )
         connection.close()
         return reply
 

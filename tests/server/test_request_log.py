@@ -94,3 +94,10 @@ def test_the_path_is_logged_without_its_query(client: Client) -> None:
     assert client.record().path == "/a%0Ab%1B[31m"
     client.get("/" + "a" * 5000)
     assert len(client.record().path) == 200
+
+
+def test_headers_are_written_in_the_usual_case(serve: ServerMaker) -> None:
+    connection, response = serve().open("GET", "/health")
+    names = [name for name, _ in response.getheaders()]
+    assert {"X-Request-Id", "Content-Type", "Content-Length"} <= {*names}
+    connection.close()
