@@ -119,14 +119,20 @@ def _echoed(asked: _Asked, requests: Sequence[EngineRequest], echoes: Sequence[E
 
 
 def _choice(asked: _Asked, answer: Answer, index: int, echoes: Sequence[Echo]) -> Values:
-    failure, request = answer.constraint_failure(), asked.request
+    request = asked.request
     echo = echoes[index // request.n] if echoes else Echo("", [])
     text, tokens = echo.text + request.text(answer), [*echo.tokens, *token_data(answer)]
     data: Values = {"text": text, "finish_reason": finish_reason(answer), "tokens": tokens}
     if reasoning := request.reasoning(answer):
         data["reasoning_content"] = reasoning
     choice = (chat_choice if asked.is_chat else text_choice)(data, index)
-    return {**choice, **({"error": error_data(failure)["error"]} if failure else {})}
+    return {**choice, **_failure(answer)}
+
+
+def _failure(answer: Answer) -> Values:
+    """The error of an answer that does not match its constraint."""
+    failure = answer.constraint_failure()
+    return {"error": error_data(failure)["error"]} if failure else {}
 
 
 async def _events(asked: _Asked, group: AnswerGroup, echoes: Sequence[Echo]) -> AsyncIterator[bytes]:
@@ -154,7 +160,8 @@ async def _events(asked: _Asked, group: AnswerGroup, echoes: Sequence[Echo]) -> 
                 answer = group.answers[index]
                 last = _delta(index, {}) if asked.is_chat else {"index": index, "text": "", "logprobs": None}
                 closing = {} if request.has_usage else {"timings": answer_timings(answer), **_verbose(asked, group)}
-                yield event({**head, "choices": [{**last, "finish_reason": finish_reason(answer)}], **closing})
+                last |= {"finish_reason": finish_reason(answer), **_failure(answer)}
+                yield event({**head, "choices": [last], **closing})
     if request.has_usage:
         tail: Values = {"usage": usage(group), "timings": answer_timings(group.answers[0])}
         yield event({**head, "choices": [], **tail, **_verbose(asked, group)})

@@ -115,3 +115,12 @@ def test_a_chat_refuses_by_name_what_it_cannot_do(serve: ServerMaker, extra: Any
     reply = serve().post("/v1/chat/completions", {**ASK, **extra})
     assert reply.code == 400
     assert reply.data["error"]["message"].startswith(message)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_breaks_its_schema_has_an_error(serve: ServerMaker, stream: bool) -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}}
+    body = {**ASK, "response_format": schema, "stream": stream, "temperature": 0}
+    reply = serve(FakeEngine(["no"])).post("/v1/chat/completions", body)
+    choice = reply.events[-2]["choices"][0] if stream else reply.data["choices"][0]
+    assert (choice["finish_reason"], choice["error"]["type"]) == ("stop", "constraint_unmet_error")
