@@ -12,7 +12,14 @@ from typer import Option
 from llmcli.cli.answer_output import AnswerOptions, Outcome, echo_of, identify, json_of, print_result, report_outcome
 from llmcli.cli.decision_answer import answer_by_decision, read_choices
 from llmcli.cli.options import CHAT_ONLY, with_output_file, with_settings
-from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, requests_of, warn_plain_template
+from llmcli.cli.questions import (
+    NoStdin,
+    PromptArgument,
+    command_layers,
+    requests_of,
+    warn_file_name,
+    warn_plain_template,
+)
 from llmcli.cli.session_answer import GoOn, SessionName, open_session_answer
 from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
 from llmcli.cli.task_options import TaskName, TaskVariables, load_judge, load_task
@@ -107,6 +114,7 @@ class _Asked:
 
 def _ask(flags: Layer, options: AnswerOptions, chosen: "ChosenTask | None", session: "SessionAnswer | None") -> _Asked:
     """Read what is asked, and find the model."""
+    warn_file_name(options.text)
     first = resolve(command_layers(flags, options.text))
     asked = first.settings
     if asked.logprobs and not options.as_json:
@@ -117,7 +125,8 @@ def _ask(flags: Layer, options: AnswerOptions, chosen: "ChosenTask | None", sess
 
     choice_set = None if chosen else read_choices(asked, options.traced)
     read = asked if session is None else replace(session.settings, prompt=asked.prompt, file=asked.file)
-    given = join_prompt(read, reads_stdin(read, options.no_stdin), partial(read_prompt, read))
+    is_piped = reads_stdin(read, options.no_stdin, chosen.stdin_variable if chosen else "")
+    given = join_prompt(read, is_piped, partial(read_prompt, read))
     if chosen:
         first = resolve(command_layers(flags, options.text, chosen.layer(given, flags)))
     if session:

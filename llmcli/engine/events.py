@@ -6,7 +6,6 @@ engine reads them. This is the only module of the engine that those above `infer
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -107,11 +106,14 @@ class TextChunk:
     request: Sequence[Message] | str
     prefill: str = ""
     tokenize: Callable[["TextChunk"], Sequence[int]] | None = None
+    _found: list[Sequence[int]] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    @cached_property
+    @property
     def tokens(self) -> Sequence[int]:
         """What the other program makes of it, where it tells; it is asked once."""
-        return self.tokenize(self) if self.tokenize else ()
+        if not self._found:  # no `cached_property`: in Python 3.11 it locks those of all other chunks meanwhile
+            self._found.append(self.tokenize(self) if self.tokenize else ())
+        return self._found[0]
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Prompt:
         """A prompt of one chunk, without a template."""
         return cls(text, (TokenChunk(tokens),), request)
 
-    @cached_property
+    @property
     def tokens(self) -> Sequence[int]:
         """The tokens of all chunks."""
         if len(self.chunks) == 1:
@@ -271,6 +273,7 @@ class GenerationRecord:
     tokens: list[int] = field(default_factory=list)  # of the prompt and the answer
     timings: Timings = field(default_factory=Timings)
     finish_reason: FinishReason | None = None
+    stop_string: str = ""  # that ended it
     logprobs: list[TokenLogprob] = field(default_factory=list)  # with the setting `logprobs`
     traces: list[TokenTrace] = field(default_factory=list)  # of the drawn tokens, without texts; if asked for
     layout: Batches = ()  # the batches in which the prompt was evaluated

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.pipelines.task_files import find_task, is_trusted, trust
+from llmcli.ui.terminal.progress import ProgressLine
 from tests.conftest import Run
 
 TWO_LINES = "One line is here.\nAnother line is there.\n"
@@ -34,6 +35,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         (("-T", "sumarize", "hi"), "error: unknown task 'sumarize'\n  hint: did you mean 'summarize'?\n"),
         (("-T", "translate", "hi"), "error: the task translate needs to (language of the translation)\n"),
+        (
+            ("-T", "translate", "--var", "to= ", "hi"),
+            "error: the task translate needs to (language of the translation)\n",
+        ),
+        (("-T", "title", "--var", "input=a", "hi"), "error: --var cannot set input: it is the text that the task"),
         (("-T", "translate", "--var", "tto=x", "hi"), "error: the task translate has no variable 'tto'\n"),
         (("-T", "translate", "--var", "French", "hi"), "error: --var must be NAME=TEXT, got 'French'\n"),
         (("-T", "classify", "--var", "labels=one", "hi"), "error: choices must be at least two, got 'one'\n"),
@@ -108,6 +114,17 @@ def test_a_variable_can_be_the_content_of_a_file(run: Run, tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("with_tiny")
+def test_a_variable_that_names_a_file_is_not_taken_silently(
+    inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("b.txt").write_text("the cat\n")
+    ran = inside("generate", "-T", "compare", "--var", "other=b.txt", "the", "--show-prompt", "--no-stdin")
+    warning = "warning: 'b.txt' is taken as a text; for the text of this file, use --var other=@b.txt\n"
+    assert (ran.status, warning in ran.stderr) == (0, True)
+
+
+@pytest.mark.usefixtures("with_tiny")
 def test_a_long_input_is_answered_in_parts(run: Run) -> None:
     words = ("generate", "-T", "proofread", "-c", "600")
     prompts = run(*words, "--show-prompt", stdin=LONG).text
@@ -120,6 +137,26 @@ def test_a_long_input_is_answered_in_parts(run: Run) -> None:
     ran = run(*words, *FEW, stdin=LONG)
     assert ran.text == data["text"] + "\n"
     assert ran.status == 0
+
+
+@pytest.mark.usefixtures("with_tiny")
+def test_progress_counts_the_parts_of_a_long_input(inside: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(ProgressLine, "update", lambda _self, text: shown.append(text))
+    data = json.loads(inside("generate", "-T", "proofread", "-c", "600", "--json", *FEW, stdin=LONG).text)
+    n_parts, n_tokens = data["n_parts"], data["completion_tokens"]
+    parts = [text for text in shown if text.startswith("part ")]
+    assert parts[0] == f"part 1 of {n_parts}, 1 token"
+    assert parts[-1].startswith(f"part {n_parts} of {n_parts}, ")
+    assert parts[-1].endswith(f" {n_tokens} tokens")
+
+
+@pytest.mark.usefixtures("with_tiny")
+def test_a_shell_command_is_printed_and_not_run(inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = inside("generate", "-T", "shell", "--regex", "touch made", "Make a file.", *FEW, "-n", "40", stdin="")
+    assert (ran.status, ran.text) == (0, "touch made\n")
+    assert not Path("made").exists()
 
 
 @pytest.mark.usefixtures("with_tiny")
@@ -287,6 +324,30 @@ def test_test_fails_if_an_answer_has_another_form(run: Run, home: Path) -> None:
     assert ran.status == 1
     assert "json, short\naa\n" in ran.text
     assert ran.text.count("it is not JSON") == 2
+
+
+@pytest.mark.usefixtures("with_tiny")
+def test_stdin_of_a_variable_is_not_a_part_of_the_prompt(run: Run) -> None:
+    flags = ("-T", "translate", "--var", "to=@-")
+    shown = run("generate", *flags, "Hello.", "--show-prompt", stdin="French\n").text
+    assert "Translate the text below into French." in shown
+    assert shown.count("French") == 1
+    twice = run("generate", *flags, "-f", "-", stdin="French\n")
+    assert (twice.status, twice.text) == (2, "")
+    assert "stdin can be read only once, and two options read it: --file and --var to" in twice.stderr
+    assert "--no-stdin and --var to (stdin) cannot" in run("generate", *flags, "Hi", "--no-stdin", stdin="x").stderr
+    assert "two options read it: INPUT and --var to" in run("batch", "-", *flags, stdin="x").stderr
+
+
+@pytest.mark.usefixtures("with_tiny")
+def test_test_takes_samples_and_extracts_as_generate_does(run: Run) -> None:
+    flags = ("tasks", "test", "explain", "-c", "500", *FEW)
+    sampled = json.loads(run(*flags, "--samples", "3", "--best", "vote", "--json").text)
+    assert sampled[0]["completion_tokens"] == 3 * 4
+    extracted = json.loads(run(*flags, "--extract", "^.", "--json").text)
+    assert len(extracted[0]["text"]) == 1
+    undecided = json.loads(run(*flags, "--samples", "3", "--json").text)
+    assert undecided[0]["problem"] == "samples needs best: a trial has one answer"
 
 
 @pytest.mark.usefixtures("with_tiny")

@@ -148,3 +148,22 @@ def test_why_shows_how_a_token_was_drawn_at_the_server(run: Run, target: Resolve
     assert "token 1 (0 to 4)" in ran.stderr
     assert re.search(r"K +TOKEN +BEFORE % +AFTER %", ran.stderr)
     assert "* was sampled" in ran.stderr
+
+
+def test_scores_and_decisions_come_through_the_server(inside: Run) -> None:
+    engine = FakeEngine(logprob=lambda _before, token: -1.0 if chr(token) < "m" else -3.0)
+    with running_server(engine) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        score = json.loads(inside("score", "abzé", "--endpoint", url, "--json", "--tokens").text)
+        chosen = json.loads(inside("generate", "which?", "--choices", "zz,aa", "--endpoint", url, "--json").text)
+    assert score["logprob"] == pytest.approx(-1.0 - 3.0 - 3.0)
+    assert [one["token"] for one in score["tokens"]] == ["a", "b", "z", "é"]
+    assert score["bits_per_byte"] == pytest.approx(7.0 / 0.693147 / 4, rel=1e-4)
+    assert chosen["text"] == "aa"
+    assert chosen["details"]["zz"]["logprob"] == pytest.approx(-6.0)
+
+
+def test_the_rendered_prompt_is_that_of_the_engine(inside: Run) -> None:
+    with running_server(FakeEngine()) as server:
+        ran = inside("generate", "why?", "--endpoint", f"http://127.0.0.1:{server.port}", "--show-prompt")
+    assert ran.text == "user: why?\nassistant: \n"

@@ -88,6 +88,11 @@ def test_a_task_file_says_all_about_its_task() -> None:
     assert task.form == "shorter"
 
 
+def test_a_temperature_of_a_task_can_be_a_policy() -> None:
+    task = parsed(front("[settings]", "temp = 'sentence:1.1,0.7'"))
+    assert str(task.settings.values["temperature"]) == "sentence:1.1,0.7"
+
+
 def test_a_file_without_front_matter_is_a_prompt() -> None:
     assert parsed("Shorten this.\n").prompt == "Shorten this.\n\n{{input}}"
 
@@ -104,6 +109,9 @@ def test_a_file_with_windows_line_ends_is_read() -> None:
         ("+++\nsize = '3B'\n", "reply.md, line 1: the front matter is not closed"),
         (front("x = 1"), "reply.md, line 2: unknown key 'x'"),
         (front("", "overlap = 'a'"), "reply.md, line 3: overlap must be an integer"),
+        (front("overlap = -1"), "reply.md, line 2: overlap must be an integer >= 0"),
+        (front("[settings]", '"" = 1'), "reply.md: settings: unknown setting ''"),
+        (front("[settings]", '"!!" = 1'), "reply.md: settings: unknown setting '!!'"),
         (front("input = 'cut'"), "reply.md, line 2: input must be one of error, map-reduce, windows, got 'cut'"),
         (front("size = '999999999999B'"), "reply.md, line 2: size must be a number of parameters"),
         (front("size = 'big'"), "reply.md, line 2: size must be a number of parameters such as 3B or 500M, got 'big'"),
@@ -224,6 +232,8 @@ def hostile(path: Path, kind: str) -> None:
         path.write_bytes(b"\0\1\2")
     elif kind == "loop":
         path.symlink_to(path)
+    elif kind == "link to nothing":
+        path.symlink_to(path.parent / "nothing")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
@@ -234,7 +244,8 @@ def hostile(path: Path, kind: str) -> None:
         ("pipe", "is not a file"),
         ("huge", "is larger than 1 MiB"),
         ("binary", "is not a text file"),
-        ("loop", "unknown task"),
+        ("loop", "is not a file"),
+        ("link to nothing", "is not a file"),
     ],
 )
 def test_a_hostile_file_is_refused(kind: str, message: str, home: Path) -> None:
