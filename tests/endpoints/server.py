@@ -1,12 +1,14 @@
 """A server with OpenAI's API on this machine: it speaks the dialects of several servers, and has faults to order."""
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 OWNERS = {"llama-server": "llamacpp", "vllm": "vllm", "sglang": "sglang", "ollama": "library", "openai": "openai"}
@@ -239,14 +241,18 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(**details: Any) -> Iterator[tuple[str, Dialect]]:
-    """The URL of a server of this kind, and what it is asked."""
+def serving(certificate: Path | None = None, **details: Any) -> Iterator[tuple[str, Dialect]]:
+    """The URL of a server of this kind, and what it is asked; with a certificate and its key in a file, over https."""
     server = Server(("127.0.0.1", 0), Handler)
     server.dialect = Dialect(**details)
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", server.dialect
+        yield f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}", server.dialect
     finally:
         server.shutdown()
         with suppress(OSError):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.conftest import Run
 from tests.endpoints.server import serving
 
 ANSWER = "Blue light scatters."
-ALONE = {"models": ("only-model",)}
+ALONE: dict[str, Any] = {"models": ("only-model",)}
 NO_SAVE = ("chat", "--no-save", "--endpoint")
 _terminal = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 

@@ -1,9 +1,12 @@
 """An endpoint that does not do what it should: each fault is a sentence, and the text so far is kept."""
 
 import json
+import shutil
 import socket
+import subprocess
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -381,3 +384,51 @@ def test_a_server_without_a_list_of_models_needs_a_name(models: tuple[str, ...],
         assert ask(inside, url)[:2] == (0, ANSWER)
     assert ran.status == (0 if models else 2)
     assert ("does not list its models\n  hint: name the model with -m" in ran.stderr) == (not models)
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_a_server_on_this_machine_is_asked_without_a_proxy(variable: str, inside: Run) -> None:
+    with serving() as (url, _):
+        assert ask(inside, url, **{variable: "http://127.0.0.1:9"})[:2] == (0, ANSWER)
+
+
+def test_a_server_elsewhere_is_asked_through_the_proxy(inside: Run) -> None:
+    def reply(handler: Handler, _body: dict[str, Any]) -> bool:
+        assert handler.path.startswith("http://model.test/v1/")
+        handler.path = handler.path.removeprefix("http://model.test")
+        return False
+
+    with serving(reply=reply) as (proxy, _):
+        ran = inside("generate", "why?", "--endpoint", "http://model.test", *_MODEL, env={"HTTP_PROXY": proxy})
+    assert (ran.status, ran.text) == (0, ANSWER)
+
+
+@pytest.mark.parametrize(("variable", "value"), [("HTTP_PROXY", "nonsense://x"), ("SSL_CERT_FILE", "/nowhere/x")])
+def test_a_variable_that_is_not_valid_is_named(variable: str, value: str, inside: Run) -> None:
+    http._certificates.cache_clear()
+    ran = inside("generate", "why?", "--endpoint", "http://model.test", *_MODEL, env={variable: value})
+    http._certificates.cache_clear()
+    assert ran.status == 5
+    assert variable in ran.stderr
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl to make a certificate")
+@pytest.mark.slow
+def test_a_certificate_must_be_known(inside: Run, tmp_path: Path) -> None:
+    key, known = tmp_path / "key.pem", tmp_path / "known.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=x"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(known)]
+    subprocess.run(command, check=True, capture_output=True)
+    both = tmp_path / "both.pem"
+    both.write_text(key.read_text() + known.read_text())
+    with serving(certificate=both) as (url, dialect):
+        http._certificates.cache_clear()
+        refused = inside("generate", "why?", "--endpoint", url, *_MODEL, env={"LLMCLI_API_KEY": SECRET})
+        assert dialect.headers == []
+        http._certificates.cache_clear()
+        taken = inside("generate", "why?", "--endpoint", url, *_MODEL, env={"SSL_CERT_FILE": str(known)})
+        http._certificates.cache_clear()
+    assert refused.status == 5
+    assert "has a certificate that is not valid: " in refused.stderr
+    assert "SSL_CERT_FILE can name a file" in refused.stderr
+    assert (taken.status, taken.text) == (0, ANSWER)

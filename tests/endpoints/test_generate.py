@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.conftest import Run
 from tests.endpoints.server import serving
 
 ANSWER = "Blue light scatters.\n"
-ALONE = {"models": ("only-model",)}
+ALONE: dict[str, Any] = {"models": ("only-model",)}
 
 
 def test_a_pipe_gets_the_answer_and_stderr_the_model(inside: Run) -> None:
