@@ -21,7 +21,7 @@ class EndpointVocab(Vocab):
         self._numbers: dict[bytes, int] = {}
         self._pieces: dict[int, bytes] = {}
         self._labels: dict[int, str] = {}
-        self.n_tokens = 0  # not known
+        self.n_tokens = 1 << 31  # not known: the server itself checks
         self.eos = None
         self.abort = None
         self._thread = None
