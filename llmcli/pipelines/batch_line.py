@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from llmcli.config.presets import preset_layer
@@ -149,10 +149,15 @@ def check_columns(
         if name not in columns and not (name in TEXT_COLUMNS and has_text):
             hint = did_you_mean(name, columns) or f"the columns are {', '.join(columns)}"
             raise UsageError(f"the CSV file has no column {name!r}, which --prompt names", hint)
-    if template and not PLACE.search(template) and (single := [one for one in columns if f"{{{one}}}" in template]):
-        raise UsageError(f"--prompt has {{{single[0]}}} in single braces", f"write {{{{{single[0]}}}}}")
+    _check_braces(template or "", columns)
     if task:
         task.complete({**dict.fromkeys({*columns} & {*task.variables}, ""), **(variables or {})})
+
+
+def _check_braces(template: str, names: Iterable[str]) -> None:
+    """Raise UsageError for a template without places that has one of these names as Python's templates have it."""
+    if not PLACE.search(template) and (single := [one for one in names if f"{{{one}}}" in template]):
+        raise UsageError(f"--prompt has {{{single[0]}}} in single braces", f"write {{{{{single[0]}}}}}")
 
 
 def _filled(template: str | None, variables: Mapping[str, object]) -> str:
@@ -161,6 +166,7 @@ def _filled(template: str | None, variables: Mapping[str, object]) -> str:
     if template is None:
         return _as_text(text)
     if not PLACE.search(template):
+        _check_braces(template, variables)
         return template if text is None else f"{template}\n\n{_as_text(text)}"
 
     def value(found: re.Match[str]) -> str:

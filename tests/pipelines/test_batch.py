@@ -144,6 +144,13 @@ def test_the_text_of_a_line_follows_a_template_without_a_place() -> None:
     assert [line["text"] for line in written] == ["<one> one", "<two> two"]
 
 
+def test_a_place_in_single_braces_is_an_error() -> None:
+    written = run_batch(FakeEngine(reply=echo), "one\n", "in.txt", template="Translate: {input}")
+    assert errors(written) == [("usage", "--prompt has {input} in single braces")]
+    (line,) = run_batch(FakeEngine(reply=echo), "one\n", "in.txt", template="{input} of {{input}}")
+    assert line["text"] == "{input} of one"
+
+
 def test_a_value_of_a_template_is_not_read_again() -> None:
     (asked,) = asked_with({"a": "{{b}}", "b": "no"}, template="{{a}}{{b}}")
     assert question_of(asked) == "{{b}}no"
@@ -247,6 +254,13 @@ def test_the_second_line_with_an_id_is_an_error_that_names_the_first() -> None:
     assert [line["id"] for line in written] == ["a", 2, "a", 1]
 
 
+def test_a_number_and_an_id_do_not_name_two_lines() -> None:
+    lines = lines_of({"id": 2, "prompt": "x"}, {"prompt": "y"}, {"prompt": "z"}, {"id": 3, "prompt": "w"})
+    written = run_batch(FakeEngine(reply=echo), lines)
+    assert errors(written) == [("usage", "line 1 has the same id"), ("usage", "line 3 has the same id")]
+    assert ["text" in line for line in written] == [True, False, True, False]
+
+
 def test_a_prompt_that_does_not_fit_fails_alone() -> None:
     """A long one is refused while it is counted, before all of it is tokens."""
     written = run_batch(FakeEngine(reply=echo), lines_of({"prompt": "x" * 100_000}, {"prompt": "b"}))
@@ -263,7 +277,7 @@ def test_a_failure_of_the_engine_keeps_the_text_so_far() -> None:
 
 def test_an_answer_after_its_time_is_an_error_with_its_text() -> None:
     engine = FakeEngine(reply=lambda _asked: ["x"] * 10**6, delay=0.001)
-    (line,) = run_batch(engine, lines_of({"prompt": "a", "timeout": 0.05}))
+    (line,) = run_batch(engine, lines_of({"prompt": "a", "timeout": 0.5}))
     assert line["error"]["type"] == "timeout"
     assert line["text"].startswith("x")
 
