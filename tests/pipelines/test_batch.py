@@ -144,13 +144,6 @@ def test_the_text_of_a_line_follows_a_template_without_a_place() -> None:
     assert [line["text"] for line in written] == ["<one> one", "<two> two"]
 
 
-def test_a_place_in_single_braces_is_an_error() -> None:
-    written = run_batch(FakeEngine(reply=echo), "one\n", "in.txt", template="Translate: {input}")
-    assert errors(written) == [("usage", "--prompt has {input} in single braces")]
-    (line,) = run_batch(FakeEngine(reply=echo), "one\n", "in.txt", template="{input} of {{input}}")
-    assert line["text"] == "{input} of one"
-
-
 def test_a_value_of_a_template_is_not_read_again() -> None:
     (asked,) = asked_with({"a": "{{b}}", "b": "no"}, template="{{a}}{{b}}")
     assert question_of(asked) == "{{b}}no"
