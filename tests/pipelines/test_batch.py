@@ -91,6 +91,13 @@ def test_settings_of_a_line_count_for_that_line_only() -> None:
     assert (str(second.settings.temperature), second.settings.stop, second.settings.max_tokens) == ("0.8", (), 9)
 
 
+def test_null_is_a_setting_that_is_not_set() -> None:
+    nulls = {"temperature": None, "stop": None, "system": None}
+    (asked,) = asked_with({"prompt": "a"} | nulls, values={"top_k": 3, "stop": ("x",), "system": "common"})
+    assert (asked.settings.top_k, asked.settings.stop) == (3, ("x",))
+    assert asked.settings.system is None  # it is one of its values
+
+
 def test_names_of_other_programs_and_presets_work_in_a_line() -> None:
     (first,) = asked_with({"prompt": "a", "num_predict": 5, "rep_pen": 1.2, "preset": "creative"})
     assert (first.settings.max_tokens, first.settings.repeat_penalty) == (5, 1.2)
