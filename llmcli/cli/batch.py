@@ -219,8 +219,10 @@ def _check_output(source: str, name: str | None, resume: bool, force: bool) -> P
         raise UsageError(f"{name} is a folder, not a file", "give the name of a file")
     if path.exists() and not is_stdin(source) and os.path.exists(source) and path.samefile(source):
         raise UsageError("the output and the input are the same file", "give another name to --output")
-    if path.is_file() and not resume and not force:
-        raise UsageError(f"{path} already exists", "continue it with --resume, or replace it with --force")
+    if path.is_file() and path.stat().st_size and not resume and not force:
+        from llmcli.pipelines.batch_output import exists_error
+
+        raise exists_error(path)
     return path
 
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from llmcli.errors import UsageError
+from llmcli.files import convert, decode_json
 from llmcli.pipelines.long_input import Window
 
 _FENCED = re.compile(r"^(`{3,}|~{3,})[^\n]*\n(.*?)(?:^\1|\Z)", re.MULTILINE | re.DOTALL)
@@ -36,9 +37,15 @@ class Helper:
 
 
 def split_list(text: str, what: str) -> list[str]:
-    """The items of a list with semicolons, or else with commas. Raises UsageError for less than two, or equal ones."""
-    items = [item.strip() for item in text.split(";" if ";" in text else ",")]
-    items = [item for item in items if item]
+    """The items of a list with semicolons, or else with commas, or of a JSON list of texts.
+
+    Raises UsageError for less than two, or equal ones.
+    """
+    try:
+        items = convert(decode_json(text), list[str])
+    except ValueError:
+        items = text.split(";" if ";" in text else ",")
+    items = [item for item in map(str.strip, items) if item]
     if len(items) < 2:
         raise UsageError(f"{what} must be at least two, got {text[:60]!r}", "separate them by commas or semicolons")
     if twice := [item for index, item in enumerate(items) if item in items[:index]]:

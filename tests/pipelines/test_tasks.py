@@ -85,6 +85,7 @@ def test_a_variable_cannot_make_the_system_prompt_a_file(value: str) -> None:
         ("good, bad", (" good", " bad")),
         ("a, b; c.d", (" a, b", " c.d")),
         ("yes;no;", (" yes", " no")),
+        ('["a, b", "c;d"]', (" a, b", " c;d")),
     ],
 )
 def test_choices_are_separated_by_commas_or_semicolons(labels: str, choices: tuple[str, ...]) -> None:
