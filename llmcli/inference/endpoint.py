@@ -1,6 +1,7 @@
 """The engine behind a URL: a server with OpenAI's API generates the answers, several at a time."""
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 
@@ -15,9 +16,9 @@ from llmcli.engine.events import (
     TextChunk,
     TokenEvent,
 )
-from llmcli.errors import UsageError
+from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.endpoint_answer import Delta
-from llmcli.inference.endpoint_client import TICK, ConnectionPool
+from llmcli.inference.endpoint_client import LOOK_SECONDS, TICK, ConnectionPool
 from llmcli.inference.endpoint_exchange import Exchange, Item
 from llmcli.inference.endpoint_server import Notify, ServedEndpoint
 from llmcli.inference.endpoint_tokens import EndpointVocab
@@ -26,7 +27,8 @@ from llmcli.params.settings import Settings
 
 N_PARALLEL = 4  # answers at a time, where nobody says how many
 _ASSUMED_CTX = 8192  # tokens, where the server does not tell
-_BYTES_PER_TOKEN = 3.0  # of an estimate that is rather too high
+_ASCII_PER_TOKEN, _OTHERS_PER_TOKEN = 4.0, 1.5  # characters, of an estimate: the server has the last word
+_COUNTS = 32  # prompts whose number of tokens is kept
 _PER_MESSAGE = 8  # tokens of a chat template
 _THE_SERVERS = "{# the chat template of the server #}"
 
@@ -62,6 +64,7 @@ class EndpointEngine:
         self.pool = ConnectionPool(served.endpoint, notify or self._note)
         self.tokenizer = EndpointVocab(self.name, self._post if self.dialect.counts else None)
         self._told: set[str] = set()
+        self._counts: dict[str, int] = {}
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -112,12 +115,28 @@ class EndpointEngine:
         raise UsageError(f"{self.name} does not show its prompts", "use a model on this machine")
 
     def count_tokens(self, text: str) -> int:
-        return int(len(text.encode("utf-8", "replace")) / _BYTES_PER_TOKEN) + 1
+        n_ascii = sum(map(str.isascii, text))
+        return int(n_ascii / _ASCII_PER_TOKEN + (len(text) - n_ascii) / _OTHERS_PER_TOKEN) + 1
 
     def count_prompt(self, prompt: Prompt) -> int:
+        """An estimate; where it matters, and the server has a route for that, their number."""
         messages = [] if isinstance(prompt.request, str) else prompt.request
         texts = [prompt.request] if isinstance(prompt.request, str) else [str(one["content"]) for one in messages]
-        return sum(map(self.count_tokens, texts)) + _PER_MESSAGE * (len(messages) + 1)
+        estimate = sum(map(self.count_tokens, texts)) + _PER_MESSAGE * (len(messages) + 1)
+        if not self.dialect.counts or estimate < self.n_ctx / 2 or not self.n_ctx:
+            return estimate
+        key = "\0".join([prompt.text, *texts])
+        if key not in self._counts:
+            with suppress(LlmcliError):
+                self._counts = {key: self._count(prompt), **dict(list(self._counts.items())[:_COUNTS])}
+        return self._counts.get(key, estimate)
+
+    def _count(self, prompt: Prompt) -> int:
+        (chunk,) = prompt.chunks
+        assert isinstance(chunk, TextChunk)
+        if self.dialect.counts == "messages" and not isinstance(chunk.request, str):
+            return len(self.tokenizer.tokenize_messages(self._messages(chunk)))
+        return len(self.tokenizer.tokenize(self.prompt_text(prompt), add_special=True, parse_special=True))
 
     def _tokenize(self, arguments: Mapping[str, object], chunk: TextChunk) -> Sequence[int]:
         if isinstance(chunk.request, str):
@@ -224,7 +243,8 @@ class EndpointEngine:
 
     def _post(self, route: str, body: Mapping[str, object]) -> object:
         """The JSON data of a route of the server's own."""
-        return self.pool.post(self.served.endpoint.root + route, {"model": self.name, **body}, self._cancellation)
+        url = self.served.endpoint.root + route
+        return self.pool.post(url, {"model": self.name, **body}, self._cancellation, LOOK_SECONDS)
 
     def _check_answer(self, delta: Delta) -> None:
         """Note what the user should know of an answer: another model, or a text that the server removed."""

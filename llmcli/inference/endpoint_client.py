@@ -77,9 +77,9 @@ class Connection:
         with self._open("GET", url, None, LOOK_SECONDS) as response:
             return self._json(self._body(response, _MAX_BODY))
 
-    def post(self, url: str, body: Json) -> object:
+    def post(self, url: str, body: Json, seconds: float) -> object:
         """The JSON data that answers a body. Raises as `get`."""
-        with self._open("POST", url, body, SILENCE_SECONDS) as response:
+        with self._open("POST", url, body, seconds) as response:
             return self._json(self._body(response, _MAX_BODY))
 
     def events(self, url: str, body: Json) -> Generator[Json, None, None]:
@@ -349,8 +349,10 @@ class ConnectionPool:
             with self._lock:
                 self._idle.append(connection)
 
-    def post(self, url: str, body: Json, cancellation: Cancellation | None = None) -> object:
-        """The JSON data that answers a body, with retries.
+    def post(
+        self, url: str, body: Json, cancellation: Cancellation | None = None, seconds: float = SILENCE_SECONDS
+    ) -> object:
+        """The JSON data that answers a body, with retries; a silence of so many seconds is a failure.
 
         Raises LlmcliError, and KeyboardInterrupt when it is cancelled.
         """
@@ -358,7 +360,7 @@ class ConnectionPool:
 
         def run() -> None:
             try:
-                found.append(with_retries(connection, self.notify, lambda: connection.post(url, body)))
+                found.append(with_retries(connection, self.notify, lambda: connection.post(url, body, seconds)))
             except BaseException as error:  # raised in the thread that waits
                 found.append(error)
             self.release(connection)

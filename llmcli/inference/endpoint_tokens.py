@@ -52,7 +52,9 @@ class EndpointVocab(Vocab):
         """The tokens of a text. Raises UsageError for a server without a route for that."""
         if not text and not add_special:
             return []
-        return self._tokens({"prompt": text, "add_special_tokens": add_special, "parse_special": parse_special})
+        # vLLM reads a prompt, llama-server a content.
+        body = {"prompt": text, "content": text, "add_special_tokens": add_special, "add_special": add_special}
+        return self._tokens({**body, "parse_special": parse_special})
 
     def tokenize_messages(self, body: Mapping[str, object]) -> list[int]:
         """The tokens of messages in the words of the chat template."""

@@ -34,6 +34,7 @@ class Dialect:
     finish_reason: str | None = "stop"
     delay: float = 0.0  # seconds before each word
     n_ctx: int = 4096
+    letters: int = 1  # of a token of messages
     reply: Reply | None = None  # a fault
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # path and body of each POST
     headers: list[dict[str, str]] = field(default_factory=list)  # of each request
@@ -204,8 +205,8 @@ class Handler(BaseHTTPRequestHandler):
             lines = [f"{one['role']}: {one['content']}" for one in body["messages"]]
             text = "\n".join(lines) + ("" if body.get("continue_final_message") else "\nassistant: ")
         else:
-            text = body["prompt"]
-        tokens = [*map(ord, text)]
+            text = body["content"] if self.dialect.kind == "llama-server" else body["prompt"]
+        tokens = [*map(ord, text)][:: self.dialect.letters if "messages" in body else 1]
         self.json({"count": len(tokens), "max_model_len": self.dialect.n_ctx, "tokens": tokens})
 
     def scores(self, body: dict[str, Any]) -> dict[str, Any]:

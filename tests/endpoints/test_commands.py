@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -121,11 +122,19 @@ def test_compaction_works_where_reasoning_cannot_be_turned_off(inside: Run) -> N
     assert dialect.body["messages"][0]["content"].endswith(ANSWER)
 
 
-def test_a_conversation_that_does_not_fit_is_refused_here(inside: Run) -> None:
-    with serving(kind="vllm", n_ctx=300, **ALONE) as (url, dialect):
-        ran = inside(*NO_SAVE, url, "--overflow", "error", stdin="word " * 400 + "\n")
-    assert ran.status == 7
-    assert not dialect.asked
+@pytest.mark.parametrize("kind", ["vllm", "llama-server"])
+def test_a_conversation_that_does_not_fit_is_refused_here(kind: str, inside: Run) -> None:
+    with serving(kind=kind, n_ctx=300, **ALONE) as (url, dialect):
+        ran = inside(*NO_SAVE, url, "--overflow", "error", stdin="word " * 140 + "\n")
+        fits = inside(*NO_SAVE, url, "--overflow", "error", stdin="word " * 20 + "\n")
+    assert (ran.status, fits.status) == (7, 0)
+    assert re.search(r"has? 7\d\d tokens, the context has 300", ran.stderr)  # a letter is a token there
+    assert len([path for path, _ in dialect.asked if path.endswith("completions")]) == 1
+
+
+def test_the_server_counts_what_an_estimate_would_refuse(inside: Run) -> None:
+    with serving(kind="vllm", n_ctx=300, letters=8, **ALONE) as (url, _):
+        assert inside(*NO_SAVE, url, "--overflow", "error", stdin="word " * 300 + "\n").text == f"{ANSWER}\n"
 
 
 def test_model_changes_the_model_at_the_endpoint(inside: Run) -> None:
