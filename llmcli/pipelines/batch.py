@@ -12,7 +12,7 @@ from llmcli.files import encode
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data, decision_data
 from llmcli.inference.constraints import CONSTRAINT_KEYS, read_constraint
-from llmcli.inference.decision import decide, read_choice_set
+from llmcli.inference.decision import DecisionRequest, read_choice_set
 from llmcli.inference.engine import Engine
 from llmcli.inference.openai_format import error_type
 from llmcli.inference.request import build_prompt, template_options, with_plain_stop
@@ -217,7 +217,7 @@ class Batch:
         if choice_set is None or not isinstance(asked.question, str):
             raise UsageError("a decision and messages cannot be used together", "use prompt")
         posed = self._engine, asked.settings, choice_set, asked.question, asked.system, self._cancellation
-        return decision_data(self._engine, decide(*posed), self._options.is_full)
+        return decision_data(self._engine, DecisionRequest(*posed).decide(), self._options.is_full)
 
     # Outcomes
 

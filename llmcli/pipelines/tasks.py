@@ -11,7 +11,7 @@ from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data, decision_data
 from llmcli.inference.constraints import is_inline_schema, read_constraint
-from llmcli.inference.decision import ChoiceSet, decide, decision_prompt, read_choice_set
+from llmcli.inference.decision import DecisionRequest, read_choice_set
 from llmcli.inference.engine import Engine
 from llmcli.inference.request import build_prompt, system_text, template_options, with_plain_stop
 from llmcli.params.settings import Layer, Settings
@@ -156,7 +156,7 @@ def task_prompts(
 ) -> Sequence[Prompt]:
     """The prompts of the first step of a job, or of its decision."""
     if settings.is_decision:
-        return [_Asked(engine, settings, task, variables, cancellation).decision_prompt()]
+        return [_Asked(engine, settings, task, variables, cancellation).decision.prompt]
     return [request.prompt for request in next(task_job(engine, settings, task, variables, cancellation)).requests]
 
 
@@ -223,20 +223,19 @@ class _Asked:
 
     def decide(self) -> dict[str, object]:
         """The data of the choice that is the answer, which is scored and not generated."""
-        decision = decide(self.engine, self._settings, *self._posed())
+        decision = self.decision.decide()
         text = decision.text
         if self.task.helper:
             text = HELPERS[self.task.helper].finish(self.values, [(Window(0, self.values[INPUT]), text)])
         return {**decision_data(self.engine, decision, self._is_full), "text": text, "task": self.task.name}
 
-    def decision_prompt(self) -> Prompt:
-        """The prompt of a decision."""
-        return decision_prompt(self.engine, self._settings, *self._posed())
-
-    def _posed(self) -> tuple[ChoiceSet, str, str | None, Cancellation]:
+    @property
+    def decision(self) -> DecisionRequest:
+        """What is decided, where the settings have choices."""
         choice_set = read_choice_set(self._settings)
         assert choice_set
-        return choice_set, fill(self.task.prompt, self.values), self._system, self._cancellation
+        text = fill(self.task.prompt, self.values)
+        return DecisionRequest(self.engine, self._settings, choice_set, text, self._system, self._cancellation)
 
     def short_request(self, text: str) -> Request | None:
         """The request for a text; None if the task treats it as a long one."""
