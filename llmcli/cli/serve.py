@@ -1,11 +1,13 @@
 """`llmcli serve`: models behind HTTP, for other programs."""
 
 import asyncio
+import math
 import re
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,13 +17,13 @@ from llmcli.cli.options import CHAT_ONLY, RESULT, with_settings
 from llmcli.config.presets import layers_of
 from llmcli.errors import LlmcliError, UsageError, error_text
 from llmcli.params.sampler_chain import check_chain
-from llmcli.params.settings import Layer, ResolvedSettings, fields, resolve
+from llmcli.params.settings import Layer, fields, resolve
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.server.served_model import ServedModel
-    from llmcli.server.service import ServerOptions, Service
+    from llmcli.server.loading import ModelEntry
+    from llmcli.server.service import ServerOptions
 
 _NOT_HERE = CHAT_ONLY | RESULT | {"prompt", "file", "model", "prefill", "raw"}
 _MAX_PARALLEL = 256  # llama.cpp, LLAMA_MAX_SEQ
@@ -37,6 +39,16 @@ def serve(
     ] = None,
     host: Annotated[str, Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, Option("--port", min=0, max=65535, help="Port to listen on; 0 = any free one.")] = 8080,
+    pin: Annotated[
+        list[str] | None, Option("--pin", metavar="NAME", help="Model of several that stays loaded. Repeatable.")
+    ] = None,
+    keep_alive: Annotated[
+        str,
+        Option("--keep-alive", metavar="TIME", help="Time after its last request that one of several stays loaded."),
+    ] = "10m",
+    any_model: Annotated[
+        bool, Option("--any-model", help="Let requests name any model of `llmcli models list`; none is downloaded.")
+    ] = False,
     parallel: Annotated[
         str, Option("--parallel", metavar="N|auto", help="Number of answers at a time; auto = the fastest.")
     ] = "auto",
@@ -51,33 +63,54 @@ def serve(
         raise UsageError("serve needs the packages starlette and uvicorn", 'install them: pip install "llmcli[serve]"')
     from llmcli.server.service import ServerOptions
 
-    options = ServerOptions(_parse_parallel(parallel), queue, grace)
+    options = ServerOptions(_parse_parallel(parallel), queue, grace, _parse_duration(keep_alive))
     stacks = [layers_of(replace(flags, values={**flags.values, "model": one})).below for one in model or ()]
     stacks = stacks or [layers_of(flags).below]
     for layers in stacks:
         check_chain(resolve(layers).settings)
-    with _listen(host, port) as listener, ExitStack() as loaded:
-        models = [loaded.enter_context(_open(layers, options)) for layers in stacks]
-        from llmcli.server.service import Service
+    with _listen(host, port) as listener:
+        entries = [_find(layers, options) for layers in stacks]
+        if twice := next((one.name for one in entries if sum(one.name == other.name for other in entries) > 1), ""):
+            raise UsageError(f"two models are called {twice}", "name one of them with `llmcli models alias`")
+        kept = _choose_pinned(pin or (), entries)
+        find_other = partial(_find_other, flags, options) if any_model else lambda _name: None
+        asyncio.run(_run(options, kept, [one for one in entries if one not in kept], find_other, listener))
 
-        asyncio.run(_run(Service(models, options), listener))
 
-
-@contextmanager
-def _open(layers: Sequence[Layer], options: "ServerOptions") -> Iterator["ServedModel"]:
-    """Find and load the model of these layers."""
-    from llmcli.cli.open_model import find_model, open_model, print_settings, welcome
-    from llmcli.server.served_model import ServedModel
+def _find(layers: Sequence[Layer], options: "ServerOptions") -> "ModelEntry":
+    """Find the model of these layers; a missing one is downloaded if the user allows it."""
+    from llmcli.cli.open_model import find_model, print_settings, welcome
+    from llmcli.server.loading import entry_of
 
     first = resolve(layers)
-    target = find_model(first.settings)
+    target = find_model(first.settings, for_text=False)
     welcome(first.origins["model"])
-    resolved: ResolvedSettings = first.over(target.layer)
-    print_settings(resolved)
-    # The time limit is that of each request.
-    with open_model(target, replace(resolved.settings, timeout=0.0), ProgressLine()) as (engine, _):
-        own = Layer("context", {"n_ctx": engine.context_size(resolved.settings)})
-        yield ServedModel(target.file.name, engine, [*layers, own], options.n_parallel, options.n_queued)
+    print_settings(first.over(target.layer))
+    status = ProgressLine()
+    return entry_of(target, layers, options.n_parallel, options.n_queued, console.warn, status.loading)
+
+
+def _find_other(flags: Layer, options: "ServerOptions", name: str) -> "ModelEntry | None":
+    """A model that a request names as `llmcli models list` does; never by a path, and none is downloaded."""
+    from llmcli.inference.local import resolve_model
+    from llmcli.models.installed import inventory_with_aliases
+    from llmcli.models.locations import model_locations
+    from llmcli.server.loading import entry_of
+
+    layers = layers_of(replace(flags, values={**flags.values, "model": name, "offline": True})).below
+    locations = model_locations(resolve(layers).settings)
+    if name not in {one.name for one in inventory_with_aliases(locations)}:
+        return None
+    return entry_of(resolve_model(name, locations), layers, options.n_parallel, options.n_queued)
+
+
+def _choose_pinned(names: Sequence[str], entries: Sequence["ModelEntry"]) -> list["ModelEntry"]:
+    """The models that stay loaded: those named, or the only one. Raises UsageError for a name that is none of them."""
+    known = [one.name for one in entries]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--pin {name[:40]!r} is not a model of this server", f"use one of: {', '.join(known)}")
+    return [one for one in entries if one.name in names or len(entries) == 1]
 
 
 @contextmanager
@@ -93,24 +126,37 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-async def _run(service: "Service", listener: socket.socket) -> None:
+async def _run(
+    options: "ServerOptions",
+    pinned: Sequence["ModelEntry"],
+    entries: Sequence["ModelEntry"],
+    find_other: Callable[[str], "ModelEntry | None"],
+    listener: socket.socket,
+) -> None:
     import uvicorn
 
     from llmcli.server.app import make_app
+    from llmcli.server.service import Service
 
+    models = [await asyncio.to_thread(one.load) for one in pinned]
+    service = Service(models, options, entries, find_other)
     await service.start()
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    console.note(f"{', '.join(one.name for one in service.models)}: http://{shown}:{port} (Ctrl-C ends it)")
-    config = uvicorn.Config(
-        make_app(service),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        lifespan="on",
-    )
+    console.note(f"{', '.join(service.names)}: http://{shown}:{port} (Ctrl-C ends it)")
+    app = make_app(service)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, proxy_headers=False)
     await uvicorn.Server(config).serve(sockets=[listener])
+
+
+def _parse_duration(text: str) -> float:
+    """Seconds of a duration such as 90, 90s, 10m or 2h; endless for `forever`. Raises UsageError."""
+    if text == "forever":
+        return math.inf
+    found = re.fullmatch(r"(\d{1,7}(?:\.\d+)?)([smh]?)", text.strip())
+    if not found:
+        raise UsageError(f"--keep-alive must be a duration such as 90s, 10m, 2h or forever, got {text[:40]!r}")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def _parse_parallel(text: str) -> int:

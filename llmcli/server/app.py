@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -11,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from llmcli.errors import LlmcliError
-from llmcli.server import decision_routes, openai_routes, status_routes
+from llmcli.server import decision_routes, openai_routes, status_routes, vector_routes
 from llmcli.server.errors import RequestError, UnknownError
 from llmcli.server.http import error_response
 from llmcli.server.service import Service
@@ -23,7 +22,7 @@ def make_app(service: Service) -> Starlette:
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
-        await anyio.to_thread.run_sync(service.close)
+        await service.close()
 
     routes = [
         Route("/health", status_routes.health),
@@ -32,6 +31,9 @@ def make_app(service: Service) -> Starlette:
         Route("/models", status_routes.models),
         *_both("/chat/completions", openai_routes.chat_completions),
         *_both("/completions", openai_routes.completions),
+        *_both("/embeddings", vector_routes.embeddings),
+        *_both("/rerank", vector_routes.rerank),
+        *_both("/reranking", vector_routes.rerank),
         *_both("/decisions", decision_routes.decisions),
     ]
     handlers = {LlmcliError: _on_error, HTTPException: _on_http_error, Exception: _on_fault}

@@ -1,7 +1,7 @@
 """What the routes share: the JSON of a body, a response to a client that may go, and streams of events."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -49,10 +49,16 @@ def take(values: Values, key: str, kind: type[_T], default: _T) -> _T:
     return value
 
 
-def json_response(data: Mapping[str, object] | list[object], code: int = 200) -> Response:
+def is_tokens(value: object) -> bool:
+    """Whether it is a list of tokens, which is not empty."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(one, int) and not isinstance(one, bool) for one in value)
+
+
+def json_response(data: Mapping[str, object] | Sequence[object], code: int = 200) -> Response:
     """A response with JSON data."""
-    body = encode(data) if isinstance(data, Mapping) else b"[" + b",".join(encode(one) for one in data) + b"]"  # type: ignore[arg-type]
-    return Response(body, code, media_type="application/json")
+    return Response(encode(data), code, media_type="application/json")
 
 
 def error_response(error: LlmcliError) -> Response:

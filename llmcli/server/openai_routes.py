@@ -18,7 +18,8 @@ from llmcli.inference.openai_format import chat_choice, legacy_logprobs, native_
 from llmcli.inference.question_data import parse_messages
 from llmcli.server.echo import Echo, read_echoes
 from llmcli.server.errors import error_data
-from llmcli.server.http import DONE, Values, event, event_stream, json_response, read_body, take, unless_gone
+from llmcli.server.extras import Extras, read_extras
+from llmcli.server.http import DONE, Values, event, event_stream, is_tokens, json_response, read_body, take, unless_gone
 from llmcli.server.served_model import Question, ServedModel
 from llmcli.server.service import Service, service_of
 from llmcli.server.worker import AnswerGroup, Update
@@ -38,6 +39,7 @@ class _Asked:
     is_streamed: bool = False
     has_usage: bool = False  # a stream ends with the usage
     has_echo: bool = False  # the text begins with the prompt
+    extras: Extras = field(default_factory=Extras)
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -74,35 +76,30 @@ async def _read(request: Request, is_chat: bool) -> _Asked:
     if not 1 <= n <= _MOST_CHOICES:
         raise UsageError(f"n must be between 1 and {_MOST_CHOICES}, got {n}")
     has_echo = not is_chat and take(body, "echo", bool, False)
+    extras = read_extras(body)
     own = native_values(body, is_chat)
     if is_chat:
         questions: Sequence[Question] = [parse_messages(own.pop("messages", None))]
     else:
         questions = _prompts(own.pop("prompt", None))
     name = f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex[:24]}"
-    return _Asked(is_chat, model, questions, own, n, stream, bool(options.get("include_usage")), has_echo, name)
+    return _Asked(is_chat, model, questions, own, n, stream, bool(options.get("include_usage")), has_echo, extras, name)
 
 
 def _prompts(value: object) -> Sequence[Question]:
     """A text, a list of texts, the tokens of a prompt, or a list of those. Raises UsageError."""
-    values = value if isinstance(value, list) and not _is_tokens(value) else [value]
-    if not values or not all(isinstance(one, str) or _is_tokens(one) for one in values):
+    values = value if isinstance(value, list) and not is_tokens(value) else [value]
+    if not values or not all(isinstance(one, str) or is_tokens(one) for one in values):
         raise UsageError("prompt must be a string, a list of strings, a list of tokens, or a list of such lists")
     return values  # type: ignore[return-value]
-
-
-def _is_tokens(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
-    )
 
 
 async def _answer(request: Request, asked: _Asked) -> Response:
     settings = asked.model.settings(asked.own)
     model = asked.model
     requests = await model.in_thread(lambda: [model.make_request(one, settings) for one in asked.questions])
+    for one in requests:
+        one.trace = asked.extras.trace
     echoes = await unless_gone(request, read_echoes(model, requests)) if asked.has_echo else []
     if echoes and all(one.following for one in echoes) and not asked.is_streamed:
         return json_response(_echoed(asked, requests, echoes))
@@ -111,6 +108,8 @@ async def _answer(request: Request, asked: _Asked) -> Response:
         return await event_stream(_events(asked, group, echoes))
     await unless_gone(request, group.end())
     choices = [_choice(asked, answer, index, echoes) for index, answer in enumerate(group.answers)]
+    for choice, answer in zip(choices, group.answers, strict=True):
+        choice |= await asked.extras.data(answer, answer.traces, is_last=True)
     return json_response({**asked.head(), "choices": choices, "usage": usage(group), "timings": timings(group)})
 
 
@@ -157,9 +156,10 @@ async def _events(asked: _Asked, group: AnswerGroup, echoes: Sequence[Echo]) -> 
                 return
             answer = group.answers[update.index]
             logprobs = _new_logprobs(answer, n_sent, update)
-            for text, reasoning in [text_and_reasoning(update.parts)]:
-                if text or reasoning or logprobs:
-                    yield event({**head, "choices": [_piece(asked, update.index, text, reasoning, logprobs)]})
+            text, reasoning = text_and_reasoning(update.parts)
+            extra = await asked.extras.data(answer, update.traces, update.is_last)
+            if text or reasoning or logprobs or extra:
+                yield event({**head, "choices": [{**_piece(asked, update.index, text, reasoning, logprobs), **extra}]})
             if update.is_last:
                 last = (
                     _delta(update.index, {}) if asked.is_chat else {"index": update.index, "text": "", "logprobs": None}

@@ -12,12 +12,13 @@ from llmcli.engine.events import Message, Prompt, Request
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.constraints import read_constraint
+from llmcli.inference.embedding import EmbeddingModel
 from llmcli.inference.engine import Engine
 from llmcli.inference.question_data import parse_own_settings
 from llmcli.inference.request import build_prompt, system_text, template_options, with_plain_stop
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, resolve
-from llmcli.server.errors import ContextError
+from llmcli.server.errors import ContextError, UnsupportedError
 from llmcli.server.worker import AnswerGroup, ModelWorker
 
 _T = TypeVar("_T")
@@ -31,25 +32,67 @@ class ServedModel:
     def __init__(
         self,
         name: str,
-        engine: Engine,
+        engine: Engine | None,
         layers: Sequence[Layer],
         n_parallel: int = 0,
         n_queued: int = 64,
         aliases: Sequence[str] = (),
+        open_vectors: Callable[[], EmbeddingModel] | None = None,
     ) -> None:
-        """`layers` are the settings that all requests share, lowest first: `n_ctx` among them is that of a request."""
-        self.name, self.engine, self.aliases = name, engine, aliases
-        self._layers = layers
-        self.common: ResolvedSettings = resolve(layers).over(engine.defaults)
+        """`layers` are the settings that all requests share, lowest first: `n_ctx` among them is that of a request.
+
+        Without an engine it is a model for vectors, or one for reranking; `open_vectors` opens what computes them.
+        """
+        self.name, self._engine, self.aliases = name, engine, aliases
+        self._layers, self._open_vectors = layers, open_vectors
+        self._vectors: EmbeddingModel | None = None
+        resolved = resolve(layers)
+        self.common: ResolvedSettings = resolved.over(engine.defaults) if engine else resolved
         self._system = system_text(self.common.settings)
         self.loaded_at = self.used_at = time.time()
         self.worker = ModelWorker(engine, n_parallel, n_queued)
         self._lock = Lock()  # one prompt at a time is rendered and tokenized
 
     @property
+    def engine(self) -> Engine:
+        """What generates. Raises UnsupportedError for a model that does not."""
+        if self._engine is None:
+            raise UnsupportedError(
+                f"{self.name} generates no text", "use another model, or /v1/embeddings or /v1/rerank"
+            )
+        return self._engine
+
+    @property
+    def generates(self) -> bool:
+        """Whether it generates text."""
+        return self._engine is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no answer is generated or waits."""
+        return not (self.worker.n_running or self.worker.n_waiting)
+
+    def vectors(self) -> EmbeddingModel:
+        """What computes vectors, to be called in the thread of the model. Raises UnsupportedError, LlmcliError."""
+        if self._open_vectors is None:
+            raise UnsupportedError(f"{self.name} has no vectors")
+        if self._vectors is None:
+            self._vectors = self._open_vectors()
+        return self._vectors
+
+    def close(self, grace: float) -> None:
+        """End what runs, within `grace` seconds, and free everything."""
+        self.worker.close(grace)
+        if self._vectors:
+            self._vectors.close()
+        if self._engine:
+            self._engine.close()
+
+    @property
     def n_ctx(self) -> int:
         """The number of tokens that one request may fill, with its answer."""
-        return self.common.settings.n_ctx or self.engine.n_ctx_train
+        n_ctx_train = self._engine.n_ctx_train if self._engine else 0
+        return self.common.settings.n_ctx or n_ctx_train
 
     def settings(self, own: Mapping[str, object]) -> Settings:
         """The settings of a request with these of its own. Raises UsageError for one that is not valid."""
@@ -83,7 +126,9 @@ class ServedModel:
         if isinstance(question, str):
             return build_prompt(self.engine, settings, question, self._system_of(settings))
         if question and isinstance(question[0], int):
-            return Prompt.of_tokens("", [int(str(token)) for token in question])
+            tokens = [int(str(token)) for token in question]
+            self.engine.tokenizer.check(tokens)
+            return Prompt.of_tokens("", tokens)
         messages = [one for one in question if isinstance(one, Mapping)]
         return build_prompt(self.engine, settings, messages, self._system_of(settings))
 

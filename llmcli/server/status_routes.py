@@ -15,7 +15,15 @@ async def health(_request: Request) -> Response:
 
 async def models(request: Request) -> Response:
     """The models, in OpenAI's form."""
-    return json_response({"object": "list", "data": [_model_data(one) for one in service_of(request).models]})
+    service = service_of(request)
+    loaded = service.models
+    names = {one.name for one in loaded}
+    others = [
+        {"id": one.name, "object": "model", "created": int(service.started_at), "owned_by": "llmcli", "meta": None}
+        for one in service.entries
+        if one.name not in names
+    ]
+    return json_response({"object": "list", "data": [*map(_model_data, loaded), *others]})
 
 
 def _model_data(model: ServedModel) -> dict[str, object]:
@@ -25,5 +33,5 @@ def _model_data(model: ServedModel) -> dict[str, object]:
         "created": int(model.loaded_at),
         "owned_by": "llmcli",
         "aliases": list(model.aliases),
-        "meta": {"n_ctx": model.n_ctx, "n_ctx_train": model.engine.n_ctx_train},
+        "meta": {"n_ctx": model.n_ctx},
     }

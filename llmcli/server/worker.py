@@ -9,7 +9,7 @@ from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import TypeVar
 
-from llmcli.engine.events import Cancellation, FinishReason, Request, TokenEvent
+from llmcli.engine.events import Cancellation, FinishReason, Request, TokenEvent, TokenTrace
 from llmcli.errors import LlmcliError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.engine import Engine
@@ -26,6 +26,7 @@ class Update:
     index: int  # of the answer in its group
     parts: Sequence[Part]
     n_logprobs: int = 0  # of the tokens so far, in `answer.record.logprobs`
+    traces: Sequence[TokenTrace] = ()  # of tokens that became certain, if the request asks for a trace
     is_last: bool = False
     error: LlmcliError | None = None
 
@@ -37,30 +38,38 @@ class RunningAnswer:
         self.answer, self.index, self._send_update = answer, index, send
         # Only when it has ended is it known whether the answer is valid; an invalid one is generated again.
         self._held: list[Part] | None = [] if _is_checked_at_end(answer) else None
+        self._traces: list[TokenTrace] = []
+        if answer.request.trace is not None:
+            answer.on_token = self._add_trace
+
+    def _add_trace(self, trace: TokenTrace) -> None:
+        self._traces.append(trace)
 
     def push(self, event: TokenEvent) -> bool:
         """Add an event of the engine; returns whether the answer has ended and must be generated again."""
         answer = self.answer
         parts, is_last = list(answer.push(event)), event.finish_reason is not None
         if is_last and answer.try_again():
-            self._held = []
+            self._held, self._traces = [], []
             return True
         if self._held is not None:
             self._held += parts
             parts = self._held if is_last else []
-        if parts or is_last:
+        traces = [] if self._held is not None and not is_last else self._traces
+        if parts or traces or is_last:
+            self._traces = []
             n_logprobs = len(event.record.logprobs)
-            self._send_update(Update(self.index, parts, n_logprobs, is_last, event.record.failure))
+            self._send_update(Update(self.index, parts, n_logprobs, traces, is_last, event.record.failure))
         return False
 
     def fail(self, error: LlmcliError) -> None:
         """End it with an error that is not its own."""
-        self._send_update(Update(self.index, (), 0, True, error))
+        self._send_update(Update(self.index, (), is_last=True, error=error))
 
     def end_unasked(self) -> None:
         """End it before it has begun, because it is cancelled."""
         self.answer.finish_reason = self.answer.request.cancellation.reason
-        self._send_update(Update(self.index, (), 0, True))
+        self._send_update(Update(self.index, (), is_last=True))
 
 
 class AnswerGroup:
@@ -122,10 +131,13 @@ def _is_checked_at_end(answer: Answer) -> bool:
 
 
 class ModelWorker:
-    """Computes with one engine, in a thread of its own: no two threads ever use it."""
+    """Computes with one model, in a thread of its own: no two threads ever use it."""
 
-    def __init__(self, engine: Engine, n_parallel: int, n_queued: int) -> None:
-        """At most `n_parallel` answers are generated at a time (0 = as many as are fast), and `n_queued` wait."""
+    def __init__(self, engine: Engine | None, n_parallel: int, n_queued: int) -> None:
+        """At most `n_parallel` answers are generated at a time (0 = as many as are fast), and `n_queued` wait.
+
+        Without an engine, for a model that generates no text, only `call` is possible.
+        """
         self._engine, self._n_parallel, self._n_queued = engine, n_parallel, n_queued
         self._condition = threading.Condition()
         self._waiting: deque[RunningAnswer] = deque()
@@ -186,7 +198,7 @@ class ModelWorker:
             raise
 
     def close(self, grace: float) -> None:
-        """Let what runs and waits end within `grace` seconds, then end it; no more is accepted. Frees the engine."""
+        """Let what runs and waits end within `grace` seconds, then end it; no more is accepted."""
         with self._condition:
             self._is_closing = True
             self._condition.notify()
@@ -194,12 +206,14 @@ class ModelWorker:
         for one in [*self._asked.values(), *self._waiting]:
             one.answer.request.cancellation.set()
         self._thread.join()
-        self._engine.close()
 
     # In the thread
 
     def _compute(self) -> None:
         while not (self._is_closing and not self._waiting):
+            if self._engine is None:
+                self._next_request(is_idle=True)
+                continue
             try:
                 with closing(self._engine.generate_batch(self._next_request, self._n_parallel)) as events:
                     for event in events:

@@ -72,13 +72,13 @@ ServerMaker = Callable[..., Client]
 
 @contextmanager
 def running_server(
-    *engines: Engine, options: ServerOptions | None = None, settings: Mapping[str, Any] | None = None
+    *engines: Engine, options: ServerOptions | None = None, settings: Mapping[str, Any] | None = None, **details: Any
 ) -> Iterator[Client]:
-    """A server of these engines in a thread, until the end of the block."""
+    """A server of these engines in a thread, until the end of the block; `details` are those of the service."""
     options = options or ServerOptions(n_parallel=4, grace=1.0)
     layers = [Layer("flag", dict(settings or {}))]
     models = [ServedModel(one.name, one, layers, options.n_parallel, options.n_queued) for one in engines]
-    service = Service(models, options)
+    service = Service(models, options, **details)
     server = uvicorn.Server(uvicorn.Config(make_app(service), port=0, log_level="warning", access_log=False))
 
     async def run() -> None:
@@ -101,4 +101,9 @@ def running_server(
 def serve() -> Iterator[ServerMaker]:
     """Starts servers, which end with the test."""
     with ExitStack() as stack:
-        yield lambda *engines, **details: stack.enter_context(running_server(*(engines or [FakeEngine()]), **details))
+
+        def make(*engines: Engine, **details: Any) -> Client:
+            engines = engines or (() if "entries" in details else (FakeEngine(),))
+            return stack.enter_context(running_server(*engines, **details))
+
+        yield make
