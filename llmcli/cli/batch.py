@@ -4,7 +4,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from typer import Argument, Option
 from llmcli.cli.options import CHAT_ONLY, Force, with_settings
 from llmcli.cli.questions import warn_plain_template
 from llmcli.cli.stdin import stdin_as_file
-from llmcli.cli.task_options import ChosenTask, TaskName, TaskVariables, ask_for_trust, load_judge, parse_variables
+from llmcli.cli.task_options import TaskName, TaskVariables, load_judge, load_task, warn_of_small_model
 from llmcli.config.presets import layers_of
 from llmcli.errors import DiskError, ExitStatus, UsageError, error_text
 from llmcli.files import is_stdin
@@ -24,7 +24,7 @@ from llmcli.params.param import as_utf8
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.text import format_duration, plural
-from llmcli.ui.terminal.console import can_ask, console
+from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_text, warn_ineffective
 from llmcli.ui.terminal.progress import BatchProgress, ProgressLine
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from llmcli.pipelines.batch import Batch, BatchOptions
     from llmcli.pipelines.batch_input import BatchReader
     from llmcli.pipelines.batch_output import BatchOutput, WrittenLine
-    from llmcli.pipelines.tasks import Task
 
 _MAX_PARALLEL = 256  # llama.cpp, LLAMA_MAX_SEQ
 _NOT_HERE = CHAT_ONLY | {"prompt", "file", "trace_top"}
@@ -78,16 +77,18 @@ def batch(
         bool, Option("--full", help="Add params, messages and replay to each line, as in `generate --json`.")
     ] = False,
 ) -> int:
-    chosen, variables = _load_task(task, var, template)
-    layers = layers_of(flags, *([chosen.settings] if chosen else [])).below
+    if template is not None and task is not None:
+        raise UsageError("--prompt and --task cannot be used together", "remove one of them")
+    chosen = load_task(task, var, is_complete=False)  # the other variables may come with the lines
+    layers = layers_of(flags, *([chosen.task.settings] if chosen else [])).below
     asked = resolve(layers).settings
     check_chain(asked)
     from llmcli.pipelines.batch import BatchOptions
 
     options = BatchOptions(
         template=None if template is None else as_utf8(template),
-        task=chosen,
-        variables=variables,
+        task=chosen.task if chosen else None,
+        variables=chosen.variables if chosen else {},
         judge=load_judge(asked.best) if asked.samples > 1 else None,
         retries=retry,
         retries_failed=retry_failed,
@@ -127,7 +128,7 @@ def _answer_lines(layers: Sequence[Layer], options: "BatchOptions", files: _File
         warn_ineffective(resolved)
         print_settings(resolved)
         if options.task:
-            ChosenTask(options.task, {}).warn_of_small_model(target)
+            warn_of_small_model(options.task, target)
         # The time limit is that of each line.
         with open_model(target, replace(resolved.settings, timeout=0.0), status) as (engine, cancellation):
             warn_plain_template(engine, [resolved.settings])
@@ -154,23 +155,6 @@ def _make_reader(file: BinaryIO, files: _Files, options: "BatchOptions", encodin
     name = "stdin" if is_stdin(files.source) else files.source
     checks = partial(check_columns, template=options.template, task=options.task, variables=options.variables)
     return BatchReader(file, name, encoding, None if files.form == "auto" else files.form, checks)
-
-
-def _load_task(
-    name: str | None, texts: Sequence[str] | None, template: str | None
-) -> tuple["Task | None", Mapping[str, str]]:
-    """The task of this name with the variables that all lines share. Raises UsageError."""
-    if name is None:
-        if texts:
-            raise UsageError("--var has no effect without --task", "name the task, as in --task translate")
-        return None, {}
-    if template is not None:
-        raise UsageError("--prompt and --task cannot be used together", "remove one of them")
-    from llmcli.pipelines.task_files import find_task
-
-    found, variables = find_task(name, ask_for_trust if can_ask() else None), parse_variables(texts or ())
-    found.complete({**dict.fromkeys(found.variables, ""), **variables})  # the others may come with the lines
-    return found, variables
 
 
 def _parse_parallel(text: str) -> int:

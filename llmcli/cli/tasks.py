@@ -204,7 +204,7 @@ def _try(
             progress(step, 0)
 
     try:
-        layers = layers_of(flags, task.layer(trial.variables)).below
+        layers = layers_of(flags, task.layer(trial.variables, flags.values)).below
         settings = resolve(layers).over(engine.defaults).with_seed().settings
         result = run_job(engine, task_job(engine, settings, task, trial.variables, cancellation), show, progress)
         problem = form_problem(task, str(result["text"]), trial.variables[INPUT])

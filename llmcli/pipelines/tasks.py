@@ -1,7 +1,7 @@
 """A task: a prompt with variables, and the settings that suit it; and the job that answers one input with it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -10,10 +10,11 @@ from llmcli.engine.events import Cancellation, Prompt, Request
 from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data, decision_data
-from llmcli.inference.constraints import is_inline_schema, read_constraint
+from llmcli.inference.constraints import CONSTRAINT_KEYS, is_inline_schema, read_constraint
 from llmcli.inference.decision import DecisionRequest, read_choice_set
 from llmcli.inference.engine import Engine
 from llmcli.inference.request import build_prompt, system_text, template_options, with_plain_stop
+from llmcli.params.decision import DECISION_KEYS
 from llmcli.params.settings import Layer, Settings
 from llmcli.pipelines.job import Job, Step
 from llmcli.pipelines.long_input import Window, fits, join_windows, split_text, windows
@@ -94,16 +95,18 @@ class Task:
         values = self.complete(variables)
         return fill(self.system, values), fill(self.prompt, values)
 
-    def layer(self, variables: Mapping[str, str]) -> Layer:
+    def layer(self, variables: Mapping[str, str], above: Collection[str] = ()) -> Layer:
         """The settings of the task for an input and its variables, its system prompt and constraint among them.
 
-        Raises UsageError for variables that do not fit.
+        A constraint among the keys of the settings `above` this layer replaces its own. Raises UsageError for variables
+        that do not fit.
         """
         values = self.complete(variables)
         settings = dict(self.settings.values)
         if system := fill(self.system, values):
             settings["system"] = f" {system}" if system[:1] in "@-" else system  # at the start it would name a file
-        for kind, text in self.constraint.items():
+        is_replaced = any(key in above for key in (*CONSTRAINT_KEYS, *DECISION_KEYS))
+        for kind, text in () if is_replaced else self.constraint.items():
             if kind == "choices":
                 # A space before it: at the start, @ would name a file.
                 settings[kind] = tuple(f" {item}" for item in split_list(fill(text, values), kind))
