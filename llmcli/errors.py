@@ -43,6 +43,10 @@ class LlmcliError(Exception):
     def __init_subclass__(cls, status: ExitStatus | None = None) -> None:
         cls.status = status or cls.status
 
+    def data(self) -> dict[str, str]:
+        """The error as JSON data; its type is the name of its exit status."""
+        return {"type": self.status.name.lower(), "message": str(self), **({"hint": self.hint} if self.hint else {})}
+
 
 class UsageError(LlmcliError, status=ExitStatus.USAGE):
     """The command line, an environment variable or the configuration is not valid."""

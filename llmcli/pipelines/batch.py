@@ -65,11 +65,11 @@ class BatchCounts:
 
 
 class FailedAnswerError(LlmcliError):
-    """Why an answer is not what was asked for; `data` is what there is of it."""
+    """Why an answer is not what was asked for; `result` is what there is of it."""
 
-    def __init__(self, cause: LlmcliError, data: Result) -> None:
+    def __init__(self, cause: LlmcliError, result: Result) -> None:
         super().__init__(str(cause), cause.hint)
-        self.cause, self.data = cause, data
+        self.cause, self.result = cause, result
 
 
 class Batch:
@@ -228,11 +228,11 @@ class Batch:
             return
         error, data = outcome.error, outcome.result or {}
         if isinstance(error, FailedAnswerError):
-            data, error = error.data, error.cause
+            data, error = error.result, error.cause
         if self._reader.format == "openai":
             made = output_line(line.values, line.number, data, error)
         else:
-            made = {"id": line.id, **({"error": _error_data(error)} if error else {}), **data}
+            made = {"id": line.id, **({"error": error.data()} if error else {}), **data}
         self._output.write(escape_json(encode(made).decode()).encode())
         if error:
             self.counts.failed[error_type(error)] += 1
@@ -279,10 +279,6 @@ def _ended_job() -> Job:
 def _foreign_output(reason: str) -> UsageError:
     hint = "resume with the same input, --shard and --format, or choose another file"
     return UsageError(f"the output is not that of this input: {reason}", hint)
-
-
-def _error_data(error: LlmcliError) -> dict[str, str]:
-    return {"type": error_type(error), "message": str(error), **({"hint": error.hint} if error.hint else {})}
 
 
 def _failure(answer: Answer) -> LlmcliError | None:
