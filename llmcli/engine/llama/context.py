@@ -121,30 +121,6 @@ class Context:
         keep = min(common_prefix(evaluated, tokens), len(tokens) - 1)
         return self.cut(seq_id, keep) if keep < len(evaluated) else keep
 
-    def append(self, parts: Sequence[tuple[int, Sequence[int]]]) -> Sequence[int]:
-        """Evaluate more tokens of several sequences, each (seq_id, tokens), in one batch.
-
-        Returns for each the row with the logits of its last token. Raises what `step` raises.
-        """
-        n, rows = 0, []
-        for seq_id, tokens in parts:
-            position, end = len(self._evaluated[seq_id]), n + len(tokens)
-            self._tokens[n:end] = list(tokens)
-            self._positions[n:end] = list(range(position, position + len(tokens)))
-            self._wants_logits[n:end] = [0] * len(tokens)
-            self._seq_pointers[n:end] = [self._seq_pointer[seq_id]] * len(tokens)
-            n = end
-            self._wants_logits[n - 1] = 1
-            rows.append(n - 1)
-        self._batch_seq_id = -1
-        self._decode(n, [seq_id for seq_id, _ in parts])
-        for seq_id, tokens in parts:
-            self._evaluated[seq_id].extend(tokens)
-            self._rows[seq_id] += [n, *[0] * (len(tokens) - 1)]
-        for row, (seq_id, _) in zip(rows, parts, strict=True):
-            self._check_logits(row, seq_id)
-        return rows
-
     def step(self, tokens: Sequence[tuple[int, int]]) -> None:
         """Evaluate one more token for each (seq_id, token) in one batch; row i of the logits belongs to pair i.
 
