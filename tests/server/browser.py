@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ CHROMIUM = next(
 class Browser:
     """One page in a browser. Commands are named as in the protocol."""
 
-    def __init__(self, read: int, write: int) -> None:
-        self._read, self._write, self._rest = os.fdopen(read, "rb", buffering=0), write, b""
+    def __init__(self, reader: FileIO, write: int) -> None:
+        self._read, self._write, self._rest = reader, write, b""
         self._n_sent = 0
         self._session = ""
         self.errors: list[str] = []  # of scripts and of the content security policy
@@ -70,8 +71,10 @@ class Browser:
         return value
 
     def open(self, url: str) -> None:
+        """Go to a page; errors of the one before do not count."""
         self.send("Page.navigate", url=url)
         self.until("document.readyState === 'complete'")
+        self.errors.clear()
 
     def type(self, text: str) -> None:
         """Type into what has the focus."""
@@ -110,9 +113,11 @@ def open_browser(profile: Path) -> Iterator[Browser]:
     )
     os.close(to_browser)
     os.close(from_browser)
+    reader = os.fdopen(read, "rb", buffering=0)
     try:
-        yield Browser(read, write)
+        yield Browser(reader, write)
     finally:
         process.terminate()
         process.wait(20)
         os.close(write)
+        reader.close()
