@@ -48,7 +48,7 @@ class ChoiceSet:
     choices: Sequence[Choice]
     instruction: str  # what the model is told; not with a raw prompt
     prior: str | None = None  # the text without content whose answer is subtracted
-    priors: dict[tuple[str, str], list[float]] = field(default_factory=dict)  # by the system prompt and the lead
+    priors: dict[tuple[str, str], list[float]] = field(default_factory=dict)  # by its prompt and the lead
 
 
 @dataclass(frozen=True)
@@ -270,12 +270,12 @@ class DecisionRequest:
 
     def _priors(self) -> list[float]:
         """What each choice gets after the text without content; empty without a prior."""
-        prior, known = self.choice_set.prior, self.choice_set.priors
-        if prior is None:
+        if self.choice_set.prior is None:
             return []
-        key = (self.system or "", self._lead)
+        empty, known = replace(self, text=self.choice_set.prior), self.choice_set.priors
+        key = (empty.prompt.text, self._lead)
         if key not in known:
-            known[key] = self._sums(*replace(self, text=prior).tokens(self._lead))
+            known[key] = self._sums(*empty.tokens(self._lead))
         return known[key]
 
 

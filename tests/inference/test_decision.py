@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,16 @@ def test_the_prior_of_a_question_is_computed_once() -> None:
         DecisionRequest(engine, asked, choice_set, text).decide()
     assert len(engine.scored) == 4
     assert "N/A" in "".join(map(chr, engine.scored[1][0]))
+
+
+def test_each_prompt_has_a_prior_of_its_own() -> None:
+    engine, asked = FakeEngine(), settings("a,b", choice_prior="N/A")
+    one = request(engine, asked, "x")
+    for prefill, system in (("It is", None), ("It was", None), ("It was", "Be fair."), ("It is", None)):
+        replace(one, settings=replace(asked, prefill=prefill), system=system).decide()
+    priors = [text for prefix, _ in engine.scored if "N/A" in (text := "".join(map(chr, prefix)))]
+    assert [text.rpartition(": ")[2] for text in priors] == ["It is", "It was", "It was"]
+    assert ["Be fair." in text for text in priors] == [False, False, True]
 
 
 def test_a_rating_is_the_expected_level() -> None:
