@@ -204,9 +204,9 @@ class Batch:
         return data
 
     def _do_task(self, task: Task, asked: LineRequest) -> Job:
-        is_full = self._options.is_full
-        job = task_job(self._engine, asked.settings, task, asked.variables, self._cancellation, is_full)
-        data = yield from job
+        settings, choice_set = asked.settings, self._choice_sets(asked.settings) if asked.settings.is_decision else None
+        posed = self._engine, settings, task, asked.variables, self._cancellation, self._options.is_full, choice_set
+        data = yield from task_job(*posed)
         if data["finish_reason"] == "timeout":
             raise FailedAnswerError(_timeout(asked.settings), data)
         return data

@@ -11,7 +11,7 @@ from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data, decision_data
 from llmcli.inference.constraints import CONSTRAINT_KEYS, is_inline_schema, read_constraint
-from llmcli.inference.decision import DecisionRequest, read_choice_set
+from llmcli.inference.decision import ChoiceSet, DecisionRequest, read_choice_set
 from llmcli.inference.engine import Engine
 from llmcli.inference.request import build_prompt, system_text, template_options, with_plain_stop
 from llmcli.params.decision import DECISION_KEYS
@@ -136,16 +136,18 @@ def task_job(
     variables: Mapping[str, str],
     cancellation: Cancellation | None = None,
     is_full: bool = True,
+    choice_set: ChoiceSet | None = None,
 ) -> Job:
     """The job of one input, which is the variable `input`. `settings` have the layer of the task, and a seed.
 
     An input that leaves no room for its answer in the context is treated as the task says. The result has the fields of
-    `--json`, with `is_full` those of what was asked too. Raises UsageError for variables that do not fit.
+    `--json`, with `is_full` those of what was asked too. Of many decisions, all can have one `choice_set`: what its
+    prior needs is evaluated once. Raises UsageError for variables that do not fit.
     """
     asked = _Asked(engine, settings, task, variables, cancellation or Cancellation(), is_full)
     text = asked.values[INPUT]
     if settings.is_decision:
-        return asked.decide()
+        return asked.decide(choice_set)
     if request := asked.short_request(text):
         (answer,) = yield Step([request], is_last=not task.helper)
         return asked.result([answer], [Window(0, text)])
@@ -159,7 +161,7 @@ def task_prompts(
 ) -> Sequence[Prompt]:
     """The prompts of the first step of a job, or of its decision."""
     if settings.is_decision:
-        return [_Asked(engine, settings, task, variables, cancellation).decision.prompt]
+        return [_Asked(engine, settings, task, variables, cancellation).decision().prompt]
     return [request.prompt for request in next(task_job(engine, settings, task, variables, cancellation)).requests]
 
 
@@ -224,18 +226,17 @@ class _Asked:
         constraint = self._constraint if limit is None else None
         return Request(rendered, settings, constraint, cancellation=self._cancellation)
 
-    def decide(self) -> dict[str, object]:
+    def decide(self, choice_set: ChoiceSet | None) -> dict[str, object]:
         """The data of the choice that is the answer, which is scored and not generated."""
-        decision = self.decision.decide()
+        decision = self.decision(choice_set).decide()
         text = decision.text
         if self.task.helper:
             text = HELPERS[self.task.helper].finish(self.values, [(Window(0, self.values[INPUT]), text)])
         return {**decision_data(self.engine, decision, self._is_full), "text": text, "task": self.task.name}
 
-    @property
-    def decision(self) -> DecisionRequest:
+    def decision(self, choice_set: ChoiceSet | None = None) -> DecisionRequest:
         """What is decided, where the settings have choices."""
-        choice_set = read_choice_set(self._settings)
+        choice_set = choice_set or read_choice_set(self._settings)
         assert choice_set
         text = fill(self.task.prompt, self.values)
         return DecisionRequest(self.engine, self._settings, choice_set, text, self._system, self._cancellation)
