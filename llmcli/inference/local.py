@@ -263,6 +263,7 @@ class LocalEngine:
     def inspector(self, request: Request, tokens: Sequence[int]) -> "TokenInspector":
         from llmcli.engine.token_inspection import TokenInspector  # only /why needs it
 
+        self.open_context(request.settings)
         return TokenInspector(self.context, request, tokens)
 
     def open_context(self, settings: Settings) -> None:

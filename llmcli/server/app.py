@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from llmcli.errors import LlmcliError
-from llmcli.server import decision_routes, openai_routes, page_routes, status_routes, vector_routes
+from llmcli.server import decision_routes, inspection_routes, openai_routes, page_routes, status_routes, vector_routes
 from llmcli.server.errors import RequestError, UnknownError
 from llmcli.server.http import error_response
 from llmcli.server.service import Service
@@ -27,6 +27,7 @@ def make_app(service: Service) -> Starlette:
     routes = [
         Route("/", page_routes.page),
         Route("/status", page_routes.status),
+        Route("/llmcli/inspect", inspection_routes.inspect, methods=["POST"]),
         Route("/health", status_routes.health),
         Route("/v1/health", status_routes.health),
         Route("/v1/models", status_routes.models),
