@@ -138,7 +138,8 @@ def _answer_lines(layers: Sequence[Layer], options: "BatchOptions", files: _File
             reader = _make_reader(file, files, options, resolved.settings.encoding)
             lines, progress = LineSource(reader, is_slow, cancellation), BatchProgress(_count(files.source, options))
             output: BatchOutput
-            output = OutputFile(files.output, *files[3:]) if files.output else _Stdout(progress)
+            how = files.is_resumed, files.is_rewritten, files.is_forced
+            output = OutputFile(files.output, *how) if files.output else _Stdout(progress)
             work = Batch(engine, layers, lines, reader, output, options, cancellation, partial(_show, progress))
             try:
                 work.run()

@@ -232,16 +232,15 @@ class _Searcher:
             raise
         finally:
             limit.cancel()
-        if line.endswith("\n"):
-            found: list[str | None] | str = json.loads(line)
-            if isinstance(found, list):
-                return found
-            raise ConstraintError("the regular expression of --extract failed", found)
-        self.close()
-        if monotonic() - begin < _SEARCH_SECONDS:
-            raise ConstraintError("the regular expression of --extract failed", "write it in a simpler way")
-        message = f"the regular expression of --extract takes more than {_SEARCH_SECONDS:g} s"
-        raise ConstraintError(message, "write it without nested repetition, such as (a+)+")
+        if not line.endswith("\n"):
+            self.close()
+        result: list[str | None] | str = json.loads(line) if self._process else "its process ended"
+        if isinstance(result, list):
+            return result
+        if not self._process and monotonic() - begin >= _SEARCH_SECONDS:
+            message = f"the regular expression of --extract takes more than {_SEARCH_SECONDS:g} s"
+            raise ConstraintError(message, "write it without nested repetition, such as (a+)+")
+        raise ConstraintError(f"the regular expression of --extract failed: {result}", "write it in a simpler way")
 
     def close(self) -> None:
         """End the process; a second call has no effect."""
