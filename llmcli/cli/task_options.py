@@ -86,7 +86,7 @@ def load_task(name: str | None, variables: Sequence[str] | None, is_complete: bo
     task = find_task(name, ask_for_trust if can_ask() else None)
     chosen = ChosenTask(task, parse_variables(variables or ()))
     # Before a model is loaded.
-    task.complete(chosen.variables if is_complete else {**dict.fromkeys(task.variables, ""), **chosen.variables})
+    task.complete(chosen.variables if is_complete else {**dict.fromkeys(task.variables, "?"), **chosen.variables})
     return chosen
 
 
