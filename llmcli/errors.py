@@ -43,9 +43,14 @@ class LlmcliError(Exception):
     def __init_subclass__(cls, status: ExitStatus | None = None) -> None:
         cls.status = status or cls.status
 
+    @property
+    def kind(self) -> str:
+        """The name of its exit status: usage, context_overflow, constraint_unmet, timeout, ..."""
+        return self.status.name.lower()
+
     def data(self) -> dict[str, str]:
-        """The error as JSON data; its type is the name of its exit status."""
-        return {"type": self.status.name.lower(), "message": str(self), **({"hint": self.hint} if self.hint else {})}
+        """The error as JSON data."""
+        return {"type": self.kind, "message": str(self), **({"hint": self.hint} if self.hint else {})}
 
 
 class UsageError(LlmcliError, status=ExitStatus.USAGE):

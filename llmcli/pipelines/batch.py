@@ -14,7 +14,6 @@ from llmcli.inference.answer_json import answer_data, decision_data
 from llmcli.inference.constraints import CONSTRAINT_KEYS, read_constraint
 from llmcli.inference.decision import DecisionRequest, read_choice_set
 from llmcli.inference.engine import Engine
-from llmcli.inference.openai_format import error_type
 from llmcli.inference.request import build_prompt, template_options, with_plain_stop
 from llmcli.params.decision import DECISION_KEYS
 from llmcli.params.result import BEST_RULES
@@ -235,7 +234,7 @@ class Batch:
             made = {"id": line.id, **({"error": error.data()} if error else {}), **data}
         self._output.write(escape_json(encode(made).decode()).encode())
         if error:
-            self.counts.failed[error_type(error)] += 1
+            self.counts.failed[error.kind] += 1
             self.counts.first_error = self.counts.first_error or error
         else:
             self.counts.answered += 1
