@@ -29,6 +29,7 @@ from benchmarks.policies import open_starter
 from llmcli.engine.events import Request
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.context import Context
+from llmcli.engine.scoring import score
 from llmcli.inference.answer import Answer
 from llmcli.inference.decision import ChoiceSet, Decision, DecisionRequest, read_choice_set
 from llmcli.inference.local import LocalEngine
@@ -56,7 +57,7 @@ def main() -> None:
 
 def speed(local: LocalEngine, n_lines: int) -> None:
     choice_set, seconds = _choice_set(_LABELS), defaultdict[str, float](float)
-    alone, prompts = (Context(local.model, Settings(n_ctx=_N_CTX)) for _ in range(2))
+    alone, prompts = (Context(local.model, Settings(n_ctx=_N_CTX), 2, _N_CTX) for _ in range(2))
     for number, line in enumerate(_lines(n_lines + 1)):
         asked = DecisionRequest(local, _LABELS, choice_set, line)
         prefix, tails = asked.tokens()
@@ -89,7 +90,8 @@ def _generate(asked: DecisionRequest) -> None:
 
 def _evaluate_each(context: Context, prefix: Sequence[int], tails: Sequence[Sequence[int]]) -> None:
     for tail in tails:
-        _logprob(context, prefix, tail)
+        context.cut(0)
+        score(context, _N_CTX, prefix, [tail])
 
 
 def _lines(count: int) -> Iterator[str]:
