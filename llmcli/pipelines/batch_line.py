@@ -58,7 +58,7 @@ class LineParser:
         """What a line asks; a further `attempt` has another seed. Raises UsageError for what is not valid."""
         values = {key: one for key, one in line.values.items() if key != "id" or form == "openai"}
         variables = self._take_variables(values, form)
-        question, own = self._question(values, form)
+        question, own = self._question(values, variables, form)
         try:
             given = parse_own_settings(own, self.common.settings, "line")
         except UnknownSettingError as error:
@@ -100,16 +100,20 @@ class LineParser:
             raise UsageError("a task cannot answer an OpenAI Batch line", 'write a line as {"input": "..."}')
         return {name: _as_text(values.pop(name)) for name in self.task.variables if name in values}
 
-    def _question(self, values: dict[str, object], form: Format | None) -> tuple[Question, Mapping[str, object]]:
-        """The prompt or the messages, and the settings of the line as JSON data."""
+    def _question(
+        self, values: dict[str, object], variables: Mapping[str, str], form: Format | None
+    ) -> tuple[Question, Mapping[str, object]]:
+        """The prompt or the messages, and the settings of the line as JSON data; a template can name `variables`."""
         template = self._template
+        names = PLACE.findall(template or "")
+        parts = {name: variables[name] for name in names if name in variables}
         if form == "openai":
             other = names_another_model(values, (self._engine.name, self.common.settings.model))
             if other and len(self.other_models) < 3:
                 self.other_models.add(other)
             values = native_values(values)
         elif form != "jsonl":  # all values are variables
-            return _filled(template, values), {}
+            return _filled(template, {**parts, **values}), {}
         if "messages" in values:
             if template is not None or self.task or "prompt" in values:
                 other = "--prompt" if template is not None else "--task" if self.task else "prompt"
@@ -123,12 +127,11 @@ class LineParser:
             if not isinstance(prompt, str):
                 raise UsageError("prompt must be a string")
             return prompt, values
-        names = {*PLACE.findall(template or "")} | {*TEXT_COLUMNS}
-        variables = {name: values.pop(name) for name in names if name in values}
-        if self.task and not variables:
+        parts |= {name: values.pop(name) for name in {*names, *TEXT_COLUMNS} if name in values}
+        if self.task and template is None and not parts:
             near = did_you_mean(INPUT, values)
             raise UsageError("input is missing", near or 'write a line as {"input": "..."}')
-        return _filled(template, variables), values
+        return _filled(template, parts), values
 
 
 def check_columns(
@@ -137,16 +140,22 @@ def check_columns(
     """Raise UsageError if the columns of a CSV file do not have what the template or the task needs."""
     has_text = bool({*columns} & {*TEXT_COLUMNS})
     if template is None and not has_text:
-        hint = "name a column in a template, such as --prompt 'Translate: {{" + (columns or ["word"])[0] + "}}'"
+        column = next((name for name in columns if name != "id"), "word")
+        hint = f"name a column in a template, such as --prompt '{'' if task else 'Translate: '}{{{{{column}}}}}'"
         raise UsageError(f"the CSV file has none of the columns {', '.join(TEXT_COLUMNS)}", hint)
     for name in PLACE.findall(template or ""):
         if name not in columns and not (name in TEXT_COLUMNS and has_text):
             hint = did_you_mean(name, columns) or f"the columns are {', '.join(columns)}"
             raise UsageError(f"the CSV file has no column {name!r}, which --prompt names", hint)
-    if template and not PLACE.search(template) and (single := [one for one in columns if f"{{{one}}}" in template]):
-        raise UsageError(f"--prompt has {{{single[0]}}} in single braces", f"write {{{{{single[0]}}}}}")
+    check_template(template, columns)
     if task:
         task.complete({**dict.fromkeys({*columns} & {*task.variables}, ""), **(variables or {})})
+
+
+def check_template(template: str | None, names: Sequence[str] = TEXT_COLUMNS) -> None:
+    """Raise UsageError for a template without a place that has one of these names in single braces."""
+    if template and not PLACE.search(template) and (single := [one for one in names if f"{{{one}}}" in template]):
+        raise UsageError(f"--prompt has {{{single[0]}}} in single braces", f"write {{{{{single[0]}}}}}")
 
 
 def _filled(template: str | None, variables: Mapping[str, object]) -> str:
