@@ -100,7 +100,7 @@ def batch(
     check_template(options.template)
     resume |= retry_failed
     path = _check_output(source, output, resume, force)
-    _check_settings(asked, source)
+    _check_settings(asked, source, chosen.stdin_variable if chosen else "")
     return _answer_lines(layers, options, _Files(source, form, path, resume, retry_failed, force))
 
 
@@ -202,13 +202,13 @@ def _check_output(source: str, name: str | None, resume: bool, force: bool) -> P
     return path
 
 
-def _check_settings(asked: Settings, source: str) -> None:
+def _check_settings(asked: Settings, source: str, variable: str) -> None:
     """Raise UsageError for what would make each line fail, before the model is loaded."""
     from llmcli.inference.constraints import read_constraint
     from llmcli.inference.decision import read_choice_set
     from llmcli.inference.request import stdin_options
 
-    readers = stdin_options(replace(asked, prompt=None, file=()))
+    readers = [*stdin_options(replace(asked, prompt=None, file=())), *filter(None, [variable])]
     if is_stdin(source) and readers:
         raise UsageError(f"stdin can be read only once, and two options read it: INPUT and {readers[0]}", "use a file")
     if asked.samples > 1 and asked.best is None and not asked.is_decision:

@@ -158,6 +158,8 @@ def _items(text: str) -> list[str]:
         lines = lines[0].split(";" if ";" in lines[0] else ",")
     items = [_BULLET.sub("", f" {line}", count=1).strip() for line in lines]
     items = [item for item in items if item]
+    if not items:
+        raise UsageError("there are no items to rank", "write one on each line")
     if len(items) > _MOST_ITEMS:
         raise UsageError(
             f"there are {len(items)} items to rank, at most {_MOST_ITEMS} are possible", "give fewer items"
@@ -219,7 +221,9 @@ def _column_names(row: Sequence[str]) -> list[str]:
     names: list[str] = []
     for number, cell in enumerate(row, 1):
         name = cell.strip() or f"column_{number}"
-        names.append(f"{name}_{number}" if name in names else name)
+        while name in names:
+            name += f"_{number}"
+        names.append(name)
     return names
 
 

@@ -111,7 +111,7 @@ def test_choices_in_the_flags_replace_those_of_a_task() -> None:
     assert result["text"] == "x"
 
 
-@pytest.mark.parametrize(("labels", "message"), [("one", "at least two"), ("", "at least two"), ("a, b, a", "twice")])
+@pytest.mark.parametrize(("labels", "message"), [("one", "at least two"), (";", "at least two"), ("a, b, a", "twice")])
 def test_choices_that_are_not_choices_are_refused(labels: str, message: str) -> None:
     task = Task(name="t", prompt="{{input}}", constraint={"choices": "{{l}}"}, variables={"l": Variable("l")})
     with pytest.raises(UsageError, match=message):
