@@ -121,6 +121,8 @@ class Scheduler:
         if source != best:
             self._context.share(source, best)
         self._used += [one.seq_id for one in group if one.seq_id not in self._used]
+        if progress := group[0].request.progress:
+            progress(min(self._context.evaluated(tokens, best), len(tokens) - 1), len(tokens))
 
     def _read_batch(self) -> list[TokenEvent]:
         """Evaluate a batch of the prompt; after the last one, draw the first token of each from the same logits.
