@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+import llmcli.pipelines.extract as extraction
 from llmcli.errors import ConstraintError
 from llmcli.pipelines.extract import CodeBlock, code_blocks, extract, extract_each
 
@@ -110,8 +111,10 @@ def test_a_group_without_a_match_is_not_found() -> None:
     assert failure("(x)?a", "a").startswith("the answer does not match '(x)?a': ")
 
 
-def test_an_endless_search_ends_with_an_error() -> None:
-    assert failure("(a+)+$", "a" * 60 + "b") == "the regular expression of --extract takes more than 5 s"
+def test_an_endless_search_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert extraction._SEARCH_SECONDS == 5
+    monkeypatch.setattr(extraction, "_SEARCH_SECONDS", 0.5)
+    assert failure("(a+)+$", "a" * 60 + "b") == "the regular expression of --extract takes more than 0.5 s"
 
 
 def test_of_several_answers_each_has_its_own_result() -> None:
