@@ -62,7 +62,7 @@ PIP := $(PY) -m pip --quiet --disable-pip-version-check
 # that they do not run: the check ends with SIGILL, status 132. Then llama.cpp is compiled again without them.
 $(VENV)/.installed: pyproject.toml | $(PY)
 	@echo "installing llmcli; the first time, llama.cpp is compiled: 3 to 10 minutes"
-	@$(TIMED); timed $(PIP) install --editable .
+	@$(TIMED); timed $(PIP) install --editable ".[serve]"
 	@$(TIMED); status=0; ( $(PY) -m tools.check_cpu; exit $$? ) >/dev/null 2>&1 || status=$$?; \
 	if [ $$status -eq 132 ]; then \
 		echo "this machine does not run all instructions that its processor reports: compiling llama.cpp again, portable"; \

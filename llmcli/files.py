@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -305,7 +305,7 @@ class JsonlAppender:
             os.close(descriptor)
 
 
-def encode(event: Mapping[str, Any]) -> bytes:
+def encode(event: Mapping[str, Any] | Sequence[Any]) -> bytes:
     """One line of the file; lone surrogates, which UTF-8 cannot encode, become U+FFFD."""
     import msgspec  # 8 ms; it is four times as fast as `json`
 

@@ -13,8 +13,9 @@ from tools.layout import MODULES, circles, graph, imported, imports, layer, line
 # What each layer may import; engine and models stand side by side.
 GROUND = {"errors", "files", "text"}
 BELOW = {
-    "cli": {"cli", "ui", "pipelines", "chat", "inference", "engine", "models", "config", "params", *GROUND},
+    "cli": {"cli", "ui", "server", "pipelines", "chat", "inference", "engine", "models", "config", "params", *GROUND},
     "ui": {"ui", "chat", "inference", "engine", "models", "config", "params", *GROUND},
+    "server": {"server", "pipelines", "inference", "engine", "models", "config", "params", *GROUND},
     "pipelines": {"pipelines", "chat", "inference", "engine", "models", "config", "params", *GROUND},
     "chat": {"chat", "inference", "engine", "models", "config", "params", *GROUND},
     "inference": {"inference", "engine", "models", "config", "params", *GROUND},
@@ -28,7 +29,9 @@ BELOW = {
     "__init__": set(),
     "__main__": {"cli"},
 }
-ONLY_IN = {"llama_cpp": {"engine"}, "huggingface_hub": {"models"}, "typer": {"cli"}, "prompt_toolkit": {"ui"}}
+ONLY_IN = {"llama_cpp": {"engine"}, "huggingface_hub": {"models"}, "typer": {"cli"}, "prompt_toolkit": {"ui"}} | {
+    "starlette": {"server"}
+}
 ONLY_STANDARD = {"params", "text", "errors"}
 # Not on Windows, or only there: such a module is imported where it is known to exist.
 ONE_SYSTEM = {"crypt", "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty"} | {
@@ -70,7 +73,7 @@ PLAIN_DATA = "llmcli.engine.events"
 
 
 @pytest.mark.parametrize(
-    "module", [module for module in MODULES if layer(module) in ("cli", "ui", "pipelines", "chat")]
+    "module", [module for module in MODULES if layer(module) in ("cli", "ui", "server", "pipelines", "chat")]
 )
 def test_above_inference_only_plain_engine_data_is_known(module: str) -> None:
     found = {name for name in imports(module) if name.startswith("llmcli.engine")}

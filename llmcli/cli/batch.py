@@ -1,5 +1,6 @@
 """`llmcli batch`: each line of a file is answered, many at a time, and can be resumed after any interruption."""
 
+import math
 import os
 import re
 import stat
@@ -18,7 +19,7 @@ from llmcli.cli.questions import warn_plain_template
 from llmcli.cli.stdin import stdin_as_file
 from llmcli.cli.task_options import ChosenTask, TaskName, TaskVariables, ask_for_trust, load_judge, parse_variables
 from llmcli.config.presets import layers_of
-from llmcli.errors import DiskError, ExitStatus, UsageError, error_text
+from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError, error_text
 from llmcli.files import is_stdin
 from llmcli.params.param import as_utf8
 from llmcli.params.sampler_chain import check_chain
@@ -58,7 +59,8 @@ def batch(
             "--prompt",
             "-p",
             metavar="TEXT",
-            help="Template of the prompts: {{NAME}} is a column or a key, {{input}} the text of the line.",
+            help="Template of the prompts, or of the inputs of the task: {{NAME}} is a column or a key, "
+            "{{input}} the text of the line.",
         ),
     ] = None,
     form: Annotated[_Form, Option("--format", help="Format of INPUT; auto = by its name and its first line.")] = "auto",
@@ -78,11 +80,12 @@ def batch(
         bool, Option("--full", help="Add params, messages and replay to each line, as in `generate --json`.")
     ] = False,
 ) -> int:
-    chosen, variables = _load_task(task, var, template)
+    chosen, variables = _load_task(task, var)
     layers = layers_of(flags, *([chosen.settings] if chosen else [])).below
     asked = resolve(layers).settings
     check_chain(asked)
     from llmcli.pipelines.batch import BatchOptions
+    from llmcli.pipelines.batch_line import check_template
 
     options = BatchOptions(
         template=None if template is None else as_utf8(template),
@@ -95,6 +98,7 @@ def batch(
         is_full=full,
         n_parallel=_parse_parallel(parallel),
     )
+    check_template(options.template)
     resume |= retry_failed
     path = _check_output(source, output, resume, force)
     _check_settings(asked, source)
@@ -141,10 +145,16 @@ def _answer_lines(layers: Sequence[Layer], options: "BatchOptions", files: _File
             work = Batch(engine, layers, lines, reader, output, options, cancellation, partial(_show, progress))
             try:
                 work.run()
+                if not work.counts.done and reader.format is None and not cancellation.is_set():
+                    raise UsageError(f"{reader.name} has no lines", "write a prompt on each line")
+            except LlmcliError:
+                if isinstance(output, OutputFile):
+                    output.withdraw()
+                raise
             finally:
                 progress.clear()
                 output.finish()
-    return _report(work, reader, files.output, is_interrupted=cancellation.is_set())
+    return _report(work, files.output, is_interrupted=cancellation.is_set())
 
 
 def _make_reader(file: BinaryIO, files: _Files, options: "BatchOptions", encoding: str) -> "BatchReader":
@@ -156,16 +166,12 @@ def _make_reader(file: BinaryIO, files: _Files, options: "BatchOptions", encodin
     return BatchReader(file, name, encoding, None if files.form == "auto" else files.form, checks)
 
 
-def _load_task(
-    name: str | None, texts: Sequence[str] | None, template: str | None
-) -> tuple["Task | None", Mapping[str, str]]:
+def _load_task(name: str | None, texts: Sequence[str] | None) -> tuple["Task | None", Mapping[str, str]]:
     """The task of this name with the variables that all lines share. Raises UsageError."""
     if name is None:
         if texts:
             raise UsageError("--var has no effect without --task", "name the task, as in --task translate")
         return None, {}
-    if template is not None:
-        raise UsageError("--prompt and --task cannot be used together", "remove one of them")
     from llmcli.pipelines.task_files import find_task
 
     found, variables = find_task(name, ask_for_trust if can_ask() else None), parse_variables(texts or ())
@@ -286,19 +292,20 @@ def _show(progress: BatchProgress, work: "Batch") -> None:
     progress.update(counts.done, counts.earlier, counts.failed.total(), work.n_tokens)
 
 
-def _report(work: "Batch", reader: "BatchReader", path: Path | None, is_interrupted: bool) -> int:
+def _report(work: "Batch", path: Path | None, is_interrupted: bool) -> int:
     """Print the statistics and what to do next; returns the exit status."""
     counts = work.counts
-    if not counts.done and reader.format is None and not is_interrupted:
-        raise UsageError(f"{reader.name} has no lines", "write a prompt on each line")
     for note in work.notes():
         console.warn(note)
-    speed = f"{work.n_tokens / counts.seconds:.1f} tokens/s" if counts.seconds else ""
+    n_new, seconds = counts.done - counts.earlier, counts.seconds or math.inf
+    speed = f"{plural(work.n_tokens, 'token')}, {work.n_tokens / seconds:.1f} tokens/s"
+    if not work.n_tokens and counts.answered > counts.earlier:  # decisions
+        speed = f"{n_new / seconds:.1f} lines/s"
     kinds = ", ".join(f"{number} {kind}" for kind, number in counts.failed.most_common())
     failed = f", {counts.failed.total()} failed ({kinds})" if kinds else ""
     console.note(
         f"{plural(counts.done, 'line')}: {counts.answered} answered{failed} | "
-        f"{plural(work.n_tokens, 'token')}, {speed}, {format_duration(counts.seconds)} | "
+        f"{speed}, {format_duration(counts.seconds)} | "
         f"seed {work.parser.common.settings.seed}"
     )
     if is_interrupted:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llmcli.cli.options import CHAT_ONLY, DECISION, RESULT, with_settings
-from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, exit_status, requests_of
+from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, exit_status, requests_of, warn_file_name
 from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
 from llmcli.config.presets import LayerStack
 from llmcli.errors import UsageError
@@ -53,6 +53,7 @@ def compare(
     from llmcli.inference.answer import Answer
     from llmcli.inference.comparison import Comparison, variants_of  # loads the engine, as do the other late imports
 
+    warn_file_name(text)
     layers = list(command_layers(flags, text))
     first = resolve(layers)
     asked = first.settings

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 from typer import Argument, Option
 
 from llmcli.cli.options import Force, Json, output_path, with_settings
+from llmcli.cli.questions import is_file_name, warn_file_name
 from llmcli.cli.stdin import stdin_as_file, stdin_lines
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, LlmcliError, UsageError
@@ -129,22 +130,25 @@ def text_source(arguments: Sequence[str], files: Sequence[str], settings: Settin
     if whole and not files:
         raise UsageError("--whole needs a file", "add --file FILE")
     for name in arguments:
-        _check_not_a_file(name)
+        _check_not_a_file(name, files)
     source = TextSource(arguments, files, partial(stdin_lines, settings.encoding), settings.encoding, whole)
     source.check()
     return source
 
 
-def _check_not_a_file(text: str) -> None:
-    """Refuse the name of a store, after which `search` was probably forgotten; warn of the name of a text file."""
+def _check_not_a_file(text: str, files: Sequence[str]) -> None:
+    """Warn of a text that is the name of a file.
+
+    Refuse that of a store, after which `search` was probably forgotten, and one beside --file, as in `--file *.txt`.
+    """
     from llmcli.pipelines.vector_store import SUFFIXES
 
-    if len(text) > _LONGEST or not os.path.isfile(text):
-        return
-    if text.lower().endswith(SUFFIXES):
+    if is_file_name(text) and text.lower().endswith(SUFFIXES):
         hint = "use `llmcli embed search QUERY STORE`, or `llmcli embed duplicates STORE`"
         raise UsageError(f"{text!r} is the name of a store, not a text", hint)
-    console.warn(f"{text!r} is taken as a text; for the text of this file, use --file")
+    if is_file_name(text) and files:
+        raise UsageError(f"{text!r} is the name of a file, not a text", "give each file its own --file")
+    warn_file_name(text)
 
 
 def _output_kind(output: str | None, force: bool, pooling: str | None) -> str:

@@ -10,8 +10,9 @@ from typer import Argument, Option
 
 from llmcli.cli.embed import EMBEDDING_KEYS, identity_of, print_texts, text_data
 from llmcli.cli.options import Json, with_settings
+from llmcli.cli.questions import is_file_name
 from llmcli.config.presets import resolve_settings
-from llmcli.errors import ExitStatus, UsageError
+from llmcli.errors import DiskError, ExitStatus, UsageError
 from llmcli.params.param import as_utf8
 from llmcli.params.settings import Layer
 from llmcli.text import plural
@@ -41,6 +42,8 @@ def search(
 
     if not query.strip():
         raise UsageError("the query is empty", "give a text to look for")
+    if is_file_name(query) and not os.path.exists(os.path.expanduser(store)):
+        raise DiskError(f"store not found: {store}", "give the query first, then the store")
     status = ProgressLine()
     vectors = VectorStore(Path(os.path.expanduser(store)))
     try:

@@ -12,7 +12,14 @@ from typer import Option
 from llmcli.cli.answer_output import AnswerOptions, Outcome, echo_of, identify, json_of, print_result, report_outcome
 from llmcli.cli.decision_answer import answer_by_decision, read_choices
 from llmcli.cli.options import CHAT_ONLY, with_output_file, with_settings
-from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, requests_of, warn_plain_template
+from llmcli.cli.questions import (
+    NoStdin,
+    PromptArgument,
+    command_layers,
+    requests_of,
+    warn_file_name,
+    warn_plain_template,
+)
 from llmcli.cli.session_answer import GoOn, SessionName, open_session_answer
 from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
 from llmcli.cli.task_options import TaskName, TaskVariables, load_judge, load_task
@@ -106,6 +113,7 @@ class _Asked:
 
 def _ask(flags: Layer, options: AnswerOptions, chosen: "ChosenTask | None", session: "SessionAnswer | None") -> _Asked:
     """Read what is asked, and find the model."""
+    warn_file_name(options.text)
     first = resolve(command_layers(flags, options.text))
     asked = first.settings
     if asked.logprobs and not options.as_json:

@@ -1,5 +1,6 @@
 """What the commands share that ask a model: arguments, layers of settings, requests, and the exit status of answers."""
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 PromptArgument = Annotated[str | None, Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
 NoStdin = Annotated[bool, Option("--no-stdin", help="Do not read stdin (the input of a shell loop).")]
+_LONGEST_NAME = 200  # characters of a text that may be the name of a file
 
 
 def command_layers(flags: Layer, text: str | None, *task: Layer) -> Sequence[Layer]:
@@ -28,6 +30,17 @@ def command_layers(flags: Layer, text: str | None, *task: Layer) -> Sequence[Lay
     if prompt is not None:
         given["prompt"] = fields()["prompt"].parse_text(prompt)
     return layers_of(Layer("flag", given), *task).below
+
+
+def is_file_name(text: str | None) -> bool:
+    """Whether a text is the name of a file, which was perhaps meant to be read."""
+    return text is not None and len(text) <= _LONGEST_NAME and os.path.isfile(text)
+
+
+def warn_file_name(text: str | None, instead: str = "use --file") -> None:
+    """Warn if a text is the name of a file; `instead` says how to give the text of the file."""
+    if is_file_name(text):
+        console.warn(f"{text!r} is taken as a text; for the text of this file, {instead}")
 
 
 def requests_of(engine: "Engine", questions: Sequence["Question"], cancellation: "Cancellation") -> list["Request"]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from llmcli.cli.options import with_settings
+from llmcli.cli.questions import warn_file_name
 from llmcli.cli.stdin import read_stdin, stdin_as_file
 from llmcli.config.presets import base_layers
 from llmcli.errors import UsageError
@@ -74,6 +75,7 @@ def _texts(text: str | None, file: str | None, lines: bool, settings: Settings) 
         raise UsageError("a text and --file cannot be used together", "remove one of them")
     if text is None and file is None and is_terminal(sys.stdin):
         raise UsageError("the text is missing", 'give one, as in `llmcli score "Hello"`')
+    warn_file_name(text)
     if file is not None and not is_stdin(file):
         text = without_line_feed(read_text(file, settings.encoding))
     elif file or text in (None, "-"):

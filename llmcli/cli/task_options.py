@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llmcli.cli.completion import complete_task, complete_variable
+from llmcli.cli.questions import warn_file_name
 from llmcli.errors import UsageError
 from llmcli.params.result import BEST_RULES
 from llmcli.params.settings import Layer, Settings
@@ -97,8 +98,13 @@ def load_judge(best: str | None) -> "Task | None":
     if best is None or best in BEST_RULES:
         return None
     from llmcli.pipelines.samples import check_judge
-    from llmcli.pipelines.task_files import find_task
+    from llmcli.pipelines.task_files import find_task, find_task_file
 
+    try:
+        find_task_file(best)
+    except UsageError as error:
+        names = ", ".join(BEST_RULES)
+        raise UsageError(f"best must be {names} or a task that judges, got {best[:60]!r}", error.hint) from None
     task = find_task(best, ask_for_trust if can_ask() else None)
     check_judge(task)
     return task
@@ -114,6 +120,7 @@ def parse_variables(texts: Sequence[str]) -> dict[str, str]:
         name, equals, text = one.partition("=")
         if not equals:
             raise UsageError(f"--var must be NAME=TEXT, got {one[:60]!r}", "as in --var to=French")
+        warn_file_name(text, f"use --var {name.strip()}=@{text}")
         values[name.strip()] = read_text(text[1:]).rstrip("\n") if text.startswith("@") else as_utf8(text)
     return values
 

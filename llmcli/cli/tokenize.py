@@ -7,6 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from llmcli.cli.options import with_settings
+from llmcli.cli.questions import warn_file_name
 from llmcli.cli.stdin import read_stdin
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import UsageError
@@ -32,6 +33,7 @@ def tokenize(
     if text is None and is_terminal(sys.stdin):
         raise UsageError("the text is missing", 'give one, as in `llmcli tokenize "Hello"`')
     settings = resolve_settings(flags)
+    warn_file_name(text, "give it on stdin")
     text = read_stdin(encoding=settings.encoding) if text is None or text == "-" else text
     from llmcli.cli.open_model import find_model
     from llmcli.inference.local import open_tokenizer

@@ -1,7 +1,9 @@
 """Usage errors: an unknown command before Typer is imported, the errors of its parser, and which word was meant."""
 
+import os
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from llmcli.cli.help_texts import commands_below
@@ -24,16 +26,24 @@ _FOREIGN_COMMANDS = {
         "ask prompt complete": "use `llmcli generate {text}`",
         "ps": "use `llmcli models list` for the models on this machine; none stays loaded after its command",
         "stop": "end the command that uses the model; none stays loaded after it",
-        "serve": "use `llmcli generate` in scripts; llmcli has no server",
         "bench": "use `llmcli generate --verbose`, which shows the speed; llmcli has no benchmark command",
-        "embeddings": "use `llmcli embed {text}`",
+        "embeddings embedding": "use `llmcli embed {text}`",
         "similar": "use `llmcli embed search QUERY STORE`",
+        "similarity": "use `llmcli embed --similarity TEXT TEXT`",
+        "duplicates dedupe": "use `llmcli embed duplicates STORE`",
+        "perplexity ppl logprob": "use `llmcli score {text}`, or `llmcli score --file FILE`",
     }.items()
     for name in names.split()
 }
 # The same in a group, as in `llmcli models ls`.
 _SUBCOMMANDS = {"ls": "list", "remove": "rm", "delete": "rm", "download": "pull", "info": "show", "mv": "rename"}
+_TASKS = Path(__file__).parent.parent / "pipelines" / "built_in_tasks"
 _TEXT_COMMANDS = ("chat", "generate", "compare")  # a prompt without quotes arrives as several arguments
+_EXTRA_HINTS = {
+    **dict.fromkeys(_TEXT_COMMANDS, "put a text of several words in quotes; "),
+    "batch": "join several files, as in `cat a.txt b.txt | llmcli batch -`; ",
+    "score": "score several texts with --lines; ",
+}
 
 
 def check_command(arguments: Sequence[str]) -> None:
@@ -56,6 +66,8 @@ def _suggest_command(name: str, rest: Sequence[str]) -> str:
         return _FOREIGN_COMMANDS[name].replace("{model}", model).replace("{text}", text)
     near = did_you_mean(name, dict(commands_below("")), cutoff=0.8 if words else 0.7) if name.isidentifier() else ""
     text = _quoted([name, *words])
+    if name.isascii() and name.replace("-", "").isalpha() and (_TASKS / f"{name}.md").is_file():
+        return f"use `llmcli generate --task {name} --file FILE` for the task, or `llmcli generate {text}` to ask"
     return near or f"use `llmcli generate {text}` to ask, or `llmcli chat {text}` to talk"
 
 
@@ -84,14 +96,24 @@ def explain_usage_error(error: Any) -> tuple[str, str]:
         return text, f"put a space between name and value, no `=`; {see}"
     if text.startswith("got unexpected extra argument"):
         extra = text.partition(" (")[2].removesuffix(")")
-        quote = "put a text of several words in quotes; " if ctx and ctx.info_name in _TEXT_COMMANDS else ""
-        return f"unexpected extra argument '{extra}'", quote + see
+        return f"unexpected extra argument '{extra}'", _extra_hint(ctx) + see
     if ctx and text.startswith("no such command"):  # of a group
         name, known = error.message.partition("'")[2].rpartition("'")[0], ctx.command.commands
         meant = _SUBCOMMANDS.get(name, "")
         near = f"did you mean '{meant}'?" if meant in known else did_you_mean(name, known)
         return f"no such command '{ctx.command_path.partition(' ')[2]} {name}'", f"{near} {see}".strip()
     return text, see
+
+
+def _extra_hint(ctx: Any) -> str:
+    """What is probably meant with more arguments than a command takes."""
+    text = ctx.params.get("text") if ctx else None
+    if text and os.path.isfile(text):
+        if ctx.params.get("file"):  # `-f *.txt`
+            return "give each file its own --file; "
+        if ctx.info_name == "compare":
+            return "to compare two texts, use `llmcli generate -T compare -f FILE --var other=@FILE`; "
+    return _EXTRA_HINTS.get(ctx.info_name, "") if ctx else ""
 
 
 def _option_hint(name: str, ctx: Any, see: str) -> str:

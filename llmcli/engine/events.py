@@ -240,6 +240,15 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...]
 
 
+@dataclass(frozen=True)
+class ScoredPrompt:
+    """A prompt with the log-probability of each token after those before it; the first one has none."""
+
+    tokens: Sequence[int]
+    logprobs: Sequence[TokenLogprob]  # of all tokens but the first
+    following: tuple[tuple[int, float], ...]  # the most likely next tokens, the most likely first
+
+
 @dataclass(kw_only=True, eq=False)  # two answers with equal values are two
 class GenerationRecord:
     """What is known of a generation while it runs, and afterwards."""

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from llmcli.engine.events import ScoredPrompt, TokenLogprob
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.context import Context
+from llmcli.engine.sampling.python_samplers import token_logprob
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +39,28 @@ def score(
     for group in _groups([len(continuations[index]) - 1 for index in pending], n_cells - len(prefix)):
         _score_group(context, [(continuations[pending[at]], results[pending[at]]) for at in group])
     return results
+
+
+def score_prompt(
+    context: Context, tokens: Sequence[int], n_top: int, known: Sequence[TokenLogprob] = ()
+) -> ScoredPrompt:
+    """The log-probability of each token of a prompt after those before it, with the `n_top` most likely in its place.
+
+    `known` are those of the first tokens after the very first, from an earlier call with the same `n_top`: where the
+    context still has these tokens, they are not evaluated again. Raises as `score`.
+    """
+    keep = min(context.keep_prefix(_PREFIX, tokens), len(known))
+    keep = context.cut(_PREFIX, keep)
+    logprobs, n_vocab = [*known[:keep]], context.model.vocab.n_tokens
+    n_rows = max(1, min(context.n_batch, _LOGITS // (4 * n_vocab)))
+    following = TokenLogprob(0, 0.0, ())
+    for start in range(keep, len(tokens), n_rows):
+        batch = tokens[start : start + n_rows]
+        context.extend([(_PREFIX, token) for token in batch])
+        for row, at in enumerate(range(start, start + len(batch))):
+            following = token_logprob(context.handle, row, n_vocab, tokens[min(at + 1, len(tokens) - 1)], n_top)
+            logprobs.append(following)
+    return ScoredPrompt(tokens, logprobs[: len(tokens) - 1], following.top)
 
 
 def _groups(sizes: Sequence[int], n_free: int) -> Iterator[Sequence[int]]:

@@ -26,7 +26,7 @@ from llmcli.params.settings import Settings, fields, ineffective_keys, to_data, 
 if TYPE_CHECKING:  # a session reads manifests without the engine
     from llmcli.inference.answer import Answer
     from llmcli.inference.decision import Decision
-    from llmcli.inference.engine import Engine
+    from llmcli.inference.engine import Engine, Vocab
 
 # The settings that no answer depends on: for downloads, devices, the chat, the trace, and files that are read already.
 _UNRELATED = {*fields_of(HubParams), *fields_of(InterfaceParams), *fields_of(PlacementParams), "trace_top", "encoding"}
@@ -69,7 +69,7 @@ def answer_data(answer: "Answer", is_full: bool = True) -> dict[str, object]:
         "seed": answer.settings.seed,
         **({"params": _effective_params(answer.settings)} if is_full else {}),
         "timings": answer.timings(),
-        **({"tokens": _token_data(answer)} if answer.settings.logprobs else {}),
+        **({"tokens": token_data(answer)} if answer.settings.logprobs else {}),
         **({("prompt" if answer.settings.raw else "messages"): answer.prompt.request} if is_full else {}),
         **({"replay": replay_data(answer)} if is_full else {}),
     }
@@ -100,16 +100,21 @@ def _effective_params(settings: Settings) -> dict[str, object]:
     return {key: value for key, value in values if key not in omitted and value not in (None, [], "")}
 
 
-def _token_data(answer: "Answer") -> list[dict[str, object]]:
-    """The tokens with their log-probabilities, in the form of llama-server's `completion_probabilities`."""
+def token_entry(tokenizer: "Vocab", token: int, logprob: float | None) -> dict[str, object]:
+    """A token with its log-probability; `bytes` are exact where a token is a part of a character."""
+    piece = tokenizer.piece(token, special=True)
+    return {"id": token, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": logprob}
 
-    def entry(token: int, logprob: float) -> dict[str, object]:
-        piece = answer.engine.tokenizer.piece(token, special=True)
-        return {"id": token, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": logprob}
 
+def token_data(answer: "Answer", start: int = 0, end: int | None = None) -> list[dict[str, object]]:
+    """These tokens with their log-probabilities, in the form of llama-server's `completion_probabilities`."""
+    tokenizer = answer.engine.tokenizer
     return [
-        {**entry(token.id, token.logprob), "top_logprobs": [entry(*other) for other in token.top]}
-        for token in answer.record.logprobs
+        {
+            **token_entry(tokenizer, token.id, token.logprob),
+            "top_logprobs": [token_entry(tokenizer, *other) for other in token.top],
+        }
+        for token in answer.record.logprobs[start:end]
     ]
 
 

@@ -52,8 +52,9 @@ class EmbeddingModel:
         pooling: str = "",
         cancellation: Cancellation | None = None,
         progress: Callable[[float], None] | None = None,
+        shared: Model | None = None,
     ) -> None:
-        """Load the model; without a `pooling` type, the one in its header counts.
+        """Load the model, or use one that is loaded and stays so; without a `pooling` type, that of the header counts.
 
         Raises ModelInvalidError when llama.cpp refuses it or it has no vectors, UsageError for a pooling type that the
         model does not have, and KeyboardInterrupt when the load is cancelled.
@@ -73,9 +74,11 @@ class EmbeddingModel:
         self.notes += sizing.check_settings(self.shape, smallest) + placement.check(target.header, settings)
         layers = sizing.choose_gpu_layers(self.shape, settings, smallest.n_ctx)
         self._hasher = ModelHasher(target.file, data_dir())
-        self._model = Model.load(target.file.parts, layers, progress, cancellation, settings=settings)
+        self._is_shared = shared is not None
+        self._model = shared or Model.load(target.file.parts, layers, progress, cancellation, settings=settings)
         self.load_ms = self._model.load_ms
-        self._model.vocab.abort = cancellation
+        if not shared:
+            self._model.vocab.abort = cancellation
         self._context: EmbeddingContext | None = None
         self.n_dims, self._n_sequences = n_dimensions(self._model), max_sequences(self._model)
 
@@ -113,13 +116,20 @@ class EmbeddingModel:
         """The tokens of a text with those that the model adds; no text becomes a control token."""
         return self._model.vocab.tokenize(text, add_special=True)
 
-    def embed(self, texts: Iterable[str], normalize: bool = True, truncate: bool = False) -> Iterator[Evaluation]:
-        """The vectors of the texts, in order; those of several texts are computed together.
+    def check_tokens(self, tokens: Sequence[int]) -> None:
+        """Raise UsageError if one of these is not in the vocabulary."""
+        self._model.vocab.check(tokens)
+
+    def embed(
+        self, texts: Iterable[str | list[int]], normalize: bool = True, truncate: bool = False
+    ) -> Iterator[Evaluation]:
+        """The vectors of the texts, or of their tokens, in order; those of several texts are computed together.
 
         A vector has the length 1 with `normalize`, unless it has the scores of `rank`. A text that is longer than the
         context has an error, or its end is left out with `truncate`. It ends early when it is cancelled.
         """
-        for one in self._evaluate(map(self.tokenize, texts), truncate):
+        tokens = (self.tokenize(text) if isinstance(text, str) else text for text in texts)
+        for one in self._evaluate(tokens, truncate):
             if normalize and self.pooling != "rank" and one.vector is not None:
                 one = replace(one, vector=normalized(one.vector))
             yield one
@@ -148,7 +158,8 @@ class EmbeddingModel:
         if self._context:
             self._context.close()
             self._context = None
-        self._model.close()
+        if not self._is_shared:
+            self._model.close()
 
     def _evaluate(self, texts: Iterable[list[int]], truncate: bool) -> Iterator[Evaluation]:
         """The vector or the error of each text, which is given as its tokens."""

@@ -11,6 +11,7 @@ from llmcli.engine.events import (
     Progress,
     Prompt,
     Request,
+    ScoredPrompt,
     TokenEvent,
 )
 from llmcli.engine.llama.model import Vocab as Vocab
@@ -126,6 +127,12 @@ class Engine(Protocol):
         It is that of the model over the whole vocabulary: no setting of the sampling counts. The beginning that a
         prefix shares with that of the last call is evaluated once. Raises ContextOverflowError when the prefix with the
         longest continuation does not fit; TimeLimitError or KeyboardInterrupt when it is cancelled.
+        """
+
+    def score_prompt(self, tokens: Sequence[int], n_top: int, cancellation: Cancellation | None = None) -> ScoredPrompt:
+        """The log-probability of each token of a prompt, with the `n_top` most likely ones in its place.
+
+        The beginning that it shares with the prompt of the last call is evaluated once. Raises as `score`.
         """
 
     def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:

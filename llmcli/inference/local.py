@@ -8,7 +8,16 @@ from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from llmcli.engine.events import Batches, Cancellation, Message, Progress, Prompt, Request, TokenEvent
+from llmcli.engine.events import (
+    Batches,
+    Cancellation,
+    Message,
+    Progress,
+    Prompt,
+    Request,
+    ScoredPrompt,
+    TokenEvent,
+)
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
@@ -16,7 +25,7 @@ from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe, probe_record
 from llmcli.engine.scheduler import generate
-from llmcli.errors import ModelInvalidError, TimeLimitError, UsageError, labeled
+from llmcli.errors import ModelInvalidError, UsageError, labeled
 from llmcli.files import data_dir
 from llmcli.inference import placement, sizing
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
@@ -35,8 +44,8 @@ from llmcli.text import format_size
 
 if TYPE_CHECKING:
     from llmcli.engine.token_inspection import TokenInspector
+    from llmcli.inference.scorer import Scorer
 
-_BESIDE = 512  # tokens of a context for scores beyond those of the longest text: several short ones at a time
 _MIN_REUSED = 64  # tokens; fewer are faster to evaluate again than to copy
 
 
@@ -170,7 +179,7 @@ class LocalEngine:
             raise ModelInvalidError(f"{self.name} is not a text generation model", "use a decoder model")
         self.tokenizer.abort = cancellation
         self._settings = settings
-        self._scoring: tuple[Context, int] | None = None  # a context for scores, and its size in tokens
+        self._made_scorer: Scorer | None = None
         self._context: Context | None = None
         self._largest = 0  # size of the largest context that fits in memory; 0 = not known yet
         self._open_ended = False  # whether the context was sized for answers of any length
@@ -213,7 +222,8 @@ class LocalEngine:
 
     def close(self) -> None:
         self.close_context()
-        self._close_scoring()
+        if self._made_scorer:
+            self._made_scorer.close()
         self.model.close()
 
     # The context
@@ -253,6 +263,7 @@ class LocalEngine:
     def inspector(self, request: Request, tokens: Sequence[int]) -> "TokenInspector":
         from llmcli.engine.token_inspection import TokenInspector  # only /why needs it
 
+        self.open_context(request.settings)
         return TokenInspector(self.context, request, tokens)
 
     def open_context(self, settings: Settings) -> None:
@@ -307,40 +318,17 @@ class LocalEngine:
     def score(
         self, prefix: Sequence[int], continuations: Sequence[Sequence[int]], cancellation: Cancellation | None = None
     ) -> list[list[float]]:
-        from llmcli.engine.scoring import score  # only decisions and scores need it
+        return self._scorer().score(prefix, continuations, cancellation)
 
-        context, size = self._scoring_context(len(prefix), list(map(len, continuations)))
-        context.watch([cancellation] if cancellation else [])
-        try:
-            return score(context, size, prefix, continuations)
-        except AbortedError:
-            if cancellation and cancellation.reason == "timeout":
-                message = f"stopped by --timeout after {self._settings.timeout:g} s"
-                raise TimeLimitError(message, "raise --timeout") from None
-            raise KeyboardInterrupt from None
+    def score_prompt(self, tokens: Sequence[int], n_top: int, cancellation: Cancellation | None = None) -> ScoredPrompt:
+        return self._scorer().score_prompt(tokens, n_top, cancellation)
 
-    def _scoring_context(self, n_prefix: int, lengths: Sequence[int]) -> tuple[Context, int]:
-        """The context for scores, made anew where a longer text comes; it grows by half at least."""
-        from llmcli.engine.scoring import WIDTH
+    def _scorer(self) -> "Scorer":
+        from llmcli.inference.scorer import Scorer  # only decisions and scores need it
 
-        longest = n_prefix + max(lengths, default=0)
-        if self._scoring and longest <= self._scoring[0].n_ctx:
-            return self._scoring
-        begin, before = perf_counter(), self._scoring[0].n_ctx if self._scoring else 0
-        grown = max(longest, min(before * 3 // 2, self.n_ctx_train))
-        n_ctx, note = sizing.choose_context(self.shape, replace(self._settings, max_tokens=0), grown - 1)
-        self.notes += [note] if note else []
-        self._close_scoring()
-        size = n_ctx + _BESIDE
-        context = Context(self.model, replace(self._settings, n_ctx=size), WIDTH + 1, n_ctx)
-        self._scoring = context, size
-        self._add_load_time(begin)
-        return self._scoring
-
-    def _close_scoring(self) -> None:
-        if self._scoring:
-            self._scoring[0].close()
-            self._scoring = None
+        if not self._made_scorer:
+            self._made_scorer = Scorer(self.model, self.shape, self._settings, self.notes.append, self._add_load_time)
+        return self._made_scorer
 
     def start(self, request: Request, index: int = 0) -> Generation:
         """The generation for a request. Raises UsageError for settings or a constraint that are not valid."""

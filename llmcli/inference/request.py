@@ -74,7 +74,10 @@ def join_prompt(settings: Settings, piped: bool, read_stdin: Callable[[], str]) 
     kept = [part.rstrip("\n") if index < len(parts) - 1 else part for index, part in enumerate(parts)]
     text = "\n\n".join(part for part in kept if part)
     if not text.strip() and not (settings.raw and text):
-        raise UsageError("no prompt", 'give a prompt, as in `llmcli generate "Why is the sky blue?"`')
+        read = ["stdin" if is_stdin(name) else name for name in settings.file]
+        read += ["stdin"] if settings.prompt == "-" or (piped and not reads_stdin) else []
+        why = f": {' and '.join(read)} {'is' if len(read) == 1 else 'are'} empty" if read else ""
+        raise UsageError(f"no prompt{why}", 'give a prompt, as in `llmcli generate "Why is the sky blue?"`')
     return text
 
 

@@ -61,7 +61,7 @@ def _check_rating(text: str) -> str:
 class DecisionParams:
     choices: tuple[str, ...] = setting(
         (),
-        "Possible answers, one of which is chosen: a,b,c or VALUE=DESCRIPTION;..., or @FILE (one on each line).",
+        "Possible answers, one of which is chosen. Write a,b,c or VALUE=DESCRIPTION;..., or @FILE (one on each line).",
         metavar="A,B,...|@FILE",
         data=choices_from_data,
     )

@@ -130,7 +130,7 @@ def _seed_from_text(text: str) -> int | None:
 class SelectionParams:
     seed: int | None = setting(
         None,
-        "Random seed (-1 = random); the same seed gives the same answer.",
+        "Random seed (-1 = random). The same seed gives the same answer.",
         min=0,
         max=_MAX_SEED,
         default_text="random",

@@ -51,6 +51,12 @@ class Settings(
         return any(getattr(self, key) for key in DECISION_KEYS)
 
 
+class UnknownSettingError(UsageError):
+    """No setting has this `name`."""
+
+    name = ""
+
+
 def fields() -> Mapping[str, Field]:
     """All declared settings by key."""
     return fields_of(Settings)
@@ -62,13 +68,15 @@ def _by_name() -> Mapping[str, Field]:
 
 
 def find(name: str) -> Field:
-    """The setting called `name`: its key or an alias, with dashes or underscores. Raises UsageError if none is."""
+    """The setting called `name`: its key or an alias, with dashes or underscores. Raises UnknownSettingError."""
     key = name.strip().lstrip("-").replace("-", "_").lower()
     field = _by_name().get(key)
     if field is None:
         near = nearest(key, _by_name(), 1)
         hint = foreign_hint(key) or (f"did you mean '{_by_name()[near[0]].key}'?" if near else "")
-        raise UsageError(f"unknown setting {name.strip()[:80]!r}", hint)
+        error = UnknownSettingError(f"unknown setting {name.strip()[:80]!r}", hint)
+        error.name = name.strip()
+        raise error
     return field
 
 

@@ -14,6 +14,7 @@ from llmcli.inference.answer_json import answer_data, decision_data
 from llmcli.inference.constraints import CONSTRAINT_KEYS, read_constraint
 from llmcli.inference.decision import decide, read_choice_set
 from llmcli.inference.engine import Engine
+from llmcli.inference.openai_format import error_type
 from llmcli.inference.request import build_prompt, template_options, with_plain_stop
 from llmcli.params.decision import DECISION_KEYS
 from llmcli.params.result import BEST_RULES
@@ -23,7 +24,7 @@ from llmcli.pipelines.batch_input import BatchLine, BatchReader, IdTable, LineSo
 from llmcli.pipelines.batch_line import LineParser, LineRequest
 from llmcli.pipelines.batch_output import BatchOutput, WrittenLine
 from llmcli.pipelines.job import Job, JobRunner, Outcome, Result, Step
-from llmcli.pipelines.openai_batch import error_type, output_line
+from llmcli.pipelines.openai_batch import output_line
 from llmcli.pipelines.samples import Judge, result_job
 from llmcli.pipelines.tasks import Task, task_job
 from llmcli.text import escape_json

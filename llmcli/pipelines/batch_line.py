@@ -8,26 +8,19 @@ from dataclasses import dataclass, field, replace
 from llmcli.config.presets import preset_layer
 from llmcli.engine.events import Message
 from llmcli.errors import UsageError
-from llmcli.files import is_inline
-from llmcli.inference.constraints import CONSTRAINT_KEYS, is_inline_schema
+from llmcli.inference.constraints import CONSTRAINT_KEYS
 from llmcli.inference.engine import Engine
-from llmcli.inference.request import is_builtin_template, system_file, system_text
+from llmcli.inference.question_data import parse_messages, parse_own_settings
+from llmcli.inference.request import system_file, system_text
 from llmcli.params.decision import DECISION_KEYS
-from llmcli.params.generation import InterfaceParams
-from llmcli.params.model import HubParams, ModelParams
-from llmcli.params.param import SettingValue, fields_of
-from llmcli.params.settings import CODE_KEYS, Layer, ResolvedSettings, Settings, find, resolve
+from llmcli.params.param import SettingValue
+from llmcli.params.settings import Layer, ResolvedSettings, Settings, UnknownSettingError, resolve
 from llmcli.pipelines.batch_input import TEXT_COLUMNS, BatchLine, Format
 from llmcli.pipelines.openai_batch import names_another_model, native_values
 from llmcli.pipelines.tasks import INPUT, Task
 from llmcli.text import did_you_mean
 
 PLACE = re.compile(r"\{\{\s*([A-Za-z_][\w -]*?)\s*\}\}")
-# What all lines share: one model in one context.
-_SHARED = {*fields_of(ModelParams), *fields_of(HubParams), *fields_of(InterfaceParams), "encoding"}
-# What names a file: a line is data, whoever wrote it. With what to do instead.
-_FILES = {"file": "put the text into prompt", "grammar_file": "put the grammar into grammar"}
-_FILES |= dict.fromkeys(CODE_KEYS, "give it as a flag")
 _RETRY_SEEDS = 1 << 16  # between the seed of a try and that of the next one
 Question = str | Sequence[Message]
 
@@ -67,8 +60,13 @@ class LineParser:
         """What a line asks; a further `attempt` has another seed. Raises UsageError for what is not valid."""
         values = {key: one for key, one in line.values.items() if key != "id" or form == "openai"}
         variables = self._take_variables(values, form)
-        question, own = self._question(values, form)
-        given = self._own_settings(own, form)
+        question, own = self._question(values, variables, form)
+        try:
+            given = parse_own_settings(own, self.common.settings, "line")
+        except UnknownSettingError as error:
+            if form == "jsonl" and not error.hint:
+                error.hint = f"remove it, or use it as a variable: --prompt '... {{{{{error.name[:40]}}}}}'"
+            raise
         variables = {**self._variables, **variables, INPUT: question} if isinstance(question, str) else {}
         settings = self._settings(given, variables)
         if given.get("seed") is None:
@@ -108,21 +106,25 @@ class LineParser:
             raise UsageError("a task cannot answer an OpenAI Batch line", 'write a line as {"input": "..."}')
         return {name: _as_text(values.pop(name)) for name in self.task.variables if name in values}
 
-    def _question(self, values: dict[str, object], form: Format | None) -> tuple[Question, Mapping[str, object]]:
-        """The prompt or the messages, and the settings of the line as JSON data."""
+    def _question(
+        self, values: dict[str, object], variables: Mapping[str, str], form: Format | None
+    ) -> tuple[Question, Mapping[str, object]]:
+        """The prompt or the messages, and the settings of the line as JSON data; a template can name `variables`."""
         template = self._template
+        names = PLACE.findall(template or "")
+        parts = {name: variables[name] for name in names if name in variables}
         if form == "openai":
             other = names_another_model(values, (self._engine.name, self.common.settings.model))
             if other and len(self.other_models) < 3:
                 self.other_models.add(other)
             values = native_values(values)
         elif form != "jsonl":  # all values are variables
-            return _filled(template, values), {}
+            return _filled(template, {**parts, **values}), {}
         if "messages" in values:
             if template is not None or self.task or "prompt" in values:
                 other = "--prompt" if template is not None else "--task" if self.task else "prompt"
                 raise UsageError(f"messages and {other} cannot be used together")
-            return _messages(values.pop("messages")), values
+            return parse_messages(values.pop("messages")), values
         if template is None and not self.task:
             prompt = values.pop("prompt", None)
             if prompt is None:
@@ -131,34 +133,11 @@ class LineParser:
             if not isinstance(prompt, str):
                 raise UsageError("prompt must be a string")
             return prompt, values
-        names = {*PLACE.findall(template or "")} | {*TEXT_COLUMNS}
-        variables = {name: values.pop(name) for name in names if name in values}
-        if self.task and not variables:
+        parts |= {name: values.pop(name) for name in {*names, *TEXT_COLUMNS} if name in values}
+        if self.task and template is None and not parts:
             near = did_you_mean(INPUT, values)
             raise UsageError("input is missing", near or 'write a line as {"input": "..."}')
-        return _filled(template, variables), values
-
-    def _own_settings(self, own: Mapping[str, object], form: Format | None) -> dict[str, SettingValue]:
-        """The typed settings of a line. Raises UsageError for one that is unknown, not valid, or not a line's own."""
-        values: dict[str, SettingValue] = {}
-        for name, value in own.items():
-            try:
-                setting = find(name)
-            except UsageError as error:
-                if form == "jsonl" and not error.hint:
-                    error.hint = f"remove it, or use it as a variable: --prompt '... {{{{{name[:40]}}}}}'"
-                raise
-            key = setting.key
-            if key in _FILES:
-                raise UsageError(f"{key} cannot be set in a line: it names a file", _FILES[key])
-            if key == "json_schema" and isinstance(value, (dict, bool)):
-                value = json.dumps(value)
-            values[key] = parsed = setting.parse_data(value)
-            if key in _SHARED and parsed != getattr(self.common.settings, key):
-                reason = f"{key} cannot be set in a line: all lines share one context"
-                raise UsageError(reason, f"give it to the command: {setting.flags[0]}")
-            _check_no_file(key, parsed)
-        return values
+        return _filled(template, parts), values
 
 
 def check_columns(
@@ -167,28 +146,22 @@ def check_columns(
     """Raise UsageError if the columns of a CSV file do not have what the template or the task needs."""
     has_text = bool({*columns} & {*TEXT_COLUMNS})
     if template is None and not has_text:
-        hint = "name a column in a template, such as --prompt 'Translate: {{" + (columns or ["word"])[0] + "}}'"
+        column = next((name for name in columns if name != "id"), "word")
+        hint = f"name a column in a template, such as --prompt '{'' if task else 'Translate: '}{{{{{column}}}}}'"
         raise UsageError(f"the CSV file has none of the columns {', '.join(TEXT_COLUMNS)}", hint)
     for name in PLACE.findall(template or ""):
         if name not in columns and not (name in TEXT_COLUMNS and has_text):
             hint = did_you_mean(name, columns) or f"the columns are {', '.join(columns)}"
             raise UsageError(f"the CSV file has no column {name!r}, which --prompt names", hint)
-    if template and not PLACE.search(template) and (single := [one for one in columns if f"{{{one}}}" in template]):
-        raise UsageError(f"--prompt has {{{single[0]}}} in single braces", f"write {{{{{single[0]}}}}}")
+    check_template(template, columns)
     if task:
         task.complete({**dict.fromkeys({*columns} & {*task.variables}, ""), **(variables or {})})
 
 
-def _check_no_file(key: str, value: SettingValue) -> None:
-    """Raise UsageError for a setting of a line that names a file: a line is data, whoever wrote it."""
-    if key == "choices" and isinstance(value, tuple) and any(str(one).startswith("@") for one in value):
-        raise UsageError("choices of a line cannot be a file", "write its content into the line")
-    if not isinstance(value, str):
-        return
-    is_schema_file = key == "json_schema" and not is_inline_schema(value)
-    is_template_file = key == "chat_template" and value and not (is_inline(value) or is_builtin_template(value))
-    if is_schema_file or is_template_file:
-        raise UsageError(f"{key} of a line cannot be a file, got {value[:60]!r}", "write its content into the line")
+def check_template(template: str | None, names: Sequence[str] = TEXT_COLUMNS) -> None:
+    """Raise UsageError for a template without a place that has one of these names in single braces."""
+    if template and not PLACE.search(template) and (single := [one for one in names if f"{{{one}}}" in template]):
+        raise UsageError(f"--prompt has {{{single[0]}}} in single braces", f"write {{{{{single[0]}}}}}")
 
 
 def _filled(template: str | None, variables: Mapping[str, object]) -> str:
@@ -214,27 +187,3 @@ def _as_text(value: object) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _messages(value: object) -> Sequence[Message]:
-    """The messages of a line. Raises UsageError, which names the place, for what is not valid."""
-    if not isinstance(value, list) or not value:
-        raise UsageError("messages must be a list of objects with role and content")
-    return [_message(one, f"messages[{number}]") for number, one in enumerate(value)]
-
-
-def _message(value: object, place: str) -> Message:
-    role = value.get("role") if isinstance(value, dict) else None
-    if not isinstance(value, dict) or not isinstance(role, str):
-        raise UsageError(f"{place} must be an object with role and content")
-    if role not in ("system", "developer", "user", "assistant"):
-        raise UsageError(f"{place}.role must be system, user or assistant, got {role[:40]!r}")
-    content = value.get("content")
-    if isinstance(content, list):
-        parts = [
-            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
-        ]
-        content = None if None in parts else "".join(str(part) for part in parts)
-    if not isinstance(content, str):
-        raise UsageError(f"{place}.content must be a string, or a list of texts")
-    return {"role": "system" if role == "developer" else role, "content": content}

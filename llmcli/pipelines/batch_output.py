@@ -58,6 +58,7 @@ class OutputFile:
         self.is_rewritten = self._is_apart = is_rewritten and path.exists()
         self._name = str(path)
         self._temporary = path.with_name(f".{path.name}.retry")
+        self._is_new = False  # made by this run
         self._earlier_size = 0  # bytes
         self._n_written, self._n_earlier = 0, -1  # lines; -1 = not known yet
         self._descriptors: list[int] = []
@@ -76,8 +77,10 @@ class OutputFile:
             return
         is_new = not (is_resumed or is_forced)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | BINARY | (os.O_EXCL if is_new else 0)
+        was_there = path.exists()
         self._descriptors.append(os.open(path, flags, 0o666))
         _lock(self._descriptors[0], path)
+        self._is_new = not was_there
         if not is_resumed:
             os.ftruncate(self._descriptors[0], 0)
             return
@@ -151,6 +154,12 @@ class OutputFile:
             hint = "free some space, then go on with --resume"
             raise DiskError(f"cannot write {self._name}: {error_text(error)}", hint) from None
         self._n_written += 1
+
+    def withdraw(self) -> None:
+        """Remove the file after an error, if this run made it and wrote no line: the command can be given again."""
+        if self._is_new and not self._n_written:
+            self.close()
+            self.path.unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Close the file. A new one first gets the lines of the old one that follow, and replaces it."""

@@ -123,6 +123,42 @@ def test_a_command_that_is_nearly_right_is_suggested(inside: Run) -> None:
     assert_one_error(inside("hello", "world"), 2, 'use `llmcli generate "hello world"` to ask')
 
 
+@pytest.mark.parametrize(
+    ("args", "hint"),
+    [
+        (
+            ("summarize", "notes.txt"),
+            "use `llmcli generate --task summarize --file FILE` for the task, or `llmcli generate",
+        ),
+        (("commit-message",), "use `llmcli generate --task commit-message --file FILE` for the task"),
+        (("perplexity", "a b"), 'use `llmcli score "a b"`, or `llmcli score --file FILE`'),
+        (("similarity", "a", "b"), "use `llmcli embed --similarity TEXT TEXT`"),
+        (("../secret",), 'use `llmcli generate "../secret"` to ask'),
+        (("batch", "a.txt", "b.txt"), "join several files, as in `cat a.txt b.txt | llmcli batch -`"),
+        (("score", "a", "b"), "score several texts with --lines"),
+    ],
+)
+def test_what_another_command_does_is_suggested(inside: Run, args: tuple[str, ...], hint: str) -> None:
+    ran = inside(*args)
+    assert (ran.status, ran.stdout) == (2, b"")
+    assert f"  hint: {hint}" in ran.stderr
+
+
+def test_files_of_a_pattern_each_need_an_option(inside: Run, tmp_path: Path) -> None:
+    names = [str(tmp_path / name) for name in ("a.txt", "b.txt")]
+    for name in names:
+        Path(name).write_text("text\n")
+    assert_one_error(inside("generate", "-f", *names, "Summarize this"), 2, "give each file its own --file")
+    assert_one_error(inside("compare", *names), 2, "use `llmcli generate -T compare -f FILE --var other=@FILE`")
+
+
+def test_an_empty_source_of_the_prompt_is_named(inside: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n")
+    assert_one_error(inside("generate", "-T", "commit-message", stdin=""), 2, "no prompt: stdin is empty")
+    ran = inside("generate", "--no-stdin", "-f", str(tmp_path / "a.txt"))
+    assert_one_error(ran, 2, "a.txt is empty")
+
+
 def test_an_empty_prompt_is_an_error(run: Run, inside: Run) -> None:
     assert_one_error(run("generate", stdin=""), 2, "no prompt")
     for args, stdin in (((), ""), (("",), ""), (("  ",), ""), ((), "\n\n")):

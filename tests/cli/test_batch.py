@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -244,6 +245,9 @@ def test_a_full_disk_ends_the_batch_with_a_way_on(run: Run, tmp_path: Path) -> N
         (("-o", ""), "the file name of --output is empty"),
         (("-o", "out.txt", "--resume", "--force"), "--force and --resume cannot be used together"),
         (("--regex", "("), "regex is not supported"),
+        (("-T", "translate", "--var", "tto=x"), "the task translate has no variable 'tto'"),
+        (("-T", "translat", "--var", "to=x"), "unknown task 'translat'"),
+        (("-p", "Translate {input}"), "--prompt has {input} in single braces\n  hint: write {{input}}"),
         (("--preset", "creativ"), "unknown preset 'creativ'"),
     ],
 )
@@ -290,6 +294,25 @@ def test_columns_of_csv_fill_the_template(run: Run, tmp_path: Path) -> None:
     wrong = run("batch", str(tmp_path / "in.csv"), "-p", "Translate: {{wrod}}", *FAST)
     assert (wrong.status, wrong.stdout) == (2, b"")
     assert "hint: did you mean 'word'?" in wrong.stderr
+
+
+@with_tiny
+@pytest.mark.parametrize(("name", "text"), [("in.csv", "id,word\n1,cat\n"), ("in.txt", "\n\n")])
+def test_an_input_of_no_use_leaves_no_output(inside: Run, tmp_path: Path, name: str, text: str) -> None:
+    """Else the next try would find that the output exists."""
+    source, output = tmp_path / name, tmp_path / "out.jsonl"
+    source.write_text(text)
+    assert (inside("batch", str(source), "-o", str(output), *FAST).status, output.exists()) == (2, False)
+    output.write_text("")
+    assert inside("batch", str(source), "-o", str(output), "--resume", *FAST).status == 2
+    assert output.exists()
+
+
+@with_tiny
+def test_a_batch_of_decisions_counts_lines(inside: Run, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("one\ntwo\n")
+    ran = inside("batch", str(tmp_path / "in.txt"), "--choices", "a,b", *FAST)
+    assert re.search(r"^2 lines: 2 answered \| [0-9.]+ lines/s, 0:00:\d\d \| seed 1$", ran.stderr, re.MULTILINE)
 
 
 @with_tiny

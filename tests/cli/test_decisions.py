@@ -132,6 +132,25 @@ def test_score_reads_a_file_or_stdin(inside: Run, tmp_path: Path) -> None:
     assert data(inside, "score", stdin="the cat\n") == expected
 
 
+@pytest.mark.parametrize(
+    ("arguments", "instead"),
+    [
+        (("score",), "use --file"),
+        (("tokenize",), "give it on stdin"),
+        (("generate", "-n", "1", "--no-stdin"), "use --file"),
+    ],
+)
+def test_a_name_of_a_file_is_not_taken_silently(
+    inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], instead: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    warning = f"warning: 'the.txt' is taken as a text; for the text of this file, {instead}\n"
+    assert warning not in inside(*arguments, "the.txt").stderr
+    Path("the.txt").write_text("the cat\n")
+    ran = inside(*arguments, "the.txt")
+    assert (ran.status, warning in ran.stderr) == (0, True)
+
+
 def test_lines_are_json_lines(inside: Run) -> None:
     ran = inside("score", "--lines", "--json", "-t", "1", stdin="the cat\n\r\nan owl\r\n")
     rows = [json.loads(line) for line in ran.text.splitlines()]

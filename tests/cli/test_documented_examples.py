@@ -78,6 +78,7 @@ def test_a_documented_batch_answers_its_lines(
     for name in ("prompts.txt", "reviews.txt"):
         (tmp_path / name).write_text("One.\nTwo.\n")
     (tmp_path / "words.csv").write_text("word\ncat\ndog\n")
+    (tmp_path / "tickets.csv").write_text("subject,comment\nHelp,It is slow.\nHi,I like it.\n")
     for name in ("prompts.jsonl", "reviews.jsonl"):
         key = "input" if "-T" in example else "prompt"
         (tmp_path / name).write_text(json.dumps({key: "One."}) + "\n" + json.dumps({key: "Two."}) + "\n")

@@ -186,6 +186,24 @@ def test_a_text_that_names_a_file_is_not_taken_silently(inside: Run) -> None:
     assert "'notes.db' is the name of a store, not a text" in forgotten.stderr
 
 
+def test_what_a_shell_makes_of_a_pattern_is_refused(inside: Run) -> None:
+    Path("more.txt").write_text("x\n")
+    ran = inside("embed", "-f", "notes.txt", "more.txt")
+    assert (ran.status, ran.text) == (2, "")
+    assert ran.stderr == (
+        "error: 'more.txt' is the name of a file, not a text\n  hint: give each file its own --file\n"
+    )
+
+
+def test_a_search_with_the_store_first_says_the_order(inside: Run) -> None:
+    inside("embed", "x", "-o", "order.db")
+    ran = inside("embed", "search", "order.db", "cats")
+    assert (ran.status, ran.stderr) == (
+        6,
+        "error: store not found: cats\n  hint: give the query first, then the store\n",
+    )
+
+
 def test_a_missing_file_is_an_error_before_the_model(inside: Run) -> None:
     ran = inside("embed", "-f", "nothing.txt", "-m", "nothing.gguf")
     assert (ran.status, ran.stderr.splitlines()[0]) == (6, "error: file not found: nothing.txt")

@@ -52,7 +52,7 @@ def test_json_has_the_extracted_part_or_null(run: Run) -> None:
         (("--continue", "--samples", "2"), "--continue and --samples cannot be used together"),
         (("--session", "a", "--predicate"), "--session and a decision cannot be used together"),
         (("--session", "a", "--continue"), "--continue and --session cannot be used together"),
-        (("--samples", "2", "--best", "no-such"), "unknown task 'no-such'"),
+        (("--samples", "2", "--best", "no-such"), "best must be logprob, vote or a task that judges, got 'no-such'"),
         (("--samples", "2", "--best", "title"), "the task title cannot choose the best answer"),
         (("-T", "title", "--diff", "--extract", "code"), "--diff and --extract cannot be used together"),
     ],
@@ -210,6 +210,18 @@ def test_a_task_file_can_ask_for_samples_and_a_part(run: Run, tmp_path: Path) ->
     ran = run("generate", "Hi", *FEW, "-T", str(tmp_path / "count.md"))
     assert ran.status == 0
     assert ran.text.strip().isdecimal()
+
+
+def test_a_task_that_names_itself_as_its_judge_ends(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "loop.md"
+    path.write_text(
+        '+++\nvariables = { answers = "none", numbers = "1, 2" }\nconstraint = { choices = "{{numbers}}" }\n'
+        f"[settings]\nsamples = 2\nbest = '{path}'\n+++\nWhich of {{{{answers}}}}? {{{{input}}}}\n"
+    )
+    ran = run("generate", "Hi", *FEW, "--samples", "2", "--best", str(path), "--json")
+    best = json.loads(ran.text)["best"]
+    assert (ran.status, best["judgment"]) == (0, str(best["sample"]))
+    assert run("generate", "Hi", *FEW, "-T", str(path)).text in ("1\n", "2\n")
 
 
 def test_equal_samples_are_refused(run: Run) -> None:

@@ -23,7 +23,7 @@ FILES = {
     "notes/b.md": "The library opens at nine.\n",
     "reviews.csv": "id,review\n1,I like it.\n2,It broke.\n",
     "lines.txt": "The library opens at nine.\nThe boat came back.\nThe lamp was out.\n",
-    "words.txt": "boat\nlamp\n",
+    "words.txt": "boat\n\nlamp\n",
     "draft.txt": "The libary opens at nine.\n",
 }
 LABELS = "bug", "feature", "question"
@@ -80,9 +80,18 @@ def check_effect(title: str, output: str, folder: Path) -> None:
             assert {one.name for one in (folder / "notes").glob("*.title")} == {"a.md.title", "b.md.title"}
         case "Write a commit message":
             assert output == (folder / "message.txt").read_text() != ""
-        case "Answer a question about each row of a table":
-            rows = [json.loads(line) for line in (folder / "ratings.jsonl").read_text().splitlines()]
-            assert [row["text"] in ("good", "bad") for row in rows] == [True, True]
+        case "Classify each row of a table, and count the labels":
+            assert sum(int(line.split()[0]) for line in lines) == 2
+            assert {line.split()[1] for line in lines} <= {"good", "bad"}
+        case "Rate each row from 1 to 5":
+            assert [line.split("\t")[0] for line in lines] == ["1", "2"]
+            assert all(1 <= float(line.split("\t")[1]) <= 5 for line in lines)
+        case "Extract data from many files":
+            assert [json.loads(line)["id"] for line in lines] == ["notes/a.md", "notes/b.md"]
+            assert all(json.loads(line)["about"] in ("boat", "library", "other") for line in lines)
+        case "Translate a file line by line":
+            first, blank, second = (folder / "french.txt").read_text().splitlines()
+            assert (bool(first), blank, bool(second)) == (True, "", True)
         case "Map over lines":
             assert len(lines) >= 2
         case "Find the likelier of two sentences":

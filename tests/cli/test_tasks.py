@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.pipelines.task_files import find_task, is_trusted, trust
+from llmcli.ui.terminal.progress import ProgressLine
 from tests.conftest import Run
 
 TWO_LINES = "One line is here.\nAnother line is there.\n"
@@ -108,6 +109,17 @@ def test_a_variable_can_be_the_content_of_a_file(run: Run, tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("with_tiny")
+def test_a_variable_that_names_a_file_is_not_taken_silently(
+    inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("b.txt").write_text("the cat\n")
+    ran = inside("generate", "-T", "compare", "--var", "other=b.txt", "the", "--show-prompt", "--no-stdin")
+    warning = "warning: 'b.txt' is taken as a text; for the text of this file, use --var other=@b.txt\n"
+    assert (ran.status, warning in ran.stderr) == (0, True)
+
+
+@pytest.mark.usefixtures("with_tiny")
 def test_a_long_input_is_answered_in_parts(run: Run) -> None:
     words = ("generate", "-T", "proofread", "-c", "600")
     prompts = run(*words, "--show-prompt", stdin=LONG).text
@@ -120,6 +132,26 @@ def test_a_long_input_is_answered_in_parts(run: Run) -> None:
     ran = run(*words, *FEW, stdin=LONG)
     assert ran.text == data["text"] + "\n"
     assert ran.status == 0
+
+
+@pytest.mark.usefixtures("with_tiny")
+def test_progress_counts_the_parts_of_a_long_input(inside: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(ProgressLine, "update", lambda _self, text: shown.append(text))
+    data = json.loads(inside("generate", "-T", "proofread", "-c", "600", "--json", *FEW, stdin=LONG).text)
+    n_parts, n_tokens = data["n_parts"], data["completion_tokens"]
+    parts = [text for text in shown if text.startswith("part ")]
+    assert parts[0] == f"part 1 of {n_parts}, 1 token"
+    assert parts[-1].startswith(f"part {n_parts} of {n_parts}, ")
+    assert parts[-1].endswith(f" {n_tokens} tokens")
+
+
+@pytest.mark.usefixtures("with_tiny")
+def test_a_shell_command_is_printed_and_not_run(inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = inside("generate", "-T", "shell", "--regex", "touch made", "Make a file.", *FEW, "-n", "40", stdin="")
+    assert (ran.status, ran.text) == (0, "touch made\n")
+    assert not Path("made").exists()
 
 
 @pytest.mark.usefixtures("with_tiny")

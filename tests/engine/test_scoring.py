@@ -8,7 +8,7 @@ import pytest
 from llmcli.engine.events import Cancellation
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model
-from llmcli.engine.scoring import WIDTH, score
+from llmcli.engine.scoring import WIDTH, score, score_prompt
 from llmcli.params.model import ModelParams
 from tests.models import tiny_models
 
@@ -113,3 +113,24 @@ def test_a_context_is_usable_after_a_cancelled_score(context: Context) -> None:
         score(context, CELLS, [*PREFIX, 50], CONTINUATIONS)
     context.watch([])
     assert score(context, CELLS, PREFIX, CONTINUATIONS)[3] == pytest.approx(expected[3], abs=1e-5)
+
+
+def test_a_prompt_is_scored_as_its_tokens_are(context: Context) -> None:
+    tokens = [*PREFIX, 40, 41, 42]
+    (own,) = score(context, CELLS, tokens[:1], [tokens[1:]])
+    scored = score_prompt(context, tokens, 3)
+    assert [one.logprob for one in scored.logprobs] == pytest.approx(own, rel=1e-3)
+    assert [one.id for one in scored.logprobs] == tokens[1:]
+    assert {len(one.top) for one in scored.logprobs} == {3}
+    assert len(scored.following) == 3
+
+
+def test_the_known_beginning_of_a_prompt_is_not_computed_again(context: Context) -> None:
+    first, second = [*PREFIX, 40, 41], [*PREFIX, 50, 51, 52]
+    alone = score_prompt(context, second, 1)
+    known = score_prompt(context, first, 1).logprobs[: len(PREFIX) - 1]
+    score(context, CELLS, first[:2], [first[2:4]])  # something else in the same context
+    again = score_prompt(context, second, 1, known)
+    assert [one.logprob for one in again.logprobs] == pytest.approx([one.logprob for one in alone.logprobs], rel=1e-3)
+    assert [one.id for one in again.logprobs] == second[1:]
+    assert again.logprobs[0] is known[0] or context.keep_prefix(0, second) == 0

@@ -13,8 +13,10 @@ from llmcli.engine.events import (
     Progress,
     Prompt,
     Request,
+    ScoredPrompt,
     Timings,
     TokenEvent,
+    TokenLogprob,
     TokenTrace,
     common_prefix,
 )
@@ -159,6 +161,13 @@ class FakeEngine:
             [self._logprob([*prefix, *tokens[:index]], token) for index, token in enumerate(tokens)]
             for tokens in continuations
         ]
+
+    def score_prompt(self, tokens: Sequence[int], n_top: int, cancellation: Cancellation | None = None) -> ScoredPrompt:
+        """The most likely tokens in a place are the one that stands there, and those after it in the vocabulary."""
+        (own,) = self.score(tokens[:1], [tokens[1:]], cancellation)
+        pairs = zip(tokens[1:], own, strict=True)
+        found = [TokenLogprob(one, p, tuple((one + n, p - n) for n in range(n_top))) for one, p in pairs]
+        return ScoredPrompt(tokens, found, tuple((tokens[-1] + n, -1.0 - n) for n in range(n_top)))
 
     def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:  # noqa: ARG002
         self._evaluated = tokens

@@ -25,7 +25,12 @@ TASK = Task(
 
 
 def run_task(
-    text: str, name: str = "in.jsonl", task: Task = TASK, flags: Mapping[str, Any] | None = None, **variables: str
+    text: str,
+    name: str = "in.jsonl",
+    task: Task = TASK,
+    flags: Mapping[str, Any] | None = None,
+    template: str | None = None,
+    **variables: str,
 ) -> tuple[list[dict[str, Any]], list[Request]]:
     """The lines of the output, and the requests in the order of the lines."""
     asked: list[Request] = []
@@ -35,7 +40,7 @@ def run_task(
         return ["ok"]
 
     output = Lines()
-    batch = make_batch(FakeEngine(reply=note), text, output, name, task=task, variables=variables)
+    batch = make_batch(FakeEngine(reply=note), text, output, name, task=task, template=template, variables=variables)
     batch.parser._layers = [task.settings, Layer("flag", {"seed": 7, **(flags or {})})]
     batch.run()
     return [json.loads(line) for line in output.written], sorted(asked, key=lambda one: one.settings.seed or 0)
@@ -53,6 +58,17 @@ def test_columns_are_variables_of_the_task() -> None:
     lines, asked = run_task("id;prompt;to;other\nx;hi;fr;5\n", "in.csv")
     assert question_of(asked[0]) == "Into fr: hi"
     assert lines[0]["id"] == "x"
+
+
+def test_a_template_makes_the_input_of_a_task() -> None:
+    _, asked = run_task("id,title,body,to\n1,A,B,fr\n", "in.csv", template="{{title}}: {{body}} ({{to}})")
+    assert question_of(asked[0]) == "Into fr: A: B (fr)"
+    lines = '{"body": "B", "top_k": 3, "to": "fr"}\n{"input": "hi", "to": "fr"}\n'
+    answered, asked = run_task(lines, template="Say {{body}}!")
+    assert (question_of(asked[0]), asked[0].settings.top_k) == ("Into fr: Say B!", 3)
+    assert errors(answered) == [("usage", "the line has no 'body', which --prompt names")]
+    _, asked = run_task("one\n", "in.txt", template="Dear {{input}},", to="de")
+    assert question_of(asked[0]) == "Into de: Dear one,"
 
 
 def test_each_line_of_text_is_an_input() -> None:
@@ -108,8 +124,10 @@ def test_columns_that_a_task_needs_are_missed_at_once() -> None:
     check_columns(["input"], None, TASK, {"to": "de"})
     with pytest.raises(UsageError, match="the task turn needs to"):
         check_columns(["input"], None, TASK)
-    with pytest.raises(UsageError, match="none of the columns input, text, prompt"):
-        check_columns(["to"], None, TASK)
+    with pytest.raises(UsageError, match="none of the columns input, text, prompt") as caught:
+        check_columns(["id", "body", "to"], None, TASK)
+    assert caught.value.hint == "name a column in a template, such as --prompt '{{body}}'"
+    check_columns(["id", "body", "to"], "{{body}}", TASK)
 
 
 def test_a_long_input_is_answered_in_parts() -> None:

@@ -88,6 +88,11 @@ def test_a_task_file_says_all_about_its_task() -> None:
     assert task.form == "shorter"
 
 
+def test_a_temperature_of_a_task_can_be_a_policy() -> None:
+    task = parsed(front("[settings]", "temp = 'sentence:1.1,0.7'"))
+    assert str(task.settings.values["temperature"]) == "sentence:1.1,0.7"
+
+
 def test_a_file_without_front_matter_is_a_prompt() -> None:
     assert parsed("Shorten this.\n").prompt == "Shorten this.\n\n{{input}}"
 

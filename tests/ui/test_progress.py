@@ -132,6 +132,14 @@ def test_a_batch_in_a_pipe_prints_a_line_every_ten_seconds(capfd: pytest.Capture
     ]
 
 
+def test_decisions_have_lines_a_second(capfd: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    progress = BatchProgress(100, clock)
+    clock.now = 20.0
+    progress.update(32, 2, 0, 0)
+    assert capfd.readouterr().err == "32 of 100 lines, 1.5 lines/s, 0:00:45 left\n"
+
+
 def test_a_quiet_batch_prints_no_progress(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "quiet", True)
     clock = Clock()

@@ -256,6 +256,12 @@ class Vocab:
         """The text of `tokens`; invalid UTF-8 becomes U+FFFD."""
         return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
 
+    def check(self, tokens: Iterable[int]) -> None:
+        """Raise UsageError if one of these tokens, which come from others, is not in the vocabulary."""
+        wrong = next((token for token in tokens if not 0 <= token < self.n_tokens), None)
+        if wrong is not None:
+            raise UsageError(f"{wrong} is not a token: the vocabulary has {self.n_tokens}")
+
     def ends(self, token: int) -> bool:
         """Whether the token ends an answer: any end-of-generation token of the model, not only EOS."""
         if token not in self._ends:

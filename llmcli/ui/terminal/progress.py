@@ -88,7 +88,8 @@ class BatchProgress:
 
     def _facts(self, done: int, earlier: int, failed: int, n_tokens: int, seconds: float) -> list[str]:
         lines = f"{done} of {self._total} lines" if self._total and done <= self._total else plural(done, "line")
-        facts = [lines, f"{n_tokens / seconds:.0f} tokens/s"]
+        speed = f"{n_tokens / seconds:.0f} tokens/s" if n_tokens else f"{(done - earlier) / seconds:.1f} lines/s"
+        facts = [lines, speed]  # a decision generates no tokens
         if self._total and earlier < done <= self._total:
             facts.append(f"{format_duration((self._total - done) * seconds / (done - earlier))} left")
         return [*facts, f"{failed} failed"] if failed else facts

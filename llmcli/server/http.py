@@ -1,0 +1,111 @@
+"""What the routes share: the JSON of a body, a response to a client that may go, and streams of events."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.files import decode_json, encode
+from llmcli.server.errors import TooLargeError, error_data, headers_of, status_and_type
+
+_T = TypeVar("_T")
+Values = dict[str, object]
+MOST_BYTES = 16 << 20  # of a body
+
+
+class ClientGoneError(LlmcliError):
+    """The client closed the connection: nobody reads an answer."""
+
+
+async def read_body(request: Request) -> Values:
+    """The JSON object of a body. Raises UsageError, or TooLargeError."""
+    size, chunks = 0, list[bytes]()
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MOST_BYTES:
+            raise TooLargeError(f"the body has more than {MOST_BYTES >> 20} MiB")
+        chunks.append(chunk)
+    try:
+        values = decode_json(b"".join(chunks))
+    except ValueError as error:
+        raise UsageError(f"the body is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UsageError("the body must be a JSON object")
+    return values
+
+
+def take(values: Values, key: str, kind: type[_T], default: _T) -> _T:
+    """Remove a key and return its value; null counts as absent. Raises UsageError for a value of another type."""
+    value = values.pop(key, None)
+    if value is None:
+        return default
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        names = {bool: "true or false", int: "an integer", str: "a string", dict: "an object", list: "a list"}
+        raise UsageError(f"{key} must be {names.get(kind, kind.__name__)}")
+    return value
+
+
+def is_tokens(value: object) -> bool:
+    """Whether it is a list of tokens, which is not empty."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(one, int) and not isinstance(one, bool) for one in value)
+
+
+def json_response(data: Mapping[str, object] | Sequence[object], code: int = 200) -> Response:
+    """A response with JSON data."""
+    return Response(encode(data), code, media_type="application/json")
+
+
+def error_response(error: LlmcliError) -> Response:
+    """The response to an error, in OpenAI's form."""
+    code, _ = status_and_type(error)
+    return Response(encode(error_data(error)), code, headers_of(error), media_type="application/json")
+
+
+async def unless_gone(request: Request, work: Awaitable[_T]) -> _T:
+    """The result of some work, which is cancelled when the client closes the connection. Raises ClientGoneError."""
+    doing, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise ClientGoneError("the client closed the connection")
+        return doing.result()
+    finally:
+        for task in (doing, gone):
+            task.cancel()
+        with suppress(asyncio.CancelledError, LlmcliError):
+            await doing
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def event_stream(events: AsyncIterator[bytes]) -> Response:
+    """A response of server-sent events, which begins once there is a first one: an error before it has its status."""
+    first = await anext(events, b"")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        try:
+            yield first
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()  # type: ignore[attr-defined]
+
+    return StreamingResponse(chunks(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+def event(data: Mapping[str, object], name: str = "") -> bytes:
+    """One server-sent event with JSON data."""
+    head = f"event: {name}\n".encode() if name else b""
+    return b"%sdata: %s\n\n" % (head, encode(data).rstrip(b"\n"))
+
+
+DONE = b"data: [DONE]\n\n"

@@ -1,0 +1,59 @@
+"""/llmcli/inspect: how a token of an answer was drawn, which our own client shows with /why and /alternatives."""
+
+from functools import partial
+
+from msgspec import to_builtins
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llmcli.engine.events import Cancellation
+from llmcli.engine.events import Request as EngineRequest
+from llmcli.errors import UsageError
+from llmcli.inference.openai_format import native_values
+from llmcli.inference.question_data import parse_messages
+from llmcli.server.http import Values, is_tokens, json_response, read_body, take, unless_gone
+from llmcli.server.served_model import Question, ServedModel
+from llmcli.server.service import service_of
+
+_MOST_CANDIDATES = 1000
+
+
+async def inspect(request: Request) -> Response:
+    """What a completion was asked, with `tokens` (of its answer), and which token: `at`, or all of their entropies.
+
+    With `rank`, the id of the token that has this rank, from 1, by the model.
+    """
+    body = await read_body(request)
+    model = await service_of(request).model(take(body, "model", str, ""), request)
+    tokens: list[int] = take(body, "tokens", list, [])
+    at = take(body, "at", int, -1)
+    count, rank = take(body, "count", int, 10), take(body, "rank", int, 0)
+    if not is_tokens(tokens):
+        raise UsageError("tokens must be the tokens of an answer")
+    model.engine.tokenizer.check(tokens)
+    if not -1 <= at < len(tokens):
+        raise UsageError(f"at must be between 0 and {len(tokens) - 1}, got {at}")
+    if not (1 <= count <= _MOST_CANDIDATES and 0 <= rank <= _MOST_CANDIDATES):
+        raise UsageError(f"count and rank must be between 1 and {_MOST_CANDIDATES}")
+    is_chat = "messages" in body
+    own = native_values(body, is_chat)
+    question: Question = parse_messages(own.pop("messages")) if is_chat else str(own.pop("prompt", ""))
+    settings = model.settings(own)
+    asked = await model.in_thread(lambda: model.make_request(question, settings))
+    work = partial(_inspect, model, asked, tokens, at, count, rank)
+    return json_response(await unless_gone(request, model.worker.call(work)))
+
+
+def _inspect(
+    model: ServedModel, asked: EngineRequest, tokens: list[int], at: int, count: int, rank: int, stop: Cancellation
+) -> Values:
+    inspector = model.engine.inspector(asked, tokens)
+    if at < 0:
+        return {"entropies": inspector.entropies(stop, _ignore), "stateful_steps": inspector.stateful_steps}
+    if rank:
+        return {"token": inspector.token_at_rank(at, rank, stop, _ignore)}
+    found = inspector.inspect(at, count, stop, _ignore)
+    return {"inspection": to_builtins(found), "stateful_steps": inspector.stateful_steps}
+
+
+def _ignore(_done: int, _total: int) -> None: ...

@@ -1,0 +1,66 @@
+"""Models from settings to a server: found on this machine, checked, and loaded."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from llmcli.inference import sizing
+from llmcli.inference.embedding import EmbeddingModel
+from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.params.settings import Layer, Settings, resolve
+from llmcli.server.served_model import ServedModel
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model that requests may ask for: its names, and how it is loaded (in any thread; raises LlmcliError)."""
+
+    name: str
+    load: Callable[[], ServedModel]
+    n_bytes: int = 0  # of memory that it needs when it is loaded; 0 = not known
+    aliases: Sequence[str] = ()
+
+
+def entry_of(
+    target: ResolvedModel,
+    layers: Sequence[Layer],
+    n_parallel: int,
+    n_queued: int,
+    note: Callable[[str], None] = lambda _text: None,
+    progress: Callable[[float], None] | None = None,
+) -> ModelEntry:
+    """The entry of a model that is found; `layers` are its settings.
+
+    `note` gets what the user should know, `progress` the share that is loaded.
+    """
+    settings = resolve(layers).over(target.layer).settings
+    settings = replace(settings, timeout=0.0)  # that is the limit of each request
+    load = partial(_load, target, layers, settings, n_parallel, n_queued, note, progress)
+    n_ctx = settings.n_ctx or target.header.n_ctx_train or 0
+    need = sizing.memory_need(sizing.shape_of(target.headers, settings), settings, n_ctx)
+    return ModelEntry(target.file.name, load, need.total)
+
+
+def _load(
+    target: ResolvedModel,
+    layers: Sequence[Layer],
+    settings: Settings,
+    n_parallel: int,
+    n_queued: int,
+    note: Callable[[str], None],
+    progress: Callable[[float], None] | None,
+) -> ServedModel:
+    if target.kind.generates:
+        engine = LocalEngine(target, settings, progress=progress)
+        n_ctx = Layer("context", {"n_ctx": engine.context_size(settings)})
+        share = partial(EmbeddingModel, target, settings, shared=engine.model)
+        served = ServedModel(target.file.name, engine, [*layers, n_ctx], n_parallel, n_queued, open_vectors=share)
+    else:
+        pooling = "rank" if target.kind.name == "reranker" else ""
+        open_vectors = partial(EmbeddingModel, target, settings, pooling, progress=progress)
+        n_ctx_train = target.header.n_ctx_train or 0
+        n_ctx = Layer("context", {"n_ctx": min(settings.n_ctx or n_ctx_train, n_ctx_train)})
+        served = ServedModel(target.file.name, None, [*layers, n_ctx], n_parallel, n_queued, open_vectors=open_vectors)
+    while target.notes:
+        note(target.notes.pop(0))
+    return served

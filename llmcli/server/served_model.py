@@ -1,0 +1,154 @@
+"""A model that is served: its settings, the questions that requests ask of it, and the thread that answers them."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from threading import Lock
+from typing import TypeVar
+
+from llmcli.config.presets import preset_layer
+from llmcli.engine.events import Message, Prompt, Request
+from llmcli.errors import UsageError
+from llmcli.inference.answer import Answer
+from llmcli.inference.constraints import read_constraint
+from llmcli.inference.embedding import EmbeddingModel
+from llmcli.inference.engine import Engine
+from llmcli.inference.question_data import parse_own_settings
+from llmcli.inference.request import build_prompt, system_text, template_options, with_plain_stop
+from llmcli.params.sampler_chain import check_chain
+from llmcli.params.settings import Layer, ResolvedSettings, Settings, resolve
+from llmcli.server.errors import ContextError, UnsupportedError
+from llmcli.server.worker import AnswerGroup, ModelWorker
+
+_T = TypeVar("_T")
+# A text, messages, or the tokens of a prompt.
+Question = str | Sequence[Message] | Sequence[int]
+
+
+class ServedModel:
+    """A loaded model; its `name` is what clients call it, `aliases` are other names."""
+
+    def __init__(
+        self,
+        name: str,
+        engine: Engine | None,
+        layers: Sequence[Layer],
+        n_parallel: int = 0,
+        n_queued: int = 64,
+        aliases: Sequence[str] = (),
+        open_vectors: Callable[[], EmbeddingModel] | None = None,
+    ) -> None:
+        """`layers` are the settings that all requests share, lowest first: `n_ctx` among them is that of a request.
+
+        Without an engine it is a model for vectors, or one for reranking; `open_vectors` opens what computes them.
+        """
+        self.name, self._engine, self.aliases = name, engine, aliases
+        self._layers, self._open_vectors = layers, open_vectors
+        self._vectors: EmbeddingModel | None = None
+        resolved = resolve(layers)
+        self.common: ResolvedSettings = resolved.over(engine.defaults) if engine else resolved
+        self._system = system_text(self.common.settings)
+        self.loaded_at = self.used_at = time.time()
+        self.worker = ModelWorker(engine, n_parallel, n_queued)
+        self._lock = Lock()  # one prompt at a time is rendered and tokenized
+
+    @property
+    def engine(self) -> Engine:
+        """What generates. Raises UnsupportedError for a model that does not."""
+        if self._engine is None:
+            raise UnsupportedError(
+                f"{self.name} generates no text", "use another model, or /v1/embeddings or /v1/rerank"
+            )
+        return self._engine
+
+    @property
+    def generates(self) -> bool:
+        """Whether it generates text."""
+        return self._engine is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no answer is generated or waits."""
+        return not (self.worker.n_running or self.worker.n_waiting)
+
+    def vectors(self) -> EmbeddingModel:
+        """What computes vectors, to be called in the thread of the model. Raises UnsupportedError, LlmcliError."""
+        if self._open_vectors is None:
+            raise UnsupportedError(f"{self.name} has no vectors")
+        if self._vectors is None:
+            self._vectors = self._open_vectors()
+        return self._vectors
+
+    def close(self, grace: float) -> None:
+        """End what runs, within `grace` seconds, and free everything."""
+        self.worker.close(grace)
+        if self._vectors:
+            self._vectors.close()
+        if self._engine:
+            self._engine.close()
+
+    @property
+    def n_ctx(self) -> int:
+        """The number of tokens that one request may fill, with its answer."""
+        n_ctx_train = self._engine.n_ctx_train if self._engine else 0
+        return self.common.settings.n_ctx or n_ctx_train
+
+    def settings(self, own: Mapping[str, object]) -> Settings:
+        """The settings of a request with these of its own. Raises UsageError for one that is not valid."""
+        values = parse_own_settings(own, self.common.settings, "request")
+        layers, preset = [*self._layers], values.get("preset")
+        if isinstance(preset, str):
+            layers.append(preset_layer(preset))
+        settings = resolve([*layers, Layer("request", values)]).over(self.engine.defaults).with_seed().settings
+        check_chain(settings)
+        return settings
+
+    def make_request(self, question: Question, settings: Settings) -> Request:
+        """The request for a question, to be called in any thread.
+
+        Raises UsageError for what is not valid, ContextError for a prompt that does not fit.
+        """
+        with self._lock:
+            settings = with_plain_stop(settings, template_options(self.engine, settings).source)
+            prompt = self._prompt(question, settings)
+        n_prompt = len(prompt.tokens)
+        if not n_prompt:
+            raise UsageError("the prompt is empty")
+        if n_prompt >= self.n_ctx:
+            raise ContextError(
+                f"the request has {n_prompt} tokens, which exceeds the available context size of {self.n_ctx} tokens",
+                details={"n_prompt_tokens": n_prompt, "n_ctx": self.n_ctx},
+            )
+        return Request(prompt, settings, read_constraint(settings))
+
+    def _prompt(self, question: Question, settings: Settings) -> Prompt:
+        if isinstance(question, str):
+            return build_prompt(self.engine, settings, question, self._system_of(settings))
+        if question and isinstance(question[0], int):
+            tokens = [int(str(token)) for token in question]
+            self.engine.tokenizer.check(tokens)
+            return Prompt.of_tokens("", tokens)
+        messages = [one for one in question if isinstance(one, Mapping)]
+        return build_prompt(self.engine, settings, messages, self._system_of(settings))
+
+    def _system_of(self, settings: Settings) -> str | None:
+        """The system prompt: that of a request is a text, however it begins."""
+        return self._system if settings.system == self.common.settings.system else settings.system
+
+    def start(self, requests: Sequence[Request], n_choices: int = 1) -> AnswerGroup:
+        """Begin the answers to some requests, `n_choices` to each, which differ in their seeds. Raises BusyError."""
+        self.used_at = time.time()
+        answers = []
+        for request in requests:
+            for number in range(n_choices):
+                seed = ((request.settings.seed or 0) + number) % 2**32
+                own = replace(request, settings=replace(request.settings, seed=seed)) if number else request
+                answers.append(Answer(self.engine, own))
+        group = AnswerGroup(answers)
+        self.worker.submit(group)
+        return group
+
+    async def in_thread(self, function: Callable[[], _T]) -> _T:
+        """What a function that needs no step of the model returns, such as a tokenization; it runs in some thread."""
+        return await asyncio.to_thread(function)

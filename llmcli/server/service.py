@@ -1,0 +1,153 @@
+"""The models of a server: loaded when they are asked for, and unloaded when nobody asks or memory is needed."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from llmcli.errors import LlmcliError
+from llmcli.inference import sizing
+from llmcli.server.errors import BusyError, UnknownError
+from llmcli.server.loading import ModelEntry
+from llmcli.server.served_model import ServedModel
+from llmcli.text import did_you_mean, format_size
+
+_LOOK_S = 1.0  # between two looks for models that nobody has asked for
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How requests are accepted."""
+
+    n_parallel: int = 0  # answers at a time; 0 = as many as are fast
+    n_queued: int = 64  # answers that wait
+    grace: float = 10.0  # seconds that answers have at the end
+    keep_alive: float = 600.0  # seconds after the last request that a model stays loaded, unless it is pinned
+
+
+class Service:
+    """The models of a server, by name."""
+
+    def __init__(
+        self,
+        pinned: Sequence[ServedModel],
+        options: ServerOptions,
+        entries: Sequence[ModelEntry] = (),
+        find_other: Callable[[str], ModelEntry | None] = lambda _name: None,
+    ) -> None:
+        """`pinned` models stay loaded; those of `entries` are loaded when a request asks for them.
+
+        `find_other` finds a model that is not among them by the name that a request gives; None without one.
+        """
+        self.pinned, self.options, self.entries, self._find_other = pinned, options, entries, find_other
+        self.started_at = time.time()
+        self._loaded: dict[str, ServedModel] = {one.name: one for one in pinned}
+        self._loading = asyncio.Lock()  # one model at a time
+        self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """Those that are loaded now."""
+        return list(self._loaded.values())
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all models that a request may ask for, the default first."""
+        return [*(one.name for one in self.pinned), *(one.name for one in self.entries)]
+
+    async def start(self) -> None:
+        """Load the default model, and let those that are loaded generate a token. Raises LlmcliError."""
+        for one in self.pinned:
+            await _warm(one)
+        if not self.pinned and self.entries:
+            await self._load(self.entries[0])
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def model(self, name: str, _request: Request) -> ServedModel:
+        """The model that a request names, without a name the default; it is loaded if it is not.
+
+        Raises UnknownError for one that is not served, BusyError where memory has no room for it.
+        """
+        model = self._find_loaded(name)
+        if model is None:
+            async with self._loading:
+                model = self._find_loaded(name) or await self._load(self._entry(name))
+        model.used_at = time.time()
+        return model
+
+    def _find_loaded(self, name: str) -> ServedModel | None:
+        wanted = name or self.names[0]
+        return next((one for one in self.models if wanted in (one.name, *one.aliases)), None)
+
+    def _entry(self, name: str) -> ModelEntry:
+        wanted = name or self.names[0]
+        entry = next((one for one in self.entries if wanted in (one.name, *one.aliases)), None)
+        entry = entry or self._find_other(wanted)
+        if entry is None:
+            names = self.names
+            hint = did_you_mean(wanted, names) or f"use one of: {', '.join(names[:10])}"
+            raise UnknownError(f"model {wanted[:80]!r} is not served here", hint)
+        return entry
+
+    async def _load(self, entry: ModelEntry) -> ServedModel:
+        await self._make_room(entry)
+        model = await asyncio.to_thread(entry.load)
+        try:
+            await _warm(model)
+        except LlmcliError:
+            await asyncio.to_thread(model.close, 0.0)
+            raise
+        self._loaded[model.name] = model
+        return model
+
+    async def _make_room(self, entry: ModelEntry) -> None:
+        """Unload the models that were not asked for the longest, until the memory has room. Raises BusyError."""
+        while (free := sizing.memory_and_cores()[0]) and entry.n_bytes > free:
+            idle = [one for one in self.models if one not in self.pinned and one.is_idle]
+            if not idle:
+                need = f"{entry.name} needs {format_size(entry.n_bytes)} of memory, and {format_size(free)} are free"
+                if len(self._loaded) > len(self.pinned):
+                    raise BusyError(f"{need} while other models answer")
+                raise LlmcliError(need, "use a smaller model or --ctx-size, or pin fewer models")
+            await self._unload(min(idle, key=lambda one: one.used_at))
+
+    async def _unload(self, model: ServedModel) -> None:
+        del self._loaded[model.name]
+        await asyncio.to_thread(model.close, self.options.grace)
+
+    async def _watch(self) -> None:
+        """Unload what nobody has asked for in a while."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            now = time.time()
+            async with self._loading:
+                for one in self.models:
+                    if one not in self.pinned and one.is_idle and now - one.used_at > self.options.keep_alive:
+                        await self._unload(one)
+
+    async def close(self) -> None:
+        """End all answers within the grace, and free the models."""
+        if self._watcher:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+        await asyncio.gather(*(asyncio.to_thread(one.close, self.options.grace) for one in self.models))
+
+
+async def _warm(model: ServedModel) -> None:
+    """Let a model generate a token, so that its context exists. Raises LlmcliError if it does not fit."""
+    if model.generates:
+        request = model.make_request("Hello", model.settings({"max_tokens": 1, "raw": True}))
+        await model.start([request]).end()
+    else:
+        await model.worker.call(lambda _stop: model.vectors())
+
+
+def service_of(request: Request) -> Service:
+    """The service of the app that got a request."""
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service

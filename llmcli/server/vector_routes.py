@@ -1,0 +1,138 @@
+"""Vectors and the order of documents: /v1/embeddings and /v1/rerank."""
+
+import base64
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llmcli.engine.events import Cancellation
+from llmcli.errors import UsageError
+from llmcli.inference.embedding import Evaluation, query_likelihoods
+from llmcli.server.errors import ContextError
+from llmcli.server.http import Values, is_tokens, json_response, read_body, take, unless_gone
+from llmcli.server.served_model import ServedModel
+from llmcli.server.service import service_of
+
+if TYPE_CHECKING:
+    from llmcli.inference.embedding import Vector
+
+_Inputs = Sequence[str | list[int]]
+_MOST_INPUTS = 2048  # as at OpenAI
+_IGNORED = ("user", "dimensions")
+
+
+async def embeddings(request: Request) -> Response:
+    """A vector for each input: texts, or lists of tokens."""
+    body = await read_body(request)
+    model = await service_of(request).model(take(body, "model", str, ""), request)
+    encoding, given = take(body, "encoding_format", str, "float"), body.pop("input", body.pop("content", None))
+    is_normalized = take(body, "embd_normalize", int, 2) >= 0
+    if encoding not in ("float", "base64"):
+        raise UsageError(f"encoding_format must be float or base64, got {encoding[:40]!r}")
+    if "dimensions" in body and body["dimensions"] is not None:
+        raise UsageError("dimensions is not supported: a vector has the length that the model gives it", "remove it")
+    _refuse_others(body, _IGNORED)
+    inputs = _read_inputs(given)
+    found = await unless_gone(request, model.worker.call(partial(_embed, model, inputs, is_normalized)))
+    data = [
+        {"object": "embedding", "index": index, "embedding": _encoded(one.vector, encoding)}
+        for index, one in enumerate(found)
+    ]
+    n_tokens = sum(one.n_tokens for one in found)
+    usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+    return json_response({"object": "list", "data": data, "model": model.name, "usage": usage})
+
+
+async def rerank(request: Request) -> Response:
+    """The documents that answer a query best: by a reranking model, else as `llmcli rerank` does it."""
+    body = await read_body(request)
+    model = await service_of(request).model(take(body, "model", str, ""), request)
+    query, is_tei = take(body, "query", str, ""), "texts" in body
+    documents = body.pop("texts", None) if is_tei else body.pop("documents", None)
+    top_n, shows_text = take(body, "top_n", int, 0), take(body, "return_documents", bool, False)
+    shows_text |= take(body, "return_text", bool, False)
+    _refuse_others(body, (*_IGNORED, "raw_scores", "truncate"))
+    if not query.strip():
+        raise UsageError("query must be a string that is not empty")
+    name = "texts" if is_tei else "documents"
+    if not isinstance(documents, list) or not documents or not all(isinstance(one, str) for one in documents):
+        raise UsageError(f"{name} must be a list of strings that is not empty")
+    texts: Sequence[str] = documents
+    found = await unless_gone(request, model.worker.call(partial(_rank, model, query, texts)))
+    order = sorted(range(len(found)), key=lambda index: -(found[index].score or 0.0))
+    order = order[:top_n] if top_n > 0 else order
+    if is_tei:
+        entries = [
+            {"index": one, "score": found[one].score, **({"text": texts[one]} if shows_text else {})} for one in order
+        ]
+        return json_response(list[object](entries))
+    results = [
+        {
+            "index": one,
+            "relevance_score": found[one].score,
+            **({"document": {"text": texts[one]}} if shows_text else {}),
+        }
+        for one in order
+    ]
+    n_tokens = sum(one.n_tokens for one in found)
+    usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+    return json_response({"model": model.name, "object": "list", "usage": usage, "results": results})
+
+
+def _refuse_others(body: Values, ignored: Iterable[str]) -> None:
+    unknown = [key for key in body if key not in ignored]
+    if unknown:
+        raise UsageError(f"unknown field {unknown[0][:60]!r}", "remove it")
+
+
+def _read_inputs(value: object) -> _Inputs:
+    """The inputs: texts, or lists of tokens. Raises UsageError."""
+    is_list = isinstance(value, list) and not is_tokens(value)
+    values: list[Any] = value if isinstance(value, list) and is_list else [value]
+    if not 1 <= len(values) <= _MOST_INPUTS:
+        raise UsageError(f"input must have 1 to {_MOST_INPUTS} texts, got {len(values)}")
+    if not all((isinstance(one, str) and one) or is_tokens(one) for one in values):
+        raise UsageError("input must be a string that is not empty, a list of such strings, or lists of tokens")
+    return values
+
+
+def _embed(
+    model: ServedModel, texts: Sequence[str | list[int]], is_normalized: bool, stop: Cancellation
+) -> list[Evaluation]:
+    vectors = model.vectors()
+    vectors.cancellation = stop
+    for text in texts:
+        if not isinstance(text, str):
+            vectors.check_tokens(text)
+    return _checked(list(vectors.embed(texts, normalize=is_normalized)), model)
+
+
+def _rank(model: ServedModel, query: str, documents: Sequence[str], stop: Cancellation) -> list[Evaluation]:
+    if model.generates:
+        return _checked(list(query_likelihoods(model.engine, query, documents, stop, model.n_ctx)), model)
+    vectors = model.vectors()
+    vectors.cancellation = stop
+    return _checked(list(vectors.rank(query, documents)), model)
+
+
+def _checked(found: list[Evaluation], model: ServedModel) -> list[Evaluation]:
+    for number, one in enumerate(found):
+        if one.error and one.n_tokens > model.n_ctx:
+            text = f"input {number} has {one.n_tokens} tokens, which exceeds the available context size"
+            details = {"n_prompt_tokens": one.n_tokens, "n_ctx": model.n_ctx}
+            raise ContextError(f"{text} of {model.n_ctx} tokens", details=details)
+        if one.error:
+            raise one.error
+    return found
+
+
+def _encoded(vector: "Vector | None", encoding: str) -> object:
+    """Numbers, or the bytes of float32 (little-endian) in base64, as clients of OpenAI ask for them by default."""
+    if vector is None:
+        return []
+    if encoding == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    return vector.tolist()

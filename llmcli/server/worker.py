@@ -1,0 +1,262 @@
+"""The thread in which a model computes: answers side by side, and other work between two of their steps."""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import aclosing, closing
+from dataclasses import dataclass
+from typing import TypeVar
+
+from llmcli.engine.events import Cancellation, FinishReason, Request, TokenEvent, TokenTrace
+from llmcli.errors import LlmcliError
+from llmcli.inference.answer import Answer, Part
+from llmcli.inference.engine import Engine
+from llmcli.server.errors import BusyError
+
+_T = TypeVar("_T")
+_MOST_AT_A_TIME = 32  # answers, where the engine chooses how many
+
+
+@dataclass(frozen=True)
+class Update:
+    """What has been added to an answer; the last update has `is_last`, and may have the error that ended it."""
+
+    index: int  # of the answer in its group
+    parts: Sequence[Part]
+    n_logprobs: int = 0  # of the tokens so far, in `answer.record.logprobs`
+    traces: Sequence[TokenTrace] = ()  # of tokens that became certain, if the request asks for a trace
+    is_last: bool = False
+    error: LlmcliError | None = None
+
+
+class RunningAnswer:
+    """An answer of an `AnswerGroup`, while the thread of the model generates it."""
+
+    def __init__(self, answer: Answer, index: int, send: Callable[[Update], None]) -> None:
+        self.answer, self.index, self._send_update = answer, index, send
+        # Only when it has ended is it known whether the answer is valid; an invalid one is generated again.
+        self._held: list[Part] | None = [] if _is_checked_at_end(answer) else None
+        self._traces: list[TokenTrace] = []
+        if answer.request.trace is not None:
+            answer.on_token = self._add_trace
+
+    def _add_trace(self, trace: TokenTrace) -> None:
+        self._traces.append(trace)
+
+    def push(self, event: TokenEvent) -> bool:
+        """Add an event of the engine; returns whether the answer has ended and must be generated again."""
+        answer = self.answer
+        parts, is_last = list(answer.push(event)), event.finish_reason is not None
+        if is_last and answer.try_again():
+            self._held, self._traces = [], []
+            return True
+        if self._held is not None:
+            self._held += parts
+            parts = self._held if is_last else []
+        traces = [] if self._held is not None and not is_last else self._traces
+        if parts or traces or is_last:
+            self._traces = []
+            n_logprobs = len(event.record.logprobs)
+            self._send_update(Update(self.index, parts, n_logprobs, traces, is_last, event.record.failure))
+        return False
+
+    def fail(self, error: LlmcliError) -> None:
+        """End it with an error that is not its own."""
+        self._send_update(Update(self.index, (), is_last=True, error=error))
+
+    def end_unasked(self) -> None:
+        """End it before it has begun, because it is cancelled."""
+        self.answer.finish_reason = self.answer.request.cancellation.reason
+        self._send_update(Update(self.index, (), is_last=True))
+
+
+class AnswerGroup:
+    """The answers that one client waits for, in an event loop. To be made there."""
+
+    def __init__(self, answers: Sequence[Answer]) -> None:
+        self.answers = answers
+        self.running = [RunningAnswer(answer, index, self._send) for index, answer in enumerate(answers)]
+        self._loop = asyncio.get_running_loop()
+        self._updates: asyncio.Queue[Update] = asyncio.Queue()
+        self._lock = threading.Lock()
+        self._undelivered: list[Update] = []
+        seconds = answers[0].settings.timeout
+        self._timer = self._loop.call_later(seconds, self.cancel, "timeout") if seconds else None
+
+    def cancel(self, reason: FinishReason = "interrupt") -> None:
+        """End all answers, from any thread; what is generated so far is kept."""
+        for answer in self.answers:
+            answer.request.cancellation.set(reason)
+
+    async def end(self) -> None:
+        """Wait until all answers have ended. Raises the first error that ended one."""
+        async with aclosing(self.updates()) as updates:
+            async for update in updates:
+                if update.error:
+                    raise update.error
+
+    async def updates(self) -> AsyncGenerator[Update, None]:
+        """What is added to the answers, until the last update of each. If nobody waits for more, they are ended."""
+        n_open = len(self.answers)
+        try:
+            while n_open:
+                update = await self._updates.get()
+                n_open -= update.is_last
+                yield update
+        finally:
+            if self._timer:
+                self._timer.cancel()
+            self.cancel()
+
+    def _send(self, update: Update) -> None:
+        """Called in the thread of the model: one message to the loop for all updates that it has not seen yet."""
+        with self._lock:
+            self._undelivered.append(update)
+            is_first = len(self._undelivered) == 1
+        if is_first and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        with self._lock:
+            updates, self._undelivered = self._undelivered, []
+        for update in updates:
+            self._updates.put_nowait(update)
+
+
+def _is_checked_at_end(answer: Answer) -> bool:
+    constraint = answer.request.constraint
+    return bool(constraint and constraint.unenforced)
+
+
+class ModelWorker:
+    """Computes with one model, in a thread of its own: no two threads ever use it."""
+
+    def __init__(self, engine: Engine | None, n_parallel: int, n_queued: int) -> None:
+        """At most `n_parallel` answers are generated at a time (0 = as many as are fast), and `n_queued` wait.
+
+        Without an engine, for a model that generates no text, only `call` is possible.
+        """
+        self._engine, self._n_parallel, self._n_queued = engine, n_parallel, n_queued
+        self._condition = threading.Condition()
+        self._waiting: deque[RunningAnswer] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._asked: dict[int, RunningAnswer] = {}  # by the index of the request
+        self._n_asked = 0
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._compute, name="model", daemon=True)
+        self._thread.start()
+
+    @property
+    def n_running(self) -> int:
+        """The number of answers that are being generated."""
+        return len(self._asked)
+
+    @property
+    def n_waiting(self) -> int:
+        """The number of answers that wait for others to end."""
+        return len(self._waiting)
+
+    def submit(self, group: AnswerGroup) -> None:
+        """Generate these answers. Raises BusyError when too many wait already, or the server is about to end."""
+        with self._condition:
+            if self._is_closing:
+                raise BusyError("the server is shutting down")
+            n_free = max((self._n_parallel or _MOST_AT_A_TIME) - len(self._asked), 0)
+            if len(self._waiting) + len(group.running) > self._n_queued + n_free:
+                raise BusyError(f"too many requests: {len(self._waiting)} wait already")
+            self._waiting.extend(group.running)
+            self._condition.notify()
+
+    async def call(self, function: Callable[[Cancellation], _T]) -> _T:
+        """What a function of the engine returns: it runs between two steps of the answers.
+
+        Its argument ends it early, when nobody waits for the result any more. Raises BusyError.
+        """
+        future, cancellation = Future[_T](), Cancellation()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function(cancellation))
+            except (KeyboardInterrupt, SystemExit) as error:  # those would end the event loop too
+                future.set_exception(LlmcliError(f"interrupted ({type(error).__name__})"))
+            except BaseException as error:  # for whoever waits
+                future.set_exception(error)
+
+        with self._condition:
+            if self._is_closing:
+                raise BusyError("the server is shutting down")
+            self._calls.append(run)
+            self._condition.notify()
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            cancellation.set()
+            raise
+
+    def close(self, grace: float) -> None:
+        """Let what runs and waits end within `grace` seconds, then end it; no more is accepted."""
+        with self._condition:
+            self._is_closing = True
+            self._condition.notify()
+        self._thread.join(grace)
+        for one in [*self._asked.values(), *self._waiting]:
+            one.answer.request.cancellation.set()
+        self._thread.join()
+
+    # In the thread
+
+    def _compute(self) -> None:
+        while not (self._is_closing and not self._waiting):
+            if self._engine is None:
+                self._next_request(is_idle=True)
+                continue
+            try:
+                with closing(self._engine.generate_batch(self._next_request, self._n_parallel)) as events:
+                    for event in events:
+                        self._push(event)
+                        self._run_calls()
+            except LlmcliError as error:
+                self._fail_all(error)
+            except Exception as error:  # a fault of the program must not end the server
+                self._fail_all(LlmcliError(f"{type(error).__name__}: {error}", "this is a bug; report it"))
+            self._n_asked = 0
+
+    def _push(self, event: TokenEvent) -> None:
+        running = self._asked[event.index]
+        is_wanted_again = running.push(event)
+        if event.finish_reason:
+            del self._asked[event.index]
+        if is_wanted_again:
+            with self._condition:
+                self._waiting.appendleft(running)
+
+    def _next_request(self, is_idle: bool) -> Request | None:
+        """The request of the answer that waits the longest; waits for one where nothing is computed."""
+        while True:
+            self._run_calls()
+            with self._condition:
+                if self._waiting:
+                    running = self._waiting.popleft()
+                    if running.answer.request.cancellation.is_set():
+                        running.end_unasked()
+                        continue
+                    self._asked[self._n_asked] = running
+                    self._n_asked += 1
+                    return running.answer.request
+                if not is_idle or self._is_closing:
+                    return None
+                if not self._calls:
+                    self._condition.wait()
+
+    def _run_calls(self) -> None:
+        while self._calls:
+            self._calls.popleft()()
+
+    def _fail_all(self, error: LlmcliError) -> None:
+        for running in self._asked.values():
+            running.fail(error)
+        self._asked.clear()

@@ -1,0 +1,109 @@
+"""Servers for the tests: the real app on a real port, with an engine without a model or with the starter."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPResponse
+from typing import Any
+
+import pytest
+import uvicorn
+
+from llmcli.inference.engine import Engine
+from llmcli.params.settings import Layer
+from llmcli.server.app import make_app
+from llmcli.server.served_model import ServedModel
+from llmcli.server.service import ServerOptions, Service
+from tests.inference.fake_engine import FakeEngine
+
+
+@dataclass
+class Reply:
+    """A response that was read to its end."""
+
+    code: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def events(self) -> list[Any]:
+        """The data of server-sent events; [DONE] stays a text."""
+        lines = [line.removeprefix("data: ") for line in self.body.decode().splitlines() if line.startswith("data: ")]
+        return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+@dataclass
+class Client:
+    """Sends requests to a server on this machine."""
+
+    port: int
+    service: Service
+
+    def post(self, path: str, data: object, headers: Mapping[str, str] | None = None) -> Reply:
+        return self.request("POST", path, json.dumps(data).encode(), headers)
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Reply:
+        return self.request("GET", path, None, headers)
+
+    def request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None = None) -> Reply:
+        connection, response = self.open(method, path, body, headers)
+        reply = Reply(response.status, dict(response.headers.items()), response.read())
+        connection.close()
+        return reply
+
+    def open(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[HTTPConnection, HTTPResponse]:
+        """A connection with a response that is not read yet."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request(method, path, body, {"Content-Type": "application/json", **(headers or {})})
+        return connection, connection.getresponse()
+
+
+ServerMaker = Callable[..., Client]
+
+
+@contextmanager
+def running_server(
+    *engines: Engine, options: ServerOptions | None = None, settings: Mapping[str, Any] | None = None, **details: Any
+) -> Iterator[Client]:
+    """A server of these engines in a thread, until the end of the block; `details` are those of the service."""
+    options = options or ServerOptions(n_parallel=4, grace=1.0)
+    layers = [Layer("flag", dict(settings or {}))]
+    models = [ServedModel(one.name, one, layers, options.n_parallel, options.n_queued) for one in engines]
+    service = Service(models, options, **details)
+    server = uvicorn.Server(uvicorn.Config(make_app(service), port=0, log_level="warning", access_log=False))
+
+    async def run() -> None:
+        await service.start()
+        await server.serve()
+
+    thread = threading.Thread(target=asyncio.run, args=[run()], daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.005)
+        assert thread.is_alive(), "the server has not started"
+    try:
+        yield Client(server.servers[0].sockets[0].getsockname()[1], service)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture
+def serve() -> Iterator[ServerMaker]:
+    """Starts servers, which end with the test."""
+    with ExitStack() as stack:
+
+        def make(*engines: Engine, **details: Any) -> Client:
+            engines = engines or (() if "entries" in details else (FakeEngine(),))
+            return stack.enter_context(running_server(*engines, **details))
+
+        yield make

@@ -1,0 +1,75 @@
+"""OpenAI's own client for Python against the server, with the starter model."""
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+from openai import OpenAI
+
+from llmcli.inference.local import ResolvedModel
+from llmcli.params.settings import Layer
+from llmcli.server.loading import entry_of
+from tests.server.conftest import running_server
+
+pytestmark = pytest.mark.model
+ASK = [{"role": "user", "content": "Say hello."}]
+
+
+@pytest.fixture(scope="module")
+def client(target: ResolvedModel) -> Iterator[OpenAI]:
+    layers = [Layer("flag", {"n_ctx": 512, "n_threads": 1})]
+    with running_server(entries=[entry_of(target, layers, 2, 8)]) as server:
+        yield OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0)
+
+
+def test_a_chat_and_its_stream_have_the_same_text(client: OpenAI) -> None:
+    options = {"model": "starter", "messages": ASK, "max_tokens": 12, "temperature": 0}
+    whole = client.chat.completions.create(**options)  # type: ignore[call-overload]
+    chunks = client.chat.completions.create(**options, stream=True)  # type: ignore[call-overload]
+    text = "".join(one.choices[0].delta.content or "" for one in chunks)
+    assert whole.choices[0].message.content == text != ""
+    assert whole.usage.completion_tokens == 12
+
+
+def test_a_completion_has_log_probabilities(client: OpenAI) -> None:
+    made = client.completions.create(model="starter", prompt="The sky is", max_tokens=3, logprobs=2, temperature=0)
+    logprobs = made.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.tokens is not None
+    assert "".join(logprobs.tokens) == made.choices[0].text
+
+
+def test_a_schema_is_kept(client: OpenAI) -> None:
+    schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
+    made = client.chat.completions.create(
+        model="starter",
+        messages=[{"role": "user", "content": "How old is a cat?"}],
+        max_tokens=40,
+        temperature=0,
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "cat", "schema": {**schema, "additionalProperties": False}},
+        },
+    )
+    assert (made.choices[0].message.content or "").startswith('{"age": ')
+
+
+def test_models_vectors_and_decisions(client: OpenAI) -> None:
+    assert [one.id for one in client.models.list()] == ["starter"]
+    first, second = client.embeddings.create(model="starter", input=["a cat", "a dog"]).data
+    assert len(first.embedding) == len(second.embedding) == 576
+    made = client.decisions.create(
+        model="starter",
+        input="I love this lamp.",
+        questions=[{"type": "predicate", "instructions": "The text is positive."}],
+    )
+    (answer,) = made.answers
+    assert answer.type == "predicate"
+    assert 0 < answer.probability < 1
+
+
+def test_errors_have_the_classes_of_the_client(client: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="gpt-9", messages=[{"role": "user", "content": "Hi"}])
+    with pytest.raises(openai.BadRequestError, match="exceeds the available context size"):
+        client.completions.create(model="starter", prompt="word " * 600)

@@ -1,0 +1,80 @@
+"""OpenAI's routes for text, with an engine without a model."""
+
+import time
+
+from llmcli.server.service import ServerOptions
+from tests.inference.fake_engine import FakeEngine
+from tests.server.conftest import ServerMaker
+
+ASK = {"messages": [{"role": "user", "content": "Hi"}]}
+WARM = ["x"]  # the first answer is that of the start
+
+
+def test_a_chat_gets_a_message_with_its_usage(serve: ServerMaker) -> None:
+    reply = serve(FakeEngine(["Good", " day"])).post("/v1/chat/completions", ASK)
+    (choice,) = reply.data["choices"]
+    assert (reply.code, reply.data["object"], choice["finish_reason"]) == (200, "chat.completion", "stop")
+    assert choice["message"] == {"role": "assistant", "content": "Good day", "refusal": None}
+    assert reply.data["usage"]["completion_tokens"] == 2
+
+
+def test_a_stream_has_the_same_text_and_ends_with_done(serve: ServerMaker) -> None:
+    client = serve(FakeEngine(["Good", " day"]))
+    reply = client.post("/v1/chat/completions", {**ASK, "stream": True, "stream_options": {"include_usage": True}})
+    first, *middle, last, usage, done = reply.events
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": None}
+    assert "".join(one["choices"][0]["delta"]["content"] for one in middle) == "Good day"
+    assert last["choices"][0]["finish_reason"] == "stop"
+    assert (usage["choices"], usage["usage"]["completion_tokens"], done) == ([], 2, "[DONE]")
+
+
+def test_a_completion_continues_a_text_as_it_is(serve: ServerMaker) -> None:
+    reply = serve(FakeEngine([" day"])).post("/v1/completions", {"prompt": "Good", "max_tokens": 3})
+    assert reply.data["choices"][0]["text"] == " day"
+    assert reply.data["object"] == "text_completion"
+    assert reply.data["usage"]["prompt_tokens"] == 4  # no template around it
+
+
+def test_several_choices_come_with_their_indexes(serve: ServerMaker) -> None:
+    client = serve(FakeEngine(WARM, ["a"], ["b"]))
+    choices = client.post("/v1/chat/completions", {**ASK, "n": 2}).data["choices"]
+    assert [(one["index"], one["message"]["content"]) for one in choices] == [(0, "a"), (1, "b")]
+
+
+def test_an_unknown_field_is_refused_with_the_nearest_name(serve: ServerMaker) -> None:
+    reply = serve().post("/v1/chat/completions", {**ASK, "top_q": 1})
+    assert reply.code == 400
+    assert reply.data["error"]["message"] == "unknown setting 'top_q': did you mean 'top_p'?"
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(serve: ServerMaker) -> None:
+    client = serve(FakeEngine(n_ctx=32), settings={"n_ctx": 32})
+    for stream in (False, True):
+        reply = client.post("/v1/completions", {"prompt": "x" * 40, "stream": stream})
+        error = reply.data["error"]
+        assert (reply.code, error["type"]) == (400, "exceed_context_size_error")
+        assert (error["n_prompt_tokens"], error["n_ctx"]) == (40, 32)
+
+
+def test_a_client_that_goes_ends_its_answer(serve: ServerMaker) -> None:
+    client = serve(FakeEngine(WARM, ["x"] * 10_000, delay=0.005))
+    connection, response = client.open("POST", "/v1/completions", b'{"prompt": "a", "stream": true}')
+    response.read(20)
+    (model,) = client.service.models
+    assert model.worker.n_running == 1
+    response.close()
+    connection.close()
+    deadline = time.monotonic() + 10
+    while model.worker.n_running and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert model.worker.n_running == 0
+
+
+def test_too_many_requests_get_503_with_retry_after(serve: ServerMaker) -> None:
+    options = ServerOptions(n_parallel=1, n_queued=1, grace=0.1)
+    client = serve(FakeEngine(WARM, ["x"] * 10_000, delay=0.005), options=options)
+    connection, response = client.open("POST", "/v1/completions", b'{"prompt": "a", "stream": true}')
+    reply = client.post("/v1/completions", {"prompt": "a", "n": 3})
+    assert (reply.code, reply.headers["retry-after"]) == (503, "1")
+    response.close()
+    connection.close()
