@@ -242,14 +242,14 @@ def test_a_failing_policy_ends_only_its_answer(short_context: Context, values: d
     def mine(step: Any) -> Any:
         return 0.8 if step.index < 3 else bad if bad else 1 / 0
 
-    before = run(context, PROMPT, values.get("grammar"), max_tokens=8)
+    before = run(short_context, PROMPT, values.get("grammar"), max_tokens=8)
     generation = make_generation(short_context, policy_of(mine), **values)
     list(generate(short_context, [generation]))
     assert isinstance(generation.failure, PolicyError)
     assert re.match(r"the temperature policy 'mine' (returned nan for|failed at) token 3", str(generation.failure))
     assert "division by zero" in str(generation.failure) or bad
     assert len(generation.tokens) == len(generation.request.prompt.tokens) + 3
-    after = run(context, PROMPT, values.get("grammar"), max_tokens=8)
+    after = run(short_context, PROMPT, values.get("grammar"), max_tokens=8)
     assert (after.ids, after.text) == (before.ids, before.text)
 
 
