@@ -256,6 +256,7 @@ class GenerationRecord:
     tokens: list[int] = field(default_factory=list)  # of the prompt and the answer
     timings: Timings = field(default_factory=Timings)
     finish_reason: FinishReason | None = None
+    stop_string: str = ""  # that ended it
     logprobs: list[TokenLogprob] = field(default_factory=list)  # with the setting `logprobs`
     traces: list[TokenTrace] = field(default_factory=list)  # of the drawn tokens, without texts; if asked for
     layout: Batches = ()  # the batches in which the prompt was evaluated

@@ -119,6 +119,7 @@ class Generation(GenerationRecord):
         if self._stops and not self.gate:
             text, stop = self._stops.push(text)
             if stop is not None:
+                self.stop_string = stop
                 return self._end(text, token, "stop")
         if self._sampler.must_end():
             return self.finish("stop", token, text)
@@ -147,7 +148,8 @@ class Generation(GenerationRecord):
         held = (self._bans.flush() if self._bans else "") + self._decoder.decode(b"", final=True)
         if self._stops:
             held, stop = self._stops.push(held, is_last=True)
-            reason = "stop" if stop is not None and reason == "length" else reason
+            if stop is not None and reason == "length":
+                reason, self.stop_string = "stop", stop
         return self._end(text + held, token, reason)
 
     def fail(self, error: LlmcliError) -> TokenEvent:

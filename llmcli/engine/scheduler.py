@@ -135,6 +135,8 @@ class Scheduler:
         if source != best:
             self._context.share(source, best)
         self._used += [one.seq_id for one in group if one.seq_id not in self._used]
+        if progress := group[0].request.progress:
+            progress(min(self._context.evaluated(tokens, best), len(tokens) - 1), len(tokens))
 
     def _begin_short_prompts(self) -> list[Generation]:
         """Give a sequence to each that waits and has only a short end of its prompt to evaluate, in their order."""

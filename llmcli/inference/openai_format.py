@@ -53,8 +53,11 @@ def _constraint(response_format: object) -> dict[str, object]:
     kind = response_format.get("type") if isinstance(response_format, dict) else None
     if kind == "text":
         return {}
-    if kind == "json_object":
-        return {"json_schema": {"type": "object"}}
+    if isinstance(response_format, dict) and kind == "json_object":
+        schema = response_format.get("schema")  # a field of llama-server
+        if schema is not None and not isinstance(schema, dict):
+            raise UsageError("response_format.schema must be an object")
+        return {"json_schema": schema or {"type": "object"}}
     is_schema = isinstance(response_format, dict) and kind == "json_schema"
     outer = response_format.get("json_schema") if isinstance(response_format, dict) and is_schema else None
     schema = outer.get("schema") if isinstance(outer, dict) else None

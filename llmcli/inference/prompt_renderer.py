@@ -70,8 +70,12 @@ class PromptRenderer:
         place while the template runs, and the text is tokenized as plain text afterwards. Where no content does, the
         tokens are those that llama.cpp makes of the whole text.
         """
-        safe = [{**message, "content": self._marked(str(message["content"]))} for message in messages]
-        text = template.render(safe, arguments) + self._marked(prefill)
+        safe = [
+            {key: value if key == "role" else self._mark_all(value) for key, value in message.items()}
+            for message in messages
+        ]
+        given = {key: self._mark_all(value) if key == "tools" else value for key, value in (arguments or {}).items()}
+        text = template.render(safe, given) + self._marked(prefill)
         names = list(self._written)
         parts = re.split(rf"\ue000{self._nonce}(\d+)\ue001", text)  # every second part is the number of a mark
         parts = [names[int(part)] if index % 2 else part for index, part in enumerate(parts)]
@@ -100,6 +104,14 @@ class PromptRenderer:
             return tokens
         start = next((index for index, token in enumerate(tokens) if token != bos), len(tokens))
         return [bos, *tokens[start:]]
+
+    def _mark_all(self, value: object) -> object:
+        """The value with a mark for each control token in its texts, such as those of tools and their calls."""
+        if isinstance(value, str):
+            return self._marked(value)
+        if isinstance(value, list):
+            return [self._mark_all(one) for one in value]
+        return {key: self._mark_all(one) for key, one in value.items()} if isinstance(value, dict) else value
 
     def _mark(self, content: str) -> str:
         """The content with a mark, which nobody can guess, for each text of a control token."""

@@ -143,10 +143,12 @@ def build_prompt(
     request: str | Sequence[Message],
     system: str | None,
     cancellation: Cancellation | None = None,
+    options: "TemplateOptions | None" = None,
 ) -> Prompt:
     """The prompt as it is evaluated: through the chat template (a plain one if there is none); verbatim with `raw`.
 
     `request` is what the user says, or messages; `system` is not added to messages that begin with a system prompt.
+    `options` are those of `template_options`, unless they are given.
     Raises ContextOverflowError as soon as it is certain that the prompt does not fit, and KeyboardInterrupt when it is
     cancelled.
     """
@@ -156,7 +158,7 @@ def build_prompt(
     is_raw = settings.raw and isinstance(request, str)
     text = request if is_raw else "".join(str(message["content"]) for message in messages)
     _check_length(engine, settings, str(text), cancellation)
-    return engine.render(request if is_raw else messages, template_options(engine, settings))
+    return engine.render(request if is_raw else messages, options or template_options(engine, settings))
 
 
 def _check_length(engine: "Engine", settings: Settings, text: str, cancellation: Cancellation | None) -> None:

@@ -1,7 +1,10 @@
 """Chat templates: how messages become a prompt, by a Jinja text in a sandbox or by a template of llama.cpp."""
 
+import json
+import re
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 
 from jinja2 import TemplateError, TemplateSyntaxError
@@ -41,6 +44,8 @@ class ChatTemplate:
         self._origin, self._is_given = origin, is_given
         self._is_probed = False
         self._takes_parts = False  # whether it iterates over a content, which must be a list of typed parts
+        # Whether tools are a text in it, as in FireFunction.
+        self._takes_functions = bool(re.search(r"\bfunctions\b", source)) and not re.search(r"\btools\b", source)
         self._omits_system = False  # whether it takes a system message, and does not write it
         self._sandbox = Sandbox()
         self._template = None
@@ -55,19 +60,23 @@ class ChatTemplate:
             raise self._error(ModelInvalidError(f"{origin} is not valid Jinja: {reason}", _HINT)) from None
 
     def render(self, messages: Sequence[Message], arguments: Mapping[str, object] | None = None) -> str:
-        """The prompt text for `messages` of {"role", "content"}; `arguments` are further variables of the template.
+        """The prompt text for `messages`; `arguments` are further variables of the template.
 
+        A message has `role` and `content`, and what a template reads beside them: `reasoning_content`, `tool_calls`.
         Where a template refuses or omits a system message, it comes before the first user message, as in llama.cpp.
         Raises LlmcliError when the template fails, exceeds the limits of time and text, or omits the last message of
         the user.
         """
-        variables = {**(arguments or {}), "add_generation_prompt": True, **self._special}
         self._sandbox.time = time.time() if self.time is None else self.time
+        arguments = arguments or {}
+        variables = {"add_generation_prompt": True, **self._usual(arguments), **arguments, **self._special}
         if not self._is_probed:
             self._probe(variables)
         attempts = [messages]
         if messages and messages[0]["role"] == "system":
             attempts = [_without_system(messages)] if self._omits_system else [messages, _without_system(messages)]
+        if any("tool_calls" in message for message in messages):
+            attempts = [form for attempt in attempts for form in (attempt, _with_texts_of_calls(attempt))]
         for attempt in attempts:
             try:
                 text = self._render(attempt, variables)
@@ -75,12 +84,20 @@ class ChatTemplate:
                     return text
             except Exception as error:  # of the template, or of Python code that it runs
                 failure = error
-                if not isinstance(failure, TemplateError) or isinstance(failure, SecurityError):
+                if not isinstance(failure, (TemplateError, TypeError)) or isinstance(failure, SecurityError):
                     break
             else:
                 reason = f"{self._origin} does not write the last message of the user into the prompt"
                 raise self._error(LlmcliError(reason, f"{_HINT}, or use --raw"))
         raise self._error(LlmcliError(f"{self._origin} fails: {self._describe(failure)}", f"{_HINT}, or use --raw"))
+
+    def _usual(self, arguments: Mapping[str, object]) -> Mapping[str, object]:
+        """What llama.cpp gives each template: the date, without which Llama 3 writes one of 2024 into its prompt."""
+        now, tools = datetime.fromtimestamp(self._sandbox.time), arguments.get("tools")
+        dates = {"date_string": now.strftime("%d %b %Y"), "datetime": now.strftime("%b %d %Y")}
+        if not self._takes_functions:
+            return dates
+        return {**dates, "functions": json.dumps(tools, ensure_ascii=False, indent=2) if tools else ""}
 
     def _error(self, error: LlmcliError) -> LlmcliError:
         return UsageError(str(error), _GIVEN_HINT) if self._is_given else error
@@ -128,7 +145,7 @@ class ChatTemplate:
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, object]) -> str:
         if self._template is None:
-            return apply_chat_template(self.source, messages)
+            return apply_chat_template(self.source, messages, bool(variables["add_generation_prompt"]))
         size = sum(len(str(message["content"])) for message in messages) + sum(len(str(v)) for v in variables.values())
         self._sandbox.start(_ROOM + 128 * size)
         limit = 8 * size + _SPARE_OUTPUT
@@ -172,3 +189,23 @@ def _without_system(messages: Sequence[Message]) -> Sequence[Message]:
     if rest and rest[0]["role"] == "user":
         content, rest = f"{content}\n\n{rest[0]['content']}", rest[1:]
     return [{"role": "user", "content": content}, *rest]
+
+
+def _with_texts_of_calls(messages: Sequence[Message]) -> Sequence[Message]:
+    """The messages with the arguments of tool calls as texts of JSON: most templates take objects, some only texts."""
+
+    def as_text(call: object) -> object:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(call, dict) or not isinstance(function, dict):
+            return call
+        return {
+            **call,
+            "function": {**function, "arguments": json.dumps(function.get("arguments"), ensure_ascii=False)},
+        }
+
+    return [
+        {**one, "tool_calls": [as_text(call) for call in calls]}
+        if isinstance(calls := one.get("tool_calls"), list)
+        else one
+        for one in messages
+    ]

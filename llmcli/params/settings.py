@@ -24,7 +24,7 @@ Datum: TypeAlias = bool | int | float | str | list[object] | None  # a setting a
 T = TypeVar("T")
 CODE_KEYS = ("temp_policy_file",)  # it names code: a session file from elsewhere must not run code
 # Environment variables of the program that are not settings.
-_SWITCHES = ("LLMCLI_HOME", "LLMCLI_DEBUG")
+_SWITCHES = ("LLMCLI_HOME", "LLMCLI_DEBUG", "LLMCLI_API_KEY")
 _CHAT_ONLY = ("system", "chat_template", "template_arg", "think")
 # What a decision does without. A setting of one request (a flag) gets a warning, a habit (the configuration) does not.
 _OF_SAMPLING = {*fields_of(SamplingParams), *fields_of(GenerationParams), *fields_of(ResultParams)}

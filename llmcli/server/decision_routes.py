@@ -12,6 +12,7 @@ from llmcli.errors import UsageError
 from llmcli.inference.decision import Choice, ChoiceSet, Decision, decide
 from llmcli.params.settings import Settings
 from llmcli.server.http import Values, json_response, read_body, take, unless_gone
+from llmcli.server.request_log import count_read
 from llmcli.server.served_model import ServedModel
 from llmcli.server.service import service_of
 
@@ -44,6 +45,7 @@ async def decisions(request: Request) -> Response:
         decision = await unless_gone(request, model.worker.call(work))
         answers.append(_answer(one, decision))
         n_prompt += len(decision.prompt.tokens)
+        count_read(len(decision.prompt.tokens))
     usage = {
         "input_tokens": n_prompt,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},

@@ -57,6 +57,18 @@ class TooLargeError(RequestError):
     code, kind = 413, "request_too_large"
 
 
+class RequestTimeoutError(RequestError):
+    """The client has not sent its request in time."""
+
+    code = 408
+
+
+class HeadersTooLargeError(RequestError):
+    """The request has more headers than the server accepts."""
+
+    code = 431
+
+
 class ContextError(RequestError):
     """The prompt does not fit the context."""
 
@@ -80,8 +92,8 @@ class BusyError(RequestError):
 
     code, kind = 503, "unavailable_error"
 
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint, headers={"Retry-After": "1"})
+    def __init__(self, message: str, hint: str = "", headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, hint, headers={"Retry-After": "1", **(headers or {})})
 
 
 def status_and_type(error: LlmcliError) -> tuple[int, str]:
@@ -97,6 +109,22 @@ def error_data(error: LlmcliError) -> dict[str, object]:
     details = error.details if isinstance(error, RequestError) else {}
     message = f"{error}: {error.hint}" if error.hint else str(error)
     return {"error": {"code": code, "message": message, "type": kind, "param": None, **details}}
+
+
+def anthropic_error_data(error: LlmcliError) -> dict[str, object]:
+    """The body in Anthropic's form."""
+    code, kind = status_and_type(error)
+    kinds = {500: "api_error", 503: "overloaded_error", 504: "timeout_error"}
+    known = kind in (
+        "authentication_error",
+        "permission_error",
+        "not_found_error",
+        "request_too_large",
+        "rate_limit_error",
+    )
+    data = error_data(error)["error"]
+    assert isinstance(data, dict)
+    return {"type": "error", "error": {**data, "type": kinds.get(code, kind if known else "invalid_request_error")}}
 
 
 def headers_of(error: LlmcliError) -> Mapping[str, str]:

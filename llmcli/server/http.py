@@ -10,11 +10,12 @@ from starlette.responses import Response, StreamingResponse
 
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import decode_json, encode
-from llmcli.server.errors import TooLargeError, error_data, headers_of, status_and_type
+from llmcli.server.errors import anthropic_error_data, error_data, headers_of, status_and_type
+from llmcli.server.request_log import current_record
 
 _T = TypeVar("_T")
+_D = TypeVar("_D")
 Values = dict[str, object]
-MOST_BYTES = 16 << 20  # of a body
 
 
 class ClientGoneError(LlmcliError):
@@ -22,15 +23,9 @@ class ClientGoneError(LlmcliError):
 
 
 async def read_body(request: Request) -> Values:
-    """The JSON object of a body. Raises UsageError, or TooLargeError."""
-    size, chunks = 0, list[bytes]()
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > MOST_BYTES:
-            raise TooLargeError(f"the body has more than {MOST_BYTES >> 20} MiB")
-        chunks.append(chunk)
+    """The JSON object of a body. Raises UsageError, or what `Guard` raises for a body that is too long."""
     try:
-        values = decode_json(b"".join(chunks))
+        values = decode_json(await request.body())
     except ValueError as error:
         raise UsageError(f"the body is not valid JSON: {error}") from None
     if not isinstance(values, dict):
@@ -38,7 +33,7 @@ async def read_body(request: Request) -> Values:
     return values
 
 
-def take(values: Values, key: str, kind: type[_T], default: _T) -> _T:
+def take(values: Values, key: str, kind: type[_T], default: _D) -> _T | _D:
     """Remove a key and return its value; null counts as absent. Raises UsageError for a value of another type."""
     value = values.pop(key, None)
     if value is None:
@@ -61,10 +56,13 @@ def json_response(data: Mapping[str, object] | Sequence[object], code: int = 200
     return Response(encode(data), code, media_type="application/json")
 
 
-def error_response(error: LlmcliError) -> Response:
-    """The response to an error, in OpenAI's form."""
+def error_response(error: LlmcliError, path: str = "") -> Response:
+    """The response to an error, in OpenAI's form, or in Anthropic's under its paths; the log gets the error too."""
+    if record := current_record():
+        record.error = error
     code, _ = status_and_type(error)
-    return Response(encode(error_data(error)), code, headers_of(error), media_type="application/json")
+    data = anthropic_error_data(error) if path.startswith("/v1/messages") else error_data(error)
+    return Response(encode(data), code, headers_of(error), media_type="application/json")
 
 
 async def unless_gone(request: Request, work: Awaitable[_T]) -> _T:

@@ -10,7 +10,7 @@ from llmcli.engine.events import Cancellation
 from llmcli.engine.events import Request as EngineRequest
 from llmcli.errors import UsageError
 from llmcli.inference.openai_format import native_values
-from llmcli.inference.question_data import parse_messages
+from llmcli.server.chat_question import take_chat
 from llmcli.server.http import Values, is_tokens, json_response, read_body, take, unless_gone
 from llmcli.server.served_model import Question, ServedModel
 from llmcli.server.service import service_of
@@ -36,8 +36,9 @@ async def inspect(request: Request) -> Response:
     if not (1 <= count <= _MOST_CANDIDATES and 0 <= rank <= _MOST_CANDIDATES):
         raise UsageError(f"count and rank must be between 1 and {_MOST_CANDIDATES}")
     is_chat = "messages" in body
+    question: Question = take_chat(body) if is_chat else ""
     own = native_values(body, is_chat)
-    question: Question = parse_messages(own.pop("messages")) if is_chat else str(own.pop("prompt", ""))
+    question = question or str(own.pop("prompt", ""))
     settings = model.settings(own)
     asked = await model.in_thread(lambda: model.make_request(question, settings))
     work = partial(_inspect, model, asked, tokens, at, count, rank)

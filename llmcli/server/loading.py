@@ -28,17 +28,18 @@ def entry_of(
     n_queued: int,
     note: Callable[[str], None] = lambda _text: None,
     progress: Callable[[float], None] | None = None,
+    names: Sequence[str] = (),
 ) -> ModelEntry:
-    """The entry of a model that is found; `layers` are its settings.
+    """The entry of a model that is found; `layers` are its settings, the first of `names` is what clients see.
 
     `note` gets what the user should know, `progress` the share that is loaded.
     """
     settings = resolve(layers).over(target.layer).settings
     settings = replace(settings, timeout=0.0)  # that is the limit of each request
-    load = partial(_load, target, layers, settings, n_parallel, n_queued, note, progress)
+    load = partial(_load, target, layers, settings, n_parallel, n_queued, note, progress, names)
     n_ctx = settings.n_ctx or target.header.n_ctx_train or 0
     need = sizing.memory_need(sizing.shape_of(target.headers, settings), settings, n_ctx)
-    return ModelEntry(target.file.name, load, need.total)
+    return ModelEntry(names[0] if names else target.file.name, load, need.total, names)
 
 
 def _load(
@@ -49,18 +50,22 @@ def _load(
     n_queued: int,
     note: Callable[[str], None],
     progress: Callable[[float], None] | None,
+    names: Sequence[str],
 ) -> ServedModel:
+    name, file_name = names[0] if names else target.file.name, target.file.path.name
     if target.kind.generates:
         engine = LocalEngine(target, settings, progress=progress)
         n_ctx = Layer("context", {"n_ctx": engine.context_size(settings)})
         share = partial(EmbeddingModel, target, settings, shared=engine.model)
-        served = ServedModel(target.file.name, engine, [*layers, n_ctx], n_parallel, n_queued, open_vectors=share)
+        stack = [*layers, n_ctx]
+        served = ServedModel(name, engine, stack, n_parallel, n_queued, names, share, file_name)
     else:
         pooling = "rank" if target.kind.name == "reranker" else ""
         open_vectors = partial(EmbeddingModel, target, settings, pooling, progress=progress)
         n_ctx_train = target.header.n_ctx_train or 0
         n_ctx = Layer("context", {"n_ctx": min(settings.n_ctx or n_ctx_train, n_ctx_train)})
-        served = ServedModel(target.file.name, None, [*layers, n_ctx], n_parallel, n_queued, open_vectors=open_vectors)
+        stack = [*layers, n_ctx]
+        served = ServedModel(name, None, stack, n_parallel, n_queued, names, open_vectors, file_name)
     while target.notes:
         note(target.notes.pop(0))
     return served

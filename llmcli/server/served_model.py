@@ -7,6 +7,7 @@ from dataclasses import replace
 from threading import Lock
 from typing import TypeVar
 
+from llmcli import __version__
 from llmcli.config.presets import preset_layer
 from llmcli.engine.events import Message, Prompt, Request
 from llmcli.errors import UsageError
@@ -16,14 +17,23 @@ from llmcli.inference.embedding import EmbeddingModel
 from llmcli.inference.engine import Engine
 from llmcli.inference.question_data import parse_own_settings
 from llmcli.inference.request import build_prompt, system_text, template_options, with_plain_stop
+from llmcli.params.param import SettingValue
 from llmcli.params.sampler_chain import check_chain
-from llmcli.params.settings import Layer, ResolvedSettings, Settings, resolve
+from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
+from llmcli.server.chat_question import ChatQuestion
 from llmcli.server.errors import ContextError, UnsupportedError
+from llmcli.server.request_log import current_record
 from llmcli.server.worker import AnswerGroup, ModelWorker
 
 _T = TypeVar("_T")
+# Settings that others would wait for: characters that are compiled, and texts that are compared with each token.
+_MOST_CHARACTERS = {"chat_template": 1 << 15, "temperature": 1 << 12, "grammar": 1 << 18}
+_MOST_ITEMS = {"dry_sequence_breakers": 64}
+_ANY_LENGTH = ("system", "prefill")  # parts of the prompt, whose tokens are counted
+_ELSEWHERE = {"choices": "use /v1/decisions", "predicate": "use /v1/decisions", "rating": "use /v1/decisions"}
+_ELSEWHERE |= {"samples": "use n", "best": "use n, and choose", "extract": "remove it"}
 # A text, messages, or the tokens of a prompt.
-Question = str | Sequence[Message] | Sequence[int]
+Question = str | ChatQuestion | Sequence[Message] | Sequence[int]
 
 
 class ServedModel:
@@ -38,12 +48,13 @@ class ServedModel:
         n_queued: int = 64,
         aliases: Sequence[str] = (),
         open_vectors: Callable[[], EmbeddingModel] | None = None,
+        file_name: str = "",
     ) -> None:
         """`layers` are the settings that all requests share, lowest first: `n_ctx` among them is that of a request.
 
         Without an engine it is a model for vectors, or one for reranking; `open_vectors` opens what computes them.
         """
-        self.name, self._engine, self.aliases = name, engine, aliases
+        self.name, self._engine, self.aliases, self.file_name = name, engine, aliases, file_name or name
         self._layers, self._open_vectors = layers, open_vectors
         self._vectors: EmbeddingModel | None = None
         resolved = resolve(layers)
@@ -61,6 +72,11 @@ class ServedModel:
                 f"{self.name} generates no text", "use another model, or /v1/embeddings or /v1/rerank"
             )
         return self._engine
+
+    @property
+    def fingerprint(self) -> str:
+        """The builds that answer: that of llama.cpp's bindings, and llmcli."""
+        return f"b{self.engine.identity().build}-llmcli-{__version__}"
 
     @property
     def generates(self) -> bool:
@@ -82,7 +98,8 @@ class ServedModel:
 
     def close(self, grace: float) -> None:
         """End what runs, within `grace` seconds, and free everything."""
-        self.worker.close(grace)
+        if not self.worker.close(grace):
+            return  # llama.cpp still computes: what it uses cannot be freed
         if self._vectors:
             self._vectors.close()
         if self._engine:
@@ -97,6 +114,8 @@ class ServedModel:
     def settings(self, own: Mapping[str, object]) -> Settings:
         """The settings of a request with these of its own. Raises UsageError for one that is not valid."""
         values = parse_own_settings(own, self.common.settings, "request")
+        for key, value in values.items():
+            _check_own(key, value)
         layers, preset = [*self._layers], values.get("preset")
         if isinstance(preset, str):
             layers.append(preset_layer(preset))
@@ -120,11 +139,16 @@ class ServedModel:
                 f"the request has {n_prompt} tokens, which exceeds the available context size of {self.n_ctx} tokens",
                 details={"n_prompt_tokens": n_prompt, "n_ctx": self.n_ctx},
             )
-        return Request(prompt, settings, read_constraint(settings))
+        request = Request(prompt, settings, read_constraint(settings))
+        if isinstance(question, ChatQuestion) and question.begun:
+            request.continue_from(question.reasoning, question.text)
+        return request
 
     def _prompt(self, question: Question, settings: Settings) -> Prompt:
         if isinstance(question, str):
             return build_prompt(self.engine, settings, question, self._system_of(settings))
+        if isinstance(question, ChatQuestion):
+            return question.prompt(self.engine, settings, self._system_of(settings))
         if question and isinstance(question[0], int):
             tokens = [int(str(token)) for token in question]
             self.engine.tokenizer.check(tokens)
@@ -136,7 +160,17 @@ class ServedModel:
         """The system prompt: that of a request is a text, however it begins."""
         return self._system if settings.system == self.common.settings.system else settings.system
 
-    def start(self, requests: Sequence[Request], n_choices: int = 1) -> AnswerGroup:
+    async def read_prompt(self, question: Question, own: Mapping[str, object]) -> Prompt:
+        """The prompt of a question that is not answered, with these settings of its own; it may have any length."""
+
+        def render() -> Prompt:
+            settings = self.settings(own)
+            with self._lock:
+                return self._prompt(question, settings)
+
+        return await self.in_thread(render)
+
+    def start(self, requests: Sequence[Request], n_choices: int = 1, has_progress: bool = False) -> AnswerGroup:
         """Begin the answers to some requests, `n_choices` to each, which differ in their seeds. Raises BusyError."""
         self.used_at = time.time()
         answers = []
@@ -145,10 +179,29 @@ class ServedModel:
                 seed = ((request.settings.seed or 0) + number) % 2**32
                 own = replace(request, settings=replace(request.settings, seed=seed)) if number else request
                 answers.append(Answer(self.engine, own))
-        group = AnswerGroup(answers)
+        group = AnswerGroup(answers, has_progress)
         self.worker.submit(group)
+        if record := current_record():
+            record.groups.append(group)
         return group
 
     async def in_thread(self, function: Callable[[], _T]) -> _T:
         """What a function that needs no step of the model returns, such as a tokenization; it runs in some thread."""
         return await asyncio.to_thread(function)
+
+
+def _check_own(key: str, value: SettingValue) -> None:
+    """Raise UsageError for a setting of a request that has no effect here, or that takes too long to read."""
+    if key in _ELSEWHERE and value != fields()[key].default:
+        raise UsageError(f"{key} cannot be set in a request", _ELSEWHERE[key])
+    if key in _ANY_LENGTH:
+        return
+    items = value if isinstance(value, tuple) else [value]
+    most = _MOST_ITEMS.get(key, _MOST_CHARACTERS.get(key, 1 << 16))
+    if len(items) > most:
+        raise UsageError(f"{key} of a request must have at most {most} items, got {len(items)}")
+    texts = [one[0] if isinstance(one, tuple) else one for one in items]
+    size = sum(len(str(one)) for one in texts if not isinstance(one, int))
+    most = _MOST_CHARACTERS.get(key, 1 << 16)
+    if size > most:
+        raise UsageError(f"{key} of a request must have at most {most} characters, got {size}")

@@ -1,6 +1,7 @@
 """The models of a server: loaded when they are asked for, and unloaded when nobody asks or memory is needed."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,8 +11,11 @@ from starlette.requests import Request
 
 from llmcli.errors import LlmcliError
 from llmcli.inference import sizing
-from llmcli.server.errors import BusyError, UnknownError
+from llmcli.server.errors import BusyError, ForbiddenError, RateError, UnknownError
+from llmcli.server.keys import Key, TokenMeter
 from llmcli.server.loading import ModelEntry
+from llmcli.server.metrics import Metrics
+from llmcli.server.request_log import RequestRecord, current_record
 from llmcli.server.served_model import ServedModel
 from llmcli.text import did_you_mean, format_size
 
@@ -26,6 +30,9 @@ class ServerOptions:
     n_queued: int = 64  # answers that wait
     grace: float = 10.0  # seconds that answers have at the end
     keep_alive: float = 600.0  # seconds after the last request that a model stays loaded, unless it is pinned
+    has_metrics: bool = True  # at /metrics
+    has_slots: bool = True  # at /slots
+    is_verbose: bool = False  # every response has __verbose
 
 
 class Service:
@@ -44,9 +51,18 @@ class Service:
         """
         self.pinned, self.options, self.entries, self._find_other = pinned, options, entries, find_other
         self.started_at = time.time()
+        self.running: set[RequestRecord] = set()
+        self.meter = TokenMeter()
+        self.is_stopping = False  # no request is accepted any more
         self._loaded: dict[str, ServedModel] = {one.name: one for one in pinned}
         self._loading = asyncio.Lock()  # one model at a time
         self._watcher: asyncio.Task[None] | None = None
+        self._ended: list[Metrics] = []  # of models that were unloaded
+
+    @property
+    def metrics(self) -> list[Metrics]:
+        """What was counted, also of models that are unloaded by now."""
+        return [*self._ended, *(one.worker.metrics for one in self.models)]
 
     @property
     def models(self) -> list[ServedModel]:
@@ -69,21 +85,37 @@ class Service:
     async def model(self, name: str, _request: Request) -> ServedModel:
         """The model that a request names, without a name the default; it is loaded if it is not.
 
-        Raises UnknownError for one that is not served, BusyError where memory has no room for it.
+        Raises UnknownError for one that is not served, BusyError where memory has no room for it, ForbiddenError for
+        one that the key of the request may not use, RateError where the key is at its limit.
         """
-        model = self._find_loaded(name)
+        record = current_record()
+        key = record.key if record else None
+        if key:
+            self._check_rate(key)
+        wanted = name or next((one for one in self.names if key and one in key.models), self.names[0])
+        model = self._find_loaded(wanted)
         if model is None:
+            entry = self._entry(wanted)
+            _check_allowed(key, entry)
             async with self._loading:
-                model = self._find_loaded(name) or await self._load(self._entry(name))
+                model = self._find_loaded(wanted) or await self._load(entry)
+        _check_allowed(key, model)
         model.used_at = time.time()
+        if record:
+            record.model = model.name
         return model
 
-    def _find_loaded(self, name: str) -> ServedModel | None:
-        wanted = name or self.names[0]
+    def _check_rate(self, key: Key) -> None:
+        n_running = sum(one.n_prompt + one.n_generated for one in self.running if one.key == key)
+        seconds = self.meter.wait(key, n_running)
+        if seconds:
+            message = f"the key {key.name!r} has used its {key.tokens_per_minute} tokens of this minute"
+            raise RateError(message, "try again later", headers={"Retry-After": str(math.ceil(seconds))})
+
+    def _find_loaded(self, wanted: str) -> ServedModel | None:
         return next((one for one in self.models if wanted in (one.name, *one.aliases)), None)
 
-    def _entry(self, name: str) -> ModelEntry:
-        wanted = name or self.names[0]
+    def _entry(self, wanted: str) -> ModelEntry:
         entry = next((one for one in self.entries if wanted in (one.name, *one.aliases)), None)
         entry = entry or self._find_other(wanted)
         if entry is None:
@@ -117,6 +149,7 @@ class Service:
     async def _unload(self, model: ServedModel) -> None:
         del self._loaded[model.name]
         await asyncio.to_thread(model.close, self.options.grace)
+        self._ended = [Metrics.of([*self._ended, model.worker.metrics])]
 
     async def _watch(self) -> None:
         """Unload what nobody has asked for in a while."""
@@ -127,6 +160,11 @@ class Service:
                 for one in self.models:
                     if one not in self.pinned and one.is_idle and now - one.used_at > self.options.keep_alive:
                         await self._unload(one)
+
+    def end_answers(self) -> None:
+        """End all answers that run or wait with an error that says why."""
+        for one in self.models:
+            one.worker.end_answers(BusyError("the server is shutting down: the answer is not complete"))
 
     async def close(self) -> None:
         """End all answers within the grace, and free the models."""
@@ -142,8 +180,19 @@ async def _warm(model: ServedModel) -> None:
     if model.generates:
         request = model.make_request("Hello", model.settings({"max_tokens": 1, "raw": True}))
         await model.start([request]).end()
+        model.worker.metrics = Metrics()
     else:
         await model.worker.call(lambda _stop: model.vectors())
+
+
+def is_allowed(key: Key | None, model: ServedModel | ModelEntry) -> bool:
+    """Whether a key may use a model; without a key all are allowed."""
+    return not key or not key.models or not {model.name, *model.aliases}.isdisjoint(key.models)
+
+
+def _check_allowed(key: Key | None, model: ServedModel | ModelEntry) -> None:
+    if key and not is_allowed(key, model):
+        raise ForbiddenError(f"the key {key.name!r} may not use the model {model.name!r}", "use one of /v1/models")
 
 
 def service_of(request: Request) -> Service:

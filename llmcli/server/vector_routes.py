@@ -13,6 +13,7 @@ from llmcli.errors import UsageError
 from llmcli.inference.embedding import Evaluation, query_likelihoods
 from llmcli.server.errors import ContextError
 from llmcli.server.http import Values, is_tokens, json_response, read_body, take, unless_gone
+from llmcli.server.request_log import count_read
 from llmcli.server.served_model import ServedModel
 from llmcli.server.service import service_of
 
@@ -42,6 +43,7 @@ async def embeddings(request: Request) -> Response:
         for index, one in enumerate(found)
     ]
     n_tokens = sum(one.n_tokens for one in found)
+    count_read(n_tokens)
     usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
     return json_response({"object": "list", "data": data, "model": model.name, "usage": usage})
 
@@ -62,6 +64,7 @@ async def rerank(request: Request) -> Response:
         raise UsageError(f"{name} must be a list of strings that is not empty")
     texts: Sequence[str] = documents
     found = await unless_gone(request, model.worker.call(partial(_rank, model, query, texts)))
+    count_read(sum(one.n_tokens for one in found))
     order = sorted(range(len(found)), key=lambda index: -(found[index].score or 0.0))
     order = order[:top_n] if top_n > 0 else order
     if is_tei:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
@@ -9,14 +10,26 @@ from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import TypeVar
 
-from llmcli.engine.events import Cancellation, FinishReason, Request, TokenEvent, TokenTrace
-from llmcli.errors import LlmcliError
+from llmcli.engine.events import Cancellation, FinishReason, Request, TokenEvent, TokenTrace, now_ms
+from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.engine import Engine
 from llmcli.server.errors import BusyError
+from llmcli.server.metrics import Metrics
 
 _T = TypeVar("_T")
+_LAST_STEP = 5.0  # seconds, at the end
 _MOST_AT_A_TIME = 32  # answers, where the engine chooses how many
+
+
+@dataclass(frozen=True)
+class PromptProgress:
+    """How much of a prompt is read: tokens in all, those that were known before, those by now, and the time."""
+
+    total: int
+    cache: int
+    processed: int
+    time_ms: float
 
 
 @dataclass(frozen=True)
@@ -25,10 +38,11 @@ class Update:
 
     index: int  # of the answer in its group
     parts: Sequence[Part]
-    n_logprobs: int = 0  # of the tokens so far, in `answer.record.logprobs`
+    n_tokens: int = 0  # of the answer so far
     traces: Sequence[TokenTrace] = ()  # of tokens that became certain, if the request asks for a trace
     is_last: bool = False
     error: LlmcliError | None = None
+    progress: PromptProgress | None = None  # before the first token, if the group has asked for it
 
 
 class RunningAnswer:
@@ -38,9 +52,21 @@ class RunningAnswer:
         self.answer, self.index, self._send_update = answer, index, send
         # Only when it has ended is it known whether the answer is valid; an invalid one is generated again.
         self._held: list[Part] | None = [] if _is_checked_at_end(answer) else None
+        self.slot = -1  # its place among those that run at a time
+        self._progress: PromptProgress | None = None
+        self._started_ms = 0.0  # when its prompt was begun
         self._traces: list[TokenTrace] = []
         if answer.request.trace is not None:
             answer.on_token = self._add_trace
+
+    def read(self, done: int, total: int) -> None:
+        """`done` of `total` tokens of its prompt are read."""
+        before = self._progress
+        self._started_ms = self._started_ms or now_ms()
+        if before is None or done > before.processed:
+            cache, elapsed = before.cache if before else done, now_ms() - self._started_ms
+            self._progress = PromptProgress(total, cache, done, elapsed if before else 0.0)
+            self._send_update(Update(self.index, (), progress=self._progress))
 
     def _add_trace(self, trace: TokenTrace) -> None:
         self._traces.append(trace)
@@ -58,8 +84,8 @@ class RunningAnswer:
         traces = [] if self._held is not None and not is_last else self._traces
         if parts or traces or is_last:
             self._traces = []
-            n_logprobs = len(event.record.logprobs)
-            self._send_update(Update(self.index, parts, n_logprobs, traces, is_last, event.record.failure))
+            n_tokens = max(len(event.record.tokens) - len(answer.prompt.tokens), 0)
+            self._send_update(Update(self.index, parts, n_tokens, traces, is_last, event.record.failure))
         return False
 
     def fail(self, error: LlmcliError) -> None:
@@ -75,15 +101,33 @@ class RunningAnswer:
 class AnswerGroup:
     """The answers that one client waits for, in an event loop. To be made there."""
 
-    def __init__(self, answers: Sequence[Answer]) -> None:
+    def __init__(self, answers: Sequence[Answer], has_progress: bool = False) -> None:
+        """With `has_progress`, updates tell how much of the prompts is read."""
         self.answers = answers
         self.running = [RunningAnswer(answer, index, self._send) for index, answer in enumerate(answers)]
+        if has_progress:
+            for one in self.running:
+                one.answer.request.progress = one.read
         self._loop = asyncio.get_running_loop()
         self._updates: asyncio.Queue[Update] = asyncio.Queue()
         self._lock = threading.Lock()
         self._undelivered: list[Update] = []
+        self.first_at = 0.0  # when the first piece of text was there; as in `time.perf_counter`
+        self.error: LlmcliError | None = None
         seconds = answers[0].settings.timeout
         self._timer = self._loop.call_later(seconds, self.cancel, "timeout") if seconds else None
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """The tokens of the prompts, of them those evaluated before, and those of all answers so far.
+
+        A prompt with several answers counts once.
+        """
+        prompts = {id(one.prompt): len(one.prompt.tokens) for one in self.answers}
+        timings = [one.record.timings for one in self.answers]
+        n_prompt, n_read = sum(prompts.values()), sum(one.prompt_n for one in timings)
+        n_cached = max(n_prompt - n_read, 0) if self.answers[0].started else 0
+        return n_prompt, n_cached, sum(one.predicted_n for one in timings)
 
     def cancel(self, reason: FinishReason = "interrupt") -> None:
         """End all answers, from any thread; what is generated so far is kept."""
@@ -112,6 +156,8 @@ class AnswerGroup:
 
     def _send(self, update: Update) -> None:
         """Called in the thread of the model: one message to the loop for all updates that it has not seen yet."""
+        self.first_at = self.first_at or (time.perf_counter() if update.parts else 0.0)
+        self.error = self.error or update.error
         with self._lock:
             self._undelivered.append(update)
             is_first = len(self._undelivered) == 1
@@ -144,8 +190,12 @@ class ModelWorker:
         self._calls: deque[Callable[[], None]] = deque()
         self._asked: dict[int, RunningAnswer] = {}  # by the index of the request
         self._n_asked = 0
+        self.n_slots = n_parallel or _MOST_AT_A_TIME
+        self.slots: list[RunningAnswer | None] = [None] * self.n_slots  # what each of them answers
+        self.metrics = Metrics()
         self._is_closing = False
-        self._thread = threading.Thread(target=self._compute, name="model", daemon=True)
+        self._failure = ""  # what ended the thread, if it did not end in good order
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
     @property
@@ -159,15 +209,22 @@ class ModelWorker:
         return len(self._waiting)
 
     def submit(self, group: AnswerGroup) -> None:
-        """Generate these answers. Raises BusyError when too many wait already, or the server is about to end."""
+        """Generate these answers. Raises what `check_room` raises."""
         with self._condition:
-            if self._is_closing:
-                raise BusyError("the server is shutting down")
-            n_free = max((self._n_parallel or _MOST_AT_A_TIME) - len(self._asked), 0)
-            if len(self._waiting) + len(group.running) > self._n_queued + n_free:
-                raise BusyError(f"too many requests: {len(self._waiting)} wait already")
+            self.check_room(len(group.running))
             self._waiting.extend(group.running)
             self._condition.notify()
+
+    def check_room(self, n_answers: int) -> None:
+        """Raise BusyError when too many wait already or the server is about to end, UsageError for too many at once."""
+        self.check_running()
+        if self._is_closing:
+            raise BusyError("the server is shutting down")
+        most = self._n_queued + self.n_slots
+        if n_answers > most:
+            raise UsageError(f"the request asks for {n_answers} answers, and the server takes {most} at a time")
+        if len(self._waiting) + n_answers > self._n_queued + max(self.n_slots - len(self._asked), 0):
+            raise BusyError(f"too many requests: {len(self._waiting)} wait already")
 
     async def call(self, function: Callable[[Cancellation], _T]) -> _T:
         """What a function of the engine returns: it runs between two steps of the answers.
@@ -187,8 +244,7 @@ class ModelWorker:
                 future.set_exception(error)
 
         with self._condition:
-            if self._is_closing:
-                raise BusyError("the server is shutting down")
+            self.check_room(0)
             self._calls.append(run)
             self._condition.notify()
         try:
@@ -197,17 +253,45 @@ class ModelWorker:
             cancellation.set()
             raise
 
-    def close(self, grace: float) -> None:
-        """Let what runs and waits end within `grace` seconds, then end it; no more is accepted."""
+    def close(self, grace: float) -> bool:
+        """Let what runs and waits end within `grace` seconds, then end it; no more is accepted.
+
+        Returns whether it has ended: a step that takes long cannot be stopped.
+        """
         with self._condition:
             self._is_closing = True
             self._condition.notify()
         self._thread.join(grace)
-        for one in [*self._asked.values(), *self._waiting]:
+        self.end_answers(BusyError("the server is shutting down: the answer is not complete"))
+        self._thread.join(_LAST_STEP)
+        return not self._thread.is_alive()
+
+    def end_answers(self, error: LlmcliError) -> None:
+        """End all answers that run or wait with an error, within a step of the model."""
+        with self._condition:
+            waiting = [*self._waiting]
+            self._waiting.clear()
+        ended = [*self._asked.values(), *waiting]
+        for one in ended:
+            one.fail(error)
+        for one in ended:
             one.answer.request.cancellation.set()
-        self._thread.join()
+
+    def check_running(self) -> None:
+        """Raise LlmcliError if the thread has ended by a fault."""
+        if self._failure:
+            raise LlmcliError(self._failure, "start the server again")
 
     # In the thread
+
+    def _run(self) -> None:
+        try:
+            self._compute()
+        except BaseException as error:  # without the thread nobody would ever answer
+            with self._condition:
+                self._failure = f"the model has stopped: {_described(error)}"
+            self.end_answers(LlmcliError(self._failure, "start the server again"))
+            self._run_calls()
 
     def _compute(self) -> None:
         while not (self._is_closing and not self._waiting):
@@ -220,16 +304,18 @@ class ModelWorker:
                         self._push(event)
                         self._run_calls()
             except LlmcliError as error:
-                self._fail_all(error)
+                self._fail_asked(error)
             except Exception as error:  # a fault of the program must not end the server
-                self._fail_all(LlmcliError(f"{type(error).__name__}: {error}", "this is a bug; report it"))
+                self._fail_asked(LlmcliError(_described(error), "this is a bug; report it"))
             self._n_asked = 0
 
     def _push(self, event: TokenEvent) -> None:
         running = self._asked[event.index]
-        is_wanted_again = running.push(event)
+        self.metrics.count_event(event)
         if event.finish_reason:
-            del self._asked[event.index]
+            self._leave(event.index)
+            self.metrics.count_answer(event.record, running.answer.request, not self._asked)
+        is_wanted_again = running.push(event)
         if is_wanted_again:
             with self._condition:
                 self._waiting.appendleft(running)
@@ -246,17 +332,34 @@ class ModelWorker:
                         continue
                     self._asked[self._n_asked] = running
                     self._n_asked += 1
+                    running.slot = self.slots.index(None) if None in self.slots else 0
+                    self.slots[running.slot] = running
                     return running.answer.request
                 if not is_idle or self._is_closing:
                     return None
                 if not self._calls:
                     self._condition.wait()
 
+    def _leave(self, index: int) -> None:
+        running = self._asked.pop(index)
+        if self.slots[running.slot] is running:
+            self.slots[running.slot] = None
+
     def _run_calls(self) -> None:
         while self._calls:
             self._calls.popleft()()
 
-    def _fail_all(self, error: LlmcliError) -> None:
-        for running in self._asked.values():
+    def _fail_asked(self, error: LlmcliError) -> None:
+        """Fail the answers that were generated; those that wait too, if it failed before it took one of them."""
+        if not self._asked:
+            self.end_answers(error)
+            self._run_calls()
+            with self._condition:  # or it would fail again and again, for nobody
+                self._condition.wait_for(lambda: self._waiting or self._calls or self._is_closing)
+        for index, running in list(self._asked.items()):
+            self._leave(index)
             running.fail(error)
-        self._asked.clear()
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

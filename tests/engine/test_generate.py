@@ -62,7 +62,7 @@ def test_progress_counts_all_tokens_of_the_prompt(fresh: MakeContext) -> None:
     generation.request.progress = lambda done, total: seen.append((done, total))
     list(generate(context, [generation]))
     n = len(generation.request.prompt.tokens)
-    assert seen == [(n, n)]
+    assert seen == [(0, n), (n, n)]
 
 
 def test_parallel_sequences_give_the_same_answers_as_alone(fresh: MakeContext) -> None:

@@ -246,7 +246,9 @@ def test_one_of_two_with_a_prompt_is_cancelled_while_it_is_read(context: Context
         context.cut(seq_id)
     scheduler, texts = Scheduler(context), dict[int, str]()
     pair = [request(context, 4), request(context, 4)]
-    pair[0].request.progress = lambda done, total: pair[0].request.cancellation.set("timeout") if done < total else None
+    pair[0].request.progress = lambda done, total: (
+        pair[0].request.cancellation.set("timeout") if 0 < done < total else None
+    )
     for one in pair:
         scheduler.add(one)
     pair[0].index = 0

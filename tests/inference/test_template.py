@@ -1,6 +1,7 @@
 """Chat templates in the shapes that published models use, against texts written by hand."""
 
 from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -146,7 +147,29 @@ def render(source: str, messages: list[dict[str, str]], **arguments: object) -> 
     ],
 )
 def test_published_shapes_render_as_written_by_hand(source: str, messages: list[dict[str, str]], expected: str) -> None:
-    assert render(source, messages) == expected
+    assert render(source, messages, date_string="today") == expected
+
+
+def test_a_template_gets_the_date_as_in_llama_cpp() -> None:
+    template = ChatTemplate("{{ date_string }}, {{ datetime }}", SPECIAL, "the template")
+    template.time = 1.5 * 86400  # noon in UTC
+    assert template.render([]) == "02 Jan 1970, Jan 02 1970"
+    assert template.render([], {"date_string": "yours"}) == "yours, Jan 02 1970"
+
+
+def test_tools_are_a_text_where_a_template_reads_functions() -> None:
+    tools = [{"name": "f"}]
+    assert render("{{ 'a' + functions }}", []) == "a"
+    assert render("{{ functions }}", [], tools=tools) == '[\n  {\n    "name": "f"\n  }\n]'
+    assert render("{{ functions is defined }}, {{ tools }}", [], tools=tools) == "False, [{'name': 'f'}]"
+
+
+def test_arguments_of_calls_are_texts_where_a_template_needs_them() -> None:
+    call = {"function": {"name": "f", "arguments": {"a": "ü"}}}
+    messages: Any = [{"role": "assistant", "content": "", "tool_calls": [call]}]
+    loop = "{{% for c in messages[0].tool_calls %}}{{{{ {} }}}}{{% endfor %}}"
+    assert render(loop.format("c.function.arguments.a"), messages) == "ü"
+    assert render(loop.format("'f: ' + c.function.arguments"), messages) == 'f: {"a": "ü"}'
 
 
 def test_a_variable_of_the_template_switches_reasoning_off() -> None:
@@ -299,10 +322,10 @@ def test_variables_of_the_user_do_not_replace_those_of_the_program() -> None:
 
 
 def test_a_variable_can_be_what_a_template_demands() -> None:
-    source = "{{ functions }}" + ECHO + "{% if functions.x %}{% endif %}"
-    with pytest.raises(LlmcliError, match="'functions' is undefined"):
+    source = "{{ documents }}" + ECHO + "{% if documents.x %}{% endif %}"
+    with pytest.raises(LlmcliError, match="'documents' is undefined"):
         render(source, USER)
-    assert render(source, USER, functions=[]) == "[]" + QUESTION
+    assert render(source, USER, documents=[]) == "[]" + QUESTION
 
 
 @pytest.mark.parametrize(

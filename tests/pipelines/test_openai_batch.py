@@ -106,6 +106,9 @@ def test_a_response_format_is_a_schema() -> None:
     anything = asked("{}", response_format={"type": "json_object"}).constraint
     assert anything
     assert json.loads(anything.text)["type"] == "object"
+    own = asked('"42"', response_format={"type": "json_object", "schema": {"const": "42"}}).constraint
+    assert own
+    assert json.loads(own.text) == {"const": "42"}
     schema = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": {"type": "integer"}}}
     number = asked("5", response_format=schema).constraint
     assert number

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,11 +12,13 @@ from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 
 import pytest
-import uvicorn
 
 from llmcli.inference.engine import Engine
 from llmcli.params.settings import Layer
 from llmcli.server.app import make_app
+from llmcli.server.guard import Access
+from llmcli.server.http_server import ConnectionLimits, HttpServer
+from llmcli.server.request_log import RequestRecord
 from llmcli.server.served_model import ServedModel
 from llmcli.server.service import ServerOptions, Service
 from tests.inference.fake_engine import FakeEngine
@@ -45,6 +49,16 @@ class Client:
 
     port: int
     service: Service
+    server: HttpServer
+    records: list[RequestRecord]  # of the requests that have ended
+    thread: threading.Thread  # of the server
+
+    def record(self) -> RequestRecord:
+        """That of the last request, which ends a little later than its response."""
+        deadline = time.monotonic() + 10
+        while self.service.running and time.monotonic() < deadline:
+            time.sleep(0.002)
+        return self.records[-1]
 
     def post(self, path: str, data: object, headers: Mapping[str, str] | None = None) -> Reply:
         return self.request("POST", path, json.dumps(data).encode(), headers)
@@ -54,7 +68,9 @@ class Client:
 
     def request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None = None) -> Reply:
         connection, response = self.open(method, path, body, headers)
-        reply = Reply(response.status, dict(response.headers.items()), response.read())
+        reply = Reply(
+            response.status, {name.lower(): value for name, value in response.headers.items()}, response.read()
+        )
         connection.close()
         return reply
 
@@ -72,18 +88,26 @@ ServerMaker = Callable[..., Client]
 
 @contextmanager
 def running_server(
-    *engines: Engine, options: ServerOptions | None = None, settings: Mapping[str, Any] | None = None, **details: Any
+    *engines: Engine,
+    options: ServerOptions | None = None,
+    settings: Mapping[str, Any] | None = None,
+    access: Access | None = None,
+    limits: ConnectionLimits | None = None,
+    **details: Any,
 ) -> Iterator[Client]:
     """A server of these engines in a thread, until the end of the block; `details` are those of the service."""
     options = options or ServerOptions(n_parallel=4, grace=1.0)
     layers = [Layer("flag", dict(settings or {}))]
     models = [ServedModel(one.name, one, layers, options.n_parallel, options.n_queued) for one in engines]
     service = Service(models, options, **details)
-    server = uvicorn.Server(uvicorn.Config(make_app(service), port=0, log_level="warning", access_log=False))
+    records: list[RequestRecord] = []
+    server = HttpServer(make_app(service, access, records.append), service, limits or ConnectionLimits())
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    port = listener.getsockname()[1]
 
     async def run() -> None:
         await service.start()
-        await server.serve()
+        await server.serve([listener])
 
     thread = threading.Thread(target=asyncio.run, args=[run()], daemon=True)
     thread.start()
@@ -91,7 +115,7 @@ def running_server(
         thread.join(0.005)
         assert thread.is_alive(), "the server has not started"
     try:
-        yield Client(server.servers[0].sockets[0].getsockname()[1], service)
+        yield Client(port, service, server, records, thread)
     finally:
         server.should_exit = True
         thread.join(20)

@@ -213,10 +213,11 @@ def chat_template_names() -> tuple[str, ...]:
     return tuple(sorted(name.decode() for name in names if name))
 
 
-def apply_chat_template(name: str, messages: Sequence[Mapping[str, object]]) -> str:
+def apply_chat_template(name: str, messages: Sequence[Mapping[str, object]], has_answer: bool = True) -> str:
     """The prompt for `messages` of {"role", "content"} under a template that llama.cpp has built in.
 
-    A NUL, at which texts of C end, becomes U+FFFD. Raises LlmcliError when llama.cpp does not know the name.
+    With `has_answer` it ends where an answer begins. A NUL, at which texts of C end, becomes U+FFFD. Raises LlmcliError
+    when llama.cpp does not know the name.
     """
     api = load()
     given = [[str(message[key]).replace("\0", "\ufffd") for key in ("role", "content")] for message in messages]
@@ -227,7 +228,7 @@ def apply_chat_template(name: str, messages: Sequence[Mapping[str, object]]) -> 
     size = 0
     while True:  # a first call tells how many bytes the prompt has
         buffer = ctypes.create_string_buffer(size)
-        length = api.llama_chat_apply_template(name.encode(), chat, len(texts), True, buffer, size)
+        length = api.llama_chat_apply_template(name.encode(), chat, len(texts), has_answer, buffer, size)
         if length < 0:
             raise LlmcliError(
                 f"llama.cpp has no chat template {name!r}", f"use one of {', '.join(chat_template_names())}"

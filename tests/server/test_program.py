@@ -1,0 +1,196 @@
+"""The program `llmcli serve`: its options, its signals, its exit status, and what it prints."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.cli.serve import write_log
+from llmcli.server.request_log import RequestRecord
+from llmcli.ui.terminal.console import console
+from tests.server.conftest import Reply
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+KEY = "k" * 24
+LONG = b'{"prompt": "a", "stream": true, "ignore_eos": true}'
+
+
+class Program:
+    """A server as a process."""
+
+    def __init__(self, model: Path, *args: str, **env: str) -> None:
+        command = [sys.executable, "-m", "llmcli", "serve", "-m", str(model), "-t", "1", "--port", "0", *args]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | env)
+        self.lines: list[str] = []
+        self.port = int(self.line(r"http://127\.0\.0\.1:(\d+)")[1])
+
+    def line(self, pattern: str) -> re.Match[str]:
+        """The next line of stderr with this pattern."""
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if found := re.search(pattern, line):
+                return found
+        raise AssertionError("".join(self.lines))
+
+    def open(self, path: str, body: bytes | None = None, **headers: str) -> Any:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request("POST" if body else "GET", path, body, headers)
+        return connection, connection.getresponse()
+
+    def request(self, path: str, body: bytes | None = None, **headers: str) -> Reply:
+        connection, response = self.open(path, body, **headers)
+        reply = Reply(
+            response.status, {name.lower(): value for name, value in response.headers.items()}, response.read()
+        )
+        connection.close()
+        return reply
+
+    def end(self, seconds: float = 30.0) -> int:
+        """The exit status, without a signal."""
+        return self.process.wait(seconds)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self.process.stderr:
+            self.process.stderr.close()
+
+
+Maker = Callable[..., Program]
+
+
+@pytest.fixture
+def start(tiny: Path) -> Iterator[Maker]:
+    programs: list[Program] = []
+
+    def make(*args: str, **env: str) -> Program:
+        programs.append(Program(tiny, "-c", "8000", *args, **env))
+        return programs[-1]
+
+    yield make
+    for one in programs:
+        one.close()
+
+
+@posix
+def test_sigterm_ends_it_in_good_order_with_status_0(start: Maker) -> None:
+    program = start("--grace", "0.3")
+    connection, response = program.open("/v1/completions", LONG)
+    response.read(300)
+    program.process.terminate()
+    events = response.read().decode().strip().split("\n\n")
+    connection.close()
+    assert "the server is shutting down" in json.loads(events[-1].removeprefix("data: "))["error"]["message"]
+    assert program.end() == 0
+    line = program.line("POST /v1/completions")
+    assert "error=unavailable_error" in line.string
+    assert "Traceback" not in "".join(program.lines)
+
+
+@posix
+def test_ctrl_c_ends_it_with_the_status_of_an_interrupt(start: Maker) -> None:
+    program = start()
+    assert program.request("/health").code == 200
+    program.process.send_signal(signal.SIGINT)
+    assert program.end() == -signal.SIGINT  # 130 in a shell
+
+
+@posix
+def test_a_second_ctrl_c_ends_it_at_once(start: Maker) -> None:
+    program = start("--grace", "600")
+    connection, response = program.open("/v1/completions", LONG)
+    response.read(300)
+    program.process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + 20
+    while program.request("/health").code == 200 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert program.process.poll() is None, "the answer may end"
+    program.process.send_signal(signal.SIGINT)
+    assert program.end(5) == -signal.SIGINT
+    connection.close()
+
+
+def test_two_servers_cannot_have_one_port(start: Maker, tiny: Path) -> None:
+    port = str(start().port)
+    command = [sys.executable, "-m", "llmcli", "serve", "-m", str(tiny), "--port", port]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"error: cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr
+    assert "hint: another program uses it: choose another --port" in done.stderr
+
+
+def test_other_machines_are_served_with_keys_only(tiny: Path) -> None:
+    command = [sys.executable, "-m", "llmcli", "serve", "-m", str(tiny), "--host", "0.0.0.0", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "error: --host 0.0.0.0 is reached from other machines, and the server has no keys" in done.stderr
+    assert "--api-key-file" in done.stderr
+
+
+@posix
+def test_keys_come_from_the_file_and_the_environment(start: Maker, tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.touch(0o600)
+    path.write_text(f"alice: {KEY}\n")
+    program = start("--api-key-file", str(path), LLMCLI_API_KEY="e" * 24)
+    ask = b'{"prompt": "a", "max_tokens": 2}'
+    assert program.request("/v1/completions", ask).code == 401
+    assert program.request("/v1/completions", ask, Authorization=f"Bearer {KEY}").code == 200
+    assert " alice POST /v1/completions 200 tiny prompt=" in program.line(" 200 ").string
+    assert program.request("/v1/completions", ask, **{"X-Api-Key": "e" * 24}).code == 200
+    assert " LLMCLI_API_KEY POST" in program.line(" 200 ").string
+    path.write_text(f"bob: {'b' * 24}\n")
+    program.process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    assert program.request("/v1/completions", ask, Authorization=f"Bearer {'b' * 24}").code == 200
+    assert program.request("/v1/completions", ask, Authorization=f"Bearer {KEY}").code == 401
+    path.chmod(0o644)
+    program.process.send_signal(signal.SIGHUP)
+    assert program.line("the keys stay as they were: .* other users can read it")
+    program.process.terminate()
+    assert program.end() == 0
+    assert not re.search("k{24}|e{24}|b{24}", "".join(program.lines))
+
+
+def test_the_log_has_json_lines_and_content_if_asked(start: Maker) -> None:
+    program = start("--log-json", "--log-content")
+    program.request("/v1/completions", b'{"prompt": "a question", "max_tokens": 2}')
+    data = json.loads(program.line("^{").string)
+    assert (data["path"], data["status"], data["generated_tokens"]) == ("/v1/completions", 200, 2)
+    assert data["prompts"] == ["a question"]
+
+
+@posix
+def test_a_closed_stderr_does_not_end_it(start: Maker) -> None:
+    program = start()
+    assert program.process.stderr
+    program.process.stderr.close()
+    for _ in range(3):
+        assert program.request("/health").code == 200
+    assert program.request("/v1/completions", b'{"prompt": "a", "max_tokens": 2}').code == 200
+    program.process.terminate()
+    assert program.end() == 0
+
+
+def test_quiet_has_no_log_and_debug_has_tracebacks(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    record = RequestRecord("1", "GET", "/health", status=200, error=ValueError("a fault"))
+    for is_quiet, n_lines in ((True, 0), (False, 1)):
+        monkeypatch.setattr(console, "quiet", is_quiet)
+        write_log(False, False, record)
+        assert capfd.readouterr().err.count("\n") == n_lines
+    monkeypatch.setattr(console, "debug", True)
+    write_log(False, False, record)
+    assert "ValueError: a fault" in capfd.readouterr().err

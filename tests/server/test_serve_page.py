@@ -1,0 +1,29 @@
+"""The examples of docs/serve.md are answered."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.server.conftest import ServerMaker
+
+PAGE = Path(__file__).parents[2] / "docs/serve.md"
+EXAMPLES = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("$ curl ")]
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_the_examples_of_the_page_are_answered(serve: ServerMaker, line: str) -> None:
+    _, _, address, *data = shlex.split(line)
+    path = address.removeprefix("localhost:8080")
+    body = data[1].encode() if data else None
+    reply = serve().request("POST" if data else "GET", path, body)
+    assert (reply.code, bool(reply.body)) == (200, True), reply.body
+
+
+def test_the_routes_to_get_on_the_page_exist(serve: ServerMaker) -> None:
+    rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `GET ")]
+    paths = [path for row in rows for path in re.findall(r"`(?:GET )?(/[\w/]+)`", row.split("|")[1])]
+    assert len(paths) >= 6
+    client = serve()
+    assert [client.get(path.replace("NAME", "fake")).code for path in paths] == [200] * len(paths)

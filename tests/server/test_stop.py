@@ -1,0 +1,181 @@
+"""The end of a server: in good order, within the grace, and with a word for each client."""
+
+import signal
+import threading
+import time
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+
+import pytest
+
+from llmcli.errors import LlmcliError
+from llmcli.server.service import ServerOptions
+from tests.inference.fake_engine import FakeEngine
+from tests.server.conftest import Client, Reply, ServerMaker
+
+STREAM = {"prompt": "a", "stream": True}
+
+
+class Asked:
+    """A request in a thread."""
+
+    def __init__(self, client: Client, body: dict[str, Any]) -> None:
+        self.reply: Reply | None = None
+        self._thread = threading.Thread(target=self._ask, args=[client, body])
+        worker = client.service.models[0].worker
+        n_before, deadline = worker.n_running + worker.n_waiting, time.monotonic() + 10
+        self._thread.start()
+        while worker.n_running + worker.n_waiting <= n_before and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+    def _ask(self, client: Client, body: dict[str, Any]) -> None:
+        self.reply = client.post("/v1/completions", body)
+
+    def end(self) -> Reply:
+        self._thread.join(20)
+        assert self.reply
+        return self.reply
+
+
+def stop(client: Client) -> None:
+    """As the handler of SIGTERM does it."""
+    server = client.server
+    assert server._loop
+    server._loop.call_soon_threadsafe(server.stop)
+    while not client.service.is_stopping:
+        time.sleep(0.005)
+
+
+def has_ended(client: Client, seconds: float = 10.0) -> bool:
+    client.thread.join(seconds)
+    return not client.thread.is_alive()
+
+
+def test_an_answer_may_end_and_new_requests_get_503(serve: ServerMaker) -> None:
+    client = serve(FakeEngine(["x"], ["x"] * 60, delay=0.01), options=ServerOptions(grace=20))
+    answers = [Asked(client, STREAM), Asked(client, {"prompt": "a"})]
+    stop(client)
+    for path in ("/health", "/v1/models"):
+        reply = client.get(path)
+        assert (reply.code, reply.data["error"]["type"]) == (503, "unavailable_error")
+        assert reply.headers["retry-after"] == "1"
+        assert reply.headers["connection"] == "close"
+    stream, whole = [one.end() for one in answers]
+    assert stream.events[-1] == "[DONE]"
+    assert whole.data["choices"][0]["text"] == "x" * 60
+    assert has_ended(client)
+
+
+def test_an_answer_that_takes_longer_ends_with_an_error(serve: ServerMaker) -> None:
+    engine = FakeEngine(["x"], ["x"] * 100_000, delay=0.002)
+    client = serve(engine, options=ServerOptions(n_parallel=1, grace=0.3))
+    answers = [Asked(client, STREAM), Asked(client, {"prompt": "a"})]  # the second one waits
+    start = time.monotonic()
+    stop(client)
+    stream, whole = [one.end() for one in answers]
+    assert stream.events[-1]["error"]["message"] == "the server is shutting down: the answer is not complete"
+    assert (whole.code, whole.data["error"]["type"]) == (503, "unavailable_error")
+    assert has_ended(client)
+    assert 0.3 <= time.monotonic() - start < 5
+    assert client.service.models[0].worker.n_running == 0
+    assert engine.is_closed
+
+
+def test_without_requests_it_ends_at_once(serve: ServerMaker) -> None:
+    client = serve(options=ServerOptions(grace=60))
+    idle = HTTPConnection("127.0.0.1", client.port, timeout=10)
+    idle.request("GET", "/health")
+    idle.getresponse().read()
+    start = time.monotonic()
+    stop(client)
+    assert has_ended(client)
+    assert time.monotonic() - start < 3
+    idle.close()
+
+
+def test_a_client_that_never_reads_does_not_hold_it(serve: ServerMaker) -> None:
+    client = serve(FakeEngine(["x"], ["x" * 100_000] * 100_000, delay=0.001), options=ServerOptions(grace=0.2))
+    connection, response = client.open("POST", "/v1/completions", b'{"prompt": "a", "stream": true}')
+    time.sleep(0.3)
+    stop(client)
+    assert has_ended(client, 15)
+    response.close()
+    connection.close()
+
+
+def test_a_model_whose_thread_ends_is_told_to_everybody(serve: ServerMaker) -> None:
+    client = serve(FakeEngine(["x"], ["x", SystemExit(1)], delay=0.2), options=ServerOptions(n_parallel=1))
+    first = Asked(client, {"prompt": "a"})
+    second = Asked(client, {"prompt": "b"})  # which waits
+    for one in (first, second):
+        reply = one.end()
+        assert (reply.code, reply.data["error"]["type"]) == (500, "server_error")
+        assert reply.data["error"]["message"] == "the model has stopped: SystemExit: 1: start the server again"
+    assert client.post("/v1/completions", {"prompt": "a"}).code == 500
+    assert client.get("/health").code == 500
+
+
+def test_an_engine_that_cannot_even_begin_fails_who_waits(serve: ServerMaker) -> None:
+    engine, n_failed = FakeEngine(["x"], [RuntimeError("broken")]), 0
+    client = serve(engine)
+
+    def fail(*_: object) -> None:
+        nonlocal n_failed
+        n_failed += 1
+        raise LlmcliError("the context is lost")
+
+    engine.generate_batch = fail  # type: ignore[assignment]
+    client.post("/v1/completions", {"prompt": "a"})  # ends what ran before
+    reply = client.post("/v1/completions", {"prompt": "a"})
+    assert (reply.code, reply.data["error"]["message"]) == (500, "the context is lost")
+    time.sleep(0.1)
+    assert n_failed <= 3, "it does not try for nobody"
+
+
+def test_the_first_signal_ends_it_and_the_second_ctrl_c_at_once(
+    serve: ServerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers: list[tuple[int, object]] = []
+    monkeypatch.setattr(signal, "signal", lambda number, handler: handlers.append((number, handler)))
+    client = serve()
+    client.server.handle_exit(signal.SIGINT, None)
+    assert handlers == [(signal.SIGINT, signal.SIG_DFL)]
+    assert has_ended(client)
+    assert client.server.is_interrupted
+
+
+def test_a_step_that_cannot_be_stopped_does_not_hold_the_end(
+    serve: ServerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmcli.server.worker._LAST_STEP", 0.2)
+    engine = FakeEngine(["x"], ["x"], delay=0.001)
+    client = serve(engine, options=ServerOptions(n_parallel=1, grace=0.1))
+    engine._delay = 4.0  # of a step
+    answer = Asked(client, {"prompt": "a"})
+    start = time.monotonic()
+    stop(client)
+    assert answer.end().code == 503
+    assert has_ended(client)
+    assert time.monotonic() - start < 3.5
+    assert not engine.is_closed, "what llama.cpp uses is not freed under it"
+
+
+def test_a_request_that_takes_long_to_read_does_not_hold_the_end(
+    serve: ServerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = serve(options=ServerOptions(grace=0.1))
+    (model,) = client.service.models
+    monkeypatch.setattr(type(model), "make_request", lambda *_: time.sleep(4.0))
+    monkeypatch.setattr("llmcli.server.http_server._END", 0.2)
+
+    def ask() -> None:
+        with suppress(HTTPException, OSError):
+            client.post("/v1/completions", {"prompt": "a"})
+
+    threading.Thread(target=ask, daemon=True).start()
+    time.sleep(0.2)
+    start = time.monotonic()
+    stop(client)
+    assert has_ended(client)
+    assert time.monotonic() - start < 3.5
