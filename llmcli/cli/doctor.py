@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from typer import Option
 from llmcli import __version__
 from llmcli.cli.options import with_settings
 from llmcli.config.config_file import aliases, config_layer
+from llmcli.config.endpoints import endpoint_profiles
 from llmcli.config.presets import presets, resolve_settings
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.probe import probe
@@ -57,6 +59,8 @@ def doctor(
     facts["memory"] = f"{memory // _MIB} MiB available" if memory else "unknown"
     facts |= _loading_facts(flags, problems)
     facts |= _file_facts(problems)
+    if endpoint := _set_endpoint():
+        facts["endpoint"] = f"{endpoint} (doctor --endpoint {endpoint} asks it)"
     facts["hub"] = environment.endpoint() + (" (offline)" if environment.is_offline() else "")
     facts["HF cache"] = _with_access(environment.hub_cache())
     source = environment.token_source()  # the token itself is never shown
@@ -73,6 +77,13 @@ def _report(facts: Mapping[str, str], problems: Problems, as_json: bool) -> int:
     for message, hint in problems:
         console.error(message, hint)
     return ExitStatus.FAILED if problems else ExitStatus.OK
+
+
+def _set_endpoint() -> str | None:
+    """The endpoint of the configuration or the environment; None without one, or if a setting is not valid."""
+    with suppress(LlmcliError):  # `_file_facts` finds the fault
+        return resolve_settings(Layer("flag", {})).endpoint
+    return None
 
 
 def _endpoint_facts(text: str, problems: Problems) -> dict[str, str]:
@@ -152,7 +163,7 @@ def _file_facts(problems: Problems) -> dict[str, str]:
     facts["starter"] = "present" if has_starter else "not downloaded (the first `llmcli chat` downloads it)"
     state = "not present"
     if config_path().exists():
-        state = "not valid" if _has_fault((config_layer, aliases, presets), problems) else "valid"
+        state = "not valid" if _has_fault((config_layer, aliases, presets, endpoint_profiles), problems) else "valid"
     facts["config file"] = f"{config_path()} ({state})"
     facts["variables"] = ", ".join(sorted(name for name in os.environ if name.startswith("LLMCLI_"))) or "none"
     if _has_fault((lambda: environment_layer(os.environ),), problems):

@@ -139,3 +139,11 @@ def test_llama_server_has_one_model_whatever_is_asked(inside: Run) -> None:
     with serving(kind="llama-server", models=("loaded",)) as (url, _):
         ran = inside("generate", "why?", "--endpoint", url, "-m", "other")
     assert "has the model loaded, which answers in place of other" in ran.stderr
+
+
+def test_doctor_names_the_endpoint_of_the_configuration(inside: Run, home: Path) -> None:
+    (home / "config").mkdir(parents=True)
+    (home / "config" / "config.toml").write_text("endpoint = 'work'\n[endpoints]\nwork = 3\n")
+    ran = inside("doctor", "--json")
+    assert json.loads(ran.text)["facts"]["endpoint"] == "work (doctor --endpoint work asks it)"
+    assert "[endpoints] must give a table with a url for each name" in ran.stderr
