@@ -113,6 +113,9 @@ class ServedModel:
 
     def settings(self, own: Mapping[str, object]) -> Settings:
         """The settings of a request with these of its own. Raises UsageError for one that is not valid."""
+        for key, given in own.items():
+            if isinstance(given, (list, dict)) and len(given) > _MOST_CHARACTERS.get(key, 1 << 16):
+                raise UsageError(f"{key[:40]} of a request has too many items: {len(given)}")
         values = parse_own_settings(own, self.common.settings, "request")
         for key, value in values.items():
             _check_own(key, value)
