@@ -143,8 +143,12 @@ def test_a_body_with_very_many_values_is_refused_at_once(client: Client) -> None
     assert reply.data["error"]["message"] == "messages has 8193 items, and at most 8192 are possible"
     reply = client.post("/v1/completions", {"prompt": "a", **{f"key{number}": 1 for number in range(2000)}})
     assert reply.data["error"]["message"] == "the body has 2001 fields, and at most 1024 are possible"
+    biases = [[number, -1] for number in range(300)] * 30
+    assert client.post("/v1/completions", {"prompt": "a", "logit_bias": biases}).code == 200
+    reply = client.post("/v1/completions", {"prompt": "a", "temp": "sentence:" + "0.8," * 2000})
+    assert reply.data["error"]["message"] == "temperature of a request must have at most 4096 characters, got 8009"
     reply = client.post("/v1/completions", {"prompt": "a", "logit_bias": dict.fromkeys(range(70_000), 1)})
-    assert reply.data["error"]["message"] == "logit_bias of a request has too many items: 70000"
+    assert reply.data["error"]["message"] == "logit_bias of a request must have at most 65536 items, got 70000"
 
 
 def test_commas_in_a_text_are_no_values(client: Client) -> None:
