@@ -50,7 +50,8 @@ class Compaction:
             "json_schema": None,
             "regex": None,
         }
-        quiet = {"max_tokens": int(engine.n_ctx * _SHARE), "think": "off", **free}
+        n_ctx = engine.n_ctx or engine.context_size(controller.settings)
+        quiet = {"max_tokens": int(n_ctx * _SHARE), "think": "off", "drop_unsupported": True, **free}
         settings = controller.resolved(quiet).with_seed().settings
 
         def prompt_without(n_oldest: int) -> Prompt:
@@ -59,13 +60,13 @@ class Compaction:
             return controller.prompt_builder.prompt([question], None, settings)
 
         def fits(n_oldest: int) -> bool:
-            return len(prompt_without(n_oldest).tokens) + settings.max_tokens < engine.n_ctx
+            return engine.count_prompt(prompt_without(n_oldest)) + settings.max_tokens < n_ctx
 
         # How many of the oldest messages do not fit into the request. The search reads a half of them, a quarter, ...
         self.n_skipped = bisect_left(range(len(self.old) - 1), True, key=fits)
         prompt = prompt_without(self.n_skipped)
-        if len(prompt.tokens) >= engine.n_ctx:
-            message = f"the last message to summarize has {len(prompt.tokens)} tokens, the context has {engine.n_ctx}"
+        if (n_tokens := engine.count_prompt(prompt)) >= n_ctx:
+            message = f"the last message to summarize has {n_tokens} tokens, the context has {n_ctx}"
             raise ContextOverflowError(message, "drop it with /overflow oldest, or use a larger /n_ctx")
         self.answer = Answer(engine, Request(prompt, controller.prompt_builder.with_plain_stop(settings)))
 

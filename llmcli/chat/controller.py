@@ -43,6 +43,7 @@ _NOT_IN_CHAT = {
     "logprobs": "use `llmcli generate --json`, or /why in the chat",
     **dict.fromkeys([*fields_of(DecisionParams), *fields_of(ResultParams)], "use `llmcli generate`"),
     "character": "use /character NAME",
+    "endpoint": "start with `llmcli chat --endpoint`",
     "editing_mode": "start with --editing-mode, or set it with `llmcli config set editing_mode`",
 }
 _ANSWER_RESERVE = 256  # tokens to leave free for an answer of unknown length
@@ -55,12 +56,12 @@ class PromptFit:
     """Whether the next answer has room, in tokens: of the prompt, of the context, and reserved for the answer."""
 
     n_prompt: int
-    n_ctx: int
+    n_ctx: int  # 0 = not known
     reserve: int
 
     @property
     def is_over(self) -> bool:
-        return self.n_prompt + self.reserve > self.n_ctx
+        return self.n_ctx > 0 and self.n_prompt + self.reserve > self.n_ctx
 
 
 class ChatController:
@@ -140,6 +141,11 @@ class ChatController:
     @property
     def settings(self) -> Settings:
         return self.resolved().settings
+
+    def is_of_server(self, key: str) -> bool:
+        """Whether a setting of the sampling has a value that only the server behind the engine knows."""
+        engine, is_sampling = self.engine, key in fields_of(SamplingParams) and key not in self.settings.given
+        return bool(engine and is_sampling and not engine.capabilities.tells_defaults)
 
     def parse(self, name: str, text: str) -> tuple[str, Any]:
         """The key and the typed value of the text after `/set`. Raises UsageError for one that is not valid here."""
@@ -222,7 +228,7 @@ class ChatController:
         assert self.engine
         n_ctx, limit = self.engine.n_ctx, self.settings.max_tokens
         reserve = min(_ANSWER_RESERVE if limit < 0 else limit, n_ctx // 4)
-        return PromptFit(len(self.prompt(path, continued).tokens), n_ctx, max(reserve, 1))
+        return PromptFit(self.engine.count_prompt(self.prompt(path, continued)), n_ctx, max(reserve, 1))
 
     def fit_of_last(self, path: Sequence[Message], continued: Message | None = None) -> PromptFit:
         """How the prompt fits once everything that can be dropped is dropped."""
@@ -246,7 +252,7 @@ class ChatController:
         assert self.engine
         n_ctx, text = self.engine.n_ctx, draft.text
         most = n_ctx * _LONG_TOKEN
-        if len(text) > most and (n_tokens := self.engine.count_tokens(text[:most])) > n_ctx:
+        if 0 < most < len(text) and (n_tokens := self.engine.count_tokens(text[:most])) > n_ctx:
             message = f"the message has more than {n_tokens} tokens, the context has {n_ctx}"
             raise ContextOverflowError(message, _shorter_hint([draft]))
 
@@ -305,7 +311,7 @@ class ChatController:
         resolved = self.resolved(extra).with_seed()
         resolved = replace(resolved, settings=self.prompt_builder.with_plain_stop(resolved.settings))
         prompt = self.prompt(path, continued, resolved.settings)
-        if len(prompt.tokens) >= engine.n_ctx:
+        if 0 < engine.n_ctx <= engine.count_prompt(prompt):
             raise self.overflow_error(path, continued)
         request = Request(prompt, resolved.settings, read_constraint(resolved.settings))
         request.live_shift = TemperatureShift() if engine.capabilities.live_temperature else None
@@ -318,10 +324,13 @@ class ChatController:
 
 
 class BackgroundLoad:
-    """One load; `on_end` is called in its thread at the end, also after an error."""
+    """One load; `on_end` is called in its thread at the end, also after an error.
 
-    def __init__(self, load: Load, on_end: Callable[[], None] = lambda: None) -> None:
-        self.status = CHECKING  # its progress
+    `status` is the first one, of what nobody has to wait for: it runs elsewhere.
+    """
+
+    def __init__(self, load: Load, on_end: Callable[[], None] = lambda: None, status: str = CHECKING) -> None:
+        self.status = self._first_status = status  # its progress
         self._load, self._on_end = load, on_end
         self._cancellation = Cancellation()
         self.engine: Engine | None = None  # the model, once it is loaded
@@ -357,7 +366,7 @@ class BackgroundLoad:
     def close(self) -> None:
         """Stop the load, or free the model. A second call does nothing."""
         self._cancellation.set()
-        while self._thread.is_alive() and self.status != CHECKING:  # it runs in another process, and may take long
+        while self._thread.is_alive() and self.status != self._first_status:  # which may take long
             self._thread.join(_TICK)
         engine, self.engine = self.engine, None
         if engine:

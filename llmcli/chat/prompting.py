@@ -36,6 +36,8 @@ class PromptBuilder:
         self, path: Sequence[Message], system: str | None, settings: Settings, cancellation: Cancellation | None = None
     ) -> None:
         """Evaluate the beginning of the next prompt, which is the same whatever the user writes, to save time later."""
+        if not self.engine.capabilities.tokens:
+            return
         if not settings.raw:
             with suppress(LlmcliError):  # the first prompt reports an error of the template
                 for _ in range(2):  # the tokens of the first one tell the renderer where to cut

@@ -119,6 +119,8 @@ def _report(answer: "Answer", heat: Measure | None, stats: bool) -> int:
     status = exit_status([answer])
     if reason == "length" and 0 < settings.max_tokens <= t["predicted_n"] and not answer.fills_context:
         console.note(f"cut off: max_tokens is {settings.max_tokens}; raise it with -n")
+    elif reason == "length" and settings.max_tokens < 0 and answer.engine.capabilities.own_defaults:
+        console.note("cut off: the server has a limit of its own; set a larger one with -n")
     elif reason == "length" and settings.max_tokens:
         size = f" of {answer.record.n_ctx} tokens" if answer.record.n_ctx else ""
         console.note(f"cut off: the context{size} is full" + ("; raise it with -c" if settings.n_ctx else ""))

@@ -26,7 +26,7 @@ from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.text import format_duration, plural
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import print_text, warn_ineffective
+from llmcli.ui.terminal.output import print_text, warn_dropped, warn_ineffective
 from llmcli.ui.terminal.progress import BatchProgress, ProgressLine
 
 if TYPE_CHECKING:
@@ -117,15 +117,15 @@ class _Files(NamedTuple):
 
 def _answer_lines(layers: Sequence[Layer], options: "BatchOptions", files: _Files) -> int:
     """Answer the lines of the input with these settings, and return the exit status."""
-    from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
+    from llmcli.cli.open_model import find_target, open_model, print_settings, welcome  # these load the engine
     from llmcli.pipelines.batch import Batch
     from llmcli.pipelines.batch_input import LineSource
     from llmcli.pipelines.batch_output import OutputFile
 
     first, status = resolve(layers), ProgressLine()
     with _open_input(files.source) as (file, is_slow):
-        target = find_model(first.settings)
-        welcome(first.origins["model"])
+        target = find_target(first.settings)
+        welcome(first)
         resolved = first.over(target.layer)
         warn_ineffective(resolved)
         print_settings(resolved)
@@ -134,6 +134,7 @@ def _answer_lines(layers: Sequence[Layer], options: "BatchOptions", files: _File
         # The time limit is that of each line.
         with open_model(target, replace(resolved.settings, timeout=0.0), status) as (engine, cancellation):
             warn_plain_template(engine, [resolved.settings])
+            warn_dropped(engine, resolved.settings, set())
             if options.is_full:
                 engine.identify(status.identifying, cancellation)
                 status.clear()

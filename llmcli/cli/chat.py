@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
@@ -28,6 +28,7 @@ from llmcli.params.param import fields_of
 from llmcli.params.policies.policy import names_in
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.settings import Layer, Settings, fields, resolve
+from llmcli.text import sanitize
 from llmcli.ui.terminal.console import can_ask, can_redraw, console, is_terminal
 from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt, disable_echo, exit_on_signal
 
@@ -87,11 +88,23 @@ def _start_chat(flags: Layer, session: Session, first: str, live: bool) -> int:
             preload()  # what the first answer needs
 
     controller = ChatController(session, layers, partial(open_model, on_end=show_loaded))
-    chat = ChatApp(controller, live, lambda: complete_reference(""), ensure_model)
+    chat = ChatApp(controller, live, lambda: _model_names(controller.settings.endpoint), ensure_model)
     chat.reader = _reader(chat, settings, live)
     if live and is_model_name(first, flags):
         console.note(f"{first!r} is sent as a message; to use the model, start with `llmcli chat -m {first}`")
     return run_chat(chat, first, flags.get("file", tuple) or (), character)
+
+
+def _model_names(endpoint: str | None) -> list[str]:
+    """The names that /model completes."""
+    return _names_at(endpoint) if endpoint else complete_reference("")
+
+
+@cache
+def _names_at(endpoint: str) -> list[str]:
+    from llmcli.inference.endpoint_server import names_at
+
+    return [sanitize(name) for name in names_at(endpoint, 1.0)]
 
 
 def is_model_name(text: str, flags: Layer) -> bool:
@@ -186,7 +199,17 @@ def _portable(key: str, value: Any, encoding: str) -> Any:
 
 
 def ensure_model(settings: Settings) -> None:
-    """Make sure that the model is here; download it if the user agrees. Raises ModelNotFoundError."""
+    """Make sure that the model is here; download it if the user agrees. Raises ModelNotFoundError.
+
+    At an endpoint, it makes sure that the server has the model of a session.
+    """
+    if settings.endpoint:
+        if settings.given.get("model") == "session":
+            from llmcli.inference.endpoint_server import open_endpoint
+
+            with allow_interrupt():
+                open_endpoint(settings).check_model()
+        return
     if settings.model != locations.STARTER:
         from llmcli.models.lookup import find_model_file
 
@@ -204,6 +227,12 @@ def ensure_model(settings: Settings) -> None:
 def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None]) -> "BackgroundLoad":
     """Load the model of the settings in a thread, and evaluate the conversation ahead of the next message."""
     from llmcli.chat.controller import BackgroundLoad
+
+    def connect(cancellation: "Cancellation", _report: Callable[[str], None]) -> "Engine":
+        from llmcli.inference.endpoint import EndpointEngine
+        from llmcli.inference.endpoint_server import open_endpoint
+
+        return EndpointEngine(open_endpoint(settings), cancellation=cancellation)
 
     def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "Engine":
         from llmcli.inference.local import LocalEngine, resolve_model
@@ -225,7 +254,7 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
         engine.hasher.start()
         return engine
 
-    return BackgroundLoad(load, on_end)
+    return BackgroundLoad(connect, on_end, "connecting") if settings.endpoint else BackgroundLoad(load, on_end)
 
 
 def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Character | None") -> int:
@@ -238,7 +267,7 @@ def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Char
     with exit_on_signal(), defer_interrupt() if chat.live else nullcontext():
         try:
             ensure_session_model(chat)
-            welcome(controller.resolved().origins["model"])
+            welcome(controller.resolved())
             if not chat.live:  # at a terminal the load begins when the prompt is drawn
                 controller.load_model()
             if console.verbose:  # what it shows would run into the prompt

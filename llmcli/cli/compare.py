@@ -68,11 +68,11 @@ def compare(
     if asked.prompt is not None and "prompt" in variants[0].values:
         raise UsageError("the prompt is given twice: as an argument and with --vary", "remove one of them")
     questions = _questions(variants, layers, reads_stdin(asked, no_stdin))
-    from llmcli.cli.open_model import find_model, open_model, print_settings, welcome
+    from llmcli.cli.open_model import find_target, open_model, print_settings, welcome
     from llmcli.ui import comparison as screen
 
-    target = find_model(asked)
-    welcome(first.origins["model"])
+    target = find_target(asked)
+    welcome(first)
     questions = [one.over(target.layer) for one in questions]
     screen.warn_ineffective([(one.label, one.resolved) for one in questions])
     varied = {key for one in variants for key in one.values} | ({"seed"} if asked.seed is None else set())

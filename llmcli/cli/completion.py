@@ -10,14 +10,17 @@ from llmcli.params.sampler_chain import SAMPLER_NAMES
 from llmcli.params.settings import Layer
 from llmcli.text import sanitize
 
+_PATIENCE = 1.5  # seconds that a shell waits for the models at an endpoint
 
-def completer(field: Field) -> Callable[[str], Any] | None:
+
+def completer(field: Field) -> Callable[..., Any] | None:
     """The completion of the values of a setting; None without one (the shell itself completes files)."""
-    special: dict[str, Callable[[str], Any]] = {
-        "model": complete_model,
+    special: dict[str, Callable[..., Any]] = {
+        "model": _complete_model,
         "samplers": _complete_samplers,
         "preset": _complete_preset,
         "character": complete_character,
+        "endpoint": complete_endpoint,
     }
     known = [str(value) for value in (*field.choices, *field.suggest)]
     if field.key in special or not known:
@@ -39,6 +42,25 @@ def _complete_preset(incomplete: str) -> list[tuple[str, str]]:
     except (LlmcliError, OSError):
         return []
     return _safe_words((name, preset_purpose(name, one)) for name, one in known.items() if name.startswith(incomplete))
+
+
+def _complete_model(ctx: Any, incomplete: str) -> list[str]:
+    """The models at the endpoint of the command line or of the settings, if there is one; else those of this machine.
+
+    An endpoint that does not answer soon has none: the shell waits.
+    """
+    from llmcli.config.presets import resolve_settings
+
+    text = ctx.params.get("endpoint")
+    try:
+        endpoint = text or resolve_settings(Layer("flag", {})).endpoint
+    except LlmcliError:
+        endpoint = None
+    if not endpoint or endpoint == "none":
+        return complete_model(incomplete)
+    from llmcli.inference.endpoint_server import names_at
+
+    return _safe_names(name for name in names_at(endpoint, _PATIENCE) if name.startswith(incomplete))
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -93,6 +115,16 @@ def complete_variable(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
     except (LlmcliError, OSError):
         return []
     return _safe_words((f"{one.name}=", one.help) for one in variables if f"{one.name}=".startswith(incomplete))
+
+
+def complete_endpoint(incomplete: str) -> list[str]:
+    """The names of the profiles."""
+    from llmcli.config.endpoints import endpoint_profiles
+
+    try:
+        return _safe_names(name for name in endpoint_profiles() if name.startswith(incomplete))
+    except (LlmcliError, OSError):
+        return []
 
 
 def complete_remote(incomplete: str) -> list[str]:

@@ -42,7 +42,7 @@ def answer_by_decision(
     warn_plain_template(engine, [question.settings])
     asked = DecisionRequest(engine, question.settings, choice_set, question.text, question.system, cancellation)
     if show_prompt:
-        print_prompt(asked.prompt.text)
+        print_prompt(engine.prompt_text(asked.prompt))
         return
     decision = asked.decide()
     if as_json:

@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +13,13 @@ from typer import Option
 from llmcli import __version__
 from llmcli.cli.options import with_settings
 from llmcli.config.config_file import aliases, config_layer
+from llmcli.config.endpoints import endpoint_profiles
 from llmcli.config.presets import presets, resolve_settings
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.probe import probe
 from llmcli.errors import ExitStatus, LlmcliError
 from llmcli.files import cache_dir, config_dir, config_path, data_dir
+from llmcli.inference.constraints import CONSTRAINT_KEYS
 from llmcli.inference.placement import placement_facts
 from llmcli.models import locations
 from llmcli.models.hub import environment
@@ -40,12 +43,14 @@ def version() -> str:
         return f"{head}: {error}"
 
 
-@with_settings(only={*fields_of(PlacementParams), "n_threads", "n_threads_batch"})
+@with_settings(only={*fields_of(PlacementParams), "n_threads", "n_threads_batch", "endpoint"})
 def doctor(
     flags: Layer,
     as_json: Annotated[bool, Option("--json", help="Print one JSON object, for a bug report.")] = False,
 ) -> int:
     problems: Problems = []
+    if endpoint := flags.get("endpoint", str):
+        return _report(_endpoint_facts(endpoint, problems), problems, as_json)
     facts = {"llmcli": __version__, "python": f"{platform.python_version()} ({sys.executable})"}
     facts["system"] = f"{platform.system()} {platform.release()} {platform.machine()}"
     facts |= _engine_facts(problems)
@@ -54,10 +59,16 @@ def doctor(
     facts["memory"] = f"{memory // _MIB} MiB available" if memory else "unknown"
     facts |= _loading_facts(flags, problems)
     facts |= _file_facts(problems)
+    if endpoint := _set_endpoint():
+        facts["endpoint"] = f"{endpoint} (doctor --endpoint {endpoint} asks it)"
     facts["hub"] = environment.endpoint() + (" (offline)" if environment.is_offline() else "")
     facts["HF cache"] = _with_access(environment.hub_cache())
     source = environment.token_source()  # the token itself is never shown
     facts["HF token"] = f"present ({source})" if source else "not present"
+    return _report(facts, problems, as_json)
+
+
+def _report(facts: Mapping[str, str], problems: Problems, as_json: bool) -> int:
     if as_json:
         rows = [{"message": message, "hint": hint} for message, hint in problems]
         print_json({"facts": facts, "problems": rows}, indent=None)
@@ -66,6 +77,45 @@ def doctor(
     for message, hint in problems:
         console.error(message, hint)
     return ExitStatus.FAILED if problems else ExitStatus.OK
+
+
+def _set_endpoint() -> str | None:
+    """The endpoint of the configuration or the environment; None without one, or if a setting is not valid."""
+    with suppress(LlmcliError):  # `_file_facts` finds the fault
+        return resolve_settings(Layer("flag", {})).endpoint
+    return None
+
+
+def _endpoint_facts(text: str, problems: Problems) -> dict[str, str]:
+    """What a server says of itself, and what servers of its kind can do."""
+    from llmcli.config.endpoints import find_endpoint
+    from llmcli.inference.endpoint_server import look_at
+
+    endpoint = find_endpoint(text)
+    facts = {"endpoint": endpoint.base + (f" (profile {endpoint.name})" if endpoint.name else "")}
+    facts["key"] = f"present ({endpoint.key_source})" if endpoint.key else "not present"
+    try:
+        served = look_at(endpoint, console.note)
+    except LlmcliError as error:
+        problems.append((str(error), error.hint))
+        return facts
+    problems += [(note, "") for note in served.notes]
+    dialect, names = served.dialect, [one.name for one in served.models]
+    n_ctx = served.n_ctx or (served.models[0].n_ctx if served.models else 0)
+    facts["server"] = f"{dialect.title} {served.version}".rstrip()
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    facts["models"] = shown or "not listed: name one with -m"
+    facts["context"] = f"{n_ctx} tokens" if n_ctx else "not known: --ctx-size tells llmcli"
+    facts["answers at a time"] = str(served.n_slots) if served.n_slots else "not known"
+    special = {"max_tokens", "stop", "think", "prefill", "template_arg", "temperature", *CONSTRAINT_KEYS}
+    facts["settings"] = ", ".join(key for key in dialect.taken if key not in special)
+    facts["temperature"] = "every policy" if dialect.policies else "numbers and ranges" if dialect.ranges else "numbers"
+    facts["constraints"] = ", ".join(dialect.constraints) or "none"
+    can = {"reasoning off": "think", "template variables": "template_arg", "prefill, /continue": "prefill"}
+    facts |= {name: "yes" if dialect.takes(key) else "no" for name, key in can.items()}
+    facts["score, --choices"] = "yes" if dialect.scores else "no"
+    facts["trace, /why"] = "yes" if dialect.traces else "no"
+    return facts
 
 
 def _engine_facts(problems: Problems) -> dict[str, str]:
@@ -113,7 +163,7 @@ def _file_facts(problems: Problems) -> dict[str, str]:
     facts["starter"] = "present" if has_starter else "not downloaded (the first `llmcli chat` downloads it)"
     state = "not present"
     if config_path().exists():
-        state = "not valid" if _has_fault((config_layer, aliases, presets), problems) else "valid"
+        state = "not valid" if _has_fault((config_layer, aliases, presets, endpoint_profiles), problems) else "valid"
     facts["config file"] = f"{config_path()} ({state})"
     facts["variables"] = ", ".join(sorted(name for name in os.environ if name.startswith("LLMCLI_"))) or "none"
     if _has_fault((lambda: environment_layer(os.environ),), problems):

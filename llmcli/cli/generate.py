@@ -33,6 +33,7 @@ from llmcli.ui.terminal.output import (
     print_json,
     print_prompt,
     stream_answer,
+    warn_dropped,
     warn_ineffective,
     warn_unread_arguments,
     write_trace,
@@ -41,13 +42,13 @@ from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.chat.conversation import Message
+    from llmcli.cli.open_model import Target
     from llmcli.cli.session_answer import SessionAnswer
     from llmcli.cli.task_options import ChosenTask
     from llmcli.engine.events import Cancellation
     from llmcli.inference.answer import Answer, Part
     from llmcli.inference.decision import ChoiceSet
     from llmcli.inference.engine import Engine
-    from llmcli.inference.local import ResolvedModel
     from llmcli.inference.request import Question
     from llmcli.pipelines.job import Job, Step
     from llmcli.pipelines.tasks import Task
@@ -108,7 +109,7 @@ class _Asked:
     chosen: "ChosenTask | None"
     choice_set: "ChoiceSet | None"  # of a decision
     judge: "Task | None"
-    target: "ResolvedModel"
+    target: "Target"
 
 
 def _ask(flags: Layer, options: AnswerOptions, chosen: "ChosenTask | None", session: "SessionAnswer | None") -> _Asked:
@@ -135,10 +136,10 @@ def _ask(flags: Layer, options: AnswerOptions, chosen: "ChosenTask | None", sess
     if options.diff and (final.extract or final.samples > 1):
         raise UsageError(f"--diff and --{'extract' if final.extract else 'samples'} cannot be used together")
     judge = load_judge(final.best) if final.samples > 1 and not final.is_decision else None
-    from llmcli.cli.open_model import find_model, print_settings, welcome  # these load the engine
+    from llmcli.cli.open_model import find_target, print_settings, welcome  # these load the engine
 
-    target = find_model(final)
-    welcome(first.origins["model"])
+    target = find_target(final)
+    welcome(first)
     question = question.over(target.layer)
     warn_ineffective(question.resolved)
     print_settings(question.resolved)
@@ -176,6 +177,7 @@ def _generate(
                 writer.end()
 
     with open_model(asked.target, question.settings, status) as (engine, cancellation):
+        warn_dropped(engine, question.settings, set())
         if asked.choice_set:
             shown_as = {key: getattr(options, key) for key in ("show_prompt", "echo", "as_json", "stats")}
             answer_by_decision(engine, question, asked.choice_set, cancellation, **shown_as)
@@ -183,7 +185,7 @@ def _generate(
         if session:
             path = session.read_prompt(engine, question.text, cancellation)
             if options.show_prompt:
-                print_prompt(session.controller.prompt(path).text)
+                print_prompt(engine.prompt_text(session.controller.prompt(path)))
                 return ExitStatus.OK
             outcome = _ask_session(session, path, cancellation, status, show, settings.extract)
         else:
@@ -206,10 +208,10 @@ def _print_prompts(engine: "Engine", asked: _Asked, cancellation: "Cancellation"
     if asked.chosen:
         warn_plain_template(engine, [asked.settings])
         for prompt in asked.chosen.prompts(engine, asked.settings, cancellation):
-            print_prompt(prompt.text)
+            print_prompt(engine.prompt_text(prompt))
     else:
         (request,) = requests_of(engine, [asked.question], cancellation)
-        print_prompt(request.prompt.text)
+        print_prompt(engine.prompt_text(request.prompt))
 
 
 def _job(engine: "Engine", asked: _Asked, cancellation: "Cancellation") -> "Job":

@@ -53,6 +53,8 @@ def start(arguments: Sequence[str]) -> None:
         return
     if sum(word in ("-v", "--verbose") for word in arguments) > 1 or any(word.startswith("-vv") for word in arguments):
         return  # a load in the background drops llama.cpp's log
+    if any(word.partition("=")[0] == "--endpoint" for word in arguments) or os.environ.get("LLMCLI_ENDPOINT"):
+        return  # a server answers
     if arguments[0] == "chat" and sys.stdin and sys.stdin.isatty():
         return  # the prompt appears first, and the model loads while the user types
     from llmcli.engine.llama import hardware
@@ -99,7 +101,8 @@ def _guess(arguments: Sequence[str]) -> str:
     import tomllib
 
     try:
-        return str(tomllib.loads(read_limited(path).decode()).get("model", "starter"))
+        table = tomllib.loads(read_limited(path).decode())
+        return "" if table.get("endpoint") else str(table.get("model", "starter"))
     except (ValueError, RecursionError):
         return ""
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from llmcli.cli import model_preload
 from llmcli.engine.events import Cancellation
@@ -19,8 +19,23 @@ from llmcli.ui.terminal.progress import Downloads, ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.inference.embedding import EmbeddingModel
+    from llmcli.inference.endpoint_server import ServedEndpoint
+    from llmcli.inference.engine import Engine
 
-_Model = TypeVar("_Model", "LocalEngine", "EmbeddingModel")
+_Model = TypeVar("_Model", "Engine", "EmbeddingModel")
+Target: TypeAlias = "ResolvedModel | ServedEndpoint"  # what answers, found but not opened
+
+
+def find_target(settings: Settings) -> Target:
+    """Find what answers: the endpoint of the settings, else their model. Raises LlmcliError, as `find_model`."""
+    if not settings.endpoint:
+        return find_model(settings)
+    from llmcli.inference.endpoint_server import open_endpoint  # with HTTP
+
+    served = open_endpoint(settings, console.note)
+    if served.remark:
+        console.note(served.remark)
+    return served
 
 
 def find_model(settings: Settings, for_text: bool = True) -> ResolvedModel:
@@ -39,11 +54,21 @@ def find_model(settings: Settings, for_text: bool = True) -> ResolvedModel:
 
 
 @contextmanager
-def open_model(
-    target: ResolvedModel, settings: Settings, status: ProgressLine
-) -> Iterator[tuple[LocalEngine, Cancellation]]:
+def open_model(target: Target, settings: Settings, status: ProgressLine) -> Iterator[tuple["Engine", Cancellation]]:
     """A model, and what stops its answers, until Ctrl-C or the time limit of the settings. Raises TimeLimitError."""
-    with _open(target, settings, lambda cancellation: _load(target, settings, cancellation, status)) as opened:
+
+    def load(cancellation: Cancellation) -> "Engine":
+        if isinstance(target, ResolvedModel):
+            return _load(target, settings, cancellation, status)
+        from llmcli.inference.endpoint import EndpointEngine
+
+        def notify(text: str) -> None:
+            status.clear()
+            console.note(text)
+
+        return EndpointEngine(target, notify, cancellation)
+
+    with _open(target, settings, load) as opened:
         yield opened
 
 
@@ -64,7 +89,7 @@ def open_embedding_model(
 
 @contextmanager
 def _open(
-    target: ResolvedModel, settings: Settings, load: Callable[[Cancellation], _Model]
+    target: Target, settings: Settings, load: Callable[[Cancellation], _Model]
 ) -> Iterator[tuple[_Model, Cancellation]]:
     cancellation = Cancellation()
     with interruptible(cancellation), time_limit(cancellation, settings.timeout):
@@ -72,13 +97,13 @@ def _open(
             model = load(cancellation)
         for fact in model.facts:
             console.detail(fact)
-        _print_notes(target)
+        console.warn_all(target.notes)
         try:
             with _report_timeout(settings, cancellation, "the tokens of the prompt are still counted"):
                 yield model, cancellation
         finally:
             model.close()
-    _print_notes(target)  # those that an answer added
+    console.warn_all(target.notes)  # those that an answer added
 
 
 @contextmanager
@@ -91,11 +116,6 @@ def _report_timeout(settings: Settings, cancellation: Cancellation, doing: str) 
             raise
         message = f"stopped by --timeout after {settings.timeout:g} s: {doing}"
         raise TimeLimitError(message, "raise --timeout") from None
-
-
-def _print_notes(target: ResolvedModel) -> None:
-    while target.notes:
-        console.warn(target.notes.pop(0))
 
 
 def _load(target: ResolvedModel, settings: Settings, cancellation: Cancellation, status: ProgressLine) -> LocalEngine:
@@ -127,10 +147,10 @@ def print_settings(resolved: ResolvedSettings) -> None:
             console.detail(f"{key} = {ellipsize(format_setting(resolved.settings, key), 60)} (from {origin})")
 
 
-def welcome(origin: str) -> None:
+def welcome(resolved: ResolvedSettings) -> None:
     """On the first run with the default model, print how to get a better model than the starter."""
     marker = data_dir() / "welcomed"
-    if origin != "default" or marker.exists():
+    if resolved.origins["model"] != "default" or resolved.settings.endpoint or marker.exists():
         return
     console.note("this is the starter, a very small model; see `llmcli models recommend` for better ones")
     with suppress(OSError, LlmcliError):  # if the folder cannot be written, the message appears again

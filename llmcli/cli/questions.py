@@ -11,7 +11,7 @@ from llmcli.config.presets import layers_of
 from llmcli.errors import ConstraintError, ExitStatus
 from llmcli.params.settings import Layer, Settings, fields
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import warn_unread_arguments
+from llmcli.ui.terminal.output import warn_dropped, warn_unread_arguments
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation, Request
@@ -50,6 +50,7 @@ def requests_of(engine: "Engine", questions: Sequence["Question"], cancellation:
     warn_plain_template(engine, [one.settings for one in questions])
     requests, known = make_requests(engine, questions, cancellation), set[str]()
     for one in requests:
+        warn_dropped(engine, one.settings, known)
         warn_unread_arguments(one.prompt, one.settings, known)
     return requests
 

@@ -14,7 +14,7 @@ from llmcli.cli.stdin import read_stdin, stdin_as_file
 from llmcli.config.presets import base_layers
 from llmcli.errors import UsageError
 from llmcli.files import is_stdin, read_text
-from llmcli.params.model import HubParams, ModelParams
+from llmcli.params.model import EndpointParams, HubParams, ModelParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, Settings, resolve
 from llmcli.text import plural, without_line_feed
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _HEADS = "LINE", "LOGPROB", "BITS/BYTE", "PERPLEXITY", "TOKENS"
 
 
-@with_settings(only={*fields_of(ModelParams), *fields_of(HubParams), "encoding", "timeout"})
+@with_settings(only={*fields_of(ModelParams), *fields_of(EndpointParams), *fields_of(HubParams), "encoding", "timeout"})
 @stdin_as_file()
 def score(
     flags: Layer,
@@ -49,13 +49,14 @@ def score(
     resolved = resolve(base_layers(flags))
     settings = resolved.settings
     texts = _texts(text, file, lines, settings)
-    from llmcli.cli.open_model import find_model, open_model, welcome
+    from llmcli.cli.open_model import find_target, open_model, welcome
+    from llmcli.inference.local import ResolvedModel
     from llmcli.inference.score import WINDOW, score_texts
 
-    target = find_model(settings)
-    welcome(resolved.origins["model"])
+    target = find_target(settings)
+    welcome(resolved)
     # The setting is the size of a window: a text that needs none has as much context as it is long.
-    is_stretched = settings.n_ctx > (target.header.n_ctx_train or 0)
+    is_stretched = isinstance(target, ResolvedModel) and settings.n_ctx > (target.header.n_ctx_train or 0)
     loaded = replace(settings, n_ctx=settings.n_ctx if is_stretched else 0)
     with open_model(target, loaded, ProgressLine()) as (engine, cancellation):
         window = settings.n_ctx or min(WINDOW, engine.n_ctx_train)

@@ -152,7 +152,7 @@ def _find(layers: Sequence[Layer], names: Sequence[str], options: "ServerOptions
 
     first = resolve(layers)
     target = find_model(first.settings, for_text=False)
-    welcome(first.origins["model"])
+    welcome(first)
     print_settings(first.over(target.layer))
     status = ProgressLine()
     return entry_of(target, layers, options.n_parallel, options.n_queued, console.warn, status.loading, names)

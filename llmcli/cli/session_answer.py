@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmcli.chat.conversation import Message
     from llmcli.chat.sessions.session import Session, Turn
     from llmcli.engine.events import Cancellation
-    from llmcli.inference.local import LocalEngine
+    from llmcli.inference.engine import Engine
 
 SessionName = Annotated[
     str | None,
@@ -51,7 +51,7 @@ class SessionAnswer:
         """Close and unlock the session."""
         self.session.close()
 
-    def read_prompt(self, engine: "LocalEngine", text: str, cancellation: "Cancellation") -> "list[Message]":
+    def read_prompt(self, engine: "Engine", text: str, cancellation: "Cancellation") -> "list[Message]":
         """The conversation with the text as its next question, which is not saved yet, as far as the context has room.
 
         Raises ContextOverflowError, as the setting `overflow` says.
@@ -78,9 +78,11 @@ class SessionAnswer:
     ) -> "list[Message]":
         controller, whole = self.controller, [*path, draft]
         fit, last = controller.fit(whole), controller.fit_of_last(whole)
+        if not fit.is_over:
+            return whole
         if last.n_prompt >= last.n_ctx:
             raise controller.overflow_error(whole)
-        if not fit.is_over or not controller.droppable(whole):
+        if not controller.droppable(whole):
             return whole
         policy = self.settings.overflow
         if policy in ("ask", "error"):

@@ -17,9 +17,9 @@ from llmcli.text import format_count
 from llmcli.ui.terminal.console import can_ask, confirm, console
 
 if TYPE_CHECKING:
+    from llmcli.cli.open_model import Target
     from llmcli.engine.events import Cancellation, Prompt
     from llmcli.inference.engine import Engine
-    from llmcli.inference.local import ResolvedModel
     from llmcli.pipelines.tasks import Task
 
 TaskName = Annotated[
@@ -64,8 +64,12 @@ class ChosenTask:
         return task_prompts(engine, settings, self.task, self.variables, cancellation)
 
 
-def warn_of_small_model(task: "Task", target: "ResolvedModel") -> None:
-    """Warn if the model has fewer parameters than the task needs."""
+def warn_of_small_model(task: "Task", target: "Target") -> None:
+    """Warn if the model has fewer parameters than the task needs; those of an endpoint are not known."""
+    from llmcli.inference.local import ResolvedModel
+
+    if not isinstance(target, ResolvedModel):
+        return
     n_parameters = sum(header.n_parameters for header in target.headers)
     if 0 < n_parameters < task.size * _NEAR:
         size, own = format_count(task.size), format_count(n_parameters)

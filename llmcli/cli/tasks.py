@@ -155,11 +155,11 @@ def try_tasks(
     if "n_ctx" not in flags.values:
         flags = Layer("flag", {**flags.values, "n_ctx": _TRIAL_CONTEXT})
     first = resolve(layers_of(flags).below)
-    from llmcli.cli.open_model import find_model, open_model, welcome
+    from llmcli.cli.open_model import find_target, open_model, welcome
     from llmcli.pipelines.task_trials import trials
 
-    target, status = find_model(first.settings), ProgressLine()
-    welcome(first.origins["model"])
+    target, status = find_target(first.settings), ProgressLine()
+    welcome(first)
     rows: list[dict[str, object]] = []
     with open_model(target, first.settings, status) as (engine, cancellation):
         for task in tasks:

@@ -11,14 +11,15 @@ from llmcli.files import config_path, make_private, read_limited, replace_privat
 from llmcli.params.param import Field, SettingValue
 from llmcli.params.settings import Layer, find, parse_data, to_datum
 
-ALIASES, PRESETS = "aliases", "presets"  # tables beside the settings
+ALIASES, PRESETS, ENDPOINTS = "aliases", "presets", "endpoints"
+_TABLES = (ALIASES, PRESETS, ENDPOINTS)  # beside the settings
 _FIX = "fix it with `llmcli config edit`"
 
 
 def config_layer() -> Layer:
     """The settings of the configuration file, if there is one. Raises UsageError or DiskError, with its path."""
     path = config_path()
-    values = {name: value for name, value in _read().items() if name not in (ALIASES, PRESETS)}
+    values = {name: value for name, value in _read().items() if name not in _TABLES}
     for name in values:
         try:
             find(name)
@@ -87,7 +88,7 @@ def set_value(name: str, value: SettingValue) -> Path:
 
 def unset_value(name: str) -> bool:
     """Remove one setting from the file, or a key that is not a setting; False when it is not there."""
-    names = [name] if name in _read().keys() - {ALIASES, PRESETS} else _spellings(find(name))
+    names = [name] if name in _read().keys() - {*_TABLES} else _spellings(find(name))
     if names:
         edit(lambda document: [document.pop(one) for one in names])
     return bool(names)

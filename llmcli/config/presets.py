@@ -18,7 +18,7 @@ from llmcli.params.settings import Layer, Settings, environment_layer, find, par
 from llmcli.text import did_you_mean, ellipsize
 
 # Settings of one request or of this machine, which a preset cannot set; a preset cannot name another preset.
-NOT_IN_PRESETS = ("prompt", "file", "preset", "character", "pull", "offline", "model_folders")
+NOT_IN_PRESETS = ("prompt", "file", "preset", "character", "pull", "offline", "model_folders", "endpoint")
 _BUILT_IN = Path(__file__).parent / "built_in_presets.toml"
 _PURPOSE = "purpose"  # what a preset is for: a key that is not a setting
 

@@ -6,7 +6,6 @@ engine reads them. This is the only module of the engine that those above `infer
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -101,11 +100,28 @@ class TokenChunk:
 
 
 @dataclass(frozen=True)
+class TextChunk:
+    """A prompt that another program renders: messages or a text, and the beginning of the answer."""
+
+    request: Sequence[Message] | str
+    prefill: str = ""
+    tokenize: Callable[["TextChunk"], Sequence[int]] | None = None
+    _found: list[Sequence[int]] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """What the other program makes of it, where it tells; it is asked once."""
+        if not self._found:  # no `cached_property`: in Python 3.11 it locks those of all other chunks meanwhile
+            self._found.append(self.tokenize(self) if self.tokenize else ())
+        return self._found[0]
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A prompt as it will be evaluated."""
 
     text: str  # with control tokens
-    chunks: Sequence[TokenChunk]
+    chunks: Sequence[TokenChunk | TextChunk]
     request: Sequence[Message] | str = ""  # what it was made of: messages, or with `raw` a text
     template: str = ""  # the source of the chat template
     arguments: Mapping[str, object] = field(default_factory=dict)  # its variables beside the messages
@@ -116,7 +132,7 @@ class Prompt:
         """A prompt of one chunk, without a template."""
         return cls(text, (TokenChunk(tokens),), request)
 
-    @cached_property
+    @property
     def tokens(self) -> Sequence[int]:
         """The tokens of all chunks."""
         if len(self.chunks) == 1:
@@ -196,6 +212,7 @@ class TokenEvent:
     index: int = 0  # of the generation
     n_traces: int = 0  # in `record`, up to this event
     n_final: int = 0  # as many of them, from the first on, cannot be removed any more
+    reasoning: str = ""  # text of the reasoning, if the engine itself tells it from the answer
 
 
 def now_ms() -> float:

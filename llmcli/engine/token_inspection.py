@@ -70,6 +70,13 @@ class CandidateCapture:
             self._drawn, self._is_drawn = array.data[array.selected].id, True
 
 
+def stateful_steps(request: Request) -> list[str]:
+    """The stateful steps: because of them, the answer is generated again up to the token."""
+    constraints = ["constraint"] if request.constraint is not None else []
+    constraints += ["banned_strings"] if request.settings.banned_strings else []
+    return [step.name for step in build_chain(request.settings) if SAMPLERS[step.name].is_stateful] + constraints
+
+
 @dataclass(frozen=True)
 class TokenInspector:
     """Shows how the `tokens` of an answer were drawn. The methods return None when they are cancelled.
@@ -83,11 +90,7 @@ class TokenInspector:
 
     @property
     def stateful_steps(self) -> list[str]:
-        """The stateful steps: because of them, the answer is generated again up to the token."""
-        settings = self.request.settings
-        constraints = ["constraint"] if self.request.constraint is not None else []
-        constraints += ["banned_strings"] if settings.banned_strings else []
-        return [step.name for step in build_chain(settings) if SAMPLERS[step.name].is_stateful] + constraints
+        return stateful_steps(self.request)
 
     def inspect(self, at: int, count: int, cancellation: Cancellation, progress: Progress) -> TokenInspection | None:
         """Token `at`: the `count` most likely candidates before and after the chain, and the drawn token.

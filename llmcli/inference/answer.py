@@ -49,7 +49,17 @@ class Answer:
     @property
     def tokens(self) -> Sequence[int]:
         """The tokens of the answer, without those of the prompt."""
-        return self.record.tokens[len(self.prompt.tokens) :]
+        return self.record.tokens[len(self.prompt.tokens) :] if self.engine.capabilities.tokens else self.record.tokens
+
+    @property
+    def n_tokens(self) -> int:
+        """Their number."""
+        return len(self.tokens) if self.engine.capabilities.tokens else self.record.timings.predicted_n
+
+    @property
+    def n_prompt(self) -> int:
+        """The number of tokens of the prompt."""
+        return len(self.prompt.tokens) if self.engine.capabilities.tokens else self.record.timings.prompt_n
 
     def parts(self) -> Iterator[Part]:
         """The parts of the answer as they become certain, beginning with the prefill. Raises what ended it.
@@ -108,6 +118,8 @@ class Answer:
         # An event without a token and a reason is that of a banned token, which was drawn and removed.
         self.n_drawn += event.id is not None or not event.finish_reason
         parts = list(self._splitter.push(event.text)) if self._splitter else [("answer", event.text)]
+        if event.reasoning:
+            parts.insert(0, ("think", event.reasoning))
         yield from self._add(parts, event)
         if event.finish_reason:
             self.finish_reason, self.engine.waited_ms = event.finish_reason, 0.0

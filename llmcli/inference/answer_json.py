@@ -17,7 +17,7 @@ from llmcli.inference.json_schema import JsonSchema
 from llmcli.inference.request import system_file, system_text
 from llmcli.params.decision import DecisionParams
 from llmcli.params.generation import GenerationParams, InterfaceParams
-from llmcli.params.model import HubParams, PlacementParams, RopeParams
+from llmcli.params.model import EndpointParams, HubParams, ModelParams, PlacementParams, RopeParams
 from llmcli.params.param import fields_of
 from llmcli.params.result import ResultParams
 from llmcli.params.sampler_chain import DEFAULT_ORDER, SamplingParams, build_chain
@@ -29,7 +29,13 @@ if TYPE_CHECKING:  # a session reads manifests without the engine
     from llmcli.inference.engine import Engine, Vocab
 
 # The settings that no answer depends on: for downloads, devices, the chat, the trace, and files that are read already.
-_UNRELATED = {*fields_of(HubParams), *fields_of(InterfaceParams), *fields_of(PlacementParams), "trace_top", "encoding"}
+_UNRELATED = {
+    *fields_of(HubParams),
+    *fields_of(InterfaceParams),
+    *fields_of(PlacementParams),
+    *fields_of(EndpointParams),
+}
+_UNRELATED |= {"trace_top", "encoding"}
 # The settings that decide which tokens are generated; grammar and policy file count by their content.
 _DECIDING = (
     {*fields_of(SamplingParams), *fields_of(GenerationParams), "prefill", "raw", "think_budget"}
@@ -64,10 +70,10 @@ def answer_data(answer: "Answer", is_full: bool = True) -> dict[str, object]:
         **reasoning,
         "model": answer.engine.name,
         "finish_reason": answer.finish_reason,
-        "prompt_tokens": len(answer.prompt.tokens),
+        "prompt_tokens": answer.n_prompt,
         "completion_tokens": timings.predicted_n,
         "seed": answer.settings.seed,
-        **({"params": _effective_params(answer.settings)} if is_full else {}),
+        **({"params": _effective_params(answer.settings, answer.engine)} if is_full else {}),
         "timings": answer.timings(),
         **({"tokens": token_data(answer)} if answer.settings.logprobs else {}),
         **({("prompt" if answer.settings.raw else "messages"): answer.prompt.request} if is_full else {}),
@@ -85,15 +91,18 @@ def decision_data(engine: "Engine", decision: "Decision", is_full: bool = True) 
         **decision.data(),
         "prompt_tokens": n_prompt,
         "completion_tokens": decision.choice.n_tokens,
-        **({"params": _effective_params(decision.settings)} if is_full else {}),
+        **({"params": _effective_params(decision.settings, engine)} if is_full else {}),
         "timings": {"prompt_n": n_prompt, "prompt_ms": elapsed_ms, "load_ms": round(engine.load_ms, 3)},
         **({("prompt" if decision.settings.raw else "messages"): decision.prompt.request} if is_full else {}),
     }
 
 
-def _effective_params(settings: Settings) -> dict[str, object]:
+def _effective_params(settings: Settings, engine: "Engine") -> dict[str, object]:
     """The settings that can have changed the answer."""
     omitted = _UNRELATED | ineffective_keys(settings)
+    if engine.capabilities.own_defaults:
+        omitted |= {*fields_of(ModelParams), *engine.capabilities.unsupported(settings)}
+        omitted |= {key for key, one in fields().items() if getattr(settings, key) == one.default} - {*settings.given}
     for group in (RopeParams, DecisionParams, ResultParams):
         omitted |= {key for key, one in fields_of(group).items() if getattr(settings, key) == one.default}
     values = to_data(settings).items()
@@ -103,7 +112,8 @@ def _effective_params(settings: Settings) -> dict[str, object]:
 def token_entry(tokenizer: "Vocab", token: int, logprob: float | None) -> dict[str, object]:
     """A token with its log-probability; `bytes` are exact where a token is a part of a character."""
     piece = tokenizer.piece(token, special=True)
-    return {"id": token, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": logprob}
+    number = {"id": token} if token >= 0 else {}  # an endpoint may give the text only
+    return {**number, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": logprob}
 
 
 def token_data(answer: "Answer", start: int = 0, end: int | None = None) -> list[dict[str, object]]:

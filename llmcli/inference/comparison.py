@@ -132,7 +132,7 @@ def statistics_of(answer: Answer) -> Statistics:
     probabilities = [token.p for token in answer.traces if token.p is not None]
     four = distinct_n(tokens, 4)
     return Statistics(
-        tokens=len(tokens),
+        tokens=answer.n_tokens,
         words=len(answer.text.split()),
         distinct_1=distinct_n(tokens, 1),
         distinct_2=distinct_n(tokens, 2),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from llmcli.engine.events import (
     Batches,
@@ -13,18 +13,19 @@ from llmcli.engine.events import (
     Request,
     ScoredPrompt,
     TokenEvent,
+    TokenInspection,
 )
 from llmcli.engine.llama.model import Vocab as Vocab
 from llmcli.engine.sentences import sentence_ends as sentence_ends
 from llmcli.errors import UsageError
 from llmcli.params.settings import Layer, Settings, fields
 
-if TYPE_CHECKING:
-    from llmcli.engine.token_inspection import TokenInspector as TokenInspector
-
 # Called for the next request, with True if no answer is being generated: it may wait then, and None ends the batch.
 # Otherwise None says only that there is none at the moment.
 RequestSource = Callable[[bool], Request | None]
+
+
+_NEVER_DROPPED = ("prefill",)  # without it, an answer is one to something else
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Capabilities:
     replay: bool = True  # it can evaluate a prompt in recorded batches
     inspection: bool = True  # it can show how a token of an answer was sampled
     scores: bool = True  # it gives the log-probabilities of texts that it did not generate
+    tokens: bool = True  # it has a tokenizer at hand, and the tokens of its answers have numbers
+    own_defaults: bool = False  # settings that nobody set have the values of a server
+    tells_defaults: bool = True  # and these are known
+    # What it does not have of some settings, where that depends on their values.
+    unsupported: Callable[[Settings], Sequence[str]] = lambda _settings: ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,18 @@ class EngineIdentity:
     gpu_layers: int = 0  # number of layers on a GPU
 
 
+class TokenInspector(Protocol):
+    """Shows how the tokens of an answer were drawn; see `engine/token_inspection.py`."""
+
+    @property
+    def stateful_steps(self) -> list[str]: ...
+    def inspect(
+        self, at: int, count: int, cancellation: Cancellation, progress: Progress
+    ) -> TokenInspection | None: ...
+    def entropies(self, cancellation: Cancellation, progress: Progress) -> list[float] | None: ...
+    def token_at_rank(self, at: int, rank: int, cancellation: Cancellation, progress: Progress) -> int | None: ...
+
+
 class Engine(Protocol):
     """What generates answers. `notes` are for the user; whoever shows them removes them."""
 
@@ -73,6 +91,7 @@ class Engine(Protocol):
     chat_template: str  # the model's own; empty if it has none
     notes: list[str]
     n_ctx_train: int  # size of the context that the model was trained on, in tokens
+    remark: str  # which model was chosen, where nobody named one
     load_ms: float  # time of the load
     waited_ms: float  # the part of it that somebody waited for; 0 after the first answer
 
@@ -81,7 +100,7 @@ class Engine(Protocol):
     @property
     def facts(self) -> Sequence[str]: ...  # about the model, for `--verbose`
     @property
-    def n_ctx(self) -> int: ...  # size of the context in tokens; 0 before there is one
+    def n_ctx(self) -> int: ...  # size of the context in tokens; 0 before there is one, or if it is not known
 
     def identity(self, patience: float = 0.0) -> EngineIdentity:
         """What answers depend on; waits at most `patience` seconds for the sha256 of the model."""
@@ -90,7 +109,13 @@ class Engine(Protocol):
         """Compute the sha256 of the model; `progress` counts bytes."""
 
     def count_tokens(self, text: str) -> int:
-        """Number of tokens of a text in a message."""
+        """Number of tokens of a text in a message; an estimate, if the engine has no tokenizer."""
+
+    def prompt_text(self, prompt: Prompt) -> str:
+        """The text of a prompt, with control tokens. Raises UsageError where nobody tells it."""
+
+    def count_prompt(self, prompt: Prompt) -> int:
+        """Number of tokens of a prompt; an estimate, if the engine has no tokenizer."""
 
     def context_size(self, settings: Settings) -> int:
         """Size in tokens of the largest context for one answer: that of the settings, or what fits in memory."""
@@ -129,6 +154,9 @@ class Engine(Protocol):
         longest continuation does not fit; TimeLimitError or KeyboardInterrupt when it is cancelled.
         """
 
+    def open_context(self, settings: Settings) -> None:
+        """Make the context of a conversation now, large enough for answers of any length."""
+
     def score_prompt(self, tokens: Sequence[int], n_top: int, cancellation: Cancellation | None = None) -> ScoredPrompt:
         """The log-probability of each token of a prompt, with the `n_top` most likely ones in its place.
 
@@ -147,17 +175,34 @@ class Engine(Protocol):
         Raises ValueError when the batches do not fit, ContextOverflowError when the prompt does not.
         """
 
-    def inspector(self, request: Request, tokens: Sequence[int]) -> "TokenInspector":
+    def inspector(self, request: Request, tokens: Sequence[int]) -> TokenInspector:
         """Shows how `tokens`, the answer to a request, were sampled."""
 
     def close(self) -> None:
         """Free everything. A second call does nothing."""
 
 
+def unsupported_settings(engine: Engine, settings: Settings) -> list[str]:
+    """What an engine does not have of some settings: each is an error, or dropped if the settings say so."""
+    ignored = engine.capabilities.ignored_settings
+    changed = [key for key, one in fields().items() if key in ignored and getattr(settings, key) != one.default]
+    return [*changed, *engine.capabilities.unsupported(settings)]
+
+
+def dropped_settings(engine: Engine, settings: Settings) -> list[str]:
+    """Those that are left out because the settings say so."""
+    lost = unsupported_settings(engine, settings) if settings.drop_unsupported else []
+    return [one for one in lost if one not in _NEVER_DROPPED]
+
+
 def check_request(engine: Engine, request: Request) -> None:
     """Refuse what an engine cannot do, with a UsageError that names the engine and the setting."""
-    capabilities, settings, ignored = engine.capabilities, request.settings, engine.capabilities.ignored_settings
-    changed = [key for key, one in fields().items() if key in ignored and getattr(settings, key) != one.default]
+    capabilities, settings = engine.capabilities, request.settings
+    dropped = dropped_settings(engine, settings)
+    changed = [one for one in unsupported_settings(engine, settings) if one not in dropped]
+    hint = "remove it, or use another model"
+    if changed and capabilities.own_defaults:
+        hint = "remove it, or let --drop-unsupported leave it out"
     if request.constraint is not None and not capabilities.constraints:
         changed.append(request.constraint.kind)
     if settings.logprobs and not capabilities.logprobs:
@@ -167,7 +212,7 @@ def check_request(engine: Engine, request: Request) -> None:
     if request.live_shift is not None and not capabilities.live_temperature:
         changed.append("temperature changes during an answer")
     if changed:
-        raise UsageError(f"{engine.name} does not support {', '.join(changed)}", "remove it, or use another model")
+        raise UsageError(f"{engine.name} does not support {', '.join(changed)}", hint)
 
 
 def check_scores(engine: Engine, what: str) -> None:

@@ -165,6 +165,7 @@ class LocalEngine:
         self.target, self.shape = target, sizing.shape_of(target.headers, settings)
         target.notes += sizing.check_settings(self.shape, settings) + placement.check(target.header, settings)
         self.name, self.notes, self.defaults = target.file.name, target.notes, target.layer
+        self.remark = ""
         self.chat_template = target.chat_template
         self.n_ctx_train = self.shape.n_ctx_train
         self.hasher = ModelHasher(target.file, data_dir())
@@ -209,6 +210,12 @@ class LocalEngine:
 
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer.tokenize(text))
+
+    def prompt_text(self, prompt: Prompt) -> str:
+        return prompt.text
+
+    def count_prompt(self, prompt: Prompt) -> int:
+        return len(prompt.tokens)
 
     def context_size(self, settings: Settings) -> int:
         if settings.n_ctx:

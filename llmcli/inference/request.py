@@ -163,7 +163,7 @@ def build_prompt(
 
 def _check_length(engine: "Engine", settings: Settings, text: str, cancellation: Cancellation | None) -> None:
     """Count the tokens of a long text piece by piece: to tokenize all of it may take minutes and gigabytes."""
-    if len(text) <= 2 * _PIECE:
+    if len(text) <= 2 * _PIECE or not engine.capabilities.tokens:
         return
     n_ctx, count = settings.n_ctx or engine.n_ctx_train, 0
     for start in range(0, len(text), _PIECE):
@@ -185,7 +185,7 @@ def template_options(engine: "Engine", settings: Settings) -> "TemplateOptions":
     prefill, arguments = settings.prefill or "", template_arguments(settings)
     if settings.raw:
         return TemplateOptions("", prefill=prefill)
-    if settings.chat_template is not None:
+    if settings.chat_template is not None and not engine.capabilities.own_defaults:
         source = _given_template(settings.chat_template, settings.encoding)
         return TemplateOptions(source or PLAIN_TEMPLATE, "the chat template", True, prefill, arguments)
     if engine.chat_template:

@@ -69,6 +69,13 @@ def read_shares(text: str) -> Sequence[float]:
     return [float(share) for share in text.split(",") if share]
 
 
+def _check_endpoint(text: str | None) -> str | None:
+    """An empty text comes from an empty variable of a script, which would have the model of this machine answer."""
+    if text is not None and not text.strip():
+        raise InvalidValueError("a URL or the name of a profile", hint="write none for a model of this machine")
+    return text
+
+
 @settings_group("Loading and devices")
 class PlacementParams:
     """How the weights get into memory, and what computes with them; no answer depends on it."""
@@ -235,6 +242,21 @@ class ModelParams(PlacementParams, RopeParams):
         """Whether the model is loaded as without any settings, apart from its layers on the GPU."""
         changed = (getattr(self, key) != field.default for key, field in fields_of(PlacementParams).items())
         return not self.override_kv and not any(changed)
+
+
+@settings_group("Endpoint")
+class EndpointParams:
+    endpoint: str | None = setting(
+        None,
+        "Server with OpenAI's API that answers in place of a model file: its URL, or the name of a profile; --model is "
+        "then the name of a model there.",
+        metavar="URL|NAME",
+        default_text="none",
+        check=_check_endpoint,
+    )
+    drop_unsupported: bool = setting(
+        False, "With --endpoint: leave out what the server does not support, with a warning, in place of an error."
+    )
 
 
 @settings_group("Model sources")

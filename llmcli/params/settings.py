@@ -1,5 +1,6 @@
 """All settings: looked up by name, resolved from layers, and those that have no effect."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -10,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 from llmcli.errors import UsageError
 from llmcli.params.decision import DECISION_KEYS, DecisionParams
 from llmcli.params.generation import GenerationParams, InterfaceParams, RequestParams
-from llmcli.params.model import HubParams, ModelParams
+from llmcli.params.model import EndpointParams, HubParams, ModelParams
 from llmcli.params.param import Field, SettingValue, fields_of
 from llmcli.params.policies.policy import Entropy, Fixed, names_in, unknown_name
 from llmcli.params.policies.rules import BUILTIN, Policy
@@ -40,10 +41,14 @@ class Settings(
     ResultParams,
     SamplingParams,
     ModelParams,
+    EndpointParams,
     HubParams,
     InterfaceParams,
 ):
     """All settings of the program."""
+
+    # The layer of each setting that one sets. An engine with defaults of its own leaves all others to itself.
+    given: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     @property
     def is_decision(self) -> bool:
@@ -148,9 +153,9 @@ class ResolvedSettings:
 def resolve(layers: Iterable[Layer]) -> ResolvedSettings:
     """Merge the layers, lowest first, over the built-in defaults.
 
-    A temperature replaces the policy file of a lower layer, unless it contains its function by name. Raises UsageError
-    for a temperature with the name of a policy that does not exist; one from a session is kept, as its policy file is
-    not in the session: it is an error when an answer needs it.
+    A temperature replaces the policy file of a lower layer, unless it contains its function by name; a model of a lower
+    layer is not asked for at an endpoint. Raises UsageError for a temperature with the name of a policy that does not
+    exist; one from a session is kept, as its policy file is not in the session: it is an error when an answer needs it.
     """
     layers = [*layers]
     values: dict[str, Any] = {}
@@ -169,7 +174,10 @@ def resolve(layers: Iterable[Layer]) -> ResolvedSettings:
         policy = layer.get("temperature", Policy)
         if policy and layer.name != "session":
             check_policy(policy, file, layer.source)
-    return ResolvedSettings(Settings(**values), origins)
+    given = {key: origins[key] for key in values}
+    if set_by.get("endpoint", -1) > set_by.get("model", len(layers)):
+        del given["model"]  # which is one of this machine
+    return ResolvedSettings(Settings(**values, given=given), origins)
 
 
 def check_policy(policy: Policy, file: str | None, source: str = "") -> None:

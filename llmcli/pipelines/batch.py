@@ -14,7 +14,7 @@ from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data, decision_data
 from llmcli.inference.constraints import CONSTRAINT_KEYS, read_constraint
 from llmcli.inference.decision import DecisionRequest, read_choice_set
-from llmcli.inference.engine import Engine
+from llmcli.inference.engine import Engine, dropped_settings
 from llmcli.inference.request import build_prompt, template_options, with_plain_stop
 from llmcli.params.decision import DECISION_KEYS
 from llmcli.params.result import BEST_RULES
@@ -94,6 +94,7 @@ class Batch:
         self._choice_sets = _OfSettings(read_choice_set, (*_DECISION_SETTINGS, *CONSTRAINT_KEYS))
         self._earlier: Generator[WrittenLine, None, None] | None = output.earlier()
         self._ids = IdTable()
+        self._dropped: dict[str, None] = {}  # settings of lines that the engine does not have
         self._n_read = 0  # lines of the input, of all shards
         self._pending: deque[tuple[BatchLine, WrittenLine | None]] = deque()  # jobs without an outcome
         self._runner = JobRunner(engine, self._next_job, options.n_parallel, cancellation, lambda: on_event(self))
@@ -199,6 +200,7 @@ class Batch:
         """One answer to a line."""
         if self.parser.task:
             return (yield from self._do_task(self.parser.task, asked, self._cancellation))
+        self._dropped |= dict.fromkeys(dropped_settings(self._engine, asked.settings))
         settings = with_plain_stop(asked.settings, template_options(self._engine, asked.settings).source)
         constraint = self._constraints(settings)
         prompt = build_prompt(self._engine, settings, asked.question, asked.system, self._cancellation)
@@ -267,11 +269,13 @@ class Batch:
             self.counts.answered += 1
 
     def notes(self) -> list[str]:
-        """What the user should know of the lines: models that OpenAI Batch lines name, and that did not answer."""
-        if not self.parser.other_models:
-            return []
-        names = ", ".join(sorted(self.parser.other_models))
-        return [f"the lines ask for {names}: {self._engine.name} answered them"]
+        """What the user should know of the lines: settings that were left out, and models that did not answer."""
+        name, common = self._engine.name, dropped_settings(self._engine, self.parser.common.settings)
+        own = [one for one in self._dropped if one not in common]
+        notes = [f"some lines: {', '.join(own)} is left out: {name} does not support it"] if own else []
+        if self.parser.other_models:
+            notes.append(f"the lines ask for {', '.join(sorted(self.parser.other_models))}: {name} answered them")
+        return notes
 
 
 class _OfSettings(Generic[_Made]):

@@ -252,7 +252,7 @@ class _Asked:
             return self.request(text)
         if len(text) < _SHORT:  # most texts; and nothing but their prompt is counted
             request = self.request(text)
-            n_tokens, is_equal = len(request.prompt.tokens), self.task.long_input == "windows"
+            n_tokens, is_equal = self.engine.count_prompt(request.prompt), self.task.long_input == "windows"
             if n_tokens + (2 * n_tokens if is_equal else self._reserve) <= self._n_ctx:
                 return request
         return self.request(text) if fits(text, self.room(), self.engine.count_tokens) else None
@@ -269,7 +269,9 @@ class _Asked:
         Raises ContextOverflowError if the context is too small for the task itself.
         """
         texts = (self.task.prompt, self.task.combine or self.task.prompt)
-        fixed = max(len(self.request("", "" if not overlap else " ", prompt).prompt.tokens) for prompt in texts)
+        fixed = max(
+            self.engine.count_prompt(self.request("", "" if not overlap else " ", prompt).prompt) for prompt in texts
+        )
         free = self._n_ctx - fixed - overlap
         room = free // 3 if self.task.long_input == "windows" else free - self._reserve
         if room < _LEAST_ROOM:
@@ -302,7 +304,7 @@ class _Asked:
         cut = next((answer.finish_reason for answer in last if answer.finish_reason != "stop"), "stop")
         for key in _OF_ONE_ANSWER:
             data.pop(key, None)
-        tokens = {"prompt_tokens": sum(len(answer.prompt.tokens) for answer in answers)}
+        tokens = {"prompt_tokens": sum(answer.n_prompt for answer in answers)}
         tokens["completion_tokens"] = sum(answer.record.timings.predicted_n for answer in answers)
         reason = stopped.finish_reason if stopped else cut
         n_parts = {"n_parts": len(answers)} if len(answers) > 1 else {}

@@ -15,7 +15,7 @@ from llmcli.params.settings import Layer, Settings, fields, ineffective_settings
 from tests.params.samples import legal_values
 
 BUILT_IN = ("balanced", "brainstorm", "code", "creative", "deterministic", "precise")
-NEVER = ("prompt", "file", "preset", "character", "pull", "offline", "model_folders")
+NEVER = ("prompt", "file", "preset", "character", "pull", "offline", "model_folders", "endpoint")
 
 
 def write(text: str) -> Path:
@@ -84,6 +84,7 @@ def test_an_unknown_preset_is_an_error_with_the_nearest_name() -> None:
         ("[presets.x]\npull = true\n", "pull cannot be part of a preset"),
         ("[presets.x]\noffline = true\n", "offline cannot be part of a preset"),
         ("[presets.x]\nmodel-folder = ['a']\n", "model_folders cannot be part of a preset"),
+        ("[presets.x]\nendpoint = 'http://localhost'\n", "endpoint cannot be part of a preset"),
     ],
 )
 def test_a_preset_that_is_not_valid_is_an_error_with_its_place(text: str, telling: str) -> None:

@@ -56,6 +56,7 @@ class FakeEngine:
         self.n_ctx = self.n_ctx_train = n_ctx
         self.defaults = Layer("model", {})
         self.notes: list[str] = []
+        self.remark = ""
         self.facts = ("model: fake",)
         self.load_ms = self.waited_ms = 1.0
         self.requests: list[Request] = []  # all that were asked
@@ -79,6 +80,12 @@ class FakeEngine:
 
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer.tokenize(text))
+
+    def prompt_text(self, prompt: Prompt) -> str:
+        return prompt.text
+
+    def count_prompt(self, prompt: Prompt) -> int:
+        return len(prompt.tokens)
 
     def context_size(self, settings: Settings) -> int:
         return settings.n_ctx or self.n_ctx
@@ -161,6 +168,8 @@ class FakeEngine:
             [self._logprob([*prefix, *tokens[:index]], token) for index, token in enumerate(tokens)]
             for tokens in continuations
         ]
+
+    def open_context(self, settings: Settings) -> None: ...
 
     def score_prompt(self, tokens: Sequence[int], n_top: int, cancellation: Cancellation | None = None) -> ScoredPrompt:
         """The most likely tokens in a place are the one that stands there, and those after it in the vocabulary."""

@@ -106,6 +106,7 @@ def test_figures_are_those_of_the_answer_alone() -> None:
     traces = [SimpleNamespace(p=p) for p in (0.5, None, 1.0, 0.25)]
     made: Any = SimpleNamespace(
         tokens=[1, 2, 3, 4, 1, 2, 3, 4],
+        n_tokens=8,
         traces=traces,
         text="one two\nthree ",
     )

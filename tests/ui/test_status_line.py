@@ -28,6 +28,7 @@ def fake_chat(path: tuple[Message, ...] = (), session: str = "", **more: Any) ->
         engine=SimpleNamespace(name="starter", n_ctx=8192),
         settings=Settings(),
         loading=None,
+        is_of_server=lambda _key: False,
     )
     named = SimpleNamespace(name=session, character=more.pop("character", ""))
     parts = {"editing": None, "turn": None, "pending": [], "fit": PromptFit(57, 8192, 1), **more}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmcli.inference.answer import Answer, Part
 
 # Settings that do not describe how an answer is made.
-_NOT_RECORDED = ("prompt", "file", "pull", "offline", "model_folders")
+_NOT_RECORDED = ("prompt", "file", "pull", "offline", "model_folders", "endpoint", "drop_unsupported")
 _MAX_NOTES = 3
 _IDS = re.compile(rb'"(?:id|parent)":\s*(\d{1,8})\b')  # far below the largest id, so that others are free
 _WRITE_HINT = "free some space or make the folder writable; the chat continues, but it is not saved"

@@ -39,8 +39,11 @@ _FOLDER_HINT = "give a folder with .gguf files, or an Ollama store"
 Reference = Annotated[str, Argument(help="Model reference or alias.", autocompletion=complete_reference)]
 
 
-@with_settings(only=("model_folders",))
+@with_settings(only=("model_folders", "endpoint"))
 def list_models(flags: Layer, as_json: Annotated[bool, Option("--json", help="Print a JSON array.")] = False) -> None:
+    if endpoint := flags.get("endpoint", str):
+        _list_endpoint(endpoint, as_json)
+        return
     locations = model_locations(resolve_settings(flags))
     items = installed.inventory_with_aliases(locations)
     damages = [installed.damage(item, locations.data_dir) for item in items]
@@ -236,6 +239,27 @@ def _only_model(text: str, locations: ModelLocations) -> InstalledModel:
     if item.cached and isinstance(reference, HubReference):  # the nearest one, such as UD-Q4_K_M for Q4_K_M
         raise UsageError(f"'{text}' is not on this machine, only {item.name}", "give this name if you mean it")
     return item
+
+
+def _list_endpoint(text: str, as_json: bool) -> None:
+    """List the models of a server."""
+    from llmcli.config.endpoints import find_endpoint
+    from llmcli.inference.endpoint_server import look_at
+
+    served = look_at(find_endpoint(text), console.note)
+    console.warn_all(served.notes)
+    if as_json:
+        print_json(
+            [
+                {"name": one.name, "owner": one.owner, "n_ctx": one.n_ctx or served.n_ctx or None}
+                for one in served.models
+            ]
+        )
+    elif not served.models:
+        console.note(f"{served.host} does not list its models; name one with -m")
+    else:
+        rows = [(one.name, str(one.n_ctx or served.n_ctx or ""), one.owner) for one in served.models]
+        print_rows(("NAME", "CONTEXT", "OWNER"), rows, ("CONTEXT",), spare=("OWNER", "CONTEXT"))
 
 
 def _model_data(item: InstalledModel) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from llmcli.errors import LlmcliError, NetworkError, error_text
 from llmcli.models.locations import Notify
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx2
 
 T = TypeVar("T")
@@ -39,7 +41,12 @@ MIN_PROGRESS = 256 << 10  # bytes that count as progress: a server that always s
 
 @functools.cache
 def client() -> "httpx2.Client":
-    """The client of all requests; proxies and certificates come from the environment.
+    """The client of all downloads."""
+    return new_client()
+
+
+def new_client(is_direct: bool = False) -> "httpx2.Client":
+    """A client; proxies and certificates come from the environment. With `is_direct` it uses no proxy.
 
     Raises NetworkError with the name of the variable that is not valid.
     """
@@ -50,7 +57,7 @@ def client() -> "httpx2.Client":
     try:
         if certificates == "SSL_CERT_DIR":
             os.listdir(path)  # OpenSSL would only find every certificate invalid
-        return httpx2.Client()
+        return httpx2.Client(verify=_certificates(), trust_env=not is_direct)
     except OSError as error:
         if not certificates:
             raise NetworkError(f"cannot read the certificates of the system: {error_text(error)}") from None
@@ -60,6 +67,14 @@ def client() -> "httpx2.Client":
         names = " and ".join(_proxy_variables()) or "the proxy of the system"
         reason = str(error).partition(".")[0]
         raise NetworkError(f"cannot use {names}: {reason}", "write http://HOST:PORT, or unset it") from None
+
+
+@functools.cache
+def _certificates() -> "ssl.SSLContext":
+    """Those of the environment; to read them takes 50 ms."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
 
 
 def _proxy_variables() -> list[str]:
@@ -92,14 +107,15 @@ def request(url: str, headers: Mapping[str, str], to_other_hosts: bool) -> Itera
         raise NetworkError(f"{url.partition('?')[0]!r} is not an http or https URL", "check HF_ENDPOINT")
     history: list[httpx2.Response] = []
     limits = httpx2.Timeout(CONNECT_SECONDS, read=STALL_SECONDS)
-    try:
-        following = client().build_request(
-            "GET", url, headers={"accept-encoding": "identity", **headers}, timeout=limits
-        )
-        while True:
+    following: httpx2.Request | None = None
+    while True:
+        with transport_errors(host_of(url)):
+            following = following or client().build_request(
+                "GET", url, headers={"accept-encoding": "identity", **headers}, timeout=limits
+            )
             with contextlib.closing(client().send(following, stream=True)) as response:
                 if response.next_request is None:
-                    _raise_if_transient(response)
+                    raise_if_transient(response)
                     response.history = history
                     yield response
                     return
@@ -107,14 +123,23 @@ def request(url: str, headers: Mapping[str, str], to_other_hosts: bool) -> Itera
                 _check_redirect(url, str(response.next_request.url), to_other_hosts, len(history))
                 # Without the authorization header, if the host is another one.
                 following, url = response.next_request, str(response.next_request.url)
+
+
+@contextmanager
+def transport_errors(host: str) -> Iterator[None]:
+    """Turn the errors of httpx in this block into TransientError or NetworkError, with the host."""
+    import httpx2
+
+    try:
+        yield
     except httpx2.TimeoutException:
-        raise TransientError(f"{host_of(url)} does not respond") from None
+        raise TransientError(f"{host} does not respond") from None
     except httpx2.ConnectError as error:
-        raise TransientError(f"cannot reach {host_of(url)} ({_reason(error)})", unreachable=True) from None
+        raise TransientError(f"cannot reach {host} ({_reason(error)})", unreachable=True) from None
     except httpx2.TransportError as error:
-        raise TransientError(f"the connection to {host_of(url)} failed ({_reason(error)})") from None
+        raise TransientError(f"the connection to {host} failed ({_reason(error)})") from None
     except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-        raise NetworkError(f"{host_of(url)} sent an invalid HTTP response: {type(error).__name__}") from None
+        raise NetworkError(f"{host} sent an invalid HTTP response: {type(error).__name__}") from None
 
 
 def host_of(url: str) -> str:
@@ -255,7 +280,8 @@ class RemoteFile:
         return first
 
 
-def _raise_if_transient(response: "httpx2.Response") -> None:
+def raise_if_transient(response: "httpx2.Response") -> None:
+    """Raise TransientError for a status that another try may not get, with the Retry-After of the server."""
     if response.status_code in _TRANSIENT:
         retry_after = response.headers.get("retry-after", "").strip()
         problem = "too many requests" if response.status_code == 429 else "server error"

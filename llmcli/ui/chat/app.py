@@ -21,6 +21,7 @@ from llmcli.ui.terminal.console import choose, console, edit, is_terminal, wrapp
 from llmcli.ui.terminal.output import (
     print_line,
     to_stderr,
+    warn_dropped,
     warn_ineffective,
     warn_slow,
     warn_unread_arguments,
@@ -170,6 +171,7 @@ class ChatApp:
         request.progress = busy_screen.progress
         warn_ineffective(turn.resolved, self._warned)
         warn_unread_arguments(request.prompt, turn.resolved.settings, self._warned)
+        warn_dropped(turn.answer.engine, turn.resolved.settings, self._warned)
         if self.live:
             print_line("")  # between question and answer
         trace = f"{self.session.name or 'chat'}-{self.session.conversation.next_id}.jsonl"  # one for each answer
@@ -193,8 +195,9 @@ class ChatApp:
 
     def _note_end(self, turn: "Turn", repeats: bool) -> None:
         warn_slow(turn.answer)
-        settings = turn.resolved.settings
-        reason, on = turn.answer.finish_reason, "; /continue resumes" if turn.message else ""
+        console.warn_all(turn.answer.engine.notes)
+        settings, reason = turn.resolved.settings, turn.answer.finish_reason
+        on = "; /continue resumes" if turn.message else ""
         if reason == "interrupt":
             console.note(f"stopped{on}, /retry answers again" if on else "stopped; /retry tries again")
             self.after_interrupt()
@@ -204,6 +207,8 @@ class ChatApp:
             limit = settings.max_tokens
             reached = 0 <= limit <= turn.answer.timings()["predicted_n"] and not turn.answer.fills_context
             why = f"max_tokens is {limit}" if reached else "the context is full; /compact or /undo makes room"
+            is_of_server = limit < 0 and turn.answer.engine.capabilities.own_defaults
+            why = "the server has a limit of its own; set a larger one with /max_tokens" if is_of_server else why
             console.note(f"cut off: {why}" + (on if reached else ""))
         if failure := turn.answer.constraint_failure():
             console.warn(str(failure))
@@ -257,9 +262,7 @@ class ChatApp:
             return engine
         self._greeted = engine
         settings = self.controller.settings  # adds a note for each default of the model that cannot be used
-        for note in engine.notes:
-            console.warn(note)
-        engine.notes.clear()
+        console.warn_all(engine.notes, engine.remark)
         if needs_plain_template(engine, settings):
             console.note(f"{engine.name} has no chat template: a plain one is used (see /chat_template)")
         return engine

@@ -97,15 +97,19 @@ def status_line(chat: ChatApp) -> str:
         return _fitting(f"editing message {chat.editing}", "Enter saves it", "Ctrl-C cancels")
     controller = chat.controller
     engine, settings = controller.engine, controller.settings
+    asked = settings.endpoint if settings.endpoint and "model" not in settings.given else settings.model
+    name = engine.name if engine else str(asked)
     # Of a path the end, which distinguishes models.
-    parts = [engine.name if engine else Path(str(settings.model)).name, chat.session.character]
+    parts = [name if engine and not name.startswith("/") else Path(name).name, chat.session.character]
     if engine is None and controller.loading:
         parts.append("cannot be loaded" if controller.loading.error else controller.loading.status)
     if engine:
         if chat.fit is None:  # the model was loaded during this prompt
             chat.count()
-        parts.append(f"context {_short(chat.fit.n_prompt if chat.fit else 0)}/{_short(engine.n_ctx)}")
-    parts.append(f"temp {fields()['temperature'].format(settings.temperature)}")
+        of_all = f"/{_short(engine.n_ctx)}" if engine.n_ctx else ""
+        parts.append(f"context {_short(chat.fit.n_prompt if chat.fit else 0)}{of_all}")
+    if not controller.is_of_server("temperature"):
+        parts.append(f"temp {fields()['temperature'].format(settings.temperature)}")
     turn = chat.turn
     if turn and turn.answer.started and turn.message and chat.path()[-1:] == [turn.message]:  # nothing came after it
         speed = round(turn.answer.timings()["predicted_per_second"])

@@ -48,9 +48,15 @@ def context(chat: ChatApp, _argument: str) -> None:
         row = (str(number), SPEAKER_NAMES[message.role], _amount(tokens, fit.n_ctx), ellipsize(message.content))
         rows.append(row)
     free = max(fit.n_ctx - fit.n_prompt, 0)
-    chat.say(_bar([n_system + n_template, *counted], fit.n_ctx))
-    cached = engine.n_evaluated(controller.prompt(path).tokens)
-    chat.say(f"{fit.n_prompt} of {fit.n_ctx} tokens, {free} free, {cached} in the KV cache")
+    if fit.n_ctx:
+        chat.say(_bar([n_system + n_template, *counted], fit.n_ctx))
+    if engine.capabilities.tokens:
+        cached = engine.n_evaluated(controller.prompt(path).tokens)
+        chat.say(f"{fit.n_prompt} of {fit.n_ctx} tokens, {free} free, {cached} in the KV cache")
+    else:
+        of_all = f" of {fit.n_ctx}" if fit.n_ctx else ""
+        size = "" if fit.n_ctx else "; the server does not tell the size of the context, /n_ctx sets it"
+        chat.say(f"about {fit.n_prompt}{of_all} tokens: an estimate, as the server counts them{size}")
     print_rows(("N", "WHAT", "TOKENS", "BEGINNING"), rows, right=("N", "TOKENS"), spare=("BEGINNING",))
     if fit.is_over:
         overflow = controller.settings.overflow
@@ -58,7 +64,7 @@ def context(chat: ChatApp, _argument: str) -> None:
 
 
 def _amount(tokens: int, n_ctx: int) -> str:
-    return f"{tokens} {tokens / n_ctx:>4.0%}"
+    return f"{tokens} {tokens / n_ctx:>4.0%}" if n_ctx else str(tokens)
 
 
 def _bar(parts: list[int], n_ctx: int) -> str:

@@ -74,8 +74,10 @@ def open_inspector(chat: ChatApp) -> "AnswerInspector | None":
     """The last answer, for inspection; None when the user stopped waiting for the model; UsageError without one."""
     if not any(message.role == "assistant" for message in chat.path()):
         raise UsageError("no answer yet", "send a message first")
-    if not chat.wait_for_model():
+    if not (engine := chat.wait_for_model()):
         return None
+    if not engine.capabilities.inspection:
+        raise UsageError(f"{engine.name} does not support /why", "use a model of this machine")
     from llmcli.chat.inspect import last_answer
 
     return last_answer(chat.controller, chat.turn)
@@ -143,7 +145,14 @@ def tokens(chat: ChatApp, argument: str) -> None:
     by = {"": "temperature", "temp": "temperature", "probability": "p"}.get(argument, argument)
     if by not in get_args(Measure):
         raise UsageError(f"/tokens must be temperature, p or entropy, got '{argument}'")
+    _require_traces(chat, "/tokens")
     print_heat(traces_of_last_answer(chat), by)  # type: ignore[arg-type]
+
+
+def _require_traces(chat: ChatApp, command_name: str) -> None:
+    engine = chat.controller.engine
+    if engine and not engine.capabilities.traces:
+        raise UsageError(f"{engine.name} does not support {command_name}", "use a model of this machine")
 
 
 def traces_of_last_answer(chat: ChatApp) -> list["TokenTrace"]:
@@ -160,6 +169,7 @@ def trace(chat: ChatApp, argument: str) -> None:
     `on` writes one file per answer. FILE.jsonl gets the trace of the last answer. Alone it shows whether traces are
     on. `llmcli trace show FILE` reads them.
     """
+    _require_traces(chat, "/trace")
     word, _, name = argument.partition(" ")
     if word in ("", "on", "off"):
         if word == "on":

@@ -69,7 +69,10 @@ def ensure_session_model(chat: ChatApp) -> None:
             raise
         controller.reset("model")
         chat.ensure_model(controller.settings)
-        console.warn(f"the model of this session, {missing}, is not downloaded: using {controller.settings.model}")
+        what = "not downloaded: using " + str(controller.settings.model)
+        if controller.settings.endpoint:
+            what = "not at the endpoint: another one answers"
+        console.warn(f"the model of this session, {missing}, is {what}")
 
 
 def open_session(chat: ChatApp) -> None:

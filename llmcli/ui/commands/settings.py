@@ -3,6 +3,7 @@
 import re
 import shutil
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from llmcli.chat.controller import RELOAD_KEYS, chat_setting_keys
 from llmcli.config.characters import character_purposes, load_character
@@ -25,6 +26,9 @@ from llmcli.ui.commands.registry import command, commands, complete_pair, matchi
 from llmcli.ui.markdown.theme import ground_of
 from llmcli.ui.terminal.console import console, edit
 from llmcli.ui.terminal.output import print_definitions, print_rows, warn_ineffective
+
+if TYPE_CHECKING:
+    from llmcli.inference.engine import Engine
 
 _SEPARATOR = re.compile(r"=|\s+=\s+|\s+")
 _HIGHEST = 2.0  # a temperature above it is most likely a mistake
@@ -166,7 +170,9 @@ def params(chat: ChatApp, argument: str) -> None:
 def _print_settings(chat: ChatApp, keys: list[str]) -> None:
     resolved = chat.controller.resolved()
     idle = ineffective_settings(resolved.settings, resolved.origins)
-    rows = [(key, ellipsize(format_setting(resolved.settings, key)), resolved.origins[key]) for key in keys]
+    of_server = [key for key in keys if chat.controller.is_of_server(key)]
+    values = {key: "-" if key in of_server else ellipsize(format_setting(resolved.settings, key)) for key in keys}
+    rows = [(key, values[key], "server" if key in of_server else resolved.origins[key]) for key in keys]
     below = [f"no effect: {idle[key]}" if key in idle else "" for key in keys]
     print_rows(("KEY", "VALUE", "FROM"), rows, below=below)
 
@@ -199,7 +205,7 @@ def model(chat: ChatApp, argument: str) -> None:
     controller = chat.controller
     if not argument:
         if engine := controller.engine:
-            chat.say(f"model: {engine.name}, context: {engine.n_ctx} tokens")
+            chat.say(_describe(engine))
         else:
             loading = controller.loading
             state = "not loaded" if not loading else "cannot be loaded" if loading.error else "loading"
@@ -207,7 +213,7 @@ def model(chat: ChatApp, argument: str) -> None:
         return
     key, value = controller.parse("model", argument)
     before = chat.session.overrides.get("model")
-    chat.ensure_model(replace(controller.settings, model=value))
+    chat.ensure_model(replace(controller.settings, model=value, given={**controller.settings.given, key: "session"}))
     controller.set(key, value)
     try:
         engine = chat.wait_for_model()
@@ -218,7 +224,11 @@ def model(chat: ChatApp, argument: str) -> None:
             controller.set("model", before)
         raise
     if engine:
-        console.note(f"model: {engine.name}, context: {engine.n_ctx} tokens")
+        console.note(_describe(engine))
+
+
+def _describe(engine: "Engine") -> str:
+    return f"model: {engine.name}" + (f", context: {engine.n_ctx} tokens" if engine.n_ctx else "")
 
 
 @command("think [on|off|hide]", "/think", "/think hide", "/think off")

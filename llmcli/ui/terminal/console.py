@@ -72,6 +72,13 @@ class Console:
         if always or not self.quiet:
             self._print("warning: ", _YELLOW, message, hint)
 
+    def warn_all(self, notes: list[str], remark: str = "") -> None:
+        """A remark, if there is one, and a warning for each note, which is removed."""
+        if remark:
+            self.note(remark)
+        while notes:
+            self.warn(notes.pop(0))
+
     def note(self, message: str, always: bool = False) -> None:
         """A note; `always` prints it in spite of `quiet`: it was asked for."""
         if always or not self.quiet:

@@ -20,6 +20,7 @@ from llmcli.ui.terminal.progress import ProgressLine
 if TYPE_CHECKING:
     from llmcli.engine.events import Prompt
     from llmcli.inference.answer import Answer
+    from llmcli.inference.engine import Engine
     from llmcli.params.settings import ResolvedSettings, Settings
 
 _to_stderr = False
@@ -218,6 +219,18 @@ def warn_unread_arguments(prompt: "Prompt", settings: "Settings", known: set[str
     if unread and unread[0] not in known:
         console.warn(*unread)
         known.add(unread[0])
+
+
+def warn_dropped(engine: "Engine", settings: "Settings", known: set[str]) -> None:
+    """Warn of settings that the engine does not have, and that are left out; `known` as in `warn_ineffective`."""
+    if not settings.drop_unsupported:
+        return
+    from llmcli.inference.engine import dropped_settings  # loads the engine
+
+    for name in dropped_settings(engine, settings):
+        if name not in known:
+            console.warn(f"{name} is left out: {engine.name} does not support it")
+        known.add(name)
 
 
 def warn_slow(answer: "Answer") -> None:

@@ -1,0 +1,274 @@
+"""The engine behind a URL: a server with OpenAI's API generates the answers, several at a time."""
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+
+from llmcli.engine.events import (
+    Batches,
+    Cancellation,
+    Message,
+    Progress,
+    Prompt,
+    Request,
+    ScoredPrompt,
+    TextChunk,
+    TokenEvent,
+)
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.inference.endpoint_answer import Delta
+from llmcli.inference.endpoint_client import LOOK_SECONDS, TICK, ConnectionPool
+from llmcli.inference.endpoint_exchange import Exchange, Item
+from llmcli.inference.endpoint_server import Notify, ServedEndpoint
+from llmcli.inference.endpoint_tokens import EndpointVocab
+from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions, TokenInspector
+from llmcli.params.settings import Settings
+
+N_PARALLEL = 4  # answers at a time, where nobody says how many
+_ASSUMED_CTX = 8192  # tokens, where the server does not tell
+_ASCII_PER_TOKEN, _OTHERS_PER_TOKEN = 4.0, 1.5  # characters, of an estimate: the server has the last word
+_COUNTS = 32  # prompts whose number of tokens is kept
+_PER_MESSAGE = 8  # tokens of a chat template
+_THE_SERVERS = "{# the chat template of the server #}"
+
+
+class EndpointEngine:
+    """A model at an endpoint. Nothing of it is on this machine: no file, and no llama.cpp."""
+
+    def __init__(
+        self, served: ServedEndpoint, notify: Notify | None = None, cancellation: Cancellation | None = None
+    ) -> None:
+        """`notify` gets what the user should know while he waits; without it, it is one of the notes.
+
+        `cancellation` ends what does not belong to an answer, such as the tokens of a text.
+        """
+        self._cancellation = cancellation
+        self.served, self.dialect = served, served.dialect
+        self.name, self.notes, self.defaults = served.model, served.notes, served.layer
+        self.remark = served.remark
+        self.chat_template = served.chat_template or _THE_SERVERS
+        self.capabilities = Capabilities(
+            traces=self.dialect.traces,
+            live_temperature=False,
+            replay=False,
+            inspection=self.dialect.traces,
+            scores=self.dialect.scores,
+            tokens=False,
+            own_defaults=True,
+            tells_defaults=served.tells_defaults,
+            unsupported=self.dialect.unsupported,
+        )
+        self.n_ctx_train = served.n_ctx or _ASSUMED_CTX
+        self.load_ms = self.waited_ms = 0.0
+        self.pool = ConnectionPool(served.endpoint, notify or self._note)
+        self.tokenizer = EndpointVocab(self.name, self._post if self.dialect.counts else None)
+        self._told: set[str] = set()
+        self._counts: dict[str, int] = {}
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    # The server
+
+    @property
+    def facts(self) -> Sequence[str]:
+        served = self.served
+        version = f" {served.version}" if served.version else ""
+        size = f", context {served.n_ctx} tokens" if served.n_ctx else ""
+        return (f"endpoint: {served.endpoint.base} ({self.dialect.title}{version})", f"model: {self.name}{size}")
+
+    @property
+    def n_ctx(self) -> int:
+        return self.served.n_ctx
+
+    def identity(self, patience: float = 0.0) -> EngineIdentity:  # noqa: ARG002
+        return EngineIdentity()
+
+    def identify(self, progress: Progress, cancellation: Cancellation) -> None:
+        """Nothing is known of the file of the model."""
+
+    def context_size(self, settings: Settings) -> int:
+        return settings.n_ctx or self.n_ctx_train
+
+    def close(self) -> None:
+        self.pool.close()
+
+    # Prompts
+
+    def render(self, request: Sequence[Message] | str, options: TemplateOptions) -> Prompt:
+        """The prompt as the server gets it: it renders the messages itself."""
+        tokenize = partial(self._tokenize, options.arguments) if self.dialect.scores else None
+        text = request + options.prefill if isinstance(request, str) else ""
+        return Prompt(text, (TextChunk(request, options.prefill, tokenize),), request)
+
+    def prompt_text(self, prompt: Prompt) -> str:
+        (chunk,) = prompt.chunks
+        if prompt.text or not isinstance(chunk, TextChunk):
+            return prompt.text
+        if self.dialect.counts == "template":
+            data = self._post("/apply-template", self._messages(chunk))
+            return str(data.get("prompt", "")) if isinstance(data, dict) else ""
+        if self.dialect.scores:
+            return self.tokenizer.detokenize([*chunk.tokens])
+        raise UsageError(f"{self.name} does not show its prompts", "use a model on this machine")
+
+    def count_tokens(self, text: str) -> int:
+        n_ascii = sum(map(str.isascii, text))
+        return int(n_ascii / _ASCII_PER_TOKEN + (len(text) - n_ascii) / _OTHERS_PER_TOKEN) + 1
+
+    def count_prompt(self, prompt: Prompt) -> int:
+        """An estimate; where it matters, and the server has a route for that, their number."""
+        messages = [] if isinstance(prompt.request, str) else prompt.request
+        texts = [prompt.request] if isinstance(prompt.request, str) else [str(one["content"]) for one in messages]
+        estimate = sum(map(self.count_tokens, texts)) + _PER_MESSAGE * (len(messages) + 1)
+        if not self.dialect.counts or estimate < self.n_ctx / 2 or not self.n_ctx:
+            return estimate
+        key = "\0".join([prompt.text, *texts])
+        if key not in self._counts:
+            with suppress(LlmcliError):
+                self._counts = {key: self._count(prompt), **dict(list(self._counts.items())[:_COUNTS])}
+        return self._counts.get(key, estimate)
+
+    def _count(self, prompt: Prompt) -> int:
+        (chunk,) = prompt.chunks
+        assert isinstance(chunk, TextChunk)
+        if self.dialect.counts == "messages" and not isinstance(chunk.request, str):
+            return len(self.tokenizer.tokenize_messages(self._messages(chunk)))
+        return len(self.tokenizer.tokenize(self.prompt_text(prompt), add_special=True, parse_special=True))
+
+    def _tokenize(self, arguments: Mapping[str, object], chunk: TextChunk) -> Sequence[int]:
+        if isinstance(chunk.request, str):
+            return self.tokenizer.tokenize(chunk.request + chunk.prefill, add_special=True)
+        return self.tokenizer.tokenize_messages({**self._messages(chunk), "chat_template_kwargs": dict(arguments)})
+
+    def _messages(self, chunk: TextChunk) -> dict[str, object]:
+        """The messages of a body, with the beginning of the answer as the last one."""
+        if chunk.prefill and self.dialect.has_prefill:
+            return {"messages": list(chunk.request), "prefill": chunk.prefill}
+        if not chunk.prefill or self.dialect.continues is None:
+            return {"messages": list(chunk.request)}
+        begun = {"role": "assistant", "content": chunk.prefill}
+        return {"messages": [*chunk.request, begun], **self.dialect.continues}
+
+    def open_context(self, settings: Settings) -> None:
+        """Nothing: the server has a context of its own."""
+
+    def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:
+        """Nothing: the server has a cache of its own."""
+
+    def n_evaluated(self, tokens: Sequence[int]) -> int:  # noqa: ARG002
+        return 0
+
+    def evaluate_batches(self, request: Request, layout: Batches) -> None:  # noqa: ARG002
+        raise UsageError(f"{self.name} does not support a replay", "use a model on this machine")
+
+    def inspector(self, request: Request, tokens: Sequence[int]) -> TokenInspector:
+        if not self.dialect.traces:
+            raise UsageError(f"{self.name} does not support /why", "use a model on this machine")
+        from llmcli.inference.endpoint_inspection import EndpointInspector
+
+        url = f"{self.served.endpoint.root}/llmcli/inspect"
+        _, body = self.body(request)
+        return EndpointInspector(partial(self.pool.post, url), request, body, tokens, self.served.host)
+
+    # Answers
+
+    def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
+        waiting = list(reversed(requests))
+        return self._events(lambda _is_idle: waiting.pop() if waiting else None, N_PARALLEL)
+
+    def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
+        return self._events(requests, n_parallel or N_PARALLEL)
+
+    def _events(self, source: RequestSource, n_parallel: int) -> Generator[TokenEvent, None, None]:
+        inbox: SimpleQueue[tuple[Exchange, Item]] = SimpleQueue()
+        running: dict[Exchange, None] = {}
+        n_begun = 0
+        try:
+            while True:
+                while len(running) < n_parallel and (request := source(not running)):
+                    asked = self.body(request)
+                    one = Exchange(request, n_begun, n_parallel, asked, self.pool, self.tokenizer, inbox.put)
+                    running[one] = None
+                    n_begun += 1
+                if not running:
+                    return
+                try:
+                    exchange, item = inbox.get(timeout=TICK)
+                except Empty:
+                    exchange, item = None, None
+                for one in [one for one in running if one.request.cancellation.is_set()]:
+                    del running[one]
+                    one.connection.abort()
+                    yield one.end(one.request.cancellation.reason)
+                if exchange in running:
+                    assert exchange
+                    if isinstance(item, Delta):
+                        self._check_answer(item)
+                    events = exchange.events(item)
+                    if events and events[-1].finish_reason:
+                        del running[exchange]
+                    yield from events
+        finally:
+            for one in running:
+                one.connection.abort()
+
+    def body(self, request: Request) -> tuple[str, dict[str, object]]:
+        """The URL and the body of a request."""
+        (chunk,) = request.prompt.chunks
+        assert isinstance(chunk, TextChunk)
+        settings, base = request.settings, self.served.endpoint.base
+        body: dict[str, object] = {"model": self.name, "stream": True, "stream_options": {"include_usage": True}}
+        body |= self.dialect.body(settings, request.constraint, self.defaults.values)
+        body |= {} if request.trace is None else {"llmcli": {"trace": request.trace}}
+        if isinstance(chunk.request, str):
+            if settings.max_tokens < 0:
+                body[self.dialect.max_tokens] = self._room(request)
+            body |= {"prompt": chunk.request + chunk.prefill}
+            body |= {"logprobs": settings.logprobs} if settings.logprobs else {}
+            return f"{base}/completions", body
+        body |= self._messages(chunk)
+        body |= {"logprobs": True, "top_logprobs": settings.logprobs} if settings.logprobs else {}
+        return f"{base}/chat/completions", body
+
+    def _room(self, request: Request) -> int | None:
+        """A limit for a raw text without one: for many servers that means 16 tokens."""
+        if self.dialect.kind in ("llama-server", "llmcli"):
+            return -1
+        if self.dialect.kind == "vllm" or not self.n_ctx:
+            return None
+        return max(self.n_ctx - self.count_prompt(request.prompt), 1)
+
+    def _post(self, route: str, body: Mapping[str, object]) -> object:
+        """The JSON data of a route of the server's own."""
+        url = self.served.endpoint.root + route
+        return self.pool.post(url, {"model": self.name, **body}, self._cancellation, LOOK_SECONDS)
+
+    def _check_answer(self, delta: Delta) -> None:
+        """Note what the user should know of an answer: another model, or a text that the server removed."""
+        said, asked = delta.model, self.name
+        if said and not said.startswith(asked) and said not in self._told:
+            self._told.add(said)
+            self._note(f"{self.served.host} answered with the model {said[:100]}, not with {asked}")
+        if delta.is_filtered:
+            self._note(f"{self.served.host} removed the rest of an answer (content filter)")
+
+    # Scores
+
+    def score_prompt(self, tokens: Sequence[int], n_top: int, cancellation: Cancellation | None = None) -> ScoredPrompt:  # noqa: ARG002
+        raise UsageError(f"{self.name} does not support scores of a whole prompt", "use a model on this machine")
+
+    def score(
+        self, prefix: Sequence[int], continuations: Sequence[Sequence[int]], cancellation: Cancellation | None = None
+    ) -> list[list[float]]:
+        if not self.dialect.scores:
+            raise UsageError(f"{self.name} does not support scores", "use a model on this machine")
+        from llmcli.inference.endpoint_score import score  # few servers can do that
+
+        def ask(body: Mapping[str, object]) -> object:
+            url = f"{self.served.endpoint.base}/completions"
+            return self.pool.post(url, {"model": self.name, **body}, cancellation or self._cancellation)
+
+        return score(ask, prefix, continuations, self.served.host)

@@ -1,0 +1,141 @@
+"""What an endpoint says in an answer: the objects of a stream, read strictly, as pieces of text with their facts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmcli.engine.events import FinishReason, TokenLogprob, TokenTrace
+from llmcli.errors import NetworkError
+from llmcli.params.param import is_int, is_number
+
+if TYPE_CHECKING:
+    from llmcli.inference.endpoint_tokens import EndpointVocab
+
+Json = Mapping[str, object]
+# llama-server, vLLM, SGLang, DeepSeek; vLLM, ollama, OpenRouter
+_REASONING = ("reasoning_content", "reasoning")
+_LENGTH = ("length", "max_tokens", "model_length")
+_FILTERED = "content_filter"
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What one object adds to an answer; None where it does not say it."""
+
+    text: str = ""
+    reasoning: str = ""
+    finish_reason: FinishReason | None = None
+    is_filtered: bool = False  # the server removed the rest
+    logprobs: Sequence[TokenLogprob] = ()
+    n_prompt: int | None = None  # tokens
+    n_answer: int | None = None
+    prompt_ms: float | None = None
+    answer_ms: float | None = None
+    model: str = ""
+    traces: Sequence[TokenTrace] = ()  # of tokens that are final; their texts joined are the answer
+
+
+def read_delta(data: Json, vocab: "EndpointVocab", host: str) -> Delta:
+    """What an object of /chat/completions or /completions says, streamed or whole.
+
+    A server of llmcli puts what OpenAI's objects have no place for under `llmcli`: traces. Raises NetworkError for an
+    object of another kind.
+    """
+    choices = data.get("choices")
+    if not isinstance(choices, list) or not all(isinstance(one, dict) for one in choices):
+        if not isinstance(data.get("usage"), dict):
+            raise NetworkError(f"{host} sent an answer without choices", "check that it speaks OpenAI's API")
+        choices = []
+    choice: Json = choices[0] if choices else {}
+    part = _dict(choice.get("delta")) or _dict(choice.get("message"))
+    text, reasoning = _texts(choice.get("text") if "text" in choice else part.get("content"))
+    reasoning += next((value for name in _REASONING if isinstance(value := part.get(name), str) and value), "")
+    text += _text(part.get("refusal"))
+    usage, timings, end = _dict(data.get("usage")), _dict(data.get("timings")), choice.get("finish_reason")
+    return Delta(
+        text,
+        reasoning,
+        None if not end else "length" if end in _LENGTH else "stop",
+        end == _FILTERED,
+        _logprobs(_dict(choice.get("logprobs")), vocab),
+        _count(usage.get("prompt_tokens")),
+        _count(usage.get("completion_tokens")),
+        _number(timings.get("prompt_ms")),
+        _number(timings.get("predicted_ms")),
+        _text(data.get("model")),
+        _traces(_dict(choice.get("llmcli")).get("trace"), host),
+    )
+
+
+def _traces(data: object, host: str) -> list[TokenTrace]:
+    if not isinstance(data, list):
+        return []
+    from llmcli.inference.trace_file import from_data  # only a server of llmcli has traces
+
+    try:
+        return [from_data(one) for one in data]
+    except ValueError as error:
+        raise NetworkError(f"{host} sent a trace that is not valid: {error}") from None
+
+
+def _texts(content: object) -> tuple[str, str]:
+    """The text and the reasoning of a content: a text, or a list of typed parts."""
+    if not isinstance(content, list):
+        return _text(content), ""
+    parts = [(str(_dict(one).get("type")), _dict(one)) for one in content]
+    answer = "".join(_text(one.get("text")) for kind, one in parts if kind == "text")
+    thinking = (one.get("thinking") for kind, one in parts if kind == "thinking")  # Mistral: a list of such parts
+    return answer, "".join(_texts(one)[0] for one in thinking)
+
+
+def _logprobs(data: Json, vocab: "EndpointVocab") -> list[TokenLogprob]:
+    """The log-probabilities of the tokens, in the form of chats or in that of completions."""
+    content = data.get("content")
+    if isinstance(content, list):
+        return [one for one in (_chat_logprob(_dict(entry), vocab) for entry in content) if one]
+    tokens, values, tops = (data.get(name) for name in ("tokens", "token_logprobs", "top_logprobs"))
+    if not isinstance(tokens, list) or not isinstance(values, list):
+        return []
+    tops = tops if isinstance(tops, list) else [None] * len(tokens)
+    found = []
+    for token, value, top in zip(tokens, values, tops, strict=False):
+        if is_number(value):
+            pairs = [(text, number) for text, number in _dict(top).items() if is_number(number)]
+            ordered = sorted(pairs, key=lambda pair: -pair[1])
+            others = tuple((vocab.number_of(text.encode()), number) for text, number in ordered)
+            found.append(TokenLogprob(vocab.number_of(_text(token).encode("utf-8", "replace")), float(value), others))
+    return found
+
+
+def _chat_logprob(data: Json, vocab: "EndpointVocab") -> TokenLogprob | None:
+    value, tops = data.get("logprob"), data.get("top_logprobs")
+    if not is_number(value):
+        return None
+    found = [_dict(one) for one in tops] if isinstance(tops, list) else []
+    pairs = [(_token(one, vocab), number) for one in found if is_number(number := one.get("logprob"))]
+    return TokenLogprob(_token(data, vocab), float(value), tuple(pairs))
+
+
+def _token(data: Json, vocab: "EndpointVocab") -> int:
+    raw, number = data.get("bytes"), data.get("id")
+    piece = _text(data.get("token")).encode("utf-8", "replace")
+    if isinstance(raw, list) and all(is_int(one) and 0 <= one < 256 for one in raw):
+        piece = bytes(raw)
+    return vocab.number_of(piece, number if is_int(number) and 0 <= number < 1 << 31 else None)
+
+
+def _dict(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str:
+    """A text that every output can write: a lone half of a surrogate pair becomes U+FFFD."""
+    return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace") if isinstance(value, str) else ""
+
+
+def _count(value: object) -> int | None:
+    return value if is_int(value) and 0 <= value < 1 << 31 else None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if is_number(value) and 0 <= value < 1e12 else None

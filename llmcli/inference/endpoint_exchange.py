@@ -1,0 +1,164 @@
+"""One request to an endpoint on its way: a thread reads the answer, and what it reads becomes events."""
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from threading import Thread
+from typing import TypeAlias
+
+from llmcli.engine.events import FinishReason, GenerationRecord, Request, TokenEvent, TokenTrace, now_ms
+from llmcli.errors import LlmcliError, NetworkError, UsageError
+from llmcli.inference.endpoint_answer import Delta, read_delta
+from llmcli.inference.endpoint_client import (
+    ConnectionPool,
+    as_network_error,
+    error_of,
+    raise_for_error,
+    with_retries,
+)
+from llmcli.inference.endpoint_tokens import EndpointVocab
+from llmcli.models.download.http import TransientError
+
+Item: TypeAlias = Delta | LlmcliError | None  # what comes; an error and None end the answer
+
+
+class Exchange:
+    """One request on its way: a thread reads what comes, and `event` makes it a part of the answer."""
+
+    def __init__(
+        self,
+        request: Request,
+        index: int,
+        n_parallel: int,
+        asked: tuple[str, Mapping[str, object]],
+        pool: ConnectionPool,
+        vocab: EndpointVocab,
+        put: Callable[[tuple["Exchange", Item]], None],
+    ) -> None:
+        """`asked` is a URL and a body; `put` gets what the thread has read, for `events`."""
+        self.request, self.connection = request, pool.take()
+        self._index, self._body, self._pool, self._vocab, self._put = index, asked, pool, vocab, put
+        self._record = GenerationRecord(beside=n_parallel - 1)
+        self._begin, self._first = now_ms(), 0.0
+        self._finish_reason: FinishReason | None = None
+        self._has_text = False
+        self._n_answer: int | None = None
+        self._n_prefill = len(str(asked[1].get("prefill", "")))  # characters of the answer that are here already
+        self._streamed, self._n_text = "", 0  # the text that came, and how many characters of it were passed on
+        self._is_traced = False
+        Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        """Read the answer, in a thread of its own; the last item says how it ended."""
+        end: LlmcliError | None = None
+        try:
+            with_retries(self.connection, self._pool.notify, self._read)
+        except LlmcliError as error:
+            end = error
+        except KeyboardInterrupt:  # it was ended while it waited
+            end = NetworkError("the connection was closed")
+        except Exception as error:  # a fault of the program must not leave others waiting
+            end = LlmcliError(f"{type(error).__name__}: {error}", "this is a bug; report it")
+        self._pool.release(self.connection)
+        self._put((self, end))
+
+    def _read(self) -> None:
+        try:
+            for delta in self._deltas():
+                self._has_text |= bool(delta.text or delta.reasoning)
+                self._finish_reason = delta.finish_reason or self._finish_reason
+                self._put((self, delta))
+        except TransientError as error:
+            if self._has_text:
+                raise as_network_error(error) from None
+            raise
+        if not self._finish_reason and not self.connection.is_done:
+            problem = TransientError(f"{self.connection.endpoint.host} ended the connection in the middle")
+            raise as_network_error(problem) if self._has_text else problem
+
+    def _deltas(self) -> Iterator[Delta]:
+        url, body = self._body
+        endpoint = self.connection.endpoint
+        with closing(self._objects(url, body)) as objects:
+            for data in objects:
+                if error := error_of(data) if "error" in data else {}:
+                    code = error.get("code")
+                    raise_for_error(endpoint, code if isinstance(code, int) else 500, error)
+                yield read_delta(data, self._vocab, endpoint.host)
+
+    def _objects(self, url: str, body: Mapping[str, object]) -> Generator[Mapping[str, object], None, None]:
+        """The objects of the stream; a server that does not know `stream_options` is asked again without them."""
+        try:
+            yield from self.connection.events(url, body)
+        except UsageError as error:
+            if "stream_options" not in str(error) or "stream_options" not in body:
+                raise
+            yield from self.connection.events(url, {k: v for k, v in body.items() if k != "stream_options"})
+
+    # In the thread of the reader of the events
+
+    def events(self, item: Item) -> Sequence[TokenEvent]:
+        """The events for what the thread has read: none without a text."""
+        if isinstance(item, LlmcliError):
+            self._record.failure = item
+            return [*self._rest(), self.end("error")]
+        if item is None:
+            return [*self._rest(), self.end(self._finish_reason or "stop")]
+        self._count(item)
+        if not item.traces:
+            return [] if self.request.trace is not None and self._is_traced else self._piece(item.reasoning, item.text)
+        self._is_traced = True
+        return [event for trace in item.traces for event in self._token(trace)]
+
+    def _count(self, delta: Delta) -> None:
+        """Note what is beside the text."""
+        timings = self._record.timings
+        self._streamed += delta.text
+        if (delta.text or delta.reasoning) and not self._first:
+            self._first = now_ms()
+            timings.ttft_ms = timings.prompt_ms = self._first - self._begin
+        self._record.logprobs += delta.logprobs
+        timings.prompt_n = timings.prompt_n if delta.n_prompt is None else delta.n_prompt
+        self._n_answer = self._n_answer if delta.n_answer is None else delta.n_answer
+        if delta.prompt_ms is not None and delta.answer_ms is not None:
+            timings.prompt_ms, timings.predicted_ms = delta.prompt_ms, delta.answer_ms
+
+    def _piece(self, reasoning: str, text: str) -> Sequence[TokenEvent]:
+        """The event of a text without a trace, which counts as a token."""
+        text = self._without_prefill(text)
+        if not reasoning + text:
+            return []
+        self._record.tokens.append(self._vocab.number_of((reasoning + text).encode()))
+        return [self._event(reasoning, text, self._record.tokens[-1])]
+
+    def _token(self, trace: TokenTrace) -> Sequence[TokenEvent]:
+        text = self._without_prefill(trace.text)
+        if trace.id is not None:
+            self._record.tokens.append(trace.id)
+            self._record.traces.append(trace)
+            self._vocab.show(trace.id, trace.text or trace.reasoning)
+        elif not trace.reasoning + text:
+            return []
+        return [self._event(trace.reasoning, text, trace.id)]
+
+    def _event(self, reasoning: str, text: str, token: int | None) -> TokenEvent:
+        record, n = self._record, len(self._record.traces)
+        if self._first:
+            record.timings.predicted_n, record.timings.predicted_ms = len(record.tokens), now_ms() - self._first
+        return TokenEvent(text, token, None, record, self._index, n, n, reasoning)
+
+    def _without_prefill(self, text: str) -> str:
+        """A text of the answer without what of it is here already."""
+        self._n_text += len(text)
+        return text[max(len(text) - max(self._n_text - self._n_prefill, 0), 0) :]
+
+    def _rest(self) -> Sequence[TokenEvent]:
+        """The text that came without its traces, as in an answer that broke off."""
+        rest = self._streamed[self._n_text :] if self._is_traced else ""
+        return [self._event("", self._without_prefill(rest), None)] if rest else []
+
+    def end(self, reason: FinishReason) -> TokenEvent:
+        """The last event."""
+        if self._n_answer is not None:
+            self._record.timings.predicted_n = self._n_answer
+        self._record.finish_reason = reason
+        return TokenEvent("", None, reason, self._record, self._index)

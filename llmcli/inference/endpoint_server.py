@@ -1,0 +1,203 @@
+"""What is at an endpoint: its models, which kind of server it is, and which of its models is asked."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from threading import Thread
+
+from llmcli.config.endpoints import Endpoint, find_endpoint
+from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError, UsageError
+from llmcli.inference.endpoint_client import Connection, as_network_error, with_retries
+from llmcli.inference.endpoint_dialect import DIALECTS, Dialect, kind_of_owner
+from llmcli.models.download.http import TransientError
+from llmcli.params.param import SettingValue, fields_of, is_int
+from llmcli.params.sampler_chain import SamplingParams
+from llmcli.params.settings import Layer, Settings
+from llmcli.text import did_you_mean, plural
+
+Json = Mapping[str, object]
+Notify = Callable[[str], None]
+_MAX_MODELS = 10_000
+_MAX_NAME = 300  # characters
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model of a server; 0 and "" where it does not tell."""
+
+    name: str
+    owner: str = ""
+    n_ctx: int = 0  # tokens that one answer and its prompt can have
+
+
+@dataclass
+class ServedEndpoint:
+    """An endpoint that answers, and the model that is asked there; `notes` are for the user."""
+
+    endpoint: Endpoint
+    dialect: Dialect
+    models: Sequence[ServedModel]
+    version: str = ""
+    layer: Layer = field(default_factory=lambda: Layer("server", {}))  # its defaults, as far as it tells them
+    tells_defaults: bool = False
+    chat_template: str = ""
+    n_slots: int = 0  # answers at a time; 0 = not known
+    model: str = ""
+    n_ctx: int = 0
+    remark: str = ""  # which model was chosen
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def host(self) -> str:
+        return self.endpoint.host
+
+    def check_model(self) -> None:
+        """Raise ModelNotFoundError if the server lists its models, and the one that is asked is not among them."""
+        names = [one.name for one in self.models]
+        if names and self.model not in names and f"{self.model}:latest" not in names:
+            hint = did_you_mean(self.model, names) or "see `llmcli models list --endpoint`"
+            raise ModelNotFoundError(f"{self.host} does not have the model {self.model}", hint)
+
+
+def open_endpoint(settings: Settings, notify: Notify = lambda _text: None) -> ServedEndpoint:
+    """The endpoint of the settings with the model that they name, or its first one. Raises LlmcliError."""
+    assert settings.endpoint
+    endpoint = find_endpoint(settings.endpoint)
+    if settings.offline and not endpoint.is_loopback:
+        raise NetworkError(f"{endpoint.host} needs the network, but --offline is set", "remove --offline to allow it")
+    served = look_at(endpoint, notify)
+    _choose(served, settings)
+    return served
+
+
+def look_at(endpoint: Endpoint, notify: Notify = lambda _text: None) -> ServedEndpoint:
+    """What a server says of itself, with retries. Raises LlmcliError if it does not answer, or not as a server."""
+    with closing(Connection(endpoint)) as connection:
+        try:
+            found = with_retries(connection, notify, lambda: _look(connection), attempts=3)
+        except TransientError as error:
+            raise as_network_error(error) from None
+    assert isinstance(found, ServedEndpoint)
+    if endpoint.sends_key_openly:
+        found.notes.append(f"the key is sent to {endpoint.host} without encryption: others on the way can read it")
+    return found
+
+
+def names_at(text: str, seconds: float) -> list[str]:
+    """The names of the models at an endpoint, for completion: empty if they do not come within so many seconds."""
+    found: list[str] = []
+
+    def ask() -> None:
+        with suppress(LlmcliError, TransientError):
+            endpoint = find_endpoint(text)
+            with closing(Connection(endpoint)) as connection:
+                found.extend(one.name for one in _models(connection.get(f"{endpoint.base}/models"), endpoint.host))
+
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return list(found)
+
+
+def _look(connection: Connection) -> ServedEndpoint:
+    endpoint = connection.endpoint
+    try:
+        models = _models(connection.get(f"{endpoint.base}/models"), endpoint.host)
+    except NetworkError as error:
+        if "has no such address" not in str(error):
+            raise
+        models = []
+    owner = models[0].owner if models else ""
+    kind = endpoint.kind or kind_of_owner(owner, endpoint.host) or _ask_kind(connection)
+    served = ServedEndpoint(endpoint, DIALECTS[kind or "other"], models)
+    if kind in ("llama-server", "llmcli"):
+        _read_props(served, _try_get(connection, "/props"))
+    elif kind in ("vllm", "ollama"):
+        data = _try_get(connection, "/version" if kind == "vllm" else "/api/version")
+        served.version = str(data.get("version", ""))[:40]
+    return served
+
+
+def _models(data: object, host: str) -> list[ServedModel]:
+    """The models of /v1/models: OpenAI's object, or a list alone."""
+    listed = data.get("data", data.get("models")) if isinstance(data, dict) else data
+    if not isinstance(listed, list):
+        raise NetworkError(f"{host} answered /v1/models with something else", "check the URL and the port")
+    found = []
+    for one in listed[:_MAX_MODELS]:
+        if isinstance(one, dict) and isinstance(name := one.get("id", one.get("name")), str) and name:
+            meta = one.get("meta")
+            sizes = [
+                one.get("max_model_len"),
+                one.get("context_length"),
+                meta.get("n_ctx") if isinstance(meta, dict) else 0,
+            ]
+            n_ctx = next((size for size in sizes if is_int(size) and 0 < size < 1 << 31), 0)
+            found.append(ServedModel(name[:_MAX_NAME], str(one.get("owned_by") or "")[:40], n_ctx))
+    return found
+
+
+def _ask_kind(connection: Connection) -> str:
+    """The kind of a server whose models do not tell, by a route that only it has."""
+    if connection.endpoint.base.startswith("https://") and not connection.endpoint.is_loopback:
+        return ""  # a service, whose other addresses are a site
+    if _try_get(connection, "/props").get("default_generation_settings"):
+        return "llama-server"
+    if _try_get(connection, "/api/version").get("version"):
+        return "ollama"
+    return "vllm" if _try_get(connection, "/version").get("version") else ""
+
+
+def _try_get(connection: Connection, route: str) -> Json:
+    """The object at a route of the server's own; empty if it has none."""
+    with suppress(LlmcliError, TransientError):
+        data = connection.get(connection.endpoint.root + route)
+        return data if isinstance(data, dict) else {}
+    return {}
+
+
+def _read_props(served: ServedEndpoint, data: Json) -> None:
+    """llama-server's /props: context, slots, template and defaults."""
+    found = data.get("default_generation_settings")
+    defaults: Json = found if isinstance(found, dict) else {}
+    n_ctx, n_slots, template = defaults.get("n_ctx"), data.get("total_slots"), data.get("chat_template")
+    served.n_ctx = n_ctx if is_int(n_ctx) and n_ctx > 0 else 0
+    served.n_slots = n_slots if is_int(n_slots) and n_slots > 0 else 0
+    served.chat_template = template if isinstance(template, str) else ""
+    served.version = str(data.get("build_info", ""))[:40]
+    params = defaults.get("params")
+    if isinstance(params, dict):
+        served.layer = Layer("server", _defaults(params, served.dialect))
+        served.tells_defaults = True
+
+
+def _defaults(params: Json, dialect: Dialect) -> dict[str, SettingValue]:
+    """The defaults of a server where they are not those of llmcli, which has them from llama.cpp as well."""
+    values: dict[str, SettingValue] = {}
+    for key, one in fields_of(SamplingParams).items():
+        if key not in params or key not in dialect.names or key in ("seed", "samplers"):
+            continue
+        value = params[key]
+        if isinstance(value, float):
+            value = float(f"{value:.6g}")  # 0.1 comes as 0.10000000149011612
+        with suppress(UsageError):  # a value that llmcli does not know
+            parsed = one.parse_data(value)
+            if parsed != one.default:
+                values[key] = parsed
+    return values
+
+
+def _choose(served: ServedEndpoint, settings: Settings) -> None:
+    """The model that is asked: that of the settings, of the profile, or the first one."""
+    host, names = served.host, [one.name for one in served.models]
+    asked = settings.model if "model" in settings.given else served.endpoint.model
+    if not asked and not names:
+        raise UsageError(f"{host} does not list its models", "name the model with -m")
+    served.model = asked or names[0]
+    if not asked:
+        others = f", the first of {plural(len(names), 'model')}; choose another with -m" if len(names) > 1 else ""
+        served.remark = f"the model at {host} is {served.model}{others}"
+    elif served.dialect.kind == "llama-server" and len(names) == 1 and asked not in names:
+        served.notes.append(f"{host} has the model {names[0]}, which answers in place of {asked}")
+    known = {one.name: one.n_ctx for one in served.models}
+    served.n_ctx = settings.n_ctx or served.n_ctx or known.get(served.model, 0)
