@@ -23,7 +23,7 @@ from llmcli.config.presets import layers_of
 from llmcli.errors import UsageError
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, fields, resolve
-from llmcli.text import ellipsize
+from llmcli.text import ellipsize, plural
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.progress import ProgressLine
 
@@ -267,7 +267,8 @@ def write_log(as_json: bool, has_content: bool, record: "RequestRecord") -> None
 def _parse_aliases(texts: Sequence[str], n_models: int) -> Sequence[Sequence[str]]:
     """The names of each model; empty without any. Raises UsageError for one that two models have."""
     if len(texts) > n_models:
-        raise UsageError(f"--alias is given {len(texts)} times for {n_models} models", "give it once for each --model")
+        told = f"--alias is given {plural(len(texts), 'time')} for {plural(n_models, 'model')}"
+        raise UsageError(told, "give it once for each --model, with commas between the names")
     names = [[name.strip() for name in text.split(",") if name.strip()] for text in texts]
     every = [name for group in names for name in group]
     if twice := next((name for name in every if every.count(name) > 1), None):
