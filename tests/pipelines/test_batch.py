@@ -209,11 +209,15 @@ def test_raw_lines_are_prompts_as_they_are() -> None:
         ({"prompt": "a", "messages": []}, "messages and prompt cannot be used together", ""),
         ({"messages": []}, "messages must be a list of objects with role and content", ""),
         ({"messages": ["a"]}, "messages[0] must be an object with role and content", ""),
-        ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role must be system, user or assistant", ""),
+        (
+            {"messages": [{"role": "function", "content": "a"}]},
+            "messages[0].role must be system, user, assistant or tool",
+            "",
+        ),
         ({"messages": [{"role": "user"}]}, "messages[0].content must be a string, or a list of texts", ""),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "messages[0].content must be a string, or a list of texts",
+            "image input is not supported (messages[0].content): this model reads texts",
             "",
         ),
         ({"messages": [{"role": "user", "content": "a"}], "raw": True}, "raw and messages cannot be used together", ""),
