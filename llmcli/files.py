@@ -1,5 +1,6 @@
 """The ground: folders, private files and text files, JSON lines, and checks of JSON values."""
 
+import codecs
 import json
 import os
 import re
@@ -219,8 +220,13 @@ def decode_text(data: bytes, name: str, encoding: str = "utf-8") -> str:
 
 
 def byte_order_mark(data: bytes, encoding: str) -> tuple[bytes, str]:
-    """The byte order mark at the beginning, and the encoding that it names; without one, nothing and `encoding`."""
+    """The byte order mark at the beginning, and the encoding that it names; without one, nothing and `encoding`.
+
+    UTF-16 and UTF-32 without a mark are little-endian, as on Windows.
+    """
     mark = next(filter(data.startswith, _MARKS), b"")
+    if not mark and (name := codecs.lookup(encoding).name) in ("utf-16", "utf-32"):
+        encoding = f"{name}-le"  # Python's readers of streams insist on the mark
     return mark, _MARKS.get(mark, encoding)
 
 

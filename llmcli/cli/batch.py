@@ -17,7 +17,15 @@ from typer import Argument, Option
 from llmcli.cli.options import CHAT_ONLY, Force, with_settings
 from llmcli.cli.questions import warn_plain_template
 from llmcli.cli.stdin import stdin_as_file
-from llmcli.cli.task_options import ChosenTask, TaskName, TaskVariables, ask_for_trust, load_judge, parse_variables
+from llmcli.cli.task_options import (
+    ChosenTask,
+    TaskName,
+    TaskVariables,
+    ask_for_trust,
+    load_judge,
+    parse_variables,
+    stdin_variable,
+)
 from llmcli.config.presets import layers_of
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError, error_text
 from llmcli.files import is_stdin
@@ -101,7 +109,7 @@ def batch(
     check_template(options.template)
     resume |= retry_failed
     path = _check_output(source, output, resume, force)
-    _check_settings(asked, source)
+    _check_settings(asked, source, stdin_variable(var or ()))
     return _answer_lines(layers, options, _Files(source, form, path, resume, retry_failed, force))
 
 
@@ -175,7 +183,7 @@ def _load_task(name: str | None, texts: Sequence[str] | None) -> tuple["Task | N
     from llmcli.pipelines.task_files import find_task
 
     found, variables = find_task(name, ask_for_trust if can_ask() else None), parse_variables(texts or ())
-    found.complete({**dict.fromkeys(found.variables, ""), **variables})  # the others may come with the lines
+    found.complete({**dict.fromkeys(found.variables, "?"), **variables})  # the others may come with the lines
     return found, variables
 
 
@@ -210,18 +218,20 @@ def _check_output(source: str, name: str | None, resume: bool, force: bool) -> P
         raise UsageError(f"{name} is a folder, not a file", "give the name of a file")
     if path.exists() and not is_stdin(source) and os.path.exists(source) and path.samefile(source):
         raise UsageError("the output and the input are the same file", "give another name to --output")
-    if path.is_file() and not resume and not force:
-        raise UsageError(f"{path} already exists", "continue it with --resume, or replace it with --force")
+    if path.is_file() and path.stat().st_size and not resume and not force:
+        from llmcli.pipelines.batch_output import exists_error
+
+        raise exists_error(path)
     return path
 
 
-def _check_settings(asked: Settings, source: str) -> None:
+def _check_settings(asked: Settings, source: str, variable: str) -> None:
     """Raise UsageError for what would make each line fail, before the model is loaded."""
     from llmcli.inference.constraints import read_constraint
     from llmcli.inference.decision import read_choice_set
     from llmcli.inference.request import stdin_options
 
-    readers = stdin_options(replace(asked, prompt=None, file=()))
+    readers = [*stdin_options(replace(asked, prompt=None, file=())), *filter(None, [variable])]
     if is_stdin(source) and readers:
         raise UsageError(f"stdin can be read only once, and two options read it: INPUT and {readers[0]}", "use a file")
     if asked.samples > 1 and asked.best is None and not asked.is_decision:

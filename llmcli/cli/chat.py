@@ -129,13 +129,13 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "TerminalReader 
 
 def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
     """The session of the command line: the last one, one by its name, or a new one. Raises UsageError."""
-    if go_on and name:
+    if go_on and name is not None:
         raise UsageError("--continue and --session cannot be used together", "use one of them")
-    if not keep and (go_on or name):
+    if not keep and (go_on or name is not None):
         raise UsageError("--no-save starts a new session", "remove --continue and --session")
-    if not go_on and not name:
+    if not go_on and name is None:
         return Session(keep=keep)
-    if not name:
+    if name is None:
         last = next((one for one in store.names() if not store.is_open(one)), None)
         if last:
             return Session.load(last)

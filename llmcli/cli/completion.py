@@ -79,8 +79,9 @@ def complete_task(incomplete: str) -> list[tuple[str, str]]:
     """The tasks with their descriptions; a project's that is not trusted has none."""
     from llmcli.pipelines.task_files import task_files, task_or_none
 
-    found = [(path.stem, task_or_none(path, source)) for path, source in task_files()]
-    return _safe_words((name, one.description if one else "") for name, one in found if name.startswith(incomplete))
+    files = [(path, source) for path, source in task_files() if path.stem.startswith(incomplete)]
+    found = [(path.stem, task_or_none(path, source)) for path, source in files]
+    return _safe_words((name, one.description if one else "") for name, one in found)
 
 
 def complete_variable(ctx: Any, incomplete: str) -> list[tuple[str, str]]:

@@ -152,7 +152,7 @@ def _check_not_a_file(text: str, files: Sequence[str]) -> None:
 
 
 def _output_kind(output: str | None, force: bool, pooling: str | None) -> str:
-    """What a file of this name will be. Raises UsageError for another suffix, or an array that exists."""
+    """What a file of this name will be. Raises UsageError for another suffix, a folder, or an array that exists."""
     from llmcli.pipelines.vector_store import SUFFIXES
 
     if output is None:
@@ -160,9 +160,11 @@ def _output_kind(output: str | None, force: bool, pooling: str | None) -> str:
     if pooling in ("none", "rank"):
         raise UsageError(f"pooling {pooling} gives no vector of a text to store", "remove --output")
     suffix = Path(output).suffix.lower()
-    if suffix == ".npy":
-        output_path(output, force)
-        return "array"
+    if suffix == ".npy" or suffix in SUFFIXES:
+        folder = output_path(output, force or suffix in SUFFIXES).parent  # a store is added to
+        if not folder.is_dir():
+            raise UsageError(f"the folder {str(folder)!r} does not exist", "create it")
+        return "array" if suffix == ".npy" else "store"
     if suffix not in SUFFIXES:
         hint = f"use .npy, {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
         raise UsageError(f"the suffix of {output!r} is not one of vectors", hint)

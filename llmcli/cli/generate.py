@@ -124,7 +124,8 @@ def _ask(flags: Layer, options: AnswerOptions, chosen: "ChosenTask | None", sess
 
     choice_set = None if chosen else read_choices(asked, options.traced)
     read = asked if session is None else replace(session.settings, prompt=asked.prompt, file=asked.file)
-    given = join_prompt(read, reads_stdin(read, options.no_stdin), partial(read_prompt, read))
+    is_piped = reads_stdin(read, options.no_stdin, chosen.stdin_variable if chosen else "")
+    given = join_prompt(read, is_piped, partial(read_prompt, read))
     if chosen:
         first = resolve(command_layers(flags, options.text, chosen.layer(given, flags)))
     if session:

@@ -166,8 +166,10 @@ def with_output_file(function: Callable[..., int]) -> Callable[..., int]:
 
 
 def output_path(name: str, force: bool) -> Path:
-    """The path of a file to write. Raises UsageError if it exists and must not be replaced."""
+    """The path of a file to write. Raises UsageError if it is a folder, or exists and must not be replaced."""
     path = Path(os.path.expanduser(name))
+    if path.is_dir():
+        raise UsageError(f"{name} is a folder, not a file", "give the name of a file")
     if os.path.exists(path) and not force:
         raise UsageError(f"{path} already exists", "choose another name, or replace it with --force")
     return path

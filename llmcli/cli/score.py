@@ -86,6 +86,8 @@ def _texts(text: str | None, file: str | None, lines: bool, settings: Settings) 
 
 
 def _print_score(engine: "Engine", score: "Score", tokens: bool) -> None:
+    if score.bits_per_byte is None and score.is_windowed:
+        raise UsageError("no token counts: its window has no token before it", "raise --ctx-size")
     if score.bits_per_byte is None:
         raise UsageError(
             f"a text of one token has no score: {engine.name} has no BOS token before it",

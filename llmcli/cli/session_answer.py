@@ -138,6 +138,7 @@ def open_session_answer(flags: Layer, go_on: bool, name: str | None, refused: Ma
         option = "--continue" if go_on else "--session"
         raise UsageError(f"{option} and {wrong} cannot be used together", "remove one of them")
     session = open_session(go_on, name, keep=True)
+    session.is_name_exact = name is not None
     try:
         for note in session.notes:
             console.warn(note)

@@ -7,25 +7,30 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader, RawIOBase, TextIOWrapper
-from typing import BinaryIO, TextIO, cast
+from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import byte_order_mark, decode_text, read_at_most, text_reading
 from llmcli.params.settings import Settings
 from llmcli.ui.terminal.console import console, is_terminal
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 _PATIENCE = 3.0  # seconds without input on stdin before a note says that the program waits
 _END = "; end it with Ctrl-D"
 
 
-def reads_stdin(settings: Settings, no_stdin: bool) -> bool:
-    """Whether stdin, if no terminal, is added to the prompt.
+def reads_stdin(settings: Settings, no_stdin: bool, other: str = "") -> bool:
+    """Whether stdin, if no terminal, is added to the prompt. `other` is an option beside the settings that reads it.
 
     Raises UsageError if two options read stdin, or one does although it is forbidden.
     """
     from llmcli.inference.request import stdin_options
 
-    readers = stdin_options(settings)
+    readers = [*stdin_options(settings), *filter(None, [other])]
+    if len(readers) > 1:
+        raise UsageError(f"stdin can be read only once, and two options read it: {' and '.join(readers)}", "use a file")
     if no_stdin and readers:
         raise UsageError(f"--no-stdin and {readers[0]} (stdin) cannot be used together", "remove one of them")
     return not no_stdin and not readers and not is_terminal(sys.stdin)
@@ -84,6 +89,16 @@ class _Utf8Lines(RawIOBase):
 
     def __init__(self, stream: BinaryIO, encoding: str) -> None:
         self._text = TextIOWrapper(stream, encoding, errors="replace", newline="\n")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        """For `read`: a character has at most four bytes."""
+        view = memoryview(buffer)
+        data = self.readline(len(view) // 4)
+        view[: len(data)] = data
+        return len(data)
 
     def readline(self, size: int | None = -1, /) -> bytes:
         return self._text.readline(-1 if size is None else size).encode("utf-8", "replace")

@@ -10,6 +10,7 @@ from typer import Option
 from llmcli.cli.completion import complete_task, complete_variable
 from llmcli.cli.questions import warn_file_name
 from llmcli.errors import UsageError
+from llmcli.files import is_stdin
 from llmcli.params.result import BEST_RULES
 from llmcli.params.settings import Layer, Settings
 from llmcli.text import format_count
@@ -49,6 +50,7 @@ class ChosenTask:
 
     task: "Task"
     variables: dict[str, str]
+    stdin_variable: str = ""  # as in `--var to`: the one that reads stdin, which is then not a part of the prompt
 
     def layer(self, text: str, flags: Layer) -> Layer:
         """The settings of the task for an input; a constraint in the flags replaces its own."""
@@ -88,7 +90,7 @@ def load_task(name: str | None, variables: Sequence[str] | None) -> ChosenTask |
     from llmcli.pipelines.task_files import find_task
 
     task = find_task(name, ask_for_trust if can_ask() else None)
-    chosen = ChosenTask(task, parse_variables(variables or ()))
+    chosen = ChosenTask(task, parse_variables(variables or ()), stdin_variable(variables or ()))
     task.complete(chosen.variables)  # before a model is loaded
     return chosen
 
@@ -114,15 +116,24 @@ def parse_variables(texts: Sequence[str]) -> dict[str, str]:
     """The values of `NAME=TEXT` and `NAME=@FILE`. Raises UsageError, and DiskError for a file that cannot be read."""
     from llmcli.files import read_text
     from llmcli.params.param import as_utf8
+    from llmcli.pipelines.tasks import INPUT
 
     values = {}
     for one in texts:
         name, equals, text = one.partition("=")
         if not equals:
             raise UsageError(f"--var must be NAME=TEXT, got {one[:60]!r}", "as in --var to=French")
+        if name.strip() == INPUT:
+            raise UsageError("--var cannot set input: it is the text that the task works on", "give it as the prompt")
         warn_file_name(text, f"use --var {name.strip()}=@{text}")
         values[name.strip()] = read_text(text[1:]).rstrip("\n") if text.startswith("@") else as_utf8(text)
     return values
+
+
+def stdin_variable(texts: Sequence[str]) -> str:
+    """The first of the variables `NAME=@-`, as an option; empty without one."""
+    pairs = (one.partition("=") for one in texts)
+    return next((f"--var {name}" for name, _, text in pairs if text[:1] == "@" and is_stdin(text[1:])), "")
 
 
 def ask_for_trust(path: Path) -> bool:

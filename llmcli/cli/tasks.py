@@ -8,11 +8,11 @@ from typer import Argument, Option
 
 from llmcli.cli.completion import complete_task
 from llmcli.cli.options import CHAT_ONLY, Json, with_settings
-from llmcli.cli.task_options import TaskVariables, ask_for_trust, parse_variables
+from llmcli.cli.task_options import TaskVariables, ask_for_trust, load_judge, parse_variables
 from llmcli.config.presets import layers_of
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from llmcli.files import check_name, decode_text, make_private
-from llmcli.params.settings import Layer, fields, resolve
+from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.pipelines import task_files
 from llmcli.pipelines.job import run_job
 from llmcli.pipelines.tasks import INPUT, Task, fill, task_job
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation
     from llmcli.inference.answer import Answer
     from llmcli.inference.engine import Engine
-    from llmcli.pipelines.job import Step
+    from llmcli.pipelines.job import Job, Result, Step
     from llmcli.pipelines.task_trials import Trial
 
 Name = Annotated[str, Argument(help="Name of a task, or its file.", autocompletion=complete_task)]
@@ -73,7 +73,7 @@ def show_task(name: Name, var: TaskVariables = None) -> None:
         task = task_files.parse_task(text, path, source)
         given = parse_variables(var)
         defaults = {name: one.default for name, one in task.variables.items() if one.default is not None}
-        task.complete({**dict.fromkeys(task.variables, ""), **given})  # refuses what it does not have
+        task.complete({**dict.fromkeys(task.variables, "?"), **given})  # refuses what it does not have
         text = fill(text, {**defaults, **given})
     print_text(text if text.endswith("\n") else text + "\n")
     if source == "project" and not task_files.is_trusted(data):
@@ -206,8 +206,8 @@ def _try(
     try:
         layers = layers_of(flags, task.layer(trial.variables)).below
         settings = resolve(layers).over(engine.defaults).with_seed().settings
-        result = run_job(engine, task_job(engine, settings, task, trial.variables, cancellation), show, progress)
-        problem = form_problem(task, str(result["text"]), trial.variables[INPUT])
+        result = run_job(engine, _trial_job(engine, settings, task, trial, cancellation), show, progress)
+        problem = form_problem(task, _text_of(result), trial.variables[INPUT])
     except LlmcliError as error:
         problem = str(error)
     finally:
@@ -223,5 +223,23 @@ def _try(
         "seconds": round(monotonic() - started, 1),
         "finish_reason": reason,
         "problem": f"{problem} (cut off)" if problem and reason == "length" else problem,
-        "text": result.get("text", ""),
+        "text": _text_of(result),
     }
+
+
+def _trial_job(engine: "Engine", settings: Settings, task: Task, trial: "Trial", cancellation: "Cancellation") -> "Job":
+    """The job of a trial, with what the settings make of one answer or several."""
+    from llmcli.pipelines.samples import Judge, result_job
+
+    judge = None
+    if settings.samples > 1 and not settings.is_decision:
+        if settings.best is None:
+            raise UsageError("samples needs best: a trial has one answer", "choose it with --best vote")
+        chosen = load_judge(settings.best)
+        judge = Judge(engine, chosen, trial.variables[INPUT], cancellation) if chosen else None
+    return result_job(settings, lambda own: task_job(engine, own, task, trial.variables, cancellation), judge)
+
+
+def _text_of(result: "Result") -> str:
+    """What `generate` would print of a result; empty if it was stopped before there is one answer."""
+    return str(result.get("extracted", result.get("text", "")))

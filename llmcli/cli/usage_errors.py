@@ -144,7 +144,7 @@ def _invalid_value(parameter: Any, message: str) -> str:
         rule = "one of " + ", ".join(str(getattr(choice, "value", choice)) for choice in choices)
     elif "integer" in message or "range" in message:
         low, high = getattr(parameter.type, "min", None), getattr(parameter.type, "max", None)
-        rule = "an integer"
+        rule = "a number" if "float" in str(parameter.type.name) else "an integer"
         if low is not None:
             rule += f" {'of ' if high is None else ''}{range_text(low, high, None)}"
     else:

@@ -113,8 +113,8 @@ class EmbeddingModel:
         return self._hasher.sha256(progress, self.cancellation.is_set)
 
     def tokenize(self, text: str) -> list[int]:
-        """The tokens of a text with those that the model adds; no text becomes a control token."""
-        return self._model.vocab.tokenize(text, add_special=True)
+        """The tokens of a text with those that the model adds, none if it is blank. No text becomes a control token."""
+        return self._model.vocab.tokenize(text, add_special=True) if text.strip() else []
 
     def check_tokens(self, tokens: Sequence[int]) -> None:
         """Raise UsageError if one of these is not in the vocabulary."""
@@ -141,7 +141,7 @@ class EmbeddingModel:
         """
         if self.pooling == "rank":
             vocab, template = self._model.vocab, self._rerank_template
-            pairs = (pair_tokens(vocab, query, document, template) for document in documents)
+            pairs = (pair_tokens(vocab, query, one, template) if one.strip() else [] for one in documents)
             for one in self._evaluate(pairs, truncate):
                 yield one if one.vector is None else replace(one, score=float(one.vector[0]))
             return
@@ -203,7 +203,7 @@ class EmbeddingModel:
 
     def _error_of(self, n_tokens: int) -> LlmcliError:
         if not n_tokens:
-            return UsageError("the text is empty", "remove it")
+            return _empty_text()
         message = f"the text has {n_tokens} tokens, and the context has {self.n_ctx}"
         return ContextOverflowError(message, _TOO_LONG)
 
@@ -238,6 +238,9 @@ def query_likelihoods(
     before = begin + tokenizer.tokenize(_PASSAGE)
     after, asked = tokenizer.tokenize(_QUESTION), tokenizer.tokenize(f" {query}")
     for document in documents:
+        if not document.strip():
+            yield Evaluation(0, error=_empty_text())
+            continue
         tokens = tokenizer.tokenize(document)
         n_tokens = len(before) + len(tokens) + len(after) + len(asked)
         kept = tokens[: max(n_ctx - n_tokens + len(tokens), 0)] if n_ctx else tokens
@@ -251,6 +254,10 @@ def query_likelihoods(
             if not cancellation.is_set():
                 raise
             return
+
+
+def _empty_text() -> LlmcliError:
+    return UsageError("the text is empty", "remove it")
 
 
 def normalized(vectors: "Vector") -> "Vector":

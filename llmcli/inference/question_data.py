@@ -97,6 +97,8 @@ def parse_own_settings(own: Mapping[str, object], common: Settings, noun: str) -
     values: dict[str, SettingValue] = {}
     for name, value in own.items():
         setting = find(name)
+        if value is None and setting.default is not None:
+            continue  # not set: tables that were made into JSON have nulls
         values[setting.key] = _parse(setting, value, common, noun)
     return values
 

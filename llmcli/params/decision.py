@@ -22,14 +22,18 @@ def choices_from_data(value: object) -> tuple[str, ...]:
         except (ValueError, RecursionError):
             raise ValueError(_CHOICES_SHAPE) from None
     if isinstance(value, str):
-        if value in ("", "none"):
+        if not value.strip():  # such as a variable of a shell that is not set
+            raise ValueError(_CHOICES_SHAPE)
+        if value == "none":
             return ()
         if value.startswith("@"):
             return (value,)
         return tuple(as_utf8(item.strip()) for item in value.split(";" if ";" in value else ","))
     if isinstance(value, dict):
+        if not value or not all(text is None or isinstance(text, str) for text in value.values()):
+            raise ValueError(_CHOICES_SHAPE)
         pairs = [(key.replace("=", "\\="), text) for key, text in value.items()]
-        value = [f"{key}={text}" if text else key for key, text in pairs if isinstance(text, str)]
+        value = [f"{key}={text}" if text else key for key, text in pairs]
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
         raise ValueError(_CHOICES_SHAPE)
     return tuple(value)
@@ -44,8 +48,10 @@ def split_choice(text: str) -> tuple[str, str]:
 def rating_levels(text: str) -> range:
     """The levels of `LOW..HIGH`. Raises ValueError when it is not such a range."""
     found = re.fullmatch(r"\s*([+-]?\d{1,9})\s*\.\.\s*([+-]?\d{1,9})\s*", text, re.ASCII)
-    if not found or int(found[1]) >= int(found[2]):
+    if not found:
         raise InvalidValueError(_RATING_SHAPE, hint="write two dots, as in --rating 1..5" if "-" in text[1:] else "")
+    if int(found[1]) >= int(found[2]):
+        raise InvalidValueError(_RATING_SHAPE, f"{int(found[1])} is not below {int(found[2])}")
     levels = range(int(found[1]), int(found[2]) + 1)
     if len(levels) > _MAX_LEVELS:
         raise InvalidValueError(_RATING_SHAPE, f"it has {len(levels)} levels, and at most {_MAX_LEVELS} are possible")

@@ -82,6 +82,7 @@ def _check_encoding(name: str) -> str:
     """The name of an encoding of Python in small letters. Raises ValueError for one that is not of texts."""
     try:
         "".encode(name)
+        b"\xff".decode(name, "replace")  # not possible in those that are made for names of hosts
     except (LookupError, ValueError):
         raise ValueError("a text encoding, such as utf-8, latin-1, cp1252 or utf-16-le") from None
     return name.lower().replace("_", "-")

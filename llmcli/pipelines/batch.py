@@ -1,7 +1,8 @@
 """A batch: each line of an input becomes a job, and each outcome a line of the output, in the order of the input."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Generic, TypeVar
@@ -23,7 +24,7 @@ from llmcli.params.settings import Layer, Settings
 from llmcli.pipelines.batch_input import BatchLine, BatchReader, IdTable, LineSource
 from llmcli.pipelines.batch_line import LineParser, LineRequest
 from llmcli.pipelines.batch_output import BatchOutput, WrittenLine
-from llmcli.pipelines.job import Job, JobRunner, Outcome, Result, Step
+from llmcli.pipelines.job import Job, JobRunner, Outcome, Result, Step, TimeLimit
 from llmcli.pipelines.openai_batch import output_line
 from llmcli.pipelines.samples import Judge, result_job
 from llmcli.pipelines.tasks import Task, task_job
@@ -140,8 +141,10 @@ class Batch:
         return None
 
     def _checked(self, line: BatchLine) -> BatchLine:
-        """The line, as one with an error if its id is not its own."""
-        earlier = None if line.own_id is None else self._ids.add(line.own_id, line.number)
+        """The line, as one with an error if its id is not its own. Without an id, its number is one."""
+        if line.own_id is None and (line.error or self._reader.format == "text"):  # a text has numbers only
+            return line
+        earlier = self._ids.add(line.id, line.number)
         if earlier is None or line.error:
             return line
         return replace(line, error=UsageError(f"line {earlier} has the same id", "give each line an id of its own"))
@@ -173,7 +176,10 @@ class Batch:
 
     def _answer(self, asked: LineRequest) -> Job:
         if asked.settings.is_decision:
-            return (yield from self._do_task(self.parser.task, asked)) if self.parser.task else self._decide(asked)
+            with self._time_limit(asked.settings) as cancellation:
+                if self.parser.task:
+                    return (yield from self._do_task(self.parser.task, asked, cancellation))
+                return self._decide(asked, cancellation)
         if asked.settings.samples > 1 and asked.settings.best is None:
             raise UsageError("samples needs best in a batch: a line has one answer", "choose it with best: vote")
         judge = self._judge(asked)
@@ -193,7 +199,7 @@ class Batch:
     def _generate(self, asked: LineRequest) -> Job:
         """One answer to a line."""
         if self.parser.task:
-            return (yield from self._do_task(self.parser.task, asked))
+            return (yield from self._do_task(self.parser.task, asked, self._cancellation))
         settings = with_plain_stop(asked.settings, template_options(self._engine, asked.settings).source)
         constraint = self._constraints(settings)
         prompt = build_prompt(self._engine, settings, asked.question, asked.system, self._cancellation)
@@ -203,20 +209,34 @@ class Batch:
             raise FailedAnswerError(error, data)
         return data
 
-    def _do_task(self, task: Task, asked: LineRequest) -> Job:
+    def _do_task(self, task: Task, asked: LineRequest, cancellation: Cancellation) -> Job:
         is_full = self._options.is_full
-        job = task_job(self._engine, asked.settings, task, asked.variables, self._cancellation, is_full)
+        job = task_job(self._engine, asked.settings, task, asked.variables, cancellation, is_full)
         data = yield from job
         if data["finish_reason"] == "timeout":
             raise FailedAnswerError(_timeout(asked.settings), data)
         return data
 
-    def _decide(self, asked: LineRequest) -> Result:
+    @contextmanager
+    def _time_limit(self, settings: Settings) -> Iterator[Cancellation]:
+        """What ends a decision: it has no step of answers whose time is watched."""
+        if not settings.timeout:
+            yield self._cancellation
+            return
+        limit = TimeLimit(self._cancellation, settings.timeout)
+        try:
+            yield limit.cancellation
+        except TimeLimitError:
+            raise _timeout(settings) from None
+        finally:
+            limit.end()
+
+    def _decide(self, asked: LineRequest, cancellation: Cancellation) -> Result:
         """Score the choices of a line; that takes less time than a step of answers."""
         choice_set = self._choice_sets(asked.settings)
         if choice_set is None or not isinstance(asked.question, str):
             raise UsageError("a decision and messages cannot be used together", "use prompt")
-        posed = self._engine, asked.settings, choice_set, asked.question, asked.system, self._cancellation
+        posed = self._engine, asked.settings, choice_set, asked.question, asked.system, cancellation
         return decision_data(self._engine, decide(*posed), self._options.is_full)
 
     # Outcomes

@@ -31,6 +31,7 @@ _POLL = 0.1  # seconds between two looks at the cancellation while the next line
 _ESCAPED = re.compile("[\ud800-\udfff]")  # stands for a byte that is not valid
 _NOT_VALID = "llmcli.not_valid"  # how bytes are decoded that are not valid: as what UTF-8 does not have
 codecs.register_error(_NOT_VALID, lambda error: ("\udc80", getattr(error, "end", 0)))
+_OBJECT_HINT = 'write one object on each line, as {"prompt": "..."}'
 _CELL_HINT = 'put quotes around a cell with a delimiter in it, as in "a, b"'
 _ENCODING_HINT = "set its encoding, such as --encoding latin-1"
 
@@ -67,6 +68,7 @@ class BatchReader:
     ) -> None:
         self.format: Format | None = form
         self._file, self.name, self._encoding, self._check_columns = file, name, encoding, check_columns
+        self._has_nul = False
 
     def __iter__(self) -> Iterator[BatchLine]:
         try:
@@ -76,6 +78,8 @@ class BatchReader:
                 return
             if self.format is None:
                 self.format = _guess_format(self.name, first[1])
+            if self.format == "text" and self._has_nul:  # in other formats, it spoils its line only
+                raise self._not_a_text()
             all_lines = chain([first], lines)
             if self.format == "csv":
                 yield from self._csv_rows(all_lines)
@@ -95,13 +99,17 @@ class BatchReader:
         file = self._file if hasattr(self._file, "peek") else io.BufferedReader(cast(io.RawIOBase, self._file))
         start = cast(io.BufferedReader, file).peek(4)
         mark, self._encoding = byte_order_mark(start, self._encoding)
-        if self._encoding == "utf-8" and b"\0" in start[:8192]:
-            raise DiskError(f"{self.name} is not a text file", "give a text file, or set its --encoding")
+        self._has_nul = self._encoding == "utf-8" and b"\0" in start[:8192]
+        if self._has_nul and b"\0" in start[:4]:  # UTF-16 without a mark, or no text at all
+            raise self._not_a_text()
         file.read(len(mark))
         if self._encoding == "utf-8":
             return enumerate(_whole_lines(file.readline), 1)
         text = io.TextIOWrapper(file, self._encoding, errors=_NOT_VALID, newline="\n")
         return enumerate(_whole_lines(lambda size: text.readline(size).encode("utf-8", "surrogatepass")), 1)
+
+    def _not_a_text(self) -> DiskError:
+        return DiskError(f"{self.name} is not a text file", "give a text file, or set its --encoding")
 
     def _text(self, line: bytes) -> str:
         """The text of a line. Raises UsageError if its bytes are not valid."""
@@ -138,7 +146,7 @@ class BatchReader:
         try:
             columns = [name.strip() for name in next(rows)]
         except csv.Error as error:
-            raise UsageError(f"the header of {self.name} is not valid CSV: {error}") from None
+            raise UsageError(f"the header of {self.name} is not valid CSV: {_csv_reason(error)}") from None
         if twice := [name for at, name in enumerate(columns) if name and name in columns[:at]]:
             raise UsageError(f"{self.name} has two columns with the name {twice[0]!r}", "rename one of them")
         self._check_columns([name for name in columns if name])
@@ -150,7 +158,7 @@ class BatchReader:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield BatchLine(number, error=UsageError(f"the row is not valid CSV: {error}"))
+                yield BatchLine(number, error=UsageError(f"the row is not valid CSV: {_csv_reason(error)}"))
                 continue
             if any(cell.strip() for cell in cells):
                 yield self._row(number, columns, cells)
@@ -162,14 +170,18 @@ class BatchReader:
             yield line.decode("utf-8", "surrogateescape")
 
     def _row(self, number: int, columns: Sequence[str], cells: Sequence[str]) -> BatchLine:
+        if any(map(_ESCAPED.search, cells)):
+            return BatchLine(number, error=UsageError(f"the row is not {self._encoding.upper()}", _ENCODING_HINT))
         values = {name: cell for name, cell in zip(columns, cells, strict=False) if name}
         own_id = line_id_of(values.get("id"))
         if len(cells) != len(columns):
             fault = UsageError(f"the row has {len(cells)} cells, and the header has {len(columns)}", _CELL_HINT)
             return BatchLine(number, values, fault, own_id)
-        if any(map(_ESCAPED.search, cells)):
-            return BatchLine(number, error=UsageError(f"the row is not {self._encoding.upper()}", _ENCODING_HINT))
         return BatchLine(number, values, None, own_id)
+
+
+def _csv_reason(error: csv.Error) -> str:
+    return str(error).partition(" - ")[0]  # then Python asks how the program opens the file
 
 
 @contextmanager
@@ -223,9 +235,9 @@ def _json_object(text: str) -> dict[str, object]:
         values = msgspec.json.decode(text)
     except (ValueError, RecursionError) as error:
         reason = str(error).removeprefix("JSON is malformed: ") if isinstance(error, ValueError) else "too deep"
-        raise UsageError(f"the line is not valid JSON: {reason}") from None
+        raise UsageError(f"the line is not valid JSON: {reason}", _OBJECT_HINT) from None
     if not isinstance(values, dict):
-        raise UsageError("the line is not a JSON object", 'write a line as {"prompt": "..."}')
+        raise UsageError("the line is not a JSON object", _OBJECT_HINT)
     return values
 
 

@@ -155,7 +155,7 @@ def check_columns(
             raise UsageError(f"the CSV file has no column {name!r}, which --prompt names", hint)
     check_template(template, columns)
     if task:
-        task.complete({**dict.fromkeys({*columns} & {*task.variables}, ""), **(variables or {})})
+        task.complete({**dict.fromkeys({*columns} & {*task.variables}, "?"), **(variables or {})})
 
 
 def check_template(template: str | None, names: Sequence[str] = TEXT_COLUMNS) -> None:

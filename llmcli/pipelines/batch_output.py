@@ -47,8 +47,8 @@ class BatchOutput(Protocol):
 class OutputFile:
     """A file of lines, each of which is one write; no other run can have it open.
 
-    Raises UsageError for a file that exists (unless it is resumed or replaced) or is in use, DiskError for one that
-    cannot be opened.
+    Raises UsageError for a file that has content (unless it is resumed or replaced) or is in use, DiskError for one
+    that cannot be opened.
     """
 
     def __init__(self, path: Path, is_resumed: bool = False, is_rewritten: bool = False, is_forced: bool = False):
@@ -60,6 +60,7 @@ class OutputFile:
         self._temporary = path.with_name(f".{path.name}.retry")
         self._is_new = False  # made by this run
         self._earlier_size = 0  # bytes
+        self._has_name = False  # as a file on a disk has, until it is removed
         self._n_written, self._n_earlier = 0, -1  # lines; -1 = not known yet
         self._descriptors: list[int] = []
         try:
@@ -75,12 +76,15 @@ class OutputFile:
         if path.exists() and not path.is_file():  # a device, or a pipe with a name
             self._descriptors.append(os.open(path, os.O_WRONLY | BINARY))
             return
-        is_new = not (is_resumed or is_forced)
+        is_new = not path.exists()
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | BINARY | (os.O_EXCL if is_new else 0)
-        was_there = path.exists()
         self._descriptors.append(os.open(path, flags, 0o666))
         _lock(self._descriptors[0], path)
-        self._is_new = not was_there
+        self._is_new = is_new
+        found = os.fstat(self._descriptors[0])
+        self._has_name = found.st_nlink > 0  # some file systems count no names
+        if found.st_size and not (is_resumed or is_forced):  # an empty one is that of a run that failed at once
+            raise exists_error(path)
         if not is_resumed:
             os.ftruncate(self._descriptors[0], 0)
             return
@@ -143,6 +147,8 @@ class OutputFile:
         if self._is_apart and self._n_written == self._n_earlier:  # this is a line that no earlier run wrote
             self._replace()
         descriptor, rest = self._descriptors[-1], line
+        if self._has_name and not os.fstat(descriptor).st_nlink:  # it goes with its last descriptor
+            raise DiskError(f"{self._name} was removed while it was written", "its lines are lost; run the batch again")
         try:
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
@@ -189,6 +195,11 @@ class OutputFile:
         descriptors, self._descriptors = self._descriptors, []
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def exists_error(path: Path) -> UsageError:
+    """The error for an output that has lines, and that is neither resumed nor replaced."""
+    return UsageError(f"{path} already exists", "continue it with --resume, or replace it with --force")
 
 
 def _lock(descriptor: int, path: Path) -> None:

@@ -74,7 +74,7 @@ class JobRunner:
         self._is_ended = False  # no more jobs come
         self._n_begun = self._n_emitted = 0
         self._waiting: deque[tuple[_Running, Answer]] = deque()  # answers that are not asked for yet
-        self._asked: dict[int, tuple[_Running, Answer, _TimeLimit | None]] = {}  # not ended, by index of the request
+        self._asked: dict[int, tuple[_Running, Answer, TimeLimit | None]] = {}  # not ended, by index of the request
         self._n_asked = 0
         self._outcomes: dict[int, Outcome] = {}  # of ended jobs, while an earlier one has not ended
         self.n_tokens = 0  # generated so far
@@ -125,7 +125,7 @@ class JobRunner:
             self._advance(_Running(self._n_begun - 1, job), None)
         running, answer = self._waiting.popleft()
         seconds = answer.settings.timeout
-        limit = _TimeLimit(self._cancellation, seconds) if seconds else None
+        limit = TimeLimit(self._cancellation, seconds) if seconds else None
         answer.request.cancellation = limit.cancellation if limit else self._cancellation
         self._asked[self._n_asked] = running, answer, limit
         self._n_asked += 1
@@ -155,8 +155,8 @@ class JobRunner:
         self._on_event()
 
 
-class _TimeLimit:
-    """The cancellation of one answer, which ends with that of all."""
+class TimeLimit:
+    """The cancellation of one answer, which is set after so many seconds, and with that of all."""
 
     def __init__(self, shared: Cancellation, seconds: float) -> None:
         self.cancellation = Cancellation()

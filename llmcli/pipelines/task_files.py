@@ -7,9 +7,9 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from llmcli.config.presets import validate_preset
 from llmcli.errors import DiskError, LlmcliError, UsageError, error_text
@@ -25,6 +25,7 @@ SUFFIX = ".md"
 MARK = "+++"  # the line before and after the front matter
 _BUILT_IN = Path(__file__).parent / "built_in_tasks"
 _MAX_BYTES = 1 << 20
+_MAX_OVERLAP = 1 << 20  # tokens
 _MAX_PARENTS = 64  # folders above the current one in which a project is searched
 _TRUSTED = "trusted-tasks.json"  # in the data folder
 _KINDS = ("choices", "json_schema", "regex", "grammar")  # of constraints
@@ -59,7 +60,7 @@ class _FrontMatter(Struct, forbid_unknown_fields=True):
     description: str = ""
     size: str = ""
     input: str = "error"
-    overlap: int = 0
+    overlap: Annotated[int, Meta(ge=0, le=_MAX_OVERLAP)] = 0
     helper: str = ""
     combine: str = ""
     form: str = "text"
@@ -92,12 +93,12 @@ def find_task_file(name: str) -> tuple[Path, str]:
     """The file of a task, and its source. Raises UsageError if there is none."""
     if os.path.basename(name) != name or name.endswith(SUFFIX):
         path = Path(os.path.expanduser(name))
-        if not path.exists():
+        if not os.path.lexists(path):
             raise UsageError(f"task file not found: {name[:200]!r}", "see `llmcli tasks list`")
         return path, "file"
     for folder, source in task_folders():
         path = folder / f"{name}{SUFFIX}"
-        if is_task_name(name) and path.exists():
+        if is_task_name(name) and os.path.lexists(path):  # a link to nothing is an error, and no other task
             return path, source
     names = [path.stem for path, _ in task_files()]
     raise UsageError(f"unknown task {name[:80]!r}", did_you_mean(name, names) or "see `llmcli tasks list`")
@@ -186,10 +187,8 @@ def parse_task(text: str, path: Path, source: str) -> Task:
     except _FaultError as fault:
         raise UsageError(f"{_place(text, path, fault.key)}: {fault}", fault.hint) from None
     except (ValueError, UsageError) as error:  # of a type, or of a setting: both begin with their keys
-        key = re.findall(r"[\w.]+", str(error).removeprefix("settings: unknown setting "))[0]
-        is_setting = key == "settings" and str(error).count(": ")
-        key = re.findall(r"\w+", str(error))[1] if is_setting else key
-        raise UsageError(f"{_place(text, path, key)}: {error}", getattr(error, "hint", "")) from None
+        words = re.findall(r"[\w.]+", re.sub("^settings: (unknown setting )?", "", str(error)))
+        raise UsageError(f"{_place(text, path, ''.join(words[:1]))}: {error}", getattr(error, "hint", "")) from None
 
 
 def _split(text: str, path: Path) -> tuple[dict[str, Any], str]:
@@ -249,7 +248,7 @@ def _task(front: _FrontMatter, prompt: str, path: Path, source: str) -> Task:
         constraint=front.constraint,
         size=_parse_size(front.size),
         long_input=long_input,
-        overlap=max(front.overlap, 0),
+        overlap=front.overlap,
         combine=_with_input(front.combine.strip("\n"), ()) if front.combine.strip() else "",
         helper=front.helper,
         form=form,

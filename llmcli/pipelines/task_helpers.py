@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from llmcli.errors import UsageError
+from llmcli.files import convert, decode_json
 from llmcli.pipelines.long_input import Window
 
 _FENCED = re.compile(r"^(`{3,}|~{3,})[^\n]*\n(.*?)(?:^\1|\Z)", re.MULTILINE | re.DOTALL)
@@ -36,9 +37,15 @@ class Helper:
 
 
 def split_list(text: str, what: str) -> list[str]:
-    """The items of a list with semicolons, or else with commas. Raises UsageError for less than two, or equal ones."""
-    items = [item.strip() for item in text.split(";" if ";" in text else ",")]
-    items = [item for item in items if item]
+    """The items of a list with semicolons, or else with commas, or of a JSON list of texts.
+
+    Raises UsageError for less than two, or equal ones.
+    """
+    try:
+        items = convert(decode_json(text), list[str])
+    except ValueError:
+        items = text.split(";" if ";" in text else ",")
+    items = [item for item in map(str.strip, items) if item]
     if len(items) < 2:
         raise UsageError(f"{what} must be at least two, got {text[:60]!r}", "separate them by commas or semicolons")
     if twice := [item for index, item in enumerate(items) if item in items[:index]]:
@@ -158,6 +165,8 @@ def _items(text: str) -> list[str]:
         lines = lines[0].split(";" if ";" in lines[0] else ",")
     items = [_BULLET.sub("", f" {line}", count=1).strip() for line in lines]
     items = [item for item in items if item]
+    if not items:
+        raise UsageError("there are no items to rank", "write one on each line")
     if len(items) > _MOST_ITEMS:
         raise UsageError(
             f"there are {len(items)} items to rank, at most {_MOST_ITEMS} are possible", "give fewer items"
@@ -219,7 +228,9 @@ def _column_names(row: Sequence[str]) -> list[str]:
     names: list[str] = []
     for number, cell in enumerate(row, 1):
         name = cell.strip() or f"column_{number}"
-        names.append(f"{name}_{number}" if name in names else name)
+        while name in names:
+            name += f"_{number}"
+        names.append(name)
     return names
 
 

@@ -73,7 +73,10 @@ class Task:
     path: Path = Path()
 
     def complete(self, given: Mapping[str, str]) -> dict[str, str]:
-        """The values of all variables. Raises UsageError for one that is unknown, or missing."""
+        """The values of all variables.
+
+        Raises UsageError for one that is unknown, or missing; one without a default must not be blank.
+        """
         for name in given:
             if name not in self.variables and name != INPUT:
                 known = ", ".join(map(str, self.variables.values()))
@@ -81,7 +84,9 @@ class Task:
                 raise UsageError(f"the task {self.name} has no variable {name[:80]!r}", hint)
         defaults = {name: one.default for name, one in self.variables.items() if one.default is not None}
         values = {**defaults, **given}
-        if missing := [one for name, one in self.variables.items() if name not in values]:
+        if missing := [
+            one for name, one in self.variables.items() if one.default is None and not given.get(name, "").strip()
+        ]:
             names = " and ".join(map(str, missing))
             pairs = " ".join(f"--var {one.name}=..." for one in missing)
             raise UsageError(f"the task {self.name} needs {names}", f"give {pairs}")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmcli.pipelines.vector_store import StoredText, VectorStore
+from llmcli.pipelines.vector_store import ROUNDING, StoredText, VectorStore
 
 if TYPE_CHECKING:  # numpy takes 60 ms
     from numpy import int64
@@ -58,7 +58,7 @@ def similar_pairs(
     for ids, rows in store.blocks(size=_ROWS):
         for later_ids, later in store.blocks(after=int(ids[0]) - 1):
             scores = rows @ later.T
-            is_hit = (scores >= above) & (later_ids[None, :] > ids[:, None])
+            is_hit = (scores >= above - ROUNDING) & (later_ids[None, :] > ids[:, None])
             for row in numpy.flatnonzero(is_hit.any(axis=1)):
                 hits = is_hit[row]
                 yield int(ids[row]), later_ids[hits], scores[row, hits]

@@ -24,12 +24,13 @@ if TYPE_CHECKING:  # numpy takes 60 ms
 VERSION = "1"
 SUFFIXES = (".sqlite", ".sqlite3", ".db")
 _BLOCK = 4096  # vectors that are read at a time
-_ROUNDING = 1e-6  # of the squared length of a vector
+ROUNDING = 1e-6  # of the squared length of a vector, and of a cosine
 _PATIENCE = 5.0  # seconds to wait for another program that writes
 _SCHEMA = """
-CREATE TABLE store (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE vectors (id INTEGER PRIMARY KEY, text TEXT NOT NULL, file TEXT NOT NULL, line INTEGER NOT NULL,
-                      vector BLOB NOT NULL, digest BLOB NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS store (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS vectors (
+    id INTEGER PRIMARY KEY, text TEXT NOT NULL, file TEXT NOT NULL, line INTEGER NOT NULL,
+    vector BLOB NOT NULL, digest BLOB NOT NULL UNIQUE);
 """
 
 
@@ -76,7 +77,8 @@ class VectorStore:
             raise DiskError(fault, f"make one with `llmcli embed --file FILE -o {path.name}`")
         with self._errors():
             if is_new and not path.exists():
-                open_new_private(path).close()
+                with suppress(FileExistsError):  # another program makes it, too
+                    open_new_private(path).close()
             mode = "ro" if identity is None else "rw"
             self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", timeout=_PATIENCE, uri=True)
             self._db.execute("PRAGMA trusted_schema = OFF")  # a store may come from others
@@ -98,8 +100,9 @@ class VectorStore:
     def _make(self, identity: StoreIdentity) -> None:
         values = {"version": VERSION, **{key: str(value) for key, value in asdict(identity).items()}}
         with self._errors(), self._db:
-            self._db.executescript(f"BEGIN;{_SCHEMA}")
-            self._db.executemany("INSERT INTO store VALUES (?, ?)", values.items())
+            # Another program may make the same store at the same time: the values of the first one stay.
+            self._db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}")
+            self._db.executemany("INSERT OR IGNORE INTO store VALUES (?, ?)", values.items())
 
     def _read_identity(self) -> StoreIdentity:
         with self._errors():
@@ -155,12 +158,15 @@ class VectorStore:
                 return
             if any(not isinstance(data, bytes) or len(data) != 4 * self.identity.n_dims for _, data in rows):
                 raise self._not_a_store()
+            ids = numpy.array([number for number, _ in rows])
+            if ids[0] <= after or (numpy.diff(ids) <= 0).any():  # the pages of a damaged file can be a circle
+                raise self._not_a_store()
             matrix = numpy.frombuffer(b"".join(data for _, data in rows), "<f4").reshape(len(rows), -1)
             squares = numpy.einsum("ij,ij->i", matrix, matrix)
             if not numpy.isfinite(squares).all():
                 raise self._not_a_store()
-            is_normalized = abs(squares - 1).max() < _ROUNDING  # as almost all stores are: then it is twice as fast
-            yield numpy.array([number for number, _ in rows]), matrix if is_normalized else normalized(matrix)
+            is_normalized = abs(squares - 1).max() < ROUNDING  # as almost all stores are: then it is twice as fast
+            yield ids, matrix if is_normalized else normalized(matrix)
             after = rows[-1][0]
 
     def vectors(self, ids: Sequence[int]) -> "Vector":
@@ -174,7 +180,7 @@ class VectorStore:
         select = "SELECT text, file, line FROM vectors WHERE id = ?"
         with self._errors():
             rows = [(number, *self._db.execute(select, (number,)).fetchone()) for number in ids]
-        return {number: StoredText(str(text), str(file), int(line), number) for number, text, file, line in rows}
+            return {number: StoredText(str(text), str(file), int(line), number) for number, text, file, line in rows}
 
     def close(self) -> None:
         """Close the file. A second call does nothing."""
@@ -187,14 +193,15 @@ class VectorStore:
             yield
         except sqlite3.OperationalError as error:
             reason = str(error)
-            if reason.startswith("no such"):  # a table or a column
+            if reason.startswith(("no such", "Could not decode")):  # a table, a column or a text
                 raise self._not_a_store() from None
             hint = "close the program that uses it" if "locked" in reason else "check the disk and the permissions"
             raise DiskError(f"cannot use {self.path}: {reason}", hint) from None
-        except (sqlite3.DatabaseError, OverflowError, TypeError):
+        except (sqlite3.DatabaseError, OverflowError, TypeError, ValueError):
             raise self._not_a_store() from None
         except OSError as error:
-            raise DiskError(f"cannot write {self.path}: {error_text(error)}") from None
+            hint = "choose another file, or free some space"
+            raise DiskError(f"cannot write {self.path}: {error_text(error)}", hint) from None
 
 
 def remove_store(path: Path) -> None:
@@ -256,4 +263,5 @@ class ArrayFile:
         try:
             yield
         except OSError as error:
-            raise DiskError(f"cannot write {self.path}: {error_text(error)}", "free some space") from None
+            hint = "choose another file, or free some space"
+            raise DiskError(f"cannot write {self.path}: {error_text(error)}", hint) from None

@@ -133,6 +133,18 @@ def test_two_chats_with_the_same_new_name_do_not_mix() -> None:
     second.close()
 
 
+def test_a_name_that_must_be_exact_is_not_changed() -> None:
+    first, second = Session("talk"), Session("talk")
+    second.is_name_exact = True
+    first.add("user", "first")
+    with pytest.raises(UsageError, match="session 'talk' is open in another chat"):
+        second.add("user", "second")
+    first.close()
+    with pytest.raises(UsageError, match="session 'talk' already exists"):
+        second.add("user", "second")
+    assert store.names() == ["talk"]
+
+
 def test_a_name_that_is_not_valid_is_refused_at_the_first_message() -> None:
     for name in ("../x", "x" * 200):
         with pytest.raises(UsageError, match="not a valid name"):

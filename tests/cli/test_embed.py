@@ -83,6 +83,12 @@ def test_each_line_of_a_file_or_stdin_is_a_text(inside: Run) -> None:
     assert whole["text"].split("\n") == [*LINES, ""]
 
 
+@pytest.mark.parametrize(("flags", "encoding"), [((), "utf-16"), (("--encoding", "latin-1"), "latin-1")])
+def test_stdin_in_another_encoding_is_read(run: Run, flags: tuple[str, ...], encoding: str) -> None:
+    ran = run("embed", *flags, stdin=f"naïve\n{'é' * 20000}\n\nend".encode(encoding))
+    assert [(one["text"][:5], one["line"]) for one in objects(ran.text)] == [("naïve", 1), ("é" * 5, 2), ("end", 4)]
+
+
 def test_a_text_that_begins_with_a_command_needs_dashes(inside: Run) -> None:
     assert [one["text"] for one in objects(inside("embed", "--", "search", "texts").text)] == ["search", "texts"]
 
@@ -103,6 +109,20 @@ def test_a_text_that_fails_leaves_the_others(inside: Run) -> None:
 
 def test_a_single_text_that_fails_has_its_own_status(inside: Run) -> None:
     assert inside("embed", LONG).status == 7
+
+
+def test_an_empty_text_has_no_vector(inside: Run, tiny: Path, home: Path, models: Path) -> None:
+    """Whatever tokens the model adds to each text."""
+    Path("blank.txt").write_text("\n \n")
+    first, second = objects(inside("embed", " ", "cat").text)
+    assert (first["error"]["message"], "embedding" in second) == ("the text is empty", True)
+    whole = inside("embed", "--whole", "-f", "blank.txt")
+    assert (whole.status, whole.stderr.splitlines()[0]) == (2, "error: blank.txt: the text is empty")
+    record_probed(home / "data", [tiny], probe_record())
+    for model in (models / "bert.gguf", models / "judge.gguf", tiny):
+        ran = inside("rerank", "cat", "blank.txt", "notes.txt", "--whole", "--json", "-m", str(model))
+        assert (ran.status, len(json.loads(ran.text)["results"])) == (10, 1)
+        assert "error: blank.txt: the text is empty" in ran.stderr
 
 
 def test_truncation_is_warned_of(inside: Run) -> None:
@@ -158,6 +178,9 @@ def test_a_store_of_another_model_names_both(inside: Run, models: Path) -> None:
     ("arguments", "message"),
     [
         (("x", "-o", "x.txt"), "the suffix of 'x.txt' is not one of vectors"),
+        (("x", "-o", "folder.db"), "folder.db is a folder, not a file"),
+        (("x", "-o", "folder.npy", "--force"), "folder.npy is a folder, not a file"),
+        (("x", "-o", "missing/x.db", "-m", "nothing.gguf"), "the folder 'missing' does not exist"),
         (("x", "-o", "x.db", "--pooling", "none"), "pooling none gives no vector of a text to store"),
         (("x", "--pooling", "sum"), "pooling must be one of mean, cls, last, rank, none, got 'sum'"),
         (("x", "--pooling", "rank"), "pooling rank needs a reranking model, and bert is not one"),
@@ -168,9 +191,12 @@ def test_a_store_of_another_model_names_both(inside: Run, models: Path) -> None:
         (("-f", "-", "-f", "-"), "stdin can be read only once, and it is given twice"),
         (("search", " ", "x.db"), "the query is empty"),
         (("duplicates", "x.db", "--above", "nan"), "--above must be between -1 and 1, got nan"),
+        (("duplicates", "x.db", "--above", "1.5"), "--above must be a number between -1 and 1, got '1.5'"),
     ],
 )
 def test_a_wrong_use_is_refused(inside: Run, arguments: tuple[str, ...], message: str) -> None:
+    for name in ("folder.db", "folder.npy"):
+        Path(name).mkdir()
     ran = inside("embed", *arguments)
     assert (ran.status, ran.text, ran.stderr.splitlines()[0]) == (2, "", f"error: {message}")
     assert not Path("x.db").exists()

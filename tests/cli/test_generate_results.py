@@ -52,6 +52,7 @@ def test_json_has_the_extracted_part_or_null(run: Run) -> None:
         (("--continue", "--samples", "2"), "--continue and --samples cannot be used together"),
         (("--session", "a", "--predicate"), "--session and a decision cannot be used together"),
         (("--session", "a", "--continue"), "--continue and --session cannot be used together"),
+        (("--session", ""), "'' is not a valid name for a session: it is empty"),
         (("--samples", "2", "--best", "no-such"), "best must be logprob, vote or a task that judges, got 'no-such'"),
         (("--samples", "2", "--best", "title"), "the task title cannot choose the best answer"),
         (("-T", "title", "--diff", "--extract", "code"), "--diff and --extract cannot be used together"),
@@ -121,6 +122,15 @@ def test_a_session_that_a_chat_has_open_is_refused(run: Run) -> None:
     session.close()
     assert ran.status == 2
     assert "session 'trip' is open in another chat" in ran.stderr
+
+
+def test_a_session_that_another_program_begins_is_refused(run: Run, home: Path) -> None:
+    """What is not a session has the name, as if another program had created it meanwhile."""
+    (home / "data/sessions/trip.jsonl").mkdir(parents=True)
+    ran = run("generate", "--session", "trip", "Hi", *FEW)
+    assert (ran.status, ran.text) == (2, "")
+    assert "error: session 'trip' already exists" in ran.stderr
+    assert not (home / "data/sessions/trip-2.jsonl").exists()
 
 
 def test_a_question_without_an_answer_is_taken_back(run: Run) -> None:

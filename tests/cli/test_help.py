@@ -201,7 +201,6 @@ def test_the_whole_root_help_lists_the_commands_of_the_groups(inside: Run) -> No
         (["show", "q05"], "`llmcli models show q05`"),
         (["rm", "q05"], "`llmcli models rm q05`"),
         (["ask", "why"], '`llmcli generate "why"`'),
-        (["serve"], "`llmcli generate`"),
         (["bench"], "`llmcli generate --verbose`"),
         (["embeddings", "x"], '`llmcli embed "x"`'),
         (["stop"], "none stays loaded"),

@@ -35,6 +35,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         (("-T", "sumarize", "hi"), "error: unknown task 'sumarize'\n  hint: did you mean 'summarize'?\n"),
         (("-T", "translate", "hi"), "error: the task translate needs to (language of the translation)\n"),
+        (
+            ("-T", "translate", "--var", "to= ", "hi"),
+            "error: the task translate needs to (language of the translation)\n",
+        ),
+        (("-T", "title", "--var", "input=a", "hi"), "error: --var cannot set input: it is the text that the task"),
         (("-T", "translate", "--var", "tto=x", "hi"), "error: the task translate has no variable 'tto'\n"),
         (("-T", "translate", "--var", "French", "hi"), "error: --var must be NAME=TEXT, got 'French'\n"),
         (("-T", "classify", "--var", "labels=one", "hi"), "error: choices must be at least two, got 'one'\n"),
@@ -319,6 +324,30 @@ def test_test_fails_if_an_answer_has_another_form(run: Run, home: Path) -> None:
     assert ran.status == 1
     assert "json, short\naa\n" in ran.text
     assert ran.text.count("it is not JSON") == 2
+
+
+@pytest.mark.usefixtures("with_tiny")
+def test_stdin_of_a_variable_is_not_a_part_of_the_prompt(run: Run) -> None:
+    flags = ("-T", "translate", "--var", "to=@-")
+    shown = run("generate", *flags, "Hello.", "--show-prompt", stdin="French\n").text
+    assert "Translate the text below into French." in shown
+    assert shown.count("French") == 1
+    twice = run("generate", *flags, "-f", "-", stdin="French\n")
+    assert (twice.status, twice.text) == (2, "")
+    assert "stdin can be read only once, and two options read it: --file and --var to" in twice.stderr
+    assert "--no-stdin and --var to (stdin) cannot" in run("generate", *flags, "Hi", "--no-stdin", stdin="x").stderr
+    assert "two options read it: INPUT and --var to" in run("batch", "-", *flags, stdin="x").stderr
+
+
+@pytest.mark.usefixtures("with_tiny")
+def test_test_takes_samples_and_extracts_as_generate_does(run: Run) -> None:
+    flags = ("tasks", "test", "explain", "-c", "500", *FEW)
+    sampled = json.loads(run(*flags, "--samples", "3", "--best", "vote", "--json").text)
+    assert sampled[0]["completion_tokens"] == 3 * 4
+    extracted = json.loads(run(*flags, "--extract", "^.", "--json").text)
+    assert len(extracted[0]["text"]) == 1
+    undecided = json.loads(run(*flags, "--samples", "3", "--json").text)
+    assert undecided[0]["problem"] == "samples needs best: a trial has one answer"
 
 
 @pytest.mark.usefixtures("with_tiny")

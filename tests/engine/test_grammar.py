@@ -102,6 +102,9 @@ def test_a_finished_grammar_with_ignore_eos_is_an_error(context: Context) -> Non
         ('root ::= "a"{3,1}', "is not valid GBNF: {3,1} is not a range"),
         ("root ::= " + '"a" | ' * 20_000 + '"b"', "the grammar has more than 10000 rules"),
         ('root ::= "a\0b"', "the grammar contains a NUL character"),
+        ("root ::= " + "[" * 100_000, "is not valid GBNF: unexpected end of input"),
+        ("root ::= " + '"' + '\\"' * 100_000, "is not valid GBNF: unexpected end of input"),
+        ("root ::= " + "<" * 100_000, "is not valid GBNF: "),
         *((text, "more than 20 optional parts in a row") for text in OPTIONAL),
     ],
 )

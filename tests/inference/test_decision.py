@@ -267,7 +267,7 @@ def test_a_description_is_neither_scored_nor_printed() -> None:
         (" a , b ", ["a", "b"]),
         ("a, or b; c", ["a, or b", "c"]),
         ('["a, b", "c;d"]', ["a, b", "c;d"]),
-        ('{"x=1": "first", "y": ""}', ["x=1", "y"]),
+        ('{"x=1": "first", "y": "", "z": null}', ["x=1", "y", "z"]),
         (r"x\=1,y\=2", ["x=1", "y=2"]),
         ("\u00fc,\u65e5\u672c", ["\u00fc", "\u65e5\u672c"]),
     ],
@@ -303,6 +303,21 @@ def test_choices_in_a_file_are_one_on_each_line(tmp_path: Path) -> None:
 def test_choices_that_cannot_be_decided_are_refused(asked: Settings, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         read_choice_set(asked)
+
+
+@pytest.mark.parametrize("value", ["", " ", "{}", '{"a": 1, "b": 2}', {"a": {"b": "c"}, "d": ""}, '["a", 1]', [1], 5])
+def test_what_holds_no_choices_is_refused(value: Any) -> None:
+    """A decision was meant: without an error, the model would write a text."""
+    with pytest.raises(UsageError, match="choices must be two choices or more"):
+        fields()["choices"].parse_data(value)
+    if isinstance(value, str):
+        with pytest.raises(UsageError, match="choices must be two choices or more"):
+            fields()["choices"].parse_texts([value])
+
+
+def test_the_lowest_level_is_below_the_highest() -> None:
+    with pytest.raises(UsageError, match=r"got '5\.\.1': 5 is not below 1"):
+        fields()["rating"].parse_text("5..1")
 
 
 @pytest.mark.parametrize("text", ["5..1", "1..1", "1-5", "a..b", "1..2000", "1.5..3", "1..10000000000"])

@@ -147,6 +147,7 @@ def test_a_file_is_read_as_utf_8_exactly(folder: Path, data: bytes, text: str) -
         (b"Gr\xfc\xdfe", "latin-1", "Grüße"),
         (b"\x80 5", "cp1252", "€ 5"),
         ("Grüße\0".encode("utf-16-le"), "utf-16-le", "Grüße\0"),
+        ("Grüße".encode("utf-16-le"), "utf-16", "Grüße"),
         ("\ufeffGrüße".encode("utf-16-le"), "utf-8", "Grüße"),
         ("\ufeffGrüße".encode("utf-16-be"), "utf-8", "Grüße"),
         ("\ufeffGrüße".encode("utf-32-le"), "utf-8", "Grüße"),
@@ -182,7 +183,7 @@ def test_bytes_that_an_encoding_does_not_have_are_said(
     assert warnings == [f"{warning}; set its encoding, such as --encoding latin-1"]
 
 
-@pytest.mark.parametrize("name", ["", "klingon", "hex", "undefined", "utf-8\0"])
+@pytest.mark.parametrize("name", ["", "klingon", "hex", "undefined", "utf-8\0", "idna", "punycode"])
 def test_only_a_text_encoding_is_accepted(name: str) -> None:
     with pytest.raises(UsageError, match="encoding must be a text encoding, such as utf-8, latin-1"):
         fields()["encoding"].parse_text(name)

@@ -91,6 +91,13 @@ def test_settings_of_a_line_count_for_that_line_only() -> None:
     assert (str(second.settings.temperature), second.settings.stop, second.settings.max_tokens) == ("0.8", (), 9)
 
 
+def test_null_is_a_setting_that_is_not_set() -> None:
+    nulls = {"temperature": None, "stop": None, "system": None}
+    (asked,) = asked_with({"prompt": "a"} | nulls, values={"top_k": 3, "stop": ("x",), "system": "common"})
+    assert (asked.settings.top_k, asked.settings.stop) == (3, ("x",))
+    assert asked.settings.system is None  # it is one of its values
+
+
 def test_names_of_other_programs_and_presets_work_in_a_line() -> None:
     (first,) = asked_with({"prompt": "a", "num_predict": 5, "rep_pen": 1.2, "preset": "creative"})
     assert (first.settings.max_tokens, first.settings.repeat_penalty) == (5, 1.2)
@@ -209,15 +216,11 @@ def test_raw_lines_are_prompts_as_they_are() -> None:
         ({"prompt": "a", "messages": []}, "messages and prompt cannot be used together", ""),
         ({"messages": []}, "messages must be a list of objects with role and content", ""),
         ({"messages": ["a"]}, "messages[0] must be an object with role and content", ""),
-        (
-            {"messages": [{"role": "function", "content": "a"}]},
-            "messages[0].role must be system, user, assistant or tool",
-            "",
-        ),
+        ({"messages": [{"role": "robot", "content": "a"}]}, "messages[0].role must be system, user, assistant or", ""),
         ({"messages": [{"role": "user"}]}, "messages[0].content must be a string, or a list of texts", ""),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "image input is not supported (messages[0].content): this model reads texts",
+            "image input is not supported (messages[0].content)",
             "",
         ),
         ({"messages": [{"role": "user", "content": "a"}], "raw": True}, "raw and messages cannot be used together", ""),
@@ -251,6 +254,13 @@ def test_the_second_line_with_an_id_is_an_error_that_names_the_first() -> None:
     assert [line["id"] for line in written] == ["a", 2, "a", 1]
 
 
+def test_a_number_and_an_id_do_not_name_two_lines() -> None:
+    lines = lines_of({"id": 2, "prompt": "x"}, {"prompt": "y"}, {"prompt": "z"}, {"id": 3, "prompt": "w"})
+    written = run_batch(FakeEngine(reply=echo), lines)
+    assert errors(written) == [("usage", "line 1 has the same id"), ("usage", "line 3 has the same id")]
+    assert ["text" in line for line in written] == [True, False, True, False]
+
+
 def test_a_prompt_that_does_not_fit_fails_alone() -> None:
     """A long one is refused while it is counted, before all of it is tokens."""
     written = run_batch(FakeEngine(reply=echo), lines_of({"prompt": "x" * 100_000}, {"prompt": "b"}))
@@ -267,7 +277,7 @@ def test_a_failure_of_the_engine_keeps_the_text_so_far() -> None:
 
 def test_an_answer_after_its_time_is_an_error_with_its_text() -> None:
     engine = FakeEngine(reply=lambda _asked: ["x"] * 10**6, delay=0.001)
-    (line,) = run_batch(engine, lines_of({"prompt": "a", "timeout": 0.05}))
+    (line,) = run_batch(engine, lines_of({"prompt": "a", "timeout": 0.5}))
     assert line["error"]["type"] == "timeout"
     assert line["text"].startswith("x")
 

@@ -1,12 +1,14 @@
 """Decisions in a batch: lines with choices, next to lines with texts."""
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from llmcli.engine.events import Cancellation
+from llmcli.errors import TimeLimitError
 from llmcli.pipelines.tasks import Task
 from tests.inference.fake_engine import FakeEngine
 from tests.pipelines.batches import Lines, echo, make_batch, run_batch
@@ -72,6 +74,31 @@ def test_a_decision_that_is_not_valid_fails_alone(line: dict[str, Any], message:
     assert bad["error"]["type"] == "usage"
     assert bad["error"]["message"].startswith(message)
     assert good["choice"] == "good"
+
+
+class Endless(FakeEngine):
+    """Scores until the time is over."""
+
+    def score(
+        self,
+        prefix: Sequence[int],  # noqa: ARG002
+        continuations: Sequence[Sequence[int]],  # noqa: ARG002
+        cancellation: Cancellation | None = None,
+    ) -> list[list[float]]:
+        assert cancellation
+        for _ in range(1000):
+            time.sleep(0.01)
+            if cancellation.is_set():
+                raise TimeLimitError("stopped")
+        raise AssertionError
+
+
+@pytest.mark.parametrize("task", [None, Task(name="judge", prompt="{{input}}", constraint={"choices": "good,evil"})])
+def test_a_decision_has_the_time_limit_of_its_line(task: Task | None) -> None:
+    line = {"input": "x", "timeout": 0.05} if task else GOOD | {"timeout": 0.05}
+    written = run_batch(Endless(), lines_of(line, {"prompt": "", "input": ""}), task=task)
+    assert [line["error"]["type"] for line in written] == ["timeout", "usage"]
+    assert written[0]["error"]["message"] == "stopped by timeout after 0.05 s"
 
 
 def test_decisions_alone_end_with_a_cancellation() -> None:

@@ -125,16 +125,23 @@ def test_a_single_column_needs_no_delimiter() -> None:
 
 
 def test_a_bad_row_is_an_error_of_that_row() -> None:
-    lines = read(b'input,b\n1,2\n1,2,3\n"a"b,2\n3\n\xff,2\n4,5\n', "in.csv")
+    lines = read(b'input,b\n1,2\n1,2,3\n"a"b,2\n3\n\xff,2\na\rb,2\n4,5\n', "in.csv")
     assert [str(line.error) for line in lines] == [
         "None",
         "the row has 3 cells, and the header has 2",
         "the row is not valid CSV: ',' expected after '\"'",
         "the row has 1 cells, and the header has 2",
         "the row is not UTF-8",
+        "the row is not valid CSV: new-line character seen in unquoted field",
         "None",
     ]
-    assert [line.number for line in lines] == [2, 3, 4, 5, 6, 7]
+    assert [line.number for line in lines] == [2, 3, 4, 5, 6, 7, 8]
+
+
+def test_an_id_that_is_not_valid_text_names_no_row() -> None:
+    """The output could not have it as it is, and a resumed batch would not find it again."""
+    lines = read(b"input,id\na,\xff\nb,\xff,c\n", "in.csv")
+    assert [(str(line.error), line.id) for line in lines] == [("the row is not UTF-8", 2), ("the row is not UTF-8", 3)]
 
 
 def test_two_columns_with_one_name_are_refused() -> None:
@@ -169,9 +176,23 @@ def test_another_encoding_is_read_when_it_is_given() -> None:
     assert lines[1].values == {"input": "c"}
 
 
-def test_a_binary_file_is_refused() -> None:
-    with pytest.raises(DiskError, match="in is not a text file"):
-        read(b"GG\0\0")
+@pytest.mark.parametrize(("data", "name"), [(b"GG\0\0", "in"), (b"text\nGG\0\0", "in"), (b"i\0n\0", "in.csv")])
+def test_a_binary_file_is_refused(data: bytes, name: str) -> None:
+    with pytest.raises(DiskError, match=f"{name} is not a text file"):
+        read(data, name)
+
+
+def test_a_nul_character_spoils_its_line_of_json_only() -> None:
+    first, bad, last = read(b'{"prompt": "a"}\n{"prompt": "\0"}\n{"prompt": "b"}\n', "in.jsonl")
+    assert str(bad.error) == "the line is not valid JSON: invalid character (byte 12)"
+    assert (first.error, last.error) == (None, None)
+    assert values(read(b"input\na\nb\0\n", "in.csv")) == [(2, {"input": "a"}), (3, {"input": "b\0"})]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "u16"])
+def test_wide_encodings_need_no_mark(encoding: str) -> None:
+    data = "ä\nb\n".encode("utf-32-le" if "32" in encoding else "utf-16-le")
+    assert values(read(data, encoding=encoding)) == [(1, {"input": "ä"}), (2, {"input": "b"})]
 
 
 # Sources

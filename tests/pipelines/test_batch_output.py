@@ -73,11 +73,33 @@ def test_a_finished_output_is_left_as_it_is(tmp_path: Path) -> None:
 def test_an_existing_file_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text("mine")
-    with pytest.raises(DiskError, match="File exists"):
+    with pytest.raises(UsageError, match="already exists"):
         OutputFile(path)
     assert path.read_text() == "mine"
     answer(path, is_forced=True)
     assert texts(path) == ALL
+
+
+def test_an_empty_file_is_an_output(tmp_path: Path) -> None:
+    """A run that failed before its first line leaves one; so does mktemp."""
+    path = tmp_path / "out.jsonl"
+    path.touch()
+    assert answer(path) == ALL
+    assert texts(path) == ALL
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not remove an open file")
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_an_output_that_is_removed_ends_the_batch(tmp_path: Path, is_resumed: bool) -> None:
+    path, rest = tmp_path / "out.jsonl", tmp_path / "moved.jsonl"
+    output = OutputFile(path, is_resumed)
+    output.write(b'{"id":1}\n')
+    path.rename(rest)
+    output.write(b'{"id":2}\n')
+    rest.unlink()
+    with pytest.raises(DiskError, match="was removed while it was written"):
+        output.write(b'{"id":3}\n')
+    output.finish()
 
 
 def failing_once(path: Path) -> None:

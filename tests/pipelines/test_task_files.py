@@ -109,6 +109,9 @@ def test_a_file_with_windows_line_ends_is_read() -> None:
         ("+++\nsize = '3B'\n", "reply.md, line 1: the front matter is not closed"),
         (front("x = 1"), "reply.md, line 2: unknown key 'x'"),
         (front("", "overlap = 'a'"), "reply.md, line 3: overlap must be an integer"),
+        (front("overlap = -1"), "reply.md, line 2: overlap must be an integer >= 0"),
+        (front("[settings]", '"" = 1'), "reply.md: settings: unknown setting ''"),
+        (front("[settings]", '"!!" = 1'), "reply.md: settings: unknown setting '!!'"),
         (front("input = 'cut'"), "reply.md, line 2: input must be one of error, map-reduce, windows, got 'cut'"),
         (front("size = '999999999999B'"), "reply.md, line 2: size must be a number of parameters"),
         (front("size = 'big'"), "reply.md, line 2: size must be a number of parameters such as 3B or 500M, got 'big'"),
@@ -229,6 +232,8 @@ def hostile(path: Path, kind: str) -> None:
         path.write_bytes(b"\0\1\2")
     elif kind == "loop":
         path.symlink_to(path)
+    elif kind == "link to nothing":
+        path.symlink_to(path.parent / "nothing")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
@@ -239,7 +244,8 @@ def hostile(path: Path, kind: str) -> None:
         ("pipe", "is not a file"),
         ("huge", "is larger than 1 MiB"),
         ("binary", "is not a text file"),
-        ("loop", "unknown task"),
+        ("loop", "is not a file"),
+        ("link to nothing", "is not a file"),
     ],
 )
 def test_a_hostile_file_is_refused(kind: str, message: str, home: Path) -> None:

@@ -145,7 +145,9 @@ def test_each_item_is_ranked_once(answer: str, order: str) -> None:
     assert finish("rank", answer, input="a\nb\nc").split() == order.split()
 
 
-def test_too_many_items_are_refused() -> None:
+def test_too_few_or_too_many_items_are_refused() -> None:
+    with pytest.raises(UsageError, match="there are no items to rank"):
+        HELPERS["rank"].prepare({"input": " , ,\n"})
     with pytest.raises(UsageError, match="there are 101 items to rank"):
         HELPERS["rank"].prepare({"input": "\n".join(map(str, range(101)))})
 
@@ -173,6 +175,7 @@ def test_columns_have_the_types_of_their_values(mark: str) -> None:
 def test_quotes_tabs_and_equal_names_are_read() -> None:
     columns = table_columns('name\tname\t\n"a\tb"\t1\tx\n"c ""d"""\t2\ty\n')
     assert list(columns) == ["name", "name_2", "column_3"]
+    assert list(table_columns("a,a_3,a\n1,2,3\n")) == ["a", "a_3", "a_3_3"]
     assert columns["name"]["examples"] == ["a\tb", 'c "d"']
 
 

@@ -85,6 +85,7 @@ def test_a_variable_cannot_make_the_system_prompt_a_file(value: str) -> None:
         ("good, bad", (" good", " bad")),
         ("a, b; c.d", (" a, b", " c.d")),
         ("yes;no;", (" yes", " no")),
+        ('["a, b", "c;d"]', (" a, b", " c;d")),
     ],
 )
 def test_choices_are_separated_by_commas_or_semicolons(labels: str, choices: tuple[str, ...]) -> None:
@@ -111,7 +112,7 @@ def test_choices_in_the_flags_replace_those_of_a_task() -> None:
     assert result["text"] == "x"
 
 
-@pytest.mark.parametrize(("labels", "message"), [("one", "at least two"), ("", "at least two"), ("a, b, a", "twice")])
+@pytest.mark.parametrize(("labels", "message"), [("one", "at least two"), (";", "at least two"), ("a, b, a", "twice")])
 def test_choices_that_are_not_choices_are_refused(labels: str, message: str) -> None:
     task = Task(name="t", prompt="{{input}}", constraint={"choices": "{{l}}"}, variables={"l": Variable("l")})
     with pytest.raises(UsageError, match=message):

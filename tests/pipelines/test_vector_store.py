@@ -2,6 +2,7 @@
 
 import sqlite3
 import stat
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -18,6 +19,24 @@ from llmcli.pipelines.vector_search import duplicate_groups, search, similar_pai
 from llmcli.pipelines.vector_store import ArrayFile, StoreIdentity, VectorStore, remove_store
 
 IDENTITY = StoreIdentity("tiny", "tiny.gguf", "ab" * 32, "mean", 3)
+MAKE_TOGETHER = """
+import sys
+from pathlib import Path
+import numpy
+from llmcli.pipelines import vector_store
+from llmcli.pipelines.text_source import Text
+path, number = Path(sys.argv[1]), int(sys.argv[2])
+make = vector_store.VectorStore._make
+def make_late(store, identity):
+    (path.parent / f"ready-{number}").touch()
+    while len([*path.parent.glob("ready-*")]) < 4:
+        pass
+    make(store, identity)
+vector_store.VectorStore._make = make_late
+store = vector_store.VectorStore(path, vector_store.StoreIdentity("tiny", "tiny.gguf", "ab" * 32, "mean", 3))
+store.add([(Text(f"text {number}"), numpy.ones(3, numpy.float32))])
+store.close()
+"""
 
 
 def vector(*numbers: float) -> Any:
@@ -96,6 +115,8 @@ def corrupt(path: Path, statement: str) -> None:
         "UPDATE vectors SET vector = x'00'",
         "UPDATE vectors SET vector = 'text'",
         "UPDATE vectors SET vector = x'0000c07f0000000000000000'",  # NaN
+        "UPDATE vectors SET text = CAST(x'ff' AS TEXT)",  # not UTF-8
+        "UPDATE vectors SET line = 'first'",
         "UPDATE store SET value = 'many' WHERE key = 'n_dims'",
         "UPDATE store SET value = '-3' WHERE key = 'n_dims'",
         "DELETE FROM store WHERE key = 'model'",
@@ -110,6 +131,27 @@ def test_a_store_that_was_changed_is_refused(path: Path, statement: str) -> None
     corrupt(path, statement)
     with pytest.raises(UsageError, match="is not a store of vectors"), closing(VectorStore(path)) as store:
         search(store, vector(1, 0, 0), 1)
+
+
+def test_a_store_with_numbers_in_a_circle_is_refused(path: Path) -> None:
+    """As the pages of a damaged file can be; here, a number is there twice."""
+    make(path, [vector(1, 0, 0)]).close()
+    corrupt(path, "ALTER TABLE vectors RENAME TO old")
+    corrupt(path, "CREATE TABLE vectors AS SELECT * FROM old UNION ALL SELECT * FROM old")
+    with pytest.raises(UsageError, match="is not a store of vectors"), closing(VectorStore(path)) as store:
+        search(store, vector(1, 0, 0), 1)
+
+
+def test_programs_that_make_one_store_at_once_all_add_to_it(path: Path) -> None:
+    """Each of them has seen that there is none, before the first one makes it."""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", MAKE_TOGETHER, str(path), str(number)], stderr=subprocess.PIPE)
+        for number in range(4)
+    ]
+    assert [(one.communicate()[1], one.returncode) for one in processes] == [(b"", 0)] * 4
+    with closing(VectorStore(path)) as store:
+        assert len(store.ids()) == 4
+        assert store.identity == IDENTITY
 
 
 def test_a_store_of_a_newer_version_is_refused(path: Path) -> None:
@@ -194,6 +236,14 @@ def test_pairs_are_all_those_above_the_limit(many: tuple[VectorStore, Any]) -> N
 def test_copies_are_one_group_in_the_order_of_the_store(many: tuple[VectorStore, Any]) -> None:
     groups = [[hit.text.id for hit in group] for group in duplicate_groups(many[0], 0.9999)]
     assert groups == [[8, 1501, 4501]]
+
+
+def test_equal_texts_are_copies_for_a_limit_of_one(path: Path) -> None:
+    """The vectors of one text in two batches differ by rounding, and their cosine is below 1."""
+    twins = [vector(0.6, 0.8, 0), vector(0.6, 0.79999995, 0)]
+    with closing(make(path, [*twins, vector(0.6, 0.8, 0.01)])) as store:
+        [group] = duplicate_groups(store, 1.0)
+    assert [hit.text.id for hit in group] == [1, 2]
 
 
 def test_a_chain_of_pairs_is_one_group(path: Path) -> None:

@@ -178,16 +178,16 @@ def test_490_slow_connections_do_not_slow_down_ten_others(serve: ServerMaker) ->
         return time.process_time() - start
 
     measure()
-    alone = min(measure() for _ in range(3))
+    alone = min(measure() for _ in range(6))
     with ExitStack() as stack:
         slow = [stack.enter_context(connected(client)) for _ in range(490)]
         for number, one in enumerate(slow):
             one.sendall([b"", POST[:30], POST + b"Content-Length: 100\r\n\r\n{"][number % 3])
         time.sleep(0.3)
         assert len(client.server.server_state.connections) == 490
-        beside = min(measure() for _ in range(3))
+        beside = min(measure() for _ in range(6))
         assert len(client.server.server_state.connections) >= 490, "none of them was closed meanwhile"
-    assert beside / alone < 1.25
+    assert beside / alone < 1.3
 
 
 CHAT = b'{"prompt": "a", "max_tokens": 1}'

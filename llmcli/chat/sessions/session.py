@@ -44,6 +44,7 @@ class Session:
         self._character_keys: set[str] = set()  # the settings that the character has set
         self._flags: dict[str, Any] = {}  # the settings of the command line, below the overrides
         self.name = name  # empty before the first message, unless the user gave one
+        self.is_name_exact = False  # no number follows a name that another chat has taken meanwhile: that is an error
         self._is_writable = keep
         self._file: store.SessionFile | None = None
         self._unfinished: Message | None = None  # the answer that is being written
@@ -103,12 +104,12 @@ class Session:
         """Add a drafted message to the conversation, and to the file, which the first message creates.
 
         It is on disk when this returns. If another chat has taken the name before the first message, a note says under
-        which name this one is saved.
+        which name this one is saved, or with `is_name_exact` it raises UsageError.
         """
         is_first = self._is_writable and not self._file
         if is_first:
             try:
-                self._file = store.create_file(self.name, message.content)
+                self._file = store.create_file(self.name, message.content, self.is_name_exact)
                 before, self.name = self.name, self._file.name
                 if before not in ("", self.name):
                     self.notes.append(f"another chat has the name {before!r}: this one is saved as {self.name!r}")

@@ -265,12 +265,14 @@ class SessionFile:
         self._lock.release()
 
 
-def create_file(name: str, first: str) -> SessionFile:
+def create_file(name: str, first: str, is_exact: bool = False) -> SessionFile:
     """A new file with this name, or, if it is empty, with a name of the date and the first words of a message.
 
-    If a session has that name, a number follows it. Raises UsageError if the name is not valid, DiskError if the file
-    cannot be created.
+    If a session has that name, a number follows it; with `is_exact` that is an error. Raises UsageError if the name is
+    not valid, DiskError if the file cannot be created.
     """
+    if is_exact:
+        return SessionFile(name, new=True)
     if not name:
         words = " ".join(re.findall(r"[A-Za-z0-9]+", first[:200])).lower()
         slug = shorten(words, 32, placeholder="", break_long_words=False).replace(" ", "-")

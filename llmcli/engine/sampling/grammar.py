@@ -21,9 +21,9 @@ from llmcli.errors import UsageError
 _MAX_RULES = 10_000
 _MAX_OPTIONAL = 20
 _TEXTS = re.compile(
-    r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', re.DOTALL
-)  # texts, classes of characters, comments
-_SYMBOL = re.compile(r'[a-zA-Z0-9-]+(?:\s*::=)?|["(|)?*+.]|<[^>]*>|\{[^}]*\}')  # where texts and classes are a quote
+    r'"(?:\\.|[^"\\])*(?:"|\\?\Z)|\[(?:\\.|[^\]\\])*(?:\]|\\?\Z)|#[^\n]*', re.DOTALL
+)  # texts, classes of characters, comments; one that has no end takes the rest, else each of many would be sought anew
+_SYMBOL = re.compile(r'[a-zA-Z0-9-]+(?:\s*::=)?|["(|)?*+.]|<[^>]*>?|\{[^}]*\}?')  # where texts and classes are a quote
 _MAX_PASSES = 20  # over a grammar, whose rules can refer to later ones
 
 
