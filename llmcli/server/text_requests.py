@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 from starlette.requests import Request
 
@@ -109,11 +110,12 @@ class TextRequest:
             parts = parts[1:]  # the client sent it
         text, reasoning = text_and_reasoning(parts)
         reasoning = "" if answer.settings.think == "hide" else reasoning
+        n_prompt = len(answer.prompt.tokens)
         return Piece(
             update.index,
             text,
             reasoning,
-            answer.tokens[n_sent : update.n_tokens],
+            answer.record.tokens[n_prompt + n_sent : n_prompt + update.n_tokens],
             token_data(answer, n_sent, update.n_tokens) if answer.settings.logprobs else (),
             is_first,
             update.is_last,
@@ -123,15 +125,14 @@ class TextRequest:
         )
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """What is added to one answer of a stream."""
 
     index: int
     text: str = ""
     reasoning: str = ""
     tokens: Sequence[int] = ()
-    logprobs: Sequence[Values] = field(default=())
+    logprobs: Sequence[Values] = ()
     is_first: bool = False
     is_last: bool = False
     error: LlmcliError | None = None
