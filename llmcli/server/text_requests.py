@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
-from typing import NamedTuple
 
 from starlette.requests import Request
 
@@ -125,7 +124,8 @@ class TextRequest:
         )
 
 
-class Piece(NamedTuple):
+@dataclass(slots=True)
+class Piece:
     """What is added to one answer of a stream."""
 
     index: int
