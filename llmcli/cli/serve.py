@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _NOT_HERE = CHAT_ONLY | RESULT | {"prompt", "file", "model", "prefill", "raw", "choices", "predicate", "rating"}
 _MAX_PARALLEL = 256  # llama.cpp, LLAMA_MAX_SEQ
+_POOLINGS = ("mean", "cls", "last")  # those that give a vector of a text
 _SPARE_FILES = 64  # that are open beside connections
 _API_KEY = "LLMCLI_API_KEY"  # a variable with one more key
 
@@ -72,6 +73,15 @@ def serve(
             "--alias",
             metavar="NAME,...",
             help="Name of the model for clients, and other names for it. Repeatable: one for each --model.",
+        ),
+    ] = None,
+    pooling: Annotated[
+        str | None,
+        Option(
+            "--pooling",
+            metavar="mean|cls|last",
+            show_default=False,
+            help="How the vectors of the tokens become that of a text [default: as the model says].",
         ),
     ] = None,
     metrics: Annotated[bool, Option(help="Show counts for Prometheus at /metrics.")] = True,
@@ -113,8 +123,17 @@ def serve(
     from llmcli.server.http_server import ConnectionLimits, HttpServer
     from llmcli.server.service import ServerOptions, Service
 
+    if pooling not in (None, *_POOLINGS):
+        raise UsageError(f"--pooling must be one of {', '.join(_POOLINGS)}, got {pooling[:40]!r}")
     options = ServerOptions(
-        _parse_parallel(parallel), queue, grace, _parse_duration(keep_alive), metrics, slots, console.verbose
+        n_parallel=_parse_parallel(parallel),
+        n_queued=queue,
+        grace=grace,
+        keep_alive=_parse_duration(keep_alive),
+        has_metrics=metrics,
+        has_slots=slots,
+        is_verbose=console.verbose,
+        pooling=pooling or "",
     )
     stacks = [layers_of(replace(flags, values={**flags.values, "model": one})).below for one in model or ()]
     stacks = stacks or [layers_of(flags).below]
@@ -155,7 +174,9 @@ def _find(layers: Sequence[Layer], names: Sequence[str], options: "ServerOptions
     welcome(first.origins["model"])
     print_settings(first.over(target.layer))
     status = ProgressLine()
-    return entry_of(target, layers, options.n_parallel, options.n_queued, console.warn, status.loading, names)
+    return entry_of(
+        target, layers, options.n_parallel, options.n_queued, console.warn, status.loading, names, options.pooling
+    )
 
 
 def _find_other(flags: Layer, options: "ServerOptions", name: str) -> "ModelEntry | None":
@@ -169,7 +190,8 @@ def _find_other(flags: Layer, options: "ServerOptions", name: str) -> "ModelEntr
     locations = model_locations(resolve(layers).settings)
     if name not in {one.name for one in inventory_with_aliases(locations)}:
         return None
-    return entry_of(resolve_model(name, locations), layers, options.n_parallel, options.n_queued)
+    found = resolve_model(name, locations)
+    return entry_of(found, layers, options.n_parallel, options.n_queued, pooling=options.pooling)
 
 
 def _choose_pinned(names: Sequence[str], entries: Sequence["ModelEntry"]) -> list["ModelEntry"]:
