@@ -5,7 +5,8 @@
 
 `speed` decides between five labels for each of 200 lines, and does the same in two other ways: the answer is generated
 freely until the model stops, of at most 128 tokens (goal: a decision is at least 8 times as fast), and each label is
-evaluated with its prompt on its own (at least 2 times).
+evaluated with its prompt on its own (at least 2 times). No decision is faster than the evaluation of the new tokens of
+its prompt: the time of that is printed too, and the decision as a ratio to it (1.0 is the least).
 `blimp` lets the starter choose the grammatical sentence of pairs of BLiMP (Warstadt et al. 2020, "BLiMP: The Benchmark
 of Linguistic Minimal Pairs for English"), in equal shares from each of its files; FOLDER is `data` in
 https://github.com/alexwarstadt/blimp. Beside it, each sentence is evaluated alone, as a perplexity is computed: the
@@ -16,9 +17,11 @@ import json
 import math
 import random
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -26,8 +29,9 @@ from benchmarks.policies import open_starter
 from llmcli.engine.events import Request
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.context import Context
+from llmcli.engine.scoring import score
 from llmcli.inference.answer import Answer
-from llmcli.inference.decision import ChoiceSet, Decision, decide, decision_tokens, read_choice_set
+from llmcli.inference.decision import ChoiceSet, Decision, DecisionRequest, read_choice_set
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt
 from llmcli.params.policies.policy import Fixed
@@ -52,40 +56,42 @@ def main() -> None:
 
 
 def speed(local: LocalEngine, n_lines: int) -> None:
-    choice_set, context = _choice_set(_LABELS), Context(local.model, Settings(n_ctx=_N_CTX))
-    ways: dict[str, Callable[[str], None]] = {
-        "decision": lambda line: _decide(local, choice_set, line),
-        "free": lambda line: _generate(local, choice_set, line),
-        "one by one": lambda line: _evaluate_each(local, context, choice_set, line),
-    }
-    seconds = dict.fromkeys(ways, 0.0)
+    choice_set, seconds = _choice_set(_LABELS), defaultdict[str, float](float)
+    alone, prompts = (Context(local.model, Settings(n_ctx=_N_CTX), 2, _N_CTX) for _ in range(2))
     for number, line in enumerate(_lines(n_lines + 1)):
+        asked = DecisionRequest(local, _LABELS, choice_set, line)
+        prefix, tails = asked.tokens()
+        ways: dict[str, Callable[[], object]] = {
+            "decision": replace(asked).decide,
+            "free": partial(_generate, asked),
+            "one by one": partial(_evaluate_each, alone, prefix, tails),
+            "its prompt": partial(prompts.prefill, 0, prefix),  # what it has in common with the last one is there
+        }
         for name, way in ways.items():  # in turn, so that a busy moment of the machine hits all of them
             begin = perf_counter()
-            way(line)
-            seconds[name] += (perf_counter() - begin) * bool(number)  # the first line only warms up
-    context.close()
+            way()
+            if number:  # the first line only warms up
+                seconds[name] += perf_counter() - begin
     for name, goal in (("free", 8), ("one by one", 2)):
-        ratio = seconds[name] / seconds["decision"]
-        print(f"decision: {ratio:.2f} x as fast as {name} (goal {goal})")
-    for name in ways:
+        print(f"decision: {seconds[name] / seconds['decision']:.2f} x as fast as {name} (goal {goal})")
+    print(f"decision: {seconds['decision'] / seconds['its prompt']:.2f} x the time of its prompt (1.0 is the least)")
+    for name in seconds:
         print(f"{name}: {1e3 * seconds[name] / n_lines:.1f} ms per line")
+    alone.close()
+    prompts.close()
 
 
-def _decide(local: LocalEngine, choice_set: ChoiceSet, line: str) -> None:
-    decide(local, _LABELS, choice_set, line)
-
-
-def _generate(local: LocalEngine, choice_set: ChoiceSet, line: str) -> None:
-    prompt = build_prompt(local, _FREE, f"{choice_set.instruction}\n\n{line}", None)
-    for _part in Answer(local, Request(prompt, _FREE)).parts():
+def _generate(asked: DecisionRequest) -> None:
+    text = f"{asked.choice_set.instruction}\n\n{asked.text}"
+    prompt = build_prompt(asked.engine, _FREE, text, None)
+    for _part in Answer(asked.engine, Request(prompt, _FREE)).parts():
         pass
 
 
-def _evaluate_each(local: LocalEngine, context: Context, choice_set: ChoiceSet, line: str) -> None:
-    _, prefix, tails = decision_tokens(local, _LABELS, choice_set, line, None)
+def _evaluate_each(context: Context, prefix: Sequence[int], tails: Sequence[Sequence[int]]) -> None:
     for tail in tails:
-        _logprob(context, prefix, tail)
+        context.cut(0)
+        score(context, _N_CTX, prefix, [tail])
 
 
 def _lines(count: int) -> Iterator[str]:
@@ -114,9 +120,8 @@ def blimp(local: LocalEngine, folder: Path, n_pairs: int) -> None:
         if number and number % 250 == 0:
             print(f"{number} pairs: {dict(right)}, {n_different} different", flush=True)
         settings = Settings(choices=tuple(text.replace("=", "\\=") for text in (good, bad)), raw=True)
-        choice_set = _choice_set(settings)
-        decision = decide(local, settings, choice_set, _START)
-        _, prefix, tails = decision_tokens(local, settings, choice_set, _START, None)
+        asked = DecisionRequest(local, settings, _choice_set(settings), _START)
+        decision, (prefix, tails) = asked.decide(), asked.tokens()
         alone = [_logprob(context, prefix, tail) for tail in tails]
         right["decision"] += decision.choice is decision.choices[0]
         right["alone"] += alone[0] >= alone[1]

@@ -43,6 +43,15 @@ class LlmcliError(Exception):
     def __init_subclass__(cls, status: ExitStatus | None = None) -> None:
         cls.status = status or cls.status
 
+    @property
+    def kind(self) -> str:
+        """The name of its exit status: usage, context_overflow, constraint_unmet, timeout, ..."""
+        return self.status.name.lower()
+
+    def data(self) -> dict[str, str]:
+        """The error as JSON data."""
+        return {"type": self.kind, "message": str(self), **({"hint": self.hint} if self.hint else {})}
+
 
 class UsageError(LlmcliError, status=ExitStatus.USAGE):
     """The command line, an environment variable or the configuration is not valid."""

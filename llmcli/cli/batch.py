@@ -5,7 +5,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,15 +17,7 @@ from typer import Argument, Option
 from llmcli.cli.options import CHAT_ONLY, Force, with_settings
 from llmcli.cli.questions import warn_plain_template
 from llmcli.cli.stdin import stdin_as_file
-from llmcli.cli.task_options import (
-    ChosenTask,
-    TaskName,
-    TaskVariables,
-    ask_for_trust,
-    load_judge,
-    parse_variables,
-    stdin_variable,
-)
+from llmcli.cli.task_options import TaskName, TaskVariables, load_judge, load_task, warn_of_small_model
 from llmcli.config.presets import layers_of
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError, error_text
 from llmcli.files import is_stdin
@@ -33,7 +25,7 @@ from llmcli.params.param import as_utf8
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.text import format_duration, plural
-from llmcli.ui.terminal.console import can_ask, console
+from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_text, warn_ineffective
 from llmcli.ui.terminal.progress import BatchProgress, ProgressLine
 
@@ -41,7 +33,6 @@ if TYPE_CHECKING:
     from llmcli.pipelines.batch import Batch, BatchOptions
     from llmcli.pipelines.batch_input import BatchReader
     from llmcli.pipelines.batch_output import BatchOutput, WrittenLine
-    from llmcli.pipelines.tasks import Task
 
 _MAX_PARALLEL = 256  # llama.cpp, LLAMA_MAX_SEQ
 _NOT_HERE = CHAT_ONLY | {"prompt", "file", "trace_top"}
@@ -88,8 +79,8 @@ def batch(
         bool, Option("--full", help="Add params, messages and replay to each line, as in `generate --json`.")
     ] = False,
 ) -> int:
-    chosen, variables = _load_task(task, var)
-    layers = layers_of(flags, *([chosen.settings] if chosen else [])).below
+    chosen = load_task(task, var, is_complete=False)  # the other variables may come with the lines
+    layers = layers_of(flags, *([chosen.task.settings] if chosen else [])).below
     asked = resolve(layers).settings
     check_chain(asked)
     from llmcli.pipelines.batch import BatchOptions
@@ -97,8 +88,8 @@ def batch(
 
     options = BatchOptions(
         template=None if template is None else as_utf8(template),
-        task=chosen,
-        variables=variables,
+        task=chosen.task if chosen else None,
+        variables=chosen.variables if chosen else {},
         judge=load_judge(asked.best) if asked.samples > 1 else None,
         retries=retry,
         retries_failed=retry_failed,
@@ -109,7 +100,7 @@ def batch(
     check_template(options.template)
     resume |= retry_failed
     path = _check_output(source, output, resume, force)
-    _check_settings(asked, source, stdin_variable(var or ()))
+    _check_settings(asked, source, chosen.stdin_variable if chosen else "")
     return _answer_lines(layers, options, _Files(source, form, path, resume, retry_failed, force))
 
 
@@ -139,7 +130,7 @@ def _answer_lines(layers: Sequence[Layer], options: "BatchOptions", files: _File
         warn_ineffective(resolved)
         print_settings(resolved)
         if options.task:
-            ChosenTask(options.task, {}).warn_of_small_model(target)
+            warn_of_small_model(options.task, target)
         # The time limit is that of each line.
         with open_model(target, replace(resolved.settings, timeout=0.0), status) as (engine, cancellation):
             warn_plain_template(engine, [resolved.settings])
@@ -149,7 +140,8 @@ def _answer_lines(layers: Sequence[Layer], options: "BatchOptions", files: _File
             reader = _make_reader(file, files, options, resolved.settings.encoding)
             lines, progress = LineSource(reader, is_slow, cancellation), BatchProgress(_count(files.source, options))
             output: BatchOutput
-            output = OutputFile(files.output, *files[3:]) if files.output else _Stdout(progress)
+            how = files.is_resumed, files.is_rewritten, files.is_forced
+            output = OutputFile(files.output, *how) if files.output else _Stdout(progress)
             work = Batch(engine, layers, lines, reader, output, options, cancellation, partial(_show, progress))
             try:
                 work.run()
@@ -172,19 +164,6 @@ def _make_reader(file: BinaryIO, files: _Files, options: "BatchOptions", encodin
     name = "stdin" if is_stdin(files.source) else files.source
     checks = partial(check_columns, template=options.template, task=options.task, variables=options.variables)
     return BatchReader(file, name, encoding, None if files.form == "auto" else files.form, checks)
-
-
-def _load_task(name: str | None, texts: Sequence[str] | None) -> tuple["Task | None", Mapping[str, str]]:
-    """The task of this name with the variables that all lines share. Raises UsageError."""
-    if name is None:
-        if texts:
-            raise UsageError("--var has no effect without --task", "name the task, as in --task translate")
-        return None, {}
-    from llmcli.pipelines.task_files import find_task
-
-    found, variables = find_task(name, ask_for_trust if can_ask() else None), parse_variables(texts or ())
-    found.complete({**dict.fromkeys(found.variables, "?"), **variables})  # the others may come with the lines
-    return found, variables
 
 
 def _parse_parallel(text: str) -> int:

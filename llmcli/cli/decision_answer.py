@@ -37,14 +37,14 @@ def answer_by_decision(
     stats: bool,
 ) -> None:
     """Decide a question and print the decision, or only its prompt."""
-    from llmcli.inference.decision import decide, decision_prompt
+    from llmcli.inference.decision import DecisionRequest
 
     warn_plain_template(engine, [question.settings])
-    posed = engine, question.settings, choice_set, question.text, question.system, cancellation
+    asked = DecisionRequest(engine, question.settings, choice_set, question.text, question.system, cancellation)
     if show_prompt:
-        print_prompt(decision_prompt(*posed).text)
+        print_prompt(asked.prompt.text)
         return
-    decision = decide(*posed)
+    decision = asked.decide()
     if as_json:
         from llmcli.inference.answer_json import decision_data
 

@@ -39,7 +39,7 @@ EMBEDDING_KEYS = (fields_of(ModelParams).keys() | fields_of(HubParams).keys() | 
 )
 _BLOCK = 64  # vectors that are stored in one transaction; pairs that are compared together
 _LONGEST = 200  # characters of a text beside its score
-_POOLINGS = ("mean", "cls", "last", "rank", "none")  # inference.embedding.POOLING_NAMES, without its imports
+_POOLINGS = ("mean", "cls", "last", "rank", "none")  # engine.llama.structures.POOLING_TYPES, without its imports
 Files = Annotated[
     list[str] | None, Option("--file", "-f", metavar="FILE", help="File with a text on each line (`-` = stdin).")
 ]
@@ -256,7 +256,7 @@ class _JsonLines:
     def add(self, index: int, text: "Text", found: "Evaluation") -> None:
         data: dict[str, object] = {"index": index, **text_data(text)}
         if found.error:
-            data["error"] = error_data(found.error)
+            data["error"] = found.error.data()
         elif found.vector is not None:
             data["embedding"] = numbers(found.vector)
         print_json(data, indent=None)
@@ -284,11 +284,6 @@ def print_texts(texts: "Sequence[Text]", scores: Sequence[float] = ()) -> None:
 def numbers(vector: "Vector") -> list[object]:
     """A vector or a matrix as JSON data: the shortest numbers that are the same float32."""
     return [numbers(one) if one.ndim else float(str(one)) for one in vector]
-
-
-def error_data(error: LlmcliError) -> dict[str, str]:
-    """An error as JSON data, as in the output of a batch."""
-    return {"type": error.status.name.lower(), "message": str(error)} | ({"hint": error.hint} if error.hint else {})
 
 
 class _Array:
@@ -375,7 +370,7 @@ def _print_similarities(source: "TextSource", settings: Settings, pooling: str, 
             for pair in pairs[: len(found) // 2] if cancellation.is_set() else pairs:
                 score, error = _similarity(pair, found, run)
                 if as_json:
-                    rest = {"error": error_data(error)} if error else {"similarity": score}
+                    rest = {"error": error.data()} if error else {"similarity": score}
                     print_json({"index": index, "texts": [one.text for one in pair], **rest}, indent=None)
                 else:
                     print_line("error" if score is None else f"{score:.4f}")

@@ -22,7 +22,7 @@ from llmcli.cli.questions import (
 )
 from llmcli.cli.session_answer import GoOn, SessionName, open_session_answer
 from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file
-from llmcli.cli.task_options import TaskName, TaskVariables, load_judge, load_task
+from llmcli.cli.task_options import TaskName, TaskVariables, load_judge, load_task, warn_of_small_model
 from llmcli.engine.events import Measure
 from llmcli.errors import ConstraintError, ExitStatus, UsageError
 from llmcli.params.settings import Layer, Settings, fields, resolve
@@ -143,7 +143,7 @@ def _ask(flags: Layer, options: AnswerOptions, chosen: "ChosenTask | None", sess
     warn_ineffective(question.resolved)
     print_settings(question.resolved)
     if chosen:
-        chosen.warn_of_small_model(target)
+        warn_of_small_model(chosen.task, target)
     settings = question.settings if session is None else replace(question.settings, extract=asked.extract)
     if settings.is_decision:
         settings = replace(settings, extract=None, samples=1)

@@ -1,7 +1,7 @@
 """The options that choose a task and its variables, and what commands do with them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,15 +54,8 @@ class ChosenTask:
 
     def layer(self, text: str, flags: Layer) -> Layer:
         """The settings of the task for an input; a constraint in the flags replaces its own."""
-        from llmcli.inference.constraints import CONSTRAINT_KEYS
-        from llmcli.params.decision import DECISION_KEYS
-
-        own = {*CONSTRAINT_KEYS, *DECISION_KEYS}
         self.variables["input"] = text
-        layer = self.task.layer(self.variables)
-        if not flags.values.keys() & own:
-            return layer
-        return replace(layer, values={key: one for key, one in layer.values.items() if key not in own})
+        return self.task.layer(self.variables, flags.values)
 
     def prompts(self, engine: "Engine", settings: Settings, cancellation: "Cancellation") -> "Sequence[Prompt]":
         """The prompts that the job asks first."""
@@ -70,19 +63,23 @@ class ChosenTask:
 
         return task_prompts(engine, settings, self.task, self.variables, cancellation)
 
-    def warn_of_small_model(self, target: "ResolvedModel") -> None:
-        """Warn if the model has fewer parameters than the task needs."""
-        n_parameters = sum(header.n_parameters for header in target.headers)
-        if 0 < n_parameters < self.task.size * _NEAR:
-            size, own = format_count(self.task.size), format_count(n_parameters)
-            console.warn(
-                f"the task {self.task.name} needs a model with {size} parameters, and {target.file.name} has {own}",
-                "choose a larger model with -m; `llmcli models recommend` lists some",
-            )
+
+def warn_of_small_model(task: "Task", target: "ResolvedModel") -> None:
+    """Warn if the model has fewer parameters than the task needs."""
+    n_parameters = sum(header.n_parameters for header in target.headers)
+    if 0 < n_parameters < task.size * _NEAR:
+        size, own = format_count(task.size), format_count(n_parameters)
+        console.warn(
+            f"the task {task.name} needs a model with {size} parameters, and {target.file.name} has {own}",
+            "choose a larger model with -m; `llmcli models recommend` lists some",
+        )
 
 
-def load_task(name: str | None, variables: Sequence[str] | None) -> ChosenTask | None:
-    """The task of this name, if one is named. Raises UsageError for one that does not exist, or is not trusted."""
+def load_task(name: str | None, variables: Sequence[str] | None, is_complete: bool = True) -> ChosenTask | None:
+    """The task of this name, if one is named; unless it `is_complete`, variables may be missing.
+
+    Raises UsageError for one that does not exist, is not trusted, or has no such variables.
+    """
     if name is None:
         if variables:
             raise UsageError("--var has no effect without --task", "name the task, as in --task translate")
@@ -91,7 +88,8 @@ def load_task(name: str | None, variables: Sequence[str] | None) -> ChosenTask |
 
     task = find_task(name, ask_for_trust if can_ask() else None)
     chosen = ChosenTask(task, parse_variables(variables or ()), stdin_variable(variables or ()))
-    task.complete(chosen.variables)  # before a model is loaded
+    # Before a model is loaded.
+    task.complete(chosen.variables if is_complete else {**dict.fromkeys(task.variables, "?"), **chosen.variables})
     return chosen
 
 

@@ -204,7 +204,7 @@ def _try(
             progress(step, 0)
 
     try:
-        layers = layers_of(flags, task.layer(trial.variables)).below
+        layers = layers_of(flags, task.layer(trial.variables, flags.values)).below
         settings = resolve(layers).over(engine.defaults).with_seed().settings
         result = run_job(engine, _trial_job(engine, settings, task, trial, cancellation), show, progress)
         problem = form_problem(task, _text_of(result), trial.variables[INPUT])

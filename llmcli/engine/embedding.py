@@ -87,9 +87,7 @@ class EmbeddingContext(Context):
 
 def max_sequences(model: Model) -> int:
     """The number of texts in one evaluation, at most."""
-    api = model._api
-    is_recurrent = api.llama_model_is_recurrent(model.handle) or api.llama_model_is_hybrid(model.handle)
-    return _MAX_RECURRENT if is_recurrent else _MAX_SEQUENCES
+    return _MAX_RECURRENT if model.is_recurrent else _MAX_SEQUENCES
 
 
 def n_dimensions(model: Model) -> int:

@@ -2,14 +2,10 @@
 
 from collections.abc import Generator, Sequence
 
-from llmcli.engine.events import FinishReason, TokenEvent, common_prefix, now_ms
+from llmcli.engine.events import FinishReason, TokenEvent, now_ms
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.errors import ContextOverflowError, LlmcliError
-
-_SHORT = 64  # tokens of the end of a prompt that is evaluated together with others
-_WORTH_A_COPY = 16  # tokens of a common beginning
-_MIXED_ROWS = 256  # tokens of such ends in one batch, at most: those that run wait for it
 
 
 class Scheduler:
@@ -22,14 +18,8 @@ class Scheduler:
     tokens are evaluated again. So an answer has the whole `n_ctx` of a sequence, whatever runs beside it.
     """
 
-    def __init__(self, context: Context, is_mixed: bool = False) -> None:
-        """With `is_mixed`, short ends of prompts are evaluated in one batch with each other and with the next tokens.
-
-        That is faster for many short prompts, but an answer then depends a little on what runs beside it: the size of a
-        batch changes the rounding of its results.
-        """
-        self._context, self._is_mixed = context, is_mixed
-        self._is_one_by_one = False  # because a mixed batch could not be evaluated
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._waiting: list[Generation] = []  # for a sequence, or for the prompt of others
         self._reading: list[Generation] = []  # those whose prompt, which is the same, is being evaluated
         self._running: list[Generation] = []
@@ -79,11 +69,9 @@ class Scheduler:
         events = self._end_cancelled()
         if events:
             return events
-        running, joining = list(self._running), list[Generation]()
+        running = list(self._running)
         if self._waiting and self._free and not self._reading and not self._is_full:
-            joining = self._begin_short_prompts() if self._is_mixed else []
-            if not joining and not self._reading:
-                self._begin_prompt()
+            self._begin_prompt()
         if self._reading:
             try:
                 events = self._read_batch()
@@ -92,9 +80,7 @@ class Scheduler:
         # Those that removed tokens first evaluate the tokens before them.
         events += [self._backtrack(one) for one in running if one.needs_evaluation and one in self._running]
         ready = [one for one in running if not (one.needs_evaluation or one.finish_reason)]
-        if joining:
-            events += self._evaluate_mixed(joining, ready)
-        elif ready:
+        if ready:
             events += self._evaluate_tokens(ready)
         for one in self.generations:
             if one.finish_reason:
@@ -137,28 +123,6 @@ class Scheduler:
         self._used += [one.seq_id for one in group if one.seq_id not in self._used]
         if progress := group[0].request.progress:
             progress(min(self._context.evaluated(tokens, best), len(tokens) - 1), len(tokens))
-
-    def _begin_short_prompts(self) -> list[Generation]:
-        """Give a sequence to each that waits and has only a short end of its prompt to evaluate, in their order."""
-        if self._is_one_by_one:
-            self._is_one_by_one = False
-            return []
-        joining, context = list[Generation](), self._context
-        room = min(context.n_batch - len(self._running), _MIXED_ROWS)
-        while self._waiting and self._free and not self._reading:
-            first = self._waiting[0]
-            n_known = max((context.evaluated(first.tokens, seq_id) for seq_id in self._used), default=0)
-            n_left = len(first.tokens) - min(n_known, len(first.tokens) - 1)
-            has_twin = any(one.tokens == first.tokens for one in self._waiting[1:])
-            # What it shares with one of this batch can be copied after it.
-            n_soon = max((common_prefix(first.tokens, one.tokens) for one in joining), default=0)
-            if has_twin or n_soon >= n_known + _WORTH_A_COPY or n_left > min(_SHORT, room):
-                break
-            self._begin_prompt()
-            if len(first.tokens) - context.keep_prefix(first.seq_id, first.tokens) > n_left:
-                break  # its memory keeps no part of a sequence: it is read as any other prompt
-            joining, self._reading, room = [*joining, first], [], room - n_left
-        return joining
 
     def _read_batch(self) -> list[TokenEvent]:
         """Evaluate a batch of the prompt; after the last one, draw the first token of each from the same logits.
@@ -234,46 +198,6 @@ class Scheduler:
             start = now_ms()
             events.append(self._draw(one, row))
             one.timings.predicted_ms += shared_ms + now_ms() - start
-        return events
-
-    def _evaluate_mixed(self, joining: Sequence[Generation], ready: Sequence[Generation]) -> list[TokenEvent]:
-        """Evaluate the ends of some prompts and the next token of those that run, in one batch, and draw for all."""
-        start, context, both = now_ms(), self._context, [*joining, *ready]
-        self._running += [one for one in joining if one not in self._running]
-        parts = [(one.seq_id, one.tokens[context.evaluated(seq_id=one.seq_id) :]) for one in joining]
-        parts += [(one.seq_id, one.tokens[-1:]) for one in ready]
-        cancellation = both[0].request.cancellation
-        is_shared = all(one.request.cancellation is cancellation for one in both)  # see `_evaluate_tokens`
-        context.watch([cancellation] if is_shared else [])
-        try:
-            rows = context.append(parts)
-        except AbortedError:
-            return [one.finish(cancellation.reason) for one in both]
-        except ContextOverflowError:
-            if self._free_memory():
-                return self._evaluate_mixed(joining, ready)
-            self._suspend(joining)
-            self._is_full, self._is_one_by_one = bool(ready), True
-            return self._evaluate_tokens(ready) if ready else []
-        except LlmcliError:  # one of them cannot be evaluated: it ends alone
-            self._suspend(joining)
-            self._is_full, self._is_one_by_one = False, True
-            return [self._backtrack(one) for one in ready if one in self._running]
-        shared_ms, events = now_ms() - start, list[TokenEvent]()
-        for one, row, (seq_id, tokens) in zip(both, rows, parts, strict=True):
-            start, is_new = now_ms(), one.needs_evaluation
-            one.needs_evaluation = False
-            if is_new:
-                one.timings.prompt_n += len(tokens)
-                one.timings.prompt_ms += shared_ms
-                one.layout = one.layout or context.layout(seq_id)
-                if one.request.progress:
-                    one.request.progress(len(one.tokens), len(one.tokens))
-            events.append(one.finish("length") if is_new and one.is_full(context.n_ctx) else self._draw(one, row))
-            if is_new:
-                one.timings.ttft_ms = one.timings.ttft_ms or now_ms() - one.joined_ms
-            else:
-                one.timings.predicted_ms += shared_ms + now_ms() - start
         return events
 
     def _draw(self, generation: Generation, row: int) -> TokenEvent:

@@ -1,7 +1,6 @@
 """Log-probabilities of given tokens: a prefix is evaluated once, and its continuations as sequences side by side."""
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import ScoredPrompt, TokenLogprob
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 WIDTH = 32  # continuations at a time
 _PREFIX = 0  # the sequence that has the prefix, also after the call
 _LOGITS = 1 << 26  # bytes of the logits of one evaluation
+_Asked = tuple[Sequence[int], list[float]]  # a continuation with its result
+_Following = tuple[int, list[float]]  # a token of a continuation, and the result that it belongs to
 
 
 def score(
@@ -31,13 +32,22 @@ def score(
 
     Raises AbortedError when what the context watches is cancelled.
     """
-    context.prefill(_PREFIX, prefix)
-    after_prefix = _logprobs(context, -1)
-    results = [[float(after_prefix[tokens[0]])] if tokens else [] for tokens in continuations]
+    results = [list[float]() for _ in continuations]
+    asked = [(tokens, result) for tokens, result in zip(continuations, results, strict=True) if tokens]
+    firsts = [(tokens[0], result) for tokens, result in asked]
     # The last token of a continuation need not be evaluated: nothing is asked about what follows it.
-    pending = [index for index, tokens in enumerate(continuations) if len(tokens) > 1]
-    for group in _groups([len(continuations[index]) - 1 for index in pending], n_cells - len(prefix)):
-        _score_group(context, [(continuations[pending[at]], results[pending[at]]) for at in group])
+    groups = [*_groups([one for one in asked if len(one[0]) > 1], n_cells - len(prefix))]
+    # One batch for the rest of the prefix and the first group is faster than two: the weights are read once.
+    rest = prefix[context.keep_prefix(_PREFIX, prefix) :]
+    n_rows = sum(len(tokens) - 1 for group in groups[:1] for tokens, _ in group)
+    is_one_batch = 0 < n_rows < _most_rows(context) and len(rest) + n_rows <= context.n_batch
+    if not is_one_batch or context.model.is_recurrent:  # a state cannot be shared before it is computed
+        context.prefill(_PREFIX, prefix)
+        _read(context, -1, firsts)
+        rest = []
+    for group in groups:
+        _score_group(context, group, rest, firsts)
+        rest = []
     return results
 
 
@@ -52,8 +62,7 @@ def score_prompt(
     keep = min(context.keep_prefix(_PREFIX, tokens), len(known))
     keep = context.cut(_PREFIX, keep)
     logprobs, n_vocab = [*known[:keep]], context.model.vocab.n_tokens
-    n_rows = max(1, min(context.n_batch, _LOGITS // (4 * n_vocab)))
-    following = TokenLogprob(0, 0.0, ())
+    n_rows, following = _most_rows(context), TokenLogprob(0, 0.0, ())
     for start in range(keep, len(tokens), n_rows):
         batch = tokens[start : start + n_rows]
         context.extend([(_PREFIX, token) for token in batch])
@@ -63,36 +72,53 @@ def score_prompt(
     return ScoredPrompt(tokens, logprobs[: len(tokens) - 1], following.top)
 
 
-def _groups(sizes: Sequence[int], n_free: int) -> Iterator[Sequence[int]]:
-    """The indexes of continuations that are evaluated side by side: at most WIDTH, and as many as there is room for."""
-    group: list[int] = []
+def _groups(asked: Sequence[_Asked], n_free: int) -> Iterator[Sequence[_Asked]]:
+    """Those that are evaluated side by side: at most WIDTH, and as many as there is room for."""
+    group: list[_Asked] = []
     n_tokens = 0
-    for index, size in enumerate(sizes):
+    for tokens, result in asked:
+        size = len(tokens) - 1
         if group and (len(group) == WIDTH or n_tokens + size > n_free):
             yield group
             group, n_tokens = [], 0
-        group.append(index)
+        group.append((tokens, result))
         n_tokens += size
     if group:
         yield group
 
 
-def _score_group(context: Context, group: Sequence[tuple[Sequence[int], list[float]]]) -> None:
-    """Append to the results of each continuation, which has that of its first token, those of the others."""
-    rows = []
+def _score_group(context: Context, group: Sequence[_Asked], rest: Sequence[int], firsts: Sequence[_Following]) -> None:
+    """Append to the results of continuations those of all but their first tokens.
+
+    With a `rest` of the prefix, it is evaluated in the same batch, and `firsts` are what is asked after it.
+    """
+    rows, followings = list[tuple[int, int]](), list[_Following]()
     for seq_id, (tokens, result) in enumerate(group, _PREFIX + 1):
         context.share(_PREFIX, seq_id)
-        rows += [(seq_id, token, following, result) for token, following in pairwise(tokens)]
-    n_rows = max(1, min(context.n_batch, _LOGITS // (4 * context.model.vocab.n_tokens)))
+        rows += [(seq_id, token) for token in tokens[:-1]]
+        followings += [(token, result) for token in tokens[1:]]
+    n_rows = _most_rows(context)
     try:
         for start in range(0, len(rows), n_rows):
-            batch = rows[start : start + n_rows]
-            context.extend([(seq_id, token) for seq_id, token, _, _ in batch])
-            for row, (_, _, following, result) in enumerate(batch):
-                result.append(float(_logprobs(context, row)[following]))
+            context.extend(rows[start : start + n_rows], rest)
+            if rest:
+                _read(context, len(rest) - 1, firsts)
+            for row, following in enumerate(followings[start : start + n_rows], len(rest)):
+                _read(context, row, [following])
     finally:
         for seq_id in range(_PREFIX + 1, _PREFIX + 1 + len(group)):
             context.cut(seq_id)
+
+
+def _most_rows(context: Context) -> int:
+    return max(1, min(context.n_batch, _LOGITS // (4 * context.model.vocab.n_tokens)))
+
+
+def _read(context: Context, row: int, followings: Sequence[_Following]) -> None:
+    """Append the log-probabilities of tokens that follow a row to their results."""
+    logprobs = _logprobs(context, row)
+    for token, result in followings:
+        result.append(float(logprobs[token]))
 
 
 def _logprobs(context: Context, row: int) -> "Logprobs":

@@ -87,7 +87,7 @@ class ContinuousBatch:
 
     def _run(self, context: Context) -> Generator[TokenEvent, None, None]:
         """The events of all answers that fit this context, until nothing runs or a request needs a larger one."""
-        scheduler, width = Scheduler(context, is_mixed=self._width.most > 1), self._width
+        scheduler, width = Scheduler(context), self._width
         is_new = True
         try:
             while True:

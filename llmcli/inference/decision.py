@@ -48,7 +48,7 @@ class ChoiceSet:
     choices: Sequence[Choice]
     instruction: str  # what the model is told; not with a raw prompt
     prior: str | None = None  # the text without content whose answer is subtracted
-    priors: dict[tuple[str, str], list[float]] = field(default_factory=dict)  # by the system prompt and the lead
+    priors: dict[tuple[str, str], list[float]] = field(default_factory=dict)  # by its prompt and the lead
 
 
 @dataclass(frozen=True)
@@ -155,103 +155,128 @@ def _instruction(choices: Sequence[Choice]) -> str:
     return "\n".join(["Answer with one of these, and nothing else:", *rows])
 
 
-def decide(
-    engine: "Engine",
-    settings: Settings,
-    choice_set: ChoiceSet,
-    text: str,
-    system: str | None = None,
-    cancellation: Cancellation | None = None,
-) -> Decision:
-    """Score each choice as the whole answer to a text, after the prompt, which is evaluated once.
+@dataclass(frozen=True)
+class DecisionRequest:
+    """What is to be decided: the choices, and the text that each of them is scored as the whole answer to."""
 
-    The probability of a choice is softmax(logprob - prior_logprob) among the choices: with a prior, what the model
-    would say to a text without content does not count (Zhao et al. 2021, "Calibrate Before Use").
+    engine: "Engine"
+    settings: Settings
+    choice_set: ChoiceSet
+    text: str
+    system: str | None = None
+    cancellation: Cancellation | None = None
 
-    Raises UsageError when the engine gives no scores, ContextOverflowError when the prompt or a choice does not fit,
-    TimeLimitError or KeyboardInterrupt when it is cancelled.
-    """
-    check_scores(engine, choice_set.kind)
-    begin = perf_counter()
-    prompt, prefix, tails = decision_tokens(engine, settings, choice_set, text, system, cancellation)
-    logprobs = _sums(engine, settings, prefix, tails, cancellation)
-    lead = _lead(engine, prompt, [one.value for one in choice_set.choices])
-    priors = _priors(engine, settings, choice_set, lead, system, cancellation)
-    weights = [own - prior for own, prior in zip(logprobs, priors or [0.0] * len(logprobs), strict=True)]
-    best = max(weights)
-    weights = [math.exp(weight - best) for weight in weights]
-    total = math.fsum(weights)
-    choices = [
-        ScoredChoice(
-            one.value.strip(), logprobs[at], priors[at] if priors else None, len(tails[at]), weights[at] / total
-        )
-        for at, one in enumerate(choice_set.choices)
-    ]
-    return Decision(choice_set, settings, prompt, choices, (perf_counter() - begin) * 1e3)
+    def decide(self) -> Decision:
+        """Score each choice after the prompt, which is evaluated once.
 
+        The probability of a choice is softmax(logprob - prior_logprob) among the choices: with a prior, what the model
+        would say to a text without content does not count (Zhao et al. 2021, "Calibrate Before Use").
 
-def decision_prompt(
-    engine: "Engine",
-    settings: Settings,
-    choice_set: ChoiceSet,
-    text: str,
-    system: str | None,
-    cancellation: Cancellation | None = None,
-) -> Prompt:
-    """The prompt of a decision: with the instruction, unless it is raw, and without reasoning.
+        Raises UsageError when the engine gives no scores, ContextOverflowError when the prompt or a choice does not
+        fit, TimeLimitError or KeyboardInterrupt when it is cancelled.
+        """
+        check_scores(self.engine, self.choice_set.kind)
+        begin = perf_counter()
+        prefix, tails = self.tokens()
+        logprobs = self._sums(prefix, tails)
+        priors = self._priors()
+        weights = [own - prior for own, prior in zip(logprobs, priors or [0.0] * len(logprobs), strict=True)]
+        best = max(weights)
+        weights = [math.exp(weight - best) for weight in weights]
+        total = math.fsum(weights)
+        choices = [
+            ScoredChoice(value.strip(), logprobs[at], priors[at] if priors else None, len(tails[at]), weight / total)
+            for at, (value, weight) in enumerate(zip(self._values, weights, strict=True))
+        ]
+        return Decision(self.choice_set, self.settings, self.prompt, choices, (perf_counter() - begin) * 1e3)
 
-    The instruction comes first: of many texts, all have it in their beginning, which is evaluated once.
-    """
-    if settings.raw:
-        return build_prompt(engine, settings, text, system, cancellation)
-    told = f"{choice_set.instruction}\n\n{text}" if text else choice_set.instruction
-    return build_prompt(engine, replace(settings, think="off"), told, system, cancellation)
+    @cached_property
+    def prompt(self) -> Prompt:
+        """The prompt: with the instruction, unless it is raw, and without reasoning.
 
+        The instruction comes first: of many texts, all have it in their beginning, which is evaluated once.
+        """
+        if self.settings.raw:
+            return build_prompt(self.engine, self.settings, self.text, self.system, self.cancellation)
+        told = f"{self.choice_set.instruction}\n\n{self.text}" if self.text else self.choice_set.instruction
+        return build_prompt(self.engine, replace(self.settings, think="off"), told, self.system, self.cancellation)
 
-def decision_tokens(
-    engine: "Engine",
-    settings: Settings,
-    choice_set: ChoiceSet,
-    text: str,
-    system: str | None,
-    cancellation: Cancellation | None = None,
-    lead: str | None = None,
-) -> tuple[Prompt, Sequence[int], Sequence[Sequence[int]]]:
-    """The prompt, its tokens, and for each choice the tokens that follow them.
+    def tokens(self, lead: str | None = None) -> tuple[Sequence[int], Sequence[Sequence[int]]]:
+        """The tokens of the prompt, and for each choice the tokens that follow them, behind a `lead` of its own.
 
-    A choice is tokenized together with the prompt, as a token can have the end of one and the beginning of the other:
-    such tokens belong to the choices. Where a choice is the beginning of another one, the token that ends a turn
-    belongs to each: else the shorter one would contain the longer one.
-    """
-    prompt = decision_prompt(engine, settings, choice_set, text, system, cancellation)
-    values = [one.value for one in choice_set.choices]
-    options = template_options(engine, replace(settings, think="off"))
-    closing = "" if settings.raw else _end_of_reasoning(prompt)
-    if closing:
-        prefix: Sequence[int] = [*prompt.tokens, *engine.tokenizer.tokenize(closing, parse_special=True)]
-        tails = [engine.tokenizer.tokenize(value) for value in values]
-    else:
-        begin = options.prefill + (_lead(engine, prompt, values) if lead is None else lead)
-        wholes = [engine.render(prompt.request, replace(options, prefill=begin + one)).tokens for one in values]
-        n_prefix = min(common_prefix(prompt.tokens, whole) for whole in wholes)
-        prefix, tails = prompt.tokens[:n_prefix], [list(whole[n_prefix:]) for whole in wholes]
-    if not prefix:
-        raise UsageError("the prompt has no token before the choices", "give a longer prompt, or a longer choice_prior")
-    if _is_any_a_beginning(tails):
-        end = _end_of_turn(engine, settings, options)
-        tails = [[*tail, end] for tail in tails]
-    return prompt, prefix, tails
+        A choice is tokenized together with the prompt, as a token can have the end of one and the beginning of the
+        other: such tokens belong to the choices. Where a choice is the beginning of another one, the token that ends a
+        turn belongs to each: else the shorter one would contain the longer one.
+        """
+        engine, prompt, values = self.engine, self.prompt, self._values
+        options = template_options(engine, replace(self.settings, think="off"))
+        closing = "" if self.settings.raw else _end_of_reasoning(prompt)
+        if closing:
+            prefix: Sequence[int] = [*prompt.tokens, *engine.tokenizer.tokenize(closing, parse_special=True)]
+            tails = [engine.tokenizer.tokenize(value) for value in values]
+        else:
+            begin = options.prefill + (self._lead if lead is None else lead)
+            wholes = [engine.render(prompt.request, replace(options, prefill=begin + one)).tokens for one in values]
+            n_prefix = min(common_prefix(prompt.tokens, whole) for whole in wholes)
+            prefix, tails = prompt.tokens[:n_prefix], [list(whole[n_prefix:]) for whole in wholes]
+        if not prefix:
+            hint = "give a longer prompt, or a longer choice_prior"
+            raise UsageError("the prompt has no token before the choices", hint)
+        if _is_any_a_beginning(tails):
+            end = self._end_of_turn(options)
+            tails = [[*tail, end] for tail in tails]
+        return prefix, tails
 
+    @property
+    def _values(self) -> Sequence[str]:
+        return [one.value for one in self.choice_set.choices]
 
-def _lead(engine: "Engine", prompt: Prompt, values: Sequence[str]) -> str:
-    """The space between the prompt and a choice: none after white space, an opening bracket or a control token."""
-    last = prompt.text[-1:]
-    begins_itself = any(value[:1].isspace() for value in values)
-    if not last or last.isspace() or last in _OPENING or begins_itself:
-        return ""
-    if any(unicodedata.east_asian_width(char) in _WIDE for char in (last, values[0][0])):
-        return ""
-    return "" if prompt.tokens[-1] in engine.tokenizer.special else " "
+    @property
+    def _lead(self) -> str:
+        """The space between the prompt and a choice: none after white space, an opening bracket or a control token."""
+        last, values = self.prompt.text[-1:], self._values
+        begins_itself = any(value[:1].isspace() for value in values)
+        if not last or last.isspace() or last in _OPENING or begins_itself:
+            return ""
+        if any(unicodedata.east_asian_width(char) in _WIDE for char in (last, values[0][0])):
+            return ""
+        return "" if self.prompt.tokens[-1] in self.engine.tokenizer.special else " "
+
+    def _end_of_turn(self, options: TemplateOptions) -> int:
+        """The token that ends an answer: the one that the template writes behind it, else EOS."""
+        vocab = self.engine.tokenizer
+        if not self.settings.raw:
+            talk: list[Message] = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _NEEDLE}]
+            with suppress(LlmcliError):  # a template that cannot end with an answer
+                after = self.engine.render(talk, replace(options, prefill="")).text.rpartition(_NEEDLE)[2]
+                ends = [token for token in vocab.tokenize(after, parse_special=True) if vocab.ends(token)]
+                if ends:
+                    return ends[0]
+        if vocab.eos is None:
+            raise UsageError(
+                f"a choice is the beginning of another one, and {self.engine.name} has no token that ends an answer",
+                "use choices that begin differently",
+            )
+        return vocab.eos
+
+    def _sums(self, prefix: Sequence[int], tails: Sequence[Sequence[int]]) -> list[float]:
+        """The log-probability of each whole choice."""
+        n_ctx, longest = self.settings.n_ctx or self.engine.n_ctx_train, max(map(len, tails))
+        if len(prefix) + longest > n_ctx:
+            what = f"the prompt has {len(prefix)} tokens, the longest choice {longest}, and the context has {n_ctx}"
+            hint = "shorten the " + ("prompt" if len(prefix) > longest else "choices")
+            raise ContextOverflowError(what, hint + (", or raise --ctx-size" if self.settings.n_ctx else ""))
+        return [math.fsum(one) for one in self.engine.score(prefix, tails, self.cancellation)]
+
+    def _priors(self) -> list[float]:
+        """What each choice gets after the text without content; empty without a prior."""
+        if self.choice_set.prior is None:
+            return []
+        empty, known = replace(self, text=self.choice_set.prior), self.choice_set.priors
+        key = (empty.prompt.text, self._lead)
+        if key not in known:
+            known[key] = self._sums(*empty.tokens(self._lead))
+        return known[key]
 
 
 def _end_of_reasoning(prompt: Prompt) -> str:
@@ -266,54 +291,3 @@ def _end_of_reasoning(prompt: Prompt) -> str:
 def _is_any_a_beginning(tails: Sequence[Sequence[int]]) -> bool:
     ordered = sorted(map(tuple, tails))  # a beginning stands directly before one that it begins
     return any(b[: len(a)] == a for a, b in pairwise(ordered))
-
-
-def _end_of_turn(engine: "Engine", settings: Settings, options: TemplateOptions) -> int:
-    """The token that ends an answer: the one that the template writes behind it, else EOS."""
-    vocab = engine.tokenizer
-    if not settings.raw:
-        talk: list[Message] = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _NEEDLE}]
-        with suppress(LlmcliError):  # a template that cannot end with an answer
-            after = engine.render(talk, replace(options, prefill="")).text.rpartition(_NEEDLE)[2]
-            ends = [token for token in vocab.tokenize(after, parse_special=True) if vocab.ends(token)]
-            if ends:
-                return ends[0]
-    if vocab.eos is None:
-        raise UsageError(
-            f"a choice is the beginning of another one, and {engine.name} has no token that ends an answer",
-            "use choices that begin differently",
-        )
-    return vocab.eos
-
-
-def _sums(
-    engine: "Engine",
-    settings: Settings,
-    prefix: Sequence[int],
-    tails: Sequence[Sequence[int]],
-    cancellation: Cancellation | None,
-) -> list[float]:
-    n_ctx, longest = settings.n_ctx or engine.n_ctx_train, max(map(len, tails))
-    if len(prefix) + longest > n_ctx:
-        what = f"the prompt has {len(prefix)} tokens, the longest choice {longest}, and the context has {n_ctx}"
-        hint = "shorten the " + ("prompt" if len(prefix) > longest else "choices")
-        raise ContextOverflowError(what, hint + (", or raise --ctx-size" if settings.n_ctx else ""))
-    return [math.fsum(one) for one in engine.score(prefix, tails, cancellation)]
-
-
-def _priors(
-    engine: "Engine",
-    settings: Settings,
-    choice_set: ChoiceSet,
-    lead: str,
-    system: str | None,
-    cancellation: Cancellation | None,
-) -> list[float]:
-    """What each choice gets after the text without content; empty without a prior."""
-    if choice_set.prior is None:
-        return []
-    key = (system or "", lead)
-    if key not in choice_set.priors:
-        _, prefix, tails = decision_tokens(engine, settings, choice_set, choice_set.prior, system, cancellation, lead)
-        choice_set.priors[key] = _sums(engine, settings, prefix, tails, cancellation)
-    return choice_set.priors[key]

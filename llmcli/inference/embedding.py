@@ -10,6 +10,7 @@ from llmcli.engine.embedding import EmbeddingContext, max_sequences, n_dimension
 from llmcli.engine.events import Cancellation, Progress
 from llmcli.engine.llama.context import AbortedError
 from llmcli.engine.llama.model import Model
+from llmcli.engine.llama.structures import POOLING_TYPES
 from llmcli.errors import ContextOverflowError, LlmcliError, TimeLimitError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import placement, sizing
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from llmcli.engine.embedding import Vector as Vector
     from llmcli.inference.engine import Engine
 
-POOLING_NAMES = ("none", "mean", "cls", "last", "rank")  # by number, as in a header (llama.h, llama_pooling_type)
 _TOO_LONG = "split it, or use --truncate to leave out its end"
 _PASSAGE, _QUESTION = "Passage: ", "\nPlease write a question based on this passage.\nQuestion:"
 _RERANK_TEMPLATE = "tokenizer.chat_template.rerank"
@@ -83,7 +83,7 @@ class EmbeddingModel:
         self.n_dims, self._n_sequences = n_dimensions(self._model), max_sequences(self._model)
 
     def _choose_pooling(self, wanted: str, number: object) -> str:
-        own = POOLING_NAMES[number] if isinstance(number, int) and 0 <= number < len(POOLING_NAMES) else ""
+        own = next((name for name, one in POOLING_TYPES.items() if one == number), "")
         if self.kind == "reranker" and not wanted:
             hint = "use `llmcli rerank`, or --pooling mean"
             raise UsageError(f"{self.name} is a reranking model, which gives a score and no vector", hint)

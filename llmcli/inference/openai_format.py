@@ -66,11 +66,6 @@ def _constraint(response_format: object) -> dict[str, object]:
     return {"json_schema": schema}
 
 
-def error_type(error: LlmcliError) -> str:
-    """The name of the exit status of an error: usage, context_overflow, constraint_unmet, timeout, ..."""
-    return error.status.name.lower()
-
-
 def status_code(error: LlmcliError | None) -> int:
     """The status of HTTP for an error; 200 without one."""
     return _STATUS_CODES.get(error.status, 500) if error else 200
@@ -78,7 +73,7 @@ def status_code(error: LlmcliError | None) -> int:
 
 def error_body(error: LlmcliError) -> dict[str, object]:
     kind = "invalid_request_error" if status_code(error) < 500 else "server_error"
-    return {"error": {"message": str(error), "type": kind, "param": None, "code": error_type(error)}}
+    return {"error": {"message": str(error), "type": kind, "param": None, "code": error.kind}}
 
 
 def usage_data(n_prompt: int, n_generated: int) -> dict[str, object]:

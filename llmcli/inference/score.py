@@ -108,7 +108,7 @@ class _TextTokens:
 
 
 def _tokens_of(engine: "Engine", before: str, text: str) -> _TextTokens:
-    """The tokens of a text behind `before`. They are tokenized together: see `decision_tokens`."""
+    """The tokens of a text behind `before`. They are tokenized together: see `DecisionRequest.tokens`."""
     vocab = engine.tokenizer
     bos = [vocab.bos] if vocab.adds_bos and vocab.bos is not None else []
     given = [*bos, *(vocab.tokenize(before) if before else [])]

@@ -13,9 +13,8 @@ from llmcli.files import encode
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data, decision_data
 from llmcli.inference.constraints import CONSTRAINT_KEYS, read_constraint
-from llmcli.inference.decision import decide, read_choice_set
+from llmcli.inference.decision import DecisionRequest, read_choice_set
 from llmcli.inference.engine import Engine
-from llmcli.inference.openai_format import error_type
 from llmcli.inference.request import build_prompt, template_options, with_plain_stop
 from llmcli.params.decision import DECISION_KEYS
 from llmcli.params.result import BEST_RULES
@@ -66,11 +65,11 @@ class BatchCounts:
 
 
 class FailedAnswerError(LlmcliError):
-    """Why an answer is not what was asked for; `data` is what there is of it."""
+    """Why an answer is not what was asked for; `result` is what there is of it."""
 
-    def __init__(self, cause: LlmcliError, data: Result) -> None:
+    def __init__(self, cause: LlmcliError, result: Result) -> None:
         super().__init__(str(cause), cause.hint)
-        self.cause, self.data = cause, data
+        self.cause, self.result = cause, result
 
 
 class Batch:
@@ -210,9 +209,9 @@ class Batch:
         return data
 
     def _do_task(self, task: Task, asked: LineRequest, cancellation: Cancellation) -> Job:
-        is_full = self._options.is_full
-        job = task_job(self._engine, asked.settings, task, asked.variables, cancellation, is_full)
-        data = yield from job
+        settings, choice_set = asked.settings, self._choice_sets(asked.settings) if asked.settings.is_decision else None
+        posed = self._engine, settings, task, asked.variables, cancellation, self._options.is_full, choice_set
+        data = yield from task_job(*posed)
         if data["finish_reason"] == "timeout":
             raise FailedAnswerError(_timeout(asked.settings), data)
         return data
@@ -237,7 +236,7 @@ class Batch:
         if choice_set is None or not isinstance(asked.question, str):
             raise UsageError("a decision and messages cannot be used together", "use prompt")
         posed = self._engine, asked.settings, choice_set, asked.question, asked.system, cancellation
-        return decision_data(self._engine, decide(*posed), self._options.is_full)
+        return decision_data(self._engine, DecisionRequest(*posed).decide(), self._options.is_full)
 
     # Outcomes
 
@@ -248,14 +247,14 @@ class Batch:
             return
         error, data = outcome.error, outcome.result or {}
         if isinstance(error, FailedAnswerError):
-            data, error = error.data, error.cause
+            data, error = error.result, error.cause
         if self._reader.format == "openai":
             made = output_line(line.values, line.number, data, error)
         else:
-            made = {"id": line.id, **({"error": _error_data(error)} if error else {}), **data}
+            made = {"id": line.id, **({"error": error.data()} if error else {}), **data}
         self._output.write(escape_json(encode(made).decode()).encode())
         if error:
-            self.counts.failed[error_type(error)] += 1
+            self.counts.failed[error.kind] += 1
             self.counts.first_error = self.counts.first_error or error
         else:
             self.counts.answered += 1
@@ -299,10 +298,6 @@ def _ended_job() -> Job:
 def _foreign_output(reason: str) -> UsageError:
     hint = "resume with the same input, --shard and --format, or choose another file"
     return UsageError(f"the output is not that of this input: {reason}", hint)
-
-
-def _error_data(error: LlmcliError) -> dict[str, str]:
-    return {"type": error_type(error), "message": str(error), **({"hint": error.hint} if error.hint else {})}
 
 
 def _failure(answer: Answer) -> LlmcliError | None:

@@ -8,11 +8,9 @@ from dataclasses import dataclass, field, replace
 from llmcli.config.presets import preset_layer
 from llmcli.engine.events import Message
 from llmcli.errors import UsageError
-from llmcli.inference.constraints import CONSTRAINT_KEYS
 from llmcli.inference.engine import Engine
 from llmcli.inference.question_data import parse_messages, parse_own_settings
 from llmcli.inference.request import system_file, system_text
-from llmcli.params.decision import DECISION_KEYS
 from llmcli.params.param import SettingValue
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, UnknownSettingError, resolve
 from llmcli.pipelines.batch_input import TEXT_COLUMNS, BatchLine, Format
@@ -86,11 +84,7 @@ class LineParser:
             return self.common.settings
         layers, preset = [*self._layers], own.get("preset")
         if self.task:
-            task_layer, system = self.task.layer(variables), own.get("system")
-            forms = {*CONSTRAINT_KEYS, *DECISION_KEYS}
-            if {*own, *layers[-1].values} & forms:  # one of the line or a flag replaces that of the task
-                kept = {key: one for key, one in task_layer.values.items() if key not in forms}
-                task_layer = replace(task_layer, values=kept)
+            task_layer, system = self.task.layer(variables, {*own, *layers[-1].values}), own.get("system")
             layers = [task_layer if one.name == task_layer.name else one for one in layers]
             if isinstance(system, str) and system_file(system) is not None:
                 own = {**own, "system": f" {system}"}  # at the start, it would name a file

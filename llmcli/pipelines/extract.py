@@ -1,5 +1,6 @@
 """What of an answer a command passes on: a code block, JSON, the last line, or what a regular expression finds."""
 
+import atexit
 import json
 import re
 import subprocess
@@ -7,6 +8,9 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from threading import Timer
+from time import monotonic
 
 from llmcli.errors import ConstraintError
 from llmcli.inference.request import fence_language
@@ -17,12 +21,19 @@ _FENCE = re.compile(r"([ \t>]*)(`{3,}|~{3,})[ \t]*([^`]*)")
 _BREAK = re.compile(r"\s*\n\s*")  # outside of strings: JSON has no line feed in a string
 _OPENING, _BRACKET = re.compile(r"[{\[]"), re.compile(r"[{}\[\]]")
 _SEARCH_SECONDS = 5.0
-# A pattern such as (a+)+b can take years, and nothing stops Python's `re` but the end of its process.
+# A pattern such as (a+)+b can take years, and nothing stops Python's `re` but the end of its process. Ctrl-C reaches
+# all processes of a terminal: it is for the one that waits for this one.
 _SEARCH = """
-import json, re, sys
-pattern, texts = json.load(sys.stdin)
-found = [re.search(pattern, text) for text in texts]
-json.dump([None if one is None else one[1] if one.re.groups else one[0] for one in found], sys.stdout)
+import json, re, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+for line in sys.stdin:
+    try:
+        pattern, texts = json.loads(line)
+        found = [re.search(pattern, text) for text in texts]
+        result = [None if one is None else one[1] if one.re.groups else one[0] for one in found]
+    except Exception as error:
+        result = f"{type(error).__name__}: {error}"
+    print(json.dumps(result), flush=True)
 """
 _WHOLE_HINT = "see the whole answer without --extract, or with --json"
 
@@ -171,26 +182,69 @@ def _last_line(text: str, is_cut: bool) -> str:
 
 
 def _search(pattern: str, texts: Sequence[str]) -> list[str | ConstraintError]:
-    """The first match in each text: its first group if the pattern has one; in a process that a time limit ends."""
-    data = json.dumps([pattern, texts])
+    """The first match in each text: its first group if the pattern has one."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _SEARCH],
-            input=data,
-            capture_output=True,
-            encoding="ascii",
-            timeout=_SEARCH_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        message = f"the regular expression of --extract takes more than {_SEARCH_SECONDS:g} s"
-        slow = ConstraintError(message, "write it without nested repetition, such as (a+)+")
-        return [slow for _ in texts]
-    if done.returncode:
-        failed = ConstraintError("the regular expression of --extract failed", done.stderr.strip().rpartition("\n")[2])
-        return [failed for _ in texts]
-    found: list[str | None] = json.loads(done.stdout)
+        found = _searcher().search(pattern, texts)
+    except ConstraintError as error:
+        return [error for _ in texts]
     missing = f"the answer does not match '{ellipsize(pattern, 60)}'"
     return [
         one if one is not None else ConstraintError(f"{missing}: {ellipsize(text.strip(), 60)!r}", _WHOLE_HINT)
         for one, text in zip(found, texts, strict=True)
     ]
+
+
+@cache
+def _searcher() -> "_Searcher":
+    """The one of this program: the start of a process takes longer than a search, and a batch has many."""
+    made = _Searcher()
+    atexit.register(made.close)
+    return made
+
+
+class _Searcher:
+    """Python's `re` in a process of its own, which a time limit ends."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def search(self, pattern: str, texts: Sequence[str]) -> list[str | None]:
+        """The first match in each text. Raises ConstraintError when that takes too long, or fails."""
+        if not self._process or self._process.poll() is not None:
+            self.close()
+            command, pipe = [sys.executable, "-I", "-S", "-c", _SEARCH], subprocess.PIPE
+            self._process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, encoding="ascii"
+            )
+        process, begin, line = self._process, monotonic(), ""
+        assert process.stdin
+        assert process.stdout
+        limit = Timer(_SEARCH_SECONDS, process.kill)
+        limit.daemon = True
+        limit.start()
+        try:
+            print(json.dumps([pattern, texts]), file=process.stdin, flush=True)
+            line = process.stdout.readline()  # ends with the process
+        except OSError:  # so does the pipe
+            pass
+        except BaseException:
+            self.close()  # the next search would read the result of this one
+            raise
+        finally:
+            limit.cancel()
+        if not line.endswith("\n"):
+            self.close()
+        result: list[str | None] | str = json.loads(line) if self._process else "its process ended"
+        if isinstance(result, list):
+            return result
+        if not self._process and monotonic() - begin >= _SEARCH_SECONDS:
+            message = f"the regular expression of --extract takes more than {_SEARCH_SECONDS:g} s"
+            raise ConstraintError(message, "write it without nested repetition, such as (a+)+")
+        raise ConstraintError(f"the regular expression of --extract failed: {result}", "write it in a simpler way")
+
+    def close(self) -> None:
+        """End the process; a second call has no effect."""
+        process, self._process = self._process, None
+        if process:
+            process.kill()
+            process.communicate()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference import openai_format
-from llmcli.inference.openai_format import Values, error_body, error_type, status_code, usage_data
+from llmcli.inference.openai_format import Values, error_body, status_code, usage_data
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 
@@ -38,7 +38,7 @@ def output_line(values: Values, number: int, data: Values, error: LlmcliError | 
         "id": f"batch_req_{number}",
         "custom_id": values.get("custom_id"),
         "response": {"status_code": status_code(error), "request_id": f"req_{number}", "body": body},
-        "error": {"code": error_type(error), "message": str(error)} if error else None,
+        "error": {"code": error.kind, "message": str(error)} if error else None,
     }
 
 

@@ -1,7 +1,7 @@
 """A task: a prompt with variables, and the settings that suit it; and the job that answers one input with it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -10,10 +10,11 @@ from llmcli.engine.events import Cancellation, Prompt, Request
 from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data, decision_data
-from llmcli.inference.constraints import is_inline_schema, read_constraint
-from llmcli.inference.decision import ChoiceSet, decide, decision_prompt, read_choice_set
+from llmcli.inference.constraints import CONSTRAINT_KEYS, is_inline_schema, read_constraint
+from llmcli.inference.decision import ChoiceSet, DecisionRequest, read_choice_set
 from llmcli.inference.engine import Engine
 from llmcli.inference.request import build_prompt, system_text, template_options, with_plain_stop
+from llmcli.params.decision import DECISION_KEYS
 from llmcli.params.settings import Layer, Settings
 from llmcli.pipelines.job import Job, Step
 from llmcli.pipelines.long_input import Window, fits, join_windows, split_text, windows
@@ -99,16 +100,18 @@ class Task:
         values = self.complete(variables)
         return fill(self.system, values), fill(self.prompt, values)
 
-    def layer(self, variables: Mapping[str, str]) -> Layer:
+    def layer(self, variables: Mapping[str, str], above: Collection[str] = ()) -> Layer:
         """The settings of the task for an input and its variables, its system prompt and constraint among them.
 
-        Raises UsageError for variables that do not fit.
+        A constraint among the keys of the settings `above` this layer replaces its own. Raises UsageError for variables
+        that do not fit.
         """
         values = self.complete(variables)
         settings = dict(self.settings.values)
         if system := fill(self.system, values):
             settings["system"] = f" {system}" if system[:1] in "@-" else system  # at the start it would name a file
-        for kind, text in self.constraint.items():
+        is_replaced = any(key in above for key in (*CONSTRAINT_KEYS, *DECISION_KEYS))
+        for kind, text in () if is_replaced else self.constraint.items():
             if kind == "choices":
                 # A space before it: at the start, @ would name a file.
                 settings[kind] = tuple(f" {item}" for item in split_list(fill(text, values), kind))
@@ -138,16 +141,18 @@ def task_job(
     variables: Mapping[str, str],
     cancellation: Cancellation | None = None,
     is_full: bool = True,
+    choice_set: ChoiceSet | None = None,
 ) -> Job:
     """The job of one input, which is the variable `input`. `settings` have the layer of the task, and a seed.
 
     An input that leaves no room for its answer in the context is treated as the task says. The result has the fields of
-    `--json`, with `is_full` those of what was asked too. Raises UsageError for variables that do not fit.
+    `--json`, with `is_full` those of what was asked too. Of many decisions, all can have one `choice_set`: what its
+    prior needs is evaluated once. Raises UsageError for variables that do not fit.
     """
     asked = _Asked(engine, settings, task, variables, cancellation or Cancellation(), is_full)
     text = asked.values[INPUT]
     if settings.is_decision:
-        return asked.decide()
+        return asked.decide(choice_set)
     if request := asked.short_request(text):
         (answer,) = yield Step([request], is_last=not task.helper)
         return asked.result([answer], [Window(0, text)])
@@ -161,7 +166,7 @@ def task_prompts(
 ) -> Sequence[Prompt]:
     """The prompts of the first step of a job, or of its decision."""
     if settings.is_decision:
-        return [_Asked(engine, settings, task, variables, cancellation).decision_prompt()]
+        return [_Asked(engine, settings, task, variables, cancellation).decision().prompt]
     return [request.prompt for request in next(task_job(engine, settings, task, variables, cancellation)).requests]
 
 
@@ -226,22 +231,20 @@ class _Asked:
         constraint = self._constraint if limit is None else None
         return Request(rendered, settings, constraint, cancellation=self._cancellation)
 
-    def decide(self) -> dict[str, object]:
+    def decide(self, choice_set: ChoiceSet | None) -> dict[str, object]:
         """The data of the choice that is the answer, which is scored and not generated."""
-        decision = decide(self.engine, self._settings, *self._posed())
+        decision = self.decision(choice_set).decide()
         text = decision.text
         if self.task.helper:
             text = HELPERS[self.task.helper].finish(self.values, [(Window(0, self.values[INPUT]), text)])
         return {**decision_data(self.engine, decision, self._is_full), "text": text, "task": self.task.name}
 
-    def decision_prompt(self) -> Prompt:
-        """The prompt of a decision."""
-        return decision_prompt(self.engine, self._settings, *self._posed())
-
-    def _posed(self) -> tuple[ChoiceSet, str, str | None, Cancellation]:
-        choice_set = read_choice_set(self._settings)
+    def decision(self, choice_set: ChoiceSet | None = None) -> DecisionRequest:
+        """What is decided, where the settings have choices."""
+        choice_set = choice_set or read_choice_set(self._settings)
         assert choice_set
-        return choice_set, fill(self.task.prompt, self.values), self._system, self._cancellation
+        text = fill(self.task.prompt, self.values)
+        return DecisionRequest(self.engine, self._settings, choice_set, text, self._system, self._cancellation)
 
     def short_request(self, text: str) -> Request | None:
         """The request for a text; None if the task treats it as a long one."""

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
-from llmcli.inference.decision import Choice, ChoiceSet, Decision, decide
+from llmcli.inference.decision import Choice, ChoiceSet, Decision, DecisionRequest
 from llmcli.params.settings import Settings
 from llmcli.server.http import Values, json_response, read_body, take, unless_gone
 from llmcli.server.request_log import count_read
@@ -64,8 +64,8 @@ def _decide(
     system: str | None,
     cancellation: Cancellation,
 ) -> Decision:
-    n_ctx = settings.n_ctx or model.n_ctx
-    return decide(model.engine, replace(settings, n_ctx=n_ctx), choice_set, text, system, cancellation)
+    settings = replace(settings, n_ctx=settings.n_ctx or model.n_ctx)
+    return DecisionRequest(model.engine, settings, choice_set, text, system, cancellation).decide()
 
 
 def _read_input(value: object) -> tuple[str | None, str]:

@@ -96,6 +96,8 @@ def test_a_constraint_in_the_flags_replaces_that_of_a_task(run: Run) -> None:
     ran = run("generate", "-T", "sentiment", "--regex", "[0-9]{3}", "hi", *FEW, "-n", "40", stdin="")
     assert ran.status == 0
     assert len(ran.text.strip()) == 3
+    ran = run("tasks", "test", "sentiment", "--regex", "[0-9]{3}", *FEW, "-n", "40", "--json")
+    assert [len(row["text"]) for row in json.loads(ran.text)] == [3, 3]
 
 
 @pytest.mark.usefixtures("with_tiny")

@@ -127,14 +127,13 @@ ACTIONS = st.lists(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_mixed", [False, True])
 @pytest.mark.parametrize("model", ["full_attention", "sliding_window", "recurrent", "hybrid"], indirect=True)
 @settings(max_examples=200, derandomize=True)
-@given(actions=ACTIONS)
+@given(ACTIONS)
 def test_any_interleaving_gives_each_the_text_it_gives_alone(
-    context: Context, alone: list[str], tokens_alone: list[list[int]], is_mixed: bool, actions: list[tuple[str, int]]
+    context: Context, alone: list[str], tokens_alone: list[list[int]], actions: list[tuple[str, int]]
 ) -> None:
-    scheduler, texts, trigger = Scheduler(context, is_mixed), dict[int, str](), Trigger(context)
+    scheduler, texts, trigger = Scheduler(context), dict[int, str](), Trigger(context)
     joined: dict[int, Generation] = {}
     stopped: set[int] = set()
     for action, number in actions:

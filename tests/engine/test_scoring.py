@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,10 @@ from llmcli.engine.events import Cancellation
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model
 from llmcli.engine.scoring import WIDTH, score, score_prompt
+from llmcli.errors import ModelInvalidError
 from llmcli.params.model import ModelParams
+from tests.engine.test_probe import with_nan
+from tests.engine.test_scheduler import Trigger
 from tests.models import tiny_models
 
 KINDS = ("full_attention", "sliding_window", "recurrent", "hybrid")
@@ -91,8 +95,32 @@ def test_a_shared_beginning_is_evaluated_once(tiny: Model) -> None:
     context = Context(tiny, PARAMS, WIDTH + 1, CELLS)
     score(context, CELLS, PREFIX, CONTINUATIONS)
     score(context, CELLS, [*PREFIX, 50, 51, 52], CONTINUATIONS)
-    assert context.layout() == [(len(PREFIX), len(PREFIX), 1), (3, 3, 1)]  # the second call added three tokens
+    n_rows = sum(len(tokens) - 1 for tokens in CONTINUATIONS)  # of the same batch
+    # The second call added three tokens.
+    assert context.layout() == [(len(PREFIX) + n_rows, len(PREFIX), 1), (3 + n_rows, 3, 1)]
     context.close()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "n_batches"),
+    [(PREFIX, 1), ([*PREFIX, 50], 1), ([9] * 30, 2), ([8] * 100, 3)],  # what does not fit one batch of 64 has its own
+)
+def test_prefix_and_continuations_are_one_batch(
+    tiny: Model, context: Context, monkeypatch: pytest.MonkeyPatch, prefix: Sequence[int], n_batches: int
+) -> None:
+    decode, seen = context._decode, list[int]()
+
+    def note(n: int, seq_ids: list[int]) -> None:
+        seen.append(n)
+        decode(n, seq_ids)
+
+    monkeypatch.setattr(context, "_decode", note)
+    context.cut(0)
+    found = score(context, CELLS, prefix, CONTINUATIONS)
+    assert len(seen) == n_batches + (tiny.is_recurrent and n_batches == 1)
+    again = score(context, CELLS, prefix, CONTINUATIONS)  # with all but the last token of the prefix
+    for a, b in zip(found, again, strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
 
 
 @pytest.mark.parametrize("tiny", ["full_attention"], indirect=True)
@@ -113,6 +141,35 @@ def test_a_context_is_usable_after_a_cancelled_score(context: Context) -> None:
         score(context, CELLS, [*PREFIX, 50], CONTINUATIONS)
     context.watch([])
     assert score(context, CELLS, PREFIX, CONTINUATIONS)[3] == pytest.approx(expected[3], abs=1e-5)
+
+
+def test_a_score_can_be_cancelled_at_any_time(tiny: Model) -> None:
+    context = Context(tiny, PARAMS, WIDTH + 1, CELLS)
+    expected, trigger, n_cancelled = score(context, CELLS, PREFIX, CONTINUATIONS), Trigger(context), 0
+    for number in range(12):
+        trigger.target, trigger.left = Cancellation(), 1 + 30 * number  # operations of the graph
+        context.watch([trigger.target])
+        context.cut(0, number)
+        try:
+            score(context, CELLS, PREFIX, CONTINUATIONS)
+        except AbortedError:
+            n_cancelled += 1
+        context.watch([])
+        for a, b in zip(score(context, CELLS, PREFIX, CONTINUATIONS), expected, strict=True):
+            assert a == pytest.approx(b, abs=1e-5)
+    assert n_cancelled >= 3
+    context.close()
+
+
+@pytest.mark.parametrize("continuations", [CONTINUATIONS, [[40]]])
+def test_scores_that_are_nan_are_refused(tmp_path: Path, continuations: Sequence[Sequence[int]]) -> None:
+    model = Model.load([with_nan(tmp_path / "nan.gguf", -1000, 1000)], n_gpu_layers=0)
+    context = Context(model, PARAMS, WIDTH + 1, CELLS)
+    with pytest.raises(ModelInvalidError, match="computes NaN"):
+        score(context, CELLS, PREFIX, continuations)
+    assert not any(context.evaluated(seq_id=seq_id) for seq_id in range(WIDTH + 1))
+    context.close()
+    model.close()
 
 
 def test_a_prompt_is_scored_as_its_tokens_are(context: Context) -> None:

@@ -67,9 +67,8 @@ def alone(model: Model, number: int, **more: Any) -> tuple[str, list[int]]:
     return texts[number], one.tokens
 
 
-@pytest.mark.parametrize("is_mixed", [False, True])
-def test_a_full_memory_cuts_nobody(model: Model, context: Context, suspended: list[Generation], is_mixed: bool) -> None:
-    scheduler, texts = Scheduler(context, is_mixed), dict[int, str]()
+def test_a_full_memory_cuts_nobody(model: Model, context: Context, suspended: list[Generation]) -> None:
+    scheduler, texts = Scheduler(context), dict[int, str]()
     together = [generation(context, number) for number in range(3)]
     for one in together:
         scheduler.add(one)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from llmcli.engine.events import Cancellation
 from llmcli.engine.llama.context import Context
 from llmcli.errors import ContextOverflowError, DiskError, UsageError
-from llmcli.inference.decision import Decision, decide, decision_prompt, decision_tokens, read_choice_set
+from llmcli.inference.decision import Decision, DecisionRequest, read_choice_set
 from llmcli.inference.engine import Engine
 from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.models.locations import ModelFile
@@ -32,10 +33,20 @@ def settings(choices: str | Sequence[str], **values: Any) -> Settings:
     return Settings(choices=given, **values)
 
 
-def decided(engine: Engine, asked: Settings, text: str = "It rains.", system: str | None = None) -> Decision:
+def request(
+    engine: Engine,
+    asked: Settings,
+    text: str = "It rains.",
+    system: str | None = None,
+    stop: Cancellation | None = None,
+) -> DecisionRequest:
     choice_set = read_choice_set(asked)
     assert choice_set
-    return decide(engine, asked, choice_set, text, system)
+    return DecisionRequest(engine, asked, choice_set, text, system, stop)
+
+
+def decided(engine: Engine, asked: Settings, text: str = "It rains.", system: str | None = None) -> Decision:
+    return request(engine, asked, text, system).decide()
 
 
 def letters(**logprobs: float) -> Callable[[Sequence[int], int], float]:
@@ -71,9 +82,8 @@ def test_a_probability_is_the_softmax_of_the_sums() -> None:
 
 def test_probabilities_equal_those_computed_from_logits(tiny: LocalEngine) -> None:
     asked = settings("the,an,her", **EXACT)
-    decision, choice_set = decided(tiny, asked, "a text"), read_choice_set(asked)
-    assert choice_set
-    _, prefix, tails = decision_tokens(tiny, asked, choice_set, "a text", None)
+    decision = decided(tiny, asked, "a text")
+    prefix, tails = request(tiny, asked, "a text").tokens()
     context = Context(tiny.model, ModelParams(n_ctx=512, **EXACT))
     sums = []
     for tokens in tails:
@@ -123,9 +133,19 @@ def test_the_prior_of_a_question_is_computed_once() -> None:
     choice_set = read_choice_set(asked)
     assert choice_set
     for text in ("one", "two", "three"):
-        decide(engine, asked, choice_set, text)
+        DecisionRequest(engine, asked, choice_set, text).decide()
     assert len(engine.scored) == 4
     assert "N/A" in "".join(map(chr, engine.scored[1][0]))
+
+
+def test_each_prompt_has_a_prior_of_its_own() -> None:
+    engine, asked = FakeEngine(), settings("a,b", choice_prior="N/A")
+    one = request(engine, asked, "x")
+    for prefill, system in (("It is", None), ("It was", None), ("It was", "Be fair."), ("It is", None)):
+        replace(one, settings=replace(asked, prefill=prefill), system=system).decide()
+    priors = [text for prefix, _ in engine.scored if "N/A" in (text := "".join(map(chr, prefix)))]
+    assert [text.rpartition(": ")[2] for text in priors] == ["It is", "It was", "It was"]
+    assert ["Be fair." in text for text in priors] == [False, False, True]
 
 
 def test_a_rating_is_the_expected_level() -> None:
@@ -186,10 +206,9 @@ def test_a_raw_choice_follows_a_space_where_one_is_due(prompt: str, choices: str
 def test_a_raw_choice_is_tokenized_with_its_prompt(tiny: LocalEngine) -> None:
     """`<|` is one token: where it crosses the end of the prompt, it is scored, and so is `<` for the other choice."""
     asked, vocab = settings("|a,qa", raw=True), tiny.tokenizer
-    choice_set = read_choice_set(asked)
-    assert choice_set
-    prompt, prefix, tails = decision_tokens(tiny, asked, choice_set, "x<", None)
-    assert (vocab.detokenize([*prompt.tokens]), vocab.detokenize([*prefix])) == (" x<", " x")
+    made = request(tiny, asked, "x<")
+    prefix, tails = made.tokens()
+    assert (vocab.detokenize([*made.prompt.tokens]), vocab.detokenize([*prefix])) == (" x<", " x")
     assert [list(map(vocab.label, tail)) for tail in tails] == [["<|", "a"], ["<", "q", "a"]]
 
 
@@ -226,9 +245,7 @@ def test_reasoning_is_off_or_ended_before_the_choice(template: str, end: str) ->
 
 
 def told(asked: Settings, text: str = "It rains.", system: str | None = None) -> str:
-    choice_set = read_choice_set(asked)
-    assert choice_set
-    return decision_prompt(FakeEngine(), asked, choice_set, text, system).text
+    return request(FakeEngine(), asked, text, system).prompt.text
 
 
 @pytest.mark.parametrize(
@@ -353,9 +370,7 @@ def test_an_engine_without_scores_is_refused_by_name() -> None:
 
 def test_a_cancelled_decision_ends(tiny: LocalEngine) -> None:
     asked, stop = settings("a,b", **EXACT), Cancellation()
-    choice_set = read_choice_set(asked)
-    assert choice_set
     stop.set()
     with pytest.raises(KeyboardInterrupt):
-        decide(tiny, asked, choice_set, "text", None, stop)
-    assert decide(tiny, asked, choice_set, "text", None, Cancellation()).choices
+        request(tiny, asked, "text", stop=stop).decide()
+    assert request(tiny, asked, "text", stop=Cancellation()).decide().choices

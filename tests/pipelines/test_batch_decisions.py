@@ -49,6 +49,9 @@ def test_a_prior_is_scored_once_for_all_lines() -> None:
     engine = FakeEngine(logprob=prefers_g)
     run_batch(engine, "one\ntwo\nthree\n", "in.txt", values={"choices": ("good", "evil"), "choice_prior": "auto"})
     assert len(engine.scored) == 4
+    task = Task(name="judge", prompt="{{input}}", constraint={"choices": "good,evil"})
+    run_batch(engine, "one\ntwo\nthree\n", "in.txt", task=task, values={"choice_prior": "auto"})
+    assert len(engine.scored) == 8
 
 
 def test_a_task_decides_its_lines() -> None:

@@ -1,11 +1,14 @@
 """What `extract` takes out of an answer, and what it refuses because it is not there, or not whole."""
 
+import signal
+import sys
 import time
+from threading import Timer, main_thread
 
 import pytest
 
 from llmcli.errors import ConstraintError
-from llmcli.pipelines.extract import CodeBlock, code_blocks, extract, extract_each
+from llmcli.pipelines.extract import CodeBlock, _searcher, code_blocks, extract, extract_each
 
 TWO_BLOCKS = """Install it, then run it:
 
@@ -112,6 +115,39 @@ def test_a_group_without_a_match_is_not_found() -> None:
 
 def test_an_endless_search_ends_with_an_error() -> None:
     assert failure("(a+)+$", "a" * 60 + "b") == "the regular expression of --extract takes more than 5 s"
+    assert extract(r"\d", "a 1") == "1"
+
+
+def test_one_process_searches_all_answers() -> None:
+    assert extract(r"\d", "a 1") == "1"
+    process = _searcher()._process
+    assert process
+    assert failure("(" * 3000 + ")" * 3000, "x").startswith("the regular expression of --extract failed")
+    assert [extract(r"[\w\s]+", text) for text in ("b\nc", "\u00fc\udc80", "x" * 10**6)] == [
+        "b\nc",
+        "\u00fc",
+        "x" * 10**6,
+    ]
+    assert _searcher()._process is process
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal to a thread")
+def test_an_interrupted_search_leaves_no_result() -> None:
+    alarm = Timer(0.2, signal.pthread_kill, [main_thread().ident, signal.SIGINT])
+    alarm.start()
+    with pytest.raises(KeyboardInterrupt):
+        extract("(a+)+$|b", "a" * 30 + "b")  # takes some seconds
+    alarm.join()
+    assert extract("c", "c") == "c"
+
+
+def test_a_search_survives_the_end_of_its_process() -> None:
+    assert extract("a", "a") == "a"
+    process = _searcher()._process
+    assert process
+    process.kill()
+    process.wait()
+    assert extract("b", "b") == "b"
 
 
 def test_of_several_answers_each_has_its_own_result() -> None:

@@ -189,9 +189,13 @@ def test_a_cancellation_ends_the_run_without_further_outcomes(timeout: float) ->
     engine, cancellation, found = FakeEngine(reply=echo, delay=0.001), Cancellation(), list[Outcome]()
     jobs = source_of([one_answer("a"), one_answer("b" * 10**5, timeout=timeout), one_answer("c")])
     runner = JobRunner(engine, jobs, 2, cancellation)
-    threading.Timer(0.1, cancellation.set).start()
+
+    def emit(outcome: Outcome) -> None:
+        found.append(outcome)
+        threading.Timer(0.1, cancellation.set).start()
+
     begin = time.monotonic()
-    runner.run(found.append)
+    runner.run(emit)
     assert time.monotonic() - begin < 20
     assert [one.index for one in found] == [0]
     assert cancellation.followers == ()

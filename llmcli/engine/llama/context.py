@@ -121,30 +121,6 @@ class Context:
         keep = min(common_prefix(evaluated, tokens), len(tokens) - 1)
         return self.cut(seq_id, keep) if keep < len(evaluated) else keep
 
-    def append(self, parts: Sequence[tuple[int, Sequence[int]]]) -> Sequence[int]:
-        """Evaluate more tokens of several sequences, each (seq_id, tokens), in one batch.
-
-        Returns for each the row with the logits of its last token. Raises what `step` raises.
-        """
-        n, rows = 0, []
-        for seq_id, tokens in parts:
-            position, end = len(self._evaluated[seq_id]), n + len(tokens)
-            self._tokens[n:end] = list(tokens)
-            self._positions[n:end] = list(range(position, position + len(tokens)))
-            self._wants_logits[n:end] = [0] * len(tokens)
-            self._seq_pointers[n:end] = [self._seq_pointer[seq_id]] * len(tokens)
-            n = end
-            self._wants_logits[n - 1] = 1
-            rows.append(n - 1)
-        self._batch_seq_id = -1
-        self._decode(n, [seq_id for seq_id, _ in parts])
-        for seq_id, tokens in parts:
-            self._evaluated[seq_id].extend(tokens)
-            self._rows[seq_id] += [n, *[0] * (len(tokens) - 1)]
-        for row, (seq_id, _) in zip(rows, parts, strict=True):
-            self._check_logits(row, seq_id)
-        return rows
-
     def step(self, tokens: Sequence[tuple[int, int]]) -> None:
         """Evaluate one more token for each (seq_id, token) in one batch; row i of the logits belongs to pair i.
 
@@ -165,22 +141,35 @@ class Context:
         for row, (seq_id, _) in enumerate(tokens):
             self._check_logits(row, seq_id)
 
-    def extend(self, rows: Sequence[tuple[int, int]]) -> None:
+    def extend(self, rows: Sequence[tuple[int, int]], shared: Sequence[int] = ()) -> None:
         """Evaluate (seq_id, token) pairs in one batch, each behind the tokens of its sequence, all with their logits.
 
-        Unlike in `step`, a sequence can have several tokens, in order. There are at most `n_batch`. Raises as `step`.
+        Unlike in `step`, a sequence can have several tokens, in order. Before them stand the `shared` tokens, which are
+        the next ones of sequence 0 and of all others up to the last one of `rows`: these must be equal so far. Only the
+        last one of them has logits. There are at most `n_batch` tokens. Raises as `step`.
         """
-        ends = {seq_id: len(self._evaluated[seq_id]) for seq_id, _ in rows}
-        for row, (seq_id, token) in enumerate(rows):
-            self._tokens[row], self._positions[row], self._wants_logits[row] = token, ends[seq_id], 1
-            self._seq_pointers[row] = self._seq_pointer[seq_id]
-            ends[seq_id] += 1
-        self._batch_seq_id = -1
-        self._decode(len(rows), [*ends])
-        for row, (seq_id, token) in enumerate(rows):
-            self._evaluated[seq_id].append(token)
-            self._rows[seq_id].append(len(rows) if seq_id in ends else 0)
-            ends.pop(seq_id, None)  # the others are not the first one of their sequence
+        n_shared, n_sharing = len(shared), 1 + max(seq_id for seq_id, _ in rows)
+        new = {seq_id: [*shared] for seq_id in (range(n_sharing) if shared else (seq_id for seq_id, _ in rows))}
+        for row, token in enumerate(shared):
+            self._tokens[row], self._positions[row] = token, len(self._evaluated[0]) + row
+            self._wants_logits[row] = row == n_shared - 1
+            # A row has as many sequences as its pointer has numbers: it points to 0, and 1, 2, ... stand behind it.
+            self._seq_pointers[row], self._n_seq_ids[row] = self._seq_pointer[0], n_sharing
+        for row, (seq_id, token) in enumerate(rows, n_shared):
+            self._tokens[row], self._positions[row] = token, len(self._evaluated[seq_id]) + len(new[seq_id])
+            self._seq_pointers[row], self._wants_logits[row] = self._seq_pointer[seq_id], 1
+            new[seq_id].append(token)
+        self._batch_seq_id, n = -1, n_shared + len(rows)
+        try:
+            self._decode(n, [*new])
+        finally:
+            self._n_seq_ids[:n_shared] = [1] * n_shared
+        for seq_id, tokens in new.items():
+            self._evaluated[seq_id] += tokens
+            self._rows[seq_id] += [n, *[0] * (len(tokens) - 1)]
+        if shared:
+            self._check_logits(n_shared - 1, 0)
+        for row, (seq_id, _) in enumerate(rows, n_shared):
             self._check_logits(row, seq_id)
 
     def share(self, source: int, target: int) -> None:

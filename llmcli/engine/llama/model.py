@@ -98,6 +98,12 @@ class Model:
         return bool(api.llama_model_has_decoder(self.handle)) and not api.llama_model_has_encoder(self.handle)
 
     @cached_property
+    def is_recurrent(self) -> bool:
+        """Whether the memory of a sequence is a state that each token changes, or has one beside it (a hybrid)."""
+        api = self._api
+        return bool(api.llama_model_is_recurrent(self.handle) or api.llama_model_is_hybrid(self.handle))
+
+    @cached_property
     def pooling(self) -> str:
         """How its header says that the vectors of the tokens become that of a text; "" if it says nothing."""
         from llmcli.engine.llama.structures import POOLING_TYPES
