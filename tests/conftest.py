@@ -25,13 +25,19 @@ from llmcli.models.sources.starter import ensure_starter
 from llmcli.params.settings import Settings
 from tests.cli_result import CliResult, shell_status
 from tests.in_process import run_in_process
+from tests.models.short_model import shortened
 from tests.models.tiny_models import full_attention
 
 ROOT = Path(__file__).parent.parent
 
+gc.disable()  # until all tests are collected: what is made until then stays
+
 # Where the outside forbids to keep byte code, each of some hundred starts would compile the whole program anew.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     sys.dont_write_bytecode = False
+
+# The disk would be waited for a thousand times; tests of what must be synced put a function of their own here.
+os.fsync = lambda fd: None  # noqa: ARG005
 
 # Tests that run side by side get a core each: llama.cpp's threads wait by spinning, and would starve each other.
 _worker = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -45,7 +51,7 @@ hypothesis.settings.load_profile("patient")
 
 _NOTABLE_S = 0.005  # as `--durations-min`
 _PROCESSES = frozenset({"run", "place", "there", "index"})  # the fixtures that start llmcli or pip
-_OUTSIDE = (
+_PREFIXES = (
     "LLMCLI_",
     "COLUMNS",
     "LINES",
@@ -58,11 +64,22 @@ _OUTSIDE = (
     "HTTPS_PROXY",
     "ALL_PROXY",
 )
+_OUTSIDE = [name for name in os.environ if name.upper().startswith(_PREFIXES) or name in ("HOME", "USERPROFILE")]
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Run named files in this process: workers take two seconds to start. None = as many as there are cores."""
     return 0 if any(".py" in argument for argument in config.args) else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """`--dist=loadfile` without its searches: for each test it looks through all of them. None = as xdist does it."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from tests.file_scheduling import FileScheduling
+
+    return FileScheduling(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)  # the markers must stand before `-m` selects
@@ -81,9 +98,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Leave what is loaded by now to no collection of garbage, and collect seldom: that is a tenth of the time."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
+    gc.enable()
 
 
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -103,35 +120,45 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def pytest_report_to_serializable(
     report: pytest.CollectReport | pytest.TestReport,
 ) -> Generator[None, dict[str, Any] | None, dict[str, Any] | None]:
-    """Spare xdist the keywords of tests that pass: nobody reads them, and they are half of what a worker sends."""
+    """Spare xdist keywords and output of tests that pass: nobody reads them, and they are most of what it sends."""
     data = yield
     if data and report.passed:
-        data["keywords"] = {}
+        data["keywords"], data["sections"] = {}, []
     return data
 
 
 @pytest.fixture(scope="session")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Folders for the tests that want none of their own; a `tmp_path` for each would cost some seconds in all."""
+    """A folder for each test, made by whoever writes there."""
     top = tmp_path_factory.mktemp("machines")
     return (top / str(number) for number in count())
 
 
 @pytest.fixture(autouse=True)
-def home(request: pytest.FixtureRequest, machines: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A private LLMCLI_HOME and home folder, both below `tmp_path` where a test has one, and no setting from outside.
-
-    The folder of either is made by whoever writes there.
-    """
-    machine: Path = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else next(machines)
-    for name in [name for name in os.environ if name.upper().startswith(_OUTSIDE)]:
-        monkeypatch.delenv(name)
+def home(machines: Iterator[Path]) -> Iterator[Path]:
+    """A private LLMCLI_HOME and home folder, both below `tmp_path`, and no setting from outside."""
+    machine = next(machines)
     folder = machine / "llmcli home"  # with a space, as on many users' machines
-    monkeypatch.setenv("LLMCLI_HOME", str(folder))
-    for name in ("HOME", "USERPROFILE"):  # no model of the user's may be found
-        monkeypatch.setenv(name, str(machine / "user"))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody there: no test reaches the real hub
-    return folder
+    user = str(machine / "user")  # no model of the user's may be found
+    inside = {
+        "LLMCLI_HOME": str(folder),
+        "HOME": user,
+        "USERPROFILE": user,
+        "HF_ENDPOINT": "http://127.0.0.1:9",  # nobody there: no test reaches the real hub
+    }
+    outside = {name: os.environ.pop(name) for name in _OUTSIDE if name in os.environ}
+    os.environ.update(inside)
+    yield folder
+    for name in inside:
+        os.environ.pop(name, None)
+    os.environ.update(outside)
+
+
+@pytest.fixture
+def tmp_path(home: Path) -> Path:
+    """As that of pytest, which counts and links the folders of each name: some seconds in all."""
+    home.parent.mkdir(exist_ok=True)
+    return home.parent
 
 
 @pytest.fixture(scope="session")
@@ -141,6 +168,12 @@ def starter() -> Path:
     cache.mkdir(exist_ok=True)
     with FileLock(cache / "fetching.lock"):  # tests may run side by side
         return ensure_starter(cache)
+
+
+@pytest.fixture(scope="session")
+def short_starter(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first layers of the starter: as exact as the whole, and three times as fast."""
+    return shortened(starter, tmp_path_factory.mktemp("short") / "short.gguf", 4)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ FLAGS = ("--session", "demo", "--temp", "0", "-c", "2048", "-t", "2")
 _FOREGROUND = {name: str(code) for code, name in (FG_ANSI | FG_AIXTERM).items()}
 
 
-class _Window(chat_terminal._Screen):
+class _Window(chat_terminal.ChatScreen):
     """pyte knows no dimmed text: it becomes gray."""
 
     def select_graphic_rendition(self, *codes: int, **more: Any) -> None:

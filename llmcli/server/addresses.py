@@ -40,11 +40,13 @@ def parse_hosts(hosts: str, port: int) -> Sequence[Address]:
     addresses = []
     for name in filter(None, (one.strip().strip("[]") for one in hosts.split(","))):
         try:
-            family, *_, place = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0]
+            found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise UsageError(
                 f"--host {name[:80]} is not known: {error_text(error)}", "use 127.0.0.1 or 0.0.0.0"
             ) from None
+        # Of a name with several addresses that of IPv4, which most clients of "localhost" try.
+        family, *_, place = min(found, key=lambda one: one[0] != socket.AF_INET)
         addresses.append(Address(name, str(place[0]), port, family))
     if not addresses:
         raise UsageError("--host must be an address", "use 127.0.0.1 or 0.0.0.0")

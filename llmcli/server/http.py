@@ -16,6 +16,9 @@ from llmcli.server.request_log import current_record
 _T = TypeVar("_T")
 _D = TypeVar("_D")
 Values = dict[str, object]
+# Other requests wait while the values of a body are read. A text is one value.
+_MOST_VALUES, _MOST_FIELDS = 1 << 20, 1 << 10
+_MOST_ITEMS = 1 << 13  # of a list: messages, documents; not tokens
 
 
 class ClientGoneError(LlmcliError):
@@ -24,13 +27,29 @@ class ClientGoneError(LlmcliError):
 
 async def read_body(request: Request) -> Values:
     """The JSON object of a body. Raises UsageError, or what `Guard` raises for a body that is too long."""
+    data = await request.body()
+    if data.count(b",") > _MOST_VALUES and _has_many_values(data):
+        raise UsageError(f"the body has more than {_MOST_VALUES} values")
     try:
-        values = decode_json(await request.body())
+        values = decode_json(data)
     except ValueError as error:
         raise UsageError(f"the body is not valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise UsageError("the body must be a JSON object")
+    if len(values) > _MOST_FIELDS:
+        raise UsageError(f"the body has {len(values)} fields, and at most {_MOST_FIELDS} are possible")
+    for key, value in values.items():
+        if isinstance(value, list) and len(value) > _MOST_ITEMS and isinstance(value[0], (str, dict)):
+            raise UsageError(f"{key[:40]} has {len(value)} items, and at most {_MOST_ITEMS} are possible")
     return values
+
+
+def _has_many_values(data: bytes) -> bool:
+    """Whether many commas stand outside of texts, or many texts are there; to decode it would take too long."""
+    bare = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if bare.count(b'"') > 2 * _MOST_VALUES:
+        return True
+    return sum(part.count(b",") for part in bare.split(b'"')[::2]) > _MOST_VALUES
 
 
 def take(values: Values, key: str, kind: type[_T], default: _D) -> _T | _D:

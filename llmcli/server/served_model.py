@@ -19,7 +19,7 @@ from llmcli.inference.question_data import parse_own_settings
 from llmcli.inference.request import build_prompt, system_text, template_options, with_plain_stop
 from llmcli.params.param import SettingValue
 from llmcli.params.sampler_chain import check_chain
-from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
+from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, find, resolve
 from llmcli.server.chat_question import ChatQuestion
 from llmcli.server.errors import ContextError, UnsupportedError
 from llmcli.server.request_log import current_record
@@ -113,6 +113,8 @@ class ServedModel:
 
     def settings(self, own: Mapping[str, object]) -> Settings:
         """The settings of a request with these of its own. Raises UsageError for one that is not valid."""
+        for name, given in own.items():
+            _check_length(find(name).key, given)
         values = parse_own_settings(own, self.common.settings, "request")
         for key, value in values.items():
             _check_own(key, value)
@@ -188,6 +190,14 @@ class ServedModel:
     async def in_thread(self, function: Callable[[], _T]) -> _T:
         """What a function that needs no step of the model returns, such as a tokenization; it runs in some thread."""
         return await asyncio.to_thread(function)
+
+
+def _check_length(key: str, given: object) -> None:
+    """Raise UsageError for a value that would take long to parse."""
+    most = _MOST_CHARACTERS.get(key, 1 << 16)
+    if isinstance(given, (str, list, dict)) and len(given) > most and key not in _ANY_LENGTH:
+        noun = "characters" if isinstance(given, str) else "items"
+        raise UsageError(f"{key} of a request must have at most {most} {noun}, got {len(given)}")
 
 
 def _check_own(key: str, value: SettingValue) -> None:

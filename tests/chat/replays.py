@@ -24,6 +24,7 @@ def opened(path: Path) -> Iterator[LocalEngine]:
     name = STARTER if path.name == STARTER_NAME else path.stem
     local = LocalEngine(ResolvedModel(ModelFile(path, (path,), name, trusted=True)), settings)
     local.open_context(settings)
+    local.hasher.sha256()
     yield local
     local.close()
 

@@ -79,7 +79,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "checked at the end": {"json_schema": WIDE, "max_tokens": 12, "constraint_retries": 9, "temperature": 1.5},
     "bans": {"temperature": "sentence:1.2,0.6", "banned_strings": [" the", "e ", ","]},
     "bias": {"temperature": 1, "logit_bias": [[" moon", 4.0], [260, False]]},
-    "stop": {"temperature": 1.1, "stop": ["o", "zz"]},
+    "stop": {"temperature": 1.1, "stop": ["I, a", "zz"]},
     "on and on": {"temperature": 1.4, "ignore_eos": True, "max_tokens": 24},
     "prefill": {"temperature": "sentence:1.4,0.5", "prefill": "Once upon. A"},
     "raw": {"temperature": 1.0, "raw": True},
@@ -99,15 +99,15 @@ MOVED = ("fixed", "entropy", "sentence", "bans", "grammar", "edt", "mirostat 2")
 
 
 @pytest.fixture(scope="module")
-def first(starter: Path) -> Iterator[LocalEngine]:
+def first(short_starter: Path) -> Iterator[LocalEngine]:
     """The model that answers; each answer stands on the last one's context."""
-    yield from opened(starter)
+    yield from opened(short_starter)
 
 
 @pytest.fixture(scope="module")
-def second(starter: Path) -> Iterator[LocalEngine]:
+def second(short_starter: Path) -> Iterator[LocalEngine]:
     """The model that gives the answers again."""
-    yield from opened(starter)
+    yield from opened(short_starter)
 
 
 @pytest.fixture
@@ -136,6 +136,7 @@ def test_an_output_repeats_exactly(
     number = list(KINDS).index(kind)
     values = files(KINDS[kind]) | {"seed": number}
     data = given(first, values, QUESTIONS[number % len(QUESTIONS)])
+    assert "stop" not in values or data["finish_reason"] == "stop"
     replay = again(second, read(data))
     assert (replay.difference, replay.reasons) == (None, [])
     assert (replay.answer.text, replay.answer.reasoning) == (data["text"], data.get("reasoning_content", ""))
@@ -238,7 +239,6 @@ def stopped(controller: ChatController, text: str) -> Turn:
 def test_an_answer_after_any_history_repeats_exactly(tmp_path: Path, kind: str) -> None:
     path = getattr(tiny_models, kind)(tmp_path / f"{kind}.gguf")
     first, second = (next(opened(path)) for _ in range(2))
-    first.hasher.sha256()
     session = Session()
     controller = controller_with(first, n_ctx=N_CTX, max_tokens=6, session=session)
     steps = WithoutCount(controller, first, Countdown(first.context), Random(3), 0.0, controller.settings)

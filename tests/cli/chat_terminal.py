@@ -13,6 +13,7 @@ import pexpect
 import pyte
 
 from tests.models.tiny_models import full_attention
+from tests.screen import Screen
 
 ENTER, TAB, ESCAPE, UP, DOWN, BACKSPACE = "\r", "\t", "\x1b", "\x1b[A", "\x1b[B", "\x7f"
 CTRL_C, CTRL_D, CTRL_J, CTRL_R, CTRL_X_CTRL_E, CTRL_Z = "\x03", "\x04", "\n", "\x12", "\x18\x05", "\x1a"
@@ -50,10 +51,7 @@ def script(path: Path, body: str) -> Path:
     return path
 
 
-class _Screen(pyte.HistoryScreen):
-    def draw(self, data: str) -> None:
-        super().draw("".join(char for char in data if char not in "\u200d\ufe0f"))  # pyte stops at these
-
+class ChatScreen(Screen):
     def report_device_status(self, *_mode: int, **_more: Any) -> None:
         raise AssertionError("the chat asks the terminal something, which not every terminal answers")
 
@@ -82,7 +80,7 @@ class Talk:
         )
         self.child.delaybeforesend = None
         self.child.ptyproc.delayafterclose = self.child.ptyproc.delayafterterminate = 0.02
-        self.window = _Screen(columns, rows, history=20_000, ratio=1)
+        self.window = ChatScreen(columns, rows, history=20_000, ratio=1)
         self.stream = pyte.ByteStream(self.window)
         self.raw = b""  # everything that was written
         self.over = False
@@ -146,7 +144,7 @@ class Talk:
 
     def scrollback(self) -> list[str]:
         """The rows that have left the window at its top."""
-        return ["".join(row[at].data for at in range(self.window.columns)).rstrip() for row in self.window.history.top]
+        return [self.window.row(row).rstrip() for row in self.window.history.top]
 
     def text(self) -> str:
         """Scrollback and window."""

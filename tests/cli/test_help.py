@@ -236,6 +236,7 @@ def test_help_and_version_are_commands_too(inside: Run) -> None:
     assert inside("help", "nothing").status == 2
 
 
+@pytest.mark.slow
 def test_the_front_page_imports_neither_typer_nor_rich() -> None:
     code = "import sys; from llmcli.cli.app import run; run(sys.argv[1:]); print([*sys.modules], file=sys.stderr)"
     for arguments in ([], ["--help"]):

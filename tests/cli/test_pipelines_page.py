@@ -44,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tools / "llmcli").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m llmcli "$@"\n')
     (tools / "llmcli").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
-    for key, value in {"N_THREADS": "1", "SEED": "1", "MAX_TOKENS": "60"}.items():
+    for key, value in {"N_THREADS": "1", "SEED": "1", "MAX_TOKENS": "24"}.items():
         monkeypatch.setenv(f"LLMCLI_{key}", value)
     for command in ("git init -q", "git add review.txt"):
         subprocess.run(command, shell=True, cwd=folder, check=True)

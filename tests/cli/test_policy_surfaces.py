@@ -48,6 +48,7 @@ def by_json(inside: Run, policy: str) -> str:
 WAYS: tuple[Callable[[Run, str], str], ...] = (by_configuration, by_preset, by_variable, by_command, by_json)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_policy_gives_the_same_text_from_every_surface(inside: Run, with_tiny: Path, policy: str) -> None:
     text = by_flag(inside, policy)

@@ -30,9 +30,9 @@ def write(text: str | bytes) -> Path:
 HARD = ('a """ b', "it's # no comment", "a\r\nb\n", "\x1b\x01\x7f", "C:\\new\\u00e9", "'''")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", fields())
-def test_every_value_is_read_from_the_file_as_it_was_set(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)  # the disk is waited for some hundred times
+def test_every_value_is_read_from_the_file_as_it_was_set(key: str) -> None:
     field = fields()[key]
     values = [value for value in legal_values(field) if value is not None]
     for value in [

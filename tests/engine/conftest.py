@@ -25,6 +25,14 @@ def model(starter: Path) -> Iterator[Model]:
 
 
 @pytest.fixture(scope="session")
+def short_model(short_starter: Path) -> Iterator[Model]:
+    """The first layers of the starter, for tests that compare two ways to the same answer, whatever it says."""
+    loaded = Model.load([short_starter], n_gpu_layers=0)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(scope="session")
 def vocab(model: Model) -> Vocab:
     return model.vocab
 
@@ -32,6 +40,15 @@ def vocab(model: Model) -> Vocab:
 @pytest.fixture
 def fresh(model: Model) -> Iterator[MakeContext]:
     """Makes empty contexts: `fresh(n_ctx=256)`."""
+    yield from _contexts(model)
+
+
+@pytest.fixture
+def short_fresh(short_model: Model) -> Iterator[MakeContext]:
+    yield from _contexts(short_model)
+
+
+def _contexts(model: Model) -> Iterator[MakeContext]:
     made: list[Context] = []
 
     def make(n_ctx: int = 256, n_seq_max: int = 1, n_batch: int = 2048) -> Context:
@@ -48,5 +65,12 @@ def fresh(model: Model) -> Iterator[MakeContext]:
 def context(model: Model) -> Iterator[Context]:
     """One context that many tests reuse, as a chat does."""
     made = Context(model, ModelParams(n_ctx=512, n_threads=1))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def short_context(short_model: Model) -> Iterator[Context]:
+    made = Context(short_model, ModelParams(n_ctx=512, n_threads=1))
     yield made
     made.close()

@@ -131,6 +131,11 @@ def test_an_aborted_batch_is_not_recorded(fresh: MakeContext) -> None:
     assert context.layout() == [(10, 10, 1)]
 
 
+@pytest.fixture
+def model(short_model: Model) -> Model:
+    return short_model
+
+
 class Reader:
     """Evaluates random prompts like a chat, and aborts some of them if it `aborts`."""
 

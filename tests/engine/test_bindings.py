@@ -16,6 +16,7 @@ def run_python(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_the_bindings_load_without_numpy_jinja2_and_diskcache() -> None:
     code = """
 import sys
@@ -28,6 +29,7 @@ print(before, heavy, api.__name__, api is bindings.load())
     assert run_python(code) == "False [] llama_cpp.llama_cpp True"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["bindings.load()", "import llama_cpp"])
 def test_the_real_package_can_be_imported_before_and_after(first: str) -> None:
     code = f"""

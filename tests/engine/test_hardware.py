@@ -80,6 +80,7 @@ def test_usable_cores_respect_affinity_smt_and_quota(
     assert hardware.usable_cores() == cores
 
 
+@pytest.mark.slow
 @LINUX
 def test_a_process_pinned_to_one_cpu_has_one_core() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"

@@ -108,6 +108,7 @@ def test_a_crash_of_llama_cpp_ends_only_the_child(starter: Path, tmp_path: Path)
     assert str(tmp_path) not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_header_without_tensors_fails_in_the_child(tmp_path: Path) -> None:
     with pytest.raises(ModelInvalidError, match=r"^cannot load many\.gguf: "):
         probe([write_gguf(tmp_path / "many.gguf", MODEL | {"llama.block_count": 600})])
@@ -152,6 +153,7 @@ def test_an_illegal_instruction_is_the_fault_of_the_build(tmp_path: Path, monkey
     assert caught.value.hint.startswith("compile it without them: CMAKE_ARGS=-DGGML_NATIVE=OFF pip install ")
 
 
+@pytest.mark.slow
 def test_the_check_of_the_cpu_multiplies_quantized_matrices(tmp_path: Path) -> None:
     probe([quantized(tmp_path / "tiny.gguf")])
 

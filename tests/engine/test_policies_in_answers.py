@@ -33,6 +33,11 @@ LIST = 'root ::= " " [a-z ]{12,60} "."'
 OTHERS = tuple(name for name in DEFAULT_ORDER if name != "temperature")
 
 
+@pytest.fixture
+def fresh(short_fresh: MakeContext) -> MakeContext:
+    return short_fresh
+
+
 class Draws(Protocol):
     """An object that draws tokens from logits: a generation, or a chain built by hand."""
 
@@ -233,18 +238,18 @@ def policy_of(function: Callable[..., Any]) -> PolicyCall:
     "values", [{}, {"grammar": LIST}, {"banned_strings": ("zebra",)}], ids=["plain", "grammar", "ban"]
 )
 @pytest.mark.parametrize("bad", [math.nan, None])
-def test_a_failing_policy_ends_only_its_answer(context: Context, values: dict[str, Any], bad: Any) -> None:
+def test_a_failing_policy_ends_only_its_answer(short_context: Context, values: dict[str, Any], bad: Any) -> None:
     def mine(step: Any) -> Any:
         return 0.8 if step.index < 3 else bad if bad else 1 / 0
 
-    before = run(context, PROMPT, values.get("grammar"), max_tokens=8)
-    generation = make_generation(context, policy_of(mine), **values)
-    list(generate(context, [generation]))
+    before = run(short_context, PROMPT, values.get("grammar"), max_tokens=8)
+    generation = make_generation(short_context, policy_of(mine), **values)
+    list(generate(short_context, [generation]))
     assert isinstance(generation.failure, PolicyError)
     assert re.match(r"the temperature policy 'mine' (returned nan for|failed at) token 3", str(generation.failure))
     assert "division by zero" in str(generation.failure) or bad
     assert len(generation.tokens) == len(generation.request.prompt.tokens) + 3
-    after = run(context, PROMPT, values.get("grammar"), max_tokens=8)
+    after = run(short_context, PROMPT, values.get("grammar"), max_tokens=8)
     assert (after.ids, after.text) == (before.ids, before.text)
 
 

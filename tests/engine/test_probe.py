@@ -72,11 +72,13 @@ def test_every_kind_of_model_passes_the_test(tmp_path: Path, make: type) -> None
     probe([make(tmp_path / "m.gguf")])
 
 
+@pytest.mark.slow
 def test_weights_that_are_nan_are_refused_by_name(nan: Path) -> None:
     with pytest.raises(ModelInvalidError, match=r"^nan\.gguf computes NaN \(not a number\) instead of probabilities$"):
         probe([nan])
 
 
+@pytest.mark.slow
 def test_an_embedding_model_is_tried_with_vectors(tmp_path: Path) -> None:
     path = tiny_models.encoder(tmp_path / "nan.gguf")
     data = path.read_bytes()

@@ -50,6 +50,11 @@ AGAIN: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture
+def fresh(short_fresh: MakeContext) -> MakeContext:
+    return short_fresh
+
+
 def make_target(context: Context, generation: Generation) -> TokenInspector:
     """The target for an inspection of a finished generation."""
     drawn = [trace.id for trace in generation.traces if trace.id is not None]
@@ -97,9 +102,9 @@ def assert_matches_trace(found: TokenInspection, generation: Generation) -> None
 
 
 @pytest.mark.parametrize("name", STRAIGHT)
-def test_an_inspection_agrees_with_the_trace(context: Context, name: str) -> None:
-    generation = generate_answer(context, **STRAIGHT[name])
-    target = make_target(context, generation)
+def test_an_inspection_agrees_with_the_trace(short_context: Context, name: str) -> None:
+    generation = generate_answer(short_context, **STRAIGHT[name])
+    target = make_target(short_context, generation)
     assert target.stateful_steps == []
     for at in (len(target.tokens) - 1, 2, 0):  # backwards: what was read is still as it was
         found = inspected(target, at, 40)

@@ -81,6 +81,7 @@ def test_the_figures_of_a_full_disk_explain_the_error(
         pytest.fail("it started")
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_the_partial_download(pulls: Pulls, small_disk: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     pulls.hub.repos[REPO].commit({FILE: some_bytes(LARGE)})
     seem_empty(monkeypatch)

@@ -142,6 +142,7 @@ def test_partial_file_is_removed_if_another_program_was_faster(pulls: Pulls) -> 
     assert pulls.hub.served == 0
 
 
+@pytest.mark.slow
 def test_active_download_is_not_removed(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
     with pulls.process() as running:

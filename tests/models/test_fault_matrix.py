@@ -1,6 +1,5 @@
 """Every fault of the Hub in every state: the right file, or an error and nothing published; then a pull that works."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -136,7 +135,6 @@ def hub(one_hub: FakeHub) -> Iterator[FakeHub]:
 def pulls(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     be_quick(monkeypatch)
-    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)  # a fifth of the time, and test_disk.py looks at it
     yield Pulls(hub, tmp_path)
     for blob in tmp_path.glob("hf/hub/*/blobs/*"):
         blob.unlink()  # the matrix would leave a gigabyte behind

@@ -7,6 +7,7 @@ from threading import Timer, main_thread
 
 import pytest
 
+import llmcli.pipelines.extract as extraction
 from llmcli.errors import ConstraintError
 from llmcli.pipelines.extract import CodeBlock, _searcher, code_blocks, extract, extract_each
 
@@ -113,8 +114,10 @@ def test_a_group_without_a_match_is_not_found() -> None:
     assert failure("(x)?a", "a").startswith("the answer does not match '(x)?a': ")
 
 
-def test_an_endless_search_ends_with_an_error() -> None:
-    assert failure("(a+)+$", "a" * 60 + "b") == "the regular expression of --extract takes more than 5 s"
+def test_an_endless_search_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert extraction._SEARCH_SECONDS == 5
+    monkeypatch.setattr(extraction, "_SEARCH_SECONDS", 0.5)
+    assert failure("(a+)+$", "a" * 60 + "b") == "the regular expression of --extract takes more than 0.5 s"
     assert extract(r"\d", "a 1") == "1"
 
 

@@ -150,6 +150,11 @@ def test_several_hosts_are_given_with_commas() -> None:
     assert (first.host, second.host, first.is_loopback, second.is_loopback) == ("127.0.0.1", "[::1]", True, True)
 
 
+def test_localhost_is_the_address_that_clients_try() -> None:
+    (address,) = parse_hosts("localhost", 0)
+    assert (address.name, address.number, address.is_loopback) == ("localhost", "127.0.0.1", True)
+
+
 def test_a_port_in_use_is_an_error_that_says_what_to_do() -> None:
     with listen(parse_hosts("127.0.0.1", 0)[0]) as taken:
         (address,) = parse_hosts("127.0.0.1", taken.getsockname()[1])

@@ -133,6 +133,29 @@ def test_a_package_function_runs_only_if_the_command_names_it(monkeypatch: pytes
         assert (reply.code, "'warmer'" in reply.data["error"]["message"]) == (400, True), reply.body
 
 
+def test_a_body_with_very_many_values_is_refused_at_once(client: Client) -> None:
+    numbers, texts = b"1," * 1_100_000 + b"1", b'"a",' * 1_100_000 + b'"a"'
+    for body in (b'{"prompt": [%s]}' % numbers, b'{"prompt": "a", "stop": [%s]}' % texts, b'{"input": [%s]}' % texts):
+        reply = client.request("POST", "/v1/completions", body)
+        assert reply.data["error"]["message"] == "the body has more than 1048576 values"
+    message = {"role": "user", "content": "Hi"}
+    reply = client.post("/v1/chat/completions", {"messages": [message] * 8193})
+    assert reply.data["error"]["message"] == "messages has 8193 items, and at most 8192 are possible"
+    reply = client.post("/v1/completions", {"prompt": "a", **{f"key{number}": 1 for number in range(2000)}})
+    assert reply.data["error"]["message"] == "the body has 2001 fields, and at most 1024 are possible"
+    biases = [[number, -1] for number in range(300)] * 30
+    assert client.post("/v1/completions", {"prompt": "a", "logit_bias": biases}).code == 200
+    reply = client.post("/v1/completions", {"prompt": "a", "temp": "sentence:" + "0.8," * 2000})
+    assert reply.data["error"]["message"] == "temperature of a request must have at most 4096 characters, got 8009"
+    reply = client.post("/v1/completions", {"prompt": "a", "logit_bias": dict.fromkeys(range(70_000), 1)})
+    assert reply.data["error"]["message"] == "logit_bias of a request must have at most 65536 items, got 70000"
+
+
+def test_commas_in_a_text_are_no_values(client: Client) -> None:
+    reply = client.post("/v1/completions", {"prompt": 'a,\\",' * 600_000})
+    assert "has more than 16" in reply.data["error"]["message"]  # tokens than the context
+
+
 @pytest.mark.timeout(60)
 def test_templates_and_patterns_of_requests_have_limits(client: Client) -> None:
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}{{ messages[0].content }}"

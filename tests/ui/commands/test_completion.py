@@ -108,6 +108,7 @@ def test_a_message_gets_no_completions(chat: ChatApp) -> None:
     assert completions(chat, "/nonsense arg") == []
 
 
+@pytest.mark.slow
 def test_a_chat_in_a_pipe_does_without_prompt_toolkit() -> None:
     code = "import sys, llmcli.ui.chat.loop, llmcli.ui.input.piped; print('prompt_toolkit' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -113,6 +113,7 @@ def test_trimming_keeps_what_another_chat_adds(tmp_path: Path, monkeypatch: pyte
     assert written(path) == [*(str(number) for number in range(10, 20)), "late"]
 
 
+@pytest.mark.slow
 def test_two_chats_at_once_never_tear_a_line(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     code = (

@@ -8,6 +8,8 @@ from time import monotonic
 
 import pytest
 
+from tests.screen import Screen
+
 pexpect = pytest.importorskip("pexpect")
 pyte = pytest.importorskip("pyte")
 pytestmark = [
@@ -33,7 +35,7 @@ class Terminal:
         )
         self.child.delaybeforesend = None
         self.raw = b""
-        self._screen = pyte.HistoryScreen(columns, rows, history=1000)
+        self._screen = Screen(columns, rows, history=1000)
         self._stream = pyte.ByteStream(self._screen)
 
     def send(self, text: str) -> None:
@@ -53,7 +55,7 @@ class Terminal:
 
     def rows(self) -> list[str]:
         """The scrollback and the screen, down to the last row that is not empty."""
-        above = ["".join(line[x].data for x in range(self._screen.columns)) for line in self._screen.history.top]
+        above = [self._screen.row(row) for row in self._screen.history.top]
         return "\n".join(row.rstrip() for row in [*above, *self._screen.display]).rstrip().split("\n")
 
     def cursor(self) -> tuple[int, int]:

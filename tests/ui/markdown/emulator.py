@@ -6,21 +6,16 @@ from collections.abc import Callable, Iterable
 import pyte
 
 from llmcli.ui.markdown.view import AnswerView
+from tests.screen import Screen
 
 SEQUENCES = re.compile(r"\x1b\[(?:\?2026[hl]|[0-9;]*m|\d+A|2?[JK])|\r\n?|[^\x00-\x1f\x7f-\x9f]+")
-
-
-class _Screen(pyte.HistoryScreen):
-    def draw(self, data: str) -> None:
-        # pyte leaves out the rest of a text after these signs of no width.
-        super().draw("".join(char for char in data if char not in "\u200d\ufe0f"))
 
 
 class Terminal:
     """A window with a scrollback; counts the bytes it gets, and accepts only the sequences that an answer needs."""
 
     def __init__(self, columns: int = 80, rows: int = 24) -> None:
-        self.screen = _Screen(columns, rows, history=100_000, ratio=1)
+        self.screen = Screen(columns, rows, history=100_000, ratio=1)
         self.stream = pyte.Stream(self.screen)
         self.written = ""
         self.writes = 0
@@ -41,7 +36,7 @@ class Terminal:
         """Scrollback and screen, without trailing blanks."""
         screen = self.screen
         rows = [*screen.history.top, *(screen.buffer[at] for at in range(screen.lines))]
-        lines = ["".join(row[at].data for at in range(screen.columns)).rstrip() for row in rows]
+        lines = [screen.row(row).rstrip() for row in rows]
         while lines and not lines[-1]:
             lines.pop()
         return lines

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from llmcli.ui.markdown.view import AnswerView
 from tests.ui.markdown.emulator import Clock, Terminal, shown, view_on
 
@@ -168,6 +170,7 @@ print(sorted(at_start), sorted(drawing() - preloaded))
 """
 
 
+@pytest.mark.slow
 def test_rich_is_imported_by_preload_and_not_at_the_start() -> None:
     ran = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
     assert ran.stdout == "[] []\n"
