@@ -145,8 +145,10 @@ _CONVERTERS: dict[str, Callable[[str], list[str]]] = {
     "-fa": _same("--flash-attn"),
     "--verbose": lambda _: ["--verbose"],
 }
-_NAMED_BY_CLIENTS = ("test", "gpt-3.5-turbo", "gpt-3.5-turbo-instruct", "gpt-4.1", "davinci-002", "codellama70b")
-_NAMED_BY_CLIENTS += ("text-embedding-3-small",)
+_NAMED_BY_CLIENTS = (
+    *("test", "gpt-3.5-turbo", "gpt-3.5-turbo-instruct", "gpt-4.1", "davinci-002", "codellama70b"),
+    "text-embedding-3-small",
+)
 # llmcli has a template in Jinja always, never downloads while it serves, keeps prefixes of idle answers always, and has
 # vectors and ranks of each model.
 _WITHOUT_MEANING = {
