@@ -119,12 +119,6 @@ def _aliases(value: str) -> list[str]:
     return ["--alias", ",".join([*sorted(value.split(",")), *_NAMED_BY_CLIENTS])]
 
 
-def _pooling(value: str) -> list[str]:
-    if value != "mean":  # which is that of a chat model in llmcli
-        raise SystemExit(f"llmcli serve has no pooling {value}")
-    return []
-
-
 def _reasoning(value: str) -> list[str]:
     return ["--think", "off"] if value == "off" else []
 
@@ -147,11 +141,14 @@ _CONVERTERS: dict[str, Callable[[str], list[str]]] = {
     "--alias": _aliases,
     "--reasoning": _reasoning,
     "--api-key": _key_file,
-    "--pooling": _pooling,
+    "--pooling": _same("--pooling"),
     "-fa": _same("--flash-attn"),
     "--verbose": lambda _: ["--verbose"],
 }
-_NAMED_BY_CLIENTS = ("test", "gpt-3.5-turbo", "gpt-3.5-turbo-instruct", "gpt-4.1", "davinci-002", "codellama70b")
+_NAMED_BY_CLIENTS = (
+    *("test", "gpt-3.5-turbo", "gpt-3.5-turbo-instruct", "gpt-4.1", "davinci-002", "codellama70b"),
+    "text-embedding-3-small",
+)
 # llmcli has a template in Jinja always, never downloads while it serves, keeps prefixes of idle answers always, and has
 # vectors and ranks of each model.
 _WITHOUT_MEANING = {

@@ -23,7 +23,7 @@ from llmcli.config.presets import layers_of
 from llmcli.errors import UsageError
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, fields, resolve
-from llmcli.text import ellipsize
+from llmcli.text import ellipsize, plural
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.progress import ProgressLine
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _NOT_HERE = CHAT_ONLY | RESULT | {"prompt", "file", "model", "prefill", "raw", "choices", "predicate", "rating"}
 _MAX_PARALLEL = 256  # llama.cpp, LLAMA_MAX_SEQ
+_POOLINGS = ("mean", "cls", "last")  # those that give a vector of a text
 _SPARE_FILES = 64  # that are open beside connections
 _API_KEY = "LLMCLI_API_KEY"  # a variable with one more key
 
@@ -72,6 +73,15 @@ def serve(
             "--alias",
             metavar="NAME,...",
             help="Name of the model for clients, and other names for it. Repeatable: one for each --model.",
+        ),
+    ] = None,
+    pooling: Annotated[
+        str | None,
+        Option(
+            "--pooling",
+            metavar="mean|cls|last",
+            show_default=False,
+            help="How the vectors of the tokens become that of a text [default: as the model says].",
         ),
     ] = None,
     metrics: Annotated[bool, Option(help="Show counts for Prometheus at /metrics.")] = True,
@@ -113,8 +123,17 @@ def serve(
     from llmcli.server.http_server import ConnectionLimits, HttpServer
     from llmcli.server.service import ServerOptions, Service
 
+    if pooling not in (None, *_POOLINGS):
+        raise UsageError(f"--pooling must be one of {', '.join(_POOLINGS)}, got {pooling[:40]!r}")
     options = ServerOptions(
-        _parse_parallel(parallel), queue, grace, _parse_duration(keep_alive), metrics, slots, console.verbose
+        n_parallel=_parse_parallel(parallel),
+        n_queued=queue,
+        grace=grace,
+        keep_alive=_parse_duration(keep_alive),
+        has_metrics=metrics,
+        has_slots=slots,
+        is_verbose=console.verbose,
+        pooling=pooling or "",
     )
     stacks = [layers_of(replace(flags, values={**flags.values, "model": one})).below for one in model or ()]
     stacks = stacks or [layers_of(flags).below]
@@ -155,7 +174,9 @@ def _find(layers: Sequence[Layer], names: Sequence[str], options: "ServerOptions
     welcome(first)
     print_settings(first.over(target.layer))
     status = ProgressLine()
-    return entry_of(target, layers, options.n_parallel, options.n_queued, console.warn, status.loading, names)
+    return entry_of(
+        target, layers, options.n_parallel, options.n_queued, console.warn, status.loading, names, options.pooling
+    )
 
 
 def _find_other(flags: Layer, options: "ServerOptions", name: str) -> "ModelEntry | None":
@@ -169,7 +190,8 @@ def _find_other(flags: Layer, options: "ServerOptions", name: str) -> "ModelEntr
     locations = model_locations(resolve(layers).settings)
     if name not in {one.name for one in inventory_with_aliases(locations)}:
         return None
-    return entry_of(resolve_model(name, locations), layers, options.n_parallel, options.n_queued)
+    found = resolve_model(name, locations)
+    return entry_of(found, layers, options.n_parallel, options.n_queued, pooling=options.pooling)
 
 
 def _choose_pinned(names: Sequence[str], entries: Sequence["ModelEntry"]) -> list["ModelEntry"]:
@@ -267,7 +289,8 @@ def write_log(as_json: bool, has_content: bool, record: "RequestRecord") -> None
 def _parse_aliases(texts: Sequence[str], n_models: int) -> Sequence[Sequence[str]]:
     """The names of each model; empty without any. Raises UsageError for one that two models have."""
     if len(texts) > n_models:
-        raise UsageError(f"--alias is given {len(texts)} times for {n_models} models", "give it once for each --model")
+        told = f"--alias is given {plural(len(texts), 'time')} for {plural(n_models, 'model')}"
+        raise UsageError(told, "give it once for each --model, with commas between the names")
     names = [[name.strip() for name in text.split(",") if name.strip()] for text in texts]
     every = [name for group in names for name in group]
     if twice := next((name for name in every if every.count(name) > 1), None):

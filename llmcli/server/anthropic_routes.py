@@ -14,6 +14,7 @@ from llmcli.inference.request import PLAIN_STOP
 from llmcli.server.chat_question import take_chat
 from llmcli.server.errors import anthropic_error_data
 from llmcli.server.http import Values, event, event_stream, json_response, read_body, take, unless_gone
+from llmcli.server.native_routes import verbose_data
 from llmcli.server.service import service_of
 from llmcli.server.text_requests import TextRequest, count_cached, take_request
 from llmcli.server.worker import AnswerGroup
@@ -38,7 +39,7 @@ async def messages(request: Request) -> Response:
     if failure := answer.constraint_failure():
         raise failure
     data = {**_message(asked, name, _blocks(asked, answer)), **_end(answer), "usage": _usage(answer)}
-    return json_response({**data, **await asked.extra_data(answer)})
+    return json_response({**data, **verbose_data(asked, answer), **await asked.extra_data(answer)})
 
 
 async def count_tokens(request: Request) -> Response:
@@ -161,7 +162,8 @@ async def _events(asked: TextRequest, group: AnswerGroup, name: str) -> AsyncIte
                 return
     if block:
         yield _event("content_block_stop", index=index)
-    yield _event("message_delta", delta=_end(answer), usage=_usage(answer), **await asked.extra_data(answer))
+    extra = verbose_data(asked, answer) | await asked.extra_data(answer)
+    yield _event("message_delta", delta=_end(answer), usage=_usage(answer), **extra)
     yield _event("message_stop")
 
 

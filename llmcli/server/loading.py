@@ -29,14 +29,16 @@ def entry_of(
     note: Callable[[str], None] = lambda _text: None,
     progress: Callable[[float], None] | None = None,
     names: Sequence[str] = (),
+    pooling: str = "",
 ) -> ModelEntry:
     """The entry of a model that is found; `layers` are its settings, the first of `names` is what clients see.
 
-    `note` gets what the user should know, `progress` the share that is loaded.
+    `pooling` is that of its vectors, if it is not as the model says. `note` gets what the user should know, `progress`
+    the share that is loaded.
     """
     settings = resolve(layers).over(target.layer).settings
     settings = replace(settings, timeout=0.0)  # that is the limit of each request
-    load = partial(_load, target, layers, settings, n_parallel, n_queued, note, progress, names)
+    load = partial(_load, target, layers, settings, n_parallel, n_queued, note, progress, names, pooling)
     n_ctx = settings.n_ctx or target.header.n_ctx_train or 0
     need = sizing.memory_need(sizing.shape_of(target.headers, settings), settings, n_ctx)
     return ModelEntry(names[0] if names else target.file.name, load, need.total, names)
@@ -51,16 +53,17 @@ def _load(
     note: Callable[[str], None],
     progress: Callable[[float], None] | None,
     names: Sequence[str],
+    pooling: str,
 ) -> ServedModel:
     name, file_name = names[0] if names else target.file.name, target.file.path.name
     if target.kind.generates:
         engine = LocalEngine(target, settings, progress=progress)
         n_ctx = Layer("context", {"n_ctx": engine.context_size(settings)})
-        share = partial(EmbeddingModel, target, settings, shared=engine.model)
+        share = partial(EmbeddingModel, target, settings, pooling, shared=engine.model)
         stack = [*layers, n_ctx]
         served = ServedModel(name, engine, stack, n_parallel, n_queued, names, share, file_name)
     else:
-        pooling = "rank" if target.kind.name == "reranker" else ""
+        pooling = pooling or ("rank" if target.kind.name == "reranker" else "")
         open_vectors = partial(EmbeddingModel, target, settings, pooling, progress=progress)
         n_ctx_train = target.header.n_ctx_train or 0
         n_ctx = Layer("context", {"n_ctx": min(settings.n_ctx or n_ctx_train, n_ctx_train)})

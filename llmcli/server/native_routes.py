@@ -146,8 +146,8 @@ def answer_data(request: TextRequest, answer: Answer, index: int) -> Values:
 
 
 def verbose_data(request: TextRequest, answer: Answer) -> Values:
-    """What `__verbose` has in the forms of others."""
-    return answer_data(request, answer, 0)
+    """The field `__verbose` in the forms of others, if the client asked for it: the prompt, the settings and more."""
+    return {"__verbose": answer_data(request, answer, 0)} if request.is_verbose else {}
 
 
 def _stop_type(answer: Answer) -> str:

@@ -98,11 +98,7 @@ async def _answer(request: Request, asked: _Asked) -> Response:
     for choice, answer in zip(choices, group.answers, strict=True):
         choice |= await asked.request.extra_data(answer)
     tail: Values = {"usage": usage(group), "timings": answer_timings(group.answers[0])}
-    return json_response({**asked.head(), "choices": choices, **tail, **_verbose(asked, group)})
-
-
-def _verbose(asked: _Asked, group: AnswerGroup) -> Values:
-    return {"__verbose": verbose_data(asked.request, group.answers[0])} if asked.request.is_verbose else {}
+    return json_response({**asked.head(), "choices": choices, **tail, **verbose_data(asked.request, group.answers[0])})
 
 
 def _echoed(asked: _Asked, requests: Sequence[EngineRequest], echoes: Sequence[Echo]) -> Values:
@@ -159,12 +155,16 @@ async def _events(asked: _Asked, group: AnswerGroup, echoes: Sequence[Echo]) -> 
             if piece.is_last:
                 answer = group.answers[index]
                 last = _delta(index, {}) if asked.is_chat else {"index": index, "text": "", "logprobs": None}
-                closing = {} if request.has_usage else {"timings": answer_timings(answer), **_verbose(asked, group)}
+                closing = (
+                    {}
+                    if request.has_usage
+                    else {"timings": answer_timings(answer), **verbose_data(asked.request, group.answers[0])}
+                )
                 last |= {"finish_reason": finish_reason(answer), **_failure(answer)}
                 yield event({**head, "choices": [last], **closing})
     if request.has_usage:
         tail: Values = {"usage": usage(group), "timings": answer_timings(group.answers[0])}
-        yield event({**head, "choices": [], **tail, **_verbose(asked, group)})
+        yield event({**head, "choices": [], **tail, **verbose_data(asked.request, group.answers[0])})
     yield DONE
 
 

@@ -15,6 +15,7 @@ from llmcli.inference.openai_format import native_values
 from llmcli.server.chat_question import take_chat
 from llmcli.server.errors import error_data
 from llmcli.server.http import Values, event, event_stream, json_response, read_body, take, unless_gone
+from llmcli.server.native_routes import verbose_data
 from llmcli.server.text_requests import Piece, TextRequest, answer_timings, finish_reason, take_request, usage
 from llmcli.server.worker import AnswerGroup
 
@@ -120,7 +121,11 @@ async def responses(request: Request) -> Response:
     await unless_gone(request, group.end())
     (answer,) = group.answers
     timings = {"timings": answer_timings(answer)}
-    return json_response({**asked.end(group), **timings, **await request_.extra_data(answer)})
+    return json_response(asked.end(group) | timings | await _extra_data(request_, answer))
+
+
+async def _extra_data(request: TextRequest, answer: Answer) -> Values:
+    return verbose_data(request, answer) | await request.extra_data(answer)
 
 
 def _chat_body(body: Values, instructions: str) -> Values:
@@ -267,7 +272,7 @@ async def _events(asked: _Asked, group: AnswerGroup) -> AsyncIterator[bytes]:
                 yield one
     (answer,) = group.answers
     try:
-        end = {**asked.end(group), **await asked.request.extra_data(answer)}
+        end = asked.end(group) | await _extra_data(asked.request, answer)
     except LlmcliError as error:
         yield _failed(stream, asked, error)
         return

@@ -33,6 +33,7 @@ class ServerOptions:
     has_metrics: bool = True  # at /metrics
     has_slots: bool = True  # at /slots
     is_verbose: bool = False  # every response has __verbose
+    pooling: str = ""  # how the vectors of tokens become that of a text; empty = as the model says
 
 
 class Service:

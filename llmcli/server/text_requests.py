@@ -109,11 +109,12 @@ class TextRequest:
             parts = parts[1:]  # the client sent it
         text, reasoning = text_and_reasoning(parts)
         reasoning = "" if answer.settings.think == "hide" else reasoning
+        n_prompt = len(answer.prompt.tokens)
         return Piece(
             update.index,
             text,
             reasoning,
-            answer.tokens[n_sent : update.n_tokens],
+            answer.record.tokens[n_prompt + n_sent : n_prompt + update.n_tokens],
             token_data(answer, n_sent, update.n_tokens) if answer.settings.logprobs else (),
             is_first,
             update.is_last,
@@ -123,7 +124,7 @@ class TextRequest:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Piece:
     """What is added to one answer of a stream."""
 
@@ -131,7 +132,7 @@ class Piece:
     text: str = ""
     reasoning: str = ""
     tokens: Sequence[int] = ()
-    logprobs: Sequence[Values] = field(default=())
+    logprobs: Sequence[Values] = ()
     is_first: bool = False
     is_last: bool = False
     error: LlmcliError | None = None

@@ -108,6 +108,17 @@ def test_progress_of_a_prompt_comes_before_its_answer(serve: ServerMaker) -> Non
     assert all(one["timings"]["predicted_n"] for one in others)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
+def test_the_details_are_given_in_each_form(serve: ServerMaker, path: str, stream: bool) -> None:
+    body: Any = {"input": "Hi"} if path == "/v1/responses" else {"messages": [{"role": "user", "content": "Hi"}]}
+    client = serve()
+    reply = client.post(path, {**body, "verbose": True, "stream": stream})
+    plain = client.post(path, {**body, "stream": stream})
+    assert rb"user: Hi\nassistant: " in reply.body[reply.body.index(b"__verbose") :]
+    assert b"__verbose" not in plain.body
+
+
 @pytest.mark.parametrize("path", ["/completion", "/v1/messages", "/v1/responses"])
 def test_the_manifest_of_an_answer_is_given_in_each_form(serve: ServerMaker, path: str) -> None:
     bodies: Any = {"/v1/messages": {"messages": [{"role": "user", "content": "Hi"}]}, "/v1/responses": {"input": "Hi"}}

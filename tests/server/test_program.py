@@ -194,3 +194,27 @@ def test_quiet_has_no_log_and_debug_has_tracebacks(
     monkeypatch.setattr(console, "debug", True)
     write_log(False, False, record)
     assert "ValueError: a fault" in capfd.readouterr().err
+
+
+def test_a_model_is_called_as_its_aliases_say(start: Maker) -> None:
+    program = start("--alias", "one, two", "--no-metrics", "--no-slots", "--verbose")
+    (listed,) = program.request("/v1/models").data["data"]
+    assert (listed["id"], listed["aliases"], listed["meta"]["file"][-5:]) == ("one", ["one", "two"], ".gguf")
+    data = program.request("/v1/completions", b'{"prompt": "a", "max_tokens": 1, "model": "two"}').data
+    assert (data["model"], data["__verbose"]["prompt"][-1]) == ("one", "a")
+    assert program.request("/v1/completions", b'{"prompt": "a", "model": "tiny"}').code == 404
+    assert [program.request(path).code for path in ("/metrics", "/slots")] == [501, 501]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("a", "b"), "error: --alias is given 2 times for 1 model\n  hint: give it once for each --model"),
+        (("a,b,a",), "error: --alias gives the name 'a' twice\n  hint: give each model names of its own"),
+    ],
+)
+def test_aliases_that_are_ambiguous_are_refused(tiny: Path, names: tuple[str, ...], message: str) -> None:
+    options = [word for name in names for word in ("--alias", name)]
+    command = [sys.executable, "-m", "llmcli", "serve", "-m", str(tiny), "--port", "0", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, message in done.stderr) == (2, True)

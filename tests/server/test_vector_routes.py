@@ -14,9 +14,9 @@ from tests.models.tiny_models import encoder, full_attention
 from tests.server.conftest import Client, ServerMaker
 
 
-def served(serve: ServerMaker, path: Path) -> Client:
+def served(serve: ServerMaker, path: Path, pooling: str = "") -> Client:
     layers = [Layer("flag", {"n_threads": 1, "n_ubatch": 64})]
-    entry = entry_of(ResolvedModel(ModelFile(path, (path,), path.stem)), layers, 2, 8)
+    entry = entry_of(ResolvedModel(ModelFile(path, (path,), path.stem)), layers, 2, 8, pooling=pooling)
     return serve(entries=[entry])
 
 
@@ -31,6 +31,16 @@ def test_each_input_has_a_vector_of_length_1(bert: Client) -> None:
     assert [one["index"] for one in reply.data["data"]] == [0, 1]
     assert [sum(x * x for x in vector) for vector in vectors] == pytest.approx([1, 1], abs=1e-3)
     assert reply.data["usage"]["prompt_tokens"] == reply.data["usage"]["total_tokens"] > 4
+
+
+def test_vectors_are_pooled_as_the_server_was_told(serve: ServerMaker, tmp_path: Path) -> None:
+    path = encoder(tmp_path / "bert.gguf")
+    ask = {"input": "a cat", "embd_normalize": -1}
+    vectors = {
+        pooling: served(serve, path, pooling).post("/v1/embeddings", ask).data["data"][0]["embedding"]
+        for pooling in ("", "mean", "cls", "last")
+    }
+    assert len({tuple(vector) for vector in vectors.values()}) == 3  # the model says one of them
 
 
 def test_base64_has_the_same_numbers(bert: Client) -> None:
