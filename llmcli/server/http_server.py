@@ -179,6 +179,9 @@ class HttpServer(uvicorn.Server):
         try:
             await super().serve(sockets)
         finally:
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()  # its client has not read all of it
+            await asyncio.sleep(0)
             executor.shutdown(wait=False, cancel_futures=True)
             self._loop.set_default_executor(ThreadPoolExecutor(1))  # asyncio would wait for each thread
 

@@ -57,7 +57,10 @@ def new_client(is_direct: bool = False) -> "httpx2.Client":
     try:
         if certificates == "SSL_CERT_DIR":
             os.listdir(path)  # OpenSSL would only find every certificate invalid
-        return httpx2.Client(verify=_certificates(), trust_env=not is_direct)
+        return httpx2.Client(
+            verify=_certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
+            trust_env=not is_direct,
+        )
     except OSError as error:
         if not certificates:
             raise NetworkError(f"cannot read the certificates of the system: {error_text(error)}") from None
@@ -70,8 +73,8 @@ def new_client(is_direct: bool = False) -> "httpx2.Client":
 
 
 @functools.cache
-def _certificates() -> "ssl.SSLContext":
-    """Those of the environment; to read them takes 50 ms."""
+def _certificates(*_variables: str | None) -> "ssl.SSLContext":
+    """Those of the environment, where `_variables` name them; to read them takes 50 ms."""
     import httpx2
 
     return httpx2.create_ssl_context()
