@@ -58,7 +58,7 @@ def new_client(is_direct: bool = False) -> "httpx2.Client":
         if certificates == "SSL_CERT_DIR":
             os.listdir(path)  # OpenSSL would only find every certificate invalid
         return httpx2.Client(
-            verify=_certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
+            verify=_certificates(certificates, path),
             trust_env=not is_direct,
         )
     except OSError as error:
@@ -73,8 +73,8 @@ def new_client(is_direct: bool = False) -> "httpx2.Client":
 
 
 @functools.cache
-def _certificates(*_variables: str | None) -> "ssl.SSLContext":
-    """Those of the environment, where `_variables` name them; to read them takes 50 ms."""
+def _certificates(_variable: str, _path: str) -> "ssl.SSLContext":
+    """Those of the environment, where a variable names them; to read them takes 50 ms."""
     import httpx2
 
     return httpx2.create_ssl_context()
