@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, NamedTuple
 
 from typer import Argument, Option
 
-from llmcli.cli.options import CHAT_ONLY, Force, with_settings
+from llmcli.cli.options import CHAT_ONLY, Force, Parallel, parse_parallel, with_settings
 from llmcli.cli.questions import warn_plain_template
 from llmcli.cli.stdin import stdin_as_file
 from llmcli.cli.task_options import TaskName, TaskVariables, load_judge, load_task, warn_of_small_model
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from llmcli.pipelines.batch_input import BatchReader
     from llmcli.pipelines.batch_output import BatchOutput, WrittenLine
 
-_MAX_PARALLEL = 256  # llama.cpp, LLAMA_MAX_SEQ
 _NOT_HERE = CHAT_ONLY | {"prompt", "file", "trace_top"}
 _Form = Literal["auto", "jsonl", "openai", "csv", "text"]
 
@@ -63,9 +62,7 @@ def batch(
         ),
     ] = None,
     form: Annotated[_Form, Option("--format", help="Format of INPUT; auto = by its name and its first line.")] = "auto",
-    parallel: Annotated[
-        str, Option("--parallel", metavar="N|auto", help="Number of answers at a time; auto = the fastest.")
-    ] = "auto",
+    parallel: Parallel = "auto",
     shard: Annotated[
         str, Option("--shard", metavar="I/N", help="Answer the I-th of N parts: every N-th line from line I on.")
     ] = "1/1",
@@ -95,7 +92,7 @@ def batch(
         retries_failed=retry_failed,
         shard=_parse_shard(shard),
         is_full=full,
-        n_parallel=_parse_parallel(parallel),
+        n_parallel=parse_parallel(parallel),
     )
     check_template(options.template)
     resume |= retry_failed
@@ -165,15 +162,6 @@ def _make_reader(file: BinaryIO, files: _Files, options: "BatchOptions", encodin
     name = "stdin" if is_stdin(files.source) else files.source
     checks = partial(check_columns, template=options.template, task=options.task, variables=options.variables)
     return BatchReader(file, name, encoding, None if files.form == "auto" else files.form, checks)
-
-
-def _parse_parallel(text: str) -> int:
-    """The number of answers at a time; 0 for auto."""
-    if text == "auto":
-        return 0
-    if not re.fullmatch(r"\d{1,4}", text) or not 1 <= int(text) <= _MAX_PARALLEL:
-        raise UsageError(f"--parallel must be auto, or an integer between 1 and {_MAX_PARALLEL}, got {text[:40]!r}")
-    return int(text)
 
 
 def _parse_shard(text: str) -> tuple[int, int]:

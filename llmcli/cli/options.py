@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Container
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,10 @@ DECISION = frozenset(fields_of(DecisionParams))
 RESULT = frozenset(fields_of(ResultParams))
 Json = Annotated[bool, Option("--json", help="Print JSON.")]
 Force = Annotated[bool, Option("--force", help="Replace an existing file.")]
+Parallel = Annotated[
+    str, Option("--parallel", metavar="N|auto", help="Number of answers at a time; auto = the fastest.")
+]
+_MAX_PARALLEL = 256  # llama.cpp, LLAMA_MAX_SEQ
 
 
 def _set_console(
@@ -181,3 +186,12 @@ def prompt_of(flags: Layer, argument: str | None) -> str | None:
     if argument is not None and flag is not None:
         raise UsageError("the prompt is given twice, as an argument and as an option", "remove one of them")
     return flag if argument is None else argument
+
+
+def parse_parallel(text: str) -> int:
+    """The number of answers at a time; 0 for auto. Raises UsageError."""
+    if text == "auto":
+        return 0
+    if not re.fullmatch(r"\d{1,4}", text) or not 1 <= int(text) <= _MAX_PARALLEL:
+        raise UsageError(f"--parallel must be auto, or an integer between 1 and {_MAX_PARALLEL}, got {text[:40]!r}")
+    return int(text)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from llmcli.cli.options import CHAT_ONLY, RESULT, with_settings
+from llmcli.cli.options import CHAT_ONLY, RESULT, Parallel, parse_parallel, with_settings
 from llmcli.config.presets import layers_of
 from llmcli.errors import UsageError
 from llmcli.params.sampler_chain import check_chain
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from llmcli.server.service import ServerOptions
 
 _NOT_HERE = CHAT_ONLY | RESULT | {"prompt", "file", "model", "prefill", "raw", "choices", "predicate", "rating"}
-_MAX_PARALLEL = 256  # llama.cpp, LLAMA_MAX_SEQ
 _POOLINGS = ("mean", "cls", "last")  # those that give a vector of a text
 _SPARE_FILES = 64  # that are open beside connections
 _API_KEY = "LLMCLI_API_KEY"  # a variable with one more key
@@ -61,9 +60,7 @@ def serve(
     any_model: Annotated[
         bool, Option("--any-model", help="Let requests name any model of `llmcli models list`; none is downloaded.")
     ] = False,
-    parallel: Annotated[
-        str, Option("--parallel", metavar="N|auto", help="Number of answers at a time; auto = the fastest.")
-    ] = "auto",
+    parallel: Parallel = "auto",
     queue: Annotated[
         int, Option("--queue", metavar="N", min=0, max=100_000, help="Number of answers that wait; others get 503.")
     ] = 64,
@@ -126,7 +123,7 @@ def serve(
     if pooling not in (None, *_POOLINGS):
         raise UsageError(f"--pooling must be one of {', '.join(_POOLINGS)}, got {pooling[:40]!r}")
     options = ServerOptions(
-        n_parallel=_parse_parallel(parallel),
+        n_parallel=parse_parallel(parallel),
         n_queued=queue,
         grace=grace,
         keep_alive=_parse_duration(keep_alive),
@@ -306,12 +303,3 @@ def _parse_duration(text: str) -> float:
     if not found:
         raise UsageError(f"--keep-alive must be a duration such as 90s, 10m, 2h or forever, got {text[:40]!r}")
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
-
-
-def _parse_parallel(text: str) -> int:
-    """The number of answers at a time; 0 for auto."""
-    if text == "auto":
-        return 0
-    if not re.fullmatch(r"\d{1,4}", text) or not 1 <= int(text) <= _MAX_PARALLEL:
-        raise UsageError(f"--parallel must be auto, or an integer between 1 and {_MAX_PARALLEL}, got {text[:40]!r}")
-    return int(text)

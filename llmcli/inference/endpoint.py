@@ -1,6 +1,6 @@
 """The engine behind a URL: a server with OpenAI's API generates the answers, several at a time."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -16,13 +16,14 @@ from llmcli.engine.events import (
     TextChunk,
     TokenEvent,
 )
-from llmcli.errors import LlmcliError, UsageError
+from llmcli.errors import LlmcliError, NetworkError, UsageError
 from llmcli.inference.endpoint_answer import Delta
 from llmcli.inference.endpoint_client import LOOK_SECONDS, TICK, ConnectionPool
 from llmcli.inference.endpoint_exchange import Exchange, Item
 from llmcli.inference.endpoint_server import Notify, ServedEndpoint
 from llmcli.inference.endpoint_tokens import EndpointVocab
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions, TokenInspector
+from llmcli.params.param import is_number
 from llmcli.params.settings import Settings
 
 N_PARALLEL = 4  # answers at a time, where nobody says how many
@@ -31,6 +32,8 @@ _ASCII_PER_TOKEN, _OTHERS_PER_TOKEN = 4.0, 1.5  # characters, of an estimate: th
 _COUNTS = 32  # prompts whose number of tokens is kept
 _PER_MESSAGE = 8  # tokens of a chat template
 _THE_SERVERS = "{# the chat template of the server #}"
+_Ask = Callable[[Mapping[str, object]], object]  # a body of /completions -> JSON data
+_SCORED_TOGETHER = 16  # prompts of one request
 
 
 class EndpointEngine:
@@ -265,10 +268,36 @@ class EndpointEngine:
     ) -> list[list[float]]:
         if not self.dialect.scores:
             raise UsageError(f"{self.name} does not support scores", "use a model on this machine")
-        from llmcli.inference.endpoint_score import score  # few servers can do that
 
         def ask(body: Mapping[str, object]) -> object:
             url = f"{self.served.endpoint.base}/completions"
             return self.pool.post(url, {"model": self.name, **body}, cancellation or self._cancellation)
 
-        return score(ask, prefix, continuations, self.served.host)
+        return _echoed_scores(ask, prefix, continuations, self.served.host)
+
+
+def _echoed_scores(
+    ask: _Ask, prefix: Sequence[int], continuations: Sequence[Sequence[int]], host: str
+) -> list[list[float]]:
+    """The scores from prompts that the server echoes, as lm-eval asks for it.
+
+    Raises NetworkError if the server does not give the log-probabilities of a prompt.
+    """
+    found: list[list[float]] = []
+    for start in range(0, len(continuations), _SCORED_TOGETHER):
+        group = continuations[start : start + _SCORED_TOGETHER]
+        prompts = [[*prefix, *one] for one in group]
+        data = ask({"prompt": prompts, "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0})
+        choices = data.get("choices") if isinstance(data, dict) else None
+        by_index = {one.get("index"): one for one in choices or () if isinstance(one, dict)}
+        found += [_echoed_values(by_index.get(at, {}), len(prefix), len(one), host) for at, one in enumerate(group)]
+    return found
+
+
+def _echoed_values(choice: Mapping[str, object], n_prefix: int, n_tokens: int, host: str) -> list[float]:
+    logprobs = choice.get("logprobs")
+    values = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
+    own = values[n_prefix : n_prefix + n_tokens] if isinstance(values, list) else []
+    if len(own) < n_tokens or not all(is_number(value) for value in own):
+        raise NetworkError(f"{host} gave no log-probabilities of the prompt", "use a model on this machine")
+    return [float(value) for value in own]
