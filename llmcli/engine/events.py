@@ -190,6 +190,14 @@ class Timings:
     predicted_n: int = 0
     predicted_ms: float = 0.0
     ttft_ms: float = 0.0
+    draft_n: int = 0  # tokens that were drafted, and those of them that were drawn
+    draft_n_accepted: int = 0
+    draft_saved_ms: float = 0.0  # beside steps of one token
+
+    @property
+    def draft_gain(self) -> float:
+        """How many times as fast the tokens came as without drafts; 1 without any."""
+        return 1 + self.draft_saved_ms / self.predicted_ms if self.predicted_ms else 1.0
 
     @property
     def prompt_per_second(self) -> float:
@@ -246,6 +254,7 @@ class TokenTrace(NamedTuple):
     time: float  # milliseconds since the start of the generation
     reasoning: str = ""  # text of the reasoning that is final after this token
     thinking: bool = False  # whether it is part of the reasoning
+    drafted: bool = False  # whether it was accepted from a draft
 
 
 @dataclass(frozen=True)

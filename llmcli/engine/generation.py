@@ -18,6 +18,7 @@ from llmcli.engine.sampling.chain import (
     make_token_sampler,
 )
 from llmcli.engine.sampling.python_samplers import DrawTracer, token_logprob
+from llmcli.engine.speculation import Speculation
 from llmcli.errors import ConstraintError, LlmcliError, UsageError
 from llmcli.params.policies.policy import PolicyCall
 from llmcli.params.sampler_chain import effective_policy
@@ -46,6 +47,8 @@ class Generation(GenerationRecord):
     seq_id: int = field(init=False, default=0)  # its sequence in the context
     joined_ms: float = field(init=False, default=0.0)  # when it joined others in a context
     needs_evaluation: bool = field(init=False, default=True)  # the tokens must be evaluated before the next draw
+    speculation: Speculation | None = None  # drafts tokens, while nothing runs beside it
+    expected: int | None = field(init=False, default=None)  # the token that was drafted for the next draw
 
     def __post_init__(self) -> None:
         request, settings, prompt = self.request, self.request.settings, self.request.prompt.tokens
@@ -92,8 +95,13 @@ class Generation(GenerationRecord):
 
     def is_full(self, n_ctx: int) -> bool:
         """Whether no more tokens can be drawn: the limit is reached or the context is full."""
+        return self.n_left(n_ctx) <= 0
+
+    def n_left(self, n_ctx: int) -> int:
+        """The number of tokens that can be drawn at most before it is full."""
         limit = -1 if self._answer_at is None else self.request.settings.max_tokens
-        return 0 <= limit <= len(self.tokens) - (self._answer_at or 0) or len(self.tokens) > n_ctx
+        most = n_ctx + 1 - len(self.tokens)
+        return most if limit < 0 else min(most, limit + (self._answer_at or 0) - len(self.tokens))
 
     def advance(self, ctx: int, row: int, n_ctx: int) -> TokenEvent:
         """Draw the next token from logits row `row` of the llama.cpp context `ctx`."""
@@ -141,7 +149,8 @@ class Generation(GenerationRecord):
             drawn = None if is_forced else temperature.reading
             trace = tracer.trace(ctx, row, self.vocab, token, self.request.trace or 0, drawn)
             trace = trace._replace(i=len(self.traces), sentence=state.text.sentence, thinking=state.thinking)
-            self.traces.append(trace._replace(time=now_ms() - self._start_ms))
+            is_drafted = token == self.expected
+            self.traces.append(trace._replace(time=now_ms() - self._start_ms, drafted=is_drafted))
 
     def finish(self, reason: FinishReason, token: int | None = None, text: str = "") -> TokenEvent:
         """The last event: its text, and all that was held back."""

@@ -178,6 +178,8 @@ class Scheduler:
         return event
 
     def _evaluate_tokens(self, ready: Sequence[Generation]) -> list[TokenEvent]:
+        if len(ready) == 1 and (draft := self._draft(ready[0])):
+            return self._evaluate_draft(ready[0], draft)
         start, context, cancellation = now_ms(), self._context, ready[0].request.cancellation
         # Only what ends all of them may abort: a memory that cannot remove a part (recurrent) would lose the others.
         is_shared = all(one.request.cancellation is cancellation for one in ready)
@@ -193,11 +195,56 @@ class Scheduler:
         except LlmcliError:  # the one whose token cannot be evaluated ends alone
             return [self._backtrack(one) for one in ready if one in self._running]
         shared_ms = now_ms() - start
+        if len(ready) == 1 and ready[0].speculation:
+            ready[0].speculation.observe_single(context, len(ready[0].tokens), shared_ms / 1e3)
         events = []
         for row, one in enumerate(ready):  # the logits of all rows stand in the context until its next evaluation
             start = now_ms()
             events.append(self._draw(one, row))
             one.timings.predicted_ms += shared_ms + now_ms() - start
+        if len(ready) == 1 and ready[0].speculation:
+            ready[0].speculation.observe_token(ready[0].tokens[-1])
+        return events
+
+    def _draft(self, generation: Generation) -> list[int]:
+        """Tokens that are likely to follow, where it runs alone and its memory can remove those that do not."""
+        context, speculation = self._context, generation.speculation
+        if not speculation or len(self.generations) > 1 or not context.can_cut(generation.seq_id):
+            return []
+        limit = min(generation.n_left(context.n_ctx - 1) - 1, context.n_batch - 1)
+        return speculation.draft(generation.tokens, limit)
+
+    def _evaluate_draft(self, generation: Generation, draft: Sequence[int]) -> list[TokenEvent]:
+        """Evaluate a draft with the last token, and draw row by row until a token is another one than drafted."""
+        start, context, seq_id, timings = now_ms(), self._context, generation.seq_id, generation.timings
+        speculation, tokens, n_before = generation.speculation, generation.tokens, context.evaluated(seq_id=seq_id)
+        assert speculation
+        context.watch([generation.request.cancellation])
+        try:
+            context.extend([(seq_id, token) for token in (tokens[-1], *draft)])
+        except AbortedError:
+            return [generation.finish(generation.request.cancellation.reason)]
+        except LlmcliError:  # without a draft it may be evaluated; else it says why not
+            return [self._backtrack(generation)]
+        seconds = (now_ms() - start) / 1e3
+        if speculation.is_trial:
+            speculation.begin_trial(tokens, draft, context, seconds)
+            context.cut(seq_id, n_before)
+            timings.predicted_ms += now_ms() - start
+            return self._evaluate_tokens([generation])
+        events, n_accepted = [], 0
+        for row, generation.expected in enumerate([*draft, None]):
+            events.append(self._draw(generation, row))
+            is_accepted = events[-1].id is not None and events[-1].id == generation.expected
+            n_accepted += is_accepted
+            if generation.finish_reason or not is_accepted:
+                break
+        generation.expected = None
+        context.cut(seq_id, n_before + len(events))
+        timings.draft_n += len(draft)
+        timings.draft_n_accepted += n_accepted
+        timings.draft_saved_ms += 1e3 * speculation.observe(len(draft), n_accepted, seconds)
+        timings.predicted_ms += now_ms() - start
         return events
 
     def _draw(self, generation: Generation, row: int) -> TokenEvent:

@@ -243,6 +243,14 @@ class Context:
         values: list[float] = self._api.llama_get_logits_ith(self.handle, row)[:n_vocab]
         return values
 
+    def logits_as_bytes(self, row: int) -> bytes:
+        """A copy of the logits of one row of the last evaluation, to compare."""
+        return ctypes.string_at(self._api.llama_get_logits_ith(self.handle, row), 4 * self.model.vocab.n_tokens)
+
+    def can_cut(self, seq_id: int = 0) -> bool:
+        """Whether the last tokens of a sequence can be removed without the others; see `cut`."""
+        return not self.model.is_recurrent and self._api.llama_memory_seq_pos_min(self._memory, seq_id) == 0
+
     def not_a_number(self, expected: str = "probabilities") -> ModelInvalidError:
         """The error for results that are NaN."""
         hint = "check the file with `llmcli models verify`, or use another one"

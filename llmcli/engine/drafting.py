@@ -1,0 +1,175 @@
+"""Drafts: tokens that are likely to come next, from an earlier part of the text or from a smaller model."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import accumulate
+from operator import mul
+from time import perf_counter
+from typing import Protocol
+
+from llmcli.engine.events import Cancellation
+from llmcli.engine.llama import bindings
+from llmcli.engine.llama.context import AbortedError, Context
+from llmcli.engine.llama.model import Vocab
+from llmcli.errors import ContextOverflowError, UsageError
+
+_KEYS = (4, 2)  # tokens that must agree before a place is copied from, the best first
+# How likely the next copied token is right, by the number of those before it that were: a start value that counts as so
+# many draws. The first two are of a place that was just found, by 2 and by 4 tokens.
+_PRIOR, _PRIOR_DRAWS = (0.3, 0.5, 0.6, 0.75, 0.85, 0.92), 6
+_FADING = 0.985  # of what was seen, at each draw
+_MAX_PADDING = 128  # tokens without a text that models of one family have at the end
+_SYNC = 4  # tokens copied in succession after which one that differs counts as replaced
+
+
+class Drafter(Protocol):
+    """Proposes the next tokens of one text."""
+
+    seconds: float  # that a proposed token takes
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        """Look at the text as it is now: most often it has grown by some tokens."""
+
+    def expect(self, count: int) -> Sequence[float]:
+        """How many of 1, 2, ... proposed tokens will be right, on average; empty where there is no proposal."""
+
+    def propose(self, count: int) -> list[int]:
+        """At most `count` tokens."""
+
+    def learn(self, n_drafted: int, n_accepted: int) -> None:
+        """Of the last proposal so many were evaluated, and so many were right."""
+
+
+class PromptLookup:
+    """Copies what stood after the last tokens where they stood before: in the prompt, the session or the answer.
+
+    What it would have proposed is compared with each token that is drawn, so that it knows its chances before anything
+    is evaluated. A token costs two look-ups in a dictionary.
+    """
+
+    seconds = 0.0
+
+    def __init__(self) -> None:
+        self._tokens: Sequence[int] = ()
+        self._ends: tuple[dict[tuple[int, ...], int], ...] = tuple({} for _ in _KEYS)  # last tokens -> index behind
+        self._n_read = 0
+        self._at = -1  # index of the token that is expected next; -1 if none is
+        self._run = 0  # number of tokens that were right in succession, from 2 on; 0 or 1 for a new place
+        self._hits = [rate * _PRIOR_DRAWS for rate in _PRIOR]
+        self._draws = [float(_PRIOR_DRAWS)] * len(_PRIOR)
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        self._tokens = tokens
+        if not self._n_read:
+            self._read_prompt(tokens)
+            return
+        if len(tokens) < self._n_read:  # tokens were removed
+            self._n_read, self._at, self._run = len(tokens), -1, 0
+        for at in range(self._n_read, len(tokens)):
+            self._judge(tokens[at])
+            self._n_read = at + 1
+            self._look_up(tokens, at + 1)
+            for size, ends in zip(_KEYS, self._ends, strict=True):
+                if at + 1 >= size:
+                    ends[tuple(tokens[at + 1 - size : at + 1])] = at + 1
+
+    def _read_prompt(self, tokens: Sequence[int]) -> None:
+        """The same for all tokens of a prompt, at C speed (2 ms for 4,000)."""
+        n = len(tokens)
+        for size, ends in zip(_KEYS, self._ends, strict=True):
+            keys = zip(*(tokens[skip : n - size + skip] for skip in range(size)), strict=True)  # not the last one
+            ends.update(zip(keys, range(size, n), strict=True))
+        self._n_read = n
+        self._look_up(tokens, n)
+        for size, ends in zip(_KEYS, self._ends, strict=True):
+            if n >= size:
+                ends[tuple(tokens[n - size :])] = n
+
+    def _judge(self, token: int) -> None:
+        """Compare a token with the expected one, and go on behind it."""
+        if self._at < 0:
+            return
+        is_right, kind = self._tokens[self._at] == token, min(self._run, len(_PRIOR) - 1)
+        self._draws[kind] = self._draws[kind] * _FADING + 1
+        self._hits[kind] = self._hits[kind] * _FADING + is_right
+        if is_right:
+            self._at, self._run = self._at + 1, max(self._run + 1, 2)
+        else:
+            # A copy in which one token was replaced goes on behind it: so corrections of a text read.
+            self._at, self._run = (self._at + 1 if self._run >= _SYNC else -1), 0
+
+    def _look_up(self, tokens: Sequence[int], n: int) -> None:
+        """Find where the last tokens stood before, unless it copies already."""
+        if self._run >= 2 and self._at < n:
+            return
+        for rank, (size, ends) in enumerate(zip(_KEYS, self._ends, strict=True)):
+            at = ends.get(tuple(tokens[n - size : n]), -1) if n >= size else -1
+            if 0 <= at < n and tokens[at - size : at] == tokens[n - size : n]:  # else it stood in removed tokens
+                self._at, self._run = at, 1 - rank
+                return
+        if self._at >= n:
+            self._at = -1
+
+    def expect(self, count: int) -> Sequence[float]:
+        if self._at < 0:
+            return ()
+        rates = [hits / draws for hits, draws in zip(self._hits, self._draws, strict=True)]
+        first = min(self._run, len(rates) - 1)
+        kinds = [first, *(min(max(self._run + more, 2), len(rates) - 1) for more in range(1, count))]
+        return list(accumulate(accumulate((rates[kind] for kind in kinds), mul)))[: len(self._tokens) - self._at]
+
+    def propose(self, count: int) -> list[int]:
+        return list(self._tokens[self._at : self._at + count]) if self._at >= 0 else []
+
+    def learn(self, n_drafted: int, n_accepted: int) -> None:
+        """What was drawn tells it already."""
+
+
+class DraftModel:
+    """A smaller model with the same vocabulary, whose likeliest tokens are proposed."""
+
+    def __init__(self, context: Context, cancellation: Cancellation) -> None:
+        """The context stays that of the caller."""
+        self._context, self._cancellation = context, cancellation
+        api = bindings.load()
+        self._greedy = bindings.OwnedSampler(api.llama_sampler_init_greedy())
+        self._sample = api.llama_sampler_sample
+        self._tokens: Sequence[int] = ()
+        self.seconds = 0.0
+        self._hits, self._draws = 0.7 * _PRIOR_DRAWS, float(_PRIOR_DRAWS)
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        self._tokens = tokens
+
+    def expect(self, count: int) -> Sequence[float]:
+        count = min(count, self._context.n_ctx - len(self._tokens))
+        return list(accumulate((self._hits / self._draws) ** n for n in range(1, count + 1)))
+
+    def propose(self, count: int) -> list[int]:
+        context, drafted = self._context, list[int]()
+        context.watch([self._cancellation])
+        with suppress(AbortedError, ContextOverflowError):  # the target model meets the same, and says so
+            context.prefill(0, self._tokens)
+            begin = perf_counter()  # the prompt is read once, for all drafts
+            while True:
+                drafted.append(self._sample(self._greedy.pointer, context.handle, -1))
+                if len(drafted) == count:
+                    break
+                context.step([(0, drafted[-1])])
+            if count > 1:
+                self.seconds = (perf_counter() - begin) / (count - 1)
+        return drafted
+
+    def learn(self, n_drafted: int, n_accepted: int) -> None:
+        n_judged = min(n_accepted + 1, n_drafted)  # those behind a wrong one say nothing
+        fading = _FADING**n_judged
+        self._draws, self._hits = self._draws * fading + n_judged, self._hits * fading + n_accepted
+
+
+def check_vocabulary(target: Vocab, draft: Vocab, name: str) -> None:
+    """Raise UsageError if the tokens of a draft model with this name are not those of the target."""
+    n_common = min(target.n_tokens, draft.n_tokens)
+    is_same = (target.bos, target.eos) == (draft.bos, draft.eos)
+    is_same = is_same and abs(target.n_tokens - draft.n_tokens) <= _MAX_PADDING
+    if not (is_same and all(target.piece(n, True) == draft.piece(n, True) for n in range(n_common))):
+        raise UsageError(f"the draft model {name} has another vocabulary", "use a smaller model of the same family")

@@ -1,0 +1,175 @@
+"""Several tokens a step: when a draft is evaluated with the last token, and of what length.
+
+A step of several tokens draws from the logits of each row with the sampler of the answer, as if it had been evaluated
+alone, until one differs from the draft. So an answer has the same distribution whatever is drafted. It has the same
+tokens where the rows of such a step have exactly the logits of single steps, which depends on the kernels of llama.cpp
+for this model and machine: it is compared before a width is used.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from llmcli.engine.drafting import Drafter
+from llmcli.engine.llama.context import Context
+
+WIDTHS = (2, 3, 4, 8, 16)  # tokens in a step that is drafted
+_USUAL_COST = 0.4  # of a further token in a step, in single steps; measured on two cores
+_LEAST_GAIN = 1.05  # tokens per cost of a single step; less is within the error of a measurement
+_LARGEST_LOSS, _LOSS_PER_TOKEN = 2.0, 0.01  # in single steps: more that drafts have cost in vain ends them for now
+_ONE_THREAD = 256  # tokens; to attend to more of them, llama.cpp splits them among the threads if one token does it
+_RISE = 1.02  # of the shortest time, at each measurement: the context grows, and a processor slows down
+_FALL = 0.998  # of a cost that is not measured, at each token: it may have been noise
+
+
+class StepCosts:
+    """What steps of several tokens cost and whether their logits are exact, on this machine and for this model.
+
+    `kept` is what was measured before; it is updated in place. A cost is in single steps.
+    """
+
+    def __init__(self, kept: dict[str, float] | None = None) -> None:
+        self.kept = {} if kept is None else kept
+        self.single = 0.0  # seconds of a single step
+        self._seconds: dict[int, float] = {}
+
+    def observe(self, width: int, seconds: float) -> None:
+        """A step of so many tokens took so long. Other work of the machine can only make it longer."""
+        if width == 1:
+            self.single = min(seconds, self.single * _RISE) if self.single else seconds
+            for name in self.kept:
+                if name.startswith("cost"):
+                    self.kept[name] = max(self.kept[name] * _FALL, 1.0)
+            return
+        known = self._seconds.get(width)
+        self._seconds[width] = min(seconds, known * _RISE) if known else seconds
+        if self.single:
+            self.kept[f"cost {width}"] = self._seconds[width] / self.single
+
+    def cost(self, width: int) -> float:
+        return self.kept.get(f"cost {width}", 1 + _USUAL_COST * (width - 1))
+
+    def is_exact(self, width: int, kernel: str) -> bool | None:
+        """Whether such a step has the logits of single steps; None if it is not known."""
+        smaller = (self.kept.get(f"exact {one} {kernel}") for one in WIDTHS if one <= width)
+        if 0.0 in smaller:
+            return False
+        return True if f"exact {width} {kernel}" in self.kept else None
+
+    def record_exact(self, width: int, kernel: str, is_exact: bool) -> None:
+        self.kept[f"exact {width} {kernel}"] = float(is_exact)
+
+
+class _Trial:
+    """The logits of a drafted step, which are compared with those of the single steps after it."""
+
+    def __init__(self, kernel: str, n_tokens: int, draft: Sequence[int], rows: Sequence[bytes]) -> None:
+        self.kernel, self.width = kernel, len(rows)
+        self.n_tokens = n_tokens  # of the text at the next comparison
+        self._draft, self._rows = list(draft), list(rows)
+        self._n_equal = 0
+        self.is_over = False
+
+    def compare(self, logits: bytes) -> bool | None:
+        """Whether the step is exact, by the logits of one more single step; None if that is not known yet."""
+        is_equal = logits == self._rows[self._n_equal]
+        self._n_equal += is_equal
+        self.n_tokens += 1
+        self.is_over = not is_equal or self._n_equal == self.width
+        return is_equal if self.is_over else None
+
+    def follow(self, token: int) -> bool | None:
+        """The same after the draw of a token; behind one that was not drafted, there is nothing to compare."""
+        self.is_over = token != self._draft[self._n_equal - 1]
+        return True if self.is_over and 2 * self._n_equal >= self.width else None
+
+
+class Speculation:
+    """Drafts for one generation."""
+
+    def __init__(self, costs: StepCosts, drafters: Sequence[Drafter], is_auto: bool = True) -> None:
+        """`is_auto`: only what keeps the text the same and is faster; else every draft that may be faster."""
+        self._costs, self._drafters, self._is_auto = costs, drafters, is_auto
+        self._loss = 0.0  # what drafts have cost in vain, in single steps
+        self._n_tokens = 0
+        self._drafter: Drafter | None = None  # of the last draft
+        self._trial: _Trial | None = None
+        self.is_trial = False  # whether the last draft is only to be compared
+
+    def draft(self, tokens: Sequence[int], limit: int) -> list[int]:
+        """At most `limit` tokens to evaluate after the last one of `tokens`; empty for a step of one.
+
+        Where `is_trial` is set then, the step does not count: `begin_trial` takes its logits, and single steps follow.
+        """
+        self._loss -= _LOSS_PER_TOKEN * max(len(tokens) - self._n_tokens, 0)
+        self._n_tokens = len(tokens)
+        n_evaluated = len(tokens) - 1
+        if self._is_auto and self._costs.is_exact(WIDTHS[0], _kernel(n_evaluated + 1)) is False:
+            return []
+        best, width, usable = _LEAST_GAIN, 0, None
+        for drafter in self._drafters:
+            drafter.follow(tokens)
+            expected = drafter.expect(min(limit, WIDTHS[-1] - 1))
+            for one in WIDTHS[: bisect_right(WIDTHS, len(expected) + 1)]:
+                gain = (1 + expected[one - 2]) / (self._costs.cost(one) + self._drafting_cost(drafter, one - 1))
+                if gain > best and (can_use := self._can_use(n_evaluated, one)) is not False:
+                    best, width, usable, self._drafter = gain, one, can_use, drafter
+        if not (width and self._drafter) or self._trial or self._loss > _LARGEST_LOSS:
+            return []
+        self.is_trial = usable is None
+        return self._drafter.propose(width - 1)
+
+    def _can_use(self, n_evaluated: int, width: int) -> bool | None:
+        """Whether a step of this width keeps the text the same; None if that must be tried first."""
+        kernel = _kernel(n_evaluated + 1)
+        if not self._is_auto:
+            return True
+        return self._costs.is_exact(width, kernel) if kernel == _kernel(n_evaluated + width) else False
+
+    def _drafting_cost(self, drafter: Drafter, n_tokens: int) -> float:
+        return drafter.seconds * n_tokens / self._costs.single if self._costs.single else 0.0
+
+    def observe(self, n_drafted: int, n_accepted: int, seconds: float) -> float:
+        """A drafted step took so long; returns the seconds that it saved."""
+        width, costs, drafter = n_drafted + 1, self._costs, self._drafter
+        assert drafter
+        costs.observe(width, seconds)
+        drafter.learn(n_drafted, n_accepted)
+        cost = costs.cost(width) + self._drafting_cost(drafter, n_drafted)
+        self._loss = max(self._loss + cost - 1 - n_accepted, -_LARGEST_LOSS)
+        single = costs.single or seconds / costs.cost(width)
+        return (1 + n_accepted) * single - seconds - drafter.seconds * n_drafted
+
+    def observe_single(self, context: Context, n_tokens: int, seconds: float) -> None:
+        """A step evaluated the last of so many tokens alone; its logits are in the context, and nothing is drawn."""
+        self._costs.observe(1, seconds)
+        if not self._trial:
+            return
+        if n_tokens != self._trial.n_tokens:  # tokens were removed
+            self._trial = None
+        else:
+            self._end_trial(self._trial.compare(context.logits_as_bytes(0)))
+
+    def observe_token(self, token: int) -> None:
+        """The token that was drawn after `observe_single`."""
+        if self._trial:
+            self._end_trial(self._trial.follow(token))
+
+    def begin_trial(self, tokens: Sequence[int], draft: Sequence[int], context: Context, seconds: float) -> None:
+        """Take the logits of a step that was drafted as a trial, and must be removed again."""
+        width = len(draft) + 1
+        self._costs.observe(width, seconds)
+        self._loss += self._costs.cost(width)
+        rows = [context.logits_as_bytes(row) for row in range(width)]
+        self._trial = _Trial(_kernel(len(tokens)), len(tokens), draft, rows)
+
+    def _end_trial(self, result: bool | None) -> None:
+        if self._trial and not self._trial.is_over:
+            return
+        if self._trial and result is not None:
+            self._costs.record_exact(self._trial.width, self._trial.kernel, result)
+        self._trial = None
+
+
+def _kernel(n_cells: int) -> str:
+    """A name for the kernels with which llama.cpp attends to so many tokens."""
+    return "long" if n_cells > _ONE_THREAD else "short"
