@@ -209,6 +209,7 @@ def replay_settings(recorded: RecordedAnswer, model: str | None, current: Settin
         n_threads=n_threads,
         n_threads_batch=n_threads_batch,
         n_gpu_layers=possible_gpu_layers(manifest.gpu_layers),
+        speculative="off",  # several tokens of a step could come after the one at which the record stopped
         **{key: getattr(current, key) for key in ({*fields_of(HubParams), *fields_of(PlacementParams)} - {"model"})},
     )
 
@@ -290,6 +291,8 @@ class Replay:
         prefix = answer.request.reasoning, answer.settings.prefill or ""
         self.difference = first_difference(before, after, answer.tokens, answer.engine.tokenizer, prefix)
         self.reasons = explain_mismatch(recorded.manifest, build_manifest(answer))
+        if recorded.values.get("speculative") == "on":
+            self.reasons.append("several tokens were evaluated in a step, which rounds in another way (speculative)")
 
 
 def first_difference(

@@ -10,7 +10,7 @@ from llmcli.errors import ConstraintError, ExitStatus
 from llmcli.params.settings import Settings
 from llmcli.text import plural
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import print_diff, print_line, print_text, to_stderr, warn_slow
+from llmcli.ui.terminal.output import draft_facts, print_diff, print_line, print_text, to_stderr, warn_slow
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def _report(answer: "Answer", heat: Measure | None, stats: bool) -> int:
             f"prompt {t['prompt_n']} tokens, {t['prompt_per_second']:.1f} tokens/s | "
             f"generated {t['predicted_n']} tokens, {t['predicted_per_second']:.1f} tokens/s | "
             f"first token {t['ttft_ms'] / 1e3:.2f} s (model {t['load_ms'] / 1e3:.2f} s) | "
+            f"{draft_facts(t) + ' | ' if t.get('draft_n') else ''}"
             f"end: {reason} | seed {settings.seed}",
             always=stats,
         )

@@ -1,6 +1,6 @@
 """Drafts: tokens that are likely to come next, from an earlier part of the text or from a smaller model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import accumulate
 from operator import mul
@@ -128,9 +128,9 @@ class PromptLookup:
 class DraftModel:
     """A smaller model with the same vocabulary, whose likeliest tokens are proposed."""
 
-    def __init__(self, context: Context, cancellation: Cancellation) -> None:
-        """The context stays that of the caller."""
-        self._context, self._cancellation = context, cancellation
+    def __init__(self, context_of: Callable[[int], Context], cancellation: Cancellation) -> None:
+        """`context_of` gives a context of the model with room for so many tokens."""
+        self._context_of, self._cancellation = context_of, cancellation
         api = bindings.load()
         self._greedy = bindings.OwnedSampler(api.llama_sampler_init_greedy())
         self._sample = api.llama_sampler_sample
@@ -142,11 +142,10 @@ class DraftModel:
         self._tokens = tokens
 
     def expect(self, count: int) -> Sequence[float]:
-        count = min(count, self._context.n_ctx - len(self._tokens))
         return list(accumulate((self._hits / self._draws) ** n for n in range(1, count + 1)))
 
     def propose(self, count: int) -> list[int]:
-        context, drafted = self._context, list[int]()
+        context, drafted = self._context_of(len(self._tokens) + count), list[int]()
         context.watch([self._cancellation])
         with suppress(AbortedError, ContextOverflowError):  # the target model meets the same, and says so
             context.prefill(0, self._tokens)

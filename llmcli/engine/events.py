@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 Message = Mapping[str, object]  # "role" and "content"
-Measure = Literal["temperature", "p", "entropy"]  # values that can color tokens
+Measure = Literal["temperature", "p", "entropy", "drafted"]  # values that can color tokens
 FinishReason = Literal["stop", "length", "timeout", "interrupt", "error"]
 # (rows of a batch, rows that were kept, number of such batches in succession)
 Batches = Sequence[tuple[int, int, int]]
@@ -221,6 +221,7 @@ class TokenEvent:
     n_traces: int = 0  # in `record`, up to this event
     n_final: int = 0  # as many of them, from the first on, cannot be removed any more
     reasoning: str = ""  # text of the reasoning, if the engine itself tells it from the answer
+    n_tokens: int = 0  # in `record`, up to this event: a step can draw several
 
 
 def now_ms() -> float:

@@ -176,7 +176,8 @@ class Generation(GenerationRecord):
 
     def _event(self, text: str, token: int | None, reason: FinishReason | None = None) -> TokenEvent:
         n_traces, n_held = len(self.traces), len(self._bans.held) if self._bans else 0
-        return TokenEvent(text, token, reason, self, self.index, n_traces, max(n_traces - n_held, 0))
+        n_final, n_tokens = max(n_traces - n_held, 0), len(self.tokens)
+        return TokenEvent(text, token, reason, self, self.index, n_traces, n_final, n_tokens=n_tokens)
 
     def _snapshot(self) -> Callable[[], None]:
         """Note what a draw changes, and forbid what is forbidden in this one; the result restores it.

@@ -203,6 +203,8 @@ class Answer:
         names = "prompt_n", "prompt_ms", "prompt_per_second", "predicted_n", "predicted_ms", "predicted_per_second"
         values = {name: getattr(t, name) for name in names}
         values |= {"ttft_ms": self._waited_ms + t.ttft_ms, "load_ms": self.engine.load_ms}
+        if t.draft_n:
+            values |= {name: getattr(t, name) for name in ("draft_n", "draft_n_accepted", "draft_gain")}
         return {name: round(value, 3) for name, value in values.items()}
 
 

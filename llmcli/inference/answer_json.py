@@ -50,6 +50,7 @@ _DECIDING = (
     "logprobs",
     "trace_top",
     "timeout",
+    "speculative",  # a replay does without; see `explain_mismatch`
 }
 _HASH_SECONDS = 3.0  # that the end of an answer may wait for the sha256 of its model
 _Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]

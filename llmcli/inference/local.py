@@ -28,13 +28,21 @@ from llmcli.engine.scheduler import generate
 from llmcli.errors import ModelInvalidError, UsageError, labeled
 from llmcli.files import data_dir
 from llmcli.inference import placement, sizing
+from llmcli.inference.drafts import Drafts
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
 from llmcli.inference.prompt_renderer import PromptRenderer
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.kind import ModelKind, kind_of
 from llmcli.models.gguf.parser import read_headers
-from llmcli.models.locations import STARTER_SHA256, ModelFile, ModelLocations, is_starter_downloaded, starter_path
+from llmcli.models.locations import (
+    STARTER_SHA256,
+    ModelFile,
+    ModelLocations,
+    is_starter_downloaded,
+    model_locations,
+    starter_path,
+)
 from llmcli.models.lookup import find_model_file
 from llmcli.models.notes import ModelHasher
 from llmcli.params.param import SettingValue
@@ -180,6 +188,16 @@ class LocalEngine:
             raise ModelInvalidError(f"{self.name} is not a text generation model", "use a decoder model")
         self.tokenizer.abort = cancellation
         self._settings = settings
+        self._drafts = Drafts(target, loaded, settings, self.gpu_layers)
+        if settings.draft_model and settings.speculative != "off":
+            try:
+                self._drafts.load(
+                    resolve_model(settings.draft_model, model_locations(settings), for_text=True), cancellation
+                )
+            except BaseException:
+                self._drafts.close()
+                loaded.close()
+                raise
         self._made_scorer: Scorer | None = None
         self._context: Context | None = None
         self._largest = 0  # size of the largest context that fits in memory; 0 = not known yet
@@ -231,6 +249,7 @@ class LocalEngine:
         self.close_context()
         if self._made_scorer:
             self._made_scorer.close()
+        self._drafts.close()
         self.model.close()
 
     # The context
@@ -340,7 +359,7 @@ class LocalEngine:
     def start(self, request: Request, index: int = 0) -> Generation:
         """The generation for a request. Raises UsageError for settings or a constraint that are not valid."""
         with labeled(request.label):
-            return Generation(self.tokenizer, request, index)
+            return Generation(self.tokenizer, request, index, speculation=self._drafts.begin(request))
 
     def _context_for(self, n_prompt: int, settings: Settings) -> Context:
         context, needed = self._context, n_prompt + max(settings.max_tokens, 0)

@@ -51,6 +51,7 @@ class _Token(Struct):
     time: _Number
     reasoning: _Text = ""
     thinking: bool = False
+    drafted: bool = False
 
 
 class TraceWriter:
@@ -91,7 +92,7 @@ def to_data(token: TokenTrace) -> dict[str, object]:
     """The JSON object of a token; numbers keep 6 significant digits, the time 3 decimals."""
     top = [_rounded(one._asdict()) for one in token.top]
     data = _rounded(token._asdict()) | {"top": top, "time": round(token.time, 3)}
-    return {key: value for key, value in data.items() if value or key not in ("reasoning", "thinking")}
+    return {key: value for key, value in data.items() if value or key not in ("reasoning", "thinking", "drafted")}
 
 
 def _rounded(data: dict[str, object]) -> dict[str, object]:

@@ -21,7 +21,7 @@ from llmcli.models.locations import STARTER, STARTER_SHA256, ModelFile, Progress
 FOLDER = "notes"  # in the data folder
 _BLOCK = 4 << 20
 _BLOB = re.compile(r"(?:sha256-)?([0-9a-f]{64})")  # the Hub's cache and Ollama's store name a file after its sha256
-_OF_BYTES = {"probed", "damage", "sha256", "hashed"}  # facts that end when the file changes
+_OF_BYTES = {"probed", "damage", "sha256", "hashed", "steps"}  # facts that end when the file changes
 
 
 class FileNote(TypedDict, total=False):
@@ -36,6 +36,7 @@ class FileNote(TypedDict, total=False):
     size: int  # of the complete download, in bytes
     version: str  # of a file from a URL: its ETag or Last-Modified
     published: str  # of a file from a URL: the sha256 that the URL gave
+    steps: str  # JSON: what steps of several tokens cost, and whether they round as single ones
     received: str  # of a file from a URL: the sha256 of the bytes that the server sent
 
 

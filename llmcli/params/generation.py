@@ -253,6 +253,12 @@ class GenerationParams:
         names="--ban banned_tokens",
         check=_reject_empty,
     )
+    speculative: str = setting(
+        "auto",
+        "Speculative decoding: evaluate several likely tokens in a step, copied from earlier text or guessed by "
+        "--draft-model (auto = where that is faster and cannot change the text, on = also where rounding can).",
+        choices=("auto", "on", "off"),
+    )
     grammar: str | None = setting(
         None,
         "GBNF grammar that the output must match.",

@@ -231,6 +231,15 @@ class ModelParams(PlacementParams, RopeParams):
         check=split_overrides,
     )
 
+    draft_model: str | None = setting(
+        None,
+        "Draft model for speculative decoding: a small model of the same family, which guesses the next tokens.",
+        names="-md --model-draft",
+        metavar="MODEL",
+        default_text="none",
+        path=True,
+    )
+
     @property
     def changes_positions(self) -> bool:
         """Whether positions or metadata are not those of the model file."""

@@ -210,6 +210,7 @@ def answer_timings(answer: Answer) -> Values:
         "predicted_ms": t.predicted_ms,
         "predicted_per_token_ms": t.predicted_ms / (t.predicted_n - 1) if t.predicted_n > 1 else 0.0,
         "predicted_per_second": t.predicted_per_second,
+        **({"draft_n": t.draft_n, "draft_n_accepted": t.draft_n_accepted} if t.draft_n else {}),
     }
 
 

@@ -84,7 +84,7 @@ class RunningAnswer:
         traces = [] if self._held is not None and not is_last else self._traces
         if parts or traces or is_last:
             self._traces = []
-            n_tokens = max(len(event.record.tokens) - len(answer.prompt.tokens), 0)
+            n_tokens = max((event.n_tokens or len(event.record.tokens)) - len(answer.prompt.tokens), 0)
             self._send_update(Update(self.index, parts, n_tokens, traces, is_last, event.record.failure))
         return False
 

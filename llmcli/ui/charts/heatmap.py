@@ -12,7 +12,7 @@ from llmcli.ui.terminal.cells import cells, folds, painted, wrap
 from llmcli.ui.terminal.console import encodable, is_terminal, wants_color
 from llmcli.ui.terminal.output import print_drawn, print_text, stream
 
-_NAMES = {"temperature": "temperature", "p": "probability", "entropy": "entropy in nats"}
+_NAMES = {"temperature": "temperature", "p": "probability", "entropy": "entropy in nats", "drafted": "drafted"}
 # From low to high, of the 256 colors: blue, pale, red under black text, which color-blind people can distinguish too.
 _LOOKS = [f"38;5;16;48;5;{ground}" for ground in (67, 110, 152, 230, 222, 216, 209, 167)]
 _FAINT, _UNDERLINED = "2", ";4"
@@ -111,6 +111,12 @@ def _legend(
     """The measure, its minimum, mean and maximum, and the value at which each step starts."""
     if not known:
         return wrap(f"{_NAMES[by]}: this trace has no values", width)
+    if by == "drafted":
+        kinds = zip(
+            (_LOOKS[0], _LOOKS[-1]), signs[:: _STEPS - 1], ("drawn alone", "accepted from a draft"), strict=True
+        )
+        marks = [painted(f" {name} ", look) if color else f"{sign} {name}" for look, sign, name in kinds]
+        return [*wrap(f"{sum(known):.0f} of {plural(len(known), 'token')} accepted from a draft", width), *marks]
     low, mean, high = (_number(value) for value in (min(known), sum(known) / len(known), max(known)))
     facts = f"{_NAMES[by]}: min {low}, mean {mean}, max {high} over {plural(len(known), 'token')}"
     numbers = [_number(value) for value in scale]

@@ -17,7 +17,7 @@ from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands.messages import parse_number
 from llmcli.ui.commands.registry import command, matching
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import print_facts, print_rows
+from llmcli.ui.terminal.output import draft_facts, print_facts, print_rows
 
 if TYPE_CHECKING:
     from llmcli.chat.inspect import AnswerInspector
@@ -135,16 +135,16 @@ def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> 
         console.note(f"recomputed with different batch sizes; the original probability was {original:.1%}")
 
 
-@command("tokens [temperature|p|entropy]", "/tokens", "/tokens p", "/tokens entropy", aliases=("heat",))
+@command("tokens [temperature|p|entropy|drafted]", "/tokens", "/tokens p", "/tokens drafted", aliases=("heat",))
 def tokens(chat: ChatApp, argument: str) -> None:
     """Show the tokens of the last answer in color.
 
-    The color shows the temperature, the probability (p) or the entropy of each token. Without color, bars below the
-    text show it.
+    The color shows the temperature, the probability (p) or the entropy of each token, or whether it was accepted from
+    a draft of speculative decoding (drafted). Without color, bars below the text show it.
     """
     by = {"": "temperature", "temp": "temperature", "probability": "p"}.get(argument, argument)
     if by not in get_args(Measure):
-        raise UsageError(f"/tokens must be temperature, p or entropy, got '{argument}'")
+        raise UsageError(f"/tokens must be temperature, p, entropy or drafted, got '{argument}'")
     _require_traces(chat, "/tokens")
     print_heat(traces_of_last_answer(chat), by)  # type: ignore[arg-type]
 
@@ -196,7 +196,8 @@ def trace(chat: ChatApp, argument: str) -> None:
 def stats(chat: ChatApp, _argument: str) -> None:
     """Show token counts and speed of the last answer.
 
-    It also shows the time to the first token, the finish reason and the seed.
+    It also shows the time to the first token, the finish reason and the seed; and how many tokens were drafted, how
+    many of them accepted, and the gain, as far as speculative decoding was used.
     """
     answers = [message for message in chat.session.conversation.messages.values() if message.timings]
     last = next((message for message in reversed(chat.path()) if message.timings), None)
@@ -209,6 +210,7 @@ def stats(chat: ChatApp, _argument: str) -> None:
         ("prompt", f"{plural(int(t['prompt_n']), 'token')} evaluated, {t['prompt_per_second']:.1f} tokens/s"),
         ("answer", f"{plural(int(t['predicted_n']), 'token')}, {t['predicted_per_second']:.1f} tokens/s"),
         ("first token", f"{t['ttft_ms'] / 1e3:.2f} s"),
+        *([("drafts", draft_facts(t).removeprefix("drafted "))] if t["draft_n"] else []),
         ("end", last.finish_reason),
         ("seed", str(last.params.get("seed", ""))),
         ("model", last.model),

@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import zip_longest
 from pathlib import Path
@@ -231,6 +231,12 @@ def warn_dropped(engine: "Engine", settings: "Settings", known: set[str]) -> Non
         if name not in known:
             console.warn(f"{name} is left out: {engine.name} does not support it")
         known.add(name)
+
+
+def draft_facts(timings: Mapping[str, float]) -> str:
+    """How many tokens were drafted and accepted in an answer with these timings, and the gain."""
+    drafted, accepted, gain = (timings[name] for name in ("draft_n", "draft_n_accepted", "draft_gain"))
+    return f"drafted {drafted:.0f} tokens, accepted {accepted:.0f}, {gain:.2f} times as fast"
 
 
 def warn_slow(answer: "Answer") -> None:

@@ -1,0 +1,96 @@
+"""What the engine of this process needs to draft tokens: what steps cost here, which is kept, and the draft model."""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from llmcli.engine.drafting import Drafter, DraftModel, PromptLookup, check_vocabulary
+from llmcli.engine.events import Cancellation, Request
+from llmcli.engine.llama import bindings, hardware, structures
+from llmcli.engine.llama.context import Context
+from llmcli.engine.llama.model import Model
+from llmcli.engine.speculation import Speculation, StepCosts
+from llmcli.files import convert, data_dir, decode_json
+from llmcli.inference import sizing
+from llmcli.models import notes
+from llmcli.models.gguf.header import GGUFHeader
+from llmcli.params.settings import Settings
+
+_SMALLEST_CONTEXT = 1024  # tokens of the draft model; one that is too small is replaced by one of twice the size
+_Kept = dict[str, Annotated[float, Meta(ge=0, le=1e6)]]
+
+
+class Drafts:
+    """Drafts for the answers of one model. `close` keeps what was measured, and frees the draft model."""
+
+    def __init__(self, model: Model, settings: Settings, gpu_layers: int) -> None:
+        self._path, self._model, self._settings = model.path, model, settings
+        # What the cost and the rounding of a step depend on.
+        same = ("flash_attn", "cache_type_k", "cache_type_v", "n_ubatch", "cpu_moe", "n_cpu_moe", "device")
+        conditions = [bindings.bindings_version(), hardware.machine(), structures.threads(settings), gpu_layers]
+        self._conditions = json.dumps([*conditions, *(getattr(settings, key) for key in same)])
+        self._costs: StepCosts | None = None
+        self._n_kept = 0
+        self._draft: Model | None = None
+        self._draft_context: Context | None = None
+
+    def load(
+        self, name: str, parts: Sequence[Path], headers: Sequence[GGUFHeader], cancellation: Cancellation | None
+    ) -> None:
+        """Load a draft model. Raises as `Model.load`, and UsageError where its vocabulary is another one."""
+        shape = sizing.shape_of(headers, self._settings)
+        n_layers = sizing.possible_gpu_layers(sizing.choose_gpu_layers(shape, self._settings, _SMALLEST_CONTEXT))
+        self._draft = Model.load(parts, n_layers, abort=cancellation, settings=self._settings)
+        check_vocabulary(self._model.vocab, self._draft.vocab, name)
+
+    def begin(self, request: Request) -> Speculation | None:
+        """What drafts the tokens of an answer; None where its settings or the memory of the model allow no drafts."""
+        mode = request.settings.speculative
+        if mode == "off" or self._model.is_recurrent:
+            return None
+        drafters: list[Drafter] = [PromptLookup()]
+        if self._draft:
+            drafters.append(DraftModel(self._context_of, request.cancellation))
+        return Speculation(self._measured(), drafters, is_auto=mode == "auto")
+
+    def _measured(self) -> StepCosts:
+        if self._costs is None:
+            kept: dict[str, float] = {}
+            with suppress(ValueError):  # a note that is damaged says nothing
+                known = convert(decode_json(notes.read(data_dir(), self._path).get("steps", "{}")), dict[str, _Kept])
+                kept = known.get(self._conditions, {})
+            self._costs, self._n_kept = StepCosts(kept), len(kept)
+        self._keep()
+        return self._costs
+
+    def _keep(self) -> None:
+        """Remember what is known, whenever more of it is."""
+        if self._costs and len(self._costs.kept) > self._n_kept:
+            self._n_kept = len(self._costs.kept)
+            kept = {key: round(value, 3) for key, value in self._costs.kept.items()}
+            notes.update(data_dir(), self._path, steps=json.dumps({self._conditions: kept}))
+
+    def _context_of(self, n_tokens: int) -> Context:
+        """A context of the draft model with room for so many tokens."""
+        assert self._draft
+        if self._draft_context and self._draft_context.n_ctx >= n_tokens:
+            return self._draft_context
+        n_ctx = max(_SMALLEST_CONTEXT, 2 * n_tokens)
+        if self._draft_context:
+            self._draft_context.close()
+        self._draft_context = Context(self._draft, replace(self._settings, n_ctx=n_ctx))
+        return self._draft_context
+
+    def close(self) -> None:
+        """A second call has no effect."""
+        self._keep()
+        if self._draft_context:
+            self._draft_context.close()
+        if self._draft:
+            self._draft.close()
+        self._draft = self._draft_context = None
