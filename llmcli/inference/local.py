@@ -188,12 +188,11 @@ class LocalEngine:
             raise ModelInvalidError(f"{self.name} is not a text generation model", "use a decoder model")
         self.tokenizer.abort = cancellation
         self._settings = settings
-        self._drafts = Drafts(target, loaded, settings, self.gpu_layers)
+        self._drafts = Drafts(loaded, settings, self.gpu_layers)
         if settings.draft_model and settings.speculative != "off":
             try:
-                self._drafts.load(
-                    resolve_model(settings.draft_model, model_locations(settings), for_text=True), cancellation
-                )
+                draft = resolve_model(settings.draft_model, model_locations(settings), for_text=True)
+                self._drafts.load(draft.file.name, draft.file.parts, draft.headers, cancellation)
             except BaseException:
                 self._drafts.close()
                 loaded.close()
