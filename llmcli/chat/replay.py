@@ -263,6 +263,7 @@ class Replay:
         request = Request(prompt, settings, constraint, label=recorded.label)
         request.live_shift = TemperatureShift(manifest.moves) if manifest.moves else None
         request.cancellation = cancellation or request.cancellation
+        request.exact_steps = manifest.exact_steps
         check_request(engine, request)
         if recorded.continued:
             request.continue_from(recorded.continued.reasoning, recorded.continued.content)

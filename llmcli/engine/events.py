@@ -176,6 +176,9 @@ class Request:
     label: str = ""  # its name in errors, where there are several
     max_drawn: int | None = None  # stop after so many sampled tokens, as a recorded answer was stopped
 
+    # Not for answers that a version without drafts recorded: they were computed with other kernels.
+    exact_steps: bool = True
+
     def continue_from(self, reasoning: str, text: str) -> None:
         """Continue an answer, whose reasoning and text are at the end of the prompt already."""
         self.reasoning, self.settings = reasoning, replace(self.settings, prefill=text or None)

@@ -50,6 +50,7 @@ class Scheduler:
             )
         generation.n_ctx, generation.n_threads = context.n_ctx, context.n_threads
         generation.joined_ms = now_ms()
+        context.exact_steps = generation.request.exact_steps
         self._waiting.append(generation)
         for one in self.generations:
             one.beside = max(one.beside, len(self.generations) - 1, context.n_seq_max - 1)
@@ -221,7 +222,7 @@ class Scheduler:
         assert speculation
         context.watch([generation.request.cancellation])
         try:
-            context.extend([(seq_id, token) for token in (tokens[-1], *draft)])
+            context.extend([(seq_id, token) for token in (tokens[-1], *draft)], is_draft=True)
         except AbortedError:
             return [generation.finish(generation.request.cancellation.reason)]
         except LlmcliError:  # without a draft it may be evaluated; else it says why not

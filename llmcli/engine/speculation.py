@@ -17,8 +17,9 @@ _USUAL_COST = 0.4  # of a further token in a step, in single steps; measured on 
 _LEAST_GAIN = 1.05  # tokens per cost of a single step; less is within the error of a measurement
 _LARGEST_LOSS, _LOSS_PER_TOKEN = 2.0, 0.01  # in single steps: more that drafts have cost in vain ends them for now
 _ONE_THREAD = 256  # tokens; to attend to more of them, llama.cpp splits them among the threads if one token does it
+_TRIAL_WIDTH = 8  # a wider step, which costs more, is tried after one of this width
 _RISE = 1.02  # of the shortest time, at each measurement: the context grows, and a processor slows down
-_FALL = 0.998  # of a cost that is not measured, at each token: it may have been noise
+_FALL = 0.99  # of a cost above the usual one, at each token: it may have been noise
 
 
 class StepCosts:
@@ -36,9 +37,9 @@ class StepCosts:
         """A step of so many tokens took so long. Other work of the machine can only make it longer."""
         if width == 1:
             self.single = min(seconds, self.single * _RISE) if self.single else seconds
-            for name in self.kept:
-                if name.startswith("cost"):
-                    self.kept[name] = max(self.kept[name] * _FALL, 1.0)
+            for one in WIDTHS:  # a cost that was measured too high would never be measured again
+                if self.cost(one) > _usual_cost(one):
+                    self.kept[f"cost {one}"] *= _FALL
             return
         known = self._seconds.get(width)
         self._seconds[width] = min(seconds, known * _RISE) if known else seconds
@@ -46,17 +47,25 @@ class StepCosts:
             self.kept[f"cost {width}"] = self._seconds[width] / self.single
 
     def cost(self, width: int) -> float:
-        return self.kept.get(f"cost {width}", 1 + _USUAL_COST * (width - 1))
+        return self.kept.get(f"cost {width}", _usual_cost(width))
 
     def is_exact(self, width: int, kernel: str) -> bool | None:
-        """Whether such a step has the logits of single steps; None if it is not known."""
-        smaller = (self.kept.get(f"exact {one} {kernel}") for one in WIDTHS if one <= width)
-        if 0.0 in smaller:
+        """Whether such a step has the logits of single steps; None if it is not known.
+
+        Kernels for many rows are other ones than those for a few: a step that is exact tells the same of narrower ones.
+        """
+        known = [self.kept.get(f"exact {one} {kernel}") for one in WIDTHS]
+        at = WIDTHS.index(width)
+        if 0.0 in known[: at + 1]:
             return False
-        return True if f"exact {width} {kernel}" in self.kept else None
+        return True if 1.0 in known[at:] else None
 
     def record_exact(self, width: int, kernel: str, is_exact: bool) -> None:
         self.kept[f"exact {width} {kernel}"] = float(is_exact)
+
+
+def _usual_cost(width: int) -> float:
+    return 1 + _USUAL_COST * (width - 1)
 
 
 class _Trial:
@@ -102,28 +111,34 @@ class Speculation:
         """
         self._loss -= _LOSS_PER_TOKEN * max(len(tokens) - self._n_tokens, 0)
         self._n_tokens = len(tokens)
-        n_evaluated = len(tokens) - 1
-        if self._is_auto and self._costs.is_exact(WIDTHS[0], _kernel(n_evaluated + 1)) is False:
+        if self._is_exact(WIDTHS[0]) is False:
             return []
-        best, width, usable = _LEAST_GAIN, 0, None
+        best, width, most = _LEAST_GAIN, 0, min(limit, WIDTHS[-1] - 1)
         for drafter in self._drafters:
             drafter.follow(tokens)
-            expected = drafter.expect(min(limit, WIDTHS[-1] - 1))
+            expected = drafter.expect(most)
             for one in WIDTHS[: bisect_right(WIDTHS, len(expected) + 1)]:
                 gain = (1 + expected[one - 2]) / (self._costs.cost(one) + self._drafting_cost(drafter, one - 1))
-                if gain > best and (can_use := self._can_use(n_evaluated, one)) is not False:
-                    best, width, usable, self._drafter = gain, one, can_use, drafter
+                if gain > best and self._is_exact(one) is not False:
+                    best, width, self._drafter = gain, one, drafter
         if not (width and self._drafter) or self._trial or self._loss > _LARGEST_LOSS:
             return []
-        self.is_trial = usable is None
+        self.is_trial = self._is_exact(width) is None
+        if self.is_trial:  # wider than needed: a step that is exact tells the same of narrower ones
+            n_possible = len(self._drafter.expect(most)) + 1
+            width = max(one for one in WIDTHS if one <= n_possible and self._is_exact(one) is None)
         return self._drafter.propose(width - 1)
 
-    def _can_use(self, n_evaluated: int, width: int) -> bool | None:
+    def _is_exact(self, width: int) -> bool | None:
         """Whether a step of this width keeps the text the same; None if that must be tried first."""
-        kernel = _kernel(n_evaluated + 1)
+        kernel = _kernel(self._n_tokens)
         if not self._is_auto:
             return True
-        return self._costs.is_exact(width, kernel) if kernel == _kernel(n_evaluated + width) else False
+        if kernel != _kernel(self._n_tokens + width - 1):
+            return False
+        if width > _TRIAL_WIDTH and not self._costs.is_exact(_TRIAL_WIDTH, kernel):
+            return False
+        return self._costs.is_exact(width, kernel)
 
     def _drafting_cost(self, drafter: Drafter, n_tokens: int) -> float:
         return drafter.seconds * n_tokens / self._costs.single if self._costs.single else 0.0

@@ -159,6 +159,7 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     moves: Annotated[Sequence[tuple[_Count, _Number]], _MAX_ROWS] = ()
     first: _MessageId | None = None  # number of the first message in the prompt, if it did not contain all
     begun: _MessageId | None = None  # number of the answer that this one continues
+    exact_steps: bool = False  # see `Request.exact_steps`; versions before drafts had none
     beside: _Count = 0  # number of other answers in the same context, which may have shared its batches
     drawn: _Count | None = None  # number of tokens sampled, if the answer was stopped
     flushed: bool = False  # whether the text held back at the end was printed, if the answer was stopped
@@ -214,6 +215,7 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
         moves=tuple(shift.moves) if shift else (),
         first=first,
         begun=continued,
+        exact_steps=answer.request.exact_steps,
         beside=record.beside,
         drawn=None if is_complete else answer.n_drawn,
         flushed=not is_complete and bool(answer.finish_reason),

@@ -282,6 +282,7 @@ class LocalEngine:
         tokens = request.prompt.tokens
         context = self._context_for(len(tokens), request.settings)
         context.watch([request.cancellation])
+        context.exact_steps = request.exact_steps
         with suppress(AbortedError):  # the answer is cancelled as well
             context.prefill_as(0, tokens, layout)
 
