@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import accumulate
+from itertools import accumulate, cycle, islice
 from operator import mul
 from time import perf_counter
 from typing import Protocol
@@ -116,10 +116,13 @@ class PromptLookup:
         rates = [hits / draws for hits, draws in zip(self._hits, self._draws, strict=True)]
         first = min(self._run, len(rates) - 1)
         kinds = [first, *(min(max(self._run + more, 2), len(rates) - 1) for more in range(1, count))]
-        return list(accumulate(accumulate((rates[kind] for kind in kinds), mul)))[: len(self._tokens) - self._at]
+        return list(accumulate(accumulate((rates[kind] for kind in kinds), mul)))
 
     def propose(self, count: int) -> list[int]:
-        return list(self._tokens[self._at : self._at + count]) if self._at >= 0 else []
+        if self._at < 0:
+            return []
+        found = self._tokens[self._at : self._at + count]
+        return list(islice(cycle(found), count))  # a text that repeats its end goes on so
 
     def learn(self, n_drafted: int, n_accepted: int) -> None:
         """What was drawn tells it already."""

@@ -136,7 +136,7 @@ class Speculation:
             return True
         if kernel != _kernel(self._n_tokens + width - 1):
             return False
-        if width > _TRIAL_WIDTH and not self._costs.is_exact(_TRIAL_WIDTH, kernel):
+        if width > _TRIAL_WIDTH and (self._loss >= 0 or not self._costs.is_exact(_TRIAL_WIDTH, kernel)):
             return False
         return self._costs.is_exact(width, kernel)
 
@@ -170,10 +170,12 @@ class Speculation:
             self._end_trial(self._trial.follow(token))
 
     def begin_trial(self, tokens: Sequence[int], draft: Sequence[int], context: Context, seconds: float) -> None:
-        """Take the logits of a step that was drafted as a trial, and must be removed again."""
+        """Take the logits of a step that was drafted as a trial, and must be removed again.
+
+        Trials are no loss: what they show is kept, so that there are some for a model on a machine, and no more.
+        """
         width = len(draft) + 1
         self._costs.observe(width, seconds)
-        self._loss += self._costs.cost(width)
         rows = [context.logits_as_bytes(row) for row in range(width)]
         self._trial = _Trial(_kernel(len(tokens)), len(tokens), draft, rows)
 

@@ -59,9 +59,11 @@ def row_kernels(ctx: int, n_heads: int, n_threads: int) -> RowKernels | None:
 
 def imbalance(n_heads: int, n_threads: int) -> float:
     """The time until the last thread has done its heads, beside that of equal parts."""
+    if not n_heads:
+        return 1.0
     size = -(-n_heads // (_CHUNKS * n_threads))
     chunks = [min(size, n_heads - start) for start in range(0, n_heads, size)]
     done = [0] * n_threads
     for chunk in chunks:  # each goes to the thread that is ready first
         done[done.index(min(done))] += chunk
-    return max(done) * n_threads / n_heads if n_heads else 1.0
+    return max(done) * n_threads / n_heads
