@@ -17,6 +17,7 @@ _KEYS = (4, 2)  # tokens that must agree before a place is copied from, the best
 # How likely the next copied token is right, by the number of those before it that were: a start value that counts as so
 # many draws. The first two are of a place that was just found, by 2 and by 4 tokens.
 _PRIOR, _PRIOR_DRAWS = (0.3, 0.5, 0.6, 0.75, 0.85, 0.92), 6
+PRIOR_OF_MODEL = 0.7
 _FADING = 0.985  # of what was seen, at each draw
 _MAX_PADDING = 128  # tokens without a text that models of one family have at the end
 _SYNC = 4  # tokens copied in succession after which one that differs counts as replaced
@@ -40,6 +41,19 @@ class Drafter(Protocol):
         """Of the last proposal so many were evaluated, and so many were right."""
 
 
+class Chances:
+    """How often tokens of several kinds were right; the last ones count most."""
+
+    def __init__(self, rates: Sequence[float] = _PRIOR) -> None:
+        self.rates = list(rates)
+        self._weights = [float(_PRIOR_DRAWS)] * len(rates)
+
+    def observe(self, kind: int, is_right: bool) -> None:
+        weight = self._weights[kind] * _FADING + 1
+        self.rates[kind] += (is_right - self.rates[kind]) / weight
+        self._weights[kind] = weight
+
+
 class PromptLookup:
     """Copies what stood after the last tokens where they stood before: in the prompt, the session or the answer.
 
@@ -49,14 +63,14 @@ class PromptLookup:
 
     seconds = 0.0
 
-    def __init__(self) -> None:
+    def __init__(self, chances: "Chances | None" = None) -> None:
+        """`chances` are those of earlier texts, which are updated."""
         self._tokens: Sequence[int] = ()
         self._ends: tuple[dict[tuple[int, ...], int], ...] = tuple({} for _ in _KEYS)  # last tokens -> index behind
         self._n_read = 0
         self._at = -1  # index of the token that is expected next; -1 if none is
         self._run = 0  # number of tokens that were right in succession, from 2 on; 0 or 1 for a new place
-        self._hits = [rate * _PRIOR_DRAWS for rate in _PRIOR]
-        self._draws = [float(_PRIOR_DRAWS)] * len(_PRIOR)
+        self._chances = chances or Chances()
 
     def follow(self, tokens: Sequence[int]) -> None:
         self._tokens = tokens
@@ -89,9 +103,8 @@ class PromptLookup:
         """Compare a token with the expected one, and go on behind it."""
         if self._at < 0:
             return
-        is_right, kind = self._tokens[self._at] == token, min(self._run, len(_PRIOR) - 1)
-        self._draws[kind] = self._draws[kind] * _FADING + 1
-        self._hits[kind] = self._hits[kind] * _FADING + is_right
+        is_right = self._tokens[self._at] == token
+        self._chances.observe(min(self._run, len(_PRIOR) - 1), is_right)
         if is_right:
             self._at, self._run = self._at + 1, max(self._run + 1, 2)
         else:
@@ -113,7 +126,7 @@ class PromptLookup:
     def expect(self, count: int) -> Sequence[float]:
         if self._at < 0:
             return ()
-        rates = [hits / draws for hits, draws in zip(self._hits, self._draws, strict=True)]
+        rates = self._chances.rates
         first = min(self._run, len(rates) - 1)
         kinds = [first, *(min(max(self._run + more, 2), len(rates) - 1) for more in range(1, count))]
         return list(accumulate(accumulate((rates[kind] for kind in kinds), mul)))
@@ -131,7 +144,9 @@ class PromptLookup:
 class DraftModel:
     """A smaller model with the same vocabulary, whose likeliest tokens are proposed."""
 
-    def __init__(self, context_of: Callable[[int], Context], cancellation: Cancellation) -> None:
+    def __init__(
+        self, context_of: Callable[[int], Context], cancellation: Cancellation, chances: Chances | None = None
+    ) -> None:
         """`context_of` gives a context of the model with room for so many tokens."""
         self._context_of, self._cancellation = context_of, cancellation
         api = bindings.load()
@@ -139,13 +154,13 @@ class DraftModel:
         self._sample = api.llama_sampler_sample
         self._tokens: Sequence[int] = ()
         self.seconds = 0.0
-        self._hits, self._draws = 0.7 * _PRIOR_DRAWS, float(_PRIOR_DRAWS)
+        self._chances = chances or Chances((PRIOR_OF_MODEL,))
 
     def follow(self, tokens: Sequence[int]) -> None:
         self._tokens = tokens
 
     def expect(self, count: int) -> Sequence[float]:
-        return list(accumulate((self._hits / self._draws) ** n for n in range(1, count + 1)))
+        return list(accumulate(self._chances.rates[0] ** n for n in range(1, count + 1)))
 
     def propose(self, count: int) -> list[int]:
         context, drafted = self._context_of(len(self._tokens) + count), list[int]()
@@ -163,9 +178,8 @@ class DraftModel:
         return drafted
 
     def learn(self, n_drafted: int, n_accepted: int) -> None:
-        n_judged = min(n_accepted + 1, n_drafted)  # those behind a wrong one say nothing
-        fading = _FADING**n_judged
-        self._draws, self._hits = self._draws * fading + n_judged, self._hits * fading + n_accepted
+        for n in range(min(n_accepted + 1, n_drafted)):  # those behind a wrong one say nothing
+            self._chances.observe(0, n < n_accepted)
 
 
 def check_vocabulary(target: Vocab, draft: Vocab, name: str) -> None:

@@ -195,6 +195,7 @@ class Timings:
     ttft_ms: float = 0.0
     draft_n: int = 0  # tokens that were drafted, and those of them that were drawn
     draft_n_accepted: int = 0
+    draft_steps: int = 0  # in which they were evaluated
     draft_saved_ms: float = 0.0  # beside steps of one token
 
     @property

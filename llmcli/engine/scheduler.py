@@ -242,6 +242,7 @@ class Scheduler:
                 break
         generation.expected = None
         context.cut(seq_id, n_before + len(events))
+        timings.draft_steps += 1
         timings.draft_n += len(draft)
         timings.draft_n_accepted += n_accepted
         timings.draft_saved_ms += 1e3 * speculation.observe(len(draft), n_accepted, seconds)

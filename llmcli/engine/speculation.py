@@ -15,7 +15,9 @@ from llmcli.engine.llama.context import Context
 WIDTHS = (2, 3, 4, 8, 16)  # tokens in a step that is drafted
 _USUAL_COST = 0.4  # of a further token in a step, in single steps; measured on two cores
 _LEAST_GAIN = 1.05  # tokens per cost of a single step; less is within the error of a measurement
-_LARGEST_LOSS, _LOSS_PER_TOKEN = 2.0, 0.01  # in single steps: more that drafts have cost in vain ends them for now
+# In single steps: a draft that would cost more in vain, with those before it, is not evaluated.
+_LARGEST_LOSS, _LOSS_PER_TOKEN = 2.5, 0.01
+_LARGEST_GAIN = 16.0  # that a text which is easy to draft leaves for others
 _ONE_THREAD = 256  # tokens; to attend to more of them, llama.cpp splits them among the threads if one token does it
 _TRIAL_WIDTH = 8  # a wider step, which costs more, is tried after one of this width
 _RISE = 1.02  # of the shortest time, at each measurement: the context grows, and a processor slows down
@@ -31,6 +33,7 @@ class StepCosts:
     def __init__(self, kept: dict[str, float] | None = None) -> None:
         self.kept = {} if kept is None else kept
         self.single = 0.0  # seconds of a single step
+        self.loss = 0.0  # what drafts have cost in vain, in single steps; negative: what they have gained
         self._seconds: dict[int, float] = {}
 
     def observe(self, width: int, seconds: float) -> None:
@@ -98,7 +101,6 @@ class Speculation:
     def __init__(self, costs: StepCosts, drafters: Sequence[Drafter], is_auto: bool = True) -> None:
         """`is_auto`: only what keeps the text the same and is faster; else every draft that may be faster."""
         self._costs, self._drafters, self._is_auto = costs, drafters, is_auto
-        self._loss = 0.0  # what drafts have cost in vain, in single steps
         self._n_tokens = 0
         self._drafter: Drafter | None = None  # of the last draft
         self._trial: _Trial | None = None
@@ -109,7 +111,7 @@ class Speculation:
 
         Where `is_trial` is set then, the step does not count: `begin_trial` takes its logits, and single steps follow.
         """
-        self._loss -= _LOSS_PER_TOKEN * max(len(tokens) - self._n_tokens, 0)
+        self._costs.loss -= _LOSS_PER_TOKEN * max(len(tokens) - self._n_tokens, 0)
         self._n_tokens = len(tokens)
         if self._is_exact(WIDTHS[0]) is False:
             return []
@@ -119,9 +121,10 @@ class Speculation:
             expected = drafter.expect(most)
             for one in WIDTHS[: bisect_right(WIDTHS, len(expected) + 1)]:
                 gain = (1 + expected[one - 2]) / (self._costs.cost(one) + self._drafting_cost(drafter, one - 1))
-                if gain > best and self._is_exact(one) is not False:
+                is_affordable = self._costs.loss + self._costs.cost(one) - 1 <= _LARGEST_LOSS
+                if gain > best and is_affordable and self._is_exact(one) is not False:
                     best, width, self._drafter = gain, one, drafter
-        if not (width and self._drafter) or self._trial or self._loss > _LARGEST_LOSS:
+        if not (width and self._drafter) or self._trial:
             return []
         self.is_trial = self._is_exact(width) is None
         if self.is_trial:  # wider than needed: a step that is exact tells the same of narrower ones
@@ -136,7 +139,7 @@ class Speculation:
             return True
         if kernel != _kernel(self._n_tokens + width - 1):
             return False
-        if width > _TRIAL_WIDTH and (self._loss >= 0 or not self._costs.is_exact(_TRIAL_WIDTH, kernel)):
+        if width > _TRIAL_WIDTH and (self._costs.loss >= 0 or not self._costs.is_exact(_TRIAL_WIDTH, kernel)):
             return False
         return self._costs.is_exact(width, kernel)
 
@@ -150,7 +153,7 @@ class Speculation:
         costs.observe(width, seconds)
         drafter.learn(n_drafted, n_accepted)
         cost = costs.cost(width) + self._drafting_cost(drafter, n_drafted)
-        self._loss = max(self._loss + cost - 1 - n_accepted, -_LARGEST_LOSS)
+        costs.loss = max(costs.loss + cost - 1 - n_accepted, -_LARGEST_GAIN)
         single = costs.single or seconds / costs.cost(width)
         return (1 + n_accepted) * single - seconds - drafter.seconds * n_drafted
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from llmcli.engine.drafting import Drafter, DraftModel, PromptLookup, check_vocabulary
+from llmcli.engine.drafting import PRIOR_OF_MODEL, Chances, Drafter, DraftModel, PromptLookup, check_vocabulary
 from llmcli.engine.events import Cancellation, Request
 from llmcli.engine.llama import bindings, hardware, structures
 from llmcli.engine.llama.context import Context
@@ -36,6 +36,7 @@ class Drafts:
         self._conditions = json.dumps([*conditions, *(getattr(settings, key) for key in same)])
         self._costs: StepCosts | None = None
         self._n_kept = 0
+        self._chances, self._chances_of_model = Chances(), Chances((PRIOR_OF_MODEL,))
         self._draft: Model | None = None
         self._draft_context: Context | None = None
 
@@ -53,9 +54,9 @@ class Drafts:
         mode = request.settings.speculative
         if mode == "off" or self._model.is_recurrent:
             return None
-        drafters: list[Drafter] = [PromptLookup()]
+        drafters: list[Drafter] = [PromptLookup(self._chances)]
         if self._draft:
-            drafters.append(DraftModel(self._context_of, request.cancellation))
+            drafters.append(DraftModel(self._context_of, request.cancellation, self._chances_of_model))
         return Speculation(self._measured(), drafters, is_auto=mode == "auto")
 
     def _measured(self) -> StepCosts:
@@ -69,7 +70,7 @@ class Drafts:
         return self._costs
 
     def _keep(self) -> None:
-        """Remember what is known, whenever more of it is."""
+        """Remember what is known, whenever more of it is: a process can be killed."""
         if self._costs and len(self._costs.kept) > self._n_kept:
             self._n_kept = len(self._costs.kept)
             kept = {key: round(value, 3) for key, value in self._costs.kept.items()}

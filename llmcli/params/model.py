@@ -234,7 +234,7 @@ class ModelParams(PlacementParams, RopeParams):
     draft_model: str | None = setting(
         None,
         "Draft model for speculative decoding: a small model of the same family, which guesses the next tokens.",
-        names="-md --model-draft",
+        names="--draft-model -md --model-draft",
         metavar="MODEL",
         default_text="none",
         path=True,

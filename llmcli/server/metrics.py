@@ -18,6 +18,9 @@ class Metrics:
     n_rated: int = 0  # of the predicted tokens, those whose time is known: the first one comes with the prompt
     n_steps: int = 0  # batches that were evaluated
     n_stepped: int = 0  # answers that had a token in these
+    n_drafted: int = 0  # tokens
+    n_accepted: int = 0  # of these
+    n_drafts: int = 0  # steps with a draft
     n_longest: int = 0  # tokens of the longest prompt with its answer
     _seen: set[int] = field(default_factory=set, init=False)  # answers that have an event of the present step
 
@@ -52,6 +55,11 @@ class Metrics:
         self.predicted_ms += t.predicted_ms
         self.n_rated += max(t.predicted_n - 1, 0)
         self.n_longest = max(self.n_longest, n_prompt + t.predicted_n)
+        self.n_drafted += t.draft_n
+        self.n_accepted += t.draft_n_accepted
+        self.n_drafts += t.draft_steps
+        self.n_steps -= t.draft_n_accepted  # each of them was counted as a step
+        self.n_stepped -= t.draft_n_accepted
         self.n_steps += max(-(-t.prompt_n // request.settings.n_batch) - 1, 0)  # the last one gives a token
 
 
@@ -66,9 +74,9 @@ def prometheus_text(models: Sequence[Metrics], n_running: int, n_waiting: int) -
         ("tokens_predicted_seconds_total", "Total time spent generating tokens", m.predicted_ms / 1e3),
         ("n_decode_total", "Total number of batches evaluated", m.n_steps),
         ("n_tokens_max", "Largest observed sequence length (prompt + generation)", m.n_longest),
-        ("spec_decode_num_draft_tokens_total", "Speculative: Total draft tokens generated", 0),
-        ("spec_decode_num_accepted_tokens_total", "Speculative: Total draft tokens accepted", 0),
-        ("spec_decode_num_drafts_total", "Speculative: Total verification steps", 0),
+        ("spec_decode_num_draft_tokens_total", "Speculative: Total draft tokens generated", m.n_drafted),
+        ("spec_decode_num_accepted_tokens_total", "Speculative: Total draft tokens accepted", m.n_accepted),
+        ("spec_decode_num_drafts_total", "Speculative: Total verification steps", m.n_drafts),
     ]
     gauges = [
         ("prompt_tokens_seconds", "Average prompt throughput in tokens/s", _rate(m.n_prompt, m.prompt_ms)),

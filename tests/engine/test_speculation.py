@@ -229,8 +229,9 @@ def test_the_width_with_the_best_gain_is_drafted(cost: float, width: int) -> Non
     """Each further token costs so much. Two tokens for 1.9 steps gain 1.05, and 16 for 14.5 steps 1.10."""
     kept = {f"exact {WIDTHS[-1]} short": 1.0} | {f"cost {one}": 1 + cost * (one - 1) for one in WIDTHS}
     oracle = Oracle(range(50), n_prompt=1)
-    speculation = Speculation(StepCosts(kept), [oracle])
-    speculation._loss = -1.0
+    costs = StepCosts(kept)
+    costs.loss = -16.0
+    speculation = Speculation(costs, [oracle])
     if cost == 0.9:
         oracle.expect = lambda count: [1.0] * min(count, 1)  # type: ignore[method-assign]
     assert len(speculation.draft([1], 30)) == max(width - 1, 0)
@@ -420,7 +421,6 @@ def test_drafts_do_not_change_the_distribution(tiny_context: Context, temperatur
             if is_drafted:
                 oracle = Oracle([guess, guess, guess], len(prompt))
                 one.speculation = Speculation(FixedCosts({}), [oracle], is_auto=False)
-                one.speculation._loss = -1e9
             list(generate(context, [one]))
             counts[one.tokens[len(prompt) + 1] if len(one.tokens) > len(prompt) + 1 else -1] += 1
             n_accepted += is_drafted and one.timings.draft_n_accepted > 0

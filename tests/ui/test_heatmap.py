@@ -130,6 +130,18 @@ def test_the_legend_names_the_measure_and_its_steps() -> None:
     ]
 
 
+def test_drafted_tokens_have_a_mark_and_a_count() -> None:
+    tokens = [token("a", 0.3), token("b", 2.0)._replace(drafted=True), token("c", 0.1)._replace(drafted=True)]
+    assert heat_rows(tokens, "drafted", 80, False, True) == [
+        "abc",
+        "▁██",
+        "",
+        "2 of 3 tokens accepted from a draft",
+        "▁ drawn alone",
+        "█ accepted from a draft",
+    ]
+
+
 @pytest.mark.parametrize("by", ["temperature", "entropy"])
 def test_the_highest_value_has_the_highest_step(by: Measure) -> None:
     assert heat_rows([token("a", 0.2), token("b", 7.0)], by, 80, False, True)[1][1] == "█"

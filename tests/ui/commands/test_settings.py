@@ -172,6 +172,17 @@ def test_stats_count_tokens_in_singular_and_plural(chat: ChatApp, capfd: pytest.
     assert "session 1 answer, 1 token" in text
 
 
+def test_stats_show_drafts_where_there_were_any(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
+    chat.session.add("user", "hi")
+    chat.session.add(
+        "assistant", "a", timings={"predicted_n": 9, "draft_n": 12, "draft_n_accepted": 7, "draft_gain": 1.318}
+    )
+    text = " ".join(output_of(chat, capfd, "stats").split())
+    assert "drafts 12 tokens, accepted 7, 1.32 times as fast" in text
+    chat.session.add("assistant", "b", timings={"predicted_n": 9})
+    assert "drafts" not in output_of(chat, capfd, "stats")
+
+
 def test_the_reader_switches_between_one_line_and_many(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     chat.reader = LineReader(io.BytesIO())
     assert output_of(chat, capfd, "multiline") == "Enter starts a new line, Alt-Enter sends\n"
