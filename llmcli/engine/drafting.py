@@ -32,7 +32,7 @@ class Drafter(Protocol):
         """Look at the text as it is now: most often it has grown by some tokens."""
 
     def expect(self, count: int) -> Sequence[float]:
-        """How many of 1, 2, ... proposed tokens will be right, on average; empty where there is no proposal."""
+        """How many of 1, 2, ... proposed tokens will be right, on average; empty where it has none."""
 
     def propose(self, count: int) -> list[int]:
         """At most `count` tokens."""

@@ -171,7 +171,8 @@ class Context:
             self._n_seq_ids[:n_shared] = [1] * n_shared
         for seq_id, tokens in new.items():
             self._evaluated[seq_id] += tokens
-            self._rows[seq_id] += [n, *[0] * (len(tokens) - 1)]
+            # A draft rounds as tokens that are evaluated alone, so that it can be replayed as these.
+            self._rows[seq_id] += [1] * len(tokens) if is_draft else [n, *[0] * (len(tokens) - 1)]
         if shared:
             self._check_logits(n_shared - 1, 0)
         for row, (seq_id, _) in enumerate(rows, n_shared):
