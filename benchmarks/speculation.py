@@ -25,6 +25,8 @@ from llmcli.params.settings import Settings
 _GOALS = {"copy-editing": 1.6, "summarization": 1.3, "rag": 1.3}
 _LEAST = 0.97
 _CATEGORIES = ("translation", "summarization", "qa", "math_reasoning", "rag")  # all others are turns of conversations
+_Question = tuple[str, str]  # and the beginning of its answer
+_BEGUN = 60  # characters with which an edited text begins: without them, small models write about it
 _TASKS = (
     "Correct the spelling of this text. Write the whole corrected text, and nothing else.",
     "Copy this text, and replace every 'boat' by 'ship'. Write the whole text, and nothing else.",
@@ -70,10 +72,11 @@ def main() -> None:
         max_tokens=given.tokens,
         seed=1,
     )
-    tasks: dict[str, list[str]] = {"copy-editing": [f"{task}\n\n{text}" for text in _TEXTS for task in _TASKS]}
+    edits = [(f"{task}\n\n{text}", text[:_BEGUN]) for text in _TEXTS for task in _TASKS]
+    tasks: dict[str, list[_Question]] = {"copy-editing": edits}
     if given.questions:
         for category, prompt in _questions(given.questions):
-            tasks.setdefault(category, []).append(prompt)
+            tasks.setdefault(category, []).append((prompt, ""))
     clock = process_time if given.cpu_time else perf_counter
     engine = LocalEngine(resolve_model(settings.model, model_locations(settings)), settings, Cancellation())
     print(HEAD)
@@ -93,16 +96,18 @@ def _measure(
     engine: LocalEngine,
     settings: Settings,
     category: str,
-    prompts: Sequence[str],
+    prompts: Sequence[_Question],
     mode: str,
     clock: Callable[[], float],
 ) -> None:
     """Print a row for the answers to these prompts; the first one only warms up."""
     seconds, drafted, accepted, n_tokens, differing = {"off": 0.0, mode: 0.0}, 0, 0, 0, 0
-    for number, prompt in enumerate(prompts):
+    for number, (prompt, prefill) in enumerate(prompts):
         found: dict[str, list[int]] = {}
         for one in ("off", mode) if number % 2 else (mode, "off"):
-            taken, record, n_prompt = _answer(engine, replace(settings, speculative=one), prompt, clock)
+            taken, record, n_prompt = _answer(
+                engine, replace(settings, speculative=one, prefill=prefill or None), prompt, clock
+            )
             found[one] = record.tokens[n_prompt:]
             if number:
                 seconds[one] += taken
@@ -121,7 +126,8 @@ def _answer(
 ) -> tuple[float, GenerationRecord, int]:
     """Seconds from the first token on, what was generated, and the number of tokens before it."""
     messages = [{"role": "user", "content": prompt}]
-    request = Request(engine.render(messages, TemplateOptions(engine.chat_template)), settings)
+    template = TemplateOptions(engine.chat_template, prefill=settings.prefill or "")
+    request = Request(engine.render(messages, template), settings)
     if engine.n_ctx:
         engine.context.cut(0)  # a prompt that is read in other batches has other rounding
     events = engine.generate([request])

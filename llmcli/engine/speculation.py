@@ -20,7 +20,7 @@ _LARGEST_LOSS, _LOSS_PER_TOKEN = 2.5, 0.01
 _LARGEST_GAIN = 16.0  # that a text which is easy to draft leaves for others
 _ONE_THREAD = 256  # tokens; to attend to more of them, llama.cpp splits them among the threads if one token does it
 _TRIAL_WIDTH = 8  # a wider step, which costs more, is tried after one of this width
-_RISE = 1.02  # of the shortest time, at each measurement: the context grows, and a processor slows down
+_NEW_SINGLE, _NEW_WIDER, _LONGEST = 0.1, 0.3, 3.0  # weight of the last time in the mean, and its limit beside that
 _FALL = 0.99  # of a cost above the usual one, at each token: it may have been noise
 
 
@@ -32,25 +32,28 @@ class StepCosts:
 
     def __init__(self, kept: dict[str, float] | None = None) -> None:
         self.kept = {} if kept is None else kept
-        self.single = 0.0  # seconds of a single step
         self.loss = 0.0  # what drafts have cost in vain, in single steps; negative: what they have gained
-        self._seconds: dict[int, float] = {}
+        self._seconds: dict[tuple[int, str], float] = {}
 
-    def observe(self, width: int, seconds: float) -> None:
-        """A step of so many tokens took so long. Other work of the machine can only make it longer."""
+    def observe(self, width: int, kernel: str, seconds: float) -> None:
+        """A step of so many tokens took so long."""
+        known = self._seconds.get((width, kernel))
+        share = _NEW_SINGLE if width == 1 else _NEW_WIDER
+        new = min(seconds, _LONGEST * known) if known else seconds  # the machine may have done something else
+        self._seconds[width, kernel] = known + (new - known) * share if known else new
         if width == 1:
-            self.single = min(seconds, self.single * _RISE) if self.single else seconds
             for one in WIDTHS:  # a cost that was measured too high would never be measured again
-                if self.cost(one) > _usual_cost(one):
-                    self.kept[f"cost {one}"] *= _FALL
-            return
-        known = self._seconds.get(width)
-        self._seconds[width] = min(seconds, known * _RISE) if known else seconds
-        if self.single:
-            self.kept[f"cost {width}"] = self._seconds[width] / self.single
+                if self.cost(one, kernel) > _usual_cost(one):
+                    self.kept[f"cost {one} {kernel}"] *= _FALL
+        elif single := self.single(kernel):
+            self.kept[f"cost {width} {kernel}"] = self._seconds[width, kernel] / single
 
-    def cost(self, width: int) -> float:
-        return self.kept.get(f"cost {width}", _usual_cost(width))
+    def single(self, kernel: str) -> float:
+        """Seconds of a single step; 0 if they are not known."""
+        return self._seconds.get((1, kernel), 0.0)
+
+    def cost(self, width: int, kernel: str) -> float:
+        return self.kept.get(f"cost {width} {kernel}", _usual_cost(width))
 
     def is_exact(self, width: int, kernel: str) -> bool | None:
         """Whether such a step has the logits of single steps; None if it is not known.
@@ -115,13 +118,16 @@ class Speculation:
         self._n_tokens = len(tokens)
         if self._is_exact(WIDTHS[0]) is False:
             return []
+        kernel = _kernel(self._n_tokens)
         best, width, most = _LEAST_GAIN, 0, min(limit, WIDTHS[-1] - 1)
         for drafter in self._drafters:
             drafter.follow(tokens)
             expected = drafter.expect(most)
             for one in WIDTHS[: bisect_right(WIDTHS, len(expected) + 1)]:
-                gain = (1 + expected[one - 2]) / (self._costs.cost(one) + self._drafting_cost(drafter, one - 1))
-                is_affordable = self._costs.loss + self._costs.cost(one) - 1 <= _LARGEST_LOSS
+                gain = (1 + expected[one - 2]) / (
+                    self._costs.cost(one, kernel) + self._drafting_cost(drafter, one - 1, kernel)
+                )
+                is_affordable = self._costs.loss + self._costs.cost(one, kernel) - 1 <= _LARGEST_LOSS
                 if gain > best and is_affordable and self._is_exact(one) is not False:
                     best, width, self._drafter = gain, one, drafter
         if not (width and self._drafter) or self._trial:
@@ -143,23 +149,25 @@ class Speculation:
             return False
         return self._costs.is_exact(width, kernel)
 
-    def _drafting_cost(self, drafter: Drafter, n_tokens: int) -> float:
-        return drafter.seconds * n_tokens / self._costs.single if self._costs.single else 0.0
+    def _drafting_cost(self, drafter: Drafter, n_tokens: int, kernel: str) -> float:
+        single = self._costs.single(kernel)
+        return drafter.seconds * n_tokens / single if single else 0.0
 
     def observe(self, n_drafted: int, n_accepted: int, seconds: float) -> float:
         """A drafted step took so long; returns the seconds that it saved."""
-        width, costs, drafter = n_drafted + 1, self._costs, self._drafter
+        width, costs, drafter, kernel = n_drafted + 1, self._costs, self._drafter, _kernel(self._n_tokens)
         assert drafter
-        costs.observe(width, seconds)
+        costs.observe(width, kernel, seconds)
         drafter.learn(n_drafted, n_accepted)
-        cost = costs.cost(width) + self._drafting_cost(drafter, n_drafted)
-        costs.loss = max(costs.loss + cost - 1 - n_accepted, -_LARGEST_GAIN)
-        single = costs.single or seconds / costs.cost(width)
-        return (1 + n_accepted) * single - seconds - drafter.seconds * n_drafted
+        seconds += drafter.seconds * n_drafted
+        single = costs.single(kernel) or seconds / costs.cost(width, kernel)
+        saved = (1 + n_accepted) * single - seconds
+        costs.loss = max(costs.loss - saved / single, -_LARGEST_GAIN) if single else costs.loss
+        return saved
 
     def observe_single(self, context: Context, n_tokens: int, seconds: float) -> None:
         """A step evaluated the last of so many tokens alone; its logits are in the context, and nothing is drawn."""
-        self._costs.observe(1, seconds)
+        self._costs.observe(1, _kernel(n_tokens), seconds)
         if not self._trial:
             return
         if n_tokens != self._trial.n_tokens:  # tokens were removed
@@ -178,7 +186,7 @@ class Speculation:
         Trials are no loss: what they show is kept, so that there are some for a model on a machine, and no more.
         """
         width = len(draft) + 1
-        self._costs.observe(width, seconds)
+        self._costs.observe(width, _kernel(len(tokens)), seconds)
         rows = [context.logits_as_bytes(row) for row in range(width)]
         self._trial = _Trial(_kernel(len(tokens)), len(tokens), draft, rows)
 
