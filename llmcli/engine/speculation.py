@@ -116,7 +116,7 @@ class Speculation:
         """
         self._costs.loss -= _LOSS_PER_TOKEN * max(len(tokens) - self._n_tokens, 0)
         self._n_tokens = len(tokens)
-        if self._is_exact(WIDTHS[0]) is False:
+        if limit < 1 or self._is_exact(WIDTHS[0]) is False:
             return []
         kernel = _kernel(self._n_tokens)
         best, width, most = _LEAST_GAIN, 0, min(limit, WIDTHS[-1] - 1)

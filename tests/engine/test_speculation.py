@@ -239,6 +239,16 @@ def test_the_width_with_the_best_gain_is_drafted(cost: float, width: int) -> Non
     assert len(speculation.draft([1], 30)) == max(width - 1, 0)
 
 
+@pytest.mark.parametrize("n_batch", [1, 3])
+def test_a_draft_is_no_longer_than_a_batch(fresh: MakeContext, n_batch: int) -> None:
+    context = fresh(n_ctx=256, n_batch=n_batch)
+    drafted = start(context, PROMPT, **REFRAIN)
+    drafted.speculation = Speculation(FixedCosts(dict(EXACT)), [PromptLookup()])
+    finish(context, drafted)
+    assert (drafted.finish_reason, drafted.failure) == ("length", None)
+    assert (drafted.timings.draft_n > 0) == (n_batch > 1)
+
+
 def test_a_cost_that_was_measured_too_high_is_forgotten() -> None:
     costs = StepCosts({"cost 8 short": 30.0})
     for _ in range(300):
