@@ -33,6 +33,7 @@ class StepCosts:
     def __init__(self, kept: dict[str, float] | None = None) -> None:
         self.kept = {} if kept is None else kept
         self.loss = 0.0  # what drafts have cost in vain, in single steps; negative: what they have gained
+        self.debt = 0.0  # what the last trials have cost; the next one waits until that is saved
         self._seconds: dict[tuple[int, str], float] = {}
 
     def observe(self, width: int, kernel: str, seconds: float) -> None:
@@ -114,7 +115,9 @@ class Speculation:
 
         Where `is_trial` is set then, the step does not count: `begin_trial` takes its logits, and single steps follow.
         """
-        self._costs.loss -= _LOSS_PER_TOKEN * max(len(tokens) - self._n_tokens, 0)
+        relief = _LOSS_PER_TOKEN * max(len(tokens) - self._n_tokens, 0) if self._n_tokens else 0.0
+        self._costs.loss = max(self._costs.loss - relief, -_LARGEST_GAIN)
+        self._costs.debt = max(self._costs.debt - relief, 0.0)
         self._n_tokens = len(tokens)
         if limit < 1 or self._is_exact(WIDTHS[0]) is False:
             return []
@@ -133,6 +136,8 @@ class Speculation:
         if not (width and self._drafter) or self._trial:
             return []
         self.is_trial = self._is_exact(width) is None
+        if self.is_trial and self._costs.debt:
+            return []
         if self.is_trial:  # wider than needed: a step that is exact tells the same of narrower ones
             n_possible = len(self._drafter.expect(most)) + 1
             width = max(one for one in WIDTHS if one <= n_possible and self._is_exact(one) is None)
@@ -162,7 +167,9 @@ class Speculation:
         seconds += drafter.seconds * n_drafted
         single = costs.single(kernel) or seconds / costs.cost(width, kernel)
         saved = (1 + n_accepted) * single - seconds
-        costs.loss = max(costs.loss - saved / single, -_LARGEST_GAIN) if single else costs.loss
+        if single:
+            costs.loss = max(costs.loss - saved / single, -_LARGEST_GAIN)
+            costs.debt = max(costs.debt - max(saved / single, 0.0), 0.0)
         return saved
 
     def observe_single(self, context: Context, n_tokens: int, seconds: float) -> None:
@@ -183,12 +190,13 @@ class Speculation:
     def begin_trial(self, tokens: Sequence[int], draft: Sequence[int], context: Context, seconds: float) -> None:
         """Take the logits of a step that was drafted as a trial, and must be removed again.
 
-        Trials are no loss: what they show is kept, so that there are some for a model on a machine, and no more.
+        What it shows is kept, so that there are some trials for a model on a machine, and no more.
         """
-        width = len(draft) + 1
-        self._costs.observe(width, _kernel(len(tokens)), seconds)
+        width, kernel = len(draft) + 1, _kernel(len(tokens))
+        self._costs.observe(width, kernel, seconds)
+        self._costs.debt += self._costs.cost(width, kernel)
         rows = [context.logits_as_bytes(row) for row in range(width)]
-        self._trial = _Trial(_kernel(len(tokens)), len(tokens), draft, rows)
+        self._trial = _Trial(kernel, len(tokens), draft, rows)
 
     def _end_trial(self, result: bool | None) -> None:
         if self._trial and not self._trial.is_over:

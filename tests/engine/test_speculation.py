@@ -146,7 +146,7 @@ def test_steps_are_compared_before_they_count(fresh: MakeContext) -> None:
     drafted = start(context, PROMPT, **REFRAIN)
     drafted.speculation = Speculation(FixedCosts(kept), [PromptLookup()])
     assert finish(context, drafted) == expected
-    assert kept["exact 8 short"] == 1.0
+    assert {*kept.values()} == {1.0}
     assert drafted.timings.draft_n_accepted > 0
 
 
@@ -384,7 +384,8 @@ def test_a_draft_model_drafts_what_it_would_say(model: Model, short_model: Model
     speculation_cost = drafted.speculation._drafting_cost
     drafted.speculation._drafting_cost = lambda *given: 0 * speculation_cost(*given)  # type: ignore[method-assign]
     assert finish(context, drafted) == expected
-    assert drafted.timings.draft_n_accepted == drafted.timings.predicted_n - 1 > 10  # it is the same model
+    assert drafted.timings.draft_n_accepted > 10  # it is the same model
+    assert drafted.timings.draft_n - drafted.timings.draft_n_accepted <= 2  # behind the end
     draft_context.close()
     context.close()
     check_vocabulary(model.vocab, short_model.vocab, "short")
