@@ -350,13 +350,14 @@ def lines_of(file: BinaryIO) -> Iterator[bytes]:
 
 
 def decode_json(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError if it is not valid."""
+    """The value of a JSON text. Raises ValueError with the reason if it is not valid."""
     import msgspec
 
     try:
         return msgspec.json.decode(text)
-    except (ValueError, RecursionError):
-        raise ValueError("not valid JSON") from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error).removeprefix("JSON is malformed: ") if isinstance(error, ValueError) else "too deep"
+        raise ValueError(f"not valid JSON: {reason}") from None
 
 
 def convert(data: Any, kind: type[_T], name: str = "") -> _T:

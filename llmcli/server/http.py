@@ -33,13 +33,14 @@ async def read_body(request: Request) -> Values:
     try:
         values = decode_json(data)
     except ValueError as error:
-        raise UsageError(f"the body is not valid JSON: {error}") from None
+        raise UsageError(f"the body is {error}") from None
     if not isinstance(values, dict):
         raise UsageError("the body must be a JSON object")
     if len(values) > _MOST_FIELDS:
         raise UsageError(f"the body has {len(values)} fields, and at most {_MOST_FIELDS} are possible")
     for key, value in values.items():
-        if isinstance(value, list) and len(value) > _MOST_ITEMS and isinstance(value[0], (str, dict)):
+        is_long = isinstance(value, list) and len(value) > _MOST_ITEMS
+        if is_long and any(isinstance(one, (str, dict)) for one in value):
             raise UsageError(f"{key[:40]} has {len(value)} items, and at most {_MOST_ITEMS} are possible")
     return values
 
