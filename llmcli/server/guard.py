@@ -26,6 +26,7 @@ from llmcli.server.service import Service
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "[::1]"))
 ANY, ANY_ADDRESS = "*", "#"  # in `Access.hosts`
 OPEN_PATHS = frozenset(("/", "/health", "/v1/health"))  # they need no key, and say nothing of what it does
+HEAD_BYTES = 64 << 10  # of all headers together
 _MOST_HEADERS = 128
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]/@]+)(:\d{1,5})?")
 _LOCAL_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
@@ -99,6 +100,8 @@ class Guard:
             raise RequestError(f"HTTP/{version} is not supported", "use HTTP/1.1", headers=_CLOSE)
         if len(headers.raw) > _MOST_HEADERS:
             raise HeadersTooLargeError(f"the request has more than {_MOST_HEADERS} headers")
+        if sum(len(name) + len(value) for name, value in headers.raw) > HEAD_BYTES:  # that came in one piece
+            raise HeadersTooLargeError(f"the headers have more than {HEAD_BYTES >> 10} KiB")
         if "transfer-encoding" in headers and "content-length" in headers:
             # A proxy that believes the other one of the two sees other requests than this server.
             raise RequestError("Content-Length and Transfer-Encoding exclude each other", headers=_CLOSE)
@@ -112,7 +115,8 @@ class Guard:
     def _check_origin(self, headers: Headers) -> None:
         """A web page of another origin must not use the server: browsers send simple requests without asking."""
         origin = headers.get("origin", "")
-        is_same = origin.partition("://")[2].lower() == headers.get("host", "").lower()
+        host = headers.get("host", "").lower()
+        is_same = bool(host) and origin.partition("://")[2].lower() == host
         if origin and not is_same and not self._access.allows_origin(origin):
             hint = "name it: llmcli serve --cors-origin ORIGIN"
             raise ForbiddenError(f"the origin {origin[:80]!r} is not allowed", hint)

@@ -20,9 +20,9 @@ from uvicorn.server import ServerState
 from llmcli.errors import LlmcliError
 from llmcli.files import encode
 from llmcli.server.errors import BusyError, RequestError, RequestTimeoutError, error_data, status_and_type
+from llmcli.server.guard import HEAD_BYTES
 from llmcli.server.service import Service
 
-_HEAD_BYTES = 64 << 10  # of all headers together
 _KEEP_ALIVE = 30  # seconds between two requests of a connection
 _THREADS = 32  # that read requests
 _END = 2.0  # seconds in which answers that are ended send their last event
@@ -51,7 +51,7 @@ class _Config(uvicorn.Config):
             proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=1,
-            h11_max_incomplete_event_size=_HEAD_BYTES,
+            h11_max_incomplete_event_size=HEAD_BYTES,
         )
         self.limits = limits
 
@@ -102,7 +102,7 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         """uvicorn calls it for what is not HTTP, also in the middle of a body, where nothing more can be sent."""
-        limit = f"{_HEAD_BYTES >> 10} KiB"
+        limit = f"{HEAD_BYTES >> 10} KiB"
         self._refuse(RequestError(f"the request is not valid HTTP, or its headers have more than {limit}"))
 
     def _watch_request(self, has_begun: bool) -> None:

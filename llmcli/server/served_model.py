@@ -60,7 +60,7 @@ class ServedModel:
         resolved = resolve(layers)
         self.common: ResolvedSettings = resolved.over(engine.defaults) if engine else resolved
         self._system = system_text(self.common.settings)
-        self.loaded_at = self.used_at = time.time()
+        self.loaded_at = self.used_at = time.time()  # the time of the last request
         self.worker = ModelWorker(engine, n_parallel, n_queued)
         self._tokenizing = asyncio.Lock()
         self._lock = Lock()  # one prompt at a time is rendered and tokenized
@@ -83,11 +83,6 @@ class ServedModel:
     def generates(self) -> bool:
         """Whether it generates text."""
         return self._engine is not None
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no answer is generated or waits."""
-        return not (self.worker.n_running or self.worker.n_waiting)
 
     def vectors(self) -> EmbeddingModel:
         """What computes vectors, to be called in the thread of the model. Raises UnsupportedError, LlmcliError."""

@@ -1,15 +1,15 @@
 """Vectors and the order of documents: /v1/embeddings and /v1/rerank."""
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from llmcli.engine.events import Cancellation
-from llmcli.errors import UsageError
+from llmcli.errors import UsageError, labeled
 from llmcli.inference.embedding import Evaluation, query_likelihoods
 from llmcli.server.errors import ContextError
 from llmcli.server.http import Values, is_tokens, json_response, read_body, take, unless_gone
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from llmcli.inference.embedding import Vector
 
 _Inputs = Sequence[str | list[int]]
+_Found = list[Evaluation]
+_T = TypeVar("_T", str, str | list[int])
 _MOST_INPUTS = 2048  # as at OpenAI
+_MOST_CHARACTERS = 1 << 19  # of one text
+_SLICE = 1 << 13  # characters (or tokens) of the texts that are computed together
 _IGNORED = ("user", "dimensions")
 
 
@@ -37,13 +41,12 @@ async def embeddings(request: Request) -> Response:
         raise UsageError("dimensions is not supported: a vector has the length that the model gives it", "remove it")
     _refuse_others(body, _IGNORED)
     inputs = _read_inputs(given)
-    found = await unless_gone(request, model.worker.call(partial(_embed, model, inputs, is_normalized)))
+    found = await _in_slices(request, model, inputs, partial(_embed, model, is_normalized))
     data = [
         {"object": "embedding", "index": index, "embedding": _encoded(one.vector, encoding)}
         for index, one in enumerate(found)
     ]
     n_tokens = sum(one.n_tokens for one in found)
-    count_read(n_tokens)
     usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
     return json_response({"object": "list", "data": data, "model": model.name, "usage": usage})
 
@@ -63,8 +66,9 @@ async def rerank(request: Request) -> Response:
     if not isinstance(documents, list) or not documents or not all(isinstance(one, str) for one in documents):
         raise UsageError(f"{name} must be a list of strings that is not empty")
     texts: Sequence[str] = documents
-    found = await unless_gone(request, model.worker.call(partial(_rank, model, query, texts)))
-    count_read(sum(one.n_tokens for one in found))
+    _check_lengths([query], "query ")
+    _check_lengths(texts, name)
+    found = await _in_slices(request, model, texts, partial(_rank, model, query))
     order = sorted(range(len(found)), key=lambda index: -(found[index].score or 0.0))
     order = order[:top_n] if top_n > 0 else order
     if is_tei:
@@ -99,36 +103,61 @@ def _read_inputs(value: object) -> _Inputs:
         raise UsageError(f"input must have 1 to {_MOST_INPUTS} texts, got {len(values)}")
     if not all((isinstance(one, str) and one) or is_tokens(one) for one in values):
         raise UsageError("input must be a string that is not empty, a list of such strings, or lists of tokens")
+    _check_lengths(values, "input")
     return values
 
 
-def _embed(
-    model: ServedModel, texts: Sequence[str | list[int]], is_normalized: bool, stop: Cancellation
-) -> list[Evaluation]:
+def _check_lengths(texts: _Inputs, name: str) -> None:
+    """Raise UsageError for a text that would take long to tokenize: no step of an answer comes meanwhile."""
+    for number, one in enumerate(texts):
+        if len(one) > _MOST_CHARACTERS:
+            raise UsageError(f"{name}[{number}] has {len(one)} characters, and at most {_MOST_CHARACTERS} are possible")
+
+
+async def _in_slices(
+    request: Request, model: ServedModel, texts: Sequence[_T], work: Callable[[Sequence[_T], Cancellation], _Found]
+) -> _Found:
+    """What some work finds for the texts, a few of them at a time, so that the answers of others go on between them."""
+    found: _Found = []
+    start = size = 0
+    for end, one in enumerate(texts, 1):
+        size += len(one)
+        if size >= _SLICE or end == len(texts):
+            part = partial(work, texts[start:end])
+            evaluations = await unless_gone(request, model.worker.call(part))
+            count_read(sum(one.n_tokens for one in evaluations))
+            found += _checked(evaluations, start, model)
+            start, size = end, 0
+    return found
+
+
+def _embed(model: ServedModel, is_normalized: bool, texts: _Inputs, stop: Cancellation) -> _Found:
     vectors = model.vectors()
     vectors.cancellation = stop
     for text in texts:
         if not isinstance(text, str):
             vectors.check_tokens(text)
-    return _checked(list(vectors.embed(texts, normalize=is_normalized)), model)
+    return list(vectors.embed(texts, normalize=is_normalized))
 
 
-def _rank(model: ServedModel, query: str, documents: Sequence[str], stop: Cancellation) -> list[Evaluation]:
+def _rank(model: ServedModel, query: str, documents: Sequence[str], stop: Cancellation) -> _Found:
     if model.generates:
-        return _checked(list(query_likelihoods(model.engine, query, documents, stop, model.n_ctx)), model)
+        return list(query_likelihoods(model.engine, query, documents, stop, model.n_ctx))
     vectors = model.vectors()
     vectors.cancellation = stop
-    return _checked(list(vectors.rank(query, documents)), model)
+    return list(vectors.rank(query, documents))
 
 
-def _checked(found: list[Evaluation], model: ServedModel) -> list[Evaluation]:
-    for number, one in enumerate(found):
+def _checked(found: _Found, start: int, model: ServedModel) -> _Found:
+    """What was found for the texts from `start` on. Raises the error of one, with its number."""
+    for number, one in enumerate(found, start):
         if one.error and one.n_tokens > model.n_ctx:
             text = f"input {number} has {one.n_tokens} tokens, which exceeds the available context size"
             details = {"n_prompt_tokens": one.n_tokens, "n_ctx": model.n_ctx}
             raise ContextError(f"{text} of {model.n_ctx} tokens", details=details)
         if one.error:
-            raise one.error
+            with labeled(f"input {number}"):
+                raise one.error
     return found
 
 

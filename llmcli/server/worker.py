@@ -294,7 +294,7 @@ class ModelWorker:
             self._run_calls()
 
     def _compute(self) -> None:
-        while not (self._is_closing and not self._waiting):
+        while not self._is_closing or self._waiting or self._calls:
             if self._engine is None:
                 self._next_request(is_idle=True)
                 continue
