@@ -87,7 +87,7 @@ class Guard:
             if is_preflight:  # it has no key, and does nothing
                 response = Response(headers={"Allow": _METHODS})
             else:
-                self._check_origin(headers)
+                self._check_origin(headers, scope["path"])
                 self._check_key(headers, scope["path"])
                 self._check_state(headers)
                 response, receive = self._app, self._limited(receive)
@@ -112,7 +112,7 @@ class Guard:
         if host and not self._access.allows_host(host):  # no browser leaves it out
             raise ForbiddenError(f"the host {host[:80]!r} is not allowed", "name it: llmcli serve --allowed-host NAME")
 
-    def _check_origin(self, headers: Headers) -> None:
+    def _check_origin(self, headers: Headers, path: str) -> None:
         """A web page of another origin must not use the server: browsers send simple requests without asking."""
         origin = headers.get("origin", "")
         host = headers.get("host", "").lower()
@@ -120,6 +120,9 @@ class Guard:
         if origin and not is_same and not self._access.allows_origin(origin):
             hint = "name it: llmcli serve --cors-origin ORIGIN"
             raise ForbiddenError(f"the origin {origin[:80]!r} is not allowed", hint)
+        # An image of another page has no origin, and could let the server load a model.
+        if not origin and path not in OPEN_PATHS and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            raise ForbiddenError("a page of another origin may not load this", "open the address itself")
 
     def _check_key(self, headers: Headers, path: str) -> None:
         keys = self._access.keys

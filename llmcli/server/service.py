@@ -172,9 +172,9 @@ class Service:
                         await self._unload(one)
 
     def end_answers(self) -> None:
-        """End all answers that run or wait with an error that says why."""
+        """End all that runs or waits with an error that says why."""
         for one in self.models:
-            one.worker.end_answers(BusyError("the server is shutting down: the answer is not complete"))
+            one.worker.end_all(BusyError("the server is shutting down: the answer is not complete"))
 
     async def close(self) -> None:
         """End all answers within the grace, and free the models."""

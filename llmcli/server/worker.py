@@ -188,6 +188,8 @@ class ModelWorker:
         self._condition = threading.Condition()
         self._waiting: deque[RunningAnswer] = deque()
         self._calls: deque[Callable[[], None]] = deque()
+        self._pending: set[Cancellation] = set()  # of calls that are not done
+        self._ended: LlmcliError | None = None  # what ended them all
         self._asked: dict[int, RunningAnswer] = {}  # by the index of the request
         self._n_asked = 0
         self.n_slots = n_parallel or _MOST_AT_A_TIME
@@ -237,21 +239,26 @@ class ModelWorker:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                future.set_result(function(cancellation))
+                result = None if self._ended else function(cancellation)
             except (KeyboardInterrupt, SystemExit) as error:  # those would end the event loop too
-                future.set_exception(LlmcliError(f"interrupted ({type(error).__name__})"))
+                future.set_exception(self._ended or LlmcliError(f"interrupted ({type(error).__name__})"))
             except BaseException as error:  # for whoever waits
                 future.set_exception(error)
+            else:  # of a function that was ended, it is not all
+                future.set_exception(self._ended) if self._ended else future.set_result(result)  # type: ignore[arg-type]
 
         with self._condition:
             self.check_room(0)
             self._calls.append(run)
+            self._pending.add(cancellation)
             self._condition.notify()
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             cancellation.set()
             raise
+        finally:
+            self._pending.discard(cancellation)
 
     def close(self, grace: float) -> bool:
         """Let what runs and waits end within `grace` seconds, then end it; no more is accepted.
@@ -262,12 +269,19 @@ class ModelWorker:
             self._is_closing = True
             self._condition.notify()
         self._thread.join(grace)
-        self.end_answers(BusyError("the server is shutting down: the answer is not complete"))
+        self.end_all(BusyError("the server is shutting down: the answer is not complete"))
         self._thread.join(_LAST_STEP)
         return not self._thread.is_alive()
 
+    def end_all(self, error: LlmcliError) -> None:
+        """End all answers and calls with an error, within a step of the model. No call succeeds after that."""
+        self._ended = error
+        for cancellation in [*self._pending]:
+            cancellation.set()
+        self.end_answers(error)
+
     def end_answers(self, error: LlmcliError) -> None:
-        """End all answers that run or wait with an error, within a step of the model."""
+        """End all answers that run or wait with an error."""
         with self._condition:
             waiting = [*self._waiting]
             self._waiting.clear()

@@ -233,3 +233,14 @@ def test_an_origin_without_a_host_is_another_one(serve: ServerMaker) -> None:
 
 def test_a_path_with_a_slash_at_its_end_is_no_redirect(serve: ServerMaker) -> None:
     assert serve().post("/v1/completions/", {"prompt": "a"}).code == 404
+
+
+def test_an_image_of_another_page_loads_nothing(serve: ServerMaker) -> None:
+    """It has no origin."""
+    client = serve()
+    for site, expected in {"cross-site": 403, "same-site": 403, "same-origin": 200, "none": 200}.items():
+        assert client.get("/props", {"Sec-Fetch-Site": site}).code == expected
+        assert client.get("/", {"Sec-Fetch-Site": site}).code == 200
+    client = serve(access=Access(origins=frozenset(("https://app.example",))))
+    headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://app.example"}
+    assert client.get("/props", headers).code == 200
