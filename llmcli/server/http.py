@@ -1,7 +1,7 @@
 """What the routes share: the JSON of a body, a response to a client that may go, and streams of events."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import decode_json, encode
 from llmcli.server.errors import anthropic_error_data, error_data, headers_of, status_and_type
 from llmcli.server.request_log import current_record
+from llmcli.text import did_you_mean
 
 _T = TypeVar("_T")
 _D = TypeVar("_D")
@@ -62,6 +63,12 @@ def take(values: Values, key: str, kind: type[_T], default: _D) -> _T | _D:
         names = {bool: "true or false", int: "an integer", str: "a string", dict: "an object", list: "a list"}
         raise UsageError(f"{key} must be {names.get(kind, kind.__name__)}")
     return value
+
+
+def refuse_unknown(body: Values, known: Iterable[str]) -> None:
+    """Raise UsageError for a field that is left in a body, with the nearest of those that the route knows."""
+    for key in body:
+        raise UsageError(f"unknown field {key[:60]!r}", did_you_mean(key, known) or "remove it")
 
 
 def is_tokens(value: object) -> bool:

@@ -9,11 +9,14 @@ from llmcli.errors import UsageError
 from llmcli.inference.engine import Vocab
 from llmcli.inference.openai_format import native_values
 from llmcli.server.chat_question import take_chat
-from llmcli.server.http import Values, json_response, read_body, take
+from llmcli.server.http import Values, json_response, read_body, refuse_unknown, take
 from llmcli.server.served_model import ServedModel
 from llmcli.server.service import service_of
 
 _MOST_CHARACTERS = 1 << 19  # of a text that is only tokenized: llama.cpp may take 5 s for it, and cannot be stopped
+
+_TOKENIZE = ("model", "content", "prompt", "messages", "add_special", "add_special_tokens", "parse_special")
+_TOKENIZE += ("with_pieces", "return_token_strs")
 
 
 async def tokenize(request: Request) -> Response:
@@ -29,6 +32,7 @@ async def tokenize(request: Request) -> Response:
         tokens: Sequence[int] = (await model.read_prompt(chat, native_values(body, is_chat=True))).tokens
     else:
         parts = _read_parts(body.pop("content", body.pop("prompt", None)))
+        refuse_unknown(body, _TOKENIZE)
         tokens = await model.tokenize(parts, add_special, parse_special)
 
     def describe() -> Values:
@@ -65,6 +69,7 @@ async def detokenize(request: Request) -> Response:
     body = await read_body(request)
     model = await service_of(request).model(take(body, "model", str, ""), request)
     tokenizer, tokens = model.engine.tokenizer, take(body, "tokens", list, [])
+    refuse_unknown(body, ("model", "tokens"))
     if not all(isinstance(one, int) and not isinstance(one, bool) for one in tokens):
         raise UsageError("tokens must be a list of integers")
     tokenizer.check(tokens)

@@ -1,7 +1,7 @@
 """Vectors and the order of documents: /v1/embeddings and /v1/rerank."""
 
 import base64
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,7 +12,7 @@ from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError, labeled
 from llmcli.inference.embedding import Evaluation, query_likelihoods
 from llmcli.server.errors import ContextError
-from llmcli.server.http import Values, is_tokens, json_response, read_body, take, unless_gone
+from llmcli.server.http import Values, is_tokens, json_response, read_body, refuse_unknown, take, unless_gone
 from llmcli.server.request_log import count_read
 from llmcli.server.served_model import ServedModel
 from llmcli.server.service import service_of
@@ -26,7 +26,7 @@ _T = TypeVar("_T", str, str | list[int])
 _MOST_INPUTS = 2048  # as at OpenAI
 _MOST_CHARACTERS = 1 << 19  # of one text
 _SLICE = 1 << 13  # characters (or tokens) of the texts that are computed together
-_IGNORED = ("user", "dimensions")
+_IGNORED = ("user", "dimensions", "raw_scores", "truncate")
 
 
 async def embeddings(request: Request) -> Response:
@@ -39,7 +39,7 @@ async def embeddings(request: Request) -> Response:
         raise UsageError(f"encoding_format must be float or base64, got {encoding[:40]!r}")
     if "dimensions" in body and body["dimensions"] is not None:
         raise UsageError("dimensions is not supported: a vector has the length that the model gives it", "remove it")
-    _refuse_others(body, _IGNORED)
+    _refuse_others(body, "model", "input", "encoding_format", "embd_normalize")
     inputs = _read_inputs(given)
     found = await _in_slices(request, model, inputs, partial(_embed, model, is_normalized))
     data = [
@@ -59,7 +59,7 @@ async def rerank(request: Request) -> Response:
     documents = body.pop("texts", None) if is_tei else body.pop("documents", None)
     top_n, shows_text = take(body, "top_n", int, 0), take(body, "return_documents", bool, False)
     shows_text |= take(body, "return_text", bool, False)
-    _refuse_others(body, (*_IGNORED, "raw_scores", "truncate"))
+    _refuse_others(body, "model", "query", "documents", "texts", "top_n", "return_documents", "return_text")
     if not query.strip():
         raise UsageError("query must be a string that is not empty")
     name = "texts" if is_tei else "documents"
@@ -89,10 +89,10 @@ async def rerank(request: Request) -> Response:
     return json_response({"model": model.name, "object": "list", "usage": usage, "results": results})
 
 
-def _refuse_others(body: Values, ignored: Iterable[str]) -> None:
-    unknown = [key for key in body if key not in ignored]
-    if unknown:
-        raise UsageError(f"unknown field {unknown[0][:60]!r}", "remove it")
+def _refuse_others(body: Values, *known: str) -> None:
+    for key in _IGNORED:
+        body.pop(key, None)
+    refuse_unknown(body, known)
 
 
 def _read_inputs(value: object) -> _Inputs:

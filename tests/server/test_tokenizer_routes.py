@@ -74,6 +74,17 @@ def test_tokenize_refuses_what_is_not_a_token(client: Client, extra: Any) -> Non
         assert (reply.code, f"{token} is not a token" in reply.data["error"]["message"]) == (400, True)
 
 
+def test_an_unknown_field_gets_the_nearest_name(client: Client) -> None:
+    for path, body, field, near in (
+        ("/tokenize", {"content": "a"}, "add_specials", "add_special"),
+        ("/detokenize", {"tokens": [97]}, "token", "tokens"),
+        ("/v1/embeddings", {"input": "a"}, "encoding_fromat", "encoding_format"),
+        ("/v1/rerank", {"query": "a", "documents": ["a"]}, "topn", "top_n"),
+    ):
+        error = client.post(path, {**body, field: 1}).data["error"]
+        assert (error["code"], error["message"]) == (400, f"unknown field '{field}': did you mean '{near}'?")
+
+
 def test_a_text_to_tokenize_has_a_limit(client: Client) -> None:
     """llama.cpp takes quadratic time for some of them."""
     reply = client.post("/tokenize", {"content": ["a" * 400_000, 5, "a" * 200_000]})
