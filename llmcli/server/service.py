@@ -12,6 +12,7 @@ from starlette.requests import Request
 from llmcli.errors import LlmcliError
 from llmcli.inference import sizing
 from llmcli.server.errors import BusyError, ForbiddenError, RateError, UnknownError
+from llmcli.server.http import Values, take
 from llmcli.server.keys import Key, TokenMeter
 from llmcli.server.loading import ModelEntry
 from llmcli.server.metrics import Metrics
@@ -203,6 +204,11 @@ def is_allowed(key: Key | None, model: ServedModel | ModelEntry) -> bool:
 def _check_allowed(key: Key | None, model: ServedModel | ModelEntry) -> None:
     if key and not is_allowed(key, model):
         raise ForbiddenError(f"the key {key.name!r} may not use the model {model.name!r}", "use one of /v1/models")
+
+
+async def take_model(request: Request, body: Values) -> ServedModel:
+    """Remove the name of a model from a body, and return the model. Raises as `Service.model`."""
+    return await service_of(request).model(take(body, "model", str, ""), request)
 
 
 def service_of(request: Request) -> Service:

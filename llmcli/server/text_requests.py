@@ -15,7 +15,7 @@ from llmcli.server.chat_question import ChatQuestion
 from llmcli.server.extras import Extras, read_extras
 from llmcli.server.http import Values, take
 from llmcli.server.served_model import Question, ServedModel
-from llmcli.server.service import service_of
+from llmcli.server.service import service_of, take_model
 from llmcli.server.worker import AnswerGroup, Update
 
 _MOST_CHOICES = 128
@@ -152,7 +152,7 @@ async def take_request(request: Request, body: Values) -> TextRequest:
     service = service_of(request)
     options = take(body, "stream_options", dict, {})
     asked = TextRequest(
-        await service.model(take(body, "model", str, ""), request),
+        await take_model(request, body),
         (),
         {},
         take(body, "n", int, take(body, "n_cmpl", int, 1)),

@@ -11,18 +11,20 @@ from llmcli.inference.openai_format import native_values
 from llmcli.server.chat_question import take_chat
 from llmcli.server.http import Values, json_response, read_body, refuse_unknown, take
 from llmcli.server.served_model import ServedModel
-from llmcli.server.service import service_of
+from llmcli.server.service import service_of, take_model
 
 _MOST_CHARACTERS = 1 << 19  # of a text that is only tokenized: llama.cpp may take 5 s for it, and cannot be stopped
 
-_TOKENIZE = ("model", "content", "prompt", "messages", "add_special", "add_special_tokens", "parse_special")
-_TOKENIZE += ("with_pieces", "return_token_strs")
+_TOKENIZE = (
+    *("model", "content", "prompt", "messages"),
+    *("add_special", "add_special_tokens", "parse_special", "with_pieces", "return_token_strs"),
+)
 
 
 async def tokenize(request: Request) -> Response:
     """The tokens of `content` (llama-server), of `prompt` or of `messages` (vLLM)."""
     body = await read_body(request)
-    model = await service_of(request).model(take(body, "model", str, ""), request)
+    model = await take_model(request, body)
     tokenizer, is_vllm = model.engine.tokenizer, "content" not in body
     add_special = take(body, "add_special", bool, take(body, "add_special_tokens", bool, is_vllm))
     parse_special = take(body, "parse_special", bool, True)
@@ -67,7 +69,7 @@ def _piece(tokenizer: Vocab, token: int) -> Values:
 async def detokenize(request: Request) -> Response:
     """The text of `tokens`, as `content` (llama-server) and as `prompt` (vLLM)."""
     body = await read_body(request)
-    model = await service_of(request).model(take(body, "model", str, ""), request)
+    model = await take_model(request, body)
     tokenizer, tokens = model.engine.tokenizer, take(body, "tokens", list, [])
     refuse_unknown(body, ("model", "tokens"))
     if not all(isinstance(one, int) and not isinstance(one, bool) for one in tokens):
@@ -81,7 +83,7 @@ async def detokenize(request: Request) -> Response:
 async def apply_template(request: Request) -> Response:
     """The prompt for messages."""
     body = await read_body(request)
-    model = await service_of(request).model(take(body, "model", str, ""), request)
+    model = await take_model(request, body)
     chat = take_chat(body, is_answered=False)
     prompt = await model.read_prompt(chat, native_values(body, is_chat=True))
     return json_response({"prompt": prompt.text})
@@ -90,7 +92,7 @@ async def apply_template(request: Request) -> Response:
 async def input_tokens(request: Request) -> Response:
     """The number of tokens of a chat."""
     body = await read_body(request)
-    model = await service_of(request).model(take(body, "model", str, ""), request)
+    model = await take_model(request, body)
     chat = take_chat(body, is_answered=False)
     prompt = await model.read_prompt(chat, native_values(body, is_chat=True))
     return json_response({"object": "response.input_tokens", "input_tokens": len(prompt.tokens)})

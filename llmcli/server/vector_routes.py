@@ -15,7 +15,7 @@ from llmcli.server.errors import ContextError
 from llmcli.server.http import Values, is_tokens, json_response, read_body, refuse_unknown, take, unless_gone
 from llmcli.server.request_log import count_read
 from llmcli.server.served_model import ServedModel
-from llmcli.server.service import service_of
+from llmcli.server.service import take_model
 
 if TYPE_CHECKING:
     from llmcli.inference.embedding import Vector
@@ -32,7 +32,7 @@ _IGNORED = ("user", "dimensions", "raw_scores", "truncate")
 async def embeddings(request: Request) -> Response:
     """A vector for each input: texts, or lists of tokens."""
     body = await read_body(request)
-    model = await service_of(request).model(take(body, "model", str, ""), request)
+    model = await take_model(request, body)
     encoding, given = take(body, "encoding_format", str, "float"), body.pop("input", body.pop("content", None))
     is_normalized = take(body, "embd_normalize", int, 2) >= 0
     if encoding not in ("float", "base64"):
@@ -54,7 +54,7 @@ async def embeddings(request: Request) -> Response:
 async def rerank(request: Request) -> Response:
     """The documents that answer a query best: by a reranking model, else as `llmcli rerank` does it."""
     body = await read_body(request)
-    model = await service_of(request).model(take(body, "model", str, ""), request)
+    model = await take_model(request, body)
     query, is_tei = take(body, "query", str, ""), "texts" in body
     documents = body.pop("texts", None) if is_tei else body.pop("documents", None)
     top_n, shows_text = take(body, "top_n", int, 0), take(body, "return_documents", bool, False)

@@ -2,7 +2,9 @@
 
 import base64
 import struct
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,13 +89,17 @@ def test_a_text_of_megabytes_is_refused_before_it_is_tokenized(bert: Client) -> 
 
 
 def test_many_texts_leave_steps_to_others(bert: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts, calls = ["a cat", "a dog", "b", "a cat"], list[object]()
+    texts, call, n_calls = ["a cat", "a dog", "b", "a cat"], ModelWorker.call, count()
     whole = bert.post("/v1/embeddings", {"input": texts}).data["data"]
     monkeypatch.setattr("llmcli.server.vector_routes._SLICE", 8)
-    call = ModelWorker.call
-    monkeypatch.setattr(ModelWorker, "call", lambda self, work: calls.append(work) or call(self, work))
+
+    async def counted_call(self: ModelWorker, work: Any) -> Any:
+        next(n_calls)
+        return await call(self, work)
+
+    monkeypatch.setattr(ModelWorker, "call", counted_call)
     parts = bert.post("/v1/embeddings", {"input": texts}).data["data"]
-    assert len(calls) == 2
+    assert next(n_calls) == 2
     assert [one["index"] for one in parts] == [0, 1, 2, 3]
     for one, other in zip(whole, parts, strict=True):
         assert one["embedding"] == pytest.approx(other["embedding"], abs=1e-3)
