@@ -249,6 +249,8 @@ class ModelWorker:
 
         with self._condition:
             self.check_room(0)
+            if len(self._pending) >= self._n_queued + self.n_slots:
+                raise BusyError(f"too many requests: {len(self._pending)} wait already")
             self._calls.append(run)
             self._pending.add(cancellation)
             self._condition.notify()
