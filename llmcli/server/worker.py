@@ -5,7 +5,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import Future
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,6 +13,7 @@ from llmcli.engine.events import Cancellation, FinishReason, Request, TokenEvent
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.engine import Engine
+from llmcli.server.calls import Calls
 from llmcli.server.errors import BusyError
 from llmcli.server.metrics import Metrics
 
@@ -214,13 +214,11 @@ class ModelWorker:
         self._engine, self._n_parallel, self._n_queued = engine, n_parallel, n_queued
         self._condition = threading.Condition()
         self._waiting: deque[RunningAnswer] = deque()
-        self._calls: deque[Callable[[], None]] = deque()
-        self._pending: set[Cancellation] = set()  # of calls that are not done
-        self._ended: LlmcliError | None = None  # what ended them all
         self._asked: dict[int, RunningAnswer] = {}  # by the index of the request
         self._n_asked = 0
         self._outbox = Outbox()
         self.n_slots = n_parallel or _MOST_AT_A_TIME
+        self.calls = Calls(n_queued + self.n_slots)
         self.slots: list[RunningAnswer | None] = [None] * self.n_slots  # what each of them answers
         self.metrics = Metrics()
         self._is_closing = False
@@ -262,34 +260,11 @@ class ModelWorker:
 
         Its argument ends it early, when nobody waits for the result any more. Raises BusyError.
         """
-        future, cancellation = Future[_T](), Cancellation()
-
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = None if self._ended else function(cancellation)
-            except (KeyboardInterrupt, SystemExit) as error:  # those would end the event loop too
-                future.set_exception(self._ended or LlmcliError(f"interrupted ({type(error).__name__})"))
-            except BaseException as error:  # for whoever waits
-                future.set_exception(error)
-            else:  # of a function that was ended, it is not all
-                future.set_exception(self._ended) if self._ended else future.set_result(result)  # type: ignore[arg-type]
-
         with self._condition:
             self.check_room(0)
-            if len(self._pending) >= self._n_queued + self.n_slots:
-                raise BusyError(f"too many requests: {len(self._pending)} wait already")
-            self._calls.append(run)
-            self._pending.add(cancellation)
+            waiting = self.calls.add(function)
             self._condition.notify()
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            cancellation.set()
-            raise
-        finally:
-            self._pending.discard(cancellation)
+        return await self.calls.wait(*waiting)
 
     def close(self, grace: float) -> bool:
         """Let what runs and waits end within `grace` seconds, then end it; no more is accepted.
@@ -306,9 +281,7 @@ class ModelWorker:
 
     def end_all(self, error: LlmcliError) -> None:
         """End all answers and calls with an error, within a step of the model. No call succeeds after that."""
-        self._ended = error
-        for cancellation in [*self._pending]:
-            cancellation.set()
+        self.calls.end(error)
         self.end_answers(error)
 
     def end_answers(self, error: LlmcliError) -> None:
@@ -337,10 +310,10 @@ class ModelWorker:
             with self._condition:
                 self._failure = f"the model has stopped: {_described(error)}"
             self.end_answers(LlmcliError(self._failure, "start the server again"))
-            self._run_calls()
+            self.calls.run()
 
     def _compute(self) -> None:
-        while not self._is_closing or self._waiting or self._calls:
+        while not self._is_closing or self._waiting or self.calls:
             if self._engine is None:
                 self._next_request(is_idle=True)
                 continue
@@ -350,7 +323,7 @@ class ModelWorker:
                         self._push(event)
                         if not event.is_followed:
                             self._outbox.flush()
-                            self._run_calls()
+                            self.calls.run()
             except LlmcliError as error:
                 self._fail_asked(error)
             except Exception as error:  # a fault of the program must not end the server
@@ -372,7 +345,7 @@ class ModelWorker:
         """The request of the answer that waits the longest; waits for one where nothing is computed."""
         while True:
             self._outbox.flush()
-            self._run_calls()
+            self.calls.run()
             with self._condition:
                 if self._waiting:
                     running = self._waiting.popleft()
@@ -386,7 +359,7 @@ class ModelWorker:
                     return running.answer.request
                 if not is_idle or self._is_closing:
                     return None
-                if not self._calls:
+                if not self.calls:
                     self._condition.wait()
 
     def _leave(self, index: int) -> None:
@@ -394,17 +367,13 @@ class ModelWorker:
         if self.slots[running.slot] is running:
             self.slots[running.slot] = None
 
-    def _run_calls(self) -> None:
-        while self._calls:
-            self._calls.popleft()()
-
     def _fail_asked(self, error: LlmcliError) -> None:
         """Fail the answers that were generated; those that wait too, if it failed before it took one of them."""
         if not self._asked:
             self.end_answers(error)
-            self._run_calls()
+            self.calls.run()
             with self._condition:  # or it would fail again and again, for nobody
-                self._condition.wait_for(lambda: self._waiting or self._calls or self._is_closing)
+                self._condition.wait_for(lambda: self._waiting or self.calls or self._is_closing)
         for index, running in list(self._asked.items()):
             self._leave(index)
             running.fail(error)

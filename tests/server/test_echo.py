@@ -63,7 +63,7 @@ def test_too_many_scores_that_wait_get_503(serve: ServerMaker, monkeypatch: pyte
     threads = [threading.Thread(target=client.post, args=["/v1/completions", body]) for _ in range(2)]
     for number, thread in enumerate(threads):
         thread.start()
-        while len(worker._pending) <= number:
+        while worker.calls.n_pending <= number:
             time.sleep(0.002)
     reply = client.post("/v1/completions", body)
     assert (reply.code, reply.headers["retry-after"]) == (503, "1")

@@ -103,7 +103,7 @@ def test_what_is_not_an_answer_ends_with_an_error_too(serve: ServerMaker, monkey
         thread.start()
     worker = client.service.models[0].worker
     assert has_begun.wait(10)
-    while len(worker._pending) < 2:
+    while worker.calls.n_pending < 2:
         time.sleep(0.002)
     stop(client)
     for thread in threads:
