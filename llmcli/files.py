@@ -359,6 +359,11 @@ def decode_json(text: str | bytes) -> Any:
         raise ValueError("not valid JSON") from None
 
 
+def json_fault(error: Exception) -> str:
+    """What msgspec finds wrong with a JSON text, with its place."""
+    return str(error).removeprefix("JSON is malformed: ") if isinstance(error, ValueError) else "too deep"
+
+
 def convert(data: Any, kind: type[_T], name: str = "") -> _T:
     """JSON data as a value of a type of msgspec, strictly; unknown keys are ignored. `name` is the name of all of it.
 
