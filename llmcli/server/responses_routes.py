@@ -32,6 +32,7 @@ _WITHOUT_EFFECT = (
     "background_options",
     "context_management",
     "access_programs",
+    "image",
 )
 
 

@@ -6,7 +6,7 @@ from llmcli.server.service import ServerOptions
 from tests.inference.fake_engine import FakeEngine
 from tests.server.conftest import ServerMaker
 
-ASK = {"messages": [{"role": "user", "content": "Hi"}]}
+ASK: dict[str, object] = {"messages": [{"role": "user", "content": "Hi"}]}
 WARM = ["x"]  # the first answer is that of the start
 
 
@@ -71,7 +71,8 @@ def test_fields_of_openai_that_change_no_answer_are_accepted(serve: ServerMaker)
 def test_a_schema_may_stand_in_both_places_of_llama_server(serve: ServerMaker) -> None:
     client = serve(FakeEngine(WARM, ["{}"], ["{}"]))
     schema = {"type": "object", "required": ["a"]}
-    for form in ({"json_schema": {"name": "x", "schema": schema}}, {"schema": schema}):
+    forms: list[dict[str, object]] = [{"json_schema": {"name": "x", "schema": schema}}, {"schema": schema}]
+    for form in forms:
         body = {**ASK, "response_format": {"type": "json_schema", **form}}
         (choice,) = client.post("/v1/chat/completions", body).data["choices"]
         assert choice["error"]["type"] == "constraint_unmet_error"
