@@ -186,8 +186,9 @@ def finish_reason(answer: Answer) -> str:
 
 
 def count_cached(answer: Answer) -> int:
-    """The number of tokens of its prompt that were not evaluated for it."""
-    return max(len(answer.prompt.tokens) - answer.record.timings.prompt_n, 0)
+    """The number of tokens of its prompt that were not evaluated for it; none if it has not been read."""
+    timings = answer.record.timings
+    return max(len(answer.prompt.tokens) - timings.prompt_n, 0) if timings.prompt_n or timings.predicted_n else 0
 
 
 def usage(group: AnswerGroup) -> Values:

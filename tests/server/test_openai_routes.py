@@ -63,6 +63,14 @@ def test_a_prompt_far_too_long_is_refused_with_the_numbers_too(serve: ServerMake
     assert error["n_prompt_tokens"] > 32
 
 
+def test_a_prompt_that_is_not_read_in_time_counts_as_not_cached(serve: ServerMaker) -> None:
+    client = serve(FakeEngine(WARM, ["x"] * 1000, delay=0.005))
+    running = client.open("POST", "/v1/completions", b'{"prompt": "a", "stream": true}')
+    usage = client.post("/v1/completions", {"prompt": "Hi", "timeout": 1e-6}).data["usage"]
+    assert (usage["completion_tokens"], usage["prompt_tokens_details"]) == (0, {"cached_tokens": 0})
+    running[0].close()
+
+
 def test_fields_of_openai_that_change_no_answer_are_accepted(serve: ServerMaker) -> None:
     extra = {"verbosity": "low", "prediction": {"type": "content", "content": "x"}, "prompt_cache_options": {}}
     assert serve().post("/v1/chat/completions", {**ASK, **extra, "store": True, "user": "me"}).code == 200
