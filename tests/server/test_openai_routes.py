@@ -1,8 +1,14 @@
 """OpenAI's routes for text, with an engine without a model."""
 
+import asyncio
 import time
 
+from llmcli.engine.events import Prompt, Request
+from llmcli.inference.answer import Answer
+from llmcli.params.settings import Settings
 from llmcli.server.service import ServerOptions
+from llmcli.server.text_requests import count_cached
+from llmcli.server.worker import AnswerGroup
 from tests.inference.fake_engine import FakeEngine
 from tests.server.conftest import ServerMaker
 
@@ -63,12 +69,13 @@ def test_a_prompt_far_too_long_is_refused_with_the_numbers_too(serve: ServerMake
     assert error["n_prompt_tokens"] > 32
 
 
-def test_a_prompt_that_is_not_read_in_time_counts_as_not_cached(serve: ServerMaker) -> None:
-    client = serve(FakeEngine(WARM, ["x"] * 1000, delay=0.005))
-    running = client.open("POST", "/v1/completions", b'{"prompt": "a", "stream": true}')
-    usage = client.post("/v1/completions", {"prompt": "Hi", "timeout": 1e-6}).data["usage"]
-    assert (usage["completion_tokens"], usage["prompt_tokens_details"]) == (0, {"cached_tokens": 0})
-    running[0].close()
+def test_a_prompt_that_was_not_read_counts_as_not_cached() -> None:
+    async def counts() -> tuple[int, tuple[int, int, int]]:
+        answer = Answer(FakeEngine(), Request(Prompt.of_tokens("", [1, 2]), Settings()))
+        answer.started = True  # its time was over before a step
+        return count_cached(answer), AnswerGroup([answer]).counts
+
+    assert asyncio.run(counts()) == (0, (2, 0, 0))
 
 
 def test_fields_of_openai_that_change_no_answer_are_accepted(serve: ServerMaker) -> None:
