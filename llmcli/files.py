@@ -243,7 +243,8 @@ def decode_bytes(data: bytes, name: str, encoding: str = "utf-8") -> str:
 
 def read_error(path: Path, error: OSError) -> DiskError:
     """The error for a file that cannot be read."""
-    return DiskError(f"cannot read {path}: {error_text(error)}", "check its permissions")
+    hint = "check its name" if isinstance(error, FileNotFoundError) else "check its permissions"
+    return DiskError(f"cannot read {path}: {error_text(error)}", hint)
 
 
 def matching_paths(start: str) -> Iterator[str]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from llmcli.server.service import ServerOptions
 
 _NOT_HERE = CHAT_ONLY | RESULT | {"prompt", "file", "model", "prefill", "raw", "choices", "predicate", "rating"}
+_NOT_HERE |= {"endpoint", "drop_unsupported"}  # it answers with models of this machine
 _POOLINGS = ("mean", "cls", "last")  # those that give a vector of a text
 _SPARE_FILES = 64  # that are open beside connections
 _API_KEY = "LLMCLI_API_KEY"  # a variable with one more key

@@ -22,6 +22,12 @@ def test_the_commands_of_the_page_have_options_that_exist(inside: Run, command: 
     assert inside(*shlex.split(command, comments=True), "--no-such-option", "--help").status == 2
 
 
+@pytest.mark.parametrize("option", ["--endpoint=http://localhost:1", "--prompt=x", "--choices=a,b"])
+def test_serve_has_no_option_that_it_would_ignore(inside: Run, option: str) -> None:
+    ran = inside("serve", option)
+    assert (ran.status, ran.stderr.splitlines()[0]) == (2, f"error: no such option '{option.partition('=')[0]}'")
+
+
 @pytest.mark.parametrize("line", EXAMPLES)
 def test_the_examples_of_the_page_are_answered(serve: ServerMaker, line: str) -> None:
     _, _, address, *data = shlex.split(line)
