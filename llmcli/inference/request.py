@@ -179,6 +179,7 @@ def check_length(engine: "Engine", settings: Settings, text: str, cancellation: 
             raise ContextOverflowError(
                 f"the prompt has more than {count} tokens, and the context has {n_ctx}",
                 "shorten the prompt" + (" or raise --ctx-size" if settings.n_ctx else ""),
+                {"n_prompt_tokens": count, "n_ctx": n_ctx},
             )
 
 

@@ -17,7 +17,7 @@ from typing import BinaryIO, Literal, cast
 
 from llmcli.engine.events import Cancellation
 from llmcli.errors import DiskError, LlmcliError, UsageError, error_text
-from llmcli.files import byte_order_mark, decode_json
+from llmcli.files import byte_order_mark, json_fault
 from llmcli.params.param import is_int
 
 Format = Literal["jsonl", "openai", "csv", "text"]
@@ -229,10 +229,12 @@ def _guess_format(name: str, first: bytes) -> Format:
 
 
 def _json_object(text: str) -> dict[str, object]:
+    import msgspec
+
     try:
-        values = decode_json(text)
-    except ValueError as error:
-        raise UsageError(f"the line is {error}", _OBJECT_HINT) from None
+        values = msgspec.json.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the line is not valid JSON: {json_fault(error)}", _OBJECT_HINT) from None
     if not isinstance(values, dict):
         raise UsageError("the line is not a JSON object", _OBJECT_HINT)
     return values
