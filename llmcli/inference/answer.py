@@ -99,8 +99,6 @@ class Answer:
                 yield from self.push(event)  # also the text that was held back by one that failed
                 if event.record.failure:
                     raise event.record.failure
-                if self.n_drawn == self.request.max_drawn:
-                    self.request.cancellation.set()
 
     def begin(self) -> Iterator[Part]:
         """The parts before the first token; `push` begins an answer that has not begun."""
@@ -126,6 +124,8 @@ class Answer:
             yield from self.end()
             if self.request.constraint and self.finish_reason in ("stop", "length"):
                 self.problem = self.request.constraint.problem(self.text)
+        if self.n_drawn == self.request.max_drawn:
+            self.request.cancellation.set()
 
     def end(self) -> Iterator[Part]:
         """The text that was held back."""

@@ -51,7 +51,9 @@ class Dialect:
     ranges: bool = False  # a range of temperatures, by entropy
     always_seeded: bool = True  # it takes a seed that nobody asked for
     counts: str = ""  # how it counts the tokens of messages: "" = not at all, "messages", or "template"
-    traces: bool = False  # it tells how tokens are drawn
+    has_extras: bool = (
+        False  # the field `llmcli`: it tells how tokens are drawn, repeats answers and moves temperatures
+    )
     scores: bool = False  # `echo` with log-probabilities, and routes that tokenize
 
     def takes(self, key: str) -> bool:
@@ -217,7 +219,7 @@ DIALECTS = {
             policies=True,
             ranges=True,
             counts="template",
-            traces=True,
+            has_extras=True,
             scores=True,
         ),
         Dialect(

@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import (
-    Batches,
     Cancellation,
     Message,
     Progress,
@@ -260,13 +259,6 @@ class LocalEngine:
             with suppress(AbortedError):
                 self._context.prefill(0, tokens)
 
-    def evaluate_batches(self, request: Request, layout: Batches) -> None:
-        tokens = request.prompt.tokens
-        context = self._context_for(len(tokens), request.settings)
-        context.watch([request.cancellation])
-        with suppress(AbortedError):  # the answer is cancelled as well
-            context.prefill_as(0, tokens, layout)
-
     def inspector(self, request: Request, tokens: Sequence[int]) -> "TokenInspector":
         from llmcli.engine.token_inspection import TokenInspector  # only /why needs it
 
@@ -281,12 +273,33 @@ class LocalEngine:
     # Answers
 
     def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
+        if requests[0].replay is not None:
+            return self._repeat(requests[0])
         generations = [self.start(request, index) for index, request in enumerate(requests)]
         limits = [one.max_new_tokens for one in generations]  # `max_tokens` and the reasoning before the answer
         longest = replace(requests[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
         if len(requests) == 1:
             return generate(self._context_for(len(requests[0].prompt.tokens), longest), generations)
         return self._generate_together(requests, generations, longest)
+
+    def _repeat(self, request: Request) -> Generator[TokenEvent, None, None]:
+        """The events of a recorded answer, whose rounding depends on its context and on the batches of its prompt."""
+        from llmcli.inference.answer_json import ReplayManifest, prompt_sha256  # only a replay needs it
+
+        manifest, tokens = ReplayManifest.from_data(request.replay), request.prompt.tokens
+        manifest.prepare(request)
+        n_ctx, _ = sizing.choose_context(self.shape, request.settings, len(tokens))
+        with closing(Context(self.model, replace(request.settings, n_ctx=n_ctx))) as context:
+            if manifest.layout and prompt_sha256(tokens) == manifest.prompt_sha256:
+                context.watch([request.cancellation])
+                try:
+                    with suppress(AbortedError):  # the answer is cancelled as well
+                        context.prefill_as(0, tokens, manifest.layout)
+                except ValueError as error:
+                    raise UsageError(
+                        f"cannot replay the answer: replay.layout: {error}", "record the answer again"
+                    ) from None
+            yield from generate(context, [self.start(request)])
 
     def _generate_together(
         self, requests: Sequence[Request], generations: Sequence[Generation], longest: Settings

@@ -90,7 +90,7 @@ async def _answer(request: Request, asked: _Asked) -> Response:
     echoes = await unless_gone(request, read_echoes(model, requests)) if has_echoes else []
     if echoes and all(one.following for one in echoes) and not asked.request.is_streamed:
         return json_response(_echoed(asked, requests, echoes))
-    group = asked.request.start(requests)
+    group = asked.request.start(requests, asked.id)
     if asked.request.is_streamed:
         return await event_stream(_events(asked, group, echoes))
     await unless_gone(request, group.end())

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from starlette.requests import Request
 
 from llmcli.engine.events import Request as EngineRequest
-from llmcli.engine.events import TokenTrace
+from llmcli.engine.events import TemperatureShift, TokenTrace
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, text_and_reasoning
 from llmcli.inference.answer_json import token_data
@@ -53,7 +53,13 @@ class TextRequest:
         if not self.has_echo:  # whose prompts do not wait in the queue
             model.worker.check_room(len(self.questions) * self.n)
 
+        recorded = self.extras.recorded
+        if self.extras.is_of_one and (self.n > 1 or len(self.questions) > 1):
+            raise UsageError(f"llmcli.{'replay' if recorded else 'shift'} is for one answer", "ask for one at a time")
+
         def make() -> list[EngineRequest]:
+            if recorded:
+                return [model.make_replay(self.questions[0], self.own, recorded)]
             settings = model.settings(self.own)
             return [model.make_request(one, settings) for one in self.questions]
 
@@ -61,11 +67,14 @@ class TextRequest:
         traces = [one for one in (self.trace, self.extras.trace) if one is not None]
         for request in requests:
             request.trace = max(traces, default=None)
+            request.live_shift = TemperatureShift() if self.extras.has_shift else None
         return requests
 
-    def start(self, requests: Sequence[EngineRequest]) -> AnswerGroup:
-        """Begin the answers. Raises BusyError."""
-        return self.model.start(requests, self.n, self.has_progress and self.is_streamed)
+    def start(self, requests: Sequence[EngineRequest], name: str = "") -> AnswerGroup:
+        """Begin the answers, under the name of the completion. Raises BusyError."""
+        group = self.model.start(requests, self.n, self.has_progress and self.is_streamed)
+        group.name = name
+        return group
 
     def text(self, answer: Answer) -> str:
         """The text of an answer without the beginning that the client sent."""

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, closing
 from dataclasses import dataclass
@@ -52,6 +52,7 @@ class RunningAnswer:
         self.answer, self.index, self._send_update = answer, index, send
         # Only when it has ended is it known whether the answer is valid; an invalid one is generated again.
         self._held: list[Part] | None = [] if _is_checked_at_end(answer) else None
+        self.is_replay = answer.request.replay is not None
         self.slot = -1  # its place among those that run at a time
         self._progress: PromptProgress | None = None
         self._started_ms = 0.0  # when its prompt was begun
@@ -103,7 +104,7 @@ class AnswerGroup:
 
     def __init__(self, answers: Sequence[Answer], has_progress: bool = False) -> None:
         """With `has_progress`, updates tell how much of the prompts is read."""
-        self.answers = answers
+        self.answers, self.name = answers, ""  # by which others find it
         self.running = [RunningAnswer(answer, index, self._send) for index, answer in enumerate(answers)]
         if has_progress:
             for one in self.running:
@@ -188,6 +189,8 @@ class ModelWorker:
         self._condition = threading.Condition()
         self._waiting: deque[RunningAnswer] = deque()
         self._calls: deque[Callable[[], None]] = deque()
+        self._replays: deque[RunningAnswer] = deque()  # one at a time, beside the others, in a context of its own
+        self._replayed: Generator[TokenEvent, None, None] | None = None  # the events of the first
         self._asked: dict[int, RunningAnswer] = {}  # by the index of the request
         self._n_asked = 0
         self.n_slots = n_parallel or _MOST_AT_A_TIME
@@ -201,18 +204,19 @@ class ModelWorker:
     @property
     def n_running(self) -> int:
         """The number of answers that are being generated."""
-        return len(self._asked)
+        return len(self._asked) + (self._replayed is not None)
 
     @property
     def n_waiting(self) -> int:
         """The number of answers that wait for others to end."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._replays) - (self._replayed is not None)
 
     def submit(self, group: AnswerGroup) -> None:
         """Generate these answers. Raises what `check_room` raises."""
         with self._condition:
             self.check_room(len(group.running))
-            self._waiting.extend(group.running)
+            for one in group.running:
+                (self._replays if one.is_replay else self._waiting).append(one)
             self._condition.notify()
 
     def check_room(self, n_answers: int) -> None:
@@ -223,8 +227,8 @@ class ModelWorker:
         most = self._n_queued + self.n_slots
         if n_answers > most:
             raise UsageError(f"the request asks for {n_answers} answers, and the server takes {most} at a time")
-        if len(self._waiting) + n_answers > self._n_queued + max(self.n_slots - len(self._asked), 0):
-            raise BusyError(f"too many requests: {len(self._waiting)} wait already")
+        if self.n_waiting + n_answers > self._n_queued + max(self.n_slots - len(self._asked), 0):
+            raise BusyError(f"too many requests: {self.n_waiting} wait already")
 
     async def call(self, function: Callable[[Cancellation], _T]) -> _T:
         """What a function of the engine returns: it runs between two steps of the answers.
@@ -269,7 +273,7 @@ class ModelWorker:
     def end_answers(self, error: LlmcliError) -> None:
         """End all answers that run or wait with an error, within a step of the model."""
         with self._condition:
-            waiting = [*self._waiting]
+            waiting = [*self._waiting, *self._replays]
             self._waiting.clear()
         ended = [*self._asked.values(), *waiting]
         for one in ended:
@@ -294,7 +298,7 @@ class ModelWorker:
             self._run_calls()
 
     def _compute(self) -> None:
-        while not (self._is_closing and not self._waiting):
+        while not self._is_closing or self._waiting or self._replays:
             if self._engine is None:
                 self._next_request(is_idle=True)
                 continue
@@ -302,7 +306,7 @@ class ModelWorker:
                 with closing(self._engine.generate_batch(self._next_request, self._n_parallel)) as events:
                     for event in events:
                         self._push(event)
-                        self._run_calls()
+                        self._run_others()
             except LlmcliError as error:
                 self._fail_asked(error)
             except Exception as error:  # a fault of the program must not end the server
@@ -323,7 +327,7 @@ class ModelWorker:
     def _next_request(self, is_idle: bool) -> Request | None:
         """The request of the answer that waits the longest; waits for one where nothing is computed."""
         while True:
-            self._run_calls()
+            self._run_others()
             with self._condition:
                 if self._waiting:
                     running = self._waiting.popleft()
@@ -335,15 +339,49 @@ class ModelWorker:
                     running.slot = self.slots.index(None) if None in self.slots else 0
                     self.slots[running.slot] = running
                     return running.answer.request
-                if not is_idle or self._is_closing:
+                if not is_idle or (self._is_closing and not self._replays):
                     return None
-                if not self._calls:
+                if not self._calls and not self._replays:
                     self._condition.wait()
 
     def _leave(self, index: int) -> None:
         running = self._asked.pop(index)
         if self.slots[running.slot] is running:
             self.slots[running.slot] = None
+
+    def _run_others(self) -> None:
+        """What happens between two steps of the answers: calls, and a step of a replay."""
+        self._run_calls()
+        if self._replays:
+            try:
+                self._step_replay(self._replays[0])
+            except LlmcliError as error:
+                self._end_replay(error)
+            except Exception as error:  # a fault of the program must not end the server
+                self._end_replay(LlmcliError(_described(error), "this is a bug; report it"))
+
+    def _step_replay(self, running: RunningAnswer) -> None:
+        request = running.answer.request
+        if self._replayed is None and request.cancellation.is_set():
+            running.end_unasked()
+            self._end_replay()
+            return
+        assert self._engine
+        self._replayed = self._replayed or self._engine.generate([request])
+        event = next(self._replayed)
+        if event.finish_reason:
+            self.metrics.count_answer(event.record, request, not self._asked)
+            self._replayed.close()
+            self._replayed = None
+        if not running.push(event) and event.finish_reason:  # one that is not valid is generated again
+            self._end_replay()
+
+    def _end_replay(self, error: LlmcliError | None = None) -> None:
+        if self._replayed:
+            self._replayed.close()
+        running, self._replayed = self._replays.popleft(), None
+        if error:
+            running.fail(error)
 
     def _run_calls(self) -> None:
         while self._calls:
@@ -353,6 +391,8 @@ class ModelWorker:
         """Fail the answers that were generated; those that wait too, if it failed before it took one of them."""
         if not self._asked:
             self.end_answers(error)
+            while self._replays:
+                self._end_replay()
             self._run_calls()
             with self._condition:  # or it would fail again and again, for nobody
                 self._condition.wait_for(lambda: self._waiting or self._calls or self._is_closing)
