@@ -126,9 +126,12 @@ class Dialect:
     def _temperature(self, settings: Settings, defaults: Mapping[str, object]) -> Body:
         if not any(_is_set(key, settings, defaults) for key in _TEMPERATURE):
             return {}
-        native = plan_temperature(settings).native
+        native, data = plan_temperature(settings).native, to_data(settings)
+        if self.policies:
+            keys = [key for key in _TEMPERATURE if key != "temp_policy_file" and _is_set(key, settings, defaults)]
+            return {key: data[key] for key in keys}
         if native is None:
-            return {"temperature": str(settings.temperature)} if self.policies else {}
+            return {}
         if native[1] <= 0:
             return {"temperature": native[0]}
         if not self.ranges:
