@@ -184,6 +184,9 @@ class EndpointEngine:
         waiting = list(reversed(requests))
         return self._events(lambda _is_idle: waiting.pop() if waiting else None, N_PARALLEL)
 
+    def repeat(self, request: Request) -> Generator[TokenEvent | None, None, None]:
+        yield from self.generate([request])
+
     def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
         return self._events(requests, n_parallel or N_PARALLEL)
 

@@ -131,7 +131,14 @@ class Engine(Protocol):
         A request that fails ends alone: its last event has the reason "error", and its record the failure. Raises
         ContextOverflowError when a prompt does not fit, and UsageError, before all, when a request is not valid.
 
-        A request with a `replay` is alone: its prompt is evaluated in the recorded batches, in a context of its own.
+        A request with a `replay` is alone, as `repeat` generates it.
+        """
+
+    def repeat(self, request: Request) -> Generator[TokenEvent | None, None, None]:
+        """The events of an answer with a `replay`, in a context of its own; None between two batches of its prompt.
+
+        The prompt is evaluated in the recorded batches, as the rounding depends on them. Raises UsageError when they
+        do not fit, ContextOverflowError when the prompt does not.
         """
 
     def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:

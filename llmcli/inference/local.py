@@ -23,7 +23,7 @@ from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe, probe_record
-from llmcli.engine.scheduler import generate
+from llmcli.engine.scheduler import Scheduler, generate
 from llmcli.errors import ModelInvalidError, UsageError, labeled
 from llmcli.files import data_dir
 from llmcli.inference import placement, sizing
@@ -274,7 +274,7 @@ class LocalEngine:
 
     def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
         if requests[0].replay is not None:
-            return self._repeat(requests[0])
+            return (event for event in self.repeat(requests[0]) if event)
         generations = [self.start(request, index) for index, request in enumerate(requests)]
         limits = [one.max_new_tokens for one in generations]  # `max_tokens` and the reasoning before the answer
         longest = replace(requests[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
@@ -282,8 +282,7 @@ class LocalEngine:
             return generate(self._context_for(len(requests[0].prompt.tokens), longest), generations)
         return self._generate_together(requests, generations, longest)
 
-    def _repeat(self, request: Request) -> Generator[TokenEvent, None, None]:
-        """The events of a recorded answer, whose rounding depends on its context and on the batches of its prompt."""
+    def repeat(self, request: Request) -> Generator[TokenEvent | None, None, None]:
         from llmcli.inference.answer_json import ReplayManifest, prompt_sha256  # only a replay needs it
 
         manifest, tokens = ReplayManifest.from_data(request.replay), request.prompt.tokens
@@ -294,12 +293,16 @@ class LocalEngine:
                 context.watch([request.cancellation])
                 try:
                     with suppress(AbortedError):  # the answer is cancelled as well
-                        context.prefill_as(0, tokens, manifest.layout)
+                        yield from context.prefill_as(0, tokens, manifest.layout)
                 except ValueError as error:
-                    raise UsageError(
-                        f"cannot replay the answer: replay.layout: {error}", "record the answer again"
-                    ) from None
-            yield from generate(context, [self.start(request)])
+                    hint = "record the answer again"
+                    raise UsageError(f"cannot replay the answer: replay.layout: {error}", hint) from None
+            scheduler = Scheduler(context)
+            with closing(self.start(request)) as generation:
+                scheduler.add(generation)
+                while scheduler.generations:
+                    yield None
+                    yield from scheduler.step()
 
     def _generate_together(
         self, requests: Sequence[Request], generations: Sequence[Generation], longest: Settings

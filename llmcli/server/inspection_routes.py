@@ -45,7 +45,9 @@ async def inspect(request: Request) -> Response:
     question = question or str(own.pop("prompt", ""))
     settings = model.settings(own)
     asked = await model.in_thread(lambda: model.make_request(question, settings))
-    asked.live_shift = TemperatureShift(moves) if moves else None
+    if moves:
+        asked.live_shift = TemperatureShift()
+        asked.live_shift.moves = moves
     if n_prompt is not None:
         if not 0 < n_prompt <= len(asked.prompt.tokens):
             raise UsageError(f"n_prompt must be between 1 and {len(asked.prompt.tokens)}, got {n_prompt}")

@@ -190,7 +190,7 @@ class ModelWorker:
         self._waiting: deque[RunningAnswer] = deque()
         self._calls: deque[Callable[[], None]] = deque()
         self._replays: deque[RunningAnswer] = deque()  # one at a time, beside the others, in a context of its own
-        self._replayed: Generator[TokenEvent, None, None] | None = None  # the events of the first
+        self._replayed: Generator[TokenEvent | None, None, None] | None = None  # the events of the first
         self._asked: dict[int, RunningAnswer] = {}  # by the index of the request
         self._n_asked = 0
         self.n_slots = n_parallel or _MOST_AT_A_TIME
@@ -367,8 +367,10 @@ class ModelWorker:
             self._end_replay()
             return
         assert self._engine
-        self._replayed = self._replayed or self._engine.generate([request])
+        self._replayed = self._replayed or self._engine.repeat(request)
         event = next(self._replayed)
+        if event is None:
+            return
         if event.finish_reason:
             self.metrics.count_answer(event.record, request, not self._asked)
             self._replayed.close()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llmcli.chat.inspect import last_answer
 from llmcli.chat.replay import Replay, from_session, replay_settings
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import TemperatureShift
@@ -23,6 +24,7 @@ from tests.chat.replays import N_CTX, QUESTIONS, again, given, opened, read
 from tests.chat.test_replay import COUNTED, SCHEMA
 from tests.conftest import Run
 from tests.endpoints.server import serving
+from tests.engine.drive import UNSTOPPED
 from tests.inference.fake_engine import FakeEngine
 from tests.server.conftest import running_server
 
@@ -82,8 +84,8 @@ def test_the_settings_of_the_server_are_recorded(here: LocalEngine, there: Endpo
 
 
 def test_moves_of_the_temperature_reach_the_server_and_repeat(here: LocalEngine, there: EndpointEngine) -> None:
-    shift, values = TemperatureShift(), {"temperature": 0.8, "seed": 5, "max_tokens": 200, "ignore_eos": True}
-    controller = controller_with(there, **values)
+    shift = TemperatureShift()
+    controller = controller_with(there, temperature=0.8, seed=5, max_tokens=200, ignore_eos=True)
     controller.session.add("user", QUESTIONS[1])
     turn = controller.answer(controller.session.conversation.path())
     turn.answer.request.live_shift = shift
@@ -97,6 +99,9 @@ def test_moves_of_the_temperature_reach_the_server_and_repeat(here: LocalEngine,
     (warm, _), (cold, _) = shift.moves
     assert temperatures[warm - 1 : warm + 1] == pytest.approx([0.8, 1.2])
     assert temperatures[cold - 1 : cold + 1] == pytest.approx([1.2, 0.0])
+    inspected = last_answer(controller, turn).inspector.inspect(warm, 5, *UNSTOPPED)
+    assert inspected
+    assert inspected.trace.temperature == pytest.approx(1.2)
     assert turn.message
     assert turn.message.replay["moves"] == [list(one) for one in shift.moves]
     recorded = from_session(controller.session, None)
@@ -165,9 +170,6 @@ def test_the_command_replays_through_an_endpoint(inside: Run, tmp_path: Path) ->
 
 
 def test_tokens_of_an_earlier_chat_are_explained(here: LocalEngine, there: EndpointEngine) -> None:
-    from llmcli.chat.inspect import last_answer
-    from tests.chat.test_inspect import UNSTOPPED
-
     controller = controller_with(there, temperature=0.9, max_tokens=10, seed=2, session=Session())
     ask(controller, QUESTIONS[1])
     name = controller.session.name

@@ -96,9 +96,8 @@ class FakeEngine:
     def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
         """A piece of each answer in turn, as they would come side by side."""
         self.requests += requests
-        for one in requests:
-            if one.replay is not None:
-                ReplayManifest.from_data(one.replay).prepare(one)
+        if requests[0].replay is not None:
+            ReplayManifest.from_data(requests[0].replay).prepare(requests[0])
         running = [self._answer(index, one, len(requests)) for index, one in enumerate(requests)]
         while running:
             for answer in list(running):
@@ -106,6 +105,10 @@ class FakeEngine:
                 if event.finish_reason:
                     running.remove(answer)
                 yield event
+
+    def repeat(self, request: Request) -> Generator[TokenEvent | None, None, None]:
+        yield None
+        yield from self.generate([request])
 
     def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
         """A piece of each answer in turn, of at most `n_parallel` (4) at a time."""
