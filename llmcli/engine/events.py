@@ -110,6 +110,7 @@ class TextChunk:
     request: Sequence[Message] | str
     prefill: str = ""
     tokenize: Callable[["TextChunk"], Sequence[int]] | None = None
+    template: str = ""  # the chat template, if it is not that of the other program
     _found: list[Sequence[int]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property

@@ -104,7 +104,8 @@ class EndpointEngine:
         """The prompt as the server gets it: it renders the messages itself."""
         tokenize = partial(self._tokenize, options.arguments) if self.dialect.scores else None
         text = request + options.prefill if isinstance(request, str) else ""
-        return Prompt(text, (TextChunk(request, options.prefill, tokenize),), request)
+        template = options.source if options.is_given else ""
+        return Prompt(text, (TextChunk(request, options.prefill, tokenize, template),), request, template)
 
     def prompt_text(self, prompt: Prompt) -> str:
         (chunk,) = prompt.chunks
@@ -148,8 +149,9 @@ class EndpointEngine:
 
     def _messages(self, chunk: TextChunk) -> dict[str, object]:
         """The messages of a body, with the beginning of the answer as the last one."""
-        if chunk.prefill and self.dialect.has_prefill:
-            return {"messages": list(chunk.request), "prefill": chunk.prefill}
+        if self.dialect.has_extras:
+            own = {"prefill": chunk.prefill, "chat_template": chunk.template}
+            return {"messages": list(chunk.request), **{key: value for key, value in own.items() if value}}
         if not chunk.prefill or self.dialect.continues is None:
             return {"messages": list(chunk.request)}
         begun = {"role": "assistant", "content": chunk.prefill}
@@ -231,7 +233,7 @@ class EndpointEngine:
         (chunk,) = request.prompt.chunks
         settings, base = request.settings, self.served.endpoint.base
         if isinstance(chunk, TokenChunk):
-            chunk = TextChunk(request.prompt.request, settings.prefill or "")
+            chunk = TextChunk(request.prompt.request, settings.prefill or "", template=request.prompt.template)
         body: dict[str, object] = {"model": self.name, "stream": True, "stream_options": {"include_usage": True}}
         # A recorded answer says all that is not a default of llmcli: those of the server do not count.
         defaults = self.defaults.values if request.replay is None else {}
@@ -239,7 +241,7 @@ class EndpointEngine:
         if isinstance(chunk.request, str):
             if settings.max_tokens < 0:
                 body[self.dialect.max_tokens] = self._room(request)
-            is_apart = bool(chunk.prefill) and self.dialect.has_prefill
+            is_apart = bool(chunk.prefill) and self.dialect.has_extras
             body |= (
                 {"prompt": chunk.request, "prefill": chunk.prefill}
                 if is_apart
