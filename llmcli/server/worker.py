@@ -51,8 +51,8 @@ class RunningAnswer:
     def __init__(self, answer: Answer, index: int, send: Callable[[Update], None]) -> None:
         self.answer, self.index, self._send_update = answer, index, send
         # Only when it has ended is it known whether the answer is valid; an invalid one is generated again.
-        self._held: list[Part] | None = [] if _is_checked_at_end(answer) else None
-        self.is_replay = answer.request.replay is not None
+        constraint = answer.request.constraint
+        self._held: list[Part] | None = [] if constraint and constraint.unenforced else None
         self.slot = -1  # its place among those that run at a time
         self._progress: PromptProgress | None = None
         self._started_ms = 0.0  # when its prompt was begun
@@ -172,11 +172,6 @@ class AnswerGroup:
             self._updates.put_nowait(update)
 
 
-def _is_checked_at_end(answer: Answer) -> bool:
-    constraint = answer.request.constraint
-    return bool(constraint and constraint.unenforced)
-
-
 class ModelWorker:
     """Computes with one model, in a thread of its own: no two threads ever use it."""
 
@@ -216,7 +211,7 @@ class ModelWorker:
         with self._condition:
             self.check_room(len(group.running))
             for one in group.running:
-                (self._replays if one.is_replay else self._waiting).append(one)
+                (self._waiting if one.answer.request.replay is None else self._replays).append(one)
             self._condition.notify()
 
     def check_room(self, n_answers: int) -> None:
@@ -307,10 +302,8 @@ class ModelWorker:
                     for event in events:
                         self._push(event)
                         self._run_others()
-            except LlmcliError as error:
-                self._fail_asked(error)
             except Exception as error:  # a fault of the program must not end the server
-                self._fail_asked(LlmcliError(_described(error), "this is a bug; report it"))
+                self._fail_asked(_stated(error))
             self._n_asked = 0
 
     def _push(self, event: TokenEvent) -> None:
@@ -355,17 +348,11 @@ class ModelWorker:
         if self._replays:
             try:
                 self._step_replay(self._replays[0])
-            except LlmcliError as error:
-                self._end_replay(error)
-            except Exception as error:  # a fault of the program must not end the server
-                self._end_replay(LlmcliError(_described(error), "this is a bug; report it"))
+            except Exception as error:
+                self._end_replay(_stated(error))
 
     def _step_replay(self, running: RunningAnswer) -> None:
         request = running.answer.request
-        if self._replayed is None and request.cancellation.is_set():
-            running.end_unasked()
-            self._end_replay()
-            return
         assert self._engine
         self._replayed = self._replayed or self._engine.repeat(request)
         event = next(self._replayed)
@@ -401,6 +388,10 @@ class ModelWorker:
         for index, running in list(self._asked.items()):
             self._leave(index)
             running.fail(error)
+
+
+def _stated(error: Exception) -> LlmcliError:
+    return error if isinstance(error, LlmcliError) else LlmcliError(_described(error), "this is a bug; report it")
 
 
 def _described(error: BaseException) -> str:
