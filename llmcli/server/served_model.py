@@ -31,6 +31,7 @@ from llmcli.server.worker import AnswerGroup, ModelWorker
 _T = TypeVar("_T")
 # Settings that others would wait for: characters that are compiled, and texts that are compared with each token.
 _MOST_CHARACTERS = {"chat_template": 1 << 15, "temperature": 1 << 12, "grammar": 1 << 18}
+_MOST_ROWS = 64  # of the batches of a replay, for each token: more answers are hardly generated side by side
 _MOST_ITEMS = {"dry_sequence_breakers": 64}
 _ANY_LENGTH = ("system", "prefill")  # parts of the prompt, whose tokens are counted
 _ELSEWHERE = {"choices": "use /v1/decisions", "predicate": "use /v1/decisions", "rating": "use /v1/decisions"}
@@ -138,6 +139,7 @@ class ServedModel:
         Raises as `make_request`.
         """
         engine = self.engine
+        _check_length("chat_template", recorded.template)
         engine.identify(lambda _done, _total: None, Cancellation())  # whoever replays an answer wants to know it
         shared = {key: getattr(self.common.settings, key) for key in fields_of(ModelParams)}
         settings = resolve([Layer("flag", shared), Layer("request", self._own_values(own))]).with_seed().settings
@@ -150,6 +152,9 @@ class ServedModel:
         request = self.make_request(question, settings, options)
         if self._system and prompt_sha256(request.prompt.tokens) != recorded.prompt_sha256:  # with that of the server
             request = self.make_request(question, replace(settings, system=self.common.settings.system), options)
+        n_prompt, n_rows = len(request.prompt.tokens), sum(rows * times for rows, _, times in recorded.layout)
+        if n_rows > _MOST_ROWS * n_prompt + settings.n_batch:
+            raise UsageError(f"llmcli.replay.layout evaluates {n_rows} tokens for a prompt of {n_prompt}")
         request.replay = recorded.to_data()
         return request
 

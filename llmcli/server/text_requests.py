@@ -71,7 +71,9 @@ class TextRequest:
         return requests
 
     def start(self, requests: Sequence[EngineRequest], name: str = "") -> AnswerGroup:
-        """Begin the answers, under the name of the completion. Raises BusyError."""
+        """Begin the answers, under the name by which others find them, if they can. Raises BusyError."""
+        if self.extras.has_shift and not name:
+            raise UsageError("llmcli.shift is for /v1/chat/completions and /v1/completions", "leave it out")
         group = self.model.start(requests, self.n, self.has_progress and self.is_streamed)
         group.name = name
         return group

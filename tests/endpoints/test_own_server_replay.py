@@ -1,6 +1,7 @@
 """Answers through `llmcli serve` are repeated, stopped and moved as those of this machine are."""
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 
 from llmcli.chat.inspect import last_answer
 from llmcli.chat.replay import Replay, from_session, replay_settings
-from llmcli.chat.sessions.session import Session
+from llmcli.chat.sessions.session import Session, Turn
 from llmcli.engine.events import TemperatureShift
 from llmcli.errors import UsageError
+from llmcli.inference import endpoint_exchange
 from llmcli.inference.endpoint import EndpointEngine
 from llmcli.inference.endpoint_server import open_endpoint
 from llmcli.inference.local import LocalEngine, ResolvedModel
@@ -23,7 +25,7 @@ from tests.chat.controllers import answer, ask, controller_with
 from tests.chat.replays import N_CTX, QUESTIONS, again, given, opened, read
 from tests.chat.test_replay import COUNTED, SCHEMA
 from tests.conftest import Run
-from tests.endpoints.server import serving
+from tests.endpoints.server import Handler, serving
 from tests.engine.drive import UNSTOPPED
 from tests.inference.fake_engine import FakeEngine
 from tests.server.conftest import running_server
@@ -85,15 +87,18 @@ def test_the_settings_of_the_server_are_recorded(here: LocalEngine, there: Endpo
 
 def test_moves_of_the_temperature_reach_the_server_and_repeat(here: LocalEngine, there: EndpointEngine) -> None:
     shift = TemperatureShift()
-    controller = controller_with(there, temperature=0.8, seed=5, max_tokens=200, ignore_eos=True)
+    controller = controller_with(there, temperature=0.8, seed=5, max_tokens=600, ignore_eos=True)
     controller.session.add("user", QUESTIONS[1])
     turn = controller.answer(controller.session.conversation.path())
     turn.answer.request.live_shift = shift
     for number, _ in enumerate(turn.parts()):
         if number == 1:
             shift.add(0.4)
-        if any(trace.temperature == pytest.approx(1.2) for trace in turn.answer.traces[-3:]) and shift.shift > 0:
+        temperature = turn.answer.traces[-1].temperature
+        if temperature == pytest.approx(1.2) and shift.shift > 0:
             shift.add(-3.0)
+        if temperature == 0:
+            turn.answer.request.cancellation.set()
     assert [moved for _, moved in shift.moves] == [0.4, -0.8]  # colder than 0 it does not become
     temperatures = [trace.temperature for trace in turn.answer.traces if trace.id is not None]
     (warm, _), (cold, _) = shift.moves
@@ -148,12 +153,65 @@ def test_a_different_answer_is_located_through_the_server(there: EndpointEngine)
     assert "seed: was 3, is 4" in replay.reasons
 
 
-def test_a_server_of_another_kind_refuses_a_replay_by_name(here: LocalEngine) -> None:
+@pytest.mark.parametrize("kind", ["llama-server", "vllm"])
+def test_a_server_of_another_kind_refuses_a_replay_by_name(here: LocalEngine, kind: str) -> None:
     recorded = read(given(here, {"seed": 3}, QUESTIONS[0]))
-    with serving(kind="llama-server") as (url, _):
+    with serving(kind=kind) as (url, dialect):
         engine = EndpointEngine(open_endpoint(Settings(endpoint=url)))
         with closing(engine), pytest.raises(UsageError, match="first-model does not support replay"):
             Replay(engine, recorded, replay_settings(recorded, None, Settings()))
+        turn = ask(controller_with(engine), "Why?")
+    assert turn.answer.request.live_shift is None
+    assert "llmcli" not in dialect.body
+    assert turn.message
+    assert turn.message.replay == {}
+
+
+def stop_after_a_word(url: str) -> Turn:
+    """An answer of this server that is stopped."""
+    with closing(EndpointEngine(open_endpoint(Settings(endpoint=url)))) as engine:
+        controller = controller_with(engine)
+        controller.session.add("user", "Why?")
+        turn = controller.answer(controller.session.conversation.path())
+        for _ in turn.parts():
+            turn.answer.request.cancellation.set()
+    return turn
+
+
+def test_a_server_that_does_not_end_an_answer_loses_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint_exchange, "_PATIENCE_MS", 50.0)
+    is_over = threading.Event()
+
+    def reply(handler: Handler, _body: object) -> bool:
+        is_late = handler.path == "/llmcli/control"
+        if is_late:
+            is_over.wait(20)
+        return is_late
+
+    try:
+        with serving(kind="llmcli", words=("word ",) * 2000, delay=0.01, reply=reply) as (url, dialect):
+            turn = stop_after_a_word(url)
+            assert turn.answer.finish_reason == "interrupt"
+            assert 0 < len(turn.answer.text.split()) < 2000
+            assert ("/llmcli/control", {"id": "1", "stop": True}) in dialect.asked
+            is_over.set()
+    finally:
+        is_over.set()
+
+
+def test_a_manifest_that_is_not_valid_is_an_error_of_the_server(inside: Run) -> None:
+    def reply(handler: Handler, body: dict[str, Any]) -> bool:
+        if body:
+            choice = {"index": 0, "delta": {"content": "x"}, "llmcli": {"replay": {"n_ctx": "many"}}}
+            handler.begin_stream()
+            handler.event({"choices": [choice]})
+            handler.end_stream()
+        return bool(body)
+
+    with serving(kind="llmcli", reply=reply) as (url, _):
+        ran = inside("generate", "why?", "--endpoint", url)
+    assert ran.status == 5
+    assert "sent a replay that is not valid: replay.n_ctx must be an integer" in ran.stderr
 
 
 def test_the_command_replays_through_an_endpoint(inside: Run, tmp_path: Path) -> None:

@@ -96,6 +96,18 @@ def test_a_manifest_that_is_not_valid_names_its_field(serve: ServerMaker, change
     assert f"llmcli.replay.{next(iter(change))}" in reply.data["error"]["message"]
 
 
+def test_a_route_without_ids_refuses_shifts(serve: ServerMaker) -> None:
+    reply = serve().post("/completion", {"prompt": "Hi", "llmcli": {"shift": True}})
+    assert (reply.code, "llmcli.shift is for" in reply.data["error"]["message"]) == (400, True)
+
+
+def test_a_replay_cannot_evaluate_far_more_than_its_prompt(serve: ServerMaker) -> None:
+    client = serve(FakeEngine(["Good"]))
+    wanted = manifest_of(client) | {"layout": [[2048, 1, 100], [1, 1, 1]]}
+    reply = client.post("/v1/chat/completions", {**ASK, "llmcli": {"replay": wanted}})
+    assert (reply.code, "evaluates 204801 tokens" in reply.data["error"]["message"]) == (400, True)
+
+
 @pytest.mark.parametrize("is_long", ["replay", "other"])
 def test_a_replay_and_other_answers_do_not_wait_for_each_other(serve: ServerMaker, is_long: str) -> None:
     def reply(request: Any) -> list[str]:
