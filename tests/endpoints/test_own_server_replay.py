@@ -12,7 +12,7 @@ import pytest
 from llmcli.chat.inspect import last_answer
 from llmcli.chat.replay import Replay, from_session, replay_settings
 from llmcli.chat.sessions.session import Session, Turn
-from llmcli.engine.events import TemperatureShift
+from llmcli.engine.events import Request, TemperatureShift
 from llmcli.errors import UsageError
 from llmcli.inference import endpoint_exchange
 from llmcli.inference.endpoint import EndpointEngine
@@ -245,3 +245,22 @@ def test_tokens_of_an_earlier_chat_are_explained(here: LocalEngine, there: Endpo
     assert [(row.id, row.rank) for row in one.stepwise.candidates] == [
         (row.id, row.rank) for row in other.stepwise.candidates
     ]
+
+
+def test_a_continued_answer_has_its_reasoning_once() -> None:
+    asked: list[Request] = []
+
+    def reply(request: Request) -> tuple[str, ...]:
+        asked.append(request)
+        return ("Hm.", "</think>", "Hello") if len(asked) == 2 else (" you.",)
+
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}<think>"
+    with running_server(FakeEngine(reply=reply, chat_template=template)) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        with closing(EndpointEngine(open_endpoint(Settings(endpoint=url)))) as engine:
+            controller = controller_with(engine)
+            turn = ask(controller, "Why?")
+            assert turn.message
+            assert (turn.message.reasoning, turn.message.content) == ("Hm.", "Hello")
+            answer(controller, continued=turn.message)
+    assert asked[-1].prompt.text == "Why?<think>Hm.</think>Hello"
