@@ -5,11 +5,11 @@ from starlette.responses import Response
 
 from llmcli.errors import UsageError
 from llmcli.params.param import LARGEST_FLOAT, is_number
+from llmcli.server.answer_group import AnswerGroup
 from llmcli.server.errors import UnknownError
 from llmcli.server.http import json_response, read_body, take
 from llmcli.server.request_log import RequestRecord, current_record
 from llmcli.server.service import service_of
-from llmcli.server.worker import AnswerGroup
 
 
 async def control(request: Request) -> Response:

@@ -23,10 +23,11 @@ from llmcli.params.model import ModelParams
 from llmcli.params.param import SettingValue, fields_of
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, find, resolve
+from llmcli.server.answer_group import AnswerGroup
 from llmcli.server.chat_question import ChatQuestion
 from llmcli.server.errors import ContextError, UnsupportedError
 from llmcli.server.request_log import current_record
-from llmcli.server.worker import AnswerGroup, ModelWorker
+from llmcli.server.worker import ModelWorker
 
 _T = TypeVar("_T")
 # Settings that others would wait for: characters that are compiled, and texts that are compared with each token.

@@ -11,12 +11,12 @@ from llmcli.engine.events import TemperatureShift, TokenTrace
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, text_and_reasoning
 from llmcli.inference.answer_json import token_data
+from llmcli.server.answer_group import AnswerGroup, Update
 from llmcli.server.chat_question import ChatQuestion
 from llmcli.server.extras import Extras, read_extras
 from llmcli.server.http import Values, take
 from llmcli.server.served_model import Question, ServedModel
 from llmcli.server.service import service_of
-from llmcli.server.worker import AnswerGroup, Update
 
 _MOST_CHOICES = 128
 # Fields of llama-server that change no answer here: prefixes are reused always, and slots are alike.

@@ -2,174 +2,22 @@
 
 import asyncio
 import threading
-import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from contextlib import aclosing, closing
-from dataclasses import dataclass
+from contextlib import closing
 from typing import TypeVar
 
-from llmcli.engine.events import Cancellation, FinishReason, Request, TokenEvent, TokenTrace, now_ms
+from llmcli.engine.events import Cancellation, Request, TokenEvent
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.inference.answer import Answer, Part
 from llmcli.inference.engine import Engine
+from llmcli.server.answer_group import AnswerGroup, Outbox, RunningAnswer
 from llmcli.server.errors import BusyError
 from llmcli.server.metrics import Metrics
 
 _T = TypeVar("_T")
 _LAST_STEP = 5.0  # seconds, at the end
 _MOST_AT_A_TIME = 32  # answers, where the engine chooses how many
-
-
-@dataclass(frozen=True)
-class PromptProgress:
-    """How much of a prompt is read: tokens in all, those that were known before, those by now, and the time."""
-
-    total: int
-    cache: int
-    processed: int
-    time_ms: float
-
-
-@dataclass(frozen=True)
-class Update:
-    """What has been added to an answer; the last update has `is_last`, and may have the error that ended it."""
-
-    index: int  # of the answer in its group
-    parts: Sequence[Part]
-    n_tokens: int = 0  # of the answer so far
-    traces: Sequence[TokenTrace] = ()  # of tokens that became certain, if the request asks for a trace
-    is_last: bool = False
-    error: LlmcliError | None = None
-    progress: PromptProgress | None = None  # before the first token, if the group has asked for it
-
-
-class RunningAnswer:
-    """An answer of an `AnswerGroup`, while the thread of the model generates it."""
-
-    def __init__(self, answer: Answer, index: int, send: Callable[[Update], None]) -> None:
-        self.answer, self.index, self._send_update = answer, index, send
-        # Only when it has ended is it known whether the answer is valid; an invalid one is generated again.
-        constraint = answer.request.constraint
-        self._held: list[Part] | None = [] if constraint and constraint.unenforced else None
-        self.slot = -1  # its place among those that run at a time
-        self._progress: PromptProgress | None = None
-        self._started_ms = 0.0  # when its prompt was begun
-        self._traces: list[TokenTrace] = []
-        if answer.request.trace is not None:
-            answer.on_token = self._add_trace
-
-    def read(self, done: int, total: int) -> None:
-        """`done` of `total` tokens of its prompt are read."""
-        before = self._progress
-        self._started_ms = self._started_ms or now_ms()
-        if before is None or done > before.processed:
-            cache, elapsed = before.cache if before else done, now_ms() - self._started_ms
-            self._progress = PromptProgress(total, cache, done, elapsed if before else 0.0)
-            self._send_update(Update(self.index, (), progress=self._progress))
-
-    def _add_trace(self, trace: TokenTrace) -> None:
-        self._traces.append(trace)
-
-    def push(self, event: TokenEvent) -> bool:
-        """Add an event of the engine; returns whether the answer has ended and must be generated again."""
-        answer = self.answer
-        parts, is_last = list(answer.push(event)), event.finish_reason is not None
-        if is_last and answer.try_again():
-            self._held, self._traces = [], []
-            return True
-        if self._held is not None:
-            self._held += parts
-            parts = self._held if is_last else []
-        traces = [] if self._held is not None and not is_last else self._traces
-        if parts or traces or is_last:
-            self._traces = []
-            n_tokens = max(len(event.record.tokens) - len(answer.prompt.tokens), 0)
-            self._send_update(Update(self.index, parts, n_tokens, traces, is_last, event.record.failure))
-        return False
-
-    def fail(self, error: LlmcliError) -> None:
-        """End it with an error that is not its own."""
-        self._send_update(Update(self.index, (), is_last=True, error=error))
-
-    def end_unasked(self) -> None:
-        """End it before it has begun, because it is cancelled."""
-        self.answer.finish_reason = self.answer.request.cancellation.reason
-        self._send_update(Update(self.index, (), is_last=True))
-
-
-class AnswerGroup:
-    """The answers that one client waits for, in an event loop. To be made there."""
-
-    def __init__(self, answers: Sequence[Answer], has_progress: bool = False) -> None:
-        """With `has_progress`, updates tell how much of the prompts is read."""
-        self.answers, self.name = answers, ""  # by which others find it
-        self.running = [RunningAnswer(answer, index, self._send) for index, answer in enumerate(answers)]
-        if has_progress:
-            for one in self.running:
-                one.answer.request.progress = one.read
-        self._loop = asyncio.get_running_loop()
-        self._updates: asyncio.Queue[Update] = asyncio.Queue()
-        self._lock = threading.Lock()
-        self._undelivered: list[Update] = []
-        self.first_at = 0.0  # when the first piece of text was there; as in `time.perf_counter`
-        self.error: LlmcliError | None = None
-        seconds = answers[0].settings.timeout
-        self._timer = self._loop.call_later(seconds, self.cancel, "timeout") if seconds else None
-
-    @property
-    def counts(self) -> tuple[int, int, int]:
-        """The tokens of the prompts, of them those evaluated before, and those of all answers so far.
-
-        A prompt with several answers counts once.
-        """
-        prompts = {id(one.prompt): len(one.prompt.tokens) for one in self.answers}
-        timings = [one.record.timings for one in self.answers]
-        n_prompt, n_read = sum(prompts.values()), sum(one.prompt_n for one in timings)
-        n_cached = max(n_prompt - n_read, 0) if self.answers[0].started else 0
-        return n_prompt, n_cached, sum(one.predicted_n for one in timings)
-
-    def cancel(self, reason: FinishReason = "interrupt") -> None:
-        """End all answers, from any thread; what is generated so far is kept."""
-        for answer in self.answers:
-            answer.request.cancellation.set(reason)
-
-    async def end(self) -> None:
-        """Wait until all answers have ended. Raises the first error that ended one."""
-        async with aclosing(self.updates()) as updates:
-            async for update in updates:
-                if update.error:
-                    raise update.error
-
-    async def updates(self) -> AsyncGenerator[Update, None]:
-        """What is added to the answers, until the last update of each. If nobody waits for more, they are ended."""
-        n_open = len(self.answers)
-        try:
-            while n_open:
-                update = await self._updates.get()
-                n_open -= update.is_last
-                yield update
-        finally:
-            if self._timer:
-                self._timer.cancel()
-            self.cancel()
-
-    def _send(self, update: Update) -> None:
-        """Called in the thread of the model: one message to the loop for all updates that it has not seen yet."""
-        self.first_at = self.first_at or (time.perf_counter() if update.parts else 0.0)
-        self.error = self.error or update.error
-        with self._lock:
-            self._undelivered.append(update)
-            is_first = len(self._undelivered) == 1
-        if is_first and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        with self._lock:
-            updates, self._undelivered = self._undelivered, []
-        for update in updates:
-            self._updates.put_nowait(update)
 
 
 class ModelWorker:
@@ -188,6 +36,7 @@ class ModelWorker:
         self._replayed: Generator[TokenEvent | None, None, None] | None = None  # the events of the first
         self._asked: dict[int, RunningAnswer] = {}  # by the index of the request
         self._n_asked = 0
+        self._outbox = Outbox()
         self.n_slots = n_parallel or _MOST_AT_A_TIME
         self.slots: list[RunningAnswer | None] = [None] * self.n_slots  # what each of them answers
         self.metrics = Metrics()
@@ -210,6 +59,7 @@ class ModelWorker:
         """Generate these answers. Raises what `check_room` raises."""
         with self._condition:
             self.check_room(len(group.running))
+            group.outbox = self._outbox
             for one in group.running:
                 (self._waiting if one.answer.request.replay is None else self._replays).append(one)
             self._condition.notify()
@@ -273,6 +123,7 @@ class ModelWorker:
         ended = [*self._asked.values(), *waiting]
         for one in ended:
             one.fail(error)
+        self._outbox.flush()
         for one in ended:
             one.answer.request.cancellation.set()
 
@@ -301,7 +152,8 @@ class ModelWorker:
                 with closing(self._engine.generate_batch(self._next_request, self._n_parallel)) as events:
                     for event in events:
                         self._push(event)
-                        self._run_others()
+                        if not event.is_followed:
+                            self._run_others()
             except Exception as error:  # a fault of the program must not end the server
                 self._fail_asked(_stated(error))
             self._n_asked = 0
@@ -344,15 +196,21 @@ class ModelWorker:
 
     def _run_others(self) -> None:
         """What happens between two steps of the answers: calls, and a step of a replay."""
+        self._outbox.flush()
         self._run_calls()
         if self._replays:
             try:
                 self._step_replay(self._replays[0])
             except Exception as error:
                 self._end_replay(_stated(error))
+            self._outbox.flush()
 
     def _step_replay(self, running: RunningAnswer) -> None:
         request = running.answer.request
+        if self._replayed is None and request.cancellation.is_set():
+            running.end_unasked()
+            self._end_replay()
+            return
         assert self._engine
         self._replayed = self._replayed or self._engine.repeat(request)
         event = next(self._replayed)
@@ -388,6 +246,7 @@ class ModelWorker:
         for index, running in list(self._asked.items()):
             self._leave(index)
             running.fail(error)
+        self._outbox.flush()
 
 
 def _stated(error: Exception) -> LlmcliError:
