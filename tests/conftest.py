@@ -254,7 +254,7 @@ def run() -> Run:
 
 @pytest.fixture
 def inside() -> Run:
-    """As `run`, in this process: for status and words of what ends before a model or the hub is asked."""
+    """As `run`, in this process, in a fifth of the time: where the process itself is not the point."""
     return run_in_process
 
 
