@@ -304,8 +304,9 @@ def test_model_switches_and_a_missing_model_changes_nothing(inside: Run, here: P
 
 def test_json_stop_and_think_shape_the_answer(inside: Run) -> None:
     ran = talk(
-        inside, "/max_tokens 30", '/json {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}', "hi",
-        "/json", "/json off", "/max_tokens 8", "/stop icy", "/stop", "What is a comet?", "/stop none", "/think hide",
+        inside,
+        "/max_tokens 30", '/json {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}', "hi", "/json",
+        "/json off", "/max_tokens 8", "/stop icy", "/stop", "What is a comet?", "/stop none", "/think hide",
         "/think", "/max_tokens 4", "/retry", "/stats",
     )  # fmt: skip
     answers = ran.text.splitlines()
@@ -321,8 +322,8 @@ def test_json_stop_and_think_shape_the_answer(inside: Run) -> None:
 def test_help_all_lists_every_command_and_help_shows_each(inside: Run, with_tiny: Path) -> None:
     from llmcli.ui.commands.registry import commands
 
-    ran = talk(inside, "/help all", *(f"/help {name}" for name in commands()), "/? top_k", "/multiline", "/multiline off",
-               "/theme light", "/markdown off", "/bye", "/nope")  # fmt: skip
+    ran = talk(inside, "/help all", *(f"/help {name}" for name in commands()), "/? top_k", "/multiline",
+               "/multiline off", "/theme light", "/markdown off", "/bye", "/nope")  # fmt: skip
     lines = stderr_lines(ran)
     for name, one in commands().items():
         assert any(line.startswith(f"  /{name}") for line in lines), name
