@@ -305,8 +305,8 @@ def test_model_switches_and_a_missing_model_changes_nothing(inside: Run, here: P
 def test_json_stop_and_think_shape_the_answer(inside: Run) -> None:
     ran = talk(
         inside,
-        "/max_tokens 30", '/json {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}', "hi", "/json",
-        "/json off", "/max_tokens 8", "/stop icy", "/stop", "What is a comet?", "/stop none", "/think hide",
+        "/max_tokens 30", '/json {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}', "hi",
+        "/json", "/json off", "/max_tokens 8", "/stop icy", "/stop", "What is a comet?", "/stop none", "/think hide",
         "/think", "/max_tokens 4", "/retry", "/stats",
     )  # fmt: skip
     answers = ran.text.splitlines()
