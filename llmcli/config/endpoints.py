@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 from llmcli.config import config_file
 from llmcli.errors import DiskError, NotAllowedError, UsageError, error_text
 from llmcli.files import config_path, read_limited
-from llmcli.text import did_you_mean
+from llmcli.text import did_you_mean, ellipsize
 
 API_KEY = "LLMCLI_API_KEY"
 KINDS = ("llmcli", "llama-server", "vllm", "sglang", "ollama", "openai", "other")  # of servers
@@ -42,6 +42,10 @@ class Endpoint:
     def root(self) -> str:
         """The URL of the server's own routes, beside those of OpenAI."""
         return re.sub(r"/v\d+\w*\Z", "", self.base)
+
+    def quoted(self, text: str, length: int) -> str:
+        """A text of the server for a message: at most so many characters, and never the key."""
+        return ellipsize(text.replace(self.key, "[key]") if self.key else text, length)
 
     @property
     def is_loopback(self) -> bool:

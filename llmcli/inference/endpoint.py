@@ -1,9 +1,10 @@
 """The engine behind a URL: a server with OpenAI's API generates the answers, several at a time."""
 
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue
 
 from llmcli.engine.events import (
     Batches,
@@ -17,22 +18,24 @@ from llmcli.engine.events import (
     TokenEvent,
 )
 from llmcli.errors import LlmcliError, NetworkError, UsageError
-from llmcli.inference.endpoint_answer import Delta
+from llmcli.inference.endpoint_answer import Delta, as_logprob
 from llmcli.inference.endpoint_client import LOOK_SECONDS, TICK, ConnectionPool
 from llmcli.inference.endpoint_exchange import Exchange, Item
 from llmcli.inference.endpoint_server import Notify, ServedEndpoint
 from llmcli.inference.endpoint_tokens import EndpointVocab
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions, TokenInspector
-from llmcli.params.param import is_number
+from llmcli.params.param import is_int
 from llmcli.params.settings import Settings
 
 N_PARALLEL = 4  # answers at a time, where nobody says how many
 _ASSUMED_CTX = 8192  # tokens, where the server does not tell
 _ASCII_PER_TOKEN, _OTHERS_PER_TOKEN = 4.0, 1.5  # characters, of an estimate: the server has the last word
+_AHEAD = 256  # pieces of answers that wait to be used; a faster server has to wait
 _COUNTS = 32  # prompts whose number of tokens is kept
 _PER_MESSAGE = 8  # tokens of a chat template
 _THE_SERVERS = "{# the chat template of the server #}"
 _Ask = Callable[[Mapping[str, object]], object]  # a body of /completions -> JSON data
+_MAX_TOLD = 5  # models that answer in place of another one
 _SCORED_TOGETHER = 16  # prompts of one request
 
 
@@ -186,14 +189,14 @@ class EndpointEngine:
         return self._events(requests, n_parallel or N_PARALLEL)
 
     def _events(self, source: RequestSource, n_parallel: int) -> Generator[TokenEvent, None, None]:
-        inbox: SimpleQueue[tuple[Exchange, Item]] = SimpleQueue()
+        inbox: Queue[tuple[Exchange, Item]] = Queue(_AHEAD)
         running: dict[Exchange, None] = {}
         n_begun = 0
         try:
             while True:
                 while len(running) < n_parallel and (request := source(not running)):
                     asked = self.body(request)
-                    one = Exchange(request, n_begun, n_parallel, asked, self.pool, self.tokenizer, inbox.put)
+                    one = Exchange(request, n_begun, n_parallel, asked, self.pool, self.tokenizer, inbox)
                     running[one] = None
                     n_begun += 1
                 if not running:
@@ -204,7 +207,7 @@ class EndpointEngine:
                     exchange, item = None, None
                 for one in [one for one in running if one.request.cancellation.is_set()]:
                     del running[one]
-                    one.connection.abort()
+                    one.abort()
                     yield one.end(one.request.cancellation.reason)
                 if exchange in running:
                     assert exchange
@@ -216,7 +219,7 @@ class EndpointEngine:
                     yield from events
         finally:
             for one in running:
-                one.connection.abort()
+                one.abort()
 
     def body(self, request: Request) -> tuple[str, dict[str, object]]:
         """The URL and the body of a request."""
@@ -251,12 +254,12 @@ class EndpointEngine:
 
     def _check_answer(self, delta: Delta) -> None:
         """Note what the user should know of an answer: another model, or a text that the server removed."""
-        said, asked = delta.model, self.name
-        if said and not said.startswith(asked) and said not in self._told:
+        host, said = self.served.host, self.served.endpoint.quoted(delta.model, 100)
+        if said and not _is_same(self.name, delta.model) and said not in self._told and len(self._told) < _MAX_TOLD:
             self._told.add(said)
-            self._note(f"{self.served.host} answered with the model {said[:100]}, not with {asked}")
-        if delta.is_filtered:
-            self._note(f"{self.served.host} removed the rest of an answer (content filter)")
+            self._note(f"{host} answered with the model {said}, not with {self.name}")
+        if delta.loss:
+            self._note(f"{host} {delta.loss}")
 
     # Scores
 
@@ -276,6 +279,11 @@ class EndpointEngine:
         return _echoed_scores(ask, prefix, continuations, self.served.host)
 
 
+def _is_same(asked: str, said: str) -> bool:
+    """Whether a model is the one that was asked for: by its name, or one that adds a date, a version or a tag."""
+    return said.startswith(asked) and not re.match(r"[^-@:]|-\D", said[len(asked) :])
+
+
 def _echoed_scores(
     ask: _Ask, prefix: Sequence[int], continuations: Sequence[Sequence[int]], host: str
 ) -> list[list[float]]:
@@ -289,7 +297,8 @@ def _echoed_scores(
         prompts = [[*prefix, *one] for one in group]
         data = ask({"prompt": prompts, "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0})
         choices = data.get("choices") if isinstance(data, dict) else None
-        by_index = {one.get("index"): one for one in choices or () if isinstance(one, dict)}
+        listed = choices if isinstance(choices, list) else []
+        by_index = {one["index"]: one for one in listed if isinstance(one, dict) and is_int(one.get("index"))}
         found += [_echoed_values(by_index.get(at, {}), len(prefix), len(one), host) for at, one in enumerate(group)]
     return found
 
@@ -297,7 +306,7 @@ def _echoed_scores(
 def _echoed_values(choice: Mapping[str, object], n_prefix: int, n_tokens: int, host: str) -> list[float]:
     logprobs = choice.get("logprobs")
     values = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
-    own = values[n_prefix : n_prefix + n_tokens] if isinstance(values, list) else []
-    if len(own) < n_tokens or not all(is_number(value) for value in own):
+    own = [*map(as_logprob, values[n_prefix : n_prefix + n_tokens])] if isinstance(values, list) else []
+    if len(own) < n_tokens or None in own:
         raise NetworkError(f"{host} gave no log-probabilities of the prompt", "use a model on this machine")
-    return [float(value) for value in own]
+    return [value for value in own if value is not None]

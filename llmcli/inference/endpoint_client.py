@@ -1,12 +1,15 @@
 """HTTP to an endpoint: one connection that any thread can end, errors in words, and streams of server-sent events."""
 
 import json
+import math
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, TypeVar
 
 from llmcli import __version__
 from llmcli.config.endpoints import API_KEY, Endpoint
@@ -28,18 +31,18 @@ from llmcli.models.download.http import (
     same_origin,
     transport_errors,
 )
-from llmcli.text import ellipsize
 
 if TYPE_CHECKING:
     import httpx2
 
 Json = Mapping[str, object]
+T = TypeVar("T")
 SILENCE_SECONDS = 600.0  # without a byte: a long prompt, a queue, or reasoning that is not sent, take their time
 LOOK_SECONDS = 10.0  # for what a server says of itself
 ATTEMPTS = 5
 TICK = 0.02  # seconds; a Ctrl-C waits for the next one
 MAX_LINE = 16 << 20  # bytes of one event
-_MAX_BODY = 64 << 20  # bytes of a whole answer
+MAX_BODY = 64 << 20  # bytes of a whole answer
 _MAX_ERROR = 64 << 10  # bytes of the text of an error
 _MAX_REDIRECTS = 3
 _HINT = "check that the server runs, or try again later"
@@ -75,12 +78,12 @@ class Connection:
     def get(self, url: str) -> object:
         """The JSON data at a URL. Raises TransientError, or LlmcliError, also for what is not JSON."""
         with self._open("GET", url, None, LOOK_SECONDS) as response:
-            return self._json(self._body(response, _MAX_BODY))
+            return self._json(self._body(response.iter_bytes()))
 
     def post(self, url: str, body: Json, seconds: float) -> object:
         """The JSON data that answers a body. Raises as `get`."""
         with self._open("POST", url, body, seconds) as response:
-            return self._json(self._body(response, _MAX_BODY))
+            return self._json(self._body(response.iter_bytes()))
 
     def events(self, url: str, body: Json) -> Generator[Json, None, None]:
         """The objects of a stream, or the only one of a server that does not stream, as they come; raises as `get`.
@@ -89,10 +92,13 @@ class Connection:
         """
         self.is_done = False
         with self._open("POST", url, body, SILENCE_SECONDS) as response:
-            if "text/event-stream" not in response.headers.get("content-type", "text/event-stream"):
-                yield self._object(self._json(self._body(response, _MAX_BODY)))
+            lines = lines_of(response.iter_bytes(), self.endpoint.host)
+            first = next(filter(None, lines), b"")  # it tells more than the content type, which some servers get wrong
+            lines = chain([first], lines)
+            if first and not _EVENT.match(first):
+                yield self._object(self._json(self._body(line + b"\n" for line in lines)))
                 return
-            for data in event_data(lines_of(response.iter_bytes(), self.endpoint.host)):
+            for data in event_data(lines, self.endpoint.host):
                 if data == "[DONE]":
                     self.is_done = True
                     return
@@ -120,13 +126,14 @@ class Connection:
                         yield response
                         return
                     target = str(response.next_request.url)
+            shown = self.endpoint.quoted(target, 100)
             if not same_origin(first, target):
                 raise NetworkError(
-                    f"{self.endpoint.host} redirects to another server, {ellipsize(target, 100)}",
+                    f"{self.endpoint.host} redirects to another server, {shown}",
                     "if you trust it, give its URL as the endpoint",
                 )
             if response.status_code not in (307, 308) and method == "POST":
-                raise NetworkError(f"{self.endpoint.host} redirects to {ellipsize(target, 100)}", "correct the URL")
+                raise NetworkError(f"{self.endpoint.host} redirects to {shown}", "correct the URL")
             url = target
         raise NetworkError(f"{self.endpoint.host} redirects too many times", "correct the URL")
 
@@ -147,12 +154,12 @@ class Connection:
             if self.aborted.is_set():
                 self.abort()
 
-    def _body(self, response: "httpx2.Response", most: int) -> bytes:
+    def _body(self, pieces: Iterable[bytes]) -> bytes:
         data = bytearray()
-        for piece in response.iter_bytes():
+        for piece in pieces:
             data += piece
-            if len(data) > most:
-                raise NetworkError(f"{self.endpoint.host} sent more than {most >> 20} MiB", "check the URL")
+            if len(data) > MAX_BODY:
+                raise NetworkError(f"{self.endpoint.host} sent more than {MAX_BODY >> 20} MiB", "check the URL")
         return bytes(data)
 
     def _json(self, data: bytes) -> object:
@@ -162,9 +169,10 @@ class Connection:
             return json.loads(text)
         except (ValueError, RecursionError):
             host = self.endpoint.host
-            if re.match(r"\s*<(!doctype|html|head|\?xml)", text, re.IGNORECASE):
+            if _PAGE.match(text):
                 raise NetworkError(f"{host} answered with a web page in place of JSON", _URL_HINT) from None
-            raise NetworkError(f"{host} sent what is not JSON: {ellipsize(text, 60)!r}", _URL_HINT) from None
+            shown = self.endpoint.quoted(text, 60)
+            raise NetworkError(f"{host} sent what is not JSON: {shown!r}", _URL_HINT) from None
 
     def _object(self, data: object) -> Json:
         if not isinstance(data, dict):
@@ -173,7 +181,7 @@ class Connection:
 
     def _raise_for_status(self, response: "httpx2.Response") -> None:
         status = response.status_code
-        if status == 200:
+        if response.is_success:
             return
         data = b""
         with suppress(TransientError):
@@ -184,6 +192,8 @@ class Connection:
         raise_for_error(self.endpoint, status, error_of(data), response)
 
 
+_EVENT = re.compile(rb"(\xef\xbb\xbf)?(data|event|id|retry)?\s*:")  # a line of server-sent events; JSON has none such
+_PAGE = re.compile(r"\s*<(!doctype|html|head|\?xml)", re.IGNORECASE)
 _URL_HINT = "check the URL: it ends before /chat/completions, as in https://HOST/v1"
 
 
@@ -213,10 +223,11 @@ def _inner(text: str) -> str:
 def error_of(data: object) -> Json:
     """The error in a body or an event: a dict with `message`, and what else the server says; empty if there is none."""
     if isinstance(data, bytes):
+        text = data.decode("utf-8", "replace")
         try:
-            data = json.loads(data.decode("utf-8", "replace"))
+            data = json.loads(text)
         except (ValueError, RecursionError):
-            return {}
+            return {} if _PAGE.match(text) else {"message": text}
     if not isinstance(data, dict):
         return {}
     error = data.get("error", data.get("detail", data if "message" in data else None))
@@ -230,9 +241,7 @@ def error_of(data: object) -> Json:
 def raise_for_error(endpoint: Endpoint, status: int, error: Json, response: "httpx2.Response | None" = None) -> None:
     """Raise what an error of the server means: TransientError where another try may succeed, else LlmcliError."""
     host, code = endpoint.host, str(error.get("code") or error.get("type") or "")
-    text = ellipsize(" ".join(str(error.get("message") or "").split()), 300)
-    if endpoint.key:
-        text = text.replace(endpoint.key, "[key]")
+    text = endpoint.quoted(str(error.get("message") or ""), 300)
     said = f": {text}" if text else f" (status {status})"
     if status == 401:  # its text may contain the key
         if not endpoint.key:
@@ -245,7 +254,9 @@ def raise_for_error(endpoint: Endpoint, status: int, error: Json, response: "htt
         if "context" in code or _OVERFLOW.search(text):
             raise ContextOverflowError(f"the prompt does not fit the context of {host}{said}", "shorten the prompt")
         raise UsageError(f"{host} refused the request{said}", "see what it supports with `llmcli doctor --endpoint`")
-    if status == 404:
+    if status == 407:
+        raise NetworkError(f"the proxy refuses the connection to {host}{said}", "check the variables of the proxy")
+    if status in (404, 405):
         if "model" in text.lower() or "model" in code:
             raise ModelNotFoundError(f"{host} does not have the model{said}", "see `llmcli models list --endpoint`")
         raise NetworkError(f"{host} has no such address{said}", _URL_HINT)
@@ -278,12 +289,14 @@ def lines_of(pieces: Iterable[bytes], host: str) -> Iterator[bytes]:
         yield b"".join(held)
 
 
-def event_data(lines: Iterable[bytes]) -> Iterator[str]:
+def event_data(lines: Iterable[bytes], host: str) -> Iterator[str]:
     """The data of server-sent events. Comments and other fields are left out; bytes that are not UTF-8 become U+FFFD.
 
-    An event whose data is a whole JSON value also ends before the next line of data: some servers omit the empty line.
+    A line of data that is a whole JSON value is an event also without the empty line that some servers omit. The end of
+    the connection ends no event: half a JSON value is left out. Raises NetworkError for an event that is too long.
     """
     held: list[str] = []
+    size = 0
     for line in lines:
         text = line.decode("utf-8", "replace").removeprefix("\ufeff")
         if not text:
@@ -294,14 +307,16 @@ def event_data(lines: Iterable[bytes]) -> Iterator[str]:
         name, _, value = text.partition(":")
         if name != "data":
             continue
-        if held and _is_json("\n".join(held)):
-            yield "\n".join(held)
-            held = []
+        if len(held) == 1 and _is_json(held[0]):
+            yield held.pop()
         if value.strip() == "[DONE]":
             yield "[DONE]"
             return
+        size = len(value) + 1 + (size if held else 0)
+        if size > MAX_LINE:
+            raise NetworkError(f"{host} sent an event of more than {MAX_LINE >> 20} MiB", "check the URL")
         held.append(value.removeprefix(" "))
-    if held:
+    if _is_json("\n".join(held)):
         yield "\n".join(held)
 
 
@@ -314,17 +329,50 @@ def _is_json(text: str) -> bool:
 
 
 def with_retries(
-    connection: Connection, notify: Callable[[str], None], attempt: Callable[[], object], attempts: int = ATTEMPTS
-) -> object:
+    connection: Connection, notify: Callable[[str], None], attempt: Callable[[], T], attempts: int = ATTEMPTS
+) -> T:
     """What `attempt` returns, which is called again after transient errors. Raises NetworkError in the end."""
     retries = RetryPolicy(notify, attempts, connection.aborted, _HINT)
 
-    def once() -> object:
+    def once() -> T:
         if connection.aborted.is_set():
             raise KeyboardInterrupt
         return attempt()
 
     return retries.run(once)
+
+
+def wait_for(
+    run: Callable[[], T], connection: Connection, cancellation: Cancellation | None = None, seconds: float = math.inf
+) -> T:
+    """What `run` returns, in a thread of its own: nothing that the server does holds up the caller.
+
+    Raises what `run` raises; KeyboardInterrupt when it is cancelled; TimeoutError after so many seconds.
+    """
+    found = list[T | BaseException]()
+
+    def catch() -> None:
+        try:
+            found.append(run())
+        except BaseException as error:
+            found.append(error)
+
+    thread, end = threading.Thread(target=catch, daemon=True), time.monotonic() + seconds
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(TICK)
+            if cancellation and cancellation.is_set():
+                raise KeyboardInterrupt
+            if thread.is_alive() and time.monotonic() > end:
+                raise TimeoutError
+    except BaseException:
+        connection.abort()
+        raise
+    (result,) = found
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 class ConnectionPool:
@@ -356,25 +404,15 @@ class ConnectionPool:
 
         Raises LlmcliError, and KeyboardInterrupt when it is cancelled.
         """
-        connection, found = self.take(), list[object]()
+        connection = self.take()
 
-        def run() -> None:
+        def run() -> object:
             try:
-                found.append(with_retries(connection, self.notify, lambda: connection.post(url, body, seconds)))
-            except BaseException as error:  # raised in the thread that waits
-                found.append(error)
-            self.release(connection)
+                return with_retries(connection, self.notify, lambda: connection.post(url, body, seconds))
+            finally:
+                self.release(connection)
 
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(TICK)
-            if cancellation and cancellation.is_set():
-                connection.abort()
-                raise KeyboardInterrupt
-        if isinstance(found[0], BaseException):
-            raise found[0]
-        return found[0]
+        return wait_for(run, connection, cancellation)
 
     def close(self) -> None:
         """Close all that are not in use."""

@@ -1,14 +1,16 @@
 """One request to an endpoint on its way: a thread reads the answer, and what it reads becomes events."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
-from threading import Thread
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from queue import Full, Queue
+from threading import Lock, Thread
 from typing import TypeAlias
 
 from llmcli.engine.events import FinishReason, GenerationRecord, Request, TokenEvent, TokenTrace, now_ms
 from llmcli.errors import LlmcliError, NetworkError, UsageError
 from llmcli.inference.endpoint_answer import Delta, read_delta
 from llmcli.inference.endpoint_client import (
+    TICK,
     ConnectionPool,
     as_network_error,
     error_of,
@@ -32,19 +34,20 @@ class Exchange:
         asked: tuple[str, Mapping[str, object]],
         pool: ConnectionPool,
         vocab: EndpointVocab,
-        put: Callable[[tuple["Exchange", Item]], None],
+        inbox: Queue[tuple["Exchange", Item]],
     ) -> None:
-        """`asked` is a URL and a body; `put` gets what the thread has read, for `events`."""
+        """`asked` is a URL and a body; `inbox` gets what the thread has read, for `events`."""
         self.request, self.connection = request, pool.take()
-        self._index, self._body, self._pool, self._vocab, self._put = index, asked, pool, vocab, put
+        self._index, self._body, self._pool, self._vocab, self._inbox = index, asked, pool, vocab, inbox
         self._record = GenerationRecord(beside=n_parallel - 1)
         self._begin, self._first = now_ms(), 0.0
         self._finish_reason: FinishReason | None = None
         self._has_text = False
         self._n_answer: int | None = None
         self._n_prefill = len(str(asked[1].get("prefill", "")))  # characters of the answer that are here already
-        self._streamed, self._n_text = "", 0  # the text that came, and how many characters of it were passed on
+        self._streamed, self._n_text = list[str](), 0  # what came, and how many characters of it were passed on
         self._is_traced = False
+        self._lock, self._has_connection, self._is_aborted = Lock(), True, False
         Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -58,15 +61,31 @@ class Exchange:
             end = NetworkError("the connection was closed")
         except Exception as error:  # a fault of the program must not leave others waiting
             end = LlmcliError(f"{type(error).__name__}: {error}", "this is a bug; report it")
+        with self._lock:  # from here on the connection may be that of another request
+            self._has_connection = False
         self._pool.release(self.connection)
-        self._put((self, end))
+        self._put(end)
+
+    def _put(self, item: Item) -> None:
+        """Wait until there is room for it, or nobody reads any more."""
+        while not self._is_aborted:
+            with suppress(Full):
+                self._inbox.put((self, item), timeout=TICK)
+                return
+
+    def abort(self) -> None:
+        """End it; what the thread still reads goes nowhere."""
+        with self._lock:
+            self._is_aborted = True
+            if self._has_connection:
+                self.connection.abort()
 
     def _read(self) -> None:
         try:
             for delta in self._deltas():
-                self._has_text |= bool(delta.text or delta.reasoning)
+                self._has_text |= bool(delta.text or delta.reasoning or delta.traces)
                 self._finish_reason = delta.finish_reason or self._finish_reason
-                self._put((self, delta))
+                self._put(delta)
         except TransientError as error:
             if self._has_text:
                 raise as_network_error(error) from None
@@ -112,7 +131,8 @@ class Exchange:
     def _count(self, delta: Delta) -> None:
         """Note what is beside the text."""
         timings = self._record.timings
-        self._streamed += delta.text
+        if self.request.trace is not None:
+            self._streamed.append(delta.text)
         if (delta.text or delta.reasoning) and not self._first:
             self._first = now_ms()
             timings.ttft_ms = timings.prompt_ms = self._first - self._begin
@@ -153,7 +173,7 @@ class Exchange:
 
     def _rest(self) -> Sequence[TokenEvent]:
         """The text that came without its traces, as in an answer that broke off."""
-        rest = self._streamed[self._n_text :] if self._is_traced else ""
+        rest = "".join(self._streamed)[self._n_text :] if self._is_traced else ""
         return [self._event("", self._without_prefill(rest), None)] if rest else []
 
     def end(self, reason: FinishReason) -> TokenEvent:

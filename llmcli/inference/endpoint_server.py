@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from threading import Thread
 
 from llmcli.config.endpoints import Endpoint, find_endpoint
-from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError, UsageError
-from llmcli.inference.endpoint_client import Connection, as_network_error, with_retries
+from llmcli.engine.events import Cancellation
+from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError, TimeLimitError, UsageError
+from llmcli.inference.endpoint_client import Connection, wait_for, with_retries
 from llmcli.inference.endpoint_dialect import DIALECTS, Dialect, kind_of_owner
 from llmcli.models.download.http import TransientError
 from llmcli.params.param import SettingValue, fields_of, is_int
@@ -17,6 +17,7 @@ from llmcli.text import did_you_mean, plural
 
 Json = Mapping[str, object]
 Notify = Callable[[str], None]
+MAX_LOOK_SECONDS = 60.0  # for all that a server says of itself: three attempts, and some bytes at a time
 _MAX_MODELS = 10_000
 _MAX_NAME = 300  # characters
 
@@ -59,25 +60,52 @@ class ServedEndpoint:
             raise ModelNotFoundError(f"{self.host} does not have the model {self.model}", hint)
 
 
-def open_endpoint(settings: Settings, notify: Notify = lambda _text: None) -> ServedEndpoint:
-    """The endpoint of the settings with the model that they name, or its first one. Raises LlmcliError."""
+def open_endpoint(
+    settings: Settings,
+    notify: Notify = lambda _text: None,
+    cancellation: Cancellation | None = None,
+    seconds: float = 0.0,
+) -> ServedEndpoint:
+    """The endpoint of the settings with the model that they name, or its first one.
+
+    Raises LlmcliError, TimeLimitError after so many seconds (0 = never), and KeyboardInterrupt when it is cancelled.
+    """
     assert settings.endpoint
     endpoint = find_endpoint(settings.endpoint)
     if settings.offline and not endpoint.is_loopback:
         raise NetworkError(f"{endpoint.host} needs the network, but --offline is set", "remove --offline to allow it")
-    served = look_at(endpoint, notify)
+    try:
+        served = look_at(endpoint, notify, cancellation, min(seconds or MAX_LOOK_SECONDS, MAX_LOOK_SECONDS))
+    except TimeoutError:
+        message = f"stopped by --timeout after {seconds:g} s: {endpoint.host} does not say yet what it has"
+        raise TimeLimitError(message, "raise --timeout") from None
     _choose(served, settings)
     return served
 
 
-def look_at(endpoint: Endpoint, notify: Notify = lambda _text: None) -> ServedEndpoint:
-    """What a server says of itself, with retries. Raises LlmcliError if it does not answer, or not as a server."""
-    with closing(Connection(endpoint)) as connection:
-        try:
-            found = with_retries(connection, notify, lambda: _look(connection), attempts=3)
-        except TransientError as error:
-            raise as_network_error(error) from None
-    assert isinstance(found, ServedEndpoint)
+def look_at(
+    endpoint: Endpoint,
+    notify: Notify = lambda _text: None,
+    cancellation: Cancellation | None = None,
+    seconds: float = MAX_LOOK_SECONDS,
+) -> ServedEndpoint:
+    """What a server says of itself, with retries. Raises LlmcliError if it does not answer, or not as a server.
+
+    Raises KeyboardInterrupt and TimeoutError as `wait_for`.
+    """
+    connection = Connection(endpoint)
+
+    def run() -> ServedEndpoint:
+        with closing(connection):
+            return with_retries(connection, notify, lambda: _look(connection), attempts=3)
+
+    try:
+        found = wait_for(run, connection, cancellation, seconds)
+    except TimeoutError:
+        if seconds < MAX_LOOK_SECONDS:
+            raise
+        problem = f"{endpoint.host} does not say what it has within {seconds:g} seconds"
+        raise NetworkError(problem, "check the URL and the server") from None
     if endpoint.sends_key_openly:
         found.notes.append(f"the key is sent to {endpoint.host} without encryption: others on the way can read it")
     return found
@@ -85,18 +113,16 @@ def look_at(endpoint: Endpoint, notify: Notify = lambda _text: None) -> ServedEn
 
 def names_at(text: str, seconds: float) -> list[str]:
     """The names of the models at an endpoint, for completion: empty if they do not come within so many seconds."""
-    found: list[str] = []
+    with suppress(LlmcliError, TransientError, TimeoutError):
+        endpoint = find_endpoint(text)
+        connection = Connection(endpoint)
 
-    def ask() -> None:
-        with suppress(LlmcliError, TransientError):
-            endpoint = find_endpoint(text)
-            with closing(Connection(endpoint)) as connection:
-                found.extend(one.name for one in _models(connection.get(f"{endpoint.base}/models"), endpoint.host))
+        def run() -> list[str]:
+            with closing(connection):
+                return [one.name for one in _models(connection.get(f"{endpoint.base}/models"), endpoint.host)]
 
-    thread = Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return list(found)
+        return wait_for(run, connection, seconds=seconds)
+    return []
 
 
 def _look(connection: Connection) -> ServedEndpoint:
