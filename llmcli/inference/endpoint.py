@@ -18,7 +18,7 @@ from llmcli.engine.events import (
     TokenEvent,
 )
 from llmcli.errors import LlmcliError, NetworkError, UsageError
-from llmcli.inference.endpoint_answer import Delta, as_logprob
+from llmcli.inference.endpoint_answer import LOWEST, Delta, as_logprob
 from llmcli.inference.endpoint_client import LOOK_SECONDS, TICK, ConnectionPool
 from llmcli.inference.endpoint_exchange import Exchange, Item
 from llmcli.inference.endpoint_server import Notify, ServedEndpoint
@@ -216,6 +216,7 @@ class EndpointEngine:
                     events = exchange.events(item)
                     if events and events[-1].finish_reason:
                         del running[exchange]
+                        self._check_end(exchange.request, events[-1])
                     yield from events
         finally:
             for one in running:
@@ -260,6 +261,12 @@ class EndpointEngine:
             self._note(f"{host} answered with the model {said}, not with {self.name}")
         if delta.loss:
             self._note(f"{host} {delta.loss}")
+
+    def _check_end(self, request: Request, event: TokenEvent) -> None:
+        """Note what is missing in an answer that is complete."""
+        record = event.record
+        if request.settings.logprobs and record.tokens and not record.logprobs and event.finish_reason != "error":
+            self._note(f"{self.served.host} gave no log-probabilities")
 
     # Scores
 
@@ -307,6 +314,7 @@ def _echoed_values(choice: Mapping[str, object], n_prefix: int, n_tokens: int, h
     logprobs = choice.get("logprobs")
     values = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
     own = [*map(as_logprob, values[n_prefix : n_prefix + n_tokens])] if isinstance(values, list) else []
-    if len(own) < n_tokens or None in own:
+    found = [value for value in own if value is not None and value > LOWEST]
+    if len(found) < n_tokens:
         raise NetworkError(f"{host} gave no log-probabilities of the prompt", "use a model on this machine")
-    return [value for value in own if value is not None]
+    return found

@@ -20,7 +20,7 @@ _LOSSES = {
     "content_filter": "removed the rest of an answer (content filter)",
     **dict.fromkeys(("tool_calls", "function_call"), "asks for a call of a tool, which llmcli does not make"),
 }
-_LOWEST = -9999.0  # OpenAI: a log-probability of nothing
+LOWEST = -9999.0  # OpenAI: a log-probability of nothing
 _ROUNDED = 1e-3  # a log-probability that is not above 0
 
 
@@ -132,7 +132,7 @@ def _chat_logprob(data: Json, vocab: "EndpointVocab") -> TokenLogprob | None:
 
 def as_logprob(value: object) -> float | None:
     """A log-probability that JSON can have, -9999 for minus infinity; None for what is not one."""
-    return float(max(_LOWEST, min(value, 0))) if is_number(value) and value < _ROUNDED else None
+    return float(max(LOWEST, min(value, 0))) if is_number(value) and value < _ROUNDED else None
 
 
 def _token(data: Json, vocab: "EndpointVocab") -> int:

@@ -71,9 +71,7 @@ def open_endpoint(
     Raises LlmcliError, TimeLimitError after so many seconds (0 = never), and KeyboardInterrupt when it is cancelled.
     """
     assert settings.endpoint
-    endpoint = find_endpoint(settings.endpoint)
-    if settings.offline and not endpoint.is_loopback:
-        raise NetworkError(f"{endpoint.host} needs the network, but --offline is set", "remove --offline to allow it")
+    endpoint = reachable(settings.endpoint, settings.offline)
     try:
         served = look_at(endpoint, notify, cancellation, min(seconds or MAX_LOOK_SECONDS, MAX_LOOK_SECONDS))
     except TimeoutError:
@@ -81,6 +79,14 @@ def open_endpoint(
         raise TimeLimitError(message, "raise --timeout") from None
     _choose(served, settings)
     return served
+
+
+def reachable(text: str, offline: bool) -> Endpoint:
+    """The endpoint of a URL or a profile. Raises LlmcliError as `find_endpoint`, and if it is not to be asked."""
+    endpoint = find_endpoint(text)
+    if offline and not endpoint.is_loopback:
+        raise NetworkError(f"{endpoint.host} needs the network, but --offline is set", "remove --offline to allow it")
+    return endpoint
 
 
 def look_at(
@@ -106,15 +112,14 @@ def look_at(
             raise
         problem = f"{endpoint.host} does not say what it has within {seconds:g} seconds"
         raise NetworkError(problem, "check the URL and the server") from None
-    if endpoint.sends_key_openly:
-        found.notes.append(f"the key is sent to {endpoint.host} without encryption: others on the way can read it")
+    found.notes += endpoint.warnings
     return found
 
 
-def names_at(text: str, seconds: float) -> list[str]:
+def names_at(text: str, seconds: float, offline: bool = False) -> list[str]:
     """The names of the models at an endpoint, for completion: empty if they do not come within so many seconds."""
     with suppress(LlmcliError, TransientError, TimeoutError):
-        endpoint = find_endpoint(text)
+        endpoint = reachable(text, offline)
         connection = Connection(endpoint)
 
         def run() -> list[str]:
@@ -140,7 +145,7 @@ def _look(connection: Connection) -> ServedEndpoint:
         _read_props(served, _try_get(connection, "/props"))
     elif kind in ("vllm", "ollama"):
         data = _try_get(connection, "/version" if kind == "vllm" else "/api/version")
-        served.version = str(data.get("version", ""))[:40]
+        served.version = _version(data.get("version"))
     return served
 
 
@@ -158,9 +163,17 @@ def _models(data: object, host: str) -> list[ServedModel]:
                 one.get("context_length"),
                 meta.get("n_ctx") if isinstance(meta, dict) else 0,
             ]
-            n_ctx = next((size for size in sizes if is_int(size) and 0 < size < 1 << 31), 0)
+            n_ctx = next(filter(None, map(_size, sizes)), 0)
             found.append(ServedModel(name[:_MAX_NAME], str(one.get("owned_by") or "")[:40], n_ctx))
     return found
+
+
+def _size(value: object) -> int:
+    return value if is_int(value) and 0 < value < 1 << 31 else 0
+
+
+def _version(value: object) -> str:
+    return value[:40] if isinstance(value, str) else ""
 
 
 def _ask_kind(connection: Connection) -> str:
@@ -187,10 +200,9 @@ def _read_props(served: ServedEndpoint, data: Json) -> None:
     found = data.get("default_generation_settings")
     defaults: Json = found if isinstance(found, dict) else {}
     n_ctx, n_slots, template = defaults.get("n_ctx"), data.get("total_slots"), data.get("chat_template")
-    served.n_ctx = n_ctx if is_int(n_ctx) and n_ctx > 0 else 0
-    served.n_slots = n_slots if is_int(n_slots) and n_slots > 0 else 0
+    served.n_ctx, served.n_slots = _size(n_ctx), _size(n_slots)
     served.chat_template = template if isinstance(template, str) else ""
-    served.version = str(data.get("build_info", ""))[:40]
+    served.version = _version(data.get("build_info"))
     params = defaults.get("params")
     if isinstance(params, dict):
         served.layer = Layer("server", _defaults(params, served.dialect))

@@ -281,7 +281,12 @@ class ChatApp:
             self.controller.close_model()  # the next message tries again
             raise
         if not engine:
-            console.note("not sent: the model is still loading")
+            doing = (
+                "the endpoint does not answer yet"
+                if self.controller.settings.endpoint
+                else "the model is still loading"
+            )
+            console.note(f"not sent: {doing}")
             self.after_interrupt()
         return engine
 
