@@ -58,12 +58,12 @@ class Endpoint:
     @property
     def warnings(self) -> list[str]:
         """Who else can read the key."""
-        found = []
+        notes: list[str] = []
         if self.key and urlsplit(self.base).scheme == "http" and not self.is_loopback:
-            found.append(f"the key is sent to {self.host} without encryption: others on the way can read it")
+            notes.append(f"the key is sent to {self.host} without encryption: others on the way can read it")
         if self.is_key_shared:
-            found.append(f"other users can read the key in {self.key_source}: run chmod 600 {self.key_source}")
-        return found
+            notes.append(f"other users can read the key in {self.key_source}: run chmod 600 {self.key_source}")
+        return notes
 
 
 def find_endpoint(text: str) -> Endpoint:

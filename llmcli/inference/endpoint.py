@@ -205,10 +205,10 @@ class EndpointEngine:
                     exchange, item = inbox.get(timeout=TICK)
                 except Empty:
                     exchange, item = None, None
-                for one in [one for one in running if one.request.cancellation.is_set()]:
+                for one in [one for one in running if one.request.cancellation.is_set() or one.lingers]:
                     del running[one]
                     one.abort()
-                    yield one.end(one.request.cancellation.reason)
+                    yield one.cut()
                 if exchange in running:
                     assert exchange
                     if isinstance(item, Delta):
@@ -231,9 +231,8 @@ class EndpointEngine:
         body |= self.dialect.body(settings, request.constraint, self.defaults.values)
         body |= {} if request.trace is None else {"llmcli": {"trace": request.trace}}
         if isinstance(chunk.request, str):
-            if settings.max_tokens < 0:
-                body[self.dialect.max_tokens] = self._room(request)
-            body |= {"prompt": chunk.request + chunk.prefill}
+            limit = body.pop(self.dialect.max_tokens, None) if settings.max_tokens >= 0 else self._room(request)
+            body |= {"prompt": chunk.request + chunk.prefill, "max_tokens": limit}  # the name on this route, everywhere
             body |= {"logprobs": settings.logprobs} if settings.logprobs else {}
             return f"{base}/completions", body
         body |= self._messages(chunk)

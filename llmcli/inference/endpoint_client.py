@@ -1,4 +1,4 @@
-"""HTTP to an endpoint: one connection that any thread can end, errors in words, and streams of server-sent events."""
+"""HTTP to an endpoint: one connection that any thread can end, streams of server-sent events, retries, and a pool."""
 
 import json
 import math
@@ -12,25 +12,11 @@ from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 from llmcli import __version__
-from llmcli.config.endpoints import API_KEY, Endpoint
+from llmcli.config.endpoints import Endpoint
 from llmcli.engine.events import Cancellation
-from llmcli.errors import (
-    ContextOverflowError,
-    LlmcliError,
-    ModelNotFoundError,
-    NetworkError,
-    NotAllowedError,
-    UsageError,
-)
-from llmcli.models.download.http import (
-    CONNECT_SECONDS,
-    RetryPolicy,
-    TransientError,
-    new_client,
-    raise_if_transient,
-    same_origin,
-    transport_errors,
-)
+from llmcli.errors import NetworkError
+from llmcli.inference.endpoint_errors import HINT, URL_HINT, error_of, is_page, raise_for_error, stated_errors
+from llmcli.models.download.http import CONNECT_SECONDS, RetryPolicy, TransientError, new_client, same_origin
 
 if TYPE_CHECKING:
     import httpx2
@@ -45,10 +31,6 @@ MAX_LINE = 16 << 20  # bytes of one event
 MAX_BODY = 64 << 20  # bytes of a whole answer
 _MAX_ERROR = 64 << 10  # bytes of the text of an error
 _MAX_REDIRECTS = 3
-_HINT = "check that the server runs, or try again later"
-_OVERFLOW = re.compile(
-    r"context.{0,20}(length|size|window)|exceed.{0,40}context|too many tokens|too long", re.IGNORECASE
-)
 
 
 class Connection:
@@ -111,7 +93,7 @@ class Connection:
 
         first, limits = url, httpx2.Timeout(CONNECT_SECONDS, read=seconds)
         for _ in range(_MAX_REDIRECTS + 1):
-            with _stated_errors(self.endpoint):
+            with stated_errors(self.endpoint):
                 request = self._http().build_request(
                     method,
                     url,
@@ -169,14 +151,14 @@ class Connection:
             return json.loads(text)
         except (ValueError, RecursionError):
             host = self.endpoint.host
-            if _PAGE.match(text):
-                raise NetworkError(f"{host} answered with a web page in place of JSON", _URL_HINT) from None
+            if is_page(text):
+                raise NetworkError(f"{host} answered with a web page in place of JSON", URL_HINT) from None
             shown = self.endpoint.quoted(text, 60)
-            raise NetworkError(f"{host} sent what is not JSON: {shown!r}", _URL_HINT) from None
+            raise NetworkError(f"{host} sent what is not JSON: {shown!r}", URL_HINT) from None
 
     def _object(self, data: object) -> Json:
         if not isinstance(data, dict):
-            raise NetworkError(f"{self.endpoint.host} sent JSON that is not an object", _URL_HINT)
+            raise NetworkError(f"{self.endpoint.host} sent JSON that is not an object", URL_HINT)
         return data
 
     def _raise_for_status(self, response: "httpx2.Response") -> None:
@@ -193,81 +175,6 @@ class Connection:
 
 
 _EVENT = re.compile(rb"(\xef\xbb\xbf)?(data|event|id|retry)?\s*:")  # a line of server-sent events; JSON has none such
-_PAGE = re.compile(r"\s*<(!doctype|html|head|\?xml)", re.IGNORECASE)
-_URL_HINT = "check the URL: it ends before /chat/completions, as in https://HOST/v1"
-
-
-@contextmanager
-def _stated_errors(endpoint: Endpoint) -> Iterator[None]:
-    """The errors of the connection, those that another try cannot mend as NetworkError."""
-    try:
-        with transport_errors(endpoint.host):
-            yield
-    except TransientError as error:
-        text = str(error)
-        if "CERTIFICATE" in text:
-            hint = "SSL_CERT_FILE can name a file with the certificate of its issuer"
-            raise NetworkError(f"{endpoint.host} has a certificate that is not valid: {_inner(text)}", hint) from None
-        if "SSL" in text or "TLS" in text:
-            raise NetworkError(f"{endpoint.host} does not speak https: {_inner(text)}", "try http://") from None
-        if re.search(r"illegal|malformed|unsupported HTTP", text, re.IGNORECASE):
-            raise NetworkError(f"{endpoint.host} does not speak HTTP: {_inner(text)}", "check the port") from None
-        raise
-
-
-def _inner(text: str) -> str:
-    """What stands in the last parentheses of a text."""
-    return text.partition("(")[2].removesuffix(")") or text
-
-
-def error_of(data: object) -> Json:
-    """The error in a body or an event: a dict with `message`, and what else the server says; empty if there is none."""
-    if isinstance(data, bytes):
-        text = data.decode("utf-8", "replace")
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError):
-            return {} if _PAGE.match(text) else {"message": text}
-    if not isinstance(data, dict):
-        return {}
-    error = data.get("error", data.get("detail", data if "message" in data else None))
-    if isinstance(error, list) and error and isinstance(error[0], dict):  # FastAPI
-        error = {"message": f"{error[0].get('msg')}: {error[0].get('loc')}"}
-    if isinstance(error, str):
-        error = {"message": error}
-    return error if isinstance(error, dict) else {}
-
-
-def raise_for_error(endpoint: Endpoint, status: int, error: Json, response: "httpx2.Response | None" = None) -> None:
-    """Raise what an error of the server means: TransientError where another try may succeed, else LlmcliError."""
-    host, code = endpoint.host, str(error.get("code") or error.get("type") or "")
-    text = endpoint.quoted(str(error.get("message") or ""), 300)
-    said = f": {text}" if text else f" (status {status})"
-    if status == 401:  # its text may contain the key
-        if not endpoint.key:
-            hint = f"put it into {API_KEY}, or into a file that a profile names as api_key_file"
-            raise NotAllowedError(f"{host} needs a key", hint)
-        raise NotAllowedError(f"{host} refused the key from {endpoint.key_source}", "check the key and the URL")
-    if status in (402, 403) or code == "insufficient_quota":
-        raise NotAllowedError(f"{host} denies access{said}", "see the account of the key")
-    if status in (400, 413, 422) or "exceed_context" in code or "context_length" in code:
-        if "context" in code or _OVERFLOW.search(text):
-            raise ContextOverflowError(f"the prompt does not fit the context of {host}{said}", "shorten the prompt")
-        raise UsageError(f"{host} refused the request{said}", "see what it supports with `llmcli doctor --endpoint`")
-    if status == 407:
-        raise NetworkError(f"the proxy refuses the connection to {host}{said}", "check the variables of the proxy")
-    if status in (404, 405):
-        if "model" in text.lower() or "model" in code:
-            raise ModelNotFoundError(f"{host} does not have the model{said}", "see `llmcli models list --endpoint`")
-        raise NetworkError(f"{host} has no such address{said}", _URL_HINT)
-    if response is not None:
-        try:
-            raise_if_transient(response)
-        except TransientError as transient:
-            raise TransientError(str(transient) + (f": {text}" if text else ""), transient.retry_after) from None
-    if 300 <= status < 400:
-        raise NetworkError(f"{host} redirects to nowhere (status {status})", _URL_HINT)
-    raise NetworkError(f"{host} reports an error{said}", _HINT)
 
 
 def lines_of(pieces: Iterable[bytes], host: str) -> Iterator[bytes]:
@@ -332,7 +239,7 @@ def with_retries(
     connection: Connection, notify: Callable[[str], None], attempt: Callable[[], T], attempts: int = ATTEMPTS
 ) -> T:
     """What `attempt` returns, which is called again after transient errors. Raises NetworkError in the end."""
-    retries = RetryPolicy(notify, attempts, connection.aborted, _HINT)
+    retries = RetryPolicy(notify, attempts, connection.aborted, HINT)
 
     def once() -> T:
         if connection.aborted.is_set():
@@ -420,8 +327,3 @@ class ConnectionPool:
             idle, self._idle = self._idle, []
         for one in idle:
             one.close()
-
-
-def as_network_error(error: TransientError) -> LlmcliError:
-    """The error for a connection that failed in the middle of an answer, which cannot be asked for again."""
-    return NetworkError(f"{error}; the answer is not complete", _HINT)

@@ -12,14 +12,13 @@ from llmcli.inference.endpoint_answer import Delta, read_delta
 from llmcli.inference.endpoint_client import (
     TICK,
     ConnectionPool,
-    as_network_error,
-    error_of,
-    raise_for_error,
     with_retries,
 )
+from llmcli.inference.endpoint_errors import as_network_error, error_of, raise_for_error
 from llmcli.inference.endpoint_tokens import EndpointVocab
 from llmcli.models.download.http import TransientError
 
+LINGER_MS = 5000.0  # after the end of an answer, for the counts and [DONE], which some servers leave out
 Item: TypeAlias = Delta | LlmcliError | None  # what comes; an error and None end the answer
 
 
@@ -40,7 +39,7 @@ class Exchange:
         self.request, self.connection = request, pool.take()
         self._index, self._body, self._pool, self._vocab, self._inbox = index, asked, pool, vocab, inbox
         self._record = GenerationRecord(beside=n_parallel - 1)
-        self._begin, self._first = now_ms(), 0.0
+        self._begin, self._first, self._complete = now_ms(), 0.0, 0.0
         self._finish_reason: FinishReason | None = None
         self._has_text = False
         self._n_answer: int | None = None
@@ -115,6 +114,11 @@ class Exchange:
 
     # In the thread of the reader of the events
 
+    @property
+    def lingers(self) -> bool:
+        """Whether the server said that the answer is complete, and keeps the connection open without a word."""
+        return bool(self._complete) and now_ms() - self._complete > LINGER_MS
+
     def events(self, item: Item) -> Sequence[TokenEvent]:
         """The events for what the thread has read: none without a text."""
         if isinstance(item, LlmcliError):
@@ -123,6 +127,8 @@ class Exchange:
         if item is None:
             return [*self._rest(), self.end(self._finish_reason or "stop")]
         self._count(item)
+        if item.finish_reason:
+            self._complete = now_ms()
         if not item.traces:
             return [] if self.request.trace is not None and self._is_traced else self._piece(item.reasoning, item.text)
         self._is_traced = True
@@ -175,6 +181,11 @@ class Exchange:
         """The text that came without its traces, as in an answer that broke off."""
         rest = "".join(self._streamed)[self._n_text :] if self._is_traced else ""
         return [self._event("", self._without_prefill(rest), None)] if rest else []
+
+    def cut(self) -> TokenEvent:
+        """The last event of an answer whose connection is ended here."""
+        cancellation = self.request.cancellation
+        return self.end(cancellation.reason if cancellation.is_set() else self._finish_reason or "stop")
 
     def end(self, reason: FinishReason) -> TokenEvent:
         """The last event."""

@@ -86,6 +86,7 @@ def test_a_chat_in_a_pipe_answers_each_line(run: Run) -> None:
         ("/alternatives", "only-model does not support /why"),
         ("/tokens", "only-model does not support /tokens"),
         ("/trace on", "only-model does not support /trace"),
+        ("/samplers", "the server does not tell its samplers"),
         ("/set endpoint http://localhost:1", "endpoint cannot be set in a running chat"),
         ("/xtc_probability 0.5\nagain", "only-model does not support xtc_probability"),
         ("/continue", "only-model does not support prefill"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.inference import endpoint_client, endpoint_server
+from llmcli.inference import endpoint_client, endpoint_exchange, endpoint_server
 from llmcli.models.download import http
 from tests.conftest import Run
 from tests.endpoints.server import Handler, Reply, serving
@@ -119,6 +119,41 @@ def test_a_server_that_does_not_say_what_it_has_is_given_up(inside: Run, monkeyp
     assert "HOST does not say what it has within 0.3 seconds" in ended[2]
     assert limited[0] == 124
     assert "stopped by --timeout after 0.1 s: HOST does not say yet what it has" in limited[2]
+
+
+def test_a_complete_answer_does_not_wait_for_a_connection_that_stays_open(
+    inside: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint_exchange, "LINGER_MS", 100.0)
+    released = threading.Event()
+
+    def reply(handler: Handler, body: dict[str, Any]) -> bool:
+        if body:
+            handler.begin_stream()
+            handler.chunk(word("Blue") + word("", finish_reason="length"))
+            released.wait(20)
+        return bool(body)
+
+    with serving(reply=reply) as (url, _):
+        data = json.loads(ask(inside, url, "--json")[1])
+        assert not released.is_set()
+        released.set()
+    assert (data["text"], data["finish_reason"]) == ("Blue", "length")
+
+
+def test_a_chat_that_still_connects_ends_at_once(inside: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    released, n_ended = threading.Event(), 0
+
+    def reply(handler: Handler, _body: dict[str, Any]) -> bool:
+        nonlocal n_ended
+        released.wait(20)
+        n_ended += 1
+        return False
+
+    with serving(reply=reply) as (url, _):
+        ran = inside("chat", "--no-save", "--endpoint", url, stdin="/exit\n")
+        assert (ran.status, n_ended) == (0, 0)
+        released.set()
 
 
 # The amount

@@ -39,6 +39,7 @@ def test_doctor_of_a_profile_shows_where_the_key_is_and_not_the_key(inside: Run,
     with serving(kind="vllm", key=SECRET) as (url, dialect):
         (home / "config").mkdir(parents=True)
         (home / "config" / "key").write_text(SECRET)
+        (home / "config" / "key").chmod(0o600)
         (home / "config" / "config.toml").write_text(f"[endpoints.work]\nurl = '{url}'\napi_key_file = 'key'\n")
         ran = inside("doctor", "--endpoint", "work", "--json")
         answer = inside("generate", "why?", "--endpoint", "work", "-v", "--debug")

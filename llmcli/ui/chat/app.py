@@ -281,12 +281,7 @@ class ChatApp:
             self.controller.close_model()  # the next message tries again
             raise
         if not engine:
-            doing = (
-                "the endpoint does not answer yet"
-                if self.controller.settings.endpoint
-                else "the model is still loading"
-            )
-            console.note(f"not sent: {doing}")
+            console.note(f"not sent: still {loading.status}")
             self.after_interrupt()
         return engine
 

@@ -186,6 +186,8 @@ def samplers(chat: ChatApp, argument: str) -> None:
     if argument:
         set_(chat, f"samplers {argument}")
         return
+    if chat.controller.is_of_server("samplers"):
+        raise UsageError("the server does not tell its samplers", "show the settings that are known with /params")
     resolved, steps = chat.controller.resolved(), []
     settings = resolved.settings
     if given := [key for key in CONSTRAINT_KEYS if getattr(settings, key) is not None]:
