@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from queue import Empty, Queue
 
@@ -19,10 +18,10 @@ from llmcli.engine.events import (
 )
 from llmcli.errors import LlmcliError, NetworkError, UsageError
 from llmcli.inference.endpoint_answer import LOWEST, Delta, as_logprob
-from llmcli.inference.endpoint_client import LOOK_SECONDS, TICK, ConnectionPool
+from llmcli.inference.endpoint_client import ATTEMPTS, LOOK_SECONDS, TICK, ConnectionPool
 from llmcli.inference.endpoint_exchange import Exchange, Item
 from llmcli.inference.endpoint_server import Notify, ServedEndpoint
-from llmcli.inference.endpoint_tokens import EndpointVocab
+from llmcli.inference.endpoint_tokens import Ask, EndpointVocab
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions, TokenInspector
 from llmcli.params.param import is_int
 from llmcli.params.settings import Settings
@@ -31,10 +30,11 @@ N_PARALLEL = 4  # answers at a time, where nobody says how many
 _ASSUMED_CTX = 8192  # tokens, where the server does not tell
 _ASCII_PER_TOKEN, _OTHERS_PER_TOKEN = 4.0, 1.5  # characters, of an estimate: the server has the last word
 _AHEAD = 256  # pieces of answers that wait to be used; a faster server has to wait
+_COUNT_SECONDS = 3.0  # that a message waits for the number of its tokens
 _COUNTS = 32  # prompts whose number of tokens is kept
 _PER_MESSAGE = 8  # tokens of a chat template
 _THE_SERVERS = "{# the chat template of the server #}"
-_Ask = Callable[[Mapping[str, object]], object]  # a body of /completions -> JSON data
+_AskScores = Callable[[Mapping[str, object]], object]  # a body of /completions -> JSON data
 _MAX_TOLD = 5  # models that answer in place of another one
 _SCORED_TOGETHER = 16  # prompts of one request
 
@@ -71,6 +71,7 @@ class EndpointEngine:
         self.tokenizer = EndpointVocab(self.name, self._post if self.dialect.counts else None)
         self._told: set[str] = set()
         self._counts: dict[str, int] = {}
+        self._is_counting = bool(self.dialect.counts)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -114,11 +115,14 @@ class EndpointEngine:
         if prompt.text or not isinstance(chunk, TextChunk):
             return prompt.text
         if self.dialect.counts == "template":
-            data = self._post("/apply-template", self._messages(chunk))
-            return str(data.get("prompt", "")) if isinstance(data, dict) else ""
+            return self._rendered(chunk, self._post)
         if self.dialect.scores:
             return self.tokenizer.detokenize([*chunk.tokens])
         raise UsageError(f"{self.name} does not show its prompts", "use a model on this machine")
+
+    def _rendered(self, chunk: TextChunk, ask: Ask) -> str:
+        data = ask("/apply-template", self._messages(chunk))
+        return str(data.get("prompt", "")) if isinstance(data, dict) else ""
 
     def count_tokens(self, text: str) -> int:
         n_ascii = sum(map(str.isascii, text))
@@ -129,20 +133,30 @@ class EndpointEngine:
         messages = [] if isinstance(prompt.request, str) else prompt.request
         texts = [prompt.request] if isinstance(prompt.request, str) else [str(one["content"]) for one in messages]
         estimate = sum(map(self.count_tokens, texts)) + _PER_MESSAGE * (len(messages) + 1)
-        if not self.dialect.counts or estimate < self.n_ctx / 2 or not self.n_ctx:
+        if not self._is_counting or estimate < self.n_ctx / 2 or not self.n_ctx:
             return estimate
         key = "\0".join([prompt.text, *texts])
         if key not in self._counts:
-            with suppress(LlmcliError):
-                self._counts = {key: self._count(prompt), **dict(list(self._counts.items())[:_COUNTS])}
-        return self._counts.get(key, estimate)
+            number = estimate
+            try:
+                number = self._count(prompt)
+            except NetworkError:  # somebody waits: not again
+                self._is_counting = False
+                self._note(f"{self.served.host} does not count tokens: they are estimated")
+            except LlmcliError:  # it refuses these messages
+                pass
+            self._counts = {key: number, **dict(list(self._counts.items())[:_COUNTS])}
+        return self._counts[key]
 
     def _count(self, prompt: Prompt) -> int:
         (chunk,) = prompt.chunks
         assert isinstance(chunk, TextChunk)
+        ask = partial(self._post, seconds=_COUNT_SECONDS, attempts=1)
+        counter = EndpointVocab(self.name, ask)
         if self.dialect.counts == "messages" and not isinstance(chunk.request, str):
-            return len(self.tokenizer.tokenize_messages(self._messages(chunk)))
-        return len(self.tokenizer.tokenize(self.prompt_text(prompt), add_special=True, parse_special=True))
+            return len(counter.tokenize_messages(self._messages(chunk)))
+        text = prompt.text or self._rendered(chunk, ask)
+        return len(counter.tokenize(text, add_special=True, parse_special=True))
 
     def _tokenize(self, arguments: Mapping[str, object], chunk: TextChunk) -> Sequence[int]:
         if isinstance(chunk.request, str):
@@ -247,10 +261,12 @@ class EndpointEngine:
             return None
         return max(self.n_ctx - self.count_prompt(request.prompt), 1)
 
-    def _post(self, route: str, body: Mapping[str, object]) -> object:
+    def _post(
+        self, route: str, body: Mapping[str, object], seconds: float = LOOK_SECONDS, attempts: int = ATTEMPTS
+    ) -> object:
         """The JSON data of a route of the server's own."""
         url = self.served.endpoint.root + route
-        return self.pool.post(url, {"model": self.name, **body}, self._cancellation, LOOK_SECONDS)
+        return self.pool.post(url, {"model": self.name, **body}, self._cancellation, seconds, attempts)
 
     def _check_answer(self, delta: Delta) -> None:
         """Note what the user should know of an answer: another model, or a text that the server removed."""
@@ -291,7 +307,7 @@ def _is_same(asked: str, said: str) -> bool:
 
 
 def _echoed_scores(
-    ask: _Ask, prefix: Sequence[int], continuations: Sequence[Sequence[int]], host: str
+    ask: _AskScores, prefix: Sequence[int], continuations: Sequence[Sequence[int]], host: str
 ) -> list[list[float]]:
     """The scores from prompts that the server echoes, as lm-eval asks for it.
 

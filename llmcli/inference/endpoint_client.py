@@ -305,9 +305,14 @@ class ConnectionPool:
                 self._idle.append(connection)
 
     def post(
-        self, url: str, body: Json, cancellation: Cancellation | None = None, seconds: float = SILENCE_SECONDS
+        self,
+        url: str,
+        body: Json,
+        cancellation: Cancellation | None = None,
+        seconds: float = SILENCE_SECONDS,
+        attempts: int = ATTEMPTS,
     ) -> object:
-        """The JSON data that answers a body, with retries; a silence of so many seconds is a failure.
+        """The JSON data that answers a body, after so many attempts; a silence of so many seconds is a failure.
 
         Raises LlmcliError, and KeyboardInterrupt when it is cancelled.
         """
@@ -315,7 +320,7 @@ class ConnectionPool:
 
         def run() -> object:
             try:
-                return with_retries(connection, self.notify, lambda: connection.post(url, body, seconds))
+                return with_retries(connection, self.notify, lambda: connection.post(url, body, seconds), attempts)
             finally:
                 self.release(connection)
 

@@ -237,5 +237,6 @@ def _choose(served: ServedEndpoint, settings: Settings) -> None:
         served.remark = f"the model at {host} is {served.model}{others}"
     elif served.dialect.kind == "llama-server" and len(names) == 1 and asked not in names:
         served.notes.append(f"{host} has the model {names[0]}, which answers in place of {asked}")
+        served.model = names[0]
     known = {one.name: one.n_ctx for one in served.models}
     served.n_ctx = settings.n_ctx or served.n_ctx or known.get(served.model, 0)

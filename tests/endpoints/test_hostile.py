@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.inference import endpoint_client, endpoint_exchange, endpoint_server
+from llmcli.inference import endpoint, endpoint_client, endpoint_exchange, endpoint_server
 from llmcli.models.download import http
 from tests.conftest import Run
 from tests.endpoints.server import Handler, Reply, serving
@@ -154,6 +154,30 @@ def test_a_chat_that_still_connects_ends_at_once(inside: Run, monkeypatch: pytes
         ran = inside("chat", "--no-save", "--endpoint", url, stdin="/exit\n")
         assert (ran.status, n_ended) == (0, 0)
         released.set()
+
+
+@pytest.mark.parametrize("kind", ["vllm", "llama-server"])
+def test_a_server_that_fails_to_count_is_not_asked_again(
+    kind: str, inside: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "_COUNT_SECONDS", 0.1)
+    released = threading.Event()
+    n_asked = 0
+
+    def reply(handler: Handler, _body: dict[str, Any]) -> bool:
+        nonlocal n_asked
+        if handler.path in ("/tokenize", "/apply-template"):
+            n_asked += 1
+            released.wait(20)
+        return False
+
+    with serving(kind=kind, n_ctx=300, reply=reply) as (url, _):
+        script = "word " * 120 + "\nand?\n"
+        ran = inside("chat", "--no-save", "--endpoint", url, "-m", "first-model", stdin=script)
+        released.set()
+    assert ran.text == ANSWER * 2
+    assert n_asked == 1
+    assert ran.stderr.count("does not count tokens: they are estimated\n") == 1
 
 
 # The amount

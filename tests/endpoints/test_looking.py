@@ -138,8 +138,9 @@ def test_offline_means_no_server_elsewhere(inside: Run) -> None:
 
 def test_llama_server_has_one_model_whatever_is_asked(inside: Run) -> None:
     with serving(kind="llama-server", models=("loaded",)) as (url, _):
-        ran = inside("generate", "why?", "--endpoint", url, "-m", "other")
+        ran = inside("generate", "why?", "--endpoint", url, "-m", "other", "--json")
     assert "has the model loaded, which answers in place of other" in ran.stderr
+    assert json.loads(ran.text)["model"] == "loaded"
 
 
 def test_doctor_names_the_endpoint_of_the_configuration(inside: Run, home: Path) -> None:
