@@ -288,6 +288,7 @@ class ConnectionPool:
     def __init__(self, endpoint: Endpoint, notify: Callable[[str], None]) -> None:
         """`notify` gets what the user should know while he waits."""
         self._endpoint, self.notify = endpoint, notify
+        self.takes_options = True  # `stream_options`, as far as it is known
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
 

@@ -105,12 +105,15 @@ class Exchange:
 
     def _objects(self, url: str, body: Mapping[str, object]) -> Generator[Mapping[str, object], None, None]:
         """The objects of the stream; a server that does not know `stream_options` is asked again without them."""
+        without = {key: value for key, value in body.items() if key != "stream_options"}
+        sent = body if self._pool.takes_options else without
         try:
-            yield from self.connection.events(url, body)
+            yield from self.connection.events(url, sent)
         except UsageError as error:
-            if "stream_options" not in str(error) or "stream_options" not in body:
+            if "stream_options" not in str(error) or sent is without:
                 raise
-            yield from self.connection.events(url, {k: v for k, v in body.items() if k != "stream_options"})
+            self._pool.takes_options = False
+            yield from self.connection.events(url, without)
 
     # In the thread of the reader of the events
 

@@ -98,6 +98,12 @@ def test_what_an_endpoint_cannot_do_in_a_chat_is_named(command: str, said: str, 
     assert said in ran.stderr
 
 
+def test_a_chat_without_its_endpoint_names_it(run: Run) -> None:
+    ran = run(*NO_SAVE, "http://127.0.0.1:9", stdin="why?\n/model\n")
+    assert ran.status == 5
+    assert "model: http://127.0.0.1:9 (not loaded)\n" in ran.stderr
+
+
 @pytest.mark.parametrize(("kind", "shown"), [("vllm", "server"), ("llama-server", "default")])
 def test_defaults_that_only_the_server_knows_are_not_shown(kind: str, shown: str, run: Run) -> None:
     with serving(kind=kind, **ALONE) as (url, _):

@@ -211,7 +211,7 @@ def model(chat: ChatApp, argument: str) -> None:
         else:
             loading = controller.loading
             state = "not loaded" if not loading else "cannot be loaded" if loading.error else "loading"
-            chat.say(f"model: {controller.settings.model} ({state})")
+            chat.say(f"model: {controller.settings.asked} ({state})")
         return
     key, value = controller.parse("model", argument)
     before = chat.session.overrides.get("model")
