@@ -87,9 +87,12 @@ def _traces(data: object, host: str) -> list[TokenTrace]:
     from llmcli.inference.trace_file import from_data  # only a server of llmcli has traces
 
     try:
-        return [from_data(one) for one in data]
+        found = [from_data(one) for one in data]
+        for one in found:  # a lone half of a surrogate pair could not be written; its error is a ValueError too
+            "".join([one.text, one.reasoning, *(other.text for other in one.top)]).encode()
     except ValueError as error:
         raise NetworkError(f"{host} sent a trace that is not valid: {error}") from None
+    return found
 
 
 def _texts(content: object) -> tuple[str, str]:

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from llmcli.errors import NetworkError
 from llmcli.inference import endpoint, endpoint_client, endpoint_exchange, endpoint_server
+from llmcli.inference.endpoint_answer import read_delta
+from llmcli.inference.endpoint_tokens import EndpointVocab
 from llmcli.models.download import http
 from tests.conftest import Run
 from tests.endpoints.server import Handler, Reply, serving
@@ -448,3 +451,13 @@ def test_a_proxy_that_refuses_a_tunnel_is_named(inside: Run, monkeypatch: pytest
     assert ran.status == 5
     assert "the proxy refuses the connection to model.test (407 Proxy Authentication Required)" in ran.stderr
     assert "hint: check HTTPS_PROXY" in ran.stderr
+
+
+def test_a_trace_that_no_file_could_hold_is_an_error() -> None:
+    numbers = {"i": 0, "id": 5, "p": 0.5, "rank": 1, "entropy": 0.5, "temperature": 1.0, "candidates": 2}
+    token = {**numbers, "text": "The", "top": [], "policy": "1", "sentence": 0, "time": 1.0}
+    whole = read_delta({"choices": [{"llmcli": {"trace": [token]}}]}, EndpointVocab("model"), "host")
+    assert [one.text for one in whole.traces] == ["The"]
+    for odd in ({"text": "\ud800"}, {"p": 10**400}, {"rank": "x"}):
+        with pytest.raises(NetworkError, match="host sent a trace that is not valid"):
+            read_delta({"choices": [{"llmcli": {"trace": [token | odd]}}]}, EndpointVocab("model"), "host")
