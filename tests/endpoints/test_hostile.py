@@ -425,6 +425,13 @@ def test_offline_holds_for_every_command(command: tuple[str, ...], inside: Run) 
     assert "example.com needs the network, but --offline is set" in ran.stderr
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".test", "\u2603"])
+def test_a_host_that_cannot_be_is_named(host: str, inside: Run) -> None:
+    ran = inside("generate", "why?", "--endpoint", f"http://{host}")
+    assert ran.status == 5
+    assert ran.stderr == f"error: {host} is not a valid name of a host\n  hint: correct the URL\n"
+
+
 # Proxies
 
 

@@ -146,7 +146,11 @@ def transport_errors(host: str) -> Iterator[None]:
             hint = f"check {' and '.join(_proxy_variables()) or 'the proxy of the system'}"
             raise NetworkError(f"the proxy refuses the connection to {host} ({_reason(error)})", hint) from None
         raise TransientError(f"the connection to {host} failed ({_reason(error)})") from None
-    except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
+    except (httpx2.InvalidURL, UnicodeError) as error:
+        if isinstance(error, UnicodeError) and "idna" not in str(error):  # of Python, for a name with an empty part
+            raise
+        raise NetworkError(f"{host} is not a valid name of a host", "correct the URL") from None
+    except (httpx2.HTTPError, httpx2.StreamError) as error:
         raise NetworkError(f"{host} sent an invalid HTTP response: {type(error).__name__}") from None
 
 
