@@ -219,10 +219,12 @@ class EndpointEngine:
                     exchange, item = inbox.get(timeout=TICK)
                 except Empty:
                     exchange, item = None, None
-                for one in [one for one in running if one.request.cancellation.is_set() or one.lingers]:
-                    del running[one]
-                    one.abort()
-                    yield one.cut()
+                is_silent = exchange is None  # else the rest of an answer may have come already
+                for one in [*running]:
+                    if one.request.cancellation.is_set() or (is_silent and one.lingers):
+                        del running[one]
+                        one.abort()
+                        yield one.cut()
                 if exchange in running:
                     assert exchange
                     if isinstance(item, Delta):
