@@ -263,7 +263,7 @@ def test_many_models_in_one_answer_are_some_warnings(inside: Run) -> None:
         ("llama", "llama:latest", False),
     ],
 )
-def test_the_dated_name_of_a_model_is_no_other_model(asked: str, said: str, is_told: bool, inside: Run) -> None:
+def test_the_dated_name_of_a_model_is_the_same_model(asked: str, said: str, is_told: bool, inside: Run) -> None:
     with serving(models=(asked,), answers_as=said) as (url, _):
         ran = inside("generate", "why?", "--endpoint", url, "-m", asked)
     assert (f"answered with the model {said}, not with {asked}" in ran.stderr) == is_told
