@@ -51,6 +51,11 @@ class Endpoint:
         return ellipsize(text.replace(self.key, "[key]") if self.key else text, length)
 
     @property
+    def option(self) -> str:
+        """Option and value that name it in a command, for messages."""
+        return f"--endpoint {self.name or self.root}"
+
+    @property
     def is_loopback(self) -> bool:
         """Whether the server runs on this machine."""
         return _is_loopback(urlsplit(self.base).hostname or "")
