@@ -8,8 +8,10 @@ from typing import TypeAlias
 
 from llmcli.engine.events import FinishReason, GenerationRecord, Request, TokenEvent, TokenTrace, now_ms
 from llmcli.errors import LlmcliError, NetworkError, UsageError
+from llmcli.inference.answer_json import ReplayManifest
 from llmcli.inference.endpoint_answer import Delta, read_delta
 from llmcli.inference.endpoint_client import (
+    LOOK_SECONDS,
     TICK,
     ConnectionPool,
     with_retries,
@@ -17,8 +19,10 @@ from llmcli.inference.endpoint_client import (
 from llmcli.inference.endpoint_errors import as_network_error, error_of, raise_for_error
 from llmcli.inference.endpoint_tokens import EndpointVocab
 from llmcli.models.download.http import TransientError
+from llmcli.params.param import is_number
 
 LINGER_MS = 5000.0  # after the end of an answer, for the counts and [DONE], which some servers leave out
+_PATIENCE_MS = 2000.0  # for the rest of an answer that is ended, and how it was generated
 Item: TypeAlias = Delta | LlmcliError | None  # what comes; an error and None end the answer
 
 
@@ -34,8 +38,12 @@ class Exchange:
         pool: ConnectionPool,
         vocab: EndpointVocab,
         inbox: Queue[tuple["Exchange", Item]],
+        control: str = "",
     ) -> None:
-        """`asked` is a URL and a body; `inbox` gets what the thread has read, for `events`."""
+        """`asked` is a URL and a body; `inbox` gets what the thread has read, for `events`.
+
+        `control` is the URL at which a server of llmcli moves the temperature of its answers, and ends them.
+        """
         self.request, self.connection = request, pool.take()
         self._index, self._body, self._pool, self._vocab, self._inbox = index, asked, pool, vocab, inbox
         self._record = GenerationRecord(beside=n_parallel - 1)
@@ -47,6 +55,11 @@ class Exchange:
         self._streamed, self._n_text = list[str](), 0  # what came, and how many characters of it were passed on
         self._is_traced = False
         self._lock, self._has_connection, self._is_aborted = Lock(), True, False
+        self._control, self._id = control, ""  # that the server gave it
+        self._shift = 0.0  # that the server has
+        self._is_telling = False  # the server something, in a thread
+        self._is_ended = False  # the server was told to end it
+        self._give_up_at = 0.0  # when the connection is closed, if the server does not end the answer
         Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -122,6 +135,43 @@ class Exchange:
         """Whether the server said that the answer is complete, and keeps the connection open without a word."""
         return bool(self._complete) and now_ms() - self._complete > LINGER_MS
 
+    def steer(self) -> None:
+        """Tell the server how the temperature was moved, or that the answer is to end."""
+        is_over, shift = self.request.cancellation.is_set(), self.request.live_shift
+        if not (self._control and self._id):
+            return
+        if is_over and not self._give_up_at:
+            self._give_up_at = now_ms() + _PATIENCE_MS
+        if self._is_telling or self._is_ended:
+            return
+        self._is_ended = is_over
+        if is_over:
+            self._tell({"stop": True})
+        elif shift and shift.shift != self._shift:
+            self._tell({"shift": shift.shift})
+
+    def _tell(self, what: Mapping[str, object]) -> None:
+        self._is_telling = True
+        Thread(target=self._send, args=[what], daemon=True).start()
+
+    def _send(self, what: Mapping[str, object]) -> None:
+        shift, wanted = self.request.live_shift, what.get("shift")
+        try:
+            data = self._pool.post(self._control, {"id": self._id, **what}, seconds=LOOK_SECONDS)
+        except LlmcliError:  # the answer has ended
+            self._give_up_at = self._give_up_at and now_ms()
+            data = {}
+        if shift and is_number(wanted):
+            found = data.get("shift") if isinstance(data, dict) else None
+            self._shift = float(found) if is_number(found) else float(wanted)
+            shift.shift += self._shift - wanted  # the server has a limit; a key may have been pressed since
+        self._is_telling = False
+
+    @property
+    def is_to_abort(self) -> bool:
+        """Whether it is cancelled, and nobody waits for what the server still has to say."""
+        return self.request.cancellation.is_set() and now_ms() >= self._give_up_at
+
     def events(self, item: Item) -> Sequence[TokenEvent]:
         """The events for what the thread has read: none without a text."""
         if isinstance(item, LlmcliError):
@@ -139,6 +189,11 @@ class Exchange:
 
     def _count(self, delta: Delta) -> None:
         """Note what is beside the text."""
+        self._id = delta.id or self._id
+        if delta.replay:
+            self._record.replay = delta.replay
+            if self.request.live_shift:
+                self.request.live_shift.moves = list(ReplayManifest.from_data(delta.replay).moves)
         timings = self._record.timings
         if self.request.trace is not None:
             self._streamed.append(delta.text)
@@ -194,5 +249,7 @@ class Exchange:
         """The last event."""
         if self._n_answer is not None:
             self._record.timings.predicted_n = self._n_answer
+        if self.request.cancellation.is_set() and reason != "error":
+            reason = self.request.cancellation.reason
         self._record.finish_reason = reason
         return TokenEvent("", None, reason, self._record, self._index)

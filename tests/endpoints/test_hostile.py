@@ -394,7 +394,8 @@ def test_odd_models_are_listed_as_far_as_they_are_models(inside: Run) -> None:
         assert json.loads(inside("models", "list", "--endpoint", url, "--json").text) == [
             {"name": "good", "owner": "", "n_ctx": None}
         ]
-        assert "\nmodels              good\n" in inside("doctor", "--endpoint", url).text
+        facts = json.loads(inside("doctor", "--endpoint", url, "--json").text)["facts"]
+    assert facts["models"] == "good"
 
 
 def test_a_name_of_two_lines_does_not_complete(inside: Run) -> None:
