@@ -17,7 +17,7 @@ from llmcli.server.extras import Extras, read_extras
 from llmcli.server.http import Values, take
 from llmcli.server.request_log import current_record
 from llmcli.server.served_model import Question, ServedModel
-from llmcli.server.service import service_of
+from llmcli.server.service import service_of, take_model
 
 _MOST_CHOICES = 128
 # Fields of llama-server that change no answer here: prefixes are reused always, and slots are alike.
@@ -166,7 +166,7 @@ async def take_request(request: Request, body: Values) -> TextRequest:
     service = service_of(request)
     options = take(body, "stream_options", dict, {})
     asked = TextRequest(
-        await service.model(take(body, "model", str, ""), request),
+        await take_model(request, body),
         (),
         {},
         take(body, "n", int, take(body, "n_cmpl", int, 1)),
