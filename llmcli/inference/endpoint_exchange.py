@@ -95,6 +95,8 @@ class Exchange:
     def _read(self) -> None:
         try:
             for delta in self._deltas():
+                if self._is_aborted:  # a server that never stops must not keep the thread
+                    return
                 self._has_text |= bool(delta.text or delta.reasoning or delta.traces)
                 self._finish_reason = delta.finish_reason or self._finish_reason
                 self._put(delta)
