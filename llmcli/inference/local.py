@@ -27,7 +27,7 @@ from llmcli.engine.llama.probe import probe, probe_record
 from llmcli.engine.scheduler import generate
 from llmcli.errors import ModelInvalidError, UsageError, labeled
 from llmcli.files import data_dir
-from llmcli.inference import placement, sizing
+from llmcli.inference import fastest_settings, placement, sizing
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
 from llmcli.inference.prompt_renderer import PromptRenderer
 from llmcli.models import notes
@@ -86,7 +86,10 @@ class ResolvedModel:
 
     @cached_property
     def layer(self) -> Layer:
-        """The model's own sampling defaults (`general.sampling.*`, Ollama's); invalid ones are skipped with a note."""
+        """The model's own sampling defaults (`general.sampling.*`, Ollama's), and what `llmcli bench` keeps for it.
+
+        Invalid ones are skipped with a note.
+        """
         values: dict[str, SettingValue] = {}
         found: dict[str, object] = {**self.header.sampling_defaults}
         if self.file.ollama_parameters:
@@ -99,7 +102,7 @@ class ResolvedModel:
                 values[setting.key] = setting.parse_data(raw)
             except UsageError as error:
                 self.notes.append(f"ignored a sampling default of the model: {error}")
-        return Layer("model", values)
+        return fastest_settings.saved_layer(data_dir(), self.file.path).over(Layer("model", values))
 
 
 def resolve_model(
@@ -162,10 +165,11 @@ class LocalEngine:
             if loaded:
                 loaded.close()
             raise target.kind_error()
+        settings = fastest_settings.with_saved(settings, target.layer)
         self.target, self.shape = target, sizing.shape_of(target.headers, settings)
         target.notes += sizing.check_settings(self.shape, settings) + placement.check(target.header, settings)
         self.name, self.notes, self.defaults = target.file.name, target.notes, target.layer
-        self.remark = ""
+        self.remark = fastest_settings.remark(settings, target.layer)
         self.chat_template = target.chat_template
         self.n_ctx_train = self.shape.n_ctx_train
         self.hasher = ModelHasher(target.file, data_dir())
@@ -276,6 +280,7 @@ class LocalEngine:
     def open_context(self, settings: Settings) -> None:
         """Create the context now, large enough for answers of any length, because a conversation grows."""
         if self._context is None:
+            settings = fastest_settings.with_saved(settings, self.defaults)
             self._context_for(0, replace(settings, max_tokens=-1))
 
     # Answers
