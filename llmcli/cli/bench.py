@@ -109,9 +109,11 @@ def bench(
     if found and save:
         fastest_settings.save(data_dir(), target.file.path, found.values)
     _print(benchmark, found, save, forms)
+    for failure in benchmark.failures:
+        console.error(str(failure), failure.hint)
     if cancellation.is_set():
         return ExitStatus.TIMEOUT if cancellation.reason == "timeout" else ExitStatus.INTERRUPTED
-    return ExitStatus.OK
+    return benchmark.failures[0].status if benchmark.failures else ExitStatus.OK
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _plan(
     target: "ResolvedModel", settings: Settings, vary: Sequence[str], lengths: _Lengths, is_search: bool
 ) -> "tuple[Sequence[Case], Sequence[SpeedTest]]":
     """The settings and the tests. Raises LlmcliError, before the model is loaded, for what is not possible."""
-    from llmcli.inference.benchmark import cases_of, check_tests, tests_of
+    from llmcli.inference.benchmark import cases_of, check_tests, plan_tests
     from llmcli.inference.sizing import shape_of
 
     if not target.kind.generates:
@@ -138,7 +140,7 @@ def _plan(
     usual = [min(n, shape.n_ctx_train) for n in (_USUAL_PROMPT, _USUAL_ANSWER)]
     prompts = usual[:1] if lengths.prompts is None else lengths.prompts
     answers = usual[1:] if lengths.answers is None else lengths.answers
-    cases, tests = cases_of(settings, vary), tests_of(prompts, answers, lengths.depths, lengths.widths)
+    cases, tests = cases_of(settings, vary), plan_tests(prompts, answers, lengths.depths, lengths.widths)
     if not tests and not is_search:
         raise UsageError("nothing to measure", "give --n-prompt or --n-gen a length above 0")
     check_tests(shape, cases, tests)
@@ -156,7 +158,7 @@ def parse_numbers(flag: str, text: str, least: int, most: int) -> list[int]:
 
 def _reporter(status: ProgressLine) -> "Report":
     def report(text: str, seconds_left: float) -> None:
-        left = f", {format_duration(seconds_left)} left" if seconds_left else ""
+        left = f", {format_duration(seconds_left)} left" if round(seconds_left) else ""
         status.update(first_that_fits((text + left,), (text,), (text.partition(":")[0],)))
 
     return report

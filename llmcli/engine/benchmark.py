@@ -77,23 +77,25 @@ class SpeedContext:
 
     def warm_up(self) -> None:
         """A run that does not count: all of a prompt, or one token of each answer. Raises AbortedError, as `run`."""
-        self._context.cut(0)
+        self._clear()
         if self.test.n_prompt:
             self._context.prefill(0, self._tokens[: self.test.n_prompt])
         else:
             self._context.step(self._steps[0])
+        self._clear()
 
     def read_depth(self, progress: Progress | None = None) -> None:
         """Bring the context to where the test begins. Its depth is evaluated once, where the memory can be cut."""
         context, depth = self._context, self._tokens[: self.test.n_depth]
-        for seq_id in range(1, self.test.n_parallel):
-            context.cut(seq_id)
+        self._clear(first=1 if depth else 0)
         if depth:
             context.prefill(0, depth, progress)
-        else:
-            context.cut(0)
-        for seq_id in range(1, self.test.n_parallel):
-            context.share(0, seq_id)
+            for seq_id in range(1, self.test.n_parallel):
+                context.share(0, seq_id)
+
+    def _clear(self, first: int = 0) -> None:
+        for seq_id in range(first, self.test.n_parallel):
+            self._context.cut(seq_id)
 
     def run(self) -> Sample:
         """One sample; `read_depth` comes before it. Raises AbortedError when it is cancelled."""

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 
@@ -73,7 +74,7 @@ def cases_of(settings: Settings, specs: Sequence[str]) -> list[Case]:
     return [Case(one.label, replace(settings, **dict(one.values))) for one in variants]  # type: ignore[arg-type]
 
 
-def tests_of(
+def plan_tests(
     prompts: Sequence[int], answers: Sequence[int], depths: Sequence[int], widths: Sequence[int]
 ) -> list[SpeedTest]:
     """The tests at each depth in the order of llama-bench: prompts, then answers; a length of 0 is none."""
@@ -120,36 +121,44 @@ class Benchmark:
         self._n_samples, self._report = n_samples, report
         self._seconds: dict[bool, float] = {}  # of a token of a prompt (True), and of a step of generation
         self.results: list[Result] = []
+        self.failures: list[LlmcliError] = []
         self.load_ms = engine.load_ms
         self.kind, self.n_bytes, self.n_params = model_facts(engine.model)
 
     def run(self, cancellation: Cancellation) -> None:
-        """Measure all. When it is cancelled, it ends early, without what has no sample yet."""
+        """Measure all. When it is cancelled, it ends early, without what has no sample yet.
+
+        A test that fails ends alone, such as one with a cache type that the model does not have.
+        """
         for number, (case, test) in enumerate(self._plan):
             try:
                 self._measure(number, case, test, cancellation)
             except AbortedError:
                 break
+            except LlmcliError as error:
+                name = f"{test.name} {case.label}".rstrip()
+                self.failures.append(type(error)(f"{name}: {error}", error.hint))
         self.results = [one for one in self.results if one.samples]
 
     def _measure(self, number: int, case: Case, test: SpeedTest, cancellation: Cancellation) -> None:
-        name = f"{test.name} {case.label}".rstrip()
+        name, left = f"{test.name} {case.label}".rstrip(), self._left(number, 0)
         result = Result(case, test)
-        context = SpeedContext(self._model, case.settings, test, cancellation)
-        try:
+
+        def on_depth(done: int, total: int) -> None:
+            if done < total:
+                self._report(f"{name}: reading {done} of {total} tokens", left)
+
+        with closing(SpeedContext(self._model, case.settings, test, cancellation)) as context:
             self.results.append(result)
-            self._report(f"{name}: warming up", self._left(number, 0))
+            self._report(f"{name}: warming up", left)
             context.warm_up()
             for index in range(self._n_samples):
                 left = self._left(number, index)
-                context.read_depth(lambda done, total: self._report(f"{name}: reading {done} of {total} tokens", left))  # noqa: B023
+                context.read_depth(on_depth)
                 self._report(f"{name}: {index + 1} of {self._n_samples}", left)
                 sample = context.run()
                 result.samples.append(sample)
-                n_steps = test.n_prompt or test.n_gen
-                self._seconds[test.n_prompt > 0] = sample.ns / 1e9 / n_steps
-        finally:
-            context.close()
+                self._seconds[test.n_prompt > 0] = sample.ns / 1e9 / (test.n_prompt or test.n_gen)
 
     def _left(self, number: int, n_done: int) -> float:
         """Seconds until the end, after `n_done` samples of a test; 0 before anything is measured."""

@@ -21,7 +21,8 @@ from llmcli.params.param import SettingValue
 from llmcli.params.settings import Settings
 from llmcli.text import format_size
 
-ROUNDS = 5  # in each of which a candidate must be faster: by chance, one of 32 is
+ROUNDS = 5  # in each of which a candidate must be faster
+_OF_PROMPTS = {"n_threads_batch", "n_ubatch"}  # settings without effect on generation
 _LEAST_GAIN = 0.03  # of the time; less is not worth a setting
 _HOPELESS = 1.15  # a candidate that took so much longer in the first two rounds takes no further part
 _PROMPT_SECONDS, _ANSWER_SECONDS = 2.0, 0.6  # about the time of one run
@@ -52,11 +53,12 @@ class Found:
 def gain(candidate: Sequence[float], reference: Sequence[float]) -> float:
     """The share of the time that a candidate saves, by the median of the rounds; 0 where that can be noise.
 
-    Both have a time of each round. The machine may be slower in one round than in another, for both alike.
+    Both have a time of each round: a round in which the machine is slow is so for both. The noise is half the range of
+    the shares. By chance, a candidate is faster in all of five rounds once in 32 times.
     """
     ratios = [a / b for a, b in zip(candidate, reference, strict=False)]
-    saved = 1 - median(ratios)
-    return saved if saved >= _LEAST_GAIN and max(ratios) < 1 else 0.0
+    saved, noise = 1 - median(ratios), (max(ratios) - min(ratios)) / 2
+    return saved if saved >= max(_LEAST_GAIN, noise) and max(ratios) < 1 else 0.0
 
 
 def race(times: Sequence[Iterator[float]], rounds: int = ROUNDS) -> list[list[float]]:
@@ -161,13 +163,16 @@ class Search:
     def _confirmed(self, settings: Settings, choices: Sequence[Choice], prompt: SpeedTest, answer: SpeedTest) -> Found:
         """All choices together against none of them; without any, where the sum is not faster, or one part slower."""
         pair = [self._settings, settings]
+        values = {key: getattr(settings, key) for key in KEYS if getattr(settings, key) != getattr(pair[0], key)}
         gains, losses = [], []
         for name, test in (("all of them, prompts", prompt), ("all of them, generation", answer)):
             reference, taken = self._race(name, pair, [test])
             gains.append(gain(taken, reference))
             losses.append(gain(reference, taken))
-        values = {key: getattr(settings, key) for key in KEYS if getattr(settings, key) != getattr(pair[0], key)}
-        return Found(values, choices, *gains) if any(gains) and not any(losses) else Found()
+        # What only prompts depend on is not confirmed by generation, nor the other way round.
+        chosen = {one.key for one in choices}
+        is_confirmed = (gains[0] and chosen != {"n_threads"}) or (gains[1] and not chosen <= _OF_PROMPTS)
+        return Found(values, choices, *gains) if is_confirmed and not any(losses) else Found()
 
     def _race(self, name: str, candidates: Sequence[Settings], tests: Sequence[SpeedTest]) -> list[list[float]]:
         with ExitStack() as stack:
