@@ -106,6 +106,9 @@ def bench(
         if (search or save) and not cancellation.is_set():
             found = _search(engine, resolved, cancellation, report)
         status.clear()
+    if found and found.is_busy:
+        console.warn("other programs use the processors: at rest, other settings may be faster")
+    save &= found is not None and not found.is_busy
     if found and save:
         fastest_settings.save(data_dir(), target.file.path, found.values)
     _print(benchmark, found, save, forms)

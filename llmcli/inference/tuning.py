@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from statistics import median
-from time import monotonic
+from time import monotonic, perf_counter, process_time
 from typing import Any
 
 from llmcli.engine.benchmark import SpeedContext, SpeedTest
@@ -21,9 +21,10 @@ from llmcli.params.param import SettingValue
 from llmcli.params.settings import Settings
 from llmcli.text import format_size
 
-ROUNDS = 5  # in each of which a candidate must be faster
+ROUNDS, CONFIRMATIONS = 5, 7  # in each of which a candidate must be faster
 _OF_PROMPTS = {"n_threads_batch", "n_ubatch"}  # settings without effect on generation
 _LEAST_GAIN = 0.03  # of the time; less is not worth a setting
+_LEAST_SHARE, _SHARE_RUNS = 0.85, 3  # of the processors; runs to measure it
 _HOPELESS = 1.15  # a candidate that took so much longer in the first two rounds takes no further part
 _PROMPT_SECONDS, _ANSWER_SECONDS = 2.0, 0.6  # about the time of one run
 _PROMPT_SIZES, _ANSWER_SIZES = (128, 256, 512, 1024, 2048), (8, 16, 32, 64)
@@ -48,6 +49,7 @@ class Found:
     choices: Sequence[Choice] = ()
     prompt_gain: float = 0.0  # of all values together, measured again: share of the time
     answer_gain: float = 0.0
+    is_busy: bool = False  # other programs used the processors meanwhile: on a machine at rest others may be faster
 
 
 def gain(candidate: Sequence[float], reference: Sequence[float]) -> float:
@@ -90,7 +92,7 @@ class Search:
     ) -> None:
         """`settings` are where it begins; the `fixed` ones are chosen by the user."""
         self._model, self._shape, self._settings, self._fixed = engine.model, engine.shape, settings, fixed
-        self._cancellation, self._report = cancellation, report
+        self._cancellation, self._report, self._has_gpu = cancellation, report, engine.gpu_layers != 0
         self._begin = monotonic()
         self._n_done = self._n_planned = 0  # runs
 
@@ -116,14 +118,29 @@ class Search:
         ]
         settings, choices = self._settings, list[Choice]()
         is_possible = {"flash_attn": settings.cache_type_v in ("f32", "f16", "bf16")}
+        is_busy = self._processor_share(answer) < _LEAST_SHARE
         stages = [one for one in stages if one[0] not in self._fixed and is_possible.get(one[0], True)]
-        self._n_planned = ROUNDS * (sum(len(values) for _, values, _ in stages) + 4)
+        self._n_planned = ROUNDS * sum(len(values) for _, values, _ in stages) + 4 * CONFIRMATIONS
         for key, values, tests in stages:
             best = self._best(settings, key, values, tests)
             if best:
                 choices.append(best)
                 settings = self._with(settings, key, best.value)
-        return self._confirmed(settings, choices, prompt, answer) if choices else Found()
+        found = self._confirmed(settings, choices, prompt, answer) if choices else Found()
+        return replace(found, is_busy=is_busy or self._processor_share(answer) < _LEAST_SHARE)
+
+    def _processor_share(self, test: SpeedTest) -> float:
+        """How much of the processors the threads got that generate; 1 where a GPU computes. Waiting threads spin."""
+        if self._has_gpu:
+            return 1.0
+        n_threads = self._settings.n_threads or hardware.usable_cores()
+        with closing(SpeedContext(self._model, self._settings, test, self._cancellation)) as context:
+            context.warm_up()
+            wall, processor = perf_counter(), process_time()
+            for _ in range(_SHARE_RUNS):
+                context.read_depth()
+                context.run()
+            return (process_time() - processor) / n_threads / max(perf_counter() - wall, 1e-9)
 
     def _fitting(self, test: SpeedTest, seconds: float, sizes: Sequence[int]) -> int:
         """The largest of the sizes that takes about so long."""
@@ -164,24 +181,27 @@ class Search:
         """All choices together against none of them; without any, where the sum is not faster, or one part slower."""
         pair = [self._settings, settings]
         values = {key: getattr(settings, key) for key in KEYS if getattr(settings, key) != getattr(pair[0], key)}
-        gains, losses = [], []
+        gains, losses = list[float](), list[float]()
         for name, test in (("all of them, prompts", prompt), ("all of them, generation", answer)):
-            reference, taken = self._race(name, pair, [test])
+            reference, taken = self._race(name, pair, [test], CONFIRMATIONS)
             gains.append(gain(taken, reference))
             losses.append(gain(reference, taken))
         # What only prompts depend on is not confirmed by generation, nor the other way round.
         chosen = {one.key for one in choices}
         is_confirmed = (gains[0] and chosen != {"n_threads"}) or (gains[1] and not chosen <= _OF_PROMPTS)
-        return Found(values, choices, *gains) if is_confirmed and not any(losses) else Found()
+        return Found(values, choices, gains[0], gains[1]) if is_confirmed and not any(losses) else Found()
 
-    def _race(self, name: str, candidates: Sequence[Settings], tests: Sequence[SpeedTest]) -> list[list[float]]:
+    def _race(
+        self, name: str, candidates: Sequence[Settings], tests: Sequence[SpeedTest], rounds: int = ROUNDS
+    ) -> list[list[float]]:
         with ExitStack() as stack:
             self._check_memory(candidates, tests)
             contexts = []
             for settings in candidates:
                 made = [SpeedContext(self._model, settings, test, self._cancellation) for test in tests]
                 contexts.append([stack.enter_context(closing(one)) for one in made])
-            return race([self._times(name, index + 1, len(candidates), own) for index, own in enumerate(contexts)])
+            times = [self._times(name, index + 1, len(candidates), own) for index, own in enumerate(contexts)]
+            return race(times, rounds)
 
     def _check_memory(self, candidates: Sequence[Settings], tests: Sequence[SpeedTest]) -> None:
         """Refuse contexts that do not fit side by side."""

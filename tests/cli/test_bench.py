@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,16 @@ def test_saved_settings_are_used_and_said_until_they_are_forgotten(
     ran = inside("bench", "--forget")
     assert (ran.status, ran.stderr) == (0, "removed the settings of `llmcli bench` for tiny\n")
     assert said not in inside("chat", "-n", "1", stdin="hello\n").stderr
+
+
+def test_what_is_found_on_a_busy_machine_is_not_kept(
+    inside: Run, monkeypatch: pytest.MonkeyPatch, home: Path, tiny: Path
+) -> None:
+    monkeypatch.setattr(tuning.Search, "run", lambda _self: replace(FOUND, is_busy=True))
+    ran = inside("bench", "-p", "0", "-n", "0", "--save")
+    assert ran.stderr == "warning: other programs use the processors: at rest, other settings may be faster\n"
+    assert ran.text.splitlines()[-1] == "to keep them, use `llmcli bench --save` when the machine is at rest"
+    assert fastest_settings.saved_layer(home / "data", tiny).values == {}
 
 
 def test_the_settings_of_a_chat_show_where_they_are_from(run: Run, home: Path, tiny: Path) -> None:

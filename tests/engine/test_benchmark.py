@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,8 +30,8 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     api, seen = bindings.load(), list[Batch]()
     decode: Callable[..., int] = api.llama_decode
 
-    def record(context: object, batch: "bindings.ctypes.Structure") -> int:
-        seen.append((batch.n_tokens, batch.pos[0]))  # type: ignore[attr-defined]
+    def record(context: object, batch: Any) -> int:
+        seen.append((batch.n_tokens, batch.pos[0]))
         return decode(context, batch)
 
     monkeypatch.setattr(api, "llama_decode", record)

@@ -29,7 +29,7 @@ def engine(tiny: Path) -> Iterator[LocalEngine]:
 
 
 def test_the_deviation_is_that_of_a_sample() -> None:
-    assert mean_and_deviation([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
+    assert mean_and_deviation([1.0, 3.0]) == pytest.approx((2.0, 2**0.5))
     assert mean_and_deviation([5.0]) == (5.0, 0.0)
 
 
@@ -44,7 +44,7 @@ def test_a_speed_is_the_mean_of_the_speeds_not_of_the_times() -> None:
 def test_the_time_to_the_first_token_is_that_of_the_samples() -> None:
     result = Result(Case("", SETTINGS), SpeedTest(n_prompt=10))
     result.samples = [Sample(10**6, 2 * 10**6), Sample(10**6, 4 * 10**6)]
-    assert result.first_token_ms == (3.0, pytest.approx(2**0.5))
+    assert result.first_token_ms == pytest.approx((3.0, 2**0.5))
 
 
 def test_tests_are_in_the_order_of_llama_bench() -> None:

@@ -12,9 +12,10 @@ from llmcli.inference.fastest_settings import remark, save, saved_layer, with_sa
 from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.models import notes
 from llmcli.models.locations import ModelFile
+from llmcli.params.param import SettingValue
 from llmcli.params.settings import Layer, Settings, resolve
 
-VALUES = {"n_threads": 3, "flash_attn": "off"}
+VALUES: dict[str, SettingValue] = {"n_threads": 3, "flash_attn": "off"}
 
 
 @pytest.fixture

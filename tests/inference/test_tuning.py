@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,11 @@ class FakeContext:
         FakeContext.n_open -= 1
 
 
+def clock(step: float) -> Callable[[], float]:
+    """A clock that advances at each look."""
+    return count(0.0, step).__next__
+
+
 def search(
     engine: LocalEngine,
     monkeypatch: pytest.MonkeyPatch,
@@ -107,11 +113,14 @@ def search(
     settings: Settings | None = None,
     cancellation: Cancellation | None = None,
     report: Callable[[str, float], None] = lambda _text, _left: None,
+    share: float = 0.95,
 ) -> Found | None:
     numbers = random.Random(seed)
     monkeypatch.setattr(FakeContext, "speed", staticmethod(speed), raising=False)
     monkeypatch.setattr(FakeContext, "noise", staticmethod(lambda: numbers.uniform(1, 1 + noise)), raising=False)
     monkeypatch.setattr(tuning, "SpeedContext", FakeContext)
+    monkeypatch.setattr(tuning, "perf_counter", clock(1.0))
+    monkeypatch.setattr(tuning, "process_time", clock(share * CORES))
     found = Search(engine, settings or Settings(), fixed, cancellation or Cancellation(), report).run()
     assert FakeContext.n_open == 0
     return found
@@ -187,6 +196,14 @@ def test_settings_that_slow_one_part_down_are_not_taken(engine: LocalEngine, mon
         return (0.5 if test.n_depth else 2.0) if is_off else 1.0
 
     assert search(engine, monkeypatch, speed) == Found()
+
+
+def test_a_busy_machine_is_noticed(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that share their cores with other programs wait for each other: fewer of them look faster."""
+    settings = Settings(n_threads=CORES)
+    assert search(engine, monkeypatch, lambda _settings, _test: 1.0, settings=settings, share=0.7) == Found(
+        is_busy=True
+    )
 
 
 def test_an_interruption_gives_no_result(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,8 +131,10 @@ def found_lines(found: Found, is_saved: bool) -> list[str]:
     gains = {"prompts": found.prompt_gain, "generation": found.answer_gain}
     faster = " and ".join(f"{name} {gain / (1 - gain):.0%}" for name, gain in gains.items() if gain)
     flags = " ".join(f"{fields()[key].flags[0]} {fields()[key].format(one)}" for key, one in found.values.items())
-    hint = "kept for this model on this machine; `llmcli bench --forget` removes them"
-    return [f"fastest here: {flags} ({faster} faster)", hint if is_saved else "to keep them, use `llmcli bench --save`"]
+    hint = "to keep them, use `llmcli bench --save`" + (" when the machine is at rest" if found.is_busy else "")
+    if is_saved:
+        hint = "kept for this model on this machine; `llmcli bench --forget` removes them"
+    return [f"fastest here: {flags} ({faster} faster)", hint]
 
 
 def found_data(found: Found, is_saved: bool) -> dict[str, object]:
