@@ -1,4 +1,4 @@
-"""The search for the fastest settings of a model on this machine: candidates take turns, and noise is no gain."""
+"""The search for the fastest settings of a model on this machine: candidates take turns, and noise does not count."""
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
