@@ -111,6 +111,12 @@ class _Asked:
     judge: "Task | None"
     target: "Target"
 
+    def over(self, defaults: Layer) -> "_Asked":
+        """The same with the settings of a model that is loaded, where nobody set a value."""
+        from llmcli.inference.fastest_settings import with_choices
+
+        return replace(self, question=self.question.over(defaults), settings=with_choices(self.settings, defaults))
+
 
 def _ask(flags: Layer, options: AnswerOptions, chosen: "ChosenTask | None", session: "SessionAnswer | None") -> _Asked:
     """Read what is asked, and find the model."""
@@ -177,6 +183,8 @@ def _generate(
                 writer.end()
 
     with open_model(asked.target, question.settings, status) as (engine, cancellation):
+        asked = asked.over(engine.defaults)  # with what the memory allows
+        question, settings = asked.question, asked.settings
         warn_dropped(engine, question.settings, set())
         if asked.choice_set:
             shown_as = {key: getattr(options, key) for key in ("show_prompt", "echo", "as_json", "stats")}

@@ -15,6 +15,7 @@ from llmcli.params.settings import Layer, Settings, fields
 # What is searched and kept: it changes the speed of an answer and nothing else, apart from rounding.
 KEYS = ("n_threads", "n_threads_batch", "flash_attn", "n_ubatch")
 LAYER = "bench"  # the origin of these values
+MEMORY = "memory"  # that of settings with which a model fits in memory: `sizing.fitting_layer`
 
 
 def saved_layer(data_dir: Path, file: Path) -> Layer:
@@ -40,14 +41,16 @@ def save(data_dir: Path, file: Path, values: Mapping[str, SettingValue]) -> None
         raise DiskError(f"cannot write the note about {file.name} in {data_dir}", "make the folder writable")
 
 
-def with_saved(settings: Settings, layer: Layer) -> Settings:
-    """The settings with what is kept, where nobody set a value."""
-    kept: dict[str, Any] = {
+def with_choices(settings: Settings, layer: Layer) -> Settings:
+    """The settings with what is kept, and with what the memory allows, where nobody set a value."""
+    chosen: dict[str, Any] = {
         key: value
         for key, value in layer.values.items()
-        if layer.origins[key] == LAYER and getattr(settings, key) == fields()[key].default and key not in settings.given
+        if layer.origins[key] in (LAYER, MEMORY)
+        and getattr(settings, key) == fields()[key].default
+        and key not in settings.given
     }
-    return replace(settings, **kept) if kept else settings
+    return replace(settings, **chosen) if chosen else settings
 
 
 def remark(settings: Settings, layer: Layer) -> str:

@@ -165,10 +165,13 @@ class LocalEngine:
             if loaded:
                 loaded.close()
             raise target.kind_error()
-        settings = fastest_settings.with_saved(settings, target.layer)
         self.target, self.shape = target, sizing.shape_of(target.headers, settings)
+        chosen = sizing.fitting_layer(self.shape, fastest_settings.with_choices(settings, target.layer))
+        self.defaults = chosen.over(target.layer)
+        settings = fastest_settings.with_choices(settings, self.defaults)
+        target.notes += [f"{key} is {value}: more does not fit in memory" for key, value in chosen.values.items()]
         target.notes += sizing.check_settings(self.shape, settings) + placement.check(target.header, settings)
-        self.name, self.notes, self.defaults = target.file.name, target.notes, target.layer
+        self.name, self.notes = target.file.name, target.notes
         self.remark = fastest_settings.remark(settings, target.layer)
         self.chat_template = target.chat_template
         self.n_ctx_train = self.shape.n_ctx_train
@@ -177,7 +180,10 @@ class LocalEngine:
         if loaded is None:
             n_gpu_layers = sizing.choose_gpu_layers(self.shape, settings, settings.n_ctx or self.shape.n_ctx_train)
             self.gpu_layers = sizing.possible_gpu_layers(n_gpu_layers)
-            loaded = Model.load(target.file.parts, n_gpu_layers, progress, cancellation, settings=settings)
+            repack = sizing.fits_repacked(self.shape, settings, self.gpu_layers)
+            loaded = Model.load(
+                target.file.parts, n_gpu_layers, progress, cancellation, settings=settings, repack=repack
+            )
         self.model, self.tokenizer = loaded, loaded.vocab
         if not loaded.generates:
             loaded.close()
@@ -280,7 +286,7 @@ class LocalEngine:
     def open_context(self, settings: Settings) -> None:
         """Create the context now, large enough for answers of any length, because a conversation grows."""
         if self._context is None:
-            settings = fastest_settings.with_saved(settings, self.defaults)
+            settings = fastest_settings.with_choices(settings, self.defaults)
             self._context_for(0, replace(settings, max_tokens=-1))
 
     # Answers

@@ -1,14 +1,15 @@
 """The settings that `llmcli bench --save` keeps: a layer of their own, for one file on one machine."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from llmcli.engine.llama import hardware
 from llmcli.errors import DiskError
-from llmcli.inference import fastest_settings
-from llmcli.inference.fastest_settings import remark, save, saved_layer, with_saved
+from llmcli.inference import fastest_settings, sizing
+from llmcli.inference.fastest_settings import remark, save, saved_layer, with_choices
 from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.models import notes
 from llmcli.models.locations import ModelFile
@@ -88,7 +89,7 @@ def test_a_default_that_somebody_sets_stays(tmp_path: Path, file: Path) -> None:
     save(tmp_path, file, VALUES)
     layer = saved_layer(tmp_path, file)
     settings = resolve([Layer("flag", {"n_threads": 0})]).settings
-    used = with_saved(settings, layer)
+    used = with_choices(settings, layer)
     assert (used.n_threads, used.flash_attn) == (0, "off")
     assert remark(used, layer).endswith(": flash_attn off")
     assert remark(settings, Layer("bench", {})) == ""
@@ -104,3 +105,16 @@ def test_the_contexts_of_an_engine_have_them(tiny: Path, home: Path) -> None:
         assert engine.context.n_threads == (1, 2)
     finally:
         engine.close()
+
+
+def test_an_engine_says_what_the_memory_made_it_choose(tiny: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(home / "data", tiny, {"n_ubatch": 1024})
+    target = ResolvedModel(ModelFile(tiny, (tiny,), "tiny", trusted=True))
+    need = sizing.memory_need(sizing.shape_of(target.headers), Settings(n_ubatch=128), 1024)
+    monkeypatch.setattr(hardware, "available_memory", lambda: need.kv_cache + need.compute)
+    settings = resolve([Layer("flag", {"n_ctx": 1024, "n_threads": 1})]).settings
+    with closing(LocalEngine(target, settings)) as engine:
+        assert "n_ubatch is 128: more does not fit in memory" in engine.notes
+        assert engine.remark == ""
+        resolved = resolve([engine.defaults, Layer("flag", {"n_ctx": 1024})])
+        assert (resolved.settings.n_ubatch, resolved.origins["n_ubatch"]) == (128, "memory")
