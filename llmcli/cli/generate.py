@@ -226,7 +226,6 @@ def _job(engine: "Engine", asked: _Asked, cancellation: "Cancellation") -> "Job"
     """The job of a question, with its task, and what is made of one answer or several."""
     from llmcli.inference.request import make_requests
     from llmcli.pipelines.samples import Judge, request_job, result_job
-    from llmcli.pipelines.tasks import task_job
 
     question, chosen = asked.question, asked.chosen
     warn_plain_template(engine, [question.settings])
@@ -234,6 +233,8 @@ def _job(engine: "Engine", asked: _Asked, cancellation: "Cancellation") -> "Job"
 
     def job_of(own: Settings) -> "Job":
         if chosen:
+            from llmcli.pipelines.tasks import task_job
+
             return task_job(engine, own, chosen.task, chosen.variables, cancellation)
         one = replace(question, resolved=replace(question.resolved, settings=own))
         (request,) = make_requests(engine, [one], cancellation)
