@@ -110,6 +110,8 @@ class ContinuousBatch:
                 events = scheduler.step()
                 if is_steady:
                     width.observe(len(events), perf_counter() - start)
+                for event in events[:-1]:
+                    event.is_followed = True
                 yield from events
         finally:
             for generation in scheduler.generations:
