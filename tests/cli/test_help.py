@@ -1,5 +1,6 @@
 """Help: it begins with examples that work, fits one screen, and names the right command after a wrong one."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -243,3 +244,13 @@ def test_the_front_page_imports_neither_typer_nor_rich() -> None:
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
         modules = set(re.findall(r"'([a-z_]+)'", done.stderr))
         assert not modules & {"typer", "rich", "llama_cpp", "numpy"}
+
+
+@pytest.mark.slow
+def test_the_help_of_a_group_imports_no_command_and_is_the_same() -> None:
+    code = "import sys; from llmcli.cli.app import run; run(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    for flag, everything in (("--help", False), ("--help-all", True)):
+        command = [sys.executable, "-c", code, "models", flag]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"})
+        assert done.stdout == help_of("models", everything) + "\n"
+        assert not re.search(r"llmcli\.(cli\.models|params\.settings)", done.stderr)
