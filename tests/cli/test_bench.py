@@ -221,6 +221,9 @@ def test_saved_settings_are_used_and_said_until_they_are_forgotten(
     assert "n_ubatch = 256 (from bench)" in verbose
     assert "n_ubatch = 512 (from flag)" in inside("generate", "-n", "1", "-v", "-ub", "512", "hello").stderr
     assert "n_threads" not in inside("chat", "-n", "1", "-t", "0", stdin="hello\n").stderr
+    assert re.search(
+        r"kept by bench +n_threads 1, n_ubatch 256$", inside("models", "show", str(tiny)).text, re.MULTILINE
+    )
     ran = inside("bench", "--forget")
     assert (ran.status, ran.stderr) == (0, "removed the settings of `llmcli bench` for tiny\n")
     assert said not in inside("chat", "-n", "1", stdin="hello\n").stderr
