@@ -63,6 +63,14 @@ def test_a_model_is_loaded_when_it_is_asked_for(serve: ServerMaker) -> None:
     assert machine.loads == ["a", "b"]
 
 
+def test_the_first_token_of_a_model_counts_for_no_request(serve: ServerMaker) -> None:
+    machine = Machine("a", "b")
+    client = serve(entries=machine.entries)
+    ask(client, "b")
+    data = client.record().data(has_content=True)
+    assert (data["prompt_tokens"], data["generated_tokens"], data["prompts"]) == (len("Hi"), 1, ["Hi"])
+
+
 def test_all_models_are_listed_loaded_or_not(serve: ServerMaker) -> None:
     data = serve(entries=Machine("a", "b").entries).get("/v1/models").data["data"]
     assert [one["id"] for one in data] == ["a", "b"]
@@ -102,7 +110,8 @@ def test_without_room_and_with_nothing_to_unload_a_request_fails(
     assert "a needs 10 MB of memory, and 5 MB are free" in reply.data["error"]["message"]
 
 
-def test_an_idle_model_is_unloaded_and_comes_back(serve: ServerMaker) -> None:
+def test_an_idle_model_is_unloaded_and_comes_back(serve: ServerMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmcli.server.service._LOOK_S", 0.02)
     machine = Machine("a", "b")
     options = ServerOptions(n_parallel=4, grace=1.0, keep_alive=0.05)
     client = serve(entries=machine.entries, options=options)
