@@ -85,10 +85,7 @@ class ResolvedModel:
 
     @cached_property
     def layer(self) -> Layer:
-        """The model's own sampling defaults (`general.sampling.*`, Ollama's), and what `llmcli bench` keeps for it.
-
-        Invalid ones are skipped with a note.
-        """
+        """The sampling defaults of the model or of Ollama, invalid ones with a note; and what `llmcli bench` keeps."""
         values: dict[str, SettingValue] = {}
         found: dict[str, object] = {**self.header.sampling_defaults}
         if self.file.ollama_parameters:
