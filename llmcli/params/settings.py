@@ -55,6 +55,11 @@ class Settings(
         """Whether the answer is one of several that are scored, instead of a text that is generated."""
         return any(getattr(self, key) for key in DECISION_KEYS)
 
+    @property
+    def asked(self) -> str:
+        """The model that is asked, or the endpoint that selects one."""
+        return self.endpoint if self.endpoint and "model" not in self.given else self.model
+
 
 class UnknownSettingError(UsageError):
     """No setting has this `name`."""
