@@ -1,12 +1,11 @@
 """The engine behind a URL: a server with OpenAI's API generates the answers, several at a time."""
 
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue
 
 from llmcli.engine.events import (
-    Batches,
     Cancellation,
     Message,
     Progress,
@@ -14,25 +13,29 @@ from llmcli.engine.events import (
     Request,
     ScoredPrompt,
     TextChunk,
+    TokenChunk,
     TokenEvent,
 )
 from llmcli.errors import LlmcliError, NetworkError, UsageError
-from llmcli.inference.endpoint_answer import Delta
-from llmcli.inference.endpoint_client import LOOK_SECONDS, TICK, ConnectionPool
+from llmcli.inference.endpoint_answer import LOWEST, Delta, as_logprob
+from llmcli.inference.endpoint_client import ATTEMPTS, LOOK_SECONDS, TICK, ConnectionPool
 from llmcli.inference.endpoint_exchange import Exchange, Item
 from llmcli.inference.endpoint_server import Notify, ServedEndpoint
-from llmcli.inference.endpoint_tokens import EndpointVocab
+from llmcli.inference.endpoint_tokens import Ask, EndpointVocab
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions, TokenInspector
-from llmcli.params.param import is_number
+from llmcli.params.param import is_int
 from llmcli.params.settings import Settings
 
 N_PARALLEL = 4  # answers at a time, where nobody says how many
 _ASSUMED_CTX = 8192  # tokens, where the server does not tell
 _ASCII_PER_TOKEN, _OTHERS_PER_TOKEN = 4.0, 1.5  # characters, of an estimate: the server has the last word
+_AHEAD = 256  # pieces of answers that wait to be used; a faster server has to wait
+_COUNT_SECONDS = 3.0  # that a message waits for the number of its tokens
 _COUNTS = 32  # prompts whose number of tokens is kept
 _PER_MESSAGE = 8  # tokens of a chat template
 _THE_SERVERS = "{# the chat template of the server #}"
-_Ask = Callable[[Mapping[str, object]], object]  # a body of /completions -> JSON data
+_AskScores = Callable[[Mapping[str, object]], object]  # a body of /completions -> JSON data
+_MAX_TOLD = 5  # models that answer in place of another one
 _SCORED_TOGETHER = 16  # prompts of one request
 
 
@@ -52,10 +55,10 @@ class EndpointEngine:
         self.remark = served.remark
         self.chat_template = served.chat_template or _THE_SERVERS
         self.capabilities = Capabilities(
-            traces=self.dialect.traces,
-            live_temperature=False,
-            replay=False,
-            inspection=self.dialect.traces,
+            traces=self.dialect.has_extras,
+            live_temperature=self.dialect.has_extras,
+            replay=self.dialect.has_extras,
+            inspection=self.dialect.has_extras,
             scores=self.dialect.scores,
             tokens=False,
             own_defaults=True,
@@ -68,6 +71,7 @@ class EndpointEngine:
         self.tokenizer = EndpointVocab(self.name, self._post if self.dialect.counts else None)
         self._told: set[str] = set()
         self._counts: dict[str, int] = {}
+        self._is_counting = bool(self.dialect.counts)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -104,18 +108,22 @@ class EndpointEngine:
         """The prompt as the server gets it: it renders the messages itself."""
         tokenize = partial(self._tokenize, options.arguments) if self.dialect.scores else None
         text = request + options.prefill if isinstance(request, str) else ""
-        return Prompt(text, (TextChunk(request, options.prefill, tokenize),), request)
+        template = options.source if options.is_given else ""
+        return Prompt(text, (TextChunk(request, options.prefill, tokenize, template),), request, template)
 
     def prompt_text(self, prompt: Prompt) -> str:
         (chunk,) = prompt.chunks
         if prompt.text or not isinstance(chunk, TextChunk):
             return prompt.text
         if self.dialect.counts == "template":
-            data = self._post("/apply-template", self._messages(chunk))
-            return str(data.get("prompt", "")) if isinstance(data, dict) else ""
+            return self._rendered(chunk, self._post)
         if self.dialect.scores:
             return self.tokenizer.detokenize([*chunk.tokens])
         raise UsageError(f"{self.name} does not show its prompts", "use a model on this machine")
+
+    def _rendered(self, chunk: TextChunk, ask: Ask) -> str:
+        data = ask("/apply-template", self._messages(chunk))
+        return str(data.get("prompt", "")) if isinstance(data, dict) else ""
 
     def count_tokens(self, text: str) -> int:
         n_ascii = sum(map(str.isascii, text))
@@ -126,20 +134,30 @@ class EndpointEngine:
         messages = [] if isinstance(prompt.request, str) else prompt.request
         texts = [prompt.request] if isinstance(prompt.request, str) else [str(one["content"]) for one in messages]
         estimate = sum(map(self.count_tokens, texts)) + _PER_MESSAGE * (len(messages) + 1)
-        if not self.dialect.counts or estimate < self.n_ctx / 2 or not self.n_ctx:
+        if not self._is_counting or estimate < self.n_ctx / 2 or not self.n_ctx:
             return estimate
         key = "\0".join([prompt.text, *texts])
         if key not in self._counts:
-            with suppress(LlmcliError):
-                self._counts = {key: self._count(prompt), **dict(list(self._counts.items())[:_COUNTS])}
-        return self._counts.get(key, estimate)
+            number = estimate
+            try:
+                number = self._count(prompt)
+            except NetworkError:  # somebody waits: not again
+                self._is_counting = False
+                self._note(f"{self.served.host} does not count tokens: they are estimated")
+            except LlmcliError:  # it refuses these messages
+                pass
+            self._counts = {key: number, **dict(list(self._counts.items())[:_COUNTS])}
+        return self._counts[key]
 
     def _count(self, prompt: Prompt) -> int:
         (chunk,) = prompt.chunks
         assert isinstance(chunk, TextChunk)
+        ask = partial(self._post, seconds=_COUNT_SECONDS, attempts=1)
+        counter = EndpointVocab(self.name, ask)
         if self.dialect.counts == "messages" and not isinstance(chunk.request, str):
-            return len(self.tokenizer.tokenize_messages(self._messages(chunk)))
-        return len(self.tokenizer.tokenize(self.prompt_text(prompt), add_special=True, parse_special=True))
+            return len(counter.tokenize_messages(self._messages(chunk)))
+        text = prompt.text or self._rendered(chunk, ask)
+        return len(counter.tokenize(text, add_special=True, parse_special=True))
 
     def _tokenize(self, arguments: Mapping[str, object], chunk: TextChunk) -> Sequence[int]:
         if isinstance(chunk.request, str):
@@ -148,8 +166,9 @@ class EndpointEngine:
 
     def _messages(self, chunk: TextChunk) -> dict[str, object]:
         """The messages of a body, with the beginning of the answer as the last one."""
-        if chunk.prefill and self.dialect.has_prefill:
-            return {"messages": list(chunk.request), "prefill": chunk.prefill}
+        if self.dialect.has_extras:
+            own = {"prefill": chunk.prefill, "chat_template": chunk.template}
+            return {"messages": list(chunk.request), **{key: value for key, value in own.items() if value}}
         if not chunk.prefill or self.dialect.continues is None:
             return {"messages": list(chunk.request)}
         begun = {"role": "assistant", "content": chunk.prefill}
@@ -164,16 +183,18 @@ class EndpointEngine:
     def n_evaluated(self, tokens: Sequence[int]) -> int:  # noqa: ARG002
         return 0
 
-    def evaluate_batches(self, request: Request, layout: Batches) -> None:  # noqa: ARG002
-        raise UsageError(f"{self.name} does not support a replay", "use a model on this machine")
-
     def inspector(self, request: Request, tokens: Sequence[int]) -> TokenInspector:
-        if not self.dialect.traces:
+        if not self.dialect.has_extras:
             raise UsageError(f"{self.name} does not support /why", "use a model on this machine")
         from llmcli.inference.endpoint_inspection import EndpointInspector
 
         url = f"{self.served.endpoint.root}/llmcli/inspect"
         _, body = self.body(request)
+        (chunk,) = request.prompt.chunks
+        if isinstance(chunk, TokenChunk):  # the beginning of what the server makes of the messages
+            body["n_prompt"] = len(chunk.tokens)
+        if request.live_shift and request.live_shift.moves:
+            body["moves"] = request.live_shift.moves
         return EndpointInspector(partial(self.pool.post, url), request, body, tokens, self.served.host)
 
     # Answers
@@ -182,18 +203,22 @@ class EndpointEngine:
         waiting = list(reversed(requests))
         return self._events(lambda _is_idle: waiting.pop() if waiting else None, N_PARALLEL)
 
+    def repeat(self, request: Request) -> Generator[TokenEvent | None, None, None]:
+        yield from self.generate([request])
+
     def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
         return self._events(requests, n_parallel or N_PARALLEL)
 
     def _events(self, source: RequestSource, n_parallel: int) -> Generator[TokenEvent, None, None]:
-        inbox: SimpleQueue[tuple[Exchange, Item]] = SimpleQueue()
+        inbox: Queue[tuple[Exchange, Item]] = Queue(_AHEAD)
         running: dict[Exchange, None] = {}
         n_begun = 0
         try:
             while True:
                 while len(running) < n_parallel and (request := source(not running)):
                     asked = self.body(request)
-                    one = Exchange(request, n_begun, n_parallel, asked, self.pool, self.tokenizer, inbox.put)
+                    control = f"{self.served.endpoint.root}/llmcli/control" if self.dialect.has_extras else ""
+                    one = Exchange(request, n_begun, n_parallel, asked, self.pool, self.tokenizer, inbox, control)
                     running[one] = None
                     n_begun += 1
                 if not running:
@@ -202,10 +227,13 @@ class EndpointEngine:
                     exchange, item = inbox.get(timeout=TICK)
                 except Empty:
                     exchange, item = None, None
-                for one in [one for one in running if one.request.cancellation.is_set()]:
-                    del running[one]
-                    one.connection.abort()
-                    yield one.end(one.request.cancellation.reason)
+                is_silent = exchange is None  # else the rest of an answer may have come already
+                for one in [*running]:
+                    one.steer()
+                    if one.is_to_abort or (is_silent and one.lingers):
+                        del running[one]
+                        one.abort()
+                        yield one.cut()
                 if exchange in running:
                     assert exchange
                     if isinstance(item, Delta):
@@ -213,28 +241,44 @@ class EndpointEngine:
                     events = exchange.events(item)
                     if events and events[-1].finish_reason:
                         del running[exchange]
+                        self._check_end(exchange.request, events[-1])
                     yield from events
         finally:
             for one in running:
-                one.connection.abort()
+                one.abort()
 
     def body(self, request: Request) -> tuple[str, dict[str, object]]:
         """The URL and the body of a request."""
         (chunk,) = request.prompt.chunks
-        assert isinstance(chunk, TextChunk)
         settings, base = request.settings, self.served.endpoint.base
+        if isinstance(chunk, TokenChunk):
+            chunk = TextChunk(request.prompt.request, settings.prefill or "", template=request.prompt.template)
         body: dict[str, object] = {"model": self.name, "stream": True, "stream_options": {"include_usage": True}}
-        body |= self.dialect.body(settings, request.constraint, self.defaults.values)
-        body |= {} if request.trace is None else {"llmcli": {"trace": request.trace}}
+        # A recorded answer says all that is not a default of llmcli: those of the server do not count.
+        defaults = self.defaults.values if request.replay is None else {}
+        body |= self.dialect.body(settings, request.constraint, defaults) | self._extras(request)
         if isinstance(chunk.request, str):
-            if settings.max_tokens < 0:
-                body[self.dialect.max_tokens] = self._room(request)
-            body |= {"prompt": chunk.request + chunk.prefill}
+            limit = body.pop(self.dialect.max_tokens, None) if settings.max_tokens >= 0 else self._room(request)
+            body["max_tokens"] = limit  # the name on this route, everywhere
+            is_apart = bool(chunk.prefill) and self.dialect.has_extras
+            body |= (
+                {"prompt": chunk.request, "prefill": chunk.prefill}
+                if is_apart
+                else {"prompt": chunk.request + chunk.prefill}
+            )
             body |= {"logprobs": settings.logprobs} if settings.logprobs else {}
             return f"{base}/completions", body
         body |= self._messages(chunk)
         body |= {"logprobs": True, "top_logprobs": settings.logprobs} if settings.logprobs else {}
         return f"{base}/chat/completions", body
+
+    def _extras(self, request: Request) -> dict[str, object]:
+        """The field `llmcli`, in which a server of llmcli is asked for what the API has no place for."""
+        if not self.dialect.has_extras:
+            return {}
+        extras: dict[str, object] = {"replay": True if request.replay is None else request.replay}
+        extras |= {} if request.trace is None else {"trace": request.trace}
+        return {"llmcli": extras | ({"shift": True} if request.live_shift else {})}
 
     def _room(self, request: Request) -> int | None:
         """A limit for a raw text without one: for many servers that means 16 tokens."""
@@ -244,19 +288,27 @@ class EndpointEngine:
             return None
         return max(self.n_ctx - self.count_prompt(request.prompt), 1)
 
-    def _post(self, route: str, body: Mapping[str, object]) -> object:
+    def _post(
+        self, route: str, body: Mapping[str, object], seconds: float = LOOK_SECONDS, attempts: int = ATTEMPTS
+    ) -> object:
         """The JSON data of a route of the server's own."""
         url = self.served.endpoint.root + route
-        return self.pool.post(url, {"model": self.name, **body}, self._cancellation, LOOK_SECONDS)
+        return self.pool.post(url, {"model": self.name, **body}, self._cancellation, seconds, attempts)
 
     def _check_answer(self, delta: Delta) -> None:
         """Note what the user should know of an answer: another model, or a text that the server removed."""
-        said, asked = delta.model, self.name
-        if said and not said.startswith(asked) and said not in self._told:
+        host, said = self.served.host, self.served.endpoint.quoted(delta.model, 100)
+        if said and not _is_same(self.name, delta.model) and said not in self._told and len(self._told) < _MAX_TOLD:
             self._told.add(said)
-            self._note(f"{self.served.host} answered with the model {said[:100]}, not with {asked}")
-        if delta.is_filtered:
-            self._note(f"{self.served.host} removed the rest of an answer (content filter)")
+            self._note(f"{host} answered with the model {said}, not with {self.name}")
+        if delta.loss:
+            self._note(f"{host} {delta.loss}")
+
+    def _check_end(self, request: Request, event: TokenEvent) -> None:
+        """Note what is missing in an answer that is complete."""
+        record = event.record
+        if request.settings.logprobs and record.tokens and not record.logprobs and event.finish_reason != "error":
+            self._note(f"{self.served.host} gave no log-probabilities")
 
     # Scores
 
@@ -276,8 +328,13 @@ class EndpointEngine:
         return _echoed_scores(ask, prefix, continuations, self.served.host)
 
 
+def _is_same(asked: str, said: str) -> bool:
+    """Whether a model is the one that was asked for: by its name, or one that adds a date, a version or a tag."""
+    return said.startswith(asked) and not re.match(r"[^-@:]|-\D", said[len(asked) :])
+
+
 def _echoed_scores(
-    ask: _Ask, prefix: Sequence[int], continuations: Sequence[Sequence[int]], host: str
+    ask: _AskScores, prefix: Sequence[int], continuations: Sequence[Sequence[int]], host: str
 ) -> list[list[float]]:
     """The scores from prompts that the server echoes, as lm-eval asks for it.
 
@@ -289,7 +346,8 @@ def _echoed_scores(
         prompts = [[*prefix, *one] for one in group]
         data = ask({"prompt": prompts, "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0})
         choices = data.get("choices") if isinstance(data, dict) else None
-        by_index = {one.get("index"): one for one in choices or () if isinstance(one, dict)}
+        listed = choices if isinstance(choices, list) else []
+        by_index = {one["index"]: one for one in listed if isinstance(one, dict) and is_int(one.get("index"))}
         found += [_echoed_values(by_index.get(at, {}), len(prefix), len(one), host) for at, one in enumerate(group)]
     return found
 
@@ -297,7 +355,8 @@ def _echoed_scores(
 def _echoed_values(choice: Mapping[str, object], n_prefix: int, n_tokens: int, host: str) -> list[float]:
     logprobs = choice.get("logprobs")
     values = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
-    own = values[n_prefix : n_prefix + n_tokens] if isinstance(values, list) else []
-    if len(own) < n_tokens or not all(is_number(value) for value in own):
+    own = [*map(as_logprob, values[n_prefix : n_prefix + n_tokens])] if isinstance(values, list) else []
+    found = [value for value in own if value is not None and value > LOWEST]
+    if len(found) < n_tokens:
         raise NetworkError(f"{host} gave no log-probabilities of the prompt", "use a model on this machine")
-    return [float(value) for value in own]
+    return found

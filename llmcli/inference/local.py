@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import (
-    Batches,
     Cancellation,
     Message,
     Progress,
@@ -24,10 +23,10 @@ from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe, probe_record
-from llmcli.engine.scheduler import generate
+from llmcli.engine.scheduler import Scheduler, generate
 from llmcli.errors import ModelInvalidError, UsageError, labeled
 from llmcli.files import data_dir
-from llmcli.inference import placement, sizing
+from llmcli.inference import fastest_settings, placement, sizing
 from llmcli.inference.drafts import Drafts
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
 from llmcli.inference.prompt_renderer import PromptRenderer
@@ -94,7 +93,7 @@ class ResolvedModel:
 
     @cached_property
     def layer(self) -> Layer:
-        """The model's own sampling defaults (`general.sampling.*`, Ollama's); invalid ones are skipped with a note."""
+        """The sampling defaults of the model or of Ollama, invalid ones with a note; and what `llmcli bench` keeps."""
         values: dict[str, SettingValue] = {}
         found: dict[str, object] = {**self.header.sampling_defaults}
         if self.file.ollama_parameters:
@@ -107,7 +106,7 @@ class ResolvedModel:
                 values[setting.key] = setting.parse_data(raw)
             except UsageError as error:
                 self.notes.append(f"ignored a sampling default of the model: {error}")
-        return Layer("model", values)
+        return fastest_settings.saved_layer(data_dir(), self.file.path).over(Layer("model", values))
 
 
 def resolve_model(
@@ -171,9 +170,13 @@ class LocalEngine:
                 loaded.close()
             raise target.kind_error()
         self.target, self.shape = target, sizing.shape_of(target.headers, settings)
+        chosen = sizing.fitting_layer(self.shape, fastest_settings.with_choices(settings, target.layer))
+        self.defaults = chosen.over(target.layer)
+        settings = fastest_settings.with_choices(settings, self.defaults)
+        target.notes += [f"{key} is {value}: more does not fit in memory" for key, value in chosen.values.items()]
         target.notes += sizing.check_settings(self.shape, settings) + placement.check(target.header, settings)
-        self.name, self.notes, self.defaults = target.file.name, target.notes, target.layer
-        self.remark = ""
+        self.name, self.notes = target.file.name, target.notes
+        self.remark = fastest_settings.remark(settings, target.layer)
         self.chat_template = target.chat_template
         self.n_ctx_train = self.shape.n_ctx_train
         self.hasher = ModelHasher(target.file, data_dir())
@@ -181,7 +184,10 @@ class LocalEngine:
         if loaded is None:
             n_gpu_layers = sizing.choose_gpu_layers(self.shape, settings, settings.n_ctx or self.shape.n_ctx_train)
             self.gpu_layers = sizing.possible_gpu_layers(n_gpu_layers)
-            loaded = Model.load(target.file.parts, n_gpu_layers, progress, cancellation, settings=settings)
+            repack = sizing.fits_repacked(self.shape, settings, self.gpu_layers)
+            loaded = Model.load(
+                target.file.parts, n_gpu_layers, progress, cancellation, settings=settings, repack=repack
+            )
         self.model, self.tokenizer = loaded, loaded.vocab
         if not loaded.generates:
             loaded.close()
@@ -278,14 +284,6 @@ class LocalEngine:
             with suppress(AbortedError):
                 self._context.prefill(0, tokens)
 
-    def evaluate_batches(self, request: Request, layout: Batches) -> None:
-        tokens = request.prompt.tokens
-        context = self._context_for(len(tokens), request.settings)
-        context.watch([request.cancellation])
-        context.exact_steps = request.exact_steps
-        with suppress(AbortedError):  # the answer is cancelled as well
-            context.prefill_as(0, tokens, layout)
-
     def inspector(self, request: Request, tokens: Sequence[int]) -> "TokenInspector":
         from llmcli.engine.token_inspection import TokenInspector  # only /why needs it
 
@@ -295,17 +293,44 @@ class LocalEngine:
     def open_context(self, settings: Settings) -> None:
         """Create the context now, large enough for answers of any length, because a conversation grows."""
         if self._context is None:
+            settings = fastest_settings.with_choices(settings, self.defaults)
             self._context_for(0, replace(settings, max_tokens=-1))
 
     # Answers
 
     def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
+        if requests[0].replay is not None:
+            return (event for event in self.repeat(requests[0]) if event)
         generations = [self.start(request, index) for index, request in enumerate(requests)]
         limits = [one.max_new_tokens for one in generations]  # `max_tokens` and the reasoning before the answer
         longest = replace(requests[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
         if len(requests) == 1:
             return generate(self._context_for(len(requests[0].prompt.tokens), longest), generations)
         return self._generate_together(requests, generations, longest)
+
+    def repeat(self, request: Request) -> Generator[TokenEvent | None, None, None]:
+        from llmcli.inference.answer_json import ReplayManifest, prompt_sha256  # only a replay needs it
+
+        manifest, tokens = ReplayManifest.from_data(request.replay), request.prompt.tokens
+        manifest.prepare(request)
+        n_ctx, _ = sizing.choose_context(self.shape, request.settings, len(tokens))
+        with closing(Context(self.model, replace(request.settings, n_ctx=n_ctx))) as context:
+            if manifest.layout and prompt_sha256(tokens) == manifest.prompt_sha256:
+                context.watch([request.cancellation])
+                context.exact_steps = request.exact_steps
+                try:
+                    with suppress(AbortedError):  # the answer is cancelled as well
+                        yield from context.prefill_as(0, tokens, manifest.layout)
+                except ValueError as error:
+                    hint = "record the answer again"
+                    raise UsageError(f"cannot replay the answer: replay.layout: {error}", hint) from None
+            scheduler = Scheduler(context)
+            with closing(self.start(request)) as generation:
+                generation.speculation = None  # a step could go beyond the token at which the record stopped
+                scheduler.add(generation)
+                while scheduler.generations:
+                    yield None
+                    yield from scheduler.step()
 
     def _generate_together(
         self, requests: Sequence[Request], generations: Sequence[Generation], longest: Settings

@@ -1,22 +1,23 @@
 """What all forms of requests for text share: their switches, the start of the answers, and the pieces of a stream."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 
 from starlette.requests import Request
 
 from llmcli.engine.events import Request as EngineRequest
-from llmcli.engine.events import TokenTrace
+from llmcli.engine.events import TemperatureShift, TokenTrace
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, text_and_reasoning
 from llmcli.inference.answer_json import token_data
+from llmcli.server.answer_group import AnswerGroup, Update
 from llmcli.server.chat_question import ChatQuestion
 from llmcli.server.extras import Extras, read_extras
 from llmcli.server.http import Values, take
+from llmcli.server.request_log import current_record
 from llmcli.server.served_model import Question, ServedModel
-from llmcli.server.service import service_of
-from llmcli.server.worker import AnswerGroup, Update
+from llmcli.server.service import service_of, take_model
 
 _MOST_CHOICES = 128
 # Fields of llama-server that change no answer here: prefixes are reused always, and slots are alike.
@@ -53,7 +54,13 @@ class TextRequest:
         if not self.has_echo:  # whose prompts do not wait in the queue
             model.worker.check_room(len(self.questions) * self.n)
 
+        recorded = self.extras.recorded
+        if self.extras.is_of_one and (self.n > 1 or len(self.questions) > 1):
+            raise UsageError(f"llmcli.{'replay' if recorded else 'shift'} is for one answer", "ask for one at a time")
+
         def make() -> list[EngineRequest]:
+            if recorded:
+                return [model.make_replay(self.questions[0], self.own, recorded)]
             settings = model.settings(self.own)
             return [model.make_request(one, settings) for one in self.questions]
 
@@ -61,11 +68,18 @@ class TextRequest:
         traces = [one for one in (self.trace, self.extras.trace) if one is not None]
         for request in requests:
             request.trace = max(traces, default=None)
+            request.live_shift = TemperatureShift() if self.extras.has_shift else None
         return requests
 
-    def start(self, requests: Sequence[EngineRequest]) -> AnswerGroup:
-        """Begin the answers. Raises BusyError."""
-        return self.model.start(requests, self.n, self.has_progress and self.is_streamed)
+    def start(self, requests: Sequence[EngineRequest], name: str = "") -> AnswerGroup:
+        """Begin the answers, under the name by which others find them, if they can. Raises BusyError."""
+        if self.extras.has_shift and not name:
+            raise UsageError("llmcli.shift is for /v1/chat/completions and /v1/completions", "leave it out")
+        group = self.model.start(requests, self.n, self.has_progress and self.is_streamed)
+        group.name = name
+        if record := current_record():
+            record.groups.append(group)
+        return group
 
     def text(self, answer: Answer) -> str:
         """The text of an answer without the beginning that the client sent."""
@@ -86,9 +100,23 @@ class TextRequest:
         """The field `llmcli` of a finished answer, if the client asked for it."""
         return await self.extras.data(answer, answer.traces if self.extras.trace is not None else (), is_last=True)
 
-    async def pieces(self, group: AnswerGroup) -> AsyncGenerator["Piece", None]:
-        """What is added to the answers. Raises an error before the first piece; a later one is in a piece."""
+    async def pieces(self, group: AnswerGroup, send: "SendPiece | None" = None) -> AsyncGenerator["Piece", None]:
+        """What is added to the answers. Raises an error before the first piece; a later one is in a piece.
+
+        `send` gets plain text first, in the thread of the model, where no other piece is under way; it returns whether
+        the text is sent.
+        """
         n_sent, has_begun = [0] * len(group.answers), [False] * len(group.answers)
+
+        def send_directly(update: Update) -> bool:
+            index = update.index
+            if not has_begun[index] or not send:
+                return False
+            is_sent = send(self._piece(group.answers[index], update, n_sent[index], is_first=False))
+            n_sent[index] = max(n_sent[index], update.n_tokens) if is_sent else n_sent[index]
+            return is_sent
+
+        group.send_directly = send_directly
         async with aclosing(group.updates()) as updates:
             async for update in updates:
                 if update.error and not any(has_begun):
@@ -147,12 +175,15 @@ class Piece:
         return progress | ({"timings": self.timings} if self.timings else {})
 
 
+SendPiece = Callable[[Piece], bool]
+
+
 async def take_request(request: Request, body: Values) -> TextRequest:
     """Remove the model and all switches from a body; the caller reads the rest. Raises UsageError."""
     service = service_of(request)
     options = take(body, "stream_options", dict, {})
     asked = TextRequest(
-        await service.model(take(body, "model", str, ""), request),
+        await take_model(request, body),
         (),
         {},
         take(body, "n", int, take(body, "n_cmpl", int, 1)),
@@ -182,8 +213,9 @@ def finish_reason(answer: Answer) -> str:
 
 
 def count_cached(answer: Answer) -> int:
-    """The number of tokens of its prompt that were not evaluated for it."""
-    return max(len(answer.prompt.tokens) - answer.record.timings.prompt_n, 0)
+    """The number of tokens of its prompt that were not evaluated for it; none if it has not been read."""
+    timings = answer.record.timings
+    return max(len(answer.prompt.tokens) - timings.prompt_n, 0) if timings.prompt_n or timings.predicted_n else 0
 
 
 def usage(group: AnswerGroup) -> Values:

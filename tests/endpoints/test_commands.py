@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from tests.cli.chat_terminal import CTRL_C, CTRL_D, Talk
 from tests.conftest import Run
-from tests.endpoints.server import serving
+from tests.endpoints.server import Handler, serving
 
 ANSWER = "Blue light scatters."
 ALONE: dict[str, Any] = {"models": ("only-model",)}
@@ -86,6 +87,7 @@ def test_a_chat_in_a_pipe_answers_each_line(run: Run) -> None:
         ("/alternatives", "only-model does not support /why"),
         ("/tokens", "only-model does not support /tokens"),
         ("/trace on", "only-model does not support /trace"),
+        ("/samplers", "the server does not tell its samplers"),
         ("/set endpoint http://localhost:1", "endpoint cannot be set in a running chat"),
         ("/xtc_probability 0.5\nagain", "only-model does not support xtc_probability"),
         ("/continue", "only-model does not support prefill"),
@@ -95,6 +97,12 @@ def test_what_an_endpoint_cannot_do_in_a_chat_is_named(command: str, said: str, 
     with serving(**ALONE) as (url, _):
         ran = inside(*NO_SAVE, url, stdin=f"why?\n{command}\n")
     assert said in ran.stderr
+
+
+def test_a_chat_without_its_endpoint_names_it(run: Run) -> None:
+    ran = run(*NO_SAVE, "http://127.0.0.1:9", stdin="why?\n/model\n")
+    assert ran.status == 5
+    assert "model: http://127.0.0.1:9 (not loaded)\n" in ran.stderr
 
 
 @pytest.mark.parametrize(("kind", "shown"), [("vllm", "server"), ("llama-server", "default")])
@@ -199,7 +207,15 @@ def test_a_batch_asks_for_several_answers_at_a_time(
     flags: tuple[str, ...], most: int, inside: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "in.txt").write_text("".join(f"question {number}\n" for number in range(12)))
-    with serving(delay=0.1, **ALONE) as (url, dialect):
+    full = threading.Event()
+
+    def reply(handler: Handler, _body: object) -> bool:
+        """Hold the first answers until all that are asked for at a time are there; one more would come meanwhile."""
+        if handler.dialect.n_running == most:
+            full.set()
+        return handler.command == "POST" and not full.wait(10)
+
+    with serving(reply=reply, delay=0.02, **ALONE) as (url, dialect):
         ran = inside("batch", str(tmp_path / "in.txt"), "--endpoint", url, *flags)
     rows = [json.loads(line) for line in ran.text.splitlines()]
     assert [row["text"] for row in rows] == [ANSWER] * 12
