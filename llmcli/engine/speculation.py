@@ -14,12 +14,13 @@ from llmcli.engine.llama.context import Context
 
 WIDTHS = (2, 3, 4, 8, 16)  # tokens in a step that is drafted
 _USUAL_COST = 0.4  # of a further token in a step, in single steps; measured on two cores
-_LEAST_GAIN = 1.05  # tokens per cost of a single step; less is within the error of a measurement
+_LEAST_GAIN = 1.1  # tokens per cost of a single step; less is within the error of a measurement
 # In single steps: a draft that would cost more in vain, with those before it, is not evaluated.
 _LARGEST_LOSS, _LOSS_PER_TOKEN = 2.5, 0.01
 _LARGEST_GAIN = 16.0  # that a text which is easy to draft leaves for others
 _ONE_THREAD = 256  # tokens; to attend to more of them, llama.cpp splits them among the threads if one token does it
 _TRIAL_WIDTH = 8  # a wider step, which costs more, is tried after one of this width
+_TRIAL_CHANCE = 0.4  # the share of the tokens of a trial that must be compared, or it shows nothing
 _NEW_SINGLE, _NEW_WIDER, _LONGEST = 0.1, 0.3, 3.0  # weight of the last time in the mean, and its limit beside that
 _FALL = 0.99  # of a cost above the usual one, at each token: it may have been noise
 
@@ -96,7 +97,7 @@ class _Trial:
     def follow(self, token: int) -> bool | None:
         """The same after the draw of a token; behind one that was not drafted, there is nothing to compare."""
         self.is_over = token != self._draft[self._n_equal - 1]
-        return True if self.is_over and 2 * self._n_equal >= self.width else None
+        return True if self.is_over and self._n_equal >= max(2, _TRIAL_CHANCE * self.width) else None
 
 
 class Speculation:
@@ -136,12 +137,15 @@ class Speculation:
         if not (width and self._drafter) or self._trial:
             return []
         self.is_trial = self._is_exact(width) is None
-        if self.is_trial and self._costs.debt:
-            return []
-        if self.is_trial:  # wider than needed: a step that is exact tells the same of narrower ones
-            n_possible = len(self._drafter.expect(most)) + 1
-            width = max(one for one in WIDTHS if one <= n_possible and self._is_exact(one) is None)
-        return self._drafter.propose(width - 1)
+        if self.is_trial:
+            width = 0 if self._costs.debt else self._trial_width(self._drafter.expect(most))
+        return self._drafter.propose(width - 1) if width else []
+
+    def _trial_width(self, expected: Sequence[float]) -> int:
+        """The widest step that can be tried now, as one that is exact tells the same of narrower ones; 0 for none."""
+        widths = WIDTHS[: bisect_right(WIDTHS, len(expected) + 1)]
+        likely = [one for one in widths if expected[one - 2] >= _TRIAL_CHANCE * one]
+        return max((one for one in likely if self._is_exact(one) is None), default=0)
 
     def _is_exact(self, width: int) -> bool | None:
         """Whether a step of this width keeps the text the same; None if that must be tried first."""

@@ -1,11 +1,10 @@
 """What the engine of this process needs to draft tokens: what steps cost here, which is kept, and the draft model."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from msgspec import Meta
 
@@ -19,10 +18,20 @@ from llmcli.files import convert, data_dir, decode_json
 from llmcli.inference import sizing
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.locations import ModelFile
 from llmcli.params.settings import Settings
 
 _SMALLEST_CONTEXT = 1024  # tokens of the draft model; one that is too small is replaced by one of twice the size
 _Kept = dict[str, Annotated[float, Meta(ge=0, le=1e6)]]
+
+
+class _Found(Protocol):
+    """A model that is found but not loaded."""
+
+    file: ModelFile
+
+    @property
+    def headers(self) -> Sequence[GGUFHeader]: ...
 
 
 class Drafts:
@@ -40,19 +49,30 @@ class Drafts:
         self._draft: Model | None = None
         self._draft_context: Context | None = None
 
-    def load(
-        self, name: str, parts: Sequence[Path], headers: Sequence[GGUFHeader], cancellation: Cancellation | None
-    ) -> None:
-        """Load a draft model. Raises as `Model.load`, and UsageError where its vocabulary is another one."""
-        shape = sizing.shape_of(headers, self._settings)
-        n_layers = sizing.possible_gpu_layers(sizing.choose_gpu_layers(shape, self._settings, _SMALLEST_CONTEXT))
-        self._draft = Model.load(parts, n_layers, abort=cancellation, settings=self._settings)
-        check_vocabulary(self._model.vocab, self._draft.vocab, name)
+    def load(self, find: Callable[[str], _Found], cancellation: Cancellation | None) -> None:
+        """Load the draft model of the settings, if there is one; an error frees the target too.
+
+        Raises as `find` and `Model.load`, and UsageError where its vocabulary is another one.
+        """
+        settings = self._settings
+        if not settings.draft_model or settings.speculative == "off":
+            return
+        try:
+            found = find(settings.draft_model)
+            n_layers = sizing.choose_gpu_layers(sizing.shape_of(found.headers, settings), settings, _SMALLEST_CONTEXT)
+            n_layers = sizing.possible_gpu_layers(n_layers)
+            self._draft = Model.load(found.file.parts, n_layers, abort=cancellation, settings=settings)
+            check_vocabulary(self._model.vocab, self._draft.vocab, found.file.name)
+        except BaseException:
+            self.close()
+            self._model.close()
+            raise
 
     def begin(self, request: Request) -> Speculation | None:
         """What drafts the tokens of an answer; None where its settings or the memory of the model allow no drafts."""
         mode = request.settings.speculative
-        if mode == "off" or self._model.is_recurrent:
+        # A step could go beyond the token at which a recorded answer was stopped.
+        if mode == "off" or request.replay is not None or self._model.is_recurrent:
             return None
         drafters: list[Drafter] = [PromptLookup(self._chances)]
         if self._draft:

@@ -30,18 +30,11 @@ from llmcli.inference import fastest_settings, placement, sizing
 from llmcli.inference.drafts import Drafts
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
 from llmcli.inference.prompt_renderer import PromptRenderer
-from llmcli.models import notes
+from llmcli.models import locations, notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.kind import ModelKind, kind_of
 from llmcli.models.gguf.parser import read_headers
-from llmcli.models.locations import (
-    STARTER_SHA256,
-    ModelFile,
-    ModelLocations,
-    is_starter_downloaded,
-    model_locations,
-    starter_path,
-)
+from llmcli.models.locations import STARTER_SHA256, ModelFile, ModelLocations, is_starter_downloaded, starter_path
 from llmcli.models.lookup import find_model_file
 from llmcli.models.notes import ModelHasher
 from llmcli.params.param import SettingValue
@@ -193,16 +186,10 @@ class LocalEngine:
             loaded.close()
             raise ModelInvalidError(f"{self.name} is not a text generation model", "use a decoder model")
         self.tokenizer.abort = cancellation
-        self._settings = settings
-        self._drafts = Drafts(loaded, settings, self.gpu_layers)
-        if settings.draft_model and settings.speculative != "off":
-            try:
-                draft = resolve_model(settings.draft_model, model_locations(settings), for_text=True)
-                self._drafts.load(draft.file.name, draft.file.parts, draft.headers, cancellation)
-            except BaseException:
-                self._drafts.close()
-                loaded.close()
-                raise
+        self._settings, self._drafts = settings, Drafts(loaded, settings, self.gpu_layers)
+        self._drafts.load(
+            lambda name: resolve_model(name, locations.model_locations(settings), for_text=True), cancellation
+        )
         self._made_scorer: Scorer | None = None
         self._context: Context | None = None
         self._largest = 0  # size of the largest context that fits in memory; 0 = not known yet
@@ -326,7 +313,6 @@ class LocalEngine:
                     raise UsageError(f"cannot replay the answer: replay.layout: {error}", hint) from None
             scheduler = Scheduler(context)
             with closing(self.start(request)) as generation:
-                generation.speculation = None  # a step could go beyond the token at which the record stopped
                 scheduler.add(generation)
                 while scheduler.generations:
                     yield None
