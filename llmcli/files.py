@@ -53,6 +53,11 @@ def cache_dir() -> Path:
     return _folder("cache")
 
 
+def runtime_dir() -> Path:
+    """The folder of sockets and notes about processes that run."""
+    return _folder("runtime")
+
+
 def config_path() -> Path:
     """The configuration file, which may be missing."""
     return config_dir() / "config.toml"
