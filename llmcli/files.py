@@ -55,7 +55,10 @@ def cache_dir() -> Path:
 
 def runtime_dir() -> Path:
     """The folder of sockets and notes about processes that run."""
-    return _folder("runtime")
+    folder = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.environ.get("LLMCLI_HOME") or not os.path.isabs(folder):
+        return data_dir() / "runtime"  # elsewhere, the system has no such folder that is only this user's
+    return Path(folder) / "llmcli"
 
 
 def config_path() -> Path:

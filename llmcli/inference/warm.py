@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
@@ -18,11 +18,14 @@ from llmcli import __version__
 from llmcli.engine.llama import bindings
 from llmcli.errors import DiskError, LlmcliError
 from llmcli.files import convert, encode, make_private, read_json, runtime_dir
+from llmcli.inference import engine_messages as messages
 from llmcli.params.model import PlacementParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Settings, to_data
 
 if TYPE_CHECKING:
+    from llmcli.engine.events import Cancellation
+    from llmcli.inference.remote_engine import RemoteEngine
     from llmcli.models.locations import ModelFile
 
 # What a connection begins with.
@@ -201,6 +204,43 @@ def start(file: "ModelFile", settings: Settings, seconds: float) -> WarmModel:
     text = log.read_text("utf-8", "replace").strip().splitlines() if log.exists() else []
     reason = text[-1] if text else "it has ended without a word"
     raise LlmcliError(f"cannot keep the model loaded: {reason}", f"see {log}")
+
+
+def open_engine(
+    one: WarmModel,
+    settings: Settings,
+    notes: list[str],
+    cancellation: "Cancellation | None" = None,
+    progress: Callable[[float], object] | None = None,
+) -> "RemoteEngine":
+    """Its model as an engine. Raises OSError or EngineGoneError when it has ended, and what the start of one raises."""
+    from llmcli.inference.remote_engine import RemoteEngine
+
+    return RemoteEngine(one.connect, settings, notes, cancellation, progress)
+
+
+def status(one: WarmModel) -> dict[str, float] | None:
+    """The number of commands that use it (`sessions`), and the seconds since its last use (`idle`).
+
+    None if it does not answer.
+    """
+    try:
+        with one.connect(STATUS) as connection:
+            return convert(messages.receive(connection), dict[str, float])
+    except (OSError, EOFError, ValueError):
+        return None
+
+
+def stop(one: WarmModel) -> None:
+    """End it, and the answers that it generates. Raises LlmcliError if it does not end."""
+    with suppress(OSError):
+        one.connect(STOP).close()
+    deadline = time.monotonic() + _PATIENCE
+    while is_running(one.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if is_running(one.pid):
+        raise LlmcliError(f"{one.model} does not end", f"end the process {one.pid}")
+    forget(one)
 
 
 def describe(key: str, file: "ModelFile", seconds: float, secret: str) -> WarmModel:
