@@ -251,7 +251,8 @@ def decode_bytes(data: bytes, name: str, encoding: str = "utf-8") -> str:
 
 def read_error(path: Path, error: OSError) -> DiskError:
     """The error for a file that cannot be read."""
-    return DiskError(f"cannot read {path}: {error_text(error)}", "check its permissions")
+    hint = "check its name" if isinstance(error, FileNotFoundError) else "check its permissions"
+    return DiskError(f"cannot read {path}: {error_text(error)}", hint)
 
 
 def matching_paths(start: str) -> Iterator[str]:
@@ -365,6 +366,11 @@ def decode_json(text: str | bytes) -> Any:
         return msgspec.json.decode(text)
     except (ValueError, RecursionError):
         raise ValueError("not valid JSON") from None
+
+
+def json_fault(error: Exception) -> str:
+    """What msgspec finds wrong with a JSON text, with its place."""
+    return str(error).removeprefix("JSON is malformed: ") if isinstance(error, ValueError) else "too deep"
 
 
 def convert(data: Any, kind: type[_T], name: str = "") -> _T:

@@ -194,7 +194,7 @@ class _Caller:
                     working.start()
                 else:
                     self._control(message)
-        except (EOFError, OSError, ValueError, KeyError):
+        except (EOFError, OSError, ValueError, LookupError, TypeError):  # it has ended, or is not one of ours
             self.leave()
         finally:
             if self._session and self._is_owner:
@@ -229,6 +229,8 @@ class _Caller:
     def _call(self, name: str, arguments: Sequence[Any]) -> None:
         reply: messages.Message = {"done": True}
         try:
+            if name not in _CALLS:
+                raise LlmcliError(f"there is no such call: {name}")
             reply["result"] = _CALLS[name](self, *arguments)
         except LlmcliError as error:
             reply["error"] = messages.error_data(error)

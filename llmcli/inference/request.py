@@ -175,6 +175,7 @@ def _check_length(engine: "Engine", settings: Settings, text: str, cancellation:
             raise ContextOverflowError(
                 f"the prompt has more than {count} tokens, and the context has {n_ctx}",
                 "shorten the prompt" + (" or raise --ctx-size" if settings.n_ctx else ""),
+                {"n_prompt_tokens": count, "n_ctx": n_ctx},
             )
 
 

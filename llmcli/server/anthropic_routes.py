@@ -20,7 +20,10 @@ from llmcli.server.text_requests import TextRequest, count_cached, take_request
 from llmcli.server.worker import AnswerGroup
 
 # Keys that change no answer here.
-_WITHOUT_EFFECT = ("metadata", "service_tier", "container", "context_management", "inference_geo")
+_WITHOUT_EFFECT = (
+    *("metadata", "service_tier", "container", "context_management", "inference_geo", "cache_control", "diagnostics"),
+    *("speed", "user_profile_id", "workspace_id"),
+)
 
 
 async def messages(request: Request) -> Response:
@@ -67,6 +70,10 @@ def _openai_body(body: Values) -> Values:
     if thinking := take(body, "thinking", dict, {}):
         body |= {"think": "off"} if thinking.get("type") == "disabled" else {}
         body |= {"think_budget": thinking["budget_tokens"]} if thinking.get("budget_tokens") is not None else {}
+    output = take(body, "output_config", dict, {})
+    output = {"format": body.pop("output_format", None), **output}  # it was called so at first
+    body |= {"response_format": output["format"]} if output["format"] else {}
+    body |= {"reasoning_effort": output["effort"]} if output.get("effort") else {}
     tools = take(body, "tools", list, [])
     body["tools"] = [_tool(one) for one in tools]
     choice = take(body, "tool_choice", dict, {})

@@ -23,7 +23,7 @@ from llmcli.server import (
     tokenizer_routes,
     vector_routes,
 )
-from llmcli.server.errors import RequestError, UnknownError
+from llmcli.server.errors import MethodError, RequestError, UnknownError
 from llmcli.server.guard import Access, Guard
 from llmcli.server.http import ClientGoneError, error_response
 from llmcli.server.request_log import RequestLog, RequestRecord
@@ -63,6 +63,7 @@ def make_app(
         _post("/completions", native_routes.completion),  # as in llama-server
         _post("/completion", native_routes.completion),
         *_both("/responses", responses_routes.responses),
+        *_both("/responses/input_tokens", responses_routes.input_tokens),
         _post("/v1/messages", anthropic_routes.messages),
         _post("/v1/messages/count_tokens", anthropic_routes.count_tokens),
         *_both("/tokenize", tokenizer_routes.tokenize),
@@ -95,9 +96,15 @@ async def _on_error(request: Request, error: LlmcliError) -> Response:
 
 
 async def _on_http_error(request: Request, error: HTTPException) -> Response:
-    if error.status_code in (404, 405):
-        return error_response(UnknownError(f"no such route: {request.method} {request.url.path}"))
-    return error_response(RequestError(str(error.detail)))
+    method, path, allow = request.method, request.url.path, (error.headers or {}).get("Allow", "")
+    if error.status_code == 405:
+        others = " or ".join(sorted({*allow.split(", ")} - {"HEAD"}))
+        refusal: RequestError = MethodError(f"{path} does not take {method}", f"use {others}", headers={"Allow": allow})
+    elif error.status_code == 404:
+        refusal = UnknownError(f"no such route: {method} {path}")
+    else:
+        refusal = RequestError(str(error.detail))
+    return error_response(refusal, path)
 
 
 async def _on_gone(_request: Request, _error: ClientDisconnect) -> Response:

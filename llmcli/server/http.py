@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.files import decode_json, encode
+from llmcli.files import encode, json_fault
 from llmcli.server.errors import anthropic_error_data, error_data, headers_of, status_and_type
 from llmcli.server.request_log import current_record
 
@@ -30,10 +30,12 @@ async def read_body(request: Request) -> Values:
     data = await request.body()
     if data.count(b",") > _MOST_VALUES and _has_many_values(data):
         raise UsageError(f"the body has more than {_MOST_VALUES} values")
+    import msgspec
+
     try:
-        values = decode_json(data)
-    except ValueError as error:
-        raise UsageError(f"the body is not valid JSON: {error}") from None
+        values = msgspec.json.decode(data)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the body is not valid JSON: {json_fault(error)}") from None
     if not isinstance(values, dict):
         raise UsageError("the body must be a JSON object")
     if len(values) > _MOST_FIELDS:
@@ -116,7 +118,9 @@ async def event_stream(events: AsyncIterator[bytes]) -> Response:
         finally:
             await events.aclose()  # type: ignore[attr-defined]
 
-    return StreamingResponse(chunks(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    # nginx would hold the events back until it has some kilobytes of them.
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(chunks(), media_type="text/event-stream", headers=headers)
 
 
 def event(data: Mapping[str, object], name: str = "") -> bytes:

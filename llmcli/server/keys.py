@@ -7,7 +7,7 @@ import stat
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,12 @@ class Keys:
     def names(self) -> list[str]:
         """Who has a key."""
         return [one.name for one in self._keys]
+
+    def restrictions(self) -> Iterator[tuple[str, str]]:
+        """The names of the models that keys are limited to, each after the name of its key."""
+        for key in self._keys:
+            for model in key.models:
+                yield key.name, model
 
     def find(self, text: str) -> Key | None:
         """The key with this text. The time that it takes tells nothing about the keys."""

@@ -22,7 +22,6 @@ from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, find, resolve
 from llmcli.server.chat_question import ChatQuestion
 from llmcli.server.errors import ContextError, UnsupportedError
-from llmcli.server.request_log import current_record
 from llmcli.server.worker import AnswerGroup, ModelWorker
 
 _T = TypeVar("_T")
@@ -183,8 +182,6 @@ class ServedModel:
                 answers.append(Answer(self.engine, own))
         group = AnswerGroup(answers, has_progress)
         self.worker.submit(group)
-        if record := current_record():
-            record.groups.append(group)
         return group
 
     async def in_thread(self, function: Callable[[], _T]) -> _T:

@@ -14,6 +14,7 @@ from llmcli.inference.answer_json import token_data
 from llmcli.server.chat_question import ChatQuestion
 from llmcli.server.extras import Extras, read_extras
 from llmcli.server.http import Values, take
+from llmcli.server.request_log import current_record
 from llmcli.server.served_model import Question, ServedModel
 from llmcli.server.service import service_of
 from llmcli.server.worker import AnswerGroup, Update
@@ -65,7 +66,10 @@ class TextRequest:
 
     def start(self, requests: Sequence[EngineRequest]) -> AnswerGroup:
         """Begin the answers. Raises BusyError."""
-        return self.model.start(requests, self.n, self.has_progress and self.is_streamed)
+        group = self.model.start(requests, self.n, self.has_progress and self.is_streamed)
+        if record := current_record():
+            record.groups.append(group)
+        return group
 
     def text(self, answer: Answer) -> str:
         """The text of an answer without the beginning that the client sent."""
@@ -182,8 +186,9 @@ def finish_reason(answer: Answer) -> str:
 
 
 def count_cached(answer: Answer) -> int:
-    """The number of tokens of its prompt that were not evaluated for it."""
-    return max(len(answer.prompt.tokens) - answer.record.timings.prompt_n, 0)
+    """The number of tokens of its prompt that were not evaluated for it; none if it has not been read."""
+    timings = answer.record.timings
+    return max(len(answer.prompt.tokens) - timings.prompt_n, 0) if timings.prompt_n or timings.predicted_n else 0
 
 
 def usage(group: AnswerGroup) -> Values:

@@ -70,7 +70,11 @@ async def apply_template(request: Request) -> Response:
 
 async def input_tokens(request: Request) -> Response:
     """The number of tokens of a chat."""
-    body = await read_body(request)
+    return await count_chat(request, await read_body(request))
+
+
+async def count_chat(request: Request, body: Values) -> Response:
+    """The number of tokens of a body in the form of a chat completion, in OpenAI's form."""
     model = await service_of(request).model(take(body, "model", str, ""), request)
     chat = take_chat(body, is_answered=False)
     prompt = await model.read_prompt(chat, native_values(body, is_chat=True))

@@ -125,8 +125,9 @@ class AnswerGroup:
         prompts = {id(one.prompt): len(one.prompt.tokens) for one in self.answers}
         timings = [one.record.timings for one in self.answers]
         n_prompt, n_read = sum(prompts.values()), sum(one.prompt_n for one in timings)
-        n_cached = max(n_prompt - n_read, 0) if self.answers[0].started else 0
-        return n_prompt, n_cached, sum(one.predicted_n for one in timings)
+        n_generated = sum(one.predicted_n for one in timings)
+        n_cached = max(n_prompt - n_read, 0) if n_read or n_generated else 0
+        return n_prompt, n_cached, n_generated
 
     def cancel(self, reason: FinishReason = "interrupt") -> None:
         """End all answers, from any thread; what is generated so far is kept."""

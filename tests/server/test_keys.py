@@ -86,8 +86,9 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> No
 
 
 def test_a_missing_file_is_an_error_with_its_name(tmp_path: Path) -> None:
-    with pytest.raises(DiskError, match=r"cannot read .*none"):
+    with pytest.raises(DiskError, match=r"cannot read .*none") as caught:
         Keys(tmp_path / "none", (), lambda *_: None)
+    assert caught.value.hint == "check its name"
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

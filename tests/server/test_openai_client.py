@@ -1,10 +1,17 @@
 """OpenAI's own client for Python against the server, with the starter model."""
 
 from collections.abc import Iterator
+from typing import Literal, get_type_hints
 
 import openai
 import pytest
 from openai import OpenAI
+from openai.types.chat import ChatCompletionMessageParam
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase as ChatParameters
+from openai.types.completion_create_params import CompletionCreateParamsBase as CompletionParameters
+from openai.types.embedding_create_params import EmbeddingCreateParams
+from openai.types.responses.response_create_params import ResponseCreateParamsBase as ResponseParameters
+from pydantic import BaseModel
 
 from llmcli.inference.local import ResolvedModel
 from llmcli.params.settings import Layer
@@ -66,6 +73,54 @@ def test_models_vectors_and_decisions(client: OpenAI) -> None:
     (answer,) = made.answers
     assert answer.type == "predicate"
     assert 0 < answer.probability < 1
+
+
+def test_a_response_and_its_stream_have_the_same_text(client: OpenAI) -> None:
+    options = {"model": "starter", "input": "Say hello.", "max_output_tokens": 16, "temperature": 0}
+    whole = client.responses.create(**options)  # type: ignore[call-overload]
+    with client.responses.stream(**options) as stream:  # type: ignore[call-overload]
+        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+    assert whole.output_text == text != ""
+    count = client.responses.input_tokens.count(model="starter", input="Say hello.")
+    assert whole.usage.input_tokens == count.input_tokens
+
+
+class Cat(BaseModel):
+    name: Literal["Tom", "Kitty"]
+    age: Literal[1, 2]
+
+
+def test_an_answer_is_parsed_into_a_class(client: OpenAI) -> None:
+    question = "A cat, as JSON."
+    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": question}]
+    chat = client.chat.completions.parse(model="starter", messages=messages, response_format=Cat, max_tokens=60)
+    response = client.responses.parse(model="starter", input=question, text_format=Cat, max_output_tokens=60)
+    assert isinstance(chat.choices[0].message.parsed, Cat)
+    assert isinstance(response.output_parsed, Cat)
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters", "body", "unknown"),
+    [
+        ("/chat/completions", ChatParameters, {"messages": ASK}, {"web_search_options"}),
+        ("/completions", CompletionParameters, {"prompt": "x"}, set()),
+        ("/responses", ResponseParameters, {"input": "x"}, set()),
+        ("/embeddings", EmbeddingCreateParams, {"input": "x"}, set()),
+    ],
+)
+def test_the_server_knows_every_parameter_of_the_client(
+    client: OpenAI, path: str, parameters: type, body: dict[str, object], unknown: set[str]
+) -> None:
+    found = set()
+    for name in get_type_hints(parameters).keys() - body.keys() - {"model"}:
+        # Most of these values are not valid, which ends the request early, with another message.
+        values: dict[str, object] = {"stop": "", "user": "me", "prompt_cache_key": "x"}
+        limit: dict[str, object] = {} if path == "/embeddings" else {"max_tokens": 1}
+        try:
+            client.post(path, cast_to=object, body={**limit, **body, name: values.get(name, ["x"])})
+        except openai.BadRequestError as error:
+            found |= {name} if "unknown setting" in str(error) else set()
+    assert found == unknown
 
 
 def test_errors_have_the_classes_of_the_client(client: OpenAI) -> None:

@@ -63,6 +63,14 @@ def test_a_model_is_loaded_when_it_is_asked_for(serve: ServerMaker) -> None:
     assert machine.loads == ["a", "b"]
 
 
+def test_the_first_token_of_a_model_counts_for_no_request(serve: ServerMaker) -> None:
+    machine = Machine("a", "b")
+    client = serve(entries=machine.entries)
+    ask(client, "b")
+    data = client.record().data(has_content=True)
+    assert (data["prompt_tokens"], data["generated_tokens"], data["prompts"]) == (len("Hi"), 1, ["Hi"])
+
+
 def test_all_models_are_listed_loaded_or_not(serve: ServerMaker) -> None:
     data = serve(entries=Machine("a", "b").entries).get("/v1/models").data["data"]
     assert [one["id"] for one in data] == ["a", "b"]
