@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import (
-    Batches,
     Cancellation,
     Message,
     Progress,
@@ -24,7 +23,7 @@ from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe, probe_record
-from llmcli.engine.scheduler import generate
+from llmcli.engine.scheduler import Scheduler, generate
 from llmcli.errors import ModelInvalidError, UsageError, labeled
 from llmcli.files import data_dir
 from llmcli.inference import placement, sizing
@@ -260,13 +259,6 @@ class LocalEngine:
             with suppress(AbortedError):
                 self._context.prefill(0, tokens)
 
-    def evaluate_batches(self, request: Request, layout: Batches) -> None:
-        tokens = request.prompt.tokens
-        context = self._context_for(len(tokens), request.settings)
-        context.watch([request.cancellation])
-        with suppress(AbortedError):  # the answer is cancelled as well
-            context.prefill_as(0, tokens, layout)
-
     def inspector(self, request: Request, tokens: Sequence[int]) -> "TokenInspector":
         from llmcli.engine.token_inspection import TokenInspector  # only /why needs it
 
@@ -281,12 +273,36 @@ class LocalEngine:
     # Answers
 
     def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
+        if requests[0].replay is not None:
+            return (event for event in self.repeat(requests[0]) if event)
         generations = [self.start(request, index) for index, request in enumerate(requests)]
         limits = [one.max_new_tokens for one in generations]  # `max_tokens` and the reasoning before the answer
         longest = replace(requests[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
         if len(requests) == 1:
             return generate(self._context_for(len(requests[0].prompt.tokens), longest), generations)
         return self._generate_together(requests, generations, longest)
+
+    def repeat(self, request: Request) -> Generator[TokenEvent | None, None, None]:
+        from llmcli.inference.answer_json import ReplayManifest, prompt_sha256  # only a replay needs it
+
+        manifest, tokens = ReplayManifest.from_data(request.replay), request.prompt.tokens
+        manifest.prepare(request)
+        n_ctx, _ = sizing.choose_context(self.shape, request.settings, len(tokens))
+        with closing(Context(self.model, replace(request.settings, n_ctx=n_ctx))) as context:
+            if manifest.layout and prompt_sha256(tokens) == manifest.prompt_sha256:
+                context.watch([request.cancellation])
+                try:
+                    with suppress(AbortedError):  # the answer is cancelled as well
+                        yield from context.prefill_as(0, tokens, manifest.layout)
+                except ValueError as error:
+                    hint = "record the answer again"
+                    raise UsageError(f"cannot replay the answer: replay.layout: {error}", hint) from None
+            scheduler = Scheduler(context)
+            with closing(self.start(request)) as generation:
+                scheduler.add(generation)
+                while scheduler.generations:
+                    yield None
+                    yield from scheduler.step()
 
     def _generate_together(
         self, requests: Sequence[Request], generations: Sequence[Generation], longest: Settings

@@ -186,7 +186,7 @@ def template_options(engine: "Engine", settings: Settings) -> "TemplateOptions":
     prefill, arguments = settings.prefill or "", template_arguments(settings)
     if settings.raw:
         return TemplateOptions("", prefill=prefill)
-    if settings.chat_template is not None and not engine.capabilities.own_defaults:
+    if settings.chat_template is not None and "chat_template" not in engine.capabilities.unsupported(settings):
         source = _given_template(settings.chat_template, settings.encoding)
         return TemplateOptions(source or PLAIN_TEMPLATE, "the chat template", True, prefill, arguments)
     if engine.chat_template:

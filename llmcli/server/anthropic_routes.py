@@ -11,13 +11,13 @@ from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.openai_format import native_values
 from llmcli.inference.request import PLAIN_STOP
+from llmcli.server.answer_group import AnswerGroup
 from llmcli.server.chat_question import take_chat
 from llmcli.server.errors import anthropic_error_data
 from llmcli.server.http import Values, event, event_stream, json_response, read_body, take, unless_gone
 from llmcli.server.native_routes import verbose_data
 from llmcli.server.service import service_of
 from llmcli.server.text_requests import TextRequest, count_cached, take_request
-from llmcli.server.worker import AnswerGroup
 
 # Keys that change no answer here.
 _WITHOUT_EFFECT = (

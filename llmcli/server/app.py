@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from llmcli.errors import LlmcliError
 from llmcli.server import (
     anthropic_routes,
+    control_routes,
     decision_routes,
     inspection_routes,
     native_routes,
@@ -48,7 +49,8 @@ def make_app(
     routes = [
         Route("/", page_routes.page),
         Route("/status", page_routes.status),
-        Route("/llmcli/inspect", inspection_routes.inspect, methods=["POST"]),
+        _post("/llmcli/inspect", inspection_routes.inspect),
+        _post("/llmcli/control", control_routes.control),
         Route("/health", status_routes.health),
         Route("/v1/health", status_routes.health),
         Route("/v1/models", status_routes.models),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from llmcli.engine.events import Message, Prompt
 from llmcli.errors import UsageError
 from llmcli.inference.answer import begun_answer
-from llmcli.inference.engine import Engine
+from llmcli.inference.engine import Engine, TemplateOptions
 from llmcli.inference.question_data import parse_messages
 from llmcli.inference.request import build_prompt, template_options
 from llmcli.params.settings import Settings
@@ -33,9 +33,11 @@ class ChatQuestion:
         """The text that the answer continues."""
         return str(self.begun["content"]) if self.begun else ""
 
-    def prompt(self, engine: Engine, settings: Settings, system: str | None) -> Prompt:
+    def prompt(
+        self, engine: Engine, settings: Settings, system: str | None, options: TemplateOptions | None = None
+    ) -> Prompt:
         """The prompt, up to the place where the answer begins or continues. Raises as `build_prompt`."""
-        options = template_options(engine, settings)
+        options = options or template_options(engine, settings)
         options = replace(options, arguments={**options.arguments, **self.arguments})
         if self.begun:
             if options.prefill:

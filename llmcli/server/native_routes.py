@@ -17,11 +17,11 @@ from llmcli.params.generation import GenerationParams
 from llmcli.params.param import fields_of
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.settings import Settings, fields, to_datum
+from llmcli.server.answer_group import AnswerGroup
 from llmcli.server.errors import error_data
 from llmcli.server.http import Values, event, event_stream, json_response, read_body, take, unless_gone
 from llmcli.server.served_model import Question
 from llmcli.server.text_requests import TextRequest, answer_timings, take_request
-from llmcli.server.worker import AnswerGroup
 
 # A chain may remove the likeliest tokens: so many more are traced, so that those that are left are among them.
 _MORE_TRACED = 64

@@ -12,13 +12,13 @@ from starlette.responses import Response
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.openai_format import native_values
+from llmcli.server.answer_group import AnswerGroup
 from llmcli.server.chat_question import take_chat
 from llmcli.server.errors import error_data
 from llmcli.server.http import Values, event, event_stream, json_response, read_body, take, unless_gone
 from llmcli.server.native_routes import verbose_data
 from llmcli.server.text_requests import Piece, TextRequest, answer_timings, finish_reason, take_request, usage
 from llmcli.server.tokenizer_routes import count_chat
-from llmcli.server.worker import AnswerGroup
 
 # Keys that change no answer here; nothing is stored.
 _WITHOUT_EFFECT = (

@@ -4,6 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llmcli.inference.request import template_options
+from llmcli.server.answer_group import RunningAnswer
 from llmcli.server.errors import UnsupportedError
 from llmcli.server.http import Values, json_response
 from llmcli.server.metrics import prometheus_text
@@ -12,7 +13,6 @@ from llmcli.server.request_log import current_record
 from llmcli.server.served_model import ServedModel
 from llmcli.server.service import is_allowed, service_of
 from llmcli.server.tokenizer_routes import special_tokens
-from llmcli.server.worker import RunningAnswer
 
 
 async def health(request: Request) -> Response:

@@ -6,9 +6,9 @@ import time
 from llmcli.engine.events import Prompt, Request
 from llmcli.inference.answer import Answer
 from llmcli.params.settings import Settings
+from llmcli.server.answer_group import AnswerGroup
 from llmcli.server.service import ServerOptions
 from llmcli.server.text_requests import count_cached
-from llmcli.server.worker import AnswerGroup
 from tests.inference.fake_engine import FakeEngine
 from tests.server.conftest import ServerMaker
 

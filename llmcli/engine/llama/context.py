@@ -197,8 +197,10 @@ class Context:
         """Copy the first sequence of `other`, a context of the same model and cache types, if it fits."""
         other._save()(self)
 
-    def prefill_as(self, seq_id: int, tokens: Sequence[int], layout: Batches) -> None:
+    def prefill_as(self, seq_id: int, tokens: Sequence[int], layout: Batches) -> Iterator[None]:
         """Evaluate all of these batches of `tokens` again except the last one, which `prefill` then evaluates.
+
+        It yields after each of them.
 
         A batch of which only a part was kept is filled up with other tokens, which are then removed: the number of rows
         decides about the rounding, but a row has no influence on the rows before it. Raises ValueError when the layout
@@ -214,6 +216,7 @@ class Context:
             self._evaluate(seq_id, [*part, *[part[-1]] * (rows - kept)], last=False)
             if keep < len(evaluated) and self.cut(seq_id, keep) != keep:
                 raise ValueError("the memory of this model cannot keep a part of a batch")
+            yield
 
     def rewind(self, seq_id: int, tokens: Sequence[int]) -> None:
         """Remove the batch in which the last of `tokens` was evaluated, and everything after it.
