@@ -39,7 +39,7 @@ _NOT_HERE |= {
     "endpoint",
     "drop_unsupported",
     "keep_alive",
-}  # it answers with models of this machine, as its own option says
+}
 _POOLINGS = ("mean", "cls", "last")  # those that give a vector of a text
 _SPARE_FILES = 64  # that are open beside connections
 _API_KEY = "LLMCLI_API_KEY"  # a variable with one more key

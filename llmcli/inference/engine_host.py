@@ -236,8 +236,6 @@ class _Caller:
             reply["error"] = messages.error_data(error)
         except KeyboardInterrupt:
             reply["interrupted"] = True
-        except ValueError as error:
-            reply["invalid"] = str(error)
         except OSError:
             return  # nobody reads the result
         except Exception as error:  # a fault of the program must not end it for the others
@@ -306,12 +304,6 @@ class _Caller:
         with self.session.working(self):
             self.session.engine.warm(tokens, self._cancellation)
 
-    def evaluate_batches(self, data: messages.Message, layout: Sequence[Sequence[int]]) -> None:
-        request = messages.read_request(data)
-        request.cancellation = self._cancellation
-        with self.session.working(self):
-            self.session.engine.evaluate_batches(request, [(a, b, c) for a, b, c in layout])
-
     def score(self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[list[float]]:
         with self.session.working(self):
             return self.session.engine.score(prefix, continuations, self._cancellation)
@@ -377,7 +369,7 @@ _OF_VOCAB = (
 )
 _NAMES = (
     *("open", "join", "identity", "identify", "count_tokens", "context_size", "render", "n_evaluated", "vocab"),
-    *("n_ctx", "open_context", "warm", "evaluate_batches", "score", "score_prompt", "inspector", "check"),
+    *("n_ctx", "open_context", "warm", "score", "score_prompt", "inspector", "check"),
     *("generate", "generate_batch"),
 )
 _CALLS: dict[str, Callable[..., Any]] = {name: getattr(_Caller, name) for name in _NAMES}

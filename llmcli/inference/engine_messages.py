@@ -104,6 +104,7 @@ def request_data(request: Request) -> Message:
         "trace": request.trace,
         "label": request.label,
         "max_drawn": request.max_drawn,
+        "replay": request.replay,
     }
 
 
@@ -119,6 +120,7 @@ def read_request(data: Message) -> Request:
         trace=data["trace"],
         label=data["label"],
         max_drawn=data["max_drawn"],
+        replay=data["replay"],
     )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from llmcli.engine.events import (
-    Batches,
     Cancellation,
     Message,
     Progress,
@@ -90,8 +89,6 @@ class _Channel:
             raise messages.read_error(reply["error"])
         if "interrupted" in reply:
             raise KeyboardInterrupt
-        if "invalid" in reply:
-            raise ValueError(reply["invalid"])
         return reply.get("result")
 
 
@@ -189,9 +186,6 @@ class RemoteEngine:
     def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:
         self._do("warm", tokens, cancellation=cancellation)
 
-    def evaluate_batches(self, request: Request, layout: Batches) -> None:
-        self._do("evaluate_batches", messages.request_data(request), layout, cancellation=request.cancellation)
-
     def score(
         self, prefix: Sequence[int], continuations: Sequence[Sequence[int]], cancellation: Cancellation | None = None
     ) -> list[list[float]]:
@@ -209,6 +203,9 @@ class RemoteEngine:
         work = self._work
         work.call("check", [messages.request_data(one) for one in requests])
         return self._events("generate", lambda _is_idle: None, requests)
+
+    def repeat(self, request: Request) -> Generator[TokenEvent | None, None, None]:
+        yield from self.generate([request])
 
     def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
         return self._events("generate_batch", requests, (), n_parallel)

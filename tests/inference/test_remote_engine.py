@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.events import Cancellation, Prompt, Request, TemperatureShift, TokenEvent
+from llmcli.engine.events import Cancellation, GenerationRecord, Prompt, Request, TemperatureShift, TokenEvent
 from llmcli.errors import ContextOverflowError, ModelInvalidError, UsageError
 from llmcli.inference.constraints import read_constraint
 from llmcli.inference.engine import Engine, TemplateOptions
@@ -86,7 +86,8 @@ def request(engine: Engine, settings: Settings = SETTINGS, **details: Any) -> Re
 
 def seen(events: Sequence[TokenEvent]) -> list[object]:
     """What can be known of answers, without durations."""
-    found: list[object] = [replace(event, record=None) for event in events]
+    nothing = GenerationRecord()
+    found: list[object] = [replace(event, record=nothing) for event in events]
     for record in {id(event.record): event.record for event in events}.values():
         counts = record.timings.prompt_n, record.timings.predicted_n
         traces = [trace._replace(time=0.0) for trace in record.traces]
@@ -104,7 +105,8 @@ def test_an_answer_has_the_same_events_as_one_of_this_process(
 ) -> None:
     given = {key: value for key, value in KINDS[kind].items() if key not in ("questions", "pieces")}
     try:
-        settings = replace(SETTINGS, **parse_data({"max_tokens": 12, "logprobs": 2, **given}, ""))
+        values: dict[str, Any] = parse_data({"max_tokens": 12, "logprobs": 2, **given}, "")
+        settings = replace(SETTINGS, **values)
     except UsageError:
         pytest.skip("its parts belong to that test")
     a, b = (list(engine.generate([request(engine, settings, trace=3)])) for engine in (remote, here))
@@ -217,8 +219,6 @@ def test_what_is_not_valid_is_refused_before_the_first_event(remote: RemoteEngin
         remote.generate([Request(Prompt.of_tokens("", []), SETTINGS)])
     with pytest.raises(ContextOverflowError):
         next(remote.generate([Request(Prompt.of_tokens("", [1] * 600), SETTINGS)]))
-    with pytest.raises(ValueError, match="invalid batch"):
-        remote.evaluate_batches(request(remote), [(5000, 5000, 1)])
     assert next(remote.generate([request(remote)])).text is not None
 
 
