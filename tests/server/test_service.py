@@ -110,7 +110,8 @@ def test_without_room_and_with_nothing_to_unload_a_request_fails(
     assert "a needs 10 MB of memory, and 5 MB are free" in reply.data["error"]["message"]
 
 
-def test_an_idle_model_is_unloaded_and_comes_back(serve: ServerMaker) -> None:
+def test_an_idle_model_is_unloaded_and_comes_back(serve: ServerMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmcli.server.service._LOOK_S", 0.02)
     machine = Machine("a", "b")
     options = ServerOptions(n_parallel=4, grace=1.0, keep_alive=0.05)
     client = serve(entries=machine.entries, options=options)
