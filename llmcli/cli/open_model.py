@@ -141,12 +141,12 @@ def open_warm(
     if not found:
         return None
     try:
-        return warm.open_engine(found, settings, target.notes, cancellation, progress)
+        engine = warm.open_engine(found, settings, target.notes, cancellation, progress)
     except (OSError, EngineGoneError) as error:
         console.detail(f"the warm process of {found.model} is passed over: {error}")
-        if not warm.is_running(found.pid):
-            warm.forget(found)
         return None
+    console.detail(f"{found.model} is loaded already, in process {found.pid}")
+    return engine
 
 
 def _load(target: ResolvedModel, settings: Settings, cancellation: Cancellation, status: ProgressLine) -> LocalEngine:

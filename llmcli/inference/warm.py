@@ -64,6 +64,9 @@ class WarmModel:
             answer_challenge(connection, key)
             deliver_challenge(connection, key)
             connection.send_bytes(purpose)
+        except (ConnectionRefusedError, FileNotFoundError):  # it was killed, and its number may be another's by now
+            forget(self)
+            raise
         except (EOFError, ValueError, _authentication_error()) as error:
             raise ConnectionError(str(error)) from None
         return connection
@@ -120,7 +123,8 @@ def address_of(key: str) -> str:
 def find(parts: Sequence[Path], settings: Settings) -> WarmModel | None:
     """The process that has this model loaded as these settings say; None without one."""
     with suppress(OSError, ValueError, LlmcliError):
-        return _read(info_path(key_of(parts, settings)))
+        found = _read(info_path(key_of(parts, settings)))
+        return found if found and is_running(found.pid) else None
     return None
 
 
@@ -197,6 +201,7 @@ def start(file: "ModelFile", settings: Settings, seconds: float) -> WarmModel:
     deadline = time.monotonic() + _START
     while time.monotonic() < deadline:
         if found := find(file.parts, settings):
+            process.returncode = 0  # it outlives this process: Python need not wait for it, or warn
             return found
         if process.poll() is not None:
             break

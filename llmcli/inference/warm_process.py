@@ -31,7 +31,7 @@ class WarmProcess:
         self._is_ending = threading.Event()
         if sys.platform != "win32":
             Path(description.address).unlink(missing_ok=True)  # of one that was killed
-        self._listener = Listener(description.address)
+        self._listener = Listener(description.address, backlog=64)
         if sys.platform != "win32":
             os.chmod(description.address, 0o600)
         write_json(warm.info_path(description.key), warm.data_of(description))
