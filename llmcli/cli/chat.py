@@ -232,7 +232,7 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
         from llmcli.inference.endpoint import EndpointEngine
         from llmcli.inference.endpoint_server import open_endpoint
 
-        return EndpointEngine(open_endpoint(settings), cancellation=cancellation)
+        return EndpointEngine(open_endpoint(settings, cancellation=cancellation), cancellation=cancellation)
 
     def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "Engine":
         from llmcli.cli.open_model import open_warm

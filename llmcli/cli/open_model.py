@@ -32,7 +32,7 @@ def find_target(settings: Settings) -> Target:
         return find_model(settings)
     from llmcli.inference.endpoint_server import open_endpoint  # with HTTP
 
-    served = open_endpoint(settings, console.note)
+    served = open_endpoint(settings, console.note, seconds=settings.timeout)
     if served.remark:
         console.note(served.remark)
     return served

@@ -249,9 +249,12 @@ def _url_host(listener: socket.socket) -> str:
 
 def _read_keys(path: Path | None) -> "Keys | None":
     """The keys of the file and of the environment; None without any."""
-    from llmcli.server.keys import Keys, make_key
+    from llmcli.server.keys import SHORT, Keys, make_key, warn_short
 
-    own = [make_key(_API_KEY, os.environ[_API_KEY])] if os.environ.get(_API_KEY) else []
+    text = os.environ.get(_API_KEY, "").strip()
+    own = [make_key(_API_KEY, text)] if text else []
+    if 0 < len(text) < SHORT:
+        warn_short(console.warn, f"the key in {_API_KEY}")
     return Keys(path.expanduser() if path else None, own, console.warn) if path or own else None
 
 

@@ -26,7 +26,7 @@ _FOREIGN_COMMANDS = {
         "ask prompt complete": "use `llmcli generate {text}`",
         "ps": "use `llmcli models list` for the models on this machine; none stays loaded after its command",
         "stop": "end the command that uses the model; none stays loaded after it",
-        "bench": "use `llmcli generate --verbose`, which shows the speed; llmcli has no benchmark command",
+        "benchmark perf speed": "use `llmcli bench`",
         "embeddings embedding": "use `llmcli embed {text}`",
         "similar": "use `llmcli embed search QUERY STORE`",
         "similarity": "use `llmcli embed --similarity TEXT TEXT`",

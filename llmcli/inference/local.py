@@ -26,7 +26,7 @@ from llmcli.engine.llama.probe import probe, probe_record
 from llmcli.engine.scheduler import Scheduler, generate
 from llmcli.errors import ModelInvalidError, UsageError, labeled
 from llmcli.files import data_dir
-from llmcli.inference import placement, sizing
+from llmcli.inference import fastest_settings, placement, sizing
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
 from llmcli.inference.prompt_renderer import PromptRenderer
 from llmcli.models import notes
@@ -85,7 +85,7 @@ class ResolvedModel:
 
     @cached_property
     def layer(self) -> Layer:
-        """The model's own sampling defaults (`general.sampling.*`, Ollama's); invalid ones are skipped with a note."""
+        """The sampling defaults of the model or of Ollama, invalid ones with a note; and what `llmcli bench` keeps."""
         values: dict[str, SettingValue] = {}
         found: dict[str, object] = {**self.header.sampling_defaults}
         if self.file.ollama_parameters:
@@ -98,7 +98,7 @@ class ResolvedModel:
                 values[setting.key] = setting.parse_data(raw)
             except UsageError as error:
                 self.notes.append(f"ignored a sampling default of the model: {error}")
-        return Layer("model", values)
+        return fastest_settings.saved_layer(data_dir(), self.file.path).over(Layer("model", values))
 
 
 def resolve_model(
@@ -162,9 +162,13 @@ class LocalEngine:
                 loaded.close()
             raise target.kind_error()
         self.target, self.shape = target, sizing.shape_of(target.headers, settings)
+        chosen = sizing.fitting_layer(self.shape, fastest_settings.with_choices(settings, target.layer))
+        self.defaults = chosen.over(target.layer)
+        settings = fastest_settings.with_choices(settings, self.defaults)
+        target.notes += [f"{key} is {value}: more does not fit in memory" for key, value in chosen.values.items()]
         target.notes += sizing.check_settings(self.shape, settings) + placement.check(target.header, settings)
-        self.name, self.notes, self.defaults = target.file.name, target.notes, target.layer
-        self.remark = ""
+        self.name, self.notes = target.file.name, target.notes
+        self.remark = fastest_settings.remark(settings, target.layer)
         self.chat_template = target.chat_template
         self.n_ctx_train = self.shape.n_ctx_train
         self.hasher = ModelHasher(target.file, data_dir())
@@ -172,7 +176,10 @@ class LocalEngine:
         if loaded is None:
             n_gpu_layers = sizing.choose_gpu_layers(self.shape, settings, settings.n_ctx or self.shape.n_ctx_train)
             self.gpu_layers = sizing.possible_gpu_layers(n_gpu_layers)
-            loaded = Model.load(target.file.parts, n_gpu_layers, progress, cancellation, settings=settings)
+            repack = sizing.fits_repacked(self.shape, settings, self.gpu_layers)
+            loaded = Model.load(
+                target.file.parts, n_gpu_layers, progress, cancellation, settings=settings, repack=repack
+            )
         self.model, self.tokenizer = loaded, loaded.vocab
         if not loaded.generates:
             loaded.close()
@@ -268,6 +275,7 @@ class LocalEngine:
     def open_context(self, settings: Settings) -> None:
         """Create the context now, large enough for answers of any length, because a conversation grows."""
         if self._context is None:
+            settings = fastest_settings.with_choices(settings, self.defaults)
             self._context_for(0, replace(settings, max_tokens=-1))
 
     # Answers

@@ -219,7 +219,7 @@ def settings_group(title: str) -> Callable[[type[T]], type[T]]:
     """Decorator of a dataclass with settings; `title` is its heading in help and manual."""
 
     def declare(cls: type[T]) -> type[T]:
-        group = dataclass(frozen=True, kw_only=True)(cls)
+        group = dataclass(frozen=True, kw_only=True, repr=False, eq=False)(cls)
         _TITLES[group] = title
         return group
 

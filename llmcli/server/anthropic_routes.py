@@ -16,7 +16,7 @@ from llmcli.server.chat_question import take_chat
 from llmcli.server.errors import anthropic_error_data
 from llmcli.server.http import Values, event, event_stream, json_response, read_body, take, unless_gone
 from llmcli.server.native_routes import verbose_data
-from llmcli.server.service import service_of
+from llmcli.server.service import take_model
 from llmcli.server.text_requests import TextRequest, count_cached, take_request
 
 # Keys that change no answer here.
@@ -48,7 +48,7 @@ async def messages(request: Request) -> Response:
 async def count_tokens(request: Request) -> Response:
     """The number of tokens of messages."""
     body = _openai_body(await read_body(request))
-    model = await service_of(request).model(take(body, "model", str, ""), request)
+    model = await take_model(request, body)
     chat = take_chat(body, is_answered=False)
     prompt = await model.read_prompt(chat, native_values(body, is_chat=True))
     return json_response({"input_tokens": len(prompt.tokens)})

@@ -80,6 +80,7 @@ def make_app(
     ]
     handlers = {LlmcliError: _on_error, HTTPException: _on_http_error, ClientDisconnect: _on_gone, Exception: _on_fault}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)  # type: ignore[arg-type]
+    app.router.redirect_slashes = False  # a redirect loses the body of some clients, and names the host of the request
     app.state.service = service
     return RequestLog(Guard(app, service, access or Access()), service.running, service.meter, log)
 

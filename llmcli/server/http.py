@@ -1,7 +1,7 @@
 """What the routes share: the JSON of a body, a response to a client that may go, and streams of events."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import encode, json_fault
 from llmcli.server.errors import anthropic_error_data, error_data, headers_of, status_and_type
 from llmcli.server.request_log import current_record
+from llmcli.text import did_you_mean
 
 _T = TypeVar("_T")
 _D = TypeVar("_D")
@@ -41,7 +42,8 @@ async def read_body(request: Request) -> Values:
     if len(values) > _MOST_FIELDS:
         raise UsageError(f"the body has {len(values)} fields, and at most {_MOST_FIELDS} are possible")
     for key, value in values.items():
-        if isinstance(value, list) and len(value) > _MOST_ITEMS and isinstance(value[0], (str, dict)):
+        is_long = isinstance(value, list) and len(value) > _MOST_ITEMS
+        if is_long and any(isinstance(one, (str, dict)) for one in value):
             raise UsageError(f"{key[:40]} has {len(value)} items, and at most {_MOST_ITEMS} are possible")
     return values
 
@@ -63,6 +65,12 @@ def take(values: Values, key: str, kind: type[_T], default: _D) -> _T | _D:
         names = {bool: "true or false", int: "an integer", str: "a string", dict: "an object", list: "a list"}
         raise UsageError(f"{key} must be {names.get(kind, kind.__name__)}")
     return value
+
+
+def refuse_unknown(body: Values, known: Iterable[str]) -> None:
+    """Raise UsageError for a field that is left in a body, with the nearest of those that the route knows."""
+    for key in body:
+        raise UsageError(f"unknown field {key[:60]!r}", did_you_mean(key, known) or "remove it")
 
 
 def is_tokens(value: object) -> bool:

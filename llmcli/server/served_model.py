@@ -16,9 +16,9 @@ from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import ReplayManifest, prompt_sha256
 from llmcli.inference.constraints import read_constraint
 from llmcli.inference.embedding import EmbeddingModel
-from llmcli.inference.engine import Engine, TemplateOptions
+from llmcli.inference.engine import Engine, TemplateOptions, Vocab
 from llmcli.inference.question_data import parse_own_settings
-from llmcli.inference.request import build_prompt, system_text, template_options, with_plain_stop
+from llmcli.inference.request import build_prompt, check_length, system_text, template_options, with_plain_stop
 from llmcli.params.model import ModelParams
 from llmcli.params.param import SettingValue, fields_of
 from llmcli.params.sampler_chain import check_chain
@@ -36,8 +36,8 @@ _MOST_ITEMS = {"dry_sequence_breakers": 64}
 _ANY_LENGTH = ("system", "prefill")  # parts of the prompt, whose tokens are counted
 _ELSEWHERE = {"choices": "use /v1/decisions", "predicate": "use /v1/decisions", "rating": "use /v1/decisions"}
 _ELSEWHERE |= {"samples": "use n", "best": "use n, and choose", "extract": "remove it"}
-# A text, messages, or the tokens of a prompt.
-Question = str | ChatQuestion | Sequence[Message] | Sequence[int]
+# A text, messages, or the tokens of a prompt, with texts between them.
+Question = str | ChatQuestion | Sequence[Message] | Sequence[int | str]
 
 
 class ServedModel:
@@ -64,8 +64,9 @@ class ServedModel:
         resolved = resolve(layers)
         self.common: ResolvedSettings = resolved.over(engine.defaults) if engine else resolved
         self._system = system_text(self.common.settings)
-        self.loaded_at = self.used_at = time.time()
+        self.loaded_at = self.used_at = time.time()  # the time of the last request
         self.worker = ModelWorker(engine, n_parallel, n_queued)
+        self._tokenizing = asyncio.Lock()
         self._lock = Lock()  # one prompt at a time is rendered and tokenized
 
     @property
@@ -86,11 +87,6 @@ class ServedModel:
     def generates(self) -> bool:
         """Whether it generates text."""
         return self._engine is not None
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no answer is generated or waits."""
-        return not (self.worker.n_running or self.worker.n_waiting)
 
     def vectors(self) -> EmbeddingModel:
         """What computes vectors, to be called in the thread of the model. Raises UnsupportedError, LlmcliError."""
@@ -185,10 +181,10 @@ class ServedModel:
             return build_prompt(self.engine, settings, question, self._system_of(settings))
         if isinstance(question, ChatQuestion):
             return question.prompt(self.engine, settings, self._system_of(settings), options)
-        if question and isinstance(question[0], int):
-            tokens = [int(str(token)) for token in question]
-            self.engine.tokenizer.check(tokens)
-            return Prompt.of_tokens("", tokens)
+        parts = [one for one in question if isinstance(one, (int, str))]
+        if parts:
+            check_length(self.engine, settings, "".join(one for one in parts if isinstance(one, str)))
+            return Prompt.of_tokens("", mixed_tokens(parts, self.engine.tokenizer))
         messages = [one for one in question if isinstance(one, Mapping)]
         return build_prompt(self.engine, settings, messages, self._system_of(settings))
 
@@ -206,6 +202,12 @@ class ServedModel:
 
         return await self.in_thread(render)
 
+    async def tokenize(self, parts: Sequence[int | str], add_special: bool, parse_special: bool) -> Sequence[int]:
+        """See `mixed_tokens`. One request at a time, so that many of them leave threads and time for the others."""
+        tokenizer = self.engine.tokenizer
+        async with self._tokenizing:
+            return await self.in_thread(lambda: mixed_tokens(parts, tokenizer, add_special, parse_special))
+
     def start(self, requests: Sequence[Request], n_choices: int = 1, has_progress: bool = False) -> AnswerGroup:
         """Begin the answers to some requests, `n_choices` to each, which differ in their seeds. Raises BusyError."""
         self.used_at = time.time()
@@ -222,6 +224,24 @@ class ServedModel:
     async def in_thread(self, function: Callable[[], _T]) -> _T:
         """What a function that needs no step of the model returns, such as a tokenization; it runs in some thread."""
         return await asyncio.to_thread(function)
+
+
+def mixed_tokens(
+    parts: Sequence[int | str], tokenizer: Vocab, add_special: bool = True, parse_special: bool = True
+) -> list[int]:
+    """The tokens of tokens and texts; only a text at the beginning gets the tokens that begin a prompt.
+
+    Raises UsageError for a token that is not in the vocabulary.
+    """
+    tokens: list[int] = []
+    for index, part in enumerate(parts):
+        if isinstance(part, str):
+            is_first = add_special and index == 0
+            tokens += tokenizer.tokenize(part, add_special=is_first, parse_special=parse_special)
+        else:
+            tokens.append(part)
+    tokenizer.check(tokens)
+    return tokens
 
 
 def _check_length(key: str, given: object) -> None:

@@ -1,6 +1,6 @@
 """What all forms of requests for text share: their switches, the start of the answers, and the pieces of a stream."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 
@@ -17,7 +17,7 @@ from llmcli.server.extras import Extras, read_extras
 from llmcli.server.http import Values, take
 from llmcli.server.request_log import current_record
 from llmcli.server.served_model import Question, ServedModel
-from llmcli.server.service import service_of
+from llmcli.server.service import service_of, take_model
 
 _MOST_CHOICES = 128
 # Fields of llama-server that change no answer here: prefixes are reused always, and slots are alike.
@@ -100,9 +100,23 @@ class TextRequest:
         """The field `llmcli` of a finished answer, if the client asked for it."""
         return await self.extras.data(answer, answer.traces if self.extras.trace is not None else (), is_last=True)
 
-    async def pieces(self, group: AnswerGroup) -> AsyncGenerator["Piece", None]:
-        """What is added to the answers. Raises an error before the first piece; a later one is in a piece."""
+    async def pieces(self, group: AnswerGroup, send: "SendPiece | None" = None) -> AsyncGenerator["Piece", None]:
+        """What is added to the answers. Raises an error before the first piece; a later one is in a piece.
+
+        `send` gets plain text first, in the thread of the model, where no other piece is under way; it returns whether
+        the text is sent.
+        """
         n_sent, has_begun = [0] * len(group.answers), [False] * len(group.answers)
+
+        def send_directly(update: Update) -> bool:
+            index = update.index
+            if not has_begun[index] or not send:
+                return False
+            is_sent = send(self._piece(group.answers[index], update, n_sent[index], is_first=False))
+            n_sent[index] = max(n_sent[index], update.n_tokens) if is_sent else n_sent[index]
+            return is_sent
+
+        group.send_directly = send_directly
         async with aclosing(group.updates()) as updates:
             async for update in updates:
                 if update.error and not any(has_begun):
@@ -161,12 +175,15 @@ class Piece:
         return progress | ({"timings": self.timings} if self.timings else {})
 
 
+SendPiece = Callable[[Piece], bool]
+
+
 async def take_request(request: Request, body: Values) -> TextRequest:
     """Remove the model and all switches from a body; the caller reads the rest. Raises UsageError."""
     service = service_of(request)
     options = take(body, "stream_options", dict, {})
     asked = TextRequest(
-        await service.model(take(body, "model", str, ""), request),
+        await take_model(request, body),
         (),
         {},
         take(body, "n", int, take(body, "n_cmpl", int, 1)),

@@ -1,10 +1,8 @@
 """The thread in which a model computes: answers side by side, and other work between two of their steps."""
 
-import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
 from contextlib import closing
 from typing import TypeVar
 
@@ -12,6 +10,7 @@ from llmcli.engine.events import Cancellation, Request, TokenEvent
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.engine import Engine
 from llmcli.server.answer_group import AnswerGroup, Outbox, RunningAnswer
+from llmcli.server.calls import Calls
 from llmcli.server.errors import BusyError
 from llmcli.server.metrics import Metrics
 
@@ -31,13 +30,13 @@ class ModelWorker:
         self._engine, self._n_parallel, self._n_queued = engine, n_parallel, n_queued
         self._condition = threading.Condition()
         self._waiting: deque[RunningAnswer] = deque()
-        self._calls: deque[Callable[[], None]] = deque()
         self._replays: deque[RunningAnswer] = deque()  # one at a time, beside the others, in a context of its own
         self._replayed: Generator[TokenEvent | None, None, None] | None = None  # the events of the first
         self._asked: dict[int, RunningAnswer] = {}  # by the index of the request
         self._n_asked = 0
         self._outbox = Outbox()
         self.n_slots = n_parallel or _MOST_AT_A_TIME
+        self.calls = Calls(n_queued + self.n_slots)
         self.slots: list[RunningAnswer | None] = [None] * self.n_slots  # what each of them answers
         self.metrics = Metrics()
         self._is_closing = False
@@ -80,27 +79,11 @@ class ModelWorker:
 
         Its argument ends it early, when nobody waits for the result any more. Raises BusyError.
         """
-        future, cancellation = Future[_T](), Cancellation()
-
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(function(cancellation))
-            except (KeyboardInterrupt, SystemExit) as error:  # those would end the event loop too
-                future.set_exception(LlmcliError(f"interrupted ({type(error).__name__})"))
-            except BaseException as error:  # for whoever waits
-                future.set_exception(error)
-
         with self._condition:
             self.check_room(0)
-            self._calls.append(run)
+            waiting = self.calls.add(function)
             self._condition.notify()
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            cancellation.set()
-            raise
+        return await self.calls.wait(*waiting)
 
     def close(self, grace: float) -> bool:
         """Let what runs and waits end within `grace` seconds, then end it; no more is accepted.
@@ -111,12 +94,17 @@ class ModelWorker:
             self._is_closing = True
             self._condition.notify()
         self._thread.join(grace)
-        self.end_answers(BusyError("the server is shutting down: the answer is not complete"))
+        self.end_all(BusyError("the server is shutting down: the answer is not complete"))
         self._thread.join(_LAST_STEP)
         return not self._thread.is_alive()
 
+    def end_all(self, error: LlmcliError) -> None:
+        """End all answers and calls with an error, within a step of the model. No call succeeds after that."""
+        self.calls.end(error)
+        self.end_answers(error)
+
     def end_answers(self, error: LlmcliError) -> None:
-        """End all answers that run or wait with an error, within a step of the model."""
+        """End all answers that run or wait with an error."""
         with self._condition:
             waiting = [*self._waiting, *self._replays]
             self._waiting.clear()
@@ -141,10 +129,10 @@ class ModelWorker:
             with self._condition:
                 self._failure = f"the model has stopped: {_described(error)}"
             self.end_answers(LlmcliError(self._failure, "start the server again"))
-            self._run_calls()
+            self.calls.run()
 
     def _compute(self) -> None:
-        while not self._is_closing or self._waiting or self._replays:
+        while not self._is_closing or self._waiting or self._replays or self.calls:
             if self._engine is None:
                 self._next_request(is_idle=True)
                 continue
@@ -186,7 +174,7 @@ class ModelWorker:
                     return running.answer.request
                 if not is_idle or (self._is_closing and not self._replays):
                     return None
-                if not self._calls and not self._replays:
+                if not self.calls and not self._replays:
                     self._condition.wait()
 
     def _leave(self, index: int) -> None:
@@ -197,7 +185,7 @@ class ModelWorker:
     def _run_others(self) -> None:
         """What happens between two steps of the answers: calls, and a step of a replay."""
         self._outbox.flush()
-        self._run_calls()
+        self.calls.run()
         if self._replays:
             try:
                 self._step_replay(self._replays[0])
@@ -230,19 +218,15 @@ class ModelWorker:
         if error:
             running.fail(error)
 
-    def _run_calls(self) -> None:
-        while self._calls:
-            self._calls.popleft()()
-
     def _fail_asked(self, error: LlmcliError) -> None:
         """Fail the answers that were generated; those that wait too, if it failed before it took one of them."""
         if not self._asked:
             self.end_answers(error)
             while self._replays:
                 self._end_replay()
-            self._run_calls()
+            self.calls.run()
             with self._condition:  # or it would fail again and again, for nobody
-                self._condition.wait_for(lambda: self._waiting or self._calls or self._is_closing)
+                self._condition.wait_for(lambda: self._waiting or self.calls or self._is_closing)
         for index, running in list(self._asked.items()):
             self._leave(index)
             running.fail(error)

@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection
 
 import pytest
@@ -262,6 +262,21 @@ def test_bytes_with_one_meaning_are_one_request(serve: ServerMaker, brief: None,
         (reply,) = replies(connection)
     assert reply.startswith(b"200 ")
     assert len(client.records) == 1
+
+
+def test_a_body_in_very_many_small_pieces_is_refused(serve: ServerMaker) -> None:
+    """Each piece takes as long as thousands of bytes: 4 MB of them would hold the others for half a minute."""
+    client, head = serve(), POST + CHUNKED + b"\r\n"
+    for start in (head, head.replace(b"/v1/completions", b"/nowhere")):  # the rest of a body is read after a 404 too
+        with connected(client) as connection:
+            with suppress(OSError):
+                connection.sendall(start + b"1\r\na\r\n" * 5000)
+            assert b"its body has very small pieces" in received(connection) or b"nowhere" in start
+        assert client.record().status in (404, 499)
+    with connected(client) as connection:
+        spaces = b"1\r\n \r\n" * 1000
+        connection.sendall(head + spaces + in_chunks(CHAT))
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
 def test_requests_in_a_row_are_answered_in_their_order(serve: ServerMaker, brief: None) -> None:

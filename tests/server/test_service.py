@@ -1,5 +1,6 @@
 """Several models: which are loaded when, and which leave."""
 
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,7 @@ from llmcli.inference import sizing
 from llmcli.params.settings import Layer
 from llmcli.server.loading import ModelEntry
 from llmcli.server.served_model import ServedModel
-from llmcli.server.service import ServerOptions
+from llmcli.server.service import ServerOptions, Service
 from tests.inference.fake_engine import FakeEngine
 from tests.server.conftest import Client, ServerMaker
 
@@ -42,8 +43,11 @@ class Machine:
         monkeypatch.setattr(sizing, "memory_and_cores", lambda: ((size - 10 * len(self.loaded)) * MB, 2))
 
 
-def ask(client: Client, model: str) -> str:
-    reply = client.post("/v1/completions", {**ASK, "model": model})
+is_used = Service._is_used
+
+
+def ask(client: Client, model: str, **fields: object) -> str:
+    reply = client.post("/v1/completions", {**ASK, "model": model, **fields})
     return str(reply.data["choices"][0]["text"]) if reply.code == 200 else str(reply.code)
 
 
@@ -117,6 +121,34 @@ def test_an_idle_model_is_unloaded_and_comes_back(serve: ServerMaker, monkeypatc
     client = serve(entries=machine.entries, options=options)
     assert until(lambda: not machine.loaded)
     assert ask(client, "a") == "I am a."
+
+
+def test_a_model_stays_while_a_request_has_it(serve: ServerMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while it is read, or scores: no answer is generated then."""
+    monkeypatch.setattr("llmcli.server.service._LOOK_S", 0.01)
+    machine, may_go_on = Machine("a", "b"), threading.Event()
+    client = serve(entries=machine.entries, options=ServerOptions(n_parallel=4, grace=1.0, keep_alive=0.0))
+    assert until(lambda: not machine.loaded)
+    monkeypatch.setattr(FakeEngine, "score_prompt", lambda *_: may_go_on.wait(10) and None)
+    thread = threading.Thread(target=ask, args=[client, "a"], kwargs={"echo": True, "logprobs": 1})
+    thread.start()
+    assert until(lambda: bool(machine.loaded))
+    looks = count()
+    monkeypatch.setattr("llmcli.server.service.Service._is_used", lambda *args: next(looks) >= 0 and is_used(*args))
+    assert until(lambda: next(looks) > 5)
+    assert machine.loaded == {"a"}
+    may_go_on.set()
+    thread.join(10)
+    assert until(lambda: not machine.loaded)
+
+
+def test_a_model_is_described_without_being_loaded(serve: ServerMaker) -> None:
+    machine = Machine("a", "b")
+    client = serve(entries=machine.entries)
+    assert client.get("/v1/models/b").data["meta"] is None
+    assert client.get("/v1/models/a").data["meta"]["n_ctx"] == 4096
+    assert client.get("/v1/models/../b").code == 404
+    assert machine.loads == ["a"]
 
 
 def test_a_model_that_cannot_be_loaded_says_why_and_the_others_answer(serve: ServerMaker) -> None:

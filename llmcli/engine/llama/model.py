@@ -49,12 +49,14 @@ class Model:
         vocab_only: bool = False,
         quiet: bool = False,
         settings: "ModelParams | None" = None,
+        repack: bool = True,
     ) -> "Model":
         """Load a model from its file, or from all files of a split model in order; without weights if `vocab_only`.
 
         `progress` is called with the fraction that was read, 0 to 1. A set `abort` cancels the load. `quiet` discards
         llama.cpp's log, and with it the reason of a failure: then no Python code runs during the load. `settings` say
-        how to load it, and with which devices. Raises ModelInvalidError with llama.cpp's reason, UsageError for a
+        how to load it, and with which devices. `repack` allows a copy of weights in an order that the CPU computes
+        faster. Raises ModelInvalidError with llama.cpp's reason, UsageError for a
         device that is not there, or KeyboardInterrupt when `abort` is set.
         """
         api = bindings.load()
@@ -65,7 +67,7 @@ class Model:
 
             hardware.start_numa(settings.numa)
             params, _kept = structures.model_params(settings, n_gpu_layers)
-        params.vocab_only = vocab_only
+        params.vocab_only, params.use_extra_bufts = vocab_only, repack
 
         def on_progress(fraction: float, _user_data: object) -> bool:
             if progress:
