@@ -163,6 +163,7 @@ class _Session:
             "n_ctx_train": engine.n_ctx_train,
             "defaults": defaults,
             "facts": [*engine.facts],
+            "remark": engine.remark,
             "vocab": [vocab.n_tokens, vocab.bos, vocab.eos, vocab.adds_bos],
         }
 

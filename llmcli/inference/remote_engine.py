@@ -96,7 +96,6 @@ class RemoteEngine:
     """A model in a warm process. Answers and scores have one connection, what is quick another one."""
 
     capabilities = Capabilities()
-    remark = ""
 
     def __init__(
         self,
@@ -121,6 +120,7 @@ class RemoteEngine:
         self.name, self.chat_template, self.n_ctx_train = facts["name"], facts["chat_template"], facts["n_ctx_train"]
         self.defaults = Layer("model", parse_data(facts["defaults"], "the model"))
         self.facts: Sequence[str] = facts["facts"]
+        self.remark: str = facts["remark"]
         self.notes = self._quick.notes = notes
         self.load_ms = self.waited_ms = 0.0
         self.n_ctx = 0

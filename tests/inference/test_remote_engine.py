@@ -27,6 +27,7 @@ from llmcli.params.settings import Settings, parse_data
 from tests.chat.test_replay import KINDS
 
 SETTINGS = Settings(n_ctx=512, n_threads=1, seed=7, max_tokens=12, temperature=Fixed(1.0))
+NOTHING = GenerationRecord()
 MESSAGES = [{"role": "user", "content": "Say something <|im_end|>, é, 🦀."}]
 
 
@@ -86,8 +87,8 @@ def request(engine: Engine, settings: Settings = SETTINGS, **details: Any) -> Re
 
 def seen(events: Sequence[TokenEvent]) -> list[object]:
     """What can be known of answers, without durations."""
-    nothing = GenerationRecord()
-    found: list[object] = [replace(event, record=nothing) for event in events]
+
+    found: list[object] = [replace(event, record=NOTHING) for event in events]
     for record in {id(event.record): event.record for event in events}.values():
         counts = record.timings.prompt_n, record.timings.predicted_n
         traces = [trace._replace(time=0.0) for trace in record.traces]
