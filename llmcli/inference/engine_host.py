@@ -9,7 +9,6 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, astuple
-from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from time import monotonic
@@ -26,6 +25,7 @@ from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.params.settings import Settings, to_datum
 from llmcli.params.settings import find as find_setting
 
+_Call = Callable[..., Any]
 _PROGRESS_STEP = 0.05  # seconds between two messages of a progress
 
 
@@ -70,7 +70,7 @@ class EngineHost:
         """Whether nobody uses it."""
         return not self._n_connections
 
-    def serve(self, connection: "Connection[Any, Any]") -> None:
+    def serve(self, connection: messages.Wire) -> None:
         """Answer the calls of a connection, until it ends."""
         with self._lock:
             self._n_connections += 1
@@ -98,7 +98,7 @@ class EngineHost:
     def join(self, session_id: str) -> "_Session":
         """A session that another connection has opened."""
         if session_id not in self._sessions:
-            raise LlmcliError("there is no such session")
+            raise LlmcliError("the session has ended")
         return self._sessions[session_id]
 
     def leave(self, session: "_Session") -> None:
@@ -171,7 +171,7 @@ class _Session:
 class _Caller:
     """One connection. A thread reads its messages, another one makes the call that it asks for."""
 
-    def __init__(self, host: EngineHost, connection: "Connection[Any, Any]") -> None:
+    def __init__(self, host: EngineHost, connection: messages.Wire) -> None:
         self._host, self._connection = host, connection
         self._session: _Session | None = None
         self._is_owner = False
@@ -231,7 +231,7 @@ class _Caller:
         reply: messages.Message = {"done": True}
         try:
             if name not in _CALLS:
-                raise LlmcliError(f"there is no such call: {name}")
+                raise LlmcliError(f"unknown call: {name}")
             reply["result"] = _CALLS[name](self, *arguments)
         except LlmcliError as error:
             reply["error"] = messages.error_data(error)
@@ -290,7 +290,7 @@ class _Caller:
 
     def vocab(self, name: str, arguments: Sequence[Any], options: dict[str, bool]) -> object:
         if name not in _OF_VOCAB:
-            raise LlmcliError(f"there is no {name}")
+            raise LlmcliError(f"unknown call: {name}")
         found = getattr(self.session.engine.tokenizer, name)
         return found(*arguments, **options) if callable(found) else found
 
@@ -317,7 +317,7 @@ class _Caller:
         self, request: messages.Message, tokens: Sequence[int], name: str, arguments: Sequence[int]
     ) -> object:
         if name not in ("inspect", "entropies", "token_at_rank"):
-            raise LlmcliError(f"there is no {name}")
+            raise LlmcliError(f"unknown call: {name}")
         with self.session.working(self):
             inspector = self.session.inspector(request, tokens)
             return getattr(inspector, name)(*arguments, self._cancellation, self._progress)
@@ -373,4 +373,4 @@ _NAMES = (
     *("n_ctx", "open_context", "warm", "score", "score_prompt", "inspector", "check"),
     *("generate", "generate_batch"),
 )
-_CALLS: dict[str, Callable[..., Any]] = {name: getattr(_Caller, name) for name in _NAMES}
+_CALLS: dict[str, _Call] = {name: getattr(_Caller, name) for name in _NAMES}

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -32,7 +31,16 @@ _DECODER = msgspec.msgpack.Decoder()
 Message = dict[str, Any]
 
 
-def send(connection: "Connection[Any, Any]", message: Mapping[str, object]) -> None:
+class Wire(Protocol):
+    """A connection of `multiprocessing`: messages of bytes, in both directions."""
+
+    def send_bytes(self, data: bytes, /) -> None: ...
+    def recv_bytes(self) -> bytes: ...
+    def poll(self, timeout: float, /) -> bool: ...
+    def close(self) -> None: ...
+
+
+def send(connection: Wire, message: Mapping[str, object]) -> None:
     """Send a message. Raises OSError when the other side has ended."""
     try:
         data = _ENCODER.encode(message)
@@ -41,7 +49,7 @@ def send(connection: "Connection[Any, Any]", message: Mapping[str, object]) -> N
     connection.send_bytes(data)
 
 
-def receive(connection: "Connection[Any, Any]") -> Message:
+def receive(connection: Wire) -> Message:
     """The next message. Raises EOFError or OSError when the other side has ended, ValueError for a damaged one."""
     message = _DECODER.decode(connection.recv_bytes())
     if not isinstance(message, dict):

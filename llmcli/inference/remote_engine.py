@@ -1,8 +1,7 @@
 """The engine of a warm process, as a command sees it: the same answers, from a model that is loaded already."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import cached_property
-from multiprocessing.connection import Connection
 from threading import Lock, RLock
 from typing import Any
 
@@ -25,7 +24,8 @@ from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource,
 from llmcli.params.settings import Layer, Settings, parse_data
 
 _TICK = 0.02  # seconds between two looks at a cancellation
-Connect = Callable[[], "Connection[Any, Any]"]
+Connect = Callable[[], messages.Wire]
+_Ask = Callable[..., Any]  # the name of a call and its arguments -> its result
 
 
 class EngineGoneError(LlmcliError):
@@ -38,7 +38,7 @@ class EngineGoneError(LlmcliError):
 class _Channel:
     """One connection, on which one call at a time is made. Every call can raise what the engine raises."""
 
-    def __init__(self, connection: "Connection[Any, Any]") -> None:
+    def __init__(self, connection: messages.Wire) -> None:
         self.connection, self.notes = connection, list[str]()
         self._sending = Lock()
 
@@ -107,7 +107,7 @@ class RemoteEngine:
     ) -> None:
         """`progress` gets the share that is loaded, where the model is still loading.
 
-        Raises OSError or EngineGoneError when there is no such process, and what the start of an engine raises.
+        Raises OSError or EngineGoneError when the process has ended, and what the start of an engine raises.
         """
         self._quick, self._connect, self._lock = _Channel(connect()), connect, RLock()
         try:
@@ -289,7 +289,7 @@ class _Watched:
 class RemoteInspector:
     """As `TokenInspector`."""
 
-    def __init__(self, do: Callable[..., Any], request: Request, tokens: Sequence[int]) -> None:
+    def __init__(self, do: _Ask, request: Request, tokens: Sequence[int]) -> None:
         self._do, self._request = do, request
         self._asked = [messages.request_data(request), tokens]
 
@@ -318,9 +318,7 @@ class RemoteInspector:
 class RemoteVocab(Vocab):
     """The vocabulary of a model in another process, which is asked once for each token or text."""
 
-    def __init__(
-        self, ask: Callable[..., Any], n_tokens: int, bos: int | None, eos: int | None, adds_bos: bool
-    ) -> None:
+    def __init__(self, ask: _Ask, n_tokens: int, bos: int | None, eos: int | None, adds_bos: bool) -> None:
         self._ask, self.n_tokens, self.bos, self.eos, self.adds_bos = ask, n_tokens, bos, eos, adds_bos
         self.abort: Cancellation | None = None
         self._thread = None
@@ -351,7 +349,7 @@ class RemoteVocab(Vocab):
     def detokenize(self, tokens: list[int]) -> str:
         return str(self._ask("vocab", "detokenize", [tokens], {}))
 
-    def show_control(self, texts: Any) -> None:
+    def show_control(self, texts: Iterable[str]) -> None:
         self._known.clear()
         self._ask("vocab", "show_control", [[*texts]], {})
 

@@ -8,9 +8,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
+from multiprocessing.connection import Client, answer_challenge, deliver_challenge
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ class WarmModel:
     started_at: float  # seconds since 1970
     version: str
 
-    def connect(self, purpose: bytes = USE) -> "Connection[Any, Any]":
+    def connect(self, purpose: bytes = USE) -> messages.Wire:
         """A connection to it. Raises OSError when it has ended, does not answer, or is not that of this user."""
         if sys.platform != "win32":
             _check_owner(Path(self.address))
@@ -186,7 +186,7 @@ def start(file: "ModelFile", settings: Settings, seconds: float) -> WarmModel:
     try:
         with log.open("wb") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "llmcli.inference.warm_process"],
+                [sys.executable, "-m", f"{__package__}.warm_process"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
@@ -230,7 +230,7 @@ def status(one: WarmModel) -> dict[str, float] | None:
     None if it does not answer.
     """
     try:
-        with one.connect(STATUS) as connection:
+        with closing(one.connect(STATUS)) as connection:
             return convert(messages.receive(connection), dict[str, float])
     except (OSError, EOFError, ValueError):
         return None

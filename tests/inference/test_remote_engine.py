@@ -307,7 +307,7 @@ def test_messages_of_strangers_end_the_connection_only(place: Place) -> None:
 @pytest.mark.parametrize("call", ["answer", "__init__", "close"])
 def test_only_known_calls_are_made(call: str, place: Place) -> None:
     engine = place.open()
-    with pytest.raises(Exception, match="no such call"):
+    with pytest.raises(Exception, match="unknown call"):
         engine._ask(call)
     engine.close()
 
