@@ -24,6 +24,7 @@ from llmcli.params.settings import Settings
 from tests.models.tiny_models import full_attention
 
 SETTINGS = Settings(n_ctx=256, n_threads=1, seed=7, max_tokens=8, temperature=Fixed(1.0))
+pytestmark = pytest.mark.slow
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has named pipes")
 
 
