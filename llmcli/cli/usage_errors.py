@@ -24,8 +24,6 @@ _FOREIGN_COMMANDS = {
         "aliases": "use `llmcli models alias`",
         "logs history": "use `llmcli sessions list`",
         "ask prompt complete": "use `llmcli generate {text}`",
-        "ps": "use `llmcli models list` for the models on this machine; none stays loaded after its command",
-        "stop": "end the command that uses the model; none stays loaded after it",
         "benchmark perf speed": "use `llmcli bench`",
         "embeddings embedding": "use `llmcli embed {text}`",
         "similar": "use `llmcli embed search QUERY STORE`",

@@ -37,6 +37,7 @@ class Model:
         self.path = path
         self.vocab = Vocab(self._api, handle)
         self.load_ms = 0.0
+        self._is_shared = False
 
     @classmethod
     def load(
@@ -93,6 +94,13 @@ class Model:
             hint = "remove --override-kv"
         raise ModelInvalidError(f"cannot load {parts[0].name}: {reason}", hint)
 
+    def share(self) -> "Model":
+        """The same model with a vocabulary of its own, for another user in this process; its end frees nothing."""
+        assert self.handle
+        shared = Model(self.handle, self.path)
+        shared.load_ms, shared._is_shared = self.load_ms, True
+        return shared
+
     @cached_property
     def generates(self) -> bool:
         """Whether it is a decoder-only model: encoders and encoder-decoders need another generation loop."""
@@ -122,7 +130,7 @@ class Model:
     def close(self) -> None:
         """Free the memory; a second call has no effect. It stays while a text is tokenized that nobody waits for."""
         handle, self.handle = self.handle, None
-        if handle and not self.vocab.is_busy:
+        if handle and not self._is_shared and not self.vocab.is_busy:
             self._api.llama_model_free(handle)
 
 
