@@ -121,6 +121,7 @@ class Scheduler:
         if source != best:
             self._context.share(source, best)
         self._used += [one.seq_id for one in group if one.seq_id not in self._used]
+        self._context.begin(best, tokens)
         if progress := group[0].request.progress:
             progress(min(self._context.evaluated(tokens, best), len(tokens) - 1), len(tokens))
 

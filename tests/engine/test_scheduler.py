@@ -305,7 +305,7 @@ def test_a_request_cancelled_in_a_batch_of_another_ends_alone(model: Model) -> N
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_cancellation_in_a_prompt_takes_effect_at_once(model: Model, which: int) -> None:
     """That of the request with the prompt, and that of another."""
-    context = Context(model, replace(PARAMS, n_ctx=8192, n_batch=4096, n_ubatch=4096), N_SEQ, 10**6)
+    context = Context(model, replace(PARAMS, n_ctx=8192, n_batch=4096, n_ubatch=512), N_SEQ, 10**6)
     scheduler = Scheduler(context)
     both = [start(context, [5], max_tokens=60, ignore_eos=True), start(context, [7] * 4000, max_tokens=1, index=1)]
     scheduler.add(both[0])

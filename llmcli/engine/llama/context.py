@@ -3,11 +3,20 @@
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby, pairwise
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Batches, Cancellation, Progress, common_prefix
 from llmcli.engine.llama import bindings, hardware, structures
+from llmcli.engine.llama.batches import (
+    BLOCK,
+    batch_sizes,
+    check_layout,
+    exact_prefix,
+    layout_of,
+    micro_batches,
+    rows_of,
+)
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError
 
@@ -15,8 +24,16 @@ if TYPE_CHECKING:
     from llmcli.params.model import ModelParams
 
 _NO_SLOT, _ABORTED = 1, 2  # status of llama_decode
-_BATCH_WITH_PROGRESS = 512  # tokens; larger batches would move the bar in long jumps
 _MAX_SAVED_STATE = 2**29  # bytes
+
+
+@dataclass(frozen=True)
+class SequenceState:
+    """What a memory holds of a sequence: its tokens, the batches in which they were evaluated, llama.cpp's data."""
+
+    tokens: Sequence[int]
+    batches: Batches
+    data: bytearray
 
 
 class AbortedError(Exception):
@@ -40,6 +57,11 @@ class Context:
         self.n_seq_max = n_seq_max
         self.n_threads = structures.threads(params)  # for single tokens, and for batches
         self.n_batch = max(min(params.n_batch, params.n_ctx), n_seq_max)  # `step` has a row per sequence
+        self._n_ubatch = min(params.n_ubatch, self.n_batch)  # llama.cpp splits larger batches
+        self._block = self._n_ubatch if hardware.has_gpu() else BLOCK
+        # Called with the sequence and the tokens of a prompt that begins: it can `restore` a state.
+        self.recall: Callable[[Context, int, Sequence[int]], None] | None = None
+        self._begun: Sequence[int] = ()  # the last prompt that has begun
         bindings.clear_log()
         c_params = structures.context_params(params, self.n_batch, n_seq_max, n_ctx_seq > 0, pooling)
         self.handle = api.llama_init_from_model(model.handle, c_params)
@@ -86,10 +108,7 @@ class Context:
 
     def layout(self, seq_id: int = 0) -> Batches:
         """The batches in which the tokens of the sequence were evaluated."""
-        rows = self._rows[seq_id]
-        starts = [at for at, n_rows in enumerate(rows) if n_rows]
-        batches = [(rows[start], end - start) for start, end in pairwise([*starts, len(rows)])]
-        return [(*batch, len(list(group))) for batch, group in groupby(batches)]
+        return layout_of(self._rows[seq_id])
 
     def prefill(self, seq_id: int, tokens: Sequence[int], progress: Progress | None = None) -> int:
         """Make the sequence exactly `tokens`, with the logits of the last one; returns the number of evaluated tokens.
@@ -98,21 +117,40 @@ class Context:
         (recurrent, sliding window) start from the beginning. Raises ContextOverflowError when the context is smaller
         than the tokens, and AbortedError when it is cancelled; what is evaluated then is kept.
         """
+        self.begin(seq_id, tokens)
         n_evaluated = self.prefill_batch(seq_id, tokens, progress)
         while len(self._evaluated[seq_id]) < len(tokens):
             n_evaluated += self.prefill_batch(seq_id, tokens, progress)
         return n_evaluated
 
+    def begin(self, seq_id: int, tokens: Sequence[int]) -> None:
+        """Let `recall` restore what it has of this prompt, once."""
+        if self.recall and len(tokens) <= self.n_ctx and tokens != self._begun:
+            self._begun = list(tokens)
+            self.recall(self, seq_id, tokens)
+
     def prefill_batch(self, seq_id: int, tokens: Sequence[int], progress: Progress | None = None) -> int:
-        """Evaluate one batch of what `prefill` evaluates; `evaluated` then tells whether it was the last one."""
+        """Evaluate some of what `prefill` evaluates; `evaluated` then tells whether it was the end of it."""
         if len(tokens) > self.n_ctx:
             raise ContextOverflowError(f"{len(tokens)} tokens do not fit the context of {self.n_ctx} tokens")
-        evaluated, keep = self._evaluated[seq_id], self.keep_prefix(seq_id, tokens)
-        end = keep + (min(self.n_batch, _BATCH_WITH_PROGRESS) if progress else self.n_batch)
-        self._evaluate(seq_id, tokens[keep:end], last=end >= len(tokens))
+        evaluated, keep, n_ubatch = self._evaluated[seq_id], self.keep_prefix(seq_id, tokens), self._n_ubatch
+        # With progress a micro-batch at a time: larger batches would move the bar in long jumps.
+        end = min(keep + (n_ubatch if progress else self.n_batch // n_ubatch * n_ubatch), len(tokens))
+        for size in batch_sizes(keep, end, n_ubatch, self._block):
+            at = len(evaluated)
+            self._evaluate(seq_id, tokens[at : at + size], last=at + size == len(tokens))
         if progress:
             progress(len(evaluated), len(tokens))
         return len(evaluated) - keep
+
+    def exact_prefix(self, tokens: Sequence[int], batches: Batches, prompt: Sequence[int]) -> int:
+        """How many of these evaluated tokens are as the evaluation of the prompt in an empty context has them."""
+        return exact_prefix(tokens, batches, prompt, self._n_ubatch, self._block)
+
+    @property
+    def can_cut_restored(self) -> bool:
+        """Whether a part of a restored sequence can be removed: a state has only what a sliding window still sees."""
+        return not self.model.is_recurrent and self._api.llama_model_n_swa(self.model.handle) == 0
 
     def keep_prefix(self, seq_id: int, tokens: Sequence[int]) -> int:
         """Remove all but the common prefix with `tokens`, without the last of them; returns the number kept."""
@@ -195,7 +233,8 @@ class Context:
 
     def receive(self, other: "Context") -> None:
         """Copy the first sequence of `other`, a context of the same model and cache types, if it fits."""
-        other._save()(self)
+        if state := other.save():
+            self.restore(0, state)
 
     def prefill_as(self, seq_id: int, tokens: Sequence[int], layout: Batches) -> None:
         """Evaluate all of these batches of `tokens` again except the last one, which `prefill` then evaluates.
@@ -205,6 +244,7 @@ class Context:
         is not possible, or this memory cannot remove a part of a batch.
         """
         check_layout(layout, len(tokens), self.n_batch, self.n_ctx)
+        self._begun = list(tokens)  # no other batches may take their place
         self.cut(seq_id)
         evaluated = self._evaluated[seq_id]
         *batches, _ = [(rows, kept) for rows, kept, times in layout for _ in range(times)]
@@ -231,12 +271,40 @@ class Context:
         what the next `prefill` does where the state has more than 512 MB and is not saved.
         """
         is_small = self._api.llama_state_seq_get_size(self.handle, 0) <= _MAX_SAVED_STATE
-        load = self._save() if is_small and self._evaluated[0] else None
+        state = self.save() if is_small and self._evaluated[0] else None
         try:
             yield
         finally:
-            if load:
-                load(self)
+            if state:
+                self.restore(0, state)
+
+    def save(self, seq_id: int = 0) -> SequenceState | None:
+        """A copy of a sequence; None if its memory is not what was evaluated: a signal has ended an evaluation."""
+        if not self._is_sound(seq_id):
+            return None
+        api, tokens = self._api, list(self._evaluated[seq_id])
+        data = bytearray(api.llama_state_seq_get_size(self.handle, seq_id))
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer(data)
+        size = api.llama_state_seq_get_data(self.handle, buffer, len(data), seq_id)
+        return SequenceState(tokens, self.layout(seq_id), data) if size == len(data) else None
+
+    def restore(self, seq_id: int, state: SequenceState) -> bool:
+        """Make a sequence that of a state; where it does not fit this context, the sequence is empty."""
+        self.cut(seq_id)
+        buffer = (ctypes.c_uint8 * len(state.data)).from_buffer(state.data)
+        size = self._api.llama_state_seq_set_data(self.handle, buffer, len(state.data), seq_id)
+        self._evaluated[seq_id] = list(state.tokens)
+        self._rows[seq_id] = rows_of(state.batches)
+        if size == len(state.data) and self._is_sound(seq_id):
+            return True
+        self.cut(seq_id)  # a part of it can be there
+        return False
+
+    def _is_sound(self, seq_id: int) -> bool:
+        """Whether the memory ends with the last of the tokens that the sequence has, of which there is one."""
+        n_tokens, n_rows = len(self._evaluated[seq_id]), len(self._rows[seq_id])
+        last: int = self._api.llama_memory_seq_pos_max(self._memory, seq_id)
+        return 0 < n_tokens == n_rows == last + 1
 
     def logits(self, n_vocab: int, row: int = -1) -> Sequence[float]:
         """A copy of the logits of one row of the last evaluation."""
@@ -290,7 +358,8 @@ class Context:
             self._batch_seq_id = seq_id
         self._decode(n, [seq_id])
         evaluated.extend(tokens)
-        self._rows[seq_id] += [n, *[0] * (n - 1)]
+        for n_rows in micro_batches(n, self._n_ubatch):
+            self._rows[seq_id] += [n_rows, *[0] * (n_rows - 1)]
         if last:
             self._check_logits(-1, seq_id)
 
@@ -317,32 +386,3 @@ class Context:
         if status == _ABORTED or self._abort_flag[0] != b"\0":
             raise AbortedError
         raise LlmcliError(f"llama.cpp cannot evaluate the tokens: {bindings.last_log_error() or f'status {status}'}")
-
-    def _save(self) -> "Callable[[Context], None]":
-        """A copy of the first sequence: it becomes that of a context, which is empty where the copy does not fit."""
-        api, size = self._api, self._api.llama_state_seq_get_size(self.handle, 0)
-        state = (ctypes.c_uint8 * size)()
-        api.llama_state_seq_get_data(self.handle, state, size, 0)
-        evaluated, rows = list(self._evaluated[0]), list(self._rows[0])
-
-        def load(target: Context) -> None:
-            target.cut(0)
-            if api.llama_state_seq_set_data(target.handle, state, size, 0):
-                target._evaluated[0], target._rows[0] = evaluated, rows
-            else:
-                target.cut(0)  # a part of it can be there
-
-        return load
-
-
-def check_layout(layout: Batches, n_tokens: int, n_batch: int, n_ctx: int) -> None:
-    """Raise a ValueError if `n_tokens` tokens cannot have been evaluated in these batches."""
-    at = 0
-    for rows, kept, times in layout:
-        if not 0 < kept <= rows <= n_batch or times < 1:
-            raise ValueError(f"invalid batch: {kept} of {rows} rows, {times} times")
-        at += kept * times
-        if at - kept + rows > n_ctx or at > n_tokens:
-            raise ValueError(f"the batches have more than {min(n_ctx, n_tokens)} tokens")
-    if at != n_tokens:
-        raise ValueError(f"the batches have {at} tokens, expected {n_tokens}")
