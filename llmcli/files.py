@@ -115,8 +115,8 @@ def open_new_private(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, flags, 0o600), "wb")
 
 
-def replace_private(path: Path, data: bytes, sync: bool = True) -> None:
-    """Write `data` to `path` atomically: a reader sees the old file or the new one. Raises OSError.
+def replace_private(path: Path, *parts: bytes | bytearray, sync: bool = True) -> None:
+    """Write the parts to `path` atomically: a reader sees the old file or the new one. Raises OSError.
 
     Without `sync`, which waits for the disk, a power cut can leave an empty file.
     """
@@ -124,7 +124,8 @@ def replace_private(path: Path, data: bytes, sync: bool = True) -> None:
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
     try:
         with open_new_private(temporary) as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             if sync:
                 os.fsync(file.fileno())

@@ -155,8 +155,11 @@ class EndpointEngine:
         begun = {"role": "assistant", "content": chunk.prefill}
         return {"messages": [*chunk.request, begun], **self.dialect.continues}
 
-    def open_context(self, settings: Settings) -> None:
+    def open_context(self, settings: Settings, session: str = "") -> None:
         """Nothing: the server has a context of its own."""
+
+    def keep_context(self, session: str = "") -> Sequence[str]:  # noqa: ARG002
+        return ()
 
     def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:
         """Nothing: the server has a cache of its own."""

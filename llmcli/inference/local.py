@@ -28,6 +28,7 @@ from llmcli.engine.scheduler import generate
 from llmcli.errors import ModelInvalidError, UsageError, labeled
 from llmcli.files import data_dir
 from llmcli.inference import placement, sizing
+from llmcli.inference.context_states import open_states
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
 from llmcli.inference.prompt_renderer import PromptRenderer
 from llmcli.models import notes
@@ -182,6 +183,7 @@ class LocalEngine:
         self._settings = settings
         self._made_scorer: Scorer | None = None
         self._context: Context | None = None
+        self._states = open_states(target.file, target.header, settings, self.gpu_layers)
         self._largest = 0  # size of the largest context that fits in memory; 0 = not known yet
         self._open_ended = False  # whether the context was sized for answers of any length
         self._renderer = PromptRenderer(loaded.vocab)
@@ -273,10 +275,26 @@ class LocalEngine:
         self.open_context(request.settings)
         return TokenInspector(self.context, request, tokens)
 
-    def open_context(self, settings: Settings) -> None:
+    def open_context(self, settings: Settings, session: str = "") -> None:
         """Create the context now, large enough for answers of any length, because a conversation grows."""
+        if self._states:
+            self._states.session = session
         if self._context is None:
             self._context_for(0, replace(settings, max_tokens=-1))
+
+    def keep_context(self, session: str = "") -> Sequence[str]:
+        states, context = self._states, self._context
+        if not states:
+            return ()
+        if session and context:
+            states.keep_session(context, session)
+        elif not session:
+            for one in (context, self._made_scorer.context if self._made_scorer else None):
+                if one:
+                    states.keep(one)
+            self.close_context()
+        done, states.log = states.log, []
+        return done
 
     # Answers
 
@@ -302,7 +320,7 @@ class LocalEngine:
         shared = sizing.choose_shared(self.shape, longest, lengths, len(requests))
         chat_context = self._context
         n_ctx = max(shared.n_ctx, chat_context.evaluated() + 1 if chat_context else 0)
-        context = self._context = Context(self.model, replace(longest, n_ctx=n_ctx), shared.width, shared.n_ctx_seq)
+        context = self._context = self._new_context(replace(longest, n_ctx=n_ctx), shared.width, shared.n_ctx_seq)
         try:
             if chat_context is None:
                 self.notes += [shared.note] if shared.note else []
@@ -319,7 +337,9 @@ class LocalEngine:
     def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
         from llmcli.inference.continuous_batching import ContinuousBatch
 
-        batch = ContinuousBatch(self.model, self.shape, self.start, requests, n_parallel, self.notes.append)
+        batch = ContinuousBatch(
+            self.model, self.shape, self.start, requests, n_parallel, self.notes.append, self._states
+        )
         return batch.events()
 
     def score(
@@ -334,7 +354,9 @@ class LocalEngine:
         from llmcli.inference.scorer import Scorer  # only decisions and scores need it
 
         if not self._made_scorer:
-            self._made_scorer = Scorer(self.model, self.shape, self._settings, self.notes.append, self._add_load_time)
+            self._made_scorer = Scorer(
+                self.model, self.shape, self._settings, self.notes.append, self._add_load_time, self._states
+            )
         return self._made_scorer
 
     def start(self, request: Request, index: int = 0) -> Generation:
@@ -352,10 +374,14 @@ class LocalEngine:
         if context is None or n_ctx > context.n_ctx:  # a new one has to evaluate everything again
             self.notes += [note] if note else []
             self.close_context()
-            context = self._context = Context(self.model, replace(settings, n_ctx=n_ctx))
+            context = self._context = self._new_context(replace(settings, n_ctx=n_ctx))
             self._add_load_time(begin)
         self._open_ended = settings.max_tokens < 0
         return context
+
+    def _new_context(self, settings: Settings, n_seq_max: int = 1, n_ctx_seq: int = 0) -> Context:
+        context = Context(self.model, settings, n_seq_max, n_ctx_seq)
+        return self._states.attach(context) if self._states else context
 
     def _add_load_time(self, begin: float) -> None:
         elapsed = (perf_counter() - begin) * 1e3

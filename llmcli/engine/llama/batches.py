@@ -1,7 +1,8 @@
 """The batches in which a prompt is evaluated. Their sizes decide about the rounding of the results."""
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby, pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby, pairwise
 
 from llmcli.engine.events import Batches, common_prefix
 
@@ -11,37 +12,56 @@ from llmcli.engine.events import Batches, common_prefix
 BLOCK = 64
 
 
-def batch_sizes(begin: int, end: int, n_ubatch: int, block: int) -> list[int]:
-    """The sizes for these tokens of a prompt: all of them, or the full micro-batches and then blocks.
+@dataclass(frozen=True)
+class SequenceState:
+    """A copy of what a memory has of a sequence: tokens, the batches in which they were evaluated, llama.cpp's data."""
 
-    llama.cpp makes micro-batches of a batch. With a `block` of `n_ubatch` tokens there is one size.
+    tokens: Sequence[int]
+    batches: Batches
+    data: bytearray
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How prompts are divided: llama.cpp makes micro-batches of `n_ubatch` tokens, and the rest comes in blocks.
+
+    With a `block` of `n_ubatch` tokens, the rest is a single batch.
     """
-    rest = (end - begin) % n_ubatch
-    n_blocks = 0 if begin % block else max(rest // block - 1, 0)
-    last = rest - n_blocks * block
-    sizes = [end - begin - rest, *[block] * n_blocks, last] if n_blocks else [end - begin]
-    return [size for size in sizes if size]
 
+    n_ubatch: int
+    block: int
 
-def exact_prefix(tokens: Sequence[int], batches: Batches, prompt: Sequence[int], n_ubatch: int, block: int) -> int:
-    """How many of these `tokens`, which were evaluated in these batches, are as an empty context would have them.
+    def sizes(self, begin: int, end: int) -> list[int]:
+        """The batches of these tokens of a prompt: a single one, or the full micro-batches and then blocks."""
+        rest = (end - begin) % self.n_ubatch
+        n_blocks = 0 if begin % self.block else max(rest // self.block - 1, 0)
+        sizes = [end - begin - rest, *[self.block] * n_blocks, rest - n_blocks * self.block]
+        return [size for size in (sizes if n_blocks else [end - begin]) if size]
 
-    From there on it can evaluate the rest of the prompt, and gets exactly what it gets without them.
-    """
-    n_same, end = min(common_prefix(tokens, prompt), len(prompt) - 1), 0
-    evaluated = ((rows, kept) for rows, kept, times in batches for _ in range(times))
-    fresh = (one for size in batch_sizes(0, len(prompt), n_ubatch, block) for one in micro_batches(size, n_ubatch))
-    for size, (rows, kept) in zip(fresh, evaluated, strict=False):
-        if not size == rows == kept or end + size > n_same:
-            break
-        end += size
-    return end
+    def rows(self, size: int) -> list[int]:
+        """As in `layout_of`, the rows of the micro-batches of one batch."""
+        sizes = [min(self.n_ubatch, size - at) for at in range(0, size, self.n_ubatch)]
+        return [row for one in sizes for row in (one, *[0] * (one - 1))]
 
+    def _micro_batches(self, prompt: Sequence[int]) -> list[int]:
+        return [row for size in self.sizes(0, len(prompt)) for row in self.rows(size) if row]
 
-def micro_batches(size: int, n_ubatch: int) -> Iterator[int]:
-    """The sizes of the batches that llama.cpp makes of one."""
-    for at in range(0, size, n_ubatch):
-        yield min(n_ubatch, size - at)
+    def exact_prefix(self, tokens: Sequence[int], batches: Batches, prompt: Sequence[int]) -> int:
+        """How many of these `tokens`, which were evaluated in these batches, are as an empty context would have them.
+
+        From there on it can evaluate the rest of the prompt, and gets exactly what it gets without them.
+        """
+        n_same, end = min(common_prefix(tokens, prompt), len(prompt) - 1), 0
+        evaluated = ((rows, kept) for rows, kept, times in batches for _ in range(times))
+        for size, (rows, kept) in zip(self._micro_batches(prompt), evaluated, strict=False):
+            if not size == rows == kept or end + size > n_same:
+                break
+            end += size
+        return end
+
+    def last_end(self, prompt: Sequence[int], most: int) -> int:
+        """The last place up to `most` tokens where the prompt is divided."""
+        return max((end for end in accumulate(self._micro_batches(prompt)) if end <= most), default=0)
 
 
 def layout_of(rows: Sequence[int]) -> Batches:

@@ -3,20 +3,13 @@
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Batches, Cancellation, Progress, common_prefix
 from llmcli.engine.llama import bindings, hardware, structures
-from llmcli.engine.llama.batches import (
-    BLOCK,
-    batch_sizes,
-    check_layout,
-    exact_prefix,
-    layout_of,
-    micro_batches,
-    rows_of,
-)
+from llmcli.engine.llama.batches import BLOCK, BatchPlan, SequenceState, check_layout, layout_of, rows_of
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError
 
@@ -25,15 +18,6 @@ if TYPE_CHECKING:
 
 _NO_SLOT, _ABORTED = 1, 2  # status of llama_decode
 _MAX_SAVED_STATE = 2**29  # bytes
-
-
-@dataclass(frozen=True)
-class SequenceState:
-    """What a memory holds of a sequence: its tokens, the batches in which they were evaluated, llama.cpp's data."""
-
-    tokens: Sequence[int]
-    batches: Batches
-    data: bytearray
 
 
 class AbortedError(Exception):
@@ -57,11 +41,18 @@ class Context:
         self.n_seq_max = n_seq_max
         self.n_threads = structures.threads(params)  # for single tokens, and for batches
         self.n_batch = max(min(params.n_batch, params.n_ctx), n_seq_max)  # `step` has a row per sequence
-        self._n_ubatch = min(params.n_ubatch, self.n_batch)  # llama.cpp splits larger batches
-        self._block = self._n_ubatch if hardware.has_gpu() else BLOCK
+        n_ubatch = min(params.n_ubatch, self.n_batch)
+        self.plan = BatchPlan(n_ubatch, n_ubatch if hardware.has_gpu() else BLOCK)
         # Called with the sequence and the tokens of a prompt that begins: it can `restore` a state.
         self.recall: Callable[[Context, int, Sequence[int]], None] | None = None
         self._begun: Sequence[int] = ()  # the last prompt that has begun
+        self.snapshot_at = 0  # after so many tokens of a prompt, a copy of the sequence is made
+        self.snapshot: SequenceState | None = None
+        n_swa = api.llama_model_n_swa(model.handle)
+        # Whether a part of a sequence can be removed, and of a restored one, which has only what a window still sees.
+        self.can_cut = not model.is_recurrent and (n_swa == 0 or params.swa_full)
+        self.can_cut_restored = not model.is_recurrent and n_swa == 0
+        self._read = (0, 0.0)  # tokens of prompts that were evaluated, and the seconds
         bindings.clear_log()
         c_params = structures.context_params(params, self.n_batch, n_seq_max, n_ctx_seq > 0, pooling)
         self.handle = api.llama_init_from_model(model.handle, c_params)
@@ -73,9 +64,9 @@ class Context:
         self._changes_positions = params.changes_positions
         pool = structures.thread_pool_params(params)
         self._thread_pool = structures.ThreadPool(self.handle, pool) if pool else None
-        possible: int = api.llama_n_ctx_seq(self.handle)
+        self.n_cells: int = api.llama_n_ctx_seq(self.handle)  # tokens that the memory of a sequence has room for
         # Of one sequence. llama.cpp rounds it up to a multiple of 256; the limit is the one that was asked for.
-        self.n_ctx = min(possible, n_ctx_seq or (params.n_ctx if n_seq_max == 1 else possible))
+        self.n_ctx: int = min(self.n_cells, n_ctx_seq or (params.n_ctx if n_seq_max == 1 else self.n_cells))
         self._memory = api.llama_get_memory(self.handle)
         # What the memory of each sequence holds: the tokens, and for each the number of rows of its batch if it was
         # the first one there, else 0. So a cut of both lists is all that a removal of tokens takes.
@@ -106,6 +97,10 @@ class Context:
         evaluated = self._evaluated[seq_id]
         return len(evaluated) if tokens is None else common_prefix(evaluated, tokens)
 
+    def tokens(self, seq_id: int = 0) -> list[int]:
+        """The evaluated tokens of the sequence."""
+        return list(self._evaluated[seq_id])
+
     def layout(self, seq_id: int = 0) -> Batches:
         """The batches in which the tokens of the sequence were evaluated."""
         return layout_of(self._rows[seq_id])
@@ -133,24 +128,23 @@ class Context:
         """Evaluate some of what `prefill` evaluates; `evaluated` then tells whether it was the end of it."""
         if len(tokens) > self.n_ctx:
             raise ContextOverflowError(f"{len(tokens)} tokens do not fit the context of {self.n_ctx} tokens")
-        evaluated, keep, n_ubatch = self._evaluated[seq_id], self.keep_prefix(seq_id, tokens), self._n_ubatch
+        evaluated, keep = self._evaluated[seq_id], self.keep_prefix(seq_id, tokens)
         # With progress a micro-batch at a time: larger batches would move the bar in long jumps.
+        n_ubatch, begin = self.plan.n_ubatch, perf_counter()
         end = min(keep + (n_ubatch if progress else self.n_batch // n_ubatch * n_ubatch), len(tokens))
-        for size in batch_sizes(keep, end, n_ubatch, self._block):
-            at = len(evaluated)
-            self._evaluate(seq_id, tokens[at : at + size], last=at + size == len(tokens))
+        for at, until in pairwise(accumulate(self.plan.sizes(keep, end), initial=keep)):
+            self._evaluate(seq_id, tokens[at:until], last=until == len(tokens))
+            if until == self.snapshot_at:
+                self.snapshot_at, self.snapshot = 0, self.save(seq_id)
+        self._read = self._read[0] + end - keep, self._read[1] + perf_counter() - begin
         if progress:
             progress(len(evaluated), len(tokens))
         return len(evaluated) - keep
 
-    def exact_prefix(self, tokens: Sequence[int], batches: Batches, prompt: Sequence[int]) -> int:
-        """How many of these evaluated tokens are as the evaluation of the prompt in an empty context has them."""
-        return exact_prefix(tokens, batches, prompt, self._n_ubatch, self._block)
-
     @property
-    def can_cut_restored(self) -> bool:
-        """Whether a part of a restored sequence can be removed: a state has only what a sliding window still sees."""
-        return not self.model.is_recurrent and self._api.llama_model_n_swa(self.model.handle) == 0
+    def seconds_per_token(self) -> float:
+        """The time for a token of a prompt; 0 where none was evaluated."""
+        return self._read[1] / max(self._read[0], 1)
 
     def keep_prefix(self, seq_id: int, tokens: Sequence[int]) -> int:
         """Remove all but the common prefix with `tokens`, without the last of them; returns the number kept."""
@@ -282,11 +276,11 @@ class Context:
         """A copy of a sequence; None if its memory is not what was evaluated: a signal has ended an evaluation."""
         if not self._is_sound(seq_id):
             return None
-        api, tokens = self._api, list(self._evaluated[seq_id])
+        api = self._api
         data = bytearray(api.llama_state_seq_get_size(self.handle, seq_id))
         buffer = (ctypes.c_uint8 * len(data)).from_buffer(data)
         size = api.llama_state_seq_get_data(self.handle, buffer, len(data), seq_id)
-        return SequenceState(tokens, self.layout(seq_id), data) if size == len(data) else None
+        return SequenceState(self.tokens(seq_id), self.layout(seq_id), data) if size == len(data) else None
 
     def restore(self, seq_id: int, state: SequenceState) -> bool:
         """Make a sequence that of a state; where it does not fit this context, the sequence is empty."""
@@ -358,8 +352,7 @@ class Context:
             self._batch_seq_id = seq_id
         self._decode(n, [seq_id])
         evaluated.extend(tokens)
-        for n_rows in micro_batches(n, self._n_ubatch):
-            self._rows[seq_id] += [n_rows, *[0] * (n_rows - 1)]
+        self._rows[seq_id] += self.plan.rows(n)
         if last:
             self._check_logits(-1, seq_id)
 

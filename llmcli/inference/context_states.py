@@ -1,0 +1,214 @@
+"""Which states of contexts are stored and restored: those of sessions, and of the beginnings that prompts share.
+
+A restored beginning gives exactly what its evaluation would give: it ends where a batch of the prompt begins, and its
+batches are those of the prompt. A session continues where it was left, in the batches that it had.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache
+from time import perf_counter
+
+from llmcli.engine.events import common_prefix
+from llmcli.engine.llama import bindings, hardware
+from llmcli.engine.llama.batches import BLOCK, SequenceState, rows_of
+from llmcli.engine.llama.context import Context
+from llmcli.inference.state_file import Identity, StoredState
+from llmcli.inference.state_store import MIN_TOKENS, StateStore, is_of_session
+from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.locations import ModelFile
+from llmcli.models.notes import fingerprint
+from llmcli.params.model import RopeParams
+from llmcli.params.param import fields_of
+from llmcli.params.settings import Settings
+
+_SETTINGS = ("flash_attn", "cache_type_k", "cache_type_v", "swa_full", *fields_of(RopeParams), "override_kv")
+BYTES_PER_SECOND = 1e9  # of a state that is read, checked and copied
+_GAIN = 2.0  # that must be faster than the evaluation by this factor
+_MIB = 1 << 20
+_N_PROMPTS, _MOST_SHARED = 8, 64  # prompts that are compared with later ones, and what they may share
+_N_STORED = 4  # beginnings that are stored at a time
+# Tokens at the end of a prompt that another question may not share. A memory that cannot remove tokens has none of them
+# in its state.
+_QUESTION = 128
+
+
+class ContextStates:
+    """Restores and stores what the contexts of one model evaluate. `log` says what was done, for `--verbose`."""
+
+    def __init__(self, store: StateStore, identity: Callable[[Context], Identity], n_least: int) -> None:
+        """`identity` tells what the states of a context depend on. They have `n_least` tokens at least."""
+        self._store, self._identity, self._n_least = store, identity, max(n_least, MIN_TOKENS)
+        self.session = ""  # to which the context belongs
+        self.log: list[str] = []
+        self._prompts: list[Sequence[int]] = []  # the last ones, each once
+        self._shared: Counter[tuple[int, ...]] = Counter()  # beginnings of several prompts
+        self._seconds_per_token = 0.0  # of the restored state
+
+    # Restore
+
+    def attach(self, context: Context) -> Context:
+        """Let a context restore the beginnings of its prompts."""
+        context.recall = self._recall
+        return context
+
+    def _recall(self, context: Context, seq_id: int, tokens: Sequence[int]) -> None:
+        if len(tokens) < self._n_least:
+            return
+        is_first = not self._prompts
+        self._note_prompt(tokens)
+        if len(tokens) - context.evaluated(tokens, seq_id) >= self._n_least:
+            self._restore_best(context, seq_id, tokens)
+        if is_first and not context.can_cut:
+            context.snapshot_at = context.plan.last_end(tokens, len(tokens) - _QUESTION)
+
+    def _note_prompt(self, tokens: Sequence[int]) -> None:
+        for other in self._prompts:
+            n_same = common_prefix(other, tokens)
+            if n_same == len(other) == len(tokens):
+                return
+            if n_same >= self._n_least:
+                self._shared[tuple(tokens[: n_same - n_same % BLOCK])] += 1
+        self._prompts = [*self._prompts, list(tokens)][-_N_PROMPTS:]
+        if len(self._shared) > _MOST_SHARED:
+            self._shared = Counter(dict(self._shared.most_common(_N_STORED)))
+
+    def _restore_best(self, context: Context, seq_id: int, tokens: Sequence[int]) -> None:
+        """Restore the state that has most of a prompt; of those that are damaged, none has an effect."""
+        n_evaluated = context.evaluated(tokens, seq_id)
+        for n_usable, stored in self._usable_states(context, tokens):
+            if n_usable - n_evaluated < self._n_least:
+                return
+            begin = perf_counter()
+            if self._load(context, seq_id, stored):
+                context.cut(seq_id, n_usable)
+                took = (perf_counter() - begin) * 1e3
+                self.log.append(f"restored {n_usable} tokens of the context in {took:.0f} ms")
+                self._seconds_per_token = stored.seconds / len(stored.tokens)
+                return
+            n_evaluated = context.evaluated(tokens, seq_id)
+
+    def _load(self, context: Context, seq_id: int, stored: StoredState) -> bool:
+        """Make a sequence that of a stored state, or remove the state: it is damaged, or of another llama.cpp."""
+        data = stored.read()
+        is_valid = data is not None and max(stored.tokens) < context.model.vocab.n_tokens
+        if data and is_valid and context.restore(seq_id, SequenceState(stored.tokens, stored.batches, data)):
+            self._store.touch(stored)
+            return True
+        self._store.drop(stored)
+        self.log.append(f"the stored state {stored.path.name} is not valid")
+        return False
+
+    def _usable_states(self, context: Context, tokens: Sequence[int]) -> list[tuple[int, StoredState]]:
+        """How many tokens of each stored state begin a prompt as it would be evaluated; the most first."""
+        found = []
+        for stored in self._store.find(self._identity(context), tokens):
+            if self.session and is_of_session(stored.path, self.session):
+                n_usable = min(common_prefix(stored.tokens, tokens), len(tokens) - 1)
+            else:
+                n_usable = context.plan.exact_prefix(stored.tokens, stored.batches, tokens)
+            is_whole = n_usable == len(stored.tokens)
+            saved = stored.seconds * n_usable / len(stored.tokens)
+            is_fast = saved * BYTES_PER_SECOND > _GAIN * stored.n_bytes
+            if is_fast and len(stored.tokens) <= context.n_ctx and (is_whole or context.can_cut_restored):
+                found.append((n_usable, stored))
+        return sorted(found, key=lambda one: one[0], reverse=True)
+
+    # Store
+
+    def keep_session(self, context: Context, session: str) -> None:
+        """Store the whole context of a session."""
+        self.session = session
+        is_long = context.evaluated() >= self._n_least
+        if is_long and not self._has_session(context) and (state := context.save()):
+            self._add(context, state)
+
+    def keep(self, context: Context) -> None:
+        """Store the beginnings that later prompts can share; the context is not usable any more."""
+        if self.session:
+            return
+        if context.snapshot and self._is_new(context, self._prompts[0], len(context.snapshot.tokens)):
+            self._add(context, context.snapshot)
+        for prompt, most in self._beginnings(context):
+            ends = [
+                (context.plan.exact_prefix(context.tokens(seq_id)[:most], context.layout(seq_id), prompt), seq_id)
+                for seq_id in range(context.n_seq_max)
+            ]
+            n_tokens, seq_id = max(ends)
+            is_new = n_tokens >= self._n_least and self._is_new(context, prompt, n_tokens)
+            if is_new and context.cut(seq_id, n_tokens) == n_tokens and (state := context.save(seq_id)):
+                self._add(context, state)
+
+    def _beginnings(self, context: Context) -> list[tuple[Sequence[int], int]]:
+        """Prompts, and how many of their first tokens to store at most: what several share, or all of a single one."""
+        if len(self._prompts) == 1:
+            end = len(self._prompts[0]) - (1 if context.can_cut_restored else _QUESTION)
+            return [(self._prompts[0], end)]
+        shared = [tokens for tokens, _ in self._shared.most_common(_N_STORED)]
+        return [
+            (prompt, len(tokens))
+            for tokens in shared
+            for prompt in [one for one in self._prompts if tuple(one[: len(tokens)]) == tokens][:1]
+        ]
+
+    def _is_new(self, context: Context, prompt: Sequence[int], n_tokens: int) -> bool:
+        """Whether these tokens of a prompt would save more than what is stored."""
+        states = self._usable_states(context, prompt)
+        return n_tokens - (states[0][0] if states else 0) >= self._n_least
+
+    def _has_session(self, context: Context) -> bool:
+        """Whether the context is stored as it is."""
+        tokens = context.tokens()
+        same = [
+            stored
+            for stored in self._store.find(self._identity(context), tokens)
+            if is_of_session(stored.path, self.session) and stored.tokens == tokens
+        ]
+        for stored in same:
+            self._store.touch(stored)
+        return bool(same)
+
+    def _add(self, context: Context, state: SequenceState) -> None:
+        begin, identity, n_tokens = perf_counter(), self._identity(context), len(state.tokens)
+        seconds = n_tokens * (context.seconds_per_token or self._seconds_per_token)
+        if seconds * BYTES_PER_SECOND <= _GAIN * len(state.data):
+            return
+        if self._store.add(identity, state.tokens, state.batches, state.data, seconds, self.session):
+            took = (perf_counter() - begin) * 1e3
+            self.log.append(f"stored {n_tokens} tokens of the context ({len(state.data) >> 20} MiB) in {took:.0f} ms")
+            if not self.session and context.can_cut_restored:
+                self._drop_shorter(identity, state)
+
+    def _drop_shorter(self, identity: Identity, state: SequenceState) -> None:
+        """Remove states that are only the beginning of another one."""
+        rows = rows_of(state.batches)
+        for stored in self._store.find(identity, state.tokens):
+            n = len(stored.tokens)
+            is_beginning = stored.tokens == state.tokens[:n] and rows_of(stored.batches) == rows[:n]
+            if n < len(state.tokens) and is_beginning and is_of_session(stored.path, ""):
+                self._store.drop(stored)
+
+
+def open_states(file: ModelFile, header: GGUFHeader, settings: Settings, gpu_layers: int) -> ContextStates | None:
+    """The states for a model and its settings; None if nothing is to be stored."""
+    if not settings.kv_cache or not settings.kv_cache_limit:
+        return None
+
+    @cache
+    def identity_of(is_long: bool, n_threads: tuple[int, int]) -> Identity:
+        facts: dict[str, object] = {key: getattr(settings, key) for key in _SETTINGS}
+        facts |= {"model": fingerprint(file.parts), "name": file.name, "gpu_layers": gpu_layers}
+        facts |= {"build": f"{bindings.bindings_version()}, {bindings.llama_build()}", "machine": hardware.machine()}
+        facts |= {"threads": n_threads, "is_long": is_long, "lora": []}
+        same: Identity = json.loads(json.dumps(facts))  # as it is read from a file
+        return same
+
+    trained = header.metadata.get(f"{header.architecture}.rope.scaling.original_context_length")
+    original = settings.yarn_orig_ctx or (trained if isinstance(trained, int) else header.n_ctx_train) or 0
+
+    def identity(context: Context) -> Identity:
+        # Some models have other RoPE factors in a context that is longer than that of their training.
+        return identity_of(context.n_cells > original, context.n_threads)
+
+    return ContextStates(StateStore(settings.kv_cache_limit * _MIB), identity, settings.kv_cache_min)
