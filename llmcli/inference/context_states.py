@@ -82,7 +82,8 @@ class ContextStates:
                 return
             begin = perf_counter()
             if self._load(context, seq_id, stored):
-                context.cut(seq_id, n_usable)
+                if n_usable < len(stored.tokens):
+                    context.cut(seq_id, n_usable)
                 took = (perf_counter() - begin) * 1e3
                 self.log.append(f"restored {n_usable} tokens of the context in {took:.0f} ms")
                 self._seconds_per_token = stored.seconds / len(stored.tokens)
@@ -135,10 +136,13 @@ class ContextStates:
                 (context.plan.exact_prefix(context.tokens(seq_id)[:most], context.layout(seq_id), prompt), seq_id)
                 for seq_id in range(context.n_seq_max)
             ]
-            n_tokens, seq_id = max(ends)
-            is_new = n_tokens >= self._n_least and self._is_new(context, prompt, n_tokens)
-            if is_new and context.cut(seq_id, n_tokens) == n_tokens and (state := context.save(seq_id)):
-                self._add(context, state)
+            for n_tokens, seq_id in sorted(ends, reverse=True):
+                if n_tokens < self._n_least or not self._is_new(context, prompt, n_tokens):
+                    break
+                # What was restored or shared behind a window cannot be cut: another sequence may be whole.
+                if context.cut(seq_id, n_tokens) == n_tokens and (state := context.save(seq_id)):
+                    self._add(context, state)
+                    break
 
     def _beginnings(self, context: Context) -> list[tuple[Sequence[int], int]]:
         """Prompts, and how many of their first tokens to store at most: what several share, or all of a single one."""
