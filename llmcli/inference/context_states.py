@@ -40,7 +40,7 @@ class ContextStates:
     def __init__(self, store: StateStore, identity: Callable[[Context], Identity], n_least: int) -> None:
         """`identity` tells what the states of a context depend on. They have `n_least` tokens at least."""
         self._store, self._identity, self._n_least = store, identity, max(n_least, MIN_TOKENS)
-        self.session = ""  # to which the context belongs
+        self.is_conversation = False  # what is evaluated belongs to a session, and is stored only as such
         self.log: list[str] = []
         self._prompts: list[Sequence[int]] = []  # the last ones, each once
         self._shared: Counter[tuple[int, ...]] = Counter()  # beginnings of several prompts
@@ -60,7 +60,7 @@ class ContextStates:
         self._note_prompt(tokens)
         if len(tokens) - context.evaluated(tokens, seq_id) >= self._n_least:
             self._restore_best(context, seq_id, tokens)
-        if is_first and not context.can_cut:
+        if is_first and not (context.can_cut or self.is_conversation):
             context.snapshot_at = context.plan.last_end(tokens, len(tokens) - _QUESTION)
 
     def _note_prompt(self, tokens: Sequence[int]) -> None:
@@ -105,7 +105,7 @@ class ContextStates:
         """How many tokens of each stored state begin a prompt as it would be evaluated; the most first."""
         found = []
         for stored in self._store.find(self._identity(context), tokens):
-            if self.session and is_of_session(stored.path, self.session):
+            if self.is_conversation and not is_of_session(stored.path, ""):
                 n_usable = min(common_prefix(stored.tokens, tokens), len(tokens) - 1)
             else:
                 n_usable = context.plan.exact_prefix(stored.tokens, stored.batches, tokens)
@@ -120,14 +120,13 @@ class ContextStates:
 
     def keep_session(self, context: Context, session: str) -> None:
         """Store the whole context of a session."""
-        self.session = session
         is_long = context.evaluated() >= self._n_least
-        if is_long and not self._has_session(context) and (state := context.save()):
-            self._add(context, state)
+        if is_long and not self._has(context, session) and (state := context.save()):
+            self._add(context, state, session)
 
     def keep(self, context: Context) -> None:
         """Store the beginnings that later prompts can share; the context is not usable any more."""
-        if self.session:
+        if self.is_conversation:
             return
         if context.snapshot and self._is_new(context, self._prompts[0], len(context.snapshot.tokens)):
             self._add(context, context.snapshot)
@@ -161,27 +160,27 @@ class ContextStates:
         states = self._usable_states(context, prompt)
         return n_tokens - (states[0][0] if states else 0) >= self._n_least
 
-    def _has_session(self, context: Context) -> bool:
-        """Whether the context is stored as it is."""
+    def _has(self, context: Context, session: str) -> bool:
+        """Whether the context of a session is stored as it is."""
         tokens = context.tokens()
         same = [
             stored
             for stored in self._store.find(self._identity(context), tokens)
-            if is_of_session(stored.path, self.session) and stored.tokens == tokens
+            if is_of_session(stored.path, session) and stored.tokens == tokens
         ]
         for stored in same:
             self._store.touch(stored)
         return bool(same)
 
-    def _add(self, context: Context, state: SequenceState) -> None:
+    def _add(self, context: Context, state: SequenceState, session: str = "") -> None:
         begin, identity, n_tokens = perf_counter(), self._identity(context), len(state.tokens)
         seconds = n_tokens * (context.seconds_per_token or self._seconds_per_token)
         if seconds * BYTES_PER_SECOND <= _GAIN * len(state.data):
             return
-        if self._store.add(identity, state.tokens, state.batches, state.data, seconds, self.session):
+        if self._store.add(identity, state.tokens, state.batches, state.data, seconds, session):
             took = (perf_counter() - begin) * 1e3
             self.log.append(f"stored {n_tokens} tokens of the context ({len(state.data) >> 20} MiB) in {took:.0f} ms")
-            if not self.session and context.can_cut_restored:
+            if not session and context.can_cut_restored:
                 self._drop_shorter(identity, state)
 
     def _drop_shorter(self, identity: Identity, state: SequenceState) -> None:

@@ -155,7 +155,7 @@ class EndpointEngine:
         begun = {"role": "assistant", "content": chunk.prefill}
         return {"messages": [*chunk.request, begun], **self.dialect.continues}
 
-    def open_context(self, settings: Settings, session: str = "") -> None:
+    def open_context(self, settings: Settings) -> None:
         """Nothing: the server has a context of its own."""
 
     def keep_context(self, session: str = "") -> Sequence[str]:  # noqa: ARG002

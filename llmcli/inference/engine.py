@@ -154,16 +154,14 @@ class Engine(Protocol):
         longest continuation does not fit; TimeLimitError or KeyboardInterrupt when it is cancelled.
         """
 
-    def open_context(self, settings: Settings, session: str = "") -> None:
-        """Make the context of a conversation now, large enough for answers of any length.
-
-        What was stored of a session is restored when its prompt is evaluated.
-        """
+    def open_context(self, settings: Settings) -> None:
+        """Make the context of a conversation now, large enough for answers of any length."""
 
     def keep_context(self, session: str = "") -> Sequence[str]:
         """Store what was evaluated, so that later processes need not do it again; returns what was done, in words.
 
-        Of a session that is its whole context; else what later prompts can share, and the context is then closed.
+        Of a session that is its whole context; else what later prompts can share. A conversation without a session is
+        not stored. Without a session, the context is closed.
         """
 
     def score_prompt(self, tokens: Sequence[int], n_top: int, cancellation: Cancellation | None = None) -> ScoredPrompt:

@@ -275,10 +275,10 @@ class LocalEngine:
         self.open_context(request.settings)
         return TokenInspector(self.context, request, tokens)
 
-    def open_context(self, settings: Settings, session: str = "") -> None:
+    def open_context(self, settings: Settings) -> None:
         """Create the context now, large enough for answers of any length, because a conversation grows."""
         if self._states:
-            self._states.session = session
+            self._states.is_conversation = True
         if self._context is None:
             self._context_for(0, replace(settings, max_tokens=-1))
 

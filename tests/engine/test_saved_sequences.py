@@ -48,7 +48,8 @@ def test_a_restored_sequence_continues_exactly(tiny: Model, swa_full: bool, targ
     original.prefill(0, PROMPT)
     greedy(original, 0, 5)
     state = original.save()
-    assert state and len(state.tokens) == len(PROMPT) + 5
+    assert state
+    assert len(state.tokens) == len(PROMPT) + 5
     assert other.restore(target, state)
     assert other.tokens(target) == original.tokens()
     assert other.layout(target) == original.layout()

@@ -170,7 +170,7 @@ class FakeEngine:
             for tokens in continuations
         ]
 
-    def open_context(self, settings: Settings, session: str = "") -> None: ...
+    def open_context(self, settings: Settings) -> None: ...
 
     def keep_context(self, session: str = "") -> Sequence[str]:
         self.kept.append(session)

@@ -152,14 +152,13 @@ def test_a_session_continues_where_it_was_left(path: Path, kind: str) -> None:
         expected, n_evaluated = answer(engine, longer)
         assert n_evaluated == 4  # the last token of the answer was not evaluated
     with opened(path) as engine:
-        engine.open_context(SETTINGS, "novel")
+        engine.open_context(SETTINGS)
         assert answer(engine, longer) == (expected, 4)
-    with opened(path) as engine:
-        engine.open_context(SETTINGS, "another")  # which has only what is exact
+    with opened(path) as engine:  # not a conversation: it restores only what is exact
         assert answer(engine, longer)[1] > 4
     edited = [*DOCUMENT[:350], 9, 8, 7]
     with opened(path) as engine:
-        engine.open_context(SETTINGS, "novel")
+        engine.open_context(SETTINGS)
         text, n_evaluated = answer(engine, edited)
         assert n_evaluated == (3 if kind == "full_attention" else len(edited))
     assert text == fresh(path, edited)

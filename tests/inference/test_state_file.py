@@ -75,7 +75,8 @@ def test_a_newer_file_is_not_a_state(path: Path) -> None:
 def test_a_file_that_is_missing_or_not_a_file_is_not_a_state(path: Path, tmp_path: Path) -> None:
     stored = read_header(path)
     path.unlink()
-    assert stored and stored.read() is None
+    assert stored
+    assert stored.read() is None
     assert read_header(path) is None
     assert read_header(tmp_path) is None
 

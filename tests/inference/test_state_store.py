@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from llmcli import files
-from llmcli.inference import state_store
 from llmcli.inference.state_store import StateStore, is_of_session, remove_session, rename_session
 
 ONE, TWO = {"model": "one"}, {"model": "two"}
@@ -21,7 +21,7 @@ Add = Callable[..., bool]
 
 
 @pytest.fixture
-def store(home: Path) -> StateStore:  # noqa: ARG001 - in the folder of the program
+def store(home: Path) -> StateStore:
     return StateStore(10 * SIZE)
 
 
@@ -64,16 +64,16 @@ def test_a_used_state_counts_as_new(store: StateStore) -> None:
     assert entry.used > time.time() - 60
 
 
-def test_a_state_larger_than_the_limit_is_not_stored(home: Path) -> None:  # noqa: ARG001
+def test_a_state_larger_than_the_limit_is_not_stored(home: Path) -> None:
     assert not add(StateStore(SIZE - 1))
     assert StateStore(0).entries() == []
 
 
 def test_a_tenth_of_the_free_disk_is_the_limit(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = type(state_store.shutil.disk_usage("."))
-    monkeypatch.setattr(state_store.shutil, "disk_usage", lambda _path: usage(10**9, 0, 9 * SIZE))
+    usage = type(shutil.disk_usage("."))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(10**9, 0, 9 * SIZE))
     assert not add(store)
-    monkeypatch.setattr(state_store.shutil, "disk_usage", lambda _path: usage(10**9, 0, 11 * SIZE))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(10**9, 0, 11 * SIZE))
     assert add(store)
     assert store.limit() < 2 * SIZE
 
