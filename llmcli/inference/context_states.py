@@ -207,11 +207,10 @@ def open_states(file: ModelFile, header: GGUFHeader, settings: Settings, gpu_lay
         same: Identity = json.loads(json.dumps(facts))  # as it is read from a file
         return same
 
-    trained = header.metadata.get(f"{header.architecture}.rope.scaling.original_context_length")
-    original = settings.yarn_orig_ctx or (trained if isinstance(trained, int) else header.n_ctx_train) or 0
+    # Models with this have other RoPE factors in a context that is longer than that of their first training.
+    original = header.metadata.get(f"{header.architecture}.rope.scaling.original_context_length")
 
     def identity(context: Context) -> Identity:
-        # Some models have other RoPE factors in a context that is longer than that of their training.
-        return identity_of(context.n_cells > original, context.n_threads)
+        return identity_of(isinstance(original, int) and context.n_cells > original, context.n_threads)
 
     return ContextStates(StateStore(settings.kv_cache_limit * _MIB), identity, settings.kv_cache_min)

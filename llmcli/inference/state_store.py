@@ -106,11 +106,10 @@ class StateStore:
             folder = folder.parent
         return min(self._limit, (shutil.disk_usage(folder).free + used) // _FREE_SHARE)
 
-    def clear(self) -> tuple[int, int]:
-        """Remove all states; returns how many, and their bytes."""
-        entries = self.entries()
+    def clear(self) -> int:
+        """Remove all states; returns how many."""
         self._remove_left_overs(0)
-        return self._remove(entries), sum(entry.size for entry in entries)
+        return self._remove(self.entries())
 
     def _make_room(self, size: int, path: Path) -> bool:
         """Remove the least valuable states, so that one of `size` bytes fits, which replaces that of a `path`."""

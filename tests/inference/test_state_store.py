@@ -97,7 +97,7 @@ def test_clear_removes_all_states_and_what_was_left_over(store: StateStore) -> N
     folder = store.entries()[0].path.parent
     (folder / ".a-b-c-d.state.0123").write_bytes(b"x")
     (folder / "notes.txt").write_bytes(b"of somebody else")
-    assert store.clear()[0] == 2
+    assert store.clear() == 2
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
