@@ -192,3 +192,21 @@ def test_a_replay_evaluates_its_own_batches(path: Path, monkeypatch: pytest.Monk
         request = Request(Prompt.of_tokens("", question), SETTINGS)
         engine.evaluate_batches(request, [(len(question), len(question), 1)])
         assert answer(engine, question)[0] == expected
+
+
+@pytest.mark.usefixtures("home")
+def test_scores_share_what_is_stored(path: Path, kind: str) -> None:
+    continuations = [[20, 21, 22], [30]]
+
+    def scores(settings: Settings = SETTINGS) -> tuple[list[list[float]], Sequence[str]]:
+        with opened(path, settings) as engine:
+            found = engine.score([*DOCUMENT, 9, 8], continuations)
+            return found, engine.keep_context()
+
+    before, stored = scores()
+    after, restored = scores()
+    fresh, _ = scores(replace(SETTINGS, kv_cache=False))
+    assert [line.split()[0] for line in (*stored, *restored)] == ["stored", "restored"]
+    for one, other in zip(before, after, strict=True):
+        assert one == pytest.approx(other, abs=1e-3 if kind == "sliding_window" else 0)
+    assert before == fresh
