@@ -24,40 +24,13 @@ from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.models.locations import ModelFile, starter_path
 from llmcli.params.settings import Settings
 
+# fmt: off
 _WORDS = [
-    "the",
-    "river",
-    "a",
-    "bridge",
-    "old",
-    "people",
-    "walk",
-    "slowly",
-    "near",
-    "house",
-    "green",
-    "window",
-    "morning",
-    "they",
-    "carry",
-    "bread",
-    "to",
-    "market",
-    "while",
-    "rain",
-    "falls",
-    "on",
-    "roofs",
-    "and",
-    "children",
-    "count",
-    "boats",
-    "from",
-    "the",
-    "wall",
-    "of",
-    "stone",
+    "the", "river", "a", "bridge", "old", "people", "walk", "slowly", "near", "house", "green", "window",
+    "morning", "they", "carry", "bread", "to", "market", "while", "rain", "falls", "on", "roofs", "and",
+    "children", "count", "boats", "from", "the", "wall", "of", "stone",
 ]
+# fmt: on
 _SESSION_TOKENS, _FILE_TOKENS = 2000, 4000
 _GOAL, _GOAL_STORE_MS = 0.08, 60
 

@@ -1,7 +1,8 @@
 """The file of a stored state: what it was made with, its tokens, and the data of llama.cpp.
 
-A prefix of fixed size, with the magic number, the version, the sizes and the digest of the header; the header: JSON and
-the tokens; the data. Nothing of it is used before all of it is checked: where anything differs there is no state.
+It has a prefix of fixed size: the magic number, the version, the sizes and the digest of the header; the header: JSON
+and the tokens; and the data. Nothing of it is used before all of it is checked: where anything differs, it is as if the
+file were not there.
 """
 
 import hashlib

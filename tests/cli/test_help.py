@@ -172,7 +172,7 @@ def test_llmcli_alone_shows_where_to_start(run: Run, inside: Run) -> None:
     for name, summary in commands_below(""):
         assert re.search(rf"^  {name} +{re.escape(summary)}$", ran.text, re.M), name
     assert "docs/" in ran.text
-    assert len(ran.text.splitlines()) <= 28
+    assert len(ran.text.splitlines()) <= 29
 
 
 def test_the_root_help_is_the_same_with_and_without_typer(inside: Run) -> None:
