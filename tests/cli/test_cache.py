@@ -1,6 +1,9 @@
 """`llmcli cache`, and the commands that store and restore contexts."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,3 +108,37 @@ def test_nothing_is_stored_where_it_is_off(inside: Run, off: tuple[str, ...]) ->
 def test_a_folder_that_cannot_be_made_is_no_error(inside: Run, home: Path) -> None:
     (home / "cache" / "contexts").write_text("a file")
     assert ask(inside, "a he the") == ask(inside, "a he the", "--no-kv-cache")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGTERM")
+@pytest.mark.parametrize("number", ["SIGTERM", ""])
+def test_a_chat_that_is_ended_stores_its_context(inside: Run, number: str) -> None:
+    """By a signal while it waits for the next message, or by the end of its input."""
+    command = [sys.executable, "-m", "llmcli", "chat", "-S", "novel", "-s", SYSTEM, *GREEDY]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(b"a he the\n")
+        process.stdin.flush()
+        process.stdout.readline()  # the answer
+        if number:
+            process.send_signal(getattr(signal, number))
+        else:
+            process.stdin.close()
+        process.wait(60)
+    (state,) = listed(inside)
+    assert state["session"] == "novel"
+    done = inside("chat", "-S", "novel", "-s", SYSTEM, *GREEDY, stdin="and\n")
+    assert done.status == 0
+
+
+def test_a_chat_that_is_not_saved_leaves_no_state(inside: Run) -> None:
+    done = inside("chat", "--no-save", "-s", SYSTEM, *GREEDY, stdin="a he the\n")
+    assert done.status == 0
+    assert listed(inside) == []
+
+
+def test_off_in_the_configuration_is_off(inside: Run) -> None:
+    assert inside("config", "set", "kv_cache", "off").status == 0
+    ask(inside, "a he the")
+    assert listed(inside) == []

@@ -210,3 +210,21 @@ def test_scores_share_what_is_stored(path: Path, kind: str) -> None:
     for one, other in zip(before, after, strict=True):
         assert one == pytest.approx(other, abs=1e-3 if kind == "sliding_window" else 0)
     assert before == fresh
+
+
+@pytest.mark.usefixtures("home")
+def test_the_starter_computes_the_same_numbers_after_a_restored_beginning(short_starter: Path) -> None:
+    settings = replace(SETTINGS, n_ctx=2048, logprobs=3)
+    document = [100 + 37 * number % 5000 for number in range(800)]
+
+    def answers(question: Sequence[int], kv_cache: bool = True) -> tuple[object, int]:
+        with opened(short_starter, replace(settings, kv_cache=kv_cache)) as engine:
+            request = Request(Prompt.of_tokens("", [*document, *question]), settings)
+            (record,) = [one.record for one in engine.generate([request]) if one.finish_reason]
+            engine.keep_context()
+            return (record.tokens, record.logprobs, record.layout), record.timings.prompt_n
+
+    for number, question in enumerate(([1, 2, 3], [4, 5, 6, 7], [8] * 60)):
+        restored, n_evaluated = answers(question)
+        assert n_evaluated == len(document) + len(question) if number == 0 else n_evaluated < 250
+        assert restored == answers(question, kv_cache=False)[0]
