@@ -213,6 +213,7 @@ class TokenEvent:
     n_traces: int = 0  # in `record`, up to this event
     n_final: int = 0  # as many of them, from the first on, cannot be removed any more
     reasoning: str = ""  # text of the reasoning, if the engine itself tells it from the answer
+    is_followed: bool = False  # by an event of another answer, at once: both are of the same step
 
 
 def now_ms() -> float:

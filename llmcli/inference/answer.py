@@ -99,8 +99,6 @@ class Answer:
                 yield from self.push(event)  # also the text that was held back by one that failed
                 if event.record.failure:
                     raise event.record.failure
-                if self.n_drawn == self.request.max_drawn:
-                    self.request.cancellation.set()
 
     def begin(self) -> Iterator[Part]:
         """The parts before the first token; `push` begins an answer that has not begun."""
@@ -117,6 +115,8 @@ class Answer:
         self.record, self.started = event.record, True
         # An event without a token and a reason is that of a banned token, which was drawn and removed.
         self.n_drawn += event.id is not None or not event.finish_reason
+        if self.n_drawn == self.request.max_drawn:
+            self.request.cancellation.set()
         parts = list(self._splitter.push(event.text)) if self._splitter else [("answer", event.text)]
         if event.reasoning:
             parts.insert(0, ("think", event.reasoning))

@@ -48,6 +48,7 @@ class ContinuousBatch:
         self._indexes = count()
         self._width, self._note, self._states = Width(n_parallel), note, states
         self._longest = 0  # tokens of the longest prompt for which there was a context
+        self._n_shared = self._each = 0  # tokens that all answers share, and the part of each, in the last context
         self._is_open_ended = False  # whether the context was sized for answers of any length
 
     def events(self) -> Generator[TokenEvent, None, None]:
@@ -92,6 +93,7 @@ class ContinuousBatch:
             self._note(size.note)
         self._width.limit(size.width)
         self._longest, self._is_open_ended = max(longest, self._longest), settings.max_tokens < 0
+        self._n_shared, self._each = size.n_ctx, size.each
         context = Context(self._model, replace(settings, n_ctx=size.n_ctx), size.width, size.n_ctx_seq)
         return self._states.attach(context) if self._states else context
 
@@ -120,6 +122,8 @@ class ContinuousBatch:
                 events = scheduler.step()
                 if is_steady:
                     width.observe(len(events), perf_counter() - start)
+                for event in events[:-1]:
+                    event.is_followed = True
                 yield from events
         finally:
             for generation in scheduler.generations:
@@ -133,13 +137,15 @@ class ContinuousBatch:
             raise
 
     def _outgrows(self, context: Context, request: Request) -> bool:
-        """Whether an answer that may not fit this context has more room in a larger one."""
+        """Whether an answer, or as many like it as run at a time, have more room in a larger context."""
         n_prompt, limit = len(request.prompt.tokens), self._max_new_tokens(request)
-        if (limit >= 0 and n_prompt + limit < context.n_ctx) or (limit < 0 and self._is_open_ended):
-            return False
+        settings = replace(request.settings, max_tokens=limit)
+        fits = n_prompt + limit < context.n_ctx if limit >= 0 else self._is_open_ended
         try:
-            settings = replace(request.settings, max_tokens=limit)
-            return sizing.choose_context(self._shape, settings, n_prompt)[0] > context.n_ctx
+            if fits and sizing.tokens_of_each(settings, n_prompt) <= self._each:
+                return False
+            size = sizing.choose_batch(self._shape, settings, n_prompt, self._width.most)
+            return size.n_ctx > self._n_shared or (not fits and size.n_ctx_seq > context.n_ctx)
         except ContextOverflowError:
             return False
 

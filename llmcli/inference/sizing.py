@@ -106,6 +106,7 @@ class SharedContext:
     n_ctx_seq: int
     width: int
     note: str = ""
+    each: int = 0  # tokens that one of many answers is expected to fill, with its prompt
 
 
 def choose_shared(shape: ModelShape, settings: Settings, prompts: Sequence[int], n_answers: int) -> SharedContext:
@@ -132,12 +133,16 @@ def choose_batch(shape: ModelShape, settings: Settings, longest: int, n_parallel
     Each may become as long as it could alone. Where all of them become long, some wait until others end.
     """
     alone, note = choose_context(shape, settings, longest)
-    room = settings.max_tokens + 1 if settings.max_tokens >= 0 else _BATCH_ROOM
-    each = min(alone, longest + room)
+    each = min(alone, tokens_of_each(settings, longest))
     wanted = max(alone, -(-n_parallel * each // _ROUND) * _ROUND)
     fits = fitting_context(replace(shape, n_ctx_train=wanted), settings, hardware.available_memory())
     n_ctx = max(alone, fits)
-    return SharedContext(n_ctx, alone, max(min(n_parallel, n_ctx // each), 1), note)
+    return SharedContext(n_ctx, alone, max(min(n_parallel, n_ctx // each), 1), note, each)
+
+
+def tokens_of_each(settings: Settings, n_prompt: int) -> int:
+    """The tokens that one of many answers is expected to fill, with its prompt."""
+    return n_prompt + (settings.max_tokens + 1 if settings.max_tokens >= 0 else _BATCH_ROOM)
 
 
 def check_settings(shape: ModelShape, settings: Settings) -> list[str]:

@@ -179,7 +179,9 @@ class Service:
 async def _warm(model: ServedModel) -> None:
     """Let a model generate a token, so that its context exists. Raises LlmcliError if it does not fit."""
     if model.generates:
-        request = model.make_request("Hello", model.settings({"max_tokens": 1, "raw": True}))
+        # The answer has no limit, so that the context has room for usual ones.
+        request = model.make_request("Hello", model.settings({"max_tokens": -1, "raw": True}))
+        request.max_drawn = 1
         await model.start([request]).end()
         model.worker.metrics = Metrics()
     else:

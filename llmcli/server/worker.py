@@ -108,14 +108,13 @@ class AnswerGroup:
         if has_progress:
             for one in self.running:
                 one.answer.request.progress = one.read
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        self.outbox = Outbox()  # that of the thread, once it has the group
         self._updates: asyncio.Queue[Update] = asyncio.Queue()
-        self._lock = threading.Lock()
-        self._undelivered: list[Update] = []
         self.first_at = 0.0  # when the first piece of text was there; as in `time.perf_counter`
         self.error: LlmcliError | None = None
         seconds = answers[0].settings.timeout
-        self._timer = self._loop.call_later(seconds, self.cancel, "timeout") if seconds else None
+        self._timer = self.loop.call_later(seconds, self.cancel, "timeout") if seconds else None
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -155,20 +154,48 @@ class AnswerGroup:
             self.cancel()
 
     def _send(self, update: Update) -> None:
-        """Called in the thread of the model: one message to the loop for all updates that it has not seen yet."""
+        """Called in the thread of the model, or where it is ended from outside."""
         self.first_at = self.first_at or (time.perf_counter() if update.parts else 0.0)
         self.error = self.error or update.error
-        with self._lock:
-            self._undelivered.append(update)
-            is_first = len(self._undelivered) == 1
-        if is_first and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._deliver)
+        self.outbox.put(self, update)
+        if update.progress:  # in the middle of a step, which may take long
+            self.outbox.flush()
 
-    def _deliver(self) -> None:
+    def deliver(self, update: Update) -> None:
+        """Called in the loop."""
+        self._updates.put_nowait(update)
+
+
+class Outbox:
+    """The updates of a step on their way to the event loop.
+
+    They go in one message when the step is done, so that the loop works on them while llama.cpp evaluates the next
+    one: before, it would hold the interpreter that the thread needs to draw the other tokens of the step.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._updates: list[tuple[AnswerGroup, Update]] = []
+
+    def put(self, group: AnswerGroup, update: Update) -> None:
+        """Add an update, from any thread."""
         with self._lock:
-            updates, self._undelivered = self._undelivered, []
-        for update in updates:
-            self._updates.put_nowait(update)
+            self._updates.append((group, update))
+
+    def flush(self) -> None:
+        """Send what was added."""
+        if not self._updates:
+            return
+        with self._lock:
+            updates, self._updates = self._updates, []
+        for loop in {group.loop for group, _ in updates}:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_deliver, [one for one in updates if one[0].loop is loop])
+
+
+def _deliver(updates: Sequence[tuple[AnswerGroup, Update]]) -> None:
+    for group, update in updates:
+        group.deliver(update)
 
 
 def _is_checked_at_end(answer: Answer) -> bool:
@@ -190,6 +217,7 @@ class ModelWorker:
         self._calls: deque[Callable[[], None]] = deque()
         self._asked: dict[int, RunningAnswer] = {}  # by the index of the request
         self._n_asked = 0
+        self._outbox = Outbox()
         self.n_slots = n_parallel or _MOST_AT_A_TIME
         self.slots: list[RunningAnswer | None] = [None] * self.n_slots  # what each of them answers
         self.metrics = Metrics()
@@ -212,6 +240,7 @@ class ModelWorker:
         """Generate these answers. Raises what `check_room` raises."""
         with self._condition:
             self.check_room(len(group.running))
+            group.outbox = self._outbox
             self._waiting.extend(group.running)
             self._condition.notify()
 
@@ -274,6 +303,7 @@ class ModelWorker:
         ended = [*self._asked.values(), *waiting]
         for one in ended:
             one.fail(error)
+        self._outbox.flush()
         for one in ended:
             one.answer.request.cancellation.set()
 
@@ -302,7 +332,9 @@ class ModelWorker:
                 with closing(self._engine.generate_batch(self._next_request, self._n_parallel)) as events:
                     for event in events:
                         self._push(event)
-                        self._run_calls()
+                        if not event.is_followed:
+                            self._outbox.flush()
+                            self._run_calls()
             except LlmcliError as error:
                 self._fail_asked(error)
             except Exception as error:  # a fault of the program must not end the server
@@ -323,6 +355,7 @@ class ModelWorker:
     def _next_request(self, is_idle: bool) -> Request | None:
         """The request of the answer that waits the longest; waits for one where nothing is computed."""
         while True:
+            self._outbox.flush()
             self._run_calls()
             with self._condition:
                 if self._waiting:
@@ -359,6 +392,7 @@ class ModelWorker:
         for index, running in list(self._asked.items()):
             self._leave(index)
             running.fail(error)
+        self._outbox.flush()
 
 
 def _described(error: BaseException) -> str:

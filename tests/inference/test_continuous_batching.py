@@ -125,6 +125,21 @@ def test_a_request_joins_as_soon_as_one_ends(model: Model) -> None:
     assert source.taken_after == [0, 0, 0, 1, 2, 3, 4, 5]
 
 
+def test_each_event_says_whether_its_step_has_another_one(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, step = list[int](), Scheduler.step
+
+    def note(scheduler: Scheduler) -> list[TokenEvent]:
+        events = step(scheduler)
+        sizes.append(len(events))
+        return events
+
+    monkeypatch.setattr(Scheduler, "step", note)
+    source = Source([request([5, number], max_tokens=4) for number in range(3)])
+    is_followed = [event.is_followed for event in batch_of(model, source).events()]
+    assert is_followed == [at < size - 1 for size in sizes for at in range(size)]
+    assert max(sizes) == 3
+
+
 def test_at_most_n_parallel_answers_run(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     most, step = 0, Scheduler.step
 
