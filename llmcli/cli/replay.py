@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
@@ -59,7 +60,8 @@ def replay(
         if "model" not in flags.values:
             error.hint = f"{error.hint}, or give the model with -m" if error.hint else "give the model with -m"
         raise
-    with open_model(target, settings[0], status) as (engine, cancellation):
+    # What a session has said is stored with the session alone, and a replay evaluates the recorded batches.
+    with open_model(target, replace(settings[0], kv_cache=False), status) as (engine, cancellation):
         engine.identify(status.identifying, cancellation)
         status.clear()
         replays = [Replay(engine, *pair, cancellation) for pair in zip(recorded, settings, strict=True)]

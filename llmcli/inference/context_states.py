@@ -5,23 +5,28 @@ batches are those of the prompt. A session continues where it was left, in the b
 """
 
 import json
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from llmcli.engine.events import common_prefix
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.batches import BLOCK, SequenceState, rows_of
 from llmcli.engine.llama.context import Context
-from llmcli.inference.state_file import Identity, StoredState
-from llmcli.inference.state_store import MIN_TOKENS, StateStore, is_of_session
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.locations import ModelFile
 from llmcli.models.notes import fingerprint
 from llmcli.params.model import RopeParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Settings
+
+if TYPE_CHECKING:
+    from llmcli.inference.state_file import Identity, StoredState
+    from llmcli.inference.state_store import StateStore
 
 _SETTINGS = ("flash_attn", "cache_type_k", "cache_type_v", "swa_full", *fields_of(RopeParams), "override_kv")
 BYTES_PER_SECOND = 1e9  # of a state that is read, checked and copied
@@ -37,14 +42,39 @@ _QUESTION = 128
 class ContextStates:
     """Restores and stores what the contexts of one model evaluate. `log` says what was done, for `--verbose`."""
 
-    def __init__(self, store: StateStore, identity: Callable[[Context], Identity], n_least: int) -> None:
-        """`identity` tells what the states of a context depend on. They have `n_least` tokens at least."""
-        self._store, self._identity, self._n_least = store, identity, max(n_least, MIN_TOKENS)
+    def __init__(self, file: ModelFile, header: GGUFHeader, settings: Settings, gpu_layers: int) -> None:
+        self._file, self._header, self._settings, self._gpu_layers = file, header, settings, gpu_layers
+        self._n_least = settings.kv_cache_min
+        self._loaded = _file_states(file)  # what is loaded; another file may take its place
         self.is_conversation = False  # what is evaluated belongs to a session, and is stored only as such
         self.log: list[str] = []
         self._prompts: list[Sequence[int]] = []  # the last ones, each once
         self._shared: Counter[tuple[int, ...]] = Counter()  # beginnings of several prompts
         self._seconds_per_token = 0.0  # of the restored state
+
+    @cached_property
+    def _store(self) -> "StateStore":
+        from llmcli.inference.state_store import StateStore  # a short prompt needs none of this
+
+        return StateStore(self._settings.kv_cache_limit * _MIB)
+
+    @cached_property
+    def _facts(self) -> dict[str, object]:
+        """What all states of this model depend on."""
+        facts: dict[str, object] = {key: getattr(self._settings, key) for key in _SETTINGS}
+        is_same = self._loaded == _file_states(self._file)
+        facts["model"] = (is_same and fingerprint(self._file.parts)) or os.urandom(16).hex()
+        facts |= {"name": self._file.name, "gpu_layers": self._gpu_layers, "lora": []}
+        facts["build"] = f"{bindings.bindings_version()}, {bindings.llama_build()}"
+        return facts | {"machine": hardware.machine()}
+
+    def _identity(self, context: Context) -> "Identity":
+        # Models with this have other RoPE factors in a context that is longer than that of their first training.
+        original = self._header.metadata.get(f"{self._header.architecture}.rope.scaling.original_context_length")
+        is_long = isinstance(original, int) and context.n_cells > original
+        facts = self._facts | {"threads": context.n_threads, "is_long": is_long}
+        identity: Identity = json.loads(json.dumps(facts))  # as it is read from a file
+        return identity
 
     # Restore
 
@@ -90,7 +120,7 @@ class ContextStates:
                 return
             n_evaluated = context.evaluated(tokens, seq_id)
 
-    def _load(self, context: Context, seq_id: int, stored: StoredState) -> bool:
+    def _load(self, context: Context, seq_id: int, stored: "StoredState") -> bool:
         """Make a sequence that of a stored state, or remove the state: it is damaged, or of another llama.cpp."""
         data = stored.read()
         is_valid = data is not None and max(stored.tokens) < context.model.vocab.n_tokens
@@ -101,11 +131,11 @@ class ContextStates:
         self.log.append(f"the stored state {stored.path.name} is not valid")
         return False
 
-    def _usable_states(self, context: Context, tokens: Sequence[int]) -> list[tuple[int, StoredState]]:
+    def _usable_states(self, context: Context, tokens: Sequence[int]) -> list["tuple[int, StoredState]"]:
         """How many tokens of each stored state begin a prompt as it would be evaluated; the most first."""
         found = []
         for stored in self._store.find(self._identity(context), tokens):
-            if self.is_conversation and not is_of_session(stored.path, ""):
+            if self.is_conversation and not self._store.is_of(stored, ""):
                 n_usable = min(common_prefix(stored.tokens, tokens), len(tokens) - 1)
             else:
                 n_usable = context.plan.exact_prefix(stored.tokens, stored.batches, tokens)
@@ -166,7 +196,7 @@ class ContextStates:
         same = [
             stored
             for stored in self._store.find(self._identity(context), tokens)
-            if is_of_session(stored.path, session) and stored.tokens == tokens
+            if self._store.is_of(stored, session) and stored.tokens == tokens
         ]
         for stored in same:
             self._store.touch(stored)
@@ -183,34 +213,21 @@ class ContextStates:
             if not session and context.can_cut_restored:
                 self._drop_shorter(identity, state)
 
-    def _drop_shorter(self, identity: Identity, state: SequenceState) -> None:
+    def _drop_shorter(self, identity: "Identity", state: SequenceState) -> None:
         """Remove states that are only the beginning of another one."""
         rows = rows_of(state.batches)
         for stored in self._store.find(identity, state.tokens):
             n = len(stored.tokens)
             is_beginning = stored.tokens == state.tokens[:n] and rows_of(stored.batches) == rows[:n]
-            if n < len(state.tokens) and is_beginning and is_of_session(stored.path, ""):
+            if n < len(state.tokens) and is_beginning and self._store.is_of(stored, ""):
                 self._store.drop(stored)
 
 
-def open_states(file: ModelFile, header: GGUFHeader, settings: Settings, gpu_layers: int) -> ContextStates | None:
-    """The states for a model and its settings; None if nothing is to be stored."""
-    if not settings.kv_cache or not settings.kv_cache_limit:
-        return None
-
-    @cache
-    def identity_of(is_long: bool, n_threads: tuple[int, int]) -> Identity:
-        facts: dict[str, object] = {key: getattr(settings, key) for key in _SETTINGS}
-        facts |= {"model": fingerprint(file.parts), "name": file.name, "gpu_layers": gpu_layers}
-        facts |= {"build": f"{bindings.bindings_version()}, {bindings.llama_build()}", "machine": hardware.machine()}
-        facts |= {"threads": n_threads, "is_long": is_long, "lora": []}
-        same: Identity = json.loads(json.dumps(facts))  # as it is read from a file
-        return same
-
-    # Models with this have other RoPE factors in a context that is longer than that of their first training.
-    original = header.metadata.get(f"{header.architecture}.rope.scaling.original_context_length")
-
-    def identity(context: Context) -> Identity:
-        return identity_of(isinstance(original, int) and context.n_cells > original, context.n_threads)
-
-    return ContextStates(StateStore(settings.kv_cache_limit * _MIB), identity, settings.kv_cache_min)
+def _file_states(file: ModelFile) -> list[tuple[int, int]]:
+    """The sizes and times of the files of a model."""
+    found = []
+    for part in file.parts:
+        with suppress(OSError):
+            about = part.stat()
+            found.append((about.st_size, about.st_mtime_ns))
+    return found

@@ -28,7 +28,7 @@ from llmcli.engine.scheduler import generate
 from llmcli.errors import ModelInvalidError, UsageError, labeled
 from llmcli.files import data_dir
 from llmcli.inference import placement, sizing
-from llmcli.inference.context_states import open_states
+from llmcli.inference.context_states import ContextStates
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
 from llmcli.inference.prompt_renderer import PromptRenderer
 from llmcli.models import notes
@@ -183,7 +183,8 @@ class LocalEngine:
         self._settings = settings
         self._made_scorer: Scorer | None = None
         self._context: Context | None = None
-        self._states = open_states(target.file, target.header, settings, self.gpu_layers)
+        is_stored = settings.kv_cache and settings.kv_cache_limit
+        self._states = ContextStates(target.file, target.header, settings, self.gpu_layers) if is_stored else None
         self._largest = 0  # size of the largest context that fits in memory; 0 = not known yet
         self._open_ended = False  # whether the context was sized for answers of any length
         self._renderer = PromptRenderer(loaded.vocab)

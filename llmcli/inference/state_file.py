@@ -47,15 +47,15 @@ class StoredState:
 
     def read(self) -> bytearray | None:
         """The data; None where it is not what was written."""
-        data = bytearray(self.n_bytes)
         try:
+            data = bytearray(self.n_bytes)
             with open(self.path, "rb", buffering=0, opener=_open) as file:
                 file.seek(self.start)
                 view, done = memoryview(data), 0
                 while n_read := file.readinto(view[done : done + (1 << 30)]):
                     done += n_read
                 is_whole = done == self.n_bytes and not file.read(1)
-        except OSError:
+        except (OSError, MemoryError):
             return None
         return data if is_whole and zlib.crc32(data) == self.crc else None
 

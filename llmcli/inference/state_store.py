@@ -77,6 +77,10 @@ class StateStore:
             self._remove([one for one in self.entries() if _mark_of(one.path) == mark and one.path.name != name])
         return True
 
+    def is_of(self, stored: StoredState, session: str) -> bool:
+        """Whether a state belongs to the session of this name; to none, if it is empty."""
+        return is_of_session(stored.path, session)
+
     def touch(self, stored: StoredState) -> None:
         """A state was used: it stays longer."""
         with suppress(OSError):

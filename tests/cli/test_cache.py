@@ -76,6 +76,13 @@ def test_a_question_in_a_session_goes_on_where_it_was_left(inside: Run) -> None:
     assert listed(inside) == []
 
 
+def test_a_replay_of_a_session_stores_nothing(inside: Run) -> None:
+    ask(inside, "a he the", "--session", "novel")
+    assert inside("sessions", "rename", "novel", "story").status == 0
+    assert inside("replay", "story").status == 0
+    assert [one["session"] for one in listed(inside)] == ["story"]
+
+
 def test_list_and_stats_show_what_is_stored(inside: Run) -> None:
     assert inside("cache", "list").stderr == "no stored contexts\n"
     ask(inside, "a he the")

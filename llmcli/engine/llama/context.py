@@ -273,11 +273,14 @@ class Context:
                 self.restore(0, state)
 
     def save(self, seq_id: int = 0) -> SequenceState | None:
-        """A copy of a sequence; None if its memory is not what was evaluated: a signal has ended an evaluation."""
+        """A copy of a sequence; None without memory for it, or if a signal has ended an evaluation in the middle."""
         if not self._is_sound(seq_id):
             return None
         api = self._api
-        data = bytearray(api.llama_state_seq_get_size(self.handle, seq_id))
+        try:
+            data = bytearray(api.llama_state_seq_get_size(self.handle, seq_id))
+        except MemoryError:
+            return None
         buffer = (ctypes.c_uint8 * len(data)).from_buffer(data)
         size = api.llama_state_seq_get_data(self.handle, buffer, len(data), seq_id)
         return SequenceState(self.tokens(seq_id), self.layout(seq_id), data) if size == len(data) else None
