@@ -115,8 +115,8 @@ def open_new_private(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, flags, 0o600), "wb")
 
 
-def replace_private(path: Path, *parts: bytes | bytearray, sync: bool = True) -> None:
-    """Write the parts to `path` atomically: a reader sees the old file or the new one. Raises OSError.
+def replace_private(path: Path, data: bytes, sync: bool = True) -> None:
+    """Write `data` to `path` atomically: a reader sees the old file or the new one. Raises OSError.
 
     Without `sync`, which waits for the disk, a power cut can leave an empty file.
     """
@@ -124,8 +124,7 @@ def replace_private(path: Path, *parts: bytes | bytearray, sync: bool = True) ->
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
     try:
         with open_new_private(temporary) as file:
-            for part in parts:
-                file.write(part)
+            file.write(data)
             file.flush()
             if sync:
                 os.fsync(file.fileno())
@@ -244,7 +243,8 @@ def decode_bytes(data: bytes, name: str, encoding: str = "utf-8") -> str:
 
 def read_error(path: Path, error: OSError) -> DiskError:
     """The error for a file that cannot be read."""
-    return DiskError(f"cannot read {path}: {error_text(error)}", "check its permissions")
+    hint = "check its name" if isinstance(error, FileNotFoundError) else "check its permissions"
+    return DiskError(f"cannot read {path}: {error_text(error)}", hint)
 
 
 def matching_paths(start: str) -> Iterator[str]:
@@ -358,6 +358,11 @@ def decode_json(text: str | bytes) -> Any:
         return msgspec.json.decode(text)
     except (ValueError, RecursionError):
         raise ValueError("not valid JSON") from None
+
+
+def json_fault(error: Exception) -> str:
+    """What msgspec finds wrong with a JSON text, with its place."""
+    return str(error).removeprefix("JSON is malformed: ") if isinstance(error, ValueError) else "too deep"
 
 
 def convert(data: Any, kind: type[_T], name: str = "") -> _T:

@@ -9,13 +9,13 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from llmcli.engine.events import common_prefix
+from llmcli.engine.events import Batches, common_prefix
 from llmcli.engine.llama import bindings, hardware
-from llmcli.engine.llama.batches import BLOCK, SequenceState, rows_of
+from llmcli.engine.llama.batches import BLOCK, rows_of
 from llmcli.engine.llama.context import Context
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.locations import ModelFile
@@ -122,9 +122,8 @@ class ContextStates:
 
     def _load(self, context: Context, seq_id: int, stored: "StoredState") -> bool:
         """Make a sequence that of a stored state, or remove the state: it is damaged, or of another llama.cpp."""
-        data = stored.read()
-        is_valid = data is not None and max(stored.tokens) < context.model.vocab.n_tokens
-        if data and is_valid and context.restore(seq_id, SequenceState(stored.tokens, stored.batches, data)):
+        is_valid = max(stored.tokens) < context.model.vocab.n_tokens and stored.is_sound()
+        if is_valid and context.restore_file(seq_id, stored.path, stored.tokens, stored.batches):
             self._store.touch(stored)
             return True
         self._store.drop(stored)
@@ -151,15 +150,16 @@ class ContextStates:
     def keep_session(self, context: Context, session: str) -> None:
         """Store the whole context of a session."""
         is_long = context.evaluated() >= self._n_least
-        if is_long and not self._has(context, session) and (state := context.save()):
-            self._add(context, state, session)
+        if is_long and not self._has(context, session):
+            self._add(context, 0, session)
 
     def keep(self, context: Context) -> None:
         """Store the beginnings that later prompts can share; the context is not usable any more."""
         if self.is_conversation:
             return
         if context.snapshot and self._is_new(context, self._prompts[0], len(context.snapshot.tokens)):
-            self._add(context, context.snapshot)
+            context.restore(0, context.snapshot)
+            self._add(context, 0)
         for prompt, most in self._beginnings(context):
             ends = [
                 (context.plan.exact_prefix(context.tokens(seq_id)[:most], context.layout(seq_id), prompt), seq_id)
@@ -169,8 +169,8 @@ class ContextStates:
                 if n_tokens < self._n_least or not self._is_new(context, prompt, n_tokens):
                     break
                 # What was restored or shared behind a window cannot be cut: another sequence may be whole.
-                if context.cut(seq_id, n_tokens) == n_tokens and (state := context.save(seq_id)):
-                    self._add(context, state)
+                if context.cut(seq_id, n_tokens) == n_tokens:
+                    self._add(context, seq_id)
                     break
 
     def _beginnings(self, context: Context) -> list[tuple[Sequence[int], int]]:
@@ -202,24 +202,27 @@ class ContextStates:
             self._store.touch(stored)
         return bool(same)
 
-    def _add(self, context: Context, state: SequenceState, session: str = "") -> None:
-        begin, identity, n_tokens = perf_counter(), self._identity(context), len(state.tokens)
-        seconds = n_tokens * (context.seconds_per_token or self._seconds_per_token)
-        if seconds * BYTES_PER_SECOND <= _GAIN * len(state.data):
-            return
-        if self._store.add(identity, state.tokens, state.batches, state.data, seconds, session):
+    def _add(self, context: Context, seq_id: int, session: str = "") -> None:
+        """Store a sequence as it is now."""
+        tokens, batches, size = context.tokens(seq_id), context.layout(seq_id), context.state_size(seq_id)
+        begin, identity = perf_counter(), self._identity(context)
+        n_read, seconds_read = context.read
+        seconds = len(tokens) * (seconds_read / n_read if n_read else self._seconds_per_token)
+        is_fast = seconds * BYTES_PER_SECOND > _GAIN * size
+        write = partial(context.save_file, seq_id)
+        if is_fast and self._store.add(identity, tokens, batches, seconds, size, write, session):
             took = (perf_counter() - begin) * 1e3
-            self.log.append(f"stored {n_tokens} tokens of the context ({len(state.data) >> 20} MiB) in {took:.0f} ms")
+            self.log.append(f"stored {len(tokens)} tokens of the context ({size >> 20} MiB) in {took:.0f} ms")
             if not session and context.can_cut_restored:
-                self._drop_shorter(identity, state)
+                self._drop_shorter(identity, tokens, batches)
 
-    def _drop_shorter(self, identity: "Identity", state: SequenceState) -> None:
+    def _drop_shorter(self, identity: "Identity", tokens: Sequence[int], batches: Batches) -> None:
         """Remove states that are only the beginning of another one."""
-        rows = rows_of(state.batches)
-        for stored in self._store.find(identity, state.tokens):
+        rows = rows_of(batches)
+        for stored in self._store.find(identity, tokens):
             n = len(stored.tokens)
-            is_beginning = stored.tokens == state.tokens[:n] and rows_of(stored.batches) == rows[:n]
-            if n < len(state.tokens) and is_beginning and self._store.is_of(stored, ""):
+            is_beginning = stored.tokens == tokens[:n] and rows_of(stored.batches) == rows[:n]
+            if n < len(tokens) and is_beginning and self._store.is_of(stored, ""):
                 self._store.drop(stored)
 
 

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,20 +57,21 @@ class StateStore:
         identity: Identity,
         tokens: Sequence[int],
         batches: Batches,
-        data: bytearray,
         seconds: float,
+        size: int,
+        write: Callable[[Path], None],
         session: str = "",
     ) -> bool:
-        """Store a state, of which a session has one. Returns whether there was room."""
+        """Store a state, of which a session has one; `write` writes `size` bytes. Returns whether there was room."""
         mark = _session_mark(session)
         key = hashlib.blake2b(_bytes_of(tokens), digest_size=8).hexdigest()
         name = f"{_identity_key(identity)}-{_beginning_key(tokens)}-{mark}-{key}{_SUFFIX}"
-        size = len(data) + 4 * len(tokens) + 4096  # with the header
+        size += 8 * len(tokens) + 4096  # with the tokens, which llama.cpp writes too, and the header
         try:
             make_private_folder(self._folder)
             if not self._make_room(size, self._folder / name):
                 return False
-            write_state(self._folder / name, identity, tokens, batches, seconds, data)
+            write_state(self._folder / name, identity, tokens, batches, seconds, write)
         except OSError:
             return False
         if session:

@@ -126,7 +126,8 @@ def test_a_damaged_state_is_evaluated_again_and_replaced(path: Path) -> None:
     expected, _ = ask(path, question)
     (entry,) = StateStore(0).entries()
     whole = entry.path.read_bytes()
-    for damaged in (b"", whole[:-1], whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:], b"GGUF" + whole):
+    first, last = bytes([whole[0] ^ 1]) + whole[1:], whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
+    for damaged in (b"", whole[:-1], first, last, b"GGUF" + whole):
         entry.path.write_bytes(damaged)
         assert ask(path, question) == (expected, len(question))
         assert ask(path, question)[1] < 200
@@ -187,7 +188,7 @@ def test_many_answers_share_what_is_stored(path: Path, kind: str) -> None:
 def test_a_replay_evaluates_its_own_batches(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     question = [*DOCUMENT, *range(20)]
     expected, _ = ask(path, question)
-    monkeypatch.setattr(Context, "restore", lambda *_args: pytest.fail("restored"))
+    monkeypatch.setattr(Context, "restore_file", lambda *_args: pytest.fail("restored"))
     with opened(path) as engine:
         request = Request(Prompt.of_tokens("", question), SETTINGS)
         engine.evaluate_batches(request, [(len(question), len(question), 1)])

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from llmcli import files
 from llmcli.inference.state_store import StateStore, is_of_session, remove_session, rename_session
 
 ONE, TWO = {"model": "one"}, {"model": "two"}
 TOKENS = list(range(300))
 DATA = bytearray(100_000)
-SIZE = len(DATA) + 4 * len(TOKENS) + 4096
+SIZE = len(DATA) + 8 * len(TOKENS) + 4096
 Add = Callable[..., bool]
 
 
@@ -25,9 +24,13 @@ def store(home: Path) -> StateStore:
     return StateStore(10 * SIZE)
 
 
+def write(path: Path) -> None:
+    path.write_bytes(DATA)
+
+
 def add(store: StateStore, first: int = 0, seconds: float = 1.0, session: str = "") -> bool:
     tokens = [*TOKENS[:-1], first]
-    return store.add(ONE, tokens, [(300, 300, 1)], DATA, seconds, session)
+    return store.add(ONE, tokens, [(300, 300, 1)], seconds, len(DATA), write, session)
 
 
 def firsts(store: StateStore) -> list[int]:
@@ -101,18 +104,14 @@ def test_clear_removes_all_states_and_what_was_left_over(store: StateStore) -> N
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
-def test_a_full_disk_leaves_nothing_behind(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing_behind(store: StateStore) -> None:
     add(store, 1)
 
-    def full(path: Path) -> object:
-        real = files_open(path)
-        real.write(b"half")
-        real.close()
+    def full(path: Path) -> None:
+        path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    files_open = files.open_new_private
-    monkeypatch.setattr(files, "open_new_private", full)
-    assert not add(store, 2)
+    assert not store.add(ONE, [*TOKENS, 2], [(301, 301, 1)], 1.0, len(DATA), full)
     folder = store.entries()[0].path.parent
     assert len([*folder.iterdir()]) == 1
     assert firsts(store) == [1]
@@ -145,4 +144,4 @@ def test_processes_that_store_the_same_state_do_not_disturb_each_other(store: St
         thread.join()
     assert done == [True] * 4
     assert firsts(store) == list(range(5))
-    assert all(stored.read() == DATA for stored in store.find(ONE, TOKENS))
+    assert all(stored.is_sound() for stored in store.find(ONE, TOKENS))

@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ class Context:
         # Whether a part of a sequence can be removed, and of a restored one, which has only what a window still sees.
         self.can_cut = not model.is_recurrent and (n_swa == 0 or params.swa_full)
         self.can_cut_restored = not model.is_recurrent and n_swa == 0
-        self._read = (0, 0.0)  # tokens of prompts that were evaluated, and the seconds
+        self.read = (0, 0.0)  # tokens of prompts that were evaluated, and the seconds
         bindings.clear_log()
         c_params = structures.context_params(params, self.n_batch, n_seq_max, n_ctx_seq > 0, pooling)
         self.handle = api.llama_init_from_model(model.handle, c_params)
@@ -136,15 +137,10 @@ class Context:
             self._evaluate(seq_id, tokens[at:until], last=until == len(tokens))
             if until == self.snapshot_at:
                 self.snapshot_at, self.snapshot = 0, self.save(seq_id)
-        self._read = self._read[0] + end - keep, self._read[1] + perf_counter() - begin
+        self.read = self.read[0] + end - keep, self.read[1] + perf_counter() - begin
         if progress:
             progress(len(evaluated), len(tokens))
         return len(evaluated) - keep
-
-    @property
-    def seconds_per_token(self) -> float:
-        """The time for a token of a prompt; 0 where none was evaluated."""
-        return self._read[1] / max(self._read[0], 1)
 
     def keep_prefix(self, seq_id: int, tokens: Sequence[int]) -> int:
         """Remove all but the common prefix with `tokens`, without the last of them; returns the number kept."""
@@ -273,14 +269,11 @@ class Context:
                 self.restore(0, state)
 
     def save(self, seq_id: int = 0) -> SequenceState | None:
-        """A copy of a sequence; None without memory for it, or if a signal has ended an evaluation in the middle."""
+        """A copy of a sequence; None if a signal has ended an evaluation in the middle."""
         if not self._is_sound(seq_id):
             return None
         api = self._api
-        try:
-            data = bytearray(api.llama_state_seq_get_size(self.handle, seq_id))
-        except MemoryError:
-            return None
+        data = bytearray(api.llama_state_seq_get_size(self.handle, seq_id))
         buffer = (ctypes.c_uint8 * len(data)).from_buffer(data)
         size = api.llama_state_seq_get_data(self.handle, buffer, len(data), seq_id)
         return SequenceState(self.tokens(seq_id), self.layout(seq_id), data) if size == len(data) else None
@@ -290,9 +283,32 @@ class Context:
         self.cut(seq_id)
         buffer = (ctypes.c_uint8 * len(state.data)).from_buffer(state.data)
         size = self._api.llama_state_seq_set_data(self.handle, buffer, len(state.data), seq_id)
-        self._evaluated[seq_id] = list(state.tokens)
-        self._rows[seq_id] = rows_of(state.batches)
-        if size == len(state.data) and self._is_sound(seq_id):
+        return self._note_restored(seq_id, state.tokens, state.batches, size == len(state.data))
+
+    def state_size(self, seq_id: int) -> int:
+        """The bytes of the state of a sequence."""
+        size: int = self._api.llama_state_seq_get_size(self.handle, seq_id)
+        return size
+
+    def save_file(self, seq_id: int, path: Path) -> None:
+        """Write a sequence to a file, without a copy of it in memory. Raises OSError, also where `save` gives None."""
+        tokens = self.tokens(seq_id)
+        array = (ctypes.c_int32 * len(tokens))(*tokens)
+        args = self.handle, bindings.path_bytes(path), seq_id, array, len(tokens)
+        if not self._is_sound(seq_id) or not self._api.llama_state_seq_save_file(*args):
+            raise OSError(f"llama.cpp cannot write {path}")
+
+    def restore_file(self, seq_id: int, path: Path, tokens: Sequence[int], batches: Batches) -> bool:
+        """As `restore`, from a file of `save_file` that is known to be whole; it must have these tokens."""
+        self.cut(seq_id)
+        found, count = (ctypes.c_int32 * len(tokens))(), ctypes.c_size_t()
+        args = self.handle, bindings.path_bytes(path), seq_id, found, len(tokens), ctypes.byref(count)
+        size = self._api.llama_state_seq_load_file(*args)
+        return self._note_restored(seq_id, tokens, batches, size > 0 and list(found) == list(tokens))
+
+    def _note_restored(self, seq_id: int, tokens: Sequence[int], batches: Batches, is_whole: bool) -> bool:
+        self._evaluated[seq_id], self._rows[seq_id] = list(tokens), rows_of(batches)
+        if is_whole and self._is_sound(seq_id):
             return True
         self.cut(seq_id)  # a part of it can be there
         return False
