@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +120,27 @@ def test_a_beginning_is_exact_where_both_prompts_are_divided() -> None:
     assert plan.exact_prefix(tokens[:700], batches, tokens) == 640
     assert plan.exact_prefix(tokens, [(512, 500, 2)], tokens) == 0  # some of its rows were removed
     assert plan.last_end(tokens, 900) == 896
+
+
+def test_a_file_is_restored_with_its_own_tokens_only(tiny: Model, tmp_path: Path) -> None:
+    original, other = Context(tiny, PARAMS, 2, 500), Context(tiny, PARAMS, 2, 500)
+    original.prefill(0, PROMPT)
+    path = tmp_path / "state"
+    original.save_file(0, path)
+    tokens, layout = original.tokens(), original.layout()
+    assert not other.restore_file(1, path, [*tokens[:-1], 5], layout)
+    assert not other.restore_file(1, tmp_path / "missing", tokens, layout)
+    assert other.evaluated(seq_id=1) == 0
+    assert other.restore_file(1, path, tokens, layout)
+    longer = [*PROMPT, 9, 8, 7]
+    assert original.prefill(0, longer) == other.prefill(1, longer) == 3
+    assert_continues(tiny, greedy(original, 0, 5), greedy(other, 1, 5))
+    with pytest.raises(OSError, match="cannot write"):
+        original.save_file(0, tmp_path / "missing" / "state")
+    with pytest.raises(OSError, match="cannot write"):
+        original.save_file(1, path)  # it has no tokens
+    original.close()
+    other.close()
 
 
 def test_rows_and_layout_are_inverse() -> None:
