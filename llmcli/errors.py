@@ -1,6 +1,6 @@
 """The errors of the program, and the exit status of each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 
@@ -82,7 +82,11 @@ class PolicyError(LlmcliError):
 
 
 class ContextOverflowError(LlmcliError, status=ExitStatus.CONTEXT_OVERFLOW):
-    """The prompt is longer than the context."""
+    """The prompt is longer than the context; `sizes` are the numbers, where they are known."""
+
+    def __init__(self, message: str, hint: str = "", sizes: Mapping[str, int] | None = None) -> None:
+        super().__init__(message, hint)
+        self.sizes = sizes or {}
 
 
 class TimeLimitError(LlmcliError, status=ExitStatus.TIMEOUT):

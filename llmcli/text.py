@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 
 _MIN_SIMILARITY = 0.7  # below, unrelated words are suggested: personality and xtc_probability have 0.62
+_LONGEST_NAME = 200  # characters that are compared: it takes long, and whoever sends megabytes means no name
 _SEPARATORS = re.compile(r"[-_/\s]+")
 # What to use instead of the settings of other programs that llmcli does not have.
 _FOREIGN = {
@@ -145,7 +146,7 @@ def foreign_hint(name: str) -> str:
 
 
 def _letters(name: str) -> str:
-    return _SEPARATORS.sub("", name.lower())
+    return _SEPARATORS.sub("", name[:_LONGEST_NAME].lower())
 
 
 def parse_command(text: str) -> tuple[str, str] | None:

@@ -39,7 +39,7 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
 # The disk would be waited for a thousand times; tests of what must be synced put a function of their own here.
 os.fsync = lambda fd: None  # noqa: ARG005
 
-# Tests that run side by side get a core each: llama.cpp's threads wait by spinning, and would starve each other.
+# Tests that run side by side use one core: llama.cpp's threads wait by spinning, and would starve each other.
 _worker = os.environ.get("PYTEST_XDIST_WORKER", "")
 if _worker and hasattr(os, "sched_setaffinity"):
     _cores = sorted(os.sched_getaffinity(0))
@@ -67,9 +67,14 @@ _PREFIXES = (
 _OUTSIDE = [name for name in os.environ if name.upper().startswith(_PREFIXES) or name in ("HOME", "USERPROFILE")]
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Run named files in this process: workers take two seconds to start. None = as many as there are cores."""
-    return 0 if any(".py" in argument for argument in config.args) else None
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run named files in this process, as workers take two seconds to start; else there is one more than cores.
+
+    Tests of servers and terminals wait for a quarter of their time, in which the core has another worker.
+    """
+    if any(".py" in argument for argument in config.args):
+        return 0
+    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -249,7 +254,7 @@ def run() -> Run:
 
 @pytest.fixture
 def inside() -> Run:
-    """As `run`, in this process: for status and words of what ends before a model or the hub is asked."""
+    """As `run`, in this process, in a fifth of the time: where the process itself is not the point."""
     return run_in_process
 
 

@@ -31,7 +31,12 @@ def run_in_process(*args: str, stdin: str | bytes | None = None, env: dict[str, 
 
 
 def _run(arguments: Sequence[str], data: bytes, env: Mapping[str, str]) -> CliResult:
-    with pytest.MonkeyPatch.context() as patch, TemporaryFile() as stdin, TemporaryFile() as out, io.BytesIO() as err:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        TemporaryFile() as stdin,
+        TemporaryFile() as out,
+        TemporaryFile() as err,
+    ):
         stdin.write(data)
         stdin.seek(0)
         for name, file in (("stdin", stdin), ("stdout", out), ("stderr", err)):
@@ -44,7 +49,8 @@ def _run(arguments: Sequence[str], data: bytes, env: Mapping[str, str]) -> CliRe
         sys.stdout.flush()
         sys.stderr.flush()
         out.seek(0)
-        return CliResult(out.read(), err.getvalue().decode(), status)
+        err.seek(0)
+        return CliResult(out.read(), err.read().decode(), status)
 
 
 @cache

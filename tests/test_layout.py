@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.layout import MODULES, circles, graph, imported, imports, layer, lines, same_names, tree
+from tools.layout import MODULES, circles, graph, imported, imports, layer, lines, nodes, same_names, tree
 
 # What each layer may import; engine and models stand side by side.
 GROUND = {"errors", "files", "text"}
@@ -100,7 +100,7 @@ def test_no_two_modules_of_a_layer_share_a_name() -> None:
 
 def test_imports_are_absolute() -> None:
     for module in MODULES:
-        assert not [node for node in ast.walk(tree(module)) if isinstance(node, ast.ImportFrom) and node.level], module
+        assert not [node for node in nodes(module) if isinstance(node, ast.ImportFrom) and node.level], module
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -18,6 +18,12 @@ def tree(module: str) -> ast.Module:
     return ast.parse((ROOT / module).read_text(encoding="utf-8"))
 
 
+@cache
+def nodes(module: str) -> tuple[ast.AST, ...]:
+    """All nodes of the syntax tree of a module."""
+    return tuple(ast.walk(tree(module)))
+
+
 def lines(module: str) -> int:
     """The number of lines of a module."""
     return len((ROOT / module).read_text(encoding="utf-8").splitlines())
@@ -31,7 +37,7 @@ def layer(module: str) -> str:
 @cache
 def imports(module: str) -> tuple[str, ...]:
     """The dotted names that a module imports, anywhere: statements, lazy ones too, and strings that name a module."""
-    return tuple(imported(ast.walk(tree(module))))
+    return tuple(imported(nodes(module)))
 
 
 def imported(nodes: Iterable[ast.AST]) -> Iterator[str]:

@@ -152,12 +152,12 @@ class MessageReader:
     def _below(self, node: ast.AST, local: Values) -> Iterator[Message]:
         if isinstance(node, ast.FunctionDef):
             local = _assigned(ast.walk(node))
-            if node.returns and ast.unparse(node.returns) == "tuple[str, str]":
+            if isinstance(node.returns, ast.Subscript) and ast.unparse(node.returns) == "tuple[str, str]":
                 pairs = [pair for value in _returned(node) for pair in self._pairs("error", [value], local)]
                 yield from (pair for pair in pairs if has_words(pair.text))
         elif isinstance(node, ast.Call):
             yield from self._of_call(node, local)
-        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "error.hint":
+        elif isinstance(node, ast.Assign) and _is_hint(node.targets[0]):
             yield from (Message(self.name, "error", "{error}", hint) for hint in self._texts(node.value, local))
         for child in ast.iter_child_nodes(node):
             yield from self._below(child, local)
@@ -238,6 +238,11 @@ def _text_of(node: ast.expr) -> str:
     if isinstance(node, ast.Call) and _name_of(node.func) == "plural" and isinstance(node.args[1], ast.Constant):
         return f"{{n}} {node.args[1].value!s}s"
     return "{" + _name_of(node).lstrip("_") + "}"
+
+
+def _is_hint(target: ast.expr) -> bool:
+    """Whether it is `error.hint`; ast.unparse, for every assignment of the package, took most of the time."""
+    return isinstance(target, ast.Attribute) and target.attr == "hint" and ast.unparse(target) == "error.hint"
 
 
 def _name_of(node: ast.AST) -> str:

@@ -108,8 +108,6 @@ def last_answer(controller: ChatController, turn: Turn | None) -> AnswerInspecto
         traces = [trace for trace in turn.answer.traces if trace.id is not None]
         tokens = [trace.id for trace in traces if trace.id is not None]
         inspector = AnswerInspector(message, turn.answer, tokens, traces, turn.continued is not None)
-    elif controller.engine and not controller.engine.capabilities.tokens:
-        raise UsageError("this answer is from an earlier chat", "generate another one with /retry")
     else:
         inspector = _from_text(controller, message, before)
     if not inspector.tokens:

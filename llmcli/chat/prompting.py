@@ -57,9 +57,16 @@ class PromptBuilder:
             return self._render(path, system, settings, settings.prefill or "")
         template, before = "", ""
         if not settings.raw:  # the prompt may open the reasoning itself
-            template, before = self.template(settings).source, self._render(path, system, settings).text
+            template, before = self.template(settings).source, self._text(self._render(path, system, settings))
         so_far = begun_answer(continued.reasoning, continued.content, template, before)
         return self._render(path, system, settings, so_far)
+
+    def _text(self, prompt: Prompt) -> str:
+        """The text of a prompt; empty where an endpoint does not tell it."""
+        try:
+            return self.engine.prompt_text(prompt)
+        except LlmcliError:
+            return ""
 
     def _render(self, path: Sequence[Message], system: str | None, settings: Settings, prefill: str = "") -> Prompt:
         if settings.raw:

@@ -15,15 +15,15 @@ from msgspec import Meta, Struct
 from llmcli.chat.conversation import Message, sliding_window
 from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.events import Cancellation, Request, TemperatureShift
-from llmcli.errors import LlmcliError, UsageError
+from llmcli.engine.events import Cancellation, Request
+from llmcli.errors import UsageError
 from llmcli.files import convert, decode_json
 from llmcli.inference.answer import Answer
-from llmcli.inference.answer_json import ReplayManifest, build_manifest, prompt_sha256
+from llmcli.inference.answer_json import ReplayManifest, build_manifest
 from llmcli.inference.comparison import MAX_VARIANTS
 from llmcli.inference.constraints import recorded_constraint
-from llmcli.inference.engine import Engine, TemplateOptions, Vocab, check_request
-from llmcli.inference.request import system_file, template_arguments
+from llmcli.inference.engine import Engine, Vocab, check_request
+from llmcli.inference.request import system_file
 from llmcli.inference.sizing import possible_gpu_layers
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.model import HubParams, PlacementParams
@@ -106,7 +106,7 @@ def _from_data(data: Any, source: str, policy_file: str) -> RecordedAnswer:
         raise UsageError(f"{source} has no replay data", "create it with `llmcli generate --json`")
     output = convert(data, _Output)
     manifest = ReplayManifest.from_data(output.replay)
-    values = _settings(output.params, source, policy_file)
+    values = _settings(output.params, manifest, source, policy_file)
     messages = [_ChatMessage("user", output.prompt)] if output.prompt is not None else []
     if not values.get("raw"):
         messages = output.messages or []
@@ -133,7 +133,7 @@ def from_session(session: Session, number: int | None, policy_file: str = "") ->
             reason = "no model wrote it"
         raise UsageError(f"{source} has no replay data: {reason}", "choose another answer")
     manifest = ReplayManifest.from_data(message.replay)
-    values = _settings(message.params, source, policy_file)
+    values = _settings(message.params, manifest, source, policy_file)
     continued = session.conversation.messages.get(manifest.begun) if manifest.begun else None
     if manifest.begun and not continued:
         raise UsageError(f"{source} continues message {manifest.begun}, which does not exist", "choose another answer")
@@ -166,8 +166,9 @@ def _find_answer(path: Sequence[Message], number: int | None, name: str) -> Mess
     return message
 
 
-def _settings(data: Mapping[str, Any], source: str, policy_file: str) -> dict[str, Any]:
-    values = recorded_settings(data, source, policy_file)
+def _settings(params: Mapping[str, Any], manifest: ReplayManifest, source: str, policy_file: str) -> dict[str, Any]:
+    # The params of an answer of a server are those that it was sent; its manifest has those of the server too.
+    values = recorded_settings({**manifest.settings, **params}, source, policy_file)
     if policy_file and not values["temp_policy_file"]:
         raise UsageError(f"{source} has no policy file", "remove --temp-policy-file")
     if values.get("seed") is None:
@@ -234,48 +235,27 @@ class Replay:
     def __init__(
         self, engine: Engine, recorded: RecordedAnswer, settings: Settings, cancellation: Cancellation | None = None
     ) -> None:
-        """Make the request, and evaluate its prompt in the recorded batches, as the numbers depend on them.
-
-        Raises UsageError if the engine cannot repeat it, LlmcliError if the template fails.
-        """
+        """Make the request. Raises UsageError if the engine cannot repeat it, LlmcliError if the template fails."""
         if not engine.capabilities.replay:
-            raise UsageError(f"{engine.name} does not support replay", "use a model of this machine")
+            raise UsageError(f"{engine.name} does not support replay", "use a model of this machine: --endpoint none")
         self.recorded = recorded
         self.stopped = False
         self.difference: Difference | None = None
         self.reasons: list[str] = []
-        manifest, template = recorded.manifest, TemplateOptions("")
-        if not settings.raw:
-            source = manifest.template or engine.chat_template
-            if not source:
-                hint = "give the right model with -m"
-                raise LlmcliError(f"{engine.name} has no chat template, and the answer used the one of its model", hint)
-            arguments = manifest.template_arguments
-            if arguments is None:
-                arguments = template_arguments(settings) if settings.think == "off" else {}
-            template = TemplateOptions(source, "the recorded chat template", arguments=arguments, time=manifest.moment)
-        prompt_builder = PromptBuilder(engine, template)
+        manifest, capabilities = recorded.manifest, engine.capabilities
+        prompt_builder = PromptBuilder(engine, manifest.template_options(engine, settings))
         settings = prompt_builder.with_plain_stop(settings)
         prompt = prompt_builder.prompt(recorded.path, recorded.system, settings, recorded.continued)
         constraint = recorded_constraint(manifest.grammar, manifest.schema, settings)
         request = Request(prompt, settings, constraint, label=recorded.label)
-        request.live_shift = TemperatureShift(manifest.moves) if manifest.moves else None
+        # An endpoint generates each answer alone. Here, those of a comparison are side by side, as they were.
+        request.replay = None if recorded.label and capabilities.tokens else manifest.to_data()
+        request.trace = None if capabilities.tokens else 0  # which tells the tokens
         request.cancellation = cancellation or request.cancellation
         check_request(engine, request)
         if recorded.continued:
             request.continue_from(recorded.continued.reasoning, recorded.continued.content)
         self.answer = Answer(engine, request)
-        if recorded.label:  # one of several, which had other batches
-            return
-        request.max_drawn = manifest.drawn
-        if manifest.drawn == 0:  # it was stopped before its first token
-            request.cancellation.set()
-        if manifest.layout and prompt_sha256(prompt.tokens) == manifest.prompt_sha256:
-            try:
-                engine.evaluate_batches(request, manifest.layout)
-            except ValueError as error:
-                reason = f"cannot replay {recorded.source}: replay.layout: {error}"
-                raise UsageError(reason, "record the answer again") from None
 
     def compare(self) -> None:
         """Find the first difference from the recorded answer, and its reasons, unless the user stopped the replay."""
@@ -287,33 +267,39 @@ class Replay:
         if not recorded.is_complete and all(map(str.startswith, after, before)):
             before = after  # the record does not have the text of the last token yet
         prefix = answer.request.reasoning, answer.settings.prefill or ""
-        self.difference = first_difference(before, after, answer.tokens, answer.engine.tokenizer, prefix)
+        self.difference = first_difference(before, after, _pieces(answer), answer.engine.tokenizer, prefix)
         self.reasons = explain_mismatch(recorded.manifest, build_manifest(answer))
 
 
+def _pieces(answer: Answer) -> list[str]:
+    """The texts of its tokens."""
+    if not answer.engine.capabilities.tokens:
+        return [trace.reasoning + trace.text for trace in answer.traces if trace.id is not None]
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return [decoder.decode(answer.engine.tokenizer.piece(token)) for token in answer.tokens]
+
+
 def first_difference(
-    recorded: _Texts, replayed: _Texts, tokens: Sequence[int], vocab: Vocab, prefix: _Texts = ("", "")
+    recorded: _Texts, replayed: _Texts, pieces: Sequence[str], vocab: Vocab, prefix: _Texts = ("", "")
 ) -> Difference | None:
     """Where the reasoning and the text of an answer first differ from the recorded ones; None if they do not.
 
-    `tokens` are those of the replay, which follow the reasoning and the text in `prefix`.
+    `pieces` are the tokens of the replay, which follow the reasoning and the text in `prefix`.
     """
     kinds = zip(("think", "answer"), recorded, replayed, map(len, prefix), strict=True)
     part, before, after, n_prefix = next((one for one in kinds if one[1] != one[2]), ("", "", "", 0))
     if not part:
         return None
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    pieces = [decoder.decode(vocab.piece(token)) for token in tokens]
     ends = list(accumulate(map(len, pieces)))
     generated, own = "".join(pieces), after[n_prefix:]  # what was generated has the tags of the reasoning too
     start = max(generated.rfind(own) if part == "answer" else generated.find(own), 0) - n_prefix
     shorter = min(len(before), len(after))
     offset = next((i for i in range(shorter) if before[i] != after[i]), shorter)
-    index = next((i for i, end in enumerate(ends) if end > start + offset), len(tokens))
+    index = next((i for i, end in enumerate(ends) if end > start + offset), len(pieces))
     token_start = ends[index - 1] if index else 0
     token_offset = min(max(token_start - start, 0), offset)
     recorded_text = vocab.detokenize(vocab.tokenize(before[token_offset:])[:1])
-    replayed_text = pieces[index] if index < len(tokens) else ""
+    replayed_text = pieces[index] if index < len(pieces) else ""
     return Difference(index, token_offset, part, recorded_text, replayed_text)
 
 

@@ -114,7 +114,7 @@ def _endpoint_facts(text: str, problems: Problems) -> dict[str, str]:
     can = {"reasoning off": "think", "template variables": "template_arg", "prefill, /continue": "prefill"}
     facts |= {name: "yes" if dialect.takes(key) else "no" for name, key in can.items()}
     facts["score, --choices"] = "yes" if dialect.scores else "no"
-    facts["trace, /why"] = "yes" if dialect.traces else "no"
+    facts["trace, /why, replay"] = "yes" if dialect.has_extras else "no"
     return facts
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
@@ -30,7 +29,7 @@ _SESSION = "session:"
 _LARGEST = 64 << 20  # bytes of stdin
 
 
-@with_settings(only={*fields_of(HubParams), "model", "temp_policy_file"})
+@with_settings(only={*fields_of(HubParams), "model", "endpoint", "temp_policy_file"})
 def replay(
     flags: Layer,
     what: Annotated[
@@ -50,18 +49,17 @@ def replay(
     policy_file = flags.get("temp_policy_file", str) or ""
     recorded = _recorded(what, line, policy_file)
     from llmcli.chat.replay import Replay, replay_settings
-    from llmcli.cli.open_model import find_model, open_model
+    from llmcli.cli.open_model import find_target, open_model
 
     current = resolve_settings(flags)
     settings = [replay_settings(one, flags.get("model", str), current) for one in recorded]
     try:
-        target, status = find_model(settings[0]), ProgressLine()
+        target, status = find_target(current if current.endpoint else settings[0]), ProgressLine()
     except ModelNotFoundError as error:
         if "model" not in flags.values:
             error.hint = f"{error.hint}, or give the model with -m" if error.hint else "give the model with -m"
         raise
-    # What a session has said is stored with the session alone, and a replay evaluates the recorded batches.
-    with open_model(target, replace(settings[0], kv_cache=False), status) as (engine, cancellation):
+    with open_model(target, settings[0], status) as (engine, cancellation):
         engine.identify(status.identifying, cancellation)
         status.clear()
         replays = [Replay(engine, *pair, cancellation) for pair in zip(recorded, settings, strict=True)]
@@ -155,7 +153,7 @@ def _data(again: "Replay") -> dict[str, object]:
 def _verdict(again: "Replay") -> str:
     difference = again.difference
     if not difference:
-        return f"same answer: {plural(len(again.answer.tokens), 'token')}"
+        return f"same answer: {plural(again.answer.n_tokens, 'token')}"
     part = " of the reasoning" if difference.part == "think" else ""
     texts = difference.recorded, difference.replayed
     before, now = (json.dumps(text, ensure_ascii=False) if text else "the end" for text in texts)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from llmcli.server.service import ServerOptions
 
 _NOT_HERE = CHAT_ONLY | RESULT | {"prompt", "file", "model", "prefill", "raw", "choices", "predicate", "rating"}
+_NOT_HERE |= {"endpoint", "drop_unsupported"}  # it answers with models of this machine
 _POOLINGS = ("mean", "cls", "last")  # those that give a vector of a text
 _SPARE_FILES = 64  # that are open beside connections
 _API_KEY = "LLMCLI_API_KEY"  # a variable with one more key
@@ -48,7 +49,9 @@ def serve(
         list[str] | None,
         Option("--model", "-m", metavar="REF", help="Model to serve: a name, file or reference; several are possible."),
     ] = None,
-    host: Annotated[str, Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, Option("--host", metavar="ADDRESS", help="Address to listen on; 0.0.0.0 = all.")
+    ] = "127.0.0.1",
     port: Annotated[int, Option("--port", min=0, max=65535, help="Port to listen on; 0 = any free one.")] = 8080,
     pin: Annotated[
         list[str] | None, Option("--pin", metavar="NAME", help="Model of several that stays loaded. Repeatable.")
@@ -113,7 +116,9 @@ def serve(
     log_content: Annotated[bool, Option("--log-content", help="Add prompts and answers to the log.")] = False,
 ) -> None:
     if find_spec("starlette") is None or find_spec("uvicorn") is None:
-        raise UsageError("serve needs the packages starlette and uvicorn", 'install them: pip install "llmcli[serve]"')
+        raise UsageError(
+            "serve needs the packages starlette and uvicorn", "install them: pip install starlette uvicorn"
+        )
     from llmcli.server.addresses import allowed_names, listen, parse_hosts, parse_origins
     from llmcli.server.app import make_app
     from llmcli.server.guard import Access
@@ -150,8 +155,10 @@ def serve(
         listeners = [stack.enter_context(listen(one)) for one in addresses]
         entries = [_find(*one, options) for one in zip(stacks, aliases, strict=True)]
         if twice := next((one.name for one in entries if sum(one.name == other.name for other in entries) > 1), ""):
-            raise UsageError(f"two models are called {twice}", "name one of them with `llmcli models alias`")
+            raise UsageError(f"two models are called {twice}", "give each a name: --alias A --alias B")
         kept = _choose_pinned(pin or (), entries)
+        if keys and not any_model:
+            _check_models(keys, entries)
         find_other = partial(_find_other, flags, options) if any_model else lambda _name: None
 
         def make_server(pinned: Sequence["ServedModel"]) -> HttpServer:
@@ -189,6 +196,16 @@ def _find_other(flags: Layer, options: "ServerOptions", name: str) -> "ModelEntr
         return None
     found = resolve_model(name, locations)
     return entry_of(found, layers, options.n_parallel, options.n_queued, pooling=options.pooling)
+
+
+def _check_models(keys: "Keys", entries: Sequence["ModelEntry"]) -> None:
+    """Warn of a key that is limited to a model which is not served: its owner would see an empty list."""
+    served = {name for one in entries for name in (one.name, *one.aliases)}
+    for key, model in keys.restrictions():
+        if model not in served:
+            console.warn(
+                f"the key of {key} is for the model {model}, which is not served", f"use: {', '.join(sorted(served))}"
+            )
 
 
 def _choose_pinned(names: Sequence[str], entries: Sequence["ModelEntry"]) -> list["ModelEntry"]:
@@ -229,9 +246,12 @@ def _url_host(listener: socket.socket) -> str:
 
 def _read_keys(path: Path | None) -> "Keys | None":
     """The keys of the file and of the environment; None without any."""
-    from llmcli.server.keys import Keys, make_key
+    from llmcli.server.keys import SHORT, Keys, make_key, warn_short
 
-    own = [make_key(_API_KEY, os.environ[_API_KEY])] if os.environ.get(_API_KEY) else []
+    text = os.environ.get(_API_KEY, "").strip()
+    own = [make_key(_API_KEY, text)] if text else []
+    if 0 < len(text) < SHORT:
+        warn_short(console.warn, f"the key in {_API_KEY}")
     return Keys(path.expanduser() if path else None, own, console.warn) if path or own else None
 
 

@@ -44,6 +44,11 @@ class Endpoint:
         return re.sub(r"/v\d+\w*\Z", "", self.base)
 
     @property
+    def option(self) -> str:
+        """Option and value that name it in a command, for messages."""
+        return f"--endpoint {self.name or self.root}"
+
+    @property
     def is_loopback(self) -> bool:
         """Whether the server runs on this machine."""
         return _is_loopback(urlsplit(self.base).hostname or "")

@@ -70,8 +70,12 @@ class TemperatureShift:
     def add(self, by: float) -> float:
         """Change the shift by `by` and return it. If it makes all recent temperatures 0, it is not lowered further."""
         lowest = -max(self._temperatures, default=LARGEST_FLOAT)
-        shift = round(min(max(self.shift, lowest) + by, LARGEST_FLOAT), 4)
-        self.shift = max(shift, lowest)
+        return self.set(max(self.shift, lowest) + by)
+
+    def set(self, shift: float) -> float:
+        """Set the shift, with the limit of `add`, and return it."""
+        lowest = -max(self._temperatures, default=LARGEST_FLOAT)
+        self.shift = max(round(min(shift, LARGEST_FLOAT), 4), lowest)
         return self.shift
 
     def observe(self, temperature: float) -> None:
@@ -106,6 +110,7 @@ class TextChunk:
     request: Sequence[Message] | str
     prefill: str = ""
     tokenize: Callable[["TextChunk"], Sequence[int]] | None = None
+    template: str = ""  # the chat template, if it is not that of the other program
     _found: list[Sequence[int]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
@@ -175,6 +180,7 @@ class Request:
     cancellation: Cancellation = field(default_factory=Cancellation)  # ends this answer, and keeps its text
     label: str = ""  # its name in errors, where there are several
     max_drawn: int | None = None  # stop after so many sampled tokens, as a recorded answer was stopped
+    replay: Mapping[str, object] | None = None  # the manifest of a recorded answer that is generated again, alone
 
     def continue_from(self, reasoning: str, text: str) -> None:
         """Continue an answer, whose reasoning and text are at the end of the prompt already."""
@@ -284,6 +290,7 @@ class GenerationRecord:
     failure: LlmcliError | None = None  # the error that ended it
     is_complete: bool = True  # whether the answer matches its constraint
     policy_ms: float = 0.0  # time in the temperature policy, in milliseconds
+    replay: Mapping[str, object] = field(default_factory=dict)  # the manifest, where a server generated the answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,8 @@ class Answer:
             yield from self.end()
             if self.request.constraint and self.finish_reason in ("stop", "length"):
                 self.problem = self.request.constraint.problem(self.text)
+        if self.n_drawn == self.request.max_drawn:
+            self.request.cancellation.set()
 
     def end(self) -> Iterator[Part]:
         """The text that was held back."""

@@ -9,12 +9,13 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
-from msgspec import Meta, Struct, to_builtins
+from msgspec import Meta, Struct, structs, to_builtins
 
+from llmcli.engine.events import Request, TemperatureShift
 from llmcli.errors import LlmcliError
 from llmcli.files import convert, decode_json, encode
 from llmcli.inference.json_schema import JsonSchema
-from llmcli.inference.request import system_file, system_text
+from llmcli.inference.request import system_file, system_text, template_arguments
 from llmcli.params.decision import DecisionParams
 from llmcli.params.generation import GenerationParams, InterfaceParams
 from llmcli.params.model import EndpointParams, HubParams, ModelParams, PlacementParams, RopeParams, StateParams
@@ -26,7 +27,7 @@ from llmcli.params.settings import Settings, fields, ineffective_keys, to_data, 
 if TYPE_CHECKING:  # a session reads manifests without the engine
     from llmcli.inference.answer import Answer
     from llmcli.inference.decision import Decision
-    from llmcli.inference.engine import Engine, Vocab
+    from llmcli.inference.engine import Engine, TemplateOptions, Vocab
 
 # The settings that no answer depends on: for downloads, devices, the chat, the trace, and files that are read already.
 _UNRELATED = {
@@ -172,6 +173,27 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise ValueError("replay.layout is not valid")
         return manifest
 
+    def prepare(self, request: Request) -> None:
+        """Let a request repeat the answer: its temperature shifts, and where it was stopped."""
+        request.live_shift = TemperatureShift(self.moves) if self.moves else None
+        request.max_drawn = self.drawn
+        if self.drawn == 0:  # it was stopped before its first token
+            request.cancellation.set()
+
+    def template_options(self, engine: "Engine", settings: Settings) -> "TemplateOptions":
+        """How the prompt was rendered. Raises LlmcliError if the template is that of the model, and this has none."""
+        from llmcli.inference.engine import TemplateOptions
+
+        if settings.raw:
+            return TemplateOptions("")
+        source, arguments = self.template or engine.chat_template, self.template_arguments
+        if not source:
+            hint = "give the right model with -m"
+            raise LlmcliError(f"{engine.name} has no chat template, and the answer used the one of its model", hint)
+        if arguments is None:
+            arguments = template_arguments(settings) if settings.think == "off" else {}
+        return TemplateOptions(source, "the recorded chat template", arguments=arguments, time=self.moment)
+
     def to_data(self) -> dict[str, object]:
         """As JSON data, with lists for tuples, without values that equal their default."""
         data: dict[str, object] = decode_json(encode(to_builtins(self)))
@@ -179,8 +201,9 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def replay_data(answer: "Answer", first: int | None = None, continued: int | None = None) -> dict[str, object]:
-    """The manifest as JSON data; empty if the prompt was not evaluated."""
-    return build_manifest(answer, first, continued).to_data() if answer.record.n_ctx else {}
+    """The manifest as JSON data; empty if the prompt was not evaluated, or a server does not tell how."""
+    is_known = answer.record.n_ctx or answer.record.replay
+    return build_manifest(answer, first, continued).to_data() if is_known else {}
 
 
 def build_manifest(answer: "Answer", first: int | None = None, continued: int | None = None) -> ReplayManifest:
@@ -189,6 +212,11 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
     constraint, shift = answer.request.constraint, answer.request.live_shift
     grammar = constraint.text if constraint and constraint.kind == "grammar" else None
     schema = constraint.schema if isinstance(constraint, JsonSchema) else ""
+    grammar_file, system = "" if grammar == settings.grammar else grammar or "", _system_file(settings)
+    if record.replay:  # a server does not know the files and the messages that are here
+        manifest = ReplayManifest.from_data(record.replay)
+        here = {"grammar": grammar_file, "schema": schema, "system": system, "first": first, "begun": continued}
+        return structs.replace(manifest, **here)
     is_complete = answer.finish_reason in ("stop", "length")
     deciding = _deciding_settings(settings)
     # Who stops an answer does not want to wait.
@@ -206,9 +234,9 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
         layout=tuple(record.layout),
         settings_sha256=_text_sha256(json.dumps([deciding, schema or grammar])),
         settings={key: value for key, value in deciding.items() if key != "prefill"},  # a prefill may be long
-        grammar="" if grammar == settings.grammar else grammar or "",
+        grammar=grammar_file,
         schema=schema,
-        system=_system_file(settings),
+        system=system,
         policy=policy,
         policy_sha256=_file_sha256(policy_file) if policy_file else "",
         moves=tuple(shift.moves) if shift else (),

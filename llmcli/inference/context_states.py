@@ -40,14 +40,14 @@ _QUESTION = 128
 
 
 class ContextStates:
-    """Restores and stores what the contexts of one model evaluate. `log` says what was done, for `--verbose`."""
+    """Restores and stores what the contexts of one model evaluate, unless the settings say that nothing is stored."""
 
     def __init__(self, file: ModelFile, header: GGUFHeader, settings: Settings, gpu_layers: int) -> None:
         self._file, self._header, self._settings, self._gpu_layers = file, header, settings, gpu_layers
-        self._n_least = settings.kv_cache_min
+        self._is_on, self._n_least = settings.kv_cache and settings.kv_cache_limit > 0, settings.kv_cache_min
         self._loaded = _file_states(file)  # what is loaded; another file may take its place
         self.is_conversation = False  # what is evaluated belongs to a session, and is stored only as such
-        self.log: list[str] = []
+        self._log: list[str] = []  # what was done, in words
         self._prompts: list[Sequence[int]] = []  # the last ones, each once
         self._shared: Counter[tuple[int, ...]] = Counter()  # beginnings of several prompts
         self._seconds_per_token = 0.0  # of the restored state
@@ -79,8 +79,9 @@ class ContextStates:
     # Restore
 
     def attach(self, context: Context) -> Context:
-        """Let a context restore the beginnings of its prompts."""
-        context.recall = self._recall
+        """Let a context restore the beginnings of its prompts; returns it."""
+        if self._is_on:
+            context.recall = self._recall
         return context
 
     def _recall(self, context: Context, seq_id: int, tokens: Sequence[int]) -> None:
@@ -115,7 +116,7 @@ class ContextStates:
                 if n_usable < len(stored.tokens):
                     context.cut(seq_id, n_usable)
                 took = (perf_counter() - begin) * 1e3
-                self.log.append(f"restored {n_usable} tokens of the context in {took:.0f} ms")
+                self._log.append(f"restored {n_usable} tokens of the context in {took:.0f} ms")
                 self._seconds_per_token = stored.seconds / len(stored.tokens)
                 return
             n_evaluated = context.evaluated(tokens, seq_id)
@@ -127,7 +128,7 @@ class ContextStates:
             self._store.touch(stored)
             return True
         self._store.drop(stored)
-        self.log.append(f"the stored state {stored.path.name} is not valid")
+        self._log.append(f"the stored state {stored.path.name} is not valid")
         return False
 
     def _usable_states(self, context: Context, tokens: Sequence[int]) -> list["tuple[int, StoredState]"]:
@@ -147,15 +148,24 @@ class ContextStates:
 
     # Store
 
-    def keep_session(self, context: Context, session: str) -> None:
-        """Store the whole context of a session."""
+    def keep_all(self, session: str, *contexts: Context | None) -> Sequence[str]:
+        """Store the first context for a session, or without one the beginnings in all; returns what was done."""
+        for context in filter(None, contexts[:1] if session else contexts):
+            if session and self._is_on:
+                self._keep_session(context, session)
+            elif not session:
+                self.keep(context)
+        done, self._log = self._log, []
+        return done
+
+    def _keep_session(self, context: Context, session: str) -> None:
         is_long = context.evaluated() >= self._n_least
         if is_long and not self._has(context, session):
             self._add(context, 0, session)
 
     def keep(self, context: Context) -> None:
         """Store the beginnings that later prompts can share; the context is not usable any more."""
-        if self.is_conversation:
+        if self.is_conversation or not self._prompts:
             return
         if context.snapshot and self._is_new(context, self._prompts[0], len(context.snapshot.tokens)):
             context.restore(0, context.snapshot)
@@ -212,7 +222,7 @@ class ContextStates:
         write = partial(context.save_file, seq_id)
         if is_fast and self._store.add(identity, tokens, batches, seconds, size, write, session):
             took = (perf_counter() - begin) * 1e3
-            self.log.append(f"stored {len(tokens)} tokens of the context ({size >> 20} MiB) in {took:.0f} ms")
+            self._log.append(f"stored {len(tokens)} tokens of the context ({size >> 20} MiB) in {took:.0f} ms")
             if not session and context.can_cut_restored:
                 self._drop_shorter(identity, tokens, batches)
 

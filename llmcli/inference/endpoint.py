@@ -6,7 +6,6 @@ from functools import partial
 from queue import Empty, SimpleQueue
 
 from llmcli.engine.events import (
-    Batches,
     Cancellation,
     Message,
     Progress,
@@ -14,6 +13,7 @@ from llmcli.engine.events import (
     Request,
     ScoredPrompt,
     TextChunk,
+    TokenChunk,
     TokenEvent,
 )
 from llmcli.errors import LlmcliError, NetworkError, UsageError
@@ -52,10 +52,10 @@ class EndpointEngine:
         self.remark = served.remark
         self.chat_template = served.chat_template or _THE_SERVERS
         self.capabilities = Capabilities(
-            traces=self.dialect.traces,
-            live_temperature=False,
-            replay=False,
-            inspection=self.dialect.traces,
+            traces=self.dialect.has_extras,
+            live_temperature=self.dialect.has_extras,
+            replay=self.dialect.has_extras,
+            inspection=self.dialect.has_extras,
             scores=self.dialect.scores,
             tokens=False,
             own_defaults=True,
@@ -104,7 +104,8 @@ class EndpointEngine:
         """The prompt as the server gets it: it renders the messages itself."""
         tokenize = partial(self._tokenize, options.arguments) if self.dialect.scores else None
         text = request + options.prefill if isinstance(request, str) else ""
-        return Prompt(text, (TextChunk(request, options.prefill, tokenize),), request)
+        template = options.source if options.is_given else ""
+        return Prompt(text, (TextChunk(request, options.prefill, tokenize, template),), request, template)
 
     def prompt_text(self, prompt: Prompt) -> str:
         (chunk,) = prompt.chunks
@@ -148,8 +149,9 @@ class EndpointEngine:
 
     def _messages(self, chunk: TextChunk) -> dict[str, object]:
         """The messages of a body, with the beginning of the answer as the last one."""
-        if chunk.prefill and self.dialect.has_prefill:
-            return {"messages": list(chunk.request), "prefill": chunk.prefill}
+        if self.dialect.has_extras:
+            own = {"prefill": chunk.prefill, "chat_template": chunk.template}
+            return {"messages": list(chunk.request), **{key: value for key, value in own.items() if value}}
         if not chunk.prefill or self.dialect.continues is None:
             return {"messages": list(chunk.request)}
         begun = {"role": "assistant", "content": chunk.prefill}
@@ -167,16 +169,18 @@ class EndpointEngine:
     def n_evaluated(self, tokens: Sequence[int]) -> int:  # noqa: ARG002
         return 0
 
-    def evaluate_batches(self, request: Request, layout: Batches) -> None:  # noqa: ARG002
-        raise UsageError(f"{self.name} does not support a replay", "use a model on this machine")
-
     def inspector(self, request: Request, tokens: Sequence[int]) -> TokenInspector:
-        if not self.dialect.traces:
+        if not self.dialect.has_extras:
             raise UsageError(f"{self.name} does not support /why", "use a model on this machine")
         from llmcli.inference.endpoint_inspection import EndpointInspector
 
         url = f"{self.served.endpoint.root}/llmcli/inspect"
         _, body = self.body(request)
+        (chunk,) = request.prompt.chunks
+        if isinstance(chunk, TokenChunk):  # the beginning of what the server makes of the messages
+            body["n_prompt"] = len(chunk.tokens)
+        if request.live_shift and request.live_shift.moves:
+            body["moves"] = request.live_shift.moves
         return EndpointInspector(partial(self.pool.post, url), request, body, tokens, self.served.host)
 
     # Answers
@@ -184,6 +188,9 @@ class EndpointEngine:
     def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
         waiting = list(reversed(requests))
         return self._events(lambda _is_idle: waiting.pop() if waiting else None, N_PARALLEL)
+
+    def repeat(self, request: Request) -> Generator[TokenEvent | None, None, None]:
+        yield from self.generate([request])
 
     def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
         return self._events(requests, n_parallel or N_PARALLEL)
@@ -196,7 +203,8 @@ class EndpointEngine:
             while True:
                 while len(running) < n_parallel and (request := source(not running)):
                     asked = self.body(request)
-                    one = Exchange(request, n_begun, n_parallel, asked, self.pool, self.tokenizer, inbox.put)
+                    control = f"{self.served.endpoint.root}/llmcli/control" if self.dialect.has_extras else ""
+                    one = Exchange(request, n_begun, n_parallel, asked, self.pool, self.tokenizer, inbox.put, control)
                     running[one] = None
                     n_begun += 1
                 if not running:
@@ -205,7 +213,9 @@ class EndpointEngine:
                     exchange, item = inbox.get(timeout=TICK)
                 except Empty:
                     exchange, item = None, None
-                for one in [one for one in running if one.request.cancellation.is_set()]:
+                for one in running:
+                    one.steer()
+                for one in [one for one in running if one.is_to_abort]:
                     del running[one]
                     one.connection.abort()
                     yield one.end(one.request.cancellation.reason)
@@ -224,20 +234,35 @@ class EndpointEngine:
     def body(self, request: Request) -> tuple[str, dict[str, object]]:
         """The URL and the body of a request."""
         (chunk,) = request.prompt.chunks
-        assert isinstance(chunk, TextChunk)
         settings, base = request.settings, self.served.endpoint.base
+        if isinstance(chunk, TokenChunk):
+            chunk = TextChunk(request.prompt.request, settings.prefill or "", template=request.prompt.template)
         body: dict[str, object] = {"model": self.name, "stream": True, "stream_options": {"include_usage": True}}
-        body |= self.dialect.body(settings, request.constraint, self.defaults.values)
-        body |= {} if request.trace is None else {"llmcli": {"trace": request.trace}}
+        # A recorded answer says all that is not a default of llmcli: those of the server do not count.
+        defaults = self.defaults.values if request.replay is None else {}
+        body |= self.dialect.body(settings, request.constraint, defaults) | self._extras(request)
         if isinstance(chunk.request, str):
             if settings.max_tokens < 0:
                 body[self.dialect.max_tokens] = self._room(request)
-            body |= {"prompt": chunk.request + chunk.prefill}
+            is_apart = bool(chunk.prefill) and self.dialect.has_extras
+            body |= (
+                {"prompt": chunk.request, "prefill": chunk.prefill}
+                if is_apart
+                else {"prompt": chunk.request + chunk.prefill}
+            )
             body |= {"logprobs": settings.logprobs} if settings.logprobs else {}
             return f"{base}/completions", body
         body |= self._messages(chunk)
         body |= {"logprobs": True, "top_logprobs": settings.logprobs} if settings.logprobs else {}
         return f"{base}/chat/completions", body
+
+    def _extras(self, request: Request) -> dict[str, object]:
+        """The field `llmcli`, in which a server of llmcli is asked for what the API has no place for."""
+        if not self.dialect.has_extras:
+            return {}
+        extras: dict[str, object] = {"replay": True if request.replay is None else request.replay}
+        extras |= {} if request.trace is None else {"trace": request.trace}
+        return {"llmcli": extras | ({"shift": True} if request.live_shift else {})}
 
     def _room(self, request: Request) -> int | None:
         """A limit for a raw text without one: for many servers that means 16 tokens."""

@@ -1,7 +1,7 @@
 """What an endpoint says in an answer: the objects of a stream, read strictly, as pieces of text with their facts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import FinishReason, TokenLogprob, TokenTrace
@@ -33,13 +33,15 @@ class Delta:
     answer_ms: float | None = None
     model: str = ""
     traces: Sequence[TokenTrace] = ()  # of tokens that are final; their texts joined are the answer
+    id: str = ""  # of the answer
+    replay: Json = field(default_factory=dict)  # a manifest
 
 
 def read_delta(data: Json, vocab: "EndpointVocab", host: str) -> Delta:
     """What an object of /chat/completions or /completions says, streamed or whole.
 
-    A server of llmcli puts what OpenAI's objects have no place for under `llmcli`: traces. Raises NetworkError for an
-    object of another kind.
+    A server of llmcli puts what OpenAI's objects have no place for under `llmcli`: traces, and the replay manifest.
+    Raises NetworkError for an object of another kind.
     """
     choices = data.get("choices")
     if not isinstance(choices, list) or not all(isinstance(one, dict) for one in choices):
@@ -48,6 +50,7 @@ def read_delta(data: Json, vocab: "EndpointVocab", host: str) -> Delta:
         choices = []
     choice: Json = choices[0] if choices else {}
     part = _dict(choice.get("delta")) or _dict(choice.get("message"))
+    extras = _dict(choice.get("llmcli"))
     text, reasoning = _texts(choice.get("text") if "text" in choice else part.get("content"))
     reasoning += next((value for name in _REASONING if isinstance(value := part.get(name), str) and value), "")
     text += _text(part.get("refusal"))
@@ -63,7 +66,9 @@ def read_delta(data: Json, vocab: "EndpointVocab", host: str) -> Delta:
         _number(timings.get("prompt_ms")),
         _number(timings.get("predicted_ms")),
         _text(data.get("model")),
-        _traces(_dict(choice.get("llmcli")).get("trace"), host),
+        _traces(extras.get("trace"), host),
+        _text(data.get("id")),
+        _replay(extras.get("replay"), host),
     )
 
 
@@ -76,6 +81,17 @@ def _traces(data: object, host: str) -> list[TokenTrace]:
         return [from_data(one) for one in data]
     except ValueError as error:
         raise NetworkError(f"{host} sent a trace that is not valid: {error}") from None
+
+
+def _replay(data: object, host: str) -> Json:
+    if not isinstance(data, dict) or not data:
+        return {}
+    from llmcli.inference.answer_json import ReplayManifest  # only a server of llmcli has one
+
+    try:
+        return ReplayManifest.from_data(data).to_data()
+    except ValueError as error:
+        raise NetworkError(f"{host} sent a replay that is not valid: {error}") from None
 
 
 def _texts(content: object) -> tuple[str, str]:

@@ -229,7 +229,7 @@ def error_of(data: object) -> Json:
 
 def raise_for_error(endpoint: Endpoint, status: int, error: Json, response: "httpx2.Response | None" = None) -> None:
     """Raise what an error of the server means: TransientError where another try may succeed, else LlmcliError."""
-    host, code = endpoint.host, str(error.get("code") or error.get("type") or "")
+    host, code = endpoint.host, f"{error.get('code') or ''} {error.get('type') or ''}"
     text = ellipsize(" ".join(str(error.get("message") or "").split()), 300)
     if endpoint.key:
         text = text.replace(endpoint.key, "[key]")
@@ -239,15 +239,17 @@ def raise_for_error(endpoint: Endpoint, status: int, error: Json, response: "htt
             hint = f"put it into {API_KEY}, or into a file that a profile names as api_key_file"
             raise NotAllowedError(f"{host} needs a key", hint)
         raise NotAllowedError(f"{host} refused the key from {endpoint.key_source}", "check the key and the URL")
-    if status in (402, 403) or code == "insufficient_quota":
+    if status in (402, 403) or "insufficient_quota" in code:
         raise NotAllowedError(f"{host} denies access{said}", "see the account of the key")
     if status in (400, 413, 422) or "exceed_context" in code or "context_length" in code:
         if "context" in code or _OVERFLOW.search(text):
             raise ContextOverflowError(f"the prompt does not fit the context of {host}{said}", "shorten the prompt")
-        raise UsageError(f"{host} refused the request{said}", "see what it supports with `llmcli doctor --endpoint`")
+        about = f"see what it supports: llmcli doctor {endpoint.option}"
+        raise UsageError(f"{host} refused the request{said}", about)
     if status == 404:
         if "model" in text.lower() or "model" in code:
-            raise ModelNotFoundError(f"{host} does not have the model{said}", "see `llmcli models list --endpoint`")
+            names = f"see its models: llmcli models list {endpoint.option}"
+            raise ModelNotFoundError(f"{host} does not have the model{said}", names)
         raise NetworkError(f"{host} has no such address{said}", _URL_HINT)
     if response is not None:
         try:

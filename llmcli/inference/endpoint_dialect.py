@@ -45,13 +45,14 @@ class Dialect:
     template_args: bool = False  # chat_template_kwargs
     think_budget: str = ""
     continues: Mapping[str, object] | None = None  # with a beginning of the answer as the last message; None: it cannot
-    has_prefill: bool = False  # it takes the beginning in a field of its own, and repeats it
     constraints: Mapping[str, Callable[[str], Body]] = field(default_factory=dict)  # by kind
     policies: bool = False  # each rule for the temperature
     ranges: bool = False  # a range of temperatures, by entropy
     always_seeded: bool = True  # it takes a seed that nobody asked for
     counts: str = ""  # how it counts the tokens of messages: "" = not at all, "messages", or "template"
-    traces: bool = False  # it tells how tokens are drawn
+    # It is a server of llmcli: with the field `llmcli` it tells how tokens are drawn, repeats answers and moves their
+    # temperature. It takes a template, and the beginning of an answer in a field of its own, which it repeats.
+    has_extras: bool = False
     scores: bool = False  # `echo` with log-probabilities, and routes that tokenize
 
     def takes(self, key: str) -> bool:
@@ -62,7 +63,8 @@ class Dialect:
             "think": bool(self.think_off),
             "template_arg": self.template_args,
             "think_budget": bool(self.think_budget),
-            "prefill": self.has_prefill or self.continues is not None,
+            "chat_template": self.has_extras,
+            "prefill": self.has_extras or self.continues is not None,
             "grammar": "grammar" in self.constraints,
             "grammar_file": "grammar" in self.constraints,
             "json_schema": "json_schema" in self.constraints,
@@ -124,9 +126,12 @@ class Dialect:
     def _temperature(self, settings: Settings, defaults: Mapping[str, object]) -> Body:
         if not any(_is_set(key, settings, defaults) for key in _TEMPERATURE):
             return {}
-        native = plan_temperature(settings).native
+        native, data = plan_temperature(settings).native, to_data(settings)
+        if self.policies:
+            keys = [key for key in _TEMPERATURE if key != "temp_policy_file" and _is_set(key, settings, defaults)]
+            return {key: data[key] for key in keys}
         if native is None:
-            return {"temperature": str(settings.temperature)} if self.policies else {}
+            return {}
         if native[1] <= 0:
             return {"temperature": native[0]}
         if not self.ranges:
@@ -208,7 +213,6 @@ DIALECTS = {
             think_off={"think": "off"},
             template_args=True,
             think_budget="think_budget",
-            has_prefill=True,
             constraints={
                 "json_schema": _json_field("json_schema"),
                 "grammar": _field("grammar"),
@@ -217,7 +221,7 @@ DIALECTS = {
             policies=True,
             ranges=True,
             counts="template",
-            traces=True,
+            has_extras=True,
             scores=True,
         ),
         Dialect(

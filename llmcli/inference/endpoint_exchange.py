@@ -7,8 +7,10 @@ from typing import TypeAlias
 
 from llmcli.engine.events import FinishReason, GenerationRecord, Request, TokenEvent, TokenTrace, now_ms
 from llmcli.errors import LlmcliError, NetworkError, UsageError
+from llmcli.inference.answer_json import ReplayManifest
 from llmcli.inference.endpoint_answer import Delta, read_delta
 from llmcli.inference.endpoint_client import (
+    LOOK_SECONDS,
     ConnectionPool,
     as_network_error,
     error_of,
@@ -17,7 +19,9 @@ from llmcli.inference.endpoint_client import (
 )
 from llmcli.inference.endpoint_tokens import EndpointVocab
 from llmcli.models.download.http import TransientError
+from llmcli.params.param import is_number
 
+_PATIENCE_MS = 2000.0  # for the rest of an answer that is ended, and how it was generated
 Item: TypeAlias = Delta | LlmcliError | None  # what comes; an error and None end the answer
 
 
@@ -33,8 +37,12 @@ class Exchange:
         pool: ConnectionPool,
         vocab: EndpointVocab,
         put: Callable[[tuple["Exchange", Item]], None],
+        control: str = "",
     ) -> None:
-        """`asked` is a URL and a body; `put` gets what the thread has read, for `events`."""
+        """`asked` is a URL and a body; `put` gets what the thread has read, for `events`.
+
+        `control` is the URL at which a server of llmcli moves the temperature of its answers, and ends them.
+        """
         self.request, self.connection = request, pool.take()
         self._index, self._body, self._pool, self._vocab, self._put = index, asked, pool, vocab, put
         self._record = GenerationRecord(beside=n_parallel - 1)
@@ -45,6 +53,11 @@ class Exchange:
         self._n_prefill = len(str(asked[1].get("prefill", "")))  # characters of the answer that are here already
         self._streamed, self._n_text = "", 0  # the text that came, and how many characters of it were passed on
         self._is_traced = False
+        self._control, self._id = control, ""  # that the server gave it
+        self._shift = 0.0  # that the server has
+        self._is_telling = False  # the server something, in a thread
+        self._is_ended = False  # the server was told to end it
+        self._give_up_at = 0.0  # when the connection is closed, if the server does not end the answer
         Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -96,6 +109,43 @@ class Exchange:
 
     # In the thread of the reader of the events
 
+    def steer(self) -> None:
+        """Tell the server how the temperature was moved, or that the answer is to end."""
+        is_over, shift = self.request.cancellation.is_set(), self.request.live_shift
+        if not (self._control and self._id):
+            return
+        if is_over and not self._give_up_at:
+            self._give_up_at = now_ms() + _PATIENCE_MS
+        if self._is_telling or self._is_ended:
+            return
+        self._is_ended = is_over
+        if is_over:
+            self._tell({"stop": True})
+        elif shift and shift.shift != self._shift:
+            self._tell({"shift": shift.shift})
+
+    def _tell(self, what: Mapping[str, object]) -> None:
+        self._is_telling = True
+        Thread(target=self._send, args=[what], daemon=True).start()
+
+    def _send(self, what: Mapping[str, object]) -> None:
+        shift, wanted = self.request.live_shift, what.get("shift")
+        try:
+            data = self._pool.post(self._control, {"id": self._id, **what}, seconds=LOOK_SECONDS)
+        except LlmcliError:  # the answer has ended
+            self._give_up_at = self._give_up_at and now_ms()
+            data = {}
+        if shift and is_number(wanted):
+            found = data.get("shift") if isinstance(data, dict) else None
+            self._shift = float(found) if is_number(found) else float(wanted)
+            shift.shift += self._shift - wanted  # the server has a limit; a key may have been pressed since
+        self._is_telling = False
+
+    @property
+    def is_to_abort(self) -> bool:
+        """Whether it is cancelled, and nobody waits for what the server still has to say."""
+        return self.request.cancellation.is_set() and now_ms() >= self._give_up_at
+
     def events(self, item: Item) -> Sequence[TokenEvent]:
         """The events for what the thread has read: none without a text."""
         if isinstance(item, LlmcliError):
@@ -111,6 +161,11 @@ class Exchange:
 
     def _count(self, delta: Delta) -> None:
         """Note what is beside the text."""
+        self._id = delta.id or self._id
+        if delta.replay:
+            self._record.replay = delta.replay
+            if self.request.live_shift:
+                self.request.live_shift.moves = list(ReplayManifest.from_data(delta.replay).moves)
         timings = self._record.timings
         self._streamed += delta.text
         if (delta.text or delta.reasoning) and not self._first:
@@ -160,5 +215,7 @@ class Exchange:
         """The last event."""
         if self._n_answer is not None:
             self._record.timings.predicted_n = self._n_answer
+        if self.request.cancellation.is_set() and reason != "error":
+            reason = self.request.cancellation.reason
         self._record.finish_reason = reason
         return TokenEvent("", None, reason, self._record, self._index)

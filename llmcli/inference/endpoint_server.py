@@ -55,7 +55,8 @@ class ServedEndpoint:
         """Raise ModelNotFoundError if the server lists its models, and the one that is asked is not among them."""
         names = [one.name for one in self.models]
         if names and self.model not in names and f"{self.model}:latest" not in names:
-            hint = did_you_mean(self.model, names) or "see `llmcli models list --endpoint`"
+            see = f"see its models: llmcli models list {self.endpoint.option}"
+            hint = did_you_mean(self.model, names) or see
             raise ModelNotFoundError(f"{self.host} does not have the model {self.model}", hint)
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from llmcli.engine.events import (
-    Batches,
     Cancellation,
     Message,
     Progress,
@@ -50,7 +49,7 @@ class Capabilities:
     logprobs: bool = True  # it gives the log-probabilities of tokens
     traces: bool = True  # it records how tokens are sampled
     live_temperature: bool = True  # the temperature can change while an answer is generated
-    replay: bool = True  # it can evaluate a prompt in recorded batches
+    replay: bool = True  # it can repeat a recorded answer
     inspection: bool = True  # it can show how a token of an answer was sampled
     scores: bool = True  # it gives the log-probabilities of texts that it did not generate
     tokens: bool = True  # it has a tokenizer at hand, and the tokens of its answers have numbers
@@ -131,6 +130,15 @@ class Engine(Protocol):
 
         A request that fails ends alone: its last event has the reason "error", and its record the failure. Raises
         ContextOverflowError when a prompt does not fit, and UsageError, before all, when a request is not valid.
+
+        A request with a `replay` is alone, as `repeat` generates it.
+        """
+
+    def repeat(self, request: Request) -> Generator[TokenEvent | None, None, None]:
+        """The events of an answer with a `replay`, in a context of its own; None between two batches of its prompt.
+
+        The prompt is evaluated in the recorded batches, as the rounding depends on them. Raises UsageError when they
+        do not fit, ContextOverflowError when the prompt does not.
         """
 
     def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
@@ -175,12 +183,6 @@ class Engine(Protocol):
 
     def n_evaluated(self, tokens: Sequence[int]) -> int:
         """How many of these tokens, from the first on, are in the context already."""
-
-    def evaluate_batches(self, request: Request, layout: Batches) -> None:
-        """Evaluate the prompt of a later request in recorded batches, all but the last one, which the answer evaluates.
-
-        Raises ValueError when the batches do not fit, ContextOverflowError when the prompt does not.
-        """
 
     def inspector(self, request: Request, tokens: Sequence[int]) -> TokenInspector:
         """Shows how `tokens`, the answer to a request, were sampled."""

@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import (
-    Batches,
     Cancellation,
     Message,
     Progress,
@@ -24,7 +23,7 @@ from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe, probe_record
-from llmcli.engine.scheduler import generate
+from llmcli.engine.scheduler import Scheduler, generate
 from llmcli.errors import ModelInvalidError, UsageError, labeled
 from llmcli.files import data_dir
 from llmcli.inference import placement, sizing
@@ -183,8 +182,7 @@ class LocalEngine:
         self._settings = settings
         self._made_scorer: Scorer | None = None
         self._context: Context | None = None
-        is_stored = settings.kv_cache and settings.kv_cache_limit
-        self._states = ContextStates(target.file, target.header, settings, self.gpu_layers) if is_stored else None
+        self._states = ContextStates(target.file, target.header, settings, self.gpu_layers)
         self._largest = 0  # size of the largest context that fits in memory; 0 = not known yet
         self._open_ended = False  # whether the context was sized for answers of any length
         self._renderer = PromptRenderer(loaded.vocab)
@@ -263,13 +261,6 @@ class LocalEngine:
             with suppress(AbortedError):
                 self._context.prefill(0, tokens)
 
-    def evaluate_batches(self, request: Request, layout: Batches) -> None:
-        tokens = request.prompt.tokens
-        context = self._context_for(len(tokens), request.settings)
-        context.watch([request.cancellation])
-        with suppress(AbortedError):  # the answer is cancelled as well
-            context.prefill_as(0, tokens, layout)
-
     def inspector(self, request: Request, tokens: Sequence[int]) -> "TokenInspector":
         from llmcli.engine.token_inspection import TokenInspector  # only /why needs it
 
@@ -278,34 +269,49 @@ class LocalEngine:
 
     def open_context(self, settings: Settings) -> None:
         """Create the context now, large enough for answers of any length, because a conversation grows."""
-        if self._states:
-            self._states.is_conversation = True
+        self._states.is_conversation = True
         if self._context is None:
             self._context_for(0, replace(settings, max_tokens=-1))
 
     def keep_context(self, session: str = "") -> Sequence[str]:
-        states, context = self._states, self._context
-        if not states:
-            return ()
-        if session and context:
-            states.keep_session(context, session)
-        elif not session:
-            for one in (context, self._made_scorer.context if self._made_scorer else None):
-                if one:
-                    states.keep(one)
+        done = self._states.keep_all(session, self._context, self._made_scorer.context if self._made_scorer else None)
+        if not session:
             self.close_context()
-        done, states.log = states.log, []
         return done
 
     # Answers
 
     def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
+        if requests[0].replay is not None:
+            return (event for event in self.repeat(requests[0]) if event)
         generations = [self.start(request, index) for index, request in enumerate(requests)]
         limits = [one.max_new_tokens for one in generations]  # `max_tokens` and the reasoning before the answer
         longest = replace(requests[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
         if len(requests) == 1:
             return generate(self._context_for(len(requests[0].prompt.tokens), longest), generations)
         return self._generate_together(requests, generations, longest)
+
+    def repeat(self, request: Request) -> Generator[TokenEvent | None, None, None]:
+        from llmcli.inference.answer_json import ReplayManifest, prompt_sha256  # only a replay needs it
+
+        manifest, tokens = ReplayManifest.from_data(request.replay), request.prompt.tokens
+        manifest.prepare(request)
+        n_ctx, _ = sizing.choose_context(self.shape, request.settings, len(tokens))
+        with closing(Context(self.model, replace(request.settings, n_ctx=n_ctx))) as context:
+            if manifest.layout and prompt_sha256(tokens) == manifest.prompt_sha256:
+                context.watch([request.cancellation])
+                try:
+                    with suppress(AbortedError):  # the answer is cancelled as well
+                        yield from context.prefill_as(0, tokens, manifest.layout)
+                except ValueError as error:
+                    hint = "record the answer again"
+                    raise UsageError(f"cannot replay the answer: replay.layout: {error}", hint) from None
+            scheduler = Scheduler(context)
+            with closing(self.start(request)) as generation:
+                scheduler.add(generation)
+                while scheduler.generations:
+                    yield None
+                    yield from scheduler.step()
 
     def _generate_together(
         self, requests: Sequence[Request], generations: Sequence[Generation], longest: Settings
@@ -321,7 +327,8 @@ class LocalEngine:
         shared = sizing.choose_shared(self.shape, longest, lengths, len(requests))
         chat_context = self._context
         n_ctx = max(shared.n_ctx, chat_context.evaluated() + 1 if chat_context else 0)
-        context = self._context = self._new_context(replace(longest, n_ctx=n_ctx), shared.width, shared.n_ctx_seq)
+        context = Context(self.model, replace(longest, n_ctx=n_ctx), shared.width, shared.n_ctx_seq)
+        self._context = self._states.attach(context)
         try:
             if chat_context is None:
                 self.notes += [shared.note] if shared.note else []
@@ -375,14 +382,10 @@ class LocalEngine:
         if context is None or n_ctx > context.n_ctx:  # a new one has to evaluate everything again
             self.notes += [note] if note else []
             self.close_context()
-            context = self._context = self._new_context(replace(settings, n_ctx=n_ctx))
+            context = self._context = self._states.attach(Context(self.model, replace(settings, n_ctx=n_ctx)))
             self._add_load_time(begin)
         self._open_ended = settings.max_tokens < 0
         return context
-
-    def _new_context(self, settings: Settings, n_seq_max: int = 1, n_ctx_seq: int = 0) -> Context:
-        context = Context(self.model, settings, n_seq_max, n_ctx_seq)
-        return self._states.attach(context) if self._states else context
 
     def _add_load_time(self, begin: float) -> None:
         elapsed = (perf_counter() - begin) * 1e3

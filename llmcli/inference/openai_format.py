@@ -10,7 +10,8 @@ Values = Mapping[str, object]
 _WITHOUT_EFFECT = frozenset(
     (
         *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
-        *("prompt_cache_retention", "stream_options", "parallel_tool_calls"),
+        *("prompt_cache_options", "prompt_cache_retention", "stream_options", "parallel_tool_calls"),
+        *("prediction", "verbosity", "moderation", "audio"),  # without `modalities` audio is not asked for
         "model",  # it is that of the command
     )
 )
@@ -50,16 +51,16 @@ def _n_logprobs(body: Values) -> object:
 
 
 def _constraint(response_format: object) -> dict[str, object]:
-    kind = response_format.get("type") if isinstance(response_format, dict) else None
+    given = response_format if isinstance(response_format, dict) else {}
+    kind = given.get("type")
     if kind == "text":
         return {}
-    if isinstance(response_format, dict) and kind == "json_object":
-        schema = response_format.get("schema")  # a field of llama-server
+    if kind == "json_object":
+        schema = given.get("schema")  # a field of llama-server
         if schema is not None and not isinstance(schema, dict):
             raise UsageError("response_format.schema must be an object")
         return {"json_schema": schema or {"type": "object"}}
-    is_schema = isinstance(response_format, dict) and kind == "json_schema"
-    outer = response_format.get("json_schema") if isinstance(response_format, dict) and is_schema else None
+    outer = given.get("json_schema", given) if kind == "json_schema" else None  # llama-server's page has both forms
     schema = outer.get("schema") if isinstance(outer, dict) else None
     if not isinstance(schema, dict):
         raise UsageError("response_format must be text, json_object, or json_schema with a schema")

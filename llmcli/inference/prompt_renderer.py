@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from llmcli.inference.engine import TemplateOptions
     from llmcli.inference.template import ChatTemplate
 
+# llama.cpp takes quadratic time for very many special tokens: half a minute for 1 MiB of them. So they are looked for
+# window by window, each with the beginning of the next one, and a long text of a template is cut at them.
+_WINDOW, _LONGEST_NAME = 1 << 14, 1 << 8  # characters; no name of a special token is longer
+_LONG = 1 << 17  # characters
 _CACHE_TEXTS = 4096  # cached texts, of each kind: a batch has any number of short ones
 _CACHE_SIZE = 1 << 22  # characters of the cached texts, of each kind; a token takes about 40 bytes
 _Value = TypeVar("_Value")
@@ -83,6 +87,8 @@ class PromptRenderer:
 
     def tokenize(self, parts: Sequence[str]) -> list[int]:
         """The tokens of the parts, joined; every second part is plain text, whatever control tokens it spells."""
+        if any(len(part) > _LONG for part in parts[::2]):
+            self._last = [*self._last, *(token for part in parts[::2] for token in self._tokens_in(part))]
         self._update_cuts()
         tokens: list[int] = []
         for index, part in enumerate(parts):
@@ -116,9 +122,7 @@ class PromptRenderer:
     def _mark(self, content: str) -> str:
         """The content with a mark, which nobody can guess, for each text of a control token."""
         vocab = self._vocab
-        while control := {
-            token for token in set(vocab.tokenize(content, parse_special=True)) if vocab.is_control(token)
-        }:
+        while control := {token for token in self._tokens_in(content) if vocab.is_control(token)}:
             before = content
             for name in sorted((_piece(vocab, token) for token in control), key=len):
                 if name and name in content:
@@ -127,6 +131,11 @@ class PromptRenderer:
             if content == before:  # a control token that the tokenizer adds
                 break
         return content
+
+    def _tokens_in(self, text: str) -> set[int]:
+        """The tokens of a text, among them all special ones that it spells."""
+        windows = (text[at : at + _WINDOW + _LONGEST_NAME] for at in range(0, len(text), _WINDOW))
+        return {token for window in windows for token in self._vocab.tokenize(window, parse_special=True)}
 
     def _update_cuts(self) -> None:
         """Cut at special tokens of earlier prompts, where that is safe; not of the first: to list them takes 15 ms."""

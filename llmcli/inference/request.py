@@ -162,13 +162,17 @@ def build_prompt(
     if system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
     is_raw = settings.raw and isinstance(request, str)
-    text = request if is_raw else "".join(str(message["content"]) for message in messages)
-    _check_length(engine, settings, str(text), cancellation)
-    return engine.render(request if is_raw else messages, options or template_options(engine, settings))
+    text = str(request) if is_raw else "".join(str(message["content"]) for message in messages)
+    options = options or template_options(engine, settings)
+    check_length(engine, settings, text + options.prefill, cancellation)
+    return engine.render(request if is_raw else messages, options)
 
 
-def _check_length(engine: "Engine", settings: Settings, text: str, cancellation: Cancellation | None) -> None:
-    """Count the tokens of a long text piece by piece: to tokenize all of it may take minutes and gigabytes."""
+def check_length(engine: "Engine", settings: Settings, text: str, cancellation: Cancellation | None = None) -> None:
+    """Count the tokens of a long text piece by piece: to tokenize all of it may take minutes and gigabytes.
+
+    Raises as `build_prompt`.
+    """
     if len(text) <= 2 * _PIECE or not engine.capabilities.tokens:
         return
     n_ctx, count = settings.n_ctx or engine.n_ctx_train, 0
@@ -181,6 +185,7 @@ def _check_length(engine: "Engine", settings: Settings, text: str, cancellation:
             raise ContextOverflowError(
                 f"the prompt has more than {count} tokens, and the context has {n_ctx}",
                 "shorten the prompt" + (" or raise --ctx-size" if settings.n_ctx else ""),
+                {"n_prompt_tokens": count, "n_ctx": n_ctx},
             )
 
 
@@ -191,7 +196,7 @@ def template_options(engine: "Engine", settings: Settings) -> "TemplateOptions":
     prefill, arguments = settings.prefill or "", template_arguments(settings)
     if settings.raw:
         return TemplateOptions("", prefill=prefill)
-    if settings.chat_template is not None and not engine.capabilities.own_defaults:
+    if settings.chat_template is not None and "chat_template" not in engine.capabilities.unsupported(settings):
         source = _given_template(settings.chat_template, settings.encoding)
         return TemplateOptions(source or PLAIN_TEMPLATE, "the chat template", True, prefill, arguments)
     if engine.chat_template:

@@ -253,10 +253,10 @@ def _reason(field: Field, p: Settings, policy: Policy) -> str:
     if needed and all(getattr(p, key) == fields()[key].default for key in needed):
         return f"needs {' or '.join(needed)}"
     if sampler and sampler.place == "default":
-        seeded = replace(p, seed=0)
+        seeded = replace(p, seed=0) if p.seed is None else p
         changed: dict[str, Any] = {field.key: field.default}
-        default = replace(seeded, **changed)
-        if sampler.arguments(seeded) is None and sampler.arguments(default) is None:
+        is_default = getattr(p, field.key) == field.default  # a copy of all settings costs as much as all the rest here
+        if sampler.arguments(seeded) is None and (is_default or sampler.arguments(replace(seeded, **changed)) is None):
             return f"other settings turn {sampler.name} off"
     if field.key == "min_keep":
         seeded, samplers = replace(p, seed=0), [SAMPLERS[name] for name in p.samplers]

@@ -17,7 +17,7 @@ from typing import BinaryIO, Literal, cast
 
 from llmcli.engine.events import Cancellation
 from llmcli.errors import DiskError, LlmcliError, UsageError, error_text
-from llmcli.files import byte_order_mark
+from llmcli.files import byte_order_mark, json_fault
 from llmcli.params.param import is_int
 
 Format = Literal["jsonl", "openai", "csv", "text"]
@@ -234,8 +234,7 @@ def _json_object(text: str) -> dict[str, object]:
     try:
         values = msgspec.json.decode(text)
     except (ValueError, RecursionError) as error:
-        reason = str(error).removeprefix("JSON is malformed: ") if isinstance(error, ValueError) else "too deep"
-        raise UsageError(f"the line is not valid JSON: {reason}", _OBJECT_HINT) from None
+        raise UsageError(f"the line is not valid JSON: {json_fault(error)}", _OBJECT_HINT) from None
     if not isinstance(values, dict):
         raise UsageError("the line is not a JSON object", _OBJECT_HINT)
     return values

@@ -11,16 +11,19 @@ from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.openai_format import native_values
 from llmcli.inference.request import PLAIN_STOP
+from llmcli.server.answer_group import AnswerGroup
 from llmcli.server.chat_question import take_chat
 from llmcli.server.errors import anthropic_error_data
 from llmcli.server.http import Values, event, event_stream, json_response, read_body, take, unless_gone
 from llmcli.server.native_routes import verbose_data
-from llmcli.server.service import service_of
+from llmcli.server.service import take_model
 from llmcli.server.text_requests import TextRequest, count_cached, take_request
-from llmcli.server.worker import AnswerGroup
 
 # Keys that change no answer here.
-_WITHOUT_EFFECT = ("metadata", "service_tier", "container", "context_management", "inference_geo")
+_WITHOUT_EFFECT = (
+    *("metadata", "service_tier", "container", "context_management", "inference_geo", "cache_control", "diagnostics"),
+    *("speed", "user_profile_id", "workspace_id"),
+)
 
 
 async def messages(request: Request) -> Response:
@@ -45,7 +48,7 @@ async def messages(request: Request) -> Response:
 async def count_tokens(request: Request) -> Response:
     """The number of tokens of messages."""
     body = _openai_body(await read_body(request))
-    model = await service_of(request).model(take(body, "model", str, ""), request)
+    model = await take_model(request, body)
     chat = take_chat(body, is_answered=False)
     prompt = await model.read_prompt(chat, native_values(body, is_chat=True))
     return json_response({"input_tokens": len(prompt.tokens)})
@@ -67,6 +70,10 @@ def _openai_body(body: Values) -> Values:
     if thinking := take(body, "thinking", dict, {}):
         body |= {"think": "off"} if thinking.get("type") == "disabled" else {}
         body |= {"think_budget": thinking["budget_tokens"]} if thinking.get("budget_tokens") is not None else {}
+    output = take(body, "output_config", dict, {})
+    output = {"format": body.pop("output_format", None), **output}  # it was called so at first
+    body |= {"response_format": output["format"]} if output["format"] else {}
+    body |= {"reasoning_effort": output["effort"]} if output.get("effort") else {}
     tools = take(body, "tools", list, [])
     body["tools"] = [_tool(one) for one in tools]
     choice = take(body, "tool_choice", dict, {})

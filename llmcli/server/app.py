@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from llmcli.errors import LlmcliError
 from llmcli.server import (
     anthropic_routes,
+    control_routes,
     decision_routes,
     inspection_routes,
     native_routes,
@@ -23,7 +24,7 @@ from llmcli.server import (
     tokenizer_routes,
     vector_routes,
 )
-from llmcli.server.errors import RequestError, UnknownError
+from llmcli.server.errors import MethodError, RequestError, UnknownError
 from llmcli.server.guard import Access, Guard
 from llmcli.server.http import ClientGoneError, error_response
 from llmcli.server.request_log import RequestLog, RequestRecord
@@ -48,7 +49,8 @@ def make_app(
     routes = [
         Route("/", page_routes.page),
         Route("/status", page_routes.status),
-        Route("/llmcli/inspect", inspection_routes.inspect, methods=["POST"]),
+        _post("/llmcli/inspect", inspection_routes.inspect),
+        _post("/llmcli/control", control_routes.control),
         Route("/health", status_routes.health),
         Route("/v1/health", status_routes.health),
         Route("/v1/models", status_routes.models),
@@ -63,6 +65,7 @@ def make_app(
         _post("/completions", native_routes.completion),  # as in llama-server
         _post("/completion", native_routes.completion),
         *_both("/responses", responses_routes.responses),
+        *_both("/responses/input_tokens", responses_routes.input_tokens),
         _post("/v1/messages", anthropic_routes.messages),
         _post("/v1/messages/count_tokens", anthropic_routes.count_tokens),
         *_both("/tokenize", tokenizer_routes.tokenize),
@@ -77,6 +80,7 @@ def make_app(
     ]
     handlers = {LlmcliError: _on_error, HTTPException: _on_http_error, ClientDisconnect: _on_gone, Exception: _on_fault}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)  # type: ignore[arg-type]
+    app.router.redirect_slashes = False  # a redirect loses the body of some clients, and names the host of the request
     app.state.service = service
     return RequestLog(Guard(app, service, access or Access()), service.running, service.meter, log)
 
@@ -95,9 +99,15 @@ async def _on_error(request: Request, error: LlmcliError) -> Response:
 
 
 async def _on_http_error(request: Request, error: HTTPException) -> Response:
-    if error.status_code in (404, 405):
-        return error_response(UnknownError(f"no such route: {request.method} {request.url.path}"))
-    return error_response(RequestError(str(error.detail)))
+    method, path, allow = request.method, request.url.path, (error.headers or {}).get("Allow", "")
+    if error.status_code == 405:
+        others = " or ".join(sorted({*allow.split(", ")} - {"HEAD"}))
+        refusal: RequestError = MethodError(f"{path} does not take {method}", f"use {others}", headers={"Allow": allow})
+    elif error.status_code == 404:
+        refusal = UnknownError(f"no such route: {method} {path}")
+    else:
+        refusal = RequestError(str(error.detail))
+    return error_response(refusal, path)
 
 
 async def _on_gone(_request: Request, _error: ClientDisconnect) -> Response:

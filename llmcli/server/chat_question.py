@@ -5,13 +5,15 @@ from dataclasses import dataclass, field, replace
 
 from llmcli.engine.events import Message, Prompt
 from llmcli.errors import UsageError
+from llmcli.files import encode
 from llmcli.inference.answer import begun_answer
-from llmcli.inference.engine import Engine
+from llmcli.inference.engine import Engine, TemplateOptions
 from llmcli.inference.question_data import parse_messages
 from llmcli.inference.request import build_prompt, template_options
 from llmcli.params.settings import Settings
 from llmcli.server.http import Values, take
 
+_MOST_BESIDE = 1 << 20  # bytes of all that is not the content of a message, whose tokens are counted
 _NO_TOOLS = "leave it out, or use tool_choice none: this server makes no tool calls"
 
 
@@ -33,9 +35,11 @@ class ChatQuestion:
         """The text that the answer continues."""
         return str(self.begun["content"]) if self.begun else ""
 
-    def prompt(self, engine: Engine, settings: Settings, system: str | None) -> Prompt:
+    def prompt(
+        self, engine: Engine, settings: Settings, system: str | None, options: TemplateOptions | None = None
+    ) -> Prompt:
         """The prompt, up to the place where the answer begins or continues. Raises as `build_prompt`."""
-        options = template_options(engine, settings)
+        options = options or template_options(engine, settings)
         options = replace(options, arguments={**options.arguments, **self.arguments})
         if self.begun:
             if options.prefill:
@@ -54,6 +58,9 @@ def take_chat(body: Values, is_answered: bool = True) -> ChatQuestion:
     """
     messages = list(parse_messages(body.pop("messages", None)))
     tools = take(body, "tools", list, []) or take(body, "functions", list, [])
+    beside = len(encode([tools, *({**message, "content": ""} for message in messages)]))
+    if beside > _MOST_BESIDE:
+        raise UsageError(f"tools, calls and reasoning have {beside} bytes, and at most {_MOST_BESIDE} are possible")
     choice = body.pop("tool_choice", None) or body.pop("function_call", None) or "auto"
     if tools and choice != "none" and is_answered:
         raise UsageError("tools are not supported", _NO_TOOLS)

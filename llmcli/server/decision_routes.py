@@ -11,10 +11,10 @@ from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
 from llmcli.inference.decision import Choice, ChoiceSet, Decision, DecisionRequest
 from llmcli.params.settings import Settings
-from llmcli.server.http import Values, json_response, read_body, take, unless_gone
+from llmcli.server.http import Values, json_response, read_body, unless_gone
 from llmcli.server.request_log import count_read
 from llmcli.server.served_model import ServedModel
-from llmcli.server.service import service_of
+from llmcli.server.service import take_model
 
 _MOST_QUESTIONS, _MOST_CHOICES = 400, 255  # as at OpenAI
 _IGNORED = ("prompt_cache_key", "prompt_cache_options", "safety_identifier", "user", "metadata")
@@ -33,7 +33,7 @@ class _Question:
 async def decisions(request: Request) -> Response:
     """Answers to questions about an input. Each choice is scored whole; nothing is generated."""
     body = await read_body(request)
-    model = await service_of(request).model(take(body, "model", str, ""), request)
+    model = await take_model(request, body)
     for key in _IGNORED:
         body.pop(key, None)
     system, text = _read_input(body.pop("input", None))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-from llmcli.errors import ExitStatus, LlmcliError
+from llmcli.errors import ContextOverflowError, ExitStatus, LlmcliError
 
 # Status and type of the errors that are not the server's own.
 _KINDS = {
@@ -49,6 +49,12 @@ class UnknownError(RequestError):
     """The path or the model does not exist here."""
 
     code, kind = 404, "not_found_error"
+
+
+class MethodError(RequestError):
+    """The path has another method."""
+
+    code = 405
 
 
 class TooLargeError(RequestError):
@@ -106,7 +112,11 @@ def status_and_type(error: LlmcliError) -> tuple[int, str]:
 def error_data(error: LlmcliError) -> dict[str, object]:
     """The body in OpenAI's form, with the number as in llama-server."""
     code, kind = status_and_type(error)
-    details = error.details if isinstance(error, RequestError) else {}
+    details: Mapping[str, object] = {}
+    if isinstance(error, ContextOverflowError):
+        details = error.sizes
+    elif isinstance(error, RequestError):
+        details = error.details
     message = f"{error}: {error.hint}" if error.hint else str(error)
     return {"error": {"code": code, "message": message, "type": kind, "param": None, **details}}
 

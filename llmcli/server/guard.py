@@ -26,6 +26,7 @@ from llmcli.server.service import Service
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "[::1]"))
 ANY, ANY_ADDRESS = "*", "#"  # in `Access.hosts`
 OPEN_PATHS = frozenset(("/", "/health", "/v1/health"))  # they need no key, and say nothing of what it does
+HEAD_BYTES = 64 << 10  # of all headers together
 _MOST_HEADERS = 128
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]/@]+)(:\d{1,5})?")
 _LOCAL_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
@@ -86,7 +87,7 @@ class Guard:
             if is_preflight:  # it has no key, and does nothing
                 response = Response(headers={"Allow": _METHODS})
             else:
-                self._check_origin(headers)
+                self._check_origin(headers, scope["path"])
                 self._check_key(headers, scope["path"])
                 self._check_state(headers)
                 response, receive = self._app, self._limited(receive)
@@ -99,6 +100,8 @@ class Guard:
             raise RequestError(f"HTTP/{version} is not supported", "use HTTP/1.1", headers=_CLOSE)
         if len(headers.raw) > _MOST_HEADERS:
             raise HeadersTooLargeError(f"the request has more than {_MOST_HEADERS} headers")
+        if sum(len(name) + len(value) for name, value in headers.raw) > HEAD_BYTES:  # that came in one piece
+            raise HeadersTooLargeError(f"the headers have more than {HEAD_BYTES >> 10} KiB")
         if "transfer-encoding" in headers and "content-length" in headers:
             # A proxy that believes the other one of the two sees other requests than this server.
             raise RequestError("Content-Length and Transfer-Encoding exclude each other", headers=_CLOSE)
@@ -109,13 +112,17 @@ class Guard:
         if host and not self._access.allows_host(host):  # no browser leaves it out
             raise ForbiddenError(f"the host {host[:80]!r} is not allowed", "name it: llmcli serve --allowed-host NAME")
 
-    def _check_origin(self, headers: Headers) -> None:
+    def _check_origin(self, headers: Headers, path: str) -> None:
         """A web page of another origin must not use the server: browsers send simple requests without asking."""
         origin = headers.get("origin", "")
-        is_same = origin.partition("://")[2].lower() == headers.get("host", "").lower()
+        host = headers.get("host", "").lower()
+        is_same = bool(host) and origin.partition("://")[2].lower() == host
         if origin and not is_same and not self._access.allows_origin(origin):
             hint = "name it: llmcli serve --cors-origin ORIGIN"
             raise ForbiddenError(f"the origin {origin[:80]!r} is not allowed", hint)
+        # An image of another page has no origin, and could let the server load a model.
+        if not origin and path not in OPEN_PATHS and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            raise ForbiddenError("a page of another origin may not load this", "open the address itself")
 
     def _check_key(self, headers: Headers, path: str) -> None:
         keys = self._access.keys

@@ -1,7 +1,7 @@
 """What the routes share: the JSON of a body, a response to a client that may go, and streams of events."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -9,9 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.files import decode_json, encode
+from llmcli.files import encode, json_fault
 from llmcli.server.errors import anthropic_error_data, error_data, headers_of, status_and_type
 from llmcli.server.request_log import current_record
+from llmcli.text import did_you_mean
 
 _T = TypeVar("_T")
 _D = TypeVar("_D")
@@ -30,16 +31,19 @@ async def read_body(request: Request) -> Values:
     data = await request.body()
     if data.count(b",") > _MOST_VALUES and _has_many_values(data):
         raise UsageError(f"the body has more than {_MOST_VALUES} values")
+    import msgspec
+
     try:
-        values = decode_json(data)
-    except ValueError as error:
-        raise UsageError(f"the body is not valid JSON: {error}") from None
+        values = msgspec.json.decode(data)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the body is not valid JSON: {json_fault(error)}") from None
     if not isinstance(values, dict):
         raise UsageError("the body must be a JSON object")
     if len(values) > _MOST_FIELDS:
         raise UsageError(f"the body has {len(values)} fields, and at most {_MOST_FIELDS} are possible")
     for key, value in values.items():
-        if isinstance(value, list) and len(value) > _MOST_ITEMS and isinstance(value[0], (str, dict)):
+        is_long = isinstance(value, list) and len(value) > _MOST_ITEMS
+        if is_long and any(isinstance(one, (str, dict)) for one in value):
             raise UsageError(f"{key[:40]} has {len(value)} items, and at most {_MOST_ITEMS} are possible")
     return values
 
@@ -61,6 +65,12 @@ def take(values: Values, key: str, kind: type[_T], default: _D) -> _T | _D:
         names = {bool: "true or false", int: "an integer", str: "a string", dict: "an object", list: "a list"}
         raise UsageError(f"{key} must be {names.get(kind, kind.__name__)}")
     return value
+
+
+def refuse_unknown(body: Values, known: Iterable[str]) -> None:
+    """Raise UsageError for a field that is left in a body, with the nearest of those that the route knows."""
+    for key in body:
+        raise UsageError(f"unknown field {key[:60]!r}", did_you_mean(key, known) or "remove it")
 
 
 def is_tokens(value: object) -> bool:
@@ -116,7 +126,9 @@ async def event_stream(events: AsyncIterator[bytes]) -> Response:
         finally:
             await events.aclose()  # type: ignore[attr-defined]
 
-    return StreamingResponse(chunks(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    # nginx would hold the events back until it has some kilobytes of them.
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(chunks(), media_type="text/event-stream", headers=headers)
 
 
 def event(data: Mapping[str, object], name: str = "") -> bytes:

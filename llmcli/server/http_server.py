@@ -20,9 +20,10 @@ from uvicorn.server import ServerState
 from llmcli.errors import LlmcliError
 from llmcli.files import encode
 from llmcli.server.errors import BusyError, RequestError, RequestTimeoutError, error_data, status_and_type
+from llmcli.server.guard import HEAD_BYTES
 from llmcli.server.service import Service
 
-_HEAD_BYTES = 64 << 10  # of all headers together
+_SPARE_PIECES, _SMALL_PIECE = 1 << 12, 1 << 8  # pieces of a body beside those that have so many bytes each
 _KEEP_ALIVE = 30  # seconds between two requests of a connection
 _THREADS = 32  # that read requests
 _END = 2.0  # seconds in which answers that are ended send their last event
@@ -51,9 +52,27 @@ class _Config(uvicorn.Config):
             proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=1,
-            h11_max_incomplete_event_size=_HEAD_BYTES,
         )
         self.limits = limits
+
+
+class _Parser(h11.Connection):
+    """h11 that refuses a body of very many small pieces: each takes as long as thousands of bytes in a large one."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, HEAD_BYTES)
+        self._n_pieces = self._n_bytes = 0  # of the body of this request
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        event = super().next_event()
+        if isinstance(event, h11.Data):
+            self._n_pieces += 1
+            self._n_bytes += len(event.data)
+            if self._n_pieces > _SPARE_PIECES + self._n_bytes // _SMALL_PIECE:
+                raise h11.RemoteProtocolError("the pieces of the body are too small")
+        elif isinstance(event, h11.Request):
+            self._n_pieces = self._n_bytes = 0
+        return event
 
 
 class Connection(H11Protocol):
@@ -67,6 +86,7 @@ class Connection(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.conn = _Parser()
         self._limits = config.limits
         self._opened_at = time.monotonic()
         self._reading: asyncio.TimerHandle | None = None  # until the request is complete
@@ -102,8 +122,9 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         """uvicorn calls it for what is not HTTP, also in the middle of a body, where nothing more can be sent."""
-        limit = f"{_HEAD_BYTES >> 10} KiB"
-        self._refuse(RequestError(f"the request is not valid HTTP, or its headers have more than {limit}"))
+        limit = f"{HEAD_BYTES >> 10} KiB"
+        text = f"the request is not valid HTTP, its headers have more than {limit}, or its body has very small pieces"
+        self._refuse(RequestError(text))
 
     def _watch_request(self, has_begun: bool) -> None:
         state = self.conn.their_state

@@ -3,20 +3,21 @@
 import hashlib
 import hmac
 import os
+import re
 import stat
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcli.errors import DiskError, UsageError
+from llmcli.errors import DiskError, UsageError, labeled
 from llmcli.files import check_name, read_error
 
 WINDOW = 60.0  # seconds, of the limit of tokens
 _MOST_BYTES = 1 << 20  # of a file
-_SHORT = 16  # characters; a key with fewer can be guessed
+SHORT = 16  # characters; a key with fewer can be guessed
 _CHECK_EVERY = 1.0  # seconds, between two looks at the file
 _FORM = "write NAME: KEY on each line, then models=A,B or tokens=N where it is limited"
 
@@ -32,7 +33,9 @@ class Key:
 
 
 def make_key(name: str, text: str, models: tuple[str, ...] = (), tokens_per_minute: int = 0) -> Key:
-    """The key with this text."""
+    """The key with this text. Raises UsageError for one that no client can send; without the text."""
+    if not re.fullmatch("[!-~]+", text):
+        raise UsageError(f"the key of {name} has characters that a header cannot have", "use letters, digits, - and _")
     return Key(name, _digest(text), models, tokens_per_minute)
 
 
@@ -57,6 +60,12 @@ class Keys:
     def names(self) -> list[str]:
         """Who has a key."""
         return [one.name for one in self._keys]
+
+    def restrictions(self) -> Iterator[tuple[str, str]]:
+        """The names of the models that keys are limited to, each after the name of its key."""
+        for key in self._keys:
+            for model in key.models:
+                yield key.name, model
 
     def find(self, text: str) -> Key | None:
         """The key with this text. The time that it takes tells nothing about the keys."""
@@ -140,10 +149,16 @@ class Keys:
                 tokens = int(value)
             else:
                 raise UsageError(f"{place}: what follows the key is not valid", _FORM)
-        if len(words[0]) < _SHORT:
-            hint = 'make one: python -c "import secrets; print(secrets.token_urlsafe(32))"'
-            self._warn(f"{place}: the key of {name.strip()} has less than {_SHORT} characters: it can be guessed", hint)
-        return make_key(name.strip(), words[0], models, tokens)
+        if len(words[0]) < SHORT:
+            warn_short(self._warn, f"{place}: the key of {name.strip()}")
+        with labeled(place):
+            return make_key(name.strip(), words[0], models, tokens)
+
+
+def warn_short(warn: Callable[[str, str], None], what: str) -> None:
+    """Warn of a key with fewer characters than `SHORT`."""
+    hint = 'make one: python -c "import secrets; print(secrets.token_urlsafe(32))"'
+    warn(f"{what} has less than {SHORT} characters: it can be guessed", hint)
 
 
 def _fingerprint(about: os.stat_result) -> tuple[int, ...]:

@@ -58,6 +58,7 @@ def _load(
     name, file_name = names[0] if names else target.file.name, target.file.path.name
     if target.kind.generates:
         engine = LocalEngine(target, settings, progress=progress)
+        engine.hasher.start()  # replay manifests have the sha256; of most models it is known
         n_ctx = Layer("context", {"n_ctx": engine.context_size(settings)})
         share = partial(EmbeddingModel, target, settings, pooling, shared=engine.model)
         stack = [*layers, n_ctx]

@@ -17,11 +17,11 @@ from llmcli.params.generation import GenerationParams
 from llmcli.params.param import fields_of
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.settings import Settings, fields, to_datum
+from llmcli.server.answer_group import AnswerGroup
 from llmcli.server.errors import error_data
 from llmcli.server.http import Values, event, event_stream, json_response, read_body, take, unless_gone
 from llmcli.server.served_model import Question
 from llmcli.server.text_requests import TextRequest, answer_timings, take_request
-from llmcli.server.worker import AnswerGroup
 
 # A chain may remove the likeliest tokens: so many more are traced, so that those that are left are among them.
 _MORE_TRACED = 64
@@ -40,9 +40,7 @@ class _Asked:
             request.trace = self.n_probs + _MORE_TRACED
         request.own = native_values(body, is_chat=False)
         request.own |= {"logprobs": self.n_probs} if self.n_probs and not self.is_after else {}
-        tokenizer = request.model.engine.tokenizer
-        prompts = _split(request.own.pop("prompt", None))
-        request.questions = [_question(one, tokenizer) for one in prompts]
+        request.questions = [_question(one) for one in _split(request.own.pop("prompt", None))]
 
     def probabilities(self, answer: Answer, start: int = 0, end: int | None = None) -> Sequence[Values]:
         """Those of the tokens from `start` to `end`: of the model, or those after the sampler chain."""
@@ -76,7 +74,7 @@ def _split(prompt: object) -> Sequence[object]:
     return prompt
 
 
-def _question(prompt: object, tokenizer: Vocab) -> Question:
+def _question(prompt: object) -> Question:
     if isinstance(prompt, dict):
         if prompt.get("multimodal_data"):
             raise UsageError("multimodal_data is not supported: this model reads texts")
@@ -84,24 +82,8 @@ def _question(prompt: object, tokenizer: Vocab) -> Question:
     if isinstance(prompt, str):
         return prompt
     if isinstance(prompt, list) and prompt and all(_is_token(one) or isinstance(one, str) for one in prompt):
-        return mixed_tokens(prompt, tokenizer)
+        return prompt
     raise UsageError("prompt must be a string, a list of tokens and strings, or a list of prompts")
-
-
-def mixed_tokens(
-    parts: Sequence[object], tokenizer: Vocab, add_special: bool = True, parse_special: bool = True
-) -> list[int]:
-    """The tokens of a list of tokens and texts; only a text at the beginning gets the tokens that begin a prompt."""
-    tokens: list[int] = []
-    for index, part in enumerate(parts):
-        if isinstance(part, str):
-            is_first = add_special and index == 0
-            tokens += tokenizer.tokenize(part, add_special=is_first, parse_special=parse_special)
-        elif isinstance(part, int) and _is_token(part):
-            tokens.append(part)
-        else:
-            raise UsageError("tokens must be integers")
-    return tokens
 
 
 def _is_token(value: object) -> bool:

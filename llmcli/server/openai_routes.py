@@ -14,6 +14,7 @@ from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import token_data
 from llmcli.inference.openai_format import chat_choice, legacy_logprobs, native_values, text_choice, usage_data
+from llmcli.server.answer_group import AnswerGroup
 from llmcli.server.chat_question import take_chat
 from llmcli.server.echo import Echo, read_echoes
 from llmcli.server.errors import error_data
@@ -22,7 +23,6 @@ from llmcli.server.native_routes import verbose_data
 from llmcli.server.request_log import count_read
 from llmcli.server.served_model import Question
 from llmcli.server.text_requests import Piece, TextRequest, answer_timings, finish_reason, take_request, usage
-from llmcli.server.worker import AnswerGroup
 
 _MOST_PROMPTS = 2048
 
@@ -90,7 +90,7 @@ async def _answer(request: Request, asked: _Asked) -> Response:
     echoes = await unless_gone(request, read_echoes(model, requests)) if has_echoes else []
     if echoes and all(one.following for one in echoes) and not asked.request.is_streamed:
         return json_response(_echoed(asked, requests, echoes))
-    group = asked.request.start(requests)
+    group = asked.request.start(requests, asked.id)
     if asked.request.is_streamed:
         return await event_stream(_events(asked, group, echoes))
     await unless_gone(request, group.end())

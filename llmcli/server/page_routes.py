@@ -42,7 +42,7 @@ async def status(request: Request) -> Response:
     service = service_of(request)
     return json_response(
         {
-            "version": f"llmcli {__version__}",
+            "version": __version__,
             "uptime": time.time() - service.started_at,
             "models": _models(service),
         }

@@ -13,9 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmcli.errors import LlmcliError
 from llmcli.files import encode
+from llmcli.server.answer_group import AnswerGroup
 from llmcli.server.errors import status_and_type
 from llmcli.server.keys import Key, TokenMeter
-from llmcli.server.worker import AnswerGroup
 from llmcli.text import escape_json, sanitize
 
 CLIENT_GONE = 499  # nginx's status for a client that closed the connection before it had an answer

@@ -12,12 +12,13 @@ from starlette.responses import Response
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.openai_format import native_values
+from llmcli.server.answer_group import AnswerGroup
 from llmcli.server.chat_question import take_chat
 from llmcli.server.errors import error_data
 from llmcli.server.http import Values, event, event_stream, json_response, read_body, take, unless_gone
 from llmcli.server.native_routes import verbose_data
 from llmcli.server.text_requests import Piece, TextRequest, answer_timings, finish_reason, take_request, usage
-from llmcli.server.worker import AnswerGroup
+from llmcli.server.tokenizer_routes import count_chat
 
 # Keys that change no answer here; nothing is stored.
 _WITHOUT_EFFECT = (
@@ -28,6 +29,10 @@ _WITHOUT_EFFECT = (
     "max_tool_calls",
     "stream_options",
     "client_metadata",
+    "background_options",
+    "context_management",
+    "access_programs",
+    "image",
 )
 
 
@@ -122,6 +127,12 @@ async def responses(request: Request) -> Response:
     (answer,) = group.answers
     timings = {"timings": answer_timings(answer)}
     return json_response(asked.end(group) | timings | await _extra_data(request_, answer))
+
+
+async def input_tokens(request: Request) -> Response:
+    """The number of tokens of a text, or of the items of a conversation."""
+    body = await read_body(request)
+    return await count_chat(request, _chat_body(body, take(body, "instructions", str, "")))
 
 
 async def _extra_data(request: TextRequest, answer: Answer) -> Values:

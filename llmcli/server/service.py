@@ -12,6 +12,7 @@ from starlette.requests import Request
 from llmcli.errors import LlmcliError
 from llmcli.inference import sizing
 from llmcli.server.errors import BusyError, ForbiddenError, RateError, UnknownError
+from llmcli.server.http import Values, take
 from llmcli.server.keys import Key, TokenMeter
 from llmcli.server.loading import ModelEntry
 from llmcli.server.metrics import Metrics
@@ -94,17 +95,21 @@ class Service:
         if key:
             self._check_rate(key)
         wanted = name or next((one for one in self.names if key and one in key.models), self.names[0])
-        model = self._find_loaded(wanted)
-        if model is None:
-            entry = self._entry(wanted)
-            _check_allowed(key, entry)
+        found = await self.look_up(wanted)
+        if isinstance(found, ModelEntry):
             async with self._loading:
-                model = self._find_loaded(wanted) or await self._load(entry)
-        _check_allowed(key, model)
-        model.used_at = time.time()
+                found = self._find_loaded(wanted) or await self._load(found)
+        found.used_at = time.time()
         if record:
-            record.model = model.name
-        return model
+            record.model = found.name  # from now on it is in use
+        return found
+
+    async def look_up(self, name: str) -> ServedModel | ModelEntry:
+        """The model with this name, as it is: loaded, or not. Raises UnknownError or ForbiddenError as `model`."""
+        found = self._find_loaded(name) or await self._entry(name)
+        record = current_record()
+        _check_allowed(record.key if record else None, found)
+        return found
 
     def _check_rate(self, key: Key) -> None:
         n_running = sum(one.n_prompt + one.n_generated for one in self.running if one.key == key)
@@ -116,9 +121,13 @@ class Service:
     def _find_loaded(self, wanted: str) -> ServedModel | None:
         return next((one for one in self.models if wanted in (one.name, *one.aliases)), None)
 
-    def _entry(self, wanted: str) -> ModelEntry:
+    def _is_used(self, model: ServedModel) -> bool:
+        """Whether a request that runs has it: one that is still read, a score and a vector need it too."""
+        return any(one.model == model.name for one in self.running)
+
+    async def _entry(self, wanted: str) -> ModelEntry:
         entry = next((one for one in self.entries if wanted in (one.name, *one.aliases)), None)
-        entry = entry or self._find_other(wanted)
+        entry = entry or await asyncio.to_thread(self._find_other, wanted)  # it reads folders
         if entry is None:
             names = self.names
             hint = did_you_mean(wanted, names) or f"use one of: {', '.join(names[:10])}"
@@ -139,7 +148,7 @@ class Service:
     async def _make_room(self, entry: ModelEntry) -> None:
         """Unload the models that were not asked for the longest, until the memory has room. Raises BusyError."""
         while (free := sizing.memory_and_cores()[0]) and entry.n_bytes > free:
-            idle = [one for one in self.models if one not in self.pinned and one.is_idle]
+            idle = [one for one in self.models if one not in self.pinned and not self._is_used(one)]
             if not idle:
                 need = f"{entry.name} needs {format_size(entry.n_bytes)} of memory, and {format_size(free)} are free"
                 if len(self._loaded) > len(self.pinned):
@@ -156,16 +165,17 @@ class Service:
         """Unload what nobody has asked for in a while."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            now = time.time()
             async with self._loading:
                 for one in self.models:
-                    if one not in self.pinned and one.is_idle and now - one.used_at > self.options.keep_alive:
+                    if self._is_used(one):
+                        one.used_at = time.time()
+                    elif one not in self.pinned and time.time() - one.used_at > self.options.keep_alive:
                         await self._unload(one)
 
     def end_answers(self) -> None:
-        """End all answers that run or wait with an error that says why."""
+        """End all that runs or waits with an error that says why."""
         for one in self.models:
-            one.worker.end_answers(BusyError("the server is shutting down: the answer is not complete"))
+            one.worker.end_all(BusyError("the server is shutting down: the answer is not complete"))
 
     async def close(self) -> None:
         """End all answers within the grace, and free the models."""
@@ -196,6 +206,11 @@ def is_allowed(key: Key | None, model: ServedModel | ModelEntry) -> bool:
 def _check_allowed(key: Key | None, model: ServedModel | ModelEntry) -> None:
     if key and not is_allowed(key, model):
         raise ForbiddenError(f"the key {key.name!r} may not use the model {model.name!r}", "use one of /v1/models")
+
+
+async def take_model(request: Request, body: Values) -> ServedModel:
+    """Remove the name of a model from a body, and return the model. Raises as `Service.model`."""
+    return await service_of(request).model(take(body, "model", str, ""), request)
 
 
 def service_of(request: Request) -> Service:

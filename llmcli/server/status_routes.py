@@ -4,15 +4,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llmcli.inference.request import template_options
+from llmcli.server.answer_group import RunningAnswer
 from llmcli.server.errors import UnsupportedError
 from llmcli.server.http import Values, json_response
+from llmcli.server.loading import ModelEntry
 from llmcli.server.metrics import prometheus_text
 from llmcli.server.native_routes import sampling_data
 from llmcli.server.request_log import current_record
 from llmcli.server.served_model import ServedModel
-from llmcli.server.service import is_allowed, service_of
+from llmcli.server.service import Service, is_allowed, service_of
 from llmcli.server.tokenizer_routes import special_tokens
-from llmcli.server.worker import RunningAnswer
 
 
 async def health(request: Request) -> Response:
@@ -28,20 +29,18 @@ async def models(request: Request) -> Response:
     key = record.key if record else None
     loaded = [one for one in service.models if is_allowed(key, one)]
     names = {one.name for one in loaded}
-    others = [
-        {"id": one.name, "object": "model", "created": int(service.started_at), "owned_by": "llmcli", "meta": None}
-        for one in service.entries
-        if one.name not in names and is_allowed(key, one)
-    ]
-    return json_response({"object": "list", "data": [*map(_model_data, loaded), *others]})
+    others = [one for one in service.entries if one.name not in names and is_allowed(key, one)]
+    found: list[ServedModel | ModelEntry] = [*loaded, *others]
+    return json_response({"object": "list", "data": [_model_data(service, one) for one in found]})
 
 
-def _model_data(model: ServedModel) -> Values:
+def _model_data(service: Service, model: ServedModel | ModelEntry) -> Values:
+    created = model.loaded_at if isinstance(model, ServedModel) else service.started_at
+    head = {"id": model.name, "object": "model", "created": int(created), "owned_by": "llmcli"}
+    if not isinstance(model, ServedModel):
+        return {**head, "meta": None}
     return {
-        "id": model.name,
-        "object": "model",
-        "created": int(model.loaded_at),
-        "owned_by": "llmcli",
+        **head,
         "aliases": list(model.aliases),
         "max_model_len": model.n_ctx,
         "meta": {
@@ -57,8 +56,9 @@ def _model_data(model: ServedModel) -> Values:
 
 
 async def model(request: Request) -> Response:
-    """One model, in OpenAI's form."""
-    return json_response(_model_data(await service_of(request).model(request.path_params["name"], request)))
+    """One model, in OpenAI's form; it is not loaded for that."""
+    service = service_of(request)
+    return json_response(_model_data(service, await service.look_up(request.path_params["name"])))
 
 
 async def props(request: Request) -> Response:

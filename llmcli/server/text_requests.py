@@ -7,16 +7,17 @@ from dataclasses import asdict, dataclass, field
 from starlette.requests import Request
 
 from llmcli.engine.events import Request as EngineRequest
-from llmcli.engine.events import TokenTrace
+from llmcli.engine.events import TemperatureShift, TokenTrace
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, text_and_reasoning
 from llmcli.inference.answer_json import token_data
+from llmcli.server.answer_group import AnswerGroup, Update
 from llmcli.server.chat_question import ChatQuestion
 from llmcli.server.extras import Extras, read_extras
 from llmcli.server.http import Values, take
+from llmcli.server.request_log import current_record
 from llmcli.server.served_model import Question, ServedModel
-from llmcli.server.service import service_of
-from llmcli.server.worker import AnswerGroup, Update
+from llmcli.server.service import service_of, take_model
 
 _MOST_CHOICES = 128
 # Fields of llama-server that change no answer here: prefixes are reused always, and slots are alike.
@@ -53,7 +54,13 @@ class TextRequest:
         if not self.has_echo:  # whose prompts do not wait in the queue
             model.worker.check_room(len(self.questions) * self.n)
 
+        recorded = self.extras.recorded
+        if self.extras.is_of_one and (self.n > 1 or len(self.questions) > 1):
+            raise UsageError(f"llmcli.{'replay' if recorded else 'shift'} is for one answer", "ask for one at a time")
+
         def make() -> list[EngineRequest]:
+            if recorded:
+                return [model.make_replay(self.questions[0], self.own, recorded)]
             settings = model.settings(self.own)
             return [model.make_request(one, settings) for one in self.questions]
 
@@ -61,11 +68,18 @@ class TextRequest:
         traces = [one for one in (self.trace, self.extras.trace) if one is not None]
         for request in requests:
             request.trace = max(traces, default=None)
+            request.live_shift = TemperatureShift() if self.extras.has_shift else None
         return requests
 
-    def start(self, requests: Sequence[EngineRequest]) -> AnswerGroup:
-        """Begin the answers. Raises BusyError."""
-        return self.model.start(requests, self.n, self.has_progress and self.is_streamed)
+    def start(self, requests: Sequence[EngineRequest], name: str = "") -> AnswerGroup:
+        """Begin the answers, under the name by which others find them, if they can. Raises BusyError."""
+        if self.extras.has_shift and not name:
+            raise UsageError("llmcli.shift is for /v1/chat/completions and /v1/completions", "leave it out")
+        group = self.model.start(requests, self.n, self.has_progress and self.is_streamed)
+        group.name = name
+        if record := current_record():
+            record.groups.append(group)
+        return group
 
     def text(self, answer: Answer) -> str:
         """The text of an answer without the beginning that the client sent."""
@@ -152,7 +166,7 @@ async def take_request(request: Request, body: Values) -> TextRequest:
     service = service_of(request)
     options = take(body, "stream_options", dict, {})
     asked = TextRequest(
-        await service.model(take(body, "model", str, ""), request),
+        await take_model(request, body),
         (),
         {},
         take(body, "n", int, take(body, "n_cmpl", int, 1)),
@@ -182,8 +196,9 @@ def finish_reason(answer: Answer) -> str:
 
 
 def count_cached(answer: Answer) -> int:
-    """The number of tokens of its prompt that were not evaluated for it."""
-    return max(len(answer.prompt.tokens) - answer.record.timings.prompt_n, 0)
+    """The number of tokens of its prompt that were not evaluated for it; none if it has not been read."""
+    timings = answer.record.timings
+    return max(len(answer.prompt.tokens) - timings.prompt_n, 0) if timings.prompt_n or timings.predicted_n else 0
 
 
 def usage(group: AnswerGroup) -> Values:

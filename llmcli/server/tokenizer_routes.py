@@ -9,16 +9,22 @@ from llmcli.errors import UsageError
 from llmcli.inference.engine import Vocab
 from llmcli.inference.openai_format import native_values
 from llmcli.server.chat_question import take_chat
-from llmcli.server.http import Values, json_response, read_body, take
-from llmcli.server.native_routes import mixed_tokens
+from llmcli.server.http import Values, json_response, read_body, refuse_unknown, take
 from llmcli.server.served_model import ServedModel
-from llmcli.server.service import service_of
+from llmcli.server.service import service_of, take_model
+
+_MOST_CHARACTERS = 1 << 19  # of a text that is only tokenized: llama.cpp may take 5 s for it, and cannot be stopped
+
+_TOKENIZE = (
+    *("model", "content", "prompt", "messages"),
+    *("add_special", "add_special_tokens", "parse_special", "with_pieces", "return_token_strs"),
+)
 
 
 async def tokenize(request: Request) -> Response:
     """The tokens of `content` (llama-server), of `prompt` or of `messages` (vLLM)."""
     body = await read_body(request)
-    model = await service_of(request).model(take(body, "model", str, ""), request)
+    model = await take_model(request, body)
     tokenizer, is_vllm = model.engine.tokenizer, "content" not in body
     add_special = take(body, "add_special", bool, take(body, "add_special_tokens", bool, is_vllm))
     parse_special = take(body, "parse_special", bool, True)
@@ -27,14 +33,28 @@ async def tokenize(request: Request) -> Response:
         chat = take_chat(body, is_answered=False)
         tokens: Sequence[int] = (await model.read_prompt(chat, native_values(body, is_chat=True))).tokens
     else:
-        content = body.pop("content", body.pop("prompt", None))
-        parts = content if isinstance(content, list) else [content]
-        if not all(isinstance(one, str) or (isinstance(one, int) and not isinstance(one, bool)) for one in parts):
-            raise UsageError("content (or prompt) must be a string, or a list of strings and tokens")
-        tokens = await model.in_thread(lambda: mixed_tokens(parts, tokenizer, add_special, parse_special))
-    data: Values = {"tokens": [_piece(tokenizer, one) for one in tokens] if has_pieces else tokens}
-    data |= {"count": len(tokens), "max_model_len": model.n_ctx}
-    return json_response(data | ({"token_strs": [tokenizer.label(one) for one in tokens]} if has_texts else {}))
+        parts = _read_parts(body.pop("content", body.pop("prompt", None)))
+        refuse_unknown(body, _TOKENIZE)
+        tokens = await model.tokenize(parts, add_special, parse_special)
+
+    def describe() -> Values:
+        data: Values = {"tokens": [_piece(tokenizer, one) for one in tokens] if has_pieces else tokens}
+        data |= {"count": len(tokens), "max_model_len": model.n_ctx}
+        return data | ({"token_strs": [tokenizer.label(one) for one in tokens]} if has_texts else {})
+
+    return json_response(await model.in_thread(describe))
+
+
+def _read_parts(content: object) -> Sequence[int | str]:
+    """A text, or a list of texts and tokens. Raises UsageError."""
+    given = content if isinstance(content, list) else [content]
+    parts = [one for one in given if isinstance(one, (int, str)) and not isinstance(one, bool)]
+    if len(parts) < len(given):
+        raise UsageError("content (or prompt) must be a string, or a list of strings and tokens")
+    size = sum(len(one) for one in parts if isinstance(one, str))
+    if size > _MOST_CHARACTERS:
+        raise UsageError(f"content has {size} characters, and at most {_MOST_CHARACTERS} are possible", "split it")
+    return parts
 
 
 def _piece(tokenizer: Vocab, token: int) -> Values:
@@ -49,8 +69,9 @@ def _piece(tokenizer: Vocab, token: int) -> Values:
 async def detokenize(request: Request) -> Response:
     """The text of `tokens`, as `content` (llama-server) and as `prompt` (vLLM)."""
     body = await read_body(request)
-    model = await service_of(request).model(take(body, "model", str, ""), request)
+    model = await take_model(request, body)
     tokenizer, tokens = model.engine.tokenizer, take(body, "tokens", list, [])
+    refuse_unknown(body, ("model", "tokens"))
     if not all(isinstance(one, int) and not isinstance(one, bool) for one in tokens):
         raise UsageError("tokens must be a list of integers")
     tokenizer.check(tokens)
@@ -62,7 +83,7 @@ async def detokenize(request: Request) -> Response:
 async def apply_template(request: Request) -> Response:
     """The prompt for messages."""
     body = await read_body(request)
-    model = await service_of(request).model(take(body, "model", str, ""), request)
+    model = await take_model(request, body)
     chat = take_chat(body, is_answered=False)
     prompt = await model.read_prompt(chat, native_values(body, is_chat=True))
     return json_response({"prompt": prompt.text})
@@ -70,8 +91,12 @@ async def apply_template(request: Request) -> Response:
 
 async def input_tokens(request: Request) -> Response:
     """The number of tokens of a chat."""
-    body = await read_body(request)
-    model = await service_of(request).model(take(body, "model", str, ""), request)
+    return await count_chat(request, await read_body(request))
+
+
+async def count_chat(request: Request, body: Values) -> Response:
+    """The number of tokens of a body in the form of a chat completion, in OpenAI's form."""
+    model = await take_model(request, body)
     chat = take_chat(body, is_answered=False)
     prompt = await model.read_prompt(chat, native_values(body, is_chat=True))
     return json_response({"object": "response.input_tokens", "input_tokens": len(prompt.tokens)})

@@ -32,7 +32,8 @@ def open_local(path: Path, settings: Settings, abort: Cancellation | None = None
 
 def controller_with(local: Engine, *below: Layer, session: Session | None = None, **flags: Any) -> ChatController:
     """A controller whose session is not saved, unless one is given."""
-    layers = LayerStack([*below, Layer("flag", {"n_threads": 1, "seed": 1, **flags})])
+    threads = {"n_threads": 1} if local.capabilities.tokens else {}  # an endpoint has its own
+    layers = LayerStack([*below, Layer("flag", {**threads, "seed": 1, **flags})])
     loading = BackgroundLoad(lambda _abort, _say: local)
     loading.wait(lambda _doing: True)
     controller = ChatController(session or Session(keep=False), layers, lambda _settings, _ahead: loading)

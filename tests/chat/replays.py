@@ -10,6 +10,7 @@ from llmcli.engine.events import Request, TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.constraints import read_constraint
+from llmcli.inference.engine import Engine
 from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.inference.request import build_prompt
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelFile
@@ -30,14 +31,14 @@ def opened(path: Path) -> Iterator[LocalEngine]:
 
 
 def given(
-    local: LocalEngine, values: dict[str, Any], question: str, shift: TemperatureShift | None = None
+    engine: Engine, values: dict[str, Any], question: str, shift: TemperatureShift | None = None
 ) -> dict[str, Any]:
     """An answer as JSON; `shifts` change the temperature while it is generated."""
     values = {"n_ctx": N_CTX, "n_threads": 1, "max_tokens": 12, "seed": 1, **values}
     settings = resolve([Layer("test", parse_data(values, "test"))]).settings
     system = Path(settings.system[1:]).read_text() if settings.system else None
-    prompt = build_prompt(local, settings, question, system)
-    answer = Answer(local, Request(prompt, settings, read_constraint(settings), live_shift=shift))
+    prompt = build_prompt(engine, settings, question, system)
+    answer = Answer(engine, Request(prompt, settings, read_constraint(settings), live_shift=shift))
     for number, _ in enumerate(answer.parts()):
         if shift and number in (1, 4):
             shift.add(0.4 if number == 1 else -0.7)
@@ -45,8 +46,8 @@ def given(
     return data
 
 
-def again(local: LocalEngine, recorded: RecordedAnswer) -> Replay:
-    replay = Replay(local, recorded, replay_settings(recorded, None, Settings()))
+def again(engine: Engine, recorded: RecordedAnswer) -> Replay:
+    replay = Replay(engine, recorded, replay_settings(recorded, None, Settings()))
     parts = list(replay.answer.parts())
     replay.compare()
     assert "".join(text for kind, text in parts if kind == "answer") == replay.answer.text

@@ -214,23 +214,13 @@ def test_an_answer_that_was_stopped_is_replayed_to_its_end(n_drawn: int) -> None
     assert replay.answer.text == recorded.text
 
 
-@pytest.mark.parametrize(
-    ("capabilities", "says"),
-    [
-        (without(replay=False), "fake does not support replay"),
-        (without(live_temperature=False), "fake does not support temperature changes during an answer"),
-    ],
-)
-def test_an_engine_that_cannot_replay_refuses_it_by_name(capabilities: Any, says: str) -> None:
+def test_an_engine_that_cannot_replay_refuses_it_by_name() -> None:
     engine = FakeEngine(("a ", "b "))
-    shift = TemperatureShift()
-    shift.moves.append((0, 0.2))
-    request = Request(build_prompt(engine, SETTINGS, "Q", None), SETTINGS, live_shift=shift)
-    answer = Answer(engine, request)
+    answer = Answer(engine, Request(build_prompt(engine, SETTINGS, "Q", None), SETTINGS))
     list(answer.parts())
     (recorded,) = from_output(json.dumps(answer_data(answer)), "test")
-    engine.capabilities = capabilities
-    with pytest.raises(UsageError, match=says):
+    engine.capabilities = without(replay=False)
+    with pytest.raises(UsageError, match="fake does not support replay"):
         Replay(engine, recorded, replay_settings(recorded, None, SETTINGS))
 
 

@@ -226,7 +226,7 @@ def test_the_turns_of_a_chat_repeat_exactly(first: LocalEngine, second: LocalEng
 def stopped(controller: ChatController, text: str) -> Turn:
     """An answer of which three parts are shown."""
     controller.session.add("user", text)
-    turn = controller.answer(controller.session.conversation.path())
+    turn = controller.answer(controller.session.conversation.path(), {"grammar": "root ::= [a-z]{40}"})
     parts = turn.parts()
     for _ in range(3):
         next(parts)

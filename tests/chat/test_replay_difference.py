@@ -8,6 +8,7 @@ import pytest
 
 from llmcli.chat.replay import Difference, first_difference
 from llmcli.errors import UsageError
+from llmcli.inference.engine import Vocab
 from llmcli.inference.local import LocalEngine
 from tests.chat.replays import QUESTIONS, again, given, opened, read
 from tests.models import tiny_models
@@ -87,11 +88,15 @@ def test_a_different_condition_is_reported(
 
 
 def test_a_layout_that_does_not_fit_its_prompt_is_refused(second: LocalEngine, output: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"cannot replay test: replay.layout: .*3 tokens"):
+    with pytest.raises(UsageError, match=r"cannot replay the answer: replay.layout: .*3 tokens"):
         again(second, read(changed(output, layout=[[3, 3, 1]])))
 
 
 CAT = "The cat sat on a mat."
+
+
+def texts_of(vocab: Vocab, text: str) -> list[str]:
+    return [vocab.piece(token).decode() for token in vocab.tokenize(text)]
 
 
 @pytest.mark.parametrize(
@@ -109,12 +114,12 @@ def test_the_first_difference(
     first: LocalEngine, then: tuple[str, str], now: tuple[str, str], there: Difference | None
 ) -> None:
     vocab = first.model.vocab
-    assert first_difference(then, now, vocab.tokenize(CAT), vocab) == there
+    assert first_difference(then, now, texts_of(vocab, CAT), vocab) == there
 
 
 def test_the_first_difference_follows_a_continued_text(first: LocalEngine) -> None:
     vocab, prefix = first.model.vocab, ("", "The cat sat")
-    tokens = vocab.tokenize(CAT)[3:]
+    tokens = texts_of(vocab, CAT)[3:]
     found = first_difference(("", "The cat sat on the mat."), ("", CAT), tokens, vocab, prefix)
     assert found == Difference(1, 14, "answer", " the", " a")
     found = first_difference(("", "The dog sat on a mat."), ("", CAT), tokens, vocab, prefix)
@@ -124,9 +129,8 @@ def test_the_first_difference_follows_a_continued_text(first: LocalEngine) -> No
 
 def test_the_first_difference_is_located_in_and_after_reasoning(first: LocalEngine) -> None:
     vocab, now = first.model.vocab, ("a cat", CAT)
-    tokens = vocab.tokenize(f"<think>\na cat\n</think>\n\n{CAT}")
-    texts = [vocab.detokenize([token]) for token in tokens]
-    found = first_difference(("a cat", "The cat sat on the mat."), now, tokens, vocab)
-    assert found == Difference(len(tokens) - 3, 14, "answer", " the", " a")
-    found = first_difference(("a dog", CAT), now, tokens, vocab)
+    texts = texts_of(vocab, f"<think>\na cat\n</think>\n\n{CAT}")
+    found = first_difference(("a cat", "The cat sat on the mat."), now, texts, vocab)
+    assert found == Difference(len(texts) - 3, 14, "answer", " the", " a")
+    found = first_difference(("a dog", CAT), now, texts, vocab)
     assert found == Difference(texts.index(" cat"), 1, "think", " dog", " cat")

@@ -12,6 +12,8 @@ from typing import Any
 import pexpect
 import pyte
 
+from llmcli.engine.llama.probe import probe_record
+from llmcli.models.notes import record_probed
 from tests.models.tiny_models import full_attention
 from tests.screen import Screen
 
@@ -36,9 +38,10 @@ def pasted(text: str) -> str:
 
 
 def tiny_home(folder: Path, **answers: str) -> Path:
-    """A folder with a tiny model, and NAME.gbnf for each answer that it can be made to give."""
+    """A folder with a tiny model, tried before, and NAME.gbnf for each answer that it can be made to give."""
     folder.mkdir()
-    full_attention(folder / "tiny.gguf")
+    model = full_attention(folder / "tiny.gguf")
+    record_probed(Path(os.environ["LLMCLI_HOME"], "data"), [model], probe_record())
     for name, rule in answers.items():
         (folder / f"{name}.gbnf").write_text(f"root ::= {rule}\n")
     return folder

@@ -111,11 +111,12 @@ def test_a_wrong_option_beside_a_model_that_loads(
     assert_one_error(run("generate", "hi", *args), status, words)
 
 
+@pytest.mark.slow  # one takes until the limit of templates
 @pytest.mark.parametrize(("args", "status", "words"), WRONG_FOR_THE_MODEL)
 def test_a_value_that_only_the_model_can_refuse(
-    run: Run, with_tiny: Path, args: list[str], status: int, words: str
+    inside: Run, with_tiny: Path, args: list[str], status: int, words: str
 ) -> None:
-    assert_one_error(run("generate", "hi", *args), status, words)
+    assert_one_error(inside("generate", "hi", *args), status, words)
 
 
 def test_a_command_that_is_nearly_right_is_suggested(inside: Run) -> None:

@@ -32,9 +32,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def talk(run: Run, *lines: str, flags: tuple[str, ...] = FLAGS, env: dict[str, str] | None = None) -> CliResult:
+def talk(inside: Run, *lines: str, flags: tuple[str, ...] = FLAGS, env: dict[str, str] | None = None) -> CliResult:
     """A chat of these lines; it must not crash, and no escape sequence may go through a pipe."""
-    ran = run("chat", *flags, stdin="\n".join(lines) + "\n", env=env)
+    ran = inside("chat", *flags, stdin="\n".join(lines) + "\n", env=env)
     assert "Traceback" not in ran.stderr
     assert "internal" not in ran.stderr
     assert b"\x1b" not in ran.stdout + ran.stderr.encode()
@@ -51,9 +51,9 @@ def cells(ran: CliResult, first: str) -> list[list[str]]:
     return [re.split(r"\s{2,}", line) for line in stderr_lines(ran) if re.match(rf"{re.escape(first)}\s\s", line)]
 
 
-def test_undo_and_branches_lose_no_message(run: Run, here: Path) -> None:
+def test_undo_and_branches_lose_no_message(inside: Run, here: Path) -> None:
     ran = talk(
-        run, "What is a comet?", "/edit 1 What is a star?", "/undo", "/redo", "/retry temperature=0.5 seed=7",
+        inside, "What is a comet?", "/edit 1 What is a star?", "/undo", "/redo", "/retry temperature=0.5 seed=7",
         "/branches", "/branch 1", "/history", "/edit 2 A comet is ice.", "/history 1", "/clear", "/redo", "/redo",
     )  # fmt: skip
     assert ran.text.splitlines()[:2] == [COMET, STAR]
@@ -76,9 +76,9 @@ def test_undo_and_branches_lose_no_message(run: Run, here: Path) -> None:
     assert ran.status == 2
 
 
-def test_continue_extends_an_answer_and_an_edited_one(run: Run) -> None:
-    whole = talk(run, "What is a comet?", flags=("--temp", "0", "-n", "16", "-c", "1024", "-t", "1"))
-    ran = talk(run, "What is a comet?", "/continue", "/edit 2 A comet is made", "/continue", "/history")
+def test_continue_extends_an_answer_and_an_edited_one(inside: Run) -> None:
+    whole = talk(inside, "What is a comet?", flags=("--temp", "0", "-n", "16", "-c", "1024", "-t", "1"))
+    ran = talk(inside, "What is a comet?", "/continue", "/edit 2 A comet is made", "/continue", "/history")
     first, second, third = ran.text.splitlines()
     assert first == COMET
     assert first + second == whole.text.rstrip("\n")  # a pipe gets only the continuation
@@ -93,7 +93,7 @@ def errors(ran: CliResult) -> list[str]:
     return re.findall(r"^error: (.*)", re.sub(r"\n  hint: ", " -> ", ran.stderr), re.MULTILINE)
 
 
-def test_a_wrong_argument_is_one_error_with_a_hint(run: Run, with_tiny: Path) -> None:
+def test_a_wrong_argument_is_one_error_with_a_hint(inside: Run, with_tiny: Path) -> None:
     wrong = {
         "/undo": "nothing to undo",
         "/undo x": "/undo takes a number, got 'x' -> try /undo 2",
@@ -142,7 +142,7 @@ def test_a_wrong_argument_is_one_error_with_a_hint(run: Run, with_tiny: Path) ->
         "/dynatemp 0.3..1.3": "unknown command '/dynatemp' -> use /temp",
         "/retry more creative": "/retry takes settings as KEY=VALUE, got 'more' -> try /retry temperature=1.2",
     }
-    ran = talk(run, *wrong)
+    ran = talk(inside, *wrong)
     assert ran.stdout == b""
     shown = errors(ran)
     assert len(shown) == len(wrong), shown
@@ -150,9 +150,9 @@ def test_a_wrong_argument_is_one_error_with_a_hint(run: Run, with_tiny: Path) ->
         assert line.startswith(meaning), command
 
 
-def test_settings_are_set_shown_saved_and_reset(run: Run, with_tiny: Path) -> None:
+def test_settings_are_set_shown_saved_and_reset(inside: Run, with_tiny: Path) -> None:
     ran = talk(
-        run, "/temp 0.3..1.3", "/seed 7", "/top-k 5", "/mirostat_tau 3", "/params", "/preset save mine",
+        inside, "/temp 0.3..1.3", "/seed 7", "/top-k 5", "/mirostat_tau 3", "/params", "/preset save mine",
         "/reset top_k", "/reset", "/reset", "/preset mine", "/set", "/preset list", "/preset none", "/samplers",
         "/samplers temperature,top_k", "/top_p 0.5", "/samplers default", "/seed random", "/temp", "/exit", "/nope",
     )  # fmt: skip
@@ -180,30 +180,30 @@ def test_settings_are_set_shown_saved_and_reset(run: Run, with_tiny: Path) -> No
     assert "top_p = 0.5 (no effect: top_p is not in samplers)" in lines
 
 
-def test_a_model_that_cannot_be_loaded_gets_a_command_as_hint(run: Run, here: Path, with_tiny: Path) -> None:
+def test_a_model_that_cannot_be_loaded_gets_a_command_as_hint(inside: Run, here: Path, with_tiny: Path) -> None:
     (here / "cut.gguf").write_bytes(with_tiny.read_bytes()[:-1000])
-    first = talk(run, "Hi", "/model", flags=("-m", "cut.gguf", *FLAGS))
+    first = talk(inside, "Hi", "/model", flags=("-m", "cut.gguf", *FLAGS))
     hint = "  hint: download it again, or use another model with /model NAME"
     assert stderr_lines(first)[-2:] == [hint, "model: cut.gguf (not loaded)"]
-    second = talk(run, "/model cut.gguf", "/flash_attn off", "/cache_type_v q4_0", "Hi")
+    second = talk(inside, "/model cut.gguf", "/flash_attn off", "/cache_type_v q4_0", "Hi")
     assert hint in stderr_lines(second)
     assert stderr_lines(second)[-1] == "  hint: use /flash_attn on, or /cache_type_v f16"
 
 
-def test_a_chat_tells_once_of_a_variable_no_template_reads(run: Run, with_tiny: Path) -> None:
+def test_a_chat_tells_once_of_a_variable_no_template_reads(inside: Run, with_tiny: Path) -> None:
     template = '/chat_template "{{ x }}{{ messages[-1].content }}"'
-    ran = talk(run, template, "/template_arg y=1", "Hi", "Hi", "/template_arg x=1", "Hi")
+    ran = talk(inside, template, "/template_arg y=1", "Hi", "Hi", "/template_arg x=1", "Hi")
     assert ran.stderr.count("template_arg y has no effect: the chat template does not read it\n  hint: it reads x") == 1
     assert ran.stderr.count("no effect") == 1
 
 
-def test_system_takes_a_text_a_file_or_the_editor(run: Run, here: Path, with_tiny: Path) -> None:
+def test_system_takes_a_text_a_file_or_the_editor(inside: Run, here: Path, with_tiny: Path) -> None:
     (here / "sys.txt").write_text("You are terse.\n")
     editor = here / "ed"
     editor.write_text('#!/bin/sh\nprintf "%s, and kind." "$(cat "$1")" > "$1"\n')
     editor.chmod(0o755)
     ran = talk(
-        run, "/system", "/system Be brief.", "/system", "/system @sys.txt", "/system", "/system edit", "/system",
+        inside, "/system", "/system Be brief.", "/system", "/system @sys.txt", "/system", "/system edit", "/system",
         "hi", "/context", "/system none", "/system", flags=LETTERS, env={"EDITOR": str(editor)},
     )  # fmt: skip
     lines = [line for line in stderr_lines(ran) if line != "system prompt changed"]
@@ -212,9 +212,9 @@ def test_system_takes_a_text_a_file_or_the_editor(run: Run, here: Path, with_tin
     assert lines[-2:] == ["system prompt removed", "no system prompt"]
 
 
-def test_sessions_are_saved_copied_searched_and_exported(run: Run, here: Path) -> None:
+def test_sessions_are_saved_copied_searched_and_exported(inside: Run, here: Path) -> None:
     ran = talk(
-        run, "/temp 0.5", "/temp 0", "What is a comet?", "/save first", "/save kept", "/fork other", "/load first",
+        inside, "/temp 0.5", "/temp 0", "What is a comet?", "/save first", "/save kept", "/fork other", "/load first",
         "/rename other", "/rename renamed", "/sessions", "/sessions icy", "/sessions zzz", "/export t.md",
         "/export t.md", "/export t.json", "/export t.html", "/export t.xyz", "/quit", "/nope",
     )  # fmt: skip
@@ -238,9 +238,9 @@ def test_sessions_are_saved_copied_searched_and_exported(run: Run, here: Path) -
     assert COMET in json.dumps(json.loads((here / "t.json").read_text()))
 
 
-def test_continue_restores_the_settings_of_a_session(run: Run, with_tiny: Path) -> None:
-    talk(run, "/top_k 7", "/system Be brief.", "hi", "/seed 5", flags=LETTERS)
-    ran = talk(run, "/system", "/params", "/history", flags=("--continue", "--min-p", "0.1"))
+def test_continue_restores_the_settings_of_a_session(inside: Run, with_tiny: Path) -> None:
+    talk(inside, "/top_k 7", "/system Be brief.", "hi", "/seed 5", flags=LETTERS)
+    ran = talk(inside, "/system", "/params", "/history", flags=("--continue", "--min-p", "0.1"))
     assert [row[1:3] for key in ("top_k", "seed", "min_p") for row in cells(ran, key)] == [
         ["7", "session"],
         ["5", "session"],
@@ -251,7 +251,7 @@ def test_continue_restores_the_settings_of_a_session(run: Run, with_tiny: Path) 
     assert ran.status == 0
 
 
-def test_files_and_clipboard_are_attached_to_a_message(run: Run, here: Path, with_tiny: Path) -> None:
+def test_files_and_clipboard_are_attached_to_a_message(inside: Run, here: Path, with_tiny: Path) -> None:
     (here / "a.txt").write_text("alpha")
     (here / "b c.txt").write_text("beta")
     (here / "bin.dat").write_bytes(bytes(range(256)) * 9)
@@ -262,7 +262,7 @@ def test_files_and_clipboard_are_attached_to_a_message(run: Run, here: Path, wit
         (tools / name).chmod(0o755)
     env = {"PATH": f"{tools}:/usr/bin:/bin", "DISPLAY": ":9"}
     ran = talk(
-        run, "/file *.txt", "/file none", '/file "b c.txt"', "/file bin.dat", "read @a.txt", "/copy", "/paste",
+        inside, "/file *.txt", "/file none", '/file "b c.txt"', "/file bin.dat", "read @a.txt", "/copy", "/paste",
         "/copy 1", "/copy code", "see @bin.dat", "/history", flags=LETTERS, env=env,
     )  # fmt: skip
     lines = stderr_lines(ran)
@@ -283,11 +283,11 @@ def test_files_and_clipboard_are_attached_to_a_message(run: Run, here: Path, wit
     assert len(ran.text.splitlines()) == 1
 
 
-def test_model_switches_and_a_missing_model_changes_nothing(run: Run, here: Path, with_starter: Path) -> None:
+def test_model_switches_and_a_missing_model_changes_nothing(inside: Run, here: Path, with_starter: Path) -> None:
     (here / "bad.gguf").write_bytes(b"GGUF" + bytes(50))
     shutil.copy(with_starter, here / "copy.gguf")
     ran = talk(
-        run, "/model ./gone.gguf", "What is a comet?", "/model ./bad.gguf", "/model", "/model ./copy.gguf",
+        inside, "/model ./gone.gguf", "What is a comet?", "/model ./bad.gguf", "/model", "/model ./copy.gguf",
         "/continue", "/model", "/reset model", "/retry", "/model",
     )  # fmt: skip
     lines = stderr_lines(ran)
@@ -302,9 +302,10 @@ def test_model_switches_and_a_missing_model_changes_nothing(run: Run, here: Path
     assert len(answers[1]) > len(COMET)
 
 
-def test_json_stop_and_think_shape_the_answer(run: Run) -> None:
+def test_json_stop_and_think_shape_the_answer(inside: Run) -> None:
     ran = talk(
-        run, "/max_tokens 30", '/json {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}', "hi",
+        inside,
+        "/max_tokens 30", '/json {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}', "hi",
         "/json", "/json off", "/max_tokens 8", "/stop icy", "/stop", "What is a comet?", "/stop none", "/think hide",
         "/think", "/max_tokens 4", "/retry", "/stats",
     )  # fmt: skip
@@ -318,11 +319,11 @@ def test_json_stop_and_think_shape_the_answer(run: Run) -> None:
     assert any(re.match(r"session +3 answers", line) for line in lines)
 
 
-def test_help_all_lists_every_command_and_help_shows_each(run: Run, with_tiny: Path) -> None:
+def test_help_all_lists_every_command_and_help_shows_each(inside: Run, with_tiny: Path) -> None:
     from llmcli.ui.commands.registry import commands
 
-    ran = talk(run, "/help all", *(f"/help {name}" for name in commands()), "/? top_k", "/multiline", "/multiline off",
-               "/theme light", "/markdown off", "/bye", "/nope")  # fmt: skip
+    ran = talk(inside, "/help all", *(f"/help {name}" for name in commands()), "/? top_k", "/multiline",
+               "/multiline off", "/theme light", "/markdown off", "/bye", "/nope")  # fmt: skip
     lines = stderr_lines(ran)
     for name, one in commands().items():
         assert any(line.startswith(f"  /{name}") for line in lines), name

@@ -272,16 +272,16 @@ def test_a_number_of_threads_beyond_the_limit_is_refused(inside: Run, command: t
     assert "must be between 0 and 512, got 100000" in ran.stderr
 
 
-def test_show_lists_the_settings_for_loading(run: Run, with_tiny: Path) -> None:
+def test_show_lists_the_settings_for_loading(inside: Run, with_tiny: Path) -> None:
     flags = ("--rope-scale", "4", "--override-kv", "llama.context_length=int:512", "--no-swa-full")
-    ran = run("models", "show", str(with_tiny), "--json", *flags)
+    ran = inside("models", "show", str(with_tiny), "--json", *flags)
     info = json.loads(ran.text)
     assert ran.status == 0, ran.stderr
     assert info["memory"]["n_ctx"] == 512
     assert info["loading"]["gpu layers"] == "0 of 3"
     expected = {"rope_scale": "4", "swa_full": "false", "override_kv": '["llama.context_length=int:512"]'}
     assert info["loading"].items() >= expected.items()
-    shown = run("models", "show", str(with_tiny), *flags, "--load-mode", "none").text
+    shown = inside("models", "show", str(with_tiny), *flags, "--load-mode", "none").text
     rows = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in shown.splitlines())
     assert rows.items() >= {**expected, "load mode": "none", "gpu layers": "0 of 3"}.items()
     assert "load_mode" not in rows
@@ -304,15 +304,15 @@ def test_show_lists_the_settings_for_loading(run: Run, with_tiny: Path) -> None:
     ],
 )
 def test_a_loading_flag_that_cannot_work_is_refused(
-    run: Run, with_tiny: Path, flags: tuple[str, ...], words: str
+    inside: Run, with_tiny: Path, flags: tuple[str, ...], words: str
 ) -> None:
-    ran = run("generate", "hi", "-n", "1", *flags)
+    ran = inside("generate", "hi", "-n", "1", *flags)
     assert (ran.status, ran.stdout) == (2, b"")
     assert words in ran.stderr
 
 
-def test_several_overrides_work_in_one_flag_and_in_several(run: Run, with_tiny: Path) -> None:
+def test_several_overrides_work_in_one_flag_and_in_several(inside: Run, with_tiny: Path) -> None:
     first, second = "llama.context_length=int:512", "tokenizer.ggml.add_bos_token=bool:false"
     for flags in ((f"{first},{second}",), (first, "--override-kv", second)):
-        ran = run("generate", "hi", "-n", "1", "-t", "1", "--json", "--override-kv", *flags)
+        ran = inside("generate", "hi", "-n", "1", "-t", "1", "--json", "--override-kv", *flags)
         assert json.loads(ran.text)["params"]["override_kv"] == [first, second]

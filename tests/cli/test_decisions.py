@@ -188,7 +188,7 @@ def test_a_note_says_how_much_of_a_long_text_counts(inside: Run) -> None:
         ((), "\n", "the text is empty"),
         (("a", "--file", "b"), None, "a text and --file cannot be used together"),
         (("--file", "nowhere.txt"), None, "nowhere.txt"),
-        (("a b c d e f", "-c", "2"), None, "no token counts: its window has no token before it"),
+        (("a b c d e f", "-c", "2", "-t", "1"), None, "no token counts: its window has no token before it"),
     ],
 )
 def test_score_without_a_text_is_an_error(inside: Run, args: tuple[str, ...], stdin: str | None, words: str) -> None:

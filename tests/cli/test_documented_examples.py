@@ -27,8 +27,8 @@ BATCHES = [call for call, file in examples_of("batches.md") if not file]
 @pytest.mark.model
 @pytest.mark.parametrize("example", [call for call, _ in STRUCTURED])
 @pytest.mark.usefixtures("with_tiny")
-def test_a_documented_example_succeeds_or_says_why(run: Run, example: str) -> None:
-    ran = run(*shlex.split(example), "--seed", "1", "-t", "1")
+def test_a_documented_example_succeeds_or_says_why(inside: Run, example: str) -> None:
+    ran = inside(*shlex.split(example), "--seed", "1", "-t", "1")
     assert ran.status in (0, 9), ran.stderr
     if ran.status:
         assert re.match(r"(?:.*\n)?error: the answer (ended before it matched|does not match) ", ran.stderr)
@@ -52,16 +52,17 @@ def test_a_documented_decision_or_score_succeeds(
         assert [json.loads(line) for line in ran.text.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", [call for call, _ in TASKS])
 @pytest.mark.usefixtures("with_tiny")
 def test_an_example_with_a_task_succeeds_or_says_why(
-    run: Run, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inside: Run, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("The library opens at nine.\nOn Sundays it is closed.\n")
     (tmp_path / "people.csv").write_text("id,name\n1,Ada\n2,Alan\n")
     asks = example.startswith(("generate", "tasks test"))
-    ran = run(*shlex.split(example), *(("--seed", "1", "-t", "1", "-n", "40", "-q") if asks else ()))
+    ran = inside(*shlex.split(example), *(("--seed", "1", "-t", "1", "-n", "40", "-q") if asks else ()))
     assert ran.text.strip() or ran.status == 9
     if example.startswith("tasks test"):  # the tiny model talks noise
         assert ran.status in (0, 1), ran.stderr

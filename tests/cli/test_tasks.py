@@ -67,8 +67,8 @@ def test_a_task_of_a_project_is_refused_without_a_terminal(inside: Run, project:
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_a_task_answers_its_input(run: Run) -> None:
-    ran = run("generate", "-T", "title", "--json", *FEW, "-n", "400", stdin=TWO_LINES)
+def test_a_task_answers_its_input(inside: Run) -> None:
+    ran = inside("generate", "-T", "title", "--json", *FEW, "-n", "400", stdin=TWO_LINES)
     data = json.loads(ran.text)
     assert (data["task"], data["params"]["temperature"]) == ("title", 0.3)
     assert "\n" not in data["text"]
@@ -78,39 +78,39 @@ def test_a_task_answers_its_input(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_the_settings_of_a_task_have_their_origin(run: Run) -> None:
-    ran = run("generate", "-T", "translate", "--var", "to=French", "hi", "-t", "1", "-n", "1", "-v", stdin="")
+def test_the_settings_of_a_task_have_their_origin(inside: Run) -> None:
+    ran = inside("generate", "-T", "translate", "--var", "to=French", "hi", "-t", "1", "-n", "1", "-v", stdin="")
     assert "temperature = 0.2 (from task)" in ran.stderr
-    ran = run("generate", "-T", "translate", "--var", "to=Dutch", "hi", "-n", "1", "-v", "--temp", "0.9", stdin="")
+    ran = inside("generate", "-T", "translate", "--var", "to=Dutch", "hi", "-n", "1", "-v", "--temp", "0.9", stdin="")
     assert "temperature = 0.9 (from flag)" in ran.stderr
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_a_model_smaller_than_a_task_needs_gets_a_warning(run: Run) -> None:
-    ran = run("generate", "-T", "explain", "hi", "-t", "1", "-n", "1", stdin="")
+def test_a_model_smaller_than_a_task_needs_gets_a_warning(inside: Run) -> None:
+    ran = inside("generate", "-T", "explain", "hi", "-t", "1", "-n", "1", stdin="")
     assert ran.stderr.count("warning: the task explain needs a model with 3B parameters, and tiny") == 1
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_a_constraint_in_the_flags_replaces_that_of_a_task(run: Run) -> None:
-    ran = run("generate", "-T", "sentiment", "--regex", "[0-9]{3}", "hi", *FEW, "-n", "40", stdin="")
+def test_a_constraint_in_the_flags_replaces_that_of_a_task(inside: Run) -> None:
+    ran = inside("generate", "-T", "sentiment", "--regex", "[0-9]{3}", "hi", *FEW, "-n", "40", stdin="")
     assert ran.status == 0
     assert len(ran.text.strip()) == 3
-    ran = run("tasks", "test", "sentiment", "--regex", "[0-9]{3}", *FEW, "-n", "40", "--json")
+    ran = inside("tasks", "test", "sentiment", "--regex", "[0-9]{3}", *FEW, "-n", "40", "--json")
     assert [len(row["text"]) for row in json.loads(ran.text)] == [3, 3]
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_choices_are_the_only_answers(run: Run) -> None:
-    ran = run("generate", "-T", "classify", "--var", "labels=good; so, so", "hi", *FEW, "-n", "40", stdin="")
+def test_choices_are_the_only_answers(inside: Run) -> None:
+    ran = inside("generate", "-T", "classify", "--var", "labels=good; so, so", "hi", *FEW, "-n", "40", stdin="")
     assert ran.text in ("good\n", "so, so\n")
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_a_variable_can_be_the_content_of_a_file(run: Run, tmp_path: Path) -> None:
+def test_a_variable_can_be_the_content_of_a_file(inside: Run, tmp_path: Path) -> None:
     (tmp_path / "style.txt").write_text("like {{input}}\n")
     given = f"style=@{tmp_path / 'style.txt'}"
-    ran = run("generate", "-T", "rewrite", "--var", given, "--show-prompt", "hi", stdin="")
+    ran = inside("generate", "-T", "rewrite", "--var", given, "--show-prompt", "hi", stdin="")
     assert "in this style: like {{input}}. Keep its meaning" in ran.text
     assert "\n\nhi\n" in ran.text
 
@@ -127,16 +127,16 @@ def test_a_variable_that_names_a_file_is_not_taken_silently(
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_a_long_input_is_answered_in_parts(run: Run) -> None:
+def test_a_long_input_is_answered_in_parts(inside: Run) -> None:
     words = ("generate", "-T", "proofread", "-c", "600")
-    prompts = run(*words, "--show-prompt", stdin=LONG).text
-    data = json.loads(run(*words, "--json", *FEW, stdin=LONG).text)
+    prompts = inside(*words, "--show-prompt", stdin=LONG).text
+    data = json.loads(inside(*words, "--json", *FEW, stdin=LONG).text)
     n_parts = prompts.count("Correct the spelling")
     assert n_parts > 3
     assert data["n_parts"] == n_parts
     assert data["completion_tokens"] == 4 * n_parts
     assert "replay" not in data
-    ran = run(*words, *FEW, stdin=LONG)
+    ran = inside(*words, *FEW, stdin=LONG)
     assert ran.text == data["text"] + "\n"
     assert ran.status == 0
 
@@ -162,8 +162,8 @@ def test_a_shell_command_is_printed_and_not_run(inside: Run, tmp_path: Path, mon
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_a_long_input_is_summarized_in_rounds(run: Run) -> None:
-    ran = run("generate", "-T", "summarize", "-c", "700", "--json", *FEW, stdin=LONG)
+def test_a_long_input_is_summarized_in_rounds(inside: Run) -> None:
+    ran = inside("generate", "-T", "summarize", "-c", "700", "--json", *FEW, stdin=LONG)
     data = json.loads(ran.text)
     assert data["n_parts"] > 3
     assert data["finish_reason"] == "length"
@@ -171,15 +171,15 @@ def test_a_long_input_is_summarized_in_rounds(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_a_context_too_small_for_a_task_is_an_error(run: Run) -> None:
-    ran = run("generate", "-T", "proofread", "-c", "64", *FEW, stdin=LONG)
+def test_a_context_too_small_for_a_task_is_an_error(inside: Run) -> None:
+    ran = inside("generate", "-T", "proofread", "-c", "64", *FEW, stdin=LONG)
     assert ran.status == 7
     assert "error: the context of 64 tokens has no room for the task and a text\n  hint: raise --ctx-size" in ran.stderr
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_a_diff_compares_the_input_and_the_answer(run: Run) -> None:
-    ran = run("generate", "-T", "proofread", "--diff", *FEW, stdin=TWO_LINES)
+def test_a_diff_compares_the_input_and_the_answer(inside: Run) -> None:
+    ran = inside("generate", "-T", "proofread", "--diff", *FEW, stdin=TWO_LINES)
     lines = ran.text.split("\n")
     assert lines[:2] == ["--- input", "+++ answer"]
     assert "-One line is here." in lines
@@ -187,21 +187,21 @@ def test_a_diff_compares_the_input_and_the_answer(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_the_result_of_a_helper_is_printed_alone(run: Run, tmp_path: Path) -> None:
+def test_the_result_of_a_helper_is_printed_alone(inside: Run, tmp_path: Path) -> None:
     (tmp_path / "people.csv").write_text("id,name\n1,Ada\n2,Alan\n")
-    ran = run("generate", "-T", "recommend", "--var", "likes=tea", *FEW, "-n", "200", stdin="one\ntwo\nthree\n")
+    ran = inside("generate", "-T", "recommend", "--var", "likes=tea", *FEW, "-n", "200", stdin="one\ntwo\nthree\n")
     assert sorted(ran.text.split()) == ["one", "three", "two"]
-    ran = run("generate", "-T", "compare", "--var", "other=a b c d e f", "a b c d e f", *FEW, "-n", "60", stdin="")
+    ran = inside("generate", "-T", "compare", "--var", "other=a b c d e f", "a b c d e f", *FEW, "-n", "60", stdin="")
     assert json.loads(ran.text)["verdict"] == "copied"
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_a_trace_of_an_answer_in_parts_is_refused_with_a_warning(run: Run, tmp_path: Path) -> None:
+def test_a_trace_of_an_answer_in_parts_is_refused_with_a_warning(inside: Run, tmp_path: Path) -> None:
     flags = ("-c", "600", "-t", "1", "-n", "4", "--trace", str(tmp_path / "trace.jsonl"))
-    ran = run("generate", "-T", "proofread", *flags, stdin=LONG)
+    ran = inside("generate", "-T", "proofread", *flags, stdin=LONG)
     assert "warning: trace has no effect: the answer has several parts, or was computed" in ran.stderr
     assert "note" not in ran.text
-    ran = run("generate", "-T", "proofread", *flags, "--echo", "--stats", stdin=TWO_LINES)
+    ran = inside("generate", "-T", "proofread", *flags, "--echo", "--stats", stdin=TWO_LINES)
     assert ran.text.startswith(TWO_LINES)
     assert (tmp_path / "trace.jsonl").exists()
     assert "generated 4 tokens" in ran.stderr
@@ -302,8 +302,8 @@ def test_edit_makes_a_copy_of_a_built_in_task(inside: Run, home: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_test_prints_a_row_for_each_trial(run: Run) -> None:
-    ran = run("tasks", "test", "sentiment", "translate", "-c", "500", *FEW, "-n", "12", "--json")
+def test_test_prints_a_row_for_each_trial(inside: Run) -> None:
+    ran = inside("tasks", "test", "sentiment", "translate", "-c", "500", *FEW, "-n", "12", "--json")
     rows = json.loads(ran.text)
     assert [(row["task"], row["input"]) for row in rows] == [
         ("sentiment", "example 1"),
@@ -317,46 +317,46 @@ def test_test_prints_a_row_for_each_trial(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_test_fails_if_an_answer_has_another_form(run: Run, home: Path) -> None:
+def test_test_fails_if_an_answer_has_another_form(inside: Run, home: Path) -> None:
     (home / "config/tasks").mkdir(parents=True)
     (home / "config/tasks/json.md").write_text("+++\nform = 'json'\n[settings]\nregex='a'\n+++\nAnswer.")
-    assert "line 4: regex cannot be in settings" in run("tasks", "test", "json").stderr
+    assert "line 4: regex cannot be in settings" in inside("tasks", "test", "json").stderr
     (home / "config/tasks/json.md").write_text("+++\nform = 'json'\n[constraint]\nregex='aa'\n+++\nAnswer.")
-    ran = run("tasks", "test", "json", "-c", "2100", *FEW, "-n", "12", "--answers")
+    ran = inside("tasks", "test", "json", "-c", "2100", *FEW, "-n", "12", "--answers")
     assert ran.status == 1
     assert "json, short\naa\n" in ran.text
     assert ran.text.count("it is not JSON") == 2
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_stdin_of_a_variable_is_not_a_part_of_the_prompt(run: Run) -> None:
+def test_stdin_of_a_variable_is_not_a_part_of_the_prompt(inside: Run) -> None:
     flags = ("-T", "translate", "--var", "to=@-")
-    shown = run("generate", *flags, "Hello.", "--show-prompt", stdin="French\n").text
+    shown = inside("generate", *flags, "Hello.", "--show-prompt", stdin="French\n").text
     assert "Translate the text below into French." in shown
     assert shown.count("French") == 1
-    twice = run("generate", *flags, "-f", "-", stdin="French\n")
+    twice = inside("generate", *flags, "-f", "-", stdin="French\n")
     assert (twice.status, twice.text) == (2, "")
     assert "stdin can be read only once, and two options read it: --file and --var to" in twice.stderr
-    assert "--no-stdin and --var to (stdin) cannot" in run("generate", *flags, "Hi", "--no-stdin", stdin="x").stderr
-    assert "two options read it: INPUT and --var to" in run("batch", "-", *flags, stdin="x").stderr
+    assert "--no-stdin and --var to (stdin) cannot" in inside("generate", *flags, "Hi", "--no-stdin", stdin="x").stderr
+    assert "two options read it: INPUT and --var to" in inside("batch", "-", *flags, stdin="x").stderr
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_test_takes_samples_and_extracts_as_generate_does(run: Run) -> None:
+def test_test_takes_samples_and_extracts_as_generate_does(inside: Run) -> None:
     flags = ("tasks", "test", "explain", "-c", "500", *FEW)
-    sampled = json.loads(run(*flags, "--samples", "3", "--best", "vote", "--json").text)
+    sampled = json.loads(inside(*flags, "--samples", "3", "--best", "vote", "--json").text)
     assert sampled[0]["completion_tokens"] == 3 * 4
-    extracted = json.loads(run(*flags, "--extract", "^.", "--json").text)
+    extracted = json.loads(inside(*flags, "--extract", "^.", "--json").text)
     assert len(extracted[0]["text"]) == 1
-    undecided = json.loads(run(*flags, "--samples", "3", "--json").text)
+    undecided = json.loads(inside(*flags, "--samples", "3", "--json").text)
     assert undecided[0]["problem"] == "samples needs best: a trial has one answer"
 
 
 @pytest.mark.usefixtures("with_tiny")
-def test_a_variable_is_given_to_the_tasks_that_have_it(run: Run) -> None:
+def test_a_variable_is_given_to_the_tasks_that_have_it(inside: Run) -> None:
     flags = ("tasks", "test", "translate", "sentiment", "-c", "500", *FEW)
-    assert "none of these tasks has a variable 'too'" in run(*flags, "--var", "too=x").stderr
-    rows = json.loads(run(*flags, "--var", "to=Latin", "--json").text)
+    assert "none of these tasks has a variable 'too'" in inside(*flags, "--var", "too=x").stderr
+    rows = json.loads(inside(*flags, "--var", "to=Latin", "--json").text)
     assert [row["task"] for row in rows] == ["translate", "translate", "sentiment", "sentiment"]
     assert not any("has no variable" in row["problem"] for row in rows)
 

@@ -54,6 +54,7 @@ class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each body waits 40 ms, until the client has confirmed the head
     server: "Server"
 
     def log_message(self, *_arguments: object) -> None:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from tests.cli.chat_terminal import CTRL_C, CTRL_D, Talk
 from tests.conftest import Run
-from tests.endpoints.server import serving
+from tests.endpoints.server import Handler, serving
 
 ANSWER = "Blue light scatters."
 ALONE: dict[str, Any] = {"models": ("only-model",)}
@@ -199,7 +200,15 @@ def test_a_batch_asks_for_several_answers_at_a_time(
     flags: tuple[str, ...], most: int, inside: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "in.txt").write_text("".join(f"question {number}\n" for number in range(12)))
-    with serving(delay=0.1, **ALONE) as (url, dialect):
+    full = threading.Event()
+
+    def reply(handler: Handler, _body: object) -> bool:
+        """Hold the first answers until all that are asked for at a time are there; one more would come meanwhile."""
+        if handler.dialect.n_running == most:
+            full.set()
+        return handler.command == "POST" and not full.wait(10)
+
+    with serving(reply=reply, delay=0.02, **ALONE) as (url, dialect):
         ran = inside("batch", str(tmp_path / "in.txt"), "--endpoint", url, *flags)
     rows = [json.loads(line) for line in ran.text.splitlines()]
     assert [row["text"] for row in rows] == [ANSWER] * 12

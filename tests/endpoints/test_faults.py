@@ -59,6 +59,12 @@ def ask(inside: Run, url: str, *flags: str, **env: str) -> tuple[int, str, str]:
         (401, "bad", 4, "error: HOST needs a key\n  hint: put it into LLMCLI_API_KEY"),
         (403, "not for you", 4, "error: HOST denies access: not for you\n"),
         (404, "The model `x` does not exist", 3, "error: HOST does not have the model: The model `x` does not exist\n"),
+        (
+            404,
+            "no model",
+            3,
+            "error: HOST does not have the model: no model\n  hint: see its models: llmcli models list",
+        ),
         (404, "nothing here", 5, "error: HOST has no such address: nothing here\n"),
         (418, "teapot", 5, "error: HOST reports an error: teapot\n"),
     ],
@@ -70,6 +76,17 @@ def test_a_refusal_is_told_in_the_words_of_the_server(
         ended = ask(inside, url)
     assert ended[:2] == (code, "")
     assert ended[2].startswith(said)
+
+
+def test_the_type_of_an_error_counts_beside_a_number_as_its_code(inside: Run) -> None:
+    def reply(handler: Handler, body: dict[str, Any]) -> bool:
+        if body:
+            error = {"code": 400, "message": "9 > 8", "type": "exceed_context_size_error"}  # as llama-server has it
+            handler.json({"error": error}, 400)
+        return bool(body)
+
+    with serving(reply=reply) as (url, _):
+        assert ask(inside, url)[0] == 7
 
 
 @pytest.mark.parametrize("number", [429, 500, 502, 503])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from llmcli.models.download import http
 from tests.conftest import Run
 from tests.endpoints.server import serving
 
@@ -61,7 +62,8 @@ def test_a_profile_names_its_model(inside: Run, home: Path) -> None:
     assert dialect.body["model"] == "first-model"
 
 
-def test_doctor_of_a_server_that_is_not_there_fails(inside: Run) -> None:
+def test_doctor_of_a_server_that_is_not_there_fails(inside: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "FIRST_PAUSE", 0.01)
     ran = inside("doctor", "--endpoint", "http://127.0.0.1:9")
     assert ran.status == 1
     assert "cannot reach 127.0.0.1:9" in ran.stderr

@@ -63,6 +63,21 @@ def test_every_setting_reaches_the_engine_behind_the_server(inside: Run) -> None
     assert (there.think_budget, there.template_arg) == (5, ('mode="x"',))
 
 
+def test_a_chat_template_reaches_the_engine(inside: Run, tmp_path: Path) -> None:
+    file = tmp_path / "own.jinja"
+    file.write_text("{% for m in messages %}<{{ m.content }}>{% endfor %}{{ mode }}:")
+    engine, asked = scripted("Hello.")
+    with running_server(engine) as server:
+        flags = ("--endpoint", f"http://127.0.0.1:{server.port}", "--chat-template", str(file))
+        ran = inside("generate", "why?", *flags, "--template-arg", 'mode="x"', "--json")
+        shown = inside("generate", "why?", *flags, "--show-prompt")
+        inside("generate", "why?", *flags[:3], "chatml")
+    assert asked[-2].prompt.text == "<why?>x:"
+    assert json.loads(ran.text)["replay"]["template"] == file.read_text()
+    assert shown.text.startswith("<why?>")
+    assert asked[-1].prompt.text.startswith("<|im_start|>user\nwhy?")
+
+
 def test_the_beginning_of_an_answer_is_there_once(inside: Run) -> None:
     engine, asked = scripted("Hel", "lo.")
     with running_server(engine) as server:

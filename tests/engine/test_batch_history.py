@@ -165,7 +165,7 @@ class Reader:
 
 def replayed_context(model: Model, prompt: list[int], layout: Batches) -> Context:
     context = Context(model, CONTEXT)
-    context.prefill_as(0, prompt, layout)
+    list(context.prefill_as(0, prompt, layout))
     context.prefill(0, prompt)
     return context
 
@@ -224,9 +224,9 @@ def test_a_partial_batch_is_an_error_for_recurrent_memory(tiny: Model) -> None:
     cut: Batches = [(40, 20, 1)]
     if tiny.path.stem in ("recurrent", "hybrid"):
         with pytest.raises(ValueError, match="cannot keep a part of a batch"):
-            context.prefill_as(0, list(range(3, 24)), [*cut, (1, 1, 1)])
+            list(context.prefill_as(0, list(range(3, 24)), [*cut, (1, 1, 1)]))
     else:
-        context.prefill_as(0, list(range(3, 24)), [*cut, (1, 1, 1)])
+        list(context.prefill_as(0, list(range(3, 24)), [*cut, (1, 1, 1)]))
         assert context.layout() == cut
     context.close()
 

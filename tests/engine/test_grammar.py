@@ -152,3 +152,13 @@ def test_a_grammar_works_in_a_program_without_stderr(vocab: Vocab, monkeypatch: 
     grammar.close()
     with pytest.raises(UsageError, match="Undefined rule identifier 'x'"):
         Grammar.parse(vocab, "root ::= x")
+
+
+# Each `x` doubles the ways to go on, and llama.cpp follows them all.
+DOUBLING = 'root ::= "x" root "1" | "x" root "2" | "x"'
+
+
+def test_a_grammar_that_takes_long_ends_its_answer(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmcli.engine.sampling.grammar._MAX_SECONDS", 0.0)
+    with pytest.raises(ConstraintError, match="the grammar is too complex: it can be read in too many ways"):
+        run(context, PROMPT, DOUBLING, max_tokens=5)

@@ -63,8 +63,10 @@ def apply_with_reading(
 
 def entropy_of(logits: Sequence[float]) -> tuple[float, list[float]]:
     """-sum(p ln p) over the live candidates, and their probabilities, the most likely first."""
-    weights = sorted((math.exp(x - max(logits)) for x in logits if x > -INF), reverse=True)
-    p = [weight / math.fsum(weights) for weight in weights]
+    largest = max(logits)
+    weights = sorted((math.exp(x - largest) for x in logits if x > -INF), reverse=True)
+    whole = math.fsum(weights)
+    p = [weight / whole for weight in weights]
     return -math.fsum(q * math.log(q) for q in p), p
 
 

@@ -17,6 +17,7 @@ from tests.engine.test_scheduler import Trigger
 from tests.models import tiny_models
 
 KINDS = ("full_attention", "sliding_window", "recurrent", "hybrid")
+ROUNDING = 1e-3  # another processor rounds batches of another size by up to 2e-4
 CELLS = 512
 PARAMS = ModelParams(
     n_ctx=CELLS, n_threads=1, n_batch=64, n_ubatch=16, cache_type_k="f32", cache_type_v="f32", flash_attn="off"
@@ -60,14 +61,14 @@ def by_hand(context: Context, prefix: Sequence[int], tokens: Sequence[int]) -> l
 
 def test_scores_equal_those_computed_from_the_logits(context: Context, alone: Context) -> None:
     for tokens, found in zip(CONTINUATIONS, score(context, CELLS, PREFIX, CONTINUATIONS), strict=True):
-        assert found == pytest.approx(by_hand(alone, PREFIX, tokens), abs=1e-5)
+        assert found == pytest.approx(by_hand(alone, PREFIX, tokens), abs=ROUNDING)
 
 
 def test_order_of_the_continuations_does_not_matter(context: Context) -> None:
     forward = score(context, CELLS, PREFIX, CONTINUATIONS)
     backward = score(context, CELLS, PREFIX, CONTINUATIONS[::-1])
     for a, b in zip(forward, backward[::-1], strict=True):
-        assert a == pytest.approx(b, abs=1e-5)
+        assert a == pytest.approx(b, abs=ROUNDING)
 
 
 def test_any_number_of_continuations_is_scored(context: Context) -> None:
@@ -76,13 +77,13 @@ def test_any_number_of_continuations_is_scored(context: Context) -> None:
     found = score(context, CELLS, PREFIX, many)
     assert [len(one) for one in found] == [len(one) for one in many]
     for number in (0, 1, WIDTH, 2 * WIDTH + 5):
-        assert found[number] == pytest.approx(score(context, CELLS, PREFIX, [many[number]])[0], abs=1e-5)
+        assert found[number] == pytest.approx(score(context, CELLS, PREFIX, [many[number]])[0], abs=ROUNDING)
 
 
 def test_a_long_continuation_is_scored_in_several_batches(context: Context, alone: Context) -> None:
     tokens = [10 + number % 200 for number in range(150)]
     (found,) = score(context, CELLS, [1], [tokens])
-    assert found[-3:] == pytest.approx(by_hand(alone, [1], tokens)[-3:], abs=1e-5)
+    assert found[-3:] == pytest.approx(by_hand(alone, [1], tokens)[-3:], abs=ROUNDING)
 
 
 def test_no_continuation_and_an_empty_one_have_no_score(context: Context) -> None:
@@ -120,7 +121,7 @@ def test_prefix_and_continuations_are_one_batch(
     assert len(seen) == n_batches + (tiny.is_recurrent and n_batches == 1)
     again = score(context, CELLS, prefix, CONTINUATIONS)  # with all but the last token of the prefix
     for a, b in zip(found, again, strict=True):
-        assert a == pytest.approx(b, abs=1e-5)
+        assert a == pytest.approx(b, abs=ROUNDING)
 
 
 @pytest.mark.parametrize("tiny", ["full_attention"], indirect=True)
@@ -140,7 +141,7 @@ def test_a_context_is_usable_after_a_cancelled_score(context: Context) -> None:
     with pytest.raises(AbortedError):
         score(context, CELLS, [*PREFIX, 50], CONTINUATIONS)
     context.watch([])
-    assert score(context, CELLS, PREFIX, CONTINUATIONS)[3] == pytest.approx(expected[3], abs=1e-5)
+    assert score(context, CELLS, PREFIX, CONTINUATIONS)[3] == pytest.approx(expected[3], abs=ROUNDING)
 
 
 def test_a_score_can_be_cancelled_at_any_time(tiny: Model) -> None:
@@ -156,7 +157,7 @@ def test_a_score_can_be_cancelled_at_any_time(tiny: Model) -> None:
             n_cancelled += 1
         context.watch([])
         for a, b in zip(score(context, CELLS, PREFIX, CONTINUATIONS), expected, strict=True):
-            assert a == pytest.approx(b, abs=1e-5)
+            assert a == pytest.approx(b, abs=ROUNDING)
     assert n_cancelled >= 3
     context.close()
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
 from llmcli.engine.events import (
-    Batches,
     Cancellation,
     FinishReason,
     GenerationRecord,
@@ -22,6 +21,7 @@ from llmcli.engine.events import (
 )
 from llmcli.engine.token_inspection import TokenInspector
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
+from llmcli.inference.answer_json import ReplayManifest
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
 from llmcli.inference.prompt_renderer import PromptRenderer
 from llmcli.params.settings import Layer, Settings
@@ -97,6 +97,8 @@ class FakeEngine:
     def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
         """A piece of each answer in turn, as they would come side by side."""
         self.requests += requests
+        if requests[0].replay is not None:
+            ReplayManifest.from_data(requests[0].replay).prepare(requests[0])
         running = [self._answer(index, one, len(requests)) for index, one in enumerate(requests)]
         while running:
             for answer in list(running):
@@ -104,6 +106,10 @@ class FakeEngine:
                 if event.finish_reason:
                     running.remove(answer)
                 yield event
+
+    def repeat(self, request: Request) -> Generator[TokenEvent | None, None, None]:
+        yield None
+        yield from self.generate([request])
 
     def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
         """A piece of each answer in turn, of at most `n_parallel` (4) at a time."""
@@ -188,10 +194,6 @@ class FakeEngine:
 
     def n_evaluated(self, tokens: Sequence[int]) -> int:
         return common_prefix(tokens, self._evaluated)
-
-    def evaluate_batches(self, request: Request, layout: Batches) -> None:
-        if sum(kept * times for _, kept, times in layout) != len(request.prompt.tokens):
-            raise ValueError("the batches do not fit")
 
     def inspector(self, request: Request, tokens: Sequence[int]) -> TokenInspector:  # noqa: ARG002
         raise UsageError("fake does not support /why")

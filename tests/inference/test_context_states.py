@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from llmcli.engine.events import Cancellation, Prompt, Request
-from llmcli.engine.llama.context import Context
 from llmcli.inference.local import LocalEngine, ResolvedModel
 from llmcli.inference.state_store import StateStore
 from llmcli.models.locations import ModelFile
@@ -182,17 +181,6 @@ def test_many_answers_share_what_is_stored(path: Path, kind: str) -> None:
     if kind in ("full_attention", "sliding_window"):  # the others cannot share a beginning inside of a process either
         assert after[0][1] < 200
     assert [text for text, _ in after] == [text for text, _ in before]
-
-
-@pytest.mark.usefixtures("home")
-def test_a_replay_evaluates_its_own_batches(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    question = [*DOCUMENT, *range(20)]
-    expected, _ = ask(path, question)
-    monkeypatch.setattr(Context, "restore_file", lambda *_args: pytest.fail("restored"))
-    with opened(path) as engine:
-        request = Request(Prompt.of_tokens("", question), SETTINGS)
-        engine.evaluate_batches(request, [(len(question), len(question), 1)])
-        assert answer(engine, question)[0] == expected
 
 
 @pytest.mark.usefixtures("home")

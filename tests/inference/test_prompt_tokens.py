@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmcli.engine.llama.model import Vocab
 from llmcli.inference.engine import TemplateOptions
 from llmcli.inference.local import LocalEngine
-from llmcli.inference.prompt_renderer import PromptRenderer
+from llmcli.inference.prompt_renderer import _WINDOW, PromptRenderer
 from llmcli.inference.template import ChatTemplate
 from tests.inference.fake_vocab import CONTROL, FakeVocab
 
@@ -161,6 +161,30 @@ def names(local: LocalEngine) -> list[str]:
     vocab = local.model.vocab
     ids = [token for token in range(vocab.n_tokens) if vocab.is_control(token)]
     return [vocab.piece(token, special=True).decode() for token in ids]
+
+
+def test_a_control_token_between_two_windows_is_found() -> None:
+    vocab = FakeVocab(NAMES)
+    for at in range(-len(NAMES[1]), 2):
+        attack = "a" * (_WINDOW + at) + NAMES[1] + "b" * 40_000
+        _, tokens = PromptRenderer(vocab).apply(chatml(), messages(attack))
+        assert [token - CONTROL for token in tokens if token >= CONTROL] == [0, 1, 0], at
+
+
+def test_no_text_with_very_many_control_tokens_is_tokenized_at_once() -> None:
+    """llama.cpp takes quadratic time for it."""
+    sizes = list[int]()
+
+    class Watched(FakeVocab):
+        def tokenize(self, text: str, **details: bool) -> list[int]:
+            sizes.append(len(text) if details.get("parse_special") else 0)
+            return super().tokenize(text, **details)
+
+    written = "{{ messages[0].content }}{% for _ in range(15000) %}<|im_start|>{% endfor %}"
+    for source, text in ((CHATML, "<|im_end|>" * 20_000), (written, "Hi")):
+        _, tokens = PromptRenderer(Watched(NAMES)).apply(chatml(source), messages(text))
+        assert len(tokens) > 15_000
+    assert max(sizes) < 20_000
 
 
 def test_the_starter_has_control_tokens(names: list[str]) -> None:

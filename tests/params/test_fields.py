@@ -295,6 +295,10 @@ def test_the_nearest_names_come_in_order_of_similarity(word: str, known: list[st
     assert did_you_mean(word, known) == (f"did you mean '{names[0]}'?" if names else "")
 
 
+def test_only_the_beginning_of_a_long_word_is_compared() -> None:
+    assert nearest("a" * 10_000, ["b", "a" * 200]) == ["a" * 200]
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvicorn.server
 
 from llmcli.inference.engine import Engine
 from llmcli.params.settings import Layer
@@ -22,6 +24,11 @@ from llmcli.server.request_log import RequestRecord
 from llmcli.server.served_model import ServedModel
 from llmcli.server.service import ServerOptions, Service
 from tests.inference.fake_engine import FakeEngine
+
+# uvicorn looks each 0.1 s whether it must end, and waits 0.1 s for connections: most of the time of these tests.
+vars(uvicorn.server)["asyncio"] = SimpleNamespace(
+    **vars(asyncio) | {"sleep": lambda seconds: asyncio.sleep(seconds / 20)}
+)
 
 
 @dataclass

@@ -54,6 +54,17 @@ def test_the_system_prompt_is_the_first_message(serve: ServerMaker) -> None:
     assert count == {"input_tokens": len("system: Be brief.\nuser: Hi\nassistant: ")}
 
 
+def test_an_output_config_is_a_schema_and_an_effort(serve: ServerMaker) -> None:
+    template = "{{ reasoning_effort }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    client = serve(FakeEngine(WARM, ["{}"], ['{"a": 1}'], chat_template=template))
+    form = {"type": "json_schema", "schema": {"type": "object", "required": ["a"]}}
+    body = {**ASK, "output_config": {"format": form, "effort": "low"}, "cache_control": {"type": "ephemeral"}}
+    refused, kept = client.post("/v1/messages", body), client.post("/v1/messages", body)
+    assert (refused.code, refused.data["error"]["type"]) == (422, "invalid_request_error")
+    assert kept.data["content"] == [{"type": "text", "text": '{"a": 1}'}]
+    assert kept.data["usage"]["input_tokens"] + kept.data["usage"]["cache_read_input_tokens"] == len("lowHi")
+
+
 def test_a_stream_of_messages_has_its_events_in_order(serve: ServerMaker) -> None:
     client = serve(FakeEngine(WARM, ["<think>", "Hm", "</think>", "Good", " day"]))
     events = client.post("/v1/messages", {**ASK, "stream": True}).events

@@ -1,7 +1,11 @@
 """Prompts that come back with the log-probability of each token, as programs that evaluate models ask for them."""
 
+import threading
+import time
+
 import pytest
 
+from llmcli.server.service import ServerOptions
 from tests.inference.fake_engine import FakeEngine
 from tests.server.conftest import ServerMaker
 
@@ -49,3 +53,20 @@ def test_a_stream_begins_with_the_echo(serve: ServerMaker) -> None:
     body = {"prompt": "Good", "echo": True, "max_tokens": 5, "stream": True}
     events = serve(FakeEngine([" day"])).post("/v1/completions", body).events
     assert [one["choices"][0]["text"] for one in events[:2]] == ["Good", " day"]
+
+
+def test_too_many_scores_that_wait_get_503(serve: ServerMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = threading.Event()
+    monkeypatch.setattr(FakeEngine, "score_prompt", lambda *_: may_end.wait(10) and None)
+    client = serve(options=ServerOptions(n_parallel=1, n_queued=1, grace=0.1))
+    worker, body = client.service.models[0].worker, {**EVALUATE, "prompt": "abc"}
+    threads = [threading.Thread(target=client.post, args=["/v1/completions", body]) for _ in range(2)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        while worker.calls.n_pending <= number:
+            time.sleep(0.002)
+    reply = client.post("/v1/completions", body)
+    assert (reply.code, reply.headers["retry-after"]) == (503, "1")
+    may_end.set()
+    for thread in threads:
+        thread.join(10)

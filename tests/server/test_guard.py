@@ -214,3 +214,33 @@ def test_more_answers_than_ever_wait_are_a_fault_of_the_request(serve: ServerMak
     )
     assert client.post("/v1/completions", {"prompt": ["a"] * 5}).code == 200
     assert "at most 2048 prompts" in client.post("/v1/completions", {"prompt": ["a"] * 5000}).data["error"]["message"]
+
+
+def test_headers_have_a_limit_also_where_they_come_in_one_piece(serve: ServerMaker) -> None:
+    client = serve()
+    assert client.get("/health", {"A": "b" * 60_000}).code == 200
+    for headers in ({"A": "b" * 100_000}, {f"A{n}": "b" * 1000 for n in range(100)}):
+        assert client.get("/health", headers).code in (400, 431), "h11 counts only what is not complete"
+
+
+def test_an_origin_without_a_host_is_another_one(serve: ServerMaker) -> None:
+    client = serve()
+    for origin in ("null", "x://"):
+        with socket.create_connection(("127.0.0.1", client.port), 10) as connection:
+            connection.sendall(b"GET /v1/models HTTP/1.0\r\nOrigin: %s\r\n\r\n" % origin.encode())
+            assert connection.recv(100).startswith(b"HTTP/1.1 403 ")
+
+
+def test_a_path_with_a_slash_at_its_end_is_no_redirect(serve: ServerMaker) -> None:
+    assert serve().post("/v1/completions/", {"prompt": "a"}).code == 404
+
+
+def test_an_image_of_another_page_loads_nothing(serve: ServerMaker) -> None:
+    """It has no origin."""
+    client = serve()
+    for site, expected in {"cross-site": 403, "same-site": 403, "same-origin": 200, "none": 200}.items():
+        assert client.get("/props", {"Sec-Fetch-Site": site}).code == expected
+        assert client.get("/", {"Sec-Fetch-Site": site}).code == 200
+    client = serve(access=Access(origins=frozenset(("https://app.example",))))
+    headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://app.example"}
+    assert client.get("/props", headers).code == 200

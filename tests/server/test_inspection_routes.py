@@ -38,7 +38,16 @@ def test_the_inspection_of_a_token_agrees_with_its_trace(client: Client) -> None
 
 
 @pytest.mark.parametrize(
-    "changed", [{"tokens": []}, {"tokens": [10**9]}, {"tokens": [5], "at": 1}, {"tokens": [5], "count": 0}]
+    "changed",
+    [
+        {"tokens": []},
+        {"tokens": [10**9]},
+        {"tokens": [5], "at": 1},
+        {"tokens": [5], "count": 0},
+        {"tokens": [5], "n_prompt": 0},
+        {"tokens": [5], "n_prompt": 10**6},
+        {"tokens": [5], "moves": [[0, "warm"]]},
+    ],
 )
 def test_tokens_and_places_that_are_not_valid_are_refused(client: Client, changed: dict[str, object]) -> None:
     assert client.post("/llmcli/inspect", {**ASK, **changed}).code == 400

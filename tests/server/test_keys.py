@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llmcli.cli.serve import _read_keys
 from llmcli.errors import DiskError, UsageError
 from llmcli.server.guard import Access
 from llmcli.server.keys import Keys, TokenMeter, make_key
@@ -59,6 +60,8 @@ def test_a_line_has_a_name_a_key_and_limits(tmp_path: Path) -> None:
         f"alice: {ALICE} {ALICE}",
         f"alice: {ALICE}\nalice: {BOB}",
         f"alice: {ALICE}\nbob: {ALICE}",
+        f"alice: {ALICE}\u00fc",  # no client sends it as it is written here
+        f"alice: {ALICE}\x7f",
         "# nobody",
     ],
 )
@@ -77,6 +80,23 @@ def test_a_short_key_gets_a_warning_without_the_key(tmp_path: Path) -> None:
     assert not any("secret" in one.replace("secrets", "") for one in warnings)
 
 
+def test_the_key_of_the_environment_is_trimmed_and_checked(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLMCLI_API_KEY", f" {ALICE}\n")
+    keys = _read_keys(None)
+    assert keys
+    assert keys.find(ALICE)
+    monkeypatch.setenv("LLMCLI_API_KEY", " \n")
+    assert _read_keys(None) is None
+    monkeypatch.setenv("LLMCLI_API_KEY", "secret")
+    assert _read_keys(None)
+    assert "the key in LLMCLI_API_KEY has less than 16 characters" in capfd.readouterr().err
+    monkeypatch.setenv("LLMCLI_API_KEY", f"{ALICE}\u00fc")
+    with pytest.raises(UsageError, match="the key of LLMCLI_API_KEY has characters that a header cannot have"):
+        _read_keys(None)
+
+
 @POSIX
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
 def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
@@ -86,8 +106,9 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> No
 
 
 def test_a_missing_file_is_an_error_with_its_name(tmp_path: Path) -> None:
-    with pytest.raises(DiskError, match=r"cannot read .*none"):
+    with pytest.raises(DiskError, match=r"cannot read .*none") as caught:
         Keys(tmp_path / "none", (), lambda *_: None)
+    assert caught.value.hint == "check its name"
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
 """llama-server's own route for text, with an engine without a model."""
 
+import threading
 from typing import Any
 
 import pytest
 
 from tests.inference.fake_engine import FakeEngine
+from tests.inference.fake_vocab import FakeVocab
 from tests.server.conftest import ServerMaker
 
 WARM = ["x"]  # the first answer is that of the start
@@ -126,3 +128,21 @@ def test_the_manifest_of_an_answer_is_given_in_each_form(serve: ServerMaker, pat
     extra = serve().post(path, {**body, "llmcli": {"replay": True, "trace": 0}}).data["llmcli"]
     assert "".join(one["text"] for one in extra["trace"]) == "Hello."
     assert extra["replay"]["build"] == "fake 1"
+
+
+def test_texts_of_a_prompt_do_not_hold_the_other_requests(serve: ServerMaker) -> None:
+    threads = set[threading.Thread]()
+
+    class Watched(FakeVocab):
+        def tokenize(self, text: str, **details: bool) -> list[int]:
+            threads.add(threading.current_thread())
+            return super().tokenize(text, **details)
+
+    client = serve(FakeEngine(tokenizer=Watched()))
+    threads.clear()
+    assert client.post("/completion", {"prompt": [97, "b"], "n_predict": 1}).code == 200
+    assert client.thread not in threads
+    reply = client.post("/completion", {"prompt": [97, "b" * 100_000]})
+    assert reply.data["error"]["type"] == "exceed_context_size_error"
+    reply = client.post("/completion", {"prompt": [-1, "b"]})
+    assert reply.data["error"]["message"].startswith("-1 is not a token")

@@ -1,12 +1,18 @@
 """OpenAI's routes for text, with an engine without a model."""
 
+import asyncio
 import time
 
+from llmcli.engine.events import Prompt, Request
+from llmcli.inference.answer import Answer
+from llmcli.params.settings import Settings
+from llmcli.server.answer_group import AnswerGroup
 from llmcli.server.service import ServerOptions
+from llmcli.server.text_requests import count_cached
 from tests.inference.fake_engine import FakeEngine
 from tests.server.conftest import ServerMaker
 
-ASK = {"messages": [{"role": "user", "content": "Hi"}]}
+ASK: dict[str, object] = {"messages": [{"role": "user", "content": "Hi"}]}
 WARM = ["x"]  # the first answer is that of the start
 
 
@@ -54,6 +60,58 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(serve: ServerMak
         error = reply.data["error"]
         assert (reply.code, error["type"]) == (400, "exceed_context_size_error")
         assert (error["n_prompt_tokens"], error["n_ctx"]) == (40, 32)
+
+
+def test_a_prompt_far_too_long_is_refused_with_the_numbers_too(serve: ServerMaker) -> None:
+    client = serve(FakeEngine(n_ctx=32), settings={"n_ctx": 32})
+    error = client.post("/v1/completions", {"prompt": "x" * 200_000}).data["error"]  # its tokens are not all counted
+    assert (error["type"], error["n_ctx"]) == ("exceed_context_size_error", 32)
+    assert error["n_prompt_tokens"] > 32
+
+
+def test_a_prompt_that_was_not_read_counts_as_not_cached() -> None:
+    async def counts() -> tuple[int, tuple[int, int, int]]:
+        answer = Answer(FakeEngine(), Request(Prompt.of_tokens("", [1, 2]), Settings()))
+        answer.started = True  # its time was over before a step
+        return count_cached(answer), AnswerGroup([answer]).counts
+
+    assert asyncio.run(counts()) == (0, (2, 0, 0))
+
+
+def test_fields_of_openai_that_change_no_answer_are_accepted(serve: ServerMaker) -> None:
+    extra = {"verbosity": "low", "prediction": {"type": "content", "content": "x"}, "prompt_cache_options": {}}
+    assert serve().post("/v1/chat/completions", {**ASK, **extra, "store": True, "user": "me"}).code == 200
+
+
+def test_a_schema_may_stand_in_both_places_of_llama_server(serve: ServerMaker) -> None:
+    client = serve(FakeEngine(WARM, ["{}"], ["{}"]))
+    schema = {"type": "object", "required": ["a"]}
+    forms: list[dict[str, object]] = [{"json_schema": {"name": "x", "schema": schema}}, {"schema": schema}]
+    for form in forms:
+        body = {**ASK, "response_format": {"type": "json_schema", **form}}
+        (choice,) = client.post("/v1/chat/completions", body).data["choices"]
+        assert choice["error"]["type"] == "constraint_unmet_error"
+
+
+def test_broken_json_is_refused_with_its_place(serve: ServerMaker) -> None:
+    client = serve()
+    for body, place in ((b"{'a': 1}", "object keys must be strings (byte 1)"), (b"[" * 5000, "too deep")):
+        error = client.request("POST", "/v1/completions", body).data["error"]
+        assert error["message"] == f"the body is not valid JSON: {place}"
+
+
+def test_a_route_with_another_method_names_it(serve: ServerMaker) -> None:
+    client = serve()
+    reply = client.get("/v1/chat/completions")
+    assert (reply.code, reply.headers["allow"]) == (405, "POST")
+    assert reply.data["error"]["message"] == "/v1/chat/completions does not take GET: use POST"
+    assert client.post("/health", {}).data["error"]["message"] == "/health does not take POST: use GET"
+    assert client.get("/v1/messages").data["type"] == "error"  # in Anthropic's form
+
+
+def test_a_proxy_is_told_to_pass_a_stream_on_at_once(serve: ServerMaker) -> None:
+    reply = serve().post("/v1/chat/completions", {**ASK, "stream": True})
+    assert reply.headers["x-accel-buffering"] == "no"
 
 
 def test_a_client_that_goes_ends_its_answer(serve: ServerMaker) -> None:

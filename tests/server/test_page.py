@@ -91,3 +91,16 @@ def test_an_error_is_shown_in_its_words(serve: ServerMaker, browser: Browser) ->
     browser.press("Enter")
     browser.until("!!document.querySelector('.message.error')")
     assert "temperature" in browser.run("document.querySelector('.message.error footer').textContent")
+
+
+@pytest.mark.slow
+@in_a_browser
+def test_the_end_of_a_long_answer_stays_in_view(serve: ServerMaker, browser: Browser) -> None:
+    client = serve(FakeEngine(["x"], ["line\n"] * 80, delay=0.002))
+    browser.show(360, "light")
+    browser.open(f"http://localhost:{client.port}/")
+    browser.type("Go on.")
+    browser.press("Enter")
+    browser.until("document.querySelectorAll('.token').length === 80 && !document.getElementById('send').disabled")
+    foot = "document.querySelector('.message.assistant footer').getBoundingClientRect().bottom"
+    assert browser.run(f"{foot} <= document.getElementById('ask').getBoundingClientRect().top")

@@ -106,6 +106,15 @@ def test_ctrl_c_ends_it_with_the_status_of_an_interrupt(start: Maker) -> None:
     assert program.end() == -signal.SIGINT  # 130 in a shell
 
 
+def test_a_key_for_a_model_that_is_not_served_gets_a_warning(start: Maker, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.txt"
+    keys.write_text(f"alice: {KEY} models=good,nope\n")
+    keys.chmod(0o600)
+    lines = "".join(start("--api-key-file", str(keys), "--alias", "good,fine").lines)
+    assert "warning: the key of alice is for the model nope, which is not served\n  hint: use: fine, good\n" in lines
+    assert "model good" not in lines
+
+
 @posix
 def test_a_second_ctrl_c_ends_it_at_once(start: Maker) -> None:
     program = start("--grace", "600")

@@ -73,6 +73,13 @@ def test_items_of_a_conversation_become_messages(serve: ServerMaker) -> None:
     assert data["usage"]["input_tokens"] == len(texts + "user: Thanks.; assistant: ")
 
 
+def test_the_tokens_of_an_input_are_counted(serve: ServerMaker) -> None:
+    body = {"instructions": "Be brief.", "input": "Hi"}
+    reply = serve().post("/v1/responses/input_tokens", body)
+    n_tokens = len("system: Be brief.\nuser: Hi\nassistant: ")
+    assert reply.data == {"object": "response.input_tokens", "input_tokens": n_tokens}
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [

@@ -1,5 +1,6 @@
 """Several models: which are loaded when, and which leave."""
 
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,7 @@ from llmcli.inference import sizing
 from llmcli.params.settings import Layer
 from llmcli.server.loading import ModelEntry
 from llmcli.server.served_model import ServedModel
-from llmcli.server.service import ServerOptions
+from llmcli.server.service import ServerOptions, Service
 from tests.inference.fake_engine import FakeEngine
 from tests.server.conftest import Client, ServerMaker
 
@@ -42,8 +43,11 @@ class Machine:
         monkeypatch.setattr(sizing, "memory_and_cores", lambda: ((size - 10 * len(self.loaded)) * MB, 2))
 
 
-def ask(client: Client, model: str) -> str:
-    reply = client.post("/v1/completions", {**ASK, "model": model})
+is_used = Service._is_used
+
+
+def ask(client: Client, model: str, **fields: object) -> str:
+    reply = client.post("/v1/completions", {**ASK, "model": model, **fields})
     return str(reply.data["choices"][0]["text"]) if reply.code == 200 else str(reply.code)
 
 
@@ -61,6 +65,14 @@ def test_a_model_is_loaded_when_it_is_asked_for(serve: ServerMaker) -> None:
     assert ask(client, "b") == "I am b."
     assert ask(client, "") == "I am a."
     assert machine.loads == ["a", "b"]
+
+
+def test_the_first_token_of_a_model_counts_for_no_request(serve: ServerMaker) -> None:
+    machine = Machine("a", "b")
+    client = serve(entries=machine.entries)
+    ask(client, "b")
+    data = client.record().data(has_content=True)
+    assert (data["prompt_tokens"], data["generated_tokens"], data["prompts"]) == (len("Hi"), 1, ["Hi"])
 
 
 def test_all_models_are_listed_loaded_or_not(serve: ServerMaker) -> None:
@@ -102,12 +114,41 @@ def test_without_room_and_with_nothing_to_unload_a_request_fails(
     assert "a needs 10 MB of memory, and 5 MB are free" in reply.data["error"]["message"]
 
 
-def test_an_idle_model_is_unloaded_and_comes_back(serve: ServerMaker) -> None:
+def test_an_idle_model_is_unloaded_and_comes_back(serve: ServerMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmcli.server.service._LOOK_S", 0.02)
     machine = Machine("a", "b")
     options = ServerOptions(n_parallel=4, grace=1.0, keep_alive=0.05)
     client = serve(entries=machine.entries, options=options)
     assert until(lambda: not machine.loaded)
     assert ask(client, "a") == "I am a."
+
+
+def test_a_model_stays_while_a_request_has_it(serve: ServerMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while it is read, or scores: no answer is generated then."""
+    monkeypatch.setattr("llmcli.server.service._LOOK_S", 0.01)
+    machine, may_go_on = Machine("a", "b"), threading.Event()
+    client = serve(entries=machine.entries, options=ServerOptions(n_parallel=4, grace=1.0, keep_alive=0.0))
+    assert until(lambda: not machine.loaded)
+    monkeypatch.setattr(FakeEngine, "score_prompt", lambda *_: may_go_on.wait(10) and None)
+    thread = threading.Thread(target=ask, args=[client, "a"], kwargs={"echo": True, "logprobs": 1})
+    thread.start()
+    assert until(lambda: bool(machine.loaded))
+    looks = count()
+    monkeypatch.setattr("llmcli.server.service.Service._is_used", lambda *args: next(looks) >= 0 and is_used(*args))
+    assert until(lambda: next(looks) > 5)
+    assert machine.loaded == {"a"}
+    may_go_on.set()
+    thread.join(10)
+    assert until(lambda: not machine.loaded)
+
+
+def test_a_model_is_described_without_being_loaded(serve: ServerMaker) -> None:
+    machine = Machine("a", "b")
+    client = serve(entries=machine.entries)
+    assert client.get("/v1/models/b").data["meta"] is None
+    assert client.get("/v1/models/a").data["meta"]["n_ctx"] == 4096
+    assert client.get("/v1/models/../b").code == 404
+    assert machine.loads == ["a"]
 
 
 def test_a_model_that_cannot_be_loaded_says_why_and_the_others_answer(serve: ServerMaker) -> None:

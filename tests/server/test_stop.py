@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError
 from llmcli.server.service import ServerOptions
 from tests.inference.fake_engine import FakeEngine
@@ -80,6 +81,36 @@ def test_an_answer_that_takes_longer_ends_with_an_error(serve: ServerMaker) -> N
     assert 0.3 <= time.monotonic() - start < 5
     assert client.service.models[0].worker.n_running == 0
     assert engine.is_closed
+
+
+def test_what_is_not_an_answer_ends_with_an_error_too(serve: ServerMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores and vectors: one runs, the other waits for it."""
+    has_begun, cancellations = threading.Event(), list[Cancellation]()
+
+    def score(_engine: FakeEngine, _tokens: object, _n_top: int, cancellation: Cancellation) -> None:
+        cancellations.append(cancellation)
+        has_begun.set()
+        while not cancellation.is_set():
+            time.sleep(0.002)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeEngine, "score_prompt", score)
+    client = serve(options=ServerOptions(grace=0.2))
+    replies: list[Reply] = []
+    body = {"prompt": "a", "echo": True, "logprobs": 1}
+    threads = [threading.Thread(target=lambda: replies.append(client.post("/v1/completions", body))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    worker = client.service.models[0].worker
+    assert has_begun.wait(10)
+    while worker.calls.n_pending < 2:
+        time.sleep(0.002)
+    stop(client)
+    for thread in threads:
+        thread.join(20)
+    assert [one.code for one in replies] == [503, 503]
+    assert len(cancellations) == 1, "the other one did not begin"
+    assert has_ended(client)
 
 
 def test_without_requests_it_ends_at_once(serve: ServerMaker) -> None:

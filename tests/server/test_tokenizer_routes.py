@@ -67,6 +67,33 @@ def test_detokenize_refuses_what_is_not_a_token(client: Client, token: object, m
     assert (reply.code, reply.data["error"]["message"]) == (400, message)
 
 
+@pytest.mark.parametrize("extra", [{}, {"with_pieces": True}, {"return_token_strs": True}])
+def test_tokenize_refuses_what_is_not_a_token(client: Client, extra: Any) -> None:
+    for token in (-7, CONTROL + 2, 2**70):
+        reply = client.post("/tokenize", {"content": [token, "a"], **extra})
+        assert (reply.code, f"{token} is not a token" in reply.data["error"]["message"]) == (400, True)
+
+
+def test_an_unknown_field_gets_the_nearest_name(client: Client) -> None:
+    for path, body, field, near in (
+        ("/tokenize", {"content": "a"}, "add_specials", "add_special"),
+        ("/detokenize", {"tokens": [97]}, "token", "tokens"),
+        ("/v1/embeddings", {"input": "a"}, "encoding_fromat", "encoding_format"),
+        ("/v1/rerank", {"query": "a", "documents": ["a"]}, "topn", "top_n"),
+    ):
+        error = client.post(path, {**body, field: 1}).data["error"]
+        assert (error["code"], error["message"]) == (400, f"unknown field '{field}': did you mean '{near}'?")
+
+
+def test_a_text_to_tokenize_has_a_limit(client: Client) -> None:
+    """llama.cpp takes quadratic time for some of them."""
+    reply = client.post("/tokenize", {"content": ["a" * 400_000, 5, "a" * 200_000]})
+    message = "content has 600000 characters, and at most 524288 are possible: split it"
+    assert (reply.code, reply.data["error"]["message"]) == (400, message)
+    reply = client.post("/tokenize", {"content": [5] + [""] * 10_000})
+    assert (reply.code, "has 10001 items" in reply.data["error"]["message"]) == (400, True)
+
+
 def test_tokenizer_info_has_what_lm_eval_reads(client: Client) -> None:
     data = client.get("/tokenizer_info").data
     assert (data["bos_token"], data["eos_token"], data["chat_template"]) == ("<s>", None, TEMPLATE)

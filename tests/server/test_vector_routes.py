@@ -2,7 +2,9 @@
 
 import base64
 import struct
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from llmcli.inference.local import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.settings import Layer
 from llmcli.server.loading import entry_of
+from llmcli.server.worker import ModelWorker
 from tests.models.tiny_models import encoder, full_attention
 from tests.server.conftest import Client, ServerMaker
 
@@ -65,6 +68,43 @@ def test_a_text_that_is_too_long_is_named_with_the_numbers(bert: Client) -> None
     error = bert.post("/v1/embeddings", {"input": ["a", "b " * 500]}).data["error"]
     assert error["type"] == "exceed_context_size_error"
     assert error["n_prompt_tokens"] > error["n_ctx"] > 0
+
+
+def test_an_empty_text_is_named_by_its_number(bert: Client) -> None:
+    error = bert.post("/v1/embeddings", {"input": ["a", " "]}).data["error"]
+    assert error["message"] == "input 1: the text is empty: remove it"
+    error = bert.post("/v1/rerank", {"query": "a", "documents": ["a", "b", ""]}).data["error"]
+    assert error["message"] == "input 2: the text is empty: remove it"
+
+
+def test_a_text_of_megabytes_is_refused_before_it_is_tokenized(bert: Client) -> None:
+    text = "a" * 600_000
+    for path, body in {
+        "/v1/embeddings": {"input": ["a", text]},
+        "/v1/rerank": {"query": "a", "documents": [text]},
+        "/rerank": {"query": text, "texts": ["a"]},
+    }.items():
+        reply = bert.post(path, body)
+        assert (reply.code, "has 600000 characters" in reply.data["error"]["message"]) == (400, True)
+
+
+def test_many_texts_leave_steps_to_others(bert: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, call, n_calls = ["a cat", "a dog", "b", "a cat"], ModelWorker.call, count()
+    whole = bert.post("/v1/embeddings", {"input": texts}).data["data"]
+    monkeypatch.setattr("llmcli.server.vector_routes._SLICE", 8)
+
+    async def counted_call(self: ModelWorker, work: Any) -> Any:
+        next(n_calls)
+        return await call(self, work)
+
+    monkeypatch.setattr(ModelWorker, "call", counted_call)
+    parts = bert.post("/v1/embeddings", {"input": texts}).data["data"]
+    assert next(n_calls) == 2
+    assert [one["index"] for one in parts] == [0, 1, 2, 3]
+    for one, other in zip(whole, parts, strict=True):
+        assert one["embedding"] == pytest.approx(other["embedding"], abs=1e-3)
+    results = bert.post("/v1/rerank", {"query": "a cat", "documents": texts}).data["results"]
+    assert {one["index"] for one in results[:2]} == {0, 3}
 
 
 def test_a_model_for_vectors_generates_no_text(bert: Client) -> None:

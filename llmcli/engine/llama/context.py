@@ -226,15 +226,16 @@ class Context:
         if state := other.save():
             self.restore(0, state)
 
-    def prefill_as(self, seq_id: int, tokens: Sequence[int], layout: Batches) -> None:
+    def prefill_as(self, seq_id: int, tokens: Sequence[int], layout: Batches) -> Iterator[None]:
         """Evaluate all of these batches of `tokens` again except the last one, which `prefill` then evaluates.
+
+        It yields after each of them.
 
         A batch of which only a part was kept is filled up with other tokens, which are then removed: the number of rows
         decides about the rounding, but a row has no influence on the rows before it. Raises ValueError when the layout
         is not possible, or this memory cannot remove a part of a batch.
         """
         check_layout(layout, len(tokens), self.n_batch, self.n_ctx)
-        self._begun = list(tokens)  # no other batches may take their place
         self.cut(seq_id)
         evaluated = self._evaluated[seq_id]
         *batches, _ = [(rows, kept) for rows, kept, times in layout for _ in range(times)]
@@ -244,6 +245,7 @@ class Context:
             self._evaluate(seq_id, [*part, *[part[-1]] * (rows - kept)], last=False)
             if keep < len(evaluated) and self.cut(seq_id, keep) != keep:
                 raise ValueError("the memory of this model cannot keep a part of a batch")
+            yield
 
     def rewind(self, seq_id: int, tokens: Sequence[int]) -> None:
         """Remove the batch in which the last of `tokens` was evaluated, and everything after it.
@@ -272,10 +274,9 @@ class Context:
         """A copy of a sequence; None if a signal has ended an evaluation in the middle."""
         if not self._is_sound(seq_id):
             return None
-        api = self._api
-        data = bytearray(api.llama_state_seq_get_size(self.handle, seq_id))
+        data = bytearray(self.state_size(seq_id))
         buffer = (ctypes.c_uint8 * len(data)).from_buffer(data)
-        size = api.llama_state_seq_get_data(self.handle, buffer, len(data), seq_id)
+        size = self._api.llama_state_seq_get_data(self.handle, buffer, len(data), seq_id)
         return SequenceState(self.tokens(seq_id), self.layout(seq_id), data) if size == len(data) else None
 
     def restore(self, seq_id: int, state: SequenceState) -> bool:
@@ -287,8 +288,7 @@ class Context:
 
     def state_size(self, seq_id: int) -> int:
         """The bytes of the state of a sequence."""
-        size: int = self._api.llama_state_seq_get_size(self.handle, seq_id)
-        return size
+        return int(self._api.llama_state_seq_get_size(self.handle, seq_id))
 
     def save_file(self, seq_id: int, path: Path) -> None:
         """Write a sequence to a file, without a copy of it in memory. Raises OSError, also where `save` gives None."""

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.bindings import OwnedSampler
 from llmcli.engine.llama.model import Vocab
-from llmcli.errors import UsageError
+from llmcli.errors import ConstraintError, UsageError
 
 # llama.cpp's parser is recursive and overflows the stack, takes quadratic time for alternatives, and does not end for
 # a repetition {3,1}. For each token it tries all ways to omit optional parts: if there are 20 in a row, a token of many
@@ -24,6 +25,7 @@ _TEXTS = re.compile(
     r'"(?:\\.|[^"\\])*(?:"|\\?\Z)|\[(?:\\.|[^\]\\])*(?:\]|\\?\Z)|#[^\n]*', re.DOTALL
 )  # texts, classes of characters, comments; one that has no end takes the rest, else each of many would be sought anew
 _SYMBOL = re.compile(r'[a-zA-Z0-9-]+(?:\s*::=)?|["(|)?*+.]|<[^>]*>?|\{[^}]*\}?')  # where texts and classes are a quote
+_MAX_SECONDS = 3.0  # of the processor for one token; llama.cpp follows all ways to read the text, which may double
 _MAX_PASSES = 20  # over a grammar, whose rules can refer to later ones
 
 
@@ -69,16 +71,19 @@ class Grammar(OwnedSampler):
         """Whether the grammar allows `token` next."""
         self._candidate.id, self._candidate.logit = token, 1.0
         self._array.size, self._array.selected = 1, -1
-        self._api.llama_sampler_apply(self.pointer, ctypes.byref(self._array))
+        with _limited_time():
+            self._api.llama_sampler_apply(self.pointer, ctypes.byref(self._array))
         return bool(self._candidate.logit != -math.inf)
 
     def accept(self, token: int) -> None:
         """Advance by `token`, which must be allowed: otherwise llama.cpp aborts the process."""
-        self._api.llama_sampler_accept(self.pointer, token)
+        with _limited_time():
+            self._api.llama_sampler_accept(self.pointer, token)
 
     def apply(self, candidates: "bindings.Candidates") -> None:
         """Mask the candidates that cannot be next."""
-        self._api.llama_sampler_apply(self.pointer, candidates)
+        with _limited_time():
+            self._api.llama_sampler_apply(self.pointer, candidates)
 
     def must_end(self) -> bool:
         """Never known before the next draw: it takes a walk over the vocabulary."""
@@ -93,6 +98,15 @@ class Grammar(OwnedSampler):
         # A grammar allows all end tokens or none, and the list of all of them takes a walk over the vocabulary.
         eos = self._vocab.eos
         return any(self.allows(token) for token in (self._vocab.end_tokens if eos is None else [eos]))
+
+
+@contextmanager
+def _limited_time() -> Iterator[None]:
+    """Raise ConstraintError after a step that took very long: those after it would take longer and longer."""
+    start = time.thread_time()
+    yield
+    if time.thread_time() - start > _MAX_SECONDS:
+        raise ConstraintError("the grammar is too complex: it can be read in too many ways", "simplify it")
 
 
 def _shorten(text: re.Match[str]) -> str:
