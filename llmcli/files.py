@@ -53,6 +53,14 @@ def cache_dir() -> Path:
     return _folder("cache")
 
 
+def runtime_dir() -> Path:
+    """The folder of sockets and notes about processes that run."""
+    folder = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.environ.get("LLMCLI_HOME") or not os.path.isabs(folder):
+        return data_dir() / "runtime"  # elsewhere, the system has no such folder that is only this user's
+    return Path(folder) / "llmcli"
+
+
 def config_path() -> Path:
     """The configuration file, which may be missing."""
     return config_dir() / "config.toml"

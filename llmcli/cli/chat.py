@@ -233,9 +233,10 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
         from llmcli.inference.endpoint import EndpointEngine
         from llmcli.inference.endpoint_server import open_endpoint
 
-        return EndpointEngine(open_endpoint(settings), cancellation=cancellation)
+        return EndpointEngine(open_endpoint(settings, cancellation=cancellation), cancellation=cancellation)
 
     def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "Engine":
+        from llmcli.cli.open_model import open_warm
         from llmcli.inference.local import LocalEngine, resolve_model
 
         target = resolve_model(settings.model, locations.model_locations(settings), for_text=True)
@@ -243,7 +244,13 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
         if cancellation.is_set():
             raise KeyboardInterrupt
         early = model_preload.claim(target.file.parts if settings.has_default_load else ())
-        engine = LocalEngine(target, settings, cancellation, lambda share: report(f"loading {share:.0%}"), early)
+
+        def loading(share: float) -> None:
+            report(f"loading {share:.0%}")
+
+        engine = open_warm(target, settings, cancellation, loading) or LocalEngine(
+            target, settings, cancellation, loading, early
+        )
         try:
             engine.open_context(settings)
             report("reading the conversation")
@@ -252,7 +259,8 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
         except BaseException:
             engine.close()
             raise
-        engine.hasher.start()
+        if isinstance(engine, LocalEngine):
+            engine.hasher.start()
         return engine
 
     return BackgroundLoad(connect, on_end, "connecting") if settings.endpoint else BackgroundLoad(load, on_end)

@@ -80,6 +80,7 @@ def compare(
     print_settings(replace(questions[0].resolved, origins=shared))
     status, live, think = ProgressLine(), can_redraw(sys.stdout) and not as_json, asked.think == "show"
     with open_model(target, asked, status) as (engine, cancellation):
+        questions = [one.over(engine.defaults) for one in questions]  # with what the memory allows
         requests = requests_of(engine, questions, cancellation)
         comparison = Comparison([Answer(engine, request) for request in requests])
         comparison.progress = status.reading

@@ -1,6 +1,7 @@
 """What the shell completes: words that start with the text so far, some of them with their help."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from llmcli.errors import LlmcliError
@@ -52,15 +53,15 @@ def _complete_model(ctx: Any, incomplete: str) -> list[str]:
     from llmcli.config.presets import resolve_settings
 
     text = ctx.params.get("endpoint")
-    try:
-        endpoint = text or resolve_settings(Layer("flag", {})).endpoint
-    except LlmcliError:
-        endpoint = None
+    endpoint, offline = text, False
+    with suppress(LlmcliError):
+        settings = resolve_settings(Layer("flag", {}))
+        endpoint, offline = text or settings.endpoint, settings.offline
     if not endpoint or endpoint == "none":
         return complete_model(incomplete)
     from llmcli.inference.endpoint_server import names_at
 
-    return _safe_names(name for name in names_at(endpoint, _PATIENCE) if name.startswith(incomplete))
+    return _safe_names(name for name in names_at(endpoint, _PATIENCE, offline) if name.startswith(incomplete))
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -145,6 +146,11 @@ def _safe_names(names: Iterable[str]) -> list[str]:
 def _safe_words(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Words with their help that a shell can take: names, titles and purposes may come from strangers.
 
-    zsh evaluates what Typer prints, where a backslash undoes its escapes: a word with one is omitted.
+    zsh evaluates what Typer prints, where a backslash undoes its escapes: a word with one is omitted. So is one that
+    would not stay on its line.
     """
-    return [(sanitize(word), sanitize(text).replace("\\", "/")) for word, text in pairs if "\\" not in word]
+    return [
+        (sanitize(word), sanitize(text).replace("\\", "/"))
+        for word, text in pairs
+        if "\\" not in word and len(word.splitlines()) < 2
+    ]

@@ -25,7 +25,7 @@ from llmcli.models import locations
 from llmcli.models.hub import environment
 from llmcli.params.model import PlacementParams
 from llmcli.params.param import fields_of
-from llmcli.params.settings import Layer, environment_layer, resolve
+from llmcli.params.settings import Layer, Settings, environment_layer, resolve
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_facts, print_json
 
@@ -59,7 +59,7 @@ def doctor(
     facts["memory"] = f"{memory // _MIB} MiB available" if memory else "unknown"
     facts |= _loading_facts(flags, problems)
     facts |= _file_facts(problems)
-    if endpoint := _set_endpoint():
+    if endpoint := _settings().endpoint:
         facts["endpoint"] = f"{endpoint} (doctor --endpoint {endpoint} asks it)"
     facts["hub"] = environment.endpoint() + (" (offline)" if environment.is_offline() else "")
     facts["HF cache"] = _with_access(environment.hub_cache())
@@ -79,19 +79,18 @@ def _report(facts: Mapping[str, str], problems: Problems, as_json: bool) -> int:
     return ExitStatus.FAILED if problems else ExitStatus.OK
 
 
-def _set_endpoint() -> str | None:
-    """The endpoint of the configuration or the environment; None without one, or if a setting is not valid."""
+def _settings() -> Settings:
+    """Those of the configuration and the environment; the defaults if one of them is not valid."""
     with suppress(LlmcliError):  # `_file_facts` finds the fault
-        return resolve_settings(Layer("flag", {})).endpoint
-    return None
+        return resolve_settings(Layer("flag", {}))
+    return Settings()
 
 
 def _endpoint_facts(text: str, problems: Problems) -> dict[str, str]:
     """What a server says of itself, and what servers of its kind can do."""
-    from llmcli.config.endpoints import find_endpoint
-    from llmcli.inference.endpoint_server import look_at
+    from llmcli.inference.endpoint_server import look_at, reachable
 
-    endpoint = find_endpoint(text)
+    endpoint = reachable(text, _settings().offline)
     facts = {"endpoint": endpoint.base + (f" (profile {endpoint.name})" if endpoint.name else "")}
     facts["key"] = f"present ({endpoint.key_source})" if endpoint.key else "not present"
     try:

@@ -111,6 +111,12 @@ class _Asked:
     judge: "Task | None"
     target: "Target"
 
+    def over(self, defaults: Layer) -> "_Asked":
+        """The same with the settings of a model that is loaded, where nobody set a value."""
+        from llmcli.inference.fastest_settings import with_choices
+
+        return replace(self, question=self.question.over(defaults), settings=with_choices(self.settings, defaults))
+
 
 def _ask(flags: Layer, options: AnswerOptions, chosen: "ChosenTask | None", session: "SessionAnswer | None") -> _Asked:
     """Read what is asked, and find the model."""
@@ -177,6 +183,8 @@ def _generate(
                 writer.end()
 
     with open_model(asked.target, question.settings, status) as (engine, cancellation):
+        asked = asked.over(engine.defaults)  # with what the memory allows
+        question, settings = asked.question, asked.settings
         warn_dropped(engine, question.settings, set())
         if asked.choice_set:
             shown_as = {key: getattr(options, key) for key in ("show_prompt", "echo", "as_json", "stats")}
@@ -220,7 +228,6 @@ def _job(engine: "Engine", asked: _Asked, cancellation: "Cancellation") -> "Job"
     """The job of a question, with its task, and what is made of one answer or several."""
     from llmcli.inference.request import make_requests
     from llmcli.pipelines.samples import Judge, request_job, result_job
-    from llmcli.pipelines.tasks import task_job
 
     question, chosen = asked.question, asked.chosen
     warn_plain_template(engine, [question.settings])
@@ -228,6 +235,8 @@ def _job(engine: "Engine", asked: _Asked, cancellation: "Cancellation") -> "Job"
 
     def job_of(own: Settings) -> "Job":
         if chosen:
+            from llmcli.pipelines.tasks import task_job
+
             return task_job(engine, own, chosen.task, chosen.variables, cancellation)
         one = replace(question, resolved=replace(question.resolved, settings=own))
         (request,) = make_requests(engine, [one], cancellation)

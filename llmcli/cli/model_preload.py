@@ -57,6 +57,8 @@ def start(arguments: Sequence[str]) -> None:
         return  # a server answers
     if arguments[0] == "chat" and sys.stdin and sys.stdin.isatty():
         return  # the prompt appears first, and the model loads while the user types
+    if has_warm():
+        return
     from llmcli.engine.llama import hardware
 
     try:
@@ -65,6 +67,16 @@ def start(arguments: Sequence[str]) -> None:
             _current = ModelPreload(parts)
     except (LlmcliError, OSError):
         return  # the command itself meets the same error, and reports it
+
+
+def has_warm() -> bool:
+    """Whether a process keeps a model loaded: then this one need not load it."""
+    from llmcli.files import runtime_dir
+
+    try:
+        return any(name.endswith(".json") for name in os.listdir(runtime_dir()))
+    except (OSError, LlmcliError):
+        return False
 
 
 def claim(parts: Sequence[Path]) -> "Model | None":

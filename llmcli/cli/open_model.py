@@ -32,7 +32,7 @@ def find_target(settings: Settings) -> Target:
         return find_model(settings)
     from llmcli.inference.endpoint_server import open_endpoint  # with HTTP
 
-    served = open_endpoint(settings, console.note)
+    served = open_endpoint(settings, console.note, seconds=settings.timeout)
     if served.remark:
         console.note(served.remark)
     return served
@@ -59,7 +59,9 @@ def open_model(target: Target, settings: Settings, status: ProgressLine) -> Iter
 
     def load(cancellation: Cancellation) -> "Engine":
         if isinstance(target, ResolvedModel):
-            return _load(target, settings, cancellation, status)
+            return open_warm(target, settings, cancellation, status.loading) or _load(
+                target, settings, cancellation, status
+            )
         from llmcli.inference.endpoint import EndpointEngine
 
         def notify(text: str) -> None:
@@ -120,6 +122,35 @@ def _report_timeout(settings: Settings, cancellation: Cancellation, doing: str) 
             raise
         message = f"stopped by --timeout after {settings.timeout:g} s: {doing}"
         raise TimeLimitError(message, "raise --timeout") from None
+
+
+def open_warm(
+    target: ResolvedModel, settings: Settings, cancellation: Cancellation, progress: Callable[[float], None]
+) -> "Engine | None":
+    """The model in a process that has it loaded, or that `keep_alive` starts now; None where there is none."""
+    if not settings.keep_alive and not model_preload.has_warm():
+        return None
+    from llmcli.inference import warm
+    from llmcli.inference.engine_messages import can_be_sent
+    from llmcli.inference.remote_engine import EngineGoneError
+
+    if console.engine_log or not can_be_sent(settings):  # its log would be elsewhere, and it runs no code of users
+        return None
+    found = warm.find(target.file.parts, settings)
+    if not found and settings.keep_alive:
+        try:
+            found = warm.start(target.file, settings, settings.keep_alive)
+        except LlmcliError as error:
+            console.warn(str(error), error.hint)
+    if not found:
+        return None
+    try:
+        engine = warm.open_engine(found, settings, target.notes, cancellation, progress)
+    except (OSError, EngineGoneError) as error:
+        console.detail(f"the warm process of {found.model} is passed over: {error}")
+        return None
+    console.detail(f"{found.model} is loaded already, in process {found.pid}")
+    return engine
 
 
 def _load(target: ResolvedModel, settings: Settings, cancellation: Cancellation, status: ProgressLine) -> LocalEngine:

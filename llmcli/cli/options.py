@@ -16,7 +16,7 @@ from llmcli.params.decision import DecisionParams
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.param import Field, fields_of
 from llmcli.params.result import ResultParams
-from llmcli.params.settings import Layer, fields
+from llmcli.params.settings import Layer, Settings, fields
 from llmcli.ui.terminal.console import console
 
 _METAVARS = {int: "N", float: "X"}
@@ -97,12 +97,17 @@ def parse_flag(field: Field, given: Any) -> Any:
 
 def _vary_hint(field: Field, given: str) -> str:
     """The hint for a flag such as `--temp 0.2,1.4`; empty where it is not a list of values to compare."""
-    from llmcli.inference.comparison import variants_of  # loads the engine: only after a mistake
+    from llmcli.inference.benchmark import cases_of  # loads the engine: only after a mistake
+    from llmcli.inference.comparison import variants_of
 
     name = min((flag for flag in field.flags if flag.startswith("--")), key=len)[2:]
+    vary = f"--vary {name}={given}"
     with suppress(UsageError):
         variants_of([f"{name}={given}"], 0)
-        return f"to compare several values, use `llmcli compare --vary {name}={given}`"
+        return f"to compare several values, use `llmcli compare {vary}`"
+    with suppress(UsageError):
+        cases_of(Settings(), [f"{name}={given}"])
+        return f"to measure several values, use `llmcli bench {vary}`"
     return ""
 
 

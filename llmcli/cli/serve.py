@@ -1,9 +1,7 @@
 """`llmcli serve`: models behind HTTP, for other programs."""
 
 import asyncio
-import math
 import os
-import re
 import signal
 import socket
 import sys
@@ -21,6 +19,7 @@ from typer import Option
 from llmcli.cli.options import CHAT_ONLY, RESULT, Parallel, parse_parallel, with_settings
 from llmcli.config.presets import layers_of
 from llmcli.errors import UsageError
+from llmcli.params.param import parse_duration
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, fields, resolve
 from llmcli.text import ellipsize, plural
@@ -36,7 +35,11 @@ if TYPE_CHECKING:
     from llmcli.server.service import ServerOptions
 
 _NOT_HERE = CHAT_ONLY | RESULT | {"prompt", "file", "model", "prefill", "raw", "choices", "predicate", "rating"}
-_NOT_HERE |= {"endpoint", "drop_unsupported"}  # it answers with models of this machine
+_NOT_HERE |= {
+    "endpoint",
+    "drop_unsupported",
+    "keep_alive",
+}
 _POOLINGS = ("mean", "cls", "last")  # those that give a vector of a text
 _SPARE_FILES = 64  # that are open beside connections
 _API_KEY = "LLMCLI_API_KEY"  # a variable with one more key
@@ -131,7 +134,7 @@ def serve(
         n_parallel=parse_parallel(parallel),
         n_queued=queue,
         grace=grace,
-        keep_alive=_parse_duration(keep_alive),
+        keep_alive=_seconds(keep_alive),
         has_metrics=metrics,
         has_slots=slots,
         is_verbose=console.verbose,
@@ -315,11 +318,9 @@ def _parse_aliases(texts: Sequence[str], n_models: int) -> Sequence[Sequence[str
     return [*names, *[[]] * (n_models - len(names))]
 
 
-def _parse_duration(text: str) -> float:
-    """Seconds of a duration such as 90, 90s, 10m or 2h; endless for `forever`. Raises UsageError."""
-    if text == "forever":
-        return math.inf
-    found = re.fullmatch(r"(\d{1,7}(?:\.\d+)?)([smh]?)", text.strip())
-    if not found:
-        raise UsageError(f"--keep-alive must be a duration such as 90s, 10m, 2h or forever, got {text[:40]!r}")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+def _seconds(keep_alive: str) -> float:
+    """Raises UsageError."""
+    try:
+        return parse_duration(keep_alive)
+    except ValueError as error:
+        raise UsageError(f"--keep-alive must be {error}, got {keep_alive[:40]!r}") from None

@@ -23,6 +23,9 @@ def make_app(wanted: str = "", subcommand: str = "") -> typer.Typer:
     )
     app.callback()(_root)
     selected = next((path for path in (f"{wanted} {subcommand}", wanted) if path in COMMANDS), "").split()
+    # The help of a group needs the table of commands, and none of their modules.
+    is_group_help = wanted in _HELP_FLAGS
+    is_group_help |= subcommand in _HELP_FLAGS and bool(selected) and not COMMANDS[wanted].place
     groups = {"": app}
     for path, command in COMMANDS.items():
         if not path or any(a != b for a, b in zip(path.split(), selected, strict=False)):
@@ -39,8 +42,12 @@ def make_app(wanted: str = "", subcommand: str = "") -> typer.Typer:
             help=command.summary,
             context_settings={"ignore_unknown_options": path == "config set"},  # a value may be negative
         )
-        add(getattr(import_module(module), function))
+        add(_not_imported if is_group_help else getattr(import_module(module), function))
     return app
+
+
+def _not_imported() -> None:
+    """The place of a command whose name is enough."""
 
 
 class _HelpMixin:

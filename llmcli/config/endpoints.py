@@ -2,8 +2,10 @@
 
 import os
 import re
+import stat
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from ipaddress import ip_address
 from pathlib import Path
@@ -12,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from llmcli.config import config_file
 from llmcli.errors import DiskError, NotAllowedError, UsageError, error_text
 from llmcli.files import config_path, read_limited
-from llmcli.text import did_you_mean
+from llmcli.text import did_you_mean, ellipsize
 
 API_KEY = "LLMCLI_API_KEY"
 KINDS = ("llmcli", "llama-server", "vllm", "sglang", "ollama", "openai", "other")  # of servers
@@ -32,6 +34,7 @@ class Endpoint:
     kind: str = ""  # one of KINDS, if the profile names it
     key: str = field(default="", repr=False)
     key_source: str = ""  # a variable, a file or the keyring
+    is_key_shared: bool = False  # whether other users of this machine can read its file
 
     @property
     def host(self) -> str:
@@ -42,6 +45,10 @@ class Endpoint:
     def root(self) -> str:
         """The URL of the server's own routes, beside those of OpenAI."""
         return re.sub(r"/v\d+\w*\Z", "", self.base)
+
+    def quoted(self, text: str, length: int) -> str:
+        """A text of the server for a message: at most so many characters, and never the key."""
+        return ellipsize(text.replace(self.key, "[key]") if self.key else text, length)
 
     @property
     def option(self) -> str:
@@ -54,9 +61,14 @@ class Endpoint:
         return _is_loopback(urlsplit(self.base).hostname or "")
 
     @property
-    def sends_key_openly(self) -> bool:
-        """Whether others on the way to the server can read the key."""
-        return bool(self.key) and urlsplit(self.base).scheme == "http" and not self.is_loopback
+    def warnings(self) -> list[str]:
+        """Who else can read the key."""
+        notes: list[str] = []
+        if self.key and urlsplit(self.base).scheme == "http" and not self.is_loopback:
+            notes.append(f"the key is sent to {self.host} without encryption: others on the way can read it")
+        if self.is_key_shared:
+            notes.append(f"other users can read the key in {self.key_source}: run chmod 600 {self.key_source}")
+        return notes
 
 
 def find_endpoint(text: str) -> Endpoint:
@@ -152,7 +164,7 @@ def _with_key(endpoint: Endpoint, profile: Mapping[str, str]) -> Endpoint:
     if file := profile.get("api_key_file"):
         path = Path(os.path.expanduser(file))
         path = path if path.is_absolute() else config_path().parent / path
-        return _keyed(endpoint, _read_key(path), str(path))
+        return replace(_keyed(endpoint, _read_key(path), str(path)), is_key_shared=_is_shared(path))
     if service := profile.get("keyring"):
         return _keyed(endpoint, _ask_keyring(service, endpoint.name), f"the keyring ({service})")
     return _keyed(endpoint, os.environ.get(API_KEY, ""), API_KEY)
@@ -164,7 +176,7 @@ def _keyed(endpoint: Endpoint, key: str, source: str) -> Endpoint:
         return endpoint
     if len(key) > _MAX_KEY or not key.isascii() or not key.isprintable() or " " in key:
         raise NotAllowedError(f"the key from {source} is not valid: it must be one word", "copy it again")
-    return Endpoint(endpoint.base, endpoint.name, endpoint.model, endpoint.kind, key, source)
+    return replace(endpoint, key=key, key_source=source)
 
 
 def _read_key(path: Path) -> str:
@@ -177,6 +189,11 @@ def _read_key(path: Path) -> str:
     if not text:
         raise NotAllowedError(f"the file with the key is empty: {path}", "write the key into it")
     return text
+
+
+def _is_shared(path: Path) -> bool:
+    """Whether others can read a file. Windows has no such bits: there its folder protects it."""
+    return sys.platform != "win32" and bool(stat.S_IMODE(path.stat().st_mode) & 0o077)
 
 
 def _ask_keyring(service: str, name: str) -> str:

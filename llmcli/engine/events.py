@@ -78,6 +78,16 @@ class TemperatureShift:
         self.shift = max(round(min(shift, LARGEST_FLOAT), 4), lowest)
         return self.shift
 
+    @property
+    def replayed(self) -> Sequence[Move]:
+        """The moves that are repeated."""
+        return [*self._replayed.items()]
+
+    @property
+    def last_temperature(self) -> float | None:
+        """What `observe` recorded last."""
+        return self._temperatures[-1] if self._temperatures else None
+
     def observe(self, temperature: float) -> None:
         """Record the temperature of a token before the shift, or the maximum of the policy."""
         self._temperatures = (*self._temperatures[1 - _RECENT :], temperature)

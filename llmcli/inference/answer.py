@@ -100,41 +100,37 @@ class Answer:
                 if event.record.failure:
                     raise event.record.failure
 
-    def begin(self) -> Iterator[Part]:
+    def begin(self) -> list[Part]:
         """The parts before the first token; `push` begins an answer that has not begun."""
         self._has_begun = True
         self._waited_ms = self.engine.waited_ms
         self._splitter = ReasoningSplitter.of_request(self.request)
-        if self.settings.prefill:
-            yield from self._add([("answer", self.settings.prefill)], None)
+        return self._add([("answer", self.settings.prefill)], None) if self.settings.prefill else []
 
-    def push(self, event: TokenEvent) -> Iterator[Part]:
+    def push(self, event: TokenEvent) -> list[Part]:
         """The parts that one more event makes certain; after the last one, the text that was held back."""
-        if not self._has_begun:
-            yield from self.begin()
+        before = [] if self._has_begun else self.begin()
         self.record, self.started = event.record, True
         # An event without a token and a reason is that of a banned token, which was drawn and removed.
         self.n_drawn += event.id is not None or not event.finish_reason
-        if self.n_drawn == self.request.max_drawn:
-            self.request.cancellation.set()
         parts = list(self._splitter.push(event.text)) if self._splitter else [("answer", event.text)]
         if event.reasoning:
             parts.insert(0, ("think", event.reasoning))
-        yield from self._add(parts, event)
+        found = self._add(parts, event)
         if event.finish_reason:
             self.finish_reason, self.engine.waited_ms = event.finish_reason, 0.0
-            yield from self.end()
+            found += self.end()
             if self.request.constraint and self.finish_reason in ("stop", "length"):
                 self.problem = self.request.constraint.problem(self.text)
         if self.n_drawn == self.request.max_drawn:
             self.request.cancellation.set()
+        return before + found
 
-    def end(self) -> Iterator[Part]:
+    def end(self) -> list[Part]:
         """The text that was held back."""
-        if self._splitter:
-            yield from self._add(list(self._splitter.flush()), None)
+        return self._add(list(self._splitter.flush()), None) if self._splitter else []
 
-    def _add(self, parts: Sequence[Part], event: TokenEvent | None) -> Iterator[Part]:
+    def _add(self, parts: Sequence[Part], event: TokenEvent | None) -> list[Part]:
         if self.request.trace is not None:
             self._send_traces(parts, event)
         for kind, text in parts:
@@ -142,8 +138,7 @@ class Answer:
                 self.reasoning += text
             else:
                 self.text += text
-            if text:
-                yield kind, text
+        return [part for part in parts if part[1]]
 
     def _send_traces(self, parts: Sequence[Part], event: TokenEvent | None) -> None:
         """Pass on the traces that became certain with this text; without an event it belongs to no token."""

@@ -1,6 +1,7 @@
 """Several answers to one question, generated side by side, and their statistics."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from itertools import product
 from math import prod
@@ -42,13 +43,15 @@ def parse_value(name: str, text: str) -> tuple[str, SettingValue]:
     return field.key, field.parse_text(text)
 
 
-def variants_of(specs: Sequence[str], seed: int, n_seeds: int = 1, parse: Parse = parse_value) -> list[Variant]:
+def variants_of(
+    specs: Sequence[str], seed: int, n_seeds: int = 1, parse: Parse = parse_value, varied: AbstractSet[str] = _VARIED
+) -> list[Variant]:
     """Every combination of the values in `specs`, the last setting varying fastest, each with `n_seeds` seeds.
 
-    The first seed is `seed`. Raises UsageError when one is not valid or cannot be compared, nothing varies, or there
-    are too many combinations.
+    The first seed is `seed`; `varied` are the keys of the settings that can differ. Raises UsageError when one is not
+    valid or cannot be compared, nothing varies, or there are too many combinations.
     """
-    axes = [_axis(spec, parse) for spec in specs]
+    axes = [_axis(spec, parse, varied) for spec in specs]
     keys = [key for axis in axes for key in axis[0].values]
     if repeated := next((key for key in keys if keys.count(key) > 1), ""):
         raise UsageError(f"{repeated} is given twice", f"give all its values together, as in {repeated}=V1,V2")
@@ -73,17 +76,18 @@ def variants_of(specs: Sequence[str], seed: int, n_seeds: int = 1, parse: Parse 
     return variants
 
 
-def _axis(spec: str, parse: Parse) -> list[Variant]:
+def _axis(spec: str, parse: Parse, varied: AbstractSet[str]) -> list[Variant]:
     name, equals, text = spec.partition("=")
     if not equals or not name.strip():
         raise UsageError(
             f"the values to compare must have the form KEY=V1,V2, got {spec!r}", "for example temp=0.2,0.8"
         )
     key = find(name).key
-    if key in fields_of(ModelParams):
+    if key in fields_of(ModelParams) and key not in varied:
         raise UsageError(f"{key} needs a model reload and cannot be compared", f"run the program once for each {key}")
-    if key not in _VARIED:
-        raise UsageError(f"{key} cannot be compared", f"set it for all answers with {fields()[key].flags[0]}")
+    if key not in varied:
+        hint = f"set it for all answers with {fields()[key].flags[0]}" if varied is _VARIED else ""
+        raise UsageError(f"{key} cannot be compared", hint or f"use one of {', '.join(sorted(varied))}")
     texts = split_values(text)
     try:
         values = [(ellipsize(one, _MAX_LABEL) or "none", parse(name, one)[1]) for one in texts]

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from llmcli.engine.events import Constraint
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import is_inline, read_text
-from llmcli.inference.json_schema import read_schema
 from llmcli.inference.schema_shorthand import SHAPE, expand_shorthand, is_json, is_shorthand
 from llmcli.params.settings import Settings
 from llmcli.text import ellipsize
@@ -25,6 +24,8 @@ def read_constraint(settings: Settings, warn: Callable[[str], object] | None = N
         hint = "use one of them; the value `none` removes the other"
         raise UsageError(f"{' and '.join(given)} cannot be used together", hint)
     if settings.json_schema is not None:
+        from llmcli.inference.json_schema import read_schema  # 6 ms, and few requests have a schema
+
         schema = read_schema(schema_text(settings.json_schema, settings.encoding))
         if warn and schema.unenforced:
             warn(_unenforced_note(schema.unenforced, settings.constraint_retries))
@@ -45,6 +46,8 @@ def recorded_constraint(grammar: str, schema: str, settings: Settings) -> Constr
     if grammar:
         return Constraint("grammar", grammar)
     if schema:
+        from llmcli.inference.json_schema import read_schema
+
         return read_schema(schema)
     return read_constraint(replace(settings, grammar_file=None, json_schema=None))
 

@@ -1,9 +1,9 @@
 """The engine behind a URL: a server with OpenAI's API generates the answers, several at a time."""
 
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue
 
 from llmcli.engine.events import (
     Cancellation,
@@ -17,22 +17,25 @@ from llmcli.engine.events import (
     TokenEvent,
 )
 from llmcli.errors import LlmcliError, NetworkError, UsageError
-from llmcli.inference.endpoint_answer import Delta
-from llmcli.inference.endpoint_client import LOOK_SECONDS, TICK, ConnectionPool
+from llmcli.inference.endpoint_answer import LOWEST, Delta, as_logprob
+from llmcli.inference.endpoint_client import ATTEMPTS, LOOK_SECONDS, TICK, ConnectionPool
 from llmcli.inference.endpoint_exchange import Exchange, Item
 from llmcli.inference.endpoint_server import Notify, ServedEndpoint
-from llmcli.inference.endpoint_tokens import EndpointVocab
+from llmcli.inference.endpoint_tokens import Ask, EndpointVocab
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions, TokenInspector
-from llmcli.params.param import is_number
+from llmcli.params.param import is_int
 from llmcli.params.settings import Settings
 
 N_PARALLEL = 4  # answers at a time, where nobody says how many
 _ASSUMED_CTX = 8192  # tokens, where the server does not tell
 _ASCII_PER_TOKEN, _OTHERS_PER_TOKEN = 4.0, 1.5  # characters, of an estimate: the server has the last word
+_AHEAD = 256  # pieces of answers that wait to be used; a faster server has to wait
+_COUNT_SECONDS = 3.0  # that a message waits for the number of its tokens
 _COUNTS = 32  # prompts whose number of tokens is kept
 _PER_MESSAGE = 8  # tokens of a chat template
 _THE_SERVERS = "{# the chat template of the server #}"
-_Ask = Callable[[Mapping[str, object]], object]  # a body of /completions -> JSON data
+_AskScores = Callable[[Mapping[str, object]], object]  # a body of /completions -> JSON data
+_MAX_TOLD = 5  # models that answer in place of another one
 _SCORED_TOGETHER = 16  # prompts of one request
 
 
@@ -68,6 +71,7 @@ class EndpointEngine:
         self.tokenizer = EndpointVocab(self.name, self._post if self.dialect.counts else None)
         self._told: set[str] = set()
         self._counts: dict[str, int] = {}
+        self._is_counting = bool(self.dialect.counts)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -112,11 +116,14 @@ class EndpointEngine:
         if prompt.text or not isinstance(chunk, TextChunk):
             return prompt.text
         if self.dialect.counts == "template":
-            data = self._post("/apply-template", self._messages(chunk))
-            return str(data.get("prompt", "")) if isinstance(data, dict) else ""
+            return self._rendered(chunk, self._post)
         if self.dialect.scores:
             return self.tokenizer.detokenize([*chunk.tokens])
         raise UsageError(f"{self.name} does not show its prompts", "use a model on this machine")
+
+    def _rendered(self, chunk: TextChunk, ask: Ask) -> str:
+        data = ask("/apply-template", self._messages(chunk))
+        return str(data.get("prompt", "")) if isinstance(data, dict) else ""
 
     def count_tokens(self, text: str) -> int:
         n_ascii = sum(map(str.isascii, text))
@@ -127,20 +134,30 @@ class EndpointEngine:
         messages = [] if isinstance(prompt.request, str) else prompt.request
         texts = [prompt.request] if isinstance(prompt.request, str) else [str(one["content"]) for one in messages]
         estimate = sum(map(self.count_tokens, texts)) + _PER_MESSAGE * (len(messages) + 1)
-        if not self.dialect.counts or estimate < self.n_ctx / 2 or not self.n_ctx:
+        if not self._is_counting or estimate < self.n_ctx / 2 or not self.n_ctx:
             return estimate
         key = "\0".join([prompt.text, *texts])
         if key not in self._counts:
-            with suppress(LlmcliError):
-                self._counts = {key: self._count(prompt), **dict(list(self._counts.items())[:_COUNTS])}
-        return self._counts.get(key, estimate)
+            number = estimate
+            try:
+                number = self._count(prompt)
+            except NetworkError:  # somebody waits: not again
+                self._is_counting = False
+                self._note(f"{self.served.host} does not count tokens: they are estimated")
+            except LlmcliError:  # it refuses these messages
+                pass
+            self._counts = {key: number, **dict(list(self._counts.items())[:_COUNTS])}
+        return self._counts[key]
 
     def _count(self, prompt: Prompt) -> int:
         (chunk,) = prompt.chunks
         assert isinstance(chunk, TextChunk)
+        ask = partial(self._post, seconds=_COUNT_SECONDS, attempts=1)
+        counter = EndpointVocab(self.name, ask)
         if self.dialect.counts == "messages" and not isinstance(chunk.request, str):
-            return len(self.tokenizer.tokenize_messages(self._messages(chunk)))
-        return len(self.tokenizer.tokenize(self.prompt_text(prompt), add_special=True, parse_special=True))
+            return len(counter.tokenize_messages(self._messages(chunk)))
+        text = prompt.text or self._rendered(chunk, ask)
+        return len(counter.tokenize(text, add_special=True, parse_special=True))
 
     def _tokenize(self, arguments: Mapping[str, object], chunk: TextChunk) -> Sequence[int]:
         if isinstance(chunk.request, str):
@@ -196,7 +213,7 @@ class EndpointEngine:
         return self._events(requests, n_parallel or N_PARALLEL)
 
     def _events(self, source: RequestSource, n_parallel: int) -> Generator[TokenEvent, None, None]:
-        inbox: SimpleQueue[tuple[Exchange, Item]] = SimpleQueue()
+        inbox: Queue[tuple[Exchange, Item]] = Queue(_AHEAD)
         running: dict[Exchange, None] = {}
         n_begun = 0
         try:
@@ -204,7 +221,7 @@ class EndpointEngine:
                 while len(running) < n_parallel and (request := source(not running)):
                     asked = self.body(request)
                     control = f"{self.served.endpoint.root}/llmcli/control" if self.dialect.has_extras else ""
-                    one = Exchange(request, n_begun, n_parallel, asked, self.pool, self.tokenizer, inbox.put, control)
+                    one = Exchange(request, n_begun, n_parallel, asked, self.pool, self.tokenizer, inbox, control)
                     running[one] = None
                     n_begun += 1
                 if not running:
@@ -213,12 +230,13 @@ class EndpointEngine:
                     exchange, item = inbox.get(timeout=TICK)
                 except Empty:
                     exchange, item = None, None
-                for one in running:
+                is_silent = exchange is None  # else the rest of an answer may have come already
+                for one in [*running]:
                     one.steer()
-                for one in [one for one in running if one.is_to_abort]:
-                    del running[one]
-                    one.connection.abort()
-                    yield one.end(one.request.cancellation.reason)
+                    if one.is_to_abort or (is_silent and one.lingers):
+                        del running[one]
+                        one.abort()
+                        yield one.cut()
                 if exchange in running:
                     assert exchange
                     if isinstance(item, Delta):
@@ -226,10 +244,11 @@ class EndpointEngine:
                     events = exchange.events(item)
                     if events and events[-1].finish_reason:
                         del running[exchange]
+                        self._check_end(exchange.request, events[-1])
                     yield from events
         finally:
             for one in running:
-                one.connection.abort()
+                one.abort()
 
     def body(self, request: Request) -> tuple[str, dict[str, object]]:
         """The URL and the body of a request."""
@@ -242,8 +261,8 @@ class EndpointEngine:
         defaults = self.defaults.values if request.replay is None else {}
         body |= self.dialect.body(settings, request.constraint, defaults) | self._extras(request)
         if isinstance(chunk.request, str):
-            if settings.max_tokens < 0:
-                body[self.dialect.max_tokens] = self._room(request)
+            limit = body.pop(self.dialect.max_tokens, None) if settings.max_tokens >= 0 else self._room(request)
+            body["max_tokens"] = limit  # the name on this route, everywhere
             is_apart = bool(chunk.prefill) and self.dialect.has_extras
             body |= (
                 {"prompt": chunk.request, "prefill": chunk.prefill}
@@ -272,19 +291,27 @@ class EndpointEngine:
             return None
         return max(self.n_ctx - self.count_prompt(request.prompt), 1)
 
-    def _post(self, route: str, body: Mapping[str, object]) -> object:
+    def _post(
+        self, route: str, body: Mapping[str, object], seconds: float = LOOK_SECONDS, attempts: int = ATTEMPTS
+    ) -> object:
         """The JSON data of a route of the server's own."""
         url = self.served.endpoint.root + route
-        return self.pool.post(url, {"model": self.name, **body}, self._cancellation, LOOK_SECONDS)
+        return self.pool.post(url, {"model": self.name, **body}, self._cancellation, seconds, attempts)
 
     def _check_answer(self, delta: Delta) -> None:
         """Note what the user should know of an answer: another model, or a text that the server removed."""
-        said, asked = delta.model, self.name
-        if said and not said.startswith(asked) and said not in self._told:
+        host, said = self.served.host, self.served.endpoint.quoted(delta.model, 100)
+        if said and not _is_same(self.name, delta.model) and said not in self._told and len(self._told) < _MAX_TOLD:
             self._told.add(said)
-            self._note(f"{self.served.host} answered with the model {said[:100]}, not with {asked}")
-        if delta.is_filtered:
-            self._note(f"{self.served.host} removed the rest of an answer (content filter)")
+            self._note(f"{host} answered with the model {said}, not with {self.name}")
+        if delta.loss:
+            self._note(f"{host} {delta.loss}")
+
+    def _check_end(self, request: Request, event: TokenEvent) -> None:
+        """Note what is missing in an answer that is complete."""
+        record = event.record
+        if request.settings.logprobs and record.tokens and not record.logprobs and event.finish_reason != "error":
+            self._note(f"{self.served.host} gave no log-probabilities")
 
     # Scores
 
@@ -304,8 +331,13 @@ class EndpointEngine:
         return _echoed_scores(ask, prefix, continuations, self.served.host)
 
 
+def _is_same(asked: str, said: str) -> bool:
+    """Whether a model is the one that was asked for: by its name, or one that adds a date, a version or a tag."""
+    return said.startswith(asked) and not re.match(r"[^-@:]|-\D", said[len(asked) :])
+
+
 def _echoed_scores(
-    ask: _Ask, prefix: Sequence[int], continuations: Sequence[Sequence[int]], host: str
+    ask: _AskScores, prefix: Sequence[int], continuations: Sequence[Sequence[int]], host: str
 ) -> list[list[float]]:
     """The scores from prompts that the server echoes, as lm-eval asks for it.
 
@@ -317,7 +349,8 @@ def _echoed_scores(
         prompts = [[*prefix, *one] for one in group]
         data = ask({"prompt": prompts, "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0})
         choices = data.get("choices") if isinstance(data, dict) else None
-        by_index = {one.get("index"): one for one in choices or () if isinstance(one, dict)}
+        listed = choices if isinstance(choices, list) else []
+        by_index = {one["index"]: one for one in listed if isinstance(one, dict) and is_int(one.get("index"))}
         found += [_echoed_values(by_index.get(at, {}), len(prefix), len(one), host) for at, one in enumerate(group)]
     return found
 
@@ -325,7 +358,8 @@ def _echoed_scores(
 def _echoed_values(choice: Mapping[str, object], n_prefix: int, n_tokens: int, host: str) -> list[float]:
     logprobs = choice.get("logprobs")
     values = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
-    own = values[n_prefix : n_prefix + n_tokens] if isinstance(values, list) else []
-    if len(own) < n_tokens or not all(is_number(value) for value in own):
+    own = [*map(as_logprob, values[n_prefix : n_prefix + n_tokens])] if isinstance(values, list) else []
+    found = [value for value in own if value is not None and value > LOWEST]
+    if len(found) < n_tokens:
         raise NetworkError(f"{host} gave no log-probabilities of the prompt", "use a model on this machine")
-    return [float(value) for value in own]
+    return found

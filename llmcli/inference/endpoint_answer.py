@@ -12,10 +12,16 @@ if TYPE_CHECKING:
     from llmcli.inference.endpoint_tokens import EndpointVocab
 
 Json = Mapping[str, object]
-# llama-server, vLLM, SGLang, DeepSeek; vLLM, ollama, OpenRouter
-_REASONING = ("reasoning_content", "reasoning")
+# llama-server, vLLM, SGLang, DeepSeek; vLLM, ollama, OpenRouter; ollama's own form
+_REASONING = ("reasoning_content", "reasoning", "thinking")
 _LENGTH = ("length", "max_tokens", "model_length")
-_FILTERED = "content_filter"
+_STOP = ("stop", "eos", "eos_token", "end_turn", "stop_sequence")
+_LOSSES = {
+    "content_filter": "removed the rest of an answer (content filter)",
+    **dict.fromkeys(("tool_calls", "function_call"), "asks for a call of a tool, which llmcli does not make"),
+}
+LOWEST = -9999.0  # OpenAI: a log-probability of nothing
+_ROUNDED = 1e-3  # a log-probability that is not above 0
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Delta:
     text: str = ""
     reasoning: str = ""
     finish_reason: FinishReason | None = None
-    is_filtered: bool = False  # the server removed the rest
+    loss: str = ""  # what the server did in place of a whole answer
     logprobs: Sequence[TokenLogprob] = ()
     n_prompt: int | None = None  # tokens
     n_answer: int | None = None
@@ -48,7 +54,7 @@ def read_delta(data: Json, vocab: "EndpointVocab", host: str) -> Delta:
         if not isinstance(data.get("usage"), dict):
             raise NetworkError(f"{host} sent an answer without choices", "check that it speaks OpenAI's API")
         choices = []
-    choice: Json = choices[0] if choices else {}
+    choice: Json = next((one for one in choices if not one.get("index")), {})  # one is asked for: the first
     part = _dict(choice.get("delta")) or _dict(choice.get("message"))
     extras = _dict(choice.get("llmcli"))
     text, reasoning = _texts(choice.get("text") if "text" in choice else part.get("content"))
@@ -59,7 +65,7 @@ def read_delta(data: Json, vocab: "EndpointVocab", host: str) -> Delta:
         text,
         reasoning,
         None if not end else "length" if end in _LENGTH else "stop",
-        end == _FILTERED,
+        _loss(end),
         _logprobs(_dict(choice.get("logprobs")), vocab),
         _count(usage.get("prompt_tokens")),
         _count(usage.get("completion_tokens")),
@@ -72,15 +78,26 @@ def read_delta(data: Json, vocab: "EndpointVocab", host: str) -> Delta:
     )
 
 
+def _loss(end: object) -> str:
+    """What an unusual reason for the end means; "" for a usual one."""
+    if not end or end in _STOP or end in _LENGTH:
+        return ""
+    reason = _text(end)[:40] or "without a reason"
+    return _LOSSES.get(reason, f"ended an answer before its end ({reason})")
+
+
 def _traces(data: object, host: str) -> list[TokenTrace]:
     if not isinstance(data, list):
         return []
     from llmcli.inference.trace_file import from_data  # only a server of llmcli has traces
 
     try:
-        return [from_data(one) for one in data]
+        found = [from_data(one) for one in data]
+        for one in found:  # a lone half of a surrogate pair could not be written; its error is a ValueError too
+            "".join([one.text, one.reasoning, *(other.text for other in one.top)]).encode()
     except ValueError as error:
         raise NetworkError(f"{host} sent a trace that is not valid: {error}") from None
+    return found
 
 
 def _replay(data: object, host: str) -> Json:
@@ -115,26 +132,31 @@ def _logprobs(data: Json, vocab: "EndpointVocab") -> list[TokenLogprob]:
     tops = tops if isinstance(tops, list) else [None] * len(tokens)
     found = []
     for token, value, top in zip(tokens, values, tops, strict=False):
-        if is_number(value):
-            pairs = [(text, number) for text, number in _dict(top).items() if is_number(number)]
+        if (logprob := as_logprob(value)) is not None:
+            pairs = [(text, number) for text, one in _dict(top).items() if (number := as_logprob(one)) is not None]
             ordered = sorted(pairs, key=lambda pair: -pair[1])
-            others = tuple((vocab.number_of(text.encode()), number) for text, number in ordered)
-            found.append(TokenLogprob(vocab.number_of(_text(token).encode("utf-8", "replace")), float(value), others))
+            others = tuple((vocab.number_of(_text(text).encode()), number) for text, number in ordered)
+            found.append(TokenLogprob(vocab.number_of(_text(token).encode()), logprob, others))
     return found
 
 
 def _chat_logprob(data: Json, vocab: "EndpointVocab") -> TokenLogprob | None:
-    value, tops = data.get("logprob"), data.get("top_logprobs")
-    if not is_number(value):
+    value, tops = as_logprob(data.get("logprob")), data.get("top_logprobs")
+    if value is None:
         return None
     found = [_dict(one) for one in tops] if isinstance(tops, list) else []
-    pairs = [(_token(one, vocab), number) for one in found if is_number(number := one.get("logprob"))]
-    return TokenLogprob(_token(data, vocab), float(value), tuple(pairs))
+    pairs = [(_token(one, vocab), number) for one in found if (number := as_logprob(one.get("logprob"))) is not None]
+    return TokenLogprob(_token(data, vocab), value, tuple(pairs))
+
+
+def as_logprob(value: object) -> float | None:
+    """A log-probability that JSON can have, -9999 for minus infinity; None for what is not one."""
+    return float(max(LOWEST, min(value, 0))) if is_number(value) and value < _ROUNDED else None
 
 
 def _token(data: Json, vocab: "EndpointVocab") -> int:
     raw, number = data.get("bytes"), data.get("id")
-    piece = _text(data.get("token")).encode("utf-8", "replace")
+    piece = _text(data.get("token")).encode()
     if isinstance(raw, list) and all(is_int(one) and 0 <= one < 256 for one in raw):
         piece = bytes(raw)
     return vocab.number_of(piece, number if is_int(number) and 0 <= number < 1 << 31 else None)

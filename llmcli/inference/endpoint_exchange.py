@@ -1,8 +1,9 @@
 """One request to an endpoint on its way: a thread reads the answer, and what it reads becomes events."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
-from threading import Thread
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from queue import Full, Queue
+from threading import Lock, Thread
 from typing import TypeAlias
 
 from llmcli.engine.events import FinishReason, GenerationRecord, Request, TokenEvent, TokenTrace, now_ms
@@ -11,16 +12,16 @@ from llmcli.inference.answer_json import ReplayManifest
 from llmcli.inference.endpoint_answer import Delta, read_delta
 from llmcli.inference.endpoint_client import (
     LOOK_SECONDS,
+    TICK,
     ConnectionPool,
-    as_network_error,
-    error_of,
-    raise_for_error,
     with_retries,
 )
+from llmcli.inference.endpoint_errors import as_network_error, error_of, raise_for_error
 from llmcli.inference.endpoint_tokens import EndpointVocab
 from llmcli.models.download.http import TransientError
 from llmcli.params.param import is_number
 
+LINGER_MS = 5000.0  # after the end of an answer, for the counts and [DONE], which some servers leave out
 _PATIENCE_MS = 2000.0  # for the rest of an answer that is ended, and how it was generated
 Item: TypeAlias = Delta | LlmcliError | None  # what comes; an error and None end the answer
 
@@ -36,23 +37,24 @@ class Exchange:
         asked: tuple[str, Mapping[str, object]],
         pool: ConnectionPool,
         vocab: EndpointVocab,
-        put: Callable[[tuple["Exchange", Item]], None],
+        inbox: Queue[tuple["Exchange", Item]],
         control: str = "",
     ) -> None:
-        """`asked` is a URL and a body; `put` gets what the thread has read, for `events`.
+        """`asked` is a URL and a body; `inbox` gets what the thread has read, for `events`.
 
         `control` is the URL at which a server of llmcli moves the temperature of its answers, and ends them.
         """
         self.request, self.connection = request, pool.take()
-        self._index, self._body, self._pool, self._vocab, self._put = index, asked, pool, vocab, put
+        self._index, self._body, self._pool, self._vocab, self._inbox = index, asked, pool, vocab, inbox
         self._record = GenerationRecord(beside=n_parallel - 1)
-        self._begin, self._first = now_ms(), 0.0
+        self._begin, self._first, self._complete = now_ms(), 0.0, 0.0
         self._finish_reason: FinishReason | None = None
         self._has_text = False
         self._n_answer: int | None = None
         self._n_prefill = len(str(asked[1].get("prefill", "")))  # characters of the answer that are here already
-        self._streamed, self._n_text = "", 0  # the text that came, and how many characters of it were passed on
+        self._streamed, self._n_text = list[str](), 0  # what came, and how many characters of it were passed on
         self._is_traced = False
+        self._lock, self._has_connection, self._is_aborted = Lock(), True, False
         self._control, self._id = control, ""  # that the server gave it
         self._shift = 0.0  # that the server has
         self._is_telling = False  # the server something, in a thread
@@ -71,15 +73,33 @@ class Exchange:
             end = NetworkError("the connection was closed")
         except Exception as error:  # a fault of the program must not leave others waiting
             end = LlmcliError(f"{type(error).__name__}: {error}", "this is a bug; report it")
+        with self._lock:  # from here on the connection may be that of another request
+            self._has_connection = False
         self._pool.release(self.connection)
-        self._put((self, end))
+        self._put(end)
+
+    def _put(self, item: Item) -> None:
+        """Wait until there is room for it, or nobody reads any more."""
+        while not self._is_aborted:
+            with suppress(Full):
+                self._inbox.put((self, item), timeout=TICK)
+                return
+
+    def abort(self) -> None:
+        """End it; what the thread still reads goes nowhere."""
+        with self._lock:
+            self._is_aborted = True
+            if self._has_connection:
+                self.connection.abort()
 
     def _read(self) -> None:
         try:
             for delta in self._deltas():
-                self._has_text |= bool(delta.text or delta.reasoning)
+                if self._is_aborted:  # a server that never stops must not keep the thread
+                    return
+                self._has_text |= bool(delta.text or delta.reasoning or delta.traces)
                 self._finish_reason = delta.finish_reason or self._finish_reason
-                self._put((self, delta))
+                self._put(delta)
         except TransientError as error:
             if self._has_text:
                 raise as_network_error(error) from None
@@ -100,14 +120,22 @@ class Exchange:
 
     def _objects(self, url: str, body: Mapping[str, object]) -> Generator[Mapping[str, object], None, None]:
         """The objects of the stream; a server that does not know `stream_options` is asked again without them."""
+        without = {key: value for key, value in body.items() if key != "stream_options"}
+        sent = body if self._pool.takes_options else without
         try:
-            yield from self.connection.events(url, body)
+            yield from self.connection.events(url, sent)
         except UsageError as error:
-            if "stream_options" not in str(error) or "stream_options" not in body:
+            if "stream_options" not in str(error) or sent is without:
                 raise
-            yield from self.connection.events(url, {k: v for k, v in body.items() if k != "stream_options"})
+            self._pool.takes_options = False
+            yield from self.connection.events(url, without)
 
     # In the thread of the reader of the events
+
+    @property
+    def lingers(self) -> bool:
+        """Whether the server said that the answer is complete, and keeps the connection open without a word."""
+        return bool(self._complete) and now_ms() - self._complete > LINGER_MS
 
     def steer(self) -> None:
         """Tell the server how the temperature was moved, or that the answer is to end."""
@@ -154,6 +182,8 @@ class Exchange:
         if item is None:
             return [*self._rest(), self.end(self._finish_reason or "stop")]
         self._count(item)
+        if item.finish_reason:
+            self._complete = now_ms()
         if not item.traces:
             return [] if self.request.trace is not None and self._is_traced else self._piece(item.reasoning, item.text)
         self._is_traced = True
@@ -167,7 +197,8 @@ class Exchange:
             if self.request.live_shift:
                 self.request.live_shift.moves = list(ReplayManifest.from_data(delta.replay).moves)
         timings = self._record.timings
-        self._streamed += delta.text
+        if self.request.trace is not None:
+            self._streamed.append(delta.text)
         if (delta.text or delta.reasoning) and not self._first:
             self._first = now_ms()
             timings.ttft_ms = timings.prompt_ms = self._first - self._begin
@@ -208,8 +239,13 @@ class Exchange:
 
     def _rest(self) -> Sequence[TokenEvent]:
         """The text that came without its traces, as in an answer that broke off."""
-        rest = self._streamed[self._n_text :] if self._is_traced else ""
+        rest = "".join(self._streamed)[self._n_text :] if self._is_traced else ""
         return [self._event("", self._without_prefill(rest), None)] if rest else []
+
+    def cut(self) -> TokenEvent:
+        """The last event of an answer whose connection is ended here."""
+        cancellation = self.request.cancellation
+        return self.end(cancellation.reason if cancellation.is_set() else self._finish_reason or "stop")
 
     def end(self, reason: FinishReason) -> TokenEvent:
         """The last event."""

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from threading import Thread
 
 from llmcli.config.endpoints import Endpoint, find_endpoint
-from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError, UsageError
-from llmcli.inference.endpoint_client import Connection, as_network_error, with_retries
+from llmcli.engine.events import Cancellation
+from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError, TimeLimitError, UsageError
+from llmcli.inference.endpoint_client import Connection, wait_for, with_retries
 from llmcli.inference.endpoint_dialect import DIALECTS, Dialect, kind_of_owner
 from llmcli.models.download.http import TransientError
 from llmcli.params.param import SettingValue, fields_of, is_int
@@ -17,6 +17,7 @@ from llmcli.text import did_you_mean, plural
 
 Json = Mapping[str, object]
 Notify = Callable[[str], None]
+MAX_LOOK_SECONDS = 60.0  # for all that a server says of itself: three attempts, and some bytes at a time
 _MAX_MODELS = 10_000
 _MAX_NAME = 300  # characters
 
@@ -60,44 +61,74 @@ class ServedEndpoint:
             raise ModelNotFoundError(f"{self.host} does not have the model {self.model}", hint)
 
 
-def open_endpoint(settings: Settings, notify: Notify = lambda _text: None) -> ServedEndpoint:
-    """The endpoint of the settings with the model that they name, or its first one. Raises LlmcliError."""
+def open_endpoint(
+    settings: Settings,
+    notify: Notify = lambda _text: None,
+    cancellation: Cancellation | None = None,
+    seconds: float = 0.0,
+) -> ServedEndpoint:
+    """The endpoint of the settings with the model that they name, or its first one.
+
+    Raises LlmcliError, TimeLimitError after so many seconds (0 = never), and KeyboardInterrupt when it is cancelled.
+    """
     assert settings.endpoint
-    endpoint = find_endpoint(settings.endpoint)
-    if settings.offline and not endpoint.is_loopback:
-        raise NetworkError(f"{endpoint.host} needs the network, but --offline is set", "remove --offline to allow it")
-    served = look_at(endpoint, notify)
+    endpoint = reachable(settings.endpoint, settings.offline)
+    try:
+        served = look_at(endpoint, notify, cancellation, min(seconds or MAX_LOOK_SECONDS, MAX_LOOK_SECONDS))
+    except TimeoutError:
+        message = f"stopped by --timeout after {seconds:g} s: {endpoint.host} does not say yet what it has"
+        raise TimeLimitError(message, "raise --timeout") from None
     _choose(served, settings)
     return served
 
 
-def look_at(endpoint: Endpoint, notify: Notify = lambda _text: None) -> ServedEndpoint:
-    """What a server says of itself, with retries. Raises LlmcliError if it does not answer, or not as a server."""
-    with closing(Connection(endpoint)) as connection:
-        try:
-            found = with_retries(connection, notify, lambda: _look(connection), attempts=3)
-        except TransientError as error:
-            raise as_network_error(error) from None
-    assert isinstance(found, ServedEndpoint)
-    if endpoint.sends_key_openly:
-        found.notes.append(f"the key is sent to {endpoint.host} without encryption: others on the way can read it")
+def reachable(text: str, offline: bool) -> Endpoint:
+    """The endpoint of a URL or a profile. Raises LlmcliError as `find_endpoint`, and if it is not to be asked."""
+    endpoint = find_endpoint(text)
+    if offline and not endpoint.is_loopback:
+        raise NetworkError(f"{endpoint.host} needs the network, but --offline is set", "remove --offline to allow it")
+    return endpoint
+
+
+def look_at(
+    endpoint: Endpoint,
+    notify: Notify = lambda _text: None,
+    cancellation: Cancellation | None = None,
+    seconds: float = MAX_LOOK_SECONDS,
+) -> ServedEndpoint:
+    """What a server says of itself, with retries. Raises LlmcliError if it does not answer, or not as a server.
+
+    Raises KeyboardInterrupt and TimeoutError as `wait_for`.
+    """
+    connection = Connection(endpoint)
+
+    def run() -> ServedEndpoint:
+        with closing(connection):
+            return with_retries(connection, notify, lambda: _look(connection), attempts=3)
+
+    try:
+        found = wait_for(run, connection, cancellation, seconds)
+    except TimeoutError:
+        if seconds < MAX_LOOK_SECONDS:
+            raise
+        problem = f"{endpoint.host} does not say what it has within {seconds:g} seconds"
+        raise NetworkError(problem, "check the URL and the server") from None
+    found.notes += endpoint.warnings
     return found
 
 
-def names_at(text: str, seconds: float) -> list[str]:
+def names_at(text: str, seconds: float, offline: bool = False) -> list[str]:
     """The names of the models at an endpoint, for completion: empty if they do not come within so many seconds."""
-    found: list[str] = []
+    with suppress(LlmcliError, TransientError, TimeoutError):
+        endpoint = reachable(text, offline)
+        connection = Connection(endpoint)
 
-    def ask() -> None:
-        with suppress(LlmcliError, TransientError):
-            endpoint = find_endpoint(text)
-            with closing(Connection(endpoint)) as connection:
-                found.extend(one.name for one in _models(connection.get(f"{endpoint.base}/models"), endpoint.host))
+        def run() -> list[str]:
+            with closing(connection):
+                return [one.name for one in _models(connection.get(f"{endpoint.base}/models"), endpoint.host)]
 
-    thread = Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return list(found)
+        return wait_for(run, connection, seconds=seconds)
+    return []
 
 
 def _look(connection: Connection) -> ServedEndpoint:
@@ -115,7 +146,7 @@ def _look(connection: Connection) -> ServedEndpoint:
         _read_props(served, _try_get(connection, "/props"))
     elif kind in ("vllm", "ollama"):
         data = _try_get(connection, "/version" if kind == "vllm" else "/api/version")
-        served.version = str(data.get("version", ""))[:40]
+        served.version = _version(data.get("version"))
     return served
 
 
@@ -133,9 +164,17 @@ def _models(data: object, host: str) -> list[ServedModel]:
                 one.get("context_length"),
                 meta.get("n_ctx") if isinstance(meta, dict) else 0,
             ]
-            n_ctx = next((size for size in sizes if is_int(size) and 0 < size < 1 << 31), 0)
+            n_ctx = next(filter(None, map(_size, sizes)), 0)
             found.append(ServedModel(name[:_MAX_NAME], str(one.get("owned_by") or "")[:40], n_ctx))
     return found
+
+
+def _size(value: object) -> int:
+    return value if is_int(value) and 0 < value < 1 << 31 else 0
+
+
+def _version(value: object) -> str:
+    return value[:40] if isinstance(value, str) else ""
 
 
 def _ask_kind(connection: Connection) -> str:
@@ -162,10 +201,9 @@ def _read_props(served: ServedEndpoint, data: Json) -> None:
     found = data.get("default_generation_settings")
     defaults: Json = found if isinstance(found, dict) else {}
     n_ctx, n_slots, template = defaults.get("n_ctx"), data.get("total_slots"), data.get("chat_template")
-    served.n_ctx = n_ctx if is_int(n_ctx) and n_ctx > 0 else 0
-    served.n_slots = n_slots if is_int(n_slots) and n_slots > 0 else 0
+    served.n_ctx, served.n_slots = _size(n_ctx), _size(n_slots)
     served.chat_template = template if isinstance(template, str) else ""
-    served.version = str(data.get("build_info", ""))[:40]
+    served.version = _version(data.get("build_info"))
     params = defaults.get("params")
     if isinstance(params, dict):
         served.layer = Layer("server", _defaults(params, served.dialect))
@@ -200,5 +238,6 @@ def _choose(served: ServedEndpoint, settings: Settings) -> None:
         served.remark = f"the model at {host} is {served.model}{others}"
     elif served.dialect.kind == "llama-server" and len(names) == 1 and asked not in names:
         served.notes.append(f"{host} has the model {names[0]}, which answers in place of {asked}")
+        served.model = names[0]
     known = {one.name: one.n_ctx for one in served.models}
     served.n_ctx = settings.n_ctx or served.n_ctx or known.get(served.model, 0)

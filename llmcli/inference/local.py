@@ -1,8 +1,8 @@
 """The engine of this process: a model file, found and checked, then loaded by llama.cpp as the settings say."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import perf_counter
@@ -21,12 +21,12 @@ from llmcli.engine.generation import Generation
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
 from llmcli.engine.llama.context import AbortedError, Context
-from llmcli.engine.llama.model import Model, Vocab
+from llmcli.engine.llama.model import Model
 from llmcli.engine.llama.probe import probe, probe_record
 from llmcli.engine.scheduler import Scheduler, generate
 from llmcli.errors import ModelInvalidError, UsageError, labeled
 from llmcli.files import data_dir
-from llmcli.inference import placement, sizing
+from llmcli.inference import fastest_settings, placement, sizing
 from llmcli.inference.context_states import ContextStates
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
 from llmcli.inference.prompt_renderer import PromptRenderer
@@ -86,7 +86,7 @@ class ResolvedModel:
 
     @cached_property
     def layer(self) -> Layer:
-        """The model's own sampling defaults (`general.sampling.*`, Ollama's); invalid ones are skipped with a note."""
+        """The sampling defaults of the model or of Ollama, invalid ones with a note; and what `llmcli bench` keeps."""
         values: dict[str, SettingValue] = {}
         found: dict[str, object] = {**self.header.sampling_defaults}
         if self.file.ollama_parameters:
@@ -99,7 +99,7 @@ class ResolvedModel:
                 values[setting.key] = setting.parse_data(raw)
             except UsageError as error:
                 self.notes.append(f"ignored a sampling default of the model: {error}")
-        return Layer("model", values)
+        return fastest_settings.saved_layer(data_dir(), self.file.path).over(Layer("model", values))
 
 
 def resolve_model(
@@ -163,9 +163,13 @@ class LocalEngine:
                 loaded.close()
             raise target.kind_error()
         self.target, self.shape = target, sizing.shape_of(target.headers, settings)
+        chosen = sizing.fitting_layer(self.shape, fastest_settings.with_choices(settings, target.layer))
+        self.defaults = chosen.over(target.layer)
+        settings = fastest_settings.with_choices(settings, self.defaults)
+        target.notes += [f"{key} is {value}: more does not fit in memory" for key, value in chosen.values.items()]
         target.notes += sizing.check_settings(self.shape, settings) + placement.check(target.header, settings)
-        self.name, self.notes, self.defaults = target.file.name, target.notes, target.layer
-        self.remark = ""
+        self.name, self.notes = target.file.name, target.notes
+        self.remark = fastest_settings.remark(settings, target.layer)
         self.chat_template = target.chat_template
         self.n_ctx_train = self.shape.n_ctx_train
         self.hasher = ModelHasher(target.file, data_dir())
@@ -173,7 +177,10 @@ class LocalEngine:
         if loaded is None:
             n_gpu_layers = sizing.choose_gpu_layers(self.shape, settings, settings.n_ctx or self.shape.n_ctx_train)
             self.gpu_layers = sizing.possible_gpu_layers(n_gpu_layers)
-            loaded = Model.load(target.file.parts, n_gpu_layers, progress, cancellation, settings=settings)
+            repack = sizing.fits_repacked(self.shape, settings, self.gpu_layers)
+            loaded = Model.load(
+                target.file.parts, n_gpu_layers, progress, cancellation, settings=settings, repack=repack
+            )
         self.model, self.tokenizer = loaded, loaded.vocab
         if not loaded.generates:
             loaded.close()
@@ -271,6 +278,7 @@ class LocalEngine:
         """Create the context now, large enough for answers of any length, because a conversation grows."""
         self._states.is_conversation = True
         if self._context is None:
+            settings = fastest_settings.with_choices(settings, self.defaults)
             self._context_for(0, replace(settings, max_tokens=-1))
 
     def keep_context(self, session: str = "") -> Sequence[str]:
@@ -362,9 +370,8 @@ class LocalEngine:
         from llmcli.inference.scorer import Scorer  # only decisions and scores need it
 
         if not self._made_scorer:
-            self._made_scorer = Scorer(
-                self.model, self.shape, self._settings, self.notes.append, self._add_load_time, self._states
-            )
+            note, timed = self.notes.append, self._add_load_time
+            self._made_scorer = Scorer(self.model, self.shape, self._settings, note, timed, self._states)
         return self._made_scorer
 
     def start(self, request: Request, index: int = 0) -> Generation:
@@ -391,10 +398,3 @@ class LocalEngine:
         elapsed = (perf_counter() - begin) * 1e3
         self.load_ms += elapsed
         self.waited_ms += elapsed
-
-
-@contextmanager
-def open_tokenizer(target: ResolvedModel) -> Iterator[Vocab]:
-    """The vocabulary of a model, loaded without its weights for the time of the block."""
-    with closing(Model.load(target.file.parts, vocab_only=True)) as model:
-        yield model.vocab

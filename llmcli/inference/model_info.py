@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.model import ALL_LAYERS
+from llmcli.inference.fastest_settings import describe, saved_layer, with_choices
 from llmcli.inference.ollama_template import chat_template_of, sampling_defaults_of
 from llmcli.inference.placement import loading_settings, placement_facts
 from llmcli.inference.sizing import (
@@ -80,8 +81,10 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
     from llmcli.models.installed import installed_model
 
     item = installed_model(file, locations)
-    headers = read_headers(file.parts)
-    facts = _header_facts(headers, item.size, settings)
+    headers, kept = read_headers(file.parts), saved_layer(locations.data_dir, file.path)
+    facts = _header_facts(headers, item.size, with_choices(settings, kept))
+    if kept.values:
+        facts["loading"]["kept by bench"] = describe(kept.values)
     facts["chat_template"] = chat_template_of(file, headers[0])[0] or None
     facts["sampling"] |= sampling_defaults_of(file)
     note = notes.read(locations.data_dir, file.path)

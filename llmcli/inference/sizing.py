@@ -1,17 +1,19 @@
-"""What a model needs, and what fits in memory: the size of the context, and the layers on the GPU."""
+"""What a model needs, and what fits in memory: context, layers on the GPU, micro-batch, cache types, weights."""
 
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.model import ALL_LAYERS
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
+from llmcli.inference.fastest_settings import MEMORY
 from llmcli.inference.placement import with_overrides
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.params.model import ModelParams
-from llmcli.params.settings import Settings
+from llmcli.params.settings import Layer, Settings
 from llmcli.text import plural
 
 # Bytes per element of the K and V caches: bytes per block / elements per block (ggml.c, type traits).
@@ -21,6 +23,10 @@ _USABLE = 0.9  # fraction of the free memory
 _ROUND = 256  # llama.cpp rounds a context up to this
 _CELL = 48  # bytes per token of the cache, whatever the model: its position and its sequences (llama-kv-cells.h)
 _GIB, _MIB = 1 << 30, 1 << 20
+_HEAD_BLOCK = 32  # elements of a block of the quantized cache types (ggml-common.h, QK8_0)
+# The types that ggml's CPU backend can repack (ggml-cpu/repack.cpp), by their numbers in ggml.h.
+_REPACKED = {2, 8, 10, 12, 13, 14, 20, 39}  # Q4_0, Q8_0, Q2_K, Q4_K, Q5_K, Q6_K, IQ4_NL, MXFP4
+_SMALLER_UBATCHES = (256, 128, 64)
 _MAX_WIDTH = 16  # answers at a time; more do not make a processor faster
 _BATCH_ROOM = 512  # tokens for each of many answers of unlimited length; few of them become longer
 _MIN_ROOM = 2048  # tokens that each of several answers of unlimited length gets at least, if the model has them
@@ -39,6 +45,8 @@ class ModelShape:
     kv_width_v: int
     n_heads: int = 0  # of attention
     has_window: bool = False  # some layers have a sliding window, and a mask of their own
+    repacked: int = 0  # bytes of weights that the CPU can compute faster in another order, in memory of their own
+    has_blocks: bool = True  # each head of K and V fills whole blocks of a quantized type
 
 
 @dataclass(frozen=True)
@@ -60,16 +68,19 @@ def shape_of(headers: Sequence[GGUFHeader], settings: ModelParams | None = None)
     layers = header.block_count or 1
     heads = header.head_count_kv or 0
     n_heads = sum(heads) if isinstance(heads, list) else heads * layers
+    k_length, v_length = header.head_length("key_length") or 0, header.head_length("value_length") or 0
     return ModelShape(
         weights=sum(part.n_tensor_bytes for part in headers),
         n_layers=layers,
         n_ctx_train=header.n_ctx_train or 2048,
         n_embd=header.embedding_length or 0,
         n_vocab=header.n_vocab or 0,
-        kv_width_k=n_heads * (header.head_length("key_length") or 0),
-        kv_width_v=n_heads * (header.head_length("value_length") or 0),
+        kv_width_k=n_heads * k_length,
+        kv_width_v=n_heads * v_length,
         n_heads=max(n_own, default=0) if isinstance(n_own := header.head_count, list) else n_own or 0,
         has_window=bool(header.metadata.get(f"{header.architecture}.attention.sliding_window")),
+        repacked=sum(one.n_bytes for part in headers for one in part.tensors if one.type_id in _REPACKED),
+        has_blocks=not (k_length % _HEAD_BLOCK or v_length % _HEAD_BLOCK),
     )
 
 
@@ -145,11 +156,40 @@ def tokens_of_each(settings: Settings, n_prompt: int) -> int:
     return n_prompt + (settings.max_tokens + 1 if settings.max_tokens >= 0 else _BATCH_ROOM)
 
 
+def fitting_layer(shape: ModelShape, settings: Settings) -> Layer:
+    """A smaller micro-batch, or a cache of Q8_0, where the context does not fit in memory without; only if not set.
+
+    The cache changes only for a context of a given size: one of any size becomes smaller instead, and stays exact.
+    """
+    n_ctx, memory = settings.n_ctx or min(_ROUND, shape.n_ctx_train), hardware.available_memory()
+
+    def fits(values: Mapping[str, Any]) -> bool:
+        need = memory_need(shape, replace(settings, **values), n_ctx)
+        return not memory or need.kv_cache + need.compute <= memory
+
+    possible: list[dict[str, Any]] = [{}]
+    if "n_ubatch" not in settings.given:
+        possible += [{"n_ubatch": size} for size in _SMALLER_UBATCHES if size < settings.n_ubatch]
+    is_free = not {"cache_type_k", "cache_type_v", "flash_attn"} & settings.given.keys()
+    if settings.n_ctx and shape.has_blocks and is_free:
+        possible += [{**values, "cache_type_k": "q8_0", "cache_type_v": "q8_0"} for values in possible]
+    return Layer(MEMORY, next(filter(fits, possible), {}))
+
+
+def fits_repacked(shape: ModelShape, settings: Settings, gpu_layers: int) -> bool:
+    """Whether the weights of the CPU fit in memory in another order, which is faster: that copy cannot be paged out."""
+    share = 0.0 if gpu_layers < 0 else max(1 - gpu_layers / (shape.n_layers + 1), 0.0)
+    need = memory_need(shape, settings, settings.n_ctx or min(_ROUND, shape.n_ctx_train))
+    memory = hardware.available_memory()
+    return not memory or int(shape.repacked * share) + need.kv_cache + need.compute <= memory
+
+
 def check_settings(shape: ModelShape, settings: Settings) -> list[str]:
     """Refuse what cannot work, before anything is loaded; the result is notes on what is slow or ignored.
 
     A model that fits only with its weights paged in from disk again and again is not refused. Raises LlmcliError for a
-    context that does not fit in memory, UsageError for caches that llama.cpp cannot compute.
+    context that does not fit in memory, or weights that are not mapped and do not fit; UsageError for caches that
+    llama.cpp cannot compute.
     """
     if settings.flash_attn == "off" and settings.cache_type_v not in ("f32", "f16", "bf16"):
         raise UsageError(f"cache_type_v {settings.cache_type_v} needs flash attention", "use -fa on, or -ctv f16")
@@ -162,6 +202,11 @@ def check_settings(shape: ModelShape, settings: Settings) -> list[str]:
             f"a context of {n_ctx} tokens needs {_size(need.kv_cache + need.compute)} of memory in addition to the "
             f"model's {_size(need.weights)}, and {_size(memory)} are free",
             hint if settings.n_ctx else "use a smaller --ubatch-size or a smaller model, or free memory",
+        )
+    if memory and need.total > memory and settings.load_mode not in ("auto", "mmap") and not hardware.has_gpu():
+        raise LlmcliError(
+            f"load_mode {settings.load_mode} needs {_size(need.total)} of memory, and {_size(memory)} are free",
+            "use --load-mode mmap, which reads the weights again and again, or a smaller quantization",
         )
     if memory and need.total > memory and settings.n_gpu_layers in (0, "auto"):
         notes.append(

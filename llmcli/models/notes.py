@@ -22,7 +22,7 @@ FOLDER = "notes"  # in the data folder
 _BLOCK = 4 << 20
 _N_SAMPLES, _SAMPLE = 16, 4096  # of a file, and the bytes of each
 _BLOB = re.compile(r"(?:sha256-)?([0-9a-f]{64})")  # the Hub's cache and Ollama's store name a file after its sha256
-_OF_BYTES = {"probed", "damage", "sha256", "hashed"}  # facts that end when the file changes
+_OF_BYTES = {"probed", "damage", "sha256", "hashed", "fastest", "machine"}  # facts that end when the file changes
 
 
 class FileNote(TypedDict, total=False):
@@ -33,6 +33,8 @@ class FileNote(TypedDict, total=False):
     damage: str  # why its header does not fit its bytes; "" if it does
     sha256: str  # of its bytes
     hashed: float  # when the sha256 was computed
+    fastest: str  # settings that `llmcli bench --save` found, as KEY=VALUE with blanks between them
+    machine: str  # where it found them
     reference: str  # what `llmcli pull` downloaded or, of a download that is not complete, resumes
     size: int  # of the complete download, in bytes
     version: str  # of a file from a URL: its ETag or Last-Modified

@@ -3,7 +3,15 @@
 import re
 from collections.abc import Sequence
 
-from llmcli.params.param import InvalidValueError, fields_of, from_data, setting, settings_group
+from llmcli.params.param import (
+    InvalidValueError,
+    fields_of,
+    from_data,
+    parse_duration,
+    setting,
+    settings_group,
+    show_duration,
+)
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 LOAD_MODES = ("auto", "none", "mmap", "mlock", "mmap+mlock", "dio")
@@ -229,6 +237,15 @@ class ModelParams(PlacementParams, RopeParams):
         "type is int, float, bool or str.",
         metavar="KEY=TYPE:VALUE",
         check=split_overrides,
+    )
+
+    keep_alive: float = setting(
+        0.0,
+        "Time for which a command leaves its model loaded in the background, so that the next one begins at once.",
+        metavar="TIME",
+        suggest=("off", "10m", "2h", "forever"),
+        text=parse_duration,
+        show=show_duration,
     )
 
     @property

@@ -219,7 +219,7 @@ def settings_group(title: str) -> Callable[[type[T]], type[T]]:
     """Decorator of a dataclass with settings; `title` is its heading in help and manual."""
 
     def declare(cls: type[T]) -> type[T]:
-        group = dataclass(frozen=True, kw_only=True)(cls)
+        group = dataclass(frozen=True, kw_only=True, repr=False, eq=False)(cls)
         _TITLES[group] = title
         return group
 
@@ -294,6 +294,28 @@ def as_utf8(text: str) -> str:
 def unescape(text: str) -> str:
     r"""Replace the escapes `\n`, `\t`, `\r`, `\\`, `\"` and `\'` by their characters; keep other backslashes."""
     return re.sub(r"\\(.?)", lambda found: _ESCAPES.get(found[1], found[0]), text, flags=re.DOTALL)
+
+
+_DURATION = re.compile(r"(\d{1,7}(?:\.\d+)?)([smh]?)")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as 90, 90s, 10m or 2h; endless for `forever`, and 0 for `off`."""
+    words = {"forever": math.inf, "off": 0.0}
+    if text.strip() in words:
+        return words[text.strip()]
+    found = _DURATION.fullmatch(text.strip())
+    if not found:
+        raise InvalidValueError("a duration such as 90s, 10m, 2h or forever")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def show_duration(seconds: float) -> str:
+    """The text that `parse_duration` reads back."""
+    if seconds in (0.0, math.inf):
+        return "forever" if seconds else "off"
+    unit, size = next(((unit, size) for unit, size in (("h", 3600), ("m", 60)) if seconds % size == 0), ("s", 1))
+    return f"{format_value(seconds / size)}{unit}"
 
 
 def range_text(low: float | None, high: float | None, above: float | None, extra: tuple[float, ...] = ()) -> str:

@@ -56,6 +56,11 @@ class Settings(
         """Whether the answer is one of several that are scored, instead of a text that is generated."""
         return any(getattr(self, key) for key in DECISION_KEYS)
 
+    @property
+    def asked(self) -> str:
+        """The model that is asked, or the endpoint that selects one."""
+        return self.endpoint if self.endpoint and "model" not in self.given else self.model
+
 
 class UnknownSettingError(UsageError):
     """No setting has this `name`."""
@@ -124,6 +129,17 @@ class Layer:
     name: str
     values: Mapping[str, SettingValue]
     source: str = ""  # of its temperature, for errors: a file or a variable
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of layers that were merged into it, by key
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """The name of the layer of each value."""
+        return {key: self.names.get(key, self.name) for key in self.values}
+
+    def over(self, below: "Layer") -> "Layer":
+        """This layer and one below it as one, in which each value keeps its origin."""
+        merged = {**below.values, **self.values}
+        return Layer(below.name, merged, below.source, {**below.origins, **self.origins}) if self.values else below
 
     def get(self, key: str, kind: type[T]) -> T | None:
         """The value of a key; None if the layer does not have it, or it is None."""
@@ -141,7 +157,7 @@ class ResolvedSettings:
     def over(self, below: Layer) -> "ResolvedSettings":
         """These settings above one more layer, whose values count where no other layer has one."""
         values: dict[str, Any] = {key: one for key, one in below.values.items() if self.origins[key] == "default"}
-        origins = {**self.origins, **dict.fromkeys(values, below.name)}
+        origins = {**self.origins, **{key: below.origins[key] for key in values}}
         return ResolvedSettings(replace(self.settings, **values), origins)
 
     def with_seed(self) -> "ResolvedSettings":
@@ -163,7 +179,7 @@ def resolve(layers: Iterable[Layer]) -> ResolvedSettings:
     origins = dict.fromkeys(fields(), "default")
     for layer in layers:
         values |= layer.values
-        origins |= dict.fromkeys(layer.values, layer.name)
+        origins |= layer.origins
     file = values.get("temp_policy_file")
     set_by = {key: index for index, layer in enumerate(layers) for key in layer.values}
     if set_by.get("temperature", -1) > set_by.get("temp_policy_file", len(layers)):

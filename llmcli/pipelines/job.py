@@ -12,6 +12,8 @@ from llmcli.errors import LlmcliError
 from llmcli.inference.answer import Answer
 from llmcli.inference.engine import Engine, check_request
 
+STOPPED = ("interrupt", "timeout")  # reasons of an answer that the user ended
+
 _FEW = 8  # answers of one job that all run at a time
 _WINDOW = 256  # jobs that have begun before the oldest has ended, at most; their results wait for it in memory
 

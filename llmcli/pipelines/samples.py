@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Cancellation, Request
 from llmcli.errors import ConstraintError, LlmcliError, UsageError
@@ -18,8 +19,10 @@ from llmcli.params.sampler_chain import is_random
 from llmcli.params.samplers import seed_after
 from llmcli.params.settings import Settings
 from llmcli.pipelines.extract import extract_each
-from llmcli.pipelines.job import Job, Result, Step
-from llmcli.pipelines.tasks import INPUT, PLACE, STOPPED, Task, task_job
+from llmcli.pipelines.job import STOPPED, Job, Result, Step
+
+if TYPE_CHECKING:  # a single answer without a judge needs no tasks (10 ms)
+    from llmcli.pipelines.tasks import Task
 
 ANSWERS, NUMBERS = "answers", "numbers"  # variables of a task that judges
 # The settings that a judge shares with what it judges: the model and its template, not the form of the answers.
@@ -35,12 +38,14 @@ class Judge:
     """A task that gets the `input` and the numbered `answers`, and answers with a number."""
 
     engine: Engine
-    task: Task
+    task: "Task"
     text: str  # the input
     cancellation: Cancellation
 
     def job(self, settings: Settings, answers: Sequence[str]) -> Job:
         """The job whose result is the judgment."""
+        from llmcli.pipelines.tasks import INPUT, task_job
+
         texts = (f"Answer {number}:\n{text.strip()}" for number, text in enumerate(answers, 1))
         numbers = ", ".join(str(number) for number in range(1, len(answers) + 1))
         given = {INPUT: self.text, ANSWERS: "\n\n".join(texts), NUMBERS: numbers}
@@ -50,8 +55,10 @@ class Judge:
         return task_job(self.engine, Settings(**{**shared, **own}), self.task, variables, self.cancellation)
 
 
-def check_judge(task: Task) -> None:
+def check_judge(task: "Task") -> None:
     """Raise UsageError for a task that cannot judge: one that does not read the answers, or needs other variables."""
+    from llmcli.pipelines.tasks import INPUT, PLACE
+
     if ANSWERS not in {place[1] for place in PLACE.finditer(task.prompt)} & {*task.variables}:
         hint = "use logprob, vote, or a task whose prompt has {{answers}}, such as best-answer"
         raise UsageError(f"the task {task.name} cannot choose the best answer: it does not read {{{{answers}}}}", hint)

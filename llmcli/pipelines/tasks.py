@@ -16,7 +16,7 @@ from llmcli.inference.engine import Engine
 from llmcli.inference.request import build_prompt, system_text, template_options, with_plain_stop
 from llmcli.params.decision import DECISION_KEYS
 from llmcli.params.settings import Layer, Settings
-from llmcli.pipelines.job import Job, Step
+from llmcli.pipelines.job import STOPPED, Job, Step
 from llmcli.pipelines.long_input import Window, fits, join_windows, split_text, windows
 from llmcli.pipelines.task_helpers import HELPERS, split_list
 from llmcli.text import did_you_mean
@@ -25,7 +25,6 @@ INPUT = "input"  # the variable of the text that a task works on
 PLACE = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
 LongInput = Literal["error", "map-reduce", "windows"]
 Form = Literal["text", "line", "lines", "shorter", "json"]
-STOPPED = ("interrupt", "timeout")  # reasons of an answer that the user ended
 _BEFORE = 'For context only, the end of the text before this one:\n"""\n{}\n"""\n\n'
 _LEAST_ROOM = 16  # tokens of a part
 _SHORT = 1 << 15  # characters of a text whose prompt is made to see whether it fits

@@ -34,6 +34,11 @@ class Update:
     error: LlmcliError | None = None
     progress: PromptProgress | None = None  # before the first token, if the group has asked for it
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is nothing but more text."""
+        return not (self.is_last or self.error or self.progress or self.traces)
+
 
 class RunningAnswer:
     """An answer of an `AnswerGroup`, while the thread of the model generates it."""
@@ -65,7 +70,7 @@ class RunningAnswer:
     def push(self, event: TokenEvent) -> bool:
         """Add an event of the engine; returns whether the answer has ended and must be generated again."""
         answer = self.answer
-        parts, is_last = list(answer.push(event)), event.finish_reason is not None
+        parts, is_last = answer.push(event), event.finish_reason is not None
         if is_last and answer.try_again():
             self._held, self._traces = [], []
             return True
@@ -102,6 +107,8 @@ class AnswerGroup:
         self.loop = asyncio.get_running_loop()
         self.outbox = Outbox()  # that of the thread, once it has the group
         self._updates: asyncio.Queue[Update] = asyncio.Queue()
+        self.n_put = self._n_handled = 0  # updates that went to the loop, and those whose reader has come back
+        self.send_directly: Callable[[Update], bool] = lambda _update: False  # sends plain text in the model's thread
         self.first_at = 0.0  # when the first piece of text was there; as in `time.perf_counter`
         self.error: LlmcliError | None = None
         seconds = answers[0].settings.timeout
@@ -140,7 +147,9 @@ class AnswerGroup:
                 update = await self._updates.get()
                 n_open -= update.is_last
                 yield update
+                self._n_handled += 1
         finally:
+            self.send_directly = lambda _update: False
             if self._timer:
                 self._timer.cancel()
             self.cancel()
@@ -149,6 +158,9 @@ class AnswerGroup:
         """Called in the thread of the model, or where it is ended from outside."""
         self.first_at = self.first_at or (time.perf_counter() if update.parts else 0.0)
         self.error = self.error or update.error
+        # One that overtakes others in the loop would be out of order.
+        if update.is_plain and self.n_put == self._n_handled and self.send_directly(update):
+            return
         self.outbox.put(self, update)
         if update.progress:  # in the middle of a step, which may take long
             self.outbox.flush()
@@ -172,6 +184,7 @@ class Outbox:
     def put(self, group: AnswerGroup, update: Update) -> None:
         """Add an update, from any thread."""
         with self._lock:
+            group.n_put += 1
             self._updates.append((group, update))
 
     def flush(self) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 
 import h11
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from llmcli.errors import LlmcliError
 from llmcli.files import encode
+from llmcli.server.direct_writer import offer_writer
 from llmcli.server.errors import BusyError, RequestError, RequestTimeoutError, error_data, status_and_type
 from llmcli.server.guard import HEAD_BYTES
 from llmcli.server.service import Service
@@ -87,6 +88,7 @@ class Connection(H11Protocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.conn = _Parser()
+        self.app = self._call_app
         self._limits = config.limits
         self._opened_at = time.monotonic()
         self._reading: asyncio.TimerHandle | None = None  # until the request is complete
@@ -98,6 +100,10 @@ class Connection(H11Protocol):
         self._watch_request(has_begun=True)
         if len(self.connections) > self._limits.most:
             self._make_room()
+
+    async def _call_app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        offer_writer(scope, self.transport, self.loop)
+        await self.config.loaded_app(scope, receive, send)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop(self._reading)

@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
@@ -16,6 +16,7 @@ from llmcli.inference.answer_json import token_data
 from llmcli.inference.openai_format import chat_choice, legacy_logprobs, native_values, text_choice, usage_data
 from llmcli.server.answer_group import AnswerGroup
 from llmcli.server.chat_question import take_chat
+from llmcli.server.direct_writer import DirectWriter, open_writer
 from llmcli.server.echo import Echo, read_echoes
 from llmcli.server.errors import error_data
 from llmcli.server.http import DONE, Values, event, event_stream, is_tokens, json_response, read_body, take, unless_gone
@@ -92,7 +93,7 @@ async def _answer(request: Request, asked: _Asked) -> Response:
         return json_response(_echoed(asked, requests, echoes))
     group = asked.request.start(requests, asked.id)
     if asked.request.is_streamed:
-        return await event_stream(_events(asked, group, echoes))
+        return await event_stream(_events(asked, group, echoes, open_writer(request)))
     await unless_gone(request, group.end())
     choices = [_choice(asked, answer, index, echoes) for index, answer in enumerate(group.answers)]
     for choice, answer in zip(choices, group.answers, strict=True):
@@ -131,10 +132,22 @@ def _failure(answer: Answer) -> Values:
     return {"error": error_data(failure)["error"]} if failure else {}
 
 
-async def _events(asked: _Asked, group: AnswerGroup, echoes: Sequence[Echo]) -> AsyncIterator[bytes]:
-    """The chunks of a stream. Raises an error that comes before the first one."""
+async def _events(
+    asked: _Asked, group: AnswerGroup, echoes: Sequence[Echo], writer: DirectWriter | None
+) -> AsyncIterator[bytes]:
+    """The chunks of a stream, but those that the writer has sent. Raises an error that comes before the first one."""
     head, request, has_role = asked.head(is_chunk=True), asked.request, set[int]()
-    async with aclosing(request.pieces(group)) as pieces:
+
+    def chunk(piece: Piece, extra: Values) -> bytes:
+        return event({**head, "choices": [{**_piece(asked, piece), **extra}], **piece.additions})
+
+    def send(piece: Piece) -> bool:
+        return writer is not None and (not (piece.text or piece.reasoning) or writer.write(chunk(piece, {})))
+
+    async with AsyncExitStack() as stack:
+        if writer:
+            stack.callback(writer.close)
+        pieces = await stack.enter_async_context(aclosing(request.pieces(group, send)))
         async for piece in pieces:
             index = piece.index
             if asked.is_chat and index not in has_role:
@@ -151,7 +164,7 @@ async def _events(asked: _Asked, group: AnswerGroup, echoes: Sequence[Echo]) -> 
                 return
             extra = await request.extras.data(group.answers[index], piece.traces, piece.is_last)
             if piece.text or piece.reasoning or piece.logprobs or extra:
-                yield event({**head, "choices": [{**_piece(asked, piece), **extra}], **piece.additions})
+                yield chunk(piece, extra)
             if piece.is_last:
                 answer = group.answers[index]
                 last = _delta(index, {}) if asked.is_chat else {"index": index, "text": "", "logprobs": None}

@@ -1,6 +1,6 @@
 """What all forms of requests for text share: their switches, the start of the answers, and the pieces of a stream."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 
@@ -100,9 +100,23 @@ class TextRequest:
         """The field `llmcli` of a finished answer, if the client asked for it."""
         return await self.extras.data(answer, answer.traces if self.extras.trace is not None else (), is_last=True)
 
-    async def pieces(self, group: AnswerGroup) -> AsyncGenerator["Piece", None]:
-        """What is added to the answers. Raises an error before the first piece; a later one is in a piece."""
+    async def pieces(self, group: AnswerGroup, send: "SendPiece | None" = None) -> AsyncGenerator["Piece", None]:
+        """What is added to the answers. Raises an error before the first piece; a later one is in a piece.
+
+        `send` gets plain text first, in the thread of the model, where no other piece is under way; it returns whether
+        the text is sent.
+        """
         n_sent, has_begun = [0] * len(group.answers), [False] * len(group.answers)
+
+        def send_directly(update: Update) -> bool:
+            index = update.index
+            if not has_begun[index] or not send:
+                return False
+            is_sent = send(self._piece(group.answers[index], update, n_sent[index], is_first=False))
+            n_sent[index] = max(n_sent[index], update.n_tokens) if is_sent else n_sent[index]
+            return is_sent
+
+        group.send_directly = send_directly
         async with aclosing(group.updates()) as updates:
             async for update in updates:
                 if update.error and not any(has_begun):
@@ -159,6 +173,9 @@ class Piece:
         """The fields of a chunk that the client asked for beside the answer."""
         progress: Values = {"prompt_progress": self.progress} if self.progress else {}
         return progress | ({"timings": self.timings} if self.timings else {})
+
+
+SendPiece = Callable[[Piece], bool]
 
 
 async def take_request(request: Request, body: Values) -> TextRequest:

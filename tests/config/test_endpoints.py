@@ -150,5 +150,5 @@ def test_a_key_that_cannot_be_used_is_an_error_without_it(
     ],
 )
 def test_a_key_over_http_is_open_to_others_on_the_way(base: str, is_open: bool) -> None:
-    assert Endpoint(base, key="k").sends_key_openly == is_open
-    assert not Endpoint(base).sends_key_openly
+    assert bool(Endpoint(base, key="k").warnings) == is_open
+    assert not Endpoint(base).warnings

@@ -87,6 +87,7 @@ def test_a_chat_in_a_pipe_answers_each_line(run: Run) -> None:
         ("/alternatives", "only-model does not support /why"),
         ("/tokens", "only-model does not support /tokens"),
         ("/trace on", "only-model does not support /trace"),
+        ("/samplers", "the server does not tell its samplers"),
         ("/set endpoint http://localhost:1", "endpoint cannot be set in a running chat"),
         ("/xtc_probability 0.5\nagain", "only-model does not support xtc_probability"),
         ("/continue", "only-model does not support prefill"),
@@ -96,6 +97,12 @@ def test_what_an_endpoint_cannot_do_in_a_chat_is_named(command: str, said: str, 
     with serving(**ALONE) as (url, _):
         ran = inside(*NO_SAVE, url, stdin=f"why?\n{command}\n")
     assert said in ran.stderr
+
+
+def test_a_chat_without_its_endpoint_names_it(run: Run) -> None:
+    ran = run(*NO_SAVE, "http://127.0.0.1:9", stdin="why?\n/model\n")
+    assert ran.status == 5
+    assert "model: http://127.0.0.1:9 (not loaded)\n" in ran.stderr
 
 
 @pytest.mark.parametrize(("kind", "shown"), [("vllm", "server"), ("llama-server", "default")])

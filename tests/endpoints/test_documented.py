@@ -24,6 +24,7 @@ def test_a_documented_example_succeeds(
     (tmp_path / "prompts.txt").write_text("one\ntwo\n")
     (home / "config").mkdir(parents=True)
     (home / "config" / "work.key").write_text("secret")
+    (home / "config" / "work.key").chmod(0o600)
     (table,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     with serving(kind="vllm", key="secret" if "work" in example else "") as (url, _):
         (home / "config" / "config.toml").write_text(table.replace(URL, url).replace("endpoint = ", "# "))

@@ -119,6 +119,17 @@ def test_a_raw_prompt_is_a_completion(inside: Run) -> None:
     assert (dialect.asked[-1][0], body["prompt"], body["max_tokens"]) == ("/v1/completions", "The sky is", None)
 
 
+def test_a_raw_prompt_has_its_limit_under_the_name_of_that_route(inside: Run, home: Path) -> None:
+    (home / "config").mkdir(parents=True)
+    with serving() as (url, dialect):
+        (home / "config" / "config.toml").write_text(f"[endpoints.cloud]\nurl = '{url}'\nkind = 'openai'\n")
+        inside("generate", "The sky is", "-n", "3", "--endpoint", "cloud")
+        chat = dialect.body
+        inside("generate", "The sky is", "--raw", "-n", "3", "--endpoint", "cloud")
+    assert (chat["max_completion_tokens"], dialect.body["max_tokens"]) == (3, 3)
+    assert "max_completion_tokens" not in dialect.body
+
+
 SETTINGS: tuple[str, ...]
 SETTINGS = ("--temp", "0.7", "--top-k", "0", "--min-p", "0.02", "--repeat-penalty", "1.2", "--seed", "5", "-n", "9")
 SETTINGS += ("--stop", "END", "--presence-penalty", "0.5")

@@ -40,6 +40,7 @@ def test_doctor_of_a_profile_shows_where_the_key_is_and_not_the_key(inside: Run,
     with serving(kind="vllm", key=SECRET) as (url, dialect):
         (home / "config").mkdir(parents=True)
         (home / "config" / "key").write_text(SECRET)
+        (home / "config" / "key").chmod(0o600)
         (home / "config" / "config.toml").write_text(f"[endpoints.work]\nurl = '{url}'\napi_key_file = 'key'\n")
         ran = inside("doctor", "--endpoint", "work", "--json")
         answer = inside("generate", "why?", "--endpoint", "work", "-v", "--debug")
@@ -139,8 +140,9 @@ def test_offline_means_no_server_elsewhere(inside: Run) -> None:
 
 def test_llama_server_has_one_model_whatever_is_asked(inside: Run) -> None:
     with serving(kind="llama-server", models=("loaded",)) as (url, _):
-        ran = inside("generate", "why?", "--endpoint", url, "-m", "other")
+        ran = inside("generate", "why?", "--endpoint", url, "-m", "other", "--json")
     assert "has the model loaded, which answers in place of other" in ran.stderr
+    assert json.loads(ran.text)["model"] == "loaded"
 
 
 def test_doctor_names_the_endpoint_of_the_configuration(inside: Run, home: Path) -> None:

@@ -4,15 +4,19 @@ import os
 import stat
 import struct
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmcli.engine.events import Cancellation
+from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe
 from llmcli.errors import LlmcliError, ModelInvalidError
+from llmcli.params.settings import Settings
 from tests.models.gguf_writer import MODEL, write_gguf
 from tests.models.pulls import wait_until
 from tests.models.tiny_models import quantized
@@ -218,3 +222,19 @@ def test_closing_twice_has_no_effect(starter: Path) -> None:
 
 def test_a_model_knows_its_training_context(model: Model) -> None:
     assert (model.generates, model.vocab.adds_bos) == (True, False)
+
+
+@pytest.mark.parametrize("repack", [True, False])
+def test_weights_stay_in_the_order_of_the_file_if_they_must(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, repack: bool
+) -> None:
+    api, seen = bindings.load(), list[bool]()
+    load: Callable[..., int] = api.llama_model_load_from_splits
+
+    def record(names: object, count: int, params: Any) -> int:
+        seen.append(params.use_extra_bufts)
+        return load(names, count, params)
+
+    monkeypatch.setattr(api, "llama_model_load_from_splits", record)
+    Model.load([tiny], 0, settings=Settings(), repack=repack).close()
+    assert seen == [repack]

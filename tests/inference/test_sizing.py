@@ -22,7 +22,9 @@ from llmcli.inference.sizing import (
     check_settings,
     choose_context,
     choose_gpu_layers,
+    fits_repacked,
     fitting_context,
+    fitting_layer,
     fitting_layers,
     memory_need,
     shape_of,
@@ -30,7 +32,7 @@ from llmcli.inference.sizing import (
 from llmcli.models.gguf.header import ArraySummary, GGUFHeader, TensorInfo, Value
 from llmcli.models.gguf.parser import read_headers
 from llmcli.params.model import CACHE_TYPES
-from llmcli.params.settings import Settings
+from llmcli.params.settings import Layer, Settings, resolve
 from tests.models import tiny_models
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -104,6 +106,67 @@ def test_a_context_beyond_the_trained_one_is_used_with_a_note(n_ctx: int, has_no
     chosen, note = choose_context(SHAPE, Settings(n_ctx=n_ctx), 0)
     assert chosen == n_ctx
     assert note == ("the context of 2049 tokens is larger than the 2048 the model was trained on" if has_note else "")
+
+
+# Cache and cells of 2**18 tokens have 1036 MiB, in Q8_0 556 MiB; the masks have half a MiB for each row of a batch.
+BIG = replace(SHAPE, n_ctx_train=1 << 18)
+
+
+@pytest.mark.parametrize("memory", [0, 4 * GIB, 1300 * MIB, 1150 * MIB, 700 * MIB, 500 * MIB], indirect=True)
+def test_a_context_that_does_not_fit_gets_a_smaller_micro_batch_then_a_smaller_cache(memory: int) -> None:
+    expected: dict[int, dict[str, Any]] = {
+        1300 * MIB: {},
+        1150 * MIB: {"n_ubatch": 128},
+        700 * MIB: {"n_ubatch": 256, "cache_type_k": "q8_0", "cache_type_v": "q8_0"},
+    }
+    layer = fitting_layer(BIG, Settings(n_ctx=1 << 18))
+    assert (layer.name, layer.values) == ("memory", expected.get(memory, {}))
+
+
+@pytest.mark.parametrize("memory", [700 * MIB], indirect=True)
+@pytest.mark.parametrize(
+    ("shape", "settings"),
+    [
+        (BIG, {"n_ubatch": 512}),
+        (BIG, {"cache_type_k": "f16"}),
+        (BIG, {"flash_attn": "off"}),
+        (replace(BIG, has_blocks=False), {}),
+    ],
+)
+def test_what_is_set_or_not_possible_is_not_made_smaller(
+    memory: int, shape: ModelShape, settings: dict[str, Any]
+) -> None:
+    resolved = resolve([Layer("flag", {"n_ctx": 1 << 18, **settings})]).settings
+    found: dict[str, Any] = {**fitting_layer(shape, resolved).values}
+    assert not found.keys() & settings.keys()
+    if found:
+        need = memory_need(shape, replace(resolved, **found), 1 << 18)
+        assert need.kv_cache + need.compute <= memory
+    else:
+        with pytest.raises(LlmcliError, match="a context of 262144 tokens needs"):
+            check_settings(shape, resolved)
+
+
+@pytest.mark.parametrize("memory", [60 * MIB], indirect=True)
+@pytest.mark.parametrize("mode", ["none", "dio", "mlock", "mmap+mlock"])
+def test_weights_that_are_not_mapped_must_fit(memory: int, mode: str) -> None:
+    (note,) = check_settings(SHAPE, Settings(load_mode="mmap"))
+    assert note.startswith("the model needs 102 MiB of memory and 60 MiB are free: it is slow")
+    with pytest.raises(LlmcliError) as caught:
+        check_settings(SHAPE, Settings(load_mode=mode))
+    assert str(caught.value) == f"load_mode {mode} needs 102 MiB of memory, and 60 MiB are free"
+    assert "--load-mode mmap" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("memory", "gpu_layers", "expected"),
+    [(0, 0, True), (120 * MIB, 0, True), (90 * MIB, 0, False), (90 * MIB, 5, True), (90 * MIB, ALL_LAYERS, True)],
+    indirect=["memory"],
+)
+def test_weights_get_another_order_only_where_that_copy_fits(memory: int, gpu_layers: int, expected: bool) -> None:
+    shape = replace(SHAPE, repacked=100 * MIB)
+    assert fits_repacked(shape, Settings(), gpu_layers) == expected
+    assert fits_repacked(SHAPE, Settings(), gpu_layers)  # types that are computed as they are in the file
 
 
 @pytest.mark.parametrize("memory", [4 * GIB], indirect=True)

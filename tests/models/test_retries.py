@@ -116,7 +116,8 @@ def test_long_retry_after_ends_with_time_in_hint(asked: float, ends: bool, retri
         return
     with pytest.raises(NetworkError, match=f"the hub is busy; the server asks to wait {asked:.0f} s") as caught:
         retries.wait(TransientError("the hub is busy", asked))
-    clocks = [time.strftime("%H:%M", time.localtime(time.time() + asked + shift)) for shift in (-60, 0)]
+    form = "%H:%M" if asked < 86_400 else "%Y-%m-%d %H:%M"
+    clocks = [time.strftime(form, time.localtime(time.time() + asked + shift)) for shift in (-60, 0)]
     assert caught.value.hint in [f"try again at {clock}" for clock in clocks]
     assert clock.pauses == []
 

@@ -243,10 +243,9 @@ def _only_model(text: str, locations: ModelLocations) -> InstalledModel:
 
 def _list_endpoint(text: str, as_json: bool) -> None:
     """List the models of a server."""
-    from llmcli.config.endpoints import find_endpoint
-    from llmcli.inference.endpoint_server import look_at
+    from llmcli.inference.endpoint_server import look_at, reachable
 
-    served = look_at(find_endpoint(text), console.note)
+    served = look_at(reachable(text, resolve_settings(Layer("flag", {})).offline), console.note)
     console.warn_all(served.notes)
     if as_json:
         print_json(

@@ -32,6 +32,8 @@ MAX_PAUSE = 30.0
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 _MAX_UNREACHABLE = 3  # attempts while the host was never reached
 MAX_RETRY_AFTER = 60.0  # seconds; a longer Retry-After of the server is an error with a hint
+_DAY = 86400  # seconds
+_LONGEST_WAIT = 1e9  # seconds: a calendar has an end
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _KEPT = "try again later; the partial download is kept"
 MAX_RANGE = 32 << 30  # bytes of one request: content delivery networks cut longer responses (at 50 GB)
@@ -140,8 +142,15 @@ def transport_errors(host: str) -> Iterator[None]:
     except httpx2.ConnectError as error:
         raise TransientError(f"cannot reach {host} ({_reason(error)})", unreachable=True) from None
     except httpx2.TransportError as error:
+        if isinstance(error, httpx2.ProxyError) and not _reason(error).startswith("5"):  # not one that is busy
+            hint = f"check {' and '.join(_proxy_variables()) or 'the proxy of the system'}"
+            raise NetworkError(f"the proxy refuses the connection to {host} ({_reason(error)})", hint) from None
         raise TransientError(f"the connection to {host} failed ({_reason(error)})") from None
-    except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
+    except (httpx2.InvalidURL, UnicodeError) as error:
+        if isinstance(error, UnicodeError) and "idna" not in str(error):  # of Python, for a name with an empty part
+            raise
+        raise NetworkError(f"{host} is not a valid name of a host", "correct the URL") from None
+    except (httpx2.HTTPError, httpx2.StreamError) as error:
         raise NetworkError(f"{host} sent an invalid HTTP response: {type(error).__name__}") from None
 
 
@@ -199,7 +208,8 @@ class RetryPolicy:
         self._failed += 1
         retry_after = error.retry_after or 0.0
         if retry_after > MAX_RETRY_AFTER:
-            clock = time.strftime("%H:%M", time.localtime(time.time() + retry_after))
+            form = "%H:%M" if retry_after < _DAY else "%Y-%m-%d %H:%M"
+            clock = time.strftime(form, time.localtime(time.time() + retry_after))
             raise NetworkError(f"{error}; the server asks to wait {retry_after:.0f} s", f"try again at {clock}")
         # Without a network, long waiting is pointless; in the middle of a download it is not.
         is_unreachable = error.unreachable and not self._has_received
@@ -286,12 +296,25 @@ class RemoteFile:
 def raise_if_transient(response: "httpx2.Response") -> None:
     """Raise TransientError for a status that another try may not get, with the Retry-After of the server."""
     if response.status_code in _TRANSIENT:
-        retry_after = response.headers.get("retry-after", "").strip()
         problem = "too many requests" if response.status_code == 429 else "server error"
         raise TransientError(
             f"{response.url.host}: {problem} (status {response.status_code})",
-            float(retry_after) if retry_after.isdigit() and len(retry_after) < 9 else None,
+            _retry_after(response.headers.get("retry-after", "").strip()),
         )
+
+
+def _retry_after(text: str) -> float | None:
+    """The seconds of a Retry-After, which is a number or a date; None if it is neither."""
+    from datetime import UTC, datetime
+    from email.utils import parsedate_to_datetime
+
+    if text.isascii() and text.isdigit():
+        return min(float(text), _LONGEST_WAIT)
+    try:
+        left = (parsedate_to_datetime(text).astimezone(UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError):
+        return None
+    return min(max(left, 0.0), _LONGEST_WAIT)
 
 
 def _check_redirect(url: str, target: str, to_other_hosts: bool, hops: int) -> None:

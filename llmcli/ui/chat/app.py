@@ -281,7 +281,7 @@ class ChatApp:
             self.controller.close_model()  # the next message tries again
             raise
         if not engine:
-            console.note("not sent: the model is still loading")
+            console.note(f"not sent: still {loading.status}")
             self.after_interrupt()
         return engine
 

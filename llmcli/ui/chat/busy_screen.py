@@ -136,10 +136,10 @@ def display(settings: Settings, live: bool) -> "AnswerView | PlainDisplay":
     """The display for the present settings."""
     if not live or not settings.markdown:
         return PlainDisplay(settings, live)
-    from llmcli.ui.markdown.view import AnswerView  # slow to import: not while the prompt starts
+    from llmcli.ui.markdown.view import AnswerView, call_later  # slow to import: not while the prompt starts
 
-    color, shows_reasoning = wants_color(sys.stdout), settings.think == "show"
-    return AnswerView(print_drawn, shutil.get_terminal_size, settings.theme, color, shows_reasoning=shows_reasoning)
+    color, size, shows = wants_color(sys.stdout), shutil.get_terminal_size, settings.think == "show"
+    return AnswerView(print_drawn, size, settings.theme, color, shows_reasoning=shows, later=call_later)
 
 
 class TemperatureKeys:

@@ -97,8 +97,7 @@ def status_line(chat: ChatApp) -> str:
         return _fitting(f"editing message {chat.editing}", "Enter saves it", "Ctrl-C cancels")
     controller = chat.controller
     engine, settings = controller.engine, controller.settings
-    asked = settings.endpoint if settings.endpoint and "model" not in settings.given else settings.model
-    name = engine.name if engine else str(asked)
+    name = engine.name if engine else settings.asked
     # Of a path the end, which distinguishes models.
     parts = [name if engine and not name.startswith("/") else Path(name).name, chat.session.character]
     if engine is None and controller.loading:

@@ -186,6 +186,8 @@ def samplers(chat: ChatApp, argument: str) -> None:
     if argument:
         set_(chat, f"samplers {argument}")
         return
+    if chat.controller.is_of_server("samplers"):
+        raise UsageError("the server does not tell its samplers", "show the settings that are known with /params")
     resolved, steps = chat.controller.resolved(), []
     settings = resolved.settings
     if given := [key for key in CONSTRAINT_KEYS if getattr(settings, key) is not None]:
@@ -209,7 +211,7 @@ def model(chat: ChatApp, argument: str) -> None:
         else:
             loading = controller.loading
             state = "not loaded" if not loading else "cannot be loaded" if loading.error else "loading"
-            chat.say(f"model: {controller.settings.model} ({state})")
+            chat.say(f"model: {controller.settings.asked} ({state})")
         return
     key, value = controller.parse("model", argument)
     before = chat.session.overrides.get("model")

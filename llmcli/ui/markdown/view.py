@@ -3,7 +3,9 @@
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
+from llmcli.errors import LlmcliError
 from llmcli.text import plural, sanitize
 from llmcli.ui.markdown.render import Renderer
 from llmcli.ui.markdown.splitter import Block, Splitter
@@ -14,6 +16,9 @@ from llmcli.ui.terminal.progress import Clock, LiveView, Size, Write
 _TALLEST, _REASONING_ROWS = 12, 3  # rows that are drawn again
 _ROWS_WITH_FOOT, _ROWS_WITH_GAP = 4, 10  # of a window; a lower one has no foot, or no blank row above it
 _WINDOW = 2000  # characters of the reasoning; its last rows are those of the last one or two windows
+
+
+Later = Callable[[float, Callable[[], None]], object]  # seconds, and what to call then
 
 
 class AnswerView(LiveView):
@@ -27,8 +32,11 @@ class AnswerView(LiveView):
         color: bool,
         clock: Clock = time.monotonic,
         shows_reasoning: bool = True,
+        later: Later | None = None,
     ) -> None:
+        """`later` lets what comes too soon after a drawing be drawn in time; without, the next text does it."""
         super().__init__(write, size, "2" if color else "", clock)
+        self._later, self._is_waiting = later, False
         self._splitter = Splitter()
         self._renderer = Renderer(theme_of(theme), color)
         self._undrawn: list[Block] = []  # final
@@ -76,8 +84,7 @@ class AnswerView(LiveView):
                 self._reasoning_began = self._clock()
                 self._due = 0.0
             self._reasoning.append(sanitize(text))
-            if self._is_due():
-                self._draw()
+            self._draw_in_time()
 
     def push(self, text: str) -> None:
         """Add to the answer."""
@@ -87,8 +94,7 @@ class AnswerView(LiveView):
             if not self._answering:
                 self._begin()
             self._undrawn += self._splitter.feed(sanitize(text))
-            if self._is_due():
-                self._draw()
+            self._draw_in_time()
 
     def resume(self, text: str) -> None:
         """Continue an answer whose `text` is on the screen; only its unfinished last block is drawn again."""
@@ -107,6 +113,20 @@ class AnswerView(LiveView):
             if self._reasoning:
                 self._begin()
             self._commit()
+
+    def _draw_in_time(self) -> None:
+        """Draw now, or when it is time: several tokens can come at once, and then none for a while."""
+        if self._is_due():
+            self._draw()
+        elif self._later and not self._is_waiting:
+            self._is_waiting = True
+            self._later(self._due - self._clock(), self._draw_rest)
+
+    def _draw_rest(self) -> None:
+        with self._lock:
+            self._is_waiting = False
+            if self._is_due() and not self._finished:  # else a later text has drawn it
+                self._redraw()
 
     def _redraw(self) -> None:
         if self._reasoning or self._answering:
@@ -157,6 +177,18 @@ class AnswerView(LiveView):
             self._undrawn = []
             tail = self._renderer.preview(self._splitter.tail(), width)
         return done, [*tail[-tallest:], *below]
+
+
+def call_later(seconds: float, call: Callable[[], None]) -> None:
+    """Call in a thread after so many seconds; of a terminal that is gone, the next text of the answer tells."""
+
+    def run() -> None:
+        with suppress(LlmcliError):
+            call()
+
+    timer = threading.Timer(max(seconds, 0.0), run)
+    timer.daemon = True
+    timer.start()
 
 
 def preload() -> None:

@@ -48,11 +48,19 @@ def encodable(text: str, stream: TextIO) -> str:
 
 def wrapped(text: str, indent: int = 0) -> str:
     """`text` wrapped between words for the terminal of stderr; unchanged elsewhere, where a message is one line."""
-    columns = shutil.get_terminal_size().columns
-    if not is_terminal(sys.stderr) or len(text) + indent <= columns:
+    if not is_terminal(sys.stderr) or len(text) + indent <= (columns := _columns()):
         return text
     lines = textwrap.wrap(" " * indent + text, columns, break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines)[indent:]
+
+
+def _columns() -> int:
+    """The width of the terminal of stderr; stdout, which Python asks, may be a pipe."""
+    columns = 0
+    if not os.environ.get("COLUMNS") and not is_terminal(sys.stdout):
+        with suppress(OSError):
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    return columns or shutil.get_terminal_size().columns
 
 
 class Console:

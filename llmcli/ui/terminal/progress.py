@@ -13,7 +13,7 @@ from llmcli.ui.terminal.console import can_redraw, console, encodable, wants_col
 
 _PATIENCE = 0.3  # seconds; shorter work shows nothing
 _TICK = 0.1  # seconds between two texts of a line or two frames of the spinner
-_REDRAW = 1 / 30  # seconds between two drawings of a view
+_REDRAW = 1 / 60  # seconds between two drawings of a view, the first of which waits for nothing
 _SHARE = 40  # a drawing is followed by a pause this many times its own time
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"  # the terminal shows the text between them at once

@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 
 import pytest
 
-from llmcli.ui.markdown.view import AnswerView
+from llmcli.errors import OutputClosedError
+from llmcli.ui.markdown.view import AnswerView, call_later
 from tests.ui.markdown.emulator import Clock, Terminal, shown, view_on
 
 
@@ -63,6 +66,47 @@ def test_reasoning_shows_its_last_rows_and_folds_into_one_line() -> None:
     assert terminal.lines()[0].startswith("thought for 4.9 s")
     assert terminal.lines()[-2:] == ["", "answer"]
     view.finish()
+
+
+def test_the_rest_of_several_tokens_at_once_is_drawn_when_it_is_time() -> None:
+    terminal, clock, waiting = Terminal(80, 24), Clock(), list[tuple[float, Callable[[], None]]]()
+    view = AnswerView(terminal.write, terminal.size, "dark", True, clock, later=lambda *call: waiting.append(call))
+    for word in ("one ", "two ", "three "):
+        view.push(word)
+    assert terminal.lines() == ["one"]
+    ((seconds, draw),) = waiting
+    assert seconds == pytest.approx(1 / 60)
+    clock.now += seconds
+    draw()
+    assert terminal.lines() == ["one two three"]
+    view.push("four ")
+    clock.now += 1
+    view.push("five")
+    writes = terminal.writes
+    assert terminal.lines() == ["one two three four five"]
+    waiting[1][1]()  # nothing is left to draw
+    assert terminal.writes == writes
+    view.push("!")
+    view.finish()
+    writes = terminal.writes
+    clock.now += 1
+    waiting[-1][1]()
+    assert (terminal.writes, terminal.lines()) == (writes, ["one two three four five!"])
+
+
+def test_a_call_later_is_made_and_a_lost_terminal_is_no_error_of_a_thread(capfd: pytest.CaptureFixture[str]) -> None:
+    called = threading.Event()
+
+    def draw() -> None:
+        called.set()
+        raise OutputClosedError("nobody reads")
+
+    call_later(0.0, draw)
+    assert called.wait(60)
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join(60)
+    assert capfd.readouterr().err == ""
 
 
 def test_reasoning_alone_is_folded_at_the_end() -> None:

@@ -1,0 +1,158 @@
+"""`llmcli warm`, `ps` and `stop`: models that stay loaded, so that the next command begins at once."""
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from llmcli.cli.completion import complete_model
+from llmcli.cli.options import Json, with_settings
+from llmcli.config.presets import base_layers
+from llmcli.errors import ExitStatus, LlmcliError, UsageError
+from llmcli.params.model import HubParams, PlacementParams
+from llmcli.params.param import fields_of, parse_duration
+from llmcli.params.settings import Layer, resolve
+from llmcli.text import format_duration, format_size
+from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.output import print_json, print_rows
+from llmcli.ui.terminal.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from llmcli.inference.warm import WarmModel
+
+_USUAL = 600.0  # seconds
+_OF_LOAD = {*fields_of(PlacementParams), *fields_of(HubParams), "override_kv", "n_gpu_layers"}
+
+
+@with_settings(only=_OF_LOAD)
+def warm(
+    flags: Layer,
+    model: Annotated[
+        str | None,
+        Argument(help="Model [default: the one that is set].", autocompletion=complete_model, show_default=False),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        Option("--for", metavar="TIME", help="Time after its last use until it ends [default: keep_alive, or 10m]."),
+    ] = None,
+) -> None:
+    layers = base_layers(flags)
+    settings = resolve([*layers, Layer("flag", {"model": model})] if model else layers).settings
+    if settings.endpoint:
+        raise UsageError("a model at an endpoint is not on this machine", "remove the endpoint")
+    seconds = settings.keep_alive or _USUAL
+    if keep is not None:
+        try:
+            seconds = parse_duration(keep)
+        except ValueError as error:
+            raise UsageError(f"--for must be {error}, got {keep[:40]!r}") from None
+    from llmcli.cli.open_model import find_model
+    from llmcli.inference import warm as warm_models
+
+    target = find_model(settings)
+    if found := warm_models.find(target.file.parts, settings):
+        if found.seconds == seconds and _status(found):
+            console.note(f"{target.file.name} is loaded already")
+            return
+        stop_one(found)
+    status = ProgressLine()
+    one = warm_models.start(target.file, settings, seconds)
+    try:
+        warm_models.open_engine(one, settings, [], progress=status.loading).close()
+    finally:
+        status.clear()
+    until = "until `llmcli stop`" if seconds == float("inf") else f"for {format_duration(seconds)} after its last use"
+    console.note(f"{target.file.name} stays loaded {until}")
+
+
+def list_warm(as_json: Json = False) -> None:
+    from llmcli.inference.warm import all_warm
+
+    found = [(one, _status(one)) for one in all_warm()]
+    now = time.time()
+    if as_json:
+        rows = [
+            {
+                "model": one.model,
+                "path": one.path,
+                "size": one.size,
+                "pid": one.pid,
+                "started": one.started_at,
+                "commands": status["sessions"] if status else None,
+                "ends_in": _left(one, status),
+            }
+            for one, status in found
+        ]
+        print_json(rows, indent=None)
+        return
+    if not found:
+        console.note("no model is kept loaded; `llmcli warm` does it")
+        return
+    heads = ["MODEL", "SIZE", "PID", "SINCE", "COMMANDS", "ENDS IN"]
+    rows_of_text = []
+    for one, status in found:
+        left = _left(one, status)
+        ends = "does not answer" if status is None else "never" if left is None else format_duration(left)
+        commands = str(status["sessions"]) if status else ""
+        since = format_duration(now - one.started_at)
+        rows_of_text.append([one.model, format_size(one.size), str(one.pid), since, commands, ends])
+    print_rows(heads, rows_of_text, right=("SIZE", "PID", "COMMANDS"), spare=("SINCE", "SIZE", "PID"))
+
+
+def stop(
+    model: Annotated[
+        str | None, Argument(help="Model to stop.", autocompletion=complete_model, show_default=False)
+    ] = None,
+    everything: Annotated[bool, Option("--all", help="Stop all of them.")] = False,
+) -> int:
+    from llmcli.inference.warm import all_warm
+
+    if (model is None) == (not everything):
+        raise UsageError("give a MODEL, or --all", "`llmcli ps` lists the models")
+    found = list(all_warm())
+    wanted = found if everything else [one for one in found if _is_named(one, model or "")]
+    if not wanted and not everything:
+        running = ", ".join(one.model for one in found) or "none"
+        raise LlmcliError(f"{model} is not kept loaded", f"these are: {running}")
+    for one in wanted:
+        stop_one(one)
+        console.note(f"{one.model} has ended")
+    if not wanted:
+        console.note("no model is kept loaded")
+    return ExitStatus.OK
+
+
+def _is_named(one: "WarmModel", name: str) -> bool:
+    """Whether it is the model of this name or reference."""
+    if name in (one.model, one.path, str(one.pid)):
+        return True
+    from llmcli.models.locations import model_locations
+    from llmcli.models.lookup import find_model_file
+
+    with suppress(LlmcliError):
+        return (
+            str(find_model_file(name, model_locations(resolve(base_layers(Layer("flag", {}))).settings)).path)
+            == one.path
+        )
+    return False
+
+
+def stop_one(one: "WarmModel") -> None:
+    """End it. Raises LlmcliError if it does not end."""
+    from llmcli.inference import warm as warm_models
+
+    warm_models.stop(one)
+
+
+def _status(one: "WarmModel") -> dict[str, float] | None:
+    from llmcli.inference import warm as warm_models
+
+    return warm_models.status(one)
+
+
+def _left(one: "WarmModel", status: dict[str, float] | None) -> float | None:
+    """Seconds until it ends, if nobody uses it; None if it never ends, or does not answer."""
+    if status is None or one.seconds == float("inf"):
+        return None
+    return max(one.seconds - status["idle"], 0.0)
