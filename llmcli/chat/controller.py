@@ -9,7 +9,7 @@ from itertools import takewhile
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat.conversation import Message
+from llmcli.chat.conversation import Message, sliding_window
 from llmcli.chat.sessions.session import Session, Turn
 from llmcli.config.presets import LayerStack
 from llmcli.engine.events import Cancellation, TemperatureShift
@@ -119,8 +119,14 @@ class ChatController:
             self._prompt_builder = PromptBuilder(engine)
         return self._prompt_builder
 
+    def keep_context(self) -> None:
+        """Store the evaluated conversation on disk, if the session is there too."""
+        if self.engine and self.session.is_saved and self.settings.kv_cache:
+            self.engine.keep_context(self.session.name)
+
     def close_model(self) -> None:
-        """Free the model; the next `load_model` loads it again."""
+        """Store the context and free the model; the next `load_model` loads it again."""
+        self.keep_context()
         if self.loading:
             self.loading.close()
         self.loading = self._resolved = self._prompt_builder = None
@@ -199,6 +205,7 @@ class ChatController:
         """Continue with another session; a character of the command line stays with the first one."""
         if session.character != self.session.character:
             self.layers = self.layers.without("character")
+        self.keep_context()
         self.session.close()
         self.session, self.window_start, self._resolved = session, None, None
 
@@ -371,12 +378,6 @@ class BackgroundLoad:
         engine, self.engine = self.engine, None
         if engine:
             engine.close()
-
-
-def sliding_window(path: Sequence[Message], first: int | None) -> list[Message]:
-    """The messages from id `first` on and the summaries before it; all messages if the id does not exist."""
-    start = next((index for index, message in enumerate(path) if message.id == first), 0)
-    return [message for index, message in enumerate(path) if index >= start or message.role == "summary"]
 
 
 def _last_question(path: Sequence[Message]) -> int | None:

@@ -4,7 +4,7 @@ import glob
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -285,3 +285,9 @@ class Conversation:
         self.head = head
         self._undone.clear()
         self.on_move()
+
+
+def sliding_window(path: Sequence[Message], first: int | None) -> list[Message]:
+    """The messages from id `first` on and the summaries before it; all messages if the id does not exist."""
+    start = next((index for index, message in enumerate(path) if message.id == first), 0)
+    return [message for index, message in enumerate(path) if index >= start or message.role == "summary"]

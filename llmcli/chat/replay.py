@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from llmcli.chat.controller import sliding_window
-from llmcli.chat.conversation import Message
+from llmcli.chat.conversation import Message, sliding_window
 from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.events import Cancellation, Request

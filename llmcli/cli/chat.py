@@ -137,6 +137,7 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "TerminalReader 
     )
     reader.on_drawn = chat.controller.load_model
     reader.on_interrupt = chat.stop_editing
+    reader.on_idle = chat.controller.keep_context
     return reader
 
 

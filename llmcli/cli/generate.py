@@ -208,6 +208,8 @@ def _generate(
             print_json(json_of(outcome.result, settings), indent=None)
         elif not (shown and is_printed_here):
             print_result(outcome.result, question.text, settings, options)
+        if session:
+            session.keep_context(engine)
     return report_outcome(outcome, shown, settings, options)
 
 

@@ -70,8 +70,12 @@ def open_model(target: Target, settings: Settings, status: ProgressLine) -> Iter
 
         return EndpointEngine(target, notify, cancellation)
 
-    with _open(target, settings, load) as opened:
-        yield opened
+    with _open(target, settings, load) as (engine, cancellation):
+        try:
+            yield engine, cancellation
+        finally:  # the answer is printed: whoever reads it need not wait
+            for line in engine.keep_context():
+                console.detail(line)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from llmcli.cli.stdin import read_stdin, stdin_as_file
 from llmcli.config.presets import base_layers
 from llmcli.errors import UsageError
 from llmcli.files import is_stdin, read_text
-from llmcli.params.model import EndpointParams, HubParams, ModelParams
+from llmcli.params.model import EndpointParams, HubParams, ModelParams, StateParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, Settings, resolve
 from llmcli.text import plural, without_line_feed
@@ -29,7 +29,16 @@ if TYPE_CHECKING:
 _HEADS = "LINE", "LOGPROB", "BITS/BYTE", "PERPLEXITY", "TOKENS"
 
 
-@with_settings(only={*fields_of(ModelParams), *fields_of(EndpointParams), *fields_of(HubParams), "encoding", "timeout"})
+@with_settings(
+    only={
+        *fields_of(ModelParams),
+        *fields_of(StateParams),
+        *fields_of(EndpointParams),
+        *fields_of(HubParams),
+        "encoding",
+        "timeout",
+    }
+)
 @stdin_as_file()
 def score(
     flags: Layer,

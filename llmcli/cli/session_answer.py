@@ -120,6 +120,12 @@ class SessionAnswer:
         self.session.append(path[-1])
         return turn
 
+    def keep_context(self, engine: "Engine") -> None:
+        """Store the evaluated conversation, for the next question."""
+        if self.session.is_saved:
+            for line in engine.keep_context(self.session.name):
+                console.detail(line)
+
     def end(self, turn: "Turn") -> None:
         """After the answer: a question without one is taken back, so that the command can be repeated."""
         if not turn.message and self.session.conversation.head == turn.parent:

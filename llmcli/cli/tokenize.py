@@ -36,10 +36,10 @@ def tokenize(
     warn_file_name(text, "give it on stdin")
     text = read_stdin(encoding=settings.encoding) if text is None or text == "-" else text
     from llmcli.cli.open_model import find_model
-    from llmcli.inference.local import open_tokenizer
+    from llmcli.inference.prompt_renderer import open_tokenizer
 
     target = find_model(settings, for_text=False)
-    with open_tokenizer(target) as tokenizer:
+    with open_tokenizer(target.file.parts) as tokenizer:
         tokens = tokenizer.tokenize(text, add_special=bos, parse_special=special)
         pieces = [tokenizer.piece(token, special=True).decode("utf-8", "replace") for token in tokens]
     if count:

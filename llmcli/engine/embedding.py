@@ -51,11 +51,11 @@ class EmbeddingContext(Context):
         n = 0
         for seq_id, tokens in enumerate(texts):
             end = n + len(tokens)
-            self._tokens[n:end] = list(tokens)
-            self._positions[n:end] = [*range(len(tokens))]
-            self._seq_pointers[n:end] = [self._seq_pointer[seq_id]] * len(tokens)
+            self._batch.tokens[n:end] = list(tokens)
+            self._batch.positions[n:end] = [*range(len(tokens))]
+            self._batch.seq_pointers[n:end] = [self._batch.seq_pointer[seq_id]] * len(tokens)
             n = end
-        self._wants_logits[:n] = [1] * n
+        self._batch.wants_logits[:n] = [1] * n
         self._batch_seq_id = -1
         self._api.llama_memory_clear(self._memory, True)
         self._decode(n, [*range(len(texts))])

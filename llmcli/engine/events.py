@@ -193,7 +193,7 @@ class Request:
     replay: Mapping[str, object] | None = None  # the manifest of a recorded answer that is generated again, alone
 
     # Not for answers that a version without drafts recorded: they were computed with other kernels.
-    exact_steps: bool = True
+    exact_steps: bool = False
 
     def continue_from(self, reasoning: str, text: str) -> None:
         """Continue an answer, whose reasoning and text are at the end of the prompt already."""

@@ -122,6 +122,7 @@ class Scheduler:
         if source != best:
             self._context.share(source, best)
         self._used += [one.seq_id for one in group if one.seq_id not in self._used]
+        self._context.begin(best, tokens)
         if progress := group[0].request.progress:
             progress(min(self._context.evaluated(tokens, best), len(tokens) - 1), len(tokens))
 
@@ -210,7 +211,7 @@ class Scheduler:
     def _draft(self, generation: Generation) -> list[int]:
         """Tokens that are likely to follow, where it runs alone and its memory can remove those that do not."""
         context, speculation = self._context, generation.speculation
-        if not speculation or len(self.generations) > 1 or not context.can_cut(generation.seq_id):
+        if not speculation or len(self.generations) > 1 or not context.keeps_all(generation.seq_id):
             return []
         limit = min(generation.n_left(context.n_ctx - 1) - 1, context.n_batch - 1)
         return speculation.draft(generation.tokens, limit)

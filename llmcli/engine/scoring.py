@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.engine.events import ScoredPrompt, TokenLogprob
 from llmcli.engine.llama import bindings
+from llmcli.engine.llama.batches import BLOCK
 from llmcli.engine.llama.context import Context
 from llmcli.engine.sampling.python_samplers import token_logprob
 
@@ -37,6 +38,11 @@ def score(
     firsts = [(tokens[0], result) for tokens, result in asked]
     # The last token of a continuation need not be evaluated: nothing is asked about what follows it.
     groups = [*_groups([one for one in asked if len(one[0]) > 1], n_cells - len(prefix))]
+    context.begin(_PREFIX, prefix)
+    if len(prefix) - context.evaluated(prefix, _PREFIX) > 2 * BLOCK:  # batches that another process can use
+        end = context.plan.last_end(prefix, len(prefix) - 1)
+        while context.evaluated(prefix, _PREFIX) < end:
+            context.prefill_batch(_PREFIX, prefix[:end])
     # One batch for the rest of the prefix and the first group is faster than two: the weights are read once.
     rest = prefix[context.keep_prefix(_PREFIX, prefix) :]
     n_rows = sum(len(tokens) - 1 for group in groups[:1] for tokens, _ in group)

@@ -16,7 +16,7 @@ from llmcli.files import convert, decode_json, encode
 from llmcli.inference.request import system_file, system_text, template_arguments
 from llmcli.params.decision import DecisionParams
 from llmcli.params.generation import GenerationParams, InterfaceParams
-from llmcli.params.model import EndpointParams, HubParams, ModelParams, PlacementParams, RopeParams
+from llmcli.params.model import EndpointParams, HubParams, ModelParams, PlacementParams, RopeParams, StateParams
 from llmcli.params.param import fields_of
 from llmcli.params.result import ResultParams
 from llmcli.params.sampler_chain import DEFAULT_ORDER, SamplingParams, build_chain
@@ -32,6 +32,7 @@ _UNRELATED = {
     *fields_of(HubParams),
     *fields_of(InterfaceParams),
     *fields_of(PlacementParams),
+    *fields_of(StateParams),
     *fields_of(EndpointParams),
 }
 _UNRELATED |= {"trace_top", "encoding"}

@@ -6,6 +6,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import count
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from llmcli.engine.events import GenerationRecord, Request, TokenEvent
 from llmcli.engine.generation import Generation, max_new_tokens
@@ -16,6 +17,9 @@ from llmcli.engine.scheduler import Scheduler
 from llmcli.errors import ContextOverflowError, LlmcliError
 from llmcli.inference import sizing
 from llmcli.inference.engine import RequestSource
+
+if TYPE_CHECKING:
+    from llmcli.inference.context_states import ContextStates
 
 _WIDTHS = (8, 16, 32)  # that are tried, one after the other
 _TRIAL_S, _TRIAL_STEPS = 0.5, 8  # a trial lasts so many seconds of steps, and so many steps
@@ -33,6 +37,7 @@ class ContinuousBatch:
         requests: RequestSource,
         n_parallel: int = 0,
         note: Callable[[str], None] = lambda _text: None,
+        states: "ContextStates | None" = None,
     ) -> None:
         """`start` makes the generation of a request. At most `n_parallel` run at a time; with 0 that is measured.
 
@@ -41,7 +46,7 @@ class ContinuousBatch:
         self._model, self._shape, self._start, self._requests = model, shape, start, requests
         self._taken: deque[tuple[int, Request]] = deque()  # with their indexes; they have not begun
         self._indexes = count()
-        self._width, self._note = Width(n_parallel), note
+        self._width, self._note, self._states = Width(n_parallel), note, states
         self._longest = 0  # tokens of the longest prompt for which there was a context
         self._n_shared = self._each = 0  # tokens that all answers share, and the part of each, in the last context
         self._is_open_ended = False  # whether the context was sized for answers of any length
@@ -59,7 +64,11 @@ class ContinuousBatch:
                 yield _failed(longest[0], error)
                 continue
             with closing(context):
-                yield from self._run(context)
+                try:
+                    yield from self._run(context)
+                finally:
+                    if self._states:
+                        self._states.keep(context)
 
     def _take(self, is_idle: bool) -> bool:
         """Take one more request from the source; without need, where one is taken already and nothing else runs."""
@@ -85,7 +94,8 @@ class ContinuousBatch:
         self._width.limit(size.width)
         self._longest, self._is_open_ended = max(longest, self._longest), settings.max_tokens < 0
         self._n_shared, self._each = size.n_ctx, size.each
-        return Context(self._model, replace(settings, n_ctx=size.n_ctx), size.width, size.n_ctx_seq)
+        context = Context(self._model, replace(settings, n_ctx=size.n_ctx), size.width, size.n_ctx_seq)
+        return self._states.attach(context) if self._states else context
 
     def _run(self, context: Context) -> Generator[TokenEvent, None, None]:
         """The events of all answers that fit this context, until nothing runs or a request needs a larger one."""

@@ -1,7 +1,7 @@
 """What the engine of this process needs to draft tokens: what steps cost here, which is kept, and the draft model."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Protocol
@@ -18,7 +18,7 @@ from llmcli.files import convert, data_dir, decode_json
 from llmcli.inference import sizing
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
-from llmcli.models.locations import ModelFile
+from llmcli.models.locations import ModelFile, ModelLocations, model_locations
 from llmcli.params.settings import Settings
 
 _SMALLEST_CONTEXT = 1024  # tokens of the draft model; one that is too small is replaced by one of twice the size
@@ -32,6 +32,10 @@ class _Found(Protocol):
 
     @property
     def headers(self) -> Sequence[GGUFHeader]: ...
+
+
+class _Find(Protocol):
+    def __call__(self, model: str, locations: ModelLocations, *, for_text: bool) -> _Found: ...
 
 
 class Drafts:
@@ -49,7 +53,7 @@ class Drafts:
         self._draft: Model | None = None
         self._draft_context: Context | None = None
 
-    def load(self, find: Callable[[str], _Found], cancellation: Cancellation | None) -> None:
+    def load(self, find: _Find, cancellation: Cancellation | None) -> None:
         """Load the draft model of the settings, if there is one; an error frees the target too.
 
         Raises as `find` and `Model.load`, and UsageError where its vocabulary is another one.
@@ -58,7 +62,7 @@ class Drafts:
         if not settings.draft_model or settings.speculative == "off":
             return
         try:
-            found = find(settings.draft_model)
+            found = find(settings.draft_model, model_locations(settings), for_text=True)
             n_layers = sizing.choose_gpu_layers(sizing.shape_of(found.headers, settings), settings, _SMALLEST_CONTEXT)
             n_layers = sizing.possible_gpu_layers(n_layers)
             self._draft = Model.load(found.file.parts, n_layers, abort=cancellation, settings=settings)
@@ -71,6 +75,7 @@ class Drafts:
     def begin(self, request: Request) -> Speculation | None:
         """What drafts the tokens of an answer; None where its settings or the memory of the model allow no drafts."""
         mode = request.settings.speculative
+        request.exact_steps |= mode != "off" and request.replay is None
         # A step could go beyond the token at which a recorded answer was stopped.
         if mode == "off" or request.replay is not None or self._model.is_recurrent:
             return None

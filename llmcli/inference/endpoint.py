@@ -177,6 +177,9 @@ class EndpointEngine:
     def open_context(self, settings: Settings) -> None:
         """Nothing: the server has a context of its own."""
 
+    def keep_context(self, session: str = "") -> Sequence[str]:  # noqa: ARG002
+        return ()
+
     def warm(self, tokens: Sequence[int], cancellation: Cancellation | None = None) -> None:
         """Nothing: the server has a cache of its own."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from llmcli.engine.events import Constraint
 from llmcli.files import decode_json
 from llmcli.params.generation import GenerationParams, RequestParams, template_args_as_data
-from llmcli.params.model import ModelParams
+from llmcli.params.model import ModelParams, StateParams
 from llmcli.params.param import fields_of
 from llmcli.params.sampler_chain import SamplingParams, plan_temperature
 from llmcli.params.samplers import SAMPLERS
@@ -92,7 +92,7 @@ class Dialect:
             lost.append("think_budget with raw")
         lost += [
             key
-            for key in fields_of(ModelParams)
+            for key in (*fields_of(ModelParams), *fields_of(StateParams))
             if key not in ("model", "n_ctx") and settings.given.get(key) in _OF_REQUESTS
         ]
         return lost

@@ -165,6 +165,13 @@ class Engine(Protocol):
     def open_context(self, settings: Settings) -> None:
         """Make the context of a conversation now, large enough for answers of any length."""
 
+    def keep_context(self, session: str = "") -> Sequence[str]:
+        """Store what was evaluated, so that later processes need not do it again; returns what was done, in words.
+
+        Of a session that is its whole context; else what later prompts can share. A conversation without a session is
+        not stored. Without a session, the context is closed.
+        """
+
     def score_prompt(self, tokens: Sequence[int], n_top: int, cancellation: Cancellation | None = None) -> ScoredPrompt:
         """The log-probability of each token of a prompt, with the `n_top` most likely ones in its place.
 

@@ -20,6 +20,7 @@ from llmcli.engine.events import (
     TokenEvent,
     TokenLogprob,
     TokenTrace,
+    common_prefix,
 )
 from llmcli.errors import LlmcliError
 from llmcli.params.policies.policy import names_in
@@ -143,6 +144,7 @@ class EventMessage:
     n_traces: int
     n_final: int
     reasoning: str
+    n_tokens: int
     is_followed: bool
     n_kept: tuple[int, int, int]  # tokens, log-probabilities and traces of those sent before; the others were removed
     tokens: list[int]
@@ -176,15 +178,24 @@ class SentRecord:
     n_sent: list[int] = field(default_factory=lambda: [0, 0, 0])
     n_moves: int = 0
     is_begun: bool = False
+    _tokens: list[int] = field(default_factory=list)  # that were sent, where some may be removed
+
+    @property
+    def _is_banned(self) -> bool:
+        return bool(self.request.settings.banned_strings)
 
     def message(self, event: TokenEvent) -> EventMessage:
         """The message of the next event of this record."""
         record, shift = event.record, self.request.live_shift
         if not self.is_begun:
-            self.n_sent[0] = len(self.request.prompt.tokens)
+            self.n_sent[0], self._tokens = len(self.request.prompt.tokens), [*self.request.prompt.tokens]
         # An event comes for each token that is added, and for each removal: so what was sent and is there is the same.
         lists: tuple[list[Any], ...] = (record.tokens, record.logprobs, record.traces)
         kept = [min(n, len(values)) for n, values in zip(self.n_sent, lists, strict=True)]
+        if self._is_banned:  # of the tokens of one step, some can be removed and replaced before its first event
+            removed = kept[0] - common_prefix(self._tokens, record.tokens[: kept[0]])
+            kept = [n - min(removed, n) for n in kept]
+            self._tokens = [*record.tokens]
         tokens, logprobs, traces = (values[n:] for n, values in zip(kept, lists, strict=True))
         self.n_sent = [len(values) for values in lists]
         moves = None
@@ -199,6 +210,7 @@ class SentRecord:
             event.n_traces,
             event.n_final,
             event.reasoning,
+            event.n_tokens,
             event.is_followed,
             (kept[0], kept[1], kept[2]),
             tokens,
@@ -261,6 +273,7 @@ class ReceivedRecord(GenerationRecord):
             one.n_traces,
             one.n_final,
             one.reasoning,
+            one.n_tokens,
             one.is_followed,
         )
 

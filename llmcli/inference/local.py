@@ -1,8 +1,8 @@
 """The engine of this process: a model file, found and checked, then loaded by llama.cpp as the settings say."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import perf_counter
@@ -21,16 +21,17 @@ from llmcli.engine.generation import Generation
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
 from llmcli.engine.llama.context import AbortedError, Context
-from llmcli.engine.llama.model import Model, Vocab
+from llmcli.engine.llama.model import Model
 from llmcli.engine.llama.probe import probe, probe_record
 from llmcli.engine.scheduler import Scheduler, generate
 from llmcli.errors import ModelInvalidError, UsageError, labeled
 from llmcli.files import data_dir
 from llmcli.inference import fastest_settings, placement, sizing
+from llmcli.inference.context_states import ContextStates
 from llmcli.inference.drafts import Drafts
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
 from llmcli.inference.prompt_renderer import PromptRenderer
-from llmcli.models import locations, notes
+from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.kind import ModelKind, kind_of
 from llmcli.models.gguf.parser import read_headers
@@ -187,11 +188,10 @@ class LocalEngine:
             raise ModelInvalidError(f"{self.name} is not a text generation model", "use a decoder model")
         self.tokenizer.abort = cancellation
         self._settings, self._drafts = settings, Drafts(loaded, settings, self.gpu_layers)
-        self._drafts.load(
-            lambda name: resolve_model(name, locations.model_locations(settings), for_text=True), cancellation
-        )
+        self._drafts.load(resolve_model, cancellation)
         self._made_scorer: Scorer | None = None
         self._context: Context | None = None
+        self._states = ContextStates(target.file, target.header, settings, self.gpu_layers)
         self._largest = 0  # size of the largest context that fits in memory; 0 = not known yet
         self._open_ended = False  # whether the context was sized for answers of any length
         self._renderer = PromptRenderer(loaded.vocab)
@@ -202,12 +202,11 @@ class LocalEngine:
 
     @property
     def facts(self) -> Sequence[str]:
-        shape, header = self.shape, self.target.header
-        weights = f"{shape.n_layers} layers, {format_size(shape.weights)} of weights"
+        shape, kind = self.shape, self.target.header.architecture
         return (
             f"model: {self.name}, {self.target.file.path}",
-            f"{header.architecture}, {weights}, trained context {shape.n_ctx_train} tokens, "
-            f"{self.gpu_layers} layers on the GPU",
+            f"{kind}, {shape.n_layers} layers, {format_size(shape.weights)} of weights, "
+            f"trained context {shape.n_ctx_train} tokens, {self.gpu_layers} layers on the GPU",
             f"loaded in {self.load_ms / 1e3:.2f} s",
         )
 
@@ -228,11 +227,9 @@ class LocalEngine:
         return len(prompt.tokens)
 
     def context_size(self, settings: Settings) -> int:
-        if settings.n_ctx:
-            return settings.n_ctx
-        if not self._largest:  # once: a context that exists takes the memory of a second one
+        if not (settings.n_ctx or self._largest):  # once: a context that exists takes the memory of a second one
             self._largest = sizing.choose_context(self.shape, replace(settings, max_tokens=-1), 0)[0]
-        return self._largest
+        return settings.n_ctx or self._largest
 
     def render(self, request: Sequence[Message] | str, options: TemplateOptions) -> Prompt:
         return self._renderer.render(request, options)
@@ -279,9 +276,16 @@ class LocalEngine:
 
     def open_context(self, settings: Settings) -> None:
         """Create the context now, large enough for answers of any length, because a conversation grows."""
+        self._states.is_conversation = True
         if self._context is None:
             settings = fastest_settings.with_choices(settings, self.defaults)
             self._context_for(0, replace(settings, max_tokens=-1))
+
+    def keep_context(self, session: str = "") -> Sequence[str]:
+        done = self._states.keep_all(session, self._context, self._made_scorer.context if self._made_scorer else None)
+        if not session:
+            self.close_context()
+        return done
 
     # Answers
 
@@ -332,7 +336,8 @@ class LocalEngine:
         shared = sizing.choose_shared(self.shape, longest, lengths, len(requests))
         chat_context = self._context
         n_ctx = max(shared.n_ctx, chat_context.evaluated() + 1 if chat_context else 0)
-        context = self._context = Context(self.model, replace(longest, n_ctx=n_ctx), shared.width, shared.n_ctx_seq)
+        context = Context(self.model, replace(longest, n_ctx=n_ctx), shared.width, shared.n_ctx_seq)
+        self._context = self._states.attach(context)
         try:
             if chat_context is None:
                 self.notes += [shared.note] if shared.note else []
@@ -349,7 +354,9 @@ class LocalEngine:
     def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
         from llmcli.inference.continuous_batching import ContinuousBatch
 
-        batch = ContinuousBatch(self.model, self.shape, self.start, requests, n_parallel, self.notes.append)
+        batch = ContinuousBatch(
+            self.model, self.shape, self.start, requests, n_parallel, self.notes.append, self._states
+        )
         return batch.events()
 
     def score(
@@ -364,7 +371,8 @@ class LocalEngine:
         from llmcli.inference.scorer import Scorer  # only decisions and scores need it
 
         if not self._made_scorer:
-            self._made_scorer = Scorer(self.model, self.shape, self._settings, self.notes.append, self._add_load_time)
+            note, timed = self.notes.append, self._add_load_time
+            self._made_scorer = Scorer(self.model, self.shape, self._settings, note, timed, self._states)
         return self._made_scorer
 
     def start(self, request: Request, index: int = 0) -> Generation:
@@ -382,19 +390,11 @@ class LocalEngine:
         if context is None or n_ctx > context.n_ctx:  # a new one has to evaluate everything again
             self.notes += [note] if note else []
             self.close_context()
-            context = self._context = Context(self.model, replace(settings, n_ctx=n_ctx))
+            context = self._context = self._states.attach(Context(self.model, replace(settings, n_ctx=n_ctx)))
             self._add_load_time(begin)
         self._open_ended = settings.max_tokens < 0
         return context
 
     def _add_load_time(self, begin: float) -> None:
-        elapsed = (perf_counter() - begin) * 1e3
-        self.load_ms += elapsed
-        self.waited_ms += elapsed
-
-
-@contextmanager
-def open_tokenizer(target: ResolvedModel) -> Iterator[Vocab]:
-    """The vocabulary of a model, loaded without its weights for the time of the block."""
-    with closing(Model.load(target.file.parts, vocab_only=True)) as model:
-        yield model.vocab
+        ms = (perf_counter() - begin) * 1e3
+        self.load_ms, self.waited_ms = self.load_ms + ms, self.waited_ms + ms

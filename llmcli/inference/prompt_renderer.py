@@ -3,8 +3,10 @@
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from llmcli.engine.events import Message, Prompt, TokenChunk
@@ -148,6 +150,15 @@ class PromptRenderer:
             name = self._vocab.special[token]
             if not self._vocab.strips_left(token) and _stands_alone(name, texts):
                 self._cuts.append(name.decode())
+
+
+@contextmanager
+def open_tokenizer(parts: Sequence[Path]) -> Iterator["Vocab"]:
+    """The vocabulary of a model with these files, loaded without its weights for the time of the block."""
+    from llmcli.engine.llama.model import Model
+
+    with closing(Model.load(parts, vocab_only=True)) as model:
+        yield model.vocab
 
 
 class _Memo(Generic[_Value]):

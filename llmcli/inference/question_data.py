@@ -9,7 +9,7 @@ from llmcli.files import is_inline
 from llmcli.inference.constraints import is_inline_schema
 from llmcli.inference.request import is_builtin_template
 from llmcli.params.generation import InterfaceParams
-from llmcli.params.model import EndpointParams, HubParams, ModelParams
+from llmcli.params.model import EndpointParams, HubParams, ModelParams, StateParams
 from llmcli.params.param import Field, SettingValue, fields_of
 from llmcli.params.policies.policy import names_in
 from llmcli.params.policies.rules import BUILTIN, Policy
@@ -17,7 +17,7 @@ from llmcli.params.policies.user_functions import package_source
 from llmcli.params.settings import CODE_KEYS, Settings, find
 
 # What all questions share: one model in one context.
-_SHARED = {*fields_of(ModelParams), *fields_of(HubParams), *fields_of(InterfaceParams)}
+_SHARED = {*fields_of(ModelParams), *fields_of(StateParams), *fields_of(HubParams), *fields_of(InterfaceParams)}
 _SHARED |= {*fields_of(EndpointParams), "encoding"}
 # Texts of a message beside its content, with their names in chat templates.
 _MESSAGE_TEXTS = {"reasoning_content": "reasoning_content", "reasoning": "reasoning_content"}

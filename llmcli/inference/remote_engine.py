@@ -180,6 +180,9 @@ class RemoteEngine:
         self.n_ctx = int(self._work.call("n_ctx"))
         return result
 
+    def keep_context(self, session: str = "") -> Sequence[str]:  # noqa: ARG002 - it stays in that process
+        return ()
+
     def open_context(self, settings: Settings) -> None:
         self._do("open_context", messages.settings_data(settings))
 

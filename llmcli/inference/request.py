@@ -55,20 +55,26 @@ def stdin_options(settings: Settings) -> list[str]:
 
 
 def join_prompt(settings: Settings, piped: bool, read_stdin: Callable[[], str]) -> str:
-    """The prompt, the files and what is piped in, in this order, with a blank line between.
+    """The files, the prompt and what is piped in, in this order, with a blank line between.
 
-    `-` as the prompt or as a file is stdin, at that place; otherwise a pipe's content comes last, unless another option
-    reads it. Each file is a block under its name, as in the chat. A single file without a prompt is the prompt; with
-    `raw` every file is, verbatim. Without `raw`, a line feed at the end of stdin or of such a file does not count, so
-    that `echo hi |` asks the same as the argument `hi`. Raises UsageError when there is nothing to ask.
+    A second question about a file then begins as the first one did, and is evaluated from where they differ. Each file
+    is a block under its name, as in the chat. A single file without a prompt is the prompt; with `raw` every file is,
+    verbatim, after the prompt. `-` as the prompt is stdin, and as a file it is stdin after the prompt; otherwise a
+    pipe's content comes last, unless another option reads it. Without `raw`, a line feed at the end of stdin or of a
+    file that is the prompt does not count, so that `echo hi |` asks the same as the argument `hi`. Raises UsageError
+    when there is nothing to ask.
     """
     is_the_prompt, reads_stdin = not settings.prompt and len(settings.file) == 1, stdin_options(settings)
     tidy = str if settings.raw else without_line_feed
     parts = [] if settings.prompt is None else [tidy(read_stdin()) if settings.prompt == "-" else settings.prompt]
+    blocks = []
     for name in settings.file:
         text = read_stdin() if is_stdin(name) else read_text(name, settings.encoding)
-        is_block = not (is_stdin(name) or settings.raw or is_the_prompt)
-        parts.append(file_block(name, text) if is_block else tidy(text))
+        if is_stdin(name) or settings.raw or is_the_prompt:
+            parts.append(tidy(text))
+        else:
+            blocks.append(file_block(name, text))
+    parts = [*blocks, *parts]
     if piped and not reads_stdin:
         parts.append(tidy(read_stdin()))
     kept = [part.rstrip("\n") if index < len(parts) - 1 else part for index, part in enumerate(parts)]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Cancellation, ScoredPrompt, common_prefix
 from llmcli.engine.llama.context import AbortedError, Context
@@ -12,6 +13,9 @@ from llmcli.engine.scoring import WIDTH, score, score_prompt
 from llmcli.errors import TimeLimitError
 from llmcli.inference import sizing
 from llmcli.params.settings import Settings
+
+if TYPE_CHECKING:
+    from llmcli.inference.context_states import ContextStates
 
 _BESIDE = 512  # tokens of a context beyond those of the longest text: several short ones at a time
 
@@ -26,11 +30,13 @@ class Scorer:
         settings: Settings,
         note: Callable[[str], None],
         on_context: Callable[[float], None],
+        states: "ContextStates | None" = None,
     ) -> None:
         """`note` is called with what the user should know of a new context, `on_context` with when it was begun."""
         self._model, self._shape, self._settings = model, shape, settings
         self._note, self._on_context = note, on_context
-        self._context: Context | None = None
+        self._states = states
+        self.context: Context | None = None
         self._n_cells = 0  # tokens of the context
         self._last: tuple[int, ScoredPrompt] | None = None  # with how many alternatives, and the last prompt
 
@@ -53,24 +59,24 @@ class Scorer:
 
     def close(self) -> None:
         """Free the context."""
-        if self._context:
-            self._context.close()
-            self._context = None
+        if self.context:
+            self.context.close()
+            self.context = None
 
     def _context_for(self, longest: int) -> Context:
         """The context, made anew where a longer text comes; it grows by half at least."""
-        if self._context and longest <= self._context.n_ctx:
-            return self._context
-        begin, before = perf_counter(), self._context.n_ctx if self._context else 0
+        if self.context and longest <= self.context.n_ctx:
+            return self.context
+        begin, before = perf_counter(), self.context.n_ctx if self.context else 0
         grown = max(longest, min(before * 3 // 2, self._shape.n_ctx_train))
         n_ctx, note = sizing.choose_context(self._shape, replace(self._settings, max_tokens=0), grown - 1)
         if note:
             self._note(note)
         self.close()
         self._n_cells = n_ctx + _BESIDE
-        self._context = Context(self._model, replace(self._settings, n_ctx=self._n_cells), WIDTH + 1, n_ctx)
+        self.context = Context(self._model, replace(self._settings, n_ctx=self._n_cells), WIDTH + 1, n_ctx)
         self._on_context(begin)
-        return self._context
+        return self._states.attach(self.context) if self._states else self.context
 
     @contextmanager
     def _until(self, context: Context, cancellation: Cancellation | None) -> Iterator[None]:

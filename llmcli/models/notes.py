@@ -20,6 +20,7 @@ from llmcli.models.locations import STARTER, STARTER_SHA256, ModelFile, Progress
 
 FOLDER = "notes"  # in the data folder
 _BLOCK = 4 << 20
+_N_SAMPLES, _SAMPLE = 16, 4096  # of a file, and the bytes of each
 _BLOB = re.compile(r"(?:sha256-)?([0-9a-f]{64})")  # the Hub's cache and Ollama's store name a file after its sha256
 # Facts that end when the file changes.
 _OF_BYTES = {"probed", "damage", "sha256", "hashed", "fastest", "machine", "steps"}
@@ -119,6 +120,26 @@ def sha256_of(path: Path, progress: Progress, stop: Callable[[], bool] = lambda:
     except OSError as error:
         raise read_error(path, error) from None
     return digest.hexdigest()
+
+
+def fingerprint(parts: Iterable[Path]) -> str:
+    """What tells a model from others without reading all of it (1 ms): sizes, times, and samples of the files.
+
+    It is empty where they cannot be read.
+    """
+    import hashlib
+
+    digest = hashlib.blake2b(digest_size=16)
+    with contextlib.suppress(OSError):
+        for part in parts:
+            with part.open("rb", buffering=0) as file:
+                about = os.fstat(file.fileno())
+                digest.update(f"{about.st_size} {about.st_mtime_ns} ".encode())
+                for number in range(_N_SAMPLES):
+                    file.seek(max(about.st_size - _SAMPLE, 0) * number // (_N_SAMPLES - 1))
+                    digest.update(file.read(_SAMPLE))
+        return digest.hexdigest()
+    return ""
 
 
 class ModelHasher:

@@ -254,7 +254,7 @@ class GenerationParams:
         check=_reject_empty,
     )
     speculative: str = setting(
-        "auto",
+        "off",
         "Speculative decoding: evaluate several likely tokens in a step, copied from earlier text or guessed by "
         "--draft-model (auto = where that is faster and cannot change the text, on = also where rounding can).",
         choices=("auto", "on", "off"),

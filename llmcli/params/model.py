@@ -269,6 +269,22 @@ class ModelParams(PlacementParams, RopeParams):
         return not self.override_kv and not any(changed)
 
 
+@settings_group("Stored contexts")
+class StateParams:
+    """What is kept on disk of contexts, so that later processes need not evaluate it again; no answer depends on it."""
+
+    kv_cache: bool = setting(
+        True, "Store evaluated prompts and conversations on disk, and restore them instead of evaluating them again."
+    )
+    kv_cache_min: int = setting(256, "Least number of tokens of a stored context.", min=64, unit="tokens")
+    kv_cache_limit: int = setting(
+        2048,
+        "Most disk space for all stored contexts, in MiB; it is never more than a tenth of the free space (0 = off).",
+        min=0,
+        unit="MiB",
+    )
+
+
 @settings_group("Endpoint")
 class EndpointParams:
     endpoint: str | None = setting(

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 from llmcli.errors import UsageError
 from llmcli.params.decision import DECISION_KEYS, DecisionParams
 from llmcli.params.generation import GenerationParams, InterfaceParams, RequestParams
-from llmcli.params.model import EndpointParams, HubParams, ModelParams
+from llmcli.params.model import EndpointParams, HubParams, ModelParams, StateParams
 from llmcli.params.param import Field, SettingValue, fields_of
 from llmcli.params.policies.policy import Entropy, Fixed, names_in, unknown_name
 from llmcli.params.policies.rules import BUILTIN, Policy
@@ -41,6 +41,7 @@ class Settings(
     ResultParams,
     SamplingParams,
     ModelParams,
+    StateParams,
     EndpointParams,
     HubParams,
     InterfaceParams,

@@ -13,7 +13,7 @@ from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.engine import Engine
 from llmcli.params.generation import RequestParams
-from llmcli.params.model import EndpointParams, HubParams, ModelParams
+from llmcli.params.model import EndpointParams, HubParams, ModelParams, StateParams
 from llmcli.params.param import fields_of
 from llmcli.params.sampler_chain import is_random
 from llmcli.params.samplers import seed_after
@@ -26,7 +26,8 @@ if TYPE_CHECKING:  # a single answer without a judge needs no tasks (10 ms)
 
 ANSWERS, NUMBERS = "answers", "numbers"  # variables of a task that judges
 # The settings that a judge shares with what it judges: the model and its template, not the form of the answers.
-_SHARED = {*fields_of(ModelParams), *fields_of(EndpointParams), *fields_of(HubParams), *fields_of(RequestParams)}
+_SHARED = {*fields_of(ModelParams), *fields_of(StateParams), *fields_of(EndpointParams), *fields_of(HubParams)}
+_SHARED |= {*fields_of(RequestParams)}
 _SHARED |= {"seed", "timeout"}
 _SHARED -= {"prompt", "file", "system", "prefill", "raw", "preset"}
 _OF_A_SAMPLE = ("text", "extracted", "seed", "finish_reason", "mean_logprob")  # what the JSON has of each

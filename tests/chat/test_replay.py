@@ -209,7 +209,7 @@ def test_the_turns_of_a_chat_repeat_exactly(first: LocalEngine, second: LocalEng
     session.conversation.undo(1)
     controller.set("system", "Speak like a sailor.")
     ask(controller, "And now?")
-    turn = stopped(controller, "Go on.")
+    turn = stopped(controller, "Tell me about the sea.")
     controller.window_start = conversation.path()[2].id
     ask(controller, "What did I ask?")
     found = list(turns(session))

@@ -9,11 +9,8 @@ from random import Random
 import pytest
 
 from llmcli.engine.events import Batches
-from llmcli.engine.llama.context import (
-    AbortedError,
-    Context,
-    check_layout,
-)
+from llmcli.engine.llama.batches import check_layout
+from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.llama.model import Model
 from llmcli.params.model import ModelParams
 from tests.engine.conftest import MakeContext

@@ -305,7 +305,7 @@ def test_a_request_cancelled_in_a_batch_of_another_ends_alone(model: Model) -> N
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_cancellation_in_a_prompt_takes_effect_at_once(model: Model, which: int) -> None:
     """That of the request with the prompt, and that of another."""
-    context = Context(model, replace(PARAMS, n_ctx=8192, n_batch=4096, n_ubatch=4096), N_SEQ, 10**6)
+    context = Context(model, replace(PARAMS, n_ctx=8192, n_batch=4096, n_ubatch=512), N_SEQ, 10**6)
     scheduler = Scheduler(context)
     both = [start(context, [5], max_tokens=60, ignore_eos=True), start(context, [7] * 4000, max_tokens=1, index=1)]
     scheduler.add(both[0])
@@ -367,7 +367,7 @@ def test_a_request_that_cannot_be_evaluated_ends_alone(
 
     def refuse(n: int, seq_ids: list[int]) -> None:
         is_its_turn = at == "prompt" or failing in scheduler._running
-        if is_its_turn and failing.seq_id in seq_ids and (at != "prompt" or context._tokens[0] in (11, 12)):
+        if is_its_turn and failing.seq_id in seq_ids and (at != "prompt" or context._batch.tokens[0] in (11, 12)):
             raise LlmcliError("llama.cpp cannot evaluate the tokens")
         decode(n, seq_ids)
 

@@ -174,6 +174,7 @@ def test_all_widths_and_thread_counts_round_alike(short_model: Model) -> None:
     found = []
     for n_threads in (1, 2):
         context = Context(short_model, ModelParams(n_ctx=512, n_threads=n_threads))
+        context.exact_steps = True
         if n_threads > 1 and not context._row_kernels:
             pytest.skip("this llama.cpp has no switch for the kernels")
         context.prefill(0, tokens[:270])
@@ -282,7 +283,7 @@ def test_a_memory_that_cannot_forget_is_not_drafted(kind: str, tmp_path: Path) -
     tmp_path.mkdir(exist_ok=True)
     model = Model.load([getattr(tiny_models, kind)(tmp_path / "tiny.gguf")], n_gpu_layers=0)
     context = Context(model, ModelParams(n_ctx=128, n_threads=1))
-    assert not context.can_cut()
+    assert not context.keeps_all()
     drafted = start(context, [5, 9, 5, 9, 5, 9, 5, 9], max_tokens=30, **GREEDY)
     drafted.speculation = Speculation(FixedCosts(dict(EXACT)), [PromptLookup()], is_auto=False)
     list(generate(context, [drafted]))

@@ -61,6 +61,7 @@ class FakeEngine:
         self.load_ms = self.waited_ms = 1.0
         self.requests: list[Request] = []  # all that were asked
         self.is_closed = False
+        self.kept: list[str] = []  # the sessions whose contexts were stored
         self.n_running = 0  # most answers of a batch at a time
         self._scripts = list(scripts) or [("Hello.",)]
         self._reply = reply or self._next_script
@@ -176,6 +177,10 @@ class FakeEngine:
         ]
 
     def open_context(self, settings: Settings) -> None: ...
+
+    def keep_context(self, session: str = "") -> Sequence[str]:
+        self.kept.append(session)
+        return ()
 
     def score_prompt(self, tokens: Sequence[int], n_top: int, cancellation: Cancellation | None = None) -> ScoredPrompt:
         """The most likely tokens in a place are the one that stands there, and those after it in the vocabulary."""

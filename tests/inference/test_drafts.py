@@ -24,6 +24,7 @@ from tests.models.tiny_models import recurrent
 
 # So strong a bias that any model repeats three words.
 REFRAIN: dict[str, Any] = {
+    "speculative": "auto",
     "temperature": Fixed(0.0),
     "logit_bias": ((" red", 60.0), (" hat", 60.0), (" blue", 60.0)),
     "max_tokens": 60,
@@ -113,7 +114,7 @@ def test_a_draft_model_leaves_the_text_as_it_is(short_starter: Path) -> None:
     with closing(open_engine(short_starter)) as engine:
         plain = answer_of(engine, speculative="off", logit_bias=()).text
     with closing(open_engine(short_starter, draft_model=str(short_starter))) as engine:
-        drafter = engine._drafts.begin(Request(engine.render("x", TemplateOptions("")), Settings()))
+        drafter = engine._drafts.begin(Request(engine.render("x", TemplateOptions("")), Settings(speculative="auto")))
         assert drafter
         assert len(drafter._drafters) == 2
         assert answer_of(engine, logit_bias=()).text == plain

@@ -147,10 +147,13 @@ def remove(name: str) -> None:
 
     Raises UsageError if there is none, or a chat has it open; DiskError if it cannot be deleted.
     """
+    from llmcli.inference.state_store import remove_session  # a chat rarely removes or renames one
+
     path = existing_path(name)
     lock = acquire_lock(name)
     try:
         path.unlink()
+        remove_session(name)
         with suppress(OSError):  # Windows cannot delete an open file
             for other in (partial_path(path), Path(lock.lock_file)):
                 other.unlink(missing_ok=True)
@@ -214,6 +217,8 @@ class SessionFile:
 
     def rename(self, name: str) -> None:
         """Rename the session. Raises UsageError if the name is taken or not valid, DiskError if that fails."""
+        from llmcli.inference.state_store import rename_session
+
         if name == self.name:
             raise UsageError(f"the name of the session is already {name!r}")
         lines, target = self.lines, path_of(name)
@@ -225,6 +230,7 @@ class SessionFile:
             if partial_path(path).exists():
                 partial_path(path).replace(partial_path(target))
             path.rename(target)
+            rename_session(self.name, name)
             self.name, self._lock, lock, path = name, lock, self._lock, target
         except OSError as error:
             raise DiskError(f"cannot rename {path}: {error.strerror}") from None

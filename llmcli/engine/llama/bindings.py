@@ -138,6 +138,11 @@ def ggml() -> ctypes.CDLL:
     raise LlmcliError(f"ggml library of llama.cpp not found in {folder}", "reinstall llama-cpp-python")
 
 
+def path_bytes(path: Path) -> bytes:
+    """A path as llama.cpp takes it: UTF-8 on Windows, else the bytes of the file system."""
+    return str(path).encode() if sys.platform == "win32" else os.fsencode(path)
+
+
 def bindings_version() -> str:
     """The installed release of llama-cpp-python, from its source text: importlib.metadata takes 20 ms."""
     spec = importlib.util.find_spec("llama_cpp")

@@ -3,11 +3,14 @@
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby, pairwise
+from itertools import accumulate, pairwise
+from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Batches, Cancellation, Progress, common_prefix
 from llmcli.engine.llama import bindings, hardware, structures
+from llmcli.engine.llama.batches import BLOCK, BatchPlan, SequenceState, check_layout, layout_of, rows_of
 from llmcli.engine.llama.kernels import row_kernels
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError
@@ -16,7 +19,6 @@ if TYPE_CHECKING:
     from llmcli.params.model import ModelParams
 
 _NO_SLOT, _ABORTED = 1, 2  # status of llama_decode
-_BATCH_WITH_PROGRESS = 512  # tokens; larger batches would move the bar in long jumps
 _MAX_SAVED_STATE = 2**29  # bytes
 
 
@@ -41,6 +43,18 @@ class Context:
         self.n_seq_max = n_seq_max
         self.n_threads = structures.threads(params)  # for single tokens, and for batches
         self.n_batch = max(min(params.n_batch, params.n_ctx), n_seq_max)  # `step` has a row per sequence
+        n_ubatch = min(params.n_ubatch, self.n_batch)
+        self.plan = BatchPlan(n_ubatch, n_ubatch if hardware.has_gpu() else BLOCK)
+        # Called with the sequence and the tokens of a prompt that begins: it can `restore` a state.
+        self.recall: Callable[[Context, int, Sequence[int]], None] | None = None
+        self._begun: Sequence[int] = ()  # the last prompt that has begun
+        self.snapshot_at = 0  # after so many tokens of a prompt, a copy of the sequence is made
+        self.snapshot: SequenceState | None = None
+        n_swa = api.llama_model_n_swa(model.handle)
+        # Whether a part of a sequence can be removed, and of a restored one, which has only what a window still sees.
+        self.can_cut = not model.is_recurrent and (n_swa == 0 or params.swa_full)
+        self.can_cut_restored = not model.is_recurrent and n_swa == 0
+        self.read = (0, 0.0)  # tokens of prompts that were evaluated, and the seconds
         bindings.clear_log()
         c_params = structures.context_params(params, self.n_batch, n_seq_max, n_ctx_seq > 0, pooling)
         self.handle = api.llama_init_from_model(model.handle, c_params)
@@ -52,18 +66,18 @@ class Context:
         self._changes_positions = params.changes_positions
         pool = structures.thread_pool_params(params)
         self._thread_pool = structures.ThreadPool(self.handle, pool) if pool else None
+        self.n_cells: int = api.llama_n_ctx_seq(self.handle)  # tokens that the memory of a sequence has room for
         # Whether a token that is evaluated alone, or with a draft, has results that no draft changes, where possible.
-        self.exact_steps = True
+        self.exact_steps = False
         self._row_kernels = row_kernels(self.handle, api.llama_model_n_head(model.handle), self.n_threads[0])
-        possible: int = api.llama_n_ctx_seq(self.handle)
         # Of one sequence. llama.cpp rounds it up to a multiple of 256; the limit is the one that was asked for.
-        self.n_ctx = min(possible, n_ctx_seq or (params.n_ctx if n_seq_max == 1 else possible))
+        self.n_ctx: int = min(self.n_cells, n_ctx_seq or (params.n_ctx if n_seq_max == 1 else self.n_cells))
         self._memory = api.llama_get_memory(self.handle)
         # What the memory of each sequence holds: the tokens, and for each the number of rows of its batch if it was
         # the first one there, else 0. So a cut of both lists is all that a removal of tokens takes.
         self._evaluated: list[list[int]] = [[] for _ in range(n_seq_max)]
         self._rows: list[list[int]] = [[] for _ in range(n_seq_max)]
-        self._make_batch(n_seq_max)
+        self._batch = structures.TokenBatch(api, self.n_batch, n_seq_max)
         self._batch_seq_id = -1  # the sequence to which all rows of the batch belong, or -1
         # llama.cpp calls its abort callback after every tensor operation, about 1,000 times per token, so it must not
         # be Python. The C library's `strlen` has the right form: over this flag it returns 0 (continue) for an empty
@@ -88,12 +102,13 @@ class Context:
         evaluated = self._evaluated[seq_id]
         return len(evaluated) if tokens is None else common_prefix(evaluated, tokens)
 
+    def tokens(self, seq_id: int = 0) -> list[int]:
+        """The evaluated tokens of the sequence."""
+        return list(self._evaluated[seq_id])
+
     def layout(self, seq_id: int = 0) -> Batches:
         """The batches in which the tokens of the sequence were evaluated."""
-        rows = self._rows[seq_id]
-        starts = [at for at, n_rows in enumerate(rows) if n_rows]
-        batches = [(rows[start], end - start) for start, end in pairwise([*starts, len(rows)])]
-        return [(*batch, len(list(group))) for batch, group in groupby(batches)]
+        return layout_of(self._rows[seq_id])
 
     def prefill(self, seq_id: int, tokens: Sequence[int], progress: Progress | None = None) -> int:
         """Make the sequence exactly `tokens`, with the logits of the last one; returns the number of evaluated tokens.
@@ -102,18 +117,31 @@ class Context:
         (recurrent, sliding window) start from the beginning. Raises ContextOverflowError when the context is smaller
         than the tokens, and AbortedError when it is cancelled; what is evaluated then is kept.
         """
+        self.begin(seq_id, tokens)
         n_evaluated = self.prefill_batch(seq_id, tokens, progress)
         while len(self._evaluated[seq_id]) < len(tokens):
             n_evaluated += self.prefill_batch(seq_id, tokens, progress)
         return n_evaluated
 
+    def begin(self, seq_id: int, tokens: Sequence[int]) -> None:
+        """Let `recall` restore what it has of this prompt, once."""
+        if self.recall and len(tokens) <= self.n_ctx and tokens != self._begun:
+            self._begun = list(tokens)
+            self.recall(self, seq_id, tokens)
+
     def prefill_batch(self, seq_id: int, tokens: Sequence[int], progress: Progress | None = None) -> int:
-        """Evaluate one batch of what `prefill` evaluates; `evaluated` then tells whether it was the last one."""
+        """Evaluate some of what `prefill` evaluates; `evaluated` then tells whether it was the end of it."""
         if len(tokens) > self.n_ctx:
             raise ContextOverflowError(f"{len(tokens)} tokens do not fit the context of {self.n_ctx} tokens")
         evaluated, keep = self._evaluated[seq_id], self.keep_prefix(seq_id, tokens)
-        end = keep + (min(self.n_batch, _BATCH_WITH_PROGRESS) if progress else self.n_batch)
-        self._evaluate(seq_id, tokens[keep:end], last=end >= len(tokens))
+        # With progress a micro-batch at a time: larger batches would move the bar in long jumps.
+        n_ubatch, begin = self.plan.n_ubatch, perf_counter()
+        end = min(keep + (n_ubatch if progress else self.n_batch // n_ubatch * n_ubatch), len(tokens))
+        for at, until in pairwise(accumulate(self.plan.sizes(keep, end), initial=keep)):
+            self._evaluate(seq_id, tokens[at:until], last=until == len(tokens))
+            if until == self.snapshot_at:
+                self.snapshot_at, self.snapshot = 0, self.save(seq_id)
+        self.read = self.read[0] + end - keep, self.read[1] + perf_counter() - begin
         if progress:
             progress(len(evaluated), len(tokens))
         return len(evaluated) - keep
@@ -132,11 +160,11 @@ class Context:
         """
         n = len(tokens)
         for row, (seq_id, token) in enumerate(tokens):
-            self._tokens[row] = token
-            self._positions[row] = len(self._evaluated[seq_id])
-            self._wants_logits[row] = 1
+            self._batch.tokens[row] = token
+            self._batch.positions[row] = len(self._evaluated[seq_id])
+            self._batch.wants_logits[row] = 1
             if n > 1 or self._batch_seq_id != seq_id:  # alone, a sequence finds its pointers in place
-                self._seq_pointers[row] = self._seq_pointer[seq_id]
+                self._batch.seq_pointers[row] = self._batch.seq_pointer[seq_id]
                 self._batch_seq_id = -1
         self._decode(n, [seq_id for seq_id, _ in tokens])
         for seq_id, token in tokens:
@@ -156,19 +184,19 @@ class Context:
         n_shared, n_sharing = len(shared), 1 + max(seq_id for seq_id, _ in rows)
         new = {seq_id: [*shared] for seq_id in (range(n_sharing) if shared else (seq_id for seq_id, _ in rows))}
         for row, token in enumerate(shared):
-            self._tokens[row], self._positions[row] = token, len(self._evaluated[0]) + row
-            self._wants_logits[row] = row == n_shared - 1
+            self._batch.tokens[row], self._batch.positions[row] = token, len(self._evaluated[0]) + row
+            self._batch.wants_logits[row] = row == n_shared - 1
             # A row has as many sequences as its pointer has numbers: it points to 0, and 1, 2, ... stand behind it.
-            self._seq_pointers[row], self._n_seq_ids[row] = self._seq_pointer[0], n_sharing
+            self._batch.seq_pointers[row], self._batch.n_seq_ids[row] = self._batch.seq_pointer[0], n_sharing
         for row, (seq_id, token) in enumerate(rows, n_shared):
-            self._tokens[row], self._positions[row] = token, len(self._evaluated[seq_id]) + len(new[seq_id])
-            self._seq_pointers[row], self._wants_logits[row] = self._seq_pointer[seq_id], 1
+            self._batch.tokens[row], self._batch.positions[row] = token, len(self._evaluated[seq_id]) + len(new[seq_id])
+            self._batch.seq_pointers[row], self._batch.wants_logits[row] = self._batch.seq_pointer[seq_id], 1
             new[seq_id].append(token)
         self._batch_seq_id, n = -1, n_shared + len(rows)
         try:
             self._decode(n, [*new], is_draft)
         finally:
-            self._n_seq_ids[:n_shared] = [1] * n_shared
+            self._batch.n_seq_ids[:n_shared] = [1] * n_shared
         for seq_id, tokens in new.items():
             self._evaluated[seq_id] += tokens
             # A draft rounds as tokens that are evaluated alone, so that it can be replayed as these.
@@ -201,7 +229,8 @@ class Context:
 
     def receive(self, other: "Context") -> None:
         """Copy the first sequence of `other`, a context of the same model and cache types, if it fits."""
-        other._save()(self)
+        if state := other.save():
+            self.restore(0, state)
 
     def prefill_as(self, seq_id: int, tokens: Sequence[int], layout: Batches) -> Iterator[None]:
         """Evaluate all of these batches of `tokens` again except the last one, which `prefill` then evaluates.
@@ -240,12 +269,61 @@ class Context:
         what the next `prefill` does where the state has more than 512 MB and is not saved.
         """
         is_small = self._api.llama_state_seq_get_size(self.handle, 0) <= _MAX_SAVED_STATE
-        load = self._save() if is_small and self._evaluated[0] else None
+        state = self.save() if is_small and self._evaluated[0] else None
         try:
             yield
         finally:
-            if load:
-                load(self)
+            if state:
+                self.restore(0, state)
+
+    def save(self, seq_id: int = 0) -> SequenceState | None:
+        """A copy of a sequence; None if a signal has ended an evaluation in the middle."""
+        if not self._is_sound(seq_id):
+            return None
+        data = bytearray(self.state_size(seq_id))
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer(data)
+        size = self._api.llama_state_seq_get_data(self.handle, buffer, len(data), seq_id)
+        return SequenceState(self.tokens(seq_id), self.layout(seq_id), data) if size == len(data) else None
+
+    def restore(self, seq_id: int, state: SequenceState) -> bool:
+        """Make a sequence that of a state; where it does not fit this context, the sequence is empty."""
+        self.cut(seq_id)
+        buffer = (ctypes.c_uint8 * len(state.data)).from_buffer(state.data)
+        size = self._api.llama_state_seq_set_data(self.handle, buffer, len(state.data), seq_id)
+        return self._note_restored(seq_id, state.tokens, state.batches, size == len(state.data))
+
+    def state_size(self, seq_id: int) -> int:
+        """The bytes of the state of a sequence."""
+        return int(self._api.llama_state_seq_get_size(self.handle, seq_id))
+
+    def save_file(self, seq_id: int, path: Path) -> None:
+        """Write a sequence to a file, without a copy of it in memory. Raises OSError, also where `save` gives None."""
+        tokens = self.tokens(seq_id)
+        array = (ctypes.c_int32 * len(tokens))(*tokens)
+        args = self.handle, bindings.path_bytes(path), seq_id, array, len(tokens)
+        if not self._is_sound(seq_id) or not self._api.llama_state_seq_save_file(*args):
+            raise OSError(f"llama.cpp cannot write {path}")
+
+    def restore_file(self, seq_id: int, path: Path, tokens: Sequence[int], batches: Batches) -> bool:
+        """As `restore`, from a file of `save_file` that is known to be whole; it must have these tokens."""
+        self.cut(seq_id)
+        found, count = (ctypes.c_int32 * len(tokens))(), ctypes.c_size_t()
+        args = self.handle, bindings.path_bytes(path), seq_id, found, len(tokens), ctypes.byref(count)
+        size = self._api.llama_state_seq_load_file(*args)
+        return self._note_restored(seq_id, tokens, batches, size > 0 and list(found) == list(tokens))
+
+    def _note_restored(self, seq_id: int, tokens: Sequence[int], batches: Batches, is_whole: bool) -> bool:
+        self._evaluated[seq_id], self._rows[seq_id] = list(tokens), rows_of(batches)
+        if is_whole and self._is_sound(seq_id):
+            return True
+        self.cut(seq_id)  # a part of it can be there
+        return False
+
+    def _is_sound(self, seq_id: int) -> bool:
+        """Whether the memory ends with the last of the tokens that the sequence has, of which there is one."""
+        n_tokens, n_rows = len(self._evaluated[seq_id]), len(self._rows[seq_id])
+        last: int = self._api.llama_memory_seq_pos_max(self._memory, seq_id)
+        return 0 < n_tokens == n_rows == last + 1
 
     def logits(self, n_vocab: int, row: int = -1) -> Sequence[float]:
         """A copy of the logits of one row of the last evaluation."""
@@ -256,8 +334,8 @@ class Context:
         """A copy of the logits of one row of the last evaluation, to compare."""
         return ctypes.string_at(self._api.llama_get_logits_ith(self.handle, row), 4 * self.model.vocab.n_tokens)
 
-    def can_cut(self, seq_id: int = 0) -> bool:
-        """Whether the last tokens of a sequence can be removed without the others; see `cut`."""
+    def keeps_all(self, seq_id: int = 0) -> bool:
+        """Whether the memory has all tokens of a sequence, so that its last ones can be removed without the others."""
         return not self.model.is_recurrent and self._api.llama_memory_seq_pos_min(self._memory, seq_id) == 0
 
     def not_a_number(self, expected: str = "probabilities") -> ModelInvalidError:
@@ -278,36 +356,19 @@ class Context:
         if self._thread_pool:
             self._thread_pool.close()
 
-    def _make_batch(self, n_seq_max: int) -> None:
-        """The arrays of the `llama_batch`, allocated once; each evaluation writes into them."""
-        n, int32 = self.n_batch, ctypes.c_int32
-        self._tokens = (int32 * n)()
-        self._positions = (int32 * n)()
-        self._n_seq_ids = (int32 * n)(*[1] * n)  # a token belongs to one sequence
-        self._seq_ids = (int32 * n_seq_max)(*range(n_seq_max))
-        # Pointers to the elements of the array above: a step only copies them.
-        self._seq_pointer = [
-            ctypes.cast(ctypes.byref(self._seq_ids, 4 * seq_id), ctypes.POINTER(int32)) for seq_id in range(n_seq_max)
-        ]
-        self._seq_pointers = (ctypes.POINTER(int32) * n)()
-        self._wants_logits = (ctypes.c_int8 * n)()
-        self._batch = self._api.llama_batch(
-            0, self._tokens, None, self._positions, self._n_seq_ids, self._seq_pointers, self._wants_logits
-        )
-
     def _evaluate(self, seq_id: int, tokens: Sequence[int], last: bool) -> None:
         """Evaluate tokens of one sequence in one batch, with the logits of the last token if `last`."""
         evaluated, n = self._evaluated[seq_id], len(tokens)
-        self._tokens[:n] = list(tokens)
-        self._positions[:n] = list(range(len(evaluated), len(evaluated) + n))
-        self._wants_logits[:n] = [0] * n
-        self._wants_logits[n - 1] = last  # the output layer is evaluated only for rows that want logits
+        self._batch.tokens[:n] = list(tokens)
+        self._batch.positions[:n] = list(range(len(evaluated), len(evaluated) + n))
+        self._batch.wants_logits[:n] = [0] * n
+        self._batch.wants_logits[n - 1] = last  # the output layer is evaluated only for rows that want logits
         if self._batch_seq_id != seq_id:
-            self._seq_pointers[:] = [self._seq_pointer[seq_id]] * self.n_batch
+            self._batch.seq_pointers[:] = [self._batch.seq_pointer[seq_id]] * self.n_batch
             self._batch_seq_id = seq_id
         self._decode(n, [seq_id])
         evaluated.extend(tokens)
-        self._rows[seq_id] += [n, *[0] * (n - 1)]
+        self._rows[seq_id] += self.plan.rows(n)
         if last:
             self._check_logits(-1, seq_id)
 
@@ -325,8 +386,8 @@ class Context:
         self._abort_flag[0] = b"\0"
         if any(one.is_set() for one in self._watched):
             raise AbortedError
-        self._batch.n_tokens = n
-        status = self._api.llama_decode(self.handle, self._batch)
+        self._batch.struct.n_tokens = n
+        status = self._api.llama_decode(self.handle, self._batch.struct)
         if status == 0:
             return
         if status == _NO_SLOT:  # llama.cpp looks for space before it evaluates: the memory is as before
@@ -336,32 +397,3 @@ class Context:
         if status == _ABORTED or self._abort_flag[0] != b"\0":
             raise AbortedError
         raise LlmcliError(f"llama.cpp cannot evaluate the tokens: {bindings.last_log_error() or f'status {status}'}")
-
-    def _save(self) -> "Callable[[Context], None]":
-        """A copy of the first sequence: it becomes that of a context, which is empty where the copy does not fit."""
-        api, size = self._api, self._api.llama_state_seq_get_size(self.handle, 0)
-        state = (ctypes.c_uint8 * size)()
-        api.llama_state_seq_get_data(self.handle, state, size, 0)
-        evaluated, rows = list(self._evaluated[0]), list(self._rows[0])
-
-        def load(target: Context) -> None:
-            target.cut(0)
-            if api.llama_state_seq_set_data(target.handle, state, size, 0):
-                target._evaluated[0], target._rows[0] = evaluated, rows
-            else:
-                target.cut(0)  # a part of it can be there
-
-        return load
-
-
-def check_layout(layout: Batches, n_tokens: int, n_batch: int, n_ctx: int) -> None:
-    """Raise a ValueError if `n_tokens` tokens cannot have been evaluated in these batches."""
-    at = 0
-    for rows, kept, times in layout:
-        if not 0 < kept <= rows <= n_batch or times < 1:
-            raise ValueError(f"invalid batch: {kept} of {rows} rows, {times} times")
-        at += kept * times
-        if at - kept + rows > n_ctx or at > n_tokens:
-            raise ValueError(f"the batches have more than {min(n_ctx, n_tokens)} tokens")
-    if at != n_tokens:
-        raise ValueError(f"the batches have {at} tokens, expected {n_tokens}")

@@ -1,8 +1,6 @@
 """A loaded model and its vocabulary."""
 
 import ctypes
-import os
-import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -78,8 +76,7 @@ class Model:
             params.progress_callback = api.llama_progress_callback(on_progress)
         start = perf_counter()
         bindings.clear_log()
-        encode = str.encode if sys.platform == "win32" else os.fsencode  # UTF-8, or the bytes of the file system
-        names = (ctypes.c_char_p * len(parts))(*[encode(str(part)) for part in parts])
+        names = (ctypes.c_char_p * len(parts))(*map(bindings.path_bytes, parts))
         with bindings.suppress_log(api) if quiet else nullcontext():
             handle = api.llama_model_load_from_splits(names, len(parts), params)
         if handle:

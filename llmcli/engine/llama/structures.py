@@ -1,6 +1,7 @@
 """The structures that llama.cpp loads a model and makes a context with, filled from the settings."""
 
 import ctypes
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from llmcli.engine.llama import bindings, hardware
@@ -169,3 +170,22 @@ def _buffer_overrides(patterns: list[str]) -> "ctypes.Array[_BufferOverride]":
     cpu.restype, cpu.argtypes = ctypes.c_void_p, []
     entries = [_BufferOverride(pattern.encode(), cpu()) for pattern in patterns]
     return (_BufferOverride * (len(entries) + 1))(*entries)
+
+
+class TokenBatch:
+    """The arrays of a `llama_batch` for `n` tokens, allocated once; each evaluation writes into them."""
+
+    def __init__(self, api: ModuleType, n: int, n_seq_max: int) -> None:
+        int32 = ctypes.c_int32
+        self.tokens, self.positions = (int32 * n)(), (int32 * n)()
+        self.n_seq_ids = (int32 * n)(*[1] * n)  # a token belongs to one sequence
+        self._seq_ids = (int32 * n_seq_max)(*range(n_seq_max))
+        # Pointers to the elements of the array above: a step only copies them.
+        self.seq_pointer = [
+            ctypes.cast(ctypes.byref(self._seq_ids, 4 * seq_id), ctypes.POINTER(int32)) for seq_id in range(n_seq_max)
+        ]
+        self.seq_pointers = (ctypes.POINTER(int32) * n)()
+        self.wants_logits = (ctypes.c_int8 * n)()
+        self.struct = api.llama_batch(
+            0, self.tokens, None, self.positions, self.n_seq_ids, self.seq_pointers, self.wants_logits
+        )

@@ -34,6 +34,7 @@ from llmcli.ui.input.layout import Pasted, Suggest, SuggestCompleter, make_layou
 from llmcli.ui.terminal.console import edit, wants_color
 
 LEAVE = "Ctrl-D or /exit ends the chat"
+IDLE_SECONDS = 60.0
 KEPT_ENTRIES = 5000  # entries of the history
 MAX_ENTRY = 64 << 10  # bytes of one of them
 _MOST_READ = 32 << 20  # bytes at the end of its file
@@ -57,6 +58,7 @@ class TerminalReader:
         self.multiline = False  # whether Enter begins a new line and Alt-Enter sends
         self.on_drawn: Callable[[], object] | None = None  # called once, when the first prompt is on the screen
         self.on_interrupt: Callable[[], object] = lambda: None  # true if Ctrl-C has already canceled something
+        self.on_idle: Callable[[], object] = lambda: None  # called after IDLE_SECONDS without a change of the text
         self._status = status
         self._pasted = Pasted()
         self.history = PrivateHistory(history, self._pasted.fold)
@@ -106,7 +108,7 @@ class TerminalReader:
         self._app.erase_when_done = False
         self.buffer.reset(start)
         try:
-            shown = self._app.run(pre_run=self._catch_errors, set_exception_handler=False)
+            shown = self._app.run(pre_run=self._begin, set_exception_handler=False)
         finally:  # prompt_toolkit omits this when a signal ends it during the first drawing
             self._app.renderer.reset()
         if self._app.erase_when_done:
@@ -123,6 +125,18 @@ class TerminalReader:
         """Redraw the status; from any thread."""
         with suppress(RuntimeError):  # the prompt has just ended
             self._app.invalidate()
+
+    def _begin(self) -> None:
+        self._catch_errors()
+        self._app.create_background_task(self._wait_idle())
+
+    async def _wait_idle(self) -> None:
+        """Call `on_idle` once, after some time without a change of the text."""
+        before = None
+        while self.buffer.text != before:
+            before = self.buffer.text
+            await asyncio.sleep(IDLE_SECONDS)
+        self.on_idle()
 
     def _catch_errors(self) -> None:
         """An error in a key or a drawing does not end the prompt, unless the terminal is gone."""

@@ -1,0 +1,195 @@
+"""The folder of stored states: found by the beginning of a prompt, limited in size, removed with their sessions.
+
+A state only saves time. What cannot be read is passed over, what cannot be written is not kept, and several processes
+may use the folder at once: a file is replaced as a whole or not at all.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmcli.engine.events import Batches
+from llmcli.files import cache_dir, make_private_folder
+from llmcli.inference.state_file import Identity, StoredState, read_header, write_state
+
+MIN_TOKENS = 64  # of a state
+_SUFFIX = ".state"
+_NO_SESSION = "0" * 16
+_FREE_SHARE = 10  # the states take a tenth of the free disk at most
+_HALF_LIFE = 7 * 24 * 3600.0  # seconds without use after which a state counts half
+_LEFT_OVER = 3600.0  # seconds after which a file that is being written belongs to a process that was killed
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file in the folder."""
+
+    path: Path
+    size: int  # bytes
+    used: float  # when it was last written or read; seconds since 1970
+
+
+class StateStore:
+    """The states of all models of this user."""
+
+    def __init__(self, limit: int, folder: Path | None = None) -> None:
+        """All of them have `limit` bytes at most."""
+        self._limit, self._folder = limit, folder or cache_dir() / "contexts"
+
+    def find(self, identity: Identity, tokens: Sequence[int]) -> Iterator[StoredState]:
+        """The sound states that begin as these tokens do, and were made with the same."""
+        start = f"{_identity_key(identity)}-{_beginning_key(tokens)}-"
+        for entry in self.entries():
+            if entry.path.name.startswith(start):
+                stored = read_header(entry.path)
+                if stored and stored.identity == identity and len(stored.tokens) >= MIN_TOKENS:
+                    yield stored
+
+    def add(
+        self,
+        identity: Identity,
+        tokens: Sequence[int],
+        batches: Batches,
+        seconds: float,
+        size: int,
+        write: Callable[[Path], None],
+        session: str = "",
+    ) -> bool:
+        """Store a state, of which a session has one; `write` writes `size` bytes. Returns whether there was room."""
+        mark = _session_mark(session)
+        key = hashlib.blake2b(_bytes_of(tokens), digest_size=8).hexdigest()
+        name = f"{_identity_key(identity)}-{_beginning_key(tokens)}-{mark}-{key}{_SUFFIX}"
+        size += 8 * len(tokens) + 4096  # with the tokens, which llama.cpp writes too, and the header
+        try:
+            make_private_folder(self._folder)
+            if not self._make_room(size, self._folder / name):
+                return False
+            write_state(self._folder / name, identity, tokens, batches, seconds, write)
+        except OSError:
+            return False
+        if session:
+            self._remove([one for one in self.entries() if _mark_of(one.path) == mark and one.path.name != name])
+        return True
+
+    def is_of(self, stored: StoredState, session: str) -> bool:
+        """Whether a state belongs to the session of this name; to none, if it is empty."""
+        return is_of_session(stored.path, session)
+
+    def touch(self, stored: StoredState) -> None:
+        """A state was used: it stays longer."""
+        with suppress(OSError):
+            os.utime(stored.path)
+
+    def drop(self, stored: StoredState) -> None:
+        """Remove a state that is damaged, or that another one makes useless."""
+        with suppress(OSError):
+            stored.path.unlink()
+
+    def entries(self) -> list[Entry]:
+        """All files, without a look into them."""
+        found = []
+        with suppress(OSError), os.scandir(self._folder) as files:
+            for file in files:
+                if file.name.endswith(_SUFFIX) and file.name.count("-") == 3 and not file.name.startswith("."):
+                    with suppress(OSError):  # removed meanwhile
+                        about = file.stat(follow_symlinks=False)
+                        found.append(Entry(Path(file.path), about.st_size, about.st_mtime))
+        return found
+
+    def limit(self) -> int:
+        """The most bytes that all states may have now."""
+        used = sum(entry.size for entry in self.entries())
+        folder = self._folder
+        while not folder.exists() and folder.parent != folder:
+            folder = folder.parent
+        return min(self._limit, (shutil.disk_usage(folder).free + used) // _FREE_SHARE)
+
+    def clear(self) -> int:
+        """Remove all states; returns how many."""
+        self._remove_left_overs(0)
+        return self._remove(self.entries())
+
+    def _make_room(self, size: int, path: Path) -> bool:
+        """Remove the least valuable states, so that one of `size` bytes fits, which replaces that of a `path`."""
+        self._remove_left_overs(_LEFT_OVER)
+        limit, entries = self.limit(), [entry for entry in self.entries() if entry.path != path]
+        if size > limit:
+            return False
+        excess = sum(entry.size for entry in entries) + size - limit
+        for entry in sorted(entries, key=_value) if excess > 0 else ():
+            if excess <= 0:
+                break
+            excess -= entry.size
+            self._remove([entry])
+        return True
+
+    def _remove_left_overs(self, age: float) -> None:
+        for path in self._folder.glob(f".*{_SUFFIX}.*"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime >= age:
+                    path.unlink()
+
+    def _remove(self, entries: Iterable[Entry]) -> int:
+        n_removed = 0
+        for entry in entries:
+            with suppress(OSError):  # another process has removed it, or Windows has it open
+                entry.path.unlink()
+                n_removed += 1
+        return n_removed
+
+
+def remove_session(name: str) -> None:
+    """Remove the states of a session."""
+    store = StateStore(0)
+    store._remove([entry for entry in store.entries() if is_of_session(entry.path, name)])
+
+
+def rename_session(old: str, new: str) -> None:
+    """Let the states of a session be those of its new name."""
+    for entry in StateStore(0).entries():
+        if is_of_session(entry.path, old):
+            name = entry.path.name.replace(f"-{_session_mark(old)}-", f"-{_session_mark(new)}-")
+            with suppress(OSError):
+                entry.path.replace(entry.path.with_name(name))
+
+
+def is_of_session(path: Path, session: str) -> bool:
+    """Whether a state belongs to the session of this name; to none, if it is empty."""
+    return _mark_of(path) == _session_mark(session)
+
+
+def _mark_of(path: Path) -> str:
+    return path.name.split("-")[2]
+
+
+def _session_mark(name: str) -> str:
+    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest() if name else _NO_SESSION
+
+
+def _value(entry: Entry) -> float:
+    """The seconds that a byte of the state saves, less for one that was not used for long."""
+    stored = read_header(entry.path)
+    if not stored:
+        return 0.0
+    age = max(time.time() - entry.used, 0.0)
+    return float(stored.seconds / max(entry.size, 1) * 0.5 ** (age / _HALF_LIFE))
+
+
+def _identity_key(identity: Identity) -> str:
+    text = json.dumps(identity, sort_keys=True).encode()
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def _beginning_key(tokens: Sequence[int]) -> str:
+    return hashlib.blake2b(_bytes_of(tokens[:MIN_TOKENS]), digest_size=4).hexdigest()
+
+
+def _bytes_of(tokens: Sequence[int]) -> bytes:
+    return array("i", tokens).tobytes()
