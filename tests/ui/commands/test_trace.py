@@ -56,7 +56,7 @@ def test_tokens_colors_the_last_answer_by_each_measure(chat: ChatApp, capfd: pyt
         dispatch(chat, "tokens", "")
     dispatch(chat, "redo", "")
     assert "temperature: min 0.10, mean " in output_of(chat, capfd, "tokens")
-    with pytest.raises(UsageError, match="must be temperature, p or entropy, got 'warmth'"):
+    with pytest.raises(UsageError, match="must be temperature, p, entropy or drafted, got 'warmth'"):
         dispatch(chat, "tokens", "warmth")
 
 
