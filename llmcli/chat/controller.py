@@ -100,8 +100,10 @@ class ChatController:
 
     @property
     def needs_reload(self) -> bool:
-        """Whether a setting of the model has changed: the model is reloaded before the next answer."""
+        """Whether the model is loaded again before the next answer: a setting of it has changed, or its process ended."""
         before, now = self._loaded_with, self.settings
+        if self.engine and self.engine.has_ended:
+            return True
         return self.loading is not None and any(getattr(before, key) != getattr(now, key) for key in RELOAD_KEYS)
 
     @property

@@ -79,7 +79,7 @@ def list_warm(as_json: Json = False) -> None:
                 "size": one.size,
                 "pid": one.pid,
                 "started": one.started_at,
-                "commands": status["sessions"] if status else None,
+                "commands": int(status["sessions"]) if status else None,
                 "ends_in": _left(one, status),
             }
             for one, status in found
@@ -94,7 +94,7 @@ def list_warm(as_json: Json = False) -> None:
     for one, status in found:
         left = _left(one, status)
         ends = "does not answer" if status is None else "never" if left is None else format_duration(left)
-        commands = str(status["sessions"]) if status else ""
+        commands = f"{status['sessions']:.0f}" if status else ""
         since = format_duration(now - one.started_at)
         rows_of_text.append([one.model, format_size(one.size), str(one.pid), since, commands, ends])
     print_rows(heads, rows_of_text, right=("SIZE", "PID", "COMMANDS"), spare=("SINCE", "SIZE", "PID"))

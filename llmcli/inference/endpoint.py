@@ -42,6 +42,8 @@ _SCORED_TOGETHER = 16  # prompts of one request
 class EndpointEngine:
     """A model at an endpoint. Nothing of it is on this machine: no file, and no llama.cpp."""
 
+    has_ended = False  # each answer has a connection of its own
+
     def __init__(
         self, served: ServedEndpoint, notify: Notify | None = None, cancellation: Cancellation | None = None
     ) -> None:

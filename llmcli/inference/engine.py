@@ -95,6 +95,8 @@ class Engine(Protocol):
     waited_ms: float  # the part of it that somebody waited for; 0 after the first answer
 
     @property
+    def has_ended(self) -> bool: ...  # whether another process that answered has ended: a new engine is needed
+    @property
     def tokenizer(self) -> Vocab: ...  # that of another engine is a subclass
     @property
     def facts(self) -> Sequence[str]: ...  # about the model, for `--verbose`

@@ -143,7 +143,7 @@ def resolve_model(
 class LocalEngine:
     """A loaded model with, from the first answer on, a context that keeps what it has evaluated."""
 
-    capabilities = Capabilities()
+    capabilities, has_ended = Capabilities(), False
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ class _Channel:
 
     def __init__(self, connection: messages.Wire) -> None:
         self.connection, self.notes = connection, list[str]()
+        self.has_ended = False
         self._sending = Lock()
 
     def send(self, message: Mapping[str, object]) -> None:
@@ -47,7 +48,11 @@ class _Channel:
             with self._sending:
                 messages.send(self.connection, message)
         except OSError:
-            raise EngineGoneError from None
+            raise self._end() from None
+
+    def _end(self) -> EngineGoneError:
+        self.has_ended = True
+        return EngineGoneError()
 
     def call(
         self,
@@ -81,7 +86,7 @@ class _Channel:
         try:
             return messages.receive(self.connection)
         except (OSError, EOFError, ValueError):
-            raise EngineGoneError from None
+            raise self._end() from None
 
     def result(self, reply: messages.Message) -> Any:
         self.notes += reply.get("notes", ())
@@ -139,6 +144,11 @@ class RemoteEngine:
         channel.call("join", self._session)
         channel.notes = self.notes
         return channel
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process has ended."""
+        return any(one.has_ended for one in (self.__dict__.get("_work"), self._quick) if one)
 
     def close(self) -> None:
         for channel in (self.__dict__.get("_work"), self._quick):

@@ -16,6 +16,7 @@ from llmcli.inference.local import LocalEngine
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
 from tests.chat.controllers import answer, controller_with, open_local
+from tests.inference.fake_engine import FakeEngine
 from tests.models.tiny_models import full_attention
 
 
@@ -144,6 +145,14 @@ def test_none_removes_an_optional_value(controller: ChatController, key: str) ->
 def needs_reload(controller: ChatController) -> bool:
     """`stale`, as a call: mypy takes a property for a constant between two assertions."""
     return controller.needs_reload
+
+
+def test_a_model_whose_process_has_ended_is_loaded_again(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    controller = controller_with(engine)
+    assert not controller.needs_reload
+    engine.has_ended = True
+    assert controller.needs_reload
 
 
 def test_only_a_model_setting_needs_a_reload(controller: ChatController) -> None:

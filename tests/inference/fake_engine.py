@@ -49,7 +49,7 @@ class FakeEngine:
         n_ctx: int = 4096,
         logprob: Callable[[Sequence[int], int], float] = lambda _before, _token: -1.0,
     ) -> None:
-        self.name = "fake"
+        self.name, self.has_ended = "fake", False
         self.capabilities = capabilities or Capabilities(inspection=False)
         self.tokenizer = tokenizer or FakeVocab()
         self.chat_template = chat_template

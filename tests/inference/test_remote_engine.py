@@ -235,6 +235,7 @@ def test_a_host_that_dies_in_an_answer_leaves_its_text_and_an_error(place: Place
     assert events[-1].finish_reason == "error"
     assert isinstance(events[-1].record.failure, EngineGoneError)
     assert len(events) > 3
+    assert engine.has_ended
     with pytest.raises(EngineGoneError):
         engine.count_tokens("Hello")
     engine.close()
