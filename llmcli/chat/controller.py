@@ -100,7 +100,7 @@ class ChatController:
 
     @property
     def needs_reload(self) -> bool:
-        """Whether the model is loaded again before the next answer: a setting of it has changed, or its process ended."""
+        """Whether the next answer loads the model again: a setting of it has changed, or its process has ended."""
         before, now = self._loaded_with, self.settings
         if self.engine and self.engine.has_ended:
             return True
