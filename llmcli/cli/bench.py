@@ -10,7 +10,7 @@ from typer import Argument, Option
 from llmcli.cli.completion import complete_reference
 from llmcli.cli.options import Json, with_settings
 from llmcli.config.presets import base_layers
-from llmcli.errors import ExitStatus, UsageError
+from llmcli.errors import ExitStatus, LlmcliError, UsageError
 from llmcli.files import data_dir
 from llmcli.params.model import HubParams, ModelParams
 from llmcli.params.param import fields_of
@@ -97,7 +97,7 @@ def bench(
     cases, tests = _plan(target, in_force.settings, vary or [], lengths, search or save)
     print_settings(in_force)
     status, found = ProgressLine(), None
-    with open_model(target, in_force.settings, status) as (engine, cancellation):
+    with open_model(target, in_force.settings, status, can_be_warm=False) as (engine, cancellation):
         assert isinstance(engine, LocalEngine)
         console.warn_all([], engine.remark)
         report = _reporter(status)
@@ -109,14 +109,19 @@ def bench(
     if found and found.is_busy:
         console.warn("other programs use the processors: at rest, other settings may be faster")
     save &= found is not None and not found.is_busy
+    failures = [*benchmark.failures]
     if found and save:
-        fastest_settings.save(data_dir(), target.file.path, found.values)
+        try:
+            fastest_settings.save(data_dir(), target.file.path, found.values)
+        except LlmcliError as error:  # what was measured is printed all the same
+            save = False
+            failures.append(error)
     _print(benchmark, found, save, forms)
-    for failure in benchmark.failures:
+    for failure in failures:
         console.error(str(failure), failure.hint)
     if cancellation.is_set():
         return ExitStatus.TIMEOUT if cancellation.reason == "timeout" else ExitStatus.INTERRUPTED
-    return benchmark.failures[0].status if benchmark.failures else ExitStatus.OK
+    return failures[0].status if failures else ExitStatus.OK
 
 
 @dataclass(frozen=True)

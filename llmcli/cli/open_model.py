@@ -54,14 +54,18 @@ def find_model(settings: Settings, for_text: bool = True) -> ResolvedModel:
 
 
 @contextmanager
-def open_model(target: Target, settings: Settings, status: ProgressLine) -> Iterator[tuple["Engine", Cancellation]]:
-    """A model, and what stops its answers, until Ctrl-C or the time limit of the settings. Raises TimeLimitError."""
+def open_model(
+    target: Target, settings: Settings, status: ProgressLine, *, can_be_warm: bool = True
+) -> Iterator[tuple["Engine", Cancellation]]:
+    """A model, and what stops its answers, until Ctrl-C or the time limit of the settings. Raises TimeLimitError.
+
+    Unless it `can_be_warm`, this process loads it.
+    """
 
     def load(cancellation: Cancellation) -> "Engine":
         if isinstance(target, ResolvedModel):
-            return open_warm(target, settings, cancellation, status.loading) or _load(
-                target, settings, cancellation, status
-            )
+            found = open_warm(target, settings, cancellation, status.loading) if can_be_warm else None
+            return found or _load(target, settings, cancellation, status)
         from llmcli.inference.endpoint import EndpointEngine
 
         def notify(text: str) -> None:

@@ -47,6 +47,8 @@ def warm(
             seconds = parse_duration(keep)
         except ValueError as error:
             raise UsageError(f"--for must be {error}, got {keep[:40]!r}") from None
+        if not seconds:
+            raise UsageError(f"--for must be above 0, got {keep[:40]!r}", "`llmcli stop` ends a model that is loaded")
     from llmcli.cli.open_model import find_model
     from llmcli.inference import warm as warm_models
 
@@ -67,9 +69,10 @@ def warm(
 
 
 def list_warm(as_json: Json = False) -> None:
-    from llmcli.inference.warm import all_warm
+    from llmcli.inference.warm import all_warm, info_path
 
-    found = [(one, _status(one)) for one in all_warm()]
+    # One that was killed is forgotten when it is asked.
+    found = [(one, status) for one in all_warm() if (status := _status(one)) or info_path(one.key).exists()]
     now = time.time()
     if as_json:
         rows = [
@@ -114,7 +117,7 @@ def stop(
     wanted = found if everything else [one for one in found if _is_named(one, model or "")]
     if not wanted and not everything:
         running = ", ".join(one.model for one in found) or "none"
-        raise LlmcliError(f"{model} is not kept loaded", f"these are: {running}")
+        raise LlmcliError(f"{model!r} is not kept loaded", f"these are: {running}")
     for one in wanted:
         stop_one(one)
         console.note(f"{one.model} has ended")

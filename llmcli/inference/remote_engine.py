@@ -266,6 +266,8 @@ class RemoteEngine:
             for index, one in running.items():  # what is generated so far is kept
                 one.record.failure, one.record.finish_reason = error, "error"
                 yield TokenEvent("", None, "error", one.record, index)
+            if not requests and source(True):  # more is wanted than has failed
+                raise
         finally:
             if not is_ended:
                 self._leave(work)

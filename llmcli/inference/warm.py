@@ -53,9 +53,9 @@ class WarmModel:
 
     def connect(self, purpose: bytes = USE) -> messages.Wire:
         """A connection to it. Raises OSError when it has ended, does not answer, or is not that of this user."""
-        if sys.platform != "win32":
-            _check_owner(Path(self.address))
         try:
+            if sys.platform != "win32":
+                _check_owner(Path(self.address))
             connection = Client(self.address)
             if not connection.poll(_PATIENCE):  # it is stopped, or hangs
                 connection.close()
@@ -238,8 +238,12 @@ def status(one: WarmModel) -> dict[str, float] | None:
 
 def stop(one: WarmModel) -> None:
     """End it, and the answers that it generates. Raises LlmcliError if it does not end."""
-    with suppress(OSError):
+    try:
         one.connect(STOP).close()
+    except (ConnectionRefusedError, FileNotFoundError):  # it has ended: its number may be that of another process
+        return
+    except OSError:
+        pass
     deadline = time.monotonic() + _PATIENCE
     while is_running(one.pid) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from llmcli.engine.benchmark import Sample, SpeedContext
+from llmcli.errors import DiskError
 from llmcli.inference import fastest_settings, tuning
 from llmcli.inference.tuning import Choice, Found
 from tests.conftest import Run
@@ -227,6 +228,20 @@ def test_saved_settings_are_used_and_said_until_they_are_forgotten(
     ran = inside("bench", "--forget")
     assert (ran.status, ran.stderr) == (0, "removed the settings of `llmcli bench` for tiny\n")
     assert said not in inside("chat", "-n", "1", stdin="hello\n").stderr
+
+
+def test_what_cannot_be_kept_is_printed_with_the_error(
+    inside: Run, found: list[set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise DiskError("cannot create the file")
+
+    monkeypatch.setattr(fastest_settings, "save", fail)
+    ran = inside("bench", *SHORT, "--save")
+    assert ran.status == 6
+    assert "tg2" in ran.text
+    assert ran.text.splitlines()[-1] == "to keep them, use `llmcli bench --save`"
+    assert "error: cannot create the file" in ran.stderr
 
 
 def test_what_is_found_on_a_busy_machine_is_not_kept(

@@ -6,11 +6,12 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llmcli.files import runtime_dir
+from llmcli.files import runtime_dir, write_json
 from llmcli.inference import warm
 from tests.conftest import Run
 
@@ -94,6 +95,22 @@ def test_stop_needs_to_know_what(kept: Path, run: Run) -> None:
     assert (result.status, "these are: tiny" in result.stderr) == (1, True)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_ps_does_not_list_one_whose_number_is_that_of_another_process(kept: Path, run: Run) -> None:
+    (one,) = warm.all_warm()
+    os.kill(one.pid, signal.SIGKILL)
+    write_json(warm.info_path(one.key), warm.data_of(replace(one, pid=os.getpid())))
+    listed = run("ps", "--json").stdout
+    warm.forget(one)
+    assert json.loads(listed) == []
+
+
+def test_a_benchmark_loads_the_model_itself(kept: Path, run: Run) -> None:
+    result = run("bench", "-p", "8", "-n", "0", "-r", "1", "-t", "1", "--json")
+    assert result.status == 0, result.stderr
+    assert [one["n_prompt"] for one in json.loads(result.stdout)["tests"]] == [8]
+
+
 def test_another_way_to_load_passes_it_over(kept: Path, run: Run) -> None:
     result = run(*ASK, "--load-mode", "none", "--verbose")
     assert result.status == 0
@@ -120,7 +137,7 @@ def test_keep_alive_leaves_the_model_of_a_command_behind(with_tiny: Path, run: R
     assert second.stdout == first.stdout
 
 
-@pytest.mark.parametrize("text", ["soon", "-1", "10 days", ""])
+@pytest.mark.parametrize("text", ["soon", "-1", "10 days", "", "0", "off"])
 def test_a_time_that_is_none_is_an_error(text: str, with_tiny: Path, run: Run) -> None:
     assert run("warm", "--for", text).status == 2
     assert not runtime_dir().exists()

@@ -5,6 +5,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import astuple, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -238,6 +239,23 @@ def test_a_host_that_dies_in_an_answer_leaves_its_text_and_an_error(place: Place
     assert engine.has_ended
     with pytest.raises(EngineGoneError):
         engine.count_tokens("Hello")
+    engine.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its pipes are no sockets")
+@pytest.mark.parametrize("n_more", [0, 1])
+def test_a_batch_whose_host_dies_ends_with_the_error_if_requests_are_left(n_more: int, place: Place) -> None:
+    engine, events = place.open(), list[TokenEvent]()
+    endless = request(engine, replace(SETTINGS, max_tokens=-1, ignore_eos=True))
+    waiting = [endless] * (1 + n_more)
+    with pytest.raises(EngineGoneError) if n_more else nullcontext():
+        for event in engine.generate_batch(lambda _is_idle: waiting.pop() if waiting else None, 1):
+            events.append(event)
+            if len(events) == 3:
+                for one in place.theirs[-2:]:
+                    with socket.socket(fileno=os.dup(one.fileno())) as ended:
+                        ended.shutdown(socket.SHUT_RDWR)
+    assert [event.finish_reason for event in events[-2:]] == [None, "error"]
     engine.close()
 
 

@@ -218,6 +218,17 @@ def test_a_socket_where_nobody_listens_is_removed(started: Callable[..., WarmMod
     assert not Path(one.address).exists()
 
 
+@POSIX
+def test_stop_leaves_another_process_with_the_number_of_a_killed_one_alone(started: Callable[..., WarmModel]) -> None:
+    one = started()
+    os.kill(one.pid, signal.SIGKILL)
+    assert until(lambda: has_ended(one))
+    other = replace(one, pid=os.getpid())
+    write_json(warm.info_path(one.key), warm.data_of(other))
+    warm.stop(other)
+    assert list(warm.all_warm()) == []
+
+
 def test_the_description_of_a_process_that_has_ended_is_removed(home: Path, file: ModelFile) -> None:
     one = warm.describe("a" * 16, file, 60.0, "00")
     write_json(warm.info_path(one.key), warm.data_of(replace(one, pid=2**22 - 1)))
