@@ -48,9 +48,9 @@ class _Channel:
             with self._sending:
                 messages.send(self.connection, message)
         except OSError:
-            raise self._end() from None
+            raise self.end() from None
 
-    def _end(self) -> EngineGoneError:
+    def end(self) -> EngineGoneError:
         self.has_ended = True
         return EngineGoneError()
 
@@ -86,7 +86,7 @@ class _Channel:
         try:
             return messages.receive(self.connection)
         except (OSError, EOFError, ValueError):
-            raise self._end() from None
+            raise self.end() from None
 
     def result(self, reply: messages.Message) -> Any:
         self.notes += reply.get("notes", ())
@@ -260,6 +260,8 @@ class RemoteEngine:
                 else:
                     is_ended = True
                     work.result(reply)
+                    if running:  # the other side ends, and has left them
+                        raise work.end()
                     return
         except EngineGoneError as error:
             is_ended = True
