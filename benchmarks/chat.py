@@ -66,6 +66,7 @@ def enter(path: Path, rounds: int, turns: int = 50) -> list[float]:
     api: Any = bindings.load()
     took = []
     real, api.llama_decode = api.llama_decode, lambda *_: 0
+    logits, api.llama_get_logits_ith = api.llama_get_logits_ith, lambda *_: [0.0]
     try:
         dialogue.load_model()
         messages = dialogue.session.conversation.path()
@@ -76,7 +77,7 @@ def enter(path: Path, rounds: int, turns: int = 50) -> list[float]:
             took.append(_sent(chat, api, f"{number}. {_WORDS}"))
             dialogue.session.conversation.move(messages[-1].id)
     finally:
-        api.llama_decode = real
+        api.llama_decode, api.llama_get_logits_ith = real, logits
     dialogue.session.close()
     dialogue.close_model()
     return took[1:]
