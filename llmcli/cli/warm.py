@@ -54,7 +54,7 @@ def warm(
 
     target = find_model(settings)
     if found := warm_models.find(target.file.parts, settings):
-        if found.seconds == seconds and _status(found):
+        if found.seconds == min(seconds, warm_models.FOREVER) and _status(found):
             console.note(f"{target.file.name} is loaded already")
             return
         stop_one(found)
@@ -156,6 +156,8 @@ def _status(one: "WarmModel") -> dict[str, float] | None:
 
 def _left(one: "WarmModel", status: dict[str, float] | None) -> float | None:
     """Seconds until it ends, if nobody uses it; None if it never ends, or does not answer."""
-    if status is None or one.seconds == float("inf"):
+    from llmcli.inference.warm import FOREVER
+
+    if status is None or one.seconds >= FOREVER:
         return None
     return max(one.seconds - status["idle"], 0.0)

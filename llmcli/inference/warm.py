@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # What a connection begins with.
 USE, STATUS, STOP = b"use", b"status", b"stop"
+FOREVER = 1e10  # seconds; JSON has no infinity
 _MOST_PATH = 100  # bytes of the path of a socket
 _PATIENCE = 2.0  # seconds for the first answer of a process that lives
 _START = 20.0  # seconds until a new process listens
@@ -179,7 +180,7 @@ def start(file: "ModelFile", settings: Settings, seconds: float) -> WarmModel:
     """Start a process that loads the model, and wait until it listens. Raises LlmcliError."""
     key, folder = key_of(file.parts, settings), make_private(runtime_dir())
     log = folder / f"{key}.log"
-    given = {"settings": to_data(settings), "model": str(file.path), "key": key, "seconds": seconds}
+    given = {"settings": to_data(settings), "model": str(file.path), "key": key, "seconds": min(seconds, FOREVER)}
     detached: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         detached = {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}

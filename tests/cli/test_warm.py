@@ -105,6 +105,13 @@ def test_ps_does_not_list_one_whose_number_is_that_of_another_process(kept: Path
     assert json.loads(listed) == []
 
 
+def test_one_can_stay_until_it_is_stopped(with_tiny: Path, run: Run) -> None:
+    result = run("warm", "--for", "forever")
+    assert result.stderr == "tiny stays loaded until `llmcli stop`\n"
+    assert run("warm", "--for", "forever").stderr == "tiny is loaded already\n"
+    assert [one["ends_in"] for one in json.loads(run("ps", "--json").stdout)] == [None]
+
+
 def test_a_benchmark_loads_the_model_itself(kept: Path, run: Run) -> None:
     result = run("bench", "-p", "8", "-n", "0", "-r", "1", "-t", "1", "--json")
     assert result.status == 0, result.stderr
