@@ -207,6 +207,8 @@ def start(file: "ModelFile", settings: Settings, seconds: float) -> WarmModel:
         if process.poll() is not None:
             break
         time.sleep(0.01)
+    if found := find(file.parts, settings):  # that of another command was first
+        return found
     text = log.read_text("utf-8", "replace").strip().splitlines() if log.exists() else []
     reason = text[-1] if text else "it has ended without a word"
     raise LlmcliError(f"cannot keep the model loaded: {reason}", f"see {log}")

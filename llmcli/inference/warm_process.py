@@ -89,6 +89,9 @@ def main() -> None:
     values: dict[str, Any] = parse_data(given["settings"], "the settings of a command")
     settings = Settings(**values)
     target = resolve_model(given["model"], ModelLocations(cache_dir(), data_dir()), for_text=True)
+    other = warm.find(target.file.parts, settings)
+    if other and warm.status(other):  # another command has started one meanwhile
+        return
     host = EngineHost(target)
     description = warm.describe(given["key"], target.file, given["seconds"], secrets.token_hex(16))
     process = WarmProcess(host, description)

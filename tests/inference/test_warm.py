@@ -218,6 +218,11 @@ def test_a_socket_where_nobody_listens_is_removed(started: Callable[..., WarmMod
     assert not Path(one.address).exists()
 
 
+def test_the_first_of_two_stays(started: Callable[..., WarmModel]) -> None:
+    one = started()
+    assert started() == one
+
+
 @POSIX
 def test_stop_leaves_another_process_with_the_number_of_a_killed_one_alone(started: Callable[..., WarmModel]) -> None:
     one = started()
