@@ -256,7 +256,7 @@ class GenerationParams:
     speculative: str = setting(
         "off",
         "Speculative decoding: evaluate several likely tokens in a step, copied from earlier text or guessed by "
-        "--draft-model (auto = where that is faster and cannot change the text, on = also where rounding can).",
+        "--draft-model (auto = where that is faster and rounds as single steps do, on = also where rounding can change the text).",
         choices=("auto", "on", "off"),
     )
     grammar: str | None = setting(
