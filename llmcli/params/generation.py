@@ -256,7 +256,8 @@ class GenerationParams:
     speculative: str = setting(
         "off",
         "Speculative decoding: evaluate several likely tokens in a step, copied from earlier text or guessed by "
-        "--draft-model (auto = where that is faster and rounds as single steps do, on = also where rounding can change the text).",
+        "--draft-model (auto = where that is faster and rounds as single steps do, on = also where rounding can change "
+        "the text).",
         choices=("auto", "on", "off"),
     )
     grammar: str | None = setting(
