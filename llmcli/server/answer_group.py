@@ -109,6 +109,8 @@ class AnswerGroup:
         self._updates: asyncio.Queue[Update] = asyncio.Queue()
         self._n_put = self._n_handled = 0  # updates that went to the loop, and those whose reader has come back
         self._sending = threading.Lock()
+        self.is_begun = threading.Event()  # the first update has been read, and what it led to is sent
+        self.is_awaited = False  # the thread of the model has waited for that, which a client must not make it do again
         self.send_directly: Callable[[Update], bool] = lambda _update: False  # sends plain text in the model's thread
         self.first_at = 0.0  # when the first piece of text was there; as in `time.perf_counter`
         self.error: LlmcliError | None = None
@@ -149,7 +151,9 @@ class AnswerGroup:
                 n_open -= update.is_last
                 yield update
                 self._n_handled += 1
+                self.is_begun.set()
         finally:
+            self.is_begun.set()
             self.send_directly = lambda _update: False
             if self._timer:
                 self._timer.cancel()
@@ -189,8 +193,11 @@ class Outbox:
         with self._lock:
             self._updates.append((group, update))
 
-    def flush(self) -> None:
-        """Send what was added."""
+    def flush(self, patience: float = 0.0) -> None:
+        """Send what was added; wait at most so many seconds until the first update of each group is read.
+
+        With threads of llama.cpp on all cores, the loop would get one only after some milliseconds.
+        """
         if not self._updates:
             return
         with self._lock:
@@ -198,6 +205,9 @@ class Outbox:
         for loop in {group.loop for group, _ in updates}:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_deliver, [one for one in updates if one[0].loop is loop])
+        for group in {group for group, _ in updates if not group.is_awaited} if patience else ():
+            group.is_awaited = True
+            group.is_begun.wait(patience)
 
 
 def _deliver(updates: Sequence[tuple[AnswerGroup, Update]]) -> None:

@@ -16,6 +16,7 @@ from llmcli.server.metrics import Metrics
 
 _T = TypeVar("_T")
 _LAST_STEP = 5.0  # seconds, at the end
+_FIRST_TOKEN = 0.003  # seconds that the next step waits for the first text of an answer to be sent
 _MOST_AT_A_TIME = 32  # answers, where the engine chooses how many
 
 
@@ -184,7 +185,7 @@ class ModelWorker:
 
     def _run_others(self) -> None:
         """What happens between two steps of the answers: calls, and a step of a replay."""
-        self._outbox.flush()
+        self._outbox.flush(_FIRST_TOKEN)
         self.calls.run()
         if self._replays:
             try:

@@ -74,3 +74,29 @@ def test_an_error_from_outside_waits_for_the_text_that_is_being_sent() -> None:
         assert order.seen == ["sent", "error"]
 
     in_loop(test)
+
+
+class Waits(threading.Event):
+    """Nobody reads; notes how long was waited for that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seen.append(timeout)
+        return False
+
+
+def test_the_next_step_waits_once_for_the_first_text_of_an_answer() -> None:
+    """A client that reads slowly must not hold up the others again and again."""
+
+    def test(group: AnswerGroup, _order: Order) -> None:
+        outbox, waits = Outbox(), Waits()
+        group.is_begun = waits
+        for patience in (0.0, 0.003, 0.003):
+            outbox.put(group, TEXT)
+            outbox.flush(patience)
+        assert waits.seen == [0.003]
+
+    in_loop(test)
