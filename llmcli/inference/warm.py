@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, answer_challenge, deliver_challenge
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,15 +69,9 @@ class WarmModel:
         except (ConnectionRefusedError, FileNotFoundError):  # it was killed, and its number may be another's by now
             forget(self)
             raise
-        except (EOFError, ValueError, _authentication_error()) as error:
+        except (EOFError, ValueError, AuthenticationError) as error:
             raise ConnectionError(str(error)) from None
         return connection
-
-
-def _authentication_error() -> type[Exception]:
-    from multiprocessing import AuthenticationError
-
-    return AuthenticationError
 
 
 def _check_owner(path: Path) -> None:

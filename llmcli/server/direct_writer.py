@@ -1,7 +1,8 @@
 """Sends a chunk of a response from the thread of the model, where the event loop is not needed for it.
 
-To wake the event loop for each token costs a tenth of the time of a token: it takes a core from llama.cpp. The chunks
-whose form needs nothing of the loop go to the socket at once; all others, and all of a slow client, go the usual way.
+To wake the event loop for each token takes a core from llama.cpp: 0.35 ms of the 8.5 ms of a token of the starter. The
+chunks whose form needs nothing of the loop go to the socket at once; all others, and all of a slow client, go through
+the loop.
 """
 
 import asyncio
