@@ -165,12 +165,18 @@ class AnswerGroup:
         self.error = self.error or update.error
         with self._sending:  # an error that comes from outside waits for the text that is being sent
             # One that overtakes others in the loop would be out of order.
-            if update.is_plain and self._n_put == self._n_handled and self.send_directly(update):
+            if update.is_plain and self._n_put == self._n_handled and self._is_sent_directly(update):
                 return
             self._n_put += 1
         self.outbox.put(self, update)
         if update.progress:  # in the middle of a step, which may take long
             self.outbox.flush()
+
+    def _is_sent_directly(self, update: Update) -> bool:
+        try:
+            return self.send_directly(update)
+        except Exception:  # a fault of one answer must not end the others: in the loop it ends only its request
+            return False
 
     def deliver(self, update: Update) -> None:
         """Called in the loop."""

@@ -48,6 +48,20 @@ def test_plain_text_is_sent_at_once_until_something_goes_to_the_loop() -> None:
     in_loop(test)
 
 
+def test_text_that_cannot_be_sent_directly_goes_to_the_loop() -> None:
+    """There a fault ends its own request; in the thread of the model it would end the answers of all."""
+
+    def test(group: AnswerGroup, order: Order) -> None:
+        def fail(_update: Update) -> bool:
+            raise ZeroDivisionError
+
+        group.send_directly = fail
+        group._send(TEXT)
+        assert order.seen == ["to the loop"]
+
+    in_loop(test)
+
+
 def test_an_error_from_outside_waits_for_the_text_that_is_being_sent() -> None:
     """Else the text would come behind the error, which ends the stream."""
 
