@@ -58,16 +58,19 @@ TIMED = timed() { \
 	}
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
 
+# What llama.cpp is compiled with: a model over several machines (`--rpc`), and what CMAKE_ARGS of the caller adds.
+LLAMA_CPP := -DGGML_RPC=ON $(CMAKE_ARGS)
+
 # llama.cpp is compiled for the processor that the machine reports. Some virtual machines report instructions (AMX)
 # that they do not run: the check ends with SIGILL, status 132. Then llama.cpp is compiled again without them.
 $(VENV)/.installed: pyproject.toml | $(PY)
 	@echo "installing llmcli; the first time, llama.cpp is compiled: 3 to 10 minutes"
-	@$(TIMED); timed $(PIP) install --editable ".[serve]"
+	@$(TIMED); timed env CMAKE_ARGS="$(LLAMA_CPP)" $(PIP) install --editable ".[serve]"
 	@$(TIMED); status=0; ( $(PY) -m tools.check_cpu; exit $$? ) >/dev/null 2>&1 || status=$$?; \
 	if [ $$status -eq 132 ]; then \
 		echo "this machine does not run all instructions that its processor reports: compiling llama.cpp again, portable"; \
 		version=$$($(PY) -c 'from importlib.metadata import version; print(version("llama-cpp-python"))'); \
-		timed env CMAKE_ARGS=-DGGML_NATIVE=OFF $(PIP) install --force-reinstall --no-cache-dir --no-deps \
+		timed env CMAKE_ARGS="$(LLAMA_CPP) -DGGML_NATIVE=OFF" $(PIP) install --force-reinstall --no-cache-dir --no-deps \
 			--no-binary llama-cpp-python "llama-cpp-python==$$version"; \
 	fi
 	@touch $@
