@@ -161,6 +161,11 @@ class EmbeddingModel:
         if not self._is_shared:
             self._model.close()
 
+    def keep_model(self) -> Model:
+        """Its loaded model, which stays when this ends."""
+        self._is_shared = True
+        return self._model
+
     def _evaluate(self, texts: Iterable[list[int]], truncate: bool) -> Iterator[Evaluation]:
         """The vector or the error of each text, which is given as its tokens."""
         batch: list[list[int]] = []

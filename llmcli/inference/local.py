@@ -8,15 +8,7 @@ from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from llmcli.engine.events import (
-    Cancellation,
-    Message,
-    Progress,
-    Prompt,
-    Request,
-    ScoredPrompt,
-    TokenEvent,
-)
+from llmcli.engine.events import Cancellation, Message, Progress, Prompt, Request, ScoredPrompt, TokenEvent
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
@@ -253,6 +245,9 @@ class LocalEngine:
         assert self._context
         return self._context
 
+    def _new_context(self, params: Settings) -> Context:
+        return Context(self.model, params)
+
     def close_context(self) -> None:
         """Free the context; the next answer makes a new one."""
         if self._context:
@@ -390,7 +385,7 @@ class LocalEngine:
         if context is None or n_ctx > context.n_ctx:  # a new one has to evaluate everything again
             self.notes += [note] if note else []
             self.close_context()
-            context = self._context = self._states.attach(Context(self.model, replace(settings, n_ctx=n_ctx)))
+            context = self._context = self._states.attach(self._new_context(replace(settings, n_ctx=n_ctx)))
             self._add_load_time(begin)
         self._open_ended = settings.max_tokens < 0
         return context

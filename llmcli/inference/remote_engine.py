@@ -35,7 +35,7 @@ class EngineGoneError(LlmcliError):
         super().__init__("the warm process of the model has ended", "try again: the model is then loaded anew")
 
 
-class _Channel:
+class Channel:
     """One connection, on which one call at a time is made. Every call can raise what the engine raises."""
 
     def __init__(self, connection: messages.Wire) -> None:
@@ -114,7 +114,7 @@ class RemoteEngine:
 
         Raises OSError or EngineGoneError when the process has ended, and what the start of an engine raises.
         """
-        self._quick, self._connect, self._lock = _Channel(connect()), connect, RLock()
+        self._quick, self._connect, self._lock = Channel(connect()), connect, RLock()
         try:
             facts = self._quick.call(
                 "open", messages.settings_data(settings), cancellation=cancellation, progress=progress
@@ -138,9 +138,9 @@ class RemoteEngine:
             return self._quick.call(name, *arguments, **watched)
 
     @cached_property
-    def _work(self) -> _Channel:
+    def _work(self) -> Channel:
         """The connection of what takes long."""
-        channel = _Channel(self._connect())
+        channel = Channel(self._connect())
         channel.call("join", self._session)
         channel.notes = self.notes
         return channel
@@ -190,8 +190,10 @@ class RemoteEngine:
         self.n_ctx = int(self._work.call("n_ctx"))
         return result
 
-    def keep_context(self, session: str = "") -> Sequence[str]:  # noqa: ARG002 - it stays in that process
-        return ()
+    def keep_context(self, session: str = "") -> Sequence[str]:
+        if not session and "_work" not in self.__dict__:  # nothing was evaluated
+            return ()
+        return list(self._work.call("keep_context", session))
 
     def open_context(self, settings: Settings) -> None:
         self._do("open_context", messages.settings_data(settings))
@@ -274,7 +276,7 @@ class RemoteEngine:
             if not is_ended:
                 self._leave(work)
 
-    def _leave(self, work: _Channel) -> None:
+    def _leave(self, work: Channel) -> None:
         """Nobody wants the other events of a call."""
         try:
             work.send({"leave": True})
@@ -288,7 +290,7 @@ class RemoteEngine:
 class _Watched:
     """A request that another process answers: what moves it here is sent there."""
 
-    def __init__(self, channel: _Channel, index: int, request: Request) -> None:
+    def __init__(self, channel: Channel, index: int, request: Request) -> None:
         self.request, self.record = request, messages.ReceivedRecord(request)
         self._channel, self._index = channel, index
         self._shift, self._is_cancelled = 0.0, False

@@ -26,11 +26,12 @@ from llmcli.params.settings import Settings, to_data
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation
+    from llmcli.inference.remote_embedding import RemoteEmbeddingModel
     from llmcli.inference.remote_engine import RemoteEngine
     from llmcli.models.locations import ModelFile
 
 # What a connection begins with.
-USE, STATUS, STOP = b"use", b"status", b"stop"
+USE, STATUS, STOP, FORGET = b"use", b"status", b"stop", b"forget"
 FOREVER = 1e10  # seconds; JSON has no infinity
 _MOST_PATH = 100  # bytes of the path of a socket
 _PATIENCE = 2.0  # seconds for the first answer of a process that lives
@@ -222,10 +223,41 @@ def open_engine(
     return RemoteEngine(one.connect, settings, notes, cancellation, progress)
 
 
+def open_vectors(
+    one: WarmModel,
+    settings: Settings,
+    pooling: str,
+    notes: list[str],
+    cancellation: "Cancellation | None" = None,
+    progress: Callable[[float], object] | None = None,
+) -> "RemoteEmbeddingModel":
+    """Its model as one for vectors. Raises as `open_engine`, and as `EmbeddingModel`."""
+    from llmcli.inference.remote_embedding import RemoteEmbeddingModel
+
+    return RemoteEmbeddingModel(one.connect, settings, pooling, notes, cancellation, progress)
+
+
+def wait(one: WarmModel, progress: Callable[[float], object]) -> None:
+    """Until its model is loaded. Raises OSError or EngineGoneError when it has ended, and what the load raises."""
+    from llmcli.inference.remote_engine import Channel
+
+    with closing(one.connect()) as connection:
+        Channel(connection).call("wait", progress=progress)
+
+
+def forget_tokens(session: str = "") -> None:
+    """Let all processes overwrite what they keep of a session, or of everything."""
+    for one in all_warm():
+        with suppress(OSError), closing(one.connect(FORGET)) as connection:
+            connection.send_bytes(session.encode("utf-8", "surrogateescape"))
+            connection.poll(_PATIENCE)  # it is done
+
+
 def status(one: WarmModel) -> dict[str, float] | None:
     """The number of commands that use it (`sessions`), and the seconds since its last use (`idle`).
 
-    None if it does not answer.
+    With the number of the contexts that it keeps (`contexts`), and their `tokens` and `bytes`. None if it does not
+    answer.
     """
     try:
         with closing(one.connect(STATUS)) as connection:

@@ -67,7 +67,13 @@ class WarmProcess:
         elif first == warm.STATUS:
             with suppress(OSError), connection:
                 idle = 0.0 if self._host.n_sessions else monotonic() - self._host.used_at
-                messages.send(connection, {"sessions": self._host.n_sessions, "idle": idle})
+                messages.send(connection, {"sessions": self._host.n_sessions, "idle": idle, **self._host.counts()})
+        elif first == warm.FORGET:
+            with suppress(OSError, EOFError), connection:
+                session = connection.recv_bytes().decode("utf-8", "surrogateescape")
+                if self._host.contexts:
+                    self._host.contexts.forget(session)
+                connection.send_bytes(b"")
         elif first == warm.USE:
             self._host.serve(connection)
         else:
@@ -78,9 +84,12 @@ class WarmProcess:
         state = warm.state_of(path)
         while True:
             self._is_ending.wait(_LOOK)
+            self._host.tend()
             is_idle = self._host.is_idle
             is_over = monotonic() - self._host.used_at > self._one.seconds
             if is_idle and (is_over or warm.state_of(path) != state or not warm.info_path(self._one.key).exists()):
+                if is_over and self._host.contexts:
+                    self._host.contexts.close()  # which stores what later processes can use
                 self.end()
 
 
@@ -88,7 +97,7 @@ def main() -> None:
     given = decode_json(sys.stdin.buffer.read())
     values: dict[str, Any] = parse_data(given["settings"], "the settings of a command")
     settings = Settings(**values)
-    target = resolve_model(given["model"], ModelLocations(cache_dir(), data_dir()), for_text=True)
+    target = resolve_model(given["model"], ModelLocations(cache_dir(), data_dir()))
     other = warm.find(target.file.parts, settings)
     if other and warm.status(other):  # another command has started one meanwhile
         return

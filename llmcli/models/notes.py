@@ -23,7 +23,7 @@ _BLOCK = 4 << 20
 _N_SAMPLES, _SAMPLE = 16, 4096  # of a file, and the bytes of each
 _BLOB = re.compile(r"(?:sha256-)?([0-9a-f]{64})")  # the Hub's cache and Ollama's store name a file after its sha256
 # Facts that end when the file changes.
-_OF_BYTES = {"probed", "damage", "sha256", "hashed", "fastest", "machine", "steps"}
+_OF_BYTES = {"probed", "damage", "sha256", "hashed", "fastest", "machine", "steps", "divisible"}
 
 
 class FileNote(TypedDict, total=False):
@@ -41,6 +41,7 @@ class FileNote(TypedDict, total=False):
     version: str  # of a file from a URL: its ETag or Last-Modified
     published: str  # of a file from a URL: the sha256 that the URL gave
     steps: str  # JSON: what steps of several tokens cost, and whether they round as single ones
+    divisible: str  # JSON: which batches can be evaluated in two parts with the same results, by the place and settings
     received: str  # of a file from a URL: the sha256 of the bytes that the server sent
 
 

@@ -87,13 +87,19 @@ def request(engine: Engine, settings: Settings = SETTINGS, **details: Any) -> Re
 
 
 def seen(events: Sequence[TokenEvent]) -> list[object]:
-    """What can be known of answers, without durations."""
+    """What can be known of answers, without durations, and without what a kept context has saved."""
 
     found: list[object] = [replace(event, record=NOTHING) for event in events]
     for record in {id(event.record): event.record for event in events}.values():
-        counts = record.timings.prompt_n, record.timings.predicted_n
         traces = [trace._replace(time=0.0) for trace in record.traces]
-        found += [record.tokens, record.logprobs, traces, counts, record.finish_reason, record.stop_string]
+        found += [
+            record.tokens,
+            record.logprobs,
+            traces,
+            record.timings.predicted_n,
+            record.finish_reason,
+            record.stop_string,
+        ]
         found += [[*map(tuple, record.layout)], record.n_ctx, tuple(record.n_threads), record.beside]
         found += [record.is_complete, str(record.failure)]
     return found
