@@ -27,8 +27,9 @@ from llmcli.ui.terminal.output import print_json, print_line
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
+    from llmcli.cli.open_model import VectorModel
     from llmcli.engine.events import Cancellation
-    from llmcli.inference.embedding import EmbeddingModel, Evaluation, Vector
+    from llmcli.inference.embedding import Evaluation, Vector
     from llmcli.pipelines.text_source import Text, TextSource
     from llmcli.pipelines.vector_store import StoreIdentity
 
@@ -172,7 +173,7 @@ def _output_kind(output: str | None, force: bool, pooling: str | None) -> str:
 
 
 def identity_of(
-    model: "EmbeddingModel", settings: Settings, status: ProgressLine, cancellation: "Cancellation"
+    model: "VectorModel", settings: Settings, status: ProgressLine, cancellation: "Cancellation"
 ) -> "StoreIdentity":
     """What a store must have for vectors of this model. Raises KeyboardInterrupt when it is cancelled."""
     from llmcli.pipelines.vector_store import StoreIdentity

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from llmcli.inference.embedding import EmbeddingModel
     from llmcli.inference.endpoint_server import ServedEndpoint
     from llmcli.inference.engine import Engine
+    from llmcli.inference.remote_embedding import RemoteEmbeddingModel
+    from llmcli.inference.warm import WarmModel
 
-_Model = TypeVar("_Model", "Engine", "EmbeddingModel")
+    VectorModel = EmbeddingModel | RemoteEmbeddingModel
+
+_Model = TypeVar("_Model", "Engine", "VectorModel")
 Target: TypeAlias = "ResolvedModel | ServedEndpoint"  # what answers, found but not opened
 
 
@@ -85,11 +89,19 @@ def open_model(
 @contextmanager
 def open_embedding_model(
     target: ResolvedModel, settings: Settings, status: ProgressLine, pooling: str = ""
-) -> Iterator[tuple["EmbeddingModel", Cancellation]]:
+) -> Iterator[tuple["VectorModel", Cancellation]]:
     """The same for a model that computes vectors."""
-    from llmcli.inference.embedding import EmbeddingModel  # most commands compute none
 
-    def load(cancellation: Cancellation) -> EmbeddingModel:
+    def open_there(found: "WarmModel", cancellation: Cancellation) -> "VectorModel":
+        from llmcli.inference.warm import open_vectors
+
+        return open_vectors(found, settings, pooling, target.notes, cancellation, status.loading)
+
+    def load(cancellation: Cancellation) -> "VectorModel":
+        if there := _open_warm(target, settings, lambda found: open_there(found, cancellation)):
+            return there
+        from llmcli.inference.embedding import EmbeddingModel  # most commands compute none
+
         with _load_log(status):
             return EmbeddingModel(target, settings, pooling, cancellation, status.loading)
 
@@ -132,6 +144,18 @@ def open_warm(
     target: ResolvedModel, settings: Settings, cancellation: Cancellation, progress: Callable[[float], None]
 ) -> "Engine | None":
     """The model in a process that has it loaded, or that `keep_alive` starts now; None where there is none."""
+
+    def open_there(found: "WarmModel") -> "Engine":
+        from llmcli.inference.warm import open_engine
+
+        return open_engine(found, settings, target.notes, cancellation, progress)
+
+    return _open_warm(target, settings, open_there)
+
+
+def _open_warm(
+    target: ResolvedModel, settings: Settings, open_there: "Callable[[WarmModel], _Model]"
+) -> "_Model | None":
     if not settings.keep_alive and not model_preload.has_warm():
         return None
     from llmcli.inference import warm
@@ -149,12 +173,12 @@ def open_warm(
     if not found:
         return None
     try:
-        engine = warm.open_engine(found, settings, target.notes, cancellation, progress)
+        opened = open_there(found)
     except (OSError, EngineGoneError) as error:
         console.detail(f"the warm process of {found.model} is passed over: {error}")
         return None
     console.detail(f"{found.model} is loaded already, in process {found.pid}")
-    return engine
+    return opened
 
 
 def _load(target: ResolvedModel, settings: Settings, cancellation: Cancellation, status: ProgressLine) -> LocalEngine:

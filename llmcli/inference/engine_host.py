@@ -31,8 +31,9 @@ _PROGRESS_STEP = 0.05  # seconds between two messages of a progress
 class EngineHost:
     """A model that is loaded, and those who use it."""
 
-    def __init__(self, target: ResolvedModel) -> None:
-        self._target, self._notes = target, [*target.notes]
+    def __init__(self, target: ResolvedModel, on_abandoned: Callable[[], object] = lambda: None) -> None:
+        """`on_abandoned` is called when all who have waited for the load have left before its end."""
+        self._target, self._notes, self._on_abandoned = target, [*target.notes], on_abandoned
         self._model: Model | None = None
         self.contexts: KeptContexts | None = None
         self._failure: LlmcliError | None = None
@@ -44,7 +45,7 @@ class EngineHost:
         self.used_at = monotonic()
 
     def load(self, settings: Settings) -> None:
-        """Load the model; who wants it meanwhile waits. Raises LlmcliError."""
+        """Load the model, and make a context for the next command; who wants it meanwhile waits. Raises LlmcliError."""
 
         def progress(share: float) -> None:
             self.share_loaded = share
@@ -65,6 +66,8 @@ class EngineHost:
             raise
         finally:
             self._loaded.set()
+        if self.is_idle and self._target.kind.generates:
+            self.contexts.prepare(settings)
 
     @property
     def n_sessions(self) -> int:
@@ -87,6 +90,8 @@ class EngineHost:
             with self._lock:
                 self._n_connections -= 1
                 self.used_at = monotonic()
+            if self.is_idle and not self._loaded.is_set():
+                self._on_abandoned()
 
     def wait(self, report: Callable[[float], object]) -> Model:
         """The model; `report` gets the share that is loaded meanwhile. Raises what the load has raised."""
@@ -124,7 +129,7 @@ class EngineHost:
 
     def counts(self) -> dict[str, float]:
         """Of the contexts that are kept: see `KeptContexts.counts`."""
-        return self.contexts.counts() if self.contexts else {}
+        return self.contexts.counts() if self.contexts else {"contexts": 0, "tokens": 0, "bytes": 0}
 
     def tend(self) -> None:
         """Do what waits until nobody uses the model."""

@@ -16,6 +16,7 @@ from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.kept_context import KeptContext, rounds_alike
 from llmcli.engine.llama.model import Model
+from llmcli.engine.llama.structures import threads
 from llmcli.errors import LlmcliError
 from llmcli.files import data_dir, decode_json
 from llmcli.inference import sizing
@@ -32,7 +33,7 @@ _IDLE = 300.0  # seconds without use after which one is freed
 _LOST_SHARE = 8  # a prompt that keeps less of a context than this part of the rest leaves it to others
 _ROUNDING = ("flash_attn", "cache_type_k", "cache_type_v")  # settings that decide about kernels
 _OF_CONTEXT = (
-    *("n_threads", "n_threads_batch", "n_batch", "n_ubatch", "poll", "swa_full", "override_kv"),
+    *("n_batch", "n_ubatch", "poll", "swa_full", "override_kv"),
     *_ROUNDING,
     *fields_of(RopeParams),
 )
@@ -87,8 +88,18 @@ class KeptContexts:
 
     def _is_suitable(self, one: _Kept, settings: Settings) -> bool:
         is_like = all(getattr(one.settings, key) == getattr(settings, key) for key in _OF_CONTEXT)
+        is_like = is_like and threads(one.settings) == threads(settings)
         most = one.context.most
         return is_like and (most == settings.n_ctx if self._is_size_exact else most >= settings.n_ctx)
+
+    def prepare(self, settings: Settings) -> None:
+        """Have a context ready that most commands can use, where it takes little of the memory."""
+        shape = sizing.shape_of(self._target.headers, settings)
+        with suppress(LlmcliError):
+            n_ctx, _ = sizing.choose_context(shape, replace(settings, max_tokens=-1), 0)
+            settings = replace(settings, n_ctx=n_ctx)
+            self.take_back(self.make(settings, shape))
+            self.limit()
 
     def make(self, settings: Settings, shape: sizing.ModelShape) -> KeptContext:
         """A new context. Raises LlmcliError if it does not fit in memory."""

@@ -36,6 +36,7 @@ FOREVER = 1e10  # seconds; JSON has no infinity
 _MOST_PATH = 100  # bytes of the path of a socket
 _PATIENCE = 2.0  # seconds for the first answer of a process that lives
 _START = 20.0  # seconds until a new process listens
+_locks: list[object] = []  # that this process holds: one that is collected is released
 _OF_LOAD = (*fields_of(PlacementParams), "override_kv", "n_gpu_layers")
 
 
@@ -174,6 +175,8 @@ def forget(one: WarmModel) -> None:
 
 def start(file: "ModelFile", settings: Settings, seconds: float) -> WarmModel:
     """Start a process that loads the model, and wait until it listens. Raises LlmcliError."""
+    if (found := find(file.parts, settings)) and status(found):
+        return found
     key, folder = key_of(file.parts, settings), make_private(runtime_dir())
     log = folder / f"{key}.log"
     given = {"settings": to_data(settings), "model": str(file.path), "key": key, "seconds": min(seconds, FOREVER)}
@@ -181,6 +184,7 @@ def start(file: "ModelFile", settings: Settings, seconds: float) -> WarmModel:
     if sys.platform == "win32":
         detached = {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
     try:
+        log.unlink(missing_ok=True)  # whatever it is
         with log.open("wb") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-m", f"{__package__}.warm_process"],
@@ -198,12 +202,14 @@ def start(file: "ModelFile", settings: Settings, seconds: float) -> WarmModel:
     deadline = time.monotonic() + _START
     while time.monotonic() < deadline:
         if found := find(file.parts, settings):
+            if found.pid != process.pid and sys.platform != "win32":  # where a launcher has another number
+                process.terminate()  # that of another command was first
             process.returncode = 0  # it outlives this process: Python need not wait for it, or warn
             return found
         if process.poll() is not None:
             break
         time.sleep(0.01)
-    if found := find(file.parts, settings):  # that of another command was first
+    if found := find(file.parts, settings):
         return found
     text = log.read_text("utf-8", "replace").strip().splitlines() if log.exists() else []
     reason = text[-1] if text else "it has ended without a word"
@@ -247,7 +253,7 @@ def wait(one: WarmModel, progress: Callable[[float], object]) -> None:
 
 def forget_tokens(session: str = "") -> None:
     """Let all processes overwrite what they keep of a session, or of everything."""
-    for one in all_warm():
+    for one in all_warm() if runtime_dir().exists() else ():
         with suppress(OSError), closing(one.connect(FORGET)) as connection:
             connection.send_bytes(session.encode("utf-8", "surrogateescape"))
             connection.poll(_PATIENCE)  # it is done
@@ -287,6 +293,19 @@ def describe(key: str, file: "ModelFile", seconds: float, secret: str) -> WarmMo
     size = sum(part.stat().st_size for part in file.parts)
     now, address = time.time(), address_of(key)
     return WarmModel(key, file.name, str(file.path), size, os.getpid(), address, secret, seconds, now, __version__)
+
+
+def lock(key: str) -> bool:
+    """Whether this process is the only one for its key, until it ends."""
+    from filelock import FileLock, Timeout
+
+    held = FileLock(make_private(runtime_dir()) / f"{key}.lock", mode=0o600)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        return False
+    _locks.append(held)
+    return True
 
 
 def data_of(one: WarmModel) -> dict[str, object]:

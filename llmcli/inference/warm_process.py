@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from llmcli.errors import LlmcliError
@@ -16,11 +16,12 @@ from llmcli.files import cache_dir, data_dir, decode_json, write_json
 from llmcli.inference import engine_messages as messages
 from llmcli.inference import warm
 from llmcli.inference.engine_host import EngineHost
-from llmcli.inference.local import resolve_model
+from llmcli.inference.local import ResolvedModel, resolve_model
 from llmcli.models.locations import ModelLocations
 from llmcli.params.settings import Settings, parse_data
 
 _LOOK = 0.5  # seconds between two looks at what ends it
+_PATIENCE = 10.0  # seconds for another process that begins
 
 
 class WarmProcess:
@@ -88,9 +89,21 @@ class WarmProcess:
             is_idle = self._host.is_idle
             is_over = monotonic() - self._host.used_at > self._one.seconds
             if is_idle and (is_over or warm.state_of(path) != state or not warm.info_path(self._one.key).exists()):
-                if is_over and self._host.contexts:
+                warm.forget(self._one)  # so that no command comes now
+                if is_over and self._host.contexts and self._host.is_idle:
                     self._host.contexts.close()  # which stores what later processes can use
-                self.end()
+                if self._host.is_idle:
+                    self.end()
+
+
+def _is_first(key: str, target: ResolvedModel, settings: Settings) -> bool:
+    """Whether this process is to load the model; if not, another one does, and it can be found."""
+    deadline = monotonic() + _PATIENCE
+    while not warm.lock(key):
+        if warm.find(target.file.parts, settings) or monotonic() > deadline:
+            return False
+        sleep(_LOOK / 50)  # it begins, or ends
+    return True
 
 
 def main() -> None:
@@ -98,10 +111,9 @@ def main() -> None:
     values: dict[str, Any] = parse_data(given["settings"], "the settings of a command")
     settings = Settings(**values)
     target = resolve_model(given["model"], ModelLocations(cache_dir(), data_dir()))
-    other = warm.find(target.file.parts, settings)
-    if other and warm.status(other):  # another command has started one meanwhile
+    if not _is_first(given["key"], target, settings):
         return
-    host = EngineHost(target)
+    host = EngineHost(target, on_abandoned=lambda: process.end())
     description = warm.describe(given["key"], target.file, given["seconds"], secrets.token_hex(16))
     process = WarmProcess(host, description)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the command that started it

@@ -150,7 +150,7 @@ def test_what_must_not_stay_is_overwritten(end: str, host: EngineHost) -> None:
 
 
 def test_few_contexts_are_kept_and_not_for_long(host: EngineHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    for n_ctx in (256, 512, 768, 1024, 1280):
+    for n_ctx in (1280, 1536, 1792, 2048):
         ask(host, WORDS[:20], replace(SETTINGS, n_ctx=n_ctx))
     assert n_kept(host)[0] == 3
     monkeypatch.setattr(kept_contexts, "_IDLE", 0.0)
