@@ -31,6 +31,7 @@ _MOST = 3  # contexts that nobody uses
 _MEMORY_SHARE = 8  # they take an eighth of the free memory at most
 _IDLE = 300.0  # seconds without use after which one is freed
 _LOST_SHARE = 8  # a prompt that keeps less of a context than this part of the rest leaves it to others
+_SMALL = 1 << 30  # bytes of a model that finds out at once which batches it can divide: short prompts are frequent
 _ROUNDING = ("flash_attn", "cache_type_k", "cache_type_v")  # settings that decide about kernels
 _OF_CONTEXT = (
     *("n_batch", "n_ubatch", "poll", "swa_full", "override_kv"),
@@ -100,6 +101,8 @@ class KeptContexts:
             settings = replace(settings, n_ctx=n_ctx)
             self.take_back(self.make(settings, shape))
             self.limit()
+            if shape.weights < _SMALL:
+                self._missed = "few", settings
 
     def make(self, settings: Settings, shape: sizing.ModelShape) -> KeptContext:
         """A new context. Raises LlmcliError if it does not fit in memory."""
