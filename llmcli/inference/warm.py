@@ -3,15 +3,11 @@
 import hashlib
 import os
 import stat
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, answer_challenge, deliver_challenge
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +16,7 @@ from llmcli.engine.llama import bindings
 from llmcli.errors import DiskError, LlmcliError
 from llmcli.files import convert, encode, make_private, read_json, runtime_dir
 from llmcli.inference import engine_messages as messages
+from llmcli.inference import warm_socket
 from llmcli.params.model import PlacementParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Settings, to_data
@@ -60,19 +57,17 @@ class WarmModel:
         try:
             if sys.platform != "win32":
                 _check_owner(Path(self.address))
-            connection = Client(self.address)
-            if not connection.poll(_PATIENCE):  # it is stopped, or hangs
+            connection = warm_socket.connect(self.address)
+            try:
+                warm_socket.prove(connection, bytes.fromhex(self.secret), purpose, _PATIENCE)
+            except BaseException:
                 connection.close()
-                raise TimeoutError("it does not answer")
-            key = bytes.fromhex(self.secret)
-            answer_challenge(connection, key)
-            deliver_challenge(connection, key)
-            connection.send_bytes(purpose)
+                raise
         except (ConnectionRefusedError, FileNotFoundError):  # it was killed, and its number may be another's by now
             forget(self)
             raise
-        except (EOFError, ValueError, AuthenticationError) as error:
-            raise ConnectionError(str(error)) from None
+        except (EOFError, ValueError) as error:
+            raise ConnectionError(str(error) or "it ends") from None
         return connection
 
 
@@ -112,6 +107,8 @@ def address_of(key: str) -> str:
         return rf"\\.\pipe\llmcli-{key}-{hashlib.sha256(str(runtime_dir()).encode()).hexdigest()[:16]}"
     path = runtime_dir() / f"{key}.sock"
     if len(os.fsencode(path)) > _MOST_PATH:  # systems limit the path of a socket
+        import tempfile
+
         name = hashlib.sha256(os.fsencode(runtime_dir())).hexdigest()[:16]
         path = Path(tempfile.gettempdir()) / f"llmcli-{os.getuid()}-{name}" / path.name
     make_private(path.parent)
@@ -177,6 +174,8 @@ def start(file: "ModelFile", settings: Settings, seconds: float) -> WarmModel:
     """Start a process that loads the model, and wait until it listens. Raises LlmcliError."""
     if (found := find(file.parts, settings)) and status(found):
         return found
+    import subprocess  # takes 6 ms, and most commands start none
+
     key, folder = key_of(file.parts, settings), make_private(runtime_dir())
     log = folder / f"{key}.log"
     given = {"settings": to_data(settings), "model": str(file.path), "key": key, "seconds": min(seconds, FOREVER)}

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
+from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from llmcli.errors import LlmcliError
 from llmcli.files import cache_dir, data_dir, decode_json, write_json
 from llmcli.inference import engine_messages as messages
-from llmcli.inference import warm
+from llmcli.inference import warm, warm_socket
 from llmcli.inference.engine_host import EngineHost
 from llmcli.inference.local import ResolvedModel, resolve_model
 from llmcli.models.locations import ModelLocations
@@ -55,11 +55,8 @@ class WarmProcess:
         os._exit(0)  # the system frees all at once, and no thread that computes is waited for
 
     def _serve(self, connection: "Connection[Any, Any]") -> None:
-        key = bytes.fromhex(self._one.secret)
         try:
-            deliver_challenge(connection, key)
-            answer_challenge(connection, key)
-            first = connection.poll(_LOOK) and connection.recv_bytes()
+            first = warm_socket.check(connection, bytes.fromhex(self._one.secret), _PATIENCE)
         except Exception:  # whatever it is, it is nobody who may use the model
             connection.close()
             return
