@@ -113,10 +113,10 @@ class KeptContext(Context):
         """How many tokens can stay; where that is in the middle of a batch of the prompt, as `_divided`."""
         known, layout, n = self._evaluated[0], self._rows[0], len(tokens)
         n_same, ends = common_prefix(known, tokens), self._ends(tokens)
-        if self.is_conversation and self.session and n_same > self._last_prompt > 0:
-            return min(n_same, n - 1), None
         if n_same == self._last_prompt == n and self._logits and layout[:n] == self._rows_of(tokens):
             return (n, None) if self.can_cut or len(known) == n else (0, None)
+        if self.is_conversation and self.session and n_same >= self._last_prompt > 0:  # it goes on
+            return min(n_same, n - 1), None
         usable = 0
         for number, (at, end) in enumerate(pairwise(ends)):
             is_equal = layout[at : at + 1] == [end - at] and not any(layout[at + 1 : end])
