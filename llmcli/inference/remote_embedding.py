@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from llmcli.engine.events import Cancellation, Progress
 from llmcli.inference import engine_messages as messages
 from llmcli.inference.embedding import Evaluation
-from llmcli.inference.remote_engine import Channel, Connect
+from llmcli.inference.remote_channel import Channel, Connect
 from llmcli.params.settings import Settings
 
 

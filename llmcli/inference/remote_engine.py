@@ -1,8 +1,8 @@
 """The engine of a warm process, as a command sees it: the same answers, from a model that is loaded already."""
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import cached_property
-from threading import Lock, RLock
+from threading import RLock
 from typing import Any
 
 import msgspec
@@ -18,83 +18,13 @@ from llmcli.engine.events import (
     TokenInspection,
 )
 from llmcli.engine.llama.model import Vocab
-from llmcli.errors import LlmcliError
 from llmcli.inference import engine_messages as messages
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
+from llmcli.inference.remote_channel import Channel, Connect
+from llmcli.inference.remote_channel import EngineGoneError as EngineGoneError
 from llmcli.params.settings import Layer, Settings, parse_data
 
-_TICK = 0.02  # seconds between two looks at a cancellation
-Connect = Callable[[], messages.Wire]
 _Ask = Callable[..., Any]  # the name of a call and its arguments -> its result
-
-
-class EngineGoneError(LlmcliError):
-    """The warm process has ended."""
-
-    def __init__(self) -> None:
-        super().__init__("the warm process of the model has ended", "try again: the model is then loaded anew")
-
-
-class Channel:
-    """One connection, on which one call at a time is made. Every call can raise what the engine raises."""
-
-    def __init__(self, connection: messages.Wire) -> None:
-        self.connection, self.notes = connection, list[str]()
-        self.has_ended = False
-        self._sending = Lock()
-
-    def send(self, message: Mapping[str, object]) -> None:
-        try:
-            with self._sending:
-                messages.send(self.connection, message)
-        except OSError:
-            raise self.end() from None
-
-    def end(self) -> EngineGoneError:
-        self.has_ended = True
-        return EngineGoneError()
-
-    def call(
-        self,
-        name: str,
-        *arguments: object,
-        cancellation: Cancellation | None = None,
-        progress: Callable[..., object] | None = None,
-    ) -> Any:
-        """The result of a call. Raises KeyboardInterrupt where the engine does, because it is cancelled."""
-        self.send({"call": name, "arguments": arguments})
-        is_cancelled = False
-        while True:
-            while cancellation and not is_cancelled and not self.is_there():
-                if cancellation.is_set():
-                    self.send({"cancel": None, "reason": cancellation.reason})
-                    is_cancelled = True
-            reply = self.receive()
-            if "progress" not in reply:
-                return self.result(reply)
-            if progress:
-                progress(*reply["progress"])
-
-    def is_there(self) -> bool:
-        """Whether a message is there, or the other side has ended; waits a little for it."""
-        try:
-            return self.connection.poll(_TICK)
-        except OSError:
-            return True
-
-    def receive(self) -> messages.Message:
-        try:
-            return messages.receive(self.connection)
-        except (OSError, EOFError, ValueError):
-            raise self.end() from None
-
-    def result(self, reply: messages.Message) -> Any:
-        self.notes += reply.get("notes", ())
-        if "error" in reply:
-            raise messages.read_error(reply["error"])
-        if "interrupted" in reply:
-            raise KeyboardInterrupt
-        return reply.get("result")
 
 
 class RemoteEngine:

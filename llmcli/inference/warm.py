@@ -244,7 +244,7 @@ def open_vectors(
 
 def wait(one: WarmModel, progress: Callable[[float], object]) -> None:
     """Until its model is loaded. Raises OSError or EngineGoneError when it has ended, and what the load raises."""
-    from llmcli.inference.remote_engine import Channel
+    from llmcli.inference.remote_channel import Channel
 
     with closing(one.connect()) as connection:
         Channel(connection).call("wait", progress=progress)

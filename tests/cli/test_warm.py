@@ -66,7 +66,24 @@ def test_other_commands_use_it_too(command: tuple[str, ...], kept: Path, run: Ru
 
 
 def test_a_session_goes_on_in_it_and_leaves_with_its_removal(kept: Path, run: Run) -> None:
-    ask = (*"generate --no-stdin -n 4 -t 1 -c 512 --session talk --json --ignore-eos --seed 3".split(),)
+    ask = (
+        *[
+            "generate",
+            "--no-stdin",
+            "-n",
+            "4",
+            "-t",
+            "1",
+            "-c",
+            "512",
+            "--session",
+            "talk",
+            "--json",
+            "--ignore-eos",
+            "--seed",
+            "3",
+        ],
+    )
     first, second = (json.loads(run(*ask, text).stdout) for text in ("Tell me something", "And then?"))
     assert second["prompt_tokens"] > first["prompt_tokens"]
     assert second["timings"]["prompt_n"] <= second["prompt_tokens"] - first["prompt_tokens"]
