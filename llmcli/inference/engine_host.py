@@ -108,6 +108,7 @@ class EngineHost:
         target.notes = [*self._notes]
         if pooling is None:
             assert self.contexts
+            self.contexts.limit()  # what is kept takes little of the memory that the command counts on
             session = Session(KeptEngine(target, settings, model, self.contexts))
         else:
             session = Session(EmbeddingModel(target, settings, pooling, shared=model))

@@ -123,7 +123,10 @@ class RemoteEngine:
     def keep_context(self, session: str = "") -> Sequence[str]:
         if not session and "_work" not in self.__dict__:  # nothing was evaluated
             return ()
-        return list(self._work.call("keep_context", session))
+        try:
+            return list(self._work.call("keep_context", session))
+        except (EngineGoneError, OSError):  # nothing is left to keep
+            return ()
 
     def open_context(self, settings: Settings) -> None:
         self._do("open_context", messages.settings_data(settings))

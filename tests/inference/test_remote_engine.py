@@ -243,6 +243,7 @@ def test_a_host_that_dies_in_an_answer_leaves_its_text_and_an_error(place: Place
     assert isinstance(events[-1].record.failure, EngineGoneError)
     assert len(events) > 3
     assert engine.has_ended
+    assert engine.keep_context("talk") == engine.keep_context() == ()  # a chat does it before it loads the model
     with pytest.raises(EngineGoneError):
         engine.count_tokens("Hello")
     engine.close()
