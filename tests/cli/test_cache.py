@@ -37,6 +37,13 @@ def test_a_second_question_restores_the_beginning(inside: Run) -> None:
     assert len(listed(inside)) == 1
 
 
+def test_a_document_that_is_piped_in_as_a_file_is_shared(inside: Run) -> None:
+    for number, question in enumerate(("a he the", "the er an a")):
+        done = inside("generate", question, "-f", "-", *GREEDY, "--json", stdin=SYSTEM)
+        answer = json.loads(done.stdout)
+        assert (answer["timings"]["prompt_n"] == answer["prompt_tokens"]) == (number == 0)
+
+
 def test_verbose_says_what_was_stored_and_restored(inside: Run) -> None:
     assert "stored " in inside("generate", "a", "-s", SYSTEM, *GREEDY, "-v").stderr
     assert "restored " in inside("generate", "b", "-s", SYSTEM, *GREEDY, "-v").stderr
