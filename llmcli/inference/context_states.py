@@ -50,7 +50,7 @@ class ContextStates:
         self._log: list[str] = []  # what was done, in words
         self._prompts: list[Sequence[int]] = []  # the last ones, each once
         self._shared: Counter[tuple[int, ...]] = Counter()  # beginnings of several prompts
-        self._seconds_per_token = 0.0  # of the restored state
+        self._restored = (0, 0.0)  # tokens of restored states, and the seconds that their evaluation took
 
     @cached_property
     def _store(self) -> "StateStore":
@@ -117,7 +117,9 @@ class ContextStates:
                     context.cut(seq_id, n_usable)
                 took = (perf_counter() - begin) * 1e3
                 self._log.append(f"restored {n_usable} tokens of the context in {took:.0f} ms")
-                self._seconds_per_token = stored.seconds / len(stored.tokens)
+                n_known, seconds = self._restored
+                seconds += stored.seconds * n_usable / len(stored.tokens)
+                self._restored = n_known + n_usable, seconds
                 return
             n_evaluated = context.evaluated(tokens, seq_id)
 
@@ -216,8 +218,9 @@ class ContextStates:
         """Store a sequence as it is now."""
         tokens, batches, size = context.tokens(seq_id), context.layout(seq_id), context.state_size(seq_id)
         begin, identity = perf_counter(), self._identity(context)
-        n_read, seconds_read = context.read
-        seconds = len(tokens) * (seconds_read / n_read if n_read else self._seconds_per_token)
+        # What was restored counts as it was measured: a few tokens that are read behind it are slow, each for itself.
+        (n_read, seconds_read), (n_known, seconds_known) = context.read, self._restored
+        seconds = len(tokens) * (seconds_read + seconds_known) / max(n_read + n_known, 1)
         is_fast = seconds * BYTES_PER_SECOND > _GAIN * size
         write = partial(context.save_file, seq_id)
         if is_fast and self._store.add(identity, tokens, batches, seconds, size, write, session):

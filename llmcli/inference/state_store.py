@@ -6,8 +6,10 @@ may use the folder at once: a file is replaced as a whole or not at all.
 
 import hashlib
 import json
+import math
 import os
 import shutil
+import stat
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -93,14 +95,15 @@ class StateStore:
             stored.path.unlink()
 
     def entries(self) -> list[Entry]:
-        """All files, without a look into them."""
+        """All files, without a look into them; what is not a file, such as a link or a pipe, is passed over."""
         found = []
         with suppress(OSError), os.scandir(self._folder) as files:
             for file in files:
                 if file.name.endswith(_SUFFIX) and file.name.count("-") == 3 and not file.name.startswith("."):
                     with suppress(OSError):  # removed meanwhile
                         about = file.stat(follow_symlinks=False)
-                        found.append(Entry(Path(file.path), about.st_size, about.st_mtime))
+                        if stat.S_ISREG(about.st_mode):
+                            found.append(Entry(Path(file.path), about.st_size, about.st_mtime))
         return found
 
     def limit(self) -> int:
@@ -113,7 +116,7 @@ class StateStore:
 
     def clear(self) -> int:
         """Remove all states; returns how many."""
-        self._remove_left_overs(0)
+        self._remove_left_overs()
         return self._remove(self.entries())
 
     def _make_room(self, size: int, path: Path) -> bool:
@@ -130,10 +133,10 @@ class StateStore:
             self._remove([entry])
         return True
 
-    def _remove_left_overs(self, age: float) -> None:
+    def _remove_left_overs(self, age: float = -math.inf) -> None:
         for path in self._folder.glob(f".*{_SUFFIX}.*"):
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime >= age:
+                if time.time() - path.stat().st_mtime >= age:  # below 0 if the clock was set back
                     path.unlink()
 
     def _remove(self, entries: Iterable[Entry]) -> int:

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -127,7 +128,7 @@ def test_a_folder_that_cannot_be_made_is_no_error(inside: Run, home: Path) -> No
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGTERM")
-@pytest.mark.parametrize("number", ["SIGTERM", ""])
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT", ""])
 def test_a_chat_that_is_ended_stores_its_context(inside: Run, number: str) -> None:
     """By a signal while it waits for the next message, or by the end of its input."""
     command = [sys.executable, "-m", "llmcli", "chat", "-S", "novel", "-s", SYSTEM, *GREEDY]
@@ -137,11 +138,12 @@ def test_a_chat_that_is_ended_stores_its_context(inside: Run, number: str) -> No
         process.stdin.write(b"a he the\n")
         process.stdin.flush()
         process.stdout.readline()  # the answer
-        if number:
-            process.send_signal(getattr(signal, number))
-        else:
+        if not number:
             process.stdin.close()
-        process.wait(60)
+        while number and process.poll() is None:
+            process.send_signal(getattr(signal, number))  # Ctrl-C while the answer ends stops only the answer
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(2)
     (state,) = listed(inside)
     assert state["session"] == "novel"
     done = inside("chat", "-S", "novel", "-s", SYSTEM, *GREEDY, stdin="and\n")

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from llmcli.engine.events import Cancellation, Prompt, Request
+from llmcli.files import cache_dir
 from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.state_file import read_header
 from llmcli.inference.state_store import StateStore
 from llmcli.models.locations import ModelFile
 from llmcli.params.settings import Settings
@@ -130,6 +132,41 @@ def test_a_damaged_state_is_evaluated_again_and_replaced(path: Path) -> None:
         entry.path.write_bytes(damaged)
         assert ask(path, question) == (expected, len(question))
         assert ask(path, question)[1] < 200
+
+
+@pytest.mark.usefixtures("home")
+def test_a_disk_without_room_stores_nothing_and_leaves_nothing(path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    question, (soft, hard) = [*DOCUMENT, *range(20)], resource.getrlimit(resource.RLIMIT_FSIZE)
+    with opened(path) as engine:
+        found = answer(engine, question)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+        try:
+            assert engine.keep_context() == []
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [*(cache_dir() / "contexts").iterdir()] == []
+    assert ask(path, question) == found
+
+
+@pytest.mark.usefixtures("home")
+def test_what_a_state_saves_is_measured_where_much_is_read(path: Path) -> None:
+    """The few tokens that are read behind a restored state are slow, each for itself."""
+    with opened(path) as engine:
+        engine.open_context(SETTINGS)
+        answer(engine, DOCUMENT)
+        engine.context.read = (len(DOCUMENT), 4.0)
+        engine.keep_context("novel")
+    with opened(path) as engine:
+        engine.open_context(SETTINGS)
+        (stored,) = [read_header(entry.path) for entry in StateStore(0).entries()]
+        assert stored
+        answer(engine, [*stored.tokens, 9, 8, 7])
+        engine.context.read = (3, 3.0)
+        engine.keep_context("novel")
+    (again,) = [read_header(entry.path) for entry in StateStore(0).entries()]
+    assert again
+    assert 4.0 < stored.seconds < again.seconds < 8.0
 
 
 @pytest.mark.usefixtures("home")

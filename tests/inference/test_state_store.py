@@ -100,6 +100,8 @@ def test_clear_removes_all_states_and_what_was_left_over(store: StateStore) -> N
     folder = store.entries()[0].path.parent
     (folder / ".a-b-c-d.state.0123").write_bytes(b"x")
     (folder / "notes.txt").write_bytes(b"of somebody else")
+    tomorrow = time.time() + 86400  # the clock was set back
+    os.utime(folder / ".a-b-c-d.state.0123", (tomorrow, tomorrow))
     assert store.clear() == 2
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
@@ -115,6 +117,31 @@ def test_a_full_disk_leaves_nothing_behind(store: StateStore) -> None:
     folder = store.entries()[0].path.parent
     assert len([*folder.iterdir()]) == 1
     assert firsts(store) == [1]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links and pipes")
+def test_what_is_not_a_file_is_passed_over(store: StateStore) -> None:
+    """A pipe would let the reader wait for ever."""
+    add(store, 1)
+    (entry,) = store.entries()
+    start = entry.path.name.rpartition("-")[0]
+    os.mkfifo(entry.path.with_name(f"{start}-1.state"))
+    entry.path.with_name(f"{start}-2.state").symlink_to(entry.path)
+    entry.path.with_name(f"{start}-3.state").mkdir()
+    entry.path.with_name(f"{start}-4.state").symlink_to("nowhere")
+    assert firsts(store) == [1]
+    assert add(store, 2)
+    assert store.entries() != [entry]
+    assert store.clear() == 2
+
+
+def test_a_state_that_is_removed_while_it_is_written_is_not_kept(store: StateStore) -> None:
+    def write_and_clear(path: Path) -> None:
+        path.write_bytes(DATA)
+        store.clear()  # in another process
+
+    assert not store.add(ONE, TOKENS, [(300, 300, 1)], 1.0, len(DATA), write_and_clear)
+    assert add(store)
 
 
 @pytest.mark.usefixtures("ordinary_user")
