@@ -75,6 +75,7 @@ def show_statistics(as_json: Json = False) -> None:
 
 def clear_states(yes: Annotated[bool, Option("--yes", "-y", help="Delete without confirmation.")] = False) -> int:
     states = StateStore(0)
+    states.check()
     entries = states.entries()
     size = format_size(sum(entry.size for entry in entries))
     if entries and not yes:
@@ -88,8 +89,9 @@ def clear_states(yes: Annotated[bool, Option("--yes", "-y", help="Delete without
 
 def _stored() -> list[_Stored]:
     """All sound states, the last used first; of a session that is not here any more, the name is empty."""
-    names, found = store.names(), []
-    for entry in sorted(StateStore(0).entries(), key=lambda one: one.used, reverse=True):
+    names, found, states = store.names(), [], StateStore(0)
+    states.check()
+    for entry in sorted(states.entries(), key=lambda one: one.used, reverse=True):
         if stored := read_header(entry.path):
             session = next((name for name in names if is_of_session(entry.path, name)), "")
             model = str(stored.identity.get("name", ""))

@@ -222,12 +222,20 @@ class ContextStates:
         (n_read, seconds_read), (n_known, seconds_known) = context.read, self._restored
         seconds = len(tokens) * (seconds_read + seconds_known) / max(n_read + n_known, 1)
         is_fast = seconds * BYTES_PER_SECOND > _GAIN * size
-        write = partial(context.save_file, seq_id)
-        if is_fast and self._store.add(identity, tokens, batches, seconds, size, write, session):
-            took = (perf_counter() - begin) * 1e3
-            self._log.append(f"stored {len(tokens)} tokens of the context ({size >> 20} MiB) in {took:.0f} ms")
-            if not session and context.can_cut_restored:
-                self._drop_shorter(identity, tokens, batches)
+        what, write = f"{len(tokens)} tokens of the context ({size >> 20} MiB)", partial(context.save_file, seq_id)
+        if not is_fast:
+            return
+        try:
+            is_stored = self._store.add(identity, tokens, batches, seconds, size, write, session)
+        except OSError as error:
+            self._log.append(f"cannot store {what}: {error.strerror or error}")
+            return
+        if not is_stored:
+            self._log.append(f"no room for {what}: at most kv_cache_limit, and a tenth of the free disk")
+            return
+        self._log.append(f"stored {what} in {(perf_counter() - begin) * 1e3:.0f} ms")
+        if not session and context.can_cut_restored:
+            self._drop_shorter(identity, tokens, batches)
 
     def _drop_shorter(self, identity: "Identity", tokens: Sequence[int], batches: Batches) -> None:
         """Remove states that are only the beginning of another one."""

@@ -1,7 +1,7 @@
 """The folder of stored states: found by the beginning of a prompt, limited in size, removed with their sessions.
 
-A state only saves time. What cannot be read is passed over, what cannot be written is not kept, and several processes
-may use the folder at once: a file is replaced as a whole or not at all.
+A state only saves time. What cannot be read is passed over, and several processes may use the folder at once: a file
+is replaced as a whole or not at all.
 """
 
 import hashlib
@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.engine.events import Batches
+from llmcli.errors import DiskError
 from llmcli.files import cache_dir, make_private_folder
 from llmcli.inference.state_file import Identity, StoredState, read_header, write_state
+from llmcli.text import plural
 
 MIN_TOKENS = 64  # of a state
 _SUFFIX = ".state"
@@ -64,18 +66,18 @@ class StateStore:
         write: Callable[[Path], None],
         session: str = "",
     ) -> bool:
-        """Store a state, of which a session has one; `write` writes `size` bytes. Returns whether there was room."""
+        """Store a state, of which a session has one; `write` writes `size` bytes. Returns whether there was room.
+
+        Raises OSError if it cannot be written.
+        """
         mark = _session_mark(session)
         key = hashlib.blake2b(_bytes_of(tokens), digest_size=8).hexdigest()
         name = f"{_identity_key(identity)}-{_beginning_key(tokens)}-{mark}-{key}{_SUFFIX}"
         size += 8 * len(tokens) + 4096  # with the tokens, which llama.cpp writes too, and the header
-        try:
-            make_private_folder(self._folder)
-            if not self._make_room(size, self._folder / name):
-                return False
-            write_state(self._folder / name, identity, tokens, batches, seconds, write)
-        except OSError:
+        make_private_folder(self._folder)
+        if not self._make_room(size, self._folder / name):
             return False
+        write_state(self._folder / name, identity, tokens, batches, seconds, write)
         if session:
             self._remove([one for one in self.entries() if _mark_of(one.path) == mark and one.path.name != name])
         return True
@@ -106,6 +108,14 @@ class StateStore:
                             found.append(Entry(Path(file.path), about.st_size, about.st_mtime))
         return found
 
+    def check(self) -> None:
+        """Raise DiskError if the folder cannot be read: `entries` has none then."""
+        try:
+            with suppress(FileNotFoundError), os.scandir(self._folder):
+                pass
+        except OSError as error:
+            raise DiskError(f"cannot read {self._folder}: {error.strerror}") from None
+
     def limit(self) -> int:
         """The most bytes that all states may have now."""
         used = sum(entry.size for entry in self.entries())
@@ -115,9 +125,13 @@ class StateStore:
         return min(self._limit, (shutil.disk_usage(folder).free + used) // _FREE_SHARE)
 
     def clear(self) -> int:
-        """Remove all states; returns how many."""
+        """Remove all states; returns how many. Raises DiskError if one of them cannot be removed."""
         self._remove_left_overs()
-        return self._remove(self.entries())
+        n_removed = self._remove(entries := self.entries())
+        if left := {entry.path for entry in entries} & {entry.path for entry in self.entries()}:
+            message = f"cannot delete {plural(len(left), 'stored context')} in {self._folder}"
+            raise DiskError(message, "make the folder writable, or end the programs that use them")
+        return n_removed
 
     def _make_room(self, size: int, path: Path) -> bool:
         """Remove the least valuable states, so that one of `size` bytes fits, which replaces that of a `path`."""

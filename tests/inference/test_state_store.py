@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llmcli.errors import DiskError
 from llmcli.inference.state_store import StateStore, is_of_session, remove_session, rename_session
 
 ONE, TWO = {"model": "one"}, {"model": "two"}
@@ -113,7 +114,8 @@ def test_a_full_disk_leaves_nothing_behind(store: StateStore) -> None:
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    assert not store.add(ONE, [*TOKENS, 2], [(301, 301, 1)], 1.0, len(DATA), full)
+    with pytest.raises(OSError, match="No space"):
+        store.add(ONE, [*TOKENS, 2], [(301, 301, 1)], 1.0, len(DATA), full)
     folder = store.entries()[0].path.parent
     assert len([*folder.iterdir()]) == 1
     assert firsts(store) == [1]
@@ -140,7 +142,8 @@ def test_a_state_that_is_removed_while_it_is_written_is_not_kept(store: StateSto
         path.write_bytes(DATA)
         store.clear()  # in another process
 
-    assert not store.add(ONE, TOKENS, [(300, 300, 1)], 1.0, len(DATA), write_and_clear)
+    with pytest.raises(FileNotFoundError):
+        store.add(ONE, TOKENS, [(300, 300, 1)], 1.0, len(DATA), write_and_clear)
     assert add(store)
 
 
@@ -150,9 +153,15 @@ def test_a_folder_that_cannot_be_written_is_passed_over(store: StateStore) -> No
     folder = store.entries()[0].path.parent
     folder.chmod(0o500)
     try:
-        assert not add(store, 2)
+        with pytest.raises(PermissionError):
+            add(store, 2)
         assert firsts(store) == [1]
         remove_session("novel")
+        with pytest.raises(DiskError, match="cannot delete 1 stored context in"):
+            store.clear()
+        folder.chmod(0)
+        with pytest.raises(DiskError, match="cannot read"):
+            store.check()
     finally:
         folder.chmod(0o700)
 

@@ -302,7 +302,7 @@ class Context:
         array = (ctypes.c_int32 * len(tokens))(*tokens)
         args = self.handle, bindings.path_bytes(path), seq_id, array, len(tokens)
         if not self._is_sound(seq_id) or not self._api.llama_state_seq_save_file(*args):
-            raise OSError(f"llama.cpp cannot write {path}")
+            raise OSError(f"llama.cpp cannot write to {path.parent}: is the disk full?")
 
     def restore_file(self, seq_id: int, path: Path, tokens: Sequence[int], batches: Batches) -> bool:
         """As `restore`, from a file of `save_file` that is known to be whole; it must have these tokens."""
