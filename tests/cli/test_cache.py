@@ -100,7 +100,9 @@ def test_list_and_stats_show_what_is_stored(inside: Run) -> None:
     done = inside("cache", "list")
     assert [line.split()[0] for line in done.stdout.decode().splitlines()] == ["MODEL", "tiny", "tiny"]
     assert "novel" in done.stdout.decode()
-    assert inside("cache", "stats").stdout.decode().startswith("2 contexts (1 session, 1 beginning of prompts)")
+    facts = inside("cache", "stats").stdout.decode().splitlines()
+    assert facts[0].split(maxsplit=1) == ["contexts", "2 (1 session, 1 beginning of prompts)"]
+    assert " of at most " in facts[2]
     totals = json.loads(inside("cache", "stats", "--json").stdout)
     assert (totals["states"], totals["sessions"]) == (2, 1)
     assert 0 < totals["size"] < totals["limit"] <= 2 << 30
