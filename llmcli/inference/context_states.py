@@ -35,8 +35,8 @@ _MIB = 1 << 20
 _N_PROMPTS, _MOST_SHARED = 8, 64  # prompts that are compared with later ones, and what they may share
 _N_STORED = 4  # beginnings that are stored at a time
 # Tokens at the end of a prompt that another question may not share. A memory that cannot remove tokens has none of them
-# in its state.
-_QUESTION = 128
+# in its state; only the fewer of a short question, where much more would be missing.
+_QUESTION, _SHORT_QUESTION = 128, 64
 
 
 class ContextStates:
@@ -92,7 +92,7 @@ class ContextStates:
         if len(tokens) - context.evaluated(tokens, seq_id) >= self._n_least:
             self._restore_best(context, seq_id, tokens)
         if is_first and not (context.can_cut or self.is_conversation):
-            context.snapshot_at = context.plan.last_end(tokens, len(tokens) - _QUESTION)
+            context.snapshot_at = self._question_begin(context, tokens)
 
     def _note_prompt(self, tokens: Sequence[int]) -> None:
         for other in self._prompts:
@@ -188,14 +188,19 @@ class ContextStates:
     def _beginnings(self, context: Context) -> list[tuple[Sequence[int], int]]:
         """Prompts, and how many of their first tokens to store at most: what several share, or all of a single one."""
         if len(self._prompts) == 1:
-            end = len(self._prompts[0]) - (1 if context.can_cut_restored else _QUESTION)
-            return [(self._prompts[0], end)]
+            (prompt,) = self._prompts
+            return [(prompt, len(prompt) - 1 if context.can_cut_restored else self._question_begin(context, prompt))]
         shared = [tokens for tokens, _ in self._shared.most_common(_N_STORED)]
         return [
             (prompt, len(tokens))
             for tokens in shared
             for prompt in [one for one in self._prompts if tuple(one[: len(tokens)]) == tokens][:1]
         ]
+
+    def _question_begin(self, context: Context, prompt: Sequence[int]) -> int:
+        """Where a state of a prompt ends that must fit another question as a whole: where a batch ends."""
+        usual, short = (context.plan.last_end(prompt, len(prompt) - n) for n in (_QUESTION, _SHORT_QUESTION))
+        return short if short - usual >= self._n_least + _SHORT_QUESTION else usual
 
     def _is_new(self, context: Context, prompt: Sequence[int], n_tokens: int) -> bool:
         """Whether these tokens of a prompt would save more than what is stored."""

@@ -78,6 +78,32 @@ def test_a_second_question_about_a_document_reads_only_the_question(path: Path) 
 
 
 @pytest.mark.usefixtures("home")
+def test_a_short_question_behind_a_full_batch_leaves_the_batch_in_the_state(path: Path) -> None:
+    """Else a memory that cannot be cut would keep nothing of these prompts, which end 78 tokens behind it."""
+    settings = replace(SETTINGS, n_ubatch=256, n_batch=256)
+    first, second = [*DOCUMENT[:310], *range(24)], [*DOCUMENT[:310], *range(50, 74)]
+    ask(path, first, settings)
+    text, n_evaluated = ask(path, second, settings)
+    assert (text, n_evaluated) == (fresh(path, second, settings), 78)
+
+
+@pytest.mark.usefixtures("home")
+def test_a_question_that_fills_another_batch_reads_the_document_once_more(path: Path, kind: str) -> None:
+    """Its micro-batches are others from some place on. From then on there is a state for each of both."""
+    settings = replace(SETTINGS, n_ubatch=384, n_batch=384)
+    document = [3 + 5 * number % 250 for number in range(700)]
+    short, long = [*document, *range(20)], [*document, *range(90)]  # of 720 and 790 tokens: below and above 2 x 384
+    ask(path, short, settings)
+    assert ask(path, long, settings)[1] > 384
+    for question, other in ((short, 1), (long, 2)):
+        changed = [*question[:-1], other]
+        text, n_evaluated = ask(path, changed, settings)
+        assert text == fresh(path, changed, settings)
+        assert n_evaluated < 200 or kind != "full_attention"
+    assert len(StateStore(0).entries()) <= 2
+
+
+@pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("settings", [{"swa_full": False}, {"n_batch": 64}, {"n_ubatch": 96, "n_batch": 300}])
 def test_other_batches_and_windows_give_fresh_answers_too(path: Path, settings: dict[str, int]) -> None:
     changed = replace(SETTINGS, **settings)  # type: ignore[arg-type]
