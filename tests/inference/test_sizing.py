@@ -44,10 +44,17 @@ SHAPE = ModelShape(
 
 @pytest.fixture
 def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Free memory, in bytes."""
+    """Free memory, in bytes, all of which can be used."""
     size: int = request.param
     monkeypatch.setattr(hardware, "available_memory", lambda: size)
+    monkeypatch.setattr(sizing, "_MOST_SPARE", 0)
     return size
+
+
+@pytest.mark.parametrize(("free", "usable"), [(0, 0), (1000, 950), (40 * GIB, 39 * GIB)])
+def test_a_part_of_the_free_memory_is_left_to_others(monkeypatch: pytest.MonkeyPatch, free: int, usable: int) -> None:
+    monkeypatch.setattr(hardware, "available_memory", lambda: free)
+    assert sizing.usable_memory() == usable
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, *found: tuple[str, int]) -> None:
