@@ -107,8 +107,10 @@ class ContextStates:
 
     def _restore_best(self, context: Context, seq_id: int, tokens: Sequence[int]) -> None:
         """Restore the state that has most of a prompt; of those that are damaged, none has an effect."""
-        n_evaluated = context.evaluated(tokens, seq_id)
-        for n_usable, stored in self._usable_states(context, tokens):
+        n_evaluated, states = context.evaluated(tokens, seq_id), self._usable_states(context, tokens)
+        if not states and len(self._prompts) == 1:
+            self._explain(context, tokens)
+        for n_usable, stored in states:
             if n_usable - n_evaluated < self._n_least:
                 return
             begin = perf_counter()
@@ -122,6 +124,15 @@ class ContextStates:
                 self._restored = n_known + n_usable, seconds
                 return
             n_evaluated = context.evaluated(tokens, seq_id)
+
+    def _explain(self, context: Context, tokens: Sequence[int]) -> None:
+        """Say in the log which settings keep a stored state from its use."""
+        from llmcli.inference.state_store import differences
+
+        identity = self._identity(context)
+        found = [differences(other.identity, identity) for other in self._store.find_others(identity, tokens)]
+        if reasons := min((one for one in found if "model" not in one), key=len, default=None):
+            self._log.append(f"a stored context is of other settings, and is not used: {', '.join(reasons)}")
 
     def _load(self, context: Context, seq_id: int, stored: "StoredState") -> bool:
         """Make a sequence that of a stored state, or remove the state: it is damaged, or of another llama.cpp."""

@@ -48,13 +48,21 @@ class StateStore:
         self._limit, self._folder = limit, folder or cache_dir() / "contexts"
 
     def find(self, identity: Identity, tokens: Sequence[int]) -> Iterator[StoredState]:
-        """The sound states that begin as these tokens do, and were made with the same."""
+        """The sound states that begin as these tokens do, and were made with the same, whatever the model's name is."""
         start = f"{_identity_key(identity)}-{_beginning_key(tokens)}-"
         for entry in self.entries():
             if entry.path.name.startswith(start):
                 stored = read_header(entry.path)
-                if stored and stored.identity == identity and len(stored.tokens) >= MIN_TOKENS:
+                if stored and not differences(stored.identity, identity) and len(stored.tokens) >= MIN_TOKENS:
                     yield stored
+
+    def find_others(self, identity: Identity, tokens: Sequence[int]) -> Iterator[StoredState]:
+        """The states that begin as these tokens do, and were made with something else."""
+        key, beginning = _identity_key(identity), _beginning_key(tokens)
+        for entry in self.entries():
+            other, begin, *_ = entry.path.name.split("-")
+            if begin == beginning and other != key and (stored := read_header(entry.path)):
+                yield stored
 
     def add(
         self,
@@ -182,6 +190,11 @@ def is_of_session(path: Path, session: str) -> bool:
     return _mark_of(path) == _session_mark(session)
 
 
+def differences(one: Identity, other: Identity) -> list[str]:
+    """The facts in which two identities differ. The name is none of them: a model file may have several."""
+    return sorted(key for key in (one.keys() | other.keys()) - {"name"} if one.get(key) != other.get(key))
+
+
 def _mark_of(path: Path) -> str:
     return path.name.split("-")[2]
 
@@ -200,7 +213,7 @@ def _value(entry: Entry) -> float:
 
 
 def _identity_key(identity: Identity) -> str:
-    text = json.dumps(identity, sort_keys=True).encode()
+    text = json.dumps({key: value for key, value in identity.items() if key != "name"}, sort_keys=True).encode()
     return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 

@@ -130,7 +130,10 @@ def test_a_state_of_other_settings_is_not_used(path: Path, changes: dict[str, ob
     question = [*DOCUMENT, *range(20)]
     ask(path, question)
     other = replace(SETTINGS, **changes)  # type: ignore[arg-type]
-    assert ask(path, question, other)[1] == len(question)
+    with opened(path, other) as engine:
+        assert answer(engine, question, other)[1] == len(question)
+        (name,) = (key.removeprefix("n_") for key in changes)
+        assert engine.keep_context()[0] == f"a stored context is of other settings, and is not used: {name}"
 
 
 @pytest.mark.usefixtures("home")

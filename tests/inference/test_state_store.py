@@ -42,7 +42,10 @@ def test_a_state_is_found_by_its_beginning_and_its_model(store: StateStore) -> N
     assert add(store)
     (stored,) = store.find(ONE, [*TOKENS[:100], 9999])
     assert stored.tokens == [*TOKENS[:-1], 0]
+    assert [*store.find({**ONE, "name": "an alias"}, TOKENS)] == [stored]
     assert not [*store.find(TWO, TOKENS)]
+    assert [*store.find_others(TWO, TOKENS)] == [stored]
+    assert not [*store.find_others(ONE, TOKENS)]
     assert not [*store.find(ONE, [7, *TOKENS])]
 
 
