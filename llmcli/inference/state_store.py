@@ -135,7 +135,11 @@ class StateStore:
     def clear(self) -> int:
         """Remove all states; returns how many. Raises DiskError if one of them cannot be removed."""
         self._remove_left_overs()
-        n_removed = self._remove(entries := self.entries())
+        return self.delete(self.entries())
+
+    def delete(self, entries: Sequence[Entry]) -> int:
+        """Remove states that must not stay; returns how many. Raises DiskError if one of them cannot be removed."""
+        n_removed = self._remove(entries)
         if left := {entry.path for entry in entries} & {entry.path for entry in self.entries()}:
             message = f"cannot delete {plural(len(left), 'stored context')} in {self._folder}"
             raise DiskError(message, "make the folder writable, or end the programs that use them")
@@ -171,9 +175,9 @@ class StateStore:
 
 
 def remove_session(name: str) -> None:
-    """Remove the states of a session."""
+    """Remove the states of a session, which are as private as it is. Raises DiskError if one cannot be removed."""
     store = StateStore(0)
-    store._remove([entry for entry in store.entries() if is_of_session(entry.path, name)])
+    store.delete([entry for entry in store.entries() if is_of_session(entry.path, name)])
 
 
 def rename_session(old: str, new: str) -> None:

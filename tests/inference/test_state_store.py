@@ -152,14 +152,16 @@ def test_a_state_that_is_removed_while_it_is_written_is_not_kept(store: StateSto
 
 @pytest.mark.usefixtures("ordinary_user")
 def test_a_folder_that_cannot_be_written_is_passed_over(store: StateStore) -> None:
-    add(store, 1)
+    add(store, 1, session="novel")
     folder = store.entries()[0].path.parent
     folder.chmod(0o500)
     try:
         with pytest.raises(PermissionError):
             add(store, 2)
         assert firsts(store) == [1]
-        remove_session("novel")
+        remove_session("another")
+        with pytest.raises(DiskError, match="cannot delete 1 stored context in"):
+            remove_session("novel")
         with pytest.raises(DiskError, match="cannot delete 1 stored context in"):
             store.clear()
         folder.chmod(0)
