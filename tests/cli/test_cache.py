@@ -148,8 +148,10 @@ def test_a_chat_that_is_ended_stores_its_context(inside: Run, number: str) -> No
                 process.wait(2)
     (state,) = listed(inside)
     assert state["session"] == "novel"
-    done = inside("chat", "-S", "novel", "-s", SYSTEM, *GREEDY, stdin="and\n")
+    done = inside("chat", "-S", "novel", "-s", SYSTEM, *GREEDY, "-v", stdin="and\n")
     assert done.status == 0
+    assert "restored " in done.stderr
+    assert "stored " in done.stderr.splitlines()[-1]
 
 
 def test_a_chat_that_is_not_saved_leaves_no_state(inside: Run) -> None:
