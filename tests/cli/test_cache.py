@@ -1,6 +1,29 @@
-"""`llmcli cache`, and the commands that store and restore contexts."""
+"""`llmcli cache`, and the commands that store and restore contexts.
+
+What can be wrong with stored contexts, and which test has it:
+
+a flipped bit at 200 places    test_a_flipped_bit_anywhere_is_found,
+                               test_a_damaged_state_is_evaluated_again_and_replaced
+truncated, empty               test_a_truncated_file_is_found
+foreign, newer, senseless      test_a_foreign_file_is_not_a_state, test_a_newer_file_is_not_a_state,
+                               test_a_header_that_makes_no_sense_is_not_a_state,
+                               test_sizes_that_are_not_those_of_the_file_are_found
+not a file                     test_what_is_not_a_file_is_passed_over
+a full disk                    test_a_full_disk_leaves_nothing_behind,
+                               test_a_disk_without_room_stores_nothing_and_leaves_nothing,
+                               test_a_file_whose_last_byte_does_not_fit_is_an_error
+several processes              test_processes_that_store_the_same_state_do_not_disturb_each_other,
+                               test_a_state_that_is_removed_while_it_is_written_is_not_kept
+a process that was killed      test_clear_removes_all_states_and_what_was_left_over, also with a clock that was set back
+a read-only folder, no folder  test_a_folder_that_cannot_be_written_is_passed_over,
+                               test_a_folder_that_cannot_be_made_is_no_error
+another model, other settings  test_a_state_of_another_model_is_not_used, test_a_state_of_other_settings_is_not_used
+too little memory              test_a_context_that_cannot_fit_is_refused_with_the_figures,
+                               test_a_part_of_the_free_memory_is_left_to_others
+"""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -164,3 +187,9 @@ def test_off_in_the_configuration_is_off(inside: Run) -> None:
     assert inside("config", "set", "kv_cache", "off").status == 0
     ask(inside, "a he the")
     assert listed(inside) == []
+
+
+def test_each_test_of_the_list_above_exists() -> None:
+    names = set(re.findall(r"test_\w+", __doc__ or ""))
+    text = "".join(path.read_text("utf-8") for path in Path(__file__).parent.parent.rglob("test_*.py"))
+    assert {name for name in names if f"def {name}(" not in text} == set()
