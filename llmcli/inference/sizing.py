@@ -199,11 +199,10 @@ def check_settings(shape: ModelShape, settings: Settings) -> list[str]:
     need = memory_need(shape, settings, n_ctx)
     # The weights are mapped from the file and may be paged; the caches must be in memory.
     if memory and need.kv_cache + need.compute > memory:
-        hint = "use a smaller --ctx-size or --ubatch-size, or --cache-type-k q8_0 --cache-type-v q8_0"
         raise LlmcliError(
             f"a context of {n_ctx} tokens needs {_size(need.kv_cache + need.compute)} of memory in addition to the "
             f"model's {_size(need.weights)}, and {_size(memory)} are free",
-            hint if settings.n_ctx else "use a smaller --ubatch-size or a smaller model, or free memory",
+            _memory_hint(shape, settings, n_ctx, memory),
         )
     if memory and need.total > memory and settings.load_mode not in ("auto", "mmap") and not hardware.has_gpu():
         raise LlmcliError(
@@ -219,6 +218,19 @@ def check_settings(shape: ModelShape, settings: Settings) -> list[str]:
     if n_threads > n_cores:  # they wait for each other
         notes.append(f"{n_threads} threads are slow: this machine has {plural(n_cores, 'core')}")
     return notes
+
+
+def _memory_hint(shape: ModelShape, settings: Settings, n_ctx: int, memory: int) -> str:
+    """What makes a context fit in memory: the largest size beside the weights, and smaller caches if they suffice."""
+    sizes = range(_ROUND, n_ctx, _ROUND)
+    n_fitting = bisect_right(sizes, memory, key=lambda size: memory_need(shape, settings, size).total)
+    if not settings.n_ctx or not n_fitting:
+        return "use a smaller --ubatch-size or a smaller model, or free memory"
+    n_ubatch = min(settings.n_ubatch, _SMALLER_UBATCHES[-1])
+    least = memory_need(shape, replace(settings, cache_type_k="q8_0", cache_type_v="q8_0", n_ubatch=n_ubatch), n_ctx)
+    is_enough = least.kv_cache + least.compute <= memory
+    smaller = ", a smaller --ubatch-size, or --cache-type-k q8_0 --cache-type-v q8_0" if is_enough else ""
+    return f"use --ctx-size {n_fitting * _ROUND} or less{smaller}"
 
 
 def _size(n_bytes: int) -> str:

@@ -184,8 +184,14 @@ def test_a_context_that_cannot_fit_is_refused_with_the_figures(memory: int) -> N
     assert str(caught.value) == (
         "a context of 1048576 tokens needs 5.0 GiB of memory in addition to the model's 100 MiB, and 4.0 GiB are free"
     )
-    assert "--ctx-size" in caught.value.hint
+    size, smaller = re.fullmatch(r"use --ctx-size (\d+) or less(.*)", caught.value.hint).groups()  # type: ignore[union-attr]
+    assert smaller == ", a smaller --ubatch-size, or --cache-type-k q8_0 --cache-type-v q8_0"
     check_settings(SHAPE, Settings(n_ctx=1 << 20, cache_type_k="q8_0", cache_type_v="q8_0"))
+    assert check_settings(SHAPE, Settings(n_ctx=int(size))) == []
+    assert "it is slow" in check_settings(SHAPE, Settings(n_ctx=int(size) + 256))[0]
+    with pytest.raises(LlmcliError) as caught:
+        check_settings(SHAPE, Settings(n_ctx=1 << 24))  # no cache type helps
+    assert caught.value.hint == f"use --ctx-size {size} or less"
 
 
 @pytest.mark.parametrize("memory", [0], indirect=True)
