@@ -147,7 +147,7 @@ class Speculation:
             drafter.follow(tokens)
             expected = drafter.expect(most)
             for one in WIDTHS[: bisect_right(WIDTHS, len(expected) + 1)]:
-                cost = self._costs.cost(one, kernel) + self._drafting_cost(drafter, one - 1, kernel)
+                cost = self._costs.cost(one, kernel) + drafter.cost(one - 1, self._costs.single(kernel))
                 gain = (1 + expected[one - 2]) / cost
                 is_affordable = self._costs.loss + (cost - 1) * (1 - expected[0]) <= _LARGEST_LOSS
                 if gain > best and is_affordable and self._is_exact(one) is not False:
@@ -176,19 +176,14 @@ class Speculation:
             return False
         return self._costs.is_exact(width, kernel)
 
-    def _drafting_cost(self, drafter: Drafter, n_tokens: int, kernel: str) -> float:
-        single = self._costs.single(kernel)
-        return drafter.seconds * n_tokens / single if single else 0.0
-
     def observe(self, n_drafted: int, n_accepted: int, seconds: float) -> float:
         """A drafted step took so long; returns the seconds that it saved."""
         width, costs, drafter, kernel = n_drafted + 1, self._costs, self._drafter, _kernel(self._n_tokens)
         assert drafter
         costs.observe(width, kernel, seconds)
         drafter.learn(n_drafted, n_accepted)
-        seconds += drafter.seconds * n_drafted
         single = costs.single(kernel) or seconds / costs.cost(width, kernel)
-        saved = (1 + n_accepted) * single - seconds
+        saved = (1 + n_accepted - drafter.cost(n_drafted, single)) * single - seconds
         if single:
             costs.loss = max(costs.loss - saved / single, -_LARGEST_GAIN)
             costs.debt = max(costs.debt - max(saved / single, 0.0), 0.0)
