@@ -174,6 +174,16 @@ def test_a_step_that_rounds_otherwise_is_not_used(tiny: Path) -> None:
     model.close()
 
 
+def test_tokens_that_only_rounding_keeps_from_drafts_are_counted() -> None:
+    speculation = Speculation(FixedCosts({"exact 2 short": 0.0}), [PromptLookup()])
+    tokens = [1, 2, 3, 4, 5] * 4
+    for token in (1, 2, 3, 9, 9):
+        assert speculation.draft(tokens, 50) == []
+        speculation.observe_token(token)
+        tokens = [*tokens, token]
+    assert speculation.n_held == 3
+
+
 # What ends drafts
 
 

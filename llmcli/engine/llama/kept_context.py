@@ -54,12 +54,13 @@ class KeptContext(Context):
 
     def forget(self) -> None:
         """Overwrite what it has evaluated."""
+        if pointer := self._last_logits():
+            ctypes.memset(pointer, 0, 4 * self.model.vocab.n_tokens)
         self._api.llama_memory_clear(self._memory, True)
+        self._batch.tokens[:] = [0] * len(self._batch.tokens)
         self._evaluated[0].clear()
         self._rows[0].clear()
         self._begun, self._logits, self._last_prompt, self.session = (), b"", 0, ""
-        if pointer := self._last_logits():
-            ctypes.memset(pointer, 0, 4 * self.model.vocab.n_tokens)
 
     def evaluated(self, tokens: Sequence[int] | None = None, seq_id: int = 0) -> int:
         """As of `Context`, without what the last user has left."""
@@ -113,7 +114,8 @@ class KeptContext(Context):
         """How many tokens can stay; where that is in the middle of a batch of the prompt, as `_divided`."""
         known, layout, n = self._evaluated[0], self._rows[0], len(tokens)
         n_same, ends = common_prefix(known, tokens), self._ends(tokens)
-        if n_same == self._last_prompt == n and self._logits and layout[:n] == self._rows_of(tokens):
+        is_last = n_same == self._last_prompt == n and layout[:n] == self._rows_of(tokens)
+        if is_last and self._logits and self._last_logits():
             return (n, None) if self.can_cut or len(known) == n else (0, None)
         if self.is_conversation and self.session and n_same >= self._last_prompt > 0:  # it goes on
             return min(n_same, n - 1), None
