@@ -279,7 +279,7 @@ def stop(one: WarmModel) -> None:
         return
     except OSError:
         pass
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + 5 * _PATIENCE  # a busy machine may need some of it
     while is_running(one.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     if is_running(one.pid):
