@@ -24,42 +24,45 @@ _REST = 1.5  # seconds until the process has found out how it may begin a prompt
 _THINGS = ("rivers", "lakes", "seas", "towns", "hills", "birds", "trees", "fish", "tools", "games", "songs", "books")
 
 
-def main(rounds: str = "15", model: str = "") -> None:
-    path = model or str(ensure_starter(cache_dir()))
-    settings = ("-m", path, "-n", "16", "-c", "2048", "--no-stdin", "--seed", "1", "-t", str(hardware.usable_cores()))
-
-    def ask(number: int) -> list[str]:
-        return llmcli("generate", f"Name {number + 3} {_THINGS[number % len(_THINGS)]}.", *settings)
-
+def figures(rounds: int, model: str) -> None:
+    """Print the rows of one model file."""
+    settings = ("-m", model, "-n", "16", "-c", "2048", "--no-stdin", "--seed", "1", "-t", str(hardware.usable_cores()))
     runs: Runs = {"same": [], "other": [], "cold, same": [], "cold, other": []}
+
+    def one(home: Path, number: int) -> tuple[float, float, float]:
+        os.environ["LLMCLI_HOME"] = str(home)
+        return one_run(llmcli("generate", f"Name {number + 3} {_THINGS[number % len(_THINGS)]}.", *settings))
+
+    before = os.environ.get("LLMCLI_HOME")
     with TemporaryDirectory() as folder:
         cold, warm = Path(folder) / "cold", Path(folder) / "warm"  # the homes: in the first one nothing is kept
-
-        def one(home: Path, number: int) -> tuple[float, float, float]:
-            os.environ["LLMCLI_HOME"] = str(home)
-            return one_run(ask(number))
-
-        one(cold, 0)
-        one(warm, 0)
-        subprocess.run(llmcli("warm", path), check=True, stderr=subprocess.DEVNULL)
         try:
+            one(cold, 0)
+            one(warm, 0)
+            subprocess.run(llmcli("warm", model), check=True, stderr=subprocess.DEVNULL)
             for number in (1, 2):
                 time.sleep(_REST)
                 one(warm, number)
             time.sleep(_REST)
-            for number in range(3, 3 + int(rounds)):
+            for number in range(3, 3 + rounds):
                 runs["cold, other"].append(one(cold, number))
                 runs["other"].append(one(warm, number))
                 runs["cold, same"].append(one(cold, number))
                 runs["same"].append(one(warm, number))
         finally:
             os.environ["LLMCLI_HOME"] = str(warm)
-            subprocess.run(llmcli("stop", "--all"), check=True, stderr=subprocess.DEVNULL)
-    limit = 0.25 if os.path.getsize(path) >= _LARGE else 0.5
-    print(HEAD)
+            subprocess.run(llmcli("stop", "--all"), check=False, stderr=subprocess.DEVNULL)
+            os.environ.pop("LLMCLI_HOME")
+            os.environ |= {"LLMCLI_HOME": before} if before else {}
+    limit, name = 0.25 if os.path.getsize(model) >= _LARGE else 0.5, Path(model).stem
     for which, what in (("same", "a prompt again"), ("other", "another prompt")):
-        compare(f"first byte with a warm model, {what}, ms", runs, which, f"cold, {which}", 1, limit)
-        compare(f"whole command with a warm model, {what}, ms", runs, which, f"cold, {which}", 0, None)
+        compare(f"first byte with a warm {name}, {what}, ms", runs, which, f"cold, {which}", 1, limit)
+        compare(f"whole command with a warm {name}, {what}, ms", runs, which, f"cold, {which}", 0, None)
+
+
+def main(rounds: str = "15", model: str = "") -> None:
+    print(HEAD)
+    figures(int(rounds), model or str(ensure_starter(cache_dir())))
 
 
 if __name__ == "__main__":
