@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
@@ -15,6 +14,7 @@ from llmcli.files import data_dir
 from llmcli.params.model import HubParams, ModelParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
+from llmcli.records import dataclass
 from llmcli.text import format_duration
 from llmcli.ui.terminal.cells import first_that_fits
 from llmcli.ui.terminal.console import console

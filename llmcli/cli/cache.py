@@ -1,6 +1,5 @@
 """`llmcli cache`: the contexts that are stored on this disk."""
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from typer import Option
@@ -12,6 +11,7 @@ from llmcli.errors import ExitStatus, UsageError
 from llmcli.inference.state_file import read_header
 from llmcli.inference.state_store import StateStore, is_of_session
 from llmcli.params.settings import Layer
+from llmcli.records import dataclass
 from llmcli.text import format_age, format_size, plural, sanitize
 from llmcli.ui.terminal.console import can_ask, confirm, console
 from llmcli.ui.terminal.output import print_json, print_line, print_rows

@@ -3,20 +3,12 @@
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from llmcli.engine.events import (
-    Cancellation,
-    Message,
-    Progress,
-    Prompt,
-    Request,
-    ScoredPrompt,
-    TokenEvent,
-)
+from llmcli.engine.events import Cancellation, Message, Progress, Prompt, Request, ScoredPrompt, TokenEvent
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.bindings import subscribe_log as subscribe_log
@@ -41,6 +33,7 @@ from llmcli.models.notes import ModelHasher
 from llmcli.params.param import SettingValue
 from llmcli.params.settings import Layer, Settings
 from llmcli.params.settings import find as find_setting
+from llmcli.records import dataclass
 from llmcli.text import format_size
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, answer_challenge, deliver_challenge
 from pathlib import Path
@@ -23,6 +23,7 @@ from llmcli.inference import engine_messages as messages
 from llmcli.params.model import PlacementParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Settings, to_data
+from llmcli.records import dataclass
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation

@@ -4,7 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Cancellation, Request
@@ -20,6 +20,7 @@ from llmcli.params.samplers import seed_after
 from llmcli.params.settings import Settings
 from llmcli.pipelines.extract import extract_each
 from llmcli.pipelines.job import STOPPED, Job, Result, Step
+from llmcli.records import dataclass
 
 if TYPE_CHECKING:  # a single answer without a judge needs no tasks (10 ms)
     from llmcli.pipelines.tasks import Task
