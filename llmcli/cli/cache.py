@@ -2,9 +2,8 @@
 
 from typing import Annotated
 
-from typer import Option
-
 from llmcli.chat.sessions import store
+from llmcli.cli.command_line import Option
 from llmcli.cli.options import Json
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, UsageError

@@ -7,9 +7,8 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
-
 from llmcli.cli.answer_output import AnswerOptions, Outcome, echo_of, identify, json_of, print_result, report_outcome
+from llmcli.cli.command_line import Option
 from llmcli.cli.decision_answer import answer_by_decision, read_choices
 from llmcli.cli.options import CHAT_ONLY, with_output_file, with_settings
 from llmcli.cli.questions import (

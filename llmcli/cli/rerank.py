@@ -4,8 +4,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.embed import EMBEDDING_KEYS, EmbeddingRun, Truncate, Whole, print_texts, text_data, text_source
 from llmcli.cli.options import Json, with_settings
 from llmcli.cli.stdin import stdin_as_file

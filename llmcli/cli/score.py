@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.options import with_settings
 from llmcli.cli.questions import warn_file_name
 from llmcli.cli.stdin import read_stdin, stdin_as_file

@@ -14,8 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
-
+from llmcli.cli.command_line import Option
 from llmcli.cli.options import CHAT_ONLY, RESULT, Parallel, parse_parallel, with_settings
 from llmcli.config.presets import layers_of
 from llmcli.errors import UsageError

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
-
+from llmcli.cli.command_line import Option
 from llmcli.cli.completion import complete_task, complete_variable
 from llmcli.cli.questions import warn_file_name
 from llmcli.errors import UsageError

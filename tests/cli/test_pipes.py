@@ -357,7 +357,7 @@ def test_a_background_job_ignores_ctrl_c() -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["model_preload.start", "typer_app.make_app", "generate.command_layers", "model_preload.cancel"]
+    "place", ["model_preload.start", "command_line.direct_line", "generate.command_layers", "model_preload.cancel"]
 )
 def test_ctrl_c_during_the_start_ends_quietly(place: str) -> None:
     module, _, name = place.partition(".")

@@ -3,8 +3,7 @@
 from contextlib import suppress
 from typing import Annotated
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.completion import complete_remote
 from llmcli.cli.options import with_settings
 from llmcli.config.presets import resolve_settings
