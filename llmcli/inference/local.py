@@ -293,7 +293,7 @@ class LocalEngine:
         return self._generate_together(requests, generations, longest)
 
     def repeat(self, request: Request) -> Generator[TokenEvent | None, None, None]:
-        from llmcli.inference.answer_json import ReplayManifest, prompt_sha256  # only a replay needs it
+        from llmcli.inference.replay_manifest import ReplayManifest, prompt_sha256  # only a replay needs it
 
         manifest, tokens = ReplayManifest.from_data(request.replay), request.prompt.tokens
         manifest.prepare(request)

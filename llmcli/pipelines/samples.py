@@ -66,14 +66,17 @@ def check_judge(task: "Task") -> None:
     task.complete({name: "1, 2" for name in (INPUT, ANSWERS, NUMBERS) if name == INPUT or name in task.variables})
 
 
-def request_job(request: Request) -> Job:
-    """The job of one request: the data of its answer. Raises what made it fail, or why it does not match."""
+def request_job(request: Request, is_full: bool = True) -> Job:
+    """The job of one request: the data of its answer (see `answer_data`).
+
+    Raises what made it fail, or why it does not match.
+    """
     (answer,) = yield Step([request])
     if answer.record.failure:
         raise answer.record.failure
     if answer.finish_reason not in STOPPED and (failure := answer.constraint_failure()):
         raise failure
-    return answer_data(answer)
+    return answer_data(answer, is_full)
 
 
 def result_job(settings: Settings, job_of: Callable[[Settings], Job], judge: Judge | None = None) -> Job:

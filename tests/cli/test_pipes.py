@@ -215,7 +215,7 @@ def start(*args: str) -> subprocess.Popen[bytes]:
 def test_ctrl_c_keeps_the_partial_text_and_ends_by_sigint() -> None:
     program = start("Tell me a long story.", "--ignore-eos", "-n", "5000")
     assert program.stdout
-    begun = program.stdout.read(20)
+    begun = os.read(program.stdout.fileno(), 20)  # without a buffer, which `communicate` would not read
     program.send_signal(signal.SIGINT)
     rest, errors = program.communicate(timeout=60)
     text = begun + rest
