@@ -110,6 +110,9 @@ def main() -> None:
     """
     gc.set_threshold(*_GARBAGE)
     try:
+        from llmcli.cli import model_preload
+
+        model_preload.is_whole_process = True
         status = run(sys.argv[1:])
     except KeyboardInterrupt:
         status = _INTERRUPTED
