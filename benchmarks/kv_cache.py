@@ -20,7 +20,8 @@ from time import perf_counter, process_time
 from benchmarks.measure import HEAD, llmcli, row
 from llmcli.engine.events import Cancellation, Prompt, Request
 from llmcli.files import cache_dir
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile, starter_path
 from llmcli.params.settings import Settings
 

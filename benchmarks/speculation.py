@@ -17,7 +17,8 @@ from time import perf_counter, process_time
 from benchmarks.measure import HEAD, row
 from llmcli.engine.events import Cancellation, GenerationRecord, Request
 from llmcli.inference.engine import TemplateOptions
-from llmcli.inference.local import LocalEngine, resolve_model
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import resolve_model
 from llmcli.models.locations import model_locations
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings

@@ -23,7 +23,8 @@ from llmcli.ui.terminal.progress import ProgressLine
 if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation
     from llmcli.inference.benchmark import Benchmark, Case, Report, SpeedTest
-    from llmcli.inference.local import LocalEngine, ResolvedModel
+    from llmcli.inference.local import LocalEngine
+    from llmcli.inference.resolved_model import ResolvedModel
     from llmcli.inference.tuning import Found
 
 _USUAL_PROMPT, _USUAL_ANSWER = 512, 128  # tokens, as in llama-bench

@@ -236,7 +236,8 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
 
     def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "Engine":
         from llmcli.cli.open_model import open_warm
-        from llmcli.inference.local import LocalEngine, resolve_model
+        from llmcli.inference.local import LocalEngine
+        from llmcli.inference.resolved_model import resolve_model
 
         target = resolve_model(settings.model, locations.model_locations(settings), for_text=True)
         report("loading")

@@ -9,7 +9,7 @@ from llmcli.cli import model_preload
 from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError, TimeLimitError
 from llmcli.files import config_path, data_dir, make_private
-from llmcli.inference.local import LocalEngine, ResolvedModel, resolve_model, subscribe_log
+from llmcli.inference.resolved_model import ResolvedModel, resolve_model
 from llmcli.models.locations import ModelLocations, ModelNotDownloadedError, model_locations
 from llmcli.params.settings import ResolvedSettings, Settings, format_setting
 from llmcli.text import ellipsize
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llmcli.inference.embedding import EmbeddingModel
     from llmcli.inference.endpoint_server import ServedEndpoint
     from llmcli.inference.engine import Engine
+    from llmcli.inference.local import LocalEngine
 
 _Model = TypeVar("_Model", "Engine", "EmbeddingModel")
 Target: TypeAlias = "ResolvedModel | ServedEndpoint"  # what answers, found but not opened
@@ -158,7 +159,9 @@ def open_warm(
     return engine
 
 
-def _load(target: ResolvedModel, settings: Settings, cancellation: Cancellation, status: ProgressLine) -> LocalEngine:
+def _load(target: ResolvedModel, settings: Settings, cancellation: Cancellation, status: ProgressLine) -> "LocalEngine":
+    from llmcli.inference.local import LocalEngine  # which the client of a warm process does without
+
     with _load_log(status):
         start = perf_counter()
         _import_what_answers(settings)
@@ -180,6 +183,8 @@ def _import_what_answers(settings: Settings) -> None:
 def _load_log(status: ProgressLine) -> Iterator[None]:
     """With `-vv` the log of llama.cpp is shown from now on; at the end of the block the progress line is erased."""
     if console.engine_log:
+        from llmcli.inference.local import subscribe_log
+
         subscribe_log(console.detail)
     try:
         yield

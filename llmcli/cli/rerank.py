@@ -17,7 +17,7 @@ from llmcli.ui.terminal.output import print_json
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.inference.local import ResolvedModel
+    from llmcli.inference.resolved_model import ResolvedModel
     from llmcli.pipelines.text_source import Text, TextSource
 
 _METHODS = {

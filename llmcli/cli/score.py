@@ -58,7 +58,7 @@ def score(
     settings = resolved.settings
     texts = _texts(text, file, lines, settings)
     from llmcli.cli.open_model import find_target, open_model, welcome
-    from llmcli.inference.local import ResolvedModel
+    from llmcli.inference.resolved_model import ResolvedModel
     from llmcli.inference.score import WINDOW, score_texts
 
     target = find_target(settings)

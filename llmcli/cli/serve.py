@@ -187,7 +187,7 @@ def _find(layers: Sequence[Layer], names: Sequence[str], options: "ServerOptions
 
 def _find_other(flags: Layer, options: "ServerOptions", name: str) -> "ModelEntry | None":
     """A model that a request names as `llmcli models list` does; never by a path, and none is downloaded."""
-    from llmcli.inference.local import resolve_model
+    from llmcli.inference.resolved_model import resolve_model
     from llmcli.models.installed import inventory_with_aliases
     from llmcli.models.locations import model_locations
     from llmcli.server.loading import entry_of

@@ -65,7 +65,7 @@ class ChosenTask:
 
 def warn_of_small_model(task: "Task", target: "Target") -> None:
     """Warn if the model has fewer parameters than the task needs; those of an endpoint are not known."""
-    from llmcli.inference.local import ResolvedModel
+    from llmcli.inference.resolved_model import ResolvedModel
 
     if not isinstance(target, ResolvedModel):
         return

@@ -14,7 +14,7 @@ from llmcli.engine.llama.structures import POOLING_TYPES
 from llmcli.errors import ContextOverflowError, LlmcliError, TimeLimitError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import placement, sizing
-from llmcli.inference.local import ResolvedModel
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.notes import ModelHasher
 from llmcli.params.settings import Settings
 from llmcli.records import dataclass

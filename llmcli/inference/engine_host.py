@@ -21,7 +21,8 @@ from llmcli.engine.llama.model import Model
 from llmcli.errors import LlmcliError
 from llmcli.inference import engine_messages as messages
 from llmcli.inference.engine import RequestSource, TemplateOptions, TokenInspector
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.params.settings import Settings, to_datum
 from llmcli.params.settings import find as find_setting
 

@@ -18,7 +18,6 @@ from llmcli.params.param import fields_of
 from llmcli.params.sampler_chain import is_random
 from llmcli.params.samplers import seed_after
 from llmcli.params.settings import Settings
-from llmcli.pipelines.extract import extract_each
 from llmcli.pipelines.job import STOPPED, Job, Result, Step
 from llmcli.records import dataclass
 
@@ -98,6 +97,8 @@ def with_extracted(result: Result, what: str | None) -> Result:
     """A result with the field `extracted`, unless it was stopped. Raises ConstraintError if there is nothing."""
     if what is None or result["finish_reason"] in STOPPED:
         return result
+    from llmcli.pipelines.extract import extract_each  # with processes; most answers are taken whole
+
     (found,) = extract_each(what, [_text_and_cut(result)])
     if isinstance(found, ConstraintError):
         raise found
@@ -150,6 +151,8 @@ def _with_each_extracted(results: Sequence[Result], what: str | None) -> list[Re
     """The results with the field `extracted`, which may be None. Raises ConstraintError if it always is."""
     if what is None:
         return list(results)
+    from llmcli.pipelines.extract import extract_each
+
     found = extract_each(what, [_text_and_cut(result) for result in results])
     errors = [one for one in found if isinstance(one, ConstraintError)]
     if len(errors) == len(found):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.engine.events import Cancellation, Prompt, Request
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.inference.state_store import StateStore
 from llmcli.models.locations import ModelFile
 from llmcli.params.settings import Settings

@@ -11,8 +11,9 @@ from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.files import data_dir
-from llmcli.inference import local, sizing
-from llmcli.inference.local import LocalEngine, ResolvedModel, resolve_model
+from llmcli.inference import resolved_model, sizing
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel, resolve_model
 from llmcli.models.locations import ModelFile, model_locations
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings, resolve
@@ -27,7 +28,7 @@ def resolved(model: str) -> ResolvedModel:
 def probed(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Path]]:
     """The files that were probed; none of them is really loaded."""
     seen: list[Sequence[Path]] = []
-    monkeypatch.setattr(local, "probe", seen.append)
+    monkeypatch.setattr(resolved_model, "probe", seen.append)
     return seen
 
 
@@ -55,7 +56,7 @@ def test_a_file_that_crashed_the_probe_is_not_remembered(tmp_path: Path, monkeyp
         tries.append(parts)
         raise ModelInvalidError("tiny.gguf crashes llama.cpp")
 
-    monkeypatch.setattr(local, "probe", crash)
+    monkeypatch.setattr(resolved_model, "probe", crash)
     path = write_gguf(tmp_path / "tiny.gguf")
     for _ in range(2):
         with pytest.raises(ModelInvalidError, match="crashes"):

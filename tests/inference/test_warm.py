@@ -15,8 +15,9 @@ from llmcli.engine.events import Prompt, Request
 from llmcli.errors import LlmcliError
 from llmcli.files import runtime_dir, write_json
 from llmcli.inference import warm
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
 from llmcli.inference.remote_engine import EngineGoneError
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.inference.warm import WarmModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed

@@ -46,7 +46,7 @@ def pull(
 
             with Downloads() as downloads:
                 pull_starter(locations, downloads.bar, downloads.say)
-        from llmcli.inference.local import resolve_model  # loads the engine
+        from llmcli.inference.resolved_model import resolve_model  #
 
         with Downloads() as downloads:
             starting = downloads.bar("downloading the starter model")
