@@ -68,6 +68,19 @@ def test_imports_only_point_down(folder: str) -> None:
         assert targets <= BELOW[layer(module)], f"{module} imports {sorted(targets - BELOW[layer(module)])}"
 
 
+def test_only_one_module_waits_for_typer() -> None:
+    assert [module for module in MODULES if "typer" in imports(module)] == ["llmcli/cli/typer_app.py"]
+
+
+def test_only_one_module_compiles_dataclasses() -> None:
+    assert [module for module in MODULES if _imports_dataclass(module)] == ["llmcli/records.py"]
+
+
+def _imports_dataclass(module: str) -> bool:
+    found = (node for node in nodes(module) if isinstance(node, ast.ImportFrom) and node.module == "dataclasses")
+    return any(name.name == "dataclass" for node in found for name in node.names)
+
+
 # Above inference/ nobody knows llama.cpp, apart from these two, which look at the installation itself.
 KNOW_LLAMA = {"cli/doctor.py", "cli/model_preload.py"}
 PLAIN_DATA = "llmcli.engine.events"
