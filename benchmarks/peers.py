@@ -32,7 +32,7 @@ from llmcli.models.locations import ModelFile
 from llmcli.models.sources.starter import ensure_starter
 from llmcli.params.settings import Settings
 
-_QUESTION = "Name three rivers, and say in one sentence each where they are."
+_QUESTION = "Tell me a long story about a river and an old bridge."  # the answer is longer than 64 tokens
 _ABOUT_FILE = ("Who walks?", "What do they carry?")
 _PROMPT_TOKENS, _FILE_TOKENS = 512, 4000
 _N_CTX, _LARGE_CTX = 2048, 8192
