@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli.chat.conversation import Message, sliding_window
 from llmcli.chat.sessions.session import Session, Turn
 from llmcli.config.presets import LayerStack
-from llmcli.engine.events import Cancellation, TemperatureShift
+from llmcli.engine.events import Cancellation, Prompt, TemperatureShift
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.constraints import read_constraint
 from llmcli.inference.request import system_text
@@ -28,7 +28,6 @@ from llmcli.records import dataclass
 if TYPE_CHECKING:
     from llmcli.chat.prompting import PromptBuilder
     from llmcli.config.characters import Character
-    from llmcli.engine.events import Prompt
     from llmcli.inference.engine import Engine
 
 ReadAhead = Callable[["Engine", Cancellation], None]
@@ -122,17 +121,19 @@ class ChatController:
             self._prompt_builder = PromptBuilder(engine)
         return self._prompt_builder
 
-    def keep_context(self) -> None:
-        """Store the evaluated conversation on disk, if the session is there too."""
+    def keep_context(self) -> Sequence[str]:
+        """Store the evaluated conversation on disk, if the session is there too; returns what was done."""
         if self.engine and self.session.is_saved and self.settings.kv_cache:
-            self.engine.keep_context(self.session.name)
+            return self.engine.keep_context(self.session.name)
+        return ()
 
-    def close_model(self) -> None:
-        """Store the context and free the model; the next `load_model` loads it again."""
-        self.keep_context()
+    def close_model(self) -> Sequence[str]:
+        """Store the context and free the model, which the next `load_model` loads again; returns what was done."""
+        done = self.keep_context()
         if self.loading:
             self.loading.close()
         self.loading = self._resolved = self._prompt_builder = None
+        return done
 
     # The settings
 
