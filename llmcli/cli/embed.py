@@ -10,8 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Protocol
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.options import Force, Json, output_path, with_settings
 from llmcli.cli.questions import is_file_name, warn_file_name
 from llmcli.cli.stdin import stdin_as_file, stdin_lines

@@ -83,6 +83,7 @@ def open_model(
         try:
             yield engine, cancellation
         finally:  # the answer is printed: whoever reads it need not wait
+            model_preload.let_system_free()
             for line in engine.keep_context():
                 console.detail(line)
 
@@ -187,10 +188,19 @@ def _load(target: ResolvedModel, settings: Settings, cancellation: Cancellation,
 
     with _load_log(status):
         start = perf_counter()
+        _import_what_answers(settings)
         preloaded = model_preload.claim(target.file.parts if settings.has_default_load else ())
         engine = LocalEngine(target, settings, cancellation, status.loading, preloaded)
         engine.waited_ms = (perf_counter() - start) * 1e3
         return engine
+
+
+def _import_what_answers(settings: Settings) -> None:
+    """While the model is loading in its thread, import what the first answer needs."""
+    from llmcli.inference import answer  # noqa: F401  it stays imported
+
+    if not settings.raw and not settings.is_decision:
+        from llmcli.inference import template  # noqa: F401  with Jinja, 20 ms
 
 
 @contextmanager

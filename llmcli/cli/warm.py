@@ -4,8 +4,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.completion import complete_model
 from llmcli.cli.options import Json, with_settings
 from llmcli.config.presets import base_layers

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,10 @@ from llmcli.engine.llama.structures import POOLING_TYPES
 from llmcli.errors import ContextOverflowError, LlmcliError, TimeLimitError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import placement, sizing
-from llmcli.inference.local import ResolvedModel
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.notes import ModelHasher
 from llmcli.params.settings import Settings
+from llmcli.records import dataclass
 from llmcli.text import format_size
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from llmcli.inference.embedding import EmbeddingModel
 from llmcli.inference.engine import RequestSource, TemplateOptions
 from llmcli.inference.engine_session import Session
 from llmcli.inference.kept_contexts import KeptContexts, KeptEngine
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.params.settings import Settings
 
 _Call = Callable[..., Any]

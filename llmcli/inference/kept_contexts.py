@@ -7,7 +7,7 @@ empty one would have computed too. A conversation goes on where it was left.
 import json
 from collections.abc import Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Lock
 from time import monotonic
 
@@ -21,11 +21,13 @@ from llmcli.errors import LlmcliError
 from llmcli.files import data_dir, decode_json
 from llmcli.inference import sizing
 from llmcli.inference.context_states import ContextStates
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models import notes
 from llmcli.params.model import RopeParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Settings
+from llmcli.records import dataclass
 
 _MOST = 3  # contexts that nobody uses
 _MEMORY_SHARE = 8  # they take an eighth of the free memory at most

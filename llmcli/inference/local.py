@@ -20,8 +20,7 @@ from llmcli.inference.context_states import ContextStates
 from llmcli.inference.drafts import Drafts
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
 from llmcli.inference.prompt_renderer import PromptRenderer
-from llmcli.inference.resolved_model import ResolvedModel as ResolvedModel
-from llmcli.inference.resolved_model import resolve_model as resolve_model
+from llmcli.inference.resolved_model import ResolvedModel, resolve_model
 from llmcli.models.notes import ModelHasher
 from llmcli.params.settings import Settings
 from llmcli.text import format_size
@@ -196,7 +195,7 @@ class LocalEngine:
         return self._generate_together(requests, generations, longest)
 
     def repeat(self, request: Request) -> Generator[TokenEvent | None, None, None]:
-        from llmcli.inference.answer_json import ReplayManifest, prompt_sha256  # only a replay needs it
+        from llmcli.inference.replay_manifest import ReplayManifest, prompt_sha256  # only a replay needs it
 
         manifest, tokens = ReplayManifest.from_data(request.replay), request.prompt.tokens
         manifest.prepare(request)

@@ -16,7 +16,7 @@ from llmcli.files import cache_dir, data_dir, decode_json, write_json
 from llmcli.inference import engine_messages as messages
 from llmcli.inference import warm, warm_socket
 from llmcli.inference.engine_host import EngineHost
-from llmcli.inference.local import ResolvedModel, resolve_model
+from llmcli.inference.resolved_model import ResolvedModel, resolve_model
 from llmcli.models.locations import ModelLocations
 from llmcli.params.settings import Settings, parse_data
 

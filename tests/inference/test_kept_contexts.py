@@ -15,7 +15,8 @@ from llmcli.engine.llama.model import Model
 from llmcli.inference import kept_contexts
 from llmcli.inference.engine_host import EngineHost
 from llmcli.inference.engine_session import Session
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings

@@ -20,8 +20,9 @@ from llmcli.inference.constraints import read_constraint
 from llmcli.inference.engine import Engine, TemplateOptions
 from llmcli.inference.engine_host import EngineHost
 from llmcli.inference.engine_messages import can_be_sent, error_data, read_error
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
 from llmcli.inference.remote_engine import EngineGoneError, RemoteEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings, parse_data

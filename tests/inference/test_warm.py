@@ -12,7 +12,8 @@ import pytest
 from llmcli.engine.events import Prompt, Request
 from llmcli.files import runtime_dir
 from llmcli.inference import warm
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.inference.warm import WarmModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed

@@ -18,8 +18,8 @@ from llmcli.files import runtime_dir, write_json
 from llmcli.inference import engine_messages as messages
 from llmcli.inference import warm
 from llmcli.inference.engine_host import EngineHost
-from llmcli.inference.local import ResolvedModel
 from llmcli.inference.remote_engine import EngineGoneError
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.inference.warm import WarmModel
 from llmcli.models.locations import ModelFile
 from tests.inference.warm_processes import POSIX, SETTINGS, has_ended, tokens_of, until
