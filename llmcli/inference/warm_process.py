@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from time import monotonic, sleep
@@ -108,6 +109,7 @@ def main() -> None:
     values: dict[str, Any] = parse_data(given["settings"], "the settings of a command")
     settings = Settings(**values)
     target = resolve_model(given["model"], ModelLocations(cache_dir(), data_dir()))
+    target.file = replace(target.file, **given["file"])
     if not _is_first(given["key"], target, settings):
         return
     host = EngineHost(target, on_abandoned=lambda: process.end())
