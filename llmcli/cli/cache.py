@@ -59,7 +59,7 @@ def list_states(as_json: Json = False) -> None:
 
 def show_statistics(as_json: Json = False) -> None:
     settings, found = resolve_settings(Layer("flag", {})), _stored()
-    limit = StateStore(settings.kv_cache_limit * _MIB).limit() if settings.kv_cache else 0
+    limit = StateStore(settings.kv_cache_limit * _MIB).capacity() if settings.kv_cache else 0
     n_sessions = sum(one.session is not None for one in found)
     size, tokens = sum(one.size for one in found), sum(one.tokens for one in found)
     if as_json:
@@ -79,7 +79,7 @@ def show_statistics(as_json: Json = False) -> None:
 
 
 def clear_states(yes: Annotated[bool, Option("--yes", "-y", help="Delete without confirmation.")] = False) -> int:
-    states = StateStore(0)
+    states = StateStore()
     states.check()
     entries = states.entries()
     size = format_size(sum(entry.size for entry in entries))
@@ -98,7 +98,7 @@ def _time(seconds: float) -> str:
 
 def _stored() -> list[_Stored]:
     """All sound states, the last used first; of a session that is not here any more, the name is empty."""
-    names, found, states = store.names(), [], StateStore(0)
+    names, found, states = store.names(), [], StateStore()
     states.check()
     for entry in sorted(states.entries(), key=lambda one: one.used, reverse=True):
         if stored := read_header(entry.path):
