@@ -24,13 +24,14 @@ class _Stored:
     """A stored context, as it is shown."""
 
     model: str
-    session: str | None  # None: the beginning of a prompt, which belongs to no session; "" is not here any more
+    session: str | None  # None: the beginning of a prompt, which belongs to no session; "": one that was deleted
     tokens: int
-    size: int
+    size: int  # bytes
     seconds: float  # that it took to evaluate
-    used: float
+    used: float  # when it was last written or read; seconds since 1970
 
     def data(self) -> dict[str, object]:
+        """As JSON data."""
         return {**self.__dict__, "seconds": round(self.seconds, 3)}
 
 
@@ -97,7 +98,7 @@ def _time(seconds: float) -> str:
 
 
 def _stored() -> list[_Stored]:
-    """All sound states, the last used first; of a session that is not here any more, the name is empty."""
+    """All states with a sound header, the last used first. Raises DiskError if the folder cannot be read."""
     names, found, states = store.names(), [], StateStore()
     states.check()
     for entry in sorted(states.entries(), key=lambda one: one.used, reverse=True):
