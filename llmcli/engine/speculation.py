@@ -21,7 +21,7 @@ _LARGEST_GAIN = 16.0  # that a text which is easy to draft leaves for others
 _ONE_THREAD = 256  # tokens; to attend to more of them, llama.cpp splits them among the threads if one token does it
 _KERNELS = ("short", "long")  # by which llama.cpp attends to few tokens, and to many
 _TRIAL_WIDTH = 8  # a wider step, which costs more, is tried after one of this width
-_TRIAL_SHARE = 0.4  # of the tokens of a trial, which must be compared, or it shows nothing
+_TRIAL_SHARE = 0.3  # of the tokens of a trial, which must be compared, or it shows nothing
 # How a mean of durations follows them: the weight of the last one, and its limit beside the mean.
 _SINGLE_WEIGHT, _WIDER_WEIGHT, _LONGEST = 0.1, 0.3, 3.0
 _REVIEW, _FALL = 64, 0.9  # after so many single steps, costs above the usual one fall so far

@@ -81,6 +81,25 @@ def test_what_was_measured_is_kept_for_the_next_process(short_starter: Path) -> 
     assert accepted > 30  # without a trial before
 
 
+def test_measurements_under_other_conditions_stay(short_starter: Path) -> None:
+    others = {f"other {n}": {"cost 2 short": 1.5} for n in range(6)}
+    notes.update(data_dir(), short_starter, steps=json.dumps(others))
+    with closing(open_engine(short_starter)) as engine:
+        answer_of(engine)
+    known = json.loads(notes.read(data_dir(), short_starter)["steps"])
+    assert list(known)[:3] == ["other 3", "other 4", "other 5"]
+    assert len(known) == 4
+
+
+def test_a_cost_that_has_changed_is_remembered(short_starter: Path) -> None:
+    with closing(open_engine(short_starter)) as engine:
+        answer_of(engine)
+        assert engine._drafts._costs
+        engine._drafts._costs.kept["cost 16 short"] = 99.0
+    (kept,) = json.loads(notes.read(data_dir(), short_starter)["steps"]).values()
+    assert kept["cost 16 short"] == 99.0
+
+
 @pytest.mark.parametrize("damage", ["", "[]", '{"a": 1}', '{"a": {"cost 2": "x"}}', "{" * 3000])
 def test_a_damaged_note_is_as_none(short_starter: Path, damage: str) -> None:
     notes.update(data_dir(), short_starter, steps=damage)
