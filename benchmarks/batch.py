@@ -40,9 +40,10 @@ from llmcli.inference.local import LocalEngine
 from llmcli.models.sources.starter import ensure_starter
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
-from llmcli.pipelines.batch import Batch, BatchOptions
+from llmcli.pipelines.batch import Batch, OneEngine
 from llmcli.pipelines.batch_input import BatchReader, LineSource
 from llmcli.pipelines.batch_output import WrittenLine
+from llmcli.pipelines.line_worker import BatchOptions, LineWorker
 
 _COMMON, _TOKENS = 200, 64  # of the beginning, and of an answer
 _THREADS = hardware.usable_cores()
@@ -199,7 +200,8 @@ def run_lines(kind: str, count: int) -> None:
     source = LineSource(reader, False, cancellation)
     begin = time.perf_counter()
     with closing(engine):
-        Batch(engine, layers, source, reader, output, BatchOptions(n_parallel=8), cancellation).run()
+        worker = LineWorker(engine, layers, BatchOptions(), cancellation)
+        Batch(OneEngine(worker, 8, cancellation), source, reader, output, BatchOptions(), cancellation).run()
     seconds = time.perf_counter() - begin
     assert output.n_lines == count
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
