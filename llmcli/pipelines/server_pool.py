@@ -107,6 +107,7 @@ class ServerPool:
         self._is_over = self._is_at_end = False
         self._lost_since: float | None = None
         self._n_answered, self._seconds = 0, 0.0  # lines, and what they took
+        self._begin = 0.0
         self._refused: dict[str, None] = {}  # what some server does not support of some lines
         self._feed: LineFeed
 
@@ -123,11 +124,16 @@ class ServerPool:
         return [*own, *self._refused]
 
     def totals(self) -> list[str]:
-        return [f"{one.name}: {plural(one.n_lines, 'line')}, {plural(one.n_tokens, 'token')}" for one in self.servers]
+        seconds = max(time.monotonic() - self._begin, 1e-3)
+        return [
+            f"{one.name}: {plural(one.n_lines, 'line')}, {plural(one.n_tokens, 'token')}, "
+            f"{one.n_tokens / seconds:.1f} tokens/s"
+            for one in self.servers
+        ]
 
     def run(self, feed: LineFeed) -> None:
         """See `Backend`. Raises NetworkError when no server is left."""
-        self._feed = feed
+        self._feed, self._begin = feed, time.monotonic()
         for one in self.servers:
             one.must_answer = one.worker is None
         threads = [threading.Thread(target=self._serve, args=[one], daemon=True) for one in self.servers]

@@ -174,7 +174,7 @@ def test_a_line_at_a_server_that_hangs_is_answered_by_another() -> None:
 
 def test_what_one_server_does_not_support_another_one_does() -> None:
     plain = Machine("plain", capabilities=Capabilities(ignored_settings=frozenset({"top_k"})))
-    run = Run([plain, Machine("full")], '{"prompt": "a", "top_k": 3}\n' * 8 + '{"prompt": "b"}\n')
+    run = Run([plain, Machine("full", delay=0.02)], '{"prompt": "a", "top_k": 3}\n' * 8 + '{"prompt": "b"}\n')
     assert errors(run.lines()) == []
     assert set(plain.asked) <= {"b"}
     (note,) = run.pool.notes()
