@@ -74,6 +74,19 @@ def batch(
     any_model: Annotated[
         bool, Option("--any-model", help="Let several endpoints answer with different models.")
     ] = False,
+    ray: Annotated[
+        str | None,
+        Option(
+            "--ray",
+            metavar="[ADDRESS]",
+            help="Answer with actors of a Ray cluster: HOST:PORT, auto (one that runs here), or without an address one "
+            "that is started for this command.",
+        ),
+    ] = None,
+    ray_actors: Annotated[
+        int,
+        Option("--ray-actors", metavar="N", min=0, help="With --ray: number of actors (0 = all there is room for)."),
+    ] = 0,
     task: TaskName = None,
     var: TaskVariables = None,
     full: Annotated[
@@ -103,13 +116,15 @@ def batch(
     path = _check_output(source, output, resume, force)
     _check_settings(asked, source, chosen.stdin_variable if chosen else "")
     files = _Files(source, form, path, resume, retry_failed, force)
-    return _answer_lines(layers, options, files, _Places(any_model))
+    return _answer_lines(layers, options, files, _Places(any_model, ray, ray_actors))
 
 
 class _Places(NamedTuple):
     """Where the lines are answered, beside what the settings say."""
 
     any_model: bool
+    ray: str | None  # the address of a Ray cluster
+    n_actors: int
 
 
 class _Files(NamedTuple):
@@ -129,12 +144,13 @@ def _answer_lines(layers: Sequence[Layer], options: "BatchOptions", files: _File
     from llmcli.pipelines.batch_input import LineSource
     from llmcli.pipelines.batch_output import OutputFile
 
+    n_lines = _count(files.source, options, is_needed=places.ray is not None)
     with (
         _open_input(files.source) as (file, is_slow),
-        _open_backend(layers, options, places) as (backend, cancellation, settings),
+        _open_backend(layers, options, places, n_lines) as (backend, cancellation, settings),
     ):
         reader = _make_reader(file, files, options, settings.encoding)
-        lines, progress = LineSource(reader, is_slow, cancellation), BatchProgress(_count(files.source, options))
+        lines, progress = LineSource(reader, is_slow, cancellation), BatchProgress(n_lines)
         output: BatchOutput
         how = files.is_resumed, files.is_rewritten, files.is_forced
         output = OutputFile(files.output, *how) if files.output else _Stdout(progress)
@@ -154,10 +170,12 @@ def _answer_lines(layers: Sequence[Layer], options: "BatchOptions", files: _File
 
 
 def _open_backend(
-    layers: Sequence[Layer], options: "BatchOptions", places: _Places
+    layers: Sequence[Layer], options: "BatchOptions", places: _Places, n_lines: int | None
 ) -> "AbstractContextManager[Opened]":
     from llmcli.cli import batch_backends  # loads the engine
 
+    if places.ray is not None:
+        return batch_backends.open_ray(layers, options, places.ray, places.n_actors, n_lines)
     if batch_backends.has_several_endpoints(resolve(layers).settings):
         return batch_backends.open_servers(layers, options, places.any_model)
     return batch_backends.open_engine(layers, options)
@@ -241,11 +259,11 @@ def _open_input(name: str) -> Iterator[tuple[BinaryIO, bool]]:
             file.close()
 
 
-def _count(source: str, options: "BatchOptions") -> int | None:
-    """The number of lines that are to be answered, if that can be known."""
+def _count(source: str, options: "BatchOptions", is_needed: bool) -> int | None:
+    """The number of lines that are to be answered, if that can be known, and somebody wants to."""
     from llmcli.pipelines.batch_input import count_lines
 
-    if is_stdin(source) or console.quiet:
+    if is_stdin(source) or (console.quiet and not is_needed):
         return None
     total, (part, parts) = count_lines(os.path.expanduser(source)), options.shard
     return None if total is None else len(range(part - 1, total, parts))

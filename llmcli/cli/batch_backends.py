@@ -11,6 +11,8 @@ from llmcli.cli.questions import warn_plain_template
 from llmcli.cli.task_options import warn_of_small_model
 from llmcli.config.endpoints import endpoint_names, endpoint_profiles
 from llmcli.engine.events import Cancellation
+from llmcli.errors import UsageError
+from llmcli.inference.local import ResolvedModel
 from llmcli.params.settings import Layer, Settings, resolve
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import interruptible
@@ -101,6 +103,39 @@ def open_servers(layers: Sequence[Layer], options: "BatchOptions", any_model: bo
                     one.engine.close()
     for one in connections:
         console.warn_all([f"{one.name}: {note}" for note in (one.engine.notes if one.engine else [])])
+
+
+@contextmanager
+def open_ray(
+    layers: Sequence[Layer], options: "BatchOptions", address: str, n_actors: int, n_lines: int | None
+) -> Iterator[Opened]:
+    """The actors of a Ray cluster."""
+    from llmcli.inference.engine_messages import can_be_sent
+    from llmcli.pipelines.ray_actor import ActorPlan, open_engine
+    from llmcli.pipelines.ray_cluster import RayCluster, check_ray
+    from llmcli.pipelines.ray_driver import DriverPlan
+    from llmcli.pipelines.ray_placement import need_of
+
+    check_ray()
+    layers = with_seed(layers)
+    first = resolve(layers)
+    if has_several_endpoints(first.settings):
+        raise UsageError("--ray and several endpoints cannot be used together", "remove --ray: batch shares the lines")
+    if not can_be_sent(first.settings):
+        raise UsageError("--ray and temp_policy_file cannot be used together", "use a policy of llmcli")
+    target = find_target(first.settings)
+    welcome(first)
+    resolved = first.over(target.layer)
+    warn_ineffective(resolved)
+    print_settings(resolved)
+    if options.task:
+        warn_of_small_model(options.task, target)
+    size = sum(part.stat().st_size for part in target.file.parts) if isinstance(target, ResolvedModel) else 0
+    actor, cancellation = ActorPlan(layers, options, open_engine), Cancellation()
+    plan = DriverPlan(address, actor, need_of(resolved.settings, size), n_actors)
+    with interruptible(cancellation):
+        show_log = console.detail if console.engine_log else lambda _line: None
+        yield Opened(RayCluster(plan, n_lines, cancellation, show_log), cancellation, resolved.settings)
 
 
 def with_seed(layers: Sequence[Layer]) -> list[Layer]:

@@ -1,5 +1,6 @@
 """The Typer app, made from the table of commands."""
 
+import re
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -85,8 +86,21 @@ class _HelpMixin:
             raise
 
 
+# Options whose value can be left out, which Typer does not know: what is a value, and the one that is meant else.
+_OPTIONAL_VALUES = {"--ray": (re.compile(r"auto|local|[^\s/]+:\d+"), "local")}
+
+
 class HelpCommand(_HelpMixin, typer.core.TyperCommand):
     """A command whose `--help` shows the most common options, and whose `--help-all` shows all."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        names = {name for one in self.params for name in one.opts if name in _OPTIONAL_VALUES}
+        for at, name in enumerate(args):
+            if name in names:
+                pattern, value = _OPTIONAL_VALUES[name]
+                if not pattern.fullmatch(args[at + 1] if at + 1 < len(args) else ""):
+                    args = [*args[:at], f"{name}={value}", *args[at + 1 :]]
+        return super().parse_args(ctx, args)
 
 
 class HelpGroup(_HelpMixin, typer.core.TyperGroup):
