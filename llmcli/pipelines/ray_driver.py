@@ -155,7 +155,7 @@ def _stated(error: Exception) -> LlmcliError:
     """What Ray raises, as an error for the user."""
     cause = getattr(error, "cause", None)
     found = cause if isinstance(cause, Exception) else error
-    return NetworkError(f"Ray ended the batch: {type(found).__name__}: {_first_line(found)}", "see its log with -vv")
+    return NetworkError(f"the batch was ended by Ray: {type(found).__name__}: {_first_line(found)}", "see its log with -vv")
 
 
 def _first_line(error: Exception) -> str:

@@ -42,7 +42,7 @@ def need_of(settings: Settings, model_size: int) -> ActorNeed:
 def place(machines: Sequence[Mapping[str, float]], need: ActorNeed, n_actors: int = 0) -> Placement:
     """Place `n_actors` (0 = as many as there is room for) on machines with these resources, as Ray names them.
 
-    Raises UsageError if there is no room for them.
+    Raises UsageError if they do not fit.
     """
     n_gpus = 1 if need.wants_gpu and any(one.get("GPU", 0) >= 1 for one in machines) else 0
     choices = [need.n_threads] if need.n_threads else _shares(machines, n_actors, n_gpus)

@@ -36,7 +36,7 @@ def killed_engine(settings: Settings) -> Engine:
 
 
 def slow_engine(_settings: Settings) -> Engine:
-    return FakeEngine(reply=echo, delay=0.02)
+    return FakeEngine(reply=echo, delay=0.002)
 
 
 def no_engine(_settings: Settings) -> Engine:
