@@ -145,7 +145,7 @@ def profile(n_prompts: int = 64) -> None:
 
 
 @dataclass
-class _Count:
+class LineCount:
     """An output that counts its lines."""
 
     n_lines: int = 0
@@ -160,7 +160,7 @@ class _Count:
     def finish(self) -> None: ...
 
 
-class _Endless(io.RawIOBase):
+class EndlessFile(io.RawIOBase):
     """A file of so many lines, each with an id, that is made while it is read."""
 
     def __init__(self, n_lines: int) -> None:
@@ -194,8 +194,8 @@ def run_lines(kind: str, count: int) -> None:
     from tests.inference.fake_engine import FakeEngine
 
     engine = FakeEngine(["some", " ", "text"]) if kind == "fake" else open_starter(512)
-    cancellation, output = Cancellation(), _Count()
-    reader = BatchReader(io.BufferedReader(_Endless(count)), "in.jsonl")
+    cancellation, output = Cancellation(), LineCount()
+    reader = BatchReader(io.BufferedReader(EndlessFile(count)), "in.jsonl")
     layers = [Layer("flag", {"seed": 1, "max_tokens": 4})]
     source = LineSource(reader, False, cancellation)
     begin = time.perf_counter()

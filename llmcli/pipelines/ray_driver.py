@@ -6,6 +6,7 @@ which talks to it through a pipe, and its streams are a file.
 
 import os
 import pickle
+import secrets
 import signal
 import socket
 import traceback
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from llmcli.errors import LlmcliError, NetworkError, UsageError
@@ -24,6 +26,7 @@ LOCAL = "local"  # the address of a cluster that this process starts, and ends
 _STORE = 512 << 20  # bytes of a local cluster for blocks; more of them go to the disk
 _CONNECT_SECONDS = 10.0
 _LOST_SECONDS = 20  # without the head of the cluster, until Ray ends this process
+_TOKENS, _TOKEN_FILE = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"), ".ray/auth_token"  # of a cluster, as Ray has them
 _SOCKET_ROOM = 32  # characters of a folder in which the paths of Ray's sockets are short enough
 
 
@@ -119,10 +122,15 @@ def _start(plan: DriverPlan) -> None:
     if is_local:
         # Nothing of it listens on the network, as on Windows and macOS, and nothing is reported to the makers of Ray.
         os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        # Other users of this machine cannot give it work; Ray would keep the token in a file that they can read.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         details = {"include_dashboard": False, "object_store_memory": _STORE}
         details |= {"_temp_dir": plan.folder} if len(plan.folder) <= _SOCKET_ROOM else {}
-    elif plan.address != "auto":
-        _check_address(plan.address)
+    else:
+        if plan.address != "auto":
+            _check_address(plan.address)
+        if any(name in os.environ for name in _TOKENS) or (Path.home() / _TOKEN_FILE).exists():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # a cluster that asks for none ignores it
     import ray
     import ray.data
 
@@ -155,7 +163,9 @@ def _stated(error: Exception) -> LlmcliError:
     """What Ray raises, as an error for the user."""
     cause = getattr(error, "cause", None)
     found = cause if isinstance(cause, Exception) else error
-    return NetworkError(f"the batch was ended by Ray: {type(found).__name__}: {_first_line(found)}", "see its log with -vv")
+    return NetworkError(
+        f"the batch was ended by Ray: {type(found).__name__}: {_first_line(found)}", "see its log with -vv"
+    )
 
 
 def _first_line(error: Exception) -> str:
