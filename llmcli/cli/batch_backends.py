@@ -6,14 +6,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from llmcli.cli.open_model import find_target, open_model, print_settings, welcome
+from llmcli.cli.open_model import Target, find_target, open_model, print_settings, welcome
 from llmcli.cli.questions import warn_plain_template
 from llmcli.cli.task_options import warn_of_small_model
 from llmcli.config.endpoints import endpoint_names, endpoint_profiles
 from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
 from llmcli.inference.local import ResolvedModel
-from llmcli.params.settings import Layer, Settings, resolve
+from llmcli.params.settings import Layer, ResolvedSettings, Settings, resolve
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import interruptible
 from llmcli.ui.terminal.output import warn_dropped, warn_ineffective
@@ -38,13 +38,9 @@ def has_several_endpoints(settings: Settings) -> bool:
     return "," in text and text not in endpoint_profiles() and len(endpoint_names(text)) > 1
 
 
-@contextmanager
-def open_engine(layers: Sequence[Layer], options: "BatchOptions") -> Iterator[Opened]:
-    """One engine: a model of this machine, or one server."""
-    from llmcli.pipelines.batch import OneEngine
-    from llmcli.pipelines.line_worker import LineWorker
-
-    first, status = resolve(layers), ProgressLine()
+def _find_target(layers: Sequence[Layer], options: "BatchOptions") -> tuple[Target, ResolvedSettings]:
+    """What answers, and the settings that all lines share; with what the user should know of both."""
+    first = resolve(layers)
     target = find_target(first.settings)
     welcome(first)
     resolved = first.over(target.layer)
@@ -52,6 +48,17 @@ def open_engine(layers: Sequence[Layer], options: "BatchOptions") -> Iterator[Op
     print_settings(resolved)
     if options.task:
         warn_of_small_model(options.task, target)
+    return target, resolved
+
+
+@contextmanager
+def open_engine(layers: Sequence[Layer], options: "BatchOptions") -> Iterator[Opened]:
+    """One engine: a model of this machine, or one server."""
+    from llmcli.pipelines.batch import OneEngine
+    from llmcli.pipelines.line_worker import LineWorker
+
+    status = ProgressLine()
+    target, resolved = _find_target(layers, options)
     # The time limit is that of each line.
     with open_model(target, replace(resolved.settings, timeout=0.0), status) as (engine, cancellation):
         warn_plain_template(engine, [resolved.settings])
@@ -123,13 +130,7 @@ def open_ray(
         raise UsageError("--ray and several endpoints cannot be used together", "remove --ray: batch shares the lines")
     if not can_be_sent(first.settings):
         raise UsageError("--ray and temp_policy_file cannot be used together", "use a policy of llmcli")
-    target = find_target(first.settings)
-    welcome(first)
-    resolved = first.over(target.layer)
-    warn_ineffective(resolved)
-    print_settings(resolved)
-    if options.task:
-        warn_of_small_model(options.task, target)
+    target, resolved = _find_target(layers, options)
     size = sum(part.stat().st_size for part in target.file.parts) if isinstance(target, ResolvedModel) else 0
     if address == LOCAL:
         console.note("starting a Ray cluster on this machine, for this command: about 10 seconds")

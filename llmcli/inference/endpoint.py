@@ -16,7 +16,7 @@ from llmcli.engine.events import (
     TokenChunk,
     TokenEvent,
 )
-from llmcli.errors import LlmcliError, NetworkError, UsageError
+from llmcli.errors import LlmcliError, NetworkError, TimeLimitError, UsageError
 from llmcli.inference.endpoint_answer import LOWEST, Delta, as_logprob
 from llmcli.inference.endpoint_client import ATTEMPTS, LOOK_SECONDS, TICK, ConnectionPool
 from llmcli.inference.endpoint_exchange import Exchange, Item
@@ -333,7 +333,12 @@ class EndpointEngine:
 
         def ask(body: Mapping[str, object]) -> object:
             url = f"{self.served.endpoint.base}/completions"
-            return self.pool.post(url, {"model": self.name, **body}, cancellation or self._cancellation)
+            try:
+                return self.pool.post(url, {"model": self.name, **body}, cancellation or self._cancellation)
+            except KeyboardInterrupt:
+                if cancellation and cancellation.is_set() and cancellation.reason == "timeout":
+                    raise TimeLimitError("stopped by timeout", "raise --timeout") from None
+                raise
 
         return _echoed_scores(ask, prefix, continuations, self.served.host)
 

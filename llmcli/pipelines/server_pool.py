@@ -288,10 +288,9 @@ class ServerPool:
                     with self._changed:
                         for ticket in [one for one in self._open if server in one.running]:
                             self._inbox.put((server, ticket, Outcome(0, error=error)))
-        except KeyboardInterrupt:  # the batch has ended
-            pass
         except BaseException as error:
-            self._inbox.put(error)
+            if not (isinstance(error, KeyboardInterrupt) and self._has_ended()):
+                self._inbox.put(error)
 
     def _has_ended(self) -> bool:
         return self._is_over or self._cancellation.is_set()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -106,6 +107,18 @@ def test_a_server_that_hangs_costs_no_line() -> None:
     assert is_complete([json.loads(line) for line in output.written])
 
 
+def test_the_time_limit_of_a_decision_ends_its_line_only(inside: Run, tmp_path: Path) -> None:
+    def wait(_handler: Handler, body: Any) -> bool:
+        if body.get("echo") and "late" in "".join(map(chr, body["prompt"][0])):
+            time.sleep(1.0)
+        return False
+
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n{"prompt": "late", "timeout": 0.2}\n{"prompt": "b"}\n')
+    with servers({"kind": "vllm", "reply": wait}) as (url, _):
+        ran = inside("batch", str(tmp_path / "in.jsonl"), "--endpoint", url, "--choices", "b,j")
+    assert [row.get("error", {}).get("type") for row in rows_of(ran.text)] == [None, "timeout", None]
+
+
 def test_the_option_can_be_repeated_and_names_profiles(inside: Run, tmp_path: Path) -> None:
     with servers({"delay": 0.002}, {"delay": 0.002}) as (urls, asked):
         first, second = urls.split(",")
@@ -164,6 +177,26 @@ def test_other_commands_take_one_server(inside: Run) -> None:
     ran = inside("generate", "hi", "--endpoint", "http://127.0.0.1:1,http://127.0.0.1:2")
     assert ran.status == 2
     assert "error: endpoint names several servers\n  hint: give one: only `llmcli batch`" in ran.stderr
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
+EXAMPLES = [one for one in re.findall(r"^\$ llmcli (batch .*)$", PAGE, re.MULTILINE) if "--ray" not in one]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_a_documented_example_answers_its_lines(
+    example: str, inside: Run, with_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.txt").write_text("one\ntwo\nthree\n")
+    Path("prompts.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n{"prompt": "three"}\n')
+    with servers({}, {}) as (urls, _):
+        first, second = urls.split(",")
+        words = example.replace("http://localhost:8081", first).replace("http://localhost:8082", second).split()
+        ran = inside(*words, "-n", "4")
+    assert ran.status == 0, ran.stderr
+    rows = rows_of(Path(words[words.index("-o") + 1]).read_text())
+    assert [row["id"] for row in rows] == ([1, 2, 3] if "--endpoint" in words else [int(words[3][0])])
 
 
 # Real servers

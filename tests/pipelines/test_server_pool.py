@@ -3,17 +3,19 @@
 import io
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmcli.engine.events import Cancellation, Request
 from llmcli.errors import NetworkError
-from llmcli.files import decode_json
+from llmcli.files import decode_json, encode
 from llmcli.inference.engine import Capabilities, Engine
 from llmcli.params.settings import Layer
 from llmcli.pipelines.batch import Batch
 from llmcli.pipelines.batch_input import BatchReader, LineSource
+from llmcli.pipelines.batch_output import OutputFile
 from llmcli.pipelines.line_worker import BatchOptions, LineWorker
 from llmcli.pipelines.server_pool import PoolServer, ServerPool
 from tests.inference.fake_engine import FakeEngine
@@ -43,7 +45,8 @@ class Run:
 
     def __init__(self, machines: Sequence[Machine], text: str, n_parallel: int = 2, **more: Any) -> None:
         self.output, self.news, self.cancellation = Lines(), list[str](), Cancellation()
-        values, inner, options = more.pop("values", {}), Cancellation(), BatchOptions()
+        values, inner, options = more.pop("values", {}), Cancellation(), more.pop("options", BatchOptions())
+        output = more.pop("output", self.output)
         layers = [Layer("flag", {"seed": 7, **values})]
 
         def worker(engine: Engine) -> LineWorker:
@@ -53,7 +56,7 @@ class Run:
         self.pool = ServerPool(servers, n_parallel, self.cancellation, self.news.append, **more)
         reader = BatchReader(io.BytesIO(text.encode()), "in.jsonl" if text[:1] == "{" else "in.txt")
         source = LineSource(reader, False, self.cancellation)
-        self.batch = Batch(self.pool, source, reader, self.output, options, self.cancellation)
+        self.batch = Batch(self.pool, source, reader, output, options, self.cancellation)
 
     def lines(self) -> list[dict[str, Any]]:
         self.batch.run()
@@ -188,3 +191,14 @@ def test_ctrl_c_ends_all_servers() -> None:
     found = run.lines()
     assert 0 < len(found) < 500
     assert is_complete(found, len(found))
+
+
+def test_lines_that_failed_are_answered_again_in_their_places(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    rows = [{"id": n, "text": f"p{n - 1}"} | ({"error": {"type": "x"}} if n in (1, 4, 5) else {}) for n in range(1, 8)]
+    path.write_bytes(b"".join(encode(row) for row in rows))
+    output, machines = OutputFile(path, is_resumed=True, is_rewritten=True), [Machine("a"), Machine("b")]
+    Run(machines, prompts(10), options=BatchOptions(retries_failed=True), output=output).lines()
+    output.finish()
+    assert is_complete([decode_json(line) for line in path.read_bytes().splitlines()], 10)
+    assert sorted(machines[0].asked + machines[1].asked) == ["p0", "p3", "p4", "p7", "p8", "p9"]
