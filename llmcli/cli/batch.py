@@ -154,7 +154,8 @@ def _answer_lines(layers: Sequence[Layer], options: "BatchOptions", files: _File
         output: BatchOutput
         how = files.is_resumed, files.is_rewritten, files.is_forced
         output = OutputFile(files.output, *how) if files.output else _Stdout(progress)
-        work = Batch(backend, lines, reader, output, options, cancellation, partial(_show, progress))
+        show, notify = partial(_show, progress), partial(_notify, progress)
+        work = Batch(backend, lines, reader, output, options, cancellation, show, notify)
         try:
             work.run()
             if not work.counts.done and reader.format is None and not cancellation.is_set():
@@ -294,6 +295,11 @@ class _Stdout:
 def _show(progress: BatchProgress, work: "Batch") -> None:
     counts = work.counts
     progress.update(counts.done, counts.earlier, counts.failed.total(), work.n_tokens)
+
+
+def _notify(progress: BatchProgress, text: str) -> None:
+    progress.clear()
+    console.note(text)
 
 
 def _report(work: "Batch", path: Path | None, is_interrupted: bool) -> int:

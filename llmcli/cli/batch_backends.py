@@ -101,9 +101,7 @@ def open_servers(layers: Sequence[Layer], options: "BatchOptions", any_model: bo
                 console.warn(f"{name} is left out: {one.name} does not support it")
             servers.append(server)
         try:
-            yield Opened(
-                ServerPool(servers, options.n_parallel, cancellation, console.note), cancellation, resolved.settings
-            )
+            yield Opened(ServerPool(servers, options.n_parallel, cancellation), cancellation, resolved.settings)
         finally:
             for one in connections:
                 if one.engine:

@@ -48,6 +48,9 @@ class LineFeed(Protocol):
     def on_event(self) -> None:
         """Called from time to time, to show how far it is."""
 
+    def notify(self, text: str) -> None:
+        """Called with what the user should know at once."""
+
 
 class Backend(Protocol):
     """Where the lines of a batch are answered."""
@@ -120,14 +123,15 @@ class Batch:
         options: BatchOptions,
         cancellation: Cancellation,
         on_event: Callable[["Batch"], None] = lambda _batch: None,
+        notify: Callable[[str], None] = lambda _text: None,
     ) -> None:
-        """`on_event` is called after each token, or from time to time."""
+        """`on_event` is called after each token, or from time to time; `notify` with what the user should know."""
         self.backend, self._options, self._cancellation = backend, options, cancellation
         self._source, self._reader, self._output = source, reader, output
         self._earlier: Generator[WrittenLine, None, None] | None = output.earlier()
         self._ids = IdTable()
         self._n_read = 0  # lines of the input, of all shards
-        self._on_event = on_event
+        self._on_event, self._notify = on_event, notify
         self.counts = BatchCounts()
 
     @property
@@ -202,6 +206,9 @@ class Batch:
 
     def on_event(self) -> None:
         self._on_event(self)
+
+    def notify(self, text: str) -> None:
+        self._notify(text)
 
     def _count_earlier(self, written: WrittenLine) -> None:
         self.counts.earlier += 1

@@ -110,3 +110,6 @@ class _BlockFeed:
 
     def on_event(self) -> None:
         """Nobody looks."""
+
+    def notify(self, text: str) -> None:
+        """Nobody listens."""

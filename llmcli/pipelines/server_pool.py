@@ -42,6 +42,7 @@ class _Ticket:
 
     line: BatchLine | WrittenLine
     answer: LineAnswer | WrittenLine | None = None
+    server: "PoolServer | None" = None  # that gave the answer
     running: dict["PoolServer", float] = field(default_factory=dict)  # since when, where it is answered
     failures: dict["PoolServer", tuple[float, LlmcliError]] = field(default_factory=dict)  # when, and why
 
@@ -89,17 +90,16 @@ class ServerPool:
         servers: Sequence[PoolServer],
         n_parallel: int,
         cancellation: Cancellation,
-        notify: Callable[[str], None] = lambda _text: None,
         patience: float = PATIENCE,
         copy_seconds: float = COPY_SECONDS,
     ) -> None:
         """At most `n_parallel` answers of each server are generated at a time; 0 lets its engine choose.
 
-        `cancellation` ends all answers; the workers of the servers watch it too. `notify` gets what the user should
-        know while he waits, in the thread of `run`. A server without a worker is asked first whether it is there.
+        `cancellation` ends the batch, which then ends the workers of the servers. A server without a worker is asked
+        first whether it is there.
         """
         self.servers, self._n_parallel, self._cancellation = servers, n_parallel, cancellation
-        self._notify, self._patience, self._copy_seconds = notify, patience, copy_seconds
+        self._patience, self._copy_seconds = patience, copy_seconds
         self._changed = threading.Condition()  # for all below, and the state of servers and tickets
         self._open: deque[_Ticket] = deque()  # in the order of the input, until they are written
         self._ready: deque[_Ticket] = deque()  # those that no server has
@@ -184,7 +184,7 @@ class ServerPool:
                 if isinstance(found, BaseException):
                     raise found
                 if isinstance(found, str):
-                    self._notify(found)
+                    self._feed.notify(found)
                 else:
                     with self._changed:
                         self._take_outcome(*found)
@@ -214,7 +214,6 @@ class ServerPool:
                 self._ready.appendleft(ticket)
                 self._changed.notify_all()
             return
-        server.n_lines += 1
         self._end(ticket, server, outcome)
 
     def _can_help(self, ticket: _Ticket, server: PoolServer, error: LlmcliError, is_failure: bool) -> bool:
@@ -227,7 +226,7 @@ class ServerPool:
     def _end(self, ticket: _Ticket, server: PoolServer, outcome: Outcome) -> None:
         assert server.worker
         assert isinstance(ticket.line, BatchLine)
-        ticket.answer = server.worker.answer(ticket.line, self._feed.format, outcome)
+        ticket.answer, ticket.server = server.worker.answer(ticket.line, self._feed.format, outcome), server
 
     def _judge(self) -> None:
         """Decide what no server can: lines that failed everywhere, and a batch whose servers are gone."""
@@ -264,8 +263,10 @@ class ServerPool:
 
     def _write(self) -> None:
         while self._open and (answer := self._open[0].answer):
-            self._open.popleft()
+            ticket = self._open.popleft()
             self._feed.emit(answer)
+            if ticket.server:
+                ticket.server.n_lines += 1
 
     # In the threads of the servers
 

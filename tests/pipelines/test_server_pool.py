@@ -53,10 +53,10 @@ class Run:
             return LineWorker(engine, layers, options, inner)
 
         servers = [PoolServer(one.name, one.connect, worker) for one in machines]
-        self.pool = ServerPool(servers, n_parallel, self.cancellation, self.news.append, **more)
+        self.pool = ServerPool(servers, n_parallel, self.cancellation, **more)
         reader = BatchReader(io.BytesIO(text.encode()), "in.jsonl" if text[:1] == "{" else "in.txt")
         source = LineSource(reader, False, self.cancellation)
-        self.batch = Batch(self.pool, source, reader, output, options, self.cancellation)
+        self.batch = Batch(self.pool, source, reader, output, options, self.cancellation, notify=self.news.append)
 
     def lines(self) -> list[dict[str, Any]]:
         self.batch.run()
