@@ -22,7 +22,7 @@ from llmcli.pipelines.ray_driver import LOCAL, DriverPlan, Pipe, drive
 from llmcli.pipelines.ray_placement import Placement
 from llmcli.text import plural
 
-OLDEST = (2, 50)  # release of Ray
+OLDEST = (2, 52)  # release of Ray: the first with a token, without which any user of a machine could give it work
 _PARTS = ("ray", "pyarrow")
 _MOST_LINES, _BLOCKS_PER_ACTOR = 64, 4  # of a block; a short input has blocks for all actors
 _TICK = 0.1  # seconds

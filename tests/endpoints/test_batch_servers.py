@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import re
 import signal
 import subprocess
@@ -21,8 +22,9 @@ from llmcli.files import config_path
 from llmcli.models.download import http
 from llmcli.params.settings import Layer, resolve
 from llmcli.pipelines.batch import Batch
-from llmcli.pipelines.batch_input import BatchReader, LineSource
+from llmcli.pipelines.batch_input import BatchLine, BatchReader, LineSource
 from llmcli.pipelines.line_worker import BatchOptions, LineWorker
+from llmcli.pipelines.ray_actor import ActorPlan, BatchActor, Block, open_engine
 from llmcli.pipelines.server_connections import connect_servers
 from llmcli.pipelines.server_pool import PoolServer, ServerPool
 from tests.cli_result import CliResult
@@ -117,6 +119,15 @@ def test_the_time_limit_of_a_decision_ends_its_line_only(inside: Run, tmp_path: 
     with servers({"kind": "vllm", "reply": wait}) as (url, _):
         ran = inside("batch", str(tmp_path / "in.jsonl"), "--endpoint", url, "--choices", "b,j")
     assert [row.get("error", {}).get("type") for row in rows_of(ran.text)] == [None, "timeout", None]
+
+
+def test_an_actor_of_ray_can_ask_an_endpoint() -> None:
+    with servers({}) as (url, _):
+        plan = ActorPlan([Layer("flag", {"endpoint": url, "seed": 1})], BatchOptions(), open_engine)
+        actor = BatchActor(pickle.dumps(plan))
+        block = pickle.dumps(Block([BatchLine(1, {"input": "why?"})], "text"))
+        (answer,) = pickle.loads(actor({"block": block})["answers"]).answers
+    assert json.loads(answer.data)["text"] == ANSWER
 
 
 def test_the_option_can_be_repeated_and_names_profiles(inside: Run, tmp_path: Path) -> None:
