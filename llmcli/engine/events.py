@@ -192,9 +192,6 @@ class Request:
     max_drawn: int | None = None  # stop after so many sampled tokens, as a recorded answer was stopped
     replay: Mapping[str, object] | None = None  # the manifest of a recorded answer that is generated again, alone
 
-    # Not for answers that a version without drafts recorded: they were computed with other kernels.
-    exact_steps: bool = False
-
     def continue_from(self, reasoning: str, text: str) -> None:
         """Continue an answer, whose reasoning and text are at the end of the prompt already."""
         self.reasoning, self.settings = reasoning, replace(self.settings, prefill=text or None)
@@ -213,6 +210,7 @@ class Timings:
     draft_n_accepted: int = 0
     draft_steps: int = 0  # in which they were evaluated
     draft_saved_ms: float = 0.0  # beside steps of one token
+    draft_n_held: int = 0  # tokens that a draft would have had right, but it might have changed the text
 
     @property
     def draft_gain(self) -> float:

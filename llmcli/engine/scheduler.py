@@ -50,7 +50,6 @@ class Scheduler:
             )
         generation.n_ctx, generation.n_threads = context.n_ctx, context.n_threads
         generation.joined_ms = now_ms()
-        context.exact_steps = generation.request.exact_steps
         self._waiting.append(generation)
         for one in self.generations:
             one.beside = max(one.beside, len(self.generations) - 1, context.n_seq_max - 1)
@@ -206,6 +205,7 @@ class Scheduler:
             one.timings.predicted_ms += shared_ms + now_ms() - start
         if len(ready) == 1 and ready[0].speculation:
             ready[0].speculation.observe_token(ready[0].tokens[-1])
+            ready[0].timings.draft_n_held = ready[0].speculation.n_held
         return events
 
     def _draft(self, generation: Generation) -> list[int]:

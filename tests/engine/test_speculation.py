@@ -12,7 +12,6 @@ from llmcli.engine.drafting import DraftModel, PromptLookup, check_vocabulary
 from llmcli.engine.events import Cancellation, Constraint
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import Context
-from llmcli.engine.llama.kernels import imbalance, row_kernels
 from llmcli.engine.llama.model import Model
 from llmcli.engine.scheduler import Scheduler, generate
 from llmcli.engine.speculation import WIDTHS, Speculation, StepCosts
@@ -45,8 +44,6 @@ class FixedCosts(StepCosts):
 class Oracle:
     """Drafts the tokens of an answer that is known, some of them wrong; it has no doubts."""
 
-    seconds = 0.0
-
     def __init__(self, answer: Sequence[int], n_prompt: int, wrong_every: int = 0) -> None:
         self._answer = [one + (wrong_every and n % wrong_every == wrong_every - 1) for n, one in enumerate(answer)]
         self._n_prompt, self._at = n_prompt, 0
@@ -57,6 +54,9 @@ class Oracle:
 
     def expect(self, count: int) -> Sequence[float]:
         return [float(n) for n in range(1, min(count, len(self._answer) - self._at) + 1)]
+
+    def cost(self, *_args: float) -> float:
+        return 0.0
 
     def propose(self, count: int) -> list[int]:
         return self._answer[self._at : self._at + count]
@@ -128,6 +128,13 @@ def test_a_copied_text_is_drafted_from_the_prompt(fresh: MakeContext) -> None:
     assert drafted.timings.draft_n >= drafted.timings.draft_n_accepted > 20
 
 
+@pytest.mark.parametrize("n_tokens", range(7))
+def test_a_prompt_can_be_shorter_than_what_is_looked_up(n_tokens: int) -> None:
+    lookup = PromptLookup()
+    lookup.follow([1, 2, 1, 2, 1, 2][:n_tokens] or [1])
+    assert lookup.propose(1) == ([] if n_tokens < 4 else [1 + n_tokens % 2])
+
+
 def test_the_trace_says_what_was_drafted(fresh: MakeContext) -> None:
     context = fresh(n_ctx=256)
     one = start(context, PROMPT, **REFRAIN)
@@ -167,40 +174,14 @@ def test_a_step_that_rounds_otherwise_is_not_used(tiny: Path) -> None:
     model.close()
 
 
-def test_all_widths_and_thread_counts_round_alike(short_model: Model) -> None:
-    """Over 256 tokens llama.cpp's usual kernels for one token round by the number of threads."""
-    tokens = short_model.vocab.tokenize("A ship left the old harbour. " * 60)[:280]
-
-    found = []
-    for n_threads in (1, 2):
-        context = Context(short_model, ModelParams(n_ctx=512, n_threads=n_threads))
-        context.exact_steps = True
-        if n_threads > 1 and not context._row_kernels:
-            pytest.skip("this llama.cpp has no switch for the kernels")
-        context.prefill(0, tokens[:270])
-        singles = []
-        for token in tokens[270:278]:
-            context.step([(0, token)])
-            singles.append(context.logits_as_bytes(0))
-        for width in (2, 8):
-            context.cut(0, 270)
-            context.extend([(0, token) for token in tokens[270 : 270 + width]], is_draft=True)
-            assert [context.logits_as_bytes(row) for row in range(width)] == singles[:width]
-        found.append(singles)
-        context.close()
-    assert found[0] == found[1]
-
-
-@pytest.mark.parametrize(
-    ("n_heads", "n_threads", "expected"),
-    [(32, 2, 1.0), (9, 2, 10 / 9), (14, 2, 8 / 7), (9, 8, 16 / 9), (32, 6, 9 / 8), (16, 1, 1.0), (0, 4, 1.0)],
-)
-def test_heads_that_fit_the_threads_are_balanced(n_heads: int, n_threads: int, expected: float) -> None:
-    assert math.isclose(imbalance(n_heads, n_threads), expected)
-
-
-def test_kernels_that_leave_threads_idle_are_not_used(short_context: Context) -> None:
-    assert row_kernels(short_context.handle, n_heads=9, n_threads=8) is None
+def test_tokens_that_only_rounding_keeps_from_drafts_are_counted() -> None:
+    speculation = Speculation(FixedCosts({"exact 2 short": 0.0}), [PromptLookup()])
+    tokens = [1, 2, 3, 4, 5] * 4
+    for token in (1, 2, 3, 9, 9):
+        assert speculation.draft(tokens, 50) == []
+        speculation.observe_token(token)
+        tokens = [*tokens, token]
+    assert speculation.n_held == 3
 
 
 # What ends drafts
@@ -252,7 +233,7 @@ def test_a_draft_is_no_longer_than_a_batch(fresh: MakeContext, n_batch: int) -> 
 
 def test_a_cost_that_was_measured_too_high_is_forgotten() -> None:
     costs = StepCosts({"cost 8 short": 30.0})
-    for _ in range(300):
+    for _ in range(2000):
         costs.observe(1, "short", 0.01)
     assert 3.7 <= costs.cost(8, "short") <= 3.9
 
@@ -382,14 +363,41 @@ def test_a_draft_model_drafts_what_it_would_say(model: Model, short_model: Model
     drafted = start(context, PROMPT, max_tokens=24, **GREEDY)
     drafter = DraftModel(lambda _n_tokens: draft_context, Cancellation())
     drafted.speculation = Speculation(FixedCosts(dict(EXACT)), [drafter])
-    speculation_cost = drafted.speculation._drafting_cost
-    drafted.speculation._drafting_cost = lambda *given: 0 * speculation_cost(*given)  # type: ignore[method-assign]
+    drafter.cost = lambda *_args: 0.0  # type: ignore[method-assign]
     assert finish(context, drafted) == expected
     assert drafted.timings.draft_n_accepted > 10  # it is the same model
     assert drafted.timings.draft_n - drafted.timings.draft_n_accepted <= 2  # behind the end
     draft_context.close()
     context.close()
     check_vocabulary(model.vocab, short_model.vocab, "short")
+
+
+def test_a_draft_model_reads_a_long_prompt_once_the_answer_is_worth_it() -> None:
+    def never(_n_tokens: int) -> Context:
+        raise AssertionError
+
+    prompt = list(range(900))
+    drafter = DraftModel(never, Cancellation(), share=0.1)
+    drafter.follow(prompt)
+    assert not drafter.expect(4)
+    drafter.follow([*prompt, *range(80)])
+    assert not drafter.expect(4)
+    drafter.follow([*prompt, *range(100)])
+    assert len(drafter.expect(4)) == 4
+    has_read = DraftModel(never, Cancellation(), share=0.1, n_read=lambda tokens: len(tokens) - 1)
+    has_read.follow(prompt)
+    has_read.follow([*prompt, 1])
+    assert has_read.expect(1)
+
+
+def test_a_draft_model_that_is_nearly_as_large_is_not_asked(fresh: MakeContext) -> None:
+    """Each drafted token costs six tenths of a step: four of five right ones do not pay that."""
+    context = fresh(n_ctx=256)
+    drafter = DraftModel(lambda _n_tokens: context, Cancellation(), share=0.6)
+    speculation = Speculation(StepCosts(), [drafter], is_auto=False)
+    drafter._chances.rates[0] = 0.8
+    speculation.draft([1, 2, 3], 20)
+    assert speculation.draft([1, 2, 3, *range(50)], 20) == []
 
 
 def test_another_vocabulary_is_refused_by_name(model: Model, tiny: Path) -> None:

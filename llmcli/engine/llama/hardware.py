@@ -85,8 +85,14 @@ def uses_openmp() -> bool:
 
 
 def has_gpu() -> bool:
-    """Whether the installed llama.cpp build can offload layers to a GPU of this machine."""
-    return bool(bindings.load().llama_supports_gpu_offload())
+    """Whether the installed llama.cpp build can offload layers to a GPU of this machine, or of an RPC server in use.
+
+    `llama_supports_gpu_offload` is true in every build with the RPC backend, also without a server.
+    """
+    bindings.load()
+    by_type = bindings.ggml().ggml_backend_dev_by_type
+    by_type.restype, by_type.argtypes = ctypes.c_void_p, [ctypes.c_int]
+    return any(by_type(number) for number, kind in _KINDS.items() if kind in ("GPU", "IGPU"))
 
 
 def usable_cores() -> int:
