@@ -263,7 +263,8 @@ class ServerPool:
 
     def _write(self) -> None:
         while self._open and (answer := self._open[0].answer):
-            ticket = self._open.popleft()
+            with self._changed:
+                ticket = self._open.popleft()
             self._feed.emit(answer)
             if ticket.server:
                 ticket.server.n_lines += 1
