@@ -31,6 +31,7 @@ COPY_SECONDS = 10.0  # after which a server that has nothing else to do answers 
 _TICK = 0.05  # seconds
 _WINDOW = 256  # lines for each server that have begun before the oldest has ended, at most
 _FAILURES = 2  # in a row, after which a server is asked whether it is there
+_TRIES = 3  # of a line at least, before it is the line that cannot be answered
 _ROUNDS = 3  # of such failures without an answer between them: a server that is there, and cannot do it
 _MAX_PAUSE = 60.0  # seconds until a server is tried again
 _SERVER_ERRORS = (NetworkError, NotAllowedError, ModelNotFoundError)  # say nothing of the line
@@ -45,6 +46,7 @@ class _Ticket:
     server: "PoolServer | None" = None  # that gave the answer
     running: dict["PoolServer", float] = field(default_factory=dict)  # since when, where it is answered
     failures: dict["PoolServer", tuple[float, LlmcliError]] = field(default_factory=dict)  # when, and why
+    n_failed: int = 0  # tries
 
 
 class PoolServer:
@@ -209,7 +211,8 @@ class ServerPool:
         if ticket.answer:  # another server was faster
             return
         if error is not None and self._can_help(ticket, server, error, is_failure):
-            ticket.failures[server] = now, error
+            assert outcome.error
+            ticket.failures[server], ticket.n_failed = (now, outcome.error), ticket.n_failed + 1
             if not ticket.running:
                 self._ready.appendleft(ticket)
                 self._changed.notify_all()
@@ -246,6 +249,9 @@ class ServerPool:
             is_fit = any(server.answered_at > when for server, when in failed.items())
             if is_fit or (self._n_answered and all(one.checked_at > when for one, when in failed.items())):
                 # The servers answer other lines, or are there at least: it is the line that they cannot answer.
+                if ticket.n_failed < _TRIES:
+                    ticket.failures.clear()
+                    continue
                 self._ready.remove(ticket)
                 server = max(failed, key=lambda one: failed[one])
                 self._end(ticket, server, Outcome(0, error=ticket.failures[server][1]))

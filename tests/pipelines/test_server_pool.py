@@ -120,13 +120,28 @@ def test_a_server_that_answers_each_line_with_an_error_costs_no_line() -> None:
 
 def test_a_line_that_no_server_can_answer_has_its_error() -> None:
     def reply(request: Request) -> Sequence[Any]:
-        return [NetworkError("500")] if question_of(request) in ("p3", "p19") else echo(request)
+        return ["half", NetworkError("500")] if question_of(request) in ("p3", "p19") else echo(request)
 
-    run = Run([Machine("a", reply), Machine("b", reply)], prompts(20))
+    machines = [Machine("a", reply), Machine("b", reply)]
+    run = Run(machines, prompts(20))
     lines = run.lines()
     assert errors(lines) == [("network", "500")] * 2
-    assert [line["id"] for line in lines if "error" in line] == [4, 20]
+    assert [(line["id"], line["text"]) for line in lines if "error" in line] == [(4, "half"), (20, "half")]
     assert run.batch.counts.answered == 18
+    asked = machines[0].asked + machines[1].asked
+    assert (asked.count("p3"), asked.count("p19")) == (4, 4)  # twice at each
+
+
+def test_a_line_that_fails_by_chance_everywhere_is_tried_again() -> None:
+    failed: list[str] = []
+
+    def reply(request: Request) -> Sequence[Any]:
+        if question_of(request) == "p3" and len(failed) < 2:
+            failed.append("p3")
+            return [NetworkError("reset")]
+        return echo(request)
+
+    assert is_complete(Run([Machine("a", reply), Machine("b", reply)], prompts(20)).lines(), 20)
 
 
 def test_an_own_fault_of_a_line_is_no_fault_of_a_server() -> None:
