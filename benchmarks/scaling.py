@@ -10,11 +10,11 @@ answers on, without the start of the cluster (at least 1.5). `memory` prints the
 the lines and of all, on engines without a model: over two servers, and where Ray is installed over two actors.
 """
 
-import os
 import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,13 +92,11 @@ def _server() -> Iterator[str]:
     try:
         assert process.stderr
         found = next(filter(None, (re.search(r"http://[\d.]+:\d+", line) for line in process.stderr)))
-        with open(os.devnull, "w") as nowhere:
-            drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=nowhere)
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # its log
         yield found[0]
     finally:
         process.terminate()
         process.wait()
-        drain.wait()
 
 
 def _lines_per_second(command: list[str], output: Path) -> float:
