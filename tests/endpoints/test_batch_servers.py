@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from llmcli.engine.events import Cancellation
+from llmcli.errors import NetworkError
 from llmcli.files import config_path
 from llmcli.models.download import http
 from llmcli.params.settings import Layer, resolve
@@ -161,6 +162,16 @@ def test_different_models_are_refused_unless_they_are_allowed(inside: Run, tmp_p
     assert is_complete(rows_of(allowed.text))
     assert {row["model"] for row in rows_of(chosen.text)} == {"b"}
     assert missing.status == 3
+
+
+def test_a_server_that_comes_back_with_another_model_gets_no_line() -> None:
+    with servers({}, {}) as (urls, (first, _)):
+        layers = [Layer("flag", {"endpoint": urls})]
+        one, other = connect_servers(resolve(layers).settings, layers, False, Cancellation())
+        first.models = ("another-model",)
+        with pytest.raises(NetworkError, match="has another model now: another-model"):
+            one.connect()
+        assert other.connect() is other.engine
 
 
 def test_a_setting_that_one_server_does_not_have_is_named_with_it(inside: Run, tmp_path: Path) -> None:
