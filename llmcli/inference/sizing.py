@@ -20,6 +20,8 @@ from llmcli.text import plural
 CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "q4_1": 20 / 32}
 CACHE_BYTES |= {"iq4_nl": 18 / 32, "q5_0": 22 / 32, "q5_1": 24 / 32}
 _USABLE = 0.9  # fraction of the free memory
+# What is not used of the free memory, where only the caches must fit: the rest of this program, and other programs.
+_SPARE_SHARE, _MOST_SPARE = 20, 1 << 30  # a twentieth, in bytes at most
 _ROUND = 256  # llama.cpp rounds a context up to this
 _CELL = 48  # bytes per token of the cache, whatever the model: its position and its sequences (llama-kv-cells.h)
 _GIB, _MIB = 1 << 30, 1 << 20
@@ -161,7 +163,7 @@ def fitting_layer(shape: ModelShape, settings: Settings) -> Layer:
 
     The cache changes only for a context of a given size: one of any size becomes smaller instead, and stays exact.
     """
-    n_ctx, memory = settings.n_ctx or min(_ROUND, shape.n_ctx_train), hardware.available_memory()
+    n_ctx, memory = settings.n_ctx or min(_ROUND, shape.n_ctx_train), usable_memory()
 
     def fits(values: Mapping[str, Any]) -> bool:
         need = memory_need(shape, replace(settings, **values), n_ctx)
@@ -180,7 +182,7 @@ def fits_repacked(shape: ModelShape, settings: Settings, gpu_layers: int) -> boo
     """Whether the weights of the CPU fit in memory in another order, which is faster: that copy cannot be paged out."""
     share = 0.0 if gpu_layers < 0 else max(1 - gpu_layers / (shape.n_layers + 1), 0.0)
     need = memory_need(shape, settings, settings.n_ctx or min(_ROUND, shape.n_ctx_train))
-    memory = hardware.available_memory()
+    memory = usable_memory()
     return not memory or int(shape.repacked * share) + need.kv_cache + need.compute <= memory
 
 
@@ -193,15 +195,14 @@ def check_settings(shape: ModelShape, settings: Settings) -> list[str]:
     """
     if settings.flash_attn == "off" and settings.cache_type_v not in ("f32", "f16", "bf16"):
         raise UsageError(f"cache_type_v {settings.cache_type_v} needs flash attention", "use -fa on, or -ctv f16")
-    notes, n_ctx, memory = [], settings.n_ctx or min(_ROUND, shape.n_ctx_train), hardware.available_memory()
+    notes, n_ctx, memory = [], settings.n_ctx or min(_ROUND, shape.n_ctx_train), usable_memory()
     need = memory_need(shape, settings, n_ctx)
     # The weights are mapped from the file and may be paged; the caches must be in memory.
     if memory and need.kv_cache + need.compute > memory:
-        hint = "use a smaller --ctx-size or --ubatch-size, or --cache-type-k q8_0 --cache-type-v q8_0"
         raise LlmcliError(
             f"a context of {n_ctx} tokens needs {_size(need.kv_cache + need.compute)} of memory in addition to the "
             f"model's {_size(need.weights)}, and {_size(memory)} are free",
-            hint if settings.n_ctx else "use a smaller --ubatch-size or a smaller model, or free memory",
+            _memory_hint(shape, settings, n_ctx, memory),
         )
     if memory and need.total > memory and settings.load_mode not in ("auto", "mmap") and not hardware.has_gpu():
         raise LlmcliError(
@@ -217,6 +218,19 @@ def check_settings(shape: ModelShape, settings: Settings) -> list[str]:
     if n_threads > n_cores:  # they wait for each other
         notes.append(f"{n_threads} threads are slow: this machine has {plural(n_cores, 'core')}")
     return notes
+
+
+def _memory_hint(shape: ModelShape, settings: Settings, n_ctx: int, memory: int) -> str:
+    """What makes a context fit in memory: the largest size beside the weights, and smaller caches if they suffice."""
+    sizes = range(_ROUND, n_ctx, _ROUND)
+    n_fitting = bisect_right(sizes, memory, key=lambda size: memory_need(shape, settings, size).total)
+    if not settings.n_ctx or not n_fitting:
+        return "use a smaller --ubatch-size or a smaller model, or free memory"
+    n_ubatch = min(settings.n_ubatch, _SMALLER_UBATCHES[-1])
+    least = memory_need(shape, replace(settings, cache_type_k="q8_0", cache_type_v="q8_0", n_ubatch=n_ubatch), n_ctx)
+    is_enough = least.kv_cache + least.compute <= memory
+    smaller = ", a smaller --ubatch-size, or --cache-type-k q8_0 --cache-type-v q8_0" if is_enough else ""
+    return f"use --ctx-size {n_fitting * _ROUND} or less{smaller}"
 
 
 def _size(n_bytes: int) -> str:
@@ -266,6 +280,12 @@ def choose_gpu_layers(shape: ModelShape, settings: Settings, n_ctx: int) -> int:
         return settings.n_gpu_layers
     free = sum(device.memory_free for device in hardware.devices() if device.kind in ("GPU", "IGPU"))
     return fitting_layers(shape, settings, n_ctx, free) if free else 0
+
+
+def usable_memory() -> int:
+    """Bytes of memory that caches and buffers may take (0 = not known): all that is free would end some program."""
+    free = hardware.available_memory()
+    return free - min(free // _SPARE_SHARE, _MOST_SPARE)
 
 
 def memory_and_cores() -> tuple[int, int]:
