@@ -6,6 +6,7 @@ which talks to it through a pipe, and its streams are a file.
 
 import os
 import pickle
+import re
 import secrets
 import signal
 import socket
@@ -24,6 +25,7 @@ from llmcli.pipelines.ray_placement import ActorNeed, Placement, place
 
 LOCAL = "local"  # the address of a cluster that this process starts, and ends
 _STORE = 512 << 20  # bytes of a local cluster for blocks; more of them go to the disk
+_MAX_RESTARTS, _MAX_RETRIES = 20, 3  # of an actor, and of a block whose actor dies: Ray itself would try for ever
 _CONNECT_SECONDS = 10.0
 _LOST_SECONDS = 20  # without the head of the cluster, until Ray ends this process
 _TOKENS, _TOKEN_FILE = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"), ".ray/auth_token"  # of a cluster, as Ray has them
@@ -93,6 +95,8 @@ def _run(pipe: Pipe, plan: DriverPlan) -> None:
         num_cpus=placement.num_cpus,
         num_gpus=placement.num_gpus,
         memory=placement.n_bytes,
+        max_restarts=_MAX_RESTARTS,
+        max_task_retries=_MAX_RETRIES,
     )
     for row in answered.iter_rows():
         pipe.send(pickle.loads(row["answers"]))
@@ -138,7 +142,7 @@ def _start(plan: DriverPlan) -> None:
         ray.init(plan.address, log_to_driver=False, logging_level="ERROR", **details)
     except Exception as error:  # what it raises is not declared: ConnectionError, RuntimeError, Exception, ...
         where = "a local Ray cluster does not start" if is_local else f"no Ray cluster at {plan.address}"
-        raise NetworkError(f"{where}: {_first_line(error)}", "see `ray status`") from None
+        raise NetworkError(f"{where}: {_lines(error)[0]}", "see `ray status`") from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
@@ -160,13 +164,11 @@ def _check_address(address: str) -> None:
 
 
 def _stated(error: Exception) -> LlmcliError:
-    """What Ray raises, as an error for the user."""
-    cause = getattr(error, "cause", None)
-    found = cause if isinstance(cause, Exception) else error
-    return NetworkError(
-        f"the batch was ended by Ray: {type(found).__name__}: {_first_line(found)}", "see its log with -vv"
-    )
+    """What Ray raises, as an error for the user: the end of the traceback that it has from the other process."""
+    return NetworkError(f"the batch was ended by Ray: {_lines(error)[-1]}", "see its log with -vv")
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+def _lines(error: Exception) -> list[str]:
+    """The text of an error without colors, at least one line."""
+    text = re.sub(r"\x1b\[[\d;]*m", "", str(error))
+    return [line.strip()[:200] for line in text.splitlines() if line.strip()] or [type(error).__name__]

@@ -26,7 +26,7 @@ from llmcli.pipelines.job import Job, JobRunner, Outcome, as_failure
 from llmcli.pipelines.line_worker import FailedAnswerError, LineAnswer, LineWorker
 from llmcli.text import plural
 
-PATIENCE = 15.0  # seconds without any server, until the batch ends
+PATIENCE = 10.0  # seconds without any server, until the batch ends
 COPY_SECONDS = 10.0  # after which a server that has nothing else to do answers a line that another one has
 _TICK = 0.05  # seconds
 _WINDOW = 256  # lines for each server that have begun before the oldest has ended, at most

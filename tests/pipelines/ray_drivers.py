@@ -35,6 +35,17 @@ def killed_engine(settings: Settings) -> Engine:
     return FakeEngine(reply=reply)
 
 
+def deadly_engine(_settings: Settings) -> Engine:
+    """An engine whose process ends at the line p9, each time."""
+
+    def reply(asked: Request) -> Sequence[str]:
+        if question_of(asked) == "p9":
+            os.kill(os.getpid(), 9)
+        return echo(asked)
+
+    return FakeEngine(reply=reply)
+
+
 def slow_engine(_settings: Settings) -> Engine:
     return FakeEngine(reply=echo, delay=0.002)
 

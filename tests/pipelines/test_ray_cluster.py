@@ -31,6 +31,7 @@ from tests.conftest import Run
 from tests.inference.fake_engine import FakeEngine
 from tests.pipelines.batches import Lines, echo, run_batch
 from tests.pipelines.ray_drivers import (
+    deadly_engine,
     drive_forever,
     drive_here,
     drive_nowhere,
@@ -200,6 +201,17 @@ def test_an_actor_that_is_killed_loses_no_line(tmp_path: Path) -> None:
     rows = run_cluster(drive, plan_of(killed_engine), text)
     assert not trap.exists()
     assert texts(rows) == [*ALL[:9], (10, str(trap)), *ALL[10:]]
+
+
+@with_ray
+@pytest.mark.slow
+def test_a_line_that_always_kills_its_actor_ends_the_batch() -> None:
+    output = Lines()
+    with pytest.raises(NetworkError, match="the batch was ended by Ray"):
+        run_cluster(drive, plan_of(deadly_engine), output=output)
+    rows = rows_of(output)
+    assert len(rows) <= 9
+    assert texts(rows) == ALL[: len(rows)]
 
 
 @with_ray
