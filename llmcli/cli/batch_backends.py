@@ -118,7 +118,7 @@ def open_ray(
     from llmcli.inference.engine_messages import can_be_sent
     from llmcli.pipelines.ray_actor import ActorPlan, open_engine
     from llmcli.pipelines.ray_cluster import RayCluster, check_ray
-    from llmcli.pipelines.ray_driver import LOCAL, DriverPlan
+    from llmcli.pipelines.ray_driver import DriverPlan
     from llmcli.pipelines.ray_placement import need_of
 
     check_ray()
@@ -130,8 +130,6 @@ def open_ray(
         raise UsageError("--ray and temp_policy_file cannot be used together", "use a policy of llmcli")
     target, resolved = _find_target(layers, options)
     size = sum(part.stat().st_size for part in target.file.parts) if isinstance(target, ResolvedModel) else 0
-    if address == LOCAL:
-        console.note("starting a Ray cluster on this machine, for this command: about 10 seconds")
     actor, cancellation = ActorPlan(layers, options, open_engine), Cancellation()
     plan = DriverPlan(address, actor, need_of(resolved.settings, size), n_actors)
     with interruptible(cancellation):

@@ -75,13 +75,21 @@ class RayCluster:
 
     def run(self, feed: LineFeed) -> None:
         """See `Backend`. Raises NetworkError if the cluster does not answer, or goes away."""
+        first = feed.take(True)
+        while isinstance(first, WrittenLine):
+            feed.emit(first)
+            first = feed.take(True)
+        if first is None:
+            return
+        if self._plan.address == LOCAL:
+            feed.notify("starting a Ray cluster on this machine, for this command: about 10 seconds")
         with tempfile.TemporaryDirectory(prefix="llmcli-", ignore_cleanup_errors=True) as folder:
             log = Path(folder, "driver.log")
             log.touch()
             pipe, process = _start(self._driver, replace(self._plan, folder=folder, log=str(log)))
             patience = 0.0
             try:
-                self._drive(pipe, feed)
+                self._drive(pipe, feed, first)
                 patience = 0.0 if self._cancellation.is_set() else _END_SECONDS
             except (EOFError, OSError):  # the driver has ended, as Ray ends it
                 if not self._cancellation.is_set():
@@ -92,7 +100,7 @@ class RayCluster:
                 for line in log.read_text("utf-8", "replace").splitlines():
                     self._show_log(line)
 
-    def _drive(self, pipe: Pipe, feed: LineFeed) -> None:
+    def _drive(self, pipe: Pipe, feed: LineFeed, first: BatchLine) -> None:
         placement = self._receive(pipe, feed)
         if not isinstance(placement, Placement):
             return
@@ -100,7 +108,7 @@ class RayCluster:
         n_each = _MOST_LINES
         if self._n_lines is not None:
             n_each = max(1, min(n_each, -(-self._n_lines // (placement.n_actors * _BLOCKS_PER_ACTOR))))
-        self._send(pipe, feed, n_each)
+        self._send(pipe, feed, first, n_each)
         while isinstance(found := self._receive(pipe, feed), BlockAnswers):
             if found.error:
                 raise found.error
@@ -109,23 +117,21 @@ class RayCluster:
             self._write(feed, found)
             feed.on_event()
 
-    def _send(self, pipe: Pipe, feed: LineFeed, n_each: int) -> None:
+    def _send(self, pipe: Pipe, feed: LineFeed, first: BatchLine, n_each: int) -> None:
         """Send all lines, in blocks of so many."""
         block: list[BatchLine] = []
-        while (line := feed.take(True)) is not None:
+        line: BatchLine | WrittenLine | None = first
+        while line is not None:
             if isinstance(line, WrittenLine):
                 self._pending.append(line)
-                self._write(feed)
-                continue
-            last = self._pending[-1] if self._pending else None
-            if isinstance(last, int):
-                self._pending[-1] = last + 1
             else:
-                self._pending.append(1)
-            block.append(line)
+                last = self._pending.pop() if self._pending else 0
+                self._pending += [last + 1] if isinstance(last, int) else [last, 1]
+                block.append(line)
             if len(block) == n_each:
                 pipe.send(Block(block, feed.format))
                 block = []
+            line = feed.take(True)
         if self._cancellation.is_set():
             return
         if block:

@@ -150,6 +150,15 @@ def test_lines_that_failed_are_answered_again_in_their_places(tmp_path: Path) ->
     assert ["seed" in row for row in rows[:7]] == [True, False, False, True, True, False, False]
 
 
+def test_a_finished_batch_starts_no_cluster(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("".join(json.dumps({"id": number, "text": text}) + "\n" for number, text in ALL))
+    output = OutputFile(path, is_resumed=True)
+    run_cluster(drive_nowhere, output=output)
+    output.finish()
+    assert path.read_text().count("\n") == 20
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("driver", "plan", "message"),
