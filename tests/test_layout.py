@@ -67,6 +67,10 @@ def test_imports_only_point_down(folder: str) -> None:
         assert targets <= BELOW[layer(module)], f"{module} imports {sorted(targets - BELOW[layer(module)])}"
 
 
+def test_only_one_module_waits_for_typer() -> None:
+    assert [module for module in MODULES if "typer" in imports(module)] == ["llmcli/cli/typer_app.py"]
+
+
 # Above inference/ nobody knows llama.cpp, apart from these two, which look at the installation itself.
 KNOW_LLAMA = {"cli/doctor.py", "cli/model_preload.py"}
 PLAIN_DATA = "llmcli.engine.events"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli.chat.conversation import Message, sliding_window
 from llmcli.chat.sessions.session import Session, Turn
 from llmcli.config.presets import LayerStack
-from llmcli.engine.events import Cancellation, TemperatureShift
+from llmcli.engine.events import Cancellation, Prompt, TemperatureShift
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.constraints import read_constraint
 from llmcli.inference.request import system_text
@@ -27,7 +27,6 @@ from llmcli.params.settings import ResolvedSettings, Settings, fields, find, res
 if TYPE_CHECKING:
     from llmcli.chat.prompting import PromptBuilder
     from llmcli.config.characters import Character
-    from llmcli.engine.events import Prompt
     from llmcli.inference.engine import Engine
 
 ReadAhead = Callable[["Engine", Cancellation], None]

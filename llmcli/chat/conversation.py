@@ -126,7 +126,7 @@ class Message:
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> "Message":
         """The message of a JSON object, without values that no setting and no timing can have. Raises ValueError."""
-        from llmcli.inference.answer_json import ReplayManifest  # which a list of sessions does not need
+        from llmcli.inference.replay_manifest import ReplayManifest  # which a list of sessions does not need
 
         cleaned = {**data, "time": _seconds_of(data.get("time"))}
         for key, is_valid in (("params", _is_plain), ("timings", _is_finite)):

@@ -19,10 +19,10 @@ from llmcli.engine.events import Cancellation, Request
 from llmcli.errors import UsageError
 from llmcli.files import convert, decode_json
 from llmcli.inference.answer import Answer
-from llmcli.inference.answer_json import ReplayManifest, build_manifest
 from llmcli.inference.comparison import MAX_VARIANTS
 from llmcli.inference.constraints import recorded_constraint
 from llmcli.inference.engine import Engine, Vocab, check_request
+from llmcli.inference.replay_manifest import ReplayManifest, build_manifest
 from llmcli.inference.request import system_file
 from llmcli.inference.sizing import possible_gpu_layers
 from llmcli.params.generation import InterfaceParams

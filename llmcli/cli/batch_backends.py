@@ -12,7 +12,7 @@ from llmcli.cli.task_options import warn_of_small_model
 from llmcli.config.endpoints import endpoint_names, endpoint_profiles
 from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
-from llmcli.inference.local import ResolvedModel
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, resolve
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import interruptible

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.completion import complete_reference
 from llmcli.cli.options import Json, with_settings
 from llmcli.config.presets import base_layers
@@ -25,7 +24,8 @@ from llmcli.ui.terminal.progress import ProgressLine
 if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation
     from llmcli.inference.benchmark import Benchmark, Case, Report, SpeedTest
-    from llmcli.inference.local import LocalEngine, ResolvedModel
+    from llmcli.inference.local import LocalEngine
+    from llmcli.inference.resolved_model import ResolvedModel
     from llmcli.inference.tuning import Found
 
 _USUAL_PROMPT, _USUAL_ANSWER = 512, 128  # tokens, as in llama-bench

@@ -5,8 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
-
+from llmcli.cli.command_line import Option
 from llmcli.cli.completion import complete_session
 from llmcli.config.presets import layers_of
 from llmcli.errors import ContextOverflowError, UsageError

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
-
+from llmcli.cli.command_line import Option
 from llmcli.cli.completion import complete_task, complete_variable
 from llmcli.cli.questions import warn_file_name
 from llmcli.errors import UsageError
@@ -66,7 +65,7 @@ class ChosenTask:
 
 def warn_of_small_model(task: "Task", target: "Target") -> None:
     """Warn if the model has fewer parameters than the task needs; those of an endpoint are not known."""
-    from llmcli.inference.local import ResolvedModel
+    from llmcli.inference.resolved_model import ResolvedModel
 
     if not isinstance(target, ResolvedModel):
         return

@@ -103,7 +103,7 @@ def _traces(data: object, host: str) -> list[TokenTrace]:
 def _replay(data: object, host: str) -> Json:
     if not isinstance(data, dict) or not data:
         return {}
-    from llmcli.inference.answer_json import ReplayManifest  # only a server of llmcli has one
+    from llmcli.inference.replay_manifest import ReplayManifest  # only a server of llmcli has one
 
     try:
         return ReplayManifest.from_data(data).to_data()

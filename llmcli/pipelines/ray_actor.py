@@ -50,7 +50,8 @@ def open_engine(settings: Settings) -> Engine:
         from llmcli.inference.endpoint_server import open_endpoint
 
         return EndpointEngine(open_endpoint(settings))
-    from llmcli.inference.local import LocalEngine, resolve_model
+    from llmcli.inference.local import LocalEngine
+    from llmcli.inference.resolved_model import resolve_model
     from llmcli.models.locations import model_locations
 
     return LocalEngine(resolve_model(settings.model, model_locations(settings), for_text=True), settings)

@@ -6,7 +6,8 @@ from functools import partial
 
 from llmcli.inference import sizing
 from llmcli.inference.embedding import EmbeddingModel
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.params.settings import Layer, Settings, resolve
 from llmcli.server.served_model import ServedModel
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from llmcli.cli.command_line import with_left_out_values
 from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError, NetworkError, UsageError
 from llmcli.inference.engine import Engine
@@ -181,6 +182,21 @@ def test_ctrl_c_ends_the_driver_at_once() -> None:
 
 
 # The command
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["--ray", "in.txt"], ["--ray=local", "in.txt"]),
+        (["in.txt", "--ray"], ["in.txt", "--ray=local"]),
+        (["--ray", "host:1", "in.txt"], ["--ray", "host:1", "in.txt"]),
+        (["--ray", "auto"], ["--ray", "auto"]),
+        (["--", "--ray"], ["--", "--ray"]),
+    ],
+)
+def test_the_address_of_a_cluster_can_be_left_out(words: list[str], found: list[str]) -> None:
+    assert with_left_out_values(words, {"--ray"}) == found
+    assert with_left_out_values(words, {"--other"}) == words
 
 
 @pytest.mark.skipif(HAS_RAY, reason="Ray is installed")

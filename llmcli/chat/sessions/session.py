@@ -364,7 +364,7 @@ class Turn:
 
     def save(self, reason: str) -> None:
         """Add the answer to the session, unless it has no new text."""
-        from llmcli.inference.answer_json import replay_data
+        from llmcli.inference.replay_manifest import replay_data
 
         answer, before = self.answer, self.continued
         if before and len(answer.text) <= len(before.content) and len(answer.reasoning) == len(before.reasoning):

@@ -27,6 +27,7 @@ _last_level = _INFO
 # llama.cpp keeps only the pointers of callbacks, so these references keep the functions alive.
 _callback: object = None
 _failure_callbacks: tuple[object, ...] = ()
+is_process_ending = False  # then models and contexts are not freed: the system is faster (12 ms of a short answer)
 _SET_TERMINATE = "_ZSt13set_terminatePFvvE"  # std::set_terminate, as GCC and Clang name it
 
 if TYPE_CHECKING:  # the classes at run time are those of the bindings, and ctypes makes the types of pointers
