@@ -24,7 +24,7 @@ _SMALLEST_CONTEXT = 1024  # tokens of the draft model; one that is too small is 
 _MOST_MS = 1e6  # of a step; more is not a measurement
 
 
-class _Found(Protocol):
+class _ModelFiles(Protocol):
     """A model that is found but not loaded."""
 
     file: ModelFile
@@ -33,8 +33,8 @@ class _Found(Protocol):
     def headers(self) -> Sequence[GGUFHeader]: ...
 
 
-class _Find(Protocol):
-    def __call__(self, model: str, locations: ModelLocations, *, for_text: bool) -> _Found: ...
+class _FindModel(Protocol):
+    def __call__(self, model: str, locations: ModelLocations, *, for_text: bool) -> _ModelFiles: ...
 
 
 class Drafts:
@@ -42,17 +42,17 @@ class Drafts:
 
     def __init__(self, model: Model, settings: Settings, gpu_layers: int) -> None:
         self._path, self._model, self._settings = model.path, model, settings
-        # What the cost and the rounding of a step depend on.
+        # What the cost and the rounding of a step depend on: a note of other conditions is not used.
         same = ("flash_attn", "cache_type_k", "cache_type_v", "n_ubatch", "cpu_moe", "n_cpu_moe", "device")
         conditions = [bindings.bindings_version(), hardware.machine(), structures.threads(settings), gpu_layers]
         self._conditions = json.dumps([*conditions, *(getattr(settings, key) for key in same)])
         self._costs: StepCosts | None = None
-        self._n_kept = 0
+        self._n_kept = 0  # facts in the note
         self._chances, self._chances_of_model = Chances(), Chances((PRIOR_OF_MODEL,))
         self._draft: Model | None = None
         self._draft_context: Context | None = None
 
-    def load(self, find: _Find, cancellation: Cancellation | None) -> None:
+    def load(self, find: _FindModel, cancellation: Cancellation | None) -> None:
         """Load the draft model of the settings, if there is one; an error frees the target too.
 
         Raises as `find` and `Model.load`, and UsageError where its vocabulary is another one.
@@ -100,7 +100,7 @@ class Drafts:
         return {}
 
     def _keep(self) -> None:
-        """Remember what is known, whenever more of it is: a process can be killed."""
+        """Remember what is known, whenever there are more facts: a process can be killed. Other conditions are lost."""
         if self._costs and len(self._costs.kept) > self._n_kept:
             self._n_kept = len(self._costs.kept)
             kept = {key: round(value, 3) for key, value in self._costs.kept.items()}
