@@ -54,8 +54,10 @@ def start(arguments: Sequence[str]) -> None:
         return
     if sum(word in ("-v", "--verbose") for word in arguments) > 1 or any(word.startswith("-vv") for word in arguments):
         return  # a load in the background drops llama.cpp's log
-    if any(word.partition("=")[0] == "--endpoint" for word in arguments) or os.environ.get("LLMCLI_ENDPOINT"):
-        return  # a server answers
+    if any(word.partition("=")[0] in ("--endpoint", "--ray") for word in arguments) or os.environ.get(
+        "LLMCLI_ENDPOINT"
+    ):
+        return  # a server answers, or the machines of a cluster
     if arguments[0] == "chat" and sys.stdin and sys.stdin.isatty():
         return  # the prompt appears first, and the model loads while the user types
     if has_warm():

@@ -106,6 +106,7 @@ def test_ctrl_c_while_a_command_waits_leaves_no_preload(
         ["generate", "-vv"],
         ["generate", "--verbose", "--verbose"],
         ["generate", "-m", "new.gguf"],
+        ["batch", "in.txt", "--ray"],
     ],
 )
 def test_unneeded_or_unprobed_model_is_not_preloaded(
