@@ -29,17 +29,21 @@ _Ask = Callable[..., Any]  # the name of a call and its arguments -> its result
 
 
 class EngineGoneError(LlmcliError):
-    """The warm process has ended."""
+    """The process of the model has ended."""
 
-    def __init__(self) -> None:
-        super().__init__("the warm process of the model has ended", "try again: the model is then loaded anew")
+    def __init__(
+        self,
+        message: str = "the warm process of the model has ended",
+        hint: str = "try again: the model is then loaded anew",
+    ) -> None:
+        super().__init__(message, hint)
 
 
 class _Channel:
     """One connection, on which one call at a time is made. Every call can raise what the engine raises."""
 
-    def __init__(self, connection: messages.Wire) -> None:
-        self.connection, self.notes = connection, list[str]()
+    def __init__(self, connection: messages.Wire, gone: Callable[[], EngineGoneError]) -> None:
+        self.connection, self.notes, self._gone = connection, list[str](), gone
         self.has_ended = False
         self._sending = Lock()
 
@@ -52,7 +56,7 @@ class _Channel:
 
     def end(self) -> EngineGoneError:
         self.has_ended = True
-        return EngineGoneError()
+        return self._gone()
 
     def call(
         self,
@@ -109,12 +113,13 @@ class RemoteEngine:
         notes: list[str],
         cancellation: Cancellation | None = None,
         progress: Callable[[float], object] | None = None,
+        gone: Callable[[], EngineGoneError] = EngineGoneError,
     ) -> None:
-        """`progress` gets the share that is loaded, where the model is still loading.
+        """`progress` gets the share that is loaded, where the model is still loading; `gone` makes the error of an end.
 
         Raises OSError or EngineGoneError when the process has ended, and what the start of an engine raises.
         """
-        self._quick, self._connect, self._lock = _Channel(connect()), connect, RLock()
+        self._quick, self._connect, self._lock, self._gone = _Channel(connect(), gone), connect, RLock(), gone
         try:
             facts = self._quick.call(
                 "open", messages.settings_data(settings), cancellation=cancellation, progress=progress
@@ -140,7 +145,7 @@ class RemoteEngine:
     @cached_property
     def _work(self) -> _Channel:
         """The connection of what takes long."""
-        channel = _Channel(self._connect())
+        channel = _Channel(self._connect(), self._gone)
         channel.call("join", self._session)
         channel.notes = self.notes
         return channel

@@ -56,7 +56,13 @@ def _load(
     pooling: str,
 ) -> ServedModel:
     name, file_name = names[0] if names else target.file.name, target.file.path.name
-    if target.kind.generates:
+    if target.kind.generates and settings.rpc:
+        from llmcli.inference.rpc_engine import RpcEngine  # few servers need it
+
+        remote = RpcEngine(settings, target.notes, None, progress, is_restarted=True)
+        stack = [*layers, Layer("context", {"n_ctx": remote.context_size(settings)})]
+        served = ServedModel(name, remote, stack, n_parallel, n_queued, names, None, file_name)
+    elif target.kind.generates:
         engine = LocalEngine(target, settings, progress=progress)
         engine.hasher.start()  # replay manifests have the sha256; of most models it is known
         n_ctx = Layer("context", {"n_ctx": engine.context_size(settings)})

@@ -2,7 +2,9 @@
 
 import ctypes
 import os
+import re
 import sys
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +14,7 @@ from llmcli.errors import LlmcliError, UsageError
 
 _KINDS = {0: "CPU", 1: "GPU", 2: "IGPU", 3: "ACCEL", 4: "META"}  # ggml-backend.h, enum ggml_backend_dev_type
 _NUMA = {"off": 0, "distribute": 1, "isolate": 2, "numactl": 3}  # ggml-cpu.h, enum ggml_numa_strategy
+RPC_NAME = re.compile(r"RPC\d+")  # of a device of an RPC server
 _numa_started = False
 
 
@@ -26,10 +29,41 @@ class Device:
     memory_total: int
 
 
-def devices() -> list[Device]:
-    """Every device of the installed llama.cpp build."""
-    bindings.load()
-    lib = bindings.ggml()  # llama-cpp-python declares none of these functions
+def devices(kinds: Container[str] = tuple(_KINDS.values())) -> list[Device]:
+    """The devices of these kinds: those of this machine, then those of the RPC servers that were added."""
+    lib, found = _functions(), []
+    for handle in device_handles():
+        if _kind_of(handle) not in kinds:  # that of a server is asked over the network
+            continue
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        lib.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+        name, description = device_texts(handle)
+        found.append(Device(name, description, _kind_of(handle), free.value, total.value))
+    return found
+
+
+def device_handles() -> list[int]:
+    """The `ggml_backend_dev_t` of every device."""
+    lib = _functions()
+    return [lib.ggml_backend_dev_get(number) for number in range(lib.ggml_backend_dev_count())]
+
+
+def device_texts(handle: int) -> tuple[str, str]:
+    """Name and description of a device."""
+    lib = _functions()
+    texts = lib.ggml_backend_dev_name(handle), lib.ggml_backend_dev_description(handle)
+    name, description = ((text or b"").decode("utf-8", "replace") for text in texts)
+    return name, description
+
+
+def _kind_of(handle: int) -> str:
+    return _KINDS.get(_functions().ggml_backend_dev_type(handle), "other")
+
+
+@cache
+def _functions() -> ctypes.CDLL:
+    """The ggml library with the types of its functions for devices, none of which llama-cpp-python declares."""
+    lib = bindings.ggml()
     lib.ggml_backend_dev_count.restype = ctypes.c_size_t
     lib.ggml_backend_dev_get.restype = ctypes.c_void_p
     lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
@@ -37,15 +71,7 @@ def devices() -> list[Device]:
     lib.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p] * 3
     for function in (lib.ggml_backend_dev_name, lib.ggml_backend_dev_description):
         function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
-    found = []
-    for handle in map(lib.ggml_backend_dev_get, range(lib.ggml_backend_dev_count())):
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        lib.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
-        texts = lib.ggml_backend_dev_name(handle), lib.ggml_backend_dev_description(handle)
-        name, description = ((text or b"").decode("utf-8", "replace") for text in texts)
-        kind = _KINDS.get(lib.ggml_backend_dev_type(handle), "other")
-        found.append(Device(name, description, kind, free.value, total.value))
-    return found
+    return lib
 
 
 def offload_handles(names: str) -> list[int]:
@@ -54,7 +80,7 @@ def offload_handles(names: str) -> list[int]:
     Raises UsageError for a name that is not one of a device that layers can be offloaded to.
     """
     wanted = [] if names == "none" else [name.strip() for name in names.split(",")]
-    possible = [device.name for device in devices() if device.kind != "CPU"]
+    possible = [device_texts(handle)[0] for handle in device_handles() if _kind_of(handle) != "CPU"]
     by_name = bindings.ggml().ggml_backend_dev_by_name
     by_name.restype, by_name.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
     for name in wanted:
@@ -85,8 +111,9 @@ def uses_openmp() -> bool:
 
 
 def has_gpu() -> bool:
-    """Whether the installed llama.cpp build can offload layers to a GPU of this machine."""
-    return bool(bindings.load().llama_supports_gpu_offload())
+    """Whether layers can be offloaded: to a GPU of this machine, or to an RPC server that was added."""
+    # Not `llama_supports_gpu_offload`, which is true for each build with the RPC backend.
+    return any(_kind_of(handle) in ("GPU", "IGPU") for handle in device_handles())
 
 
 def usable_cores() -> int:
@@ -184,7 +211,7 @@ def available_memory() -> int:
         lines = _read("/proc/meminfo").splitlines()
         system = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
     else:  # the free memory of llama.cpp's CPU device
-        system = next((device.memory_free for device in devices() if device.kind == "CPU"), 0)
+        system = next((device.memory_free for device in devices(("CPU",))), 0)
     free = _free_in_cgroups()
     return system if free is None else min(system or free, free)
 
@@ -193,7 +220,8 @@ def available_memory() -> int:
 def machine() -> str:
     """The devices and the processor features that this build uses, such as "AMD EPYC: AVX2 FMA REPACK"."""
     try:
-        names = dict.fromkeys(device.description or device.name for device in devices())
+        texts = [device_texts(handle) for handle in device_handles()]
+        names = dict.fromkeys("RPC" if RPC_NAME.fullmatch(name) else text or name for name, text in texts)
     except LlmcliError:  # this build has its libraries in another folder
         names = {"unknown": None}
     text = bindings.load().llama_print_system_info().decode("utf-8", "replace")
