@@ -84,6 +84,7 @@ def list_warm(as_json: Json = False) -> None:
                 "started": one.started_at,
                 "commands": int(status["sessions"]) if status else None,
                 "ends_in": _left(one, status),
+                "placement": one.placement,
             }
             for one, status in found
         ]
@@ -100,6 +101,10 @@ def list_warm(as_json: Json = False) -> None:
         commands = f"{status['sessions']:.0f}" if status else ""
         since = format_duration(now - one.started_at)
         rows_of_text.append([one.model, format_size(one.size), str(one.pid), since, commands, ends])
+    if any(one.placement for one, _ in found):
+        heads.append("LAYERS")
+        for row, (one, _) in zip(rows_of_text, found, strict=True):
+            row.append(one.placement)
     print_rows(heads, rows_of_text, right=("SIZE", "PID", "COMMANDS"), spare=("SINCE", "SIZE", "PID"))
 
 

@@ -61,6 +61,11 @@ class EngineHost:
             self._loaded.set()
 
     @property
+    def placement(self) -> str:
+        """The layers of each device, once it is loaded."""
+        return self._model.placement if self._model else ""
+
+    @property
     def n_sessions(self) -> int:
         """The number of commands that use the model."""
         return len(self._sessions)
@@ -163,6 +168,7 @@ class _Session:
             "n_ctx_train": engine.n_ctx_train,
             "defaults": defaults,
             "facts": [*engine.facts],
+            "placement": engine.placement,
             "remark": engine.remark,
             "vocab": [vocab.n_tokens, vocab.bos, vocab.eos, vocab.adds_bos],
         }

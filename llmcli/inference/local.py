@@ -183,7 +183,7 @@ class LocalEngine:
             loaded = Model.load(
                 target.file.parts, n_gpu_layers, progress, cancellation, settings=settings, repack=repack
             )
-        self.model, self.tokenizer = loaded, loaded.vocab
+        self.model, self.tokenizer, self.placement = loaded, loaded.vocab, loaded.placement
         if not loaded.generates:
             loaded.close()
             raise ModelInvalidError(f"{self.name} is not a text generation model", "use a decoder model")

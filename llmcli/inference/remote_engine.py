@@ -23,6 +23,7 @@ from llmcli.inference import engine_messages as messages
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
 from llmcli.params.settings import Layer, Settings, parse_data
 
+_GONE, _AGAIN = "the warm process of the model has ended", "try again: the model is then loaded anew"
 _TICK = 0.02  # seconds between two looks at a cancellation
 Connect = Callable[[], messages.Wire]
 _Ask = Callable[..., Any]  # the name of a call and its arguments -> its result
@@ -31,11 +32,7 @@ _Ask = Callable[..., Any]  # the name of a call and its arguments -> its result
 class EngineGoneError(LlmcliError):
     """The process of the model has ended."""
 
-    def __init__(
-        self,
-        message: str = "the warm process of the model has ended",
-        hint: str = "try again: the model is then loaded anew",
-    ) -> None:
+    def __init__(self, message: str = _GONE, hint: str = _AGAIN) -> None:
         super().__init__(message, hint)
 
 
@@ -130,10 +127,9 @@ class RemoteEngine:
         self.name, self.chat_template, self.n_ctx_train = facts["name"], facts["chat_template"], facts["n_ctx_train"]
         self.defaults = Layer("model", parse_data(facts["defaults"], "the model"))
         self.facts: Sequence[str] = facts["facts"]
-        self.remark: str = facts["remark"]
+        self.remark, self.placement = str(facts["remark"]), str(facts["placement"])
         self.notes = self._quick.notes = notes
-        self.load_ms = self.waited_ms = 0.0
-        self.n_ctx = 0
+        self.load_ms, self.waited_ms, self.n_ctx = 0.0, 0.0, 0
         self._session = facts["session"]
         self._cancellation = cancellation
         self.tokenizer = RemoteVocab(self._ask, *facts["vocab"])

@@ -5,12 +5,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from time import monotonic, sleep
 from typing import Any
 
-from llmcli.engine.llama import bindings, rpc
+from llmcli.engine.llama import bindings, hardware, rpc
 from llmcli.errors import ExitStatus
 from llmcli.inference.rpc_servers import RpcServer, RpcServerError, WrongServerError, ask_server
 from llmcli.params.model import ModelParams, RpcAddress, read_rpc
@@ -31,6 +31,17 @@ def open_servers(settings: ModelParams) -> Iterator[Sequence[RpcServer]]:
     """The RPC servers of the settings, checked; tunnels are open within this block. Raises RpcServerError."""
     with ExitStack() as stack:
         yield [_open(name, settings.rpc_timeout, stack) for name in settings.rpc]
+
+
+def memory_with_servers(settings: ModelParams, warn: Callable[[str, str], object]) -> int:
+    """Bytes that are free here (0 = not known) and on the RPC servers of the settings; `warn` gets what is missing."""
+    own = hardware.available_memory()
+    try:
+        with open_servers(settings) as servers:
+            return own + sum(server.memory_free for server in servers) if own else 0
+    except RpcServerError as error:
+        warn(f"only the memory of this machine counts: {error}", error.hint)
+        return own
 
 
 def connect(settings: ModelParams) -> None:

@@ -163,7 +163,7 @@ class RpcProcess:
         found = _ERROR.findall(self._errors.read().decode("utf-8", "replace"))
         message, hint = found[-1] if found else ("", "")
         message = message or f"the process of the model has ended with status {self._process.returncode}"
-        return RpcGoneError(message, hint or "try again: the model is then loaded anew")
+        return RpcGoneError(message, *filter(None, [hint]))
 
     def end(self) -> None:
         """End it, and with it the tunnels; a second call has no effect."""

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
 from pathlib import Path
 from time import monotonic
@@ -35,6 +36,12 @@ class WarmProcess:
         if sys.platform != "win32":
             os.chmod(description.address, 0o600)
         write_json(warm.info_path(description.key), warm.data_of(description))
+
+    def describe(self, placement: str) -> None:
+        """Say which devices have the model."""
+        if placement:
+            self._one = replace(self._one, placement=placement)
+            write_json(warm.info_path(self._one.key), warm.data_of(self._one))
 
     def run(self) -> None:
         """Serve until the end."""
@@ -101,6 +108,7 @@ def main() -> None:
     def load() -> None:
         try:
             host.load(settings)
+            process.describe(host.placement)
         except LlmcliError:
             process.end()
 

@@ -107,6 +107,11 @@ class Model:
         return shared
 
     @property
+    def placement(self) -> str:
+        """The layers of each device in words; "" where all are in the memory of the CPU."""
+        return ", ".join(f"{one.n_layers} on {one.device}" for one in self.split if one.n_layers)
+
+    @property
     def n_offloaded(self) -> int:
         """The number of layers that are not in the memory of the CPU, the output layer among them."""
         return sum(one.n_layers for one in self.split if one.device != "CPU")
