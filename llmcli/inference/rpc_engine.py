@@ -6,16 +6,17 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import AuthenticationError, connection
 from threading import RLock
 from time import perf_counter
 from typing import Any
 
-from llmcli.engine.events import Cancellation
+from llmcli.engine.events import Cancellation, Request, TokenEvent
 from llmcli.errors import DiskError, ExitStatus, UsageError
 from llmcli.inference import engine_messages as messages
+from llmcli.inference.engine import RequestSource
 from llmcli.inference.remote_engine import EngineGoneError, RemoteEngine
 from llmcli.inference.rpc_devices import end_process
 from llmcli.inference.rpc_servers import RpcServerError, ask_server
@@ -23,6 +24,8 @@ from llmcli.params.model import read_rpc
 from llmcli.params.settings import Settings
 
 _ERROR = re.compile(r"error: (.+)(?:\n  hint: (.+))?")
+_ANY, _STALLED = "an RPC server", "sign of life"  # in the errors of a process that ends because of one
+_ANEW = "the next answer loads the model anew"
 _ASK = 1.0  # seconds for a server that has perhaps ended
 _END = 2.0  # seconds until a process that has closed its connections has ended
 
@@ -96,9 +99,13 @@ class RpcEngine(RemoteEngine):
                 self._process = RpcProcess(self._given[0], self._has_log)
                 self._begin()
 
-    def generate_batch(self, requests: Any, n_parallel: int = 0) -> Any:
+    def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
         self._restart()
-        return super().generate_batch(requests, n_parallel)
+
+        def source(is_idle: bool) -> Request | None:  # the next batch loads the model again, and answers what waits
+            return None if self._is_restarted and self.has_ended else requests(is_idle)
+
+        return super().generate_batch(source, n_parallel)
 
 
 class RpcProcess:
@@ -107,6 +114,7 @@ class RpcProcess:
     def __init__(self, settings: Settings, has_log: bool) -> None:
         """Start it, and wait until it listens. Raises LlmcliError."""
         self._names: Sequence[str] = settings.rpc
+        self._failure: EngineGoneError | None = None
         self._address = connection.arbitrary_address(  # type: ignore[attr-defined] # not in the stubs
             "AF_PIPE" if sys.platform == "win32" else "AF_UNIX"
         )
@@ -150,20 +158,32 @@ class RpcProcess:
 
     def failure(self) -> EngineGoneError:
         """The error after its end: the server that has gone, where one has, else what the process wrote last."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_END)
+        if self._failure is None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END)
+            self._failure = self._find_failure()
+        return self._failure
+
+    def _find_failure(self) -> EngineGoneError:
+        self._errors.seek(0)
+        found = _ERROR.findall(self._errors.read().decode("utf-8", "replace"))
+        message, hint = found[-1] if found else ("", "")
+        message = message or f"the process of the model has ended with status {self._process.returncode}"
+        for name, reason in self._lost_servers():
+            if _ANY in message and _STALLED not in message:
+                return RpcGoneError(f"a part of the model is lost: {reason}", f"start it again; {_ANEW}")
+            message = message.replace(_ANY, f"the RPC server {name}")
+        return RpcGoneError(message, "; ".join(filter(None, [hint, _ANEW])))
+
+    def _lost_servers(self) -> Iterator[tuple[str, str]]:
+        """The names of those that do not answer now, with the reason; whoever is behind a tunnel is not asked."""
         for name in self._names:
             address = read_rpc(name)
             if not address.is_ssh:
                 try:
                     ask_server(name, address.host, address.port, _ASK)
                 except RpcServerError as error:
-                    return RpcGoneError(f"the model has lost a part: {error}", error.hint)
-        self._errors.seek(0)
-        found = _ERROR.findall(self._errors.read().decode("utf-8", "replace"))
-        message, hint = found[-1] if found else ("", "")
-        message = message or f"the process of the model has ended with status {self._process.returncode}"
-        return RpcGoneError(message, *filter(None, [hint]))
+                    yield name, str(error)
 
     def end(self) -> None:
         """End it, and with it the tunnels; a second call has no effect."""

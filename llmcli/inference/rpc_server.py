@@ -130,8 +130,8 @@ class DeviceServer:
                     self._client = _Client(time.monotonic())
                 elif line.startswith(_CLOSED) and self._client:
                     client, self._client = self._client, None
-                    if reason := bindings.last_log_error():
-                        self._log(f"{client.peer or 'a client'}: {reason}")
+                    if (reason := bindings.last_log_error()) and client.peer:
+                        self._log(f"{client.peer} has left: {reason}")
                     elif client.peer:
                         seconds = format_duration(time.monotonic() - client.since)
                         size = f", {format_size(client.n_bytes)} in both directions" if client.n_bytes else ""

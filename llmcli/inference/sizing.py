@@ -213,10 +213,28 @@ def check_settings(shape: ModelShape, settings: Settings) -> list[str]:
             f"the model needs {_size(need.total)} of memory and {_size(memory)} are free: it is slow; "
             "a smaller quantization is faster"
         )
+    notes += _check_devices(shape, settings, n_ctx) if settings.rpc else []
     n_threads, n_cores = max(settings.n_threads, settings.n_threads_batch), os.cpu_count() or 1
     if n_threads > n_cores:  # they wait for each other
         notes.append(f"{n_threads} threads are slow: this machine has {plural(n_cores, 'core')}")
     return notes
+
+
+def _check_devices(shape: ModelShape, settings: Settings, n_ctx: int) -> list[str]:
+    """Refuse more layers than RPC servers have room for: what they get is never paged, and the system may end them."""
+    layers, free = choose_gpu_layers(shape, settings, n_ctx), sum(_memories(settings))
+    if settings.n_gpu_layers == "auto":
+        is_left = not layers and settings.device != "none"
+        return ["the RPC servers have no room for a layer: this machine computes alone"] if is_left else []
+    of_all = 1.0 if layers == ALL_LAYERS else min(layers / (shape.n_layers + 1), 1.0)
+    need = memory_need(shape, settings, n_ctx)
+    wanted = int(of_all * (need.weights + need.kv_cache)) + need.compute if of_all else 0
+    if wanted > free:
+        raise LlmcliError(
+            f"the layers for the RPC servers need {_size(wanted)} of memory, and {_size(free)} are free there",
+            "use --gpu-layers auto, or another server with --rpc",
+        )
+    return []
 
 
 def _size(n_bytes: int) -> str:
@@ -264,12 +282,17 @@ def choose_gpu_layers(shape: ModelShape, settings: Settings, n_ctx: int) -> int:
         return ALL_LAYERS
     if isinstance(settings.n_gpu_layers, int):
         return settings.n_gpu_layers
-    names = [] if settings.device == "auto" else [name.strip().lower() for name in settings.device.split(",")]
-    found = [one for one in hardware.devices(("GPU", "IGPU")) if not names or one.name.lower() in names]
-    free = sum(device.memory_free for device in found)
+    free = _memories(settings)
     # Each device has compute buffers of its own, and `fitting_layers` counts those of one.
-    free -= max(len(found) - 1, 0) * memory_need(shape, settings, n_ctx).compute
-    return fitting_layers(shape, settings, n_ctx, free) if free > 0 else 0
+    usable = sum(free) - max(len(free) - 1, 0) * memory_need(shape, settings, n_ctx).compute
+    return fitting_layers(shape, settings, n_ctx, usable) if usable > 0 else 0
+
+
+def _memories(settings: ModelParams) -> list[int]:
+    """Bytes that are free on each device to which layers can go."""
+    names = [] if settings.device == "auto" else [name.strip().lower() for name in settings.device.split(",")]
+    found = hardware.devices(("GPU", "IGPU"))
+    return [one.memory_free for one in found if not names or one.name.lower() in names]
 
 
 def usable_memory(settings: ModelParams) -> int:

@@ -22,6 +22,7 @@ from llmcli.models.locations import ModelLocations
 from llmcli.params.settings import Settings, parse_data
 
 _LOOK = 0.5  # seconds between two looks at what ends it
+_LINGER = 2.0  # seconds after a load that failed, for those who ask why
 
 
 class WarmProcess:
@@ -110,7 +111,7 @@ def main() -> None:
             host.load(settings)
             process.describe(host.placement)
         except LlmcliError:
-            process.end()
+            threading.Timer(_LINGER, process.end).start()
 
     threading.Thread(target=load, daemon=True).start()
     process.run()
