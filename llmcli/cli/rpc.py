@@ -53,18 +53,16 @@ def serve(
     ] = False,
     until_eof: Annotated[bool, Option("--until-eof", help="End when stdin ends, as --rpc ssh:// needs it.")] = False,
 ) -> int:
-    from llmcli.engine.llama.structures import threads
     from llmcli.inference.rpc_server import DeviceServer, address_of
 
     names = [name.strip() for name in (devices or "").split(",") if name.strip()]
     limits = [_parse_size(text) for text in (memory or "").split(",") if text.strip()]
     ip, port = address_of(host, port, insecure)
     folder = make_private(cache_dir() / "rpc") if cache else None
-    n_threads, _ = threads(resolve_settings(flags))
-    server = DeviceServer(names, limits, n_threads, folder, console.note)
+    server = DeviceServer(names, limits, resolve_settings(flags), folder, console.note)
     told = server.start(ip, port)
     for name, device in zip(server.names, told.devices, strict=True):
-        console.note(f"{name}: {device.free >> 20} of {device.total >> 20} MiB, {plural(n_threads, 'thread')}")
+        console.note(f"{name}: {device.free >> 20} of {device.total >> 20} MiB, {plural(server.n_threads, 'thread')}")
     if folder:
         console.note(f"large tensors are kept in {folder}")
     if insecure:

@@ -88,9 +88,9 @@ def placement_facts(settings: ModelParams) -> Mapping[str, str]:
     n_threads, n_threads_batch = structures.threads(settings)
     offload = [device.name for device in hardware.devices() if device.kind in ("GPU", "IGPU")]
     offload = [*settings.rpc, *offload]
-    if settings.device != "auto" and not settings.rpc:
-        hardware.offload_handles(settings.device)
     if settings.device != "auto":
+        if not settings.rpc:  # the names of their devices are known where a model is loaded
+            hardware.offload_handles(settings.device)
         offload = [] if settings.device == "none" else settings.device.split(",")
     split = f", split by {settings.split_mode}" if settings.split_mode != "none" else f", GPU {settings.main_gpu} only"
     split += f" in the shares {settings.tensor_split}" if settings.tensor_split else ""

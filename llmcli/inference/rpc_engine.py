@@ -25,7 +25,7 @@ from llmcli.params.settings import Settings
 
 _ERROR = re.compile(r"error: (.+)(?:\n  hint: (.+))?")
 _ANY, _STALLED = "an RPC server", "sign of life"  # in the errors of a process that ends because of one
-_ANEW = "the next answer loads the model anew"
+_ANEW = "the next answer loads the model again"
 _ASK = 1.0  # seconds for a server that has perhaps ended
 _END = 2.0  # seconds until a process that has closed its connections has ended
 

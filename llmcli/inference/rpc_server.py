@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from llmcli.engine.llama import bindings, hardware, rpc
+from llmcli.engine.llama import bindings, hardware, rpc, structures
 from llmcli.engine.llama.rpc_watch import connections
 from llmcli.errors import LlmcliError, NetworkError, UsageError, error_text
 from llmcli.inference.rpc_servers import RpcServer, RpcServerError, ask_server
+from llmcli.params.model import ModelParams
 from llmcli.text import format_duration, format_size
 
 _LOOK = 0.5  # seconds between two looks at the client; a check by llmcli is shorter
@@ -62,7 +63,7 @@ class DeviceServer:
         self,
         names: Sequence[str],
         limits: Sequence[int],
-        n_threads: int,
+        settings: ModelParams,
         cache: Path | None,
         log: Callable[[str], None],
     ) -> None:
@@ -75,13 +76,14 @@ class DeviceServer:
         self._handles = rpc.offered_devices(names)
         if len(limits) not in (0, 1, len(self._handles)):
             raise UsageError(f"--memory has {len(limits)} sizes for {len(self._handles)} devices", "give one for each")
-        cpus = {one.name for one in hardware.devices(("CPU",))}
+        cpus = {one.name for one in hardware.devices() if one.kind == "CPU"}
         for number, handle in enumerate(self._handles):
             limit = limits[number if len(limits) > 1 else 0] if limits else 0
             is_cpu = hardware.device_texts(handle)[0] in cpus
             if not rpc.limit_memory(handle, partial(_free, limit, is_cpu)) and limit:
                 raise LlmcliError("this release of llama.cpp does not let --memory limit a device", "leave it out")
-        self._n_threads, self._cache, self._log = n_threads, cache, log
+        self.n_threads, _ = structures.threads(settings)
+        self._cache, self._log = cache, log
         self._client: _Client | None = None
         self._thread: threading.Thread | None = None
 
@@ -96,7 +98,7 @@ class DeviceServer:
         sys.stdout.flush()
         os.dup2(writer, 1)  # ggml writes about its clients to stdout, and nothing else of llmcli does
         threading.Thread(target=self._read, args=(reader,), daemon=True).start()
-        call = partial(rpc.start_server, f"{ip}:{port}", self._cache, self._n_threads, self._handles)
+        call = partial(rpc.start_server, f"{ip}:{port}", self._cache, self.n_threads, self._handles)
         self._thread = threading.Thread(target=call, daemon=True)
         self._thread.start()
         end, own = time.monotonic() + _START, "127.0.0.1" if ip == "0.0.0.0" else ip

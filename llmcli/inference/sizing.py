@@ -291,7 +291,7 @@ def choose_gpu_layers(shape: ModelShape, settings: Settings, n_ctx: int) -> int:
 def _memories(settings: ModelParams) -> list[int]:
     """Bytes that are free on each device to which layers can go."""
     names = [] if settings.device == "auto" else [name.strip().lower() for name in settings.device.split(",")]
-    found = hardware.devices(("GPU", "IGPU"))
+    found = [one for one in hardware.devices() if one.kind in ("GPU", "IGPU")]
     return [one.memory_free for one in found if not names or one.name.lower() in names]
 
 

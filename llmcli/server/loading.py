@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from llmcli.errors import UsageError
 from llmcli.inference import sizing
 from llmcli.inference.embedding import EmbeddingModel
 from llmcli.inference.local import LocalEngine, ResolvedModel
@@ -69,6 +70,8 @@ def _load(
         share = partial(EmbeddingModel, target, settings, pooling, shared=engine.model)
         stack = [*layers, n_ctx]
         served = ServedModel(name, engine, stack, n_parallel, n_queued, names, share, file_name)
+    elif settings.rpc:  # it would be in this process, which a lost server ends
+        raise UsageError(f"{name} computes vectors, and a server does that without RPC servers", "remove --rpc")
     else:
         pooling = pooling or ("rank" if target.kind.name == "reranker" else "")
         open_vectors = partial(EmbeddingModel, target, settings, pooling, progress=progress)

@@ -4,7 +4,6 @@ import ctypes
 import os
 import re
 import sys
-from collections.abc import Container
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,12 +28,10 @@ class Device:
     memory_total: int
 
 
-def devices(kinds: Container[str] = tuple(_KINDS.values())) -> list[Device]:
-    """The devices of these kinds: those of this machine, then those of the RPC servers that were added."""
+def devices() -> list[Device]:
+    """Every device: those of this machine, then those of the RPC servers that were added, which are asked."""
     lib, found = _functions(), []
     for handle in device_handles():
-        if _kind_of(handle) not in kinds:  # that of a server is asked over the network
-            continue
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         lib.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
         name, description = device_texts(handle)
@@ -80,7 +77,7 @@ def offload_handles(names: str) -> list[int]:
     Raises UsageError for a name that is not one of a device that layers can be offloaded to.
     """
     wanted = [] if names == "none" else [name.strip() for name in names.split(",")]
-    possible = [device_texts(handle)[0] for handle in device_handles() if _kind_of(handle) != "CPU"]
+    possible = [device.name for device in devices() if device.kind != "CPU"]
     by_name = bindings.ggml().ggml_backend_dev_by_name
     by_name.restype, by_name.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
     for name in wanted:
@@ -211,7 +208,7 @@ def available_memory() -> int:
         lines = _read("/proc/meminfo").splitlines()
         system = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
     else:  # the free memory of llama.cpp's CPU device
-        system = next((device.memory_free for device in devices(("CPU",))), 0)
+        system = next((device.memory_free for device in devices() if device.kind == "CPU"), 0)
     free = _free_in_cgroups()
     return system if free is None else min(system or free, free)
 
@@ -220,8 +217,8 @@ def available_memory() -> int:
 def machine() -> str:
     """The devices and the processor features that this build uses, such as "AMD EPYC: AVX2 FMA REPACK"."""
     try:
-        texts = [device_texts(handle) for handle in device_handles()]
-        names = dict.fromkeys("RPC" if RPC_NAME.fullmatch(name) else text or name for name, text in texts)
+        found = devices()
+        names = dict.fromkeys("RPC" if RPC_NAME.fullmatch(one.name) else one.description or one.name for one in found)
     except LlmcliError:  # this build has its libraries in another folder
         names = {"unknown": None}
     text = bindings.load().llama_print_system_info().decode("utf-8", "replace")

@@ -63,7 +63,7 @@ def memory_of_servers() -> int:
     """Bytes that are free on the devices of servers."""
     if not has_servers():
         return 0
-    return sum(one.memory_free for one in hardware.devices(("GPU",)) if hardware.RPC_NAME.fullmatch(one.name))
+    return sum(one.memory_free for one in hardware.devices() if hardware.RPC_NAME.fullmatch(one.name))
 
 
 def offered_devices(names: Sequence[str]) -> list[int]:
@@ -75,8 +75,9 @@ def offered_devices(names: Sequence[str]) -> list[int]:
     for name in names:
         if name.lower() not in by_name:
             raise LlmcliError(f"device {name!r} does not exist", f"use {', '.join(by_name).upper()}")
-    gpus = [one.name.lower() for one in hardware.devices(("GPU", "IGPU"))]
-    wanted = [name.lower() for name in names] or gpus or [one.name.lower() for one in hardware.devices(("CPU",))]
+    found = hardware.devices()
+    gpus = [one.name.lower() for one in found if one.kind in ("GPU", "IGPU")]
+    wanted = [name.lower() for name in names] or gpus or [one.name.lower() for one in found if one.kind == "CPU"]
     return [by_name[name] for name in dict.fromkeys(wanted)]
 
 
