@@ -192,9 +192,6 @@ class Request:
     max_drawn: int | None = None  # stop after so many sampled tokens, as a recorded answer was stopped
     replay: Mapping[str, object] | None = None  # the manifest of a recorded answer that is generated again, alone
 
-    # Not for answers that a version without drafts recorded: they were computed with other kernels.
-    exact_steps: bool = False
-
     def continue_from(self, reasoning: str, text: str) -> None:
         """Continue an answer, whose reasoning and text are at the end of the prompt already."""
         self.reasoning, self.settings = reasoning, replace(self.settings, prefill=text or None)

@@ -50,7 +50,6 @@ class Scheduler:
             )
         generation.n_ctx, generation.n_threads = context.n_ctx, context.n_threads
         generation.joined_ms = now_ms()
-        context.exact_steps = generation.request.exact_steps
         self._waiting.append(generation)
         for one in self.generations:
             one.beside = max(one.beside, len(self.generations) - 1, context.n_seq_max - 1)

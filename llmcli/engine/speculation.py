@@ -15,14 +15,15 @@ from llmcli.engine.llama.context import Context
 WIDTHS = (2, 3, 4, 8, 16)  # tokens in a step that is drafted
 _USUAL_COST = 0.4  # of a further token in a step, in single steps; measured on two cores
 _LEAST_GAIN = 1.1  # tokens per cost of a single step; less is within the error of a measurement
-# In single steps: a draft that would cost more in vain, with those before it, is not evaluated.
+# In single steps: a draft that is likely to cost more in vain, with those before it, is not evaluated.
 _LARGEST_LOSS, _LOSS_PER_TOKEN = 2.5, 0.01
 _LARGEST_GAIN = 16.0  # that a text which is easy to draft leaves for others
 _ONE_THREAD = 256  # tokens; to attend to more of them, llama.cpp splits them among the threads if one token does it
 _TRIAL_WIDTH = 8  # a wider step, which costs more, is tried after one of this width
 _TRIAL_CHANCE = 0.4  # the share of the tokens of a trial that must be compared, or it shows nothing
 _NEW_SINGLE, _NEW_WIDER, _LONGEST = 0.1, 0.3, 3.0  # weight of the last time in the mean, and its limit beside that
-_FALL = 0.99  # of a cost above the usual one, at each token: it may have been noise
+_REVIEW, _FALL = 64, 0.9  # after so many single steps, costs above the usual one fall so far
+_KERNELS = ("short", "long")  # by which llama.cpp attends to few tokens, and to many
 
 
 class StepCosts:
@@ -36,6 +37,9 @@ class StepCosts:
         self.loss = 0.0  # what drafts have cost in vain, in single steps; negative: what they have gained
         self.debt = 0.0  # what the last trials have cost; the next one waits until that is saved
         self._seconds: dict[tuple[int, str], float] = {}
+        self._costs = {(one, kernel): self._kept_cost(one, kernel) for one in WIDTHS for kernel in _KERNELS}
+        self._exact = {kernel: self._known_exact(kernel) for kernel in _KERNELS}
+        self._n_singles = 0
 
     def observe(self, width: int, kernel: str, seconds: float) -> None:
         """A step of so many tokens took so long."""
@@ -44,32 +48,47 @@ class StepCosts:
         new = min(seconds, _LONGEST * known) if known else seconds  # the machine may have done something else
         self._seconds[width, kernel] = known + (new - known) * share if known else new
         if width == 1:
-            for one in WIDTHS:  # a cost that was measured too high would never be measured again
-                if self.cost(one, kernel) > _usual_cost(one):
-                    self.kept[f"cost {one} {kernel}"] *= _FALL
+            self._n_singles += 1
+            if self._n_singles % _REVIEW == 0:
+                self._review(kernel)
         elif single := self.single(kernel):
-            self.kept[f"cost {width} {kernel}"] = self._seconds[width, kernel] / single
+            self._keep_cost(width, kernel, self._seconds[width, kernel] / single)
+
+    def _review(self, kernel: str) -> None:
+        """A cost that was measured too high would never be measured again: it may have been noise."""
+        for one in WIDTHS:
+            if self.cost(one, kernel) > _usual_cost(one):
+                self._keep_cost(one, kernel, max(self.cost(one, kernel) * _FALL, _usual_cost(one)))
 
     def single(self, kernel: str) -> float:
         """Seconds of a single step; 0 if they are not known."""
         return self._seconds.get((1, kernel), 0.0)
 
     def cost(self, width: int, kernel: str) -> float:
+        return self._costs[width, kernel]
+
+    def _kept_cost(self, width: int, kernel: str) -> float:
         return self.kept.get(f"cost {width} {kernel}", _usual_cost(width))
 
-    def is_exact(self, width: int, kernel: str) -> bool | None:
-        """Whether such a step has the logits of single steps; None if it is not known.
+    def _keep_cost(self, width: int, kernel: str, cost: float) -> None:
+        self._costs[width, kernel] = self.kept[f"cost {width} {kernel}"] = cost
 
-        Kernels for many rows are other ones than those for a few: a step that is exact tells the same of narrower ones.
-        """
-        known = [self.kept.get(f"exact {one} {kernel}") for one in WIDTHS]
-        at = WIDTHS.index(width)
-        if 0.0 in known[: at + 1]:
-            return False
-        return True if 1.0 in known[at:] else None
+    def is_exact(self, width: int, kernel: str) -> bool | None:
+        """Whether such a step has the logits of single steps; None if it is not known."""
+        return self._exact[kernel][width]
 
     def record_exact(self, width: int, kernel: str, is_exact: bool) -> None:
         self.kept[f"exact {width} {kernel}"] = float(is_exact)
+        self._exact[kernel] = self._known_exact(kernel)
+
+    def _known_exact(self, kernel: str) -> dict[int, bool | None]:
+        """By width. Kernels for many rows are other ones than those for a few: a step tells the same of narrower ones
+        if it is exact, and of wider ones if it is not."""
+        known = [self.kept.get(f"exact {one} {kernel}") for one in WIDTHS]
+        return {
+            one: False if 0.0 in known[: at + 1] else (True if 1.0 in known[at:] else None)
+            for at, one in enumerate(WIDTHS)
+        }
 
 
 def _usual_cost(width: int) -> float:
@@ -128,10 +147,9 @@ class Speculation:
             drafter.follow(tokens)
             expected = drafter.expect(most)
             for one in WIDTHS[: bisect_right(WIDTHS, len(expected) + 1)]:
-                gain = (1 + expected[one - 2]) / (
-                    self._costs.cost(one, kernel) + self._drafting_cost(drafter, one - 1, kernel)
-                )
-                is_affordable = self._costs.loss + self._costs.cost(one, kernel) - 1 <= _LARGEST_LOSS
+                cost = self._costs.cost(one, kernel) + self._drafting_cost(drafter, one - 1, kernel)
+                gain = (1 + expected[one - 2]) / cost
+                is_affordable = self._costs.loss + (cost - 1) * (1 - expected[0]) <= _LARGEST_LOSS
                 if gain > best and is_affordable and self._is_exact(one) is not False:
                     best, width, self._drafter = gain, one, drafter
         if not (width and self._drafter) or self._trial:

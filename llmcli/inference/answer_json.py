@@ -159,7 +159,6 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     moves: Annotated[Sequence[tuple[_Count, _Number]], _MAX_ROWS] = ()
     first: _MessageId | None = None  # number of the first message in the prompt, if it did not contain all
     begun: _MessageId | None = None  # number of the answer that this one continues
-    exact_steps: bool = False  # see `Request.exact_steps`; versions before drafts had none
     beside: _Count = 0  # number of other answers in the same context, which may have shared its batches
     drawn: _Count | None = None  # number of tokens sampled, if the answer was stopped
     flushed: bool = False  # whether the text held back at the end was printed, if the answer was stopped
@@ -176,7 +175,7 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def prepare(self, request: Request) -> None:
         """Let a request repeat the answer: its temperature shifts, and where it was stopped."""
         request.live_shift = TemperatureShift(self.moves) if self.moves else None
-        request.max_drawn, request.exact_steps = self.drawn, self.exact_steps
+        request.max_drawn = self.drawn
         if self.drawn == 0:  # it was stopped before its first token
             request.cancellation.set()
 
@@ -242,7 +241,6 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
         moves=tuple(shift.moves) if shift else (),
         first=first,
         begun=continued,
-        exact_steps=answer.request.exact_steps,
         beside=record.beside,
         drawn=None if is_complete else answer.n_drawn,
         flushed=not is_complete and bool(answer.finish_reason),

@@ -75,7 +75,6 @@ class Drafts:
     def begin(self, request: Request) -> Speculation | None:
         """What drafts the tokens of an answer; None where its settings or the memory of the model allow no drafts."""
         mode = request.settings.speculative
-        request.exact_steps |= mode != "off" and request.replay is None
         # A step could go beyond the token at which a recorded answer was stopped.
         if mode == "off" or request.replay is not None or self._model.is_recurrent:
             return None

@@ -307,7 +307,6 @@ class LocalEngine:
         with closing(Context(self.model, replace(request.settings, n_ctx=n_ctx))) as context:
             if manifest.layout and prompt_sha256(tokens) == manifest.prompt_sha256:
                 context.watch([request.cancellation])
-                context.exact_steps = request.exact_steps
                 try:
                     with suppress(AbortedError):  # the answer is cancelled as well
                         yield from context.prefill_as(0, tokens, manifest.layout)

@@ -254,10 +254,10 @@ class GenerationParams:
         check=_reject_empty,
     )
     speculative: str = setting(
-        "off",
+        "auto",
         "Speculative decoding: evaluate several likely tokens in a step, copied from earlier text or guessed by "
-        "--draft-model (auto = where that is faster and rounds as single steps do, on = also where rounding can change "
-        "the text).",
+        "--draft-model (auto = where that is faster and cannot change the text, on = also where rounding can "
+        "change it).",
         choices=("auto", "on", "off"),
     )
     grammar: str | None = setting(

@@ -257,3 +257,7 @@ def test_the_real_machine_has_cores_memory_and_a_cpu() -> None:
     cpu = next(device for device in hardware.devices() if device.kind == "CPU")
     assert cpu.name
     assert cpu.memory_total >= cpu.memory_free >= 0
+
+
+def test_a_build_with_the_rpc_backend_has_a_gpu_only_if_there_is_a_device() -> None:
+    assert hardware.has_gpu() == any(device.kind in ("GPU", "IGPU") for device in hardware.devices())

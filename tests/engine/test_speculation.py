@@ -12,7 +12,6 @@ from llmcli.engine.drafting import DraftModel, PromptLookup, check_vocabulary
 from llmcli.engine.events import Cancellation, Constraint
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import Context
-from llmcli.engine.llama.kernels import imbalance, row_kernels
 from llmcli.engine.llama.model import Model
 from llmcli.engine.scheduler import Scheduler, generate
 from llmcli.engine.speculation import WIDTHS, Speculation, StepCosts
@@ -128,6 +127,13 @@ def test_a_copied_text_is_drafted_from_the_prompt(fresh: MakeContext) -> None:
     assert drafted.timings.draft_n >= drafted.timings.draft_n_accepted > 20
 
 
+@pytest.mark.parametrize("n_tokens", range(7))
+def test_a_prompt_can_be_shorter_than_what_is_looked_up(n_tokens: int) -> None:
+    lookup = PromptLookup()
+    lookup.follow([1, 2, 1, 2, 1, 2][:n_tokens] or [1])
+    assert lookup.propose(1) == ([] if n_tokens < 4 else [1 + n_tokens % 2])
+
+
 def test_the_trace_says_what_was_drafted(fresh: MakeContext) -> None:
     context = fresh(n_ctx=256)
     one = start(context, PROMPT, **REFRAIN)
@@ -165,42 +171,6 @@ def test_a_step_that_rounds_otherwise_is_not_used(tiny: Path) -> None:
     assert drafted.timings.draft_n == 0
     context.close()
     model.close()
-
-
-def test_all_widths_and_thread_counts_round_alike(short_model: Model) -> None:
-    """Over 256 tokens llama.cpp's usual kernels for one token round by the number of threads."""
-    tokens = short_model.vocab.tokenize("A ship left the old harbour. " * 60)[:280]
-
-    found = []
-    for n_threads in (1, 2):
-        context = Context(short_model, ModelParams(n_ctx=512, n_threads=n_threads))
-        context.exact_steps = True
-        if n_threads > 1 and not context._row_kernels:
-            pytest.skip("this llama.cpp has no switch for the kernels")
-        context.prefill(0, tokens[:270])
-        singles = []
-        for token in tokens[270:278]:
-            context.step([(0, token)])
-            singles.append(context.logits_as_bytes(0))
-        for width in (2, 8):
-            context.cut(0, 270)
-            context.extend([(0, token) for token in tokens[270 : 270 + width]], is_draft=True)
-            assert [context.logits_as_bytes(row) for row in range(width)] == singles[:width]
-        found.append(singles)
-        context.close()
-    assert found[0] == found[1]
-
-
-@pytest.mark.parametrize(
-    ("n_heads", "n_threads", "expected"),
-    [(32, 2, 1.0), (9, 2, 10 / 9), (14, 2, 8 / 7), (9, 8, 16 / 9), (32, 6, 9 / 8), (16, 1, 1.0), (0, 4, 1.0)],
-)
-def test_heads_that_fit_the_threads_are_balanced(n_heads: int, n_threads: int, expected: float) -> None:
-    assert math.isclose(imbalance(n_heads, n_threads), expected)
-
-
-def test_kernels_that_leave_threads_idle_are_not_used(short_context: Context) -> None:
-    assert row_kernels(short_context.handle, n_heads=9, n_threads=8) is None
 
 
 # What ends drafts
@@ -252,7 +222,7 @@ def test_a_draft_is_no_longer_than_a_batch(fresh: MakeContext, n_batch: int) -> 
 
 def test_a_cost_that_was_measured_too_high_is_forgotten() -> None:
     costs = StepCosts({"cost 8 short": 30.0})
-    for _ in range(300):
+    for _ in range(2000):
         costs.observe(1, "short", 0.01)
     assert 3.7 <= costs.cost(8, "short") <= 3.9
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from llmcli.engine.events import Batches, Cancellation, Progress, common_prefix
 from llmcli.engine.llama import bindings, hardware, structures
 from llmcli.engine.llama.batches import BLOCK, BatchPlan, SequenceState, check_layout, layout_of, rows_of
-from llmcli.engine.llama.kernels import row_kernels
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError
 
@@ -67,9 +66,6 @@ class Context:
         pool = structures.thread_pool_params(params)
         self._thread_pool = structures.ThreadPool(self.handle, pool) if pool else None
         self.n_cells: int = api.llama_n_ctx_seq(self.handle)  # tokens that the memory of a sequence has room for
-        # Whether a token that is evaluated alone, or with a draft, has results that no draft changes, where possible.
-        self.exact_steps = False
-        self._row_kernels = row_kernels(self.handle, api.llama_model_n_head(model.handle), self.n_threads[0])
         # Of one sequence. llama.cpp rounds it up to a multiple of 256; the limit is the one that was asked for.
         self.n_ctx: int = min(self.n_cells, n_ctx_seq or (params.n_ctx if n_seq_max == 1 else self.n_cells))
         self._memory = api.llama_get_memory(self.handle)
@@ -178,8 +174,7 @@ class Context:
 
         Unlike in `step`, a sequence can have several tokens, in order. Before them stand the `shared` tokens, which are
         the next ones of sequence 0 and of all others up to the last one of `rows`: these must be equal so far. Only the
-        last one of them has logits. There are at most `n_batch` tokens. A draft rounds as tokens that are evaluated
-        alone, where there are kernels for that. Raises as `step`.
+        last one of them has logits. There are at most `n_batch` tokens. Raises as `step`.
         """
         n_shared, n_sharing = len(shared), 1 + max(seq_id for seq_id, _ in rows)
         new = {seq_id: [*shared] for seq_id in (range(n_sharing) if shared else (seq_id for seq_id, _ in rows))}
@@ -194,12 +189,12 @@ class Context:
             new[seq_id].append(token)
         self._batch_seq_id, n = -1, n_shared + len(rows)
         try:
-            self._decode(n, [*new], is_draft)
+            self._decode(n, [*new])
         finally:
             self._batch.n_seq_ids[:n_shared] = [1] * n_shared
         for seq_id, tokens in new.items():
             self._evaluated[seq_id] += tokens
-            # A draft rounds as tokens that are evaluated alone, so that it can be replayed as these.
+            # A replay does without drafts: it evaluates these tokens one by one.
             self._rows[seq_id] += [1] * len(tokens) if is_draft else [n, *[0] * (len(tokens) - 1)]
         if shared:
             self._check_logits(n_shared - 1, 0)
@@ -379,9 +374,7 @@ class Context:
             self.cut(seq_id)  # no later answer may attend to what is NaN too
             raise self.not_a_number()
 
-    def _decode(self, n: int, seq_ids: list[int], is_draft: bool = False) -> None:
-        if self._row_kernels:
-            self._row_kernels.use(self.exact_steps and (n == 1 or is_draft))
+    def _decode(self, n: int, seq_ids: list[int]) -> None:
         # The flag is cleared before the question: a `set` in another thread is seen here, or writes to the flag later.
         self._abort_flag[0] = b"\0"
         if any(one.is_set() for one in self._watched):

@@ -108,9 +108,14 @@ def uses_openmp() -> bool:
 
 
 def has_gpu() -> bool:
-    """Whether layers can be offloaded: to a GPU of this machine, or to an RPC server that was added."""
-    # Not `llama_supports_gpu_offload`, which is true for each build with the RPC backend.
-    return any(_kind_of(handle) in ("GPU", "IGPU") for handle in device_handles())
+    """Whether the installed llama.cpp build can offload layers to a GPU of this machine, or of an RPC server in use.
+
+    `llama_supports_gpu_offload` is true in every build with the RPC backend, also without a server.
+    """
+    bindings.load()
+    by_type = bindings.ggml().ggml_backend_dev_by_type
+    by_type.restype, by_type.argtypes = ctypes.c_void_p, [ctypes.c_int]
+    return any(by_type(number) for number, kind in _KINDS.items() if kind in ("GPU", "IGPU"))
 
 
 def usable_cores() -> int:
