@@ -11,11 +11,12 @@ from time import monotonic, sleep
 from typing import Any
 
 from llmcli.engine.llama import bindings, hardware, rpc
-from llmcli.errors import ExitStatus
+from llmcli.errors import ExitStatus, UsageError
 from llmcli.inference.rpc_servers import RpcServer, RpcServerError, WrongServerError, ask_server
 from llmcli.params.model import ModelParams, RpcAddress, read_rpc
 from llmcli.text import ellipsize
 
+_MOST_SERVERS = 16  # llama.cpp, LLAMA_MAX_DEVICES
 _START = 30.0  # seconds for ssh and the start of the other side
 _PAUSE = 0.1  # seconds between two tries
 _END = 2.0  # seconds for the other side to end
@@ -30,7 +31,7 @@ _watches: list[object] = []
 def open_servers(settings: ModelParams) -> Iterator[Sequence[RpcServer]]:
     """The RPC servers of the settings, checked; tunnels are open within this block. Raises RpcServerError."""
     with ExitStack() as stack:
-        yield [_open(name, settings.rpc_timeout, stack) for name in settings.rpc]
+        yield [_open(name, settings.rpc_timeout, stack) for name in dict.fromkeys(settings.rpc)]
 
 
 def memory_with_servers(settings: ModelParams, warn: Callable[[str, str], object]) -> int:
@@ -54,7 +55,10 @@ def connect(settings: ModelParams) -> None:
         return
     if not rpc.is_supported():
         raise rpc.unsupported_error()
-    found = [_open(name, settings.rpc_timeout, _opened) for name in settings.rpc if name not in _added]
+    names = dict.fromkeys(settings.rpc)
+    if len(names) > _MOST_SERVERS:
+        raise UsageError(f"rpc names {len(names)} servers, and llama.cpp has at most {_MOST_SERVERS} devices")
+    found = [_open(name, settings.rpc_timeout, _opened) for name in names if name not in _added]
     if not _watches:
         from llmcli.engine.llama.rpc_watch import Watch  # few processes need it
 

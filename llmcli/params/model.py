@@ -88,7 +88,6 @@ def _check_endpoint(text: str | None) -> str | None:
 _RPC = re.compile(
     r"(?P<ssh>ssh://)?(?:(?P<user>[\w.][\w.@-]*)@)?(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*)(?::(?P<port>\d{1,5}))?/?"
 )
-_MOST_SERVERS = 16  # llama.cpp, GGML_RPC_MAX_SERVERS
 
 
 @dataclass(frozen=True)
@@ -118,9 +117,7 @@ def split_rpc(texts: tuple[str, ...]) -> tuple[str, ...]:
     found = tuple(one.strip() for text in texts for one in text.split(",") if one.strip())
     for text in found:
         read_rpc(text)
-    if len(found) > _MOST_SERVERS:
-        raise InvalidValueError(f"at most {_MOST_SERVERS} servers")
-    return tuple(dict.fromkeys(found))
+    return found
 
 
 @settings_group("Loading and devices")
