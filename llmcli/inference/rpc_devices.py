@@ -8,13 +8,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from time import monotonic, sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.llama import bindings, hardware, rpc
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.inference.rpc_servers import RpcServer, RpcServerError, WrongServerError, ask_server
 from llmcli.params.model import ModelParams, RpcAddress, read_rpc
 from llmcli.text import ellipsize
+
+if TYPE_CHECKING:
+    from llmcli.engine.llama.rpc_watch import Watch
 
 _MOST_SERVERS = 16  # llama.cpp, LLAMA_MAX_DEVICES
 _START = 30.0  # seconds for ssh and the start of the other side
@@ -24,7 +27,7 @@ _PORTS = range(49152, 65536)  # nobody registers those
 _SSH_FAILED, _NOT_FOUND = 255, 127  # exit statuses of ssh, and of a shell without the command
 _added: dict[str, RpcServer] = {}  # whose devices llama.cpp has
 _opened = ExitStack()  # their tunnels
-_watches: list[object] = []
+_watches: list["Watch"] = []
 
 
 @contextmanager
@@ -62,10 +65,16 @@ def connect(settings: ModelParams) -> None:
     if not _watches:
         from llmcli.engine.llama.rpc_watch import Watch  # few processes need it
 
-        _watches.append(Watch(settings.rpc_timeout, lambda: _end(settings.rpc_timeout)))
+        _watches.append(Watch(settings.rpc_timeout, _end))
     for server in found:
         rpc.add_server(server.address)
         _added[server.name] = server
+
+
+def hurry() -> None:
+    """Whoever has asked for the answer wants no more of it: end this process soon, if it waits for a server."""
+    for watch in _watches:
+        watch.hurry()
 
 
 def disconnect() -> None:
@@ -73,9 +82,9 @@ def disconnect() -> None:
     _opened.close()
 
 
-def _end(seconds: float) -> None:
+def _end(waited: float) -> None:
     bindings.end_process(
-        f"an RPC server gave no sign of life for {seconds:g} s",
+        f"an RPC server gave no sign of life for {waited:.0f} s",
         "raise --rpc-timeout or lower --ubatch-size if it is slow; else look at it",
         ExitStatus.NETWORK,
     )

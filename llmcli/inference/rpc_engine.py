@@ -173,6 +173,8 @@ class RpcProcess:
             if _ANY in message and _STALLED not in message:
                 return RpcGoneError(f"a part of the model is lost: {reason}", f"start it again; {_ANEW}")
             message = message.replace(_ANY, f"the RPC server {name}")
+        if len(self._names) == 1:
+            message = message.replace(_ANY, f"the RPC server {self._names[0]}")
         return RpcGoneError(message, "; ".join(filter(None, [hint, _ANEW])))
 
     def _lost_servers(self) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import threading
-from multiprocessing.connection import Listener
+from multiprocessing.connection import Connection, Listener
+from typing import Any
 
 from llmcli.engine.llama import bindings
 from llmcli.errors import LlmcliError
@@ -44,8 +45,22 @@ def main() -> None:
 
         threading.Thread(target=load, daemon=True).start()
         while True:
-            connection = listener.accept()
+            connection = _Hurrying(listener.accept())
             threading.Thread(target=host.serve, args=(connection,), daemon=True).start()
+
+
+class _Hurrying:
+    """A connection on which a cancellation is seen at once: llama.cpp cannot be stopped while it waits for a server."""
+
+    def __init__(self, connection: "Connection[Any, Any]") -> None:
+        self.send_bytes, self.poll, self.close = connection.send_bytes, connection.poll, connection.close
+        self._receive = connection.recv_bytes
+
+    def recv_bytes(self) -> bytes:
+        data = self._receive()
+        if data[2:].startswith((b"cancel", b"leave")):  # msgpack: the first key of a map, after two bytes
+            rpc_devices.hurry()
+        return data
 
 
 def _wait_for_end() -> None:

@@ -54,6 +54,7 @@ def test_a_model_of_the_processor_alone_has_no_shares() -> None:
     assert read_split([]) == ()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the connections of a process")
 def test_connections_are_those_of_tcp_with_their_bytes() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as one:
         other, _ = listener.accept()
@@ -73,7 +74,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     for name in rpc_watch._REMOTE:
         monkeypatch.setattr(api, name, sleep, raising=False)
     monkeypatch.setattr(rpc_watch, "_TICK", 0.05)
-    Watch(0.5, stalled.set)
+    Watch(0.5, lambda _waited: stalled.set())
     return stalled
 
 
@@ -91,6 +92,21 @@ def test_short_calls_one_after_the_other_are_no_stall(watched: threading.Event) 
     for _ in range(20):
         bindings.load().llama_decode(0.04)
     assert not watched.is_set()
+
+
+def test_a_call_that_nobody_wants_may_wait_for_a_short_time_only(
+    watched: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_watch, "HURRY", 0.2)
+    stalled = threading.Event()
+    watch = Watch(60, lambda _waited: stalled.set())
+    thread = threading.Thread(target=bindings.load().llama_decode, args=(1.5,))
+    thread.start()
+    sleep(0.3)
+    assert not stalled.is_set()
+    watch.hurry()
+    assert stalled.wait(20)
+    thread.join()
 
 
 def test_time_between_calls_does_not_count(watched: threading.Event) -> None:

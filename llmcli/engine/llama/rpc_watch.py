@@ -15,6 +15,7 @@ from typing import Any
 from llmcli.engine.llama import bindings
 
 _TICK = 0.25  # seconds between two looks at a call
+HURRY = 10.0  # seconds that a call may go on whose result nobody wants
 _LEAST_CPU = 0.01  # share of a core: a call that computes uses more, one that waits uses less
 _ACKNOWLEDGED = 120  # offset of the bytes that were acknowledged, then received: linux/tcp.h, `tcp_info`
 _TCP_INFO = 11  # linux/tcp.h
@@ -22,9 +23,9 @@ _TCP_INFO = 11  # linux/tcp.h
 _REMOTE = (
     *("llama_model_load_from_splits", "llama_model_free", "llama_init_from_model", "llama_free"),
     *("llama_decode", "llama_encode", "llama_synchronize", "llama_get_logits", "llama_get_logits_ith"),
-    *("llama_get_embeddings", "llama_get_embeddings_ith", "llama_get_embeddings_seq", "llama_sampler_sample"),
-    *("llama_memory_clear", "llama_memory_seq_rm", "llama_memory_seq_cp", "llama_memory_seq_add"),
-    *("llama_state_seq_get_size_ext", "llama_state_seq_get_data_ext", "llama_state_seq_set_data_ext"),
+    *("llama_get_embeddings", "llama_get_embeddings_ith", "llama_get_embeddings_seq", "llama_memory_clear"),
+    *("llama_memory_seq_rm", "llama_memory_seq_cp", "llama_state_seq_get_size", "llama_state_seq_get_data"),
+    *("llama_state_seq_set_data", "llama_state_seq_save_file", "llama_state_seq_load_file"),
 )
 
 
@@ -58,20 +59,25 @@ def _bytes_moved(one: socket.socket) -> int:
 
 
 class Watch:
-    """Calls `on_stall` when one call of llama.cpp goes on for `seconds` without a sign of life.
+    """Calls `on_stall`, with the seconds, when a call of llama.cpp goes on for `seconds` without a sign of life.
 
     A sign of life is a byte on a connection, or work of this process: then the call computes here. Time in which this
     process is stopped, as by a laptop that sleeps, does not count.
     """
 
-    def __init__(self, seconds: float, on_stall: Callable[[], object]) -> None:
+    def __init__(self, seconds: float, on_stall: Callable[[float], object]) -> None:
         self._seconds, self._on_stall = seconds, on_stall
         self._calls: set[object] = set()
+        self._unwanted: set[object] = set()  # those whose result nobody wants
         api = bindings.load()
         for name in _REMOTE:
             if hasattr(api, name):
                 setattr(api, name, self._watched(api, name))
         threading.Thread(target=self._run, daemon=True).start()
+
+    def hurry(self) -> None:
+        """Nobody wants the result of the calls that go on: wait for a short time only."""
+        self._unwanted = self._calls.copy()
 
     def _watched(self, api: ModuleType, name: str) -> Callable[..., Any]:
         function, calls = getattr(api, name), self._calls
@@ -90,7 +96,7 @@ class Watch:
     def _run(self) -> None:
         known: set[object] = set()
         waited, sign, pause = 0.0, (0.0, 0), threading.Event()
-        while waited < self._seconds:
+        while waited < (min(self._seconds, HURRY) if known & self._unwanted else self._seconds):
             begin = monotonic()
             pause.wait(_TICK)
             elapsed, calls = monotonic() - begin, self._calls.copy()
@@ -102,4 +108,4 @@ class Watch:
             is_alive = moved != sign[1] or cpu - sign[0] > _LEAST_CPU * elapsed
             waited = 0.0 if is_alive else waited + min(elapsed, 2 * _TICK)
             sign = cpu, moved
-        self._on_stall()
+        self._on_stall(waited)
