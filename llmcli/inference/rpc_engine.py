@@ -165,8 +165,11 @@ class RpcProcess:
         return self._failure
 
     def _find_failure(self) -> EngineGoneError:
-        self._errors.seek(0)
-        found = _ERROR.findall(self._errors.read().decode("utf-8", "replace"))
+        written = b""
+        if not self._errors.closed:
+            self._errors.seek(0)
+            written = self._errors.read()
+        found = _ERROR.findall(written.decode("utf-8", "replace"))
         message, hint = found[-1] if found else ("", "")
         message = message or f"the process of the model has ended with status {self._process.returncode}"
         for name, reason in self._lost_servers():
@@ -194,3 +197,4 @@ class RpcProcess:
                 with suppress(OSError):
                     stream.close()
         end_process(self._process)
+        self._errors.close()

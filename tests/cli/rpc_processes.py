@@ -67,7 +67,8 @@ class RpcServe:
                 break
         else:
             raise AssertionError("".join(self.log))
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stderr
@@ -82,6 +83,7 @@ class RpcServe:
     def __exit__(self, _kind: type | None, _error: BaseException | None, _where: TracebackType | None) -> None:
         self.process.kill()
         self.process.wait()
+        self._reader.join()
         if self.process.stderr:
             self.process.stderr.close()
 
