@@ -121,17 +121,19 @@ class ChatController:
             self._prompt_builder = PromptBuilder(engine)
         return self._prompt_builder
 
-    def keep_context(self) -> None:
-        """Store the evaluated conversation on disk, if the session is there too."""
+    def keep_context(self) -> Sequence[str]:
+        """Store the evaluated conversation on disk, if the session is there too; returns what was done."""
         if self.engine and self.session.is_saved and self.settings.kv_cache:
-            self.engine.keep_context(self.session.name)
+            return self.engine.keep_context(self.session.name)
+        return ()
 
-    def close_model(self) -> None:
-        """Store the context and free the model; the next `load_model` loads it again."""
-        self.keep_context()
+    def close_model(self) -> Sequence[str]:
+        """Store the context and free the model, which the next `load_model` loads again; returns what was done."""
+        done = self.keep_context()
         if self.loading:
             self.loading.close()
         self.loading = self._resolved = self._prompt_builder = None
+        return done
 
     # The settings
 

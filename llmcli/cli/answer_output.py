@@ -113,7 +113,7 @@ def _report(answer: "Answer", heat: Measure | None, stats: bool) -> int:
             f"prompt {t['prompt_n']} tokens, {t['prompt_per_second']:.1f} tokens/s | "
             f"generated {t['predicted_n']} tokens, {t['predicted_per_second']:.1f} tokens/s | "
             f"first token {t['ttft_ms'] / 1e3:.2f} s (model {t['load_ms'] / 1e3:.2f} s) | "
-            f"{draft_facts(t) + ' | ' if t.get('draft_n') else ''}"
+            f"{drafts + ' | ' if (drafts := draft_facts(t)) else ''}"
             f"end: {reason} | seed {settings.seed}",
             always=stats,
         )

@@ -18,6 +18,7 @@ from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, re
 from llmcli.text import format_duration
 from llmcli.ui.terminal.cells import first_that_fits
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.interrupt import exit_on_signal
 from llmcli.ui.terminal.output import print_line
 from llmcli.ui.terminal.progress import ProgressLine
 
@@ -97,26 +98,23 @@ def bench(
     cases, tests = _plan(target, in_force.settings, vary or [], lengths, search or save)
     print_settings(in_force)
     status, found = ProgressLine(), None
-    with open_model(target, in_force.settings, status, can_be_warm=False) as (engine, cancellation):
-        assert isinstance(engine, LocalEngine)
-        console.warn_all([], engine.remark)
-        report = _reporter(status)
-        benchmark = Benchmark(engine, cases, tests, repetitions, report)
-        benchmark.run(cancellation)
-        if (search or save) and not cancellation.is_set():
-            found = _search(engine, resolved, cancellation, report)
-        status.clear()
-    if found and found.is_busy:
-        console.warn("other programs use the processors: at rest, other settings may be faster")
-    save &= found is not None and not found.is_busy
-    failures = [*benchmark.failures]
-    if found and save:
+    with exit_on_signal(defer=True):  # what is measured is printed, as after Ctrl-C
+        with open_model(target, in_force.settings, status, can_be_warm=False) as (engine, cancellation):
+            assert isinstance(engine, LocalEngine)
+            console.warn_all([], engine.remark)
+            report = _reporter(status)
+            benchmark = Benchmark(engine, cases, tests, repetitions, report)
+            benchmark.run(cancellation)
+            if (search or save) and not cancellation.is_set():
+                found = _search(engine, resolved, cancellation, report)
+            status.clear()
+        failures = [*benchmark.failures]
         try:
-            fastest_settings.save(data_dir(), target.file.path, found.values)
+            save = _keep(target, found, save) if found else False
         except LlmcliError as error:  # what was measured is printed all the same
             save = False
             failures.append(error)
-    _print(benchmark, found, save, forms)
+        _print(benchmark, found, save, forms)
     for failure in failures:
         console.error(str(failure), failure.hint)
     if cancellation.is_set():
@@ -180,6 +178,18 @@ def _search(
 
     chosen = {key for key, origin in resolved.origins.items() if origin != "default"}
     return Search(engine, resolved.settings, chosen, cancellation, report).run()
+
+
+def _keep(target: "ResolvedModel", found: "Found", is_wanted: bool) -> bool:
+    """Keep what was found, if that is wanted and can be trusted; returns whether it is. Raises DiskError."""
+    from llmcli.inference import fastest_settings
+
+    if found.is_busy:
+        kept = "--save keeps nothing, because " if is_wanted else ""
+        console.warn(f"other programs use the processors: {kept}at rest, other settings may be faster")
+    elif is_wanted:
+        fastest_settings.save(data_dir(), target.file.path, found.values)
+    return is_wanted and not found.is_busy
 
 
 def _print(benchmark: "Benchmark", found: "Found | None", is_saved: bool, forms: Sequence[str]) -> None:

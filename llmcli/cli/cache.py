@@ -12,9 +12,9 @@ from llmcli.errors import ExitStatus, UsageError
 from llmcli.inference.state_file import read_header
 from llmcli.inference.state_store import StateStore, is_of_session
 from llmcli.params.settings import Layer
-from llmcli.text import format_age, format_size, plural, sanitize
+from llmcli.text import format_age, format_duration, format_size, plural, sanitize
 from llmcli.ui.terminal.console import can_ask, confirm, console
-from llmcli.ui.terminal.output import print_json, print_line, print_rows
+from llmcli.ui.terminal.output import print_facts, print_json, print_rows
 
 _MIB = 1 << 20
 
@@ -24,7 +24,7 @@ class _Stored:
     """A stored context, as it is shown."""
 
     model: str
-    session: str | None  # None: the beginning of a prompt, which belongs to no session
+    session: str | None  # None: the beginning of a prompt, which belongs to no session; "" is not here any more
     tokens: int
     size: int
     seconds: float  # that it took to evaluate
@@ -46,10 +46,10 @@ def list_states(as_json: Json = False) -> None:
     rows = [
         (
             sanitize(one.model),
-            one.session or "",
+            "(deleted)" if one.session == "" else one.session or "",
             str(one.tokens),
             format_size(one.size),
-            f"{one.seconds:.1f} s",
+            _time(one.seconds),
             format_age(one.used),
         )
         for one in found
@@ -67,14 +67,20 @@ def show_statistics(as_json: Json = False) -> None:
         print_json(totals, indent=None)
         return
     of_sessions = f"{plural(n_sessions, 'session')}, {plural(len(found) - n_sessions, 'beginning')} of prompts"
-    print_line(f"{plural(len(found), 'context')} ({of_sessions}), {plural(tokens, 'token')}")
-    print_line(
-        f"{format_size(size)} of at most {format_size(limit)}" if limit else f"{format_size(size)}; storing is off"
+    of_limit = f"of at most {format_size(limit)}" if limit else "(storing is off)"
+    print_facts(
+        [
+            ("contexts", f"{len(found)} ({of_sessions})"),
+            ("tokens", str(tokens)),
+            ("size", f"{format_size(size)} {of_limit}"),
+            ("saves", _time(sum(one.seconds for one in found))),
+        ]
     )
 
 
 def clear_states(yes: Annotated[bool, Option("--yes", "-y", help="Delete without confirmation.")] = False) -> int:
     states = StateStore(0)
+    states.check()
     entries = states.entries()
     size = format_size(sum(entry.size for entry in entries))
     if entries and not yes:
@@ -86,10 +92,15 @@ def clear_states(yes: Annotated[bool, Option("--yes", "-y", help="Delete without
     return ExitStatus.OK
 
 
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 100 else format_duration(seconds)
+
+
 def _stored() -> list[_Stored]:
     """All sound states, the last used first; of a session that is not here any more, the name is empty."""
-    names, found = store.names(), []
-    for entry in sorted(StateStore(0).entries(), key=lambda one: one.used, reverse=True):
+    names, found, states = store.names(), [], StateStore(0)
+    states.check()
+    for entry in sorted(states.entries(), key=lambda one: one.used, reverse=True):
         if stored := read_header(entry.path):
             session = next((name for name in names if is_of_session(entry.path, name)), "")
             model = str(stored.identity.get("name", ""))

@@ -288,8 +288,10 @@ def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Char
                 console.note(f"saved as {controller.session.name!r}; `llmcli chat --continue` resumes it")
             return status
         finally:
-            controller.close_model()
+            done = controller.close_model()
             controller.session.close()
+            for line in done:
+                console.detail(line)
 
 
 def _show_details(chat: "ChatApp") -> None:

@@ -19,6 +19,9 @@ _KEYS = (4, 2)  # tokens that must agree before a place is copied from, the best
 _PRIOR, _PRIOR_DRAWS = (0.3, 0.5, 0.6, 0.75, 0.85, 0.92), 6
 PRIOR_OF_MODEL = 0.7
 _FADING = 0.985  # of what was seen, at each draw
+# Of a token, in steps of one token: what drafts save, and what a token of a prompt takes. Both are careful guesses.
+_SAVING, _READING = 0.3, 0.3
+_FEW = 32  # tokens that are read between two drafts
 _MAX_PADDING = 128  # tokens without a text that models of one family have at the end
 _SYNC = 4  # tokens copied in succession after which one that differs counts as replaced
 
@@ -26,13 +29,14 @@ _SYNC = 4  # tokens copied in succession after which one that differs counts as 
 class Drafter(Protocol):
     """Proposes the next tokens of one text."""
 
-    seconds: float  # that a proposed token takes
-
     def follow(self, tokens: Sequence[int]) -> None:
         """Look at the text as it is now: most often it has grown by some tokens."""
 
     def expect(self, count: int) -> Sequence[float]:
         """How many of 1, 2, ... proposed tokens will be right, on average; empty where it has none."""
+
+    def cost(self, count: int, single: float) -> float:
+        """How long a proposal of so many tokens takes, in steps of the target, one of which takes `single` seconds."""
 
     def propose(self, count: int) -> list[int]:
         """At most `count` tokens."""
@@ -60,8 +64,6 @@ class PromptLookup:
     What it would have proposed is compared with each token that is drawn, so that it knows its chances before anything
     is evaluated. A token costs two look-ups in a dictionary.
     """
-
-    seconds = 0.0
 
     def __init__(self, chances: "Chances | None" = None) -> None:
         """`chances` are those of earlier texts, which are updated."""
@@ -132,6 +134,9 @@ class PromptLookup:
         kinds = [first, *(min(max(self._run + more, 2), len(rates) - 1) for more in range(1, count))]
         return list(accumulate(accumulate((rates[kind] for kind in kinds), mul)))
 
+    def cost(self, *_args: float) -> float:
+        return 0.0
+
     def propose(self, count: int) -> list[int]:
         if self._at < 0:
             return []
@@ -143,39 +148,62 @@ class PromptLookup:
 
 
 class DraftModel:
-    """A smaller model with the same vocabulary, whose likeliest tokens are proposed."""
+    """A smaller model with the same vocabulary, whose likeliest tokens are proposed.
+
+    It has to read the prompt first. That begins when the answer has so many tokens that as many more would pay it.
+    """
 
     def __init__(
-        self, context_of: Callable[[int], Context], cancellation: Cancellation, chances: Chances | None = None
+        self,
+        context_of: Callable[[int], Context],
+        cancellation: Cancellation,
+        chances: Chances | None = None,
+        share: float = 0.0,
+        n_read: Callable[[Sequence[int]], int] = lambda _tokens: 0,
     ) -> None:
-        """`context_of` gives a context of the model with room for so many tokens."""
+        """`context_of` gives a context of the model with room for so many tokens, and `n_read` tells how many of some
+        tokens it has read. `share` is the size of the model beside that of the target.
+        """
         self._context_of, self._cancellation = context_of, cancellation
         api = bindings.load()
         self._greedy = bindings.OwnedSampler(api.llama_sampler_init_greedy())
         self._sample = api.llama_sampler_sample
         self._tokens: Sequence[int] = ()
-        self.seconds = 0.0
+        self._n_read = n_read
+        self._n_first = self._n_unread = 0  # tokens before the answer, and those of them that are to be read
+        self._share, self._seconds = share, 0.0  # of a token; 0 if it is not known
         self._chances = chances or Chances((PRIOR_OF_MODEL,))
 
     def follow(self, tokens: Sequence[int]) -> None:
         self._tokens = tokens
+        if not self._n_first:
+            self._n_first = len(tokens)
+            self._n_unread = len(tokens) - self._n_read(tokens)
 
     def expect(self, count: int) -> Sequence[float]:
+        n_new = len(self._tokens) - self._n_first
+        if _SAVING * n_new < _READING * self._share * self._n_unread:
+            return ()
         return list(accumulate(self._chances.rates[0] ** n for n in range(1, count + 1)))
+
+    def cost(self, count: int, single: float) -> float:
+        each = self._seconds / single if self._seconds and single else self._share
+        return each * (count + 1)  # and what was drawn since the last proposal
 
     def propose(self, count: int) -> list[int]:
         context, drafted = self._context_of(len(self._tokens) + count), list[int]()
         context.watch([self._cancellation])
+        begin = perf_counter()
         with suppress(AbortedError, ContextOverflowError):  # the target model meets the same, and says so
-            context.prefill(0, self._tokens)
-            begin = perf_counter()  # the prompt is read once, for all drafts
+            n_read = context.prefill(0, self._tokens)
             while True:
                 drafted.append(self._sample(self._greedy.pointer, context.handle, -1))
                 if len(drafted) == count:
                     break
                 context.step([(0, drafted[-1])])
-            if count > 1:
-                self.seconds = (perf_counter() - begin) / (count - 1)
+            if n_read <= _FEW:  # else it has read the prompt, once for all drafts
+                self._seconds = (perf_counter() - begin) / (count + 1)
+        self._n_unread = 0
         return drafted
 
     def learn(self, n_drafted: int, n_accepted: int) -> None:

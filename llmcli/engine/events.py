@@ -210,6 +210,7 @@ class Timings:
     draft_n_accepted: int = 0
     draft_steps: int = 0  # in which they were evaluated
     draft_saved_ms: float = 0.0  # beside steps of one token
+    draft_n_held: int = 0  # tokens that a draft would have had right, but it might have changed the text
 
     @property
     def draft_gain(self) -> float:

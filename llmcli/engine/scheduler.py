@@ -205,6 +205,7 @@ class Scheduler:
             one.timings.predicted_ms += shared_ms + now_ms() - start
         if len(ready) == 1 and ready[0].speculation:
             ready[0].speculation.observe_token(ready[0].tokens[-1])
+            ready[0].timings.draft_n_held = ready[0].speculation.n_held
         return events
 
     def _draft(self, generation: Generation) -> list[int]:

@@ -129,6 +129,8 @@ class Speculation:
         self._drafter: Drafter | None = None  # of the last draft
         self._trial: _Trial | None = None
         self.is_trial = False  # whether the last draft is only to be compared
+        self._expected = -1  # the token that a draft would have had next, had it been allowed
+        self.n_held = 0  # such tokens that were drawn
 
     def draft(self, tokens: Sequence[int], limit: int) -> list[int]:
         """At most `limit` tokens to evaluate after the last one of `tokens`; empty for a step of one.
@@ -138,20 +140,27 @@ class Speculation:
         relief = _LOSS_PER_TOKEN * max(len(tokens) - self._n_tokens, 0) if self._n_tokens else 0.0
         self._costs.loss = max(self._costs.loss - relief, -_LARGEST_GAIN)
         self._costs.debt = max(self._costs.debt - relief, 0.0)
-        self._n_tokens = len(tokens)
-        if limit < 1 or self._is_exact(WIDTHS[0]) is False:
+        self._n_tokens, self._expected = len(tokens), -1
+        if limit < 1:
             return []
         kernel = _kernel(self._n_tokens)
         best, width, most = _LEAST_GAIN, 0, min(limit, WIDTHS[-1] - 1)
+        held: Drafter | None = None
         for drafter in self._drafters:
             drafter.follow(tokens)
             expected = drafter.expect(most)
             for one in WIDTHS[: bisect_right(WIDTHS, len(expected) + 1)]:
-                cost = self._costs.cost(one, kernel) + self._drafting_cost(drafter, one - 1, kernel)
+                cost = self._costs.cost(one, kernel) + drafter.cost(one - 1, self._costs.single(kernel))
                 gain = (1 + expected[one - 2]) / cost
                 is_affordable = self._costs.loss + (cost - 1) * (1 - expected[0]) <= _LARGEST_LOSS
-                if gain > best and is_affordable and self._is_exact(one) is not False:
+                if gain <= best or not is_affordable:
+                    continue
+                if self._is_exact(one) is False:
+                    held = drafter if not drafter.cost(1, 1.0) else held  # to know what it would say is free
+                else:
                     best, width, self._drafter = gain, one, drafter
+        if not width and held:
+            self._expected = held.propose(1)[0]
         if not (width and self._drafter) or self._trial:
             return []
         self.is_trial = self._is_exact(width) is None
@@ -176,19 +185,14 @@ class Speculation:
             return False
         return self._costs.is_exact(width, kernel)
 
-    def _drafting_cost(self, drafter: Drafter, n_tokens: int, kernel: str) -> float:
-        single = self._costs.single(kernel)
-        return drafter.seconds * n_tokens / single if single else 0.0
-
     def observe(self, n_drafted: int, n_accepted: int, seconds: float) -> float:
         """A drafted step took so long; returns the seconds that it saved."""
         width, costs, drafter, kernel = n_drafted + 1, self._costs, self._drafter, _kernel(self._n_tokens)
         assert drafter
         costs.observe(width, kernel, seconds)
         drafter.learn(n_drafted, n_accepted)
-        seconds += drafter.seconds * n_drafted
         single = costs.single(kernel) or seconds / costs.cost(width, kernel)
-        saved = (1 + n_accepted) * single - seconds
+        saved = (1 + n_accepted - drafter.cost(n_drafted, single)) * single - seconds
         if single:
             costs.loss = max(costs.loss - saved / single, -_LARGEST_GAIN)
             costs.debt = max(costs.debt - max(saved / single, 0.0), 0.0)
@@ -206,6 +210,7 @@ class Speculation:
 
     def observe_token(self, token: int) -> None:
         """The token that was drawn after `observe_single`."""
+        self.n_held += token == self._expected
         if self._trial:
             self._end_trial(self._trial.follow(token))
 

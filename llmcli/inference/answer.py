@@ -202,6 +202,8 @@ class Answer:
         values |= {"ttft_ms": self._waited_ms + t.ttft_ms, "load_ms": self.engine.load_ms}
         if t.draft_n:
             values |= {name: getattr(t, name) for name in ("draft_n", "draft_n_accepted", "draft_gain")}
+        if t.draft_n_held:
+            values["draft_n_held"] = t.draft_n_held
         return {name: round(value, 3) for name, value in values.items()}
 
 

@@ -35,8 +35,8 @@ _MIB = 1 << 20
 _N_PROMPTS, _MOST_SHARED = 8, 64  # prompts that are compared with later ones, and what they may share
 _N_STORED = 4  # beginnings that are stored at a time
 # Tokens at the end of a prompt that another question may not share. A memory that cannot remove tokens has none of them
-# in its state.
-_QUESTION = 128
+# in its state; only the fewer of a short question, where much more would be missing.
+_QUESTION, _SHORT_QUESTION = 128, 64
 
 
 class ContextStates:
@@ -50,7 +50,7 @@ class ContextStates:
         self._log: list[str] = []  # what was done, in words
         self._prompts: list[Sequence[int]] = []  # the last ones, each once
         self._shared: Counter[tuple[int, ...]] = Counter()  # beginnings of several prompts
-        self._seconds_per_token = 0.0  # of the restored state
+        self._restored = (0, 0.0)  # tokens of restored states, and the seconds that their evaluation took
 
     @cached_property
     def _store(self) -> "StateStore":
@@ -92,7 +92,7 @@ class ContextStates:
         if len(tokens) - context.evaluated(tokens, seq_id) >= self._n_least:
             self._restore_best(context, seq_id, tokens)
         if is_first and not (context.can_cut or self.is_conversation):
-            context.snapshot_at = context.plan.last_end(tokens, len(tokens) - _QUESTION)
+            context.snapshot_at = self._question_begin(context, tokens)
 
     def _note_prompt(self, tokens: Sequence[int]) -> None:
         for other in self._prompts:
@@ -107,8 +107,10 @@ class ContextStates:
 
     def _restore_best(self, context: Context, seq_id: int, tokens: Sequence[int]) -> None:
         """Restore the state that has most of a prompt; of those that are damaged, none has an effect."""
-        n_evaluated = context.evaluated(tokens, seq_id)
-        for n_usable, stored in self._usable_states(context, tokens):
+        n_evaluated, states = context.evaluated(tokens, seq_id), self._usable_states(context, tokens)
+        if not states and len(self._prompts) == 1:
+            self._explain(context, tokens)
+        for n_usable, stored in states:
             if n_usable - n_evaluated < self._n_least:
                 return
             begin = perf_counter()
@@ -117,9 +119,20 @@ class ContextStates:
                     context.cut(seq_id, n_usable)
                 took = (perf_counter() - begin) * 1e3
                 self._log.append(f"restored {n_usable} tokens of the context in {took:.0f} ms")
-                self._seconds_per_token = stored.seconds / len(stored.tokens)
+                n_known, seconds = self._restored
+                seconds += stored.seconds * n_usable / len(stored.tokens)
+                self._restored = n_known + n_usable, seconds
                 return
             n_evaluated = context.evaluated(tokens, seq_id)
+
+    def _explain(self, context: Context, tokens: Sequence[int]) -> None:
+        """Say in the log which settings keep a stored state from its use."""
+        from llmcli.inference.state_store import differences
+
+        identity = self._identity(context)
+        found = [differences(other.identity, identity) for other in self._store.find_others(identity, tokens)]
+        if reasons := min((one for one in found if "model" not in one), key=len, default=None):
+            self._log.append(f"a stored context is of other settings, and is not used: {', '.join(reasons)}")
 
     def _load(self, context: Context, seq_id: int, stored: "StoredState") -> bool:
         """Make a sequence that of a stored state, or remove the state: it is damaged, or of another llama.cpp."""
@@ -186,14 +199,19 @@ class ContextStates:
     def _beginnings(self, context: Context) -> list[tuple[Sequence[int], int]]:
         """Prompts, and how many of their first tokens to store at most: what several share, or all of a single one."""
         if len(self._prompts) == 1:
-            end = len(self._prompts[0]) - (1 if context.can_cut_restored else _QUESTION)
-            return [(self._prompts[0], end)]
+            (prompt,) = self._prompts
+            return [(prompt, len(prompt) - 1 if context.can_cut_restored else self._question_begin(context, prompt))]
         shared = [tokens for tokens, _ in self._shared.most_common(_N_STORED)]
         return [
             (prompt, len(tokens))
             for tokens in shared
             for prompt in [one for one in self._prompts if tuple(one[: len(tokens)]) == tokens][:1]
         ]
+
+    def _question_begin(self, context: Context, prompt: Sequence[int]) -> int:
+        """Where a state of a prompt ends that must fit another question as a whole: where a batch ends."""
+        usual, short = (context.plan.last_end(prompt, len(prompt) - n) for n in (_QUESTION, _SHORT_QUESTION))
+        return short if short - usual >= self._n_least + _SHORT_QUESTION else usual
 
     def _is_new(self, context: Context, prompt: Sequence[int], n_tokens: int) -> bool:
         """Whether these tokens of a prompt would save more than what is stored."""
@@ -216,15 +234,24 @@ class ContextStates:
         """Store a sequence as it is now."""
         tokens, batches, size = context.tokens(seq_id), context.layout(seq_id), context.state_size(seq_id)
         begin, identity = perf_counter(), self._identity(context)
-        n_read, seconds_read = context.read
-        seconds = len(tokens) * (seconds_read / n_read if n_read else self._seconds_per_token)
+        # What was restored counts as it was measured: a few tokens that are read behind it are slow, each for itself.
+        (n_read, seconds_read), (n_known, seconds_known) = context.read, self._restored
+        seconds = len(tokens) * (seconds_read + seconds_known) / max(n_read + n_known, 1)
         is_fast = seconds * BYTES_PER_SECOND > _GAIN * size
-        write = partial(context.save_file, seq_id)
-        if is_fast and self._store.add(identity, tokens, batches, seconds, size, write, session):
-            took = (perf_counter() - begin) * 1e3
-            self._log.append(f"stored {len(tokens)} tokens of the context ({size >> 20} MiB) in {took:.0f} ms")
-            if not session and context.can_cut_restored:
-                self._drop_shorter(identity, tokens, batches)
+        what, write = f"{len(tokens)} tokens of the context ({size >> 20} MiB)", partial(context.save_file, seq_id)
+        if not is_fast:
+            return
+        try:
+            is_stored = self._store.add(identity, tokens, batches, seconds, size, write, session)
+        except OSError as error:
+            self._log.append(f"cannot store {what}: {error.strerror or error}")
+            return
+        if not is_stored:
+            self._log.append(f"no room for {what}: at most kv_cache_limit, and a tenth of the free disk")
+            return
+        self._log.append(f"stored {what} in {(perf_counter() - begin) * 1e3:.0f} ms")
+        if not session and context.can_cut_restored:
+            self._drop_shorter(identity, tokens, batches)
 
     def _drop_shorter(self, identity: "Identity", tokens: Sequence[int], batches: Batches) -> None:
         """Remove states that are only the beginning of another one."""

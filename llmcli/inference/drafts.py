@@ -80,7 +80,8 @@ class Drafts:
             return None
         drafters: list[Drafter] = [PromptLookup(self._chances)]
         if self._draft:
-            drafters.append(DraftModel(self._context_of, request.cancellation, self._chances_of_model))
+            share, cancellation = self._draft.n_bytes / self._model.n_bytes, request.cancellation
+            drafters.append(DraftModel(self._context_of, cancellation, self._chances_of_model, share, self._n_read))
         return Speculation(self._measured(), drafters, is_auto=mode == "auto")
 
     def _measured(self) -> StepCosts:
@@ -110,6 +111,10 @@ class Drafts:
             self._draft_context.close()
         self._draft_context = Context(self._draft, replace(self._settings, n_ctx=n_ctx))
         return self._draft_context
+
+    def _n_read(self, tokens: Sequence[int]) -> int:
+        """How many of these tokens the draft model has read."""
+        return self._draft_context.evaluated(tokens) if self._draft_context else 0
 
     def close(self) -> None:
         """A second call has no effect."""

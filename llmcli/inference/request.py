@@ -59,7 +59,7 @@ def join_prompt(settings: Settings, piped: bool, read_stdin: Callable[[], str]) 
 
     A second question about a file then begins as the first one did, and is evaluated from where they differ. Each file
     is a block under its name, as in the chat. A single file without a prompt is the prompt; with `raw` every file is,
-    verbatim, after the prompt. `-` as the prompt is stdin, and as a file it is stdin after the prompt; otherwise a
+    verbatim, after the prompt. `-` as the prompt is stdin, and as a file it is stdin like any other file; otherwise a
     pipe's content comes last, unless another option reads it. Without `raw`, a line feed at the end of stdin or of a
     file that is the prompt does not count, so that `echo hi |` asks the same as the argument `hi`. Raises UsageError
     when there is nothing to ask.
@@ -70,10 +70,10 @@ def join_prompt(settings: Settings, piped: bool, read_stdin: Callable[[], str]) 
     blocks = []
     for name in settings.file:
         text = read_stdin() if is_stdin(name) else read_text(name, settings.encoding)
-        if is_stdin(name) or settings.raw or is_the_prompt:
+        if settings.raw or is_the_prompt:
             parts.append(tidy(text))
         else:
-            blocks.append(file_block(name, text))
+            blocks.append(file_block("stdin" if is_stdin(name) else name, text))
     parts = [*blocks, *parts]
     if piped and not reads_stdin:
         parts.append(tidy(read_stdin()))

@@ -20,6 +20,8 @@ from llmcli.text import plural
 CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "q4_1": 20 / 32}
 CACHE_BYTES |= {"iq4_nl": 18 / 32, "q5_0": 22 / 32, "q5_1": 24 / 32}
 _USABLE = 0.9  # fraction of the free memory
+# What is not used of the free memory, where only the caches must fit: the rest of this program, and other programs.
+_SPARE_SHARE, _MOST_SPARE = 20, 1 << 30  # a twentieth, in bytes at most
 _ROUND = 256  # llama.cpp rounds a context up to this
 _CELL = 48  # bytes per token of the cache, whatever the model: its position and its sequences (llama-kv-cells.h)
 _GIB, _MIB = 1 << 30, 1 << 20
@@ -180,7 +182,7 @@ def fits_repacked(shape: ModelShape, settings: Settings, gpu_layers: int) -> boo
     """Whether the weights of the CPU fit in memory in another order, which is faster: that copy cannot be paged out."""
     share = 0.0 if gpu_layers < 0 else max(1 - gpu_layers / (shape.n_layers + 1), 0.0)
     need = memory_need(shape, settings, settings.n_ctx or min(_ROUND, shape.n_ctx_train))
-    memory = hardware.available_memory()
+    memory = usable_memory()
     return not memory or int(shape.repacked * share) + need.kv_cache + need.compute <= memory
 
 
@@ -197,11 +199,10 @@ def check_settings(shape: ModelShape, settings: Settings) -> list[str]:
     need = memory_need(shape, settings, n_ctx)
     # The weights are mapped from the file and may be paged; the caches must be in memory.
     if memory and need.kv_cache + need.compute > memory:
-        hint = "use a smaller --ctx-size or --ubatch-size, or --cache-type-k q8_0 --cache-type-v q8_0"
         raise LlmcliError(
             f"a context of {n_ctx} tokens needs {_size(need.kv_cache + need.compute)} of memory in addition to the "
             f"model's {_size(need.weights)}, and {_size(memory)} are free",
-            hint if settings.n_ctx else "use a smaller --ubatch-size or a smaller model, or free memory",
+            _memory_hint(shape, settings, n_ctx, memory),
         )
     if memory and need.total > memory and settings.load_mode not in ("auto", "mmap") and not hardware.has_gpu():
         raise LlmcliError(
@@ -235,6 +236,19 @@ def _check_devices(shape: ModelShape, settings: Settings, n_ctx: int) -> list[st
             "use --gpu-layers auto, or another server with --rpc",
         )
     return []
+
+
+def _memory_hint(shape: ModelShape, settings: Settings, n_ctx: int, memory: int) -> str:
+    """What makes a context fit in memory: the largest size beside the weights, and smaller caches if they suffice."""
+    sizes = range(_ROUND, n_ctx, _ROUND)
+    n_fitting = bisect_right(sizes, memory, key=lambda size: memory_need(shape, settings, size).total)
+    if not settings.n_ctx or not n_fitting:
+        return "use a smaller --ubatch-size or a smaller model, or free memory"
+    n_ubatch = min(settings.n_ubatch, _SMALLER_UBATCHES[-1])
+    least = memory_need(shape, replace(settings, cache_type_k="q8_0", cache_type_v="q8_0", n_ubatch=n_ubatch), n_ctx)
+    is_enough = least.kv_cache + least.compute <= memory
+    smaller = ", a smaller --ubatch-size, or --cache-type-k q8_0 --cache-type-v q8_0" if is_enough else ""
+    return f"use --ctx-size {n_fitting * _ROUND} or less{smaller}"
 
 
 def _size(n_bytes: int) -> str:
@@ -295,11 +309,15 @@ def _memories(settings: ModelParams) -> list[int]:
     return [one.memory_free for one in found if not names or one.name.lower() in names]
 
 
-def usable_memory(settings: ModelParams) -> int:
-    """Bytes that are free on this machine (0 = not known), and on the RPC servers that have a part of the model."""
-    own = hardware.available_memory()
-    is_split = settings.rpc and settings.n_gpu_layers != 0 and settings.device != "none"
-    return own + rpc.memory_of_servers() if own and is_split else own
+def usable_memory(settings: ModelParams | None = None) -> int:
+    """Bytes of memory that caches and buffers may take (0 = not known): all that is free would end some program.
+
+    With settings, the memory of the RPC servers that have a part of the model counts too.
+    """
+    free = hardware.available_memory()
+    usable = free - min(free // _SPARE_SHARE, _MOST_SPARE)
+    is_split = settings and settings.rpc and settings.n_gpu_layers != 0 and settings.device != "none"
+    return usable + rpc.memory_of_servers() if usable and is_split else usable
 
 
 def memory_and_cores() -> tuple[int, int]:

@@ -7,6 +7,7 @@ is used before all of it is checked: where anything differs, it is as if the fil
 
 import hashlib
 import json
+import math
 import os
 import struct
 import sys
@@ -109,6 +110,8 @@ def read_header(path: Path) -> StoredState | None:
         if not all(0 < kept <= rows and times > 0 for rows, kept, times in batches):
             return None
         seconds, crc = float(facts["seconds"]), int(facts["crc32"])
+        if not 0 <= seconds < math.inf:
+            return None
         return StoredState(path, dict(facts["identity"]), tokens, batches, seconds, n_bytes, crc)
     return None
 

@@ -1,13 +1,15 @@
 """The folder of stored states: found by the beginning of a prompt, limited in size, removed with their sessions.
 
-A state only saves time. What cannot be read is passed over, what cannot be written is not kept, and several processes
-may use the folder at once: a file is replaced as a whole or not at all.
+A state only saves time. What cannot be read is passed over, and several processes may use the folder at once: a file
+is replaced as a whole or not at all.
 """
 
 import hashlib
 import json
+import math
 import os
 import shutil
+import stat
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.engine.events import Batches
+from llmcli.errors import DiskError
 from llmcli.files import cache_dir, make_private_folder
 from llmcli.inference.state_file import Identity, StoredState, read_header, write_state
+from llmcli.text import plural
 
 MIN_TOKENS = 64  # of a state
 _SUFFIX = ".state"
@@ -44,13 +48,21 @@ class StateStore:
         self._limit, self._folder = limit, folder or cache_dir() / "contexts"
 
     def find(self, identity: Identity, tokens: Sequence[int]) -> Iterator[StoredState]:
-        """The sound states that begin as these tokens do, and were made with the same."""
+        """The sound states that begin as these tokens do, and were made with the same, whatever the model's name is."""
         start = f"{_identity_key(identity)}-{_beginning_key(tokens)}-"
         for entry in self.entries():
             if entry.path.name.startswith(start):
                 stored = read_header(entry.path)
-                if stored and stored.identity == identity and len(stored.tokens) >= MIN_TOKENS:
+                if stored and not differences(stored.identity, identity) and len(stored.tokens) >= MIN_TOKENS:
                     yield stored
+
+    def find_others(self, identity: Identity, tokens: Sequence[int]) -> Iterator[StoredState]:
+        """The states that begin as these tokens do, and were made with something else."""
+        key, beginning = _identity_key(identity), _beginning_key(tokens)
+        for entry in self.entries():
+            other, begin, *_ = entry.path.name.split("-")
+            if begin == beginning and other != key and (stored := read_header(entry.path)):
+                yield stored
 
     def add(
         self,
@@ -62,18 +74,18 @@ class StateStore:
         write: Callable[[Path], None],
         session: str = "",
     ) -> bool:
-        """Store a state, of which a session has one; `write` writes `size` bytes. Returns whether there was room."""
+        """Store a state, of which a session has one; `write` writes `size` bytes. Returns whether there was room.
+
+        Raises OSError if it cannot be written.
+        """
         mark = _session_mark(session)
         key = hashlib.blake2b(_bytes_of(tokens), digest_size=8).hexdigest()
         name = f"{_identity_key(identity)}-{_beginning_key(tokens)}-{mark}-{key}{_SUFFIX}"
         size += 8 * len(tokens) + 4096  # with the tokens, which llama.cpp writes too, and the header
-        try:
-            make_private_folder(self._folder)
-            if not self._make_room(size, self._folder / name):
-                return False
-            write_state(self._folder / name, identity, tokens, batches, seconds, write)
-        except OSError:
+        make_private_folder(self._folder)
+        if not self._make_room(size, self._folder / name):
             return False
+        write_state(self._folder / name, identity, tokens, batches, seconds, write)
         if session:
             self._remove([one for one in self.entries() if _mark_of(one.path) == mark and one.path.name != name])
         return True
@@ -93,15 +105,24 @@ class StateStore:
             stored.path.unlink()
 
     def entries(self) -> list[Entry]:
-        """All files, without a look into them."""
+        """All files, without a look into them; what is not a file, such as a link or a pipe, is passed over."""
         found = []
         with suppress(OSError), os.scandir(self._folder) as files:
             for file in files:
                 if file.name.endswith(_SUFFIX) and file.name.count("-") == 3 and not file.name.startswith("."):
                     with suppress(OSError):  # removed meanwhile
                         about = file.stat(follow_symlinks=False)
-                        found.append(Entry(Path(file.path), about.st_size, about.st_mtime))
+                        if stat.S_ISREG(about.st_mode):
+                            found.append(Entry(Path(file.path), about.st_size, about.st_mtime))
         return found
+
+    def check(self) -> None:
+        """Raise DiskError if the folder cannot be read: `entries` has none then."""
+        try:
+            with suppress(FileNotFoundError), os.scandir(self._folder):
+                pass
+        except OSError as error:
+            raise DiskError(f"cannot read {self._folder}: {error.strerror}") from None
 
     def limit(self) -> int:
         """The most bytes that all states may have now."""
@@ -112,9 +133,17 @@ class StateStore:
         return min(self._limit, (shutil.disk_usage(folder).free + used) // _FREE_SHARE)
 
     def clear(self) -> int:
-        """Remove all states; returns how many."""
-        self._remove_left_overs(0)
-        return self._remove(self.entries())
+        """Remove all states; returns how many. Raises DiskError if one of them cannot be removed."""
+        self._remove_left_overs()
+        return self.delete(self.entries())
+
+    def delete(self, entries: Sequence[Entry]) -> int:
+        """Remove states that must not stay; returns how many. Raises DiskError if one of them cannot be removed."""
+        n_removed = self._remove(entries)
+        if left := {entry.path for entry in entries} & {entry.path for entry in self.entries()}:
+            message = f"cannot delete {plural(len(left), 'stored context')} in {self._folder}"
+            raise DiskError(message, "make the folder writable, or end the programs that use them")
+        return n_removed
 
     def _make_room(self, size: int, path: Path) -> bool:
         """Remove the least valuable states, so that one of `size` bytes fits, which replaces that of a `path`."""
@@ -130,10 +159,10 @@ class StateStore:
             self._remove([entry])
         return True
 
-    def _remove_left_overs(self, age: float) -> None:
+    def _remove_left_overs(self, age: float = -math.inf) -> None:
         for path in self._folder.glob(f".*{_SUFFIX}.*"):
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime >= age:
+                if time.time() - path.stat().st_mtime >= age:  # below 0 if the clock was set back
                     path.unlink()
 
     def _remove(self, entries: Iterable[Entry]) -> int:
@@ -146,9 +175,9 @@ class StateStore:
 
 
 def remove_session(name: str) -> None:
-    """Remove the states of a session."""
+    """Remove the states of a session, which are as private as it is. Raises DiskError if one cannot be removed."""
     store = StateStore(0)
-    store._remove([entry for entry in store.entries() if is_of_session(entry.path, name)])
+    store.delete([entry for entry in store.entries() if is_of_session(entry.path, name)])
 
 
 def rename_session(old: str, new: str) -> None:
@@ -163,6 +192,11 @@ def rename_session(old: str, new: str) -> None:
 def is_of_session(path: Path, session: str) -> bool:
     """Whether a state belongs to the session of this name; to none, if it is empty."""
     return _mark_of(path) == _session_mark(session)
+
+
+def differences(one: Identity, other: Identity) -> list[str]:
+    """The facts in which two identities differ. The name is none of them: a model file may have several."""
+    return sorted(key for key in (one.keys() | other.keys()) - {"name"} if one.get(key) != other.get(key))
 
 
 def _mark_of(path: Path) -> str:
@@ -183,7 +217,7 @@ def _value(entry: Entry) -> float:
 
 
 def _identity_key(identity: Identity) -> str:
-    text = json.dumps(identity, sort_keys=True).encode()
+    text = json.dumps({key: value for key, value in identity.items() if key != "name"}, sort_keys=True).encode()
     return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 

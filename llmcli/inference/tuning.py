@@ -206,7 +206,7 @@ class Search:
     def _check_memory(self, candidates: Sequence[Settings], tests: Sequence[SpeedTest]) -> None:
         """Refuse contexts that do not fit side by side."""
         needs = [sizing.memory_need(self._shape, one, test.n_ctx) for one in candidates for test in tests]
-        total, free = sum(one.kv_cache + one.compute for one in needs), hardware.available_memory()
+        total, free = sum(one.kv_cache + one.compute for one in needs), sizing.usable_memory()
         if free and total > free:
             message = f"the search needs {format_size(total)} of memory for {len(needs)} contexts, and "
             raise LlmcliError(f"{message}{format_size(free)} are free", "free memory, or compare values with --vary")

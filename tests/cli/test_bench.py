@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -165,20 +164,22 @@ def test_a_test_that_fails_ends_no_other_one(inside: Run) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
-def test_ctrl_c_keeps_what_is_measured(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", -2), ("SIGTERM", 143)])
+def test_a_signal_keeps_what_is_measured(tmp_path: Path, name: str, status: int) -> None:
     """The second test has so many samples that it is measured when the first of them is there."""
     log = tmp_path / "stderr"
-    command = [sys.executable, "-c", _INTERRUPTED, "bench", "-p", "8", "-n", "1", "-r", "1000", "-t", "1", "--json"]
+    program = _INTERRUPTED.replace("SIGINT", name)
+    command = [sys.executable, "-c", program, "bench", "-p", "8", "-n", "1", "-r", "1000", "-t", "1", "--json"]
     with log.open("wb") as stderr:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, env=os.environ, check=False)
-    assert done.returncode == -signal.SIGINT, log.read_text()
+    assert done.returncode == status, log.read_text()
     prompt, answer = json.loads(done.stdout)["tests"]
     assert len(prompt["samples_ns"]) == 1000
     assert len(answer["samples_ns"]) == 7
 
 
-# The program, with a Ctrl-C of its own at the eighth sample of the second test.
+# The program, with a signal of its own at the eighth sample of the second test.
 _INTERRUPTED = """
 import signal, time
 from llmcli.engine import benchmark
@@ -249,7 +250,9 @@ def test_what_is_found_on_a_busy_machine_is_not_kept(
 ) -> None:
     monkeypatch.setattr(tuning.Search, "run", lambda _self: replace(FOUND, is_busy=True))
     ran = inside("bench", "-p", "0", "-n", "0", "--save")
-    assert ran.stderr == "warning: other programs use the processors: at rest, other settings may be faster\n"
+    reason = "--save keeps nothing, because at rest, other settings may be faster"
+    assert ran.stderr == f"warning: other programs use the processors: {reason}\n"
+    assert "--save keeps" not in inside("bench", "-p", "0", "-n", "0", "--search").stderr
     assert ran.text.splitlines()[-1] == "to keep them, use `llmcli bench --save` when the machine is at rest"
     assert fastest_settings.saved_layer(home / "data", tiny).values == {}
 

@@ -1,9 +1,33 @@
-"""`llmcli cache`, and the commands that store and restore contexts."""
+"""`llmcli cache`, and the commands that store and restore contexts.
+
+What can be wrong with stored contexts, and which test has it:
+
+a flipped bit at 200 places    test_a_flipped_bit_anywhere_is_found,
+                               test_a_damaged_state_is_evaluated_again_and_replaced
+truncated, empty               test_a_truncated_file_is_found
+foreign, newer, senseless      test_a_foreign_file_is_not_a_state, test_a_newer_file_is_not_a_state,
+                               test_a_header_that_makes_no_sense_is_not_a_state,
+                               test_sizes_that_are_not_those_of_the_file_are_found
+not a file                     test_what_is_not_a_file_is_passed_over
+a full disk                    test_a_full_disk_leaves_nothing_behind,
+                               test_a_disk_without_room_stores_nothing_and_leaves_nothing,
+                               test_a_file_whose_last_byte_does_not_fit_is_an_error
+several processes              test_processes_that_store_the_same_state_do_not_disturb_each_other,
+                               test_a_state_that_is_removed_while_it_is_written_is_not_kept
+a process that was killed      test_clear_removes_all_states_and_what_was_left_over, also with a clock that was set back
+a read-only folder, no folder  test_a_folder_that_cannot_be_written_is_passed_over,
+                               test_a_folder_that_cannot_be_made_is_no_error
+another model, other settings  test_a_state_of_another_model_is_not_used, test_a_state_of_other_settings_is_not_used
+too little memory              test_a_context_that_cannot_fit_is_refused_with_the_figures,
+                               test_a_part_of_the_free_memory_is_left_to_others
+"""
 
 import json
+import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,6 +59,13 @@ def test_a_second_question_restores_the_beginning(inside: Run) -> None:
     fresh = ask(inside, "the er an a", "--json", "--no-kv-cache")
     assert json.loads(again)["text"] == json.loads(fresh)["text"]
     assert len(listed(inside)) == 1
+
+
+def test_a_document_that_is_piped_in_as_a_file_is_shared(inside: Run) -> None:
+    for number, question in enumerate(("a he the", "the er an a")):
+        done = inside("generate", question, "-f", "-", *GREEDY, "--json", stdin=SYSTEM)
+        answer = json.loads(done.stdout)
+        assert (answer["timings"]["prompt_n"] == answer["prompt_tokens"]) == (number == 0)
 
 
 def test_verbose_says_what_was_stored_and_restored(inside: Run) -> None:
@@ -92,7 +123,9 @@ def test_list_and_stats_show_what_is_stored(inside: Run) -> None:
     done = inside("cache", "list")
     assert [line.split()[0] for line in done.stdout.decode().splitlines()] == ["MODEL", "tiny", "tiny"]
     assert "novel" in done.stdout.decode()
-    assert inside("cache", "stats").stdout.decode().startswith("2 contexts (1 session, 1 beginning of prompts)")
+    facts = inside("cache", "stats").stdout.decode().splitlines()
+    assert facts[0].split(maxsplit=1) == ["contexts", "2 (1 session, 1 beginning of prompts)"]
+    assert " of at most " in facts[2]
     totals = json.loads(inside("cache", "stats", "--json").stdout)
     assert (totals["states"], totals["sessions"]) == (2, 1)
     assert 0 < totals["size"] < totals["limit"] <= 2 << 30
@@ -120,7 +153,7 @@ def test_a_folder_that_cannot_be_made_is_no_error(inside: Run, home: Path) -> No
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGTERM")
-@pytest.mark.parametrize("number", ["SIGTERM", ""])
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT", ""])
 def test_a_chat_that_is_ended_stores_its_context(inside: Run, number: str) -> None:
     """By a signal while it waits for the next message, or by the end of its input."""
     command = [sys.executable, "-m", "llmcli", "chat", "-S", "novel", "-s", SYSTEM, *GREEDY]
@@ -130,15 +163,18 @@ def test_a_chat_that_is_ended_stores_its_context(inside: Run, number: str) -> No
         process.stdin.write(b"a he the\n")
         process.stdin.flush()
         process.stdout.readline()  # the answer
-        if number:
-            process.send_signal(getattr(signal, number))
-        else:
+        if not number:
             process.stdin.close()
-        process.wait(60)
+        while number and process.poll() is None:
+            process.send_signal(getattr(signal, number))  # Ctrl-C while the answer ends stops only the answer
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(2)
     (state,) = listed(inside)
     assert state["session"] == "novel"
-    done = inside("chat", "-S", "novel", "-s", SYSTEM, *GREEDY, stdin="and\n")
+    done = inside("chat", "-S", "novel", "-s", SYSTEM, *GREEDY, "-v", stdin="and\n")
     assert done.status == 0
+    assert "restored " in done.stderr
+    assert "stored " in done.stderr.splitlines()[-1]
 
 
 def test_a_chat_that_is_not_saved_leaves_no_state(inside: Run) -> None:
@@ -151,3 +187,9 @@ def test_off_in_the_configuration_is_off(inside: Run) -> None:
     assert inside("config", "set", "kv_cache", "off").status == 0
     ask(inside, "a he the")
     assert listed(inside) == []
+
+
+def test_each_test_of_the_list_above_exists() -> None:
+    names = set(re.findall(r"test_\w+", __doc__ or ""))
+    text = "".join(path.read_text("utf-8") for path in Path(__file__).parent.parent.rglob("test_*.py"))
+    assert {name for name in names if f"def {name}(" not in text} == set()

@@ -143,6 +143,22 @@ def test_a_file_is_restored_with_its_own_tokens_only(tiny: Model, tmp_path: Path
     other.close()
 
 
+def test_a_file_whose_last_byte_does_not_fit_is_an_error(tiny: Model, tmp_path: Path) -> None:
+    """The C library writes its last block when the file is closed, and llama.cpp does not look at the result."""
+    resource = pytest.importorskip("resource")
+    context, path = Context(tiny, PARAMS), tmp_path / "state"
+    context.prefill(0, PROMPT)
+    context.save_file(0, path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size - 1, limits[1]))
+    try:
+        with pytest.raises(OSError, match="is the disk full"):
+            context.save_file(0, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    context.close()
+
+
 def test_rows_and_layout_are_inverse() -> None:
     rows = [3, 0, 0, 3, 0, 0, 2, 0, 1, 1, 5, 0]
     assert rows_of(layout_of(rows)) == rows

@@ -44,8 +44,6 @@ class FixedCosts(StepCosts):
 class Oracle:
     """Drafts the tokens of an answer that is known, some of them wrong; it has no doubts."""
 
-    seconds = 0.0
-
     def __init__(self, answer: Sequence[int], n_prompt: int, wrong_every: int = 0) -> None:
         self._answer = [one + (wrong_every and n % wrong_every == wrong_every - 1) for n, one in enumerate(answer)]
         self._n_prompt, self._at = n_prompt, 0
@@ -56,6 +54,9 @@ class Oracle:
 
     def expect(self, count: int) -> Sequence[float]:
         return [float(n) for n in range(1, min(count, len(self._answer) - self._at) + 1)]
+
+    def cost(self, *_args: float) -> float:
+        return 0.0
 
     def propose(self, count: int) -> list[int]:
         return self._answer[self._at : self._at + count]
@@ -171,6 +172,16 @@ def test_a_step_that_rounds_otherwise_is_not_used(tiny: Path) -> None:
     assert drafted.timings.draft_n == 0
     context.close()
     model.close()
+
+
+def test_tokens_that_only_rounding_keeps_from_drafts_are_counted() -> None:
+    speculation = Speculation(FixedCosts({"exact 2 short": 0.0}), [PromptLookup()])
+    tokens = [1, 2, 3, 4, 5] * 4
+    for token in (1, 2, 3, 9, 9):
+        assert speculation.draft(tokens, 50) == []
+        speculation.observe_token(token)
+        tokens = [*tokens, token]
+    assert speculation.n_held == 3
 
 
 # What ends drafts
@@ -352,14 +363,41 @@ def test_a_draft_model_drafts_what_it_would_say(model: Model, short_model: Model
     drafted = start(context, PROMPT, max_tokens=24, **GREEDY)
     drafter = DraftModel(lambda _n_tokens: draft_context, Cancellation())
     drafted.speculation = Speculation(FixedCosts(dict(EXACT)), [drafter])
-    speculation_cost = drafted.speculation._drafting_cost
-    drafted.speculation._drafting_cost = lambda *given: 0 * speculation_cost(*given)  # type: ignore[method-assign]
+    drafter.cost = lambda *_args: 0.0  # type: ignore[method-assign]
     assert finish(context, drafted) == expected
     assert drafted.timings.draft_n_accepted > 10  # it is the same model
     assert drafted.timings.draft_n - drafted.timings.draft_n_accepted <= 2  # behind the end
     draft_context.close()
     context.close()
     check_vocabulary(model.vocab, short_model.vocab, "short")
+
+
+def test_a_draft_model_reads_a_long_prompt_once_the_answer_is_worth_it() -> None:
+    def never(_n_tokens: int) -> Context:
+        raise AssertionError
+
+    prompt = list(range(900))
+    drafter = DraftModel(never, Cancellation(), share=0.1)
+    drafter.follow(prompt)
+    assert not drafter.expect(4)
+    drafter.follow([*prompt, *range(80)])
+    assert not drafter.expect(4)
+    drafter.follow([*prompt, *range(100)])
+    assert len(drafter.expect(4)) == 4
+    has_read = DraftModel(never, Cancellation(), share=0.1, n_read=lambda tokens: len(tokens) - 1)
+    has_read.follow(prompt)
+    has_read.follow([*prompt, 1])
+    assert has_read.expect(1)
+
+
+def test_a_draft_model_that_is_nearly_as_large_is_not_asked(fresh: MakeContext) -> None:
+    """Each drafted token costs six tenths of a step: four of five right ones do not pay that."""
+    context = fresh(n_ctx=256)
+    drafter = DraftModel(lambda _n_tokens: context, Cancellation(), share=0.6)
+    speculation = Speculation(StepCosts(), [drafter], is_auto=False)
+    drafter._chances.rates[0] = 0.8
+    speculation.draft([1, 2, 3], 20)
+    assert speculation.draft([1, 2, 3, *range(50)], 20) == []
 
 
 def test_another_vocabulary_is_refused_by_name(model: Model, tiny: Path) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from llmcli.engine.events import Cancellation, Prompt, Request
+from llmcli.files import cache_dir
 from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.state_file import read_header
 from llmcli.inference.state_store import StateStore
 from llmcli.models.locations import ModelFile
 from llmcli.params.settings import Settings
@@ -76,6 +78,32 @@ def test_a_second_question_about_a_document_reads_only_the_question(path: Path) 
 
 
 @pytest.mark.usefixtures("home")
+def test_a_short_question_behind_a_full_batch_leaves_the_batch_in_the_state(path: Path) -> None:
+    """Else a memory that cannot be cut would keep nothing of these prompts, which end 78 tokens behind it."""
+    settings = replace(SETTINGS, n_ubatch=256, n_batch=256)
+    first, second = [*DOCUMENT[:310], *range(24)], [*DOCUMENT[:310], *range(50, 74)]
+    ask(path, first, settings)
+    text, n_evaluated = ask(path, second, settings)
+    assert (text, n_evaluated) == (fresh(path, second, settings), 78)
+
+
+@pytest.mark.usefixtures("home")
+def test_a_question_that_fills_another_batch_reads_the_document_once_more(path: Path, kind: str) -> None:
+    """Its micro-batches are others from some place on. From then on there is a state for each of both."""
+    settings = replace(SETTINGS, n_ubatch=384, n_batch=384)
+    document = [3 + 5 * number % 250 for number in range(700)]
+    short, long = [*document, *range(20)], [*document, *range(90)]  # of 720 and 790 tokens: below and above 2 x 384
+    ask(path, short, settings)
+    assert ask(path, long, settings)[1] > 384
+    for question, other in ((short, 1), (long, 2)):
+        changed = [*question[:-1], other]
+        text, n_evaluated = ask(path, changed, settings)
+        assert text == fresh(path, changed, settings)
+        assert n_evaluated < 200 or kind != "full_attention"
+    assert len(StateStore(0).entries()) <= 2
+
+
+@pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("settings", [{"swa_full": False}, {"n_batch": 64}, {"n_ubatch": 96, "n_batch": 300}])
 def test_other_batches_and_windows_give_fresh_answers_too(path: Path, settings: dict[str, int]) -> None:
     changed = replace(SETTINGS, **settings)  # type: ignore[arg-type]
@@ -102,7 +130,10 @@ def test_a_state_of_other_settings_is_not_used(path: Path, changes: dict[str, ob
     question = [*DOCUMENT, *range(20)]
     ask(path, question)
     other = replace(SETTINGS, **changes)  # type: ignore[arg-type]
-    assert ask(path, question, other)[1] == len(question)
+    with opened(path, other) as engine:
+        assert answer(engine, question, other)[1] == len(question)
+        (name,) = (key.removeprefix("n_") for key in changes)
+        assert engine.keep_context()[0] == f"a stored context is of other settings, and is not used: {name}"
 
 
 @pytest.mark.usefixtures("home")
@@ -130,6 +161,41 @@ def test_a_damaged_state_is_evaluated_again_and_replaced(path: Path) -> None:
         entry.path.write_bytes(damaged)
         assert ask(path, question) == (expected, len(question))
         assert ask(path, question)[1] < 200
+
+
+@pytest.mark.usefixtures("home")
+def test_a_disk_without_room_stores_nothing_and_leaves_nothing(path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    question, (soft, hard) = [*DOCUMENT, *range(20)], resource.getrlimit(resource.RLIMIT_FSIZE)
+    with opened(path) as engine:
+        found = answer(engine, question)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+        try:
+            assert [line[:13] for line in engine.keep_context()] == ["cannot store "]
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [*(cache_dir() / "contexts").iterdir()] == []
+    assert ask(path, question) == found
+
+
+@pytest.mark.usefixtures("home")
+def test_what_a_state_saves_is_measured_where_much_is_read(path: Path) -> None:
+    """The few tokens that are read behind a restored state are slow, each for itself."""
+    with opened(path) as engine:
+        engine.open_context(SETTINGS)
+        answer(engine, DOCUMENT)
+        engine.context.read = (len(DOCUMENT), 4.0)
+        engine.keep_context("novel")
+    with opened(path) as engine:
+        engine.open_context(SETTINGS)
+        (stored,) = [read_header(entry.path) for entry in StateStore(0).entries()]
+        assert stored
+        answer(engine, [*stored.tokens, 9, 8, 7])
+        engine.context.read = (3, 3.0)
+        engine.keep_context("novel")
+    (again,) = [read_header(entry.path) for entry in StateStore(0).entries()]
+    assert again
+    assert 4.0 < stored.seconds < again.seconds < 8.0
 
 
 @pytest.mark.usefixtures("home")

@@ -112,6 +112,7 @@ def test_an_engine_says_what_the_memory_made_it_choose(tiny: Path, home: Path, m
     target = ResolvedModel(ModelFile(tiny, (tiny,), "tiny", trusted=True))
     need = sizing.memory_need(sizing.shape_of(target.headers), Settings(n_ubatch=128), 1024)
     monkeypatch.setattr(hardware, "available_memory", lambda: need.kv_cache + need.compute)
+    monkeypatch.setattr(sizing, "_MOST_SPARE", 0)
     settings = resolve([Layer("flag", {"n_ctx": 1024, "n_threads": 1})]).settings
     with closing(LocalEngine(target, settings)) as engine:
         assert "n_ubatch is 128: more does not fit in memory" in engine.notes

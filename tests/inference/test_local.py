@@ -157,7 +157,7 @@ def test_a_context_that_cannot_fit_is_refused_before_loading(
 ) -> None:
     monkeypatch.setattr(hardware, "available_memory", lambda: 1 << 30)
     monkeypatch.setattr(Model, "load", lambda *_: pytest.fail("loaded"))
-    with pytest.raises(LlmcliError, match="GiB are free"):
+    with pytest.raises(LlmcliError, match="973 MiB are free"):
         LocalEngine(target, Settings(n_ctx=1 << 20), Cancellation())
 
 

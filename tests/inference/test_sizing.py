@@ -44,10 +44,17 @@ SHAPE = ModelShape(
 
 @pytest.fixture
 def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Free memory, in bytes."""
+    """Free memory, in bytes, all of which can be used."""
     size: int = request.param
     monkeypatch.setattr(hardware, "available_memory", lambda: size)
+    monkeypatch.setattr(sizing, "_MOST_SPARE", 0)
     return size
+
+
+@pytest.mark.parametrize(("free", "usable"), [(0, 0), (1000, 950), (40 * GIB, 39 * GIB)])
+def test_a_part_of_the_free_memory_is_left_to_others(monkeypatch: pytest.MonkeyPatch, free: int, usable: int) -> None:
+    monkeypatch.setattr(hardware, "available_memory", lambda: free)
+    assert sizing.usable_memory() == usable
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, *found: tuple[str, int]) -> None:
@@ -177,8 +184,14 @@ def test_a_context_that_cannot_fit_is_refused_with_the_figures(memory: int) -> N
     assert str(caught.value) == (
         "a context of 1048576 tokens needs 5.0 GiB of memory in addition to the model's 100 MiB, and 4.0 GiB are free"
     )
-    assert "--ctx-size" in caught.value.hint
+    size, smaller = re.fullmatch(r"use --ctx-size (\d+) or less(.*)", caught.value.hint).groups()  # type: ignore[union-attr]
+    assert smaller == ", a smaller --ubatch-size, or --cache-type-k q8_0 --cache-type-v q8_0"
     check_settings(SHAPE, Settings(n_ctx=1 << 20, cache_type_k="q8_0", cache_type_v="q8_0"))
+    assert check_settings(SHAPE, Settings(n_ctx=int(size))) == []
+    assert "it is slow" in check_settings(SHAPE, Settings(n_ctx=int(size) + 256))[0]
+    with pytest.raises(LlmcliError) as caught:
+        check_settings(SHAPE, Settings(n_ctx=1 << 24))  # no cache type helps
+    assert caught.value.hint == f"use --ctx-size {size} or less"
 
 
 @pytest.mark.parametrize("memory", [0], indirect=True)

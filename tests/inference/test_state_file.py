@@ -1,5 +1,6 @@
 """The file of a state: all of it is checked before any of it is used."""
 
+import math
 import os
 import random
 import struct
@@ -100,4 +101,19 @@ def test_a_header_that_makes_no_sense_is_not_a_state(
     path: Path, tokens: list[int], batches: list[tuple[int, int, int]]
 ) -> None:
     write_state(path, IDENTITY, tokens, batches, 2.5, write)
+    assert read_header(path) is None
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0])
+def test_a_time_that_makes_no_sense_is_not_one_of_a_state(path: Path, seconds: float) -> None:
+    """It would decide for ever which states are removed first."""
+    write_state(path, IDENTITY, TOKENS, BATCHES, seconds, write)
+    assert read_header(path) is None
+
+
+@pytest.mark.parametrize("sizes", [(2**32 - 1, 300, 0), (1, 2**32 - 1, 0), (1 << 22, 1 << 24, 0), (1, 1, 2**63)])
+def test_sizes_that_are_not_those_of_the_file_are_found(path: Path, sizes: tuple[int, int, int]) -> None:
+    whole = bytearray(path.read_bytes())
+    struct.pack_into("<IIQ", whole, len(whole) - 44, *sizes)
+    path.write_bytes(whole)
     assert read_header(path) is None

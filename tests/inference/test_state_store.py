@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llmcli.errors import DiskError
 from llmcli.inference.state_store import StateStore, is_of_session, remove_session, rename_session
 
 ONE, TWO = {"model": "one"}, {"model": "two"}
@@ -41,7 +42,10 @@ def test_a_state_is_found_by_its_beginning_and_its_model(store: StateStore) -> N
     assert add(store)
     (stored,) = store.find(ONE, [*TOKENS[:100], 9999])
     assert stored.tokens == [*TOKENS[:-1], 0]
+    assert [*store.find({**ONE, "name": "an alias"}, TOKENS)] == [stored]
     assert not [*store.find(TWO, TOKENS)]
+    assert [*store.find_others(TWO, TOKENS)] == [stored]
+    assert not [*store.find_others(ONE, TOKENS)]
     assert not [*store.find(ONE, [7, *TOKENS])]
 
 
@@ -100,6 +104,8 @@ def test_clear_removes_all_states_and_what_was_left_over(store: StateStore) -> N
     folder = store.entries()[0].path.parent
     (folder / ".a-b-c-d.state.0123").write_bytes(b"x")
     (folder / "notes.txt").write_bytes(b"of somebody else")
+    tomorrow = time.time() + 86400  # the clock was set back
+    os.utime(folder / ".a-b-c-d.state.0123", (tomorrow, tomorrow))
     assert store.clear() == 2
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
@@ -111,21 +117,56 @@ def test_a_full_disk_leaves_nothing_behind(store: StateStore) -> None:
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    assert not store.add(ONE, [*TOKENS, 2], [(301, 301, 1)], 1.0, len(DATA), full)
+    with pytest.raises(OSError, match="No space"):
+        store.add(ONE, [*TOKENS, 2], [(301, 301, 1)], 1.0, len(DATA), full)
     folder = store.entries()[0].path.parent
     assert len([*folder.iterdir()]) == 1
     assert firsts(store) == [1]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs links and pipes")
+def test_what_is_not_a_file_is_passed_over(store: StateStore) -> None:
+    """A pipe would let the reader wait for ever."""
+    add(store, 1)
+    (entry,) = store.entries()
+    start = entry.path.name.rpartition("-")[0]
+    os.mkfifo(entry.path.with_name(f"{start}-1.state"))
+    entry.path.with_name(f"{start}-2.state").symlink_to(entry.path)
+    entry.path.with_name(f"{start}-3.state").mkdir()
+    entry.path.with_name(f"{start}-4.state").symlink_to("nowhere")
+    assert firsts(store) == [1]
+    assert add(store, 2)
+    assert store.entries() != [entry]
+    assert store.clear() == 2
+
+
+def test_a_state_that_is_removed_while_it_is_written_is_not_kept(store: StateStore) -> None:
+    def write_and_clear(path: Path) -> None:
+        path.write_bytes(DATA)
+        store.clear()  # in another process
+
+    with pytest.raises(FileNotFoundError):
+        store.add(ONE, TOKENS, [(300, 300, 1)], 1.0, len(DATA), write_and_clear)
+    assert add(store)
+
+
 @pytest.mark.usefixtures("ordinary_user")
 def test_a_folder_that_cannot_be_written_is_passed_over(store: StateStore) -> None:
-    add(store, 1)
+    add(store, 1, session="novel")
     folder = store.entries()[0].path.parent
     folder.chmod(0o500)
     try:
-        assert not add(store, 2)
+        with pytest.raises(PermissionError):
+            add(store, 2)
         assert firsts(store) == [1]
-        remove_session("novel")
+        remove_session("another")
+        with pytest.raises(DiskError, match="cannot delete 1 stored context in"):
+            remove_session("novel")
+        with pytest.raises(DiskError, match="cannot delete 1 stored context in"):
+            store.clear()
+        folder.chmod(0)
+        with pytest.raises(DiskError, match="cannot read"):
+            store.check()
     finally:
         folder.chmod(0o700)
 

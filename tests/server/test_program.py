@@ -99,6 +99,17 @@ def test_sigterm_ends_it_in_good_order_with_status_0(start: Maker) -> None:
 
 
 @posix
+def test_the_next_server_restores_what_the_last_one_has_read(start: Maker) -> None:
+    body = json.dumps({"prompt": "the an he the er " * 100, "max_tokens": 1}).encode()
+    for is_known in (False, True):
+        program = start()
+        usage = program.request("/v1/completions", body).data["usage"]
+        assert (usage["prompt_tokens_details"]["cached_tokens"] >= 256) == is_known
+        program.process.terminate()
+        assert program.end() == 0
+
+
+@posix
 def test_ctrl_c_ends_it_with_the_status_of_an_interrupt(start: Maker) -> None:
     program = start()
     assert program.request("/health").code == 200

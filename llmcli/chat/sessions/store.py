@@ -153,10 +153,10 @@ def remove(name: str) -> None:
     lock = acquire_lock(name)
     try:
         path.unlink()
-        remove_session(name)
         with suppress(OSError):  # Windows cannot delete an open file
             for other in (partial_path(path), Path(lock.lock_file)):
                 other.unlink(missing_ok=True)
+        remove_session(name)
     except OSError as error:
         raise DiskError(f"cannot delete {path}: {error.strerror}") from None
     finally:

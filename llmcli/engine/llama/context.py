@@ -296,8 +296,9 @@ class Context:
         tokens = self.tokens(seq_id)
         array = (ctypes.c_int32 * len(tokens))(*tokens)
         args = self.handle, bindings.path_bytes(path), seq_id, array, len(tokens)
-        if not self._is_sound(seq_id) or not self._api.llama_state_seq_save_file(*args):
-            raise OSError(f"llama.cpp cannot write {path}")
+        size = self._is_sound(seq_id) and self._api.llama_state_seq_save_file(*args)
+        if not size or path.stat().st_size != size:  # the end of a file can be missing without an error
+            raise OSError(f"llama.cpp cannot write to {path.parent}: is the disk full?")
 
     def restore_file(self, seq_id: int, path: Path, tokens: Sequence[int], batches: Batches) -> bool:
         """As `restore`, from a file of `save_file` that is known to be whole; it must have these tokens."""

@@ -123,6 +123,11 @@ class Model:
         return bool(api.llama_model_has_decoder(self.handle)) and not api.llama_model_has_encoder(self.handle)
 
     @cached_property
+    def n_bytes(self) -> int:
+        """The bytes of all its tensors."""
+        return int(self._api.llama_model_size(self.handle))
+
+    @cached_property
     def is_recurrent(self) -> bool:
         """Whether the memory of a sequence is a state that each token changes, or has one beside it (a hybrid)."""
         api = self._api

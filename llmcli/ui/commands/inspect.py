@@ -210,7 +210,7 @@ def stats(chat: ChatApp, _argument: str) -> None:
         ("prompt", f"{plural(int(t['prompt_n']), 'token')} evaluated, {t['prompt_per_second']:.1f} tokens/s"),
         ("answer", f"{plural(int(t['predicted_n']), 'token')}, {t['predicted_per_second']:.1f} tokens/s"),
         ("first token", f"{t['ttft_ms'] / 1e3:.2f} s"),
-        *([("drafts", draft_facts(t).removeprefix("drafted "))] if t["draft_n"] else []),
+        *([("drafts", drafts)] if (drafts := draft_facts(t)) else []),
         ("end", last.finish_reason),
         ("seed", str(last.params.get("seed", ""))),
         ("model", last.model),

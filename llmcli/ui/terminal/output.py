@@ -29,6 +29,7 @@ _is_copied = False  # the output goes to stdout too
 _GAP = "  "
 _BOLD, _DIM = "1", "2"
 _FEWEST = 10  # columns for text beside an indent
+_FEWEST_HELD, _SHARE_HELD = 20, 0.2  # tokens that could be drafted, to be worth a word
 
 
 def print_line(text: str, style: str = "") -> None:
@@ -234,9 +235,17 @@ def warn_dropped(engine: "Engine", settings: "Settings", known: set[str]) -> Non
 
 
 def draft_facts(timings: Mapping[str, float]) -> str:
-    """How many tokens were drafted and accepted in an answer with these timings, and the gain."""
+    """How many tokens were drafted and accepted in an answer with these timings, and the gain; or what `on` might gain.
+
+    Empty if there is nothing to tell.
+    """
+    n_held = timings.get("draft_n_held", 0)
+    if n_held >= max(_FEWEST_HELD, _SHARE_HELD * timings["predicted_n"]):
+        return f"{n_held:.0f} tokens could be drafted, see --speculative on"
+    if not timings.get("draft_n"):
+        return ""
     drafted, accepted, gain = (timings[name] for name in ("draft_n", "draft_n_accepted", "draft_gain"))
-    return f"drafted {drafted:.0f} tokens, accepted {accepted:.0f}, {gain:.2f} times as fast"
+    return f"{drafted:.0f} tokens drafted, {accepted:.0f} accepted, {gain:.2f} times as fast"
 
 
 def warn_slow(answer: "Answer") -> None:

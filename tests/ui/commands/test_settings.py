@@ -178,7 +178,7 @@ def test_stats_show_drafts_where_there_were_any(chat: ChatApp, capfd: pytest.Cap
         "assistant", "a", timings={"predicted_n": 9, "draft_n": 12, "draft_n_accepted": 7, "draft_gain": 1.318}
     )
     text = " ".join(output_of(chat, capfd, "stats").split())
-    assert "drafts 12 tokens, accepted 7, 1.32 times as fast" in text
+    assert "drafts 12 tokens drafted, 7 accepted, 1.32 times as fast" in text
     chat.session.add("assistant", "b", timings={"predicted_n": 9})
     assert "drafts" not in output_of(chat, capfd, "stats")
 
