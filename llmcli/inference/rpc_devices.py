@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from llmcli.engine.llama import bindings, hardware, rpc
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.inference.rpc_servers import RpcServer, RpcServerError, WrongServerError, ask_server
-from llmcli.params.model import ModelParams, RpcAddress, read_rpc
+from llmcli.params.model import RpcAddress, read_rpc
+from llmcli.params.settings import Settings
 from llmcli.text import ellipsize
 
 if TYPE_CHECKING:
@@ -31,13 +32,13 @@ _watches: list["Watch"] = []
 
 
 @contextmanager
-def open_servers(settings: ModelParams) -> Iterator[Sequence[RpcServer]]:
+def open_servers(settings: Settings) -> Iterator[Sequence[RpcServer]]:
     """The RPC servers of the settings, checked; tunnels are open within this block. Raises RpcServerError."""
     with ExitStack() as stack:
-        yield [_open(name, settings.rpc_timeout, stack) for name in dict.fromkeys(settings.rpc)]
+        yield [_open(name, settings, stack) for name in dict.fromkeys(settings.rpc)]
 
 
-def memory_with_servers(settings: ModelParams, warn: Callable[[str, str], object]) -> int:
+def memory_with_servers(settings: Settings, warn: Callable[[str, str], object]) -> int:
     """Bytes that are free here (0 = not known) and on the RPC servers of the settings; `warn` gets what is missing."""
     own = hardware.available_memory()
     try:
@@ -48,7 +49,7 @@ def memory_with_servers(settings: ModelParams, warn: Callable[[str, str], object
         return own
 
 
-def connect(settings: ModelParams) -> None:
+def connect(settings: Settings) -> None:
     """Give the devices of the RPC servers to llama.cpp, before it loads a model; once for each server in a process.
 
     From now on a server that ends, or gives no sign of life, ends this process with an error. Raises RpcServerError for
@@ -61,7 +62,7 @@ def connect(settings: ModelParams) -> None:
     names = dict.fromkeys(settings.rpc)
     if len(names) > _MOST_SERVERS:
         raise UsageError(f"rpc names {len(names)} servers, and llama.cpp has at most {_MOST_SERVERS} devices")
-    found = [_open(name, settings.rpc_timeout, _opened) for name in names if name not in _added]
+    found = [_open(name, settings, _opened) for name in names if name not in _added]
     if not _watches:
         from llmcli.engine.llama.rpc_watch import Watch  # few processes need it
 
@@ -90,8 +91,10 @@ def _end(waited: float) -> None:
     )
 
 
-def _open(name: str, seconds: float, stack: ExitStack) -> RpcServer:
-    address = read_rpc(name)
+def _open(name: str, settings: Settings, stack: ExitStack) -> RpcServer:
+    address, seconds = read_rpc(name), settings.rpc_timeout
+    if settings.offline and not address.is_loopback:
+        raise RpcServerError(f"{name} needs the network, but --offline is set", "remove --offline to allow it")
     if not address.is_ssh:
         return ask_server(name, address.host, address.port, seconds)
     tunnel = Tunnel(name, address)

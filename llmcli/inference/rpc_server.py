@@ -80,7 +80,7 @@ class DeviceServer:
         for number, handle in enumerate(self._handles):
             limit = limits[number if len(limits) > 1 else 0] if limits else 0
             is_cpu = hardware.device_texts(handle)[0] in cpus
-            if not rpc.limit_memory(handle, partial(_free, limit, is_cpu)) and limit:
+            if (limit or is_cpu) and not rpc.limit_memory(handle, partial(_free, limit, is_cpu)) and limit:
                 raise LlmcliError("this release of llama.cpp does not let --memory limit a device", "leave it out")
         self.n_threads, _ = structures.threads(settings)
         self._cache, self._log = cache, log
@@ -142,5 +142,7 @@ class DeviceServer:
 
 def _free(limit: int, is_cpu: bool, free: int, total: int) -> int:
     """What a device tells as free: ggml tells all memory of a machine for its CPU."""
-    own = min(hardware.available_memory() or free, total) if is_cpu else free
+    own = free
+    if is_cpu and sys.platform.startswith("linux"):  # elsewhere it is the device that is asked, which would ask again
+        own = min(hardware.available_memory() or free, total)
     return min(own, limit) if limit else own

@@ -45,11 +45,11 @@ def main() -> None:
 
         threading.Thread(target=load, daemon=True).start()
         while True:
-            connection = _Hurrying(listener.accept())
+            connection = _CommandConnection(listener.accept())
             threading.Thread(target=host.serve, args=(connection,), daemon=True).start()
 
 
-class _Hurrying:
+class _CommandConnection:
     """A connection on which a cancellation is seen at once: llama.cpp cannot be stopped while it waits for a server."""
 
     def __init__(self, connection: "Connection[Any, Any]") -> None:

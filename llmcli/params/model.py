@@ -99,6 +99,11 @@ class RpcAddress:
     user: str = ""
     is_ssh: bool = False
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it needs no network."""
+        return not self.is_ssh and (self.host == "localhost" or self.host.startswith("127."))
+
 
 def read_rpc(text: str) -> RpcAddress:
     """The server of `HOST:PORT` or `ssh://USER@HOST[:PORT]`. Raises InvalidValueError."""

@@ -1,5 +1,6 @@
 """RPC servers as processes, a proxy that counts bytes, and a program `ssh` that stays on this machine."""
 
+import math
 import os
 import re
 import signal
@@ -89,11 +90,14 @@ class RpcServe:
 
 
 class CountingProxy:
-    """Forwards connections to a server, and counts the bytes that clients send it."""
+    """Forwards connections to a server, and counts the bytes that clients send it.
 
-    def __init__(self, address: str) -> None:
+    After `most` bytes it says `last_words` to its client, and ends the connection.
+    """
+
+    def __init__(self, address: str, most: float = math.inf, last_words: bytes = b"") -> None:
         host, _, port = address.partition(":")
-        self._there = host, int(port)
+        self._there, self._most, self._last_words = (host, int(port)), most, last_words
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.n_sent = 0
@@ -116,8 +120,13 @@ class CountingProxy:
         with suppress(OSError):
             while data := source.recv(1 << 16):
                 self.n_sent += len(data) if is_counted else 0
+                if self.n_sent > self._most:
+                    (source if is_counted else sink).sendall(self._last_words)
+                    break
                 sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
+        for one in (source, sink):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._listener.close()

@@ -118,6 +118,31 @@ def test_a_server_that_is_killed_ends_the_answer_only(
     assert run("generate", "Hello", *GREEDY, "-n", "2", "--no-stdin", *flags(servers[0].address)).status == 0
 
 
+@pytest.mark.parametrize("last_words", [b"", b"nonsense" * 8], ids=["dies", "nonsense"])
+def test_a_server_that_is_lost_during_the_load_is_an_error(
+    short: Path, servers: list[RpcServe], run: Run, last_words: bytes
+) -> None:
+    with closing(CountingProxy(servers[0].address, 5e6, last_words)) as proxy:
+        result = run("generate", "Hello", *LONG, *flags(proxy.address))
+    assert (result.status, result.text) == (5, "")
+    assert result.stderr.count("error: ") == 1
+    assert "an RPC server" in result.stderr or "the RPC server" in result.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_the_process_of_a_model_ends_with_a_killed_command(short: Path, servers: list[RpcServe]) -> None:
+    command = [sys.executable, "-m", "llmcli", "generate", "Hello", *LONG, *flags(servers[0].address)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout
+        assert process.stdout.read(20)
+        assert _is_running("rpc_worker")
+        process.kill()
+    deadline = time.monotonic() + 30
+    while _is_running("rpc_worker") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _is_running("rpc_worker")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
 def test_a_server_that_hangs_counts_as_gone_in_time(short: Path, run: Run, tmp_path: Path) -> None:
     with RpcServe(home=tmp_path) as other:
@@ -199,16 +224,16 @@ def test_ssh_starts_the_server_and_ends_it(short: Path, run: Run, tmp_path: Path
     assert there.text == here.text
     assert "RPC0" in there.stderr
     deadline = time.monotonic() + 30
-    while _is_running(short, "--until-eof") and time.monotonic() < deadline:
+    while _is_running("--until-eof") and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not _is_running(short, "--until-eof")
+    assert not _is_running("--until-eof")
 
     refused = run(*command, "--rpc", "ssh://me@refused", env=environment)
     assert refused.status == 5
     assert "error: ssh to ssh://me@refused: me@refused: Permission denied (publickey).\n  hint: " in refused.stderr
 
 
-def _is_running(folder: Path, word: str) -> bool:
+def _is_running(word: str) -> bool:
     """Whether this user's processes of this test have such a command line, where the system tells (Linux)."""
     home = os.environ["LLMCLI_HOME"].encode()
     for one in Path("/proc").glob("[0-9]*"):

@@ -19,6 +19,7 @@ from llmcli.params.settings import find
 )
 def test_a_server_has_a_host_and_a_port_or_is_behind_ssh(text: str, address: RpcAddress) -> None:
     assert read_rpc(text) == address
+    assert address.is_loopback == text.startswith("127.")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def connections() -> list[tuple[tuple[str, int], int]]:
     With each the bytes in both directions, where the system tells them (Linux); else 0.
     """
     found: list[tuple[tuple[str, int], int]] = []
-    if sys.platform == "win32":
+    if sys.platform == "win32" or not os.path.isdir("/dev/fd"):
         return found
     for name in os.listdir("/dev/fd"):
         with suppress(OSError):
