@@ -13,7 +13,7 @@ from typer import Option
 from llmcli.cli.options import with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, UsageError
-from llmcli.files import cache_dir, make_private
+from llmcli.files import cache_dir
 from llmcli.params.settings import Layer
 from llmcli.text import plural
 from llmcli.ui.terminal.console import console
@@ -53,18 +53,18 @@ def serve(
     ] = False,
     until_eof: Annotated[bool, Option("--until-eof", help="End when stdin ends, as --rpc ssh:// needs it.")] = False,
 ) -> int:
-    from llmcli.inference.rpc_server import DeviceServer, address_of
+    from llmcli.inference.rpc_server import DeviceServer, TensorCache, address_of
 
     names = [name.strip() for name in (devices or "").split(",") if name.strip()]
     limits = [_parse_size(text) for text in (memory or "").split(",") if text.strip()]
     ip, port = address_of(host, port, insecure)
-    folder = make_private(cache_dir() / "rpc") if cache else None
-    server = DeviceServer(names, limits, resolve_settings(flags), folder, console.note)
+    kept = TensorCache(cache_dir() / "rpc") if cache else None
+    server = DeviceServer(names, limits, resolve_settings(flags), kept, console.note)
     told = server.start(ip, port)
     for name, device in zip(server.names, told.devices, strict=True):
         console.note(f"{name}: {device.free >> 20} of {device.total >> 20} MiB, {plural(server.n_threads, 'thread')}")
-    if folder:
-        console.note(f"large tensors are kept in {folder}")
+    if kept:
+        console.note(f"large tensors are kept in {kept.folder}")
     if insecure:
         console.warn(f"whoever reaches {ip}:{port} can run code on this machine")
     console.note(f"offered at {ip}:{port}, to one client at a time (Ctrl-C ends it)")

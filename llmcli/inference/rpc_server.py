@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -14,11 +15,13 @@ from pathlib import Path
 from llmcli.engine.llama import bindings, hardware, rpc, structures
 from llmcli.engine.llama.rpc_watch import connections
 from llmcli.errors import LlmcliError, NetworkError, UsageError, error_text
+from llmcli.files import make_private
 from llmcli.inference.rpc_servers import RpcServer, RpcServerError, ask_server
 from llmcli.params.model import ModelParams
 from llmcli.text import format_duration, format_size
 
 _LOOK = 0.5  # seconds between two looks at the client; a check by llmcli is shorter
+_SPARE = 64 << 20  # bytes of the disk: with less, a file may not have been written to its end
 _START = 10.0  # seconds until it listens
 _ACCEPTED, _CLOSED = "Accepted client connection", "Client connection closed"  # ggml-rpc.cpp writes these lines
 
@@ -56,6 +59,35 @@ def address_of(host: str, port: int, is_insecure: bool) -> tuple[str, int]:
         raise NetworkError(f"cannot listen at {host}:{port}: {error_text(error)}", "use another --port") from None
 
 
+class TensorCache:
+    """The folder in which llama.cpp keeps large tensors by their hash.
+
+    It reads a file back without a check. So what was written since the last client has left in good order is removed
+    after a kill, or where the disk is full: it may be cut.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder, and remove what may be cut. Raises DiskError."""
+        self.folder = make_private(folder)
+        self._mark = folder / "complete"
+        self._remove_new()
+        self._mark.touch(mode=0o600)
+
+    def keep(self) -> bool:
+        """A client has left: keep what it has sent. Returns whether that is possible."""
+        is_kept = shutil.disk_usage(self.folder).free > _SPARE
+        if not is_kept:
+            self._remove_new()
+        self._mark.touch(mode=0o600)
+        return is_kept
+
+    def _remove_new(self) -> None:
+        since = self._mark.stat().st_mtime_ns if self._mark.exists() else 0
+        for path in self.folder.iterdir():
+            if path != self._mark and path.stat().st_mtime_ns >= since:
+                path.unlink()
+
+
 class DeviceServer:
     """Offers devices at an address; `log` gets a line about each client that stays."""
 
@@ -64,7 +96,7 @@ class DeviceServer:
         names: Sequence[str],
         limits: Sequence[int],
         settings: ModelParams,
-        cache: Path | None,
+        cache: TensorCache | None,
         log: Callable[[str], None],
     ) -> None:
         """`limits` are the most bytes that each device tells as free; one is for all of them, none for no limit.
@@ -98,7 +130,8 @@ class DeviceServer:
         sys.stdout.flush()
         os.dup2(writer, 1)  # ggml writes about its clients to stdout, and nothing else of llmcli does
         threading.Thread(target=self._read, args=(reader,), daemon=True).start()
-        call = partial(rpc.start_server, f"{ip}:{port}", self._cache, self.n_threads, self._handles)
+        folder = self._cache.folder if self._cache else None
+        call = partial(rpc.start_server, f"{ip}:{port}", folder, self.n_threads, self._handles)
         self._thread = threading.Thread(target=call, daemon=True)
         self._thread.start()
         end, own = time.monotonic() + _START, "127.0.0.1" if ip == "0.0.0.0" else ip
@@ -115,12 +148,13 @@ class DeviceServer:
         while not is_over():
             time.sleep(_LOOK)
             client = self._client
-            if client and (found := connections()):
-                is_new = not client.peer and time.monotonic() - client.since >= _LOOK
-                (host, port), client.n_bytes = found[0]
-                if is_new:
-                    client.peer = f"{host}:{port}"
-                    self._log(f"{client.peer} uses it")
+            found = [(f"{host}:{port}", n) for (host, port), n in connections()]
+            found += [("a client", 0)] if sys.platform == "win32" else []
+            if client and found:
+                peer, client.n_bytes = found[0]
+                if not client.peer and time.monotonic() - client.since >= _LOOK:
+                    client.peer = peer
+                    self._log(f"{peer} uses it")
             if not (self._thread and self._thread.is_alive()):
                 raise NetworkError("the server of llama.cpp has ended", "start it again")
 
@@ -132,6 +166,8 @@ class DeviceServer:
                     self._client = _Client(time.monotonic())
                 elif line.startswith(_CLOSED) and self._client:
                     client, self._client = self._client, None
+                    if self._cache and not self._cache.keep():
+                        self._log("the disk is full: no tensor of this client is kept")
                     if (reason := bindings.last_log_error()) and client.peer:
                         self._log(f"{client.peer} has left: {reason}")
                     elif client.peer:

@@ -1,12 +1,16 @@
 """The devices of RPC servers in a process: what is refused before llama.cpp hears of them."""
 
+import os
+import time
+from pathlib import Path
+
 import pytest
 
 from llmcli.engine.llama import bindings, hardware, rpc
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.inference import rpc_devices
+from llmcli.inference import rpc_devices, rpc_server
 from llmcli.inference.rpc_devices import connect, memory_with_servers, open_servers
-from llmcli.inference.rpc_server import address_of
+from llmcli.inference.rpc_server import TensorCache, address_of
 from llmcli.inference.rpc_servers import DeviceMemory, RpcServer, RpcServerError
 from llmcli.params.settings import Settings
 
@@ -51,6 +55,29 @@ def test_the_memory_of_servers_counts_unless_one_is_not_there(monkeypatch: pytes
     assert warnings == []
     assert memory_with_servers(Settings(rpc=("a:1", "gone:1")), warn) == 100
     assert warnings == [("only the memory of this machine counts: gone is not reached", "start it")]
+
+
+def test_a_tensor_that_may_be_cut_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = TensorCache(tmp_path / "rpc")
+
+    def write(name: str) -> None:
+        now = time.time() + 1  # later than the mark, however coarse the clock of the file system is
+        (cache.folder / name).write_bytes(b"weights")
+        os.utime(cache.folder / name, (now, now))
+
+    def kept() -> set[str]:
+        return {path.name for path in cache.folder.iterdir()} - {"complete"}
+
+    write("0123456789abcdef")
+    os.utime(cache.folder / "0123456789abcdef", (1, 1))  # the client has left long ago
+    assert cache.keep()
+    write("1111111111111111")
+    TensorCache(cache.folder)  # the server was killed
+    assert kept() == {"0123456789abcdef"}
+    write("2222222222222222")
+    monkeypatch.setattr(rpc_server, "_SPARE", 1 << 60)
+    assert not cache.keep()  # the disk is full
+    assert kept() == {"0123456789abcdef"}
 
 
 def test_other_machines_reach_a_server_only_where_that_is_wanted() -> None:
