@@ -33,8 +33,8 @@ fix: $(VENV)/.developing ## format the code and fix what ruff can fix
 docs: $(VENV)/.developing ## write the generated parts: tables of the manual and completion scripts
 	$(PY) -m tools.docs
 
-bench: $(VENV)/.developing ## run the benchmarks (with llama-completion, if LLAMA_COMPLETION is its path)
-	$(PY) -m benchmarks.run
+bench: $(VENV)/.developing ## measure all figures of speed (with llama.cpp's programs, if LLAMA_CPP_BIN is their folder)
+	$(PY) -m benchmarks.speed $(if $(LLAMA_CPP_BIN),--llama-cpp $(LLAMA_CPP_BIN)) $(SPEED)
 
 clean: ## delete the environment and all caches of this folder
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache

@@ -24,7 +24,8 @@ from llmcli.config.presets import LayerStack
 from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import bindings
 from llmcli.files import cache_dir
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.models.sources.starter import ensure_starter
 from llmcli.params.settings import Layer, Settings

@@ -19,7 +19,8 @@ from llmcli.engine.llama.context import Context
 from llmcli.inference.answer import Answer
 from llmcli.inference.comparison import Comparison
 from llmcli.inference.engine import TemplateOptions
-from llmcli.inference.local import LocalEngine, resolve_model
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import resolve_model
 from llmcli.models.locations import model_locations
 from llmcli.params.settings import Settings
 

@@ -17,7 +17,7 @@ from time import perf_counter
 import numpy as np
 
 from llmcli.inference.embedding import EmbeddingModel
-from llmcli.inference.local import ResolvedModel
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.settings import Settings
 from llmcli.pipelines.text_source import Text

@@ -17,10 +17,11 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
 
-from benchmarks.measure import HEAD, llmcli, row
+from benchmarks.measure import HEAD, llmcli, own_home, row
 from llmcli.engine.events import Cancellation, Prompt, Request
 from llmcli.files import cache_dir
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile, starter_path
 from llmcli.params.settings import Settings
 
@@ -33,6 +34,7 @@ _WORDS = [
 # fmt: on
 _SESSION_TOKENS, _FILE_TOKENS = 2000, 4000
 _GOAL, _GOAL_STORE_MS = 0.08, 60
+HEAD_OF_CONTEXTS = HEAD.replace("llmcli", "restored").replace("against", "evaluated again")
 
 
 def text_of(engine: LocalEngine, n_tokens: int) -> str:
@@ -100,31 +102,34 @@ def time_to_store(engine: LocalEngine, text: str, rounds: int) -> None:
     row(f"{what}, processor (ms)", f"{median(processor):.0f}", f"{_GOAL_STORE_MS}", median(processor) / 60, "", True)
 
 
+def figures(model: Path, rounds: int, threads: int = 0) -> None:
+    """Print the rows of one model file."""
+    common = ["-m", str(model), "-t", str(threads), "-n", "8", "--temp", "0"]
+    with tempfile.TemporaryDirectory() as folder, own_home(Path(folder) / "home"):
+        home = Path(folder) / "home"
+        target = ResolvedModel(ModelFile(model, (model,), model.stem, trusted=True))
+        with closing(LocalEngine(target, Settings(n_threads=threads), Cancellation())) as engine:
+            session, document = text_of(engine, _SESSION_TOKENS), text_of(engine, _FILE_TOKENS)
+            time_to_store(engine, session, rounds)
+        shutil.rmtree(home)
+        file = Path(folder) / "document.txt"
+        file.write_text(document)
+        chat = llmcli("chat", "-S", "novel", *common)
+        timed(chat, home, f"{session}\n")
+        contest(f"take up a session of {_SESSION_TOKENS} tokens", chat, home, "And what now?\n", rounds)
+        timed(llmcli("generate", "-f", str(file), "Who walks?", *common), home)
+        question = llmcli("generate", "-f", str(file), "What do they carry?", *common)
+        contest(f"second question about a file of {_FILE_TOKENS} tokens", question, home, "", rounds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=starter_path(cache_dir()))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
-    path, common = options.model, ["-m", str(options.model), "-t", str(options.threads), "-n", "8", "--temp", "0"]
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder) / "home"
-        os.environ["LLMCLI_HOME"] = str(home)
-        print(HEAD.replace("llmcli", "restored").replace("against", "evaluated again"))
-        target = ResolvedModel(ModelFile(path, (path,), path.stem, trusted=True))
-        settings = Settings(n_threads=options.threads)
-        with closing(LocalEngine(target, settings, Cancellation())) as engine:
-            session, document = text_of(engine, _SESSION_TOKENS), text_of(engine, _FILE_TOKENS)
-            time_to_store(engine, session, options.rounds)
-        shutil.rmtree(home)
-        file = Path(folder) / "document.txt"
-        file.write_text(document)
-        chat = llmcli("chat", "-S", "novel", *common)
-        timed(chat, home, f"{session}\n")
-        contest(f"take up a session of {_SESSION_TOKENS} tokens", chat, home, "And what now?\n", options.rounds)
-        timed(llmcli("generate", "-f", str(file), "Who walks?", *common), home)
-        question = llmcli("generate", "-f", str(file), "What do they carry?", *common)
-        contest(f"second question about a file of {_FILE_TOKENS} tokens", question, home, "", options.rounds)
+    print(HEAD_OF_CONTEXTS)
+    figures(options.model, options.rounds, options.threads)
 
 
 if __name__ == "__main__":

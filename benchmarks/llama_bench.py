@@ -10,9 +10,10 @@ import subprocess
 import sys
 from statistics import median
 
-from benchmarks.measure import llmcli
+from benchmarks.measure import HEAD, llmcli, row
 
 _SAMPLES = 5
+_GOAL = 0.97
 _TESTS = {
     "tg32": ("-p", "0", "-n", "32"),
     "pp128": ("-p", "128", "-n", "0"),
@@ -37,12 +38,16 @@ def sample_seconds(command: list[str]) -> float:
     return (many - one) / _SAMPLES
 
 
-def main(program: str, model: str, rounds: int) -> None:
+def figures(program: str, model: str, rounds: int) -> None:
+    """Print a row for each test."""
     for name, lengths in _TESTS.items():
-        commands = [program, "-m", model, "-t", "1", *lengths], [*llmcli("bench", model), "-t", "1", *lengths]
-        pairs = [[sample_seconds(command) for command in commands] for _ in range(rounds)]
-        print(f"{name}: {median(theirs / ours for theirs, ours in pairs):.2f} times as fast as llama-bench", flush=True)
+        commands = [*llmcli("bench", model), "-t", "1", *lengths], [program, "-m", model, "-t", "1", *lengths]
+        ours, theirs = zip(*([sample_seconds(one) * 1e3 for one in commands] for _ in range(rounds)), strict=True)
+        ratio = median(their / our for our, their in zip(ours, theirs, strict=True))
+        what = f"llmcli bench, {name}, processor, ms for a sample"
+        row(what, f"{median(ours):.0f}", f"llama-bench {median(theirs):.0f}", ratio, f">= {_GOAL}", ratio >= _GOAL)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 3)
+    print(HEAD)
+    figures(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 3)

@@ -1,8 +1,11 @@
 """Times of whole processes, and rows of the table that the benchmarks print."""
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -11,22 +14,28 @@ HEAD = "| what | llmcli | against | ratio | goal | met |\n|---|---|---|---|---|-
 Runs = dict[str, list[tuple[float, float, float]]]  # by name: seconds to the end, to the first byte, peak MiB
 
 
-def one_run(command: list[str]) -> tuple[float, float, float]:
-    """Seconds to the end, seconds to the first byte of stdout, and peak resident MiB of one process."""
-    begin = perf_counter()
+def one_run(command: list[str], begins: str = "", env: dict[str, str] | None = None) -> tuple[float, float, float]:
+    """Seconds to the end, seconds to the first byte of the answer, and peak resident MiB of one process.
+
+    The answer begins behind the text on stdout that matches `begins`.
+    """
+    start = re.compile(f"{begins}.".encode(), re.S)
+    begin, first, seen = perf_counter(), 0.0, b""
+    quiet = subprocess.DEVNULL
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        command, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet, env={**os.environ, **(env or {})}
     ) as process:
         assert process.stdout
-        process.stdout.read(1)
-        first = perf_counter() - begin
-        process.stdout.read()
+        while data := os.read(process.stdout.fileno(), 1 << 16):
+            seen += data
+            first = first or (perf_counter() - begin if start.search(seen) else 0.0)
         _, status, usage = os.wait4(process.pid, 0)
+        total = perf_counter() - begin
         process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command[0]} ended with status {process.returncode}")
+    if process.returncode or not first:
+        raise SystemExit(f"{' '.join(command)[:200]} ended with status {process.returncode}, and this: {seen[-200:]!r}")
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
-    return perf_counter() - begin, first, usage.ru_maxrss / unit
+    return total, first, usage.ru_maxrss / unit
 
 
 def contest(commands: dict[str, list[str]], rounds: int) -> Runs:
@@ -36,6 +45,19 @@ def contest(commands: dict[str, list[str]], rounds: int) -> Runs:
         for name, command in commands.items():
             runs[name].append(one_run(command))
     return {name: done[1:] for name, done in runs.items()}
+
+
+@contextmanager
+def own_home(folder: str | Path) -> Iterator[None]:
+    """Let llmcli, also in other processes, use this folder: it finds no warm model and no stored context there."""
+    before = os.environ.get("LLMCLI_HOME")
+    os.environ["LLMCLI_HOME"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["LLMCLI_HOME"]
+        if before is not None:
+            os.environ["LLMCLI_HOME"] = before
 
 
 def llmcli(*arguments: str) -> list[str]:

@@ -21,7 +21,8 @@ from llmcli.engine.generation import Generation
 from llmcli.engine.scheduler import generate
 from llmcli.inference.answer import Answer
 from llmcli.inference.engine import TemplateOptions
-from llmcli.inference.local import LocalEngine, resolve_model
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import resolve_model
 from llmcli.inference.trace_file import TraceWriter
 from llmcli.models.locations import model_locations
 from llmcli.params.policies.policy import parse_policy

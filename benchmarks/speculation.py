@@ -17,7 +17,8 @@ from time import perf_counter, process_time
 from benchmarks.measure import HEAD, row
 from llmcli.engine.events import Cancellation, GenerationRecord, Request
 from llmcli.inference.engine import TemplateOptions
-from llmcli.inference.local import LocalEngine, resolve_model
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import resolve_model
 from llmcli.models.locations import model_locations
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
@@ -50,7 +51,11 @@ _TEXTS = (
 
 
 def main() -> None:
-    """Print a row for each category."""
+    print(HEAD)
+    figures(_parser().parse_args())
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=Path, help="question.jsonl of Spec-Bench")
     parser.add_argument("--model", default="starter")
@@ -62,7 +67,16 @@ def main() -> None:
     parser.add_argument(
         "--cpu-time", action="store_true", help="measure processor time: for a busy machine, one thread"
     )
-    given = parser.parse_args()
+    return parser
+
+
+def options(*words: str) -> argparse.Namespace:
+    """The options of these words, for `figures`."""
+    return _parser().parse_args(words)
+
+
+def figures(given: argparse.Namespace) -> None:
+    """Print a row for each category."""
     settings = Settings(
         model=given.model,
         draft_model=given.draft_model,
@@ -79,7 +93,6 @@ def main() -> None:
             tasks.setdefault(category, []).append((prompt, ""))
     clock = process_time if given.cpu_time else perf_counter
     engine = LocalEngine(resolve_model(settings.model, model_locations(settings)), settings, Cancellation())
-    print(HEAD)
     with closing(engine):
         for category, prompts in tasks.items():
             _measure(engine, settings, category, prompts[: given.limit + 1], given.mode, clock)

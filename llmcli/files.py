@@ -4,14 +4,15 @@ import codecs
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from llmcli.errors import DiskError, UsageError, error_text
+from llmcli.records import dataclass
 
 VERSION = 1  # of JSON lines
 BINARY = getattr(os, "O_BINARY", 0)  # Windows would change the ends of lines
@@ -33,6 +34,7 @@ _STDIN_NAMES = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 # Byte order marks with their encodings; the one of UTF-32 begins with the one of UTF-16.
 _MARKS = {b"\xff\xfe\0\0": "utf-32-le", b"\0\0\xfe\xff": "utf-32-be", b"\xef\xbb\xbf": "utf-8"}
 _MARKS |= {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
+_XDG = {"config": "~/.config", "data": "~/.local/share", "cache": "~/.cache"}
 _NAME_HINT = "start with a letter or a digit; use letters from a to z, digits, dots, dashes and underscores"
 _WRITABLE_HINT = "set LLMCLI_HOME to a folder that you can write to"
 _WRITE_HINT = "free some space or make the folder writable; the session is not saved"
@@ -70,6 +72,10 @@ def _folder(kind: str) -> Path:
     home = os.environ.get("LLMCLI_HOME")
     if home:
         return Path(os.path.expanduser(home)) / kind
+    if sys.platform == "linux":  # what platformdirs finds there; it takes 6 ms, and the load of a model waits for it
+        folder = os.environ.get(f"XDG_{kind.upper()}_HOME", "").strip() or os.path.expanduser(_XDG[kind])
+        if os.path.isabs(folder):
+            return Path(folder) / "llmcli"
     import platformdirs
 
     try:

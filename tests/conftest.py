@@ -18,7 +18,8 @@ from filelock import FileLock
 
 from llmcli.engine.events import Cancellation
 from llmcli.engine.llama.probe import probe_record
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.models.notes import record_probed
 from llmcli.models.sources.starter import ensure_starter

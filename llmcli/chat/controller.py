@@ -3,7 +3,7 @@
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import takewhile
 from time import perf_counter
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli.chat.conversation import Message, sliding_window
 from llmcli.chat.sessions.session import Session, Turn
 from llmcli.config.presets import LayerStack
-from llmcli.engine.events import Cancellation, TemperatureShift
+from llmcli.engine.events import Cancellation, Prompt, TemperatureShift
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.constraints import read_constraint
 from llmcli.inference.request import system_text
@@ -23,11 +23,11 @@ from llmcli.params.param import fields_of
 from llmcli.params.result import ResultParams
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.settings import ResolvedSettings, Settings, fields, find, resolve
+from llmcli.records import dataclass
 
 if TYPE_CHECKING:
     from llmcli.chat.prompting import PromptBuilder
     from llmcli.config.characters import Character
-    from llmcli.engine.events import Prompt
     from llmcli.inference.engine import Engine
 
 ReadAhead = Callable[["Engine", Cancellation], None]

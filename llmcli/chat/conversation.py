@@ -5,7 +5,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from llmcli.errors import DiskError, UsageError, error_text
 from llmcli.files import convert, read_text
 from llmcli.inference.request import file_block
 from llmcli.params.param import is_number
+from llmcli.records import dataclass
 from llmcli.text import plural
 
 MessageId = Annotated[int, Meta(ge=1, le=10**9)]
@@ -126,7 +127,7 @@ class Message:
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> "Message":
         """The message of a JSON object, without values that no setting and no timing can have. Raises ValueError."""
-        from llmcli.inference.answer_json import ReplayManifest  # which a list of sessions does not need
+        from llmcli.inference.replay_manifest import ReplayManifest  # which a list of sessions does not need
 
         cleaned = {**data, "time": _seconds_of(data.get("time"))}
         for key, is_valid in (("params", _is_plain), ("timings", _is_finite)):

@@ -6,7 +6,7 @@ A record may come from others. No file that it names is opened, and no code that
 import codecs
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import accumulate
 from typing import Annotated, Any, Literal
 
@@ -19,16 +19,17 @@ from llmcli.engine.events import Cancellation, Request
 from llmcli.errors import UsageError
 from llmcli.files import convert, decode_json
 from llmcli.inference.answer import Answer
-from llmcli.inference.answer_json import ReplayManifest, build_manifest
 from llmcli.inference.comparison import MAX_VARIANTS
 from llmcli.inference.constraints import recorded_constraint
 from llmcli.inference.engine import Engine, Vocab, check_request
+from llmcli.inference.replay_manifest import ReplayManifest, build_manifest
 from llmcli.inference.request import system_file
 from llmcli.inference.sizing import possible_gpu_layers
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.model import HubParams, PlacementParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Settings, fields, parse_data
+from llmcli.records import dataclass
 from llmcli.text import ellipsize
 
 _DIGEST_LETTERS = 12  # letters of a sha256

@@ -3,7 +3,6 @@
 import gc
 import os
 import sys
-from typing import Any
 
 # Objects between two searches for cycles: imports make many objects and no garbage, and searches take 10 ms of a start.
 _GARBAGE = (20_000, 20, 20)
@@ -19,6 +18,8 @@ def run(arguments: list[str]) -> int:
         return _dispatch(arguments)
     except Exception as error:
         return _report(error)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     finally:
         model_preload.cancel()
 
@@ -47,9 +48,24 @@ def _dispatch(arguments: list[str]) -> int:
         from llmcli.cli.usage_errors import check_command
 
         check_command(arguments)
-    from llmcli.cli.typer_app import make_app  # Typer takes 50 ms, while the model is loading already
+        from llmcli.cli.command_line import direct_line
 
-    result: Any = make_app(*command)(arguments, prog_name=PROGRAM, standalone_mode=False)
+        if line := direct_line(arguments):
+            values = line.parse()
+            if isinstance(values, str):
+                from llmcli.cli.help_texts import help_page
+                from llmcli.ui.terminal.output import print_line
+
+                print_line(help_page(line, everything=values == "--help-all"))
+                return 0
+            if values is not None:
+                return _status_of(line.run(values))
+    from llmcli.cli.typer_app import make_app  # Typer takes 35 ms
+
+    return _status_of(make_app(*command)(arguments, prog_name=PROGRAM, standalone_mode=False))
+
+
+def _status_of(result: object) -> int:
     return result if isinstance(result, int) else 0
 
 
@@ -94,6 +110,9 @@ def main() -> None:
     """
     gc.set_threshold(*_GARBAGE)
     try:
+        from llmcli.cli import model_preload
+
+        model_preload.is_whole_process = True
         status = run(sys.argv[1:])
     except KeyboardInterrupt:
         status = _INTERRUPTED

@@ -12,8 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, NamedTuple
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.options import CHAT_ONLY, Force, Parallel, parse_parallel, with_settings
 from llmcli.cli.questions import warn_plain_template
 from llmcli.cli.stdin import stdin_as_file

@@ -2,11 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.completion import complete_reference
 from llmcli.cli.options import Json, with_settings
 from llmcli.config.presets import base_layers
@@ -15,6 +13,7 @@ from llmcli.files import data_dir
 from llmcli.params.model import HubParams, ModelParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
+from llmcli.records import dataclass
 from llmcli.text import format_duration
 from llmcli.ui.terminal.cells import first_that_fits
 from llmcli.ui.terminal.console import console
@@ -25,7 +24,8 @@ from llmcli.ui.terminal.progress import ProgressLine
 if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation
     from llmcli.inference.benchmark import Benchmark, Case, Report, SpeedTest
-    from llmcli.inference.local import LocalEngine, ResolvedModel
+    from llmcli.inference.local import LocalEngine
+    from llmcli.inference.resolved_model import ResolvedModel
     from llmcli.inference.tuning import Found
 
 _USUAL_PROMPT, _USUAL_ANSWER = 512, 128  # tokens, as in llama-bench

@@ -1,17 +1,17 @@
 """`llmcli cache`: the contexts that are stored on this disk."""
 
-from dataclasses import dataclass
 from typing import Annotated
 
-from typer import Option
-
 from llmcli.chat.sessions import store
+from llmcli.cli.command_line import Option
 from llmcli.cli.options import Json
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.inference.state_file import read_header
 from llmcli.inference.state_store import StateStore, is_of_session
+from llmcli.inference.warm import forget_tokens
 from llmcli.params.settings import Layer
+from llmcli.records import dataclass
 from llmcli.text import format_age, format_duration, format_size, plural, sanitize
 from llmcli.ui.terminal.console import can_ask, confirm, console
 from llmcli.ui.terminal.output import print_facts, print_json, print_rows
@@ -88,6 +88,7 @@ def clear_states(yes: Annotated[bool, Option("--yes", "-y", help="Delete without
             raise UsageError("cannot ask for confirmation to delete the stored contexts (not a terminal)", "use --yes")
         if not confirm(f"Delete {plural(len(entries), 'stored context')} ({size})?", False):
             return ExitStatus.FAILED
+    forget_tokens()
     console.note(f"deleted {plural(states.clear(), 'stored context')} ({size})")
     return ExitStatus.OK
 

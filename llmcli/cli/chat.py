@@ -8,13 +8,12 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option
-
 from llmcli.chat.conversation import attach
 from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
 from llmcli.chat.sessions.store import saved_key
 from llmcli.cli import model_preload
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.completion import complete_reference, complete_remote, complete_session
 from llmcli.cli.options import DECISION, RESULT, prompt_of, with_settings
 from llmcli.cli.stdin import stdin_lines
@@ -237,7 +236,8 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
 
     def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "Engine":
         from llmcli.cli.open_model import open_elsewhere
-        from llmcli.inference.local import LocalEngine, resolve_model
+        from llmcli.inference.local import LocalEngine
+        from llmcli.inference.resolved_model import resolve_model
 
         target = resolve_model(settings.model, locations.model_locations(settings), for_text=True)
         report("loading")

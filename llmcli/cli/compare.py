@@ -6,8 +6,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
-
+from llmcli.cli.command_line import Option
 from llmcli.cli.options import CHAT_ONLY, DECISION, RESULT, with_settings
 from llmcli.cli.questions import NoStdin, PromptArgument, command_layers, exit_status, requests_of, warn_file_name
 from llmcli.cli.stdin import read_prompt, reads_stdin, stdin_as_file

@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.config import config_file as store
 from llmcli.config.presets import base_layers, preset_layer, resolve_settings
 from llmcli.errors import UsageError

@@ -9,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
-
 from llmcli import __version__
+from llmcli.cli.command_line import Option
 from llmcli.cli.options import with_settings
 from llmcli.config.config_file import aliases, config_layer
 from llmcli.config.endpoints import endpoint_profiles

@@ -10,8 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Protocol
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.options import Force, Json, output_path, with_settings
 from llmcli.cli.questions import is_file_name, warn_file_name
 from llmcli.cli.stdin import stdin_as_file, stdin_lines
@@ -27,8 +26,9 @@ from llmcli.ui.terminal.output import print_json, print_line
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
+    from llmcli.cli.open_model import VectorModel
     from llmcli.engine.events import Cancellation
-    from llmcli.inference.embedding import EmbeddingModel, Evaluation, Vector
+    from llmcli.inference.embedding import Evaluation, Vector
     from llmcli.pipelines.text_source import Text, TextSource
     from llmcli.pipelines.vector_store import StoreIdentity
 
@@ -172,7 +172,7 @@ def _output_kind(output: str | None, force: bool, pooling: str | None) -> str:
 
 
 def identity_of(
-    model: "EmbeddingModel", settings: Settings, status: ProgressLine, cancellation: "Cancellation"
+    model: "VectorModel", settings: Settings, status: ProgressLine, cancellation: "Cancellation"
 ) -> "StoreIdentity":
     """What a store must have for vectors of this model. Raises KeyboardInterrupt when it is cancelled."""
     from llmcli.pipelines.vector_store import StoreIdentity

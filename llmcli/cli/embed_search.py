@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.embed import EMBEDDING_KEYS, identity_of, print_texts, text_data
 from llmcli.cli.options import Json, with_settings
 from llmcli.cli.questions import is_file_name

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
-
 from llmcli.cli.answer_output import AnswerOptions, Outcome, echo_of, identify, json_of, print_result, report_outcome
+from llmcli.cli.command_line import Option
 from llmcli.cli.decision_answer import answer_by_decision, read_choices
 from llmcli.cli.options import CHAT_ONLY, with_output_file, with_settings
 from llmcli.cli.questions import (
@@ -26,6 +25,7 @@ from llmcli.cli.task_options import TaskName, TaskVariables, load_judge, load_ta
 from llmcli.engine.events import Measure
 from llmcli.errors import ConstraintError, ExitStatus, UsageError
 from llmcli.params.settings import Layer, Settings, fields, resolve
+from llmcli.records import dataclass
 from llmcli.text import plural
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import (
@@ -200,7 +200,7 @@ def _generate(
             if options.show_prompt:
                 _print_prompts(engine, asked, cancellation)
                 return ExitStatus.OK
-            job = _job(engine, asked, cancellation)
+            job = _job(engine, asked, cancellation, is_full=as_json)
             if as_json and settings.samples > 1:
                 identify(engine, cancellation, status)
             outcome = _run(engine, job, show, shown, status)
@@ -224,8 +224,8 @@ def _print_prompts(engine: "Engine", asked: _Asked, cancellation: "Cancellation"
         print_prompt(engine.prompt_text(request.prompt))
 
 
-def _job(engine: "Engine", asked: _Asked, cancellation: "Cancellation") -> "Job":
-    """The job of a question, with its task, and what is made of one answer or several."""
+def _job(engine: "Engine", asked: _Asked, cancellation: "Cancellation", is_full: bool) -> "Job":
+    """The job of a question, with its task, and what is made of one answer or several (`is_full`: `answer_data`)."""
     from llmcli.inference.request import make_requests
     from llmcli.pipelines.samples import Judge, request_job, result_job
 
@@ -241,7 +241,7 @@ def _job(engine: "Engine", asked: _Asked, cancellation: "Cancellation") -> "Job"
         one = replace(question, resolved=replace(question.resolved, settings=own))
         (request,) = make_requests(engine, [one], cancellation)
         warn_unread_arguments(request.prompt, own, known)
-        return request_job(request)
+        return request_job(request, is_full)
 
     judge = Judge(engine, asked.judge, question.text, cancellation) if asked.judge else None
     return result_job(asked.settings, job_of, judge)

@@ -40,6 +40,7 @@ class ModelPreload(threading.Thread):
 
 
 _current: ModelPreload | None = None
+is_whole_process = False  # whether the command is all that this process does, as `main` says; not in tests
 
 
 def start(arguments: Sequence[str]) -> None:
@@ -93,6 +94,14 @@ def claim(parts: Sequence[Path]) -> "Model | None":
         preload.model.close()
         return None
     return preload.model
+
+
+def let_system_free() -> None:
+    """At the end of a command: nothing is freed any more, if the process ends with it."""
+    if is_whole_process:
+        from llmcli.engine.llama import bindings
+
+        bindings.is_process_ending = True
 
 
 def cancel() -> None:

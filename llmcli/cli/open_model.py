@@ -9,7 +9,7 @@ from llmcli.cli import model_preload
 from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError, TimeLimitError
 from llmcli.files import config_path, data_dir, make_private
-from llmcli.inference.local import LocalEngine, ResolvedModel, resolve_model, subscribe_log
+from llmcli.inference.resolved_model import ResolvedModel, resolve_model
 from llmcli.models.locations import ModelLocations, ModelNotDownloadedError, model_locations
 from llmcli.params.settings import ResolvedSettings, Settings, format_setting
 from llmcli.text import ellipsize
@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     from llmcli.inference.embedding import EmbeddingModel
     from llmcli.inference.endpoint_server import ServedEndpoint
     from llmcli.inference.engine import Engine
+    from llmcli.inference.local import LocalEngine
+    from llmcli.inference.remote_embedding import RemoteEmbeddingModel
+    from llmcli.inference.warm import WarmModel
 
-_Model = TypeVar("_Model", "Engine", "EmbeddingModel")
+    VectorModel = EmbeddingModel | RemoteEmbeddingModel
+
+_Model = TypeVar("_Model", "Engine", "VectorModel")
 Target: TypeAlias = "ResolvedModel | ServedEndpoint"  # what answers, found but not opened
 
 
@@ -81,6 +86,7 @@ def open_model(
         try:
             yield engine, cancellation
         finally:  # the answer is printed: whoever reads it need not wait
+            model_preload.let_system_free()
             for line in engine.keep_context():
                 console.detail(line)
 
@@ -88,11 +94,19 @@ def open_model(
 @contextmanager
 def open_embedding_model(
     target: ResolvedModel, settings: Settings, status: ProgressLine, pooling: str = ""
-) -> Iterator[tuple["EmbeddingModel", Cancellation]]:
+) -> Iterator[tuple["VectorModel", Cancellation]]:
     """The same for a model that computes vectors."""
-    from llmcli.inference.embedding import EmbeddingModel  # most commands compute none
 
-    def load(cancellation: Cancellation) -> EmbeddingModel:
+    def open_there(found: "WarmModel", cancellation: Cancellation) -> "VectorModel":
+        from llmcli.inference.warm import open_vectors
+
+        return open_vectors(found, settings, pooling, target.notes, cancellation, status.loading)
+
+    def load(cancellation: Cancellation) -> "VectorModel":
+        if there := _open_warm(target, settings, lambda found: open_there(found, cancellation)):
+            return there
+        from llmcli.inference.embedding import EmbeddingModel  # most commands compute none
+
         with _load_log(status):
             return EmbeddingModel(target, settings, pooling, cancellation, status.loading)
 
@@ -147,6 +161,18 @@ def open_warm(
     target: ResolvedModel, settings: Settings, cancellation: Cancellation, progress: Callable[[float], None]
 ) -> "Engine | None":
     """The model in a process that has it loaded, or that `keep_alive` starts now; None where there is none."""
+
+    def open_there(found: "WarmModel") -> "Engine":
+        from llmcli.inference.warm import open_engine
+
+        return open_engine(found, settings, target.notes, cancellation, progress)
+
+    return _open_warm(target, settings, open_there)
+
+
+def _open_warm(
+    target: ResolvedModel, settings: Settings, open_there: "Callable[[WarmModel], _Model]"
+) -> "_Model | None":
     if not settings.keep_alive and not model_preload.has_warm():
         return None
     from llmcli.inference import warm
@@ -164,27 +190,40 @@ def open_warm(
     if not found:
         return None
     try:
-        engine = warm.open_engine(found, settings, target.notes, cancellation, progress)
+        opened = open_there(found)
     except (OSError, EngineGoneError) as error:
         console.detail(f"the warm process of {found.model} is passed over: {error}")
         return None
     console.detail(f"{found.model} is loaded already, in process {found.pid}")
-    return engine
+    return opened
 
 
-def _load(target: ResolvedModel, settings: Settings, cancellation: Cancellation, status: ProgressLine) -> LocalEngine:
+def _load(target: ResolvedModel, settings: Settings, cancellation: Cancellation, status: ProgressLine) -> "LocalEngine":
+    from llmcli.inference.local import LocalEngine  # with all of the engine, which a warm process has already
+
     with _load_log(status):
         start = perf_counter()
+        _import_what_answers(settings)
         preloaded = model_preload.claim(target.file.parts if settings.has_default_load else ())
         engine = LocalEngine(target, settings, cancellation, status.loading, preloaded)
         engine.waited_ms = (perf_counter() - start) * 1e3
         return engine
 
 
+def _import_what_answers(settings: Settings) -> None:
+    """While the model is loading in its thread, import what the first answer needs."""
+    from llmcli.inference import answer  # noqa: F401  it stays imported
+
+    if not settings.raw and not settings.is_decision:
+        from llmcli.inference import template  # noqa: F401  with Jinja, 20 ms
+
+
 @contextmanager
 def _load_log(status: ProgressLine) -> Iterator[None]:
     """With `-vv` the log of llama.cpp is shown from now on; at the end of the block the progress line is erased."""
     if console.engine_log:
+        from llmcli.inference.local import subscribe_log
+
         subscribe_log(console.detail)
     try:
         yield

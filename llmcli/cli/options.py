@@ -8,8 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Option
-
+from llmcli.cli.command_line import Option
 from llmcli.cli.completion import completer
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.params.decision import DecisionParams

@@ -4,8 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.options import prompt_of
 from llmcli.config.presets import layers_of
 from llmcli.errors import ConstraintError, ExitStatus

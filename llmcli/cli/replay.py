@@ -6,8 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.completion import complete_session
 from llmcli.cli.options import with_settings
 from llmcli.cli.stdin import piped_stdin

@@ -4,8 +4,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.embed import EMBEDDING_KEYS, EmbeddingRun, Truncate, Whole, print_texts, text_data, text_source
 from llmcli.cli.options import Json, with_settings
 from llmcli.cli.stdin import stdin_as_file
@@ -18,7 +17,7 @@ from llmcli.ui.terminal.output import print_json
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.inference.local import ResolvedModel
+    from llmcli.inference.resolved_model import ResolvedModel
     from llmcli.pipelines.text_source import Text, TextSource
 
 _METHODS = {

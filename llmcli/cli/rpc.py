@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
-from typer import Option
-
+from llmcli.cli.command_line import Option
 from llmcli.cli.options import with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, UsageError

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.options import with_settings
 from llmcli.cli.questions import warn_file_name
 from llmcli.cli.stdin import read_stdin, stdin_as_file
@@ -59,7 +58,7 @@ def score(
     settings = resolved.settings
     texts = _texts(text, file, lines, settings)
     from llmcli.cli.open_model import find_target, open_model, welcome
-    from llmcli.inference.local import ResolvedModel
+    from llmcli.inference.resolved_model import ResolvedModel
     from llmcli.inference.score import WINDOW, score_texts
 
     target = find_target(settings)

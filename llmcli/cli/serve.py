@@ -14,8 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
-
+from llmcli.cli.command_line import Option
 from llmcli.cli.options import CHAT_ONLY, RESULT, Parallel, parse_parallel, with_settings
 from llmcli.config.presets import layers_of
 from llmcli.errors import UsageError
@@ -188,7 +187,7 @@ def _find(layers: Sequence[Layer], names: Sequence[str], options: "ServerOptions
 
 def _find_other(flags: Layer, options: "ServerOptions", name: str) -> "ModelEntry | None":
     """A model that a request names as `llmcli models list` does; never by a path, and none is downloaded."""
-    from llmcli.inference.local import resolve_model
+    from llmcli.inference.resolved_model import resolve_model
     from llmcli.models.installed import inventory_with_aliases
     from llmcli.models.locations import model_locations
     from llmcli.server.loading import entry_of

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
-
+from llmcli.cli.command_line import Option
 from llmcli.cli.completion import complete_session
 from llmcli.config.presets import layers_of
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.params.settings import Layer, Settings
+from llmcli.records import dataclass
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.progress import ProgressLine
 

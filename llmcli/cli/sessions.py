@@ -6,12 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
-
 from llmcli.chat.conversation import SPEAKER_NAMES
 from llmcli.chat.sessions import store
 from llmcli.chat.sessions.listing import search, session_summaries
 from llmcli.chat.sessions.session import Session
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.completion import complete_session
 from llmcli.cli.options import Force, Json, output_path
 from llmcli.config.config_file import config_layer

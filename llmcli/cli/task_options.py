@@ -1,18 +1,17 @@
 """The options that choose a task and its variables, and what commands do with them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
-
+from llmcli.cli.command_line import Option
 from llmcli.cli.completion import complete_task, complete_variable
 from llmcli.cli.questions import warn_file_name
 from llmcli.errors import UsageError
 from llmcli.files import is_stdin
 from llmcli.params.result import BEST_RULES
 from llmcli.params.settings import Layer, Settings
+from llmcli.records import dataclass
 from llmcli.text import format_count
 from llmcli.ui.terminal.console import can_ask, confirm, console
 
@@ -66,7 +65,7 @@ class ChosenTask:
 
 def warn_of_small_model(task: "Task", target: "Target") -> None:
     """Warn if the model has fewer parameters than the task needs; those of an endpoint are not known."""
-    from llmcli.inference.local import ResolvedModel
+    from llmcli.inference.resolved_model import ResolvedModel
 
     if not isinstance(target, ResolvedModel):
         return

@@ -4,8 +4,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.completion import complete_task
 from llmcli.cli.options import CHAT_ONLY, Json, with_settings
 from llmcli.cli.task_options import TaskVariables, ask_for_trust, load_judge, parse_variables

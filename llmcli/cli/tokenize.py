@@ -4,8 +4,7 @@ import json
 import sys
 from typing import Annotated
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.options import with_settings
 from llmcli.cli.questions import warn_file_name
 from llmcli.cli.stdin import read_stdin

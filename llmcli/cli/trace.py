@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.options import Force, output_path
 from llmcli.cli.stdin import piped_stdin
 from llmcli.engine.events import Measure, TokenTrace

@@ -1,14 +1,15 @@
 """The Typer app, made from the table of commands."""
 
+import inspect
+from collections.abc import Callable
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
+from llmcli.cli.command_line import HELP_FLAGS, Option
 from llmcli.cli.help_texts import COMMANDS, PROGRAM, VERSION_HELP, help_page
 from llmcli.ui.terminal.output import print_line
-
-_HELP_FLAGS = ("-h", "--help", "--help-all")
 
 
 def make_app(wanted: str = "", subcommand: str = "") -> typer.Typer:
@@ -24,8 +25,8 @@ def make_app(wanted: str = "", subcommand: str = "") -> typer.Typer:
     app.callback()(_root)
     selected = next((path for path in (f"{wanted} {subcommand}", wanted) if path in COMMANDS), "").split()
     # The help of a group needs the table of commands, and none of their modules.
-    is_group_help = wanted in _HELP_FLAGS
-    is_group_help |= subcommand in _HELP_FLAGS and bool(selected) and not COMMANDS[wanted].place
+    is_group_help = wanted in HELP_FLAGS
+    is_group_help |= subcommand in HELP_FLAGS and bool(selected) and not COMMANDS[wanted].place
     groups = {"": app}
     for path, command in COMMANDS.items():
         if not path or any(a != b for a, b in zip(path.split(), selected, strict=False)):
@@ -42,8 +43,25 @@ def make_app(wanted: str = "", subcommand: str = "") -> typer.Typer:
             help=command.summary,
             context_settings={"ignore_unknown_options": path == "config set"},  # a value may be negative
         )
-        add(_not_imported if is_group_help else getattr(import_module(module), function))
+        add(_not_imported if is_group_help else _for_typer(getattr(import_module(module), function)))
     return app
+
+
+def _for_typer(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with Typer's own declarations of its parameters."""
+
+    def command(**values: Any) -> Any:
+        return function(**values)
+
+    parameters = []
+    for one in inspect.signature(function, eval_str=True).parameters.values():
+        kind, declaration = get_args(one.annotation)
+        make = typer.Option if isinstance(declaration, Option) else typer.Argument
+        made = make(*declaration.names, **declaration.details)
+        parameters.append(one.replace(annotation=Annotated[kind, made], kind=inspect.Parameter.KEYWORD_ONLY))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command
 
 
 def _not_imported() -> None:
@@ -94,7 +112,7 @@ class HelpGroup(_HelpMixin, typer.core.TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         default = COMMANDS[ctx.command_path.removeprefix(PROGRAM).strip()].default
-        is_named = args[:1] and args[0] in (*self.commands, *_HELP_FLAGS)
+        is_named = args[:1] and args[0] in (*self.commands, *HELP_FLAGS)
         if default and not is_named and (args or not ctx.resilient_parsing):  # which offers the names of all
             args = [default, *args]
         return super().parse_args(ctx, args)

@@ -4,8 +4,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.completion import complete_model
 from llmcli.cli.options import Json, with_settings
 from llmcli.config.presets import base_layers
@@ -13,7 +12,7 @@ from llmcli.errors import ExitStatus, LlmcliError, UsageError
 from llmcli.params.model import HubParams, PlacementParams
 from llmcli.params.param import fields_of, parse_duration
 from llmcli.params.settings import Layer, resolve
-from llmcli.text import format_duration, format_size
+from llmcli.text import format_duration, format_size, plural
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_json, print_rows
 from llmcli.ui.terminal.progress import ProgressLine
@@ -23,9 +22,12 @@ if TYPE_CHECKING:
 
 _USUAL = 600.0  # seconds
 _OF_LOAD = {*fields_of(PlacementParams), *fields_of(HubParams), "override_kv", "n_gpu_layers"}
+# Of the context that is made at once: a command with the same ones need not make its own.
+_OF_CONTEXT = {"n_ctx", "n_threads", "n_threads_batch", "n_batch", "n_ubatch", "flash_attn"}
+_OF_CONTEXT |= {"cache_type_k", "cache_type_v"}
 
 
-@with_settings(only=_OF_LOAD)
+@with_settings(only=_OF_LOAD | _OF_CONTEXT)
 def warm(
     flags: Layer,
     model: Annotated[
@@ -52,7 +54,7 @@ def warm(
     from llmcli.cli.open_model import find_model
     from llmcli.inference import warm as warm_models
 
-    target = find_model(settings)
+    target = find_model(settings, for_text=False)
     if found := warm_models.find(target.file.parts, settings):
         if found.seconds == min(seconds, warm_models.FOREVER) and _status(found):
             console.note(f"{target.file.name} is loaded already")
@@ -61,7 +63,7 @@ def warm(
     status = ProgressLine()
     one = warm_models.start(target.file, settings, seconds)
     try:
-        warm_models.open_engine(one, settings, [], progress=status.loading).close()
+        warm_models.wait(one, status.loading)
     finally:
         status.clear()
     until = "until `llmcli stop`" if seconds == float("inf") else f"for {format_duration(seconds)} after its last use"
@@ -85,6 +87,9 @@ def list_warm(as_json: Json = False) -> None:
                 "commands": int(status["sessions"]) if status else None,
                 "ends_in": _left(one, status),
                 "placement": one.placement,
+                "contexts": int(status["contexts"]) if status else None,
+                "context_tokens": int(status["tokens"]) if status else None,
+                "context_size": int(status["bytes"]) if status else None,
             }
             for one, status in found
         ]
@@ -93,19 +98,21 @@ def list_warm(as_json: Json = False) -> None:
     if not found:
         console.note("no model is kept loaded; `llmcli warm` does it")
         return
-    heads = ["MODEL", "SIZE", "PID", "SINCE", "COMMANDS", "ENDS IN"]
+    heads = ["MODEL", "SIZE", "PID", "SINCE", "COMMANDS", "CONTEXTS", "ENDS IN"]
     rows_of_text = []
     for one, status in found:
         left = _left(one, status)
         ends = "does not answer" if status is None else "never" if left is None else format_duration(left)
         commands = f"{status['sessions']:.0f}" if status else ""
+        contexts = f"{status['contexts']:.0f} ({plural(int(status['tokens']), 'token')})" if status else ""
         since = format_duration(now - one.started_at)
-        rows_of_text.append([one.model, format_size(one.size), str(one.pid), since, commands, ends])
+        rows_of_text.append([one.model, format_size(one.size), str(one.pid), since, commands, contexts, ends])
     if any(one.placement for one, _ in found):
         heads.append("LAYERS")
         for row, (one, _) in zip(rows_of_text, found, strict=True):
             row.append(one.placement)
-    print_rows(heads, rows_of_text, right=("SIZE", "PID", "COMMANDS"), spare=("SINCE", "SIZE", "PID"))
+    spare = ("SINCE", "SIZE", "CONTEXTS", "PID")
+    print_rows(heads, rows_of_text, right=("SIZE", "PID", "COMMANDS"), spare=spare)
 
 
 def stop(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,10 @@ from llmcli.engine.llama.structures import POOLING_TYPES
 from llmcli.errors import ContextOverflowError, LlmcliError, TimeLimitError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import placement, rpc_devices, sizing
-from llmcli.inference.local import ResolvedModel
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.notes import ModelHasher
 from llmcli.params.settings import Settings
+from llmcli.records import dataclass
 from llmcli.text import format_size
 
 if TYPE_CHECKING:
@@ -161,6 +162,11 @@ class EmbeddingModel:
             self._context = None
         if not self._is_shared:
             self._model.close()
+
+    def keep_model(self) -> Model:
+        """Its loaded model, which stays when this ends."""
+        self._is_shared = True
+        return self._model
 
     def _evaluate(self, texts: Iterable[list[int]], truncate: bool) -> Iterator[Evaluation]:
         """The vector or the error of each text, which is given as its tokens."""

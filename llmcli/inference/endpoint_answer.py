@@ -1,12 +1,13 @@
 """What an endpoint says in an answer: the objects of a stream, read strictly, as pieces of text with their facts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import FinishReason, TokenLogprob, TokenTrace
 from llmcli.errors import NetworkError
 from llmcli.params.param import is_int, is_number
+from llmcli.records import dataclass
 
 if TYPE_CHECKING:
     from llmcli.inference.endpoint_tokens import EndpointVocab
@@ -103,7 +104,7 @@ def _traces(data: object, host: str) -> list[TokenTrace]:
 def _replay(data: object, host: str) -> Json:
     if not isinstance(data, dict) or not data:
         return {}
-    from llmcli.inference.answer_json import ReplayManifest  # only a server of llmcli has one
+    from llmcli.inference.replay_manifest import ReplayManifest  # only a server of llmcli has one
 
     try:
         return ReplayManifest.from_data(data).to_data()

@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 from llmcli.engine.events import FinishReason, GenerationRecord, Request, TokenEvent, TokenTrace, now_ms
 from llmcli.errors import LlmcliError, NetworkError, UsageError
-from llmcli.inference.answer_json import ReplayManifest
 from llmcli.inference.endpoint_answer import Delta, read_delta
 from llmcli.inference.endpoint_client import (
     LOOK_SECONDS,
@@ -18,6 +17,7 @@ from llmcli.inference.endpoint_client import (
 )
 from llmcli.inference.endpoint_errors import as_network_error, error_of, raise_for_error
 from llmcli.inference.endpoint_tokens import EndpointVocab
+from llmcli.inference.replay_manifest import ReplayManifest
 from llmcli.models.download.http import TransientError
 from llmcli.params.param import is_number
 

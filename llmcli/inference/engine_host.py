@@ -5,25 +5,25 @@ its own. Its first connection opens it, and its end closes it, whatever is compu
 """
 
 import copy
-import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, astuple
 from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from time import monotonic
 from typing import Any
 
-import msgspec
-
 from llmcli.engine.events import Cancellation, Request
 from llmcli.engine.llama.model import Model
 from llmcli.errors import LlmcliError
 from llmcli.inference import engine_messages as messages
-from llmcli.inference.engine import RequestSource, TemplateOptions, TokenInspector
-from llmcli.inference.local import LocalEngine, ResolvedModel
-from llmcli.params.settings import Settings, to_datum
-from llmcli.params.settings import find as find_setting
+from llmcli.inference.embedding import EmbeddingModel
+from llmcli.inference.engine import RequestSource, TemplateOptions
+from llmcli.inference.engine_session import Session
+from llmcli.inference.kept_contexts import KeptContexts, KeptEngine
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
+from llmcli.params.settings import Settings
 
 _Call = Callable[..., Any]
 _PROGRESS_STEP = 0.05  # seconds between two messages of a progress
@@ -32,33 +32,43 @@ _PROGRESS_STEP = 0.05  # seconds between two messages of a progress
 class EngineHost:
     """A model that is loaded, and those who use it."""
 
-    def __init__(self, target: ResolvedModel) -> None:
-        self._target, self._notes = target, [*target.notes]
+    def __init__(self, target: ResolvedModel, on_abandoned: Callable[[], object] = lambda: None) -> None:
+        """`on_abandoned` is called when all who have waited for the load have left before its end."""
+        self._target, self._notes, self._on_abandoned = target, [*target.notes], on_abandoned
         self._model: Model | None = None
+        self.contexts: KeptContexts | None = None
         self._failure: LlmcliError | None = None
         self._loaded = Event()
         self.share_loaded = 0.0
         self._lock = Lock()
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, Session] = {}
         self._n_connections = 0
         self.used_at = monotonic()
 
     def load(self, settings: Settings) -> None:
-        """Load the model; who wants it meanwhile waits. Raises LlmcliError."""
+        """Load the model, and make a context for the next command; who wants it meanwhile waits. Raises LlmcliError."""
 
         def progress(share: float) -> None:
             self.share_loaded = share
 
         try:
-            target = copy.copy(self._target)
+            target, kind = copy.copy(self._target), self._target.kind
             target.notes = []
-            with closing(LocalEngine(target, settings, progress=progress)) as engine:
-                self._model, engine.model = engine.model, engine.model.share()
+            if kind.generates:
+                with closing(LocalEngine(target, settings, progress=progress)) as engine:
+                    self._model, engine.model = engine.model, engine.model.share()
+            else:
+                pooling = "rank" if kind.name == "reranker" else ""
+                with closing(EmbeddingModel(target, settings, pooling, progress=progress)) as vectors:
+                    self._model = vectors.keep_model()
+            self.contexts = KeptContexts(self._model, self._target)
         except LlmcliError as error:
             self._failure = error
             raise
         finally:
             self._loaded.set()
+        if self.is_idle and self._target.kind.generates:
+            self.contexts.prepare(settings)
 
     @property
     def placement(self) -> str:
@@ -86,92 +96,62 @@ class EngineHost:
             with self._lock:
                 self._n_connections -= 1
                 self.used_at = monotonic()
+            if self.is_idle and not self._loaded.is_set():
+                self._on_abandoned()
 
-    def open(self, settings: Settings, report: Callable[[float], object]) -> "_Session":
-        """A session with these settings. `report` gets the share that is loaded, while one waits for that."""
+    def wait(self, report: Callable[[float], object]) -> Model:
+        """The model; `report` gets the share that is loaded meanwhile. Raises what the load has raised."""
         while not self._loaded.wait(_PROGRESS_STEP):
             report(self.share_loaded)
         if self._failure or not self._model:
             raise self._failure or LlmcliError("the model is not loaded")
+        return self._model
+
+    def open(self, settings: Settings, report: Callable[[float], object], pooling: str | None = None) -> Session:
+        """A session with these settings, for answers or, with a `pooling`, for vectors. `report` as of `wait`."""
+        model = self.wait(report).share()
         target = copy.copy(self._target)  # with what it has read of its header
         target.notes = [*self._notes]
-        session = _Session(LocalEngine(target, settings, loaded=self._model.share()))
+        if pooling is None:
+            assert self.contexts
+            self.contexts.limit()  # what is kept takes little of the memory that the command counts on
+            session = Session(KeptEngine(target, settings, model, self.contexts))
+        else:
+            session = Session(EmbeddingModel(target, settings, pooling, shared=model))
         with self._lock:
             self._sessions[session.id] = session
         return session
 
-    def join(self, session_id: str) -> "_Session":
+    def join(self, session_id: str) -> Session:
         """A session that another connection has opened."""
         if session_id not in self._sessions:
             raise LlmcliError("the session has ended")
         return self._sessions[session_id]
 
-    def leave(self, session: "_Session") -> None:
+    def leave(self, session: Session) -> None:
         """The connection that has opened it has ended."""
         with self._lock:
             self._sessions.pop(session.id, None)
         session.close()
 
+    def counts(self) -> dict[str, float]:
+        """Of the contexts that are kept: see `KeptContexts.counts`."""
+        return self.contexts.counts() if self.contexts else {"contexts": 0, "tokens": 0, "bytes": 0}
+
+    def tend(self) -> None:
+        """Do what waits until nobody uses the model."""
+        if self.contexts and self.is_idle:
+            self.contexts.limit()
+            self.contexts.check_rounding()
+
     def close(self) -> None:
         """End what runs, and free the model, unless llama.cpp still computes."""
         for session in [*self._sessions.values()]:
             self.leave(session)
+        if self.contexts:
+            self.contexts.close()
         if self._model:
             self._model.close()
-
-
-class _Session:
-    """What one command uses of the model."""
-
-    def __init__(self, engine: LocalEngine) -> None:
-        self.engine, self.id = engine, secrets.token_hex(8)
-        self._working = Lock()  # held while its context is used
-        self._caller: _Caller | None = None  # which uses it
-        self._inspector: tuple[bytes, TokenInspector] | None = None
-        self.is_closed = False
-
-    def close(self) -> None:
-        """End what runs, and free its context."""
-        self.is_closed = True
-        if caller := self._caller:
-            caller.leave()
-        with self._working:
-            self.engine.close()
-
-    @contextmanager
-    def working(self, caller: "_Caller") -> Iterator[None]:
-        """The time in which a call uses its context. Raises KeyboardInterrupt when it has ended."""
-        with self._working:
-            self._caller = caller
-            try:
-                if self.is_closed:
-                    raise KeyboardInterrupt
-                yield
-            finally:
-                self._caller = None
-
-    def inspector(self, request: messages.Message, tokens: Sequence[int]) -> TokenInspector:
-        """That of the last call, if it was for the same answer."""
-        key = msgspec.msgpack.encode([request, tokens])
-        if not self._inspector or self._inspector[0] != key:
-            self._inspector = key, self.engine.inspector(messages.read_request(request), tokens)
-        return self._inspector[1]
-
-    def facts(self) -> messages.Message:
-        """What does not change while it is open."""
-        engine, vocab = self.engine, self.engine.tokenizer
-        defaults = {key: to_datum(find_setting(key), value) for key, value in engine.defaults.values.items()}
-        return {
-            "session": self.id,
-            "name": engine.name,
-            "chat_template": engine.chat_template,
-            "n_ctx_train": engine.n_ctx_train,
-            "defaults": defaults,
-            "facts": [*engine.facts],
-            "placement": engine.placement,
-            "remark": engine.remark,
-            "vocab": [vocab.n_tokens, vocab.bos, vocab.eos, vocab.adds_bos],
-        }
 
 
 class _Caller:
@@ -179,11 +159,11 @@ class _Caller:
 
     def __init__(self, host: EngineHost, connection: messages.Wire) -> None:
         self._host, self._connection = host, connection
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._is_owner = False
         self._requests: list[Request] = []  # of the call that runs
         self._cancellation = Cancellation()  # likewise, for all that has no request
-        self._given: SimpleQueue[Request | None] = SimpleQueue()  # the answers to "next"
+        self._given: SimpleQueue[Any] = SimpleQueue()  # the answers to "next"
         self._is_left = False  # nobody wants the other events of the call
         self._sent_at = 0.0  # the last progress
 
@@ -215,6 +195,8 @@ class _Caller:
         elif "request" in message:
             given = message["request"]
             self._given.put(given and messages.read_request(given))
+        elif "text" in message:
+            self._given.put(message["text"])
         elif "shift" in message:
             if shift := self._requests[message["shift"]].live_shift:
                 shift.shift = message["by"]
@@ -249,13 +231,13 @@ class _Caller:
             fault = LlmcliError(f"{type(error).__name__}: {error}", "this is a bug; report it")
             reply["error"] = messages.error_data(fault)
         if self._session:
-            notes = self._session.engine.notes
+            notes = self._session.used.notes
             reply["notes"], notes[:] = [*notes], []
         with suppress(OSError):
             messages.send(self._connection, reply)
 
     @property
-    def session(self) -> _Session:
+    def session(self) -> Session:
         """That of this connection. Raises LlmcliError before there is one."""
         if not self._session:
             raise LlmcliError("no session is open")
@@ -272,8 +254,37 @@ class _Caller:
         self._is_owner = True
         return self._session.facts()
 
+    def open_vectors(self, settings: messages.Message, pooling: str) -> messages.Message:
+        self._session = self._host.open(messages.read_settings(settings), self._progress, pooling)
+        self._is_owner = True
+        return self._session.facts()
+
+    def wait(self) -> None:
+        self._host.wait(self._progress)
+
     def join(self, session_id: str) -> None:
         self._session = self._host.join(session_id)
+
+    def keep_context(self, session: str) -> Sequence[str]:
+        with self.session.working(self):
+            return self.session.engine.keep_context(session)
+
+    def sha256(self) -> str:
+        model = self.session.vectors
+        model.cancellation = self._cancellation
+        return model.sha256(self._progress)
+
+    def evaluate(self, name: str, query: str, options: dict[str, bool]) -> None:
+        def texts() -> Iterator[str]:
+            while not self._is_left:
+                messages.send(self._connection, {"next": True})
+                if (text := self._given.get()) is None:
+                    return
+                yield text
+
+        with self.session.working(self):
+            for one in self.session.evaluate(name, query, texts(), options, self._cancellation):
+                messages.send(self._connection, {"evaluation": messages.evaluation_data(one)})
 
     def identity(self, patience: float) -> Sequence[object]:
         return astuple(self.session.engine.identity(patience))
@@ -342,7 +353,7 @@ class _Caller:
             if self._is_left:
                 return None
             messages.send(self._connection, {"next": is_idle})
-            request = self._given.get()
+            request: Request | None = self._given.get()
             if request:
                 self._requests.append(self._watched(len(self._requests), request))
             return request
@@ -375,8 +386,9 @@ _OF_VOCAB = (
     *("strips_left", "all_pieces", "end_tokens", "special", "suppressed"),
 )
 _NAMES = (
-    *("open", "join", "identity", "identify", "count_tokens", "context_size", "render", "n_evaluated", "vocab"),
-    *("n_ctx", "open_context", "warm", "score", "score_prompt", "inspector", "check"),
+    *("open", "open_vectors", "wait", "join", "identity", "identify", "count_tokens", "context_size", "render"),
+    *("n_evaluated", "vocab", "n_ctx", "open_context", "keep_context", "warm", "score", "score_prompt", "inspector"),
+    *("check", "sha256", "evaluate"),
     *("generate", "generate_batch"),
 )
 _CALLS: dict[str, _Call] = {name: getattr(_Caller, name) for name in _NAMES}

@@ -1,8 +1,8 @@
 """The messages between a command and the warm process whose model answers it: requests, events, errors, as msgpack."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -26,6 +26,10 @@ from llmcli.errors import LlmcliError
 from llmcli.params.policies.policy import names_in
 from llmcli.params.policies.rules import BUILTIN
 from llmcli.params.settings import Settings, parse_data, to_data
+from llmcli.records import dataclass
+
+if TYPE_CHECKING:
+    from llmcli.inference.embedding import Evaluation
 
 _ENCODER = msgspec.msgpack.Encoder()  # unlike JSON it has NaN and infinity
 _DECODER = msgspec.msgpack.Decoder()
@@ -276,6 +280,19 @@ class ReceivedRecord(GenerationRecord):
             one.n_tokens,
             one.is_followed,
         )
+
+
+def evaluation_data(one: "Evaluation") -> Message:
+    """What became of a text, as plain data."""
+    vector = one.vector
+    return {
+        "n_tokens": one.n_tokens,
+        "vector": None if vector is None else vector.tobytes(),
+        "shape": None if vector is None else vector.shape,
+        "score": one.score,
+        "error": error_data(one.error) if one.error else None,
+        "is_truncated": one.is_truncated,
+    }
 
 
 def error_data(error: LlmcliError) -> Message:

@@ -1,8 +1,8 @@
 """The engine of a warm process, as a command sees it: the same answers, from a model that is loaded already."""
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import cached_property
-from threading import Lock, RLock
+from threading import RLock
 from typing import Any
 
 import msgspec
@@ -18,84 +18,13 @@ from llmcli.engine.events import (
     TokenInspection,
 )
 from llmcli.engine.llama.model import Vocab
-from llmcli.errors import LlmcliError
 from llmcli.inference import engine_messages as messages
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
+from llmcli.inference.remote_channel import Channel, Connect
+from llmcli.inference.remote_channel import EngineGoneError as EngineGoneError
 from llmcli.params.settings import Layer, Settings, parse_data
 
-_GONE, _AGAIN = "the warm process of the model has ended", "try again: the model is then loaded anew"
-_TICK = 0.02  # seconds between two looks at a cancellation
-Connect = Callable[[], messages.Wire]
 _Ask = Callable[..., Any]  # the name of a call and its arguments -> its result
-
-
-class EngineGoneError(LlmcliError):
-    """The process of the model has ended."""
-
-    def __init__(self, message: str = _GONE, hint: str = _AGAIN) -> None:
-        super().__init__(message, hint)
-
-
-class _Channel:
-    """One connection, on which one call at a time is made. Every call can raise what the engine raises."""
-
-    def __init__(self, connection: messages.Wire, gone: Callable[[], EngineGoneError]) -> None:
-        self.connection, self.notes, self._gone = connection, list[str](), gone
-        self.has_ended = False
-        self._sending = Lock()
-
-    def send(self, message: Mapping[str, object]) -> None:
-        try:
-            with self._sending:
-                messages.send(self.connection, message)
-        except OSError:
-            raise self.end() from None
-
-    def end(self) -> EngineGoneError:
-        self.has_ended = True
-        return self._gone()
-
-    def call(
-        self,
-        name: str,
-        *arguments: object,
-        cancellation: Cancellation | None = None,
-        progress: Callable[..., object] | None = None,
-    ) -> Any:
-        """The result of a call. Raises KeyboardInterrupt where the engine does, because it is cancelled."""
-        self.send({"call": name, "arguments": arguments})
-        is_cancelled = False
-        while True:
-            while cancellation and not is_cancelled and not self.is_there():
-                if cancellation.is_set():
-                    self.send({"cancel": None, "reason": cancellation.reason})
-                    is_cancelled = True
-            reply = self.receive()
-            if "progress" not in reply:
-                return self.result(reply)
-            if progress:
-                progress(*reply["progress"])
-
-    def is_there(self) -> bool:
-        """Whether a message is there, or the other side has ended; waits a little for it."""
-        try:
-            return self.connection.poll(_TICK)
-        except OSError:
-            return True
-
-    def receive(self) -> messages.Message:
-        try:
-            return messages.receive(self.connection)
-        except (OSError, EOFError, ValueError):
-            raise self.end() from None
-
-    def result(self, reply: messages.Message) -> Any:
-        self.notes += reply.get("notes", ())
-        if "error" in reply:
-            raise messages.read_error(reply["error"])
-        if "interrupted" in reply:
-            raise KeyboardInterrupt
-        return reply.get("result")
 
 
 class RemoteEngine:
@@ -116,7 +45,7 @@ class RemoteEngine:
 
         Raises OSError or EngineGoneError when the process has ended, and what the start of an engine raises.
         """
-        self._quick, self._connect, self._lock, self._gone = _Channel(connect(), gone), connect, RLock(), gone
+        self._quick, self._connect, self._lock, self._gone = Channel(connect(), gone), connect, RLock(), gone
         try:
             facts = self._quick.call(
                 "open", messages.settings_data(settings), cancellation=cancellation, progress=progress
@@ -139,9 +68,9 @@ class RemoteEngine:
             return self._quick.call(name, *arguments, **watched)
 
     @cached_property
-    def _work(self) -> _Channel:
+    def _work(self) -> Channel:
         """The connection of what takes long."""
-        channel = _Channel(self._connect(), self._gone)
+        channel = Channel(self._connect(), self._gone)
         channel.call("join", self._session)
         channel.notes = self.notes
         return channel
@@ -191,8 +120,13 @@ class RemoteEngine:
         self.n_ctx = int(self._work.call("n_ctx"))
         return result
 
-    def keep_context(self, session: str = "") -> Sequence[str]:  # noqa: ARG002 - it stays in that process
-        return ()
+    def keep_context(self, session: str = "") -> Sequence[str]:
+        if not session and "_work" not in self.__dict__:  # nothing was evaluated
+            return ()
+        try:
+            return list(self._work.call("keep_context", session))
+        except (EngineGoneError, OSError):  # nothing is left to keep
+            return ()
 
     def open_context(self, settings: Settings) -> None:
         self._do("open_context", messages.settings_data(settings))
@@ -275,7 +209,7 @@ class RemoteEngine:
             if not is_ended:
                 self._leave(work)
 
-    def _leave(self, work: _Channel) -> None:
+    def _leave(self, work: Channel) -> None:
         """Nobody wants the other events of a call."""
         try:
             work.send({"leave": True})
@@ -289,7 +223,7 @@ class RemoteEngine:
 class _Watched:
     """A request that another process answers: what moves it here is sent there."""
 
-    def __init__(self, channel: _Channel, index: int, request: Request) -> None:
+    def __init__(self, channel: Channel, index: int, request: Request) -> None:
         self.request, self.record = request, messages.ReceivedRecord(request)
         self._channel, self._index = channel, index
         self._shift, self._is_cancelled = 0.0, False

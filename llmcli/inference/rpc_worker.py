@@ -17,7 +17,7 @@ from llmcli.errors import LlmcliError
 from llmcli.inference import rpc_devices
 from llmcli.inference.engine_host import EngineHost
 from llmcli.inference.engine_messages import read_settings
-from llmcli.inference.local import resolve_model
+from llmcli.inference.resolved_model import resolve_model
 from llmcli.models.locations import model_locations
 
 

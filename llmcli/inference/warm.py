@@ -3,15 +3,11 @@
 import hashlib
 import os
 import stat
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, answer_challenge, deliver_challenge
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,21 +16,25 @@ from llmcli.engine.llama import bindings
 from llmcli.errors import DiskError, LlmcliError
 from llmcli.files import convert, encode, make_private, read_json, runtime_dir
 from llmcli.inference import engine_messages as messages
+from llmcli.inference import warm_socket
 from llmcli.params.model import PlacementParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Settings, to_data
+from llmcli.records import dataclass
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation
+    from llmcli.inference.remote_embedding import RemoteEmbeddingModel
     from llmcli.inference.remote_engine import RemoteEngine
     from llmcli.models.locations import ModelFile
 
 # What a connection begins with.
-USE, STATUS, STOP = b"use", b"status", b"stop"
+USE, STATUS, STOP, FORGET = b"use", b"status", b"stop", b"forget"
 FOREVER = 1e10  # seconds; JSON has no infinity
 _MOST_PATH = 100  # bytes of the path of a socket
 _PATIENCE = 2.0  # seconds for the first answer of a process that lives
 _START = 20.0  # seconds until a new process listens
+_locks: list[object] = []  # that this process holds: one that is collected is released
 _OF_LOAD = (*fields_of(PlacementParams), "override_kv", "n_gpu_layers")
 
 
@@ -59,19 +59,17 @@ class WarmModel:
         try:
             if sys.platform != "win32":
                 _check_owner(Path(self.address))
-            connection = Client(self.address)
-            if not connection.poll(_PATIENCE):  # it is stopped, or hangs
+            connection = warm_socket.connect(self.address)
+            try:
+                warm_socket.prove(connection, bytes.fromhex(self.secret), purpose, _PATIENCE)
+            except BaseException:
                 connection.close()
-                raise TimeoutError("it does not answer")
-            key = bytes.fromhex(self.secret)
-            answer_challenge(connection, key)
-            deliver_challenge(connection, key)
-            connection.send_bytes(purpose)
+                raise
         except (ConnectionRefusedError, FileNotFoundError):  # it was killed, and its number may be another's by now
             forget(self)
             raise
-        except (EOFError, ValueError, AuthenticationError) as error:
-            raise ConnectionError(str(error)) from None
+        except (EOFError, ValueError) as error:
+            raise ConnectionError(str(error) or "it ends") from None
         return connection
 
 
@@ -111,6 +109,8 @@ def address_of(key: str) -> str:
         return rf"\\.\pipe\llmcli-{key}-{hashlib.sha256(str(runtime_dir()).encode()).hexdigest()[:16]}"
     path = runtime_dir() / f"{key}.sock"
     if len(os.fsencode(path)) > _MOST_PATH:  # systems limit the path of a socket
+        import tempfile
+
         name = hashlib.sha256(os.fsencode(runtime_dir())).hexdigest()[:16]
         path = Path(tempfile.gettempdir()) / f"llmcli-{os.getuid()}-{name}" / path.name
     make_private(path.parent)
@@ -174,6 +174,10 @@ def forget(one: WarmModel) -> None:
 
 def start(file: "ModelFile", settings: Settings, seconds: float) -> WarmModel:
     """Start a process that loads the model, and wait until it listens. Raises LlmcliError."""
+    if (found := find(file.parts, settings)) and status(found):
+        return found
+    import subprocess  # takes 6 ms, and most commands start none
+
     key, folder = key_of(file.parts, settings), make_private(runtime_dir())
     log = folder / f"{key}.log"
     given = {"settings": to_data(settings), "model": str(file.path), "key": key, "seconds": min(seconds, FOREVER)}
@@ -181,6 +185,7 @@ def start(file: "ModelFile", settings: Settings, seconds: float) -> WarmModel:
     if sys.platform == "win32":
         detached = {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
     try:
+        log.unlink(missing_ok=True)  # whatever it is
         with log.open("wb") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-m", f"{__package__}.warm_process"],
@@ -198,12 +203,14 @@ def start(file: "ModelFile", settings: Settings, seconds: float) -> WarmModel:
     deadline = time.monotonic() + _START
     while time.monotonic() < deadline:
         if found := find(file.parts, settings):
+            if found.pid != process.pid and sys.platform != "win32":  # where a launcher has another number
+                process.terminate()  # that of another command was first
             process.returncode = 0  # it outlives this process: Python need not wait for it, or warn
             return found
         if process.poll() is not None:
             break
         time.sleep(0.01)
-    if found := find(file.parts, settings):  # that of another command was first
+    if found := find(file.parts, settings):
         return found
     text = log.read_text("utf-8", "replace").strip().splitlines() if log.exists() else []
     reason = text[-1] if text else "it has ended without a word"
@@ -223,10 +230,41 @@ def open_engine(
     return RemoteEngine(one.connect, settings, notes, cancellation, progress)
 
 
+def open_vectors(
+    one: WarmModel,
+    settings: Settings,
+    pooling: str,
+    notes: list[str],
+    cancellation: "Cancellation | None" = None,
+    progress: Callable[[float], object] | None = None,
+) -> "RemoteEmbeddingModel":
+    """Its model as one for vectors. Raises as `open_engine`, and as `EmbeddingModel`."""
+    from llmcli.inference.remote_embedding import RemoteEmbeddingModel
+
+    return RemoteEmbeddingModel(one.connect, settings, pooling, notes, cancellation, progress)
+
+
+def wait(one: WarmModel, progress: Callable[[float], object]) -> None:
+    """Until its model is loaded. Raises OSError or EngineGoneError when it has ended, and what the load raises."""
+    from llmcli.inference.remote_channel import Channel
+
+    with closing(one.connect()) as connection:
+        Channel(connection).call("wait", progress=progress)
+
+
+def forget_tokens(session: str = "") -> None:
+    """Let all processes overwrite what they keep of a session, or of everything."""
+    for one in all_warm() if runtime_dir().exists() else ():
+        with suppress(OSError), closing(one.connect(FORGET)) as connection:
+            connection.send_bytes(session.encode("utf-8", "surrogateescape"))
+            connection.poll(_PATIENCE)  # it is done
+
+
 def status(one: WarmModel) -> dict[str, float] | None:
     """The number of commands that use it (`sessions`), and the seconds since its last use (`idle`).
 
-    None if it does not answer.
+    With the number of the contexts that it keeps (`contexts`), and their `tokens` and `bytes`. None if it does not
+    answer.
     """
     try:
         with closing(one.connect(STATUS)) as connection:
@@ -243,7 +281,7 @@ def stop(one: WarmModel) -> None:
         return
     except OSError:
         pass
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + 5 * _PATIENCE  # a busy machine may need some of it
     while is_running(one.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     if is_running(one.pid):
@@ -256,6 +294,19 @@ def describe(key: str, file: "ModelFile", seconds: float, secret: str) -> WarmMo
     size = sum(part.stat().st_size for part in file.parts)
     now, address = time.time(), address_of(key)
     return WarmModel(key, file.name, str(file.path), size, os.getpid(), address, secret, seconds, now, __version__)
+
+
+def lock(key: str) -> bool:
+    """Whether this process is the only one for its key, until it ends."""
+    from filelock import FileLock, Timeout
+
+    held = FileLock(make_private(runtime_dir()) / f"{key}.lock", mode=0o600)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        return False
+    _locks.append(held)
+    return True
 
 
 def data_of(one: WarmModel) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from threading import TIMEOUT_MAX, Timer
 
@@ -11,6 +11,7 @@ from llmcli.engine.events import Cancellation, Request, TokenEvent
 from llmcli.errors import LlmcliError
 from llmcli.inference.answer import Answer
 from llmcli.inference.engine import Engine, check_request
+from llmcli.records import dataclass
 
 STOPPED = ("interrupt", "timeout")  # reasons of an answer that the user ended
 
@@ -84,6 +85,7 @@ class JobRunner:
     def run(self, emit: Callable[[Outcome], None]) -> None:
         """Run all jobs. `emit` gets the outcomes in the order of the jobs, each once those before it are there.
 
+        Raises the error of an engine whose process has ended: those that it has not answered have no outcome.
         After a cancellation it returns at once; jobs that have not ended by then have no outcome.
         """
         self._emit = emit
@@ -108,6 +110,8 @@ class JobRunner:
         if limit:
             limit.end()
         del self._asked[event.index]
+        if event.finish_reason == "error":
+            self._check_engine(answer.record.failure)
         if answer.try_again():
             self._waiting.appendleft((running, answer))
             return
@@ -140,6 +144,7 @@ class JobRunner:
         except StopIteration as end:
             self._end(Outcome(running.index, result=end.value))
         except LlmcliError as error:
+            self._check_engine(error)
             self._end(Outcome(running.index, error=error))
         except Exception as error:  # a fault of the program must not end what runs beside this job
             hint = "this is a bug; report it"
@@ -148,6 +153,12 @@ class JobRunner:
             running.answers = [Answer(self._engine, request) for request in step.requests]
             running.n_open = len(running.answers)
             self._waiting.extend((running, answer) for answer in running.answers)
+
+    def _check_engine(self, error: LlmcliError | None) -> None:
+        """Raise the error if the process of the engine has ended: every later job would have it too."""
+        if error and self._engine.has_ended:
+            error.hint = "try again: a batch with --output goes on with --resume"
+            raise error
 
     def _end(self, outcome: Outcome) -> None:
         self._outcomes[outcome.index] = outcome

@@ -4,7 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Cancellation, Request
@@ -18,8 +18,8 @@ from llmcli.params.param import fields_of
 from llmcli.params.sampler_chain import is_random
 from llmcli.params.samplers import seed_after
 from llmcli.params.settings import Settings
-from llmcli.pipelines.extract import extract_each
 from llmcli.pipelines.job import STOPPED, Job, Result, Step
+from llmcli.records import dataclass
 
 if TYPE_CHECKING:  # a single answer without a judge needs no tasks (10 ms)
     from llmcli.pipelines.tasks import Task
@@ -65,14 +65,17 @@ def check_judge(task: "Task") -> None:
     task.complete({name: "1, 2" for name in (INPUT, ANSWERS, NUMBERS) if name == INPUT or name in task.variables})
 
 
-def request_job(request: Request) -> Job:
-    """The job of one request: the data of its answer. Raises what made it fail, or why it does not match."""
+def request_job(request: Request, is_full: bool = True) -> Job:
+    """The job of one request: the data of its answer (see `answer_data`).
+
+    Raises what made it fail, or why it does not match.
+    """
     (answer,) = yield Step([request])
     if answer.record.failure:
         raise answer.record.failure
     if answer.finish_reason not in STOPPED and (failure := answer.constraint_failure()):
         raise failure
-    return answer_data(answer)
+    return answer_data(answer, is_full)
 
 
 def result_job(settings: Settings, job_of: Callable[[Settings], Job], judge: Judge | None = None) -> Job:
@@ -94,6 +97,8 @@ def with_extracted(result: Result, what: str | None) -> Result:
     """A result with the field `extracted`, unless it was stopped. Raises ConstraintError if there is nothing."""
     if what is None or result["finish_reason"] in STOPPED:
         return result
+    from llmcli.pipelines.extract import extract_each  # with processes; most answers are taken whole
+
     (found,) = extract_each(what, [_text_and_cut(result)])
     if isinstance(found, ConstraintError):
         raise found
@@ -146,6 +151,8 @@ def _with_each_extracted(results: Sequence[Result], what: str | None) -> list[Re
     """The results with the field `extracted`, which may be None. Raises ConstraintError if it always is."""
     if what is None:
         return list(results)
+    from llmcli.pipelines.extract import extract_each
+
     found = extract_each(what, [_text_and_cut(result) for result in results])
     errors = [one for one in found if isinstance(one, ConstraintError)]
     if len(errors) == len(found):

@@ -1,14 +1,16 @@
 """Models from settings to a server: found on this machine, checked, and loaded."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from llmcli.errors import UsageError
 from llmcli.inference import sizing
 from llmcli.inference.embedding import EmbeddingModel
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.params.settings import Layer, Settings, resolve
+from llmcli.records import dataclass
 from llmcli.server.served_model import ServedModel
 
 

@@ -13,11 +13,11 @@ from llmcli.config.presets import preset_layer
 from llmcli.engine.events import Cancellation, Message, Prompt, Request
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
-from llmcli.inference.answer_json import ReplayManifest, prompt_sha256
 from llmcli.inference.constraints import read_constraint
 from llmcli.inference.embedding import EmbeddingModel
 from llmcli.inference.engine import Engine, TemplateOptions, Vocab
 from llmcli.inference.question_data import parse_own_settings
+from llmcli.inference.replay_manifest import ReplayManifest, prompt_sha256
 from llmcli.inference.request import build_prompt, check_length, system_text, template_options, with_plain_stop
 from llmcli.params.model import ModelParams
 from llmcli.params.param import SettingValue, fields_of

@@ -12,7 +12,8 @@ from llmcli.config.presets import LayerStack
 from llmcli.engine.events import Cancellation, Prompt, Request, TokenEvent
 from llmcli.engine.llama.context import Context
 from llmcli.inference.engine import Engine
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.model import ModelParams
 from llmcli.params.policies.policy import Fixed

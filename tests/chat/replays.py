@@ -11,8 +11,9 @@ from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.constraints import read_constraint
 from llmcli.inference.engine import Engine
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelFile
 from llmcli.params.settings import Layer, Settings, parse_data, resolve
 

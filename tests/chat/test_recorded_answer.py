@@ -10,7 +10,7 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.replay import from_output, from_session
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
-from llmcli.inference.answer_json import ReplayManifest
+from llmcli.inference.replay_manifest import ReplayManifest
 from llmcli.params.policies.policy import Fixed, parse_policy
 
 DIGEST = "0123456789abcdef" * 4

@@ -178,6 +178,39 @@ def test_verbose_shows_settings_the_model_and_timings_only(run: Run, with_tiny: 
     assert run("generate", "hi", "-n", "2", "--verbose", "--verbose").stderr.count("llama_") > 10
 
 
+# What an answer in a pipe does without: each of them takes 1 to 40 ms.
+NOT_IN_A_PIPE = {
+    *(
+        "typer",
+        "rich",
+        "prompt_toolkit",
+        "markdown_it",
+        "pygments",
+        "httpx",
+        "huggingface_hub",
+        "shellingham",
+        "asyncio",
+    ),
+    *("msgspec", "platformdirs", "numpy", "llama_cpp", "diskcache", "starlette", "tomlkit", "tomllib", "jsonschema_rs"),
+    *("llguidance", "subprocess", "multiprocessing", "tempfile", "hashlib", "importlib.metadata", "platform", "uuid"),
+    *("difflib", "gettext", "locale", "xml", "email", "http", "ssl", "logging", "llmcli.cli.typer_app"),
+    *("llmcli.chat", "llmcli.server", "llmcli.pipelines.tasks", "llmcli.inference.decision", "llmcli.inference.warm"),
+    *("llmcli.inference.embedding", "llmcli.inference.endpoint", "llmcli.inference.json_schema", "llmcli.ui.markdown"),
+    *("llmcli.models.sources", "llmcli.models.download", "llmcli.engine.sampling.grammar", "jinja2"),
+}
+OF_TEMPLATES = {"jinja2", "tempfile", "hashlib"}  # Jinja imports the others
+
+
+@pytest.mark.slow
+def test_an_answer_in_a_pipe_imports_no_more_than_it_needs(with_starter: Path) -> None:
+    code = "import sys; from llmcli.cli.app import run; run(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    for more, allowed in ((["--raw"], set[str]()), ([], OF_TEMPLATES)):
+        command = [sys.executable, "-c", code, "generate", "hi", "-n", "2", "-q", "--no-stdin", *more]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout
+        assert sorted(NOT_IN_A_PIPE & {*done.stderr.split()} - allowed) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["", "generate", "chat", "compare", "tokenize", "replay", "config", "sessions"])
 def test_help_and_completion_load_nothing_heavy(command: str) -> None:

@@ -215,7 +215,7 @@ def start(*args: str) -> subprocess.Popen[bytes]:
 def test_ctrl_c_keeps_the_partial_text_and_ends_by_sigint() -> None:
     program = start("Tell me a long story.", "--ignore-eos", "-n", "5000")
     assert program.stdout
-    begun = program.stdout.read(20)
+    begun = os.read(program.stdout.fileno(), 20)  # without a buffer, which `communicate` would not read
     program.send_signal(signal.SIGINT)
     rest, errors = program.communicate(timeout=60)
     text = begun + rest
@@ -357,7 +357,7 @@ def test_a_background_job_ignores_ctrl_c() -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["model_preload.start", "typer_app.make_app", "generate.command_layers", "model_preload.cancel"]
+    "place", ["model_preload.start", "command_line.direct_line", "generate.command_layers", "model_preload.cancel"]
 )
 def test_ctrl_c_during_the_start_ends_quietly(place: str) -> None:
     module, _, name = place.partition(".")

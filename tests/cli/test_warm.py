@@ -14,6 +14,7 @@ import pytest
 from llmcli.files import runtime_dir, write_json
 from llmcli.inference import warm
 from tests.conftest import Run
+from tests.models.tiny_models import encoder
 
 pytestmark = pytest.mark.slow
 ASK = ("generate", "Hello", "--no-stdin", "-n", "8", "-t", "1", "-c", "256", "--seed", "3", "--temperature", "1")
@@ -62,6 +63,64 @@ def test_other_commands_use_it_too(command: tuple[str, ...], kept: Path, run: Ru
     here = run(*command)
     assert "loaded already" in there.stderr
     assert (there.stdout, there.status) == (here.stdout, here.status)
+
+
+def test_a_session_goes_on_in_it_and_leaves_with_its_removal(kept: Path, run: Run) -> None:
+    ask = (
+        *[
+            "generate",
+            "--no-stdin",
+            "-n",
+            "4",
+            "-t",
+            "1",
+            "-c",
+            "512",
+            "--session",
+            "talk",
+            "--json",
+            "--ignore-eos",
+            "--seed",
+            "3",
+        ],
+    )
+    first, second = (json.loads(run(*ask, text).stdout) for text in ("Tell me something", "And then?"))
+    assert second["prompt_tokens"] > first["prompt_tokens"]
+    assert second["timings"]["prompt_n"] <= second["prompt_tokens"] - first["prompt_tokens"]
+    assert json.loads(run("ps", "--json").stdout)[0]["context_tokens"] >= second["prompt_tokens"]
+    run("sessions", "rm", "talk", "--yes")
+    assert json.loads(run("ps", "--json").stdout)[0]["context_tokens"] == 0
+
+
+def test_a_chat_that_is_not_saved_leaves_nothing_in_it(kept: Path, run: Run) -> None:
+    run("chat", "--no-save", "-n", "4", "-t", "1", stdin="Hello\n")
+    run(*ASK, env={"LLMCLI_KV_CACHE": "off"})
+    assert json.loads(run("ps", "--json").stdout)[0]["context_tokens"] == 0
+
+
+@pytest.mark.parametrize("command", [("embed", "one", "two words"), ("embed", "--similarity", "one", "two")])
+def test_vectors_are_the_same_numbers(command: tuple[str, ...], kept: Path, run: Run) -> None:
+    there, wrong = run(*command, "-t", "1", "--verbose"), run(*command, "--pooling", "rank")
+    run("stop", "--all")
+    here, wrong_here = run(*command, "-t", "1"), run(*command, "--pooling", "rank")
+    assert "loaded already" in there.stderr
+    assert (there.stdout, there.status) == (here.stdout, here.status)
+    assert (wrong.stderr, wrong.status) == (wrong_here.stderr, wrong_here.status)
+
+
+@pytest.mark.parametrize("n_scores", [0, 1])
+def test_a_model_for_vectors_or_scores_can_be_kept(n_scores: int, run: Run, home: Path, tmp_path: Path) -> None:
+    path = encoder(tmp_path / "encoder.gguf", 4 if n_scores else 1, n_scores)
+    (tmp_path / "documents.txt").write_text("one\ntwo words\n\nthree\n")
+    command = ("rerank", "words", str(tmp_path / "documents.txt"), "-m", str(path), "--json")
+    assert run("warm", str(path)).status == 0
+    there = run(*command, "--verbose")
+    refused = run("generate", "Hello", "-m", str(path), "--no-stdin")
+    run("stop", "--all")
+    here = run(*command)
+    assert "loaded already" in there.stderr
+    assert (there.stdout, there.status) == (here.stdout, here.status)
+    assert (refused.status, "no text" in refused.stderr) == (8, True)
 
 
 def test_a_chat_uses_it(kept: Path, run: Run) -> None:

@@ -244,6 +244,18 @@ def test_without_llmcli_home_the_folders_are_those_of_the_system(
     assert len({files.config_dir(), files.data_dir(), files.cache_dir()}) >= 2
 
 
+@pytest.mark.parametrize("base", [None, "", " ", "/elsewhere", "/elsewhere/", "not/absolute", "~/x"])
+def test_the_folders_are_those_of_platformdirs(base: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import platformdirs
+
+    monkeypatch.delenv("LLMCLI_HOME", raising=False)
+    for kind in ("config", "data", "cache"):
+        name = f"XDG_{kind.upper()}_HOME"
+        monkeypatch.delenv(name, raising=False) if base is None else monkeypatch.setenv(name, base)
+        theirs = getattr(platformdirs, f"user_{kind}_dir")("llmcli", appauthor=False)
+        assert getattr(files, f"{kind}_dir")() == Path(theirs)
+
+
 @pytest.mark.skipif(WINDOWS, reason="no /dev/zero")
 def test_a_configuration_file_without_an_end_is_refused() -> None:
     config_path().parent.mkdir(parents=True, exist_ok=True)

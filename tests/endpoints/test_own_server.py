@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.engine.events import Request
-from llmcli.inference.local import ResolvedModel
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.params.settings import Layer
 from llmcli.server.loading import entry_of
 from tests.conftest import Run

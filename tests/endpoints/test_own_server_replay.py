@@ -17,7 +17,8 @@ from llmcli.errors import UsageError
 from llmcli.inference import endpoint_exchange
 from llmcli.inference.endpoint import EndpointEngine
 from llmcli.inference.endpoint_server import open_endpoint
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.settings import Layer, Settings
 from llmcli.server.loading import entry_of

@@ -12,8 +12,9 @@ import pytest
 from llmcli.engine.events import Cancellation, Constraint, Prompt, Request, TokenChunk
 from llmcli.engine.reasoning import ReasoningGate, ReasoningSplitter, begun_answer, closing_text, model_tags
 from llmcli.inference.answer import Answer
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings

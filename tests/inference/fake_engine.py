@@ -21,9 +21,9 @@ from llmcli.engine.events import (
 )
 from llmcli.engine.token_inspection import TokenInspector
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
-from llmcli.inference.answer_json import ReplayManifest
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
 from llmcli.inference.prompt_renderer import PromptRenderer
+from llmcli.inference.replay_manifest import ReplayManifest
 from llmcli.params.settings import Layer, Settings
 from tests.inference.fake_vocab import FakeVocab
 

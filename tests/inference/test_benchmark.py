@@ -10,7 +10,8 @@ from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import hardware
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.benchmark import Benchmark, Case, Result, cases_of, check_tests, mean_and_deviation, plan_tests
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.inference.sizing import ModelShape
 from llmcli.models.locations import ModelFile
 from llmcli.params.settings import Settings

@@ -19,7 +19,8 @@ from llmcli.inference import sizing
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.comparison import END, Comparison, Statistics, statistics_of, variant_data, variants_of
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.inference.sizing import ModelShape
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import PolicyCall

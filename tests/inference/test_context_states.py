@@ -9,7 +9,8 @@ import pytest
 
 from llmcli.engine.events import Cancellation, Prompt, Request
 from llmcli.files import cache_dir
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.inference.state_file import read_header
 from llmcli.inference.state_store import StateStore
 from llmcli.models.locations import ModelFile

@@ -13,7 +13,8 @@ from llmcli.engine.llama.context import Context
 from llmcli.errors import ContextOverflowError, DiskError, UsageError
 from llmcli.inference.decision import Decision, DecisionRequest, read_choice_set
 from llmcli.inference.engine import Engine
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.model import ModelParams
 from llmcli.params.settings import Settings, fields

@@ -15,7 +15,8 @@ from llmcli.files import data_dir
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.engine import TemplateOptions
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models import notes
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed

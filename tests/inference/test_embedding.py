@@ -10,7 +10,8 @@ import pytest
 from llmcli.engine.events import Cancellation
 from llmcli.errors import ContextOverflowError, ModelInvalidError, UsageError
 from llmcli.inference.embedding import EmbeddingModel, cosine, normalized, query_likelihoods
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.settings import Settings
 from tests.models.gguf_writer import write_gguf

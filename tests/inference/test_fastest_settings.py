@@ -10,7 +10,8 @@ from llmcli.engine.llama import hardware
 from llmcli.errors import DiskError
 from llmcli.inference import fastest_settings, sizing
 from llmcli.inference.fastest_settings import remark, save, saved_layer, with_choices
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models import notes
 from llmcli.models.locations import ModelFile
 from llmcli.params.param import SettingValue

@@ -1,5 +1,6 @@
 """Finding a model, its own defaults, and the context it answers in."""
 
+import json
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.files import data_dir
-from llmcli.inference import local, sizing
-from llmcli.inference.local import LocalEngine, ResolvedModel, resolve_model
+from llmcli.inference import resolved_model, sizing
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel, resolve_model
+from llmcli.models import notes
 from llmcli.models.locations import ModelFile, model_locations
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings, resolve
@@ -27,7 +30,7 @@ def resolved(model: str) -> ResolvedModel:
 def probed(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Path]]:
     """The files that were probed; none of them is really loaded."""
     seen: list[Sequence[Path]] = []
-    monkeypatch.setattr(local, "probe", seen.append)
+    monkeypatch.setattr(resolved_model, "probe", seen.append)
     return seen
 
 
@@ -38,6 +41,17 @@ def test_an_unknown_file_is_probed_once(tmp_path: Path, probed: list[Sequence[Pa
         assert found.file.name == "tiny"
         assert found.file.path == path
     assert probed == [(path,)]
+
+
+def test_a_note_of_its_arrays_is_made_once_and_a_wrong_one_replaced(tmp_path: Path, home: Path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", {**MODEL, "tokenizer.ggml.tokens": ["word"] * 100})
+    file, folder = ModelFile(path, (path,), "tiny"), home / "data"
+    headers = ResolvedModel(file).headers
+    ends = notes.array_ends(folder, path)
+    assert len(ends) == 1
+    notes.update(folder, path, arrays=json.dumps({begin: end - 1 for begin, end in ends.items()}))
+    assert ResolvedModel(file).headers == headers
+    assert notes.array_ends(folder, path) == ends
 
 
 def test_a_file_that_changed_is_probed_again(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
@@ -55,7 +69,7 @@ def test_a_file_that_crashed_the_probe_is_not_remembered(tmp_path: Path, monkeyp
         tries.append(parts)
         raise ModelInvalidError("tiny.gguf crashes llama.cpp")
 
-    monkeypatch.setattr(local, "probe", crash)
+    monkeypatch.setattr(resolved_model, "probe", crash)
     path = write_gguf(tmp_path / "tiny.gguf")
     for _ in range(2):
         with pytest.raises(ModelInvalidError, match="crashes"):

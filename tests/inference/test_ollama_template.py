@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import LlmcliError, ModelInvalidError
-from llmcli.inference.local import ResolvedModel
 from llmcli.inference.ollama_template import chat_template_of, is_trivial, to_jinja
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.inference.template import ChatTemplate
 from llmcli.models.gguf.parser import read_header
 from llmcli.models.locations import ModelFile

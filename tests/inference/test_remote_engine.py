@@ -20,8 +20,9 @@ from llmcli.inference.constraints import read_constraint
 from llmcli.inference.engine import Engine, TemplateOptions
 from llmcli.inference.engine_host import EngineHost
 from llmcli.inference.engine_messages import can_be_sent, error_data, read_error
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
 from llmcli.inference.remote_engine import EngineGoneError, RemoteEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings, parse_data
@@ -87,13 +88,19 @@ def request(engine: Engine, settings: Settings = SETTINGS, **details: Any) -> Re
 
 
 def seen(events: Sequence[TokenEvent]) -> list[object]:
-    """What can be known of answers, without durations."""
+    """What can be known of answers, without durations, and without what a kept context has saved."""
 
     found: list[object] = [replace(event, record=NOTHING) for event in events]
     for record in {id(event.record): event.record for event in events}.values():
-        counts = record.timings.prompt_n, record.timings.predicted_n
         traces = [trace._replace(time=0.0) for trace in record.traces]
-        found += [record.tokens, record.logprobs, traces, counts, record.finish_reason, record.stop_string]
+        found += [
+            record.tokens,
+            record.logprobs,
+            traces,
+            record.timings.predicted_n,
+            record.finish_reason,
+            record.stop_string,
+        ]
         found += [[*map(tuple, record.layout)], record.n_ctx, tuple(record.n_threads), record.beside]
         found += [record.is_complete, str(record.failure)]
     return found
@@ -237,6 +244,7 @@ def test_a_host_that_dies_in_an_answer_leaves_its_text_and_an_error(place: Place
     assert isinstance(events[-1].record.failure, EngineGoneError)
     assert len(events) > 3
     assert engine.has_ended
+    assert engine.keep_context("talk") == engine.keep_context() == ()  # a chat does it before it loads the model
     with pytest.raises(EngineGoneError):
         engine.count_tokens("Hello")
     engine.close()

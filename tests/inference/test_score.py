@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from llmcli.errors import ContextOverflowError, UsageError
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.inference.score import score_texts
 from llmcli.models.locations import ModelFile
 from llmcli.params.settings import Settings

@@ -14,7 +14,8 @@ from llmcli.engine.llama.context import AbortedError
 from llmcli.engine.llama.model import Model
 from llmcli.errors import LlmcliError
 from llmcli.inference import tuning
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.inference.tuning import Found, Search, gain, race, thread_counts
 from llmcli.models.locations import ModelFile
 from llmcli.params.settings import Settings

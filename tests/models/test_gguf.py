@@ -466,3 +466,17 @@ def test_truncated_files_raise_nothing_but_model_invalid(file: Path) -> None:
         file.write_bytes(whole[:kept])
         with pytest.raises(ModelInvalidError):
             read_header(file)
+
+
+def test_known_ends_of_arrays_change_no_header(tmp_path: Path) -> None:
+    words = [f"token {n}" for n in range(1000)]
+    path = write_gguf(tmp_path / "many.gguf", MODEL | {"tokenizer.ggml.tokens": words, "general.name": "last"})
+    ends: dict[int, int] = {}
+    header = read_header(path, ends)
+    ((begin, end),) = ends.items()
+    assert end - begin == sum(8 + len(f"token {n}") for n in range(1000))
+    assert read_header(path, dict(ends)) == header
+    for useless in (end - 9000, path.stat().st_size + 1):  # before all lengths, behind the file
+        assert read_header(path, {begin: useless}) == header
+    with pytest.raises(ModelInvalidError):
+        read_header(path, {begin: end - 1})

@@ -143,6 +143,18 @@ def test_an_answer_that_fails_is_given_to_its_job() -> None:
     assert found.result == {"failure": "out of order"}
 
 
+def test_the_end_of_the_process_of_an_engine_ends_all_and_fails_none() -> None:
+    def reply(asked: Request) -> Sequence[str | BaseException]:
+        engine.has_ended = asked.prompt.text == "bb"
+        return [LlmcliError("it has ended")] if engine.has_ended else ["x"]
+
+    engine, found = FakeEngine(reply=reply), list[Outcome]()
+    with pytest.raises(LlmcliError, match="it has ended") as raised:
+        JobRunner(engine, source_of([one_answer("b" * n) for n in (1, 2, 3)]), 1).run(found.append)
+    assert [one.index for one in found] == [0]
+    assert raised.value.hint == "try again: a batch with --output goes on with --resume"
+
+
 def test_what_the_engine_cannot_do_is_the_error_of_the_job() -> None:
     engine = FakeEngine(reply=echo, capabilities=without(logprobs=False))
     found = outcomes(engine, [one_answer("a", logprobs=2), one_answer("b")])

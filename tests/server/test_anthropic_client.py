@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from llmcli.inference.local import ResolvedModel
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.params.settings import Layer
 from llmcli.server.loading import entry_of
 from tests.server.conftest import running_server

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.inference.local import ResolvedModel
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.params.settings import Layer
 from llmcli.server.loading import entry_of
 from tests.server.conftest import Client, running_server

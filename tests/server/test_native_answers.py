@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmcli.inference.local import LocalEngine, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.params.settings import Settings
 from tests.server.conftest import Client, running_server
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_type_hints
 
 import pytest
 
-from llmcli.inference.local import ResolvedModel
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.params.settings import Layer
 from llmcli.server.loading import entry_of
 from tests.server.conftest import running_server

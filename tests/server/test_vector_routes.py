@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.inference.local import ResolvedModel
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.settings import Layer
 from llmcli.server.loading import entry_of

@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
@@ -14,6 +14,7 @@ from llmcli.chat.sessions import store
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import read_events
 from llmcli.params.settings import ResolvedSettings, fields, to_datum
+from llmcli.records import dataclass
 from llmcli.text import ellipsize, plural
 
 if TYPE_CHECKING:
@@ -364,7 +365,7 @@ class Turn:
 
     def save(self, reason: str) -> None:
         """Add the answer to the session, unless it has no new text."""
-        from llmcli.inference.answer_json import replay_data
+        from llmcli.inference.replay_manifest import replay_data
 
         answer, before = self.answer, self.continued
         if before and len(answer.text) <= len(before.content) and len(answer.reasoning) == len(before.reasoning):

@@ -148,11 +148,13 @@ def remove(name: str) -> None:
     Raises UsageError if there is none, or a chat has it open; DiskError if it cannot be deleted.
     """
     from llmcli.inference.state_store import remove_session  # a chat rarely removes or renames one
+    from llmcli.inference.warm import forget_tokens
 
     path = existing_path(name)
     lock = acquire_lock(name)
     try:
         path.unlink()
+        forget_tokens(name)
         with suppress(OSError):  # Windows cannot delete an open file
             for other in (partial_path(path), Path(lock.lock_file)):
                 other.unlink(missing_ok=True)
@@ -218,6 +220,7 @@ class SessionFile:
     def rename(self, name: str) -> None:
         """Rename the session. Raises UsageError if the name is taken or not valid, DiskError if that fails."""
         from llmcli.inference.state_store import rename_session
+        from llmcli.inference.warm import forget_tokens
 
         if name == self.name:
             raise UsageError(f"the name of the session is already {name!r}")
@@ -231,6 +234,7 @@ class SessionFile:
                 partial_path(path).replace(partial_path(target))
             path.rename(target)
             rename_session(self.name, name)
+            forget_tokens(self.name)  # what is stored has the new name
             self.name, self._lock, lock, path = name, lock, self._lock, target
         except OSError as error:
             raise DiskError(f"cannot rename {path}: {error.strerror}") from None

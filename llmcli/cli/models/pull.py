@@ -3,8 +3,7 @@
 from contextlib import suppress
 from typing import Annotated
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.completion import complete_remote
 from llmcli.cli.options import with_settings
 from llmcli.config.presets import resolve_settings
@@ -47,7 +46,7 @@ def pull(
 
             with Downloads() as downloads:
                 pull_starter(locations, downloads.bar, downloads.say)
-        from llmcli.inference.local import resolve_model  # loads the engine
+        from llmcli.inference.resolved_model import resolve_model  #
 
         with Downloads() as downloads:
             starting = downloads.bar("downloading the starter model")

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option
-
+from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.completion import complete_reference, complete_remote
 from llmcli.cli.models.pull import warn_about_token
 from llmcli.cli.options import Json, with_settings

@@ -28,6 +28,7 @@ _last_level = _INFO
 _callback: object = None
 _failure_callbacks: tuple[object, ...] = ()
 _RPC_SOURCE = "ggml-rpc.cpp"  # the file of an assertion that fails because of a server
+is_process_ending = False  # then models and contexts are not freed: the system is faster (12 ms of a short answer)
 _SET_TERMINATE = "_ZSt13set_terminatePFvvE"  # std::set_terminate, as GCC and Clang name it
 
 if TYPE_CHECKING:  # the classes at run time are those of the bindings, and ctypes makes the types of pointers

@@ -347,9 +347,9 @@ class Context:
         """Free the memory; a second call has no effect."""
         self.watch([])
         handle, self.handle = self.handle, None
-        if handle:
+        if handle and not bindings.is_process_ending:
             self._api.llama_free(handle)
-        if self._thread_pool:
+        if self._thread_pool and not bindings.is_process_ending:
             self._thread_pool.close()
 
     def _evaluate(self, seq_id: int, tokens: Sequence[int], last: bool) -> None:

@@ -150,7 +150,7 @@ class Model:
     def close(self) -> None:
         """Free the memory; a second call has no effect. It stays while a text is tokenized that nobody waits for."""
         handle, self.handle = self.handle, None
-        if handle and not self._is_shared and not self.vocab.is_busy:
+        if handle and not (self._is_shared or self.vocab.is_busy or bindings.is_process_ending):
             self._api.llama_model_free(handle)
 
 

@@ -38,15 +38,15 @@ _PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<error")
 FILE_NAME = re.compile(r"(?P<stem>.+?)(?:-(?P<number>\d{5})-of-(?P<count>\d{5}))?\.gguf", re.I | re.A | re.S)
 
 
-def read_header(path: Path) -> GGUFHeader:
-    """The validated header of a GGUF file.
+def read_header(path: Path, ends: dict[int, int] | None = None) -> GGUFHeader:
+    """The validated header of a GGUF file; `ends` as in `Cursor`.
 
     Raises ModelInvalidError (not a valid GGUF file: the message says what it is instead, or where the error is),
     ModelNotFoundError (no such file, a folder, a pipe) or DiskError (it cannot be read).
     """
     try:
         with _map_file(path) as (view, size):
-            return parse_header(view, size)
+            return parse_header(view, size, ends)
     except ModelInvalidError as error:
         raise ModelInvalidError(f"{path}: {error}", error.hint) from None
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -99,14 +99,14 @@ def read_summary(path: Path) -> GGUFHeader:
     return header
 
 
-def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
-    """The validated header of a file of `size` bytes that begins with the bytes of `view`.
+def parse_header(view: mmap.mmap | bytes, size: int, ends: dict[int, int] | None = None) -> GGUFHeader:
+    """The validated header of a file of `size` bytes that begins with the bytes of `view`; `ends` as in `Cursor`.
 
     Raises ModelInvalidError; it is a TruncatedHeaderError when `view` ends inside the header.
     """
     if view[:4] != MAGIC:
         raise ModelInvalidError(*_describe(view[:_HEAD_BYTES], size))
-    cursor = Cursor(view, size)
+    cursor = Cursor(view, size, ends)
     version = cursor.u32()
     _check_version(version)
     n_tensors, n_keys = cursor.u64(), cursor.u64()
@@ -284,12 +284,12 @@ def parts_of(path: Path) -> tuple[Path, ...]:
     return parts
 
 
-def read_headers(parts: Sequence[Path]) -> tuple[GGUFHeader, ...]:
-    """The validated headers of all parts, in order; the first one has the metadata of the model.
+def read_headers(parts: Sequence[Path], ends: dict[int, int] | None = None) -> tuple[GGUFHeader, ...]:
+    """The validated headers of all parts, in order; the first one has the metadata of the model, and `ends` (`Cursor`).
 
     Raises what `read_header` raises, and ModelInvalidError when a part does not match its name.
     """
-    headers = tuple(read_header(part) for part in parts)
+    headers = (read_header(parts[0], ends), *map(read_header, parts[1:]))
     for number, (part, header) in enumerate(zip(parts, headers, strict=True)):
         if (header.split_count, header.split_no) == (len(parts), number):
             continue

@@ -2,7 +2,9 @@
 
 import copy
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from llmcli.records import dataclass
 
 # Characters. Longer lines and blocks are split, at places that depend on the text alone: the cost stays linear.
 LONGEST_LINE = 2000

@@ -1,0 +1,39 @@
+"""Warm processes of the tests, and what these ask them."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from llmcli.engine.events import Prompt, Request
+from llmcli.inference import warm
+from llmcli.inference.warm import WarmModel
+from llmcli.params.policies.policy import Fixed
+from llmcli.params.settings import Settings
+
+SETTINGS = Settings(n_ctx=256, n_threads=1, seed=7, max_tokens=8, temperature=Fixed(1.0))
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has named pipes")
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 30
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+def tokens_of(one: WarmModel) -> list[int]:
+    engine = warm.open_engine(one, SETTINGS, [])
+    *_, last = engine.generate([Request(Prompt.of_tokens("", [1, 5, 9]), SETTINGS)])
+    engine.close()
+    return last.record.tokens
+
+
+def has_ended(one: WarmModel) -> bool:
+    """The process is a child of this one, and stays in its list until it is waited for."""
+    try:
+        return os.waitpid(one.pid, os.WNOHANG)[0] == one.pid
+    except ChildProcessError:
+        return not warm.is_running(one.pid)
