@@ -23,6 +23,13 @@ from llmcli.inference.rpc_servers import RpcServerError, ask_server
 from llmcli.params.model import read_rpc
 from llmcli.params.settings import Settings
 
+# The process gets sys.path of this one: by itself it would import modules from the current folder.
+_CHILD = """
+import sys
+sys.path[:] = sys.argv.pop(1).splitlines()
+from llmcli.inference.rpc_worker import run
+run()
+"""
 _ERROR = re.compile(r"error: (.+)(?:\n  hint: (.+))?")
 _ANY, _STALLED = "an RPC server", "sign of life"  # in the errors of a process that ends because of one
 _ANEW = "the next answer loads the model again"
@@ -128,7 +135,7 @@ class RpcProcess:
         }
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "llmcli.inference.rpc_worker"],
+                [sys.executable, "-c", _CHILD, "\n".join(sys.path), "rpc_worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=None if has_log else self._errors,

@@ -1,4 +1,4 @@
-"""The program of a process that runs a model over RPC servers: `python -m llmcli.inference.rpc_worker`.
+"""The program of a process that runs a model over RPC servers.
 
 It belongs to one command. A server that ends or sends nonsense makes ggml end the process that uses it. So it is this
 process that ends, and the command keeps what it has.
@@ -19,6 +19,14 @@ from llmcli.inference.engine_host import EngineHost
 from llmcli.inference.engine_messages import read_settings
 from llmcli.inference.resolved_model import resolve_model
 from llmcli.models.locations import model_locations
+
+
+def run() -> None:
+    """As `main`; an error goes to stderr, where the command finds it."""
+    try:
+        main()
+    except LlmcliError as error:
+        bindings.end_process(str(error), error.hint, error.status)
 
 
 def main() -> None:
@@ -68,10 +76,3 @@ def _wait_for_end() -> None:
         pass
     rpc_devices.disconnect()
     os._exit(0)  # the system frees all at once, and no call that waits for a server is waited for
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except LlmcliError as error:
-        bindings.end_process(str(error), error.hint, error.status)
