@@ -26,9 +26,12 @@ def make_context(model: Any, n_ctx: int, threads: int) -> Any:
     return api.llama_init_from_model(model, params)
 
 
-def make_chain(greedy: bool) -> Any:
+def make_chain(greedy: bool, n_vocab: int = 0, repeat_penalty: float = 1.0, frequency_penalty: float = 0.0) -> Any:
     chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
-    steps = [
+    steps = []
+    if n_vocab:
+        steps = [api.llama_sampler_init_penalties(n_vocab, 64, repeat_penalty, frequency_penalty, 0.0)]
+    steps += [
         api.llama_sampler_init_top_k(40),
         api.llama_sampler_init_top_p(0.95, 0),
         api.llama_sampler_init_min_p(0.05, 0),
@@ -45,11 +48,14 @@ def tokenize(vocab: Any, text: str) -> list[int]:
     return list(buffer[: api.llama_tokenize(vocab, data, len(data), buffer, len(buffer), True, True)])
 
 
-def timed(model: Any, ctx: Any, prompt: list[int], n_predict: int) -> tuple[float, float]:
+def timed(model: Any, ctx: Any, prompt: list[int], n_predict: int, **penalties: float) -> tuple[float, float]:
     """Tokens per second of prompt and of generation, from an empty memory."""
     vocab = api.llama_model_get_vocab(model)
     api.llama_memory_clear(api.llama_get_memory(ctx), True)
-    chain, text = make_chain(greedy=False), ctypes.create_string_buffer(64)
+    chain, text = (
+        make_chain(False, api.llama_vocab_n_tokens(vocab) if penalties else 0, **penalties),
+        ctypes.create_string_buffer(64),
+    )
     tokens, one = (ctypes.c_int32 * len(prompt))(*prompt), (ctypes.c_int32 * 1)()
     begin = perf_counter()
     api.llama_decode(ctx, api.llama_batch_get_one(tokens, len(prompt)))

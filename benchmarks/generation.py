@@ -40,10 +40,9 @@ _TEXT = "The quick brown fox jumps over the lazy dog. " * 60
 _PLAIN = Settings(
     n_ctx=_N_CTX, n_threads=_THREADS, seed=1, max_tokens=_TOKENS + 1, ignore_eos=True, raw=True, speculative="off"
 )
-_EVERYTHING = {
+_PENALTIES = {"repeat_penalty": 1.1, "frequency_penalty": 0.1}
+_EVERYTHING = _PENALTIES | {
     "temperature": parse_policy("sentence:1.1,0.7,0.4"),
-    "repeat_penalty": 1.1,
-    "frequency_penalty": 0.1,
     "stop": ("never said in this answer", "nor this"),
 }
 Speeds = tuple[float, float]  # tokens per second: of the prompt, of the generation
@@ -89,6 +88,10 @@ class Contestants:
         """The shortest loop on the C API."""
         return bare_loop.timed(self._bare, self._bare_context, self._prompt, _TOKENS)
 
+    def bare_with_penalties(self) -> Speeds:
+        """The same with llama.cpp's penalties, which look at the whole vocabulary."""
+        return bare_loop.timed(self._bare, self._bare_context, self._prompt, _TOKENS, **_PENALTIES)
+
     def llama_bench(self) -> Speeds:
         """llama.cpp's own benchmark; it has no chain of samplers, and no text."""
         lengths = ("-p", str(_DEPTH), "-n", str(_TOKENS), "-d", f"0,{_DEPTH}", "-r", "1", "-t", str(_THREADS))
@@ -106,6 +109,7 @@ def figures(model: Path, rounds: int, llama_bench: str = "") -> None:
             "engine": all_of.plain,
             "everything on": all_of.everything,
             "bare loop": all_of.bare,
+            "bare loop with penalties": all_of.bare_with_penalties,
         }
         runs |= {"llama-bench": all_of.llama_bench} if llama_bench else {}
         taken: dict[str, list[Speeds]] = {name: [] for name in runs}
@@ -113,7 +117,7 @@ def figures(model: Path, rounds: int, llama_bench: str = "") -> None:
             for number in range(rounds + 1):  # the first round warms up
                 for name in list(runs)[:: -1 if number % 2 else 1]:
                     taken[name] += [runs[name]()][: bool(number)] or []
-    pairs = [("engine", "bare loop", 0), ("engine", "bare loop", 1), ("everything on", "bare loop", 1)]
+    pairs = [("engine", "bare loop", 0), ("engine", "bare loop", 1), ("everything on", "bare loop with penalties", 1)]
     pairs += [("engine", "llama-bench", 1), ("everything on", "llama-bench", 1)] if llama_bench else []
     for ours, theirs, index in pairs:
         a, b = ([one[index] for one in taken[name]] for name in (ours, theirs))

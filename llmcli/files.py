@@ -7,12 +7,12 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from llmcli.errors import DiskError, UsageError, error_text
-from llmcli.records import dataclass
 
 VERSION = 1  # of JSON lines
 BINARY = getattr(os, "O_BINARY", 0)  # Windows would change the ends of lines

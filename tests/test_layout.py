@@ -11,7 +11,7 @@ import pytest
 from tools.layout import MODULES, circles, graph, imported, imports, layer, lines, nodes, same_names, tree
 
 # What each layer may import; engine and models stand side by side.
-GROUND = {"errors", "files", "records", "text"}
+GROUND = {"errors", "files", "text"}
 BELOW = {
     "cli": {"cli", "ui", "server", "pipelines", "chat", "inference", "engine", "models", "config", "params", *GROUND},
     "ui": {"ui", "chat", "inference", "engine", "models", "config", "params", *GROUND},
@@ -23,8 +23,7 @@ BELOW = {
     "models": {"models", "config", "params", *GROUND},
     "config": {"config", "params", *GROUND},
     "params": {"params", *GROUND},
-    "files": {"errors", "records"},
-    "records": set(),
+    "files": {"errors"},
     "text": set(),
     "errors": set(),
     "__init__": set(),
@@ -33,7 +32,7 @@ BELOW = {
 ONLY_IN = {"llama_cpp": {"engine"}, "huggingface_hub": {"models"}, "typer": {"cli"}, "prompt_toolkit": {"ui"}} | {
     "starlette": {"server"}
 }
-ONLY_STANDARD = {"params", "text", "errors", "records"}
+ONLY_STANDARD = {"params", "text", "errors"}
 # Not on Windows, or only there: such a module is imported where it is known to exist.
 ONE_SYSTEM = {"crypt", "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty"} | {
     "msvcrt",
@@ -70,15 +69,6 @@ def test_imports_only_point_down(folder: str) -> None:
 
 def test_only_one_module_waits_for_typer() -> None:
     assert [module for module in MODULES if "typer" in imports(module)] == ["llmcli/cli/typer_app.py"]
-
-
-def test_only_one_module_compiles_dataclasses() -> None:
-    assert [module for module in MODULES if _imports_dataclass(module)] == ["llmcli/records.py"]
-
-
-def _imports_dataclass(module: str) -> bool:
-    found = (node for node in nodes(module) if isinstance(node, ast.ImportFrom) and node.module == "dataclasses")
-    return any(name.name == "dataclass" for node in found for name in node.names)
 
 
 # Above inference/ nobody knows llama.cpp, apart from these two, which look at the installation itself.

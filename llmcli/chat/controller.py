@@ -3,7 +3,7 @@
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from time import perf_counter
@@ -23,7 +23,6 @@ from llmcli.params.param import fields_of
 from llmcli.params.result import ResultParams
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.settings import ResolvedSettings, Settings, fields, find, resolve
-from llmcli.records import dataclass
 
 if TYPE_CHECKING:
     from llmcli.chat.prompting import PromptBuilder

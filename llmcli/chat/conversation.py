@@ -5,7 +5,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated, Any
@@ -16,7 +16,6 @@ from llmcli.errors import DiskError, UsageError, error_text
 from llmcli.files import convert, read_text
 from llmcli.inference.request import file_block
 from llmcli.params.param import is_number
-from llmcli.records import dataclass
 from llmcli.text import plural
 
 MessageId = Annotated[int, Meta(ge=1, le=10**9)]

@@ -3,7 +3,7 @@
 import codecs
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -18,7 +18,6 @@ from llmcli.inference.answer import Answer, ReasoningSplitter, text_and_reasonin
 from llmcli.inference.constraints import read_constraint, recorded_constraint
 from llmcli.inference.request import system_text
 from llmcli.params.settings import Settings
-from llmcli.records import dataclass
 
 if TYPE_CHECKING:
     from llmcli.inference.engine import TokenInspector

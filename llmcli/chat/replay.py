@@ -6,7 +6,7 @@ A record may come from others. No file that it names is opened, and no code that
 import codecs
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import Annotated, Any, Literal
 
@@ -29,7 +29,6 @@ from llmcli.params.generation import InterfaceParams
 from llmcli.params.model import HubParams, PlacementParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Settings, fields, parse_data
-from llmcli.records import dataclass
 from llmcli.text import ellipsize
 
 _DIGEST_LETTERS = 12  # letters of a sha256

@@ -1,13 +1,13 @@
 """What `llmcli generate` prints of its answers: the result on stdout, statistics and notes on stderr, the status."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from llmcli.cli.questions import exit_status
 from llmcli.engine.events import Measure
 from llmcli.errors import ConstraintError, ExitStatus
 from llmcli.params.settings import Settings
-from llmcli.records import dataclass
 from llmcli.text import plural
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import draft_facts, print_diff, print_line, print_text, to_stderr, warn_slow

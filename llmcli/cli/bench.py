@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from llmcli.cli.command_line import Argument, Option
@@ -13,7 +14,6 @@ from llmcli.files import data_dir
 from llmcli.params.model import HubParams, ModelParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
-from llmcli.records import dataclass
 from llmcli.text import format_duration
 from llmcli.ui.terminal.cells import first_that_fits
 from llmcli.ui.terminal.console import console

@@ -1,5 +1,6 @@
 """`llmcli cache`: the contexts that are stored on this disk."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from llmcli.chat.sessions import store
@@ -11,7 +12,6 @@ from llmcli.inference.state_file import read_header
 from llmcli.inference.state_store import StateStore, is_of_session
 from llmcli.inference.warm import forget_tokens
 from llmcli.params.settings import Layer
-from llmcli.records import dataclass
 from llmcli.text import format_age, format_duration, format_size, plural, sanitize
 from llmcli.ui.terminal.console import can_ask, confirm, console
 from llmcli.ui.terminal.output import print_facts, print_json, print_rows

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Annotated
@@ -25,7 +25,6 @@ from llmcli.cli.task_options import TaskName, TaskVariables, load_judge, load_ta
 from llmcli.engine.events import Measure
 from llmcli.errors import ConstraintError, ExitStatus, UsageError
 from llmcli.params.settings import Layer, Settings, fields, resolve
-from llmcli.records import dataclass
 from llmcli.text import plural
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import (

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 from llmcli.cli.command_line import Option
@@ -10,7 +10,6 @@ from llmcli.cli.completion import complete_session
 from llmcli.config.presets import layers_of
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.params.settings import Layer, Settings
-from llmcli.records import dataclass
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.progress import ProgressLine
 

@@ -1,6 +1,7 @@
 """The options that choose a task and its variables, and what commands do with them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,6 @@ from llmcli.errors import UsageError
 from llmcli.files import is_stdin
 from llmcli.params.result import BEST_RULES
 from llmcli.params.settings import Layer, Settings
-from llmcli.records import dataclass
 from llmcli.text import format_count
 from llmcli.ui.terminal.console import can_ask, confirm, console
 

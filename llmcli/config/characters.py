@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from llmcli.config.presets import validate_preset
 from llmcli.errors import DiskError, LlmcliError, UsageError
 from llmcli.files import config_dir, read_text
 from llmcli.params.settings import CODE_KEYS, Layer
-from llmcli.records import dataclass
 from llmcli.text import did_you_mean
 
 SUFFIXES = (".toml", ".md", ".txt", ".json")  # in this order if a name has several files

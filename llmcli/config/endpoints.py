@@ -5,7 +5,7 @@ import re
 import stat
 import sys
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,7 +14,6 @@ from urllib.parse import SplitResult, urlsplit
 from llmcli.config import config_file
 from llmcli.errors import DiskError, NotAllowedError, UsageError, error_text
 from llmcli.files import config_path, read_limited
-from llmcli.records import dataclass
 from llmcli.text import did_you_mean, ellipsize
 
 API_KEY = "LLMCLI_API_KEY"

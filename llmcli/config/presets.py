@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,6 @@ from llmcli.params.decision import DecisionParams
 from llmcli.params.param import fields_of
 from llmcli.params.result import ResultParams
 from llmcli.params.settings import Layer, Settings, environment_layer, find, parse_data, resolve, to_datum
-from llmcli.records import dataclass
 from llmcli.text import did_you_mean, ellipsize
 
 # Settings of one request or of this machine, which a preset cannot set; a preset cannot name another preset.

@@ -2,7 +2,7 @@
 
 import ctypes
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter_ns
 
 from llmcli.engine.events import Cancellation, Progress
@@ -12,7 +12,6 @@ from llmcli.engine.llama.model import Model
 from llmcli.engine.sampling.chain import TokenSampler
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import Settings
-from llmcli.records import dataclass
 
 _BLOCK = 256  # tokens: llama.cpp rounds a context up to a multiple
 _SEED = 1

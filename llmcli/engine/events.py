@@ -5,14 +5,13 @@ engine reads them. This is the only module of the engine that those above `infer
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from llmcli.errors import LlmcliError
 from llmcli.params.param import LARGEST_FLOAT
 from llmcli.params.settings import Settings
-from llmcli.records import dataclass
 
 if TYPE_CHECKING:
     import ctypes

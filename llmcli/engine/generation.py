@@ -3,7 +3,7 @@
 import codecs
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from llmcli.engine.answer_text import BanScanner, HeldToken, StopScanner
 from llmcli.engine.draw_state import DrawState
@@ -22,7 +22,6 @@ from llmcli.engine.speculation import Speculation
 from llmcli.errors import ConstraintError, LlmcliError, UsageError
 from llmcli.params.policies.policy import PolicyCall
 from llmcli.params.sampler_chain import effective_policy
-from llmcli.records import dataclass
 
 _MAX_FORBIDDEN = 256  # tokens at one position; more would leave only very unlikely ones
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +26,6 @@ from llmcli.engine.sampling.python_samplers import ROW_TYPE, candidate_bytes
 from llmcli.engine.scheduler import generate
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.samplers import SAMPLERS
-from llmcli.records import dataclass
 
 if TYPE_CHECKING:
     import numpy as np

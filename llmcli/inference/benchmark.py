@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 
 from llmcli.engine.benchmark import Sample, SpeedContext, model_facts
@@ -17,7 +17,6 @@ from llmcli.inference import sizing
 from llmcli.inference.comparison import Variant, variants_of
 from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
-from llmcli.records import dataclass
 
 # What can differ between the rows of one run: settings of the context, which need no other load of the model.
 VARIED = frozenset({"n_threads", "n_threads_batch", "n_batch", "n_ubatch", "flash_attn", "cache_type_k"}) | {

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import product
 from math import prod
 from time import perf_counter
@@ -18,7 +18,6 @@ from llmcli.params.param import SettingValue, fields_of
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.samplers import seed_after
 from llmcli.params.settings import fields, find, to_datum
-from llmcli.records import dataclass
 from llmcli.text import ellipsize
 
 END = "end"  # the kind of the last part of each answer, whose text is its finish reason

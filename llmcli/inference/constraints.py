@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from llmcli.engine.events import Constraint
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import is_inline, read_text
 from llmcli.inference.schema_shorthand import SHAPE, expand_shorthand, is_json, is_shorthand
 from llmcli.params.settings import Settings
-from llmcli.records import dataclass
 from llmcli.text import ellipsize
 
 CONSTRAINT_KEYS = ("grammar", "grammar_file", "json_schema", "regex")

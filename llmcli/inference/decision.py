@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from time import perf_counter
@@ -21,7 +21,6 @@ from llmcli.inference.engine import TemplateOptions, check_scores
 from llmcli.inference.request import build_prompt, system_file, template_options
 from llmcli.params.decision import DECISION_KEYS, rating_levels, split_choice
 from llmcli.params.settings import Settings
-from llmcli.records import dataclass
 from llmcli.text import ellipsize
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,6 @@ from llmcli.inference import placement, rpc_devices, sizing
 from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.notes import ModelHasher
 from llmcli.params.settings import Settings
-from llmcli.records import dataclass
 from llmcli.text import format_size
 
 if TYPE_CHECKING:

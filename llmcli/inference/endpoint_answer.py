@@ -1,13 +1,12 @@
 """What an endpoint says in an answer: the objects of a stream, read strictly, as pieces of text with their facts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import FinishReason, TokenLogprob, TokenTrace
 from llmcli.errors import NetworkError
 from llmcli.params.param import is_int, is_number
-from llmcli.records import dataclass
 
 if TYPE_CHECKING:
     from llmcli.inference.endpoint_tokens import EndpointVocab

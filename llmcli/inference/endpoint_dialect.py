@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from llmcli.engine.events import Constraint
 from llmcli.files import decode_json
@@ -12,7 +12,6 @@ from llmcli.params.param import fields_of
 from llmcli.params.sampler_chain import SamplingParams, plan_temperature
 from llmcli.params.samplers import SAMPLERS
 from llmcli.params.settings import Settings, fields, ineffective_keys, to_data
-from llmcli.records import dataclass
 
 Body = dict[str, object]
 _OPENAI = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "stop", "logprobs")

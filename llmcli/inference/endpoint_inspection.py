@@ -1,12 +1,12 @@
 """How the tokens of an answer were drawn at an endpoint: a server of llmcli inspects them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from llmcli.engine.events import Cancellation, Progress, Request, TokenInspection
 from llmcli.errors import NetworkError
 from llmcli.files import convert
 from llmcli.params.param import is_int, is_number
-from llmcli.records import dataclass
 
 Ask = Callable[[Mapping[str, object], Cancellation], object]  # a body, what ends it -> JSON data
 _NOT_OF_THIS = ("stream", "stream_options", "logprobs", "top_logprobs", "llmcli")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from llmcli.config.endpoints import Endpoint, find_endpoint
 from llmcli.engine.events import Cancellation
@@ -13,7 +13,6 @@ from llmcli.models.download.http import TransientError
 from llmcli.params.param import SettingValue, fields_of, is_int
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.settings import Layer, Settings
-from llmcli.records import dataclass
 from llmcli.text import did_you_mean, plural
 
 Json = Mapping[str, object]

@@ -1,7 +1,7 @@
 """The interface of whatever generates answers, in this process or elsewhere: `Engine`, and what it can do."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from llmcli.engine.events import (
@@ -18,7 +18,6 @@ from llmcli.engine.llama.model import Vocab as Vocab
 from llmcli.engine.sentences import sentence_ends as sentence_ends
 from llmcli.errors import UsageError
 from llmcli.params.settings import Layer, Settings, fields
-from llmcli.records import dataclass
 
 # Called for the next request, with True if no answer is being generated: it may wait then, and None ends the batch.
 # Otherwise None says only that there is none at the moment.

@@ -1,7 +1,7 @@
 """The messages between a command and the warm process whose model answers it: requests, events, errors, as msgpack."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -26,7 +26,6 @@ from llmcli.errors import LlmcliError
 from llmcli.params.policies.policy import names_in
 from llmcli.params.policies.rules import BUILTIN
 from llmcli.params.settings import Settings, parse_data, to_data
-from llmcli.records import dataclass
 
 if TYPE_CHECKING:
     from llmcli.inference.embedding import Evaluation

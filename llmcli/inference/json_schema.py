@@ -5,6 +5,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
@@ -12,7 +13,6 @@ from llmcli.engine.events import Constraint
 from llmcli.errors import UsageError
 from llmcli.inference.schema_refusals import keywords, pointer, too_deep, without_refused
 from llmcli.inference.schema_shorthand import SHAPE
-from llmcli.records import dataclass
 
 if TYPE_CHECKING:
     import jsonschema_rs

@@ -7,7 +7,7 @@ empty one would have computed too. A conversation goes on where it was left.
 import json
 from collections.abc import Generator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from threading import Lock
 from time import monotonic
 
@@ -27,7 +27,6 @@ from llmcli.models import notes
 from llmcli.params.model import RopeParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Settings
-from llmcli.records import dataclass
 
 _MOST = 3  # contexts that nobody uses
 _MEMORY_SHARE = 8  # they take an eighth of the free memory at most

@@ -1,7 +1,7 @@
 """The facts about a model, on this machine or on the Hub."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.llama import hardware
@@ -23,7 +23,6 @@ from llmcli.models.gguf.kind import kind_of
 from llmcli.models.gguf.parser import read_headers
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.params.settings import Settings
-from llmcli.records import dataclass
 
 if TYPE_CHECKING:
     from llmcli.models.hub.repo_download import PullPlan

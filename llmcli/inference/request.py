@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,6 @@ from llmcli.params.generation import RequestParams, template_args_as_data
 from llmcli.params.param import fields_of
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, ResolvedSettings, Settings
-from llmcli.records import dataclass
 from llmcli.text import did_you_mean, without_line_feed
 
 if TYPE_CHECKING:  # a list of sessions needs no engine

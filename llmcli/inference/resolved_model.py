@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from llmcli.engine.llama.probe import probe, probe_record
@@ -26,7 +26,6 @@ from llmcli.models.lookup import find_model_file
 from llmcli.params.param import SettingValue
 from llmcli.params.settings import Layer
 from llmcli.params.settings import find as find_setting
-from llmcli.records import dataclass
 
 
 @dataclass

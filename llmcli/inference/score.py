@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Cancellation, common_prefix
 from llmcli.errors import ContextOverflowError
 from llmcli.inference.engine import check_scores
-from llmcli.records import dataclass
 
 if TYPE_CHECKING:
     from llmcli.inference.engine import Engine

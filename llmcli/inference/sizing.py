@@ -3,7 +3,7 @@
 import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmcli.engine.llama import hardware, rpc
@@ -14,7 +14,6 @@ from llmcli.inference.placement import with_overrides
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.params.model import ModelParams
 from llmcli.params.settings import Layer, Settings
-from llmcli.records import dataclass
 from llmcli.text import plural
 
 # Bytes per element of the K and V caches: bytes per block / elements per block (ggml.c, type traits).

@@ -15,12 +15,12 @@ import zlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from llmcli.engine.events import Batches
 from llmcli.files import OPEN_SAFE, make_private_folder, open_new_private
-from llmcli.records import dataclass
 
 VERSION = 1
 _MAGIC = b"llmcliKV"

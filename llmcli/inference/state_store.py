@@ -14,13 +14,13 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.engine.events import Batches
 from llmcli.errors import DiskError
 from llmcli.files import cache_dir, make_private_folder
 from llmcli.inference.state_file import Identity, StoredState, read_header, write_state
-from llmcli.records import dataclass
 from llmcli.text import plural
 
 MIN_TOKENS = 64  # of a state

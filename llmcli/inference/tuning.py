@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 from time import monotonic, perf_counter, process_time
 from typing import Any
@@ -19,7 +19,6 @@ from llmcli.inference.fastest_settings import KEYS
 from llmcli.inference.local import LocalEngine
 from llmcli.params.param import SettingValue
 from llmcli.params.settings import Settings
-from llmcli.records import dataclass
 from llmcli.text import format_size
 
 ROUNDS, CONFIRMATIONS = 5, 7  # in each of which a candidate must be faster

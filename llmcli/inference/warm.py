@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from llmcli.inference import warm_socket
 from llmcli.params.model import PlacementParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Settings, to_data
-from llmcli.records import dataclass
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Cancellation

@@ -4,12 +4,12 @@ catalog.toml was written by hand at the date AS_OF and compared with what other 
 checked against the Hub: a repository can move or change, and each size is that of one version of the file.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from llmcli.models.hub.repo_files import fits_memory
 from llmcli.models.reference import HubReference
-from llmcli.records import dataclass
 
 AS_OF = "2026-07"
 _BANDWIDTH = 6_000_000_000  # bytes per second that one core reads: 2 cores of an AMD EPYC gave 10 to 12 GB/s

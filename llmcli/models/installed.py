@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, error_text
@@ -17,7 +17,6 @@ from llmcli.models.reference import NameReference
 from llmcli.models.sources.folder import FILE
 from llmcli.models.sources.registry import models_in_folder, parse, sources, stores_not_imported
 from llmcli.models.sources.source import InstalledModel, ProgressFor, RemovalPlan
-from llmcli.records import dataclass
 
 
 def inventory(locations: ModelLocations) -> list[InstalledModel]:

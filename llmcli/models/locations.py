@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import ModelNotFoundError
 from llmcli.files import cache_dir, data_dir
 from llmcli.models.hub import environment
-from llmcli.records import dataclass
 
 if TYPE_CHECKING:  # a model is loading while these are imported
     from llmcli.models.reference import RemoteReference

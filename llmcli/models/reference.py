@@ -1,10 +1,10 @@
 """References to models: what a user types for a model, and the grammar of a reference to the Hub."""
 
 import re
+from dataclasses import dataclass
 
 from llmcli.errors import ModelNotFoundError
 from llmcli.models.hub.repo_files import is_safe_path, quantization_of
-from llmcli.records import dataclass
 
 FORMS = (
     "give the path of a .gguf file, owner/repo, owner/repo:Q4_K_M or owner/repo/file.gguf (each with an optional "

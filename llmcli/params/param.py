@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import KW_ONLY
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from inspect import get_annotations
 from types import MappingProxyType
@@ -14,7 +14,6 @@ from typing import Any, Concatenate, ParamSpec, TypeGuard, TypeVar, dataclass_tr
 
 from llmcli.errors import UsageError
 from llmcli.params.policies.rules import Policy
-from llmcli.records import dataclass
 
 # What a setting can hold. A tuple is a list of texts, or of tokens with their biases.
 SettingValue = bool | int | float | str | tuple[str, ...] | tuple[tuple[int | str, float], ...] | Policy | None

@@ -1,7 +1,7 @@
 """The sampler chain as data: the temperature, the order of the samplers, and the steps with their arguments."""
 
 from collections.abc import Iterator
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmcli.errors import UsageError
@@ -10,7 +10,6 @@ from llmcli.params.policies.policy import Entropy, Fixed, PolicyCall, bind, name
 from llmcli.params.policies.rules import BUILTIN, Policy
 from llmcli.params.policies.user_functions import PolicySource, file_source, parse_function_reference
 from llmcli.params.samplers import SAMPLERS, Args, Sampler, SamplerParams
-from llmcli.records import dataclass
 from llmcli.text import did_you_mean
 
 EXAMPLES = [rule.example for name, rule in BUILTIN.items() if name != "clamp"]

@@ -6,11 +6,10 @@ samplers of `sampler_chain`, the temperature and the smoothing, follow `xtc`.
 
 import os
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llmcli.params.param import setting, settings_group
-from llmcli.records import dataclass
 
 # llama.cpp allocates the whole window at once and aborts the process if that fails. This is larger than any context.
 _MAX_WINDOW = 2**24

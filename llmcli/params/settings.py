@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
@@ -19,7 +19,6 @@ from llmcli.params.policies.user_functions import package_source
 from llmcli.params.result import ResultParams
 from llmcli.params.sampler_chain import SamplingParams, effective_policy
 from llmcli.params.samplers import SAMPLERS, random_seed
-from llmcli.records import dataclass
 from llmcli.text import foreign_hint, nearest
 
 Datum: TypeAlias = bool | int | float | str | list[object] | None  # a setting as JSON or TOML data

@@ -3,7 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Generic, TypeVar
 
@@ -27,7 +27,6 @@ from llmcli.pipelines.job import Job, JobRunner, Outcome, Result, Step, TimeLimi
 from llmcli.pipelines.openai_batch import output_line
 from llmcli.pipelines.samples import Judge, result_job
 from llmcli.pipelines.tasks import Task, task_job
-from llmcli.records import dataclass
 from llmcli.text import escape_json
 
 _DECISION_SETTINGS = (*DECISION_KEYS, "choice_prior", "raw")

@@ -10,7 +10,7 @@ import threading
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import field
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import PurePath
 from typing import BinaryIO, Literal, cast
@@ -19,7 +19,6 @@ from llmcli.engine.events import Cancellation
 from llmcli.errors import DiskError, LlmcliError, UsageError, error_text
 from llmcli.files import byte_order_mark, json_fault
 from llmcli.params.param import is_int
-from llmcli.records import dataclass
 
 Format = Literal["jsonl", "openai", "csv", "text"]
 LineId = str | int

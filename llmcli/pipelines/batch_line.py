@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 from llmcli.config.presets import preset_layer
 from llmcli.engine.events import Message
@@ -16,7 +16,6 @@ from llmcli.params.settings import Layer, ResolvedSettings, Settings, UnknownSet
 from llmcli.pipelines.batch_input import TEXT_COLUMNS, BatchLine, Format
 from llmcli.pipelines.openai_batch import names_another_model, native_values
 from llmcli.pipelines.tasks import INPUT, Task
-from llmcli.records import dataclass
 from llmcli.text import did_you_mean
 
 PLACE = re.compile(r"\{\{\s*([A-Za-z_][\w -]*?)\s*\}\}")

@@ -6,6 +6,7 @@ import stat
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -13,7 +14,6 @@ from typing import BinaryIO, Protocol
 from llmcli.errors import DiskError, OutputClosedError, UsageError, error_text
 from llmcli.files import BINARY
 from llmcli.pipelines.batch_input import LineId, line_id_of
-from llmcli.records import dataclass
 
 _REQUEST_ID = re.compile(r"batch_req_(\d+)")  # of an OpenAI Batch line without a custom_id
 _BEGIN = b'{"id":'  # of each line

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from threading import Timer
 from time import monotonic
@@ -14,7 +15,6 @@ from time import monotonic
 from llmcli.errors import ConstraintError
 from llmcli.inference.request import fence_language
 from llmcli.params.result import EXTRACT_NAMES, code_language
-from llmcli.records import dataclass
 from llmcli.text import ellipsize
 
 _FENCE = re.compile(r"([ \t>]*)(`{3,}|~{3,})[ \t]*([^`]*)")

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import partial
 from threading import TIMEOUT_MAX, Timer
 
@@ -11,7 +11,6 @@ from llmcli.engine.events import Cancellation, Request, TokenEvent
 from llmcli.errors import LlmcliError
 from llmcli.inference.answer import Answer
 from llmcli.inference.engine import Engine, check_request
-from llmcli.records import dataclass
 
 STOPPED = ("interrupt", "timeout")  # reasons of an answer that the user ended
 

@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from llmcli.inference.engine import sentence_ends
-from llmcli.records import dataclass
 
 Count = Callable[[str], int]  # the number of tokens of a text
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n\s*")

@@ -4,7 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmcli.engine.events import Cancellation, Request
@@ -19,7 +19,6 @@ from llmcli.params.sampler_chain import is_random
 from llmcli.params.samplers import seed_after
 from llmcli.params.settings import Settings
 from llmcli.pipelines.job import STOPPED, Job, Result, Step
-from llmcli.records import dataclass
 
 if TYPE_CHECKING:  # a single answer without a judge needs no tasks (10 ms)
     from llmcli.pipelines.tasks import Task

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 from llmcli.errors import UsageError
 from llmcli.files import convert, decode_json
 from llmcli.pipelines.long_input import Window
-from llmcli.records import dataclass
 
 _FENCED = re.compile(r"^(`{3,}|~{3,})[^\n]*\n(.*?)(?:^\1|\Z)", re.MULTILINE | re.DOTALL)
 _BULLET = re.compile(r"\s*(?:[-*+•]|\d{1,3}[.)])\s+")

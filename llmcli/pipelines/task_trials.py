@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from llmcli.inference.engine import Engine
 from llmcli.pipelines.tasks import INPUT, Task
-from llmcli.records import dataclass
 
 _LONG = 3 / 2  # of the context, for tasks that cut long inputs
 _LESS_LONG = 1 / 3  # for those that do not

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,6 @@ from llmcli.params.settings import Layer, Settings
 from llmcli.pipelines.job import STOPPED, Job, Step
 from llmcli.pipelines.long_input import Window, fits, join_windows, split_text, windows
 from llmcli.pipelines.task_helpers import HELPERS, split_list
-from llmcli.records import dataclass
 from llmcli.text import did_you_mean
 
 INPUT = "input"  # the variable of the text that a task works on

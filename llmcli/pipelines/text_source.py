@@ -4,12 +4,12 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import BinaryIO, TextIO
 
 from llmcli.errors import DiskError, error_text
 from llmcli.files import byte_order_mark, decode_json, is_stdin, read_text, text_reading
 from llmcli.params.param import as_utf8
-from llmcli.records import dataclass
 
 _HEAD = 8192  # bytes in which a binary file shows what it is
 

@@ -1,10 +1,10 @@
 """What is alike in a store of vectors: the texts nearest to a query, and copies. The memory it takes is bounded."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmcli.pipelines.vector_store import ROUNDING, StoredText, VectorStore
-from llmcli.records import dataclass
 
 if TYPE_CHECKING:  # numpy takes 60 ms
     from numpy import int64

@@ -4,7 +4,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from llmcli.errors import DiskError, UsageError, error_text
 from llmcli.files import open_new_private
 from llmcli.pipelines.text_source import Text
-from llmcli.records import dataclass
 
 if TYPE_CHECKING:  # numpy takes 60 ms
     from numpy import int64

@@ -5,9 +5,9 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from llmcli.errors import LlmcliError, UsageError, error_text
-from llmcli.records import dataclass
 from llmcli.server.guard import ANY, ANY_ADDRESS, LOOPBACK_NAMES
 
 _BACKLOG = 2048  # connections that wait to be accepted

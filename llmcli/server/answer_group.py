@@ -5,11 +5,11 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from llmcli.engine.events import FinishReason, TokenEvent, TokenTrace, now_ms
 from llmcli.errors import LlmcliError
 from llmcli.inference.answer import Answer, Part
-from llmcli.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The question of a chat: messages, tools, and whether the last message is the beginning of the answer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 from llmcli.engine.events import Message, Prompt
 from llmcli.errors import UsageError
@@ -11,7 +11,6 @@ from llmcli.inference.engine import Engine, TemplateOptions
 from llmcli.inference.question_data import parse_messages
 from llmcli.inference.request import build_prompt, template_options
 from llmcli.params.settings import Settings
-from llmcli.records import dataclass
 from llmcli.server.http import Values, take
 
 _MOST_BESIDE = 1 << 20  # bytes of all that is not the content of a message, whose tokens are counted

@@ -1,7 +1,7 @@
 """/v1/decisions in OpenAI's form: questions about one input, each answered by the probabilities of whole answers."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from starlette.requests import Request
@@ -11,7 +11,6 @@ from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
 from llmcli.inference.decision import Choice, ChoiceSet, Decision, DecisionRequest
 from llmcli.params.settings import Settings
-from llmcli.records import dataclass
 from llmcli.server.http import Values, json_response, read_body, unless_gone
 from llmcli.server.request_log import count_read
 from llmcli.server.served_model import ServedModel

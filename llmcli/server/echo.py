@@ -1,12 +1,12 @@
 """Completions with `echo`: the prompt comes back before its continuation, with the log-probability of each token."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from llmcli.engine.events import Request, ScoredPrompt
 from llmcli.inference.answer_json import token_entry
 from llmcli.inference.engine import check_scores
 from llmcli.params.sampler_chain import build_chain, is_random
-from llmcli.records import dataclass
 from llmcli.server.http import Values
 from llmcli.server.served_model import ServedModel
 

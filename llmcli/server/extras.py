@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from llmcli.engine.events import TokenTrace
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.replay_manifest import ReplayManifest, replay_data
 from llmcli.inference.trace_file import to_data
-from llmcli.records import dataclass
 from llmcli.server.http import Values, take
 
 _MOST_ALTERNATIVES = 1000  # as for the setting `trace_top`

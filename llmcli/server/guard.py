@@ -4,12 +4,12 @@ import ipaddress
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmcli.records import dataclass
 from llmcli.server.errors import (
     BusyError,
     ForbiddenError,

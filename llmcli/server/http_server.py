@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from http import HTTPStatus
 from types import FrameType
 from typing import Any
@@ -18,7 +19,6 @@ from uvicorn.server import ServerState
 
 from llmcli.errors import LlmcliError
 from llmcli.files import encode
-from llmcli.records import dataclass
 from llmcli.server.direct_writer import offer_writer
 from llmcli.server.errors import BusyError, RequestError, RequestTimeoutError, error_data, status_and_type
 from llmcli.server.guard import HEAD_BYTES

@@ -9,11 +9,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.errors import DiskError, UsageError, labeled
 from llmcli.files import check_name, read_error
-from llmcli.records import dataclass
 
 WINDOW = 60.0  # seconds, of the limit of tokens
 _MOST_BYTES = 1 << 20  # of a file

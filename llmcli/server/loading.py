@@ -1,7 +1,7 @@
 """Models from settings to a server: found on this machine, checked, and loaded."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from llmcli.errors import UsageError
@@ -10,7 +10,6 @@ from llmcli.inference.embedding import EmbeddingModel
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.params.settings import Layer, Settings, resolve
-from llmcli.records import dataclass
 from llmcli.server.served_model import ServedModel
 
 

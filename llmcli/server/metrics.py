@@ -1,10 +1,9 @@
 """What a server counts, and its text in the form of Prometheus, under the names of llama-server."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import field, fields
+from dataclasses import dataclass, field, fields
 
 from llmcli.engine.events import GenerationRecord, Request, TokenEvent
-from llmcli.records import dataclass
 
 
 @dataclass

@@ -4,7 +4,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,7 +14,6 @@ from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import token_data
 from llmcli.inference.openai_format import chat_choice, legacy_logprobs, native_values, text_choice, usage_data
-from llmcli.records import dataclass
 from llmcli.server.answer_group import AnswerGroup
 from llmcli.server.chat_question import take_chat
 from llmcli.server.direct_writer import DirectWriter, open_writer

@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,7 +13,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmcli.errors import LlmcliError
 from llmcli.files import encode
-from llmcli.records import dataclass
 from llmcli.server.answer_group import AnswerGroup
 from llmcli.server.errors import status_and_type
 from llmcli.server.keys import Key, TokenMeter

@@ -4,7 +4,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,7 +12,6 @@ from starlette.responses import Response
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.openai_format import native_values
-from llmcli.records import dataclass
 from llmcli.server.answer_group import AnswerGroup
 from llmcli.server.chat_question import take_chat
 from llmcli.server.errors import error_data

@@ -5,12 +5,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from starlette.requests import Request
 
 from llmcli.errors import LlmcliError
 from llmcli.inference import sizing
-from llmcli.records import dataclass
 from llmcli.server.errors import BusyError, ForbiddenError, RateError, UnknownError
 from llmcli.server.http import Values, take
 from llmcli.server.keys import Key, TokenMeter

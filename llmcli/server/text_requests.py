@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 
 from starlette.requests import Request
 
@@ -11,7 +11,6 @@ from llmcli.engine.events import TemperatureShift, TokenTrace
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, text_and_reasoning
 from llmcli.inference.answer_json import token_data
-from llmcli.records import dataclass
 from llmcli.server.answer_group import AnswerGroup, Update
 from llmcli.server.chat_question import ChatQuestion
 from llmcli.server.extras import Extras, read_extras

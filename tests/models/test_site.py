@@ -1,5 +1,6 @@
 """A site with single files is a class below `Url`: its files are found, listed and removed without more code."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from llmcli.models.locations import ModelLocations
 from llmcli.models.reference import Reference
 from llmcli.models.sources.registry import sources
 from llmcli.models.sources.url import Url, UrlReference
-from llmcli.records import dataclass
 
 
 @dataclass(frozen=True)

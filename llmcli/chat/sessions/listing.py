@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import msgspec
 from llmcli.chat.conversation import MessageId
 from llmcli.chat.sessions.store import newest_first
 from llmcli.files import lines_of
-from llmcli.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
@@ -14,7 +14,6 @@ from llmcli.chat.sessions import store
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import read_events
 from llmcli.params.settings import ResolvedSettings, fields, to_datum
-from llmcli.records import dataclass
 from llmcli.text import ellipsize, plural
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
 """The batches in which a prompt is evaluated. Their sizes decide about the rounding of the results."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
 
 from llmcli.engine.events import Batches, common_prefix
-from llmcli.records import dataclass
 
 # Rows of the batches at the end of a prompt: another one with the same beginning has the same batches nearly up to
 # where it differs. On CPUs they take no longer than a single batch, and have its results if the last has so many rows

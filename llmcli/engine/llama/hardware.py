@@ -4,12 +4,12 @@ import ctypes
 import os
 import re
 import sys
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from llmcli.engine.llama import bindings
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.records import dataclass
 
 _KINDS = {0: "CPU", 1: "GPU", 2: "IGPU", 3: "ACCEL", 4: "META"}  # ggml-backend.h, enum ggml_backend_dev_type
 _NUMA = {"off": 0, "distribute": 1, "isolate": 2, "numactl": 3}  # ggml-cpu.h, enum ggml_numa_strategy

@@ -3,6 +3,7 @@
 import ctypes
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from llmcli.engine.draw_state import DrawState
@@ -17,7 +18,6 @@ from llmcli.params.generation import Bias
 from llmcli.params.sampler_chain import SamplerStep, TemperaturePlan, build_chain
 from llmcli.params.samplers import SAMPLERS
 from llmcli.params.settings import Settings
-from llmcli.records import dataclass
 
 # llama.cpp's `typical` sorts by the NaN of masked candidates: the order is wrong, or the sort never ends. A min-p this
 # small removes the masked candidates before it, and no token that could be drawn.

@@ -9,12 +9,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.bindings import OwnedSampler
 from llmcli.engine.llama.model import Vocab
 from llmcli.errors import ConstraintError, UsageError
-from llmcli.records import dataclass
 
 # llama.cpp's parser is recursive and overflows the stack, takes quadratic time for alternatives, and does not end for
 # a repetition {3,1}. For each token it tries all ways to omit optional parts: if there are 20 in a row, a token of many

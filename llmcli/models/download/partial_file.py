@@ -8,12 +8,12 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
 from llmcli.errors import DiskError, error_text
 from llmcli.files import OPEN_SAFE
-from llmcli.records import dataclass
 from llmcli.text import format_size
 
 PARTIAL = ".llmcli.incomplete"  # the Hub's own tools list and prune files that end in .incomplete

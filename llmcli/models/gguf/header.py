@@ -5,13 +5,13 @@ import mmap
 import struct
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
 from struct import Struct
 from typing import NamedTuple
 
 from llmcli.errors import ModelInvalidError
-from llmcli.records import dataclass
 
 MAX_STRING = 64 << 20  # bytes of one string
 MAX_KEPT = 64 << 20  # bytes of memory for all values of one file

@@ -2,7 +2,7 @@
 
 import re
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -15,7 +15,6 @@ from llmcli.models.hub.environment import check_online, endpoint, http_error, hu
 from llmcli.models.hub.repo_files import RepoFile, is_safe_path
 from llmcli.models.locations import Notify
 from llmcli.models.reference import MAIN, HubReference, is_repo
-from llmcli.records import dataclass
 
 MAX_JSON = 32 << 20  # bytes of one response; the largest listings have about 2 MB
 _SHA256 = re.compile(r"[0-9a-f]{64}")

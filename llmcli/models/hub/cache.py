@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llmcli.errors import DiskError
@@ -18,7 +18,6 @@ from llmcli.files import read_json, write_json
 from llmcli.models.hub.repo_files import Quantization, RepoFile, is_safe_path, projectors, quantizations
 from llmcli.models.notes import note_path
 from llmcli.models.reference import is_repo
-from llmcli.records import dataclass
 
 MOVE_HINT = "move the cache with HF_HUB_CACHE or HF_HOME"
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -22,7 +22,6 @@ from llmcli.models.hub.repo_files import Quantization, RepoFile, best_fit, quant
 from llmcli.models.locations import ModelFile, ModelLocations, Notify, Progress
 from llmcli.models.reference import MAIN, HubReference
 from llmcli.models.sources.source import DownloadPlan, ProgressFor
-from llmcli.records import dataclass
 from llmcli.text import format_age
 
 if TYPE_CHECKING:

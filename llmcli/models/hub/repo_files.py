@@ -3,12 +3,12 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from llmcli.errors import ModelNotFoundError, UsageError
 from llmcli.models.gguf.parser import FILE_NAME, stem_of
-from llmcli.records import dataclass
 
 DEFAULT_QUANTIZATION = "Q4_K_M"
 _MAX_PARTS = 512  # the largest models have about 60

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from llmcli.models.hub.cache import CachedModel
 from llmcli.models.hub.repo_files import quantization_of
 from llmcli.models.locations import ModelFile, ModelLocations, Notify, Progress
 from llmcli.models.reference import Reference, RemoteReference
-from llmcli.records import dataclass
 
 ProgressFor = Callable[[str], Progress]  # the progress of the file with this name
 

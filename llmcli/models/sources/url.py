@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -17,7 +18,6 @@ from llmcli.models.hub.repo_files import is_safe_path
 from llmcli.models.locations import MOVE_HINT, ModelFile, ModelLocations, Notify, Progress
 from llmcli.models.reference import FORMS, Reference, RemoteReference
 from llmcli.models.sources.source import DownloadPlan, InstalledModel, ProgressFor, RemovalPlan, Source
-from llmcli.records import dataclass
 
 
 @dataclass(frozen=True)

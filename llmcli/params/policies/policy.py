@@ -17,7 +17,7 @@ function.
 
 import math
 import re
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from inspect import signature
 
@@ -25,7 +25,6 @@ from llmcli.errors import UsageError
 from llmcli.params.param import LARGEST_FLOAT, InvalidValueError, format_value, quote
 from llmcli.params.policies.rules import BUILTIN, Function, Policy, TokenStep
 from llmcli.params.policies.user_functions import PolicySource, package_source
-from llmcli.records import dataclass
 from llmcli.text import did_you_mean
 
 SHAPE = "a number (0.8), a range (0.3..1.3) or a policy (sentence:1.1,0.7,0.4)"

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-
-from llmcli.records import dataclass
 
 # Returns the probabilities of the live candidates, the most likely first, and their entropy in nats.
 Distribution = Callable[[], tuple[Sequence[float], float]]

@@ -4,13 +4,13 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from llmcli.errors import DiskError, UsageError, error_text
 from llmcli.files import read_limited
 from llmcli.params.policies.rules import BUILTIN, Function
-from llmcli.records import dataclass
 from llmcli.text import ellipsize
 
 ENTRY_POINTS = "llmcli.temperature_policies"  # the entry point group for packages with policies

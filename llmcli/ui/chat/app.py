@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext, suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +15,6 @@ from llmcli.engine.events import Cancellation, Progress
 from llmcli.errors import ContextOverflowError, LlmcliError, TimeLimitError, UsageError
 from llmcli.inference.request import needs_plain_template
 from llmcli.params.settings import Settings
-from llmcli.records import dataclass
 from llmcli.text import plural
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys, display
 from llmcli.ui.terminal.console import choose, console, edit, is_terminal, wrapped

@@ -4,7 +4,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,6 @@ from llmcli.engine.events import Cancellation, TemperatureShift
 from llmcli.errors import LlmcliError
 from llmcli.params.sampler_chain import plan_temperature
 from llmcli.params.settings import Settings
-from llmcli.records import dataclass
 from llmcli.text import ellipsize, plural
 from llmcli.ui.terminal.cells import first_that_fits
 from llmcli.ui.terminal.console import wants_color

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 
@@ -11,7 +12,6 @@ from llmcli.config.presets import presets
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import matching_paths
 from llmcli.params.settings import fields, find, format_setting
-from llmcli.records import dataclass
 from llmcli.text import did_you_mean, ellipsize, sanitize
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.terminal.output import to_stderr

@@ -2,9 +2,7 @@
 
 import copy
 import re
-from dataclasses import replace
-
-from llmcli.records import dataclass
+from dataclasses import dataclass, replace
 
 # Characters. Longer lines and blocks are split, at places that depend on the text alone: the cost stays linear.
 LONGEST_LINE = 2000
