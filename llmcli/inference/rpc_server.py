@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from llmcli.errors import LlmcliError, NetworkError, UsageError, error_text
 from llmcli.files import make_private
 from llmcli.inference.rpc_servers import RpcServer, RpcServerError, ask_server
 from llmcli.params.model import ModelParams
-from llmcli.records import dataclass
 from llmcli.text import format_duration, format_size
 
 _LOOK = 0.5  # seconds between two looks at the client; a check by llmcli is shorter

@@ -9,10 +9,10 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import monotonic
 
 from llmcli.errors import NetworkError, error_text
-from llmcli.records import dataclass
 from llmcli.text import ellipsize
 
 PROTOCOL = 7  # ggml-rpc.h, RPC_PROTO_MAJOR_VERSION

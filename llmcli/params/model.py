@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from llmcli.params.param import (
     InvalidValueError,
@@ -12,7 +13,6 @@ from llmcli.params.param import (
     settings_group,
     show_duration,
 )
-from llmcli.records import dataclass
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 LOAD_MODES = ("auto", "none", "mmap", "mlock", "mmap+mlock", "dio")

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from llmcli.engine.llama import hardware
-from llmcli.records import dataclass
 from llmcli.text import plural
 
 _LAYER = re.compile(r"load_tensors: layer\s+\d+ assigned to device (\S+?),")
