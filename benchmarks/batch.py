@@ -40,9 +40,10 @@ from llmcli.inference.local import LocalEngine
 from llmcli.models.sources.starter import ensure_starter
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
-from llmcli.pipelines.batch import Batch, BatchOptions
+from llmcli.pipelines.batch import Batch, OneEngine
 from llmcli.pipelines.batch_input import BatchReader, LineSource
 from llmcli.pipelines.batch_output import WrittenLine
+from llmcli.pipelines.line_worker import BatchOptions, LineWorker
 
 _COMMON, _TOKENS = 200, 64  # of the beginning, and of an answer
 _THREADS = hardware.usable_cores()
@@ -144,7 +145,7 @@ def profile(n_prompts: int = 64) -> None:
 
 
 @dataclass
-class _Count:
+class LineCount:
     """An output that counts its lines."""
 
     n_lines: int = 0
@@ -159,7 +160,7 @@ class _Count:
     def finish(self) -> None: ...
 
 
-class _Endless(io.RawIOBase):
+class EndlessFile(io.RawIOBase):
     """A file of so many lines, each with an id, that is made while it is read."""
 
     def __init__(self, n_lines: int) -> None:
@@ -193,13 +194,14 @@ def run_lines(kind: str, count: int) -> None:
     from tests.inference.fake_engine import FakeEngine
 
     engine = FakeEngine(["some", " ", "text"]) if kind == "fake" else open_starter(512)
-    cancellation, output = Cancellation(), _Count()
-    reader = BatchReader(io.BufferedReader(_Endless(count)), "in.jsonl")
+    cancellation, output = Cancellation(), LineCount()
+    reader = BatchReader(io.BufferedReader(EndlessFile(count)), "in.jsonl")
     layers = [Layer("flag", {"seed": 1, "max_tokens": 4})]
     source = LineSource(reader, False, cancellation)
     begin = time.perf_counter()
     with closing(engine):
-        Batch(engine, layers, source, reader, output, BatchOptions(n_parallel=8), cancellation).run()
+        worker = LineWorker(engine, layers, BatchOptions(), cancellation)
+        Batch(OneEngine(worker, 8, cancellation), source, reader, output, BatchOptions(), cancellation).run()
     seconds = time.perf_counter() - begin
     assert output.n_lines == count
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10

@@ -6,7 +6,7 @@ import re
 import stat
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, NamedTuple
 
 from llmcli.cli.command_line import Argument, Option
 from llmcli.cli.options import CHAT_ONLY, Force, Parallel, parse_parallel, with_settings
-from llmcli.cli.questions import warn_plain_template
 from llmcli.cli.stdin import stdin_as_file
-from llmcli.cli.task_options import TaskName, TaskVariables, load_judge, load_task, warn_of_small_model
+from llmcli.cli.task_options import TaskName, TaskVariables, load_judge, load_task
 from llmcli.config.presets import layers_of
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError, error_text
 from llmcli.files import is_stdin
@@ -25,19 +24,21 @@ from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.text import format_duration, plural
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import print_text, warn_dropped, warn_ineffective
-from llmcli.ui.terminal.progress import BatchProgress, ProgressLine
+from llmcli.ui.terminal.output import print_text
+from llmcli.ui.terminal.progress import BatchProgress
 
 if TYPE_CHECKING:
-    from llmcli.pipelines.batch import Batch, BatchOptions
+    from llmcli.cli.batch_backends import Opened
+    from llmcli.pipelines.batch import Batch
     from llmcli.pipelines.batch_input import BatchReader
     from llmcli.pipelines.batch_output import BatchOutput, WrittenLine
+    from llmcli.pipelines.line_worker import BatchOptions
 
 _NOT_HERE = CHAT_ONLY | {"prompt", "file", "trace_top"}
 _Form = Literal["auto", "jsonl", "openai", "csv", "text"]
 
 
-@with_settings(only=fields().keys() - _NOT_HERE)
+@with_settings(only=fields().keys() - _NOT_HERE, lists={"endpoint"})
 @stdin_as_file()
 def batch(
     flags: Layer,
@@ -69,6 +70,22 @@ def batch(
         int,
         Option("--retry", metavar="N", min=0, max=1000, help="Tries with other seeds for a line that fails by chance."),
     ] = 0,
+    any_model: Annotated[
+        bool, Option("--any-model", help="Let several endpoints answer with different models.")
+    ] = False,
+    ray: Annotated[
+        str | None,
+        Option(
+            "--ray",
+            metavar="[ADDRESS]",
+            help="Answer with actors of a Ray cluster: HOST:PORT, auto (one that runs here), or without an address one "
+            "that is started for this command.",
+        ),
+    ] = None,
+    ray_actors: Annotated[
+        int,
+        Option("--ray-actors", metavar="N", min=0, help="With --ray: number of actors (0 = all there is room for)."),
+    ] = 0,
     task: TaskName = None,
     var: TaskVariables = None,
     full: Annotated[
@@ -79,8 +96,8 @@ def batch(
     layers = layers_of(flags, *([chosen.task.settings] if chosen else [])).below
     asked = resolve(layers).settings
     check_chain(asked)
-    from llmcli.pipelines.batch import BatchOptions
     from llmcli.pipelines.batch_line import check_template
+    from llmcli.pipelines.line_worker import BatchOptions
 
     options = BatchOptions(
         template=None if template is None else as_utf8(template),
@@ -97,7 +114,16 @@ def batch(
     resume |= retry_failed
     path = _check_output(source, output, resume, force)
     _check_settings(asked, source, chosen.stdin_variable if chosen else "")
-    return _answer_lines(layers, options, _Files(source, form, path, resume, retry_failed, force))
+    files = _Files(source, form, path, resume, retry_failed, force)
+    return _answer_lines(layers, options, files, _Places(any_model, ray, ray_actors))
+
+
+class _Places(NamedTuple):
+    """Where the lines are answered, beside what the settings say."""
+
+    any_model: bool
+    ray: str | None  # the address of a Ray cluster
+    n_actors: int
 
 
 class _Files(NamedTuple):
@@ -111,47 +137,48 @@ class _Files(NamedTuple):
     is_forced: bool
 
 
-def _answer_lines(layers: Sequence[Layer], options: "BatchOptions", files: _Files) -> int:
+def _answer_lines(layers: Sequence[Layer], options: "BatchOptions", files: _Files, places: _Places) -> int:
     """Answer the lines of the input with these settings, and return the exit status."""
-    from llmcli.cli.open_model import find_target, open_model, print_settings, welcome  # these load the engine
     from llmcli.pipelines.batch import Batch
     from llmcli.pipelines.batch_input import LineSource
     from llmcli.pipelines.batch_output import OutputFile
 
-    first, status = resolve(layers), ProgressLine()
-    with _open_input(files.source) as (file, is_slow):
-        target = find_target(first.settings)
-        welcome(first)
-        resolved = first.over(target.layer)
-        warn_ineffective(resolved)
-        print_settings(resolved)
-        if options.task:
-            warn_of_small_model(options.task, target)
-        # The time limit is that of each line.
-        with open_model(target, replace(resolved.settings, timeout=0.0), status) as (engine, cancellation):
-            warn_plain_template(engine, [resolved.settings])
-            warn_dropped(engine, resolved.settings, set())
-            if options.is_full:
-                engine.identify(status.identifying, cancellation)
-                status.clear()
-            reader = _make_reader(file, files, options, resolved.settings.encoding)
-            lines, progress = LineSource(reader, is_slow, cancellation), BatchProgress(_count(files.source, options))
-            output: BatchOutput
-            how = files.is_resumed, files.is_rewritten, files.is_forced
-            output = OutputFile(files.output, *how) if files.output else _Stdout(progress)
-            work = Batch(engine, layers, lines, reader, output, options, cancellation, partial(_show, progress))
-            try:
-                work.run()
-                if not work.counts.done and reader.format is None and not cancellation.is_set():
-                    raise UsageError(f"{reader.name} has no lines", "write a prompt on each line")
-            except LlmcliError:
-                if isinstance(output, OutputFile):
-                    output.withdraw()
-                raise
-            finally:
-                progress.clear()
-                output.finish()
+    n_lines = _count(files.source, options, is_needed=places.ray is not None)
+    with (
+        _open_input(files.source) as (file, is_slow),
+        _open_backend(layers, options, places, n_lines) as (backend, cancellation, settings),
+    ):
+        reader = _make_reader(file, files, options, settings.encoding)
+        lines, progress = LineSource(reader, is_slow, cancellation), BatchProgress(n_lines)
+        output: BatchOutput
+        how = files.is_resumed, files.is_rewritten, files.is_forced
+        output = OutputFile(files.output, *how) if files.output else _Stdout(progress)
+        show, notify = partial(_show, progress), partial(_notify, progress)
+        work = Batch(backend, lines, reader, output, options, cancellation, show, notify)
+        try:
+            work.run()
+            if not work.counts.done and reader.format is None and not cancellation.is_set():
+                raise UsageError(f"{reader.name} has no lines", "write a prompt on each line")
+        except LlmcliError:
+            if isinstance(output, OutputFile):
+                output.withdraw()
+            raise
+        finally:
+            progress.clear()
+            output.finish()
     return _report(work, files.output, is_interrupted=cancellation.is_set())
+
+
+def _open_backend(
+    layers: Sequence[Layer], options: "BatchOptions", places: _Places, n_lines: int | None
+) -> "AbstractContextManager[Opened]":
+    from llmcli.cli import batch_backends  # loads the engine
+
+    if places.ray is not None:
+        return batch_backends.open_ray(layers, options, places.ray, places.n_actors, n_lines)
+    if batch_backends.has_several_endpoints(resolve(layers).settings):
+        return batch_backends.open_servers(layers, options, places.any_model)
+    return batch_backends.open_engine(layers, options)
 
 
 def _make_reader(file: BinaryIO, files: _Files, options: "BatchOptions", encoding: str) -> "BatchReader":
@@ -232,11 +259,11 @@ def _open_input(name: str) -> Iterator[tuple[BinaryIO, bool]]:
             file.close()
 
 
-def _count(source: str, options: "BatchOptions") -> int | None:
-    """The number of lines that are to be answered, if that can be known."""
+def _count(source: str, options: "BatchOptions", is_needed: bool) -> int | None:
+    """The number of lines that are to be answered, if that can be known, and somebody wants to."""
     from llmcli.pipelines.batch_input import count_lines
 
-    if is_stdin(source) or console.quiet:
+    if is_stdin(source) or (console.quiet and not is_needed):
         return None
     total, (part, parts) = count_lines(os.path.expanduser(source)), options.shard
     return None if total is None else len(range(part - 1, total, parts))
@@ -269,10 +296,15 @@ def _show(progress: BatchProgress, work: "Batch") -> None:
     progress.update(counts.done, counts.earlier, counts.failed.total(), work.n_tokens)
 
 
+def _notify(progress: BatchProgress, text: str) -> None:
+    progress.clear()
+    console.note(text)
+
+
 def _report(work: "Batch", path: Path | None, is_interrupted: bool) -> int:
     """Print the statistics and what to do next; returns the exit status."""
     counts = work.counts
-    for note in work.notes():
+    for note in work.backend.notes():
         console.warn(note)
     n_new, seconds = counts.done - counts.earlier, counts.seconds or math.inf
     speed = f"{plural(work.n_tokens, 'token')}, {work.n_tokens / seconds:.1f} tokens/s"
@@ -283,8 +315,10 @@ def _report(work: "Batch", path: Path | None, is_interrupted: bool) -> int:
     console.note(
         f"{plural(counts.done, 'line')}: {counts.answered} answered{failed} | "
         f"{speed}, {format_duration(counts.seconds)} | "
-        f"seed {work.parser.common.settings.seed}"
+        f"seed {work.backend.seed}"
     )
+    for total in work.backend.totals():
+        console.note(total)
     if is_interrupted:
         hint = "the same command with --resume goes on" if path else "with --output FILE, --resume could go on"
         console.warn(f"interrupted after {plural(counts.done, 'line')}", hint)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llmcli.inference.benchmark import Benchmark, Case, Report, SpeedTest
     from llmcli.inference.local import LocalEngine
     from llmcli.inference.resolved_model import ResolvedModel
-    from llmcli.inference.tuning import Found
+    from llmcli.inference.tuning import SearchResult
 
 _USUAL_PROMPT, _USUAL_ANSWER = 512, 128  # tokens, as in llama-bench
 _MOST_TOKENS, _MOST_ANSWERS = 1 << 20, 256  # of llama.cpp: LLAMA_MAX_SEQ
@@ -70,9 +70,7 @@ def bench(
     as_csv: Annotated[bool, Option("--csv", help="Print comma-separated values.")] = False,
     as_markdown: Annotated[bool, Option("--markdown", help="Print a Markdown table, as llama-bench does.")] = False,
 ) -> int:
-    forms = [name for name, is_on in zip(_FORMS, (as_json, as_csv, as_markdown), strict=True) if is_on]
-    if len(forms) > 1:
-        raise UsageError(f"--{forms[0]} and --{forms[1]} cannot be used together", "remove one of them")
+    form = _form(as_json, as_csv, as_markdown)
     if reference is not None and "model" in flags.values:
         raise UsageError("the model is given twice, as an argument and as an option", "remove one of them")
     if reference is not None:
@@ -97,7 +95,7 @@ def bench(
     in_force = resolved.over(target.layer)
     cases, tests = _plan(target, in_force.settings, vary or [], lengths, search or save)
     print_settings(in_force)
-    status, found = ProgressLine(), None
+    status, found, is_saved = ProgressLine(), None, False
     with exit_on_signal(defer=True):  # what is measured is printed, as after Ctrl-C
         with open_model(target, in_force.settings, status, can_be_warm=False) as (engine, cancellation):
             assert isinstance(engine, LocalEngine)
@@ -110,16 +108,23 @@ def bench(
             status.clear()
         failures = [*benchmark.failures]
         try:
-            save = _keep(target, found, save) if found else False
+            is_saved = _keep(target, found, save) if found else False
         except LlmcliError as error:  # what was measured is printed all the same
-            save = False
             failures.append(error)
-        _print(benchmark, found, save, forms)
+        _print(benchmark, found, is_saved, form)
     for failure in failures:
         console.error(str(failure), failure.hint)
     if cancellation.is_set():
         return ExitStatus.TIMEOUT if cancellation.reason == "timeout" else ExitStatus.INTERRUPTED
     return failures[0].status if failures else ExitStatus.OK
+
+
+def _form(*is_on: bool) -> str:
+    """The form of the output, of _FORMS; "" for the table with bars. Raises UsageError for two of them."""
+    given = [name for name, is_given in zip(_FORMS, is_on, strict=True) if is_given]
+    if len(given) > 1:
+        raise UsageError(f"--{given[0]} and --{given[1]} cannot be used together", "remove one of them")
+    return "".join(given)
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,7 @@ def _reporter(status: ProgressLine) -> "Report":
 
 def _search(
     engine: "LocalEngine", resolved: ResolvedSettings, cancellation: "Cancellation", report: "Report"
-) -> "Found | None":
+) -> "SearchResult | None":
     """The fastest settings in place of those that nobody set."""
     from llmcli.inference.tuning import Search
 
@@ -180,7 +185,7 @@ def _search(
     return Search(engine, resolved.settings, chosen, cancellation, report).run()
 
 
-def _keep(target: "ResolvedModel", found: "Found", is_wanted: bool) -> bool:
+def _keep(target: "ResolvedModel", found: "SearchResult", is_wanted: bool) -> bool:
     """Keep what was found, if that is wanted and can be trusted; returns whether it is. Raises DiskError."""
     from llmcli.inference import fastest_settings
 
@@ -192,15 +197,15 @@ def _keep(target: "ResolvedModel", found: "Found", is_wanted: bool) -> bool:
     return is_wanted and not found.is_busy
 
 
-def _print(benchmark: "Benchmark", found: "Found | None", is_saved: bool, forms: Sequence[str]) -> None:
+def _print(benchmark: "Benchmark", found: "SearchResult | None", is_saved: bool, form: str) -> None:
     from llmcli.ui.charts import benchmark as chart
 
-    if "json" in forms:
-        chart.print_data(benchmark, chart.found_data(found, is_saved) if found else {})
+    if form == "json":
+        chart.print_data(benchmark, chart.search_data(found, is_saved) if found else {})
         return
-    {"csv": chart.print_csv, "markdown": chart.print_markdown}.get("".join(forms), chart.print_chart)(benchmark)
-    for line in chart.found_lines(found, is_saved) if found else ():
-        if forms:
+    {"csv": chart.print_csv, "markdown": chart.print_markdown}.get(form, chart.print_chart)(benchmark)
+    for line in chart.search_lines(found, is_saved) if found else ():
+        if form:
             console.note(line, always=True)  # stdout has only the table
         else:
             print_line(line)

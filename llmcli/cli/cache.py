@@ -24,13 +24,14 @@ class _Stored:
     """A stored context, as it is shown."""
 
     model: str
-    session: str | None  # None: the beginning of a prompt, which belongs to no session; "" is not here any more
+    session: str | None  # None: the beginning of a prompt, which belongs to no session; "": one that was deleted
     tokens: int
-    size: int
+    size: int  # bytes
     seconds: float  # that it took to evaluate
-    used: float
+    used: float  # when it was last written or read; seconds since 1970
 
     def data(self) -> dict[str, object]:
+        """As JSON data."""
         return {**self.__dict__, "seconds": round(self.seconds, 3)}
 
 
@@ -59,7 +60,7 @@ def list_states(as_json: Json = False) -> None:
 
 def show_statistics(as_json: Json = False) -> None:
     settings, found = resolve_settings(Layer("flag", {})), _stored()
-    limit = StateStore(settings.kv_cache_limit * _MIB).limit() if settings.kv_cache else 0
+    limit = StateStore(settings.kv_cache_limit * _MIB).capacity() if settings.kv_cache else 0
     n_sessions = sum(one.session is not None for one in found)
     size, tokens = sum(one.size for one in found), sum(one.tokens for one in found)
     if as_json:
@@ -79,7 +80,7 @@ def show_statistics(as_json: Json = False) -> None:
 
 
 def clear_states(yes: Annotated[bool, Option("--yes", "-y", help="Delete without confirmation.")] = False) -> int:
-    states = StateStore(0)
+    states = StateStore()
     states.check()
     entries = states.entries()
     size = format_size(sum(entry.size for entry in entries))
@@ -98,8 +99,8 @@ def _time(seconds: float) -> str:
 
 
 def _stored() -> list[_Stored]:
-    """All sound states, the last used first; of a session that is not here any more, the name is empty."""
-    names, found, states = store.names(), [], StateStore(0)
+    """All states with a sound header, the last used first. Raises DiskError if the folder cannot be read."""
+    names, found, states = store.names(), [], StateStore()
     states.check()
     for entry in sorted(states.entries(), key=lambda one: one.used, reverse=True):
         if stored := read_header(entry.path):

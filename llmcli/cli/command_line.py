@@ -6,12 +6,29 @@ of these declarations, and reads the lines that this parser leaves: those with a
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 HELP_FLAGS = ("-h", "--help", "--help-all")
 _INTEGER = re.compile(r"-?\d{1,9}", re.ASCII)
+
+
+# Options whose value can be left out, which Typer does not know: what is a value, and the one that is meant else.
+_LEFT_OUT = {"--ray": (re.compile(r"auto|local|[^\s/]+:\d+"), "local")}
+
+
+def with_left_out_values(words: Sequence[str], flags: Collection[str]) -> list[str]:
+    """The words of a command that has these flags, in which an option without its value has the one that is meant."""
+    found = [*words]
+    for at, word in enumerate(words):
+        if word == "--":
+            break
+        if word in _LEFT_OUT and word in flags:
+            pattern, meant = _LEFT_OUT[word]
+            if not pattern.fullmatch("".join(words[at + 1 : at + 2])):
+                found[at] = f"{word}={meant}"
+    return found
 
 
 class Declaration:
@@ -88,9 +105,10 @@ class CommandLine:
     """A command line that Typer need not see; it stands for Typer's context and command in the help."""
 
     def __init__(self, path: str, function: Callable[..., Any], words: Sequence[str]) -> None:
-        self.command_path, self.command, self._function, self._words = path, self, function, words
+        self.command_path, self.command, self._function = path, self, function
         declared = inspect.signature(function, eval_str=True).parameters.values()
         self.parameters = [Parameter(one) for one in declared]
+        self._words = with_left_out_values(words, {name for one in self.parameters for name in one.opts})
 
     def get_params(self, _ctx: Any) -> list[Parameter]:
         return [*self.parameters, *(Parameter(one) for one in _HELP)]

@@ -55,9 +55,9 @@ def start(arguments: Sequence[str]) -> None:
         return
     if sum(word in ("-v", "--verbose") for word in arguments) > 1 or any(word.startswith("-vv") for word in arguments):
         return  # a load in the background drops llama.cpp's log
-    elsewhere = ("--endpoint", "--rpc")
+    elsewhere = ("--endpoint", "--ray", "--rpc")
     if any(word.partition("=")[0] in elsewhere for word in arguments) or any(map(os.environ.get, _ELSEWHERE)):
-        return  # a server answers, or computes
+        return  # a server answers or computes, or the machines of a cluster
     if arguments[0] == "chat" and sys.stdin and sys.stdin.isatty():
         return  # the prompt appears first, and the model loads while the user types
     if has_warm():

@@ -50,10 +50,13 @@ def _set_console(
     console.debug |= debug
 
 
-def with_settings(only: Container[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def with_settings(
+    only: Container[str], lists: Container[str] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a command so that it gets `flags`, a Layer of the settings on the command line.
 
-    Each setting in `only` becomes an option, and `--quiet`, `--verbose` and `--debug` are added.
+    Each setting in `only` becomes an option, and `--quiet`, `--verbose` and `--debug` are added. The option of a
+    setting in `lists` can be repeated: its value is one text, with commas.
     """
     chosen = {key: field for key, field in fields().items() if key in only}
     switches = inspect.signature(_set_console, eval_str=True).parameters
@@ -62,6 +65,7 @@ def with_settings(only: Container[str]) -> Callable[[Callable[..., Any]], Callab
         def command(**given: Any) -> Any:
             _set_console(**{name: given.pop(name) for name in switches})
             values = {key: given.pop(key) for key in chosen}
+            values |= {key: ",".join(values[key]) for key in chosen if key in lists and values[key]}
             flags = {key: parse_flag(chosen[key], value) for key, value in values.items() if value is not None}
             return function(flags=Layer("flag", flags), **given)
 
@@ -69,7 +73,8 @@ def with_settings(only: Container[str]) -> Callable[[Callable[..., Any]], Callab
         parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*declared, *switches.values())]
         kind = inspect.Parameter.KEYWORD_ONLY
         parameters += [
-            inspect.Parameter(key, kind, annotation=_option(one), default=None) for key, one in chosen.items()
+            inspect.Parameter(key, kind, annotation=_option(one, key in lists), default=None)
+            for key, one in chosen.items()
         ]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -110,14 +115,15 @@ def _vary_hint(field: Field, given: str) -> str:
     return ""
 
 
-def _option(field: Field) -> Any:
+def _option(field: Field, is_list: bool = False) -> Any:
     """The Typer option of a setting; its default is None, so that "not given" is not the default."""
     details: dict[str, Any] = {"help": help_text(field), "rich_help_panel": field.group, "show_default": False}
     if field.kind is bool:
         name = field.flags[0]
         return Annotated[bool | None, Option(f"{name}/--no-{name[2:]}", *field.flags[1:], **details)]
     details["metavar"] = field.metavar or _short_choices(field) or _METAVARS.get(field.kind, "TEXT")
-    kind = list[str] if field.repeated and field.key != "samplers" else str  # samplers are one text, with commas
+    is_list |= field.repeated and field.key != "samplers"  # samplers are one text, with commas
+    kind = list[str] if is_list else str
     return Annotated[kind | None, Option(*field.flags, autocompletion=completer(field), **details)]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from llmcli.cli.command_line import HELP_FLAGS, Option
+from llmcli.cli.command_line import HELP_FLAGS, Option, with_left_out_values
 from llmcli.cli.help_texts import COMMANDS, PROGRAM, VERSION_HELP, help_page
 from llmcli.ui.terminal.output import print_line
 
@@ -105,6 +105,10 @@ class _HelpMixin:
 
 class HelpCommand(_HelpMixin, typer.core.TyperCommand):
     """A command whose `--help` shows the most common options, and whose `--help-all` shows all."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        args = with_left_out_values(args, {name for one in self.params for name in one.opts})
+        return super().parse_args(ctx, args)
 
 
 class HelpGroup(_HelpMixin, typer.core.TyperGroup):

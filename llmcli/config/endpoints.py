@@ -76,9 +76,18 @@ def find_endpoint(text: str) -> Endpoint:
     profiles = endpoint_profiles()
     if text in profiles:
         return _of_profile(text, profiles[text])
+    if "," in text:
+        raise UsageError(
+            "endpoint names several servers", "give one: only `llmcli batch` shares its lines among several"
+        )
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         return _without_scheme(text, profiles)
     return _with_key(Endpoint(base_url(text)), {})
+
+
+def endpoint_names(text: str) -> list[str]:
+    """The URLs and profiles of a list with commas, each once."""
+    return list(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
 
 
 def endpoint_profiles() -> dict[str, Mapping[str, object]]:

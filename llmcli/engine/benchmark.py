@@ -13,8 +13,8 @@ from llmcli.engine.sampling.chain import TokenSampler
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import Settings
 
-_BLOCK = 256  # tokens: llama.cpp rounds a context up to a multiple
-_SEED = 1
+_CTX_MULTIPLE = 256  # tokens: llama.cpp rounds a context up to a multiple of it
+_SEED = 1  # of the random tokens, and of the draw where the settings have none
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class SpeedContext:
         """Raises LlmcliError when the context cannot be created."""
         self.test, width = test, test.n_parallel
         # A shared memory of several sequences has room for all of them; llama.cpp rounds the size of one up by itself.
-        n_ctx = test.n_ctx if width == 1 else -(-test.n_ctx // _BLOCK) * _BLOCK
+        n_ctx = test.n_ctx if width == 1 else -(-test.n_ctx // _CTX_MULTIPLE) * _CTX_MULTIPLE
         n_ctx_seq = test.n_depth + test.n_gen if width > 1 else 0
         self._context = Context(model, replace(settings, n_ctx=n_ctx), width, n_ctx_seq)
         self._context.watch([cancellation])
@@ -85,7 +85,10 @@ class SpeedContext:
         self._clear()
 
     def read_depth(self, progress: Progress | None = None) -> None:
-        """Bring the context to where the test begins. Its depth is evaluated once, where the memory can be cut."""
+        """Bring the context to where the test begins. Its depth is evaluated once, where the memory can be cut.
+
+        Raises AbortedError, as `run`.
+        """
         context, depth = self._context, self._tokens[: self.test.n_depth]
         self._clear(first=1 if depth else 0)
         if depth:
@@ -98,7 +101,10 @@ class SpeedContext:
             self._context.cut(seq_id)
 
     def run(self) -> Sample:
-        """One sample; `read_depth` comes before it. Raises AbortedError when it is cancelled."""
+        """One sample; `read_depth` comes before it.
+
+        Raises AbortedError when it is cancelled, and LlmcliError where llama.cpp cannot evaluate the tokens.
+        """
         context, steps = self._context, self._steps
         if not self._sampler:
             begin = perf_counter_ns()

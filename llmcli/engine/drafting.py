@@ -14,8 +14,8 @@ from llmcli.engine.llama.model import Vocab
 from llmcli.errors import ContextOverflowError, UsageError
 
 _KEYS = (4, 2)  # tokens that must agree before a place is copied from, the best first
-# How likely the next copied token is right, by the number of those before it that were: a start value that counts as so
-# many draws. The first two are of a place that was just found, by 2 and by 4 tokens.
+# The chance that a copied token is right, by how well its place is known: found by 2 tokens, found by 4, and then by
+# how many tokens before it were right. A start value counts as so many draws.
 _PRIOR, _PRIOR_DRAWS = (0.3, 0.5, 0.6, 0.75, 0.85, 0.92), 6
 PRIOR_OF_MODEL = 0.7
 _FADING = 0.985  # of what was seen, at each draw
@@ -27,13 +27,13 @@ _SYNC = 4  # tokens copied in succession after which one that differs counts as 
 
 
 class Drafter(Protocol):
-    """Proposes the next tokens of one text."""
+    """Proposes the next tokens of one text. `follow` comes first in each step."""
 
     def follow(self, tokens: Sequence[int]) -> None:
         """Look at the text as it is now: most often it has grown by some tokens."""
 
     def expect(self, count: int) -> Sequence[float]:
-        """How many of 1, 2, ... proposed tokens will be right, on average; empty where it has none."""
+        """How many of 1, 2, ... up to `count` proposed tokens will be right, on average; empty where it has none."""
 
     def cost(self, count: int, single: float) -> float:
         """How long a proposal of so many tokens takes, in steps of the target, one of which takes `single` seconds."""
@@ -49,10 +49,11 @@ class Chances:
     """How often tokens of several kinds were right; the last ones count most."""
 
     def __init__(self, rates: Sequence[float] = _PRIOR) -> None:
-        self.rates = list(rates)
+        self.rates = list(rates)  # by kind
         self._weights = [float(_PRIOR_DRAWS)] * len(rates)
 
     def observe(self, kind: int, is_right: bool) -> None:
+        """Count one token of a kind."""
         weight = self._weights[kind] * _FADING + 1
         self.rates[kind] += (is_right - self.rates[kind]) / weight
         self._weights[kind] = weight
@@ -65,13 +66,13 @@ class PromptLookup:
     is evaluated. A token costs two look-ups in a dictionary.
     """
 
-    def __init__(self, chances: "Chances | None" = None) -> None:
+    def __init__(self, chances: Chances | None = None) -> None:
         """`chances` are those of earlier texts, which are updated."""
         self._tokens: Sequence[int] = ()
-        self._ends: tuple[dict[tuple[int, ...], int], ...] = tuple({} for _ in _KEYS)  # last tokens -> index behind
+        self._ends: tuple[dict[tuple[int, ...], int], ...] = tuple({} for _ in _KEYS)  # tokens -> index behind the last
         self._n_read = 0
-        self._at = -1  # index of the token that is expected next; -1 if none is
-        self._run = 0  # number of tokens that were right in succession, from 2 on; 0 or 1 for a new place
+        self._at = -1  # index of the token that is copied next; -1 for none
+        self._trust = 0  # in this place, as in _PRIOR: 0 or 1 where it was just found, then the tokens right so far
         self._chances = chances or Chances()
 
     def follow(self, tokens: Sequence[int]) -> None:
@@ -80,58 +81,59 @@ class PromptLookup:
             self._read_prompt(tokens)
             return
         if len(tokens) < self._n_read:  # tokens were removed
-            self._n_read, self._at, self._run = len(tokens), -1, 0
-        for at in range(self._n_read, len(tokens)):
-            self._judge(tokens[at])
-            self._n_read = at + 1
-            self._look_up(tokens, at + 1)
-            for size, ends in zip(_KEYS, self._ends, strict=True):
-                if at + 1 >= size:
-                    ends[tuple(tokens[at + 1 - size : at + 1])] = at + 1
+            self._n_read, self._at, self._trust = len(tokens), -1, 0
+        for n in range(self._n_read + 1, len(tokens) + 1):
+            self._judge(tokens[n - 1])
+            self._find_place(n)
+            self._remember(n)
+        self._n_read = len(tokens)
 
     def _read_prompt(self, tokens: Sequence[int]) -> None:
         """The same for all tokens of a prompt, at C speed (2 ms for 4,000)."""
         n = len(tokens)
         for size, ends in zip(_KEYS, self._ends, strict=True):
-            n_keys = max(n - size, 0)  # without the last one
+            n_keys = max(n - size, 0)  # without the last one: its place is the end, where nothing stands yet
             keys = zip(*(tokens[skip : n_keys + skip] for skip in range(size)), strict=True)
             ends.update(zip(keys, range(size, size + n_keys), strict=True))
         self._n_read = n
-        self._look_up(tokens, n)
+        self._find_place(n)
+        self._remember(n)
+
+    def _remember(self, n: int) -> None:
+        """Let later look-ups find the end of the first `n` tokens."""
         for size, ends in zip(_KEYS, self._ends, strict=True):
             if n >= size:
-                ends[tuple(tokens[n - size :])] = n
+                ends[tuple(self._tokens[n - size : n])] = n
 
     def _judge(self, token: int) -> None:
-        """Compare a token with the expected one, and go on behind it."""
+        """Compare a token with the one that would have been copied, and go on behind it."""
         if self._at < 0:
             return
         is_right = self._tokens[self._at] == token
-        self._chances.observe(min(self._run, len(_PRIOR) - 1), is_right)
+        self._chances.observe(min(self._trust, len(_PRIOR) - 1), is_right)
         if is_right:
-            self._at, self._run = self._at + 1, max(self._run + 1, 2)
+            self._at, self._trust = self._at + 1, max(self._trust + 1, 2)
         else:
             # A copy in which one token was replaced goes on behind it: so corrections of a text read.
-            self._at, self._run = (self._at + 1 if self._run >= _SYNC else -1), 0
+            self._at, self._trust = (self._at + 1 if self._trust >= _SYNC else -1), 0
 
-    def _look_up(self, tokens: Sequence[int], n: int) -> None:
-        """Find where the last tokens stood before, unless it copies already."""
-        if self._run >= 2 and self._at < n:
+    def _find_place(self, n: int) -> None:
+        """Find where the last of the first `n` tokens stood before, unless it copies from a place that was right."""
+        if self._trust >= 2:
             return
         for rank, (size, ends) in enumerate(zip(_KEYS, self._ends, strict=True)):
-            at = ends.get(tuple(tokens[n - size : n]), -1) if n >= size else -1
-            if 0 <= at < n and tokens[at - size : at] == tokens[n - size : n]:  # else it stood in removed tokens
-                self._at, self._run = at, 1 - rank
+            last = self._tokens[n - size : n] if n >= size else ()
+            at = ends.get(tuple(last), -1)
+            if 0 <= at < n and self._tokens[at - size : at] == last:  # else it stood in removed tokens
+                self._at, self._trust = at, len(_KEYS) - 1 - rank
                 return
-        if self._at >= n:
-            self._at = -1
 
     def expect(self, count: int) -> Sequence[float]:
         if self._at < 0:
             return ()
         rates = self._chances.rates
-        first = min(self._run, len(rates) - 1)
-        kinds = [first, *(min(max(self._run + more, 2), len(rates) - 1) for more in range(1, count))]
+        first = min(self._trust, len(rates) - 1)
+        kinds = [first, *(min(max(self._trust + more, 2), len(rates) - 1) for more in range(1, count))]
         return list(accumulate(accumulate((rates[kind] for kind in kinds), mul)))
 
     def cost(self, *_args: float) -> float:
@@ -162,7 +164,7 @@ class DraftModel:
         n_read: Callable[[Sequence[int]], int] = lambda _tokens: 0,
     ) -> None:
         """`context_of` gives a context of the model with room for so many tokens, and `n_read` tells how many of some
-        tokens it has read. `share` is the size of the model beside that of the target.
+        tokens are evaluated in it. `share` is the size of the model beside that of the target: its guess for a step.
         """
         self._context_of, self._cancellation = context_of, cancellation
         api = bindings.load()
@@ -171,7 +173,8 @@ class DraftModel:
         self._tokens: Sequence[int] = ()
         self._n_read = n_read
         self._n_first = self._n_unread = 0  # tokens before the answer, and those of them that are to be read
-        self._share, self._seconds = share, 0.0  # of a token; 0 if it is not known
+        self._share = share
+        self._seconds = 0.0  # of a token that it drafts; 0 if that is not known
         self._chances = chances or Chances((PRIOR_OF_MODEL,))
 
     def follow(self, tokens: Sequence[int]) -> None:
@@ -195,13 +198,13 @@ class DraftModel:
         context.watch([self._cancellation])
         begin = perf_counter()
         with suppress(AbortedError, ContextOverflowError):  # the target model meets the same, and says so
-            n_read = context.prefill(0, self._tokens)
+            n_evaluated = context.prefill(0, self._tokens)
             while True:
                 drafted.append(self._sample(self._greedy.pointer, context.handle, -1))
                 if len(drafted) == count:
                     break
                 context.step([(0, drafted[-1])])
-            if n_read <= _FEW:  # else it has read the prompt, once for all drafts
+            if n_evaluated <= _FEW:  # else it has read the prompt, once for all drafts
                 self._seconds = (perf_counter() - begin) / (count + 1)
         self._n_unread = 0
         return drafted

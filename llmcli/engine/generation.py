@@ -48,7 +48,7 @@ class Generation(GenerationRecord):
     joined_ms: float = field(init=False, default=0.0)  # when it joined others in a context
     needs_evaluation: bool = field(init=False, default=True)  # the tokens must be evaluated before the next draw
     speculation: Speculation | None = None  # drafts tokens, while nothing runs beside it
-    expected: int | None = field(init=False, default=None)  # the token that was drafted for the next draw
+    drafted: int | None = field(init=False, default=None)  # the token that a draft has for the next draw
 
     def __post_init__(self) -> None:
         request, settings, prompt = self.request, self.request.settings, self.request.prompt.tokens
@@ -149,7 +149,7 @@ class Generation(GenerationRecord):
             drawn = None if is_forced else temperature.reading
             trace = tracer.trace(ctx, row, self.vocab, token, self.request.trace or 0, drawn)
             trace = trace._replace(i=len(self.traces), sentence=state.text.sentence, thinking=state.thinking)
-            is_drafted = token == self.expected
+            is_drafted = token == self.drafted
             self.traces.append(trace._replace(time=now_ms() - self._start_ms, drafted=is_drafted))
 
     def finish(self, reason: FinishReason, token: int | None = None, text: str = "") -> TokenEvent:

@@ -196,16 +196,17 @@ class Scheduler:
         except LlmcliError:  # the one whose token cannot be evaluated ends alone
             return [self._backtrack(one) for one in ready if one in self._running]
         shared_ms = now_ms() - start
-        if len(ready) == 1 and ready[0].speculation:
-            ready[0].speculation.observe_single(context, len(ready[0].tokens), shared_ms / 1e3)
+        speculation = ready[0].speculation if len(ready) == 1 else None
+        if speculation:
+            speculation.observe_single(context, len(ready[0].tokens), shared_ms / 1e3)
         events = []
         for row, one in enumerate(ready):  # the logits of all rows stand in the context until its next evaluation
             start = now_ms()
             events.append(self._draw(one, row))
             one.timings.predicted_ms += shared_ms + now_ms() - start
-        if len(ready) == 1 and ready[0].speculation:
-            ready[0].speculation.observe_token(ready[0].tokens[-1])
-            ready[0].timings.draft_n_held = ready[0].speculation.n_held
+        if speculation:
+            speculation.observe_token(ready[0].tokens[-1])
+            ready[0].timings.draft_n_held = speculation.n_held
         return events
 
     def _draft(self, generation: Generation) -> list[int]:
@@ -217,7 +218,7 @@ class Scheduler:
         return speculation.draft(generation.tokens, limit)
 
     def _evaluate_draft(self, generation: Generation, draft: Sequence[int]) -> list[TokenEvent]:
-        """Evaluate a draft with the last token, and draw row by row until a token is another one than drafted."""
+        """Evaluate a draft with the last token, and draw from its rows; after a trial, evaluate that token alone."""
         start, context, seq_id, timings = now_ms(), self._context, generation.seq_id, generation.timings
         speculation, tokens, n_before = generation.speculation, generation.tokens, context.evaluated(seq_id=seq_id)
         assert speculation
@@ -234,14 +235,7 @@ class Scheduler:
             context.cut(seq_id, n_before)
             timings.predicted_ms += now_ms() - start
             return self._evaluate_tokens([generation])
-        events, n_accepted = [], 0
-        for row, generation.expected in enumerate([*draft, None]):
-            events.append(self._draw(generation, row))
-            is_accepted = events[-1].id is not None and events[-1].id == generation.expected
-            n_accepted += is_accepted
-            if generation.finish_reason or not is_accepted:
-                break
-        generation.expected = None
+        events, n_accepted = self._draw_rows(generation, draft)
         context.cut(seq_id, n_before + len(events))
         timings.draft_steps += 1
         timings.draft_n += len(draft)
@@ -249,6 +243,18 @@ class Scheduler:
         timings.draft_saved_ms += 1e3 * speculation.observe(len(draft), n_accepted, seconds)
         timings.predicted_ms += now_ms() - start
         return events
+
+    def _draw_rows(self, generation: Generation, draft: Sequence[int]) -> tuple[list[TokenEvent], int]:
+        """Draw row by row until a token is another one than drafted; returns the events, and how many were drafted."""
+        events, n_accepted = list[TokenEvent](), 0
+        for row, generation.drafted in enumerate([*draft, None]):
+            events.append(self._draw(generation, row))
+            is_accepted = events[-1].id is not None and events[-1].id == generation.drafted
+            n_accepted += is_accepted
+            if generation.finish_reason or not is_accepted:
+                break
+        generation.drafted = None
+        return events, n_accepted
 
     def _draw(self, generation: Generation, row: int) -> TokenEvent:
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 
 from llmcli.engine.benchmark import Sample, SpeedContext, model_facts
-from llmcli.engine.benchmark import SpeedTest as SpeedTest
+from llmcli.engine.benchmark import SpeedTest as SpeedTest  # also for those above, who do not import the engine
 from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import bindings, hardware, structures
 from llmcli.engine.llama.context import AbortedError
@@ -19,11 +19,8 @@ from llmcli.inference.local import LocalEngine
 from llmcli.params.settings import Settings
 
 # What can differ between the rows of one run: settings of the context, which need no other load of the model.
-VARIED = frozenset({"n_threads", "n_threads_batch", "n_batch", "n_ubatch", "flash_attn", "cache_type_k"}) | {
-    "cache_type_v",
-    "poll",
-    "swa_full",
-}
+_CACHE_TYPES = frozenset({"cache_type_k", "cache_type_v"})
+VARIED = _CACHE_TYPES | {"n_threads", "n_threads_batch", "n_batch", "n_ubatch", "flash_attn", "poll", "swa_full"}
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # llama.h, llama_flash_attn_type
 _STEP_COST = 3.0  # a step of generation is about so many tokens of a prompt, until both are measured
 Report = Callable[[str, float], None]  # what is measured, and the seconds that are left (0 = not known)
@@ -86,7 +83,10 @@ def plan_tests(
 
 
 def check_tests(shape: sizing.ModelShape, cases: Sequence[Case], tests: Sequence[SpeedTest]) -> list[str]:
-    """Refuse what does not fit the model or the memory, before anything is loaded; the result is notes for the user."""
+    """Refuse what does not fit the model or the memory, before anything is loaded; returns notes for the user.
+
+    Raises UsageError for a test beyond the trained context, and LlmcliError for one that needs too much memory.
+    """
     notes: dict[str, None] = {}
     for test in tests:
         per_answer = test.n_ctx if test.n_parallel == 1 else test.n_depth + test.n_gen
@@ -119,7 +119,7 @@ class Benchmark:
         self._model, self._gpu_layers, self._name = engine.model, engine.gpu_layers, str(engine.target.file.path)
         self._plan = [(case, test) for case in cases for test in tests]
         self._n_samples, self._report = n_samples, report
-        self._seconds: dict[bool, float] = {}  # of a token of a prompt (True), and of a step of generation
+        self._prompt_seconds = self._step_seconds = 0.0  # of a token of a prompt, and of a step; 0 = not measured
         self.results: list[Result] = []
         self.failures: list[LlmcliError] = []
         self.load_ms = engine.load_ms
@@ -158,15 +158,15 @@ class Benchmark:
                 self._report(f"{name}: {index + 1} of {self._n_samples}", left)
                 sample = context.run()
                 result.samples.append(sample)
-                self._seconds[test.n_prompt > 0] = sample.ns / 1e9 / (test.n_prompt or test.n_gen)
+                if test.n_prompt:
+                    self._prompt_seconds = sample.ns / 1e9 / test.n_prompt
+                else:
+                    self._step_seconds = sample.ns / 1e9 / test.n_gen
 
     def _left(self, number: int, n_done: int) -> float:
         """Seconds until the end, after `n_done` samples of a test; 0 before anything is measured."""
-        if not self._seconds:
-            return 0.0
-        known, left = self._seconds, 0.0
-        per_token = known.get(True) or known[False] / _STEP_COST
-        per_step = known.get(False) or per_token * _STEP_COST
+        per_token = self._prompt_seconds or self._step_seconds / _STEP_COST
+        per_step, left = self._step_seconds or per_token * _STEP_COST, 0.0
         for index, (_, test) in enumerate(self._plan[number:]):
             n_samples = self._n_samples - n_done * (index == 0)
             is_new = index > 0 or n_done == 0

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from llmcli.inference.state_store import StateStore
 
 _SETTINGS = ("flash_attn", "cache_type_k", "cache_type_v", "swa_full", *fields_of(RopeParams), "override_kv")
-BYTES_PER_SECOND = 1e9  # of a state that is read, checked and copied
-_GAIN = 2.0  # that must be faster than the evaluation by this factor
+# A state is read, checked and copied at this speed, and that must be faster than its evaluation by this factor.
+_BYTES_PER_SECOND, _GAIN = 1e9, 2.0
 _MIB = 1 << 20
-_N_PROMPTS, _MOST_SHARED = 8, 64  # prompts that are compared with later ones, and what they may share
-_N_STORED = 4  # beginnings that are stored at a time
+_N_PROMPTS = 8  # the last prompts, with which later ones are compared
+_MOST_SHARED, _N_STORED = 64, 4  # beginnings of several prompts that are counted, and of which are stored in the end
 # Tokens at the end of a prompt that another question may not share. A memory that cannot remove tokens has none of them
 # in its state; only the fewer of a short question, where much more would be missing.
 _QUESTION, _SHORT_QUESTION = 128, 64
@@ -45,11 +45,11 @@ class ContextStates:
     def __init__(self, file: ModelFile, header: GGUFHeader, settings: Settings, gpu_layers: int) -> None:
         self._file, self._header, self._settings, self._gpu_layers = file, header, settings, gpu_layers
         self._is_on, self._n_least = settings.kv_cache and settings.kv_cache_limit > 0, settings.kv_cache_min
-        self._loaded = _file_states(file)  # what is loaded; another file may take its place
+        self._loaded = _stamps(file)  # of the files that are loaded; others may take their place
         self.is_conversation = False  # what is evaluated belongs to a session, and is stored only as such
         self._log: list[str] = []  # what was done, in words
         self._prompts: list[Sequence[int]] = []  # the last ones, each once
-        self._shared: Counter[tuple[int, ...]] = Counter()  # beginnings of several prompts
+        self._shared: Counter[tuple[int, ...]] = Counter()  # beginnings of several prompts, and how often they came
         self._restored = (0, 0.0)  # tokens of restored states, and the seconds that their evaluation took
 
     @cached_property
@@ -62,7 +62,8 @@ class ContextStates:
     def _facts(self) -> dict[str, object]:
         """What all states of this model depend on."""
         facts: dict[str, object] = {key: getattr(self._settings, key) for key in _SETTINGS}
-        is_same = self._loaded == _file_states(self._file)
+        is_same = self._loaded == _stamps(self._file)
+        # No state has a random identity: that of a file which is not the loaded one any more, or cannot be read.
         facts["model"] = (is_same and fingerprint(self._file.parts)) or os.urandom(16).hex()
         facts |= {"name": self._file.name, "gpu_layers": self._gpu_layers, "lora": []}
         facts["build"] = f"{bindings.bindings_version()}, {bindings.llama_build()}"
@@ -85,6 +86,7 @@ class ContextStates:
         return context
 
     def _recall(self, context: Context, seq_id: int, tokens: Sequence[int]) -> None:
+        """Restore what there is of a prompt that begins, and remember it as one whose beginning may be stored."""
         if len(tokens) < self._n_least:
             return
         is_first = not self._prompts
@@ -95,6 +97,7 @@ class ContextStates:
             context.snapshot_at = self._question_begin(context, tokens)
 
     def _note_prompt(self, tokens: Sequence[int]) -> None:
+        """Remember a prompt, and count what it shares with those before it: a whole number of blocks."""
         for other in self._prompts:
             n_same = common_prefix(other, tokens)
             if n_same == len(other) == len(tokens):
@@ -106,7 +109,7 @@ class ContextStates:
             self._shared = Counter(dict(self._shared.most_common(_N_STORED)))
 
     def _restore_best(self, context: Context, seq_id: int, tokens: Sequence[int]) -> None:
-        """Restore the state that has most of a prompt; of those that are damaged, none has an effect."""
+        """Restore the state that has most of a prompt, or the next one where it is damaged."""
         n_evaluated, states = context.evaluated(tokens, seq_id), self._usable_states(context, tokens)
         if not states and len(self._prompts) == 1:
             self._explain(context, tokens)
@@ -153,8 +156,7 @@ class ContextStates:
             else:
                 n_usable = context.plan.exact_prefix(stored.tokens, stored.batches, tokens)
             is_whole = n_usable == len(stored.tokens)
-            saved = stored.seconds * n_usable / len(stored.tokens)
-            is_fast = saved * BYTES_PER_SECOND > _GAIN * stored.n_bytes
+            is_fast = _is_fast(stored.seconds * n_usable / len(stored.tokens), stored.n_bytes)
             if is_fast and len(stored.tokens) <= context.n_ctx and (is_whole or context.can_cut_restored):
                 found.append((n_usable, stored))
         return sorted(found, key=lambda one: one[0], reverse=True)
@@ -162,7 +164,10 @@ class ContextStates:
     # Store
 
     def keep_all(self, session: str, *contexts: Context | None) -> Sequence[str]:
-        """Store the first context for a session, or without one the beginnings in all; returns what was done."""
+        """Store the first context for a session, or without one the beginnings in all.
+
+        Returns what was restored and stored since the last call, or why not, in lines for --verbose.
+        """
         for context in filter(None, contexts[:1] if session else contexts):
             if session and self._is_on:
                 self._keep_session(context, session)
@@ -172,12 +177,13 @@ class ContextStates:
         return done
 
     def _keep_session(self, context: Context, session: str) -> None:
+        """Store the first sequence, unless it is short or stored already."""
         is_long = context.evaluated() >= self._n_least
         if is_long and not self._has(context, session):
             self._add(context, 0, session)
 
     def keep(self, context: Context) -> None:
-        """Store the beginnings that later prompts can share; the context is not usable any more."""
+        """Store the beginnings that later prompts can share; the sequences are cut, so it is the last use of them."""
         if self.is_conversation or not self._prompts:
             return
         if context.snapshot and self._is_new(context, self._prompts[0], len(context.snapshot.tokens)):
@@ -231,16 +237,16 @@ class ContextStates:
         return bool(same)
 
     def _add(self, context: Context, seq_id: int, session: str = "") -> None:
-        """Store a sequence as it is now."""
-        tokens, batches, size = context.tokens(seq_id), context.layout(seq_id), context.state_size(seq_id)
-        begin, identity = perf_counter(), self._identity(context)
+        """Store a sequence as it is now, if it will be restored faster than evaluated."""
+        begin, size = perf_counter(), context.state_size(seq_id)
+        tokens, batches = context.tokens(seq_id), context.layout(seq_id)
         # What was restored counts as it was measured: a few tokens that are read behind it are slow, each for itself.
         (n_read, seconds_read), (n_known, seconds_known) = context.read, self._restored
         seconds = len(tokens) * (seconds_read + seconds_known) / max(n_read + n_known, 1)
-        is_fast = seconds * BYTES_PER_SECOND > _GAIN * size
-        what, write = f"{len(tokens)} tokens of the context ({size >> 20} MiB)", partial(context.save_file, seq_id)
-        if not is_fast:
+        if not _is_fast(seconds, size):
             return
+        identity, write = self._identity(context), partial(context.save_file, seq_id)
+        what = f"{len(tokens)} tokens of the context ({size >> 20} MiB)"
         try:
             is_stored = self._store.add(identity, tokens, batches, seconds, size, write, session)
         except OSError as error:
@@ -263,8 +269,13 @@ class ContextStates:
                 self._store.drop(stored)
 
 
-def _file_states(file: ModelFile) -> list[tuple[int, int]]:
-    """The sizes and times of the files of a model."""
+def _is_fast(seconds: float, n_bytes: int) -> bool:
+    """Whether a state of so many bytes is restored much faster than evaluated, which took so long."""
+    return seconds * _BYTES_PER_SECOND > _GAIN * n_bytes
+
+
+def _stamps(file: ModelFile) -> list[tuple[int, int]]:
+    """The size in bytes and the time of change in nanoseconds of each file of a model, to see whether one changes."""
     found = []
     for part in file.parts:
         with suppress(OSError):

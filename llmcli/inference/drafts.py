@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from math import isclose
 from typing import Protocol
 
 from llmcli.engine.drafting import PRIOR_OF_MODEL, Chances, Drafter, DraftModel, PromptLookup, check_vocabulary
@@ -21,10 +22,12 @@ from llmcli.params.param import is_number
 from llmcli.params.settings import Settings
 
 _SMALLEST_CONTEXT = 1024  # tokens of the draft model; one that is too small is replaced by one of twice the size
-_MOST_MS = 1e6  # of a step; more is not a measurement
+_MOST = 1e6  # a larger number in a note is not a measurement
+_MOST_CONDITIONS = 4  # under which steps were measured, that a note has: numbers of threads, types of the cache
+_NEWS = 0.1  # by which a cost has changed
 
 
-class _Found(Protocol):
+class _ModelFiles(Protocol):
     """A model that is found but not loaded."""
 
     file: ModelFile
@@ -33,8 +36,8 @@ class _Found(Protocol):
     def headers(self) -> Sequence[GGUFHeader]: ...
 
 
-class _Find(Protocol):
-    def __call__(self, model: str, locations: ModelLocations, *, for_text: bool) -> _Found: ...
+class _FindModel(Protocol):
+    def __call__(self, model: str, locations: ModelLocations, *, for_text: bool) -> _ModelFiles: ...
 
 
 class Drafts:
@@ -42,17 +45,17 @@ class Drafts:
 
     def __init__(self, model: Model, settings: Settings, gpu_layers: int) -> None:
         self._path, self._model, self._settings = model.path, model, settings
-        # What the cost and the rounding of a step depend on.
+        # What the cost and the rounding of a step depend on: a note of other conditions is not used.
         same = ("flash_attn", "cache_type_k", "cache_type_v", "n_ubatch", "cpu_moe", "n_cpu_moe", "device")
         conditions = [bindings.bindings_version(), hardware.machine(), structures.threads(settings), gpu_layers]
         self._conditions = json.dumps([*conditions, *(getattr(settings, key) for key in same)])
         self._costs: StepCosts | None = None
-        self._n_kept = 0
+        self._kept: dict[str, float] = {}  # in the note
         self._chances, self._chances_of_model = Chances(), Chances((PRIOR_OF_MODEL,))
         self._draft: Model | None = None
         self._draft_context: Context | None = None
 
-    def load(self, find: _Find, cancellation: Cancellation | None) -> None:
+    def load(self, find: _FindModel, cancellation: Cancellation | None) -> None:
         """Load the draft model of the settings, if there is one; an error frees the target too.
 
         Raises as `find` and `Model.load`, and UsageError where its vocabulary is another one.
@@ -85,26 +88,25 @@ class Drafts:
 
     def _measured(self) -> StepCosts:
         if self._costs is None:
-            kept = self._kept_costs()
-            self._costs, self._n_kept = StepCosts(kept), len(kept)
-        self._keep()
+            self._kept = self._known().get(self._conditions, {})
+            self._costs = StepCosts(dict(self._kept))
+        if len(self._costs.kept) > len(self._kept):  # a process can be killed
+            self._keep(self._costs)
         return self._costs
 
-    def _kept_costs(self) -> dict[str, float]:
-        """What is remembered of these conditions; a note that is damaged says nothing. No msgspec: 8 ms."""
+    def _known(self) -> dict[str, dict[str, float]]:
+        """What is remembered, by the conditions; a note that is damaged says nothing. No msgspec: 8 ms."""
+        known: object = None
         with suppress(ValueError, RecursionError):
             known = json.loads(notes.read(data_dir(), self._path).get("steps", "{}"))
-            kept = known.get(self._conditions) if isinstance(known, dict) else None
-            if isinstance(kept, dict) and all(is_number(one) and 0 <= one <= _MOST_MS for one in kept.values()):
-                return kept
-        return {}
+        return {key: kept for key, kept in known.items() if _is_sound(kept)} if isinstance(known, dict) else {}
 
-    def _keep(self) -> None:
-        """Remember what is known, whenever more of it is: a process can be killed."""
-        if self._costs and len(self._costs.kept) > self._n_kept:
-            self._n_kept = len(self._costs.kept)
-            kept = {key: round(value, 3) for key, value in self._costs.kept.items()}
-            notes.update(data_dir(), self._path, steps=json.dumps({self._conditions: kept}))
+    def _keep(self, costs: StepCosts) -> None:
+        """Remember what is known, beside what was found under the last other conditions."""
+        self._kept = {key: round(value, 3) for key, value in costs.kept.items()}
+        others = [(key, kept) for key, kept in self._known().items() if key != self._conditions]
+        known = dict([*others[1 - _MOST_CONDITIONS :], (self._conditions, self._kept)])
+        notes.update(data_dir(), self._path, steps=json.dumps(known))
 
     def _context_of(self, n_tokens: int) -> Context:
         """A context of the draft model with room for so many tokens."""
@@ -123,9 +125,19 @@ class Drafts:
 
     def close(self) -> None:
         """A second call has no effect."""
-        self._keep()
+        if self._costs and not _is_close(self._costs.kept, self._kept):
+            self._keep(self._costs)
         if self._draft_context:
             self._draft_context.close()
         if self._draft:
             self._draft.close()
         self._draft = self._draft_context = None
+
+
+def _is_sound(kept: object) -> bool:
+    """Whether a part of a note can be what was measured under some conditions."""
+    return isinstance(kept, dict) and all(is_number(one) and 0 <= one <= _MOST for one in kept.values())
+
+
+def _is_close(now: dict[str, float], before: dict[str, float]) -> bool:
+    return all(isclose(value, before.get(key, -1.0), rel_tol=_NEWS) for key, value in now.items())

@@ -16,7 +16,7 @@ from llmcli.engine.events import (
     TokenChunk,
     TokenEvent,
 )
-from llmcli.errors import LlmcliError, NetworkError, UsageError
+from llmcli.errors import LlmcliError, NetworkError, TimeLimitError, UsageError
 from llmcli.inference.endpoint_answer import LOWEST, Delta, as_logprob
 from llmcli.inference.endpoint_client import ATTEMPTS, LOOK_SECONDS, TICK, ConnectionPool
 from llmcli.inference.endpoint_exchange import Exchange, Item
@@ -46,11 +46,16 @@ class EndpointEngine:
     has_ended = False  # each answer has a connection of its own
 
     def __init__(
-        self, served: ServedEndpoint, notify: Notify | None = None, cancellation: Cancellation | None = None
+        self,
+        served: ServedEndpoint,
+        notify: Notify | None = None,
+        cancellation: Cancellation | None = None,
+        attempts: int = ATTEMPTS,
     ) -> None:
         """`notify` gets what the user should know while he waits; without it, it is one of the notes.
 
-        `cancellation` ends what does not belong to an answer, such as the tokens of a text.
+        `cancellation` ends what does not belong to an answer, such as the tokens of a text. An answer that fails before
+        its first token is tried so many times.
         """
         self._cancellation = cancellation
         self.served, self.dialect = served, served.dialect
@@ -70,7 +75,7 @@ class EndpointEngine:
         )
         self.n_ctx_train = served.n_ctx or _ASSUMED_CTX
         self.load_ms = self.waited_ms = 0.0
-        self.pool = ConnectionPool(served.endpoint, notify or self._note)
+        self.pool = ConnectionPool(served.endpoint, notify or self._note, attempts)
         self.tokenizer = EndpointVocab(self.name, self._post if self.dialect.counts else None)
         self._told: set[str] = set()
         self._counts: dict[str, int] = {}
@@ -329,7 +334,12 @@ class EndpointEngine:
 
         def ask(body: Mapping[str, object]) -> object:
             url = f"{self.served.endpoint.base}/completions"
-            return self.pool.post(url, {"model": self.name, **body}, cancellation or self._cancellation)
+            try:
+                return self.pool.post(url, {"model": self.name, **body}, cancellation or self._cancellation)
+            except KeyboardInterrupt:
+                if cancellation and cancellation.is_set() and cancellation.reason == "timeout":
+                    raise TimeLimitError("stopped by timeout", "raise --timeout") from None
+                raise
 
         return _echoed_scores(ask, prefix, continuations, self.served.host)
 

@@ -285,9 +285,9 @@ def wait_for(
 class ConnectionPool:
     """The connections to an endpoint: those that are not in use wait for the next request."""
 
-    def __init__(self, endpoint: Endpoint, notify: Callable[[str], None]) -> None:
-        """`notify` gets what the user should know while he waits."""
-        self._endpoint, self.notify = endpoint, notify
+    def __init__(self, endpoint: Endpoint, notify: Callable[[str], None], attempts: int = ATTEMPTS) -> None:
+        """`notify` gets what the user should know while he waits; an answer is tried so many times."""
+        self._endpoint, self.notify, self.attempts = endpoint, notify, attempts
         self.takes_options = True  # `stream_options`, as far as it is known
         self._idle: list[Connection] = []
         self._lock = threading.Lock()

@@ -66,7 +66,7 @@ class Exchange:
         """Read the answer, in a thread of its own; the last item says how it ended."""
         end: LlmcliError | None = None
         try:
-            with_retries(self.connection, self._pool.notify, self._read)
+            with_retries(self.connection, self._pool.notify, self._read, self._pool.attempts)
         except LlmcliError as error:
             end = error
         except KeyboardInterrupt:  # it was ended while it waited

@@ -69,6 +69,10 @@ class EngineIdentity:
     gpu_layers: int = 0  # number of layers on a GPU
 
 
+class UnsupportedError(UsageError):
+    """An engine does not have what is asked for; another one may."""
+
+
 class TokenInspector(Protocol):
     """Shows how the tokens of an answer were drawn; see `engine/token_inspection.py`."""
 
@@ -208,7 +212,7 @@ def dropped_settings(engine: Engine, settings: Settings) -> list[str]:
 
 
 def check_request(engine: Engine, request: Request) -> None:
-    """Refuse what an engine cannot do, with a UsageError that names the engine and the setting."""
+    """Refuse what an engine cannot do, with an UnsupportedError that names the engine and the setting."""
     capabilities, settings = engine.capabilities, request.settings
     dropped = dropped_settings(engine, settings)
     changed = [one for one in unsupported_settings(engine, settings) if one not in dropped]
@@ -224,10 +228,10 @@ def check_request(engine: Engine, request: Request) -> None:
     if request.live_shift is not None and not capabilities.live_temperature:
         changed.append("temperature changes during an answer")
     if changed:
-        raise UsageError(f"{engine.name} does not support {', '.join(changed)}", hint)
+        raise UnsupportedError(f"{engine.name} does not support {', '.join(changed)}", hint)
 
 
 def check_scores(engine: Engine, what: str) -> None:
-    """Refuse what needs scores, with a UsageError, where an engine has none."""
+    """Refuse what needs scores, with an UnsupportedError, where an engine has none."""
     if not engine.capabilities.scores:
-        raise UsageError(f"{engine.name} does not support {what}", "use a model on this machine")
+        raise UnsupportedError(f"{engine.name} does not support {what}", "use a model on this machine")

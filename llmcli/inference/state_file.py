@@ -25,22 +25,22 @@ from llmcli.files import OPEN_SAFE, make_private_folder, open_new_private
 VERSION = 1
 _MAGIC = b"llmcliKV"
 _TRAILER = struct.Struct("<IIQ16sHH8s")  # bytes of the JSON, number of tokens, bytes of data, digest, version, 0, magic
-_BLOCK = 1 << 20  # bytes that are read at a time
-_MOST_JSON, _MOST_TOKENS = 1 << 22, 1 << 24
-Identity = Mapping[str, object]
+_CHUNK = 1 << 20  # bytes that are read at a time
+_MOST_JSON, _MOST_TOKENS = 1 << 22, 1 << 24  # bytes, tokens: what a damaged trailer can make us read
+Identity = Mapping[str, object]  # what a state depends on beside its tokens: model, llama.cpp, settings, machine
 
 
 @dataclass(frozen=True)
 class StoredState:
-    """The header of a file that was checked."""
+    """The header of a file, which was checked; the data was not: `is_sound` reads it."""
 
     path: Path
-    identity: Identity  # what the state depends on beside the tokens
+    identity: Identity
     tokens: Sequence[int]
     batches: Batches  # in which they were evaluated
     seconds: float  # that it took
     n_bytes: int  # of the data
-    crc: int
+    crc: int  # CRC-32 of the data
 
     def is_sound(self) -> bool:
         """Whether the data is what was written."""
@@ -83,37 +83,40 @@ def write_state(
 
 def read_header(path: Path) -> StoredState | None:
     """The header of a file; None where it is damaged, of another program, or of another version."""
+    # What a damaged or foreign header can raise, here and in `_parse`.
     with suppress(OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError, struct.error):
         with open(path, "rb", opener=_open) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(size - _TRAILER.size, 0))
             n_text, n_tokens, n_bytes, digest, version, zero, magic = _TRAILER.unpack(file.read())
-            if (
-                (magic, version, zero) != (_MAGIC, VERSION, 0)
-                or n_text > _MOST_JSON
-                or not 0 < n_tokens <= _MOST_TOKENS
-            ):
+            is_known = (magic, version, zero) == (_MAGIC, VERSION, 0)
+            if not (is_known and n_text <= _MOST_JSON and 0 < n_tokens <= _MOST_TOKENS):
                 return None
             n_header = n_text + 4 * n_tokens
             file.seek(n_bytes)
             header = file.read(n_header)
         if _digest(header) != digest or size != n_bytes + n_header + _TRAILER.size:
             return None
-        numbers = array("i")
-        numbers.frombytes(header[n_text:])
-        if sys.byteorder == "big":
-            numbers.byteswap()
-        facts, tokens = json.loads(header[:n_text]), numbers.tolist()
-        batches = [(int(rows), int(kept), int(times)) for rows, kept, times in facts["batches"]]
-        if sum(kept * times for _, kept, times in batches) != n_tokens or min(tokens) < 0:
-            return None
-        if not all(0 < kept <= rows and times > 0 for rows, kept, times in batches):
-            return None
-        seconds, crc = float(facts["seconds"]), int(facts["crc32"])
-        if not 0 <= seconds < math.inf:
-            return None
-        return StoredState(path, dict(facts["identity"]), tokens, batches, seconds, n_bytes, crc)
+        return _parse(path, header[:n_text], header[n_text:], n_bytes)
     return None
+
+
+def _parse(path: Path, text: bytes, token_bytes: bytes, n_bytes: int) -> StoredState | None:
+    """The header from its JSON and its tokens; None, or an error, where a value is not possible."""
+    numbers = array("i")
+    numbers.frombytes(token_bytes)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    facts, tokens = json.loads(text), numbers.tolist()
+    batches = [(int(rows), int(kept), int(times)) for rows, kept, times in facts["batches"]]
+    if sum(kept * times for _, kept, times in batches) != len(tokens) or min(tokens) < 0:
+        return None
+    if not all(0 < kept <= rows and times > 0 for rows, kept, times in batches):
+        return None
+    seconds, crc = float(facts["seconds"]), int(facts["crc32"])
+    if not 0 <= seconds < math.inf:
+        return None
+    return StoredState(path, dict(facts["identity"]), tokens, batches, seconds, n_bytes, crc)
 
 
 def _open(path: str, flags: int) -> int:
@@ -122,8 +125,8 @@ def _open(path: str, flags: int) -> int:
 
 def _crc_of(file: BinaryIO, n_bytes: int) -> int:
     """The checksum of the next bytes; -1 where there are fewer."""
-    crc, buffer = 0, memoryview(bytearray(_BLOCK))
-    while n_bytes and (n_read := file.readinto(buffer[: min(n_bytes, _BLOCK)])):  # type: ignore[attr-defined]
+    crc, buffer = 0, memoryview(bytearray(_CHUNK))
+    while n_bytes and (n_read := file.readinto(buffer[: min(n_bytes, _CHUNK)])):  # type: ignore[attr-defined]
         crc, n_bytes = zlib.crc32(buffer[:n_read], crc), n_bytes - n_read
     return -1 if n_bytes else crc
 

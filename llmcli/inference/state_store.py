@@ -2,6 +2,10 @@
 
 A state only saves time. What cannot be read is passed over, and several processes may use the folder at once: a file
 is replaced as a whole or not at all.
+
+A file is named `IDENTITY-BEGINNING-SESSION-TOKENS.state`, by four digests: of what it was made with, of its first
+tokens, of the name of its session (zeros for none), and of all its tokens. So most files need not be opened to see that
+they do not fit.
 """
 
 import hashlib
@@ -23,7 +27,7 @@ from llmcli.files import cache_dir, make_private_folder
 from llmcli.inference.state_file import Identity, StoredState, read_header, write_state
 from llmcli.text import plural
 
-MIN_TOKENS = 64  # of a state
+MIN_TOKENS = 64  # of a state; so many are in the name of its file
 _SUFFIX = ".state"
 _NO_SESSION = "0" * 16
 _FREE_SHARE = 10  # the states take a tenth of the free disk at most
@@ -43,18 +47,20 @@ class Entry:
 class StateStore:
     """The states of all models of this user."""
 
-    def __init__(self, limit: int, folder: Path | None = None) -> None:
-        """All of them have `limit` bytes at most."""
-        self._limit, self._folder = limit, folder or cache_dir() / "contexts"
+    def __init__(self, limit: int = 0) -> None:
+        """All of them have `limit` bytes at most; with 0, none can be added."""
+        self._limit, self._folder = limit, cache_dir() / "contexts"
 
     def find(self, identity: Identity, tokens: Sequence[int]) -> Iterator[StoredState]:
-        """The sound states that begin as these tokens do, and were made with the same, whatever the model's name is."""
+        """The states that begin as these tokens do, and were made with the same, whatever the model's name is.
+
+        Their headers are checked, their data is not.
+        """
         start = f"{_identity_key(identity)}-{_beginning_key(tokens)}-"
         for entry in self.entries():
-            if entry.path.name.startswith(start):
-                stored = read_header(entry.path)
-                if stored and not differences(stored.identity, identity) and len(stored.tokens) >= MIN_TOKENS:
-                    yield stored
+            stored = read_header(entry.path) if entry.path.name.startswith(start) else None
+            if stored and not differences(stored.identity, identity) and len(stored.tokens) >= MIN_TOKENS:
+                yield stored
 
     def find_others(self, identity: Identity, tokens: Sequence[int]) -> Iterator[StoredState]:
         """The states that begin as these tokens do, and were made with something else."""
@@ -74,9 +80,10 @@ class StateStore:
         write: Callable[[Path], None],
         session: str = "",
     ) -> bool:
-        """Store a state, of which a session has one; `write` writes `size` bytes. Returns whether there was room.
+        """Store a state; it replaces the one that its session has. Returns whether there was room.
 
-        Raises OSError if it cannot be written.
+        `seconds` is what its evaluation took. `write` writes its `size` bytes to a path. Raises OSError if it cannot be
+        written.
         """
         mark = _session_mark(session)
         key = hashlib.blake2b(_bytes_of(tokens), digest_size=8).hexdigest()
@@ -91,16 +98,16 @@ class StateStore:
         return True
 
     def is_of(self, stored: StoredState, session: str) -> bool:
-        """Whether a state belongs to the session of this name; to none, if it is empty."""
+        """As `is_of_session`."""
         return is_of_session(stored.path, session)
 
     def touch(self, stored: StoredState) -> None:
-        """A state was used: it stays longer."""
+        """Let a state that was used stay longer."""
         with suppress(OSError):
             os.utime(stored.path)
 
     def drop(self, stored: StoredState) -> None:
-        """Remove a state that is damaged, or that another one makes useless."""
+        """Remove a state that is damaged, or that another one makes useless; where that fails, it only takes room."""
         with suppress(OSError):
             stored.path.unlink()
 
@@ -124,8 +131,8 @@ class StateStore:
         except OSError as error:
             raise DiskError(f"cannot read {self._folder}: {error.strerror}") from None
 
-    def limit(self) -> int:
-        """The most bytes that all states may have now."""
+    def capacity(self) -> int:
+        """The most bytes that all states may have now: the limit, or less on a disk that is nearly full."""
         used = sum(entry.size for entry in self.entries())
         folder = self._folder
         while not folder.exists() and folder.parent != folder:
@@ -138,7 +145,7 @@ class StateStore:
         return self.delete(self.entries())
 
     def delete(self, entries: Sequence[Entry]) -> int:
-        """Remove states that must not stay; returns how many. Raises DiskError if one of them cannot be removed."""
+        """Remove states that must not stay; returns how many. Raises DiskError if one of them is there afterwards."""
         n_removed = self._remove(entries)
         if left := {entry.path for entry in entries} & {entry.path for entry in self.entries()}:
             message = f"cannot delete {plural(len(left), 'stored context')} in {self._folder}"
@@ -148,11 +155,13 @@ class StateStore:
     def _make_room(self, size: int, path: Path) -> bool:
         """Remove the least valuable states, so that one of `size` bytes fits, which replaces that of a `path`."""
         self._remove_left_overs(_LEFT_OVER)
-        limit, entries = self.limit(), [entry for entry in self.entries() if entry.path != path]
-        if size > limit:
+        capacity, entries = self.capacity(), [entry for entry in self.entries() if entry.path != path]
+        if size > capacity:
             return False
-        excess = sum(entry.size for entry in entries) + size - limit
-        for entry in sorted(entries, key=_value) if excess > 0 else ():
+        excess = sum(entry.size for entry in entries) + size - capacity
+        if excess > 0:  # the value of each is in its file
+            entries.sort(key=_value)
+        for entry in entries:
             if excess <= 0:
                 break
             excess -= entry.size
@@ -160,6 +169,7 @@ class StateStore:
         return True
 
     def _remove_left_overs(self, age: float = -math.inf) -> None:
+        """Remove files that were not written to the end, and are so old in seconds."""
         for path in self._folder.glob(f".*{_SUFFIX}.*"):
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime >= age:  # below 0 if the clock was set back
@@ -176,17 +186,17 @@ class StateStore:
 
 def remove_session(name: str) -> None:
     """Remove the states of a session, which are as private as it is. Raises DiskError if one cannot be removed."""
-    store = StateStore(0)
+    store = StateStore()
     store.delete([entry for entry in store.entries() if is_of_session(entry.path, name)])
 
 
 def rename_session(old: str, new: str) -> None:
-    """Let the states of a session be those of its new name."""
-    for entry in StateStore(0).entries():
+    """Let the states of a session be those of its new name; where that fails, they only take room."""
+    for entry in StateStore().entries():
         if is_of_session(entry.path, old):
-            name = entry.path.name.replace(f"-{_session_mark(old)}-", f"-{_session_mark(new)}-")
+            identity, beginning, _, rest = entry.path.name.split("-")
             with suppress(OSError):
-                entry.path.replace(entry.path.with_name(name))
+                entry.path.replace(entry.path.with_name(f"{identity}-{beginning}-{_session_mark(new)}-{rest}"))
 
 
 def is_of_session(path: Path, session: str) -> bool:

@@ -29,6 +29,7 @@ _HOPELESS = 1.15  # a candidate that took so much longer in the first two rounds
 _PROMPT_SECONDS, _ANSWER_SECONDS = 2.0, 0.6  # about the time of one run
 _PROMPT_SIZES, _ANSWER_SIZES = (128, 256, 512, 1024, 2048), (8, 16, 32, 64)
 _UBATCHES = (64, 128, 256, 512, 1024, 2048)
+_Stage = tuple[str, Sequence[SettingValue], Sequence[SpeedTest]]  # a setting, its values, and what they are measured by
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The result of a search; without values nothing is faster."""
+class SearchResult:
+    """What a search found; without values nothing is faster."""
 
     values: Mapping[str, SettingValue] = field(default_factory=dict)  # by key
     choices: Sequence[Choice] = ()
@@ -96,38 +97,37 @@ class Search:
         self._begin = monotonic()
         self._n_done = self._n_planned = 0  # runs
 
-    def run(self) -> Found | None:
+    def run(self) -> SearchResult | None:
         """What is faster; None when it is cancelled. Raises LlmcliError where the memory is too small for it."""
         try:
             return self._run()
         except AbortedError:
             return None
 
-    def _run(self) -> Found:
+    def _run(self) -> SearchResult:
         self._report("choosing the lengths", 0.0)
         prompt = SpeedTest(n_prompt=self._fitting(SpeedTest(n_prompt=64), _PROMPT_SECONDS, _PROMPT_SIZES))
         answer = SpeedTest(n_gen=self._fitting(SpeedTest(n_gen=4), _ANSWER_SECONDS, _ANSWER_SIZES))
-        deep = replace(prompt, n_depth=prompt.n_prompt), replace(answer, n_depth=2 * prompt.n_prompt)
-        n_threads = thread_counts()
-        small = [size for size in _UBATCHES if size <= prompt.n_prompt]
-        stages: list[tuple[str, Sequence[SettingValue], Sequence[SpeedTest]]] = [
-            ("n_threads", n_threads, [answer]),
-            ("n_threads_batch", n_threads, [prompt]),
-            ("flash_attn", ["auto", "off"], deep),
-            ("n_ubatch", small, [prompt]),
-        ]
-        settings, choices = self._settings, list[Choice]()
-        is_possible = {"flash_attn": settings.cache_type_v in ("f32", "f16", "bf16")}
+        settings, choices, stages = self._settings, list[Choice](), self._stages(prompt, answer)
         is_busy = self._processor_share(answer) < _LEAST_SHARE
-        stages = [one for one in stages if one[0] not in self._fixed and is_possible.get(one[0], True)]
         self._n_planned = ROUNDS * sum(len(values) for _, values, _ in stages) + 4 * CONFIRMATIONS
         for key, values, tests in stages:
             best = self._best(settings, key, values, tests)
             if best:
                 choices.append(best)
                 settings = self._with(settings, key, best.value)
-        found = self._confirmed(settings, choices, prompt, answer) if choices else Found()
+        found = self._confirmed(settings, choices, prompt, answer) if choices else SearchResult()
         return replace(found, is_busy=is_busy or self._processor_share(answer) < _LEAST_SHARE)
+
+    def _stages(self, prompt: SpeedTest, answer: SpeedTest) -> list[_Stage]:
+        """What is searched, one after the other: each begins with what those before it have chosen."""
+        deep = replace(prompt, n_depth=prompt.n_prompt), replace(answer, n_depth=2 * prompt.n_prompt)
+        n_threads, small = thread_counts(), [size for size in _UBATCHES if size <= prompt.n_prompt]
+        stages: list[_Stage] = [("n_threads", n_threads, [answer]), ("n_threads_batch", n_threads, [prompt])]
+        if self._settings.cache_type_v in ("f32", "f16", "bf16"):  # others need flash attention
+            stages.append(("flash_attn", ["auto", "off"], deep))
+        stages.append(("n_ubatch", small, [prompt]))
+        return [one for one in stages if one[0] not in self._fixed]
 
     def _processor_share(self, test: SpeedTest) -> float:
         """How much of the processors the threads got that generate; 1 where a GPU computes. Waiting threads spin."""
@@ -165,9 +165,9 @@ class Search:
         if key == "n_threads_batch":
             before = before or settings.n_threads
         present = before or hardware.usable_cores()  # of threads, 0 is as many as there are cores
-        others = [value for value in values if value != present]
         if key == "n_ubatch":  # more rows than the prompt has change nothing
-            others = [value for value in others if value != min(present, max(values))]  # type: ignore[type-var]
+            present = min(present, max(values))  # type: ignore[type-var, assignment]
+        others = [value for value in values if value != present]
         if not others:
             return None
         candidates = [settings, *(self._with(settings, key, value) for value in others)]
@@ -177,7 +177,9 @@ class Search:
         self._n_planned -= ROUNDS * (len(values) - len(candidates)) + sum(ROUNDS - len(one) for one in taken)
         return Choice(key, others[best], before, gains[best]) if gains[best] else None
 
-    def _confirmed(self, settings: Settings, choices: Sequence[Choice], prompt: SpeedTest, answer: SpeedTest) -> Found:
+    def _confirmed(
+        self, settings: Settings, choices: Sequence[Choice], prompt: SpeedTest, answer: SpeedTest
+    ) -> SearchResult:
         """All choices together against none of them; without any, where the sum is not faster, or one part slower."""
         pair = [self._settings, settings]
         values = {key: getattr(settings, key) for key in KEYS if getattr(settings, key) != getattr(pair[0], key)}
@@ -189,7 +191,7 @@ class Search:
         # What only prompts depend on is not confirmed by generation, nor the other way round.
         chosen = {one.key for one in choices}
         is_confirmed = (gains[0] and chosen != {"n_threads"}) or (gains[1] and not chosen <= _OF_PROMPTS)
-        return Found(values, choices, gains[0], gains[1]) if is_confirmed and not any(losses) else Found()
+        return SearchResult(values, choices, gains[0], gains[1]) if is_confirmed and not any(losses) else SearchResult()
 
     def _race(
         self, name: str, candidates: Sequence[Settings], tests: Sequence[SpeedTest], rounds: int = ROUNDS
@@ -204,7 +206,7 @@ class Search:
             return race(times, rounds)
 
     def _check_memory(self, candidates: Sequence[Settings], tests: Sequence[SpeedTest]) -> None:
-        """Refuse contexts that do not fit side by side."""
+        """Raise LlmcliError if the contexts do not fit in memory side by side."""
         needs = [sizing.memory_need(self._shape, one, test.n_ctx) for one in candidates for test in tests]
         total, free = sum(one.kv_cache + one.compute for one in needs), sizing.usable_memory()
         if free and total > free:

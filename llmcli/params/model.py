@@ -346,7 +346,7 @@ class EndpointParams:
     endpoint: str | None = setting(
         None,
         "Server with OpenAI's API that answers in place of a model file: its URL, or the name of a profile; --model is "
-        "then the name of a model there.",
+        "then the name of a model there. Batch takes several, with commas.",
         metavar="URL|NAME",
         default_text="none",
         check=_check_endpoint,

@@ -1,52 +1,17 @@
-"""A batch: each line of an input becomes a job, and each outcome a line of the output, in the order of the input."""
+"""A batch: each line of an input is answered, and is a line of the output, in the order of the input."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Generic, TypeVar
+from typing import Protocol
 
-from llmcli.engine.events import Cancellation, Request
-from llmcli.errors import ConstraintError, LlmcliError, NetworkError, TimeLimitError, UsageError
-from llmcli.files import encode
-from llmcli.inference.answer import Answer
-from llmcli.inference.answer_json import answer_data, decision_data
-from llmcli.inference.constraints import CONSTRAINT_KEYS, read_constraint
-from llmcli.inference.decision import DecisionRequest, read_choice_set
-from llmcli.inference.engine import Engine, dropped_settings
-from llmcli.inference.request import build_prompt, template_options, with_plain_stop
-from llmcli.params.decision import DECISION_KEYS
-from llmcli.params.result import BEST_RULES
-from llmcli.params.sampler_chain import is_random
-from llmcli.params.settings import Layer, Settings
-from llmcli.pipelines.batch_input import BatchLine, BatchReader, IdTable, LineSource
-from llmcli.pipelines.batch_line import LineParser, LineRequest
+from llmcli.engine.events import Cancellation
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.pipelines.batch_input import BatchLine, BatchReader, Format, IdTable, LineSource
 from llmcli.pipelines.batch_output import BatchOutput, WrittenLine
-from llmcli.pipelines.job import Job, JobRunner, Outcome, Result, Step, TimeLimit
-from llmcli.pipelines.openai_batch import output_line
-from llmcli.pipelines.samples import Judge, result_job
-from llmcli.pipelines.tasks import Task, task_job
-from llmcli.text import escape_json
-
-_DECISION_SETTINGS = (*DECISION_KEYS, "choice_prior", "raw")
-_MOST_KEPT = 64  # constraints that are kept, when lines have their own
-_Made = TypeVar("_Made")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchOptions:
-    """What the command line says of a batch."""
-
-    template: str | None = None  # of the prompts, with places such as {{word}}
-    task: Task | None = None
-    variables: Mapping[str, str] = field(default_factory=dict)  # of the task, for all lines
-    judge: Task | None = None  # that the setting `best` names
-    retries: int = 0  # new tries of a line that may succeed with another seed
-    retries_failed: bool = False  # answer those lines again that failed in an earlier run
-    shard: tuple[int, int] = (1, 1)  # this part, from 1, of so many
-    is_full: bool = False  # all fields of `generate --json`
-    n_parallel: int = 0  # 0 = measured
+from llmcli.pipelines.job import Job, JobRunner, Outcome
+from llmcli.pipelines.line_worker import BatchOptions, LineAnswer, LineWorker
 
 
 @dataclass
@@ -64,52 +29,125 @@ class BatchCounts:
         return self.answered + self.failed.total()
 
 
-class FailedAnswerError(LlmcliError):
-    """Why an answer is not what was asked for; `result` is what there is of it."""
+class LineFeed(Protocol):
+    """The lines that are to be answered, and where their answers go."""
 
-    def __init__(self, cause: LlmcliError, result: Result) -> None:
-        super().__init__(str(cause), cause.hint)
-        self.cause, self.result = cause, result
+    @property
+    def format(self) -> Format | None: ...  # of the input; known from the first line on
+
+    def take(self, may_wait: bool) -> BatchLine | WrittenLine | None:
+        """The next line, or one of an earlier run that is written again in its place.
+
+        With `may_wait`, None is the end; else it says only that there is none at the moment. Raises LlmcliError for an
+        input that cannot be read, and for an output that is not that of this input.
+        """
+
+    def emit(self, answer: LineAnswer | WrittenLine) -> None:
+        """Write the next line, in the order of `take`. Raises DiskError or OutputClosedError."""
+
+    def on_event(self) -> None:
+        """Called from time to time, to show how far it is."""
+
+    def notify(self, text: str) -> None:
+        """Called with what the user should know at once."""
+
+
+class Backend(Protocol):
+    """Where the lines of a batch are answered."""
+
+    @property
+    def seed(self) -> int: ...  # of the first line
+
+    @property
+    def n_tokens(self) -> int: ...  # generated so far
+
+    def run(self, feed: LineFeed) -> None:
+        """Answer all lines, or those up to a cancellation. Raises what ends the batch."""
+
+    def notes(self) -> list[str]:
+        """What the user should know of the lines: settings that were left out, and models that did not answer."""
+
+    def totals(self) -> list[str]:
+        """What each of several servers did, in words."""
+
+
+class OneEngine:
+    """The backend that is one engine, in this thread."""
+
+    def __init__(self, worker: LineWorker, n_parallel: int, cancellation: Cancellation) -> None:
+        self.worker, self._n_parallel, self._cancellation = worker, n_parallel, cancellation
+        self._runner: JobRunner | None = None
+
+    @property
+    def seed(self) -> int:
+        return self.worker.seed
+
+    @property
+    def n_tokens(self) -> int:
+        return self._runner.n_tokens if self._runner else 0
+
+    def run(self, feed: LineFeed) -> None:
+        pending: deque[BatchLine | WrittenLine] = deque()  # jobs without an outcome
+
+        def next_job(may_wait: bool) -> Job | None:
+            line = feed.take(may_wait)
+            if line is None:
+                return None
+            pending.append(line)
+            return _ended_job() if isinstance(line, WrittenLine) else self.worker.job(line, feed.format)
+
+        def end(outcome: Outcome) -> None:
+            line = pending.popleft()
+            feed.emit(line if isinstance(line, WrittenLine) else self.worker.answer(line, feed.format, outcome))
+
+        runner = JobRunner(self.worker.engine, next_job, self._n_parallel, self._cancellation, feed.on_event)
+        self._runner = runner
+        runner.run(end)
+
+    def notes(self) -> list[str]:
+        return self.worker.notes()
+
+    def totals(self) -> list[str]:
+        return []
 
 
 class Batch:
-    """Answers the lines of one input."""
+    """The lines of one input, and what was written for them."""
 
     def __init__(
         self,
-        engine: Engine,
-        layers: Sequence[Layer],
+        backend: Backend,
         source: LineSource,
         reader: BatchReader,
         output: BatchOutput,
         options: BatchOptions,
         cancellation: Cancellation,
         on_event: Callable[["Batch"], None] = lambda _batch: None,
+        notify: Callable[[str], None] = lambda _text: None,
     ) -> None:
-        """`layers` are the settings that all lines share, lowest first. `on_event` is called after each token."""
-        self._engine, self._options, self._cancellation = engine, options, cancellation
+        """`on_event` is called after each token, or from time to time; `notify` with what the user should know."""
+        self.backend, self._options, self._cancellation = backend, options, cancellation
         self._source, self._reader, self._output = source, reader, output
-        self.parser = LineParser(engine, layers, options.template, options.task, options.variables)
-        self._constraints = _OfSettings(read_constraint, CONSTRAINT_KEYS)
-        self._choice_sets = _OfSettings(read_choice_set, (*_DECISION_SETTINGS, *CONSTRAINT_KEYS))
         self._earlier: Generator[WrittenLine, None, None] | None = output.earlier()
         self._ids = IdTable()
-        self._dropped: dict[str, None] = {}  # settings of lines that the engine does not have
         self._n_read = 0  # lines of the input, of all shards
-        self._pending: deque[tuple[BatchLine, WrittenLine | None]] = deque()  # jobs without an outcome
-        self._runner = JobRunner(engine, self._next_job, options.n_parallel, cancellation, lambda: on_event(self))
+        self._on_event, self._notify = on_event, notify
         self.counts = BatchCounts()
 
     @property
     def n_tokens(self) -> int:
         """Tokens that were generated."""
-        return self._runner.n_tokens
+        return self.backend.n_tokens
+
+    @property
+    def format(self) -> Format | None:
+        return self._reader.format
 
     def run(self) -> None:
         """Answer all lines, or those up to a cancellation. Raises what ends the batch: an error of input or output."""
         begin = perf_counter()
         try:
-            self._runner.run(self._emit)
+            self.backend.run(self)
         except KeyboardInterrupt:
             if not self._cancellation.is_set():
                 raise
@@ -118,9 +156,7 @@ class Batch:
                 self._earlier.close()  # Windows does not replace an open file
             self.counts.seconds = perf_counter() - begin
 
-    # Jobs
-
-    def _next_job(self, may_wait: bool) -> Job | None:
+    def take(self, may_wait: bool) -> BatchLine | WrittenLine | None:
         while line := self._source.take(may_wait):
             self._n_read += 1
             line = self._checked(line)
@@ -132,10 +168,8 @@ class Batch:
                 self._count_earlier(written)
                 if not self._output.is_rewritten:
                     continue
-                self._pending.append((line, written))
-                return _ended_job()
-            self._pending.append((line, None))
-            return self._line_job(line)
+                return written
+            return line
         if may_wait and not self._cancellation.is_set() and self._earlier and next(self._earlier, None):
             raise _foreign_output("the output has more lines than the input")
         return None
@@ -160,106 +194,21 @@ class Batch:
             raise _foreign_output(f"it has {written.id!r} where line {line.number} of the input has {line.id!r}")
         return written
 
-    def _line_job(self, line: BatchLine) -> Job:
-        """Answer a line, and answer it again with other seeds where that may help."""
-        if line.error:
-            raise line.error
-        for attempt in range(self._options.retries + 1):
-            asked = self.parser.parse(line, self._reader.format, attempt)
-            try:
-                return (yield from self._answer(asked))
-            except LlmcliError as error:
-                cause = error.cause if isinstance(error, FailedAnswerError) else error
-                if attempt == self._options.retries or not _may_pass(cause, asked.settings):
-                    raise
-        raise AssertionError
-
-    def _answer(self, asked: LineRequest) -> Job:
-        if asked.settings.is_decision:
-            with self._time_limit(asked.settings) as cancellation:
-                if self.parser.task:
-                    return (yield from self._do_task(self.parser.task, asked, cancellation))
-                return self._decide(asked, cancellation)
-        if asked.settings.samples > 1 and asked.settings.best is None:
-            raise UsageError("samples needs best in a batch: a line has one answer", "choose it with best: vote")
-        judge = self._judge(asked)
-        return (yield from result_job(asked.settings, lambda own: self._generate(replace(asked, settings=own)), judge))
-
-    def _judge(self, asked: LineRequest) -> Judge | None:
-        """The judge of the samples of a line. Raises UsageError for one that the command does not name."""
-        best, task = asked.settings.best, self._options.judge
-        if asked.settings.samples == 1 or best in (None, *BEST_RULES):
-            return None
-        if task is None or best != self.parser.common.settings.best:
-            raise UsageError(f"best of a line must be logprob or vote, got {str(best)[:60]!r}", "give a task as a flag")
-        if not isinstance(asked.question, str):
-            raise UsageError("a task cannot judge the answers to messages", "use prompt")
-        return Judge(self._engine, task, asked.question, self._cancellation)
-
-    def _generate(self, asked: LineRequest) -> Job:
-        """One answer to a line."""
-        if self.parser.task:
-            return (yield from self._do_task(self.parser.task, asked, self._cancellation))
-        self._dropped |= dict.fromkeys(dropped_settings(self._engine, asked.settings))
-        settings = with_plain_stop(asked.settings, template_options(self._engine, asked.settings).source)
-        constraint = self._constraints(settings)
-        prompt = build_prompt(self._engine, settings, asked.question, asked.system, self._cancellation)
-        (answer,) = yield Step([Request(prompt, settings, constraint)])
-        data = answer_data(answer, self._options.is_full) if answer.record.tokens else {}
-        if error := _failure(answer):
-            raise FailedAnswerError(error, data)
-        return data
-
-    def _do_task(self, task: Task, asked: LineRequest, cancellation: Cancellation) -> Job:
-        settings, choice_set = asked.settings, self._choice_sets(asked.settings) if asked.settings.is_decision else None
-        posed = self._engine, settings, task, asked.variables, cancellation, self._options.is_full, choice_set
-        data = yield from task_job(*posed)
-        if data["finish_reason"] == "timeout":
-            raise FailedAnswerError(_timeout(asked.settings), data)
-        return data
-
-    @contextmanager
-    def _time_limit(self, settings: Settings) -> Iterator[Cancellation]:
-        """What ends a decision: it has no step of answers whose time is watched."""
-        if not settings.timeout:
-            yield self._cancellation
+    def emit(self, answer: LineAnswer | WrittenLine) -> None:
+        self._output.write(answer.data)
+        if isinstance(answer, WrittenLine):
             return
-        limit = TimeLimit(self._cancellation, settings.timeout)
-        try:
-            yield limit.cancellation
-        except TimeLimitError:
-            raise _timeout(settings) from None
-        finally:
-            limit.end()
-
-    def _decide(self, asked: LineRequest, cancellation: Cancellation) -> Result:
-        """Score the choices of a line; that takes less time than a step of answers."""
-        choice_set = self._choice_sets(asked.settings)
-        if choice_set is None or not isinstance(asked.question, str):
-            raise UsageError("a decision and messages cannot be used together", "use prompt")
-        posed = self._engine, asked.settings, choice_set, asked.question, asked.system, cancellation
-        return decision_data(self._engine, DecisionRequest(*posed).decide(), self._options.is_full)
-
-    # Outcomes
-
-    def _emit(self, outcome: Outcome) -> None:
-        line, written = self._pending.popleft()
-        if written:
-            self._output.write(written.data)
-            return
-        error, data = outcome.error, outcome.result or {}
-        if isinstance(error, FailedAnswerError):
-            data, error = error.result, error.cause
-        if self._reader.format == "openai":
-            made = output_line(line.values, line.number, data, error)
-        else:
-            made = {"id": line.id, **({"error": error.data()} if error else {}), **data}
-        self._output.write(escape_json(encode(made).decode()).encode())
-        if error:
-            self.counts.failed[error.kind] += 1
-            self.counts.first_error = self.counts.first_error or error
+        if answer.error:
+            self.counts.failed[answer.error.kind] += 1
+            self.counts.first_error = self.counts.first_error or answer.error
         else:
             self.counts.answered += 1
+
+    def on_event(self) -> None:
+        self._on_event(self)
+
+    def notify(self, text: str) -> None:
+        self._notify(text)
 
     def _count_earlier(self, written: WrittenLine) -> None:
         self.counts.earlier += 1
@@ -267,31 +216,6 @@ class Batch:
             self.counts.failed["earlier"] += 1
         else:
             self.counts.answered += 1
-
-    def notes(self) -> list[str]:
-        """What the user should know of the lines: settings that were left out, and models that did not answer."""
-        name, common = self._engine.name, dropped_settings(self._engine, self.parser.common.settings)
-        own = [one for one in self._dropped if one not in common]
-        notes = [f"some lines: {', '.join(own)} is left out: {name} does not support it"] if own else []
-        if self.parser.other_models:
-            notes.append(f"the lines ask for {', '.join(sorted(self.parser.other_models))}: {name} answered them")
-        return notes
-
-
-class _OfSettings(Generic[_Made]):
-    """What is made of some of the settings, kept for the next lines with the same values of them."""
-
-    def __init__(self, make: Callable[[Settings], _Made], keys: Sequence[str]) -> None:
-        self._make, self._keys = make, keys
-        self._kept: dict[tuple[object, ...], _Made] = {}
-
-    def __call__(self, settings: Settings) -> _Made:
-        key = tuple(getattr(settings, name) for name in self._keys)
-        if key not in self._kept:
-            if len(self._kept) >= _MOST_KEPT:
-                self._kept.clear()
-            self._kept[key] = self._make(settings)
-        return self._kept[key]
 
 
 def _ended_job() -> Job:
@@ -302,23 +226,3 @@ def _ended_job() -> Job:
 def _foreign_output(reason: str) -> UsageError:
     hint = "resume with the same input, --shard and --format, or choose another file"
     return UsageError(f"the output is not that of this input: {reason}", hint)
-
-
-def _failure(answer: Answer) -> LlmcliError | None:
-    """Why an ended answer is not what was asked for."""
-    if answer.record.failure:
-        return answer.record.failure
-    if answer.finish_reason == "timeout":
-        return _timeout(answer.settings)
-    return answer.constraint_failure()
-
-
-def _timeout(settings: Settings) -> TimeLimitError:
-    return TimeLimitError(f"stopped by timeout after {settings.timeout:g} s", "raise --timeout")
-
-
-def _may_pass(error: LlmcliError, settings: Settings) -> bool:
-    """Whether a new try with another seed may succeed: a constraint is not met, or the engine fails."""
-    if isinstance(error, ConstraintError):
-        return is_random(settings)
-    return type(error) in (LlmcliError, NetworkError)

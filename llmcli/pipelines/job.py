@@ -145,9 +145,8 @@ class JobRunner:
         except LlmcliError as error:
             self._check_engine(error)
             self._end(Outcome(running.index, error=error))
-        except Exception as error:  # a fault of the program must not end what runs beside this job
-            hint = "this is a bug; report it"
-            self._end(Outcome(running.index, error=LlmcliError(f"{type(error).__name__}: {error}", hint)))
+        except Exception as error:
+            self._end(Outcome(running.index, error=as_failure(error)))
         else:
             running.answers = [Answer(self._engine, request) for request in step.requests]
             running.n_open = len(running.answers)
@@ -188,11 +187,23 @@ class TimeLimit:
 def _next_step(engine: Engine, job: Job, answers: Sequence[Answer] | None) -> Step:
     """The next step of a job that has requests. Raises StopIteration with its result, or what the job raises."""
     step = next(job) if answers is None else job.send(answers)
-    while not step.requests:
+    while True:
+        try:
+            for request in step.requests:
+                check_request(engine, request)
+        except LlmcliError as error:
+            step = job.throw(error)  # where the job asked for it
+            continue
+        if step.requests:
+            return step
         step = job.send(())
-    for request in step.requests:
-        check_request(engine, request)
-    return step
+
+
+def as_failure(error: Exception) -> LlmcliError:
+    """What ended a job, as an outcome: a fault of the program must not end what runs beside it."""
+    if isinstance(error, LlmcliError):
+        return error
+    return LlmcliError(f"{type(error).__name__}: {error}", "this is a bug; report it")
 
 
 def run_job(

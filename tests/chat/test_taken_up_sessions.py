@@ -98,7 +98,7 @@ def talk(local: LocalEngine, session: Session, **flags: Any) -> ChatController:
 
 
 def n_states() -> int:
-    return len(StateStore(0).entries())
+    return len(StateStore().entries())
 
 
 def test_a_chat_that_is_not_saved_stores_nothing(local: LocalEngine) -> None:

@@ -16,13 +16,13 @@ import pytest
 from llmcli.engine.benchmark import Sample, SpeedContext
 from llmcli.errors import DiskError
 from llmcli.inference import fastest_settings, tuning
-from llmcli.inference.tuning import Choice, Found
+from llmcli.inference.tuning import Choice, SearchResult
 from tests.conftest import Run
 from tests.models.tiny_models import encoder
 
 pytestmark = pytest.mark.usefixtures("with_tiny")
 SHORT = ("-p", "8", "-n", "2", "-r", "2", "-t", "1")
-FOUND = Found({"n_threads": 1, "n_ubatch": 256}, [Choice("n_threads", 1, 0, 0.2)], 0.2, 0.0)
+FOUND = SearchResult({"n_threads": 1, "n_ubatch": 256}, [Choice("n_threads", 1, 0, 0.2)], 0.2, 0.0)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
         def __init__(self, _engine: object, _settings: object, chosen: set[str], *_others: object) -> None:
             fixed.append(chosen)
 
-        def run(self) -> Found:
+        def run(self) -> SearchResult:
             return FOUND
 
     monkeypatch.setattr(tuning, "Search", Search)
@@ -267,7 +267,7 @@ def test_a_search_that_finds_nothing_removes_what_was_kept(
     inside: Run, monkeypatch: pytest.MonkeyPatch, home: Path, tiny: Path
 ) -> None:
     fastest_settings.save(home / "data", tiny, {"n_threads": 1})
-    monkeypatch.setattr(tuning.Search, "run", lambda _self: Found())
+    monkeypatch.setattr(tuning.Search, "run", lambda _self: SearchResult())
     ran = inside("bench", "-p", "0", "-n", "0", "--save", "--json")
     assert json.loads(ran.text)["fastest"] == {
         "settings": {},

@@ -77,7 +77,7 @@ def test_verbose_says_what_was_stored_and_restored(inside: Run) -> None:
 
 def test_a_damaged_state_has_no_message(inside: Run) -> None:
     text = ask(inside, "a he the")
-    (entry,) = StateStore(0).entries()
+    (entry,) = StateStore().entries()
     data = bytearray(entry.path.read_bytes())
     data[5000] ^= 1
     entry.path.write_bytes(data)

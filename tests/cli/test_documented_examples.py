@@ -21,7 +21,8 @@ def examples_of(page: str) -> list[tuple[str, str]]:
 
 STRUCTURED, DECISIONS = examples_of("structured-output.md"), examples_of("decisions.md")
 TASKS = examples_of("tasks.md")
-BATCHES = [call for call, file in examples_of("batches.md") if not file]
+_ELSEWHERE = re.compile("--endpoint|--ray")  # run by tests with servers, and by those with Ray
+BATCHES = [call for call, file in examples_of("batches.md") if not file and not _ELSEWHERE.search(call)]
 
 
 @pytest.mark.model

@@ -108,6 +108,7 @@ def test_ctrl_c_while_a_command_waits_leaves_no_preload(
         ["generate", "-m", "new.gguf"],
         ["generate", "--rpc", "tower:50052", "hi"],
         ["generate", "--rpc=tower:50052", "hi"],
+        ["batch", "in.txt", "--ray"],
     ],
 )
 def test_unneeded_or_unprobed_model_is_not_preloaded(

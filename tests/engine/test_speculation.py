@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmcli.engine.drafting import DraftModel, PromptLookup, check_vocabulary
-from llmcli.engine.events import Cancellation, Constraint
+from llmcli.engine.events import Cancellation, Constraint, TokenEvent
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
@@ -115,8 +115,7 @@ def test_an_answer_is_the_same_with_drafts(fresh: MakeContext, name: str, wrong_
     assert finish(context, drafted) == expected
     assert drafted.timings.draft_n_accepted > 0
     assert (drafted.timings.draft_n_accepted < drafted.timings.draft_n) or not wrong_every
-    kept = len(drafted.tokens) - (drafted.finish_reason == "length" or bool(drafted.stop_string))
-    assert context.evaluated(drafted.tokens) in (kept, len(drafted.tokens), context.evaluated())
+    assert context.evaluated(drafted.tokens) == context.evaluated()  # nothing of a wrong draft is left in the memory
 
 
 def test_a_copied_text_is_drafted_from_the_prompt(fresh: MakeContext) -> None:
@@ -163,7 +162,7 @@ def test_a_step_that_rounds_otherwise_is_not_used(tiny: Path) -> None:
     context, kept = Context(model, ModelParams(n_ctx=256, n_threads=1)), dict[str, float]()
     prompt = [5, 9, 5, 9, 5, 9, 5, 9, 5, 9]
     plain = finish(context, start(context, prompt, max_tokens=60, **GREEDY))
-    assert plain[1][-8:] == plain[1][-4:] * 2 or len(set(plain[1][-12:])) < 12  # it repeats itself: drafts are right
+    assert len(set(plain[1][-12:])) < 12  # it repeats itself: drafts are right
     context.cut(0)
     drafted = start(context, prompt, max_tokens=60, **GREEDY)
     drafted.speculation = Speculation(FixedCosts(kept), [PromptLookup()])
@@ -261,7 +260,6 @@ def test_several_answers_are_not_drafted(fresh: MakeContext) -> None:
 
 @pytest.mark.parametrize("kind", ["recurrent", "hybrid"])
 def test_a_memory_that_cannot_forget_is_not_drafted(kind: str, tmp_path: Path) -> None:
-    tmp_path.mkdir(exist_ok=True)
     model = Model.load([getattr(tiny_models, kind)(tmp_path / "tiny.gguf")], n_gpu_layers=0)
     context = Context(model, ModelParams(n_ctx=128, n_threads=1))
     assert not context.keeps_all()
@@ -290,7 +288,7 @@ def test_a_cancelled_draft_leaves_the_text_so_far(fresh: MakeContext) -> None:
     context.cut(0)
     drafted = start(context, PROMPT, cancellation=cancellation, **REFRAIN)
     drafted.speculation = Speculation(FixedCosts(dict(EXACT)), [PromptLookup()])
-    scheduler, text, events = Scheduler(context), "", []
+    scheduler, events = Scheduler(context), list[TokenEvent]()
     scheduler.add(drafted)
     extend = context.extend
 
@@ -329,7 +327,7 @@ def test_a_look_up_knows_its_chances_without_drafts() -> None:
         for n in range(6, len(tokens)):
             lookup.follow(tokens[:n])
     assert sure.expect(4)[-1] > 3.5
-    assert len(unsure.expect(4)) == 0 or unsure.expect(4)[-1] < 0.5
+    assert sum(unsure.expect(4)[-1:]) < 0.5  # nothing is expected where nothing was found
 
 
 def test_a_look_up_goes_on_behind_a_replaced_token() -> None:

@@ -135,7 +135,7 @@ def test_the_time_that_is_left_counts_all_that_is_planned(engine: LocalEngine) -
     benchmark = Benchmark(engine, [Case("", SETTINGS)], tests, 2, lambda _text, left: lefts.append(left))
     benchmark.run(Cancellation())
     assert lefts[:2] == [0.0, 0.0]  # nothing is known before the first sample
-    benchmark._seconds = {True: 1.0, False: 10.0}
+    benchmark._prompt_seconds, benchmark._step_seconds = 1.0, 10.0
     assert benchmark._left(0, 0) == 8 * 3 + 4 * 2 * 10
     assert benchmark._left(0, 1) == 8 + 4 * 2 * 10
     assert benchmark._left(1, 1) == 4 * 10

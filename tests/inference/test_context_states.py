@@ -75,7 +75,7 @@ def test_a_second_question_about_a_document_reads_only_the_question(path: Path) 
         text, n_evaluated = ask(path, question)
         assert n_evaluated < 200
         assert text == fresh(path, question)
-    assert len(StateStore(0).entries()) == 1  # what the others would add is too little
+    assert len(StateStore().entries()) == 1  # what the others would add is too little
 
 
 @pytest.mark.usefixtures("home")
@@ -101,7 +101,7 @@ def test_a_question_that_fills_another_batch_reads_the_document_once_more(path: 
         text, n_evaluated = ask(path, changed, settings)
         assert text == fresh(path, changed, settings)
         assert n_evaluated < 200 or kind != "full_attention"
-    assert len(StateStore(0).entries()) <= 2
+    assert len(StateStore().entries()) <= 2
 
 
 @pytest.mark.usefixtures("home")
@@ -155,7 +155,7 @@ def test_a_state_of_another_model_is_not_used(path: Path) -> None:
 def test_a_damaged_state_is_evaluated_again_and_replaced(path: Path) -> None:
     question = [*DOCUMENT, *range(20)]
     expected, _ = ask(path, question)
-    (entry,) = StateStore(0).entries()
+    (entry,) = StateStore().entries()
     whole = entry.path.read_bytes()
     first, last = bytes([whole[0] ^ 1]) + whole[1:], whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
     for damaged in (b"", whole[:-1], first, last, b"GGUF" + whole):
@@ -189,12 +189,12 @@ def test_what_a_state_saves_is_measured_where_much_is_read(path: Path) -> None:
         engine.keep_context("novel")
     with opened(path) as engine:
         engine.open_context(SETTINGS)
-        (stored,) = [read_header(entry.path) for entry in StateStore(0).entries()]
+        (stored,) = [read_header(entry.path) for entry in StateStore().entries()]
         assert stored
         answer(engine, [*stored.tokens, 9, 8, 7])
         engine.context.read = (3, 3.0)
         engine.keep_context("novel")
-    (again,) = [read_header(entry.path) for entry in StateStore(0).entries()]
+    (again,) = [read_header(entry.path) for entry in StateStore().entries()]
     assert again
     assert 4.0 < stored.seconds < again.seconds < 8.0
 
@@ -205,7 +205,7 @@ def test_short_prompts_and_caches_that_are_off_store_nothing(path: Path) -> None
     ask(path, DOCUMENT, replace(SETTINGS, kv_cache=False))
     ask(path, DOCUMENT, replace(SETTINGS, kv_cache_limit=0))
     ask(path, DOCUMENT, replace(SETTINGS, kv_cache_min=500))
-    assert StateStore(0).entries() == []
+    assert StateStore().entries() == []
 
 
 @pytest.mark.usefixtures("home")

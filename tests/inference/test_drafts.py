@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from llmcli.chat.replay import Replay, from_output, replay_settings
+from llmcli.engine.drafting import DraftModel, PromptLookup
 from llmcli.engine.events import Request
 from llmcli.engine.speculation import StepCosts
 from llmcli.errors import ModelNotFoundError, UsageError
@@ -80,6 +81,25 @@ def test_what_was_measured_is_kept_for_the_next_process(short_starter: Path) -> 
     assert accepted > 30  # without a trial before
 
 
+def test_measurements_under_other_conditions_stay(short_starter: Path) -> None:
+    others = {f"other {n}": {"cost 2 short": 1.5} for n in range(6)}
+    notes.update(data_dir(), short_starter, steps=json.dumps(others))
+    with closing(open_engine(short_starter)) as engine:
+        answer_of(engine)
+    known = json.loads(notes.read(data_dir(), short_starter)["steps"])
+    assert list(known)[:3] == ["other 3", "other 4", "other 5"]
+    assert len(known) == 4
+
+
+def test_a_cost_that_has_changed_is_remembered(short_starter: Path) -> None:
+    with closing(open_engine(short_starter)) as engine:
+        answer_of(engine)
+        assert engine._drafts._costs
+        engine._drafts._costs.kept["cost 16 short"] = 99.0
+    (kept,) = json.loads(notes.read(data_dir(), short_starter)["steps"]).values()
+    assert kept["cost 16 short"] == 99.0
+
+
 @pytest.mark.parametrize("damage", ["", "[]", '{"a": 1}', '{"a": {"cost 2": "x"}}', "{" * 3000])
 def test_a_damaged_note_is_as_none(short_starter: Path, damage: str) -> None:
     notes.update(data_dir(), short_starter, steps=damage)
@@ -88,7 +108,6 @@ def test_a_damaged_note_is_as_none(short_starter: Path, damage: str) -> None:
 
 
 def test_a_recurrent_model_answers_without_drafts(tmp_path: Path) -> None:
-    tmp_path.mkdir(exist_ok=True)
     with closing(open_engine(recurrent(tmp_path / "mamba.gguf"))) as engine:
         answer = answer_of(engine, logit_bias=(), speculative="on", ignore_eos=True)
     assert (answer.record.timings.predicted_n, answer.record.timings.draft_n) == (60, 0)
@@ -111,14 +130,17 @@ def test_a_replay_of_a_drafted_answer_is_the_same(short_starter: Path) -> None:
 # The draft model
 
 
-def test_a_draft_model_leaves_the_text_as_it_is(short_starter: Path) -> None:
-    with closing(open_engine(short_starter)) as engine:
-        plain = answer_of(engine, speculative="off", logit_bias=()).text
+@pytest.mark.usefixtures("cheap")
+def test_a_draft_model_leaves_the_text_as_it_is(short_starter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the same model, which no text of its own surprises: what it drafts is right."""
+    monkeypatch.setattr(DraftModel, "cost", lambda *_args: 0.0)
+    monkeypatch.setattr(PromptLookup, "expect", lambda *_args: ())
+    monkeypatch.setattr(StepCosts, "is_exact", lambda *_args: True)  # as other answers have found
     with closing(open_engine(short_starter, draft_model=str(short_starter))) as engine:
-        drafter = engine._drafts.begin(Request(engine.render("x", TemplateOptions("")), Settings(speculative="auto")))
-        assert drafter
-        assert len(drafter._drafters) == 2
-        assert answer_of(engine, logit_bias=()).text == plain
+        plain = answer_of(engine, speculative="off", logit_bias=())
+        drafted = answer_of(engine, logit_bias=())
+    assert drafted.text == plain.text
+    assert drafted.record.timings.draft_n_accepted > 10
 
 
 def test_a_draft_model_with_other_tokens_is_refused(short_starter: Path, tiny: Path) -> None:

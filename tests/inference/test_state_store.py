@@ -73,7 +73,7 @@ def test_a_used_state_counts_as_new(store: StateStore) -> None:
 
 def test_a_state_larger_than_the_limit_is_not_stored(home: Path) -> None:
     assert not add(StateStore(SIZE - 1))
-    assert StateStore(0).entries() == []
+    assert StateStore().entries() == []
 
 
 def test_a_tenth_of_the_free_disk_is_the_limit(store: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_a_tenth_of_the_free_disk_is_the_limit(store: StateStore, monkeypatch: p
     assert not add(store)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(10**9, 0, 11 * SIZE))
     assert add(store)
-    assert store.limit() < 2 * SIZE
+    assert store.capacity() < 2 * SIZE
 
 
 def test_a_session_has_one_state(store: StateStore) -> None:

@@ -16,7 +16,7 @@ from llmcli.errors import LlmcliError
 from llmcli.inference import tuning
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.resolved_model import ResolvedModel
-from llmcli.inference.tuning import Found, Search, gain, race, thread_counts
+from llmcli.inference.tuning import Search, SearchResult, gain, race, thread_counts
 from llmcli.models.locations import ModelFile
 from llmcli.params.settings import Settings
 
@@ -115,7 +115,7 @@ def search(
     cancellation: Cancellation | None = None,
     report: Callable[[str, float], None] = lambda _text, _left: None,
     share: float = 0.95,
-) -> Found | None:
+) -> SearchResult | None:
     numbers = random.Random(seed)
     monkeypatch.setattr(FakeContext, "speed", staticmethod(speed), raising=False)
     monkeypatch.setattr(FakeContext, "noise", staticmethod(lambda: numbers.uniform(1, 1 + noise)), raising=False)
@@ -160,7 +160,7 @@ def test_the_threads_of_prompts_are_kept_where_only_those_of_answers_change(
 
 @pytest.mark.parametrize("seed", range(40))
 def test_noise_is_no_gain(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    assert search(engine, monkeypatch, lambda _settings, _test: 1.0, noise=0.3, seed=seed) == Found()
+    assert search(engine, monkeypatch, lambda _settings, _test: 1.0, noise=0.3, seed=seed) == SearchResult()
 
 
 def test_what_the_user_has_set_is_not_searched(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,13 +196,13 @@ def test_settings_that_slow_one_part_down_are_not_taken(engine: LocalEngine, mon
         is_off = settings.flash_attn == "off"
         return (0.5 if test.n_depth else 2.0) if is_off else 1.0
 
-    assert search(engine, monkeypatch, speed) == Found()
+    assert search(engine, monkeypatch, speed) == SearchResult()
 
 
 def test_a_busy_machine_is_noticed(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that share their cores with other programs wait for each other: fewer of them look faster."""
     settings = Settings(n_threads=CORES)
-    assert search(engine, monkeypatch, lambda _settings, _test: 1.0, settings=settings, share=0.7) == Found(
+    assert search(engine, monkeypatch, lambda _settings, _test: 1.0, settings=settings, share=0.7) == SearchResult(
         is_busy=True
     )
 

@@ -8,9 +8,10 @@ from typing import Any
 from llmcli.engine.events import Cancellation, Request
 from llmcli.files import decode_json
 from llmcli.params.settings import Layer
-from llmcli.pipelines.batch import Batch, BatchOptions
+from llmcli.pipelines.batch import Batch, OneEngine
 from llmcli.pipelines.batch_input import BatchReader, Format, LineSource
 from llmcli.pipelines.batch_output import BatchOutput, WrittenLine
+from llmcli.pipelines.line_worker import BatchOptions, LineWorker
 from tests.inference.fake_engine import FakeEngine
 
 
@@ -46,7 +47,9 @@ def make_batch(
     source = LineSource(reader, False, cancellation)
     task = options.get("task")
     layers = [*([task.settings] if task else []), Layer("flag", {"seed": 7, **(values or {})})]
-    return Batch(engine, layers, source, reader, output, BatchOptions(**options), cancellation)
+    chosen = BatchOptions(**options)
+    backend = OneEngine(LineWorker(engine, layers, chosen, cancellation), chosen.n_parallel, cancellation)
+    return Batch(backend, source, reader, output, chosen, cancellation)
 
 
 def run_batch(engine: FakeEngine, text: str | bytes, name: str = "in.jsonl", **more: Any) -> list[dict[str, Any]]:

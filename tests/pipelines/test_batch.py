@@ -392,7 +392,7 @@ def test_after_a_cancellation_the_lines_so_far_are_written() -> None:
         return ["x"]
 
     batch = make_batch(FakeEngine(reply=reply), "a\nb\nc\nd\n", output, "in.txt", cancellation=cancellation)
-    batch._runner._n_parallel = 1
+    batch.backend._n_parallel = 1  # type: ignore[attr-defined]
     batch.run()
     assert len(output.written) == 2
 

@@ -9,6 +9,7 @@ import pytest
 from llmcli.engine.events import Request
 from llmcli.errors import UsageError
 from llmcli.params.settings import Layer
+from llmcli.pipelines.batch import OneEngine
 from llmcli.pipelines.batch_line import check_columns
 from llmcli.pipelines.tasks import Task, Variable
 from tests.inference.fake_engine import FakeEngine
@@ -41,7 +42,8 @@ def run_task(
 
     output = Lines()
     batch = make_batch(FakeEngine(reply=note), text, output, name, task=task, template=template, variables=variables)
-    batch.parser._layers = [task.settings, Layer("flag", {"seed": 7, **(flags or {})})]
+    assert isinstance(batch.backend, OneEngine)
+    batch.backend.worker.parser._layers = [task.settings, Layer("flag", {"seed": 7, **(flags or {})})]
     batch.run()
     return [json.loads(line) for line in output.written], sorted(asked, key=lambda one: one.settings.seed or 0)
 

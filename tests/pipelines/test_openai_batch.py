@@ -153,7 +153,7 @@ def test_a_note_says_that_another_model_answers() -> None:
     lines = text_of(chat_line("a"), chat_line("b", model="fake"), chat_line("c", model="starter"))
     batch = make_batch(FakeEngine(reply=echo), lines, Lines())
     batch.run()
-    assert batch.notes() == ["the lines ask for gpt-4o-mini: fake answered them"]
+    assert batch.backend.notes() == ["the lines ask for gpt-4o-mini: fake answered them"]
 
 
 def test_the_question_of_a_line_is_its_last_message() -> None:

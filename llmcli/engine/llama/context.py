@@ -174,7 +174,8 @@ class Context:
 
         Unlike in `step`, a sequence can have several tokens, in order. Before them stand the `shared` tokens, which are
         the next ones of sequence 0 and of all others up to the last one of `rows`: these must be equal so far. Only the
-        last one of them has logits. There are at most `n_batch` tokens. Raises as `step`.
+        last one of them has logits. There are at most `n_batch` tokens. With `is_draft`, each row is a batch of its
+        own in `layout`: a replay does without drafts, and evaluates these tokens one by one. Raises as `step`.
         """
         n_shared, n_sharing = len(shared), 1 + max(seq_id for seq_id, _ in rows)
         new = {seq_id: [*shared] for seq_id in (range(n_sharing) if shared else (seq_id for seq_id, _ in rows))}
@@ -194,7 +195,6 @@ class Context:
             self._batch.n_seq_ids[:n_shared] = [1] * n_shared
         for seq_id, tokens in new.items():
             self._evaluated[seq_id] += tokens
-            # A replay does without drafts: it evaluates these tokens one by one.
             self._rows[seq_id] += [1] * len(tokens) if is_draft else [n, *[0] * (len(tokens) - 1)]
         if shared:
             self._check_logits(n_shared - 1, 0)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from llmcli.inference.benchmark import Benchmark, Result
-from llmcli.inference.tuning import Found
+from llmcli.inference.tuning import SearchResult
 from llmcli.params.settings import fields, to_datum
 from llmcli.text import sanitize
 from llmcli.ui.terminal.cells import cells
@@ -123,7 +123,7 @@ def print_markdown(benchmark: Benchmark) -> None:
     print_line("\n" + "; ".join([*facts, *([f"first token: {', '.join(first)}"] if first else [])]))
 
 
-def found_lines(found: Found, is_saved: bool) -> list[str]:
+def search_lines(found: SearchResult, is_saved: bool) -> list[str]:
     """What a search found, in sentences."""
     if not found.values:
         kept = "; nothing is kept" if is_saved else ""
@@ -137,7 +137,7 @@ def found_lines(found: Found, is_saved: bool) -> list[str]:
     return [f"fastest here: {flags} ({faster} faster)", hint]
 
 
-def found_data(found: Found, is_saved: bool) -> dict[str, object]:
+def search_data(found: SearchResult, is_saved: bool) -> dict[str, object]:
     """What a search found, as JSON data; gains are shares of the time."""
     values = {key: to_datum(fields()[key], one) for key, one in found.values.items()}
     gains = {"prompt": round(found.prompt_gain, 4), "generation": round(found.answer_gain, 4)}

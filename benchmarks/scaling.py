@@ -1,0 +1,170 @@
+"""How much faster are two servers, or two actors of Ray, than one, and does the memory of a batch over them stay flat?
+
+    python -m benchmarks.scaling servers [LINES] [ROUNDS]
+    python -m benchmarks.scaling ray [LINES] [ROUNDS]
+    python -m benchmarks.scaling memory [LINES]
+
+Each server and each actor has one thread and the starter; each answer has 32 tokens. `servers` compares the whole
+command (goal: two are at least 1.8 times as fast as one). `ray` compares the lines per second from the first block of
+answers on, without the start of the cluster (at least 1.5). `memory` prints the peak memory of a batch of a tenth of
+the lines and of all, on engines without a model: over two servers, and where Ray is installed over two actors.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from benchmarks.measure import HEAD, llmcli, row
+from tests.inference.fake_engine import FakeEngine
+
+_TOKENS = 32
+
+
+def main() -> None:
+    command, *numbers = sys.argv[1:]
+    if command == "servers":
+        servers(*map(int, numbers))
+    elif command == "ray":
+        ray(*map(int, numbers))
+    else:
+        memory(*map(int, numbers))
+
+
+def servers(n_lines: int = 200, rounds: int = 5) -> None:
+    with tempfile.TemporaryDirectory() as folder, _server() as first, _server() as second:
+        source = _source(folder, n_lines)
+        times: dict[str, list[float]] = {first: [], f"{first},{second}": []}
+        for _ in range(rounds + 1):  # the first one only warms up
+            for urls, seconds in times.items():
+                begin = time.perf_counter()
+                _run(_batch(source, Path(folder, "out.jsonl"), "--endpoint", urls))
+                seconds.append(time.perf_counter() - begin)
+    one, two = ([n_lines * _TOKENS / one for one in seconds[1:]] for seconds in times.values())
+    _row("two servers beside one", one, two, 1.8)
+
+
+def ray(n_lines: int = 400, rounds: int = 3) -> None:
+    rates: dict[str, list[float]] = {"1": [], "2": []}
+    with tempfile.TemporaryDirectory() as folder:
+        source = _source(folder, n_lines)
+        for _ in range(rounds):
+            for n_actors, found in rates.items():
+                output = Path(folder, "out.jsonl")
+                command = _batch(source, output, "--ray", "--ray-actors", n_actors, "-t", "1")
+                found.append(_TOKENS * _lines_per_second(command, output))
+    _row("two actors of Ray beside one", rates["1"], rates["2"], 1.5)
+
+
+def _row(what: str, one: list[float], two: list[float], goal: float) -> None:
+    ratio = median(b / a for a, b in zip(one, two, strict=True))
+    print(HEAD)
+    row(f"{what}: tokens/s", f"{median(two):.0f}", f"one {median(one):.0f}", ratio, f">= {goal}", ratio >= goal)
+
+
+def _source(folder: str, n_lines: int) -> Path:
+    path = Path(folder, "in.txt")
+    path.write_text("".join(f"What is {number} times {number + 3}?\n" for number in range(n_lines)))
+    return path
+
+
+def _batch(source: Path, output: Path, *more: str) -> list[str]:
+    flags = ("--force", "-q", "-n", str(_TOKENS), "--ignore-eos", "--seed", "1", "--temp", "0")
+    return llmcli("batch", str(source), "-o", str(output), *flags, *more)
+
+
+def _run(command: list[str]) -> None:
+    if status := subprocess.run(command).returncode:
+        raise SystemExit(f"the batch ended with status {status}")
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    """The URL of a server with one thread."""
+    process = subprocess.Popen(llmcli("serve", "-t", "1", "--port", "0"), stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr
+        found = next(filter(None, (re.search(r"http://[\d.]+:\d+", line) for line in process.stderr)))
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # its log
+        yield found[0]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _lines_per_second(command: list[str], output: Path) -> float:
+    """The speed from the first lines of the output on."""
+    output.unlink(missing_ok=True)
+    process = subprocess.Popen(command)
+    counts: list[tuple[float, int]] = []
+    while process.poll() is None:
+        time.sleep(0.01)
+        count = output.read_bytes().count(b"\n") if output.exists() else 0
+        if count and (not counts or counts[-1][1] != count):
+            counts.append((time.perf_counter(), count))
+    if process.returncode:
+        raise SystemExit(f"the batch ended with status {process.returncode}")
+    (begin, n_first), (end, n_last) = counts[0], counts[-1]
+    return (n_last - n_first) / (end - begin)
+
+
+def memory(n_lines: int = 10_000) -> None:
+    from importlib.util import find_spec
+
+    for kind in ("servers", *(["ray"] if find_spec("ray") else [])):
+        for count in (n_lines // 10, n_lines):
+            code = f"from benchmarks.scaling import run_lines; run_lines({kind!r}, {count})"
+            subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _same(engine: FakeEngine) -> FakeEngine:
+    return engine
+
+
+def run_lines(kind: str, count: int) -> None:
+    """Answer so many lines on two engines without a model, and print the peak memory of this process."""
+    import io
+    import resource
+
+    from benchmarks.batch import EndlessFile, LineCount
+    from llmcli.engine.events import Cancellation
+    from llmcli.params.settings import Layer
+    from llmcli.pipelines.batch import Backend, Batch
+    from llmcli.pipelines.batch_input import BatchReader, LineSource
+    from llmcli.pipelines.line_worker import BatchOptions, LineWorker
+    from llmcli.pipelines.ray_actor import ActorPlan
+    from llmcli.pipelines.ray_cluster import RayCluster
+    from llmcli.pipelines.ray_driver import LOCAL, DriverPlan
+    from llmcli.pipelines.ray_placement import ActorNeed
+    from llmcli.pipelines.server_pool import PoolServer, ServerPool
+    from tests.pipelines.ray_drivers import fake_engine
+
+    layers, options, cancellation = [Layer("flag", {"seed": 1, "max_tokens": 4})], BatchOptions(), Cancellation()
+    backend: Backend
+    if kind == "servers":
+        worker = partial(LineWorker, layers=layers, options=options, cancellation=Cancellation())
+        engines = [FakeEngine(["some", " ", "text"]) for _ in range(2)]
+        members = [PoolServer(str(n), partial(_same, one), worker) for n, one in enumerate(engines)]
+        backend = ServerPool(members, 4, cancellation)
+    else:
+        plan = DriverPlan(LOCAL, ActorPlan(layers, options, fake_engine), ActorNeed(1, n_bytes=1 << 20), 2)
+        backend = RayCluster(plan, count, cancellation)
+    reader, output = BatchReader(io.BufferedReader(EndlessFile(count)), "in.jsonl"), LineCount()
+    begin = time.perf_counter()
+    Batch(backend, LineSource(reader, False, cancellation), reader, output, options, cancellation).run()
+    seconds = time.perf_counter() - begin
+    assert output.n_lines == count
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    print(f"{kind}: {count} lines, {peak:.1f} MiB at most, {1e6 * seconds / count:.0f} us a line", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""The backend that is a Ray cluster: its driver gets the lines in blocks, and gives the answers in order."""
+
+import multiprocessing
+import signal
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+from llmcli.engine.events import Cancellation
+from llmcli.errors import LlmcliError, NetworkError, UsageError
+from llmcli.params.settings import resolve
+from llmcli.pipelines.batch import LineFeed
+from llmcli.pipelines.batch_input import BatchLine
+from llmcli.pipelines.batch_output import WrittenLine
+from llmcli.pipelines.ray_actor import Block, BlockAnswers
+from llmcli.pipelines.ray_driver import LOCAL, DriverPlan, Pipe, drive
+from llmcli.pipelines.ray_placement import Placement
+from llmcli.text import plural
+
+OLDEST = (2, 52)  # release of Ray: the first with a token, without which any user of a machine could give it work
+_PARTS = ("ray", "pyarrow")
+_MOST_LINES, _BLOCKS_PER_ACTOR = 64, 4  # of a block; a short input has blocks for all actors
+_TICK = 0.1  # seconds
+_END_SECONDS = 10.0  # for the end of the cluster
+
+
+def check_ray(version_of: Callable[[str], str] = metadata.version) -> None:
+    """Raise UsageError if Ray is not installed, or too old. It is not imported for that, which takes seconds."""
+    hint = "install it: pip install 'llmcli[ray]'"
+    try:
+        version, _ = (version_of(name) for name in _PARTS)
+    except metadata.PackageNotFoundError as missing:
+        raise UsageError(f"--ray needs Ray Data: the package {missing.name} is not installed", hint) from None
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST:
+        raise UsageError(f"--ray needs Ray {'.'.join(map(str, OLDEST))} or newer, and {version} is installed", hint)
+
+
+class RayCluster:
+    """The backend. All lines are read first; the cluster has them, on disk where they are many, and gives answers."""
+
+    def __init__(
+        self,
+        plan: DriverPlan,
+        n_lines: int | None,
+        cancellation: Cancellation,
+        show_log: Callable[[str], None] = lambda _line: None,
+        driver: Callable[[Pipe, DriverPlan], None] = drive,
+    ) -> None:
+        """`n_lines` is the length of the input, if it is known. `show_log` gets the lines of Ray's log at the end.
+
+        `driver` is what runs in a process of its own, and stands between the batch and Ray.
+        """
+        self._plan, self._n_lines, self._cancellation = plan, n_lines, cancellation
+        self._show_log, self._driver = show_log, driver
+        self._placement: Placement | None = None
+        # What is still to be written: so many lines that the cluster has, or one of an earlier run.
+        self._pending: deque[int | WrittenLine] = deque()
+        self._notes: dict[str, None] = {}
+        self.n_tokens = 0
+        self.seed = resolve(plan.actor.layers).settings.seed or 0
+
+    def notes(self) -> list[str]:
+        return [*self._notes]
+
+    def totals(self) -> list[str]:
+        if not self._placement:
+            return []
+        each = f"{self._placement.num_cpus:g} CPU" + (", 1 GPU" if self._placement.num_gpus else "")
+        return [f"Ray: {plural(self._placement.n_actors, 'actor')}, each with {each}"]
+
+    def run(self, feed: LineFeed) -> None:
+        """See `Backend`. Raises NetworkError if the cluster does not answer, or goes away."""
+        first = feed.take(True)
+        while isinstance(first, WrittenLine):
+            feed.emit(first)
+            first = feed.take(True)
+        if first is None:
+            return
+        if self._plan.address == LOCAL:
+            feed.notify("starting a Ray cluster on this machine, for this command: about 10 seconds")
+        with tempfile.TemporaryDirectory(prefix="llmcli-", ignore_cleanup_errors=True) as folder:
+            log = Path(folder, "driver.log")
+            log.touch()
+            pipe, process = _start(self._driver, replace(self._plan, folder=folder, log=str(log)))
+            patience = 0.0
+            try:
+                self._drive(pipe, feed, first)
+                patience = 0.0 if self._cancellation.is_set() else _END_SECONDS
+            except (EOFError, OSError):  # the driver has ended, as Ray ends it
+                if not self._cancellation.is_set():
+                    where = "the local Ray cluster" if self._plan.address == LOCAL else "the Ray cluster"
+                    raise NetworkError(f"{where} went away", "with --output, --resume goes on") from None
+            finally:
+                _end(pipe, process, patience)
+                for line in log.read_text("utf-8", "replace").splitlines():
+                    self._show_log(line)
+
+    def _drive(self, pipe: Pipe, feed: LineFeed, first: BatchLine) -> None:
+        placement = self._receive(pipe, feed)
+        if not isinstance(placement, Placement):
+            return
+        self._placement = placement
+        n_each = _MOST_LINES
+        if self._n_lines is not None:
+            n_each = max(1, min(n_each, -(-self._n_lines // (placement.n_actors * _BLOCKS_PER_ACTOR))))
+        self._send(pipe, feed, first, n_each)
+        while isinstance(found := self._receive(pipe, feed), BlockAnswers):
+            if found.error:
+                raise found.error
+            self.n_tokens += found.n_tokens
+            self._notes |= dict.fromkeys(found.notes)
+            self._write(feed, found)
+            feed.on_event()
+
+    def _send(self, pipe: Pipe, feed: LineFeed, first: BatchLine, n_each: int) -> None:
+        """Send all lines, in blocks of so many."""
+        block: list[BatchLine] = []
+        line: BatchLine | WrittenLine | None = first
+        while line is not None:
+            if isinstance(line, WrittenLine):
+                self._pending.append(line)
+            else:
+                last = self._pending.pop() if self._pending else 0
+                self._pending += [last + 1] if isinstance(last, int) else [last, 1]
+                block.append(line)
+            if len(block) == n_each:
+                pipe.send(Block(block, feed.format))
+                block = []
+            line = feed.take(True)
+        if self._cancellation.is_set():
+            return
+        if block:
+            pipe.send(Block(block, feed.format))
+        pipe.send(None)
+
+    def _receive(self, pipe: Pipe, feed: LineFeed) -> Placement | BlockAnswers | None:
+        """What the driver sends next; None at the end, or after a cancellation. Raises the error that it sends."""
+        while not self._cancellation.is_set():
+            if not pipe.poll(_TICK):
+                feed.on_event()
+                continue
+            found: Placement | BlockAnswers | LlmcliError | None = pipe.recv()
+            if isinstance(found, LlmcliError):
+                raise found
+            return found
+        return None
+
+    def _write(self, feed: LineFeed, found: BlockAnswers | None = None) -> None:
+        """Write the answers of a block, and the lines of earlier runs before and after them."""
+        answers = deque(found.answers if found else ())
+        while self._pending and (answers or isinstance(self._pending[0], WrittenLine)):
+            first = self._pending.popleft()
+            if isinstance(first, WrittenLine):
+                feed.emit(first)
+                continue
+            feed.emit(answers.popleft())
+            if first > 1:
+                self._pending.appendleft(first - 1)
+
+
+def _start(
+    driver: Callable[[Pipe, DriverPlan], None], plan: DriverPlan
+) -> tuple[Pipe, "multiprocessing.process.BaseProcess"]:
+    """The driver, in a process of its own that Ctrl-C does not reach."""
+    context = multiprocessing.get_context("spawn")
+    pipe, other = context.Pipe()
+    process = context.Process(target=driver, args=(other, plan), name="llmcli-ray")
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
+    try:
+        process.start()
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+    other.close()
+    return pipe, process
+
+
+def _end(pipe: Pipe, process: "multiprocessing.process.BaseProcess", patience: float) -> None:
+    """End the driver, and with it a local cluster; it has so many seconds to do that itself."""
+    with suppress(OSError):
+        pipe.close()
+    process.join(patience)
+    for end in (process.terminate, process.kill):
+        if process.exitcode is None:
+            end()
+            process.join(_END_SECONDS)
+    process.close()

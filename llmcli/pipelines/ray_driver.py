@@ -1,0 +1,174 @@
+"""The process that lets a Ray cluster answer blocks of lines, in order.
+
+Ray ends a process whose cluster goes away, and writes to its stdout and stderr: so it is not the process of the batch,
+which talks to it through a pipe, and its streams are a file.
+"""
+
+import os
+import pickle
+import re
+import secrets
+import signal
+import socket
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from llmcli.errors import LlmcliError, NetworkError, UsageError
+from llmcli.params.settings import Layer
+from llmcli.pipelines.ray_actor import ActorPlan, BatchActor, Block
+from llmcli.pipelines.ray_placement import ActorNeed, Placement, place
+
+LOCAL = "local"  # the address of a cluster that this process starts, and ends
+_STORE = 512 << 20  # bytes of a local cluster for blocks; more of them go to the disk
+_MAX_RESTARTS, _MAX_RETRIES = 20, 3  # of an actor, and of a block whose actor dies: Ray itself would try for ever
+_CONNECT_SECONDS = 10.0
+_LOST_SECONDS = 20  # without the head of the cluster, until Ray ends this process
+_TOKENS, _TOKEN_FILE = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"), ".ray/auth_token"  # of a cluster, as Ray has them
+_SOCKET_ROOM = 32  # characters of a folder in which the paths of Ray's sockets are short enough
+
+
+@dataclass(frozen=True)
+class DriverPlan:
+    """What the process needs to know."""
+
+    address: str
+    actor: ActorPlan
+    need: ActorNeed
+    n_actors: int = 0  # 0 = as many as there is room for
+    folder: str = ""  # for the files of a local cluster, which are removed with it
+    log: str = os.devnull  # the file for whatever Ray says
+
+
+Pipe: TypeAlias = "Connection[Any, Any]"
+
+
+def drive(pipe: Pipe, plan: DriverPlan) -> None:
+    """Send the `Placement`, get blocks up to None, and send a `BlockAnswers` for each and None. An error ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the batch decides
+    descriptor = os.open(plan.log, os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    try:
+        with suppress(OSError, EOFError):  # the batch has ended
+            _report(pipe, plan)
+    finally:
+        import ray
+
+        ray.shutdown()
+
+
+def _report(pipe: Pipe, plan: DriverPlan) -> None:
+    try:
+        _run(pipe, plan)
+        pipe.send(None)
+    except LlmcliError as error:
+        pipe.send(error)
+    except (BrokenPipeError, EOFError):
+        raise
+    except Exception as error:
+        traceback.print_exc()  # into the log
+        pipe.send(_stated(error))
+
+
+def _run(pipe: Pipe, plan: DriverPlan) -> None:
+    _start(plan)
+    import pyarrow as pa
+    import ray
+    import ray.data
+
+    machines = [one["Resources"] for one in ray.nodes() if one["Alive"]]
+    placement = place(machines, plan.need, plan.n_actors)
+    pipe.send(placement)
+    blocks = [ray.put(pa.table({"block": [block]})) for block in _blocks(pipe)]
+    if not blocks:
+        return
+    actor = pickle.dumps(_with_threads(plan.actor, placement))
+    answered = ray.data.from_arrow_refs(blocks).map(
+        BatchActor,
+        fn_constructor_args=(actor,),
+        compute=ray.data.ActorPoolStrategy(size=min(placement.n_actors, len(blocks))),
+        num_cpus=placement.num_cpus,
+        num_gpus=placement.num_gpus,
+        memory=placement.n_bytes,
+        max_restarts=_MAX_RESTARTS,
+        max_task_retries=_MAX_RETRIES,
+    )
+    for row in answered.iter_rows():
+        pipe.send(pickle.loads(row["answers"]))
+
+
+def _blocks(pipe: Pipe) -> Iterator[bytes]:
+    while (block := pipe.recv()) is not None:
+        assert isinstance(block, Block)
+        yield pickle.dumps(block)
+
+
+def _with_threads(actor: ActorPlan, placement: Placement) -> ActorPlan:
+    """The plan with the number of threads that the placement gives."""
+    last = actor.layers[-1]
+    if placement.is_whole_machine or "n_threads" in last.values:
+        return actor
+    values = {**last.values, "n_threads": max(1, int(placement.num_cpus))}
+    return replace(actor, layers=[*actor.layers[:-1], Layer(last.name, values, last.source, last.origins)])
+
+
+def _start(plan: DriverPlan) -> None:
+    """Connect to the cluster, or start one. Raises NetworkError."""
+    is_local = plan.address == LOCAL
+    os.environ |= {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_gcs_rpc_server_reconnect_timeout_s": str(_LOST_SECONDS)}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    details: dict[str, Any] = {}
+    if is_local:
+        # Nothing of it listens on the network, as on Windows and macOS, and nothing is reported to the makers of Ray.
+        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        # Other users of this machine cannot give it work; Ray would keep the token in a file that they can read.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        details = {"include_dashboard": False, "object_store_memory": _STORE}
+        details |= {"_temp_dir": plan.folder} if len(plan.folder) <= _SOCKET_ROOM else {}
+    else:
+        if plan.address != "auto":
+            _check_address(plan.address)
+        if any(name in os.environ for name in _TOKENS) or (Path.home() / _TOKEN_FILE).exists():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # a cluster that asks for none ignores it
+    import ray
+    import ray.data
+
+    try:
+        ray.init(plan.address, log_to_driver=False, logging_level="ERROR", **details)
+    except Exception as error:  # what it raises is not declared: ConnectionError, RuntimeError, Exception, ...
+        where = "a local Ray cluster does not start" if is_local else f"no Ray cluster at {plan.address}"
+        raise NetworkError(f"{where}: {_lines(error)[0]}", "see `ray status`") from None
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+
+
+def _check_address(address: str) -> None:
+    """Raise NetworkError if nothing answers there: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise UsageError(f"--ray must be HOST:PORT, auto or local, got {address[:60]!r}", "as in --ray 10.0.0.1:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise NetworkError(
+            f"the Ray cluster at {address} does not answer: {reason}",
+            "start it with `ray start --head`, or use --ray without an address",
+        ) from None
+
+
+def _stated(error: Exception) -> LlmcliError:
+    """What Ray raises, as an error for the user: the end of the traceback that it has from the other process."""
+    return NetworkError(f"the batch was ended by Ray: {_lines(error)[-1]}", "see its log with -vv")
+
+
+def _lines(error: Exception) -> list[str]:
+    """The text of an error without colors, at least one line."""
+    text = re.sub(r"\x1b\[[\d;]*m", "", str(error))
+    return [line.strip()[:200] for line in text.splitlines() if line.strip()] or [type(error).__name__]

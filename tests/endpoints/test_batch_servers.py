@@ -1,0 +1,269 @@
+"""`llmcli batch` with several servers: whatever one of them does, each line is answered once, in its place."""
+
+import io
+import json
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.engine.events import Cancellation
+from llmcli.errors import NetworkError
+from llmcli.files import config_path
+from llmcli.models.download import http
+from llmcli.params.settings import Layer, resolve
+from llmcli.pipelines.batch import Batch
+from llmcli.pipelines.batch_input import BatchLine, BatchReader, LineSource
+from llmcli.pipelines.line_worker import BatchOptions, LineWorker
+from llmcli.pipelines.ray_actor import ActorPlan, BatchActor, Block, open_engine
+from llmcli.pipelines.server_connections import connect_servers
+from llmcli.pipelines.server_pool import PoolServer, ServerPool
+from tests.cli_result import CliResult
+from tests.conftest import Run
+from tests.endpoints.server import Dialect, Handler, serving
+from tests.pipelines.batches import Lines
+from tests.server.program import Program
+
+ANSWER = "Blue light scatters."
+ALONE: dict[str, Any] = {"models": ("only-model",)}
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "FIRST_PAUSE", 0.01)
+
+
+@contextmanager
+def servers(*details: dict[str, Any]) -> Iterator[tuple[str, list[Dialect]]]:
+    """The value of --endpoint for so many servers, and what they are asked."""
+    with ExitStack() as stack:
+        found = [stack.enter_context(serving(**{**ALONE, **one})) for one in details]
+        yield ",".join(url for url, _ in found), [dialect for _, dialect in found]
+
+
+def source(folder: Path, n_lines: int = 20) -> str:
+    path = folder / "in.txt"
+    path.write_text("".join(f"question {number}\n" for number in range(n_lines)))
+    return str(path)
+
+
+def rows_of(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def is_complete(rows: Sequence[dict[str, Any]], n_lines: int = 20) -> bool:
+    return [(row["id"], row.get("text")) for row in rows] == [(n + 1, ANSWER) for n in range(n_lines)]
+
+
+def answer_500(handler: Handler, _body: Any) -> bool:
+    if handler.command == "POST":
+        handler.json({"error": {"message": "out of order"}}, 500)
+    return handler.command == "POST"
+
+
+def die_in_the_middle(handler: Handler, _body: Any) -> bool:
+    if handler.command == "POST":
+        handler.begin_stream()
+        handler.event({"choices": [{"index": 0, "delta": {"content": "half an"}}]})
+        handler.close_connection = True
+    return handler.command == "POST"
+
+
+@pytest.mark.parametrize("fault", [answer_500, die_in_the_middle])
+def test_a_faulty_server_costs_no_line(fault: Any, inside: Run, tmp_path: Path) -> None:
+    with servers({"delay": 0.002}, {"reply": fault}) as (urls, (good, bad)):
+        ran = inside("batch", source(tmp_path), "--endpoint", urls)
+    assert (ran.status, is_complete(rows_of(ran.text))) == (0, True)
+    assert bad.asked
+    assert len(good.asked) == 20
+    assert "20 lines, 80 tokens" in ran.stderr  # of the good one
+    assert ": 0 lines, " in ran.stderr
+
+
+def test_a_server_that_hangs_costs_no_line() -> None:
+    is_over = threading.Event()
+
+    def hang(handler: Handler, _body: Any) -> bool:
+        return handler.command == "POST" and is_over.wait(10)
+
+    output, cancellation, inner = Lines(), Cancellation(), Cancellation()
+    with servers({}, {"reply": hang}) as (urls, (_, hung)):
+        layers = [Layer("flag", {"endpoint": urls, "seed": 1})]
+        found = connect_servers(resolve(layers).settings, layers, False, inner)
+        worker = partial(LineWorker, layers=layers, options=BatchOptions(), cancellation=inner)
+        members = [PoolServer(one.name, one.connect, worker) for one in found]
+        pool = ServerPool(members, 2, cancellation, copy_seconds=0.1)
+        reader = BatchReader(io.BytesIO(b"why?\n" * 20), "in.txt")
+        Batch(pool, LineSource(reader, False, cancellation), reader, output, BatchOptions(), cancellation).run()
+        is_over.set()
+        assert hung.asked
+    assert is_complete([json.loads(line) for line in output.written])
+
+
+def test_the_time_limit_of_a_decision_ends_its_line_only(inside: Run, tmp_path: Path) -> None:
+    def wait(_handler: Handler, body: Any) -> bool:
+        if body.get("echo") and "late" in "".join(map(chr, body["prompt"][0])):
+            time.sleep(1.0)
+        return False
+
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n{"prompt": "late", "timeout": 0.2}\n{"prompt": "b"}\n')
+    with servers({"kind": "vllm", "reply": wait}) as (url, _):
+        ran = inside("batch", str(tmp_path / "in.jsonl"), "--endpoint", url, "--choices", "b,j")
+    assert [row.get("error", {}).get("type") for row in rows_of(ran.text)] == [None, "timeout", None]
+
+
+def test_an_actor_of_ray_can_ask_an_endpoint() -> None:
+    with servers({}) as (url, _):
+        plan = ActorPlan([Layer("flag", {"endpoint": url, "seed": 1})], BatchOptions(), open_engine)
+        actor = BatchActor(pickle.dumps(plan))
+        block = pickle.dumps(Block([BatchLine(1, {"input": "why?"})], "text"))
+        (answer,) = pickle.loads(actor({"block": block})["answers"]).answers
+    assert json.loads(answer.data)["text"] == ANSWER
+
+
+def test_the_option_can_be_repeated_and_names_profiles(inside: Run, tmp_path: Path) -> None:
+    with servers({"delay": 0.002}, {"delay": 0.002}) as (urls, asked):
+        first, second = urls.split(",")
+        config_path().parent.mkdir(parents=True, exist_ok=True)
+        config_path().write_text(f'[endpoints.work]\nurl = "{second}"\n')
+        ran = inside("batch", source(tmp_path), "--endpoint", first, "--endpoint", "work")
+    assert is_complete(rows_of(ran.text))
+    assert all(one.asked for one in asked)
+
+
+def test_all_servers_get_the_same_random_seed(inside: Run, tmp_path: Path) -> None:
+    with servers({"delay": 0.002}, {"delay": 0.002}) as (urls, _):
+        ran = inside("batch", source(tmp_path), "--endpoint", urls)
+    rows = rows_of(ran.text)
+    assert [row["seed"] - rows[0]["seed"] for row in rows] == [*range(20)]
+    assert ran.stderr.splitlines()[-3].endswith(f"seed {rows[0]['seed']}")
+
+
+def test_different_models_are_refused_unless_they_are_allowed(inside: Run, tmp_path: Path) -> None:
+    with servers({"models": ("a", "b")}, {"models": ("b",)}) as (urls, (first, _)):
+        refused = inside("batch", source(tmp_path), "--endpoint", urls)
+        assert not first.asked
+        allowed = inside("batch", source(tmp_path), "--endpoint", urls, "--any-model")
+        chosen = inside("batch", source(tmp_path), "--endpoint", urls, "-m", "b")
+        missing = inside("batch", source(tmp_path), "--endpoint", urls, "-m", "a")
+    assert refused.status == 2
+    assert "the servers have different models: 127.0.0.1:" in refused.stderr
+    assert "--any-model" in refused.stderr
+    assert is_complete(rows_of(allowed.text))
+    assert {row["model"] for row in rows_of(chosen.text)} == {"b"}
+    assert missing.status == 3
+
+
+def test_a_server_that_comes_back_with_another_model_gets_no_line() -> None:
+    with servers({}, {}) as (urls, (first, _)):
+        layers = [Layer("flag", {"endpoint": urls})]
+        one, other = connect_servers(resolve(layers).settings, layers, False, Cancellation())
+        first.models = ("another-model",)
+        with pytest.raises(NetworkError, match="has another model now: another-model"):
+            one.connect()
+        assert other.connect() is other.engine
+
+
+def test_a_setting_that_one_server_does_not_have_is_named_with_it(inside: Run, tmp_path: Path) -> None:
+    with servers({"kind": "vllm"}, {}) as (urls, _):
+        flags = ("batch", source(tmp_path), "--endpoint", urls, "--top-k", "3")
+        refused, dropped = inside(*flags), inside(*flags, "--drop-unsupported")
+    plain = urls.split(",")[1].removeprefix("http://")
+    assert refused.status == 2
+    assert f"{plain} does not support top_k\n" in refused.stderr
+    assert dropped.stderr.count("top_k is left out") == 1
+    assert f"top_k is left out: {plain} does not support it" in dropped.stderr
+
+
+def test_a_server_that_is_not_there_yet_is_no_hindrance(inside: Run, tmp_path: Path) -> None:
+    with servers({}) as (url, _):
+        ran = inside("batch", source(tmp_path), "--endpoint", f"{url},http://127.0.0.1:1")
+        none = inside("batch", source(tmp_path), "--endpoint", "http://127.0.0.1:1,http://127.0.0.1:2")
+    assert (ran.status, is_complete(rows_of(ran.text))) == (0, True)
+    assert "127.0.0.1:1" in ran.stderr
+    assert "the other servers get its lines" in ran.stderr
+    assert (none.status, none.text) == (5, "")
+
+
+def test_other_commands_take_one_server(inside: Run) -> None:
+    ran = inside("generate", "hi", "--endpoint", "http://127.0.0.1:1,http://127.0.0.1:2")
+    assert ran.status == 2
+    assert "error: endpoint names several servers\n  hint: give one: only `llmcli batch`" in ran.stderr
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
+EXAMPLES = [one for one in re.findall(r"^\$ llmcli (batch .*)$", PAGE, re.MULTILINE) if "--ray" not in one]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_a_documented_example_answers_its_lines(
+    example: str, inside: Run, with_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.txt").write_text("one\ntwo\nthree\n")
+    Path("prompts.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n{"prompt": "three"}\n')
+    with servers({}, {}) as (urls, _):
+        first, second = urls.split(",")
+        words = example.replace("http://localhost:8081", first).replace("http://localhost:8082", second).split()
+        ran = inside(*words, "-n", "4")
+    assert ran.status == 0, ran.stderr
+    rows = rows_of(Path(words[words.index("-o") + 1]).read_text())
+    assert [row["id"] for row in rows] == ([1, 2, 3] if "--endpoint" in words else [int(words[3][0])])
+
+
+# Real servers
+
+
+def _run(source: str, output: Path, *more: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "llmcli", "batch", source, "-o", str(output), "--seed", "1", "-n", "8"]
+    return subprocess.Popen([*command, "--ignore-eos", *more], stderr=subprocess.PIPE)
+
+
+def _wait_for_lines(output: Path, n_lines: int) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end and (not output.exists() or output.read_bytes().count(b"\n") < n_lines):
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_servers_that_are_killed_lose_no_line(tiny: Path, tmp_path: Path) -> None:
+    """One of two in the middle: the other one answers all. Then that one too: the output can be resumed elsewhere."""
+    output, n_lines = tmp_path / "out.jsonl", 400
+    text = source(tmp_path, n_lines)
+    programs = [Program(tiny) for _ in range(3)]
+    urls = [f"http://127.0.0.1:{one.port}" for one in programs]
+    try:
+        batch = _run(text, output, "--endpoint", ",".join(urls[:2]))
+        _wait_for_lines(output, 20)
+        programs[0].process.send_signal(signal.SIGKILL)
+        _wait_for_lines(output, 80)
+        assert batch.poll() is None
+        programs[1].process.send_signal(signal.SIGKILL)
+        _, said = batch.communicate(timeout=60)
+        n_before = output.read_bytes().count(b"\n")
+        again = _run(text, output, "--resume", "--endpoint", urls[2], "-q")
+        assert again.communicate(timeout=60)[1] == b""
+    finally:
+        for one in programs:
+            one.close()
+    ended = CliResult(b"", said.decode(), batch.returncode)
+    assert ended.status == 5
+    assert "the other servers get its lines" in ended.stderr
+    assert "error: no server answers any more: " in ended.stderr
+    assert "--resume goes on" in ended.stderr
+    rows = rows_of(output.read_text())
+    assert again.returncode == 0
+    assert 80 <= n_before < n_lines
+    assert [row["id"] for row in rows] == [*range(1, n_lines + 1)]
+    assert not [row for row in rows if "error" in row or row["completion_tokens"] != 8]

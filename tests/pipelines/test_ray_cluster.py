@@ -1,0 +1,308 @@
+"""A batch on a Ray cluster: the lines and their order, whatever ends in the middle."""
+
+import importlib.util
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.cli.command_line import with_left_out_values
+from llmcli.engine.events import Cancellation
+from llmcli.errors import LlmcliError, NetworkError, UsageError
+from llmcli.inference.engine import Engine
+from llmcli.params.settings import Layer, Settings
+from llmcli.pipelines.batch import Batch
+from llmcli.pipelines.batch_input import BatchLine, BatchReader, LineSource
+from llmcli.pipelines.batch_output import BatchOutput, OutputFile
+from llmcli.pipelines.line_worker import BatchOptions
+from llmcli.pipelines.ray_actor import ActorPlan, BatchActor, Block, BlockAnswers
+from llmcli.pipelines.ray_cluster import RayCluster, check_ray
+from llmcli.pipelines.ray_driver import LOCAL, DriverPlan, Pipe, drive
+from llmcli.pipelines.ray_placement import ActorNeed
+from tests.conftest import Run
+from tests.inference.fake_engine import FakeEngine
+from tests.pipelines.batches import Lines, echo, run_batch
+from tests.pipelines.ray_drivers import (
+    deadly_engine,
+    drive_forever,
+    drive_here,
+    drive_nowhere,
+    drive_until_gone,
+    fake_engine,
+    killed_engine,
+    no_engine,
+    slow_engine,
+)
+
+# On the tiny model, a result does not depend on what was evaluated before it.
+EXACT = ("-ctk", "f32", "-ctv", "f32", "-fa", "off", "-b", "16", "-ub", "16")
+HAS_RAY = all(importlib.util.find_spec(name) for name in ("ray", "pyarrow"))
+with_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: pip install 'llmcli[ray]'")
+Driver = Callable[[Pipe, DriverPlan], None]
+TEXT = "".join(f"p{number}\n" for number in range(20))
+
+
+def plan_of(connect: Callable[[Settings], Engine] = fake_engine, **more: Any) -> DriverPlan:
+    actor = ActorPlan([Layer("flag", {"seed": 7})], BatchOptions(), connect)
+    return DriverPlan(LOCAL, actor, ActorNeed(1, n_bytes=1 << 20), 2, **more)
+
+
+def batch_of(
+    backend: RayCluster, text: str, output: BatchOutput, options: BatchOptions, cancellation: Cancellation
+) -> Batch:
+    reader = BatchReader(io.BytesIO(text.encode()), "in.txt")
+    return Batch(backend, LineSource(reader, False, cancellation), reader, output, options, cancellation)
+
+
+def run_cluster(
+    driver: Driver, plan: DriverPlan | None = None, text: str = TEXT, output: BatchOutput | None = None
+) -> list[dict[str, Any]]:
+    found, cancellation = output or Lines(), Cancellation()
+    cluster = RayCluster(plan or plan_of(), text.count("\n"), cancellation, driver=driver)
+    batch_of(cluster, text, found, BatchOptions(), cancellation).run()
+    return rows_of(found) if isinstance(found, Lines) else []
+
+
+def rows_of(output: Lines) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.written]
+
+
+def texts(rows: list[dict[str, Any]]) -> list[Any]:
+    return [(row["id"], row.get("text")) for row in rows]
+
+
+ALL = [(number + 1, f"p{number}") for number in range(20)]
+
+
+# The actor, without Ray
+
+
+def answers_of(actor: BatchActor, *lines: BatchLine) -> BlockAnswers:
+    found = pickle.loads(actor({"block": pickle.dumps(Block(lines, "text"))})["answers"])
+    assert isinstance(found, BlockAnswers)
+    return found
+
+
+def test_an_actor_gives_the_lines_of_a_plain_batch() -> None:
+    actor = BatchActor(pickle.dumps(plan_of().actor))
+    found = answers_of(actor, BatchLine(1, {"input": "abc"}), BatchLine(2, error=UsageError("bad")))
+    rows = [json.loads(one.data) for one in found.answers]
+    (plain,) = run_batch(FakeEngine(reply=echo), "abc\n", "in.txt")
+    for row in (plain, rows[0]):
+        del row["timings"]
+    assert rows == [plain, {"id": 2, "error": {"type": "usage", "message": "bad"}}]
+    assert [one.error and one.error.kind for one in found.answers] == [None, "usage"]
+    assert found.n_tokens == 3
+
+
+def test_an_actor_that_cannot_start_says_why_at_its_first_block() -> None:
+    without = answers_of(BatchActor(pickle.dumps(plan_of(no_engine).actor)))
+    assert str(without.error) == "the machine has no such model"
+    assert without.error is not None
+    assert without.error.hint == "pull it there"
+    other = ActorPlan([], BatchOptions(), fake_engine, "0.0")
+    assert "and this one 0.0" in str(answers_of(BatchActor(pickle.dumps(other))).error)
+
+
+# The cluster as the batch sees it, with a driver that needs no Ray
+
+
+@pytest.mark.slow
+def test_answers_of_a_cluster_come_in_order() -> None:
+    assert texts(run_cluster(drive_here)) == ALL
+
+
+@pytest.mark.slow
+def test_a_cluster_that_goes_away_leaves_what_is_finished_and_is_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    first = OutputFile(path)
+    with pytest.raises(NetworkError, match="the local Ray cluster went away") as caught:
+        run_cluster(drive_until_gone, output=first)
+    first.finish()
+    assert caught.value.hint == "with --output, --resume goes on"
+    assert path.read_bytes().count(b"\n") == 3 * 3  # blocks of 3 lines
+    again = OutputFile(path, is_resumed=True)
+    run_cluster(drive_here, output=again)
+    again.finish()
+    assert texts([json.loads(line) for line in path.read_text().splitlines()]) == ALL
+
+
+@pytest.mark.slow
+def test_lines_that_failed_are_answered_again_in_their_places(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    lines = [{"id": n, "text": f"p{n - 1}"} | ({"error": {"type": "x"}} if n in (1, 4, 5) else {}) for n in range(1, 8)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    output, cancellation = OutputFile(path, is_resumed=True, is_rewritten=True), Cancellation()
+    cluster = RayCluster(plan_of(), 20, cancellation, driver=drive_here)
+    batch_of(cluster, TEXT, output, BatchOptions(retries_failed=True), cancellation).run()
+    output.finish()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert texts(rows) == ALL
+    assert not [row for row in rows if "error" in row]
+    assert ["seed" in row for row in rows[:7]] == [True, False, False, True, True, False, False]
+
+
+def test_a_finished_batch_starts_no_cluster(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("".join(json.dumps({"id": number, "text": text}) + "\n" for number, text in ALL))
+    output = OutputFile(path, is_resumed=True)
+    run_cluster(drive_nowhere, output=output)
+    output.finish()
+    assert path.read_text().count("\n") == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("driver", "plan", "message"),
+    [(drive_nowhere, plan_of(), "does not answer"), (drive_here, plan_of(no_engine), "has no such model")],
+)
+def test_what_a_cluster_cannot_do_ends_the_batch(driver: Driver, plan: DriverPlan, message: str) -> None:
+    with pytest.raises(LlmcliError, match=message):
+        run_cluster(driver, plan)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_driver_at_once() -> None:
+    output, cancellation = Lines(), Cancellation()
+    cluster = RayCluster(plan_of(), None, cancellation, driver=drive_forever)
+    threading.Timer(1.0, cancellation.set).start()
+    begin = time.monotonic()
+    batch_of(cluster, TEXT, output, BatchOptions(), cancellation).run()
+    assert time.monotonic() - begin < 30  # it would wait for a minute
+    assert output.written == []
+
+
+# The command
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["--ray", "in.txt"], ["--ray=local", "in.txt"]),
+        (["in.txt", "--ray"], ["in.txt", "--ray=local"]),
+        (["--ray", "host:1", "in.txt"], ["--ray", "host:1", "in.txt"]),
+        (["--ray", "auto"], ["--ray", "auto"]),
+        (["--", "--ray"], ["--", "--ray"]),
+    ],
+)
+def test_the_address_of_a_cluster_can_be_left_out(words: list[str], found: list[str]) -> None:
+    assert with_left_out_values(words, {"--ray"}) == found
+    assert with_left_out_values(words, {"--other"}) == words
+
+
+@pytest.mark.skipif(HAS_RAY, reason="Ray is installed")
+def test_without_ray_the_error_says_how_to_install_it(inside: Run, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("hi\n")
+    ran = inside("batch", str(tmp_path / "in.txt"), "--ray")
+    assert ran.status == 2
+    assert "the package ray is not installed\n  hint: install it: pip install 'llmcli[ray]'\n" in ran.stderr
+    before = inside("batch", "--ray", str(tmp_path / "in.txt"))
+    assert before.stderr == ran.stderr  # INPUT is not the address
+
+
+def test_an_old_ray_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"--ray needs Ray 2\.\d+ or newer, and 2\.9\.3 is installed"):
+        check_ray(lambda _name: "2.9.3")
+
+
+# Ray
+
+
+@with_ray
+@pytest.mark.slow
+def test_an_actor_that_is_killed_loses_no_line(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    trap.touch()
+    text = TEXT.replace("p9\n", f"{trap}\n")
+    rows = run_cluster(drive, plan_of(killed_engine), text)
+    assert not trap.exists()
+    assert texts(rows) == [*ALL[:9], (10, str(trap)), *ALL[10:]]
+
+
+@with_ray
+@pytest.mark.slow
+def test_a_line_that_always_kills_its_actor_ends_the_batch() -> None:
+    output = Lines()
+    with pytest.raises(NetworkError, match="the batch was ended by Ray"):
+        run_cluster(drive, plan_of(deadly_engine), output=output)
+    rows = rows_of(output)
+    assert len(rows) <= 9
+    assert texts(rows) == ALL[: len(rows)]
+
+
+@with_ray
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes of Ray in /proc")
+def test_a_local_cluster_that_is_killed_ends_the_batch_with_an_error() -> None:
+    output, cancellation, text = Lines(), Cancellation(), "".join(f"line {number}\n" for number in range(2000))
+    cluster = RayCluster(plan_of(slow_engine), 2000, cancellation, driver=drive)
+
+    def kill() -> None:
+        end = time.monotonic() + 60
+        while not output.written and time.monotonic() < end:
+            time.sleep(0.05)
+        for process in children_of(os.getpid(), "raylet"):
+            os.kill(process, 9)
+
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(NetworkError, match="Ray"):
+        batch_of(cluster, text, output, BatchOptions(), cancellation).run()
+    rows = rows_of(output)
+    assert 0 < len(rows) < 2000
+    assert texts(rows) == [(number + 1, f"line {number}") for number in range(len(rows))]
+
+
+def children_of(process: int, name: str) -> list[int]:
+    """The processes below a process whose program has this name."""
+    table = subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in table.splitlines()]
+    found, names = {process}, {int(pid): program.strip() for pid, _, program in rows}
+    for _ in range(6):
+        found |= {int(pid) for pid, parent, _ in rows if int(parent) in found}
+    return [pid for pid in found if names.get(pid) == name]
+
+
+def rounded(number: str) -> float:
+    """Scores differ in the last digits by what is evaluated beside them."""
+    return round(float(number), 4)
+
+
+@with_ray
+@pytest.mark.slow
+def test_ray_gives_the_lines_of_a_plain_batch(tiny: Path, with_tiny: Path, run: Run, tmp_path: Path) -> None:
+    """With a constraint and a decision among them; and only the output of the command is left."""
+    source = tmp_path / "in.jsonl"
+    own: list[dict[str, Any]] = [{}, {"regex": "[ab]{3}"}, {"choices": ["a", "b"]}, {"n_ctx": 5}]
+    source.write_text("".join(json.dumps({"id": f"l{n}", "prompt": f"p{n}", **own[n % 4]}) + "\n" for n in range(12)))
+    flags = (*EXACT, "-t", "1", "-n", "4", "--seed", "1", "--temp", "0", "--parallel", "1")
+    plain = run("batch", str(source), *flags)
+    ray = run("batch", str(source), "--ray", "--ray-actors", "2", *flags)
+    assert (plain.status, ray.status) == (10, 10)
+    found = [[json.loads(line, parse_float=rounded) for line in one.text.splitlines()] for one in (plain, ray)]
+    for row in [row for rows in found for row in rows]:
+        row.pop("timings", None)
+    assert found[0] == found[1]
+    notes = [line for line in ray.stderr.splitlines() if not line.startswith("0 of 12 lines")]
+    assert notes[0].startswith("starting a Ray cluster on this machine")
+    assert notes[1].startswith("12 lines: 9 answered, 3 failed (3 usage)")
+    assert notes[2] == "Ray: 2 actors, each with 1 CPU"
+    assert len(notes) == 5  # the warning of the failed lines
+
+
+@with_ray
+@pytest.mark.slow
+def test_an_address_without_a_cluster_is_an_error(with_tiny: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("hi\n")
+    ran = run("batch", str(tmp_path / "in.txt"), "--ray", "127.0.0.1:1", "-o", str(tmp_path / "out.jsonl"))
+    assert ran.status == 5
+    assert "error: the Ray cluster at 127.0.0.1:1 does not answer: Connection refused\n" in ran.stderr
+    assert not (tmp_path / "out.jsonl").exists()

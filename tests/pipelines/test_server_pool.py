@@ -1,0 +1,219 @@
+"""Several servers share a batch: the fast one gets more lines, and whatever one does, each line is there once."""
+
+import io
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.engine.events import Cancellation, Request
+from llmcli.errors import NetworkError
+from llmcli.files import decode_json, encode
+from llmcli.inference.engine import Capabilities, Engine
+from llmcli.params.settings import Layer
+from llmcli.pipelines.batch import Batch
+from llmcli.pipelines.batch_input import BatchReader, LineSource
+from llmcli.pipelines.batch_output import OutputFile
+from llmcli.pipelines.line_worker import BatchOptions, LineWorker
+from llmcli.pipelines.server_pool import PoolServer, ServerPool
+from tests.inference.fake_engine import FakeEngine
+from tests.pipelines.batches import Lines, echo, errors, question_of
+
+
+class Machine:
+    """A server: an engine that can go and come back, and the lines that it answered."""
+
+    def __init__(self, name: str, reply: Callable[[Request], Sequence[Any]] = echo, **details: Any) -> None:
+        self.name, self.is_up, self.asked = name, True, list[str]()
+        self.engine = FakeEngine(reply=self._reply, **details)
+        self._own_reply = reply
+
+    def _reply(self, request: Request) -> Sequence[Any]:
+        self.asked.append(question_of(request))
+        return self._own_reply(request) if self.is_up else [NetworkError(f"{self.name} ended the connection")]
+
+    def connect(self) -> FakeEngine:
+        if not self.is_up:
+            raise NetworkError(f"{self.name} refused the connection")
+        return self.engine
+
+
+class Run:
+    """A batch on some machines."""
+
+    def __init__(self, machines: Sequence[Machine], text: str, n_parallel: int = 2, **more: Any) -> None:
+        self.output, self.news, self.cancellation = Lines(), list[str](), Cancellation()
+        values, inner, options = more.pop("values", {}), Cancellation(), more.pop("options", BatchOptions())
+        output = more.pop("output", self.output)
+        layers = [Layer("flag", {"seed": 7, **values})]
+
+        def worker(engine: Engine) -> LineWorker:
+            return LineWorker(engine, layers, options, inner)
+
+        servers = [PoolServer(one.name, one.connect, worker) for one in machines]
+        self.pool = ServerPool(servers, n_parallel, self.cancellation, **more)
+        reader = BatchReader(io.BytesIO(text.encode()), "in.jsonl" if text[:1] == "{" else "in.txt")
+        source = LineSource(reader, False, self.cancellation)
+        self.batch = Batch(self.pool, source, reader, output, options, self.cancellation, notify=self.news.append)
+
+    def lines(self) -> list[dict[str, Any]]:
+        self.batch.run()
+        return [decode_json(line) for line in self.output.written]
+
+
+def prompts(n_lines: int) -> str:
+    return "".join(f"p{number}\n" for number in range(n_lines))
+
+
+def is_complete(lines: Sequence[dict[str, Any]], n_lines: int) -> bool:
+    return [(line["id"], line.get("text")) for line in lines] == [(n + 1, f"p{n}") for n in range(n_lines)]
+
+
+def test_a_fast_server_gets_more_lines_and_the_order_stays() -> None:
+    slow, fast = Machine("slow", delay=0.02), Machine("fast", delay=0.002)
+    assert is_complete(Run([slow, fast], prompts(60)).lines(), 60)
+    assert len(slow.asked) + len(fast.asked) == 60
+    assert len(fast.asked) > 2 * len(slow.asked) > 0
+
+
+def test_no_server_has_more_lines_at_a_time_than_is_allowed() -> None:
+    machines = [Machine("a", delay=0.001), Machine("b", delay=0.001)]
+    Run(machines, prompts(40), n_parallel=3).lines()
+    assert [one.engine.n_running for one in machines] == [3, 3]
+
+
+def test_the_lines_of_a_server_that_goes_are_answered_by_the_others() -> None:
+    a, b = Machine("a", delay=0.001), Machine("b", delay=0.002)
+
+    def die(request: Request) -> Sequence[Any]:
+        if len(b.asked) == 5:
+            b.is_up = False
+            return ["half an ", NetworkError("b ended the connection in the middle")]
+        return echo(request)
+
+    b._own_reply = die
+    run = Run([a, b], prompts(50))
+    assert is_complete(run.lines(), 50)
+    assert run.news == ["b refused the connection; the other servers get its lines"]
+    assert not run.batch.counts.failed
+    assert [one.n_lines for one in run.pool.servers] == [46, 4]
+
+
+def test_a_server_that_comes_back_gets_lines_again() -> None:
+    a, b = Machine("a", delay=0.02), Machine("b", delay=0.001)
+    b.is_up = False
+    threading.Timer(0.3, lambda: setattr(b, "is_up", True)).start()
+    run = Run([a, b], prompts(200))
+    assert is_complete(run.lines(), 200)
+    assert run.news[-1] == "b answers again"
+    assert len(b.asked) > 20
+
+
+def test_a_server_that_answers_each_line_with_an_error_costs_no_line() -> None:
+    bad = Machine("bad", lambda _request: [NetworkError("bad answers 500")])
+    run = Run([Machine("good", delay=0.001), bad], prompts(50))
+    assert is_complete(run.lines(), 50)
+    assert len(bad.asked) <= 8  # it is asked less and less often
+
+
+def test_a_line_that_no_server_can_answer_has_its_error() -> None:
+    def reply(request: Request) -> Sequence[Any]:
+        return ["half", NetworkError("500")] if question_of(request) in ("p3", "p19") else echo(request)
+
+    machines = [Machine("a", reply), Machine("b", reply)]
+    run = Run(machines, prompts(20))
+    lines = run.lines()
+    assert errors(lines) == [("network", "500")] * 2
+    assert [(line["id"], line["text"]) for line in lines if "error" in line] == [(4, "half"), (20, "half")]
+    assert run.batch.counts.answered == 18
+    asked = machines[0].asked + machines[1].asked
+    assert (asked.count("p3"), asked.count("p19")) == (4, 4)  # twice at each
+
+
+def test_a_line_that_fails_by_chance_everywhere_is_tried_again() -> None:
+    failed: list[str] = []
+
+    def reply(request: Request) -> Sequence[Any]:
+        if question_of(request) == "p3" and len(failed) < 2:
+            failed.append("p3")
+            return [NetworkError("reset")]
+        return echo(request)
+
+    assert is_complete(Run([Machine("a", reply), Machine("b", reply)], prompts(20)).lines(), 20)
+
+
+def test_an_own_fault_of_a_line_is_no_fault_of_a_server() -> None:
+    machines = [Machine("a"), Machine("b")]
+    lines = Run(machines, '{"prompt": "a", "top_k": "x"}\n{"prompt": "b"}\n{"nothing": 1}\n').lines()
+    assert [kind for kind, _ in errors(lines)] == ["usage", "usage"]
+    assert sum(len(one.asked) for one in machines) == 1
+
+
+def test_when_all_servers_are_gone_the_batch_ends_with_their_errors() -> None:
+    machines = [Machine("a", delay=0.001), Machine("b", delay=0.001)]
+
+    def die(request: Request) -> Sequence[Any]:
+        if len(machines[0].asked) > 5:
+            machines[0].is_up = machines[1].is_up = False
+        return echo(request)
+
+    machines[0]._own_reply = die
+    run = Run(machines, prompts(100), patience=0.2)
+    with pytest.raises(NetworkError, match=r"no server answers any more: a .*; b "):
+        run.lines()
+    found = [decode_json(line) for line in run.output.written]
+    assert 0 < len(found) < 100
+    assert is_complete(found, len(found))  # no line with an error: --resume goes on here
+
+
+def test_servers_that_fail_at_every_line_end_the_batch_without_a_line() -> None:
+    machines = [Machine(name, lambda _request: [NetworkError("500")]) for name in "ab"]
+    run = Run(machines, prompts(10), patience=0.2)
+    with pytest.raises(NetworkError, match="no server answers any more: 500; 500"):
+        run.lines()
+    assert run.output.written == []
+
+
+def test_a_line_at_a_server_that_hangs_is_answered_by_another() -> None:
+    is_over = threading.Event()
+
+    def hang(_request: Request) -> Sequence[Any]:
+        is_over.wait(10)
+        return ["late"]
+
+    hung = Machine("hung", hang)
+    run = Run([Machine("a"), hung], prompts(30), n_parallel=1, copy_seconds=0.1)
+    threading.Timer(1.0, is_over.set).start()
+    assert is_complete(run.lines(), 30)
+    assert len(hung.asked) == 1
+
+
+def test_what_one_server_does_not_support_another_one_does() -> None:
+    plain = Machine("plain", capabilities=Capabilities(ignored_settings=frozenset({"top_k"})))
+    run = Run([plain, Machine("full", delay=0.02)], '{"prompt": "a", "top_k": 3}\n' * 8 + '{"prompt": "b"}\n')
+    assert errors(run.lines()) == []
+    assert set(plain.asked) <= {"b"}
+    (note,) = run.pool.notes()
+    assert note == "plain: some lines went to other servers: fake does not support top_k"
+
+
+def test_ctrl_c_ends_all_servers() -> None:
+    machines = [Machine("a", delay=0.01), Machine("b", delay=0.01)]
+    run = Run(machines, prompts(500))
+    threading.Timer(0.3, run.cancellation.set).start()
+    found = run.lines()
+    assert 0 < len(found) < 500
+    assert is_complete(found, len(found))
+
+
+def test_lines_that_failed_are_answered_again_in_their_places(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    rows = [{"id": n, "text": f"p{n - 1}"} | ({"error": {"type": "x"}} if n in (1, 4, 5) else {}) for n in range(1, 8)]
+    path.write_bytes(b"".join(encode(row) for row in rows))
+    output, machines = OutputFile(path, is_resumed=True, is_rewritten=True), [Machine("a"), Machine("b")]
+    Run(machines, prompts(10), options=BatchOptions(retries_failed=True), output=output).lines()
+    output.finish()
+    assert is_complete([decode_json(line) for line in path.read_bytes().splitlines()], 10)
+    assert sorted(machines[0].asked + machines[1].asked) == ["p0", "p3", "p4", "p7", "p8", "p9"]
