@@ -235,7 +235,7 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
         return EndpointEngine(open_endpoint(settings, cancellation=cancellation), cancellation=cancellation)
 
     def load(cancellation: "Cancellation", report: Callable[[str], None]) -> "Engine":
-        from llmcli.cli.open_model import open_warm
+        from llmcli.cli.open_model import open_elsewhere
         from llmcli.inference.local import LocalEngine
         from llmcli.inference.resolved_model import resolve_model
 
@@ -248,7 +248,7 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
         def loading(share: float) -> None:
             report(f"loading {share:.0%}")
 
-        engine = open_warm(target, settings, cancellation, loading) or LocalEngine(
+        engine = open_elsewhere(target, settings, cancellation, loading) or LocalEngine(
             target, settings, cancellation, loading, early
         )
         try:

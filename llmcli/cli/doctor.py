@@ -5,6 +5,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from llmcli.cli.options import with_settings
 from llmcli.config.config_file import aliases, config_layer
 from llmcli.config.endpoints import endpoint_profiles
 from llmcli.config.presets import presets, resolve_settings
-from llmcli.engine.llama import bindings, hardware
+from llmcli.engine.llama import bindings, hardware, rpc
 from llmcli.engine.llama.probe import probe
 from llmcli.errors import ExitStatus, LlmcliError
 from llmcli.files import cache_dir, config_dir, config_path, data_dir
@@ -124,6 +125,7 @@ def _engine_facts(problems: Problems) -> dict[str, str]:
         features = api.llama_print_system_info().decode("utf-8", "replace")
         facts["features"] = ", ".join(part.strip() for part in features.split("|") if part.strip())
         facts["GPU offload"] = "yes" if hardware.has_gpu() else "no (a CPU build)"
+        facts["RPC backend"] = "yes" if rpc.is_supported() else "no (compiled without it: --rpc does not work)"
         for number, device in enumerate(hardware.devices()):
             memory = f"{device.memory_free // _MIB} of {device.memory_total // _MIB} MiB free"
             facts[f"device {number}"] = f"{device.kind} {device.name}: {device.description}, {memory}"
@@ -144,11 +146,33 @@ def _loading_facts(flags: Layer, problems: Problems) -> Mapping[str, str]:
         settings = resolve_settings(flags)
     except LlmcliError:  # `_file_facts` finds the fault
         settings = resolve([flags]).settings
+    facts: dict[str, str] = {}
     try:
-        return placement_facts(settings)
+        facts |= _server_facts(settings, problems)
+        facts |= placement_facts(settings)
     except LlmcliError as error:
         problems.append((str(error), error.hint))
+    return facts
+
+
+def _server_facts(settings: Settings, problems: Problems) -> Mapping[str, str]:
+    """What the RPC servers of the settings offer."""
+    if not settings.rpc:
         return {}
+    from llmcli.inference.rpc_devices import open_servers
+
+    facts = {}
+    if not rpc.is_supported():
+        raise rpc.unsupported_error()
+    for name in settings.rpc:
+        try:
+            with open_servers(replace(settings, rpc=(name,))) as (server,):
+                memory = [f"{one.free // _MIB} of {one.total // _MIB} MiB free" for one in server.devices]
+                facts[f"RPC server {name}"] = ", ".join(memory)
+        except LlmcliError as error:
+            facts[f"RPC server {name}"] = "not usable"
+            problems.append((str(error), error.hint))
+    return facts
 
 
 def _file_facts(problems: Problems) -> dict[str, str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmcli.engine.llama.model import Model
 
 _COMMANDS = ("generate", "compare", "chat", "batch")
+_ELSEWHERE = ("LLMCLI_ENDPOINT", "LLMCLI_RPC")
 _MAX_SIZE = 256 << 20  # bytes; the load of a larger file needs a progress line and a way to stop it
 
 
@@ -54,10 +55,9 @@ def start(arguments: Sequence[str]) -> None:
         return
     if sum(word in ("-v", "--verbose") for word in arguments) > 1 or any(word.startswith("-vv") for word in arguments):
         return  # a load in the background drops llama.cpp's log
-    if any(word.partition("=")[0] in ("--endpoint", "--ray") for word in arguments) or os.environ.get(
-        "LLMCLI_ENDPOINT"
-    ):
-        return  # a server answers, or the machines of a cluster
+    elsewhere = ("--endpoint", "--ray", "--rpc")
+    if any(word.partition("=")[0] in elsewhere for word in arguments) or any(map(os.environ.get, _ELSEWHERE)):
+        return  # a server answers or computes, or the machines of a cluster
     if arguments[0] == "chat" and sys.stdin and sys.stdin.isatty():
         return  # the prompt appears first, and the model loads while the user types
     if has_warm():
@@ -125,7 +125,7 @@ def _guess(arguments: Sequence[str]) -> str:
 
     try:
         table = tomllib.loads(read_limited(path).decode())
-        return "" if table.get("endpoint") else str(table.get("model", "starter"))
+        return "" if table.get("endpoint") or table.get("rpc") else str(table.get("model", "starter"))
     except (ValueError, RecursionError):
         return ""
 

@@ -64,12 +64,15 @@ def open_model(
 ) -> Iterator[tuple["Engine", Cancellation]]:
     """A model, and what stops its answers, until Ctrl-C or the time limit of the settings. Raises TimeLimitError.
 
-    Unless it `can_be_warm`, this process loads it.
+    Unless it `can_be_warm`, this process loads it, and ends with an RPC server that it needs.
     """
 
     def load(cancellation: Cancellation) -> "Engine":
         if isinstance(target, ResolvedModel):
-            found = open_warm(target, settings, cancellation, status.loading) if can_be_warm else None
+            if not can_be_warm:
+                return _load(target, settings, cancellation, status)
+            found = open_elsewhere(target, settings, cancellation, status.loading)
+            status.clear()
             return found or _load(target, settings, cancellation, status)
         from llmcli.inference.endpoint import EndpointEngine
 
@@ -140,6 +143,18 @@ def _report_timeout(settings: Settings, cancellation: Cancellation, doing: str) 
             raise
         message = f"stopped by --timeout after {settings.timeout:g} s: {doing}"
         raise TimeLimitError(message, "raise --timeout") from None
+
+
+def open_elsewhere(
+    target: ResolvedModel, settings: Settings, cancellation: Cancellation, progress: Callable[[float], None]
+) -> "Engine | None":
+    """The model in another process, where one has it loaded, or where a lost RPC server must not end this one."""
+    found = open_warm(target, settings, cancellation, progress)
+    if found or not settings.rpc:
+        return found
+    from llmcli.inference.rpc_engine import RpcEngine
+
+    return RpcEngine(settings, target.notes, cancellation, progress, has_log=console.engine_log)
 
 
 def open_warm(

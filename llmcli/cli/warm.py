@@ -86,6 +86,7 @@ def list_warm(as_json: Json = False) -> None:
                 "started": one.started_at,
                 "commands": int(status["sessions"]) if status else None,
                 "ends_in": _left(one, status),
+                "placement": one.placement,
                 "contexts": int(status["contexts"]) if status else None,
                 "context_tokens": int(status["tokens"]) if status else None,
                 "context_size": int(status["bytes"]) if status else None,
@@ -106,6 +107,10 @@ def list_warm(as_json: Json = False) -> None:
         contexts = f"{status['contexts']:.0f} ({plural(int(status['tokens']), 'token')})" if status else ""
         since = format_duration(now - one.started_at)
         rows_of_text.append([one.model, format_size(one.size), str(one.pid), since, commands, contexts, ends])
+    if any(one.placement for one, _ in found):
+        heads.append("LAYERS")
+        for row, (one, _) in zip(rows_of_text, found, strict=True):
+            row.append(one.placement)
     spare = ("SINCE", "SIZE", "CONTEXTS", "PID")
     print_rows(heads, rows_of_text, right=("SIZE", "PID", "COMMANDS"), spare=spare)
 

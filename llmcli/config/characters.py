@@ -133,7 +133,7 @@ def _from_table(table: Mapping[str, Any], path: Path, body: str = "") -> Charact
     settings = validate_preset(settings, f"{path}: settings")
     if "system" in settings:
         raise UsageError(f"{path}: `system` cannot be in settings", "write `system` above the table [settings]")
-    if code := settings.keys() & CODE_KEYS:
+    if code := settings.keys() & {*CODE_KEYS, "rpc"}:
         raise UsageError(
             f"{path}: a character cannot set {min(code)} (it runs code)", "if you trust the code, give it as a flag"
         )

@@ -42,6 +42,7 @@ _SCORED_TOGETHER = 16  # prompts of one request
 class EndpointEngine:
     """A model at an endpoint. Nothing of it is on this machine: no file, and no llama.cpp."""
 
+    placement = ""
     has_ended = False  # each answer has a connection of its own
 
     def __init__(

@@ -94,6 +94,7 @@ class Engine(Protocol):
     chat_template: str  # the model's own; empty if it has none
     notes: list[str]
     n_ctx_train: int  # size of the context that the model was trained on, in tokens
+    placement: str  # the layers of each device, in words; "" where it is this machine's processor or not known
     remark: str  # which model was chosen, where nobody named one
     load_ms: float  # time of the load
     waited_ms: float  # the part of it that somebody waited for; 0 after the first answer

@@ -71,6 +71,11 @@ class EngineHost:
             self.contexts.prepare(settings)
 
     @property
+    def placement(self) -> str:
+        """The layers of each device, once it is loaded."""
+        return self._model.placement if self._model else ""
+
+    @property
     def n_sessions(self) -> int:
         """The number of commands that use the model."""
         return len(self._sessions)

@@ -96,6 +96,7 @@ class Session:
             "n_ctx_train": engine.n_ctx_train,
             "defaults": defaults,
             "facts": [*engine.facts],
+            "placement": engine.placement,
             "remark": engine.remark,
             "vocab": [vocab.n_tokens, vocab.bos, vocab.eos, vocab.adds_bos],
         }

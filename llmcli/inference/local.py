@@ -15,7 +15,7 @@ from llmcli.engine.llama.model import Model
 from llmcli.engine.scheduler import Scheduler, generate
 from llmcli.errors import ModelInvalidError, UsageError, labeled
 from llmcli.files import data_dir
-from llmcli.inference import fastest_settings, placement, sizing
+from llmcli.inference import fastest_settings, placement, rpc_devices, sizing
 from llmcli.inference.context_states import ContextStates
 from llmcli.inference.drafts import Drafts
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
@@ -55,6 +55,7 @@ class LocalEngine:
             if loaded:
                 loaded.close()
             raise target.kind_error()
+        rpc_devices.connect(settings)
         self.target, self.shape = target, sizing.shape_of(target.headers, settings)
         chosen = sizing.fitting_layer(self.shape, fastest_settings.with_choices(settings, target.layer))
         self.defaults = chosen.over(target.layer)
@@ -66,7 +67,7 @@ class LocalEngine:
         self.chat_template = target.chat_template
         self.n_ctx_train = self.shape.n_ctx_train
         self.hasher = ModelHasher(target.file, data_dir())
-        self.gpu_layers = 0
+        self.gpu_layers = loaded.n_offloaded if loaded else 0
         if loaded is None:
             n_gpu_layers = sizing.choose_gpu_layers(self.shape, settings, settings.n_ctx or self.shape.n_ctx_train)
             self.gpu_layers = sizing.possible_gpu_layers(n_gpu_layers)
@@ -74,7 +75,7 @@ class LocalEngine:
             loaded = Model.load(
                 target.file.parts, n_gpu_layers, progress, cancellation, settings=settings, repack=repack
             )
-        self.model, self.tokenizer = loaded, loaded.vocab
+        self.model, self.tokenizer, self.placement = loaded, loaded.vocab, loaded.placement
         if not loaded.generates:
             loaded.close()
             raise ModelInvalidError(f"{self.name} is not a text generation model", "use a decoder model")
@@ -95,12 +96,10 @@ class LocalEngine:
     @property
     def facts(self) -> Sequence[str]:
         shape, kind = self.shape, self.target.header.architecture
-        return (
-            f"model: {self.name}, {self.target.file.path}",
-            f"{kind}, {shape.n_layers} layers, {format_size(shape.weights)} of weights, "
-            f"trained context {shape.n_ctx_train} tokens, {self.gpu_layers} layers on the GPU",
-            f"loaded in {self.load_ms / 1e3:.2f} s",
-        )
+        size = f"{shape.n_layers} layers, {format_size(shape.weights)} of weights"
+        facts = f"model: {self.name}, {self.target.file.path}", *map(str, self.model.split)
+        trained = f"trained context {shape.n_ctx_train} tokens, {self.gpu_layers} layers on the GPU"
+        return (*facts, f"{kind}, {size}, {trained}", f"loaded in {self.load_ms / 1e3:.2f} s")
 
     def identity(self, patience: float = 0.0) -> EngineIdentity:
         sha256 = self.hasher.wait(patience)

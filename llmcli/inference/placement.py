@@ -34,6 +34,9 @@ def check(header: GGUFHeader, settings: ModelParams) -> list[str]:
     if settings.split_mode == "tensor" and not hardware.has_gpu():
         raise UsageError("split_mode tensor needs a GPU", "remove it; `llmcli doctor` shows the devices")
     notes = [note for text in settings.override_kv if (note := _check_override(header, text))]
+    if settings.rpc and (settings.n_gpu_layers == 0 or settings.device == "none"):
+        reason = "device is none" if settings.device == "none" else "n_gpu_layers is 0"
+        notes.append(f"rpc has no effect: {reason}")
     chosen = [key for key in _FOR_GPUS if getattr(settings, key) != fields_of(ModelParams)[key].default]
     if settings.n_gpu_layers not in ("auto", 0):
         chosen.insert(0, "n_gpu_layers")
@@ -84,8 +87,10 @@ def placement_facts(settings: ModelParams) -> Mapping[str, str]:
     """How a model is loaded and computed on this machine with these settings, by name."""
     n_threads, n_threads_batch = structures.threads(settings)
     offload = [device.name for device in hardware.devices() if device.kind in ("GPU", "IGPU")]
+    offload = [*settings.rpc, *offload]
     if settings.device != "auto":
-        hardware.offload_handles(settings.device)
+        if not settings.rpc:  # the names of their devices are known where a model is loaded
+            hardware.offload_handles(settings.device)
         offload = [] if settings.device == "none" else settings.device.split(",")
     split = f", split by {settings.split_mode}" if settings.split_mode != "none" else f", GPU {settings.main_gpu} only"
     split += f" in the shares {settings.tensor_split}" if settings.tensor_split else ""

@@ -39,12 +39,13 @@ class RemoteEngine:
         notes: list[str],
         cancellation: Cancellation | None = None,
         progress: Callable[[float], object] | None = None,
+        gone: Callable[[], EngineGoneError] = EngineGoneError,
     ) -> None:
-        """`progress` gets the share that is loaded, where the model is still loading.
+        """`progress` gets the share that is loaded, where the model is still loading; `gone` makes the error of an end.
 
         Raises OSError or EngineGoneError when the process has ended, and what the start of an engine raises.
         """
-        self._quick, self._connect, self._lock = Channel(connect()), connect, RLock()
+        self._quick, self._connect, self._lock, self._gone = Channel(connect(), gone), connect, RLock(), gone
         try:
             facts = self._quick.call(
                 "open", messages.settings_data(settings), cancellation=cancellation, progress=progress
@@ -55,10 +56,9 @@ class RemoteEngine:
         self.name, self.chat_template, self.n_ctx_train = facts["name"], facts["chat_template"], facts["n_ctx_train"]
         self.defaults = Layer("model", parse_data(facts["defaults"], "the model"))
         self.facts: Sequence[str] = facts["facts"]
-        self.remark: str = facts["remark"]
+        self.remark, self.placement = str(facts["remark"]), str(facts["placement"])
         self.notes = self._quick.notes = notes
-        self.load_ms = self.waited_ms = 0.0
-        self.n_ctx = 0
+        self.load_ms, self.waited_ms, self.n_ctx = 0.0, 0.0, 0
         self._session = facts["session"]
         self._cancellation = cancellation
         self.tokenizer = RemoteVocab(self._ask, *facts["vocab"])
@@ -70,7 +70,7 @@ class RemoteEngine:
     @cached_property
     def _work(self) -> Channel:
         """The connection of what takes long."""
-        channel = Channel(self._connect())
+        channel = Channel(self._connect(), self._gone)
         channel.call("join", self._session)
         channel.notes = self.notes
         return channel

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmcli.engine.llama import hardware
+from llmcli.engine.llama import hardware, rpc
 from llmcli.engine.llama.model import ALL_LAYERS
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
 from llmcli.inference.fastest_settings import MEMORY
@@ -100,7 +100,7 @@ def choose_context(shape: ModelShape, settings: Settings, n_prompt: int) -> tupl
     if not settings.n_ctx:
         if settings.max_tokens >= 0:
             n_ctx = min(n_ctx, -(-(n_prompt + settings.max_tokens + 1) // _ROUND) * _ROUND)
-        fits = fitting_context(shape, settings, hardware.available_memory())
+        fits = fitting_context(shape, settings, usable_memory(settings))
         if n_ctx > fits:
             n_ctx, note = fits, f"the context is {fits} of {shape.n_ctx_train} tokens: more does not fit in memory"
     if n_prompt >= n_ctx:
@@ -133,7 +133,7 @@ def choose_shared(shape: ModelShape, settings: Settings, prompts: Sequence[int],
     open_ended = max((alone - longest) // n_answers, _MIN_ROOM)
     room = min(alone - longest, settings.max_tokens + 1 if settings.max_tokens >= 0 else open_ended)
     together = replace(shape, n_ctx_train=sum(prompts) + n_answers * room)
-    fits = fitting_context(together, settings, hardware.available_memory())
+    fits = fitting_context(together, settings, usable_memory(settings))
     rounds = -(-n_answers // min(max((fits - sum(prompts)) // room, 1), _MAX_WIDTH))
     width = -(-n_answers // rounds)
     n_ctx = -(-(sum(prompts) + width * room) // _ROUND) * _ROUND
@@ -148,7 +148,7 @@ def choose_batch(shape: ModelShape, settings: Settings, longest: int, n_parallel
     alone, note = choose_context(shape, settings, longest)
     each = min(alone, tokens_of_each(settings, longest))
     wanted = max(alone, -(-n_parallel * each // _ROUND) * _ROUND)
-    fits = fitting_context(replace(shape, n_ctx_train=wanted), settings, hardware.available_memory())
+    fits = fitting_context(replace(shape, n_ctx_train=wanted), settings, usable_memory(settings))
     n_ctx = max(alone, fits)
     return SharedContext(n_ctx, alone, max(min(n_parallel, n_ctx // each), 1), note, each)
 
@@ -163,7 +163,7 @@ def fitting_layer(shape: ModelShape, settings: Settings) -> Layer:
 
     The cache changes only for a context of a given size: one of any size becomes smaller instead, and stays exact.
     """
-    n_ctx, memory = settings.n_ctx or min(_ROUND, shape.n_ctx_train), usable_memory()
+    n_ctx, memory = settings.n_ctx or min(_ROUND, shape.n_ctx_train), usable_memory(settings)
 
     def fits(values: Mapping[str, Any]) -> bool:
         need = memory_need(shape, replace(settings, **values), n_ctx)
@@ -195,7 +195,7 @@ def check_settings(shape: ModelShape, settings: Settings) -> list[str]:
     """
     if settings.flash_attn == "off" and settings.cache_type_v not in ("f32", "f16", "bf16"):
         raise UsageError(f"cache_type_v {settings.cache_type_v} needs flash attention", "use -fa on, or -ctv f16")
-    notes, n_ctx, memory = [], settings.n_ctx or min(_ROUND, shape.n_ctx_train), usable_memory()
+    notes, n_ctx, memory = [], settings.n_ctx or min(_ROUND, shape.n_ctx_train), usable_memory(settings)
     need = memory_need(shape, settings, n_ctx)
     # The weights are mapped from the file and may be paged; the caches must be in memory.
     if memory and need.kv_cache + need.compute > memory:
@@ -214,10 +214,28 @@ def check_settings(shape: ModelShape, settings: Settings) -> list[str]:
             f"the model needs {_size(need.total)} of memory and {_size(memory)} are free: it is slow; "
             "a smaller quantization is faster"
         )
+    notes += _check_devices(shape, settings, n_ctx) if settings.rpc else []
     n_threads, n_cores = max(settings.n_threads, settings.n_threads_batch), os.cpu_count() or 1
     if n_threads > n_cores:  # they wait for each other
         notes.append(f"{n_threads} threads are slow: this machine has {plural(n_cores, 'core')}")
     return notes
+
+
+def _check_devices(shape: ModelShape, settings: Settings, n_ctx: int) -> list[str]:
+    """Refuse more layers than RPC servers have room for: what they get is never paged, and the system may end them."""
+    layers, free = choose_gpu_layers(shape, settings, n_ctx), sum(_memories(settings))
+    if settings.n_gpu_layers == "auto":
+        is_left = not layers and settings.device != "none"
+        return ["the RPC servers have no room for a layer: this machine computes alone"] if is_left else []
+    of_all = 1.0 if layers == ALL_LAYERS else min(layers / (shape.n_layers + 1), 1.0)
+    need = memory_need(shape, settings, n_ctx)
+    wanted = int(of_all * (need.weights + need.kv_cache)) + need.compute if of_all else 0
+    if wanted > free:
+        raise LlmcliError(
+            f"the layers for the RPC servers need {_size(wanted)} of memory, and {_size(free)} are free there",
+            "use --gpu-layers auto, or another server with --rpc",
+        )
+    return []
 
 
 def _memory_hint(shape: ModelShape, settings: Settings, n_ctx: int, memory: int) -> str:
@@ -278,14 +296,28 @@ def choose_gpu_layers(shape: ModelShape, settings: Settings, n_ctx: int) -> int:
         return ALL_LAYERS
     if isinstance(settings.n_gpu_layers, int):
         return settings.n_gpu_layers
-    free = sum(device.memory_free for device in hardware.devices() if device.kind in ("GPU", "IGPU"))
-    return fitting_layers(shape, settings, n_ctx, free) if free else 0
+    free = _memories(settings)
+    # Each device has compute buffers of its own, and `fitting_layers` counts those of one.
+    usable = sum(free) - max(len(free) - 1, 0) * memory_need(shape, settings, n_ctx).compute
+    return fitting_layers(shape, settings, n_ctx, usable) if usable > 0 else 0
 
 
-def usable_memory() -> int:
-    """Bytes of memory that caches and buffers may take (0 = not known): all that is free would end some program."""
+def _memories(settings: ModelParams) -> list[int]:
+    """Bytes that are free on each device to which layers can go."""
+    names = [] if settings.device == "auto" else [name.strip().lower() for name in settings.device.split(",")]
+    found = [one for one in hardware.devices() if one.kind in ("GPU", "IGPU")]
+    return [one.memory_free for one in found if not names or one.name.lower() in names]
+
+
+def usable_memory(settings: ModelParams | None = None) -> int:
+    """Bytes of memory that caches and buffers may take (0 = not known): all that is free would end some program.
+
+    With settings, the memory of the RPC servers that have a part of the model counts too.
+    """
     free = hardware.available_memory()
-    return free - min(free // _SPARE_SHARE, _MOST_SPARE)
+    usable = free - min(free // _SPARE_SHARE, _MOST_SPARE)
+    is_split = settings and settings.rpc and settings.n_gpu_layers != 0 and settings.device != "none"
+    return usable + rpc.memory_of_servers() if usable and is_split else usable
 
 
 def memory_and_cores() -> tuple[int, int]:

@@ -51,6 +51,7 @@ class WarmModel:
     seconds: float  # that it stays after its last use
     started_at: float  # seconds since 1970
     version: str
+    placement: str = ""  # the layers of each device, if others than the CPU have some
 
     def connect(self, purpose: bytes = USE) -> messages.Wire:
         """A connection to it. Raises OSError when it has ended, does not answer, or is not that of this user."""

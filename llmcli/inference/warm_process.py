@@ -22,6 +22,7 @@ from llmcli.models.locations import ModelLocations
 from llmcli.params.settings import Settings, parse_data
 
 _LOOK = 0.5  # seconds between two looks at what ends it
+_LINGER = 2.0  # seconds after a load that failed, for those who ask why
 _PATIENCE = 10.0  # seconds for another process that begins
 
 
@@ -37,6 +38,12 @@ class WarmProcess:
         if sys.platform != "win32":
             os.chmod(description.address, 0o600)
         write_json(warm.info_path(description.key), warm.data_of(description))
+
+    def describe(self, placement: str) -> None:
+        """Say which devices have the model."""
+        if placement:
+            self._one = replace(self._one, placement=placement)
+            write_json(warm.info_path(self._one.key), warm.data_of(self._one))
 
     def run(self) -> None:
         """Serve until the end."""
@@ -121,8 +128,9 @@ def main() -> None:
     def load() -> None:
         try:
             host.load(settings)
+            process.describe(host.placement)
         except LlmcliError:
-            process.end()
+            threading.Timer(_LINGER, process.end).start()
 
     threading.Thread(target=load, daemon=True).start()
     process.run()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from llmcli.params.param import (
     InvalidValueError,
@@ -84,6 +85,46 @@ def _check_endpoint(text: str | None) -> str | None:
     return text
 
 
+_RPC = re.compile(
+    r"(?P<ssh>ssh://)?(?:(?P<user>[\w.][\w.@-]*)@)?(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*)(?::(?P<port>\d{1,5}))?/?"
+)
+
+
+@dataclass(frozen=True)
+class RpcAddress:
+    """An RPC server as the user names it: reached directly, or through `ssh` (port 0 = that of its configuration)."""
+
+    host: str
+    port: int
+    user: str = ""
+    is_ssh: bool = False
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it needs no network."""
+        return not self.is_ssh and (self.host == "localhost" or self.host.startswith("127."))
+
+
+def read_rpc(text: str) -> RpcAddress:
+    """The server of `HOST:PORT` or `ssh://USER@HOST[:PORT]`. Raises InvalidValueError."""
+    found = _RPC.fullmatch(text.strip())
+    rule = "HOST:PORT, or ssh://USER@HOST"
+    if not found or (found["user"] and not found["ssh"]) or int(found["port"] or 0) > 65535:
+        hint = "llama.cpp reaches RPC servers by IPv4 only" if text.count(":") > 1 and "/" not in text else ""
+        raise InvalidValueError(rule, hint=hint)
+    if not found["ssh"] and not int(found["port"] or 0):
+        raise InvalidValueError(rule, hint=f"write {found['host']}:50052" if not found["port"] else "")
+    return RpcAddress(found["host"], int(found["port"] or 0), found["user"] or "", bool(found["ssh"]))
+
+
+def split_rpc(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """One text for each server; as in llama.cpp, a text can have several with commas between them."""
+    found = tuple(one.strip() for text in texts for one in text.split(",") if one.strip())
+    for text in found:
+        read_rpc(text)
+    return found
+
+
 @settings_group("Loading and devices")
 class PlacementParams:
     """How the weights get into memory, and what computes with them; no answer depends on it."""
@@ -103,6 +144,21 @@ class PlacementParams:
         names="-dev",
         metavar="NAME,...",
         suggest=("auto", "none"),
+    )
+    rpc: tuple[str, ...] = setting(
+        (),
+        "RPC server whose devices hold a part of the model (`llmcli rpc serve` on another machine). Repeatable; ssh:// "
+        "starts it there, and reaches it through a tunnel.",
+        metavar="HOST:PORT",
+        check=split_rpc,
+        suggest=("127.0.0.1:50052", "ssh://user@host"),
+    )
+    rpc_timeout: float = setting(
+        60.0,
+        "Time without a sign of life from an RPC server until it counts as gone, in seconds.",
+        min=1,
+        max=86400,
+        unit="s",
     )
     split_mode: str = setting(
         "layer",

@@ -301,7 +301,7 @@ def _settings(table: Mapping[str, Any]) -> dict[str, Any]:
     values = validate_preset(table, "settings")
     if "system" in values:
         raise _FaultError("system cannot be in settings", "write `system` above the tables", "system")
-    if found := sorted(values.keys() & CODE_KEYS):
+    if found := sorted(values.keys() & {*CODE_KEYS, "rpc"}):
         raise _FaultError(f"a task cannot set {found[0]} (it runs code)", "give it as a flag", found[0])
     if found := sorted(values.keys() & {*CONSTRAINT_KEYS, *DECISION_KEYS}):
         raise _FaultError(f"{found[0]} cannot be in settings", "write it below [constraint]", found[0])

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from llmcli.errors import UsageError
 from llmcli.inference import sizing
 from llmcli.inference.embedding import EmbeddingModel
 from llmcli.inference.local import LocalEngine
@@ -57,13 +58,21 @@ def _load(
     pooling: str,
 ) -> ServedModel:
     name, file_name = names[0] if names else target.file.name, target.file.path.name
-    if target.kind.generates:
+    if target.kind.generates and settings.rpc:
+        from llmcli.inference.rpc_engine import RpcEngine  # few servers need it
+
+        remote = RpcEngine(settings, target.notes, None, progress, is_restarted=True)
+        stack = [*layers, Layer("context", {"n_ctx": remote.context_size(settings)})]
+        served = ServedModel(name, remote, stack, n_parallel, n_queued, names, None, file_name)
+    elif target.kind.generates:
         engine = LocalEngine(target, settings, progress=progress)
         engine.hasher.start()  # replay manifests have the sha256; of most models it is known
         n_ctx = Layer("context", {"n_ctx": engine.context_size(settings)})
         share = partial(EmbeddingModel, target, settings, pooling, shared=engine.model)
         stack = [*layers, n_ctx]
         served = ServedModel(name, engine, stack, n_parallel, n_queued, names, share, file_name)
+    elif settings.rpc:  # it would be in this process, which a lost server ends
+        raise UsageError(f"{name} computes vectors, and a server does that without RPC servers", "remove --rpc")
     else:
         pooling = pooling or ("rank" if target.kind.name == "reranker" else "")
         open_vectors = partial(EmbeddingModel, target, settings, pooling, progress=progress)

@@ -106,6 +106,8 @@ def test_ctrl_c_while_a_command_waits_leaves_no_preload(
         ["generate", "-vv"],
         ["generate", "--verbose", "--verbose"],
         ["generate", "-m", "new.gguf"],
+        ["generate", "--rpc", "tower:50052", "hi"],
+        ["generate", "--rpc=tower:50052", "hi"],
         ["batch", "in.txt", "--ray"],
     ],
 )

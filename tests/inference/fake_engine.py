@@ -57,6 +57,7 @@ class FakeEngine:
         self.defaults = Layer("model", {})
         self.notes: list[str] = []
         self.remark = ""
+        self.placement = ""
         self.facts = ("model: fake",)
         self.load_ms = self.waited_ms = 1.0
         self.requests: list[Request] = []  # all that were asked

@@ -27,6 +27,7 @@ _SPECIAL: dict[str, tuple[Any, ...]] = {
     "extract": ("code", "code:c++", "json", "last-line", r"(?i)answer: (\w+)"),
     "n_gpu_layers": (0, 12, "auto", "all"),
     "tensor_split": ("", "1", "3,1", "0,2.5"),
+    "rpc": (("127.0.0.1:50052",), ("tower:1", "ssh://me@tower:2222")),
     "override_kv": (
         (),
         ("llama.context_length=int:4096",),

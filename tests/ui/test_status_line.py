@@ -46,6 +46,13 @@ def test_the_status_names_its_numbers() -> None:
     assert status_line(fake_chat()) == "starter · context 57/8.2k · temp 0.8"
 
 
+def test_the_status_says_which_device_has_which_layers() -> None:
+    chat = fake_chat()
+    chat.controller.settings = Settings(rpc=("tower:50052",))
+    chat.controller.engine.placement = "11 on RPC0, 20 on RPC1"
+    assert status_line(chat) == "starter · context 57/8.2k · 11 on RPC0, 20 on RPC1 · temp 0.8"
+
+
 @pytest.mark.parametrize(("speed", "shown"), [(1.2, "1 token/s"), (41.7, "42 tokens/s")])
 def test_the_status_has_the_speed_of_the_last_answer(speed: float, shown: str) -> None:
     assert status_line(fake_chat((QUESTION, ANSWER), turn=turn(speed))).endswith(f"temp 0.8 · {shown}")

@@ -337,7 +337,7 @@ def setting_changes(values: Mapping[str, Any]) -> Iterator[SettingChange | Setti
     """The events of typed values of settings; a value that no session can have is not set."""
     encoding = str(values.get("encoding", fields()["encoding"].default))
     for key, value in values.items():
-        is_refused = key in (*CODE_KEYS, "endpoint") or _names_file(key, value)
+        is_refused = key in (*CODE_KEYS, "endpoint", "rpc") or _names_file(key, value)
         if is_refused and key in _TEXTS and (text := _file_text(key, value, encoding)) is not None:
             value, is_refused = text, _names_file(saved_key(key), text)
         key = saved_key(key)
@@ -366,6 +366,8 @@ def typed_setting(change: SettingChange) -> tuple[str, Any]:
         raise UsageError(f"a session file cannot set {field.key} (it runs code)")
     if field.key == "endpoint":
         raise UsageError("a session file cannot set endpoint (it would get the conversation and the key)")
+    if field.key == "rpc":
+        raise UsageError("a session file cannot set rpc (its servers would get the model and the conversation)")
     value = field.parse_data(change.value)
     if _names_file(field.key, value):
         raise UsageError(f"a session file cannot set {field.key} to the name of a file")

@@ -11,6 +11,7 @@ from llmcli.cli.options import Json, with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import LlmcliError, ModelInvalidError, UsageError
 from llmcli.inference.model_info import ModelInfo, local_model_info, remote_model_info
+from llmcli.inference.rpc_devices import memory_with_servers
 from llmcli.inference.sizing import memory_and_cores
 from llmcli.models import catalog
 from llmcli.models.gguf.header import GGUFHeader
@@ -62,7 +63,7 @@ def show_model(
         print_facts([(name, text) for name, text in _facts(info) if text])
 
 
-@with_settings(only=("offline",))
+@with_settings(only=("offline", "rpc", "rpc_timeout"))
 def files(
     flags: Layer,
     repo: Annotated[
@@ -80,7 +81,7 @@ def files(
         raise UsageError(f"'{repo}' is not a repository on the Hub", "write owner/repo")
     warn_about_token(locations)
     listing = api.get_repo(reference, locations.offline, console.note)
-    found, (memory, _) = repo_files.quantizations(listing.files), memory_and_cores()
+    found, memory = repo_files.quantizations(listing.files), memory_with_servers(resolve_settings(flags), console.warn)
     if not found:
         repo_files.select_quantization(found, None, None, listing.name)  # raises the error with its hint
     chosen, reason = repo_files.best_fit(found, memory) if any(variant.complete for variant in found) else (None, "")
@@ -126,9 +127,10 @@ def search(
         console.note("list the quantizations of a repository with `llmcli models files NAME`")
 
 
-@with_settings(only=())
-def recommend(flags: Layer, as_json: Json = False) -> None:  # noqa: ARG001 -- the decorator brings the switches
-    memory, cores = memory_and_cores()
+@with_settings(only=("rpc", "rpc_timeout"))
+def recommend(flags: Layer, as_json: Json = False) -> None:
+    settings, (_, cores) = resolve_settings(flags), memory_and_cores()
+    memory = memory_with_servers(settings, console.warn)
     entries = catalog.recommend(memory, cores)
     if as_json:
         print_json([asdict(entry) for entry in entries])
@@ -138,7 +140,8 @@ def recommend(flags: Layer, as_json: Json = False) -> None:  # noqa: ARG001 -- t
     ]
     commands = [f"llmcli pull {entry.reference}" for entry in entries]
     print_rows(("NAME", "WEIGHTS", "SIZE", "LICENSE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"), commands)
-    machine = (f"{memory / 2**30:.1f} GiB of free memory and " if memory else "") + plural(cores, "core")
+    where = f" with {plural(len(settings.rpc), 'RPC server')}" if settings.rpc else ""
+    machine = (f"{memory / 2**30:.1f} GiB of free memory{where} and " if memory else "") + plural(cores, "core")
     console.note(f"for {machine}, from llmcli's own catalog of {catalog.AS_OF}")
     console.note(f"the short name works too: `llmcli pull {entries[0].name}`")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from llmcli.errors import ExitStatus, LlmcliError
 
@@ -27,6 +27,7 @@ _last_level = _INFO
 # llama.cpp keeps only the pointers of callbacks, so these references keep the functions alive.
 _callback: object = None
 _failure_callbacks: tuple[object, ...] = ()
+_RPC_SOURCE = "ggml-rpc.cpp"  # the file of an assertion that fails because of a server
 is_process_ending = False  # then models and contexts are not freed: the system is faster (12 ms of a short answer)
 _SET_TERMINATE = "_ZSt13set_terminatePFvvE"  # std::set_terminate, as GCC and Clang name it
 
@@ -86,10 +87,19 @@ def _end(reason: str) -> None:
     """End the program at once, from any thread: after this call llama.cpp would abort, with a core dump."""
     reason = os.path.basename(reason.splitlines()[0] if reason else "")[:160]
     hint = "check the file with `llmcli models verify`, remove --override-kv, or use another model"
-    text = f"\nerror: {FAILURE}: {reason}\n  hint: {hint}\n"
+    if _RPC_SOURCE in reason and "ASSERT" in reason:  # the other side of it is `llmcli rpc serve`
+        end_process(f"a client sent nonsense: {reason}", "start it again, and look who reaches it", ExitStatus.NETWORK)
+    if _RPC_SOURCE in reason:
+        end_process("an RPC server has ended, or has sent a wrong answer", "look at its log", ExitStatus.NETWORK)
+    end_process(f"{FAILURE}: {reason}", hint, ExitStatus.MODEL_INVALID)
+
+
+def end_process(message: str, hint: str, status: ExitStatus) -> NoReturn:
+    """End the program at once with an error, from any thread and while llama.cpp computes."""
     _reset_terminal()
+    text = f"\nerror: {message}\n  hint: {hint}\n"
     os.write(2, text.encode("utf-8", "replace"))  # Python's streams may be locked by the thread that failed
-    os._exit(ExitStatus.MODEL_INVALID)
+    os._exit(status)
 
 
 def _reset_terminal() -> None:
@@ -130,7 +140,13 @@ def submodule(name: str) -> types.ModuleType:
 
 @cache
 def ggml() -> ctypes.CDLL:
-    """The ggml library, for functions without bindings (devices). It is in the folder of libllama."""
+    """The ggml library, for functions without bindings (devices). It is in the folder of libllama.
+
+    It must be the one that libllama uses: a wheel has copies of it under several names, each with devices of its own.
+    """
+    used = ctypes.CDLL(load()._lib._name)
+    if hasattr(used, "ggml_backend_dev_count"):  # on POSIX a library finds the functions of those that it needs
+        return used
     folder = Path(str(load().__file__)).parent / "lib"
     names = {"win32": ["ggml.dll", "libggml.dll"], "darwin": ["libggml.dylib", "libggml.so"]}
     for name in names.get(sys.platform, ["libggml.so"]):
@@ -196,6 +212,17 @@ def suppress_log(api: types.ModuleType) -> Iterator[None]:
 def subscribe_log(listener: Callable[[str], None]) -> None:
     """Call `listener` with each further line of the log (`--verbose`)."""
     _listeners.append(listener)
+
+
+@contextmanager
+def recorded_log() -> Iterator[list[str]]:
+    """The lines of the log of this block."""
+    lines: list[str] = []
+    _listeners.append(lines.append)
+    try:
+        yield lines
+    finally:
+        _listeners.remove(lines.append)
 
 
 def clear_log() -> None:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,7 @@ from llmcli.errors import LlmcliError, UsageError
 
 _KINDS = {0: "CPU", 1: "GPU", 2: "IGPU", 3: "ACCEL", 4: "META"}  # ggml-backend.h, enum ggml_backend_dev_type
 _NUMA = {"off": 0, "distribute": 1, "isolate": 2, "numactl": 3}  # ggml-cpu.h, enum ggml_numa_strategy
+RPC_NAME = re.compile(r"RPC\d+")  # of a device of an RPC server
 _numa_started = False
 
 
@@ -27,9 +29,38 @@ class Device:
 
 
 def devices() -> list[Device]:
-    """Every device of the installed llama.cpp build."""
-    bindings.load()
-    lib = bindings.ggml()  # llama-cpp-python declares none of these functions
+    """Every device: those of this machine, then those of the RPC servers that were added, which are asked."""
+    lib, found = _functions(), []
+    for handle in device_handles():
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        lib.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+        name, description = device_texts(handle)
+        found.append(Device(name, description, _kind_of(handle), free.value, total.value))
+    return found
+
+
+def device_handles() -> list[int]:
+    """The `ggml_backend_dev_t` of every device."""
+    lib = _functions()
+    return [lib.ggml_backend_dev_get(number) for number in range(lib.ggml_backend_dev_count())]
+
+
+def device_texts(handle: int) -> tuple[str, str]:
+    """Name and description of a device."""
+    lib = _functions()
+    texts = lib.ggml_backend_dev_name(handle), lib.ggml_backend_dev_description(handle)
+    name, description = ((text or b"").decode("utf-8", "replace") for text in texts)
+    return name, description
+
+
+def _kind_of(handle: int) -> str:
+    return _KINDS.get(_functions().ggml_backend_dev_type(handle), "other")
+
+
+@cache
+def _functions() -> ctypes.CDLL:
+    """The ggml library with the types of its functions for devices, none of which llama-cpp-python declares."""
+    lib = bindings.ggml()
     lib.ggml_backend_dev_count.restype = ctypes.c_size_t
     lib.ggml_backend_dev_get.restype = ctypes.c_void_p
     lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
@@ -37,15 +68,7 @@ def devices() -> list[Device]:
     lib.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p] * 3
     for function in (lib.ggml_backend_dev_name, lib.ggml_backend_dev_description):
         function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
-    found = []
-    for handle in map(lib.ggml_backend_dev_get, range(lib.ggml_backend_dev_count())):
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        lib.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
-        texts = lib.ggml_backend_dev_name(handle), lib.ggml_backend_dev_description(handle)
-        name, description = ((text or b"").decode("utf-8", "replace") for text in texts)
-        kind = _KINDS.get(lib.ggml_backend_dev_type(handle), "other")
-        found.append(Device(name, description, kind, free.value, total.value))
-    return found
+    return lib
 
 
 def offload_handles(names: str) -> list[int]:
@@ -199,7 +222,8 @@ def available_memory() -> int:
 def machine() -> str:
     """The devices and the processor features that this build uses, such as "AMD EPYC: AVX2 FMA REPACK"."""
     try:
-        names = dict.fromkeys(device.description or device.name for device in devices())
+        found = devices()
+        names = dict.fromkeys("RPC" if RPC_NAME.fullmatch(one.name) else one.description or one.name for one in found)
     except LlmcliError:  # this build has its libraries in another folder
         names = {"unknown": None}
     text = bindings.load().llama_print_system_info().decode("utf-8", "replace")

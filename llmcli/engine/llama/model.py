@@ -16,6 +16,7 @@ from llmcli.errors import ModelInvalidError, UsageError
 
 if TYPE_CHECKING:  # a start with little to import: the load of a model waits for it
     from llmcli.engine.events import Cancellation
+    from llmcli.engine.llama.layer_split import DeviceShare
     from llmcli.params.model import ModelParams
 
 ALL_LAYERS = -1  # a negative number offloads all layers (llama.h)
@@ -35,6 +36,7 @@ class Model:
         self.path = path
         self.vocab = Vocab(self._api, handle)
         self.load_ms = 0.0
+        self.split: Sequence[DeviceShare] = ()  # what each device has of it, if others than the CPU have some
         self._is_shared = False
 
     @classmethod
@@ -77,11 +79,17 @@ class Model:
         start = perf_counter()
         bindings.clear_log()
         names = (ctypes.c_char_p * len(parts))(*map(bindings.path_bytes, parts))
-        with bindings.suppress_log(api) if quiet else nullcontext():
+        is_split = n_gpu_layers and not quiet and hardware.has_gpu()
+        log = bindings.suppress_log(api) if quiet else bindings.recorded_log() if is_split else nullcontext()
+        with log as lines:
             handle = api.llama_model_load_from_splits(names, len(parts), params)
         if handle:
             model = cls(handle, parts[0])
             model.load_ms = (perf_counter() - start) * 1e3
+            if lines:
+                from llmcli.engine.llama.layer_split import read_split
+
+                model.split = read_split(lines)
             return model
         if abort and abort.is_set():
             raise KeyboardInterrupt
@@ -95,8 +103,18 @@ class Model:
         """The same model with a vocabulary of its own, for another user in this process; its end frees nothing."""
         assert self.handle
         shared = Model(self.handle, self.path)
-        shared.load_ms, shared._is_shared = self.load_ms, True
+        shared.load_ms, shared.split, shared._is_shared = self.load_ms, self.split, True
         return shared
+
+    @property
+    def placement(self) -> str:
+        """The layers of each device in words; "" where all are in the memory of the CPU."""
+        return ", ".join(f"{one.n_layers} on {one.device}" for one in self.split if one.n_layers)
+
+    @property
+    def n_offloaded(self) -> int:
+        """The number of layers that are not in the memory of the CPU, the output layer among them."""
+        return sum(one.n_layers for one in self.split if one.device != "CPU")
 
     @cached_property
     def generates(self) -> bool:

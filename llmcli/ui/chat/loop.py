@@ -107,6 +107,8 @@ def status_line(chat: ChatApp) -> str:
             chat.count()
         of_all = f"/{_short(engine.n_ctx)}" if engine.n_ctx else ""
         parts.append(f"context {_short(chat.fit.n_prompt if chat.fit else 0)}{of_all}")
+        if settings.rpc:
+            parts.append(engine.placement)
     if not controller.is_of_server("temperature"):
         parts.append(f"temp {fields()['temperature'].format(settings.temperature)}")
     turn = chat.turn

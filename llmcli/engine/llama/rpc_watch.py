@@ -1,0 +1,111 @@
+"""Whether llama.cpp waits for an RPC server in vain: its connections, and the calls that last."""
+
+import os
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
+from time import monotonic, process_time
+from types import ModuleType
+from typing import Any
+
+from llmcli.engine.llama import bindings
+
+_TICK = 0.25  # seconds between two looks at a call
+HURRY = 10.0  # seconds that a call may go on whose result nobody wants
+_LEAST_CPU = 0.01  # share of a core: a call that computes uses more, one that waits uses less
+_ACKNOWLEDGED = 120  # offset of the bytes that were acknowledged, then received: linux/tcp.h, `tcp_info`
+_TCP_INFO = 11  # linux/tcp.h
+# The functions of llama.cpp that can wait for a server.
+_REMOTE = (
+    *("llama_model_load_from_splits", "llama_model_free", "llama_init_from_model", "llama_free"),
+    *("llama_decode", "llama_encode", "llama_synchronize", "llama_get_logits", "llama_get_logits_ith"),
+    *("llama_get_embeddings", "llama_get_embeddings_ith", "llama_get_embeddings_seq", "llama_memory_clear"),
+    *("llama_memory_seq_rm", "llama_memory_seq_cp", "llama_state_seq_get_size", "llama_state_seq_get_data"),
+    *("llama_state_seq_set_data", "llama_state_seq_save_file", "llama_state_seq_load_file"),
+)
+
+
+def connections() -> list[tuple[tuple[str, int], int]]:
+    """Address and port at the other ends of the TCP connections of this process; none on Windows.
+
+    With each the bytes in both directions, where the system tells them (Linux); else 0.
+    """
+    found: list[tuple[tuple[str, int], int]] = []
+    if sys.platform == "win32" or not os.path.isdir("/dev/fd"):
+        return found
+    for name in os.listdir("/dev/fd"):
+        with suppress(OSError):
+            number = os.dup(int(name))  # ggml may close its own at any time
+            try:
+                one = socket.socket(fileno=number)
+            except OSError:  # another file
+                os.close(number)
+                continue
+            with one:
+                if one.family == socket.AF_INET and one.type == socket.SOCK_STREAM:
+                    found.append((one.getpeername()[:2], _bytes_moved(one)))
+    return found
+
+
+def _bytes_moved(one: socket.socket) -> int:
+    if not sys.platform.startswith("linux"):
+        return 0
+    data = one.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 256)
+    return sum(struct.unpack_from("=QQ", data, _ACKNOWLEDGED)) if len(data) >= _ACKNOWLEDGED + 16 else 0
+
+
+class Watch:
+    """Calls `on_stall`, with the seconds, when a call of llama.cpp goes on for `seconds` without a sign of life.
+
+    A sign of life is a byte on a connection, or work of this process: then the call computes here. Time in which this
+    process is stopped, as by a laptop that sleeps, does not count.
+    """
+
+    def __init__(self, seconds: float, on_stall: Callable[[float], object]) -> None:
+        self._seconds, self._on_stall = seconds, on_stall
+        self._calls: set[object] = set()
+        self._unwanted: set[object] = set()  # those whose result nobody wants
+        api = bindings.load()
+        for name in _REMOTE:
+            if hasattr(api, name):
+                setattr(api, name, self._watched(api, name))
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def hurry(self) -> None:
+        """Nobody wants the result of the calls that go on: wait for a short time only."""
+        self._unwanted = self._calls.copy()
+
+    def _watched(self, api: ModuleType, name: str) -> Callable[..., Any]:
+        function, calls = getattr(api, name), self._calls
+
+        @wraps(function)
+        def call(*arguments: Any) -> Any:
+            mark = object()
+            calls.add(mark)
+            try:
+                return function(*arguments)
+            finally:
+                calls.discard(mark)
+
+        return call
+
+    def _run(self) -> None:
+        known: set[object] = set()
+        waited, sign, pause = 0.0, (0.0, 0), threading.Event()
+        while waited < (min(self._seconds, HURRY) if known & self._unwanted else self._seconds):
+            begin = monotonic()
+            pause.wait(_TICK)
+            elapsed, calls = monotonic() - begin, self._calls.copy()
+            if not calls & known:
+                known, waited = calls, 0.0
+                continue
+            known &= calls
+            cpu, moved = process_time(), sum(n for _, n in connections())
+            is_alive = moved != sign[1] or cpu - sign[0] > _LEAST_CPU * elapsed
+            waited = 0.0 if is_alive else waited + min(elapsed, 2 * _TICK)
+            sign = cpu, moved
+        self._on_stall(waited)

@@ -1,0 +1,207 @@
+"""The engine of a model over RPC servers: it runs in a process of its own, which a lost server may end."""
+
+import json
+import re
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from multiprocessing import AuthenticationError, connection
+from threading import RLock
+from time import perf_counter
+from typing import Any
+
+from llmcli.engine.events import Cancellation, Request, TokenEvent
+from llmcli.errors import DiskError, ExitStatus, UsageError
+from llmcli.inference import engine_messages as messages
+from llmcli.inference.engine import RequestSource
+from llmcli.inference.remote_engine import EngineGoneError, RemoteEngine
+from llmcli.inference.rpc_devices import end_process
+from llmcli.inference.rpc_servers import RpcServerError, ask_server
+from llmcli.params.model import read_rpc
+from llmcli.params.settings import Settings
+
+# The process gets sys.path of this one: by itself it would import modules from the current folder.
+_CHILD = """
+import sys
+sys.path[:] = sys.argv.pop(1).splitlines()
+from llmcli.inference.rpc_worker import run
+run()
+"""
+_ERROR = re.compile(r"error: (.+)(?:\n  hint: (.+))?")
+_ANY, _STALLED = "an RPC server", "sign of life"  # in the errors of a process that ends because of one
+_ANEW = "the next answer loads the model again"
+_ASK = 1.0  # seconds for a server that has perhaps ended
+_END = 2.0  # seconds until a process that has closed its connections has ended
+
+
+class RpcGoneError(EngineGoneError, status=ExitStatus.NETWORK):
+    """The process of the model has ended: a server has, or sent nonsense."""
+
+
+class RpcEngine(RemoteEngine):
+    """A model whose layers are on other machines too."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        notes: list[str],
+        cancellation: Cancellation | None = None,
+        progress: Callable[[float], object] | None = None,
+        *,
+        has_log: bool = False,
+        is_restarted: bool = False,
+    ) -> None:
+        """Load the model of the settings. With `has_log` llama.cpp's log goes to stderr.
+
+        If it `is_restarted`, a call after its end loads it again. Raises RpcServerError for a server that cannot be
+        used, RpcGoneError for one that ends meanwhile, and what the load of a model raises.
+        """
+        if not messages.can_be_sent(settings):
+            hint = "use a built-in policy, or a model without --rpc"
+            raise UsageError("a temperature policy of yours cannot be used with --rpc", hint)
+        self._given = settings, notes, cancellation, progress
+        self._has_log, self._is_restarted, self._restarting = has_log, is_restarted, RLock()
+        self._process = RpcProcess(settings, has_log)
+        begin = perf_counter()
+        self._begin()
+        self.load_ms = self.waited_ms = (perf_counter() - begin) * 1e3
+
+    def _begin(self) -> None:
+        settings, notes, cancellation, progress = self._given
+
+        def loading(share: float) -> None:
+            if cancellation and cancellation.is_set():  # ggml cannot be stopped while it waits for a server
+                raise KeyboardInterrupt
+            if progress:
+                progress(share)
+
+        try:
+            super().__init__(self._process.connect, settings, notes, cancellation, loading, self._process.failure)
+        except BaseException:
+            self._process.end()
+            raise
+
+    @property
+    def has_ended(self) -> bool:
+        return super().has_ended or not self._process.is_running
+
+    def close(self) -> None:
+        super().close()
+        self._process.end()
+
+    def _ask(self, name: str, *arguments: object, **watched: Any) -> Any:
+        self._restart()
+        return super()._ask(name, *arguments, **watched)
+
+    def _restart(self) -> None:
+        """Load the model again, if its process has ended."""
+        with self._restarting:
+            if self._is_restarted and self.has_ended:
+                super().close()
+                self._process.end()
+                self.__dict__.pop("_work", None)
+                self._process = RpcProcess(self._given[0], self._has_log)
+                self._begin()
+
+    def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
+        self._restart()
+
+        def source(is_idle: bool) -> Request | None:  # the next batch loads the model again, and answers what waits
+            return None if self._is_restarted and self.has_ended else requests(is_idle)
+
+        return super().generate_batch(source, n_parallel)
+
+
+class RpcProcess:
+    """The process; it ends with the one that has started it."""
+
+    def __init__(self, settings: Settings, has_log: bool) -> None:
+        """Start it, and wait until it listens. Raises LlmcliError."""
+        self._names: Sequence[str] = settings.rpc
+        self._failure: EngineGoneError | None = None
+        self._address = connection.arbitrary_address(  # type: ignore[attr-defined] # not in the stubs
+            "AF_PIPE" if sys.platform == "win32" else "AF_UNIX"
+        )
+        self._secret = secrets.token_bytes(32)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with this object
+        given = {
+            "settings": messages.settings_data(settings),
+            "address": self._address,
+            "secret": self._secret.hex(),
+            "has_log": has_log,
+        }
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _CHILD, "\n".join(sys.path), "rpc_worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=None if has_log else self._errors,
+            )
+        except OSError as error:
+            raise DiskError(f"cannot start a process for the model: {error.strerror}") from None
+        assert self._process.stdin
+        assert self._process.stdout
+        with suppress(OSError):  # it has ended
+            self._process.stdin.write(json.dumps(given).encode() + b"\n")
+            self._process.stdin.flush()
+        if not self._process.stdout.readline():
+            failure = self.failure()
+            self.end()
+            raise failure
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def connect(self) -> messages.Wire:
+        """A connection to it. Raises OSError when it has ended."""
+        try:
+            return connection.Client(self._address, authkey=self._secret)
+        except (EOFError, AuthenticationError) as error:
+            raise ConnectionError(str(error)) from None
+
+    def failure(self) -> EngineGoneError:
+        """The error after its end: the server that has gone, where one has, else what the process wrote last."""
+        if self._failure is None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END)
+            self._failure = self._find_failure()
+        return self._failure
+
+    def _find_failure(self) -> EngineGoneError:
+        written = b""
+        if not self._errors.closed:
+            self._errors.seek(0)
+            written = self._errors.read()
+        found = _ERROR.findall(written.decode("utf-8", "replace"))
+        message, hint = found[-1] if found else ("", "")
+        message = message or f"the process of the model has ended with status {self._process.returncode}"
+        for name, reason in self._lost_servers():
+            if _ANY in message and _STALLED not in message:
+                return RpcGoneError(f"a part of the model is lost: {reason}", f"start it again; {_ANEW}")
+            message = message.replace(_ANY, f"the RPC server {name}")
+        if len(self._names) == 1:
+            message = message.replace(_ANY, f"the RPC server {self._names[0]}")
+        return RpcGoneError(message, "; ".join(filter(None, [hint, _ANEW])))
+
+    def _lost_servers(self) -> Iterator[tuple[str, str]]:
+        """The names of those that do not answer now, with the reason; whoever is behind a tunnel is not asked."""
+        for name in self._names:
+            address = read_rpc(name)
+            if not address.is_ssh:
+                try:
+                    ask_server(name, address.host, address.port, _ASK)
+                except RpcServerError as error:
+                    yield name, str(error)
+
+    def end(self) -> None:
+        """End it, and with it the tunnels; a second call has no effect."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream:
+                with suppress(OSError):
+                    stream.close()
+        end_process(self._process)
+        self._errors.close()

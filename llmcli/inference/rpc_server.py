@@ -1,0 +1,184 @@
+"""The devices of this machine for others: llama.cpp's RPC server in a thread, and what is known of its clients."""
+
+import ipaddress
+import os
+import shutil
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from llmcli.engine.llama import bindings, hardware, rpc, structures
+from llmcli.engine.llama.rpc_watch import connections
+from llmcli.errors import LlmcliError, NetworkError, UsageError, error_text
+from llmcli.files import make_private
+from llmcli.inference.rpc_servers import RpcServer, RpcServerError, ask_server
+from llmcli.params.model import ModelParams
+from llmcli.text import format_duration, format_size
+
+_LOOK = 0.5  # seconds between two looks at the client; a check by llmcli is shorter
+_SPARE = 64 << 20  # bytes of the disk: with less, a file may not have been written to its end
+_START = 10.0  # seconds until it listens
+_ACCEPTED, _CLOSED = "Accepted client connection", "Client connection closed"  # ggml-rpc.cpp writes these lines
+
+
+@dataclass
+class _Client:
+    since: float
+    peer: str = ""
+    n_bytes: int = 0
+
+
+def address_of(host: str, port: int, is_insecure: bool) -> tuple[str, int]:
+    """The IPv4 address and the port to listen at; a port 0 becomes a free one.
+
+    Raises UsageError for what others reach, unless that is allowed, and NetworkError for what cannot be listened at.
+    """
+    try:
+        ip = str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
+    except (OSError, UnicodeError):
+        raise UsageError(f"--host {host[:60]!r} is not an address of this machine", "use 127.0.0.1") from None
+    if not (ipaddress.ip_address(ip).is_loopback or is_insecure):
+        raise UsageError(
+            f"--host {host} is reached from other machines, and the protocol has no authentication and no encryption: "
+            "whoever reaches the port can read what is computed, crash this machine, or run code on it",
+            "leave it at 127.0.0.1 and use --rpc ssh://USER@HOST there, or give --insecure in a network that you trust",
+        )
+    try:
+        with socket.socket() as one:
+            if sys.platform != "win32":  # as ggml does it
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind((ip, port))
+            one.listen()
+            return ip, one.getsockname()[1]
+    except OSError as error:
+        raise NetworkError(f"cannot listen at {host}:{port}: {error_text(error)}", "use another --port") from None
+
+
+class TensorCache:
+    """The folder in which llama.cpp keeps large tensors by their hash.
+
+    It reads a file back without a check. So what was written since the last client has left in good order is removed
+    after a kill, or where the disk is full: it may be cut.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder, and remove what may be cut. Raises DiskError."""
+        self.folder = make_private(folder)
+        self._mark = folder / "complete"
+        self._remove_new()
+        self._mark.touch(mode=0o600)
+
+    def keep(self) -> bool:
+        """A client has left: keep what it has sent. Returns whether that is possible."""
+        is_kept = shutil.disk_usage(self.folder).free > _SPARE
+        if not is_kept:
+            self._remove_new()
+        self._mark.touch(mode=0o600)
+        return is_kept
+
+    def _remove_new(self) -> None:
+        since = self._mark.stat().st_mtime_ns if self._mark.exists() else 0
+        for path in self.folder.iterdir():
+            if path != self._mark and path.stat().st_mtime_ns >= since:
+                path.unlink()
+
+
+class DeviceServer:
+    """Offers devices at an address; `log` gets a line about each client that stays."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        limits: Sequence[int],
+        settings: ModelParams,
+        cache: TensorCache | None,
+        log: Callable[[str], None],
+    ) -> None:
+        """`limits` are the most bytes that each device tells as free; one is for all of them, none for no limit.
+
+        Raises LlmcliError for a device that is not there, or a build without the backend.
+        """
+        if not rpc.is_supported():
+            raise rpc.unsupported_error()
+        self._handles = rpc.offered_devices(names)
+        if len(limits) not in (0, 1, len(self._handles)):
+            raise UsageError(f"--memory has {len(limits)} sizes for {len(self._handles)} devices", "give one for each")
+        cpus = {one.name for one in hardware.devices() if one.kind == "CPU"}
+        for number, handle in enumerate(self._handles):
+            limit = limits[number if len(limits) > 1 else 0] if limits else 0
+            is_cpu = hardware.device_texts(handle)[0] in cpus
+            if (limit or is_cpu) and not rpc.limit_memory(handle, partial(_free, limit, is_cpu)) and limit:
+                raise LlmcliError("this release of llama.cpp does not let --memory limit a device", "leave it out")
+        self.n_threads, _ = structures.threads(settings)
+        self._cache, self._log = cache, log
+        self._client: _Client | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names and descriptions of the devices."""
+        return ["{} ({})".format(*hardware.device_texts(handle)) for handle in self._handles]
+
+    def start(self, ip: str, port: int) -> RpcServer:
+        """Listen from now on; returns what a client is told. Raises NetworkError."""
+        reader, writer = os.pipe()
+        sys.stdout.flush()
+        os.dup2(writer, 1)  # ggml writes about its clients to stdout, and nothing else of llmcli does
+        threading.Thread(target=self._read, args=(reader,), daemon=True).start()
+        folder = self._cache.folder if self._cache else None
+        call = partial(rpc.start_server, f"{ip}:{port}", folder, self.n_threads, self._handles)
+        self._thread = threading.Thread(target=call, daemon=True)
+        self._thread.start()
+        end, own = time.monotonic() + _START, "127.0.0.1" if ip == "0.0.0.0" else ip
+        while True:
+            try:
+                return ask_server(f"{ip}:{port}", own, port, _START)
+            except RpcServerError:
+                if time.monotonic() > end or not self._thread.is_alive():
+                    raise NetworkError(f"cannot listen at {ip}:{port}", "use another --port") from None
+            time.sleep(0.02)
+
+    def run(self, is_over: Callable[[], bool]) -> None:
+        """Log who uses it, until `is_over`. Raises NetworkError when it has ended by itself."""
+        while not is_over():
+            time.sleep(_LOOK)
+            client = self._client
+            found = [(f"{host}:{port}", n) for (host, port), n in connections()]
+            found += [("a client", 0)] if sys.platform == "win32" else []
+            if client and found:
+                peer, client.n_bytes = found[0]
+                if not client.peer and time.monotonic() - client.since >= _LOOK:
+                    client.peer = peer
+                    self._log(f"{peer} uses it")
+            if not (self._thread and self._thread.is_alive()):
+                raise NetworkError("the server of llama.cpp has ended", "start it again")
+
+    def _read(self, reader: int) -> None:
+        with open(reader, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if line.startswith(_ACCEPTED):
+                    bindings.clear_log()
+                    self._client = _Client(time.monotonic())
+                elif line.startswith(_CLOSED) and self._client:
+                    client, self._client = self._client, None
+                    if self._cache and not self._cache.keep():
+                        self._log("the disk is full: no tensor of this client is kept")
+                    if (reason := bindings.last_log_error()) and client.peer:
+                        self._log(f"{client.peer} has left: {reason}")
+                    elif client.peer:
+                        seconds = format_duration(time.monotonic() - client.since)
+                        size = f", {format_size(client.n_bytes)} in both directions" if client.n_bytes else ""
+                        self._log(f"{client.peer} has left after {seconds}{size}")
+
+
+def _free(limit: int, is_cpu: bool, free: int, total: int) -> int:
+    """What a device tells as free: ggml tells all memory of a machine for its CPU."""
+    own = free
+    if is_cpu and sys.platform.startswith("linux"):  # elsewhere it is the device that is asked, which would ask again
+        own = min(hardware.available_memory() or free, total)
+    return min(own, limit) if limit else own

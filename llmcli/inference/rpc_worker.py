@@ -1,0 +1,78 @@
+"""The program of a process that runs a model over RPC servers.
+
+It belongs to one command. A server that ends or sends nonsense makes ggml end the process that uses it. So it is this
+process that ends, and the command keeps what it has.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection, Listener
+from typing import Any
+
+from llmcli.engine.llama import bindings
+from llmcli.errors import LlmcliError
+from llmcli.inference import rpc_devices
+from llmcli.inference.engine_host import EngineHost
+from llmcli.inference.engine_messages import read_settings
+from llmcli.inference.resolved_model import resolve_model
+from llmcli.models.locations import model_locations
+
+
+def run() -> None:
+    """As `main`; an error goes to stderr, where the command finds it."""
+    try:
+        main()
+    except LlmcliError as error:
+        bindings.end_process(str(error), error.hint, error.status)
+
+
+def main() -> None:
+    """Serve the command that has started this process, until it ends.
+
+    The first line of stdin says what to do. Its end, also that by a kill, is the end of the command.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the command
+    given = json.loads(sys.stdin.buffer.readline())  # with infinity, which settings may have
+    threading.Thread(target=_wait_for_end, daemon=True).start()
+    if given["has_log"]:
+        bindings.subscribe_log(lambda line: print(line, file=sys.stderr, flush=True))
+    settings = read_settings(given["settings"])
+    host = EngineHost(resolve_model(settings.model, model_locations(settings), for_text=True))
+    with Listener(given["address"], authkey=bytes.fromhex(given["secret"])) as listener:
+        sys.stdout.write(json.dumps({"pid": os.getpid()}) + "\n")
+        sys.stdout.flush()
+
+        def load() -> None:
+            try:
+                host.load(settings)
+            except LlmcliError:
+                return  # the command asks, and gets it
+
+        threading.Thread(target=load, daemon=True).start()
+        while True:
+            connection = _CommandConnection(listener.accept())
+            threading.Thread(target=host.serve, args=(connection,), daemon=True).start()
+
+
+class _CommandConnection:
+    """A connection on which a cancellation is seen at once: llama.cpp cannot be stopped while it waits for a server."""
+
+    def __init__(self, connection: "Connection[Any, Any]") -> None:
+        self.send_bytes, self.poll, self.close = connection.send_bytes, connection.poll, connection.close
+        self._receive = connection.recv_bytes
+
+    def recv_bytes(self) -> bytes:
+        data = self._receive()
+        if data[2:].startswith((b"cancel", b"leave")):  # msgpack: the first key of a map, after two bytes
+            rpc_devices.hurry()
+        return data
+
+
+def _wait_for_end() -> None:
+    while sys.stdin.buffer.read(1):
+        pass
+    rpc_devices.disconnect()
+    os._exit(0)  # the system frees all at once, and no call that waits for a server is waited for

@@ -1,0 +1,92 @@
+"""The devices of RPC servers in a process: what is refused before llama.cpp hears of them."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from llmcli.engine.llama import bindings, hardware, rpc
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.inference import rpc_devices, rpc_server
+from llmcli.inference.rpc_devices import connect, memory_with_servers, open_servers
+from llmcli.inference.rpc_server import TensorCache, address_of
+from llmcli.inference.rpc_servers import DeviceMemory, RpcServer, RpcServerError
+from llmcli.params.settings import Settings
+
+
+def test_a_build_without_the_backend_says_how_to_compile_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc, "is_supported", lambda: False)
+    with pytest.raises(LlmcliError, match=r"this build of llama.cpp has no RPC backend") as caught:
+        connect(Settings(rpc=("127.0.0.1:50052",)))
+    assert "CMAKE_ARGS=-DGGML_RPC=ON pip install --force-reinstall --no-cache-dir" in caught.value.hint
+    assert f"llama-cpp-python=={bindings.bindings_version()}" in caught.value.hint
+    connect(Settings())  # needs no backend
+
+
+def test_more_servers_than_llama_cpp_has_room_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc, "is_supported", lambda: True)
+    with pytest.raises(UsageError, match=r"rpc names 17 servers, and llama.cpp has at most 16 devices"):
+        connect(Settings(rpc=tuple(f"127.0.0.1:{port}" for port in range(1, 18))))
+
+
+@pytest.mark.parametrize("name", ["10.0.0.2:50052", "ssh://me@tower"])
+def test_offline_reaches_no_other_machine(name: str) -> None:
+    with pytest.raises(RpcServerError, match="needs the network, but --offline is set"):
+        open_servers(Settings(rpc=(name,), offline=True)).__enter__()
+
+
+def test_the_memory_of_servers_counts_unless_one_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "available_memory", lambda: 100)
+
+    def ask(name: str, *_where: object) -> RpcServer:
+        if name == "gone:1":
+            raise RpcServerError("gone is not reached", "start it")
+        return RpcServer(name, name, [DeviceMemory(3, 4), DeviceMemory(20, 20)])
+
+    monkeypatch.setattr(rpc_devices, "ask_server", ask)
+    warnings: list[tuple[str, str]] = []
+
+    def warn(message: str, hint: str) -> None:
+        warnings.append((message, hint))
+
+    assert memory_with_servers(Settings(), warn) == 100
+    assert memory_with_servers(Settings(rpc=("a:1", "b:2")), warn) == 146
+    assert warnings == []
+    assert memory_with_servers(Settings(rpc=("a:1", "gone:1")), warn) == 100
+    assert warnings == [("only the memory of this machine counts: gone is not reached", "start it")]
+
+
+def test_a_tensor_that_may_be_cut_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = TensorCache(tmp_path / "rpc")
+
+    def write(name: str) -> None:
+        now = time.time() + 1  # later than the mark, however coarse the clock of the file system is
+        (cache.folder / name).write_bytes(b"weights")
+        os.utime(cache.folder / name, (now, now))
+
+    def kept() -> set[str]:
+        return {path.name for path in cache.folder.iterdir()} - {"complete"}
+
+    write("0123456789abcdef")
+    os.utime(cache.folder / "0123456789abcdef", (1, 1))  # the client has left long ago
+    assert cache.keep()
+    write("1111111111111111")
+    TensorCache(cache.folder)  # the server was killed
+    assert kept() == {"0123456789abcdef"}
+    write("2222222222222222")
+    monkeypatch.setattr(rpc_server, "_SPARE", 1 << 60)
+    assert not cache.keep()  # the disk is full
+    assert kept() == {"0123456789abcdef"}
+
+
+def test_other_machines_reach_a_server_only_where_that_is_wanted() -> None:
+    with pytest.raises(UsageError, match="no authentication and no encryption: whoever reaches the port can") as caught:
+        address_of("0.0.0.0", 0, is_insecure=False)
+    assert "--insecure" in caught.value.hint
+    assert address_of("0.0.0.0", 0, is_insecure=True)[0] == "0.0.0.0"
+    ip, port = address_of("localhost", 0, is_insecure=False)
+    assert ip == "127.0.0.1"
+    assert port > 1023
+    with pytest.raises(UsageError, match=r"'nobody.invalid' is not an address of this machine"):
+        address_of("nobody.invalid", 0, is_insecure=False)
