@@ -164,8 +164,8 @@ def params(chat: ChatApp, argument: str) -> None:
     settings, a word shows those with it in their names.
     """
     usual, word = {*fields_of(SamplingParams), *fields_of(GenerationParams)}, argument.replace("-", "_")
-    is_shown = {"": usual.__contains__, "all": lambda _key: True}.get(word, lambda key: word in key)
-    keys = [key for key in chat_setting_keys() if is_shown(key)]
+    every = chat_setting_keys()
+    keys = [key for key in every if word == "all" or (word in key if word else key in usual)]
     if not keys:
         raise UsageError(f"no setting has '{argument}' in its name", "see /params all")
     _print_settings(chat, keys)
