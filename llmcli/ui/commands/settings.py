@@ -156,7 +156,7 @@ def reset(chat: ChatApp, argument: str) -> None:
     console.note(f"reset: {', '.join(removed)}" if removed else "no setting was changed in this session")
 
 
-@command("params [all|WORD]", "/params", "/params all", "/params penalty", "/temp 1.2, then /params")
+@command("params [all|WORD]", "/params", "/params all", "/params penalty")
 def params(chat: ChatApp, argument: str) -> None:
     """Show the sampling settings and their origin.
 
