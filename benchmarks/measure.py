@@ -14,10 +14,12 @@ HEAD = "| what | llmcli | against | ratio | goal | met |\n|---|---|---|---|---|-
 Runs = dict[str, list[tuple[float, float, float]]]  # by name: seconds to the end, to the first byte, peak MiB
 
 
-def one_run(command: list[str], begins: str = "", env: dict[str, str] | None = None) -> tuple[float, float, float]:
+def one_run(
+    command: list[str], begins: str = "", env: dict[str, str] | None = None, is_cut: bool = False
+) -> tuple[float, float, float]:
     """Seconds to the end, seconds to the first byte of the answer, and peak resident MiB of one process.
 
-    The answer begins behind the text on stdout that matches `begins`.
+    The answer begins behind the text on stdout that matches `begins`. With `is_cut`, the process is ended then.
     """
     start = re.compile(f"{begins}.".encode(), re.S)
     begin, first, seen = perf_counter(), 0.0, b""
@@ -29,10 +31,13 @@ def one_run(command: list[str], begins: str = "", env: dict[str, str] | None = N
         while data := os.read(process.stdout.fileno(), 1 << 16):
             seen += data
             first = first or (perf_counter() - begin if start.search(seen) else 0.0)
+            if first and is_cut:
+                process.kill()
+                break
         _, status, usage = os.wait4(process.pid, 0)
         total = perf_counter() - begin
         process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode or not first:
+    if not first or (process.returncode and not is_cut):
         raise SystemExit(f"{' '.join(command)[:200]} ended with status {process.returncode}, and this: {seen[-200:]!r}")
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
     return total, first, usage.ru_maxrss / unit

@@ -6,8 +6,8 @@ llm-gguf and the same llama-cpp-python. The high-level API of llama-cpp-python i
 Who is not there has no row.
 
 All get the same file, question, number of threads and greedy sampling, through the chat template of the model, and
-take turns; figures are medians. llm-gguf has options for none of these: it answers to the end, with half of the cores,
-so that only its first byte and its memory can be compared. Speed is that of the 48 tokens between two answers of 16
+take turns; figures are medians. llm-gguf has options for none of these: it is ended at its first byte, for which it
+has half of the cores. Speed is that of the 48 tokens between two answers of 16
 and 64 tokens. For the second question about a file, each uses what it has to remember the first one: llmcli its
 stored contexts, llama-completion --prompt-cache (which works with a raw prompt).
 """
@@ -62,7 +62,7 @@ Command = list[str]
 class Peer:
     """A program: its command for a question, where its answer begins, and how it asks about a file."""
 
-    can_limit = True  # the number of tokens
+    can_limit = True  # the number of tokens; else it is ended at its first byte
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Peer:
 
     def run(self, command: Command) -> tuple[float, float, float]:
         """As `one_run`."""
-        return one_run(command, self.begins, self.env)
+        return one_run(command, self.begins, self.env, is_cut=not self.can_limit)
 
 
 def peers_of(model: Path, llama_cpp: Path | None, llm: Path | None, folder: Path) -> dict[str, Peer]:

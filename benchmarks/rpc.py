@@ -61,7 +61,7 @@ def theirs(program: str, model: str, servers: Sequence[str]) -> float:
     fixed = ["-m", model, "-p", _PROMPT, "-n", str(_N_TOKENS), "--temp", "0", "-t", "1", "-c", "512", "--ignore-eos"]
     command = [program, *fixed, "-no-cnv", "--no-warmup", "--perf", *where]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
-    found = re.search(r" eval time =.*?([\d.]+) ms per token", done.stderr)
+    found = re.search(r"(?<!prompt) eval time =.*?([\d.]+) ms per token", done.stderr)
     if not found:
         raise SystemExit(f"{program} prints no time of a token")
     return float(found[1])
