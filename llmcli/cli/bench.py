@@ -63,7 +63,7 @@ def bench(
     ] = 5,
     search: Annotated[bool, Option("--search", help="Find the fastest settings for this model.")] = False,
     save: Annotated[
-        bool, Option("--save", help="Keep the fastest settings for this model on this machine; with --search.")
+        bool, Option("--save", help="Find the fastest settings, and keep them for this model on this machine.")
     ] = False,
     forget: Annotated[bool, Option("--forget", help="Remove what --save kept for this model, and exit.")] = False,
     as_json: Json = False,
@@ -71,6 +71,8 @@ def bench(
     as_markdown: Annotated[bool, Option("--markdown", help="Print a Markdown table, as llama-bench does.")] = False,
 ) -> int:
     form = _form(as_json, as_csv, as_markdown)
+    if forget and (search or save):
+        raise UsageError(f"--forget and --{'save' if save else 'search'} cannot be used together", "remove one of them")
     if reference is not None and "model" in flags.values:
         raise UsageError("the model is given twice, as an argument and as an option", "remove one of them")
     if reference is not None:
@@ -88,8 +90,10 @@ def bench(
 
     target = find_model(resolved.settings)
     if forget:
+        is_kept = fastest_settings.is_kept(data_dir(), target.file.path)
         fastest_settings.save(data_dir(), target.file.path, {})
-        console.note(f"removed the settings of `llmcli bench` for {target.file.name}")
+        done = "removed the settings of `llmcli bench`" if is_kept else "`llmcli bench` has kept no settings"
+        console.note(f"{done} for {target.file.name}")
         return ExitStatus.OK
     welcome(resolved)
     in_force = resolved.over(target.layer)

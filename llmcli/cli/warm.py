@@ -128,8 +128,8 @@ def stop(
     found = list(all_warm())
     wanted = found if everything else [one for one in found if _is_named(one, model or "")]
     if not wanted and not everything:
-        running = ", ".join(one.model for one in found) or "none"
-        raise LlmcliError(f"{model!r} is not kept loaded", f"these are: {running}")
+        running = ", ".join(one.model for one in found)
+        raise LlmcliError(f"{model!r} is not kept loaded", f"these are: {running}" if running else "no model is")
     for one in wanted:
         stop_one(one)
         console.note(f"{one.model} has ended")

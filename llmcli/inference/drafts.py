@@ -13,6 +13,7 @@ from llmcli.engine.llama import bindings, hardware, structures
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
 from llmcli.engine.speculation import Speculation, StepCosts
+from llmcli.errors import labeled
 from llmcli.files import data_dir
 from llmcli.inference import sizing
 from llmcli.models import notes
@@ -64,7 +65,8 @@ class Drafts:
         if not settings.draft_model or settings.speculative == "off":
             return
         try:
-            found = find(settings.draft_model, model_locations(settings), for_text=True)
+            with labeled("draft_model"):
+                found = find(settings.draft_model, model_locations(settings), for_text=True)
             n_layers = sizing.choose_gpu_layers(sizing.shape_of(found.headers, settings), settings, _SMALLEST_CONTEXT)
             n_layers = sizing.possible_gpu_layers(n_layers)
             self._draft = Model.load(found.file.parts, n_layers, abort=cancellation, settings=settings)

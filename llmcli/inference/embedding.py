@@ -13,7 +13,7 @@ from llmcli.engine.llama.model import Model
 from llmcli.engine.llama.structures import POOLING_TYPES
 from llmcli.errors import ContextOverflowError, LlmcliError, TimeLimitError, UsageError
 from llmcli.files import data_dir
-from llmcli.inference import placement, rpc_devices, sizing
+from llmcli.inference import placement, sizing
 from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.notes import ModelHasher
 from llmcli.params.settings import Settings
@@ -61,7 +61,10 @@ class EmbeddingModel:
         """
         if not target.kind.runs:
             raise target.kind_error()
-        rpc_devices.connect(settings)
+        if settings.rpc:
+            from llmcli.inference import rpc_devices  # few commands need it, with subprocess and tempfile
+
+            rpc_devices.connect(settings)
         header = placement.with_overrides(target.header, settings)
         self.target, self.shape = target, sizing.shape_of(target.headers, settings)
         self.name, self.notes, self.kind = target.file.name, target.notes, target.kind.name

@@ -33,6 +33,11 @@ def saved_layer(data_dir: Path, file: Path) -> Layer:
     return Layer(LAYER, values)
 
 
+def is_kept(data_dir: Path, file: Path) -> bool:
+    """Whether there is something to remove for a model file, of another machine too."""
+    return bool(notes.read(data_dir, file).get("fastest"))
+
+
 def save(data_dir: Path, file: Path, values: Mapping[str, SettingValue]) -> None:
     """Keep these settings for a model file; without any, remove what was kept. Raises DiskError."""
     text = " ".join(f"{key}={fields()[key].format(value)}" for key, value in values.items())

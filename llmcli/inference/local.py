@@ -15,7 +15,7 @@ from llmcli.engine.llama.model import Model
 from llmcli.engine.scheduler import Scheduler, generate
 from llmcli.errors import ModelInvalidError, UsageError, labeled
 from llmcli.files import data_dir
-from llmcli.inference import fastest_settings, placement, rpc_devices, sizing
+from llmcli.inference import fastest_settings, placement, sizing
 from llmcli.inference.context_states import ContextStates
 from llmcli.inference.drafts import Drafts
 from llmcli.inference.engine import Capabilities, EngineIdentity, RequestSource, TemplateOptions
@@ -55,7 +55,10 @@ class LocalEngine:
             if loaded:
                 loaded.close()
             raise target.kind_error()
-        rpc_devices.connect(settings)
+        if settings.rpc:
+            from llmcli.inference import rpc_devices  # few commands need it, with subprocess and tempfile
+
+            rpc_devices.connect(settings)
         self.target, self.shape = target, sizing.shape_of(target.headers, settings)
         chosen = sizing.fitting_layer(self.shape, fastest_settings.with_choices(settings, target.layer))
         self.defaults = chosen.over(target.layer)

@@ -180,6 +180,8 @@ def start(file: "ModelFile", settings: Settings, seconds: float) -> WarmModel:
     key, folder = key_of(file.parts, settings), make_private(runtime_dir())
     log = folder / f"{key}.log"
     given = {"settings": to_data(settings), "model": str(file.path), "key": key, "seconds": min(seconds, FOREVER)}
+    # What the reference of the command says of the file, and its path does not.
+    given["file"] = {key: getattr(file, key) for key in ("name", "ollama_template", "ollama_parameters")}
     detached: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         detached = {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
@@ -212,7 +214,12 @@ def start(file: "ModelFile", settings: Settings, seconds: float) -> WarmModel:
     if found := find(file.parts, settings):
         return found
     text = log.read_text("utf-8", "replace").strip().splitlines() if log.exists() else []
-    reason = text[-1] if text else "it has ended without a word"
+    if process.poll() is None:  # nobody waits for it any more
+        process.kill()
+        process.wait()
+        reason = f"its process does not listen after {_START:.0f} seconds"
+    else:
+        reason = text[-1] if text else "its process has ended, and does not say why"
     raise LlmcliError(f"cannot keep the model loaded: {reason}", f"see {log}")
 
 

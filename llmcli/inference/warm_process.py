@@ -116,6 +116,7 @@ def main() -> None:
     values: dict[str, Any] = parse_data(given["settings"], "the settings of a command")
     settings = Settings(**values)
     target = resolve_model(given["model"], ModelLocations(cache_dir(), data_dir()))
+    target.file = replace(target.file, **given["file"])
     if not _is_first(given["key"], target, settings):
         return
     host = EngineHost(target, on_abandoned=lambda: process.end())

@@ -116,6 +116,7 @@ def test_what_varies_is_a_column(inside: Run) -> None:
         (["-p", "0", "-n", "0"], "nothing to measure"),
         (["-p", "2000"], "pp2000 needs a context of 2000 tokens, and the model was trained on 1024"),
         (["--json", "--markdown"], "--json and --markdown cannot be used together"),
+        (["--forget", "--save"], "--forget and --save cannot be used together"),
         (["--vary", "temp=1,2"], "temperature cannot be compared"),
         (["-ctv", "q8_0", "--vary", "fa=on"], "unknown setting 'fa'"),
         (["-ctv", "q8_0", "-fa", "off"], "cache_type_v q8_0 needs flash attention"),
@@ -228,6 +229,7 @@ def test_saved_settings_are_used_and_said_until_they_are_forgotten(
     )
     ran = inside("bench", "--forget")
     assert (ran.status, ran.stderr) == (0, "removed the settings of `llmcli bench` for tiny\n")
+    assert inside("bench", "--forget").stderr == "`llmcli bench` has kept no settings for tiny\n"
     assert said not in inside("chat", "-n", "1", stdin="hello\n").stderr
 
 

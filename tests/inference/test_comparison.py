@@ -67,7 +67,7 @@ def test_unlimited_answers_share_the_context_of_one(memory: Any) -> None:
 def test_answers_beyond_the_width_come_in_equal_rounds(memory: Any) -> None:
     assert shared([100], 64, max_tokens=99)[2] == 16
     assert shared([100], 17, max_tokens=99)[2] == 9
-    memory(1100)
+    memory(1200)
     assert shared([100], 8, max_tokens=299) == (768, 400, 2)
     memory(300)
     assert shared([100], 8, max_tokens=299)[2] == 1

@@ -38,6 +38,15 @@ def test_it_answers_as_this_process_does_and_is_found_by_what_it_has_loaded(
     assert status["sessions"] == 0
 
 
+def test_the_model_has_the_name_and_the_template_that_the_command_gave_it(home: Path, file: ModelFile) -> None:
+    one = warm.start(replace(file, name="mine", ollama_template="{{ .Prompt }}!"), SETTINGS, 60.0)
+    engine = warm.open_engine(one, SETTINGS, [])
+    assert (one.model, engine.name) == ("mine", "mine")
+    assert "!" in engine.chat_template
+    engine.close()
+    os.kill(one.pid, signal.SIGTERM)
+
+
 def test_it_ends_some_time_after_its_last_use(started: Callable[..., WarmModel]) -> None:
     one = started(seconds=0.5)
     engine = warm.open_engine(one, SETTINGS, [])

@@ -178,6 +178,15 @@ def test_a_process_that_cannot_load_says_why(home: Path, tmp_path: Path) -> None
         warm.start(ModelFile(path, (path,), "broken"), SETTINGS, 60.0)
 
 
+def test_a_process_that_does_not_listen_in_time_is_ended(
+    home: Path, file: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm, "_START", 0.0)
+    with pytest.raises(LlmcliError, match="does not listen after 0 seconds"):
+        warm.start(file, SETTINGS, 60.0)
+    assert list(warm.all_warm()) == []
+
+
 @POSIX
 def test_a_killed_one_leaves_the_text_so_far(started: Callable[..., WarmModel]) -> None:
     one = started()

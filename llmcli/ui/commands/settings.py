@@ -156,15 +156,19 @@ def reset(chat: ChatApp, argument: str) -> None:
     console.note(f"reset: {', '.join(removed)}" if removed else "no setting was changed in this session")
 
 
-@command("params [all]", "/params", "/params all", "/temp 1.2, then /params")
+@command("params [all|WORD]", "/params", "/params all", "/params penalty", "/temp 1.2, then /params")
 def params(chat: ChatApp, argument: str) -> None:
     """Show the sampling settings and their origin.
 
     Each row has the value, the layer that it comes from, and the reason if it has no effect. `all` adds the other
-    settings.
+    settings, a word shows those with it in their names.
     """
-    usual = {*fields_of(SamplingParams), *fields_of(GenerationParams)}
-    _print_settings(chat, [key for key in chat_setting_keys() if argument or key in usual])
+    usual, word = {*fields_of(SamplingParams), *fields_of(GenerationParams)}, argument.replace("-", "_")
+    every = chat_setting_keys()
+    keys = [key for key in every if word == "all" or (word in key if word else key in usual)]
+    if not keys:
+        raise UsageError(f"no setting has '{argument}' in its name", "see /params all")
+    _print_settings(chat, keys)
 
 
 def _print_settings(chat: ChatApp, keys: list[str]) -> None:

@@ -162,6 +162,14 @@ def test_load_opens_a_session_by_the_end_of_its_name(chat: ChatApp, capfd: pytes
     assert "session 2026-11-28-comet, 1 message" in output_of(chat, capfd, "load", "comet")
 
 
+def test_params_shows_the_settings_with_a_word_in_their_names(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
+    text = output_of(chat, capfd, "params", "repeat-")
+    assert "repeat_penalty" in text
+    assert "top_k" not in text
+    with pytest.raises(UsageError, match="no setting has 'nosuch' in its name"):
+        dispatch(chat, "params", "nosuch")
+
+
 def test_stats_count_tokens_in_singular_and_plural(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     chat.session.add("user", "hi")
     timings = {"prompt_n": 7, "prompt_per_second": 10.0, "predicted_n": 1, "predicted_per_second": 2.0}
