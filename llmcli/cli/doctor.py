@@ -28,6 +28,7 @@ from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, Settings, environment_layer, resolve
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_facts, print_json
+from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
 _MIB = 1 << 20
 Problems = list[tuple[str, str]]  # message and hint of each
@@ -164,14 +165,19 @@ def _server_facts(settings: Settings, problems: Problems) -> Mapping[str, str]:
     facts = {}
     if not rpc.is_supported():
         raise rpc.unsupported_error()
+    line = ProgressLine()
     for name in settings.rpc:
+        asking = Spinner(line.update)  # one that another client uses does not answer: 10 seconds
+        asking.text = f"asking the RPC server {name}"
         try:
-            with open_servers(replace(settings, rpc=(name,))) as (server,):
+            with asking, open_servers(replace(settings, rpc=(name,))) as (server,):
                 memory = [f"{one.free // _MIB} of {one.total // _MIB} MiB free" for one in server.devices]
                 facts[f"RPC server {name}"] = ", ".join(memory)
         except LlmcliError as error:
             facts[f"RPC server {name}"] = "not usable"
             problems.append((str(error), error.hint))
+        finally:
+            line.clear()
     return facts
 
 

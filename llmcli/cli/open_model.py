@@ -71,8 +71,10 @@ def open_model(
         if isinstance(target, ResolvedModel):
             if not can_be_warm:
                 return _load(target, settings, cancellation, status)
-            found = open_elsewhere(target, settings, cancellation, status.loading)
-            status.clear()
+            try:
+                found = open_elsewhere(target, settings, cancellation, status.loading)
+            finally:
+                status.clear()
             return found or _load(target, settings, cancellation, status)
         from llmcli.inference.endpoint import EndpointEngine
 

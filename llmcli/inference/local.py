@@ -101,7 +101,7 @@ class LocalEngine:
         shape, kind = self.shape, self.target.header.architecture
         size = f"{shape.n_layers} layers, {format_size(shape.weights)} of weights"
         facts = f"model: {self.name}, {self.target.file.path}", *map(str, self.model.split)
-        trained = f"trained context {shape.n_ctx_train} tokens, {self.gpu_layers} layers on the GPU"
+        trained = f"trained context {shape.n_ctx_train} tokens, {self.gpu_layers} layers offloaded"
         return (*facts, f"{kind}, {size}, {trained}", f"loaded in {self.load_ms / 1e3:.2f} s")
 
     def identity(self, patience: float = 0.0) -> EngineIdentity:

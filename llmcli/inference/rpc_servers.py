@@ -22,8 +22,7 @@ _DEVICE_MEMORY, _HELLO, _DEVICE_COUNT = 11, 14, 15  # enum rpc_cmd
 _CAPABILITIES = 24  # bytes, RPC_CONN_CAPS_SIZE; zeros: this client has TCP only
 _LONGEST = 10.0  # seconds: a server that is free answers at once
 _MOST_DEVICES, _MOST_BYTES = 64, 1 << 50
-_START = "start it there with `llmcli rpc serve`"
-_BUSY = "it serves one client at a time: end the other one, or wait for it"
+_BUSY = "it serves one client at a time: end the other one, or wait for it; or the port is that of another program"
 
 
 class RpcServerError(NetworkError):
@@ -150,8 +149,14 @@ def _connected(name: str, ip: str, port: int, end: float) -> Iterator[_Connectio
         connected = socket.create_connection((ip, port), timeout=max(end - monotonic(), 0.001))
     except TimeoutError:
         message = f"the RPC server {name} is not reached: no answer from {ip}"
-        raise RpcServerError(message, "check the network and the firewall") from None
+        # A server that is in use takes only a few connections into its queue, and answers no more of them.
+        raise RpcServerError(
+            message, "check the network and the firewall, and end other clients that wait for it"
+        ) from None
     except OSError as error:
-        raise RpcServerError(f"the RPC server {name} is not reached: {error_text(error)}", _START) from None
+        is_named = port != DEFAULT_PORT and name.endswith(f":{port}")  # not the end of a tunnel
+        options = f" --port {port}" if is_named else ""
+        hint = f"start it there with `llmcli rpc serve{options}`"
+        raise RpcServerError(f"the RPC server {name} is not reached: {error_text(error)}", hint) from None
     with connected:
         yield _Connection(name, connected, end)

@@ -31,7 +31,7 @@ _END_SECONDS = 10.0  # for the end of the cluster
 
 def check_ray(version_of: Callable[[str], str] = metadata.version) -> None:
     """Raise UsageError if Ray is not installed, or too old. It is not imported for that, which takes seconds."""
-    hint = "install it: pip install 'llmcli[ray]'"
+    hint = f"install it: pip install 'ray[data]>={'.'.join(map(str, OLDEST))}'"
     try:
         version, _ = (version_of(name) for name in _PARTS)
     except metadata.PackageNotFoundError as missing:
@@ -108,6 +108,7 @@ class RayCluster:
         n_each = _MOST_LINES
         if self._n_lines is not None:
             n_each = max(1, min(n_each, -(-self._n_lines // (placement.n_actors * _BLOCKS_PER_ACTOR))))
+        feed.notify(f"{self.totals()[0]}; answers come {plural(n_each, 'line')} at a time")
         self._send(pipe, feed, first, n_each)
         while isinstance(found := self._receive(pipe, feed), BlockAnswers):
             if found.error:

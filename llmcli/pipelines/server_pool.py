@@ -322,7 +322,10 @@ class ServerPool:
                 for ticket in self._open:
                     ticket.failures.pop(server, None)  # it may answer them when it is back
             if was_down != server.is_down:
-                news = f"{error}; the other servers get its lines" if error else f"{server.name} answers again"
+                news = f"{server.name} answers again"
+                if error:
+                    others = any(not one.is_down for one in self.servers)
+                    news = f"{error}; " + ("the other servers get its lines" if others else "no other server answers")
                 self._inbox.put(news)
             self._changed.wait_for(self._has_ended, pause)
             server.must_answer = error is not None

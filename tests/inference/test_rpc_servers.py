@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
+from unittest.mock import Mock
 
 import pytest
 
@@ -51,9 +52,9 @@ def silent(connected: socket.socket) -> None:
         pass
 
 
-def ask(port: int, seconds: float = 5.0) -> RpcServerError:
+def ask(port: int, seconds: float = 5.0, name: str = "tower") -> RpcServerError:
     with pytest.raises(RpcServerError) as caught:
-        ask_server("tower", "127.0.0.1", port, seconds)
+        ask_server(name, "127.0.0.1", port, seconds)
     assert caught.value.hint
     assert caught.value.status == 5
     return caught.value
@@ -71,7 +72,16 @@ def test_a_server_tells_the_memory_of_its_devices() -> None:
 def test_a_closed_port_is_an_error_at_once() -> None:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
-        assert "tower is not reached: Connection refused" in str(ask(one.getsockname()[1]))
+        port = one.getsockname()[1]
+        errors = [ask(port, name=name) for name in ("tower", f"tower:{port}")]
+    assert "tower is not reached: Connection refused" in str(errors[0])
+    options = ("", f" --port {port}")  # the first one is reached through a tunnel
+    assert [one.hint for one in errors] == [f"start it there with `llmcli rpc serve{text}`" for text in options]
+
+
+def test_a_server_whose_queue_is_full_may_be_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "create_connection", Mock(side_effect=TimeoutError))
+    assert "end other clients that wait for it" in ask(50052).hint
 
 
 def test_a_name_that_does_not_resolve_is_an_error() -> None:

@@ -46,7 +46,7 @@ from tests.pipelines.ray_drivers import (
 # On the tiny model, a result does not depend on what was evaluated before it.
 EXACT = ("-ctk", "f32", "-ctv", "f32", "-fa", "off", "-b", "16", "-ub", "16")
 HAS_RAY = all(importlib.util.find_spec(name) for name in ("ray", "pyarrow"))
-with_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: pip install 'llmcli[ray]'")
+with_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: pip install 'ray[data]>=2.52'")
 Driver = Callable[[Pipe, DriverPlan], None]
 TEXT = "".join(f"p{number}\n" for number in range(20))
 
@@ -204,7 +204,7 @@ def test_without_ray_the_error_says_how_to_install_it(inside: Run, tmp_path: Pat
     (tmp_path / "in.txt").write_text("hi\n")
     ran = inside("batch", str(tmp_path / "in.txt"), "--ray")
     assert ran.status == 2
-    assert "the package ray is not installed\n  hint: install it: pip install 'llmcli[ray]'\n" in ran.stderr
+    assert "the package ray is not installed\n  hint: install it: pip install 'ray[data]>=2.52'\n" in ran.stderr
     before = inside("batch", "--ray", str(tmp_path / "in.txt"))
     assert before.stderr == ran.stderr  # INPUT is not the address
 
@@ -293,9 +293,10 @@ def test_ray_gives_the_lines_of_a_plain_batch(tiny: Path, with_tiny: Path, run: 
     assert found[0] == found[1]
     notes = [line for line in ray.stderr.splitlines() if not line.startswith("0 of 12 lines")]
     assert notes[0].startswith("starting a Ray cluster on this machine")
-    assert notes[1].startswith("12 lines: 9 answered, 3 failed (3 usage)")
-    assert notes[2] == "Ray: 2 actors, each with 1 CPU"
-    assert len(notes) == 5  # the warning of the failed lines
+    assert notes[1] == "Ray: 2 actors, each with 1 CPU; answers come 2 lines at a time"
+    assert notes[2].startswith("12 lines: 9 answered, 3 failed (3 usage)")
+    assert notes[3] == "Ray: 2 actors, each with 1 CPU"
+    assert len(notes) == 6  # the warning of the failed lines
 
 
 @with_ray

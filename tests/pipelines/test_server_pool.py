@@ -165,6 +165,10 @@ def test_when_all_servers_are_gone_the_batch_ends_with_their_errors() -> None:
         run.lines()
     found = [decode_json(line) for line in run.output.written]
     assert 0 < len(found) < 100
+    assert sorted(news.split("; ")[1] for news in run.news) == [
+        "no other server answers",
+        "the other servers get its lines",
+    ]
     assert is_complete(found, len(found))  # no line with an error: --resume goes on here
 
 
