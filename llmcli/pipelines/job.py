@@ -155,7 +155,7 @@ class JobRunner:
     def _check_engine(self, error: LlmcliError | None) -> None:
         """Raise the error if the process of the engine has ended: every later job would have it too."""
         if error and self._engine.has_ended:
-            error.hint = "try again: a batch with --output goes on with --resume"
+            error.hint = "try again; for a batch with --output, add --resume"
             raise error
 
     def _end(self, outcome: Outcome) -> None:

@@ -152,7 +152,7 @@ def test_the_end_of_the_process_of_an_engine_ends_all_and_fails_none() -> None:
     with pytest.raises(LlmcliError, match="it has ended") as raised:
         JobRunner(engine, source_of([one_answer("b" * n) for n in (1, 2, 3)]), 1).run(found.append)
     assert [one.index for one in found] == [0]
-    assert raised.value.hint == "try again: a batch with --output goes on with --resume"
+    assert raised.value.hint == "try again; for a batch with --output, add --resume"
 
 
 def test_what_the_engine_cannot_do_is_the_error_of_the_job() -> None:
