@@ -4,6 +4,7 @@ import ctypes
 import socket
 import sys
 import threading
+from itertools import count
 from time import monotonic, sleep
 
 import pytest
@@ -74,6 +75,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     for name in rpc_watch._REMOTE:
         monkeypatch.setattr(api, name, sleep, raising=False)
     monkeypatch.setattr(rpc_watch, "_TICK", 0.05)
+    # The process of the tests has threads of other tests, and watches that never end; a sleep takes no time at all.
+    monkeypatch.setattr(rpc_watch, "_LEAST_CPU", 0.5)
+    monkeypatch.setattr(rpc_watch, "connections", list)
     Watch(0.5, lambda _waited: stalled.set())
     return stalled
 
@@ -108,6 +112,15 @@ def test_a_call_that_nobody_wants_may_wait_for_a_short_time_only(
     watch.hurry()
     assert stalled.wait(20)
     thread.join()
+
+
+def test_a_call_during_which_bytes_arrive_is_no_stall(
+    watched: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = count()
+    monkeypatch.setattr(rpc_watch, "connections", lambda: [(("127.0.0.1", 50052), next(moved))])
+    bindings.load().llama_decode(1.5)
+    assert not watched.is_set()
 
 
 def test_time_between_calls_does_not_count(watched: threading.Event) -> None:

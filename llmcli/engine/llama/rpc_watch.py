@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
-from time import monotonic, process_time
+from time import monotonic, process_time, thread_time
 from types import ModuleType
 from typing import Any
 
@@ -104,7 +104,8 @@ class Watch:
                 known, waited = calls, 0.0
                 continue
             known &= calls
-            cpu, moved = process_time(), sum(n for _, n in connections())
+            moved = sum(n for _, n in connections())
+            cpu = process_time() - thread_time()  # without what this look itself takes
             is_alive = moved != sign[1] or cpu - sign[0] > _LEAST_CPU * elapsed
             waited = 0.0 if is_alive else waited + min(elapsed, 2 * _TICK)
             sign = cpu, moved
