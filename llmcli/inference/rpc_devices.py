@@ -83,7 +83,11 @@ def disconnect() -> None:
     _opened.close()
 
 
-def _end(waited: float) -> None:
+def _end(waited: float, is_unwanted: bool) -> None:
+    if is_unwanted:
+        bindings.end_process(
+            f"an RPC server has not stopped within {waited:.0f} s", "look at it, and at the network", ExitStatus.NETWORK
+        )
     bindings.end_process(
         f"an RPC server gave no sign of life for {waited:.0f} s",
         "raise --rpc-timeout or lower --ubatch-size if it is slow; else look at it",

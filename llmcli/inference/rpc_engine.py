@@ -1,8 +1,11 @@
 """The engine of a model over RPC servers: it runs in a process of its own, which a lost server may end."""
 
 import json
+import os
 import re
 import secrets
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,10 +34,11 @@ from llmcli.inference.rpc_worker import run
 run()
 """
 _ERROR = re.compile(r"error: (.+)(?:\n  hint: (.+))?")
-_ANY, _STALLED = "an RPC server", "sign of life"  # in the errors of a process that ends because of one
+_ANY, _WAITED = "an RPC server", re.compile("sign of life|has not stopped")  # in errors because of a server
 _ANEW = "the next answer loads the model again"
 _ASK = 1.0  # seconds for a server that has perhaps ended
 _END = 2.0  # seconds until a process that has closed its connections has ended
+_LONGEST_FOLDER = 90  # bytes: the path of a socket has at most 104 on macOS, 108 on Linux
 
 
 class RpcGoneError(EngineGoneError, status=ExitStatus.NETWORK):
@@ -122,13 +126,12 @@ class RpcProcess:
         """Start it, and wait until it listens. Raises LlmcliError."""
         self._names: Sequence[str] = settings.rpc
         self._failure: EngineGoneError | None = None
-        self._address = connection.arbitrary_address(  # type: ignore[attr-defined] # not in the stubs
-            "AF_PIPE" if sys.platform == "win32" else "AF_UNIX"
-        )
+        self._folder, self._address = _new_address()
         self._secret = secrets.token_bytes(32)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with this object
         given = {
             "settings": messages.settings_data(settings),
+            "folder": self._folder,
             "address": self._address,
             "secret": self._secret.hex(),
             "has_log": has_log,
@@ -178,9 +181,9 @@ class RpcProcess:
             written = self._errors.read()
         found = _ERROR.findall(written.decode("utf-8", "replace"))
         message, hint = found[-1] if found else ("", "")
-        message = message or f"the process of the model has ended with status {self._process.returncode}"
+        message = message or f"the process of the model {_end_of(self._process.returncode)}"
         for name, reason in self._lost_servers():
-            if _ANY in message and _STALLED not in message:
+            if _ANY in message and not _WAITED.search(message):
                 return RpcGoneError(f"a part of the model is lost: {reason}", f"start it again; {_ANEW}")
             message = message.replace(_ANY, f"the RPC server {name}")
         if len(self._names) == 1:
@@ -205,3 +208,26 @@ class RpcProcess:
                     stream.close()
         end_process(self._process)
         self._errors.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _new_address() -> tuple[str, str]:
+    """A folder of this user alone for the socket of a process, and the address; on Windows a pipe, in no folder."""
+    folder = tempfile.mkdtemp(prefix="llmcli-rpc-")
+    if len(os.fsencode(folder)) > _LONGEST_FOLDER and os.path.isdir("/tmp"):
+        os.rmdir(folder)
+        folder = tempfile.mkdtemp(prefix="llmcli-rpc-", dir="/tmp")
+    if sys.platform == "win32":
+        return folder, str(connection.arbitrary_address("AF_PIPE"))
+    return folder, os.path.join(folder, "socket")
+
+
+def _end_of(status: int | None) -> str:
+    """How a process has ended, which wrote nothing about it."""
+    if status is None:
+        return "does not answer"
+    if status >= 0:
+        return f"has ended with status {status}"
+    with suppress(ValueError):
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"was ended by signal {-status}"

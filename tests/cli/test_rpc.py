@@ -130,9 +130,14 @@ def test_a_server_that_is_lost_during_the_load_is_an_error(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-def test_the_process_of_a_model_ends_with_a_killed_command(short: Path, servers: list[RpcServe]) -> None:
+def test_the_process_of_a_model_ends_with_a_killed_command(
+    short: Path, servers: list[RpcServe], tmp_path: Path
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
     command = [sys.executable, "-m", "llmcli", "generate", "Hello", *LONG, *flags(servers[0].address)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
         assert process.stdout
         assert process.stdout.read(20)
         assert _is_running("rpc_worker")
@@ -141,6 +146,34 @@ def test_the_process_of_a_model_ends_with_a_killed_command(short: Path, servers:
     while _is_running("rpc_worker") and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not _is_running("rpc_worker")
+    assert [*temporary.iterdir()] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe of Windows is in no folder")
+@pytest.mark.parametrize("length", [1, 120])  # the path of a socket has at most 108 bytes
+def test_a_command_leaves_no_temporary_file(
+    short: Path, servers: list[RpcServe], run: Run, tmp_path: Path, length: int
+) -> None:
+    temporary = tmp_path / ("t" * length)
+    temporary.mkdir()
+    for where, status in ((servers[0].address, 0), ("127.0.0.1:1", 5)):
+        command = ("generate", "Hi", *GREEDY, "-n", "2", "--no-stdin", *flags(where))
+        result = run(*command, env={"TMPDIR": str(temporary)})
+        assert result.status == status, result.stderr
+        assert [*temporary.iterdir()] == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_a_process_that_is_killed_is_no_server_that_is_lost(short: Path, servers: list[RpcServe]) -> None:
+    command = [sys.executable, "-m", "llmcli", "generate", "Hello", *LONG, *flags(servers[0].address)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.read(20)
+        assert (pid := _find_process("rpc_worker"))
+        os.kill(pid, signal.SIGKILL)
+        _, errors = process.communicate()
+    assert process.returncode == 5
+    assert "error: the process of the model was ended by SIGKILL" in errors
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
@@ -234,15 +267,19 @@ def test_ssh_starts_the_server_and_ends_it(short: Path, run: Run, tmp_path: Path
 
 
 def _is_running(word: str) -> bool:
-    """Whether this user's processes of this test have such a command line, where the system tells (Linux)."""
+    return _find_process(word) != 0
+
+
+def _find_process(word: str) -> int:
+    """A process of this test with such a command line, where the system tells (Linux); else 0."""
     home = os.environ["LLMCLI_HOME"].encode()
     for one in Path("/proc").glob("[0-9]*"):
         try:
             if word.encode() in (one / "cmdline").read_bytes() and home in (one / "environ").read_bytes():
-                return True
+                return int(one.name)
         except OSError:
             continue
-    return False
+    return 0
 
 
 def test_the_log_says_who_uses_the_devices(short: Path, run: Run, tmp_path: Path) -> None:
@@ -252,6 +289,25 @@ def test_the_log_says_who_uses_the_devices(short: Path, run: Run, tmp_path: Path
         other.send(signal.SIGTERM)
         assert other.process.wait() == 0
     assert any(" uses it" in line for line in other.log)
+
+
+def test_the_log_has_a_client_that_stays_for_a_moment_but_no_check(short: Path, run: Run, tmp_path: Path) -> None:
+    with RpcServe(home=tmp_path) as other:
+        assert run("doctor", *flags(other.address)).status in (0, 1)
+        command = ("generate", "Hi", *GREEDY, "-n", "1", "--no-stdin", *flags(other.address))
+        for _ in range(2):
+            assert run(*command).status == 0
+        other.send(signal.SIGTERM)
+        assert other.process.wait() == 0
+    assert sum(" has left after " in line and "MB in both directions" in line for line in other.log) == 2
+    assert sum(" has left" in line for line in other.log) == 2
+
+
+def test_an_empty_limit_of_memory_is_refused(run: Run) -> None:
+    for text in ("", ","):  # of a variable of a script that is not set
+        result = run("rpc", "serve", "--port", "0", "--memory", text)
+        assert result.status == 2
+        assert "--memory must be sizes above 0" in result.stderr
 
 
 def test_a_model_larger_than_all_memory_is_refused(short: Path, run: Run, tmp_path: Path) -> None:

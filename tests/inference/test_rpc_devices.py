@@ -1,13 +1,11 @@
 """The devices of RPC servers in a process: what is refused before llama.cpp hears of them."""
 
-import os
-import time
 from pathlib import Path
 
 import pytest
 
 from llmcli.engine.llama import bindings, hardware, rpc
-from llmcli.errors import LlmcliError, UsageError
+from llmcli.errors import DiskError, LlmcliError, NetworkError, UsageError
 from llmcli.inference import rpc_devices, rpc_server
 from llmcli.inference.rpc_devices import connect, memory_with_servers, open_servers
 from llmcli.inference.rpc_server import TensorCache, address_of
@@ -57,27 +55,40 @@ def test_the_memory_of_servers_counts_unless_one_is_not_there(monkeypatch: pytes
     assert warnings == [("only the memory of this machine counts: gone is not reached", "start it")]
 
 
+def kept(cache: TensorCache) -> set[str]:
+    return {path.name for path in cache.folder.iterdir()} - {"complete.json"}
+
+
 def test_a_tensor_that_may_be_cut_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = TensorCache(tmp_path / "rpc")
-
-    def write(name: str) -> None:
-        now = time.time() + 1  # later than the mark, however coarse the clock of the file system is
+    for name in ("0123456789abcdef", "1111111111111111"):
         (cache.folder / name).write_bytes(b"weights")
-        os.utime(cache.folder / name, (now, now))
-
-    def kept() -> set[str]:
-        return {path.name for path in cache.folder.iterdir()} - {"complete"}
-
-    write("0123456789abcdef")
-    os.utime(cache.folder / "0123456789abcdef", (1, 1))  # the client has left long ago
-    assert cache.keep()
-    write("1111111111111111")
+    assert cache.keep() == ""
+    (cache.folder / "1111111111111111").write_bytes(b"")  # the machine has lost its power
+    (cache.folder / "2222222222222222").write_bytes(b"weights")
     TensorCache(cache.folder)  # the server was killed
-    assert kept() == {"0123456789abcdef"}
-    write("2222222222222222")
+    assert kept(cache) == {"0123456789abcdef"}
+    (cache.folder / "3333333333333333").write_bytes(b"weights")
     monkeypatch.setattr(rpc_server, "_SPARE", 1 << 60)
-    assert not cache.keep()  # the disk is full
-    assert kept() == {"0123456789abcdef"}
+    assert cache.keep() == "the disk is full"
+    assert kept(cache) == {"0123456789abcdef"}
+
+
+@pytest.mark.parametrize("note", ["", "[]", '{"0123456789abcdef": "7"}'])
+def test_without_a_valid_note_no_tensor_is_known_to_be_complete(tmp_path: Path, note: str) -> None:
+    (tmp_path / "0123456789abcdef").write_bytes(b"weights")
+    (tmp_path / "complete.json").write_text(note)
+    assert kept(TensorCache(tmp_path)) == set()
+
+
+def test_a_folder_of_tensors_can_be_removed_at_any_time(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path / "rpc")
+    (cache.folder / "complete.json").unlink()
+    cache.folder.rmdir()
+    assert cache.keep() == f"cannot use {cache.folder}: No such file or directory"
+    cache.folder.write_text("a file")
+    with pytest.raises(DiskError):
+        TensorCache(cache.folder)
 
 
 def test_other_machines_reach_a_server_only_where_that_is_wanted() -> None:
@@ -90,3 +101,6 @@ def test_other_machines_reach_a_server_only_where_that_is_wanted() -> None:
     assert port > 1023
     with pytest.raises(UsageError, match=r"'nobody.invalid' is not an address of this machine"):
         address_of("nobody.invalid", 0, is_insecure=False)
+    with pytest.raises(NetworkError, match="cannot listen at 192.0.2.1") as unknown:
+        address_of("192.0.2.1", 0, is_insecure=True)  # of documentation: no machine has it
+    assert "--host" in unknown.value.hint
