@@ -179,26 +179,8 @@ class RpcProcess:
         if not self._errors.closed:
             self._errors.seek(0)
             written = self._errors.read()
-        found = _ERROR.findall(written.decode("utf-8", "replace"))
-        message, hint = found[-1] if found else ("", "")
-        message = message or f"the process of the model {_end_of(self._process.returncode)}"
-        for name, reason in self._lost_servers():
-            if _ANY in message and not _WAITED.search(message):
-                return RpcGoneError(f"a part of the model is lost: {reason}", f"start it again; {_ANEW}")
-            message = message.replace(_ANY, f"the RPC server {name}")
-        if len(self._names) == 1:
-            message = message.replace(_ANY, f"the RPC server {self._names[0]}")
-        return RpcGoneError(message, "; ".join(filter(None, [hint, _ANEW])))
-
-    def _lost_servers(self) -> Iterator[tuple[str, str]]:
-        """The names of those that do not answer now, with the reason; whoever is behind a tunnel is not asked."""
-        for name in self._names:
-            address = read_rpc(name)
-            if not address.is_ssh:
-                try:
-                    ask_server(name, address.host, address.port, _ASK)
-                except RpcServerError as error:
-                    yield name, str(error)
+        ended = f"the process of the model {_end_of(self._process.returncode)}"
+        return error_of(written.decode("utf-8", "replace"), self._names) or RpcGoneError(ended, _ANEW)
 
     def end(self) -> None:
         """End it, and with it the tunnels; a second call has no effect."""
@@ -209,6 +191,32 @@ class RpcProcess:
         end_process(self._process)
         self._errors.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def error_of(written: str, names: Sequence[str]) -> RpcGoneError | None:
+    """The error that a process with these servers has written last, and which of them has gone."""
+    found = _ERROR.findall(written)
+    if not found:
+        return None
+    message, hint = found[-1]
+    for name, reason in _lost_servers(names) if _ANY in message else ():
+        if not _WAITED.search(message):
+            return RpcGoneError(f"a part of the model is lost: {reason}", f"start it again; {_ANEW}")
+        message = message.replace(_ANY, f"the RPC server {name}")
+    if len(names) == 1:
+        message = message.replace(_ANY, f"the RPC server {names[0]}")
+    return RpcGoneError(message, "; ".join(filter(None, [hint, _ANEW])))
+
+
+def _lost_servers(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Those that do not answer now, with the reason; whoever is behind a tunnel is not asked."""
+    for name in names:
+        address = read_rpc(name)
+        if not address.is_ssh:
+            try:
+                ask_server(name, address.host, address.port, _ASK)
+            except RpcServerError as error:
+                yield name, str(error)
 
 
 def _new_address() -> tuple[str, str]:

@@ -247,6 +247,37 @@ def test_a_server_loads_the_model_again_after_a_loss(short: Path, tmp_path: Path
     assert second[1]["choices"] == first[1]["choices"]
 
 
+def test_a_command_that_uses_a_warm_model_says_which_server_is_lost(short: Path, run: Run, tmp_path: Path) -> None:
+    with RpcServe(home=tmp_path) as other:
+        load = ("-t", "1", *flags(other.address))
+        assert run("warm", str(short), *load).status == 0
+        command = [sys.executable, "-m", "llmcli", "generate", "Hello", *LONG, *flags(other.address)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            assert process.stdout.read(20)
+            other.send(signal.SIGKILL)
+            _, errors = process.communicate()
+    assert process.returncode == 5
+    assert f"the RPC server {other.address} is not reached" in errors
+
+
+def test_a_load_that_has_failed_is_no_warm_model(short: Path, run: Run, tmp_path: Path) -> None:
+    """Its process lingers for a moment, for those who ask why."""
+    with RpcServe(home=tmp_path) as other:
+        port = other.address.partition(":")[2]
+    load = ("warm", str(short), "-t", "1", *flags(other.address))
+    with subprocess.Popen([sys.executable, "-m", "llmcli", *load], stderr=subprocess.PIPE, text=True) as process:
+        _, errors = process.communicate()
+        assert "is not reached" in errors
+    again = run(*load)
+    assert again.status != 0
+    assert "is loaded already" not in again.stderr
+    with RpcServe("--port", port, home=tmp_path):
+        assert "stays loaded" in run(*load).stderr
+        assert "is loaded already" in run(*load).stderr
+        assert run("stop", "--all").status == 0
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="the program in place of ssh is a script")
 def test_ssh_starts_the_server_and_ends_it(short: Path, run: Run, tmp_path: Path) -> None:
     environment = fake_ssh(tmp_path / "bin")
