@@ -167,8 +167,12 @@ class DeviceServer:
     def start(self, ip: str, port: int) -> RpcServer:
         """Listen from now on; returns what a client is told. Raises NetworkError."""
         self._port = port
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else the pipe takes the number of a closed stream
+            pass
+        os.close(number)
         reader, writer = os.pipe()
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
         os.dup2(writer, 1)  # ggml writes about its clients to stdout, and nothing else of llmcli does
         threading.Thread(target=self._read, args=(reader,), daemon=True).start()
         folder = self._cache.folder if self._cache else None

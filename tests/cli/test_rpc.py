@@ -333,6 +333,16 @@ def test_the_log_has_a_client_that_stays_for_a_moment_but_no_check(short: Path, 
     assert sum(" has left" in line for line in other.log) == 2
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of POSIX")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+def test_a_server_needs_no_stdin_and_no_stdout(short: Path, run: Run, tmp_path: Path, closed: str) -> None:
+    with RpcServe(home=tmp_path, before=("sh", "-c", f'exec "$0" "$@" {closed}')) as other:
+        assert run("generate", "Hi", *GREEDY, "-n", "2", "--no-stdin", *flags(other.address)).status == 0
+        other.send(signal.SIGTERM)
+        assert other.process.wait() == 0
+    assert any("has left after" in line for line in other.log)
+
+
 def test_an_empty_limit_of_memory_is_refused(run: Run) -> None:
     for text in ("", ","):  # of a variable of a script that is not set
         result = run("rpc", "serve", "--port", "0", "--memory", text)
