@@ -38,15 +38,18 @@ def open_servers(settings: Settings) -> Iterator[Sequence[RpcServer]]:
         yield [_open(name, settings, stack) for name in dict.fromkeys(settings.rpc)]
 
 
-def memory_with_servers(settings: Settings, warn: Callable[[str, str], object]) -> int:
-    """Bytes that are free here (0 = not known) and on the RPC servers of the settings; `warn` gets what is missing."""
+def memory_with_servers(settings: Settings, warn: Callable[[str, str], object]) -> tuple[int, int]:
+    """Bytes that are free here (0 = not known) and on the RPC servers of the settings, and the number of these servers.
+
+    `warn` gets what is missing; then none of them counts, as no model could be loaded with them.
+    """
     own = hardware.available_memory()
     try:
         with open_servers(settings) as servers:
-            return own + sum(server.memory_free for server in servers) if own else 0
+            return own + sum(server.memory_free for server in servers) if own else 0, len(servers)
     except RpcServerError as error:
         warn(f"only the memory of this machine counts: {error}", error.hint)
-        return own
+        return own, 0
 
 
 def connect(settings: Settings) -> None:

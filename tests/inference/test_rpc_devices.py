@@ -48,10 +48,10 @@ def test_the_memory_of_servers_counts_unless_one_is_not_there(monkeypatch: pytes
     def warn(message: str, hint: str) -> None:
         warnings.append((message, hint))
 
-    assert memory_with_servers(Settings(), warn) == 100
-    assert memory_with_servers(Settings(rpc=("a:1", "b:2")), warn) == 146
+    assert memory_with_servers(Settings(), warn) == (100, 0)
+    assert memory_with_servers(Settings(rpc=("a:1", "b:2")), warn) == (146, 2)
     assert warnings == []
-    assert memory_with_servers(Settings(rpc=("a:1", "gone:1")), warn) == 100
+    assert memory_with_servers(Settings(rpc=("a:1", "gone:1")), warn) == (100, 0)
     assert warnings == [("only the memory of this machine counts: gone is not reached", "start it")]
 
 
