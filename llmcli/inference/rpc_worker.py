@@ -35,7 +35,9 @@ def main() -> None:
 
     The first line of stdin says what to do. Its end, also that by a kill, is the end of the command.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the command
+    for name in ("SIGINT", "SIGHUP"):  # a Ctrl-C, and the end of the terminal, are for the command
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     given = json.loads(sys.stdin.buffer.readline())  # with infinity, which settings may have
     threading.Thread(target=_wait_for_end, args=(given["folder"],), daemon=True).start()
     if given["has_log"]:

@@ -130,18 +130,25 @@ def test_a_server_that_is_lost_during_the_load_is_an_error(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-def test_the_process_of_a_model_ends_with_a_killed_command(
-    short: Path, servers: list[RpcServe], tmp_path: Path
+@pytest.mark.parametrize("is_closed", [False, True], ids=["killed", "terminal"])
+def test_the_process_of_a_model_ends_with_its_command(
+    short: Path, servers: list[RpcServe], tmp_path: Path, is_closed: bool
 ) -> None:
+    """A terminal that is closed sends its signal to both of them."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     environment = {**os.environ, "TMPDIR": str(temporary)}
     command = [sys.executable, "-m", "llmcli", "generate", "Hello", *LONG, *flags(servers[0].address)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
+    ) as process:
         assert process.stdout
         assert process.stdout.read(20)
         assert _is_running("rpc_worker")
-        process.kill()
+        if is_closed:
+            os.killpg(process.pid, signal.SIGHUP)
+        else:
+            process.kill()
     deadline = time.monotonic() + 30
     while _is_running("rpc_worker") and time.monotonic() < deadline:
         time.sleep(0.1)
