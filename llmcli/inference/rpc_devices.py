@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
+from llmcli.engine.events import Cancellation, FinishReason
 from llmcli.engine.llama import bindings, hardware, rpc
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.inference.rpc_servers import RpcServer, RpcServerError, WrongServerError, ask_server
@@ -52,9 +53,10 @@ def memory_with_servers(settings: Settings, warn: Callable[[str, str], object]) 
         return own, 0
 
 
-def connect(settings: Settings) -> None:
+def connect(settings: Settings, cancellation: Cancellation | None = None) -> None:
     """Give the devices of the RPC servers to llama.cpp, before it loads a model; once for each server in a process.
 
+    With `cancellation`, what waits for a server is wanted no more when that is set: see `hurry`.
     From now on a server that ends, or gives no sign of life, ends this process with an error. Raises RpcServerError for
     a server that cannot be used, LlmcliError where llama.cpp is compiled without the backend.
     """
@@ -73,6 +75,14 @@ def connect(settings: Settings) -> None:
     for server in found:
         rpc.add_server(server.address)
         _added[server.name] = server
+    if cancellation:
+        cancellation.followers = (*cancellation.followers, _Hurry())
+
+
+class _Hurry(Cancellation):
+    def set(self, reason: FinishReason = "interrupt") -> None:
+        super().set(reason)
+        hurry()
 
 
 def hurry() -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -198,6 +199,30 @@ def test_a_server_that_hangs_counts_as_gone_in_time(short: Path, run: Run, tmp_p
         assert refused.status == 5
         assert f"error: the RPC server {other.address} does not answer" in refused.stderr
         other.send(signal.SIGCONT)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
+def test_vectors_that_nobody_wants_do_not_wait_for_a_server_that_hangs(short: Path, run: Run, tmp_path: Path) -> None:
+    """These are computed in the process of the command, which waits for 10 seconds and not for --rpc-timeout."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"Sentence {number} about rivers.\n" for number in range(20_000)))
+    with RpcServe(home=tmp_path) as other:
+        where = (*flags(other.address), "--rpc-timeout", "86400")
+        command = [sys.executable, "-m", "llmcli", "embed", "-f", str(texts), "-t", "1", *where]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            assert process.stdout.readline()
+            reader = threading.Thread(target=process.stdout.read, daemon=True)
+            reader.start()
+            other.send(signal.SIGSTOP)
+            time.sleep(1)  # until a call waits for it
+            process.send_signal(signal.SIGINT)
+            assert process.stderr
+            errors = process.stderr.read()
+            reader.join()
+        other.send(signal.SIGCONT)
+    assert process.returncode in (5, -signal.SIGINT)  # it was between two texts
+    assert process.returncode < 0 or "an RPC server has not stopped within" in errors
 
 
 def test_a_chat_goes_on_when_a_server_is_there_again(short: Path, run: Run, tmp_path: Path) -> None:
