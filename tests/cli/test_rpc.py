@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -373,6 +375,23 @@ def test_a_server_needs_no_stdin_and_no_stdout(short: Path, run: Run, tmp_path: 
         other.send(signal.SIGTERM)
         assert other.process.wait() == 0
     assert any("has left after" in line for line in other.log)
+
+
+@pytest.mark.parametrize("message", [struct.pack("<BQ", 6, 1 << 63), struct.pack("<BQI", 11, 4, 9)])
+def test_a_client_that_sends_nonsense_ends_the_server_with_a_reason_at_worst(tmp_path: Path, message: bytes) -> None:
+    with RpcServe(home=tmp_path) as other:
+        host, _, port = other.address.partition(":")
+        with socket.create_connection((host, int(port))) as client, suppress(OSError):
+            client.sendall(struct.pack("<BQ", 14, 24) + bytes(24) + message)
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(100):
+                pass
+        with suppress(subprocess.TimeoutExpired):
+            other.process.wait(2)
+        other.send(signal.SIGTERM)
+        status = other.process.wait()
+    assert status in (0, 5)
+    assert status == 0 or "hint: a client sent nonsense" in "".join(other.log)
 
 
 def test_an_empty_limit_of_memory_is_refused(run: Run) -> None:
