@@ -30,7 +30,7 @@ sys.path[:] = sys.argv.pop(1).splitlines()
 from llmcli.inference.rpc_worker import run
 run()
 """
-_ERROR = re.compile(r"error: (.+)(?:\n  hint: (.+))?")
+_ERROR = re.compile(r"^error: (.+)(?:\n  hint: (.+))?", re.MULTILINE)
 _ANY, _STALLED = "an RPC server", "sign of life"  # in the errors of a process that ends because of one
 _ANEW = "the next answer loads the model again"
 _ASK = 1.0  # seconds for a server that has perhaps ended
