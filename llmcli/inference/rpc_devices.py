@@ -43,7 +43,8 @@ def memory_with_servers(settings: Settings, warn: Callable[[str, str], object]) 
     own = hardware.available_memory()
     try:
         with open_servers(settings) as servers:
-            return own + sum(server.memory_free for server in servers) if own else 0
+            at = {server.address: server.memory_free for server in servers}  # one may have two names
+            return own + sum(at.values()) if own else 0
     except RpcServerError as error:
         warn(f"only the memory of this machine counts: {error}", error.hint)
         return own
@@ -131,6 +132,7 @@ class Tunnel:
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors, **detached
             )
         except OSError:
+            self._errors.close()
             raise RpcServerError(f"cannot start ssh for {name}", "install OpenSSH, or use HOST:PORT") from None
 
     def wait(self, seconds: float) -> RpcServer:
@@ -166,11 +168,11 @@ class Tunnel:
         if self._process.stdin:
             with suppress(OSError):
                 self._process.stdin.close()
-        end_process(self._process)
+        end_child(self._process)
         self._errors.close()
 
 
-def end_process(process: "subprocess.Popen[bytes]") -> None:
+def end_child(process: "subprocess.Popen[bytes]") -> None:
     """Wait until a process ends by itself, because its stdin is closed; else end it."""
     try:
         process.wait(_END)

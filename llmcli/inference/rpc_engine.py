@@ -18,7 +18,7 @@ from llmcli.errors import DiskError, ExitStatus, UsageError
 from llmcli.inference import engine_messages as messages
 from llmcli.inference.engine import RequestSource
 from llmcli.inference.remote_engine import EngineGoneError, RemoteEngine
-from llmcli.inference.rpc_devices import end_process
+from llmcli.inference.rpc_devices import end_child
 from llmcli.inference.rpc_servers import RpcServerError, ask_server
 from llmcli.params.model import read_rpc
 from llmcli.params.settings import Settings
@@ -203,5 +203,5 @@ class RpcProcess:
             if stream:
                 with suppress(OSError):
                     stream.close()
-        end_process(self._process)
+        end_child(self._process)
         self._errors.close()

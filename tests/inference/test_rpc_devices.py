@@ -34,6 +34,13 @@ def test_more_servers_than_llama_cpp_has_room_for_are_refused(monkeypatch: pytes
         connect(Settings(rpc=tuple(f"127.0.0.1:{port}" for port in range(1, 18))))
 
 
+def test_without_ssh_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RpcServerError, match="cannot start ssh for ssh://me@tower") as caught:
+        open_servers(Settings(rpc=("ssh://me@tower",))).__enter__()
+    assert caught.value.hint == "install OpenSSH, or use HOST:PORT"
+
+
 @pytest.mark.parametrize("name", ["10.0.0.2:50052", "ssh://me@tower"])
 def test_offline_reaches_no_other_machine(name: str) -> None:
     with pytest.raises(RpcServerError, match="needs the network, but --offline is set"):
@@ -46,7 +53,7 @@ def test_the_memory_of_servers_counts_unless_one_is_not_there(monkeypatch: pytes
     def ask(name: str, *_where: object) -> RpcServer:
         if name == "gone:1":
             raise RpcServerError("gone is not reached", "start it")
-        return RpcServer(name, name, [DeviceMemory(3, 4), DeviceMemory(20, 20)])
+        return RpcServer(name, name.replace("also-", ""), [DeviceMemory(3, 4), DeviceMemory(20, 20)])
 
     monkeypatch.setattr(rpc_devices, "ask_server", ask)
     warnings: list[tuple[str, str]] = []
@@ -56,6 +63,7 @@ def test_the_memory_of_servers_counts_unless_one_is_not_there(monkeypatch: pytes
 
     assert memory_with_servers(Settings(), warn) == 100
     assert memory_with_servers(Settings(rpc=("a:1", "b:2")), warn) == 146
+    assert memory_with_servers(Settings(rpc=("a:1", "also-a:1")), warn) == 123
     assert warnings == []
     assert memory_with_servers(Settings(rpc=("a:1", "gone:1")), warn) == 100
     assert warnings == [("only the memory of this machine counts: gone is not reached", "start it")]
