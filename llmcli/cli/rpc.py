@@ -41,7 +41,8 @@ def serve(
             "--memory",
             metavar="SIZE,...",
             show_default=False,
-            help="Most memory to offer, such as 8G: of each device, or one size for all [default: what is free].",
+            help="Most memory to offer, such as 8G (a number alone is MiB): of each device, or one size for all "
+            "[default: what is free].",
         ),
     ] = None,
     cache: Annotated[

@@ -178,7 +178,9 @@ class RpcProcess:
             written = self._errors.read()
         found = _ERROR.findall(written.decode("utf-8", "replace"))
         message, hint = found[-1] if found else ("", "")
-        message = message or f"the process of the model has ended with status {self._process.returncode}"
+        status = self._process.returncode
+        end = "ended the connection" if status is None else f"has ended with status {status}"
+        message = message or f"the process of the model {end}"
         for name, reason in self._lost_servers():
             if _ANY in message and _STALLED not in message:
                 return RpcGoneError(f"a part of the model is lost: {reason}", f"start it again; {_ANEW}")

@@ -12,7 +12,7 @@ from llmcli.engine.llama import bindings
 from llmcli.engine.llama.probe import probe_record
 from llmcli.errors import LlmcliError
 from llmcli.inference import engine_messages as messages
-from llmcli.inference import rpc_devices, rpc_worker
+from llmcli.inference import rpc_devices, rpc_engine, rpc_worker
 from llmcli.inference.rpc_engine import RpcGoneError, RpcProcess
 from llmcli.models.notes import record_probed
 from llmcli.params.settings import Settings
@@ -44,6 +44,20 @@ def test_whatever_ends_the_process_is_said_before_python_ends(
     with pytest.raises(Ended) as caught:
         rpc_worker.run()
     assert caught.value.args == words
+
+
+def test_a_process_that_only_ends_the_connection_has_no_status(
+    tiny: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_probed(home / "data", [tiny], probe_record())
+    monkeypatch.setattr(rpc_engine, "_END", 0.01)
+    process = RpcProcess(Settings(model=str(tiny)), has_log=False)
+    try:
+        assert str(process.failure()) == "the process of the model ended the connection"
+        assert process.is_running
+    finally:
+        process.end()
+    assert not process.is_running
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has named pipes")
