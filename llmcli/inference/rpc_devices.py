@@ -69,7 +69,8 @@ def connect(settings: Settings) -> None:
 
         _watches.append(Watch(settings.rpc_timeout, _end))
     for server in found:
-        rpc.add_server(server.address)
+        with _watches[0].call():  # another client may have come since it was asked
+            rpc.add_server(server.address)
         _added[server.name] = server
 
 
@@ -87,7 +88,7 @@ def disconnect() -> None:
 def _end(waited: float) -> None:
     bindings.end_process(
         f"an RPC server gave no sign of life for {waited:.0f} s",
-        "raise --rpc-timeout or lower --ubatch-size if it is slow; else look at it",
+        "raise --rpc-timeout or lower --ubatch-size if it is slow; else look whether it runs, and who uses it",
         ExitStatus.NETWORK,
     )
 

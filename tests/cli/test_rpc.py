@@ -17,7 +17,7 @@ import pytest
 from llmcli.engine.llama import rpc
 from llmcli.engine.llama.probe import probe_record
 from llmcli.models.notes import record_probed
-from tests.cli.rpc_processes import CountingProxy, RpcServe, fake_ssh
+from tests.cli.rpc_processes import CountingProxy, RpcServe, SilentProxy, fake_ssh
 from tests.conftest import Run
 
 pytestmark = [
@@ -159,6 +159,17 @@ def test_a_server_that_hangs_counts_as_gone_in_time(short: Path, run: Run, tmp_p
         assert refused.status == 5
         assert f"error: the RPC server {other.address} does not answer" in refused.stderr
         other.send(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("n_answers", [0, 1, 2, 3, 6], ids=["hello", "count", "again", "memory", "later"])
+def test_a_server_that_is_silent_after_the_check_counts_as_gone_in_time(
+    short: Path, servers: list[RpcServe], run: Run, n_answers: int
+) -> None:
+    """As one that another client has taken meanwhile, or that stops: whatever llama.cpp asks it first."""
+    with closing(SilentProxy(servers[0].address, n_answers)) as proxy:
+        result = run("generate", "Hello", *LONG, *flags(proxy.address), "--rpc-timeout", "1")
+    assert (result.status, result.text) == (5, "")
+    assert f"error: the RPC server {proxy.address} gave no sign of life for 1 s" in result.stderr
 
 
 def test_a_chat_goes_on_when_a_server_is_there_again(short: Path, run: Run, tmp_path: Path) -> None:
