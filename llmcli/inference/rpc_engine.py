@@ -64,10 +64,21 @@ class RpcEngine(RemoteEngine):
             raise UsageError("a temperature policy of yours cannot be used with --rpc", hint)
         self._given = settings, notes, cancellation, progress
         self._has_log, self._is_restarted, self._restarting = has_log, is_restarted, RLock()
-        self._process = RpcProcess(settings, has_log)
+        self._process = self._start()
         begin = perf_counter()
         self._begin()
         self.load_ms = self.waited_ms = (perf_counter() - begin) * 1e3
+
+    def _start(self) -> "RpcProcess":
+        settings, _, cancellation, _ = self._given
+        try:
+            return RpcProcess(settings, self._has_log)
+        except RpcGoneError:
+            if (
+                cancellation and cancellation.is_set()
+            ):  # a terminal sends Ctrl-C to it too, which it does not ignore yet
+                raise KeyboardInterrupt from None
+            raise
 
     def _begin(self) -> None:
         settings, notes, cancellation, progress = self._given
@@ -103,7 +114,7 @@ class RpcEngine(RemoteEngine):
                 super().close()
                 self._process.end()
                 self.__dict__.pop("_work", None)
-                self._process = RpcProcess(self._given[0], self._has_log)
+                self._process = self._start()
                 self._begin()
 
     def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:

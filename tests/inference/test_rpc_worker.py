@@ -8,12 +8,13 @@ from typing import Any, NoReturn
 
 import pytest
 
+from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.probe import probe_record
 from llmcli.errors import LlmcliError
 from llmcli.inference import engine_messages as messages
 from llmcli.inference import rpc_devices, rpc_engine, rpc_worker
-from llmcli.inference.rpc_engine import RpcGoneError, RpcProcess
+from llmcli.inference.rpc_engine import RpcEngine, RpcGoneError, RpcProcess
 from llmcli.models.notes import record_probed
 from llmcli.params.settings import Settings
 
@@ -44,6 +45,22 @@ def test_whatever_ends_the_process_is_said_before_python_ends(
     with pytest.raises(Ended) as caught:
         rpc_worker.run()
     assert caught.value.args == words
+
+
+@pytest.mark.parametrize(("is_cancelled", "error"), [(True, KeyboardInterrupt), (False, RpcGoneError)])
+def test_a_process_that_ctrl_c_has_ended_too_is_no_error(
+    is_cancelled: bool, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancellation = Cancellation()
+
+    def end(*_given: object) -> NoReturn:
+        if is_cancelled:
+            cancellation.set()
+        raise RpcGoneError("the process of the model has ended with status -2")
+
+    monkeypatch.setattr(rpc_engine, "RpcProcess", end)
+    with pytest.raises(error):
+        RpcEngine(Settings(), [], cancellation)
 
 
 def test_a_process_that_only_ends_the_connection_has_no_status(
