@@ -15,7 +15,7 @@ from llmcli.errors import LlmcliError
 from llmcli.inference import engine_messages as messages
 from llmcli.inference.embedding import EmbeddingModel
 from llmcli.inference.engine_session import Session
-from llmcli.inference.host_connection import PROGRESS_STEP, HostConnection
+from llmcli.inference.host_connection import PROGRESS_STEP, HostConnection, fault
 from llmcli.inference.kept_contexts import KeptContexts, KeptEngine
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.resolved_model import ResolvedModel
@@ -55,8 +55,8 @@ class EngineHost:
                 with closing(EmbeddingModel(target, settings, pooling, progress=progress)) as vectors:
                     self._model = vectors.keep_model()
             self.contexts = KeptContexts(self._model, self._target)
-        except LlmcliError as error:
-            self._failure = error
+        except Exception as error:
+            self._failure = error if isinstance(error, LlmcliError) else fault(error)
             raise
         finally:
             self._loaded.set()

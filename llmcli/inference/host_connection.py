@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, astuple
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from time import monotonic
 from typing import Any, Protocol, TypeAlias
 
@@ -36,6 +36,8 @@ class HostConnection:
         self._session: Session | None = None
         self._is_owner = False
         self._requests: list[Request] = []  # of the call that runs
+        self._early: list[messages.Message] = []  # what is said of requests before the call has read them
+        self._naming = Lock()  # held while one of the two is used
         self._cancellation = Cancellation()  # likewise, for all that has no request
         self._given: SimpleQueue[Any] = SimpleQueue()  # the answers to "next"
         self._is_left = False  # nobody wants the other events of the call
@@ -49,8 +51,8 @@ class HostConnection:
                 if "call" in message:
                     if working:  # it has sent its result
                         working.join()
-                    self._requests, self._cancellation, self._is_left = [], Cancellation(), False
-                    self._given = SimpleQueue()
+                    self._requests, self._early, self._given = [], [], SimpleQueue()
+                    self._cancellation, self._is_left = Cancellation(), False
                     working = Thread(target=self._call, args=(message["call"], message["arguments"]), daemon=True)
                     working.start()
                 else:
@@ -67,17 +69,24 @@ class HostConnection:
         if "leave" in message:
             self.leave()
         elif "request" in message:
-            given = message["request"]
-            self._given.put(given and messages.read_request(given))
+            self._given.put(message["request"])
         elif "text" in message:
             self._given.put(message["text"])
-        elif "shift" in message:
-            if shift := self._requests[message["shift"]].live_shift:
-                shift.shift = message["by"]
-        elif message["cancel"] is None:
+        elif "cancel" in message and message["cancel"] is None:
             self._cancellation.set(message["reason"])
         else:
-            self._requests[message["cancel"]].cancellation.set(message["reason"])
+            with self._naming:
+                self._apply(message)
+
+    def _apply(self, message: messages.Message) -> None:
+        """Do what is said of a request; one that the call has not read yet does it then."""
+        index: int = message["shift" if "shift" in message else "cancel"]
+        if index >= len(self._requests):
+            self._early.append(message)
+        elif "cancel" in message:
+            self._requests[index].cancellation.set(message["reason"])
+        elif shift := self._requests[index].live_shift:
+            shift.shift = message["by"]
 
     def leave(self) -> None:
         """End the call that runs: nobody wants its result."""
@@ -102,8 +111,7 @@ class HostConnection:
         except OSError:
             return  # nobody reads the result
         except Exception as error:  # a fault of the program must not end it for the others
-            fault = LlmcliError(f"{type(error).__name__}: {error}", "this is a bug; report it")
-            reply["error"] = messages.error_data(fault)
+            reply["error"] = messages.error_data(fault(error))
         if self._session:
             notes = self._session.used.notes
             reply["notes"], notes[:] = [*notes], []
@@ -219,23 +227,24 @@ class HostConnection:
             self.session.engine.start(messages.read_request(data), index).close()
 
     def generate(self, requests: Sequence[messages.Message]) -> None:
-        self._requests = [self._watched(index, messages.read_request(one)) for index, one in enumerate(requests)]
-        self._send_events(lambda engine: engine.generate(self._requests))
+        read = [self._read_request(one) for one in requests]
+        self._send_events(lambda engine: engine.generate(read))
 
     def generate_batch(self, _none: Sequence[messages.Message], n_parallel: int) -> None:
         def next_request(is_idle: bool) -> Request | None:
             if self._is_left:
                 return None
             messages.send(self._connection, {"next": is_idle})
-            request: Request | None = self._given.get()
-            if request:
-                self._requests.append(self._watched(len(self._requests), request))
-            return request
+            given = self._given.get()
+            return self._read_request(given) if given else None
 
         source: RequestSource = next_request
         self._send_events(lambda engine: engine.generate_batch(source, n_parallel))
 
-    def _watched(self, index: int, request: Request) -> Request:
+    def _read_request(self, data: messages.Message) -> Request:
+        """The next request of this call, whose progress is sent. Raises UsageError."""
+        request, index = messages.read_request(data), len(self._requests)
+
         def progress(done: int, total: int) -> None:
             now = monotonic()
             if now - self._sent_at >= PROGRESS_STEP:
@@ -243,6 +252,13 @@ class HostConnection:
                 messages.send(self._connection, {"progress": [index, done, total]})
 
         request.progress = progress
+        with self._naming:
+            self._requests.append(request)
+            early, self._early = self._early, []
+            for message in early:
+                self._apply(message)
+        if self._is_left:  # meanwhile
+            request.cancellation.set()
         return request
 
     def _send_events(self, generate: Callable[[LocalEngine], Any]) -> None:
@@ -253,6 +269,11 @@ class HostConnection:
                     return
                 record = sent.setdefault(event.index, messages.SentRecord(self._requests[event.index]))
                 messages.send(self._connection, {"event": record.message(event)})
+
+
+def fault(error: Exception) -> LlmcliError:
+    """The error for what no command should see."""
+    return LlmcliError(f"{type(error).__name__}: {error}", "this is a bug; report it")
 
 
 _OF_VOCAB = (
