@@ -21,7 +21,7 @@ from llmcli.errors import DiskError, ExitStatus, UsageError
 from llmcli.inference import engine_messages as messages
 from llmcli.inference.engine import RequestSource
 from llmcli.inference.remote_engine import EngineGoneError, RemoteEngine
-from llmcli.inference.rpc_devices import end_process
+from llmcli.inference.rpc_devices import end_child
 from llmcli.inference.rpc_servers import RpcServerError, ask_server
 from llmcli.params.model import read_rpc
 from llmcli.params.settings import Settings
@@ -33,7 +33,7 @@ sys.path[:] = sys.argv.pop(1).splitlines()
 from llmcli.inference.rpc_worker import run
 run()
 """
-_ERROR = re.compile(r"error: (.+)(?:\n  hint: (.+))?")
+_ERROR = re.compile(r"^error: (.+)(?:\n  hint: (.+))?", re.MULTILINE)
 _ANY, _WAITED = "an RPC server", re.compile("sign of life|has not stopped")  # in errors because of a server
 _ANEW = "the next answer loads the model again"
 _ASK = 1.0  # seconds for a server that has perhaps ended
@@ -68,10 +68,21 @@ class RpcEngine(RemoteEngine):
             raise UsageError("a temperature policy of yours cannot be used with --rpc", hint)
         self._given = settings, notes, cancellation, progress
         self._has_log, self._is_restarted, self._restarting = has_log, is_restarted, RLock()
-        self._process = RpcProcess(settings, has_log)
+        self._process = self._start()
         begin = perf_counter()
         self._begin()
         self.load_ms = self.waited_ms = (perf_counter() - begin) * 1e3
+
+    def _start(self) -> "RpcProcess":
+        settings, _, cancellation, _ = self._given
+        try:
+            return RpcProcess(settings, self._has_log)
+        except RpcGoneError:
+            if (
+                cancellation and cancellation.is_set()
+            ):  # a terminal sends Ctrl-C to it too, which it does not ignore yet
+                raise KeyboardInterrupt from None
+            raise
 
     def _begin(self) -> None:
         settings, notes, cancellation, progress = self._given
@@ -107,7 +118,7 @@ class RpcEngine(RemoteEngine):
                 super().close()
                 self._process.end()
                 self.__dict__.pop("_work", None)
-                self._process = RpcProcess(self._given[0], self._has_log)
+                self._process = self._start()
                 self._begin()
 
     def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
@@ -144,6 +155,7 @@ class RpcProcess:
                 stderr=None if has_log else self._errors,
             )
         except OSError as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
             raise DiskError(f"cannot start a process for the model: {error.strerror}") from None
         assert self._process.stdin
         assert self._process.stdout
@@ -188,7 +200,7 @@ class RpcProcess:
             if stream:
                 with suppress(OSError):
                     stream.close()
-        end_process(self._process)
+        end_child(self._process)
         self._errors.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -233,7 +245,7 @@ def _new_address() -> tuple[str, str]:
 def _end_of(status: int | None) -> str:
     """How a process has ended, which wrote nothing about it."""
     if status is None:
-        return "does not answer"
+        return "ended the connection"
     if status >= 0:
         return f"has ended with status {status}"
     with suppress(ValueError):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from llmcli.engine.llama import bindings, hardware, rpc, structures
@@ -25,6 +26,8 @@ _LOOK = 0.5  # seconds between two looks at the client; a check by llmcli is sho
 _OF_A_CHECK = 4096  # bytes: a check has less, a load more
 _SPARE = 64 << 20  # bytes of the disk: with less, a file may not have been written to its end
 _START = 10.0  # seconds until it listens
+_LOCK = "lock"  # the file in a folder that the server which uses it has locked
+_locked: list[int] = []  # open until this process ends, and the locks with it
 _ACCEPTED, _CLOSED = "Accepted client connection", "Client connection closed"  # ggml-rpc.cpp writes these lines
 
 
@@ -56,9 +59,9 @@ class _Client:
 
 
 def address_of(host: str, port: int, is_insecure: bool) -> tuple[str, int]:
-    """The IPv4 address and the port to listen at; a port 0 becomes a free one.
+    """The IPv4 address and the port to listen on; a port 0 becomes a free one.
 
-    Raises UsageError for what others reach, unless that is allowed, and NetworkError for what cannot be listened at.
+    Raises UsageError for what others reach, unless that is allowed, and NetworkError for what cannot be listened on.
     """
     try:
         ip = str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
@@ -78,8 +81,10 @@ def address_of(host: str, port: int, is_insecure: bool) -> tuple[str, int]:
             one.listen()
             return ip, one.getsockname()[1]
     except OSError as error:
-        hint = "give --host an address of this machine" if error.errno == errno.EADDRNOTAVAIL else "use another --port"
-        raise NetworkError(f"cannot listen at {host}:{port}: {error_text(error)}", hint) from None
+        hints = {errno.EACCES: "use a --port of 1024 or more"}
+        hints[errno.EADDRNOTAVAIL] = "this machine does not have the address: use 127.0.0.1 or 0.0.0.0"
+        hint = hints.get(error.errno or 0, "use another --port")
+        raise NetworkError(f"cannot listen on {host}:{port}: {error_text(error)}", hint) from None
 
 
 class TensorCache:
@@ -90,30 +95,35 @@ class TensorCache:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder, and remove what may be cut. Raises DiskError."""
-        self.folder = make_private(folder)
-        self._note = folder / "complete.json"
+        """Make the folder, and remove what may be cut. Raises DiskError.
+
+        Each server that runs has a folder of its own, this one or the first that is free beside it: a server notes what
+        it finds there, also what another one is writing.
+        """
         try:
+            self.folder = next(one for one in _beside(folder) if _lock(make_private(one)))
+            self._note = self.folder / "complete.json"
             self._remove_new()
             self._write()
         except OSError as error:
-            raise DiskError(f"cannot use {folder}: {error_text(error)}", "leave out --cache, or remove it") from None
+            raise DiskError(f"cannot use {folder}: {error_text(error)}", "leave --cache out") from None
 
     def keep(self) -> str:
         """A client has left: keep what it has sent. Returns why that is not possible, if it is not."""
         try:
+            make_private(self.folder)  # a user may delete it at any time
             if shutil.disk_usage(self.folder).free > _SPARE:
                 self._write()
                 return ""
             self._remove_new()
-        except OSError as error:
-            return f"cannot use {self.folder}: {error_text(error)}"
+        except (OSError, DiskError) as error:
+            return f"{self.folder} cannot be written to ({error_text(error) if isinstance(error, OSError) else error})"
         return "the disk is full"
 
     def _files(self) -> Iterator[tuple[Path, int]]:
         with os.scandir(self.folder) as entries:
             for one in entries:
-                if one.is_file(follow_symlinks=False) and one.name != self._note.name:
+                if one.is_file(follow_symlinks=False) and one.name not in (self._note.name, _LOCK):
                     yield Path(one.path), one.stat().st_size
 
     def _write(self) -> None:
@@ -126,8 +136,32 @@ class TensorCache:
                 path.unlink()
 
 
+def _beside(folder: Path) -> Iterator[Path]:
+    """The folder, then those of more servers that run at the same time."""
+    yield folder
+    yield from (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+
+
+def _lock(folder: Path) -> bool:
+    """Whether no other server uses the folder. From now on this one does, until its process ends. Raises OSError."""
+    if sys.platform == "win32":  # it has no `flock`: the servers of one machine share the folder
+        return True
+    import fcntl
+
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    except OSError:  # a file system without locks
+        pass
+    _locked.append(descriptor)
+    return True
+
+
 class DeviceServer:
-    """Offers devices at an address; `log` gets a line about each client that stays."""
+    """Offers devices on an address; `log` gets a line about each client that stays."""
 
     def __init__(
         self,
@@ -185,7 +219,7 @@ class DeviceServer:
                 return ask_server(f"{ip}:{port}", own, port, _START)
             except RpcServerError:
                 if time.monotonic() > end or not self._thread.is_alive():
-                    raise NetworkError(f"cannot listen at {ip}:{port}", "use another --port") from None
+                    raise NetworkError(f"cannot listen on {ip}:{port}", "use another --port") from None
             time.sleep(0.02)
 
     def run(self, is_over: Callable[[], bool]) -> None:
