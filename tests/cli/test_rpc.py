@@ -81,6 +81,18 @@ def test_a_chat_says_which_device_has_which_layers(short: Path, servers: list[Rp
     assert result.text.count("\n") >= 2
 
 
+def test_a_replay_puts_the_layers_on_the_server_again(
+    short: Path, servers: list[RpcServe], run: Run, tmp_path: Path
+) -> None:
+    result = run("generate", "Hi", *GREEDY, "-n", "4", "--no-stdin", "--json", *flags(servers[0].address))
+    saved = tmp_path / "answer.json"
+    saved.write_text(result.text)
+    again = run("replay", str(saved), "-v", env={"LLMCLI_RPC": servers[0].address})
+    assert again.status == 0, again.stderr
+    assert f"RPC0 ({servers[0].address}): " in again.stderr
+    assert "same answer: 4 tokens" in again.stderr
+
+
 def test_a_second_load_sends_no_large_tensor_again(short: Path, run: Run, tmp_path: Path) -> None:
     """The output layer alone is at the server: its weights are one tensor of 28 MB, and a vector."""
     with RpcServe("--cache", home=tmp_path) as other, closing(CountingProxy(other.address)) as proxy:
