@@ -22,7 +22,7 @@ from llmcli.inference.engine import Engine, UnsupportedError
 from llmcli.pipelines.batch import LineFeed
 from llmcli.pipelines.batch_input import BatchLine
 from llmcli.pipelines.batch_output import WrittenLine
-from llmcli.pipelines.job import Job, JobRunner, Outcome, as_failure
+from llmcli.pipelines.job import Job, JobRunner, Outcome, as_failure, with_cancellation
 from llmcli.pipelines.line_worker import FailedAnswerError, LineAnswer, LineWorker
 from llmcli.text import plural
 
@@ -37,6 +37,14 @@ _MAX_PAUSE = 60.0  # seconds until a server is tried again
 _SERVER_ERRORS = (NetworkError, NotAllowedError, ModelNotFoundError)  # say nothing of the line
 
 
+@dataclass(frozen=True)
+class _Try:
+    """A line at a server."""
+
+    begin: float
+    cancellation: Cancellation = field(default_factory=Cancellation)  # that ends this one only
+
+
 @dataclass(eq=False)
 class _Ticket:
     """A line on its way."""
@@ -44,7 +52,7 @@ class _Ticket:
     line: BatchLine | WrittenLine
     answer: LineAnswer | WrittenLine | None = None
     server: "PoolServer | None" = None  # that gave the answer
-    running: dict["PoolServer", float] = field(default_factory=dict)  # since when, where it is answered
+    running: dict["PoolServer", _Try] = field(default_factory=dict)  # where it is answered
     failures: dict["PoolServer", tuple[float, LlmcliError]] = field(default_factory=dict)  # when, and why
     n_failed: int = 0  # tries
 
@@ -151,6 +159,9 @@ class ServerPool:
         finally:
             with self._changed:
                 self._is_over = True
+                for ticket in self._open:
+                    for running in ticket.running.values():
+                        running.cancellation.set()
                 self._changed.notify_all()
             for one in self.servers:
                 if one.worker:
@@ -194,10 +205,13 @@ class ServerPool:
 
     def _take_outcome(self, server: PoolServer, ticket: _Ticket, outcome: Outcome) -> None:
         now = time.monotonic()
-        begin = ticket.running.pop(server, now)
+        running = ticket.running.pop(server, None)
         failed = outcome.error if isinstance(outcome.error, FailedAnswerError) else None
         error = failed.cause if failed else outcome.error
         is_silent = isinstance(error, TimeLimitError) and not (failed and failed.result)
+        if is_silent and running and running.cancellation.is_set():  # it has not begun, and another server was faster
+            server.must_answer = True
+            return
         is_failure = isinstance(error, _SERVER_ERRORS) or is_silent
         if is_failure:
             assert error
@@ -207,7 +221,8 @@ class ServerPool:
         elif error is None:
             server.n_failed = server.n_rounds = 0
             server.answered_at = now
-            self._n_answered, self._seconds = self._n_answered + 1, self._seconds + now - begin
+            self._n_answered += 1
+            self._seconds += now - running.begin if running else 0.0
         if ticket.answer:  # another server was faster
             return
         if error is not None and self._can_help(ticket, server, error, is_failure):
@@ -230,6 +245,8 @@ class ServerPool:
         assert server.worker
         assert isinstance(ticket.line, BatchLine)
         ticket.answer, ticket.server = server.worker.answer(ticket.line, self._feed.format, outcome), server
+        for other in ticket.running.values():  # or one that never ends would keep its server from further lines
+            other.cancellation.set("timeout")
 
     def _judge(self) -> None:
         """Decide what no server can: lines that failed everywhere, and a batch whose servers are gone."""
@@ -334,8 +351,8 @@ class ServerPool:
         with self._changed:
             while not self._has_ended() and not server.must_answer:
                 if ticket := self._choose(server):
-                    ticket.running[server] = time.monotonic()
-                    return self._job(server, ticket)
+                    ticket.running[server] = own = _Try(time.monotonic())
+                    return self._job(server, ticket, own.cancellation)
                 if not is_idle:
                     return None
                 self._changed.wait(2 * _TICK)
@@ -352,17 +369,18 @@ class ServerPool:
         mean = self._seconds / self._n_answered if self._n_answered else 0.0
         latest = time.monotonic() - max(self._copy_seconds, 2 * mean)
         for ticket in self._open:
-            begins = ticket.running.values()
+            begins = [one.begin for one in ticket.running.values()]
             if begins and max(begins) < latest and not {server} & {*ticket.running, *ticket.failures}:
                 return ticket
         return None
 
-    def _job(self, server: PoolServer, ticket: _Ticket) -> Job:
+    def _job(self, server: PoolServer, ticket: _Ticket, cancellation: Cancellation) -> Job:
         """The job of a line; whatever becomes of it, the thread of the batch is told."""
         assert server.worker
         assert isinstance(ticket.line, BatchLine)
         try:
-            outcome = Outcome(0, result=(yield from server.worker.job(ticket.line, self._feed.format)))
+            job = with_cancellation(server.worker.job(ticket.line, self._feed.format), cancellation)
+            outcome = Outcome(0, result=(yield from job))
         except Exception as error:
             outcome = Outcome(0, error=as_failure(error))
         self._inbox.put((server, ticket, outcome))

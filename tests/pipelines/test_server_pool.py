@@ -2,7 +2,8 @@
 
 import io
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ from tests.pipelines.batches import Lines, echo, errors, question_of
 class Machine:
     """A server: an engine that can go and come back, and the lines that it answered."""
 
-    def __init__(self, name: str, reply: Callable[[Request], Sequence[Any]] = echo, **details: Any) -> None:
+    def __init__(self, name: str, reply: Callable[[Request], Iterable[Any]] = echo, **details: Any) -> None:
         self.name, self.is_up, self.asked = name, True, list[str]()
         self.engine = FakeEngine(reply=self._reply, **details)
         self._own_reply = reply
 
-    def _reply(self, request: Request) -> Sequence[Any]:
+    def _reply(self, request: Request) -> Iterable[Any]:
         self.asked.append(question_of(request))
         return self._own_reply(request) if self.is_up else [NetworkError(f"{self.name} ended the connection")]
 
@@ -53,6 +54,7 @@ class Run:
             return LineWorker(engine, layers, options, inner)
 
         servers = [PoolServer(one.name, one.connect, worker) for one in machines]
+        more.setdefault("copy_seconds", 600.0)  # a busy machine makes no copies
         self.pool = ServerPool(servers, n_parallel, self.cancellation, **more)
         reader = BatchReader(io.BytesIO(text.encode()), "in.jsonl" if text[:1] == "{" else "in.txt")
         source = LineSource(reader, False, self.cancellation)
@@ -192,6 +194,20 @@ def test_a_line_at_a_server_that_hangs_is_answered_by_another() -> None:
     threading.Timer(1.0, is_over.set).start()
     assert is_complete(run.lines(), 30)
     assert len(hung.asked) == 1
+
+
+def test_an_answer_that_never_ends_does_not_keep_its_server_from_further_lines() -> None:
+    begun: list[Request] = []
+
+    def reply(request: Request) -> Iterable[Any]:
+        begun.append(request)
+        return repeat("more ") if len(begun) == 1 else echo(request)
+
+    b = Machine("b", reply)
+    run = Run([Machine("a"), b], prompts(1200), copy_seconds=0.05)
+    assert is_complete(run.lines(), 1200)
+    assert begun[0].cancellation.is_set()
+    assert len(b.asked) > 300  # it had room for 256 beside the first one
 
 
 def test_what_one_server_does_not_support_another_one_does() -> None:
