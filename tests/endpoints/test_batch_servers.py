@@ -20,6 +20,7 @@ import pytest
 from llmcli.engine.events import Cancellation
 from llmcli.errors import NetworkError
 from llmcli.files import config_path
+from llmcli.inference import endpoint_exchange
 from llmcli.models.download import http
 from llmcli.params.settings import Layer, resolve
 from llmcli.pipelines.batch import Batch
@@ -79,8 +80,40 @@ def die_in_the_middle(handler: Handler, _body: Any) -> bool:
     return handler.command == "POST"
 
 
-@pytest.mark.parametrize("fault", [answer_500, die_in_the_middle])
-def test_a_faulty_server_costs_no_line(fault: Any, inside: Run, tmp_path: Path) -> None:
+def answer_nothing(handler: Handler, _body: Any) -> bool:
+    if handler.command == "POST":
+        handler.begin_stream()
+        handler.event({"choices": []})
+        handler.event("[DONE]")
+        handler.end_stream()
+    return handler.command == "POST"
+
+
+def answer_another_choice(handler: Handler, _body: Any) -> bool:
+    if handler.command == "POST":
+        handler.begin_stream()
+        handler.event({"choices": [{"index": 7, "delta": {"content": "a text"}, "finish_reason": "stop"}]})
+        handler.event("[DONE]")
+        handler.end_stream()
+    return handler.command == "POST"
+
+
+def never_stop(handler: Handler, _body: Any) -> bool:
+    if handler.command == "POST":
+        handler.begin_stream()
+        while True:
+            handler.event({"choices": [{"index": 0, "delta": {"content": "word " * 100}}]})
+    return False
+
+
+FAULTS = [answer_500, die_in_the_middle, answer_nothing, answer_another_choice, never_stop]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_server_costs_no_line(
+    fault: Any, inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint_exchange, "_MAX_TEXT", 2000)
     with servers({"delay": 0.002}, {"reply": fault}) as (urls, (good, bad)):
         ran = inside("batch", source(tmp_path), "--endpoint", urls)
     assert (ran.status, is_complete(rows_of(ran.text))) == (0, True)
@@ -88,6 +121,12 @@ def test_a_faulty_server_costs_no_line(fault: Any, inside: Run, tmp_path: Path) 
     assert len(good.asked) == 20
     assert "20 lines, 80 tokens" in ran.stderr  # of the good one
     assert ": 0 lines, " in ran.stderr
+
+
+def test_an_empty_answer_is_an_answer(inside: Run, tmp_path: Path) -> None:
+    with servers({"words": ()}, {"words": ()}) as (urls, _):
+        ran = inside("batch", source(tmp_path, 3), "--endpoint", urls)
+    assert [(row["text"], row["finish_reason"]) for row in rows_of(ran.text)] == [("", "stop")] * 3
 
 
 def test_a_server_that_hangs_costs_no_line() -> None:
