@@ -18,6 +18,7 @@ from llmcli.errors import (
     NotAllowedError,
     TimeLimitError,
 )
+from llmcli.inference.endpoint_errors import RefusedError
 from llmcli.inference.engine import Engine, UnsupportedError
 from llmcli.pipelines.batch import LineFeed
 from llmcli.pipelines.batch_input import BatchLine
@@ -35,6 +36,7 @@ _TRIES = 3  # of a line at least, before it is the line that cannot be answered
 _ROUNDS = 3  # of such failures without an answer between them: a server that is there, and cannot do it
 _MAX_PAUSE = 60.0  # seconds until a server is tried again
 _SERVER_ERRORS = (NetworkError, NotAllowedError, ModelNotFoundError)  # say nothing of the line
+_OWN_LIMITS = (UnsupportedError, ContextOverflowError, RefusedError)  # those of another server may be wider
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,7 @@ class ServerPool:
         others = [one for one in self.servers if one is not server and one not in ticket.failures and not one.is_lost]
         if isinstance(error, UnsupportedError) and others:
             self._refused |= {f"{server.name}: some lines went to other servers: {error}": None}
-        return is_failure or (bool(others) and isinstance(error, (UnsupportedError, ContextOverflowError)))
+        return is_failure or (bool(others) and isinstance(error, _OWN_LIMITS))
 
     def _end(self, ticket: _Ticket, server: PoolServer, outcome: Outcome) -> None:
         assert server.worker

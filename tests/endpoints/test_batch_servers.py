@@ -106,7 +106,13 @@ def never_stop(handler: Handler, _body: Any) -> bool:
     return False
 
 
-FAULTS = [answer_500, die_in_the_middle, answer_nothing, answer_another_choice, never_stop]
+def refuse(handler: Handler, _body: Any) -> bool:
+    if handler.command == "POST":
+        handler.json({"error": {"message": "unknown field"}}, 400)
+    return handler.command == "POST"
+
+
+FAULTS = [answer_500, refuse, die_in_the_middle, answer_nothing, answer_another_choice, never_stop]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -121,6 +127,13 @@ def test_a_faulty_server_costs_no_line(
     assert len(good.asked) == 20
     assert "20 lines, 80 tokens" in ran.stderr  # of the good one
     assert ": 0 lines, " in ran.stderr
+
+
+def test_a_line_that_all_servers_refuse_has_the_error(inside: Run, tmp_path: Path) -> None:
+    with servers({"reply": refuse}, {"reply": refuse}) as (urls, asked):
+        ran = inside("batch", source(tmp_path, 3), "--endpoint", urls)
+    assert [row["error"]["type"] for row in rows_of(ran.text)] == ["usage"] * 3
+    assert [len(one.asked) for one in asked] == [3, 3]
 
 
 def test_an_empty_answer_is_an_answer(inside: Run, tmp_path: Path) -> None:
