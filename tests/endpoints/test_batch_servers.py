@@ -193,6 +193,21 @@ def test_the_option_can_be_repeated_and_names_profiles(inside: Run, tmp_path: Pa
     assert all(one.asked for one in asked)
 
 
+@pytest.mark.parametrize("form", ["{0},{0}", "{0},", ", {0} ,{0}/", "{0},{0}/v1"])
+def test_a_list_that_names_one_server_is_that_server(form: str, inside: Run, tmp_path: Path) -> None:
+    with servers({}) as (url, (one,)):
+        ran = inside("batch", source(tmp_path), "--endpoint", form.format(url))
+    assert is_complete(rows_of(ran.text))
+    assert one.most_running <= 4
+    assert "20 lines, " not in ran.stderr  # no totals of each server
+
+
+def test_a_list_without_a_server_is_an_error(inside: Run, tmp_path: Path) -> None:
+    ran = inside("batch", source(tmp_path), "--endpoint", " , ")
+    assert ran.status == 2
+    assert "error: endpoint names no server" in ran.stderr
+
+
 def test_all_servers_get_the_same_random_seed(inside: Run, tmp_path: Path) -> None:
     with servers({"delay": 0.002}, {"delay": 0.002}) as (urls, _):
         ran = inside("batch", source(tmp_path), "--endpoint", urls)
