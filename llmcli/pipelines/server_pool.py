@@ -340,12 +340,13 @@ class ServerPool:
                 pause = min(2.0 ** (server.n_rounds - 1), _MAX_PAUSE)
                 for ticket in self._open:
                     ticket.failures.pop(server, None)  # it may answer them when it is back
-            if was_down != server.is_down:
-                news = f"{server.name} answers again"
-                if error:
-                    others = any(not one.is_down for one in self.servers)
-                    news = f"{error}; " + ("the other servers get its lines" if others else "no other server answers")
-                self._inbox.put(news)
+            reason = error or (server.error if server.n_rounds == _ROUNDS else None)  # it is there, and answers no line
+            if was_down and not error:
+                self._inbox.put(f"{server.name} answers again")
+            elif reason and not was_down:
+                others = any(not one.is_lost for one in self.servers)
+                end = "the other servers get its lines" if others else "no other server answers"
+                self._inbox.put(f"{reason}; {end}")
             self._changed.wait_for(self._has_ended, pause)
             server.must_answer = error is not None
 
