@@ -259,6 +259,7 @@ def test_a_server_that_is_not_there_yet_is_no_hindrance(inside: Run, tmp_path: P
     assert (ran.status, is_complete(rows_of(ran.text))) == (0, True)
     assert "127.0.0.1:1" in ran.stderr
     assert "the other servers get its lines" in ran.stderr
+    assert "\n127.0.0.1:1: 0 lines, " in ran.stderr
     assert (none.status, none.text) == (5, "")
 
 
