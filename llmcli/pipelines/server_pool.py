@@ -2,6 +2,7 @@
 
 import threading
 import time
+from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -52,6 +53,7 @@ class _Ticket:
     """A line on its way."""
 
     line: BatchLine | WrittenLine
+    place: int  # in the order of the input
     answer: LineAnswer | WrittenLine | None = None
     server: "PoolServer | None" = None  # that gave the answer
     running: dict["PoolServer", _Try] = field(default_factory=dict)  # where it is answered
@@ -117,6 +119,7 @@ class ServerPool:
         self._ready: deque[_Ticket] = deque()  # those that no server has
         self._inbox: SimpleQueue[tuple[PoolServer, _Ticket, Outcome] | str | BaseException] = SimpleQueue()
         self._is_over = self._is_at_end = False
+        self._n_taken = 0  # lines of the input
         self._lost_since: float | None = None
         self._n_answered, self._seconds = 0, 0.0  # lines, and what they took
         self._begin = 0.0
@@ -181,7 +184,8 @@ class ServerPool:
             if line is None:
                 self._is_at_end = not self._open
                 break
-            ticket = _Ticket(line)
+            ticket = _Ticket(line, self._n_taken)
+            self._n_taken += 1
             with self._changed:
                 self._open.append(ticket)
                 if isinstance(line, WrittenLine):
@@ -231,7 +235,8 @@ class ServerPool:
             assert outcome.error
             ticket.failures[server], ticket.n_failed = (now, outcome.error), ticket.n_failed + 1
             if not ticket.running:
-                self._ready.appendleft(ticket)
+                # The first line that is not answered comes first: all after it wait to be written.
+                self._ready.insert(bisect(self._ready, ticket.place, key=lambda one: one.place), ticket)
                 self._changed.notify_all()
             return
         self._end(ticket, server, outcome)

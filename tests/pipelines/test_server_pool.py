@@ -121,6 +121,13 @@ def test_a_server_that_answers_each_line_with_an_error_costs_no_line() -> None:
     assert len(bad.asked) <= 8  # it is asked less and less often
 
 
+def test_the_first_line_that_failed_is_the_first_that_another_server_gets() -> None:
+    good, bad = Machine("good", delay=0.02), Machine("bad", lambda _request: [NetworkError("bad answers 500")])
+    run = Run([bad, good], prompts(40), n_parallel=1)
+    assert is_complete(run.lines(), 40)
+    assert good.asked.index(bad.asked[0]) <= 3  # else newer ones would come before it, and all wait to be written
+
+
 def test_it_is_told_once_why_a_server_that_is_there_answers_no_line() -> None:
     def wait_for_news(request: Request) -> Sequence[Any]:
         if not run.news:
