@@ -103,8 +103,10 @@ class Exchange:
                     has_choice |= delta.has_choice
                     size += len(delta.text) + len(delta.reasoning)
                     if size > _MAX_TEXT:
-                        problem = f"{self.connection.endpoint.host} sent an answer of more than {_MAX_TEXT >> 20} MiB"
-                        raise NetworkError(problem, "limit it with --max-tokens, or check the server")
+                        raise NetworkError(
+                            f"{self.connection.endpoint.host} sent an answer of more than {_MAX_TEXT >> 20} MiB",
+                            "limit it with --max-tokens, or check the server",
+                        )
                     self._has_text |= bool(delta.text or delta.reasoning or delta.traces)
                     self._finish_reason = delta.finish_reason or self._finish_reason
                     self._put(delta)

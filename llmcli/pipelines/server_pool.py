@@ -289,7 +289,9 @@ class ServerPool:
 
     def _gone(self) -> NetworkError:
         reasons = "; ".join(str(one.error) for one in self.servers if one.error)
-        return NetworkError(f"no server answers any more: {reasons}", "start one; with --output, --resume goes on")
+        is_short = all(isinstance(one.error, TimeLimitError) for one in self.servers)
+        hint = "raise --timeout" if is_short else "start one; with --output, --resume goes on"
+        return NetworkError(f"no server answers any more: {reasons}", hint)
 
     def _write(self) -> None:
         while self._open and (answer := self._open[0].answer):

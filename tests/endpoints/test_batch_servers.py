@@ -23,6 +23,7 @@ from llmcli.files import config_path
 from llmcli.inference import endpoint_exchange
 from llmcli.models.download import http
 from llmcli.params.settings import Layer, resolve
+from llmcli.pipelines import server_pool
 from llmcli.pipelines.batch import Batch
 from llmcli.pipelines.batch_input import BatchLine, BatchReader, LineSource
 from llmcli.pipelines.line_worker import BatchOptions, LineWorker
@@ -172,6 +173,16 @@ def test_the_time_limit_of_a_decision_ends_its_line_only(inside: Run, tmp_path: 
     with servers({"kind": "vllm", "reply": wait}) as (url, _):
         ran = inside("batch", str(tmp_path / "in.jsonl"), "--endpoint", url, "--choices", "b,j")
     assert [row.get("error", {}).get("type") for row in rows_of(ran.text)] == [None, "timeout", None]
+
+
+def test_a_time_limit_that_no_server_keeps_is_named(
+    inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_pool.ServerPool.__init__, "__defaults__", (0.2, 600.0))
+    with servers({"delay": 0.5}, {"delay": 0.5}) as (urls, _):
+        ran = inside("batch", source(tmp_path), "--endpoint", urls, "--timeout", "0.05")
+    assert ran.status == 5
+    assert "stopped by timeout after 0.05 s\n  hint: raise --timeout\n" in ran.stderr
 
 
 def test_an_actor_of_ray_can_ask_an_endpoint() -> None:
