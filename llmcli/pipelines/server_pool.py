@@ -119,7 +119,7 @@ class ServerPool:
         self._ready: deque[_Ticket] = deque()  # those that no server has
         self._inbox: SimpleQueue[tuple[PoolServer, _Ticket, Outcome] | str | BaseException] = SimpleQueue()
         self._is_over = self._is_at_end = False
-        self._n_taken = 0  # lines of the input
+        self._n_taken, self._is_dry = 0, False  # lines of the input; whether it has none at the moment
         self._lost_since: float | None = None
         self._n_answered, self._seconds = 0, 0.0  # lines, and what they took
         self._begin = 0.0
@@ -168,9 +168,8 @@ class ServerPool:
                     for running in ticket.running.values():
                         running.cancellation.set()
                 self._changed.notify_all()
-            for one in self.servers:
-                if one.worker:
-                    one.worker.cancellation.set()
+            for worker in filter(None, [one.worker for one in self.servers]):
+                worker.cancellation.set()
             for thread in threads:
                 thread.join(2.0)  # what a server still says to a thread goes nowhere
 
@@ -179,8 +178,10 @@ class ServerPool:
     def _take_lines(self) -> bool:
         """Take lines of the input, so that no server waits; returns whether there is something to do."""
         window, ahead = _WINDOW * len(self.servers), 2 * (self._n_parallel or 8) * len(self.servers)
-        while not self._is_at_end and len(self._open) < window and len(self._ready) < ahead:
+        n_new = sum(not one.failures for one in self._ready)
+        while not self._is_at_end and len(self._open) < window and n_new < ahead:
             line = self._feed.take(not self._open)
+            self._is_dry = line is None
             if line is None:
                 self._is_at_end = not self._open
                 break
@@ -192,6 +193,7 @@ class ServerPool:
                     ticket.answer = line
                 else:
                     self._ready.append(ticket)
+                    n_new += 1
                     self._changed.notify()
         return bool(self._open)
 
@@ -268,11 +270,12 @@ class ServerPool:
             return
         doubtful = [one for one in self._ready if all(server in one.failures for server in alive)]
         is_idle = len(doubtful) == len(self._ready) and not any(one.running and not one.answer for one in self._open)
+        is_last = is_idle and self._is_dry and len(doubtful) <= self._n_answered
         for ticket in doubtful:
             failed = {server: ticket.failures[server][0] for server in alive}
             is_fit = any(server.answered_at > when for server, when in failed.items())
-            if is_fit or (self._n_answered and all(one.checked_at > when for one, when in failed.items())):
-                # The servers answer other lines, or are there at least: it is the line that they cannot answer.
+            if is_fit or (is_last and all(one.checked_at > when for one, when in failed.items())):
+                # The servers answer other lines, or would if there were any: it is the line that they cannot answer.
                 if ticket.n_failed < _TRIES:
                     ticket.failures.clear()
                     continue

@@ -202,6 +202,30 @@ def test_servers_that_fail_at_every_line_end_the_batch_without_a_line() -> None:
     assert run.output.written == []
 
 
+def test_servers_that_are_there_and_fail_from_some_line_on_give_no_line_an_error() -> None:
+    machines = [Machine("a", delay=0.001), Machine("b", delay=0.001)]
+
+    def reply(request: Request) -> Sequence[Any]:
+        return echo(request) if len(machines[0].asked) <= 10 else [NetworkError("503")]
+
+    for one in machines:
+        one._own_reply = reply
+    run = Run(machines, prompts(300), patience=3.0)
+    with pytest.raises(NetworkError, match="no server answers any more: 503; 503"):
+        run.lines()
+    assert run.output.written
+    assert errors([decode_json(line) for line in run.output.written]) == []  # --resume answers them
+
+
+def test_many_lines_that_no_server_can_answer_do_not_end_the_batch() -> None:
+    def reply(request: Request) -> Sequence[Any]:
+        return [NetworkError("500")] if 10 <= int(question_of(request)[1:]) < 45 else echo(request)
+
+    run = Run([Machine("a", reply), Machine("b", reply)], prompts(60))
+    lines = run.lines()
+    assert [line["id"] - 1 for line in lines if "error" in line] == [*range(10, 45)]
+
+
 def test_a_line_at_a_server_that_hangs_is_answered_by_another() -> None:
     is_over = threading.Event()
 
