@@ -16,7 +16,7 @@ from llmcli.inference.endpoint_client import (
     with_retries,
 )
 from llmcli.inference.endpoint_errors import as_network_error, error_of, raise_for_error
-from llmcli.inference.endpoint_tokens import EndpointVocab
+from llmcli.inference.endpoint_tokens import NO_TOKEN, EndpointVocab
 from llmcli.inference.replay_manifest import ReplayManifest
 from llmcli.models.download.http import TransientError
 from llmcli.params.param import is_number
@@ -225,7 +225,8 @@ class Exchange:
         text = self._without_prefill(text)
         if not reasoning + text:
             return []
-        self._record.tokens.append(self._vocab.number_of((reasoning + text).encode()))
+        # Only the answers of a server of llmcli are looked at token by token; of others, a batch would keep every text.
+        self._record.tokens.append(self._vocab.number_of((reasoning + text).encode()) if self._control else NO_TOKEN)
         return [self._event(reasoning, text, self._record.tokens[-1])]
 
     def _token(self, trace: TokenTrace) -> Sequence[TokenEvent]:

@@ -160,6 +160,7 @@ def test_a_server_that_hangs_costs_no_line() -> None:
         Batch(pool, LineSource(reader, False, cancellation), reader, output, BatchOptions(), cancellation).run()
         is_over.set()
         assert hung.asked
+        assert all(one.engine and one.engine.tokenizer._pieces == {} for one in found)  # no text of an answer is kept
     assert is_complete([json.loads(line) for line in output.written])
 
 
