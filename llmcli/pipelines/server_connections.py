@@ -38,7 +38,8 @@ class ServerConnection:
             raise NetworkError(f"{self.name} does not say what it has", "check the URL and the server") from None
         served.check_model()
         if self.model and _base_name(served.model) != self.model:
-            raise NetworkError(f"{served.host} has another model now: {served.model}")
+            message = f"{served.host} has another model now: {served.model}"
+            raise NetworkError(message, f"start it with {self.model}, or allow all models with --any-model")
         if self.engine is None:
             self.name, self.served = served.host, served
             self.engine = EndpointEngine(served, lambda _text: None, self._cancellation, _ATTEMPTS)
@@ -73,7 +74,7 @@ def connect_servers(
             f"the servers have different models: {told}", "choose one with -m, or allow all of them with --any-model"
         )
     for one in found:
-        one.model = "" if any_model else names.copy().pop()
+        one.model = "" if any_model else next(iter(names))
         _check_settings(one, layers)
     return found
 

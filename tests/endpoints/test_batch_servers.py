@@ -248,8 +248,9 @@ def test_a_server_that_comes_back_with_another_model_gets_no_line() -> None:
         layers = [Layer("flag", {"endpoint": urls})]
         one, other = connect_servers(resolve(layers).settings, layers, False, Cancellation())
         first.models = ("another-model",)
-        with pytest.raises(NetworkError, match="has another model now: another-model"):
+        with pytest.raises(NetworkError, match="has another model now: another-model") as caught:
             one.connect()
+        assert caught.value.hint == "start it with only-model, or allow all models with --any-model"
         assert other.connect() is other.engine
 
 

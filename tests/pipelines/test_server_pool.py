@@ -264,9 +264,12 @@ def test_what_one_server_does_not_support_another_one_does() -> None:
 
 
 def test_ctrl_c_ends_all_servers() -> None:
-    machines = [Machine("a", delay=0.01), Machine("b", delay=0.01)]
-    run = Run(machines, prompts(500))
-    threading.Timer(0.3, run.cancellation.set).start()
+    def reply(request: Request) -> Sequence[Any]:
+        if len(run.output.written) > 5:
+            run.cancellation.set()
+        return echo(request)
+
+    run = Run([Machine(name, reply, delay=0.01) for name in "ab"], prompts(500))
     found = run.lines()
     assert 0 < len(found) < 500
     assert is_complete(found, len(found))
