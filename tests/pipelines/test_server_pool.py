@@ -219,11 +219,11 @@ def test_servers_that_are_there_and_fail_from_some_line_on_give_no_line_an_error
 
 def test_many_lines_that_no_server_can_answer_do_not_end_the_batch() -> None:
     def reply(request: Request) -> Sequence[Any]:
-        return [NetworkError("500")] if 10 <= int(question_of(request)[1:]) < 45 else echo(request)
+        return [NetworkError("500")] if 10 <= int(question_of(request)[1:]) < 22 else echo(request)
 
-    run = Run([Machine("a", reply), Machine("b", reply)], prompts(60))
+    run = Run([Machine("a", reply), Machine("b", reply)], prompts(40), patience=120.0)
     lines = run.lines()
-    assert [line["id"] - 1 for line in lines if "error" in line] == [*range(10, 45)]
+    assert [line["id"] - 1 for line in lines if "error" in line] == [*range(10, 22)]  # more than are taken ahead
 
 
 def test_a_line_at_a_server_that_hangs_is_answered_by_another() -> None:
