@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import PurePosixPath, PureWindowsPath
+from urllib.parse import urlsplit
 
 from llmcli.config.endpoints import endpoint_names
 from llmcli.engine.events import Cancellation
@@ -23,7 +24,7 @@ class ServerConnection:
     def __init__(self, text: str, settings: Settings, cancellation: Cancellation) -> None:
         """`text` is a URL or a profile; `cancellation` ends what waits for the server."""
         self._settings, self._cancellation = replace(settings, endpoint=text), cancellation
-        self.name = text  # its host, once it has answered
+        self.name = urlsplit(text).netloc or text  # its host; that of a profile, once it has answered
         self.served: ServedEndpoint | None = None
         self.engine: EndpointEngine | None = None
         self.error: LlmcliError | None = None  # why it did not answer at first
