@@ -78,9 +78,7 @@ class RpcEngine(RemoteEngine):
         try:
             return RpcProcess(settings, self._has_log)
         except RpcGoneError:
-            if (
-                cancellation and cancellation.is_set()
-            ):  # a terminal sends Ctrl-C to it too, which it does not ignore yet
+            if cancellation and cancellation.is_set():  # a terminal sends Ctrl-C to it too, before it ignores that
                 raise KeyboardInterrupt from None
             raise
 
