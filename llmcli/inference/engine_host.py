@@ -25,9 +25,18 @@ from llmcli.params.settings import Settings
 class EngineHost:
     """A model that is loaded, and those who use it."""
 
-    def __init__(self, target: ResolvedModel, on_abandoned: Callable[[], object] = lambda: None) -> None:
-        """`on_abandoned` is called when all who have waited for the load have left before its end."""
+    def __init__(
+        self,
+        target: ResolvedModel,
+        on_abandoned: Callable[[], object] = lambda: None,
+        on_unwanted: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`on_abandoned` is called when all who have waited for the load have left before its end.
+
+        `on_unwanted` is called when nobody wants any more what a connection lets llama.cpp compute.
+        """
         self._target, self._notes, self._on_abandoned = target, [*target.notes], on_abandoned
+        self.on_unwanted = on_unwanted
         self._model: Model | None = None
         self.contexts: KeptContexts | None = None
         self._failure: LlmcliError | None = None

@@ -22,6 +22,8 @@ PROGRESS_STEP = 0.05  # seconds between two messages of a progress
 
 
 class _Host(Protocol):
+    on_unwanted: Callable[[], object]
+
     def open(self, settings: Settings, report: Callable[[float], object], pooling: str | None = None) -> Session: ...
     def wait(self, report: Callable[[float], object]) -> object: ...
     def join(self, session_id: str) -> Session: ...
@@ -37,7 +39,8 @@ class HostConnection:
         self._is_owner = False
         self._requests: list[Request] = []  # of the call that runs
         self._early: list[messages.Message] = []  # what is said of requests before the call has read them
-        self._naming = Lock()  # held while one of the two is used
+        self._unended: set[int] = set()  # indexes of the requests whose answers have not ended
+        self._naming = Lock()  # held while one of the three is used
         self._cancellation = Cancellation()  # likewise, for all that has no request
         self._given: SimpleQueue[Any] = SimpleQueue()  # the answers to "next"
         self._is_left = False  # nobody wants the other events of the call
@@ -51,7 +54,7 @@ class HostConnection:
                 if "call" in message:
                     if working:  # it has sent its result
                         working.join()
-                    self._requests, self._early, self._given = [], [], SimpleQueue()
+                    self._requests, self._early, self._unended, self._given = [], [], set(), SimpleQueue()
                     self._cancellation, self._is_left = Cancellation(), False
                     working = Thread(target=self._call, args=(message["call"], message["arguments"]), daemon=True)
                     working.start()
@@ -74,6 +77,7 @@ class HostConnection:
             self._given.put(message["text"])
         elif "cancel" in message and message["cancel"] is None:
             self._cancellation.set(message["reason"])
+            self._host.on_unwanted()
         else:
             with self._naming:
                 self._apply(message)
@@ -85,8 +89,14 @@ class HostConnection:
             self._early.append(message)
         elif "cancel" in message:
             self._requests[index].cancellation.set(message["reason"])
+            self._tell_unwanted()
         elif shift := self._requests[index].live_shift:
             shift.shift = message["by"]
+
+    def _tell_unwanted(self) -> None:
+        """Tell it if no answer is wanted any more: a step of llama.cpp is for all of them."""
+        if self._unended and all(self._requests[one].cancellation.is_set() for one in self._unended):
+            self._host.on_unwanted()
 
     def leave(self) -> None:
         """End the call that runs: nobody wants its result."""
@@ -95,6 +105,7 @@ class HostConnection:
         for one in self._requests:
             one.cancellation.set()
         self._given.put(None)
+        self._host.on_unwanted()
 
     # In the thread of a call
 
@@ -254,6 +265,7 @@ class HostConnection:
         request.progress = progress
         with self._naming:
             self._requests.append(request)
+            self._unended.add(index)
             early, self._early = self._early, []
             for message in early:
                 self._apply(message)
@@ -269,6 +281,10 @@ class HostConnection:
                     return
                 record = sent.setdefault(event.index, messages.SentRecord(self._requests[event.index]))
                 messages.send(self._connection, {"event": record.message(event)})
+                if event.finish_reason:
+                    with self._naming:
+                        self._unended.discard(event.index)
+                        self._tell_unwanted()
 
 
 def fault(error: Exception) -> LlmcliError:

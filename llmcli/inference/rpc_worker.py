@@ -11,8 +11,7 @@ import signal
 import sys
 import threading
 import traceback
-from multiprocessing.connection import Connection, Listener
-from typing import Any
+from multiprocessing.connection import Listener
 
 from llmcli.engine.llama import bindings
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, error_text
@@ -50,7 +49,8 @@ def main() -> None:
     if given["has_log"]:
         bindings.subscribe_log(lambda line: print(line, file=sys.stderr, flush=True))
     settings = read_settings(given["settings"])
-    host = EngineHost(resolve_model(settings.model, model_locations(settings), for_text=True))
+    target = resolve_model(settings.model, model_locations(settings), for_text=True)
+    host = EngineHost(target, on_unwanted=rpc_devices.hurry)  # llama.cpp cannot be stopped while it waits for a server
     with _listen(given["address"], bytes.fromhex(given["secret"])) as listener:
         sys.stdout.write(json.dumps({"pid": os.getpid()}) + "\n")
         sys.stdout.flush()
@@ -63,8 +63,7 @@ def main() -> None:
 
         threading.Thread(target=load, daemon=True).start()
         while True:
-            connection = _CommandConnection(listener.accept())
-            threading.Thread(target=host.serve, args=(connection,), daemon=True).start()
+            threading.Thread(target=host.serve, args=(listener.accept(),), daemon=True).start()
 
 
 def _listen(address: str, secret: bytes) -> Listener:
@@ -73,20 +72,6 @@ def _listen(address: str, secret: bytes) -> Listener:
     except OSError as error:  # systems limit the path of a socket, and it is in the folder for temporary files
         reason = f"cannot listen on {address}: {error_text(error)}"
         raise DiskError(reason, "let TMPDIR be a folder with a short path that you can write to") from None
-
-
-class _CommandConnection:
-    """A connection on which a cancellation is seen at once: llama.cpp cannot be stopped while it waits for a server."""
-
-    def __init__(self, connection: "Connection[Any, Any]") -> None:
-        self.send_bytes, self.poll, self.close = connection.send_bytes, connection.poll, connection.close
-        self._receive = connection.recv_bytes
-
-    def recv_bytes(self) -> bytes:
-        data = self._receive()
-        if data[2:].startswith((b"cancel", b"leave")):  # msgpack: the first key of a map, after two bytes
-            rpc_devices.hurry()
-        return data
 
 
 def _wait_for_end(folder: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from llmcli.engine.events import Prompt, Request, TemperatureShift, TokenChunk, TokenEvent
+from llmcli.engine.events import GenerationRecord, Prompt, Request, TemperatureShift, TokenChunk, TokenEvent
 from llmcli.inference import engine_messages as messages
 from llmcli.inference.engine import RequestSource
 from llmcli.inference.engine_session import Session
@@ -48,15 +48,19 @@ class Wire:
 
 
 class NoAnswers:
-    """An engine that keeps the requests it gets."""
+    """An engine that keeps the requests it gets. Of three, it ends the answers to some, and waits for the second."""
 
-    def __init__(self) -> None:
-        self.requests: list[Request] = []
+    def __init__(self, n_ended: int) -> None:
+        self.requests, self.n_ended = list[Request](), n_ended
         self.ended: dict[int, str] = {}  # why each that was cancelled has ended, before the connection ends
+        self.n_unwanted = 0  # times that nobody wanted any more what is computed, before that
 
     def generate(self, requests: Sequence[Request]) -> Generator[TokenEvent, None, None]:
         self.requests += requests
-        yield from ()
+        for index in [0, 2][: self.n_ended]:
+            yield TokenEvent("", None, "stop", GenerationRecord(tokens=[*requests[index].prompt.tokens]), index)
+        while self.n_ended and not requests[1].cancellation.is_set():
+            sleep(0.01)
 
     def generate_batch(self, source: RequestSource, _n_parallel: int) -> Generator[TokenEvent, None, None]:
         while request := source(True):
@@ -67,16 +71,17 @@ class NoAnswers:
 class FakeSession:
     """A session with that engine."""
 
-    def __init__(self) -> None:
-        self.engine, self.used = NoAnswers(), SimpleNamespace(notes=[])
+    def __init__(self, n_ended: int) -> None:
+        self.engine, self.used = NoAnswers(n_ended), SimpleNamespace(notes=[])
 
     def working(self, _caller: object) -> AbstractContextManager[None]:
         return nullcontext()
 
 
-def answered(wire: Wire) -> tuple[NoAnswers, list[messages.Message]]:
+def answered(wire: Wire, n_ended: int = 0) -> tuple[NoAnswers, list[messages.Message]]:
     """The engine after the call on a wire, and the replies up to its result."""
-    session, host = FakeSession(), cast(Any, SimpleNamespace(leave=lambda _session: None))
+    session, unwanted = FakeSession(n_ended), list[bool]()
+    host = cast(Any, SimpleNamespace(leave=lambda _session: None, on_unwanted=lambda: unwanted.append(True)))
     connection = HostConnection(host, wire)
     connection._session = cast(Session, session)
     thread = Thread(target=connection.serve, daemon=True)
@@ -91,6 +96,7 @@ def answered(wire: Wire) -> tuple[NoAnswers, list[messages.Message]]:
     session.engine.ended = {n: one.cancellation.reason for n, one in requests if one.cancellation.is_set()}
     wire.end()
     thread.join()
+    session.engine.n_unwanted = len(unwanted) - 2  # without the last message, and the end
     return session.engine, replies
 
 
@@ -105,6 +111,7 @@ def test_a_cancellation_that_comes_before_its_request_is_read_ends_that_request_
     engine, replies = answered(Wire(call, {"cancel": index, "reason": "timeout"}, {"shift": 5, "by": 0.5}))
     assert replies == [{"done": True, "result": None, "notes": []}]
     assert engine.ended == {index: "timeout"}
+    assert engine.n_unwanted == 0  # the others are computed in the same steps
     assert [one.live_shift.shift for one in engine.requests if one.live_shift][4:7] == [0.0, 0.5, 0.0]
 
 
@@ -116,6 +123,7 @@ def test_the_same_holds_for_the_requests_of_a_batch() -> None:
     wire.put({"request": None})
     engine, replies = answered(wire)
     assert engine.ended == {0: "reason 0", 1: "reason 1", 2: "reason 2"}
+    assert engine.n_unwanted == 3
     assert [*replies[-1]] == ["done", "result", "notes"]
 
 
@@ -132,3 +140,11 @@ def test_whoever_leaves_before_the_requests_are_read_gets_no_answer() -> None:
     call = {"call": "generate", "arguments": [[request_data()] * 64]}
     engine, _ = answered(Wire(call, {"leave": True}))
     assert engine.ended.keys() == set(range(64))
+    assert engine.n_unwanted == 1
+
+
+def test_answers_that_have_ended_do_not_keep_the_last_one_wanted() -> None:
+    call = {"call": "generate", "arguments": [[request_data(), request_data(), request_data()]]}
+    engine, replies = answered(Wire(call, {"cancel": 1, "reason": "timeout"}), n_ended=2)
+    assert [one["event"]["index"] for one in replies if "event" in one] == [0, 2]
+    assert engine.n_unwanted == 1

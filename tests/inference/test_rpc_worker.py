@@ -2,8 +2,7 @@
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
@@ -11,8 +10,7 @@ from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.probe import probe_record
 from llmcli.errors import LlmcliError
-from llmcli.inference import engine_messages as messages
-from llmcli.inference import rpc_devices, rpc_engine, rpc_worker
+from llmcli.inference import rpc_engine, rpc_worker
 from llmcli.inference.rpc_engine import RpcEngine, RpcGoneError, RpcProcess
 from llmcli.models.notes import record_probed
 from llmcli.params.settings import Settings
@@ -88,26 +86,3 @@ def test_a_socket_that_cannot_be_made_is_an_error_with_its_reason(
         RpcProcess(Settings(model=str(tiny)), has_log=False)
     assert caught.value.hint.startswith("let TMPDIR be a folder with a short path")
     assert not folder.exists()
-
-
-@pytest.mark.parametrize(
-    ("message", "is_end"),
-    [
-        ({"cancel": None, "reason": "interrupt"}, True),
-        ({"cancel": 300, "reason": "timeout"}, True),
-        ({"leave": True}, True),
-        ({"call": "count_tokens", "arguments": ["cancel"]}, False),
-        ({"request": None}, False),
-        ({"shift": 0, "by": 0.5}, False),
-    ],
-)
-def test_a_cancellation_is_seen_before_the_message_is_read(
-    message: dict[str, Any], is_end: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent: list[bytes] = []
-    wire: Any = SimpleNamespace(send_bytes=sent.append, recv_bytes=lambda: sent.pop(), poll=None, close=None)
-    hurried: list[bool] = []
-    monkeypatch.setattr(rpc_devices, "hurry", lambda: hurried.append(True))
-    messages.send(wire, message)
-    assert messages.receive(rpc_worker._CommandConnection(wire)) == message
-    assert bool(hurried) == is_end
