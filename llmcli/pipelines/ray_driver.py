@@ -10,18 +10,21 @@ import re
 import secrets
 import signal
 import socket
+import threading
 import traceback
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmcli.errors import LlmcliError, NetworkError, UsageError
 from llmcli.params.settings import Layer
-from llmcli.pipelines.ray_actor import ActorPlan, BatchActor, Block
+from llmcli.pipelines.ray_actor import ActorPlan, Block
 from llmcli.pipelines.ray_placement import ActorNeed, Placement, place
+
+if TYPE_CHECKING:
+    from llmcli.pipelines.ray_stream import BlockStream
 
 LOCAL = "local"  # the address of a cluster that this process starts, and ends
 _STORE = 512 << 20  # bytes of a local cluster for blocks; more of them go to the disk
@@ -40,6 +43,7 @@ class DriverPlan:
     actor: ActorPlan
     need: ActorNeed
     n_actors: int = 0  # 0 = as many as there is room for
+    n_lines: int | None = None  # of the input, if that is known: no actor is started without a line
     folder: str = ""  # for the files of a local cluster, which are removed with it
     log: str = os.devnull  # the file for whatever Ray says
 
@@ -48,7 +52,7 @@ Pipe: TypeAlias = "Connection[Any, Any]"
 
 
 def drive(pipe: Pipe, plan: DriverPlan) -> None:
-    """Send the `Placement`, get blocks up to None, and send a `BlockAnswers` for each and None. An error ends it."""
+    """Send the `Placement`, then a `BlockAnswers` for each block that comes, up to None. An error ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the batch decides
     descriptor = os.open(plan.log, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
@@ -77,35 +81,45 @@ def _report(pipe: Pipe, plan: DriverPlan) -> None:
 
 def _run(pipe: Pipe, plan: DriverPlan) -> None:
     _start(plan)
-    import pyarrow as pa
     import ray
     import ray.data
 
+    from llmcli.pipelines.ray_stream import BlockStream, RestartingActor
+
     machines = [one["Resources"] for one in ray.nodes() if one["Alive"]]
     placement = place(machines, plan.need, plan.n_actors)
+    if plan.n_lines:
+        placement = replace(placement, n_actors=min(placement.n_actors, plan.n_lines))
     pipe.send(placement)
-    blocks = [ray.put(pa.table({"block": [block]})) for block in _blocks(pipe)]
-    if not blocks:
-        return
-    actor = pickle.dumps(_with_threads(plan.actor, placement))
-    answered = ray.data.from_arrow_refs(blocks).map(
-        BatchActor,
-        fn_constructor_args=(actor,),
-        compute=ray.data.ActorPoolStrategy(size=min(placement.n_actors, len(blocks))),
+    stream = BlockStream()
+    is_over = threading.Event()
+    threading.Thread(target=_forward, args=[pipe, stream, is_over], daemon=True).start()
+    answered = stream.dataset().map(
+        RestartingActor,
+        fn_constructor_args=(pickle.dumps(_with_threads(plan.actor, placement)),),
+        compute=ray.data.ActorPoolStrategy(size=placement.n_actors),
         num_cpus=placement.num_cpus,
         num_gpus=placement.num_gpus,
         memory=placement.n_bytes,
         max_restarts=_MAX_RESTARTS,
         max_task_retries=_MAX_RETRIES,
     )
-    for row in answered.iter_rows():
-        pipe.send(pickle.loads(row["answers"]))
+    # Without prefetching: it would keep the answers of a block back until those of the next one are there.
+    for batch in answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for answers in batch["answers"]:
+            pipe.send(pickle.loads(answers.as_py()))
+    is_over.set()
 
 
-def _blocks(pipe: Pipe) -> Iterator[bytes]:
-    while (block := pipe.recv()) is not None:
-        assert isinstance(block, Block)
-        yield pickle.dumps(block)
+def _forward(pipe: Pipe, stream: "BlockStream", is_over: threading.Event) -> None:
+    """Give the blocks of the batch to the cluster. When the batch ends before the last answer, so does this process."""
+    with suppress(EOFError, OSError):
+        while True:
+            block: Block | None = pipe.recv()
+            with suppress(Exception):  # the stream is broken: then the answers end with an error, which is told
+                stream.put(block)
+    if not is_over.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _with_threads(actor: ActorPlan, placement: Placement) -> ActorPlan:
@@ -146,6 +160,7 @@ def _start(plan: DriverPlan) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    context.target_max_block_size = 1  # byte: each row goes on at once, and is not kept until there are more
 
 
 def _check_address(address: str) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,12 @@ from tests.inference.fake_engine import FakeEngine
 from tests.pipelines.batches import Lines, echo, run_batch
 from tests.pipelines.ray_drivers import (
     deadly_engine,
+    drive_a_window,
     drive_forever,
     drive_here,
     drive_nowhere,
     drive_until_gone,
+    drive_with_restarts,
     fake_engine,
     killed_engine,
     no_engine,
@@ -57,18 +59,29 @@ def plan_of(connect: Callable[[Settings], Engine] = fake_engine, **more: Any) ->
 
 
 def batch_of(
-    backend: RayCluster, text: str, output: BatchOutput, options: BatchOptions, cancellation: Cancellation
+    backend: RayCluster,
+    text: str,
+    output: BatchOutput,
+    options: BatchOptions,
+    cancellation: Cancellation,
+    notes: list[str] | None = None,
 ) -> Batch:
+    """A batch of the lines of a text; `notes` gets what the user is told."""
     reader = BatchReader(io.BytesIO(text.encode()), "in.txt")
-    return Batch(backend, LineSource(reader, False, cancellation), reader, output, options, cancellation)
+    source, notify = LineSource(reader, False, cancellation), ([] if notes is None else notes).append
+    return Batch(backend, source, reader, output, options, cancellation, notify=notify)
 
 
 def run_cluster(
-    driver: Driver, plan: DriverPlan | None = None, text: str = TEXT, output: BatchOutput | None = None
+    driver: Driver,
+    plan: DriverPlan | None = None,
+    text: str = TEXT,
+    output: BatchOutput | None = None,
+    notes: list[str] | None = None,
 ) -> list[dict[str, Any]]:
     found, cancellation = output or Lines(), Cancellation()
-    cluster = RayCluster(plan or plan_of(), text.count("\n"), cancellation, driver=driver)
-    batch_of(cluster, text, found, BatchOptions(), cancellation).run()
+    cluster = RayCluster(plan or plan_of(n_lines=text.count("\n")), cancellation, driver=driver)
+    batch_of(cluster, text, found, BatchOptions(), cancellation, notes).run()
     return rows_of(found) if isinstance(found, Lines) else []
 
 
@@ -122,6 +135,45 @@ def test_answers_of_a_cluster_come_in_order() -> None:
 
 
 @pytest.mark.slow
+def test_a_cluster_has_a_few_blocks_of_a_long_input_at_a_time() -> None:
+    output, cancellation, n_lines = Lines(), Cancellation(), 64 * 20
+    cluster = RayCluster(plan_of(), cancellation, driver=drive_a_window)
+    batch_of(cluster, "".join(f"p{n}\n" for n in range(n_lines)), output, BatchOptions(), cancellation).run()
+    assert texts(rows_of(output)) == [(n + 1, f"p{n}") for n in range(n_lines)]
+    assert cluster.notes() == []  # two actors had four blocks each
+
+
+@pytest.mark.slow
+def test_a_line_from_a_slow_program_is_answered_before_the_next_one_comes() -> None:
+    cancellation, is_written = Cancellation(), threading.Event()
+
+    def slowly() -> Iterator[BatchLine]:
+        for number in range(1, 4):
+            is_written.clear()
+            yield BatchLine(number, {"input": f"p{number}"})
+            assert is_written.wait(60)
+
+    class Watched(Lines):
+        def write(self, line: bytes) -> None:
+            super().write(line)
+            is_written.set()
+
+    output = Watched()
+    cluster, reader = RayCluster(plan_of(), cancellation, driver=drive_here), BatchReader(io.BytesIO(), "in.txt")
+    source = LineSource(slowly(), True, cancellation)
+    Batch(cluster, source, reader, output, BatchOptions(), cancellation).run()
+    assert [row["id"] for row in rows_of(output)] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_the_user_is_told_once_of_each_actor_that_was_started_again() -> None:
+    notes: list[str] = []
+    assert texts(run_cluster(drive_with_restarts, notes=notes)) == ALL
+    told = [note for note in notes if "ended and was started again" in note]
+    assert len(told) == 3  # of blocks 2 and 3, 4 and 5, 6
+
+
+@pytest.mark.slow
 def test_a_cluster_that_goes_away_leaves_what_is_finished_and_is_resumed(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     first = OutputFile(path)
@@ -142,7 +194,7 @@ def test_lines_that_failed_are_answered_again_in_their_places(tmp_path: Path) ->
     lines = [{"id": n, "text": f"p{n - 1}"} | ({"error": {"type": "x"}} if n in (1, 4, 5) else {}) for n in range(1, 8)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     output, cancellation = OutputFile(path, is_resumed=True, is_rewritten=True), Cancellation()
-    cluster = RayCluster(plan_of(), 20, cancellation, driver=drive_here)
+    cluster = RayCluster(plan_of(n_lines=20), cancellation, driver=drive_here)
     batch_of(cluster, TEXT, output, BatchOptions(retries_failed=True), cancellation).run()
     output.finish()
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -173,7 +225,7 @@ def test_what_a_cluster_cannot_do_ends_the_batch(driver: Driver, plan: DriverPla
 @pytest.mark.slow
 def test_ctrl_c_ends_the_driver_at_once() -> None:
     output, cancellation = Lines(), Cancellation()
-    cluster = RayCluster(plan_of(), None, cancellation, driver=drive_forever)
+    cluster = RayCluster(plan_of(), cancellation, driver=drive_forever)
     threading.Timer(1.0, cancellation.set).start()
     begin = time.monotonic()
     batch_of(cluster, TEXT, output, BatchOptions(), cancellation).run()
@@ -223,8 +275,10 @@ def test_an_actor_that_is_killed_loses_no_line(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     trap.touch()
     text = TEXT.replace("p9\n", f"{trap}\n")
-    rows = run_cluster(drive, plan_of(killed_engine), text)
+    notes: list[str] = []
+    rows = run_cluster(drive, plan_of(killed_engine, n_lines=20), text, notes=notes)
     assert not trap.exists()
+    assert sum("an actor ended and was started again" in note for note in notes) == 1
     assert texts(rows) == [*ALL[:9], (10, str(trap)), *ALL[10:]]
 
 
@@ -233,7 +287,7 @@ def test_an_actor_that_is_killed_loses_no_line(tmp_path: Path) -> None:
 def test_a_line_that_always_kills_its_actor_ends_the_batch() -> None:
     output = Lines()
     with pytest.raises(NetworkError, match="the batch was ended by Ray"):
-        run_cluster(drive, plan_of(deadly_engine), output=output)
+        run_cluster(drive, plan_of(deadly_engine, n_lines=20), output=output)
     rows = rows_of(output)
     assert len(rows) <= 9
     assert texts(rows) == ALL[: len(rows)]
@@ -244,7 +298,7 @@ def test_a_line_that_always_kills_its_actor_ends_the_batch() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes of Ray in /proc")
 def test_a_local_cluster_that_is_killed_ends_the_batch_with_an_error() -> None:
     output, cancellation, text = Lines(), Cancellation(), "".join(f"line {number}\n" for number in range(2000))
-    cluster = RayCluster(plan_of(slow_engine), 2000, cancellation, driver=drive)
+    cluster = RayCluster(plan_of(slow_engine, n_lines=2000), cancellation, driver=drive)
 
     def kill() -> None:
         end = time.monotonic() + 60
