@@ -1,6 +1,7 @@
 """The backend that is a Ray cluster: its driver gets the lines in blocks, and gives the answers in order."""
 
 import multiprocessing
+import os
 import signal
 import tempfile
 import threading
@@ -22,7 +23,9 @@ from llmcli.pipelines.ray_driver import LOCAL, DriverPlan, Pipe, drive
 from llmcli.pipelines.ray_placement import Placement
 from llmcli.text import plural
 
-OLDEST = (2, 52)  # release of Ray: the first with a token, without which any user of a machine could give it work
+# Releases of Ray: the first with a token, without which any user of a machine could give it work, and the first in which
+# Ray Data takes no limit for the restarts of an actor: a line that ends its actor would be tried for ever.
+OLDEST, TOO_NEW = (2, 52), (2, 64)
 _PARTS = ("ray", "pyarrow")
 _MOST_LINES, _BLOCKS_PER_ACTOR = 64, 4  # of a block; blocks that the cluster has at a time
 _MOST_PENDING = 10_000  # parts of what is still to be written
@@ -31,14 +34,15 @@ _END_SECONDS = 10.0  # for the end of the cluster
 
 
 def check_ray(version_of: Callable[[str], str] = metadata.version) -> None:
-    """Raise UsageError if Ray is not installed, or too old. It is not imported for that, which takes seconds."""
-    hint = f"install it: pip install 'ray[data]>={'.'.join(map(str, OLDEST))}'"
+    """Raise UsageError if Ray is not installed, too old or too new. It is not imported for that, which takes seconds."""
+    oldest, too_new = (".".join(map(str, release)) for release in (OLDEST, TOO_NEW))
+    hint = f"install it: pip install 'ray[data]>={oldest},<{too_new}'"
     try:
         version, _ = (version_of(name) for name in _PARTS)
     except metadata.PackageNotFoundError as missing:
         raise UsageError(f"--ray needs Ray Data: the package {missing.name} is not installed", hint) from None
-    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST:
-        raise UsageError(f"--ray needs Ray {'.'.join(map(str, OLDEST))} or newer, and {version} is installed", hint)
+    if not OLDEST <= tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < TOO_NEW:
+        raise UsageError(f"--ray needs Ray {oldest} or newer, below {too_new}, and {version} is installed", hint)
 
 
 class RayCluster:
@@ -224,4 +228,7 @@ def _end(pipe: Pipe, process: "multiprocessing.process.BaseProcess", patience: f
         if process.exitcode is None:
             end()
             process.join(_END_SECONDS)
+    if process.pid and hasattr(os, "killpg"):
+        with suppress(OSError):  # what a driver that was killed has left of a cluster
+            os.killpg(process.pid, signal.SIGKILL)
     process.close()

@@ -8,12 +8,14 @@ import os
 import pickle
 import re
 import secrets
+import shutil
 import signal
 import socket
 import threading
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -54,6 +56,8 @@ Pipe: TypeAlias = "Connection[Any, Any]"
 def drive(pipe: Pipe, plan: DriverPlan) -> None:
     """Send the `Placement`, then a `BlockAnswers` for each block that comes, up to None. An error ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the batch decides
+    if hasattr(os, "setsid"):
+        os.setsid()  # what Ray starts is in the group of this process, by which the batch ends what is left
     descriptor = os.open(plan.log, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
@@ -64,6 +68,9 @@ def drive(pipe: Pipe, plan: DriverPlan) -> None:
         import ray
 
         ray.shutdown()
+        batch = parent_process()
+        if batch and not batch.is_alive():  # it would have removed the folder
+            shutil.rmtree(plan.folder, ignore_errors=True)
 
 
 def _report(pipe: Pipe, plan: DriverPlan) -> None:
@@ -156,7 +163,8 @@ def _start(plan: DriverPlan) -> None:
         ray.init(plan.address, log_to_driver=False, logging_level="ERROR", **details)
     except Exception as error:  # what it raises is not declared: ConnectionError, RuntimeError, Exception, ...
         where = "a local Ray cluster does not start" if is_local else f"no Ray cluster at {plan.address}"
-        raise NetworkError(f"{where}: {_lines(error)[0]}", "see `ray status`") from None
+        hint = "try again; -vv shows the log of Ray" if is_local else "see `ray status`"
+        raise NetworkError(f"{where}: {_lines(error)[0]}", hint) from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
@@ -180,7 +188,8 @@ def _check_address(address: str) -> None:
 
 def _stated(error: Exception) -> LlmcliError:
     """What Ray raises, as an error for the user: the end of the traceback that it has from the other process."""
-    return NetworkError(f"the batch was ended by Ray: {_lines(error)[-1]}", "see its log with -vv")
+    hint = "with --output, --resume goes on; -vv shows the log of Ray"
+    return NetworkError(f"the batch was ended by Ray: {_lines(error)[-1]}", hint)
 
 
 def _lines(error: Exception) -> list[str]:

@@ -2,9 +2,12 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from llmcli.engine.events import Request
 from llmcli.errors import LlmcliError, NetworkError
@@ -93,6 +96,14 @@ def drive_with_restarts(pipe: Pipe, plan: DriverPlan) -> None:
         pipe.send(replace(found, restart=f"a {number // 2}" if number > 1 else ""))
         number += 1
     pipe.send(None)
+
+
+def drive_with_child(_pipe: Pipe, plan: DriverPlan) -> None:
+    """Start a process as Ray does, in the same group; note it in the file that is the address, and die."""
+    os.setsid()
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(plan.address).write_text(str(child.pid))
+    os._exit(1)
 
 
 def drive_nowhere(pipe: Pipe, plan: DriverPlan) -> None:

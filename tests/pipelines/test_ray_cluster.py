@@ -7,9 +7,12 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,7 @@ from tests.pipelines.ray_drivers import (
     drive_here,
     drive_nowhere,
     drive_until_gone,
+    drive_with_child,
     drive_with_restarts,
     fake_engine,
     killed_engine,
@@ -48,7 +52,7 @@ from tests.pipelines.ray_drivers import (
 # On the tiny model, a result does not depend on what was evaluated before it.
 EXACT = ("-ctk", "f32", "-ctv", "f32", "-fa", "off", "-b", "16", "-ub", "16")
 HAS_RAY = all(importlib.util.find_spec(name) for name in ("ray", "pyarrow"))
-with_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: pip install 'ray[data]>=2.52'")
+with_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: pip install 'ray[data]>=2.52,<2.64'")
 Driver = Callable[[Pipe, DriverPlan], None]
 TEXT = "".join(f"p{number}\n" for number in range(20))
 
@@ -223,6 +227,26 @@ def test_what_a_cluster_cannot_do_ends_the_batch(driver: Driver, plan: DriverPla
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="there are no groups of processes")
+def test_what_a_driver_that_dies_has_started_is_ended(tmp_path: Path) -> None:
+    plan = plan_of(n_lines=20)
+    plan = replace(plan, address=str(tmp_path / "pid"))
+    with pytest.raises(NetworkError, match="the Ray cluster went away"):
+        run_cluster(drive_with_child, plan)
+    child = int((tmp_path / "pid").read_text())
+    end = time.monotonic() + 60
+    while is_running(child) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not is_running(child)
+
+
+def is_running(process: int) -> bool:
+    """Whether a process is there, and not only waits to be reaped."""
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True)
+    return found.stdout.strip()[:1] not in ("", "Z")
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_the_driver_at_once() -> None:
     output, cancellation = Lines(), Cancellation()
     cluster = RayCluster(plan_of(), cancellation, driver=drive_forever)
@@ -256,14 +280,25 @@ def test_without_ray_the_error_says_how_to_install_it(inside: Run, tmp_path: Pat
     (tmp_path / "in.txt").write_text("hi\n")
     ran = inside("batch", str(tmp_path / "in.txt"), "--ray")
     assert ran.status == 2
-    assert "the package ray is not installed\n  hint: install it: pip install 'ray[data]>=2.52'\n" in ran.stderr
+    assert "the package ray is not installed\n  hint: install it: pip install 'ray[data]>=2.52,<2.64'\n" in ran.stderr
     before = inside("batch", "--ray", str(tmp_path / "in.txt"))
     assert before.stderr == ran.stderr  # INPUT is not the address
 
 
-def test_an_old_ray_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"--ray needs Ray 2\.\d+ or newer, and 2\.9\.3 is installed"):
-        check_ray(lambda _name: "2.9.3")
+@pytest.mark.parametrize("version", ["2.9.3", "1.13.0", "2.51.2", "2.64.0", "3.0.0rc1"])
+def test_a_ray_that_is_too_old_or_too_new_is_refused(version: str) -> None:
+    with pytest.raises(UsageError, match=rf"--ray needs Ray 2\.52 or newer, below 2\.64, and {version} is installed"):
+        check_ray(lambda _name: version)
+
+
+def test_ray_without_pyarrow_is_refused() -> None:
+    def version_of(name: str) -> str:
+        if name == "pyarrow":
+            raise metadata.PackageNotFoundError(name)
+        return "2.60.0"
+
+    with pytest.raises(UsageError, match="the package pyarrow is not installed"):
+        check_ray(version_of)
 
 
 # Ray
@@ -315,14 +350,37 @@ def test_a_local_cluster_that_is_killed_ends_the_batch_with_an_error() -> None:
     assert texts(rows) == [(number + 1, f"line {number}") for number in range(len(rows))]
 
 
-def children_of(process: int, name: str) -> list[int]:
-    """The processes below a process whose program has this name."""
+@with_ray
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes of Ray in /proc")
+def test_a_batch_that_is_killed_leaves_nothing_of_its_cluster(with_tiny: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("".join(f"line {number}\n" for number in range(5000)))
+    flags = ("--ray", "--ray-actors", "1", "-t", "1", "-n", "64", "--ignore-eos", "-o", str(output))
+    command = [sys.executable, "-m", "llmcli", "batch", str(source), *flags]
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a short path, as the sockets of Ray need it
+        process = subprocess.Popen(command, env={**os.environ, "TMPDIR": folder})
+        while process.poll() is None and not (output.exists() and output.stat().st_size):
+            time.sleep(0.1)
+        children = children_of(process.pid)
+        process.kill()
+        process.wait()
+        end = time.monotonic() + 120
+        while (os.listdir(folder) or any(map(is_running, children))) and time.monotonic() < end:
+            time.sleep(0.2)
+        assert len(children) > 5
+        assert os.listdir(folder) == []
+        assert not [child for child in children if is_running(child)]
+
+
+def children_of(process: int, name: str = "") -> list[int]:
+    """The processes below a process, or those of them whose program has this name."""
     table = subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in table.splitlines()]
     found, names = {process}, {int(pid): program.strip() for pid, _, program in rows}
     for _ in range(6):
         found |= {int(pid) for pid, parent, _ in rows if int(parent) in found}
-    return [pid for pid in found if names.get(pid) == name]
+    return [pid for pid in found if name in ("", names.get(pid))]
 
 
 def rounded(number: str) -> float:
