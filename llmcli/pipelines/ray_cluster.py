@@ -23,8 +23,8 @@ from llmcli.pipelines.ray_driver import LOCAL, DriverPlan, Pipe, drive
 from llmcli.pipelines.ray_placement import Placement
 from llmcli.text import plural
 
-# Releases of Ray: the first with a token, without which any user of a machine could give it work, and the first in which
-# Ray Data takes no limit for the restarts of an actor: a line that ends its actor would be tried for ever.
+# Releases of Ray: the first with a token, without which any user of a machine could give it work, and the first that
+# takes no limit for the restarts of an actor: a line that ends its actor would be tried for ever.
 OLDEST, TOO_NEW = (2, 52), (2, 64)
 _PARTS = ("ray", "pyarrow")
 _MOST_LINES, _BLOCKS_PER_ACTOR = 64, 4  # of a block; blocks that the cluster has at a time
@@ -34,7 +34,7 @@ _END_SECONDS = 10.0  # for the end of the cluster
 
 
 def check_ray(version_of: Callable[[str], str] = metadata.version) -> None:
-    """Raise UsageError if Ray is not installed, too old or too new. It is not imported for that, which takes seconds."""
+    """Raise UsageError if Ray is not installed, too old or too new. Importing it for that would take seconds."""
     oldest, too_new = (".".join(map(str, release)) for release in (OLDEST, TOO_NEW))
     hint = f"install it: pip install 'ray[data]>={oldest},<{too_new}'"
     try:
@@ -101,12 +101,17 @@ class RayCluster:
                 patience = 0.0 if self._cancellation.is_set() else _END_SECONDS
             except (EOFError, OSError):  # the driver has ended, as Ray ends it
                 if not self._cancellation.is_set():
-                    where = "the local Ray cluster" if self._plan.address == LOCAL else "the Ray cluster"
-                    raise NetworkError(f"{where} went away", "with --output, --resume goes on") from None
+                    raise self._gone() from None
             finally:
                 _end(pipe, process, patience)
                 for line in log.read_text("utf-8", "replace").splitlines():
                     self._show_log(line)
+
+    def _gone(self) -> NetworkError:
+        where = "the local Ray cluster" if self._plan.address == LOCAL else "the Ray cluster"
+        if not self._placement:
+            return NetworkError(f"{where} went away before it began", "-vv shows the log of Ray")
+        return NetworkError(f"{where} went away", "with --output, --resume goes on")
 
     def _drive(self, pipe: Pipe, feed: LineFeed) -> None:
         placement = self._receive(pipe, feed)
@@ -116,7 +121,9 @@ class RayCluster:
         n_each, n_actors = _MOST_LINES, placement.n_actors
         if self._plan.n_lines is not None:
             n_each = max(1, min(n_each, -(-self._plan.n_lines // (n_actors * _BLOCKS_PER_ACTOR))))
-        feed.notify(f"{self.totals()[0]}; answers come {plural(n_each, 'line')} at a time")
+        feed.notify(f"{self.totals()[0]}; answers come up to {plural(n_each, 'line')} at a time")
+        if placement.has_to_wait:
+            feed.notify("the cluster is busy with something else: the actors wait for free CPUs")
         is_at_end = False
         while True:
             if not is_at_end:

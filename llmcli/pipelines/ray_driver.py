@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from llmcli.errors import LlmcliError, NetworkError, UsageError
+from llmcli.errors import LlmcliError, NetworkError, UsageError, error_text
 from llmcli.params.settings import Layer
 from llmcli.pipelines.ray_actor import ActorPlan, Block
 from llmcli.pipelines.ray_placement import ActorNeed, Placement, place
@@ -32,6 +32,10 @@ LOCAL = "local"  # the address of a cluster that this process starts, and ends
 _STORE = 512 << 20  # bytes of a local cluster for blocks; more of them go to the disk
 _MAX_RESTARTS, _MAX_RETRIES = 20, 3  # of an actor, and of a block whose actor dies: Ray itself would try for ever
 _CONNECT_SECONDS = 10.0
+_FRAME_HEAD, _SETTINGS = (
+    9,
+    b"\4",
+)  # of HTTP/2, which a cluster speaks: bytes, and the type of the frame that comes first
 _LOST_SECONDS = 20  # without the head of the cluster, until Ray ends this process
 _TOKENS, _TOKEN_FILE = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"), ".ray/auth_token"  # of a cluster, as Ray has them
 _SOCKET_ROOM = 32  # characters of a folder in which the paths of Ray's sockets are short enough
@@ -83,7 +87,7 @@ def _report(pipe: Pipe, plan: DriverPlan) -> None:
         raise
     except Exception as error:
         traceback.print_exc()  # into the log
-        pipe.send(_stated(error))
+        pipe.send(_stated(error, plan))
 
 
 def _run(pipe: Pipe, plan: DriverPlan) -> None:
@@ -97,6 +101,8 @@ def _run(pipe: Pipe, plan: DriverPlan) -> None:
     placement = place(machines, plan.need, plan.n_actors)
     if plan.n_lines:
         placement = replace(placement, n_actors=min(placement.n_actors, plan.n_lines))
+    if ray.available_resources().get("CPU", 0) < placement.num_cpus:
+        placement = replace(placement, has_to_wait=True)
     pipe.send(placement)
     stream = BlockStream()
     is_over = threading.Event()
@@ -153,9 +159,9 @@ def _start(plan: DriverPlan) -> None:
         details |= {"_temp_dir": plan.folder} if len(plan.folder) <= _SOCKET_ROOM else {}
     else:
         if plan.address != "auto":
-            _check_address(plan.address)
+            check_address(plan.address)
         if any(name in os.environ for name in _TOKENS) or (Path.home() / _TOKEN_FILE).exists():
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # a cluster that asks for none ignores it
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
     import ray.data
 
@@ -171,24 +177,31 @@ def _start(plan: DriverPlan) -> None:
     context.target_max_block_size = 1  # byte: each row goes on at once, and is not kept until there are more
 
 
-def _check_address(address: str) -> None:
-    """Raise NetworkError if nothing answers there: Ray itself would try for minutes."""
+def check_address(address: str) -> None:
+    """Raise NetworkError if nothing answers there, or something else: Ray itself would try for a minute."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or "/" in host:
         raise UsageError(f"--ray must be HOST:PORT, auto or local, got {address[:60]!r}", "as in --ray 10.0.0.1:6379")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+        connection = socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise NetworkError(
-            f"the Ray cluster at {address} does not answer: {reason}",
+            f"the Ray cluster at {address} does not answer: {error_text(error)}",
             "start it with `ray start --head`, or use --ray without an address",
         ) from None
+    with connection:
+        frame = b""
+        with suppress(OSError):
+            frame = connection.recv(_FRAME_HEAD)
+    if frame[3:4] != _SETTINGS and os.environ.get("RAY_USE_TLS", "0") != "1":
+        raise NetworkError(f"what is at {address} is no Ray cluster", "give the address that `ray start --head` prints")
 
 
-def _stated(error: Exception) -> LlmcliError:
+def _stated(error: Exception, plan: DriverPlan) -> LlmcliError:
     """What Ray raises, as an error for the user: the end of the traceback that it has from the other process."""
     hint = "with --output, --resume goes on; -vv shows the log of Ray"
+    if plan.address != LOCAL and os.environ.get("RAY_AUTH_MODE") == "token":
+        hint += "; for a cluster without a token, set RAY_AUTH_MODE=disabled"
     return NetworkError(f"the batch was ended by Ray: {_lines(error)[-1]}", hint)
 
 

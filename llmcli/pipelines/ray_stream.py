@@ -35,7 +35,7 @@ class BlockStream:
         return read_datasource(_QueueSource(self._queue), override_num_blocks=1, num_cpus=0)
 
 
-class _QueueSource(Datasource):
+class _QueueSource(Datasource):  # type: ignore[misc]  # Ray need not be installed
     """What is taken from a queue up to None, as one read task that is as long as the batch."""
 
     def __init__(self, queue: Queue) -> None:

@@ -58,9 +58,9 @@ def no_engine(_settings: Settings) -> Engine:
     raise LlmcliError("the machine has no such model", "pull it there")
 
 
-def drive_here(pipe: Pipe, plan: DriverPlan, most: int = -1) -> None:
+def drive_here(pipe: Pipe, plan: DriverPlan, most: int = -1, place: Placement = PLACE) -> None:
     """Answer all blocks in this process; after `most` of them it is gone, as where a cluster goes away."""
-    pipe.send(PLACE)
+    pipe.send(place)
     actor, number = BatchActor(pickle.dumps(plan.actor)), 0
     while (block := pipe.recv()) is not None:
         if number == most:
@@ -103,6 +103,14 @@ def drive_with_child(_pipe: Pipe, plan: DriverPlan) -> None:
     os.setsid()
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     Path(plan.address).write_text(str(child.pid))
+    os._exit(1)
+
+
+def drive_busy(pipe: Pipe, plan: DriverPlan) -> None:
+    drive_here(pipe, plan, place=replace(PLACE, has_to_wait=True))
+
+
+def drive_nowhere_at_all(_pipe: Pipe, _plan: DriverPlan) -> None:
     os._exit(1)
 
 

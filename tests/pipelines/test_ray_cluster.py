@@ -5,12 +5,14 @@ import io
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +31,7 @@ from llmcli.pipelines.batch_output import BatchOutput, OutputFile
 from llmcli.pipelines.line_worker import BatchOptions
 from llmcli.pipelines.ray_actor import ActorPlan, BatchActor, Block, BlockAnswers
 from llmcli.pipelines.ray_cluster import RayCluster, check_ray
-from llmcli.pipelines.ray_driver import LOCAL, DriverPlan, Pipe, drive
+from llmcli.pipelines.ray_driver import LOCAL, DriverPlan, Pipe, check_address, drive
 from llmcli.pipelines.ray_placement import ActorNeed
 from tests.conftest import Run
 from tests.inference.fake_engine import FakeEngine
@@ -37,9 +39,11 @@ from tests.pipelines.batches import Lines, echo, run_batch
 from tests.pipelines.ray_drivers import (
     deadly_engine,
     drive_a_window,
+    drive_busy,
     drive_forever,
     drive_here,
     drive_nowhere,
+    drive_nowhere_at_all,
     drive_until_gone,
     drive_with_child,
     drive_with_restarts,
@@ -231,7 +235,7 @@ def test_what_a_cluster_cannot_do_ends_the_batch(driver: Driver, plan: DriverPla
 def test_what_a_driver_that_dies_has_started_is_ended(tmp_path: Path) -> None:
     plan = plan_of(n_lines=20)
     plan = replace(plan, address=str(tmp_path / "pid"))
-    with pytest.raises(NetworkError, match="the Ray cluster went away"):
+    with pytest.raises(NetworkError, match="the Ray cluster went away before it began"):
         run_cluster(drive_with_child, plan)
     child = int((tmp_path / "pid").read_text())
     end = time.monotonic() + 60
@@ -299,6 +303,46 @@ def test_ray_without_pyarrow_is_refused() -> None:
 
     with pytest.raises(UsageError, match="the package pyarrow is not installed"):
         check_ray(version_of)
+
+
+def test_a_number_of_actors_without_a_cluster_is_refused(inside: Run, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("hi\n")
+    ran = inside("batch", str(tmp_path / "in.txt"), "--ray-actors", "2")
+    assert (ran.status, ran.stderr) == (
+        2,
+        "error: --ray-actors needs --ray\n  hint: add --ray, or remove --ray-actors\n",
+    )
+
+
+@pytest.mark.parametrize("first", [b"", b"HTTP/1.1 400 Bad Request\r\n", b"\0\0\x18\4\0\0\0\0\0"])
+def test_what_does_not_speak_as_a_cluster_is_told_apart_before_ray_starts(first: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(first)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with nullcontext() if b"\4" in first else pytest.raises(NetworkError, match="is no Ray cluster"):
+            check_address(address)
+        thread.join()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_goes_away_before_it_begins_does_not_speak_of_resume() -> None:
+    with pytest.raises(NetworkError, match="the local Ray cluster went away before it began") as caught:
+        run_cluster(drive_nowhere_at_all)
+    assert caught.value.hint == "-vv shows the log of Ray"
+
+
+@pytest.mark.slow
+def test_the_user_is_told_that_a_cluster_is_busy() -> None:
+    notes: list[str] = []
+    run_cluster(drive_busy, notes=notes)
+    assert notes[-1] == "the cluster is busy with something else: the actors wait for free CPUs"
 
 
 # Ray
@@ -405,7 +449,7 @@ def test_ray_gives_the_lines_of_a_plain_batch(tiny: Path, with_tiny: Path, run: 
     assert found[0] == found[1]
     notes = [line for line in ray.stderr.splitlines() if not line.startswith("0 of 12 lines")]
     assert notes[0].startswith("starting a Ray cluster on this machine")
-    assert notes[1] == "Ray: 2 actors, each with 1 CPU; answers come 2 lines at a time"
+    assert notes[1] == "Ray: 2 actors, each with 1 CPU; answers come up to 2 lines at a time"
     assert notes[2].startswith("12 lines: 9 answered, 3 failed (3 usage)")
     assert notes[3] == "Ray: 2 actors, each with 1 CPU"
     assert len(notes) == 6  # the warning of the failed lines
