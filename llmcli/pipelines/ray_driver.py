@@ -8,9 +8,10 @@ import os
 import pickle
 import re
 import secrets
-import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import traceback
 from contextlib import suppress
@@ -39,6 +40,23 @@ _FRAME_HEAD, _SETTINGS = (
 _LOST_SECONDS = 20  # without the head of the cluster, until Ray ends this process
 _TOKENS, _TOKEN_FILE = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"), ".ray/auth_token"  # of a cluster, as Ray has them
 _SOCKET_ROOM = 32  # characters of a folder in which the paths of Ray's sockets are short enough
+_KILLED_SECONDS, _END_SECONDS = 0.5, 15  # until a killed batch is seen to have ended, and for the end of its cluster
+_CLEAN_UP = """
+import os, shutil, signal, sys, time
+driver, folder, end = int(sys.argv[1]), sys.argv[2], time.monotonic() + int(sys.argv[3])
+def send(number):
+    try:
+        os.kill(-driver if number else driver, number)
+        return True
+    except OSError:
+        return False
+while send(0) and time.monotonic() < end:
+    time.sleep(0.1)
+while send(signal.SIGKILL) and time.monotonic() < end + 5:
+    time.sleep(0.1)
+if folder:
+    shutil.rmtree(folder, ignore_errors=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -72,9 +90,7 @@ def drive(pipe: Pipe, plan: DriverPlan) -> None:
         import ray
 
         ray.shutdown()
-        batch = parent_process()
-        if batch and not batch.is_alive():  # it would have removed the folder
-            shutil.rmtree(plan.folder, ignore_errors=True)
+        _clean_up_after_batch(plan.folder)
 
 
 def _report(pipe: Pipe, plan: DriverPlan) -> None:
@@ -106,7 +122,7 @@ def _run(pipe: Pipe, plan: DriverPlan) -> None:
     pipe.send(placement)
     stream = BlockStream()
     is_over = threading.Event()
-    threading.Thread(target=_forward, args=[pipe, stream, is_over], daemon=True).start()
+    threading.Thread(target=_forward, args=[pipe, stream, is_over, plan.folder], daemon=True).start()
     answered = stream.dataset().map(
         RestartingActor,
         fn_constructor_args=(pickle.dumps(_with_threads(plan.actor, placement)),),
@@ -124,7 +140,7 @@ def _run(pipe: Pipe, plan: DriverPlan) -> None:
     is_over.set()
 
 
-def _forward(pipe: Pipe, stream: "BlockStream", is_over: threading.Event) -> None:
+def _forward(pipe: Pipe, stream: "BlockStream", is_over: threading.Event, folder: str) -> None:
     """Give the blocks of the batch to the cluster. When the batch ends before the last answer, so does this process."""
     with suppress(EOFError, OSError):
         while True:
@@ -132,7 +148,20 @@ def _forward(pipe: Pipe, stream: "BlockStream", is_over: threading.Event) -> Non
             with suppress(Exception):  # the stream is broken: then the answers end with an error, which is told
                 stream.put(block)
     if not is_over.is_set():
+        _clean_up_after_batch(folder)
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _clean_up_after_batch(folder: str) -> None:
+    """Where the batch was killed, start a process that ends and removes what is left here: Ray may end this one first."""
+    batch = parent_process()
+    if not batch or not hasattr(os, "setsid"):
+        return
+    batch.join(_KILLED_SECONDS)
+    if not batch.is_alive():
+        command = [sys.executable, "-c", _CLEAN_UP, str(os.getpid()), folder, str(_END_SECONDS)]
+        nothing = subprocess.DEVNULL
+        subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
 
 
 def _with_threads(actor: ActorPlan, placement: Placement) -> ActorPlan:
@@ -200,6 +229,8 @@ def check_address(address: str) -> None:
 def _stated(error: Exception, plan: DriverPlan) -> LlmcliError:
     """What Ray raises, as an error for the user: the end of the traceback that it has from the other process."""
     hint = "with --output, --resume goes on; -vv shows the log of Ray"
+    if "No module named 'llmcli'" in str(error):
+        hint = "install the same release of llmcli on all machines"
     if plan.address != LOCAL and os.environ.get("RAY_AUTH_MODE") == "token":
         hint += "; for a cluster without a token, set RAY_AUTH_MODE=disabled"
     return NetworkError(f"the batch was ended by Ray: {_lines(error)[-1]}", hint)
