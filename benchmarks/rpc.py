@@ -3,12 +3,14 @@
     python -m benchmarks.rpc [LLAMA_COMPLETION] [ROUNDS] [MODEL]
 
 On this machine alone, over one and over two servers on the loopback interface, each with one thread: milliseconds for
-each token after the first, in turn with `llama-completion --rpc` and the same servers (goal: at least 0.95 of its
-speed). Then 12 settings, whose texts over two servers must be those of this machine alone. Without a MODEL it is the
-starter, without LLAMA_COMPLETION (or with "") only the cost over the network is shown.
+each token, in turn with `llama-completion --rpc` and the same servers (goal: at least 0.95 of its speed). Both are
+timed from outside, as the time that a longer answer takes more than a shorter one: the times that llama-completion
+prints leave out sampling and output. Both read the same raw prompt, and neither drafts.
+
+Then 12 settings, whose texts over two servers must be those of this machine alone. Without a MODEL it is the starter,
+without LLAMA_COMPLETION (or with "") only the cost over the network is shown.
 """
 
-import json
 import re
 import subprocess
 import sys
@@ -16,13 +18,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import product
 from statistics import median
+from time import perf_counter
 
 from benchmarks.measure import HEAD, llmcli, row
 from llmcli.files import cache_dir
 from llmcli.models.sources.starter import ensure_starter
 
 _PROMPT = "Tell a long story about a river."
-_N_TOKENS = 96
+_SHORT, _LONG = 32, 224  # tokens of two answers
 _GOAL = 0.95
 _LOADS = ((), ("-ub", "32", "-ctk", "q8_0", "-ctv", "q8_0"), ("-fa", "off", "-ctk", "f32", "-ctv", "f32"))
 _DRAWS = (
@@ -48,23 +51,25 @@ def served() -> Iterator[str]:
 
 def ours(model: str, servers: Sequence[str]) -> float:
     """Milliseconds for each token."""
-    flags = [word for one in servers for word in ("--rpc", one)]
-    fixed = ("-m", model, "-n", str(_N_TOKENS), "--temp", "0", "-t", "1", "-c", "512", "--ignore-eos", "--no-stdin")
-    done = subprocess.run(llmcli("generate", _PROMPT, *fixed, "--json", *flags), capture_output=True, check=True)
-    timings = json.loads(done.stdout)["timings"]
-    return float(timings["predicted_ms"] / timings["predicted_n"])
+    where = [word for one in servers for word in ("--rpc", one)]
+    fixed = ("--raw", "-m", model, "--temp", "0", "-t", "1", "-c", "512", "--ignore-eos", "--no-stdin")
+    return _each_ms([*llmcli("generate", _PROMPT, *fixed, "--speculative", "off"), *where])
 
 
 def theirs(program: str, model: str, servers: Sequence[str]) -> float:
     """Milliseconds for each token of llama-completion."""
     where = ["--rpc", ",".join(servers), "-ngl", "99"] if servers else []
-    fixed = ["-m", model, "-p", _PROMPT, "-n", str(_N_TOKENS), "--temp", "0", "-t", "1", "-c", "512", "--ignore-eos"]
-    command = [program, *fixed, "-no-cnv", "--no-warmup", "--perf", *where]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
-    found = re.search(r"(?<!prompt) eval time =.*?([\d.]+) ms per token", done.stderr)
-    if not found:
-        raise SystemExit(f"{program} prints no time of a token")
-    return float(found[1])
+    fixed = ["-m", model, "-p", _PROMPT, "--temp", "0", "-t", "1", "-c", "512", "--ignore-eos"]
+    return _each_ms([program, *fixed, "-no-cnv", "--no-warmup", *where])
+
+
+def _each_ms(command: Sequence[str]) -> float:
+    def seconds(n_tokens: int) -> float:
+        begin = perf_counter()
+        subprocess.run([*command, "-n", str(n_tokens)], stdin=subprocess.DEVNULL, capture_output=True, check=True)
+        return perf_counter() - begin
+
+    return (seconds(_LONG) - seconds(_SHORT)) / (_LONG - _SHORT) * 1e3
 
 
 def text_of(model: str, flags: Sequence[str]) -> str:

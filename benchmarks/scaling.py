@@ -28,6 +28,7 @@ from benchmarks.measure import HEAD, llmcli, row
 from tests.inference.fake_engine import FakeEngine
 
 _TOKENS = 32
+_CACHED = 5000  # texts that fill the cache of an engine, which has a limit: it does not grow with the lines
 
 
 def main() -> None:
@@ -182,7 +183,8 @@ def run_lines(kind: str, count: int) -> None:
 
     from benchmarks.batch import EndlessFile, LineCount
     from llmcli.engine.events import Cancellation
-    from llmcli.params.settings import Layer
+    from llmcli.inference.request import build_prompt
+    from llmcli.params.settings import Layer, Settings
     from llmcli.pipelines.batch import Backend, Batch
     from llmcli.pipelines.batch_input import BatchReader, LineSource
     from llmcli.pipelines.line_worker import BatchOptions, LineWorker
@@ -198,6 +200,9 @@ def run_lines(kind: str, count: int) -> None:
     if kind == "servers":
         worker = partial(LineWorker, layers=layers, options=options, cancellation=Cancellation())
         engines = [FakeEngine(["some", " ", "text"]) for _ in range(2)]
+        for engine in engines:
+            for n in range(_CACHED):
+                build_prompt(engine, Settings(), f"cached {n}", None, cancellation)
         members = [PoolServer(str(n), partial(_same, one), worker) for n, one in enumerate(engines)]
         backend = ServerPool(members, 4, cancellation)
     else:

@@ -208,7 +208,8 @@ def replay_settings(recorded: RecordedAnswer, model: str | None, current: Settin
         n_ctx=recorded.values.get("n_ctx", 0) if recorded.label else manifest.n_ctx,
         n_threads=n_threads,
         n_threads_batch=n_threads_batch,
-        n_gpu_layers=possible_gpu_layers(manifest.gpu_layers),
+        # RPC servers are devices where the model is loaded, and not yet here.
+        n_gpu_layers=manifest.gpu_layers if current.rpc else possible_gpu_layers(manifest.gpu_layers),
         **{key: getattr(current, key) for key in ({*fields_of(HubParams), *fields_of(PlacementParams)} - {"model"})},
     )
 

@@ -28,7 +28,7 @@ _SESSION = "session:"
 _LARGEST = 64 << 20  # bytes of stdin
 
 
-@with_settings(only={*fields_of(HubParams), "model", "endpoint", "temp_policy_file"})
+@with_settings(only={*fields_of(HubParams), "model", "endpoint", "temp_policy_file", "rpc", "rpc_timeout"})
 def replay(
     flags: Layer,
     what: Annotated[

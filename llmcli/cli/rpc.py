@@ -24,8 +24,8 @@ _UNITS = {"": 1 << 20, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 @with_settings(only=("n_threads",))
 def serve(
     flags: Layer,
-    host: Annotated[str, Option("--host", metavar="ADDRESS", help="IPv4 address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, Option("--port", min=0, max=65535, help="Port to listen at; 0 = a free one.")] = 50052,
+    host: Annotated[str, Option("--host", metavar="ADDRESS", help="IPv4 address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Option("--port", min=0, max=65535, help="Port to listen on; 0 = a free one.")] = 50052,
     devices: Annotated[
         str | None,
         Option(
@@ -41,7 +41,8 @@ def serve(
             "--memory",
             metavar="SIZE,...",
             show_default=False,
-            help="Most memory to offer, such as 8G: of each device, or one size for all [default: what is free].",
+            help="Most memory to offer, such as 8G (a number alone is MiB): of each device, or one size for all "
+            "[default: what is free].",
         ),
     ] = None,
     cache: Annotated[

@@ -77,17 +77,25 @@ def find_endpoint(text: str) -> Endpoint:
     if text in profiles:
         return _of_profile(text, profiles[text])
     if "," in text:
-        raise UsageError(
-            "endpoint names several servers", "give one: only `llmcli batch` shares its lines among several"
-        )
+        names = endpoint_names(text)
+        if not names:
+            raise UsageError("endpoint names no server", "as in http://localhost:8080")
+        if len(names) > 1:
+            hint = "give one: only `llmcli batch` shares its lines among several"
+            raise UsageError("endpoint names several servers", hint)
+        return find_endpoint(names[0])
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         return _without_scheme(text, profiles)
     return _with_key(Endpoint(base_url(text)), {})
 
 
 def endpoint_names(text: str) -> list[str]:
-    """The URLs and profiles of a list with commas, each once."""
-    return list(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
+    """The URLs and profiles of a list with commas, each once, however its URL is written. Raises UsageError."""
+    profiles, names = endpoint_profiles(), filter(None, map(str.strip, text.split(",")))
+    servers: dict[str, str] = {}
+    for name in names:
+        servers.setdefault(name if name in profiles else find_endpoint(name).base, name)
+    return list(servers.values())
 
 
 def endpoint_profiles() -> dict[str, Mapping[str, object]]:

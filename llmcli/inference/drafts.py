@@ -47,7 +47,8 @@ class Drafts:
     def __init__(self, model: Model, settings: Settings, gpu_layers: int) -> None:
         self._path, self._model, self._settings = model.path, model, settings
         # What the cost and the rounding of a step depend on: a note of other conditions is not used.
-        same = ("flash_attn", "cache_type_k", "cache_type_v", "n_ubatch", "cpu_moe", "n_cpu_moe", "device")
+        where = ("device", "tensor_split", "rpc", "cpu_moe", "n_cpu_moe")
+        same = ("flash_attn", "cache_type_k", "cache_type_v", "n_ubatch", *where)
         conditions = [bindings.bindings_version(), hardware.machine(), structures.threads(settings), gpu_layers]
         self._conditions = json.dumps([*conditions, *(getattr(settings, key) for key in same)])
         self._costs: StepCosts | None = None

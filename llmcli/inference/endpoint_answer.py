@@ -41,6 +41,7 @@ class Delta:
     traces: Sequence[TokenTrace] = ()  # of tokens that are final; their texts joined are the answer
     id: str = ""  # of the answer
     replay: Json = field(default_factory=dict)  # a manifest
+    has_choice: bool = False  # else it says only something beside the answer
 
 
 def read_delta(data: Json, vocab: "EndpointVocab", host: str) -> Delta:
@@ -52,7 +53,7 @@ def read_delta(data: Json, vocab: "EndpointVocab", host: str) -> Delta:
     choices = data.get("choices")
     if not isinstance(choices, list) or not all(isinstance(one, dict) for one in choices):
         if not isinstance(data.get("usage"), dict):
-            raise NetworkError(f"{host} sent an answer without choices", "check that it speaks OpenAI's API")
+            raise no_choices(host)
         choices = []
     choice: Json = next((one for one in choices if not one.get("index")), {})  # one is asked for: the first
     part = _dict(choice.get("delta")) or _dict(choice.get("message"))
@@ -75,7 +76,13 @@ def read_delta(data: Json, vocab: "EndpointVocab", host: str) -> Delta:
         _traces(extras.get("trace"), host),
         _text(data.get("id")),
         _replay(extras.get("replay"), host),
+        bool(choice),
     )
+
+
+def no_choices(host: str) -> NetworkError:
+    """The error for an answer that has none, or not the one that was asked for."""
+    return NetworkError(f"{host} sent an answer without choices", "check that it speaks OpenAI's API")
 
 
 def _loss(end: object) -> str:

@@ -29,6 +29,10 @@ _OVERFLOW = re.compile(
 _PAGE = re.compile(r"\s*<(!doctype|html|head|\?xml)", re.IGNORECASE)
 
 
+class RefusedError(UsageError):
+    """A server does not take a request; another one may."""
+
+
 @contextmanager
 def stated_errors(endpoint: Endpoint) -> Iterator[None]:
     """The errors of the connection, those that another try cannot mend as NetworkError."""
@@ -91,7 +95,7 @@ def raise_for_error(endpoint: Endpoint, status: int, error: Json, response: "htt
         if "context" in code or _OVERFLOW.search(text):
             raise ContextOverflowError(f"the prompt does not fit the context of {host}{said}", "shorten the prompt")
         about = f"see what it supports: llmcli doctor {endpoint.option}"
-        raise UsageError(f"{host} refused the request{said}", about)
+        raise RefusedError(f"{host} refused the request{said}", about)
     if status == 407:
         raise NetworkError(f"the proxy refuses the connection to {host}{said}", "check the variables of the proxy")
     if status in (404, 405):

@@ -1,6 +1,6 @@
 """One request to an endpoint on its way: a thread reads the answer, and what it reads becomes events."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from queue import Full, Queue
 from threading import Lock, Thread
@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from llmcli.engine.events import FinishReason, GenerationRecord, Request, TokenEvent, TokenTrace, now_ms
 from llmcli.errors import LlmcliError, NetworkError, UsageError
-from llmcli.inference.endpoint_answer import Delta, read_delta
+from llmcli.inference.endpoint_answer import Delta, no_choices, read_delta
 from llmcli.inference.endpoint_client import (
     LOOK_SECONDS,
     TICK,
@@ -16,13 +16,14 @@ from llmcli.inference.endpoint_client import (
     with_retries,
 )
 from llmcli.inference.endpoint_errors import as_network_error, error_of, raise_for_error
-from llmcli.inference.endpoint_tokens import EndpointVocab
+from llmcli.inference.endpoint_tokens import NO_TOKEN, EndpointVocab
 from llmcli.inference.replay_manifest import ReplayManifest
 from llmcli.models.download.http import TransientError
 from llmcli.params.param import is_number
 
 LINGER_MS = 5000.0  # after the end of an answer, for the counts and [DONE], which some servers leave out
 _PATIENCE_MS = 2000.0  # for the rest of an answer that is ended, and how it was generated
+_MAX_TEXT = 16 << 20  # characters of an answer: more is that of a server which does not stop
 Item: TypeAlias = Delta | LlmcliError | None  # what comes; an error and None end the answer
 
 
@@ -93,13 +94,22 @@ class Exchange:
                 self.connection.abort()
 
     def _read(self) -> None:
+        has_choice, size = False, 0
         try:
-            for delta in self._deltas():
-                if self._is_aborted:  # a server that never stops must not keep the thread
-                    return
-                self._has_text |= bool(delta.text or delta.reasoning or delta.traces)
-                self._finish_reason = delta.finish_reason or self._finish_reason
-                self._put(delta)
+            with closing(self._deltas()) as deltas:
+                for delta in deltas:
+                    if self._is_aborted:  # a server that never stops must not keep the thread
+                        return
+                    has_choice |= delta.has_choice
+                    size += len(delta.text) + len(delta.reasoning)
+                    if size > _MAX_TEXT:
+                        raise NetworkError(
+                            f"{self.connection.endpoint.host} sent an answer of more than {_MAX_TEXT >> 20} MiB",
+                            "limit it with --max-tokens, or check the server",
+                        )
+                    self._has_text |= bool(delta.text or delta.reasoning or delta.traces)
+                    self._finish_reason = delta.finish_reason or self._finish_reason
+                    self._put(delta)
         except TransientError as error:
             if self._has_text:
                 raise as_network_error(error) from None
@@ -107,8 +117,10 @@ class Exchange:
         if not self._finish_reason and not self.connection.is_done:
             problem = TransientError(f"{self.connection.endpoint.host} ended the connection in the middle")
             raise as_network_error(problem) if self._has_text else problem
+        if not has_choice:
+            raise no_choices(self.connection.endpoint.host)
 
-    def _deltas(self) -> Iterator[Delta]:
+    def _deltas(self) -> Generator[Delta, None, None]:
         url, body = self._body
         endpoint = self.connection.endpoint
         with closing(self._objects(url, body)) as objects:
@@ -213,7 +225,8 @@ class Exchange:
         text = self._without_prefill(text)
         if not reasoning + text:
             return []
-        self._record.tokens.append(self._vocab.number_of((reasoning + text).encode()))
+        # Only the answers of a server of llmcli are looked at token by token; of others, a batch would keep every text.
+        self._record.tokens.append(self._vocab.number_of((reasoning + text).encode()) if self._control else NO_TOKEN)
         return [self._event(reasoning, text, self._record.tokens[-1])]
 
     def _token(self, trace: TokenTrace) -> Sequence[TokenEvent]:

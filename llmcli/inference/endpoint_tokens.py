@@ -8,6 +8,8 @@ from llmcli.engine.llama.model import Vocab
 from llmcli.errors import NetworkError, UsageError
 from llmcli.params.param import is_int
 
+NO_TOKEN = -1  # a piece of an answer whose text nobody asks for
+_KEPT = 1 << 17  # texts with a number of their own: more than the answers that are generated at a time have
 Ask = Callable[[str, Mapping[str, object]], object]  # a route beside /v1, a body -> JSON data
 
 
@@ -18,7 +20,8 @@ class EndpointVocab(Vocab):
         """`ask` is for /tokenize and /detokenize; None if the server has no such routes."""
         self._name, self._ask = name, ask
         self._lock = Lock()
-        self._numbers: dict[bytes, int] = {}
+        self._numbers: dict[bytes, int] = {}  # of the texts without one of the server's, the last used one last
+        self._next = NO_TOKEN - 1
         self._pieces: dict[int, bytes] = {}
         self._labels: dict[int, str] = {}
         self.n_tokens = 1 << 31  # not known: the server itself checks
@@ -40,7 +43,11 @@ class EndpointVocab(Vocab):
         """The number of a text, which the server gives, or which it gets here."""
         with self._lock:  # answers come in several threads
             if number is None:
-                number = self._numbers.setdefault(piece, -1 - len(self._numbers))
+                number = self._numbers.pop(piece, self._next)
+                self._next = min(self._next, number - 1)
+                self._numbers[piece] = number
+                if len(self._numbers) > _KEPT:
+                    self._pieces.pop(self._numbers.pop(next(iter(self._numbers))), None)
             self._pieces[number] = piece
             return number
 
@@ -82,6 +89,8 @@ class EndpointVocab(Vocab):
         return number
 
     def piece(self, token: int, special: bool = False) -> bytes:  # noqa: ARG002
+        if token not in self._pieces and token < 0:  # of an answer long ago
+            return b""
         if token not in self._pieces:
             self._pieces[token] = self._text([token]).encode()
         return self._pieces[token]

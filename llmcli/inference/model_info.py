@@ -159,5 +159,9 @@ def _header_facts(headers: Sequence[GGUFHeader], size: int, settings: Settings) 
 
 def _gpu_layers(shape: ModelShape, settings: Settings, n_ctx: int) -> str:
     """The layers that would be on the GPU, of all with the output layer."""
-    chosen, layers = possible_gpu_layers(choose_gpu_layers(shape, settings, n_ctx)), shape.n_layers + 1
+    layers = shape.n_layers + 1
+    if settings.rpc and settings.device != "none" and settings.n_gpu_layers == "auto":  # the servers are not asked here
+        return f"as many of {layers} as fit on the RPC servers"
+    chosen = choose_gpu_layers(shape, settings, n_ctx)
+    chosen = chosen if settings.rpc and settings.device != "none" else possible_gpu_layers(chosen)
     return f"{layers if chosen == ALL_LAYERS else min(chosen, layers)} of {layers}"

@@ -43,7 +43,8 @@ def memory_with_servers(settings: Settings, warn: Callable[[str, str], object]) 
     own = hardware.available_memory()
     try:
         with open_servers(settings) as servers:
-            return own + sum(server.memory_free for server in servers) if own else 0
+            at = {server.address: server.memory_free for server in servers}  # one may have two names
+            return own + sum(at.values()) if own else 0
     except RpcServerError as error:
         warn(f"only the memory of this machine counts: {error}", error.hint)
         return own
@@ -68,7 +69,8 @@ def connect(settings: Settings) -> None:
 
         _watches.append(Watch(settings.rpc_timeout, _end))
     for server in found:
-        rpc.add_server(server.address)
+        with _watches[0].call():  # another client may have come since it was asked
+            rpc.add_server(server.address)
         _added[server.name] = server
 
 
@@ -86,7 +88,7 @@ def disconnect() -> None:
 def _end(waited: float) -> None:
     bindings.end_process(
         f"an RPC server gave no sign of life for {waited:.0f} s",
-        "raise --rpc-timeout or lower --ubatch-size if it is slow; else look at it",
+        "raise --rpc-timeout or lower --ubatch-size if it is slow; else look whether it runs, and who uses it",
         ExitStatus.NETWORK,
     )
 
@@ -131,6 +133,7 @@ class Tunnel:
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors, **detached
             )
         except OSError:
+            self._errors.close()
             raise RpcServerError(f"cannot start ssh for {name}", "install OpenSSH, or use HOST:PORT") from None
 
     def wait(self, seconds: float) -> RpcServer:
@@ -166,11 +169,11 @@ class Tunnel:
         if self._process.stdin:
             with suppress(OSError):
                 self._process.stdin.close()
-        end_process(self._process)
+        end_child(self._process)
         self._errors.close()
 
 
-def end_process(process: "subprocess.Popen[bytes]") -> None:
+def end_child(process: "subprocess.Popen[bytes]") -> None:
     """Wait until a process ends by itself, because its stdin is closed; else end it."""
     try:
         process.wait(_END)

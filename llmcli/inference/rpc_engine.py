@@ -18,7 +18,7 @@ from llmcli.errors import DiskError, ExitStatus, UsageError
 from llmcli.inference import engine_messages as messages
 from llmcli.inference.engine import RequestSource
 from llmcli.inference.remote_engine import EngineGoneError, RemoteEngine
-from llmcli.inference.rpc_devices import end_process
+from llmcli.inference.rpc_devices import end_child
 from llmcli.inference.rpc_servers import RpcServerError, ask_server
 from llmcli.params.model import read_rpc
 from llmcli.params.settings import Settings
@@ -30,7 +30,7 @@ sys.path[:] = sys.argv.pop(1).splitlines()
 from llmcli.inference.rpc_worker import run
 run()
 """
-_ERROR = re.compile(r"error: (.+)(?:\n  hint: (.+))?")
+_ERROR = re.compile(r"^error: (.+)(?:\n  hint: (.+))?", re.MULTILINE)
 _ANY, _STALLED = "an RPC server", "sign of life"  # in the errors of a process that ends because of one
 _ANEW = "the next answer loads the model again"
 _ASK = 1.0  # seconds for a server that has perhaps ended
@@ -64,10 +64,21 @@ class RpcEngine(RemoteEngine):
             raise UsageError("a temperature policy of yours cannot be used with --rpc", hint)
         self._given = settings, notes, cancellation, progress
         self._has_log, self._is_restarted, self._restarting = has_log, is_restarted, RLock()
-        self._process = RpcProcess(settings, has_log)
+        self._process = self._start()
         begin = perf_counter()
         self._begin()
         self.load_ms = self.waited_ms = (perf_counter() - begin) * 1e3
+
+    def _start(self) -> "RpcProcess":
+        settings, _, cancellation, _ = self._given
+        try:
+            return RpcProcess(settings, self._has_log)
+        except RpcGoneError:
+            if (
+                cancellation and cancellation.is_set()
+            ):  # a terminal sends Ctrl-C to it too, which it does not ignore yet
+                raise KeyboardInterrupt from None
+            raise
 
     def _begin(self) -> None:
         settings, notes, cancellation, progress = self._given
@@ -103,7 +114,7 @@ class RpcEngine(RemoteEngine):
                 super().close()
                 self._process.end()
                 self.__dict__.pop("_work", None)
-                self._process = RpcProcess(self._given[0], self._has_log)
+                self._process = self._start()
                 self._begin()
 
     def generate_batch(self, requests: RequestSource, n_parallel: int = 0) -> Generator[TokenEvent, None, None]:
@@ -178,7 +189,9 @@ class RpcProcess:
             written = self._errors.read()
         found = _ERROR.findall(written.decode("utf-8", "replace"))
         message, hint = found[-1] if found else ("", "")
-        message = message or f"the process of the model has ended with status {self._process.returncode}"
+        status = self._process.returncode
+        end = "ended the connection" if status is None else f"has ended with status {status}"
+        message = message or f"the process of the model {end}"
         for name, reason in self._lost_servers():
             if _ANY in message and _STALLED not in message:
                 return RpcGoneError(f"a part of the model is lost: {reason}", f"start it again; {_ANEW}")
@@ -203,5 +216,5 @@ class RpcProcess:
             if stream:
                 with suppress(OSError):
                     stream.close()
-        end_process(self._process)
+        end_child(self._process)
         self._errors.close()

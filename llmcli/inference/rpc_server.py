@@ -1,5 +1,6 @@
 """The devices of this machine for others: llama.cpp's RPC server in a thread, and what is known of its clients."""
 
+import errno
 import ipaddress
 import os
 import shutil
@@ -7,14 +8,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from llmcli.engine.llama import bindings, hardware, rpc, structures
 from llmcli.engine.llama.rpc_watch import connections
-from llmcli.errors import LlmcliError, NetworkError, UsageError, error_text
+from llmcli.errors import DiskError, LlmcliError, NetworkError, UsageError, error_text
 from llmcli.files import make_private
 from llmcli.inference.rpc_servers import RpcServer, RpcServerError, ask_server
 from llmcli.params.model import ModelParams
@@ -23,6 +25,8 @@ from llmcli.text import format_duration, format_size
 _LOOK = 0.5  # seconds between two looks at the client; a check by llmcli is shorter
 _SPARE = 64 << 20  # bytes of the disk: with less, a file may not have been written to its end
 _START = 10.0  # seconds until it listens
+_LOCK = "lock"  # the file in a folder that the server which uses it has locked
+_locked: list[int] = []  # open until this process ends, and the locks with it
 _ACCEPTED, _CLOSED = "Accepted client connection", "Client connection closed"  # ggml-rpc.cpp writes these lines
 
 
@@ -34,9 +38,9 @@ class _Client:
 
 
 def address_of(host: str, port: int, is_insecure: bool) -> tuple[str, int]:
-    """The IPv4 address and the port to listen at; a port 0 becomes a free one.
+    """The IPv4 address and the port to listen on; a port 0 becomes a free one.
 
-    Raises UsageError for what others reach, unless that is allowed, and NetworkError for what cannot be listened at.
+    Raises UsageError for what others reach, unless that is allowed, and NetworkError for what cannot be listened on.
     """
     try:
         ip = str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
@@ -56,7 +60,10 @@ def address_of(host: str, port: int, is_insecure: bool) -> tuple[str, int]:
             one.listen()
             return ip, one.getsockname()[1]
     except OSError as error:
-        raise NetworkError(f"cannot listen at {host}:{port}: {error_text(error)}", "use another --port") from None
+        hints = {errno.EACCES: "use a --port of 1024 or more"}
+        hints[errno.EADDRNOTAVAIL] = "this machine does not have the address: use 127.0.0.1 or 0.0.0.0"
+        hint = hints.get(error.errno or 0, "use another --port")
+        raise NetworkError(f"cannot listen on {host}:{port}: {error_text(error)}", hint) from None
 
 
 class TensorCache:
@@ -67,29 +74,64 @@ class TensorCache:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder, and remove what may be cut. Raises DiskError."""
-        self.folder = make_private(folder)
-        self._mark = folder / "complete"
-        self._remove_new()
-        self._mark.touch(mode=0o600)
+        """Make the folder, and remove what may be cut. Raises DiskError.
+
+        Each server that runs has a folder of its own, this one or the first that is free beside it: when a client of
+        another one left, what this one was writing when it was killed would count as complete.
+        """
+        try:
+            self.folder = next(one for one in _beside(folder) if _lock(make_private(one)))
+            self._mark = self.folder / "complete"
+            self._remove_new()
+            self._mark.touch(mode=0o600)
+        except OSError as error:
+            raise DiskError(f"cannot use {folder}: {error_text(error)}", "leave --cache out") from None
 
     def keep(self) -> bool:
         """A client has left: keep what it has sent. Returns whether that is possible."""
-        is_kept = shutil.disk_usage(self.folder).free > _SPARE
-        if not is_kept:
-            self._remove_new()
-        self._mark.touch(mode=0o600)
+        try:
+            make_private(self.folder)  # a user may delete it at any time
+            is_kept = shutil.disk_usage(self.folder).free > _SPARE
+            if not is_kept:
+                self._remove_new()
+            self._mark.touch(mode=0o600)
+        except (OSError, DiskError):
+            return False
         return is_kept
 
     def _remove_new(self) -> None:
         since = self._mark.stat().st_mtime_ns if self._mark.exists() else 0
         for path in self.folder.iterdir():
-            if path != self._mark and path.stat().st_mtime_ns >= since:
+            if path.name not in (self._mark.name, _LOCK) and path.stat().st_mtime_ns >= since:
                 path.unlink()
 
 
+def _beside(folder: Path) -> Iterator[Path]:
+    """The folder, then those of more servers that run at the same time."""
+    yield folder
+    yield from (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+
+
+def _lock(folder: Path) -> bool:
+    """Whether no other server uses the folder. From now on this one does, until its process ends. Raises OSError."""
+    if sys.platform == "win32":  # it has no `flock`: the servers of one machine share the folder
+        return True
+    import fcntl
+
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    except OSError:  # a file system without locks
+        pass
+    _locked.append(descriptor)
+    return True
+
+
 class DeviceServer:
-    """Offers devices at an address; `log` gets a line about each client that stays."""
+    """Offers devices on an address; `log` gets a line about each client that stays."""
 
     def __init__(
         self,
@@ -140,7 +182,7 @@ class DeviceServer:
                 return ask_server(f"{ip}:{port}", own, port, _START)
             except RpcServerError:
                 if time.monotonic() > end or not self._thread.is_alive():
-                    raise NetworkError(f"cannot listen at {ip}:{port}", "use another --port") from None
+                    raise NetworkError(f"cannot listen on {ip}:{port}", "use another --port") from None
             time.sleep(0.02)
 
     def run(self, is_over: Callable[[], bool]) -> None:
@@ -167,7 +209,9 @@ class DeviceServer:
                 elif line.startswith(_CLOSED) and self._client:
                     client, self._client = self._client, None
                     if self._cache and not self._cache.keep():
-                        self._log("the disk is full: no tensor of this client is kept")
+                        self._log(
+                            f"no tensor of this client is kept: {self._cache.folder} is full or cannot be written to"
+                        )
                     if (reason := bindings.last_log_error()) and client.peer:
                         self._log(f"{client.peer} has left: {reason}")
                     elif client.peer:

@@ -113,7 +113,8 @@ class _Connection:
             what = "does not answer" if is_first else "has stopped answering"
             raise RpcServerError(f"the RPC server {self._name} {what}", _BUSY if is_first else "look at it") from None
         except OSError as error:
-            raise RpcServerError(f"the RPC server {self._name} ended the connection: {error_text(error)}") from None
+            text = f"the RPC server {self._name} ended the connection: {error_text(error)}"
+            raise RpcServerError(text, "look at its log; or the port is that of another program") from None
         if is_first and not head:
             text = f"the RPC server {self._name} ended the connection: it has an older protocol, or is another program"
             raise RpcServerError(text, "install the same release of llama-cpp-python on both machines")

@@ -9,11 +9,12 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from multiprocessing.connection import Connection, Listener
 from typing import Any
 
 from llmcli.engine.llama import bindings
-from llmcli.errors import LlmcliError
+from llmcli.errors import DiskError, ExitStatus, LlmcliError, error_text
 from llmcli.inference import rpc_devices
 from llmcli.inference.engine_host import EngineHost
 from llmcli.inference.engine_messages import read_settings
@@ -22,11 +23,17 @@ from llmcli.models.locations import model_locations
 
 
 def run() -> None:
-    """As `main`; an error goes to stderr, where the command finds it."""
+    """As `main`; an error goes to stderr, where the command finds it.
+
+    It ends the process at once: Python's own end would stop at stdin, which a thread reads, with an error of its own.
+    """
     try:
         main()
     except LlmcliError as error:
         bindings.end_process(str(error), error.hint, error.status)
+    except Exception as error:
+        traceback.print_exc()
+        bindings.end_process(f"{type(error).__name__}: {error}", "this is a bug; report it", ExitStatus.FAILED)
 
 
 def main() -> None:
@@ -41,7 +48,7 @@ def main() -> None:
         bindings.subscribe_log(lambda line: print(line, file=sys.stderr, flush=True))
     settings = read_settings(given["settings"])
     host = EngineHost(resolve_model(settings.model, model_locations(settings), for_text=True))
-    with Listener(given["address"], authkey=bytes.fromhex(given["secret"])) as listener:
+    with _listen(given["address"], bytes.fromhex(given["secret"])) as listener:
         sys.stdout.write(json.dumps({"pid": os.getpid()}) + "\n")
         sys.stdout.flush()
 
@@ -55,6 +62,14 @@ def main() -> None:
         while True:
             connection = _CommandConnection(listener.accept())
             threading.Thread(target=host.serve, args=(connection,), daemon=True).start()
+
+
+def _listen(address: str, secret: bytes) -> Listener:
+    try:
+        return Listener(address, authkey=secret)
+    except OSError as error:  # systems limit the path of a socket, and it is in the folder for temporary files
+        reason = f"cannot listen on {address}: {error_text(error)}"
+        raise DiskError(reason, "let TMPDIR be a folder with a short path that you can write to") from None
 
 
 class _CommandConnection:

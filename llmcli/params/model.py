@@ -111,6 +111,8 @@ def read_rpc(text: str) -> RpcAddress:
     rule = "HOST:PORT, or ssh://USER@HOST"
     if not found or (found["user"] and not found["ssh"]) or int(found["port"] or 0) > 65535:
         hint = "llama.cpp reaches RPC servers by IPv4 only" if text.count(":") > 1 and "/" not in text else ""
+        if url := re.fullmatch(r"(?:http|https|tcp|grpc|rpc)://([\w.-]+:\d+)/?", text.strip()):
+            hint = f"write {url[1]}"
         raise InvalidValueError(rule, hint=hint)
     if not found["ssh"] and not int(found["port"] or 0):
         raise InvalidValueError(rule, hint=f"write {found['host']}:50052" if not found["port"] else "")

@@ -27,6 +27,7 @@ _JSON_SUFFIXES, _CSV_SUFFIXES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
 _MAX_LINE = 16 << 20  # bytes
 _DELIMITERS = ",;\t|"
 _AHEAD = 64  # lines that are read ahead from a pipe
+_MAX_NUMBER = 2**32 - 1  # of a line in a table of ids
 _POLL = 0.1  # seconds between two looks at the cancellation while the next line is waited for
 _ESCAPED = re.compile("[\ud800-\udfff]")  # stands for a byte that is not valid
 _NOT_VALID = "llmcli.not_valid"  # how bytes are decoded that are not valid: as what UTF-8 does not have
@@ -296,22 +297,22 @@ class LineSource:
 
 
 class IdTable:
-    """The lines that had an id, in 32 bytes each, whatever the ids are: only a hash of 64 bits is kept of them."""
+    """The lines that had an id, in 16 to 32 bytes each: only a hash of 64 bits is kept of an id, whatever it is."""
 
     def __init__(self) -> None:
-        self._hashes, self._numbers = array("Q", bytes(8 << 10)), array("Q", bytes(8 << 10))  # 0 = free
+        self._hashes, self._numbers = array("Q", bytes(8 << 10)), array("I", bytes(4 << 10))  # 0 = free
         self._n_used = 0
 
     def add(self, line_id: LineId, number: int) -> int | None:
         """Note the number of the line with this id; if an earlier one has it, that number is the result."""
-        if 2 * self._n_used >= len(self._hashes):
+        if 4 * self._n_used >= 3 * len(self._hashes):
             self._grow()
         text = f"{type(line_id).__name__}{line_id}"
         key = int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "big") or 1
         place = self._place(key)
         if self._hashes[place]:
             return self._numbers[place]
-        self._hashes[place], self._numbers[place] = key, number
+        self._hashes[place], self._numbers[place] = key, min(number, _MAX_NUMBER)
         self._n_used += 1
         return None
 
@@ -324,7 +325,7 @@ class IdTable:
 
     def _grow(self) -> None:
         hashes, numbers = self._hashes, self._numbers
-        self._hashes, self._numbers = array("Q", bytes(16 * len(hashes))), array("Q", bytes(16 * len(hashes)))
+        self._hashes, self._numbers = array("Q", bytes(16 * len(hashes))), array("I", bytes(8 * len(hashes)))
         for key, number in zip(hashes, numbers, strict=True):
             if key:
                 place = self._place(key)

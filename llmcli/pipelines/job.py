@@ -3,9 +3,9 @@
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from threading import TIMEOUT_MAX, Timer
+from threading import TIMEOUT_MAX, Lock, Timer
 
 from llmcli.engine.events import Cancellation, Request, TokenEvent
 from llmcli.errors import LlmcliError
@@ -25,6 +25,7 @@ class Step:
     requests: Sequence[Request]
     label: str = ""  # what it does, for a progress line: "part 3 of 7"
     is_last: bool = True  # its only answer is the text of the result, and can be shown while it is generated
+    cancellation: Cancellation | None = None  # that ends its answers, in place of that of all jobs
 
 
 Result = dict[str, object]  # JSON data
@@ -53,6 +54,7 @@ class _Running:
     job: Job
     answers: list[Answer] = field(default_factory=list)
     n_open: int = 0  # answers that have not ended
+    cancellation: Cancellation | None = None  # of the step
 
 
 class JobRunner:
@@ -129,9 +131,9 @@ class JobRunner:
             self._n_begun += 1
             self._advance(_Running(self._n_begun - 1, job), None)
         running, answer = self._waiting.popleft()
-        seconds = answer.settings.timeout
-        limit = TimeLimit(self._cancellation, seconds) if seconds else None
-        answer.request.cancellation = limit.cancellation if limit else self._cancellation
+        seconds, cancellation = answer.settings.timeout, running.cancellation or self._cancellation
+        limit = TimeLimit(cancellation, seconds) if seconds else None
+        answer.request.cancellation = limit.cancellation if limit else cancellation
         self._asked[self._n_asked] = running, answer, limit
         self._n_asked += 1
         return answer.request
@@ -149,7 +151,7 @@ class JobRunner:
             self._end(Outcome(running.index, error=as_failure(error)))
         else:
             running.answers = [Answer(self._engine, request) for request in step.requests]
-            running.n_open = len(running.answers)
+            running.n_open, running.cancellation = len(running.answers), step.cancellation
             self._waiting.extend((running, answer) for answer in running.answers)
 
     def _check_engine(self, error: LlmcliError | None) -> None:
@@ -169,10 +171,13 @@ class JobRunner:
 class TimeLimit:
     """The cancellation of one answer, which is set after so many seconds, and with that of all."""
 
+    _lock = Lock()  # servers of a pool, each in a thread of its own, share the cancellation of all
+
     def __init__(self, shared: Cancellation, seconds: float) -> None:
         self.cancellation = Cancellation()
         self._shared = shared
-        shared.followers = (*shared.followers, self.cancellation)
+        with self._lock:
+            shared.followers = (*shared.followers, self.cancellation)
         if shared.is_set():  # before it was followed
             self.cancellation.set(shared.reason)
         self._timer = Timer(min(seconds, TIMEOUT_MAX), self.cancellation.set, ["timeout"])
@@ -181,7 +186,8 @@ class TimeLimit:
 
     def end(self) -> None:
         self._timer.cancel()
-        self._shared.followers = tuple(one for one in self._shared.followers if one is not self.cancellation)
+        with self._lock:
+            self._shared.followers = tuple(one for one in self._shared.followers if one is not self.cancellation)
 
 
 def _next_step(engine: Engine, job: Job, answers: Sequence[Answer] | None) -> Step:
@@ -197,6 +203,22 @@ def _next_step(engine: Engine, job: Job, answers: Sequence[Answer] | None) -> St
         if step.requests:
             return step
         step = job.send(())
+
+
+def with_cancellation(job: Job, cancellation: Cancellation) -> Job:
+    """A job whose answers end with a cancellation of their own, which their runner does not set."""
+    proceed: Callable[[], Step] = partial(next, job)
+    while True:
+        try:
+            step = proceed()
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        try:
+            answers = yield replace(step, cancellation=cancellation)
+            proceed = partial(job.send, answers)
+        except LlmcliError as error:
+            proceed = partial(job.throw, error)
 
 
 def as_failure(error: Exception) -> LlmcliError:

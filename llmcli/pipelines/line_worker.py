@@ -125,8 +125,9 @@ class LineWorker:
         constraint = self._constraints(settings)
         prompt = build_prompt(self.engine, settings, asked.question, asked.system, self.cancellation)
         (answer,) = yield Step([Request(prompt, settings, constraint)])
-        data = answer_data(answer, self._options.is_full) if answer.record.tokens else {}
-        if error := _failure(answer):
+        error = _failure(answer)
+        data = {} if error and not answer.record.tokens else answer_data(answer, self._options.is_full)
+        if error:
             raise FailedAnswerError(error, data)
         return data
 

@@ -153,7 +153,7 @@ def _forward(pipe: Pipe, stream: "BlockStream", is_over: threading.Event, folder
 
 
 def _clean_up_after_batch(folder: str) -> None:
-    """Where the batch was killed, start a process that ends and removes what is left here: Ray may end this one first."""
+    """Where the batch was killed, start a process that removes what is left here: Ray may end this one before."""
     batch = parent_process()
     if not batch or not hasattr(os, "setsid"):
         return

@@ -28,7 +28,7 @@ class Placement:
     num_cpus: float
     num_gpus: int
     n_bytes: int
-    is_whole_machine: bool  # whether an actor has all processors of a machine: then llama.cpp chooses its threads
+    is_whole_machine: bool  # whether no machine has two of them: then llama.cpp chooses its threads
     has_to_wait: bool = False  # for what has the machines now
 
 
@@ -48,9 +48,11 @@ def place(machines: Sequence[Mapping[str, float]], need: ActorNeed, n_actors: in
     n_gpus = 1 if need.wants_gpu and any(one.get("GPU", 0) >= 1 for one in machines) else 0
     choices = [need.n_threads] if need.n_threads else _shares(machines, n_actors, n_gpus)
     for num_cpus in choices:
-        room = sum(_room(one, num_cpus, n_gpus, need.n_bytes) for one in machines)
+        rooms = [_room(one, num_cpus, n_gpus, need.n_bytes) for one in machines]
+        room = sum(rooms)
         if room and room >= n_actors:
-            is_whole = not need.n_threads and any(one.get("CPU", 0) == num_cpus for one in machines)
+            # One plan is for all actors: where two of them can be on one machine, none may take all its processors.
+            is_whole = not need.n_threads and max(rooms) == 1
             return Placement(n_actors or room, num_cpus, n_gpus, need.n_bytes, is_whole)
     room = sum(_room(one, choices[-1], n_gpus, need.n_bytes) for one in machines)
     each = f"{plural(choices[-1], 'CPU')}{', 1 GPU' if n_gpus else ''} and {need.n_bytes / (1 << 30):.1f} GiB"

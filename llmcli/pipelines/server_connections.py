@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import PurePosixPath, PureWindowsPath
+from urllib.parse import urlsplit
 
 from llmcli.config.endpoints import endpoint_names
 from llmcli.engine.events import Cancellation
@@ -23,7 +24,7 @@ class ServerConnection:
     def __init__(self, text: str, settings: Settings, cancellation: Cancellation) -> None:
         """`text` is a URL or a profile; `cancellation` ends what waits for the server."""
         self._settings, self._cancellation = replace(settings, endpoint=text), cancellation
-        self.name = text  # its host, once it has answered
+        self.name = urlsplit(text).netloc or text  # its host; that of a profile, once it has answered
         self.served: ServedEndpoint | None = None
         self.engine: EndpointEngine | None = None
         self.error: LlmcliError | None = None  # why it did not answer at first
@@ -37,7 +38,8 @@ class ServerConnection:
             raise NetworkError(f"{self.name} does not say what it has", "check the URL and the server") from None
         served.check_model()
         if self.model and _base_name(served.model) != self.model:
-            raise NetworkError(f"{served.host} has another model now: {served.model}")
+            message = f"{served.host} has another model now: {served.model}"
+            raise NetworkError(message, f"start it with {self.model}, or allow all models with --any-model")
         if self.engine is None:
             self.name, self.served = served.host, served
             self.engine = EndpointEngine(served, lambda _text: None, self._cancellation, _ATTEMPTS)
@@ -72,7 +74,7 @@ def connect_servers(
             f"the servers have different models: {told}", "choose one with -m, or allow all of them with --any-model"
         )
     for one in found:
-        one.model = "" if any_model else names.copy().pop()
+        one.model = "" if any_model else next(iter(names))
         _check_settings(one, layers)
     return found
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,11 +19,12 @@ from llmcli.errors import (
     NotAllowedError,
     TimeLimitError,
 )
+from llmcli.inference.endpoint_errors import RefusedError
 from llmcli.inference.engine import Engine, UnsupportedError
 from llmcli.pipelines.batch import LineFeed
 from llmcli.pipelines.batch_input import BatchLine
 from llmcli.pipelines.batch_output import WrittenLine
-from llmcli.pipelines.job import Job, JobRunner, Outcome, as_failure
+from llmcli.pipelines.job import Job, JobRunner, Outcome, as_failure, with_cancellation
 from llmcli.pipelines.line_worker import FailedAnswerError, LineAnswer, LineWorker
 from llmcli.text import plural
 
@@ -35,6 +37,15 @@ _TRIES = 3  # of a line at least, before it is the line that cannot be answered
 _ROUNDS = 3  # of such failures without an answer between them: a server that is there, and cannot do it
 _MAX_PAUSE = 60.0  # seconds until a server is tried again
 _SERVER_ERRORS = (NetworkError, NotAllowedError, ModelNotFoundError)  # say nothing of the line
+_OWN_LIMITS = (UnsupportedError, ContextOverflowError, RefusedError)  # those of another server may be wider
+
+
+@dataclass(frozen=True)
+class _Try:
+    """A line at a server."""
+
+    begin: float
+    cancellation: Cancellation = field(default_factory=Cancellation)  # that ends this one only
 
 
 @dataclass(eq=False)
@@ -42,9 +53,10 @@ class _Ticket:
     """A line on its way."""
 
     line: BatchLine | WrittenLine
+    place: int  # in the order of the input
     answer: LineAnswer | WrittenLine | None = None
     server: "PoolServer | None" = None  # that gave the answer
-    running: dict["PoolServer", float] = field(default_factory=dict)  # since when, where it is answered
+    running: dict["PoolServer", _Try] = field(default_factory=dict)  # where it is answered
     failures: dict["PoolServer", tuple[float, LlmcliError]] = field(default_factory=dict)  # when, and why
     n_failed: int = 0  # tries
 
@@ -107,6 +119,7 @@ class ServerPool:
         self._ready: deque[_Ticket] = deque()  # those that no server has
         self._inbox: SimpleQueue[tuple[PoolServer, _Ticket, Outcome] | str | BaseException] = SimpleQueue()
         self._is_over = self._is_at_end = False
+        self._n_taken, self._is_dry = 0, False  # lines of the input; whether it has none at the moment
         self._lost_since: float | None = None
         self._n_answered, self._seconds = 0, 0.0  # lines, and what they took
         self._begin = 0.0
@@ -151,10 +164,12 @@ class ServerPool:
         finally:
             with self._changed:
                 self._is_over = True
+                for ticket in self._open:
+                    for running in ticket.running.values():
+                        running.cancellation.set()
                 self._changed.notify_all()
-            for one in self.servers:
-                if one.worker:
-                    one.worker.cancellation.set()
+            for worker in filter(None, [one.worker for one in self.servers]):
+                worker.cancellation.set()
             for thread in threads:
                 thread.join(2.0)  # what a server still says to a thread goes nowhere
 
@@ -163,18 +178,22 @@ class ServerPool:
     def _take_lines(self) -> bool:
         """Take lines of the input, so that no server waits; returns whether there is something to do."""
         window, ahead = _WINDOW * len(self.servers), 2 * (self._n_parallel or 8) * len(self.servers)
-        while not self._is_at_end and len(self._open) < window and len(self._ready) < ahead:
+        n_new = sum(not one.failures for one in self._ready)
+        while not self._is_at_end and len(self._open) < window and n_new < ahead:
             line = self._feed.take(not self._open)
+            self._is_dry = line is None
             if line is None:
                 self._is_at_end = not self._open
                 break
-            ticket = _Ticket(line)
+            ticket = _Ticket(line, self._n_taken)
+            self._n_taken += 1
             with self._changed:
                 self._open.append(ticket)
                 if isinstance(line, WrittenLine):
                     ticket.answer = line
                 else:
                     self._ready.append(ticket)
+                    n_new += 1
                     self._changed.notify()
         return bool(self._open)
 
@@ -194,10 +213,13 @@ class ServerPool:
 
     def _take_outcome(self, server: PoolServer, ticket: _Ticket, outcome: Outcome) -> None:
         now = time.monotonic()
-        begin = ticket.running.pop(server, now)
+        running = ticket.running.pop(server, None)
         failed = outcome.error if isinstance(outcome.error, FailedAnswerError) else None
         error = failed.cause if failed else outcome.error
         is_silent = isinstance(error, TimeLimitError) and not (failed and failed.result)
+        if is_silent and running and running.cancellation.is_set():  # it has not begun, and another server was faster
+            server.must_answer = True
+            return
         is_failure = isinstance(error, _SERVER_ERRORS) or is_silent
         if is_failure:
             assert error
@@ -207,14 +229,16 @@ class ServerPool:
         elif error is None:
             server.n_failed = server.n_rounds = 0
             server.answered_at = now
-            self._n_answered, self._seconds = self._n_answered + 1, self._seconds + now - begin
+            self._n_answered += 1
+            self._seconds += now - running.begin if running else 0.0
         if ticket.answer:  # another server was faster
             return
         if error is not None and self._can_help(ticket, server, error, is_failure):
             assert outcome.error
             ticket.failures[server], ticket.n_failed = (now, outcome.error), ticket.n_failed + 1
             if not ticket.running:
-                self._ready.appendleft(ticket)
+                # The first line that is not answered comes first: all after it wait to be written.
+                self._ready.insert(bisect(self._ready, ticket.place, key=lambda one: one.place), ticket)
                 self._changed.notify_all()
             return
         self._end(ticket, server, outcome)
@@ -224,12 +248,14 @@ class ServerPool:
         others = [one for one in self.servers if one is not server and one not in ticket.failures and not one.is_lost]
         if isinstance(error, UnsupportedError) and others:
             self._refused |= {f"{server.name}: some lines went to other servers: {error}": None}
-        return is_failure or (bool(others) and isinstance(error, (UnsupportedError, ContextOverflowError)))
+        return is_failure or (bool(others) and isinstance(error, _OWN_LIMITS))
 
     def _end(self, ticket: _Ticket, server: PoolServer, outcome: Outcome) -> None:
         assert server.worker
         assert isinstance(ticket.line, BatchLine)
         ticket.answer, ticket.server = server.worker.answer(ticket.line, self._feed.format, outcome), server
+        for other in ticket.running.values():  # or one that never ends would keep its server from further lines
+            other.cancellation.set("timeout")
 
     def _judge(self) -> None:
         """Decide what no server can: lines that failed everywhere, and a batch whose servers are gone."""
@@ -244,11 +270,12 @@ class ServerPool:
             return
         doubtful = [one for one in self._ready if all(server in one.failures for server in alive)]
         is_idle = len(doubtful) == len(self._ready) and not any(one.running and not one.answer for one in self._open)
+        is_last = is_idle and self._is_dry and len(doubtful) <= self._n_answered
         for ticket in doubtful:
             failed = {server: ticket.failures[server][0] for server in alive}
             is_fit = any(server.answered_at > when for server, when in failed.items())
-            if is_fit or (self._n_answered and all(one.checked_at > when for one, when in failed.items())):
-                # The servers answer other lines, or are there at least: it is the line that they cannot answer.
+            if is_fit or (is_last and all(one.checked_at > when for one, when in failed.items())):
+                # The servers answer other lines, or would if there were any: it is the line that they cannot answer.
                 if ticket.n_failed < _TRIES:
                     ticket.failures.clear()
                     continue
@@ -265,7 +292,9 @@ class ServerPool:
 
     def _gone(self) -> NetworkError:
         reasons = "; ".join(str(one.error) for one in self.servers if one.error)
-        return NetworkError(f"no server answers any more: {reasons}", "start one; with --output, --resume goes on")
+        is_short = all(isinstance(one.error, TimeLimitError) for one in self.servers)
+        hint = "raise --timeout" if is_short else "start one; with --output, --resume goes on"
+        return NetworkError(f"no server answers any more: {reasons}", hint)
 
     def _write(self) -> None:
         while self._open and (answer := self._open[0].answer):
@@ -321,12 +350,13 @@ class ServerPool:
                 pause = min(2.0 ** (server.n_rounds - 1), _MAX_PAUSE)
                 for ticket in self._open:
                     ticket.failures.pop(server, None)  # it may answer them when it is back
-            if was_down != server.is_down:
-                news = f"{server.name} answers again"
-                if error:
-                    others = any(not one.is_down for one in self.servers)
-                    news = f"{error}; " + ("the other servers get its lines" if others else "no other server answers")
-                self._inbox.put(news)
+            reason = error or (server.error if server.n_rounds == _ROUNDS else None)  # it is there, and answers no line
+            if was_down and not error:
+                self._inbox.put(f"{server.name} answers again")
+            elif reason and not was_down:
+                others = any(not one.is_lost for one in self.servers)
+                end = "the other servers get its lines" if others else "no other server answers"
+                self._inbox.put(f"{reason}; {end}")
             self._changed.wait_for(self._has_ended, pause)
             server.must_answer = error is not None
 
@@ -334,8 +364,8 @@ class ServerPool:
         with self._changed:
             while not self._has_ended() and not server.must_answer:
                 if ticket := self._choose(server):
-                    ticket.running[server] = time.monotonic()
-                    return self._job(server, ticket)
+                    ticket.running[server] = own = _Try(time.monotonic())
+                    return self._job(server, ticket, own.cancellation)
                 if not is_idle:
                     return None
                 self._changed.wait(2 * _TICK)
@@ -352,17 +382,18 @@ class ServerPool:
         mean = self._seconds / self._n_answered if self._n_answered else 0.0
         latest = time.monotonic() - max(self._copy_seconds, 2 * mean)
         for ticket in self._open:
-            begins = ticket.running.values()
+            begins = [one.begin for one in ticket.running.values()]
             if begins and max(begins) < latest and not {server} & {*ticket.running, *ticket.failures}:
                 return ticket
         return None
 
-    def _job(self, server: PoolServer, ticket: _Ticket) -> Job:
+    def _job(self, server: PoolServer, ticket: _Ticket, cancellation: Cancellation) -> Job:
         """The job of a line; whatever becomes of it, the thread of the batch is told."""
         assert server.worker
         assert isinstance(ticket.line, BatchLine)
         try:
-            outcome = Outcome(0, result=(yield from server.worker.job(ticket.line, self._feed.format)))
+            job = with_cancellation(server.worker.job(ticket.line, self._feed.format), cancellation)
+            outcome = Outcome(0, result=(yield from job))
         except Exception as error:
             outcome = Outcome(0, error=as_failure(error))
         self._inbox.put((server, ticket, outcome))

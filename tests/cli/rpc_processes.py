@@ -130,3 +130,31 @@ class CountingProxy:
 
     def close(self) -> None:
         self._listener.close()
+
+
+class SilentProxy(CountingProxy):
+    """Forwards the first connection, which is the check, and of the later ones so many answers. Then it is silent."""
+
+    def __init__(self, address: str, n_answers: int) -> None:
+        self._n_left, self._is_checked = n_answers, False
+        super().__init__(address)
+
+    def _forward(self, client: socket.socket) -> None:
+        if not self._is_checked:
+            self._is_checked = True
+            super()._forward(client)
+            return
+        with client, socket.create_connection(self._there) as there, suppress(OSError):
+            while command := client.recv(1):  # | command | size | data | -> | size | answer |
+                if not self._n_left:
+                    break
+                self._n_left -= 1
+                there.sendall(command + self._sized(client))
+                client.sendall(self._sized(there))
+            while client.recv(1 << 16):
+                pass
+
+    def _sized(self, source: socket.socket) -> bytes:
+        head = source.recv(8, socket.MSG_WAITALL)
+        n_bytes = int.from_bytes(head, "little")
+        return head + (source.recv(n_bytes, socket.MSG_WAITALL) if n_bytes else b"")

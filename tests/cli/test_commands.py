@@ -305,6 +305,22 @@ def test_a_number_of_threads_beyond_the_limit_is_refused(inside: Run, command: t
     assert "must be between 0 and 512, got 100000" in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "shown"),
+    [
+        ((), "as many of 3 as fit on the RPC servers"),
+        (("--gpu-layers", "2"), "2 of 3"),
+        (("--device", "none"), "0 of 3"),
+    ],
+)
+def test_show_does_not_say_that_rpc_servers_get_no_layer(
+    inside: Run, with_tiny: Path, flags: tuple[str, ...], shown: str
+) -> None:
+    ran = inside("models", "show", str(with_tiny), "--json", "--rpc", "127.0.0.1:1", *flags)
+    assert ran.status == 0, ran.stderr
+    assert json.loads(ran.text)["loading"]["gpu layers"] == shown
+
+
 def test_show_lists_the_settings_for_loading(inside: Run, with_tiny: Path) -> None:
     flags = ("--rope-scale", "4", "--override-kv", "llama.context_length=int:512", "--no-swa-full")
     ran = inside("models", "show", str(with_tiny), "--json", *flags)

@@ -17,6 +17,7 @@ from tests.cli.chat_terminal import (
     CTRL_Z,
     DOWN,
     ENTER,
+    FOOT,
     PROMPT,
     TINY,
     UP,
@@ -143,7 +144,7 @@ def test_keys_move_the_temperature_after_ctrl_z_and_fg() -> None:
         shell.keys(CTRL_Z)
         shell.until(lambda: "Stopped" in shell.text() and shell.line() == "$", "the shell")
         shell.keys("fg", ENTER)
-        shell.until(lambda: shell.screen()[-1].startswith("Ctrl-C stops"), "the row again")
+        shell.until(lambda: shell.text().rpartition("\n")[2].startswith(FOOT), "the row again")
         shell.keys(DOWN, DOWN)
         wait_foot(shell, "temp 0.8 → 0.7")
         shell.keys("typed ahead")

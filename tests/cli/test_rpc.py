@@ -17,7 +17,7 @@ import pytest
 from llmcli.engine.llama import rpc
 from llmcli.engine.llama.probe import probe_record
 from llmcli.models.notes import record_probed
-from tests.cli.rpc_processes import CountingProxy, RpcServe, fake_ssh
+from tests.cli.rpc_processes import CountingProxy, RpcServe, SilentProxy, fake_ssh
 from tests.conftest import Run
 
 pytestmark = [
@@ -69,6 +69,20 @@ def test_twelve_settings_give_the_text_of_one_machine(short: Path, servers: list
         assert texts[0] == texts[1], load
 
 
+def test_a_replay_computes_on_the_servers_that_have_the_layers(
+    short: Path, servers: list[RpcServe], run: Run, tmp_path: Path
+) -> None:
+    split = flags(*(one.address for one in servers))
+    made = run("generate", "Name a river.", "-n", "4", "--seed", "1", "-t", "1", "-c", "256", "--json", *split)
+    assert made.status == 0, made.stderr
+    answer = tmp_path / "answer.json"
+    answer.write_text(made.text)
+    ran = run("replay", str(answer), "-v", *split)
+    assert ran.status == 0, ran.stderr
+    assert "same answer" in ran.stderr
+    assert f"RPC0 ({servers[0].address}): " in ran.stderr
+
+
 def test_a_chat_says_which_device_has_which_layers(short: Path, servers: list[RpcServe], run: Run) -> None:
     split = flags(*(one.address for one in servers))
     result = run("chat", "--no-save", *GREEDY, "-n", "8", "-ts", "1,1", "-v", *split, stdin="Hello\nAnd you?\n")
@@ -107,7 +121,7 @@ def test_a_server_that_is_killed_ends_the_answer_only(
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout
             begun = process.stdout.read(40)  # some ten tokens
-            other.send(signal.SIGKILL)
+            other.process.kill()
             rest, errors = process.communicate()
     assert process.returncode == 5
     assert begun.strip()
@@ -161,6 +175,17 @@ def test_a_server_that_hangs_counts_as_gone_in_time(short: Path, run: Run, tmp_p
         other.send(signal.SIGCONT)
 
 
+@pytest.mark.parametrize("n_answers", [0, 1, 2, 3, 6], ids=["hello", "count", "again", "memory", "later"])
+def test_a_server_that_is_silent_after_the_check_counts_as_gone_in_time(
+    short: Path, servers: list[RpcServe], run: Run, n_answers: int
+) -> None:
+    """As one that another client has taken meanwhile, or that stops: whatever llama.cpp asks it first."""
+    with closing(SilentProxy(servers[0].address, n_answers)) as proxy:
+        result = run("generate", "Hello", *LONG, *flags(proxy.address), "--rpc-timeout", "1")
+    assert (result.status, result.text) == (5, "")
+    assert f"error: the RPC server {proxy.address} gave no sign of life for 1 s" in result.stderr
+
+
 def test_a_chat_goes_on_when_a_server_is_there_again(short: Path, run: Run, tmp_path: Path) -> None:
     """The second message is lost with the server that had the model; the third one loads it again at the same port."""
     with RpcServe(home=tmp_path) as other:
@@ -174,7 +199,7 @@ def test_a_chat_goes_on_when_a_server_is_there_again(short: Path, run: Run, tmp_
             chat.stdin.write("Hello\n")
             chat.stdin.flush()
             assert chat.stdout.readline()
-            other.send(signal.SIGKILL)
+            other.process.kill()
             other.process.wait()
             with RpcServe("--port", port, home=tmp_path):
                 rest, errors = chat.communicate("Are you there?\nAnd now?\n")
@@ -201,7 +226,7 @@ def test_a_server_loads_the_model_again_after_a_loss(short: Path, tmp_path: Path
                     return response.status, json.loads(response.read())
 
             first = ask()
-            other.send(signal.SIGKILL)
+            other.process.kill()
             other.process.wait()
             lost = ask()
             with RpcServe("--port", port, home=tmp_path):
@@ -245,6 +270,7 @@ def _is_running(word: str) -> bool:
     return False
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a process of Windows cannot be asked to end")
 def test_the_log_says_who_uses_the_devices(short: Path, run: Run, tmp_path: Path) -> None:
     with RpcServe("--memory", "300M", home=tmp_path) as other:
         assert any("300 of " in line for line in other.log)

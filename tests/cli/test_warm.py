@@ -35,6 +35,18 @@ def kept(with_tiny: Path, run: Run) -> Path:
     return with_tiny
 
 
+def killed() -> warm.WarmModel:
+    """The only one, once it answers nobody any more."""
+    (one,) = warm.all_warm()
+    os.kill(one.pid, signal.SIGKILL)
+    while True:
+        try:
+            one.connect().close()
+        except OSError:
+            return one
+        time.sleep(0.02)
+
+
 def test_commands_use_it_with_the_same_result(kept: Path, run: Run) -> None:
     there = run(*ASK, "--json", "--verbose")
     run("stop", "--all")
@@ -156,8 +168,7 @@ def test_stop_needs_to_know_what(kept: Path, run: Run) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_ps_does_not_list_one_whose_number_is_that_of_another_process(kept: Path, run: Run) -> None:
-    (one,) = warm.all_warm()
-    os.kill(one.pid, signal.SIGKILL)
+    one = killed()
     write_json(warm.info_path(one.key), warm.data_of(replace(one, pid=os.getpid())))
     listed = run("ps", "--json").stdout
     warm.forget(one)
@@ -185,9 +196,7 @@ def test_another_way_to_load_passes_it_over(kept: Path, run: Run) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_a_killed_one_is_passed_over(kept: Path, run: Run) -> None:
-    (one,) = warm.all_warm()
-    os.kill(one.pid, signal.SIGKILL)
-    time.sleep(0.1)
+    killed()
     result = run(*ASK, "--verbose")
     assert result.status == 0
     assert result.stdout

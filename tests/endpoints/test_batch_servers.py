@@ -20,8 +20,10 @@ import pytest
 from llmcli.engine.events import Cancellation
 from llmcli.errors import NetworkError
 from llmcli.files import config_path
+from llmcli.inference import endpoint_exchange
 from llmcli.models.download import http
 from llmcli.params.settings import Layer, resolve
+from llmcli.pipelines import server_pool
 from llmcli.pipelines.batch import Batch
 from llmcli.pipelines.batch_input import BatchLine, BatchReader, LineSource
 from llmcli.pipelines.line_worker import BatchOptions, LineWorker
@@ -79,8 +81,46 @@ def die_in_the_middle(handler: Handler, _body: Any) -> bool:
     return handler.command == "POST"
 
 
-@pytest.mark.parametrize("fault", [answer_500, die_in_the_middle])
-def test_a_faulty_server_costs_no_line(fault: Any, inside: Run, tmp_path: Path) -> None:
+def answer_nothing(handler: Handler, _body: Any) -> bool:
+    if handler.command == "POST":
+        handler.begin_stream()
+        handler.event({"choices": []})
+        handler.event("[DONE]")
+        handler.end_stream()
+    return handler.command == "POST"
+
+
+def answer_another_choice(handler: Handler, _body: Any) -> bool:
+    if handler.command == "POST":
+        handler.begin_stream()
+        handler.event({"choices": [{"index": 7, "delta": {"content": "a text"}, "finish_reason": "stop"}]})
+        handler.event("[DONE]")
+        handler.end_stream()
+    return handler.command == "POST"
+
+
+def never_stop(handler: Handler, _body: Any) -> bool:
+    if handler.command == "POST":
+        handler.begin_stream()
+        while True:
+            handler.event({"choices": [{"index": 0, "delta": {"content": "word " * 100}}]})
+    return False
+
+
+def refuse(handler: Handler, _body: Any) -> bool:
+    if handler.command == "POST":
+        handler.json({"error": {"message": "unknown field"}}, 400)
+    return handler.command == "POST"
+
+
+FAULTS = [answer_500, refuse, die_in_the_middle, answer_nothing, answer_another_choice, never_stop]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_server_costs_no_line(
+    fault: Any, inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint_exchange, "_MAX_TEXT", 2000)
     with servers({"delay": 0.002}, {"reply": fault}) as (urls, (good, bad)):
         ran = inside("batch", source(tmp_path), "--endpoint", urls)
     assert (ran.status, is_complete(rows_of(ran.text))) == (0, True)
@@ -88,6 +128,19 @@ def test_a_faulty_server_costs_no_line(fault: Any, inside: Run, tmp_path: Path) 
     assert len(good.asked) == 20
     assert "20 lines, 80 tokens" in ran.stderr  # of the good one
     assert ": 0 lines, " in ran.stderr
+
+
+def test_a_line_that_all_servers_refuse_has_the_error(inside: Run, tmp_path: Path) -> None:
+    with servers({"reply": refuse}, {"reply": refuse}) as (urls, asked):
+        ran = inside("batch", source(tmp_path, 3), "--endpoint", urls)
+    assert [row["error"]["type"] for row in rows_of(ran.text)] == ["usage"] * 3
+    assert [len(one.asked) for one in asked] == [3, 3]
+
+
+def test_an_empty_answer_is_an_answer(inside: Run, tmp_path: Path) -> None:
+    with servers({"words": ()}, {"words": ()}) as (urls, _):
+        ran = inside("batch", source(tmp_path, 3), "--endpoint", urls)
+    assert [(row["text"], row["finish_reason"]) for row in rows_of(ran.text)] == [("", "stop")] * 3
 
 
 def test_a_server_that_hangs_costs_no_line() -> None:
@@ -107,6 +160,7 @@ def test_a_server_that_hangs_costs_no_line() -> None:
         Batch(pool, LineSource(reader, False, cancellation), reader, output, BatchOptions(), cancellation).run()
         is_over.set()
         assert hung.asked
+        assert all(one.engine and one.engine.tokenizer._pieces == {} for one in found)  # no text of an answer is kept
     assert is_complete([json.loads(line) for line in output.written])
 
 
@@ -120,6 +174,16 @@ def test_the_time_limit_of_a_decision_ends_its_line_only(inside: Run, tmp_path: 
     with servers({"kind": "vllm", "reply": wait}) as (url, _):
         ran = inside("batch", str(tmp_path / "in.jsonl"), "--endpoint", url, "--choices", "b,j")
     assert [row.get("error", {}).get("type") for row in rows_of(ran.text)] == [None, "timeout", None]
+
+
+def test_a_time_limit_that_no_server_keeps_is_named(
+    inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_pool.ServerPool.__init__, "__defaults__", (0.2, 600.0))
+    with servers({"delay": 0.5}, {"delay": 0.5}) as (urls, _):
+        ran = inside("batch", source(tmp_path), "--endpoint", urls, "--timeout", "0.05")
+    assert ran.status == 5
+    assert "stopped by timeout after 0.05 s\n  hint: raise --timeout\n" in ran.stderr
 
 
 def test_an_actor_of_ray_can_ask_an_endpoint() -> None:
@@ -139,6 +203,21 @@ def test_the_option_can_be_repeated_and_names_profiles(inside: Run, tmp_path: Pa
         ran = inside("batch", source(tmp_path), "--endpoint", first, "--endpoint", "work")
     assert is_complete(rows_of(ran.text))
     assert all(one.asked for one in asked)
+
+
+@pytest.mark.parametrize("form", ["{0},{0}", "{0},", ", {0} ,{0}/", "{0},{0}/v1"])
+def test_a_list_that_names_one_server_is_that_server(form: str, inside: Run, tmp_path: Path) -> None:
+    with servers({}) as (url, (one,)):
+        ran = inside("batch", source(tmp_path), "--endpoint", form.format(url))
+    assert is_complete(rows_of(ran.text))
+    assert one.most_running <= 4
+    assert "20 lines, " not in ran.stderr  # no totals of each server
+
+
+def test_a_list_without_a_server_is_an_error(inside: Run, tmp_path: Path) -> None:
+    ran = inside("batch", source(tmp_path), "--endpoint", " , ")
+    assert ran.status == 2
+    assert "error: endpoint names no server" in ran.stderr
 
 
 def test_all_servers_get_the_same_random_seed(inside: Run, tmp_path: Path) -> None:
@@ -169,8 +248,9 @@ def test_a_server_that_comes_back_with_another_model_gets_no_line() -> None:
         layers = [Layer("flag", {"endpoint": urls})]
         one, other = connect_servers(resolve(layers).settings, layers, False, Cancellation())
         first.models = ("another-model",)
-        with pytest.raises(NetworkError, match="has another model now: another-model"):
+        with pytest.raises(NetworkError, match="has another model now: another-model") as caught:
             one.connect()
+        assert caught.value.hint == "start it with only-model, or allow all models with --any-model"
         assert other.connect() is other.engine
 
 
@@ -192,6 +272,7 @@ def test_a_server_that_is_not_there_yet_is_no_hindrance(inside: Run, tmp_path: P
     assert (ran.status, is_complete(rows_of(ran.text))) == (0, True)
     assert "127.0.0.1:1" in ran.stderr
     assert "the other servers get its lines" in ran.stderr
+    assert "\n127.0.0.1:1: 0 lines, " in ran.stderr
     assert (none.status, none.text) == (5, "")
 
 

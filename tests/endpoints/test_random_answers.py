@@ -3,11 +3,13 @@
 import json
 from contextlib import suppress
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.config.endpoints import Endpoint
 from llmcli.errors import LlmcliError
+from llmcli.inference import endpoint_tokens
 from llmcli.inference.endpoint_answer import read_delta
 from llmcli.inference.endpoint_client import event_data, lines_of
 from llmcli.inference.endpoint_errors import error_of, raise_for_error
@@ -51,3 +53,15 @@ def test_every_stream_of_lines_comes_to_an_end(pieces: list[bytes]) -> None:
     whole = [*event_data(lines_of([b"".join(pieces)], "host"), "host")]
     parts = [*event_data(lines_of(pieces, "host"), "host")]
     assert whole == parts
+
+
+def test_texts_that_were_not_used_for_long_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint_tokens, "_KEPT", 10)
+    vocab = EndpointVocab("model")
+    often = vocab.number_of(b"often")
+    numbers = {}
+    for n in range(100):
+        numbers[n] = vocab.number_of(f"text {n}".encode())
+        assert vocab.number_of(b"often") == often
+    assert len({often, *numbers.values()}) == 101
+    assert [vocab.piece(one) for one in (often, numbers[99], numbers[0])] == [b"often", b"text 99", b""]

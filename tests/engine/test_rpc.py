@@ -74,6 +74,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     stalled, api = threading.Event(), bindings.load()
     for name in rpc_watch._REMOTE:
         monkeypatch.setattr(api, name, sleep, raising=False)
+    for name in rpc_watch._REMOTE_OF_GGML:
+        monkeypatch.setattr(bindings.ggml(), name, getattr(bindings.ggml(), name))
     monkeypatch.setattr(rpc_watch, "_TICK", 0.05)
     # The process of the tests has threads of other tests, and watches that never end; a sleep takes no time at all.
     monkeypatch.setattr(rpc_watch, "_LEAST_CPU", 0.5)

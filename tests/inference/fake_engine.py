@@ -1,7 +1,7 @@
 """An engine without a model: what it answers, how long that takes, and what it cannot do is given."""
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 
 from llmcli.engine.events import (
@@ -41,7 +41,7 @@ class FakeEngine:
     def __init__(
         self,
         *scripts: Script,
-        reply: Callable[[Request], Script] | None = None,
+        reply: Callable[[Request], Iterable[str | BaseException]] | None = None,
         delay: float = 0.0,
         capabilities: Capabilities | None = None,
         tokenizer: FakeVocab | None = None,

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from llmcli.errors import ModelNotFoundError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
+from llmcli.inference.drafts import Drafts
 from llmcli.inference.engine import TemplateOptions
 from llmcli.inference.local import LocalEngine
 from llmcli.inference.resolved_model import ResolvedModel
@@ -89,6 +91,13 @@ def test_measurements_under_other_conditions_stay(short_starter: Path) -> None:
     known = json.loads(notes.read(data_dir(), short_starter)["steps"])
     assert list(known)[:3] == ["other 3", "other 4", "other 5"]
     assert len(known) == 4
+
+
+@pytest.mark.parametrize("changed", [{"rpc": ("127.0.0.1:50052",)}, {"tensor_split": "3,1"}, {"flash_attn": "off"}])
+def test_what_was_measured_here_says_nothing_of_other_devices(short_starter: Path, changed: dict[str, Any]) -> None:
+    with closing(open_engine(short_starter)) as engine:
+        here, there = (Drafts(engine.model, one, 0) for one in (Settings(), replace(Settings(), **changed)))
+        assert here._conditions != there._conditions
 
 
 def test_a_cost_that_has_changed_is_remembered(short_starter: Path) -> None:

@@ -1,13 +1,17 @@
 """The devices of RPC servers in a process: what is refused before llama.cpp hears of them."""
 
+import errno
 import os
+import shutil
+import socket
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from llmcli.engine.llama import bindings, hardware, rpc
-from llmcli.errors import LlmcliError, UsageError
+from llmcli.errors import LlmcliError, NetworkError, UsageError
 from llmcli.inference import rpc_devices, rpc_server
 from llmcli.inference.rpc_devices import connect, memory_with_servers, open_servers
 from llmcli.inference.rpc_server import TensorCache, address_of
@@ -30,6 +34,13 @@ def test_more_servers_than_llama_cpp_has_room_for_are_refused(monkeypatch: pytes
         connect(Settings(rpc=tuple(f"127.0.0.1:{port}" for port in range(1, 18))))
 
 
+def test_without_ssh_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RpcServerError, match="cannot start ssh for ssh://me@tower") as caught:
+        open_servers(Settings(rpc=("ssh://me@tower",))).__enter__()
+    assert caught.value.hint == "install OpenSSH, or use HOST:PORT"
+
+
 @pytest.mark.parametrize("name", ["10.0.0.2:50052", "ssh://me@tower"])
 def test_offline_reaches_no_other_machine(name: str) -> None:
     with pytest.raises(RpcServerError, match="needs the network, but --offline is set"):
@@ -42,7 +53,7 @@ def test_the_memory_of_servers_counts_unless_one_is_not_there(monkeypatch: pytes
     def ask(name: str, *_where: object) -> RpcServer:
         if name == "gone:1":
             raise RpcServerError("gone is not reached", "start it")
-        return RpcServer(name, name, [DeviceMemory(3, 4), DeviceMemory(20, 20)])
+        return RpcServer(name, name.replace("also-", ""), [DeviceMemory(3, 4), DeviceMemory(20, 20)])
 
     monkeypatch.setattr(rpc_devices, "ask_server", ask)
     warnings: list[tuple[str, str]] = []
@@ -52,9 +63,41 @@ def test_the_memory_of_servers_counts_unless_one_is_not_there(monkeypatch: pytes
 
     assert memory_with_servers(Settings(), warn) == 100
     assert memory_with_servers(Settings(rpc=("a:1", "b:2")), warn) == 146
+    assert memory_with_servers(Settings(rpc=("a:1", "also-a:1")), warn) == 123
     assert warnings == []
     assert memory_with_servers(Settings(rpc=("a:1", "gone:1")), warn) == 100
     assert warnings == [("only the memory of this machine counts: gone is not reached", "start it")]
+
+
+def end_server() -> None:
+    """What the end of a process does with its lock."""
+    while rpc_server._locked:
+        os.close(rpc_server._locked.pop())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the lock is that of POSIX")
+def test_each_server_that_runs_keeps_its_tensors_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    first, second = TensorCache(tmp_path / "rpc"), TensorCache(tmp_path / "rpc")
+    assert [first.folder.name, second.folder.name] == ["rpc", "rpc-2"]
+    cut = first.folder / "1111111111111111"
+    cut.write_bytes(b"wei")
+    later = time.time() + 1
+    os.utime(cut, (later, later))
+    assert second.keep()  # a client of the second one leaves, and the first one is killed
+    end_server()
+    assert TensorCache(tmp_path / "rpc").folder == first.folder
+    assert not cut.exists()
+    end_server()
+
+
+def test_the_folder_of_tensors_can_be_deleted_at_any_time(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path / "rpc")
+    shutil.rmtree(cache.folder)
+    assert cache.keep()
+    shutil.rmtree(cache.folder)
+    cache.folder.write_text("")  # nothing can be kept, and the server goes on
+    assert not cache.keep()
+    end_server()
 
 
 def test_a_tensor_that_may_be_cut_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,18 +109,20 @@ def test_a_tensor_that_may_be_cut_is_not_kept(tmp_path: Path, monkeypatch: pytes
         os.utime(cache.folder / name, (now, now))
 
     def kept() -> set[str]:
-        return {path.name for path in cache.folder.iterdir()} - {"complete"}
+        return {path.name for path in cache.folder.iterdir()} - {"complete", "lock"}
 
     write("0123456789abcdef")
     os.utime(cache.folder / "0123456789abcdef", (1, 1))  # the client has left long ago
     assert cache.keep()
     write("1111111111111111")
-    TensorCache(cache.folder)  # the server was killed
+    end_server()  # it was killed
+    TensorCache(cache.folder)
     assert kept() == {"0123456789abcdef"}
     write("2222222222222222")
     monkeypatch.setattr(rpc_server, "_SPARE", 1 << 60)
     assert not cache.keep()  # the disk is full
     assert kept() == {"0123456789abcdef"}
+    end_server()
 
 
 def test_other_machines_reach_a_server_only_where_that_is_wanted() -> None:
@@ -90,3 +135,23 @@ def test_other_machines_reach_a_server_only_where_that_is_wanted() -> None:
     assert port > 1023
     with pytest.raises(UsageError, match=r"'nobody.invalid' is not an address of this machine"):
         address_of("nobody.invalid", 0, is_insecure=False)
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.EADDRINUSE, "use another --port"),
+        (errno.EACCES, "use a --port of 1024 or more"),
+        (errno.EADDRNOTAVAIL, "this machine does not have the address: use 127.0.0.1 or 0.0.0.0"),
+    ],
+)
+def test_an_address_that_cannot_be_used_says_what_to_change(
+    number: int, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_address: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(NetworkError, match="cannot listen on localhost:50052") as caught:
+        address_of("localhost", 50052, is_insecure=False)
+    assert caught.value.hint == hint

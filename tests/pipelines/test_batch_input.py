@@ -289,6 +289,7 @@ def test_an_id_is_found_again_with_its_line() -> None:
     assert table.add("4000", 9) is None
     assert table.add("id 4000", 10**6) == 4000
     assert table.add(4999, 10**6) == 9999
+    assert table.add("of a line without end", 2**40) is None
 
 
 def test_lines_are_counted_as_they_are_read(tmp_path: Path) -> None:

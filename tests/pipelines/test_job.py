@@ -14,7 +14,7 @@ from llmcli.inference.answer import Answer
 from llmcli.inference.json_schema import read_schema
 from llmcli.params.settings import Settings
 from llmcli.pipelines import job as job_module
-from llmcli.pipelines.job import Job, JobRunner, JobSource, Outcome, Step, run_job
+from llmcli.pipelines.job import Job, JobRunner, JobSource, Outcome, Step, TimeLimit, run_job, with_cancellation
 from tests.inference.fake_engine import FakeEngine, without
 
 ODD = read_schema('{"type": "integer", "not": {"multipleOf": 2}}')  # only a finished answer shows it
@@ -277,3 +277,53 @@ def test_run_job_shows_the_answer_of_the_last_step() -> None:
 def test_run_job_raises_the_error_that_ends_the_job() -> None:
     with pytest.raises(UsageError, match="no such variable"):
         run_job(FakeEngine(reply=echo), failing(UsageError("no such variable")), lambda _step, _answer: None)
+
+
+def test_a_job_can_have_a_cancellation_that_ends_no_other() -> None:
+    cancellation = Cancellation()
+
+    def reply(asked: Request) -> Iterator[str]:
+        for n in count():
+            if n == 5 and asked.prompt.text == "endless":
+                cancellation.set("timeout")
+            if asked.prompt.text == "endless" or n < 20:
+                yield "x"
+            else:
+                return
+
+    def job() -> Job:
+        with pytest.raises(UsageError):  # an error comes where the job asked for it
+            yield Step([request("a", logprobs=3)])
+        return (yield from one_answer("endless"))
+
+    engine = FakeEngine(reply=reply, capabilities=without(logprobs=False))
+    found = outcomes(engine, [with_cancellation(job(), cancellation), one_answer("short")])
+    assert [one.result and one.result["reason"] for one in found] == ["timeout", "stop"]
+
+
+class _SlowCancellation(Cancellation):
+    """Lets other threads run between a look at the followers and their change."""
+
+    @property
+    def followers(self) -> tuple[Cancellation, ...]:
+        found = self._followers
+        time.sleep(0.001)
+        return found
+
+    @followers.setter
+    def followers(self, value: tuple[Cancellation, ...]) -> None:
+        self._followers = value
+
+
+def test_time_limits_of_several_threads_do_not_lose_each_other() -> None:
+    shared, limits = _SlowCancellation(), list[TimeLimit]()
+    threads = [threading.Thread(target=lambda: limits.append(TimeLimit(shared, 60.0))) for _ in range(8)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    shared.set()
+    assert all(one.cancellation.is_set() for one in limits)
+    for limit in limits:
+        limit.end()
+    assert shared.followers == ()

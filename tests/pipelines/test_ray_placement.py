@@ -20,6 +20,14 @@ def test_actors_share_a_machine_where_their_number_is_given() -> None:
     assert place([SMALL], ActorNeed(n_bytes=GIB), 3) == Placement(3, 1, 0, GIB, False)
 
 
+def test_two_actors_on_the_larger_machine_share_its_processors() -> None:
+    double = {"CPU": 8.0, "memory": 16.0 * GIB}
+    assert place([SMALL, double], ActorNeed(n_bytes=GIB)) == Placement(3, 4, 0, GIB, False)
+    assert place([SMALL, double], ActorNeed(n_bytes=GIB), 2) == Placement(2, 4, 0, GIB, False)
+    uneven = {"CPU": 6.0, "memory": 16.0 * GIB}
+    assert place([SMALL, uneven], ActorNeed(n_bytes=GIB)) == Placement(2, 4, 0, GIB, True)
+
+
 def test_actors_have_the_threads_of_the_settings() -> None:
     assert place([SMALL, LARGE], ActorNeed(4, n_bytes=GIB)) == Placement(5, 4, 0, GIB, False)
 

@@ -5,21 +5,19 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
-from functools import wraps
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from time import monotonic, process_time, thread_time
-from types import ModuleType
 from typing import Any
 
-from llmcli.engine.llama import bindings
+from llmcli.engine.llama import bindings, hardware
 
 _TICK = 0.25  # seconds between two looks at a call
 HURRY = 10.0  # seconds that a call may go on whose result nobody wants
 _LEAST_CPU = 0.01  # share of a core: a call that computes uses more, one that waits uses less
 _ACKNOWLEDGED = 120  # offset of the bytes that were acknowledged, then received: linux/tcp.h, `tcp_info`
 _TCP_INFO = 11  # linux/tcp.h
-# The functions of llama.cpp that can wait for a server.
+# The functions of llama.cpp that can wait for a server, also where it is only asked for its free memory.
 _REMOTE = (
     *("llama_model_load_from_splits", "llama_model_free", "llama_init_from_model", "llama_free"),
     *("llama_decode", "llama_encode", "llama_synchronize", "llama_get_logits", "llama_get_logits_ith"),
@@ -27,6 +25,7 @@ _REMOTE = (
     *("llama_memory_seq_rm", "llama_memory_seq_cp", "llama_state_seq_get_size", "llama_state_seq_get_data"),
     *("llama_state_seq_set_data", "llama_state_seq_save_file", "llama_state_seq_load_file"),
 )
+_REMOTE_OF_GGML = ("ggml_backend_dev_memory",)
 
 
 def connections() -> list[tuple[tuple[str, int], int]]:
@@ -69,27 +68,35 @@ class Watch:
         self._seconds, self._on_stall = seconds, on_stall
         self._calls: set[object] = set()
         self._unwanted: set[object] = set()  # those whose result nobody wants
-        api = bindings.load()
-        for name in _REMOTE:
-            if hasattr(api, name):
-                setattr(api, name, self._watched(api, name))
+        hardware.device_handles()  # sets the types of the functions of ggml, once
+        libraries: tuple[tuple[object, Sequence[str]], ...] = (
+            (bindings.load(), _REMOTE),
+            (bindings.ggml(), _REMOTE_OF_GGML),
+        )
+        for library, names in libraries:
+            for name in names:
+                if hasattr(library, name):
+                    setattr(library, name, self._watched(getattr(library, name)))
         threading.Thread(target=self._run, daemon=True).start()
 
     def hurry(self) -> None:
         """Nobody wants the result of the calls that go on: wait for a short time only."""
         self._unwanted = self._calls.copy()
 
-    def _watched(self, api: ModuleType, name: str) -> Callable[..., Any]:
-        function, calls = getattr(api, name), self._calls
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """A call that can wait for a server."""
+        mark = object()
+        self._calls.add(mark)
+        try:
+            yield
+        finally:
+            self._calls.discard(mark)
 
-        @wraps(function)
+    def _watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
-            mark = object()
-            calls.add(mark)
-            try:
+            with self.call():
                 return function(*arguments)
-            finally:
-                calls.discard(mark)
 
         return call
 

@@ -297,8 +297,9 @@ def raise_if_transient(response: "httpx2.Response") -> None:
     """Raise TransientError for a status that another try may not get, with the Retry-After of the server."""
     if response.status_code in _TRANSIENT:
         problem = "too many requests" if response.status_code == 429 else "server error"
+        host = response.url.netloc.decode()  # with its port, which tells servers of one machine apart
         raise TransientError(
-            f"{response.url.host}: {problem} (status {response.status_code})",
+            f"{host}: {problem} (status {response.status_code})",
             _retry_after(response.headers.get("retry-after", "").strip()),
         )
 
